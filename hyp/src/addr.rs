@@ -1,0 +1,129 @@
+//! Page and frame numbers: what the engine counts in, one type for each address space.
+//!
+//! Addresses that hardware or a guest chose become one of these at the edge; inside the engine no raw
+//! `u64` is an address. There is no conversion between the guest's and the host's numbers but
+//! [`Gfn::home`], which says in its name what it assumes.
+
+/// Bytes in a guest page and in a page of the CPUs' stage 2: 4 KiB.
+pub const PAGE_BYTES: usize = 4096;
+/// Eight-byte words in a page.
+pub const PAGE_WORDS: usize = PAGE_BYTES / 8;
+/// Bytes in a granule and in a frame: 16 KiB, the only unit that the hardware IOMMU translates in.
+pub const FRAME_BYTES: usize = 16384;
+/// Pages in a frame, slots in a granule.
+pub const SLOTS: usize = FRAME_BYTES / PAGE_BYTES;
+
+/// Guest frame number: a guest-physical address divided by 4 KiB. Covers 44 bits of address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Gfn(pub u32);
+
+impl Gfn {
+    /// The page that holds guest-physical `address`, or `None` past 44 bits.
+    pub fn containing(address: u64) -> Option<Self> {
+        u32::try_from(address >> 12).ok().map(Self)
+    }
+
+    /// The page's first guest-physical address.
+    pub fn address(self) -> u64 {
+        u64::from(self.0) << 12
+    }
+
+    /// Where the page lies while nothing has moved it: host-physical = guest-physical.
+    pub fn home(self) -> Hfn {
+        Hfn(self.0)
+    }
+
+    /// The page's place, 0 to 3, in the 16K-aligned frame around it.
+    pub fn slot(self) -> usize {
+        (self.0 & 3) as usize
+    }
+}
+
+/// Host frame number: a host-physical address divided by 4 KiB. Covers 44 bits of address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hfn(pub u32);
+
+impl Hfn {
+    /// The page's first host-physical address.
+    pub fn address(self) -> u64 {
+        u64::from(self.0) << 12
+    }
+
+    /// The 16K frame around the page.
+    pub fn frame(self) -> Frame {
+        Frame(self.0 >> 2)
+    }
+}
+
+/// A 16K-aligned piece of host memory: its host-physical address divided by 16 KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frame(pub u32);
+
+impl Frame {
+    /// The frame's first host-physical address.
+    pub fn address(self) -> u64 {
+        u64::from(self.0) << 14
+    }
+
+    /// The page in place `slot` (0 to 3; higher bits are ignored) of the frame.
+    pub fn page(self, slot: usize) -> Hfn {
+        Hfn(self.0 << 2 | (slot & 3) as u32)
+    }
+}
+
+/// Number of a 4K page of a device's address space: an IOVA divided by 4 KiB. 20 bits are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IovaPage(pub u32);
+
+impl IovaPage {
+    /// The page's first IOVA.
+    pub fn iova(self) -> u64 {
+        u64::from(self.0) << 12
+    }
+
+    /// The 16K granule around the page.
+    pub fn granule(self) -> Granule {
+        Granule(self.0 >> 2)
+    }
+
+    /// The page's slot, 0 to 3, in its granule.
+    pub fn slot(self) -> usize {
+        (self.0 & 3) as usize
+    }
+}
+
+/// Number of a granule, the IOVA range of one hardware entry: an IOVA divided by 16 KiB. 18 bits are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Granule(pub u32);
+
+impl Granule {
+    /// The page in `slot` (0 to 3; higher bits are ignored) of the granule.
+    pub fn page(self, slot: usize) -> IovaPage {
+        IovaPage(self.0 << 2 | (slot & 3) as u32)
+    }
+
+    /// The granule's first IOVA.
+    pub fn iova(self) -> u64 {
+        u64::from(self.0) << 14
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_number_goes_to_its_frame_and_back() {
+        let page = Hfn(0x8_0003);
+        assert_eq!(page.frame(), Frame(0x2_0000));
+        assert_eq!(page.frame().page(3), page);
+        assert_eq!(IovaPage(0xbff43).granule().page(3), IovaPage(0xbff43));
+        assert_eq!(Gfn(0x1_2346).slot(), 2);
+    }
+
+    #[test]
+    fn an_address_past_44_bits_is_no_guest_page() {
+        assert_eq!(Gfn::containing((1 << 44) - 1), Some(Gfn(u32::MAX)));
+        assert_eq!(Gfn::containing(1 << 44), None);
+    }
+}

@@ -1,0 +1,193 @@
+//! What happened, as events: the words of the trace, in the engine's own types.
+
+use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage};
+use crate::dart::entry::Permission;
+use crate::dart::stream::{DartId, StreamId, StreamSet};
+
+/// One thing that happened in the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The guest read or wrote a register of a virtual DART.
+    Register {
+        /// The DART.
+        dart: DartId,
+        /// Byte offset in the register region.
+        offset: u16,
+        /// Whether it was a write.
+        is_write: bool,
+        /// The value written or answered.
+        value: u32,
+    },
+    /// The guest asked to invalidate: a sync begins.
+    Flush {
+        /// The DART.
+        dart: DartId,
+        /// The selected streams.
+        streams: StreamSet,
+    },
+    /// A sync ended and the guest may go on.
+    FlushDone {
+        /// The DART.
+        dart: DartId,
+        /// Pages that were mapped or unmapped in it.
+        pages: u32,
+        /// Whether work is left for the next poll of the busy bit.
+        is_busy: bool,
+    },
+    /// A page became reachable for a device.
+    Map {
+        /// On behalf of which stream.
+        at: Place,
+        /// The guest page.
+        page: Gfn,
+        /// What the device may do.
+        permission: Permission,
+        /// How the page is reached.
+        placement: Placement,
+    },
+    /// A page is no longer reachable for a device.
+    Unmap {
+        /// On behalf of which stream.
+        at: Place,
+        /// The guest page.
+        page: Gfn,
+    },
+    /// A page could not be made reachable; the device finds nothing there.
+    Refused {
+        /// On behalf of which stream.
+        at: Place,
+        /// The page that the guest named.
+        page: Gfn,
+        /// Why.
+        reason: Refusal,
+    },
+    /// A page's bytes moved and CPUs now find them at `to`.
+    Moved {
+        /// The guest page.
+        page: Gfn,
+        /// Where it is now; `page.home()` when it went home.
+        to: Hfn,
+    },
+    /// A granule that devices use changed its frame while mapped.
+    LiveMove {
+        /// The granule's first page, and the stream.
+        at: Place,
+        /// The frame that it has now.
+        to: Frame,
+        /// Bytes that the device wrote into the old frame meanwhile, brought along.
+        merged_bytes: u32,
+    },
+    /// The copies of a page mapped more than once were made equal.
+    Merged {
+        /// The guest page.
+        page: Gfn,
+        /// Bytes that had changed.
+        bytes: u32,
+    },
+    /// Memory of the pool was taken back from where it served as a cache.
+    Reclaimed {
+        /// The granule.
+        granule: Granule,
+        /// The frame.
+        frame: Frame,
+    },
+    /// A device wrote into a part of a granule where nothing is mapped.
+    RedZone {
+        /// The page in which the first byte was hit, and the stream.
+        at: Place,
+        /// The first byte's offset in the page.
+        offset: u16,
+        /// How many bytes of the page no longer held the pattern.
+        bytes: u16,
+    },
+    /// A device's access was refused.
+    Fault {
+        /// The DART.
+        dart: DartId,
+        /// The stream.
+        stream: StreamId,
+        /// The IOVA.
+        iova: u64,
+        /// The code as the guest reads it in its DART's ERROR register.
+        code: u16,
+        /// Whether it was a write.
+        is_write: bool,
+        /// Whether the ERROR register still held an earlier fault, so the guest will not see this one.
+        is_hidden: bool,
+    },
+    /// A guest page began (`is_open`: writes to it are not trapped) or ceased to be watched by comparison.
+    Table {
+        /// The guest page that holds a table.
+        page: Gfn,
+        /// Whether CPUs may write it without a trap.
+        is_open: bool,
+    },
+    /// A stream began to translate through tables, or (no root) was blocked.
+    Attach {
+        /// The DART.
+        dart: DartId,
+        /// The stream.
+        stream: StreamId,
+        /// The guest page that TTBR 0 names, if the stream translates.
+        root: Option<Gfn>,
+    },
+    /// The hardware did not finish an invalidation in time; its streams are blocked.
+    InvalidateTimedOut {
+        /// A DART of the space.
+        dart: DartId,
+    },
+    /// The guest touched a watched page of its own, or something that it may not touch.
+    Access {
+        /// Guest-physical address.
+        address: u64,
+        /// Whether it was a write.
+        is_write: bool,
+    },
+}
+
+/// A page of a device's address space, with the stream on whose behalf something happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The DART.
+    pub dart: DartId,
+    /// The stream; where several share the tables, the lowest of them.
+    pub stream: StreamId,
+    /// The page of IOVA space.
+    pub iova: IovaPage,
+}
+
+/// How a mapped page is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Placement {
+    /// At home: the granule's four pages are one aligned frame.
+    Direct = 0,
+    /// Moved into the slot of a composed frame; CPUs reach it there.
+    Composed = 1,
+    /// Copied into the slot of a composed frame, since the page is already mapped elsewhere.
+    Replica = 2,
+}
+
+/// Why a mapping was refused. A 4K DART would have taken it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// The frame pool is exhausted.
+    PoolExhausted = 0,
+    /// The page belongs to Oche, or nothing answers there.
+    NotGuestMemory = 1,
+    /// The page is a device's, and its granule does not name one whole aligned frame of it.
+    DeviceNotDirect = 2,
+    /// The entry narrows the page by a sub-page window, which is not supported yet.
+    SubPageWindow = 3,
+    /// The page is mapped at too many IOVAs.
+    TooManyAliases = 4,
+    /// A table lies outside guest RAM.
+    TableNotGuestMemory = 5,
+    /// There are more tables than Oche can watch.
+    TooManyTables = 6,
+    /// There are more spaces than Oche can hold.
+    TooManySpaces = 7,
+    /// Stage 2 has no memory left to give the page an entry of its own.
+    OutOfStage2Tables = 8,
+}

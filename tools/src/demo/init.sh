@@ -1,0 +1,255 @@
+#!/bin/sh
+# The demo's guest: every device does real DMA, every byte is checked, each step has a time limit of its own.
+#
+# Speaks to the runner in lines: `demo: fact NAME VALUE`, `demo: step NAME ok|failed SECONDS TEXT`,
+# `demo: digest NAME HEX`, `demo: marker NAME`, `demo: warning KERNEL-LINE`, `demo: end`.
+# Sizes and the server's port come on the kernel's command line as demo.NAME=VALUE.
+
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+state=/run/demo
+nvme=/mnt/nvme
+memory_disk=/mnt/mmio
+
+main() {
+    mkdir -p /proc /sys /dev /run /tmp $nvme $memory_disk
+    mount -t proc proc /proc
+    mount -t sysfs sysfs /sys
+    mount -t devtmpfs devtmpfs /dev 2>/dev/null
+    mkdir -p $state
+    read_options
+
+    say "fact kernel $(uname -r)"
+    say "fact page-size $(getconf PAGESIZE)"
+    say "fact cpus $(grep -c ^processor /proc/cpuinfo)"
+
+    phase modules 60 load_modules
+    phase devices 60 wait_for_devices
+    say_facts
+    phase mkfs 60 make_file_system
+
+    say "marker busy-begin"
+    start nvme 240 write_and_read_back
+    start e1000e 180 fetch_e1000e
+    start virtio-net 180 fetch_virtio_net
+    start usb 180 read_usb
+    start virtio-blk 180 read_virtio_blk
+    start shared-blk 180 read_shared_blk
+    start shared-rng 120 read_shared_rng
+    start mmio 240 copy_to_and_fro
+    finish
+    say "marker busy-end"
+
+    phase quiet 60 come_to_rest
+    say "marker idle-begin"
+    sleep "$idle_seconds"
+    say "marker idle-end"
+
+    dmesg -r 2>/dev/null | grep -E '^<[0-4]>' | sed 's/^/demo: warning /'
+    say "end"
+    sync
+    poweroff -f
+    sleep 30
+    echo b >/proc/sysrq-trigger
+}
+
+say() { echo "demo: $*"; }
+
+read_options() {
+    nvme_mib=64 port=0 idle_seconds=5 net_mib=16
+    for word in $(cat /proc/cmdline); do
+        case $word in
+            demo.nvme_mib=*) nvme_mib=${word#*=} ;;
+            demo.net_mib=*) net_mib=${word#*=} ;;
+            demo.port=*) port=${word#*=} ;;
+            demo.idle_seconds=*) idle_seconds=${word#*=} ;;
+        esac
+    done
+}
+
+# --- Steps with time limits ------------------------------------------------------------------------
+
+# A step that hangs in the kernel cannot be killed, so nobody waits for it: it leaves its verdict in a
+# file, and the one who looks for the file gives up in time.
+start() { # NAME SECONDS FUNCTION
+    echo "$1 $2 $(uptime_seconds)" >>$state/started
+    say "begin $1"
+    (
+        began=$(uptime_seconds)
+        if $3 >$state/$1.out 2>&1; then verdict=ok; else verdict=failed; fi
+        took=$(( $(uptime_seconds) - began ))
+        echo "$verdict $took $(tr '\n' ' ' <$state/$1.out | tail -c 400)" >$state/$1.tmp
+        mv $state/$1.tmp $state/$1.verdict
+    ) &
+}
+
+finish() {
+    while read -r name limit began; do
+        until [ -e $state/$name.verdict ]; do
+            if [ $(( $(uptime_seconds) - began )) -ge $limit ]; then
+                say "step $name failed $limit gave up after $limit s: $(tr '\n' ' ' <$state/$name.out | tail -c 300)"
+                echo >$state/$name.hung
+                continue 2
+            fi
+            sleep 0.1
+        done
+        say "step $name $(cat $state/$name.verdict)"
+    done <$state/started
+    : >$state/started
+}
+
+phase() {
+    start "$@"
+    finish
+}
+
+uptime_seconds() {
+    read -r up rest </proc/uptime
+    echo ${up%.*}
+}
+
+# --- What the steps do -----------------------------------------------------------------------------
+
+load_modules() {
+    while read -r module; do
+        case $module in ''|'#'*) continue ;; esac
+        insmod $module || { echo "cannot load $module"; return 1; }
+    done </modules/order
+}
+
+wait_for_devices() {
+    for attempt in $(seq 1 300); do
+        find_devices && return 0
+        sleep 0.1
+    done
+    echo "still missing after 30 s:$missing"
+    return 1
+}
+
+# Sets one variable a device; in $missing the names of those that are not there yet.
+find_devices() {
+    missing=
+    [ -b /dev/nvme0n1 ] || missing="$missing nvme"
+    [ -n "$(usb_disk)" ] || missing="$missing usb-storage"
+    for name in vblk shared mmio; do
+        [ -n "$(disk_called $name)" ] || missing="$missing $name"
+    done
+    for driver in e1000e virtio_net; do
+        [ -n "$(interface_of $driver)" ] || missing="$missing $driver"
+    done
+    [ -e /dev/hwrng ] && grep -q virtio /sys/class/misc/hw_random/rng_current 2>/dev/null || missing="$missing virtio-rng"
+    [ -z "$missing" ]
+}
+
+usb_disk() { ls /sys/block 2>/dev/null | grep '^sd' | head -n 1; }
+
+disk_called() { # SERIAL
+    for disk in /sys/block/vd*; do
+        if [ -e $disk/serial ] && [ "$(cat $disk/serial)" = "$1" ]; then
+            echo ${disk##*/}
+            return
+        fi
+    done
+}
+
+interface_of() { # DRIVER
+    for interface in /sys/class/net/*; do
+        driver=$(readlink $interface/device/driver)
+        if [ "${driver##*/}" = "$1" ]; then
+            echo ${interface##*/}
+            return
+        fi
+    done
+}
+
+say_facts() {
+    for device in /sys/bus/pci/devices/*; do
+        driver=$(readlink $device/driver) || continue
+        group=$(readlink $device/iommu_group)
+        say "fact device ${device##*/} ${driver##*/} group ${group##*/}"
+    done
+}
+
+make_file_system() {
+    # No lazy initialisation: it would still write while the guest is supposed to idle.
+    mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 /dev/nvme0n1 &&
+        mount -t ext4 /dev/nvme0n1 $nvme &&
+        mount -t ext4 -o ro /dev/$(disk_called mmio) $memory_disk &&
+        mount -o remount,rw $memory_disk
+}
+
+write_and_read_back() {
+    mkfifo $state/pipe || return 1
+    sha256sum <$state/pipe >$state/written &
+    dd if=/dev/urandom bs=1M count=$nvme_mib 2>/dev/null | tee $state/pipe >$nvme/random || return 1
+    wait $!
+    sync -f $nvme/random
+    echo 3 >/proc/sys/vm/drop_caches
+    written=$(cut -d ' ' -f 1 <$state/written)
+    digest nvme-written $written
+    digest nvme-read "$(sum $nvme/random)"
+    [ "$(stat -c %s $nvme/random)" -eq $((nvme_mib * 1048576)) ] || { echo "short file"; return 1; }
+    [ "$written" = "$(cat $state/digest.nvme-read)" ] || { echo "read back differs from what was written"; return 1; }
+}
+
+fetch_e1000e() { fetch e1000e 10.0.2 e1000e; }
+fetch_virtio_net() { fetch virtio_net 10.0.3 virtio-net; }
+
+fetch() { # DRIVER SUBNET NAME
+    interface=$(interface_of $1)
+    ip link set $interface up && ip addr add $2.15/24 dev $interface || return 1
+    for attempt in $(seq 1 100); do
+        [ "$(cat /sys/class/net/$interface/carrier 2>/dev/null)" = 1 ] && break
+        sleep 0.1
+    done
+    wget -q -O $state/$3.bin http://$2.2:$port/random || return 1
+    digest $3 "$(sum $state/$3.bin)"
+    rm $state/$3.bin
+}
+
+read_usb() { digest usb "$(sum /dev/$(usb_disk))"; }
+read_virtio_blk() { digest virtio-blk "$(sum /dev/$(disk_called vblk))"; }
+read_shared_blk() { digest shared-blk "$(sum /dev/$(disk_called shared))"; }
+
+read_shared_rng() {
+    dd if=/dev/hwrng of=$state/rng.a bs=512 count=16 2>/dev/null && dd if=/dev/hwrng of=$state/rng.b bs=512 count=16 2>/dev/null || return 1
+    [ "$(stat -c %s $state/rng.a)" -ge 4096 ] || { echo "too few random bytes"; return 1; }
+    cmp -s $state/rng.a $state/rng.b && { echo "the same random bytes twice"; return 1; }
+    # A buffer that the device never reached would be one byte over and over.
+    [ "$(tr -d '\000' <$state/rng.a | wc -c)" -gt 3000 ] || { echo "random bytes are zeros"; return 1; }
+}
+
+# The memory-mapped disk addresses memory physically; the NVMe goes through its DART. The same pages of
+# the page cache serve both.
+copy_to_and_fro() {
+    mkdir -p $nvme/from-mmio $memory_disk/back || return 1
+    for file in $memory_disk/files/*; do
+        name=${file##*/}
+        cp $file $nvme/from-mmio/$name && sync -f $nvme/from-mmio/$name || return 1
+        echo 1 >/proc/sys/vm/drop_caches
+        cp $nvme/from-mmio/$name $memory_disk/back/$name && sync -f $memory_disk/back/$name || return 1
+        echo 1 >/proc/sys/vm/drop_caches
+        digest mmio-$name "$(sum $memory_disk/back/$name)"
+        [ "$(cat $state/digest.mmio-$name)" = "$(sum $nvme/from-mmio/$name)" ] || { echo "$name differs on the way"; return 1; }
+    done
+}
+
+come_to_rest() {
+    ip link set "$(interface_of e1000e)" down
+    ip link set "$(interface_of virtio_net)" down
+    sync
+    for name in nvme mmio; do
+        [ -e $state/$name.hung ] && { echo "$name hangs, file systems left mounted"; return 1; }
+    done
+    umount $nvme && umount $memory_disk || return 1
+    # Writeback, link state changes and USB's autosuspend settle within this.
+    sleep 1
+}
+
+sum() { sha256sum "$1" | cut -d ' ' -f 1; }
+
+digest() { # NAME HEX
+    echo "$2" >$state/digest.$1
+    echo "demo: digest $1 $2" >/dev/console
+}
+
+main

@@ -18,5 +18,6 @@ extern crate alloc;
 
 pub mod addr;
 pub mod dart;
+pub mod statistics;
 pub mod trace;
 pub mod world;

@@ -1,5 +1,11 @@
 //! What happened, as events: the words of the trace, in the engine's own types.
 
+pub mod directory;
+pub mod record;
+pub mod ring;
+pub mod text;
+pub mod words;
+
 use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};

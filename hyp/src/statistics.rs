@@ -1,0 +1,280 @@
+//! Counters: what the engine did since the start, and why CPUs left the guest.
+//!
+//! Both are lists of a name and a number, said once, here. The trace directory carries the names beside the
+//! numbers (see [`crate::trace::directory`]), so that readers need no list of their own.
+
+use crate::addr::PAGE_BYTES;
+use crate::trace::{Event, Placement, Refusal};
+
+/// Most bytes in a counter's name.
+pub const NAME_BYTES: usize = 24;
+
+/// Declares a struct of `u64` counters and the list of their names.
+macro_rules! counters {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$inner])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// The counters' names, in the order of [`Self::values`]. New ones are added at the end.
+            pub const NAMES: &[&str] = &[$(stringify!($field)),*];
+
+            /// The counters, in the order of [`Self::NAMES`].
+            pub fn values(&self) -> [u64; Self::NAMES.len()] {
+                [$(self.$field),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// What the engine did since the start. Counts only grow, but for the `mapped_now` gauge.
+    Statistics {
+        /// Register reads by the guest.
+        register_reads,
+        /// Register writes by the guest.
+        register_writes,
+        /// Invalidations that the guest asked for.
+        flushes,
+        /// Times a sync ended with work left for the next poll.
+        flushes_split,
+        /// Pages that became reachable for a device.
+        maps,
+        /// Pages that ceased to be.
+        unmaps,
+        /// Pages that are reachable now: `maps` less `unmaps`.
+        mapped_now,
+        /// Bytes that were mapped directly, in all.
+        bytes_direct,
+        /// Bytes that were mapped in composed frames, in all.
+        bytes_composed,
+        /// Bytes that were mapped as replicas, in all.
+        bytes_replica,
+        /// Mappings refused, in all.
+        refused,
+        /// Mappings refused since the pool was exhausted.
+        refused_pool,
+        /// Mappings refused since the page is not the guest's.
+        refused_not_memory,
+        /// Mappings of a device's page that could not be direct.
+        refused_device,
+        /// Mappings with a sub-page window.
+        refused_window,
+        /// Mappings of a page mapped too often.
+        refused_aliases,
+        /// Tables outside guest RAM.
+        refused_table,
+        /// Tables beyond what can be watched.
+        refused_tables_full,
+        /// Spaces beyond what can be held.
+        refused_spaces_full,
+        /// Mappings refused since stage 2 had no memory left.
+        refused_stage2,
+        /// Accesses by devices that were refused.
+        faults,
+        /// Of these, those that the guest cannot see, since its register still held an earlier one.
+        faults_hidden,
+        /// Red zones that a device wrote into.
+        red_zone_hits,
+        /// Pages that moved away from home, or from one place away to another.
+        moved_pages,
+        /// Pages that moved home.
+        home_moves,
+        /// Granules that changed their frame while in use.
+        live_moves,
+        /// Bytes that devices wrote during those, brought along.
+        live_move_bytes,
+        /// Times the copies of a page were made equal.
+        merges,
+        /// Bytes that had changed in those.
+        merged_bytes,
+        /// Table pages opened for writing without a trap.
+        table_opens,
+        /// Table pages closed again.
+        table_closes,
+        /// Frames taken back from a cache.
+        reclaimed,
+        /// Streams that began to translate.
+        attaches,
+        /// Streams that were blocked.
+        blocks,
+        /// Invalidations that the hardware did not finish.
+        invalidate_timeouts,
+        /// Guarded accesses by the guest.
+        guarded_accesses,
+    }
+}
+
+impl Statistics {
+    /// Takes note of `event`.
+    pub fn count(&mut self, event: &Event) {
+        match *event {
+            Event::Register { is_write: true, .. } => self.register_writes += 1,
+            Event::Register { is_write: false, .. } => self.register_reads += 1,
+            Event::Flush { .. } => self.flushes += 1,
+            Event::FlushDone { is_busy, .. } => self.flushes_split += u64::from(is_busy),
+            Event::Map { placement, .. } => {
+                self.maps += 1;
+                self.mapped_now += 1;
+                *self.bytes_by_placement(placement) += PAGE_BYTES as u64;
+            }
+            Event::Unmap { .. } => {
+                self.unmaps += 1;
+                self.mapped_now = self.mapped_now.saturating_sub(1);
+            }
+            Event::Refused { reason, .. } => {
+                self.refused += 1;
+                *self.refused_for(reason) += 1;
+            }
+            Event::Moved { page, to } if to == page.home() => self.home_moves += 1,
+            Event::Moved { .. } => self.moved_pages += 1,
+            Event::LiveMove { merged_bytes, .. } => {
+                self.live_moves += 1;
+                self.live_move_bytes += u64::from(merged_bytes);
+            }
+            Event::Merged { bytes, .. } => {
+                self.merges += 1;
+                self.merged_bytes += u64::from(bytes);
+            }
+            Event::Reclaimed { .. } => self.reclaimed += 1,
+            Event::RedZone { .. } => self.red_zone_hits += 1,
+            Event::Fault { is_hidden, .. } => {
+                self.faults += 1;
+                self.faults_hidden += u64::from(is_hidden);
+            }
+            Event::Table { is_open: true, .. } => self.table_opens += 1,
+            Event::Table { is_open: false, .. } => self.table_closes += 1,
+            Event::Attach { root: Some(_), .. } => self.attaches += 1,
+            Event::Attach { root: None, .. } => self.blocks += 1,
+            Event::InvalidateTimedOut { .. } => self.invalidate_timeouts += 1,
+            Event::Access { .. } => self.guarded_accesses += 1,
+        }
+    }
+
+    fn bytes_by_placement(&mut self, placement: Placement) -> &mut u64 {
+        match placement {
+            Placement::Direct => &mut self.bytes_direct,
+            Placement::Composed => &mut self.bytes_composed,
+            Placement::Replica => &mut self.bytes_replica,
+        }
+    }
+
+    fn refused_for(&mut self, reason: Refusal) -> &mut u64 {
+        match reason {
+            Refusal::PoolExhausted => &mut self.refused_pool,
+            Refusal::NotGuestMemory => &mut self.refused_not_memory,
+            Refusal::DeviceNotDirect => &mut self.refused_device,
+            Refusal::SubPageWindow => &mut self.refused_window,
+            Refusal::TooManyAliases => &mut self.refused_aliases,
+            Refusal::TableNotGuestMemory => &mut self.refused_table,
+            Refusal::TooManyTables => &mut self.refused_tables_full,
+            Refusal::TooManySpaces => &mut self.refused_spaces_full,
+            Refusal::OutOfStage2Tables => &mut self.refused_stage2,
+        }
+    }
+}
+
+/// Why a CPU left the guest for EL2. Each CPU counts its own, straight into the trace directory
+/// (`CpuCounters` in [`crate::trace::directory`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// A load or store of a virtual DART's register.
+    DartRegister = 0,
+    /// A store to a page that stage 2 keeps read-only: a watched table, a guarded replica.
+    WatchedPage = 1,
+    /// An access to a page that was in motion; retried.
+    PageInMotion = 2,
+    /// A stage-2 abort with no answer, given back to the guest as an external abort.
+    Abort = 3,
+    /// `HVC`.
+    HypervisorCall = 4,
+    /// `SMC`: PSCI, mostly.
+    SecureCall = 5,
+    /// A trapped system register.
+    SystemRegister = 6,
+    /// An interrupt taken at EL2.
+    Interrupt = 7,
+    /// An SError taken at EL2.
+    SystemError = 8,
+    /// Anything else.
+    Other = 9,
+}
+
+impl Exit {
+    /// The counters' names, by number.
+    pub const NAMES: &[&str] = &[
+        "exits_dart_register",
+        "exits_watched_page",
+        "exits_page_in_motion",
+        "exits_abort",
+        "exits_hvc",
+        "exits_smc",
+        "exits_system_register",
+        "exits_interrupt",
+        "exits_system_error",
+        "exits_other",
+    ];
+}
+
+const _: () = {
+    let lists = [Statistics::NAMES, Exit::NAMES];
+    let mut list = 0;
+    while list < lists.len() {
+        let mut index = 0;
+        while index < lists[list].len() {
+            assert!(lists[list][index].len() <= NAME_BYTES, "a counter's name is too long for its entry");
+            index += 1;
+        }
+        list += 1;
+    }
+    assert!(Exit::Other as usize + 1 == Exit::NAMES.len());
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{Gfn, Hfn, IovaPage};
+    use crate::dart::entry::Permission;
+    use crate::dart::stream::{DartId, StreamId};
+    use crate::trace::Place;
+
+    #[test]
+    fn an_event_moves_only_its_own_counters() {
+        let dart = DartId::new(0).unwrap();
+        let at = Place { dart, stream: StreamId::new(1).unwrap(), iova: IovaPage(7) };
+        let permission = Permission::READ_WRITE;
+        let mut counted = Statistics::default();
+        counted.count(&Event::Map { at, page: Gfn(9), permission, placement: Placement::Composed });
+        counted.count(&Event::Map { at, page: Gfn(8), permission, placement: Placement::Direct });
+        counted.count(&Event::Moved { page: Gfn(9), to: Hfn(100) });
+        counted.count(&Event::Unmap { at, page: Gfn(9) });
+        counted.count(&Event::Moved { page: Gfn(9), to: Gfn(9).home() });
+        counted.count(&Event::Refused { at, page: Gfn(1), reason: Refusal::TooManySpaces });
+        let expected = Statistics {
+            maps: 2,
+            mapped_now: 1,
+            unmaps: 1,
+            bytes_direct: 4096,
+            bytes_composed: 4096,
+            moved_pages: 1,
+            home_moves: 1,
+            refused: 1,
+            refused_spaces_full: 1,
+            ..Statistics::default()
+        };
+        assert_eq!(counted, expected);
+    }
+
+    #[test]
+    fn names_and_values_stand_in_the_same_order() {
+        let counted = Statistics { maps: 3, guarded_accesses: 5, ..Statistics::default() };
+        let values = counted.values();
+        assert_eq!(values.len(), Statistics::NAMES.len());
+        let of = |name| Statistics::NAMES.iter().position(|known| *known == name).map(|index| values[index]);
+        assert_eq!((of("maps"), of("guarded_accesses"), of("unmaps")), (Some(3), Some(5), Some(0)));
+    }
+}

@@ -1,0 +1,204 @@
+//! One ring of records per CPU: the CPU writes without a lock and never waits, a reader may fall behind and
+//! then knows exactly how much it missed.
+//!
+//! # For a platform
+//!
+//! At boot, once:
+//! 1. `Layout::new(cpus, ring_bytes)`; reserve `layout.total_bytes()` of host memory at a multiple of
+//!    [`ALIGNMENT`](crate::trace::directory::ALIGNMENT), mapped Normal write-back cacheable at EL2, out of the
+//!    guest's reach. Implement [`Words`] over it with `AtomicU64` (`Acquire`, `Release`).
+//! 2. Fill the directory with `DirectoryWriter`.
+//!
+//! Then, per CPU, keep a [`RingWriter`] and a `CpuCounters` in its per-CPU block. In the trap handler take
+//! `ELR_EL2` as the guest's program counter; the platform's `Tap::event` reads `CNTPCT_EL0` (after an `ISB`
+//! if order against the guest's own reads matters; none is needed here) and calls [`RingWriter::record`] on
+//! the ring of the CPU that it runs on. EL2 runs with interrupts masked, so one ring has one writer at a time.
+//! A panic prints [`write_last_records`].
+//!
+//! # How it holds together
+//!
+//! Record `n` (from 0, per CPU) lives in place `n` modulo the ring's length, and carries `n` modulo 2^32 in its
+//! word 1. The writer stores word 1 first, then words 0, 2 and 3, then the head, each with release. The reader
+//! loads the head, then words 0, 2, 3, and word 1 last, each with acquire. If any word that it saw was of a
+//! later record, then it sees that record's word 1 as well, and the number is not `n`.
+
+use core::fmt;
+
+use crate::trace::Event;
+use crate::trace::directory::Layout;
+use crate::trace::record::{RECORD_WORDS, Record, SEQUENCE_WORD, Stamp};
+use crate::trace::text::{Clock, Line};
+use crate::trace::words::Words;
+
+/// Words of a record that follow its number when it is written and go before it when it is read.
+const OTHER_WORDS: [usize; RECORD_WORDS - 1] = [0, 2, 3];
+
+/// Where one CPU's ring is.
+#[derive(Clone, Copy, Debug)]
+struct Ring {
+    head_word: usize,
+    first_word: usize,
+    records: u64,
+}
+
+impl Ring {
+    fn new(layout: Layout, cpu: usize) -> Option<Self> {
+        let exists = cpu < layout.cpus() && layout.ring_records() != 0;
+        let ring = Self {
+            head_word: layout.head_word(cpu),
+            first_word: layout.ring_word(cpu),
+            records: layout.ring_records(),
+        };
+        if exists { Some(ring) } else { None }
+    }
+
+    /// The first word of record `number`.
+    fn word(&self, number: u64) -> usize {
+        self.first_word + (number & (self.records - 1)) as usize * RECORD_WORDS
+    }
+
+    /// The oldest record still there when `written` have been.
+    fn oldest(&self, written: u64) -> u64 {
+        written.saturating_sub(self.records)
+    }
+
+    /// Record `number`, or `None` where the writer has begun to overwrite it.
+    fn read(&self, words: &impl Words, number: u64) -> Option<Record> {
+        let first = self.word(number);
+        let mut record = Record::default();
+        for word in OTHER_WORDS.into_iter().chain([SEQUENCE_WORD]) {
+            record.0[word] = words.load(first + word);
+        }
+        if record.sequence() == number as u32 { Some(record) } else { None }
+    }
+}
+
+/// The one writer of a CPU's ring. The newest records replace the oldest: a flight recorder.
+#[derive(Debug)]
+pub struct RingWriter {
+    ring: Ring,
+    cpu: u8,
+    written: u64,
+}
+
+impl RingWriter {
+    /// The writer for `cpu`, or `None` where the layout has no such CPU or records no events. Make one per CPU
+    /// and boot: the directory's head for it must be 0, as `DirectoryWriter` leaves it.
+    pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
+        Some(Self { ring: Ring::new(layout, cpu)?, cpu: cpu as u8, written: 0 })
+    }
+
+    /// Records `event`, which guest code at virtual address `program_counter` (0 for none) caused at `time`
+    /// ticks of `CNTPCT_EL0`. Never waits.
+    pub fn record(&mut self, words: &impl Words, time: u64, program_counter: u64, event: &Event) {
+        let stamp = Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter };
+        let record = Record::new(stamp, event);
+        let first = self.ring.word(self.written);
+        words.store(first + SEQUENCE_WORD, record.0[SEQUENCE_WORD]);
+        for word in OTHER_WORDS {
+            words.store(first + word, record.0[word]);
+        }
+        self.written = self.written.wrapping_add(1);
+        words.store(self.ring.head_word, self.written);
+    }
+}
+
+/// A reader of a CPU's ring. Any number of them may read at once, and the writer knows of none.
+#[derive(Clone, Debug)]
+pub struct RingReader {
+    ring: Ring,
+    next: u64,
+    lost: u64,
+}
+
+/// What one [`RingReader::read`] brought: records without a gap between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Number of the first record (counted from 0 per CPU, all 64 bits).
+    pub first: u64,
+    /// Records that were stored into the caller's buffer.
+    pub count: usize,
+    /// Records lost right before the first.
+    pub lost_before: u64,
+}
+
+impl RingReader {
+    /// A reader of the ring of `cpu` from its oldest record on, or `None` where there is no ring. Records
+    /// overwritten before the first read count as lost: a reader that is there from the start sees them all.
+    pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
+        Some(Self { ring: Ring::new(layout, cpu)?, next: 0, lost: 0 })
+    }
+
+    /// Records that were overwritten before this reader saw them.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Records that this reader has passed: those read and those lost.
+    pub fn passed(&self) -> u64 {
+        self.next
+    }
+
+    /// Reads as many records as there are and `into` holds, up to the first gap. With `count` 0 the reader has
+    /// caught up with the writer; `lost_before` may still say that it missed some.
+    pub fn read(&mut self, words: &impl Words, into: &mut [Record]) -> Batch {
+        let mut batch = Batch { first: self.next, ..Batch::default() };
+        let mut written = words.load(self.ring.head_word);
+        while batch.count < into.len() {
+            if self.next >= written {
+                break;
+            }
+            let oldest = self.ring.oldest(written);
+            let record = if self.next < oldest { None } else { self.ring.read(words, self.next) };
+            match (record, into.get_mut(batch.count)) {
+                (Some(record), Some(to)) => {
+                    *to = record;
+                    self.next += 1;
+                    batch.count += 1;
+                }
+                // A gap ends a batch; the next call finds it again and counts it.
+                _ if batch.count > 0 => break,
+                // Overwritten: in full, or the writer has just begun to. Ends, since `next` grows towards
+                // the head that was loaded.
+                _ => {
+                    let next = oldest.max(self.next + 1);
+                    batch.lost_before += next - self.next;
+                    self.lost += next - self.next;
+                    self.next = next;
+                    batch.first = next;
+                    written = words.load(self.ring.head_word);
+                }
+            }
+        }
+        batch
+    }
+}
+
+/// Writes the newest `count` records of the ring of `cpu`, oldest first, a line each and each line after
+/// `prefix`: for a panic. Needs no memory but the stack, and reads while other CPUs may still write.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_last_records(
+    words: &impl Words,
+    layout: Layout,
+    cpu: usize,
+    count: u64,
+    clock: Clock,
+    prefix: &str,
+    out: &mut impl fmt::Write,
+) -> fmt::Result {
+    let Some(ring) = Ring::new(layout, cpu) else { return Ok(()) };
+    let written = words.load(ring.head_word);
+    for number in written.saturating_sub(count).max(ring.oldest(written))..written {
+        match ring.read(words, number) {
+            Some(record) => writeln!(out, "{prefix}{}", Line::of(&record, clock, None))?,
+            None => writeln!(out, "{prefix}(record {number} was overwritten)")?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! The choices a person may make: `oche.NAME=VALUE`, from the payload's options text and from `/chosen`.
+//!
+//! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
+//! keep a machine from booting.
+
+/// DARTs that Oche shows on qemu-virt at most; slot 31 is the last of the second.
+pub const MOST_DARTS: u8 = 2;
+/// Streams of a t8020 DART.
+pub const STREAMS: u8 = 16;
+/// Most entries in `oche.iommu-map`.
+pub const MOST_MAPPINGS: usize = 64;
+
+/// One entry of `oche.iommu-map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// PCI requester id: bus << 8 | device << 3 | function.
+    pub requester: u16,
+    /// The DART.
+    pub dart: u8,
+    /// Its stream, below 16.
+    pub stream: u8,
+}
+
+/// Which requester is which DART's stream.
+#[derive(Clone, Copy, Debug)]
+pub struct IommuMap {
+    entries: [Mapping; MOST_MAPPINGS],
+    length: usize,
+}
+
+impl IommuMap {
+    /// The entries that were given, or none: then [`Self::stream_of`] follows the slot rule.
+    pub fn entries(&self) -> &[Mapping] {
+        self.entries.get(..self.length).unwrap_or(&[])
+    }
+
+    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d / 16, stream d % 16.
+    pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
+        if self.length == 0 {
+            let slot = (requester >> 3) as u8 & 31;
+            return (requester < 0x100).then_some(Mapping { requester, dart: slot / STREAMS, stream: slot % STREAMS });
+        }
+        self.entries().iter().find(|entry| entry.requester == requester).copied()
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut map = Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 };
+        for entry in text.split(',') {
+            let mut parts = entry.split(':');
+            let requester = parts.next()?.trim().trim_start_matches("0x");
+            let requester = u16::from_str_radix(requester, 16).ok()?;
+            let dart = parts.next()?.trim().parse().ok().filter(|dart| *dart < MOST_DARTS)?;
+            let stream = parts.next()?.trim().parse().ok().filter(|stream| *stream < STREAMS)?;
+            if parts.next().is_some() {
+                return None;
+            }
+            *map.entries.get_mut(map.length)? = Mapping { requester, dart, stream };
+            map.length += 1;
+        }
+        Some(map)
+    }
+}
+
+/// How much the console tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level(pub log::LevelFilter);
+
+/// Everything that can be chosen.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// `oche.pool`: bytes of the frame pool. `None`: a quarter of RAM.
+    pub pool_bytes: Option<u64>,
+    /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
+    pub trace_bytes: u64,
+    /// `oche.log`.
+    pub log: Level,
+    /// `oche.bootargs`: replaces the guest's command line.
+    pub bootargs: Option<&'a str>,
+    /// `oche.iommu-map`.
+    pub iommu_map: IommuMap,
+}
+
+impl Default for Options<'_> {
+    fn default() -> Self {
+        Self {
+            pool_bytes: None,
+            trace_bytes: 1 << 20,
+            log: Level(log::LevelFilter::Info),
+            bootargs: None,
+            iommu_map: IommuMap { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 },
+        }
+    }
+}
+
+impl<'a> Options<'a> {
+    /// Takes every line of an options text. Empty lines and lines that begin with `#` say nothing.
+    pub fn take_text(&mut self, text: &'a str, complain: &mut dyn FnMut(&str)) {
+        for line in text.lines().map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0')) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match line.split_once('=') {
+                Some((name, value)) => self.take(name.trim(), value.trim(), complain),
+                None => complain(line),
+            }
+        }
+    }
+
+    /// Takes one option; the value's last setting counts.
+    pub fn take(&mut self, name: &str, value: &'a str, complain: &mut dyn FnMut(&str)) {
+        let taken = match name {
+            "oche.pool" => parse_size(value).map(|bytes| self.pool_bytes = Some(bytes)),
+            "oche.trace" => parse_size(value).map(|bytes| self.trace_bytes = bytes),
+            "oche.log" => parse_level(value).map(|level| self.log = level),
+            "oche.bootargs" => {
+                self.bootargs = Some(value);
+                Some(())
+            }
+            "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
+            _ => None,
+        };
+        if taken.is_none() {
+            complain(name);
+        }
+    }
+}
+
+/// A number of bytes: decimal or 0x-hexadecimal, with an optional suffix K, M or G (powers of 1024).
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()? {
+        b'K' | b'k' => (text.get(..text.len() - 1)?, 10),
+        b'M' | b'm' => (text.get(..text.len() - 1)?, 20),
+        b'G' | b'g' => (text.get(..text.len() - 1)?, 30),
+        _ => (text, 0),
+    };
+    let number: u64 = match digits.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).ok()?,
+        None => digits.parse().ok()?,
+    };
+    number.checked_mul(1 << shift)
+}
+
+fn parse_level(text: &str) -> Option<Level> {
+    use log::LevelFilter;
+    [
+        ("error", LevelFilter::Error),
+        ("warn", LevelFilter::Warn),
+        ("info", LevelFilter::Info),
+        ("debug", LevelFilter::Debug),
+    ]
+    .into_iter()
+    .find(|(name, _)| *name == text)
+    .map(|(_, level)| Level(level))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_sets_what_it_names_and_complains_about_the_rest() {
+        let mut complaints = Vec::new();
+        let mut options = Options::default();
+        options.take_text(
+            "# a comment\noche.pool=256M\noche.trace = 0\noche.bootargs=console=ttyAMA0 root=/dev/vda\n\
+             oche.pol=1\noche.log=loud\nnonsense\n\0\0",
+            &mut |name| complaints.push(name.to_string()),
+        );
+        assert_eq!(options.pool_bytes, Some(256 << 20));
+        assert_eq!(options.trace_bytes, 0);
+        assert_eq!(options.bootargs, Some("console=ttyAMA0 root=/dev/vda"));
+        assert_eq!(complaints, ["oche.pol", "oche.log", "nonsense"]);
+    }
+
+    #[test]
+    fn the_map_follows_the_slots_until_it_is_given() {
+        let mut options = Options::default();
+        let third = options.iommu_map.stream_of(0x98).expect("slot 19");
+        assert_eq!((third.dart, third.stream), (1, 3));
+        assert_eq!(options.iommu_map.stream_of(0x100), None);
+        options.take("oche.iommu-map", "0x08:0:1,10:1:15", &mut |_| panic!("it is good"));
+        assert_eq!(options.iommu_map.stream_of(0x10), Some(Mapping { requester: 0x10, dart: 1, stream: 15 }));
+        assert_eq!(options.iommu_map.stream_of(0x98), None);
+    }
+
+    #[test]
+    fn bad_maps_and_sizes_are_refused_whole() {
+        for bad in ["", "8", "8:0", "8:0:16", "8:2:0", "8:0:1:2", "zz:0:0", "8:0:0,"] {
+            assert!(IommuMap::parse(bad).is_none(), "{bad}");
+        }
+        assert_eq!(parse_size("20000000000G"), None);
+        assert_eq!(parse_size(""), None);
+        assert_eq!(parse_size("0x10K"), Some(0x4000));
+    }
+}

@@ -1,0 +1,103 @@
+//! One stage-2 descriptor: 64 bits, decoded and encoded.
+//!
+//! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats" and "Stage 2 memory type and Cacheability
+//! attributes", with and without FEAT_S2FWB.
+
+use oche_hyp::addr::Hfn;
+use oche_hyp::world::CpuAccess;
+
+const VALID: u64 = 1;
+/// With [`VALID`]: a table (levels 1, 2) or a page (level 3). Clear: a block.
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const MEMORY_ATTRIBUTES_SHIFT: u32 = 2;
+const READ: u64 = 1 << 6;
+const WRITE: u64 = 1 << 7;
+/// Inner Shareable: all CPUs of the guest.
+const INNER_SHAREABLE: u64 = 3 << 8;
+/// The access flag is always set: nobody collects accesses here.
+const ACCESSED: u64 = 1 << 10;
+/// Bit 54 of `XN[1:0]`: with bit 53 clear no execution at EL1 or EL0, with FEAT_XNX and without.
+const NO_EXECUTE: u64 = 1 << 54;
+/// In an invalid descriptor hardware ignores every other bit: this one says that the page is in motion.
+const IN_MOTION: u64 = 1 << 55;
+/// Output address, bits 47:12.
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// How stage 2 restricts what stage 1 says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// `MemAttr[3:0]`.
+    pub memory: u8,
+    /// What CPUs may do.
+    pub access: CpuAccess,
+    /// `XN`.
+    pub no_execute: bool,
+}
+
+impl Attributes {
+    /// Guest RAM. Without FWB 0b1111 is Normal Write-Back inner and outer, and the weaker stage wins. With
+    /// FWB 0b0110 is Normal Write-Back whatever stage 1 says.
+    pub fn ram(forces_write_back: bool, access: CpuAccess) -> Self {
+        Self { memory: if forces_write_back { 0b0110 } else { 0b1111 }, access, no_execute: false }
+    }
+
+    /// Devices: stage 1's type stands. Without FWB that is Normal Write-Back (the weakest restriction), with
+    /// FWB 0b0111 says so.
+    pub fn devices(forces_write_back: bool) -> Self {
+        let memory = if forces_write_back { 0b0111 } else { 0b1111 };
+        Self { memory, access: CpuAccess::ReadWrite, no_execute: false }
+    }
+}
+
+/// What a descriptor says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing.
+    Invalid,
+    /// Nothing yet: whoever touches it waits.
+    InMotion,
+    /// The next level's table.
+    Table(Hfn),
+    /// A block or a page.
+    Leaf {
+        /// The first host page.
+        at: Hfn,
+        /// The rest.
+        attributes: Attributes,
+    },
+}
+
+impl Entry {
+    /// Reads a descriptor of `level`.
+    pub fn decode(bits: u64, level: u8) -> Self {
+        // 48 bits of address: tables and leaves are made of page numbers below 2^32, so no bit is lost.
+        let page = Hfn(((bits & ADDRESS) >> 12) as u32);
+        match (bits & VALID != 0, bits & TABLE_OR_PAGE != 0, level) {
+            (false, ..) if bits & IN_MOTION != 0 => Self::InMotion,
+            (false, ..) | (true, false, 3) => Self::Invalid,
+            (true, true, 0..=2) => Self::Table(page),
+            (true, ..) => {
+                let access = if bits & WRITE != 0 { CpuAccess::ReadWrite } else { CpuAccess::ReadOnly };
+                let memory = (bits >> MEMORY_ATTRIBUTES_SHIFT & 0xf) as u8;
+                let attributes = Attributes { memory, access, no_execute: bits & NO_EXECUTE != 0 };
+                Self::Leaf { at: page, attributes }
+            }
+        }
+    }
+
+    /// The descriptor for `level`.
+    pub fn encode(self, level: u8) -> u64 {
+        match self {
+            Self::Invalid => 0,
+            Self::InMotion => IN_MOTION,
+            Self::Table(next) => next.address() | TABLE_OR_PAGE | VALID,
+            Self::Leaf { at, attributes } => {
+                let kind = if level == 3 { TABLE_OR_PAGE | VALID } else { VALID };
+                let write = if attributes.access == CpuAccess::ReadWrite { WRITE } else { 0 };
+                let no_execute = if attributes.no_execute { NO_EXECUTE } else { 0 };
+                let memory = u64::from(attributes.memory & 0xf) << MEMORY_ATTRIBUTES_SHIFT;
+                at.address() | kind | memory | READ | write | INNER_SHAREABLE | ACCESSED | no_execute
+            }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Stage 2 against memory that is a map and hardware that writes down what it is told.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use oche_hyp::world::Stage2 as _;
+
+use super::*;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    Store { table: u64, index: usize, value: u64 },
+    Order,
+    Page(Gfn),
+    All,
+    Finish,
+    Instructions(Hfn),
+}
+
+#[derive(Default, Debug)]
+struct Recorder {
+    words: RefCell<HashMap<u64, u64>>,
+    steps: RefCell<Vec<Step>>,
+}
+
+impl Hardware for &Recorder {
+    fn load(&self, table: u64, index: usize) -> u64 {
+        self.words.borrow().get(&(table + index as u64 * 8)).copied().unwrap_or(0)
+    }
+    fn store(&self, table: u64, index: usize, value: u64) {
+        self.words.borrow_mut().insert(table + index as u64 * 8, value);
+        self.steps.borrow_mut().push(Step::Store { table, index, value });
+    }
+    fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        let same = self.load(table, index) == old;
+        if same {
+            self.store(table, index, new);
+        }
+        same
+    }
+    fn order_stores(&self) {
+        self.steps.borrow_mut().push(Step::Order);
+    }
+    fn invalidate_page(&self, page: Gfn) {
+        self.steps.borrow_mut().push(Step::Page(page));
+    }
+    fn invalidate_all(&self) {
+        self.steps.borrow_mut().push(Step::All);
+    }
+    fn finish_invalidation(&self) {
+        self.steps.borrow_mut().push(Step::Finish);
+    }
+    fn synchronize_instructions(&self, at: Hfn) {
+        self.steps.borrow_mut().push(Step::Instructions(at));
+    }
+}
+
+const TABLES: PhysRange = PhysRange { start: 0x1_0000_0000, end: 0x1_0010_0000 };
+const RAM: PhysRange = PhysRange { start: 0x4000_0000, end: 0xc000_0000 };
+
+fn with_ram(recorder: &Recorder) -> Stage2<&Recorder> {
+    let mut stage2 = Stage2::new(recorder, TABLES, 40, true).expect("room");
+    stage2.map_ram(RAM).expect("room");
+    recorder.steps.borrow_mut().clear();
+    stage2
+}
+
+fn mapped(at: u32) -> Lookup {
+    Lookup::Mapped { at: Hfn(at), access: CpuAccess::ReadWrite, no_execute: false }
+}
+
+#[test]
+fn ram_is_mapped_at_home_in_large_blocks() {
+    let recorder = Recorder::default();
+    let stage2 = with_ram(&recorder);
+    assert_eq!(stage2.free_tables(), TABLES.size() / PAGE - 2, "two 1 GiB blocks need no table");
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_0000)), mapped(0x4_0000));
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0xb_ffff)), mapped(0xb_ffff));
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0xc_0000)), Lookup::Unmapped);
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(u32::MAX)), Lookup::Unmapped);
+}
+
+#[test]
+fn ragged_ranges_map_every_page_and_no_other() {
+    let recorder = Recorder::default();
+    let mut stage2 = Stage2::new(&recorder, TABLES, 36, false).expect("room");
+    let (first, last) = (0x4000_3000u64, 0x4060_5000u64);
+    stage2.map_ram(PhysRange { start: first - 1, end: last + 1 }).expect("room");
+    for page in 0x3_fff0..0x4_0700u32 {
+        let inside = u64::from(page) << 12 >= first && u64::from(page) << 12 < last;
+        let expected = if inside { mapped(page) } else { Lookup::Unmapped };
+        assert_eq!(stage2.root().lookup(&&recorder, Gfn(page)), expected, "{page:#x}");
+    }
+}
+
+#[test]
+fn a_split_is_break_before_make_and_changes_nothing_else() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    stage2.prepare(Gfn(0x4_1234)).expect("room");
+    for page in [0x4_0000, 0x4_11ff, 0x4_1234, 0x4_1400, 0x7_ffff] {
+        assert_eq!(stage2.root().lookup(&&recorder, Gfn(page)), mapped(page));
+    }
+    // Every store of a table over a block comes right after: marker, order, page, finish.
+    let steps = recorder.steps.borrow();
+    let makes: Vec<usize> = (0..steps.len())
+        .filter(|&at| matches!(steps[at], Step::Store { value, .. } if value & 3 == 3 && value >> 32 == 1))
+        .collect();
+    assert_eq!(makes.len(), 2, "1 GiB and 2 MiB");
+    for at in makes {
+        assert!(matches!(steps[at - 4], Step::Store { value, .. } if value & 1 == 0));
+        assert_eq!(steps[at - 3], Step::Order);
+        assert!(matches!(steps[at - 2], Step::Page(_)));
+        assert_eq!(steps[at - 1], Step::Finish);
+        assert_eq!(steps[at + 1], Step::Order);
+    }
+}
+
+#[test]
+fn a_page_moves_in_the_order_the_architecture_wants() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    stage2.prepare(Gfn(0x4_1234)).expect("room");
+    recorder.steps.borrow_mut().clear();
+    stage2.break_page(Gfn(0x4_1234));
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), Lookup::InMotion);
+    stage2.flush_broken();
+    stage2.make_page(Gfn(0x4_1234), Hfn(0x9_0001), CpuAccess::ReadOnly);
+    stage2.publish();
+    let expected = Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::ReadOnly, no_execute: true };
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), expected);
+    let steps = recorder.steps.borrow();
+    assert!(matches!(steps[0], Step::Store { value, .. } if value & 1 == 0));
+    assert_eq!(steps[1..5], [Step::Order, Step::Page(Gfn(0x4_1234)), Step::Finish, Step::Order]);
+    assert!(matches!(steps[5], Step::Store { value, .. } if value & 3 == 3));
+    assert_eq!(steps[6], Step::Order);
+}
+
+#[test]
+fn a_batch_too_large_drops_everything() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    for page in 0..=FLUSH_BATCH as u32 {
+        stage2.prepare(Gfn(0x4_0000 + page)).expect("room");
+        stage2.break_page(Gfn(0x4_0000 + page));
+    }
+    recorder.steps.borrow_mut().clear();
+    stage2.flush_broken();
+    assert_eq!(*recorder.steps.borrow(), [Step::Order, Step::All, Step::Finish]);
+}
+
+#[test]
+fn running_out_of_tables_changes_nothing() {
+    let recorder = Recorder::default();
+    let memory = PhysRange { start: TABLES.start, end: TABLES.start + 3 * PAGE };
+    let mut stage2 = Stage2::new(&recorder, memory, 40, true).expect("room");
+    stage2.map_ram(RAM).expect("room");
+    assert_eq!(stage2.prepare(Gfn(0x4_1234)), Err(OutOfTables));
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), mapped(0x4_1234));
+    assert_eq!(stage2.prepare(Gfn(0x1)), Err(OutOfTables), "not the guest's");
+}
+
+#[test]
+fn a_moved_page_is_executed_only_after_the_caches_know() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    let page = Gfn(0x4_1234);
+    stage2.prepare(page).expect("room");
+    stage2.break_page(page);
+    stage2.flush_broken();
+    stage2.make_page(page, Hfn(0x9_0001), CpuAccess::ReadWrite);
+    recorder.steps.borrow_mut().clear();
+    stage2.root().allow_execute(&&recorder, page);
+    assert_eq!(stage2.root().lookup(&&recorder, page), mapped(0x9_0001));
+    let steps = recorder.steps.borrow();
+    assert_eq!(steps[0], Step::Instructions(Hfn(0x9_0001)));
+    assert!(matches!(steps[1], Step::Store { .. }));
+    assert_eq!(steps[2..], [Step::Order, Step::Page(page), Step::Finish]);
+}

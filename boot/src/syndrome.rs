@@ -1,0 +1,199 @@
+//! `ESR_EL2`, decoded: what a trap is, in words. Total: every value means something.
+//!
+//! Source: Arm ARM DDI 0487, `ESR_EL2` (EC table and the ISS encodings of data and instruction aborts).
+
+/// What the CPU reported with a synchronous exception to EL2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// `ESR_EL2`.
+    pub syndrome: u64,
+    /// `FAR_EL2`: the virtual address of an abort.
+    pub far: u64,
+    /// `HPFAR_EL2`: bits 43:4 hold bits 51:12 of the intermediate physical address of a stage-2 abort.
+    pub hpfar: u64,
+}
+
+/// The class of a trap, for dispatch and for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// `HVC` from AArch64 (EC 0x16).
+    HypervisorCall,
+    /// `SMC` from AArch64, trapped by `HCR_EL2.TSC` (EC 0x17).
+    MonitorCall,
+    /// Stage-2 instruction abort (EC 0x20).
+    InstructionAbort(Abort),
+    /// Stage-2 data abort (EC 0x24).
+    DataAbort(Abort),
+    /// A trapped system register or instruction (EC 0x18), WFI/WFE (0x01), or anything else.
+    Other(u8),
+}
+
+/// Why stage 2 refused (`DFSC` / `IFSC`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No valid entry (0b0001xx).
+    Translation,
+    /// The entry forbids it (0b0011xx).
+    Permission,
+    /// Anything else: address size, access flag, external abort, alignment, tag check.
+    Other(u8),
+}
+
+/// A stage-2 abort's ISS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abort {
+    /// Why.
+    pub cause: Cause,
+    /// `WnR`: it was a write. For a fault on a walk, whether the walk wanted to write.
+    pub is_write: bool,
+    /// `S1PTW`: the access was the CPU's own walk of the guest's stage-1 tables.
+    pub on_table_walk: bool,
+    /// `CM`: it was cache maintenance by address, which moves no data.
+    pub is_cache_maintenance: bool,
+    /// `FnV`: `FAR_EL2` says nothing.
+    pub far_invalid: bool,
+    /// The register access, when the ISS describes one (`ISV`).
+    pub transfer: Option<Transfer>,
+}
+
+/// A load or store of one general-purpose register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// log2 of the bytes: 0 to 3 (`SAS`).
+    pub width_log2: u8,
+    /// The register's number, 31 for XZR (`SRT`).
+    pub register: u8,
+    /// A load sign-extends (`SSE`).
+    pub sign_extends: bool,
+    /// The register is 64 bits wide (`SF`).
+    pub is_sixty_four: bool,
+}
+
+impl Transfer {
+    /// What a load puts into the register when the device answers `value`. Source: the same manual, `SSE`
+    /// and `SF`: extend to 64 bits or to 32 with the upper half zero.
+    pub fn loaded(&self, value: u64) -> u64 {
+        let bits = 8u32 << (self.width_log2 & 3);
+        let unused = 64 - bits;
+        let zero_extended = value << unused >> unused;
+        if !self.sign_extends {
+            return zero_extended;
+        }
+        let extended = ((value << unused) as i64 >> unused) as u64;
+        if self.is_sixty_four { extended } else { extended & 0xffff_ffff }
+    }
+
+    /// What a store sends when the register holds `value`.
+    pub fn stored(&self, value: u64) -> u64 {
+        let unused = 64 - (8u32 << (self.width_log2 & 3));
+        value << unused >> unused
+    }
+}
+
+impl Exception {
+    /// The class and, for aborts, the details.
+    pub fn class(&self) -> Class {
+        match (self.syndrome >> 26 & 0x3f) as u8 {
+            0x16 => Class::HypervisorCall,
+            0x17 => Class::MonitorCall,
+            0x20 => Class::InstructionAbort(self.abort(false)),
+            0x24 => Class::DataAbort(self.abort(true)),
+            other => Class::Other(other),
+        }
+    }
+
+    /// The page-aligned intermediate physical address in `HPFAR_EL2`. Not valid for every abort: see
+    /// [`Exception::hpfar_is_valid`].
+    pub fn hpfar_page(&self) -> u64 {
+        (self.hpfar & 0x0fff_ffff_fff0) << 8
+    }
+
+    /// `HPFAR_EL2` is written for translation faults and for any fault on a stage-1 walk, but is UNKNOWN for
+    /// a permission fault on the access itself.
+    pub fn hpfar_is_valid(abort: &Abort) -> bool {
+        abort.on_table_walk || abort.cause == Cause::Translation
+    }
+
+    fn abort(&self, is_data: bool) -> Abort {
+        let iss = self.syndrome;
+        let status = (iss & 0x3f) as u8;
+        let cause = match status >> 2 {
+            0b0001 => Cause::Translation,
+            0b0011 => Cause::Permission,
+            _ => Cause::Other(status),
+        };
+        let has_transfer = is_data && iss >> 24 & 1 != 0;
+        Abort {
+            cause,
+            is_write: is_data && iss >> 6 & 1 != 0,
+            on_table_walk: iss >> 7 & 1 != 0,
+            is_cache_maintenance: is_data && iss >> 8 & 1 != 0,
+            far_invalid: iss >> 10 & 1 != 0,
+            transfer: has_transfer.then_some(Transfer {
+                width_log2: (iss >> 22 & 3) as u8,
+                register: (iss >> 16 & 31) as u8,
+                sign_extends: iss >> 21 & 1 != 0,
+                is_sixty_four: iss >> 15 & 1 != 0,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(syndrome: u64) -> Class {
+        Exception { syndrome, far: 0, hpfar: 0 }.class()
+    }
+
+    #[test]
+    fn a_word_load_from_a_device_is_fully_described() {
+        // LDR W3, [X1]: EC 0x24, IL, ISV, SAS = word, SRT = 3, translation fault level 3.
+        let Class::DataAbort(abort) = of(0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 7) else {
+            panic!("a data abort")
+        };
+        assert_eq!(abort.cause, Cause::Translation);
+        assert!(!abort.is_write && !abort.on_table_walk);
+        let transfer = abort.transfer.expect("ISV");
+        assert_eq!((transfer.width_log2, transfer.register), (2, 3));
+    }
+
+    #[test]
+    fn an_access_without_a_valid_iss_is_never_guessed() {
+        let Class::DataAbort(abort) = of(0x24 << 26 | 2 << 22 | 3 << 16 | 1 << 6 | 0xf) else { panic!("abort") };
+        assert_eq!(abort.transfer, None);
+        assert_eq!(abort.cause, Cause::Permission);
+        assert!(abort.is_write);
+    }
+
+    #[test]
+    fn loads_extend_as_the_instruction_says() {
+        let load = |width_log2, sign_extends, is_sixty_four| Transfer {
+            width_log2,
+            register: 0,
+            sign_extends,
+            is_sixty_four,
+        };
+        assert_eq!(load(0, true, true).loaded(0x1ff), u64::MAX);
+        assert_eq!(load(1, true, false).loaded(0x8000), 0xffff_8000);
+        assert_eq!(load(2, false, true).loaded(0xffff_ffff_8000_0000), 0x8000_0000);
+        assert_eq!(load(3, true, true).loaded(u64::MAX - 1), u64::MAX - 1);
+        assert_eq!(load(0, false, false).stored(0x1234), 0x34);
+    }
+
+    #[test]
+    fn every_syndrome_has_a_class() {
+        for class in 0..64u64 {
+            for iss in [0, u64::from(u32::MAX >> 7), 0x155_5555, 0xaa_aaaa] {
+                let _ = of(class << 26 | iss);
+            }
+        }
+    }
+
+    #[test]
+    fn hpfar_gives_the_page() {
+        let exception = Exception { syndrome: 0, far: 0x123, hpfar: 0x9100 << 4 };
+        assert_eq!(exception.hpfar_page(), 0x910_0000);
+    }
+}

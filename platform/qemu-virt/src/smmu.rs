@@ -1,0 +1,228 @@
+//! An SMMUv3 as the engine's hardware: stage 1, 16K granule, 36-bit IOVAs, faults recorded and aborted.
+//!
+//! ```text
+//! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a space -> first-level table of the engine
+//!                                        (one word)         \-> or the void: a table with nothing in it
+//! ```
+//!
+//! Every requester on the map always translates. A stream that is blocked translates through the void, so
+//! its accesses fault and are recorded; a requester on no map aborts. Source: ARM IHI 0070 (SMMUv3), cited
+//! by section where something is built.
+
+mod barrier;
+mod block;
+mod bring_up;
+pub mod command;
+mod command_queue;
+pub mod entry;
+pub mod event;
+mod event_queue;
+pub mod queue;
+mod registers;
+pub mod structures;
+mod tables;
+
+use oche_hyp::addr::Frame;
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
+use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+
+use crate::iommu_map::IommuMap;
+pub use bring_up::{Registers, Unsupported};
+use command::Command;
+pub use command_queue::CommandFailed;
+use command_queue::CommandQueue;
+use event::Event;
+use event_queue::EventQueue;
+use tables::{Contexts, StreamTable};
+
+/// What went wrong so far, or was not for the guest. Nothing of it is silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Commands that were not finished in time.
+    pub commands_timed_out: u64,
+    /// Commands that the SMMU called an error.
+    pub commands_refused: u64,
+    /// Times that the event queue was full or could not be written: each lost at least one event.
+    pub event_losses: u64,
+    /// Events that are no access of a requester on the map.
+    pub other_events: u64,
+    /// The event record that was counted last in `other_events`: its number and StreamID.
+    pub last_other: Option<(u8, u32)>,
+}
+
+/// The SMMU, its tables and its queues.
+pub struct Smmu {
+    registers: Registers,
+    map: IommuMap,
+    streams: StreamTable,
+    contexts: Contexts,
+    commands: CommandQueue,
+    events: EventQueue,
+    attached: [[Option<SpaceId>; STREAMS]; MAX_DARTS],
+    statistics: Statistics,
+}
+
+/// Physical addresses of what the SMMU reads, for who checks it from outside (see `smmu/README.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// The level 1 stream table, as in STRTAB_BASE.
+    pub stream_table: u64,
+    /// The first context descriptor, the void's. Space `n` has the one 64 × (n + 1) bytes after it.
+    pub contexts: u64,
+    /// The first-level table of the void, all zero.
+    pub void: u64,
+}
+
+impl Smmu {
+    /// Brings the SMMU up with every requester of `map` blocked. `spaces` is how many [`SpaceId`]s there
+    /// may be.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`], when the SMMU lacks what Oche needs or does not obey. It is left disabled.
+    pub fn new(registers: Registers, map: IommuMap, spaces: usize) -> Result<Self, Unsupported> {
+        let abilities = registers.identify()?;
+        if spaces > abilities.spaces {
+            return Err(Unsupported::TooManySpaces { most: abilities.spaces });
+        }
+        let contexts = Contexts::new(spaces, abilities.output);
+        let streams = StreamTable::new(&map, contexts.void());
+        let commands = CommandQueue::new(abilities.commands_log2);
+        let events = EventQueue::new(abilities.events_log2);
+        let attached = [[None; STREAMS]; MAX_DARTS];
+        let statistics = Statistics::default();
+        let mut smmu = Self { registers, map, streams, contexts, commands, events, attached, statistics };
+        smmu.registers.enable(&smmu.streams, &mut smmu.commands, &smmu.events)?;
+        Ok(smmu)
+    }
+
+    /// What went wrong so far, or was not for the guest.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Where the SMMU's structures are.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            stream_table: self.streams.address(),
+            contexts: self.contexts.void(),
+            void: self.contexts.void_root().address(),
+        }
+    }
+
+    /// Which requester is behind which stream.
+    pub fn map(&self) -> &IommuMap {
+        &self.map
+    }
+
+    /// Points every requester of a stream at `context` and forgets how it translated before.
+    ///
+    /// # Order
+    ///
+    /// The entries are stored, then everything read from the old ones is dropped, then the translations of
+    /// the space before, of which the sync waits for the end of all accesses (IHI 0070, 3.21.1, 3.21.3).
+    fn move_stream(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        to: Option<SpaceId>,
+    ) -> Result<(), CommandFailed> {
+        let context = to.map_or(self.contexts.void(), |space| self.contexts.address(space));
+        let slot = &mut self.attached[dart.index()][stream.index()];
+        let before = core::mem::replace(slot, to);
+        for requester in self.map.requesters(dart, stream) {
+            self.streams.point(requester, context);
+        }
+        let forget = self.map.requesters(dart, stream).map(Command::ForgetEntry);
+        let drop = before.into_iter().map(|space| Command::DropTranslations(self.contexts.asid(space)));
+        self.commands.run(&self.registers, forget.chain(drop))
+    }
+
+    /// Makes the context of `space` name `root`, for every stream that it has already, too.
+    fn root_space(&mut self, space: SpaceId, root: Frame) -> Result<(), CommandFailed> {
+        if !self.contexts.set_root(space, root) {
+            return Ok(());
+        }
+        let attached = &self.attached;
+        let members =
+            self.map.connections().iter().filter(|connection| {
+                attached[connection.dart.index()][connection.stream.index()] == Some(space)
+            });
+        let forget = members.map(|connection| Command::ForgetContext(connection.requester));
+        let drop = Command::DropTranslations(self.contexts.asid(space));
+        self.commands.run(&self.registers, forget.chain([drop]))
+    }
+
+    fn count(&mut self, result: Result<(), CommandFailed>) -> Result<(), CommandFailed> {
+        match result {
+            Ok(()) => {}
+            Err(CommandFailed::TimedOut) => self.statistics.commands_timed_out += 1,
+            Err(CommandFailed::Refused) => self.statistics.commands_refused += 1,
+        }
+        result
+    }
+}
+
+impl Iommu for Smmu {
+    // An entry that is not valid is never kept in a TLB. Source: Arm ARM DDI 0487, D8.16; IHI 0070, 3.21.1.
+    const CACHES_INVALID_ENTRIES: bool = false;
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+        entry::leaf(frame, permission)
+    }
+
+    fn table_entry(&self, table: Frame) -> u64 {
+        entry::table(table)
+    }
+
+    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+        let rooted = self.root_space(space, root);
+        let moved = self.move_stream(dart, stream, Some(space));
+        if self.count(rooted.and(moved)).is_err() {
+            // The hardware may still use what was attached before: rather nothing than that.
+            self.block(dart, stream);
+        }
+    }
+
+    fn block(&mut self, dart: DartId, stream: StreamId) {
+        let moved = self.move_stream(dart, stream, None);
+        if self.count(moved).is_err() {
+            log::error!("smmu: blocking DART {} stream {} was not confirmed", dart.index(), stream.index());
+        }
+    }
+
+    fn invalidate(&mut self, space: SpaceId, _members: &Members) -> Result<(), InvalidateTimedOut> {
+        let drop = Command::DropTranslations(self.contexts.asid(space));
+        let done = self.commands.run(&self.registers, [drop]);
+        self.count(done).map_err(|_| InvalidateTimedOut)
+    }
+
+    /// Drains until a fault comes or the queue is empty, at most the queue's length.
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        for _ in 0..self.events.entries() {
+            let Some(record) = self.events.pop(&self.registers) else { break };
+            let event = event::decode(record);
+            if let Some(fault) = self.fault_of(event) {
+                return Some(fault);
+            }
+        }
+        self.statistics.event_losses += self.events.take_losses(&self.registers);
+        None
+    }
+}
+
+impl Smmu {
+    fn fault_of(&mut self, event: Event) -> Option<DeviceFault> {
+        let other = match event {
+            Event::Refused { requester, iova, is_write } => match self.map.stream_of(requester) {
+                Some((dart, stream)) => return Some(DeviceFault { dart, stream, iova, is_write }),
+                None => (0, u32::from(requester.0)),
+            },
+            Event::Other { number, stream_id } => (number, stream_id),
+        };
+        self.statistics.other_events += 1;
+        self.statistics.last_other = Some(other);
+        None
+    }
+}

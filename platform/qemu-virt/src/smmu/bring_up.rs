@@ -1,0 +1,212 @@
+//! Finding out what the SMMU can do, and enabling it. Source: ARM IHI 0070, 3.11 and 6.3.
+
+use tock_registers::LocalRegisterCopy;
+use tock_registers::fields::Field;
+use tock_registers::interfaces::{Readable, Writeable};
+
+use super::barrier;
+use super::command::Command;
+use super::command_queue::CommandQueue;
+use super::event_queue::EventQueue;
+use super::registers::{
+    BASE, CR0, CR1, CR2, GBPA, GERROR, IDR0, IDR1, IDR5, IRQ_CTRL, PAGE_ONE_OFFSET, PageOne, PageZero,
+    STRTAB_BASE_CFG,
+};
+use super::structures::{BUS_ENTRIES_LOG2, OutputSize};
+use super::tables::{REQUESTER_BITS, StreamTable};
+
+/// Reads of an acknowledge register before a change counts as not obeyed.
+const POLLS: u32 = 1_000_000;
+/// 256 commands: more than any caller gives at once but the largest maps, which then wait.
+const COMMANDS_LOG2: u32 = 8;
+/// 512 events, 16 KiB.
+const EVENTS_LOG2: u32 = 9;
+
+/// Why this SMMU cannot stand in for DARTs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsupported {
+    /// No stage 1, or not in AArch64's table format.
+    NoStage1,
+    /// No 16K granule: nothing else would do.
+    No16KiBGranule,
+    /// Tables and queues would need cache maintenance.
+    NotCoherent,
+    /// A faulting access may stall for ever, since nobody resumes it.
+    MayStall,
+    /// No two-level stream table, or too few StreamID bits for PCI requester ids.
+    SmallStreamTable,
+    /// Tables or queues at fixed addresses.
+    FixedAddresses,
+    /// Fewer ASIDs than the engine has spaces.
+    TooManySpaces {
+        /// As many could be.
+        most: usize,
+    },
+    /// CR0, IRQ_CTRL or GBPA did not take what was written.
+    NotObeyed,
+    /// The first commands were not done.
+    NoCommands,
+}
+
+/// What the driver needs to know of an SMMU that it can drive.
+pub(super) struct Abilities {
+    pub(super) output: OutputSize,
+    pub(super) spaces: usize,
+    pub(super) commands_log2: u32,
+    pub(super) events_log2: u32,
+}
+
+/// The SMMU's registers.
+pub struct Registers {
+    pub(super) zero: &'static PageZero,
+    pub(super) one: &'static PageOne,
+}
+
+impl Registers {
+    /// The registers of the SMMU at `base`, where EL2's map has them as device memory.
+    ///
+    /// # Safety
+    ///
+    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and nobody
+    /// else may use them.
+    pub unsafe fn at(base: usize) -> Self {
+        let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
+        let one = core::ptr::with_exposed_provenance::<PageOne>(base + PAGE_ONE_OFFSET);
+        // SAFETY: the caller's promise.
+        let zero = unsafe { &*zero };
+        // SAFETY: the caller's promise; page 1 is inside the 128 KiB.
+        let one = unsafe { &*one };
+        Self { zero, one }
+    }
+
+    /// Whether `error` is active: GERROR and GERRORN differ in it (IHI 0070, 7.5).
+    pub(super) fn has_error(&self, error: Field<u32, GERROR::Register>) -> bool {
+        self.zero.gerror.read(error) != self.zero.gerrorn.read(error)
+    }
+
+    /// Acknowledges `error` and no other, by making GERRORN agree with GERROR in it.
+    pub(super) fn acknowledge(&self, error: Field<u32, GERROR::Register>) {
+        let mask = error.mask << error.shift;
+        let value = self.zero.gerrorn.get() & !mask | self.zero.gerror.get() & mask;
+        self.zero.gerrorn.set(value);
+    }
+
+    pub(super) fn identify(&self) -> Result<Abilities, Unsupported> {
+        let idr0 = self.zero.idr0.extract();
+        let idr1 = self.zero.idr1.extract();
+        let idr5 = self.zero.idr5.extract();
+        let checks = [
+            (idr0.is_set(IDR0::S1P) && idr0.is_set(IDR0::TTF_AARCH64), Unsupported::NoStage1),
+            (idr5.is_set(IDR5::GRAN16K), Unsupported::No16KiBGranule),
+            (idr0.is_set(IDR0::COHACC), Unsupported::NotCoherent),
+            (!idr0.matches_all(IDR0::STALL_MODEL::StallOnly), Unsupported::MayStall),
+            (idr0.matches_all(IDR0::ST_LEVEL::TwoLevel), Unsupported::SmallStreamTable),
+            (idr1.read(IDR1::SIDSIZE) >= REQUESTER_BITS, Unsupported::SmallStreamTable),
+            (idr1.read(IDR1::PRESET) == 0, Unsupported::FixedAddresses),
+        ];
+        if let Some((_, reason)) = checks.into_iter().find(|(is_met, _)| !is_met) {
+            return Err(reason);
+        }
+        // ASID 0 is the void's.
+        let spaces = if idr0.is_set(IDR0::ASID16) { 0xffff } else { 0xff };
+        Ok(Abilities {
+            output: OutputSize::from_identification(idr5.read(IDR5::OAS)),
+            spaces,
+            commands_log2: idr1.read(IDR1::CMDQS).min(COMMANDS_LOG2),
+            events_log2: idr1.read(IDR1::EVENTQS).min(EVENTS_LOG2),
+        })
+    }
+
+    /// Hands the tables and queues to the SMMU and lets it translate. Until then every access aborts.
+    ///
+    /// # Order
+    ///
+    /// Disabled; then attributes and bases, which may only change while it is; then the command queue, with
+    /// which everything cached is dropped; then the event queue and its interrupt; translation last.
+    pub(super) fn enable(
+        &self,
+        streams: &StreamTable,
+        commands: &mut CommandQueue,
+        events: &EventQueue,
+    ) -> Result<(), Unsupported> {
+        let zero = self.zero;
+        self.abort_while_disabled()?;
+        self.write_cr0(LocalRegisterCopy::new(0))?;
+        self.write_irq_ctrl(LocalRegisterCopy::new(0))?;
+
+        zero.cr1.write(
+            CR1::TABLE_SH::InnerShareable
+                + CR1::TABLE_OC::WriteBack
+                + CR1::TABLE_IC::WriteBack
+                + CR1::QUEUE_SH::InnerShareable
+                + CR1::QUEUE_OC::WriteBack
+                + CR1::QUEUE_IC::WriteBack,
+        );
+        zero.cr2.write(CR2::PTM::SET + CR2::RECINVSID::SET);
+        zero.strtab_base
+            .write(BASE::ALLOCATE::SET + BASE::ADDRESS.val(streams.address() >> BASE::ADDRESS.shift));
+        zero.strtab_base_cfg.write(
+            STRTAB_BASE_CFG::FMT::TwoLevel
+                + STRTAB_BASE_CFG::SPLIT.val(BUS_ENTRIES_LOG2)
+                + STRTAB_BASE_CFG::LOG2SIZE.val(REQUESTER_BITS),
+        );
+        let base = |address: u64, entries: u32| {
+            BASE::ALLOCATE::SET
+                + BASE::ADDRESS.val(address >> BASE::ADDRESS.shift)
+                + BASE::LOG2SIZE.val(u64::from(entries.trailing_zeros()))
+        };
+        zero.cmdq_base.write(base(commands.address(), commands.capacity()));
+        zero.cmdq_prod.set(0);
+        zero.cmdq_cons.set(0);
+        zero.eventq_base.write(base(events.address(), events.entries()));
+        self.one.eventq_prod.set(0);
+        self.one.eventq_cons.set(0);
+        zero.gerrorn.set(zero.gerror.get());
+
+        let mut cr0 = LocalRegisterCopy::new(0);
+        cr0.modify(CR0::CMDQEN::SET);
+        self.write_cr0(cr0)?;
+        commands
+            .run(self, [Command::ForgetAllConfiguration, Command::DropAllTranslations])
+            .map_err(|_| Unsupported::NoCommands)?;
+
+        cr0.modify(CR0::EVENTQEN::SET);
+        self.write_cr0(cr0)?;
+        // Wired, to the guest: nobody writes an MSI. Global errors are polled where they matter.
+        zero.eventq_irq_cfg0.set(0);
+        let mut interrupts = LocalRegisterCopy::new(0);
+        interrupts.modify(IRQ_CTRL::EVENTQ_IRQEN::SET);
+        self.write_irq_ctrl(interrupts)?;
+        cr0.modify(CR0::SMMUEN::SET);
+        self.write_cr0(cr0)
+    }
+
+    /// What comes while the SMMU does not translate is aborted. Source: IHI 0070, 6.3.14 (GBPA). QEMU
+    /// before 8.0 has no GBPA: there it reads as zero and such accesses pass, but no device is a bus
+    /// master before the guest runs.
+    fn abort_while_disabled(&self) -> Result<(), Unsupported> {
+        self.zero.gbpa.write(GBPA::UPDATE::SET + GBPA::ABORT::SET);
+        wait_until(|| !self.zero.gbpa.is_set(GBPA::UPDATE))
+    }
+
+    fn write_cr0(&self, value: LocalRegisterCopy<u32, CR0::Register>) -> Result<(), Unsupported> {
+        barrier::complete();
+        self.zero.cr0.set(value.get());
+        wait_until(|| self.zero.cr0ack.get() == value.get())
+    }
+
+    fn write_irq_ctrl(&self, value: LocalRegisterCopy<u32, IRQ_CTRL::Register>) -> Result<(), Unsupported> {
+        self.zero.irq_ctrl.set(value.get());
+        wait_until(|| self.zero.irq_ctrlack.get() == value.get())
+    }
+}
+
+fn wait_until(is_obeyed: impl Fn() -> bool) -> Result<(), Unsupported> {
+    for _ in 0..POLLS {
+        if is_obeyed() {
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    Err(Unsupported::NotObeyed)
+}

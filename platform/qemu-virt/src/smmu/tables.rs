@@ -1,0 +1,145 @@
+//! The stream table and the context descriptors in memory.
+
+use alloc::vec::Vec;
+
+use oche_hyp::addr::{FRAME_BYTES, Frame};
+use oche_hyp::world::SpaceId;
+
+use super::barrier;
+use super::block::Block;
+use super::structures::{
+    ABORTING_ENTRY, Asid, BUS_ENTRIES_LOG2, ENTRY_ATTRIBUTES, OutputSize, STRUCTURE_BYTES, STRUCTURE_WORDS,
+    bus_descriptor, context_descriptor, context_root, translating_entry,
+};
+use crate::iommu_map::{IommuMap, RequesterId};
+
+/// Buses that a requester id can name, as a logarithm.
+const BUSES_LOG2: u32 = 8;
+/// Bits of a requester id.
+pub(super) const REQUESTER_BITS: u32 = BUSES_LOG2 + BUS_ENTRIES_LOG2;
+/// Bytes of a level 1 descriptor, as a logarithm.
+const DESCRIPTOR_LOG2: u32 = 3;
+const STRUCTURE_LOG2: u32 = STRUCTURE_BYTES.trailing_zeros();
+const FRAME_LOG2: u32 = FRAME_BYTES.trailing_zeros();
+
+/// The two-level stream table: a descriptor for each bus, and entries for the buses on the map.
+pub(super) struct StreamTable {
+    buses: Block,
+    entries: Vec<(u8, Block)>,
+}
+
+impl StreamTable {
+    /// The table in which every requester of `map` translates through the context at `void` and every
+    /// other aborts.
+    pub(super) fn new(map: &IommuMap, void: u64) -> Self {
+        let mut table = Self { buses: Block::new(BUSES_LOG2 + DESCRIPTOR_LOG2), entries: Vec::new() };
+        for connection in map.connections() {
+            table.add_bus(connection.requester.bus());
+            table.point(connection.requester, void);
+        }
+        table
+    }
+
+    /// Physical address of the level 1 table.
+    pub(super) fn address(&self) -> u64 {
+        self.buses.address()
+    }
+
+    /// Makes `requester`, if its bus has a table, translate through the context at physical `context`.
+    ///
+    /// One store: the SMMU reads the old choice or the new one, nothing between.
+    pub(super) fn point(&mut self, requester: RequesterId, context: u64) {
+        if let Some((_, entries)) = self.entries.iter_mut().find(|(bus, _)| *bus == requester.bus()) {
+            entries.store(requester.place_on_bus() * STRUCTURE_WORDS, translating_entry(context));
+        }
+    }
+
+    fn add_bus(&mut self, bus: u8) {
+        if self.entries.iter().any(|(known, _)| *known == bus) {
+            return;
+        }
+        let mut entries = Block::new(BUS_ENTRIES_LOG2 + STRUCTURE_LOG2);
+        for place in 0..1 << BUS_ENTRIES_LOG2 {
+            entries.store(place * STRUCTURE_WORDS + 1, ENTRY_ATTRIBUTES);
+            entries.store(place * STRUCTURE_WORDS, ABORTING_ENTRY);
+        }
+        self.buses.store(usize::from(bus), bus_descriptor(entries.address()));
+        self.entries.push((bus, entries));
+    }
+}
+
+/// The context descriptors: the void's, then one for each space. Their place is their ASID.
+pub(super) struct Contexts {
+    descriptors: Block,
+    roots: Vec<Option<Frame>>,
+    void_root: Block,
+    output: OutputSize,
+}
+
+impl Contexts {
+    /// The void's descriptor and room for `spaces` more.
+    pub(super) fn new(spaces: usize, output: OutputSize) -> Self {
+        let count = (spaces + 1).next_power_of_two();
+        let descriptors = Block::new(count.trailing_zeros() + STRUCTURE_LOG2);
+        let void_root = Block::new(FRAME_LOG2);
+        let roots = alloc::vec![None; spaces];
+        let mut contexts = Self { descriptors, roots, void_root, output };
+        contexts.store(VOID, contexts.void_root());
+        contexts
+    }
+
+    /// Physical address of the descriptor of the void.
+    pub(super) fn void(&self) -> u64 {
+        self.descriptors.address()
+    }
+
+    /// The first-level table of the void.
+    pub(super) fn void_root(&self) -> Frame {
+        Frame((self.void_root.address() >> FRAME_LOG2) as u32)
+    }
+
+    /// Physical address of the descriptor of `space`.
+    pub(super) fn address(&self, space: SpaceId) -> u64 {
+        self.void() + u64::from(self.asid(space).0) * STRUCTURE_BYTES
+    }
+
+    /// The ASID of `space`: `bring_up` checked that there are enough.
+    pub(super) fn asid(&self, space: SpaceId) -> Asid {
+        assert!(usize::from(space.0) < self.roots.len(), "the engine was built with fewer spaces");
+        Asid(space.0 + 1)
+    }
+
+    /// Makes the descriptor of `space` name `root`. Returns whether that is a change.
+    ///
+    /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root or the
+    /// new one.
+    pub(super) fn set_root(&mut self, space: SpaceId, root: Frame) -> bool {
+        let asid = self.asid(space);
+        let Some(known) = self.roots.get_mut(usize::from(space.0)) else { return false };
+        match known.replace(root) {
+            Some(before) if before == root => return false,
+            Some(_) => {
+                let word = usize::from(asid.0) * STRUCTURE_WORDS + ROOT_WORD;
+                self.descriptors.store(word, context_root(root));
+            }
+            None => self.store(asid, root),
+        }
+        true
+    }
+
+    /// Stores a descriptor that is not valid yet; the word with its valid bit last.
+    fn store(&mut self, asid: Asid, root: Frame) {
+        let words = context_descriptor(asid, self.output, root);
+        let first = usize::from(asid.0) * STRUCTURE_WORDS;
+        for (index, value) in words.into_iter().enumerate().skip(1) {
+            self.descriptors.store(first + index, value);
+        }
+        barrier::complete();
+        self.descriptors.store(first, words[0]);
+    }
+}
+
+/// The void's ASID.
+const VOID: Asid = Asid(0);
+/// Where `TTB0` is in a descriptor.
+const ROOT_WORD: usize = 1;

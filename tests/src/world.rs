@@ -1,0 +1,449 @@
+//! The strict machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not forbid.
+//!
+//! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid ones,
+//! until they are invalidated; device writes are posted and land late, where they were accepted to go.
+//! Other CPUs and devices act in the middle of the engine's own work: a test queues their accesses, and they
+//! run at random moments inside the traits' methods. A broken contract is remembered as a violation.
+
+pub mod iommu;
+pub mod memory;
+pub mod stage2;
+
+use crate::random::Random;
+use iommu::{DeviceResult, Hardware};
+use memory::HostMemory;
+use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_WORDS};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, Members, StreamId};
+use oche_hyp::trace::Event;
+use oche_hyp::world::{
+    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+};
+use stage2::{CpuResult, CpuTables};
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// Where the simulated machine's memory lies.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// Runs of guest RAM: first page and number of pages.
+    pub ram: Vec<(Gfn, u32)>,
+    /// The engine's own frames.
+    pub pool: Range<Frame>,
+}
+
+/// In whose format the 16K tables' entries are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// The t8103 DART. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_*`.
+    Dart,
+    /// An SMMUv3 at stage 1. Source: Arm ARM DDI 0487, VMSAv8-64 descriptor formats, 16 KiB granule.
+    Smmu,
+}
+
+/// How the machine behaves where the traits leave it a choice.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The entries' format.
+    pub board: Board,
+    /// One `prepare` in this many finds no table memory; 0 for never.
+    pub scarce_tables: u64,
+    /// One invalidation in this many does not finish in time; 0 for never.
+    pub timeouts: u64,
+    /// Whether the home of a page that is away loses its bytes.
+    pub poisons_homes: bool,
+    /// What is wrong with the machine, to see the tests fail.
+    pub sabotage: Option<Sabotage>,
+}
+
+/// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Invalidations do nothing.
+    SkipInvalidate,
+    /// Invalidations drop translations and do not wait for writes under way.
+    SkipDrain,
+    /// A page that moves into a frame is made one slot further on.
+    OffByOneSlot,
+    /// Leaf entries name the next frame.
+    OffByOneFrame,
+    /// Leaf entries allow everything.
+    AllowAll,
+    /// Leaf entries allow what they should forbid when one direction is asked for.
+    SwapPermission,
+    /// Copies are never merged.
+    SkipMerge,
+    /// A page's bytes are not copied when it goes home.
+    SkipCopyHome,
+    /// CPUs keep translations of broken pages.
+    SkipCpuFlush,
+    /// Empty slots are not filled with a pattern.
+    SkipFill,
+    /// A blocked stream goes on.
+    SkipBlock,
+    /// Stores that a watched page should trap go through unseen.
+    SkipWatch,
+}
+
+/// Up to 32 bytes that travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Data {
+    bytes: [u8; 32],
+    length: u8,
+}
+
+impl Data {
+    /// The first 32 of `bytes`.
+    pub fn new(source: &[u8]) -> Self {
+        let length = source.len().min(32);
+        let mut bytes = [0; 32];
+        bytes[..length].copy_from_slice(&source[..length]);
+        Self { bytes, length: length as u8 }
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+}
+
+/// Something that a CPU or a device does by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A guest's CPU loads `length` bytes.
+    Load {
+        /// Which CPU.
+        cpu: usize,
+        /// The guest page.
+        page: Gfn,
+        /// First byte in the page.
+        offset: usize,
+        /// Bytes, at most 32 and inside the page.
+        length: usize,
+    },
+    /// A guest's CPU stores.
+    Store {
+        /// Which CPU.
+        cpu: usize,
+        /// The guest page.
+        page: Gfn,
+        /// First byte in the page.
+        offset: usize,
+        /// What.
+        data: Data,
+    },
+    /// A device reads `length` bytes.
+    Read {
+        /// Its DART.
+        dart: DartId,
+        /// Its stream.
+        stream: StreamId,
+        /// The IOVA of the first byte.
+        iova: u64,
+        /// Bytes, at most 32 and inside a page.
+        length: usize,
+    },
+    /// A device writes.
+    Write {
+        /// Its DART.
+        dart: DartId,
+        /// Its stream.
+        stream: StreamId,
+        /// The IOVA of the first byte.
+        iova: u64,
+        /// What; it stays inside a page.
+        data: Data,
+    },
+}
+
+/// What came of an access that ran in the middle of the engine's work.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    /// Of a CPU's.
+    Cpu(CpuResult),
+    /// Of a device's.
+    Device(DeviceResult),
+}
+
+/// The machine. `CACHES_INVALID` says whether its IOMMU caches that an entry is not valid.
+pub struct StrictWorld<const CACHES_INVALID: bool> {
+    /// What happens by chance.
+    pub random: Random,
+    /// What the engine reported, oldest first; whoever has read it clears it.
+    pub events: Vec<Event>,
+    /// Accesses that will run at random moments inside the engine's calls.
+    pub overlap: VecDeque<Access>,
+    /// Accesses that ran there, with their outcomes, in order.
+    pub overlapped: Vec<(Access, Outcome)>,
+    pub(crate) options: Options,
+    pub(crate) memory: HostMemory,
+    pub(crate) cpus: CpuTables,
+    pub(crate) hardware: Hardware,
+    violation: RefCell<Option<String>>,
+    countdown: u64,
+}
+
+impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
+    /// A machine with `cpus` CPUs and `darts` IOMMUs, every stream blocked.
+    pub fn new(layout: &Layout, options: Options, cpus: usize, darts: usize, seed: u64) -> Self {
+        let memory = HostMemory::new(layout);
+        Self {
+            random: Random::new(seed),
+            events: Vec::new(),
+            overlap: VecDeque::new(),
+            overlapped: Vec::new(),
+            cpus: CpuTables::new(layout, memory.pages(), cpus),
+            hardware: Hardware::new(darts),
+            options,
+            memory,
+            violation: RefCell::new(None),
+            countdown: 50,
+        }
+    }
+
+    /// The first contract that was broken, if one was.
+    pub fn take_violation(&self) -> Option<String> {
+        self.violation.borrow_mut().take()
+    }
+
+    pub(crate) fn violate(&self, text: String) {
+        self.violation.borrow_mut().get_or_insert(text);
+    }
+
+    pub(crate) fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
+        self.options.sabotage == Some(sabotage)
+    }
+
+    /// Runs `access` now. `None`: it would wait, because its page is in motion.
+    pub fn perform(&mut self, access: &Access) -> Option<Outcome> {
+        match *access {
+            Access::Load { cpu, page, offset, length } => match self.cpu_load(cpu, page, offset, length) {
+                CpuResult::InMotion => None,
+                result => Some(Outcome::Cpu(result)),
+            },
+            Access::Store { cpu, page, offset, data } => match self.cpu_store(cpu, page, offset, &data) {
+                CpuResult::InMotion => None,
+                result => Some(Outcome::Cpu(result)),
+            },
+            Access::Read { dart, stream, iova, length } => {
+                Some(Outcome::Device(self.device_read(dart, stream, iova, length)))
+            }
+            Access::Write { dart, stream, iova, data } => {
+                Some(Outcome::Device(self.device_write(dart, stream, iova, &data)))
+            }
+        }
+    }
+
+    /// Lets the rest of the machine act, now and then.
+    fn tick(&mut self) {
+        if self.is_quiet() {
+            return;
+        }
+        self.countdown = self.countdown.saturating_sub(1);
+        if self.countdown == 0 {
+            self.countdown = 1 + self.random.below(700);
+            self.act();
+        }
+    }
+
+    /// Lets the rest of the machine act with some likelihood, at a step that matters.
+    fn step(&mut self) {
+        while !self.is_quiet() && self.random.chance(1, 3) {
+            self.act();
+        }
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.overlap.is_empty() && self.hardware.pending.is_empty()
+    }
+
+    fn act(&mut self) {
+        if self.random.chance(1, 4) || self.overlap.is_empty() {
+            self.deliver_any();
+            return;
+        }
+        let Some(access) = self.overlap.pop_front() else { return };
+        match self.perform(&access) {
+            // A store that traps waits for the engine, which is at work: it is tried again afterwards.
+            None | Some(Outcome::Cpu(CpuResult::ReadOnly)) => self.overlap.push_back(access),
+            Some(outcome) => self.overlapped.push((access, outcome)),
+        }
+    }
+}
+
+impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
+    fn load(&self, page: Hfn, word: usize) -> u64 {
+        match self.memory.index(page) {
+            Some(index) if word < PAGE_WORDS => self.memory.word(index, word),
+            _ => {
+                self.violate(format!("the engine loads word {word} of {page:?}, which is no memory of its"));
+                0
+            }
+        }
+    }
+
+    fn store(&mut self, page: Hfn, word: usize, value: u64) {
+        self.tick();
+        match self.memory.index(page) {
+            Some(index) if word < PAGE_WORDS => self.memory.set_word(index, word, value),
+            _ => {
+                self.violate(format!("the engine stores word {word} of {page:?}, which is no memory of its"))
+            }
+        }
+    }
+
+    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
+        self.tick();
+        match self.memory.index(page) {
+            Some(index) if offset < 4096 => self.memory.set_bytes(index, offset, &[value]),
+            _ => self
+                .violate(format!("the engine stores byte {offset} of {page:?}, which is no memory of its")),
+        }
+    }
+
+    fn copy_page(&mut self, from: Hfn, to: Hfn) {
+        if self.is_sabotaged(Sabotage::SkipCopyHome) && self.memory.is_ram(to) {
+            return;
+        }
+        if let (true, Some(from), Some(to)) =
+            (self.is_quiet(), self.memory.index(from), self.memory.index(to))
+        {
+            self.memory.copy(from, to);
+            return;
+        }
+        for word in 0..PAGE_WORDS {
+            let value = self.load(from, word);
+            self.store(to, word, value);
+        }
+    }
+
+    fn fill_page(&mut self, page: Hfn, value: u64) {
+        if self.is_sabotaged(Sabotage::SkipFill) {
+            return;
+        }
+        for word in 0..PAGE_WORDS {
+            self.store(page, word, value);
+        }
+    }
+
+    fn merge_page(&mut self, base: Hfn, changed: Hfn, to: Hfn) -> usize {
+        if self.is_sabotaged(Sabotage::SkipMerge) {
+            return 0;
+        }
+        let mut bytes = 0;
+        for word in 0..PAGE_WORDS {
+            let new = self.load(changed, word);
+            let difference = new ^ self.load(base, word);
+            if difference == 0 {
+                continue;
+            }
+            for (index, value) in new.to_le_bytes().into_iter().enumerate() {
+                if difference >> (8 * index) & 0xff != 0 {
+                    self.store_byte(to, word * 8 + index, value);
+                    bytes += 1;
+                }
+            }
+        }
+        bytes
+    }
+}
+
+impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
+    fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
+        self.step();
+        let scarce = self.options.scarce_tables;
+        if scarce != 0 && !self.is_prepared(page) && self.random.chance(1, scarce) {
+            return Err(OutOfTables);
+        }
+        self.stage2_prepare(page);
+        Ok(())
+    }
+
+    fn break_page(&mut self, page: Gfn) {
+        self.step();
+        self.stage2_break(page);
+        self.step();
+    }
+
+    fn flush_broken(&mut self) {
+        self.step();
+        self.stage2_flush();
+        self.step();
+    }
+
+    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+        self.step();
+        let at = if self.is_sabotaged(Sabotage::OffByOneSlot) && at != page.home() {
+            at.frame().page(at.0 as usize + 1)
+        } else {
+            at
+        };
+        let access = if self.is_sabotaged(Sabotage::SkipWatch) { CpuAccess::ReadWrite } else { access };
+        self.stage2_make(page, at, access);
+        self.step();
+    }
+
+    fn publish(&mut self) {
+        self.step();
+        self.stage2_publish();
+        self.step();
+    }
+}
+
+impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
+    const CACHES_INVALID_ENTRIES: bool = CACHES_INVALID;
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+        let frame = if self.is_sabotaged(Sabotage::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };
+        let permission = match self.options.sabotage {
+            Some(Sabotage::AllowAll) => Permission::READ_WRITE,
+            Some(Sabotage::SwapPermission) if permission.read != permission.write => {
+                Permission { read: permission.write, write: permission.read }
+            }
+            _ => permission,
+        };
+        self.options.board.leaf_entry(frame, permission)
+    }
+
+    fn table_entry(&self, table: Frame) -> u64 {
+        self.options.board.table_entry(table)
+    }
+
+    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+        self.step();
+        self.iommu_attach(dart, stream, space, root);
+        self.step();
+    }
+
+    fn block(&mut self, dart: DartId, stream: StreamId) {
+        self.step();
+        if !self.is_sabotaged(Sabotage::SkipBlock) {
+            self.iommu_block(dart, stream);
+        }
+        self.step();
+    }
+
+    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        self.step();
+        let timeouts = self.options.timeouts;
+        if timeouts != 0 && self.random.chance(1, timeouts) {
+            return Err(InvalidateTimedOut);
+        }
+        if !self.is_sabotaged(Sabotage::SkipInvalidate) {
+            self.iommu_invalidate(space, members);
+        }
+        self.step();
+        Ok(())
+    }
+
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        self.hardware.faults.pop_front()
+    }
+}
+
+impl<const CACHES_INVALID: bool> Tap for StrictWorld<CACHES_INVALID> {
+    fn event(&mut self, event: Event) {
+        self.events.push(event);
+    }
+}

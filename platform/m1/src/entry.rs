@@ -1,0 +1,109 @@
+//! Entries of a t8020-type DART's 16K tables ("DART1"): what Oche's shadow tables hold on a Mac.
+//!
+//! Two levels of 2048 entries below a TTBR: bits 35:25 of the IOVA select the table, bits 24:14 the page,
+//! and 32-bit IOVAs use TTBR 0 alone. Source: `m1.md` 4.3, from Linux 6.1 `io-pgtable-dart.c`, m1n1
+//! `dart8020.py`, OpenBSD `apldart.c`.
+
+use oche_hyp::addr::Frame;
+use oche_hyp::dart::entry::Permission;
+
+const VALID: u64 = 1 << 0;
+/// Set: the sub-page window is not checked.
+const WINDOW_OFF: u64 = 1 << 1;
+const NO_WRITE: u64 = 1 << 7;
+const NO_READ: u64 = 1 << 8;
+/// Bits 35:14 of the physical address, in place.
+const ADDRESS: u64 = 0xf_ffff_c000;
+const WINDOW_START_SHIFT: u32 = 52;
+const WINDOW_END_SHIFT: u32 = 40;
+/// Last four-byte unit of a 16 KiB page: the window's end is inclusive.
+const LAST_UNIT: u16 = 0xfff;
+
+/// A part of a 16 KiB page that a device may reach, in units of four bytes, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    start: u16,
+    end: u16,
+}
+
+impl Window {
+    /// All of the page.
+    pub const WHOLE: Self = Self { start: 0, end: LAST_UNIT };
+
+    /// The slots (4 KiB each) from `first` to `last`, both included, or `None` unless `first <= last < 4`.
+    pub fn of_slots(first: usize, last: usize) -> Option<Self> {
+        const UNITS: usize = (LAST_UNIT as usize + 1) / oche_hyp::addr::SLOTS;
+        if first > last || last >= oche_hyp::addr::SLOTS {
+            return None;
+        }
+        Some(Self { start: (first * UNITS) as u16, end: ((last + 1) * UNITS - 1) as u16 })
+    }
+}
+
+/// The leaf entry that lets a device reach `window` of `frame`. Nothing allowed is no entry at all.
+///
+/// With the whole page the check is switched off too, as Linux does: that much is proven on hardware. A
+/// narrower window relies on hardware checking it. OpenBSD does rely on it; Linux never has.
+pub fn leaf(frame: Frame, permission: Permission, window: Window) -> u64 {
+    if permission.is_none() {
+        return 0;
+    }
+    let no_read = if permission.read { 0 } else { NO_READ };
+    let no_write = if permission.write { 0 } else { NO_WRITE };
+    let check = if window == Window::WHOLE { WINDOW_OFF } else { 0 };
+    let bounds = u64::from(window.start) << WINDOW_START_SHIFT | u64::from(window.end) << WINDOW_END_SHIFT;
+    bounds | frame.address() & ADDRESS | no_read | no_write | check | VALID
+}
+
+/// The first-level entry that names the leaf table in `table`.
+pub fn table(table: Frame) -> u64 {
+    table.address() & ADDRESS | VALID
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Frame at physical 0x8_4567_8000.
+    const FRAME: Frame = Frame((0x8_4567_8000_u64 >> 14) as u32);
+
+    #[test]
+    fn a_whole_page_is_what_linux_writes_for_it() {
+        let bits = |permission| leaf(FRAME, permission, Window::WHOLE);
+        assert_eq!(bits(Permission::READ_WRITE), 0x000f_ff08_4567_8003);
+        assert_eq!(bits(Permission::READ_ONLY), 0x000f_ff08_4567_8083);
+        assert_eq!(bits(Permission::WRITE_ONLY), 0x000f_ff08_4567_8103);
+        assert_eq!(bits(Permission::default()), 0);
+        assert_eq!(table(FRAME), 0x8_4567_8001);
+    }
+
+    #[test]
+    fn a_window_of_slots_is_checked_and_spans_them_to_the_byte() {
+        let Some(middle) = Window::of_slots(1, 2) else { panic!("slots 1 to 2 are a window") };
+        let entry = leaf(FRAME, Permission::READ_WRITE, middle);
+        assert_eq!(entry & WINDOW_OFF, 0);
+        let start_bytes = (entry >> 52 & 0xfff) * 4;
+        let end_bytes = (entry >> 40 & 0xfff) * 4 + 4;
+        assert_eq!((start_bytes, end_bytes), (0x1000, 0x3000));
+        assert_eq!(Window::of_slots(0, 3), Some(Window::WHOLE));
+    }
+
+    #[test]
+    fn slots_out_of_order_or_past_the_page_are_no_window() {
+        assert_eq!(Window::of_slots(2, 1), None);
+        assert_eq!(Window::of_slots(0, 4), None);
+        assert_eq!(Window::of_slots(usize::MAX, usize::MAX), None);
+    }
+
+    /// The guest's 4K entries and these must agree on what a permission is.
+    #[test]
+    fn the_permission_bits_are_those_that_the_guest_writes() {
+        use oche_hyp::dart::entry::{decode_leaf, encode_leaf};
+        for bits in 1..4 {
+            let permission = Permission { read: bits & 1 != 0, write: bits & 2 != 0 };
+            let ours = leaf(FRAME, permission, Window::WHOLE);
+            assert_eq!(decode_leaf(ours).map(|leaf| leaf.permission), Some(permission));
+            assert_eq!(ours, encode_leaf(oche_hyp::addr::Gfn(FRAME.page(0).0), permission));
+        }
+    }
+}

@@ -5,12 +5,13 @@
 //!                        vdart           tracker          placement    mover        shadow
 //! ```
 //!
-//! One way, no back edges: a module names only modules above it in the list below. The core knows no
+//! One way, no back edges: a stage names only stages to its right, and only [`engine`] knows them all. The core knows no
 //! machine. It reaches memory, the CPUs' stage 2, the hardware IOMMU and the trace through the traits of
 //! [`world`], so everything here runs on a developer's laptop against models of them.
 //!
-//! Allocation happens in constructors only. Whatever a guest can enlarge afterwards lives in tables of a
-//! fixed capacity, and running out of one is a refused mapping with a reason, never a panic.
+//! Memory is bounded from the start: [`engine::Configuration::heap_bytes`] is all that is ever allocated.
+//! Whatever a guest can enlarge lives in tables of a fixed capacity, and running out of one is a refused
+//! mapping with a reason, never a panic.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -21,3 +22,12 @@ pub mod dart;
 pub mod statistics;
 pub mod trace;
 pub mod world;
+
+mod mover;
+mod placement;
+pub mod pool;
+mod shadow;
+mod tracker;
+mod vdart;
+
+pub mod engine;

@@ -103,7 +103,8 @@ pub trait Stage2 {
 
     /// # Guarantees
     ///
-    /// On return every CPU that walks anew sees what was made before, and the bytes copied before that.
+    /// On return every CPU and every IOMMU that walks anew sees the entries stored before, and the bytes
+    /// copied before those.
     fn publish(&mut self);
 }
 

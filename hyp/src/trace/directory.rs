@@ -182,8 +182,8 @@ impl Layout {
         (1..=MAX_CPUS).contains(&self.cpus)
             && (self.ring_records == 0 || self.ring_records.is_power_of_two())
             && self.ring_base >= DIRECTORY_BYTES
-            && self.ring_base % 8 == 0
-            && self.ring_stride % 8 == 0
+            && self.ring_base.is_multiple_of(8)
+            && self.ring_stride.is_multiple_of(8)
             && ring_bytes.is_some_and(|bytes| bytes <= self.ring_stride)
             && end.is_some_and(|end| end <= self.total_bytes)
             && self.total_bytes <= limit_bytes

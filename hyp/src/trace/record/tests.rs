@@ -125,9 +125,9 @@ fn any_bytes_are_a_record_and_what_they_mean_survives_packing_again() {
     let mut known = 0;
     for round in 0..1_000_000_u64 {
         let mut words = [next(), next(), next(), next()];
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             // Near misses: a plausible kind, DART and stream, and everything else wild.
-            words[1] = words[1] & 0x0f1f_ff1f_ffff_ffff;
+            words[1] &= 0x0f1f_ff1f_ffff_ffff;
         }
         let record = Record(words);
         assert_eq!(Record::from_bytes(&record.to_bytes()), record);

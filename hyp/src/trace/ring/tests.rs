@@ -30,7 +30,7 @@ fn rings(cpus: usize, records: usize) -> (Shared, Layout) {
 
 /// An event all of whose words follow from `number`, so that a mixture of two records shows.
 fn event(number: u64) -> Event {
-    Event::Access { address: number.wrapping_mul(0x9e37_79b9_7f4a_7c15), is_write: number % 2 == 0 }
+    Event::Access { address: number.wrapping_mul(0x9e37_79b9_7f4a_7c15), is_write: number.is_multiple_of(2) }
 }
 
 fn write(writer: &mut RingWriter, words: &impl Words, number: u64) {
@@ -146,7 +146,7 @@ fn a_reader_that_races_the_writer_never_accepts_a_torn_record_and_counts_losses_
             for number in 0..WRITTEN {
                 write(&mut writer, &words, number);
                 // Now and then the reader gets to catch up, so that both cases happen.
-                if number % 4096 == 0 {
+                if number.is_multiple_of(4096) {
                     std::thread::yield_now();
                 }
             }

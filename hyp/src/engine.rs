@@ -1,0 +1,442 @@
+//! The engine on one page: which stream belongs to which space, and what happens in a trap.
+//!
+//! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
+//! invalidation, the engine has the tracker say what changed and placement make hardware equal to it. Work
+//! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::addr::{Frame, Gfn, Hfn};
+use crate::dart::entry::{decode_leaf, decode_table};
+use crate::dart::registers::{ERROR, FaultCode, STREAM_COMMAND, TTBRS, Ttbr};
+use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
+use crate::placement::alias::MOST_SPACES;
+use crate::placement::{Cause, Placement};
+use crate::trace::{Event, Place, Refusal};
+use crate::tracker::{Batch, Tracker};
+pub use crate::vdart::AccessError;
+use crate::vdart::{Command, VirtualDart};
+use crate::world::{DeviceFault, SpaceId, World};
+
+/// Slots that one trap may change before it leaves the rest to the next poll. All that Linux maps or unmaps
+/// at once is below it, so its first poll finds the DART idle; on an M1 it is one or two milliseconds.
+const SLICE_SLOTS: usize = 4096;
+/// Faults that one trap takes from the hardware.
+const MOST_FAULTS: usize = 64;
+
+/// What the engine is built for.
+#[derive(Clone, Debug)]
+pub struct Configuration<'a> {
+    /// Virtual DARTs, at most [`crate::dart::stream::MAX_DARTS`].
+    pub darts: usize,
+    /// Guest RAM, ascending; nothing of Oche's own.
+    pub ram: &'a [Range<Gfn>],
+    /// Guest-physical ranges of devices that may be the target of DMA.
+    pub devices: &'a [Range<Gfn>],
+    /// Memory that is the engine's alone, for composed frames and shadow tables.
+    pub pool: Range<Frame>,
+}
+
+impl Configuration<'_> {
+    fn pages(&self) -> usize {
+        self.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum()
+    }
+
+    fn spaces(&self) -> usize {
+        (self.darts * STREAMS).min(MOST_SPACES)
+    }
+
+    /// Tables that can be watched: as many as would map twice the guest's memory.
+    fn tables(&self) -> usize {
+        (self.pages() / 256).clamp(64, 8192) + TTBRS * self.spaces()
+    }
+
+    /// An upper bound, in bytes, of the heap that an engine of this configuration ever uses.
+    pub fn heap_bytes(&self) -> usize {
+        // Rounded up to powers of two, as a buddy allocator does: per page 24 bytes of record and, a
+        // quarter node, 2 of alias; per table its copy and record; per chapter of the book, 128 records
+        // of 72 bytes; per space two indices of 8 KiB; per frame of the pool three words.
+        let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
+        let tables = self.tables();
+        (self.pages() * 24).next_power_of_two()
+            + (self.pages() * 2).next_power_of_two().max(1 << 20)
+            + tables * 4096
+            + (tables * 128).next_power_of_two()
+            + ((self.pages() / 256).clamp(64, 8192) * 12 * 1024).next_power_of_two()
+            + self.spaces() * 32 * 1024
+            + 3 * (frames * 8).next_power_of_two()
+            + (1 << 20)
+    }
+}
+
+/// Everything about the guest's DMA.
+#[derive(Debug)]
+pub struct Engine {
+    darts: Vec<Dart>,
+    spaces: Vec<Option<Space>>,
+    tracker: Tracker,
+    placement: Placement,
+    batch: Batch,
+    is_busy: bool,
+}
+
+#[derive(Debug)]
+struct Dart {
+    registers: VirtualDart,
+    streams: [Attachment; STREAMS],
+}
+
+/// Where a stream's accesses go.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attachment {
+    /// What the hardware has attached.
+    now: Option<SpaceId>,
+    /// What it will have once that space's tables have been acted on.
+    next: Option<SpaceId>,
+}
+
+/// A set of tables of the guest, and the shadow of it.
+#[derive(Debug)]
+struct Space {
+    roots: [Ttbr; TTBRS],
+    cause: Cause,
+    /// Streams to attach once the tables have been acted on.
+    waiting: Members,
+    needs_sync: bool,
+    is_ending: bool,
+}
+
+impl Engine {
+    /// All of the guest's memory at home, every stream blocked.
+    pub fn new(configuration: &Configuration<'_>, world: &mut impl World) -> Self {
+        let spaces = configuration.spaces();
+        let dart = || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
+        Self {
+            darts: (0..configuration.darts).map(|_| dart()).collect(),
+            spaces: (0..spaces).map(|_| None).collect(),
+            tracker: Tracker::new(configuration.tables(), spaces),
+            placement: Placement::new(
+                configuration.ram,
+                configuration.devices,
+                configuration.pool.clone(),
+                spaces,
+                world,
+            ),
+            batch: Batch::new(),
+            is_busy: false,
+        }
+    }
+
+    /// The guest reads `bytes` bytes at `offset` of a virtual DART's registers.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError`] where no register answers: a bus error to the guest.
+    pub fn read(
+        &mut self,
+        world: &mut impl World,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<u32, AccessError> {
+        match offset {
+            STREAM_COMMAND if self.is_busy => {
+                self.work(world);
+            }
+            ERROR => self.take_faults(world),
+            _ => {}
+        }
+        let is_busy = self.is_busy;
+        let registers = &self.darts.get(dart.index()).ok_or(AccessError::Range)?.registers;
+        let value = registers.read(offset, bytes, is_busy)?;
+        world.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
+        Ok(value)
+    }
+
+    /// The guest writes `value`, of `bytes` bytes, at `offset` of a virtual DART's registers.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError`] where no register answers: a bus error to the guest.
+    pub fn write(
+        &mut self,
+        world: &mut impl World,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+        value: u32,
+    ) -> Result<(), AccessError> {
+        let registers = &mut self.darts.get_mut(dart.index()).ok_or(AccessError::Range)?.registers;
+        let command = registers.write(offset, bytes, value)?;
+        world.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
+        match command {
+            Command::None => {}
+            Command::Recheck(streams) => {
+                for stream in streams.iter() {
+                    if self.roots(dart, stream).is_none() {
+                        self.block(world, dart, stream);
+                    }
+                }
+                self.work(world);
+            }
+            Command::Invalidate(streams) => {
+                world.event(Event::Flush { dart, streams });
+                self.point(world, dart, streams);
+                let slots = self.work(world);
+                let pages = u32::try_from(slots).unwrap_or(u32::MAX);
+                world.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
+            }
+        }
+        Ok(())
+    }
+
+    /// A CPU's store to `page` met a stage-2 entry that the engine made read-only. True: the store may be
+    /// tried again. False: the page is not the engine's to open.
+    pub fn store_trapped(&mut self, world: &mut impl World, page: Gfn) -> bool {
+        self.tracker.open(world, &mut self.placement.mover, page);
+        self.placement.mover.is_ram(page)
+    }
+
+    /// Where the bytes of `page` are now.
+    pub fn locate(&self, page: Gfn) -> Hfn {
+        self.placement.mover.locate(page)
+    }
+
+    /// Frames of the pool that are free now.
+    pub fn free_frames(&self) -> usize {
+        self.placement.pool.free_frames()
+    }
+
+    fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
+        self.darts.get(dart.index())?.registers.roots(stream)
+    }
+
+    fn attachment(&mut self, dart: DartId, stream: StreamId) -> Option<&mut Attachment> {
+        self.darts.get_mut(dart.index())?.streams.get_mut(stream.index())
+    }
+
+    fn space_mut(&mut self, space: SpaceId) -> Option<&mut Space> {
+        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    }
+
+    /// Has each of `streams` go where the registers say, and its space looked at.
+    fn point(&mut self, world: &mut impl World, dart: DartId, streams: StreamSet) {
+        for stream in streams.iter() {
+            let Some(roots) = self.roots(dart, stream) else {
+                self.block(world, dart, stream);
+                continue;
+            };
+            let Some(space) = self.find(roots).or_else(|| self.open(world, Cause { dart, stream }, roots))
+            else {
+                self.block(world, dart, stream);
+                continue;
+            };
+            if let Some(space) = self.space_mut(space) {
+                space.needs_sync = true;
+                space.cause = Cause { dart, stream };
+            }
+            let Some(attachment) = self.attachment(dart, stream) else { continue };
+            if attachment.now == Some(space) {
+                self.stop_waiting(dart, stream);
+            } else if attachment.next != Some(space) {
+                self.stop_waiting(dart, stream);
+                if let Some(attachment) = self.attachment(dart, stream) {
+                    attachment.next = Some(space);
+                }
+                if let Some(space) = self.space_mut(space) {
+                    space.waiting.insert(dart, stream);
+                }
+            }
+        }
+    }
+
+    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
+        let is_it = |space: &Space| !space.is_ending && space.roots == roots;
+        self.spaces
+            .iter()
+            .position(|space| space.as_ref().is_some_and(is_it))
+            .map(|index| SpaceId(index as u16))
+    }
+
+    /// Begins a space, or refuses all that its tables map.
+    fn open(&mut self, world: &mut impl World, cause: Cause, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
+        let free = self.spaces.iter().position(Option::is_none).map(|index| SpaceId(index as u16));
+        let opened = match free {
+            Some(space) if self.placement.open_space(world, space) => Ok(space),
+            Some(_) => Err(Refusal::PoolExhausted),
+            None => Err(Refusal::TooManySpaces),
+        };
+        let space = match opened {
+            Ok(space) => space,
+            Err(reason) => {
+                let page = Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
+                let at = Place { dart: cause.dart, stream: cause.stream, iova: crate::addr::IovaPage(0) };
+                world.event(Event::Refused { at, page, reason });
+                return None;
+            }
+        };
+        if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
+            *entry =
+                Some(Space { roots, cause, waiting: Members::default(), needs_sync: true, is_ending: false });
+        }
+        self.batch.clear();
+        self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.batch);
+        self.report_unwatched(world, cause);
+        Some(space)
+    }
+
+    /// Makes every access of `stream` fault, from now.
+    fn block(&mut self, world: &mut impl World, dart: DartId, stream: StreamId) {
+        self.stop_waiting(dart, stream);
+        let Some(space) = self.attachment(dart, stream).and_then(|attachment| attachment.now.take()) else {
+            return;
+        };
+        world.block(dart, stream);
+        world.event(Event::Attach { dart, stream, root: None });
+        self.leave(dart, stream, space);
+    }
+
+    fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
+        let Some(space) = self.attachment(dart, stream).and_then(|attachment| attachment.next.take()) else {
+            return;
+        };
+        if let Some(entry) = self.space_mut(space) {
+            entry.waiting.remove(dart, stream);
+        }
+        self.end_if_unused(space);
+    }
+
+    fn leave(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
+        if let Some(placed) = self.placement.space_mut(space) {
+            placed.members.remove(dart, stream);
+        }
+        self.end_if_unused(space);
+    }
+
+    fn end_if_unused(&mut self, space: SpaceId) {
+        let is_used = self.placement.space(space).is_some_and(|placed| !placed.members.is_empty());
+        let Some(entry) = self.space_mut(space) else { return };
+        if !is_used && entry.waiting.is_empty() && !entry.is_ending {
+            entry.is_ending = true;
+            self.tracker.end_space(space);
+        }
+    }
+
+    /// Attaches the streams that waited for `space` to be ready.
+    fn attach_waiting(&mut self, world: &mut impl World, space: SpaceId) {
+        let Some(entry) = self.space_mut(space) else { return };
+        let waiting = core::mem::take(&mut entry.waiting);
+        let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
+        for (dart, streams) in waiting.iter() {
+            for stream in streams.iter() {
+                let Some(placed) = self.placement.space_mut(space) else { continue };
+                placed.members.insert(dart, stream);
+                world.attach(dart, stream, space, placed.shadow.root());
+                world.event(Event::Attach { dart, stream, root });
+                let Some(attachment) = self.attachment(dart, stream) else { continue };
+                attachment.next = None;
+                if let Some(old) = attachment.now.replace(space) {
+                    self.leave(dart, stream, old);
+                }
+            }
+        }
+    }
+
+    /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
+    /// whether something is left.
+    fn work(&mut self, world: &mut impl World) -> usize {
+        let mut slots = 0;
+        // A space that becomes ready can end another, wherever that is in the list.
+        while let Some(space) = self.spaces.iter().position(|space| space.as_ref().is_some_and(Space::is_due))
+        {
+            let space = SpaceId(space as u16);
+            loop {
+                if slots >= SLICE_SLOTS {
+                    self.is_busy = true;
+                    return slots;
+                }
+                let Some(cause) = self.space_mut(space).map(|space| space.cause) else { break };
+                self.batch.clear();
+                self.tracker.compare(world, &mut self.placement.mover, space, &mut self.batch);
+                if self.batch.is_empty() {
+                    break;
+                }
+                // A refused table counts too: reporting it is work.
+                slots += 4 * (self.batch.changes.len() + self.batch.unwatched.len());
+                self.report_unwatched(world, cause);
+                self.placement.apply(world, cause, space, &self.batch.changes);
+            }
+            self.complete(world, space);
+        }
+        self.is_busy = false;
+        slots
+    }
+
+    /// `space` is as the guest's tables say.
+    fn complete(&mut self, world: &mut impl World, space: SpaceId) {
+        let Some(entry) = self.space_mut(space) else { return };
+        entry.needs_sync = false;
+        if entry.is_ending {
+            self.tracker.close_space(world, &mut self.placement.mover, space);
+            self.placement.close_space(world, space);
+            if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
+                *entry = None;
+            }
+        } else {
+            self.tracker.count_sync(space);
+            self.attach_waiting(world, space);
+        }
+    }
+
+    fn report_unwatched(&self, world: &mut impl World, cause: Cause) {
+        for table in &self.batch.unwatched {
+            let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
+            world.event(Event::Refused { at, page: table.page, reason: table.reason });
+        }
+    }
+
+    /// Hands the faults that the hardware has recorded to the guest's DARTs.
+    fn take_faults(&mut self, world: &mut impl World) {
+        for _ in 0..MOST_FAULTS {
+            let Some(fault) = world.next_fault() else { return };
+            let code = self.fault_code(world, &fault);
+            let Some(dart) = self.darts.get_mut(fault.dart.index()) else { continue };
+            let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
+            world.event(Event::Fault {
+                dart: fault.dart,
+                stream: fault.stream,
+                iova: fault.iova,
+                code: code as u16,
+                is_write: fault.is_write,
+                is_hidden,
+            });
+        }
+    }
+
+    /// What a 4K DART would say of `fault`: how far its walk of the guest's tables comes.
+    fn fault_code(&self, world: &impl World, fault: &DeviceFault) -> FaultCode {
+        let table = |page: Gfn, index: u64| {
+            let is_ram = self.placement.mover.is_ram(page);
+            is_ram.then(|| world.load(self.locate(page), (index & 0x1ff) as usize))
+        };
+        let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
+        let root = roots.and_then(|roots| roots.get((fault.iova >> 30) as usize).copied());
+        let Some(root) = root.filter(Ttbr::valid) else { return FaultCode::NoTtbr };
+        let Some(leaves) = table(Gfn(root.page()), fault.iova >> 21).and_then(decode_table) else {
+            return FaultCode::NoL1;
+        };
+        match table(leaves, fault.iova >> 12).and_then(decode_leaf) {
+            Some(leaf) if fault.is_write && !leaf.permission.write => FaultCode::Write,
+            Some(leaf) if !fault.is_write && !leaf.permission.read => FaultCode::Read,
+            // Mapped by the guest and not by Oche: refused, or mapped since.
+            _ => FaultCode::NoLeaf,
+        }
+    }
+}
+
+impl Space {
+    fn is_due(&self) -> bool {
+        self.needs_sync || self.is_ending
+    }
+}

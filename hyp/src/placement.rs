@@ -1,0 +1,232 @@
+//! Placement: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
+//!
+//! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
+//! nothing moves. Otherwise it is *composed*: a frame of the pool belongs to it and each page moves into
+//! its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
+//! *replica*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
+//!
+//! Changes come in batches. In each, removals come first ([`removal`]), then additions ([`addition`]), each
+//! with one break-before-make of all the pages that it moves and at most one invalidation of the hardware.
+
+pub(crate) mod addition;
+pub(crate) mod alias;
+pub(crate) mod book;
+mod copies;
+pub(crate) mod removal;
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::dart::entry::Leaf;
+use crate::dart::stream::{DartId, Members, StreamId};
+use crate::mover::Mover;
+use crate::placement::alias::Aliases;
+use crate::placement::book::{Book, Form, Index, Record};
+use crate::pool::{Pool, RED_ZONE, red_zone_damage};
+use crate::shadow::Shadow;
+use crate::trace::{Event, Place, Refusal};
+use crate::world::{Memory, SpaceId, Tap, World};
+
+/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
+pub(crate) const BATCH: usize = 64;
+
+/// What the guest now wants of one granule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) granule: Granule,
+    pub(crate) wanted: [Option<Leaf>; SLOTS],
+}
+
+/// On whose behalf a batch is applied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cause {
+    pub(crate) dart: DartId,
+    pub(crate) stream: StreamId,
+}
+
+impl Cause {
+    fn at(self, granule: Granule, slot: usize) -> Place {
+        Place { dart: self.dart, stream: self.stream, iova: granule.page(slot) }
+    }
+}
+
+/// The state of a space that placement keeps.
+#[derive(Debug)]
+pub(crate) struct PlacedSpace {
+    pub(crate) shadow: Shadow,
+    index: Index,
+    /// Streams that the hardware has attached.
+    pub(crate) members: Members,
+}
+
+/// Everything about where pages are placed.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub(crate) mover: Mover,
+    pub(crate) pool: Pool,
+    book: Book,
+    aliases: Aliases,
+    spaces: Vec<Option<PlacedSpace>>,
+    /// Guest-physical ranges that belong to devices and may be the target of DMA.
+    devices: Vec<Range<Gfn>>,
+    /// A page to build the next base in while copies are made equal.
+    scratch: Option<Hfn>,
+    work: removal::Work,
+    copies: Vec<addition::Copy>,
+}
+
+impl Placement {
+    /// Everything at home, nothing mapped.
+    pub(crate) fn new(
+        ram: &[Range<Gfn>],
+        devices: &[Range<Gfn>],
+        pool: Range<Frame>,
+        most_spaces: usize,
+        memory: &mut impl Memory,
+    ) -> Self {
+        let pages: usize = ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
+        let mut pool = Pool::new(pool, memory);
+        // A leaf table of a 4K guest maps 2 MiB. Twice the guest's memory, sparsely used, is more than a
+        // driver needs; the bounds keep the book at about 1 % of memory.
+        let chapters = (pages / 256).clamp(64, 8192);
+        let scratch = pool.take_page();
+        Self {
+            mover: Mover::new(ram, BATCH * SLOTS * 2),
+            pool,
+            book: Book::new(chapters),
+            aliases: Aliases::new((pages / 4).clamp(1024, 1 << 20)),
+            spaces: (0..most_spaces).map(|_| None).collect(),
+            devices: devices.to_vec(),
+            scratch,
+            work: removal::Work::new(),
+            copies: Vec::with_capacity(BATCH * SLOTS),
+        }
+    }
+
+    /// Begins `space`, with nothing mapped. False: the pool is exhausted.
+    #[must_use]
+    pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
+        let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return false };
+        let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
+        *entry = Some(PlacedSpace { shadow, index: Index::new(), members: Members::default() });
+        true
+    }
+
+    /// Ends `space`, of which nothing is mapped and to which no stream is attached.
+    pub(crate) fn close_space(&mut self, world: &mut impl World, space: SpaceId) {
+        self.invalidate(world, space);
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
+        if let Some(placed) = placed {
+            placed.shadow.give_all(world, &mut self.pool);
+        }
+    }
+
+    /// The placed half of `space`.
+    pub(crate) fn space(&self, space: SpaceId) -> Option<&PlacedSpace> {
+        self.spaces.get(usize::from(space.0)).and_then(Option::as_ref)
+    }
+
+    /// As [`Self::space`], to change.
+    pub(crate) fn space_mut(&mut self, space: SpaceId) -> Option<&mut PlacedSpace> {
+        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    }
+
+    /// Makes the hardware equal to `changes` of `space`, at most [`BATCH`] of different granules.
+    pub(crate) fn apply(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
+        debug_assert!(changes.len() <= BATCH);
+        self.remove(world, cause, space, changes);
+        self.reclaim(world, changes.len());
+        self.add(world, cause, space, changes);
+    }
+
+    /// Makes sure that no device uses what was taken out of the tables of `space` before.
+    fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
+        let Some(members) = self.space(space).map(|placed| placed.members) else { return };
+        if world.invalidate(space, &members).is_ok() {
+            return;
+        }
+        // The hardware does not answer. What its devices may still reach is about to belong to somebody
+        // else, so they are cut off; the guest sees faults, and the trace says why.
+        for (dart, streams) in members.iter() {
+            world.event(Event::InvalidateTimedOut { dart });
+            for stream in streams.iter() {
+                world.block(dart, stream);
+            }
+        }
+    }
+
+    /// Takes back empty shadow tables when the pool could run short in a batch of `changes` granules.
+    fn reclaim(&mut self, world: &mut impl World, changes: usize) {
+        // A change can need a frame for the granule, one for a leaf table, and pages for bases.
+        if self.pool.free_frames() >= 4 * changes {
+            return;
+        }
+        for index in 0..self.spaces.len() {
+            let space = SpaceId(index as u16);
+            let Some(placed) = self.space_mut(space) else { continue };
+            if placed.shadow.unlink_empty(world) {
+                self.invalidate(world, space);
+                let Some(placed) = self.spaces.get_mut(index).and_then(Option::as_mut) else { continue };
+                placed.shadow.give_unlinked(world, &mut self.pool);
+            }
+        }
+    }
+
+    fn record(&self, space: SpaceId, granule: Granule) -> Record {
+        self.space(space).map_or(Record::EMPTY, |placed| self.book.get(&placed.index, granule))
+    }
+
+    /// Writes `record` of a granule whose chapter is prepared.
+    fn set_record(&mut self, space: SpaceId, granule: Granule, record: Record) {
+        if let Some(placed) = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut) {
+            self.book.set(&mut placed.index, granule, record);
+        }
+    }
+
+    /// The hardware entry that `record` asks for.
+    fn entry(world: &impl World, record: &Record) -> u64 {
+        match record.form {
+            Form::Direct(frame) | Form::Composed(frame) if !record.permission().is_none() => {
+                world.leaf_entry(frame, record.permission())
+            }
+            _ => 0,
+        }
+    }
+
+    /// Stores the hardware entry that `record` asks for. Returns the entry before and the one now.
+    fn set_entry(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        granule: Granule,
+        record: &Record,
+    ) -> (u64, u64) {
+        let entry = Self::entry(world, record);
+        let before = match self.space_mut(space) {
+            Some(placed) => placed.shadow.set(world, granule, entry),
+            None => 0,
+        };
+        (before, entry)
+    }
+
+    /// Reports and repairs each empty slot of `record` that a device wrote into.
+    fn check_red_zones(&self, world: &mut impl World, cause: Cause, granule: Granule, record: &Record) {
+        let Form::Composed(frame) = record.form else { return };
+        for (slot, _) in record.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
+            if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {
+                world.event(Event::RedZone { at: cause.at(granule, slot), offset, bytes });
+                world.fill_page(frame.page(slot), RED_ZONE);
+            }
+        }
+    }
+
+    fn is_device(&self, page: Gfn) -> bool {
+        self.devices.iter().any(|range| range.contains(&page))
+    }
+}
+
+/// Reports a refused mapping.
+fn refuse(tap: &mut impl Tap, at: Place, page: Gfn, reason: Refusal) {
+    tap.event(Event::Refused { at, page, reason });
+}

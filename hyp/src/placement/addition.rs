@@ -1,0 +1,312 @@
+//! The second half of a batch: what the guest newly maps.
+
+use alloc::vec::Vec;
+
+use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::dart::entry::Leaf;
+use crate::placement::alias::Mapping;
+use crate::placement::book::{Form, Record, Slot};
+use crate::placement::{Cause, Change, Placement, refuse};
+use crate::pool::{RED_ZONE, red_zone_damage};
+use crate::trace::{Event, Place, Placement as Placed, Refusal};
+use crate::world::{Iommu, SpaceId, World};
+
+/// A page on its way into a slot of a composed frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Copy {
+    at: Place,
+    page: Gfn,
+    to: Hfn,
+    kind: CopyKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum CopyKind {
+    /// The page itself goes there.
+    Move,
+    /// It becomes a replica.
+    Replica,
+    /// It becomes a replica that a device may write, of a page that may have no base yet: here is one.
+    WithBase(Hfn),
+}
+
+impl Placement {
+    /// Maps all that `changes` want and that is not mapped yet.
+    pub(super) fn add(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
+        let mut copies = core::mem::take(&mut self.copies);
+        copies.clear();
+        for change in changes {
+            let mut wanted = change.wanted;
+            for (slot, wanted) in wanted.iter_mut().enumerate() {
+                // An entry that allows nothing names a page that the device may not touch: not a mapping.
+                *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
+                if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
+                    refuse(world, cause.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
+                    *wanted = None;
+                }
+            }
+            if wanted.iter().any(Option::is_some) {
+                self.plan(world, cause, space, change.granule, wanted, &mut copies);
+            }
+        }
+        self.mover.still(world);
+        for copy in &copies {
+            self.carry_out(world, space, copy);
+        }
+        self.mover.finish(world);
+        self.copies = copies;
+
+        let mut needs_invalidation = false;
+        for change in changes {
+            let record = self.record(space, change.granule);
+            let (before, entry) = self.set_entry(world, space, change.granule, &record);
+            needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));
+        }
+        if needs_invalidation {
+            self.invalidate(world, space);
+        } else {
+            world.publish();
+        }
+    }
+
+    /// Decides where each newly wanted page of `granule` goes, writes it into the book, and lists the copies.
+    fn plan(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        granule: Granule,
+        wanted: [Option<Leaf>; SLOTS],
+        copies: &mut Vec<Copy>,
+    ) {
+        let mut record = self.record(space, granule);
+        for (slot, wanted) in record.slots.iter_mut().zip(wanted) {
+            // What stays may have a new permission; what is wanted elsewhere has left in `remove`.
+            if let (Some(slot), Some(wanted)) = (slot, wanted) {
+                slot.permission = wanted.permission;
+            }
+        }
+        if record.form != Form::Empty {
+            self.set_record(space, granule, record);
+        }
+        let has_new =
+            record.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
+        if !has_new {
+            return;
+        }
+        let has_tables = self.prepare_tables(world, space, granule);
+        let direct = self.direct_frame(&record, wanted);
+        for (index, wanted) in wanted.into_iter().enumerate() {
+            let Some(leaf) = wanted.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
+            let at = cause.at(granule, index);
+            let placed = match (has_tables, direct) {
+                (Err(reason), _) => Err(reason),
+                (Ok(()), Some(frame)) => self.put_direct(space, at, leaf, frame, &mut record),
+                (Ok(()), None) => self.put_composed(world, space, at, leaf, &mut record, copies),
+            };
+            match placed {
+                Ok(placement) => {
+                    // In the book at once: the next page of the batch must find it there.
+                    self.set_record(space, granule, record);
+                    let permission = leaf.permission;
+                    world.event(Event::Map { at, page: leaf.page, permission, placement });
+                }
+                Err(reason) => refuse(world, at, leaf.page, reason),
+            }
+        }
+        if record.form == Form::Empty {
+            self.release_unused(space, granule);
+        }
+    }
+
+    fn prepare_tables(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        granule: Granule,
+    ) -> Result<(), Refusal> {
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        let placed = placed.ok_or(Refusal::TooManySpaces)?;
+        if !self.book.prepare(&mut placed.index, granule) {
+            return Err(Refusal::TooManyTables);
+        }
+        if !placed.shadow.prepare(world, &mut self.pool, granule) {
+            return Err(Refusal::PoolExhausted);
+        }
+        Ok(())
+    }
+
+    fn release_unused(&mut self, space: SpaceId, granule: Granule) {
+        if let Some(placed) = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut) {
+            self.book.release_unused(&mut placed.index, granule);
+        }
+    }
+
+    /// The frame that an empty granule's four pages are, in order, if hardware can point there.
+    fn direct_frame(&self, record: &Record, wanted: [Option<Leaf>; SLOTS]) -> Option<Frame> {
+        let first = wanted.first().copied().flatten()?.page;
+        let is_frame = wanted.into_iter().enumerate().all(|(slot, leaf)| {
+            leaf.is_some_and(|leaf| {
+                leaf.page.slot() == slot && leaf.page.home().frame() == first.home().frame()
+            })
+        });
+        let is_reachable = |page: Gfn| match self.mover.get(page) {
+            Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),
+            None => self.is_device(page),
+        };
+        let all_reachable = wanted.into_iter().flatten().all(|leaf| is_reachable(leaf.page));
+        (record.form == Form::Empty && is_frame && all_reachable).then_some(first.home().frame())
+    }
+
+    fn put_direct(
+        &mut self,
+        space: SpaceId,
+        at: Place,
+        leaf: Leaf,
+        frame: Frame,
+        record: &mut Record,
+    ) -> Result<Placed, Refusal> {
+        self.link(space, at, leaf.page)?;
+        record.form = Form::Direct(frame);
+        put(
+            record,
+            at,
+            Slot { page: leaf.page, permission: leaf.permission, is_replica: false, is_filled: true },
+        );
+        Ok(Placed::Direct)
+    }
+
+    fn put_composed(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        at: Place,
+        leaf: Leaf,
+        record: &mut Record,
+        copies: &mut Vec<Copy>,
+    ) -> Result<Placed, Refusal> {
+        let Leaf { page, permission, .. } = leaf;
+        if !self.mover.is_ram(page) {
+            return Err(if self.is_device(page) {
+                Refusal::DeviceNotDirect
+            } else {
+                Refusal::NotGuestMemory
+            });
+        }
+        let is_alias = self.mappings(page).next().is_some();
+        if !is_alias {
+            self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
+        }
+        let frame = match record.form {
+            Form::Composed(frame) | Form::Direct(frame) => frame,
+            Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
+        };
+        let kind = match self.link_copy(world, space, at, leaf, is_alias) {
+            Ok(kind) => kind,
+            Err(reason) => {
+                if record.form == Form::Empty {
+                    self.pool.give_marked_frame(frame);
+                }
+                return Err(reason);
+            }
+        };
+        record.form = Form::Composed(frame);
+        put(record, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
+        if kind == CopyKind::Move {
+            self.mover.begin(world, page);
+        }
+        copies.push(Copy { at, page, to: frame.page(at.iova.slot()), kind });
+        Ok(if is_alias { Placed::Replica } else { Placed::Composed })
+    }
+
+    fn link_copy(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        at: Place,
+        leaf: Leaf,
+        is_alias: bool,
+    ) -> Result<CopyKind, Refusal> {
+        if !is_alias {
+            self.link(space, at, leaf.page)?;
+            return Ok(CopyKind::Move);
+        }
+        if !leaf.permission.write || self.base(leaf.page).is_some() {
+            self.link(space, at, leaf.page)?;
+            return Ok(CopyKind::Replica);
+        }
+        let base = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
+        match self.link(space, at, leaf.page) {
+            Ok(()) => Ok(CopyKind::WithBase(base)),
+            Err(reason) => {
+                self.pool.give_page(world, base);
+                Err(reason)
+            }
+        }
+    }
+
+    fn link(&mut self, space: SpaceId, at: Place, page: Gfn) -> Result<(), Refusal> {
+        // A device's page has no record, and no copies to keep equal.
+        let Some(record) = self.mover.get_mut(page) else { return Ok(()) };
+        let mapping = Mapping { space, iova: at.iova };
+        self.aliases.add(&mut record.mappings, mapping).map_err(|_| Refusal::TooManyAliases)
+    }
+
+    /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page
+    /// that moves in the same batch is copied from where the page is by then.
+    fn carry_out(&mut self, world: &mut impl World, space: SpaceId, copy: &Copy) {
+        if let Some((offset, bytes)) = red_zone_damage(world, copy.to) {
+            world.event(Event::RedZone { at: copy.at, offset, bytes });
+            world.fill_page(copy.to, RED_ZONE);
+        }
+        match copy.kind {
+            CopyKind::Move => {
+                world.copy_page(self.mover.locate(copy.page), copy.to);
+                self.mover.place(world, copy.page, copy.to);
+                return;
+            }
+            CopyKind::WithBase(base) if self.base(copy.page).is_none() => {
+                self.begin_base(world, copy.page, base)
+            }
+            // Another replica planned in the same batch brought one.
+            CopyKind::WithBase(base) => self.pool.give_page(world, base),
+            CopyKind::Replica => {}
+        }
+        self.merge_copies(world, copy.page);
+        // From the base, not from the page as it is by now: a byte that a CPU wrote since the merge must
+        // not look, in the next one, as if the device had written it here.
+        let from = self.base(copy.page).unwrap_or(self.mover.locate(copy.page));
+        world.copy_page(from, copy.to);
+        self.set_filled(space, copy.at);
+    }
+
+    /// Makes all copies of `page` equal and `base` what they agree on.
+    fn begin_base(&mut self, world: &mut impl World, page: Gfn, base: Hfn) {
+        world.copy_page(self.mover.locate(page), base);
+        for (replica, _) in self.replicas(page) {
+            world.copy_page(base, replica);
+        }
+        if let Some(record) = self.mover.get_mut(page) {
+            record.base = base.0;
+        }
+    }
+
+    /// From now on the replica at `at` counts as a copy of its page.
+    fn set_filled(&mut self, space: SpaceId, at: Place) {
+        let mut record = self.record(space, at.iova.granule());
+        if let Some(Some(slot)) = record.slots.get_mut(at.iova.slot()) {
+            slot.is_filled = true;
+        }
+        self.set_record(space, at.iova.granule(), record);
+    }
+}
+
+fn put(record: &mut Record, at: Place, slot: Slot) {
+    if let Some(entry) = record.slots.get_mut(at.iova.slot()) {
+        *entry = Some(slot);
+    }
+}
+
+fn is_negatively_cached<I: Iommu>(_: &I) -> bool {
+    I::CACHES_INVALID_ENTRIES
+}

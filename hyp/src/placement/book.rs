@@ -1,0 +1,159 @@
+//! The book of granules: what Oche made of each, independent of what the guest's tables say by now.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::addr::{Frame, Gfn, Granule, SLOTS};
+use crate::dart::entry::Permission;
+
+/// Granules of one leaf table of the guest: 2 MiB of IOVA space.
+const GRANULES: usize = 128;
+/// Chapters of a space: 32-bit IOVAs.
+const CHAPTERS: usize = 2048;
+/// No chapter.
+const NO_CHAPTER: u32 = u32::MAX;
+
+/// How a granule is backed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Not at all: devices fault.
+    Empty,
+    /// By the frame that its four pages are, at home.
+    Direct(Frame),
+    /// By a frame of the pool.
+    Composed(Frame),
+}
+
+/// A mapped slot of a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// The guest page.
+    pub(crate) page: Gfn,
+    /// What the guest allowed.
+    pub(crate) permission: Permission,
+    /// Whether the slot is a further copy of a page that CPUs reach elsewhere.
+    pub(crate) is_replica: bool,
+    /// Whether the slot holds the page's bytes yet; a replica planned in a batch under way does not.
+    pub(crate) is_filled: bool,
+}
+
+/// One granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) form: Form,
+    pub(crate) slots: [Option<Slot>; SLOTS],
+}
+
+impl Record {
+    /// A granule of which nothing is mapped.
+    pub(crate) const EMPTY: Self = Self { form: Form::Empty, slots: [None; SLOTS] };
+
+    /// What any slot allows.
+    pub(crate) fn permission(&self) -> Permission {
+        self.slots.iter().flatten().fold(Permission::default(), |all, slot| all.union(slot.permission))
+    }
+
+    /// Whether no slot is mapped.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+}
+
+/// All granules that are not empty, of all spaces, in chapters of a fixed number.
+#[derive(Debug)]
+pub(crate) struct Book {
+    chapters: Vec<Chapter>,
+    free: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Chapter {
+    records: [Record; GRANULES],
+    used: u8,
+}
+
+/// The chapters of one space.
+#[derive(Debug)]
+pub(crate) struct Index(Box<[u32; CHAPTERS]>);
+
+impl Index {
+    /// No chapter yet.
+    pub(crate) fn new() -> Self {
+        Self(Box::new([NO_CHAPTER; CHAPTERS]))
+    }
+}
+
+impl Book {
+    /// Room for `chapters` times 2 MiB of IOVA space in which something is mapped.
+    pub(crate) fn new(chapters: usize) -> Self {
+        let chapters = chapters.min(NO_CHAPTER as usize);
+        let empty = Chapter { records: [Record::EMPTY; GRANULES], used: 0 };
+        Self { chapters: alloc::vec![empty; chapters], free: (0..chapters as u32).rev().collect() }
+    }
+
+    /// What is written of `granule`.
+    pub(crate) fn get(&self, index: &Index, granule: Granule) -> Record {
+        let (chapter, record) = position(granule);
+        let chapter = index.0.get(chapter).and_then(|number| self.chapters.get(*number as usize));
+        chapter.and_then(|chapter| chapter.records.get(record)).copied().unwrap_or(Record::EMPTY)
+    }
+
+    /// Makes sure that [`Self::set`] can write of `granule`. False: there is no chapter left.
+    #[must_use]
+    pub(crate) fn prepare(&mut self, index: &mut Index, granule: Granule) -> bool {
+        let (chapter, _) = position(granule);
+        let Some(number) = index.0.get_mut(chapter) else { return false };
+        if *number == NO_CHAPTER {
+            let Some(free) = self.free.pop() else { return false };
+            *number = free;
+        }
+        true
+    }
+
+    /// Writes `new` of a `granule` that was prepared. A chapter goes back when its last record is emptied.
+    pub(crate) fn set(&mut self, index: &mut Index, granule: Granule, new: Record) {
+        let (chapter, record) = position(granule);
+        let Some(number) = index.0.get_mut(chapter) else { return };
+        let Some(chapter) = self.chapters.get_mut(*number as usize) else { return };
+        let Some(old) = chapter.records.get_mut(record) else { return };
+        let was_used = old.form != Form::Empty;
+        let is_used = new.form != Form::Empty;
+        *old = new;
+        chapter.used = chapter.used + u8::from(is_used) - u8::from(was_used);
+        self.release_unused(index, granule);
+    }
+
+    /// Gives back the chapter of `granule` if nothing is written in it.
+    pub(crate) fn release_unused(&mut self, index: &mut Index, granule: Granule) {
+        let (chapter, _) = position(granule);
+        let Some(number) = index.0.get_mut(chapter) else { return };
+        if self.chapters.get(*number as usize).is_some_and(|chapter| chapter.used == 0) {
+            self.free.push(*number);
+            *number = NO_CHAPTER;
+        }
+    }
+}
+
+fn position(granule: Granule) -> (usize, usize) {
+    let granule = granule.0 as usize;
+    (granule / GRANULES, granule % GRANULES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chapter_goes_back_with_its_last_record() {
+        let mut book = Book::new(1);
+        let (mut one, mut other) = (Index::new(), Index::new());
+        let record = Record { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+        assert!(book.prepare(&mut one, Granule(130)));
+        book.set(&mut one, Granule(130), record);
+        assert!(!book.prepare(&mut other, Granule(0)));
+        assert_eq!(book.get(&one, Granule(130)), record);
+        assert_eq!(book.get(&one, Granule(2)), Record::EMPTY);
+        book.set(&mut one, Granule(130), Record::EMPTY);
+        assert!(book.prepare(&mut other, Granule(0)));
+    }
+}

@@ -1,0 +1,324 @@
+//! The first half of a batch: what the guest no longer maps.
+
+use alloc::vec::Vec;
+
+use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::placement::alias::Mapping;
+use crate::placement::book::{Form, Record, Slot};
+use crate::placement::copies::bring_forward;
+use crate::placement::{BATCH, Cause, Change, Placement, refuse};
+use crate::pool::RED_ZONE;
+use crate::trace::{Event, Refusal};
+use crate::world::{SpaceId, World};
+
+/// Lists of the removal under way, kept so that nothing is allocated while a guest waits.
+#[derive(Debug)]
+pub(crate) struct Work {
+    departures: Vec<Departure>,
+}
+
+impl Work {
+    pub(crate) fn new() -> Self {
+        Self { departures: Vec::with_capacity(BATCH) }
+    }
+}
+
+/// A granule that loses pages.
+#[derive(Clone, Copy, Debug)]
+struct Departure {
+    granule: Granule,
+    /// As it was before the batch.
+    before: Record,
+    /// Whether each slot is about to be emptied.
+    is_leaving: [bool; SLOTS],
+    /// For a direct granule that keeps pages: the frame that they go to.
+    split: Option<Split>,
+}
+
+/// Where the rest of a direct granule goes, and what it held when it was copied there.
+#[derive(Clone, Copy, Debug)]
+struct Split {
+    frame: Frame,
+    copied: [Option<Hfn>; SLOTS],
+}
+
+impl Placement {
+    /// Takes away every mapping that `changes` no longer wants as it is.
+    pub(super) fn remove(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        changes: &[Change],
+    ) {
+        let mut departures = core::mem::take(&mut self.work.departures);
+        departures.clear();
+        for change in changes {
+            let before = self.record(space, change.granule);
+            let is_leaving = leaving(&before, change);
+            if is_leaving.contains(&true) {
+                departures.push(Departure { granule: change.granule, before, is_leaving, split: None });
+            }
+        }
+        if !departures.is_empty() {
+            for departure in &mut departures {
+                self.plan_split(world, cause, departure);
+                self.begin_motion(world, departure);
+            }
+            self.mover.still(world);
+            for departure in &departures {
+                self.unmap(world, space, departure);
+            }
+            // Even where no entry changed: only this makes sure that what a device wrote has landed.
+            self.invalidate(world, space);
+            for departure in &departures {
+                self.settle_split(world, cause, space, departure);
+            }
+            // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
+            for departure in &departures {
+                self.unlink_leaving(world, cause, space, departure);
+            }
+            for departure in &departures {
+                self.send_leaving(world, departure);
+            }
+            for departure in &departures {
+                self.mark_leaving(world, departure);
+            }
+            self.mover.finish(world);
+        }
+        self.work.departures = departures;
+    }
+
+    /// Finds room for what a direct granule keeps. Where there is none, everything leaves.
+    fn plan_split(&mut self, world: &mut impl World, cause: Cause, departure: &mut Departure) {
+        let is_whole = departure.is_leaving == [true; SLOTS];
+        let Form::Direct(_) = departure.before.form else { return };
+        if is_whole {
+            return;
+        }
+        let is_written = departure.before.permission().write;
+        match self.room_for_split(world, departure, is_written) {
+            Ok(split) => departure.split = Some(split),
+            Err(reason) => {
+                let slots = departure.before.slots.iter().enumerate();
+                for (slot, kept) in slots.filter(|(slot, _)| departure.is_leaving.get(*slot) == Some(&false))
+                {
+                    let page = kept.map_or(Gfn(0), |kept| kept.page);
+                    refuse(world, cause.at(departure.granule, slot), page, reason);
+                }
+                departure.is_leaving = [true; SLOTS];
+            }
+        }
+    }
+
+    fn room_for_split(
+        &mut self,
+        world: &mut impl World,
+        departure: &Departure,
+        is_written: bool,
+    ) -> Result<Split, Refusal> {
+        for (slot, kept) in departure.before.slots.iter().enumerate() {
+            if departure.is_leaving.get(slot) == Some(&false)
+                && let Some(kept) = kept
+            {
+                if !self.mover.is_ram(kept.page) {
+                    return Err(Refusal::DeviceNotDirect);
+                }
+                self.mover.prepare(world, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
+            }
+        }
+        let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
+        let mut split = Split { frame, copied: [None; SLOTS] };
+        for (slot, copied) in split.copied.iter_mut().enumerate() {
+            if is_written && departure.is_leaving.get(slot) == Some(&false) {
+                *copied = self.pool.take_page();
+                if copied.is_none() {
+                    for page in split.copied.into_iter().flatten() {
+                        self.pool.give_page(world, page);
+                    }
+                    self.pool.give_marked_frame(frame);
+                    return Err(Refusal::PoolExhausted);
+                }
+            }
+        }
+        Ok(split)
+    }
+
+    /// Breaks every page of the departure whose bytes are about to change place.
+    fn begin_motion(&mut self, world: &mut impl World, departure: &Departure) {
+        for (slot, is_leaving) in departure.before.slots.iter().zip(departure.is_leaving) {
+            let Some(slot) = slot.filter(|slot| !slot.is_replica) else { continue };
+            let moves = match departure.before.form {
+                // Home, or to a replica.
+                Form::Composed(_) => is_leaving,
+                // Into the split's frame; or, at home, a replica may become the page.
+                Form::Direct(_) => !is_leaving || self.mappings(slot.page).nth(1).is_some(),
+                Form::Empty => false,
+            };
+            if moves && self.mover.prepare(world, slot.page).is_ok() {
+                self.mover.begin(world, slot.page);
+            }
+        }
+    }
+
+    /// Takes the departure out of the hardware's tables, or points them at a split granule's new frame.
+    fn unmap(&mut self, world: &mut impl World, space: SpaceId, departure: &Departure) {
+        let mut after = remainder(departure);
+        if let Some(split) = departure.split {
+            after.form = Form::Composed(split.frame);
+            for (slot, kept) in after.slots.iter().enumerate() {
+                let Some(kept) = kept else { continue };
+                let home = self.mover.locate(kept.page);
+                world.copy_page(home, split.frame.page(slot));
+                if let Some(Some(copied)) = split.copied.get(slot) {
+                    world.copy_page(split.frame.page(slot), *copied);
+                }
+            }
+        }
+        self.set_entry(world, space, departure.granule, &after);
+    }
+
+    /// The hardware has drained: brings along what devices wrote into a split granule's pages at home
+    /// after they were copied, and lets CPUs find the pages in the new frame.
+    fn settle_split(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, departure: &Departure) {
+        let Some(split) = departure.split else { return };
+        let mut after = remainder(departure);
+        after.form = Form::Composed(split.frame);
+        // First the book: the granule is no longer one that pins its pages at home.
+        self.set_record(space, departure.granule, after);
+        let mut merged_bytes = 0;
+        for (index, slot) in after.slots.iter_mut().enumerate() {
+            let Some(kept) = slot else { continue };
+            let home = self.mover.locate(kept.page);
+            let to = split.frame.page(index);
+            let copied = split.copied.get(index).copied().flatten();
+            if let Some(copied) = copied {
+                merged_bytes += bring_forward(world, copied, home, to) as u32;
+            }
+            kept.is_replica = self.is_pinned_home(kept.page);
+            if kept.is_replica {
+                // Another granule reaches it at home; what went into this frame so far comes home too.
+                if let Some(copied) = copied {
+                    world.merge_page(copied, to, home);
+                }
+            } else {
+                self.mover.place(world, kept.page, to);
+            }
+        }
+        self.set_record(space, departure.granule, after);
+        for (slot, copied) in after.slots.iter().zip(split.copied) {
+            let Some(copied) = copied else { continue };
+            match slot {
+                Some(slot) if slot.is_replica => self.adopt_replica(world, slot, copied),
+                _ => self.pool.give_page(world, copied),
+            }
+        }
+        world.event(Event::LiveMove { at: cause.at(departure.granule, 0), to: split.frame, merged_bytes });
+    }
+
+    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
+    /// `spare` if it needs one.
+    fn adopt_replica(&mut self, world: &mut impl World, slot: &Slot, spare: Hfn) {
+        if self.base(slot.page).is_some() || !slot.permission.write {
+            self.pool.give_page(world, spare);
+        } else {
+            world.copy_page(self.mover.locate(slot.page), spare);
+            if let Some(record) = self.mover.get_mut(slot.page) {
+                record.base = spare.0;
+            }
+        }
+        self.merge_copies(world, slot.page);
+    }
+
+    /// Takes every leaving mapping off the books, bringing what devices wrote into replicas to the page.
+    fn unlink_leaving(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        departure: &Departure,
+    ) {
+        self.check_red_zones(world, cause, departure.granule, &departure.before);
+        for (index, slot) in departure.leaving() {
+            if slot.is_replica {
+                self.merge_copies(world, slot.page);
+            }
+            let mapping = Mapping { space, iova: departure.granule.page(index) };
+            if let Some(record) = self.mover.get_mut(slot.page) {
+                self.aliases.remove(&mut record.mappings, mapping);
+            }
+            world.event(Event::Unmap { at: cause.at(departure.granule, index), page: slot.page });
+        }
+        if departure.split.is_none() {
+            self.set_record(space, departure.granule, remainder(departure));
+        }
+    }
+
+    /// Sends the pages that leave home, or to where they are still mapped.
+    fn send_leaving(&mut self, world: &mut impl World, departure: &Departure) {
+        for (_, slot) in departure.leaving() {
+            if !slot.is_replica {
+                self.promote(world, slot.page);
+                self.send_home(world, slot.page);
+            }
+            self.drop_unneeded_base(world, slot.page);
+        }
+    }
+
+    /// Marks the slots that were left, and gives back a frame of which nothing is mapped any more.
+    fn mark_leaving(&mut self, world: &mut impl World, departure: &Departure) {
+        let Form::Composed(frame) = departure.before.form else { return };
+        for (index, _) in departure.leaving() {
+            world.fill_page(frame.page(index), RED_ZONE);
+        }
+        if remainder(departure).is_vacant() {
+            self.pool.give_marked_frame(frame);
+        }
+    }
+
+    /// Brings `page` home if nothing maps it.
+    fn send_home(&mut self, world: &mut impl World, page: Gfn) {
+        if self.mappings(page).next().is_none() && !self.mover.is_home(page) {
+            debug_assert!(self.mover.can_move(page));
+            world.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(world, page, page.home());
+        }
+    }
+}
+
+impl Departure {
+    /// The slots that are about to be emptied, with what is in them.
+    fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
+        let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
+        slots.filter_map(|(index, (slot, is_leaving))| slot.filter(|_| is_leaving).map(|slot| (index, slot)))
+    }
+}
+
+/// Which slots of `before` are no longer wanted as they are. A replica whose permission changes is made anew.
+fn leaving(before: &Record, change: &Change) -> [bool; SLOTS] {
+    let mut leaving = [false; SLOTS];
+    for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {
+        let Some(slot) = slot else { continue };
+        *leaving = match wanted.filter(|wanted| wanted.whole_page && !wanted.permission.is_none()) {
+            Some(wanted) => {
+                wanted.page != slot.page || (slot.is_replica && wanted.permission != slot.permission)
+            }
+            None => true,
+        };
+    }
+    leaving
+}
+
+/// What the granule keeps; empty if that is nothing.
+fn remainder(departure: &Departure) -> Record {
+    let mut after = departure.before;
+    for (slot, is_leaving) in after.slots.iter_mut().zip(departure.is_leaving) {
+        if is_leaving {
+            *slot = None;
+        }
+    }
+    if after.is_vacant() {
+        after.form = Form::Empty;
+    }
+    after
+}

@@ -1,0 +1,139 @@
+//! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or keeps bytes in.
+//!
+//! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to compose a
+//! granule finds its empty slots already marked, and a device that still wrote into a frame after it was
+//! given back has left a trace that can be found.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use crate::addr::{Frame, Hfn, PAGE_WORDS, SLOTS};
+use crate::world::Memory;
+
+/// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
+pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
+
+/// A fixed number of 16K frames.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    frames: Range<u32>,
+    free: Vec<Frame>,
+    /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
+    singles: Vec<u8>,
+    /// Frames with a page to spare for [`Self::take_page`].
+    partial: Vec<Frame>,
+}
+
+/// Marks a frame of which pages are handed out one by one.
+const SINGLE: u8 = 0x80;
+/// All pages of a frame.
+const ALL_PAGES: u8 = (1 << SLOTS) - 1;
+
+impl Pool {
+    /// Takes possession of `frames` and marks them all.
+    pub(crate) fn new(frames: Range<Frame>, memory: &mut impl Memory) -> Self {
+        let frames = frames.start.0..frames.end.0.max(frames.start.0);
+        let count = frames.len();
+        let mut pool = Self {
+            frames: frames.clone(),
+            free: Vec::with_capacity(count),
+            singles: alloc::vec![0; count],
+            partial: Vec::with_capacity(count),
+        };
+        for frame in frames.rev().map(Frame) {
+            pool.give_frame(memory, frame);
+        }
+        pool
+    }
+
+    /// Whether `frame` is the pool's.
+    pub(crate) fn owns(&self, frame: Frame) -> bool {
+        self.frames.contains(&frame.0)
+    }
+
+    /// Frames that are free now.
+    pub(crate) fn free_frames(&self) -> usize {
+        self.free.len()
+    }
+
+    /// A frame whose pages all hold the red-zone pattern, or `None` when all are in use.
+    pub(crate) fn take_frame(&mut self) -> Option<Frame> {
+        self.free.pop().or_else(|| self.take_unused_partial())
+    }
+
+    /// Returns a frame whose pages all hold the red-zone pattern.
+    pub(crate) fn give_marked_frame(&mut self, frame: Frame) {
+        debug_assert!(self.owns(frame));
+        debug_assert!(self.free.len() < self.frames.len());
+        self.free.push(frame);
+    }
+
+    /// Marks a frame's pages and returns it.
+    pub(crate) fn give_frame(&mut self, memory: &mut impl Memory, frame: Frame) {
+        for slot in 0..SLOTS {
+            memory.fill_page(frame.page(slot), RED_ZONE);
+        }
+        self.give_marked_frame(frame);
+    }
+
+    /// A single page, or `None` when all frames are in use.
+    pub(crate) fn take_page(&mut self) -> Option<Hfn> {
+        let frame = match self.partial.last() {
+            Some(frame) => *frame,
+            None => {
+                let frame = self.take_frame()?;
+                *self.single(frame)? = SINGLE;
+                self.partial.push(frame);
+                frame
+            }
+        };
+        let used = self.single(frame)?;
+        let slot = (!*used & ALL_PAGES).trailing_zeros() as usize;
+        *used |= 1 << slot;
+        if *used & ALL_PAGES == ALL_PAGES {
+            self.partial.pop();
+        }
+        Some(frame.page(slot))
+    }
+
+    /// Marks a single page and returns it.
+    pub(crate) fn give_page(&mut self, memory: &mut impl Memory, page: Hfn) {
+        memory.fill_page(page, RED_ZONE);
+        let frame = page.frame();
+        let Some(used) = self.single(frame) else { return };
+        let was_full = *used & ALL_PAGES == ALL_PAGES;
+        *used &= !(1 << (page.0 & 3));
+        if was_full {
+            self.partial.push(frame);
+        }
+    }
+
+    /// A frame all of whose single pages came back.
+    fn take_unused_partial(&mut self) -> Option<Frame> {
+        let first = self.frames.start;
+        let singles = &self.singles;
+        let unused = |frame: &Frame| singles.get((frame.0 - first) as usize) == Some(&SINGLE);
+        let index = self.partial.iter().position(unused)?;
+        let frame = self.partial.swap_remove(index);
+        *self.single(frame)? = 0;
+        Some(frame)
+    }
+
+    fn single(&mut self, frame: Frame) -> Option<&mut u8> {
+        self.singles.get_mut(frame.0.checked_sub(self.frames.start)? as usize)
+    }
+}
+
+/// Where and by how many bytes `page` differs from the red-zone pattern, or `None` if it does not.
+pub(crate) fn red_zone_damage(memory: &impl Memory, page: Hfn) -> Option<(u16, u16)> {
+    let mut first = None;
+    let mut bytes = 0;
+    for word in 0..PAGE_WORDS {
+        let difference = memory.load(page, word) ^ RED_ZONE;
+        if difference != 0 {
+            first.get_or_insert(word as u16 * 8 + difference.trailing_zeros() as u16 / 8);
+            bytes += difference.to_le_bytes().iter().filter(|byte| **byte != 0).count() as u16;
+        }
+    }
+    first.map(|offset| (offset, bytes))
+}

@@ -1,0 +1,388 @@
+//! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of that.
+//!
+//! A flush names streams, never addresses. The tracker keeps a copy of every table of a space. A table that
+//! changes often is *open*: the guest writes it freely and each sync compares it with the copy. One that has
+//! been quiet is *closed*: CPUs' stores to it trap, and the first opens it again. Closed tables cost nothing.
+//!
+//! The guest may change a table while it is compared, from another CPU: every entry is read once, and what
+//! was read is what is acted on.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::addr::{Gfn, Granule, IovaPage, SLOTS};
+use crate::dart::entry::{ENTRIES, decode_leaf, decode_table};
+use crate::dart::registers::{TTBRS, Ttbr};
+use crate::mover::{Mover, NONE};
+use crate::placement::{BATCH, Change};
+use crate::trace::{Event, Refusal};
+use crate::world::{SpaceId, World};
+
+/// Syncs without a change after which a table is closed. Opening costs a trap and two stage-2 changes,
+/// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better closed.
+const QUIET_SYNCS: u16 = 128;
+
+/// All tables of all spaces.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    tables: Vec<Table>,
+    free: u32,
+    spaces: Vec<Option<Tracked>>,
+}
+
+/// The tables of one space.
+#[derive(Debug)]
+struct Tracked {
+    /// First-level tables by TTBR.
+    first: [u32; TTBRS],
+    /// Leaf tables by TTBR and first-level index.
+    leaves: Box<[u32; TTBRS * ENTRIES]>,
+    /// Head of the list of open tables.
+    open: u32,
+    /// The space ends: its tables count as empty, whatever the guest's memory says.
+    is_ending: bool,
+}
+
+#[derive(Debug)]
+struct Table {
+    page: Gfn,
+    space: SpaceId,
+    kind: Kind,
+    /// The entries as acted on.
+    copy: Box<[u64; ENTRIES]>,
+    is_open: bool,
+    quiet: u16,
+    /// Another table in the same guest page; in a free table, the next free one.
+    next_in_page: u32,
+    previous_open: u32,
+    next_open: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The first level that this TTBR names.
+    First(usize),
+    /// The leaf table with this number: TTBR times 512 plus first-level index.
+    Leaf(usize),
+}
+
+/// A table that cannot be watched, to be reported as a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unwatched {
+    /// The first page of IOVAs that the table would have mapped.
+    pub(crate) iova: IovaPage,
+    /// Where the guest says it is.
+    pub(crate) page: Gfn,
+    pub(crate) reason: Refusal,
+}
+
+/// What one round of comparison found.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) unwatched: Vec<Unwatched>,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self { changes: Vec::with_capacity(BATCH), unwatched: Vec::with_capacity(BATCH) }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.changes.clear();
+        self.unwatched.clear();
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.unwatched.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
+    }
+}
+
+impl Tracker {
+    /// Room for `most_tables` tables in `most_spaces` spaces.
+    pub(crate) fn new(most_tables: usize, most_spaces: usize) -> Self {
+        let table = |index: usize| Table {
+            page: Gfn(0),
+            space: SpaceId(0),
+            kind: Kind::First(0),
+            copy: Box::new([0; ENTRIES]),
+            is_open: false,
+            quiet: 0,
+            next_in_page: if index + 1 == most_tables { NONE } else { index as u32 + 1 },
+            previous_open: NONE,
+            next_open: NONE,
+        };
+        Self {
+            tables: (0..most_tables).map(table).collect(),
+            free: if most_tables == 0 { NONE } else { 0 },
+            spaces: (0..most_spaces).map(|_| None).collect(),
+        }
+    }
+
+    /// Begins to watch the tables that `roots` name. What cannot be watched is reported in `batch`.
+    pub(crate) fn open_space(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        roots: [Ttbr; TTBRS],
+        batch: &mut Batch,
+    ) {
+        let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return };
+        let leaves = Box::new([NONE; TTBRS * ENTRIES]);
+        *entry = Some(Tracked { first: [NONE; TTBRS], leaves, open: NONE, is_ending: false });
+        for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
+            let table = self.watch(world, mover, space, Kind::First(index), Gfn(root.page()), batch);
+            if let Some(first) = self.tracked_mut(space).and_then(|tracked| tracked.first.get_mut(index)) {
+                *first = table;
+            }
+        }
+    }
+
+    /// From now on every table of `space` counts as empty.
+    pub(crate) fn end_space(&mut self, space: SpaceId) {
+        let Some(tracked) = self.tracked_mut(space) else { return };
+        tracked.is_ending = true;
+        // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
+        for table in tracked.first {
+            self.link_open(table);
+        }
+    }
+
+    /// Ends `space`, whose last [`Self::compare`] since [`Self::end_space`] found nothing.
+    pub(crate) fn close_space(&mut self, world: &mut impl World, mover: &mut Mover, space: SpaceId) {
+        let Some(tracked) = self.tracked(space) else { return };
+        for table in tracked.first {
+            self.unwatch(world, mover, table);
+        }
+        if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
+            *entry = None;
+        }
+    }
+
+    /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
+    /// They count as acted on from here. An empty batch: there are no more.
+    pub(crate) fn compare(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        batch: &mut Batch,
+    ) {
+        loop {
+            let head = self.tracked(space).map_or(NONE, |tracked| tracked.open);
+            self.compare_listed(world, mover, space, head, batch);
+            // Tables found or opened meanwhile are linked in front, where this pass had been already.
+            let is_same_head = self.tracked(space).is_none_or(|tracked| tracked.open == head);
+            if is_same_head || !batch.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn compare_listed(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        head: u32,
+        batch: &mut Batch,
+    ) {
+        let mut at = head;
+        while let Some(kind) = self.tables.get(at as usize).map(|table| table.kind) {
+            let is_changed = match kind {
+                Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, batch),
+                Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, batch),
+            };
+            let Some(table) = self.tables.get_mut(at as usize) else { return };
+            if is_changed {
+                table.quiet = 0;
+            }
+            let next = table.next_open;
+            if batch.is_full() {
+                return;
+            }
+            self.rest(world, mover, at);
+            at = next;
+        }
+    }
+
+    /// Notes that a sync of `space` is complete.
+    pub(crate) fn count_sync(&mut self, space: SpaceId) {
+        let mut at = self.tracked(space).map_or(NONE, |tracked| tracked.open);
+        while let Some(table) = self.tables.get_mut(at as usize) {
+            table.quiet = table.quiet.saturating_add(1);
+            at = table.next_open;
+        }
+    }
+
+    /// Opens every table in `page` and lets CPUs' stores through. False: no table of the tracker is there.
+    pub(crate) fn open(&mut self, world: &mut impl World, mover: &mut Mover, page: Gfn) -> bool {
+        let Some(mut at) = mover.get(page).map(|record| record.table) else { return false };
+        let found = at != NONE;
+        if found && mover.is_closed(page) {
+            while let Some(table) = self.tables.get_mut(at as usize) {
+                table.quiet = 0;
+                let (is_open, next) = (table.is_open, table.next_in_page);
+                if !is_open {
+                    self.link_open(at);
+                }
+                at = next;
+            }
+            // Opening what is closed cannot fail: the page has an entry of its own.
+            let opened = mover.set_closed(world, page, false);
+            debug_assert!(opened.is_ok());
+            world.event(Event::Table { page, is_open: true });
+        }
+        found
+    }
+
+    fn compare_first(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        at: u32,
+        ttbr: usize,
+        batch: &mut Batch,
+    ) -> bool {
+        let is_ending = self.tracked(space).is_some_and(|tracked| tracked.is_ending);
+        let Some(page) = self.tables.get(at as usize).map(|table| table.page) else { return false };
+        let from = mover.locate(page);
+        let mut is_changed = false;
+        for index in 0..ENTRIES {
+            let new = if is_ending { 0 } else { world.load(from, index) };
+            let old = self.entry(at, index);
+            if new == old {
+                continue;
+            }
+            is_changed = true;
+            let number = ttbr * ENTRIES + index;
+            if decode_table(new) != decode_table(old) {
+                let leaf = self.leaf(space, number);
+                if leaf != NONE && !self.drain(leaf, number, batch) {
+                    return true;
+                }
+                self.unwatch(world, mover, leaf);
+                let new_leaf = match decode_table(new) {
+                    Some(table) => self.watch(world, mover, space, Kind::Leaf(number), table, batch),
+                    None => NONE,
+                };
+                self.set_leaf(space, number, new_leaf);
+            }
+            self.set_entry(at, index, new);
+            if batch.is_full() {
+                return true;
+            }
+        }
+        is_changed
+    }
+
+    fn compare_leaf(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        at: u32,
+        number: usize,
+        batch: &mut Batch,
+    ) -> bool {
+        let Some(table) = self.tables.get(at as usize) else { return false };
+        let (page, space) = (table.page, table.space);
+        if self.tracked(space).is_some_and(|tracked| tracked.is_ending) {
+            // Drained by way of its first level.
+            return false;
+        }
+        let from = mover.locate(page);
+        let mut is_changed = false;
+        for first in (0..ENTRIES).step_by(SLOTS) {
+            let Some(table) = self.tables.get_mut(at as usize) else { return is_changed };
+            let Some(old) = table.copy.get_mut(first..first + SLOTS) else { return is_changed };
+            let mut new = [0; SLOTS];
+            for (slot, new) in new.iter_mut().enumerate() {
+                *new = world.load(from, first + slot);
+            }
+            if old == new {
+                continue;
+            }
+            is_changed = true;
+            old.copy_from_slice(&new);
+            let wanted = new.map(decode_leaf);
+            for leaf in wanted.into_iter().flatten() {
+                // A device may write there from now on, and no CPU traps then.
+                if mover.is_closed(leaf.page) {
+                    self.open(world, mover, leaf.page);
+                }
+            }
+            batch.changes.push(Change { granule: granule(number, first), wanted });
+            if batch.is_full() {
+                break;
+            }
+        }
+        is_changed
+    }
+
+    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some are left.
+    fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
+        let Some(table) = self.tables.get_mut(at as usize) else { return true };
+        for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {
+            if entries.iter().all(|entry| *entry == 0) {
+                continue;
+            }
+            if batch.is_full() {
+                return false;
+            }
+            entries.fill(0);
+            batch.changes.push(Change { granule: granule(number, index * SLOTS), wanted: [None; SLOTS] });
+        }
+        true
+    }
+
+    /// After a comparison: closes an open table that has been quiet for long.
+    fn rest(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
+        let Some(table) = self.tables.get_mut(at as usize) else { return };
+        if table.quiet < QUIET_SYNCS || !table.is_open {
+            return;
+        }
+        table.quiet = 0;
+        let page = table.page;
+        // What a device may write does not trap.
+        if mover.get(page).is_none_or(|record| record.mappings != NONE)
+            || mover.set_closed(world, page, true).is_err()
+        {
+            return;
+        }
+        // Written between the comparison and now? Then it is not quiet after all.
+        let from = mover.locate(page);
+        let is_same = (0..ENTRIES).all(|index| world.load(from, index) == self.entry(at, index));
+        let has_other_open = self.others_open(mover, page, at);
+        if is_same && !has_other_open {
+            self.unlink_open(at);
+            world.event(Event::Table { page, is_open: false });
+        } else {
+            let opened = mover.set_closed(world, page, false);
+            debug_assert!(opened.is_ok());
+        }
+    }
+
+    fn others_open(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
+        let mut at = mover.get(page).map_or(NONE, |record| record.table);
+        while let Some(table) = self.tables.get(at as usize) {
+            if at != than && table.is_open {
+                return true;
+            }
+            at = table.next_in_page;
+        }
+        false
+    }
+}
+
+mod list;
+
+/// The granule of entry `first` of leaf table `number`.
+fn granule(number: usize, first: usize) -> Granule {
+    Granule(((number * ENTRIES + first) / SLOTS) as u32)
+}

@@ -11,6 +11,10 @@ use crate::pool::{RED_ZONE, red_zone_damage};
 use crate::trace::{Event, Place, Placement as Placed, Refusal};
 use crate::world::{Iommu, SpaceId, World};
 
+/// A test switch: with the feature, every moved page lands in its neighbour's slot, so that a run which
+/// compares bytes can be seen to fail. Never built into an image that a person runs.
+const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
+
 /// A page on its way into a slot of a composed frame.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copy {
@@ -215,7 +219,7 @@ impl Placement {
         if kind == CopyKind::Move {
             self.mover.begin(world, page);
         }
-        copies.push(Copy { at, page, to: frame.page(at.iova.slot()), kind });
+        copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placed::Replica } else { Placed::Composed })
     }
 

@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Everything that builds, packs, boots and examines Oche on a developer's own machine.
+
+pub mod check;
+pub mod command;
+pub mod demo;
+pub mod el2;
+pub mod environment;
+pub mod guest;
+pub mod pack;
+pub mod progress;
+pub mod qemu;
+pub mod run;
+pub mod setup;
+pub mod test;
+pub mod trace;
+pub mod workspace;

@@ -1,2 +1,49 @@
-//! Placeholder.
-fn main() {}
+//! `cargo xtask`: builds, boots and checks Oche.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use oche_tools::{check, demo, run, setup, test};
+
+/// Builds, boots and checks Oche.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Debug, Subcommand)]
+enum Work {
+    /// Boot a stock Debian kernel on Oche in QEMU, let every device do DMA, and check every byte.
+    Demo(demo::Options),
+    /// Boot a kernel, initrd and devices of your own on Oche in QEMU, with a shell on its console.
+    Run(run::Options),
+    /// Run every test: host tests, the reference model, and the boot.
+    Test(test::Options),
+    /// Check form, lints and documentation.
+    Check,
+    /// Build Oche for EL2.
+    Build(setup::BuildOptions),
+    /// Install what is missing and fetch the guest's kernel, driver and programs.
+    Setup(setup::SetupOptions),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().work {
+        Work::Demo(options) => demo::main(&options),
+        Work::Run(options) => run::main(&options),
+        Work::Test(options) => test::main(&options),
+        Work::Check => check::main(),
+        Work::Build(options) => setup::build(&options),
+        Work::Setup(options) => setup::main(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the outermost words say what, the innermost say why.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Other programs, run with their output kept and their failures told in one line.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::workspace;
+
+/// Runs a program to its end and gives its standard output.
+///
+/// `what` names the work in the error, as in "building the module". The whole output of a failed program is kept
+/// in `target/logs/`.
+///
+/// # Errors
+///
+/// The program is missing, cannot start, or ends with a code other than 0.
+pub fn output(command: &mut Command, what: &str) -> Result<Vec<u8>> {
+    let result = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))?;
+    if result.status.success() {
+        return Ok(result.stdout);
+    }
+    Err(failure(command, &result, what))
+}
+
+/// Runs a program to its end and drops its output unless it fails.
+///
+/// # Errors
+///
+/// As [`output`].
+pub fn run(command: &mut Command, what: &str) -> Result<()> {
+    output(command, what).map(|_| ())
+}
+
+/// Runs a program to its end and gives its standard output as text.
+///
+/// # Errors
+///
+/// As [`output`], or the output is not UTF-8.
+pub fn text(command: &mut Command, what: &str) -> Result<String> {
+    String::from_utf8(output(command, what)?).with_context(|| format!("{what}: the answer is not UTF-8"))
+}
+
+/// Runs a program whose output goes straight to the terminal.
+///
+/// # Errors
+///
+/// As [`output`].
+pub fn show(command: &mut Command, what: &str) -> Result<()> {
+    let status = command.status().map_err(|error| cannot_start(command, &error))?;
+    if !status.success() {
+        bail!("{what} failed ({status})");
+    }
+    Ok(())
+}
+
+/// Whether a program of this name is on the search path, or in the folders that only root's path has.
+#[must_use]
+pub fn is_present(program: &str) -> bool {
+    find(program).is_some()
+}
+
+/// Where a program of this name lies.
+#[must_use]
+pub fn find(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(Into::into))
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
+    let program = command.get_program().to_string_lossy();
+    if error.kind() == ErrorKind::NotFound {
+        anyhow!("{program} is missing: run `cargo xtask setup`, which installs what is needed")
+    } else {
+        anyhow!("cannot start {program}: {error}")
+    }
+}
+
+/// Tells in one line what a failed program said, and keeps the whole of it.
+pub(crate) fn failure(command: &Command, result: &Output, what: &str) -> anyhow::Error {
+    let mut said = String::from_utf8_lossy(&result.stdout).into_owned();
+    said.push_str(&String::from_utf8_lossy(&result.stderr));
+    let kept = keep_log(command, &said, what);
+    let place = kept.map_or_else(String::new, |path| format!("; all it said: {}", path.display()));
+    match known_cause(&said) {
+        Some(cause) => anyhow!("{what} failed: {cause}{place}"),
+        None => {
+            let last = last_words(&said).unwrap_or_else(|| "it said nothing".to_owned());
+            anyhow!("{what} failed ({}): {last}{place}", result.status)
+        }
+    }
+}
+
+/// The line of a failed program's output that most likely says why.
+fn last_words(said: &str) -> Option<String> {
+    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines()
+        .find(|line| line.starts_with("E: ") || line.starts_with("error") || line.contains(": error:"))
+        .or_else(|| lines().next_back())
+        .map(str::to_owned)
+}
+
+/// Causes that deserve an instruction instead of a program's own words.
+fn known_cause(said: &str) -> Option<&'static str> {
+    const CAUSES: [(&[&str], &str); 4] = [
+        (
+            &["No space left on device", "not enough free space"],
+            "the disk is full: free 2 GiB and run it again",
+        ),
+        (
+            &[
+                "Temporary failure resolving",
+                "Could not resolve",
+                "Network is unreachable",
+                "Could not connect to",
+                "Unable to connect to",
+                "Connection timed out",
+            ],
+            "the package archive cannot be reached: connect to a network (or name a proxy in /etc/apt/apt.conf.d) \
+             and run it again",
+        ),
+        (
+            &["Could not get lock", "Unable to acquire the dpkg frontend lock"],
+            "another package manager is running: wait until it has finished and run it again",
+        ),
+        (
+            &["are you root?", "Permission denied"],
+            "it may not write there: run it as root, or as a user that may use sudo",
+        ),
+    ];
+    CAUSES.iter().find(|(signs, _)| signs.iter().any(|sign| said.contains(sign))).map(|(_, cause)| *cause)
+}
+
+fn keep_log(command: &Command, said: &str, what: &str) -> Option<std::path::PathBuf> {
+    let name: String =
+        what.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let path = workspace::target().join("logs").join(format!("{name}.log"));
+    let whole = format!("{command:?}\n\n{said}");
+    workspace::write_whole(Path::new(&path), whole.as_bytes()).ok().map(|()| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{known_cause, last_words, output};
+    use std::process::Command;
+
+    #[test]
+    fn a_missing_program_is_named_with_what_to_do() {
+        let error = output(&mut Command::new("no-such-program-here"), "trying").unwrap_err().to_string();
+        assert!(
+            error.contains("no-such-program-here is missing") && error.contains("cargo xtask setup"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_failed_programs_error_line_is_preferred_to_its_last_line() {
+        let said = "note: fine\nE: Unable to locate package x\nbye\n";
+        assert_eq!(last_words(said).as_deref(), Some("E: Unable to locate package x"));
+        assert_eq!(last_words("one\ntwo\n\n").as_deref(), Some("two"));
+        assert_eq!(last_words(" \n"), None);
+    }
+
+    #[test]
+    fn an_unreachable_archive_and_a_full_disk_get_an_instruction() {
+        assert!(
+            known_cause("Temporary failure resolving 'x'").is_some_and(|cause| cause.contains("network"))
+        );
+        assert!(
+            known_cause("write: No space left on device").is_some_and(|cause| cause.contains("disk is full"))
+        );
+        assert_eq!(known_cause("something else"), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! What the machine must have, found and installed.
+//!
+//! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from the
+//! distribution's own archive.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command;
+use crate::el2::Toolchain;
+use crate::progress::Step;
+
+/// How long apt-get waits for another package manager, in seconds.
+const LOCK_SECONDS: u32 = 120;
+
+/// Something that must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Need {
+    /// What tells that it is there.
+    sign: Sign,
+    /// The Debian package that has it.
+    package: &'static str,
+}
+
+/// What tells that a package is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// Needed on every machine, sorted by what for: to run the guest, to build its module, to make its files.
+const NEEDS: [Need; 6] = [
+    Need { sign: Sign::Program("qemu-system-aarch64"), package: "qemu-system-arm" },
+    Need { sign: Sign::Program("aarch64-linux-gnu-gcc"), package: "gcc-aarch64-linux-gnu" },
+    Need { sign: Sign::Program("make"), package: "make" },
+    Need { sign: Sign::Program("depmod"), package: "kmod" },
+    Need { sign: Sign::Program("xz"), package: "xz-utils" },
+    Need {
+        sign: Sign::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
+        package: "debian-archive-keyring",
+    },
+];
+
+/// Needed where rustup has no bare-metal target to offer: Debian's newer compiler with its library's source.
+const COMPILER_NEEDS: [Need; 3] = [
+    Need { sign: Sign::File("/usr/bin/rustc"), package: "rustc-web" },
+    Need { sign: Sign::File("/usr/lib/rustlib/src/rust/library/core/Cargo.toml"), package: "rust-web-src" },
+    Need { sign: Sign::Program("ld.lld"), package: "lld" },
+];
+
+/// Finds what is missing and installs it; gives the toolchain that builds for EL2.
+///
+/// # Errors
+///
+/// The machine is not a Debian, nobody may install packages, the archive cannot be reached, or the disk is full. Each
+/// error says what to do.
+pub fn prepare(step: &Step) -> Result<Toolchain> {
+    let mut missing = missing_of(&NEEDS);
+    let toolchain = Toolchain::choose(step)?;
+    if toolchain == Toolchain::Debian {
+        missing.extend(missing_of(&COMPILER_NEEDS));
+    }
+    if !missing.is_empty() {
+        install(&missing, step)?;
+        let needs: Vec<_> = NEEDS.iter().chain(&COMPILER_NEEDS).copied().collect();
+        let still: Vec<_> =
+            missing_of(&needs).into_iter().filter(|package| missing.contains(package)).collect();
+        if !still.is_empty() {
+            bail!(
+                "{} is installed but lacks what Oche needs: see `cargo xtask setup` in the README",
+                still.join(", ")
+            );
+        }
+    }
+    Ok(toolchain)
+}
+
+/// The packages that are missing, found by looking at files alone: nothing is started.
+fn missing_of(needs: &[Need]) -> Vec<&'static str> {
+    needs.iter().filter(|need| !need.sign.is_present()).map(|need| need.package).collect()
+}
+
+impl Sign {
+    fn is_present(self) -> bool {
+        match self {
+            Self::Program(name) => command::is_present(name),
+            Self::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// Installs packages of the machine's own distribution.
+fn install(packages: &[&str], step: &Step) -> Result<()> {
+    let list = packages.join(" ");
+    if !command::is_present("apt-get") {
+        bail!("these are missing: {list}; this is not a Debian, so install what they hold by your own means");
+    }
+    let root = Root::find().with_context(|| {
+        format!("these packages are missing: {list}; as root, run `apt-get install --no-install-recommends {list}`")
+    })?;
+    if packages.iter().any(|package| !is_known(package)) {
+        root.update(step);
+    }
+    let unknown: Vec<_> = packages.iter().filter(|package| !is_known(package)).copied().collect();
+    if !unknown.is_empty() {
+        bail!(
+            "apt-get offers no {}: connect to a network and see that /etc/apt names Debian 12 or newer (main), then \
+             run it again",
+            unknown.join(", ")
+        );
+    }
+    step.line(&format!("installing {list}"));
+    if root.install(packages).is_ok() {
+        return Ok(());
+    }
+    // The lists may be older than the archive, which then no longer has these versions.
+    root.update(step);
+    root.install(packages)
+}
+
+/// Whether the package lists that the machine has name a version of it to install.
+fn is_known(package: &str) -> bool {
+    let answer = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").output();
+    answer.is_ok_and(|answer| has_candidate(&String::from_utf8_lossy(&answer.stdout)))
+}
+
+fn has_candidate(policy: &str) -> bool {
+    policy
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Candidate:"))
+        .any(|version| version.trim() != "(none)")
+}
+
+/// The way to install packages.
+#[derive(Clone, Copy, Debug)]
+enum Root {
+    /// This is root already.
+    Already,
+    /// sudo asks nothing, or there is a terminal to ask on.
+    Sudo { may_ask: bool },
+}
+
+impl Root {
+    fn find() -> Result<Self> {
+        let user = command::text(Command::new("id").arg("-u"), "asking who runs this")?;
+        if user.trim() == "0" {
+            return Ok(Self::Already);
+        }
+        if !command::is_present("sudo") {
+            bail!("only root may install packages, and there is no sudo");
+        }
+        let asks_nothing =
+            Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|run| run.status.success());
+        let may_ask = std::io::stdin().is_terminal();
+        if !asks_nothing && !may_ask {
+            bail!(
+                "only root may install packages, and sudo wants a password but there is no terminal to ask on"
+            );
+        }
+        Ok(Self::Sudo { may_ask: !asks_nothing })
+    }
+
+    fn apt_get(self) -> Command {
+        let settings = ["LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"];
+        let mut command = Command::new(match self {
+            Self::Already => "env",
+            Self::Sudo { .. } => "sudo",
+        });
+        if let Self::Sudo { may_ask } = self {
+            if !may_ask {
+                command.arg("-n");
+            }
+            command.arg("env");
+        }
+        command.args(settings).arg("apt-get");
+        command.args(["-y", "-q", "-o", &format!("DPkg::Lock::Timeout={LOCK_SECONDS}")]);
+        command.args([
+            "-o",
+            "Acquire::Retries=3",
+            "-o",
+            "Acquire::http::Timeout=20",
+            "-o",
+            "Dpkg::Use-Pty=0",
+        ]);
+        command
+    }
+
+    /// Reads the lists anew. One broken foreign source must not stop the rest, so the outcome is judged by what
+    /// the lists then offer.
+    fn update(self, step: &Step) {
+        step.detail("reading the package lists (apt-get update)");
+        let _ = self
+            .on_terminal(step, || command::run(self.apt_get().arg("update"), "reading the package lists"));
+    }
+
+    fn install(self, packages: &[&str]) -> Result<()> {
+        let mut command = self.apt_get();
+        command.args(["install", "--no-install-recommends"]).args(packages);
+        command::run(&mut command, "installing packages with apt-get")
+    }
+
+    /// Lets sudo ask for its password on a clean line.
+    fn on_terminal<Answer>(self, step: &Step, work: impl FnOnce() -> Answer) -> Answer {
+        match self {
+            Self::Sudo { may_ask: true } => step.suspended(|| {
+                let _ = Command::new("sudo").arg("-v").status();
+                work()
+            }),
+            _ => work(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Need, Sign, has_candidate, missing_of};
+
+    #[test]
+    fn only_what_is_missing_is_named() {
+        let needs = [
+            Need { sign: Sign::Program("sh"), package: "dash" },
+            Need { sign: Sign::Program("no-such-program-here"), package: "nothing" },
+            Need { sign: Sign::File("/no/such/file"), package: "nothing-either" },
+        ];
+        assert_eq!(missing_of(&needs), ["nothing", "nothing-either"]);
+    }
+
+    #[test]
+    fn a_package_without_a_candidate_is_unknown() {
+        assert!(has_candidate("make:\n  Installed: (none)\n  Candidate: 4.3-4.1\n"));
+        assert!(!has_candidate("make:\n  Installed: (none)\n  Candidate: (none)\n"));
+        assert!(!has_candidate(""));
+    }
+}

@@ -1,0 +1,9 @@
+//! What the guest is made of: a distribution's kernel, its DART driver as a module, and an initramfs.
+
+pub mod archive;
+pub mod initramfs;
+pub mod kernel;
+pub mod module;
+pub mod modules;
+pub mod sources;
+pub mod userland;

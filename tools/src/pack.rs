@@ -1,0 +1,159 @@
+//! Packing Oche, a guest kernel, its initrd and the options into one arm64 `Image`.
+//!
+//! ```text
+//! 0            __image_end (page-aligned)                                     image_size
+//! | Oche, flat, with zeros for BSS and stacks | header | kernel | initrd | options |
+//! ```
+//! The container's format is `oche_boot::payload`'s; this is the side that writes it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use object::{Object, ObjectSegment, ObjectSymbol};
+use oche_boot::header;
+use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, Kind};
+
+use crate::pack::kernel_image::KernelImage;
+use crate::workspace;
+
+pub mod kernel_image;
+
+/// The largest Oche that is believed, to stop a wild ELF file from filling memory, in bytes.
+const IMAGE_BYTES_LIMIT: u64 = 256 << 20;
+
+/// What goes behind Oche.
+#[derive(Clone, Debug, Default)]
+pub struct Guest {
+    /// The guest's kernel.
+    pub kernel: PathBuf,
+    /// The guest's initrd, if it has one.
+    pub initrd: Option<PathBuf>,
+    /// Options for Oche: names such as `oche.pool`, with their values.
+    pub options: Vec<(String, String)>,
+}
+
+/// What a packed file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packed {
+    /// The packed file.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// The guest kernel's page size in bytes, or 0 if its header does not say.
+    pub guest_page_bytes: u64,
+}
+
+/// Packs Oche's ELF file and a guest into one file that QEMU or m1n1 boots.
+///
+/// # Errors
+///
+/// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the result cannot be
+/// written. Each says what to do.
+pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
+    let elf = fs::read(oche).with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
+    let kernel = KernelImage::read(&guest.kernel)?;
+    let initrd = match &guest.initrd {
+        Some(path) => {
+            Some(fs::read(path).with_context(|| format!("cannot read the initrd {}", path.display()))?)
+        }
+        None => None,
+    };
+    let options = options_text(&guest.options)?;
+    let mut image = flatten(&elf).with_context(|| format!("{} is not an image of Oche", oche.display()))?;
+    let mut items = vec![(Kind::Kernel, kernel.bytes())];
+    items.extend(initrd.as_deref().map(|bytes| (Kind::Initrd, bytes)));
+    items.push((Kind::Options, options.as_bytes()));
+    append(&mut image, &items)?;
+    workspace::write_whole(into, &image)?;
+    Ok(Packed { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes: kernel.page_bytes() })
+}
+
+/// Lays out an ELF file's loadable segments by physical address, up to the symbol `__image_end`.
+///
+/// # Errors
+///
+/// The bytes are no ELF file, it has no `__image_end` on a page border, or a segment lies outside.
+pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
+    let file =
+        object::read::elf::ElfFile64::<object::Endianness>::parse(elf).context("it is not an ELF file")?;
+    let Some(base) = file.segments().map(|segment| segment.address()).min() else {
+        bail!("it has no loadable segment");
+    };
+    let end = file
+        .symbols()
+        .find(|symbol| symbol.name() == Ok("__image_end"))
+        .map(|symbol| symbol.address())
+        .context("it has no symbol __image_end: was it linked with boot/image.ld?")?;
+    let size = end
+        .checked_sub(base)
+        .filter(|size| *size <= IMAGE_BYTES_LIMIT)
+        .context("__image_end is misplaced")?;
+    if !size.is_multiple_of(ITEM_ALIGNMENT) {
+        bail!("__image_end is not on a 4 KiB border");
+    }
+    let mut image = vec![0; usize::try_from(size)?];
+    for segment in file.segments() {
+        let bytes = segment.data().context("a segment lies outside the file")?;
+        let start = usize::try_from(segment.address() - base)?;
+        let place = start.checked_add(bytes.len()).and_then(|end| image.get_mut(start..end));
+        place.context("a segment lies behind __image_end")?.copy_from_slice(bytes);
+    }
+    if image.get(header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4) != Some(&header::MAGIC) {
+        bail!("it does not begin with an arm64 Image header");
+    }
+    Ok(image)
+}
+
+/// Appends the container and makes the Image header say the new size.
+fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
+    let start = image.len() as u64;
+    image.extend(payload::MAGIC);
+    image.extend(payload::VERSION.to_le_bytes());
+    image.extend(u32::try_from(items.len())?.to_le_bytes());
+    let mut offset = ((HEADER_BYTES + items.len() * ENTRY_BYTES) as u64).next_multiple_of(ITEM_ALIGNMENT);
+    for (kind, bytes) in items {
+        image.extend(kind.number().to_le_bytes());
+        image.extend(0_u32.to_le_bytes());
+        image.extend(offset.to_le_bytes());
+        image.extend((bytes.len() as u64).to_le_bytes());
+        offset = (offset + bytes.len() as u64).next_multiple_of(ITEM_ALIGNMENT);
+    }
+    for (_, bytes) in items {
+        pad(image);
+        image.extend_from_slice(bytes);
+    }
+    pad(image);
+    debug_assert_eq!(image.len() as u64, start + offset, "the entries say where the items are");
+    let size = (image.len() as u64).to_le_bytes();
+    let place = image.get_mut(header::IMAGE_SIZE..header::IMAGE_SIZE + size.len());
+    place.context("the image is shorter than its header")?.copy_from_slice(&size);
+    Ok(())
+}
+
+fn pad(image: &mut Vec<u8>) {
+    image.resize((image.len() as u64).next_multiple_of(ITEM_ALIGNMENT) as usize, 0);
+}
+
+/// The options as lines of `NAME=VALUE`.
+fn options_text(options: &[(String, String)]) -> Result<String> {
+    let mut text = String::new();
+    for (name, value) in options {
+        let is_name = name.strip_prefix("oche.").is_some_and(|rest| {
+            !rest.is_empty() && rest.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+        });
+        if !is_name {
+            bail!(
+                "`{name}` is not an option of Oche: options are spelled oche.NAME=VALUE, such as oche.pool=256M"
+            );
+        }
+        if value.contains(['\n', '\0']) {
+            bail!("the value of {name} holds a line break");
+        }
+        text.push_str(&format!("{name}={value}\n"));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

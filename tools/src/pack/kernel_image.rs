@@ -1,0 +1,185 @@
+//! Judging a guest kernel before anything is built around it.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use oche_boot::header::{self, KernelError};
+
+/// The largest kernel that is expanded, in bytes: Oche believes no larger one.
+const EXPANDED_BYTES_LIMIT: u64 = header::IMAGE_SIZE_LIMIT;
+
+/// A raw arm64 `Image` that Oche can start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelImage {
+    bytes: Vec<u8>,
+}
+
+impl KernelImage {
+    /// Reads a kernel from a file, expanding gzip on the way.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or is not a kernel that Oche can start; the error says what to do.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+        Self::from_bytes(bytes).with_context(|| format!("the kernel {} cannot be started", path.display()))
+    }
+
+    /// Takes a kernel's bytes, expanding gzip on the way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::read`].
+    pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
+        let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { expand_gzip(&bytes)? } else { bytes };
+        if let Some(advice) = how_to_expand(&bytes) {
+            bail!("{advice}");
+        }
+        match header::parse_kernel(&bytes, bytes.len() as u64) {
+            Ok(_) => Ok(Self { bytes }),
+            Err(KernelError::Truncated) => {
+                bail!("it is only {} bytes long: name an arm64 Image", bytes.len())
+            }
+            Err(KernelError::BadMagic) => {
+                bail!("it is not an arm64 Image: name a kernel such as Debian's /boot/vmlinuz")
+            }
+            Err(KernelError::Pages64K) => bail!(
+                "it is built for 64 KiB pages, which a DART cannot map: choose a kernel with 4 KiB or 16 KiB pages"
+            ),
+            Err(KernelError::BigEndian) => bail!("it is big-endian: choose a little-endian kernel"),
+            Err(other) => bail!("{}", other.reason()),
+        }
+    }
+
+    /// The raw image.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The page size the kernel was built for in bytes, or 0 if its header does not say.
+    ///
+    /// Source: Linux `Documentation/arm64/booting.rst`, flags bits 2:1.
+    #[must_use]
+    pub fn page_bytes(&self) -> u64 {
+        match self.bytes.get(header::FLAGS).map_or(0, |flags| flags >> 1 & 3) {
+            1 => 4 << 10,
+            2 => 16 << 10,
+            3 => 64 << 10,
+            _ => 0,
+        }
+    }
+}
+
+fn expand_gzip(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut expanded = Vec::new();
+    flate2::read::GzDecoder::new(bytes)
+        .take(EXPANDED_BYTES_LIMIT + 1)
+        .read_to_end(&mut expanded)
+        .context("it begins like a gzip file but is damaged: fetch it again")?;
+    if expanded.len() as u64 > EXPANDED_BYTES_LIMIT {
+        bail!("it expands to more than 1 GiB: no kernel does");
+    }
+    Ok(expanded)
+}
+
+/// What to type for a kernel that is packed in a way Oche does not expand.
+fn how_to_expand(bytes: &[u8]) -> Option<&'static str> {
+    const PACKINGS: [(&[u8], &str); 5] = [
+        (
+            b"MZ\0\0zimg",
+            "it is an EFI zboot file, a kernel packed inside a program: take the raw arm64 Image out of it \
+            (`unzboot KERNEL Image`) and name that",
+        ),
+        (b"\xfd7zXZ\0", "it is compressed with xz: expand it with `xz -dc KERNEL >Image` and name that"),
+        (
+            &[0x28, 0xb5, 0x2f, 0xfd],
+            "it is compressed with zstd: expand it with `zstd -dc KERNEL >Image` and name that",
+        ),
+        (b"BZh", "it is compressed with bzip2: expand it with `bzip2 -dc KERNEL >Image` and name that"),
+        (
+            &[0x02, 0x21, 0x4c, 0x18],
+            "it is compressed with lz4: expand it with `lz4 -dc KERNEL >Image` and name that",
+        ),
+    ];
+    PACKINGS
+        .iter()
+        .find(|(magic, _)| bytes.starts_with(magic) || is_zboot(magic, bytes))
+        .map(|(_, advice)| *advice)
+}
+
+/// An EFI zboot file may have other bytes between its two marks.
+fn is_zboot(magic: &[u8], bytes: &[u8]) -> bool {
+    magic.starts_with(b"MZ") && bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(b"zimg")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::KernelImage;
+    use oche_boot::header;
+    use std::io::Write;
+
+    fn kernel(flags: u8) -> Vec<u8> {
+        let mut bytes = vec![0; 8192];
+        bytes[header::IMAGE_SIZE..header::IMAGE_SIZE + 8].copy_from_slice(&0x1_0000_u64.to_le_bytes());
+        bytes[header::FLAGS] = flags;
+        bytes[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
+        bytes
+    }
+
+    fn refusal(bytes: Vec<u8>) -> String {
+        KernelImage::from_bytes(bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn kernels_with_4k_and_16k_pages_are_taken() {
+        assert_eq!(KernelImage::from_bytes(kernel(0b1010)).expect("a kernel").page_bytes(), 4096);
+        assert_eq!(KernelImage::from_bytes(kernel(0b1100)).expect("a kernel").page_bytes(), 16384);
+    }
+
+    #[test]
+    fn a_kernel_with_64k_pages_is_refused_with_what_to_choose() {
+        assert!(refusal(kernel(0b1110)).contains("choose a kernel with 4 KiB or 16 KiB pages"));
+    }
+
+    #[test]
+    fn a_gzipped_kernel_is_expanded() {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(&kernel(0b1010)).expect("packed");
+        let packed = packed.finish().expect("packed");
+        assert_eq!(KernelImage::from_bytes(packed.clone()).expect("a kernel").bytes(), kernel(0b1010));
+        assert!(refusal(packed[..packed.len() / 2].to_vec()).contains("damaged"));
+    }
+
+    #[test]
+    fn other_packings_are_refused_with_the_command_to_type() {
+        for (start, word) in [
+            (b"MZ\0\0zimg".as_slice(), "zboot"),
+            (b"MZ\x40\xfazimg", "zboot"),
+            (b"\xfd7zXZ\0", "xz -dc"),
+            (b"\x28\xb5\x2f\xfd", "zstd -dc"),
+            (b"BZh9", "bzip2 -dc"),
+            (b"\x02\x21\x4c\x18", "lz4 -dc"),
+        ] {
+            let mut bytes = start.to_vec();
+            bytes.resize(8192, 0);
+            let said = refusal(bytes);
+            assert!(said.contains(word), "{said}");
+        }
+    }
+
+    #[test]
+    fn short_and_foreign_files_are_refused() {
+        assert!(refusal(Vec::new()).contains("0 bytes"));
+        assert!(refusal(kernel(0b1010)[..63].to_vec()).contains("63 bytes"));
+        assert!(refusal(vec![0x7f; 4096]).contains("not an arm64 Image"));
+    }
+
+    #[test]
+    fn an_unreadable_kernel_is_named() {
+        let error = KernelImage::read(std::path::Path::new("/no/such/kernel")).unwrap_err().to_string();
+        assert!(error.contains("cannot read the kernel /no/such/kernel"), "{error}");
+    }
+}

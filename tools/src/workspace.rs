@@ -1,0 +1,89 @@
+//! Where the checkout and the things made from it lie.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The checkout's top folder.
+///
+/// Cargo names the tools' own folder at run time; a binary started by hand falls back to where it was compiled.
+#[must_use]
+pub fn root() -> PathBuf {
+    let tools = std::env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .filter(|folder| folder.join("src/bin/xtask.rs").is_file())
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
+    tools.parent().map_or_else(|| tools.clone(), Path::to_path_buf)
+}
+
+/// Where results go: `target/` of the checkout, wherever cargo was told to build.
+#[must_use]
+pub fn target() -> PathBuf {
+    root().join("target")
+}
+
+/// Where fetched and derived files are kept between runs.
+#[must_use]
+pub fn cache() -> PathBuf {
+    target().join("cache")
+}
+
+/// A lock on a folder that lasts as long as the value: two runs at once must not unpack into each other.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: File,
+}
+
+impl FolderLock {
+    /// Creates the folder if needed and waits until nobody else holds it.
+    ///
+    /// # Errors
+    ///
+    /// The folder or its lock file cannot be made.
+    pub fn wait(folder: &Path) -> Result<Self> {
+        create_folder(folder)?;
+        let path = folder.join(".lock");
+        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// Creates a folder and those above it.
+///
+/// # Errors
+///
+/// The folder cannot be made; the error names it.
+pub fn create_folder(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))
+}
+
+/// Writes a file in one move, so that a reader sees the old bytes or all the new ones.
+///
+/// # Errors
+///
+/// The file cannot be written; the error names it.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        create_folder(folder)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    fs::write(&beside, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+    fs::rename(&beside, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes a folder and all in it, if it is there.
+///
+/// # Errors
+///
+/// The folder cannot be removed; the error names it.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

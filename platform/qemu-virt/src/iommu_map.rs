@@ -5,11 +5,11 @@
 
 use alloc::vec::Vec;
 
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
+use oche_boot::options;
+use oche_hyp::dart::stream::{DartId, StreamId};
 
-/// Devices on bus 0, each with up to eight functions.
-const SLOTS: u16 = 32;
-const FUNCTIONS: u16 = 8;
+/// Devices and functions that a bus can have.
+const PLACES_ON_BUS: u16 = 256;
 
 /// A PCI requester id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,6 +25,11 @@ impl RequesterId {
     pub fn place_on_bus(self) -> usize {
         usize::from(self.0 & 0xff)
     }
+
+    /// Function 0 of the same device.
+    pub fn first_function(self) -> Self {
+        Self(self.0 & !7)
+    }
 }
 
 /// One requester and its stream.
@@ -38,54 +43,28 @@ pub struct Connection {
     pub stream: StreamId,
 }
 
-/// Why a text is no map. The index counts the comma-separated items from zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapError {
-    /// The item is not `RID:DART:STREAM`.
-    NotThreeNumbers(usize),
-    /// The requester id is not a hexadecimal number of up to 16 bits.
-    BadRequester(usize),
-    /// The DART is not a decimal number below [`MAX_DARTS`].
-    BadDart(usize),
-    /// The stream is not a decimal number below [`STREAMS`].
-    BadStream(usize),
-    /// An item before names the same requester.
-    RequesterTwice(usize),
-}
-
 /// All requesters that may do DMA, in the order of their ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuMap(Vec<Connection>);
 
-impl Default for IommuMap {
-    /// PCI slot `d` of bus 0, every function, is stream `d % 16` of DART `d / 16`.
-    fn default() -> Self {
-        let connect = |place: u16| {
-            let slot = usize::from(place / FUNCTIONS);
-            let dart = DartId::new(slot / STREAMS)?;
-            let stream = StreamId::new(slot % STREAMS)?;
-            Some(Connection { requester: RequesterId(place), dart, stream })
-        };
-        Self((0..SLOTS * FUNCTIONS).filter_map(connect).collect())
-    }
-}
-
 impl IommuMap {
-    /// Reads comma-separated `RID:DART:STREAM`, the id in hexadecimal with or without `0x`.
+    /// What the person's choice (or, without one, the rule that follows PCI slots) comes to.
     ///
-    /// # Errors
-    ///
-    /// [`MapError`] with the index of the first item that is wrong.
-    pub fn parse(text: &str) -> Result<Self, MapError> {
+    /// Of two entries for one requester the first counts, as it does in the guest's FDT.
+    pub fn of(choice: &options::IommuMap) -> Self {
+        let chosen = choice.entries().iter().map(|mapping| mapping.requester);
+        let ruled = if choice.entries().is_empty() { 0..PLACES_ON_BUS } else { 0..0 };
         let mut connections: Vec<Connection> = Vec::new();
-        for (index, item) in text.split(',').enumerate() {
-            let connection = parse_connection(item.trim(), index)?;
-            match connections.binary_search_by_key(&connection.requester, |known| known.requester) {
-                Ok(_) => return Err(MapError::RequesterTwice(index)),
-                Err(place) => connections.insert(place, connection),
+        for mapping in chosen.chain(ruled).filter_map(|requester| choice.stream_of(requester)) {
+            let requester = RequesterId(mapping.requester);
+            let dart = DartId::new(usize::from(mapping.dart));
+            let stream = StreamId::new(usize::from(mapping.stream));
+            let (Some(dart), Some(stream)) = (dart, stream) else { continue };
+            if let Err(place) = connections.binary_search_by_key(&requester, |known| known.requester) {
+                connections.insert(place, Connection { requester, dart, stream });
             }
         }
-        Ok(Self(connections))
+        Self(connections)
     }
 
     /// All connections, by requester id.
@@ -113,22 +92,6 @@ impl IommuMap {
     }
 }
 
-fn parse_connection(item: &str, index: usize) -> Result<Connection, MapError> {
-    let mut numbers = item.split(':');
-    let (Some(requester), Some(dart), Some(stream), None) =
-        (numbers.next(), numbers.next(), numbers.next(), numbers.next())
-    else {
-        return Err(MapError::NotThreeNumbers(index));
-    };
-    let digits = requester.strip_prefix("0x").unwrap_or(requester);
-    let requester = u16::from_str_radix(digits, 16).map_err(|_| MapError::BadRequester(index))?;
-    let dart = dart.parse().ok().and_then(DartId::new).ok_or(MapError::BadDart(index))?;
-    let stream = stream.parse().ok().and_then(StreamId::new).ok_or(MapError::BadStream(index))?;
-    Ok(Connection { requester: RequesterId(requester), dart, stream })
-}
-
-const _: () = assert!(SLOTS as usize <= MAX_DARTS * STREAMS);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,9 +100,15 @@ mod tests {
         (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap())
     }
 
+    fn chosen(text: &str) -> IommuMap {
+        let mut options = options::Options::default();
+        options.take("oche.iommu-map", text, &mut |name| panic!("{name}: {text}"));
+        IommuMap::of(&options.iommu_map)
+    }
+
     #[test]
     fn a_map_says_who_is_where_in_both_directions() {
-        let map = IommuMap::parse("0x10:0:2, 8:0:1,0x1ff:1:15,0x11:0:2").unwrap();
+        let map = chosen("0x10:0:2,8:0:1,0x1ff:1:15,0x11:0:2");
         assert_eq!(map.stream_of(RequesterId(8)), Some(place(0, 1)));
         assert_eq!(map.stream_of(RequesterId(0x1ff)), Some(place(1, 15)));
         assert_eq!(map.stream_of(RequesterId(0)), None);
@@ -150,8 +119,8 @@ mod tests {
     }
 
     #[test]
-    fn without_a_text_every_function_of_a_slot_has_the_slots_stream() {
-        let map = IommuMap::default();
+    fn without_a_choice_every_function_of_a_slot_has_the_slots_stream() {
+        let map = IommuMap::of(&options::Options::default().iommu_map);
         assert_eq!(map.stream_of(RequesterId(3 << 3 | 5)), Some(place(0, 3)));
         assert_eq!(map.stream_of(RequesterId(17 << 3)), Some(place(1, 1)));
         assert_eq!(map.stream_of(RequesterId(0x100)), None);
@@ -159,13 +128,9 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_map_is_refused_with_the_item_that_is_wrong() {
-        assert_eq!(IommuMap::parse(""), Err(MapError::NotThreeNumbers(0)));
-        assert_eq!(IommuMap::parse("8:0:1,9:0"), Err(MapError::NotThreeNumbers(1)));
-        assert_eq!(IommuMap::parse("8:0:1:2"), Err(MapError::NotThreeNumbers(0)));
-        assert_eq!(IommuMap::parse("0x10000:0:1"), Err(MapError::BadRequester(0)));
-        assert_eq!(IommuMap::parse("8:32:1"), Err(MapError::BadDart(0)));
-        assert_eq!(IommuMap::parse("8:0:16"), Err(MapError::BadStream(0)));
-        assert_eq!(IommuMap::parse("8:0:1,0x8:0:2"), Err(MapError::RequesterTwice(1)));
+    fn a_requester_named_twice_is_where_it_was_named_first() {
+        let map = chosen("8:0:1,8:1:2");
+        assert_eq!(map.stream_of(RequesterId(8)), Some(place(0, 1)));
+        assert_eq!(map.connections().len(), 1);
     }
 }

@@ -13,3 +13,10 @@ extern crate std;
 
 pub mod iommu_map;
 pub mod smmu;
+
+#[cfg(target_os = "none")]
+pub mod mediation;
+#[cfg(target_os = "none")]
+pub mod recorder;
+#[cfg(target_os = "none")]
+pub mod world;

@@ -62,6 +62,9 @@ pub struct Registers {
     pub(super) one: &'static PageOne,
 }
 
+// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them alike.
+unsafe impl Send for Registers {}
+
 impl Registers {
     /// The registers of the SMMU at `base`, where EL2's map has them as device memory.
     ///

@@ -1,0 +1,192 @@
+//! Mediation: the guest's accesses to its DARTs on one side, the engine and the machine on the other.
+//!
+//! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use oche_boot::bare::cpu;
+use oche_boot::bare::frame::TrapFrame;
+use oche_boot::bare::lock::SpinLock;
+use oche_boot::bare::tlb::Cpus;
+use oche_boot::bare::trap::{Fault, Platform, Resume};
+use oche_boot::options;
+use oche_boot::range::PhysRange;
+use oche_boot::stage2::{Lookup, Stage2};
+use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES};
+use oche_hyp::dart::registers::REGION_BYTES;
+use oche_hyp::dart::stream::{DartId, STREAMS};
+use oche_hyp::engine::{AccessError, Configuration, Engine};
+use oche_hyp::statistics::{Exit, Statistics};
+use oche_hyp::trace::directory::Layout;
+use oche_hyp::world::CpuAccess;
+
+use crate::iommu_map::IommuMap;
+pub use crate::recorder::Cause;
+use crate::recorder::Recorder;
+use crate::smmu::{Registers, Smmu, Unsupported};
+use crate::world::Machine;
+
+/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
+/// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
+/// `hw/arm/virt.c`, memory map).
+pub const DART_REGISTERS: u64 = 0x0910_0000;
+
+/// Where the guest finds the registers of `dart`.
+pub fn dart_window(dart: DartId) -> PhysRange {
+    let start = DART_REGISTERS + dart.index() as u64 * REGION_BYTES;
+    PhysRange { start, end: start + REGION_BYTES }
+}
+
+/// The DART whose registers are at guest-physical `address`, and the offset in them, in bytes.
+pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
+    let offset = address.checked_sub(DART_REGISTERS)?;
+    let dart = DartId::new(usize::try_from(offset / REGION_BYTES).ok()?)?;
+    Some((dart, offset % REGION_BYTES))
+}
+
+/// What boot hands over.
+pub struct Setup<'a> {
+    /// The SMMU.
+    pub registers: Registers,
+    /// Which requester is which stream.
+    pub map: &'a options::IommuMap,
+    /// The guest's RAM, ascending; nothing of Oche's own.
+    pub ram: &'a [PhysRange],
+    /// The engine's frames.
+    pub pool: PhysRange,
+    /// The CPUs' tables, with all of `ram` in them.
+    pub stage2: Stage2<Cpus>,
+    /// Memory of the trace; may be empty.
+    pub trace: PhysRange,
+    /// What is where in it.
+    pub trace_layout: Layout,
+}
+
+/// The board's answers to what stage 2 stops: its DARTs' registers, and stores to pages that are watched.
+pub struct Board(SpinLock<Mediation>);
+
+impl Board {
+    /// A board whose guest's DMA is mediated.
+    pub const fn new(mediation: Mediation) -> Self {
+        Self(SpinLock::new(mediation))
+    }
+}
+
+impl Platform for Board {
+    fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        if let Lookup::Mapped { access: CpuAccess::ReadOnly, .. } = fault.lookup {
+            // Whatever the access was, only wanting to write stops at such a page; also a table walk does
+            // that, to set an access flag.
+            let page = Gfn::containing(fault.address);
+            let is_open = page.is_some_and(|page| self.0.lock().store_trapped(cause, page));
+            return if is_open { Resume::Same } else { Resume::Abort };
+        }
+        let Some(access) = fault.mmio(frame).filter(|access| dart_at(access.address).is_some()) else {
+            return Resume::Abort;
+        };
+        let bytes = 1 << access.width_log2;
+        let mut mediation = self.0.lock();
+        let done = match access.write {
+            Some(value) => mediation.store(cause, access.address, bytes, value),
+            None => {
+                mediation.load(cause, access.address, bytes).map(|value| access.answer(frame, value))
+            }
+        };
+        if done.is_ok() { Resume::Next } else { Resume::Abort }
+    }
+}
+
+/// The engine and all that it stands on.
+pub struct Mediation {
+    machine: Machine,
+    engine: Engine,
+}
+
+impl Mediation {
+    /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`], when the SMMU cannot be driven.
+    pub fn new(setup: Setup<'_>) -> Result<Self, Unsupported> {
+        let map = IommuMap::of(setup.map);
+        let darts = map.darts();
+        let registers_at = |dart| dart_window(dart).start;
+        let recorder = Recorder::new(setup.trace, setup.trace_layout, &map, registers_at);
+        let smmu = Smmu::new(setup.registers, map, darts * STREAMS)?;
+        let layout = smmu.layout();
+        log::info!(
+            "smmu: stream table {:#x}, contexts {:#x}, void {:#x}",
+            layout.stream_table,
+            layout.contexts,
+            layout.void
+        );
+        let mut machine = Machine { stage2: setup.stage2, smmu, recorder };
+        let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
+        let pool = frames(setup.pool);
+        let configuration = Configuration { darts, ram: &ram, devices: &[], pool };
+        let engine = Engine::new(&configuration, &mut machine);
+        Ok(Self { machine, engine })
+    }
+
+    /// The guest loads `bytes` bytes from a DART's register.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError`] where no register answers so: an external abort to the guest.
+    pub fn load(&mut self, cause: Cause, address: u64, bytes: usize) -> Result<u64, AccessError> {
+        let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
+        self.machine.recorder.cause = cause;
+        let value = self.engine.read(&mut self.machine, dart, offset, bytes);
+        self.machine.recorder.publish(Exit::DartRegister);
+        value.map(u64::from)
+    }
+
+    /// The guest stores the low `bytes` bytes of `value` to a DART's register.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::load`].
+    pub fn store(&mut self, cause: Cause, address: u64, bytes: usize, value: u64) -> Result<(), AccessError> {
+        let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
+        self.machine.recorder.cause = cause;
+        // A value of more than 32 bits comes with a width that the engine refuses.
+        let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
+        self.machine.recorder.publish(Exit::DartRegister);
+        done
+    }
+
+    /// The guest stored to `page`, which stage 2 has read-only. Returns whether the store may be tried
+    /// again; otherwise it is an external abort to the guest.
+    #[must_use]
+    pub fn store_trapped(&mut self, cause: Cause, page: Gfn) -> bool {
+        self.machine.recorder.cause = cause;
+        let is_open = self.engine.store_trapped(&mut self.machine, page);
+        self.machine.recorder.publish(Exit::WatchedPage);
+        is_open
+    }
+
+    /// What happened so far.
+    pub fn statistics(&self) -> &Statistics {
+        self.machine.recorder.statistics()
+    }
+}
+
+/// The whole pages of a range; none if it is past 44 bits or empty.
+fn pages(range: &PhysRange) -> Option<Range<Gfn>> {
+    let range = range.shrunk_to(PAGE_BYTES as u64);
+    let pages = Gfn::containing(range.start)?..Gfn::containing(range.end)?;
+    (!pages.is_empty()).then_some(pages)
+}
+
+/// The whole frames of a range; none if it is past 46 bits.
+fn frames(range: PhysRange) -> Range<Frame> {
+    let range = range.shrunk_to(FRAME_BYTES as u64);
+    let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64).map(Frame);
+    match (number(range.start), number(range.end)) {
+        (Ok(start), Ok(end)) => start..end,
+        _ => Frame(0)..Frame(0),
+    }
+}

@@ -1,0 +1,159 @@
+//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the SMMU, the trace.
+
+use core::arch::asm;
+
+use oche_boot::bare::tlb::Cpus;
+use oche_boot::stage2::Stage2 as CpuTables;
+use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, Members, StreamId};
+use oche_hyp::trace::Event;
+use oche_hyp::world::{
+    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+};
+
+use crate::recorder::Recorder;
+use crate::smmu::Smmu;
+
+/// Everything that the engine stands on. Decides nothing.
+pub struct Machine {
+    /// The CPUs' view of guest memory.
+    pub stage2: CpuTables<Cpus>,
+    /// The devices' view of it.
+    pub smmu: Smmu,
+    /// Who hears what happens.
+    pub recorder: Recorder,
+}
+
+/// Guest RAM and the frame pool, as EL2 maps them: Normal, write-back, one to one.
+///
+/// On this board devices are coherent and the guest is told so (`dma-coherent`), so no cache maintenance
+/// goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
+impl Memory for Machine {
+    fn load(&self, page: Hfn, word: usize) -> u64 {
+        let at = word_pointer(page, word);
+        // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never Rust's.
+        unsafe { at.read_volatile() }
+    }
+
+    fn store(&mut self, page: Hfn, word: usize, value: u64) {
+        let at = word_pointer(page, word);
+        // SAFETY: as for `load`; what changes is the guest's memory or the engine's frame, never Rust's.
+        unsafe { at.write_volatile(value) }
+    }
+
+    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
+        assert!(offset < PAGE_BYTES, "an offset in a page");
+        let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
+        // SAFETY: as for `store`.
+        unsafe { at.write_volatile(value) }
+    }
+
+    /// A pair is two single-copy atomic words. Source: Arm ARM DDI 0487, B2.2.1.
+    fn copy_page(&mut self, from: Hfn, to: Hfn) {
+        let (from, to) = (word_pointer(from, 0), word_pointer(to, 0));
+        // SAFETY: as for `load` and `store`; exactly one page is read and one is written.
+        unsafe {
+            asm!(
+                "2:",
+                "ldp {a}, {b}, [{from}], #16",
+                "ldp {c}, {d}, [{from}], #16",
+                "ldp {e}, {f}, [{from}], #16",
+                "ldp {g}, {h}, [{from}], #16",
+                "stp {a}, {b}, [{to}], #16",
+                "stp {c}, {d}, [{to}], #16",
+                "stp {e}, {f}, [{to}], #16",
+                "stp {g}, {h}, [{to}], #16",
+                "subs {left}, {left}, #64",
+                "b.ne 2b",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                left = inout(reg) PAGE_BYTES => _,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+                options(nostack)
+            );
+        }
+    }
+
+    fn fill_page(&mut self, page: Hfn, value: u64) {
+        let to = word_pointer(page, 0);
+        // SAFETY: as for `store`; exactly one page is written.
+        unsafe {
+            asm!(
+                "2:",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "subs {left}, {left}, #64",
+                "b.ne 2b",
+                to = inout(reg) to => _,
+                left = inout(reg) PAGE_BYTES => _,
+                value = in(reg) value,
+                options(nostack)
+            );
+        }
+    }
+}
+
+fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
+    assert!(word < PAGE_WORDS, "a word of a page");
+    core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
+}
+
+impl Stage2 for Machine {
+    fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
+        self.stage2.prepare(page)
+    }
+
+    fn break_page(&mut self, page: Gfn) {
+        self.stage2.break_page(page);
+    }
+
+    fn flush_broken(&mut self) {
+        self.stage2.flush_broken();
+    }
+
+    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+        self.stage2.make_page(page, at, access);
+    }
+
+    fn publish(&mut self) {
+        self.stage2.publish();
+    }
+}
+
+impl Iommu for Machine {
+    const CACHES_INVALID_ENTRIES: bool = Smmu::CACHES_INVALID_ENTRIES;
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+        self.smmu.leaf_entry(frame, permission)
+    }
+
+    fn table_entry(&self, table: Frame) -> u64 {
+        self.smmu.table_entry(table)
+    }
+
+    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+        self.smmu.attach(dart, stream, space, root);
+    }
+
+    fn block(&mut self, dart: DartId, stream: StreamId) {
+        self.smmu.block(dart, stream);
+    }
+
+    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        self.smmu.invalidate(space, members)
+    }
+
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        self.smmu.next_fault()
+    }
+}
+
+impl Tap for Machine {
+    fn event(&mut self, event: Event) {
+        self.recorder.record(&event);
+    }
+}

@@ -90,9 +90,7 @@ impl Platform for Board {
         let mut mediation = self.0.lock();
         let done = match access.write {
             Some(value) => mediation.store(cause, access.address, bytes, value),
-            None => {
-                mediation.load(cause, access.address, bytes).map(|value| access.answer(frame, value))
-            }
+            None => mediation.load(cause, access.address, bytes).map(|value| access.answer(frame, value)),
         };
         if done.is_ok() { Resume::Next } else { Resume::Abort }
     }

@@ -21,6 +21,8 @@ pub mod queue;
 mod registers;
 pub mod structures;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 use oche_hyp::addr::Frame;
 use oche_hyp::dart::entry::Permission;

@@ -1,0 +1,333 @@
+//! The driver against a thread that plays the SMMU: queues, acknowledgements, errors.
+
+use std::boxed::Box;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::vec::Vec;
+
+use oche_boot::options;
+
+use super::*;
+use crate::iommu_map::RequesterId;
+
+/// Offsets, written out again from IHI 0070, 6.1.
+const IDR0: usize = 0x00;
+const IDR1: usize = 0x04;
+const IDR5: usize = 0x14;
+const CR0: usize = 0x20;
+const CR0ACK: usize = 0x24;
+const GBPA: usize = 0x44;
+const IRQ_CTRL: usize = 0x50;
+const IRQ_CTRLACK: usize = 0x54;
+const GERROR: usize = 0x60;
+const GERRORN: usize = 0x64;
+const STRTAB_BASE: usize = 0x80;
+const CMDQ_BASE: usize = 0x90;
+const CMDQ_PROD: usize = 0x98;
+const CMDQ_CONS: usize = 0x9c;
+const EVENTQ_BASE: usize = 0xa0;
+const EVENTQ_PROD: usize = 0x1_00a8;
+const EVENTQ_CONS: usize = 0x1_00ac;
+
+const COMMAND_SYNC: u8 = 0x46;
+
+/// An SMMU's registers as plain memory, and a thread that behaves as the SMMU would.
+struct Played {
+    registers: &'static [AtomicU64],
+    /// Commands in the order in which they were consumed.
+    commands: Arc<Mutex<Vec<[u64; 2]>>>,
+    stops: Arc<AtomicBool>,
+    player: Option<JoinHandle<()>>,
+}
+
+/// What the played SMMU does wrong.
+#[derive(Clone, Copy, Default)]
+struct Faults {
+    /// Consumes no commands.
+    is_deaf: bool,
+    /// Calls commands with this opcode an error.
+    refuses: Option<u8>,
+}
+
+fn register(registers: &[AtomicU64], offset: usize) -> &AtomicU32 {
+    let word = registers[offset / 8].as_ptr().cast::<u32>().wrapping_add(offset % 8 / 4);
+    // SAFETY: inside the word, aligned, and the memory lives for ever.
+    unsafe { AtomicU32::from_ptr(word) }
+}
+
+impl Played {
+    /// QEMU 7.2's identification: IDR0 and IDR5 as `facts/toolchain.md` has them.
+    fn new(faults: Faults) -> Self {
+        let registers: Box<[AtomicU64]> = (0..0x2_0000 / 8).map(|_| AtomicU64::new(0)).collect();
+        let registers: &'static [AtomicU64] = Box::leak(registers);
+        register(registers, IDR0).store(0x0d40_101a, Ordering::SeqCst);
+        register(registers, IDR1).store(19 << 21 | 19 << 16 | 16, Ordering::SeqCst);
+        register(registers, IDR5).store(0x74, Ordering::SeqCst);
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let stops = Arc::new(AtomicBool::new(false));
+        let (log, stop) = (commands.clone(), stops.clone());
+        let player = std::thread::spawn(move || {
+            while !stop.load(Ordering::SeqCst) {
+                play(registers, faults, &log);
+                std::thread::yield_now();
+            }
+        });
+        Self { registers, commands, stops, player: Some(player) }
+    }
+
+    fn driver(&self) -> Registers {
+        // SAFETY: the memory is as large as the registers, aligned, and only the player uses it besides.
+        unsafe { Registers::at(self.registers.as_ptr().expose_provenance()) }
+    }
+
+    fn smmu(&self, map: &str) -> Smmu {
+        let mut options = options::Options::default();
+        options.take("oche.iommu-map", map, &mut |name| panic!("{name}"));
+        Smmu::new(self.driver(), IommuMap::of(&options.iommu_map), 32).expect("it obeys")
+    }
+
+    fn read(&self, offset: usize) -> u32 {
+        register(self.registers, offset).load(Ordering::SeqCst)
+    }
+
+    fn base(&self, offset: usize) -> u64 {
+        self.registers[offset / 8].load(Ordering::SeqCst) & 0xf_ffff_ffff_ffe0
+    }
+
+    /// Commands since the last call, by opcode, without the syncs.
+    fn take_commands(&self) -> Vec<[u64; 2]> {
+        let mut commands = self.commands.lock().unwrap();
+        core::mem::take(&mut *commands).into_iter().filter(|words| words[0] as u8 != COMMAND_SYNC).collect()
+    }
+
+    /// Records `event` as the SMMU does, and says whether there was room.
+    fn raise(&self, event: [u64; 4]) -> bool {
+        let size = 1 << (self.registers[EVENTQ_BASE / 8].load(Ordering::SeqCst) & 0x1f);
+        let (produced, consumed) = (self.read(EVENTQ_PROD), self.read(EVENTQ_CONS));
+        let mask = 2 * size - 1;
+        if (produced & mask) ^ (consumed & mask) == size {
+            // The overflow flag differs from its acknowledgement until that follows.
+            let flagged = (!consumed & 1 << 31) | produced & mask;
+            register(self.registers, EVENTQ_PROD).store(flagged, Ordering::SeqCst);
+            return false;
+        }
+        for (index, word) in event.into_iter().enumerate() {
+            let at = self.base(EVENTQ_BASE) + u64::from(produced & (size - 1)) * 32 + index as u64 * 8;
+            memory(at).store(word, Ordering::SeqCst);
+        }
+        let next = produced & 1 << 31 | (produced + 1) & mask;
+        register(self.registers, EVENTQ_PROD).store(next, Ordering::SeqCst);
+        true
+    }
+
+    /// Where `requester` translates: the words of its context, found as hardware finds it, or `None` where it
+    /// aborts or is not known.
+    fn context_of(&self, requester: u16) -> Option<[u64; 8]> {
+        let bus = memory(self.base(STRTAB_BASE) + u64::from(requester >> 8) * 8).load(Ordering::SeqCst);
+        if bus & 0x1f == 0 {
+            return None;
+        }
+        assert_eq!(bus & 0x1f, 9, "a table of 256 entries");
+        let entry = (bus & !0x1f) + u64::from(requester & 0xff) * 64;
+        let first = memory(entry).load(Ordering::SeqCst);
+        assert_eq!(first & 1, 1, "every entry of a known bus is valid");
+        match first >> 1 & 0b111 {
+            0b000 => None,
+            0b101 => {
+                let context = first & 0xf_ffff_ffff_ffc0;
+                Some(core::array::from_fn(|word| memory(context + word as u64 * 8).load(Ordering::SeqCst)))
+            }
+            other => panic!("Config {other:#b}"),
+        }
+    }
+}
+
+impl Drop for Played {
+    fn drop(&mut self) {
+        self.stops.store(true, Ordering::SeqCst);
+        if let Some(player) = self.player.take() {
+            player.join().unwrap();
+        }
+    }
+}
+
+fn memory(address: u64) -> &'static AtomicU64 {
+    let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(address as usize);
+    // SAFETY: the driver's blocks live for ever, and the tests ask for aligned words in them only.
+    unsafe { &*pointer }
+}
+
+/// One look around by the played SMMU.
+fn play(registers: &[AtomicU64], faults: Faults, log: &Mutex<Vec<[u64; 2]>>) {
+    let at = |offset| register(registers, offset);
+    for (control, acknowledge) in [(CR0, CR0ACK), (IRQ_CTRL, IRQ_CTRLACK)] {
+        at(acknowledge).store(at(control).load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+    at(GBPA).fetch_and(!(1 << 31), Ordering::SeqCst);
+    let is_stopped = (at(GERROR).load(Ordering::SeqCst) ^ at(GERRORN).load(Ordering::SeqCst)) & 1 != 0;
+    if faults.is_deaf || is_stopped || at(CR0).load(Ordering::SeqCst) & 1 << 3 == 0 {
+        return;
+    }
+    let base = registers[CMDQ_BASE / 8].load(Ordering::SeqCst);
+    let size = 1_u32 << (base & 0x1f);
+    let consumed = at(CMDQ_CONS).load(Ordering::SeqCst) & 0xf_ffff;
+    if consumed == at(CMDQ_PROD).load(Ordering::SeqCst) {
+        return;
+    }
+    let entry = (base & 0xf_ffff_ffff_ffe0) + u64::from(consumed & (size - 1)) * 16;
+    let words = [memory(entry).load(Ordering::SeqCst), memory(entry + 8).load(Ordering::SeqCst)];
+    if faults.refuses == Some(words[0] as u8) {
+        at(CMDQ_CONS).store(1 << 24 | consumed, Ordering::SeqCst);
+        at(GERROR).fetch_xor(1, Ordering::SeqCst);
+        return;
+    }
+    log.lock().unwrap().push(words);
+    at(CMDQ_CONS).store((consumed + 1) & (2 * size - 1), Ordering::SeqCst);
+}
+
+fn place(dart: usize, stream: usize) -> (DartId, StreamId) {
+    (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap())
+}
+
+const ROOT: Frame = Frame(0x1_2345);
+
+#[test]
+fn it_comes_up_with_every_known_requester_in_the_void_and_every_other_aborting() {
+    let played = Played::new(Faults::default());
+    let smmu = played.smmu("0x08:0:1,0x110:0:2");
+    assert_eq!(played.read(CR0), 0b1101, "events, commands and translation enabled");
+    assert_eq!(played.read(IRQ_CTRL), 0b100, "the event queue's interrupt alone");
+    let void = smmu.layout().void;
+    for requester in [0x08, 0x110] {
+        let context = played.context_of(requester).expect("it translates");
+        assert_eq!(context[1], void, "through the void");
+    }
+    assert_eq!(played.context_of(0x09), None);
+    assert_eq!(played.context_of(0x200), None);
+}
+
+#[test]
+fn an_smmu_without_a_16k_granule_or_coherence_is_refused() {
+    let played = Played::new(Faults::default());
+    register(played.registers, IDR5).store(0x54, Ordering::SeqCst);
+    let map = || IommuMap::of(&options::Options::default().iommu_map);
+    let refused = |smmu: Result<Smmu, Unsupported>| smmu.err();
+    assert_eq!(refused(Smmu::new(played.driver(), map(), 32)), Some(Unsupported::No16KiBGranule));
+    register(played.registers, IDR5).store(0x74, Ordering::SeqCst);
+    register(played.registers, IDR0).store(0x0d40_100a, Ordering::SeqCst);
+    assert_eq!(refused(Smmu::new(played.driver(), map(), 32)), Some(Unsupported::NotCoherent));
+    assert_eq!(played.read(CR0), 0, "it was not touched");
+}
+
+#[test]
+fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2,0x11:0:2,0x18:0:3");
+    played.take_commands();
+    let (dart, stream) = place(0, 2);
+    smmu.attach(dart, stream, SpaceId(4), ROOT);
+    for requester in [0x10, 0x11] {
+        let context = played.context_of(requester).expect("it translates");
+        assert_eq!((context[1], context[0] >> 48), (ROOT.address(), 5), "root and ASID");
+    }
+    assert_eq!(played.context_of(0x18).expect("it translates")[1], smmu.layout().void);
+    let forgets = [Command::ForgetEntry(RequesterId(0x10)), Command::ForgetEntry(RequesterId(0x11))];
+    let commands = played.take_commands();
+    assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");
+
+    smmu.block(dart, stream);
+    for requester in [0x10, 0x11] {
+        assert_eq!(played.context_of(requester).expect("it translates")[1], smmu.layout().void);
+    }
+    let commands = played.take_commands();
+    assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");
+    assert!(commands.contains(&Command::DropTranslations(structures::Asid(5)).words()), "{commands:x?}");
+}
+
+#[test]
+fn a_space_that_gets_another_root_takes_it_to_all_its_streams() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2,0x18:0:3");
+    let ((dart, first), (_, second)) = (place(0, 2), place(0, 3));
+    smmu.attach(dart, first, SpaceId(0), ROOT);
+    played.take_commands();
+    smmu.attach(dart, second, SpaceId(0), Frame(7));
+    for requester in [0x10, 0x18] {
+        assert_eq!(played.context_of(requester).expect("it translates")[1], Frame(7).address());
+    }
+    let commands = played.take_commands();
+    assert!(commands.contains(&Command::ForgetContext(RequesterId(0x10)).words()), "{commands:x?}");
+    assert!(commands.contains(&Command::DropTranslations(structures::Asid(1)).words()), "{commands:x?}");
+}
+
+#[test]
+fn invalidating_drops_the_space_and_nothing_else_through_many_wraps_of_the_queue() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2");
+    played.take_commands();
+    for _ in 0..700 {
+        assert_eq!(smmu.invalidate(SpaceId(9), &Members::default()), Ok(()));
+    }
+    let drop = Command::DropTranslations(structures::Asid(10)).words();
+    assert_eq!(played.take_commands(), [drop; 700]);
+}
+
+#[test]
+fn a_command_that_is_refused_is_told_and_the_next_one_works() {
+    let faults = Faults { refuses: Some(0x11), ..Faults::default() };
+    let played = Played::new(faults);
+    let mut smmu = played.smmu("0x10:0:2");
+    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert_eq!(smmu.statistics().commands_refused, 1);
+    let (dart, stream) = place(0, 2);
+    smmu.attach(dart, stream, SpaceId(0), ROOT);
+    assert_eq!(smmu.statistics().commands_timed_out, 0, "the queue went on");
+}
+
+#[test]
+fn an_smmu_that_does_nothing_ends_the_wait() {
+    let played = Played::new(Faults { is_deaf: true, ..Faults::default() });
+    let map = IommuMap::of(&options::Options::default().iommu_map);
+    assert_eq!(Smmu::new(played.driver(), map, 32).err(), Some(Unsupported::NoCommands));
+}
+
+fn translation_fault(requester: u16, iova: u64) -> [u64; 4] {
+    [0x10 | u64::from(requester) << 32, 0, iova, 0]
+}
+
+#[test]
+fn faults_come_out_in_order_as_streams_and_strangers_are_counted() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2,0x18:1:15");
+    assert_eq!(smmu.next_fault(), None);
+    assert!(played.raise(translation_fault(0x18, 0x1000)));
+    assert!(played.raise([0x02 | 0x3000 << 32, 0, 0, 0]));
+    assert!(played.raise(translation_fault(0x20, 0x2000)));
+    assert!(played.raise(translation_fault(0x10, 0xffff_f010)));
+    let mut next = || smmu.next_fault().map(|fault| (fault.dart, fault.stream, fault.iova, fault.is_write));
+    let ((first_dart, first), (second_dart, second)) = (place(1, 15), place(0, 2));
+    assert_eq!(next(), Some((first_dart, first, 0x1000, true)));
+    assert_eq!(next(), Some((second_dart, second, 0xffff_f010, true)));
+    assert_eq!(next(), None);
+    assert_eq!(smmu.statistics().other_events, 2);
+}
+
+#[test]
+fn a_queue_that_ran_over_is_told_once_and_goes_on() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2");
+    let mut raised = 0;
+    while played.raise(translation_fault(0x10, raised)) {
+        raised += 1;
+    }
+    assert_eq!(raised, 512);
+    for iova in 0..raised {
+        assert_eq!(smmu.next_fault().map(|fault| fault.iova), Some(iova));
+    }
+    assert_eq!(smmu.next_fault(), None);
+    assert_eq!(smmu.statistics().event_losses, 1);
+    assert!(played.raise(translation_fault(0x10, 77)));
+    assert_eq!(smmu.next_fault().map(|fault| fault.iova), Some(77));
+    assert_eq!((smmu.next_fault(), smmu.statistics().event_losses), (None, 1));
+}

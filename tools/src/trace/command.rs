@@ -1,0 +1,208 @@
+//! `oche trace ...`: its arguments and what they do.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Subcommand};
+use oche_hyp::trace::record::Kind;
+
+use super::output::{Filter, write_json, write_text};
+use super::reader::TraceFile;
+use super::recorder::Recorder;
+use super::summary::{summarize, write_summary};
+
+/// Record, read and sum up what devices did to memory.
+#[derive(Debug, Args)]
+pub struct TraceArguments {
+    #[command(subcommand)]
+    command: TraceCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TraceCommand {
+    /// Print one line an event, in ftrace's manner
+    Text(TextArguments),
+    /// Sum up: events by kind, CPU and device, losses, the hypervisor's counters
+    Stats(StatsArguments),
+    /// Record a running guest's events from its RAM file
+    Record(RecordArguments),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche trace text boot.oche | grep ' map:'          every page that became reachable
+  oche trace text boot.oche --kind io_page_fault    every access that was refused
+  oche trace text boot.oche --device 00:01.0        all about one device
+  oche trace text boot.oche --json | jq .iova       for scripts
+
+Each line: CPU, seconds since Oche's start, event, its fields, then dart, stream, device, pc (the guest's
+code that caused it) and seq (the event's number on its CPU). `CPU:2 [LOST 10 EVENTS]` marks a gap.
+map, unmap and io_page_fault begin with the fields of Linux's events of these names.")]
+struct TextArguments {
+    /// The trace file
+    file: PathBuf,
+    /// One JSON object a line instead
+    #[arg(long)]
+    json: bool,
+    /// Only these kinds of events, by name, separated by commas (map,unmap,io_page_fault,...)
+    #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
+    kind: Vec<Kind>,
+    /// Only this DART, by number
+    #[arg(long)]
+    dart: Option<u8>,
+    /// Only this stream, by number
+    #[arg(long)]
+    stream: Option<u8>,
+    /// Only this CPU, by number
+    #[arg(long)]
+    cpu: Option<u8>,
+    /// Only devices whose name contains this
+    #[arg(long)]
+    device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct StatsArguments {
+    /// The trace file
+    file: PathBuf,
+    /// As JSON: a list with an object for each boot of Oche in the trace
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The guest's RAM must be a shared file:
+  qemu-system-aarch64 ... -object memory-backend-file,id=ram,size=2G,mem-path=FILE,share=on -machine memory-backend=ram
+The guest is never made to wait: what it overwrites before we read it is counted as lost.")]
+struct RecordArguments {
+    /// The guest's RAM file; waited for if it is not there yet
+    #[arg(long, value_name = "FILE")]
+    ram: PathBuf,
+    /// The trace file to write
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Stop after this many seconds [default: when Enter is pressed or standard input ends]
+    #[arg(long, value_name = "SECONDS")]
+    seconds: Option<f64>,
+    /// Stop when the file has this many MiB
+    #[arg(long, value_name = "MIB")]
+    limit: Option<u64>,
+}
+
+impl TraceArguments {
+    /// Does what was asked for.
+    ///
+    /// # Errors
+    ///
+    /// A file could not be read or written, or is no trace.
+    pub fn run(&self) -> Result<()> {
+        match &self.command {
+            TraceCommand::Text(arguments) => arguments.run(),
+            TraceCommand::Stats(arguments) => arguments.run(),
+            TraceCommand::Record(arguments) => arguments.run(),
+        }
+    }
+}
+
+impl TextArguments {
+    fn run(&self) -> Result<()> {
+        let trace = open(&self.file)?;
+        let filter = Filter {
+            kinds: self.kind.clone(),
+            dart: self.dart,
+            stream: self.stream,
+            cpu: self.cpu,
+            device: self.device.clone(),
+        };
+        to_standard_output(|out| {
+            if self.json { write_json(&trace, &filter, out) } else { write_text(&trace, &filter, out) }
+        })
+    }
+}
+
+impl StatsArguments {
+    fn run(&self) -> Result<()> {
+        let trace = open(&self.file)?;
+        let summaries = summarize(&trace);
+        to_standard_output(|out| {
+            if self.json {
+                serde_json::to_writer_pretty(&mut *out, &summaries)?;
+                return writeln!(out);
+            }
+            for (index, summary) in summaries.iter().enumerate() {
+                if summaries.len() > 1 {
+                    writeln!(out, "{}boot {}", if index > 0 { "\n" } else { "" }, index + 1)?;
+                }
+                write_summary(summary, out)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+impl RecordArguments {
+    fn run(&self) -> Result<()> {
+        let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
+        let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
+        let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose();
+        match seconds.context("--seconds")? {
+            Some(duration) => {
+                let end = std::time::Instant::now() + duration;
+                while !recorder.is_over() && std::time::Instant::now() < end {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+            None => {
+                eprintln!("recording {}; press Enter to stop", self.ram.display());
+                io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;
+            }
+        }
+        let recording = recorder.finish()?;
+        if recording.sessions == 0 {
+            anyhow::bail!(
+                "{}: no trace directory appeared in it (is Oche running there?)",
+                self.ram.display()
+            );
+        }
+        eprintln!(
+            "{} events, {} lost, {} KiB in {}",
+            recording.records,
+            recording.lost,
+            recording.bytes / 1024,
+            self.output.display()
+        );
+        Ok(())
+    }
+}
+
+fn open(path: &std::path::Path) -> Result<TraceFile> {
+    let trace = TraceFile::open(path)?;
+    for warning in &trace.warnings {
+        eprintln!("oche: {}: {warning}", path.display());
+    }
+    Ok(trace)
+}
+
+/// Lets `write` write to standard output; a reader who has seen enough (`| head`) is no error.
+fn to_standard_output(
+    write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<()> {
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(error).context("writing to standard output")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn parse_kind(name: &str) -> Result<Kind, String> {
+    Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
+        format!("there is no such kind of event; there are {}", names.join(", "))
+    })
+}

@@ -1,0 +1,55 @@
+//! Who is who in a trace: board, clock, DARTs and the devices behind them.
+
+use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
+use oche_hyp::trace::directory::{self, DartEntry, DeviceEntry, Machine};
+use oche_hyp::trace::record::Record;
+use oche_hyp::trace::text::Clock;
+
+/// What a trace directory says of the machine.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Board, counter, start.
+    pub machine: Machine,
+    /// The DARTs.
+    pub darts: Vec<DartEntry>,
+    /// The devices.
+    pub devices: Vec<DeviceEntry>,
+    names: Vec<Option<String>>,
+}
+
+impl Description {
+    /// What the directory at the start of `words` says.
+    pub fn read(words: &[u64]) -> Self {
+        let devices: Vec<DeviceEntry> = directory::devices(&words).collect();
+        let mut names: Vec<Option<String>> = vec![None; MAX_DARTS * STREAMS];
+        for device in &devices {
+            // Functions of one device may share a stream: all are named.
+            let name = device.name.as_str();
+            match names.get_mut(place(device.dart, device.stream)) {
+                Some(Some(known)) => *known = format!("{known}+{name}"),
+                Some(none) => *none = Some(name.to_owned()),
+                None => {}
+            }
+        }
+        Self { machine: Machine::read(&words), darts: directory::darts(&words).collect(), devices, names }
+    }
+
+    /// How the trace's ticks become seconds since Oche's start.
+    pub fn clock(&self) -> Clock {
+        Clock { counter_hz: self.machine.counter_hz, start_ticks: self.machine.start_ticks }
+    }
+
+    /// The name of what `stream` of `dart` is, if it has one.
+    pub fn device(&self, dart: DartId, stream: StreamId) -> Option<&str> {
+        self.names.get(place(dart, stream))?.as_deref()
+    }
+
+    /// The name of the device that `record` is about, if it is about one and it has a name.
+    pub fn device_of(&self, record: &Record) -> Option<&str> {
+        self.device(record.dart()?, record.stream()?)
+    }
+}
+
+fn place(dart: DartId, stream: StreamId) -> usize {
+    dart.index() * STREAMS + stream.index()
+}

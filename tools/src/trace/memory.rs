@@ -1,0 +1,134 @@
+//! The trace in a guest's memory: a RAM file that QEMU shares with us, read while the guest runs.
+
+// UNSAFETY: memory that another process writes has no owner here; it is read only through atomic loads.
+#![expect(unsafe_code, reason = "atomic loads from a shared mapping")]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context, Result, bail};
+use memmap2::{MmapOptions, MmapRaw};
+use oche_hyp::trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC};
+use oche_hyp::trace::words::Words;
+
+/// Directory and rings of a running (or stopped) Oche, mapped read-only.
+#[derive(Debug)]
+pub struct TraceMemory {
+    mapping: MmapRaw,
+    offset: u64,
+    layout: Layout,
+}
+
+impl TraceMemory {
+    /// Looks for a trace directory in `ram` and maps it with its rings. `None`: there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read or mapped, or the directory is damaged or of another version.
+    pub fn find(ram: &File) -> Result<Option<Self>> {
+        let length = ram.metadata().context("looking at the RAM file's size")?.len();
+        let mut offset = 0;
+        while offset < length {
+            // Reading, not mapping: a hole in a sparse file stays one.
+            let mut first = [0; 8];
+            let is_whole = ram.read_at(&mut first, offset).context("reading the RAM file")? == first.len();
+            if is_whole && u64::from_le_bytes(first) == MAGIC {
+                return Self::map(ram, offset, length - offset);
+            }
+            offset = offset.saturating_add(ALIGNMENT);
+        }
+        Ok(None)
+    }
+
+    fn map(ram: &File, offset: u64, available: u64) -> Result<Option<Self>> {
+        let available = usize::try_from(available).unwrap_or(usize::MAX);
+        let whole = MmapOptions::new().offset(offset).len(available).map_raw_read_only(ram);
+        let mut memory = Self {
+            mapping: whole.context("mapping the trace directory")?,
+            offset,
+            layout: Layout::new(1, 0),
+        };
+        match Layout::read(&memory, available) {
+            Ok(layout) => {
+                memory.layout = layout;
+                Ok(Some(memory))
+            }
+            // It was withdrawn between the look and the map.
+            Err(DirectoryError::Absent) => Ok(None),
+            Err(error) => bail!("at offset {offset:#x} of the RAM file: {error}"),
+        }
+    }
+
+    /// Where its parts are.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The directory's offset in the RAM file, in bytes.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// All counters as they are now.
+    pub fn counters(&self) -> Vec<Counter> {
+        directory::counters(self, self.layout).collect()
+    }
+}
+
+impl Words for TraceMemory {
+    fn load(&self, index: usize) -> u64 {
+        let is_inside = index
+            .checked_add(1)
+            .and_then(|end| end.checked_mul(8))
+            .is_some_and(|end| end <= self.mapping.len());
+        if !is_inside {
+            return 0;
+        }
+        let word = self.mapping.as_ptr().wrapping_add(index * 8).cast_mut().cast::<u64>();
+        // SAFETY: the word lies inside the mapping, which lives as long as `self` and starts on a page, so
+        // it is aligned; it is only loaded from, atomically, and 8-byte atomic loads may be of read-only memory.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        u64::from_le(word.load(Ordering::Acquire))
+    }
+
+    fn store(&self, _index: usize, _value: u64) {}
+}
+
+/// The counters of the Oche whose memory `ram` is, by name: the machine's own, and the CPUs' both as their sum
+/// (`exits_smc`) and one by one (`exits_smc[2]`).
+///
+/// # Errors
+///
+/// The file cannot be read, or no trace directory is in it.
+pub fn read_statistics(ram: &Path) -> Result<Vec<(String, u64)>> {
+    let file = File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
+    let Some(memory) = TraceMemory::find(&file)? else {
+        bail!("{}: no trace directory in it (is Oche running there?)", ram.display());
+    };
+    Ok(by_name(&memory.counters()))
+}
+
+/// Counters by name, with the sums of those that each CPU has.
+pub fn by_name(counters: &[Counter]) -> Vec<(String, u64)> {
+    let mut named: Vec<(String, u64)> = Vec::new();
+    let mut each: Vec<(String, u64)> = Vec::new();
+    for counter in counters {
+        let name = counter.name.as_str();
+        let Some(cpu) = counter.cpu else {
+            named.push((name.to_owned(), counter.value));
+            continue;
+        };
+        each.push((format!("{name}[{cpu}]"), counter.value));
+        match named.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum = sum.wrapping_add(counter.value),
+            None => named.push((name.to_owned(), counter.value)),
+        }
+    }
+    named.append(&mut each);
+    named
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,20 @@
+//! The trace outside the hypervisor: recorded from a guest's memory while it runs, kept in a file, read back.
+//!
+//! ```text
+//! RAM file -> memory -> recorder -> file (format) -> reader -> text, json, stats
+//! ```
+//!
+//! The file is described byte by byte in `docs/trace.md`.
+
+pub mod command;
+pub mod description;
+pub mod format;
+pub mod memory;
+pub mod output;
+pub mod reader;
+pub mod recorder;
+pub mod summary;
+
+pub use memory::read_statistics;
+pub use reader::TraceFile;
+pub use recorder::{Recorder, Recording};

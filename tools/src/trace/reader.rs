@@ -1,0 +1,302 @@
+//! Reads a trace file: finds its chunks, checks them, and gives out all CPUs' records in the order of time.
+//!
+//! Total: any bytes are answered with what could be read of them and with warnings about the rest. Memory
+//! grows with the number of chunks and not with the number of records.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use oche_hyp::trace::directory::{MAX_CPUS, VERSION};
+use oche_hyp::trace::record::RECORD_BYTES;
+
+use super::description::Description;
+use super::format::{
+    CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader, ChunkKind, End, FILE_HEADER_BYTES, FILE_MAGIC,
+    FILE_VERSION, Found, MAX_PAYLOAD_BYTES, Sample, checksum, word,
+};
+
+mod merge;
+
+pub use merge::{Events, Item};
+
+/// Where a trace's bytes are.
+pub trait Source {
+    /// How many there are.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    fn length(&self) -> io::Result<u64>;
+
+    /// Fills `into` with the bytes from `offset` on, all of which exist.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file.
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
+}
+
+impl Source for File {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.read_exact_at(into, offset)
+    }
+}
+
+impl Source for Vec<u8> {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
+    }
+
+    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let bytes = start.checked_add(into.len()).and_then(|end| self.get(start..end));
+        into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// A trace file, indexed.
+#[derive(Debug)]
+pub struct TraceFile<S = File> {
+    source: S,
+    /// Nanoseconds since 1970 UTC when the recording began.
+    pub begun_unix_nanoseconds: u64,
+    /// The boots of Oche in it, oldest first.
+    pub sessions: Vec<Session>,
+    /// What is wrong with the file, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// One boot of Oche.
+#[derive(Debug)]
+pub struct Session {
+    /// Who is who.
+    pub description: Description,
+    /// Nanoseconds since 1970 UTC when the recorder found the directory.
+    pub found_unix_nanoseconds: u64,
+    /// The counters as time went by; the last is the final one.
+    pub samples: Vec<Sample>,
+    /// The totals, if the recording came to its end.
+    pub end: Option<End>,
+    /// Per CPU, its chunks of records in the order of the file.
+    cpus: Vec<Vec<RecordChunk>>,
+}
+
+/// A chunk of records, not read yet.
+#[derive(Clone, Copy, Debug)]
+struct RecordChunk {
+    header: ChunkHeader,
+    payload_offset: u64,
+    /// Bytes of the payload that are in the file: fewer than the header says where the file was cut off.
+    bytes_present: u64,
+}
+
+impl TraceFile {
+    /// Opens the trace at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, is no trace, or is one of a later version. Damage within is no error: see
+    /// [`TraceFile::warnings`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            bail!("{} is a directory, not a trace", path.display());
+        }
+        Self::from_source(file).with_context(|| format!("reading the trace {}", path.display()))
+    }
+}
+
+impl<S: Source> TraceFile<S> {
+    /// Indexes the trace in `source`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TraceFile::open`].
+    pub fn from_source(source: S) -> Result<Self> {
+        let length = source.length()?;
+        let mut header = [0; FILE_HEADER_BYTES];
+        if length < FILE_HEADER_BYTES as u64 {
+            bail!("not a trace: it has {length} bytes, and a trace has {FILE_HEADER_BYTES} at least");
+        }
+        source.read_at(0, &mut header)?;
+        if header.first_chunk() != Some(&FILE_MAGIC) {
+            bail!("not a trace: it does not begin with OCHEFILE");
+        }
+        let version = word(&header, 8).unwrap_or(0) as u32;
+        if version != FILE_VERSION {
+            bail!("a trace of version {version}; this program reads version {FILE_VERSION}");
+        }
+        let begun_unix_nanoseconds = word(&header, 16).unwrap_or(0);
+        let mut trace = Self { source, begun_unix_nanoseconds, sessions: Vec::new(), warnings: Vec::new() };
+        trace.index(length)?;
+        Ok(trace)
+    }
+
+    /// All records of all sessions. Within a session the CPUs are merged by time.
+    pub fn events(&self) -> Events<'_, S> {
+        Events::new(&self.source, &self.sessions)
+    }
+
+    fn index(&mut self, length: u64) -> Result<()> {
+        let mut at = FILE_HEADER_BYTES as u64;
+        while at < length {
+            let Some((header, end)) = self.chunk_at(at, length)? else {
+                let Some(next) = self.next_chunk(at + 1, length)? else {
+                    self.warnings
+                        .push(format!("the last {} bytes are no chunk: cut off or damaged", length - at));
+                    return Ok(());
+                };
+                self.warnings.push(format!("{} bytes at offset {at:#x} are damaged and left out", next - at));
+                at = next;
+                continue;
+            };
+            self.take(header, at + CHUNK_HEADER_BYTES as u64, length)?;
+            at = end;
+        }
+        let is_whole = self.sessions.last().is_some_and(|session| session.end.is_some());
+        if self.sessions.is_empty() {
+            self.warnings.push("the trace is empty: no Oche was found while it was recorded".into());
+        } else if !is_whole {
+            self.warnings.push("the recording has no end: it was cut off, or still goes on".into());
+        }
+        Ok(())
+    }
+
+    /// The header of the chunk at `at` and where the chunk ends. `None`: none begins here, or what should
+    /// follow it does not.
+    fn chunk_at(&self, at: u64, length: u64) -> Result<Option<(ChunkHeader, u64)>> {
+        let Some(header) = self.header_at(at, length)? else { return Ok(None) };
+        let end = at + CHUNK_HEADER_BYTES as u64 + header.payload_bytes;
+        let follows = end >= length || self.begins_chunk(end, length)?;
+        // With a damaged chunk behind it, this one may still be sound: its checksum says.
+        Ok(if follows || self.is_sound(&header, at)? { Some((header, end)) } else { None })
+    }
+
+    fn header_at(&self, at: u64, length: u64) -> Result<Option<ChunkHeader>> {
+        let mut bytes = [0; CHUNK_HEADER_BYTES];
+        if length - at < bytes.len() as u64 {
+            return Ok(None);
+        }
+        self.source.read_at(at, &mut bytes)?;
+        let header = ChunkHeader::from_bytes(&bytes);
+        Ok(header.filter(|header| {
+            header.payload_bytes <= MAX_PAYLOAD_BYTES && header.payload_bytes.is_multiple_of(8)
+        }))
+    }
+
+    fn begins_chunk(&self, at: u64, length: u64) -> Result<bool> {
+        let mut magic = [0; CHUNK_MAGIC.len()];
+        let present = magic.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        let (magic, _) = magic.split_at_mut(present);
+        self.source.read_at(at, magic)?;
+        Ok(CHUNK_MAGIC.starts_with(magic))
+    }
+
+    fn is_sound(&self, header: &ChunkHeader, at: u64) -> Result<bool> {
+        let payload = self.payload(at + CHUNK_HEADER_BYTES as u64, header.payload_bytes)?;
+        Ok(checksum(header, &payload) == header.checksum)
+    }
+
+    /// Reads `bytes` (at most [`MAX_PAYLOAD_BYTES`], and all in the file).
+    fn payload(&self, offset: u64, bytes: u64) -> Result<Vec<u8>> {
+        let mut payload = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        self.source.read_at(offset, &mut payload)?;
+        Ok(payload)
+    }
+
+    /// Where the next chunk's magic is, from `from` on.
+    fn next_chunk(&self, from: u64, length: u64) -> Result<Option<u64>> {
+        const WINDOW: u64 = 1 << 16;
+        let mut at = from;
+        while at + (CHUNK_MAGIC.len() as u64) <= length {
+            let window = self.payload(at, WINDOW.min(length - at))?;
+            if let Some(found) = window.windows(CHUNK_MAGIC.len()).position(|bytes| bytes == CHUNK_MAGIC) {
+                return Ok(Some(at + found as u64));
+            }
+            at += window.len() as u64 - (CHUNK_MAGIC.len() as u64 - 1);
+        }
+        Ok(None)
+    }
+
+    /// Files the chunk away by its kind.
+    fn take(&mut self, header: ChunkHeader, payload_offset: u64, length: u64) -> Result<()> {
+        let present = header.payload_bytes.min(length - payload_offset);
+        let is_cut_off = present < header.payload_bytes;
+        let Some(kind) = ChunkKind::from_number(header.kind) else {
+            self.warnings.push(format!("a chunk of kind {}, from a later version, is left out", header.kind));
+            return Ok(());
+        };
+        if kind == ChunkKind::Records {
+            self.take_records(RecordChunk { header, payload_offset, bytes_present: present });
+            return Ok(());
+        }
+        let payload = self.payload(payload_offset, present)?;
+        let is_sound = !is_cut_off && checksum(&header, &payload) == header.checksum;
+        if !is_sound || self.take_payload(kind, &payload).is_none() {
+            let what = if is_cut_off { "cut off" } else { "damaged" };
+            self.warnings
+                .push(format!("the {kind:?} chunk at offset {payload_offset:#x} is {what} and left out"));
+        }
+        Ok(())
+    }
+
+    fn take_records(&mut self, chunk: RecordChunk) {
+        let cpu = chunk.header.cpu as usize;
+        let session = self.sessions.last_mut().filter(|_| cpu < MAX_CPUS);
+        let Some(session) = session else {
+            self.warnings
+                .push("records with no description before them, or of no possible CPU, are left out".into());
+            return;
+        };
+        if session.cpus.len() <= cpu {
+            session.cpus.resize_with(cpu + 1, Vec::new);
+        }
+        if let Some(chunks) = session.cpus.get_mut(cpu) {
+            chunks.push(chunk);
+        }
+    }
+
+    fn take_payload(&mut self, kind: ChunkKind, payload: &[u8]) -> Option<()> {
+        match kind {
+            ChunkKind::Directory => {
+                let found = Found::from_payload(payload)?;
+                let version = found.words.get(1).copied().unwrap_or(0) as u32;
+                if version != VERSION {
+                    self.warnings.push(format!(
+                        "its records are of version {version}, not {VERSION}: they may be misread"
+                    ));
+                }
+                self.sessions.push(Session {
+                    description: Description::read(&found.words),
+                    found_unix_nanoseconds: found.unix_nanoseconds,
+                    samples: Vec::new(),
+                    end: None,
+                    cpus: Vec::new(),
+                });
+            }
+            ChunkKind::Sample => self.sessions.last_mut()?.samples.push(Sample::from_payload(payload)?),
+            ChunkKind::End => self.sessions.last_mut()?.end = Some(End::from_payload(payload)?),
+            ChunkKind::Records => {}
+        }
+        Some(())
+    }
+}
+
+impl Session {
+    /// Records that the file's chunks claim to hold, without reading them.
+    pub fn records_claimed(&self) -> u64 {
+        let chunks = self.cpus.iter().flatten();
+        chunks.map(|chunk| chunk.bytes_present / RECORD_BYTES as u64).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests;

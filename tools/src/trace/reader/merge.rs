@@ -1,0 +1,210 @@
+//! All CPUs' records in the order of time, and what is missing between them.
+
+use std::collections::VecDeque;
+use std::slice;
+
+use oche_hyp::trace::record::{RECORD_BYTES, Record};
+
+use super::super::format::checksum;
+use super::{RecordChunk, Session, Source};
+
+/// What a trace holds, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Item {
+    /// A boot of Oche begins: the session with this index.
+    Session(usize),
+    /// An event.
+    Record(Record),
+    /// Records of a CPU that were overwritten in the ring before the recorder came.
+    Lost {
+        /// The CPU.
+        cpu: usize,
+        /// How many.
+        records: u64,
+    },
+    /// Records of a CPU that were recorded but cannot be read: the file is damaged there.
+    Unreadable {
+        /// The CPU.
+        cpu: usize,
+        /// How many.
+        records: u64,
+    },
+}
+
+/// Iterator over a trace. Ends quietly where the file can no longer be read; the records missing then show
+/// as [`Item::Unreadable`].
+#[derive(Debug)]
+pub struct Events<'a, S> {
+    source: &'a S,
+    sessions: slice::Iter<'a, Session>,
+    begun: usize,
+    cpus: Vec<CpuStream<'a>>,
+    /// The CPU whose records come next, and until which time.
+    current: usize,
+    until: u64,
+}
+
+impl<'a, S: Source> Events<'a, S> {
+    pub(super) fn new(source: &'a S, sessions: &'a [Session]) -> Self {
+        Self { source, sessions: sessions.iter(), begun: 0, cpus: Vec::new(), current: 0, until: 0 }
+    }
+
+    /// Finds the CPU with the earliest record, and how long it stays that.
+    fn choose(&mut self) -> bool {
+        let times = self.cpus.iter().enumerate().filter_map(|(cpu, stream)| Some((stream.next_time()?, cpu)));
+        let mut earliest = None;
+        let mut second = u64::MAX;
+        for (time, cpu) in times {
+            match earliest {
+                Some((least, _)) if time >= least => second = second.min(time),
+                Some((least, _)) => {
+                    second = least;
+                    earliest = Some((time, cpu));
+                }
+                None => earliest = Some((time, cpu)),
+            }
+        }
+        let Some((_, cpu)) = earliest else { return false };
+        (self.current, self.until) = (cpu, second);
+        true
+    }
+
+    fn begin_session(&mut self) -> Option<Item> {
+        let session = self.sessions.next()?;
+        let streams = session.cpus.iter().enumerate().map(|(cpu, chunks)| CpuStream::new(cpu, chunks));
+        self.cpus = streams.collect();
+        for stream in &mut self.cpus {
+            stream.fill(self.source);
+        }
+        self.begun += 1;
+        (self.current, self.until) = (0, 0);
+        Some(Item::Session(self.begun - 1))
+    }
+}
+
+impl<S: Source> Iterator for Events<'_, S> {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(stream) = self.cpus.get_mut(self.current)
+                && stream.next_time().is_some_and(|time| time <= self.until)
+            {
+                let item = stream.pop();
+                if stream.next_time().is_none() {
+                    stream.fill(self.source);
+                }
+                return item;
+            }
+            if !self.choose() {
+                return self.begin_session();
+            }
+        }
+    }
+}
+
+/// One CPU's records, a chunk at a time.
+#[derive(Debug)]
+struct CpuStream<'a> {
+    cpu: usize,
+    chunks: slice::Iter<'a, RecordChunk>,
+    /// Payload of the chunk under way; records before `at` have been given out.
+    payload: Vec<u8>,
+    at: usize,
+    /// Gaps to tell of before the next record.
+    gaps: VecDeque<Item>,
+    /// Number of the record that would follow without a gap.
+    expected: u64,
+    /// Records in damaged chunks since the last sound one.
+    damaged: u64,
+}
+
+impl<'a> CpuStream<'a> {
+    fn new(cpu: usize, chunks: &'a [RecordChunk]) -> Self {
+        let (payload, gaps) = (Vec::new(), VecDeque::new());
+        Self { cpu, chunks: chunks.iter(), payload, at: 0, gaps, expected: 0, damaged: 0 }
+    }
+
+    fn record(&self) -> Option<Record> {
+        let bytes = self.payload.get(self.at..)?.first_chunk::<RECORD_BYTES>()?;
+        Some(Record::from_bytes(bytes))
+    }
+
+    /// Time of the next item; gaps are as early as can be. `None`: nothing is left at hand.
+    fn next_time(&self) -> Option<u64> {
+        match self.record() {
+            Some(record) => Some(record.time()),
+            None if !self.gaps.is_empty() => Some(u64::MAX),
+            None => None,
+        }
+    }
+
+    fn pop(&mut self) -> Option<Item> {
+        if let Some(gap) = self.gaps.pop_front() {
+            return Some(gap);
+        }
+        let record = self.record()?;
+        self.at += RECORD_BYTES;
+        Some(Item::Record(record))
+    }
+
+    /// Takes the next chunks until there is something to give out.
+    fn fill(&mut self, source: &impl Source) {
+        while self.next_time().is_none() {
+            let Some(chunk) = self.chunks.next() else { return };
+            let header = &chunk.header;
+            let Some(records) = self.read(chunk, source) else {
+                // Its header may be what is damaged. A sound chunk after it tells how much is missing; where none
+                // comes, its size does.
+                self.damaged = self.damaged.saturating_add(chunk.bytes_present / RECORD_BYTES as u64);
+                if self.chunks.as_slice().is_empty() {
+                    self.gap(self.damaged, |cpu, records| Item::Unreadable { cpu, records });
+                }
+                continue;
+            };
+            self.damaged = 0;
+            let missing = header.first.saturating_sub(self.expected);
+            let lost = header.lost_before.min(missing);
+            self.gap(missing - lost, |cpu, records| Item::Unreadable { cpu, records });
+            self.gap(lost, |cpu, records| Item::Lost { cpu, records });
+            self.expected = header.first.saturating_add(records);
+        }
+    }
+
+    fn gap(&mut self, records: u64, item: impl Fn(usize, u64) -> Item) {
+        if records > 0 {
+            self.gaps.push_back(item(self.cpu, records));
+        }
+    }
+
+    /// Reads the chunk and returns how many records it has, or `None` where it is damaged.
+    fn read(&mut self, chunk: &RecordChunk, source: &impl Source) -> Option<u64> {
+        self.at = 0;
+        self.payload.clear();
+        self.payload.resize(usize::try_from(chunk.bytes_present).unwrap_or(0), 0);
+        let is_read = source.read_at(chunk.payload_offset, &mut self.payload).is_ok();
+        let is_whole = chunk.bytes_present == chunk.header.payload_bytes;
+        let sound = if !is_read {
+            0
+        } else if is_whole {
+            let is_sound = checksum(&chunk.header, &self.payload) == chunk.header.checksum;
+            if is_sound { self.payload.len() / RECORD_BYTES } else { 0 }
+        } else {
+            self.numbered(chunk.header.first)
+        };
+        self.payload.truncate(sound * RECORD_BYTES);
+        if sound > 0 { Some(sound as u64) } else { None }
+    }
+
+    /// How many records bear the numbers from `first` on: no checksum speaks for a chunk that was cut off, but
+    /// its records' own numbers do.
+    fn numbered(&self, first: u64) -> usize {
+        let (records, _) = self.payload.as_chunks::<RECORD_BYTES>();
+        let is_numbered = |(place, bytes): &(usize, &[u8; RECORD_BYTES])| {
+            let record = Record::from_bytes(bytes);
+            record.sequence() == (first as u32).wrapping_add(*place as u32)
+                && usize::from(record.cpu()) == self.cpu
+        };
+        records.iter().enumerate().take_while(is_numbered).count()
+    }
+}

@@ -1,0 +1,323 @@
+//! Whole files read in order; damaged ones read as far as they go; nothing else is shown.
+
+use super::*;
+use crate::trace::format::{chunk, file_header};
+use crate::trace::output::{Filter, write_json, write_text};
+use crate::trace::summary::summarize;
+use oche_hyp::addr::{Gfn, IovaPage};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
+use oche_hyp::trace::record::{Record, Stamp};
+use oche_hyp::trace::words::{Text, Words};
+use oche_hyp::trace::{Event, Place, Placement};
+use proptest::prelude::*;
+use std::cell::RefCell;
+
+/// Two CPUs, three chunks each, 10 records a chunk, times interleaved.
+const CHUNKS: u64 = 3;
+const CHUNK: u64 = 10;
+
+struct Plain(RefCell<Vec<u64>>);
+
+impl Words for Plain {
+    fn load(&self, index: usize) -> u64 {
+        self.0.borrow().get(index).copied().unwrap_or(0)
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.0.borrow_mut().get_mut(index) {
+            *word = value;
+        }
+    }
+}
+
+fn directory() -> Vec<u64> {
+    let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
+    let machine = Machine {
+        board: Text::new("test board"),
+        counter_hz: 1000,
+        start_ticks: 0,
+        wall_clock_nanoseconds: None,
+    };
+    let mut writer = DirectoryWriter::begin(&words, Layout::new(2, 4096), &machine);
+    writer.device(0x10, DartId::new(0).unwrap(), StreamId::new(2).unwrap(), "nvme");
+    writer.finish();
+    words.0.into_inner()
+}
+
+fn record(cpu: u8, number: u64) -> Record {
+    let at = Place {
+        dart: DartId::new(0).unwrap(),
+        stream: StreamId::new(2).unwrap(),
+        iova: IovaPage(number as u32),
+    };
+    let (page, permission) = (Gfn(number as u32 + 7), Permission::READ_WRITE);
+    let event = Event::Map { at, page, permission, placement: Placement::Composed };
+    let time = number * 2 + u64::from(cpu);
+    Record::new(Stamp { time, sequence: number as u32, cpu, program_counter: 4 }, &event)
+}
+
+fn records_chunk(cpu: u8, first: u64, lost_before: u64) -> Vec<u8> {
+    let records: Vec<u8> = (first..first + CHUNK).flat_map(|number| record(cpu, number).to_bytes()).collect();
+    let (kind, cpu) = (ChunkKind::Records as u32, u32::from(cpu));
+    chunk(ChunkHeader { kind, cpu, first, lost_before, ..ChunkHeader::default() }, &records)
+}
+
+fn found_chunk() -> Vec<u8> {
+    let found = Found { unix_nanoseconds: 1, offset: 2, words: directory() };
+    let kind = ChunkKind::Directory as u32;
+    chunk(ChunkHeader { kind, ..ChunkHeader::default() }, &found.to_payload())
+}
+
+fn end_chunk() -> Vec<u8> {
+    let end = End { unix_nanoseconds: 5, cpus: vec![(CHUNKS * CHUNK, 0); 2] };
+    chunk(ChunkHeader { kind: ChunkKind::End as u32, ..ChunkHeader::default() }, &end.to_payload())
+}
+
+fn whole_file() -> Vec<u8> {
+    let mut file = file_header(9).to_vec();
+    file.extend(found_chunk());
+    for place in 0..CHUNKS {
+        for cpu in 0..2 {
+            file.extend(records_chunk(cpu, place * CHUNK, 0));
+        }
+    }
+    file.extend(end_chunk());
+    file
+}
+
+fn originals() -> Vec<Record> {
+    (0..CHUNKS * CHUNK).flat_map(|number| [record(0, number), record(1, number)]).collect()
+}
+
+/// Everything that a person can ask of a file.
+fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<Item>)> {
+    let trace = TraceFile::from_source(bytes).ok()?;
+    let items = trace.events().collect();
+    summarize(&trace);
+    write_text(&trace, &Filter::default(), &mut Vec::new()).expect("a Vec takes all");
+    write_json(&trace, &Filter::default(), &mut Vec::new()).expect("a Vec takes all");
+    Some((trace, items))
+}
+
+fn records_of(items: &[Item]) -> Vec<Record> {
+    let records = items.iter().map(|item| match item {
+        Item::Record(record) => Some(*record),
+        _ => None,
+    });
+    records.flatten().collect()
+}
+
+/// Records lost in the ring, and records that cannot be read.
+fn missing_of(items: &[Item]) -> (u64, u64) {
+    let lost = items.iter().map(|item| if let Item::Lost { records, .. } = item { *records } else { 0 });
+    let unreadable =
+        items.iter().map(|item| if let Item::Unreadable { records, .. } = item { *records } else { 0 });
+    (lost.sum(), unreadable.sum())
+}
+
+#[test]
+fn a_whole_file_reads_back_in_the_order_of_time_without_a_warning() {
+    let (trace, items) = read_in_every_way(whole_file()).unwrap();
+    assert_eq!(trace.warnings, Vec::<String>::new());
+    assert_eq!(trace.begun_unix_nanoseconds, 9);
+    assert_eq!(items.first(), Some(&Item::Session(0)));
+    assert_eq!(records_of(&items), originals());
+    assert_eq!(items.len(), originals().len() + 1);
+    assert_eq!(trace.sessions[0].records_claimed(), 60);
+}
+
+#[test]
+fn losses_in_the_ring_and_damage_in_the_file_are_told_apart_to_the_record() {
+    let mut file = file_header(0).to_vec();
+    file.extend(found_chunk());
+    file.extend(records_chunk(0, 0, 0));
+    // 10 to 19 were recorded and damaged, 20 to 24 were lost in the ring.
+    let mut damaged = records_chunk(0, 10, 0);
+    damaged[200] ^= 1;
+    file.extend(damaged);
+    file.extend(records_chunk(0, 25, 5));
+    file.extend(end_chunk());
+    let (_, items) = read_in_every_way(file).unwrap();
+    assert_eq!(missing_of(&items), (5, 10));
+    assert_eq!(records_of(&items).len(), 20);
+    assert_eq!(items[11], Item::Unreadable { cpu: 0, records: 10 });
+    assert_eq!(items[12], Item::Lost { cpu: 0, records: 5 });
+}
+
+#[test]
+fn a_damaged_last_chunk_is_told_of_too() {
+    let mut file = file_header(0).to_vec();
+    file.extend(found_chunk());
+    let mut damaged = records_chunk(1, 0, 0);
+    damaged[100] ^= 0x80;
+    file.extend(damaged);
+    let (_, items) = read_in_every_way(file).unwrap();
+    assert_eq!(items, [Item::Session(0), Item::Unreadable { cpu: 1, records: 10 }]);
+}
+
+#[test]
+fn wherever_a_file_is_cut_off_what_came_before_is_read_and_somebody_is_told() {
+    let whole = whole_file();
+    let first_chunk = FILE_HEADER_BYTES + found_chunk().len();
+    let chunk_bytes = records_chunk(0, 0, 0).len();
+    for length in 0..whole.len() {
+        let Some((trace, items)) = read_in_every_way(whole[..length].to_vec()) else {
+            assert!(length < FILE_HEADER_BYTES);
+            continue;
+        };
+        let records = records_of(&items);
+        let whole_chunks = length.saturating_sub(first_chunk) / chunk_bytes;
+        let inside = length.saturating_sub(first_chunk) % chunk_bytes;
+        let partial = inside.saturating_sub(CHUNK_HEADER_BYTES) / RECORD_BYTES;
+        let expected = (whole_chunks * 10 + partial).min(60);
+        assert_eq!(records.len(), expected, "cut at {length}");
+        assert!(records.iter().all(|record| originals().contains(record)));
+        assert!(!trace.warnings.is_empty(), "cut at {length} and nobody is told");
+    }
+}
+
+#[test]
+fn what_is_no_trace_or_a_later_one_is_named_in_one_line() {
+    let mut later = whole_file();
+    later[8] = 9;
+    for (bytes, expected) in [
+        (Vec::new(), "0 bytes"),
+        (b"OCHEFILE".to_vec(), "8 bytes"),
+        (vec![0x7f; 100], "does not begin with OCHEFILE"),
+        (later, "version 9"),
+    ] {
+        let error = TraceFile::from_source(bytes).unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn a_chunk_of_a_later_kind_is_left_out_and_the_rest_is_read() {
+    let mut file = file_header(0).to_vec();
+    file.extend(found_chunk());
+    file.extend(chunk(ChunkHeader { kind: 77, ..ChunkHeader::default() }, b"something new"));
+    file.extend(records_chunk(0, 0, 0));
+    file.extend(end_chunk());
+    let (trace, items) = read_in_every_way(file).unwrap();
+    assert_eq!(records_of(&items).len(), 10);
+    assert!(trace.warnings.iter().any(|warning| warning.contains("kind 77")), "{:?}", trace.warnings);
+}
+
+#[test]
+fn two_boots_are_two_sessions_one_after_the_other() {
+    let mut file = whole_file();
+    file.extend(found_chunk());
+    file.extend(records_chunk(0, 0, 0));
+    file.extend(end_chunk());
+    let (trace, items) = read_in_every_way(file).unwrap();
+    assert_eq!(trace.sessions.len(), 2);
+    assert_eq!(items.iter().position(|item| *item == Item::Session(1)), Some(61));
+    assert_eq!(items.len(), 72);
+    let summaries = summarize(&trace);
+    assert_eq!((summaries[0].events, summaries[1].events), (60, 10));
+    assert_eq!(summaries[1].devices["nvme"].maps, 10);
+}
+
+#[test]
+fn a_filter_shows_what_it_was_asked_for() {
+    let (trace, _) = read_in_every_way(whole_file()).unwrap();
+    let lines = |filter: Filter| {
+        let mut out = Vec::new();
+        write_text(&trace, &filter, &mut out).unwrap();
+        String::from_utf8(out).unwrap().lines().filter(|line| !line.starts_with('#')).count()
+    };
+    assert_eq!(lines(Filter { cpu: Some(1), ..Filter::default() }), 30);
+    assert_eq!(lines(Filter { stream: Some(2), device: Some("nv".into()), ..Filter::default() }), 60);
+    assert_eq!(lines(Filter { stream: Some(3), ..Filter::default() }), 0);
+    assert_eq!(lines(Filter { dart: Some(1), ..Filter::default() }), 0);
+    let unmaps = vec![oche_hyp::trace::record::Kind::Unmap];
+    assert_eq!(lines(Filter { kinds: unmaps, ..Filter::default() }), 0);
+}
+
+#[test]
+fn json_says_what_the_text_says() {
+    let (trace, _) = read_in_every_way(whole_file()).unwrap();
+    let mut out = Vec::new();
+    write_json(&trace, &Filter::default(), &mut out).unwrap();
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 61);
+    assert_eq!(lines[0]["board"], "test board");
+    assert_eq!(lines[0]["devices"][0]["stream"], 2);
+    let last = &lines[60];
+    assert_eq!((last["event"].as_str(), last["device"].as_str()), (Some("map"), Some("nvme")));
+    assert_eq!(last["iova"], "0x1d000");
+    assert_eq!(last["time_ns"], 59_000_000);
+    assert_eq!(last["perm"], "rw");
+}
+
+#[test]
+fn devices_that_share_a_stream_are_all_named() {
+    let words = Plain(RefCell::new(directory()));
+    let machine = Machine::read(&words);
+    let mut writer = DirectoryWriter::begin(&words, Layout::new(1, 0), &machine);
+    let (dart, stream) = (DartId::new(0).unwrap(), StreamId::new(2).unwrap());
+    writer.device(0x10, dart, stream, "00:02.0");
+    writer.device(0x11, dart, stream, "00:02.1");
+    writer.finish();
+    let description = Description::read(&words.0.into_inner());
+    assert_eq!(description.device(dart, stream), Some("00:02.0+00:02.1"));
+    assert_eq!(description.device(dart, StreamId::new(3).unwrap()), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600), is_trace: bool) {
+        let mut file = if is_trace { file_header(0).to_vec() } else { Vec::new() };
+        file.extend(bytes);
+        read_in_every_way(file);
+    }
+
+    #[test]
+    fn a_damaged_file_shows_records_that_were_in_it_and_no_others(
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let mut file = whole_file();
+        // The description is damaged in the next test: with another clock or board the records are the same.
+        let start = FILE_HEADER_BYTES;
+        for (place, value) in damage {
+            let place = start + place.index(file.len() - start);
+            file[place] = value;
+        }
+        let is_cut = cut.is_some();
+        file.truncate(cut.map_or(file.len(), |cut| start + cut.index(file.len() - start)));
+        if let Some((_, items)) = read_in_every_way(file) {
+            for record in records_of(&items) {
+                // A chunk that was cut off has no checksum, so there the number alone speaks for a record.
+                let is_original = originals().iter().any(|original| {
+                    *original == record || (is_cut && original.sequence() == record.sequence() && original.cpu() == record.cpu())
+                });
+                prop_assert!(is_original);
+            }
+        }
+    }
+
+    #[test]
+    fn a_wild_directory_or_chunk_with_a_right_checksum_is_harmless(
+        words in proptest::collection::vec(any::<u64>(), DESCRIPTION_BYTES / 8),
+        kind in 0_u32..6,
+        cpu in 0_u32..40,
+        first: u64,
+        lost_before: u64,
+        payload in proptest::collection::vec(any::<u8>(), 0..400),
+    ) {
+        let mut file = file_header(0).to_vec();
+        let found = Found { unix_nanoseconds: 1, offset: 2, words };
+        file.extend(chunk(ChunkHeader { kind: 1, ..ChunkHeader::default() }, &found.to_payload()));
+        let header = ChunkHeader { kind, cpu, first, lost_before, ..ChunkHeader::default() };
+        file.extend(chunk(header, &payload));
+        file.extend(chunk(ChunkHeader { cpu: cpu ^ 1, ..header }, &payload));
+        file.extend(chunk(header, &payload));
+        prop_assert!(read_in_every_way(file).is_some());
+    }
+}

@@ -1,0 +1,324 @@
+//! Follows the rings of a running guest and writes what they hold to a file, until told to stop.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use oche_hyp::trace::directory::{DESCRIPTION_BYTES, Layout, Machine};
+use oche_hyp::trace::record::{RECORD_BYTES, Record};
+use oche_hyp::trace::ring::RingReader;
+use oche_hyp::trace::words::Words;
+
+use super::format::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
+use super::memory::TraceMemory;
+
+/// Time between two looks at the rings. A ring of 4 MiB a CPU overruns within it at 26 million events a second.
+const POLL: Duration = Duration::from_millis(5);
+/// Time between two looks for a directory that is not there yet.
+const SEARCH: Duration = Duration::from_millis(50);
+/// Records of a CPU are written to the file when they are this many...
+const CHUNK_RECORDS: usize = 8192;
+/// ... or when this much time has passed, so that a file that is cut off lacks little.
+const CHUNK_AGE: Duration = Duration::from_millis(200);
+/// Time between two regular samples of the counters.
+const SAMPLE_EVERY: Duration = Duration::from_secs(1);
+
+/// A recording under way, in a thread of its own. Dropping it ends it.
+#[derive(Debug)]
+pub struct Recorder {
+    orders: Option<Sender<Order>>,
+    thread: Option<JoinHandle<Result<Recording>>>,
+}
+
+/// What a recording came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recording {
+    /// Boots of Oche that were seen; 0: the RAM file never held a trace directory.
+    pub sessions: u64,
+    /// Records in the file.
+    pub records: u64,
+    /// Records that the CPUs overwrote before they were read.
+    pub lost: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+}
+
+/// What a caller asks of the thread.
+enum Order {
+    /// Sample the counters, under this label.
+    Mark(String),
+}
+
+impl Recorder {
+    /// Begins to record into `output`, which is overwritten, from the RAM file `ram`. The file need not exist yet,
+    /// nor hold a trace directory: both are waited for until [`Recorder::finish`].
+    ///
+    /// # Errors
+    ///
+    /// `output` cannot be written.
+    pub fn start(ram: &Path, output: &Path) -> Result<Self> {
+        Self::start_limited(ram, output, None)
+    }
+
+    /// The same, and stops by itself when the file has `limit_bytes` (about: what is at hand is still written).
+    ///
+    /// # Errors
+    ///
+    /// `output` cannot be written.
+    pub fn start_limited(ram: &Path, output: &Path, limit_bytes: Option<u64>) -> Result<Self> {
+        let mut file = Output::create(output)?;
+        file.limit = limit_bytes.unwrap_or(u64::MAX);
+        let (orders, inbox) = mpsc::channel();
+        let ram = ram.to_owned();
+        let thread = std::thread::Builder::new()
+            .name("trace recorder".into())
+            .spawn(move || record(&ram, file, &inbox))
+            .context("starting the trace recorder")?;
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
+    }
+
+    /// Puts a sample of the counters into the file, labelled: "disk written", "idle from here".
+    pub fn mark(&self, label: &str) {
+        if let Some(orders) = &self.orders {
+            // A thread that has ended reports why in `finish`.
+            let _ = orders.send(Order::Mark(label.to_owned()));
+        }
+    }
+
+    /// Whether the thread has ended by itself: the size limit, or an error that [`Recorder::finish`] tells.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Reads what is left in the rings, ends the file and says what it came to. Call it after the guest has
+    /// stopped and before the RAM file goes.
+    ///
+    /// # Errors
+    ///
+    /// The RAM file could not be read, its directory is damaged or of another version, or the file could not be written.
+    pub fn finish(mut self) -> Result<Recording> {
+        self.orders = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(recording)) => recording,
+            Some(Err(_)) | None => Err(anyhow!("the trace recorder's thread panicked")),
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.orders = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread: sessions one after the other until the caller hangs up.
+fn record(ram: &Path, mut output: Output, inbox: &Receiver<Order>) -> Result<Recording> {
+    let mut recording = Recording::default();
+    let mut is_last_look = false;
+    while !is_last_look && output.bytes < output.limit {
+        is_last_look = matches!(inbox.recv_timeout(SEARCH), Err(RecvTimeoutError::Disconnected));
+        let Ok(file) = File::open(ram) else { continue };
+        let Some(memory) = TraceMemory::find(&file)? else { continue };
+        let mut session = Session::begin(&memory, &mut output)?;
+        recording.sessions += 1;
+        is_last_look |= session.follow(inbox)?;
+        let (records, lost) = session.end()?;
+        recording.records += records;
+        recording.lost += lost;
+    }
+    recording.bytes = output.bytes;
+    Ok(recording)
+}
+
+/// One boot of Oche being recorded.
+struct Session<'a> {
+    memory: &'a TraceMemory,
+    machine: Machine,
+    output: &'a mut Output,
+    cpus: Vec<CpuRecording>,
+    buffer: Vec<Record>,
+    newest_ticks: u64,
+    records: u64,
+}
+
+/// One CPU's records on their way from the ring to the file.
+struct CpuRecording {
+    reader: RingReader,
+    pending: Vec<u8>,
+    header: ChunkHeader,
+    since: Instant,
+    lost_before: u64,
+}
+
+impl<'a> Session<'a> {
+    fn begin(memory: &'a TraceMemory, output: &'a mut Output) -> Result<Self> {
+        let words = (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
+        let found = Found { unix_nanoseconds: now(), offset: memory.offset(), words };
+        output.chunk(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload())?;
+        Ok(Self {
+            memory,
+            machine: Machine::read(&found.words.as_slice()),
+            output,
+            cpus: cpus_of(memory.layout()),
+            buffer: vec![Record::default(); CHUNK_RECORDS],
+            newest_ticks: 0,
+            records: 0,
+        })
+    }
+
+    /// Follows the rings. True: the caller has hung up. False: Oche began anew or the file is full.
+    fn follow(&mut self, inbox: &Receiver<Order>) -> Result<bool> {
+        let mut sampled = Instant::now();
+        loop {
+            let order = inbox.recv_timeout(POLL);
+            // Another boot has cleared the heads; what its own session records must not end up in this one.
+            if Layout::read(self.memory, self.memory.layout().total_bytes()) != Ok(self.memory.layout())
+                || Machine::read(self.memory) != self.machine
+            {
+                return Ok(false);
+            }
+            self.drain()?;
+            match order {
+                Ok(Order::Mark(label)) => self.sample(label)?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(true),
+                Err(RecvTimeoutError::Timeout) if sampled.elapsed() >= SAMPLE_EVERY => {
+                    self.sample(String::new())?;
+                    sampled = Instant::now();
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.output.bytes >= self.output.limit {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Takes what the rings hold. Bounded: a CPU that writes faster than we read gets one ring's worth a time.
+    fn drain(&mut self) -> Result<()> {
+        let rounds = 1 + self.memory.layout().ring_records() / CHUNK_RECORDS as u64;
+        for (number, cpu) in self.cpus.iter_mut().enumerate() {
+            for _ in 0..rounds {
+                let batch = cpu.reader.read(self.memory, &mut self.buffer);
+                cpu.lost_before += batch.lost_before;
+                if batch.count == 0 {
+                    break;
+                }
+                let records = self.buffer.get(..batch.count).unwrap_or_default();
+                self.newest_ticks = records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
+                if cpu.lost_before > 0 {
+                    cpu.flush(self.output)?;
+                }
+                if cpu.pending.is_empty() {
+                    cpu.since = Instant::now();
+                    cpu.header = ChunkHeader {
+                        cpu: number as u32,
+                        first: batch.first,
+                        lost_before: std::mem::take(&mut cpu.lost_before),
+                        first_time: records.first().map_or(0, Record::time),
+                        ..ChunkHeader::default()
+                    };
+                }
+                cpu.pending.extend(records.iter().flat_map(|record| record.to_bytes()));
+                self.records += batch.count as u64;
+                if cpu.pending.len() >= CHUNK_RECORDS * RECORD_BYTES {
+                    cpu.flush(self.output)?;
+                }
+            }
+            if cpu.since.elapsed() >= CHUNK_AGE {
+                cpu.flush(self.output)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&mut self, label: String) -> Result<()> {
+        let sample = Sample {
+            unix_nanoseconds: now(),
+            newest_ticks: self.newest_ticks,
+            label,
+            counters: self.memory.counters(),
+        };
+        self.output.chunk(ChunkKind::Sample, ChunkHeader::default(), &sample.to_payload())
+    }
+
+    /// Writes what is pending, a last sample and the totals. Returns records written and records lost.
+    fn end(mut self) -> Result<(u64, u64)> {
+        for cpu in &mut self.cpus {
+            cpu.flush(self.output)?;
+        }
+        self.sample(String::new())?;
+        let cpus: Vec<(u64, u64)> =
+            self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost())).collect();
+        let lost = cpus.iter().fold(0_u64, |sum, (_, lost)| sum.saturating_add(*lost));
+        let end = End { unix_nanoseconds: now(), cpus };
+        self.output.chunk(ChunkKind::End, ChunkHeader::default(), &end.to_payload())?;
+        Ok((self.records, lost))
+    }
+}
+
+fn cpus_of(layout: Layout) -> Vec<CpuRecording> {
+    let readers = (0..layout.cpus()).filter_map(|cpu| RingReader::new(layout, cpu));
+    readers
+        .map(|reader| CpuRecording {
+            reader,
+            pending: Vec::new(),
+            header: ChunkHeader::default(),
+            since: Instant::now(),
+            lost_before: 0,
+        })
+        .collect()
+}
+
+impl CpuRecording {
+    fn flush(&mut self, output: &mut Output) -> Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
+        output.chunk(ChunkKind::Records, self.header, &self.pending)?;
+        self.pending.clear();
+        Ok(())
+    }
+}
+
+/// The file being written.
+struct Output {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+    limit: u64,
+}
+
+impl Output {
+    fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).with_context(|| format!("creating the trace {}", path.display()))?;
+        let mut output = Self { file, path: path.to_owned(), bytes: 0, limit: u64::MAX };
+        output.write(&file_header(now()))?;
+        Ok(output)
+    }
+
+    fn chunk(&mut self, kind: ChunkKind, header: ChunkHeader, payload: &[u8]) -> Result<()> {
+        self.write(&chunk(ChunkHeader { kind: kind as u32, ..header }, payload))
+    }
+
+    /// One write a chunk: a file that is cut off ends within the last one.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).with_context(|| format!("writing the trace {}", self.path.display()))?;
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

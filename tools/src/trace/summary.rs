@@ -1,0 +1,251 @@
+//! What a trace comes to: how many of what, by whom, over how long, and how much of it is missing.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use oche_hyp::addr::PAGE_BYTES;
+use oche_hyp::dart::stream::{MAX_DARTS, STREAMS};
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::{Kind, Record};
+use oche_hyp::trace::text::Clock;
+use serde::Serialize;
+
+use super::description::Description;
+use super::memory::by_name;
+use super::reader::{Item, Session, Source, TraceFile};
+
+/// One session's figures.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// The board.
+    pub board: String,
+    /// Events read.
+    pub events: u64,
+    /// Events overwritten before the recorder came.
+    pub lost: u64,
+    /// Events recorded, but damaged in the file.
+    pub unreadable: u64,
+    /// Events of kinds that this version does not know.
+    pub unknown: u64,
+    /// Nanoseconds from the first event to the last.
+    pub duration_ns: u64,
+    /// Nanoseconds since 1970 UTC of the first event, as close as the recorder's looks at the clock tell.
+    pub first_unix_ns: Option<u64>,
+    /// Events by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
+    /// Events by CPU.
+    pub cpus: BTreeMap<u8, u64>,
+    /// Figures by device, or by `dartN/streamM` where it has no name.
+    pub devices: BTreeMap<String, DeviceSummary>,
+    /// The last sample of the hypervisor's own counters; zeros are left out.
+    pub counters: Vec<(String, u64)>,
+}
+
+/// One device's figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeviceSummary {
+    /// Pages mapped.
+    pub maps: u64,
+    /// Pages unmapped.
+    pub unmaps: u64,
+    /// Most bytes that were mapped at once.
+    pub peak_bytes: u64,
+    /// Mappings refused.
+    pub refused: u64,
+    /// Accesses refused.
+    pub faults: u64,
+    /// Red zones hit.
+    pub red_zone_hits: u64,
+    #[serde(skip)]
+    mapped_bytes: u64,
+}
+
+/// The figures of every session in `trace`.
+pub fn summarize<S: Source>(trace: &TraceFile<S>) -> Vec<Summary> {
+    let mut summaries: Vec<Summary> = Vec::new();
+    let mut tally = None;
+    for item in trace.events() {
+        match (item, &mut tally) {
+            (Item::Session(index), _) => {
+                let next = trace.sessions.get(index).map(Tally::new);
+                summaries.extend(std::mem::replace(&mut tally, next).map(Tally::finish));
+            }
+            (Item::Record(record), Some(tally)) => tally.count(&record),
+            (Item::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
+            (Item::Unreadable { records, .. }, Some(tally)) => add(&mut tally.summary.unreadable, records),
+            (_, None) => {}
+        }
+    }
+    summaries.extend(tally.map(Tally::finish));
+    summaries
+}
+
+/// A damaged file can claim any number of missing records.
+fn add(sum: &mut u64, records: u64) {
+    *sum = sum.saturating_add(records);
+}
+
+/// Counters in arrays, so that an event costs a few additions; names come at the end.
+struct Tally<'a> {
+    session: &'a Session,
+    summary: Summary,
+    kinds: [u64; 256],
+    cpus: [u64; 256],
+    devices: Vec<DeviceSummary>,
+    first: Option<u64>,
+    last: u64,
+}
+
+impl<'a> Tally<'a> {
+    fn new(session: &'a Session) -> Self {
+        Self {
+            session,
+            summary: Summary::default(),
+            kinds: [0; 256],
+            cpus: [0; 256],
+            devices: vec![DeviceSummary::default(); MAX_DARTS * STREAMS],
+            first: None,
+            last: 0,
+        }
+    }
+
+    fn count(&mut self, record: &Record) {
+        self.summary.events += 1;
+        self.kinds[usize::from(record.kind_number())] += 1;
+        self.cpus[usize::from(record.cpu())] += 1;
+        let time = record.time();
+        self.first = Some(self.first.map_or(time, |first| first.min(time)));
+        self.last = self.last.max(time);
+        let is_of_device = matches!(
+            record.kind(),
+            Some(Kind::Map | Kind::Unmap | Kind::Refused | Kind::Fault | Kind::RedZone)
+        );
+        if let (true, Some(dart), Some(stream)) = (is_of_device, record.dart(), record.stream())
+            && let Some(device) = self.devices.get_mut(dart.index() * STREAMS + stream.index())
+        {
+            device.count(record);
+        }
+    }
+
+    fn finish(self) -> Summary {
+        let description = &self.session.description;
+        let clock = description.clock();
+        let mut summary = self.summary;
+        summary.board = description.machine.board.as_str().to_owned();
+        summary.duration_ns = self.first.map_or(0, |first| nanoseconds_between(clock, first, self.last));
+        summary.first_unix_ns = self.first.and_then(|first| wall_clock(self.session, clock, first));
+        for (number, count) in self.kinds.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            match Kind::from_number(number as u8) {
+                Some(kind) => *summary.kinds.entry(kind.name()).or_default() += count,
+                None => summary.unknown += count,
+            }
+        }
+        let cpus = self.cpus.into_iter().enumerate().filter(|(_, count)| *count > 0);
+        summary.cpus = cpus.map(|(cpu, count)| (cpu as u8, count)).collect();
+        let devices = self.devices.into_iter().enumerate();
+        let seen = devices.filter(|(_, device)| *device != DeviceSummary::default());
+        summary.devices = seen.map(|(place, device)| (device_name(description, place), device)).collect();
+        let counters = self.session.samples.last().map(|sample| by_name(&sample.counters));
+        summary.counters = counters.unwrap_or_default().into_iter().filter(|(_, value)| *value > 0).collect();
+        summary
+    }
+}
+
+impl DeviceSummary {
+    fn count(&mut self, record: &Record) {
+        match record.event() {
+            Some(Event::Map { .. }) => {
+                self.maps += 1;
+                self.mapped_bytes += PAGE_BYTES as u64;
+                self.peak_bytes = self.peak_bytes.max(self.mapped_bytes);
+            }
+            Some(Event::Unmap { .. }) => {
+                self.unmaps += 1;
+                self.mapped_bytes = self.mapped_bytes.saturating_sub(PAGE_BYTES as u64);
+            }
+            Some(Event::Refused { .. }) => self.refused += 1,
+            Some(Event::Fault { .. }) => self.faults += 1,
+            Some(Event::RedZone { .. }) => self.red_zone_hits += 1,
+            _ => {}
+        }
+    }
+}
+
+fn device_name(description: &Description, place: usize) -> String {
+    let (dart, stream) = (place / STREAMS, place % STREAMS);
+    let devices = description.devices.iter();
+    let names: Vec<&str> = devices
+        .filter(|device| device.dart.index() == dart && device.stream.index() == stream)
+        .map(|device| device.name.as_str())
+        .collect();
+    if names.is_empty() { format!("dart{dart}/stream{stream}") } else { names.join("+") }
+}
+
+fn nanoseconds_between(clock: Clock, first: u64, last: u64) -> u64 {
+    Clock { start_ticks: first, ..clock }.nanoseconds(last)
+}
+
+/// Wall-clock time of `ticks`. The recorder sees a record some time after it was written, so each look at both
+/// clocks is late; the least late one is taken.
+fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
+    let known = session.description.machine.wall_clock_nanoseconds;
+    let looks = session.samples.iter().filter(|sample| sample.newest_ticks != 0).map(|sample| {
+        let since_start = i128::from(clock.nanoseconds(sample.newest_ticks));
+        i128::from(sample.unix_nanoseconds) - since_start
+    });
+    let start = known.map(i128::from).or_else(|| looks.min())?;
+    u64::try_from(start + i128::from(clock.nanoseconds(ticks))).ok()
+}
+
+/// Writes the figures for people.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
+    let seconds = summary.duration_ns as f64 / 1e9;
+    writeln!(out, "board     {}", summary.board)?;
+    write!(out, "events    {} in {seconds:.3} s", summary.events)?;
+    if seconds > 0.0 {
+        write!(out, ", {:.0} a second", summary.events as f64 / seconds)?;
+    }
+    writeln!(out)?;
+    writeln!(out, "lost      {}", summary.lost)?;
+    for (what, count) in [("unreadable", summary.unreadable), ("unknown", summary.unknown)] {
+        if count > 0 {
+            writeln!(out, "{what:<9} {count}")?;
+        }
+    }
+    section(out, "by kind", summary.kinds.iter())?;
+    section(out, "by CPU", summary.cpus.iter().map(|(cpu, count)| (format!("CPU {cpu}"), count)))?;
+    if !summary.devices.is_empty() {
+        writeln!(
+            out,
+            "\n{:<28} {:>10} {:>10} {:>10} {:>8} {:>7} {:>9}",
+            "by device", "maps", "unmaps", "peak KiB", "refused", "faults", "red zones"
+        )?;
+    }
+    for (name, device) in &summary.devices {
+        let DeviceSummary { maps, unmaps, peak_bytes, refused, faults, red_zone_hits, .. } = device;
+        let peak = peak_bytes / 1024;
+        writeln!(
+            out,
+            "  {name:<26} {maps:>10} {unmaps:>10} {peak:>10} {refused:>8} {faults:>7} {red_zone_hits:>9}"
+        )?;
+    }
+    section(out, "counters at the end", summary.counters.iter().map(|(name, value)| (name, value)))
+}
+
+fn section<'a>(
+    out: &mut impl Write,
+    title: &str,
+    rows: impl Iterator<Item = (impl std::fmt::Display, &'a u64)>,
+) -> io::Result<()> {
+    for (index, (name, value)) in rows.enumerate() {
+        if index == 0 {
+            writeln!(out, "\n{title}")?;
+        }
+        writeln!(out, "  {:<26} {value:>12}", name.to_string())?;
+    }
+    Ok(())
+}

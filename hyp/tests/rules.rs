@@ -1,0 +1,338 @@
+//! The rules of placement, one test each, on a machine that forgives everything but wrong bytes.
+
+mod bench;
+
+use bench::{Bench, dart, page, stream};
+use oche_hyp::addr::Gfn;
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::registers::{ERROR, ERROR_ADDRESS_LOW, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR};
+use oche_hyp::pool::RED_ZONE;
+use oche_hyp::trace::{Event, Placement, Refusal};
+
+fn refusals(bench: &Bench, wanted: Refusal) -> usize {
+    bench.count(|event| matches!(event, Event::Refused { reason, .. } if *reason == wanted))
+}
+
+#[test]
+fn four_pages_of_one_aligned_frame_are_direct_and_stay_home() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    for slot in 0..4 {
+        assert!(bench.is_home(4 + slot));
+        assert_eq!(bench.device_read(8 + slot, 0), Some(4 + slot as u8));
+    }
+    assert_eq!(bench.count(|event| matches!(event, Event::Moved { .. })), 0);
+}
+
+#[test]
+fn unrelated_pages_share_a_frame_and_cpus_follow_them() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30, 9, 77, 2]);
+    for (slot, number) in [30_u32, 9, 77, 2].into_iter().enumerate() {
+        assert_eq!(bench.device_read(8 + slot as u32, 0), Some(number as u8));
+        assert!(!bench.is_home(number));
+        assert!(bench.device_write(8 + slot as u32, 100, 0xa0 + slot as u8));
+        assert_eq!(bench.machine.cpu_read(page(number), 100), 0xa0 + slot as u8);
+        bench.machine.cpu_write(page(number), 200, 0xc0 + slot as u8);
+        assert_eq!(bench.device_read(8 + slot as u32, 200), Some(0xc0 + slot as u8));
+    }
+}
+
+#[test]
+fn an_unmapped_page_is_home_with_its_bytes_and_its_frame_is_free() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    let free = bench.engine.free_frames();
+    assert!(bench.device_write(8, 5, 55));
+    bench.unmap(8, 1);
+    assert!(bench.is_home(30));
+    assert_eq!(bench.machine.home_byte(page(30), 5), 55);
+    assert_eq!(bench.engine.free_frames(), free + 1);
+    assert_eq!(bench.device_read(8, 0), None);
+}
+
+#[test]
+fn a_neighbour_fills_an_empty_slot_and_moves_nothing_else() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    let first = bench.engine.locate(page(30));
+    bench.map(9, &[31]);
+    assert_eq!(bench.engine.locate(page(30)), first);
+    assert_eq!(bench.engine.locate(page(31)).frame(), first.frame());
+    bench.unmap(8, 1);
+    assert_eq!(bench.device_read(9, 0), Some(31));
+    assert_eq!(bench.device_read(8, 0), Some(RED_ZONE as u8), "the slot that was left holds no guest byte");
+}
+
+#[test]
+fn a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    assert!(bench.device_write(10, 17, 1));
+    assert!(bench.device_write(10, 18, 1));
+    bench.unmap(8, 1);
+    let hit = |event: &Event| matches!(event, Event::RedZone { at, offset: 17, bytes: 2 } if at.iova.0 == 10);
+    assert_eq!(bench.count(hit), 1);
+    bench.map(8, &[30, 31, 32, 33]);
+    assert_eq!(bench.device_read(10, 17), Some(0), "the repaired frame carries nothing over");
+}
+
+#[test]
+fn a_split_direct_granule_loses_no_write_of_the_device() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    assert!(bench.device_write(9, 40, 1));
+    // By then the pages have been copied and the hardware entry points at the copy. A write that was
+    // translated before still lands in the old frame.
+    bench.machine.during_drain = Some(bench::Machine::late_home_write);
+    bench.unmap(8, 1);
+    assert!(bench.is_home(4));
+    assert_eq!(bench.device_read(9, 40), Some(1));
+    assert_eq!(bench.machine.cpu_read(page(5), 41), 0xee);
+    assert_eq!(bench.device_read(9, 41), Some(0xee));
+    assert_eq!(bench.count(|event| matches!(event, Event::LiveMove { merged_bytes: 1, .. })), 1);
+}
+
+#[test]
+fn an_alias_gets_a_replica_and_what_the_device_wrote_there_is_merged_at_unmap() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.map(21, &[30]);
+    assert_eq!(bench.count(|event| matches!(event, Event::Map { placement: Placement::Replica, .. })), 1);
+    assert_eq!(bench.device_read(21, 0), Some(30));
+    assert!(bench.device_write(21, 64, 6));
+    assert!(bench.device_write(8, 65, 7));
+    bench.machine.cpu_write(page(30), 66, 8);
+    bench.unmap(21, 1);
+    for (offset, value) in [(64, 6), (65, 7), (66, 8)] {
+        assert_eq!(bench.machine.cpu_read(page(30), offset), value);
+    }
+}
+
+#[test]
+fn when_the_first_mapping_goes_the_replica_becomes_the_page() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.map(21, &[30]);
+    assert!(bench.device_write(21, 64, 6));
+    bench.machine.cpu_write(page(30), 66, 8);
+    bench.unmap(8, 1);
+    assert_eq!(bench.machine.cpu_read(page(30), 64), 6);
+    assert_eq!(bench.device_read(21, 66), Some(8));
+    assert!(bench.device_write(21, 67, 9));
+    assert_eq!(bench.machine.cpu_read(page(30), 67), 9, "one mapping is left: CPUs and device share it");
+    bench.unmap(21, 1);
+    assert!(bench.is_home(30));
+    for (offset, value) in [(64, 6), (66, 8), (67, 9)] {
+        assert_eq!(bench.machine.home_byte(page(30), offset), value);
+    }
+}
+
+#[test]
+fn mappings_of_one_page_that_all_go_at_once_leave_it_home() {
+    let mut bench = Bench::new(32);
+    let free = bench.engine.free_frames();
+    for iova in [8, 21, 34] {
+        bench.map(iova, &[30]);
+    }
+    assert!(bench.device_write(34, 64, 6));
+    [8, 21, 34].into_iter().for_each(|iova| bench.set(iova, None));
+    bench.flush(0, 0);
+    assert!(bench.is_home(30));
+    assert_eq!(bench.machine.home_byte(page(30), 64), 6);
+    // The shadow's leaf table stays; the page of bases may.
+    assert!(bench.engine.free_frames() + 2 >= free);
+}
+
+#[test]
+fn a_page_that_is_direct_twice_needs_no_copy() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    bench.map(16, &[4, 5, 6, 7]);
+    assert!(bench.device_write(17, 3, 33));
+    assert_eq!(bench.device_read(9, 3), Some(33));
+    bench.unmap(8, 1);
+    assert!(bench.device_write(17, 4, 44));
+    bench.unmap(16, 4);
+    assert_eq!(bench.machine.cpu_read(page(5), 3), 33);
+    assert_eq!(bench.machine.cpu_read(page(5), 4), 44);
+    assert_eq!(bench.device_read(9, 4), Some(44));
+}
+
+#[test]
+fn permission_is_the_union_of_the_granule_and_membership_is_exact() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_ONLY)));
+    bench.flush(0, 0);
+    assert!(!bench.device_write(8, 0, 1));
+    bench.set(9, Some((page(31), Permission::WRITE_ONLY)));
+    bench.flush(0, 0);
+    assert!(bench.device_write(9, 0, 1));
+    assert_eq!(bench.device_read(8, 0), Some(30));
+    bench.unmap(9, 1);
+    assert!(!bench.device_write(8, 0, 1), "the right went with the page that had it");
+}
+
+#[test]
+fn what_cannot_be_mapped_is_refused_with_a_reason_and_the_rest_goes_on() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((Gfn(0x7_0000), Permission::READ_WRITE)));
+    bench.set(9, Some((page(30), Permission::READ_WRITE)));
+    bench.set(10, Some((Gfn(0x101), Permission::READ_WRITE)));
+    bench.set_raw(11, 0x0010_0ff0_0000_0001 | page(31).address());
+    bench.flush(0, 0);
+    assert_eq!(refusals(&bench, Refusal::NotGuestMemory), 1);
+    assert_eq!(refusals(&bench, Refusal::DeviceNotDirect), 1);
+    assert_eq!(refusals(&bench, Refusal::SubPageWindow), 1);
+    assert_eq!(bench.device_read(9, 0), Some(30));
+    assert!(bench.is_home(31));
+}
+
+#[test]
+fn a_whole_frame_of_a_device_is_direct() {
+    let mut bench = Bench::new(32);
+    for slot in 0..4 {
+        bench.set(8 + slot, Some((Gfn(0x100 + slot), Permission::READ_WRITE)));
+    }
+    bench.flush(0, 0);
+    let reached = bench.machine.walk(dart(0), stream(0), 0x9000).map(|(page, _)| page);
+    assert_eq!(reached, Some(Gfn(0x101).home()));
+    bench.unmap(8, 1);
+    assert_eq!(bench.machine.walk(dart(0), stream(0), 0x9000), None, "a rest of it cannot be composed");
+}
+
+#[test]
+fn an_exhausted_pool_refuses_the_new_and_keeps_the_old() {
+    let mut bench = Bench::new(6);
+    for index in 0..8 {
+        bench.map(8 + 4 * index, &[30 + index]);
+    }
+    let refused = refusals(&bench, Refusal::PoolExhausted);
+    assert!(refused > 0);
+    for index in 0..8 - refused as u32 {
+        assert_eq!(bench.device_read(8 + 4 * index, 0), Some(30 + index as u8));
+    }
+    for index in 0..8 {
+        bench.unmap(8 + 4 * index, 1);
+        assert!(bench.is_home(30 + index));
+    }
+}
+
+#[test]
+fn stage_2_without_memory_refuses_and_the_page_stays_home() {
+    let mut bench = Bench::new(32);
+    bench.machine.unsplittable.push(page(30));
+    bench.map(8, &[30, 31]);
+    assert_eq!(refusals(&bench, Refusal::OutOfStage2Tables), 1);
+    assert!(bench.is_home(30));
+    assert_eq!(bench.device_read(9, 0), Some(31));
+}
+
+#[test]
+fn a_fault_reaches_the_guest_with_stream_address_and_code() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    assert!(!bench.device_write(600, 0x123, 1));
+    assert_eq!(bench.read(0, ERROR), 1 << 31 | 2, "no first-level entry");
+    assert_eq!(bench.read(0, ERROR_ADDRESS_LOW), 600 * 4096 + 0x123);
+    bench.write(0, ERROR, 1 << 31 | 2);
+    assert!(!bench.device_write(100, 0, 1));
+    assert_eq!(bench.read(0, ERROR), 1 << 31 | 4, "no leaf");
+    bench.write(0, ERROR, u32::MAX);
+    bench.set(12, Some((page(31), Permission::READ_ONLY)));
+    bench.flush(0, 0);
+    assert!(!bench.device_write(12, 0, 1));
+    assert_eq!(bench.read(0, ERROR), 1 << 31 | 8, "a write to what may only be read");
+}
+
+#[test]
+fn a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30, 31]);
+    bench.write(0, TCR, 0);
+    assert_eq!(bench.device_read(8, 0), None);
+    assert!(bench.is_home(30) && bench.is_home(31));
+    assert_eq!(bench.engine.free_frames(), 31, "all but the page of scratch");
+}
+
+#[test]
+fn two_darts_with_the_same_tables_share_one_space() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.attach(1, 7);
+    let (one, other) =
+        (bench.machine.walk(dart(0), stream(0), 8 << 12), bench.machine.walk(dart(1), stream(7), 8 << 12));
+    assert!(one.is_some());
+    assert_eq!(one, other);
+    bench.write(0, TCR, 0);
+    assert_eq!(bench.machine.walk(dart(1), stream(7), 8 << 12), other, "one stream is left");
+    assert!(!bench.is_home(30));
+}
+
+#[test]
+fn a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.write(0, TTBR, 1 << 31 | page(180).0);
+    assert_eq!(bench.device_read(8, 0), Some(30));
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(8, 0), None);
+    assert!(bench.is_home(30), "nothing maps it any more");
+}
+
+#[test]
+fn a_quiet_table_is_closed_and_the_first_store_opens_it() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    for _ in 0..400 {
+        bench.flush(0, 0);
+    }
+    let closed = |event: &Event| matches!(event, Event::Table { is_open: false, .. });
+    assert_eq!(bench.count(closed), 2, "the first level and its leaf table");
+    bench.machine.events.clear();
+    bench.map(9, &[31]);
+    assert_eq!(bench.count(|event| matches!(event, Event::Table { is_open: true, .. })), 2);
+    assert_eq!(bench.device_read(9, 0), Some(31));
+}
+
+#[test]
+fn a_table_outside_guest_memory_is_refused_and_its_neighbours_work() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.write(0, TTBR + 4, 1 << 31 | 0x7f_ffff);
+    bench.flush(0, 0);
+    assert_eq!(refusals(&bench, Refusal::TableNotGuestMemory), 1);
+    assert_eq!(bench.device_read(8, 0), Some(30));
+}
+
+#[test]
+fn more_than_a_slice_of_work_keeps_the_dart_busy_until_it_is_polled_to_the_end() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4]);
+    // Forty leaf tables that are all one page: 40 times 512 slots, all of them aliases or refused.
+    for index in 1..40 {
+        let table = bench.machine.first_level_entry();
+        bench.machine.set_first_level_entry(index, table);
+    }
+    bench.write(0, STREAM_SELECT, 1);
+    for iova in 100..500 {
+        bench.set(iova, Some((page(iova & 127), Permission::READ_ONLY)));
+    }
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let mut polls = 0;
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+        polls += 1;
+        assert!(polls < 100, "it ends");
+    }
+    assert!(polls > 0, "one trap did it all");
+}
+
+#[test]
+fn hardware_that_does_not_answer_is_cut_off() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.machine.is_stuck = true;
+    bench.unmap(8, 1);
+    assert_eq!(bench.count(|event| matches!(event, Event::InvalidateTimedOut { .. })), 1);
+    assert_eq!(bench.device_read(8, 0), None);
+}

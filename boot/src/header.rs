@@ -91,8 +91,14 @@ pub fn parse_kernel(image: &[u8], file_bytes: u64) -> Result<Kernel, KernelError
 
 /// Whether the bytes begin like a compressed kernel. The last is EFI zboot: "MZ\0\0zimg".
 fn is_compressed(image: &[u8]) -> bool {
-    const MAGICS: [&[u8]; 6] =
-        [&[0x1f, 0x8b], b"\xfd7zXZ\0", &[0x28, 0xb5, 0x2f, 0xfd], b"BZh", &[0x02, 0x21, 0x4c, 0x18], b"MZ\0\0zimg"];
+    const MAGICS: [&[u8]; 6] = [
+        &[0x1f, 0x8b],
+        b"\xfd7zXZ\0",
+        &[0x28, 0xb5, 0x2f, 0xfd],
+        b"BZh",
+        &[0x02, 0x21, 0x4c, 0x18],
+        b"MZ\0\0zimg",
+    ];
     MAGICS.iter().any(|magic| image.starts_with(magic))
 }
 

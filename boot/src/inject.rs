@@ -1,6 +1,6 @@
-//! A synchronous external abort for the guest's EL1: which registers take which values.
+//! An exception that the guest takes at EL1 instead of going on: which registers take which values.
 //!
-//! This is what a bus without a device at the address gives. Source: Arm ARM DDI 0487, exception entry
+//! An external abort is what a bus without a device at the address gives. Source: Arm ARM DDI 0487, exception entry
 //! pseudocode `AArch64.TakeException`, and `SPSR_EL1`, `SCTLR_EL1`, `ESR_EL1`.
 
 /// What of the guest's state decides how it takes an exception.
@@ -42,15 +42,17 @@ pub struct Injection {
     pub pstate: u64,
 }
 
-/// The kinds of access that abort.
+/// What the guest is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AbortedAccess {
-    /// An instruction fetch.
+pub enum Reason {
+    /// A synchronous external abort on an instruction fetch.
     Fetch,
-    /// A load.
+    /// The same on a load.
     Load,
-    /// A store.
+    /// The same on a store.
     Store,
+    /// The instruction does not exist.
+    Undefined,
 }
 
 const MODE_MASK: u64 = 0x1f;
@@ -72,9 +74,11 @@ const SCTLR_SPAN: u64 = 1 << 23;
 const SCTLR_DSSBS: u64 = 1 << 44;
 /// Synchronous external abort, not on a table walk.
 const EXTERNAL_ABORT: u64 = 0x10;
+/// `WnR`.
+const WRITE: u64 = 1 << 6;
 
-/// The registers for an external abort on `access`.
-pub fn external_abort(from: &Interrupted, access: AbortedAccess) -> Injection {
+/// The registers for an exception at `from` for `reason`.
+pub fn exception(from: &Interrupted, reason: Reason) -> Injection {
     let from_aarch32 = from.pstate & AARCH32 != 0;
     let mode = from.pstate & MODE_MASK;
     let from_el1 = !from_aarch32 && (mode == MODE_EL1H || mode == MODE_EL1T);
@@ -84,12 +88,17 @@ pub fn external_abort(from: &Interrupted, access: AbortedAccess) -> Injection {
         (false, false) => 0x400,
         (false, true) => 0x600,
     };
-    // EC 0x20/0x21: instruction abort from a lower level / the same; 0x24/0x25: data abort likewise.
-    let class: u64 = if access == AbortedAccess::Fetch { 0x20 } else { 0x24 } + u64::from(from_el1);
-    let is_write = u64::from(access == AbortedAccess::Store) << 6;
+    // EC 0x20/0x21: instruction abort from a lower level / the same; 0x24/0x25: data abort likewise; 0x00:
+    // unknown reason. IL (bit 25) is 1 for all of them, whatever the instruction's length was.
+    let abort = |class: u64, iss: u64| (class + u64::from(from_el1)) << 26 | 1 << 25 | iss;
+    let esr = match reason {
+        Reason::Fetch => abort(0x20, EXTERNAL_ABORT),
+        Reason::Load => abort(0x24, EXTERNAL_ABORT),
+        Reason::Store => abort(0x24, EXTERNAL_ABORT | WRITE),
+        Reason::Undefined => 1 << 25,
+    };
     Injection {
-        // IL (bit 25) is 1 for aborts whatever the instruction's length was.
-        esr: class << 26 | 1 << 25 | is_write | EXTERNAL_ABORT,
+        esr,
         spsr: from.pstate,
         pc: from.vector_base.wrapping_add(offset),
         pstate: handler_pstate(from, from_aarch32),
@@ -119,12 +128,18 @@ mod tests {
     use super::*;
 
     fn interrupted(pstate: u64) -> Interrupted {
-        Interrupted { pstate, pc: 0x1000, vector_base: 0xffff_8000_0000_0800, sctlr: 0, features: Features::default() }
+        Interrupted {
+            pstate,
+            pc: 0x1000,
+            vector_base: 0xffff_8000_0000_0800,
+            sctlr: 0,
+            features: Features::default(),
+        }
     }
 
     #[test]
     fn a_kernel_store_goes_to_the_same_level_vector() {
-        let injection = external_abort(&interrupted(0x6000_0005), AbortedAccess::Store);
+        let injection = exception(&interrupted(0x6000_0005), Reason::Store);
         assert_eq!(injection.esr, 0x25 << 26 | 1 << 25 | 1 << 6 | 0x10);
         assert_eq!(injection.pc, 0xffff_8000_0000_0a00);
         assert_eq!(injection.spsr, 0x6000_0005);
@@ -133,10 +148,10 @@ mod tests {
 
     #[test]
     fn a_user_load_comes_from_a_lower_level() {
-        let injection = external_abort(&interrupted(0), AbortedAccess::Load);
+        let injection = exception(&interrupted(0), Reason::Load);
         assert_eq!(injection.esr >> 26, 0x24);
         assert_eq!(injection.pc & 0xfff, 0xc00);
-        let thumb = external_abort(&interrupted(0x30), AbortedAccess::Fetch);
+        let thumb = exception(&interrupted(0x30), Reason::Fetch);
         assert_eq!(thumb.esr >> 26, 0x20);
         assert_eq!(thumb.pc & 0xfff, 0xe00);
         assert_eq!(thumb.pstate, 0x3c5);
@@ -146,8 +161,8 @@ mod tests {
     fn pan_ssbs_and_tco_follow_the_guests_choice() {
         let mut from = interrupted(0x5 | 3 << 10 | 1 << 12 | 1 << 21 | 1 << 23);
         from.features = Features { pan: true, ssbs: true, mte: true };
-        assert_eq!(external_abort(&from, AbortedAccess::Load).pstate, 0x3c5 | PAN | TCO);
+        assert_eq!(exception(&from, Reason::Load).pstate, 0x3c5 | PAN | TCO);
         from.sctlr = SCTLR_SPAN | SCTLR_DSSBS;
-        assert_eq!(external_abort(&from, AbortedAccess::Load).pstate, 0x3c5 | SSBS | TCO);
+        assert_eq!(exception(&from, Reason::Load).pstate, 0x3c5 | SSBS | TCO);
     }
 }

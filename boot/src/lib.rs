@@ -9,17 +9,14 @@
 //!                                                              trap -> syndrome -> Platform -> resume
 //! ```
 #![cfg_attr(not(test), no_std)]
-// UNSAFETY: this is the crate that holds assembly, page tables and system registers. Only target modules
-// use it; each block argues for itself.
-#![expect(unsafe_code, reason = "EL2 code: system registers, vectors, page tables")]
 
 extern crate alloc;
 
-//pub mod guest_fdt;
+pub mod guest_fdt;
 pub mod header;
 pub mod inject;
-//pub mod layout;
-//pub mod machine;
+pub mod layout;
+pub mod machine;
 pub mod options;
 pub mod payload;
 pub mod psci;

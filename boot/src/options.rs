@@ -38,13 +38,18 @@ impl IommuMap {
     pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
         if self.length == 0 {
             let slot = (requester >> 3) as u8 & 31;
-            return (requester < 0x100).then_some(Mapping { requester, dart: slot / STREAMS, stream: slot % STREAMS });
+            return (requester < 0x100).then_some(Mapping {
+                requester,
+                dart: slot / STREAMS,
+                stream: slot % STREAMS,
+            });
         }
         self.entries().iter().find(|entry| entry.requester == requester).copied()
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let mut map = Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 };
+        let mut map =
+            Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 };
         for entry in text.split(',') {
             let mut parts = entry.split(':');
             let requester = parts.next()?.trim().trim_start_matches("0x");
@@ -87,7 +92,10 @@ impl Default for Options<'_> {
             trace_bytes: 1 << 20,
             log: Level(log::LevelFilter::Info),
             bootargs: None,
-            iommu_map: IommuMap { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 },
+            iommu_map: IommuMap {
+                entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS],
+                length: 0,
+            },
         }
     }
 }

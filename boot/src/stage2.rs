@@ -326,7 +326,11 @@ impl<H: Hardware> oche_hyp::world::Stage2 for Stage2<H> {
         let attributes = Attributes { no_execute: true, ..Attributes::ram(self.forces_write_back, access) };
         // The bytes that were copied to `at` come before the entry that shows them.
         self.hardware.order_stores();
-        self.hardware.store(position.table, position.index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
+        self.hardware.store(
+            position.table,
+            position.index,
+            Entry::Leaf { at, attributes }.encode(LEAF_LEVEL),
+        );
     }
 
     fn publish(&mut self) {

@@ -161,7 +161,9 @@ mod tests {
 
     #[test]
     fn an_access_without_a_valid_iss_is_never_guessed() {
-        let Class::DataAbort(abort) = of(0x24 << 26 | 2 << 22 | 3 << 16 | 1 << 6 | 0xf) else { panic!("abort") };
+        let Class::DataAbort(abort) = of(0x24 << 26 | 2 << 22 | 3 << 16 | 1 << 6 | 0xf) else {
+            panic!("abort")
+        };
         assert_eq!(abort.transfer, None);
         assert_eq!(abort.cause, Cause::Permission);
         assert!(abort.is_write);

@@ -1,0 +1,24 @@
+//! The half of boot that acts: what only an AArch64 CPU at EL2 can do.
+// UNSAFETY: assembly, system registers, page tables and physical memory. What each block relies on is said
+// there; the common ground is this:
+// - EL2 runs on an identity map, so a physical address that `stage1` maps is a valid pointer.
+// - Each CPU has its own stack and takes no interrupts at EL2 (HCR_EL2.IMO, FMO and AMO are 0).
+// - The guest reaches none of Oche's memory: stage 2 does not map it.
+#![expect(unsafe_code, reason = "EL2: system registers, vectors, page tables")]
+
+pub mod cache;
+pub mod console;
+pub mod counters;
+pub mod cpu;
+pub mod el2;
+pub mod entry;
+pub mod firmware;
+pub mod frame;
+pub mod heap;
+pub mod launch;
+pub mod lock;
+pub mod panic;
+pub mod registers;
+pub mod stage1;
+pub mod tlb;
+pub mod trap;

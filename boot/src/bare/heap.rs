@@ -1,0 +1,45 @@
+//! EL2's heap: a buddy allocator over one piece of reserved memory.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr::{NonNull, null_mut};
+
+use buddy_system_allocator::Heap;
+
+use crate::bare::lock::SpinLock;
+use crate::range::PhysRange;
+
+struct Locked(SpinLock<Heap<32>>);
+
+#[global_allocator]
+static HEAP: Locked = Locked(SpinLock::new(Heap::empty()));
+
+/// Gives `memory` to the heap.
+///
+/// # Safety
+///
+/// `memory` is mapped read-write by EL2's stage 1, belongs to nobody else, and is given once.
+pub unsafe fn give(memory: PhysRange) {
+    // SAFETY: exactly this function's contract; addresses are pointers because the map is the identity.
+    unsafe { HEAP.0.lock().add_to_heap(memory.start as usize, memory.end as usize) };
+}
+
+/// Bytes handed out and bytes in all.
+pub fn usage() -> (usize, usize) {
+    let heap = HEAP.0.lock();
+    (heap.stats_alloc_actual(), heap.stats_total_bytes())
+}
+
+// SAFETY: the buddy allocator gives disjoint blocks of at least the layout's size and alignment, from memory
+// that `give`'s caller vouched for; the lock serialises it.
+unsafe impl GlobalAlloc for Locked {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        self.0.lock().alloc(layout).map_or(null_mut(), NonNull::as_ptr)
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        if let Some(pointer) = NonNull::new(pointer) {
+            // SAFETY: the caller returns a block of `alloc` with its layout.
+            unsafe { self.0.lock().dealloc(pointer, layout) };
+        }
+    }
+}

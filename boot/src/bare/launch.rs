@@ -1,0 +1,248 @@
+//! The way from an FDT address to a running guest, step by step, for a platform's `main` to walk.
+//!
+//! Every step either succeeds or ends in one line `oche: fatal: ...` and the machine off.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use oche_hyp::trace::directory;
+
+use crate::bare::entry::{self, FdtAddress};
+use crate::bare::firmware::{self, fatal};
+use crate::bare::stage1::{self, Use};
+use crate::bare::tlb::Cpus;
+use crate::bare::{cache, cpu, el2, heap};
+use crate::guest_fdt::{self, Changes, Darts};
+use crate::header::{self, HEADER_BYTES};
+use crate::layout::{Layout, Request};
+use crate::machine::{self, Machine};
+use crate::options::Options;
+use crate::payload::{self, Item, MOST_HEADER_BYTES};
+use crate::range::{PAGE, PhysRange, RangeList};
+use crate::stage2::Stage2;
+
+/// Bytes beyond the old blob that a new one may need.
+const FDT_GROWTH: u64 = 64 << 10;
+
+/// Everything that is known before the guest is loaded.
+///
+/// It refers to firmware's FDT and to the payload, which lie in memory that becomes the guest's: it ends when
+/// [`Prepared::launch`] takes it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The machine, as firmware describes it.
+    pub machine: Machine<'static>,
+    /// What was chosen.
+    pub options: Options<'static>,
+    /// Where everything goes.
+    pub layout: Layout,
+    kernel_file: PhysRange,
+    initrd: Option<PhysRange>,
+}
+
+/// Maps registers for Oche's own use.
+pub fn map_registers(range: PhysRange) {
+    // SAFETY: boot CPU, alone; registers are Device memory. The caller names registers.
+    if unsafe { stage1::map(range.grown_to(PAGE), Use::Device) }.is_err() {
+        fatal(format_args!("no room to map the registers at {range}"));
+    }
+}
+
+/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap.
+pub fn prepare(fdt: FdtAddress) -> Prepared {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
+    let machine = read_machine(fdt);
+    firmware::set_present(machine.has_psci_smc);
+    for range in machine.ram.as_slice() {
+        let reachable = PhysRange { start: range.start, end: range.end.min(1 << stage1::ADDRESS_BITS) };
+        map_memory(reachable.grown_to(PAGE), Use::Memory);
+    }
+    let image = entry::image();
+    if !machine.ram.covers(&image) {
+        fatal(format_args!("Oche's image at {image} is not in RAM"));
+    }
+    let payload_at = image.end;
+    let room = machine
+        .ram
+        .as_slice()
+        .iter()
+        .find(|range| range.contains(payload_at))
+        .map_or(0, |range| range.end - payload_at);
+    let header = bytes(PhysRange { start: payload_at, end: payload_at + room.min(MOST_HEADER_BYTES as u64) });
+    let payload =
+        payload::parse(header, room).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let place = |item: Item| PhysRange {
+        start: payload_at + item.offset,
+        end: payload_at + item.offset + item.length,
+    };
+
+    let options = read_options(&machine, payload.options.map(place));
+    let Some(kernel_file) = payload.kernel.map(place) else {
+        fatal(format_args!("the payload has no guest kernel"))
+    };
+    let first = PhysRange {
+        start: kernel_file.start,
+        end: kernel_file.end.min(kernel_file.start + HEADER_BYTES as u64),
+    };
+    let kernel = header::parse_kernel(bytes(first), kernel_file.size())
+        .unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let initrd = payload.initrd.map(place).or(machine.initrd);
+
+    let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
+    let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob.len() as u64 };
+    let request = Request {
+        ram: &machine.ram,
+        firmware: &machine.reserved,
+        image,
+        sources: &[blob, kernel_file],
+        initrd,
+        kernel,
+        pool_bytes: options.pool_bytes,
+        trace_bytes: trace.total_bytes() as u64,
+        address_limit: 1 << stage1::ADDRESS_BITS,
+    };
+    let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    // SAFETY: the layout took the heap out of everything else, and this function runs once.
+    unsafe { heap::give(layout.heap) };
+    for range in [layout.trace, layout.tables] {
+        // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
+        unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, range.size() as usize) };
+    }
+    Prepared { machine, options, layout, kernel_file, initrd }
+}
+
+impl Prepared {
+    /// The trace's layout: a ring of `oche.trace` bytes for each CPU.
+    pub fn trace_layout(&self) -> directory::Layout {
+        directory::Layout::new(self.machine.affinities().len(), self.options.trace_bytes as usize)
+    }
+
+    /// Stage 2 with the guest's RAM at home and everything that is not RAM passed through, but for `holes`:
+    /// registers that trap, or that the guest must not reach. Every CPU will use these tables.
+    pub fn stage2(&self, holes: &[PhysRange]) -> Stage2<Cpus> {
+        let stage2 = self.build_stage2(holes);
+        stage2.unwrap_or_else(|reason| fatal(format_args!("stage 2: {reason}")))
+    }
+
+    fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, &'static str> {
+        let ipa_bits = el2::ipa_bits();
+        let full = |_| "too many ranges";
+        let out = |_| "no memory for tables";
+        let mut stage2 =
+            Stage2::new(Cpus, self.layout.tables, ipa_bits, el2::has_forced_write_back()).map_err(out)?;
+        for range in self.layout.guest.as_slice() {
+            stage2.map_ram(*range).map_err(out)?;
+        }
+        let mut devices = RangeList::new();
+        devices.push(PhysRange { start: 0, end: 1 << ipa_bits }).map_err(full)?;
+        for range in self.machine.ram.as_slice().iter().chain(holes) {
+            devices.subtract(range.grown_to(PAGE)).map_err(full)?;
+        }
+        for range in devices.as_slice() {
+            stage2.map_devices(*range).map_err(out)?;
+        }
+        el2::set_root(stage2.root());
+        Ok(stage2)
+    }
+
+    /// Loads the guest and enters it. `darts` replace the machine's IOMMU in the guest's FDT.
+    ///
+    /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
+    pub fn launch(mut self, darts: Option<Darts<'_>>) -> ! {
+        let changes = Changes {
+            memory: self.layout.guest.as_slice(),
+            initrd: self.initrd,
+            bootargs: self.options.bootargs,
+            darts,
+        };
+        let blob = guest_fdt::rewrite(self.machine.blob, &changes);
+        let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+        let place =
+            self.layout.place_fdt((self.machine.blob.len() as u64 + FDT_GROWTH).max(blob.len() as u64));
+        let place = place.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+        let fdt = PhysRange { start: place.start, end: place.start + blob.len() as u64 };
+        copy(&blob, fdt.start);
+        copy(bytes(self.kernel_file), self.layout.kernel.start);
+        self.report(fdt);
+        // The guest starts with its MMU off: what was written through the cache must be in memory, and no
+        // line of a place that it will write may be left. Booting contract: kernel and FDT clean to the PoC.
+        for range in [fdt, self.layout.kernel] {
+            cache::clean_and_invalidate(range);
+        }
+        if let Some(initrd) = self.initrd {
+            cache::clean_and_invalidate(initrd);
+        }
+        cache::synchronize_instructions(PhysRange {
+            start: self.layout.kernel.start,
+            end: self.layout.kernel.start,
+        });
+        drop(blob);
+        cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
+        el2::configure();
+        cpu::enter_guest(self.layout.kernel.start, fdt.start)
+    }
+
+    fn report(&self, fdt: PhysRange) {
+        let (used, total) = heap::usage();
+        log::info!("image {}, trace {}, pool {}", self.layout.image, self.layout.trace, self.layout.pool);
+        log::info!("heap {} ({} of {} KiB used)", self.layout.heap, used >> 10, total >> 10);
+        for range in self.layout.guest.as_slice() {
+            log::info!("guest memory {range}");
+        }
+        log::info!("kernel {}, fdt {fdt}, {} CPUs", self.layout.kernel, self.machine.affinities().len());
+        if let Some(initrd) = self.initrd {
+            log::info!("initrd {initrd}");
+        }
+        if self.machine.cpus_ignored != 0 {
+            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, machine::MOST_CPUS);
+        }
+    }
+}
+
+fn read_machine(fdt: FdtAddress) -> Machine<'static> {
+    let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
+    if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
+        fatal(format_args!("x0 is no FDT address: {:#x}", fdt.0));
+    }
+    // Read-write, like the RAM that it lies in: what is mapped first stays.
+    map_memory(first.grown_to(PAGE), Use::Memory);
+    let Some(size) = machine::total_size(bytes(first)) else {
+        fatal(format_args!("no FDT at {:#x}", fdt.0));
+    };
+    let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };
+    map_memory(whole.grown_to(PAGE), Use::Memory);
+    Machine::read(bytes(whole)).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
+}
+
+fn read_options(machine: &Machine<'static>, text: Option<PhysRange>) -> Options<'static> {
+    let mut options = Options::default();
+    let mut complain = |name: &str| log::warn!("option ignored: {name}");
+    if let Some(text) = text {
+        match str::from_utf8(bytes(text)) {
+            Ok(text) => options.take_text(text, &mut complain),
+            Err(_) => log::warn!("options ignored: not UTF-8"),
+        }
+    }
+    machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
+    log::set_max_level(options.log.0);
+    options
+}
+
+fn map_memory(range: PhysRange, purpose: Use) {
+    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT by firmware's word; what is
+    // mapped already, Oche's own image, stays as it is.
+    if unsafe { stage1::map(range, purpose) }.is_err() {
+        fatal(format_args!("no room to map memory {range}"));
+    }
+}
+
+/// Memory that firmware or the packer filled.
+fn bytes(range: PhysRange) -> &'static [u8] {
+    // SAFETY: in RAM, mapped, and nobody writes it before the guest runs; by then `Prepared` is gone.
+    unsafe { core::slice::from_raw_parts(range.start as *const u8, range.size() as usize) }
+}
+
+fn copy(from: &[u8], to: u64) {
+    // SAFETY: the layout keeps sources and destinations apart, and gives the destination to this use alone.
+    unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+}

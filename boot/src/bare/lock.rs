@@ -1,0 +1,121 @@
+//! A spin lock and a write-once cell. EL2 takes no interrupts, so a holder is never preempted.
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+/// Mutual exclusion by spinning.
+#[derive(Debug)]
+pub struct SpinLock<T> {
+    is_held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value may
+// move between CPUs.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    /// An open lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { is_held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+    }
+
+    /// Waits until the lock is open and closes it. Holders do bounded work, so the wait is bounded too.
+    pub fn lock(&self) -> SpinGuard<'_, T> {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            core::hint::spin_loop();
+        }
+    }
+
+    /// Closes the lock if it is open.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        // Acquire: what the last holder wrote is seen.
+        let closed = self.is_held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        closed.is_ok().then_some(SpinGuard { lock: self })
+    }
+
+    /// Tries `attempts` times: for a panic, which must speak even if the holder will never return.
+    pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T>> {
+        (0..attempts).find_map(|_| {
+            core::hint::spin_loop();
+            self.try_lock()
+        })
+    }
+}
+
+/// Opens the lock when dropped.
+#[derive(Debug)]
+pub struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one, since `try_lock` closed the lock for it.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`, and `&mut self` makes this the guard's only borrow.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.is_held.store(false, Ordering::Release);
+    }
+}
+
+const EMPTY: u8 = 0;
+const WRITING: u8 = 1;
+const READY: u8 = 2;
+
+/// A value that is written once, at boot, and read by every CPU afterwards.
+#[derive(Debug)]
+pub struct Once<T> {
+    state: AtomicU8,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: written before `READY` is released, only shared references after it is acquired.
+unsafe impl<T: Send + Sync> Sync for Once<T> {}
+
+impl<T> Once<T> {
+    /// An empty cell.
+    pub const fn new() -> Self {
+        Self { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(None) }
+    }
+
+    /// Writes the value. A second writer changes nothing.
+    pub fn set(&self, value: T) {
+        let first = self.state.compare_exchange(EMPTY, WRITING, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() {
+            // SAFETY: only one caller moves the state from EMPTY, and nobody reads before READY.
+            unsafe { *self.value.get() = Some(value) };
+            self.state.store(READY, Ordering::Release);
+        }
+    }
+
+    /// The value, once it is written.
+    pub fn get(&self) -> Option<&T> {
+        if self.state.load(Ordering::Acquire) != READY {
+            return None;
+        }
+        // SAFETY: READY means written, and nothing writes again.
+        unsafe { (*self.value.get()).as_ref() }
+    }
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,252 @@
+//! When Oche itself is wrong: say everything that is known, then stop this CPU.
+
+use core::arch::global_asm;
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::bare::console::print;
+use crate::bare::frame::TrapFrame;
+use crate::bare::lock::Once;
+use crate::bare::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
+use crate::bare::{cpu, entry, firmware};
+
+/// Most return addresses that are printed.
+const BACKTRACE_LIMIT: usize = 24;
+
+/// Prints the machine's last words, such as the newest trace events. Must not panic and must not wait.
+pub type LastWords = fn(out: &mut dyn FnMut(fmt::Arguments<'_>));
+
+static LAST_WORDS: Once<LastWords> = Once::new();
+/// Somebody panics already: a panic inside a panic only says so.
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+/// Registers the hook.
+pub fn set_last_words(hook: LastWords) {
+    LAST_WORDS.set(hook);
+}
+
+/// Points `VBAR_EL2` at Oche's vectors.
+pub fn install_vectors() {
+    // SAFETY: `oche_vectors` is a complete vector table, 2 KiB aligned.
+    unsafe {
+        core::arch::asm!(
+            "adrp {0}, oche_vectors",
+            "add {0}, {0}, :lo12:oche_vectors",
+            "msr vbar_el2, {0}",
+            "isb",
+            out(reg) _,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut frame_pointer: u64;
+    // SAFETY: copies a register.
+    unsafe {
+        core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
+    };
+    if let Some(location) = info.location() {
+        print(format_args!("oche: panic: cpu {}: {} at {location}\n", cpu::index(), info.message()));
+    } else {
+        print(format_args!("oche: panic: cpu {}: {}\n", cpu::index(), info.message()));
+    }
+    stop(frame_pointer)
+}
+
+/// An exception that EL2 took from EL2, or one that the configuration makes impossible.
+///
+/// # Safety
+///
+/// Only the vectors call this, with the frame that they stored.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! {
+    // SAFETY: the vectors stored it on this CPU's stack and never touch it again.
+    let frame = unsafe { &*frame };
+    let base = entry::image().start;
+    print(format_args!(
+        "oche: panic: cpu {}: exception by vector {vector:#x}: ESR {:#x} FAR {:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
+        cpu::index(),
+        EsrEl2.read(),
+        FarEl2.read(),
+        HpfarEl2.read(),
+        frame.elr,
+        frame.elr.wrapping_sub(base),
+        frame.spsr,
+    ));
+    for (row, registers) in frame.registers.chunks(4).enumerate() {
+        print(format_args!("oche: panic: x{:<2}", row * 4));
+        for register in registers {
+            print(format_args!(" {register:#018x}"));
+        }
+        print(format_args!("\n"));
+    }
+    stop(frame.register(29))
+}
+
+fn stop(frame_pointer: u64) -> ! {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        print(format_args!("oche: panic: cpu {}: while another panic is printed\n", cpu::index()));
+        firmware::halt();
+    }
+    print(format_args!("oche: panic: guest ELR_EL1 {:#x}, image at {}\n", ElrEl12.read(), entry::image()));
+    backtrace(frame_pointer);
+    if let Some(hook) = LAST_WORDS.get() {
+        hook(&mut |text| print(format_args!("oche: panic: {text}\n")));
+    }
+    print(format_args!("oche: panic: stopped\n"));
+    firmware::halt()
+}
+
+/// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return address.
+fn backtrace(mut frame_pointer: u64) {
+    let top = cpu::stack_top(cpu::index());
+    let bottom = top - cpu::STACK_BYTES as u64 + cpu::GUARD_BYTES;
+    for _ in 0..BACKTRACE_LIMIT {
+        if frame_pointer < bottom || frame_pointer > top - 16 || !frame_pointer.is_multiple_of(16) {
+            return;
+        }
+        let record = frame_pointer as *const u64;
+        // SAFETY: inside the mapped part of this CPU's stack, checked above.
+        let next = unsafe { record.read_volatile() };
+        // SAFETY: as above, eight bytes further.
+        let return_address = unsafe { record.add(1).read_volatile() };
+        print(format_args!("oche: panic: image+{:#x}\n", return_address.wrapping_sub(entry::image().start)));
+        if next <= frame_pointer {
+            return;
+        }
+        frame_pointer = next;
+    }
+}
+
+global_asm!(
+    r#"
+    // From EL2 itself: nothing that returns. The stack may be what failed: if SP is in the guard page at the
+    // low end of its slot, start over at the slot's top. SP_EL0 is the guest's, which will not run again.
+    .macro from_el2 number
+    .balign 128
+    msr     sp_el0, x0
+    mov     x0, sp
+    sub     x0, x0, #({frame_bytes} + 512)
+    tst     x0, #({stack_bytes} - {guard_bytes})
+    b.ne    1f
+    orr     x0, x0, #({stack_bytes} - 1)
+    add     x0, x0, #1
+    mov     sp, x0
+1:  mrs     x0, sp_el0
+    save_frame
+    mov     x0, sp
+    mov     x1, #\number
+    b       oche_unexpected
+    .endm
+
+    .macro save_frame
+    sub     sp, sp, #{frame_bytes}
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    mrs     x0, elr_el2
+    mrs     x1, spsr_el2
+    stp     x30, x0, [sp, #240]
+    str     x1, [sp, #256]
+    .endm
+
+    // A guest exception that the configuration rules out: IMO, FMO and AMO are 0, so interrupts and SErrors
+    // go to EL1.
+    .macro impossible number
+    .balign 128
+    save_frame
+    mov     x0, sp
+    mov     x1, #\number
+    mov     x29, xzr
+    b       oche_unexpected
+    .endm
+
+    .macro guest_sync
+    .balign 128
+    save_frame
+    b       oche_guest_trap
+    .endm
+
+    .section .text.vectors, "ax"
+    .balign 2048
+    .global oche_vectors
+oche_vectors:
+    from_el2 0x000
+    from_el2 0x080
+    from_el2 0x100
+    from_el2 0x180
+    from_el2 0x200
+    from_el2 0x280
+    from_el2 0x300
+    from_el2 0x380
+    guest_sync                          // 0x400: AArch64
+    impossible 0x480
+    impossible 0x500
+    impossible 0x580
+    guest_sync                          // 0x600: EL0 in AArch32 under an AArch64 EL1
+    impossible 0x680
+    impossible 0x700
+    impossible 0x780
+
+oche_guest_trap:
+    mov     x0, sp
+    mov     x29, xzr                    // the end of a backtrace
+    mov     x30, xzr
+    bl      oche_sync_from_guest
+oche_resume:
+    ldp     x30, x0, [sp, #240]
+    ldr     x1, [sp, #256]
+    msr     elr_el2, x0
+    msr     spsr_el2, x1
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x19, [sp, #144]
+    ldp     x20, x21, [sp, #160]
+    ldp     x22, x23, [sp, #176]
+    ldp     x24, x25, [sp, #192]
+    ldp     x26, x27, [sp, #208]
+    ldp     x28, x29, [sp, #224]
+    add     sp, sp, #{frame_bytes}
+    eret
+    // No speculation past the return.
+    dsb     nsh
+    isb
+
+    // x0 = frame to copy, x1 = top of this CPU's stack. Copies downwards: the source is lower.
+    .global oche_enter
+oche_enter:
+    mov     x2, #{frame_bytes}
+    mov     x3, x1
+1:  sub     x2, x2, #8
+    ldr     x4, [x0, x2]
+    str     x4, [x3, #-8]!
+    cbnz    x2, 1b
+    sub     sp, x1, #{frame_bytes}
+    b       oche_resume
+"#,
+    frame_bytes = const crate::bare::frame::FRAME_BYTES,
+    stack_bytes = const cpu::STACK_BYTES,
+    guard_bytes = const cpu::GUARD_BYTES,
+);

@@ -1,0 +1,154 @@
+//! System registers that aarch64-cpu lacks or gives another layout: raw values, by encoding.
+//!
+//! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System Register
+//! Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's registers while
+//! the plain EL1 names reach EL2's own.
+
+macro_rules! system_registers {
+    ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl $name {
+            /// Reads the register.
+            pub fn read(self) -> u64 {
+                let value;
+                // SAFETY: reading a system register that exists has no effect on memory. Callers check ID
+                // registers before they name an optional one.
+                unsafe {
+                    core::arch::asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nostack, preserves_flags))
+                };
+                value
+            }
+
+            /// Writes the register. It takes effect for the guest at the next exception return; the caller
+            /// adds an ISB where EL2 itself depends on it.
+            pub fn write(self, value: u64) {
+                // SAFETY: the registers below control the guest or trap it; none of them changes how EL2's
+                // own accesses are translated.
+                unsafe {
+                    core::arch::asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nostack, preserves_flags))
+                };
+            }
+        }
+    )*};
+}
+
+system_registers! {
+    /// `SCTLR_EL1` of the guest.
+    SctlrEl12 = "S3_5_C1_C0_0";
+    /// `CPACR_EL1` of the guest.
+    CpacrEl12 = "S3_5_C1_C0_2";
+    /// `TCR_EL1` of the guest.
+    TcrEl12 = "S3_5_C2_C0_2";
+    /// `SPSR_EL1` of the guest.
+    SpsrEl12 = "S3_5_C4_C0_0";
+    /// `ELR_EL1` of the guest.
+    ElrEl12 = "S3_5_C4_C0_1";
+    /// `ESR_EL1` of the guest.
+    EsrEl12 = "S3_5_C5_C2_0";
+    /// `FAR_EL1` of the guest.
+    FarEl12 = "S3_5_C6_C0_0";
+    /// `VBAR_EL1` of the guest.
+    VbarEl12 = "S3_5_C12_C0_0";
+    /// `CNTKCTL_EL1` of the guest.
+    CntkctlEl12 = "S3_5_C14_C1_0";
+    /// `CNTP_CTL_EL0` of the guest.
+    CntpCtlEl02 = "S3_5_C14_C2_1";
+    /// `CNTV_CTL_EL0` of the guest.
+    CntvCtlEl02 = "S3_5_C14_C3_1";
+    /// `PAR_EL1`: shared by all levels, so EL2 puts back what it overwrites.
+    ParEl1 = "S3_0_C7_C4_0";
+    /// `MDSCR_EL1`.
+    MdscrEl1 = "S2_0_C0_C2_2";
+    /// `PMCR_EL0`.
+    PmcrEl0 = "S3_3_C9_C12_0";
+    /// `CTR_EL0`.
+    CtrEl0 = "S3_3_C0_C0_1";
+    /// `ID_AA64DFR0_EL1`.
+    IdAa64Dfr0 = "S3_0_C0_C5_0";
+    /// `ID_AA64ISAR1_EL1`.
+    IdAa64Isar1 = "S3_0_C0_C6_1";
+    /// `ID_AA64ISAR2_EL1`.
+    IdAa64Isar2 = "S3_0_C0_C6_2";
+    /// `ID_AA64MMFR0_EL1`.
+    IdAa64Mmfr0 = "S3_0_C0_C7_0";
+    /// `ID_AA64MMFR1_EL1`.
+    IdAa64Mmfr1 = "S3_0_C0_C7_1";
+    /// `ID_AA64MMFR2_EL1`.
+    IdAa64Mmfr2 = "S3_0_C0_C7_2";
+    /// `ID_AA64PFR0_EL1`.
+    IdAa64Pfr0 = "S3_0_C0_C4_0";
+    /// `ID_AA64PFR1_EL1`.
+    IdAa64Pfr1 = "S3_0_C0_C4_1";
+    /// `ID_AA64SMFR0_EL1`.
+    IdAa64Smfr0 = "S3_0_C0_C4_5";
+    /// `MIDR_EL1`.
+    MidrEl1 = "S3_0_C0_C0_0";
+    /// `MPIDR_EL1`.
+    MpidrEl1 = "S3_0_C0_C0_5";
+    /// `VPIDR_EL2`.
+    VpidrEl2 = "S3_4_C0_C0_0";
+    /// `VMPIDR_EL2`.
+    VmpidrEl2 = "S3_4_C0_C0_5";
+    /// `CPTR_EL2`, in the layout of `HCR_EL2.E2H` = 1.
+    CptrEl2 = "S3_4_C1_C1_2";
+    /// `HSTR_EL2`.
+    HstrEl2 = "S3_4_C1_C1_3";
+    /// `HACR_EL2`.
+    HacrEl2 = "S3_4_C1_C1_7";
+    /// `HCRX_EL2`.
+    HcrxEl2 = "S3_4_C1_C2_2";
+    /// `ZCR_EL2`.
+    ZcrEl2 = "S3_4_C1_C2_0";
+    /// `SMCR_EL2`.
+    SmcrEl2 = "S3_4_C1_C2_6";
+    /// `MDCR_EL2`.
+    MdcrEl2 = "S3_4_C1_C1_1";
+    /// `HFGRTR_EL2`.
+    HfgrtrEl2 = "S3_4_C1_C1_4";
+    /// `HFGWTR_EL2`.
+    HfgwtrEl2 = "S3_4_C1_C1_5";
+    /// `HFGITR_EL2`.
+    HfgitrEl2 = "S3_4_C1_C1_6";
+    /// `HDFGRTR_EL2`.
+    HdfgrtrEl2 = "S3_4_C3_C1_4";
+    /// `HDFGWTR_EL2`.
+    HdfgwtrEl2 = "S3_4_C3_C1_5";
+    /// `HAFGRTR_EL2`.
+    HafgrtrEl2 = "S3_4_C3_C1_6";
+    /// `VTTBR_EL2`.
+    VttbrEl2 = "S3_4_C2_C1_0";
+    /// `CNTHCTL_EL2`, in the layout of `HCR_EL2.E2H` = 1.
+    CnthctlEl2 = "S3_4_C14_C1_0";
+    /// `CNTVOFF_EL2`.
+    CntvoffEl2 = "S3_4_C14_C0_3";
+    /// `CNTHP_CTL_EL2`.
+    CnthpCtlEl2 = "S3_4_C14_C2_1";
+    /// `CNTHV_CTL_EL2` (FEAT_VHE).
+    CnthvCtlEl2 = "S3_4_C14_C3_1";
+    /// `ICC_SRE_EL2`.
+    IccSreEl2 = "S3_4_C12_C9_5";
+    /// `ICH_HCR_EL2`.
+    IchHcrEl2 = "S3_4_C12_C11_0";
+    /// `TPIDR_EL2`: the index of this CPU.
+    TpidrEl2 = "S3_4_C13_C0_2";
+    /// `ESR_EL2`.
+    EsrEl2 = "S3_4_C5_C2_0";
+    /// `FAR_EL2`.
+    FarEl2 = "S3_4_C6_C0_0";
+    /// `HPFAR_EL2`.
+    HpfarEl2 = "S3_4_C6_C0_4";
+}
+
+/// The four-bit field of an ID register at `shift`.
+pub fn id_field(value: u64, shift: u32) -> u64 {
+    value >> shift & 0xf
+}
+
+/// `ISB`: register writes before are seen by instructions after.
+pub fn synchronize_context() {
+    // SAFETY: a barrier changes nothing.
+    unsafe { core::arch::asm!("isb", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,169 @@
+//! EL2's own map: the identity, 39 bits, 4 KiB granule, in tables that live in Oche's BSS.
+//!
+//! E2H = 1, so this is the EL2&0 regime with the descriptor layout of EL1: AP[1] is 0 (EL2 only) and there
+//! are two execute-never bits. TTBR1 is off. Text is the only executable memory, and read-only; SCTLR_EL2.WXN
+//! backs that up. Entries only ever go from invalid to valid, so nothing here needs break-before-make.
+//!
+//! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", `TCR_EL2` (E2H = 1), `MAIR_EL2`.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+
+use crate::bare::registers::{IdAa64Mmfr0, id_field};
+use crate::range::PhysRange;
+
+/// Bits of address that the map covers: 512 GiB, one level-1 table.
+pub const ADDRESS_BITS: u32 = 39;
+/// `MAIR_EL2`: attribute 0 is Normal Write-Back (0xff), attribute 1 is Device-nGnRE (0x04).
+pub const MAIR: u64 = 0x04ff;
+const TABLES: usize = 96;
+
+#[repr(C, align(4096))]
+struct Tables(UnsafeCell<[[u64; 512]; TABLES]>);
+
+// SAFETY: written by the boot CPU only, before any other CPU of Oche's runs; walked by hardware.
+unsafe impl Sync for Tables {}
+
+static MAP: Tables = Tables(UnsafeCell::new([[0; 512]; TABLES]));
+/// Tables in use, in a cell of the same discipline. Zero means that the root is not made yet.
+static USED: Used = Used(UnsafeCell::new(0));
+
+struct Used(UnsafeCell<usize>);
+
+// SAFETY: as for `Tables`.
+unsafe impl Sync for Used {}
+
+/// What a mapping is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Use {
+    /// Oche's code: read and execute.
+    Text,
+    /// Oche's constants: read.
+    Constants,
+    /// Memory: read and write.
+    Memory,
+    /// Registers: read and write, Device-nGnRE.
+    Device,
+}
+
+/// No table is left, or the range lies beyond the map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CannotMap;
+
+const VALID: u64 = 1;
+const TABLE_OR_PAGE: u64 = 2;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+impl Use {
+    /// AF, SH = inner shareable for memory, AP[2] = read-only, PXN (53), UXN (54), attribute index.
+    fn attributes(self) -> u64 {
+        const ACCESSED: u64 = 1 << 10;
+        const INNER: u64 = 3 << 8;
+        const READ_ONLY: u64 = 1 << 7;
+        const DEVICE: u64 = 1 << 2;
+        const NO_EXECUTE_EL2: u64 = 1 << 53;
+        const NO_EXECUTE_EL0: u64 = 1 << 54;
+        let common = ACCESSED | NO_EXECUTE_EL0;
+        match self {
+            Self::Text => common | INNER | READ_ONLY,
+            Self::Constants => common | INNER | READ_ONLY | NO_EXECUTE_EL2,
+            Self::Memory => common | INNER | NO_EXECUTE_EL2,
+            Self::Device => common | DEVICE | NO_EXECUTE_EL2,
+        }
+    }
+}
+
+/// Maps whole pages of `range` where nothing is mapped yet; what is mapped stays as it is.
+///
+/// # Errors
+///
+/// [`CannotMap`] with part of the range mapped.
+///
+/// # Safety
+///
+/// Only the boot CPU, before others run. `range` is what `purpose` says: mapping a device as memory lets the CPU
+/// read it at will, and mapping Oche's own text as memory would undo its protection.
+pub unsafe fn map(range: PhysRange, purpose: Use) -> Result<(), CannotMap> {
+    if range.end > 1 << ADDRESS_BITS {
+        return Err(CannotMap);
+    }
+    let mut at = range.start;
+    while at < range.end {
+        at += map_one(at, range.end - at, purpose.attributes())?;
+    }
+    // The walker of this CPU sees the new entries before the next access; no TLB holds an invalid one.
+    // SAFETY: a barrier changes nothing.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
+    Ok(())
+}
+
+/// The level-1 table: what goes into `TTBR0_EL2`.
+pub fn root() -> u64 {
+    MAP.0.get() as u64
+}
+
+/// `TCR_EL2` with E2H = 1: T0SZ = 25, walks inner shareable and write-back, 4 KiB granule, no walks by
+/// TTBR1 (EPD1, bit 23; its T1SZ and TG1 hold legal values), IPS (bits 34:32) as wide as the CPU's.
+pub fn tcr() -> u64 {
+    let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
+    let t0sz = u64::from(64 - ADDRESS_BITS);
+    t0sz | 1 << 8 | 1 << 10 | 3 << 12 | t0sz << 16 | 1 << 23 | 2 << 30 | physical << 32
+}
+
+fn map_one(at: u64, bytes: u64, attributes: u64) -> Result<u64, CannotMap> {
+    let mut table = 0;
+    if used() == 0 {
+        take_table()?;
+    }
+    for level in 1..=3u32 {
+        let size = 1u64 << (39 - 9 * level);
+        let index = (at >> (39 - 9 * level)) as usize & 511;
+        let entry = read(table, index);
+        let fits = at & (size - 1) == 0 && bytes >= size;
+        if entry & VALID != 0 && (level == 3 || entry & TABLE_OR_PAGE == 0) {
+            return Ok(size - (at & (size - 1)));
+        }
+        if entry & VALID == 0 && (fits || level == 3) {
+            let kind = if level == 3 { TABLE_OR_PAGE | VALID } else { VALID };
+            write(table, index, (at & ADDRESS & !(size - 1)) | attributes | kind);
+            return Ok(size - (at & (size - 1)));
+        }
+        if entry & VALID == 0 {
+            let next = take_table()?;
+            write(table, index, (root() + next as u64 * 4096) | TABLE_OR_PAGE | VALID);
+            table = next;
+        } else {
+            table = ((entry & ADDRESS) - root()) as usize / 4096;
+        }
+    }
+    Err(CannotMap)
+}
+
+fn used() -> usize {
+    // SAFETY: `map`'s contract: one CPU.
+    unsafe { USED.0.get().read_volatile() }
+}
+
+fn take_table() -> Result<usize, CannotMap> {
+    let next = used();
+    if next >= TABLES {
+        return Err(CannotMap);
+    }
+    // SAFETY: as for `used`.
+    unsafe { USED.0.get().write_volatile(next + 1) };
+    Ok(next)
+}
+
+fn entry_pointer(table: usize, index: usize) -> *mut u64 {
+    MAP.0.get().cast::<u64>().wrapping_add((table % TABLES) * 512 + index % 512)
+}
+
+fn read(table: usize, index: usize) -> u64 {
+    // SAFETY: the pointer is inside `MAP`; volatile because the walker reads it too.
+    unsafe { entry_pointer(table, index).read_volatile() }
+}
+
+fn write(table: usize, index: usize, value: u64) {
+    // SAFETY: as for `read`; `map`'s contract makes this CPU the only writer.
+    unsafe { entry_pointer(table, index).write_volatile(value) };
+}

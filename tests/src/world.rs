@@ -9,7 +9,7 @@ pub mod iommu;
 pub mod memory;
 pub mod stage2;
 
-use crate::random::Random;
+use crate::random::{Random, mix};
 use iommu::{DeviceResult, Hardware};
 use memory::HostMemory;
 use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_WORDS};
@@ -199,6 +199,17 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             memory,
             violation: RefCell::new(None),
             countdown: 50,
+        }
+    }
+
+    /// Gives `page` and `bytes`, its twin, the same content of its own.
+    pub fn initialize(&mut self, page: Gfn, bytes: &mut [u8]) {
+        let Some(index) = self.memory.index(page.home()) else { return };
+        for (word, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+            // Even, so that no word of data is a valid table entry by chance.
+            let value = mix(u64::from(page.0) << 16 | word as u64) & !1;
+            chunk.copy_from_slice(&value.to_le_bytes());
+            self.memory.set_word(index, word, value);
         }
     }
 

@@ -1,0 +1,163 @@
+//! Random programs on the engine and on the reference at once, and what must be the same.
+//!
+//! [`run`] makes programs from a seed, runs each in a strict world of its own and compares as it goes. A
+//! program that fails is shortened and printed as a test that can be pasted.
+
+pub mod history;
+pub mod machine;
+pub mod sharing;
+pub mod views;
+
+use crate::program::generate::{Kind, generate};
+use crate::program::{Program, Step};
+use crate::random::mix;
+use crate::shrink::shrink;
+use machine::Machine;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Operations in one program.
+const PROGRAM_OPERATIONS: u64 = 1500;
+
+/// What was run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Programs.
+    pub programs: u64,
+    /// Operations of all programs.
+    pub operations: u64,
+    /// What they came to.
+    pub counts: Counts,
+}
+
+/// How often something was really exercised: a test that never does the thing proves nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Invalidations by the guest.
+    pub flushes: u64,
+    /// Device accesses that reached exactly one possible page.
+    pub exact_accesses: u64,
+    /// Device accesses that could have gone more than one way.
+    pub ambiguous_accesses: u64,
+    /// Device accesses that had to fault, and did.
+    pub faults: u64,
+    /// Device accesses that ended in a red zone.
+    pub red_zones: u64,
+    /// Red-zone writes that the engine reported.
+    pub red_zone_reports: u64,
+    /// Bytes that were compared, one by one or as pages.
+    pub compared_bytes: u64,
+    /// Accesses in the middle of the engine's work.
+    pub overlapped: u64,
+    /// Mappings that the engine refused.
+    pub refusals: u64,
+    /// Pages mapped directly.
+    pub direct: u64,
+    /// Pages that moved into a composed frame.
+    pub composed: u64,
+    /// Replicas of pages mapped elsewhere.
+    pub replicas: u64,
+    /// Granules that moved while in use.
+    pub live_moves: u64,
+    /// CPU stores that a watched page trapped.
+    pub store_traps: u64,
+    /// Pages that were checked to be home with all their bytes.
+    pub home_checks: u64,
+}
+
+impl Counts {
+    /// Adds `other`.
+    pub fn add(&mut self, other: &Self) {
+        self.flushes += other.flushes;
+        self.exact_accesses += other.exact_accesses;
+        self.ambiguous_accesses += other.ambiguous_accesses;
+        self.faults += other.faults;
+        self.red_zones += other.red_zones;
+        self.red_zone_reports += other.red_zone_reports;
+        self.compared_bytes += other.compared_bytes;
+        self.overlapped += other.overlapped;
+        self.refusals += other.refusals;
+        self.direct += other.direct;
+        self.composed += other.composed;
+        self.replicas += other.replicas;
+        self.live_moves += other.live_moves;
+        self.store_traps += other.store_traps;
+        self.home_checks += other.home_checks;
+    }
+}
+
+/// A program on which engine and reference differ.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which operation was the last.
+    pub step: usize,
+    /// What differed.
+    pub what: String,
+    /// The program, shortened.
+    pub program: Program,
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        writeln!(f, "after {} operations: {}", self.step + 1, self.what)?;
+        write!(f, "{}", self.program.as_test())
+    }
+}
+
+/// Runs programs from `seed` until `operations` operations have run. `progress` hears of each program.
+///
+/// # Errors
+///
+/// The first program that fails, shortened.
+pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Result<Report, Box<Failure>> {
+    let mut report = Report::default();
+    while report.operations < operations {
+        let program_seed = mix(seed.wrapping_add(report.programs));
+        let length = PROGRAM_OPERATIONS.min(operations - report.operations);
+        let program = generate(program_seed, Kind::of(program_seed), length as usize);
+        let counts = run_program(&program).map_err(|failure| Box::new(shrink(&program, failure)))?;
+        report.programs += 1;
+        report.operations += length;
+        report.counts.add(&counts);
+        progress(&report);
+    }
+    Ok(report)
+}
+
+/// What went wrong where, before shortening.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Index of the operation.
+    pub step: usize,
+    /// What differed.
+    pub what: String,
+}
+
+/// Runs one program.
+///
+/// # Errors
+///
+/// The first difference, or the text of a panic in the engine.
+pub fn run_program(program: &Program) -> Result<Counts, Difference> {
+    if program.setting.caches_invalid { run_in::<true>(program) } else { run_in::<false>(program) }
+}
+
+fn run_in<const C: bool>(program: &Program) -> Result<Counts, Difference> {
+    let mut step = 0;
+    let ran = catch_unwind(AssertUnwindSafe(|| {
+        let mut machine = Machine::<C>::new(&program.setting);
+        for (index, Step { operation, seed }) in program.steps.iter().enumerate() {
+            step = index;
+            machine.step(operation, u64::from(*seed))?;
+        }
+        machine.finish()
+    }));
+    match ran {
+        Ok(Ok(counts)) => Ok(counts),
+        Ok(Err(what)) => Err(Difference { step, what }),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no text");
+            Err(Difference { step, what: format!("panic: {text}") })
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! Runs a program on the engine in its strict world and on the reference beside it.
+
+mod accesses;
+mod driver;
+mod flush;
+mod registers;
+mod vandal;
+
+use super::Counts;
+use super::history::{History, Roots};
+use super::sharing::Sharing;
+use super::views::Views;
+use crate::program::{Operation, Setting};
+use crate::random::Random;
+use crate::reference::memory::GuestMemory;
+use crate::reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
+use crate::world::{Data, Layout, Options, StrictWorld};
+use driver::Guest;
+use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
+use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::engine::{Configuration, Engine};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// What differs, in a sentence.
+pub type Checked<T = ()> = Result<T, String>;
+
+/// Operations from one comparison of all memory to the next.
+const WHOLE_CHECK_EVERY: u64 = 100;
+
+/// A device's read under way, and what it must see where that is known.
+struct ExpectedRead {
+    what: String,
+    bytes: Vec<Option<u8>>,
+    is_red_zone: bool,
+}
+
+/// A fault that the guest must be told of.
+struct ExpectedFault {
+    dart: usize,
+    stream: usize,
+    iova: u64,
+    is_write: bool,
+    codes: u16,
+}
+
+/// Engine, world and reference.
+pub struct Machine<const C: bool> {
+    setting: Setting,
+    world: StrictWorld<C>,
+    engine: Engine,
+    history: History,
+    views: Views,
+    sharing: Sharing,
+    guest: Guest,
+    /// Decides all that an operation leaves open.
+    random: Random,
+    counts: Counts,
+    reads: BTreeMap<u64, ExpectedRead>,
+    faults: VecDeque<ExpectedFault>,
+    /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
+    odd_errors: BTreeSet<usize>,
+    refused: BTreeSet<(Roots, u32)>,
+    /// First page of IOVAs and their number for each table that the engine refused.
+    refused_tables: BTreeSet<(Roots, u32, u32)>,
+    /// Red zones with a write that must be reported (true) or may be (false).
+    red_zones: BTreeMap<(Roots, u32), bool>,
+    red_pattern: Option<[u8; 8]>,
+    live_maps: BTreeMap<(u32, Gfn), i64>,
+    /// When the latest flush began.
+    last_flush: u64,
+    overlap: Vec<crate::program::During>,
+    /// Hardware failed as it was told to: from here on only broken contracts and panics count.
+    is_blind: bool,
+    operations: u64,
+}
+
+impl<const C: bool> Machine<C> {
+    /// A machine just reset, with the guest's driver loaded.
+    pub fn new(setting: &Setting) -> Self {
+        let first = setting.pages * 3 / 4;
+        let layout = Layout {
+            ram: vec![(Gfn(0x4_0002), first), (Gfn(0x4_4001), setting.pages - first)],
+            pool: Frame(0x2_0000)..Frame(0x2_0000 + setting.frames),
+        };
+        let options = Options {
+            board: setting.board,
+            scarce_tables: setting.scarce_tables,
+            timeouts: setting.timeouts,
+            poisons_homes: true,
+            sabotage: setting.sabotage,
+        };
+        let mut world = StrictWorld::new(&layout, options, setting.cpus, setting.darts, 0);
+        let mut history = History::new(GuestMemory::new(&layout.ram), setting.darts);
+        let pages: Vec<Gfn> = history.memory.pages().collect();
+        for &page in &pages {
+            let Some(bytes) = history.memory.page_mut(page) else { continue };
+            world.initialize(page, bytes);
+        }
+        let ram: Vec<_> = layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
+        let configuration =
+            Configuration { darts: setting.darts, ram: &ram, devices: &[], pool: layout.pool.clone() };
+        let engine = Engine::new(&configuration, &mut world);
+        let mut machine = Self {
+            setting: *setting,
+            world,
+            engine,
+            history,
+            views: Views::default(),
+            sharing: Sharing::default(),
+            guest: Guest::new(pages),
+            random: Random::new(0),
+            counts: Counts::default(),
+            reads: BTreeMap::new(),
+            faults: VecDeque::new(),
+            odd_errors: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            refused_tables: BTreeSet::new(),
+            red_zones: BTreeMap::new(),
+            red_pattern: None,
+            live_maps: BTreeMap::new(),
+            last_flush: 0,
+            overlap: Vec::new(),
+            is_blind: false,
+            operations: 0,
+        };
+        for dart in 0..setting.darts {
+            // The driver's probe. Whatever it finds wrong shows in the program's first comparison.
+            let _ = machine.read_register(dart, PARAMS1);
+            let _ = machine.read_register(dart, PARAMS2);
+            let _ = machine.write_register(dart, STREAMS_ENABLE, 0xffff);
+        }
+        machine
+    }
+
+    /// Runs one operation.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn step(&mut self, operation: &Operation, seed: u64) -> Checked {
+        self.random = Random::new(seed);
+        self.world.random = Random::new(seed ^ 0x5eed_0000_0000);
+        self.operations += 1;
+        let done = self.perform(operation);
+        self.after(done)?;
+        if self.operations.is_multiple_of(WHOLE_CHECK_EVERY) {
+            let done = self.check_all_memory();
+            self.after(done)?;
+        }
+        Ok(())
+    }
+
+    /// Everything arrives, everything is flushed, everything is compared.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn finish(mut self) -> Checked<Counts> {
+        let done = self.wind_up();
+        self.after(done)?;
+        Ok(self.counts)
+    }
+
+    fn wind_up(&mut self) -> Checked {
+        self.world.deliver(|_| true);
+        self.check_answers()?;
+        for dart in 0..self.setting.darts {
+            self.flush(dart, u16::MAX)?;
+        }
+        self.check_all_memory()?;
+        self.check_maps()?;
+        for dart in 0..self.setting.darts {
+            self.handle_fault(dart)?;
+        }
+        Ok(())
+    }
+
+    /// A broken contract counts in any case, a difference only while the hardware works.
+    fn after(&mut self, done: Checked) -> Checked {
+        if let Some(violation) = self.world.take_violation() {
+            return Err(format!("broken contract: {violation}"));
+        }
+        let done = done.and_then(|()| self.check_answers());
+        if self.is_blind { Ok(()) } else { done }
+    }
+
+    fn perform(&mut self, operation: &Operation) -> Checked {
+        match *operation {
+            Operation::NewDomain => self.new_domain(),
+            Operation::Attach { domain, dart, stream, flush } => {
+                self.attach(domain.into(), self.dart(dart), usize::from(stream % 16), flush)
+            }
+            Operation::Detach { dart, stream, flush } => {
+                self.detach(self.dart(dart), usize::from(stream % 16), flush)
+            }
+            Operation::Free { domain } => self.free_domain(domain.into()),
+            Operation::Map { domain, pages, source, rights, site, fill, flush } => {
+                self.map(domain.into(), pages.into(), source, rights, site, fill, flush)
+            }
+            Operation::Unmap { mapping, flush } => self.unmap(mapping, flush),
+            Operation::Replace { mapping, source, rights, flush } => {
+                self.replace(mapping, source, rights, flush)
+            }
+            Operation::Permit { mapping, rights, flush } => self.permit(mapping, rights, flush),
+            Operation::Flush { dart, streams } => self.flush(self.dart(dart), streams),
+            Operation::Load { page, length } => self.load_somewhere(page, length.into()),
+            Operation::Store { page, length } => self.store_somewhere(page, length.into()),
+            Operation::Read { stream, target, length } => self.device(stream, target, length.into(), false),
+            Operation::Write { stream, target, length } => self.device(stream, target, length.into(), true),
+            Operation::Deliver(count) => {
+                (0..count).for_each(|_| self.world.deliver_any());
+                Ok(())
+            }
+            Operation::Overlap(ref accesses) => {
+                self.overlap.clone_from(accesses);
+                Ok(())
+            }
+            Operation::ReadBack { dart, stream } => self.read_back(self.dart(dart), usize::from(stream % 16)),
+            Operation::HandleFault { dart } => self.handle_fault(self.dart(dart)),
+            Operation::Suspend { dart } => self.suspend(self.dart(dart)),
+            Operation::OddAccess { dart, offset, bytes, is_write } => {
+                self.odd_access(self.dart(dart), offset, bytes, is_write)
+            }
+            Operation::Enable { dart, streams } => {
+                self.write_register(self.dart(dart), STREAMS_ENABLE, streams.into())
+            }
+            Operation::Lock { dart } => self.lock(self.dart(dart)),
+            Operation::BreakTable { domain, is_first, word, garbage, flush } => {
+                self.break_table(domain.into(), is_first, word.into(), garbage, flush)
+            }
+            Operation::BreakRegister { dart, stream, register, garbage } => {
+                self.break_register(self.dart(dart), usize::from(stream % 16), register, garbage)
+            }
+        }
+    }
+
+    fn dart(&self, dart: u8) -> usize {
+        usize::from(dart) % self.setting.darts
+    }
+
+    /// The bytes of `page` now: all those that everybody must agree on are compared.
+    fn check_page(&mut self, page: Gfn) -> Checked {
+        self.deliver_to(page, 0, PAGE_BYTES);
+        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.world.view(page)) else {
+            return Ok(());
+        };
+        self.counts.compared_bytes += PAGE_BYTES as u64;
+        for (word, (expected, found)) in expected.chunks_exact(8).zip(found).enumerate() {
+            let found = found.to_le_bytes();
+            if expected == found {
+                continue;
+            }
+            for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+                let offset = word * 8 + index;
+                if *expected != found && !self.sharing.is_vague(page, offset) {
+                    return Err(format!(
+                        "CPUs see {found:#04x} at offset {offset:#x} of {page:?} (at {:?}, {}), where the guest's \
+                         memory holds {expected:#04x}",
+                        self.world.location(page),
+                        self.describe(page),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// C4 for one page.
+    fn check_home(&mut self, page: Gfn) -> Checked {
+        if self.views.may_be_mapped(page) || !self.history.memory.contains(page) {
+            return Ok(());
+        }
+        self.counts.home_checks += 1;
+        if self.world.location(page) != Some(page.home()) {
+            return Err(format!(
+                "no DART maps {page:?} and it is not home but at {:?}",
+                self.world.location(page)
+            ));
+        }
+        self.check_page(page)
+    }
+
+    fn check_all_memory(&mut self) -> Checked {
+        let pages: Vec<Gfn> = self.history.memory.pages().collect();
+        for page in pages {
+            if Some(self.engine.locate(page)) != self.world.location(page) {
+                return Err(format!(
+                    "the engine says that {page:?} is at {:?}, stage 2 says {:?}",
+                    self.engine.locate(page),
+                    self.world.location(page)
+                ));
+            }
+            if self.views.may_be_mapped(page) {
+                self.check_page(page)?;
+            } else {
+                self.check_home(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine's own account of what is mapped agrees with the tables.
+    fn check_maps(&self) -> Checked {
+        let mut wanted: BTreeMap<(u32, Gfn), i64> = BTreeMap::new();
+        for (roots, iova_page, page) in self.views.leaves(&self.history) {
+            if !self.is_refused(roots, iova_page) {
+                *wanted.entry((iova_page, page)).or_default() += 1;
+            }
+        }
+        if !self.refused_tables.is_empty() || wanted == self.live_maps {
+            return Ok(());
+        }
+        let missing: Vec<_> =
+            wanted.iter().filter(|(key, n)| self.live_maps.get(key) != Some(n)).take(3).collect();
+        let extra: Vec<_> =
+            self.live_maps.iter().filter(|(key, n)| wanted.get(key) != Some(n)).take(3).collect();
+        Err(format!("the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"))
+    }
+
+    fn describe(&self, page: Gfn) -> String {
+        format!(
+            "mapped {} times{}{}",
+            self.views.mappings(page),
+            if self.views.is_unsettled(page) { ", changing" } else { "" },
+            if self.views.is_table(page) { ", a table" } else { "" }
+        )
+    }
+
+    fn is_refused(&self, roots: Roots, iova_page: u32) -> bool {
+        self.refused.contains(&(roots, iova_page)) || self.is_in_refused_table(roots, iova_page)
+    }
+
+    fn is_in_refused_table(&self, roots: Roots, iova_page: u32) -> bool {
+        let is_in = |&(table, first, pages): &(Roots, u32, u32)| {
+            table == roots && iova_page >= first && iova_page - first < pages
+        };
+        self.refused_tables.iter().any(is_in)
+    }
+
+    fn random_data(&mut self, length: usize) -> Data {
+        let mut bytes = [0; 32];
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.random.bits().to_le_bytes());
+        }
+        Data::new(&bytes[..length.min(32)])
+    }
+}
+
+/// The DART and stream as the engine names them; both come from below their bounds.
+fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
+    let dart = DartId::new(dart).expect("a machine has fewer DARTs than that");
+    (dart, StreamId::new(stream % 16).expect("below 16"))
+}

@@ -1,0 +1,509 @@
+//! Accesses of CPUs and devices, and whether what came of them is right.
+
+use super::{Checked, ExpectedRead, Machine, name};
+use crate::differential::history::Reach;
+use crate::differential::sharing::{CPU, Writer};
+use crate::program::{Choice, During, Target};
+use crate::world::iommu::DeviceResult;
+use crate::world::stage2::CpuResult;
+use crate::world::{Access, Data, Outcome};
+use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
+
+/// A device's access, as it goes through the checks.
+#[derive(Clone, Copy, Debug)]
+struct Transfer {
+    dart: usize,
+    stream: usize,
+    iova: u64,
+    length: usize,
+    /// `None` for a read.
+    data: Option<Data>,
+    /// It ran in the middle of the engine's work.
+    is_overlapped: bool,
+}
+
+impl Transfer {
+    fn offset(&self) -> usize {
+        self.iova as usize % PAGE_BYTES
+    }
+
+    fn iova_page(&self) -> u32 {
+        (self.iova >> 12) as u32
+    }
+
+    fn writer(&self) -> Writer {
+        1 + ((self.dart as u64) << 28 | (self.stream as u64) << 20 | u64::from(self.iova_page()))
+    }
+}
+
+impl<const C: bool> Machine<C> {
+    pub(super) fn load_somewhere(&mut self, page: Choice, length: usize) -> Checked {
+        let page = self.choose(page);
+        let (offset, length) = self.place(length);
+        self.load(page, offset, length)
+    }
+
+    pub(super) fn store_somewhere(&mut self, page: Choice, length: usize) -> Checked {
+        let page = self.choose(page);
+        if self.views.is_table(page) || self.guest.is_table(page) {
+            return Ok(());
+        }
+        let (offset, length) = self.place(length);
+        let data = self.random_data(length);
+        self.store(page, offset, data.bytes())
+    }
+
+    fn place(&mut self, length: usize) -> (usize, usize) {
+        let length = length.clamp(1, 32);
+        let offset = self.random.index(PAGE_BYTES - length + 1);
+        // Drivers' data is aligned mostly, and mostly near a page's start or end.
+        let offset = match self.random.below(4) {
+            0 => offset,
+            1 => offset % 128,
+            2 => PAGE_BYTES - length - offset % 64,
+            _ => offset & !31,
+        };
+        (offset.min(PAGE_BYTES - length), length)
+    }
+
+    /// A CPU loads and compares.
+    pub(super) fn load(&mut self, page: Gfn, offset: usize, length: usize) -> Checked {
+        self.deliver_to(page, offset, length);
+        let cpu = self.random.index(self.world.cpu_count());
+        let result = self.world.cpu_load(cpu, page, offset, length);
+        self.judge_load(page, offset, result)
+    }
+
+    fn judge_load(&mut self, page: Gfn, offset: usize, result: CpuResult) -> Checked {
+        let CpuResult::Loaded(data) = result else {
+            return Err(format!("a CPU's load of {page:?} ends with {result:?}"));
+        };
+        let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
+        self.counts.compared_bytes += data.bytes().len() as u64;
+        for (index, (&found, &expected)) in data.bytes().iter().zip(&memory[offset..]).enumerate() {
+            if found != expected && !self.sharing.is_vague(page, offset + index) {
+                return Err(format!(
+                    "a CPU loads {found:#04x} at offset {:#x} of {page:?} ({}), not {expected:#04x}",
+                    offset + index,
+                    self.describe(page)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A CPU stores, on both sides.
+    pub(super) fn store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) -> Checked {
+        self.deliver_to(page, offset, bytes.len());
+        let cpu = self.random.index(self.world.cpu_count());
+        for _ in 0..3 {
+            match self.world.cpu_store(cpu, page, offset, &Data::new(bytes)) {
+                CpuResult::Stored => {
+                    self.note_cpu_store(page, offset, bytes);
+                    return Ok(());
+                }
+                CpuResult::ReadOnly => self.trap_store(page)?,
+                result => return Err(format!("a CPU's store to {page:?} ends with {result:?}")),
+            }
+        }
+        Err(format!("a CPU's store to {page:?} traps again and again"))
+    }
+
+    fn trap_store(&mut self, page: Gfn) -> Checked {
+        self.counts.store_traps += 1;
+        let is_known = self.engine.store_trapped(&mut self.world, page);
+        self.after_call()?;
+        if is_known {
+            Ok(())
+        } else {
+            Err(format!("a store to {page:?} traps and the engine does not know why"))
+        }
+    }
+
+    fn note_cpu_store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
+        self.note_bytes(page, offset, bytes);
+        if self.views.is_shared(page) {
+            self.sharing.write(page, offset, bytes.len(), CPU, self.history.now());
+        } else {
+            self.sharing.clear(page, offset, bytes.len());
+        }
+    }
+
+    /// The guest's memory changes.
+    pub(super) fn note_bytes(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
+        let changed = self.history.store(page, offset, bytes);
+        self.views.note_store(&self.history, page, &changed);
+    }
+
+    /// Transfers under way to these bytes arrive, as the guest waits for them before it looks.
+    pub(super) fn deliver_to(&mut self, page: Gfn, offset: usize, length: usize) {
+        if self.world.pending().is_empty() {
+            return;
+        }
+        self.world.deliver(|pending| {
+            pending.page == Some(page)
+                && pending.offset < offset + length
+                && offset < pending.offset + pending.length
+        });
+    }
+
+    /// A device reads or writes.
+    pub(super) fn device(&mut self, stream: u8, target: Target, length: usize, is_write: bool) -> Checked {
+        let Some(transfer) = self.aim(stream, target, length, is_write) else { return Ok(()) };
+        for page in self.pages_within_reach(&transfer) {
+            self.deliver_to(page, transfer.offset(), transfer.length);
+        }
+        let (dart, id) = name(transfer.dart, transfer.stream);
+        let result = match &transfer.data {
+            Some(data) => self.world.device_write(dart, id, transfer.iova, data),
+            None => self.world.device_read(dart, id, transfer.iova, transfer.length),
+        };
+        self.judge(&transfer, result)?;
+        // Most transfers do not stay under way for long.
+        if self.random.chance(1, 3) {
+            self.world.deliver_any();
+        }
+        Ok(())
+    }
+
+    /// The access that `target` means, unless it could write into a table: vandals have their own way.
+    fn aim(&mut self, stream: u8, target: Target, length: usize, is_write: bool) -> Option<Transfer> {
+        let (dart, stream, iova_page) =
+            self.guest.resolve(target, stream, self.setting.darts, &mut self.random)?;
+        let (offset, length) = self.place(length);
+        let data = is_write.then(|| self.random_data(length));
+        let iova = u64::from(iova_page & 0xf_ffff) << 12 | offset as u64;
+        let transfer = Transfer { dart, stream, iova, length, data, is_overlapped: false };
+        let is_table = |page: &Gfn| self.views.is_table(*page) || self.guest.is_table(*page);
+        (!is_write || !self.pages_within_reach(&transfer).iter().any(is_table)).then_some(transfer)
+    }
+
+    fn pages_within_reach(&self, transfer: &Transfer) -> Vec<Gfn> {
+        let reaches = self.history.reaches(transfer.dart, transfer.stream, transfer.iova_page());
+        let page = |reach| if let Reach::Page(leaf) = reach { Some(leaf.page) } else { None };
+        reaches.into_iter().filter_map(page).collect()
+    }
+
+    /// Whether what came of a device's access is one of the things that could.
+    fn judge(&mut self, transfer: &Transfer, result: DeviceResult) -> Checked {
+        let Transfer { dart, stream, iova, .. } = *transfer;
+        let is_write = transfer.data.is_some();
+        let iova_page = transfer.iova_page();
+        let reaches = self.history.reaches(dart, stream, iova_page);
+        let possible = self.history.possible_roots(dart, stream);
+        let mut is_refused = false;
+        let mut is_doubtful = false;
+        for roots in possible.iter().flatten() {
+            is_refused |= self.refused.contains(&(*roots, iova_page));
+            is_doubtful |= self.is_in_refused_table(*roots, iova_page);
+        }
+        let (may_read, may_write) = self.granted(dart, stream, iova_page);
+        let mut may_fault = is_refused || is_doubtful;
+        let mut pages = Vec::new();
+        let mut is_exact = reaches.len() == 1 && !is_refused && !is_doubtful;
+        for reach in &reaches {
+            match *reach {
+                Reach::Nothing(_) => may_fault = true,
+                Reach::Page(leaf) => {
+                    let has_right = if is_write { leaf.write } else { leaf.read };
+                    let is_mapping = leaf.read || leaf.write;
+                    may_fault |= !has_right;
+                    is_exact &= has_right;
+                    // Permissions inside a granule are the union of its pages'.
+                    let is_granted = is_mapping && if is_write { may_write } else { may_read };
+                    if (has_right || is_granted) && (!is_refused || is_doubtful || reaches.len() > 1) {
+                        pages.push(leaf.page);
+                    }
+                }
+            }
+        }
+        let text = format!(
+            "DART {dart} stream {stream}: {} at IOVA {iova:#x}",
+            if is_write { "a write" } else { "a read" }
+        );
+        match result {
+            DeviceResult::Fault if may_fault => {
+                self.counts.faults += 1;
+                self.expect_fault(dart, stream, iova, is_write);
+                Ok(())
+            }
+            DeviceResult::Fault => Err(format!("{text} faults, where the tables say {reaches:x?}")),
+            DeviceResult::Accepted { at, owner, .. } if pages.is_empty() => {
+                self.judge_red_zone(transfer, result, at, owner, may_read || may_write, &text)
+            }
+            DeviceResult::Accepted { id, at, owner } if is_exact => {
+                self.counts.exact_accesses += 1;
+                let page = pages[0];
+                self.world.name_pending(id, page);
+                if !transfer.is_overlapped && !self.views.is_shared(page) && owner != Some(page) {
+                    return Err(format!(
+                        "{text} reaches {at:?}, CPUs find {page:?} at {:?}",
+                        self.world.location(page)
+                    ));
+                }
+                self.note_exact(transfer, id, page, text)
+            }
+            DeviceResult::Accepted { id, at, owner } => {
+                self.counts.ambiguous_accesses += 1;
+                let is_foreign = |owner: Gfn| !pages.contains(&owner);
+                if !transfer.is_overlapped && owner.or(self.world.deserted_by(at)).is_some_and(is_foreign) {
+                    return Err(format!("{text} reaches {owner:?} at {at:?}, the tables say {reaches:x?}"));
+                }
+                if is_write {
+                    self.world.deliver(|pending| pending.id == id);
+                    self.note_ambiguous(transfer, &pages);
+                    // It may have gone into an empty slot as well.
+                    for roots in possible.into_iter().flatten() {
+                        self.red_zones.entry((roots, iova_page)).or_insert(false);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// What any page of the granule may grant: reads, writes.
+    fn granted(&self, dart: usize, stream: usize, iova_page: u32) -> (bool, bool) {
+        let mut granted = (false, false);
+        for slot in 0..4 {
+            for reach in self.history.reaches(dart, stream, iova_page & !3 | slot) {
+                if let Reach::Page(leaf) = reach {
+                    granted.0 |= leaf.read;
+                    granted.1 |= leaf.write;
+                }
+            }
+        }
+        // Some hardware cannot forbid reads alone.
+        granted.0 |= granted.1 && self.setting.board == crate::world::Board::Smmu;
+        granted
+    }
+
+    fn judge_red_zone(
+        &mut self,
+        transfer: &Transfer,
+        result: DeviceResult,
+        at: Hfn,
+        owner: Option<Gfn>,
+        is_partly_mapped: bool,
+        text: &str,
+    ) -> Checked {
+        let DeviceResult::Accepted { id, .. } = result else { return Ok(()) };
+        if !is_partly_mapped {
+            return Err(format!("{text} is accepted (at {at:?}), where nothing of the granule is mapped"));
+        }
+        if !transfer.is_overlapped
+            && let Some(page) = owner.or(self.world.deserted_by(at))
+        {
+            return Err(format!("{text} reaches {page:?} at {at:?}, where nothing is mapped"));
+        }
+        self.counts.red_zones += 1;
+        let key =
+            self.history.roots(transfer.dart, transfer.stream).map(|roots| (roots, transfer.iova_page()));
+        if transfer.data.is_some() {
+            self.world.deliver(|pending| pending.id == id);
+            if let Some(key) = key {
+                // In the middle of a sync it may be found by that sync or by the next.
+                let must_report = !transfer.is_overlapped && !self.views_are_changing(transfer);
+                let known = self.red_zones.entry(key).or_insert(must_report);
+                *known |= must_report;
+            }
+            return Ok(());
+        }
+        let is_clean = key.is_some_and(|(_, page)| !self.red_zones.keys().any(|(_, other)| *other == page));
+        if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
+            let bytes = vec![None; transfer.length];
+            self.reads.insert(id, ExpectedRead { what: text.to_owned(), bytes, is_red_zone: true });
+            self.world.deliver(|pending| pending.id == id);
+            return self.check_answers_at(transfer.offset());
+        }
+        Ok(())
+    }
+
+    /// Whether any slot of the granule could be either of two things.
+    fn views_are_changing(&self, transfer: &Transfer) -> bool {
+        let Transfer { dart, stream, .. } = *transfer;
+        (0..4).any(|slot| self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot).len() > 1)
+    }
+
+    fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn, what: String) -> Checked {
+        let (offset, length) = (transfer.offset(), transfer.length);
+        match transfer.data {
+            Some(data) => {
+                self.note_bytes(page, offset, data.bytes());
+                if self.views.is_shared(page) {
+                    self.sharing.write(page, offset, length, transfer.writer(), self.history.now());
+                } else {
+                    self.sharing.clear(page, offset, length);
+                }
+            }
+            None => {
+                let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
+                let byte = |index| (!self.sharing.is_vague(page, index)).then_some(memory[index]);
+                let bytes = (offset..offset + length).map(byte).collect();
+                let what = format!("{what} ({page:?}, {})", self.describe(page));
+                self.reads.insert(id, ExpectedRead { what, bytes, is_red_zone: false });
+            }
+        }
+        Ok(())
+    }
+
+    /// A write that has gone to one of `pages`, or nowhere.
+    fn note_ambiguous(&mut self, transfer: &Transfer, pages: &[Gfn]) {
+        let (offset, length) = (transfer.offset(), transfer.length);
+        for &page in pages {
+            if self.views.is_shared(page) {
+                self.sharing.contest(page, offset, length, self.history.now());
+                continue;
+            }
+            let Some(data) = transfer.data else { continue };
+            for (index, &new) in data.bytes().iter().enumerate() {
+                let Some(words) = self.world.view(page) else { continue };
+                let found = words[(offset + index) / 8].to_le_bytes()[(offset + index) % 8];
+                if found == new {
+                    self.note_bytes(page, offset + index, &[new]);
+                    self.sharing.clear(page, offset + index, 1);
+                }
+            }
+        }
+    }
+
+    /// Compares what reads saw that have been answered.
+    pub(super) fn check_answers(&mut self) -> Checked {
+        self.check_answers_at(0)
+    }
+
+    fn check_answers_at(&mut self, red_offset: usize) -> Checked {
+        for (id, data) in self.world.take_answers() {
+            let Some(expected) = self.reads.remove(&id) else { continue };
+            if expected.is_red_zone {
+                self.check_red_pattern(&expected.what, red_offset, data.bytes())?;
+            }
+            self.counts.compared_bytes += data.bytes().len() as u64;
+            for (index, (found, expected_byte)) in data.bytes().iter().zip(&expected.bytes).enumerate() {
+                if expected_byte.is_some_and(|byte| byte != *found) {
+                    return Err(format!(
+                        "{} sees {:02x?}, its byte {index} should be {:02x?}",
+                        expected.what,
+                        data.bytes(),
+                        expected_byte
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Red zones hold one pattern of eight bytes, everywhere; the first one read says which.
+    fn check_red_pattern(&mut self, what: &str, offset: usize, bytes: &[u8]) -> Checked {
+        if self.red_pattern.is_none() {
+            if bytes.len() < 8 {
+                return Ok(());
+            }
+            let mut pattern = [0; 8];
+            (0..8).for_each(|index| pattern[(offset + index) % 8] = bytes[index]);
+            self.red_pattern = Some(pattern);
+        }
+        let pattern = self.red_pattern.unwrap_or_default();
+        for (index, byte) in bytes.iter().enumerate() {
+            if *byte != pattern[(offset + index) % 8] {
+                return Err(format!(
+                    "{what} sees {bytes:02x?} in a red zone, whose pattern is {pattern:02x?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the world the accesses that are to happen in the middle of the sync that begins now.
+    pub(super) fn queue_overlap(&mut self) {
+        for (number, during) in std::mem::take(&mut self.overlap).into_iter().enumerate() {
+            // Each has bytes of its own, so that their order among each other does not matter.
+            let offset = 256 * (number % 16) + 8 * self.random.index(24);
+            let cpu = self.random.index(self.world.cpu_count());
+            let access = match during {
+                During::Load(page) | During::Store(page) => {
+                    let page = self.choose(page);
+                    if self.views.is_table(page) || self.guest.is_table(page) {
+                        continue;
+                    }
+                    self.deliver_to(page, offset, 32);
+                    if matches!(during, During::Load(_)) {
+                        Access::Load { cpu, page, offset, length: 8 }
+                    } else {
+                        Access::Store { cpu, page, offset, data: self.random_data(8) }
+                    }
+                }
+                During::Read(stream, target) | During::Write(stream, target) => {
+                    let is_write = matches!(during, During::Write(..));
+                    let Some(mut transfer) = self.aim(stream, target, 8, is_write) else { continue };
+                    transfer.iova = transfer.iova & !0xfff | offset as u64;
+                    for page in self.pages_within_reach(&transfer) {
+                        self.deliver_to(page, offset, 32);
+                    }
+                    let (dart, stream) = name(transfer.dart, transfer.stream);
+                    let iova = transfer.iova;
+                    if is_write {
+                        Access::Write { dart, stream, iova, data: self.random_data(8) }
+                    } else {
+                        Access::Read { dart, stream, iova, length: 8 }
+                    }
+                }
+            };
+            self.world.overlap.push_back(access);
+        }
+    }
+
+    /// Accesses that had to wait for the engine happen now.
+    pub(super) fn finish_overlap(&mut self) -> Checked {
+        let mut patience = 100;
+        while let Some(access) = self.world.overlap.pop_front() {
+            match self.world.perform(&access) {
+                Some(Outcome::Cpu(CpuResult::ReadOnly)) => {
+                    if let Access::Store { page, .. } = access {
+                        self.trap_store(page)?;
+                    }
+                    self.world.overlap.push_back(access);
+                }
+                Some(outcome) => self.world.overlapped.push((access, outcome)),
+                None => self.world.overlap.push_back(access),
+            }
+            patience -= 1;
+            if patience == 0 {
+                return Err(format!("an access waits for ever: {access:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Does on the reference what happened in the middle of the engine's work, and compares.
+    pub(super) fn replay(&mut self) -> Checked {
+        for (access, outcome) in std::mem::take(&mut self.world.overlapped) {
+            self.counts.overlapped += 1;
+            match (access, outcome) {
+                (Access::Load { page, offset, .. }, Outcome::Cpu(result)) => {
+                    self.judge_load(page, offset, result)?
+                }
+                (Access::Store { page, offset, data, .. }, Outcome::Cpu(CpuResult::Stored)) => {
+                    self.note_cpu_store(page, offset, data.bytes());
+                }
+                (Access::Read { dart, stream, iova, length }, Outcome::Device(result)) => {
+                    let (dart, stream) = (dart.index(), stream.index());
+                    let data = None;
+                    self.judge(&Transfer { dart, stream, iova, length, data, is_overlapped: true }, result)?;
+                }
+                (Access::Write { dart, stream, iova, data }, Outcome::Device(result)) => {
+                    let (dart, stream, length) = (dart.index(), stream.index(), data.bytes().len());
+                    let data = Some(data);
+                    self.judge(&Transfer { dart, stream, iova, length, data, is_overlapped: true }, result)?;
+                }
+                (access, outcome) => return Err(format!("{access:?} ends with {outcome:?}")),
+            }
+        }
+        self.check_answers()
+    }
+
+    /// The page that a CPU's access means.
+    fn choose(&mut self, choice: Choice) -> Gfn {
+        self.guest.choose(choice, &mut self.random)
+    }
+}

@@ -1,0 +1,214 @@
+//! The guest's invalidation, and what must hold when it is complete.
+
+use super::{Checked, Machine};
+use crate::differential::history::{History, Roots};
+use crate::differential::views::{Change, mapped_page};
+use crate::reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
+use crate::reference::walk::decode_root;
+use oche_hyp::addr::Gfn;
+use oche_hyp::trace::{Event, Place, Placement, Refusal};
+use std::collections::BTreeSet;
+
+impl<const C: bool> Machine<C> {
+    /// Flushes `streams` of `dart` and waits, as Linux does; then compares.
+    pub(super) fn flush(&mut self, dart: usize, streams: u16) -> Checked {
+        self.counts.flushes += 1;
+        self.write_register(dart, STREAM_SELECT, streams.into())?;
+        let start = self.history.now();
+        self.queue_overlap();
+        self.write_register(dart, STREAM_COMMAND, INVALIDATE)?;
+        self.wait(dart)?;
+        self.finish_overlap()?;
+        self.replay()?;
+
+        let streams = || (0..STREAMS).filter(|stream| streams >> stream & 1 != 0);
+        let sets: BTreeSet<_> = streams().filter_map(|stream| self.history.roots(dart, stream)).collect();
+        let mut changes = Vec::new();
+        for &roots in &sets {
+            let found = self.views.refresh(&self.history, roots, self.last_flush);
+            changes.extend(found.into_iter().map(|change| (roots, change)));
+        }
+        // A mapping that is refused, before or after, does not make the page's copies equal.
+        let is_refused = |machine: &Self, key: &(Roots, u32)| machine.is_refused(key.0, key.1);
+        let mut refused = Vec::with_capacity(changes.len());
+        for (roots, change) in &changes {
+            let key = (*roots, change.iova_page);
+            refused.push(is_refused(self, &key));
+            if is_moved(&self.history, change) {
+                self.refused.remove(&key);
+            }
+        }
+        self.take_events()?;
+        let mut touched = BTreeSet::new();
+        for ((roots, change), was_refused) in changes.iter().zip(refused) {
+            let is_equalized = change.is_certain
+                && is_moved(&self.history, change)
+                && !was_refused
+                && !is_refused(self, &(*roots, change.iova_page));
+            for entry in [change.before, change.after] {
+                let Some(page) = mapped_page(&self.history, entry) else { continue };
+                touched.insert(page);
+                let pending = self.world.pending();
+                let is_under_way = |offset: usize| {
+                    pending
+                        .iter()
+                        .any(|one| one.page == Some(page) && offset.wrapping_sub(one.offset) < one.length)
+                };
+                if is_equalized {
+                    self.sharing.equalize(page, start, is_under_way);
+                }
+            }
+        }
+        for stream in streams() {
+            self.history.set_flushed(dart, stream, start);
+        }
+        touched.extend(self.views.settle(&self.history));
+        let live: BTreeSet<_> = (0..self.setting.darts)
+            .flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)))
+            .flat_map(|(dart, stream)| self.history.possible_roots(dart, stream))
+            .flatten()
+            .collect();
+        self.refused.retain(|(roots, _)| live.contains(roots));
+        self.refused_tables.retain(|(roots, ..)| live.contains(roots));
+        self.red_zones.retain(|(roots, _), _| live.contains(roots));
+        self.history.prune(self.oldest_flush());
+        self.last_flush = start;
+
+        self.unite()?;
+        self.check_red_zones(
+            &changes.iter().map(|(roots, change)| (*roots, change.iova_page)).collect::<Vec<_>>(),
+        )?;
+        for page in touched {
+            self.check_home(page)?;
+        }
+        Ok(())
+    }
+
+    fn oldest_flush(&self) -> u64 {
+        let all = (0..self.setting.darts).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
+        all.filter(|&(dart, stream)| self.history.possible_roots(dart, stream).iter().any(Option::is_some))
+            .map(|(dart, stream)| self.history.flushed(dart, stream))
+            .min()
+            .unwrap_or(self.history.now())
+    }
+
+    /// Pages that have a single copy again are exact again.
+    fn unite(&mut self) -> Checked {
+        for page in self.sharing.pages() {
+            if !self.views.is_shared(page) {
+                for offset in self.sharing.unite(page) {
+                    self.adopt(page, offset);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over the byte that CPUs see, where either of two was right.
+    pub(super) fn adopt(&mut self, page: Gfn, offset: usize) {
+        self.deliver_to(page, offset, 1);
+        let Some(word) = self.world.view(page).map(|words| words[offset / 8]) else { return };
+        self.note_bytes(page, offset, &[word.to_le_bytes()[offset % 8]]);
+    }
+
+    /// A write into a red zone is reported by the sync that next touches its granule.
+    fn check_red_zones(&mut self, changed: &[([u32; 4], u32)]) -> Checked {
+        for &(roots, iova_page) in changed {
+            for slot in 0..4 {
+                let key = (roots, iova_page & !3 | slot);
+                if self.red_zones.get(&key) == Some(&true) {
+                    return Err(format!(
+                        "a write into the red zone at IOVA page {:#x} is not reported by the sync that changes {:#x}",
+                        key.1, iova_page
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at what the engine reported.
+    pub(super) fn take_events(&mut self) -> Checked {
+        for event in std::mem::take(&mut self.world.events) {
+            match event {
+                Event::Map { at, page, placement, .. } => {
+                    match placement {
+                        Placement::Direct => self.counts.direct += 1,
+                        Placement::Composed => self.counts.composed += 1,
+                        Placement::Replica => self.counts.replicas += 1,
+                    }
+                    *self.live_maps.entry((at.iova.0, page)).or_default() += 1;
+                    if let Some(roots) = self.roots_of(at) {
+                        self.refused.remove(&(roots, at.iova.0));
+                    }
+                }
+                Event::Unmap { at, page } => {
+                    let count = self.live_maps.entry((at.iova.0, page)).or_default();
+                    *count -= 1;
+                    if *count < 0 {
+                        return Err(format!("{page:?} at {:?} is unmapped and was not mapped", at.iova));
+                    }
+                    if *count == 0 {
+                        self.live_maps.remove(&(at.iova.0, page));
+                    }
+                }
+                Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
+                Event::RedZone { at, .. } => {
+                    self.counts.red_zone_reports += 1;
+                    let known = self.red_zones.iter().filter(|((_, page), _)| *page == at.iova.0).count();
+                    if known == 0 {
+                        return Err(format!(
+                            "a write into the red zone at {:?} is reported that nobody made",
+                            at.iova
+                        ));
+                    }
+                    self.red_zones.retain(|(_, page), _| *page != at.iova.0);
+                }
+                Event::LiveMove { .. } => self.counts.live_moves += 1,
+                Event::Fault { dart, stream, iova, code, is_write, is_hidden } => {
+                    self.hear_fault(dart, stream, iova, code, is_write, is_hidden)?;
+                }
+                Event::InvalidateTimedOut { .. } => self.is_blind = true,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn roots_of(&self, at: Place) -> Option<[u32; 4]> {
+        self.history.roots(at.dart.index(), at.stream.index())
+    }
+
+    fn hear_refusal(&mut self, at: Place, page: Gfn, reason: Refusal) -> Checked {
+        self.counts.refusals += 1;
+        let is_ram = self.history.memory.contains(page);
+        let is_plausible = match reason {
+            Refusal::PoolExhausted => self.setting.frames < 1000,
+            Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => !is_ram,
+            Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
+            Refusal::TooManyAliases => self.views.mappings(page) >= 4,
+            Refusal::TooManySpaces => true,
+            Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
+        };
+        if !is_plausible {
+            return Err(format!("{page:?} at {:?} is refused for no good reason: {reason:?}", at.iova));
+        }
+        let Some(roots) = self.roots_of(at) else { return Ok(()) };
+        let is_root = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));
+        match reason {
+            Refusal::TooManySpaces => drop(self.refused_tables.insert((roots, 0, 1 << 20))),
+            Refusal::PoolExhausted if is_root => drop(self.refused_tables.insert((roots, 0, 1 << 20))),
+            Refusal::TableNotGuestMemory | Refusal::TooManyTables => {
+                let pages = if is_root { 1 << 18 } else { 512 };
+                self.refused_tables.insert((roots, at.iova.0 & !(pages - 1), pages));
+            }
+            _ => drop(self.refused.insert((roots, at.iova.0))),
+        }
+        Ok(())
+    }
+}
+
+/// Whether the change is of the page, not of the rights alone.
+fn is_moved(history: &History, change: &Change) -> bool {
+    mapped_page(history, change.before) != mapped_page(history, change.after)
+}

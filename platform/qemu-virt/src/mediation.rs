@@ -5,21 +5,16 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_boot::bare::cpu;
-use oche_boot::bare::frame::TrapFrame;
-use oche_boot::bare::lock::SpinLock;
 use oche_boot::bare::tlb::Cpus;
-use oche_boot::bare::trap::{Fault, Platform, Resume};
 use oche_boot::options;
 use oche_boot::range::PhysRange;
-use oche_boot::stage2::{Lookup, Stage2};
+use oche_boot::stage2::Stage2;
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::{DartId, STREAMS};
 use oche_hyp::engine::{AccessError, Configuration, Engine};
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::directory::Layout;
-use oche_hyp::world::CpuAccess;
 
 use crate::iommu_map::IommuMap;
 pub use crate::recorder::Cause;
@@ -63,39 +58,6 @@ pub struct Setup<'a> {
     pub trace_layout: Layout,
 }
 
-/// The board's answers to what stage 2 stops: its DARTs' registers, and stores to pages that are watched.
-pub struct Board(SpinLock<Mediation>);
-
-impl Board {
-    /// A board whose guest's DMA is mediated.
-    pub const fn new(mediation: Mediation) -> Self {
-        Self(SpinLock::new(mediation))
-    }
-}
-
-impl Platform for Board {
-    fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
-        if let Lookup::Mapped { access: CpuAccess::ReadOnly, .. } = fault.lookup {
-            // Whatever the access was, only wanting to write stops at such a page; also a table walk does
-            // that, to set an access flag.
-            let page = Gfn::containing(fault.address);
-            let is_open = page.is_some_and(|page| self.0.lock().store_trapped(cause, page));
-            return if is_open { Resume::Same } else { Resume::Abort };
-        }
-        let Some(access) = fault.mmio(frame).filter(|access| dart_at(access.address).is_some()) else {
-            return Resume::Abort;
-        };
-        let bytes = 1 << access.width_log2;
-        let mut mediation = self.0.lock();
-        let done = match access.write {
-            Some(value) => mediation.store(cause, access.address, bytes, value),
-            None => mediation.load(cause, access.address, bytes).map(|value| access.answer(frame, value)),
-        };
-        if done.is_ok() { Resume::Next } else { Resume::Abort }
-    }
-}
-
 /// The engine and all that it stands on.
 pub struct Mediation {
     machine: Machine,
@@ -110,9 +72,8 @@ impl Mediation {
     /// [`Unsupported`], when the SMMU cannot be driven.
     pub fn new(setup: Setup<'_>) -> Result<Self, Unsupported> {
         let map = IommuMap::of(setup.map);
-        let darts = map.darts();
-        let registers_at = |dart| dart_window(dart).start;
-        let recorder = Recorder::new(setup.trace, setup.trace_layout, &map, registers_at);
+        let darts = usize::from(options::MOST_DARTS);
+        let recorder = Recorder::new(setup.trace, setup.trace_layout, &map, darts);
         let smmu = Smmu::new(setup.registers, map, darts * STREAMS)?;
         let layout = smmu.layout();
         log::info!(

@@ -13,6 +13,7 @@ use oche_hyp::trace::ring::RingWriter;
 use oche_hyp::trace::words::{Text, Words};
 
 use crate::iommu_map::IommuMap;
+use crate::mediation::dart_window;
 
 /// Where an event happens: on which CPU, and at which guest instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,14 +35,9 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Describes the trace in `memory` for its readers and begins to record there. `register_base` says
-    /// where the guest finds a DART's registers. Memory too small for `layout` records nothing.
-    pub fn new(
-        memory: PhysRange,
-        layout: Layout,
-        map: &IommuMap,
-        register_base: impl Fn(DartId) -> u64,
-    ) -> Self {
+    /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
+    /// `layout` records nothing.
+    pub fn new(memory: PhysRange, layout: Layout, map: &IommuMap, darts: usize) -> Self {
         let memory = TraceMemory::new(memory).filter(|memory| memory.bytes() >= layout.total_bytes());
         let Some(memory) = memory else { return Self::silent() };
         let machine = Machine {
@@ -51,8 +47,8 @@ impl Recorder {
             wall_clock_nanoseconds: None,
         };
         let mut directory = DirectoryWriter::begin(&memory, layout, &machine);
-        for dart in (0..map.darts()).filter_map(DartId::new) {
-            directory.dart(dart, register_base(dart), &alloc::format!("dart{}", dart.index()));
+        for dart in (0..darts).filter_map(DartId::new) {
+            directory.dart(dart, dart_window(dart).start, &alloc::format!("dart{}", dart.index()));
         }
         for connection in map.connections() {
             let requester = connection.requester;

@@ -24,10 +24,10 @@ impl Description {
         let mut names: Vec<Option<String>> = vec![None; MAX_DARTS * STREAMS];
         for device in &devices {
             // Functions of one device may share a stream: all are named.
-            let name = device.name.as_str();
+            let name = plain(device.name.as_str());
             match names.get_mut(place(device.dart, device.stream)) {
                 Some(Some(known)) => *known = format!("{known}+{name}"),
-                Some(none) => *none = Some(name.to_owned()),
+                Some(none) => *none = Some(name),
                 None => {}
             }
         }
@@ -39,7 +39,7 @@ impl Description {
         Clock { counter_hz: self.machine.counter_hz, start_ticks: self.machine.start_ticks }
     }
 
-    /// The name of what `stream` of `dart` is, if it has one.
+    /// The name, one word, of what `stream` of `dart` is, if it has one.
     pub fn device(&self, dart: DartId, stream: StreamId) -> Option<&str> {
         self.names.get(place(dart, stream))?.as_deref()
     }
@@ -48,6 +48,11 @@ impl Description {
     pub fn device_of(&self, record: &Record) -> Option<&str> {
         self.device(record.dart()?, record.stream()?)
     }
+}
+
+/// `name` as one word that is safe on a terminal and in a line of fields, whoever wrote the file.
+pub fn plain(name: &str) -> String {
+    name.chars().map(|char| if char.is_control() || char.is_whitespace() { '_' } else { char }).collect()
 }
 
 fn place(dart: DartId, stream: StreamId) -> usize {

@@ -13,6 +13,8 @@ use memmap2::{MmapOptions, MmapRaw};
 use oche_hyp::trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC};
 use oche_hyp::trace::words::Words;
 
+use super::description::plain;
+
 /// Directory and rings of a running (or stopped) Oche, mapped read-only.
 #[derive(Debug)]
 pub struct TraceMemory {
@@ -115,15 +117,15 @@ pub fn by_name(counters: &[Counter]) -> Vec<(String, u64)> {
     let mut named: Vec<(String, u64)> = Vec::new();
     let mut each: Vec<(String, u64)> = Vec::new();
     for counter in counters {
-        let name = counter.name.as_str();
+        let name = plain(counter.name.as_str());
         let Some(cpu) = counter.cpu else {
-            named.push((name.to_owned(), counter.value));
+            named.push((name, counter.value));
             continue;
         };
         each.push((format!("{name}[{cpu}]"), counter.value));
-        match named.iter_mut().find(|(known, _)| known == name) {
+        match named.iter_mut().find(|(known, _)| *known == name) {
             Some((_, sum)) => *sum = sum.wrapping_add(counter.value),
-            None => named.push((name.to_owned(), counter.value)),
+            None => named.push((name, counter.value)),
         }
     }
     named.append(&mut each);

@@ -18,3 +18,6 @@ pub mod summary;
 pub use memory::read_statistics;
 pub use reader::TraceFile;
 pub use recorder::{Recorder, Recording};
+
+#[cfg(test)]
+mod throughput;

@@ -1,12 +1,13 @@
 //! A trace as lines: ftrace-like text, or JSON.
 
+use std::fmt;
 use std::io::{self, Write};
 
 use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::text::{Clock, Fields, Line, describe, kind_name};
-use serde_json::{Map, Value, json};
+use oche_hyp::trace::text::{Fields, Line, describe, kind_name};
+use serde_json::{Value, json};
 
-use super::description::Description;
+use super::description::{Description, plain};
 use super::reader::{Item, Source, TraceFile};
 
 /// Which records are shown. What is not asked for is not looked at.
@@ -73,16 +74,22 @@ pub fn write_text<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut im
 fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<()> {
     let machine = &description.machine;
     writeln!(out, "# tracer: oche")?;
-    writeln!(out, "# board: {}  clock: {} Hz", machine.board.as_str(), machine.counter_hz)?;
+    writeln!(out, "# board: {}  clock: {} Hz", plain(machine.board.as_str()), machine.counter_hz)?;
     for dart in &description.darts {
-        writeln!(out, "# dart {}: {} at {:#x}", dart.dart.index(), dart.name.as_str(), dart.registers)?;
+        writeln!(
+            out,
+            "# dart {}: {} at {:#x}",
+            dart.dart.index(),
+            plain(dart.name.as_str()),
+            dart.registers
+        )?;
     }
     for device in &description.devices {
         let (dart, stream) = (device.dart.index(), device.stream.index());
         writeln!(
             out,
             "# device {}: dart {dart} stream {stream} id {:#06x}",
-            device.name.as_str(),
+            plain(device.name.as_str()),
             device.requester
         )?;
     }
@@ -96,24 +103,28 @@ fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<
 /// Those of `out`.
 pub fn write_json<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     let mut description = None;
+    let mut object = Object(Vec::new());
     for item in trace.events() {
-        let value = match (item, description) {
+        match (item, description) {
             (Item::Session(index), _) => {
                 description = trace.sessions.get(index).map(|session| &session.description);
-                description.map(session_value)
+                if let Some(description) = description {
+                    serde_json::to_writer(&mut *out, &session_value(description))?;
+                    out.write_all(b"\n")?;
+                }
             }
             (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
-                Some(record_value(&record, description.clock(), description.device_of(&record)))
+                object.begin("event");
+                object.number("time_ns", description.clock().nanoseconds(record.time()));
+                object.number("ticks", record.time());
+                object.number("cpu", u64::from(record.cpu()));
+                object.word("event", kind_name(&record));
+                describe(&record, description.device_of(&record), &mut object);
+                object.end(out)?;
             }
-            (Item::Record(_), _) => None,
-            (Item::Lost { cpu, records }, _) => Some(json!({"type": "lost", "cpu": cpu, "records": records})),
-            (Item::Unreadable { cpu, records }, _) => {
-                Some(json!({"type": "unreadable", "cpu": cpu, "records": records}))
-            }
-        };
-        if let Some(value) = value {
-            serde_json::to_writer(&mut *out, &value)?;
-            out.write_all(b"\n")?;
+            (Item::Record(_), _) => {}
+            (Item::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
+            (Item::Unreadable { cpu, records }, _) => object.gap("unreadable", cpu, records, out)?,
         }
     }
     Ok(())
@@ -142,37 +153,66 @@ pub fn session_value(description: &Description) -> Value {
     })
 }
 
-fn record_value(record: &Record, clock: Clock, device: Option<&str>) -> Value {
-    let mut object = Object(Map::new());
-    object.word("type", "event");
-    object.number("time_ns", clock.nanoseconds(record.time()));
-    object.number("ticks", record.time());
-    object.number("cpu", u64::from(record.cpu()));
-    object.word("event", kind_name(record));
-    describe(record, device, &mut object);
-    Value::Object(object.0)
-}
-
-/// Fields as a JSON object: addresses and bit patterns as text in hexadecimal, counts as numbers.
-struct Object(Map<String, Value>);
+/// A JSON object being written: addresses and bit patterns as text in hexadecimal, counts as numbers. Fields
+/// go straight to bytes; a tree of values would be five times slower.
+struct Object(Vec<u8>);
 
 impl Object {
-    fn insert(&mut self, name: &str, value: Value) {
-        self.0.insert(name.to_owned(), value);
+    fn begin(&mut self, kind: &str) {
+        self.0.clear();
+        self.0.extend_from_slice(b"{\"type\":");
+        self.text(kind);
+    }
+
+    fn end(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.0.extend_from_slice(b"}\n");
+        out.write_all(&self.0)
+    }
+
+    fn gap(&mut self, kind: &str, cpu: usize, records: u64, out: &mut impl Write) -> io::Result<()> {
+        self.begin(kind);
+        self.number("cpu", cpu as u64);
+        self.number("records", records);
+        self.end(out)
+    }
+
+    fn name(&mut self, name: &str) {
+        self.0.push(b',');
+        self.text(name);
+        self.0.push(b':');
+    }
+
+    /// A string with what JSON wants escaped escaped.
+    fn text(&mut self, text: &str) {
+        if text.bytes().all(|byte| (b' '..=b'~').contains(&byte) && byte != b'"' && byte != b'\\') {
+            self.0.push(b'"');
+            self.0.extend_from_slice(text.as_bytes());
+            self.0.push(b'"');
+        } else {
+            self.0.extend_from_slice(Value::from(text).to_string().as_bytes());
+        }
+    }
+
+    fn format(&mut self, arguments: fmt::Arguments<'_>) {
+        // Writing to a Vec does not fail.
+        let _ = self.0.write_fmt(arguments);
     }
 }
 
 impl Fields for Object {
     fn hex(&mut self, name: &str, value: u64, _digits: usize) {
-        self.insert(name, Value::String(format!("{value:#x}")));
+        self.name(name);
+        self.format(format_args!("\"{value:#x}\""));
     }
 
     fn number(&mut self, name: &str, value: u64) {
-        self.insert(name, Value::from(value));
+        self.name(name);
+        self.format(format_args!("{value}"));
     }
 
     fn word(&mut self, name: &str, value: &str) {
-        self.insert(name, Value::from(value));
+        self.name(name);
+        self.text(value);
     }
 
     fn range(&mut self, name: &str, start: u64, _bytes: u64) {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::dart::stream::{MAX_DARTS, STREAMS};
+use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
 use oche_hyp::trace::Event;
 use oche_hyp::trace::record::{Kind, Record};
 use oche_hyp::trace::text::Clock;
 use serde::Serialize;
 
-use super::description::Description;
+use super::description::{Description, plain};
 use super::memory::by_name;
 use super::reader::{Item, Session, Source, TraceFile};
 
@@ -131,7 +131,7 @@ impl<'a> Tally<'a> {
         let description = &self.session.description;
         let clock = description.clock();
         let mut summary = self.summary;
-        summary.board = description.machine.board.as_str().to_owned();
+        summary.board = plain(description.machine.board.as_str());
         summary.duration_ns = self.first.map_or(0, |first| nanoseconds_between(clock, first, self.last));
         summary.first_unix_ns = self.first.and_then(|first| wall_clock(self.session, clock, first));
         for (number, count) in self.kinds.into_iter().enumerate().filter(|(_, count)| *count > 0) {
@@ -173,12 +173,9 @@ impl DeviceSummary {
 
 fn device_name(description: &Description, place: usize) -> String {
     let (dart, stream) = (place / STREAMS, place % STREAMS);
-    let devices = description.devices.iter();
-    let names: Vec<&str> = devices
-        .filter(|device| device.dart.index() == dart && device.stream.index() == stream)
-        .map(|device| device.name.as_str())
-        .collect();
-    if names.is_empty() { format!("dart{dart}/stream{stream}") } else { names.join("+") }
+    let named = DartId::new(dart).zip(StreamId::new(stream));
+    let name = named.and_then(|(dart, stream)| description.device(dart, stream));
+    name.map_or_else(|| format!("dart{dart}/stream{stream}"), str::to_owned)
 }
 
 fn nanoseconds_between(clock: Clock, first: u64, last: u64) -> u64 {

@@ -1,0 +1,112 @@
+//! Whether a run was good: everything that was seen, held against everything that must be.
+
+use std::collections::BTreeMap;
+
+use crate::demo::summary::{Summary, TraceFacts};
+use crate::demo::watch::{Plan, Watched};
+use crate::demo::{Prepared, devices};
+
+/// Puts the summary together and lists what is wrong.
+pub(super) fn judge(
+    watched: &Watched,
+    plan: &Plan,
+    prepared: &Prepared,
+    left: &BTreeMap<String, String>,
+) -> Summary {
+    let mut summary = Summary::default();
+    let story = &watched.story;
+    summary.take_story(story);
+    summary.kernel.package = format!("{} {}", prepared.kernel.package, prepared.kernel.version);
+    summary.kernel.image_sha256.clone_from(&prepared.kernel.image_sha256);
+    summary.boot_to_end_seconds = watched.took.as_secs_f64();
+    if !watched.ending.is_good() {
+        summary.problems.push(watched.ending.to_string());
+    }
+    if summary.kernel.page_bytes != 4096 {
+        summary
+            .problems
+            .push(format!("the guest's pages have {} bytes, not 4096", summary.kernel.page_bytes));
+    }
+    summary.problems.extend(story.missing_steps());
+    summary.problems.extend(story.wrong_digests(&prepared.disks.expected, left));
+    if plan.has_oche {
+        judge_oche(watched, plan, &mut summary);
+    }
+    summary.problems.extend(watched.complaints.iter().map(|line| format!("guest kernel: {line}")));
+    summary.is_good = summary.problems.is_empty();
+    summary
+}
+
+fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
+    summary.take_counters(watched.counters.clone());
+    match &watched.idle {
+        Some((before, after, seconds)) => summary.take_idle(before, after, *seconds),
+        None => summary.problems.push("the guest never came to idle".into()),
+    }
+    let greetings = watched
+        .greetings
+        .iter()
+        .filter(|line| line.contains("DART [pagesize 1000, 16 streams, bypass support: 0"))
+        .count();
+    if greetings != usize::from(devices::darts()) {
+        let darts = devices::darts();
+        summary.problems.push(format!("the driver found {greetings} DARTs with 4K pages instead of {darts}"));
+    }
+    summary.problems.extend(wrong_groups(watched.story.facts.get("device").map_or(&[], Vec::as_slice)));
+    summary.smmu = watched.survey.clone();
+    if let Err(error) = summary.smmu.judge() {
+        summary.problems.push(error.to_string());
+    }
+    let recording = &watched.recording;
+    summary.trace = TraceFacts {
+        file: plan.trace.display().to_string(),
+        events: recording.records,
+        dropped: recording.lost,
+    };
+    if recording.records == 0 {
+        summary.problems.push("the trace is empty".into());
+    }
+}
+
+/// Devices that are not in the IOMMU group they belong to: one for each stream.
+///
+/// A fact is `0000:00:01.0 nvme group 0`.
+fn wrong_groups(facts: &[String]) -> Vec<String> {
+    let group_of = |slot: u8| -> Option<&str> {
+        let fact = facts.iter().find(|fact| fact.starts_with(&format!("0000:00:{slot:02x}.0 ")))?;
+        fact.rsplit_once("group ").map(|(_, group)| group.trim()).filter(|group| !group.is_empty())
+    };
+    let mut wrong = Vec::new();
+    for device in &devices::ATTACHED {
+        let Some(group) = group_of(device.slot) else {
+            wrong.push(format!("{} is in no IOMMU group", device.name));
+            continue;
+        };
+        for other in devices::ATTACHED.iter().filter(|other| other.slot > device.slot) {
+            let shares_stream = (other.dart, other.stream) == (device.dart, device.stream);
+            if group_of(other.slot).is_some_and(|others| (others == group) != shares_stream) {
+                let what = if shares_stream { "are not in one IOMMU group" } else { "share an IOMMU group" };
+                wrong.push(format!("{} and {} {what}", device.name, other.name));
+            }
+        }
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wrong_groups;
+
+    fn facts(groups: [&str; 7]) -> Vec<String> {
+        (1..).zip(groups).map(|(slot, group)| format!("0000:00:{slot:02x}.0 driver group {group}")).collect()
+    }
+
+    #[test]
+    fn devices_share_a_group_only_where_they_share_a_stream() {
+        assert!(wrong_groups(&facts(["0", "1", "2", "3", "4", "5", "5"])).is_empty());
+        assert_eq!(wrong_groups(&facts(["0", "1", "2", "3", "4", "5", "6"])).len(), 1);
+        assert_eq!(wrong_groups(&facts(["0", "0", "2", "3", "4", "5", "5"])).len(), 1);
+        assert_eq!(wrong_groups(&facts(["0", "1", "2", "3", "", "5", "5"])).len(), 1);
+        assert_eq!(wrong_groups(&[]).len(), 7);
+    }
+}

@@ -1,0 +1,246 @@
+//! What the guest tells in lines that begin with `demo: `, and what came of it.
+
+use std::collections::BTreeMap;
+
+/// One thing that the guest's script said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Said<'line> {
+    /// A step began.
+    Begin(&'line str),
+    /// A step ended.
+    Step {
+        /// Its name.
+        name: &'line str,
+        /// Whether it went well.
+        is_ok: bool,
+        /// How long it took, in the guest's seconds.
+        seconds: u64,
+        /// What it said.
+        text: &'line str,
+    },
+    /// A digest that the guest computed.
+    Digest(&'line str, &'line str),
+    /// Something about the guest.
+    Fact(&'line str, &'line str),
+    /// A moment for the runner to act at.
+    Marker(&'line str),
+    /// A line of the kernel's log, of level warning or worse.
+    Warning(&'line str),
+    /// The script is through.
+    End,
+}
+
+/// Understands a line of the console, if it is one of the script's.
+#[must_use]
+pub fn parse(line: &str) -> Option<Said<'_>> {
+    let said = line.strip_prefix("demo: ")?;
+    let (verb, rest) = said.split_once(' ').unwrap_or((said, ""));
+    let (first, more) = rest.split_once(' ').unwrap_or((rest, ""));
+    Some(match verb {
+        "begin" => Said::Begin(rest),
+        "step" => {
+            let (verdict, more) = more.split_once(' ').unwrap_or((more, ""));
+            let (seconds, text) = more.split_once(' ').unwrap_or((more, ""));
+            Said::Step {
+                name: first,
+                is_ok: verdict == "ok",
+                seconds: seconds.parse().ok()?,
+                text: text.trim(),
+            }
+        }
+        "digest" => Said::Digest(first, more.trim()),
+        "fact" => Said::Fact(first, more.trim()),
+        "marker" => Said::Marker(rest.trim()),
+        "warning" => Said::Warning(rest),
+        "end" if rest.is_empty() => Said::End,
+        _ => return None,
+    })
+}
+
+/// All that the guest told in one run.
+#[derive(Clone, Debug, Default)]
+pub struct Story {
+    /// Facts by name; a name told twice has both values.
+    pub facts: BTreeMap<String, Vec<String>>,
+    /// Digests by name.
+    pub digests: BTreeMap<String, String>,
+    /// Steps that ended well, with their seconds.
+    pub passed: Vec<(String, u64)>,
+    /// Steps that did not, with what they said.
+    pub failed: Vec<(String, String)>,
+    /// Warnings of the kernel's log.
+    pub warnings: Vec<String>,
+    /// Whether the script went through.
+    pub is_complete: bool,
+}
+
+/// The steps that must have ended well.
+pub const STEPS: [&str; 12] = [
+    "modules",
+    "devices",
+    "mkfs",
+    "nvme",
+    "e1000e",
+    "virtio-net",
+    "usb",
+    "virtio-blk",
+    "shared-blk",
+    "shared-rng",
+    "mmio",
+    "quiet",
+];
+
+impl Story {
+    /// Takes note of what was said.
+    pub fn take(&mut self, said: &Said<'_>) {
+        match *said {
+            Said::Begin(_) | Said::Marker(_) => {}
+            Said::Step { name, is_ok: true, seconds, .. } => self.passed.push((name.to_owned(), seconds)),
+            Said::Step { name, text, .. } => self.failed.push((name.to_owned(), text.to_owned())),
+            Said::Digest(name, digest) => {
+                self.digests.insert(name.to_owned(), digest.to_owned());
+            }
+            Said::Fact(name, value) => self.facts.entry(name.to_owned()).or_default().push(value.to_owned()),
+            Said::Warning(line) => self.warnings.push(line.to_owned()),
+            Said::End => self.is_complete = true,
+        }
+    }
+
+    /// A fact's first value.
+    #[must_use]
+    pub fn fact(&self, name: &str) -> &str {
+        self.facts.get(name).and_then(|values| values.first()).map_or("", String::as_str)
+    }
+
+    /// Steps that did not end well, or did not end; one line each.
+    #[must_use]
+    pub fn missing_steps(&self) -> Vec<String> {
+        STEPS
+            .iter()
+            .filter(|step| !self.passed.iter().any(|(name, _)| name == *step))
+            .map(|step| match self.failed.iter().find(|(name, _)| name == step) {
+                Some((_, text)) if !text.is_empty() => format!("step {step} failed: {text}"),
+                Some(_) => format!("step {step} failed"),
+                None => format!("step {step} did not come to an end"),
+            })
+            .collect()
+    }
+
+    /// Compares the guest's digests with the host's, before the run (`expected`) and after it (`left`); one line for each
+    /// that differs or is missing.
+    #[must_use]
+    pub fn wrong_digests(
+        &self,
+        expected: &BTreeMap<String, String>,
+        left: &BTreeMap<String, String>,
+    ) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut compare = |what: &str, should: Option<&String>, is: Option<&String>| match (should, is) {
+            (Some(should), Some(is)) if should == is => {}
+            (Some(_), Some(_)) => wrong.push(format!("digest of {what} differs")),
+            _ => wrong.push(format!("digest of {what} is missing")),
+        };
+        for (name, should) in expected {
+            compare(&format!("{name} as the guest read it"), Some(should), self.digests.get(name));
+            if name.starts_with("mmio-") {
+                compare(&format!("{name} on the NVMe"), Some(should), left.get(&format!("nvme {name}")));
+                compare(&format!("{name} brought back"), Some(should), left.get(&format!("back {name}")));
+            }
+        }
+        let written = self.digests.get("nvme-written");
+        compare("the NVMe's file as the guest read it back", written, self.digests.get("nvme-read"));
+        compare("the NVMe's file as the host finds it in the image", written, left.get("nvme"));
+        wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{STEPS, Said, Story, parse};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn every_kind_of_line_is_understood() {
+        assert_eq!(parse("demo: begin nvme"), Some(Said::Begin("nvme")));
+        assert_eq!(
+            parse("demo: step nvme failed 12 short file "),
+            Some(Said::Step { name: "nvme", is_ok: false, seconds: 12, text: "short file" })
+        );
+        assert_eq!(
+            parse("demo: step nvme ok 3"),
+            Some(Said::Step { name: "nvme", is_ok: true, seconds: 3, text: "" })
+        );
+        assert_eq!(parse("demo: digest usb abc"), Some(Said::Digest("usb", "abc")));
+        assert_eq!(
+            parse("demo: fact device 0000:00:01.0 nvme"),
+            Some(Said::Fact("device", "0000:00:01.0 nvme"))
+        );
+        assert_eq!(parse("demo: marker idle-begin"), Some(Said::Marker("idle-begin")));
+        assert_eq!(parse("demo: warning <4>[ 1.0] x"), Some(Said::Warning("<4>[ 1.0] x")));
+        assert_eq!(parse("demo: end"), Some(Said::End));
+    }
+
+    #[test]
+    fn other_lines_and_damaged_ones_are_nothing() {
+        for line in ["", "[    1.0] demo: end", "demo: ", "demo: nonsense", "demo: step nvme ok", "demo:end"]
+        {
+            assert_eq!(parse(line), None, "{line}");
+        }
+    }
+
+    /// A story in which everything went well, and what the host knows of it.
+    fn good() -> (Story, BTreeMap<String, String>, BTreeMap<String, String>) {
+        let mut story = Story::default();
+        for step in STEPS {
+            story.passed.push((step.to_owned(), 1));
+        }
+        let map = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect::<BTreeMap<_, _>>()
+        };
+        story.digests = map(&[("usb", "u"), ("mmio-1", "m"), ("nvme-written", "n"), ("nvme-read", "n")]);
+        (
+            story,
+            map(&[("usb", "u"), ("mmio-1", "m")]),
+            map(&[("nvme", "n"), ("nvme mmio-1", "m"), ("back mmio-1", "m")]),
+        )
+    }
+
+    #[test]
+    fn a_good_story_has_nothing_wrong() {
+        let (story, expected, left) = good();
+        assert!(story.missing_steps().is_empty());
+        assert!(story.wrong_digests(&expected, &left).is_empty());
+    }
+
+    #[test]
+    fn each_digest_that_differs_or_is_missing_is_told() {
+        for name in ["usb", "mmio-1", "nvme-written", "nvme-read"] {
+            let (mut story, expected, left) = good();
+            story.digests.insert(name.into(), "x".into());
+            assert!(!story.wrong_digests(&expected, &left).is_empty(), "{name} differs");
+            story.digests.remove(name);
+            assert!(!story.wrong_digests(&expected, &left).is_empty(), "{name} is missing");
+        }
+        for name in ["nvme", "nvme mmio-1", "back mmio-1"] {
+            let (story, expected, mut left) = good();
+            left.insert(name.into(), "x".into());
+            assert_eq!(story.wrong_digests(&expected, &left).len(), 1, "{name} differs");
+            left.remove(name);
+            assert_eq!(story.wrong_digests(&expected, &left).len(), 1, "{name} is missing");
+        }
+    }
+
+    #[test]
+    fn a_step_that_never_ended_is_missed() {
+        let (mut story, ..) = good();
+        story.passed.retain(|(name, _)| name != "mmio" && name != "usb");
+        story.take(&Said::Step { name: "usb", is_ok: false, seconds: 1, text: "read error" });
+        assert_eq!(
+            story.missing_steps(),
+            ["step usb failed: read error", "step mmio did not come to an end"]
+        );
+    }
+}

@@ -1,0 +1,304 @@
+//! What a run came to: judged, as a table for people and as JSON for programs.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::demo::devices;
+use crate::demo::story::Story;
+use crate::qemu::smmu::Survey;
+
+/// Oche's counters by name, at one moment.
+pub type Counters = BTreeMap<String, u64>;
+
+/// The guest's kernel.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct KernelFacts {
+    /// What `uname -r` says in the guest.
+    pub release: String,
+    /// Package and version, if it came from one.
+    pub package: String,
+    /// SHA-256 of the image that runs, in hex.
+    pub image_sha256: String,
+    /// The guest's own figure, in bytes.
+    pub page_bytes: u64,
+    /// CPUs that the guest uses.
+    pub cpus: u64,
+}
+
+/// One DART as the guest sees it.
+#[derive(Clone, Debug, Serialize)]
+pub struct DartFacts {
+    /// Its number.
+    pub dart: u8,
+    /// Its devices with their streams.
+    pub devices: String,
+}
+
+/// How bytes were mapped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Placed {
+    /// Bytes mapped directly.
+    pub direct: u64,
+    /// Bytes mapped in composed frames.
+    pub composed: u64,
+    /// Bytes mapped as replicas.
+    pub replica: u64,
+}
+
+/// Exits to EL2 while the guest idled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Idle {
+    /// How long, in seconds.
+    pub seconds: f64,
+    /// Exits for a DART: its registers and the tables that it watches.
+    pub exits_for_dart: u64,
+    /// All other exits.
+    pub exits_other: u64,
+}
+
+/// The trace of the run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TraceFacts {
+    /// The file.
+    pub file: String,
+    /// Events in it.
+    pub events: u64,
+    /// Events that were overwritten before they were read.
+    pub dropped: u64,
+}
+
+/// Everything about a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    /// Whether nothing is wrong.
+    pub is_good: bool,
+    /// What is wrong, one line each.
+    pub problems: Vec<String>,
+    /// The guest's kernel.
+    pub kernel: KernelFacts,
+    /// The DARTs.
+    pub darts: Vec<DartFacts>,
+    /// All of Oche's counters at the end.
+    pub counters: Counters,
+    /// Register traps and table traps per invalidation.
+    pub traps_per_flush: f64,
+    /// Bytes by placement.
+    pub placed: Placed,
+    /// While the guest idled.
+    pub idle: Idle,
+    /// The trace.
+    pub trace: TraceFacts,
+    /// The SMMU as seen from outside.
+    pub smmu: Survey,
+    /// The guest's digests.
+    pub digests: BTreeMap<String, String>,
+    /// Seconds of each of the guest's steps, by the guest's clock.
+    pub guest_seconds: BTreeMap<String, u64>,
+    /// Seconds from QEMU's start to its end.
+    pub boot_to_end_seconds: f64,
+    /// The command line of QEMU.
+    pub qemu: Vec<String>,
+}
+
+impl Summary {
+    /// Takes what Oche's counters say.
+    pub fn take_counters(&mut self, counters: Counters) {
+        let of = |name: &str| counters.get(name).copied().unwrap_or(0);
+        let traps = of("exits_dart_register") + of("exits_watched_page");
+        self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
+        self.placed = Placed {
+            direct: of("bytes_direct"),
+            composed: of("bytes_composed"),
+            replica: of("bytes_replica"),
+        };
+        for (name, what) in [
+            ("refused", "mappings were refused"),
+            ("faults", "accesses by devices faulted"),
+            ("red_zone_hits", "times a device wrote where nothing was mapped"),
+            ("invalidate_timeouts", "invalidations were not finished by the SMMU"),
+            ("exits_system_error", "system errors reached EL2"),
+            ("exits_abort", "accesses by the guest's CPUs were answered by nothing"),
+        ] {
+            if of(name) > 0 {
+                self.problems.push(format!("{} {what}", of(name)));
+            }
+        }
+        if of("maps") == 0 {
+            self.problems.push("no page was ever mapped: the DARTs were not used".into());
+        }
+        self.counters = counters;
+    }
+
+    /// Takes what happened between two samples, `seconds` apart, while the guest idled.
+    pub fn take_idle(&mut self, before: &Counters, after: &Counters, seconds: f64) {
+        let grown = |is_for_dart: bool| -> u64 {
+            after
+                .iter()
+                .filter(|(name, _)| name.starts_with("exits_") && !name.contains('['))
+                .filter(|(name, _)| {
+                    matches!(name.as_str(), "exits_dart_register" | "exits_watched_page") == is_for_dart
+                })
+                .map(|(name, value)| value.saturating_sub(before.get(name).copied().unwrap_or(0)))
+                .sum()
+        };
+        self.idle = Idle { seconds, exits_for_dart: grown(true), exits_other: grown(false) };
+        if self.idle.exits_other > 0 {
+            self.problems.push(format!(
+                "{} exits to EL2 that no DART caused while the guest idled for {seconds:.1} s",
+                self.idle.exits_other
+            ));
+        }
+    }
+
+    /// Takes what the guest told.
+    pub fn take_story(&mut self, story: &Story) {
+        self.kernel.release = story.fact("kernel").to_owned();
+        self.kernel.page_bytes = story.fact("page-size").parse().unwrap_or(0);
+        self.kernel.cpus = story.fact("cpus").parse().unwrap_or(0);
+        self.digests.clone_from(&story.digests);
+        self.guest_seconds = story.passed.iter().cloned().collect();
+        self.darts =
+            (0..devices::darts()).map(|dart| DartFacts { dart, devices: devices::of_dart(dart) }).collect();
+    }
+
+    /// The table for people.
+    #[must_use]
+    pub fn table(&self) -> String {
+        let mut rows: Vec<(String, String)> = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
+        let of = |name: &str| self.counters.get(name).copied().unwrap_or(0);
+        row("guest kernel", format!("{} ({})", self.kernel.release, self.kernel.package));
+        row("", format!("sha256 {}", self.kernel.image_sha256));
+        row("guest page size", format!("{} bytes", self.kernel.page_bytes));
+        row("CPUs", self.kernel.cpus.to_string());
+        for dart in &self.darts {
+            row(&format!("DART {}", dart.dart), dart.devices.clone());
+        }
+        row("pages mapped", grouped(of("maps")));
+        row("pages unmapped", grouped(of("unmaps")));
+        row("flushes", grouped(of("flushes")));
+        row("traps per flush", format!("{:.2}", self.traps_per_flush));
+        row("bytes direct", self.share(self.placed.direct));
+        row("bytes composed", self.share(self.placed.composed));
+        row("bytes replica", self.share(self.placed.replica));
+        row("refused mappings", grouped(of("refused")));
+        row("faults", grouped(of("faults")));
+        if self.idle.seconds > 0.0 {
+            row(
+                "EL2 exits while idle",
+                format!(
+                    "{:.1} per second for the DARTs, {:.1} per second for all else, over {:.1} s",
+                    self.idle.exits_for_dart as f64 / self.idle.seconds,
+                    self.idle.exits_other as f64 / self.idle.seconds,
+                    self.idle.seconds
+                ),
+            );
+        }
+        row(
+            "SMMU from outside",
+            format!(
+                "{} looks, {} of {} contexts with 16K granule, {} frames of the guest, {} of the pool",
+                self.smmu.looks,
+                grouped(self.smmu.contexts_of_16k),
+                grouped(self.smmu.contexts),
+                grouped(self.smmu.frames_of_guest),
+                grouped(self.smmu.frames_of_pool)
+            ),
+        );
+        row(
+            "trace",
+            format!("{} events, {} dropped", grouped(self.trace.events), grouped(self.trace.dropped)),
+        );
+        row("", self.trace.file.clone());
+        row("boot to power-off", format!("{:.1} s", self.boot_to_end_seconds));
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        rows.iter().map(|(name, value)| format!("  {name:width$}  {value}\n")).collect()
+    }
+
+    fn share(&self, bytes: u64) -> String {
+        let all = self.placed.direct + self.placed.composed + self.placed.replica;
+        format!("{:.1} % ({} KiB)", bytes as f64 * 100.0 / all.max(1) as f64, grouped(bytes >> 10))
+    }
+}
+
+/// 1234567 as 1 234 567.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut answer = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            answer.push(' ');
+        }
+        answer.push(digit);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counters, Summary, grouped};
+
+    fn counters(pairs: &[(&str, u64)]) -> Counters {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
+    }
+
+    #[test]
+    fn good_counters_are_no_problem_and_give_the_figures() {
+        let mut summary = Summary::default();
+        summary.take_counters(counters(&[
+            ("maps", 10),
+            ("flushes", 4),
+            ("exits_dart_register", 12),
+            ("exits_dart_register[0]", 12),
+            ("exits_watched_page", 2),
+            ("bytes_direct", 3 << 20),
+            ("bytes_composed", 1 << 20),
+        ]));
+        assert!(summary.problems.is_empty(), "{:?}", summary.problems);
+        assert!((summary.traps_per_flush - 3.5).abs() < 1e-9);
+        assert!(summary.table().contains("75.0 % (3 072 KiB)"), "{}", summary.table());
+    }
+
+    #[test]
+    fn each_bad_counter_is_a_problem() {
+        for name in
+            ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "exits_system_error", "exits_abort"]
+        {
+            let mut summary = Summary::default();
+            summary.take_counters(counters(&[("maps", 1), (name, 1)]));
+            assert_eq!(summary.problems.len(), 1, "{name}");
+        }
+        let mut summary = Summary::default();
+        summary.take_counters(Counters::new());
+        assert!(summary.problems.first().is_some_and(|told| told.contains("no page")));
+    }
+
+    #[test]
+    fn only_exits_that_no_dart_caused_spoil_the_idling() {
+        let before = counters(&[("exits_dart_register", 5), ("exits_smc", 7)]);
+        let mut summary = Summary::default();
+        summary.take_idle(
+            &before,
+            &counters(&[("exits_dart_register", 9), ("exits_smc", 7), ("maps", 99)]),
+            5.0,
+        );
+        assert_eq!((summary.idle.exits_for_dart, summary.idle.exits_other), (4, 0));
+        assert!(summary.problems.is_empty());
+        summary.take_idle(
+            &before,
+            &counters(&[("exits_dart_register", 9), ("exits_smc", 8), ("exits_smc[1]", 8)]),
+            5.0,
+        );
+        assert_eq!(summary.idle.exits_other, 1);
+        assert_eq!(summary.problems.len(), 1);
+    }
+
+    #[test]
+    fn digits_are_grouped_by_three() {
+        assert_eq!(
+            ["0", "999", "1 000", "1 234 567"],
+            [0, 999, 1000, 1_234_567].map(grouped).map(|s| s).each_ref().map(String::as_str)
+        );
+    }
+}

@@ -1,0 +1,17 @@
+//! QEMU as a child: started with memory that the runner can read, watched line by line, always reaped.
+
+mod console;
+mod machine;
+mod memory;
+mod monitor;
+mod outcome;
+mod process;
+pub mod smmu;
+
+pub use console::Line;
+pub(crate) use machine::escape_commas;
+pub use machine::{Machine, PROGRAM, Serial};
+pub use memory::{GuestMemory, RAM_BASE};
+pub use monitor::Monitor;
+pub use outcome::Ending;
+pub use process::{Running, Wish, run_on_terminal};

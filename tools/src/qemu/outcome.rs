@@ -1,0 +1,102 @@
+//! How a run ended, told from the console and from QEMU's exit.
+
+use std::process::ExitStatus;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The machine was switched off in good order.
+    PoweredOff,
+    /// Oche panicked; what it said.
+    OchePanic(String),
+    /// Oche gave up at start; what it said.
+    OcheFatal(String),
+    /// The guest's kernel panicked; what it said.
+    KernelPanic(String),
+    /// QEMU ended with an error; what it said on its way.
+    QemuFailed(String),
+    /// Time was up; how long the console had been silent then, in seconds.
+    TimedOut {
+        /// Seconds since the last line.
+        silent_seconds: u64,
+    },
+    /// The caller saw enough and ended it.
+    Ended,
+}
+
+impl Ending {
+    /// Whether the guest went all the way.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        *self == Self::PoweredOff
+    }
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::PoweredOff => write!(formatter, "the guest powered off"),
+            Self::OchePanic(said) => write!(formatter, "Oche panicked: {said}"),
+            Self::OcheFatal(said) => write!(formatter, "Oche gave up: {said}"),
+            Self::KernelPanic(said) => write!(formatter, "the guest's kernel panicked: {said}"),
+            Self::QemuFailed(said) => write!(formatter, "QEMU failed: {said}"),
+            Self::TimedOut { silent_seconds } => {
+                write!(formatter, "time was up, and the console had been silent for {silent_seconds} s")
+            }
+            Self::Ended => write!(formatter, "the run was ended"),
+        }
+    }
+}
+
+/// What one line of the console says about the end of the run, if anything.
+#[must_use]
+pub(crate) fn verdict_of(line: &str) -> Option<Ending> {
+    if let Some(said) = line.strip_prefix("oche: panic:") {
+        return Some(Ending::OchePanic(said.trim().to_owned()));
+    }
+    if let Some(said) = line.strip_prefix("oche: fatal:") {
+        return Some(Ending::OcheFatal(said.trim().to_owned()));
+    }
+    let (_, said) = line.split_once("Kernel panic - not syncing:")?;
+    Some(Ending::KernelPanic(said.trim().to_owned()))
+}
+
+/// What QEMU's own exit says.
+#[must_use]
+pub(crate) fn verdict_of_exit(status: ExitStatus, said: &str) -> Ending {
+    if status.success() {
+        return Ending::PoweredOff;
+    }
+    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    Ending::QemuFailed(last.map_or_else(|| status.to_string(), |line| line.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, verdict_of, verdict_of_exit};
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    #[test]
+    fn panics_of_both_sides_are_told_apart() {
+        assert_eq!(verdict_of("oche: panic: pool.rs:3: x"), Some(Ending::OchePanic("pool.rs:3: x".into())));
+        assert_eq!(verdict_of("oche: fatal: no payload"), Some(Ending::OcheFatal("no payload".into())));
+        assert_eq!(
+            verdict_of("[    1.5] Kernel panic - not syncing: VFS: no root"),
+            Some(Ending::KernelPanic("VFS: no root".into()))
+        );
+        assert_eq!(verdict_of("[    1.5] a guest may print oche: panic: too"), None);
+        assert_eq!(verdict_of("oche: 4 CPUs"), None);
+    }
+
+    #[test]
+    fn qemus_last_word_explains_its_failure() {
+        let failed = ExitStatus::from_raw(1 << 8);
+        let said = "warning: x\nqemu-system-aarch64: -cpu nope: no such CPU\n\n";
+        assert_eq!(
+            verdict_of_exit(failed, said),
+            Ending::QemuFailed("qemu-system-aarch64: -cpu nope: no such CPU".into())
+        );
+        assert_eq!(verdict_of_exit(ExitStatus::from_raw(0), said), Ending::PoweredOff);
+    }
+}

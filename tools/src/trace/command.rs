@@ -1,8 +1,9 @@
 //! `oche trace ...`: its arguments and what they do.
 
 use std::io::{self, BufWriter, StdoutLock, Write};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
@@ -148,18 +149,22 @@ impl RecordArguments {
     fn run(&self) -> Result<()> {
         let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
         let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
-        let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose();
-        match seconds.context("--seconds")? {
-            Some(duration) => {
-                let end = std::time::Instant::now() + duration;
-                while !recorder.is_over() && std::time::Instant::now() < end {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-            }
-            None => {
-                eprintln!("recording {}; press Enter to stop", self.ram.display());
-                io::stdin().read_line(&mut String::new()).context("waiting for Enter")?;
-            }
+        let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
+        let (enter, entered) = mpsc::channel();
+        if seconds.is_none() {
+            eprintln!("recording {}; press Enter to stop", self.ram.display());
+            // It may wait for Enter for ever; the process ends without it.
+            std::thread::spawn(move || {
+                let _ = io::stdin().read_line(&mut String::new());
+                let _ = enter.send(());
+            });
+        }
+        let begun = Instant::now();
+        while !recorder.is_over()
+            && entered.try_recv().is_err()
+            && seconds.is_none_or(|most| begun.elapsed() < most)
+        {
+            std::thread::sleep(Duration::from_millis(50));
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {
@@ -179,7 +184,7 @@ impl RecordArguments {
     }
 }
 
-fn open(path: &std::path::Path) -> Result<TraceFile> {
+fn open(path: &Path) -> Result<TraceFile> {
     let trace = TraceFile::open(path)?;
     for warning in &trace.warnings {
         eprintln!("oche: {}: {warning}", path.display());

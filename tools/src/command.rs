@@ -98,8 +98,11 @@ pub(crate) fn failure(command: &Command, result: &Output, what: &str) -> anyhow:
 /// The line of a failed program's output that most likely says why.
 fn last_words(said: &str) -> Option<String> {
     let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+    const SIGNS: [&str; 4] = [": error:", ": fatal error:", ": not found", ": command not found"];
     lines()
-        .find(|line| line.starts_with("E: ") || line.starts_with("error") || line.contains(": error:"))
+        .find(|line| {
+            line.starts_with("E: ") || line.starts_with("error") || SIGNS.iter().any(|sign| line.contains(sign))
+        })
         .or_else(|| lines().next_back())
         .map(str::to_owned)
 }

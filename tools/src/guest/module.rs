@@ -125,7 +125,9 @@ fn unpack_headers(archive: &Archive, kernel: &GuestKernel, folder: &Path, step: 
     Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
 }
 
-/// Takes the driver's folder out of the distribution's source package, and says which package that was.
+/// Takes the driver's sources out of the distribution's source package, and says which package that was.
+///
+/// They are kept by package version: all flavours of a kernel share them.
 fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &Step) -> Result<String> {
     let series: Vec<_> = kernel.release.split(['.', '-', '+']).take(2).collect();
     let series = series.join(".");
@@ -135,14 +137,24 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
         architecture: "all".to_owned(),
         depends: Vec::new(),
     };
-    let debs = archive.download(std::slice::from_ref(&package), step)?;
+    let kept = workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
+    let _lock = workspace::FolderLock::wait(&kept)?;
+    if DRIVER_SOURCES.iter().any(|name| !kept.join(name).is_file()) {
+        let debs = archive.download(std::slice::from_ref(&package), step)?;
+        step.detail("taking the driver's source out of the kernel's");
+        for deb in &debs {
+            extract_driver(deb, &format!("./usr/src/linux-source-{series}.tar.xz"), &kept)?;
+            // 140 MB that nobody needs again.
+            let _ = fs::remove_file(deb);
+        }
+    }
     workspace::remove_folder(into)?;
     workspace::create_folder(into)?;
-    step.detail("taking the driver's source out of the kernel's");
-    for deb in &debs {
-        extract_driver(deb, &format!("./usr/src/linux-source-{series}.tar.xz"), into)?;
-        // 140 MB that nobody needs again.
-        let _ = fs::remove_file(deb);
+    for entry in fs::read_dir(&kept).with_context(|| format!("cannot read {}", kept.display()))?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(".c") || name.ends_with(".h")) {
+            fs::copy(entry.path(), into.join(&name)).with_context(|| format!("cannot write {}", into.display()))?;
+        }
     }
     for name in DRIVER_SOURCES {
         if !into.join(name).is_file() {
@@ -189,6 +201,7 @@ fn extract_driver(deb: &Path, inner: &str, into: &Path) -> Result<()> {
 
 fn copy_driver(stream: impl Read, into: &Path) -> Result<()> {
     let mut is_inside = false;
+    let mut found = Vec::new();
     for entry in tar::Archive::new(stream).entries()? {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
@@ -205,16 +218,20 @@ fn copy_driver(stream: impl Read, into: &Path) -> Result<()> {
         if is_in_folder_itself && (DRIVER_SOURCES.contains(&name) || name.ends_with(".h")) {
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes)?;
-            workspace::write_whole(&into.join(name), &bytes)?;
+            found.push((name.to_owned(), bytes));
         }
     }
-    Ok(())
+    // Written headers first: the driver's presence says that all is there.
+    found.sort_by_key(|(name, _)| DRIVER_SOURCES.contains(&name.as_str()));
+    found.iter().try_for_each(|(name, bytes)| workspace::write_whole(&into.join(name), bytes))
 }
 
 fn compile(headers: &Headers, sources: &Path) -> Result<()> {
     let mut make = Command::new("make");
     make.arg("-C").arg(&headers.flavour).arg("-f").arg(&headers.makefile);
     make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"]);
+    // Type information for the kernel's tracer would need one more tool, and nobody traces this module.
+    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
     make.arg(format!("M={}", sources.display())).arg("modules");
     // What the caller's make or packaging tools left in the environment must not reach the kernel's build.
     for name in

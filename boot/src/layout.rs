@@ -7,7 +7,8 @@
 use crate::header::Kernel;
 use crate::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
 
-/// Bytes of EL2's heap: the guest's FDT while it is edited, then the engine's tables.
+/// Bytes of EL2's heap beyond what the engine asks for: the guest's FDT while it is edited, then whatever
+/// the machine's own drivers hold.
 pub const HEAP_BYTES: u64 = 16 << 20;
 /// The smallest frame pool, and the smallest that is taken by default: 32 MiB.
 pub const LEAST_POOL_BYTES: u64 = 32 << 20;
@@ -33,6 +34,8 @@ pub struct Request<'a> {
     pub pool_bytes: Option<u64>,
     /// Bytes for the trace: directory and rings.
     pub trace_bytes: u64,
+    /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
+    pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
     /// Host-physical limit that Oche's own map reaches; nothing of Oche's goes beyond.
     pub address_limit: u64,
 }
@@ -112,8 +115,13 @@ impl Layout {
             return Err(LayoutError::PoolTooSmall);
         }
         let table_bytes = (ram_bytes / BLOCK + SPARE_TABLES).saturating_mul(PAGE);
+        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the largest
+        // may miss its place by nearly its own size.
+        let engine = (request.engine_bytes)(ram_bytes, pool_bytes);
+        let largest = 1u64 << engine.max(1).ilog2();
+        let heap_bytes = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
         let sizes =
-            [request.trace_bytes, HEAP_BYTES, table_bytes, pool_bytes].map(|bytes| align_up(bytes, BLOCK));
+            [request.trace_bytes, heap_bytes, table_bytes, pool_bytes].map(|bytes| align_up(bytes, BLOCK));
         let needed = sizes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
         let limit = PhysRange { start: 0, end: request.address_limit };
         let reserved = highest(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
@@ -197,6 +205,7 @@ mod tests {
             kernel: Kernel { text_offset: 0, image_size: 31 * MIB },
             pool_bytes: None,
             trace_bytes: 5 * MIB,
+            engine_bytes: |_, _| 3 * MIB,
             address_limit: 1 << 39,
         }
     }

@@ -47,8 +47,9 @@ pub fn map_registers(range: PhysRange) {
     }
 }
 
-/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap.
-pub fn prepare(fdt: FdtAddress) -> Prepared {
+/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap, which has what
+/// `engine_bytes` says for the bytes of RAM and of the pool.
+pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
     let machine = read_machine(fdt);
@@ -99,9 +100,11 @@ pub fn prepare(fdt: FdtAddress) -> Prepared {
         kernel,
         pool_bytes: options.pool_bytes,
         trace_bytes: trace.total_bytes() as u64,
+        engine_bytes,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
     let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    log::debug!("heap {}, tables {}", layout.heap, layout.tables);
     // SAFETY: the layout took the heap out of everything else, and this function runs once.
     unsafe { heap::give(layout.heap) };
     for range in [layout.trace, layout.tables] {

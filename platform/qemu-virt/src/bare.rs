@@ -1,16 +1,24 @@
 //! The composition root.
+// UNSAFETY: device registers are raw addresses, and this is who knows which are where.
+#![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod uart;
 
-use oche_boot::bare::console;
 use oche_boot::bare::entry::FdtAddress;
+use oche_boot::bare::firmware::fatal;
 use oche_boot::bare::frame::TrapFrame;
-use oche_boot::bare::launch;
+use oche_boot::bare::lock::SpinLock;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
+use oche_boot::bare::{console, cpu, launch};
 use oche_boot::guest_fdt::Darts;
 use oche_boot::range::PhysRange;
+use oche_boot::stage2::Lookup;
+use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::DartId;
-use oche_qemu_virt::mediation::{dart_at, dart_window};
+use oche_hyp::engine::Configuration;
+use oche_hyp::world::CpuAccess;
+use oche_qemu_virt::mediation::{Cause, Mediation, Setup, dart_at, dart_window};
+use oche_qemu_virt::smmu::Registers;
 
 use uart::Pl011;
 
@@ -18,36 +26,80 @@ use uart::Pl011;
 const SMMU: PhysRange = PhysRange { start: 0x0905_0000, end: 0x0907_0000 };
 /// The SMMU's event queue interrupt, SPI 74, edge-triggered. Source: the same, `irqmap`.
 const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
+/// DARTs that the guest is shown.
+const DARTS: usize = 2;
 
 oche_boot::entry!(main);
 
 fn main(fdt: FdtAddress) -> ! {
     launch::map_registers(uart::REGISTERS);
+    launch::map_registers(SMMU);
     console::set(&Pl011);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
-    let prepared = launch::prepare(fdt);
-    let darts = [0, 1].map(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
-    let _stage2 = prepared.stage2(&[SMMU, darts[0], darts[1]]);
-    trap::set_platform(&Virt);
+    let prepared = launch::prepare(fdt, engine_bytes);
+    let windows: [PhysRange; DARTS] =
+        core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
+    let [first, second] = windows;
+    let stage2 = prepared.stage2(&[SMMU, first, second]);
     let map = prepared.options.iommu_map;
+    // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
+    let registers = unsafe { Registers::at(SMMU.start as usize) };
+    let mediation = Mediation::new(Setup {
+        registers,
+        map: &map,
+        ram: prepared.layout.guest.as_slice(),
+        pool: prepared.layout.pool,
+        stage2,
+        trace: prepared.layout.trace,
+        trace_layout: prepared.trace_layout(),
+    });
+    match mediation {
+        Ok(mediation) => trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt {
+            mediation: SpinLock::new(mediation),
+        }))),
+        Err(reason) => fatal(format_args!("the SMMU cannot stand in for a DART: {reason:?}")),
+    }
     prepared.launch(Some(Darts {
-        windows: &darts,
+        windows: &windows,
         interrupt: EVENT_INTERRUPT,
         replaces: "arm,smmu-v3",
         map: &map,
     }))
 }
 
-struct Virt;
+/// An upper bound of what the engine and the SMMU's tables take of the heap.
+fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
+    let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
+    let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
+    Configuration { darts: DARTS, ram: &ram, devices: &[], pool }.heap_bytes() as u64
+}
+
+/// The guest's DMA, behind one lock.
+struct Virt {
+    mediation: SpinLock<Mediation>,
+}
 
 impl Platform for Virt {
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        let Some(access) = fault.mmio(frame).filter(|access| dart_at(access.address).is_some()) else {
-            return Resume::Abort;
-        };
-        if access.write.is_none() {
-            access.answer(frame, 0);
+        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        if let Lookup::Mapped { access: CpuAccess::ReadOnly, .. } = fault.lookup {
+            let Some(page) = Gfn::containing(fault.address) else { return Resume::Abort };
+            let is_open = self.mediation.lock().store_trapped(cause, page);
+            return if is_open { Resume::Same } else { Resume::Abort };
         }
-        Resume::Next
+        if dart_at(fault.address).is_none() {
+            return Resume::Abort;
+        }
+        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
+        let bytes = 1 << access.width_log2;
+        let done = match access.write {
+            Some(value) => self.mediation.lock().store(cause, access.address, bytes, value),
+            None => self
+                .mediation
+                .lock()
+                .load(cause, access.address, bytes)
+                .map(|value| access.answer(frame, value)),
+        };
+        if done.is_ok() { Resume::Next } else { Resume::Abort }
     }
 }

@@ -2,6 +2,9 @@
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
+extern crate alloc;
+
+#[cfg(target_os = "none")]
 mod bare;
 
 /// On a developer's machine there is nothing to run: this binary is an image for EL2.

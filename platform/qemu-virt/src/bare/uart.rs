@@ -1,6 +1,4 @@
 //! The PL011: one byte at a time, polled. The guest's driver owns it as well.
-// UNSAFETY: device registers are raw addresses.
-#![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 use core::ptr;
 

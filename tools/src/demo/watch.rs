@@ -233,20 +233,19 @@ impl<'run> Watcher<'run> {
 fn parse_node_range(line: &str) -> Option<std::ops::Range<u64>> {
     let (_, rest) = line.split_once("]   node ")?;
     let (_, range) = rest.split_once(": [mem ")?;
-    parse_range(range.strip_suffix(']')?, 1)
+    let (first, last) = range.strip_suffix(']')?.split_once('-')?;
+    Some(parse_number(first)?..parse_number(last)?.checked_add(1)?)
 }
 
-/// Oche's frame pool, as it says at boot: `oche: pool 0x80000000-0xa0000000`, the end not included.
+/// Oche's frame pool, as it says at boot: `oche: ..., pool 0xa0000000..0xc0000000`, the end not included.
 fn parse_pool(line: &str) -> Option<std::ops::Range<u64>> {
     let (_, rest) = line.split_once("pool ")?;
-    parse_range(rest.split([' ', ',', ';']).next()?, 0)
+    let (start, end) = rest.split([' ', ',', ';']).next()?.split_once("..")?;
+    Some(parse_number(start)?..parse_number(end)?)
 }
 
-/// `0xA-0xB` as a range; `beyond` is 1 where B is the last byte, 0 where it is the end.
-fn parse_range(text: &str, beyond: u64) -> Option<std::ops::Range<u64>> {
-    let (start, end) = text.split_once('-')?;
-    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-    Some(number(start)?..number(end)?.checked_add(beyond)?)
+fn parse_number(text: &str) -> Option<u64> {
+    u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()
 }
 
 #[cfg(test)]
@@ -264,7 +263,10 @@ mod tests {
 
     #[test]
     fn the_pool_is_found_in_oches_line() {
-        assert_eq!(parse_pool("oche: pool 0xa0000000-0xc0000000, 512 MiB"), Some(0xa000_0000..0xc000_0000));
+        assert_eq!(
+            parse_pool("oche: image 0x1..0x2, trace 0x3..0x4, pool 0xa0000000..0xc0000000"),
+            Some(0xa000_0000..0xc000_0000)
+        );
         assert_eq!(parse_pool("oche: the pool is large"), None);
     }
 }

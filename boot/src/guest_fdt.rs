@@ -137,7 +137,7 @@ fn remove_compatible(node: &mut DeviceTreeNode, compatible: &str, phandles: &mut
     let doomed: Vec<String> = node
         .children()
         .filter(|child| is_compatible(child, compatible))
-        .map(|child| String::from(&*child.name()))
+        .map(|child| String::from(child.name()))
         .collect();
     for name in doomed {
         phandles.extend(node.remove_child(&name).and_then(|child| cell(&child, "phandle")));
@@ -197,7 +197,7 @@ fn highest_phandle(node: &DeviceTreeNode) -> u32 {
 }
 
 fn children_named(node: &DeviceTreeNode, name: &str) -> Vec<String> {
-    let names = node.children().map(|child| String::from(&*child.name()));
+    let names = node.children().map(|child| String::from(child.name()));
     names.filter(|full| full.split('@').next() == Some(name)).collect()
 }
 

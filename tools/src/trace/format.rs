@@ -326,4 +326,18 @@ mod tests {
         assert_eq!(Found::from_payload(&found.to_payload()), Some(found));
         assert_eq!(Found::from_payload(&[0; 100]), None);
     }
+
+    #[test]
+    fn the_document_names_every_kind_and_magic_as_the_code_does() {
+        use oche_hyp::trace::record::Kind;
+        let document = include_str!("../../../docs/trace.md");
+        for kind in Kind::ALL {
+            let row = format!("| {} | {} |", kind.number(), kind.name());
+            assert!(document.contains(&row), "docs/trace.md lacks `{row}`");
+        }
+        for magic in [FILE_MAGIC, CHUNK_MAGIC] {
+            assert!(document.contains(&format!("magic `{}`", magic.escape_ascii())));
+        }
+        assert!(document.contains(&format!("its first {DESCRIPTION_BYTES:#x} bytes")));
+    }
 }

@@ -6,6 +6,7 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::progress::Step;
 use crate::workspace;
 
 /// Runs a program to its end and gives its standard output.
@@ -40,6 +41,20 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
 /// As [`output`], or the output is not UTF-8.
 pub fn text(command: &mut Command, what: &str) -> Result<String> {
     String::from_utf8(output(command, what)?).with_context(|| format!("{what}: the answer is not UTF-8"))
+}
+
+/// Runs a compiler to its end; if it fails, prints what it said in full, which a developer wants to read.
+///
+/// # Errors
+///
+/// As [`output`].
+pub fn run_showing_errors(command: &mut Command, what: &str, step: &Step) -> Result<()> {
+    let result = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))?;
+    if result.status.success() {
+        return Ok(());
+    }
+    step.suspended(|| eprint!("{}", String::from_utf8_lossy(&result.stderr)));
+    Err(failure(command, &result, what))
 }
 
 /// Runs a program whose output goes straight to the terminal.
@@ -101,7 +116,9 @@ fn last_words(said: &str) -> Option<String> {
     const SIGNS: [&str; 4] = [": error:", ": fatal error:", ": not found", ": command not found"];
     lines()
         .find(|line| {
-            line.starts_with("E: ") || line.starts_with("error") || SIGNS.iter().any(|sign| line.contains(sign))
+            line.starts_with("E: ")
+                || line.starts_with("error")
+                || SIGNS.iter().any(|sign| line.contains(sign))
         })
         .or_else(|| lines().next_back())
         .map(str::to_owned)

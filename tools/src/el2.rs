@@ -58,7 +58,8 @@ impl Toolchain {
             Ok(other) => bail!("{CHOICE_VARIABLE}={other}: it may be `rustup` or `debian`"),
         }
         let Some(toolchain) = active_toolchain() else { return Ok(Self::Debian) };
-        if toolchain.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
+        let has_target = || toolchain.join("lib/rustlib").join(TARGET).join("lib").is_dir();
+        if has_target() {
             return Ok(Self::Rustup);
         }
         let refusal = workspace::cache().join(REFUSAL_FILE);
@@ -66,7 +67,7 @@ impl Toolchain {
             return Ok(Self::Debian);
         }
         step.detail("asking rustup for the bare-metal target");
-        if add_target() {
+        if add_target() && has_target() {
             return Ok(Self::Rustup);
         }
         step.detail("rustup has no bare-metal target to offer here; Debian's compiler will do");
@@ -135,7 +136,7 @@ pub fn build(toolchain: Toolchain, features: &[&str], step: &Step) -> Result<Pat
     if !features.is_empty() {
         cargo.arg("--features").arg(features.join(","));
     }
-    command::run(&mut cargo, "building Oche for EL2")?;
+    command::run_showing_errors(&mut cargo, "building Oche for EL2", step)?;
     let built = toolchain.folder().join(TARGET).join(PROFILE).join(PACKAGE);
     let kept = workspace::target().join("images").join(file_name(features));
     let bytes = fs::read(&built).with_context(|| format!("cargo left no {}", built.display()))?;

@@ -122,7 +122,8 @@ impl Archive {
     pub fn download(&self, packages: &[Package], step: &Step) -> Result<Vec<PathBuf>> {
         let debs = workspace::cache().join("debs");
         let _lock = workspace::FolderLock::wait(&debs)?;
-        let missing: Vec<_> = packages.iter().filter(|package| !debs.join(package.file_name()).is_file()).collect();
+        let missing: Vec<_> =
+            packages.iter().filter(|package| !debs.join(package.file_name()).is_file()).collect();
         if !missing.is_empty() {
             let partial = debs.join("partial");
             workspace::create_folder(&partial)?;
@@ -136,8 +137,9 @@ impl Archive {
             for package in missing {
                 let name = package.file_name();
                 // Only a whole file reaches this name: an interrupted fetch leaves its piece in `partial`.
-                fs::rename(partial.join(&name), debs.join(&name))
-                    .with_context(|| format!("apt-get fetched {} under another name than {name}", package.name))?;
+                fs::rename(partial.join(&name), debs.join(&name)).with_context(|| {
+                    format!("apt-get fetched {} under another name than {name}", package.name)
+                })?;
             }
         }
         Ok(packages.iter().map(|package| debs.join(package.file_name())).collect())

@@ -153,7 +153,8 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
     for entry in fs::read_dir(&kept).with_context(|| format!("cannot read {}", kept.display()))?.flatten() {
         let name = entry.file_name();
         if name.to_str().is_some_and(|name| name.ends_with(".c") || name.ends_with(".h")) {
-            fs::copy(entry.path(), into.join(&name)).with_context(|| format!("cannot write {}", into.display()))?;
+            fs::copy(entry.path(), into.join(&name))
+                .with_context(|| format!("cannot write {}", into.display()))?;
         }
     }
     for name in DRIVER_SOURCES {

@@ -232,9 +232,10 @@ impl Engine {
                 self.block(world, dart, stream);
                 continue;
             };
-            if let Some(space) = self.space_mut(space) {
-                space.needs_sync = true;
-                space.cause = Cause { dart, stream };
+            if let Some(entry) = self.space_mut(space) {
+                entry.needs_sync = true;
+                entry.cause = Cause { dart, stream };
+                self.tracker.restart(space);
             }
             let Some(attachment) = self.attachment(dart, stream) else { continue };
             if attachment.now == Some(space) {
@@ -358,14 +359,15 @@ impl Engine {
                 }
                 let Some(cause) = self.space_mut(space).map(|space| space.cause) else { break };
                 self.batch.clear();
-                self.tracker.compare(world, &mut self.placement.mover, space, &mut self.batch);
-                if self.batch.is_empty() {
-                    break;
-                }
+                let mover = &mut self.placement.mover;
+                let is_complete = self.tracker.compare(world, mover, space, &mut self.batch);
                 // A refused table counts too: reporting it is work.
                 slots += 4 * (self.batch.changes.len() + self.batch.unwatched.len());
                 self.report_unwatched(world, cause);
                 self.placement.apply(world, cause, space, &self.batch.changes);
+                if is_complete {
+                    break;
+                }
             }
             self.complete(world, space);
         }

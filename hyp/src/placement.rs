@@ -135,6 +135,9 @@ impl Placement {
     /// Makes the hardware equal to `changes` of `space`, at most [`BATCH`] of different granules.
     pub(crate) fn apply(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
         debug_assert!(changes.len() <= BATCH);
+        if changes.is_empty() {
+            return;
+        }
         self.remove(world, cause, space, changes);
         self.reclaim(world, changes.len());
         self.add(world, cause, space, changes);

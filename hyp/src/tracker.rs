@@ -37,8 +37,11 @@ struct Tracked {
     first: [u32; TTBRS],
     /// Leaf tables by TTBR and first-level index.
     leaves: Box<[u32; TTBRS * ENTRIES]>,
-    /// Head of the list of open tables.
-    open: u32,
+    /// Ends of the list of open tables.
+    first_open: u32,
+    last_open: u32,
+    /// The next table to compare, while a pass over the open tables is under way.
+    cursor: Option<u32>,
     /// The space ends: its tables count as empty, whatever the guest's memory says.
     is_ending: bool,
 }
@@ -93,10 +96,6 @@ impl Batch {
         self.unwatched.clear();
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.unwatched.is_empty()
-    }
-
     fn is_full(&self) -> bool {
         self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
     }
@@ -134,7 +133,14 @@ impl Tracker {
     ) {
         let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return };
         let leaves = Box::new([NONE; TTBRS * ENTRIES]);
-        *entry = Some(Tracked { first: [NONE; TTBRS], leaves, open: NONE, is_ending: false });
+        *entry = Some(Tracked {
+            first: [NONE; TTBRS],
+            leaves,
+            first_open: NONE,
+            last_open: NONE,
+            cursor: None,
+            is_ending: false,
+        });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
             let table = self.watch(world, mover, space, Kind::First(index), Gfn(root.page()), batch);
             if let Some(first) = self.tracked_mut(space).and_then(|tracked| tracked.first.get_mut(index)) {
@@ -147,13 +153,14 @@ impl Tracker {
     pub(crate) fn end_space(&mut self, space: SpaceId) {
         let Some(tracked) = self.tracked_mut(space) else { return };
         tracked.is_ending = true;
+        tracked.cursor = None;
         // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
         for table in tracked.first {
             self.link_open(table);
         }
     }
 
-    /// Ends `space`, whose last [`Self::compare`] since [`Self::end_space`] found nothing.
+    /// Ends `space`, of which a pass of [`Self::compare`] since [`Self::end_space`] is complete.
     pub(crate) fn close_space(&mut self, world: &mut impl World, mover: &mut Mover, space: SpaceId) {
         let Some(tracked) = self.tracked(space) else { return };
         for table in tracked.first {
@@ -164,56 +171,52 @@ impl Tracker {
         }
     }
 
+    /// Has the next [`Self::compare`] of `space` begin anew: all that the guest changed so far counts.
+    pub(crate) fn restart(&mut self, space: SpaceId) {
+        if let Some(tracked) = self.tracked_mut(space) {
+            tracked.cursor = None;
+        }
+    }
+
     /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
-    /// They count as acted on from here. An empty batch: there are no more.
+    /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
+    /// False: the batch is full; the next call goes on where this one stopped.
+    #[must_use]
     pub(crate) fn compare(
         &mut self,
         world: &mut impl World,
         mover: &mut Mover,
         space: SpaceId,
         batch: &mut Batch,
-    ) {
-        loop {
-            let head = self.tracked(space).map_or(NONE, |tracked| tracked.open);
-            self.compare_listed(world, mover, space, head, batch);
-            // Tables found or opened meanwhile are linked in front, where this pass had been already.
-            let is_same_head = self.tracked(space).is_none_or(|tracked| tracked.open == head);
-            if is_same_head || !batch.is_empty() {
-                return;
-            }
-        }
-    }
-
-    fn compare_listed(
-        &mut self,
-        world: &mut impl World,
-        mover: &mut Mover,
-        space: SpaceId,
-        head: u32,
-        batch: &mut Batch,
-    ) {
-        let mut at = head;
+    ) -> bool {
+        let Some(tracked) = self.tracked(space) else { return true };
+        // Tables found or opened on the way are linked at the end, so this pass comes to them.
+        let mut at = tracked.cursor.unwrap_or(tracked.first_open);
         while let Some(kind) = self.tables.get(at as usize).map(|table| table.kind) {
             let is_changed = match kind {
                 Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, batch),
                 Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, batch),
             };
-            let Some(table) = self.tables.get_mut(at as usize) else { return };
-            if is_changed {
+            if let Some(table) = self.tables.get_mut(at as usize).filter(|_| is_changed) {
                 table.quiet = 0;
             }
-            let next = table.next_open;
             if batch.is_full() {
-                return;
+                if let Some(tracked) = self.tracked_mut(space) {
+                    tracked.cursor = Some(at);
+                }
+                return false;
             }
-            self.rest(world, mover, at);
-            at = next;
+            let resting = at;
+            at = self.tables.get(at as usize).map_or(NONE, |table| table.next_open);
+            self.rest(world, mover, resting);
         }
+        self.restart(space);
+        true
     }
 
     /// Notes that a sync of `space` is complete.
     pub(crate) fn count_sync(&mut self, space: SpaceId) {
-        let mut at = self.tracked(space).map_or(NONE, |tracked| tracked.open);
+        let mut at = self.tracked(space).map_or(NONE, |tracked| tracked.first_open);
         while let Some(table) = self.tables.get_mut(at as usize) {
             table.quiet = table.quiet.saturating_add(1);
             at = table.next_open;

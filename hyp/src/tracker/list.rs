@@ -109,14 +109,19 @@ impl Tracker {
             return;
         };
         let Some(tracked) = self.tracked_mut(space) else { return };
-        let next = core::mem::replace(&mut tracked.open, at);
-        if let Some(table) = self.tables.get_mut(next as usize) {
-            table.previous_open = at;
+        let last = core::mem::replace(&mut tracked.last_open, at);
+        match self.tables.get_mut(last as usize) {
+            Some(table) => table.next_open = at,
+            None => {
+                if let Some(tracked) = self.tracked_mut(space) {
+                    tracked.first_open = at;
+                }
+            }
         }
         if let Some(table) = self.tables.get_mut(at as usize) {
             table.is_open = true;
-            table.previous_open = NONE;
-            table.next_open = next;
+            table.previous_open = last;
+            table.next_open = NONE;
         }
     }
 
@@ -124,16 +129,21 @@ impl Tracker {
         let Some(table) = self.tables.get_mut(at as usize).filter(|table| table.is_open) else { return };
         table.is_open = false;
         let (space, previous, next) = (table.space, table.previous_open, table.next_open);
-        match self.tables.get_mut(previous as usize) {
-            Some(table) => table.next_open = next,
-            None => {
-                if let Some(tracked) = self.tracked_mut(space) {
-                    tracked.open = next;
-                }
-            }
+        if let Some(table) = self.tables.get_mut(previous as usize) {
+            table.next_open = next;
         }
         if let Some(table) = self.tables.get_mut(next as usize) {
             table.previous_open = previous;
+        }
+        let Some(tracked) = self.tracked_mut(space) else { return };
+        if tracked.first_open == at {
+            tracked.first_open = next;
+        }
+        if tracked.last_open == at {
+            tracked.last_open = previous;
+        }
+        if tracked.cursor == Some(at) {
+            tracked.cursor = Some(next);
         }
     }
 }

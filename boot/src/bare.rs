@@ -16,7 +16,6 @@ pub mod firmware;
 pub mod frame;
 pub mod heap;
 pub mod launch;
-pub mod lock;
 pub mod panic;
 pub mod registers;
 pub mod stage1;

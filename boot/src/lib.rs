@@ -12,10 +12,12 @@
 
 extern crate alloc;
 
+pub mod blob;
 pub mod guest_fdt;
 pub mod header;
 pub mod inject;
 pub mod layout;
+pub mod lock;
 pub mod machine;
 pub mod options;
 pub mod payload;

@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::bare::lock::{Once, SpinLock};
+use crate::lock::{Once, SpinLock};
 
 /// A machine's way to put a byte out.
 pub trait Console: Sync {

@@ -6,9 +6,9 @@
 use aarch64_cpu::registers::{HCR_EL2, VTCR_EL2};
 use tock_registers::interfaces::Writeable;
 
-use crate::bare::lock::Once;
 use crate::bare::registers::*;
 use crate::inject;
+use crate::lock::Once;
 use crate::stage2::Root;
 
 /// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux

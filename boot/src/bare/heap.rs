@@ -5,7 +5,7 @@ use core::ptr::{NonNull, null_mut};
 
 use buddy_system_allocator::Heap;
 
-use crate::bare::lock::SpinLock;
+use crate::lock::SpinLock;
 use crate::range::PhysRange;
 
 struct Locked(SpinLock<Heap<32>>);

@@ -7,9 +7,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bare::console::print;
 use crate::bare::frame::TrapFrame;
-use crate::bare::lock::Once;
 use crate::bare::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
 use crate::bare::{cpu, entry, firmware};
+use crate::lock::Once;
 
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;

@@ -7,13 +7,13 @@ use oche_hyp::world::CpuAccess;
 
 use crate::bare::counters::Exit;
 use crate::bare::frame::TrapFrame;
-use crate::bare::lock::Once;
 use crate::bare::registers::{
     ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
 use crate::bare::{console, cpu, el2, firmware};
 use crate::inject::{self, Reason};
+use crate::lock::Once;
 use crate::psci::{self, Request, status};
 use crate::stage2::Lookup;
 use crate::syndrome::{Abort, Cause, Class, Exception, Transfer};

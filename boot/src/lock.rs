@@ -1,0 +1,186 @@
+//! A spin lock and a write-once cell. EL2 takes no interrupts, so a holder is never preempted.
+
+// UNSAFETY: the lock and the cell hand out references to what an `UnsafeCell` holds.
+#![expect(unsafe_code, reason = "references to the contents of cells that this module guards")]
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+
+/// Mutual exclusion by spinning, first come, first served: a CPU that floods its DART with flushes does not
+/// keep another from its turn.
+#[derive(Debug)]
+pub struct SpinLock<T> {
+    /// The ticket that the next comer takes.
+    next: AtomicU32,
+    /// The ticket whose holder may go in.
+    serving: AtomicU32,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value may
+// move between CPUs.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+impl<T> SpinLock<T> {
+    /// An open lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { next: AtomicU32::new(0), serving: AtomicU32::new(0), value: UnsafeCell::new(value) }
+    }
+
+    /// Waits for its turn and closes the lock. Holders do bounded work, so the wait is bounded too.
+    pub fn lock(&self) -> SpinGuard<'_, T> {
+        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
+        // Acquire: what the last holder wrote is seen.
+        while self.serving.load(Ordering::Acquire) != ticket {
+            core::hint::spin_loop();
+        }
+        SpinGuard { lock: self }
+    }
+
+    /// Closes the lock if it is open.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        let serving = self.serving.load(Ordering::Acquire);
+        let taken = self.next.compare_exchange(
+            serving,
+            serving.wrapping_add(1),
+            Ordering::Relaxed,
+            Ordering::Relaxed,
+        );
+        // Not `then_some`: a guard that is built for nothing opens the lock when it is dropped.
+        taken.is_ok().then(|| SpinGuard { lock: self })
+    }
+
+    /// Tries `attempts` times: for a panic, which must speak even if the holder will never return.
+    pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T>> {
+        (0..attempts).find_map(|_| {
+            core::hint::spin_loop();
+            self.try_lock()
+        })
+    }
+}
+
+/// Opens the lock when dropped.
+#[derive(Debug)]
+pub struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one, since the lock serves its ticket.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`, and `&mut self` makes this the guard's only borrow.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    fn drop(&mut self) {
+        let serving = self.lock.serving.load(Ordering::Relaxed);
+        self.lock.serving.store(serving.wrapping_add(1), Ordering::Release);
+    }
+}
+
+const EMPTY: u8 = 0;
+const WRITING: u8 = 1;
+const READY: u8 = 2;
+
+/// A value that is written once, at boot, and read by every CPU afterwards.
+#[derive(Debug)]
+pub struct Once<T> {
+    state: AtomicU8,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: written before `READY` is released, only shared references after it is acquired.
+unsafe impl<T: Send + Sync> Sync for Once<T> {}
+
+impl<T> Once<T> {
+    /// An empty cell.
+    pub const fn new() -> Self {
+        Self { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(None) }
+    }
+
+    /// Writes the value. A second writer changes nothing.
+    pub fn set(&self, value: T) {
+        let first = self.state.compare_exchange(EMPTY, WRITING, Ordering::Relaxed, Ordering::Relaxed);
+        if first.is_ok() {
+            // SAFETY: only one caller moves the state from EMPTY, and nobody reads before READY.
+            unsafe { *self.value.get() = Some(value) };
+            self.state.store(READY, Ordering::Release);
+        }
+    }
+
+    /// The value, once it is written.
+    pub fn get(&self) -> Option<&T> {
+        if self.state.load(Ordering::Acquire) != READY {
+            return None;
+        }
+        // SAFETY: READY means written, and nothing writes again.
+        unsafe { (*self.value.get()).as_ref() }
+    }
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_try_leaves_the_lock_closed() {
+        let lock = SpinLock::new(());
+        let guard = lock.lock();
+        assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "the first failure must not have opened it");
+        assert!(lock.lock_within(10).is_none());
+        drop(guard);
+        assert!(lock.try_lock().is_some());
+    }
+
+    #[test]
+    fn no_increment_is_lost_between_threads() {
+        let lock = SpinLock::new(0_u64);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for turn in 0..5_000 {
+                        let mut guard = loop {
+                            // Both ways in, and failures on the way.
+                            match if turn % 2 == 0 { lock.try_lock() } else { Some(lock.lock()) } {
+                                Some(guard) => break guard,
+                                None => thread::yield_now(),
+                            }
+                        };
+                        let before = *guard;
+                        thread::yield_now();
+                        *guard = before + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*lock.lock(), 20_000);
+    }
+
+    #[test]
+    fn a_cell_keeps_the_first_value() {
+        let cell = Once::new();
+        assert!(cell.get().is_none());
+        cell.set(1);
+        cell.set(2);
+        assert_eq!(cell.get(), Some(&1));
+    }
+}

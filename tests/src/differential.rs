@@ -111,7 +111,7 @@ impl core::fmt::Display for Failure {
 pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
     while report.operations < operations {
-        let program_seed = mix(seed.wrapping_add(report.programs));
+        let program_seed = mix(mix(seed).wrapping_add(report.programs));
         let length = PROGRAM_OPERATIONS.min(operations - report.operations);
         let program = generate(program_seed, Kind::of(program_seed), length as usize);
         let counts = run_program(&program).map_err(|failure| Box::new(shrink(&program, failure)))?;

@@ -1,27 +1,27 @@
 //! Shortens a program that fails: leaves out parts for as long as it still fails.
 
 use crate::differential::{Difference, Failure, run_program};
+use std::time::{Duration, Instant};
 use crate::program::{Operation, Program, Rights, Site, Source};
 
-/// Runs at the most; each is a small fraction of a second.
-const MOST_RUNS: usize = 3000;
+/// The longest that shortening may take: what fails has been found, and somebody waits to see it.
+const LONGEST: Duration = Duration::from_secs(20);
 
 /// A shorter program that fails as well.
 pub fn shrink(program: &Program, difference: Difference) -> Failure {
     let mut shorter = program.clone();
     shorter.steps.truncate(difference.step + 1);
     let mut last = difference;
-    let mut runs = 0;
+    let start_time = Instant::now();
     // Leaving out operations changes how the rest comes out, so a difference elsewhere counts as well.
     loop {
         let before = shorter.steps.len();
         let mut size = (before / 2).max(1);
         loop {
             let mut start = 0;
-            while start < shorter.steps.len() && runs < MOST_RUNS {
+            while start < shorter.steps.len() && start_time.elapsed() < LONGEST {
                 let mut candidate = shorter.clone();
                 candidate.steps.drain(start..(start + size).min(candidate.steps.len()));
-                runs += 1;
                 if !try_program(&mut shorter, candidate, &mut last) {
                     start += size;
                 }
@@ -31,7 +31,7 @@ pub fn shrink(program: &Program, difference: Difference) -> Failure {
             }
             size /= 2;
         }
-        if shorter.steps.len() == before || runs >= MOST_RUNS {
+        if shorter.steps.len() == before || start_time.elapsed() >= LONGEST {
             break;
         }
     }

@@ -8,7 +8,7 @@ mod vandal;
 
 use super::Counts;
 use super::history::{History, Roots};
-use super::sharing::Sharing;
+use super::sharing::{CPU, Sharing};
 use super::views::Views;
 use crate::program::{Operation, Setting};
 use crate::random::Random;
@@ -252,7 +252,7 @@ impl<const C: bool> Machine<C> {
             }
             for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
                 let offset = word * 8 + index;
-                if *expected != found && !self.sharing.is_vague(page, offset) {
+                if *expected != found && !self.sharing.is_vague(page, offset, CPU) {
                     return Err(format!(
                         "CPUs see {found:#04x} at offset {offset:#x} of {page:?} (at {:?}, {}), where the guest's \
                          memory holds {expected:#04x}",

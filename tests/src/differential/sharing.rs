@@ -4,20 +4,24 @@
 //! page's mappings changes in a sync. Until then a byte written through one copy counts for that one only,
 //! and a byte written through two of them is whatever it becomes.
 
+use super::history::Roots;
+use crate::random::mix;
 use oche_hyp::addr::Gfn;
 use std::collections::BTreeMap;
 
-/// Who wrote: 0 for CPUs, otherwise a number for each stream and page of IOVAs.
-pub type Writer = u64;
+/// Who writes and looks: 0 for CPUs, otherwise a number for each page of IOVAs of each set of tables.
+pub type Viewer = u64;
 
 /// The CPUs.
-pub const CPU: Writer = 0;
+pub const CPU: Viewer = 0;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Written {
-    by: Writer,
+    by: Viewer,
     at: u64,
     is_contested: bool,
+    /// Those who must see it beside the writer.
+    seen_by: Vec<Viewer>,
 }
 
 /// The bytes whose value depends on who looks.
@@ -27,14 +31,10 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// Whether the byte at `offset` of `page` may differ from what was stored last.
-    pub fn is_vague(&self, page: Gfn, offset: usize) -> bool {
-        self.pages.get(&page).is_some_and(|bytes| bytes.contains_key(&(offset as u16)))
-    }
-
-    /// Whether any byte of `page` may.
-    pub fn has_vague(&self, page: Gfn) -> bool {
-        self.pages.contains_key(&page)
+    /// Whether the byte at `offset` of `page` may differ, for `viewer`, from what was stored last.
+    pub fn is_vague(&self, page: Gfn, offset: usize, viewer: Viewer) -> bool {
+        let written = self.pages.get(&page).and_then(|bytes| bytes.get(&(offset as u16)));
+        written.is_some_and(|w| w.is_contested || (w.by != viewer && !w.seen_by.contains(&viewer)))
     }
 
     /// The pages with such bytes.
@@ -43,16 +43,12 @@ impl Sharing {
     }
 
     /// `by` wrote bytes of a page that may have copies.
-    pub fn write(&mut self, page: Gfn, offset: usize, length: usize, by: Writer, at: u64) {
+    pub fn write(&mut self, page: Gfn, offset: usize, length: usize, by: Viewer, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
-            bytes
-                .entry(offset as u16)
-                .and_modify(|written| {
-                    written.is_contested |= written.by != by;
-                    written.at = at;
-                })
-                .or_insert(Written { by, at, is_contested: false });
+            let before = bytes.get(&(offset as u16));
+            let is_contested = before.is_some_and(|before| before.is_contested || before.by != by);
+            bytes.insert(offset as u16, Written { by, at, is_contested, seen_by: Vec::new() });
         }
     }
 
@@ -60,7 +56,7 @@ impl Sharing {
     pub fn contest(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
-            bytes.insert(offset as u16, Written { by: CPU, at, is_contested: true });
+            bytes.insert(offset as u16, Written { by: CPU, at, is_contested: true, seen_by: Vec::new() });
         }
     }
 
@@ -76,14 +72,13 @@ impl Sharing {
         }
     }
 
-    /// The copies of `page` were made equal at `start`: what was written before by one writer counts for all.
-    pub fn equalize(&mut self, page: Gfn, start: u64, is_under_way: impl Fn(usize) -> bool) {
-        if let Some(bytes) = self.pages.get_mut(&page) {
-            bytes.retain(|&offset, written| {
-                written.is_contested || written.at > start || is_under_way(usize::from(offset))
-            });
-            if bytes.is_empty() {
-                self.pages.remove(&page);
+    /// A mapping of `page` came or went in a flush begun at `start`: what was written before, by one, CPUs
+    /// see, and so does the newly mapped `viewer`. This is what the DMA API asks for: data is written
+    /// before it is mapped and read after it is unmapped.
+    pub fn equalize(&mut self, page: Gfn, start: u64, viewer: Option<Viewer>, is_under_way: impl Fn(usize) -> bool) {
+        for (&offset, written) in self.pages.get_mut(&page).into_iter().flatten() {
+            if !written.is_contested && written.at <= start && !is_under_way(usize::from(offset)) {
+                written.seen_by.extend([CPU].into_iter().chain(viewer));
             }
         }
     }
@@ -93,4 +88,10 @@ impl Sharing {
         let bytes = self.pages.remove(&page).unwrap_or_default();
         bytes.into_iter().filter(|(_, w)| w.is_contested).map(|(offset, _)| usize::from(offset)).collect()
     }
+}
+
+/// The viewer that looks through page `iova_page` of the tables of `roots`.
+pub fn viewer(roots: Roots, iova_page: u32) -> Viewer {
+    let number = roots.iter().fold(0, |number, &root| mix(number ^ u64::from(root)));
+    number << 20 | 1 << 63 | u64::from(iova_page)
 }

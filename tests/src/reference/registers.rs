@@ -29,8 +29,6 @@ pub const TTBR: u64 = 0x200;
 
 /// `TCR` bit 7. Source: Linux, `DART_TCR_TRANSLATE_ENABLE`.
 pub const TCR_TRANSLATE: u32 = 1 << 7;
-/// `TCR` bit 8. Source: Linux, `DART_TCR_BYPASS0_ENABLE`.
-pub const TCR_BYPASS: u32 = 1 << 8;
 /// `STREAM_COMMAND` bit 20. Source: Linux, `DART_STREAM_COMMAND_INVALIDATE`.
 pub const INVALIDATE: u32 = 1 << 20;
 /// `STREAM_COMMAND` bit 2. Source: Linux, `DART_STREAM_COMMAND_BUSY`.
@@ -125,9 +123,9 @@ impl Dart {
         self.is_locked
     }
 
-    /// Whether `stream`'s accesses go through its tables, bypass being unsupported.
+    /// Whether `stream`'s accesses go through its tables. Bypass is not supported, so its bit means nothing.
     pub fn translates(&self, stream: usize) -> bool {
-        self.tcr[stream] & TCR_TRANSLATE != 0 && self.tcr[stream] & TCR_BYPASS == 0
+        self.tcr[stream] & TCR_TRANSLATE != 0
     }
 
     /// The guest page that an access of `stream` reaches, or the code with which it faults.

@@ -39,6 +39,13 @@ pub struct Pending {
     data: Option<Data>,
 }
 
+impl Pending {
+    /// DART and stream whose transfer it is.
+    pub fn origin(&self) -> (usize, usize) {
+        (self.stream / STREAMS, self.stream % STREAMS)
+    }
+}
+
 #[derive(Default)]
 struct Stream {
     attached: Option<(SpaceId, Frame)>,
@@ -262,6 +269,8 @@ impl<const C: bool> StrictWorld<C> {
                         found.tables.clear();
                         self.drain(number);
                     }
+                    // Blocked: a space keeps the streams that it lost when the hardware did not answer.
+                    Some(found) if found.attached.is_none() => {}
                     _ => self.violate(format!(
                         "invalidate of {space:?} names {dart:?} {stream:?}, not attached to it"
                     )),

@@ -2,12 +2,22 @@
 
 use super::{Checked, Machine};
 use crate::differential::history::{History, Roots};
+use crate::differential::sharing::viewer;
 use crate::differential::views::{Change, mapped_page};
 use crate::reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
 use crate::reference::walk::decode_root;
+use crate::world::iommu::Pending;
 use oche_hyp::addr::Gfn;
 use oche_hyp::trace::{Event, Place, Placement, Refusal};
 use std::collections::BTreeSet;
+
+/// A device's write that was on its way when a flush began.
+struct UnderWay {
+    page: Gfn,
+    offset: usize,
+    length: usize,
+    roots: Option<Roots>,
+}
 
 impl<const C: bool> Machine<C> {
     /// Flushes `streams` of `dart` and waits, as Linux does; then compares.
@@ -16,6 +26,7 @@ impl<const C: bool> Machine<C> {
         self.write_register(dart, STREAM_SELECT, streams.into())?;
         let start = self.history.now();
         self.queue_overlap();
+        let under_way = self.under_way();
         self.write_register(dart, STREAM_COMMAND, INVALIDATE)?;
         self.wait(dart)?;
         self.finish_overlap()?;
@@ -40,7 +51,7 @@ impl<const C: bool> Machine<C> {
         }
         self.take_events()?;
         let mut touched = BTreeSet::new();
-        for ((roots, change), was_refused) in changes.iter().zip(refused) {
+        for ((roots, change), &was_refused) in changes.iter().zip(&refused) {
             let is_equalized = change.is_certain
                 && is_moved(&self.history, change)
                 && !was_refused
@@ -48,14 +59,19 @@ impl<const C: bool> Machine<C> {
             for entry in [change.before, change.after] {
                 let Some(page) = mapped_page(&self.history, entry) else { continue };
                 touched.insert(page);
-                let pending = self.world.pending();
+                // A sync waits for the writes of the space that it takes a page from, and for no others.
+                let is_emptied = mapped_page(&self.history, change.before).is_some();
                 let is_under_way = |offset: usize| {
-                    pending
-                        .iter()
-                        .any(|one| one.page == Some(page) && offset.wrapping_sub(one.offset) < one.length)
+                    under_way.iter().any(|one| {
+                        one.page == page
+                            && offset.wrapping_sub(one.offset) < one.length
+                            && !(is_emptied && one.roots == Some(*roots))
+                    })
                 };
                 if is_equalized {
-                    self.sharing.equalize(page, start, is_under_way);
+                    let is_new = mapped_page(&self.history, change.after) == Some(page);
+                    let viewer = is_new.then(|| viewer(*roots, change.iova_page));
+                    self.sharing.equalize(page, start, viewer, is_under_way);
                 }
             }
         }
@@ -75,13 +91,20 @@ impl<const C: bool> Machine<C> {
         self.last_flush = start;
 
         self.unite()?;
-        self.check_red_zones(
-            &changes.iter().map(|(roots, change)| (*roots, change.iova_page)).collect::<Vec<_>>(),
-        )?;
+        self.check_red_zones(&changes, &refused)?;
         for page in touched {
             self.check_home(page)?;
         }
         Ok(())
+    }
+
+    fn under_way(&self) -> Vec<UnderWay> {
+        let describe = |pending: &Pending| {
+            let (dart, stream) = pending.origin();
+            let roots = self.history.roots(dart, stream);
+            Some(UnderWay { page: pending.page?, offset: pending.offset, length: pending.length, roots })
+        };
+        self.world.pending().iter().filter_map(describe).collect()
     }
 
     fn oldest_flush(&self) -> u64 {
@@ -111,15 +134,18 @@ impl<const C: bool> Machine<C> {
         self.note_bytes(page, offset, &[word.to_le_bytes()[offset % 8]]);
     }
 
-    /// A write into a red zone is reported by the sync that next touches its granule.
-    fn check_red_zones(&mut self, changed: &[([u32; 4], u32)]) -> Checked {
-        for &(roots, iova_page) in changed {
+    /// A write into a red zone is reported when its slot is mapped or a page of its granule goes.
+    fn check_red_zones(&mut self, changes: &[(Roots, Change)], refused: &[bool]) -> Checked {
+        for ((roots, change), was_refused) in changes.iter().zip(refused) {
             for slot in 0..4 {
-                let key = (roots, iova_page & !3 | slot);
-                if self.red_zones.get(&key) == Some(&true) {
+                let key = (*roots, change.iova_page & !3 | slot);
+                let is_filled = key.1 == change.iova_page && mapped_page(&self.history, change.after).is_some();
+                let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
+                let is_due = is_moved(&self.history, change) && (is_filled || is_emptied);
+                if is_due && self.red_zones.get(&key) == Some(&true) && !self.is_refused(*roots, change.iova_page) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {:#x} is not reported by the sync that changes {:#x}",
-                        key.1, iova_page
+                        key.1, change.iova_page
                     ));
                 }
             }
@@ -130,6 +156,7 @@ impl<const C: bool> Machine<C> {
     /// Looks at what the engine reported.
     pub(super) fn take_events(&mut self) -> Checked {
         for event in std::mem::take(&mut self.world.events) {
+            if std::env::var_os("SHOW").is_some() { eprintln!("{event:x?}"); }
             match event {
                 Event::Map { at, page, placement, .. } => {
                     match placement {
@@ -155,14 +182,10 @@ impl<const C: bool> Machine<C> {
                 Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
                 Event::RedZone { at, .. } => {
                     self.counts.red_zone_reports += 1;
-                    let known = self.red_zones.iter().filter(|((_, page), _)| *page == at.iova.0).count();
-                    if known == 0 {
-                        return Err(format!(
-                            "a write into the red zone at {:?} is reported that nobody made",
-                            at.iova
-                        ));
+                    let Some(roots) = self.roots_of(at) else { continue };
+                    if self.red_zones.remove(&(roots, at.iova.0)).is_none() && !self.guest.is_vandalised {
+                        return Err(format!("a write into the red zone at {:?} is reported that nobody made", at.iova));
                     }
-                    self.red_zones.retain(|(_, page), _| *page != at.iova.0);
                 }
                 Event::LiveMove { .. } => self.counts.live_moves += 1,
                 Event::Fault { dart, stream, iova, code, is_write, is_hidden } => {

@@ -110,7 +110,8 @@ impl<const C: bool> Machine<C> {
             Reach::Nothing(codes) => codes,
             Reach::Page(leaf) if is_write && !leaf.write => code::WRITE,
             Reach::Page(leaf) if !is_write && !leaf.read => code::READ,
-            Reach::Page(_) => 0,
+            // Mapped since: no code tells the truth any more, and this one is as good as any.
+            Reach::Page(_) => code::NO_LEAF,
         });
         codes.fold(0, |all, one| all | one)
     }

@@ -6,10 +6,10 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 
+use crate::blob;
 use crate::options::IommuMap;
 use crate::range::PhysRange;
 
@@ -58,13 +58,13 @@ impl GuestFdtError {
     }
 }
 
-/// The guest's blob. `blob` has passed `Machine::read`, which bounds its nesting.
+/// The guest's blob, made of firmware's.
 ///
 /// # Errors
 ///
 /// A [`GuestFdtError`].
 pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtError> {
-    let fdt = Fdt::new(blob).map_err(|_| GuestFdtError::Damaged)?;
+    let fdt = blob::check(blob).map_err(|_| GuestFdtError::Damaged)?;
     let mut tree = DeviceTree::from_fdt(&fdt);
     set_memory(&mut tree.root, changes.memory)?;
     set_chosen(&mut tree.root, changes);

@@ -1,25 +1,21 @@
 //! What the firmware's FDT says about the machine, read without allocation.
 //!
-//! The blob is validated as a whole first (structure, strings, sizes), so damage is an error here and never a
-//! panic later.
+//! The blob is checked as a whole first ([`blob::check`]), so damage is an error here and never a panic later.
 
-use fdt::node::FdtNode;
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
 
+use crate::blob::{self, Damaged};
 use crate::psci;
 use crate::range::{ListFull, PhysRange, RangeList};
 
 /// Most CPUs that are run.
 pub const MOST_CPUS: usize = 16;
-/// The largest FDT that is read. Source: Linux `Documentation/arm64/booting.rst`, section 2: 2 MiB.
-pub const FDT_LIMIT: u64 = 2 << 20;
-/// The deepest nesting that is followed. Trees in use have less than ten levels; readers recurse.
-const DEPTH_LIMIT: usize = 24;
 
 /// The machine.
 #[derive(Debug)]
 pub struct Machine<'a> {
-    /// The blob, exactly `totalsize` long.
-    pub blob: &'a [u8],
+    tree: Fdt<'a>,
     /// RAM, as `/memory` nodes say.
     pub ram: RangeList,
     /// What firmware keeps: the memory reservation block and `/reserved-memory` with fixed places.
@@ -60,6 +56,12 @@ impl MachineError {
     }
 }
 
+impl From<Damaged> for MachineError {
+    fn from(_: Damaged) -> Self {
+        Self::Damaged
+    }
+}
+
 impl From<ListFull> for MachineError {
     fn from(_: ListFull) -> Self {
         Self::TooManyRanges
@@ -73,13 +75,10 @@ impl<'a> Machine<'a> {
     ///
     /// A [`MachineError`] when Oche cannot run on what is described.
     pub fn read(bytes: &'a [u8]) -> Result<Self, MachineError> {
-        let blob = total_size(bytes).and_then(|size| bytes.get(..size)).ok_or(MachineError::Damaged)?;
-        check_depth(blob)?;
-        dtoolkit::fdt::Fdt::new(blob).map_err(|_| MachineError::Damaged)?;
-        let tree = fdt::Fdt::new(blob).map_err(|_| MachineError::Damaged)?;
-        let root = tree.find_node("/").ok_or(MachineError::Damaged)?;
+        let tree = blob::check(bytes)?;
+        let root = tree.root();
         let mut machine = Self {
-            blob,
+            tree,
             ram: RangeList::new(),
             reserved: RangeList::new(),
             affinities: [0; MOST_CPUS],
@@ -90,12 +89,12 @@ impl<'a> Machine<'a> {
         };
         let cells = Cells::of(&root);
         for node in root.children() {
-            match node.name.split('@').next() {
-                Some("memory") => add_ranges(&mut machine.ram, &node, cells)?,
-                Some("cpus") => machine.read_cpus(&node),
-                Some("chosen") => machine.read_chosen(&node),
-                Some("psci") => machine.has_psci_smc = text(&node, "method") == Some("smc"),
-                Some("reserved-memory") => {
+            match node.name_without_address() {
+                "memory" => add_ranges(&mut machine.ram, &node, cells)?,
+                "cpus" => machine.read_cpus(&node),
+                "chosen" => machine.read_chosen(&node),
+                "psci" => machine.has_psci_smc = value(&node, "method") == Some(b"smc\0"),
+                "reserved-memory" => {
                     let cells = Cells::of(&node);
                     for child in node.children() {
                         add_ranges(&mut machine.reserved, &child, cells)?;
@@ -105,7 +104,7 @@ impl<'a> Machine<'a> {
             }
         }
         for reservation in tree.memory_reservations() {
-            let range = PhysRange::sized(reservation.address() as u64, reservation.size() as u64);
+            let range = PhysRange::sized(reservation.address(), reservation.size());
             machine.reserved.push(range.ok_or(MachineError::Damaged)?)?;
         }
         if machine.ram.as_slice().is_empty() {
@@ -122,21 +121,27 @@ impl<'a> Machine<'a> {
         self.affinities.get(..self.cpu_count).unwrap_or(&[])
     }
 
-    /// Calls `found` with each string property of `/chosen` whose name begins with `oche.`.
-    pub fn chosen_options(&self, found: &mut dyn FnMut(&'a str, &'a str)) {
-        let Ok(tree) = fdt::Fdt::new(self.blob) else { return };
-        let Some(chosen) = tree.find_node("/chosen") else { return };
-        for property in chosen.properties().filter(|property| property.name.starts_with("oche.")) {
-            if let Ok(value) = str::from_utf8(property.value) {
-                found(property.name, value.trim_end_matches('\0'));
+    /// The blob, exactly `totalsize` long.
+    pub fn blob(&self) -> &'a [u8] {
+        self.tree.data()
+    }
+
+    /// Calls `found` with name and value of each property of `/chosen` whose name begins with `oche.`; a value
+    /// that is no text is an empty one.
+    pub fn chosen_options(&self, found: &mut dyn FnMut(&str, &'a str)) {
+        let Some(chosen) = self.tree.find_node("/chosen") else { return };
+        for property in chosen.properties().filter(|property| property.name().starts_with("oche.")) {
+            match property.value_as::<&[u8]>().ok().and_then(|value| str::from_utf8(value).ok()) {
+                Some(value) => found(property.name(), value.trim_end_matches('\0')),
+                None => found(property.name(), ""),
             }
         }
     }
 
-    fn read_cpus(&mut self, cpus: &FdtNode<'_, '_>) {
+    fn read_cpus(&mut self, cpus: &FdtNode<'a>) {
         let cells = Cells::of(cpus);
-        for cpu in cpus.children().filter(|node| node.name.split('@').next() == Some("cpu")) {
-            let Some(mpidr) = cpu.property("reg").and_then(|reg| number(reg.value, cells.address)) else {
+        for cpu in cpus.children().filter(|node| node.name_without_address() == "cpu") {
+            let Some(mpidr) = value(&cpu, "reg").and_then(|reg| number(reg, cells.address)) else {
                 continue;
             };
             match self.affinities.get_mut(self.cpu_count) {
@@ -149,25 +154,16 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn read_chosen(&mut self, chosen: &FdtNode<'_, '_>) {
+    fn read_chosen(&mut self, chosen: &FdtNode<'a>) {
         // Four or eight bytes, whatever the root's cells are.
         let address = |name| {
-            let value = chosen.property(name)?.value;
+            let value = value(chosen, name)?;
             number(value, value.len() / 4)
         };
         if let (Some(start), Some(end)) = (address("linux,initrd-start"), address("linux,initrd-end")) {
             self.initrd = Some(PhysRange { start, end }).filter(|range| !range.is_empty());
         }
     }
-}
-
-/// The blob's `totalsize`, if `bytes` begin with an FDT header of a believable size.
-pub fn total_size(bytes: &[u8]) -> Option<usize> {
-    if number(bytes, 1)? != 0xd00d_feed {
-        return None;
-    }
-    let size = number(bytes.get(4..)?, 1)?;
-    (40..=FDT_LIMIT).contains(&size).then_some(size as usize)
 }
 
 /// `#address-cells` and `#size-cells` for the children of a node.
@@ -179,19 +175,21 @@ struct Cells {
 
 impl Cells {
     /// Defaults of 2 and 1: Devicetree Specification 2.3.5.
-    fn of(node: &FdtNode<'_, '_>) -> Self {
+    fn of(node: &FdtNode<'_>) -> Self {
         let cell = |name, default| {
-            let value = node.property(name).and_then(|property| number(property.value, 1));
-            value.filter(|cells| *cells <= 2).map_or(default, |cells| cells as usize)
+            value(node, name)
+                .and_then(|value| number(value, 1))
+                .filter(|cells| *cells <= 2)
+                .map_or(default, |cells| cells as usize)
         };
         Self { address: cell("#address-cells", 2), size: cell("#size-cells", 1) }
     }
 }
 
-fn add_ranges(list: &mut RangeList, node: &FdtNode<'_, '_>, cells: Cells) -> Result<(), MachineError> {
+fn add_ranges(list: &mut RangeList, node: &FdtNode<'_>, cells: Cells) -> Result<(), MachineError> {
     let step = 4 * (cells.address + cells.size);
-    let Some(reg) = node.property("reg").filter(|_| step != 0) else { return Ok(()) };
-    for entry in reg.value.chunks_exact(step) {
+    let Some(reg) = value(node, "reg").filter(|_| step != 0) else { return Ok(()) };
+    for entry in reg.chunks_exact(step) {
         let start = number(entry, cells.address).ok_or(MachineError::Damaged)?;
         let size =
             number(entry.get(4 * cells.address..).unwrap_or(&[]), cells.size).ok_or(MachineError::Damaged)?;
@@ -200,47 +198,12 @@ fn add_ranges(list: &mut RangeList, node: &FdtNode<'_, '_>, cells: Cells) -> Res
     Ok(())
 }
 
-fn text<'a>(node: &FdtNode<'_, 'a>, name: &str) -> Option<&'a str> {
-    str::from_utf8(node.property(name)?.value).ok().map(|text| text.trim_end_matches('\0'))
+fn value<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
+    node.property(name)?.value_as::<&[u8]>().ok()
 }
 
 /// The big-endian number in the first `cells` (0 to 2) cells of `bytes`.
 fn number(bytes: &[u8], cells: usize) -> Option<u64> {
     let bytes = bytes.get(..4 * cells).filter(|_| cells <= 2)?;
     Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
-}
-
-/// Refuses a structure block that nests too deep, before anything that recurses sees it.
-fn check_depth(blob: &[u8]) -> Result<(), MachineError> {
-    const BEGIN_NODE: u64 = 1;
-    const END_NODE: u64 = 2;
-    const PROPERTY: u64 = 3;
-    const NOP: u64 = 4;
-    const END: u64 = 9;
-    let header = |offset: usize| number(blob.get(offset..).unwrap_or(&[]), 1).ok_or(MachineError::Damaged);
-    let mut at = header(8)? as usize;
-    let mut depth = 0usize;
-    loop {
-        let token = header(at)?;
-        at = at.checked_add(4).ok_or(MachineError::Damaged)?;
-        match token {
-            BEGIN_NODE => {
-                let name = blob.get(at..).ok_or(MachineError::Damaged)?;
-                let length = name.iter().position(|byte| *byte == 0).ok_or(MachineError::Damaged)?;
-                at = (at + length + 4) & !3;
-                depth += 1;
-            }
-            END_NODE => depth = depth.checked_sub(1).ok_or(MachineError::Damaged)?,
-            PROPERTY => {
-                let length = header(at)? as usize;
-                at = at.checked_add(8 + length + 3).ok_or(MachineError::Damaged)? & !3;
-            }
-            NOP => {}
-            END => return Ok(()),
-            _ => return Err(MachineError::Damaged),
-        }
-        if depth > DEPTH_LIMIT {
-            return Err(MachineError::Damaged);
-        }
-    }
 }

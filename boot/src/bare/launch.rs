@@ -11,6 +11,7 @@ use crate::bare::firmware::{self, fatal};
 use crate::bare::stage1::{self, Use};
 use crate::bare::tlb::Cpus;
 use crate::bare::{cache, cpu, el2, heap};
+use crate::blob;
 use crate::guest_fdt::{self, Changes, Darts};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, Request};
@@ -90,7 +91,7 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
     let initrd = payload.initrd.map(place).or(machine.initrd);
 
     let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
-    let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob.len() as u64 };
+    let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob().len() as u64 };
     let request = Request {
         ram: &machine.ram,
         firmware: &machine.reserved,
@@ -158,10 +159,10 @@ impl Prepared {
             bootargs: self.options.bootargs,
             darts,
         };
-        let blob = guest_fdt::rewrite(self.machine.blob, &changes);
+        let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
         let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
         let place =
-            self.layout.place_fdt((self.machine.blob.len() as u64 + FDT_GROWTH).max(blob.len() as u64));
+            self.layout.place_fdt((self.machine.blob().len() as u64 + FDT_GROWTH).max(blob.len() as u64));
         let place = place.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
         let fdt = PhysRange { start: place.start, end: place.start + blob.len() as u64 };
         copy(&blob, fdt.start);
@@ -209,7 +210,7 @@ fn read_machine(fdt: FdtAddress) -> Machine<'static> {
     }
     // Read-write, like the RAM that it lies in: what is mapped first stays.
     map_memory(first.grown_to(PAGE), Use::Memory);
-    let Some(size) = machine::total_size(bytes(first)) else {
+    let Some(size) = blob::total_size(bytes(first)) else {
         fatal(format_args!("no FDT at {:#x}", fdt.0));
     };
     let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };

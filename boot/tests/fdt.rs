@@ -1,0 +1,239 @@
+//! FDTs: what QEMU's says, what the guest is told instead, and that no damage to one is a panic.
+//!
+//! The fixture is what QEMU 7.2 dumps for `-M virt,virtualization=on,gic-version=3,iommu=smmuv3 -smp 4 -m 2G`,
+//! without its padding (`dtc -I dtb -O dtb`).
+
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, Property};
+use oche_boot::blob;
+use oche_boot::guest_fdt::{Changes, Darts, rewrite};
+use oche_boot::machine::{Machine, MachineError};
+use oche_boot::options::Options;
+use oche_boot::range::PhysRange;
+
+const FIXTURE: &[u8] = include_bytes!("data/qemu-virt.dtb");
+const WINDOWS: [PhysRange; 2] =
+    [PhysRange { start: 0x0910_0000, end: 0x0910_4000 }, PhysRange { start: 0x0910_4000, end: 0x0910_8000 }];
+/// Two gigabytes without an image low down and a pool at the top.
+const MEMORY: [PhysRange; 2] =
+    [PhysRange { start: 0x4000_0000, end: 0x4020_0000 }, PhysRange { start: 0x4060_0000, end: 0xa000_0000 }];
+
+fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
+    let darts =
+        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
+    let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
+    let changes = Changes { memory: &MEMORY, initrd, bootargs: options.bootargs, darts: Some(darts) };
+    rewrite(blob, &changes).expect("the fixture can be edited")
+}
+
+/// Reads with another parser than the one that wrote.
+fn cells(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
+    let node = tree.find_node(path).unwrap_or_else(|| panic!("no node {path}"));
+    let property = node.property(name).unwrap_or_else(|| panic!("no {name} in {path}"));
+    property.value.chunks_exact(4).map(|cell| u32::from_be_bytes(cell.try_into().expect("four"))).collect()
+}
+
+fn has(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> bool {
+    tree.find_node(path).is_some_and(|node| node.property(name).is_some())
+}
+
+#[test]
+fn qemus_tree_says_what_qemu_was_told() {
+    let machine = Machine::read(FIXTURE).expect("QEMU writes sound trees");
+    assert_eq!(machine.ram.as_slice(), [PhysRange { start: 0x4000_0000, end: 0xc000_0000 }]);
+    assert_eq!(machine.affinities(), [0, 1, 2, 3]);
+    assert_eq!(machine.cpus_ignored, 0);
+    assert!(machine.has_psci_smc, "with EL2, PSCI is by SMC");
+    assert_eq!(machine.initrd, None);
+    assert!(machine.reserved.as_slice().is_empty());
+    assert_eq!(machine.blob(), FIXTURE);
+}
+
+#[test]
+fn the_guest_sees_its_memory_its_initrd_and_its_command_line() {
+    let mut options = Options::default();
+    options.take("oche.bootargs", "console=ttyAMA0 quiet", &mut |_| panic!("it is good"));
+    let blob = rewritten(FIXTURE, &options);
+    let machine = Machine::read(&blob).expect("what was written can be read");
+    assert_eq!(machine.ram.as_slice(), MEMORY);
+    assert_eq!(machine.initrd, Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 }));
+    assert_eq!(machine.affinities(), [0, 1, 2, 3]);
+    let tree = fdt::Fdt::new(&blob).expect("another parser reads it too");
+    assert_eq!(tree.chosen().bootargs(), Some("console=ttyAMA0 quiet"));
+    assert_eq!(tree.all_nodes().filter(|node| node.name.starts_with("memory@")).count(), 1);
+}
+
+#[test]
+fn darts_stand_where_the_smmu_stood() {
+    let blob = rewritten(FIXTURE, &Options::default());
+    let tree = fdt::Fdt::new(&blob).expect("sound");
+    assert!(tree.find_compatible(&["arm,smmu-v3"]).is_none());
+    assert!(fdt::Fdt::new(FIXTURE).expect("sound").find_compatible(&["arm,smmu-v3"]).is_some());
+    let mut phandles = Vec::new();
+    for window in WINDOWS {
+        let path = format!("/iommu@{:x}", window.start);
+        let node = tree.find_node(&path).expect("a DART");
+        assert_eq!(node.compatible().expect("has one").first(), "apple,t8103-dart");
+        assert_eq!(cells(&tree, &path, "reg"), [0, window.start as u32, 0, 0x4000]);
+        assert_eq!(cells(&tree, &path, "interrupts"), [0, 74, 1]);
+        assert_eq!(cells(&tree, &path, "#iommu-cells"), [1]);
+        phandles.extend(cells(&tree, &path, "phandle"));
+    }
+    let owners = |phandle| {
+        let is_owner = |node: &fdt::node::FdtNode<'_, '_>| {
+            node.property("phandle").is_some_and(|property| property.as_usize() == Some(phandle as usize))
+        };
+        tree.all_nodes().filter(is_owner).count()
+    };
+    assert!(phandles.iter().all(|phandle| owners(*phandle) == 1), "no phandle is used twice");
+
+    let host = "/pcie@10000000";
+    assert!(!has(&tree, host, "msi-map") && !has(&tree, host, "msi-parent"));
+    assert!(has(&tree, host, "dma-coherent") && has(&tree, host, "interrupt-map"), "the rest stays");
+    let map = cells(&tree, host, "iommu-map");
+    assert_eq!(map.len(), 32 * 4, "one entry for each slot");
+    assert_eq!(map[4..8], [0x08, phandles[0], 1, 1]);
+    assert_eq!(map[31 * 4..], [0xf8, phandles[1], 15, 1]);
+    assert_eq!(cells(&tree, host, "iommu-map-mask"), [0xfff8], "a slot's functions are one");
+}
+
+#[test]
+fn a_map_of_the_users_own_names_requesters_exactly() {
+    let mut options = Options::default();
+    options.take("oche.iommu-map", "0x08:0:3,0x11:1:15", &mut |_| panic!("it is good"));
+    let blob = rewritten(FIXTURE, &options);
+    let tree = fdt::Fdt::new(&blob).expect("sound");
+    let [first, second] =
+        WINDOWS.map(|window| cells(&tree, &format!("/iommu@{:x}", window.start), "phandle")[0]);
+    assert_eq!(cells(&tree, "/pcie@10000000", "iommu-map"), [0x08, first, 3, 1, 0x11, second, 15, 1]);
+    assert!(!has(&tree, "/pcie@10000000", "iommu-map-mask"));
+}
+
+#[test]
+fn without_darts_only_memory_and_chosen_change() {
+    let changes = Changes { memory: &MEMORY, initrd: None, bootargs: None, darts: None };
+    let once = rewrite(FIXTURE, &changes).expect("sound");
+    let tree = fdt::Fdt::new(&once).expect("sound");
+    assert!(tree.find_compatible(&["arm,smmu-v3"]).is_some() && has(&tree, "/pcie@10000000", "msi-map"));
+    assert_eq!(rewrite(&once, &changes).expect("sound"), once, "and a second time changes nothing");
+}
+
+/// Names that are longer than the specification's 31 bytes, as in the GPU's node on a Mac.
+#[test]
+fn a_property_with_a_long_name_survives() {
+    const NAME: &str = "apple,avg-power-target-filter-tc";
+    assert!(NAME.len() > 31);
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    let mut node = DeviceTreeNode::new_unchecked("gpu@406400000");
+    node.add_property(DeviceTreeProperty::new_unchecked(NAME, 125u32));
+    tree.root.add_child(node);
+    let blob = rewritten(&tree.to_dtb(), &Options::default());
+    let tree = blob::check(&blob).expect("sound");
+    let node = tree.find_node("/gpu@406400000").expect("kept");
+    assert_eq!(node.property(NAME).expect("kept").value_as::<u32>(), Ok(125));
+}
+
+#[test]
+fn options_in_chosen_are_handed_over_and_a_damaged_one_is_named() {
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    let chosen = tree.root.child_mut("chosen").expect("QEMU writes one");
+    chosen.add_property(DeviceTreeProperty::new_unchecked("oche.pool", "128M"));
+    chosen.add_property(DeviceTreeProperty::new_unchecked("oche.log", vec![0xff_u8, 0xfe, 0]));
+    let blob = tree.to_dtb();
+    let mut found = Vec::new();
+    Machine::read(&blob).expect("sound").chosen_options(&mut |name, value| {
+        found.push((name.to_owned(), value.to_owned()));
+    });
+    found.sort();
+    assert_eq!(found, [("oche.log".into(), String::new()), ("oche.pool".into(), "128M".into())]);
+}
+
+#[test]
+fn a_machine_without_memory_or_cpus_is_refused() {
+    let without = |name: &str| {
+        let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+        let full: Vec<String> = tree.root.children().map(|child| child.name().to_owned()).collect();
+        for child in full.iter().filter(|full| full.split('@').next() == Some(name)) {
+            tree.root.remove_child(child);
+        }
+        Machine::read(&tree.to_dtb()).err()
+    };
+    assert_eq!(without("memory"), Some(MachineError::NoMemory));
+    assert_eq!(without("cpus"), Some(MachineError::NoCpus));
+    assert_eq!(without("psci"), None);
+}
+
+/// Reads `bytes` as boot does. What matters is that it returns.
+fn read_and_rewrite(bytes: &[u8]) -> bool {
+    let Ok(machine) = Machine::read(bytes) else { return false };
+    machine.chosen_options(&mut |_, _| {});
+    let options = Options::default();
+    let darts =
+        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
+    let changes = Changes { memory: &MEMORY, initrd: None, bootargs: Some("quiet"), darts: Some(darts) };
+    rewrite(machine.blob(), &changes).is_ok_and(|blob| blob::check(&blob).is_ok())
+}
+
+#[test]
+fn every_truncation_is_refused() {
+    assert!(read_and_rewrite(FIXTURE));
+    for length in 0..FIXTURE.len() {
+        assert!(!read_and_rewrite(&FIXTURE[..length]), "{length}");
+        // And with a header that agrees with the length.
+        let mut bytes = FIXTURE[..length].to_vec();
+        if let Some(size) = bytes.get_mut(4..8) {
+            size.copy_from_slice(&(length as u32).to_be_bytes());
+            read_and_rewrite(&bytes);
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): a generator whose seed is its whole state.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((value ^ value >> 31) % limit as u64) as usize
+    }
+}
+
+#[test]
+fn no_damage_is_a_panic() {
+    let mut survivors = 0;
+    for seed in 0..4000u64 {
+        let mut random = Random(seed);
+        let mut bytes = FIXTURE.to_vec();
+        for _ in 0..=random.below(8) {
+            // Every other seed aims at the tokens and lengths, which are words, or at the header.
+            let at = match seed % 4 {
+                0 => random.below(40),
+                1 => random.below(bytes.len() / 4) * 4 + 3,
+                _ => random.below(bytes.len()),
+            };
+            bytes[at] = match random.below(3) {
+                0 => bytes[at] ^ 1 << random.below(8),
+                1 => random.below(10) as u8,
+                _ => random.below(256) as u8,
+            };
+        }
+        survivors += usize::from(read_and_rewrite(&bytes));
+    }
+    assert!(survivors > 100, "some damage is only to values: {survivors}");
+}
+
+#[test]
+fn nesting_is_bounded() {
+    let mut node = DeviceTreeNode::new_unchecked("leaf");
+    for _ in 0..blob::MOST_LEVELS {
+        let mut parent = DeviceTreeNode::new_unchecked("node");
+        parent.add_child(node);
+        node = parent;
+    }
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    tree.root.add_child(node);
+    assert_eq!(Machine::read(&tree.to_dtb()).err(), Some(MachineError::Damaged));
+}

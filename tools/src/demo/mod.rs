@@ -70,6 +70,9 @@ pub struct Options {
     /// Where results go.
     #[arg(long, value_name = "FOLDER", default_value_os_t = workspace::target().join("demo"))]
     pub output: PathBuf,
+    /// More arguments for QEMU, behind `--`.
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub qemu: Vec<std::ffi::OsString>,
 }
 
 impl Options {
@@ -208,7 +211,7 @@ fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: 
             prepared.sizes.nvme_file
         ),
         serial: Serial::Watched,
-        arguments: devices::arguments(&prepared.disks),
+        arguments: [devices::arguments(&prepared.disks), options.qemu.clone()].concat(),
     };
     let plan = Plan {
         has_oche: !options.without_oche,

@@ -17,6 +17,8 @@ pub mod frame;
 pub mod heap;
 pub mod launch;
 pub mod panic;
+#[cfg(feature = "panic-on-request")]
+mod panic_request;
 pub mod registers;
 pub mod stage1;
 pub mod tlb;

@@ -17,14 +17,19 @@
 //! to the point of coherency (`bare::cache`).
 
 pub mod entry;
+pub mod hardware;
 #[cfg(test)]
 mod tests;
+pub mod walk;
 
 use oche_hyp::addr::{Gfn, Hfn};
 use oche_hyp::world::{CpuAccess, OutOfTables};
 
 use crate::range::{PAGE, PhysRange};
 use entry::{Attributes, Entry};
+pub use hardware::Hardware;
+use walk::{LEAF_LEVEL, Position, index_of, level_bytes};
+pub use walk::{Lookup, Root};
 
 /// Entries in a table of 4 KiB.
 pub const TABLE_ENTRIES: usize = 512;
@@ -32,124 +37,6 @@ pub const TABLE_ENTRIES: usize = 512;
 pub const MOST_IPA_BITS: u32 = 40;
 /// Pages that [`Stage2::flush_broken`] invalidates one by one; a larger batch drops everything at once.
 pub const FLUSH_BATCH: usize = 64;
-/// Bytes that a level-1 entry covers.
-const LEVEL1_BYTES: u64 = 1 << 30;
-const LEAF_LEVEL: u8 = 3;
-
-/// Memory of the tables, barriers and the TLBs.
-///
-/// `load` and `store` are single-copy atomic; other CPUs and table walkers read at any time.
-pub trait Hardware {
-    /// Entry `index` of the table (of 512 entries, or 1024 for the root) at host-physical `table`.
-    fn load(&self, table: u64, index: usize) -> u64;
-    /// Stores the entry.
-    fn store(&self, table: u64, index: usize, value: u64);
-    /// Stores `new` if the entry still is `old`; says whether it was.
-    fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool;
-    /// All stores before are seen by every table walk and every observer before any store after.
-    fn order_stores(&self);
-    /// Starts to drop what the TLBs of all CPUs hold of the guest-physical page, last-level or not.
-    fn invalidate_page(&self, page: Gfn);
-    /// Starts to drop all that the TLBs of all CPUs hold of the guest, both stages.
-    fn invalidate_all(&self);
-    /// Waits for the invalidations, drops everything that combines them with stage 1, and waits again.
-    fn finish_invalidation(&self);
-    /// Makes the instruction caches of all CPUs see the data at host page `at`.
-    fn synchronize_instructions(&self, at: Hfn);
-}
-
-/// Where the tables are; enough to walk them. Copy it to where faults are handled.
-#[derive(Clone, Copy, Debug)]
-pub struct Root {
-    /// Host-physical address of the level-1 table.
-    pub table: u64,
-    /// Guest-physical addresses have this many bits, 32 to 40.
-    pub ipa_bits: u32,
-}
-
-/// What a walk finds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup {
-    /// Nothing is there, and nothing will be.
-    Unmapped,
-    /// The page is being moved or its block split: try again.
-    InMotion,
-    /// A leaf.
-    Mapped {
-        /// The host page.
-        at: Hfn,
-        /// What CPUs may do.
-        access: CpuAccess,
-        /// Fetches fault, because the page has moved since instructions were last synchronised.
-        no_execute: bool,
-    },
-}
-
-/// How far a walk came.
-struct Position {
-    table: u64,
-    index: usize,
-    level: u8,
-    entry: Entry,
-}
-
-impl Root {
-    /// Bytes that the level-1 table takes, and its alignment: one or two pages.
-    pub fn table_bytes(ipa_bits: u32) -> u64 {
-        if ipa_bits > 39 { 2 * PAGE } else { PAGE }
-    }
-
-    /// What is at `page`, as a CPU would find it. Needs no lock.
-    pub fn lookup<H: Hardware>(&self, hardware: &H, page: Gfn) -> Lookup {
-        let Some(position) = self.walk(hardware, page) else {
-            return Lookup::Unmapped;
-        };
-        match position.entry {
-            Entry::Invalid | Entry::Table(_) => Lookup::Unmapped,
-            Entry::InMotion => Lookup::InMotion,
-            Entry::Leaf { at, attributes } => {
-                let inside = (page.address() & (level_bytes(position.level) - 1)) >> 12;
-                Lookup::Mapped {
-                    at: Hfn(at.0 | inside as u32),
-                    access: attributes.access,
-                    no_execute: attributes.no_execute,
-                }
-            }
-        }
-    }
-
-    /// Lets CPUs execute `page`, after its instructions are synchronised. Needs no lock: an entry that
-    /// changed meanwhile stays as it is, and the CPU faults again.
-    pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn) {
-        let Some(position) = self.walk(hardware, page) else { return };
-        let Entry::Leaf { at, attributes } = position.entry else { return };
-        hardware.synchronize_instructions(at);
-        let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
-        let (old, new) = (position.entry.encode(position.level), new.encode(position.level));
-        if hardware.exchange(position.table, position.index, old, new) {
-            // Relaxing a permission needs no break-before-make, but a stale entry would fault for ever.
-            hardware.order_stores();
-            hardware.invalidate_page(page);
-            hardware.finish_invalidation();
-        }
-    }
-
-    /// Walks to the entry that decides about `page`: a leaf, or something that is not a table.
-    fn walk<H: Hardware>(&self, hardware: &H, page: Gfn) -> Option<Position> {
-        if page.address() >> self.ipa_bits != 0 {
-            return None;
-        }
-        let (mut table, mut level) = (self.table, 1);
-        loop {
-            let index = index_of(page, level);
-            let entry = Entry::decode(hardware.load(table, index), level);
-            match entry {
-                Entry::Table(next) if level < LEAF_LEVEL => (table, level) = (next.address(), level + 1),
-                _ => return Some(Position { table, index, level, entry }),
-            }
-        }
-    }
-}
 
 /// The tables and the memory for more of them. Whoever holds `&mut` is the only writer.
 #[derive(Debug)]
@@ -334,17 +221,6 @@ impl<H: Hardware> oche_hyp::world::Stage2 for Stage2<H> {
     }
 
     fn publish(&mut self) {
-        self.hardware.order_stores();
+        self.hardware.publish_stores();
     }
-}
-
-/// Bytes that an entry of `level` (1 to 3) covers.
-fn level_bytes(level: u8) -> u64 {
-    LEVEL1_BYTES >> (9 * u32::from(level.clamp(1, LEAF_LEVEL) - 1))
-}
-
-/// The index of `page` in a table of `level`. The root may have 1024 entries, the others have 512.
-fn index_of(page: Gfn, level: u8) -> usize {
-    let index = page.address() / level_bytes(level);
-    if level == 1 { index as usize } else { index as usize % TABLE_ENTRIES }
 }

@@ -96,9 +96,18 @@ impl Toolchain {
         cargo.env("CARGO_TARGET_DIR", folder);
         if self == Self::Debian {
             // Debian's compiler is a stable one; its library's source is the one it was made from.
-            cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", DEBIAN_RUSTC).env("RUSTFLAGS", "-Clinker=ld.lld");
+            cargo.env("RUSTC_BOOTSTRAP", "1").env("RUSTC", DEBIAN_RUSTC);
         }
+        cargo.env("RUSTFLAGS", self.compiler_flags());
         cargo
+    }
+
+    /// Frame pointers, so that a panic can tell who called whom; and Debian's compiler does not know its linker.
+    fn compiler_flags(self) -> &'static str {
+        match self {
+            Self::Rustup => "-Cforce-frame-pointers=yes",
+            Self::Debian => "-Cforce-frame-pointers=yes -Clinker=ld.lld",
+        }
     }
 
     /// The arguments that name the target.

@@ -33,6 +33,17 @@ pub fn print(text: fmt::Arguments<'_>) {
     let _ = Output.write_fmt(text);
 }
 
+/// The console for whoever writes text piece by piece; lines of several CPUs may then mix.
+#[derive(Clone, Copy, Debug)]
+pub struct Writer;
+
+impl Write for Writer {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        print(format_args!("{text}"));
+        Ok(())
+    }
+}
+
 struct Output;
 
 impl Write for Output {

@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::bare::counters::Counters;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{TpidrEl2, synchronize_context};
-use crate::bare::{cache, el2, entry, firmware, lock, panic, stage1, trap};
+use crate::bare::{cache, el2, entry, firmware, panic, stage1, trap};
+use crate::lock;
 use crate::machine::MOST_CPUS;
 use crate::psci::{self, status};
 use crate::range::{PhysRange, RangeList};
@@ -130,6 +131,10 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     if !in_memory || !entry_point.is_multiple_of(4) {
         return status::INVALID_ADDRESS;
     }
+    // Also keeps the records of CPUs that do not exist from matching.
+    if affinity != psci::affinity(affinity) {
+        return status::INVALID_PARAMETERS;
+    }
     let found = CPUS.iter().zip(&STARTS).find(|(cpu, _)| cpu.affinity.load(Ordering::Relaxed) == affinity);
     let Some((cpu, start)) = found else { return status::INVALID_PARAMETERS };
     match cpu.state.compare_exchange(OFF, STARTING, Ordering::AcqRel, Ordering::Acquire) {
@@ -138,12 +143,20 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
         Err(_) => return status::ALREADY_ON,
     }
     cpu.entry.store(entry_point, Ordering::Relaxed);
-    cpu.context.store(context, Ordering::Release);
+    cpu.context.store(context, Ordering::Relaxed);
+    // The other CPU is started by a call, not by a store that it could acquire: complete these first.
+    complete_stores();
     let result = firmware::cpu_on(affinity, entry::secondary_entry(), (&raw const *start) as u64);
     if result != status::SUCCESS {
-        cpu.state.store(OFF, Ordering::Release);
+        // Unless it says itself that it is on: it refused to stop and firmware knew before.
+        let _ = cpu.state.compare_exchange(STARTING, OFF, Ordering::AcqRel, Ordering::Relaxed);
     }
     result
+}
+
+/// `DSB ISHST`: every CPU sees the stores before this.
+fn complete_stores() {
+    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);
 }
 
 /// Stops this CPU. Returns a PSCI status if firmware refuses.
@@ -165,7 +178,7 @@ extern "C" fn oche_secondary(index: u64) -> ! {
     let cpu = this();
     el2::configure();
     cpu.state.store(ON, Ordering::Release);
-    let context = cpu.context.load(Ordering::Acquire);
+    let context = cpu.context.load(Ordering::Relaxed);
     enter_guest(cpu.entry.load(Ordering::Relaxed), context)
 }
 

@@ -44,6 +44,11 @@ pub fn has_forced_write_back() -> bool {
     id_field(IdAa64Mmfr2.read(), 40) != 0
 }
 
+/// `ID_AA64MMFR1_EL1.VH`: the registers at EL2 can have the layout that Oche uses throughout.
+pub fn has_host_extensions() -> bool {
+    id_field(IdAa64Mmfr1.read(), 8) != 0
+}
+
 /// What an injected exception needs to know of this CPU.
 pub fn features() -> inject::Features {
     inject::Features {

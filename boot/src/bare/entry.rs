@@ -150,11 +150,16 @@ oche_entry:
     bl      oche_map_root               // TTBR0_EL2 in x0
     mov     x23, x0
     bl      oche_clean_image            // the last store with the MMU off is behind us
+    // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to say so, which
+    // `launch::prepare` does, with the MMU off.
+    mrs     x9, id_aa64mmfr1_el1
+    tst     x9, #(0xf << 8)
+    b.eq    6f
     mov     x0, x23
     mov     x1, x22
     mov     x2, #{mair}
     mmu_on
-    mov     x0, x20
+6:  mov     x0, x20
     bl      oche_primary
     b       oche_park
 

@@ -5,6 +5,7 @@ use core::ptr::{NonNull, null_mut};
 
 use buddy_system_allocator::Heap;
 
+use crate::bare::firmware::fatal;
 use crate::lock::SpinLock;
 use crate::range::PhysRange;
 
@@ -33,7 +34,13 @@ pub fn usage() -> (usize, usize) {
 // that `give`'s caller vouched for; the lock serialises it.
 unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        self.0.lock().alloc(layout).map_or(null_mut(), NonNull::as_ptr)
+        let block = self.0.lock().alloc(layout);
+        if block.is_err() {
+            // Everything is allocated before the guest runs: this is a bound of the layout's that is too low.
+            let (used, total) = usage();
+            fatal(format_args!("no heap for {} bytes: {used} of {total} are used", layout.size()));
+        }
+        block.map_or(null_mut(), NonNull::as_ptr)
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {

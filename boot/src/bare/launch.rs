@@ -14,7 +14,7 @@ use crate::bare::{cache, cpu, el2, heap};
 use crate::blob;
 use crate::guest_fdt::{self, Changes, Darts};
 use crate::header::{self, HEADER_BYTES};
-use crate::layout::{Layout, Request};
+use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::payload::{self, Item, MOST_HEADER_BYTES};
@@ -53,16 +53,16 @@ pub fn map_registers(range: PhysRange) {
 pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
+    if !el2::has_host_extensions() {
+        fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
+    }
     let machine = read_machine(fdt);
     firmware::set_present(machine.has_psci_smc);
-    for range in machine.ram.as_slice() {
-        let reachable = PhysRange { start: range.start, end: range.end.min(1 << stage1::ADDRESS_BITS) };
-        map_memory(reachable.grown_to(PAGE), Use::Memory);
-    }
     let image = entry::image();
     if !machine.ram.covers(&image) {
         fatal(format_args!("Oche's image at {image} is not in RAM"));
     }
+    map_ram(&machine.ram, image);
     let payload_at = image.end;
     let room = machine
         .ram
@@ -78,7 +78,8 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         end: payload_at + item.offset + item.length,
     };
 
-    let options = read_options(&machine, payload.options.map(place));
+    let options_text = payload.options.map(place).unwrap_or_default();
+    let options = read_options(&machine, options_text);
     let Some(kernel_file) = payload.kernel.map(place) else {
         fatal(format_args!("the payload has no guest kernel"))
     };
@@ -96,7 +97,8 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         ram: &machine.ram,
         firmware: &machine.reserved,
         image,
-        sources: &[blob, kernel_file],
+        // The options' text too: the command line is read from it when the guest's FDT is written.
+        sources: &[blob, kernel_file, options_text],
         initrd,
         kernel,
         pool_bytes: options.pool_bytes,
@@ -108,6 +110,8 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
     log::debug!("heap {}, tables {}", layout.heap, layout.tables);
     // SAFETY: the layout took the heap out of everything else, and this function runs once.
     unsafe { heap::give(layout.heap) };
+    let (_, total) = heap::usage();
+    assert!(total as u64 == layout.heap.size(), "the heap is {total} bytes, planned was {}", layout.heap);
     for range in [layout.trace, layout.tables] {
         // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
         unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, range.size() as usize) };
@@ -218,18 +222,28 @@ fn read_machine(fdt: FdtAddress) -> Machine<'static> {
     Machine::read(bytes(whole)).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
 }
 
-fn read_options(machine: &Machine<'static>, text: Option<PhysRange>) -> Options<'static> {
+fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static> {
     let mut options = Options::default();
     let mut complain = |name: &str| log::warn!("option ignored: {name}");
-    if let Some(text) = text {
-        match str::from_utf8(bytes(text)) {
-            Ok(text) => options.take_text(text, &mut complain),
-            Err(_) => log::warn!("options ignored: not UTF-8"),
-        }
+    match str::from_utf8(bytes(text)) {
+        Ok(text) => options.take_text(text, &mut complain),
+        Err(_) => log::warn!("options ignored: not UTF-8"),
     }
     machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
     log::set_max_level(options.log.0);
     options
+}
+
+/// Maps RAM but for the image, which has its map: its stacks' guard pages must stay unmapped.
+fn map_ram(ram: &RangeList, image: PhysRange) {
+    let mut outside = *ram;
+    if outside.subtract(image).is_err() {
+        fatal(format_args!("{}", LayoutError::TooManyRanges.reason()));
+    }
+    for range in outside.as_slice() {
+        let reachable = PhysRange { start: range.start, end: range.end.min(1 << stage1::ADDRESS_BITS) };
+        map_memory(reachable.grown_to(PAGE), Use::Memory);
+    }
 }
 
 fn map_memory(range: PhysRange, purpose: Use) {
@@ -242,6 +256,9 @@ fn map_memory(range: PhysRange, purpose: Use) {
 
 /// Memory that firmware or the packer filled.
 fn bytes(range: PhysRange) -> &'static [u8] {
+    if range.is_empty() {
+        return &[];
+    }
     // SAFETY: in RAM, mapped, and nobody writes it before the guest runs; by then `Prepared` is gone.
     unsafe { core::slice::from_raw_parts(range.start as *const u8, range.size() as usize) }
 }

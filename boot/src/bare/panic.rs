@@ -5,7 +5,7 @@ use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use crate::bare::console::print;
+use crate::bare::console::{self, print};
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
 use crate::bare::{cpu, entry, firmware};
@@ -14,8 +14,12 @@ use crate::lock::Once;
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;
 
-/// Prints the machine's last words, such as the newest trace events. Must not panic and must not wait.
-pub type LastWords = fn(out: &mut dyn FnMut(fmt::Arguments<'_>));
+/// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`]. Must not panic
+/// and must not wait.
+pub type LastWords = fn(out: &mut dyn fmt::Write) -> fmt::Result;
+
+/// How each line of a panic begins.
+pub const PREFIX: &str = "oche: panic: ";
 
 static LAST_WORDS: Once<LastWords> = Once::new();
 /// Somebody panics already: a panic inside a panic only says so.
@@ -94,7 +98,8 @@ fn stop(frame_pointer: u64) -> ! {
     print(format_args!("oche: panic: guest ELR_EL1 {:#x}, image at {}\n", ElrEl12.read(), entry::image()));
     backtrace(frame_pointer);
     if let Some(hook) = LAST_WORDS.get() {
-        hook(&mut |text| print(format_args!("oche: panic: {text}\n")));
+        // The console takes everything.
+        let _ = hook(&mut console::Writer);
     }
     print(format_args!("oche: panic: stopped\n"));
     firmware::halt()

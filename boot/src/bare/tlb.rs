@@ -44,6 +44,13 @@ impl Hardware for Cpus {
         unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
     }
 
+    fn publish_stores(&self) {
+        // ST without a domain is the full system's: an IOMMU and the devices behind it may observe outside
+        // the CPUs' inner shareable domain.
+        // SAFETY: as for `order_stores`.
+        unsafe { asm!("dsb st", "isb", options(nostack, preserves_flags)) };
+    }
+
     fn invalidate_page(&self, page: Gfn) {
         // The operand holds IPA[51:12] in bits 39:0; TTL = 0: any level.
         let operand = u64::from(page.0);

@@ -114,6 +114,8 @@ fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
         Class::InstructionAbort(abort) => on_abort(exception, &abort, true, frame),
         Class::HypervisorCall => {
             exits.count(Exit::HypervisorCall);
+            #[cfg(feature = "panic-on-request")]
+            crate::bare::panic_request::obey(frame.register(0));
             // ELR is behind the HVC already.
             frame.set_register(0, status::NOT_SUPPORTED as u64);
         }

@@ -11,6 +11,7 @@ use super::*;
 enum Step {
     Store { table: u64, index: usize, value: u64 },
     Order,
+    Publish,
     Page(Gfn),
     All,
     Finish,
@@ -40,6 +41,9 @@ impl Hardware for &Recorder {
     }
     fn order_stores(&self) {
         self.steps.borrow_mut().push(Step::Order);
+    }
+    fn publish_stores(&self) {
+        self.steps.borrow_mut().push(Step::Publish);
     }
     fn invalidate_page(&self, page: Gfn) {
         self.steps.borrow_mut().push(Step::Page(page));
@@ -133,7 +137,7 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
     assert!(matches!(steps[0], Step::Store { value, .. } if value & 1 == 0));
     assert_eq!(steps[1..5], [Step::Order, Step::Page(Gfn(0x4_1234)), Step::Finish, Step::Order]);
     assert!(matches!(steps[5], Step::Store { value, .. } if value & 3 == 3));
-    assert_eq!(steps[6], Step::Order);
+    assert_eq!(steps[6], Step::Publish);
 }
 
 #[test]

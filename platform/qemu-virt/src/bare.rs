@@ -2,14 +2,16 @@
 // UNSAFETY: device registers are raw addresses, and this is who knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
+mod last_words;
 mod uart;
 
 use oche_boot::bare::entry::FdtAddress;
-use oche_boot::bare::firmware::fatal;
+use oche_boot::bare::firmware::{self, fatal};
 use oche_boot::bare::frame::TrapFrame;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
-use oche_boot::bare::{console, cpu, launch};
+use oche_boot::bare::{console, cpu, heap, launch};
 use oche_boot::guest_fdt::Darts;
+use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
@@ -35,6 +37,8 @@ fn main(fdt: FdtAddress) -> ! {
     launch::map_registers(uart::REGISTERS);
     launch::map_registers(SMMU);
     console::set(&Pl011);
+    // QEMU itself answers PSCI by SMC when the machine has an EL2: true before the FDT is believed.
+    firmware::set_present(true);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
     let prepared = launch::prepare(fdt, engine_bytes);
     let windows: [PhysRange; DARTS] =
@@ -42,8 +46,10 @@ fn main(fdt: FdtAddress) -> ! {
     let [first, second] = windows;
     let stage2 = prepared.stage2(&[SMMU, first, second]);
     let map = prepared.options.iommu_map;
+    last_words::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
     let registers = unsafe { Registers::at(SMMU.start as usize) };
+    let (used_before, _) = heap::usage();
     let mediation = Mediation::new(Setup {
         registers,
         map: &map,
@@ -53,6 +59,7 @@ fn main(fdt: FdtAddress) -> ! {
         trace: prepared.layout.trace,
         trace_layout: prepared.trace_layout(),
     });
+    check_heap(used_before, &prepared.layout);
     match mediation {
         Ok(mediation) => trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt {
             mediation: SpinLock::new(mediation),
@@ -65,6 +72,17 @@ fn main(fdt: FdtAddress) -> ! {
         replaces: "arm,smmu-v3",
         map: &map,
     }))
+}
+
+/// Holds the engine to its own bound, which the heap's size was made of.
+fn check_heap(used_before: usize, layout: &Layout) {
+    let (used, _) = heap::usage();
+    let (taken, bound) =
+        ((used - used_before) as u64, engine_bytes(layout.guest.total(), layout.pool.size()));
+    log::info!("engine: {} of at most {} KiB of heap", taken >> 10, (bound + HEAP_BYTES) >> 10);
+    if taken > bound + HEAP_BYTES {
+        fatal(format_args!("the engine took {taken} bytes of heap, more than the {bound} it said"));
+    }
 }
 
 /// An upper bound of what the engine and the SMMU's tables take of the heap.

@@ -1,0 +1,118 @@
+//! Walking stage 2, which any CPU does at any time and without a lock.
+
+use oche_hyp::addr::{Gfn, Hfn};
+use oche_hyp::world::CpuAccess;
+
+use super::TABLE_ENTRIES;
+use super::entry::{Attributes, Entry};
+use super::hardware::Hardware;
+use crate::range::PAGE;
+
+/// Bytes that a level-1 entry covers.
+const LEVEL1_BYTES: u64 = 1 << 30;
+/// The level whose entries are pages.
+pub(super) const LEAF_LEVEL: u8 = 3;
+
+/// Where the tables are; enough to walk them. Copy it to where faults are handled.
+#[derive(Clone, Copy, Debug)]
+pub struct Root {
+    /// Host-physical address of the level-1 table.
+    pub table: u64,
+    /// Guest-physical addresses have this many bits, 32 to 40.
+    pub ipa_bits: u32,
+}
+
+/// What a walk finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// Nothing is there, and nothing will be.
+    Unmapped,
+    /// The page is being moved or its block split: try again.
+    InMotion,
+    /// A leaf.
+    Mapped {
+        /// The host page.
+        at: Hfn,
+        /// What CPUs may do.
+        access: CpuAccess,
+        /// Fetches fault, because the page has moved since instructions were last synchronised.
+        no_execute: bool,
+    },
+}
+
+/// How far a walk came.
+pub(super) struct Position {
+    pub(super) table: u64,
+    pub(super) index: usize,
+    pub(super) level: u8,
+    pub(super) entry: Entry,
+}
+
+impl Root {
+    /// Bytes that the level-1 table takes, and its alignment: one or two pages.
+    pub fn table_bytes(ipa_bits: u32) -> u64 {
+        if ipa_bits > 39 { 2 * PAGE } else { PAGE }
+    }
+
+    /// What is at `page`, as a CPU would find it. Needs no lock.
+    pub fn lookup<H: Hardware>(&self, hardware: &H, page: Gfn) -> Lookup {
+        let Some(position) = self.walk(hardware, page) else {
+            return Lookup::Unmapped;
+        };
+        match position.entry {
+            Entry::Invalid | Entry::Table(_) => Lookup::Unmapped,
+            Entry::InMotion => Lookup::InMotion,
+            Entry::Leaf { at, attributes } => {
+                let inside = (page.address() & (level_bytes(position.level) - 1)) >> 12;
+                Lookup::Mapped {
+                    at: Hfn(at.0 | inside as u32),
+                    access: attributes.access,
+                    no_execute: attributes.no_execute,
+                }
+            }
+        }
+    }
+
+    /// Lets CPUs execute `page`, after its instructions are synchronised. Needs no lock: an entry that
+    /// changed meanwhile stays as it is, and the CPU faults again.
+    pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn) {
+        let Some(position) = self.walk(hardware, page) else { return };
+        let Entry::Leaf { at, attributes } = position.entry else { return };
+        hardware.synchronize_instructions(at);
+        let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
+        let (old, new) = (position.entry.encode(position.level), new.encode(position.level));
+        if hardware.exchange(position.table, position.index, old, new) {
+            // Relaxing a permission needs no break-before-make, but a stale entry would fault for ever.
+            hardware.order_stores();
+            hardware.invalidate_page(page);
+            hardware.finish_invalidation();
+        }
+    }
+
+    /// Walks to the entry that decides about `page`: a leaf, or something that is not a table.
+    pub(super) fn walk<H: Hardware>(&self, hardware: &H, page: Gfn) -> Option<Position> {
+        if page.address() >> self.ipa_bits != 0 {
+            return None;
+        }
+        let (mut table, mut level) = (self.table, 1);
+        loop {
+            let index = index_of(page, level);
+            let entry = Entry::decode(hardware.load(table, index), level);
+            match entry {
+                Entry::Table(next) if level < LEAF_LEVEL => (table, level) = (next.address(), level + 1),
+                _ => return Some(Position { table, index, level, entry }),
+            }
+        }
+    }
+}
+
+/// Bytes that an entry of `level` (1 to 3) covers.
+pub(super) fn level_bytes(level: u8) -> u64 {
+    LEVEL1_BYTES >> (9 * u32::from(level.clamp(1, LEAF_LEVEL) - 1))
+}
+
+/// The index of `page` in a table of `level`. The root may have 1024 entries, the others have 512.
+pub(super) fn index_of(page: Gfn, level: u8) -> usize {
+    let index = page.address() / level_bytes(level);
+    if level == 1 { index as usize } else { index as usize % TABLE_ENTRIES }
+}

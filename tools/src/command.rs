@@ -126,7 +126,7 @@ fn last_words(said: &str) -> Option<String> {
 
 /// Causes that deserve an instruction instead of a program's own words.
 fn known_cause(said: &str) -> Option<&'static str> {
-    const CAUSES: [(&[&str], &str); 4] = [
+    const CAUSES: [(&[&str], &str); 5] = [
         (
             &["No space left on device", "not enough free space"],
             "the disk is full: free 2 GiB and run it again",
@@ -142,6 +142,10 @@ fn known_cause(said: &str) -> Option<&'static str> {
             ],
             "the package archive cannot be reached: connect to a network (or name a proxy in /etc/apt/apt.conf.d) \
              and run it again",
+        ),
+        (
+            &["does not have a Release file"],
+            "the archive has no such suite: name one of Debian's, such as bookworm or bookworm-backports",
         ),
         (
             &["Could not get lock", "Unable to acquire the dpkg frontend lock"],

@@ -97,8 +97,12 @@ impl Archive {
             return Ok(found);
         }
         self.update(step)?;
-        self.look_up(name, architecture)?
-            .ok_or_else(|| anyhow!("Debian's {} has no package {name} for {architecture}", self.suite))
+        self.look_up(name, architecture)?.ok_or_else(|| {
+            anyhow!(
+                "Debian's {} has no package {name} for {architecture}: see its spelling and suite",
+                self.suite
+            )
+        })
     }
 
     fn look_up(&self, name: &str, architecture: &str) -> Result<Option<Package>> {

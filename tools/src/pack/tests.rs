@@ -56,6 +56,74 @@ fn a_file_that_is_no_elf_is_refused() {
     assert!(flatten(&[]).is_err());
 }
 
+/// A little-endian ELF file for arm64 with one segment at `address` and the symbol `__image_end` at `end`.
+fn elf(address: u64, content: &[u8], memory_bytes: u64, end: u64) -> Vec<u8> {
+    let (header_bytes, program_bytes, section_bytes) = (64_u64, 56_u64, 64_u64);
+    let content_offset = header_bytes + program_bytes;
+    let symbols_offset = content_offset + content.len() as u64;
+    let strings = b"\0__image_end\0";
+    let strings_offset = symbols_offset + 48;
+    let sections_offset = strings_offset + strings.len() as u64;
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let halves = |bytes: &mut Vec<u8>, values: &[u16]| {
+        values.iter().for_each(|value| bytes.extend(value.to_le_bytes()))
+    };
+    let words = |bytes: &mut Vec<u8>, values: &[u32]| {
+        values.iter().for_each(|value| bytes.extend(value.to_le_bytes()))
+    };
+    let longs = |bytes: &mut Vec<u8>, values: &[u64]| {
+        values.iter().for_each(|value| bytes.extend(value.to_le_bytes()))
+    };
+    halves(&mut bytes, &[3, 183]);
+    words(&mut bytes, &[1]);
+    longs(&mut bytes, &[0, header_bytes, sections_offset]);
+    words(&mut bytes, &[0]);
+    halves(&mut bytes, &[64, 56, 1, 64, 3, 2]);
+    words(&mut bytes, &[1, 5]);
+    longs(&mut bytes, &[content_offset, address, address, content.len() as u64, memory_bytes, 4096]);
+    bytes.extend(content);
+    bytes.extend([0; 24]);
+    words(&mut bytes, &[1]);
+    halves(&mut bytes, &[0x10, 0xfff1]);
+    longs(&mut bytes, &[end, 0]);
+    bytes.extend(strings);
+    let section = |bytes: &mut Vec<u8>, kind: u32, offset: u64, size: u64, link: u32, entry: u64| {
+        words(bytes, &[0, kind]);
+        longs(bytes, &[0, 0, offset, size]);
+        words(bytes, &[link, 1]);
+        longs(bytes, &[1, entry]);
+    };
+    bytes.extend(vec![0; section_bytes as usize]);
+    section(&mut bytes, 2, symbols_offset, 48, 2, 24);
+    section(&mut bytes, 3, strings_offset, strings.len() as u64, 0, 0);
+    bytes
+}
+
+#[test]
+fn an_image_reaches_to_its_end_symbol_with_zeros_behind_its_bytes() {
+    let mut content = oche();
+    content[100] = 7;
+    let image = flatten(&elf(0x4000, &content, 0x3000, 0x4000 + 0x5000)).expect("an image");
+    assert_eq!(image.len(), 0x5000);
+    assert_eq!(&image[..content.len()], content);
+    assert!(image[content.len()..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn an_image_whose_end_symbol_is_wrong_is_refused() {
+    let refusal = |end| format!("{:#}", flatten(&elf(0x4000, &oche(), 0x2000, end)).unwrap_err());
+    assert!(refusal(0x4000 + 0x2800).contains("4 KiB border"));
+    assert!(refusal(0x4000 + 0x1000).contains("behind __image_end"));
+    assert!(refusal(0x3000).contains("misplaced"));
+    assert!(refusal(u64::MAX).contains("misplaced"));
+}
+
+#[test]
+fn an_elf_file_without_an_image_header_is_refused() {
+    let error = flatten(&elf(0, &[0; 4096], 4096, 4096)).unwrap_err().to_string();
+    assert!(error.contains("Image header"), "{error}");
+}
+
 #[test]
 fn options_are_lines_and_foreign_names_are_refused() {
     let option = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];

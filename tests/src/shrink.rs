@@ -1,8 +1,8 @@
 //! Shortens a program that fails: leaves out parts for as long as it still fails.
 
 use crate::differential::{Difference, Failure, run_program};
-use std::time::{Duration, Instant};
 use crate::program::{Operation, Program, Rights, Site, Source};
+use std::time::{Duration, Instant};
 
 /// The longest that shortening may take: what fails has been found, and somebody waits to see it.
 const LONGEST: Duration = Duration::from_secs(20);

@@ -75,7 +75,13 @@ impl Sharing {
     /// A mapping of `page` came or went in a flush begun at `start`: what was written before, by one, CPUs
     /// see, and so does the newly mapped `viewer`. This is what the DMA API asks for: data is written
     /// before it is mapped and read after it is unmapped.
-    pub fn equalize(&mut self, page: Gfn, start: u64, viewer: Option<Viewer>, is_under_way: impl Fn(usize) -> bool) {
+    pub fn equalize(
+        &mut self,
+        page: Gfn,
+        start: u64,
+        viewer: Option<Viewer>,
+        is_under_way: impl Fn(usize) -> bool,
+    ) {
         for (&offset, written) in self.pages.get_mut(&page).into_iter().flatten() {
             if !written.is_contested && written.at <= start && !is_under_way(usize::from(offset)) {
                 written.seen_by.extend([CPU].into_iter().chain(viewer));

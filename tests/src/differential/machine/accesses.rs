@@ -302,7 +302,8 @@ impl<const C: bool> Machine<C> {
             if let Some(key) = key {
                 // In the middle of a sync it may be found by that sync or by the next.
                 // One byte or two can be the pattern's own by chance.
-            let must_report = transfer.length >= 4 && !transfer.is_overlapped && !self.views_are_changing(transfer);
+                let must_report =
+                    transfer.length >= 4 && !transfer.is_overlapped && !self.views_are_changing(transfer);
                 let known = self.red_zones.entry(key).or_insert(must_report);
                 *known |= must_report;
             }

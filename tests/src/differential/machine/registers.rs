@@ -9,6 +9,7 @@ use crate::reference::registers::{
 };
 use crate::reference::walk::code;
 use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::trace::Event;
 
 impl<const C: bool> Machine<C> {
     /// Reads a register and compares.
@@ -64,6 +65,9 @@ impl<const C: bool> Machine<C> {
     /// The engine has returned: nothing may be half done.
     pub(super) fn after_call(&mut self) -> Checked {
         self.world.check_settled();
+        // Heard at once: devices may have been cut off in the middle of the call.
+        self.is_blind |=
+            self.world.events.iter().any(|event| matches!(event, Event::InvalidateTimedOut { .. }));
         match self.world.take_violation() {
             Some(violation) => Err(format!("broken contract: {violation}")),
             None => Ok(()),

@@ -1,0 +1,64 @@
+//! The cases, one after the other.
+// UNSAFETY: this guest exists to touch what it should not; every access goes to a fault handler that goes on.
+#![expect(unsafe_code, reason = "wild accesses are the purpose")]
+
+mod access;
+mod calls;
+mod console;
+mod exception;
+mod firmware;
+mod start;
+mod storm;
+mod tree;
+
+use console::print;
+use tree::Tree;
+
+/// How many cases there were and how many failed.
+#[derive(Default)]
+pub(crate) struct Tally {
+    cases: u32,
+    failed: u32,
+}
+
+impl Tally {
+    /// Tells one case's result.
+    pub(crate) fn case(&mut self, name: core::fmt::Arguments<'_>, result: Result<(), &str>) {
+        self.cases += 1;
+        match result {
+            Ok(()) => print(format_args!("guest: {name} ok\n")),
+            Err(reason) => {
+                self.failed += 1;
+                print(format_args!("guest: {name} FAILED: {reason}\n"));
+            }
+        }
+    }
+}
+
+/// The first CPU, with its MMU on. `fdt` is what x0 held.
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(fdt: u64) -> ! {
+    print(format_args!("guest: hello\n"));
+    let tree = Tree::at(fdt);
+    for (word, function) in [("hostile=panic", 0), ("hostile=fault", 1), ("hostile=overflow", 2)] {
+        if tree.contains(word) {
+            print(format_args!("guest: asks for it\n"));
+            firmware::hypervisor_call([0x8600_f000 + function, 0, 0, 0]);
+            print(format_args!("guest: Oche did not panic\n"));
+            firmware::power_off();
+        }
+    }
+    let mut tally = Tally::default();
+    let holes = tree.holes();
+    access::run(&mut tally, &holes);
+    calls::run(&mut tally, &holes);
+    storm::run(&mut tally);
+    print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
+    firmware::power_off()
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    print(format_args!("guest: itself FAILED: {info}\n"));
+    firmware::power_off()
+}

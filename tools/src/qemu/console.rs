@@ -39,15 +39,22 @@ pub(super) enum Next {
 }
 
 impl Lines {
-    /// Reads a console on a thread of its own and keeps every byte in the file `log`.
+    /// Reads a console on a thread of its own and keeps every byte in the file `log`; with `is_shown` the bytes also go
+    /// to the runner's own standard output, as they come.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub(super) fn watch(console: impl Read + Send + 'static, log: &Path) -> Result<Self> {
+    pub(super) fn watch(console: impl Read + Send + 'static, log: &Path, is_shown: bool) -> Result<Self> {
         let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let (sender, receiver) = channel();
-        thread::spawn(move || pump(console, log_file, &sender));
+        thread::spawn(move || {
+            let mut copies: Vec<Box<dyn Write>> = vec![Box::new(log_file)];
+            if is_shown {
+                copies.push(Box::new(std::io::stdout()));
+            }
+            pump(console, &mut copies, &sender);
+        });
         Ok(Self { receiver })
     }
 
@@ -62,7 +69,7 @@ impl Lines {
     }
 }
 
-fn pump(mut console: impl Read, mut log: impl Write, sender: &Sender<Line>) {
+fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<Line>) {
     let mut splitter = Splitter::default();
     let mut buffer = [0; 4096];
     loop {
@@ -72,8 +79,10 @@ fn pump(mut console: impl Read, mut log: impl Write, sender: &Sender<Line>) {
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(_) => break,
         };
-        // A full disk must not stop the watching: what is judged is what arrives here.
-        let _ = log.write_all(bytes);
+        for copy in &mut *copies {
+            // A full disk or a closed terminal must not stop the watching: what is judged is what arrives here.
+            let _ = copy.write_all(bytes).and_then(|()| copy.flush());
+        }
         for text in splitter.feed(bytes) {
             if sender.send(Line { at: Instant::now(), text }).is_err() {
                 return;
@@ -165,7 +174,7 @@ mod tests {
     fn a_watched_console_is_kept_and_ends() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("console.log");
-        let lines = Lines::watch(&b"one\ntwo"[..], &log).unwrap();
+        let lines = Lines::watch(&b"one\ntwo"[..], &log, false).unwrap();
         let mut seen = Vec::new();
         loop {
             match lines.next(Duration::from_secs(5)) {

@@ -14,4 +14,4 @@ pub use machine::{Machine, PROGRAM, Serial};
 pub use memory::{GuestMemory, RAM_BASE};
 pub use monitor::Monitor;
 pub use outcome::Ending;
-pub use process::{Running, Wish, run_on_terminal};
+pub use process::{Running, Wish};

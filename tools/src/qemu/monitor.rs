@@ -62,6 +62,15 @@ impl Monitor {
         self.command("cont", &json!({})).map(|_| ())
     }
 
+    /// Ends QEMU in good order.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is gone already, or refuses.
+    pub fn quit(&mut self) -> Result<()> {
+        self.command("quit", &json!({})).map(|_| ())
+    }
+
     /// Reads a 32-bit device register at a physical address.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command;
 use crate::qemu::console::{Line, Lines, Next};
-use crate::qemu::machine::{Machine, PROGRAM};
+use crate::qemu::machine::{Machine, PROGRAM, Serial};
 use crate::qemu::memory::GuestMemory;
 use crate::qemu::monitor::Monitor;
 use crate::qemu::outcome::{Ending, verdict_of, verdict_of_exit};
@@ -25,7 +25,7 @@ const LAST_LINES: usize = 20;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How long QEMU may take to end after its console closed.
-const GOODBYE: Duration = Duration::from_secs(20);
+const GOODBYE: Duration = Duration::from_secs(10);
 
 /// A QEMU that runs until this value is dropped at the latest.
 #[derive(Debug)]
@@ -49,7 +49,8 @@ pub enum Wish {
 }
 
 impl Running {
-    /// Starts QEMU with its console watched and kept in `log`.
+    /// Starts QEMU with its console watched and kept in `log`; on a machine whose console is the terminal, the runner's
+    /// standard input goes to the guest and the console comes out on its standard output.
     ///
     /// # Errors
     ///
@@ -57,7 +58,9 @@ impl Running {
     pub fn start(machine: &Machine, log: &Path) -> Result<Self> {
         let mut memory = GuestMemory::create(machine.memory_mib << 20)?;
         let socket = SocketFile::new();
-        let mut child = spawn(machine, &memory, &socket.path, Stdio::null(), Stdio::piped(), Stdio::piped())?;
+        let is_shown = machine.serial == Serial::Terminal;
+        let input = if is_shown { Stdio::inherit() } else { Stdio::null() };
+        let mut child = spawn(machine, &memory, &socket.path, input)?;
         let (Some(console), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
             bail!("QEMU's output is not there");
         };
@@ -72,7 +75,7 @@ impl Running {
         };
         // QEMU has it open by now.
         memory.forget_name();
-        let lines = match Lines::watch(console, log) {
+        let lines = match Lines::watch(console, log, is_shown) {
             Ok(lines) => lines,
             Err(error) => {
                 reap(&mut child);
@@ -113,6 +116,10 @@ impl Running {
         mut on_tick: impl FnMut(&mut Self) -> Result<()>,
     ) -> Result<Ending> {
         let ending = self.watch_until_end(limit, &mut on_line, &mut on_tick);
+        // Asked first, so that it gives the terminal back as it found it.
+        if self.monitor.quit().is_ok() {
+            wait_within(&mut self.child, GOODBYE);
+        }
         reap(&mut self.child);
         ending
     }
@@ -177,31 +184,7 @@ impl Drop for Running {
     }
 }
 
-/// Runs QEMU on the runner's own terminal until it ends.
-///
-/// # Errors
-///
-/// QEMU is missing, or ends with an error.
-pub fn run_on_terminal(machine: &Machine) -> Result<()> {
-    let memory = GuestMemory::create(machine.memory_mib << 20)?;
-    let socket = SocketFile::new();
-    let mut child =
-        spawn(machine, &memory, &socket.path, Stdio::inherit(), Stdio::inherit(), Stdio::inherit())?;
-    let status = child.wait().context("waiting for QEMU")?;
-    if !status.success() {
-        bail!("QEMU ended with {status}");
-    }
-    Ok(())
-}
-
-fn spawn(
-    machine: &Machine,
-    memory: &GuestMemory,
-    monitor: &Path,
-    input: Stdio,
-    output: Stdio,
-    errors: Stdio,
-) -> Result<Child> {
+fn spawn(machine: &Machine, memory: &GuestMemory, monitor: &Path, input: Stdio) -> Result<Child> {
     if !command::is_present(PROGRAM) {
         bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
     }
@@ -213,8 +196,16 @@ fn spawn(
     } else {
         Command::new(PROGRAM)
     };
-    line.args(machine.arguments(memory, monitor)).stdin(input).stdout(output).stderr(errors);
+    line.args(machine.arguments(memory, monitor)).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+}
+
+/// Waits for a child to end by itself, for a bounded time.
+fn wait_within(child: &mut Child, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Ends a child, by its own handle, and collects it.

@@ -113,13 +113,13 @@ pub enum Choice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum During {
     /// A CPU loads.
-    Load(Choice),
+    CpuLoad(Choice),
     /// A CPU stores.
-    Store(Choice),
+    CpuStore(Choice),
     /// A device reads.
-    Read(u8, Target),
+    DeviceRead(u8, Target),
     /// A device writes.
-    Write(u8, Target),
+    DeviceWrite(u8, Target),
 }
 
 /// One thing that happens.

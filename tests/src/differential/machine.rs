@@ -64,6 +64,8 @@ pub struct Machine<const C: bool> {
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
     red_zones: BTreeMap<(Roots, u32), bool>,
+    /// Those hit in the middle of a sync: that one reports it, or the next.
+    late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
     live_maps: BTreeMap<(u32, Gfn), i64>,
     /// When the latest flush began.
@@ -116,6 +118,7 @@ impl<const C: bool> Machine<C> {
             refused: BTreeSet::new(),
             refused_tables: BTreeSet::new(),
             red_zones: BTreeMap::new(),
+            late_red_zones: Vec::new(),
             red_pattern: None,
             live_maps: BTreeMap::new(),
             last_flush: 0,

@@ -216,10 +216,10 @@ fn target(random: &mut Random) -> Target {
 
 fn during(random: &mut Random) -> During {
     match random.below(8) {
-        0 => During::Load(choice(random)),
-        1..=3 => During::Store(choice(random)),
-        4 => During::Read(random.bits() as u8, target(random)),
-        _ => During::Write(random.bits() as u8, target(random)),
+        0 => During::CpuLoad(choice(random)),
+        1..=3 => During::CpuStore(choice(random)),
+        4 => During::DeviceRead(random.bits() as u8, target(random)),
+        _ => During::DeviceWrite(random.bits() as u8, target(random)),
     }
 }
 

@@ -253,6 +253,7 @@ impl<const C: bool> Machine<C> {
                     // It may have gone into an empty slot as well.
                     for roots in possible.into_iter().flatten() {
                         self.red_zones.entry((roots, iova_page)).or_insert(false);
+                        self.late_red_zones.extend(transfer.is_overlapped.then_some((roots, iova_page)));
                     }
                 }
                 Ok(())
@@ -306,6 +307,7 @@ impl<const C: bool> Machine<C> {
                     transfer.length >= 4 && !transfer.is_overlapped && !self.views_are_changing(transfer);
                 let known = self.red_zones.entry(key).or_insert(must_report);
                 *known |= must_report;
+                self.late_red_zones.extend(transfer.is_overlapped.then_some(key));
             }
             return Ok(());
         }
@@ -423,20 +425,20 @@ impl<const C: bool> Machine<C> {
             let offset = 256 * (number % 16) + 8 * self.random.index(24);
             let cpu = self.random.index(self.world.cpu_count());
             let access = match during {
-                During::Load(page) | During::Store(page) => {
+                During::CpuLoad(page) | During::CpuStore(page) => {
                     let page = self.choose(page);
                     if self.views.is_table(page) || self.guest.is_table(page) {
                         continue;
                     }
                     self.deliver_to(page, offset, 32);
-                    if matches!(during, During::Load(_)) {
+                    if matches!(during, During::CpuLoad(_)) {
                         Access::Load { cpu, page, offset, length: 8 }
                     } else {
                         Access::Store { cpu, page, offset, data: self.random_data(8) }
                     }
                 }
-                During::Read(stream, target) | During::Write(stream, target) => {
-                    let is_write = matches!(during, During::Write(..));
+                During::DeviceRead(stream, target) | During::DeviceWrite(stream, target) => {
+                    let is_write = matches!(during, During::DeviceWrite(..));
                     let Some(mut transfer) = self.aim(stream, target, 8, is_write) else { continue };
                     transfer.iova = transfer.iova & !0xfff | offset as u64;
                     for page in self.pages_within_reach(&transfer) {

@@ -1,16 +1,242 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: the one test command, every step named as it runs.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::el2::Toolchain;
+use crate::progress::{Progress, Step};
+use crate::{check, command, el2, environment, workspace};
+
+mod fault;
+mod wrong_input;
+
+/// Operations of the differential run, at least; a million is asked for.
+const OPERATIONS: u64 = 1_000_000;
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {}
+pub struct Options {
+    /// Run only steps whose name contains this, in small letters; may be repeated.
+    #[arg(long, value_name = "WORD")]
+    pub only: Vec<String>,
+    /// Go on after a step that failed.
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// What the steps have come to.
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
 
 /// Carries out `cargo xtask test`.
 ///
 /// # Errors
 ///
-/// Always, until it is built.
-pub fn main(_options: &Options) -> Result<()> {
-    bail!("not built yet")
+/// A step failed; each says why as it ends.
+pub fn main(options: &Options) -> Result<()> {
+    let began = Instant::now();
+    let steps: [(&str, fn(&Step, &mut Tally) -> Result<String>); 9] = [
+        ("Form, lints and documentation", lints),
+        ("Oche for EL2", build_for_el2),
+        ("Host tests of every module", host_tests),
+        ("Engine against reference", differential),
+        ("Wrong input", |step, _| wrong_input::run(step)),
+        ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
+        ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
+        ("Demo, short, pool under pressure", |step, _| {
+            run_demo(
+                step,
+                "demo-pressure",
+                &["--short", "--option", "oche.pool=32M", "--option", "oche.trace=64K"],
+            )
+        }),
+        ("Demo with placement broken, which must be noticed", |step, _| {
+            run_demo(step, "demo-broken", &["--short", "--break-placement", "--limit", "120"])
+        }),
+    ];
+    let chosen: Vec<_> = steps.into_iter().filter(|(name, _)| is_chosen(name, &options.only)).collect();
+    if chosen.is_empty() {
+        bail!("no step's name contains {}", options.only.join(" or "));
+    }
+    let progress = Progress::new(chosen.len());
+    let mut tally = Tally { passed: 0, failed: 0 };
+    for (name, work) in chosen {
+        let step = progress.step(name);
+        match work(&step, &mut tally) {
+            Ok(summary) => {
+                tally.passed += 1;
+                step.done(&summary);
+            }
+            Err(error) => {
+                tally.failed += 1;
+                step.line(&format!("{error:#}"));
+                drop(step);
+                if !options.keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    eprintln!("{:.0} s in all", began.elapsed().as_secs_f64());
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    if tally.failed > 0 {
+        bail!("a test failed");
+    }
+    Ok(())
+}
+
+fn is_chosen(name: &str, only: &[String]) -> bool {
+    let name = name.to_lowercase();
+    only.is_empty() || only.iter().any(|word| name.contains(&word.to_lowercase()))
+}
+
+fn toolchain(step: &Step) -> Result<Toolchain> {
+    environment::prepare(step)
+}
+
+fn lints(step: &Step, _: &mut Tally) -> Result<String> {
+    step.suspended(check::main).map(|()| String::new())
+}
+
+fn build_for_el2(step: &Step, _: &mut Tally) -> Result<String> {
+    let toolchain = toolchain(step)?;
+    el2::build(toolchain, &[], step)?;
+    el2::build(toolchain, &["break-placement"], step)?;
+    Ok(format!("with {toolchain}"))
+}
+
+fn host_tests(step: &Step, tally: &mut Tally) -> Result<String> {
+    step.detail("cargo test");
+    let result = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])
+        .output()
+        .context("cannot start cargo")?;
+    let said = String::from_utf8_lossy(&result.stdout);
+    let (passed, failed) = count_tests(&said);
+    tally.passed += passed;
+    tally.failed += failed;
+    if !result.status.success() {
+        let log = workspace::target().join("logs").join("host-tests.log");
+        let whole = format!("{said}\n{}", String::from_utf8_lossy(&result.stderr));
+        workspace::write_whole(&log, whole.as_bytes())?;
+        for line in
+            said.lines().filter(|line| line.contains("panicked at") || line.starts_with("    ")).take(20)
+        {
+            step.line(line);
+        }
+        bail!("{failed} tests failed; all they said: {}", log.display());
+    }
+    if passed == 0 {
+        bail!("no test ran");
+    }
+    Ok(format!("{passed} tests"))
+}
+
+/// Adds up lines such as `test result: ok. 43 passed; 0 failed; 0 ignored; ...`.
+fn count_tests(said: &str) -> (u64, u64) {
+    let mut sums = (0, 0);
+    for line in said.lines().filter(|line| line.trim_start().starts_with("test result:")) {
+        let number = |name: &str| -> u64 {
+            let words: Vec<&str> = line.split([' ', ';']).collect();
+            let at = words.iter().position(|word| *word == name);
+            at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
+        };
+        sums.0 += number("passed");
+        sums.1 += number("failed");
+    }
+    sums
+}
+
+fn differential(step: &Step, _: &mut Tally) -> Result<String> {
+    step.detail(&format!("{OPERATIONS} random operations"));
+    let operations = OPERATIONS.to_string();
+    let mut cargo = cargo(&["run", "--quiet", "--release", "--package", "oche-tests", "--bin"]);
+    cargo.args(["differential", "--", &operations]);
+    let said = command::text(&mut cargo, "the engine against the reference")?;
+    let first = said.lines().next().unwrap_or_default().to_owned();
+    if !said.contains("no difference") {
+        bail!("{first}: it does not say that there was no difference");
+    }
+    Ok(first.trim_start_matches("differential: ").to_owned())
+}
+
+/// Runs the demo as a person would, by this very program.
+fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
+    let output: PathBuf = workspace::target().join("test").join(name);
+    workspace::create_folder(&output)?;
+    let program = std::env::current_exe().context("this program's own path")?;
+    let mut demo = Command::new(program);
+    demo.arg("demo").args(arguments).arg("--output").arg(&output).env("NO_COLOR", "1");
+    let result = demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&result.stderr), String::from_utf8_lossy(&result.stdout));
+    workspace::write_whole(&output.join("demo.log"), told.as_bytes())?;
+    if !result.status.success() {
+        for line in
+            told.lines().filter(|line| line.starts_with("  wrong:") || line.starts_with("error")).take(20)
+        {
+            step.line(line.trim());
+        }
+        bail!("the demo failed; the whole story: {}", output.join("demo.log").display());
+    }
+    let last = told.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    if arguments.contains(&"--break-placement") {
+        return Ok(last.trim().to_owned());
+    }
+    let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
+    let summary: serde_json::Value = serde_json::from_slice(&summary).context("the demo's summary")?;
+    summarise(&summary)
+}
+
+/// A few words of a demo's summary, after a look whether it says that all was well.
+fn summarise(summary: &serde_json::Value) -> Result<String> {
+    if summary.get("is_good").and_then(serde_json::Value::as_bool) != Some(true) {
+        bail!("the demo ended well, but its summary does not say so");
+    }
+    let counter =
+        |name: &str| summary.pointer(&format!("/counters/{name}")).and_then(serde_json::Value::as_u64);
+    let (Some(maps), Some(flushes)) = (counter("maps"), counter("flushes")) else {
+        bail!("the demo's summary lacks counters");
+    };
+    Ok(format!("{maps} pages mapped in {flushes} flushes, every digest equal"))
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(arguments).current_dir(workspace::root());
+    cargo
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{count_tests, is_chosen, summarise};
+
+    #[test]
+    fn the_results_of_several_test_programs_are_added_up() {
+        let said = "running 2 tests\n..\ntest result: ok. 43 passed; 0 failed; 1 ignored; 0 measured\n\n\
+                    test result: FAILED. 5 passed; 2 failed; 0 ignored\n";
+        assert_eq!(count_tests(said), (48, 2));
+        assert_eq!(count_tests("nothing"), (0, 0));
+    }
+
+    #[test]
+    fn steps_are_chosen_by_part_of_their_name() {
+        assert!(is_chosen("Wrong input", &[]));
+        assert!(is_chosen("Wrong input", &["wrong".into()]));
+        assert!(!is_chosen("Wrong input", &["demo".into()]));
+    }
+
+    #[test]
+    fn a_summary_that_does_not_say_good_is_not_good() {
+        let good = serde_json::json!({"is_good": true, "counters": {"maps": 3, "flushes": 2}});
+        assert_eq!(summarise(&good).unwrap(), "3 pages mapped in 2 flushes, every digest equal");
+        assert!(
+            summarise(&serde_json::json!({"is_good": false, "counters": {"maps": 3, "flushes": 2}})).is_err()
+        );
+        assert!(summarise(&serde_json::json!({"is_good": true})).is_err());
+    }
 }

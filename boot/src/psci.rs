@@ -42,6 +42,8 @@ pub mod status {
     pub const ALREADY_ON: i64 = -4;
     /// The CPU is on its way.
     pub const ON_PENDING: i64 = -5;
+    /// AFFINITY_INFO: the CPU is on its way.
+    pub const AFFINITY_ON_PENDING: i64 = 2;
     /// Something broke inside.
     pub const INTERNAL_FAILURE: i64 = -6;
     /// The entry point is not in the guest's memory.
@@ -62,6 +64,13 @@ pub enum Request {
     },
     /// Stop the calling CPU.
     CpuOff,
+    /// Whether the CPU is on its way, as far as Oche knows; otherwise relay the call.
+    AffinityInfo {
+        /// MPIDR affinity fields.
+        affinity: u64,
+        /// The call.
+        call: [u64; 4],
+    },
     /// Hand these four registers to firmware and return its x0.
     Relay([u64; 4]),
     /// Turn the machine off or reset it: relayed, and does not return.
@@ -85,11 +94,10 @@ pub fn decode(registers: [u64; 4]) -> Request {
             Request::CpuOn { affinity: argument(1), entry: argument(2), context: argument(3) }
         }
         function::CPU_OFF => Request::CpuOff,
-        function::VERSION
-        | function::AFFINITY_INFO_32
-        | function::AFFINITY_INFO_64
-        | function::MIGRATE_INFO_TYPE
-        | function::SMCCC_VERSION => Request::Relay(call),
+        function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
+            Request::AffinityInfo { affinity: argument(1), call }
+        }
+        function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => Request::Relay(call),
         // Firmware may offer more than is relayed: it is asked only about what the guest can have.
         function::FEATURES if is_offered(argument(1) as u32) => Request::Relay(call),
         function::SYSTEM_OFF | function::SYSTEM_RESET => Request::Stop(call),

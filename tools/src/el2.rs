@@ -139,15 +139,25 @@ impl Toolchain {
 ///
 /// The compiler is missing, or Oche does not compile.
 pub fn build(toolchain: Toolchain, features: &[&str], step: &Step) -> Result<PathBuf> {
+    build_package(toolchain, PACKAGE, features, step)
+}
+
+/// Builds one of the workspace's packages for the target, such as a guest of the tests, and gives the path of its
+/// ELF file.
+///
+/// # Errors
+///
+/// As [`build`].
+pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], step: &Step) -> Result<PathBuf> {
     step.detail(&format!("compiling for {TARGET} with {toolchain}"));
     let mut cargo = toolchain.cargo();
-    cargo.args(["build", "--package", PACKAGE, "--profile", PROFILE]).args(toolchain.target_arguments());
+    cargo.args(["build", "--package", package, "--profile", PROFILE]).args(toolchain.target_arguments());
     if !features.is_empty() {
         cargo.arg("--features").arg(features.join(","));
     }
-    command::run_showing_errors(&mut cargo, "building Oche for EL2", step)?;
-    let built = toolchain.folder().join(TARGET).join(PROFILE).join(PACKAGE);
-    let kept = workspace::target().join("images").join(file_name(features));
+    command::run_showing_errors(&mut cargo, &format!("building {package} for the target"), step)?;
+    let built = toolchain.folder().join(TARGET).join(PROFILE).join(package);
+    let kept = workspace::target().join("images").join(file_name(package, features));
     let bytes = fs::read(&built).with_context(|| format!("cargo left no {}", built.display()))?;
     workspace::write_whole(&kept, &bytes)?;
     Ok(kept)
@@ -168,8 +178,8 @@ pub fn lint(toolchain: Toolchain) -> Result<()> {
 }
 
 /// The ELF file's name: the package's, and the features that make it another one.
-fn file_name(features: &[&str]) -> String {
-    let mut name = PACKAGE.to_owned();
+fn file_name(package: &str, features: &[&str]) -> String {
+    let mut name = package.to_owned();
     for feature in features {
         name.push('+');
         name.push_str(feature);
@@ -212,11 +222,11 @@ fn add_target() -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::file_name;
+    use super::{PACKAGE, file_name};
 
     #[test]
     fn a_build_with_features_does_not_replace_the_plain_one() {
-        assert_eq!(file_name(&[]), "oche-qemu-virt.elf");
-        assert_eq!(file_name(&["break-placement"]), "oche-qemu-virt+break-placement.elf");
+        assert_eq!(file_name(PACKAGE, &[]), "oche-qemu-virt.elf");
+        assert_eq!(file_name(PACKAGE, &["break-placement"]), "oche-qemu-virt+break-placement.elf");
     }
 }

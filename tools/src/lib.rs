@@ -6,6 +6,7 @@ pub mod demo;
 pub mod el2;
 pub mod environment;
 pub mod guest;
+pub mod hostile;
 pub mod pack;
 pub mod progress;
 pub mod qemu;

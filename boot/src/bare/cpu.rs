@@ -154,6 +154,13 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     result
 }
 
+/// Whether the CPU with `affinity` has been started and does not run yet.
+pub fn is_starting(affinity: u64) -> bool {
+    CPUS.iter().any(|cpu| {
+        cpu.affinity.load(Ordering::Relaxed) == affinity && cpu.state.load(Ordering::Acquire) == STARTING
+    })
+}
+
 /// `DSB ISHST`: every CPU sees the stores before this.
 fn complete_stores() {
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);

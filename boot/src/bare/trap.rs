@@ -137,7 +137,11 @@ fn on_monitor_call(frame: &mut TrapFrame) {
     let result = match psci::decode(arguments) {
         Request::CpuOn { affinity, entry, context } => cpu::start(affinity, entry, context) as u64,
         Request::CpuOff => cpu::stop() as u64,
-        Request::Relay(call) => firmware::call(call),
+        // Some firmware (QEMU's) calls a CPU off until it runs: Oche knows better.
+        Request::AffinityInfo { affinity, .. } if cpu::is_starting(affinity) => {
+            status::AFFINITY_ON_PENDING as u64
+        }
+        Request::AffinityInfo { call, .. } | Request::Relay(call) => firmware::call(call),
         Request::Stop(call) => {
             report_exits();
             firmware::call(call)

@@ -94,13 +94,18 @@ pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
     for (name, access) in ACCESSES.iter().copied().chain([("word", load_word as fn(u64))]) {
         tally.case(format_args!("smmu: {name}"), refused(attempt(|| access(SMMU))));
     }
-    tally.case(format_args!("smmu: store to its second page"), refused(attempt(|| store_word(SMMU + 0x1_00a8))));
+    tally.case(
+        format_args!("smmu: store to its second page"),
+        refused(attempt(|| store_word(SMMU + 0x1_00a8))),
+    );
 
     for hole in holes.iter().copied().filter(|hole| *hole != 0) {
         for (name, access) in ACCESSES {
             tally.case(format_args!("oche {hole:#x}: {name}"), refused(attempt(|| access(hole))));
         }
-        for (name, access) in [("word load", load_word as fn(u64)), ("word store", store_word), ("DC ZVA", zero)] {
+        for (name, access) in
+            [("word load", load_word as fn(u64)), ("word store", store_word), ("DC ZVA", zero)]
+        {
             tally.case(format_args!("oche {hole:#x}: {name}"), refused(attempt(|| access(hole))));
         }
         tally.case(format_args!("oche {hole:#x}: fetch"), refused(attempt(|| fetch(hole))));
@@ -120,7 +125,9 @@ fn read_hypervisor_register() {
 /// Has the CPU walk tables at `table`.
 fn walk(table: u64) -> Option<Exception> {
     // SAFETY: nothing of this guest lives in TTBR1's half.
-    unsafe { asm!("msr ttbr1_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) table, options(nostack)) };
+    unsafe {
+        asm!("msr ttbr1_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) table, options(nostack))
+    };
     attempt(|| load_word(UPPER))
 }
 

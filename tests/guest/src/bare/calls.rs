@@ -88,7 +88,8 @@ fn wait(is_done: impl Fn() -> bool) -> Result<(), &'static str> {
 /// Ids from all ranges but PSCI's and SMCCC's own, and PSCI's that Oche keeps back.
 fn wild_ids(call: fn([u64; 4]) -> i64) -> Result<(), &'static str> {
     let mut random = Random(7);
-    let kept_back = [0xc400_0001, 0x8400_0001, 0xc400_0005, 0xc400_000e, 0xc400_0012, 0x8400_0050, 0x8400_ffff];
+    let kept_back =
+        [0xc400_0001, 0x8400_0001, 0xc400_0005, 0xc400_000e, 0xc400_0012, 0x8400_0050, 0x8400_ffff];
     let any = core::iter::repeat_with(|| random.next()).take(2000);
     for id in any.filter(|id| !matches!(id >> 24 & 0xff, 0x80 | 0x84 | 0xc4)).chain(kept_back) {
         expect(call([id, id, id, id]), &[NOT_SUPPORTED])?;

@@ -1,0 +1,180 @@
+//! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own panics, on request.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::el2::{self, Toolchain};
+use crate::pack::{self, Guest};
+use crate::progress::{Progress, Step};
+use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use crate::workspace;
+
+/// The guest's package.
+const PACKAGE: &str = "oche-hostile-guest";
+/// How long one run may take: some ten seconds on two CPUs.
+const LIMIT: Duration = Duration::from_secs(180);
+/// A run with fewer cases than this has left some out.
+const LEAST_CASES: u32 = 100;
+/// What the guest asks an Oche for that was built to panic, and what a panic's lines then hold: the cause, whom it
+/// called (a line of the backtrace), and the last events.
+const PANICS: [(&str, &str); 3] = [
+    ("hostile=panic", "on the guest's request"),
+    ("hostile=fault", "exception by vector 0x200: ESR 0x9600000"),
+    ("hostile=overflow", "exception by vector 0x200: ESR 0x9600004"),
+];
+
+/// Runs the hostile guest on Oche, then has Oche panic in each way.
+///
+/// # Errors
+///
+/// The first thing that failed: a build, a case, or a panic that does not say what it should.
+pub fn main() -> Result<()> {
+    let progress = Progress::new(2);
+    let step = progress.step("Hostile guest");
+    let toolchain = Toolchain::choose(&step)?;
+    let guest = flat_guest(toolchain, &step)?;
+    let oche = el2::build(toolchain, &[], &step)?;
+    let cases = survive(&oche, &guest, &step)?;
+    step.done(&format!("{cases} cases"));
+
+    let step = progress.step("Oche's own panics");
+    let oche = el2::build(toolchain, &["panic-on-request"], &step)?;
+    for (request, cause) in PANICS {
+        panic_on_request(&oche, &guest, request, cause, &step)?;
+    }
+    step.done(&format!("{} kinds", PANICS.len()));
+    Ok(())
+}
+
+/// Builds the guest and gives the path of its flat image.
+fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path::PathBuf> {
+    let elf = el2::build_package(toolchain, PACKAGE, &[], step)?;
+    let flat = elf.with_extension("img");
+    workspace::write_whole(&flat, &pack::flatten(&std::fs::read(elf)?)?)?;
+    Ok(flat)
+}
+
+/// Runs all cases. Gives their number.
+fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
+    let mut judge = Judge::default();
+    let ending = run(oche, guest, "all", &[], step, |line| judge.hear(line))?;
+    if ending != Ending::PoweredOff {
+        bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
+    }
+    judge.verdict()
+}
+
+fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step: &Step) -> Result<()> {
+    let mut heard = String::new();
+    let ending = run(oche, guest, request, &[("oche.bootargs", request)], step, |line| {
+        if line.starts_with("oche: panic:") {
+            heard.push_str(line);
+            heard.push('\n');
+        }
+    })?;
+    if !matches!(ending, Ending::OchePanic(_)) {
+        bail!("{request}: Oche was to panic, but {ending}");
+    }
+    for wanted in [cause, "oche: panic: image+0x", "last events of cpu 0", "oche: panic: stopped"] {
+        if !heard.contains(wanted) {
+            bail!("{request}: the panic does not say `{wanted}`:\n{heard}");
+        }
+    }
+    Ok(())
+}
+
+fn run(
+    oche: &Path,
+    guest: &Path,
+    name: &str,
+    options: &[(&str, &str)],
+    step: &Step,
+    mut hear: impl FnMut(&str),
+) -> Result<Ending> {
+    let name = name.replace('=', "-");
+    let folder = workspace::target().join("hostile");
+    workspace::create_folder(&folder)?;
+    let packed = folder.join(format!("{name}.img"));
+    let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
+    step.detail(&format!("running QEMU: {name}"));
+    let machine = Machine {
+        cpu: "cortex-a76".into(),
+        cpus: 4,
+        memory_mib: 1024,
+        kernel: packed,
+        initrd: None,
+        append: String::new(),
+        serial: Serial::Watched,
+        arguments: Vec::new(),
+    };
+    let mut running = Running::start(&machine, &folder.join(format!("{name}.log")))?;
+    running.watch(
+        LIMIT,
+        |_, line| {
+            hear(&line.text);
+            let is_over = line.text == "oche: panic: stopped";
+            Ok(if is_over { Wish::End } else { Wish::GoOn })
+        },
+        |_| Ok(()),
+    )
+}
+
+/// Listens to the guest's lines.
+#[derive(Debug, Default)]
+struct Judge {
+    passed: u32,
+    failures: Vec<String>,
+    /// How many cases the guest says there were.
+    told: Option<u32>,
+    last: String,
+}
+
+impl Judge {
+    fn hear(&mut self, line: &str) {
+        let Some(said) = line.strip_prefix("guest: ") else { return };
+        if said.ends_with(" ok") {
+            self.passed += 1;
+        } else if said.contains("FAILED") {
+            self.failures.push(said.to_owned());
+        } else if let Some((cases, _)) = said.split_once(" cases, ") {
+            self.told = cases.parse().ok();
+        }
+        self.last = said.to_owned();
+    }
+
+    fn verdict(&self) -> Result<u32> {
+        if let Some(first) = self.failures.first() {
+            bail!("the hostile guest: {first} ({} such cases)", self.failures.len());
+        }
+        match self.told {
+            Some(told) if told == self.passed && told >= LEAST_CASES => Ok(told),
+            told => bail!("the hostile guest: {} cases passed, but it told of {told:?}", self.passed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Judge, LEAST_CASES};
+
+    fn judge(failed: Option<&str>, told: u32) -> Judge {
+        let mut judge = Judge::default();
+        judge.hear("oche: guest memory 0x0..0x1000 ok");
+        (0..LEAST_CASES).for_each(|number| judge.hear(&format!("guest: case {number} ok")));
+        failed.into_iter().for_each(|line| judge.hear(line));
+        judge.hear(&format!("guest: {told} cases, 0 failed"));
+        judge
+    }
+
+    #[test]
+    fn only_a_run_that_went_all_the_way_passes() {
+        assert_eq!(judge(None, LEAST_CASES).verdict().ok(), Some(LEAST_CASES));
+        assert!(judge(None, LEAST_CASES + 1).verdict().is_err(), "a line is missing");
+        let failed = judge(Some("guest: dart: fetch FAILED: no exception"), LEAST_CASES + 1).verdict();
+        assert!(failed.is_err_and(|error| error.to_string().contains("dart: fetch")));
+        assert!(Judge::default().verdict().is_err(), "silence is no success");
+    }
+}

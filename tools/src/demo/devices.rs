@@ -75,9 +75,10 @@ pub fn arguments(disks: &Disks) -> Vec<OsString> {
     add("-device", format!("virtio-net-pci,addr=5,netdev=network1,romfile=,{modern}"));
     add("-device", format!("virtio-blk-pci,addr=6,drive=shared,serial=shared,{modern}"));
     add("-device", format!("virtio-rng-pci,addr=7,{modern}"));
-    // Memory-mapped: no IOMMU is between this one and memory.
+    // Memory-mapped: no IOMMU is between this one and memory. No indirect descriptors: the guest would allocate them a few
+    // bytes at a time, in pages that hold other drivers' buffers, and a page that any DART maps may be away from home.
     add("-global", "virtio-mmio.force-legacy=false".into());
-    add("-device", "virtio-blk-device,drive=mmio,serial=mmio".into());
+    add("-device", "virtio-blk-device,drive=mmio,serial=mmio,indirect_desc=off".into());
     all
 }
 

@@ -15,6 +15,9 @@ pub type Viewer = u64;
 /// The CPUs.
 pub const CPU: Viewer = 0;
 
+/// A device that looks through one of a page's copies, whichever.
+const LATE: Viewer = 1;
+
 #[derive(Clone, Debug)]
 struct Written {
     by: Viewer,
@@ -49,6 +52,15 @@ impl Sharing {
             let before = bytes.get(&(offset as u16));
             let is_contested = before.is_some_and(|before| before.is_contested || before.by != by);
             bytes.insert(offset as u16, Written { by, at, is_contested, seen_by: Vec::new() });
+        }
+    }
+
+    /// Bytes were on their way when the page came to have copies: only the copy that they go to has them.
+    pub fn arrive_late(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
+        let bytes = self.pages.entry(page).or_default();
+        for offset in offset..offset + length {
+            let late = Written { by: LATE, at, is_contested: false, seen_by: Vec::new() };
+            bytes.entry(offset as u16).or_insert(late);
         }
     }
 

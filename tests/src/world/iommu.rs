@@ -44,6 +44,11 @@ impl Pending {
     pub fn origin(&self) -> (usize, usize) {
         (self.stream / STREAMS, self.stream % STREAMS)
     }
+
+    /// Whether it is a write.
+    pub fn is_write(&self) -> bool {
+        self.data.is_some()
+    }
 }
 
 #[derive(Default)]

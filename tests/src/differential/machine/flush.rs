@@ -75,6 +75,9 @@ impl<const C: bool> Machine<C> {
                 }
             }
         }
+        for one in under_way.iter().filter(|one| self.views.is_shared(one.page)) {
+            self.sharing.arrive_late(one.page, one.offset, one.length, self.history.now());
+        }
         for stream in streams() {
             self.history.set_flushed(dart, stream, start);
         }
@@ -106,7 +109,7 @@ impl<const C: bool> Machine<C> {
             let roots = self.history.roots(dart, stream);
             Some(UnderWay { page: pending.page?, offset: pending.offset, length: pending.length, roots })
         };
-        self.world.pending().iter().filter_map(describe).collect()
+        self.world.pending().iter().filter(|pending| pending.is_write()).filter_map(describe).collect()
     }
 
     fn oldest_flush(&self) -> u64 {
@@ -146,6 +149,7 @@ impl<const C: bool> Machine<C> {
                 let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
                 let is_due = is_moved(&self.history, change) && (is_filled || is_emptied);
                 if is_due
+                    && !self.guest.is_vandalised
                     && self.red_zones.get(&key) == Some(&true)
                     && !self.is_refused(*roots, change.iova_page)
                 {

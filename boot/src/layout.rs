@@ -4,6 +4,8 @@
 //! top of RAM, 2 MiB aligned: trace, heap, stage-2 tables, frame pool, in this order. The guest gets the
 //! rest of RAM, and never hears of those two ranges.
 
+use core::fmt;
+
 use crate::header::Kernel;
 use crate::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
 
@@ -77,14 +79,20 @@ pub enum LayoutError {
     TooManyRanges,
 }
 
-impl LayoutError {
-    /// The reason in words, for one line on the console.
-    pub fn reason(self) -> &'static str {
+/// The reason, for one line on the console.
+impl fmt::Display for LayoutError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::TooLittleMemory { .. } => "too little memory for the frame pool (set oche.pool lower?)",
-            Self::PoolTooSmall => "oche.pool is below 32M",
-            Self::NoPlaceForGuest => "no free place in RAM for the guest's kernel",
-            Self::TooManyRanges => "RAM is in too many pieces",
+            Self::TooLittleMemory { needed } => {
+                let mib = needed.div_ceil(1 << 20);
+                write!(
+                    out,
+                    "too little memory: Oche needs {mib} MiB in one piece (oche.pool sets most of it)"
+                )
+            }
+            Self::PoolTooSmall => out.write_str("oche.pool is below 32M"),
+            Self::NoPlaceForGuest => out.write_str("no free place in RAM for the guest's kernel"),
+            Self::TooManyRanges => out.write_str("RAM is in too many pieces"),
         }
     }
 }

@@ -126,6 +126,11 @@ impl<'a> Machine<'a> {
         self.tree.data()
     }
 
+    /// Whether any node is compatible with `name`.
+    pub fn has_compatible(&self, name: &str) -> bool {
+        is_or_has_compatible(&self.tree.root(), name)
+    }
+
     /// Calls `found` with name and value of each property of `/chosen` whose name begins with `oche.`; a value
     /// that is no text is an empty one.
     pub fn chosen_options(&self, found: &mut dyn FnMut(&str, &'a str)) {
@@ -196,6 +201,13 @@ fn add_ranges(list: &mut RangeList, node: &FdtNode<'_>, cells: Cells) -> Result<
         list.push(PhysRange::sized(start, size).ok_or(MachineError::Damaged)?)?;
     }
     Ok(())
+}
+
+/// Depth first. `blob::check` has bounded the depth.
+fn is_or_has_compatible(node: &FdtNode<'_>, name: &str) -> bool {
+    let is_one = value(node, "compatible")
+        .is_some_and(|value| value.split(|byte| *byte == 0).any(|one| one == name.as_bytes()));
+    is_one || node.children().any(|child| is_or_has_compatible(&child, name))
 }
 
 fn value<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {

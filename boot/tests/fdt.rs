@@ -47,6 +47,8 @@ fn qemus_tree_says_what_qemu_was_told() {
     assert_eq!(machine.initrd, None);
     assert!(machine.reserved.as_slice().is_empty());
     assert_eq!(machine.blob(), FIXTURE);
+    assert!(machine.has_compatible("arm,smmu-v3") && machine.has_compatible("arm,pl011"));
+    assert!(!machine.has_compatible("arm,smmu-v") && !machine.has_compatible("apple,t8103-dart"));
 }
 
 #[test]

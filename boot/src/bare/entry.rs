@@ -110,7 +110,7 @@ oche_entry:
     mov     x20, x0
     mrs     x9, CurrentEL
     cmp     x9, #(2 << 2)
-    b.ne    oche_park
+    b.ne    oche_not_el2
     enter_el2
     adrp    x21, _start
     bl      oche_clean_image
@@ -179,6 +179,9 @@ oche_clean_image:
     dsb     sy
     ret
 
+    // Not entered at EL2. A platform may have something better to do than nothing, without a stack.
+    .weak oche_not_el2
+oche_not_el2:
     .type oche_park, %function
 oche_park:
     wfi

@@ -70,9 +70,11 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         .iter()
         .find(|range| range.contains(payload_at))
         .map_or(0, |range| range.end - payload_at);
+    // The packer made Oche's own header say how long the whole file is.
+    let length = own_image_size(image).saturating_sub(image.size()).min(room);
     let header = bytes(PhysRange { start: payload_at, end: payload_at + room.min(MOST_HEADER_BYTES as u64) });
     let payload =
-        payload::parse(header, room).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+        payload::parse(header, length).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
     let place = |item: Item| PhysRange {
         start: payload_at + item.offset,
         end: payload_at + item.offset + item.length,
@@ -106,7 +108,7 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         engine_bytes,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
-    let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
     log::debug!("heap {}, tables {}", layout.heap, layout.tables);
     // SAFETY: the layout took the heap out of everything else, and this function runs once.
     unsafe { heap::give(layout.heap) };
@@ -167,7 +169,7 @@ impl Prepared {
         let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
         let place =
             self.layout.place_fdt((self.machine.blob().len() as u64 + FDT_GROWTH).max(blob.len() as u64));
-        let place = place.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+        let place = place.unwrap_or_else(|error| fatal(format_args!("{error}")));
         let fdt = PhysRange { start: place.start, end: place.start + blob.len() as u64 };
         copy(&blob, fdt.start);
         copy(bytes(self.kernel_file), self.layout.kernel.start);
@@ -234,11 +236,18 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static>
     options
 }
 
+/// What the `Image` header in front of Oche says of its size, in bytes.
+fn own_image_size(image: PhysRange) -> u64 {
+    let at = (image.start + header::IMAGE_SIZE as u64) as *const u64;
+    // SAFETY: in Oche's own text, which is mapped and never written.
+    unsafe { at.read_volatile() }
+}
+
 /// Maps RAM but for the image, which has its map: its stacks' guard pages must stay unmapped.
 fn map_ram(ram: &RangeList, image: PhysRange) {
     let mut outside = *ram;
     if outside.subtract(image).is_err() {
-        fatal(format_args!("{}", LayoutError::TooManyRanges.reason()));
+        fatal(format_args!("{}", LayoutError::TooManyRanges));
     }
     for range in outside.as_slice() {
         let reachable = PhysRange { start: range.start, end: range.end.min(1 << stage1::ADDRESS_BITS) };

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod last_words;
+mod not_el2;
 mod uart;
 
 use oche_boot::bare::entry::FdtAddress;
@@ -26,6 +27,7 @@ use uart::Pl011;
 
 /// The SMMU's registers, both 64 KiB pages. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`.
 const SMMU: PhysRange = PhysRange { start: 0x0905_0000, end: 0x0907_0000 };
+const SMMU_COMPATIBLE: &str = "arm,smmu-v3";
 /// The SMMU's event queue interrupt, SPI 74, edge-triggered. Source: the same, `irqmap`.
 const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
 /// DARTs that the guest is shown.
@@ -41,6 +43,9 @@ fn main(fdt: FdtAddress) -> ! {
     firmware::set_present(true);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
     let prepared = launch::prepare(fdt, engine_bytes);
+    if !prepared.machine.has_compatible(SMMU_COMPATIBLE) {
+        fatal(format_args!("there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"));
+    }
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
     let [first, second] = windows;
@@ -69,7 +74,7 @@ fn main(fdt: FdtAddress) -> ! {
     prepared.launch(Some(Darts {
         windows: &windows,
         interrupt: EVENT_INTERRUPT,
-        replaces: "arm,smmu-v3",
+        replaces: SMMU_COMPATIBLE,
         map: &map,
     }))
 }

@@ -70,11 +70,11 @@ unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! 
     // SAFETY: the vectors stored it on this CPU's stack and never touch it again.
     let frame = unsafe { &*frame };
     let base = entry::image().start;
+    let (syndrome, far) = (EsrEl2.read(), FarEl2.read());
     print(format_args!(
-        "oche: panic: cpu {}: exception by vector {vector:#x}: ESR {:#x} FAR {:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
+        "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
         cpu::index(),
-        EsrEl2.read(),
-        FarEl2.read(),
+        name(syndrome, far),
         HpfarEl2.read(),
         frame.elr,
         frame.elr.wrapping_sub(base),
@@ -88,6 +88,23 @@ unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! 
         print(format_args!("\n"));
     }
     stop(frame.register(29))
+}
+
+/// What happened, in words. Source: Arm ARM DDI 0487, `ESR_EL2`, EC.
+fn name(syndrome: u64, far: u64) -> &'static str {
+    let guard = stack_bottom() - cpu::GUARD_BYTES..stack_bottom();
+    match syndrome >> 26 & 0x3f {
+        0x25 if guard.contains(&far) => "stack overflow",
+        0x25 => "data abort",
+        0x21 => "instruction abort",
+        0x2f => "SError",
+        _ => "exception",
+    }
+}
+
+/// The lowest mapped address of this CPU's stack.
+fn stack_bottom() -> u64 {
+    cpu::stack_top(cpu::index()) - cpu::STACK_BYTES as u64 + cpu::GUARD_BYTES
 }
 
 fn stop(frame_pointer: u64) -> ! {
@@ -108,7 +125,7 @@ fn stop(frame_pointer: u64) -> ! {
 /// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return address.
 fn backtrace(mut frame_pointer: u64) {
     let top = cpu::stack_top(cpu::index());
-    let bottom = top - cpu::STACK_BYTES as u64 + cpu::GUARD_BYTES;
+    let bottom = stack_bottom();
     for _ in 0..BACKTRACE_LIMIT {
         if frame_pointer < bottom || frame_pointer > top - 16 || !frame_pointer.is_multiple_of(16) {
             return;

@@ -196,6 +196,10 @@ impl<const C: bool> Machine<C> {
                     let own = own.filter(|key| self.red_zones.contains_key(key));
                     if let Some(key) = own {
                         self.red_zones.remove(&key);
+                        // Hit again in the middle of this sync, it can be reported again.
+                        if self.late_red_zones.contains(&key) {
+                            self.red_zones.insert(key, false);
+                        }
                         continue;
                     }
                     let mut is_known = self.guest.is_vandalised;

@@ -58,11 +58,10 @@ give_up() {
 say() { echo "demo: $*"; }
 
 read_options() {
-    nvme_mib=64 port=0 idle_seconds=5 net_mib=16
+    nvme_mib=64 port=0 idle_seconds=5
     for word in $(cat /proc/cmdline); do
         case $word in
             demo.nvme_mib=*) nvme_mib=${word#*=} ;;
-            demo.net_mib=*) net_mib=${word#*=} ;;
             demo.port=*) port=${word#*=} ;;
             demo.idle_seconds=*) idle_seconds=${word#*=} ;;
         esac
@@ -198,17 +197,17 @@ write_and_read_back() {
     [ "$written" = "$(cat $state/digest.nvme-read)" ] || { echo "read back differs from what was written"; return 1; }
 }
 
-fetch_e1000e() { fetch e1000e 10.0.2 e1000e; }
-fetch_virtio_net() { fetch virtio_net 10.0.3 virtio-net; }
+fetch_e1000e() { fetch e1000e 10.0.2 e1000e random; }
+fetch_virtio_net() { fetch virtio_net 10.0.3 virtio-net part; }
 
-fetch() { # DRIVER SUBNET NAME
+fetch() { # DRIVER SUBNET NAME FILE
     interface=$(interface_of $1)
     ip link set $interface up && ip addr add $2.15/24 dev $interface || return 1
     for attempt in $(seq 1 100); do
         [ "$(cat /sys/class/net/$interface/carrier 2>/dev/null)" = 1 ] && break
         sleep 0.1
     done
-    wget -q -O $state/$3.bin http://$2.2:$port/random || return 1
+    wget -q -O $state/$3.bin http://$2.2:$port/$4 || return 1
     digest $3 "$(sum $state/$3.bin)"
     rm $state/$3.bin
 }

@@ -161,7 +161,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     let step = progress.step("Disks, and a server for the guest");
     let sizes = if options.short { Sizes::SHORT } else { Sizes::FULL };
     let disks = Disks::make(&options.output.join("disks"), sizes)?;
-    let server = Server::start(disks.served.clone())?;
+    let server = Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
     step.done(&format!("127.0.0.1:{}", server.port()));
 
     let step = progress.step("Oche for EL2");

@@ -1,4 +1,4 @@
-//! A web server on the host's loopback that serves one file to the guest.
+//! A web server on the host's loopback that serves files to the guest.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -20,26 +20,26 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts serving `bytes` as `/random`, on a port that the system chooses.
+    /// Starts serving files by their names, such as `random`, on a port that the system chooses.
     ///
     /// # Errors
     ///
     /// The loopback has no free port.
-    pub fn start(bytes: Vec<u8>) -> Result<Self> {
+    pub fn start(files: Vec<(&'static str, Vec<u8>)>) -> Result<Self> {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("cannot listen on the loopback")?;
         let port = listener.local_addr().context("the server's port")?.port();
         let is_over = Arc::new(AtomicBool::new(false));
-        let (bytes, over) = (Arc::new(bytes), Arc::clone(&is_over));
+        let (files, over) = (Arc::new(files), Arc::clone(&is_over));
         thread::spawn(move || {
             for stream in listener.incoming() {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
                 if let Ok(stream) = stream {
-                    let bytes = Arc::clone(&bytes);
+                    let files = Arc::clone(&files);
                     // A guest that goes away in the middle is the guest's digest's affair.
-                    thread::spawn(move || serve(&stream, &bytes).ok());
+                    thread::spawn(move || serve(&stream, &files).ok());
                 }
             }
         });
@@ -61,14 +61,15 @@ impl Drop for Server {
     }
 }
 
-fn serve(stream: &TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+fn serve(stream: &TcpStream, files: &[(&str, Vec<u8>)]) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut lines = BufReader::new(stream).lines();
     let request = lines.next().transpose()?.unwrap_or_default();
     while lines.next().transpose()?.is_some_and(|line| !line.is_empty()) {}
     let mut stream = stream;
-    if request.starts_with("GET /random ") {
+    let wanted = request.strip_prefix("GET /").and_then(|rest| rest.split(' ').next());
+    if let Some((_, bytes)) = files.iter().find(|(name, _)| Some(*name) == wanted) {
         let length = bytes.len();
         write!(
             stream,
@@ -95,11 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_served_whole_and_nothing_else_is() {
-        let server = Server::start(b"0123456789".to_vec()).unwrap();
+    fn files_are_served_whole_and_nothing_else_is() {
+        let server =
+            Server::start(vec![("random", b"0123456789".to_vec()), ("part", b"01".to_vec())]).unwrap();
         let answer = ask(server.port(), "/random");
         assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("Content-Length: 10"), "{answer}");
         assert!(answer.ends_with("\r\n\r\n0123456789"), "{answer}");
+        assert!(ask(server.port(), "/part").ends_with("\r\n\r\n01"));
         assert!(ask(server.port(), "/etc/passwd").starts_with("HTTP/1.0 404"));
     }
 }

@@ -14,8 +14,9 @@ use crate::qemu::smmu::{Owners, Survey};
 use crate::qemu::{Ending, Line, Machine, Running, Wish};
 use crate::trace;
 
-/// Time between two looks at the SMMU while the guest is busy.
-const LOOK_EVERY: Duration = Duration::from_millis(1500);
+/// The first look at the SMMU comes so long after the guest began to be busy; each further one after half as much time
+/// again as the one before it, since a look stops the guest.
+const FIRST_LOOK: Duration = Duration::from_millis(1500);
 
 /// At most so many different complaints are kept.
 const MOST_COMPLAINTS: usize = 30;
@@ -114,7 +115,8 @@ struct Watcher<'run> {
     owners: Owners,
     survey: Survey,
     is_busy: bool,
-    last_look: Instant,
+    next_look: Instant,
+    look_pause: Duration,
     idle_began: Option<(Counters, Instant)>,
     idle: Option<(Counters, Counters, f64)>,
 }
@@ -131,7 +133,8 @@ impl<'run> Watcher<'run> {
             owners: Owners::default(),
             survey: Survey::default(),
             is_busy: false,
-            last_look: Instant::now(),
+            next_look: Instant::now(),
+            look_pause: FIRST_LOOK,
             idle_began: None,
             idle: None,
         }
@@ -183,20 +186,24 @@ impl<'run> Watcher<'run> {
     }
 
     fn on_tick(&mut self, running: &mut Running) -> Result<()> {
-        if self.plan.has_oche && self.is_busy && self.last_look.elapsed() >= LOOK_EVERY {
+        if self.plan.has_oche && self.is_busy && Instant::now() >= self.next_look {
             let (monitor, memory) = running.monitor();
             // A machine that ends in the middle of a look is told by its ending.
             if let Err(error) = self.survey.look(monitor, memory, &self.owners) {
                 self.step.line(&format!("no look at the SMMU: {error:#}"));
             }
-            self.last_look = Instant::now();
+            self.next_look = Instant::now() + self.look_pause;
+            self.look_pause += self.look_pause / 2;
         }
         Ok(())
     }
 
     fn on_marker(&mut self, name: &str, at: Instant) {
         match name {
-            "busy-begin" => self.is_busy = true,
+            "busy-begin" => {
+                self.is_busy = true;
+                self.next_look = at + self.look_pause;
+            }
             "busy-end" => self.is_busy = false,
             "idle-begin" if self.plan.has_oche => self.idle_began = Some((counters(&self.ram), at)),
             "idle-end" => {

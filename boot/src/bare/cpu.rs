@@ -73,8 +73,8 @@ const _: () = assert!(core::mem::offset_of!(Start, index) == 32);
 
 impl Start {
     const fn new() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
-        Self { ttbr: ZERO, tcr: ZERO, mair: ZERO, stack: ZERO, index: ZERO }
+        let [ttbr, tcr, mair, stack, index] = [const { AtomicU64::new(0) }; 5];
+        Self { ttbr, tcr, mair, stack, index }
     }
 }
 

@@ -134,7 +134,7 @@ fn backtrace(mut frame_pointer: u64) {
         // SAFETY: inside the mapped part of this CPU's stack, checked above.
         let next = unsafe { record.read_volatile() };
         // SAFETY: as above, eight bytes further.
-        let return_address = unsafe { record.add(1).read_volatile() };
+        let return_address = unsafe { record.wrapping_add(1).read_volatile() };
         print(format_args!("oche: panic: image+{:#x}\n", return_address.wrapping_sub(entry::image().start)));
         if next <= frame_pointer {
             return;

@@ -31,10 +31,11 @@ impl Tree {
         for range in self.memory().unwrap_or(&[]).chunks_exact(16) {
             let start = u64::from(word(range, 0).unwrap_or(0)) << 32 | u64::from(word(range, 4).unwrap_or(0));
             let size = u64::from(word(range, 8).unwrap_or(0)) << 32 | u64::from(word(range, 12).unwrap_or(0));
-            if last_end != 0 && last_end != start {
-                if let Some(slot) = slots.next() {
-                    *slot = start - 4096;
-                }
+            if last_end != 0
+                && last_end != start
+                && let Some(slot) = slots.next()
+            {
+                *slot = start - 4096;
             }
             last_end = start + size;
         }

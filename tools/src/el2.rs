@@ -163,17 +163,39 @@ pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], ste
     Ok(kept)
 }
 
+/// Where Debian's package `rust-web-clippy` puts the linter that goes with its compiler.
+const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
+
+/// Whether [`lint`] can do its work.
+#[must_use]
+pub fn can_lint(toolchain: Toolchain) -> bool {
+    toolchain == Toolchain::Rustup || Path::new(DEBIAN_LINTER).is_file()
+}
+
 /// Lints what is built for the target.
 ///
 /// # Errors
 ///
-/// A lint is broken, or the compiler has no linter: Debian's comes without.
+/// A lint is broken, or the compiler has no linter, see [`can_lint`].
 pub fn lint(toolchain: Toolchain) -> Result<()> {
     let mut cargo = toolchain.cargo();
-    cargo
-        .args(["clippy", "--quiet", "--package", PACKAGE, "--profile", PROFILE])
-        .args(toolchain.target_arguments());
-    cargo.args(["--", "-D", "warnings"]);
+    cargo.arg(match toolchain {
+        Toolchain::Rustup => "clippy",
+        Toolchain::Debian => "check",
+    });
+    cargo.args(["--quiet", "--package", PACKAGE, "--package", "oche-hostile-guest", "--profile", PROFILE]);
+    cargo.args(["--features", "oche-qemu-virt/panic-on-request"]).args(toolchain.target_arguments());
+    match toolchain {
+        Toolchain::Rustup => {
+            cargo.args(["--", "-D", "warnings"]);
+        }
+        // What rustup's `cargo clippy` would set for its own driver; a folder apart, or the plain build's would be reused.
+        Toolchain::Debian => {
+            cargo.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_LINTER);
+            cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
+            cargo.env("CARGO_TARGET_DIR", workspace::target().join("el2-debian-lint"));
+        }
+    }
     command::show(&mut cargo, "clippy for the target")
 }
 

@@ -84,20 +84,32 @@ pub(crate) struct Unwatched {
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     pub(crate) unwatched: Vec<Unwatched>,
+    /// Tables are being emptied into the batch. Their successors map the same granules, and a batch names
+    /// each granule once, so nothing else goes in.
+    is_draining: bool,
+    /// Nothing more goes in.
+    is_sealed: bool,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { changes: Vec::with_capacity(BATCH), unwatched: Vec::with_capacity(BATCH) }
+        Self {
+            changes: Vec::with_capacity(BATCH),
+            unwatched: Vec::with_capacity(BATCH),
+            is_draining: false,
+            is_sealed: false,
+        }
     }
 
     pub(crate) fn clear(&mut self) {
         self.changes.clear();
         self.unwatched.clear();
+        self.is_draining = false;
+        self.is_sealed = false;
     }
 
     fn is_full(&self) -> bool {
-        self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
+        self.is_sealed || self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
     }
 }
 
@@ -267,6 +279,14 @@ impl Tracker {
             let number = ttbr * ENTRIES + index;
             if decode_table(new) != decode_table(old) {
                 let leaf = self.leaf(space, number);
+                if leaf != NONE && !batch.is_draining {
+                    // Entries of that very table may be in the batch.
+                    if !batch.changes.is_empty() {
+                        batch.is_sealed = true;
+                        return true;
+                    }
+                    batch.is_draining = true;
+                }
                 if leaf != NONE && !self.drain(leaf, number, batch) {
                     return true;
                 }
@@ -282,6 +302,7 @@ impl Tracker {
                 return true;
             }
         }
+        batch.is_sealed |= batch.is_draining;
         is_changed
     }
 

@@ -39,6 +39,7 @@ impl Placement {
     pub(super) fn add(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
+        let mut fills_live_frame = false;
         for change in changes {
             let mut wanted = change.wanted;
             for (slot, wanted) in wanted.iter_mut().enumerate() {
@@ -50,10 +51,18 @@ impl Placement {
                 }
             }
             if wanted.iter().any(Option::is_some) {
+                let planned = copies.len();
+                let was_live = matches!(self.record(space, change.granule).form, Form::Composed(_));
                 self.plan(world, cause, space, change.granule, wanted, &mut copies);
+                fills_live_frame |= was_live && copies.len() > planned;
             }
         }
         self.mover.still(world);
+        if fills_live_frame {
+            // What a device wrote into the red zone of a slot, with nothing mapped there, must have landed
+            // before a page of the guest moves in.
+            self.invalidate(world, space);
+        }
         for copy in &copies {
             self.carry_out(world, space, copy);
         }
@@ -198,9 +207,9 @@ impl Placement {
             });
         }
         let is_alias = self.mappings(page).next().is_some();
-        if !is_alias {
-            self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
-        }
+        // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
+        // and then it is too late to refuse.
+        self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match record.form {
             Form::Composed(frame) | Form::Direct(frame) => frame,
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,

@@ -35,8 +35,6 @@ pub use walk::{Lookup, Root};
 pub const TABLE_ENTRIES: usize = 512;
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
 pub const MOST_IPA_BITS: u32 = 40;
-/// Pages that [`Stage2::flush_broken`] invalidates one by one; a larger batch drops everything at once.
-pub const FLUSH_BATCH: usize = 64;
 
 /// The tables and the memory for more of them. Whoever holds `&mut` is the only writer.
 #[derive(Debug)]
@@ -47,8 +45,8 @@ pub struct Stage2<H> {
     free: PhysRange,
     /// Guest RAM is forced to Write-Back (FEAT_S2FWB, `HCR_EL2.FWB`).
     forces_write_back: bool,
-    broken: [Gfn; FLUSH_BATCH],
-    broken_count: usize,
+    /// A page has been broken since the last [`Stage2::flush_broken`].
+    has_broken: bool,
 }
 
 impl<H: Hardware> Stage2<H> {
@@ -69,7 +67,7 @@ impl<H: Hardware> Stage2<H> {
         if free.start > free.end {
             return Err(OutOfTables);
         }
-        Ok(Self { root, hardware, free, forces_write_back, broken: [Gfn(0); FLUSH_BATCH], broken_count: 0 })
+        Ok(Self { root, hardware, free, forces_write_back, has_broken: false })
     }
 
     /// What `VTTBR_EL2` and the fault handler need.
@@ -188,22 +186,19 @@ impl<H: Hardware> oche_hyp::world::Stage2 for Stage2<H> {
     fn break_page(&mut self, page: Gfn) {
         let position = self.leaf(page);
         self.hardware.store(position.table, position.index, Entry::InMotion.encode(LEAF_LEVEL));
-        if let Some(slot) = self.broken.get_mut(self.broken_count) {
-            *slot = page;
-        }
-        self.broken_count = self.broken_count.saturating_add(1);
+        self.has_broken = true;
     }
 
     fn flush_broken(&mut self) {
         // The invalid entries must be seen by walks before the TLBs drop the valid ones.
         self.hardware.order_stores();
-        match self.broken.get(..self.broken_count) {
-            Some([]) => return,
-            Some(pages) => pages.iter().for_each(|page| self.hardware.invalidate_page(*page)),
-            None => self.hardware.invalidate_all(),
+        if self.has_broken {
+            // Not page by page: what combines both stages is found by VA, which nobody knows, so all of it
+            // goes in any case. One broadcast that drops stage 2 as well replaces one for each page and the
+            // one for stage 1.
+            self.hardware.invalidate_all();
+            self.has_broken = false;
         }
-        self.hardware.finish_invalidation();
-        self.broken_count = 0;
     }
 
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {

@@ -60,7 +60,7 @@ impl Hardware for Cpus {
 
     fn invalidate_all(&self) {
         // SAFETY: as for `invalidate_page`.
-        unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
+        unsafe { asm!("tlbi vmalls12e1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
     }
 
     fn finish_invalidation(&self) {

@@ -18,7 +18,7 @@ pub trait Hardware {
     fn publish_stores(&self);
     /// Starts to drop what the TLBs of all CPUs hold of the guest-physical page, last-level or not.
     fn invalidate_page(&self, page: Gfn);
-    /// Starts to drop all that the TLBs of all CPUs hold of the guest, both stages.
+    /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and waits.
     fn invalidate_all(&self);
     /// Waits for the invalidations, drops everything that combines them with stage 1, and waits again.
     fn finish_invalidation(&self);

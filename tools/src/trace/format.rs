@@ -174,7 +174,7 @@ impl Sample {
             unix_nanoseconds: word(fixed, 0)?,
             newest_ticks: word(fixed, 8)?,
             label: text(fixed.get(16..16 + LABEL_BYTES)?),
-            counters: counters.iter().filter_map(|bytes| counter(bytes)).collect(),
+            counters: counters.iter().filter_map(counter).collect(),
         })
     }
 }

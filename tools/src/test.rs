@@ -33,6 +33,9 @@ struct Tally {
     failed: u64,
 }
 
+/// What a step does: it gives a few words for the person who watches.
+type Work = fn(&Step, &mut Tally) -> Result<String>;
+
 /// Carries out `cargo xtask test`.
 ///
 /// # Errors
@@ -40,7 +43,7 @@ struct Tally {
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, fn(&Step, &mut Tally) -> Result<String>); 10] = [
+    let steps: [(&str, Work); 10] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),

@@ -159,10 +159,10 @@ impl<'run> Watcher<'run> {
             if said == Said::End && self.plan.ends_with_script {
                 return Ok(Wish::End);
             }
-            if let Said::Warning(warning) = said {
-                if is_bad_warning(warning) {
-                    self.complain(warning);
-                }
+            if let Said::Warning(warning) = said
+                && is_bad_warning(warning)
+            {
+                self.complain(warning);
             }
         } else if text.starts_with("oche: ") {
             self.step.line(text);

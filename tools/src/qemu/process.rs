@@ -141,11 +141,11 @@ impl Running {
                         self.last_lines.pop_front();
                     }
                     self.last_lines.push_back(line.text.clone());
-                    if bad_news.is_none() {
-                        if let Some(verdict) = verdict_of(&line.text) {
-                            bad_news = Some(verdict);
-                            deadline = deadline.min(Instant::now() + LAST_WORDS);
-                        }
+                    if bad_news.is_none()
+                        && let Some(verdict) = verdict_of(&line.text)
+                    {
+                        bad_news = Some(verdict);
+                        deadline = deadline.min(Instant::now() + LAST_WORDS);
                     }
                     if on_line(self, &line)? == Wish::End {
                         return Ok(bad_news.unwrap_or(Ending::Ended));

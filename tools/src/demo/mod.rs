@@ -127,11 +127,14 @@ struct Prepared {
     disks: Disks,
     server: Server,
     sizes: Sizes,
+    /// Two demos in one folder would write each other's disks.
+    _lock: workspace::FolderLock,
 }
 
 fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
-    workspace::create_folder(&options.output)?;
     let step = progress.step("Tools of this machine");
+    step.detail("waiting until no other demo uses the same folder");
+    let lock = workspace::FolderLock::wait(&options.output)?;
     let toolchain = environment::prepare(&step)?;
     step.done(&format!("Oche is built with {toolchain}"));
 
@@ -174,6 +177,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
             disks,
             server,
             sizes,
+            _lock: lock,
         });
     }
     let features: &[&str] = if options.break_placement { &["break-placement"] } else { &[] };
@@ -181,7 +185,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     let boot = options.output.join("oche.img");
     let packed = pack::pack(&oche, &guest(options, &kernel, &initrd)?, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
-    Ok(Prepared { boot, initrd: None, kernel, disks, server, sizes })
+    Ok(Prepared { boot, initrd: None, kernel, disks, server, sizes, _lock: lock })
 }
 
 fn guest(options: &Options, kernel: &GuestKernel, initrd: &Path) -> Result<Guest> {

@@ -45,7 +45,7 @@ pub struct Stage2<H> {
     free: PhysRange,
     /// Guest RAM is forced to Write-Back (FEAT_S2FWB, `HCR_EL2.FWB`).
     forces_write_back: bool,
-    /// A page has been broken since the last [`Stage2::flush_broken`].
+    /// A page has been broken since the TLBs were last told.
     has_broken: bool,
 }
 

@@ -74,7 +74,7 @@ mod header {
     pub(super) const TABLES: usize = 0x50;
     /// u32 counter names, u32 0.
     pub(super) const COUNTERS: usize = 0x58;
-    /// name[32] of the board.
+    /// `name[32]` of the board.
     pub(super) const BOARD: usize = 0x60;
     /// Where the header's fields end; 0 from here to 0x100.
     pub(super) const END: usize = 0x80;

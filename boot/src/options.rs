@@ -3,8 +3,8 @@
 //! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
-/// DARTs that Oche shows on qemu-virt at most; slot 31 is the last of the second.
-pub const MOST_DARTS: u8 = 2;
+/// DARTs that Oche shows on qemu-virt at most; two by the slot rule, one more for a map.
+pub const MOST_DARTS: u8 = 3;
 /// Streams of a t8020 DART.
 pub const STREAMS: u8 = 16;
 /// Most entries in `oche.iommu-map`.

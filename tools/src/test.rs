@@ -171,22 +171,7 @@ fn differential(step: &Step, _: &mut Tally) -> Result<String> {
 }
 
 /// Runs the demo as a person would, by this very program.
-/// One boot in ten or so, QEMU's NVMe holds its interrupt line up with nothing to tell, and the kernel gives the
-/// line up (`docs/known-issues.md`). Such a run says nothing of the bytes: it is named and made once more.
 fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
-    run_demo_once(step, name, arguments).or_else(|error| {
-        let console = workspace::target().join("test").join(name).join("console.log");
-        let is_stuck_line =
-            std::fs::read(console).is_ok_and(|text| String::from_utf8_lossy(&text).contains("nobody cared"));
-        if !is_stuck_line {
-            return Err(error);
-        }
-        step.line("an interrupt line got stuck (docs/known-issues.md): once more");
-        run_demo_once(step, name, arguments)
-    })
-}
-
-fn run_demo_once(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
     let output: PathBuf = workspace::target().join("test").join(name);
     workspace::create_folder(&output)?;
     let program = std::env::current_exe().context("this program's own path")?;

@@ -31,7 +31,7 @@ const SMMU_COMPATIBLE: &str = "arm,smmu-v3";
 /// The SMMU's event queue interrupt, SPI 74, edge-triggered. Source: the same, `irqmap`.
 const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
 /// DARTs that the guest is shown.
-const DARTS: usize = 2;
+const DARTS: usize = oche_boot::options::MOST_DARTS as usize;
 
 oche_boot::entry!(main);
 
@@ -48,8 +48,8 @@ fn main(fdt: FdtAddress) -> ! {
     }
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
-    let [first, second] = windows;
-    let stage2 = prepared.stage2(&[SMMU, first, second]);
+    let [first, second, third] = windows;
+    let stage2 = prepared.stage2(&[SMMU, first, second, third]);
     let map = prepared.options.iommu_map;
     last_words::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.

@@ -17,6 +17,7 @@ main() {
     say "fact page-size $(getconf PAGESIZE)"
     say "fact cpus $(grep -c ^processor /proc/cpuinfo)"
 
+    relieve_nvme_line
     phase modules 60 load_all_modules
     phase devices 60 wait_for_devices || give_up
     say_facts
@@ -45,6 +46,7 @@ main() {
 # Also the good end: what the kernel warned of, and off.
 give_up() {
     dmesg -r 2>/dev/null | grep -E '^<[0-4]>' | sed 's/^/demo: warning /'
+    say "fact nvme-line-relieved $(wc -l <$state/relieved)"
     say "end"
     # Both may hang in a driver whose device is gone; the last resort asks nobody.
     sync &
@@ -66,6 +68,31 @@ read_options() {
             demo.idle_seconds=*) idle_seconds=${word#*=} ;;
         esac
     done
+}
+
+# QEMU's NVMe with a wired interrupt has a race of its own, with Oche or without: it publishes the completion queue's
+# head that it knows as the one to be told about, then reads a newer one from the shadow doorbell; the driver, which has
+# gone past the published one, then rightly rings no doorbell for the next completion, and the line stays raised with
+# nothing to tell until the next command. The kernel gives a line up after 99 900 such interrupts, and a CPU does nothing
+# else meanwhile. So somebody on another CPU watches, and reads one block when it happens.
+relieve_nvme_line() {
+    : >$state/relieved
+    [ -e /sys/devices/system/cpu/cpu1 ] || return 0
+    taskset 2 sh -c '
+        before=0
+        while sleep 0.1; do
+            for folder in /proc/irq/*/nvme0q0; do line=${folder%/*}; done
+            [ -r $line/spurious ] && [ -b /dev/nvme0n1 ] || continue
+            while read -r name value rest; do
+                case $name in unhandled) unhandled=$value ;; esac
+            done <$line/spurious
+            if [ $((unhandled - before)) -ge 500 ]; then
+                dd if=/dev/nvme0n1 of=/dev/null bs=4096 count=1 iflag=direct 2>/dev/null
+                echo $unhandled >>$1/relieved
+            fi
+            before=$unhandled
+        done
+    ' relieve $state &
 }
 
 # --- Steps with time limits ------------------------------------------------------------------------

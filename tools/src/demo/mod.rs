@@ -31,11 +31,6 @@ mod watch;
 /// The guest's script, behind what every init script begins with.
 const SCRIPT: &str = include_str!("init.sh");
 
-/// QEMU 7.2's NVMe with shadow doorbells now and then leaves its wired interrupt raised until the next doorbell (seen
-/// without Oche too, with `--without-oche --append pci=nomsi`: 3271 of 3525 interrupts unhandled). The kernel would give
-/// the line up after 99 900 of them.
-const QUIRKS: &str = "noirqdebug";
-
 /// Options of `cargo xtask demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -218,7 +213,7 @@ fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: 
         kernel: prepared.boot.clone(),
         initrd: prepared.initrd.clone(),
         append: format!(
-            "console=ttyAMA0 {QUIRKS} demo.port={} demo.nvme_mib={} {}",
+            "console=ttyAMA0 demo.port={} demo.nvme_mib={} {}",
             prepared.server.port(),
             prepared.sizes.nvme_file,
             options.append.join(" ")

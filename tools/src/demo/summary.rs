@@ -95,6 +95,8 @@ pub struct Summary {
     pub digests: BTreeMap<String, String>,
     /// Seconds of each of the guest's steps, by the guest's clock.
     pub guest_seconds: BTreeMap<String, u64>,
+    /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with nothing to tell.
+    pub nvme_line_relieved: u64,
     /// Seconds from QEMU's start to its end.
     pub boot_to_end_seconds: f64,
     /// The command line of QEMU.
@@ -156,6 +158,7 @@ impl Summary {
         self.kernel.release = story.fact("kernel").to_owned();
         self.kernel.page_bytes = story.fact("page-size").parse().unwrap_or(0);
         self.kernel.cpus = story.fact("cpus").parse().unwrap_or(0);
+        self.nvme_line_relieved = story.fact("nvme-line-relieved").parse().unwrap_or(0);
         self.digests.clone_from(&story.digests);
         self.guest_seconds = story.passed.iter().cloned().collect();
         self.darts =
@@ -211,6 +214,9 @@ impl Summary {
             format!("{} events, {} dropped", grouped(self.trace.events), grouped(self.trace.dropped)),
         );
         row("", self.trace.file.clone());
+        if self.nvme_line_relieved > 0 {
+            row("QEMU's NVMe line stuck", format!("{} times, relieved", self.nvme_line_relieved));
+        }
         row("boot to power-off", format!("{:.1} s", self.boot_to_end_seconds));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         rows.iter().map(|(name, value)| format!("  {name:width$}  {value}\n")).collect()

@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod blob;
 pub mod guest_fdt;
 pub mod header;
+pub mod identity;
 pub mod inject;
 pub mod layout;
 pub mod lock;

@@ -15,7 +15,7 @@ use crate::{command, workspace};
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The cargo profile, from the workspace's manifest.
 const PROFILE: &str = "el2";
-/// The only package that is built for the target from outside; the others come with it.
+/// The board that a developer's own machine runs in QEMU.
 const PACKAGE: &str = "oche-qemu-virt";
 /// Names the way to build, against the choice made by looking: `rustup` or `debian`.
 const CHOICE_VARIABLE: &str = "OCHE_EL2_TOOLCHAIN";

@@ -12,12 +12,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use oche_boot::header;
+use oche_boot::options::Options;
 use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, Kind};
 
 use crate::pack::kernel_image::KernelImage;
 use crate::workspace;
 
+pub mod command;
+pub mod inspect;
 pub mod kernel_image;
+mod zboot;
 
 /// The largest Oche that is believed, to stop a wild ELF file from filling memory, in bytes.
 const IMAGE_BYTES_LIMIT: u64 = 256 << 20;
@@ -51,6 +55,13 @@ pub struct Packed {
 /// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the result cannot be
 /// written. Each says what to do.
 pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
+    let (image, guest_page_bytes) = image_of(oche, guest)?;
+    workspace::write_whole(into, &image)?;
+    Ok(Packed { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes })
+}
+
+/// The packed file's bytes, and the guest kernel's page size as in [`Packed`].
+fn image_of(oche: &Path, guest: &Guest) -> Result<(Vec<u8>, u64)> {
     let elf = fs::read(oche).with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
     let kernel = KernelImage::read(&guest.kernel)?;
     let initrd = match &guest.initrd {
@@ -65,8 +76,10 @@ pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
     items.extend(initrd.as_deref().map(|bytes| (Kind::Initrd, bytes)));
     items.push((Kind::Options, options.as_bytes()));
     append(&mut image, &items)?;
-    workspace::write_whole(into, &image)?;
-    Ok(Packed { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes: kernel.page_bytes() })
+    if image.len() as u64 > header::IMAGE_SIZE_LIMIT {
+        bail!("it comes to {} MiB; no loader takes more than 1024", image.len() >> 20);
+    }
+    Ok((image, kernel.page_bytes()))
 }
 
 /// Lays out an ELF file's loadable segments by physical address, up to the symbol `__image_end`.
@@ -152,7 +165,18 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
         }
         text.push_str(&format!("{name}={value}\n"));
     }
+    // Oche itself would name what it does not know on its console and go on; here it can still be put right.
+    let mut refused = None;
+    Options::default().take_text(&text, &mut |name| refused = refused.take().or(Some(name.to_owned())));
+    if let Some(name) = refused {
+        bail!("Oche does not take this {name}: `{}`", value_in(options, &name));
+    }
     Ok(text)
+}
+
+/// The last value that is given to `name`, or nothing.
+fn value_in<'a>(options: &'a [(String, String)], name: &str) -> &'a str {
+    options.iter().rev().find(|(known, _)| known == name).map_or("", |(_, value)| value)
 }
 
 #[cfg(test)]

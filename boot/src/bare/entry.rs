@@ -20,10 +20,17 @@ use crate::range::PhysRange;
 #[derive(Clone, Copy, Debug)]
 pub struct FdtAddress(pub u64);
 
-/// Makes `fn main(FdtAddress) -> !` the platform's entry.
+/// Makes `fn main(FdtAddress) -> !` the platform's entry, and leaves the board's name in the image.
 #[macro_export]
 macro_rules! entry {
-    ($main:path) => {
+    ($main:path, $board:literal) => {
+        /// Which board this image is for; tools find it.
+        #[used]
+        #[expect(unsafe_code, reason = "the section that the linker script keeps")]
+        #[unsafe(link_section = ".rodata.identity")]
+        static IDENTITY: [u8; $crate::identity::RECORD_BYTES] =
+            $crate::identity::record($board, env!("CARGO_PKG_VERSION"));
+
         /// The entry assembly jumps here with the MMU on.
         ///
         /// # Safety

@@ -33,7 +33,7 @@ const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
 /// DARTs that the guest is shown.
 const DARTS: usize = oche_boot::options::MOST_DARTS as usize;
 
-oche_boot::entry!(main);
+oche_boot::entry!(main, "qemu-virt");
 
 fn main(fdt: FdtAddress) -> ! {
     launch::map_registers(uart::REGISTERS);

@@ -1,6 +1,7 @@
-//! `oche`: what a person runs to look at Oche at work.
+//! `oche`: what a person runs to make an image of Oche and to look at Oche at work.
 
 use clap::{Parser, Subcommand};
+use oche_tools::pack::command::{InspectArguments, PackArguments};
 use oche_tools::trace::command::TraceArguments;
 
 /// See what every device behind a DART may reach, since when, and by which code.
@@ -15,11 +16,19 @@ struct Arguments {
 enum Command {
     /// Record, read and sum up what devices did to memory
     Trace(TraceArguments),
+    /// Pack Oche, a kernel, an initrd and options into one arm64 Image
+    Pack(PackArguments),
+    /// Say what is inside a packed image
+    Inspect(InspectArguments),
 }
 
 fn main() -> std::process::ExitCode {
-    let Command::Trace(arguments) = Arguments::parse().command;
-    match arguments.run() {
+    let result = match Arguments::parse().command {
+        Command::Trace(arguments) => arguments.run(),
+        Command::Pack(arguments) => arguments.run(),
+        Command::Inspect(arguments) => arguments.run(),
+    };
+    match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("oche: {error:#}");

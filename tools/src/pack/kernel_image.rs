@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use oche_boot::header::{self, KernelError};
 
+use super::zboot;
+
 /// The largest kernel that is expanded, in bytes: Oche believes no larger one.
 const EXPANDED_BYTES_LIMIT: u64 = header::IMAGE_SIZE_LIMIT;
 
@@ -17,7 +19,7 @@ pub struct KernelImage {
 }
 
 impl KernelImage {
-    /// Reads a kernel from a file, expanding gzip on the way.
+    /// Reads a kernel from a file, expanding gzip and EFI zboot on the way.
     ///
     /// # Errors
     ///
@@ -27,13 +29,15 @@ impl KernelImage {
         Self::from_bytes(bytes).with_context(|| format!("the kernel {} cannot be started", path.display()))
     }
 
-    /// Takes a kernel's bytes, expanding gzip on the way.
+    /// Takes a kernel's bytes, expanding gzip and EFI zboot on the way.
     ///
     /// # Errors
     ///
     /// As [`Self::read`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { expand_gzip(&bytes)? } else { bytes };
+        let bytes =
+            if zboot::is_zboot(&bytes) { zboot::expand(&bytes, EXPANDED_BYTES_LIMIT)? } else { bytes };
         if let Some(advice) = how_to_expand(&bytes) {
             bail!("{advice}");
         }
@@ -87,12 +91,7 @@ fn expand_gzip(bytes: &[u8]) -> Result<Vec<u8>> {
 
 /// What to type for a kernel that is packed in a way Oche does not expand.
 fn how_to_expand(bytes: &[u8]) -> Option<&'static str> {
-    const PACKINGS: [(&[u8], &str); 5] = [
-        (
-            b"MZ\0\0zimg",
-            "it is an EFI zboot file, a kernel packed inside a program: take the raw arm64 Image out of it \
-            (`unzboot KERNEL Image`) and name that",
-        ),
+    const PACKINGS: [(&[u8], &str); 4] = [
         (b"\xfd7zXZ\0", "it is compressed with xz: expand it with `xz -dc KERNEL >Image` and name that"),
         (
             &[0x28, 0xb5, 0x2f, 0xfd],
@@ -104,15 +103,7 @@ fn how_to_expand(bytes: &[u8]) -> Option<&'static str> {
             "it is compressed with lz4: expand it with `lz4 -dc KERNEL >Image` and name that",
         ),
     ];
-    PACKINGS
-        .iter()
-        .find(|(magic, _)| bytes.starts_with(magic) || is_zboot(magic, bytes))
-        .map(|(_, advice)| *advice)
-}
-
-/// An EFI zboot file may have other bytes between its two marks.
-fn is_zboot(magic: &[u8], bytes: &[u8]) -> bool {
-    magic.starts_with(b"MZ") && bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(b"zimg")
+    PACKINGS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|(_, advice)| *advice)
 }
 
 #[cfg(test)]
@@ -156,9 +147,8 @@ mod tests {
     #[test]
     fn other_packings_are_refused_with_the_command_to_type() {
         for (start, word) in [
-            (b"MZ\0\0zimg".as_slice(), "zboot"),
+            (b"\xfd7zXZ\0".as_slice(), "xz -dc"),
             (b"MZ\x40\xfazimg", "zboot"),
-            (b"\xfd7zXZ\0", "xz -dc"),
             (b"\x28\xb5\x2f\xfd", "zstd -dc"),
             (b"BZh9", "bzip2 -dc"),
             (b"\x02\x21\x4c\x18", "lz4 -dc"),

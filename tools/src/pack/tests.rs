@@ -131,4 +131,7 @@ fn options_are_lines_and_foreign_names_are_refused() {
     assert_eq!(options_text(&option("oche.bootargs", "a=b c")).expect("text"), "oche.bootargs=a=b c\n");
     assert!(options_text(&option("pool", "256M")).unwrap_err().to_string().contains("oche.NAME=VALUE"));
     assert!(options_text(&option("oche.bootargs", "a\nb")).is_err());
+    let refusal = |name: &str, value: &str| options_text(&option(name, value)).unwrap_err().to_string();
+    assert!(refusal("oche.pool", "lots").contains("Oche does not take this oche.pool: `lots`"));
+    assert!(refusal("oche.no-such-thing", "1").contains("oche.no-such-thing"));
 }

@@ -1,0 +1,160 @@
+//! `oche pack` and `oche inspect`: their arguments and what they do.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+
+use super::{Guest, image_of, inspect};
+use crate::el2;
+use crate::progress::Progress;
+use crate::{environment, workspace};
+
+/// Pack Oche, a kernel, an initrd and options into one arm64 Image.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche pack --kernel /boot/vmlinuz --output oche.img
+  oche pack --kernel u-boot-nodtb.bin --option oche.log=debug --output oche.img
+  oche pack --kernel Image --initrd initrd.img --option oche.bootargs='console=ttySAC0' --output oche.img
+
+Two files come out: the Image, and the same compressed with gzip beside it (.gz). `oche inspect` says what
+is in either.")]
+pub struct PackArguments {
+    /// The guest's kernel: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
+    #[arg(long)]
+    kernel: PathBuf,
+    /// The guest's initrd; without it the loader's, if it gives one
+    #[arg(long)]
+    initrd: Option<PathBuf>,
+    /// An option for Oche; may be repeated, and the last of a name counts
+    #[arg(long = "option", value_name = "oche.NAME=VALUE", value_parser = parse_option)]
+    options: Vec<(String, String)>,
+    /// The board to pack for
+    #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
+    board: Board,
+    /// Oche's own ELF file; without it, Oche is built
+    #[arg(long)]
+    oche: Option<PathBuf>,
+    /// The file to write
+    #[arg(long)]
+    output: PathBuf,
+}
+
+/// Say what is inside a packed image.
+#[derive(Debug, Args)]
+pub struct InspectArguments {
+    /// The image, compressed with gzip or not
+    file: PathBuf,
+}
+
+/// A machine that Oche runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Board {
+    /// QEMU's virt machine
+    QemuVirt,
+}
+
+impl Board {
+    /// The board's crate.
+    #[must_use]
+    pub fn package(self) -> &'static str {
+        match self {
+            Self::QemuVirt => "oche-qemu-virt",
+        }
+    }
+
+    /// What the image itself calls the board.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::QemuVirt => "qemu-virt",
+        }
+    }
+}
+
+impl PackArguments {
+    /// Packs, and says what came out.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::pack`]; or Oche cannot be built, or is one for another board.
+    pub fn run(&self) -> Result<()> {
+        let compressed = compressed_name(&self.output);
+        let guest =
+            Guest { kernel: self.kernel.clone(), initrd: self.initrd.clone(), options: self.options.clone() };
+        // Wrong input is told before anything is built.
+        super::kernel_image::KernelImage::read(&guest.kernel)?;
+        super::options_text(&guest.options)?;
+        let oche = match &self.oche {
+            Some(path) => path.clone(),
+            None => self.build()?,
+        };
+        let (image, _) = image_of(&oche, &guest)?;
+        let contents = inspect::contents(image.clone())?;
+        if contents.board != self.board.name() {
+            bail!("{} is for {}, not for {}", oche.display(), contents.board, self.board.name());
+        }
+        workspace::write_whole(&self.output, &image)?;
+        workspace::write_whole(&compressed, &compress(&image)?)?;
+        print!("{contents}");
+        println!("wrote    {} and {}", self.output.display(), compressed.display());
+        Ok(())
+    }
+
+    fn build(&self) -> Result<PathBuf> {
+        let progress = Progress::new(1);
+        let step = progress.step("Oche for EL2");
+        let toolchain = environment::prepare(&step)?;
+        let oche = el2::build_package(toolchain, self.board.package(), &[], &step)?;
+        step.done("");
+        Ok(oche)
+    }
+}
+
+impl InspectArguments {
+    /// Prints what is inside.
+    ///
+    /// # Errors
+    ///
+    /// As [`inspect::inspect`].
+    pub fn run(&self) -> Result<()> {
+        let contents = inspect::inspect(&self.file)?;
+        print!("{contents}");
+        Ok(())
+    }
+}
+
+/// The same name with `.gz` behind it.
+fn compressed_name(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".gz");
+    PathBuf::from(name)
+}
+
+/// gzip without a name or a time: the same image gives the same bytes.
+fn compress(image: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(image).context("cannot compress the image")?;
+    encoder.finish().context("cannot compress the image")
+}
+
+fn parse_option(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("options are spelled oche.NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{compress, compressed_name};
+    use std::path::Path;
+
+    #[test]
+    fn the_compressed_file_stands_beside_the_other_and_is_always_the_same() {
+        assert_eq!(compressed_name(Path::new("a/oche.img")), Path::new("a/oche.img.gz"));
+        let once = compress(&[7; 1000]).expect("compressed");
+        assert_eq!(once, compress(&[7; 1000]).expect("compressed"));
+        assert_eq!(once[4..8], [0; 4], "no time");
+    }
+}

@@ -1,0 +1,99 @@
+//! EFI zboot: a compressed kernel inside a small EFI program, as several distributions ship it.
+//!
+//! Offsets from the file's start: "MZ" at 0, "zimg" at 4, the payload's offset and size in bytes as
+//! little-endian u32 at 8 and 12, the name of the compression at 24, ended by a zero.
+//! Source: Linux `drivers/firmware/efi/libstub/zboot-header.S`.
+
+use std::io::Read;
+
+use anyhow::{Context, Result, bail};
+
+/// Bytes for the compression's name.
+const NAME_BYTES: usize = 32;
+
+/// Whether the file is one.
+pub(super) fn is_zboot(file: &[u8]) -> bool {
+    file.starts_with(b"MZ") && file.get(4..8) == Some(b"zimg")
+}
+
+/// Takes the kernel out of the file, at most `limit` bytes of it.
+pub(super) fn expand(file: &[u8], limit: u64) -> Result<Vec<u8>> {
+    let word = |offset: usize| -> Result<usize> {
+        let bytes = file.get(offset..offset + 4).context("its EFI zboot header is cut short")?;
+        Ok(u32::from_le_bytes(bytes.try_into()?) as usize)
+    };
+    let (start, size) = (word(8)?, word(12)?);
+    let payload = start
+        .checked_add(size)
+        .and_then(|end| file.get(start..end))
+        .context("its EFI zboot payload lies outside the file: fetch it again")?;
+    let name = file.get(24..24 + NAME_BYTES).context("its EFI zboot header is cut short")?;
+    let name = String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+    match name.as_str() {
+        "gzip" => read(flate2::read::GzDecoder::new(payload), limit),
+        "zstd" | "zstd22" => {
+            let decoder = ruzstd::decoding::StreamingDecoder::new(payload);
+            read(decoder.context("its EFI zboot payload is damaged: fetch it again")?, limit)
+        }
+        _ => bail!(
+            "it is an EFI zboot file compressed with `{name}`; gzip and zstd are known: take the raw arm64 \
+             Image out of it (`unzboot KERNEL Image`) and name that"
+        ),
+    }
+}
+
+/// Reads all of a decoder, one byte more than `limit` at the most.
+fn read(decoder: impl Read, limit: u64) -> Result<Vec<u8>> {
+    let mut expanded = Vec::new();
+    decoder
+        .take(limit.saturating_add(1))
+        .read_to_end(&mut expanded)
+        .context("its EFI zboot payload is damaged: fetch it again")?;
+    if expanded.len() as u64 > limit {
+        bail!("it expands to more than 1 GiB: no kernel does");
+    }
+    Ok(expanded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{expand, is_zboot};
+    use std::io::Write;
+
+    fn zboot(name: &[u8], payload: &[u8], size: usize) -> Vec<u8> {
+        let mut file = b"MZ\0\0zimg".to_vec();
+        file.extend(64_u32.to_le_bytes());
+        file.extend((size as u32).to_le_bytes());
+        file.resize(24, 0);
+        file.extend(name);
+        file.resize(64, 0);
+        file.extend(payload);
+        file
+    }
+
+    #[test]
+    fn gzip_and_zstd_are_expanded() {
+        let kernel = vec![0x5a; 5000];
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&kernel).expect("packed");
+        let gzip = gzip.finish().expect("packed");
+        let zstd =
+            ruzstd::encoding::compress_to_vec(kernel.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        for (name, payload) in [(b"gzip".as_slice(), &gzip), (b"zstd", &zstd), (b"zstd22", &zstd)] {
+            let file = zboot(name, payload, payload.len());
+            assert!(is_zboot(&file));
+            assert_eq!(expand(&file, 1 << 20).expect("a kernel"), kernel);
+            assert!(expand(&file, 4999).is_err_and(|error| error.to_string().contains("more than")));
+        }
+    }
+
+    #[test]
+    fn a_damaged_or_unknown_one_is_told_from_a_good_one() {
+        let refusal = |file: &[u8]| expand(file, 1 << 20).expect_err("refused").to_string();
+        assert!(refusal(&zboot(b"xz", &[0; 8], 8)).contains("compressed with `xz`"));
+        assert!(refusal(&zboot(b"gzip", &[0; 8], 9)).contains("outside the file"));
+        assert!(refusal(&zboot(b"gzip", &[0; 8], 8)).contains("damaged"));
+        assert!(refusal(&zboot(b"zstd", &[0; 8], 8)).contains("damaged"));
+        assert!(refusal(&zboot(b"gzip", &[], 0)[..12]).contains("cut short"));
+    }
+}

@@ -158,7 +158,8 @@ impl Summary {
         self.kernel.release = story.fact("kernel").to_owned();
         self.kernel.page_bytes = story.fact("page-size").parse().unwrap_or(0);
         self.kernel.cpus = story.fact("cpus").parse().unwrap_or(0);
-        self.nvme_line_relieved = story.fact("nvme-line-relieved").parse().unwrap_or(0);
+        let relieved = story.fact("nvme-line-relieved").split(' ').next().unwrap_or_default();
+        self.nvme_line_relieved = relieved.parse().unwrap_or(0);
         self.digests.clone_from(&story.digests);
         self.guest_seconds = story.passed.iter().cloned().collect();
         self.darts =

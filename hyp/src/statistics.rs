@@ -110,47 +110,49 @@ counters! {
 
 impl Statistics {
     /// Takes note of `event`.
+    #[inline]
     pub fn count(&mut self, event: &Event) {
         match *event {
-            Event::Register { is_write: true, .. } => self.register_writes += 1,
-            Event::Register { is_write: false, .. } => self.register_reads += 1,
-            Event::Flush { .. } => self.flushes += 1,
-            Event::FlushDone { is_busy, .. } => self.flushes_split += u64::from(is_busy),
+            Event::Register { is_write: true, .. } => add(&mut self.register_writes, 1),
+            Event::Register { is_write: false, .. } => add(&mut self.register_reads, 1),
+            Event::Flush { .. } => add(&mut self.flushes, 1),
+            Event::FlushDone { is_busy, .. } => add(&mut self.flushes_split, u64::from(is_busy)),
             Event::Map { placement, .. } => {
-                self.maps += 1;
-                self.mapped_now += 1;
-                *self.bytes_by_placement(placement) += PAGE_BYTES as u64;
+                add(&mut self.maps, 1);
+                add(&mut self.mapped_now, 1);
+                add(self.bytes_by_placement(placement), PAGE_BYTES as u64);
             }
             Event::Unmap { .. } => {
-                self.unmaps += 1;
+                add(&mut self.unmaps, 1);
                 self.mapped_now = self.mapped_now.saturating_sub(1);
             }
             Event::Refused { reason, .. } => {
-                self.refused += 1;
-                *self.refused_for(reason) += 1;
+                add(&mut self.refused, 1);
+                add(self.refused_for(reason), 1);
             }
-            Event::Moved { page, to } if to == page.home() => self.home_moves += 1,
-            Event::Moved { .. } => self.moved_pages += 1,
+            Event::Moved { page, to } if to == page.home() => add(&mut self.home_moves, 1),
+            Event::Moved { .. } => add(&mut self.moved_pages, 1),
             Event::LiveMove { merged_bytes, .. } => {
-                self.live_moves += 1;
-                self.live_move_bytes += u64::from(merged_bytes);
+                add(&mut self.live_moves, 1);
+                add(&mut self.live_move_bytes, u64::from(merged_bytes));
             }
             Event::Merged { bytes, .. } => {
-                self.merges += 1;
-                self.merged_bytes += u64::from(bytes);
+                add(&mut self.merges, 1);
+                add(&mut self.merged_bytes, u64::from(bytes));
             }
-            Event::Reclaimed { .. } => self.reclaimed += 1,
-            Event::RedZone { .. } => self.red_zone_hits += 1,
+            Event::Reclaimed { .. } => add(&mut self.reclaimed, 1),
+            Event::RedZone { .. } => add(&mut self.red_zone_hits, 1),
             Event::Fault { is_hidden, .. } => {
-                self.faults += 1;
-                self.faults_hidden += u64::from(is_hidden);
+                add(&mut self.faults, 1);
+                add(&mut self.faults_hidden, u64::from(is_hidden));
             }
-            Event::Table { is_open: true, .. } => self.table_opens += 1,
-            Event::Table { is_open: false, .. } => self.table_closes += 1,
-            Event::Attach { root: Some(_), .. } => self.attaches += 1,
-            Event::Attach { root: None, .. } => self.blocks += 1,
-            Event::InvalidateTimedOut { .. } => self.invalidate_timeouts += 1,
-            Event::Access { .. } => self.guarded_accesses += 1,
+            Event::Table { is_open: true, .. } => add(&mut self.table_opens, 1),
+            Event::Table { is_open: false, .. } => add(&mut self.table_closes, 1),
+            Event::Attach { root: Some(_), .. } => add(&mut self.attaches, 1),
+            Event::Attach { root: None, .. } => add(&mut self.blocks, 1),
+            Event::InvalidateTimedOut { .. } => add(&mut self.invalidate_timeouts, 1),
+            Event::Access { .. } => add(&mut self.guarded_accesses, 1),
+            Event::Filter { .. } | Event::Snapshot { .. } | Event::Data(_) => {}
         }
     }
 
@@ -175,6 +177,11 @@ impl Statistics {
             Refusal::OutOfStage2Tables => &mut self.refused_stage2,
         }
     }
+}
+
+/// Counters of 64 bits do not overflow in a machine's life; wrapping spares each event a check.
+fn add(counter: &mut u64, number: u64) {
+    *counter = counter.wrapping_add(number);
 }
 
 /// Why a CPU left the guest for EL2. Each CPU counts its own, straight into the trace directory

@@ -1,6 +1,8 @@
 //! What happened, as events: the words of the trace, in the engine's own types.
 
+pub mod control;
 pub mod directory;
+pub mod filter;
 pub mod record;
 pub mod ring;
 pub mod text;
@@ -149,6 +151,28 @@ pub enum Event {
         /// Whether it was a write.
         is_write: bool,
     },
+    /// What is recorded changed: from here on events may be missing on purpose.
+    Filter {
+        /// Which setting it is, counted from 1.
+        generation: u32,
+        /// Whether every event is recorded.
+        is_whole: bool,
+    },
+    /// The first bytes of a page, taken when a device may begin to read it or has ended to write it. As many
+    /// [`Event::Data`] follow at once on the same CPU as hold `bytes`.
+    Snapshot {
+        /// On behalf of which stream.
+        at: Place,
+        /// The guest page.
+        page: Gfn,
+        /// Whether it was unmapped after the device could write it; otherwise it was mapped for the device to read.
+        is_written: bool,
+        /// How many bytes were taken, at most 4096.
+        bytes: u16,
+    },
+    /// Bytes of the event before, as little-endian words in the order of their addresses; behind its end there
+    /// are zeros.
+    Data([u64; 2]),
 }
 
 /// A page of a device's address space, with the stream on whose behalf something happened.

@@ -51,7 +51,7 @@ pub fn main() -> Result<()> {
 }
 
 /// Builds the guest and gives the path of its flat image.
-fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path::PathBuf> {
+pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path::PathBuf> {
     let elf = el2::build_package(toolchain, PACKAGE, &[], step)?;
     let flat = elf.with_extension("img");
     workspace::write_whole(&flat, &pack::flatten(&std::fs::read(elf)?)?)?;

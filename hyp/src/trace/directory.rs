@@ -5,16 +5,18 @@
 //!
 //! ```text
 //! 0x0000  header         magic, sizes, clock, board                       (fields: see `header` below)
-//! 0x0100  heads          one 64-byte line per CPU: u64 records ever written
+//! 0x0100  heads          one 64-byte line per CPU: u64 records ever written, u64 events left out by the filter
 //! 0x0900  DARTs          64 bytes each: u32 id, u32 0, u64 register base (physical), name[48]
 //! 0x1100  devices        64 bytes each: u32 requester id, u16 DART, u16 stream, name[56]
 //! 0x3100  counter names  32 bytes each: name[24], u32 scope (0 global, 1 per CPU), u32 place in its block
 //! 0x4100  counter blocks 512 bytes each, 64 u64: the global block, then one per CPU
+//! 0x9000  control        what is recorded (see `control`); the one part that others than Oche write
 //! 0x10000 ring of CPU 0, ring of CPU 1, ...  (the header says where and how long)
 //! ```
 
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId};
 use crate::statistics::{Exit, NAME_BYTES, Statistics};
+use crate::trace::control::CONTROL_BYTES;
 use crate::trace::record::RECORD_BYTES;
 use crate::trace::words::{Text, Words, halves, pair};
 
@@ -37,6 +39,12 @@ pub const BLOCK_COUNTERS: usize = 64;
 /// Bytes from the start up to the counters: what describes the trace and does not change while it runs, but
 /// for the heads.
 pub const DESCRIPTION_BYTES: usize = NAMES;
+
+/// Offset of the control block, in bytes: see [`crate::trace::control`].
+pub const CONTROL: usize = 0x9000;
+
+/// From the word that counts a CPU's records to the one that counts what its filter left out.
+pub(super) const FILTERED_WORD: usize = 1;
 
 const HEADS: usize = 0x100;
 const HEAD_BYTES: usize = 64;
@@ -84,7 +92,7 @@ const _: () = {
     assert!(header::END <= HEADS && HEADS + MAX_CPUS * HEAD_BYTES == DARTS);
     assert!(DARTS + MAX_DARTS * DART_BYTES == DEVICES && DEVICES + MAX_DEVICES * DEVICE_BYTES == NAMES);
     assert!(NAMES + MAX_COUNTERS * NAME_ENTRY_BYTES == BLOCKS);
-    assert!(BLOCKS + (1 + MAX_CPUS) * BLOCK_BYTES <= DIRECTORY_BYTES);
+    assert!(BLOCKS + (1 + MAX_CPUS) * BLOCK_BYTES <= CONTROL && CONTROL + CONTROL_BYTES <= DIRECTORY_BYTES);
     assert!(Statistics::NAMES.len() <= BLOCK_COUNTERS && Exit::NAMES.len() <= BLOCK_COUNTERS);
     assert!(Statistics::NAMES.len() + Exit::NAMES.len() <= MAX_COUNTERS);
     assert!(NAME_BYTES + 8 == NAME_ENTRY_BYTES);
@@ -412,13 +420,19 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
         (Text::load(words, word), scope, place as usize)
     });
     let sound = entries.filter(|(_, scope, place)| *scope <= Scope::Cpu as u32 && *place < BLOCK_COUNTERS);
-    sound.flat_map(move |(name, scope, place)| {
+    let left_out = (0..layout.cpus).map(move |cpu| Counter {
+        name: Text::new("events_left_out"),
+        cpu: Some(cpu),
+        value: words.load(layout.head_word(cpu) + FILTERED_WORD),
+    });
+    let named = sound.flat_map(move |(name, scope, place)| {
         let is_global = scope == Scope::Global as u32;
         (0..if is_global { 1 } else { layout.cpus }).map(move |cpu| {
             let (block, cpu) = if is_global { (0, None) } else { (1 + cpu, Some(cpu)) };
             Counter { name, cpu, value: words.load(block_word(block) + place) }
         })
-    })
+    });
+    named.chain(left_out)
 }
 
 /// Puts the engine's counters where readers find them. A few dozen stores: once per trap into the engine is fine.

@@ -13,6 +13,8 @@
 //! | 2    | 63:49 | detail: 15 bits, by kind |
 //! | 3    | 63:0  | payload, by kind |
 //!
+//! A [`Kind::Data`] record has sixteen bytes of its own in words 2 and 3.
+//!
 //! Words are little-endian wherever they become bytes. [`Kind`] says what detail and payload are. Bits that
 //! it does not name are written as 0 and ignored when read, so that a later version can use them.
 
@@ -84,11 +86,17 @@ pub enum Kind {
     InvalidateTimedOut = 15,
     /// Guarded access. Detail bit 0: write. Payload: guest-physical address.
     Access = 16,
+    /// What is recorded changed. Detail bit 0: everything is recorded. Low: which setting it is.
+    Filter = 17,
+    /// Bytes of a page. Detail 12:0: how many follow; 14: taken at unmap. High: IOVA page; low: guest page.
+    Snapshot = 18,
+    /// Sixteen bytes of the record before: words 2 and 3 whole, so it has no program counter.
+    Data = 19,
 }
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -105,6 +113,9 @@ impl Kind {
         Self::Attach,
         Self::InvalidateTimedOut,
         Self::Access,
+        Self::Filter,
+        Self::Snapshot,
+        Self::Data,
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
@@ -136,6 +147,9 @@ impl Kind {
             Self::Attach => "attach",
             Self::InvalidateTimedOut => "invalidate_timeout",
             Self::Access => "access",
+            Self::Filter => "filter",
+            Self::Snapshot => "snapshot",
+            Self::Data => "data",
         }
     }
 }
@@ -149,6 +163,8 @@ pub const DETAIL_MAX: u16 = 0x7fff;
 const FAULT_CODE: u16 = 0x1fff;
 const FAULT_WRITE: u16 = 1 << 13;
 const FAULT_HIDDEN: u16 = 1 << 14;
+const SNAPSHOT_BYTES: u16 = 0x1fff;
+const SNAPSHOT_WRITTEN: u16 = 1 << 14;
 const PLACEMENT_SHIFT: u32 = 2;
 const PLACEMENT_MASK: u16 = 0xf;
 const REASON_MASK: u16 = 0xff;
@@ -169,6 +185,7 @@ impl Record {
     /// Packs `event`. What does not fit is cut at the type's end: of `LiveMove::merged_bytes` the most that is
     /// shown is 32767 (a frame has 16384), of `Fault::code` 13 bits (the register has 12), of a program
     /// counter bits 47:0 and 63.
+    #[inline]
     pub fn new(stamp: Stamp, event: &Event) -> Self {
         let Body { kind, dart, stream, detail, payload } = Body::of(event);
         let upper = if stamp.program_counter >> 63 != 0 { PC_UPPER } else { 0 };
@@ -177,7 +194,10 @@ impl Record {
             | u64::from(stamp.cpu) << 40
             | u64::from(dart) << 48
             | u64::from(stream) << 56;
-        let code = stamp.program_counter & (PC_UPPER - 1) | upper | u64::from(detail) << DETAIL_SHIFT;
+        let code = match event {
+            Event::Data([first, _]) => *first,
+            _ => stamp.program_counter & (PC_UPPER - 1) | upper | u64::from(detail) << DETAIL_SHIFT,
+        };
         Self([stamp.time, sequence, code, payload])
     }
 
@@ -223,6 +243,9 @@ impl Record {
 
     /// The guest's program counter, a virtual address, bits 62:48 filled from bit 63; 0 for none.
     pub fn program_counter(&self) -> u64 {
+        if self.kind() == Some(Kind::Data) {
+            return 0;
+        }
         let low = self.0[2] & (PC_UPPER - 1);
         if self.0[2] & PC_UPPER == 0 { low } else { low | !(PC_UPPER - 1) }
     }
@@ -314,6 +337,14 @@ impl Record {
             },
             Kind::InvalidateTimedOut => Event::InvalidateTimedOut { dart: self.dart()? },
             Kind::Access => Event::Access { address: payload, is_write: flag },
+            Kind::Filter => Event::Filter { generation: low, is_whole: flag },
+            Kind::Snapshot => Event::Snapshot {
+                at: self.place(high)?,
+                page: Gfn(low),
+                is_written: detail & SNAPSHOT_WRITTEN != 0,
+                bytes: detail & SNAPSHOT_BYTES,
+            },
+            Kind::Data => Event::Data([self.0[2], payload]),
         })
     }
 
@@ -332,6 +363,7 @@ struct Body {
 }
 
 impl Body {
+    #[inline]
     fn of(event: &Event) -> Self {
         match *event {
             Event::Register { dart, offset, is_write, value } => {
@@ -379,6 +411,15 @@ impl Body {
             Event::Access { address, is_write } => {
                 Self { payload: address, ..Self::new(Kind::Access, 0, 0) }.detail(u16::from(is_write))
             }
+            Event::Filter { generation, is_whole } => {
+                Self::new(Kind::Filter, 0, generation).detail(u16::from(is_whole))
+            }
+            Event::Snapshot { at, page, is_written, bytes } => {
+                let written = if is_written { SNAPSHOT_WRITTEN } else { 0 };
+                let detail = bytes & SNAPSHOT_BYTES | written;
+                Self::new(Kind::Snapshot, at.iova.0, page.0).place(at).detail(detail)
+            }
+            Event::Data([_, payload]) => Self { payload, ..Self::new(Kind::Data, 0, 0) },
         }
     }
 

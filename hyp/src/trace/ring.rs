@@ -6,8 +6,7 @@
 //! At boot, once:
 //! 1. `Layout::new(cpus, ring_bytes)`; reserve `layout.total_bytes()` of host memory at a multiple of
 //!    [`ALIGNMENT`](crate::trace::directory::ALIGNMENT), mapped Normal write-back cacheable at EL2, out of the
-//!    guest's reach. Make one `&'static [AtomicU64]` of it and implement [`Words`] on that (`Acquire`,
-//!    `Release`, `get`): a store is then three instructions, a record under a hundred.
+//!    guest's reach. Make one `&'static [AtomicU64]` of it, which is [`Words`].
 //! 2. Fill the directory with `DirectoryWriter`.
 //!
 //! Then, per CPU, keep a [`RingWriter`] and a `CpuCounters` in its per-CPU block. In the trap handler take
@@ -26,12 +25,13 @@
 use core::fmt;
 
 use crate::trace::Event;
-use crate::trace::directory::Layout;
+use crate::trace::directory::{FILTERED_WORD, Layout};
+use crate::trace::filter::Filter;
 use crate::trace::record::{RECORD_WORDS, Record, SEQUENCE_WORD, Stamp};
 use crate::trace::text::{Clock, Line};
 use crate::trace::words::Words;
 
-/// Words of a record that follow its number when it is written and go before it when it is read.
+/// Words of a record that go before its number when it is read.
 const OTHER_WORDS: [usize; RECORD_WORDS - 1] = [0, 2, 3];
 
 /// Where one CPU's ring is.
@@ -81,25 +81,52 @@ pub struct RingWriter {
     ring: Ring,
     cpu: u8,
     written: u64,
+    filtered: u64,
 }
 
 impl RingWriter {
     /// The writer for `cpu`, or `None` where the layout has no such CPU or records no events. Make one per CPU
     /// and boot: the directory's head for it must be 0, as `DirectoryWriter` leaves it.
     pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
-        Some(Self { ring: Ring::new(layout, cpu)?, cpu: cpu as u8, written: 0 })
+        Some(Self { ring: Ring::new(layout, cpu)?, cpu: cpu as u8, written: 0, filtered: 0 })
     }
 
     /// Records `event`, which guest code at virtual address `program_counter` (0 for none) caused at `time`
     /// ticks of `CNTPCT_EL0`. Never waits.
+    #[inline]
     pub fn record(&mut self, words: &impl Words, time: u64, program_counter: u64, event: &Event) {
-        let stamp = Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter };
-        let record = Record::new(stamp, event);
-        let first = self.ring.word(self.written);
-        words.store(first.wrapping_add(SEQUENCE_WORD), record.0[SEQUENCE_WORD]);
-        for word in OTHER_WORDS {
-            words.store(first.wrapping_add(word), record.0[word]);
+        let record = self.packed(time, program_counter, event);
+        self.push(words, &record);
+    }
+
+    /// The same for an event that `filter` admits; another one is counted and left out. Callers whose filter
+    /// leaves nothing out take the short way, [`RingWriter::record`].
+    #[cold]
+    pub fn record_if(
+        &mut self,
+        filter: &Filter,
+        words: &impl Words,
+        time: u64,
+        program_counter: u64,
+        event: &Event,
+    ) {
+        let record = self.packed(time, program_counter, event);
+        if filter.admits(&record) {
+            self.push(words, &record);
+        } else {
+            self.filtered = self.filtered.wrapping_add(1);
+            words.store(self.ring.head_word.wrapping_add(FILTERED_WORD), self.filtered);
         }
+    }
+
+    #[inline]
+    fn packed(&self, time: u64, program_counter: u64, event: &Event) -> Record {
+        Record::new(Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter }, event)
+    }
+
+    #[inline]
+    fn push(&mut self, words: &impl Words, record: &Record) {
+        words.store_record(self.ring.word(self.written), record);
         self.written = self.written.wrapping_add(1);
         words.store(self.ring.head_word, self.written);
     }

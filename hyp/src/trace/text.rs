@@ -149,8 +149,28 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.hex("gpa", address, 16);
             fields.word("op", direction(is_write));
         }
+        Event::Filter { generation, is_whole } => {
+            fields.number("setting", u64::from(generation));
+            fields.word("whole", yes(is_whole));
+        }
+        Event::Snapshot { at, page, is_written, bytes } => {
+            place(at, fields);
+            fields.hex("paddr", page.address(), 16);
+            fields.word("when", if is_written { "unmap" } else { "map" });
+            fields.number("bytes", u64::from(bytes));
+        }
+        Event::Data(words) => {
+            let mut digits = [0; 32];
+            let bytes = words.into_iter().flat_map(u64::to_le_bytes);
+            for (to, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+                *to = [HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 0xf)]];
+            }
+            fields.word("bytes", str::from_utf8(&digits).unwrap_or_default());
+        }
     }
 }
+
+const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 fn place(at: Place, fields: &mut impl Fields) {
     fields.hex("iova", at.iova.iova(), 16);
@@ -272,10 +292,9 @@ impl Line {
 
     /// Pushes `value` in hexadecimal with at least `width` (1 to 16) digits.
     fn push_hex(&mut self, value: u64, width: usize) {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [b'0'; 16];
         for (place, digit) in digits.iter_mut().rev().enumerate() {
-            *digit = DIGITS[(value >> (4 * place) & 0xf) as usize];
+            *digit = HEX_DIGITS[(value >> (4 * place) & 0xf) as usize];
         }
         let needed = (16 - value.leading_zeros() as usize / 4).max(width).min(16);
         self.push("0x");

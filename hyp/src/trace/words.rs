@@ -1,5 +1,9 @@
 //! The memory that the trace lives in, as its writers and readers see it, and short texts in it.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::trace::record::{RECORD_WORDS, Record, SEQUENCE_WORD};
+
 /// Memory as aligned 64-bit little-endian words, counted from the trace directory's start. A hypervisor
 /// writes it; a runner, a debugger or a later boot reads it, at the same time or after.
 ///
@@ -16,6 +20,42 @@ pub trait Words {
 
     /// Makes the word at `index` be `value`.
     fn store(&self, index: usize, value: u64);
+
+    /// Stores the words of a record from `index` on, in the order in which a ring's writer must: the number
+    /// first, then the others. Implement it where one look at the bounds can serve all four.
+    fn store_record(&self, index: usize, record: &Record) {
+        let [time, sequence, code, payload] = record.0;
+        self.store(index.wrapping_add(SEQUENCE_WORD), sequence);
+        self.store(index, time);
+        self.store(index.wrapping_add(2), code);
+        self.store(index.wrapping_add(3), payload);
+    }
+}
+
+/// Memory that every CPU shares, as [`Words`]: on AArch64 a store is three instructions.
+impl Words for [AtomicU64] {
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        self.get(index).map_or(0, |word| u64::from_le(word.load(Ordering::Acquire)))
+    }
+
+    #[inline]
+    fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.get(index) {
+            word.store(value.to_le(), Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn store_record(&self, index: usize, record: &Record) {
+        let place = self.get(index..).and_then(|words| words.first_chunk::<RECORD_WORDS>());
+        let Some([time_place, sequence_place, code_place, payload_place]) = place else { return };
+        let [time, sequence, code, payload] = record.0;
+        sequence_place.store(sequence.to_le(), Ordering::Release);
+        time_place.store(time.to_le(), Ordering::Release);
+        code_place.store(code.to_le(), Ordering::Release);
+        payload_place.store(payload.to_le(), Ordering::Release);
+    }
 }
 
 impl<T: Words + ?Sized> Words for &T {
@@ -25,6 +65,10 @@ impl<T: Words + ?Sized> Words for &T {
 
     fn store(&self, index: usize, value: u64) {
         (**self).store(index, value);
+    }
+
+    fn store_record(&self, index: usize, record: &Record) {
+        (**self).store_record(index, record);
     }
 }
 
@@ -95,7 +139,6 @@ pub(super) fn halves(word: u64) -> (u32, u32) {
 pub(super) mod tests {
     use super::*;
     use alloc::vec::Vec;
-    use core::sync::atomic::{AtomicU64, Ordering};
 
     /// Trace memory of a test.
     pub(crate) struct Shared(Vec<AtomicU64>);
@@ -108,13 +151,15 @@ pub(super) mod tests {
 
     impl Words for Shared {
         fn load(&self, index: usize) -> u64 {
-            self.0.get(index).map_or(0, |word| word.load(Ordering::Acquire))
+            self.0.as_slice().load(index)
         }
 
         fn store(&self, index: usize, value: u64) {
-            if let Some(word) = self.0.get(index) {
-                word.store(value, Ordering::Release);
-            }
+            self.0.as_slice().store(index, value);
+        }
+
+        fn store_record(&self, index: usize, record: &Record) {
+            self.0.as_slice().store_record(index, record);
         }
     }
 

@@ -65,6 +65,11 @@ fn main(fdt: FdtAddress) -> ! {
         trace_layout: prepared.trace_layout(),
     });
     check_heap(used_before, &prepared.layout);
+    #[cfg(feature = "measure-trace")]
+    let mediation = mediation.map(|mut mediation| {
+        mediation.measure_trace();
+        firmware::power_off()
+    });
     match mediation {
         Ok(mediation) => trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt {
             mediation: SpinLock::new(mediation),

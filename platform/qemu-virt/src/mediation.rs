@@ -22,6 +22,9 @@ use crate::recorder::Recorder;
 use crate::smmu::{Registers, Smmu, Unsupported};
 use crate::world::Machine;
 
+#[cfg(feature = "measure-trace")]
+mod measure;
+
 /// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
 /// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
 /// `hw/arm/virt.c`, memory map).
@@ -97,7 +100,7 @@ impl Mediation {
     /// [`AccessError`] where no register answers so: an external abort to the guest.
     pub fn load(&mut self, cause: Cause, address: u64, bytes: usize) -> Result<u64, AccessError> {
         let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
-        self.machine.recorder.cause = cause;
+        self.machine.recorder.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
         self.machine.recorder.publish(Exit::DartRegister);
         value.map(u64::from)
@@ -110,7 +113,7 @@ impl Mediation {
     /// As for [`Self::load`].
     pub fn store(&mut self, cause: Cause, address: u64, bytes: usize, value: u64) -> Result<(), AccessError> {
         let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
-        self.machine.recorder.cause = cause;
+        self.machine.recorder.begin(cause);
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
         self.machine.recorder.publish(Exit::DartRegister);
@@ -121,7 +124,7 @@ impl Mediation {
     /// again; otherwise it is an external abort to the guest.
     #[must_use]
     pub fn store_trapped(&mut self, cause: Cause, page: Gfn) -> bool {
-        self.machine.recorder.cause = cause;
+        self.machine.recorder.begin(cause);
         let is_open = self.engine.store_trapped(&mut self.machine, page);
         self.machine.recorder.publish(Exit::WatchedPage);
         is_open

@@ -1,16 +1,17 @@
 //! The trace in memory: events into the ring of the CPU they happen on, and counters beside them.
 
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::range::PhysRange;
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
+use oche_hyp::trace::control::{Control, ControlReader};
 use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Layout, Machine, publish_statistics};
 use oche_hyp::trace::ring::RingWriter;
-use oche_hyp::trace::words::{Text, Words};
+use oche_hyp::trace::words::Text;
 
 use crate::iommu_map::IommuMap;
 use crate::mediation::dart_window;
@@ -27,19 +28,23 @@ pub struct Cause {
 /// Counts everything, and records it where there is memory for that.
 pub struct Recorder {
     statistics: Statistics,
-    memory: Option<TraceMemory>,
+    /// Empty where there is no memory for a trace.
+    memory: &'static [AtomicU64],
     rings: Vec<RingWriter>,
     counters: Vec<CpuCounters>,
-    /// What the trap that is being handled came from.
-    pub cause: Cause,
+    asked: ControlReader,
+    control: Control,
+    cause: Cause,
 }
 
 impl Recorder {
     /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
     /// `layout` records nothing.
     pub fn new(memory: PhysRange, layout: Layout, map: &IommuMap, darts: usize) -> Self {
-        let memory = TraceMemory::new(memory).filter(|memory| memory.bytes() >= layout.total_bytes());
-        let Some(memory) = memory else { return Self::silent() };
+        let memory = words_of(memory);
+        if memory.len() < layout.total_bytes() / 8 {
+            return Self::silent();
+        }
         let machine = Machine {
             board: Text::new("qemu-virt"),
             counter_hz: CNTFRQ_EL0.get(),
@@ -64,14 +69,21 @@ impl Recorder {
         Self {
             rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
             counters: (0..layout.cpus()).map_while(|cpu| CpuCounters::new(layout, cpu)).collect(),
-            memory: Some(memory),
+            memory,
             ..Self::silent()
         }
     }
 
     fn silent() -> Self {
-        let statistics = Statistics::default();
-        Self { statistics, memory: None, rings: Vec::new(), counters: Vec::new(), cause: Cause::default() }
+        Self {
+            statistics: Statistics::default(),
+            memory: &[],
+            rings: Vec::new(),
+            counters: Vec::new(),
+            asked: ControlReader::default(),
+            control: Control::default(),
+            cause: Cause::default(),
+        }
     }
 
     /// What happened so far, in numbers.
@@ -79,57 +91,45 @@ impl Recorder {
         &self.statistics
     }
 
+    /// A trap begins: what happens from here on came from `cause`. Takes over what was asked of the trace.
+    pub fn begin(&mut self, cause: Cause) {
+        self.cause = cause;
+        if let Some((generation, control)) = self.asked.changed(&self.memory) {
+            self.control = control;
+            self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
+        }
+    }
+
     /// Takes note of `event`.
     pub fn record(&mut self, event: &Event) {
         self.statistics.count(event);
-        if let (Some(memory), Some(ring)) = (&self.memory, self.rings.get_mut(self.cause.cpu)) {
-            ring.record(memory, CNTPCT_EL0.get(), self.cause.program_counter, event);
+        if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
+            let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+            let filter = &self.control.events;
+            if filter.is_everything() {
+                ring.record(&self.memory, time, program_counter, event);
+            } else {
+                ring.record_if(filter, &self.memory, time, program_counter, event);
+            }
         }
     }
 
     /// Puts the counters where readers find them, with one more `exit` of this CPU.
     pub fn publish(&self, exit: Exit) {
-        let Some(memory) = &self.memory else { return };
-        publish_statistics(memory, &self.statistics);
+        publish_statistics(&self.memory, &self.statistics);
         if let Some(counters) = self.counters.get(self.cause.cpu) {
-            counters.count(memory, exit);
+            counters.count(&self.memory, exit);
         }
     }
 }
 
-/// Oche's memory for the trace, mapped one to one at EL2 and out of the guest's reach.
-struct TraceMemory(PhysRange);
-
-impl TraceMemory {
-    /// Aligned memory only.
-    fn new(range: PhysRange) -> Option<Self> {
-        (range.start != 0 && range.start.is_multiple_of(8)).then_some(Self(range))
+/// Oche's memory for the trace, as words. Memory that is not aligned is none.
+fn words_of(range: PhysRange) -> &'static [AtomicU64] {
+    if range.start == 0 || !range.start.is_multiple_of(8) {
+        return &[];
     }
-
-    fn bytes(&self) -> usize {
-        self.0.size() as usize
-    }
-
-    fn word(&self, index: usize) -> Option<&AtomicU64> {
-        let address = self.0.start.checked_add(u64::try_from(index).ok()?.checked_mul(8)?)?;
-        if address.checked_add(8)? > self.0.end {
-            return None;
-        }
-        let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(address as usize);
-        // SAFETY: the word is inside the reserved memory, which EL2 maps for ever, and is accessed as an
-        // atomic only, by Oche and by who reads the trace from outside.
-        Some(unsafe { &*pointer })
-    }
-}
-
-impl Words for TraceMemory {
-    fn load(&self, index: usize) -> u64 {
-        self.word(index).map_or(0, |word| word.load(Ordering::Acquire))
-    }
-
-    fn store(&self, index: usize, value: u64) {
-        if let Some(word) = self.word(index) {
-            word.store(value, Ordering::Release);
-        }
-    }
+    let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(range.start as usize);
+    // SAFETY: reserved by the layout, mapped one to one at EL2 for ever, out of the guest's reach, and accessed
+    // as atomics only, by Oche and by who reads the trace from outside.
+    unsafe { core::slice::from_raw_parts(pointer, (range.size() / 8) as usize) }
 }

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use oche_tools::{check, demo, run, setup, test};
+use oche_tools::{check, demo, measure, run, setup, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -23,6 +23,8 @@ enum Work {
     Test(test::Options),
     /// Check form, lints and documentation.
     Check,
+    /// Count what an event of the trace costs at EL2.
+    Measure,
     /// Build Oche for EL2.
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs.
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
         Work::Run(options) => run::main(&options),
         Work::Test(options) => test::main(&options),
         Work::Check => check::main(),
+        Work::Measure => measure::main(),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use oche_hyp::trace::record::Kind;
 
+use super::control::FilterArguments;
 use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
 use super::recorder::Recorder;
@@ -29,6 +30,8 @@ enum TraceCommand {
     Stats(StatsArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
+    /// Choose what a running guest's trace records, while it runs
+    Filter(FilterArguments),
 }
 
 #[derive(Debug, Args)]
@@ -105,6 +108,7 @@ impl TraceArguments {
             TraceCommand::Text(arguments) => arguments.run(),
             TraceCommand::Stats(arguments) => arguments.run(),
             TraceCommand::Record(arguments) => arguments.run(),
+            TraceCommand::Filter(arguments) => arguments.run(),
         }
     }
 }

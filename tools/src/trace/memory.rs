@@ -19,6 +19,7 @@ use super::description::plain;
 #[derive(Debug)]
 pub struct TraceMemory {
     mapping: MmapRaw,
+    is_writable: bool,
     offset: u64,
     layout: Layout,
 }
@@ -30,6 +31,19 @@ impl TraceMemory {
     ///
     /// The file cannot be read or mapped, or the directory is damaged or of another version.
     pub fn find(ram: &File) -> Result<Option<Self>> {
+        Self::find_with(ram, false)
+    }
+
+    /// The same, and what is stored goes into the memory.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TraceMemory::find`]; the file must be open for writing, too.
+    pub fn find_writable(ram: &File) -> Result<Option<Self>> {
+        Self::find_with(ram, true)
+    }
+
+    fn find_with(ram: &File, is_writable: bool) -> Result<Option<Self>> {
         let length = ram.metadata().context("looking at the RAM file's size")?.len();
         let mut offset = 0;
         while offset < length {
@@ -37,18 +51,21 @@ impl TraceMemory {
             let mut first = [0; 8];
             let is_whole = ram.read_at(&mut first, offset).context("reading the RAM file")? == first.len();
             if is_whole && u64::from_le_bytes(first) == MAGIC {
-                return Self::map(ram, offset, length - offset);
+                return Self::map(ram, offset, length - offset, is_writable);
             }
             offset = offset.saturating_add(ALIGNMENT);
         }
         Ok(None)
     }
 
-    fn map(ram: &File, offset: u64, available: u64) -> Result<Option<Self>> {
+    fn map(ram: &File, offset: u64, available: u64, is_writable: bool) -> Result<Option<Self>> {
         let available = usize::try_from(available).unwrap_or(usize::MAX);
-        let whole = MmapOptions::new().offset(offset).len(available).map_raw_read_only(ram);
+        let mut options = MmapOptions::new();
+        options.offset(offset).len(available);
+        let whole = if is_writable { options.map_raw(ram) } else { options.map_raw_read_only(ram) };
         let mut memory = Self {
             mapping: whole.context("mapping the trace directory")?,
+            is_writable,
             offset,
             layout: Layout::new(1, 0),
         };
@@ -79,23 +96,30 @@ impl TraceMemory {
     }
 }
 
+impl TraceMemory {
+    /// The word at `index`, if it lies inside the mapping.
+    fn word(&self, index: usize) -> Option<*mut u64> {
+        let end = index.checked_add(1)?.checked_mul(8)?;
+        let word = self.mapping.as_mut_ptr().wrapping_add(index * 8).cast::<u64>();
+        (end <= self.mapping.len()).then_some(word)
+    }
+}
+
 impl Words for TraceMemory {
     fn load(&self, index: usize) -> u64 {
-        let is_inside = index
-            .checked_add(1)
-            .and_then(|end| end.checked_mul(8))
-            .is_some_and(|end| end <= self.mapping.len());
-        if !is_inside {
-            return 0;
-        }
-        let word = self.mapping.as_ptr().wrapping_add(index * 8).cast_mut().cast::<u64>();
+        let Some(word) = self.word(index) else { return 0 };
         // SAFETY: the word lies inside the mapping, which lives as long as `self` and starts on a page, so
         // it is aligned; it is only loaded from, atomically, and 8-byte atomic loads may be of read-only memory.
         let word = unsafe { AtomicU64::from_ptr(word) };
         u64::from_le(word.load(Ordering::Acquire))
     }
 
-    fn store(&self, _index: usize, _value: u64) {}
+    fn store(&self, index: usize, value: u64) {
+        let Some(word) = self.word(index).filter(|_| self.is_writable) else { return };
+        // SAFETY: as for `load`, and the mapping may be written.
+        let word = unsafe { AtomicU64::from_ptr(word) };
+        word.store(value.to_le(), Ordering::Release);
+    }
 }
 
 /// The counters of the Oche whose memory `ram` is, by name: the machine's own, and the CPUs' both as their sum

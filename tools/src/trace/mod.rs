@@ -7,6 +7,7 @@
 //! The file is described byte by byte in `docs/trace.md`.
 
 pub mod command;
+pub mod control;
 pub mod description;
 pub mod format;
 pub mod memory;

@@ -37,6 +37,8 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Table { page: Gfn(value), is_open: flag },
         Event::Attach { dart, stream, root: flag.then_some(Gfn(value)) },
         Event::InvalidateTimedOut { dart },
+        Event::Filter { generation: value, is_whole: flag },
+        Event::Snapshot { at, page: Gfn(!value), is_written: flag, bytes: value as u16 & 0xfff },
         Event::Access { address: u64::from(!value) << 32 | u64::from(value), is_write: flag },
     ]);
     for placement in PLACEMENTS {
@@ -66,9 +68,20 @@ fn every_event_survives_packing_at_every_boundary() {
 }
 
 #[test]
+fn data_survives_whole_and_has_no_program_counter() {
+    for bytes in [[0; 2], [u64::MAX; 2], [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]] {
+        let stamp = Stamp { time: 1, sequence: 2, cpu: 3, program_counter: u64::MAX };
+        let record = Record::new(stamp, &Event::Data(bytes));
+        assert_eq!(record.event(), Some(Event::Data(bytes)));
+        assert_eq!((record.time(), record.sequence(), record.cpu()), (1, 2, 3));
+        assert_eq!((record.program_counter(), record.dart(), record.stream()), (0, None, None));
+    }
+}
+
+#[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 17];
-    for event in events(5, true) {
+    let mut seen = [false; 20];
+    for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }
     assert_eq!(seen, core::array::from_fn(|number| number != 0));

@@ -3,9 +3,11 @@
 extern crate std;
 
 use super::*;
+use crate::addr::Gfn;
 use crate::dart::stream::{DartId, StreamSet};
-use crate::trace::directory::{DIRECTORY_BYTES, DirectoryWriter, Machine};
-use crate::trace::record::RECORD_BYTES;
+use crate::trace::directory::{DIRECTORY_BYTES, DirectoryWriter, Machine, counters};
+use crate::trace::filter::Selection;
+use crate::trace::record::{Kind, RECORD_BYTES};
 use crate::trace::words::Text;
 use crate::trace::words::tests::Shared;
 use alloc::string::String;
@@ -175,6 +177,26 @@ fn a_reader_that_races_the_writer_never_accepts_a_torn_record_and_counts_losses_
     assert_eq!(seen + lost, WRITTEN);
     assert!(seen >= 64, "only {seen} records were read");
     assert!(gaps > 0, "the writer never overtook the reader, so the race was not tried");
+}
+
+#[test]
+fn what_a_filter_leaves_out_takes_no_number_and_is_counted() {
+    let (words, layout) = rings(2, RECORDS);
+    let mut writer = RingWriter::new(layout, 1).unwrap();
+    let filter = Filter::new(1 << Kind::Access.number(), Selection::ALL);
+    for number in 0..6 {
+        writer.record_if(&filter, &words, number, 0, &event(number));
+        writer.record_if(&filter, &words, number, 0, &Event::Table { page: Gfn(1), is_open: true });
+    }
+    let mut into = [Record::default(); RECORDS];
+    let mut reader = RingReader::new(layout, 1).unwrap();
+    assert_eq!(reader.read(&words, &mut into), Batch { first: 0, count: 6, lost_before: 0 });
+    assert!(into[..6].iter().all(|record| record.kind() == Some(Kind::Access)));
+    let left_out: Vec<(Option<usize>, u64)> = counters(&words, layout)
+        .filter(|counter| counter.name.as_str() == "events_left_out")
+        .map(|counter| (counter.cpu, counter.value))
+        .collect();
+    assert_eq!(left_out, [(Some(0), 0), (Some(1), 6)]);
 }
 
 #[test]

@@ -1,0 +1,50 @@
+//! A test switch: counts the instructions that an event costs, on an emulator that runs one in a nanosecond.
+
+use aarch64_cpu::asm::barrier::{self, isb};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use core::hint::black_box;
+use oche_hyp::addr::{Gfn, IovaPage};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{StreamId, StreamSet};
+use oche_hyp::trace::{Event, Place, Placement};
+
+use super::{DartId, Mediation};
+
+/// Events of each kind: enough that a tick of 16 instructions more or less does not count.
+const EVENTS: u64 = 4096;
+
+impl Mediation {
+    /// Records events of the common kinds and says on the console what each took.
+    pub fn measure_trace(&mut self) {
+        let (Some(dart), Some(stream)) = (DartId::new(1), StreamId::new(3)) else { return };
+        let at = Place { dart, stream, iova: IovaPage(0xb_ff43) };
+        let (page, permission) = (Gfn(0x4_6781), Permission::READ_WRITE);
+        let loop_alone = self.nanoseconds(None);
+        for (name, event) in [
+            ("register", Event::Register { dart, offset: 0x34, is_write: true, value: 8 }),
+            ("flush", Event::Flush { dart, streams: StreamSet(8) }),
+            ("flush_done", Event::FlushDone { dart, pages: 1, is_busy: false }),
+            ("map", Event::Map { at, page, permission, placement: Placement::Composed }),
+            ("unmap", Event::Unmap { at, page }),
+            ("moved", Event::Moved { page, to: page.home() }),
+        ] {
+            let taken = self.nanoseconds(Some(event)).saturating_sub(loop_alone);
+            log::info!("measured: {name} {} per {EVENTS} events", taken);
+        }
+        log::info!("measured: all");
+    }
+
+    fn nanoseconds(&mut self, event: Option<Event>) -> u64 {
+        isb(barrier::SY);
+        let start = CNTPCT_EL0.get();
+        match event {
+            Some(event) => (0..EVENTS).for_each(|_| self.machine.recorder.record(black_box(&event))),
+            None => (0..EVENTS).for_each(|number| {
+                black_box(&number);
+            }),
+        }
+        isb(barrier::SY);
+        let ticks = CNTPCT_EL0.get().wrapping_sub(start);
+        ticks.saturating_mul(1_000_000_000) / CNTFRQ_EL0.get().max(1)
+    }
+}

@@ -23,16 +23,18 @@ enum Command {
 }
 
 fn main() -> std::process::ExitCode {
+    let done = |()| std::process::ExitCode::SUCCESS;
     let result = match Arguments::parse().command {
         Command::Trace(arguments) => arguments.run(),
-        Command::Pack(arguments) => arguments.run(),
-        Command::Inspect(arguments) => arguments.run(),
+        Command::Pack(arguments) => arguments.run().map(done),
+        Command::Inspect(arguments) => arguments.run().map(done),
     };
     match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("oche: {error:#}");
-            std::process::ExitCode::FAILURE
+            // 1 says that a check found something.
+            std::process::ExitCode::from(2)
         }
     }
 }

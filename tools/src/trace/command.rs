@@ -2,6 +2,7 @@
 
 use std::io::{self, BufWriter, StdoutLock, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,9 @@ use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
 use super::recorder::Recorder;
 use super::summary::{summarize, write_summary};
+use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
+
+mod answers;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -28,6 +32,14 @@ enum TraceCommand {
     Text(TextArguments),
     /// Sum up: events by kind, CPU and device, losses, the hypervisor's counters
     Stats(StatsArguments),
+    /// Say who owned an address, what became of it, and what a fault there means
+    Why(WhyArguments),
+    /// List what is mapped at one moment
+    Maps(MapsArguments),
+    /// List what is still mapped at the end, and what of it looks forgotten
+    Leaks(LeaksArguments),
+    /// Look for DMA errors
+    Check(CheckArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
     /// Choose what a running guest's trace records, while it runs
@@ -103,13 +115,18 @@ impl TraceArguments {
     /// # Errors
     ///
     /// A file could not be read or written, or is no trace.
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self) -> Result<ExitCode> {
         match &self.command {
-            TraceCommand::Text(arguments) => arguments.run(),
-            TraceCommand::Stats(arguments) => arguments.run(),
-            TraceCommand::Record(arguments) => arguments.run(),
-            TraceCommand::Filter(arguments) => arguments.run(),
+            TraceCommand::Text(arguments) => arguments.run()?,
+            TraceCommand::Stats(arguments) => arguments.run()?,
+            TraceCommand::Why(arguments) => arguments.run()?,
+            TraceCommand::Maps(arguments) => arguments.run()?,
+            TraceCommand::Leaks(arguments) => arguments.run()?,
+            TraceCommand::Check(arguments) => return arguments.run(),
+            TraceCommand::Record(arguments) => arguments.run()?,
+            TraceCommand::Filter(arguments) => arguments.run()?,
         }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -5,6 +5,8 @@ use oche_hyp::trace::directory::{self, DartEntry, DeviceEntry, Machine};
 use oche_hyp::trace::record::Record;
 use oche_hyp::trace::text::Clock;
 
+use super::lifetime::StreamPlace;
+
 /// What a trace directory says of the machine.
 #[derive(Clone, Debug)]
 pub struct Description {
@@ -42,6 +44,14 @@ impl Description {
     /// The name, one word, of what `stream` of `dart` is, if it has one.
     pub fn device(&self, dart: DartId, stream: StreamId) -> Option<&str> {
         self.names.get(place(dart, stream))?.as_deref()
+    }
+
+    /// The name of what is at `place`, or `dartN/streamM` where it has none.
+    pub fn name_of(&self, place: StreamPlace) -> String {
+        match self.names.get(place.index()) {
+            Some(Some(name)) => name.clone(),
+            _ => format!("dart{}/stream{}", place.dart(), place.stream()),
+        }
     }
 
     /// The name of the device that `record` is about, if it is about one and it has a name.

@@ -6,19 +6,28 @@
 //!
 //! The file is described byte by byte in `docs/trace.md`.
 
+pub mod check;
 pub mod command;
 pub mod control;
 pub mod description;
 pub mod format;
+pub mod leaks;
+pub mod lifetime;
+pub mod maps;
 pub mod memory;
 pub mod output;
 pub mod reader;
 pub mod recorder;
 pub mod summary;
+pub mod symbols;
+pub mod why;
+pub mod words;
 
 pub use memory::read_statistics;
 pub use reader::TraceFile;
 pub use recorder::{Recorder, Recording};
 
+#[cfg(test)]
+mod made;
 #[cfg(test)]
 mod throughput;

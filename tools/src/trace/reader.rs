@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use oche_hyp::trace::directory::{MAX_CPUS, VERSION};
-use oche_hyp::trace::record::RECORD_BYTES;
+use oche_hyp::trace::record::{RECORD_BYTES, Record};
 
 use super::description::Description;
 use super::format::{
@@ -143,6 +143,19 @@ impl<S: Source> TraceFile<S> {
     /// All records of all sessions. Within a session the CPUs are merged by time.
     pub fn events(&self) -> Events<'_, S> {
         Events::new(&self.source, &self.sessions)
+    }
+
+    /// Shows `visit` every record of the session with this index, one CPU after the other. Faster than
+    /// [`TraceFile::events`] for those who look for a few.
+    pub fn scan(&self, session: usize, visit: impl FnMut(Record)) {
+        if let Some(session) = self.sessions.get(session) {
+            merge::scan(&self.source, session, visit);
+        }
+    }
+
+    /// All records of one session, in the order of time.
+    pub fn events_of(&self, session: usize) -> Events<'_, S> {
+        Events::new(&self.source, self.sessions.get(session).map(std::slice::from_ref).unwrap_or_default())
     }
 
     fn index(&mut self, length: u64) -> Result<()> {

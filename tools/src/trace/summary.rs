@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::description::{Description, plain};
 use super::memory::by_name;
 use super::reader::{Item, Session, Source, TraceFile};
+use super::words::nanoseconds_between;
 
 /// One session's figures.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -176,10 +177,6 @@ fn device_name(description: &Description, place: usize) -> String {
     let named = DartId::new(dart).zip(StreamId::new(stream));
     let name = named.and_then(|(dart, stream)| description.device(dart, stream));
     name.map_or_else(|| format!("dart{dart}/stream{stream}"), str::to_owned)
-}
-
-fn nanoseconds_between(clock: Clock, first: u64, last: u64) -> u64 {
-    Clock { start_ticks: first, ..clock }.nanoseconds(last)
 }
 
 /// Wall-clock time of `ticks`. The recorder sees a record some time after it was written, so each look at both

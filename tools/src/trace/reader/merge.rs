@@ -103,6 +103,13 @@ impl<S: Source> Iterator for Events<'_, S> {
     }
 }
 
+/// Shows `visit` every record of `session`, one CPU after the other: faster than in the order of time.
+pub(super) fn scan(source: &impl Source, session: &Session, mut visit: impl FnMut(Record)) {
+    for (cpu, chunks) in session.cpus.iter().enumerate() {
+        CpuStream::new(cpu, chunks).drain(source, &mut visit);
+    }
+}
+
 /// One CPU's records, a chunk at a time.
 #[derive(Debug)]
 struct CpuStream<'a> {
@@ -123,6 +130,22 @@ impl<'a> CpuStream<'a> {
     fn new(cpu: usize, chunks: &'a [RecordChunk]) -> Self {
         let (payload, gaps) = (Vec::new(), VecDeque::new());
         Self { cpu, chunks: chunks.iter(), payload, at: 0, gaps, expected: 0, damaged: 0 }
+    }
+
+    /// Shows `visit` all records that are left, and nothing of what is missing between them.
+    fn drain(&mut self, source: &impl Source, visit: &mut impl FnMut(Record)) {
+        loop {
+            self.gaps.clear();
+            let (records, _) = self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
+            for bytes in records {
+                visit(Record::from_bytes(bytes));
+            }
+            self.at = self.payload.len();
+            self.fill(source);
+            if self.record().is_none() {
+                return;
+            }
+        }
     }
 
     fn record(&self) -> Option<Record> {

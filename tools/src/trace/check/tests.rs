@@ -1,0 +1,265 @@
+//! For each detector a trace with its error, which it finds, and one like it without, on which all are silent.
+
+use super::*;
+use crate::trace::made::{Made, at, map, unmap};
+use oche_hyp::addr::Gfn;
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::DartId;
+use oche_hyp::trace::{Placement, Refusal};
+
+const NVME: (usize, usize) = (0, 1);
+const RW: Permission = Permission::READ_WRITE;
+const TO_DEVICE: Permission = Permission::READ_ONLY;
+const FROM_DEVICE: Permission = Permission::WRITE_ONLY;
+
+fn report(made: &Made) -> Report {
+    check(&made.open(), &Symbols::default(), true).remove(0)
+}
+
+/// What was found, hints left out.
+fn found(made: &Made) -> Vec<Detector> {
+    let findings = report(made).findings.into_iter().map(|finding| finding.detector);
+    findings.filter(|detector| !detector.is_hint()).collect()
+}
+
+/// What a correct driver leaves: rings for good, buffers in both directions mapped and unmapped on two CPUs at a time.
+fn clean() -> Made {
+    let mut made = Made::new();
+    let (dart, stream) = NVME;
+    made.map(dart, stream, 0xfffff, 1, RW).attach(dart, stream, Some(900));
+    made.map(1, 0, 0xfffff, 2, RW).attach(1, 0, Some(901));
+    for round in 0..300_u32 {
+        let iova = 0xffff0 + round % 3;
+        made.cpu = (round % 2) as u8;
+        let permission = if round % 2 == 0 { TO_DEVICE } else { FROM_DEVICE };
+        made.map(dart, stream, iova, 100 + round, permission);
+        made.unmap(dart, stream, iova, 100 + round);
+    }
+    made.cpu = 0;
+    made
+}
+
+#[test]
+fn nothing_is_found_where_nothing_is_wrong() {
+    let report = report(&clean());
+    assert_eq!((report.errors(), report.findings), (0, Vec::new()));
+    assert_eq!(report.totals, BTreeMap::new());
+}
+
+#[test]
+fn use_after_unmap_is_found_with_who_unmapped() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5).wait(150).fault(
+        0,
+        1,
+        0xfff0_0040,
+        false,
+        4,
+    );
+    let report = report(&made);
+    assert_eq!(report.findings.len(), 1);
+    let finding = &report.findings[0];
+    assert_eq!(finding.detector, Detector::UseAfterUnmap);
+    assert_eq!((finding.device.as_str(), finding.iova.as_deref()), ("nvme", Some("0xfff00040")));
+    assert!(
+        finding.message.contains("refused a read at 0xfff00040: it was mapped to guest page 0x5000"),
+        "{}",
+        finding.message
+    );
+    assert!(finding.message.contains("the fault was seen 170 us later"), "{}", finding.message);
+}
+
+#[test]
+fn a_write_into_the_red_zone_that_a_page_left_is_use_after_unmap() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff01, 6, RW).map(0, 1, 0xfff00, 5, FROM_DEVICE).unmap(0, 1, 0xfff00, 5);
+    made.event(Event::RedZone { at: at(0, 1, 0xfff00), offset: 16, bytes: 64 });
+    assert_eq!(found(&made), [Detector::UseAfterUnmap]);
+}
+
+#[test]
+fn a_red_zone_that_no_page_left_is_an_overrun_of_the_page_before() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, FROM_DEVICE);
+    made.event(Event::RedZone { at: at(0, 1, 0xfff01), offset: 0, bytes: 8 });
+    assert_eq!(found(&made), [Detector::RedZoneHit]);
+    let message = report(&made).findings.remove(0).message;
+    assert!(message.contains("8 bytes from 0xfff01000") && message.contains("overrun"), "{message}");
+}
+
+#[test]
+fn wrong_direction_is_told_from_use_after_unmap() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).fault(0, 1, 0xfff0_0000, true, 8);
+    made.map(0, 1, 0xfff08, 6, FROM_DEVICE).fault(0, 1, 0xfff0_8000, false, 0x10);
+    assert_eq!(found(&made), [Detector::WrongDirection; 2]);
+}
+
+#[test]
+fn an_access_to_what_was_never_mapped_is_wild() {
+    let mut made = clean();
+    made.fault(0, 1, 0x1234_5678, true, 2).fault(0, 9, 0x10, true, 1).fault(0, 1, u64::MAX, true, 1);
+    assert_eq!(found(&made), [Detector::WildAccess; 3]);
+}
+
+#[test]
+fn a_fault_of_a_stream_that_shares_tables_is_judged_by_them() {
+    let mut made = Made::new();
+    made.map(1, 0, 5, 70, TO_DEVICE).attach(1, 0, Some(900)).attach(1, 3, Some(900));
+    made.fault(1, 3, 0x5000, true, 8);
+    assert_eq!(found(&made), [Detector::WrongDirection]);
+}
+
+#[test]
+fn an_unmap_that_is_never_flushed_is_found_when_its_address_is_used_again() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE);
+    // The entry is cleared, and that comes to light in the flush of the next mapping.
+    made.flush(0, 1, &[unmap(at(0, 1, 0xfff00), 5), map(at(0, 1, 0xfff01), 6, TO_DEVICE)]);
+    made.map(0, 1, 0xfff00, 7, TO_DEVICE);
+    assert_eq!(found(&made), [Detector::UnmappedWithoutFlush]);
+}
+
+#[test]
+fn an_unmap_whose_flush_is_another_cpus_is_in_order() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE);
+    made.flush(0, 1, &[unmap(at(0, 1, 0xfff00), 5), map(at(0, 1, 0xfff01), 6, TO_DEVICE)]);
+    // The one who unmapped flushes now, and finds nothing left to do.
+    made.cpu = 1;
+    made.flush(0, 1, &[]);
+    made.cpu = 0;
+    made.map(0, 1, 0xfff00, 7, TO_DEVICE);
+    assert_eq!(found(&made), []);
+}
+
+#[test]
+fn an_entry_that_is_overwritten_is_a_double_map() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE);
+    made.flush(0, 1, &[unmap(at(0, 1, 0xfff00), 5), map(at(0, 1, 0xfff00), 6, TO_DEVICE)]);
+    assert_eq!(found(&made), [Detector::DoubleMap]);
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).map(0, 1, 0xfff00, 6, TO_DEVICE);
+    assert_eq!(found(&made), [Detector::DoubleMap]);
+}
+
+#[test]
+fn what_lost_events_explain_is_held_against_nobody() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).lose(4).map(0, 1, 0xfff00, 6, TO_DEVICE);
+    let report = report(&made);
+    assert_eq!((report.errors(), report.missing), (0, 4));
+}
+
+#[test]
+fn what_a_filter_left_out_is_held_against_nobody() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).event(Event::Filter { generation: 2, is_whole: false });
+    made.map(0, 1, 0xfff00, 6, TO_DEVICE);
+    assert_eq!(found(&made), []);
+}
+
+#[test]
+fn a_stream_that_is_cut_off_with_pages_mapped_is_found_once() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).attach(0, 1, None).attach(0, 1, None);
+    assert_eq!(found(&made), [Detector::LeftAtReset]);
+    assert!(report(&made).findings[0].message.contains("cut off with 2 pages mapped"));
+}
+
+#[test]
+fn other_tables_are_in_order_where_nothing_of_the_old_is_left() {
+    let mut made = clean();
+    made.unmap(0, 1, 0xfffff, 1);
+    made.flush(0, 1, &[map(at(0, 1, 0xfff00), 6, RW)]);
+    let brings = [map(at(0, 1, 0xfff01), 7, RW)];
+    made.unmap(0, 1, 0xfff00, 6);
+    let dart = DartId::new(0).unwrap();
+    made.event(Event::Flush { dart, streams: oche_hyp::dart::stream::StreamSet(2) });
+    made.event(brings[0]).attach(0, 1, Some(950));
+    assert_eq!(found(&made), []);
+    made.map(0, 1, 0xfff02, 8, RW).attach(0, 1, Some(960));
+    assert_eq!(found(&made), [Detector::LeftAtReset]);
+}
+
+#[test]
+fn a_stream_whose_partner_still_uses_the_tables_leaves_nothing() {
+    let mut made = Made::new();
+    made.map(1, 0, 5, 70, RW).attach(1, 0, Some(900)).attach(1, 3, Some(900)).attach(1, 3, None);
+    assert_eq!(found(&made), []);
+    made.attach(1, 0, None);
+    assert_eq!(found(&made), [Detector::LeftAtReset]);
+}
+
+#[test]
+fn coherent_memory_next_to_a_buffer_is_exposed() {
+    let mut made = clean();
+    made.map(1, 0, 0x100, 1, FROM_DEVICE);
+    assert_eq!(found(&made), [Detector::NeighboursExposed]);
+    assert!(
+        report(&made).findings[0].message.contains("is coherent memory (read-write, as rings are) of nvme")
+    );
+}
+
+#[test]
+fn one_page_written_by_two_devices_and_a_table_that_one_may_write_are_exposed() {
+    let mut made = clean();
+    made.map(0, 1, 0x100, 50, FROM_DEVICE).map(0, 1, 0x101, 50, FROM_DEVICE);
+    assert_eq!(found(&made), [], "one device's two buffers");
+    made.map(1, 0, 0x102, 50, FROM_DEVICE);
+    assert_eq!(found(&made), [Detector::NeighboursExposed]);
+    let mut made = clean();
+    made.map(0, 1, 0x100, 901, TO_DEVICE);
+    assert_eq!(found(&made), []);
+    made.map(0, 1, 0x101, 901, FROM_DEVICE);
+    assert_eq!(found(&made), [Detector::NeighboursExposed]);
+    let mut made = clean();
+    made.unmap(1, 0, 0xfffff, 2).attach(1, 0, None).map(0, 1, 0x101, 901, FROM_DEVICE);
+    assert_eq!(found(&made), [], "no table any more");
+}
+
+#[test]
+fn a_buffer_that_no_byte_of_changed_is_a_hint() {
+    let mut made = clean();
+    let replica = Event::Map {
+        at: at(0, 1, 0x100),
+        page: Gfn(50),
+        permission: FROM_DEVICE,
+        placement: Placement::Replica,
+    };
+    made.flush(0, 1, &[replica]);
+    let mut used = clean();
+    used.flush(0, 1, &[replica]).event(Event::Merged { page: Gfn(50), bytes: 3 }).unmap(0, 1, 0x100, 50);
+    made.unmap(0, 1, 0x100, 50);
+    let hints = |made: &Made| report(made).totals.get("never-used").copied().unwrap_or(0);
+    assert_eq!((hints(&made), hints(&used)), (1, 0));
+    assert_eq!(report(&made).errors(), 0);
+}
+
+#[test]
+fn what_oche_could_not_do_is_told_too() {
+    let mut made = clean();
+    made.event(Event::Refused { at: at(0, 1, 0x100), page: Gfn(9), reason: Refusal::PoolExhausted });
+    made.event(Event::InvalidateTimedOut { dart: DartId::new(1).unwrap() });
+    assert_eq!(found(&made), [Detector::Refused, Detector::InvalidateTimeout]);
+}
+
+#[test]
+fn a_flood_of_one_error_is_told_in_part_and_counted_in_full() {
+    let mut made = clean();
+    for _ in 0..100 {
+        made.fault(0, 1, 0x1234_5678, true, 2);
+    }
+    let report = report(&made);
+    assert_eq!((report.findings.len() as u64, report.errors()), (TOLD, 100));
+}
+
+#[test]
+fn every_detector_has_its_own_name() {
+    let names: std::collections::BTreeSet<&str> = Detector::ALL.into_iter().map(Detector::name).collect();
+    assert_eq!(names.len(), Detector::ALL.len());
+    for detector in Detector::ALL {
+        assert_eq!(serde_json::to_value(detector).unwrap(), detector.name());
+    }
+}

@@ -1,0 +1,288 @@
+//! `oche trace why|maps|leaks|check`: questions, and their answers for people or scripts.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use serde::Serialize;
+
+use super::super::check::{self, Detector, Report};
+use super::super::leaks::{leaks, write_leaks};
+use super::super::maps::{Whom, maps, write_maps};
+use super::super::reader::TraceFile;
+use super::super::symbols::SymbolOptions;
+use super::super::why::{Question, why, write_answer};
+use super::super::words::{many, seconds};
+use super::{open, to_standard_output};
+use oche_hyp::trace::text::Clock;
+
+/// The trace, and which boot of it.
+#[derive(Debug, Args)]
+pub(super) struct Input {
+    /// The trace file
+    pub(super) file: PathBuf,
+    /// Which boot of Oche, where the trace has several [default: the last]
+    #[arg(long, value_name = "NUMBER")]
+    boot: Option<usize>,
+}
+
+impl Input {
+    /// The trace, and the index of the session that is meant.
+    pub(super) fn open(&self) -> Result<(TraceFile, usize)> {
+        let trace = open(&self.file)?;
+        let boots = trace.sessions.len();
+        let session = match self.boot {
+            Some(boot) if (1..=boots).contains(&boot) => boot - 1,
+            Some(boot) => {
+                bail!("{} has no boot {boot}: it has {}", self.file.display(), many(boots as u64, "boot"))
+            }
+            None if boots == 0 => {
+                bail!("{} has no events: no Oche was found while it was recorded", self.file.display())
+            }
+            None => boots - 1,
+        };
+        if boots > 1 && self.boot.is_none() {
+            eprintln!("oche: boot {} of {boots}; --boot names another", session + 1);
+        }
+        Ok((trace, session))
+    }
+}
+
+/// Whom to ask about.
+#[derive(Debug, Args)]
+pub(super) struct WhomOptions {
+    /// Only this DART, by number
+    #[arg(long)]
+    dart: Option<u8>,
+    /// Only this stream, by number
+    #[arg(long)]
+    stream: Option<u8>,
+    /// Only devices whose name contains this
+    #[arg(long)]
+    device: Option<String>,
+}
+
+impl WhomOptions {
+    pub(super) fn whom(&self) -> Whom {
+        Whom { dart: self.dart, stream: self.stream, device: self.device.clone() }
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  oche trace why boot.oche --iova 0xfffc3040             what became of it, by the end or at the last fault there
+  oche trace why boot.oche --iova 0xfffc3040 --at 12.5   who owned it 12.5 s after Oche's start")]
+pub(super) struct WhyArguments {
+    #[command(flatten)]
+    input: Input,
+    /// The address, as the device uses it
+    #[arg(long, value_parser = parse_address)]
+    iova: u64,
+    /// The moment, in seconds since Oche's start [default: the last fault there, or the end]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    at: Option<u64>,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MapsArguments {
+    #[command(flatten)]
+    input: Input,
+    /// The moment, in seconds since Oche's start [default: the end]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    at: Option<u64>,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A mapping looks forgotten when many later ones of its device and direction came and went while it stayed. A ring's
+buffers are used in turn, so an idle ring does not; coherent memory (rw) is meant to stay and is never suspected.")]
+pub(super) struct LeaksArguments {
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Looks for: use-after-unmap, unmapped-without-flush, double-map, wrong-direction, left-at-reset, neighbours-exposed,
+red-zone-hit, wild-access, refused, invalidate-timeout; with --hints also never-used and shared-page, which correct
+drivers cause too. What each can see and what it cannot: docs/trace.md.
+
+Ends with 0 if nothing was found, 1 if something was, 2 if the trace could not be read.")]
+pub(super) struct CheckArguments {
+    /// The trace file
+    file: PathBuf,
+    /// Tell hints as well
+    #[arg(long)]
+    hints: bool,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+    /// As JSON: a list with an object for each boot of Oche in the trace
+    #[arg(long)]
+    json: bool,
+}
+
+impl WhyArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        let (trace, session) = self.input.open()?;
+        let question = Question { iova: self.iova, whom: self.whom.whom(), at_ns: self.at };
+        let answer = why(&trace, session, &question, &self.symbols.load()?);
+        show(&answer, self.json, |out| write_answer(&answer, out))
+    }
+}
+
+impl MapsArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        let (trace, session) = self.input.open()?;
+        let answer = maps(&trace, session, self.at, &self.whom.whom(), &self.symbols.load()?);
+        show(&answer, self.json, |out| write_maps(&answer, out))
+    }
+}
+
+impl LeaksArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        let (trace, session) = self.input.open()?;
+        let answer = leaks(&trace, session, &self.whom.whom(), &self.symbols.load()?);
+        show(&answer, self.json, |out| write_leaks(&answer, out))
+    }
+}
+
+impl CheckArguments {
+    pub(super) fn run(&self) -> Result<ExitCode> {
+        let trace = open(&self.file)?;
+        if trace.sessions.is_empty() {
+            bail!("{} has no events: nothing could be checked", self.file.display());
+        }
+        let reports = check::check(&trace, &self.symbols.load()?, self.hints);
+        show(&reports, self.json, |out| write_reports(&reports, self.hints, out))?;
+        let errors: u64 = reports.iter().map(Report::errors).sum();
+        Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    }
+}
+
+fn write_reports(reports: &[Report], tells_hints: bool, out: &mut impl Write) -> io::Result<()> {
+    for (index, report) in reports.iter().enumerate() {
+        if reports.len() > 1 {
+            writeln!(out, "{}boot {}", if index > 0 { "\n" } else { "" }, index + 1)?;
+        }
+        write_report(report, tells_hints, out)?;
+    }
+    Ok(())
+}
+
+fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io::Result<()> {
+    let zero = Clock { counter_hz: 1_000_000_000, start_ticks: 0 };
+    for finding in &report.findings {
+        writeln!(
+            out,
+            "{}: {} (DART {} stream {}) at {} s on CPU {}{}\n    {}",
+            finding.detector.name(),
+            finding.device,
+            finding.dart,
+            finding.stream,
+            seconds(zero, finding.time_ns),
+            finding.cpu,
+            finding.code.as_ref().map_or(String::new(), |code| format!(", {code}")),
+            finding.message
+        )?;
+    }
+    let (errors, events) = (report.errors(), many(report.events, "event"));
+    match errors {
+        0 => writeln!(out, "nothing found in {events}")?,
+        _ => {
+            writeln!(out, "\n{} in {events}:", many(errors, "error"))?;
+            for detector in Detector::ALL.into_iter().filter(|detector| !detector.is_hint()) {
+                if let Some(count) = report.totals.get(detector.name()) {
+                    writeln!(out, "  {:<24} {count}", detector.name())?;
+                }
+            }
+        }
+    }
+    if report.missing > 0 {
+        writeln!(out, "{} missing: an error may be among them", many(report.missing, "event"))?;
+    }
+    for detector in Detector::ALL.into_iter().filter(|detector| detector.is_hint() && !tells_hints) {
+        if let Some(count) = report.totals.get(detector.name()) {
+            writeln!(out, "hints: {count} of {} (--hints tells them)", detector.name())?;
+        }
+    }
+    Ok(())
+}
+
+/// Shows an answer as JSON, or as `write` writes it.
+fn show<T: Serialize>(
+    answer: &T,
+    is_json: bool,
+    write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
+) -> Result<()> {
+    to_standard_output(|out| {
+        if is_json {
+            serde_json::to_writer_pretty(&mut *out, answer)?;
+            return writeln!(out);
+        }
+        write(out)
+    })
+}
+
+/// An address in hexadecimal, with or without 0x.
+pub(super) fn parse_address(text: &str) -> Result<u64, String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    u64::from_str_radix(digits, 16).map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
+}
+
+/// Seconds with up to nine decimals, as nanoseconds: exactly what the text shows.
+pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "seconds since Oche's start, such as 12.500000041".to_owned();
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    if decimals.len() > 9 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let nanoseconds: u64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
+    whole.checked_mul(1_000_000_000).and_then(|whole| whole.checked_add(nanoseconds)).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_the_text_writes_it() {
+        assert_eq!(parse_seconds("12.500000041"), Ok(12_500_000_041));
+        assert_eq!(parse_seconds("12.5"), Ok(12_500_000_000));
+        assert_eq!(parse_seconds("12"), Ok(12_000_000_000));
+        for wrong in ["", "x", "1.0000000001", "-1", "1.-5", "99999999999999999999"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_hexadecimal() {
+        assert_eq!(parse_address("0xfffc3040"), Ok(0xfffc_3040));
+        assert_eq!(parse_address("fffc3040"), Ok(0xfffc_3040));
+        assert!(parse_address("nvme").is_err());
+    }
+}

@@ -1,0 +1,302 @@
+//! What devices may reach, followed through the events: each mapping from the flush that made it to the one that took it.
+//!
+//! Streaming: memory grows with what is mapped at once, not with the length of the trace. All views stand on this model.
+//!
+//! The events name the stream that asked for the flush. Streams that share their tables (the two DARTs of a USB
+//! controller, two functions behind one stream) share their mappings, so mappings belong to a *space*: the streams with
+//! the same table root, as `attach` events tell.
+
+use oche_hyp::addr::{Gfn, IovaPage};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
+use oche_hyp::trace::record::{Record, Stamp};
+use oche_hyp::trace::{Event, Place, Placement};
+use rustc_hash::FxHashMap;
+
+/// Streams that a trace can name: 16 of each of 32 DARTs.
+pub const PLACES: usize = MAX_DARTS * STREAMS;
+/// Mappings kept of spaces that were replaced while something was mapped at the same IOVA. More are forgotten.
+const MOST_REPLACED: usize = 1 << 16;
+
+/// A stream of a DART, as one number below [`PLACES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamPlace(u16);
+
+impl StreamPlace {
+    /// The place of `stream` of `dart`.
+    pub fn new(dart: DartId, stream: StreamId) -> Self {
+        Self((dart.index() * STREAMS + stream.index()) as u16)
+    }
+
+    /// The place with this index, if there is one.
+    pub fn from_index(index: usize) -> Option<Self> {
+        if index < PLACES { Some(Self(index as u16)) } else { None }
+    }
+
+    /// The number, below [`PLACES`].
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// The DART's number.
+    pub fn dart(self) -> usize {
+        self.index() / STREAMS
+    }
+
+    /// The stream's number on its DART.
+    pub fn stream(self) -> usize {
+        self.index() % STREAMS
+    }
+}
+
+impl From<Place> for StreamPlace {
+    fn from(at: Place) -> Self {
+        Self::new(at.dart, at.stream)
+    }
+}
+
+/// A page of a device's address space that is, or was, mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The stream that asked for it.
+    pub owner: StreamPlace,
+    /// The page of IOVA space.
+    pub iova: IovaPage,
+    /// The guest's page.
+    pub page: Gfn,
+    /// What the device may do.
+    pub permission: Permission,
+    /// How the page is reached.
+    pub placement: Placement,
+    /// When, on which CPU, by which guest code.
+    pub since: Stamp,
+    /// Which flush of that CPU brought it, counted from 1; 0 where none is known. Pages that came with one flush and lie
+    /// side by side are one buffer of the guest.
+    pub flush: u32,
+}
+
+impl Mapping {
+    /// Whether `next` is the same buffer's next page.
+    pub fn continues_with(&self, next: &Self) -> bool {
+        next.iova.0 == self.iova.0.wrapping_add(1)
+            && (next.owner, next.permission, next.flush) == (self.owner, self.permission, self.flush)
+            && next.since.cpu == self.since.cpu
+    }
+}
+
+/// What an event changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing that is mapped.
+    None,
+    /// A mapping began; `over` was there and had not been taken away.
+    Mapped {
+        /// The new one.
+        mapping: Mapping,
+        /// The one in its way.
+        over: Option<Mapping>,
+    },
+    /// A mapping ended, or one that was made before the trace began.
+    Unmapped {
+        /// By whom.
+        at: StreamPlace,
+        /// The IOVA.
+        iova: IovaPage,
+        /// What was there.
+        mapping: Option<Mapping>,
+    },
+}
+
+/// Where a mapping is: its space, and the IOVA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    space: u16,
+    iova: u32,
+}
+
+/// The mappings there are at one moment of a trace.
+#[derive(Debug)]
+pub struct Lifetimes {
+    live: FxHashMap<Key, Mapping>,
+    /// Mappings of a space that was replaced, until it is taken apart.
+    replaced: FxHashMap<(Key, Gfn), Mapping>,
+    /// By stream: the space's number, which is that of one of its members.
+    spaces: Vec<u16>,
+    /// By stream: the page of its table root, while it translates.
+    roots: Vec<Option<Gfn>>,
+    /// By CPU: flushes so far.
+    flushes: [u32; 256],
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self {
+            live: FxHashMap::default(),
+            replaced: FxHashMap::default(),
+            spaces: (0..PLACES as u16).collect(),
+            roots: vec![None; PLACES],
+            flushes: [0; 256],
+        }
+    }
+}
+
+impl Lifetimes {
+    /// Follows `record`.
+    pub fn apply(&mut self, record: &Record) -> Change {
+        match record.event() {
+            Some(event) => self.follow(&event, record),
+            None => Change::None,
+        }
+    }
+
+    /// Follows `event`, which `record` holds.
+    pub fn follow(&mut self, event: &Event, record: &Record) -> Change {
+        match *event {
+            Event::Map { at, page, permission, placement } => {
+                let mapping = Mapping {
+                    owner: at.into(),
+                    iova: at.iova,
+                    page,
+                    permission,
+                    placement,
+                    since: record.stamp(),
+                    flush: self.flushes[usize::from(record.cpu())],
+                };
+                Change::Mapped { mapping, over: self.insert(mapping) }
+            }
+            Event::Unmap { at, page } => {
+                let mapping = self.remove(at.into(), at.iova, page);
+                Change::Unmapped { at: at.into(), iova: at.iova, mapping }
+            }
+            Event::Flush { .. } => {
+                let flushes = &mut self.flushes[usize::from(record.cpu())];
+                *flushes = flushes.wrapping_add(1);
+                Change::None
+            }
+            Event::Attach { dart, stream, root } => {
+                self.attach(StreamPlace::new(dart, stream), root);
+                Change::None
+            }
+            _ => Change::None,
+        }
+    }
+
+    /// What is mapped at `iova` for `place`.
+    pub fn at(&self, place: StreamPlace, iova: IovaPage) -> Option<&Mapping> {
+        self.live.get(&self.key(place, iova))
+    }
+
+    /// All mappings, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.live.values().chain(self.replaced.values())
+    }
+
+    /// All mappings, by stream and IOVA.
+    pub fn sorted(&self) -> Vec<Mapping> {
+        let mut all: Vec<Mapping> = self.iter().copied().collect();
+        all.sort_by_key(|mapping| (mapping.owner, mapping.iova.0, mapping.since.time));
+        all
+    }
+
+    /// Whether `mapping` was made in the flush under way on `cpu`.
+    pub fn is_of_current_flush(&self, mapping: &Mapping, cpu: u8) -> bool {
+        mapping.since.cpu == cpu && mapping.flush == self.flushes[usize::from(cpu)]
+    }
+
+    /// How many pages are mapped.
+    pub fn len(&self) -> usize {
+        self.live.len() + self.replaced.len()
+    }
+
+    /// Whether nothing is mapped.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The mappings of the space that `place` belongs to.
+    pub fn of_space(&self, place: StreamPlace) -> impl Iterator<Item = &Mapping> {
+        let space = self.space(place);
+        self.live.iter().filter(move |(key, _)| key.space == space).map(|(_, mapping)| mapping)
+    }
+
+    /// Whether the two streams share their mappings.
+    pub fn share(&self, one: StreamPlace, other: StreamPlace) -> bool {
+        self.space(one) == self.space(other)
+    }
+
+    /// The number of the space that `place` belongs to, below [`PLACES`].
+    pub fn space(&self, place: StreamPlace) -> u16 {
+        self.spaces.get(place.index()).copied().unwrap_or(place.0)
+    }
+
+    /// The page of the table root through which `place` translates.
+    pub fn root(&self, place: StreamPlace) -> Option<Gfn> {
+        self.roots.get(place.index()).copied().flatten()
+    }
+
+    /// Streams that share `place`'s mappings, itself left out.
+    pub fn partners(&self, place: StreamPlace) -> impl Iterator<Item = StreamPlace> {
+        let space = self.space(place);
+        let others = (0..PLACES as u16).map(StreamPlace).filter(move |other| *other != place);
+        others.filter(move |other| self.space(*other) == space)
+    }
+
+    fn key(&self, place: StreamPlace, iova: IovaPage) -> Key {
+        Key { space: self.space(place), iova: iova.0 }
+    }
+
+    fn insert(&mut self, mapping: Mapping) -> Option<Mapping> {
+        let key = self.key(mapping.owner, mapping.iova);
+        let over = self.live.insert(key, mapping)?;
+        if self.replaced.len() < MOST_REPLACED {
+            self.replaced.insert((key, over.page), over);
+        }
+        Some(over)
+    }
+
+    /// Takes the mapping of `page` away. Where a space takes another's place, the new one's mappings come before the old
+    /// one's go, so the page decides which is meant.
+    fn remove(&mut self, place: StreamPlace, iova: IovaPage, page: Gfn) -> Option<Mapping> {
+        let key = self.key(place, iova);
+        let is_live = self.live.get(&key).is_some_and(|mapping| mapping.page == page);
+        if !is_live && let Some(mapping) = self.replaced.remove(&(key, page)) {
+            return Some(mapping);
+        }
+        self.live.remove(&key)
+    }
+
+    fn attach(&mut self, place: StreamPlace, root: Option<Gfn>) {
+        let index = place.index();
+        let Some(known) = self.roots.get_mut(index) else { return };
+        *known = root;
+        let sharer = root.and_then(|root| {
+            let mut others = self.roots.iter().enumerate().filter(|(other, _)| *other != index);
+            others.find(|(_, of)| **of == Some(root)).map(|(other, _)| other)
+        });
+        let space = match sharer {
+            Some(other) => self.spaces.get(other).copied().unwrap_or(place.0),
+            None => self.unshared(place),
+        };
+        let before = std::mem::replace(&mut self.spaces[index], space);
+        // Its own mappings, made before the trace knew whose tables they are in, go with it.
+        if before != space && before == place.0 && !self.spaces.contains(&before) {
+            let moved: Vec<Key> = self.live.keys().filter(|key| key.space == before).copied().collect();
+            for key in moved {
+                if let Some(mapping) = self.live.remove(&key) {
+                    self.live.insert(Key { space, ..key }, mapping);
+                }
+            }
+        }
+    }
+
+    /// A space of `place` alone: the one that it has, if it shares that with nobody.
+    fn unshared(&self, place: StreamPlace) -> u16 {
+        let space = self.space(place);
+        let is_alone = self.spaces.iter().filter(|other| **other == space).count() == 1;
+        let is_free = |number: &u16| !self.spaces.contains(number);
+        if is_alone { space } else { (0..PLACES as u16).find(is_free).unwrap_or(place.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! Traces made up for tests, event by event.
+
+use std::cell::RefCell;
+
+use oche_hyp::addr::{Gfn, IovaPage};
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::stream::{DartId, StreamId, StreamSet};
+use oche_hyp::trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
+use oche_hyp::trace::record::{Record, Stamp};
+use oche_hyp::trace::words::{Text, Words};
+use oche_hyp::trace::{Event, Place, Placement};
+
+use super::format::{ChunkHeader, ChunkKind, End, Found, chunk, file_header};
+use super::reader::TraceFile;
+
+/// Ticks a second of the made-up machine: a tick is a microsecond.
+pub(super) const HZ: u64 = 1_000_000;
+/// The code that flushes in it.
+pub(super) const FLUSHER: u64 = 0xffff_8000_0800_0c74;
+
+/// A trace in the making. Time goes on by 10 ticks an event.
+pub(super) struct Made {
+    directory: Vec<u64>,
+    records: Vec<Vec<Record>>,
+    pub(super) now: u64,
+    pub(super) cpu: u8,
+    /// By CPU: records to lose before the next one.
+    lost: Vec<(usize, u64)>,
+}
+
+/// The place of a page in stream `stream` of DART `dart`.
+pub(super) fn at(dart: usize, stream: usize, iova: u32) -> Place {
+    Place { dart: DartId::new(dart).unwrap(), stream: StreamId::new(stream).unwrap(), iova: IovaPage(iova) }
+}
+
+impl Made {
+    /// Two CPUs; an NVMe at DART 0 stream 1, an e1000e at stream 2, and an xHCI at stream 0 of DART 1.
+    pub(super) fn new() -> Self {
+        let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
+        let machine = Machine {
+            board: Text::new("made up"),
+            counter_hz: HZ,
+            start_ticks: 0,
+            wall_clock_nanoseconds: None,
+        };
+        let mut writer = DirectoryWriter::begin(&words, Layout::new(2, 4096), &machine);
+        for (requester, dart, stream, name) in
+            [(8, 0, 1, "nvme"), (16, 0, 2, "e1000e"), (24, 1, 0, "xhci"), (32, 1, 3, "blk")]
+        {
+            let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+            writer.device(requester, dart, stream, name);
+        }
+        writer.finish();
+        let directory = words.0.into_inner();
+        Self { directory, records: vec![Vec::new(); 2], now: 1000, cpu: 0, lost: Vec::new() }
+    }
+
+    pub(super) fn event(&mut self, event: Event) -> &mut Self {
+        self.now += 10;
+        let records = &mut self.records[usize::from(self.cpu)];
+        let stamp =
+            Stamp { time: self.now, sequence: records.len() as u32, cpu: self.cpu, program_counter: FLUSHER };
+        records.push(Record::new(stamp, &event));
+        self
+    }
+
+    /// Records of the current CPU are lost from here on until the next event.
+    pub(super) fn lose(&mut self, records: u64) -> &mut Self {
+        self.lost.push((self.records[usize::from(self.cpu)].len(), records));
+        self
+    }
+
+    /// The guest's flush of the stream, with what it brings.
+    pub(super) fn flush(&mut self, dart: usize, stream: usize, brings: &[Event]) -> &mut Self {
+        let dart = DartId::new(dart).unwrap();
+        self.event(Event::Register { dart, offset: 0x34, is_write: true, value: 1 << stream });
+        self.event(Event::Register { dart, offset: 0x20, is_write: true, value: 1 << 20 });
+        self.event(Event::Flush { dart, streams: StreamSet(1 << stream) });
+        for event in brings {
+            self.event(*event);
+        }
+        self.event(Event::FlushDone { dart, pages: brings.len() as u32, is_busy: false })
+    }
+
+    /// A map of one page, flushed.
+    pub(super) fn map(
+        &mut self,
+        dart: usize,
+        stream: usize,
+        iova: u32,
+        page: u32,
+        permission: Permission,
+    ) -> &mut Self {
+        self.flush(dart, stream, &[map(at(dart, stream, iova), page, permission)])
+    }
+
+    /// An unmap of one page, flushed.
+    pub(super) fn unmap(&mut self, dart: usize, stream: usize, iova: u32, page: u32) -> &mut Self {
+        self.flush(dart, stream, &[unmap(at(dart, stream, iova), page)])
+    }
+
+    pub(super) fn fault(
+        &mut self,
+        dart: usize,
+        stream: usize,
+        iova: u64,
+        is_write: bool,
+        code: u16,
+    ) -> &mut Self {
+        let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+        self.event(Event::Fault { dart, stream, iova, code, is_write, is_hidden: false })
+    }
+
+    pub(super) fn attach(&mut self, dart: usize, stream: usize, root: Option<u32>) -> &mut Self {
+        let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+        self.event(Event::Attach { dart, stream, root: root.map(Gfn) })
+    }
+
+    /// Lets time pass, in microseconds.
+    pub(super) fn wait(&mut self, microseconds: u64) -> &mut Self {
+        self.now += microseconds;
+        self
+    }
+
+    /// The file's bytes.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        let found = Found { unix_nanoseconds: 1, offset: 2, words: self.directory.clone() };
+        let mut file = file_header(0).to_vec();
+        let kind = |kind: ChunkKind| ChunkHeader { kind: kind as u32, ..ChunkHeader::default() };
+        file.extend(chunk(kind(ChunkKind::Directory), &found.to_payload()));
+        for (cpu, records) in self.records.iter().enumerate() {
+            let mut first = 0;
+            let mut missed = 0;
+            let mut pieces = Vec::new();
+            for (place, lost) in self.lost.iter().filter(|_| cpu == usize::from(self.cpu)) {
+                pieces.push((&records[first..*place], *lost));
+                first = *place;
+            }
+            pieces.push((&records[first..], 0));
+            let mut number = 0;
+            for (piece, lost) in pieces {
+                let bytes: Vec<u8> = piece.iter().flat_map(|record| record.to_bytes()).collect();
+                let header = ChunkHeader {
+                    cpu: cpu as u32,
+                    first: number + missed,
+                    lost_before: missed,
+                    ..kind(ChunkKind::Records)
+                };
+                if !bytes.is_empty() {
+                    file.extend(chunk(header, &bytes));
+                }
+                number += piece.len() as u64 + missed;
+                missed = lost;
+            }
+        }
+        let end =
+            End { unix_nanoseconds: 5, cpus: self.records.iter().map(|of| (of.len() as u64, 0)).collect() };
+        file.extend(chunk(kind(ChunkKind::End), &end.to_payload()));
+        file
+    }
+
+    /// The trace, opened.
+    pub(super) fn open(&self) -> TraceFile<Vec<u8>> {
+        TraceFile::from_source(self.bytes()).unwrap()
+    }
+}
+
+/// A page mapped, composed.
+pub(super) fn map(at: Place, page: u32, permission: Permission) -> Event {
+    Event::Map { at, page: Gfn(page), permission, placement: Placement::Composed }
+}
+
+/// A page unmapped.
+pub(super) fn unmap(at: Place, page: u32) -> Event {
+    Event::Unmap { at, page: Gfn(page) }
+}
+
+struct Plain(RefCell<Vec<u64>>);
+
+impl Words for Plain {
+    fn load(&self, index: usize) -> u64 {
+        self.0.borrow().get(index).copied().unwrap_or(0)
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.0.borrow_mut().get_mut(index) {
+            *word = value;
+        }
+    }
+}

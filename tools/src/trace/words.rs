@@ -1,0 +1,88 @@
+//! Moments, spans, sizes and directions in words, the same in every view.
+
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::trace::text::Clock;
+
+/// `ticks` as seconds since Oche's start, `12.500000041`.
+pub fn seconds(clock: Clock, ticks: u64) -> String {
+    let (seconds, nanoseconds) = clock.seconds(ticks);
+    format!("{seconds}.{nanoseconds:09}")
+}
+
+/// Nanoseconds between two moments in ticks.
+pub fn nanoseconds_between(clock: Clock, first: u64, last: u64) -> u64 {
+    Clock { start_ticks: first, ..clock }.nanoseconds(last)
+}
+
+/// The span between two moments in ticks, as [`span`].
+pub fn interval(clock: Clock, first: u64, last: u64) -> String {
+    span(nanoseconds_between(clock, first, last))
+}
+
+/// Nanoseconds with three digits and a unit: `152 us`, `1.53 ms`, `73.9 s`.
+pub fn span(nanoseconds: u64) -> String {
+    let value = nanoseconds as f64;
+    let (value, unit) = match nanoseconds {
+        0..1_000 => return format!("{nanoseconds} ns"),
+        1_000..1_000_000 => (value / 1e3, "us"),
+        1_000_000..1_000_000_000 => (value / 1e6, "ms"),
+        _ => (value / 1e9, "s"),
+    };
+    let digits = if value < 9.995 { 2 } else { usize::from(value < 99.95) };
+    format!("{value:.digits$} {unit}")
+}
+
+/// Bytes as `4 KiB`, `1.5 MiB`.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    for (unit, name) in UNITS {
+        if bytes >= unit {
+            let value = bytes as f64 / unit as f64;
+            let digits = usize::from(!bytes.is_multiple_of(unit) && value < 1000.0);
+            return format!("{value:.digits$} {name}");
+        }
+    }
+    format!("{bytes} bytes")
+}
+
+/// What a device may do, as a verb.
+pub fn permission(permission: Permission) -> &'static str {
+    match (permission.read, permission.write) {
+        (true, true) => "read and write",
+        (true, false) => "read",
+        (false, true) => "write",
+        (false, false) => "do nothing with",
+    }
+}
+
+/// The kind of an access.
+pub fn direction(is_write: bool) -> &'static str {
+    if is_write { "write" } else { "read" }
+}
+
+/// `count` of `what`, with its plural's s.
+pub fn many(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_and_sizes_have_three_digits_and_a_unit() {
+        let spans = [0, 999, 1_000, 9_996, 152_400, 1_530_000, 73_900_000_000, 7_390_000_000_000];
+        let words: Vec<String> = spans.into_iter().map(span).collect();
+        assert_eq!(words, ["0 ns", "999 ns", "1.00 us", "10.0 us", "152 us", "1.53 ms", "73.9 s", "7390 s"]);
+        let sizes = [0, 4096, 6144, 1 << 20, 3 << 29, 5 << 30];
+        let words: Vec<String> = sizes.into_iter().map(size).collect();
+        assert_eq!(words, ["0 bytes", "4 KiB", "6 KiB", "1 MiB", "1.5 GiB", "5 GiB"]);
+    }
+
+    #[test]
+    fn a_moment_is_shown_as_the_text_shows_it() {
+        let clock = Clock { counter_hz: 24_000_000, start_ticks: 24_000_000 };
+        assert_eq!(seconds(clock, 24_000_000 * 13 + 12_000_001), "12.500000041");
+        assert_eq!(interval(clock, 24_000_000, 24_000_024), "1.00 us");
+    }
+}

@@ -6,6 +6,7 @@
 // - The guest reaches none of Oche's memory: stage 2 does not map it.
 #![expect(unsafe_code, reason = "EL2: system registers, vectors, page tables")]
 
+pub mod apple;
 pub mod cache;
 pub mod console;
 pub mod counters;
@@ -20,6 +21,7 @@ pub mod panic;
 #[cfg(feature = "panic-on-request")]
 mod panic_request;
 pub mod registers;
+pub mod spin_table;
 pub mod stage1;
 pub mod tlb;
 pub mod trap;

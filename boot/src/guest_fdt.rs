@@ -11,6 +11,7 @@ use dtoolkit::{Node, Property};
 
 use crate::blob;
 use crate::options::IommuMap;
+use crate::psci;
 use crate::range::PhysRange;
 
 /// What changes.
@@ -24,6 +25,30 @@ pub struct Changes<'a> {
     pub bootargs: Option<&'a str>,
     /// The DARTs that replace the machine's own IOMMU, on a machine where Oche plays them.
     pub darts: Option<Darts<'a>>,
+    /// Memory inside `memory` that the guest must leave alone.
+    pub reserved: &'a [Reservation],
+    /// What becomes of CPUs that wait in a spin table. Those that are not named stay as they are.
+    pub spin_table: &'a [SpinCpu],
+}
+
+/// A node of `/reserved-memory`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The node's name without its address.
+    pub name: &'static str,
+    /// The memory.
+    pub range: PhysRange,
+    /// The guest must not even map it.
+    pub no_map: bool,
+}
+
+/// A CPU that firmware had waiting in a spin table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpinCpu {
+    /// MPIDR affinity fields.
+    pub affinity: u64,
+    /// Where the guest releases it, or `None`: it never came, and the guest must not hear of it.
+    pub release: Option<u64>,
 }
 
 /// The DARTs that the guest is shown.
@@ -71,6 +96,8 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
     if let Some(darts) = &changes.darts {
         replace_iommu(&mut tree.root, darts);
     }
+    reserve(&mut tree.root, changes.reserved);
+    set_spin_table(&mut tree.root, changes.spin_table);
     Ok(tree.to_dtb())
 }
 
@@ -107,6 +134,53 @@ fn set_chosen(root: &mut DeviceTreeNode, changes: &Changes<'_>) {
     }
     if let Some(bootargs) = changes.bootargs {
         set(chosen, "bootargs", bootargs);
+    }
+}
+
+/// Adds nodes to `/reserved-memory`, which is made where there is none. Source: Devicetree Specification 0.4, 3.5.
+fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
+    if reservations.is_empty() {
+        return;
+    }
+    if root.child_mut("reserved-memory").is_none() {
+        let mut node = DeviceTreeNode::new_unchecked("reserved-memory");
+        set(&mut node, "#address-cells", 2u32);
+        set(&mut node, "#size-cells", 2u32);
+        node.add_property(DeviceTreeProperty::new_unchecked("ranges", [0u8; 0]));
+        root.add_child(node);
+    }
+    let Some(parent) = root.child_mut("reserved-memory") else { return };
+    for reservation in reservations {
+        let range = reservation.range;
+        let mut node = DeviceTreeNode::new_unchecked(format!("{}@{:x}", reservation.name, range.start));
+        let [start_high, start_low] = split_cells(range.start);
+        let [size_high, size_low] = split_cells(range.size());
+        set(&mut node, "reg", [start_high, start_low, size_high, size_low]);
+        if reservation.no_map {
+            node.add_property(DeviceTreeProperty::new_unchecked("no-map", [0u8; 0]));
+        }
+        parent.add_child(node);
+    }
+}
+
+/// Gives each CPU its new release address; takes out those that never came, as m1n1 does with dead ones.
+fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) {
+    let Some(parent) = root.child_mut("cpus") else { return };
+    let mut dead = Vec::new();
+    for node in parent.children_mut() {
+        let reg = value_of(node, "reg").unwrap_or_default();
+        let mpidr = reg.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let is_cpu = node.name().split('@').next() == Some("cpu");
+        let Some(cpu) = cpus.iter().find(|cpu| is_cpu && cpu.affinity == psci::affinity(mpidr)) else {
+            continue;
+        };
+        match cpu.release {
+            Some(release) => set(node, "cpu-release-addr", release),
+            None => dead.push(String::from(node.name())),
+        }
+    }
+    for name in dead {
+        parent.remove_child(&name);
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub trace_bytes: u64,
     /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
     pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
+    /// Pages of stage-2 tables beyond what RAM in blocks needs.
+    pub more_tables: u64,
     /// Host-physical limit that Oche's own map reaches; nothing of Oche's goes beyond.
     pub address_limit: u64,
 }
@@ -122,7 +124,8 @@ impl Layout {
         if pool_bytes < LEAST_POOL_BYTES {
             return Err(LayoutError::PoolTooSmall);
         }
-        let table_bytes = (ram_bytes / BLOCK + SPARE_TABLES).saturating_mul(PAGE);
+        let table_bytes =
+            (ram_bytes / BLOCK + SPARE_TABLES).saturating_add(request.more_tables).saturating_mul(PAGE);
         // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the largest
         // may miss its place by nearly its own size.
         let engine = (request.engine_bytes)(ram_bytes, pool_bytes);
@@ -214,6 +217,7 @@ mod tests {
             pool_bytes: None,
             trace_bytes: 5 * MIB,
             engine_bytes: |_, _| 3 * MIB,
+            more_tables: 0,
             address_limit: 1 << 39,
         }
     }

@@ -22,6 +22,8 @@ pub struct Machine<'a> {
     pub reserved: RangeList,
     /// MPIDR affinities of the CPUs, in the FDT's order.
     affinities: [u64; MOST_CPUS],
+    /// `cpu-release-addr` of each, or 0.
+    releases: [u64; MOST_CPUS],
     cpu_count: usize,
     /// CPUs beyond [`MOST_CPUS`], which stay off.
     pub cpus_ignored: usize,
@@ -82,6 +84,7 @@ impl<'a> Machine<'a> {
             ram: RangeList::new(),
             reserved: RangeList::new(),
             affinities: [0; MOST_CPUS],
+            releases: [0; MOST_CPUS],
             cpu_count: 0,
             cpus_ignored: 0,
             initrd: None,
@@ -121,6 +124,17 @@ impl<'a> Machine<'a> {
         self.affinities.get(..self.cpu_count).unwrap_or(&[])
     }
 
+    /// The CPUs that wait for an address in a word of memory: affinity and the word's address in bytes.
+    /// `enable-method` "spin-table". Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs.
+    pub fn spin_table(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.affinities().iter().copied().zip(self.releases).filter(|(_, release)| *release != 0)
+    }
+
+    /// The tree, to look for a board's own nodes.
+    pub fn tree(&self) -> &Fdt<'a> {
+        &self.tree
+    }
+
     /// The blob, exactly `totalsize` long.
     pub fn blob(&self) -> &'a [u8] {
         self.tree.data()
@@ -149,13 +163,17 @@ impl<'a> Machine<'a> {
             let Some(mpidr) = value(&cpu, "reg").and_then(|reg| number(reg, cells.address)) else {
                 continue;
             };
-            match self.affinities.get_mut(self.cpu_count) {
-                Some(slot) => {
-                    *slot = psci::affinity(mpidr);
-                    self.cpu_count += 1;
-                }
-                None => self.cpus_ignored += 1,
+            let slots = (self.affinities.get_mut(self.cpu_count), self.releases.get_mut(self.cpu_count));
+            let (Some(affinity), Some(release)) = slots else {
+                self.cpus_ignored += 1;
+                continue;
+            };
+            *affinity = psci::affinity(mpidr);
+            if value(&cpu, "enable-method") == Some(b"spin-table\0") {
+                // Eight bytes, whatever the cells are.
+                *release = value(&cpu, "cpu-release-addr").and_then(|value| number(value, 2)).unwrap_or(0);
             }
+            self.cpu_count += 1;
         }
     }
 

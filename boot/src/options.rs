@@ -83,6 +83,8 @@ pub struct Options<'a> {
     pub bootargs: Option<&'a str>,
     /// `oche.iommu-map`.
     pub iommu_map: IommuMap,
+    /// `oche.panic`: a panic of Oche's resets the machine, where the board can; otherwise it stops.
+    pub panic_resets: bool,
 }
 
 impl Default for Options<'_> {
@@ -96,6 +98,7 @@ impl Default for Options<'_> {
                 entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS],
                 length: 0,
             },
+            panic_resets: false,
         }
     }
 }
@@ -124,6 +127,11 @@ impl<'a> Options<'a> {
                 self.bootargs = Some(value);
                 Some(())
             }
+            "oche.panic" => match value {
+                "stop" => Some(self.panic_resets = false),
+                "reset" => Some(self.panic_resets = true),
+                _ => None,
+            },
             "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
             _ => None,
         };
@@ -193,7 +201,7 @@ mod tests {
 
     #[test]
     fn bad_maps_and_sizes_are_refused_whole() {
-        for bad in ["", "8", "8:0", "8:0:16", "8:2:0", "8:0:1:2", "zz:0:0", "8:0:0,"] {
+        for bad in ["", "8", "8:0", "8:0:16", "8:3:0", "8:0:1:2", "zz:0:0", "8:0:0,"] {
             assert!(IommuMap::parse(bad).is_none(), "{bad}");
         }
         assert_eq!(parse_size("20000000000G"), None);

@@ -87,7 +87,7 @@ pub fn align_up(value: u64, alignment: u64) -> u64 {
 pub struct ListFull;
 
 /// Most ranges a [`RangeList`] holds.
-pub const LIST_CAPACITY: usize = 32;
+pub const LIST_CAPACITY: usize = 64;
 
 /// Up to [`LIST_CAPACITY`] ranges, in the order they were added, without allocation.
 #[derive(Clone, Copy, Debug)]

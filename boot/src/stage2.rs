@@ -100,6 +100,22 @@ impl<H: Hardware> Stage2<H> {
         self.map(range.shrunk_to(PAGE), attributes)
     }
 
+    /// As [`Self::map_devices`], without a block: for places with borders that only firmware knows. The M1's
+    /// CPUs object to a block that crosses one (m1n1 `src/hv_vm.c`).
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::map_devices`].
+    pub fn map_devices_by_page(&mut self, range: PhysRange) -> Result<(), OutOfTables> {
+        let range = range.shrunk_to(PAGE);
+        let mut at = range.start;
+        while at < range.end {
+            self.map(PhysRange { start: at, end: at + PAGE }, Attributes::devices(self.forces_write_back))?;
+            at += PAGE;
+        }
+        Ok(())
+    }
+
     fn map(&mut self, range: PhysRange, attributes: Attributes) -> Result<(), OutOfTables> {
         let limit = 1u64 << self.root.ipa_bits;
         let mut at = range.start;

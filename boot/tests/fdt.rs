@@ -22,7 +22,14 @@ fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
     let darts =
         Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
-    let changes = Changes { memory: &MEMORY, initrd, bootargs: options.bootargs, darts: Some(darts) };
+    let changes = Changes {
+        memory: &MEMORY,
+        initrd,
+        bootargs: options.bootargs,
+        darts: Some(darts),
+        reserved: &[],
+        spin_table: &[],
+    };
     rewrite(blob, &changes).expect("the fixture can be edited")
 }
 
@@ -113,7 +120,14 @@ fn a_map_of_the_users_own_names_requesters_exactly() {
 
 #[test]
 fn without_darts_only_memory_and_chosen_change() {
-    let changes = Changes { memory: &MEMORY, initrd: None, bootargs: None, darts: None };
+    let changes = Changes {
+        memory: &MEMORY,
+        initrd: None,
+        bootargs: None,
+        darts: None,
+        reserved: &[],
+        spin_table: &[],
+    };
     let once = rewrite(FIXTURE, &changes).expect("sound");
     let tree = fdt::Fdt::new(&once).expect("sound");
     assert!(tree.find_compatible(&["arm,smmu-v3"]).is_some() && has(&tree, "/pcie@10000000", "msi-map"));
@@ -172,7 +186,14 @@ fn read_and_rewrite(bytes: &[u8]) -> bool {
     let options = Options::default();
     let darts =
         Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
-    let changes = Changes { memory: &MEMORY, initrd: None, bootargs: Some("quiet"), darts: Some(darts) };
+    let changes = Changes {
+        memory: &MEMORY,
+        initrd: None,
+        bootargs: Some("quiet"),
+        darts: Some(darts),
+        reserved: &[],
+        spin_table: &[],
+    };
     rewrite(machine.blob(), &changes).is_ok_and(|blob| blob::check(&blob).is_ok())
 }
 

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::bare::counters::Counters;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{TpidrEl2, synchronize_context};
-use crate::bare::{cache, el2, entry, firmware, panic, stage1, trap};
+use crate::bare::{cache, el2, entry, firmware, panic, spin_table, stage1, trap};
 use crate::lock;
 use crate::machine::MOST_CPUS;
 use crate::psci::{self, status};
@@ -21,6 +21,8 @@ pub const GUARD_BYTES: u64 = 4096;
 const OFF: u8 = 0;
 const STARTING: u8 = 1;
 const ON: u8 = 2;
+/// In Oche, until the guest writes an address into the CPU's slot.
+const WAITING: u8 = 3;
 
 /// One CPU.
 #[derive(Debug)]
@@ -30,6 +32,8 @@ pub struct Cpu {
     has_run: AtomicBool,
     entry: AtomicU64,
     context: AtomicU64,
+    /// Where a CPU from a spin table waits for its entry in the guest, or 0.
+    slot: AtomicU64,
     /// Its exits from the guest.
     pub exits: Counters,
 }
@@ -42,6 +46,7 @@ impl Cpu {
             has_run: AtomicBool::new(false),
             entry: AtomicU64::new(0),
             context: AtomicU64::new(0),
+            slot: AtomicU64::new(0),
             exits: Counters::new(),
         }
     }
@@ -59,13 +64,18 @@ static GUEST_MEMORY: lock::Once<RangeList> = lock::Once::new();
 /// What a CPU reads with its MMU off. The entry assembly knows the offsets.
 #[repr(C)]
 #[derive(Debug)]
-struct Start {
+pub(super) struct Start {
     ttbr: AtomicU64,
     tcr: AtomicU64,
     mair: AtomicU64,
     stack: AtomicU64,
     index: AtomicU64,
+    affinity: AtomicU64,
 }
+
+/// Offset of a `Start`'s affinity, and its size, in bytes.
+pub(super) const START_AFFINITY: usize = core::mem::offset_of!(Start, affinity);
+pub(super) const START_BYTES: usize = size_of::<Start>();
 
 const _: () = assert!(core::mem::offset_of!(Start, mair) == 16);
 const _: () = assert!(core::mem::offset_of!(Start, stack) == 24);
@@ -74,11 +84,12 @@ const _: () = assert!(core::mem::offset_of!(Start, index) == 32);
 impl Start {
     const fn new() -> Self {
         let [ttbr, tcr, mair, stack, index] = [const { AtomicU64::new(0) }; 5];
-        Self { ttbr, tcr, mair, stack, index }
+        // No CPU's.
+        Self { ttbr, tcr, mair, stack, index, affinity: AtomicU64::new(u64::MAX) }
     }
 }
 
-static STARTS: [Start; MOST_CPUS] = [const { Start::new() }; MOST_CPUS];
+pub(super) static STARTS: [Start; MOST_CPUS] = [const { Start::new() }; MOST_CPUS];
 
 /// Notes this CPU's number.
 pub fn set_index(index: usize) {
@@ -118,6 +129,7 @@ pub fn prepare(affinities: &[u64], own: u64, guest_memory: RangeList) {
         start.mair.store(stage1::MAIR, Ordering::Relaxed);
         start.stack.store(stack_top(index), Ordering::Relaxed);
         start.index.store(index as u64, Ordering::Relaxed);
+        start.affinity.store(*affinity, Ordering::Relaxed);
     }
     CPUS[0].state.store(ON, Ordering::Release);
     let start = (&raw const STARTS) as u64;
@@ -154,6 +166,24 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     result
 }
 
+/// The number of the CPU with `affinity`.
+pub(super) fn find(affinity: u64) -> Option<usize> {
+    CPUS.iter().position(|cpu| cpu.affinity.load(Ordering::Relaxed) == affinity)
+}
+
+/// Has CPU `index`, when it comes, wait for an address in `slot`.
+pub(super) fn will_wait(index: usize, slot: u64) {
+    if let Some(cpu) = CPUS.get(index) {
+        cpu.state.store(STARTING, Ordering::Relaxed);
+        cpu.slot.store(slot, Ordering::Release);
+    }
+}
+
+/// Whether CPU `index` has come and waits.
+pub(super) fn is_waiting(index: usize) -> bool {
+    CPUS.get(index).is_some_and(|cpu| cpu.state.load(Ordering::Acquire) == WAITING)
+}
+
 /// Whether the CPU with `affinity` has been started and does not run yet.
 pub fn is_starting(affinity: u64) -> bool {
     CPUS.iter().any(|cpu| {
@@ -184,6 +214,11 @@ extern "C" fn oche_secondary(index: u64) -> ! {
     panic::install_vectors();
     let cpu = this();
     el2::configure();
+    let slot = cpu.slot.load(Ordering::Acquire);
+    if slot != 0 {
+        cpu.state.store(WAITING, Ordering::Release);
+        cpu.entry.store(spin_table::wait(slot), Ordering::Relaxed);
+    }
     cpu.state.store(ON, Ordering::Release);
     let context = cpu.context.load(Ordering::Relaxed);
     enter_guest(cpu.entry.load(Ordering::Relaxed), context)

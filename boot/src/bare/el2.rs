@@ -6,6 +6,7 @@
 use aarch64_cpu::registers::{HCR_EL2, VTCR_EL2};
 use tock_registers::interfaces::Writeable;
 
+use crate::bare::apple;
 use crate::bare::registers::*;
 use crate::inject;
 use crate::lock::Once;
@@ -67,6 +68,7 @@ pub fn configure() {
     configure_timers();
     configure_debug();
     configure_interrupts();
+    apple::configure();
     // The guest sees the CPU that it runs on.
     VpidrEl2.write(MidrEl1.read());
     VmpidrEl2.write(MpidrEl1.read());

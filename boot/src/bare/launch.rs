@@ -4,21 +4,22 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use alloc::vec::Vec;
 use oche_hyp::trace::directory;
 
 use crate::bare::entry::{self, FdtAddress};
 use crate::bare::firmware::{self, fatal};
 use crate::bare::stage1::{self, Use};
 use crate::bare::tlb::Cpus;
-use crate::bare::{cache, cpu, el2, heap};
+use crate::bare::{cache, cpu, el2, heap, spin_table};
 use crate::blob;
-use crate::guest_fdt::{self, Changes, Darts};
+use crate::guest_fdt::{self, Changes, Darts, Reservation};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::payload::{self, Item, MOST_HEADER_BYTES};
-use crate::range::{PAGE, PhysRange, RangeList};
+use crate::range::{BLOCK, PAGE, PhysRange, RangeList};
 use crate::stage2::Stage2;
 
 /// Bytes beyond the old blob that a new one may need.
@@ -36,8 +37,23 @@ pub struct Prepared {
     pub options: Options<'static>,
     /// Where everything goes.
     pub layout: Layout,
+    board: Board,
     kernel_file: PhysRange,
     initrd: Option<PhysRange>,
+}
+
+/// How a board wants things.
+#[derive(Clone, Copy, Debug)]
+pub struct Board {
+    /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
+    pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
+    /// What lies beside RAM in the same memory: mapped page by page, because only firmware knows its borders.
+    pub around_ram: fn(ram: &RangeList) -> PhysRange,
+    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks at the first
+    /// range alone (U-Boot) would otherwise lose what lies behind.
+    pub reserves_image: bool,
+    /// Called as soon as the FDT has been read.
+    pub meet: fn(&Machine<'static>),
 }
 
 /// Maps registers for Oche's own use.
@@ -49,14 +65,15 @@ pub fn map_registers(range: PhysRange) {
 }
 
 /// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap, which has what
-/// `engine_bytes` says for the bytes of RAM and of the pool.
-pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
+/// the board says.
+pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
     if !el2::has_host_extensions() {
         fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
     }
     let machine = read_machine(fdt);
+    (board.meet)(&machine);
     firmware::set_present(machine.has_psci_smc);
     let image = entry::image();
     if !machine.ram.covers(&image) {
@@ -105,7 +122,8 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         kernel,
         pool_bytes: options.pool_bytes,
         trace_bytes: trace.total_bytes() as u64,
-        engine_bytes,
+        engine_bytes: board.engine_bytes,
+        more_tables: (board.around_ram)(&machine.ram).size().div_ceil(BLOCK) + 2,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
     let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
@@ -118,7 +136,7 @@ pub fn prepare(fdt: FdtAddress, engine_bytes: fn(u64, u64) -> u64) -> Prepared {
         // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
         unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, range.size() as usize) };
     }
-    Prepared { machine, options, layout, kernel_file, initrd }
+    Prepared { machine, options, layout, board, kernel_file, initrd }
 }
 
 impl Prepared {
@@ -143,13 +161,20 @@ impl Prepared {
         for range in self.layout.guest.as_slice() {
             stage2.map_ram(*range).map_err(out)?;
         }
-        let mut devices = RangeList::new();
+        let around_ram = (self.board.around_ram)(&self.machine.ram);
+        let (mut devices, mut by_page) = (RangeList::new(), RangeList::new());
         devices.push(PhysRange { start: 0, end: 1 << ipa_bits }).map_err(full)?;
+        devices.subtract(around_ram).map_err(full)?;
+        by_page.push(around_ram).map_err(full)?;
         for range in self.machine.ram.as_slice().iter().chain(holes) {
             devices.subtract(range.grown_to(PAGE)).map_err(full)?;
+            by_page.subtract(range.grown_to(PAGE)).map_err(full)?;
         }
         for range in devices.as_slice() {
             stage2.map_devices(*range).map_err(out)?;
+        }
+        for range in by_page.as_slice() {
+            stage2.map_devices_by_page(*range).map_err(out)?;
         }
         el2::set_root(stage2.root());
         Ok(stage2)
@@ -159,11 +184,33 @@ impl Prepared {
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
     pub fn launch(mut self, darts: Option<Darts<'_>>) -> ! {
+        cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
+        let slots = self.layout.place_fdt(spin_table::SLOTS_BYTES);
+        let slots = slots.unwrap_or_else(|error| fatal(format_args!("{error}")));
+        let spin_table = spin_table::take(&self.machine, slots);
+        let mut reserved = Vec::new();
+        if !spin_table.is_empty() {
+            reserved.push(Reservation { name: "cpu-release", range: slots, no_map: false });
+        }
+        let mut memory = self.layout.guest;
+        if self.board.reserves_image {
+            memory = self.machine.ram;
+            if memory.subtract(self.layout.reserved()).is_err() {
+                fatal(format_args!("{}", LayoutError::TooManyRanges));
+            }
+            reserved.push(Reservation {
+                name: "oche",
+                range: self.layout.image.grown_to(PAGE),
+                no_map: true,
+            });
+        }
         let changes = Changes {
-            memory: self.layout.guest.as_slice(),
+            memory: memory.as_slice(),
             initrd: self.initrd,
             bootargs: self.options.bootargs,
             darts,
+            reserved: &reserved,
+            spin_table: &spin_table,
         };
         let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
         let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
@@ -186,8 +233,7 @@ impl Prepared {
             start: self.layout.kernel.start,
             end: self.layout.kernel.start,
         });
-        drop(blob);
-        cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
+        drop((blob, spin_table, reserved));
         el2::configure();
         cpu::enter_guest(self.layout.kernel.start, fdt.start)
     }

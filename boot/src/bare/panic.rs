@@ -25,6 +25,19 @@ static LAST_WORDS: Once<LastWords> = Once::new();
 /// Somebody panics already: a panic inside a panic only says so.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
+/// What a machine does instead of stopping, such as a reset. May return; then the CPU stops.
+static END: Once<fn()> = Once::new();
+
+/// Has a panic end with `end`.
+pub fn set_end(end: fn()) {
+    END.set(end);
+}
+
+/// Whether some CPU has panicked.
+pub fn is_panicking() -> bool {
+    PANICKING.load(Ordering::Relaxed)
+}
+
 /// Registers the hook.
 pub fn set_last_words(hook: LastWords) {
     LAST_WORDS.set(hook);
@@ -119,6 +132,9 @@ fn stop(frame_pointer: u64) -> ! {
         let _ = hook(&mut console::Writer);
     }
     print(format_args!("oche: panic: stopped\n"));
+    if let Some(end) = END.get() {
+        end();
+    }
     firmware::halt()
 }
 

@@ -134,6 +134,8 @@ system_registers! {
     IchHcrEl2 = "S3_4_C12_C11_0";
     /// `TPIDR_EL2`: the index of this CPU.
     TpidrEl2 = "S3_4_C13_C0_2";
+    /// `VM_TMR_FIQ_ENA_EL2`, on Apple's CPUs only. Source: m1n1 `src/cpu_regs.h`.
+    VmTimerFiqEnableEl2 = "S3_5_C15_C1_3";
     /// `ESR_EL2`.
     EsrEl2 = "S3_4_C5_C2_0";
     /// `FAR_EL2`.

@@ -1,9 +1,14 @@
-//! The M1's DARTs as hardware: the t8020 register block, and the entries of its 16K tables.
+//! The M1 (t8103): what of it computes, and runs on a developer's laptop too.
 //!
-//! The virtual DART and this block name the same offsets, or neither builds. What is here so far describes;
-//! nothing has run on a Mac yet, and what only a Mac can answer is said where it matters.
+//! Nothing here has run on a Mac yet; what only a Mac can answer is said where it matters.
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
 pub mod entry;
+pub mod framebuffer;
 pub mod registers;
+pub mod screen;

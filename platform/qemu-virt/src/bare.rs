@@ -9,6 +9,7 @@ mod uart;
 use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::firmware::{self, fatal};
 use oche_boot::bare::frame::TrapFrame;
+use oche_boot::bare::launch::Board;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
 use oche_boot::bare::{console, cpu, heap, launch};
 use oche_boot::guest_fdt::Darts;
@@ -42,7 +43,11 @@ fn main(fdt: FdtAddress) -> ! {
     // QEMU itself answers PSCI by SMC when the machine has an EL2: true before the FDT is believed.
     firmware::set_present(true);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
-    let prepared = launch::prepare(fdt, engine_bytes);
+    let prepared = launch::prepare(
+        fdt,
+        // Every CPU's border is where virt's memory map says: no place needs care.
+        Board { engine_bytes, around_ram: |_| PhysRange::default(), reserves_image: false, meet: |_| () },
+    );
     if !prepared.machine.has_compatible(SMMU_COMPATIBLE) {
         fatal(format_args!("there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"));
     }

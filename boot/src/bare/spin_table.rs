@@ -1,0 +1,118 @@
+//! CPUs that firmware left waiting for an address in memory: taken before the guest runs, and offered to it again.
+//!
+//! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word to become an
+//! address. Oche writes its own address there first, so that no CPU ever enters the guest at EL2. The CPU then
+//! waits in Oche for a word in the guest's memory, and enters the guest at EL1 where that word says.
+//! Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs with a spin table.
+
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use alloc::vec::Vec;
+
+use crate::bare::{cache, cpu};
+use crate::guest_fdt::SpinCpu;
+use crate::machine::{MOST_CPUS, Machine};
+use crate::range::{PAGE, PhysRange};
+
+/// Bytes between two words: a cache line or more.
+const SLOT_BYTES: u64 = 128;
+/// Bytes of the guest's memory that hold all words.
+pub const SLOTS_BYTES: u64 = PAGE;
+const _: () = assert!(SLOT_BYTES * MOST_CPUS as u64 <= SLOTS_BYTES);
+/// How long one CPU may take to come, in milliseconds.
+const PATIENCE_MILLISECONDS: u64 = 500;
+
+unsafe extern "C" {
+    fn oche_spin_entry() -> !;
+}
+
+global_asm!(
+    r#"
+    // A CPU from the spin table: MMU off, any state. It finds its own `Start` by its affinity.
+    .section .text.spin, "ax"
+    .global oche_spin_entry
+    .type oche_spin_entry, %function
+oche_spin_entry:
+    msr     daifset, #0xf
+    mrs     x9, mpidr_el1
+    mov     x10, #0xffffff              // MPIDR_EL1: Aff2, Aff1, Aff0 in 23:0, Aff3 in 39:32
+    movk    x10, #0xff, lsl #32
+    and     x9, x9, x10
+    adrp    x0, {starts}
+    add     x0, x0, :lo12:{starts}
+    mov     x11, #{count}
+1:  ldr     x12, [x0, #{affinity}]
+    cmp     x12, x9
+    b.eq    oche_secondary_entry
+    add     x0, x0, #{bytes}
+    subs    x11, x11, #1
+    b.ne    1b
+    // Nobody knows this CPU.
+2:  wfe
+    b       2b
+"#,
+    starts = sym cpu::STARTS,
+    count = const MOST_CPUS,
+    affinity = const cpu::START_AFFINITY,
+    bytes = const cpu::START_BYTES,
+);
+
+/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is a page of the
+/// guest's memory that nobody else uses. [`cpu::prepare`] has run, and stage 2 is built.
+pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
+    let own = cpu::own_affinity();
+    // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
+    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, SLOTS_BYTES as usize) };
+    cache::clean_and_invalidate(slots);
+    let others = machine.spin_table().filter(|(affinity, _)| *affinity != own);
+    others.map(|(affinity, word)| take_one(machine, slots, affinity, word)).collect()
+}
+
+fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -> SpinCpu {
+    let nobody = SpinCpu { affinity, release: None };
+    let at = PhysRange { start: word, end: word.saturating_add(8) };
+    let Some(index) = cpu::find(affinity) else { return nobody };
+    if !word.is_multiple_of(8) || !machine.ram.covers(&at) {
+        log::warn!("cpu {affinity:#x} stays off: its release address {word:#x} is not in RAM");
+        return nobody;
+    }
+    let slot = slots.start + index as u64 * SLOT_BYTES;
+    cpu::will_wait(index, slot);
+    // SAFETY: firmware's word, in RAM that EL2 maps; the CPU that waits for it is the only other who looks.
+    unsafe { &*(word as *const AtomicU64) }.store(oche_spin_entry as *const () as u64, Ordering::Release);
+    // The waiting CPU has its caches off.
+    cache::clean_and_invalidate(at);
+    wake_all();
+    let deadline = CNTPCT_EL0.get() + CNTFRQ_EL0.get() / 1000 * PATIENCE_MILLISECONDS;
+    while CNTPCT_EL0.get() < deadline {
+        if cpu::is_waiting(index) {
+            return SpinCpu { affinity, release: Some(slot) };
+        }
+        core::hint::spin_loop();
+    }
+    log::warn!("cpu {affinity:#x} stays off: it did not come within {PATIENCE_MILLISECONDS} ms");
+    nobody
+}
+
+/// Waits until the guest writes an address into `slot`, and gives it.
+pub(super) fn wait(slot: u64) -> u64 {
+    loop {
+        // A guest with its caches off writes past this CPU's: drop the line before each look.
+        cache::clean_and_invalidate(PhysRange { start: slot, end: slot + 8 });
+        // SAFETY: `take` gave this CPU a word of the guest's memory, which EL2 maps for ever.
+        let entry = unsafe { &*(slot as *const AtomicU64) }.load(Ordering::Acquire);
+        if entry != 0 {
+            return entry;
+        }
+        // The guest sends an event behind its store; one that came since the look makes this return at once.
+        // SAFETY: waits.
+        unsafe { asm!("wfe", options(nostack, preserves_flags)) };
+    }
+}
+
+fn wake_all() {
+    // SAFETY: a barrier and a hint.
+    unsafe { asm!("dsb sy", "sev", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,99 @@
+//! What a person sees: the serial port, and the screen until the guest has it.
+
+use core::ptr;
+
+use oche_boot::bare::console::{self, Console};
+use oche_boot::bare::{cpu, launch, panic};
+use oche_boot::lock::{Once, SpinLock};
+use oche_boot::range::PhysRange;
+use oche_m1::framebuffer::{Format, Framebuffer};
+use oche_m1::screen::{Pixels, Screen};
+
+/// UART 0. Source: Linux `arch/arm64/boot/dts/apple/t8103.dtsi`, `serial0`.
+const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
+/// Offset of `UTRSTAT`; bit 1 says that the transmit buffer is empty. Source: m1n1 `src/uart_regs.h`.
+const STATUS: u64 = 0x10;
+const TRANSMIT_EMPTY: u32 = 1 << 1;
+/// Offset of `UTXH`, the byte to send. Source: the same.
+const TRANSMIT: u64 = 0x20;
+/// Polls before a byte is given up: a byte takes 87 us at 115200 bits a second.
+const POLL_LIMIT: u32 = 1 << 16;
+/// Bytes that are kept until there is a screen to show them on.
+const EARLY_BYTES: usize = 512;
+
+/// Everywhere at once.
+struct Everywhere;
+
+static SCREEN: Once<Screen<Memory>> = Once::new();
+static EARLY: SpinLock<Early> = SpinLock::new(Early { bytes: [0; EARLY_BYTES], length: 0 });
+
+/// What was said before there was a screen.
+struct Early {
+    bytes: [u8; EARLY_BYTES],
+    length: usize,
+}
+
+/// Speaks on the serial port from now on.
+pub(super) fn begin() {
+    launch::map_registers(UART);
+    console::set(&Everywhere);
+}
+
+/// Speaks on the screen too, and repeats what was said before.
+pub(super) fn open_screen(framebuffer: Framebuffer) {
+    launch::map_registers(framebuffer.memory);
+    let screen = Screen::new(framebuffer, Memory(framebuffer.memory, framebuffer.format));
+    let early = EARLY.lock();
+    early.bytes.iter().take(early.length).for_each(|byte| screen.put(*byte));
+    SCREEN.set(screen);
+}
+
+impl Console for Everywhere {
+    fn put(&self, byte: u8) {
+        send(byte);
+        match SCREEN.get() {
+            // Once the guest runs the screen is its own, until Oche has something to say that nobody may miss.
+            Some(screen) if !cpu::this().has_run() || panic::is_panicking() => screen.put(byte),
+            Some(_) => {}
+            None => {
+                let mut early = EARLY.lock();
+                let length = early.length;
+                if let Some(slot) = early.bytes.get_mut(length) {
+                    *slot = byte;
+                    early.length += 1;
+                }
+            }
+        }
+    }
+}
+
+fn send(byte: u8) {
+    let status = (UART.start + STATUS) as *const u32;
+    // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading the status
+    // has no side effect.
+    let is_empty = || unsafe { ptr::read_volatile(status) } & TRANSMIT_EMPTY != 0;
+    if (0..POLL_LIMIT).all(|_| !is_empty()) {
+        return;
+    }
+    // SAFETY: as above; a byte into the transmit buffer.
+    unsafe { ptr::write_volatile((UART.start + TRANSMIT) as *mut u32, u32::from(byte)) };
+}
+
+/// A framebuffer's memory, mapped for Oche as a device's.
+#[derive(Debug)]
+struct Memory(PhysRange, Format);
+
+impl Pixels for Memory {
+    fn store(&self, offset: usize, value: u32) {
+        let address = self.0.start + offset as u64;
+        if address + self.1.bytes() as u64 > self.0.end {
+            return;
+        }
+        match self.1 {
+            // SAFETY: inside the framebuffer, which is mapped, and aligned: offsets are multiples of the pixel.
+            Format::Bits5 => unsafe { ptr::write_volatile(address as *mut u16, value as u16) },
+            // SAFETY: as above.
+            Format::Bits8 | Format::Bits10 => unsafe { ptr::write_volatile(address as *mut u32, value) },
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The cases, one after the other.
+// UNSAFETY: registers and tables are raw addresses.
+#![expect(unsafe_code, reason = "registers and tables are raw addresses")]
+
+mod console;
+mod cpus;
+mod start;
+mod tree;
+
+use console::print;
+use tree::Tree;
+
+/// How many cases there were and how many failed.
+#[derive(Default)]
+pub(crate) struct Tally {
+    cases: u32,
+    failed: u32,
+}
+
+impl Tally {
+    /// Tells one case's result.
+    pub(crate) fn case(&mut self, name: core::fmt::Arguments<'_>, result: Result<(), &str>) {
+        self.cases += 1;
+        match result {
+            Ok(()) => print(format_args!("guest: {name} ok\n")),
+            Err(reason) => {
+                self.failed += 1;
+                print(format_args!("guest: {name} FAILED: {reason}\n"));
+            }
+        }
+    }
+}
+
+/// The first CPU, with its MMU on. `fdt` is what x0 held.
+#[unsafe(no_mangle)]
+extern "C" fn guest_main(fdt: u64) -> ! {
+    print(format_args!("guest: hello\n"));
+    let tree = Tree::at(fdt);
+    let mut tally = Tally::default();
+    tally.case(format_args!("it runs at EL1"), start::level_is_one());
+    cpus::run(&mut tally, &tree);
+    print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
+    loop {
+        core::hint::spin_loop();
+    }
+}
+
+#[panic_handler]
+fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    print(format_args!("guest: itself FAILED: {info}\n"));
+    loop {
+        core::hint::spin_loop();
+    }
+}

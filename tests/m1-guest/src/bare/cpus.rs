@@ -1,0 +1,71 @@
+//! The other CPUs: each is found in the FDT, released as Linux releases it, and says who it is.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::Tally;
+use super::start;
+use super::tree::Tree;
+
+/// Most CPUs.
+const MOST: usize = 16;
+/// Looks before a CPU counts as dead.
+const PATIENCE: u32 = 200_000_000;
+
+/// The affinity of each CPU that came, plus one; by the order of the FDT.
+static CAME: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
+/// Which CPU comes next: its number in the FDT.
+pub(super) static NEXT: AtomicU64 = AtomicU64::new(0);
+
+pub(super) fn run(tally: &mut Tally, tree: &Tree) {
+    let mut count = 1;
+    tree.cpus(|number, affinity, release| {
+        if number == 0 || number >= MOST {
+            return;
+        }
+        count += 1;
+        let came = wake(number, affinity, release);
+        tally.case(format_args!("cpu {affinity:#x} comes"), came);
+    });
+    super::print(format_args!("guest: {count} CPUs\n"));
+}
+
+fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> {
+    if release == 0 {
+        return Err("no release address");
+    }
+    let slot = CAME.get(number).ok_or("too many CPUs")?;
+    NEXT.store(number as u64, Ordering::SeqCst);
+    // The other CPU reads it with its caches off.
+    // SAFETY: keeps data.
+    unsafe { asm!("dc civac, {}", "dsb sy", in(reg) &raw const NEXT, options(nostack)) };
+    // SAFETY: the word that the FDT names for this CPU.
+    unsafe { &*(release as *const AtomicU64) }.store(start::secondary_entry(), Ordering::SeqCst);
+    // SAFETY: cache maintenance and an event, as Linux does it.
+    unsafe { asm!("dc civac, {}", "dsb sy", "sev", in(reg) release, options(nostack)) };
+    for _ in 0..PATIENCE {
+        match slot.load(Ordering::SeqCst) {
+            0 => core::hint::spin_loop(),
+            who if who == affinity + 1 => return Ok(()),
+            _ => return Err("another CPU came"),
+        }
+    }
+    Err("it did not come")
+}
+
+/// Another CPU, with its MMU on.
+#[unsafe(no_mangle)]
+extern "C" fn guest_secondary(number: u64) -> ! {
+    let affinity: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack)) };
+    if let Some(slot) = CAME.get(number as usize)
+        && start::level_is_one().is_ok()
+    {
+        slot.store((affinity & 0xff_00ff_ffff) + 1, Ordering::SeqCst);
+    }
+    loop {
+        // SAFETY: waits.
+        unsafe { asm!("wfi", options(nomem, nostack)) };
+    }
+}

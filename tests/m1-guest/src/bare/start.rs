@@ -1,0 +1,143 @@
+//! The first instructions, of each CPU, and stage 1: one to one, registers below DRAM, memory from there on.
+
+use core::arch::{asm, global_asm};
+
+/// The GiB at which DRAM begins.
+const DRAM_GIB: usize = 0x8_0000_0000 >> 30;
+
+/// Valid, a block, AF; inner shareable; `MAIR` attribute 0 is memory, 1 is a device.
+const MEMORY: u64 = 1 | 1 << 10 | 3 << 8;
+const DEVICE: u64 = 1 | 1 << 10 | 1 << 2;
+
+#[repr(C, align(4096))]
+struct Table([u64; 512]);
+
+static TABLE: Table = {
+    let mut entries = [0; 512];
+    let mut gib = 0;
+    while gib < 64 {
+        entries[gib] = (gib as u64) << 30 | if gib < DRAM_GIB { DEVICE } else { MEMORY };
+        gib += 1;
+    }
+    Table(entries)
+};
+
+unsafe extern "C" {
+    fn guest_secondary_entry() -> !;
+}
+
+/// Where another CPU begins.
+pub(super) fn secondary_entry() -> u64 {
+    guest_secondary_entry as *const () as u64
+}
+
+/// Whether this CPU is at EL1.
+pub(super) fn level_is_one() -> Result<(), &'static str> {
+    let level: u64;
+    // SAFETY: reads a register.
+    unsafe { asm!("mrs {}, CurrentEL", out(reg) level, options(nomem, nostack)) };
+    if level == 1 << 2 { Ok(()) } else { Err("another level") }
+}
+
+global_asm!(
+    r#"
+    .section .text.head, "ax"
+    .global _start
+_start:
+    b       1f
+    .long   0
+    .quad   0
+    .quad   __image_end - _start
+    .quad   0xa                         // little-endian, 4 KiB pages, anywhere
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .long   0
+1:  mov     x20, x0
+    adrp    x21, _start
+    adrp    x9, __rela_start
+    add     x9, x9, :lo12:__rela_start
+    adrp    x10, __rela_end
+    add     x10, x10, :lo12:__rela_end
+2:  cmp     x9, x10
+    b.hs    3f
+    ldp     x11, x12, [x9]
+    ldr     x13, [x9, #16]
+    add     x9, x9, #24
+    cmp     w12, #1027                  // R_AARCH64_RELATIVE
+    b.ne    2b
+    add     x13, x13, x21
+    str     x13, [x21, x11]
+    b       2b
+3:  mov     x0, xzr
+    bl      guest_cpu_setup
+    mov     x0, x20
+    bl      guest_main
+    b       .
+
+    // Another CPU: no stack yet, MMU off.
+    .global guest_secondary_entry
+guest_secondary_entry:
+    adrp    x9, {next}
+    add     x9, x9, :lo12:{next}
+    ldr     x20, [x9]
+    mov     x0, x20
+    bl      guest_cpu_setup
+    mov     x0, x20
+    bl      guest_secondary
+    b       .
+
+    // x0 = this CPU's number: stack, MMU.
+guest_cpu_setup:
+    adrp    x9, __stacks_end
+    sub     x9, x9, x0, lsl #12
+    mov     sp, x9
+    adrp    x9, guest_vectors
+    add     x9, x9, :lo12:guest_vectors
+    msr     vbar_el1, x9
+    mov     x9, #(3 << 20)
+    msr     cpacr_el1, x9
+    mov     x9, #0x04ff
+    msr     mair_el1, x9
+    // TCR_EL1: 39 bits, 4 KiB granule, inner shareable write-back walks, no TTBR1, 40 bits of output.
+    movz    x9, #0x3519
+    movk    x9, #0x8099, lsl #16
+    movk    x9, #0x2, lsl #32
+    msr     tcr_el1, x9
+    adrp    x9, {table}
+    add     x9, x9, :lo12:{table}
+    msr     ttbr0_el1, x9
+    isb
+    tlbi    vmalle1
+    dsb     nsh
+    isb
+    mrs     x9, sctlr_el1
+    mov     x10, #0x1005                // I, C, M
+    orr     x9, x9, x10
+    msr     sctlr_el1, x9
+    isb
+    ret
+
+    .section .text.vectors, "ax"
+    .balign 2048
+guest_vectors:
+    .rept   16
+    .balign 128
+    b       guest_exception_entry
+    .endr
+guest_exception_entry:
+    mrs     x0, esr_el1
+    mrs     x1, elr_el1
+    mrs     x2, far_el1
+    b       guest_exception
+"#,
+    table = sym TABLE,
+    next = sym super::cpus::NEXT,
+);
+
+/// Nothing here is meant to fault.
+#[unsafe(no_mangle)]
+extern "C" fn guest_exception(syndrome: u64, at: u64, address: u64) -> ! {
+    panic!("exception: ESR {syndrome:#x} ELR {at:#x} FAR {address:#x}")
+}

@@ -1,0 +1,85 @@
+//! As much of the FDT as this guest needs: the CPUs, in order, and words on its command line.
+
+/// The blob, as it lies in memory.
+pub(super) struct Tree(&'static [u8]);
+
+impl Tree {
+    /// The blob at `address`.
+    pub(super) fn at(address: u64) -> Self {
+        let pointer = address as *const u8;
+        // SAFETY: the booting contract puts an FDT there, and its header has 40 bytes.
+        let header = unsafe { core::slice::from_raw_parts(pointer, 40) };
+        let size = word(header, 4).unwrap_or(40) as usize;
+        // SAFETY: the header says that the blob is that long.
+        Self(unsafe { core::slice::from_raw_parts(pointer, size) })
+    }
+
+    /// Whether the text occurs anywhere.
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.0.windows(text.len()).any(|bytes| bytes == text.as_bytes())
+    }
+
+    /// Calls `found` with number, affinity and release address (0 without one) of each CPU.
+    pub(super) fn cpus(&self, mut found: impl FnMut(usize, u64, u64)) {
+        let mut count = 0;
+        // Number, affinity, release address of the node that is being read.
+        let mut now: Option<(u64, u64)> = None;
+        self.each(|event| match event {
+            Event::Begin(name) => now = name.starts_with(b"cpu@").then_some((0, 0)),
+            Event::Property(name, value) => match (&mut now, name) {
+                (Some((affinity, _)), b"reg") => *affinity = number(value),
+                (Some((_, release)), b"cpu-release-addr") => *release = number(value),
+                _ => {}
+            },
+            Event::End => {
+                if let Some((affinity, release)) = now.take() {
+                    found(count, affinity, release);
+                    count += 1;
+                }
+            }
+        });
+    }
+
+    fn each(&self, mut seen: impl FnMut(Event<'_>)) -> Option<()> {
+        let strings = self.0.get(word(self.0, 12)? as usize..)?;
+        let mut at = word(self.0, 8)? as usize;
+        loop {
+            let token = word(self.0, at)?;
+            at += 4;
+            match token {
+                1 => {
+                    let name = text(self.0.get(at..)?)?;
+                    seen(Event::Begin(name));
+                    at = (at + name.len() + 4) & !3;
+                }
+                2 => seen(Event::End),
+                3 => {
+                    let (length, name) = (word(self.0, at)? as usize, word(self.0, at + 4)? as usize);
+                    let value = self.0.get(at + 8..at + 8 + length)?;
+                    seen(Event::Property(text(strings.get(name..)?)?, value));
+                    at = (at + 8 + length + 3) & !3;
+                }
+                4 => {}
+                _ => return None,
+            }
+        }
+    }
+}
+
+enum Event<'a> {
+    Begin(&'a [u8]),
+    Property(&'a [u8], &'a [u8]),
+    End,
+}
+
+fn text(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(..bytes.iter().position(|byte| *byte == 0)?)
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}
+
+fn word(bytes: &[u8], offset: usize) -> Option<u32> {
+    bytes.get(offset..offset + 4)?.try_into().ok().map(u32::from_be_bytes)
+}

@@ -1,0 +1,132 @@
+//! All of it.
+//!
+//! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 how many CPUs there
+//! are, 0x58 a bit for each CPU that never leaves. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target,
+//! its arguments.
+
+use core::arch::global_asm;
+
+global_asm!(
+    r#"
+    // HCR_EL2 as m1n1 leaves it: API 41, APK 40, TEA 37, E2H 34, RW 31, TGE 27, AMO 5, IMO 4, FMO 3.
+    .equ HCR_HIGH, 0x324
+    .equ HCR_LOW_HIGH, 0x8800
+    .equ HCR_LOW_LOW, 0x0038
+    // SCTLR_EL2 with M, C and I cleared, the rest as m1n1 had it.
+    .equ SCTLR_HIGH, 0x3090
+    .equ SCTLR_LOW, 0x0080
+
+    .section .text.head, "ax"
+    .global _start
+_start:
+    b       1f
+    .long   0
+    .quad   0
+    .quad   __image_end - _start
+    .quad   0xa
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .long   0
+    .quad   0                           // 0x40: entry
+    .quad   0                           // 0x48: FDT
+    .quad   0                           // 0x50: CPUs
+    .quad   0                           // 0x58: CPUs that never leave
+1:  adrp    x19, _start
+    mov     x20, #1
+2:  ldr     x21, [x19, #0x50]
+    cmp     x20, x21
+    b.hs    4f
+    mov     x0, #0x0003                 // PSCI CPU_ON: QEMU's way to start a CPU
+    movk    x0, #0xc400, lsl #16
+    mov     x1, x20
+    adr     x2, secondary
+    mov     x3, x20
+    smc     #0
+    add     x22, x19, #0x1000
+    add     x22, x22, x20, lsl #6
+3:  ldr     x9, [x22]
+    cbz     x9, 3b
+    add     x20, x20, #1
+    b       2b
+4:  mov     x20, xzr
+    bl      leave_state
+    ldr     x9, [x19, #0x40]
+    ldr     x0, [x19, #0x48]
+    mov     x1, xzr
+    mov     x2, xzr
+    mov     x3, xzr
+    mov     x4, xzr
+    mov     x10, #0x1c0                 // A, I and F masked, D not
+    msr     daif, x10
+    br      x9
+
+secondary:
+    mov     x20, x0
+    adrp    x19, _start
+    bl      leave_state
+    mov     x10, #0xc0                  // SError not masked
+    msr     daif, x10
+    add     x22, x19, #0x1000
+    add     x22, x22, x20, lsl #6
+    ldr     x11, [x19, #0x58]
+    lsr     x11, x11, x20
+    mov     x9, #1
+    str     x9, [x22]
+    tbz     x11, #0, 6f
+5:  wfe
+    b       5b
+6:  wfe
+    ldr     x9, [x22, #8]
+    cbz     x9, 6b
+    ldr     x10, [x22]
+    add     x10, x10, #1
+    str     x10, [x22]
+    ldp     x0, x1, [x22, #16]
+    ldp     x2, x3, [x22, #32]
+    blr     x9
+    str     xzr, [x22, #8]
+    b       6b
+
+    // x19 = this image, x20 = this CPU's number.
+leave_state:
+    mov     x9, #HCR_LOW_LOW
+    movk    x9, #HCR_LOW_HIGH, lsl #16
+    movk    x9, #HCR_HIGH, lsl #32
+    msr     hcr_el2, x9
+    isb
+    mov     x9, #SCTLR_LOW
+    movk    x9, #SCTLR_HIGH, lsl #16
+    msr     sctlr_el2, x9
+    add     x9, x19, #0x800
+    msr     vbar_el2, x9
+    msr     S3_5_C12_C0_0, x9           // VBAR_EL12
+    mov     x9, #3
+    msr     S3_5_C14_C2_1, x9           // CNTP_CTL_EL02: on, masked
+    msr     S3_5_C14_C3_1, x9           // CNTV_CTL_EL02
+    msr     tpidr_el2, x20
+    msr     oslar_el1, xzr
+    adrp    x9, __stacks_end
+    sub     x9, x9, x20, lsl #12
+    mov     sp, x9
+    isb
+    ret
+
+    // Whatever goes wrong here ends here.
+    .org _start + 0x800
+    .rept   16
+    .balign 128
+    b       .
+    .endr
+    .org _start + 0x1000
+    .space  1024
+"#
+);
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {
+        core::hint::spin_loop();
+    }
+}

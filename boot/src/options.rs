@@ -127,11 +127,10 @@ impl<'a> Options<'a> {
                 self.bootargs = Some(value);
                 Some(())
             }
-            "oche.panic" => match value {
-                "stop" => Some(self.panic_resets = false),
-                "reset" => Some(self.panic_resets = true),
-                _ => None,
-            },
+            "oche.panic" => [("stop", false), ("reset", true)]
+                .into_iter()
+                .find(|(name, _)| *name == value)
+                .map(|(_, resets)| self.panic_resets = resets),
             "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
             _ => None,
         };

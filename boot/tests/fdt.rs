@@ -6,7 +6,7 @@
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use oche_boot::blob;
-use oche_boot::guest_fdt::{Changes, Darts, rewrite};
+use oche_boot::guest_fdt::{Changes, Darts, Reservation, SpinCpu, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
 use oche_boot::range::PhysRange;
@@ -259,4 +259,71 @@ fn nesting_is_bounded() {
     let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
     tree.root.add_child(node);
     assert_eq!(Machine::read(&tree.to_dtb()).err(), Some(MachineError::Damaged));
+}
+
+/// A tree as m1n1 leaves it, as far as it matters: three CPUs that wait in a spin table, and no reservations.
+fn spin_tree() -> Vec<u8> {
+    let set = |node: &mut DeviceTreeNode, name: &str, value: Vec<u8>| {
+        node.add_property(DeviceTreeProperty::new_unchecked(name, value.as_slice()));
+    };
+    let mut tree = DeviceTree::new();
+    let mut cpus = DeviceTreeNode::new_unchecked("cpus");
+    set(&mut cpus, "#address-cells", vec![0, 0, 0, 2]);
+    set(&mut cpus, "#size-cells", vec![0; 4]);
+    for (affinity, release) in [(0u64, 0u64), (1, 0x8_0100_1048), (0x1_0100, 0x8_0100_1088)] {
+        let mut cpu = DeviceTreeNode::new_unchecked(format!("cpu@{affinity:x}"));
+        set(&mut cpu, "reg", affinity.to_be_bytes().to_vec());
+        set(&mut cpu, "enable-method", b"spin-table\0".to_vec());
+        set(&mut cpu, "cpu-release-addr", release.to_be_bytes().to_vec());
+        cpus.add_child(cpu);
+    }
+    let mut memory = DeviceTreeNode::new_unchecked("memory@801000000");
+    set(
+        &mut memory,
+        "reg",
+        [0x8_0100_0000u64, 0x4000_0000].iter().flat_map(|word| word.to_be_bytes()).collect(),
+    );
+    for name in ["#address-cells", "#size-cells"] {
+        set(&mut tree.root, name, vec![0, 0, 0, 2]);
+    }
+    tree.root.add_child(cpus);
+    tree.root.add_child(memory);
+    tree.to_dtb()
+}
+
+#[test]
+fn cpus_that_wait_in_a_table_are_found_with_their_words() {
+    let blob = spin_tree();
+    let machine = Machine::read(&blob).expect("sound");
+    let found: Vec<(u64, u64)> = machine.spin_table().collect();
+    assert_eq!(found, [(1, 0x8_0100_1048), (0x1_0100, 0x8_0100_1088)]);
+    assert_eq!(machine.affinities(), [0, 1, 0x1_0100]);
+}
+
+#[test]
+fn the_guest_finds_its_cpus_elsewhere_and_never_hears_of_a_dead_one() {
+    let image = PhysRange { start: 0x8_0800_0000, end: 0x8_0820_0000 };
+    let slots = PhysRange { start: 0x8_3fe0_0000, end: 0x8_3fe0_1000 };
+    let changes = Changes {
+        memory: &[PhysRange { start: 0x8_0100_0000, end: 0x8_3000_0000 }],
+        initrd: None,
+        bootargs: None,
+        darts: None,
+        reserved: &[
+            Reservation { name: "oche", range: image, no_map: true },
+            Reservation { name: "cpu-release", range: slots, no_map: false },
+        ],
+        spin_table: &[
+            SpinCpu { affinity: 1, release: None },
+            SpinCpu { affinity: 0x1_0100, release: Some(slots.start + 128) },
+        ],
+    };
+    let blob = rewrite(&spin_tree(), &changes).expect("rewritten");
+    let guest = Machine::read(&blob).expect("sound");
+    assert_eq!(guest.affinities(), [0, 0x1_0100]);
+    assert_eq!(guest.spin_table().collect::<Vec<_>>(), [(0x1_0100, slots.start + 128)]);
+    assert_eq!(guest.reserved.as_slice(), [image, slots]);
+    let tree = fdt::Fdt::new(&blob).expect("sound");
+    assert!(has(&tree, "/reserved-memory/oche@808000000", "no-map"));
+    assert!(!has(&tree, "/reserved-memory/cpu-release@83fe00000", "no-map"));
 }

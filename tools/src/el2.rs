@@ -184,6 +184,7 @@ pub fn lint(toolchain: Toolchain) -> Result<()> {
         Toolchain::Debian => "check",
     });
     cargo.args(["--quiet", "--package", PACKAGE, "--package", "oche-hostile-guest", "--profile", PROFILE]);
+    cargo.args(["--package", "oche-m1", "--package", "oche-m1-guest", "--package", "oche-m1-stub"]);
     cargo.args(["--features", "oche-qemu-virt/panic-on-request"]).args(toolchain.target_arguments());
     match toolchain {
         Toolchain::Rustup => {

@@ -33,10 +33,11 @@ enum Sign {
 }
 
 /// Needed on every machine, sorted by what for: to run the guest, to build its module, to make its files.
-const NEEDS: [Need; 6] = [
+const NEEDS: [Need; 7] = [
     Need { sign: Sign::Program("qemu-system-aarch64"), package: "qemu-system-arm" },
     Need { sign: Sign::Program("aarch64-linux-gnu-gcc"), package: "gcc-aarch64-linux-gnu" },
     Need { sign: Sign::Program("make"), package: "make" },
+    Need { sign: Sign::Program("dtc"), package: "device-tree-compiler" },
     Need { sign: Sign::Program("depmod"), package: "kmod" },
     Need { sign: Sign::Program("xz"), package: "xz-utils" },
     Need {

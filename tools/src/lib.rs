@@ -7,6 +7,7 @@ pub mod el2;
 pub mod environment;
 pub mod guest;
 pub mod hostile;
+pub mod m1;
 pub mod measure;
 pub mod pack;
 pub mod progress;

@@ -118,6 +118,13 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
     Ok(image)
 }
 
+/// The value of a symbol of an ELF file.
+#[must_use]
+pub fn symbol(elf: &[u8], name: &str) -> Option<u64> {
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf).ok()?;
+    file.symbols().find(|symbol| symbol.name() == Ok(name)).map(|symbol| symbol.address())
+}
+
 /// Appends the container and makes the Image header say the new size.
 fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
     let start = image.len() as u64;

@@ -11,6 +11,7 @@ use crate::progress::{Progress, Step};
 use crate::{check, command, el2, environment, hostile, workspace};
 
 mod fault;
+mod m1;
 mod wrong_input;
 
 /// Operations of the differential run, at least; a million is asked for.
@@ -43,7 +44,7 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, Work); 10] = [
+    let steps: [(&str, Work); 11] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),
@@ -52,6 +53,7 @@ pub fn main(options: &Options) -> Result<()> {
         ("Hostile guest, and Oche's own panics", |step, _| {
             step.suspended(hostile::main).map(|()| String::new())
         }),
+        ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
         ("Demo, short, pool under pressure", |step, _| {

@@ -32,7 +32,7 @@ pub struct PackArguments {
     #[arg(long = "option", value_name = "oche.NAME=VALUE", value_parser = parse_option)]
     options: Vec<(String, String)>,
     /// The board to pack for
-    #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
+    #[arg(long, value_enum, default_value_t = Board::M1)]
     board: Board,
     /// Oche's own ELF file; without it, Oche is built
     #[arg(long)]
@@ -52,6 +52,8 @@ pub struct InspectArguments {
 /// A machine that Oche runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Board {
+    /// An Apple M1 Mac, through m1n1
+    M1,
     /// QEMU's virt machine
     QemuVirt,
 }
@@ -61,6 +63,7 @@ impl Board {
     #[must_use]
     pub fn package(self) -> &'static str {
         match self {
+            Self::M1 => "oche-m1",
             Self::QemuVirt => "oche-qemu-virt",
         }
     }
@@ -69,6 +72,7 @@ impl Board {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::M1 => "m1",
             Self::QemuVirt => "qemu-virt",
         }
     }

@@ -14,11 +14,6 @@ impl Tree {
         Self(unsafe { core::slice::from_raw_parts(pointer, size) })
     }
 
-    /// Whether the text occurs anywhere.
-    pub(super) fn contains(&self, text: &str) -> bool {
-        self.0.windows(text.len()).any(|bytes| bytes == text.as_bytes())
-    }
-
     /// Calls `found` with number, affinity and release address (0 without one) of each CPU.
     pub(super) fn cpus(&self, mut found: impl FnMut(usize, u64, u64)) {
         let mut count = 0;

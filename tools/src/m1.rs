@@ -1,0 +1,309 @@
+//! A simulated M1: the image that a Mac would get, on QEMU's CPUs, with everything else played by this process.
+//!
+//! QEMU's virt machine has RAM where an M1 has its registers and its DRAM. A stub leaves the CPUs as m1n1 does;
+//! a Mac's own device tree describes it all. The devices' registers are memory with watchpoints: each store stops
+//! the machine until the device has been played. What it cannot show is Apple's CPU, timers and interrupts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use oche_boot::range::{PhysRange, align_up};
+
+use crate::command;
+use crate::el2::{self, Toolchain};
+use crate::pack;
+use crate::progress::Step;
+use crate::qemu::PROGRAM;
+
+pub mod debugger;
+pub mod memory;
+pub mod screen;
+pub mod tree;
+
+use debugger::{Debugger, Stop};
+use memory::Memory;
+
+/// Where m1n1's stub lies, and how much memory it keeps.
+const STUB: PhysRange = PhysRange { start: 0x8_0400_0000, end: 0x8_0402_0000 };
+/// Where the FDT lies: not even page aligned to anything larger.
+const FDT: u64 = 0x8_0410_1000;
+/// Bytes that m1n1 keeps for it.
+const FDT_BYTES: u64 = 0x4_0000;
+/// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
+const UART_STATUS: u64 = 0x2_3520_0010;
+const UART_TRANSMIT: u64 = 0x2_3520_0020;
+/// The end of the stub's words: offset of the table of CPUs, bytes of an entry, offset of the target in it.
+const TABLE: u64 = 0x1000;
+const TABLE_ENTRY: u64 = 64;
+const TABLE_TARGET: u64 = 8;
+/// What a byte of memory is that nobody has cleared.
+const DIRT: u8 = 0xa5;
+
+/// One simulated Mac.
+#[derive(Clone, Debug)]
+pub struct Mac {
+    /// CPUs, 1 to 8.
+    pub cpus: u64,
+    /// A bit for each CPU that never comes, whatever is written into its word.
+    pub missing: u64,
+    /// What the FDT calls memory. It need not begin or end anywhere even.
+    pub memory: PhysRange,
+    /// Where the image is loaded: a multiple of 2 MiB.
+    pub load: u64,
+    /// The framebuffer, outside `memory`.
+    pub screen: PhysRange,
+    /// Properties of `/chosen`.
+    pub chosen: Vec<(String, String)>,
+    /// What m1n1 keeps for itself.
+    pub kept: Vec<PhysRange>,
+}
+
+impl Default for Mac {
+    fn default() -> Self {
+        Self {
+            cpus: 1,
+            missing: 0,
+            // A MacBook Air's first byte (AsahiLinux/m1n1#107), and an end that is no multiple of anything.
+            memory: PhysRange { start: 0x8_019c_4000, end: 0x8_5d3e_4000 },
+            load: 0x8_0800_0000,
+            screen: PhysRange {
+                start: 0x8_6df4_e000,
+                end: 0x8_6df4_e000 + u64::from(screen::STRIDE * screen::HEIGHT),
+            },
+            chosen: Vec::new(),
+            kept: vec![STUB, PhysRange { start: FDT, end: FDT + FDT_BYTES }],
+        }
+    }
+}
+
+impl Mac {
+    /// Where CPU `index` waits for an address.
+    #[must_use]
+    pub fn release_address(&self, index: u64) -> u64 {
+        STUB.start + TABLE + index * TABLE_ENTRY + TABLE_TARGET
+    }
+}
+
+/// What the board needs besides the image.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The flat stub.
+    pub stub: Vec<u8>,
+    /// A Mac's device tree, as compiled.
+    pub tree: Vec<u8>,
+    /// The symbols of Oche's ELF file between which memory is not cleared by any loader: BSS and stacks.
+    pub dirty: PhysRange,
+}
+
+impl Parts {
+    /// Builds and fetches them for `oche`, Oche's ELF file.
+    ///
+    /// # Errors
+    ///
+    /// A build fails, or the device tree cannot be had.
+    pub fn make(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Self> {
+        let stub = el2::build_package(toolchain, "oche-m1-stub", &[], step)?;
+        let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
+        let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
+        let symbol = |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
+        let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
+        Ok(Self { stub, tree: tree::compiled(step)?, dirty })
+    }
+}
+
+/// What a run left.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What came out of the serial port, in lines.
+    pub lines: Vec<String>,
+    /// The framebuffer's bytes.
+    pub screen: Vec<u8>,
+    /// Where the first CPU was when time was up.
+    pub stands_at: Option<u64>,
+    /// How often the machine was stopped to play a device.
+    pub stops: u64,
+}
+
+impl Outcome {
+    /// Whether a line contains `text`.
+    #[must_use]
+    pub fn says(&self, text: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(text))
+    }
+}
+
+/// A board that runs.
+#[derive(Debug)]
+pub struct Board {
+    memory: Memory,
+    debugger: Debugger,
+    qemu: Child,
+    _socket: Socket,
+    screen: PhysRange,
+    line: Vec<u8>,
+    outcome: Outcome,
+}
+
+impl Board {
+    /// Puts `image` into the board's memory as m1n1 would, and starts it; it stands at its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is missing or does not start, or the tree cannot be completed.
+    pub fn start(image: &[u8], mac: &Mac, parts: &Parts) -> Result<Self> {
+        let memory = Memory::create()?;
+        let blob = tree::completed(&parts.tree, mac)?;
+        if blob.len() as u64 > FDT_BYTES {
+            bail!("the completed device tree has {} bytes", blob.len());
+        }
+        memory.write(FDT, &blob);
+        memory.write(STUB.start, &parts.stub);
+        for (offset, value) in [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing)] {
+            memory.write(STUB.start + offset, &u64::to_le_bytes(value));
+        }
+        memory.write(mac.load, image);
+        // No loader promises that this is clear: the packed file's zeros are its own.
+        let dirt = vec![DIRT; parts.dirty.size() as usize];
+        memory.write(mac.load + parts.dirty.start, &dirt);
+        memory.set_word(UART_STATUS, 0b110);
+        let socket = Socket::new();
+        let mut qemu = spawn(mac, &memory, &socket.0)?;
+        let debugger = match Debugger::connect(&socket.0) {
+            Ok(debugger) => debugger,
+            Err(error) => {
+                end(&mut qemu);
+                return Err(error);
+            }
+        };
+        memory.forget_name();
+        let mut board = Self {
+            memory,
+            debugger,
+            qemu,
+            _socket: socket,
+            screen: mac.screen,
+            line: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        board.debugger.watch(UART_TRANSMIT, 4)?;
+        Ok(board)
+    }
+
+    /// Runs until `on_line` has seen enough, or `limit` is over; then the machine is gone.
+    ///
+    /// # Errors
+    ///
+    /// QEMU ended by itself.
+    pub fn run(mut self, limit: Duration, mut on_line: impl FnMut(&str) -> bool) -> Result<Outcome> {
+        let deadline = Instant::now() + limit;
+        self.debugger.go_on()?;
+        while Instant::now() < deadline {
+            let Some(stop) = self.debugger.stopped(Duration::from_millis(20))? else { continue };
+            self.outcome.stops += 1;
+            let mut is_enough = false;
+            if stop == Stop::Written(UART_TRANSMIT)
+                && let Some(line) = self.hear(self.memory.word(UART_TRANSMIT) as u8)
+            {
+                is_enough = on_line(&line);
+                self.outcome.lines.push(line);
+            }
+            if is_enough {
+                break;
+            }
+            self.debugger.go_on()?;
+        }
+        if Instant::now() >= deadline {
+            self.outcome.stands_at = self.debugger.interrupt().ok();
+        }
+        end(&mut self.qemu);
+        let mut screen = vec![0; self.screen.size() as usize];
+        self.memory.read(self.screen.start, &mut screen);
+        self.outcome.screen = screen;
+        Ok(std::mem::take(&mut self.outcome))
+    }
+
+    /// Takes a byte; gives the line that it ends.
+    fn hear(&mut self, byte: u8) -> Option<String> {
+        match byte {
+            b'\r' => None,
+            b'\n' => {
+                let line = String::from_utf8_lossy(&self.line).into_owned();
+                self.line.clear();
+                Some(line)
+            }
+            _ => {
+                self.line.push(byte);
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        end(&mut self.qemu);
+    }
+}
+
+fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
+    if !command::is_present(PROGRAM) {
+        bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
+    }
+    let mut line = if command::is_present("setpriv") {
+        let mut line = Command::new("setpriv");
+        line.args(["--pdeathsig", "KILL", PROGRAM]);
+        line
+    } else {
+        Command::new(PROGRAM)
+    };
+    line.args(["-M", "virt,virtualization=on,gic-version=3,memory-backend=ram"]);
+    line.args(["-cpu", "max,pauth-impdef=on", "-smp", &mac.cpus.to_string()]);
+    line.args(["-m", &format!("{}M", memory::BYTES >> 20)]);
+    line.args(["-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none", "-no-reboot", "-S"]);
+    line.arg("-object").arg(format!(
+        "memory-backend-file,id=ram,size={}M,share=on,mem-path={}",
+        memory::BYTES >> 20,
+        memory.path().display()
+    ));
+    line.arg("-device").arg(format!("loader,addr={:#x},cpu-num=0", STUB.start));
+    line.arg("-chardev").arg(format!("socket,id=debugger,server=on,wait=off,path={}", socket.display()));
+    line.args(["-gdb", "chardev:debugger"]);
+    line.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+}
+
+/// Ends a child, by its own handle, and collects it.
+fn end(child: &mut Child) {
+    // Both fail only for a child that is gone and collected already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+/// A path for a socket, removed with the value.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Socket {
+    fn new() -> Self {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("oche-gdb.{}.{number}", std::process::id())))
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Gone already is as good as removed.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Where the guest's memory ends at the latest, for a layout that keeps the screen apart.
+#[must_use]
+pub fn end_of_memory(mac: &Mac) -> u64 {
+    align_up(mac.memory.end, 0x4000).min(mac.screen.start)
+}

@@ -1,0 +1,195 @@
+//! QEMU's debugger port: stop when a register is written, look, act, go on.
+//!
+//! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole machine right behind
+//! the store, so that whoever plays the device acts before the next instruction of any CPU. QEMU stops in front of
+//! the store on this architecture, so the one CPU is stepped over it with the watchpoint taken out.
+//! Source: GDB manual, "Remote Protocol": packets `Z2`, `z2`, `c`, `vCont`, `T05...watch`.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How long QEMU may take to listen and to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection to a machine that stands still or runs.
+#[derive(Debug)]
+pub struct Debugger {
+    stream: UnixStream,
+    /// Bytes that have come and were not looked at.
+    pending: Vec<u8>,
+    /// What is watched: address and bytes.
+    watched: Vec<(u64, u64)>,
+}
+
+/// Why the machine stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The watched word at this address was written.
+    Written(u64),
+    /// Anything else.
+    Other,
+}
+
+impl Debugger {
+    /// Connects to a QEMU that was started with `-S`.
+    ///
+    /// # Errors
+    ///
+    /// Nobody listens there within some seconds.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let deadline = Instant::now() + PATIENCE;
+        let stream = loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => break stream,
+                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+                Err(error) => return Err(error).context("QEMU's debugger port does not answer"),
+            }
+        };
+        let mut debugger = Self { stream, pending: Vec::new(), watched: Vec::new() };
+        debugger.ask("?")?;
+        Ok(debugger)
+    }
+
+    /// Has the machine stop behind each store to `bytes` bytes at `address`.
+    ///
+    /// # Errors
+    ///
+    /// QEMU refuses.
+    pub fn watch(&mut self, address: u64, bytes: u64) -> Result<()> {
+        let answer = self.ask(&format!("Z2,{address:x},{bytes:x}"))?;
+        if answer != "OK" {
+            bail!("QEMU does not watch {address:#x}: {answer}");
+        }
+        self.watched.push((address, bytes));
+        Ok(())
+    }
+
+    /// Lets the machine run.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.send("c")
+    }
+
+    /// Waits until the machine stops, at most `patience`; `None` while it runs.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone: QEMU ended.
+    pub fn stopped(&mut self, patience: Duration) -> Result<Option<Stop>> {
+        let Some(packet) = self.packet(patience)? else { return Ok(None) };
+        let (thread, address) = parse_stop(&packet);
+        let Some(address) = address else { return Ok(Some(Stop::Other)) };
+        let bytes = self.watched.iter().find(|(known, _)| *known == address).map_or(4, |(_, bytes)| *bytes);
+        self.ask(&format!("z2,{address:x},{bytes:x}"))?;
+        self.ask(&format!("vCont;s:{thread}"))?;
+        self.ask(&format!("Z2,{address:x},{bytes:x}"))?;
+        Ok(Some(Stop::Written(address)))
+    }
+
+    /// Stops the machine, and gives the first CPU's program counter.
+    ///
+    /// # Errors
+    ///
+    /// QEMU does not answer.
+    pub fn interrupt(&mut self) -> Result<u64> {
+        self.stream.write_all(&[3]).context("QEMU's debugger port is gone")?;
+        self.packet(PATIENCE)?;
+        self.ask("Hg1")?;
+        let registers = self.ask("g")?;
+        // 31 registers and the stack pointer come before it, sixteen digits each, lowest byte first.
+        let digits = registers.get(32 * 16..33 * 16).context("QEMU's registers are cut short")?;
+        Ok(u64::from_str_radix(digits, 16)?.swap_bytes())
+    }
+
+    fn ask(&mut self, text: &str) -> Result<String> {
+        self.send(text)?;
+        self.packet(PATIENCE)?.with_context(|| format!("QEMU's debugger port does not answer `{text}`"))
+    }
+
+    fn send(&mut self, text: &str) -> Result<()> {
+        let sum = text.bytes().fold(0_u8, u8::wrapping_add);
+        self.stream.write_all(format!("${text}#{sum:02x}").as_bytes()).context("QEMU's debugger port is gone")
+    }
+
+    /// The next packet's text; it is acknowledged.
+    fn packet(&mut self, patience: Duration) -> Result<Option<String>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            if let Some(text) = self.take_packet() {
+                self.stream.write_all(b"+").context("QEMU's debugger port is gone")?;
+                return Ok(Some(text));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let mut bytes = [0; 512];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => bail!("QEMU ended"),
+                Ok(count) => self.pending.extend(bytes.iter().take(count)),
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error).context("QEMU's debugger port is gone"),
+            }
+        }
+    }
+
+    /// Takes `$text#xx` out of what has come; acknowledgements before it are dropped.
+    fn take_packet(&mut self) -> Option<String> {
+        let start = self.pending.iter().position(|byte| *byte == b'$')?;
+        let end = start + self.pending.get(start..)?.iter().position(|byte| *byte == b'#')?;
+        if self.pending.len() < end + 3 {
+            return None;
+        }
+        let text = String::from_utf8_lossy(self.pending.get(start + 1..end)?).into_owned();
+        self.pending.drain(..end + 3);
+        Some(text)
+    }
+}
+
+/// The thread and the watched address of a stop such as `T05thread:01;watch:0000000235200020;`.
+fn parse_stop(packet: &str) -> (&str, Option<u64>) {
+    let value = |name: &str| {
+        let start = packet.find(name)? + name.len();
+        packet.get(start..)?.split(';').next()
+    };
+    let address = value("watch:").and_then(|address| u64::from_str_radix(address, 16).ok());
+    (value("thread:").unwrap_or("1"), address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Debugger, Stop};
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    #[test]
+    fn a_stop_in_pieces_is_put_together_and_the_store_stepped_over() {
+        let (stream, mut other) = UnixStream::pair().expect("a pair");
+        let mut debugger = Debugger { stream, pending: Vec::new(), watched: vec![(0x2_3520_0020, 4)] };
+        let wait = Duration::from_millis(20);
+        other.write_all(b"+$T05thread:01;wat").expect("sent");
+        assert_eq!(debugger.stopped(wait).expect("alive"), None);
+        let answers = b"ch:235200020;#5a+$OK#9a+$T05thread:01;#00+$OK#9a+$T02thread:01;#00";
+        other.write_all(answers).expect("sent");
+        assert_eq!(debugger.stopped(wait).expect("alive"), Some(Stop::Written(0x2_3520_0020)));
+        assert_eq!(debugger.stopped(wait).expect("alive"), Some(Stop::Other));
+        let mut said = [0; 512];
+        let count = other.read(&mut said).expect("something");
+        let said = String::from_utf8_lossy(&said[..count]).into_owned();
+        let order = ["z2,235200020,4", "vCont;s:01", "Z2,235200020,4"].map(|text| said.find(text));
+        assert!(order.is_sorted() && order[0].is_some(), "{said}");
+        drop(other);
+        assert!(debugger.stopped(wait).is_err());
+    }
+}

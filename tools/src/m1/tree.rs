@@ -1,0 +1,157 @@
+//! The simulated board's device tree: a Mac's own, from the distribution's kernel source, completed as m1n1 does.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use dtoolkit::fdt::Fdt;
+use dtoolkit::memreserve::MemoryReservation;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, ToPropertyValue};
+
+use super::Mac;
+use crate::guest::archive::Archive;
+use crate::progress::Step;
+use crate::{command, workspace};
+
+/// The suite and the package that have the sources.
+const SUITE: &str = "bookworm";
+const PACKAGE: &str = "linux-source-6.1";
+/// The Mac: a MacBook Air.
+const SOURCE: &str = "t8103-j313.dts";
+
+/// The blob as its sources compile, from the cache if it is there.
+///
+/// # Errors
+///
+/// The archive has no such sources, or the compiler is missing or refuses them.
+pub fn compiled(step: &Step) -> Result<Vec<u8>> {
+    let folder = workspace::cache().join("sources").join("device-trees");
+    let _lock = workspace::FolderLock::wait(&folder)?;
+    let blob = folder.join(SOURCE).with_extension("dtb");
+    if !blob.is_file() {
+        let top = folder.join(PACKAGE);
+        if !top.join("arch/arm64/boot/dts/apple").join(SOURCE).is_file() {
+            extract(&folder, step)?;
+        }
+        step.detail("compiling a Mac's device tree");
+        let preprocessed = preprocess(&top)?;
+        compile(&preprocessed, &blob)?;
+    }
+    fs::read(&blob).with_context(|| format!("cannot read {}", blob.display()))
+}
+
+/// Takes the device trees and what they include out of the source package.
+fn extract(folder: &Path, step: &Step) -> Result<()> {
+    let archive = Archive::open(SUITE)?;
+    let package = archive.package(PACKAGE, "all", step)?;
+    let debs = archive.download(std::slice::from_ref(&package), step)?;
+    let [deb] = debs.as_slice() else { bail!("the archive gave {} files for one package", debs.len()) };
+    step.detail("taking the device trees out of the kernel's source");
+    let mut shell = Command::new("sh");
+    shell.current_dir(folder).arg("-c").arg(
+        "dpkg-deb --fsys-tarfile \"$1\" | tar -xOf - ./usr/src/\"$2\".tar.xz | xz -dc | \
+         tar -xf - \"$2\"/arch/arm64/boot/dts/apple \"$2\"/include/dt-bindings",
+    );
+    shell.arg("sh").arg(deb).arg(PACKAGE);
+    let result = command::run(&mut shell, "taking the device trees out of the kernel's source");
+    // 140 MB that nobody needs again.
+    let _ = fs::remove_file(deb);
+    result
+}
+
+/// Resolves includes and names of numbers, as the kernel's own build does.
+fn preprocess(top: &Path) -> Result<PathBuf> {
+    let source = top.join("arch/arm64/boot/dts/apple").join(SOURCE);
+    let into = source.with_extension("dts.flat");
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-E", "-nostdinc", "-undef", "-D__DTS__", "-x", "assembler-with-cpp", "-I"]);
+    compiler.arg(top.join("include")).arg("-o").arg(&into).arg(&source);
+    command::run(&mut compiler, "preprocessing a Mac's device tree")?;
+    Ok(into)
+}
+
+fn compile(source: &Path, into: &Path) -> Result<()> {
+    let unfinished = into.with_extension("new");
+    let mut compiler = Command::new("dtc");
+    compiler.args(["-q", "-I", "dts", "-O", "dtb", "-o"]).arg(&unfinished).arg(source);
+    command::run(&mut compiler, "compiling a Mac's device tree")?;
+    fs::rename(&unfinished, into).with_context(|| format!("cannot write {}", into.display()))
+}
+
+/// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer, `/chosen`.
+///
+/// # Errors
+///
+/// The blob is no device tree of an M1.
+pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
+    let fdt = Fdt::new(blob).map_err(|error| anyhow::anyhow!("the compiled tree: {error}"))?;
+    let mut tree = DeviceTree::from_fdt(&fdt);
+    let root = &mut tree.root;
+    let memory = child_with_prefix(root, "memory").context("the tree has no /memory")?;
+    set(memory, "reg", cells(&[mac.memory.start, mac.memory.size()]));
+    complete_cpus(root, mac)?;
+    if root.child_mut("chosen").is_none() {
+        root.add_child(DeviceTreeNode::new_unchecked("chosen"));
+    }
+    let chosen = root.child_mut("chosen").context("the tree has no /chosen")?;
+    let old: Vec<String> = chosen.children().map(|child| child.name().to_owned()).collect();
+    for name in old.iter().filter(|name| name.starts_with("framebuffer")) {
+        chosen.remove_child(name);
+    }
+    let mut framebuffer = DeviceTreeNode::new_unchecked(format!("framebuffer@{:x}", mac.screen.start));
+    set(&mut framebuffer, "compatible", "apple,simple-framebuffer\0simple-framebuffer");
+    set(&mut framebuffer, "reg", cells(&[mac.screen.start, mac.screen.size()]));
+    set(&mut framebuffer, "width", super::screen::WIDTH);
+    set(&mut framebuffer, "height", super::screen::HEIGHT);
+    set(&mut framebuffer, "stride", super::screen::STRIDE);
+    set(&mut framebuffer, "format", "x2r10g10b10");
+    chosen.add_child(framebuffer);
+    set(chosen, "bootargs", "");
+    for (name, value) in &mac.chosen {
+        set(chosen, name, value.as_str());
+    }
+    tree.memory_reservations =
+        mac.kept.iter().map(|range| MemoryReservation::new(range.start, range.size())).collect();
+    Ok(tree.to_dtb())
+}
+
+/// The CPUs that the board has, by QEMU's own numbers: its MPIDRs cannot be chosen.
+fn complete_cpus(root: &mut DeviceTreeNode, mac: &Mac) -> Result<()> {
+    let cpus = root.child_mut("cpus").context("the tree has no /cpus")?;
+    cpus.remove_child("cpu-map");
+    let names: Vec<String> = cpus
+        .children()
+        .map(|child| child.name().to_owned())
+        .filter(|name| name.starts_with("cpu@"))
+        .collect();
+    for (index, name) in names.iter().enumerate() {
+        if index as u64 >= mac.cpus {
+            cpus.remove_child(name);
+            continue;
+        }
+        let node = cpus.child_mut(name).context("a CPU")?;
+        set(node, "reg", cells(&[index as u64]));
+        let release = if index == 0 { 0 } else { mac.release_address(index as u64) };
+        set(node, "cpu-release-addr", cells(&[release]));
+    }
+    Ok(())
+}
+
+fn child_with_prefix<'a>(node: &'a mut DeviceTreeNode, prefix: &str) -> Option<&'a mut DeviceTreeNode> {
+    let name = node
+        .children()
+        .map(|child| child.name().to_owned())
+        .find(|name| name == prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@')))?;
+    node.child_mut(&name)
+}
+
+fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
+    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
+}
+
+/// Numbers of two cells each.
+fn cells(values: &[u64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_be_bytes()).collect()
+}

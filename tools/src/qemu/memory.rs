@@ -25,6 +25,7 @@ pub struct GuestMemory {
     file: File,
     bytes: u64,
     is_named: bool,
+    link: Option<PathBuf>,
 }
 
 impl GuestMemory {
@@ -47,7 +48,7 @@ impl GuestMemory {
             folder.join(format!("oche-ram.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
         let file = file.with_context(|| format!("cannot create the guest's memory, {}", path.display()))?;
-        let memory = Self { path, file, bytes, is_named: true };
+        let memory = Self { path, file, bytes, is_named: true, link: None };
         memory.file.set_len(bytes).with_context(|| format!("cannot size {}", memory.path.display()))?;
         Ok(memory)
     }
@@ -101,11 +102,23 @@ impl GuestMemory {
             let _ = fs::remove_file(&self.path);
         }
     }
+
+    /// Has `link` lead to the open file for as long as this value lives, for `oche trace live` and the like.
+    pub fn show_as(&mut self, link: &Path) {
+        // A convenience: where there can be no link, the run goes on without. One of an earlier run leads nowhere.
+        let _ = fs::remove_file(link);
+        if std::os::unix::fs::symlink(self.open_path(), link).is_ok() {
+            self.link = Some(link.to_owned());
+        }
+    }
 }
 
 impl Drop for GuestMemory {
     fn drop(&mut self) {
         self.forget_name();
+        if let Some(link) = &self.link {
+            let _ = fs::remove_file(link);
+        }
     }
 }
 
@@ -162,6 +175,18 @@ mod tests {
         let mut memory = GuestMemory::create(4096).unwrap();
         memory.forget_name();
         assert!(std::fs::File::open(memory.open_path()).is_ok());
+    }
+
+    #[test]
+    fn a_link_leads_to_the_open_file_and_goes_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("guest.ram");
+        let mut memory = GuestMemory::create(4096).unwrap();
+        memory.forget_name();
+        memory.show_as(&link);
+        assert_eq!(std::fs::metadata(&link).unwrap().len(), 4096);
+        drop(memory);
+        assert!(std::fs::symlink_metadata(&link).is_err());
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Running {
         };
         // QEMU has it open by now.
         memory.forget_name();
+        memory.show_as(&log.with_file_name("guest.ram"));
         let lines = match Lines::watch(console, log, is_shown) {
             Ok(lines) => lines,
             Err(error) => {

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use oche_hyp::trace::record::Kind;
 
 use super::control::FilterArguments;
+use super::live::LiveArguments;
 use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
 use super::recorder::Recorder;
@@ -42,6 +43,8 @@ enum TraceCommand {
     Check(CheckArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
+    /// Watch a running guest's DMA on a screen of the terminal
+    Live(LiveArguments),
     /// Choose what a running guest's trace records, while it runs
     Filter(FilterArguments),
 }
@@ -124,6 +127,7 @@ impl TraceArguments {
             TraceCommand::Leaks(arguments) => arguments.run()?,
             TraceCommand::Check(arguments) => return arguments.run(),
             TraceCommand::Record(arguments) => arguments.run()?,
+            TraceCommand::Live(arguments) => arguments.run()?,
             TraceCommand::Filter(arguments) => arguments.run()?,
         }
         Ok(ExitCode::SUCCESS)

@@ -1,0 +1,236 @@
+//! What the live screen knows: devices, their mappings, rates, the guest's busiest code, the last faults.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use oche_hyp::addr::PAGE_BYTES;
+use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::Record;
+use oche_hyp::trace::text::Clock;
+
+use crate::trace::description::{Description, plain};
+
+/// Seconds of rates that are kept, a bucket each.
+pub(super) const HISTORY_SECONDS: usize = 120;
+/// Pages of a stream that are remembered; a device has some ten thousand.
+const MOST_PAGES: usize = 1 << 20;
+/// Places in the guest's code that are told apart.
+const MOST_PLACES: usize = 1 << 16;
+/// Faults and red-zone hits that are kept to be shown.
+const MOST_ALARMS: usize = 100;
+
+/// Everything that is shown.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) description: Option<Description>,
+    /// Boots of Oche that were seen.
+    pub(super) sessions: u64,
+    pub(super) events: u64,
+    pub(super) lost: u64,
+    pub(super) newest_ticks: u64,
+    /// The hypervisor's counters by name, where the source has them.
+    pub(super) counters: Vec<(String, u64)>,
+    streams: BTreeMap<(DartId, StreamId), Stream>,
+    places: HashMap<u64, u64>,
+    pub(super) alarms: VecDeque<Record>,
+    history: VecDeque<Second>,
+}
+
+/// One stream of a DART.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Stream {
+    pub(super) pages: BTreeMap<u32, Page>,
+    /// Pages that are mapped now, as far as seen.
+    pub(super) mapped: u64,
+    pub(super) maps: u64,
+    pub(super) faults: u64,
+    pub(super) red_zones: u64,
+    pub(super) refused: u64,
+}
+
+/// What became of a page of a stream's IOVA space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) is_mapped: bool,
+    pub(super) has_alarm: bool,
+}
+
+/// What happened in one second of the guest's time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Second {
+    number: u64,
+    pub(super) events: u64,
+    pub(super) maps: u64,
+    pub(super) unmaps: u64,
+    pub(super) flushes: u64,
+    streams: BTreeMap<(DartId, StreamId), Rates>,
+}
+
+/// One stream's part of a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rates {
+    pub(super) maps: u64,
+    pub(super) flushes: u64,
+}
+
+impl State {
+    /// Another boot of Oche: nothing of the one before holds.
+    pub(super) fn begin(&mut self, description: Description) {
+        *self = Self { description: Some(description), sessions: self.sessions + 1, ..Self::default() };
+    }
+
+    pub(super) fn lose(&mut self, records: u64) {
+        self.lost = self.lost.saturating_add(records);
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        let nothing = Clock { counter_hz: 1, start_ticks: 0 };
+        self.description.as_ref().map_or(nothing, Description::clock)
+    }
+
+    /// Takes note of `record`.
+    pub(super) fn take(&mut self, record: &Record) {
+        self.events += 1;
+        self.newest_ticks = self.newest_ticks.max(record.time());
+        let number = self.clock().seconds(record.time()).0;
+        self.advance(number);
+        let mut second = Second::default();
+        let second =
+            self.history.iter_mut().rev().find(|known| known.number == number).unwrap_or(&mut second);
+        second.events += 1;
+        let pc = record.program_counter();
+        if pc != 0 && (self.places.len() < MOST_PLACES || self.places.contains_key(&pc)) {
+            *self.places.entry(pc).or_default() += 1;
+        }
+        match record.event() {
+            Some(Event::Map { at, .. }) => {
+                second.maps += 1;
+                second.streams.entry((at.dart, at.stream)).or_default().maps += 1;
+                let stream = self.streams.entry((at.dart, at.stream)).or_default();
+                stream.maps += 1;
+                stream.set(at.iova.0, true);
+            }
+            Some(Event::Unmap { at, .. }) => {
+                second.unmaps += 1;
+                self.streams.entry((at.dart, at.stream)).or_default().set(at.iova.0, false);
+            }
+            Some(Event::Flush { dart, streams }) => {
+                second.flushes += 1;
+                for stream in streams.iter() {
+                    second.streams.entry((dart, stream)).or_default().flushes += 1;
+                }
+            }
+            Some(Event::Refused { at, .. }) => {
+                self.streams.entry((at.dart, at.stream)).or_default().refused += 1;
+                self.alarm(record);
+            }
+            Some(Event::Fault { dart, stream, iova, .. }) => {
+                let known = self.streams.entry((dart, stream)).or_default();
+                known.faults += 1;
+                known.mark(u32::try_from(iova / PAGE_BYTES as u64).ok());
+                self.alarm(record);
+            }
+            Some(Event::RedZone { at, .. }) => {
+                let known = self.streams.entry((at.dart, at.stream)).or_default();
+                known.red_zones += 1;
+                known.mark(Some(at.iova.0));
+                self.alarm(record);
+            }
+            Some(Event::Attach { dart, stream, .. }) => {
+                self.streams.entry((dart, stream)).or_default();
+            }
+            Some(Event::InvalidateTimedOut { .. }) => self.alarm(record),
+            _ => {}
+        }
+    }
+
+    fn alarm(&mut self, record: &Record) {
+        if self.alarms.len() == MOST_ALARMS {
+            self.alarms.pop_front();
+        }
+        self.alarms.push_back(*record);
+    }
+
+    /// The guest's time is in its second `number` now, or was in a later one already.
+    pub(super) fn advance(&mut self, number: u64) {
+        let newest = self.history.back().map(|second| second.number);
+        if newest.is_some_and(|newest| newest >= number) {
+            return;
+        }
+        let first =
+            newest.map_or(number, |newest| newest + 1).max(number.saturating_sub(HISTORY_SECONDS as u64));
+        for number in first..=number {
+            if self.history.len() == HISTORY_SECONDS {
+                self.history.pop_front();
+            }
+            self.history.push_back(Second { number, ..Second::default() });
+        }
+    }
+
+    /// The newest second that is over; of a trace that has only one, that one.
+    pub(super) fn last_second(&self) -> Second {
+        let over = self.history.iter().rev().nth(1).or_else(|| self.history.back());
+        over.cloned().unwrap_or_default()
+    }
+
+    /// `value` of each second, oldest first.
+    pub(super) fn curve(&self, value: impl Fn(&Second) -> u64) -> Vec<u64> {
+        self.history.iter().map(value).collect()
+    }
+
+    /// Every stream that did something, in order.
+    pub(super) fn streams(&self) -> &BTreeMap<(DartId, StreamId), Stream> {
+        &self.streams
+    }
+
+    /// The name of the device that `place` stands for.
+    pub(super) fn name(&self, place: (DartId, StreamId)) -> String {
+        let named = self.description.as_ref().and_then(|description| description.device(place.0, place.1));
+        named.map_or_else(|| format!("dart{}/stream{}", place.0.index(), place.1.index()), plain)
+    }
+
+    /// The places in the guest's code that caused most events, with how many.
+    pub(super) fn busiest(&self) -> Vec<(u64, u64)> {
+        let mut places: Vec<(u64, u64)> = self.places.iter().map(|(pc, count)| (*pc, *count)).collect();
+        places.sort_unstable_by_key(|(pc, count)| (std::cmp::Reverse(*count), *pc));
+        places
+    }
+
+    /// Pages mapped now: as the hypervisor counts them, or else as seen.
+    pub(super) fn mapped_pages(&self) -> u64 {
+        let counted = self.counters.iter().find(|(name, _)| name == "mapped_now").map(|(_, value)| *value);
+        counted.unwrap_or_else(|| self.streams.values().map(|stream| stream.mapped).sum())
+    }
+
+    pub(super) fn faults(&self) -> u64 {
+        self.streams.values().map(|stream| stream.faults + stream.red_zones).sum()
+    }
+}
+
+impl Second {
+    pub(super) fn rates(&self, place: (DartId, StreamId)) -> Rates {
+        self.streams.get(&place).copied().unwrap_or_default()
+    }
+}
+
+impl Stream {
+    fn set(&mut self, page: u32, is_mapped: bool) {
+        if self.pages.len() >= MOST_PAGES && !self.pages.contains_key(&page) {
+            return;
+        }
+        let page = self.pages.entry(page).or_default();
+        match (page.is_mapped, is_mapped) {
+            (false, true) => self.mapped += 1,
+            (true, false) => self.mapped = self.mapped.saturating_sub(1),
+            _ => {}
+        }
+        page.is_mapped = is_mapped;
+    }
+
+    fn mark(&mut self, page: Option<u32>) {
+        if let Some(page) = page.filter(|page| self.pages.len() < MOST_PAGES || self.pages.contains_key(page))
+        {
+            self.pages.entry(page).or_default().has_alarm = true;
+        }
+    }
+}

@@ -42,6 +42,15 @@ impl<T> SpinLock<T> {
         }
     }
 
+    /// The guard of a lock that [`SpinGuard::keep`] left closed.
+    ///
+    /// # Safety
+    ///
+    /// Once for each `keep`, by whoever kept it.
+    pub unsafe fn reclaim(&self) -> SpinGuard<'_, T> {
+        SpinGuard { lock: self }
+    }
+
     /// Closes the lock if it is open.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
         // Acquire: what the last holder wrote is seen.
@@ -56,6 +65,13 @@ impl<T> SpinLock<T> {
             core::hint::spin_loop();
             self.try_lock()
         })
+    }
+}
+
+impl<T> SpinGuard<'_, T> {
+    /// Leaves the lock closed, for [`SpinLock::reclaim`].
+    pub fn keep(self) {
+        core::mem::forget(self);
     }
 }
 
@@ -137,6 +153,16 @@ mod tests {
     use std::thread;
 
     use super::*;
+
+    #[test]
+    fn a_kept_lock_is_closed_until_it_is_reclaimed() {
+        let lock = SpinLock::new(1);
+        lock.lock().keep();
+        assert!(lock.try_lock().is_none());
+        // SAFETY: kept just before, once.
+        drop(unsafe { lock.reclaim() });
+        assert!(lock.try_lock().is_some());
+    }
 
     #[test]
     fn a_failed_try_leaves_the_lock_closed() {

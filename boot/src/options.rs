@@ -3,6 +3,8 @@
 //! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
+use oche_hyp::engine::Coherence;
+
 /// DARTs that Oche shows on qemu-virt at most; two by the slot rule, one more for a map.
 pub const MOST_DARTS: u8 = 3;
 /// Streams of a t8020 DART.
@@ -85,6 +87,8 @@ pub struct Options<'a> {
     pub iommu_map: IommuMap,
     /// `oche.panic`: a panic of Oche's resets the machine, where the board can; otherwise it stops.
     pub panic_resets: bool,
+    /// `oche.coherence`: `exact` or `api`.
+    pub coherence: Coherence,
 }
 
 impl Default for Options<'_> {
@@ -99,6 +103,7 @@ impl Default for Options<'_> {
                 length: 0,
             },
             panic_resets: false,
+            coherence: Coherence::default(),
         }
     }
 }
@@ -122,11 +127,12 @@ impl<'a> Options<'a> {
         let taken = match name {
             "oche.pool" => parse_size(value).map(|bytes| self.pool_bytes = Some(bytes)),
             "oche.trace" => parse_size(value).map(|bytes| self.trace_bytes = bytes),
-            "oche.log" => parse_level(value).map(|level| self.log = level),
+            "oche.log" => parse_word(value, &LEVELS).map(|level| self.log = Level(level)),
             "oche.bootargs" => {
                 self.bootargs = Some(value);
                 Some(())
             }
+            "oche.coherence" => parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen),
             "oche.panic" => [("stop", false), ("reset", true)]
                 .into_iter()
                 .find(|(name, _)| *name == value)
@@ -155,17 +161,16 @@ fn parse_size(text: &str) -> Option<u64> {
     number.checked_mul(1 << shift)
 }
 
-fn parse_level(text: &str) -> Option<Level> {
-    use log::LevelFilter;
-    [
-        ("error", LevelFilter::Error),
-        ("warn", LevelFilter::Warn),
-        ("info", LevelFilter::Info),
-        ("debug", LevelFilter::Debug),
-    ]
-    .into_iter()
-    .find(|(name, _)| *name == text)
-    .map(|(_, level)| Level(level))
+const LEVELS: [(&str, log::LevelFilter); 4] = [
+    ("error", log::LevelFilter::Error),
+    ("warn", log::LevelFilter::Warn),
+    ("info", log::LevelFilter::Info),
+    ("debug", log::LevelFilter::Debug),
+];
+const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api", Coherence::Api)];
+
+fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
+    words.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning)
 }
 
 #[cfg(test)]
@@ -185,6 +190,16 @@ mod tests {
         assert_eq!(options.trace_bytes, 0);
         assert_eq!(options.bootargs, Some("console=ttyAMA0 root=/dev/vda"));
         assert_eq!(complaints, ["oche.pol", "oche.log", "nonsense"]);
+    }
+
+    #[test]
+    fn copies_are_exact_unless_a_person_says_otherwise() {
+        let mut complaints = 0;
+        let mut options = Options::default();
+        options.take("oche.coherence", "sometimes", &mut |_| complaints += 1);
+        assert_eq!(options.coherence, Coherence::Exact);
+        options.take("oche.coherence", "api", &mut |_| complaints += 1);
+        assert_eq!((options.coherence, complaints), (Coherence::Api, 1));
     }
 
     #[test]

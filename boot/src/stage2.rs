@@ -20,6 +20,7 @@ pub mod entry;
 pub mod hardware;
 #[cfg(test)]
 mod tests;
+mod view;
 pub mod walk;
 
 use oche_hyp::addr::{Gfn, Hfn};
@@ -47,6 +48,8 @@ pub struct Stage2<H> {
     forces_write_back: bool,
     /// A page has been broken since the TLBs were last told.
     has_broken: bool,
+    /// Tables of the view that one CPU may have.
+    view: Option<view::View>,
 }
 
 impl<H: Hardware> Stage2<H> {
@@ -67,7 +70,7 @@ impl<H: Hardware> Stage2<H> {
         if free.start > free.end {
             return Err(OutOfTables);
         }
-        Ok(Self { root, hardware, free, forces_write_back, has_broken: false })
+        Ok(Self { root, hardware, free, forces_write_back, has_broken: false, view: None })
     }
 
     /// What `VTTBR_EL2` and the fault handler need.

@@ -24,6 +24,8 @@ pub enum Class {
     InstructionAbort(Abort),
     /// Stage-2 data abort (EC 0x24).
     DataAbort(Abort),
+    /// The step of one instruction is over (EC 0x32).
+    SoftwareStep,
     /// A trapped system register or instruction (EC 0x18), WFI/WFE (0x01), or anything else.
     Other(u8),
 }
@@ -98,6 +100,7 @@ impl Exception {
             0x17 => Class::MonitorCall,
             0x20 => Class::InstructionAbort(self.abort(false)),
             0x24 => Class::DataAbort(self.abort(true)),
+            0x32 => Class::SoftwareStep,
             other => Class::Other(other),
         }
     }

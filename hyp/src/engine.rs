@@ -11,8 +11,10 @@ use crate::addr::{Frame, Gfn, Hfn};
 use crate::dart::entry::{decode_leaf, decode_table};
 use crate::dart::registers::{ERROR, FaultCode, STREAM_COMMAND, TTBRS, Ttbr};
 use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
+use crate::mover::Guard;
 use crate::placement::alias::MOST_SPACES;
 use crate::placement::{Cause, Placement};
+pub use crate::placement::{Coherence, Isolation};
 use crate::trace::{Event, Place, Refusal};
 use crate::tracker::{Batch, Tracker};
 pub use crate::vdart::AccessError;
@@ -36,6 +38,10 @@ pub struct Configuration<'a> {
     pub devices: &'a [Range<Gfn>],
     /// Memory that is the engine's alone, for composed frames and shadow tables.
     pub pool: Range<Frame>,
+    /// How the copies of a page that is mapped more than once are kept equal.
+    pub coherence: Coherence,
+    /// How exactly permissions are kept.
+    pub isolation: Isolation,
 }
 
 impl Configuration<'_> {
@@ -96,6 +102,33 @@ struct Attachment {
     next: Option<SpaceId>,
 }
 
+/// How a CPU reached for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuReach {
+    /// An instruction loads.
+    Load,
+    /// An instruction stores, or loads and stores.
+    Store,
+    /// An instruction is fetched.
+    Fetch,
+    /// The CPU walks the guest's tables there.
+    Walk,
+}
+
+/// How a CPU goes on whose access was trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Trapped {
+    /// It tries again: the page is open now.
+    Retry,
+    /// The page is guarded. The access is carried out by [`Engine::load_guarded`] and
+    /// [`Engine::store_guarded`], or, whatever it is, between [`Engine::open_guarded`] and
+    /// [`Engine::settle_guarded`]; and the engine's lock is held from this answer to the end of that.
+    Guarded(Gfn),
+    /// It is no page of the guest's RAM.
+    NotGuestMemory,
+}
+
 /// A set of tables of the guest, and the shadow of it.
 #[derive(Debug)]
 struct Space {
@@ -121,6 +154,7 @@ impl Engine {
                 configuration.devices,
                 configuration.pool.clone(),
                 spaces,
+                (configuration.coherence, configuration.isolation),
                 world,
             ),
             batch: Batch::new(),
@@ -191,10 +225,70 @@ impl Engine {
         Ok(())
     }
 
-    /// A CPU's store to `page` met a stage-2 entry that the engine made read-only. True: the store may be
-    /// tried again. False: the page is not the engine's to open.
-    pub fn store_trapped(&mut self, world: &mut impl World, page: Gfn) -> bool {
-        self.tracker.open(world, &mut self.placement.mover, page);
+    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had closed, for stores
+    /// or for everything. Says how the CPU goes on.
+    pub fn access_trapped(&mut self, world: &mut impl World, address: u64, access: CpuReach) -> Trapped {
+        let page = Gfn::containing(address).filter(|page| self.placement.mover.is_ram(*page));
+        let Some(page) = page else { return Trapped::NotGuestMemory };
+        if access == CpuReach::Store {
+            self.tracker.open(world, &mut self.placement.mover, page);
+        }
+        if self.placement.relax(world, page) {
+            return Trapped::Retry;
+        }
+        match (self.placement.mover.guard(page), access) {
+            (Guard::Open, _) | (Guard::Stores, CpuReach::Load | CpuReach::Fetch) => Trapped::Retry,
+            // A walk that meets a page which may be read wants to write: hardware's access flag.
+            (_, CpuReach::Walk) | (Guard::Everything, CpuReach::Fetch) => {
+                self.placement.collapse(world, page);
+                Trapped::Retry
+            }
+            (Guard::Stores | Guard::Everything, CpuReach::Load | CpuReach::Store) => {
+                world.event(Event::Access { address, is_write: access == CpuReach::Store });
+                Trapped::Guarded(page)
+            }
+        }
+    }
+
+    /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, 1 to 8 and inside the page,
+    /// zero-extended. 0 for anything else.
+    pub fn load_guarded(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        self.placement.load(world, page, offset, bytes)
+    }
+
+    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a guarded
+    /// `page`. Anything else does nothing.
+    pub fn store_guarded(
+        &mut self,
+        world: &mut impl World,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+        value: u64,
+    ) {
+        self.placement.store(world, page, offset, bytes, value);
+    }
+
+    /// Where one CPU may access the guarded `page` directly, in whatever way, all copies being up to date.
+    ///
+    /// Until [`Self::settle_guarded`] no other CPU may reach the page, and nobody else may call the engine.
+    pub fn open_guarded(&mut self, world: &mut impl World, page: Gfn) -> Hfn {
+        self.placement.open(world, page)
+    }
+
+    /// The CPU that had the guarded `page` opened has done with it.
+    pub fn settle_guarded(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.settle(world, page);
+    }
+
+    /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
+    /// guard goes, loads trap too, so that the next pair is seen whole.
+    pub fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.guard_loads(world, page);
+    }
+
+    /// Whether `page` is guest RAM.
+    pub fn is_ram(&self, page: Gfn) -> bool {
         self.placement.mover.is_ram(page)
     }
 

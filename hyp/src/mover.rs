@@ -21,12 +21,27 @@ pub(crate) struct PageRecord {
     pub(crate) base: u32,
     /// The first watched table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
-    /// CPUs' stores are trapped.
+    /// CPUs' stores are trapped, because the page holds a watched table.
     is_closed: bool,
+    /// What CPUs may not do by themselves because the page has copies.
+    guard: Guard,
+    /// CPUs use load-exclusive on the page while it is guarded: see `placement::guard`.
+    has_exclusives: bool,
     /// Broken in stage 2, to be made again by [`Mover::finish`].
     in_motion: bool,
     /// Has a stage-2 entry of its own.
     is_prepared: bool,
+}
+
+/// Which accesses of CPUs to a page are trapped because it has copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Guard {
+    /// None.
+    Open,
+    /// Stores: they have to reach every copy.
+    Stores,
+    /// All: what devices wrote into the copies has to be looked at first.
+    Everything,
 }
 
 /// No table, no mapping.
@@ -57,6 +72,8 @@ impl Mover {
             base: 0,
             table: NONE,
             is_closed: false,
+            guard: Guard::Open,
+            has_exclusives: false,
             in_motion: false,
             is_prepared: false,
         };
@@ -104,6 +121,36 @@ impl Mover {
     /// Whether CPUs' stores to `page` are trapped.
     pub(crate) fn is_closed(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|record| record.is_closed)
+    }
+
+    /// Which accesses of CPUs to `page` are trapped, or will be once it is made again.
+    pub(crate) fn guard(&self, page: Gfn) -> Guard {
+        self.get(page).map_or(Guard::Open, |record| record.guard)
+    }
+
+    /// Whether CPUs use load-exclusive on `page` while it is guarded.
+    pub(crate) fn has_exclusives(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|record| record.has_exclusives)
+    }
+
+    /// Takes note of whether CPUs use load-exclusive on `page`.
+    pub(crate) fn set_exclusives(&mut self, page: Gfn, has_exclusives: bool) {
+        if let Some(record) = self.get_mut(page) {
+            record.has_exclusives = has_exclusives;
+        }
+    }
+
+    /// Sets what is trapped once `page`, which is in motion, is made again.
+    pub(crate) fn set_guard(&mut self, page: Gfn, guard: Guard) {
+        if let Some(record) = self.get_mut(page) {
+            debug_assert!(record.in_motion, "{page:?} is guarded under the CPUs");
+            record.guard = guard;
+        }
+    }
+
+    /// Page number `index` of those in motion.
+    pub(crate) fn moving(&self, index: usize) -> Option<Gfn> {
+        self.moving.get(index).copied()
     }
 
     /// Gives `page` a stage-2 entry of its own, so that [`Self::begin`] can follow.
@@ -164,7 +211,11 @@ impl Mover {
             let at = self.locate(page);
             let Some(record) = self.get_mut(page) else { continue };
             record.in_motion = false;
-            let access = if record.is_closed { CpuAccess::ReadOnly } else { CpuAccess::ReadWrite };
+            let access = match (record.guard, record.is_closed) {
+                (Guard::Everything, _) => CpuAccess::None,
+                (Guard::Stores, _) | (Guard::Open, true) => CpuAccess::ReadOnly,
+                (Guard::Open, false) => CpuAccess::ReadWrite,
+            };
             world.make_page(page, at, access);
         }
         self.is_still = false;

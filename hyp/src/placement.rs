@@ -12,12 +12,13 @@ pub(crate) mod addition;
 pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
+mod guard;
 pub(crate) mod removal;
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::addr::{Frame, Gfn, Granule, SLOTS};
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::mover::Mover;
@@ -30,6 +31,27 @@ use crate::world::{Memory, SpaceId, Tap, World};
 
 /// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
 pub(crate) const BATCH: usize = 64;
+
+/// How the copies of a page that is mapped more than once are kept equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coherence {
+    /// At every moment: accesses of CPUs that could tell copies apart are trapped.
+    #[default]
+    Exact,
+    /// When a mapping of the page comes or goes, which is enough for drivers that keep to the DMA API's rules:
+    /// data is written before it is mapped, and read after it is unmapped.
+    Api,
+}
+
+/// How exactly permissions are kept where pages of differing permission share a granule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Membership is exact; a device may do to each page of a granule what it may do to any of them.
+    #[default]
+    Page,
+    /// Permissions are exact too.
+    Strict,
+}
 
 /// What the guest now wants of one granule.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +68,13 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
+    /// On behalf of the lowest of `members`; of the first stream of all where there is none.
+    fn of(members: &Members) -> Self {
+        let first = members.iter().find_map(|(dart, streams)| Some((dart, streams.iter().next()?)));
+        let (dart, stream) = first.unwrap_or((DartId::FIRST, StreamId::FIRST));
+        Self { dart, stream }
+    }
+
     fn at(self, granule: Granule, slot: usize) -> Place {
         Place { dart: self.dart, stream: self.stream, iova: granule.page(slot) }
     }
@@ -70,8 +99,9 @@ pub(crate) struct Placement {
     spaces: Vec<Option<PlacedSpace>>,
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
-    /// A page to build the next base in while copies are made equal.
-    scratch: Option<Hfn>,
+    coherence: Coherence,
+    #[expect(dead_code, reason = "strict isolation is not there yet")]
+    isolation: Isolation,
     work: removal::Work,
     copies: Vec<addition::Copy>,
 }
@@ -83,14 +113,14 @@ impl Placement {
         devices: &[Range<Gfn>],
         pool: Range<Frame>,
         most_spaces: usize,
+        (coherence, isolation): (Coherence, Isolation),
         memory: &mut impl Memory,
     ) -> Self {
         let pages: usize = ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
-        let mut pool = Pool::new(pool, memory);
+        let pool = Pool::new(pool, memory);
         // A leaf table of a 4K guest maps 2 MiB. Twice the guest's memory, sparsely used, is more than a
         // driver needs; the bounds keep the book at about 1 % of memory.
         let chapters = (pages / 256).clamp(64, 8192);
-        let scratch = pool.take_page();
         Self {
             mover: Mover::new(ram, BATCH * SLOTS * 2),
             pool,
@@ -98,7 +128,8 @@ impl Placement {
             aliases: Aliases::new((pages / 4).clamp(1024, 1 << 20)),
             spaces: (0..most_spaces).map(|_| None).collect(),
             devices: devices.to_vec(),
-            scratch,
+            coherence,
+            isolation,
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
         }

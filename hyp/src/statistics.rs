@@ -105,6 +105,10 @@ counters! {
         invalidate_timeouts,
         /// Guarded accesses by the guest.
         guarded_accesses,
+        /// Mappings given up since a CPU fetches from the page or walks tables in it.
+        refused_not_guardable,
+        /// Mappings whose permission could not be kept apart from their granule's.
+        refused_permission,
     }
 }
 
@@ -175,6 +179,8 @@ impl Statistics {
             Refusal::TooManyTables => &mut self.refused_tables_full,
             Refusal::TooManySpaces => &mut self.refused_spaces_full,
             Refusal::OutOfStage2Tables => &mut self.refused_stage2,
+            Refusal::NotGuardable => &mut self.refused_not_guardable,
+            Refusal::MixedPermission => &mut self.refused_permission,
         }
     }
 }

@@ -220,4 +220,8 @@ pub enum Refusal {
     TooManySpaces = 7,
     /// Stage 2 has no memory left to give the page an entry of its own.
     OutOfStage2Tables = 8,
+    /// A CPU fetches instructions from the page, or walks tables in it, while a device may write a copy of it.
+    NotGuardable = 9,
+    /// The page's permission is another than its granule's, and the hardware cannot keep them apart.
+    MixedPermission = 10,
 }

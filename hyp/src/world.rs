@@ -3,7 +3,7 @@
 //! A machine implements these and decides nothing. The traits are as narrow as the engine's needs, so
 //! that a test's machine can be strict: it may lose whatever the contract of a method does not promise.
 
-use crate::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
+use crate::addr::{Frame, Gfn, Hfn, PAGE_WORDS};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::trace::Event;
@@ -27,6 +27,15 @@ pub trait Memory {
     /// Stores the byte at `offset` (below 4096) of `page` and touches no other.
     fn store_byte(&mut self, page: Hfn, offset: usize, value: u8);
 
+    /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple of that
+    /// many bytes, at once: whoever reads them sees all or none of it.
+    fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64);
+
+    /// The first word from `word` on in which two pages differ.
+    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
+        (word..PAGE_WORDS).find(|word| self.load(one, *word) != self.load(other, *word))
+    }
+
     /// Copies all of `from` to `to`.
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         for word in 0..PAGE_WORDS {
@@ -41,27 +50,6 @@ pub trait Memory {
             self.store(page, word, value);
         }
     }
-
-    /// Stores into `to` each byte in which `changed` differs from `base`, one by one, so that a byte which
-    /// somebody else writes meanwhile is not undone. Returns how many bytes differed.
-    fn merge_page(&mut self, base: Hfn, changed: Hfn, to: Hfn) -> usize {
-        let mut bytes = 0;
-        for word in 0..PAGE_WORDS {
-            let new = self.load(changed, word);
-            let difference = new ^ self.load(base, word);
-            if difference == 0 {
-                continue;
-            }
-            for (index, value) in new.to_le_bytes().into_iter().enumerate() {
-                if difference >> (8 * index) & 0xff != 0 {
-                    self.store_byte(to, word * 8 + index, value);
-                    bytes += 1;
-                }
-            }
-        }
-        debug_assert!(bytes <= PAGE_BYTES);
-        bytes
-    }
 }
 
 /// What CPUs may do with a page through stage 2.
@@ -71,6 +59,8 @@ pub enum CpuAccess {
     ReadWrite,
     /// Loads and fetches; a store traps and reaches the engine.
     ReadOnly,
+    /// Nothing: every access traps and reaches the engine.
+    None,
 }
 
 /// Stage 2 has no memory left for the tables that a page of its own needs.

@@ -58,8 +58,10 @@ pub struct Counts {
     pub replicas: u64,
     /// Granules that moved while in use.
     pub live_moves: u64,
-    /// CPU stores that a watched page trapped.
-    pub store_traps: u64,
+    /// CPU accesses that trapped and were tried again.
+    pub retried_traps: u64,
+    /// CPU accesses that were carried out on all copies of a guarded page.
+    pub guarded_accesses: u64,
     /// Pages that were checked to be home with all their bytes.
     pub home_checks: u64,
 }
@@ -80,7 +82,8 @@ impl Counts {
         self.composed += other.composed;
         self.replicas += other.replicas;
         self.live_moves += other.live_moves;
-        self.store_traps += other.store_traps;
+        self.retried_traps += other.retried_traps;
+        self.guarded_accesses += other.guarded_accesses;
         self.home_checks += other.home_checks;
     }
 }

@@ -7,6 +7,7 @@ pub mod generate;
 
 use crate::world::{Board, Sabotage};
 use core::fmt::Write;
+use oche_hyp::engine::{Coherence, Isolation};
 
 /// What a program runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub struct Setting {
     pub scarce_tables: u64,
     /// One invalidation in this many does not finish; 0 for never.
     pub timeouts: u64,
+    /// How copies are kept equal.
+    pub coherence: Coherence,
+    /// How exactly permissions are kept.
+    pub isolation: Isolation,
     /// What is wrong with the machine, to see the test fail.
     pub sabotage: Option<Sabotage>,
 }
@@ -42,6 +47,8 @@ impl Setting {
         frames: 1024,
         scarce_tables: 0,
         timeouts: 0,
+        coherence: Coherence::Exact,
+        isolation: Isolation::Page,
         sabotage: None,
     };
 }
@@ -234,6 +241,27 @@ pub enum Operation {
         target: Target,
         /// How much.
         length: u8,
+    },
+    /// Receive buffers of 1984 bytes, packed: several share a page and some straddle two, each mapped by itself.
+    Pack {
+        /// Which domain.
+        domain: u8,
+        /// How many buffers.
+        buffers: u8,
+        /// With which rights.
+        rights: Rights,
+    },
+    /// A device writes and a CPU looks at once, or a CPU writes and a device looks, with no flush between,
+    /// while other devices' writes are under way.
+    Exchange {
+        /// Which stream, for a target that does not say.
+        stream: u8,
+        /// Where.
+        target: Target,
+        /// How much.
+        length: u8,
+        /// Whether the device looks.
+        to_device: bool,
     },
     /// Transfers under way arrive.
     Deliver(u8),

@@ -12,7 +12,7 @@ pub mod stage2;
 use crate::random::{Random, mix};
 use iommu::{DeviceResult, Hardware};
 use memory::HostMemory;
-use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_WORDS};
+use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
 use oche_hyp::trace::Event;
@@ -84,6 +84,10 @@ pub enum Sabotage {
     SkipBlock,
     /// Stores that a watched page should trap go through unseen.
     SkipWatch,
+    /// Loads of pages that nobody should reach go through.
+    WeakGuard,
+    /// What a CPU stored into a page that was opened for it stays in one copy.
+    SkipSettle,
 }
 
 /// Up to 32 bytes that travel.
@@ -276,8 +280,10 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
         }
         let Some(access) = self.overlap.pop_front() else { return };
         match self.perform(&access) {
-            // A store that traps waits for the engine, which is at work: it is tried again afterwards.
-            None | Some(Outcome::Cpu(CpuResult::ReadOnly)) => self.overlap.push_back(access),
+            // An access that traps waits for the engine, which is at work: it is tried again afterwards.
+            None | Some(Outcome::Cpu(CpuResult::ReadOnly | CpuResult::NoAccess)) => {
+                self.overlap.push_back(access);
+            }
             Some(outcome) => self.overlapped.push((access, outcome)),
         }
     }
@@ -313,6 +319,24 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         }
     }
 
+    fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        self.tick();
+        let bytes = 1 << width_log2;
+        match self.memory.index(page) {
+            Some(index) if width_log2 <= 3 && offset < PAGE_BYTES && offset.is_multiple_of(bytes) => {
+                self.memory.set_bytes(index, offset, &value.to_le_bytes()[..bytes]);
+            }
+            _ => self.violate(format!("the engine stores {bytes} bytes at {offset} of {page:?}")),
+        }
+    }
+
+    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
+        if self.is_sabotaged(Sabotage::SkipMerge) {
+            return None;
+        }
+        (word..PAGE_WORDS).find(|word| self.load(one, *word) != self.load(other, *word))
+    }
+
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         if self.is_sabotaged(Sabotage::SkipCopyHome) && self.memory.is_ram(to) {
             return;
@@ -336,27 +360,6 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         for word in 0..PAGE_WORDS {
             self.store(page, word, value);
         }
-    }
-
-    fn merge_page(&mut self, base: Hfn, changed: Hfn, to: Hfn) -> usize {
-        if self.is_sabotaged(Sabotage::SkipMerge) {
-            return 0;
-        }
-        let mut bytes = 0;
-        for word in 0..PAGE_WORDS {
-            let new = self.load(changed, word);
-            let difference = new ^ self.load(base, word);
-            if difference == 0 {
-                continue;
-            }
-            for (index, value) in new.to_le_bytes().into_iter().enumerate() {
-                if difference >> (8 * index) & 0xff != 0 {
-                    self.store_byte(to, word * 8 + index, value);
-                    bytes += 1;
-                }
-            }
-        }
-        bytes
     }
 }
 
@@ -390,7 +393,11 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
         } else {
             at
         };
-        let access = if self.is_sabotaged(Sabotage::SkipWatch) { CpuAccess::ReadWrite } else { access };
+        let access = match (self.options.sabotage, access) {
+            (Some(Sabotage::SkipWatch), _) => CpuAccess::ReadWrite,
+            (Some(Sabotage::WeakGuard), CpuAccess::None) => CpuAccess::ReadOnly,
+            _ => access,
+        };
         self.stage2_make(page, at, access);
         self.step();
     }

@@ -1,5 +1,7 @@
 //! A run of random programs, and those that failed once.
 
+use oche_hyp::engine::Coherence::*;
+use oche_hyp::engine::Isolation::*;
 use oche_tests::differential::{run, run_program};
 use oche_tests::program::Choice::*;
 use oche_tests::program::During::*;
@@ -31,6 +33,32 @@ fn the_engine_and_the_reference_agree_on_random_programs() {
     }
 }
 
+/// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
+/// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
+#[test]
+fn packed_receive_buffers_are_read_while_their_neighbours_are_written() {
+    for board in [Dart, Smmu] {
+        let setting = Setting { board, ..Setting::PLAIN };
+        let mut steps = vec![NewDomain, Attach { domain: 0, dart: 0, stream: 3, flush: true }];
+        steps.extend((0..6).map(|_| Pack { domain: 0, buffers: 16, rights: FromDevice }));
+        for round in 0..3000 {
+            let number = mix(round) as u16;
+            steps.push(Write { stream: 0, target: Mapping(number >> 3), length: 32 });
+            steps.push(Exchange { stream: 0, target: Mapping(number), length: 16, to_device: false });
+            if round % 16 == 0 {
+                steps.push(Unmap { mapping: number, flush: true });
+                steps.push(Pack { domain: 0, buffers: 1, rights: FromDevice });
+            }
+        }
+        let steps =
+            steps.into_iter().enumerate().map(|(seed, operation)| Step { operation, seed: seed as u32 });
+        match run_program(&Program { setting, steps: steps.collect() }) {
+            Ok(counts) => assert!(counts.guarded_accesses > 900, "{counts:?}"),
+            Err(difference) => panic!("after {} operations: {}", difference.step + 1, difference.what),
+        }
+    }
+}
+
 /// Each stands for a mistake in the engine. A run that finds none of them would prove nothing.
 #[test]
 fn every_sabotage_is_found_within_a_few_programs() {
@@ -47,6 +75,8 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::SkipFill,
         Sabotage::SkipBlock,
         Sabotage::SkipWatch,
+        Sabotage::WeakGuard,
+        Sabotage::SkipSettle,
     ];
     for sabotage in sabotages {
         let is_found = |seed| {
@@ -94,6 +124,8 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
             frames: 1024,
             scarce_tables: 0,
             timeouts: 0,
+            coherence: Api,
+            isolation: Page,
             sabotage: None,
         },
         &steps,
@@ -173,6 +205,8 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
             frames: 1024,
             scarce_tables: 21,
             timeouts: 0,
+            coherence: Api,
+            isolation: Page,
             sabotage: None,
         },
         &steps,

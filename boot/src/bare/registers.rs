@@ -60,6 +60,14 @@ system_registers! {
     CntvCtlEl02 = "S3_5_C14_C3_1";
     /// `PAR_EL1`: shared by all levels, so EL2 puts back what it overwrites.
     ParEl1 = "S3_0_C7_C4_0";
+    /// `SP_EL0`.
+    SpEl0 = "S3_0_C4_C1_0";
+    /// `SP_EL1`.
+    SpEl1 = "S3_4_C4_C1_0";
+    /// `OSLAR_EL1`, to be written only.
+    OslarEl1 = "S2_0_C1_C0_4";
+    /// `OSLSR_EL1`, to be read only.
+    OslsrEl1 = "S2_0_C1_C1_4";
     /// `MDSCR_EL1`.
     MdscrEl1 = "S2_0_C0_C2_2";
     /// `PMCR_EL0`.

@@ -11,7 +11,7 @@ use crate::bare::registers::{
     ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
-use crate::bare::{console, cpu, el2, firmware};
+use crate::bare::{console, cpu, el2, firmware, guard, step};
 use crate::inject::{self, Reason};
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
@@ -32,8 +32,15 @@ pub enum Resume {
 
 /// A machine's answers to accesses that stage 2 stops. Called on any CPU, on several at once.
 pub trait Platform: Sync {
-    /// Answers a stage-2 fault at something that is not mapped, or a write to a page that is read-only.
+    /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not reach so.
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
+    /// Ends or goes on with this CPU's step: see `bare::guard::on_step`.
+    fn step_ended(
+        &self,
+        is_done: bool,
+        frame: &mut TrapFrame,
+        fault: &mut dyn FnMut() -> Option<Fault>,
+    ) -> Option<Resume>;
 }
 
 /// A stage-2 fault that the platform must decide about.
@@ -41,6 +48,8 @@ pub trait Platform: Sync {
 pub struct Fault {
     /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, of the page of the table.
     pub address: u64,
+    /// The virtual address, in bytes.
+    pub far: u64,
     /// What the CPU says of the access.
     pub abort: Abort,
     /// It was an instruction fetch.
@@ -104,7 +113,40 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     // for now no one else can reach it.
     let frame = unsafe { &mut *frame };
     let exception = Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
+    if step::is_stepping() && end_step(&exception, frame) {
+        return;
+    }
     on_sync(&exception, frame);
+}
+
+/// An exception in a step of one instruction. Whether that was all; otherwise it is still to be handled.
+fn end_step(exception: &Exception, frame: &mut TrapFrame) -> bool {
+    let Some(platform) = PLATFORM.get() else { return false };
+    let class = exception.class();
+    let mut fault = || {
+        let (abort, is_fetch) = match class {
+            Class::DataAbort(abort) => (abort, false),
+            Class::InstructionAbort(abort) => (abort, true),
+            _ => return None,
+        };
+        let address = fault_address(exception, &abort)?;
+        let lookup = el2::root()?.lookup(&Cpus, Gfn::containing(address)?);
+        let is_closed = match lookup {
+            Lookup::Mapped { access: CpuAccess::None, .. } => true,
+            Lookup::Mapped { access: CpuAccess::ReadOnly, .. } => !is_fetch,
+            _ => false,
+        };
+        is_closed.then_some(Fault { address, far: exception.far, abort, is_fetch, lookup })
+    };
+    let is_done = class == Class::SoftwareStep;
+    match platform.step_ended(is_done, frame, &mut fault) {
+        Some(Resume::Next) => guard::advance(frame),
+        Some(Resume::Same) => {}
+        Some(Resume::Abort) => inject(Reason::Load, exception, frame),
+        // A trap that only the step has, of an instruction that another CPU put there: it is executed again, unstepped.
+        None => return matches!(class, Class::Other(_)),
+    }
+    true
 }
 
 fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
@@ -125,7 +167,7 @@ fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
             frame.elr = frame.elr.wrapping_add(4);
             on_monitor_call(frame);
         }
-        Class::Other(_) => {
+        Class::Other(_) | Class::SoftwareStep => {
             exits.count(Exit::Other);
             inject(Reason::Undefined, exception, frame);
         }
@@ -172,6 +214,7 @@ fn on_abort(exception: &Exception, abort: &Abort, is_fetch: bool, frame: &mut Tr
     let lookup = root.lookup(&Cpus, page);
     let is_resolved = match (lookup, abort.cause) {
         (Lookup::InMotion, _) => true,
+        (Lookup::Mapped { access: CpuAccess::None, .. }, Cause::Translation | Cause::Permission) => false,
         // It was made while the fault was on its way here.
         (Lookup::Mapped { .. }, Cause::Translation) => true,
         (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
@@ -187,13 +230,13 @@ fn on_abort(exception: &Exception, abort: &Abort, is_fetch: bool, frame: &mut Tr
         return;
     }
     exits.count(Exit::Platform);
-    let fault = Fault { address, abort: *abort, is_fetch, lookup };
+    let fault = Fault { address, far: exception.far, abort: *abort, is_fetch, lookup };
     let resume = match PLATFORM.get() {
         Some(platform) if !matches!(abort.cause, Cause::Other(_)) => platform.stage2_fault(&fault, frame),
         _ => Resume::Abort,
     };
     match resume {
-        Resume::Next => frame.elr = frame.elr.wrapping_add(4),
+        Resume::Next => guard::advance(frame),
         Resume::Same => {}
         Resume::Abort => inject(reason(abort, is_fetch), exception, frame),
     }

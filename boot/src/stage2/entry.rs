@@ -20,6 +20,9 @@ const ACCESSED: u64 = 1 << 10;
 const NO_EXECUTE: u64 = 1 << 54;
 /// In an invalid descriptor hardware ignores every other bit: this one says that the page is in motion.
 const IN_MOTION: u64 = 1 << 55;
+/// Likewise: a page that no CPU may reach, with all that a valid descriptor would say. A page that is only
+/// unreadable would fault as well, but then the CPU does not report its guest-physical address.
+const GUARDED: u64 = 1 << 56;
 /// Output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -74,6 +77,14 @@ impl Entry {
         let page = Hfn(((bits & ADDRESS) >> 12) as u32);
         match (bits & VALID != 0, bits & TABLE_OR_PAGE != 0, level) {
             (false, ..) if bits & IN_MOTION != 0 => Self::InMotion,
+            (false, _, 3) if bits & GUARDED != 0 => {
+                let memory = (bits >> MEMORY_ATTRIBUTES_SHIFT & 0xf) as u8;
+                let no_execute = bits & NO_EXECUTE != 0;
+                Self::Leaf {
+                    at: page,
+                    attributes: Attributes { memory, access: CpuAccess::None, no_execute },
+                }
+            }
             (false, ..) | (true, false, 3) => Self::Invalid,
             (true, true, 0..=2) => Self::Table(page),
             (true, ..) => {
@@ -92,7 +103,11 @@ impl Entry {
             Self::InMotion => IN_MOTION,
             Self::Table(next) => next.address() | TABLE_OR_PAGE | VALID,
             Self::Leaf { at, attributes } => {
-                let kind = if level == 3 { TABLE_OR_PAGE | VALID } else { VALID };
+                let kind = match (attributes.access, level) {
+                    (CpuAccess::None, _) => GUARDED,
+                    (_, 3) => TABLE_OR_PAGE | VALID,
+                    _ => VALID,
+                };
                 let write = if attributes.access == CpuAccess::ReadWrite { WRITE } else { 0 };
                 let no_execute = if attributes.no_execute { NO_EXECUTE } else { 0 };
                 let memory = u64::from(attributes.memory & 0xf) << MEMORY_ATTRIBUTES_SHIFT;

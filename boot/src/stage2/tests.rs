@@ -141,6 +141,56 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
 }
 
 #[test]
+fn a_guarded_page_has_no_valid_entry_and_is_found_again() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    let page = Gfn(0x4_1234);
+    stage2.prepare(page).expect("room");
+    stage2.break_page(page);
+    stage2.flush_broken();
+    recorder.steps.borrow_mut().clear();
+    stage2.make_page(page, Hfn(0x9_0001), CpuAccess::None);
+    let expected = Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::None, no_execute: true };
+    assert_eq!(stage2.root().lookup(&&recorder, page), expected);
+    assert!(matches!(recorder.steps.borrow()[1], Step::Store { value, .. } if value & 1 == 0));
+}
+
+#[test]
+fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    let pages: Vec<Gfn> =
+        (0..crate::guard::MOST_OPENED as u32).map(|n| Gfn(0x4_1234 + 0x1_0200 * n)).collect();
+    for page in pages.iter().copied() {
+        stage2.prepare(page).expect("room");
+        stage2.break_page(page);
+        stage2.flush_broken();
+        stage2.make_page(page, Hfn(page.0 + 7), CpuAccess::None);
+    }
+    for round in 0..3 {
+        recorder.steps.borrow_mut().clear();
+        let table = stage2.begin_view().expect("room");
+        let view = Root { table, ..stage2.root() };
+        for page in pages.iter().copied() {
+            assert_eq!(
+                view.lookup(&&recorder, page),
+                stage2.root().lookup(&&recorder, page),
+                "round {round}"
+            );
+            assert!(stage2.open_in_view(page, Hfn(page.0 + 7)));
+            let open = Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::ReadWrite, no_execute: true };
+            assert_eq!(view.lookup(&&recorder, page), open);
+            assert_eq!(view.lookup(&&recorder, Gfn(page.0 + 1)), mapped(page.0 + 1));
+            let guarded = Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::None, no_execute: true };
+            assert_eq!(stage2.root().lookup(&&recorder, page), guarded, "the shared tables stay");
+        }
+        assert!(stage2.open_in_view(pages[0], Hfn(1)), "a second time costs nothing");
+        assert!(!recorder.steps.borrow().contains(&Step::All), "no broadcast");
+    }
+    assert!(!stage2.open_in_view(Gfn(0xa_0000), Hfn(0xa_0000)), "it has no entry of its own");
+}
+
+#[test]
 fn a_batch_of_pages_costs_one_broadcast() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);

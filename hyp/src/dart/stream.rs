@@ -10,6 +10,9 @@ pub const MAX_DARTS: usize = 32;
 pub struct DartId(u8);
 
 impl DartId {
+    /// The first DART.
+    pub const FIRST: Self = Self(0);
+
     /// The DART with `index`, or `None` from [`MAX_DARTS`] on.
     pub fn new(index: usize) -> Option<Self> {
         if index < MAX_DARTS { Some(Self(index as u8)) } else { None }
@@ -26,6 +29,9 @@ impl DartId {
 pub struct StreamId(u8);
 
 impl StreamId {
+    /// The first stream.
+    pub const FIRST: Self = Self(0);
+
     /// The stream with `index`, or `None` from [`STREAMS`] on.
     pub fn new(index: usize) -> Option<Self> {
         if index < STREAMS { Some(Self(index as u8)) } else { None }

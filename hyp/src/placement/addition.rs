@@ -66,7 +66,7 @@ impl Placement {
         for copy in &copies {
             self.carry_out(world, space, copy);
         }
-        self.mover.finish(world);
+        self.finish_motion(world);
         self.copies = copies;
 
         let mut needs_invalidation = false;
@@ -225,7 +225,8 @@ impl Placement {
         };
         record.form = Form::Composed(frame);
         put(record, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
-        if kind == CopyKind::Move {
+        // What CPUs store between the fill and the guard would reach one copy only.
+        if kind == CopyKind::Move || self.guard_for(permission) > self.mover.guard(page) {
             self.mover.begin(world, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });

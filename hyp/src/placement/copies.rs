@@ -1,5 +1,7 @@
 //! Keeping the copies of an alias equal, by difference against what all last agreed on.
 
+use core::ops::Range;
+
 use crate::addr::{Gfn, Hfn, PAGE_WORDS};
 use crate::placement::Placement;
 use crate::placement::alias::Mapping;
@@ -40,31 +42,55 @@ impl Placement {
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
     }
 
-    /// Brings what devices wrote into replicas of `page` to where CPUs see it, and what changed there to
-    /// every replica. A page without a replica that a device may write has no base and needs none.
-    ///
-    /// CPUs and devices may write meanwhile: each byte that changed is stored singly, and the new base is
-    /// read once, so a byte written during the merge is found by the next one.
+    /// Makes all copies of `page` equal: see [`Self::merge_words`]. A page without a replica that a device
+    /// may write has no base, and devices change none of its copies but the one that CPUs see.
     pub(super) fn merge_copies(&mut self, world: &mut impl World, page: Gfn) {
-        let (Some(base), Some(next)) = (self.base(page), self.scratch) else { return };
-        let primary = self.mover.locate(page);
+        self.merge_words(world, page, 0..PAGE_WORDS);
+    }
+
+    /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
+    /// itself, differs from the base and goes to all others and into the base.
+    ///
+    /// Devices (and CPUs, where nothing is guarded) may write meanwhile. Each byte that changed is read once
+    /// and stored singly, into every copy but the one that it was read from: a write that comes later
+    /// differs from the base, which holds what was read, and the next merge finds it, even if it restores
+    /// what stood there before. Where two wrote the same byte since the last merge, one of them wins.
+    pub(super) fn merge_words(&self, world: &mut impl World, page: Gfn, words: Range<usize>) {
+        let Some(base) = self.base(page) else { return };
         let mut bytes = 0;
         for (replica, is_writable) in self.replicas(page) {
             if is_writable {
-                bytes += world.merge_page(base, replica, primary);
+                bytes += self.spread(world, page, base, replica, words.clone());
             }
         }
-        world.copy_page(primary, next);
-        let mut differs = 0;
-        for (replica, _) in self.replicas(page) {
-            differs = differs.max(bring_forward(world, base, next, replica));
+        bytes += self.spread(world, page, base, self.mover.locate(page), words);
+        if bytes != 0 {
+            world.event(Event::Merged { page, bytes });
         }
-        if differs != 0 {
-            world.copy_page(next, base);
+    }
+
+    /// Brings each byte in which `from`, a copy of `page`, differs from `base` to the other copies and to
+    /// `base`. Returns how many there were.
+    fn spread(&self, world: &mut impl World, page: Gfn, base: Hfn, from: Hfn, words: Range<usize>) -> u32 {
+        let primary = self.mover.locate(page);
+        let mut bytes = 0;
+        let mut start = words.start;
+        while let Some(word) = world.first_difference(base, from, start).filter(|word| *word < words.end) {
+            start = word + 1;
+            let (new, old) = (world.load(from, word), world.load(base, word));
+            for (index, value) in changed_bytes(old, new) {
+                let offset = word * 8 + index;
+                bytes += 1;
+                if from != primary {
+                    world.store_byte(primary, offset, value);
+                }
+                for (replica, _) in self.replicas(page).filter(|(replica, _)| *replica != from) {
+                    world.store_byte(replica, offset, value);
+                }
+                world.store_byte(base, offset, value);
+            }
         }
-        if bytes + differs != 0 {
-            world.event(Event::Merged { page, bytes: bytes.max(differs) as u32 });
-        }
+        bytes
     }
 
     /// The page that holds what the copies of `page` last agreed on.
@@ -86,27 +112,33 @@ impl Placement {
 
     /// After a mapping of `page` went: makes a replica the page itself, unless a mapping that is no
     /// replica is left. The page must be out of the CPUs' reach; otherwise it stays where it is.
+    ///
+    /// Where there is a choice it is a replica that a device may write: the fewer of those remain, the less
+    /// has to be guarded.
     pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
-        let mut heir = None;
+        let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
             match self.slot_of(mapping) {
-                Some((slot, _, at)) if slot.is_replica => heir = heir.or(Some((mapping, at))),
+                Some((slot, _, at)) if slot.is_replica => {
+                    let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
+                    if is_better && (heir.is_none() || slot.permission.write) {
+                        heir = Some((mapping, slot, at));
+                    }
+                }
                 Some(_) => return,
                 None => {}
             }
         }
-        let Some((mapping, at)) = heir else { return };
+        let Some((mapping, heir, at)) = heir else { return };
         if !self.mover.can_move(page) {
             return;
         }
-        if self.base(page).is_some() {
-            self.merge_copies(world, page);
-        }
-        // Without a base no device writes the replica, and CPUs may have written the page since.
-        // With one, this stores what is there already, but for a byte that both wrote.
-        let primary = self.mover.locate(page);
-        if self.base(page).is_none() {
-            world.copy_page(primary, at);
+        // After this all copies hold the same, if there is a base.
+        self.merge_copies(world, page);
+        if !heir.permission.write {
+            // Without one, CPUs may have written the page since the replica was filled. With or without, a device
+            // that a neighbour's permission let write here did so for nobody to see.
+            world.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(world, page, at);
         let mut record = self.record(mapping.space, mapping.iova.granule());
@@ -117,24 +149,29 @@ impl Placement {
     }
 }
 
-/// Stores into `to` each byte in which `changed` differs from `base`, except where `to` differs as well:
-/// a device's own, newer write stays. Returns how many bytes differed.
-pub(super) fn bring_forward(memory: &mut impl Memory, base: Hfn, changed: Hfn, to: Hfn) -> usize {
+/// The bytes in which two words differ: their places, and what they are in `new`.
+pub(super) fn changed_bytes(old: u64, new: u64) -> impl Iterator<Item = (usize, u8)> {
+    new.to_le_bytes().into_iter().enumerate().filter(move |(index, _)| (new ^ old) >> (8 * index) & 0xff != 0)
+}
+
+/// Stores into `to` each byte in which `changed` differs from `base`, except, if `keeps_newer`, where `to`
+/// differs as well: a device's own, newer write stays. Returns how many bytes differed.
+pub(super) fn bring_forward(
+    memory: &mut impl Memory,
+    base: Hfn,
+    changed: Hfn,
+    to: Hfn,
+    keeps_newer: bool,
+) -> usize {
     let mut bytes = 0;
-    for word in 0..PAGE_WORDS {
-        let new = memory.load(changed, word);
-        let old = memory.load(base, word);
-        if new == old {
-            continue;
-        }
-        let there = memory.load(to, word);
-        for (index, value) in new.to_le_bytes().into_iter().enumerate() {
-            let mask = 0xff << (8 * index);
-            if (new ^ old) & mask != 0 {
-                bytes += 1;
-                if (there ^ old) & mask == 0 {
-                    memory.store_byte(to, word * 8 + index, value);
-                }
+    let mut start = 0;
+    while let Some(word) = memory.first_difference(base, changed, start) {
+        start = word + 1;
+        let (new, old, there) = (memory.load(changed, word), memory.load(base, word), memory.load(to, word));
+        for (index, value) in changed_bytes(old, new) {
+            bytes += 1;
+            if !keeps_newer || (there ^ old) >> (8 * index) & 0xff == 0 {
+                memory.store_byte(to, word * 8 + index, value);
             }
         }
     }

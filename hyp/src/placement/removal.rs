@@ -84,7 +84,7 @@ impl Placement {
             for departure in &departures {
                 self.mark_leaving(world, departure);
             }
-            self.mover.finish(world);
+            self.finish_motion(world);
         }
         self.work.departures = departures;
     }
@@ -193,13 +193,13 @@ impl Placement {
             let to = split.frame.page(index);
             let copied = split.copied.get(index).copied().flatten();
             if let Some(copied) = copied {
-                merged_bytes += bring_forward(world, copied, home, to) as u32;
+                merged_bytes += bring_forward(world, copied, home, to, true) as u32;
             }
             kept.is_replica = self.is_pinned_home(kept.page);
             if kept.is_replica {
                 // Another granule reaches it at home; what went into this frame so far comes home too.
                 if let Some(copied) = copied {
-                    world.merge_page(copied, to, home);
+                    bring_forward(world, copied, to, home, false);
                 }
             } else {
                 self.mover.place(world, kept.page, to);

@@ -169,7 +169,7 @@ const PLACEMENT_SHIFT: u32 = 2;
 const PLACEMENT_MASK: u16 = 0xf;
 const REASON_MASK: u16 = 0xff;
 const PLACEMENTS: [Placement; 3] = [Placement::Direct, Placement::Composed, Placement::Replica];
-const REFUSALS: [Refusal; 9] = [
+const REFUSALS: [Refusal; 11] = [
     Refusal::PoolExhausted,
     Refusal::NotGuestMemory,
     Refusal::DeviceNotDirect,
@@ -179,6 +179,8 @@ const REFUSALS: [Refusal; 9] = [
     Refusal::TooManyTables,
     Refusal::TooManySpaces,
     Refusal::OutOfStage2Tables,
+    Refusal::NotGuardable,
+    Refusal::MixedPermission,
 ];
 
 impl Record {

@@ -214,6 +214,8 @@ pub fn refusal_name(reason: Refusal) -> &'static str {
         Refusal::TooManyTables => "too-many-tables",
         Refusal::TooManySpaces => "too-many-spaces",
         Refusal::OutOfStage2Tables => "out-of-stage2-tables",
+        Refusal::NotGuardable => "not-guardable",
+        Refusal::MixedPermission => "mixed-permission",
     }
 }
 

@@ -9,7 +9,7 @@ use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES};
 use oche_hyp::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
-use oche_hyp::engine::{Configuration, Engine};
+use oche_hyp::engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_hyp::trace::Event;
 use oche_hyp::world::{
     CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
@@ -90,8 +90,17 @@ impl Machine {
         self.bytes(at)[offset] = value;
     }
 
-    pub(crate) fn cpu_may_write(&self, page: Gfn) -> bool {
-        !matches!(self.stage2.get(&page), Some(Some((_, CpuAccess::ReadOnly))))
+    pub(crate) fn cpu_access(&self, page: Gfn) -> CpuAccess {
+        match self.stage2.get(&page) {
+            Some(Some((_, access))) => *access,
+            Some(None) => panic!("{page:?} was left in motion"),
+            None => CpuAccess::ReadWrite,
+        }
+    }
+
+    /// A store where the engine said that the page lies.
+    pub(crate) fn direct_store(&mut self, at: Hfn, offset: usize, value: u8) {
+        self.bytes(at)[offset] = value;
     }
 
     /// A device's write to page 5, byte 41, that was translated while the page was at home.
@@ -126,6 +135,12 @@ impl Memory for Machine {
 
     fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
         self.bytes(page)[offset] = value;
+    }
+
+    fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        let bytes = 1 << width_log2;
+        assert!(offset.is_multiple_of(bytes));
+        self.bytes(page)[offset..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
     }
 }
 
@@ -216,12 +231,19 @@ impl Bench {
     /// A machine with `frames` frames of pool, DART 0's stream 0 translating through empty tables. Byte 0
     /// of guest page n holds n.
     pub(crate) fn new(frames: u32) -> Self {
+        Self::with(frames, Coherence::Exact, Isolation::Page)
+    }
+
+    /// As [`Self::new`], with what a person may choose.
+    pub(crate) fn with(frames: u32, coherence: Coherence, isolation: Isolation) -> Self {
         let mut machine = Machine::default();
         let configuration = Configuration {
             darts: 2,
             ram: &[Gfn(RAM)..Gfn(RAM + RAM_PAGES)],
             devices: &[Gfn(0x100)..Gfn(0x200)],
             pool: Frame(POOL)..Frame(POOL + frames),
+            coherence,
+            isolation,
         };
         let engine = Engine::new(&configuration, &mut machine);
         let mut bench = Self { machine, engine };
@@ -263,12 +285,54 @@ impl Bench {
     }
 
     fn store(&mut self, page: Gfn, word: usize, value: u64) {
-        if !self.machine.cpu_may_write(page) {
-            assert!(self.engine.store_trapped(&mut self.machine, page));
-            assert!(self.machine.cpu_may_write(page), "a trapped store must be able to go on");
+        if self.machine.cpu_access(page) != CpuAccess::ReadWrite {
+            let trapped = self.engine.access_trapped(&mut self.machine, page.address(), CpuReach::Store);
+            assert_eq!(trapped, Trapped::Retry);
+            assert_eq!(
+                self.machine.cpu_access(page),
+                CpuAccess::ReadWrite,
+                "a trapped store must be able to go on"
+            );
         }
         let at = self.machine.cpu_page(page);
         self.machine.store(at, word, value);
+    }
+
+    /// A CPU loads byte `offset` of page `number`, as the guard of the page asks for.
+    pub(crate) fn cpu_load(&mut self, number: u32, offset: usize) -> u8 {
+        if self.machine.cpu_access(page(number)) != CpuAccess::None {
+            return self.machine.cpu_read(page(number), offset);
+        }
+        match self.trap(number, CpuReach::Load) {
+            Trapped::Guarded(page) => self.engine.load_guarded(&mut self.machine, page, offset, 1) as u8,
+            trapped => {
+                assert_eq!(trapped, Trapped::Retry);
+                assert_ne!(self.machine.cpu_access(page(number)), CpuAccess::None);
+                self.machine.cpu_read(page(number), offset)
+            }
+        }
+    }
+
+    /// A CPU stores to byte `offset` of page `number`, as the guard of the page asks for.
+    pub(crate) fn cpu_store(&mut self, number: u32, offset: usize, value: u8) {
+        if self.machine.cpu_access(page(number)) == CpuAccess::ReadWrite {
+            return self.machine.cpu_write(page(number), offset, value);
+        }
+        match self.trap(number, CpuReach::Store) {
+            Trapped::Guarded(page) => {
+                self.engine.store_guarded(&mut self.machine, page, offset, 1, value.into());
+            }
+            trapped => {
+                assert_eq!(trapped, Trapped::Retry);
+                assert_eq!(self.machine.cpu_access(page(number)), CpuAccess::ReadWrite);
+                self.machine.cpu_write(page(number), offset, value);
+            }
+        }
+    }
+
+    /// Tells the engine of a CPU's access that stage 2 stopped.
+    pub(crate) fn trap(&mut self, number: u32, access: CpuReach) -> Trapped {
+        self.engine.access_trapped(&mut self.machine, page(number).address(), access)
     }
 
     /// Invalidates a stream.

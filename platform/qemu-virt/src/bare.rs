@@ -11,7 +11,7 @@ use oche_boot::bare::firmware::{self, fatal};
 use oche_boot::bare::frame::TrapFrame;
 use oche_boot::bare::launch::Board;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
-use oche_boot::bare::{console, cpu, heap, launch};
+use oche_boot::bare::{console, cpu, guard, heap, launch};
 use oche_boot::guest_fdt::Darts;
 use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_boot::lock::SpinLock;
@@ -19,7 +19,7 @@ use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
 use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::DartId;
-use oche_hyp::engine::Configuration;
+use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_hyp::world::CpuAccess;
 use oche_qemu_virt::mediation::{Cause, Mediation, Setup, dart_at, dart_window};
 use oche_qemu_virt::smmu::Registers;
@@ -65,6 +65,8 @@ fn main(fdt: FdtAddress) -> ! {
         map: &map,
         ram: prepared.layout.guest.as_slice(),
         pool: prepared.layout.pool,
+        coherence: prepared.options.coherence,
+        isolation: Isolation::default(),
         stage2,
         trace: prepared.layout.trace,
         trace_layout: prepared.trace_layout(),
@@ -104,7 +106,8 @@ fn check_heap(used_before: usize, layout: &Layout) {
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
-    Configuration { darts: DARTS, ram: &ram, devices: &[], pool }.heap_bytes() as u64
+    let (coherence, isolation) = (Coherence::default(), Isolation::default());
+    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
 }
 
 /// The guest's DMA, behind one lock.
@@ -115,10 +118,8 @@ struct Virt {
 impl Platform for Virt {
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
-        if let Lookup::Mapped { access: CpuAccess::ReadOnly, .. } = fault.lookup {
-            let Some(page) = Gfn::containing(fault.address) else { return Resume::Abort };
-            let is_open = self.mediation.lock().store_trapped(cause, page);
-            return if is_open { Resume::Same } else { Resume::Abort };
+        if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
+            return guard::on_fault(&self.mediation, fault, frame);
         }
         if dart_at(fault.address).is_none() {
             return Resume::Abort;
@@ -134,5 +135,14 @@ impl Platform for Virt {
                 .map(|value| access.answer(frame, value)),
         };
         if done.is_ok() { Resume::Next } else { Resume::Abort }
+    }
+
+    fn step_ended(
+        &self,
+        is_done: bool,
+        frame: &mut TrapFrame,
+        fault: &mut dyn FnMut() -> Option<Fault>,
+    ) -> Option<Resume> {
+        guard::on_step(&self.mediation, is_done, frame, fault)
     }
 }

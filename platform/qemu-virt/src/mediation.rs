@@ -5,14 +5,16 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use oche_boot::bare::cpu;
 use oche_boot::bare::tlb::Cpus;
+use oche_boot::guard::Guards;
 use oche_boot::options;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES};
+use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::{DartId, STREAMS};
-use oche_hyp::engine::{AccessError, Configuration, Engine};
+use oche_hyp::engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::directory::Layout;
 
@@ -53,6 +55,10 @@ pub struct Setup<'a> {
     pub ram: &'a [PhysRange],
     /// The engine's frames.
     pub pool: PhysRange,
+    /// How the copies of a page that is mapped more than once are kept equal.
+    pub coherence: Coherence,
+    /// How exactly permissions are kept.
+    pub isolation: Isolation,
     /// The CPUs' tables, with all of `ram` in them.
     pub stage2: Stage2<Cpus>,
     /// Memory of the trace; may be empty.
@@ -88,7 +94,14 @@ impl Mediation {
         let mut machine = Machine { stage2: setup.stage2, smmu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
         let pool = frames(setup.pool);
-        let configuration = Configuration { darts, ram: &ram, devices: &[], pool };
+        let configuration = Configuration {
+            darts,
+            ram: &ram,
+            devices: &[],
+            pool,
+            coherence: setup.coherence,
+            isolation: setup.isolation,
+        };
         let engine = Engine::new(&configuration, &mut machine);
         Ok(Self { machine, engine })
     }
@@ -120,19 +133,47 @@ impl Mediation {
         done
     }
 
-    /// The guest stored to `page`, which stage 2 has read-only. Returns whether the store may be tried
-    /// again; otherwise it is an external abort to the guest.
-    #[must_use]
-    pub fn store_trapped(&mut self, cause: Cause, page: Gfn) -> bool {
-        self.machine.recorder.begin(cause);
-        let is_open = self.engine.store_trapped(&mut self.machine, page);
-        self.machine.recorder.publish(Exit::WatchedPage);
-        is_open
-    }
-
     /// What happened so far.
     pub fn statistics(&self) -> &Statistics {
         self.machine.recorder.statistics()
+    }
+}
+
+impl Guards for Mediation {
+    fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
+        self.machine.recorder.begin(Cause { cpu: cpu::index(), program_counter });
+        let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
+        self.machine.recorder.publish(Exit::WatchedPage);
+        trapped
+    }
+
+    fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        self.engine.load_guarded(&mut self.machine, page, offset, bytes)
+    }
+
+    fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64) {
+        self.engine.store_guarded(&mut self.machine, page, offset, bytes, value);
+    }
+
+    fn guard_loads(&mut self, page: Gfn) {
+        self.engine.guard_loads(&mut self.machine, page);
+    }
+
+    fn locate(&self, page: Gfn) -> Option<Hfn> {
+        self.engine.is_ram(page).then(|| self.engine.locate(page))
+    }
+
+    fn begin_view(&mut self) -> Option<u64> {
+        self.machine.stage2.begin_view()
+    }
+
+    fn open(&mut self, page: Gfn) -> bool {
+        let at = self.engine.open_guarded(&mut self.machine, page);
+        self.machine.stage2.open_in_view(page, at)
+    }
+
+    fn settle(&mut self, page: Gfn) {
+        self.engine.settle_guarded(&mut self.machine, page);
     }
 }
 

@@ -49,6 +49,61 @@ impl Memory for Machine {
         unsafe { at.write_volatile(value) }
     }
 
+    fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        assert!(offset < PAGE_BYTES && offset.is_multiple_of(1 << width_log2), "an aligned place in a page");
+        let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
+        // SAFETY: as for `store`, and aligned: the store is single-copy atomic.
+        match width_log2 {
+            // SAFETY: the same.
+            0 => unsafe { at.write_volatile(value as u8) },
+            // SAFETY: the same.
+            1 => unsafe { at.cast::<u16>().write_volatile(value as u16) },
+            // SAFETY: the same.
+            2 => unsafe { at.cast::<u32>().write_volatile(value as u32) },
+            // SAFETY: the same.
+            _ => unsafe { at.cast::<u64>().write_volatile(value) },
+        }
+    }
+
+    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
+        let bytes = PAGE_BYTES.checked_sub(word * size_of::<u64>()).filter(|bytes| *bytes != 0)?;
+        let (first, second) = (word_pointer(one, word), word_pointer(other, word));
+        let (mut left, mut at) = (bytes, first);
+        // Two words at a time from an even one on: most pages that are compared are equal.
+        if !word.is_multiple_of(2) {
+            if self.load(one, word) != self.load(other, word) {
+                return Some(word);
+            }
+            return self.first_difference(one, other, word + 1);
+        }
+        // SAFETY: as for `load`; what is left of the two pages is read, and nothing is written.
+        unsafe {
+            asm!(
+                "2:",
+                "ldp {a}, {b}, [{one}]",
+                "ldp {c}, {d}, [{other}], #16",
+                "cmp {a}, {c}",
+                "ccmp {b}, {d}, #0, eq",
+                "b.ne 3f",
+                "add {one}, {one}, #16",
+                "subs {left}, {left}, #16",
+                "b.ne 2b",
+                "3:",
+                one = inout(reg) at,
+                other = inout(reg) second => _,
+                left = inout(reg) left,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(nostack, readonly)
+            );
+        }
+        if left == 0 {
+            return None;
+        }
+        let at = (at as usize - first as usize) / size_of::<u64>() + word;
+        // It may have been made equal since.
+        (at..at + 2).find(|word| self.load(one, *word) != self.load(other, *word)).or(Some(at))
+    }
+
     /// A pair is two single-copy atomic words. Source: Arm ARM DDI 0487, B2.2.1.
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         let (from, to) = (word_pointer(from, 0), word_pointer(to, 0));

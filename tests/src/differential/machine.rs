@@ -18,7 +18,7 @@ use crate::world::{Data, Layout, Options, StrictWorld};
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::engine::{Configuration, Engine};
+use oche_hyp::engine::{Coherence, Configuration, Engine};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What differs, in a sentence.
@@ -99,8 +99,14 @@ impl<const C: bool> Machine<C> {
             world.initialize(page, bytes);
         }
         let ram: Vec<_> = layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
-        let configuration =
-            Configuration { darts: setting.darts, ram: &ram, devices: &[], pool: layout.pool.clone() };
+        let configuration = Configuration {
+            darts: setting.darts,
+            ram: &ram,
+            devices: &[],
+            pool: layout.pool.clone(),
+            coherence: setting.coherence,
+            isolation: setting.isolation,
+        };
         let engine = Engine::new(&configuration, &mut world);
         let mut machine = Self {
             setting: *setting,
@@ -108,7 +114,7 @@ impl<const C: bool> Machine<C> {
             engine,
             history,
             views: Views::default(),
-            sharing: Sharing::default(),
+            sharing: Sharing::new(setting.coherence == Coherence::Exact),
             guest: Guest::new(pages),
             random: Random::new(0),
             counts: Counts::default(),
@@ -210,6 +216,10 @@ impl<const C: bool> Machine<C> {
             Operation::Store { page, length } => self.store_somewhere(page, length.into()),
             Operation::Read { stream, target, length } => self.device(stream, target, length.into(), false),
             Operation::Write { stream, target, length } => self.device(stream, target, length.into(), true),
+            Operation::Pack { domain, buffers, rights } => self.pack(domain.into(), buffers.into(), rights),
+            Operation::Exchange { stream, target, length, to_device } => {
+                self.exchange(stream, target, length.into(), to_device)
+            }
             Operation::Deliver(count) => {
                 (0..count).for_each(|_| self.world.deliver_any());
                 Ok(())
@@ -244,6 +254,7 @@ impl<const C: bool> Machine<C> {
     /// The bytes of `page` now: all those that everybody must agree on are compared.
     fn check_page(&mut self, page: Gfn) -> Checked {
         self.deliver_to(page, 0, PAGE_BYTES);
+        self.look_at_all_of(page)?;
         let (Some(expected), Some(found)) = (self.history.memory.page(page), self.world.view(page)) else {
             return Ok(());
         };

@@ -3,6 +3,9 @@
 //! A page mapped at two or more IOVAs has copies that the engine makes equal, by difference, when one of the
 //! page's mappings changes in a sync. Until then a byte written through one copy counts for that one only,
 //! and a byte written through two of them is whatever it becomes.
+//!
+//! Where copies are kept equal at every moment, CPUs see all bytes and all see what CPUs wrote. What remains is
+//! a byte that a device wrote and another device reads, or writes as well, before any CPU has looked.
 
 use super::history::Roots;
 use crate::random::mix;
@@ -23,21 +26,55 @@ struct Written {
     by: Viewer,
     at: u64,
     is_contested: bool,
+    /// A CPU saw it: whoever writes it now comes after.
+    is_looked_at: bool,
     /// Those who must see it beside the writer.
     seen_by: Vec<Viewer>,
+}
+
+impl Written {
+    fn new(by: Viewer, at: u64, is_contested: bool) -> Self {
+        Self { by, at, is_contested, is_looked_at: false, seen_by: Vec::new() }
+    }
 }
 
 /// The bytes whose value depends on who looks.
 #[derive(Clone, Debug, Default)]
 pub struct Sharing {
+    /// CPUs see every copy.
+    is_exact: bool,
     pages: BTreeMap<Gfn, BTreeMap<u16, Written>>,
 }
 
 impl Sharing {
+    /// Nothing is shared. `is_exact`: copies are kept equal at every moment.
+    pub fn new(is_exact: bool) -> Self {
+        Self { is_exact, pages: BTreeMap::new() }
+    }
+
+    /// A CPU loaded bytes. Returns the offsets of those that nobody knew.
+    pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
+        let Some(bytes) = self.pages.get_mut(&page).filter(|_| self.is_exact) else { return Vec::new() };
+        let mut unknown = Vec::new();
+        for offset in offset..offset + length {
+            if let Some(written) = bytes.get_mut(&(offset as u16)) {
+                written.is_looked_at = true;
+                if written.is_contested {
+                    // Known from now on, to CPUs: where devices write no replica, the copies need not be equal.
+                    *written = Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
+                    unknown.push(offset);
+                }
+            }
+        }
+        unknown
+    }
+
     /// Whether the byte at `offset` of `page` may differ, for `viewer`, from what was stored last.
     pub fn is_vague(&self, page: Gfn, offset: usize, viewer: Viewer) -> bool {
         let written = self.pages.get(&page).and_then(|bytes| bytes.get(&(offset as u16)));
-        written.is_some_and(|w| w.is_contested || (w.by != viewer && !w.seen_by.contains(&viewer)))
+        let is_exact = self.is_exact && viewer == CPU;
+        written
+            .is_some_and(|w| w.is_contested || (!is_exact && w.by != viewer && !w.seen_by.contains(&viewer)))
     }
 
     /// The pages with such bytes.
@@ -47,11 +84,15 @@ impl Sharing {
 
     /// `by` wrote bytes of a page that may have copies.
     pub fn write(&mut self, page: Gfn, offset: usize, length: usize, by: Viewer, at: u64) {
+        if self.is_exact && by == CPU {
+            return self.clear(page, offset, length);
+        }
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
             let before = bytes.get(&(offset as u16));
-            let is_contested = before.is_some_and(|before| before.is_contested || before.by != by);
-            bytes.insert(offset as u16, Written { by, at, is_contested, seen_by: Vec::new() });
+            let is_contested =
+                before.is_some_and(|before| before.is_contested || (before.by != by && !before.is_looked_at));
+            bytes.insert(offset as u16, Written::new(by, at, is_contested));
         }
     }
 
@@ -59,8 +100,7 @@ impl Sharing {
     pub fn arrive_late(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
-            let late = Written { by: LATE, at, is_contested: false, seen_by: Vec::new() };
-            bytes.entry(offset as u16).or_insert(late);
+            bytes.entry(offset as u16).or_insert(Written::new(LATE, at, false));
         }
     }
 
@@ -68,7 +108,7 @@ impl Sharing {
     pub fn contest(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
-            bytes.insert(offset as u16, Written { by: CPU, at, is_contested: true, seen_by: Vec::new() });
+            bytes.insert(offset as u16, Written::new(CPU, at, true));
         }
     }
 

@@ -3,6 +3,7 @@
 use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
 use crate::random::Random;
 use crate::world::Board;
+use oche_hyp::engine::{Coherence, Isolation};
 
 /// What a program is to bring out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
         },
         scarce_tables: if failing { 3 + random.below(20) } else { 0 },
         timeouts: if failing && random.chance(1, 2) { 40 } else { 0 },
+        coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
+        isolation: Isolation::Page,
         sabotage: None,
     }
 }
@@ -128,7 +131,18 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
                 is_write: random.chance(1, 2),
             },
         },
-        39..=48 => Operation::Load { page: choice(random), length: length(random) },
+        39 => Operation::Pack {
+            domain,
+            buffers: 4 + random.below(14) as u8,
+            rights: if random.chance(3, 4) { Rights::FromDevice } else { rights(random, kind) },
+        },
+        40..=44 => Operation::Exchange {
+            stream,
+            target: Target::Mapping(mapping),
+            length: length(random),
+            to_device: random.chance(1, 2),
+        },
+        45..=48 => Operation::Load { page: choice(random), length: length(random) },
         49..=62 => Operation::Store { page: choice(random), length: length(random) },
         63..=79 => Operation::Read { stream, target: target(random), length: length(random) },
         _ => Operation::Write { stream, target: target(random), length: length(random) },

@@ -15,6 +15,8 @@ pub enum CpuResult {
     Stored,
     /// A store met a page that is only to be read: it traps.
     ReadOnly,
+    /// An access met a page that nobody may reach: it traps.
+    NoAccess,
     /// The page is broken: the CPU tries again until it is made.
     InMotion,
     /// There is no such page.
@@ -90,6 +92,22 @@ impl<const C: bool> StrictWorld<C> {
         Some(self.memory.page(self.memory.index(self.location(page)?)?))
     }
 
+    /// A store by a CPU for which the engine opened the page, at `at`.
+    pub fn opened_store(&mut self, at: Hfn, offset: usize, data: &Data) {
+        if let Some(index) = self.memory.index(at) {
+            self.memory.set_bytes(index, offset, data.bytes());
+        }
+    }
+
+    /// A load by a CPU for which the engine opened the page, at `at`.
+    pub fn opened_load(&mut self, at: Hfn, offset: usize, length: usize) -> CpuResult {
+        let mut bytes = [0; 32];
+        let bytes = &mut bytes[..length.min(32)];
+        let Some(index) = self.memory.index(at) else { return CpuResult::NoMemory };
+        self.memory.get_bytes(index, offset, bytes);
+        CpuResult::Loaded(Data::new(bytes))
+    }
+
     /// A load by `cpu`.
     pub fn cpu_load(&mut self, cpu: usize, page: Gfn, offset: usize, length: usize) -> CpuResult {
         let (at, _) = match self.cpu_translate(cpu, page) {
@@ -125,6 +143,9 @@ impl<const C: bool> StrictWorld<C> {
         let Some(&entry) = self.cpus.entries.get(&page) else { return Err(CpuResult::NoMemory) };
         if entry.phase != Phase::Live {
             return Err(CpuResult::InMotion);
+        }
+        if entry.access == CpuAccess::None {
+            return Err(CpuResult::NoAccess);
         }
         let found = (entry.at, entry.access);
         if self.random.chance(7, 8) {

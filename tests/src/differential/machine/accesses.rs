@@ -6,8 +6,9 @@ use crate::differential::sharing::{CPU, viewer};
 use crate::program::{Choice, During, Target};
 use crate::world::iommu::DeviceResult;
 use crate::world::stage2::CpuResult;
-use crate::world::{Access, Data, Outcome};
+use crate::world::{Access, Data, Outcome, Sabotage};
 use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
+use oche_hyp::engine::{Coherence, CpuReach, Trapped};
 
 /// A device's access, as it goes through the checks.
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +67,45 @@ impl<const C: bool> Machine<C> {
     pub(super) fn load(&mut self, page: Gfn, offset: usize, length: usize) -> Checked {
         self.deliver_to(page, offset, length);
         let cpu = self.random.index(self.world.cpu_count());
-        let result = self.world.cpu_load(cpu, page, offset, length);
-        self.judge_load(page, offset, result)
+        for _ in 0..3 {
+            let result = self.world.cpu_load(cpu, page, offset, length);
+            if !matches!(result, CpuResult::NoAccess) {
+                return self.judge_load(page, offset, result);
+            }
+            if let Some(result) = self.load_trapped(page, offset, length)? {
+                return self.judge_load(page, offset, result);
+            }
+        }
+        Err(format!("a CPU's load of {page:?} traps again and again"))
+    }
+
+    /// A load traps. `None`: it is to be tried again.
+    fn load_trapped(&mut self, page: Gfn, offset: usize, length: usize) -> Checked<Option<CpuResult>> {
+        if !self.trap(page, CpuReach::Load)? {
+            return Ok(None);
+        }
+        if self.random.chance(1, 3) {
+            let at = self.engine.open_guarded(&mut self.world, page);
+            let result = self.world.opened_load(at, offset, length);
+            self.engine.settle_guarded(&mut self.world, page);
+            return Ok(Some(result));
+        }
+        let mut bytes = [0; 32];
+        for (number, chunk) in bytes[..length].chunks_mut(8).enumerate() {
+            let offset = offset + 8 * number;
+            let value = self.engine.load_guarded(&mut self.world, page, offset, chunk.len());
+            chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
+        }
+        Ok(Some(CpuResult::Loaded(Data::new(&bytes[..length]))))
     }
 
     fn judge_load(&mut self, page: Gfn, offset: usize, result: CpuResult) -> Checked {
         let CpuResult::Loaded(data) = result else {
             return Err(format!("a CPU's load of {page:?} ends with {result:?}"));
         };
+        for unknown in self.sharing.look(page, offset, data.bytes().len()) {
+            self.note_bytes(page, unknown, &[data.bytes()[unknown - offset]]);
+        }
         let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
         self.counts.compared_bytes += data.bytes().len() as u64;
         for (index, (&found, &expected)) in data.bytes().iter().zip(&memory[offset..]).enumerate() {
@@ -98,22 +130,68 @@ impl<const C: bool> Machine<C> {
                     self.note_cpu_store(page, offset, bytes);
                     return Ok(());
                 }
-                CpuResult::ReadOnly => self.trap_store(page)?,
+                CpuResult::ReadOnly | CpuResult::NoAccess => {
+                    if self.store_trapped(page, offset, bytes)? {
+                        return Ok(());
+                    }
+                }
                 result => return Err(format!("a CPU's store to {page:?} ends with {result:?}")),
             }
         }
         Err(format!("a CPU's store to {page:?} traps again and again"))
     }
 
-    fn trap_store(&mut self, page: Gfn) -> Checked {
-        self.counts.store_traps += 1;
-        let is_known = self.engine.store_trapped(&mut self.world, page);
-        self.after_call()?;
-        if is_known {
-            Ok(())
-        } else {
-            Err(format!("a store to {page:?} traps and the engine does not know why"))
+    /// A store traps. False: it is to be tried again.
+    fn store_trapped(&mut self, page: Gfn, offset: usize, bytes: &[u8]) -> Checked<bool> {
+        if !self.trap(page, CpuReach::Store)? {
+            return Ok(false);
         }
+        if self.random.chance(1, 3) {
+            let at = self.engine.open_guarded(&mut self.world, page);
+            self.world.opened_store(at, offset, &Data::new(bytes));
+            if !self.world.is_sabotaged(Sabotage::SkipSettle) {
+                self.engine.settle_guarded(&mut self.world, page);
+            }
+        } else {
+            for (number, chunk) in bytes.chunks(8).enumerate() {
+                let mut value = [0; 8];
+                value[..chunk.len()].copy_from_slice(chunk);
+                let (offset, value) = (offset + 8 * number, u64::from_le_bytes(value));
+                self.engine.store_guarded(&mut self.world, page, offset, chunk.len(), value);
+            }
+        }
+        self.note_cpu_store(page, offset, bytes);
+        Ok(true)
+    }
+
+    /// A CPU's access traps. Whether the page is guarded; otherwise the access is to be tried again.
+    fn trap(&mut self, page: Gfn, access: CpuReach) -> Checked<bool> {
+        let trapped = self.engine.access_trapped(&mut self.world, page.address(), access);
+        self.after_call()?;
+        match trapped {
+            Trapped::Retry => {
+                self.counts.retried_traps += 1;
+                Ok(false)
+            }
+            Trapped::Guarded(found) if found == page => {
+                self.counts.guarded_accesses += 1;
+                Ok(true)
+            }
+            trapped => Err(format!("{access:?} of {page:?} traps, and the engine says {trapped:?}")),
+        }
+    }
+
+    /// Has the engine bring all that devices wrote into copies of `page` to where CPUs look, if it is guarded.
+    pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
+        if self.setting.coherence == Coherence::Exact {
+            let length = PAGE_BYTES;
+            self.engine.open_guarded(&mut self.world, page);
+            self.engine.settle_guarded(&mut self.world, page);
+            for offset in self.sharing.look(page, 0, length) {
+                self.adopt(page, offset);
+            }
+        }
+        Ok(())
     }
 
     fn note_cpu_store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
@@ -149,17 +227,39 @@ impl<const C: bool> Machine<C> {
         for page in self.pages_within_reach(&transfer) {
             self.deliver_to(page, transfer.offset(), transfer.length);
         }
-        let (dart, id) = name(transfer.dart, transfer.stream);
-        let result = match &transfer.data {
-            Some(data) => self.world.device_write(dart, id, transfer.iova, data),
-            None => self.world.device_read(dart, id, transfer.iova, transfer.length),
-        };
-        self.judge(&transfer, result)?;
+        self.transfer(&transfer)?;
         // Most transfers do not stay under way for long.
         if self.random.chance(1, 3) {
             self.world.deliver_any();
         }
         Ok(())
+    }
+
+    fn transfer(&mut self, transfer: &Transfer) -> Checked {
+        let (dart, id) = name(transfer.dart, transfer.stream);
+        let result = match &transfer.data {
+            Some(data) => self.world.device_write(dart, id, transfer.iova, data),
+            None => self.world.device_read(dart, id, transfer.iova, transfer.length),
+        };
+        self.judge(transfer, result)
+    }
+
+    /// A device writes and a CPU loads the same bytes, or a CPU stores and a device reads them: at once.
+    pub(super) fn exchange(&mut self, stream: u8, target: Target, length: usize, to_device: bool) -> Checked {
+        let Some(transfer) = self.aim(stream, target, length, !to_device) else { return Ok(()) };
+        let [page] = self.pages_within_reach(&transfer)[..] else { return Ok(()) };
+        if self.views.is_table(page) || self.guest.is_table(page) {
+            return Ok(());
+        }
+        let offset = transfer.offset();
+        if to_device {
+            let data = self.random_data(transfer.length);
+            self.store(page, offset, data.bytes())?;
+            return self.transfer(&transfer);
+        }
+        self.deliver_to(page, offset, transfer.length);
+        self.transfer(&transfer)?;
+        self.load(page, offset, transfer.length)
     }
 
     /// The access that `target` means, unless it could write into a table: vandals have their own way.
@@ -462,11 +562,14 @@ impl<const C: bool> Machine<C> {
         let mut patience = 100;
         while let Some(access) = self.world.overlap.pop_front() {
             match self.world.perform(&access) {
-                Some(Outcome::Cpu(CpuResult::ReadOnly)) => {
-                    if let Access::Store { page, .. } = access {
-                        self.trap_store(page)?;
+                // What is replayed has happened in this order: these come after all of it.
+                Some(Outcome::Cpu(CpuResult::ReadOnly | CpuResult::NoAccess)) => {
+                    self.replay()?;
+                    match access {
+                        Access::Store { page, offset, data, .. } => self.store(page, offset, data.bytes())?,
+                        Access::Load { page, offset, length, .. } => self.load(page, offset, length)?,
+                        Access::Read { .. } | Access::Write { .. } => {}
                     }
-                    self.world.overlap.push_back(access);
                 }
                 Some(outcome) => self.world.overlapped.push((access, outcome)),
                 None => self.world.overlap.push_back(access),

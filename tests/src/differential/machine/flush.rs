@@ -237,6 +237,7 @@ impl<const C: bool> Machine<C> {
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
             Refusal::TooManySpaces => true,
+            Refusal::NotGuardable | Refusal::MixedPermission => false,
             Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
         };
         if !is_plausible {

@@ -1,0 +1,210 @@
+//! What happens when a CPU touches a guarded page: emulation or a step, under the engine's lock throughout.
+// UNSAFETY: between the two halves of a step the engine's lock is held with no guard object for it.
+#![expect(unsafe_code, reason = "a lock that is held while the guest executes one instruction")]
+
+use core::arch::asm;
+use core::sync::atomic::{Ordering, fence};
+
+use oche_hyp::addr::{Gfn, PAGE_BYTES};
+use oche_hyp::engine::{CpuReach, Trapped};
+
+use crate::bare::cpu;
+use crate::bare::frame::TrapFrame;
+use crate::bare::registers::{ParEl1, SctlrEl12, SpEl0, SpEl1};
+use crate::bare::step::{self, Aside};
+use crate::bare::trap::{Fault, Resume};
+use crate::guard::instruction::{self, Access};
+use crate::guard::monitor::Monitors;
+use crate::guard::{self, Guards, MOST_OPENED, Registers};
+use crate::lock::{SpinGuard, SpinLock};
+
+/// `SPSR_EL2`: an AArch32 state; the exception level; which stack pointer.
+const SPSR_AARCH32: u64 = 1 << 4;
+const SPSR_LEVEL: u64 = 3 << 2;
+const SPSR_SELECT: u64 = 1;
+/// `SPSR_EL2.BTYPE`: set by branches and cleared by every other instruction.
+const SPSR_BTYPE: u64 = 3 << 10;
+/// `SCTLR_EL1.{E0E, EE}`: data is big-endian. `.{ATA0, ATA}`: accesses check tags.
+const SCTLR_UNUSUAL: u64 = 1 << 24 | 1 << 25 | 1 << 42 | 1 << 43;
+
+/// Everything about guarded accesses that is not the engine's. Used under the engine's lock only.
+static STATE: SpinLock<State> = SpinLock::new(State { monitors: Monitors::new(), step: None });
+
+struct State {
+    monitors: Monitors,
+    step: Option<Step>,
+}
+
+/// A step under way.
+#[derive(Clone, Copy)]
+struct Step {
+    aside: Aside,
+    opened: [Option<Gfn>; MOST_OPENED],
+}
+
+/// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
+pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+    let mut guards = engine.lock();
+    match guards.trapped(frame.elr, fault.address, reach(fault)) {
+        Trapped::NotGuestMemory => Resume::Abort,
+        Trapped::Retry => Resume::Same,
+        // It moves no bytes, and all memory is coherent.
+        Trapped::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
+        Trapped::Guarded(page) => {
+            // Before what the guest stored by itself until now, and after what follows.
+            fence(Ordering::SeqCst);
+            let is_done = access(&*guards, frame).is_some_and(|access| {
+                let (mut state, mut registers) = (STATE.lock(), Guest { frame });
+                let monitors = &mut state.monitors;
+                guard::emulate(&mut *guards, monitors, cpu::index(), page, fault.far, &access, &mut registers)
+            });
+            fence(Ordering::SeqCst);
+            if is_done { Resume::Next } else { begin_step(guards, page, frame, &[None; MOST_OPENED]) }
+        }
+    }
+}
+
+/// Ends or goes on with the step that the exception being handled came from. `fault`: the engine had closed a
+/// page that the instruction touched. Returns how the guest goes on if that is decided; otherwise the exception is
+/// to be handled as if there had been no step, with `frame` as it was before.
+pub fn on_step<G: Guards>(
+    engine: &SpinLock<G>,
+    is_done: bool,
+    frame: &mut TrapFrame,
+    fault: impl FnOnce() -> Option<Fault>,
+) -> Option<Resume> {
+    // SAFETY: this CPU is stepping, so `begin_step` kept the lock closed, on this CPU, and nobody opened it since.
+    let mut guards = unsafe { engine.reclaim() };
+    let step = STATE.lock().step.take()?;
+    step::disarm(frame, &step.aside, is_done);
+    if is_done {
+        settle(&mut *guards, &step);
+        return Some(Resume::Same);
+    }
+    // Other tables of the guest are in force again, which this asks for.
+    let fault = fault();
+    // What was stored so far reaches all copies before the engine is asked for anything else.
+    settle(&mut *guards, &step);
+    let fault = fault?;
+    match guards.trapped(frame.elr, fault.address, reach(&fault)) {
+        Trapped::Guarded(page) => Some(begin_step(guards, page, frame, &step.opened)),
+        Trapped::Retry => Some(Resume::Same),
+        Trapped::NotGuestMemory => None,
+    }
+}
+
+/// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock stays closed.
+fn begin_step<G: Guards>(
+    mut guards: SpinGuard<'_, G>,
+    page: Gfn,
+    frame: &mut TrapFrame,
+    opened: &[Option<Gfn>; MOST_OPENED],
+) -> Resume {
+    let mut opened = *opened;
+    let slot = opened.iter_mut().find(|slot| slot.is_none());
+    let has_room = slot.is_some_and(|slot| slot.replace(page).is_none());
+    let root = guards.begin_view().filter(|_| has_room);
+    let is_open = root.is_some() && opened.iter().flatten().all(|page| guards.open(*page));
+    let (Some(root), true) = (root, is_open) else {
+        // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
+        let trapped = guards.trapped(frame.elr, page.address(), CpuReach::Walk);
+        return if trapped == Trapped::NotGuestMemory { Resume::Abort } else { Resume::Same };
+    };
+    let mut state = STATE.lock();
+    for page in opened.into_iter().flatten() {
+        state.monitors.note_stores(cpu::index(), page);
+    }
+    let aside = step::arm(frame, root);
+    state.step = Some(Step { aside, opened });
+    guards.keep();
+    Resume::Same
+}
+
+fn settle(guards: &mut impl Guards, step: &Step) {
+    for page in step.opened.into_iter().flatten() {
+        guards.settle(page);
+    }
+}
+
+/// Goes on behind an instruction that has been carried out.
+pub(super) fn advance(frame: &mut TrapFrame) {
+    frame.elr = frame.elr.wrapping_add(4);
+    // A guest that steps itself finds its step done.
+    frame.spsr &= !(SPSR_BTYPE | step::SPSR_SS);
+}
+
+fn reach(fault: &Fault) -> CpuReach {
+    match (fault.abort.on_table_walk, fault.is_fetch, fault.abort.is_write) {
+        (true, ..) => CpuReach::Walk,
+        (_, true, _) => CpuReach::Fetch,
+        (.., true) => CpuReach::Store,
+        (.., false) => CpuReach::Load,
+    }
+}
+
+/// The access that the guest's instruction makes, if it is one that is emulated, in a state that is usual.
+fn access(guards: &impl Guards, frame: &TrapFrame) -> Option<Access> {
+    if frame.spsr & SPSR_AARCH32 != 0 || SctlrEl12.read() & SCTLR_UNUSUAL != 0 {
+        return None;
+    }
+    let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0)?;
+    let at = guards.locate(Gfn::containing(address)?)?;
+    let pointer =
+        core::ptr::with_exposed_provenance::<u32>(at.address() as usize + address as usize % PAGE_BYTES);
+    if !pointer.is_aligned() {
+        return None;
+    }
+    // SAFETY: a page of guest RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at any
+    // time, and it is read once.
+    instruction::decode(unsafe { pointer.read_volatile() })
+}
+
+/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0 or EL1.
+fn translate(address: u64, is_user: bool) -> Option<u64> {
+    let saved = ParEl1.read();
+    // PAR_EL1 is the guest's too. From EL2 a fault of the walk is reported there, not taken.
+    if is_user {
+        // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below.
+        unsafe { asm!("at s1e0r, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+    } else {
+        // SAFETY: the same.
+        unsafe { asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+    }
+    let result = ParEl1.read();
+    ParEl1.write(saved);
+    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | address & 0xfff)
+}
+
+/// The guest's registers.
+struct Guest<'a> {
+    frame: &'a mut TrapFrame,
+}
+
+impl Guest<'_> {
+    /// EL1 with `PSTATE.SP` uses `SP_EL1`; EL0, and EL1 without, `SP_EL0`.
+    fn has_own_stack_pointer(&self) -> bool {
+        self.frame.spsr & SPSR_LEVEL != 0 && self.frame.spsr & SPSR_SELECT != 0
+    }
+}
+
+impl Registers for Guest<'_> {
+    fn get(&self, number: u8) -> u64 {
+        self.frame.register(number)
+    }
+
+    fn set(&mut self, number: u8, value: u64) {
+        self.frame.set_register(number, value);
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        if self.has_own_stack_pointer() { SpEl1.read() } else { SpEl0.read() }
+    }
+
+    fn set_stack_pointer(&mut self, value: u64) {
+        if self.has_own_stack_pointer() { SpEl1.write(value) } else { SpEl0.write(value) }
+    }
+
+    fn program_counter(&self) -> u64 {
+        self.frame.elr
+    }
+}

@@ -1,0 +1,116 @@
+//! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to EL2.
+//!
+//! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and restored. Interrupts
+//! are masked for the one instruction, so nothing comes between; WFI and WFE trap, so that it cannot wait
+//! either, whatever another CPU made of the instruction meanwhile. Source: Arm ARM DDI 0487, "Software Step
+//! exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
+
+use crate::bare::frame::TrapFrame;
+use crate::bare::registers::{
+    ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, VttbrEl2, synchronize_context,
+};
+use crate::bare::{cpu, el2};
+
+/// `PSTATE.SS`.
+pub(super) const SPSR_SS: u64 = 1 << 21;
+/// `PSTATE.DAIF`.
+const SPSR_DAIF: u64 = 0xf << 6;
+/// `PSTATE.{A, I, F}`.
+const SPSR_AIF: u64 = 0x7 << 6;
+/// `MDSCR_EL1.SS`.
+const MDSCR_SS: u64 = 1;
+/// `MDSCR_EL1.KDE` and `.MDE`: breakpoints and watchpoints, and debug exceptions at EL2 itself.
+const MDSCR_KDE_MDE: u64 = 1 << 13 | 1 << 15;
+/// `MDCR_EL2.TDE`.
+const MDCR_TDE: u64 = 1 << 8;
+/// `HCR_EL2.{TWI, TWE}`.
+const HCR_WAITS: u64 = 1 << 13 | 1 << 14;
+/// `OSLSR_EL1.OSLK`.
+const OSLSR_LOCKED: u64 = 1 << 1;
+/// The view's VMID; the guest's is 0.
+const VIEW_VMID: u64 = 1 << 48;
+
+/// The CPU that steps, plus one; 0 for none. There is at most one, since the engine's lock is held.
+static STEPPING: AtomicUsize = AtomicUsize::new(0);
+
+/// What a step put aside.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Aside {
+    spsr: u64,
+    elr: u64,
+    mdscr: u64,
+    mdcr: u64,
+    hcr: u64,
+    was_locked: bool,
+}
+
+/// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
+pub(super) fn is_stepping() -> bool {
+    // Only this CPU writes its own number.
+    STEPPING.load(Ordering::Relaxed) == cpu::index() + 1
+}
+
+/// Prepares this CPU so that the return to `frame` executes one instruction in the view at `root`.
+pub(super) fn arm(frame: &mut TrapFrame, root: u64) -> Aside {
+    let aside = Aside {
+        spsr: frame.spsr,
+        elr: frame.elr,
+        mdscr: MdscrEl1.read(),
+        mdcr: MdcrEl2.read(),
+        hcr: HCR_EL2.get(),
+        was_locked: OslsrEl1.read() & OSLSR_LOCKED != 0,
+    };
+    MdscrEl1.write(aside.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
+    MdcrEl2.write(aside.mdcr | MDCR_TDE);
+    if aside.was_locked {
+        // While the OS lock is closed no software step comes.
+        OslarEl1.write(0);
+    }
+    HCR_EL2.set(aside.hcr | HCR_WAITS);
+    frame.spsr |= SPSR_SS | SPSR_AIF;
+    VttbrEl2.write(root | VIEW_VMID);
+    synchronize_context();
+    STEPPING.store(cpu::index() + 1, Ordering::Relaxed);
+    aside
+}
+
+/// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is complete, or
+/// has taken an exception to EL1.
+pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) {
+    STEPPING.store(0, Ordering::Relaxed);
+    // What this CPU cached of the view goes; nobody else had any of it.
+    // SAFETY: dropping TLB entries of the current VMID, the view's, on this CPU only costs walks.
+    unsafe { asm!("tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    VttbrEl2.write(el2::root().map_or(0, |root| root.table));
+    MdscrEl1.write(aside.mdscr);
+    MdcrEl2.write(aside.mdcr);
+    HCR_EL2.set(aside.hcr);
+    if aside.was_locked {
+        OslarEl1.write(1);
+    }
+    synchronize_context();
+    if !is_done {
+        // The same instruction again, from the same state.
+        frame.spsr = frame.spsr & !(SPSR_SS | SPSR_DAIF) | aside.spsr & (SPSR_SS | SPSR_DAIF);
+    } else if is_exception_entry(frame, aside) {
+        // The handler's own PSTATE is right, all masked; what it will return to is the state put aside.
+        let saved = SpsrEl12.read();
+        SpsrEl12.write(saved & !(SPSR_SS | SPSR_DAIF) | aside.spsr & (SPSR_SS | SPSR_DAIF));
+        frame.spsr &= !SPSR_SS;
+    } else {
+        // A guest that steps itself finds its step done: SS is 0 either way.
+        frame.spsr = frame.spsr & !(SPSR_SS | SPSR_DAIF) | aside.spsr & SPSR_DAIF;
+    }
+}
+
+/// Whether the stepped instruction took an exception to EL1: it is the address to return to, and the guest is
+/// at a vector.
+fn is_exception_entry(frame: &TrapFrame, aside: &Aside) -> bool {
+    let vector = frame.elr.wrapping_sub(crate::bare::registers::VbarEl12.read());
+    vector < 0x800 && vector.is_multiple_of(0x80) && ElrEl12.read() == aside.elr
+}

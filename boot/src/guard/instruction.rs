@@ -1,0 +1,400 @@
+//! Loads and stores of general-purpose registers, decoded: those that a guard carries out by itself.
+//!
+//! These are what kernels and `memcpy` do most: one register or two, any addressing, acquire and release, and
+//! the exclusives, which can be done in no other way. Everything else (SIMD and FP, atomics, `DC ZVA`, SVE,
+//! what later architectures add) is `None` here and is single-stepped.
+//!
+//! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
+
+/// A load or store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What happens.
+    pub kind: Kind,
+    /// Bytes of each register's part: 1, 2, 4 or 8.
+    pub bytes: u8,
+    /// Where.
+    pub place: Place,
+}
+
+/// What an access does with which registers; 31 is XZR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One register is loaded.
+    Load {
+        /// Which.
+        register: u8,
+        /// How it is filled up.
+        extension: Extension,
+    },
+    /// One register is stored.
+    Store {
+        /// Which.
+        register: u8,
+    },
+    /// Two registers are loaded, the first from the lower address.
+    LoadPair {
+        /// Which.
+        registers: [u8; 2],
+        /// How they are filled up.
+        extension: Extension,
+    },
+    /// Two registers are stored.
+    StorePair {
+        /// Which.
+        registers: [u8; 2],
+    },
+    /// One register or two are loaded, and a store-exclusive will follow.
+    LoadExclusive {
+        /// Which.
+        registers: [u8; 2],
+        /// Whether both.
+        is_pair: bool,
+    },
+    /// One register or two are stored if nobody stored since the load-exclusive.
+    StoreExclusive {
+        /// Gets 0 if they were stored and 1 if not.
+        status: u8,
+        /// Which.
+        registers: [u8; 2],
+        /// Whether both.
+        is_pair: bool,
+    },
+}
+
+/// How a loaded value becomes a register's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extension {
+    /// With zeros.
+    Zero,
+    /// With the sign to 32 bits, and zeros above.
+    Sign32,
+    /// With the sign to 64 bits.
+    Sign64,
+}
+
+/// Where an access goes, and what becomes of its base register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Base register (31: the stack pointer) plus a constant, in bytes.
+    Base {
+        /// The base register.
+        base: u8,
+        /// What is added for the access.
+        offset: i64,
+        /// What is added to the register afterwards; 0 leaves it.
+        increment: i64,
+    },
+    /// Base register plus another, extended and shifted.
+    Index {
+        /// The base register.
+        base: u8,
+        /// The other.
+        index: u8,
+        /// `option`, bits 15:13 of the instruction: 2 UXTW, 3 LSL, 6 SXTW, 7 SXTX.
+        option: u8,
+        /// Bits to shift by.
+        shift: u8,
+    },
+    /// The instruction's own address plus a constant.
+    Literal {
+        /// In bytes.
+        offset: i64,
+    },
+}
+
+impl Extension {
+    /// The register's value for `value`, of `bytes` bytes and zero-extended.
+    pub fn apply(self, value: u64, bytes: u8) -> u64 {
+        let unused = 64 - 8 * u32::from(bytes.clamp(1, 8));
+        let signed = ((value << unused) as i64 >> unused) as u64;
+        match self {
+            Self::Zero => value,
+            Self::Sign32 => signed & 0xffff_ffff,
+            Self::Sign64 => signed,
+        }
+    }
+}
+
+impl Access {
+    /// Bytes of the whole access.
+    pub fn length(&self) -> usize {
+        let is_pair = match self.kind {
+            Kind::Load { .. } | Kind::Store { .. } => false,
+            Kind::LoadPair { .. } | Kind::StorePair { .. } => true,
+            Kind::LoadExclusive { is_pair, .. } | Kind::StoreExclusive { is_pair, .. } => is_pair,
+        };
+        usize::from(self.bytes) << usize::from(is_pair)
+    }
+
+    /// The virtual address, given what registers hold (31: the stack pointer for a base) and the
+    /// instruction's address.
+    pub fn address(&self, base_register: impl Fn(u8) -> u64, register: impl Fn(u8) -> u64, pc: u64) -> u64 {
+        match self.place {
+            Place::Base { base, offset, .. } => base_register(base).wrapping_add_signed(offset),
+            Place::Index { base, index, option, shift } => {
+                let index = register(index);
+                let index = match option {
+                    2 => u64::from(index as u32),
+                    6 => i64::from(index as i32) as u64,
+                    _ => index,
+                };
+                base_register(base).wrapping_add(index << shift)
+            }
+            Place::Literal { offset } => pc.wrapping_add_signed(offset),
+        }
+    }
+}
+
+/// The access that `instruction` makes, or `None` where it is no such access, or one whose result is not
+/// defined (write-back of a register that is also loaded or stored).
+pub fn decode(instruction: u32) -> Option<Access> {
+    match instruction >> 24 & 0x3f {
+        0b00_1000 => exclusive_or_ordered(instruction),
+        0b01_1000 => literal(instruction),
+        0b01_1001 => ordered_unscaled(instruction),
+        0b10_1000 | 0b10_1001 => pair(instruction),
+        0b11_1000 => single(instruction),
+        0b11_1001 => single_unsigned_offset(instruction),
+        _ => None,
+    }
+}
+
+/// A field of the instruction.
+fn field(instruction: u32, low: u32, bits: u32) -> u32 {
+    instruction >> low & ((1 << bits) - 1)
+}
+
+fn register(instruction: u32, low: u32) -> u8 {
+    field(instruction, low, 5) as u8
+}
+
+fn signed(instruction: u32, low: u32, bits: u32) -> i64 {
+    let unused = 64 - bits;
+    (i64::from(field(instruction, low, bits)) << unused) >> unused
+}
+
+fn at_base(instruction: u32) -> Place {
+    Place::Base { base: register(instruction, 5), offset: 0, increment: 0 }
+}
+
+fn exclusive_or_ordered(instruction: u32) -> Option<Access> {
+    let size = field(instruction, 30, 2);
+    let registers = [register(instruction, 0), register(instruction, 10)];
+    let status = register(instruction, 16);
+    let is_load = field(instruction, 22, 1) != 0;
+    let (is_ordered, is_pair) = (field(instruction, 23, 1) != 0, field(instruction, 21, 1) != 0);
+    let kind = match (is_ordered, is_pair, is_load) {
+        (false, true, _) if size < 2 => return None, // CASP
+        (true, true, _) => return None,              // CAS
+        (true, false, true) => Kind::Load { register: registers[0], extension: Extension::Zero },
+        (true, false, false) => Kind::Store { register: registers[0] },
+        (false, _, true) if is_pair && registers[0] == registers[1] => return None,
+        (false, _, true) => Kind::LoadExclusive { registers, is_pair },
+        (false, _, false) => {
+            let overlaps = registers.iter().take(1 + usize::from(is_pair)).any(|one| *one == status);
+            if (overlaps || status == register(instruction, 5)) && status != 31 {
+                return None;
+            }
+            Kind::StoreExclusive { status, registers, is_pair }
+        }
+    };
+    Some(Access { kind, bytes: 1 << size, place: at_base(instruction) })
+}
+
+fn literal(instruction: u32) -> Option<Access> {
+    let (bytes, extension) = match field(instruction, 30, 2) {
+        0 => (4, Extension::Zero),
+        1 => (8, Extension::Zero),
+        2 => (4, Extension::Sign64),
+        _ => return None, // PRFM
+    };
+    let kind = Kind::Load { register: register(instruction, 0), extension };
+    Some(Access { kind, bytes, place: Place::Literal { offset: 4 * signed(instruction, 5, 19) } })
+}
+
+/// `LDAPUR` and `STLUR`.
+fn ordered_unscaled(instruction: u32) -> Option<Access> {
+    if field(instruction, 21, 1) != 0 || field(instruction, 10, 2) != 0 {
+        return None;
+    }
+    let place =
+        Place::Base { base: register(instruction, 5), offset: signed(instruction, 12, 9), increment: 0 };
+    Some(Access { kind: single_kind(instruction)?, bytes: 1 << field(instruction, 30, 2), place })
+}
+
+fn pair(instruction: u32) -> Option<Access> {
+    let (bytes, extension) = match field(instruction, 30, 2) {
+        0 => (4_u8, Extension::Zero),
+        1 => (4, Extension::Sign64),
+        2 => (8, Extension::Zero),
+        _ => return None,
+    };
+    let is_load = field(instruction, 22, 1) != 0;
+    let mode = field(instruction, 23, 2);
+    // STGP, and what would be LDNPSW.
+    if extension == Extension::Sign64 && (!is_load || mode == 0) {
+        return None;
+    }
+    let (base, registers) = (register(instruction, 5), [register(instruction, 0), register(instruction, 10)]);
+    let amount = signed(instruction, 15, 7) * i64::from(bytes);
+    let (offset, increment) = match mode {
+        1 => (0, amount),
+        3 => (amount, amount),
+        _ => (amount, 0),
+    };
+    let writes_back = matches!(mode, 1 | 3) && base != 31;
+    if writes_back && registers.contains(&base) || is_load && registers[0] == registers[1] {
+        return None;
+    }
+    let kind = if is_load { Kind::LoadPair { registers, extension } } else { Kind::StorePair { registers } };
+    Some(Access { kind, bytes, place: Place::Base { base, offset, increment } })
+}
+
+fn single(instruction: u32) -> Option<Access> {
+    let (base, own) = (register(instruction, 5), register(instruction, 0));
+    let bytes = 1 << field(instruction, 30, 2);
+    if field(instruction, 21, 1) != 0 {
+        // LDAPR: the one among the atomics that only loads.
+        if instruction & 0x3fff_fc00 == 0x38bf_c000 {
+            let kind = Kind::Load { register: own, extension: Extension::Zero };
+            return Some(Access { kind, bytes, place: at_base(instruction) });
+        }
+        if field(instruction, 10, 2) != 0b10 || field(instruction, 14, 1) == 0 {
+            return None;
+        }
+        let shift = if field(instruction, 12, 1) != 0 { field(instruction, 30, 2) as u8 } else { 0 };
+        let option = field(instruction, 13, 3) as u8;
+        let place = Place::Index { base, index: register(instruction, 16), option, shift };
+        return Some(Access { kind: single_kind(instruction)?, bytes, place });
+    }
+    let amount = signed(instruction, 12, 9);
+    let (offset, increment) = match field(instruction, 10, 2) {
+        1 => (0, amount),
+        3 => (amount, amount),
+        _ => (amount, 0),
+    };
+    if field(instruction, 10, 1) != 0 && base == own && base != 31 {
+        return None;
+    }
+    Some(Access { kind: single_kind(instruction)?, bytes, place: Place::Base { base, offset, increment } })
+}
+
+fn single_unsigned_offset(instruction: u32) -> Option<Access> {
+    let bytes = 1 << field(instruction, 30, 2);
+    let offset = i64::from(field(instruction, 10, 12)) * i64::from(bytes);
+    let place = Place::Base { base: register(instruction, 5), offset, increment: 0 };
+    Some(Access { kind: single_kind(instruction)?, bytes, place })
+}
+
+/// Load or store, by `size` and `opc`.
+fn single_kind(instruction: u32) -> Option<Kind> {
+    let register = register(instruction, 0);
+    let extension = match (field(instruction, 22, 2), field(instruction, 30, 2)) {
+        (0, _) => return Some(Kind::Store { register }),
+        (1, _) => Extension::Zero,
+        (2, 0..=2) => Extension::Sign64,
+        (3, 0 | 1) => Extension::Sign32,
+        _ => return None, // PRFM and nothing
+    };
+    Some(Kind::Load { register, extension })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(base: u8, offset: i64, increment: i64) -> Place {
+        Place::Base { base, offset, increment }
+    }
+
+    /// Encodings as an assembler gives them.
+    #[test]
+    fn every_form_that_is_emulated_is_told_apart() {
+        let load = |register, extension| Kind::Load { register, extension };
+        let zero = Extension::Zero;
+        for (instruction, kind, bytes, place) in [
+            (0xf940_0441, load(1, zero), 8, base(2, 8, 0)), // ldr x1, [x2, #8]
+            (0x3900_0fe1, Kind::Store { register: 1 }, 1, base(31, 3, 0)), // strb w1, [sp, #3]
+            (0x38c0_1441, load(1, Extension::Sign32), 1, base(2, 0, 1)), // ldrsb w1, [x2], #1
+            (0x789f_ec41, load(1, Extension::Sign64), 2, base(2, -2, -2)), // ldrsh x1, [x2, #-2]!
+            (0xb880_4441, load(1, Extension::Sign64), 4, base(2, 0, 4)), // ldrsw x1, [x2], #4
+            (0xf85f_8041, load(1, zero), 8, base(2, -8, 0)), // ldur x1, [x2, #-8]
+            (0xf840_0841, load(1, zero), 8, base(2, 0, 0)), // ldtr x1, [x2]
+            (0xc8df_fc41, load(1, zero), 8, base(2, 0, 0)), // ldar x1, [x2]
+            (0x089f_fc41, Kind::Store { register: 1 }, 1, base(2, 0, 0)), // stlrb w1, [x2]
+            (0xf8bf_c041, load(1, zero), 8, base(2, 0, 0)), // ldapr x1, [x2]
+            (0x9900_4041, Kind::Store { register: 1 }, 4, base(2, 4, 0)), // stlur w1, [x2, #4]
+            (0x5800_0041, load(1, zero), 8, Place::Literal { offset: 8 }), // ldr x1, .+8
+            (
+                0xb863_d841,
+                load(1, zero),
+                4,
+                Place::Index { base: 2, index: 3, option: 6, shift: 2 }, // ldr w1, [x2, w3, sxtw #2]
+            ),
+            (0xa8c1_0c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 0, 16)), // ldp x1, x3, [x2], #16
+            (0x29bf_0c41, Kind::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)), // stp w1, w3, [x2, #-8]!
+            (0xa840_8c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)), // ldnp x1, x3, [x2, #8]
+            (
+                0x6940_8c41,
+                Kind::LoadPair { registers: [1, 3], extension: Extension::Sign64 },
+                4,
+                base(2, 4, 0),
+            ), // ldpsw x1, x3, [x2, #4]
+            (0xc85f_7c41, Kind::LoadExclusive { registers: [1, 31], is_pair: false }, 8, base(2, 0, 0)), // ldxr x1, [x2]
+            (
+                0xc824_8c41,
+                Kind::StoreExclusive { status: 4, registers: [1, 3], is_pair: true },
+                8,
+                base(2, 0, 0),
+            ), // stlxp w4, x1, x3, [x2]
+        ] {
+            assert_eq!(decode(instruction), Some(Access { kind, bytes, place }), "{instruction:#x}");
+        }
+    }
+
+    #[test]
+    fn what_is_stepped_is_no_such_access() {
+        for instruction in [
+            0x3dc0_0041_u32, // ldr q1, [x2]
+            0xad40_0c41,     // ldp q1, q3, [x2]
+            0x4c40_7041,     // ld1 {v1.16b}, [x2]
+            0xf820_0041,     // ldadd x0, x1, [x2]
+            0xf820_8041,     // swp x0, x1, [x2]
+            0xc8a0_7c41,     // cas x0, x1, [x2]
+            0x4820_7c42,     // casp x0, x1, x2, x3, [x2]
+            0xd50b_7422,     // dc zva, x2
+            0xf980_0040,     // prfm pldl1keep, [x2]
+            0xa9c1_0c22,     // ldp x2, x3, [x1, #16]! is fine, but:
+            0xf840_8442,     // ldr x2, [x2], #8
+            0x1400_0000,     // b .
+        ] {
+            let is_decoded = decode(instruction).is_some();
+            assert_eq!(is_decoded, instruction == 0xa9c1_0c22, "{instruction:#x}");
+        }
+    }
+
+    #[test]
+    fn any_word_has_an_answer_and_stays_in_bounds() {
+        let mut word = 1_u32;
+        for _ in 0..2_000_000 {
+            word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            if let Some(access) = decode(word & !(1 << 25) | 1 << 27) {
+                assert!(matches!(access.bytes, 1 | 2 | 4 | 8) && access.length() <= 16);
+            }
+        }
+    }
+
+    #[test]
+    fn addresses_and_values_are_the_architectures() {
+        let index = Access {
+            kind: Kind::Store { register: 0 },
+            bytes: 4,
+            place: Place::Index { base: 31, index: 3, option: 6, shift: 2 },
+        };
+        assert_eq!(index.address(|_| 0x1000, |_| 0xffff_ffff, 0), 0xffc);
+        assert_eq!(Extension::Sign32.apply(0x80, 1), 0xffff_ff80);
+        assert_eq!(Extension::Sign64.apply(0x8000_0000, 4), 0xffff_ffff_8000_0000);
+        assert_eq!(Extension::Zero.apply(u64::MAX, 8), u64::MAX);
+    }
+}

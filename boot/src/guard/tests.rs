@@ -1,0 +1,179 @@
+//! Emulation against a page of bytes.
+
+use super::instruction::decode;
+use super::*;
+
+const PAGE: Gfn = Gfn(7);
+const FAR: u64 = 0xffff_0000_1234_5000;
+
+struct Bytes {
+    bytes: [u8; PAGE_BYTES],
+    guards_loads: bool,
+}
+
+impl Guards for Bytes {
+    fn trapped(&mut self, _pc: u64, _address: u64, _reach: CpuReach) -> Trapped {
+        Trapped::Guarded(PAGE)
+    }
+
+    fn load(&mut self, _page: Gfn, offset: usize, bytes: usize) -> u64 {
+        let mut value = [0; 8];
+        value[..bytes].copy_from_slice(&self.bytes[offset..offset + bytes]);
+        u64::from_le_bytes(value)
+    }
+
+    fn store(&mut self, _page: Gfn, offset: usize, bytes: usize, value: u64) {
+        self.bytes[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+    }
+
+    fn guard_loads(&mut self, _page: Gfn) {
+        self.guards_loads = true;
+    }
+
+    fn locate(&self, page: Gfn) -> Option<Hfn> {
+        Some(page.home())
+    }
+
+    fn begin_view(&mut self) -> Option<u64> {
+        None
+    }
+
+    fn open(&mut self, _page: Gfn) -> bool {
+        true
+    }
+
+    fn settle(&mut self, _page: Gfn) {}
+}
+
+#[derive(Default)]
+struct Cpu {
+    registers: [u64; 31],
+    stack_pointer: u64,
+}
+
+impl Registers for Cpu {
+    fn get(&self, number: u8) -> u64 {
+        self.registers.get(usize::from(number)).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, number: u8, value: u64) {
+        if let Some(register) = self.registers.get_mut(usize::from(number)) {
+            *register = value;
+        }
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        self.stack_pointer
+    }
+
+    fn set_stack_pointer(&mut self, value: u64) {
+        self.stack_pointer = value;
+    }
+
+    fn program_counter(&self) -> u64 {
+        FAR + 0x100
+    }
+}
+
+struct Bench {
+    guards: Bytes,
+    monitors: Monitors,
+    cpus: [Cpu; 2],
+}
+
+impl Bench {
+    fn new() -> Self {
+        let bytes = core::array::from_fn(|index| (index * 7) as u8);
+        let mut bench = Self {
+            guards: Bytes { bytes, guards_loads: false },
+            monitors: Monitors::new(),
+            cpus: Default::default(),
+        };
+        for cpu in &mut bench.cpus {
+            cpu.registers[2] = FAR + 0x40;
+            cpu.stack_pointer = FAR + 0x80;
+        }
+        bench
+    }
+
+    fn run(&mut self, cpu: usize, instruction: u32) -> bool {
+        let access = decode(instruction).expect("an access that is emulated");
+        emulate(&mut self.guards, &mut self.monitors, cpu, PAGE, FAR, &access, &mut self.cpus[cpu])
+    }
+
+    fn word(&self, offset: usize) -> u64 {
+        u64::from_le_bytes(self.guards.bytes[offset..offset + 8].try_into().expect("eight bytes"))
+    }
+}
+
+#[test]
+fn loads_and_stores_move_bytes_and_write_back() {
+    let mut bench = Bench::new();
+    assert!(bench.run(0, 0xa8c1_0c41)); // ldp x1, x3, [x2], #16
+    assert_eq!(bench.cpus[0].registers[1..4], [bench.word(0x40), FAR + 0x50, bench.word(0x48)]);
+    bench.cpus[0].registers[1] = 0x1122_3344_5566_7788;
+    assert!(bench.run(0, 0x3900_0fe1)); // strb w1, [sp, #3]
+    assert_eq!(bench.guards.bytes[0x83], 0x88);
+    assert!(bench.run(0, 0xf81f_0fe1)); // str x1, [sp, #-16]!
+    assert_eq!((bench.word(0x70), bench.cpus[0].stack_pointer), (0x1122_3344_5566_7788, FAR + 0x70));
+    assert!(bench.run(0, 0x5800_0041)); // ldr x1, .+8
+    assert_eq!(bench.cpus[0].registers[1], bench.word(0x108));
+}
+
+#[test]
+fn an_access_that_leaves_the_page_or_begins_before_it_is_not_touched() {
+    let mut bench = Bench::new();
+    let before = bench.guards.bytes;
+    for base in [FAR + 0xffc, FAR - 4, FAR + 0x1000] {
+        bench.cpus[0].registers[2] = base;
+        assert!(!bench.run(0, 0xf900_0041), "str x1, [x2] at {base:#x}");
+        assert_eq!(bench.cpus[0].registers[2], base);
+    }
+    assert_eq!(bench.guards.bytes, before);
+    bench.cpus[0].registers[2] = (FAR & 0x00ff_ffff_ffff_ffff | 0x5a << 56) + 8;
+    assert!(bench.run(0, 0xf900_0041), "a tag in the top byte is no address");
+}
+
+const LOAD_EXCLUSIVE: u32 = 0xc85f_7c41; // ldxr x1, [x2]
+const STORE_EXCLUSIVE: u32 = 0xc804_7c43; // stxr w4, x3, [x2]
+
+#[test]
+fn an_exclusive_pair_succeeds_unless_somebody_stored_between() {
+    let mut bench = Bench::new();
+    bench.cpus[0].registers[3] = 99;
+    assert!(bench.run(0, LOAD_EXCLUSIVE) && bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!((bench.cpus[0].registers[4], bench.word(0x40)), (0, 99));
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!(bench.cpus[0].registers[4], 1, "once only");
+
+    assert!(bench.run(0, LOAD_EXCLUSIVE));
+    // Another CPU stores the very same value: the value cannot tell.
+    bench.cpus[1].registers[1] = 99;
+    assert!(bench.run(1, 0xf900_0041));
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!(bench.cpus[0].registers[4], 1);
+
+    assert!(bench.run(0, LOAD_EXCLUSIVE));
+    bench.guards.bytes[0x41] ^= 1; // a device
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!(bench.cpus[0].registers[4], 1);
+}
+
+#[test]
+fn a_store_exclusive_whose_load_was_not_seen_asks_for_the_next_one() {
+    let mut bench = Bench::new();
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!(bench.cpus[0].registers[4], 1);
+    assert!(bench.guards.guards_loads);
+}
+
+#[test]
+fn the_exclusive_pair_of_two_registers_is_all_or_nothing() {
+    let mut bench = Bench::new();
+    bench.cpus[0].registers[5] = 55;
+    bench.cpus[0].registers[6] = 66;
+    assert!(bench.run(0, 0xc87f_0c41)); // ldxp x1, x3, [x2]
+    assert_eq!(bench.cpus[0].registers[3], bench.word(0x48));
+    assert!(bench.run(0, 0xc824_1845)); // stxp w4, x5, x6, [x2]
+    assert_eq!((bench.cpus[0].registers[4], bench.word(0x40), bench.word(0x48)), (0, 55, 66));
+}

@@ -44,8 +44,11 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
         None => summary.problems.push("the guest never came to idle".into()),
     }
     let greetings = watched
-        .greetings
-        .iter()
+        .story
+        .facts
+        .get("greeting")
+        .into_iter()
+        .flatten()
         .filter(|line| line.contains("DART [pagesize 1000, 16 streams, bypass support: 0"))
         .count();
     if greetings != usize::from(devices::darts()) {

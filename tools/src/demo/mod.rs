@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::demo::disks::{Disks, Sizes};
 use crate::demo::judge::judge;
@@ -15,7 +15,7 @@ use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
 use crate::pack::{self, Guest};
-use crate::progress::Progress;
+use crate::progress::{Progress, Step};
 use crate::qemu::{Machine, Serial};
 use crate::{el2, environment, workspace};
 
@@ -139,7 +139,12 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     step.detail("waiting until no other demo uses the same folder");
     let lock = workspace::FolderLock::wait(&options.output)?;
     let toolchain = environment::prepare(&step)?;
-    step.done(&format!("Oche is built with {toolchain}"));
+    step.done(&format!("Oche is built with {toolchain}, meanwhile"));
+
+    // The compiler has work for one core while the network and the disk have work for the rest.
+    let features: &[&str] = if options.break_placement { &["break-placement"] } else { &[] };
+    let oche = (!options.without_oche)
+        .then(|| std::thread::spawn(move || el2::build(toolchain, features, &Step::silent())));
 
     let step = progress.step("Guest kernel");
     let choice = KernelChoice { suite: options.suite.clone(), package: options.kernel_package.clone() };
@@ -171,7 +176,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     step.done(&format!("127.0.0.1:{}", server.port()));
 
     let step = progress.step("Oche for EL2");
-    if options.without_oche {
+    let Some(oche) = oche else {
         step.done("left out");
         return Ok(Prepared {
             boot: kernel.image.clone(),
@@ -182,9 +187,9 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
             sizes,
             _lock: lock,
         });
-    }
-    let features: &[&str] = if options.break_placement { &["break-placement"] } else { &[] };
-    let oche = el2::build(toolchain, features, &step)?;
+    };
+    step.detail("waiting for the compiler");
+    let oche = oche.join().map_err(|_| anyhow!("the thread that compiles Oche panicked"))??;
     let boot = options.output.join("oche.img");
     let packed = pack::pack(&oche, &guest(options, &kernel, &initrd)?, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));

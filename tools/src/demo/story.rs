@@ -48,7 +48,10 @@ pub fn parse(line: &str) -> Option<Said<'_>> {
                 text: text.trim(),
             }
         }
-        "digest" => Said::Digest(first, more.trim()),
+        // If anything else is on the line, another writer's has run into it: it is told once more at the end.
+        "digest" if more.len() == 64 && more.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+            Said::Digest(first, more)
+        }
         "fact" => Said::Fact(first, more.trim()),
         "marker" => Said::Marker(rest.trim()),
         "warning" => Said::Warning(rest),
@@ -94,6 +97,10 @@ impl Story {
     /// Takes note of what was said.
     pub fn take(&mut self, said: &Said<'_>) {
         match *said {
+            // All of it follows once more, told while nobody else writes to the console.
+            Said::Marker("again") => {
+                *self = Self { warnings: core::mem::take(&mut self.warnings), ..Self::default() }
+            }
             Said::Begin(_) | Said::Marker(_) => {}
             Said::Step { name, is_ok: true, seconds, .. } => self.passed.push((name.to_owned(), seconds)),
             Said::Step { name, text, .. } => self.failed.push((name.to_owned(), text.to_owned())),
@@ -170,7 +177,8 @@ mod tests {
             parse("demo: step nvme ok 3"),
             Some(Said::Step { name: "nvme", is_ok: true, seconds: 3, text: "" })
         );
-        assert_eq!(parse("demo: digest usb abc"), Some(Said::Digest("usb", "abc")));
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(parse(&format!("demo: digest usb {digest}")), Some(Said::Digest("usb", &digest)));
         assert_eq!(
             parse("demo: fact device 0000:00:01.0 nvme"),
             Some(Said::Fact("device", "0000:00:01.0 nvme"))
@@ -182,8 +190,17 @@ mod tests {
 
     #[test]
     fn other_lines_and_damaged_ones_are_nothing() {
-        for line in ["", "[    1.0] demo: end", "demo: ", "demo: nonsense", "demo: step nvme ok", "demo:end"]
-        {
+        let mixed = format!("demo: digest usb {}[   13.570747] drop_caches: 1", "ab".repeat(32));
+        assert_eq!(parse(&mixed), None);
+        for line in [
+            "",
+            "demo: digest usb ab",
+            "[    1.0] demo: end",
+            "demo: ",
+            "demo: nonsense",
+            "demo: step nvme ok",
+            "demo:end",
+        ] {
             assert_eq!(parse(line), None, "{line}");
         }
     }
@@ -231,6 +248,21 @@ mod tests {
             left.remove(name);
             assert_eq!(story.wrong_digests(&expected, &left).len(), 1, "{name} is missing");
         }
+    }
+
+    #[test]
+    fn what_is_told_again_replaces_what_was_told_before() {
+        let (mut story, expected, left) = good();
+        story.digests.insert("usb".into(), "mixed with another line".into());
+        story.take(&Said::Fact("page-size", "40[ 1.0] 96"));
+        story.take(&Said::Warning("<4>[ 1.0] x"));
+        story.take(&Said::Marker("again"));
+        assert!(story.passed.is_empty() && story.digests.is_empty());
+        let (again, ..) = good();
+        story.digests = again.digests;
+        story.take(&Said::Fact("page-size", "4096"));
+        assert!(story.wrong_digests(&expected, &left).is_empty());
+        assert_eq!((story.fact("page-size"), story.warnings.len()), ("4096", 1));
     }
 
     #[test]

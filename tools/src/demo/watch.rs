@@ -47,8 +47,6 @@ pub(super) struct Watched {
     pub story: Story,
     /// What its kernel complained about.
     pub complaints: Vec<String>,
-    /// Lines by which the kernel's driver greets a DART.
-    pub greetings: Vec<String>,
     /// The SMMU, seen from outside.
     pub survey: Survey,
     /// Counters before and after the idle phase, and the seconds between.
@@ -91,7 +89,6 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
         last_lines: running.last_lines(),
         story: watcher.story,
         complaints: watcher.complaints,
-        greetings: watcher.greetings,
         survey: watcher.survey,
         idle: watcher.idle,
         counters,
@@ -111,10 +108,11 @@ struct Watcher<'run> {
     ram: PathBuf,
     story: Story,
     complaints: Vec<String>,
-    greetings: Vec<String>,
     owners: Owners,
     survey: Survey,
     is_busy: bool,
+    /// The guest repeats all that it said: no news.
+    is_told_again: bool,
     next_look: Instant,
     look_pause: Duration,
     idle_began: Option<(Counters, Instant)>,
@@ -129,10 +127,10 @@ impl<'run> Watcher<'run> {
             ram,
             story: Story::default(),
             complaints: Vec::new(),
-            greetings: Vec::new(),
             owners: Owners::default(),
             survey: Survey::default(),
             is_busy: false,
+            is_told_again: false,
             next_look: Instant::now(),
             look_pause: FIRST_LOOK,
             idle_began: None,
@@ -149,7 +147,9 @@ impl<'run> Watcher<'run> {
         let text = line.text.as_str();
         if let Some(said) = parse(text) {
             self.story.take(&said);
-            self.tell(&said);
+            if !self.is_told_again {
+                self.tell(&said);
+            }
             if let Said::Marker(name) = said {
                 if let Some(recorder) = recorder {
                     recorder.mark(name);
@@ -174,7 +174,6 @@ impl<'run> Watcher<'run> {
                 self.complain(text);
             }
             if text.contains("DART [pagesize") {
-                self.greetings.push(text.to_owned());
                 self.step.line(text);
             }
             if let Some(range) = parse_node_range(text) {
@@ -205,6 +204,7 @@ impl<'run> Watcher<'run> {
                 self.next_look = at + self.look_pause;
             }
             "busy-end" => self.is_busy = false,
+            "again" => self.is_told_again = true,
             "idle-begin" if self.plan.has_oche => self.idle_began = Some((counters(&self.ram), at)),
             "idle-end" => {
                 if let Some((before, began)) = self.idle_began.take() {

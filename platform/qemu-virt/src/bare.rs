@@ -2,7 +2,6 @@
 // UNSAFETY: device registers are raw addresses, and this is who knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
-mod last_words;
 mod not_el2;
 mod uart;
 
@@ -18,11 +17,14 @@ use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
 use oche_hyp::addr::{Frame, Gfn};
-use oche_hyp::dart::stream::DartId;
+use oche_hyp::dart::stream::{DartId, STREAMS};
 use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_hyp::world::CpuAccess;
-use oche_qemu_virt::mediation::{Cause, Mediation, Setup, dart_at, dart_window};
-use oche_qemu_virt::smmu::Registers;
+use oche_platform::last_words;
+use oche_platform::mediation::{Cause, Mediation, Setup};
+use oche_qemu_virt::darts::{dart_at, dart_window, describe};
+use oche_qemu_virt::iommu_map::IommuMap;
+use oche_qemu_virt::smmu::{Registers, Smmu};
 
 use uart::Pl011;
 
@@ -60,9 +62,22 @@ fn main(fdt: FdtAddress) -> ! {
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
     let registers = unsafe { Registers::at(SMMU.start as usize) };
     let (used_before, _) = heap::usage();
+    let connections = IommuMap::of(&map);
+    let description = describe(&connections);
+    let smmu = Smmu::new(registers, connections, DARTS * STREAMS);
+    let smmu = smmu.unwrap_or_else(|reason| {
+        fatal(format_args!("the SMMU cannot stand in for a DART: {reason:?}"));
+    });
+    let layout = smmu.layout();
+    log::info!(
+        "smmu: stream table {:#x}, contexts {:#x}, void {:#x}",
+        layout.stream_table,
+        layout.contexts,
+        layout.void
+    );
     let mediation = Mediation::new(Setup {
-        registers,
-        map: &map,
+        iommu: smmu,
+        description: &description,
         ram: prepared.layout.guest.as_slice(),
         pool: prepared.layout.pool,
         coherence: prepared.options.coherence,
@@ -73,22 +88,22 @@ fn main(fdt: FdtAddress) -> ! {
     });
     check_heap(used_before, &prepared.layout);
     #[cfg(feature = "measure-trace")]
-    let mediation = mediation.map(|mut mediation| {
-        mediation.measure_trace();
-        firmware::power_off()
-    });
-    match mediation {
-        Ok(mediation) => trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt {
-            mediation: SpinLock::new(mediation),
-        }))),
-        Err(reason) => fatal(format_args!("the SMMU cannot stand in for a DART: {reason:?}")),
-    }
+    let mediation = measured(mediation);
+    let mediation = SpinLock::new(mediation);
+    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { mediation })));
     prepared.launch(Some(Darts {
         windows: &windows,
         interrupt: EVENT_INTERRUPT,
         replaces: SMMU_COMPATIBLE,
         map: &map,
     }))
+}
+
+/// Measures what an event of the trace costs, and ends.
+#[cfg(feature = "measure-trace")]
+fn measured(mut mediation: Mediation<Smmu>) -> Mediation<Smmu> {
+    mediation.measure_trace();
+    firmware::power_off()
 }
 
 /// Holds the engine to its own bound, which the heap's size was made of.
@@ -112,7 +127,7 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
 
 /// The guest's DMA, behind one lock.
 struct Virt {
-    mediation: SpinLock<Mediation>,
+    mediation: SpinLock<Mediation<Smmu>>,
 }
 
 impl Platform for Virt {
@@ -121,17 +136,15 @@ impl Platform for Virt {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        if dart_at(fault.address).is_none() {
-            return Resume::Abort;
-        }
+        let Some((dart, offset)) = dart_at(fault.address) else { return Resume::Abort };
         let Some(access) = fault.mmio(frame) else { return Resume::Abort };
         let bytes = 1 << access.width_log2;
         let done = match access.write {
-            Some(value) => self.mediation.lock().store(cause, access.address, bytes, value),
+            Some(value) => self.mediation.lock().store(cause, dart, offset, bytes, value),
             None => self
                 .mediation
                 .lock()
-                .load(cause, access.address, bytes)
+                .load(cause, dart, offset, bytes)
                 .map(|value| access.answer(frame, value)),
         };
         if done.is_ok() { Resume::Next } else { Resume::Abort }

@@ -18,7 +18,7 @@ const EVENTS: u64 = 12;
 static TRACE: Once<(PhysRange, Layout)> = Once::new();
 
 /// Has a panic tell the newest events in `memory`, if it has all of `layout`.
-pub(super) fn register(memory: PhysRange, layout: Layout) {
+pub fn register(memory: PhysRange, layout: Layout) {
     if layout.total_bytes() != 0 && memory.size() >= layout.total_bytes() as u64 {
         TRACE.set((memory, layout));
         panic::set_last_words(tell);

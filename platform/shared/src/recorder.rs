@@ -1,11 +1,12 @@
 //! The trace in memory: events into the ring of the CPU they happen on, and counters beside them.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::range::PhysRange;
-use oche_hyp::dart::stream::DartId;
+use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
 use oche_hyp::trace::control::{Control, ControlReader};
@@ -13,8 +14,29 @@ use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Layout, Machine, 
 use oche_hyp::trace::ring::RingWriter;
 use oche_hyp::trace::words::Text;
 
-use crate::iommu_map::IommuMap;
-use crate::mediation::dart_window;
+/// What the trace says of the machine.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The board's name.
+    pub board: &'static str,
+    /// Each virtual DART: guest-physical address of its registers, and its name.
+    pub darts: Vec<(DartId, u64, String)>,
+    /// Who is behind which stream.
+    pub devices: Vec<Device>,
+}
+
+/// Something that does DMA.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its number where the board has one, such as a PCI requester id.
+    pub source: u32,
+    /// The DART that it is behind.
+    pub dart: DartId,
+    /// Its stream there.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+}
 
 /// Where an event happens: on which CPU, and at which guest instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,30 +62,23 @@ pub struct Recorder {
 impl Recorder {
     /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
     /// `layout` records nothing.
-    pub fn new(memory: PhysRange, layout: Layout, map: &IommuMap, darts: usize) -> Self {
+    pub fn new(memory: PhysRange, layout: Layout, description: &Description) -> Self {
         let memory = words_of(memory);
         if memory.len() < layout.total_bytes() / 8 {
             return Self::silent();
         }
         let machine = Machine {
-            board: Text::new("qemu-virt"),
+            board: Text::new(description.board),
             counter_hz: CNTFRQ_EL0.get(),
             start_ticks: CNTPCT_EL0.get(),
             wall_clock_nanoseconds: None,
         };
         let mut directory = DirectoryWriter::begin(&memory, layout, &machine);
-        for dart in (0..darts).filter_map(DartId::new) {
-            directory.dart(dart, dart_window(dart).start, &alloc::format!("dart{}", dart.index()));
+        for (dart, address, name) in &description.darts {
+            directory.dart(*dart, *address, name);
         }
-        for connection in map.connections() {
-            let requester = connection.requester;
-            let place = requester.place_on_bus();
-            // Where the rule gives a slot all its functions, only the first is worth a line.
-            if place % 8 != 0 && map.stream_of(requester) == map.stream_of(requester.first_function()) {
-                continue;
-            }
-            let name = alloc::format!("0000:{:02x}:{:02x}.{}", requester.bus(), place / 8, place % 8);
-            directory.device(u32::from(requester.0), connection.dart, connection.stream, &name);
+        for device in &description.devices {
+            directory.device(device.source, device.dart, device.stream, &device.name);
         }
         directory.finish();
         Self {

@@ -1,4 +1,4 @@
-//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the SMMU, the trace.
+//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's IOMMU, the trace.
 
 use core::arch::asm;
 
@@ -13,23 +13,22 @@ use oche_hyp::world::{
 };
 
 use crate::recorder::Recorder;
-use crate::smmu::Smmu;
 
 /// Everything that the engine stands on. Decides nothing.
-pub struct Machine {
+pub struct Machine<I> {
     /// The CPUs' view of guest memory.
     pub stage2: CpuTables<Cpus>,
     /// The devices' view of it.
-    pub smmu: Smmu,
+    pub iommu: I,
     /// Who hears what happens.
     pub recorder: Recorder,
 }
 
 /// Guest RAM and the frame pool, as EL2 maps them: Normal, write-back, one to one.
 ///
-/// On this board devices are coherent and the guest is told so (`dma-coherent`), so no cache maintenance
-/// goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
-impl Memory for Machine {
+/// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where the CPU can
+/// (`oche_boot::stage2`), so no cache maintenance goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
+impl<I> Memory for Machine<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
         // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never Rust's.
@@ -157,7 +156,7 @@ fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
 }
 
-impl Stage2 for Machine {
+impl<I> Stage2 for Machine<I> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         self.stage2.prepare(page)
     }
@@ -179,35 +178,35 @@ impl Stage2 for Machine {
     }
 }
 
-impl Iommu for Machine {
-    const CACHES_INVALID_ENTRIES: bool = Smmu::CACHES_INVALID_ENTRIES;
+impl<I: Iommu> Iommu for Machine<I> {
+    const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
 
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
-        self.smmu.leaf_entry(frame, permission)
+        self.iommu.leaf_entry(frame, permission)
     }
 
     fn table_entry(&self, table: Frame) -> u64 {
-        self.smmu.table_entry(table)
+        self.iommu.table_entry(table)
     }
 
     fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
-        self.smmu.attach(dart, stream, space, root);
+        self.iommu.attach(dart, stream, space, root);
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
-        self.smmu.block(dart, stream);
+        self.iommu.block(dart, stream);
     }
 
     fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
-        self.smmu.invalidate(space, members)
+        self.iommu.invalidate(space, members)
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {
-        self.smmu.next_fault()
+        self.iommu.next_fault()
     }
 }
 
-impl Tap for Machine {
+impl<I> Tap for Machine<I> {
     fn event(&mut self, event: Event) {
         self.recorder.record(&event);
     }

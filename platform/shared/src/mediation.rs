@@ -8,49 +8,29 @@ use core::ops::Range;
 use oche_boot::bare::cpu;
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::guard::Guards;
-use oche_boot::options;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
-use oche_hyp::dart::registers::REGION_BYTES;
-use oche_hyp::dart::stream::{DartId, STREAMS};
+use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_hyp::statistics::{Exit, Statistics};
+use oche_hyp::trace::Event;
 use oche_hyp::trace::directory::Layout;
+use oche_hyp::world::Iommu;
 
-use crate::iommu_map::IommuMap;
 pub use crate::recorder::Cause;
-use crate::recorder::Recorder;
-use crate::smmu::{Registers, Smmu, Unsupported};
+use crate::recorder::{Description, Recorder};
 use crate::world::Machine;
 
 #[cfg(feature = "measure-trace")]
 mod measure;
 
-/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
-/// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
-/// `hw/arm/virt.c`, memory map).
-pub const DART_REGISTERS: u64 = 0x0910_0000;
-
-/// Where the guest finds the registers of `dart`.
-pub fn dart_window(dart: DartId) -> PhysRange {
-    let start = DART_REGISTERS + dart.index() as u64 * REGION_BYTES;
-    PhysRange { start, end: start + REGION_BYTES }
-}
-
-/// The DART whose registers are at guest-physical `address`, and the offset in them, in bytes.
-pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
-    let offset = address.checked_sub(DART_REGISTERS)?;
-    let dart = DartId::new(usize::try_from(offset / REGION_BYTES).ok()?)?;
-    Some((dart, offset % REGION_BYTES))
-}
-
 /// What boot hands over.
-pub struct Setup<'a> {
-    /// The SMMU.
-    pub registers: Registers,
-    /// Which requester is which stream.
-    pub map: &'a options::IommuMap,
+pub struct Setup<'a, I> {
+    /// The hardware.
+    pub iommu: I,
+    /// What the trace says of the machine; its DARTs are those that the guest sees.
+    pub description: &'a Description,
     /// The guest's RAM, ascending; nothing of Oche's own.
     pub ram: &'a [PhysRange],
     /// The engine's frames.
@@ -68,30 +48,17 @@ pub struct Setup<'a> {
 }
 
 /// The engine and all that it stands on.
-pub struct Mediation {
-    machine: Machine,
+pub struct Mediation<I> {
+    machine: Machine<I>,
     engine: Engine,
 }
 
-impl Mediation {
+impl<I: Iommu> Mediation<I> {
     /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
-    ///
-    /// # Errors
-    ///
-    /// [`Unsupported`], when the SMMU cannot be driven.
-    pub fn new(setup: Setup<'_>) -> Result<Self, Unsupported> {
-        let map = IommuMap::of(setup.map);
-        let darts = usize::from(options::MOST_DARTS);
-        let recorder = Recorder::new(setup.trace, setup.trace_layout, &map, darts);
-        let smmu = Smmu::new(setup.registers, map, darts * STREAMS)?;
-        let layout = smmu.layout();
-        log::info!(
-            "smmu: stream table {:#x}, contexts {:#x}, void {:#x}",
-            layout.stream_table,
-            layout.contexts,
-            layout.void
-        );
-        let mut machine = Machine { stage2: setup.stage2, smmu, recorder };
+    pub fn new(setup: Setup<'_, I>) -> Self {
+        let recorder = Recorder::new(setup.trace, setup.trace_layout, setup.description);
+        let darts = setup.description.darts.len();
+        let mut machine = Machine { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
         let pool = frames(setup.pool);
         let configuration = Configuration {
@@ -103,29 +70,53 @@ impl Mediation {
             isolation: setup.isolation,
         };
         let engine = Engine::new(&configuration, &mut machine);
-        Ok(Self { machine, engine })
+        Self { machine, engine }
     }
 
-    /// The guest loads `bytes` bytes from a DART's register.
+    /// The hardware.
+    pub fn iommu(&mut self) -> &mut I {
+        &mut self.machine.iommu
+    }
+
+    /// A trap begins that the engine has no part in: the guest touched hardware registers. What is recorded
+    /// until the next trap came from `cause`.
+    pub fn pass_through(&mut self, cause: Cause, event: &Event) {
+        self.machine.recorder.begin(cause);
+        self.machine.recorder.record(event);
+        self.machine.recorder.publish(Exit::DartRegister);
+    }
+
+    /// The guest loads `bytes` bytes at `offset` of a DART's registers.
     ///
     /// # Errors
     ///
     /// [`AccessError`] where no register answers so: an external abort to the guest.
-    pub fn load(&mut self, cause: Cause, address: u64, bytes: usize) -> Result<u64, AccessError> {
-        let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
+    pub fn load(
+        &mut self,
+        cause: Cause,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<u64, AccessError> {
         self.machine.recorder.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
         self.machine.recorder.publish(Exit::DartRegister);
         value.map(u64::from)
     }
 
-    /// The guest stores the low `bytes` bytes of `value` to a DART's register.
+    /// The guest stores the low `bytes` bytes of `value` at `offset` of a DART's registers.
     ///
     /// # Errors
     ///
     /// As for [`Self::load`].
-    pub fn store(&mut self, cause: Cause, address: u64, bytes: usize, value: u64) -> Result<(), AccessError> {
-        let (dart, offset) = dart_at(address).ok_or(AccessError::Range)?;
+    pub fn store(
+        &mut self,
+        cause: Cause,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+        value: u64,
+    ) -> Result<(), AccessError> {
         self.machine.recorder.begin(cause);
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
@@ -139,7 +130,7 @@ impl Mediation {
     }
 }
 
-impl Guards for Mediation {
+impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
         self.machine.recorder.begin(Cause { cpu: cpu::index(), program_counter });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);

@@ -1,0 +1,52 @@
+//! The DARTs that the guest is shown: where their registers are, and what the trace calls them.
+
+use alloc::format;
+use alloc::vec::Vec;
+
+use oche_boot::options::MOST_DARTS;
+use oche_boot::range::PhysRange;
+use oche_hyp::dart::registers::REGION_BYTES;
+use oche_hyp::dart::stream::DartId;
+use oche_platform::recorder::{Description, Device};
+
+use crate::iommu_map::IommuMap;
+
+/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
+/// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
+/// `hw/arm/virt.c`, memory map).
+pub const DART_REGISTERS: u64 = 0x0910_0000;
+
+/// Where the guest finds the registers of `dart`.
+pub fn dart_window(dart: DartId) -> PhysRange {
+    let start = DART_REGISTERS + dart.index() as u64 * REGION_BYTES;
+    PhysRange { start, end: start + REGION_BYTES }
+}
+
+/// The DART whose registers are at guest-physical `address`, and the offset in them, in bytes.
+pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
+    let offset = address.checked_sub(DART_REGISTERS)?;
+    let dart = DartId::new(usize::try_from(offset / REGION_BYTES).ok()?)?;
+    (dart.index() < usize::from(MOST_DARTS)).then_some((dart, offset % REGION_BYTES))
+}
+
+/// What the trace says of the machine.
+pub fn describe(map: &IommuMap) -> Description {
+    let mut devices = Vec::new();
+    for connection in map.connections() {
+        let requester = connection.requester;
+        let place = requester.place_on_bus();
+        // Where the rule gives a slot all its functions, only the first is worth a line.
+        if place % 8 != 0 && map.stream_of(requester) == map.stream_of(requester.first_function()) {
+            continue;
+        }
+        devices.push(Device {
+            source: u32::from(requester.0),
+            dart: connection.dart,
+            stream: connection.stream,
+            name: format!("0000:{:02x}:{:02x}.{}", requester.bus(), place / 8, place % 8),
+        });
+    }
+    let darts = (0..usize::from(MOST_DARTS)).filter_map(DartId::new);
+    let darts = darts.map(|dart| (dart, dart_window(dart).start, format!("dart{}", dart.index())));
+    Description { board: "qemu-virt", darts: darts.collect(), devices }
+}

@@ -17,8 +17,10 @@ use super::reader::TraceFile;
 use super::recorder::Recorder;
 use super::summary::{summarize, write_summary};
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
+use exports::{PcapngArguments, PerfettoArguments};
 
 mod answers;
+mod exports;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -41,6 +43,10 @@ enum TraceCommand {
     Leaks(LeaksArguments),
     /// Look for DMA errors
     Check(CheckArguments),
+    /// Write a trace for Perfetto's viewer
+    Perfetto(PerfettoArguments),
+    /// Write a trace for Wireshark, or install Wireshark's profile for it
+    Pcapng(PcapngArguments),
     /// Record a running guest's events from its RAM file
     Record(RecordArguments),
     /// Watch a running guest's DMA on a screen of the terminal
@@ -66,6 +72,13 @@ struct TextArguments {
     /// One JSON object a line instead
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    filter: FilterOptions,
+}
+
+/// Which events are shown.
+#[derive(Debug, Args)]
+struct FilterOptions {
     /// Only these kinds of events, by name, separated by commas (map,unmap,io_page_fault,...)
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
     kind: Vec<Kind>,
@@ -126,6 +139,8 @@ impl TraceArguments {
             TraceCommand::Maps(arguments) => arguments.run()?,
             TraceCommand::Leaks(arguments) => arguments.run()?,
             TraceCommand::Check(arguments) => return arguments.run(),
+            TraceCommand::Perfetto(arguments) => arguments.run()?,
+            TraceCommand::Pcapng(arguments) => arguments.run()?,
             TraceCommand::Record(arguments) => arguments.run()?,
             TraceCommand::Live(arguments) => arguments.run()?,
             TraceCommand::Filter(arguments) => arguments.run()?,
@@ -137,16 +152,22 @@ impl TraceArguments {
 impl TextArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
-        let filter = Filter {
+        let filter = self.filter.filter();
+        to_standard_output(|out| {
+            if self.json { write_json(&trace, &filter, out) } else { write_text(&trace, &filter, out) }
+        })
+    }
+}
+
+impl FilterOptions {
+    fn filter(&self) -> Filter {
+        Filter {
             kinds: self.kind.clone(),
             dart: self.dart,
             stream: self.stream,
             cpu: self.cpu,
             device: self.device.clone(),
-        };
-        to_standard_output(|out| {
-            if self.json { write_json(&trace, &filter, out) } else { write_text(&trace, &filter, out) }
-        })
+        }
     }
 }
 

@@ -70,7 +70,7 @@ pub struct BufferRow {
 }
 
 /// Neighbouring pages that one flush brought.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Buffer {
     /// The first page.
     pub first: Mapping,

@@ -17,12 +17,16 @@ pub mod live;
 pub mod maps;
 pub mod memory;
 pub mod output;
+pub mod pcapng;
+pub mod perfetto;
 pub mod reader;
 pub mod recorder;
+pub mod spans;
 pub mod stream;
 pub mod summary;
 pub mod symbols;
 pub mod why;
+pub mod wireshark;
 pub mod words;
 
 pub use memory::read_statistics;

@@ -181,7 +181,7 @@ fn device_name(description: &Description, place: usize) -> String {
 
 /// Wall-clock time of `ticks`. The recorder sees a record some time after it was written, so each look at both
 /// clocks is late; the least late one is taken.
-fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
+pub fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
     let known = session.description.machine.wall_clock_nanoseconds;
     let looks = session.samples.iter().filter(|sample| sample.newest_ticks != 0).map(|sample| {
         let since_start = i128::from(clock.nanoseconds(sample.newest_ticks));

@@ -1,7 +1,7 @@
 //! `oche trace why|maps|leaks|check`: questions, and their answers for people or scripts.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -31,23 +31,26 @@ pub(super) struct Input {
 impl Input {
     /// The trace, and the index of the session that is meant.
     pub(super) fn open(&self) -> Result<(TraceFile, usize)> {
-        let trace = open(&self.file)?;
-        let boots = trace.sessions.len();
-        let session = match self.boot {
-            Some(boot) if (1..=boots).contains(&boot) => boot - 1,
-            Some(boot) => {
-                bail!("{} has no boot {boot}: it has {}", self.file.display(), many(boots as u64, "boot"))
-            }
-            None if boots == 0 => {
-                bail!("{} has no events: no Oche was found while it was recorded", self.file.display())
-            }
-            None => boots - 1,
-        };
-        if boots > 1 && self.boot.is_none() {
-            eprintln!("oche: boot {} of {boots}; --boot names another", session + 1);
-        }
-        Ok((trace, session))
+        open_boot(&self.file, self.boot)
     }
+}
+
+/// The trace at `file`, and the index of boot number `boot` or the last.
+pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, usize)> {
+    let trace = open(file)?;
+    let boots = trace.sessions.len();
+    let session = match boot {
+        Some(boot) if (1..=boots).contains(&boot) => boot - 1,
+        Some(boot) => bail!("{} has no boot {boot}: it has {}", file.display(), many(boots as u64, "boot")),
+        None if boots == 0 => {
+            bail!("{} has no events: no Oche was found while it was recorded", file.display())
+        }
+        None => boots - 1,
+    };
+    if boots > 1 && boot.is_none() {
+        eprintln!("oche: boot {} of {boots}; --boot names another", session + 1);
+    }
+    Ok((trace, session))
 }
 
 /// Whom to ask about.

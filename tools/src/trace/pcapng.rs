@@ -1,0 +1,262 @@
+//! A trace as packets for Wireshark: an event a packet, an interface a DART, on link type `USER0`.
+//!
+//! A packet is the record's 32 bytes, then what the record alone does not say, as items of `u16` kind, `u16` length and
+//! that many bytes; little-endian, as records are. `docs/trace.md` lists the items; `wireshark/oche.lua` reads them.
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use oche_hyp::dart::stream::MAX_DARTS;
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::{Kind, RECORD_BYTES, Record};
+use oche_hyp::trace::text::Clock;
+use pcap_file::pcapng::PcapNgWriter;
+use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
+use pcap_file::pcapng::blocks::interface_description::{
+    InterfaceDescriptionBlock, InterfaceDescriptionOption,
+};
+use pcap_file::{DataLink, PcapError};
+use rustc_hash::FxHashMap;
+
+use super::description::{Description, plain};
+use super::lifetime::{Change, Lifetimes, StreamPlace};
+use super::output::Filter;
+use super::reader::{Item, Source, TraceFile};
+use super::symbols::{NameCache, Symbols};
+
+/// The items of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub enum PacketItem {
+    /// The device's name, UTF-8.
+    Device = 1,
+    /// The guest's code as `name+0x10`, UTF-8.
+    Code = 2,
+    /// Bytes of a snapshot.
+    Payload = 3,
+    /// Of an unmap: `u64` number of the packet that mapped it (0: none), `u64` nanoseconds that it was mapped.
+    Mapped = 4,
+    /// `u64` nanoseconds since Oche's start.
+    Time = 5,
+}
+
+/// Writes the events of `session` that `filter` admits.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_pcapng<S: Source>(
+    trace: &TraceFile<S>,
+    session: usize,
+    filter: &Filter,
+    symbols: &Symbols,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Some(of) = trace.sessions.get(session) else { return Ok(()) };
+    let clock = of.description.clock();
+    let mut packets = Packets {
+        description: &of.description,
+        clock,
+        start: Duration::from_nanos(super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0)),
+        names: NameCache::new(symbols),
+        writer: PcapNgWriter::new(out).map_err(to_io)?,
+        interfaces: FxHashMap::default(),
+        lifetimes: Lifetimes::default(),
+        mapped_in: FxHashMap::default(),
+        written: 0,
+        lost: 0,
+        snapshots: FxHashMap::default(),
+    };
+    for item in trace.events_of(session) {
+        match item {
+            Item::Record(record) => packets.record(&record, filter)?,
+            Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
+                packets.lost = packets.lost.saturating_add(records);
+            }
+            Item::Session(_) => {}
+        }
+    }
+    packets.finish()
+}
+
+struct Packets<'a, W: Write> {
+    description: &'a Description,
+    clock: Clock,
+    /// Wall-clock time of Oche's start; 0 where it is not known.
+    start: Duration,
+    names: NameCache<'a>,
+    writer: PcapNgWriter<&'a mut W>,
+    /// By DART: its interface. `MAX_DARTS`: events of no DART.
+    interfaces: FxHashMap<usize, u32>,
+    lifetimes: Lifetimes,
+    /// By space and IOVA page: the number of the packet that mapped it.
+    mapped_in: FxHashMap<(u16, u32), u64>,
+    written: u64,
+    lost: u64,
+    /// By CPU: a snapshot whose bytes are still coming.
+    snapshots: FxHashMap<u8, Pending>,
+}
+
+/// A snapshot whose bytes are still coming.
+struct Pending {
+    record: Record,
+    bytes: Vec<u8>,
+    wanted: usize,
+}
+
+impl<W: Write> Packets<'_, W> {
+    fn record(&mut self, record: &Record, filter: &Filter) -> io::Result<()> {
+        if record.kind() == Some(Kind::Data) {
+            return self.data(record);
+        }
+        if let Some(pending) = self.snapshots.remove(&record.cpu()) {
+            // Its bytes ended early: some were lost.
+            self.snapshot(pending)?;
+        }
+        let change = self.lifetimes.apply(record);
+        if !filter.admits(record, self.description) {
+            return Ok(());
+        }
+        if let Some(Event::Snapshot { bytes, .. }) = record.event() {
+            let pending = Pending { record: *record, bytes: Vec::new(), wanted: usize::from(bytes) };
+            self.snapshots.insert(record.cpu(), pending);
+            return Ok(());
+        }
+        let mut packet = self.begin(record);
+        match change {
+            Change::Mapped { mapping, .. } => {
+                let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
+                self.mapped_in.insert(key, self.written + 1);
+            }
+            Change::Unmapped { at, iova, mapping } => {
+                let number = self.mapped_in.remove(&(self.lifetimes.space(at), iova.0)).unwrap_or(0);
+                if let Some(mapping) = mapping {
+                    let span =
+                        super::words::nanoseconds_between(self.clock, mapping.since.time, record.time());
+                    let bytes = [number.to_le_bytes(), span.to_le_bytes()].concat();
+                    item(&mut packet, PacketItem::Mapped, &bytes);
+                }
+            }
+            Change::None => {}
+        }
+        let original = packet.len();
+        self.write(record, packet, original)
+    }
+
+    fn data(&mut self, record: &Record) -> io::Result<()> {
+        let Some(pending) = self.snapshots.get_mut(&record.cpu()) else { return Ok(()) };
+        let Some(Event::Data(words)) = record.event() else { return Ok(()) };
+        pending.bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
+        if pending.bytes.len() < pending.wanted {
+            return Ok(());
+        }
+        match self.snapshots.remove(&record.cpu()) {
+            Some(pending) => self.snapshot(pending),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot(&mut self, mut pending: Pending) -> io::Result<()> {
+        pending.bytes.truncate(pending.wanted);
+        let mut packet = self.begin(&pending.record);
+        item(&mut packet, PacketItem::Payload, &pending.bytes);
+        let original = packet.len() + pending.wanted - pending.bytes.len();
+        self.write(&pending.record, packet, original)
+    }
+
+    fn begin(&mut self, record: &Record) -> Vec<u8> {
+        let mut packet = Vec::with_capacity(128);
+        packet.extend_from_slice(&record.to_bytes());
+        let time = self.clock.nanoseconds(record.time());
+        item(&mut packet, PacketItem::Time, &time.to_le_bytes());
+        let place = record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+        if let Some(place) = place {
+            item(&mut packet, PacketItem::Device, self.description.name_of(place).as_bytes());
+        }
+        if let Some(name) = self.names.get(record.program_counter()) {
+            item(&mut packet, PacketItem::Code, name.as_bytes());
+        }
+        packet
+    }
+
+    fn write(&mut self, record: &Record, packet: Vec<u8>, original: usize) -> io::Result<()> {
+        let interface_id = self.interface(record)?;
+        let options = match std::mem::take(&mut self.lost) {
+            0 => Vec::new(),
+            lost => vec![EnhancedPacketOption::DropCount(lost)],
+        };
+        let timestamp =
+            self.start.saturating_add(Duration::from_nanos(self.clock.nanoseconds(record.time())));
+        // 64 bits of nanoseconds are all that the file has room for.
+        let timestamp = timestamp.min(Duration::from_nanos(u64::MAX));
+        let block = EnhancedPacketBlock {
+            interface_id,
+            timestamp,
+            original_len: original as u32,
+            data: Cow::Owned(packet),
+            options,
+        };
+        self.writer.write_pcapng_block(block).map_err(to_io)?;
+        self.written += 1;
+        Ok(())
+    }
+
+    fn interface(&mut self, record: &Record) -> io::Result<u32> {
+        let dart = record.dart().map_or(MAX_DARTS, |dart| dart.index());
+        if let Some(interface) = self.interfaces.get(&dart) {
+            return Ok(*interface);
+        }
+        let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
+        let name = match known {
+            Some(entry) => plain(entry.name.as_str()),
+            None if dart == MAX_DARTS => "oche".into(),
+            None => format!("dart{dart}"),
+        };
+        let board = plain(self.description.machine.board.as_str());
+        let block = InterfaceDescriptionBlock {
+            linktype: DataLink::USER0,
+            snaplen: 0,
+            options: vec![
+                InterfaceDescriptionOption::IfName(Cow::Owned(name)),
+                InterfaceDescriptionOption::IfHardware(Cow::Owned(board)),
+                // Nanoseconds.
+                InterfaceDescriptionOption::IfTsResol(9),
+            ],
+        };
+        self.writer.write_pcapng_block(block).map_err(to_io)?;
+        let interface = self.interfaces.len() as u32;
+        self.interfaces.insert(dart, interface);
+        Ok(interface)
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        let cpus: Vec<u8> = self.snapshots.keys().copied().collect();
+        for cpu in cpus {
+            if let Some(pending) = self.snapshots.remove(&cpu) {
+                self.snapshot(pending)?;
+            }
+        }
+        self.writer.into_inner().flush()
+    }
+}
+
+fn item(packet: &mut Vec<u8>, kind: PacketItem, bytes: &[u8]) {
+    let bytes = bytes.get(..bytes.len().min(usize::from(u16::MAX))).unwrap_or_default();
+    packet.extend_from_slice(&(kind as u16).to_le_bytes());
+    packet.extend_from_slice(&(bytes.len() as u16).to_le_bytes());
+    packet.extend_from_slice(bytes);
+}
+
+fn to_io(error: PcapError) -> io::Error {
+    match error {
+        PcapError::IoError(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
+/// Bytes of a packet before its items.
+pub const PACKET_HEADER_BYTES: usize = RECORD_BYTES;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Packets read back with the library's reader: order, items, snapshots put together. What Wireshark makes of them is
+//! checked with tshark by `cargo xtask test`.
+
+use super::*;
+use crate::trace::made::{HZ, Made, at};
+use oche_hyp::addr::Gfn;
+use oche_hyp::dart::entry::Permission;
+use pcap_file::pcapng::{Block, PcapNgReader};
+
+type Packet = (u64, Vec<u8>, Vec<(u16, Vec<u8>)>);
+
+fn packets(made: &Made) -> (Vec<String>, Vec<Packet>) {
+    let mut bytes = Vec::new();
+    write_pcapng(&made.open(), 0, &Filter::default(), &Symbols::default(), &mut bytes).unwrap();
+    let mut reader = PcapNgReader::new(&*bytes).unwrap();
+    let (mut interfaces, mut packets) = (Vec::new(), Vec::new());
+    while let Some(block) = reader.next_block() {
+        match block.unwrap() {
+            Block::InterfaceDescription(block) => {
+                assert_eq!(block.linktype, DataLink::USER0);
+                let name = block.options.iter().find_map(|option| match option {
+                    InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
+                    _ => None,
+                });
+                interfaces.push(name.unwrap());
+            }
+            Block::EnhancedPacket(block) => {
+                let (record, mut rest) = block.data.split_at(PACKET_HEADER_BYTES);
+                let mut items = Vec::new();
+                while let [kind_low, kind_high, low, high, after @ ..] = rest {
+                    let length = usize::from(u16::from_le_bytes([*low, *high]));
+                    items.push((u16::from_le_bytes([*kind_low, *kind_high]), after[..length].to_vec()));
+                    rest = &after[length..];
+                }
+                assert!(rest.is_empty());
+                packets.push((block.timestamp.as_nanos() as u64, record.to_vec(), items));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    (interfaces, packets)
+}
+
+fn item_of(packet: &Packet, kind: PacketItem) -> Option<&[u8]> {
+    packet.2.iter().find(|(number, _)| *number == kind as u16).map(|(_, bytes)| bytes.as_slice())
+}
+
+#[test]
+fn an_event_is_a_packet_with_its_record_and_device_and_an_unmap_names_its_map() {
+    let mut made = Made::new();
+    made.map(0, 1, 0x100, 7, Permission::READ_ONLY).wait(500).unmap(0, 1, 0x100, 7);
+    let (interfaces, packets) = packets(&made);
+    assert_eq!((interfaces.as_slice(), packets.len()), (["dart0".to_owned()].as_slice(), 10));
+    let map = &packets[3];
+    assert_eq!(map.0, 1_040 * 1_000_000_000 / HZ);
+    assert_eq!(Record::from_bytes(map.1.as_slice().try_into().unwrap()).kind(), Some(Kind::Map));
+    assert_eq!(item_of(map, PacketItem::Device), Some(b"nvme".as_slice()));
+    let mapped = item_of(&packets[8], PacketItem::Mapped).unwrap();
+    assert_eq!(mapped, [4_u64.to_le_bytes(), 550_000_u64.to_le_bytes()].concat());
+}
+
+#[test]
+fn a_snapshot_is_one_packet_with_its_bytes() {
+    let mut made = Made::new();
+    let snapshot = |bytes| Event::Snapshot { at: at(0, 1, 0x100), page: Gfn(7), is_written: false, bytes };
+    made.event(snapshot(20));
+    made.event(Event::Data([u64::from_le_bytes(*b"abcdefgh"), u64::from_le_bytes(*b"ijklmnop")]));
+    made.event(Event::Data([u64::from_le_bytes(*b"qrst\0\0\0\0"), 0]));
+    // The second one's bytes were lost.
+    made.event(snapshot(32)).attach(0, 1, None).event(snapshot(16));
+    let (_, packets) = packets(&made);
+    let payloads: Vec<Option<&[u8]>> =
+        packets.iter().map(|packet| item_of(packet, PacketItem::Payload)).collect();
+    assert_eq!(payloads, [Some(b"abcdefghijklmnopqrst".as_slice()), Some(b""), None, Some(b"")]);
+}
+
+#[test]
+fn the_dissector_knows_every_kind_and_item() {
+    let dissector = crate::trace::wireshark::DISSECTOR;
+    for kind in Kind::ALL {
+        let row = format!("[{}] = \"{}\"", kind.number(), kind.name());
+        assert!(kind == Kind::Data || dissector.contains(&row), "oche.lua lacks {row}");
+    }
+    for (item, name) in [
+        (PacketItem::Device, "DEVICE"),
+        (PacketItem::Code, "CODE"),
+        (PacketItem::Payload, "PAYLOAD"),
+        (PacketItem::Mapped, "MAPPED"),
+        (PacketItem::Time, "TIME"),
+    ] {
+        assert!(dissector.contains(&format!("ITEM_{name} = {}\n", item as u16)), "{name}");
+    }
+}

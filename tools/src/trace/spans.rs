@@ -1,0 +1,219 @@
+//! Buffers over time: the pages that one flush mapped side by side, from the first one's map to the last one's unmap.
+//!
+//! Streaming, like [`super::lifetime`]: memory grows with what is mapped at once.
+
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::{Record, Stamp};
+use rustc_hash::FxHashMap;
+
+use super::lifetime::{Change, Lifetimes};
+use super::maps::Buffer;
+
+/// Names a buffer while it is mapped. Used again after that, so it serves as the lowest free row of a picture.
+pub type Lane = u32;
+
+/// What happened to a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// It was mapped; told when all its pages are known, with the time of the first.
+    Began {
+        /// Its name.
+        lane: Lane,
+        /// What it is.
+        buffer: Buffer,
+    },
+    /// Its last page was unmapped.
+    Ended {
+        /// Its name, free again.
+        lane: Lane,
+        /// What it was.
+        buffer: Buffer,
+        /// When, on which CPU, by whom.
+        until: Stamp,
+    },
+}
+
+/// The buffers that are mapped.
+#[derive(Debug, Default)]
+pub struct Spans {
+    /// What is mapped, by page.
+    pub lifetimes: Lifetimes,
+    /// By space and IOVA page: the buffer that it belongs to.
+    lanes: FxHashMap<(u16, u32), Lane>,
+    buffers: Vec<Option<Open>>,
+    free: std::collections::BTreeSet<Lane>,
+    /// By CPU: the buffer that may still grow.
+    growing: FxHashMap<u8, Lane>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    buffer: Buffer,
+    /// Pages that are still mapped.
+    left: u32,
+}
+
+impl Spans {
+    /// Follows `record`; `tell` hears what happened to buffers, and `self` is as after it. Returns what the record changed.
+    pub fn follow(&mut self, record: &Record, mut tell: impl FnMut(Happening)) -> Change {
+        let Some(event) = record.event() else { return Change::None };
+        let goes_on = matches!(
+            event,
+            Event::Map { .. }
+                | Event::Moved { .. }
+                | Event::Merged { .. }
+                | Event::Snapshot { .. }
+                | Event::Data(_)
+        );
+        if !goes_on {
+            self.settle(record.cpu(), &mut tell);
+        }
+        let change = self.lifetimes.follow(&event, record);
+        match change {
+            Change::Mapped { mapping, over } => {
+                let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
+                if over.is_some()
+                    && let Some(lane) = self.lanes.remove(&key)
+                {
+                    self.leave(lane, record.stamp(), &mut tell);
+                }
+                let growing = self.growing.get(&record.cpu()).copied();
+                if let Some(lane) = growing.filter(|lane| self.grows_by(*lane, &mapping)) {
+                    if let Some(Some(open)) = self.buffers.get_mut(lane as usize) {
+                        open.buffer.pages += 1;
+                        open.left += 1;
+                    }
+                    self.lanes.insert(key, lane);
+                } else {
+                    self.settle(record.cpu(), &mut tell);
+                    let lane = self.open(Open { buffer: Buffer { first: mapping, pages: 1 }, left: 1 });
+                    self.growing.insert(record.cpu(), lane);
+                    self.lanes.insert(key, lane);
+                }
+            }
+            Change::Unmapped { at, iova, mapping: Some(_) } => {
+                let key = (self.lifetimes.space(at), iova.0);
+                // Of two at one place, the one that was in the way has left its lane already.
+                if self.lifetimes.at(at, iova).is_none()
+                    && let Some(lane) = self.lanes.remove(&key)
+                {
+                    self.leave(lane, record.stamp(), &mut tell);
+                }
+            }
+            _ => {}
+        }
+        change
+    }
+
+    /// Tells of the buffers that were still growing when the events ended.
+    pub fn finish(&mut self, mut tell: impl FnMut(Happening)) {
+        let cpus: Vec<u8> = self.growing.keys().copied().collect();
+        for cpu in cpus {
+            self.settle(cpu, &mut tell);
+        }
+    }
+
+    /// The buffers that are mapped now, with their lanes.
+    pub fn open_buffers(&self) -> impl Iterator<Item = (Lane, &Buffer)> {
+        let lanes = self.buffers.iter().enumerate();
+        lanes.filter_map(|(lane, open)| Some((lane as Lane, &open.as_ref()?.buffer)))
+    }
+
+    fn grows_by(&self, lane: Lane, mapping: &super::lifetime::Mapping) -> bool {
+        let Some(Some(open)) = self.buffers.get(lane as usize) else { return false };
+        let first = &open.buffer.first;
+        mapping.iova.0 == first.iova.0.wrapping_add(open.buffer.pages)
+            && (mapping.owner, mapping.permission, mapping.flush)
+                == (first.owner, first.permission, first.flush)
+    }
+
+    /// The CPU's buffer has all its pages.
+    fn settle(&mut self, cpu: u8, tell: &mut impl FnMut(Happening)) {
+        let Some(lane) = self.growing.remove(&cpu) else { return };
+        if let Some(Some(open)) = self.buffers.get(lane as usize) {
+            tell(Happening::Began { lane, buffer: open.buffer });
+        }
+    }
+
+    fn open(&mut self, open: Open) -> Lane {
+        let lane = self.free.pop_first().unwrap_or_else(|| {
+            self.buffers.push(None);
+            self.buffers.len() as Lane - 1
+        });
+        if let Some(place) = self.buffers.get_mut(lane as usize) {
+            *place = Some(open);
+        }
+        lane
+    }
+
+    /// One page less; the last one ends the buffer.
+    fn leave(&mut self, lane: Lane, until: Stamp, tell: &mut impl FnMut(Happening)) {
+        // Another CPU may take apart what this one still grows.
+        if let Some(cpu) = self.growing.iter().find(|(_, growing)| **growing == lane).map(|(cpu, _)| *cpu) {
+            self.settle(cpu, tell);
+        }
+        let Some(place) = self.buffers.get_mut(lane as usize) else { return };
+        let Some(open) = place else { return };
+        open.left = open.left.saturating_sub(1);
+        if open.left == 0 {
+            let buffer = open.buffer;
+            *place = None;
+            self.free.insert(lane);
+            tell(Happening::Ended { lane, buffer, until });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::made::{Made, at, map, unmap};
+    use crate::trace::reader::Item;
+    use oche_hyp::dart::entry::Permission;
+
+    const TO_DEVICE: Permission = Permission::READ_ONLY;
+
+    fn happenings(made: &Made) -> Vec<Happening> {
+        let (mut spans, mut all) = (Spans::default(), Vec::new());
+        for item in made.open().events() {
+            if let Item::Record(record) = item {
+                spans.follow(&record, |happening| all.push(happening));
+            }
+        }
+        spans.finish(|happening| all.push(happening));
+        all
+    }
+
+    fn words(made: &Made) -> Vec<String> {
+        let word = |happening: &Happening| match happening {
+            Happening::Began { lane, buffer } => format!("{lane}+{}", buffer.pages),
+            Happening::Ended { lane, buffer, .. } => format!("{lane}-{}", buffer.pages),
+        };
+        happenings(made).iter().map(word).collect()
+    }
+
+    #[test]
+    fn pages_of_a_flush_are_one_buffer_that_ends_with_the_last_of_them() {
+        let mut made = Made::new();
+        let pages: Vec<Event> = (0..3).map(|page| map(at(0, 1, 8 + page), 100 - page, TO_DEVICE)).collect();
+        made.flush(0, 1, &pages).map(0, 1, 11, 50, TO_DEVICE);
+        made.flush(0, 1, &[unmap(at(0, 1, 9), 99)]).unmap(0, 1, 11, 50);
+        made.flush(0, 1, &[unmap(at(0, 1, 8), 100), unmap(at(0, 1, 10), 98)]).map(0, 1, 9, 7, TO_DEVICE);
+        assert_eq!(words(&made), ["0+3", "1+1", "1-1", "0-3", "0+1"]);
+        assert_eq!(happenings(&made).len(), 5);
+    }
+
+    #[test]
+    fn what_is_overwritten_ends_before_what_takes_its_place_begins() {
+        let mut made = Made::new();
+        made.map(0, 1, 8, 5, TO_DEVICE).map(0, 1, 8, 6, TO_DEVICE).unmap(0, 1, 8, 6);
+        assert_eq!(words(&made), ["0+1", "0-1", "0+1", "0-1"]);
+    }
+
+    #[test]
+    fn what_is_still_mapped_at_the_end_has_begun() {
+        let mut made = Made::new();
+        made.event(map(at(0, 1, 8), 5, TO_DEVICE));
+        assert_eq!(words(&made), ["0+1"]);
+    }
+}

@@ -1,0 +1,84 @@
+//! What Wireshark needs to know Oche's packets: a dissector, and a profile with columns, colours and filter buttons.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The dissector's source.
+pub const DISSECTOR: &str = include_str!("wireshark/oche.lua");
+
+/// The profile's files, by name.
+const PROFILE: [(&str, &str); 3] = [
+    ("preferences", include_str!("wireshark/preferences")),
+    ("colorfilters", include_str!("wireshark/colorfilters")),
+    ("dfilter_buttons", include_str!("wireshark/dfilter_buttons")),
+];
+
+/// The profile's name.
+const NAME: &str = "Oche";
+
+/// Where a person's configuration of Wireshark and their plugins are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folders {
+    /// Configuration.
+    pub configuration: PathBuf,
+    /// Lua plugins.
+    pub plugins: PathBuf,
+}
+
+impl Folders {
+    /// The places that Wireshark looks in on Linux, or, given a folder, two in that.
+    ///
+    /// # Errors
+    ///
+    /// There is no home folder.
+    pub fn find(wanted: Option<&Path>) -> Result<Self> {
+        if let Some(folder) = wanted {
+            return Ok(Self { configuration: folder.to_owned(), plugins: folder.join("plugins") });
+        }
+        let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+        let home = PathBuf::from(home.context("there is no HOME to install Wireshark's profile in")?);
+        let configuration =
+            std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
+        Ok(Self {
+            configuration: configuration.join("wireshark"),
+            plugins: home.join(".local/lib/wireshark/plugins"),
+        })
+    }
+
+    /// Writes dissector and profile; gives the files.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written.
+    pub fn install(&self) -> Result<Vec<PathBuf>> {
+        let profile = self.configuration.join("profiles").join(NAME);
+        let files = PROFILE.iter().map(|(name, text)| (profile.join(name), *text));
+        let files = files.chain([(self.plugins.join("oche.lua"), DISSECTOR)]);
+        let mut written = Vec::new();
+        for (path, text) in files {
+            let said = || format!("writing {}", path.display());
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder).with_context(said)?;
+            }
+            fs::write(&path, text).with_context(said)?;
+            written.push(path);
+        }
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dissector_and_profile_go_where_they_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let written = Folders::find(Some(folder.path())).unwrap().install().unwrap();
+        assert_eq!(written.len(), 4);
+        assert_eq!(fs::read_to_string(folder.path().join("plugins/oche.lua")).unwrap(), DISSECTOR);
+        assert!(folder.path().join("profiles/Oche/colorfilters").exists());
+    }
+}

@@ -80,6 +80,36 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
     Ok(toolchain)
 }
 
+/// Needed to look at a trace's views as other programs see them.
+const VIEW_NEEDS: [Need; 4] = [
+    Need { sign: Sign::Program("tshark"), package: "tshark" },
+    Need { sign: Sign::Program("chromium"), package: "chromium" },
+    Need { sign: Sign::Program("python3"), package: "python3" },
+    // Python's own check; python3 alone, as Debian splits it, has no pip to put into a virtual environment.
+    Need { sign: Sign::File("/usr/share/doc/python3-venv"), package: "python3-venv" },
+];
+
+/// Installs the programs that traces are looked at with: Wireshark's, a browser, Python.
+///
+/// # Errors
+///
+/// As for [`prepare`].
+pub fn prepare_views(step: &Step) -> Result<()> {
+    let mut missing = missing_of(&VIEW_NEEDS);
+    if has_ensurepip() {
+        missing.retain(|package| *package != "python3-venv");
+    }
+    if missing.is_empty() { Ok(()) } else { install(&missing, step) }
+}
+
+/// Whether the Python in use can make virtual environments.
+fn has_ensurepip() -> bool {
+    Command::new("python3")
+        .args(["-c", "import ensurepip, venv"])
+        .output()
+        .is_ok_and(|run| run.status.success())
+}
+
 /// The packages that are missing, found by looking at files alone: nothing is started.
 fn missing_of(needs: &[Need]) -> Vec<&'static str> {
     needs.iter().filter(|need| !need.sign.is_present()).map(|need| need.package).collect()

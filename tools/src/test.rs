@@ -12,6 +12,7 @@ use crate::{check, command, el2, environment, hostile, workspace};
 
 mod fault;
 mod m1;
+mod views;
 mod wrong_input;
 
 /// Operations of the differential run, at least; a million is asked for.
@@ -44,12 +45,13 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, Work); 11] = [
+    let steps: [(&str, Work); 12] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),
         ("Engine against reference", differential),
         ("Wrong input", |step, _| wrong_input::run(step)),
+        ("Views of a trace in Perfetto, Wireshark and a browser", |step, _| views::run(step)),
         ("Hostile guest, and Oche's own panics", |step, _| {
             step.suspended(hostile::main).map(|()| String::new())
         }),

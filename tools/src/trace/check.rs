@@ -159,7 +159,9 @@ pub fn check<S: Source>(trace: &TraceFile<S>, symbols: &Symbols, tells_hints: bo
                     trace.sessions.get(index).map(|session| Checker::new(session, symbols, tells_hints));
                 reports.extend(std::mem::replace(&mut checker, next).map(Checker::finish));
             }
-            (Item::Record(record), Some(checker)) => checker.follow(&record),
+            (Item::Record(record), Some(checker)) => {
+                checker.follow(&record);
+            }
             (Item::Lost { records, .. } | Item::Unreadable { records, .. }, Some(checker)) => {
                 checker.miss(records);
             }
@@ -221,24 +223,26 @@ impl<'a> Checker<'a> {
         self.flushes.forget();
     }
 
-    /// Looks at the next event.
-    pub fn follow(&mut self, record: &Record) {
+    /// Looks at the next event; what it changed of what is mapped.
+    pub fn follow(&mut self, record: &Record) -> Change {
         self.report.events += 1;
         self.now = record.time();
         // Registers are a third of all events and say nothing here.
         if record.kind() == Some(Kind::Register) {
-            return;
+            return Change::None;
         }
-        let Some(event) = record.event() else { return };
+        let Some(event) = record.event() else { return Change::None };
         if let Event::Attach { dart, stream, root } = event {
             self.attach(StreamPlace::new(dart, stream), root.is_some(), record);
         }
-        match self.lifetimes.follow(&event, record) {
+        let change = self.lifetimes.follow(&event, record);
+        match change {
             Change::Mapped { mapping, over } => self.mapped(&mapping, over, record),
             Change::Unmapped { mapping: Some(mapping), .. } => self.unmapped(&mapping, record),
             Change::Unmapped { .. } => {}
             Change::None => self.other(&event, record),
         }
+        change
     }
 
     fn other(&mut self, event: &Event, record: &Record) {

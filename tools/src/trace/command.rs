@@ -17,7 +17,7 @@ use super::reader::TraceFile;
 use super::recorder::Recorder;
 use super::summary::{summarize, write_summary};
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
-use exports::{PcapngArguments, PerfettoArguments};
+use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
 
 mod answers;
 mod exports;
@@ -43,6 +43,8 @@ enum TraceCommand {
     Leaks(LeaksArguments),
     /// Look for DMA errors
     Check(CheckArguments),
+    /// Write one page of HTML with pictures of the trace
+    Report(ReportArguments),
     /// Write a trace for Perfetto's viewer
     Perfetto(PerfettoArguments),
     /// Write a trace for Wireshark, or install Wireshark's profile for it
@@ -139,6 +141,7 @@ impl TraceArguments {
             TraceCommand::Maps(arguments) => arguments.run()?,
             TraceCommand::Leaks(arguments) => arguments.run()?,
             TraceCommand::Check(arguments) => return arguments.run(),
+            TraceCommand::Report(arguments) => arguments.run()?,
             TraceCommand::Perfetto(arguments) => arguments.run()?,
             TraceCommand::Pcapng(arguments) => arguments.run()?,
             TraceCommand::Record(arguments) => arguments.run()?,

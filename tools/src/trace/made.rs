@@ -1,4 +1,4 @@
-//! Traces made up for tests, event by event.
+//! Traces made up for tests, event by event; the views' step of `cargo xtask test` uses them as well.
 
 use std::cell::RefCell;
 
@@ -14,28 +14,32 @@ use super::format::{ChunkHeader, ChunkKind, End, Found, chunk, file_header};
 use super::reader::TraceFile;
 
 /// Ticks a second of the made-up machine: a tick is a microsecond.
-pub(super) const HZ: u64 = 1_000_000;
+pub(crate) const HZ: u64 = 1_000_000;
 /// The code that flushes in it.
-pub(super) const FLUSHER: u64 = 0xffff_8000_0800_0c74;
+pub(crate) const FLUSHER: u64 = 0xffff_8000_0800_0c74;
 
 /// A trace in the making. Time goes on by 10 ticks an event.
-pub(super) struct Made {
+pub(crate) struct Made {
     directory: Vec<u64>,
     records: Vec<Vec<Record>>,
-    pub(super) now: u64,
-    pub(super) cpu: u8,
+    pub(crate) now: u64,
+    pub(crate) cpu: u8,
     /// By CPU: records to lose before the next one.
     lost: Vec<(usize, u64)>,
 }
 
 /// The place of a page in stream `stream` of DART `dart`.
-pub(super) fn at(dart: usize, stream: usize, iova: u32) -> Place {
-    Place { dart: DartId::new(dart).unwrap(), stream: StreamId::new(stream).unwrap(), iova: IovaPage(iova) }
+pub(crate) fn at(dart: usize, stream: usize, iova: u32) -> Place {
+    Place {
+        dart: DartId::new(dart).expect("a DART"),
+        stream: StreamId::new(stream).expect("a stream"),
+        iova: IovaPage(iova),
+    }
 }
 
 impl Made {
     /// Two CPUs; an NVMe at DART 0 stream 1, an e1000e at stream 2, and an xHCI at stream 0 of DART 1.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
         let machine = Machine {
             board: Text::new("made up"),
@@ -47,7 +51,8 @@ impl Made {
         for (requester, dart, stream, name) in
             [(8, 0, 1, "nvme"), (16, 0, 2, "e1000e"), (24, 1, 0, "xhci"), (32, 1, 3, "blk")]
         {
-            let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+            let (dart, stream) =
+                (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
             writer.device(requester, dart, stream, name);
         }
         writer.finish();
@@ -55,7 +60,7 @@ impl Made {
         Self { directory, records: vec![Vec::new(); 2], now: 1000, cpu: 0, lost: Vec::new() }
     }
 
-    pub(super) fn event(&mut self, event: Event) -> &mut Self {
+    pub(crate) fn event(&mut self, event: Event) -> &mut Self {
         self.now += 10;
         let records = &mut self.records[usize::from(self.cpu)];
         let stamp =
@@ -65,14 +70,15 @@ impl Made {
     }
 
     /// Records of the current CPU are lost from here on until the next event.
-    pub(super) fn lose(&mut self, records: u64) -> &mut Self {
+    #[cfg(test)]
+    pub(crate) fn lose(&mut self, records: u64) -> &mut Self {
         self.lost.push((self.records[usize::from(self.cpu)].len(), records));
         self
     }
 
     /// The guest's flush of the stream, with what it brings.
-    pub(super) fn flush(&mut self, dart: usize, stream: usize, brings: &[Event]) -> &mut Self {
-        let dart = DartId::new(dart).unwrap();
+    pub(crate) fn flush(&mut self, dart: usize, stream: usize, brings: &[Event]) -> &mut Self {
+        let dart = DartId::new(dart).expect("a DART");
         self.event(Event::Register { dart, offset: 0x34, is_write: true, value: 1 << stream });
         self.event(Event::Register { dart, offset: 0x20, is_write: true, value: 1 << 20 });
         self.event(Event::Flush { dart, streams: StreamSet(1 << stream) });
@@ -83,7 +89,7 @@ impl Made {
     }
 
     /// A map of one page, flushed.
-    pub(super) fn map(
+    pub(crate) fn map(
         &mut self,
         dart: usize,
         stream: usize,
@@ -95,11 +101,11 @@ impl Made {
     }
 
     /// An unmap of one page, flushed.
-    pub(super) fn unmap(&mut self, dart: usize, stream: usize, iova: u32, page: u32) -> &mut Self {
+    pub(crate) fn unmap(&mut self, dart: usize, stream: usize, iova: u32, page: u32) -> &mut Self {
         self.flush(dart, stream, &[unmap(at(dart, stream, iova), page)])
     }
 
-    pub(super) fn fault(
+    pub(crate) fn fault(
         &mut self,
         dart: usize,
         stream: usize,
@@ -107,23 +113,23 @@ impl Made {
         is_write: bool,
         code: u16,
     ) -> &mut Self {
-        let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+        let (dart, stream) = (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
         self.event(Event::Fault { dart, stream, iova, code, is_write, is_hidden: false })
     }
 
-    pub(super) fn attach(&mut self, dart: usize, stream: usize, root: Option<u32>) -> &mut Self {
-        let (dart, stream) = (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap());
+    pub(crate) fn attach(&mut self, dart: usize, stream: usize, root: Option<u32>) -> &mut Self {
+        let (dart, stream) = (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
         self.event(Event::Attach { dart, stream, root: root.map(Gfn) })
     }
 
     /// Lets time pass, in microseconds.
-    pub(super) fn wait(&mut self, microseconds: u64) -> &mut Self {
+    pub(crate) fn wait(&mut self, microseconds: u64) -> &mut Self {
         self.now += microseconds;
         self
     }
 
     /// The file's bytes.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let found = Found { unix_nanoseconds: 1, offset: 2, words: self.directory.clone() };
         let mut file = file_header(0).to_vec();
         let kind = |kind: ChunkKind| ChunkHeader { kind: kind as u32, ..ChunkHeader::default() };
@@ -160,18 +166,18 @@ impl Made {
     }
 
     /// The trace, opened.
-    pub(super) fn open(&self) -> TraceFile<Vec<u8>> {
-        TraceFile::from_source(self.bytes()).unwrap()
+    pub(crate) fn open(&self) -> TraceFile<Vec<u8>> {
+        TraceFile::from_source(self.bytes()).expect("it is a trace")
     }
 }
 
 /// A page mapped, composed.
-pub(super) fn map(at: Place, page: u32, permission: Permission) -> Event {
+pub(crate) fn map(at: Place, page: u32, permission: Permission) -> Event {
     Event::Map { at, page: Gfn(page), permission, placement: Placement::Composed }
 }
 
 /// A page unmapped.
-pub(super) fn unmap(at: Place, page: u32) -> Event {
+pub(crate) fn unmap(at: Place, page: u32) -> Event {
     Event::Unmap { at, page: Gfn(page) }
 }
 
@@ -187,4 +193,49 @@ impl Words for Plain {
             *word = value;
         }
     }
+}
+
+/// A trace with an error of every kind in it, a snapshot of eight bytes, and what a correct driver does around them.
+pub(crate) fn with_every_error() -> Made {
+    let (to_device, from_device) = (Permission::READ_ONLY, Permission::WRITE_ONLY);
+    let mut made = Made::new();
+    made.map(0, 1, 0xfffff, 1, Permission::READ_WRITE).attach(0, 1, Some(900));
+    made.map(1, 0, 0xffffe, 2, Permission::READ_WRITE).attach(1, 0, Some(901));
+    for round in 0..200_u32 {
+        made.map(0, 1, 0xfff00 + round % 8, 100 + round, to_device).wait(400);
+        made.unmap(0, 1, 0xfff00 + round % 8, 100 + round).wait(600);
+    }
+    // Use after unmap, wrong direction, a wild address.
+    made.map(0, 1, 0xffe00, 5, to_device).unmap(0, 1, 0xffe00, 5).wait(150).fault(
+        0,
+        1,
+        0xffe0_0040,
+        false,
+        4,
+    );
+    made.map(0, 1, 0xffe08, 6, to_device).fault(0, 1, 0xffe0_8010, true, 8).fault(
+        0,
+        2,
+        0x1234_5678,
+        false,
+        2,
+    );
+    // An unmap without a flush, an entry overwritten.
+    made.map(0, 1, 0xffe10, 7, to_device);
+    made.flush(0, 1, &[unmap(at(0, 1, 0xffe10), 7), map(at(0, 1, 0xffe11), 8, to_device)]);
+    made.map(0, 1, 0xffe10, 9, to_device).map(0, 1, 0xffe10, 10, to_device);
+    // Red zone, coherent memory next to a buffer, a mapping refused.
+    made.map(0, 1, 0xffe18, 11, from_device);
+    made.event(Event::RedZone { at: at(0, 1, 0xffe19), offset: 0, bytes: 8 });
+    made.map(0, 2, 0x100, 2, from_device);
+    let reason = oche_hyp::trace::Refusal::PoolExhausted;
+    made.event(Event::Refused { at: at(0, 2, 0x200), page: Gfn(77), reason });
+    let dart = DartId::new(1).expect("a DART");
+    made.event(Event::InvalidateTimedOut { dart });
+    let page = Gfn(11);
+    made.event(Event::Snapshot { at: at(0, 1, 0xffe18), page, is_written: true, bytes: 8 });
+    made.event(Event::Data([u64::from_le_bytes(*b"Oche was"), 0]));
+    // Pages left when the stream is cut off.
+    made.attach(0, 1, None);
+    made
 }

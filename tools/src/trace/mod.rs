@@ -21,6 +21,7 @@ pub mod pcapng;
 pub mod perfetto;
 pub mod reader;
 pub mod recorder;
+pub mod report;
 pub mod spans;
 pub mod stream;
 pub mod summary;
@@ -29,11 +30,11 @@ pub mod why;
 pub mod wireshark;
 pub mod words;
 
+pub(crate) mod made;
+
 pub use memory::read_statistics;
 pub use reader::TraceFile;
 pub use recorder::{Recorder, Recording};
 
-#[cfg(test)]
-mod made;
 #[cfg(test)]
 mod throughput;

@@ -1,4 +1,4 @@
-//! `oche trace perfetto|pcapng`: a trace as a file for other programs.
+//! `oche trace perfetto|pcapng|report`: a trace as a file for other programs.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
+use super::super::report::write_report;
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
 use super::FilterOptions;
@@ -69,6 +70,30 @@ impl PcapngArguments {
         let path = self.output.clone().unwrap_or_else(|| file.with_extension("pcapng"));
         let filter = self.filter.filter();
         write_file(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+One self-contained page: who mapped what over time, the IOVA space, lifetimes, the hottest code, faults with what happened
+at their addresses before, and what `oche trace check` finds. Nothing is loaded from anywhere; it can be sent by mail.")]
+pub(super) struct ReportArguments {
+    #[command(flatten)]
+    input: Input,
+    /// The file to write [default: the trace's name with .html]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+}
+
+impl ReportArguments {
+    pub(super) fn run(&self) -> Result<()> {
+        let (trace, session) = self.input.open()?;
+        let symbols = self.symbols.load()?;
+        let path = self.output.clone().unwrap_or_else(|| self.input.file.with_extension("html"));
+        let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        write_file(&path, |out| write_report(&trace, session, &name, &symbols, out))
     }
 }
 

@@ -1,0 +1,463 @@
+//! A trace as one page of HTML: pictures and tables, everything inside the file, nothing loaded from anywhere.
+//!
+//! One pass; memory and page stay small however long the trace is: time has a fixed number of bins that widen as it goes
+//! on, lists show the first or the most of their kind and say how many there are.
+
+use std::io::{self, Write};
+
+use oche_hyp::addr::PAGE_BYTES;
+use oche_hyp::trace::record::{Kind, Record};
+use oche_hyp::trace::text::{Clock, Line};
+use oche_hyp::trace::{Event, Placement};
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+
+use super::check::{Checker, Report as Findings};
+use super::description::{Description, plain};
+use super::lifetime::{Change, Mapping, StreamPlace};
+use super::maps::permission_letters;
+use super::reader::{Item, Source, TraceFile};
+use super::symbols::Symbols;
+use super::words::nanoseconds_between;
+use bins::{Bins, Level, Space, Sum};
+use last::LastEvents;
+
+mod bins;
+mod last;
+
+/// The page; `@DATA@` and `@TITLE@` stand for what is put in.
+const PAGE: &str = include_str!("report/page.html");
+/// Places in the guest's code that are listed.
+const MOST_SITES: usize = 25;
+/// Places in the guest's code that are counted; later ones are counted together.
+const SITES_COUNTED: usize = 1 << 16;
+/// Faults that are told with what happened before.
+const MOST_FAULTS: usize = 50;
+/// Devices with pictures of their own; of the others there are figures.
+const MOST_DEVICES: usize = 24;
+
+/// Everything that the page shows.
+#[derive(Debug, Serialize)]
+struct Data {
+    file: String,
+    version: &'static str,
+    board: String,
+    boot: usize,
+    boots: usize,
+    first_unix_ns: Option<u64>,
+    start_ns: u64,
+    end_ns: u64,
+    events: u64,
+    missing: u64,
+    warnings: Vec<String>,
+    bin_ns: u64,
+    bins: usize,
+    devices: Vec<Device>,
+    flushes: Vec<FlushRow>,
+    sites: Vec<Site>,
+    more_sites: usize,
+    faults: Vec<FaultRow>,
+    faults_in_all: u64,
+    findings: Findings,
+}
+
+#[derive(Debug, Serialize)]
+struct Device {
+    name: String,
+    dart: usize,
+    stream: usize,
+    maps: u64,
+    unmaps: u64,
+    peak_bytes: u64,
+    end_bytes: u64,
+    faults: u64,
+    red_zones: u64,
+    refused: u64,
+    /// Pages mapped direct, composed, as a replica.
+    placements: [u64; 3],
+    /// Most bytes mapped in each bin.
+    mapped: Vec<u64>,
+    /// Pages mapped in each bin.
+    made: Vec<u64>,
+    lifetimes: Vec<LifetimeRow>,
+    space: Vec<SpaceRow>,
+}
+
+#[derive(Debug, Serialize)]
+struct LifetimeRow {
+    may: &'static str,
+    /// Pages by the number of bits of the nanoseconds that they were mapped.
+    counts: Vec<u64>,
+    longest_ns: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct SpaceRow {
+    start: String,
+    end: String,
+    /// A digit a bin: 0 for nothing mapped, 1 to 9 for ever more of it.
+    cells: String,
+}
+
+#[derive(Debug, Serialize)]
+struct FlushRow {
+    dart: usize,
+    name: String,
+    flushes: Vec<u64>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+struct Site {
+    code: String,
+    events: u64,
+    maps: u64,
+    unmaps: u64,
+    flushes: u64,
+    registers: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct FaultRow {
+    device: String,
+    dart: usize,
+    stream: usize,
+    time_ns: u64,
+    what: &'static str,
+    iova: String,
+    /// The last events at the page, oldest first.
+    before: Vec<String>,
+}
+
+/// Writes the page about `session` of `trace`, which is called `file`.
+///
+/// # Errors
+///
+/// Those of `out`.
+pub fn write_report<S: Source>(
+    trace: &TraceFile<S>,
+    session: usize,
+    file: &str,
+    symbols: &Symbols,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let Some(of) = trace.sessions.get(session) else { return Ok(()) };
+    let mut collector = Collector::new(&of.description, Checker::new(of, symbols, false));
+    for item in trace.events_of(session) {
+        match item {
+            Item::Record(record) => collector.record(&record),
+            Item::Lost { records, .. } | Item::Unreadable { records, .. } => collector.checker.miss(records),
+            Item::Session(_) => {}
+        }
+    }
+    let clock = of.description.clock();
+    let first = collector.first.unwrap_or(clock.start_ticks);
+    let mut data = collector.finish(symbols);
+    data.file = plain(file);
+    data.boot = session + 1;
+    data.boots = trace.sessions.len();
+    data.first_unix_ns = super::summary::wall_clock(of, clock, first);
+    data.warnings = trace.warnings.clone();
+    // "</script>" in a name must not end the script.
+    let json = serde_json::to_string(&data)?.replace('<', "\\u003c");
+    let title: String = data.file.chars().filter(|char| !"<>&\"".contains(*char)).collect();
+    let (head, tail) = PAGE.split_once("@DATA@").unwrap_or((PAGE, ""));
+    out.write_all(head.replace("@TITLE@", &title).as_bytes())?;
+    out.write_all(json.as_bytes())?;
+    out.write_all(tail.as_bytes())
+}
+
+/// One stream's figures on the way.
+#[derive(Default)]
+struct OfStream {
+    maps: u64,
+    unmaps: u64,
+    faults: u64,
+    red_zones: u64,
+    refused: u64,
+    placements: [u64; 3],
+    mapped: Level,
+    made: Sum,
+    space: Space,
+    /// By direction: counts, and the longest.
+    lifetimes: [(Vec<u64>, u64); 4],
+}
+
+struct Collector<'a> {
+    description: &'a Description,
+    clock: Clock,
+    /// Has the model of what is mapped as well.
+    checker: Checker<'a>,
+    bins: Bins,
+    streams: Vec<Option<Box<OfStream>>>,
+    flushes: FxHashMap<usize, Sum>,
+    sites: FxHashMap<u64, Site>,
+    last: LastEvents,
+    faults: Vec<(Record, Event, Vec<Record>)>,
+    faults_in_all: u64,
+    first: Option<u64>,
+    now: u64,
+}
+
+impl<'a> Collector<'a> {
+    fn new(description: &'a Description, checker: Checker<'a>) -> Self {
+        let mut streams = Vec::new();
+        streams.resize_with(super::lifetime::PLACES, || None);
+        Self {
+            description,
+            clock: description.clock(),
+            checker,
+            bins: Bins::default(),
+            streams,
+            flushes: FxHashMap::default(),
+            sites: FxHashMap::default(),
+            last: LastEvents::new(),
+            faults: Vec::new(),
+            faults_in_all: 0,
+            first: None,
+            now: 0,
+        }
+    }
+
+    fn record(&mut self, record: &Record) {
+        let time = self.clock.nanoseconds(record.time());
+        if self.first.is_none() {
+            self.first = Some(record.time());
+            self.bins.begin(time);
+        }
+        self.now = self.now.max(time);
+        while self.bins.must_widen(self.now) {
+            self.bins.widen();
+            for stream in self.streams.iter_mut().flatten() {
+                stream.mapped.fold();
+                stream.made.fold();
+                stream.space.fold();
+            }
+            self.flushes.values_mut().for_each(Sum::fold);
+        }
+        self.site(record);
+        let Some(event) = record.event() else { return };
+        let change = self.checker.follow(record);
+        match change {
+            Change::Mapped { mapping, .. } => self.mapped(&mapping),
+            Change::Unmapped { at, mapping, .. } => self.unmapped(at, mapping, record),
+            Change::None => self.other(&event, record),
+        }
+        if record.kind() != Some(Kind::Fault) {
+            self.last.push(record);
+        }
+    }
+
+    fn mapped(&mut self, mapping: &Mapping) {
+        let bin = self.bins.of(self.now);
+        let stream = self.stream(mapping.owner);
+        stream.maps += 1;
+        stream.made.add(bin, 1);
+        stream.mapped.change(bin, PAGE_BYTES as i64);
+        let placement = match mapping.placement {
+            Placement::Direct => 0,
+            Placement::Composed => 1,
+            Placement::Replica => 2,
+        };
+        stream.placements[placement] += 1;
+    }
+
+    fn unmapped(&mut self, at: StreamPlace, mapping: Option<Mapping>, record: &Record) {
+        let Some(mapping) = mapping else {
+            self.stream(at).unmaps += 1;
+            return;
+        };
+        let bin = self.bins.of(self.now);
+        let span = nanoseconds_between(self.clock, mapping.since.time, record.time());
+        let since = self.clock.nanoseconds(mapping.since.time);
+        let (now, bins) = (self.now, self.bins);
+        let stream = self.stream(mapping.owner);
+        stream.unmaps += 1;
+        stream.mapped.change(bin, -(PAGE_BYTES as i64));
+        stream.space.add(mapping.iova, &bins, since, now);
+        let (counts, longest) = &mut stream.lifetimes[direction_index(&mapping)];
+        counts.resize(65, 0);
+        counts[(64 - span.leading_zeros()) as usize] += 1;
+        *longest = (*longest).max(span);
+    }
+
+    fn other(&mut self, event: &Event, record: &Record) {
+        match *event {
+            Event::Flush { dart, .. } => {
+                let bin = self.bins.of(self.now);
+                self.flushes.entry(dart.index()).or_default().add(bin, 1);
+            }
+            Event::Fault { dart, stream, iova, .. } => {
+                self.stream(StreamPlace::new(dart, stream)).faults += 1;
+                self.remember(record, event, iova);
+            }
+            Event::RedZone { at, .. } => {
+                self.stream(at.into()).red_zones += 1;
+                self.remember(record, event, at.iova.iova());
+            }
+            Event::Refused { at, .. } => {
+                self.stream(at.into()).refused += 1;
+                self.remember(record, event, at.iova.iova());
+            }
+            _ => {}
+        }
+    }
+
+    fn remember(&mut self, record: &Record, event: &Event, iova: u64) {
+        self.faults_in_all += 1;
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push((*record, *event, self.last.at(iova)));
+        }
+    }
+
+    fn site(&mut self, record: &Record) {
+        let mut code = record.program_counter();
+        if self.sites.len() >= SITES_COUNTED && !self.sites.contains_key(&code) {
+            code = 0;
+        }
+        let site = self.sites.entry(code).or_default();
+        site.events += 1;
+        match record.kind() {
+            Some(Kind::Map) => site.maps += 1,
+            Some(Kind::Unmap) => site.unmaps += 1,
+            Some(Kind::Flush) => site.flushes += 1,
+            Some(Kind::Register) => site.registers += 1,
+            _ => {}
+        }
+    }
+
+    fn stream(&mut self, place: StreamPlace) -> &mut OfStream {
+        self.streams[place.index()].get_or_insert_with(Box::default)
+    }
+
+    fn finish(mut self, symbols: &Symbols) -> Data {
+        let live: Vec<Mapping> = self.checker.lifetimes.iter().copied().collect();
+        let (now, bins) = (self.now, self.bins);
+        for mapping in &live {
+            let since = self.clock.nanoseconds(mapping.since.time);
+            self.stream(mapping.owner).space.add(mapping.iova, &bins, since, now);
+        }
+        let used = bins.of(now) + 1;
+        let mut devices: Vec<Device> = Vec::new();
+        for (index, stream) in std::mem::take(&mut self.streams).into_iter().enumerate() {
+            if let Some((stream, place)) = stream.zip(StreamPlace::from_index(index)) {
+                devices.push(self.device(place, *stream, used));
+            }
+        }
+        devices.sort_by_key(|device| std::cmp::Reverse(device.maps));
+        for device in devices.iter_mut().skip(MOST_DEVICES) {
+            (device.mapped, device.made) = (Vec::new(), Vec::new());
+            device.space.clear();
+        }
+        let sites_in_all = self.sites.len();
+        let mut sites: Vec<(u64, Site)> = self.sites.into_iter().collect();
+        sites.sort_by_key(|(code, site)| (std::cmp::Reverse(site.events), *code));
+        sites.truncate(MOST_SITES);
+        let named = |(code, site): (u64, Site)| Site { code: symbols.name(code), ..site };
+        let mut flushes: Vec<FlushRow> = Vec::new();
+        for (dart, sum) in self.flushes {
+            let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
+            let name = known.map_or_else(|| format!("dart{dart}"), |entry| plain(entry.name.as_str()));
+            flushes.push(FlushRow { dart, name, flushes: sum.finish(used) });
+        }
+        flushes.sort_by_key(|row| row.dart);
+        let (description, clock) = (self.description, self.clock);
+        let fault = |(record, event, before): (Record, Event, Vec<Record>)| {
+            let place =
+                record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+            let (what, iova) = what_of(&event);
+            FaultRow {
+                device: place.map_or_else(String::new, |place| description.name_of(place)),
+                dart: place.map_or(0, StreamPlace::dart),
+                stream: place.map_or(0, StreamPlace::stream),
+                time_ns: clock.nanoseconds(record.time()),
+                what,
+                iova: format!("{iova:#x}"),
+                before: before.iter().map(|record| told(record, clock, description)).collect(),
+            }
+        };
+        let findings = self.checker.finish();
+        Data {
+            file: String::new(),
+            version: env!("CARGO_PKG_VERSION"),
+            board: plain(description.machine.board.as_str()),
+            boot: 0,
+            boots: 0,
+            first_unix_ns: None,
+            start_ns: bins.start(),
+            end_ns: now,
+            events: findings.events,
+            missing: findings.missing,
+            warnings: Vec::new(),
+            bin_ns: bins.width(),
+            bins: used,
+            devices,
+            flushes,
+            more_sites: sites_in_all.saturating_sub(sites.len()),
+            sites: sites.into_iter().map(named).collect(),
+            faults: self.faults.into_iter().map(fault).collect(),
+            faults_in_all: self.faults_in_all,
+            findings,
+        }
+    }
+
+    fn device(&self, place: StreamPlace, stream: OfStream, used: usize) -> Device {
+        let rows = ["--", "r-", "-w", "rw"].into_iter().zip(stream.lifetimes);
+        let rows = rows.filter(|(_, (counts, _))| !counts.is_empty());
+        let (peak_bytes, end_bytes) = (stream.mapped.peak(), stream.mapped.now());
+        let space = stream.space.finish(&self.bins, used);
+        Device {
+            name: self.description.name_of(place),
+            dart: place.dart(),
+            stream: place.stream(),
+            maps: stream.maps,
+            unmaps: stream.unmaps,
+            peak_bytes,
+            end_bytes,
+            faults: stream.faults,
+            red_zones: stream.red_zones,
+            refused: stream.refused,
+            placements: stream.placements,
+            mapped: stream.mapped.finish(used),
+            made: stream.made.finish(used),
+            lifetimes: rows
+                .map(|(may, (counts, longest_ns))| LifetimeRow { may, counts, longest_ns })
+                .collect(),
+            space: space
+                .into_iter()
+                .map(|row| SpaceRow {
+                    start: format!("{:#x}", row.start),
+                    end: format!("{:#x}", row.end),
+                    cells: row.cells,
+                })
+                .collect(),
+        }
+    }
+}
+
+fn direction_index(mapping: &Mapping) -> usize {
+    match permission_letters(mapping) {
+        "rw" => 3,
+        "-w" => 2,
+        "r-" => 1,
+        _ => 0,
+    }
+}
+
+fn what_of(event: &Event) -> (&'static str, u64) {
+    match *event {
+        Event::Fault { iova, is_write: true, .. } => ("write refused", iova),
+        Event::Fault { iova, .. } => ("read refused", iova),
+        Event::RedZone { at, offset, .. } => ("red zone hit", at.iova.iova() + u64::from(offset)),
+        Event::Refused { at, .. } => ("mapping refused", at.iova.iova()),
+        _ => ("", 0),
+    }
+}
+
+/// The event's line, without the process that there is none of.
+fn told(record: &Record, clock: Clock, description: &Description) -> String {
+    let line = Line::of(record, clock, description.device_of(record)).to_string();
+    line.split_once("oche-0").map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))
+}
+
+#[cfg(test)]
+mod tests;

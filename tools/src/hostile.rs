@@ -111,7 +111,8 @@ fn run(
         initrd: None,
         append: String::new(),
         serial: Serial::Watched,
-        arguments: Vec::new(),
+        // The guest finds it there.
+        arguments: vec!["-device".into(), "edu,addr=5".into()],
     };
     let mut running = Running::start(&machine, &folder.join(format!("{name}.log")))?;
     running.watch(

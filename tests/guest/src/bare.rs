@@ -5,14 +5,46 @@
 mod access;
 mod calls;
 mod console;
+mod edu;
 mod exception;
 mod firmware;
+mod forms;
+mod guarded;
+mod mapping;
 mod start;
 mod storm;
 mod tree;
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use console::print;
 use tree::Tree;
+
+/// Pages of memory for a purpose of their own, shared by whoever knows them.
+#[repr(C, align(4096))]
+pub(crate) struct Pages<const COUNT: usize>([[AtomicU64; 512]; COUNT]);
+
+impl<const COUNT: usize> Pages<COUNT> {
+    pub(crate) const fn new() -> Self {
+        Self([const { [const { AtomicU64::new(0) }; 512] }; COUNT])
+    }
+
+    pub(crate) fn address(&self) -> u64 {
+        (&raw const self.0) as u64
+    }
+
+    pub(crate) fn words(&self) -> usize {
+        COUNT * 512
+    }
+
+    pub(crate) fn word(&self, index: usize) -> u64 {
+        self.0.as_flattened()[index].load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_word(&self, index: usize, value: u64) {
+        self.0.as_flattened()[index].store(value, Ordering::SeqCst);
+    }
+}
 
 /// How many cases there were and how many failed.
 #[derive(Default)]
@@ -53,6 +85,7 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     let holes = tree.holes();
     access::run(&mut tally, &holes);
     calls::run(&mut tally, &holes);
+    guarded::run(&mut tally);
     storm::run(&mut tally);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     firmware::power_off()

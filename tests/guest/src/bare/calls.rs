@@ -24,15 +24,20 @@ const IS_OFF: i64 = 1;
 const PATIENCE: u32 = 50_000_000;
 
 static VISITS: AtomicU32 = AtomicU32::new(0);
-/// What other CPUs do when they come: 0 leave at once, else go to the storm.
+/// [`TASK`]: other CPUs go to the storm; they count in a guarded page.
+pub(super) const STORM: u32 = 1;
+pub(super) const COUNT: u32 = 2;
+/// What other CPUs do when they come: 0 leave at once.
 pub(super) static TASK: AtomicU32 = AtomicU32::new(0);
 
 /// Another CPU, with its MMU on. `number` is what `CPU_ON` was given as its context.
 #[unsafe(no_mangle)]
 extern "C" fn guest_secondary(number: u64) -> ! {
     VISITS.fetch_add(1, Ordering::SeqCst);
-    if TASK.load(Ordering::SeqCst) != 0 {
-        super::storm::join(number);
+    match TASK.load(Ordering::SeqCst) {
+        STORM => super::storm::join(number),
+        COUNT => super::guarded::join(number),
+        _ => {}
     }
     loop {
         monitor_call([CPU_OFF, 0, 0, 0]);

@@ -8,6 +8,8 @@ use core::arch::global_asm;
 
 /// Where the first GiB is memory for stage 1.
 pub(super) const DEVICES_AS_MEMORY: u64 = 0x40_0000_0000;
+/// Where devices from 256 GiB on are, which a high ECAM is among.
+pub(super) const HIGH_DEVICES: u64 = DEVICES_AS_MEMORY + (1 << 30);
 /// The lowest address that TTBR1 translates.
 pub(super) const UPPER: u64 = 0xffff_ff80_0000_0000;
 
@@ -27,6 +29,7 @@ static TABLE: Table = {
         gib += 1;
     }
     entries[(DEVICES_AS_MEMORY >> 30) as usize] = MEMORY;
+    entries[(HIGH_DEVICES >> 30) as usize] = 256 << 30 | DEVICE;
     Table(entries)
 };
 

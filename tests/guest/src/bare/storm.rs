@@ -30,7 +30,7 @@ impl Random {
 pub(super) fn run(tally: &mut Tally) {
     rage(0);
     tally.case(format_args!("storm of one CPU"), Ok(()));
-    calls::TASK.store(1, Ordering::SeqCst);
+    calls::TASK.store(calls::STORM, Ordering::SeqCst);
     let started = (1..=HELPERS).filter(|cpu| calls::start(*cpu).is_ok()).count() as u32;
     rage(HELPERS + 1);
     let ended = (1..=HELPERS).all(|cpu| calls::wait_until_off(cpu).is_ok());

@@ -4,7 +4,8 @@
 //! - *Emulation*, for loads and stores of one or two general-purpose registers ([`instruction`]), and for the
 //!   exclusives. It reads and writes through the engine, which merges just the words that are touched: some
 //!   microseconds where a step costs several times that. Exclusives cannot be stepped at all: every return to
-//!   the guest clears its monitor, so the pair would never succeed.
+//!   the guest clears its monitor, so the pair would never succeed. Behind an emulated load-exclusive the CPU's
+//!   store-exclusive would fail without a trap, so the CPU is stepped that far.
 //! - *A single step*, for everything else. The page is opened for this CPU alone, in a view of stage 2 of its own, and
 //!   the CPU executes the very instruction; afterwards all copies are made equal. Whatever the architecture adds
 //!   to the load and store instructions works without a line of code here.
@@ -18,7 +19,7 @@
 pub mod instruction;
 pub mod monitor;
 
-use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
+use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::{CpuReach, Trapped};
 
 use instruction::{Access, Extension, Kind, Place};
@@ -38,8 +39,6 @@ pub trait Guards {
     fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64);
     /// See `Engine::guard_loads`.
     fn guard_loads(&mut self, page: Gfn);
-    /// Where the bytes of `page` are, or `None` where that is no RAM of the guest.
-    fn locate(&self, page: Gfn) -> Option<Hfn>;
     /// Begins a view of stage 2 in which nothing differs from the shared one. Returns its root's address, or
     /// `None` where there is no memory for it.
     fn begin_view(&mut self) -> Option<u64>;

@@ -3,7 +3,7 @@
 //! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
-use oche_hyp::engine::Coherence;
+use oche_hyp::engine::{Coherence, Isolation};
 
 /// DARTs that Oche shows on qemu-virt at most; two by the slot rule, one more for a map.
 pub const MOST_DARTS: u8 = 3;
@@ -89,6 +89,8 @@ pub struct Options<'a> {
     pub panic_resets: bool,
     /// `oche.coherence`: `exact` or `api`.
     pub coherence: Coherence,
+    /// `oche.isolation`: `page` or `strict`.
+    pub isolation: Isolation,
 }
 
 impl Default for Options<'_> {
@@ -104,6 +106,7 @@ impl Default for Options<'_> {
             },
             panic_resets: false,
             coherence: Coherence::default(),
+            isolation: Isolation::default(),
         }
     }
 }
@@ -133,6 +136,7 @@ impl<'a> Options<'a> {
                 Some(())
             }
             "oche.coherence" => parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen),
+            "oche.isolation" => parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen),
             "oche.panic" => [("stop", false), ("reset", true)]
                 .into_iter()
                 .find(|(name, _)| *name == value)
@@ -168,6 +172,7 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
     ("debug", log::LevelFilter::Debug),
 ];
 const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api", Coherence::Api)];
+const ISOLATIONS: [(&str, Isolation); 2] = [("page", Isolation::Page), ("strict", Isolation::Strict)];
 
 fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
     words.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning)
@@ -193,13 +198,14 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_exact_unless_a_person_says_otherwise() {
+    fn copies_are_exact_and_permissions_a_union_unless_a_person_says_otherwise() {
         let mut complaints = 0;
         let mut options = Options::default();
         options.take("oche.coherence", "sometimes", &mut |_| complaints += 1);
         assert_eq!(options.coherence, Coherence::Exact);
-        options.take("oche.coherence", "api", &mut |_| complaints += 1);
-        assert_eq!((options.coherence, complaints), (Coherence::Api, 1));
+        options.take_text("oche.coherence=api\noche.isolation=strict", &mut |_| complaints += 1);
+        assert_eq!((options.coherence, options.isolation), (Coherence::Api, Isolation::Strict));
+        assert_eq!(complaints, 1);
     }
 
     #[test]

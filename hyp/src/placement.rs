@@ -14,6 +14,7 @@ pub(crate) mod book;
 mod copies;
 mod guard;
 pub(crate) mod removal;
+mod strict;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -49,7 +50,8 @@ pub enum Isolation {
     /// Membership is exact; a device may do to each page of a granule what it may do to any of them.
     #[default]
     Page,
-    /// Permissions are exact too.
+    /// Permissions are exact too, as far as the hardware can tell reads from writes: a page that a device may
+    /// only read is a copy of its own where a neighbour may be written, and what cannot be kept apart is refused.
     Strict,
 }
 
@@ -100,7 +102,6 @@ pub(crate) struct Placement {
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
     coherence: Coherence,
-    #[expect(dead_code, reason = "strict isolation is not there yet")]
     isolation: Isolation,
     work: removal::Work,
     copies: Vec<addition::Copy>,

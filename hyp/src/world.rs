@@ -125,6 +125,9 @@ pub trait Iommu {
     /// The hardware may cache that an entry is not valid, so a new mapping needs an invalidation too.
     const CACHES_INVALID_ENTRIES: bool;
 
+    /// An entry can allow writes and forbid reads. Where it cannot, what a device may write it may read.
+    const CAN_FORBID_READS: bool;
+
     /// The leaf entry that lets a device reach all of `frame` with `permission`.
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64;
 

@@ -411,6 +411,7 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
 
 impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     const CACHES_INVALID_ENTRIES: bool = CACHES_INVALID;
+    const CAN_FORBID_READS: bool = true;
 
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
         let frame = if self.is_sabotaged(Sabotage::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };

@@ -136,11 +136,15 @@ pub fn prepare(affinities: &[u64], own: u64, guest_memory: RangeList) {
     cache::clean_and_invalidate(PhysRange { start, end: start + size_of_val(&STARTS) as u64 });
 }
 
+/// Whether there is room for an instruction of the guest at guest-physical `address`.
+pub fn is_guest_memory(address: u64) -> bool {
+    let range = PhysRange { start: address, end: address.saturating_add(4) };
+    GUEST_MEMORY.get().is_some_and(|memory| memory.covers(&range))
+}
+
 /// Starts the CPU with `affinity` at `entry_point` in the guest. Returns a PSCI status.
 pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
-    let range = PhysRange { start: entry_point, end: entry_point.saturating_add(4) };
-    let in_memory = GUEST_MEMORY.get().is_some_and(|memory| memory.covers(&range));
-    if !in_memory || !entry_point.is_multiple_of(4) {
+    if !is_guest_memory(entry_point) || !entry_point.is_multiple_of(4) {
         return status::INVALID_ADDRESS;
     }
     // Also keeps the records of CPUs that do not exist from matching.

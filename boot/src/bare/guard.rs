@@ -8,15 +8,18 @@ use core::sync::atomic::{Ordering, fence};
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::{CpuReach, Trapped};
 
-use crate::bare::cpu;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{ParEl1, SctlrEl12, SpEl0, SpEl1};
 use crate::bare::step::{self, Aside};
+use crate::bare::tlb::Cpus;
 use crate::bare::trap::{Fault, Resume};
-use crate::guard::instruction::{self, Access};
+use crate::bare::{cpu, el2};
+use crate::guard::instruction::{self, Access, Kind};
 use crate::guard::monitor::Monitors;
 use crate::guard::{self, Guards, MOST_OPENED, Registers};
 use crate::lock::{SpinGuard, SpinLock};
+use crate::machine::MOST_CPUS;
+use crate::stage2::Lookup;
 
 /// `SPSR_EL2`: an AArch32 state; the exception level; which stack pointer.
 const SPSR_AARCH32: u64 = 1 << 4;
@@ -27,12 +30,16 @@ const SPSR_BTYPE: u64 = 3 << 10;
 /// `SCTLR_EL1.{E0E, EE}`: data is big-endian. `.{ATA0, ATA}`: accesses check tags.
 const SCTLR_UNUSUAL: u64 = 1 << 24 | 1 << 25 | 1 << 42 | 1 << 43;
 
-/// Everything about guarded accesses that is not the engine's. Used under the engine's lock only.
-static STATE: SpinLock<State> = SpinLock::new(State { monitors: Monitors::new(), step: None });
+/// Everything about guarded accesses that is not the engine's.
+static STATE: SpinLock<State> =
+    SpinLock::new(State { monitors: Monitors::new(), step: None, sequences: [None; MOST_CPUS] });
 
 struct State {
     monitors: Monitors,
+    /// The step in the view. There is one view, and whoever uses it holds the engine's lock.
     step: Option<Step>,
+    /// Each CPU between a load-exclusive and its store-exclusive.
+    sequences: [Option<Sequence>; MOST_CPUS],
 }
 
 /// A step under way.
@@ -40,6 +47,21 @@ struct State {
 struct Step {
     aside: Aside,
     opened: [Option<Gfn>; MOST_OPENED],
+}
+
+/// Instructions that are stepped between a load-exclusive and its store-exclusive.
+const LONGEST_SEQUENCE: u8 = 24;
+
+/// A CPU that executed a load-exclusive on a guarded page. Its own monitor is clear, so its store-exclusive would
+/// fail without a trap, for ever. So it is stepped until there, with nothing opened and no lock held, and the
+/// store-exclusive is emulated as well.
+#[derive(Clone, Copy)]
+struct Sequence {
+    aside: Aside,
+    page: Gfn,
+    /// The load-exclusive's virtual address.
+    address: u64,
+    left: u8,
 }
 
 /// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
@@ -53,14 +75,53 @@ pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut Trap
         Trapped::Guarded(page) => {
             // Before what the guest stored by itself until now, and after what follows.
             fence(Ordering::SeqCst);
-            let is_done = access(&*guards, frame).is_some_and(|access| {
-                let (mut state, mut registers) = (STATE.lock(), Guest { frame });
-                let monitors = &mut state.monitors;
-                guard::emulate(&mut *guards, monitors, cpu::index(), page, fault.far, &access, &mut registers)
-            });
+            let access = access(frame);
+            let is_done = access.is_some_and(|access| emulate(&mut *guards, page, fault.far, &access, frame));
             fence(Ordering::SeqCst);
-            if is_done { Resume::Next } else { begin_step(guards, page, frame, &[None; MOST_OPENED]) }
+            match access {
+                Some(Access { kind: Kind::LoadExclusive { .. }, .. }) if is_done => {
+                    drop(guards);
+                    advance(frame);
+                    step_to_store(engine, page, fault.far, frame, LONGEST_SEQUENCE);
+                    Resume::Same
+                }
+                _ if is_done => Resume::Next,
+                _ => begin_step(guards, page, frame, &[None; MOST_OPENED]),
+            }
         }
+    }
+}
+
+fn emulate(guards: &mut impl Guards, page: Gfn, far: u64, access: &Access, frame: &mut TrapFrame) -> bool {
+    let mut state = STATE.lock();
+    guard::emulate(guards, &mut state.monitors, cpu::index(), page, far, access, &mut Guest { frame })
+}
+
+/// Behind a load-exclusive of `address`, in the guarded `page`: emulates the store-exclusive if it is next, steps
+/// what only computes, and lets the guest go on by itself at anything else.
+fn step_to_store<G: Guards>(engine: &SpinLock<G>, page: Gfn, address: u64, frame: &mut TrapFrame, left: u8) {
+    let Some(instruction) = instruction(frame).filter(|_| left != 0 && !step::is_guest_stepping()) else {
+        return;
+    };
+    match instruction::decode(instruction) {
+        Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }) => {
+            let mut guards = engine.lock();
+            let in_page = address & (PAGE_BYTES as u64 - 1);
+            let trapped = guards.trapped(frame.elr, page.address() | in_page, CpuReach::Store);
+            fence(Ordering::SeqCst);
+            // Where the guard is gone the CPU's own pair will do.
+            if trapped == Trapped::Guarded(page) && emulate(&mut *guards, page, address, &access, frame) {
+                advance(frame);
+            }
+            fence(Ordering::SeqCst);
+        }
+        _ if instruction::is_plain(instruction) => {
+            let aside = step::arm(frame, None);
+            if let Some(sequence) = STATE.lock().sequences.get_mut(cpu::index()) {
+                *sequence = Some(Sequence { aside, page, address, left: left - 1 });
+            }
+        }
+        _ => {}
     }
 }
 
@@ -73,10 +134,18 @@ pub fn on_step<G: Guards>(
     frame: &mut TrapFrame,
     fault: impl FnOnce() -> Option<Fault>,
 ) -> Option<Resume> {
-    // SAFETY: this CPU is stepping, so `begin_step` kept the lock closed, on this CPU, and nobody opened it since.
+    let sequence = STATE.lock().sequences.get_mut(cpu::index()).and_then(Option::take);
+    if let Some(sequence) = sequence {
+        let is_complete = step::disarm(frame, &sequence.aside, is_done);
+        if is_complete {
+            step_to_store(engine, sequence.page, sequence.address, frame, sequence.left);
+        }
+        return is_done.then_some(Resume::Same);
+    }
+    // SAFETY: this CPU is stepping, and not in a sequence, so `begin_step` kept the lock closed, on this CPU, and nobody opened it since.
     let mut guards = unsafe { engine.reclaim() };
     let step = STATE.lock().step.take()?;
-    step::disarm(frame, &step.aside, is_done);
+    let _ = step::disarm(frame, &step.aside, is_done);
     if is_done {
         settle(&mut *guards, &step);
         return Some(Resume::Same);
@@ -114,7 +183,7 @@ fn begin_step<G: Guards>(
     for page in opened.into_iter().flatten() {
         state.monitors.note_stores(cpu::index(), page);
     }
-    let aside = step::arm(frame, root);
+    let aside = step::arm(frame, Some(root));
     state.step = Some(Step { aside, opened });
     guards.keep();
     Resume::Same
@@ -143,20 +212,27 @@ fn reach(fault: &Fault) -> CpuReach {
 }
 
 /// The access that the guest's instruction makes, if it is one that is emulated, in a state that is usual.
-fn access(guards: &impl Guards, frame: &TrapFrame) -> Option<Access> {
+fn access(frame: &TrapFrame) -> Option<Access> {
+    instruction(frame).and_then(instruction::decode)
+}
+
+/// The guest's instruction, in a state that is usual. `None` also where it cannot be read just now.
+fn instruction(frame: &TrapFrame) -> Option<u32> {
     if frame.spsr & SPSR_AARCH32 != 0 || SctlrEl12.read() & SCTLR_UNUSUAL != 0 {
         return None;
     }
-    let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0)?;
-    let at = guards.locate(Gfn::containing(address)?)?;
+    let address =
+        translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| cpu::is_guest_memory(*at))?;
+    let Lookup::Mapped { at, .. } = el2::root()?.lookup(&Cpus, Gfn::containing(address)?) else {
+        return None;
+    };
     let pointer =
         core::ptr::with_exposed_provenance::<u32>(at.address() as usize + address as usize % PAGE_BYTES);
     if !pointer.is_aligned() {
         return None;
     }
-    // SAFETY: a page of guest RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at any
-    // time, and it is read once.
-    instruction::decode(unsafe { pointer.read_volatile() })
+    // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at any time, and it is read once.
+    Some(unsafe { pointer.read_volatile() })
 }
 
 /// The guest-physical address that the guest's stage 1 gives, as for a load by EL0 or EL1.

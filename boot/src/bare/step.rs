@@ -6,7 +6,7 @@
 //! exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
 
@@ -15,6 +15,7 @@ use crate::bare::registers::{
     ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, VttbrEl2, synchronize_context,
 };
 use crate::bare::{cpu, el2};
+use crate::machine::MOST_CPUS;
 
 /// `PSTATE.SS`.
 pub(super) const SPSR_SS: u64 = 1 << 21;
@@ -35,8 +36,8 @@ const OSLSR_LOCKED: u64 = 1 << 1;
 /// The view's VMID; the guest's is 0.
 const VIEW_VMID: u64 = 1 << 48;
 
-/// The CPU that steps, plus one; 0 for none. There is at most one, since the engine's lock is held.
-static STEPPING: AtomicUsize = AtomicUsize::new(0);
+/// Whether each CPU is in a step. Only the CPU itself reads or writes its own.
+static STEPPING: [AtomicBool; MOST_CPUS] = [const { AtomicBool::new(false) }; MOST_CPUS];
 
 /// What a step put aside.
 #[derive(Clone, Copy, Debug)]
@@ -47,16 +48,27 @@ pub(super) struct Aside {
     mdcr: u64,
     hcr: u64,
     was_locked: bool,
+    has_view: bool,
 }
 
 /// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
 pub(super) fn is_stepping() -> bool {
-    // Only this CPU writes its own number.
-    STEPPING.load(Ordering::Relaxed) == cpu::index() + 1
+    STEPPING.get(cpu::index()).is_some_and(|is_stepping| is_stepping.load(Ordering::Relaxed))
 }
 
-/// Prepares this CPU so that the return to `frame` executes one instruction in the view at `root`.
-pub(super) fn arm(frame: &mut TrapFrame, root: u64) -> Aside {
+fn set_stepping(is_stepping: bool) {
+    if let Some(own) = STEPPING.get(cpu::index()) {
+        own.store(is_stepping, Ordering::Relaxed);
+    }
+}
+
+/// Whether the guest steps itself.
+pub(super) fn is_guest_stepping() -> bool {
+    MdscrEl1.read() & MDSCR_SS != 0
+}
+
+/// Prepares this CPU so that the return to `frame` executes one instruction, in the view at `root` if there is one.
+pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
     let aside = Aside {
         spsr: frame.spsr,
         elr: frame.elr,
@@ -64,6 +76,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: u64) -> Aside {
         mdcr: MdcrEl2.read(),
         hcr: HCR_EL2.get(),
         was_locked: OslsrEl1.read() & OSLSR_LOCKED != 0,
+        has_view: root.is_some(),
     };
     MdscrEl1.write(aside.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
     MdcrEl2.write(aside.mdcr | MDCR_TDE);
@@ -73,20 +86,24 @@ pub(super) fn arm(frame: &mut TrapFrame, root: u64) -> Aside {
     }
     HCR_EL2.set(aside.hcr | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
-    VttbrEl2.write(root | VIEW_VMID);
+    if let Some(root) = root {
+        VttbrEl2.write(root | VIEW_VMID);
+    }
     synchronize_context();
-    STEPPING.store(cpu::index() + 1, Ordering::Relaxed);
+    set_stepping(true);
     aside
 }
 
 /// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is complete, or
-/// has taken an exception to EL1.
-pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) {
-    STEPPING.store(0, Ordering::Relaxed);
-    // What this CPU cached of the view goes; nobody else had any of it.
-    // SAFETY: dropping TLB entries of the current VMID, the view's, on this CPU only costs walks.
-    unsafe { asm!("tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
-    VttbrEl2.write(el2::root().map_or(0, |root| root.table));
+/// has taken an exception to EL1. Returns whether it is complete.
+pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> bool {
+    set_stepping(false);
+    if aside.has_view {
+        // What this CPU cached of the view goes; nobody else had any of it.
+        // SAFETY: dropping TLB entries of the current VMID, the view's, on this CPU only costs walks.
+        unsafe { asm!("tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+        VttbrEl2.write(el2::root().map_or(0, |root| root.table));
+    }
     MdscrEl1.write(aside.mdscr);
     MdcrEl2.write(aside.mdcr);
     HCR_EL2.set(aside.hcr);
@@ -105,7 +122,9 @@ pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) {
     } else {
         // A guest that steps itself finds its step done: SS is 0 either way.
         frame.spsr = frame.spsr & !(SPSR_SS | SPSR_DAIF) | aside.spsr & SPSR_DAIF;
+        return true;
     }
+    false
 }
 
 /// Whether the stepped instruction took an exception to EL1: it is the address to return to, and the guest is

@@ -160,6 +160,20 @@ pub fn decode(instruction: u32) -> Option<Access> {
     }
 }
 
+/// Whether `instruction` only computes or branches: what may stand between a load-exclusive and its
+/// store-exclusive for the pair to be sure of success (Arm ARM B2.9.5), and cannot trap, wait or look at PSTATE's
+/// masks. Data processing with immediates and registers, conditional and immediate branches, barriers and no-ops.
+pub fn is_plain(instruction: u32) -> bool {
+    let is_computation = matches!(instruction >> 25 & 0xf, 0b1000 | 0b1001 | 0b0101 | 0b1101);
+    let is_branch = matches!(instruction >> 26 & 0x1f, 0b0_0101) && instruction >> 31 == 0
+        || instruction >> 25 & 0x3f == 0b01_1010
+        || instruction >> 25 & 0x3f == 0b01_1011
+        || instruction & 0xff00_0010 == 0x5400_0000;
+    // DMB and NOP.
+    let is_quiet = instruction & 0xffff_f0ff == 0xd503_30bf || instruction == 0xd503_201f;
+    is_computation || is_branch || is_quiet
+}
+
 /// A field of the instruction.
 fn field(instruction: u32, low: u32, bits: u32) -> u32 {
     instruction >> low & ((1 << bits) - 1)
@@ -371,6 +385,37 @@ mod tests {
         ] {
             let is_decoded = decode(instruction).is_some();
             assert_eq!(is_decoded, instruction == 0xa9c1_0c22, "{instruction:#x}");
+        }
+    }
+
+    #[test]
+    fn only_what_computes_or_branches_is_plain() {
+        for instruction in [
+            0x8b0a_01ae_u32, // add x14, x13, x10
+            0x1100_05ad,     // add w13, w13, #1
+            0xca0a_01ae,     // eor x14, x13, x10
+            0xd280_0020,     // mov x0, #1
+            0x35ff_ffaf,     // cbnz w15, .-12
+            0x54ff_ffa1,     // b.ne .-12
+            0x3700_0040,     // tbnz w0, #0, .+8
+            0x1400_0002,     // b .+8
+            0xd503_3bbf,     // dmb ish
+        ] {
+            assert!(is_plain(instruction), "{instruction:#x}");
+        }
+        for instruction in [
+            0xd503_207f_u32, // wfi
+            0xd503_305f,     // clrex
+            0xd53b_4220,     // mrs x0, daif
+            0xd400_0001,     // svc #0
+            0xd65f_03c0,     // ret
+            0x9400_0002,     // bl .+8
+            0xf940_0041,     // ldr x1, [x2]
+            0x3dc0_0041,     // ldr q1, [x2]
+            0x4ea1_8400,     // add v0.4s, v0.4s, v1.4s
+            0x0000_0000,     // udf
+        ] {
+            assert!(!is_plain(instruction), "{instruction:#x}");
         }
     }
 

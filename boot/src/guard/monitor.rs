@@ -1,14 +1,12 @@
 //! The exclusive monitors of guarded pages, one for each CPU.
 //!
 //! Every return to the guest clears the CPU's own monitor, so for guarded pages these stand in: set by an
-//! emulated load-exclusive, cleared by any other CPU's store nearby, asked by the store-exclusive. A `CLREX` does not
-//! come here; a store-exclusive behind one can succeed where the CPU's own monitor would refuse, if nobody
-//! stored meanwhile, which is all that a program may rely on.
+//! emulated load-exclusive, cleared by any other CPU's store nearby, asked by the store-exclusive.
 
 use oche_hyp::addr::Gfn;
 
-/// CPUs that have a monitor; a store-exclusive of any other fails.
-pub const CPUS: usize = 32;
+use crate::machine::MOST_CPUS;
+
 /// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule. The
 /// architecture allows 16 to 2048.
 const GRANULE: usize = 64;
@@ -22,12 +20,12 @@ struct Monitor {
 
 /// All CPUs' monitors.
 #[derive(Debug)]
-pub struct Monitors([Option<Monitor>; CPUS]);
+pub struct Monitors([Option<Monitor>; MOST_CPUS]);
 
 impl Monitors {
     /// None is set.
     pub const fn new() -> Self {
-        Self([None; CPUS])
+        Self([None; MOST_CPUS])
     }
 
     /// CPU `cpu` loaded `values` exclusively from `offset` of `page`.

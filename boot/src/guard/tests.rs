@@ -30,10 +30,6 @@ impl Guards for Bytes {
         self.guards_loads = true;
     }
 
-    fn locate(&self, page: Gfn) -> Option<Hfn> {
-        Some(page.home())
-    }
-
     fn begin_view(&mut self) -> Option<u64> {
         None
     }

@@ -30,6 +30,8 @@ enum CopyKind {
     Move,
     /// It becomes a replica.
     Replica,
+    /// It goes home, and what stays in the slot is a replica: the granule is about to be written by devices.
+    Retire,
     /// It becomes a replica that a device may write, of a page that may have no base yet: here is one.
     WithBase(Hfn),
 }
@@ -107,15 +109,24 @@ impl Placement {
         if !has_new {
             return;
         }
+        let is_private = self.needs_private(&record, &wanted);
+        while let Some((index, slot)) = Self::exposed(&record).filter(|_| is_private) {
+            self.retire(world, cause.at(granule, index), slot, &mut record, copies);
+            self.set_record(space, granule, record);
+        }
         let has_tables = self.prepare_tables(world, space, granule);
         let direct = self.direct_frame(&record, wanted);
         for (index, wanted) in wanted.into_iter().enumerate() {
             let Some(leaf) = wanted.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
             let at = cause.at(granule, index);
-            let placed = match (has_tables, direct) {
+            let has_room = has_tables.and_then(|()| self.can_join(world, &record, leaf.permission));
+            let placed = match (has_room, direct) {
                 (Err(reason), _) => Err(reason),
                 (Ok(()), Some(frame)) => self.put_direct(space, at, leaf, frame, &mut record),
-                (Ok(()), None) => self.put_composed(world, space, at, leaf, &mut record, copies),
+                (Ok(()), None) => {
+                    let is_private = is_private && !leaf.permission.write;
+                    self.put_composed(world, space, at, leaf, is_private, &mut record, copies)
+                }
             };
             match placed {
                 Ok(placement) => {
@@ -168,7 +179,8 @@ impl Placement {
             None => self.is_device(page),
         };
         let all_reachable = wanted.into_iter().flatten().all(|leaf| is_reachable(leaf.page));
-        (record.form == Form::Empty && is_frame && all_reachable).then_some(first.home().frame())
+        (record.form == Form::Empty && is_frame && all_reachable && self.is_uniform(&wanted))
+            .then_some(first.home().frame())
     }
 
     fn put_direct(
@@ -195,6 +207,7 @@ impl Placement {
         space: SpaceId,
         at: Place,
         leaf: Leaf,
+        is_private: bool,
         record: &mut Record,
         copies: &mut Vec<Copy>,
     ) -> Result<Placed, Refusal> {
@@ -206,7 +219,7 @@ impl Placement {
                 Refusal::NotGuestMemory
             });
         }
-        let is_alias = self.mappings(page).next().is_some();
+        let is_alias = is_private || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
@@ -231,6 +244,22 @@ impl Placement {
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placed::Replica } else { Placed::Composed })
+    }
+
+    /// Takes the page in a slot that devices only read out of it, and leaves a replica.
+    fn retire(
+        &mut self,
+        world: &mut impl World,
+        at: Place,
+        slot: Slot,
+        record: &mut Record,
+        copies: &mut Vec<Copy>,
+    ) {
+        let page = slot.page;
+        put(record, at, Slot { is_replica: true, is_filled: false, ..slot });
+        // It has moved before, so it has an entry of its own.
+        self.mover.begin(world, page);
+        copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
     }
 
     fn link_copy(
@@ -269,6 +298,12 @@ impl Placement {
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page
     /// that moves in the same batch is copied from where the page is by then.
     fn carry_out(&mut self, world: &mut impl World, space: SpaceId, copy: &Copy) {
+        if copy.kind == CopyKind::Retire {
+            self.merge_copies(world, copy.page);
+            world.copy_page(self.mover.locate(copy.page), copy.to);
+            self.mover.place(world, copy.page, copy.to);
+            return self.set_filled(space, copy.at);
+        }
         if let Some((offset, bytes)) = red_zone_damage(world, copy.to) {
             world.event(Event::RedZone { at: copy.at, offset, bytes });
             world.fill_page(copy.to, RED_ZONE);
@@ -284,7 +319,7 @@ impl Placement {
             }
             // Another replica planned in the same batch brought one.
             CopyKind::WithBase(base) => self.pool.give_page(world, base),
-            CopyKind::Replica => {}
+            CopyKind::Replica | CopyKind::Retire => {}
         }
         self.merge_copies(world, copy.page);
         // From the base, not from the page as it is by now: a byte that a CPU wrote since the merge must

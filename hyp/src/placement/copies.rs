@@ -118,7 +118,9 @@ impl Placement {
     pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
+            let record = self.record(mapping.space, mapping.iova.granule());
             match self.slot_of(mapping) {
+                Some((slot, ..)) if slot.is_replica && self.is_private(&record, &slot) => {}
                 Some((slot, _, at)) if slot.is_replica => {
                     let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
                     if is_better && (heir.is_none() || slot.permission.write) {

@@ -55,7 +55,7 @@ impl Placement {
         departures.clear();
         for change in changes {
             let before = self.record(space, change.granule);
-            let is_leaving = leaving(&before, change);
+            let is_leaving = leaving(&before, change, self.is_strict());
             if is_leaving.contains(&true) {
                 departures.push(Departure { granule: change.granule, before, is_leaving, split: None });
             }
@@ -276,10 +276,11 @@ impl Placement {
         }
     }
 
-    /// Brings `page` home if nothing maps it.
+    /// Brings `page` home if nothing maps it but copies that it cannot become.
     fn send_home(&mut self, world: &mut impl World, page: Gfn) {
-        if self.mappings(page).next().is_none() && !self.mover.is_home(page) {
+        if self.has_only_replicas(page) && !self.mover.is_home(page) {
             debug_assert!(self.mover.can_move(page));
+            self.merge_copies(world, page);
             world.copy_page(self.mover.locate(page), page.home());
             self.mover.place(world, page, page.home());
         }
@@ -294,14 +295,16 @@ impl Departure {
     }
 }
 
-/// Which slots of `before` are no longer wanted as they are. A replica whose permission changes is made anew.
-fn leaving(before: &Record, change: &Change) -> [bool; SLOTS] {
+/// Which slots of `before` are no longer wanted as they are. A replica whose permission changes is made anew; with
+/// strict isolation every slot is.
+fn leaving(before: &Record, change: &Change, is_strict: bool) -> [bool; SLOTS] {
     let mut leaving = [false; SLOTS];
     for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {
         let Some(slot) = slot else { continue };
         *leaving = match wanted.filter(|wanted| wanted.whole_page && !wanted.permission.is_none()) {
             Some(wanted) => {
-                wanted.page != slot.page || (slot.is_replica && wanted.permission != slot.permission)
+                wanted.page != slot.page
+                    || ((slot.is_replica || is_strict) && wanted.permission != slot.permission)
             }
             None => true,
         };

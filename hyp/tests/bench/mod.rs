@@ -170,6 +170,7 @@ impl Stage2 for Machine {
 
 impl Iommu for Machine {
     const CACHES_INVALID_ENTRIES: bool = true;
+    const CAN_FORBID_READS: bool = true;
 
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
         u64::from(frame.0) << 3 | u64::from(permission.write) << 2 | u64::from(permission.read) << 1 | 1

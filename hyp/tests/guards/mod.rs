@@ -1,5 +1,7 @@
 //! The rules of guards, one test each: what CPUs may do with a page that has copies, and what they see.
 
+mod strict;
+
 use crate::bench::{Bench, page};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::engine::{Coherence, CpuReach, Isolation, Trapped};

@@ -81,7 +81,7 @@ fn main(fdt: FdtAddress) -> ! {
         ram: prepared.layout.guest.as_slice(),
         pool: prepared.layout.pool,
         coherence: prepared.options.coherence,
-        isolation: Isolation::default(),
+        isolation: prepared.options.isolation,
         stage2,
         trace: prepared.layout.trace,
         trace_layout: prepared.trace_layout(),

@@ -169,6 +169,7 @@ impl Smmu {
 impl Iommu for Smmu {
     // An entry that is not valid is never kept in a TLB. Source: Arm ARM DDI 0487, D8.16; IHI 0070, 3.21.1.
     const CACHES_INVALID_ENTRIES: bool = false;
+    const CAN_FORBID_READS: bool = false;
 
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
         entry::leaf(frame, permission)

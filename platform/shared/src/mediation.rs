@@ -10,7 +10,7 @@ use oche_boot::bare::tlb::Cpus;
 use oche_boot::guard::Guards;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
+use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_hyp::statistics::{Exit, Statistics};
@@ -148,10 +148,6 @@ impl<I: Iommu> Guards for Mediation<I> {
 
     fn guard_loads(&mut self, page: Gfn) {
         self.engine.guard_loads(&mut self.machine, page);
-    }
-
-    fn locate(&self, page: Gfn) -> Option<Hfn> {
-        self.engine.is_ram(page).then(|| self.engine.locate(page))
     }
 
     fn begin_view(&mut self) -> Option<u64> {

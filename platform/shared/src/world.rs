@@ -180,6 +180,7 @@ impl<I> Stage2 for Machine<I> {
 
 impl<I: Iommu> Iommu for Machine<I> {
     const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
+    const CAN_FORBID_READS: bool = I::CAN_FORBID_READS;
 
     fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
         self.iommu.leaf_entry(frame, permission)

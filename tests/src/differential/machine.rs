@@ -18,7 +18,7 @@ use crate::world::{Data, Layout, Options, StrictWorld};
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::engine::{Coherence, Configuration, Engine};
+use oche_hyp::engine::{Coherence, Configuration, Engine, Isolation};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What differs, in a sentence.
@@ -64,6 +64,8 @@ pub struct Machine<const C: bool> {
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
     red_zones: BTreeMap<(Roots, u32), bool>,
+    /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
+    strays: BTreeSet<(Roots, u32)>,
     /// Those hit in the middle of a sync: that one reports it, or the next.
     late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
@@ -125,6 +127,7 @@ impl<const C: bool> Machine<C> {
             refused_tables: BTreeSet::new(),
             red_zones: BTreeMap::new(),
             late_red_zones: Vec::new(),
+            strays: BTreeSet::new(),
             red_pattern: None,
             live_maps: BTreeMap::new(),
             last_flush: 0,
@@ -329,6 +332,12 @@ impl<const C: bool> Machine<C> {
         let extra: Vec<_> =
             self.live_maps.iter().filter(|(key, n)| wanted.get(key) != Some(n)).take(3).collect();
         Err(format!("the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"))
+    }
+
+    /// Whether `page` may have more than one copy. With strict isolation a single mapping may be one.
+    fn is_shared(&self, page: Gfn) -> bool {
+        let has_copy = self.setting.isolation == Isolation::Strict && self.views.may_be_mapped(page);
+        has_copy || self.views.is_shared(page)
     }
 
     fn describe(&self, page: Gfn) -> String {

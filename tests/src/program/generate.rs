@@ -75,7 +75,7 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
         scarce_tables: if failing { 3 + random.below(20) } else { 0 },
         timeouts: if failing && random.chance(1, 2) { 40 } else { 0 },
         coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
-        isolation: Isolation::Page,
+        isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         sabotage: None,
     }
 }

@@ -56,7 +56,8 @@ impl Edu {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64, command: u32) {
-        for (offset, value) in [(0x80, from as u32), (0x88, to as u32), (0x90, bytes as u32), (0x98, command)] {
+        for (offset, value) in [(0x80, from as u32), (0x88, to as u32), (0x90, bytes as u32), (0x98, command)]
+        {
             write(REGISTERS + offset, value);
         }
     }

@@ -154,7 +154,9 @@ pub(super) fn increment(address: u64, times: u32, is_atomic: bool) {
     for _ in 0..times {
         if is_atomic {
             // SAFETY: an aligned word in pages that are for this.
-            unsafe { asm!(".arch_extension lse", "stadd {}, [{}]", in(reg) 1u64, in(reg) address, options(nostack)) };
+            unsafe {
+                asm!(".arch_extension lse", "stadd {}, [{}]", in(reg) 1u64, in(reg) address, options(nostack))
+            };
         } else {
             // SAFETY: the same.
             unsafe {

@@ -8,7 +8,7 @@ use crate::world::iommu::DeviceResult;
 use crate::world::stage2::CpuResult;
 use crate::world::{Access, Data, Outcome, Sabotage};
 use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
-use oche_hyp::engine::{Coherence, CpuReach, Trapped};
+use oche_hyp::engine::{Coherence, CpuReach, Isolation, Trapped};
 
 /// A device's access, as it goes through the checks.
 #[derive(Clone, Copy, Debug)]
@@ -196,7 +196,7 @@ impl<const C: bool> Machine<C> {
 
     fn note_cpu_store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
         self.note_bytes(page, offset, bytes);
-        if self.views.is_shared(page) {
+        if self.is_shared(page) {
             self.sharing.write(page, offset, bytes.len(), CPU, self.history.now());
         } else {
             self.sharing.clear(page, offset, bytes.len());
@@ -294,6 +294,7 @@ impl<const C: bool> Machine<C> {
             is_doubtful |= self.is_in_refused_table(*roots, iova_page);
         }
         let (may_read, may_write) = self.granted(dart, stream, iova_page);
+        let is_strict = self.setting.isolation == Isolation::Strict;
         let mut may_fault = is_refused || is_doubtful;
         // A sync that replaces a page by another may have neither for a moment; no driver asks for it.
         may_fault |= transfer.is_overlapped && reaches.len() > 1;
@@ -307,8 +308,15 @@ impl<const C: bool> Machine<C> {
                     let is_mapping = leaf.read || leaf.write;
                     may_fault |= !has_right;
                     is_exact &= has_right;
-                    // Permissions inside a granule are the union of its pages'.
-                    let is_granted = is_mapping && if is_write { may_write } else { may_read };
+                    // Permissions inside a granule are the union of its pages', unless they are exact. Even then
+                    // some hardware cannot forbid reads alone.
+                    let can_write_only = self.setting.board == crate::world::Board::Dart;
+                    let is_granted = match (is_strict, is_write) {
+                        (false, true) => is_mapping && may_write,
+                        (false, false) => is_mapping && may_read,
+                        (true, true) => false,
+                        (true, false) => leaf.write && !can_write_only,
+                    };
                     if (has_right || is_granted) && (!is_refused || is_doubtful || reaches.len() > 1) {
                         pages.push(leaf.page);
                     }
@@ -333,7 +341,7 @@ impl<const C: bool> Machine<C> {
                 self.counts.exact_accesses += 1;
                 let page = pages[0];
                 self.world.name_pending(id, page);
-                if !transfer.is_overlapped && !self.views.is_shared(page) && owner != Some(page) {
+                if !transfer.is_overlapped && !self.is_shared(page) && owner != Some(page) {
                     return Err(format!(
                         "{text} reaches {at:?}, CPUs find {page:?} at {:?}",
                         self.world.location(page)
@@ -403,13 +411,24 @@ impl<const C: bool> Machine<C> {
             if let Some(key) = key {
                 // In the middle of a sync it may be found by that sync or by the next.
                 // One byte or two can be the pattern's own by chance.
-                let must_report =
-                    transfer.length >= 4 && !transfer.is_overlapped && !self.views_are_changing(transfer);
+                // Where something is mapped that may only be read, the bytes lie in a copy that nobody else sees.
+                let is_empty = !self.is_mapped(transfer);
+                let must_report = is_empty
+                    && transfer.length >= 4
+                    && !transfer.is_overlapped
+                    && !self.views_are_changing(transfer);
+                if !is_empty {
+                    self.strays.insert(key);
+                }
                 let known = self.red_zones.entry(key).or_insert(must_report);
                 *known |= must_report;
                 self.late_red_zones.extend(transfer.is_overlapped.then_some(key));
             }
             return Ok(());
+        }
+        // In the middle of a sync it may be about to be refused.
+        if self.is_mapped(transfer) && !transfer.is_overlapped && !self.views_are_changing(transfer) {
+            return Err(format!("{text} is accepted, where a page is mapped that may only be written"));
         }
         let is_clean = key.is_some_and(|(_, page)| !self.red_zones.keys().any(|(_, other)| *other == page));
         if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
@@ -419,6 +438,16 @@ impl<const C: bool> Machine<C> {
             return self.check_answers_at(transfer.offset());
         }
         Ok(())
+    }
+
+    /// Whether a page may be mapped there, with whatever rights, and is not refused.
+    fn is_mapped(&self, transfer: &Transfer) -> bool {
+        let possible = self.history.possible_roots(transfer.dart, transfer.stream);
+        if possible.into_iter().flatten().any(|roots| self.is_refused(roots, transfer.iova_page())) {
+            return false;
+        }
+        let reaches = self.history.reaches(transfer.dart, transfer.stream, transfer.iova_page());
+        reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if leaf.read || leaf.write))
     }
 
     /// Whether any slot of the granule could be either of two things.
@@ -434,7 +463,7 @@ impl<const C: bool> Machine<C> {
         match transfer.data {
             Some(data) => {
                 self.note_bytes(page, offset, data.bytes());
-                if self.views.is_shared(page) {
+                if self.is_shared(page) {
                     self.sharing.write(page, offset, length, viewer, self.history.now());
                 } else {
                     self.sharing.clear(page, offset, length);
@@ -442,7 +471,11 @@ impl<const C: bool> Machine<C> {
             }
             None => {
                 let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
-                let byte = |index| (!self.sharing.is_vague(page, index, viewer)).then_some(memory[index]);
+                // A device that wrote into its copy sees what it wrote.
+                let is_stray = self.strays.contains(&(roots, transfer.iova_page()));
+                let byte = |index| {
+                    (!is_stray && !self.sharing.is_vague(page, index, viewer)).then_some(memory[index])
+                };
                 let bytes = (offset..offset + length).map(byte).collect();
                 let what = format!("{what} ({page:?}, {})", self.describe(page));
                 self.reads.insert(id, ExpectedRead { what, bytes, is_red_zone: false });
@@ -455,7 +488,7 @@ impl<const C: bool> Machine<C> {
     fn note_ambiguous(&mut self, transfer: &Transfer, pages: &[Gfn]) {
         let (offset, length) = (transfer.offset(), transfer.length);
         for &page in pages {
-            if self.views.is_shared(page) {
+            if self.is_shared(page) {
                 self.sharing.contest(page, offset, length, self.history.now());
                 continue;
             }

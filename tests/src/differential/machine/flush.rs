@@ -8,6 +8,7 @@ use crate::reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STR
 use crate::reference::walk::decode_root;
 use crate::world::iommu::Pending;
 use oche_hyp::addr::Gfn;
+use oche_hyp::engine::Isolation;
 use oche_hyp::trace::{Event, Place, Placement, Refusal};
 use std::collections::BTreeSet;
 
@@ -44,6 +45,7 @@ impl<const C: bool> Machine<C> {
         let mut refused = Vec::with_capacity(changes.len());
         for (roots, change) in &changes {
             let key = (*roots, change.iova_page);
+            self.strays.remove(&key);
             refused.push(is_refused(self, &key));
             if is_moved(&self.history, change) {
                 self.refused.remove(&key);
@@ -75,7 +77,10 @@ impl<const C: bool> Machine<C> {
                 }
             }
         }
-        for one in under_way.iter().filter(|one| self.views.is_shared(one.page)) {
+        for one in &under_way {
+            if !self.is_shared(one.page) {
+                continue;
+            }
             self.sharing.arrive_late(one.page, one.offset, one.length, self.history.now());
         }
         for stream in streams() {
@@ -123,7 +128,7 @@ impl<const C: bool> Machine<C> {
     /// Pages that have a single copy again are exact again.
     fn unite(&mut self) -> Checked {
         for page in self.sharing.pages() {
-            if !self.views.is_shared(page) {
+            if !self.is_shared(page) {
                 for offset in self.sharing.unite(page) {
                     self.adopt(page, offset);
                 }
@@ -237,7 +242,8 @@ impl<const C: bool> Machine<C> {
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
             Refusal::TooManySpaces => true,
-            Refusal::NotGuardable | Refusal::MixedPermission => false,
+            Refusal::NotGuardable => false,
+            Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,
             Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
         };
         if !is_plausible {

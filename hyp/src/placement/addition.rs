@@ -24,6 +24,14 @@ pub(crate) struct Copy {
     kind: CopyKind,
 }
 
+/// A page that a slot of a composed frame is to hold.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    leaf: Leaf,
+    /// As a copy that the page itself never becomes: see `placement::strict`.
+    is_private: bool,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CopyKind {
     /// The page itself goes there.
@@ -124,8 +132,8 @@ impl Placement {
                 (Err(reason), _) => Err(reason),
                 (Ok(()), Some(frame)) => self.put_direct(space, at, leaf, frame, &mut record),
                 (Ok(()), None) => {
-                    let is_private = is_private && !leaf.permission.write;
-                    self.put_composed(world, space, at, leaf, is_private, &mut record, copies)
+                    let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
+                    self.put_composed(world, space, at, wanted, &mut record, copies)
                 }
             };
             match placed {
@@ -206,8 +214,7 @@ impl Placement {
         world: &mut impl World,
         space: SpaceId,
         at: Place,
-        leaf: Leaf,
-        is_private: bool,
+        Wanted { leaf, is_private }: Wanted,
         record: &mut Record,
         copies: &mut Vec<Copy>,
     ) -> Result<Placed, Refusal> {

@@ -21,6 +21,7 @@ pub mod addr;
 pub mod dart;
 pub mod statistics;
 pub mod trace;
+pub mod virtio;
 pub mod world;
 
 mod mover;

@@ -2,6 +2,8 @@
 
 pub mod control;
 pub mod directory;
+pub mod export;
+pub mod file;
 pub mod filter;
 pub mod record;
 pub mod ring;

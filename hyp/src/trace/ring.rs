@@ -163,6 +163,11 @@ impl RingReader {
         self.lost
     }
 
+    /// Records that the CPU has written so far.
+    pub fn written(&self, words: &impl Words) -> u64 {
+        words.load(self.ring.head_word)
+    }
+
     /// Records that this reader has passed: those read and those lost.
     pub fn passed(&self) -> u64 {
         self.next

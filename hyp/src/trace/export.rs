@@ -1,0 +1,300 @@
+//! The trace file made by Oche itself, piece by piece, for a reader inside the guest.
+
+use alloc::vec::Vec;
+
+use crate::trace::directory::{DESCRIPTION_BYTES, Layout, Machine, counters};
+use crate::trace::file::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
+use crate::trace::record::Record;
+use crate::trace::ring::RingReader;
+use crate::trace::words::Words;
+
+/// Records in a chunk: with its header just less than a page, so that an event does not wait long for others.
+pub const CHUNK_RECORDS: usize = 126;
+
+/// A trace file on its way out, from the oldest record that the rings still hold.
+#[derive(Debug)]
+pub struct Export {
+    layout: Layout,
+    machine: Machine,
+    cpus: Vec<Cpu>,
+    /// The CPU whose records are taken next.
+    next_cpu: usize,
+    buffer: Vec<Record>,
+    /// Bytes that were made, and how many of them went out.
+    staged: Vec<u8>,
+    sent: usize,
+    newest_ticks: u64,
+    sampled_ticks: u64,
+    state: State,
+    is_ending: bool,
+}
+
+#[derive(Debug)]
+struct Cpu {
+    reader: RingReader,
+    lost_before: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The file's beginning is due.
+    Begin,
+    /// Records and samples as they come.
+    Running,
+    /// The end has been made.
+    Over,
+}
+
+impl Export {
+    /// A file that begins now, of the trace in `words`.
+    pub fn new(words: &impl Words, layout: Layout) -> Self {
+        let readers = (0..layout.cpus()).filter_map(|cpu| RingReader::new(layout, cpu));
+        Self {
+            layout,
+            machine: Machine::read(words),
+            cpus: readers.map(|reader| Cpu { reader, lost_before: 0 }).collect(),
+            next_cpu: 0,
+            buffer: alloc::vec![Record::default(); CHUNK_RECORDS],
+            staged: Vec::new(),
+            sent: 0,
+            newest_ticks: 0,
+            sampled_ticks: 0,
+            state: State::Begin,
+            is_ending: false,
+        }
+    }
+
+    /// Records that the rings hold and that have not been taken, the ones that are lost included.
+    pub fn waiting(&self, words: &impl Words) -> u64 {
+        self.cpus.iter().map(|cpu| cpu.reader.written(words).saturating_sub(cpu.reader.passed())).sum()
+    }
+
+    /// Asks for the file's end behind what there is now.
+    pub fn end(&mut self) {
+        self.is_ending = true;
+    }
+
+    /// Whether every byte up to the end went out.
+    pub fn is_over(&self) -> bool {
+        self.state == State::Over && self.sent == self.staged.len()
+    }
+
+    /// Fills `into` with the file's next bytes and returns how many there were: 0, nothing for now. `now` is
+    /// `CNTPCT_EL0`. Makes at most one chunk for each that it can hold.
+    pub fn fill(&mut self, words: &impl Words, now: u64, into: &mut [u8]) -> usize {
+        let mut filled = 0;
+        while let Some(room) = into.get_mut(filled..).filter(|room| !room.is_empty()) {
+            if self.sent == self.staged.len() && !self.stage(words, now) {
+                break;
+            }
+            let rest = self.staged.get(self.sent..).unwrap_or_default();
+            for (to, from) in room.iter_mut().zip(rest) {
+                *to = *from;
+            }
+            let count = room.len().min(rest.len());
+            self.sent += count;
+            filled += count;
+        }
+        filled
+    }
+
+    /// Makes what comes next; false: there is nothing.
+    fn stage(&mut self, words: &impl Words, now: u64) -> bool {
+        self.staged.clear();
+        self.sent = 0;
+        match self.state {
+            State::Begin => {
+                self.staged.extend(file_header(self.wall_clock(now)));
+                let found = Found {
+                    unix_nanoseconds: self.wall_clock(now),
+                    offset: 0,
+                    words: (0..DESCRIPTION_BYTES / 8).map(|index| words.load(index)).collect(),
+                };
+                self.push(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload());
+                self.state = State::Running;
+                true
+            }
+            State::Running if !self.is_ending => self.stage_records(words) || self.stage_sample(words, now),
+            State::Running => {
+                if self.stage_records(words) {
+                    return true;
+                }
+                self.sampled_ticks = 0;
+                self.stage_sample(words, now);
+                let cpus = self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost())).collect();
+                let end = End { unix_nanoseconds: self.wall_clock(now), cpus };
+                self.push(ChunkKind::End, ChunkHeader::default(), &end.to_payload());
+                self.state = State::Over;
+                true
+            }
+            State::Over => false,
+        }
+    }
+
+    /// The next CPU's next records, if any CPU has some.
+    fn stage_records(&mut self, words: &impl Words) -> bool {
+        for _ in 0..self.cpus.len() {
+            let number = self.next_cpu % self.cpus.len();
+            self.next_cpu = number + 1;
+            let Some(cpu) = self.cpus.get_mut(number) else { return false };
+            let batch = cpu.reader.read(words, &mut self.buffer);
+            cpu.lost_before += batch.lost_before;
+            let records = self.buffer.get(..batch.count).unwrap_or_default();
+            let Some(first) = records.first() else { continue };
+            let header = ChunkHeader {
+                cpu: number as u32,
+                first: batch.first,
+                lost_before: core::mem::take(&mut cpu.lost_before),
+                first_time: first.time(),
+                ..ChunkHeader::default()
+            };
+            self.newest_ticks = records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
+            let payload: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
+            self.push(ChunkKind::Records, header, &payload);
+            return true;
+        }
+        false
+    }
+
+    /// The counters, if a second has passed since the last time and something happened in it.
+    fn stage_sample(&mut self, words: &impl Words, now: u64) -> bool {
+        let is_due = now.saturating_sub(self.sampled_ticks) >= self.machine.counter_hz;
+        if !is_due || self.newest_ticks <= self.sampled_ticks {
+            return false;
+        }
+        self.sampled_ticks = now;
+        let sample = Sample {
+            unix_nanoseconds: self.wall_clock(now),
+            newest_ticks: self.newest_ticks,
+            label: alloc::string::String::new(),
+            counters: counters(words, self.layout).collect(),
+        };
+        self.push(ChunkKind::Sample, ChunkHeader::default(), &sample.to_payload());
+        true
+    }
+
+    fn push(&mut self, kind: ChunkKind, header: ChunkHeader, payload: &[u8]) {
+        self.staged.extend(chunk(ChunkHeader { kind: kind as u32, ..header }, payload));
+    }
+
+    /// Nanoseconds since 1970 UTC, 0 where nobody knows.
+    fn wall_clock(&self, now: u64) -> u64 {
+        let Some(start) = self.machine.wall_clock_nanoseconds else { return 0 };
+        let since = u128::from(now.saturating_sub(self.machine.start_ticks)) * 1_000_000_000
+            / u128::from(self.machine.counter_hz.max(1));
+        start.saturating_add(u64::try_from(since).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Gfn;
+    use crate::trace::Event;
+    use crate::trace::directory::DirectoryWriter;
+    use crate::trace::file::{CHUNK_HEADER_BYTES, FILE_HEADER_BYTES, checksum};
+    use crate::trace::record::RECORD_BYTES;
+    use crate::trace::ring::RingWriter;
+    use crate::trace::words::Text;
+    use crate::trace::words::tests::Shared;
+
+    fn booted(records: usize) -> (Shared, Layout) {
+        let layout = Layout::new(2, records * RECORD_BYTES);
+        let words = Shared::new(layout.total_bytes());
+        let machine = Machine {
+            board: Text::new("test"),
+            counter_hz: 1000,
+            start_ticks: 100,
+            wall_clock_nanoseconds: Some(5_000_000_000),
+        };
+        DirectoryWriter::begin(&words, layout, &machine).finish();
+        (words, layout)
+    }
+
+    fn event(number: u64) -> Event {
+        Event::Table { page: Gfn(number as u32), is_open: false }
+    }
+
+    /// Kinds and payloads of the chunks in `file`, each checked.
+    fn chunks(file: &[u8]) -> Vec<(ChunkHeader, Vec<u8>)> {
+        let mut chunks = Vec::new();
+        let mut rest = &file[FILE_HEADER_BYTES..];
+        while let Some((head, behind)) = rest.split_first_chunk::<CHUNK_HEADER_BYTES>() {
+            let header = ChunkHeader::from_bytes(head).expect("a chunk");
+            let (payload, behind) = behind.split_at(header.payload_bytes as usize);
+            assert_eq!(checksum(&header, payload), header.checksum);
+            chunks.push((header, payload.to_vec()));
+            rest = behind;
+        }
+        assert!(rest.is_empty());
+        chunks
+    }
+
+    fn all(export: &mut Export, words: &Shared, piece: usize) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut buffer = alloc::vec![0; piece];
+        loop {
+            let count = export.fill(words, 9000, &mut buffer);
+            if count == 0 {
+                return file;
+            }
+            file.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    #[test]
+    fn the_file_has_every_record_and_an_end_whatever_the_pieces() {
+        for piece in [1, 7, 4096, 100_000] {
+            let (words, layout) = booted(1024);
+            let mut writers = [0, 1].map(|cpu| RingWriter::new(layout, cpu).unwrap());
+            for number in 0..700 {
+                writers[(number % 2) as usize].record(&words, 100 + number, 4, &event(number));
+            }
+            let mut export = Export::new(&words, layout);
+            assert_eq!(export.waiting(&words), 700);
+            let mut file = all(&mut export, &words, piece);
+            assert_eq!(export.waiting(&words), 0);
+            writers[1].record(&words, 900, 4, &event(700));
+            export.end();
+            assert!(!export.is_over());
+            file.extend(all(&mut export, &words, piece));
+            assert!(export.is_over());
+
+            let chunks = chunks(&file);
+            let kinds: Vec<u32> = chunks.iter().map(|(header, _)| header.kind).collect();
+            assert_eq!((kinds.first(), kinds.last()), (Some(&1), Some(&4)));
+            let mut next = [0, 0];
+            for (header, payload) in chunks.iter().filter(|(header, _)| header.kind == 2) {
+                assert_eq!((header.first, header.lost_before), (next[header.cpu as usize], 0));
+                next[header.cpu as usize] += payload.len() as u64 / 32;
+            }
+            assert_eq!(next, [350, 351]);
+            let end = End::from_payload(&chunks.last().unwrap().1).unwrap();
+            assert_eq!(end.cpus, [(350, 0), (351, 0)]);
+            assert_eq!(end.unix_nanoseconds, 5_000_000_000 + 8_900_000_000);
+        }
+    }
+
+    #[test]
+    fn what_the_ring_overwrote_is_told_in_the_chunk_behind_it() {
+        let (words, layout) = booted(64);
+        let mut writer = RingWriter::new(layout, 0).unwrap();
+        (0..100).for_each(|number| writer.record(&words, 100 + number, 4, &event(number)));
+        let mut export = Export::new(&words, layout);
+        let file = all(&mut export, &words, 4096);
+        let chunks = chunks(&file);
+        let (header, payload) = chunks.iter().find(|(header, _)| header.kind == 2).unwrap();
+        assert_eq!((header.first, header.lost_before, payload.len()), (36, 36, 64 * 32));
+    }
+
+    #[test]
+    fn nothing_new_makes_no_bytes_and_an_export_that_never_began_still_ends_well() {
+        let (words, layout) = booted(64);
+        let mut export = Export::new(&words, layout);
+        export.end();
+        let kinds: Vec<u32> =
+            chunks(&all(&mut export, &words, 4096)).iter().map(|(header, _)| header.kind).collect();
+        assert_eq!(kinds, [1, 4]);
+        assert!(export.is_over() && all(&mut export, &words, 4096).is_empty());
+    }
+}

@@ -62,6 +62,17 @@ pub struct Darts<'a> {
     pub replaces: &'a str,
     /// Which requester is which stream.
     pub map: &'a IommuMap,
+    /// A device of Oche's own that comes with them.
+    pub port: Option<VirtioPort>,
+}
+
+/// A virtio-mmio device that Oche plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioPort {
+    /// Its registers.
+    pub window: PhysRange,
+    /// Its `interrupts`: type, number, flags (GIC binding).
+    pub interrupt: [u32; 3],
 }
 
 /// The blob cannot be edited.
@@ -204,6 +215,20 @@ fn replace_iommu(root: &mut DeviceTreeNode, darts: &Darts<'_>) {
         root.add_child(node);
     }
     point_at_darts(root, darts, &removed, &phandles);
+    if let Some(port) = &darts.port {
+        add_port(root, port);
+    }
+}
+
+fn add_port(root: &mut DeviceTreeNode, port: &VirtioPort) {
+    let mut node = DeviceTreeNode::new_unchecked(format!("virtio_mmio@{:x}", port.window.start));
+    set(&mut node, "compatible", "virtio,mmio");
+    let [start_high, start_low] = split_cells(port.window.start);
+    let [size_high, size_low] = split_cells(port.window.size());
+    set(&mut node, "reg", [start_high, start_low, size_high, size_low]);
+    set(&mut node, "interrupts", port.interrupt);
+    set(&mut node, "dma-coherent", Vec::<u32>::new());
+    root.add_child(node);
 }
 
 /// Removes every node compatible with `compatible`, and notes their phandles.

@@ -79,6 +79,8 @@ pub struct Options<'a> {
     pub pool_bytes: Option<u64>,
     /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
     pub trace_bytes: u64,
+    /// `oche.trace-orders`: what is recorded from the start, as orders of `oche trace filter` with `;` between them.
+    pub trace_orders: Option<&'a str>,
     /// `oche.log`.
     pub log: Level,
     /// `oche.bootargs`: replaces the guest's command line.
@@ -98,6 +100,7 @@ impl Default for Options<'_> {
         Self {
             pool_bytes: None,
             trace_bytes: 1 << 20,
+            trace_orders: None,
             log: Level(log::LevelFilter::Info),
             bootargs: None,
             iommu_map: IommuMap {
@@ -130,6 +133,10 @@ impl<'a> Options<'a> {
         let taken = match name {
             "oche.pool" => parse_size(value).map(|bytes| self.pool_bytes = Some(bytes)),
             "oche.trace" => parse_size(value).map(|bytes| self.trace_bytes = bytes),
+            "oche.trace-orders" => {
+                self.trace_orders = Some(value);
+                Some(())
+            }
             "oche.log" => parse_word(value, &LEVELS).map(|level| self.log = Level(level)),
             "oche.bootargs" => {
                 self.bootargs = Some(value);

@@ -6,7 +6,7 @@
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use oche_boot::blob;
-use oche_boot::guest_fdt::{Changes, Darts, Reservation, SpinCpu, rewrite};
+use oche_boot::guest_fdt::{Changes, Darts, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
 use oche_boot::range::PhysRange;
@@ -14,13 +14,20 @@ use oche_boot::range::PhysRange;
 const FIXTURE: &[u8] = include_bytes!("data/qemu-virt.dtb");
 const WINDOWS: [PhysRange; 2] =
     [PhysRange { start: 0x0910_0000, end: 0x0910_4000 }, PhysRange { start: 0x0910_4000, end: 0x0910_8000 }];
+const PORT: VirtioPort =
+    VirtioPort { window: PhysRange { start: 0x0918_0000, end: 0x0918_1000 }, interrupt: [0, 200, 1] };
 /// Two gigabytes without an image low down and a pool at the top.
 const MEMORY: [PhysRange; 2] =
     [PhysRange { start: 0x4000_0000, end: 0x4020_0000 }, PhysRange { start: 0x4060_0000, end: 0xa000_0000 }];
 
 fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
-    let darts =
-        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
+    let darts = Darts {
+        windows: &WINDOWS,
+        interrupt: [0, 74, 1],
+        replaces: "arm,smmu-v3",
+        map: &options.iommu_map,
+        port: Some(PORT),
+    };
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
     let changes = Changes {
         memory: &MEMORY,
@@ -56,6 +63,18 @@ fn qemus_tree_says_what_qemu_was_told() {
     assert_eq!(machine.blob(), FIXTURE);
     assert!(machine.has_compatible("arm,smmu-v3") && machine.has_compatible("arm,pl011"));
     assert!(!machine.has_compatible("arm,smmu-v") && !machine.has_compatible("apple,t8103-dart"));
+}
+
+#[test]
+fn the_guest_finds_the_port_that_oche_plays() {
+    let blob = rewritten(FIXTURE, &Options::default());
+    let tree = fdt::Fdt::new(&blob).expect("it parses");
+    let path = "/virtio_mmio@9180000";
+    assert_eq!(cells(&tree, path, "reg"), [0, 0x0918_0000, 0, 0x1000]);
+    assert_eq!(cells(&tree, path, "interrupts"), [0, 200, 1]);
+    assert!(has(&tree, path, "dma-coherent"));
+    let node = tree.find_node(path).expect("it is there");
+    assert_eq!(node.property("compatible").map(|property| property.value), Some(b"virtio,mmio\0".as_slice()));
 }
 
 #[test]
@@ -184,8 +203,13 @@ fn read_and_rewrite(bytes: &[u8]) -> bool {
     let Ok(machine) = Machine::read(bytes) else { return false };
     machine.chosen_options(&mut |_, _| {});
     let options = Options::default();
-    let darts =
-        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
+    let darts = Darts {
+        windows: &WINDOWS,
+        interrupt: [0, 74, 1],
+        replaces: "arm,smmu-v3",
+        map: &options.iommu_map,
+        port: Some(PORT),
+    };
     let changes = Changes {
         memory: &MEMORY,
         initrd: None,

@@ -5,8 +5,10 @@ pub mod directory;
 pub mod export;
 pub mod file;
 pub mod filter;
+pub mod port;
 pub mod record;
 pub mod ring;
+pub mod snapshot;
 pub mod text;
 pub mod words;
 

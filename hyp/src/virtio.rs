@@ -3,6 +3,7 @@
 //! Source of every number and rule here: Virtual I/O Device (VIRTIO) Version 1.2, OASIS, 2022-07-01. Sections are named.
 
 pub mod console;
+pub mod memory;
 pub mod queue;
 
 /// The guest's memory by guest-physical address, as a device of Oche's reaches it.

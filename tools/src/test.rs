@@ -12,6 +12,7 @@ use crate::{check, command, el2, environment, hostile, workspace};
 
 mod fault;
 mod m1;
+mod port;
 mod views;
 mod wrong_input;
 
@@ -45,7 +46,7 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, Work); 12] = [
+    let steps: [(&str, Work); 13] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),
@@ -57,6 +58,7 @@ pub fn main(options: &Options) -> Result<()> {
         }),
         ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
+        ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
         ("Demo, short, pool under pressure", |step, _| {
             run_demo(

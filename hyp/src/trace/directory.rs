@@ -45,6 +45,8 @@ pub const CONTROL: usize = 0x9000;
 
 /// From the word that counts a CPU's records to the one that counts what its filter left out.
 pub(super) const FILTERED_WORD: usize = 1;
+/// The same for the pages of which no snapshot could be taken.
+pub(super) const NO_SNAPSHOT_WORD: usize = 2;
 
 const HEADS: usize = 0x100;
 const HEAD_BYTES: usize = 64;
@@ -420,10 +422,13 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
         (Text::load(words, word), scope, place as usize)
     });
     let sound = entries.filter(|(_, scope, place)| *scope <= Scope::Cpu as u32 && *place < BLOCK_COUNTERS);
-    let left_out = (0..layout.cpus).map(move |cpu| Counter {
-        name: Text::new("events_left_out"),
-        cpu: Some(cpu),
-        value: words.load(layout.head_word(cpu) + FILTERED_WORD),
+    let beside_heads = [("events_left_out", FILTERED_WORD), ("snapshots_left_out", NO_SNAPSHOT_WORD)];
+    let left_out = beside_heads.into_iter().flat_map(move |(name, word)| {
+        (0..layout.cpus).map(move |cpu| Counter {
+            name: Text::new(name),
+            cpu: Some(cpu),
+            value: words.load(layout.head_word(cpu) + word),
+        })
     });
     let named = sound.flat_map(move |(name, scope, place)| {
         let is_global = scope == Scope::Global as u32;

@@ -25,7 +25,7 @@
 use core::fmt;
 
 use crate::trace::Event;
-use crate::trace::directory::{FILTERED_WORD, Layout};
+use crate::trace::directory::{FILTERED_WORD, Layout, NO_SNAPSHOT_WORD};
 use crate::trace::filter::Filter;
 use crate::trace::record::{RECORD_WORDS, Record, SEQUENCE_WORD, Stamp};
 use crate::trace::text::{Clock, Line};
@@ -117,6 +117,11 @@ impl RingWriter {
             self.filtered = self.filtered.wrapping_add(1);
             words.store(self.ring.head_word.wrapping_add(FILTERED_WORD), self.filtered);
         }
+    }
+
+    /// Publishes how many pages were chosen for a snapshot on this CPU and left out.
+    pub fn set_snapshots_left_out(&self, words: &impl Words, pages: u64) {
+        words.store(self.ring.head_word.wrapping_add(NO_SNAPSHOT_WORD), pages);
     }
 
     #[inline]

@@ -11,7 +11,7 @@ use oche_boot::bare::frame::TrapFrame;
 use oche_boot::bare::launch::Board;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
 use oche_boot::bare::{console, cpu, guard, heap, launch};
-use oche_boot::guest_fdt::Darts;
+use oche_boot::guest_fdt::{Darts, VirtioPort};
 use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
@@ -23,7 +23,9 @@ use oche_hyp::world::CpuAccess;
 use oche_platform::last_words;
 use oche_platform::mediation::{Cause, Mediation, Setup};
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
+use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
 use oche_qemu_virt::iommu_map::IommuMap;
+use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
 
 use uart::Pl011;
@@ -33,6 +35,10 @@ const SMMU: PhysRange = PhysRange { start: 0x0905_0000, end: 0x0907_0000 };
 const SMMU_COMPATIBLE: &str = "arm,smmu-v3";
 /// The SMMU's event queue interrupt, SPI 74, edge-triggered. Source: the same, `irqmap`.
 const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
+/// GIC binding: an interrupt of a device that raises it once for each event.
+const EDGE_RISING: u32 = 1;
+/// The PL031 clock. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_RTC`; Arm DDI 0224, 3.3.1.
+const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
 /// DARTs that the guest is shown.
 const DARTS: usize = oche_boot::options::MOST_DARTS as usize;
 
@@ -41,6 +47,8 @@ oche_boot::entry!(main, "qemu-virt");
 fn main(fdt: FdtAddress) -> ! {
     launch::map_registers(uart::REGISTERS);
     launch::map_registers(SMMU);
+    launch::map_registers(DISTRIBUTOR);
+    launch::map_registers(RTC);
     console::set(&Pl011);
     // QEMU itself answers PSCI by SMC when the machine has an EL2: true before the FDT is believed.
     firmware::set_present(true);
@@ -56,11 +64,13 @@ fn main(fdt: FdtAddress) -> ! {
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
     let [first, second, third] = windows;
-    let stage2 = prepared.stage2(&[SMMU, first, second, third]);
+    let stage2 = prepared.stage2(&[SMMU, first, second, third, port::WINDOW]);
     let map = prepared.options.iommu_map;
     last_words::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
     let registers = unsafe { Registers::at(SMMU.start as usize) };
+    // SAFETY: virt's distributor is there and was mapped as device memory above.
+    let port_interrupt = unsafe { SharedInterrupt::new(port::INTERRUPT) };
     let (used_before, _) = heap::usage();
     let connections = IommuMap::of(&map);
     let description = describe(&connections);
@@ -85,18 +95,32 @@ fn main(fdt: FdtAddress) -> ! {
         stage2,
         trace: prepared.layout.trace,
         trace_layout: prepared.trace_layout(),
+        trace_orders: prepared.options.trace_orders.unwrap_or(""),
+        wall_clock_nanoseconds: read_wall_clock(),
+        raise_port_interrupt: Some(alloc::boxed::Box::new(move || port_interrupt.raise())),
     });
     check_heap(used_before, &prepared.layout);
     #[cfg(feature = "measure-trace")]
     let mediation = measured(mediation);
     let mediation = SpinLock::new(mediation);
     trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { mediation })));
+    let has_port = prepared.trace_layout().ring_records() != 0;
     prepared.launch(Some(Darts {
         windows: &windows,
         interrupt: EVENT_INTERRUPT,
         replaces: SMMU_COMPATIBLE,
         map: &map,
+        port: has_port
+            .then_some(VirtioPort { window: port::WINDOW, interrupt: [0, port::INTERRUPT, EDGE_RISING] }),
     }))
+}
+
+/// Nanoseconds since 1970 UTC, to the second, or `None` of a clock that was never set.
+fn read_wall_clock() -> Option<u64> {
+    let register = RTC.start as *const u32;
+    // SAFETY: mapped as device memory by `main`; `RTCDR`, its first register, can be read at any time.
+    let seconds = unsafe { core::ptr::read_volatile(register) };
+    (seconds != 0).then_some(u64::from(seconds) * 1_000_000_000)
 }
 
 /// Measures what an event of the trace costs, and ends.
@@ -130,11 +154,28 @@ struct Virt {
     mediation: SpinLock<Mediation<Smmu>>,
 }
 
+impl Virt {
+    /// Answers an access to the trace's port.
+    fn port_access(&self, cause: Cause, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
+        let (offset, bytes) = (access.address.wrapping_sub(port::WINDOW.start), 1 << access.width_log2);
+        let mut mediation = self.mediation.lock();
+        let done = match access.write {
+            Some(value) => mediation.store_port(cause, offset, bytes, value),
+            None => mediation.load_port(offset, bytes).map(|value| access.answer(frame, value)),
+        };
+        if done.is_some() { Resume::Next } else { Resume::Abort }
+    }
+}
+
 impl Platform for Virt {
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
+        }
+        if port::WINDOW.contains(fault.address) {
+            return self.port_access(cause, fault, frame);
         }
         let Some((dart, offset)) = dart_at(fault.address) else { return Resume::Abort };
         let Some(access) = fault.mmio(frame) else { return Resume::Abort };

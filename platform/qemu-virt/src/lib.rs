@@ -13,5 +13,8 @@ extern crate std;
 
 #[cfg(target_os = "none")]
 pub mod darts;
+#[cfg(target_os = "none")]
+pub mod gic;
 pub mod iommu_map;
+pub mod port;
 pub mod smmu;

@@ -17,6 +17,8 @@ pub mod last_words;
 #[cfg(target_os = "none")]
 pub mod mediation;
 #[cfg(target_os = "none")]
+pub mod port;
+#[cfg(target_os = "none")]
 pub mod recorder;
 #[cfg(target_os = "none")]
 pub mod world;

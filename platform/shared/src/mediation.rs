@@ -2,6 +2,7 @@
 //!
 //! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -10,7 +11,7 @@ use oche_boot::bare::tlb::Cpus;
 use oche_boot::guard::Guards;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES};
+use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_hyp::statistics::{Exit, Statistics};
@@ -18,6 +19,7 @@ use oche_hyp::trace::Event;
 use oche_hyp::trace::directory::Layout;
 use oche_hyp::world::Iommu;
 
+use crate::port::TraceConsole;
 pub use crate::recorder::Cause;
 use crate::recorder::{Description, Recorder};
 use crate::world::Machine;
@@ -45,18 +47,27 @@ pub struct Setup<'a, I> {
     pub trace: PhysRange,
     /// What is where in it.
     pub trace_layout: Layout,
+    /// What is recorded from the start: orders with `;` between them.
+    pub trace_orders: &'a str,
+    /// Nanoseconds since 1970 UTC now.
+    pub wall_clock_nanoseconds: Option<u64>,
+    /// Interrupts the guest for the trace's port. `None`: the board shows no port.
+    pub raise_port_interrupt: Option<Box<dyn Fn() + Send>>,
 }
 
 /// The engine and all that it stands on.
 pub struct Mediation<I> {
     machine: Machine<I>,
     engine: Engine,
+    /// Where there is a trace.
+    port: Option<TraceConsole>,
 }
 
 impl<I: Iommu> Mediation<I> {
     /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
     pub fn new(setup: Setup<'_, I>) -> Self {
-        let recorder = Recorder::new(setup.trace, setup.trace_layout, setup.description);
+        let recorder =
+            Recorder::new(setup.trace, setup.trace_layout, setup.description, setup.wall_clock_nanoseconds);
         let darts = setup.description.darts.len();
         let mut machine = Machine { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
@@ -70,7 +81,10 @@ impl<I: Iommu> Mediation<I> {
             isolation: setup.isolation,
         };
         let engine = Engine::new(&configuration, &mut machine);
-        Self { machine, engine }
+        machine.recorder.order(setup.trace_orders);
+        let port = machine.recorder.port().zip(setup.raise_port_interrupt);
+        let port = port.map(|(port, raise)| TraceConsole::new(port, raise));
+        Self { machine, engine, port }
     }
 
     /// The hardware.
@@ -100,7 +114,7 @@ impl<I: Iommu> Mediation<I> {
     ) -> Result<u64, AccessError> {
         self.machine.recorder.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
-        self.machine.recorder.publish(Exit::DartRegister);
+        self.end_trap(Exit::DartRegister);
         value.map(u64::from)
     }
 
@@ -120,8 +134,43 @@ impl<I: Iommu> Mediation<I> {
         self.machine.recorder.begin(cause);
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
-        self.machine.recorder.publish(Exit::DartRegister);
+        self.end_trap(Exit::DartRegister);
         done
+    }
+
+    /// The guest loads `bytes` bytes at `offset` of the port's registers; `None` where there is no port.
+    pub fn load_port(&mut self, offset: u64, bytes: usize) -> Option<u64> {
+        let value = self.port.as_ref()?.load(offset, bytes);
+        self.machine.recorder.publish(Exit::Other);
+        Some(value)
+    }
+
+    /// The guest stores the low `bytes` bytes of `value` there.
+    pub fn store_port(&mut self, cause: Cause, offset: u64, bytes: usize, value: u64) -> Option<()> {
+        self.machine.recorder.begin(cause);
+        self.port.as_mut()?.store(&mut self.engine, &mut self.machine, offset, bytes, value);
+        self.machine.recorder.publish(Exit::Other);
+        Some(())
+    }
+
+    /// Publishes the counters, and hands on what was traced.
+    fn end_trap(&mut self, exit: Exit) {
+        while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
+            let count = self.machine.recorder.snapshot_words();
+            let Some(words) = self.words_of(wanted.page, count) else { continue };
+            self.machine.recorder.record_snapshot(&wanted, |word| words.get(word).copied().unwrap_or(0));
+        }
+        self.machine.recorder.publish(exit);
+        if let Some(port) = &mut self.port {
+            port.go_on(&mut self.engine, &mut self.machine);
+        }
+    }
+
+    /// What CPUs find in the first `count` words of `page`, if it is the guest's.
+    fn words_of(&mut self, page: Gfn, count: usize) -> Option<Vec<u64>> {
+        let is_ram = self.engine.is_ram(page);
+        let load = |word| self.engine.load_guarded(&mut self.machine, page, word * 8, 8);
+        is_ram.then(|| (0..count.min(PAGE_WORDS)).map(load).collect())
     }
 
     /// What happened so far.
@@ -134,7 +183,7 @@ impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
         self.machine.recorder.begin(Cause { cpu: cpu::index(), program_counter });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
-        self.machine.recorder.publish(Exit::WatchedPage);
+        self.end_trap(Exit::WatchedPage);
         trapped
     }
 

@@ -11,7 +11,9 @@ use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
 use oche_hyp::trace::control::{Control, ControlReader};
 use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Layout, Machine, publish_statistics};
+use oche_hyp::trace::port::TracePort;
 use oche_hyp::trace::ring::RingWriter;
+use oche_hyp::trace::snapshot::{self, Snapshots, Wanted};
 use oche_hyp::trace::words::Text;
 
 /// What the trace says of the machine.
@@ -52,17 +54,25 @@ pub struct Recorder {
     statistics: Statistics,
     /// Empty where there is no memory for a trace.
     memory: &'static [AtomicU64],
+    layout: Layout,
     rings: Vec<RingWriter>,
     counters: Vec<CpuCounters>,
     asked: ControlReader,
     control: Control,
+    takes_snapshots: bool,
+    snapshots: Snapshots,
     cause: Cause,
 }
 
 impl Recorder {
     /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
     /// `layout` records nothing.
-    pub fn new(memory: PhysRange, layout: Layout, description: &Description) -> Self {
+    pub fn new(
+        memory: PhysRange,
+        layout: Layout,
+        description: &Description,
+        wall_clock_nanoseconds: Option<u64>,
+    ) -> Self {
         let memory = words_of(memory);
         if memory.len() < layout.total_bytes() / 8 {
             return Self::silent();
@@ -71,7 +81,7 @@ impl Recorder {
             board: Text::new(description.board),
             counter_hz: CNTFRQ_EL0.get(),
             start_ticks: CNTPCT_EL0.get(),
-            wall_clock_nanoseconds: None,
+            wall_clock_nanoseconds,
         };
         let mut directory = DirectoryWriter::begin(&memory, layout, &machine);
         for (dart, address, name) in &description.darts {
@@ -85,6 +95,7 @@ impl Recorder {
             rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
             counters: (0..layout.cpus()).map_while(|cpu| CpuCounters::new(layout, cpu)).collect(),
             memory,
+            layout,
             ..Self::silent()
         }
     }
@@ -93,12 +104,33 @@ impl Recorder {
         Self {
             statistics: Statistics::default(),
             memory: &[],
+            layout: Layout::new(1, 0),
             rings: Vec::new(),
             counters: Vec::new(),
             asked: ControlReader::default(),
             control: Control::default(),
+            takes_snapshots: false,
+            snapshots: Snapshots::default(),
             cause: Cause::default(),
         }
+    }
+
+    /// Asks for what `orders`, with `;` between them, say; what makes no sense is told and left out.
+    pub fn order(&self, orders: &str) {
+        let mut control = Control::default();
+        for order in orders.split(';').map(str::trim).filter(|order| !order.is_empty()) {
+            if let Err(error) = control.apply(order) {
+                log::warn!("oche.trace-orders: `{order}` ignored: {error}");
+            }
+        }
+        if control != Control::default() {
+            control.publish(&self.memory);
+        }
+    }
+
+    /// The trace for a reader in the guest, where events are recorded.
+    pub fn port(&self) -> Option<TracePort> {
+        (self.layout.ring_records() != 0).then(|| TracePort::new(self.memory, self.layout))
     }
 
     /// What happened so far, in numbers.
@@ -111,6 +143,8 @@ impl Recorder {
         self.cause = cause;
         if let Some((generation, control)) = self.asked.changed(&self.memory) {
             self.control = control;
+            self.takes_snapshots = snapshot::are_wanted(&control);
+            self.snapshots.forget();
             self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         }
     }
@@ -118,6 +152,9 @@ impl Recorder {
     /// Takes note of `event`.
     pub fn record(&mut self, event: &Event) {
         self.statistics.count(event);
+        if self.takes_snapshots {
+            self.snapshots.note(&self.control, event);
+        }
         if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
             let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
             let filter = &self.control.events;
@@ -127,6 +164,27 @@ impl Recorder {
                 ring.record_if(filter, &self.memory, time, program_counter, event);
             }
         }
+    }
+
+    /// The next page of which bytes are to be taken, now that everything is in its place.
+    #[inline]
+    pub fn wanted_snapshot(&mut self) -> Option<Wanted> {
+        if self.takes_snapshots { self.snapshots.take() } else { None }
+    }
+
+    /// How many words of a page a snapshot needs.
+    pub fn snapshot_words(&self) -> usize {
+        usize::from(self.control.snapshot_bytes).div_ceil(8)
+    }
+
+    /// Records the first bytes of a page, whose words `load` gives.
+    pub fn record_snapshot(&mut self, wanted: &Wanted, load: impl Fn(usize) -> u64) {
+        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        snapshot::events(wanted, self.control.snapshot_bytes, load, |event| {
+            ring.record(&self.memory, time, program_counter, event);
+        });
+        ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
     }
 
     /// Puts the counters where readers find them, with one more `exit` of this CPU.

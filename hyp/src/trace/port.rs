@@ -1,0 +1,184 @@
+//! The trace as a port in the guest: read, it is a trace file; written, it takes orders.
+
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+
+use crate::trace::control::Control;
+use crate::trace::directory::{Layout, Machine};
+use crate::trace::export::{CHUNK_RECORDS, Export};
+use crate::virtio::console::Port;
+
+/// Longest line of orders.
+const LINE_BYTES: usize = 512;
+/// The order that ends the file: whoever reads the port comes to its end.
+const END: &[u8] = b"end";
+/// Events wait for others for this part of a second at most, as far as there are traps.
+const WAIT_PARTS: u64 = 20;
+
+/// What is behind `/dev/virtio-ports/org.oche.trace`.
+///
+/// Each time it is opened a new file begins, with all that the rings still hold. Lines that are written to it are
+/// those of [`Control::apply`], or `end`; what is neither is left alone.
+#[derive(Debug)]
+pub struct TracePort {
+    words: &'static [AtomicU64],
+    layout: Layout,
+    counter_hz: u64,
+    export: Option<Export>,
+    line: Vec<u8>,
+    /// `CNTPCT_EL0` at the trap that is being handled.
+    now: u64,
+    pulled: u64,
+}
+
+impl TracePort {
+    /// The port of the trace in `words`.
+    pub fn new(words: &'static [AtomicU64], layout: Layout) -> Self {
+        let counter_hz = Machine::read(&words).counter_hz;
+        Self { words, layout, counter_hz, export: None, line: Vec::new(), now: 0, pulled: 0 }
+    }
+
+    /// It is `now`, in ticks. Returns whether there is enough to bother the guest's reader with.
+    pub fn is_due(&mut self, now: u64) -> bool {
+        self.now = now;
+        let Some(export) = &self.export else { return false };
+        let waiting = export.waiting(&self.words);
+        let is_old = now.saturating_sub(self.pulled) >= self.counter_hz / WAIT_PARTS;
+        waiting >= CHUNK_RECORDS as u64 || waiting > 0 && is_old
+    }
+
+    fn obey(&mut self) {
+        let line = core::mem::take(&mut self.line);
+        let line = line.trim_ascii();
+        if line == END {
+            if let Some(export) = &mut self.export {
+                export.end();
+            }
+            return;
+        }
+        let Some(mut control) = Control::current(&self.words) else { return };
+        if str::from_utf8(line).is_ok_and(|line| control.apply(line).is_ok()) {
+            control.publish(&self.words);
+        }
+    }
+}
+
+impl Port for TracePort {
+    const NAME: &'static str = "org.oche.trace";
+
+    fn set_open(&mut self, is_open: bool) {
+        self.export = if is_open { Some(Export::new(&self.words, self.layout)) } else { None };
+        self.line.clear();
+    }
+
+    fn pull(&mut self, into: &mut [u8]) -> usize {
+        self.pulled = self.now;
+        let Some(export) = &mut self.export else { return 0 };
+        export.fill(&self.words, self.now, into)
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\n' => self.obey(),
+                byte if self.line.len() < LINE_BYTES => self.line.push(*byte),
+                // A line that long is none; what is kept of it is no order.
+                _ => {}
+            }
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        self.export.as_ref().is_some_and(Export::is_over)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Gfn;
+    use crate::trace::Event;
+    use crate::trace::control::ControlReader;
+    use crate::trace::directory::DirectoryWriter;
+    use crate::trace::record::{Kind, RECORD_BYTES};
+    use crate::trace::ring::RingWriter;
+    use crate::trace::words::Text;
+
+    fn booted() -> (&'static [AtomicU64], Layout) {
+        let layout = Layout::new(1, 1024 * RECORD_BYTES);
+        let words: Vec<AtomicU64> = (0..layout.total_bytes() / 8).map(|_| AtomicU64::new(0)).collect();
+        let words: &'static [AtomicU64] = words.leak();
+        let machine = Machine {
+            board: Text::new("test"),
+            counter_hz: 1000,
+            start_ticks: 0,
+            wall_clock_nanoseconds: None,
+        };
+        DirectoryWriter::begin(&words, layout, &machine).finish();
+        (words, layout)
+    }
+
+    fn read(port: &mut TracePort) -> usize {
+        let mut buffer = [0; 4096];
+        let mut total = 0;
+        loop {
+            let count = port.pull(&mut buffer);
+            if count == 0 {
+                return total;
+            }
+            total += count;
+        }
+    }
+
+    #[test]
+    fn the_reader_is_bothered_for_a_page_of_events_or_after_a_while() {
+        let (words, layout) = booted();
+        let mut port = TracePort::new(words, layout);
+        let mut writer = RingWriter::new(layout, 0).unwrap();
+        let mut record = |count: u64| {
+            (0..count)
+                .for_each(|_| writer.record(&words, 1, 0, &Event::Table { page: Gfn(1), is_open: true }));
+        };
+        record(1000);
+        assert!(!port.is_due(1), "nobody reads");
+        port.set_open(true);
+        assert!(port.is_due(1));
+        assert!(read(&mut port) > 1000 * RECORD_BYTES);
+        assert!(!port.is_due(500));
+        record(1);
+        assert!(!port.is_due(50) && port.is_due(51));
+        record(CHUNK_RECORDS as u64 - 1);
+        assert!(port.is_due(2));
+    }
+
+    #[test]
+    fn lines_are_orders_in_whatever_pieces_and_nonsense_is_left_alone() {
+        let (words, layout) = booted();
+        let mut port = TracePort::new(words, layout);
+        let mut asked = ControlReader::default();
+        port.set_open(true);
+        for piece in ["kin", "ds map\nnonsense\n", "\n", "iova 0x1000-0x1fff\r\n"] {
+            port.push(piece.as_bytes());
+        }
+        port.push(&[0xff; 5000]);
+        port.push(b"\n");
+        let (setting, control) = asked.changed(&words).expect("it was ordered");
+        assert_eq!((setting, control.events.kinds()), (2, 1 << Kind::Map.number()));
+        assert_eq!(control.events.selection().first, 0x1000);
+    }
+
+    #[test]
+    fn the_order_to_end_ends_the_file_and_opening_begins_a_new_one() {
+        let (words, layout) = booted();
+        let mut port = TracePort::new(words, layout);
+        port.set_open(true);
+        let whole = read(&mut port);
+        port.push(b"end\n");
+        assert!(!port.is_over());
+        assert!(read(&mut port) > 0 && port.is_over());
+        port.set_open(false);
+        assert!(!port.is_over() && read(&mut port) == 0);
+        port.set_open(true);
+        assert_eq!(read(&mut port), whole);
+    }
+}

@@ -1,0 +1,62 @@
+//! The trace's port: a virtio console that Oche shows the guest, outside of every DART.
+
+use alloc::boxed::Box;
+
+use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
+use oche_hyp::engine::Engine;
+use oche_hyp::trace::port::TracePort;
+use oche_hyp::virtio::console::{Console, Effect};
+use oche_hyp::virtio::memory::EngineMemory;
+use oche_hyp::world::Iommu;
+
+use crate::world::Machine;
+
+/// The device and what is behind it.
+pub struct TraceConsole {
+    console: Console,
+    port: TracePort,
+    raise_interrupt: Box<dyn Fn() + Send>,
+}
+
+impl TraceConsole {
+    /// A console for `port` that interrupts the guest by `raise_interrupt`.
+    pub fn new(port: TracePort, raise_interrupt: Box<dyn Fn() + Send>) -> Self {
+        Self { console: Console::default(), port, raise_interrupt }
+    }
+
+    /// The guest loads `bytes` bytes at `offset` of the registers.
+    pub fn load(&self, offset: u64, bytes: usize) -> u64 {
+        u64::from(self.console.read(offset, bytes))
+    }
+
+    /// The guest stores `value`.
+    pub fn store<I: Iommu>(
+        &mut self,
+        engine: &mut Engine,
+        machine: &mut Machine<I>,
+        offset: u64,
+        bytes: usize,
+        value: u64,
+    ) {
+        // A value of more than 32 bits comes with a width that the console refuses.
+        if self.console.write(offset, bytes, value as u32, &mut self.port) == Effect::Work {
+            self.port.is_due(CNTPCT_EL0.get());
+            self.work(engine, machine);
+        }
+    }
+
+    /// Something was traced: hands it on if somebody waits for it.
+    #[inline]
+    pub fn go_on<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
+        if self.console.is_open() && self.port.is_due(CNTPCT_EL0.get()) {
+            self.work(engine, machine);
+        }
+    }
+
+    fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
+        let mut memory = EngineMemory::new(engine, machine);
+        if self.console.work(&mut memory, &mut self.port) {
+            (self.raise_interrupt)();
+        }
+    }
+}

@@ -287,6 +287,11 @@ impl Engine {
         self.placement.guard_loads(world, page);
     }
 
+    /// Whether `page` is guest RAM.
+    pub fn is_ram(&self, page: Gfn) -> bool {
+        self.placement.mover.is_ram(page)
+    }
+
     /// Where the bytes of `page` are now.
     pub fn locate(&self, page: Gfn) -> Hfn {
         self.placement.mover.locate(page)

@@ -46,7 +46,7 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, Work); 13] = [
+    let steps: [(&str, Work); 15] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),
@@ -60,6 +60,12 @@ pub fn main(options: &Options) -> Result<()> {
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
+        ("Demo, short, copies equal by the DMA API's rules", |step, _| {
+            run_demo(step, "demo-api", &["--short", "--option", "oche.coherence=api"])
+        }),
+        ("Demo, short, permissions exact", |step, _| {
+            run_demo(step, "demo-strict", &["--short", "--option", "oche.isolation=strict"])
+        }),
         ("Demo, short, pool under pressure", |step, _| {
             run_demo(
                 step,

@@ -197,7 +197,7 @@ fn add(counter: &mut u64, number: u64) {
 pub enum Exit {
     /// A load or store of a virtual DART's register.
     DartRegister = 0,
-    /// A store to a page that stage 2 keeps read-only: a watched table, a guarded replica.
+    /// An access to a page that the engine keeps closed: a store to a watched table, any to a guarded page.
     WatchedPage = 1,
     /// An access to a page that was in motion; retried.
     PageInMotion = 2,

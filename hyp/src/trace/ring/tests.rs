@@ -179,6 +179,50 @@ fn a_reader_that_races_the_writer_never_accepts_a_torn_record_and_counts_losses_
     assert!(gaps > 0, "the writer never overtook the reader, so the race was not tried");
 }
 
+/// A CPU that records a million events in each of `seconds` simulated seconds, and a reader that comes a thousand
+/// times a second and takes at most 700 then: everything is read or counted as lost.
+fn write_faster_than_the_reader(seconds: u64) -> (u64, u64) {
+    let (words, layout) = rings(1, 32768);
+    let mut writer = RingWriter::new(layout, 0).unwrap();
+    let mut reader = RingReader::new(layout, 0).unwrap();
+    let mut into = vec![Record::default(); 700];
+    let (mut seen, mut lost, mut next) = (0, 0, 0);
+    let mut take = |words: &Shared| {
+        let batch = reader.read(words, &mut into);
+        assert_eq!(batch.first, next + batch.lost_before);
+        for (number, record) in (batch.first..).zip(&into[..batch.count]) {
+            assert_whole(record, number, 0);
+        }
+        next = batch.first + batch.count as u64;
+        seen += batch.count as u64;
+        lost += batch.lost_before;
+        batch.count
+    };
+    for millisecond in 0..seconds * 1000 {
+        for event in 0..1000 {
+            write(&mut writer, &words, millisecond * 1000 + event);
+        }
+        take(&words);
+    }
+    while take(&words) > 0 {}
+    (seen, lost)
+}
+
+#[test]
+fn every_loss_of_a_slow_reader_is_counted() {
+    let (seen, lost) = write_faster_than_the_reader(1);
+    assert_eq!(seen + lost, 1_000_000);
+    assert!(lost > 100_000, "the reader is slow");
+}
+
+#[test]
+#[ignore = "a minute of simulated time, for a release build"]
+fn every_loss_of_a_minute_at_a_million_events_a_second_is_counted() {
+    let (seen, lost) = write_faster_than_the_reader(60);
+    assert_eq!(seen + lost, 60_000_000);
+    std::println!("60000000 written, {seen} read, {lost} lost and counted, 0 not counted");
+}
+
 #[test]
 fn what_a_filter_leaves_out_takes_no_number_and_is_counted() {
     let (words, layout) = rings(2, RECORDS);

@@ -1,6 +1,6 @@
 //! `oche trace ...`: its arguments and what they do.
 
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
@@ -209,11 +209,24 @@ impl RecordArguments {
             });
         }
         let begun = Instant::now();
+        let (is_watched, mut shown) = (io::stderr().is_terminal(), begun);
         while !recorder.is_over()
             && entered.try_recv().is_err()
             && seconds.is_none_or(|most| begun.elapsed() < most)
         {
             std::thread::sleep(Duration::from_millis(50));
+            if is_watched && shown.elapsed() >= Duration::from_millis(500) {
+                shown = Instant::now();
+                let so_far = recorder.so_far();
+                let (events, lost, kibibytes) = (so_far.records, so_far.lost, so_far.bytes / 1024);
+                eprint!(
+                    "\r{:.0} s, {events} events, {lost} lost, {kibibytes} KiB ",
+                    begun.elapsed().as_secs_f64()
+                );
+            }
+        }
+        if is_watched {
+            eprintln!();
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -31,6 +33,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Recorder {
     orders: Option<Sender<Order>>,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<Result<Recording>>>,
 }
 
@@ -45,6 +48,15 @@ pub struct Recording {
     pub lost: u64,
     /// Bytes of the file.
     pub bytes: u64,
+}
+
+/// How far a recording has come, for whoever watches it.
+#[derive(Debug, Default)]
+struct Progress {
+    sessions: AtomicU64,
+    records: AtomicU64,
+    lost: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What a caller asks of the thread.
@@ -74,11 +86,13 @@ impl Recorder {
         file.limit = limit_bytes.unwrap_or(u64::MAX);
         let (orders, inbox) = mpsc::channel();
         let ram = ram.to_owned();
+        let progress = Arc::new(Progress::default());
+        let shared = Arc::clone(&progress);
         let thread = std::thread::Builder::new()
             .name("trace recorder".into())
-            .spawn(move || record(&ram, file, &inbox))
+            .spawn(move || record(&ram, file, &inbox, &shared))
             .context("starting the trace recorder")?;
-        Ok(Self { orders: Some(orders), thread: Some(thread) })
+        Ok(Self { orders: Some(orders), progress, thread: Some(thread) })
     }
 
     /// Puts a sample of the counters into the file, labelled: "disk written", "idle from here".
@@ -87,6 +101,13 @@ impl Recorder {
             // A thread that has ended reports why in `finish`.
             let _ = orders.send(Order::Mark(label.to_owned()));
         }
+    }
+
+    /// What it has come to so far.
+    pub fn so_far(&self) -> Recording {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let Progress { sessions, records, lost, bytes } = &*self.progress;
+        Recording { sessions: of(sessions), records: of(records), lost: of(lost), bytes: of(bytes) }
     }
 
     /// Whether the thread has ended by itself: the size limit, or an error that [`Recorder::finish`] tells.
@@ -119,7 +140,7 @@ impl Drop for Recorder {
 }
 
 /// The thread: sessions one after the other until the caller hangs up.
-fn record(ram: &Path, mut output: Output, inbox: &Receiver<Order>) -> Result<Recording> {
+fn record(ram: &Path, mut output: Output, inbox: &Receiver<Order>, progress: &Progress) -> Result<Recording> {
     let mut recording = Recording::default();
     let mut is_last_look = false;
     while !is_last_look && output.bytes < output.limit {
@@ -128,7 +149,7 @@ fn record(ram: &Path, mut output: Output, inbox: &Receiver<Order>) -> Result<Rec
         let Some(memory) = TraceMemory::find(&file)? else { continue };
         let mut session = Session::begin(&memory, &mut output)?;
         recording.sessions += 1;
-        is_last_look |= session.follow(inbox)?;
+        is_last_look |= session.follow(inbox, recording, progress)?;
         let (records, lost) = session.end()?;
         recording.records += records;
         recording.lost += lost;
@@ -174,7 +195,7 @@ impl<'a> Session<'a> {
     }
 
     /// Follows the rings. True: the caller has hung up. False: Oche began anew or the file is full.
-    fn follow(&mut self, inbox: &Receiver<Order>) -> Result<bool> {
+    fn follow(&mut self, inbox: &Receiver<Order>, before: Recording, progress: &Progress) -> Result<bool> {
         let mut sampled = Instant::now();
         loop {
             let order = inbox.recv_timeout(POLL);
@@ -185,6 +206,11 @@ impl<'a> Session<'a> {
                 return Ok(false);
             }
             self.drain()?;
+            let lost = self.cpus.iter().fold(before.lost, |sum, cpu| sum.saturating_add(cpu.reader.lost()));
+            progress.sessions.store(before.sessions, Ordering::Relaxed);
+            progress.records.store(before.records + self.records, Ordering::Relaxed);
+            progress.lost.store(lost, Ordering::Relaxed);
+            progress.bytes.store(self.output.bytes, Ordering::Relaxed);
             match order {
                 Ok(Order::Mark(label)) => self.sample(label)?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(true),

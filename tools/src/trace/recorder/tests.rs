@@ -111,6 +111,37 @@ fn without_oche_the_recording_says_so_and_the_file_reads_as_empty() {
 }
 
 #[test]
+fn a_recording_tells_how_far_it_has_come() {
+    let mut hypervisor = Hypervisor::new(1, 64);
+    hypervisor.boot(0);
+    (0..100).for_each(|number| hypervisor.record(0, number, &table(number)));
+    let recorder = Recorder::start(&hypervisor.ram, &hypervisor.ram.with_extension("oche")).unwrap();
+    for _ in 0..500 {
+        if recorder.so_far().records > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let so_far = recorder.so_far();
+    assert_eq!((so_far.sessions, so_far.records, so_far.lost), (1, 64, 36));
+    assert!(so_far.bytes > 0);
+}
+
+#[test]
+fn a_dump_of_the_memory_of_a_machine_that_is_gone_still_gives_its_last_events() {
+    let mut hypervisor = Hypervisor::new(1, 64);
+    hypervisor.boot(0);
+    (0..100).for_each(|number| hypervisor.record(0, number, &table(number)));
+    let dump = hypervisor.ram.with_extension("dump");
+    std::fs::copy(&hypervisor.ram, &dump).unwrap();
+    std::fs::remove_file(&hypervisor.ram).unwrap();
+    let output = dump.with_extension("oche");
+    let recording = Recorder::start(&dump, &output).unwrap().finish().unwrap();
+    assert_eq!((recording.sessions, recording.records, recording.lost), (1, 64, 36));
+    assert_eq!(numbers(&TraceFile::open(&output).unwrap()), (36..100).collect::<Vec<u32>>());
+}
+
+#[test]
 fn the_size_limit_ends_a_recording_with_a_file_that_is_whole() {
     let mut hypervisor = Hypervisor::new(1, 4096);
     hypervisor.boot(0);

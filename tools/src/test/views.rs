@@ -29,6 +29,8 @@ pub(super) fn run(step: &Step) -> Result<String> {
     environment::prepare_views(step)?;
     let folder = workspace::target().join("test").join("views");
     workspace::create_folder(&folder)?;
+    // Kept for people: the worked examples in docs/trace-examples.md are made from it.
+    fs::write(folder.join("trace.oche"), with_every_error().bytes())?;
     let trace = with_every_error().open();
     step.detail("Perfetto");
     let perfetto = perfetto(&trace, &folder, step)?;

@@ -16,6 +16,7 @@ use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
 use super::recorder::Recorder;
 use super::summary::{summarize, write_summary};
+use super::symbols::SymbolOptions;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
 
@@ -66,7 +67,7 @@ Examples:
   oche trace text boot.oche --json | jq .iova       for scripts
 
 Each line: CPU, seconds since Oche's start, event, its fields, then dart, stream, device, pc (the guest's
-code that caused it) and seq (the event's number on its CPU). `CPU:2 [LOST 10 EVENTS]` marks a gap.
+code that caused it) and seq (the event's number on its CPU); with --symbols, code names the function. `CPU:2 [LOST 10 EVENTS]` marks a gap.
 map, unmap and io_page_fault begin with the fields of Linux's events of these names.")]
 struct TextArguments {
     /// The trace file
@@ -76,6 +77,8 @@ struct TextArguments {
     json: bool,
     #[command(flatten)]
     filter: FilterOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
 }
 
 /// Which events are shown.
@@ -156,8 +159,13 @@ impl TextArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
         let filter = self.filter.filter();
+        let symbols = self.symbols.load()?;
         to_standard_output(|out| {
-            if self.json { write_json(&trace, &filter, out) } else { write_text(&trace, &filter, out) }
+            if self.json {
+                write_json(&trace, &filter, &symbols, out)
+            } else {
+                write_text(&trace, &filter, &symbols, out)
+            }
         })
     }
 }

@@ -258,6 +258,9 @@ impl Lifetimes {
     /// one's go, so the page decides which is meant.
     fn remove(&mut self, place: StreamPlace, iova: IovaPage, page: Gfn) -> Option<Mapping> {
         let key = self.key(place, iova);
+        if self.replaced.is_empty() {
+            return self.live.remove(&key);
+        }
         let is_live = self.live.get(&key).is_some_and(|mapping| mapping.page == page);
         if !is_live && let Some(mapping) = self.replaced.remove(&(key, page)) {
             return Some(mapping);

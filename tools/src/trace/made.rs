@@ -201,6 +201,8 @@ pub(crate) fn with_every_error() -> Made {
     let mut made = Made::new();
     made.map(0, 1, 0xfffff, 1, Permission::READ_WRITE).attach(0, 1, Some(900));
     made.map(1, 0, 0xffffe, 2, Permission::READ_WRITE).attach(1, 0, Some(901));
+    // One that is never unmapped.
+    made.map(0, 1, 0xffd00, 4, to_device);
     for round in 0..200_u32 {
         made.map(0, 1, 0xfff00 + round % 8, 100 + round, to_device).wait(400);
         made.unmap(0, 1, 0xfff00 + round % 8, 100 + round).wait(600);

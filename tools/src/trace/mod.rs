@@ -37,4 +37,6 @@ pub use reader::TraceFile;
 pub use recorder::{Recorder, Recording};
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod throughput;

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::description::{Description, plain};
 use super::reader::{Item, Source, TraceFile};
+use super::symbols::{NameCache, Symbols};
 
 /// Which records are shown. What is not asked for is not looked at.
 #[derive(Clone, Debug, Default)]
@@ -45,8 +46,14 @@ impl Filter {
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_text<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
+pub fn write_text<S: Source>(
+    trace: &TraceFile<S>,
+    filter: &Filter,
+    symbols: &Symbols,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut description = None;
+    let mut names = NameCache::new(symbols);
     for item in trace.events() {
         match (item, description) {
             (Item::Session(index), _) => {
@@ -58,6 +65,10 @@ pub fn write_text<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut im
             (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
                 let line = Line::of(&record, description.clock(), description.device_of(&record));
                 out.write_all(line.as_bytes())?;
+                if let Some(name) = names.get(record.program_counter()) {
+                    out.write_all(b" code=")?;
+                    out.write_all(name.as_bytes())?;
+                }
                 out.write_all(b"\n")?;
             }
             (Item::Record(_), _) => {}
@@ -101,8 +112,14 @@ fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_json<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut impl Write) -> io::Result<()> {
+pub fn write_json<S: Source>(
+    trace: &TraceFile<S>,
+    filter: &Filter,
+    symbols: &Symbols,
+    out: &mut impl Write,
+) -> io::Result<()> {
     let mut description = None;
+    let mut names = NameCache::new(symbols);
     let mut object = Object(Vec::new());
     for item in trace.events() {
         match (item, description) {
@@ -120,6 +137,9 @@ pub fn write_json<S: Source>(trace: &TraceFile<S>, filter: &Filter, out: &mut im
                 object.number("cpu", u64::from(record.cpu()));
                 object.word("event", kind_name(&record));
                 describe(&record, description.device_of(&record), &mut object);
+                if let Some(name) = names.get(record.program_counter()) {
+                    object.word("code_name", name);
+                }
                 object.end(out)?;
             }
             (Item::Record(_), _) => {}

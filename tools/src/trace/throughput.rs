@@ -11,10 +11,17 @@ use oche_hyp::trace::directory::DESCRIPTION_BYTES;
 use oche_hyp::trace::record::{Record, Stamp};
 use oche_hyp::trace::{Event, Place, Placement};
 
+use super::check::check;
 use super::format::{ChunkHeader, ChunkKind, Found, chunk, file_header};
+use super::leaks::leaks;
+use super::maps::Whom;
 use super::output::{Filter, write_json, write_text};
+use super::perfetto::write_perfetto;
 use super::reader::TraceFile;
+use super::report::write_report;
 use super::summary::summarize;
+use super::symbols::Symbols;
+use super::why::{Question, why};
 
 const EVENTS: u64 = 10_000_000;
 const CPUS: u64 = 4;
@@ -26,6 +33,7 @@ fn throughput_of_text_and_statistics() {
     let file = tempfile::NamedTempFile::new().unwrap();
     write_trace(&mut file.reopen().unwrap());
     let trace = TraceFile::open(file.path()).unwrap();
+    let symbols = Symbols::default();
     let measure = |what: &str, work: &dyn Fn() -> u64| {
         let begun = Instant::now();
         let answer = work();
@@ -35,8 +43,15 @@ fn throughput_of_text_and_statistics() {
     };
     let read = measure("read", &|| trace.events().count() as u64);
     let counted = measure("stats", &|| summarize(&trace)[0].events);
-    let text = measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), out)));
-    let json = measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), out)));
+    let checked = measure("check", &|| check(&trace, &symbols, false)[0].events);
+    measure("leaks", &|| leaks(&trace, 0, &Whom::default(), &symbols).pages);
+    let question = Question { iova: 2 << 12, whom: Whom::default(), at_ns: None };
+    let asked = measure("why", &|| why(&trace, 0, &question, &symbols).devices.len() as u64);
+    measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &symbols, out)));
+    measure("report", &|| lines(|out| write_report(&trace, 0, "t", &symbols, out)));
+    assert_eq!((checked, asked), (EVENTS, CPUS));
+    let text = measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), &symbols, out)));
+    let json = measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), &symbols, out)));
     assert_eq!((read, counted, text, json), (EVENTS + 1, EVENTS, EVENTS + 3, EVENTS + 1));
 }
 
@@ -90,12 +105,11 @@ fn write_trace(out: &mut File) {
 
 fn record(cpu: u64, number: u64) -> Record {
     let dart = DartId::new(0).unwrap();
-    let at = Place {
-        dart,
-        stream: StreamId::new(cpu as usize).unwrap(),
-        iova: IovaPage((number % (1 << 20)) as u32),
-    };
-    let page = Gfn(0x4_0000 + (number * 37 % 0x8_0000) as u32);
+    // A buffer is mapped, and the next event but one of its CPU takes it away again.
+    let buffer = number / 4;
+    let stream = StreamId::new(cpu as usize).unwrap();
+    let at = Place { dart, stream, iova: IovaPage(((buffer * 4 + 2) & 0xf_ffff) as u32) };
+    let page = Gfn(0x4_0000 + (buffer * 37 % 0x8_0000) as u32);
     let event = match number % 4 {
         0 => Event::Register { dart, offset: 0x20, is_write: true, value: 0x10_0000 },
         1 => Event::Flush { dart, streams: StreamSet(1 << cpu) },

@@ -4,6 +4,7 @@ use super::*;
 use crate::trace::format::{chunk, file_header};
 use crate::trace::output::{Filter, write_json, write_text};
 use crate::trace::summary::summarize;
+use crate::trace::symbols::Symbols;
 use oche_hyp::addr::{Gfn, IovaPage};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, StreamId};
@@ -99,8 +100,8 @@ fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<Item>)> 
     let trace = TraceFile::from_source(bytes).ok()?;
     let items = trace.events().collect();
     summarize(&trace);
-    write_text(&trace, &Filter::default(), &mut Vec::new()).expect("a Vec takes all");
-    write_json(&trace, &Filter::default(), &mut Vec::new()).expect("a Vec takes all");
+    write_text(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
+    write_json(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
     Some((trace, items))
 }
 
@@ -228,7 +229,7 @@ fn a_filter_shows_what_it_was_asked_for() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let lines = |filter: Filter| {
         let mut out = Vec::new();
-        write_text(&trace, &filter, &mut out).unwrap();
+        write_text(&trace, &filter, &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap().lines().filter(|line| !line.starts_with('#')).count()
     };
     assert_eq!(lines(Filter { cpu: Some(1), ..Filter::default() }), 30);
@@ -243,7 +244,7 @@ fn a_filter_shows_what_it_was_asked_for() {
 fn json_says_what_the_text_says() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let mut out = Vec::new();
-    write_json(&trace, &Filter::default(), &mut out).unwrap();
+    write_json(&trace, &Filter::default(), &Symbols::default(), &mut out).unwrap();
     let lines: Vec<serde_json::Value> =
         String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 61);
@@ -323,4 +324,14 @@ proptest! {
         file.extend(chunk(header, &payload));
         prop_assert!(read_in_every_way(file).is_some());
     }
+}
+
+#[test]
+fn a_function_that_is_known_is_named_at_the_end_of_its_line() {
+    let (trace, _) = read_in_every_way(whole_file()).unwrap();
+    let symbols = Symbols::new(vec![(0, "reset_vector".into())], 0);
+    let mut out = Vec::new();
+    write_text(&trace, &Filter::default(), &symbols, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert!(text.lines().last().unwrap().ends_with(" seq=29 code=reset_vector+0x4"), "{text}");
 }

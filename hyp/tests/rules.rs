@@ -9,6 +9,7 @@ use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::registers::{ERROR, ERROR_ADDRESS_LOW, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR};
 use oche_hyp::pool::RED_ZONE;
 use oche_hyp::trace::{Event, Placement, Refusal};
+use oche_hyp::world::CpuAccess;
 
 fn refusals(bench: &Bench, wanted: Refusal) -> usize {
     bench.count(|event| matches!(event, Event::Refused { reason, .. } if *reason == wanted))
@@ -336,4 +337,41 @@ fn hardware_that_does_not_answer_is_cut_off() {
     bench.unmap(8, 1);
     assert_eq!(bench.count(|event| matches!(event, Event::InvalidateTimedOut { .. })), 1);
     assert_eq!(bench.device_read(8, 0), None);
+}
+
+#[test]
+fn without_a_trace_everything_but_the_trace_is_the_same() {
+    let run = |is_deaf| {
+        let mut bench = Bench::new(24);
+        bench.machine.is_deaf = is_deaf;
+        let (mut state, mut seen) = (0x2545_f491_4f6c_dd1d_u64, Vec::new());
+        let mut next = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below) as u32
+        };
+        for _ in 0..400 {
+            let (iova, number, offset) = (8 + next(40), next(24), next(4096) as usize);
+            match next(6) {
+                0 => bench.set(iova, None),
+                1 => bench.set(iova, Some((page(number), Permission::READ_ONLY))),
+                2 => bench.set(iova, Some((page(number), Permission::READ_WRITE))),
+                3 if bench.machine.cpu_access(page(number)) == CpuAccess::ReadWrite => {
+                    bench.cpu_store(number, offset, offset as u8);
+                }
+                4 => seen.push(u32::from(bench.cpu_load(number, offset))),
+                _ => seen.push(u32::from(bench.device_write(iova, offset as u64, iova as u8))),
+            }
+            if next(4) == 0 {
+                bench.flush(0, 0);
+                seen.extend(
+                    [ERROR, STREAM_SELECT, STREAM_COMMAND, TCR, TTBR].map(|offset| bench.read(0, offset)),
+                );
+            }
+        }
+        assert_eq!(bench.machine.events.is_empty(), is_deaf);
+        (seen, bench.machine.state())
+    };
+    assert_eq!(run(true), run(false));
 }

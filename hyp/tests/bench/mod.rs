@@ -32,6 +32,8 @@ pub(crate) struct Machine {
     roots: BTreeMap<(DartId, StreamId), Frame>,
     pub(crate) faults: Vec<DeviceFault>,
     pub(crate) events: Vec<Event>,
+    /// Whether events go nowhere, as where the trace is compiled out.
+    pub(crate) is_deaf: bool,
     pub(crate) invalidations: usize,
     /// Called once by the next invalidation, while the hardware drains.
     pub(crate) during_drain: Option<fn(&mut Machine)>,
@@ -42,6 +44,11 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
+    /// Every byte, every stage-2 entry, every root and what the hardware was asked to do, as text.
+    pub(crate) fn state(&self) -> String {
+        format!("{:?} {:?} {:?} {}", self.pages, self.stage2, self.roots, self.invalidations)
+    }
+
     fn bytes(&mut self, page: Hfn) -> &mut [u8; PAGE_BYTES] {
         self.pages.entry(page).or_insert_with(|| Box::new([0; PAGE_BYTES]))
     }
@@ -203,7 +210,9 @@ impl Iommu for Machine {
 
 impl Tap for Machine {
     fn event(&mut self, event: Event) {
-        self.events.push(event);
+        if !self.is_deaf {
+            self.events.push(event);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use oche_boot::range::{PhysRange, align_up};
+use oche_boot::range::PhysRange;
 
 use crate::command;
 use crate::el2::{self, Toolchain};
@@ -18,11 +18,13 @@ use crate::pack;
 use crate::progress::Step;
 use crate::qemu::PROGRAM;
 
+pub mod dart;
 pub mod debugger;
 pub mod memory;
 pub mod screen;
 pub mod tree;
 
+use dart::{Dart, Setting};
 use debugger::{Debugger, Stop};
 use memory::Memory;
 
@@ -42,6 +44,21 @@ const TABLE_TARGET: u64 = 8;
 /// What a byte of memory is that nobody has cleared.
 const DIRT: u8 = 0xa5;
 
+/// Who is behind a DART: stream and name.
+type Clients = &'static [(u32, &'static str)];
+
+/// A DART that the board has, whatever the compiled tree says of it: address, the label of its power domain, and who is
+/// behind it. The kernel's tree of this age has the PCIe ones alone; the rest is what newer trees say.
+/// Source: `docs/m1.md`, "The DARTs".
+pub const DARTS: [(u64, &str, Clients); 6] = [
+    (0x6_8100_8000, "apcie_gp", &[]),
+    (0x6_8200_8000, "apcie_gp", &[]),
+    (0x3_82f0_0000, "atc0_usb", &[(0, "usb")]),
+    (0x3_82f8_0000, "atc0_usb", &[(1, "usb")]),
+    (0x2_3500_4000, "sio_cpu", &[(2, "dma-controller")]),
+    (0x2_3130_4000, "disp0_fe", &[(0, "display")]),
+];
+
 /// One simulated Mac.
 #[derive(Clone, Debug)]
 pub struct Mac {
@@ -59,6 +76,8 @@ pub struct Mac {
     pub chosen: Vec<(String, String)>,
     /// What m1n1 keeps for itself.
     pub kept: Vec<PhysRange>,
+    /// How each of [`DARTS`] is found.
+    pub settings: [Setting; DARTS.len()],
 }
 
 impl Default for Mac {
@@ -75,6 +94,15 @@ impl Default for Mac {
             },
             chosen: Vec::new(),
             kept: vec![STUB, PhysRange { start: FDT, end: FDT + FDT_BYTES }],
+            // As m1n1 leaves a Mac: the display's is locked, iBoot left USB in bypass.
+            settings: [
+                Setting::Idle,
+                Setting::Idle,
+                Setting::Bypass,
+                Setting::Idle,
+                Setting::Idle,
+                Setting::Locked,
+            ],
         }
     }
 }
@@ -123,6 +151,10 @@ pub struct Outcome {
     pub screen: Vec<u8>,
     /// Where the first CPU was when time was up.
     pub stands_at: Option<u64>,
+    /// What no DART would have forgiven.
+    pub violations: Vec<String>,
+    /// Invalidations that DARTs carried out.
+    pub invalidations: u64,
     /// How often the machine was stopped to play a device.
     pub stops: u64,
 }
@@ -143,6 +175,7 @@ pub struct Board {
     qemu: Child,
     _socket: Socket,
     screen: PhysRange,
+    darts: Vec<Dart>,
     line: Vec<u8>,
     outcome: Outcome,
 }
@@ -169,6 +202,13 @@ impl Board {
         let dirt = vec![DIRT; parts.dirty.size() as usize];
         memory.write(mac.load + parts.dirty.start, &dirt);
         memory.set_word(UART_STATUS, 0b110);
+        let numbered = DARTS.iter().zip(mac.settings).enumerate();
+        let darts: Vec<Dart> = numbered
+            .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))
+            .collect();
+        for (register, is_on) in tree::power_registers(&blob, mac)? {
+            memory.set_word(register, if is_on { 0xff } else { 0 });
+        }
         let socket = Socket::new();
         let mut qemu = spawn(mac, &memory, &socket.0)?;
         let debugger = match Debugger::connect(&socket.0) {
@@ -185,10 +225,17 @@ impl Board {
             qemu,
             _socket: socket,
             screen: mac.screen,
+            darts,
             line: Vec::new(),
             outcome: Outcome::default(),
         };
         board.debugger.watch(UART_TRANSMIT, 4)?;
+        for dart in &board.darts {
+            for (address, bytes) in dart.watches() {
+                board.debugger.watch(address, bytes)?;
+            }
+            board.debugger.watch(dart.engine(), 4)?;
+        }
         Ok(board)
     }
 
@@ -201,14 +248,20 @@ impl Board {
         let deadline = Instant::now() + limit;
         self.debugger.go_on()?;
         while Instant::now() < deadline {
-            let Some(stop) = self.debugger.stopped(Duration::from_millis(20))? else { continue };
+            let stop = self.debugger.stopped(Duration::from_millis(1))?;
+            self.darts.iter_mut().for_each(|dart| dart.tick(&self.memory));
+            let Some(stop) = stop else { continue };
             self.outcome.stops += 1;
             let mut is_enough = false;
-            if stop == Stop::Written(UART_TRANSMIT)
-                && let Some(line) = self.hear(self.memory.word(UART_TRANSMIT) as u8)
-            {
-                is_enough = on_line(&line);
-                self.outcome.lines.push(line);
+            match stop {
+                Stop::Written(UART_TRANSMIT) => {
+                    if let Some(line) = self.hear(self.memory.word(UART_TRANSMIT) as u8) {
+                        is_enough = on_line(&line);
+                        self.outcome.lines.push(line);
+                    }
+                }
+                Stop::Written(address) => self.play(address),
+                Stop::Other => {}
             }
             if is_enough {
                 break;
@@ -219,10 +272,24 @@ impl Board {
             self.outcome.stands_at = self.debugger.interrupt().ok();
         }
         end(&mut self.qemu);
+        self.outcome.violations = self.darts.iter().flat_map(|dart| dart.violations.clone()).collect();
+        self.outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
         let mut screen = vec![0; self.screen.size() as usize];
         self.memory.read(self.screen.start, &mut screen);
         self.outcome.screen = screen;
         Ok(std::mem::take(&mut self.outcome))
+    }
+
+    /// A device's register was written.
+    fn play(&mut self, address: u64) {
+        let memory = &self.memory;
+        if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
+            dart.ring(memory);
+        }
+        let is_at = |dart: &&mut Dart| dart.watches().iter().any(|(watched, _)| *watched == address);
+        if let Some(dart) = self.darts.iter_mut().find(is_at) {
+            dart.written(memory, address);
+        }
     }
 
     /// Takes a byte; gives the line that it ends.
@@ -300,10 +367,4 @@ impl Drop for Socket {
         // Gone already is as good as removed.
         let _ = fs::remove_file(&self.0);
     }
-}
-
-/// Where the guest's memory ends at the latest, for a layout that keeps the screen apart.
-#[must_use]
-pub fn end_of_memory(mac: &Mac) -> u64 {
-    align_up(mac.memory.end, 0x4000).min(mac.screen.start)
 }

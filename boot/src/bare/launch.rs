@@ -56,6 +56,14 @@ pub struct Board {
     pub meet: fn(&Machine<'static>),
 }
 
+/// Maps a framebuffer, which lies outside RAM, for Oche's own use.
+pub fn map_screen(range: PhysRange) {
+    // SAFETY: boot CPU, alone; the caller names a framebuffer, and writes are all that is done to it.
+    if unsafe { stage1::map(range.grown_to(PAGE), Use::Screen) }.is_err() {
+        fatal(format_args!("no room to map the framebuffer at {range}"));
+    }
+}
+
 /// Maps registers for Oche's own use.
 pub fn map_registers(range: PhysRange) {
     // SAFETY: boot CPU, alone; registers are Device memory. The caller names registers.

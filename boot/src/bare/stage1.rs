@@ -14,8 +14,10 @@ use crate::range::PhysRange;
 
 /// Bits of address that the map covers: 512 GiB, one level-1 table.
 pub const ADDRESS_BITS: u32 = 39;
-/// `MAIR_EL2`: attribute 0 is Normal Write-Back (0xff), attribute 1 is Device-nGnRE (0x04).
-pub const MAIR: u64 = 0x04ff;
+/// `MAIR_EL2`: attribute 0 is Normal Write-Back (0xff), attribute 1 is Normal Non-Cacheable (0x44), attribute 2 is
+/// Device-nGnRnE (0x00): the M1's own registers answer anything weaker with an SError (Asahi documentation
+/// `hw/cpu/system-registers.md`; Linux `nonposted-mmio`).
+pub const MAIR: u64 = 0x44ff;
 const TABLES: usize = 96;
 
 #[repr(C, align(4096))]
@@ -42,8 +44,10 @@ pub enum Use {
     Constants,
     /// Memory: read and write.
     Memory,
-    /// Registers: read and write, Device-nGnRE.
+    /// Registers: read and write, Device-nGnRnE.
     Device,
+    /// A framebuffer: read and write, not cached.
+    Screen,
 }
 
 /// No table is left, or the range lies beyond the map.
@@ -60,7 +64,8 @@ impl Use {
         const ACCESSED: u64 = 1 << 10;
         const INNER: u64 = 3 << 8;
         const READ_ONLY: u64 = 1 << 7;
-        const DEVICE: u64 = 1 << 2;
+        const NOT_CACHED: u64 = 1 << 2;
+        const DEVICE: u64 = 2 << 2;
         const NO_EXECUTE_EL2: u64 = 1 << 53;
         const NO_EXECUTE_EL0: u64 = 1 << 54;
         let common = ACCESSED | NO_EXECUTE_EL0;
@@ -69,6 +74,7 @@ impl Use {
             Self::Constants => common | INNER | READ_ONLY | NO_EXECUTE_EL2,
             Self::Memory => common | INNER | NO_EXECUTE_EL2,
             Self::Device => common | DEVICE | NO_EXECUTE_EL2,
+            Self::Screen => common | NOT_CACHED | NO_EXECUTE_EL2,
         }
     }
 }

@@ -3,15 +3,25 @@
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod console;
+mod guest;
+mod hardware;
 mod watchdog;
+
+use alloc::boxed::Box;
 
 use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::firmware::fatal;
 use oche_boot::bare::launch::Board;
-use oche_boot::bare::{apple, launch, panic};
+use oche_boot::bare::{apple, launch, panic, trap};
 use oche_boot::machine::Machine;
 use oche_boot::range::{BLOCK, PhysRange, RangeList, align_up};
-use oche_m1::framebuffer;
+use oche_hyp::addr::{Frame, Gfn};
+use oche_hyp::dart::stream::MAX_DARTS;
+use oche_hyp::engine::{Coherence, Configuration, Isolation};
+use oche_m1::darts::Darts;
+use oche_m1::{found, framebuffer};
+use oche_platform::last_words;
+use oche_platform::mediation::{Mediation, Setup};
 
 /// What the root node of every M1 Mac's device tree is compatible with.
 const COMPATIBLE: &str = "apple,t8103";
@@ -37,7 +47,29 @@ fn main(fdt: FdtAddress) -> ! {
     if prepared.options.panic_resets {
         panic::set_end(watchdog::reset);
     }
-    prepared.stage2(&[]);
+    let all = found::darts(prepared.machine.tree());
+    let hardware = hardware::Registers::map(&all);
+    let mut darts = Darts::new(hardware, guest::mediated(&all).count());
+    let holes = guest::report(&all, &mut darts);
+    let stage2 = prepared.stage2(&holes);
+    last_words::register(prepared.layout.trace, prepared.trace_layout());
+    let mediation = Mediation::new(Setup {
+        iommu: darts,
+        description: &guest::describe(&all),
+        ram: prepared.layout.guest.as_slice(),
+        pool: prepared.layout.pool,
+        coherence: prepared.options.coherence,
+        isolation: prepared.options.isolation,
+        stage2,
+        trace: prepared.layout.trace,
+        trace_layout: prepared.trace_layout(),
+        trace_orders: prepared.options.trace_orders.unwrap_or(""),
+        // Nothing on this board says what time it is before a kernel does.
+        wall_clock_nanoseconds: None,
+        // No interrupt of the guest's is known to be free.
+        raise_port_interrupt: None,
+    });
+    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, mediation))));
     prepared.launch(None)
 }
 
@@ -58,6 +90,11 @@ fn around_ram(ram: &RangeList) -> PhysRange {
     PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
 }
 
-fn engine_bytes(_: u64, _: u64) -> u64 {
-    0
+/// An upper bound of what the engine takes of the heap.
+fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
+    let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
+    let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
+    let (coherence, isolation) = (Coherence::default(), Isolation::default());
+    let darts = MAX_DARTS;
+    Configuration { darts, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
 }

@@ -8,7 +8,9 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod darts;
 pub mod entry;
+pub mod found;
 pub mod framebuffer;
 pub mod registers;
 pub mod screen;

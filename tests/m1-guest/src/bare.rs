@@ -4,6 +4,8 @@
 
 mod console;
 mod cpus;
+mod dart;
+mod drivers;
 mod start;
 mod tree;
 
@@ -39,6 +41,7 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     let mut tally = Tally::default();
     tally.case(format_args!("it runs at EL1"), start::level_is_one());
     cpus::run(&mut tally, &tree);
+    drivers::run(&mut tally);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     loop {
         core::hint::spin_loop();

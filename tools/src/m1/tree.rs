@@ -8,9 +8,10 @@ use anyhow::{Context, Result, bail};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, ToPropertyValue};
+use dtoolkit::{Node, Property, ToPropertyValue};
 
-use super::Mac;
+use super::dart::Setting;
+use super::{DARTS, Mac};
 use crate::guest::archive::Archive;
 use crate::progress::Step;
 use crate::{command, workspace};
@@ -92,6 +93,7 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     let memory = child_with_prefix(root, "memory").context("the tree has no /memory")?;
     set(memory, "reg", cells(&[mac.memory.start, mac.memory.size()]));
     complete_cpus(root, mac)?;
+    complete_darts(root)?;
     if root.child_mut("chosen").is_none() {
         root.add_child(DeviceTreeNode::new_unchecked("chosen"));
     }
@@ -137,6 +139,88 @@ fn complete_cpus(root: &mut DeviceTreeNode, mac: &Mac) -> Result<()> {
         set(node, "cpu-release-addr", cells(&[release]));
     }
     Ok(())
+}
+
+/// Switches on the DARTs that the board has, and adds those that the tree lacks.
+fn complete_darts(root: &mut DeviceTreeNode) -> Result<()> {
+    let mut phandle = 0x1000;
+    for (base, domain, clients) in DARTS {
+        let power = power_phandle(root, domain, &mut phandle);
+        let soc = root.child_mut("soc").context("the tree has no /soc")?;
+        let name = format!("iommu@{base:x}");
+        if soc.child_mut(&name).is_none() {
+            let mut node = DeviceTreeNode::new_unchecked(&*name);
+            set(&mut node, "compatible", "apple,t8103-dart");
+            set(&mut node, "reg", cells(&[base, 0x4000]));
+            set(&mut node, "#iommu-cells", 1u32);
+            phandle += 1;
+            set(&mut node, "phandle", phandle);
+            if let Some(power) = power {
+                set(&mut node, "power-domains", power);
+            }
+            soc.add_child(node);
+            for (stream, client) in clients {
+                let mut node = DeviceTreeNode::new_unchecked(format!("{client}@{:x}", base + 0x100_0000));
+                set(&mut node, "iommus", [phandle, *stream]);
+                soc.add_child(node);
+            }
+        }
+        if let Some(node) = soc.child_mut(&name) {
+            node.remove_property("status");
+        }
+    }
+    Ok(())
+}
+
+/// The phandle of the power domain with this label; one that nobody has named yet gets the next `fresh` one.
+fn power_phandle(node: &mut DeviceTreeNode, label: &str, fresh: &mut u32) -> Option<u32> {
+    let is_it = node.property("label").is_some_and(|value| value.value() == format!("{label}\0").as_bytes());
+    if !is_it {
+        return node.children_mut().find_map(|child| power_phandle(child, label, fresh));
+    }
+    let own = node.property("phandle").and_then(|value| value.value().try_into().ok());
+    Some(own.map(u32::from_be_bytes).unwrap_or_else(|| {
+        *fresh += 1;
+        set(node, "phandle", *fresh);
+        *fresh
+    }))
+}
+
+/// The register of every power domain in the tree, and whether it says that it is on.
+///
+/// # Errors
+///
+/// The blob is no device tree.
+pub fn power_registers(blob: &[u8], mac: &Mac) -> Result<Vec<(u64, bool)>> {
+    let fdt = Fdt::new(blob).map_err(|error| anyhow::anyhow!("the completed tree: {error}"))?;
+    let off: Vec<&str> = DARTS
+        .iter()
+        .zip(mac.settings)
+        .filter(|(_, setting)| *setting == Setting::Off)
+        .map(|((_, domain, _), _)| *domain)
+        .collect();
+    let mut found = Vec::new();
+    collect_power(&DeviceTree::from_fdt(&fdt).root, &off, &mut found);
+    Ok(found)
+}
+
+fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<(u64, bool)>) {
+    let number = |node: &DeviceTreeNode, bytes: usize| {
+        let value = node.property("reg")?.value().get(..bytes)?.to_vec();
+        Some(value.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))
+    };
+    for child in node.children() {
+        let text = |name: &str| {
+            let value = child.property(name).map(|property| property.value().to_vec()).unwrap_or_default();
+            String::from_utf8_lossy(&value).into_owned()
+        };
+        if text("compatible").contains("apple,pmgr-pwrstate")
+            && let (Some(base), Some(offset)) = (number(node, 8), number(child, 4))
+        {
+            found.push((base + offset, !off.contains(&text("label").trim_end_matches('\0'))));
+        }
+        collect_power(child, off, found);
+    }
 }
 
 fn child_with_prefix<'a>(node: &'a mut DeviceTreeNode, prefix: &str) -> Option<&'a mut DeviceTreeNode> {

@@ -41,7 +41,7 @@ pub(super) fn begin() {
 
 /// Speaks on the screen too, and repeats what was said before.
 pub(super) fn open_screen(framebuffer: Framebuffer) {
-    launch::map_registers(framebuffer.memory);
+    launch::map_screen(framebuffer.memory);
     let screen = Screen::new(framebuffer, Memory(framebuffer.memory, framebuffer.format));
     let early = EARLY.lock();
     early.bytes.iter().take(early.length).for_each(|byte| screen.put(*byte));
@@ -79,7 +79,7 @@ fn send(byte: u8) {
     unsafe { ptr::write_volatile((UART.start + TRANSMIT) as *mut u32, u32::from(byte)) };
 }
 
-/// A framebuffer's memory, mapped for Oche as a device's.
+/// A framebuffer's memory, mapped for Oche.
 #[derive(Debug)]
 struct Memory(PhysRange, Format);
 

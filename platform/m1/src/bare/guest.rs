@@ -1,0 +1,191 @@
+//! The guest's accesses to DARTs: to the hardware, or to a virtual one.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use oche_boot::bare::frame::TrapFrame;
+use oche_boot::bare::trap::{Fault, MmioAccess, Platform, Resume};
+use oche_boot::bare::{cpu, guard};
+use oche_boot::lock::SpinLock;
+use oche_boot::range::PhysRange;
+use oche_boot::stage2::Lookup;
+use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, Tcr};
+use oche_hyp::dart::stream::{DartId, MAX_DARTS, StreamId};
+use oche_hyp::trace::Event;
+use oche_hyp::world::CpuAccess;
+use oche_m1::darts::{Darts, Mode};
+use oche_m1::found::Found;
+use oche_platform::mediation::{Cause, Mediation};
+use oche_platform::recorder::{Description, Device};
+
+use super::hardware::Registers;
+
+/// The DARTs that Oche may mediate, with the numbers that it gives them.
+pub(super) fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
+    let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
+    enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
+}
+
+/// A line for each DART; gives the registers that the guest must not reach by itself.
+pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRange> {
+    let mut holes = Vec::new();
+    let mut numbers = mediated(all).peekable();
+    for dart in all {
+        let id = numbers.next_if(|(_, next)| core::ptr::eq(*next, dart)).map(|(id, _)| id);
+        let place = dart.registers.start;
+        let clients = dart.clients.iter().fold(String::new(), |mut text, (stream, name)| {
+            text.push_str(&alloc::format!(" {stream}={name}"));
+            text
+        });
+        let Some(id) = id else {
+            log::info!("dart {} {place:#x}{clients}: the tree has it off: passed through", dart.name);
+            continue;
+        };
+        let fate = match darts.mode(id) {
+            Mode::Left => "passed through: it is not ours to change",
+            Mode::Unknown => "off: looked at when the guest touches it",
+            Mode::Direct | Mode::Mediated => "16K until the guest asks for the page size, then mediated",
+        };
+        match darts.condition(id) {
+            Some(condition) => log::info!(
+                "dart {} {place:#x}{clients}: locked {} live {:#x} bypass {:#x}: {fate}",
+                dart.name,
+                condition.is_locked,
+                condition.live.0,
+                condition.bypass.0
+            ),
+            None => log::info!("dart {} {place:#x}{clients}: {fate}", dart.name),
+        }
+        if darts.mode(id) != Mode::Left {
+            holes.push(dart.registers);
+        }
+    }
+    holes
+}
+
+/// What the trace says of the machine.
+pub(super) fn describe(all: &[Found]) -> Description {
+    let devices = mediated(all).flat_map(|(id, dart)| {
+        dart.clients.iter().filter_map(move |(stream, name)| {
+            let stream = StreamId::new(*stream as usize)?;
+            Some(Device { source: 0, dart: id, stream, name: name.clone() })
+        })
+    });
+    Description {
+        board: "m1",
+        darts: mediated(all).map(|(id, dart)| (id, dart.registers.start, dart.name.clone())).collect(),
+        devices: devices.collect(),
+    }
+}
+
+/// The guest's DMA, behind one lock.
+pub(super) struct M1 {
+    windows: Vec<PhysRange>,
+    mediation: SpinLock<Mediation<Darts<Registers>>>,
+}
+
+impl M1 {
+    pub(super) fn new(all: &[Found], mediation: Mediation<Darts<Registers>>) -> Self {
+        let windows = mediated(all).map(|(_, dart)| dart.registers).collect();
+        Self { windows, mediation: SpinLock::new(mediation) }
+    }
+
+    fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
+        let index = self.windows.iter().position(|window| window.contains(address))?;
+        Some((DartId::new(index)?, address - self.windows.get(index)?.start))
+    }
+
+    fn access(&self, dart: DartId, offset: u64, access: &MmioAccess, frame: &mut TrapFrame) -> Resume {
+        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        let bytes = 1 << access.width_log2;
+        let mut mediation = self.mediation.lock();
+        let mode = mediation.iommu().mode(dart);
+        let asks = mode == Mode::Direct && access.write.is_none() && offset == PARAMS1 && bytes == 4;
+        if mode != Mode::Mediated && !(asks && mediation.iommu().take_over(dart)) {
+            return pass_through(&mut mediation, cause, (dart, offset), access, frame);
+        }
+        mediation.iommu().touch(dart);
+        let done = match access.write {
+            Some(value) => mediation.store(cause, dart, offset, bytes, value),
+            None => mediation.load(cause, dart, offset, bytes).map(|value| access.answer(frame, value)),
+        };
+        if done.is_ok() && access.write.is_some() {
+            resume_stream(&mut mediation, cause, dart, offset);
+        }
+        if done.is_ok() { Resume::Next } else { Resume::Abort }
+    }
+}
+
+/// A TCR was written. A DART that has been reset holds nothing that an invalidation could drop, and Linux makes
+/// none when it writes the saved registers back on resume: so one is made here, with the guest's selection kept.
+fn resume_stream(mediation: &mut Mediation<Darts<Registers>>, cause: Cause, dart: DartId, offset: u64) {
+    let number = offset.checked_sub(TCR).map(|bytes| bytes as usize / 4);
+    let Some(stream) = number.and_then(StreamId::new) else { return };
+    let translates =
+        mediation.load(cause, dart, offset, 4).is_ok_and(|tcr| Tcr::from_bits(tcr as u32).translate());
+    if !translates || mediation.iommu().is_attached(dart, stream) {
+        return;
+    }
+    let selected = mediation.load(cause, dart, STREAM_SELECT, 4).unwrap_or(0);
+    let invalidate = StreamCommand::new().with_invalidate(true).into_bits();
+    for (register, value) in [
+        (STREAM_SELECT, 1 << stream.index()),
+        (STREAM_COMMAND, u64::from(invalidate)),
+        (STREAM_SELECT, selected),
+    ] {
+        // These registers take any word.
+        let _ = mediation.store(cause, dart, register, 4, value);
+    }
+}
+
+/// The guest speaks to the hardware itself; the trace hears it.
+fn pass_through(
+    mediation: &mut Mediation<Darts<Registers>>,
+    cause: Cause,
+    (dart, offset): (DartId, u64),
+    access: &MmioAccess,
+    frame: &mut TrapFrame,
+) -> Resume {
+    if access.width_log2 != 2 || !offset.is_multiple_of(4) {
+        return Resume::Abort;
+    }
+    let darts = mediation.iommu();
+    if darts.mode(dart) == Mode::Unknown {
+        // Off: on a Mac this is a bus error, and so it is here.
+        return Resume::Abort;
+    }
+    let value = match access.write {
+        Some(value) => {
+            darts.write(dart, offset, value as u32);
+            value as u32
+        }
+        None => {
+            let value = darts.read(dart, offset);
+            access.answer(frame, u64::from(value));
+            value
+        }
+    };
+    let is_write = access.write.is_some();
+    mediation.pass_through(cause, &Event::Register { dart, offset: offset as u16, is_write, value });
+    Resume::Next
+}
+
+impl Platform for M1 {
+    fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+        if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
+            return guard::on_fault(&self.mediation, fault, frame);
+        }
+        let Some((dart, offset)) = self.dart_at(fault.address) else { return Resume::Abort };
+        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
+        self.access(dart, offset, &access, frame)
+    }
+
+    fn step_ended(
+        &self,
+        is_done: bool,
+        frame: &mut TrapFrame,
+        fault: &mut dyn FnMut() -> Option<Fault>,
+    ) -> Option<Resume> {
+        guard::on_step(&self.mediation, is_done, frame, fault)
+    }
+}

@@ -1,0 +1,321 @@
+//! The driver of the real DARTs: what the engine asks of an IOMMU, on t8020 registers.
+//!
+//! A DART whose power domain is off is never touched: reading it would be a bus error. It has forgotten
+//! everything by then, so there is nothing to invalidate, and what it must know is written again when the guest
+//! touches it next. All sources: `docs/m1.md`, "The registers of a DART".
+
+use alloc::vec::Vec;
+
+use oche_hyp::addr::Frame;
+use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::registers::{
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, STREAM_COMMAND, STREAM_SELECT,
+    STREAMS_ENABLE, StreamCommand, TCR, TTBR, TTBRS, Tcr, Ttbr,
+};
+use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
+use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+
+use crate::entry::{self, Window};
+use crate::registers::ttbr;
+
+/// The bit of `CONFIG` that freezes TCRs and TTBRs until reset. Source: Linux `apple-dart.c`, `DART_CONFIG_LOCK`.
+const CONFIG_LOCK: u32 = 1 << 15;
+/// Bits of `ERROR`'s code that say that the access was a write. Source: m1n1 `hw/dart8020.py`.
+const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
+/// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes this long is given
+/// no time at all from then on, until it has ended a command again.
+const PATIENCE_MILLISECONDS: u64 = 1000;
+
+/// The machine under the driver. Offsets are into one DART's registers.
+pub trait Hardware {
+    /// Reads a 32-bit register.
+    fn read(&self, dart: DartId, offset: u64) -> u32;
+    /// Writes a 32-bit register.
+    fn write(&mut self, dart: DartId, offset: u64, value: u32);
+    /// Whether the DART may be touched at all.
+    fn is_powered(&self, dart: DartId) -> bool;
+    /// A counter that never stops.
+    fn ticks(&self) -> u64;
+    /// How often it counts in a millisecond.
+    fn ticks_per_millisecond(&self) -> u64;
+}
+
+/// Who speaks to a DART.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It was off when Oche looked: what it is shows when the guest first touches it.
+    Unknown,
+    /// The guest, with its own 16K tables, until it asks for the page size.
+    Direct,
+    /// The guest, for good: it is locked, or translates for firmware.
+    Left,
+    /// Oche; the guest sees a virtual DART with 4K pages.
+    Mediated,
+}
+
+/// How a DART was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// TCRs and TTBRs are frozen.
+    pub is_locked: bool,
+    /// Streams that translate.
+    pub live: StreamSet,
+    /// Streams that bypass translation.
+    pub bypass: StreamSet,
+}
+
+impl Condition {
+    /// Whether Oche must leave it as it is.
+    pub fn is_taken(&self) -> bool {
+        self.is_locked || !self.live.is_empty()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Dart {
+    mode: Mode,
+    roots: [Option<Frame>; STREAMS],
+    /// It did not end its last command in time.
+    is_stuck: bool,
+}
+
+/// All DARTs of the machine that Oche may mediate.
+#[derive(Debug)]
+pub struct Darts<H> {
+    hardware: H,
+    darts: Vec<Dart>,
+    /// The DART whose registers the guest touches now.
+    touched: Option<DartId>,
+}
+
+impl<H: Hardware> Darts<H> {
+    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing.
+    pub fn new(hardware: H, count: usize) -> Self {
+        let darts = (0..count)
+            .map(|_| Dart { mode: Mode::Unknown, roots: [None; STREAMS], is_stuck: false })
+            .collect();
+        let mut all = Self { hardware, darts, touched: None };
+        for dart in (0..count).filter_map(DartId::new) {
+            all.settle_mode(dart);
+        }
+        all
+    }
+
+    /// Who speaks to `dart`; one that was off when last asked is looked at again.
+    pub fn mode(&mut self, dart: DartId) -> Mode {
+        if self.darts.get(dart.index()).is_some_and(|entry| entry.mode == Mode::Unknown) {
+            self.settle_mode(dart);
+        }
+        self.darts.get(dart.index()).map_or(Mode::Left, |entry| entry.mode)
+    }
+
+    /// What `dart` is like, or `None` while it is off.
+    pub fn condition(&self, dart: DartId) -> Option<Condition> {
+        if !self.hardware.is_powered(dart) {
+            return None;
+        }
+        let mut condition = Condition {
+            is_locked: self.hardware.read(dart, CONFIG) & CONFIG_LOCK != 0,
+            live: StreamSet::default(),
+            bypass: StreamSet::default(),
+        };
+        for stream in StreamSet(u16::MAX).iter() {
+            let tcr = Tcr::from_bits(self.hardware.read(dart, tcr_of(stream)));
+            if tcr.bypass() {
+                condition.bypass.insert(stream);
+            }
+            let has_table = (0..TTBRS)
+                .any(|index| Ttbr::from_bits(self.hardware.read(dart, ttbr_of(stream, index))).valid());
+            if tcr.translate() && has_table {
+                condition.live.insert(stream);
+            }
+        }
+        Some(condition)
+    }
+
+    fn settle_mode(&mut self, dart: DartId) {
+        let mode = match self.condition(dart) {
+            None => Mode::Unknown,
+            Some(condition) if condition.is_taken() => Mode::Left,
+            Some(_) => Mode::Direct,
+        };
+        if let Some(entry) = self.darts.get_mut(dart.index()) {
+            entry.mode = mode;
+        }
+    }
+
+    /// The guest has asked for the page size: from now on it sees a virtual DART. Every stream faults until the
+    /// guest's own tables say otherwise. `false`: streams translate by now, or it ends no command, and the DART
+    /// stays the guest's.
+    #[must_use]
+    pub fn take_over(&mut self, dart: DartId) -> bool {
+        if self.condition(dart).is_none_or(|condition| condition.is_taken()) {
+            return false;
+        }
+        let is_done = self.program(dart).is_ok();
+        if let Some(entry) = self.darts.get_mut(dart.index()) {
+            entry.mode = if is_done { Mode::Mediated } else { Mode::Left };
+        }
+        is_done
+    }
+
+    /// Whether `stream` of a mediated DART goes anywhere.
+    pub fn is_attached(&self, dart: DartId, stream: StreamId) -> bool {
+        self.darts.get(dart.index()).is_some_and(|entry| entry.roots[stream.index()].is_some())
+    }
+
+    /// The guest's own access to a DART that is still its own.
+    pub fn read(&self, dart: DartId, offset: u64) -> u32 {
+        self.hardware.read(dart, offset)
+    }
+
+    /// As [`Self::read`].
+    pub fn write(&mut self, dart: DartId, offset: u64, value: u32) {
+        self.hardware.write(dart, offset, value);
+    }
+
+    /// The guest touches `dart`: so it is on, and may have been off since. What it forgot is written again.
+    pub fn touch(&mut self, dart: DartId) {
+        self.touched = Some(dart);
+        let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.mode == Mode::Mediated) else {
+            return;
+        };
+        let sign = StreamSet(u16::MAX).iter().find(|stream| entry.roots[stream.index()].is_some());
+        let Some(stream) = sign.or(StreamId::new(0)) else { return };
+        let expected = Tcr::new().with_translate(true).into_bits();
+        if self.hardware.is_powered(dart) && self.hardware.read(dart, tcr_of(stream)) != expected {
+            // Nothing more can be done about a DART that does not end its invalidation: the engine will meet it again.
+            let _ = self.program(dart);
+        }
+    }
+
+    /// Makes all of the hardware's streams what they must be, and waits until nothing older is used.
+    ///
+    /// A stream that is blocked translates without a table, so its accesses fault. That a TCR of 0 blocks is Linux's
+    /// belief and not QEMU's; this is nobody's doubt.
+    fn program(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
+        for stream in StreamSet(u16::MAX).iter() {
+            self.program_stream(dart, stream);
+        }
+        self.hardware.write(dart, STREAMS_ENABLE, u32::from(u16::MAX));
+        self.flush(dart, StreamSet(u16::MAX))
+    }
+
+    fn program_stream(&mut self, dart: DartId, stream: StreamId) {
+        let root = self.darts.get(dart.index()).and_then(|entry| entry.roots[stream.index()]);
+        let first = root.map_or(0, |root| ttbr(root).into_bits());
+        for index in 0..TTBRS {
+            self.hardware.write(dart, ttbr_of(stream, index), if index == 0 { first } else { 0 });
+        }
+        self.hardware.write(dart, tcr_of(stream), Tcr::new().with_translate(true).into_bits());
+    }
+
+    /// # Order
+    ///
+    /// Table stores come before: the engine publishes them. On return no access of the streams uses an older entry.
+    fn flush(&mut self, dart: DartId, streams: StreamSet) -> Result<(), InvalidateTimedOut> {
+        self.wait(dart)?;
+        self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0));
+        self.hardware.write(dart, STREAM_COMMAND, StreamCommand::new().with_invalidate(true).into_bits());
+        self.wait(dart)
+    }
+
+    fn wait(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
+        let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
+        let patience = if entry.is_stuck { 0 } else { PATIENCE_MILLISECONDS };
+        let limit = patience * self.hardware.ticks_per_millisecond();
+        let start = self.hardware.ticks();
+        loop {
+            let command = StreamCommand::from_bits(self.hardware.read(dart, STREAM_COMMAND));
+            let is_late = self.hardware.ticks().wrapping_sub(start) > limit;
+            if !command.busy() || is_late {
+                entry.is_stuck = command.busy();
+                return if command.busy() { Err(InvalidateTimedOut) } else { Ok(()) };
+            }
+        }
+    }
+
+    fn point(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        root: Option<Frame>,
+    ) -> Result<(), InvalidateTimedOut> {
+        let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
+        entry.roots[stream.index()] = root;
+        if entry.mode != Mode::Mediated || !self.hardware.is_powered(dart) {
+            return Ok(());
+        }
+        self.program_stream(dart, stream);
+        let mut streams = StreamSet::default();
+        streams.insert(stream);
+        self.flush(dart, streams)
+    }
+}
+
+fn tcr_of(stream: StreamId) -> u64 {
+    TCR + 4 * stream.index() as u64
+}
+
+fn ttbr_of(stream: StreamId, index: usize) -> u64 {
+    TTBR + 16 * stream.index() as u64 + 4 * index as u64
+}
+
+impl<H: Hardware> Iommu for Darts<H> {
+    // No source says that it does not, and every driver flushes after it maps.
+    const CACHES_INVALID_ENTRIES: bool = true;
+    // Bit 8 of a leaf entry. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_PTE_PROT_NO_READ`.
+    const CAN_FORBID_READS: bool = true;
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+        entry::leaf(frame, permission, Window::WHOLE)
+    }
+
+    fn table_entry(&self, table: Frame) -> u64 {
+        entry::table(table)
+    }
+
+    fn attach(&mut self, dart: DartId, stream: StreamId, _: SpaceId, root: Frame) {
+        if self.point(dart, stream, Some(root)).is_err() {
+            // Rather nothing than what was there before.
+            self.block(dart, stream);
+        }
+    }
+
+    fn block(&mut self, dart: DartId, stream: StreamId) {
+        if self.point(dart, stream, None).is_err() {
+            log::error!("DART {} stream {}: blocking was not confirmed", dart.index(), stream.index());
+        }
+    }
+
+    fn invalidate(&mut self, _: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        for (dart, streams) in members.iter() {
+            if self.hardware.is_powered(dart) {
+                self.flush(dart, streams)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the DART alone that the guest touches now: another one may be off.
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        let dart = self.touched.filter(|dart| self.hardware.is_powered(*dart))?;
+        let value = self.hardware.read(dart, ERROR);
+        let error = Error::from_bits(value);
+        if !error.flag() {
+            return None;
+        }
+        let low = self.hardware.read(dart, ERROR_ADDRESS_LOW);
+        let high = self.hardware.read(dart, ERROR_ADDRESS_HIGH);
+        self.hardware.write(dart, ERROR, value);
+        Some(DeviceFault {
+            dart,
+            stream: StreamId::new(usize::from(error.stream()))?,
+            iova: u64::from(high) << 32 | u64::from(low),
+            is_write: error.code() & WRITE_CODES != 0,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

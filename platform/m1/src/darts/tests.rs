@@ -1,0 +1,248 @@
+//! The driver against a strict DART: what a real one may do wrong, this one does.
+
+use super::*;
+use core::cell::{Cell, RefCell};
+use oche_hyp::dart::registers::REGION_BYTES;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::vec;
+
+/// One DART that panics at whatever a real one would not forgive.
+#[derive(Default)]
+struct Model {
+    file: BTreeMap<u64, u32>,
+    is_powered: bool,
+    /// Reads of the command register for which it stays busy after a command; `None`: for ever.
+    busy_reads: Option<u32>,
+    busy_left: Cell<u32>,
+    /// Streams whose cached entries were dropped, a bit each, in the order of the commands.
+    flushed: Vec<u16>,
+    /// Streams that may still use older roots than their registers name.
+    stale: u16,
+}
+
+#[derive(Clone, Default)]
+struct Bench(Rc<RefCell<Vec<Model>>>, Rc<Cell<u64>>);
+
+impl Hardware for Bench {
+    fn read(&self, dart: DartId, offset: u64) -> u32 {
+        let models = self.0.borrow();
+        let model = &models[dart.index()];
+        assert!(model.is_powered, "a DART that is off was read");
+        assert!(offset.is_multiple_of(4) && offset < REGION_BYTES);
+        if offset == STREAM_COMMAND {
+            let left = model.busy_left.get();
+            model.busy_left.set(left.saturating_sub(u32::from(model.busy_reads.is_some())));
+            return StreamCommand::new().with_busy(left != 0).into_bits();
+        }
+        model.file.get(&offset).copied().unwrap_or(0)
+    }
+
+    fn write(&mut self, dart: DartId, offset: u64, value: u32) {
+        let mut models = self.0.borrow_mut();
+        let model = &mut models[dart.index()];
+        assert!(model.is_powered, "a DART that is off was written");
+        let is_locked = model.file.get(&CONFIG).is_some_and(|config| config & CONFIG_LOCK != 0);
+        match offset {
+            STREAM_COMMAND => {
+                assert_eq!(model.busy_left.get(), 0, "a command while it is busy");
+                model.busy_left.set(model.busy_reads.unwrap_or(1));
+                let streams = model.file.get(&STREAM_SELECT).copied().unwrap_or(0) as u16;
+                model.flushed.push(streams);
+                model.stale &= !streams;
+            }
+            ERROR => {
+                let error = model.file.entry(ERROR).or_default();
+                *error &= !value;
+            }
+            TCR..0x300 => {
+                assert!(!is_locked, "a locked DART's tables were written");
+                let stream = if offset < TTBR { (offset - TCR) / 4 } else { (offset - TTBR) / 16 };
+                model.stale |= 1 << stream;
+                model.file.insert(offset, value);
+            }
+            _ => {
+                model.file.insert(offset, value);
+            }
+        }
+    }
+
+    fn is_powered(&self, dart: DartId) -> bool {
+        self.0.borrow()[dart.index()].is_powered
+    }
+
+    fn ticks(&self) -> u64 {
+        self.1.set(self.1.get() + 1000);
+        self.1.get()
+    }
+
+    fn ticks_per_millisecond(&self) -> u64 {
+        24_000
+    }
+}
+
+impl Bench {
+    fn of(count: usize) -> Self {
+        let model = || Model { is_powered: true, busy_reads: Some(3), ..Model::default() };
+        Self(Rc::new(RefCell::new((0..count).map(|_| model()).collect())), Rc::default())
+    }
+
+    fn with<T>(&self, dart: usize, look: impl FnOnce(&mut Model) -> T) -> T {
+        look(&mut self.0.borrow_mut()[dart])
+    }
+
+    fn file(&self, dart: usize, offset: u64) -> u32 {
+        self.with(dart, |model| model.file.get(&offset).copied().unwrap_or(0))
+    }
+}
+
+fn dart(index: usize) -> DartId {
+    DartId::new(index).expect("a test names DARTs that exist")
+}
+
+fn stream(index: usize) -> StreamId {
+    StreamId::new(index).expect("a test names streams that exist")
+}
+
+const ROOT: Frame = Frame((0x8_1000_0000_u64 >> 14) as u32);
+
+fn taken(count: usize) -> (Bench, Darts<Bench>) {
+    let bench = Bench::of(count);
+    let mut darts = Darts::new(bench.clone(), count);
+    for index in 0..count {
+        assert!(darts.take_over(dart(index)));
+    }
+    (bench, darts)
+}
+
+#[test]
+fn a_dart_that_is_taken_over_lets_no_stream_through() {
+    let (bench, _) = taken(1);
+    for index in 0..STREAMS {
+        assert_eq!(bench.file(0, tcr_of(stream(index))), 0x80);
+        assert_eq!(bench.file(0, ttbr_of(stream(index), 0)), 0);
+    }
+    assert_eq!(bench.file(0, STREAMS_ENABLE), 0xffff);
+    assert_eq!(bench.with(0, |model| model.stale), 0, "and nothing older is used");
+}
+
+#[test]
+fn a_stream_is_attached_only_when_nothing_older_is_used() {
+    let (bench, mut darts) = taken(1);
+    darts.attach(dart(0), stream(3), SpaceId(0), ROOT);
+    assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0x8081_0000);
+    assert_eq!(bench.file(0, tcr_of(stream(3))), 0x80);
+    assert_eq!(bench.with(0, |model| model.stale), 0);
+    darts.block(dart(0), stream(3));
+    assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0);
+    assert_eq!(bench.with(0, |model| model.stale), 0);
+}
+
+#[test]
+fn an_invalidation_reaches_every_dart_of_a_space_and_waits() {
+    let (bench, mut darts) = taken(2);
+    let mut members = Members::default();
+    members.insert(dart(0), stream(0));
+    members.insert(dart(1), stream(1));
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(bench.with(0, |model| model.flushed.last().copied()), Some(1));
+    assert_eq!(bench.with(1, |model| model.flushed.last().copied()), Some(2));
+    assert_eq!(bench.with(1, |model| model.busy_left.get()), 0, "it waited");
+}
+
+#[test]
+fn a_busy_bit_that_never_clears_is_an_error_and_no_hang() {
+    let (bench, mut darts) = taken(1);
+    bench.with(0, |model| model.busy_reads = None);
+    let mut members = Members::default();
+    members.insert(dart(0), stream(0));
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    let before = bench.1.get();
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert!(bench.1.get() - before < 24_000, "it is waited for once");
+    bench.with(0, |model| (model.busy_reads, model.busy_left) = (Some(3), Cell::new(0)));
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()), "it ended a command");
+}
+
+#[test]
+fn a_dart_that_ends_no_command_stays_the_guests() {
+    let bench = Bench::of(1);
+    bench.with(0, |model| model.busy_reads = None);
+    let mut darts = Darts::new(bench, 1);
+    assert!(!darts.take_over(dart(0)));
+    assert_eq!(darts.mode(dart(0)), Mode::Left);
+}
+
+#[test]
+fn a_locked_dart_and_one_that_translates_are_left_alone() {
+    for prepare in [
+        |model: &mut Model| model.file.extend([(CONFIG, CONFIG_LOCK)]),
+        |model: &mut Model| {
+            model.file.extend([(TCR + 8, 0x80), (TTBR + 36, 0x8000_1234)]);
+        },
+    ] {
+        let bench = Bench::of(1);
+        bench.with(0, prepare);
+        let before = bench.with(0, |model| model.file.clone());
+        let mut darts = Darts::new(bench.clone(), 1);
+        assert_eq!(darts.mode(dart(0)), Mode::Left);
+        assert!(!darts.take_over(dart(0)));
+        darts.touch(dart(0));
+        darts.attach(dart(0), stream(0), SpaceId(0), ROOT);
+        darts.block(dart(0), stream(0));
+        assert_eq!(bench.with(0, |model| model.file.clone()), before);
+    }
+}
+
+#[test]
+fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
+    let bench = Bench::of(1);
+    bench.with(0, |model| model.file.insert(TCR, 0x1100));
+    let mut darts = Darts::new(bench.clone(), 1);
+    let condition = darts.condition(dart(0)).expect("it is on");
+    assert_eq!((condition.bypass, condition.is_taken()), (StreamSet(1), false));
+    assert!(darts.take_over(dart(0)));
+    assert_eq!(bench.file(0, TCR), 0x80);
+}
+
+/// The model panics if it is touched while it is off.
+#[test]
+fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again() {
+    let bench = Bench::of(1);
+    bench.with(0, |model| model.is_powered = false);
+    let mut darts = Darts::new(bench.clone(), 1);
+    assert_eq!(darts.mode(dart(0)), Mode::Unknown);
+    bench.with(0, |model| model.is_powered = true);
+    assert_eq!(darts.mode(dart(0)), Mode::Direct);
+    assert!(darts.take_over(dart(0)));
+    darts.attach(dart(0), stream(1), SpaceId(0), ROOT);
+
+    // It goes off and forgets; meanwhile the engine goes on.
+    bench.with(0, |model| *model = Model { busy_reads: Some(3), ..Model::default() });
+    let mut members = Members::default();
+    members.insert(dart(0), stream(1));
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    darts.attach(dart(0), stream(2), SpaceId(1), ROOT);
+    assert_eq!(darts.next_fault(), None);
+    bench.with(0, |model| model.is_powered = true);
+    darts.touch(dart(0));
+    for attached in [1, 2] {
+        assert_eq!(bench.file(0, ttbr_of(stream(attached), 0)), 0x8081_0000);
+        assert_eq!(bench.file(0, tcr_of(stream(attached))), 0x80);
+    }
+    assert_eq!(bench.file(0, tcr_of(stream(0))), 0x80, "and the others still fault");
+}
+
+#[test]
+fn a_fault_is_told_once_and_cleared() {
+    let (bench, mut darts) = taken(2);
+    let latch = vec![(ERROR, 0x8500_0404), (ERROR_ADDRESS_LOW, 0x1234_5678), (ERROR_ADDRESS_HIGH, 0)];
+    bench.with(1, |model| model.file.extend(latch));
+    darts.touch(dart(0));
+    assert_eq!(darts.next_fault(), None, "it is another's");
+    darts.touch(dart(1));
+    let fault = DeviceFault { dart: dart(1), stream: stream(5), iova: 0x1234_5678, is_write: true };
+    assert_eq!(darts.next_fault(), Some(fault));
+    assert_eq!(darts.next_fault(), None);
+    assert_eq!(bench.file(1, ERROR), 0);
+}

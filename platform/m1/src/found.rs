@@ -1,0 +1,141 @@
+//! The DARTs of a Mac, as its device tree names them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use oche_boot::range::PhysRange;
+use oche_hyp::dart::registers::REGION_BYTES;
+
+/// What a DART that Oche knows is compatible with, first of all.
+const COMPATIBLE: &[u8] = b"apple,t8103-dart";
+/// What a power domain is compatible with. Source: Linux `apple,pmgr-pwrstate.yaml`.
+const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
+/// The deepest node that is looked at: `Machine::read` has refused deeper trees.
+const MOST_DOMAINS: usize = 8;
+
+/// The register of a power domain: what it is, bits 7:4, and what that is when it is on. Source: Linux
+/// `apple-pmgr-pwrstate.c`, `APPLE_PMGR_PS_ACTUAL`, `APPLE_PMGR_PS_ACTIVE`.
+pub fn is_on(power: u32) -> bool {
+    power >> 4 & 0xf == 0xf
+}
+
+/// One DART node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its registers.
+    pub registers: PhysRange,
+    /// What people call it.
+    pub name: String,
+    /// The tree does not switch it off.
+    pub is_enabled: bool,
+    /// The registers that say whether its power domains are on.
+    pub power: Vec<u64>,
+    /// Who is behind it: stream and name.
+    pub clients: Vec<(u32, String)>,
+    phandle: u32,
+}
+
+/// The names that Apple and Linux have for them, by address. Source: `docs/m1.md`, "The DARTs".
+const NAMES: [(u64, &str); 15] = [
+    (0x6_8100_8000, "pcie0_dart_0"),
+    (0x6_8200_8000, "pcie0_dart_1"),
+    (0x6_8300_8000, "pcie0_dart_2"),
+    (0x3_82f0_0000, "dwc3_0_dart_0"),
+    (0x3_82f8_0000, "dwc3_0_dart_1"),
+    (0x5_02f0_0000, "dwc3_1_dart_0"),
+    (0x5_02f8_0000, "dwc3_1_dart_1"),
+    (0x2_3500_4000, "sio_dart"),
+    (0x2_2830_4000, "displaydfr_dart"),
+    (0x2_3130_4000, "disp0_dart"),
+    (0x2_3130_c000, "dcp_dart"),
+    (0x2_7130_4000, "dispext0_dart"),
+    (0x2_7130_c000, "dcpext_dart"),
+    (0x2_4a80_8000, "aop_dart"),
+    (0x2_412c_0000, "sep_dart"),
+];
+
+/// Every DART in the tree, in its order.
+pub fn darts(tree: &Fdt<'_>) -> Vec<Found> {
+    let mut found = Vec::new();
+    let root = tree.root();
+    walk(&root, &mut |node| {
+        if first_string(node, "compatible") == Some(COMPATIBLE) {
+            found.extend(read(&root, node));
+        }
+    });
+    walk(&root, &mut |node| add_clients(node, &mut found));
+    found
+}
+
+fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
+    let reg = bytes(node, "reg")?;
+    let start = number(reg.get(..8)?);
+    // The window is the hardware's, whatever the tree says of its size.
+    let registers = PhysRange::sized(start, REGION_BYTES)?;
+    let name = NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));
+    let domains = bytes(node, "power-domains").unwrap_or(&[]);
+    let phandles = domains.chunks_exact(4).take(MOST_DOMAINS).map(|phandle| number(phandle) as u32);
+    Some(Found {
+        registers,
+        name: name.unwrap_or_else(|| alloc::format!("dart@{start:x}")),
+        is_enabled: matches!(first_string(node, "status"), None | Some(b"okay" | b"ok")),
+        power: phandles.filter_map(|phandle| power_register(root, phandle)).collect(),
+        clients: Vec::new(),
+        phandle: bytes(node, "phandle").map_or(0, |phandle| number(phandle) as u32),
+    })
+}
+
+/// The register of the power domain with `phandle`: its own offset in its parent's registers.
+fn power_register(root: &FdtNode<'_>, phandle: u32) -> Option<u64> {
+    let mut found = None;
+    walk(root, &mut |parent| {
+        let Some(base) = bytes(parent, "reg").and_then(|reg| reg.get(..8)) else { return };
+        for child in parent.children() {
+            let is_it = bytes(&child, "phandle").is_some_and(|own| number(own) as u32 == phandle)
+                && strings(&child, "compatible").any(|name| name == POWER_COMPATIBLE);
+            if let Some(offset) = bytes(&child, "reg").and_then(|reg| reg.get(..4)).filter(|_| is_it) {
+                found = number(base).checked_add(number(offset));
+            }
+        }
+    });
+    found
+}
+
+fn add_clients(node: &FdtNode<'_>, found: &mut [Found]) {
+    let mut add = |phandle: u32, stream: u32| {
+        if let Some(dart) = found.iter_mut().find(|dart| dart.phandle == phandle && phandle != 0) {
+            dart.clients.push((stream, String::from(node.name())));
+        }
+    };
+    for entry in bytes(node, "iommus").unwrap_or(&[]).chunks_exact(8) {
+        add(number(&entry[..4]) as u32, number(&entry[4..]) as u32);
+    }
+    // <requester iommu stream length>
+    for entry in bytes(node, "iommu-map").unwrap_or(&[]).chunks_exact(16) {
+        add(number(&entry[4..8]) as u32, number(&entry[8..12]) as u32);
+    }
+}
+
+/// Depth first. `blob::check` has bounded the depth.
+fn walk<'a>(node: &FdtNode<'a>, seen: &mut dyn FnMut(&FdtNode<'a>)) {
+    seen(node);
+    node.children().for_each(|child| walk(&child, seen));
+}
+
+fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
+    node.property(name)?.value_as::<&[u8]>().ok()
+}
+
+fn strings<'a>(node: &FdtNode<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+    bytes(node, name).unwrap_or(&[]).split(|byte| *byte == 0)
+}
+
+fn first_string<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
+    bytes(node, name)?.split(|byte| *byte == 0).next()
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
+}

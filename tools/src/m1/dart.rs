@@ -1,0 +1,335 @@
+//! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA engine behind it.
+//!
+//! What hardware would not forgive is a violation and fails the run: a store to a DART that is off, a store to a
+//! locked one's tables, a command while it is busy. Source of registers and tables: `docs/m1.md`.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use oche_hyp::dart::registers::{
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
+    TCR, TTBR,
+};
+
+use super::memory::Memory;
+
+/// Registers that are looked at, in bytes.
+const FILE_BYTES: u64 = 0x300;
+const CONFIG_LOCK: u32 = 1 << 15;
+const INVALIDATE: u32 = 1 << 20;
+const BUSY: u32 = 1 << 2;
+/// How long an invalidation takes: long enough that whoever does not wait is found out.
+const INVALIDATION: Duration = Duration::from_millis(2);
+/// Bytes of a DMA engine's registers.
+pub const ENGINE_BYTES: u64 = 0x1000;
+/// Where the first DMA engine's registers are. Nothing of an M1 is there.
+pub const ENGINES: u64 = 0x2_1000_0000;
+
+/// How a DART is found by who boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// On, nothing translates.
+    Idle,
+    /// iBoot's: locked, and translating.
+    Locked,
+    /// Translating for firmware, not locked.
+    Live,
+    /// Its power domain is off.
+    Off,
+    /// A command never ends.
+    Stuck,
+    /// Left in bypass.
+    Bypass,
+}
+
+/// One DART.
+#[derive(Debug)]
+pub struct Dart {
+    /// Its registers' address.
+    pub base: u64,
+    setting: Setting,
+    number: u64,
+    shadow: Vec<u32>,
+    /// Cached leaf entries by stream and granule; 0 where there was none.
+    cache: HashMap<(u32, u64), u64>,
+    busy: Option<(Instant, u32)>,
+    /// What hardware would not have forgiven.
+    pub violations: Vec<String>,
+    /// Invalidations that were carried out.
+    pub invalidations: u64,
+}
+
+impl Dart {
+    /// Puts the registers of DART `number` at `base` into the board's memory.
+    #[must_use]
+    pub fn new(memory: &Memory, number: u64, base: u64, setting: Setting) -> Self {
+        let mut dart = Self {
+            base,
+            setting,
+            number,
+            shadow: vec![0; FILE_BYTES as usize / 4],
+            cache: HashMap::new(),
+            busy: None,
+            violations: Vec::new(),
+            invalidations: 0,
+        };
+        dart.reset(memory);
+        match setting {
+            Setting::Locked => dart.set(memory, CONFIG, CONFIG_LOCK),
+            Setting::Bypass => dart.set(memory, TCR, 0x1100),
+            _ => {}
+        }
+        if matches!(setting, Setting::Locked | Setting::Live) {
+            dart.set(memory, TCR, 0x80);
+            dart.set(memory, TTBR, 0x8080_1234);
+        }
+        dart
+    }
+
+    /// As after power on.
+    fn reset(&mut self, memory: &Memory) {
+        for offset in (0..FILE_BYTES).step_by(4) {
+            self.set(memory, offset, 0);
+        }
+        self.set(memory, PARAMS1, 0x0e00_0000);
+        self.set(memory, PARAMS2, 1);
+        self.cache.clear();
+        self.busy = None;
+    }
+
+    /// What must be watched: address and bytes.
+    #[must_use]
+    pub fn watches(&self) -> [(u64, u64); 3] {
+        // A store of the value that a register has already cannot be seen otherwise: ERROR is the one where that counts.
+        [(0, ERROR), (ERROR, 4), (ERROR + 4, FILE_BYTES - ERROR - 4)].map(|(at, size)| (self.base + at, size))
+    }
+
+    /// Where its DMA engine listens.
+    #[must_use]
+    pub fn engine(&self) -> u64 {
+        ENGINES + self.number * ENGINE_BYTES
+    }
+
+    /// Something was stored into the part of the registers that begins at `address`.
+    pub fn written(&mut self, memory: &Memory, address: u64) {
+        if self.setting == Setting::Off {
+            self.violations.push(format!("{:#x}: written while it is off", self.base));
+        }
+        if address == self.base + ERROR {
+            let cleared = self.get(ERROR) & !memory.word(address);
+            self.set(memory, ERROR, cleared);
+            return;
+        }
+        for offset in (0..FILE_BYTES).step_by(4).filter(|offset| *offset != ERROR) {
+            let value = memory.word(self.base + offset);
+            if value != self.get(offset) {
+                self.store(memory, offset, value);
+            }
+        }
+    }
+
+    fn store(&mut self, memory: &Memory, offset: u64, value: u32) {
+        let is_locked = self.get(CONFIG) & CONFIG_LOCK != 0;
+        match offset {
+            PARAMS1 | PARAMS2 | ERROR_ADDRESS_LOW | ERROR_ADDRESS_HIGH => {
+                let kept = self.get(offset);
+                self.set(memory, offset, kept);
+            }
+            STREAM_COMMAND => {
+                if self.busy.is_some() {
+                    self.violations.push(format!("{:#x}: a command while it is busy", self.base));
+                }
+                if value & INVALIDATE != 0 {
+                    self.busy = Some((Instant::now() + INVALIDATION, self.get(STREAM_SELECT)));
+                    self.set(memory, STREAM_COMMAND, BUSY);
+                }
+            }
+            TCR..FILE_BYTES if is_locked => {
+                self.violations.push(format!("{:#x}: {offset:#x} written while it is locked", self.base));
+                let kept = self.get(offset);
+                self.set(memory, offset, kept);
+            }
+            CONFIG => self.set(memory, CONFIG, value | self.get(CONFIG) & CONFIG_LOCK),
+            _ => self.set(memory, offset, value),
+        }
+    }
+
+    /// Time goes by.
+    pub fn tick(&mut self, memory: &Memory) {
+        let Some((due, streams)) = self.busy else { return };
+        if Instant::now() >= due && self.setting != Setting::Stuck {
+            self.cache.retain(|(stream, _), _| streams >> stream & 1 == 0);
+            self.busy = None;
+            self.invalidations += 1;
+            self.set(memory, STREAM_COMMAND, 0);
+        }
+    }
+
+    /// The guest has rung its DMA engine's bell. Words from there: order, stream, source, target, bytes, result.
+    pub fn ring(&mut self, memory: &Memory) {
+        let word = |index: u64| memory.word(self.engine() + 4 * index);
+        let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
+        let result = match order {
+            1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
+            // Power off and on: all is forgotten.
+            2 => {
+                self.reset(memory);
+                Ok(())
+            }
+            _ => Err(()),
+        };
+        memory.set_word(self.engine() + 20, if result.is_ok() { 1 } else { 2 });
+        memory.set_word(self.engine(), 0);
+    }
+
+    /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a granule ends.
+    fn copy(&mut self, memory: &Memory, stream: u32, from: u64, to: u64, bytes: u32) -> Result<(), ()> {
+        for index in (0..u64::from(bytes)).step_by(4) {
+            let source = self.translate(memory, stream, from + index, false)?;
+            let target = self.translate(memory, stream, to + index, true)?;
+            memory.set_word(target, memory.word(source));
+        }
+        Ok(())
+    }
+
+    fn translate(&mut self, memory: &Memory, stream: u32, iova: u64, is_write: bool) -> Result<u64, ()> {
+        let tcr = self.get(TCR + 4 * u64::from(stream));
+        if tcr & 0x100 != 0 {
+            return Ok(iova);
+        }
+        let entry = match self.cache.get(&(stream, iova >> 14)) {
+            Some(entry) => *entry,
+            None => {
+                let entry = self.walk(memory, stream, iova);
+                self.cache.insert((stream, iova >> 14), entry);
+                entry
+            }
+        };
+        let unit = (iova & 0x3fff) / 4;
+        let window = (entry >> 52 & 0xfff)..=(entry >> 40 & 0xfff);
+        let code = if tcr & 0x80 == 0 {
+            1
+        } else if entry & 1 == 0 {
+            1 << 2
+        } else if is_write && entry & 1 << 7 != 0 {
+            1 << 3
+        } else if !is_write && entry & 1 << 8 != 0 {
+            1 << 4
+        } else if entry & 2 == 0 && !window.contains(&unit) {
+            1 << 7
+        } else {
+            return Ok(entry & 0xf_ffff_c000 | iova & 0x3fff);
+        };
+        if self.get(ERROR) >> 31 == 0 {
+            let write = if is_write { 1 << 10 } else { 0 };
+            self.set(memory, ERROR, 1 << 31 | stream << 24 | write | code);
+            self.set(memory, ERROR_ADDRESS_LOW, iova as u32);
+            self.set(memory, ERROR_ADDRESS_HIGH, (iova >> 32) as u32);
+        }
+        Err(())
+    }
+
+    /// The leaf entry for `iova`, or 0.
+    fn walk(&self, memory: &Memory, stream: u32, iova: u64) -> u64 {
+        let ttbr = self.get(TTBR + 16 * u64::from(stream) + 4 * (iova >> 36 & 3));
+        if ttbr >> 31 == 0 {
+            return 0;
+        }
+        let table = u64::from(ttbr & 0x7fff_ffff) << 12;
+        let first = memory.double(table + (iova >> 25 & 0x7ff) * 8);
+        if first & 1 == 0 {
+            return 0;
+        }
+        memory.double((first & 0xf_ffff_c000) + (iova >> 14 & 0x7ff) * 8)
+    }
+
+    fn get(&self, offset: u64) -> u32 {
+        self.shadow.get(offset as usize / 4).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, memory: &Memory, offset: u64, value: u32) {
+        if let Some(word) = self.shadow.get_mut(offset as usize / 4) {
+            *word = value;
+        }
+        memory.set_word(self.base + offset, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dart, Setting};
+    use crate::m1::memory::Memory;
+    use std::time::Duration;
+
+    const BASE: u64 = 0x6_8100_8000;
+    const TABLES: u64 = 0x8_1000_0000;
+
+    fn store(dart: &mut Dart, memory: &Memory, offset: u64, value: u32) {
+        memory.set_word(BASE + offset, value);
+        dart.written(memory, if offset == 0x40 { BASE + 0x40 } else { BASE });
+    }
+
+    fn flush(dart: &mut Dart, memory: &Memory) {
+        store(dart, memory, 0x34, 0xffff);
+        store(dart, memory, 0x20, 1 << 20);
+        assert_eq!(memory.word(BASE + 0x20), 4, "busy");
+        std::thread::sleep(Duration::from_millis(3));
+        dart.tick(memory);
+        assert_eq!(memory.word(BASE + 0x20), 0);
+    }
+
+    fn mapped() -> (Memory, Dart) {
+        let memory = Memory::create().expect("a file");
+        let mut dart = Dart::new(&memory, 0, BASE, Setting::Idle);
+        memory.write(TABLES, &((TABLES + 0x4000) | 1).to_le_bytes());
+        // Read and write, in the second 4 KiB alone.
+        let entry = 0x400_u64 << 52 | 0x7ff_u64 << 40 | 0x8_2000_0000 | 1;
+        memory.write(TABLES + 0x4000 + 8, &entry.to_le_bytes());
+        store(&mut dart, &memory, 0x200, 0x8000_0000 | (TABLES >> 12) as u32);
+        store(&mut dart, &memory, 0x100, 0x80);
+        flush(&mut dart, &memory);
+        (memory, dart)
+    }
+
+    #[test]
+    fn a_window_is_checked_and_a_fault_latched_until_it_is_cleared() {
+        let (memory, mut dart) = mapped();
+        assert_eq!(dart.translate(&memory, 0, 0x5004, true), Ok(0x8_2000_1004));
+        assert_eq!(dart.translate(&memory, 0, 0x6000, true), Err(()));
+        assert_eq!(memory.word(BASE + 0x40), 1 << 31 | 1 << 10 | 1 << 7);
+        assert_eq!(memory.word(BASE + 0x50), 0x6000);
+        assert_eq!(dart.translate(&memory, 0, 0x9000, false), Err(()));
+        assert_eq!(memory.word(BASE + 0x50), 0x6000, "the first one stays");
+        store(&mut dart, &memory, 0x40, u32::MAX);
+        assert_eq!(memory.word(BASE + 0x40), 0);
+    }
+
+    #[test]
+    fn what_is_cached_stays_until_it_is_invalidated() {
+        let (memory, mut dart) = mapped();
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_ok());
+        assert!(dart.translate(&memory, 0, 0x8000, false).is_err());
+        memory.write(TABLES + 0x4000 + 8, &[0; 8]);
+        memory.write(TABLES + 0x4000 + 16, &(0xfff_u64 << 40 | 0x8_3000_0000 | 1).to_le_bytes());
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_ok(), "a stale entry");
+        assert!(dart.translate(&memory, 0, 0x8000, false).is_err(), "a stale hole");
+        flush(&mut dart, &memory);
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_err());
+        assert_eq!(dart.translate(&memory, 0, 0x8000, false), Ok(0x8_3000_0000));
+    }
+
+    #[test]
+    fn what_hardware_does_not_forgive_is_noted() {
+        let memory = Memory::create().expect("a file");
+        let mut off = Dart::new(&memory, 0, BASE, Setting::Off);
+        store(&mut off, &memory, 0x100, 0x80);
+        assert_eq!(off.violations.len(), 1);
+        let mut locked = Dart::new(&memory, 0, BASE, Setting::Locked);
+        store(&mut locked, &memory, 0x100, 0);
+        assert_eq!((locked.violations.len(), memory.word(BASE + 0x100)), (1, 0x80));
+        let (memory, mut busy) = mapped();
+        store(&mut busy, &memory, 0x20, 1 << 20);
+        store(&mut busy, &memory, 0x20, 1 << 20);
+        assert_eq!(busy.violations.len(), 1);
+    }
+}

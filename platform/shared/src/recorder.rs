@@ -60,6 +60,8 @@ pub struct Recorder {
     asked: ControlReader,
     control: Control,
     takes_snapshots: bool,
+    /// Every event is recorded, and nothing else is asked for.
+    is_plain: bool,
     snapshots: Snapshots,
     cause: Cause,
 }
@@ -110,6 +112,7 @@ impl Recorder {
             asked: ControlReader::default(),
             control: Control::default(),
             takes_snapshots: false,
+            is_plain: true,
             snapshots: Snapshots::default(),
             cause: Cause::default(),
         }
@@ -145,6 +148,7 @@ impl Recorder {
             self.control = control;
             self.takes_snapshots = snapshot::are_wanted(&control);
             self.snapshots.forget();
+            self.is_plain = control.events.is_everything() && !self.takes_snapshots;
             self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         }
     }
@@ -152,17 +156,24 @@ impl Recorder {
     /// Takes note of `event`.
     pub fn record(&mut self, event: &Event) {
         self.statistics.count(event);
+        if !self.is_plain {
+            return self.record_as_asked(event);
+        }
+        if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
+            ring.record(&self.memory, CNTPCT_EL0.get(), self.cause.program_counter, event);
+        }
+    }
+
+    /// The long way, for who asked for something: a filter, or snapshots.
+    #[cold]
+    #[inline(never)]
+    fn record_as_asked(&mut self, event: &Event) {
         if self.takes_snapshots {
             self.snapshots.note(&self.control, event);
         }
         if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
             let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
-            let filter = &self.control.events;
-            if filter.is_everything() {
-                ring.record(&self.memory, time, program_counter, event);
-            } else {
-                ring.record_if(filter, &self.memory, time, program_counter, event);
-            }
+            ring.record_if(&self.control.events, &self.memory, time, program_counter, event);
         }
     }
 

@@ -1,5 +1,5 @@
 //! DMA errors that no guest tells about, found in the events as they pass: one detector each, no memory of the past
-//! beyond what is mapped and the last [`recent`] unmaps.
+//! beyond what is mapped and the last unmaps, a bounded number of them.
 //!
 //! What a detector can see, and what it cannot, stands with its variant of [`Detector`].
 
@@ -130,7 +130,7 @@ pub struct Finding {
 /// What came of a session's events.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// What was found, in the order of time: of each detector and device the first [`TOLD`].
+    /// What was found, in the order of time: of each detector and device the first `TOLD`.
     pub findings: Vec<Finding>,
     /// How much of each was found, told or not. Hints are counted here too.
     pub totals: BTreeMap<&'static str, u64>,

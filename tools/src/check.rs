@@ -4,9 +4,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::el2::Toolchain;
 use crate::progress::{Progress, Step};
-use crate::{command, el2, workspace};
+use crate::{command, el2, environment, workspace};
 
 /// Checks form, lints and documentation of everything, on the host and for the target.
 ///
@@ -24,13 +23,10 @@ pub fn main() -> Result<()> {
     step.done("");
 
     let step = progress.step("Lints, target (cargo clippy)");
-    let toolchain = Toolchain::choose(&step)?;
-    if el2::can_lint(toolchain) {
-        step.suspended(|| el2::lint(toolchain))?;
-        step.done("");
-    } else {
-        step.done("left out: Debian's compiler has its linter in the package rust-web-clippy");
-    }
+    let toolchain = environment::prepare(&step)?;
+    environment::prepare_linter(toolchain, &step)?;
+    step.suspended(|| el2::lint(toolchain))?;
+    step.done("");
 
     let step = progress.step("Documentation (cargo doc)");
     run(&step, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"], "-D warnings")?;

@@ -164,19 +164,13 @@ pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], ste
 }
 
 /// Where Debian's package `rust-web-clippy` puts the linter that goes with its compiler.
-const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
-
-/// Whether [`lint`] can do its work.
-#[must_use]
-pub fn can_lint(toolchain: Toolchain) -> bool {
-    toolchain == Toolchain::Rustup || Path::new(DEBIAN_LINTER).is_file()
-}
+pub(crate) const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
 
 /// Lints what is built for the target.
 ///
 /// # Errors
 ///
-/// A lint is broken, or the compiler has no linter, see [`can_lint`].
+/// A lint is broken, or the linter is missing (`environment::prepare_linter`).
 pub fn lint(toolchain: Toolchain) -> Result<()> {
     let mut cargo = toolchain.cargo();
     cargo.arg(match toolchain {

@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command;
-use crate::el2::Toolchain;
+use crate::el2::{self, Toolchain};
 use crate::progress::Step;
 
 /// How long apt-get waits for another package manager, in seconds.
@@ -78,6 +78,19 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
         }
     }
     Ok(toolchain)
+}
+
+/// The linter that goes with Debian's newer compiler.
+const LINTER_NEEDS: [Need; 1] = [Need { sign: Sign::File(el2::DEBIAN_LINTER), package: "rust-web-clippy" }];
+
+/// Installs the linter that goes with `toolchain`, where rustup did not bring it.
+///
+/// # Errors
+///
+/// As for [`prepare`].
+pub fn prepare_linter(toolchain: Toolchain, step: &Step) -> Result<()> {
+    let missing = if toolchain == Toolchain::Debian { missing_of(&LINTER_NEEDS) } else { Vec::new() };
+    if missing.is_empty() { Ok(()) } else { install(&missing, step) }
 }
 
 /// Needed to look at a trace's views as other programs see them.

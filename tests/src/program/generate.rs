@@ -37,6 +37,9 @@ impl Kind {
 pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     let mut random = Random::new(seed);
     let setting = setting(&mut random, kind);
+    // Strict isolation refuses a page that may only be written beside one that may be read, where hardware tells the two apart,
+    // and tries it again when its granule changes: the comparison does not know that (`docs/known-issues.md`).
+    let has_write_only = (setting.board, setting.isolation) != (Board::Dart, Isolation::Strict);
     let mut steps = Vec::with_capacity(length);
     let mut add = |random: &mut Random, operation| steps.push(Step { operation, seed: random.bits() as u32 });
     let domains = 1 + random.below(3) as u8;
@@ -53,7 +56,12 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     // How much aliasing a program has decides what can be compared exactly: some have none.
     let aliases = [0, 1, 6][random.index(3)];
     while steps.len() < length {
-        let operation = operation(&mut random, kind, aliases, domains);
+        let mut operation = operation(&mut random, kind, aliases, domains);
+        if let Some(rights) =
+            operation.rights_mut().filter(|rights| **rights == Rights::FromDevice && !has_write_only)
+        {
+            *rights = Rights::Both;
+        }
         steps.push(Step { operation, seed: random.bits() as u32 });
     }
     steps.truncate(length);

@@ -2,13 +2,11 @@
 
 use std::ffi::OsString;
 
-use oche_boot::options::MOST_DARTS;
-
 use crate::demo::disks::Disks;
 use crate::qemu::escape_commas;
 
 /// The DART whose two devices share one stream.
-const SHARED: u8 = if MOST_DARTS > 2 { 2 } else { 1 };
+const SHARED: u8 = 2;
 
 /// A PCI device of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,7 +102,9 @@ pub fn darts() -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ATTACHED, MOST_DARTS, SHARED, darts, iommu_map, of_dart};
+    use oche_boot::options::MOST_DARTS;
+
+    use super::{ATTACHED, SHARED, darts, iommu_map, of_dart};
 
     #[test]
     fn the_map_names_every_device_by_its_requester_id() {

@@ -21,7 +21,7 @@ use core::fmt;
 
 use crate::addr::PAGE_BYTES;
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId, StreamSet};
-use crate::trace::directory::CONTROL;
+use crate::trace::directory::{CONTROL, DIRECTORY_BYTES};
 use crate::trace::filter::{Filter, Selection};
 use crate::trace::record::Kind;
 use crate::trace::words::Words;
@@ -38,7 +38,10 @@ const EVENTS: usize = 0x20;
 const SNAPSHOTS: usize = 0x80;
 const SELECTION_WORDS: usize = 2 + MAX_DARTS / 4;
 
-const _: () = assert!(EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS);
+const _: () = {
+    assert!(EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS);
+    assert!(CONTROL + CONTROL_BYTES <= DIRECTORY_BYTES);
+};
 
 /// All that can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

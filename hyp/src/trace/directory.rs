@@ -16,7 +16,6 @@
 
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId};
 use crate::statistics::{Exit, NAME_BYTES, Statistics};
-use crate::trace::control::CONTROL_BYTES;
 use crate::trace::record::RECORD_BYTES;
 use crate::trace::words::{Text, Words, halves, pair};
 
@@ -94,7 +93,7 @@ const _: () = {
     assert!(header::END <= HEADS && HEADS + MAX_CPUS * HEAD_BYTES == DARTS);
     assert!(DARTS + MAX_DARTS * DART_BYTES == DEVICES && DEVICES + MAX_DEVICES * DEVICE_BYTES == NAMES);
     assert!(NAMES + MAX_COUNTERS * NAME_ENTRY_BYTES == BLOCKS);
-    assert!(BLOCKS + (1 + MAX_CPUS) * BLOCK_BYTES <= CONTROL && CONTROL + CONTROL_BYTES <= DIRECTORY_BYTES);
+    assert!(BLOCKS + (1 + MAX_CPUS) * BLOCK_BYTES <= CONTROL);
     assert!(Statistics::NAMES.len() <= BLOCK_COUNTERS && Exit::NAMES.len() <= BLOCK_COUNTERS);
     assert!(Statistics::NAMES.len() + Exit::NAMES.len() <= MAX_COUNTERS);
     assert!(NAME_BYTES + 8 == NAME_ENTRY_BYTES);

@@ -49,7 +49,7 @@ fn main(fdt: FdtAddress) -> ! {
     }
     let all = found::darts(prepared.machine.tree());
     let hardware = hardware::Registers::map(&all);
-    let mut darts = Darts::new(hardware, guest::mediated(&all).count());
+    let mut darts = Darts::new(hardware, found::mediated(&all).count());
     let holes = guest::report(&all, &mut darts);
     let stage2 = prepared.stage2(&holes);
     last_words::register(prepared.layout.trace, prepared.trace_layout());

@@ -7,6 +7,7 @@ use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use oche_boot::range::PhysRange;
 use oche_hyp::dart::registers::REGION_BYTES;
+use oche_hyp::dart::stream::{DartId, MAX_DARTS};
 
 /// What a DART that Oche knows is compatible with, first of all.
 const COMPATIBLE: &[u8] = b"apple,t8103-dart";
@@ -67,6 +68,12 @@ pub fn darts(tree: &Fdt<'_>) -> Vec<Found> {
     });
     walk(&root, &mut |node| add_clients(node, &mut found));
     found
+}
+
+/// The DARTs that Oche may mediate, with the numbers that it gives them.
+pub fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
+    let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
+    enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
 }
 
 fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {

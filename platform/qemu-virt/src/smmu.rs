@@ -30,12 +30,13 @@ use oche_hyp::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
 use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
 
 use crate::iommu_map::IommuMap;
-pub use bring_up::{Registers, Unsupported};
+pub use bring_up::Unsupported;
 use command::Command;
 pub use command_queue::CommandFailed;
 use command_queue::CommandQueue;
 use event::Event;
 use event_queue::EventQueue;
+pub use registers::Registers;
 use tables::{Contexts, StreamTable};
 
 /// What went wrong so far, or was not for the guest. Nothing of it is silent.

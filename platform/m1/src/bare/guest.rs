@@ -10,21 +10,15 @@ use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
 use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, Tcr};
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, StreamId};
+use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::trace::Event;
 use oche_hyp::world::CpuAccess;
 use oche_m1::darts::{Darts, Mode};
-use oche_m1::found::Found;
+use oche_m1::found::{Found, mediated};
 use oche_platform::mediation::{Cause, Mediation};
 use oche_platform::recorder::{Description, Device};
 
 use super::hardware::Registers;
-
-/// The DARTs that Oche may mediate, with the numbers that it gives them.
-pub(super) fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
-    let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
-    enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
-}
 
 /// A line for each DART; gives the registers that the guest must not reach by itself.
 pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRange> {

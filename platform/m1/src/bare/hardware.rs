@@ -9,9 +9,7 @@ use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::DartId;
 use oche_m1::darts::Hardware;
-use oche_m1::found::{Found, is_on};
-
-use super::guest;
+use oche_m1::found::{Found, is_on, mediated};
 
 /// Registers that EL2 maps: nobody else reaches them, since stage 2 does not map them.
 #[derive(Debug)]
@@ -23,7 +21,7 @@ pub(super) struct Registers {
 impl Registers {
     /// Maps what the driver needs. Touches nothing.
     pub(super) fn map(all: &[Found]) -> Self {
-        let darts = guest::mediated(all).map(|(_, dart)| {
+        let darts = mediated(all).map(|(_, dart)| {
             launch::map_registers(dart.registers);
             for power in &dart.power {
                 launch::map_registers(PhysRange { start: *power, end: power + 4 }.grown_to(PAGE));

@@ -1,17 +1,13 @@
 //! Finding out what the SMMU can do, and enabling it. Source: ARM IHI 0070, 3.11 and 6.3.
 
 use tock_registers::LocalRegisterCopy;
-use tock_registers::fields::Field;
 use tock_registers::interfaces::{Readable, Writeable};
 
 use super::barrier;
 use super::command::Command;
 use super::command_queue::CommandQueue;
 use super::event_queue::EventQueue;
-use super::registers::{
-    BASE, CR0, CR1, CR2, GBPA, GERROR, IDR0, IDR1, IDR5, IRQ_CTRL, PAGE_ONE_OFFSET, PageOne, PageZero,
-    STRTAB_BASE_CFG,
-};
+use super::registers::{BASE, CR0, CR1, CR2, GBPA, IDR0, IDR1, IDR5, IRQ_CTRL, Registers, STRTAB_BASE_CFG};
 use super::structures::{BUS_ENTRIES_LOG2, OutputSize};
 use super::tables::{REQUESTER_BITS, StreamTable};
 
@@ -56,44 +52,7 @@ pub(super) struct Abilities {
     pub(super) events_log2: u32,
 }
 
-/// The SMMU's registers.
-pub struct Registers {
-    pub(super) zero: &'static PageZero,
-    pub(super) one: &'static PageOne,
-}
-
-// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them alike.
-unsafe impl Send for Registers {}
-
 impl Registers {
-    /// The registers of the SMMU at `base`, where EL2's map has them as device memory.
-    ///
-    /// # Safety
-    ///
-    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and nobody
-    /// else may use them.
-    pub unsafe fn at(base: usize) -> Self {
-        let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
-        let one = core::ptr::with_exposed_provenance::<PageOne>(base + PAGE_ONE_OFFSET);
-        // SAFETY: the caller's promise.
-        let zero = unsafe { &*zero };
-        // SAFETY: the caller's promise; page 1 is inside the 128 KiB.
-        let one = unsafe { &*one };
-        Self { zero, one }
-    }
-
-    /// Whether `error` is active: GERROR and GERRORN differ in it (IHI 0070, 7.5).
-    pub(super) fn has_error(&self, error: Field<u32, GERROR::Register>) -> bool {
-        self.zero.gerror.read(error) != self.zero.gerrorn.read(error)
-    }
-
-    /// Acknowledges `error` and no other, by making GERRORN agree with GERROR in it.
-    pub(super) fn acknowledge(&self, error: Field<u32, GERROR::Register>) {
-        let mask = error.mask << error.shift;
-        let value = self.zero.gerrorn.get() & !mask | self.zero.gerror.get() & mask;
-        self.zero.gerrorn.set(value);
-    }
-
     pub(super) fn identify(&self) -> Result<Abilities, Unsupported> {
         let idr0 = self.zero.idr0.extract();
         let idr1 = self.zero.idr1.extract();

@@ -4,10 +4,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::barrier;
 use super::block::Block;
-use super::bring_up::Registers;
 use super::command::{COMMAND_WORDS, Command};
 use super::queue::Position;
-use super::registers::{CMDQ_CONS, GERROR};
+use super::registers::{CMDQ_CONS, GERROR, Registers};
 
 /// Reads of CMDQ_CONS before a command counts as lost: about a second of an emulated SMMU's time, and a
 /// tenth of one of a real one's.

@@ -4,10 +4,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 
 use super::barrier;
 use super::block::Block;
-use super::bring_up::Registers;
 use super::event::EVENT_WORDS;
 use super::queue::Position;
-use super::registers::{EVENTQ_PROD, GERROR};
+use super::registers::{EVENTQ_PROD, GERROR, Registers};
 
 pub(super) struct EventQueue {
     records: Block,

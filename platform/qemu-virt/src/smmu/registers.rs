@@ -3,11 +3,52 @@
 //! Source of every offset and field: ARM IHI 0070, chapter 6 (6.1 memory map, 6.3 register formats). The
 //! macro refuses to build when an offset and the fields before it disagree.
 
+use tock_registers::fields::Field;
+use tock_registers::interfaces::{Readable, Writeable};
 use tock_registers::registers::{ReadOnly, ReadWrite};
 use tock_registers::{register_bitfields, register_structs};
 
 /// Bytes from page 0 to page 1 of the register map. Source: IHI 0070, 6.1.
-pub(super) const PAGE_ONE_OFFSET: usize = 0x1_0000;
+const PAGE_ONE_OFFSET: usize = 0x1_0000;
+
+/// The SMMU's registers.
+pub struct Registers {
+    pub(super) zero: &'static PageZero,
+    pub(super) one: &'static PageOne,
+}
+
+// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them alike.
+unsafe impl Send for Registers {}
+
+impl Registers {
+    /// The registers of the SMMU at `base`, where EL2's map has them as device memory.
+    ///
+    /// # Safety
+    ///
+    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and nobody
+    /// else may use them.
+    pub unsafe fn at(base: usize) -> Self {
+        let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
+        let one = core::ptr::with_exposed_provenance::<PageOne>(base + PAGE_ONE_OFFSET);
+        // SAFETY: the caller's promise.
+        let zero = unsafe { &*zero };
+        // SAFETY: the caller's promise; page 1 is inside the 128 KiB.
+        let one = unsafe { &*one };
+        Self { zero, one }
+    }
+
+    /// Whether `error` is active: GERROR and GERRORN differ in it (IHI 0070, 7.5).
+    pub(super) fn has_error(&self, error: Field<u32, GERROR::Register>) -> bool {
+        self.zero.gerror.read(error) != self.zero.gerrorn.read(error)
+    }
+
+    /// Acknowledges `error` and no other, by making GERRORN agree with GERROR in it.
+    pub(super) fn acknowledge(&self, error: Field<u32, GERROR::Register>) {
+        let mask = error.mask << error.shift;
+        let value = self.zero.gerrorn.get() & !mask | self.zero.gerror.get() & mask;
+        self.zero.gerrorn.set(value);
+    }
+}
 
 register_structs! {
     /// Page 0: everything but the event queue's indices.

@@ -1,4 +1,4 @@
-//! `cargo xtask measure`: what an event of the trace costs at EL2, in instructions, counted and not timed.
+//! `cargo xtask measure`: what the trace costs, in instructions, counted and not timed.
 
 use std::time::Duration;
 
@@ -10,17 +10,37 @@ use crate::progress::Progress;
 use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 use crate::{hostile, workspace};
 
+pub mod job;
+
+/// What to measure.
+#[derive(Clone, Debug, Default, clap::Subcommand)]
+pub enum What {
+    /// Instructions that an event costs at EL2, by kind.
+    #[default]
+    Events,
+    /// Instructions that the trace adds to the demo's work.
+    Job(job::Options),
+}
+
+/// Carries out `cargo xtask measure`.
+///
+/// # Errors
+///
+/// A build or a run failed, or a bound is not kept.
+pub fn main(what: Option<&What>) -> Result<()> {
+    match what {
+        None | Some(What::Events) => events(),
+        Some(What::Job(options)) => job::main(options),
+    }
+}
+
 /// How long the run may take: a second, mostly.
 const LIMIT: Duration = Duration::from_secs(60);
 /// More than this, and `docs/trace.md` is wrong.
 const MOST_INSTRUCTIONS: f64 = 100.0;
 
 /// Measures, prints a line a kind, and checks the bound.
-///
-/// # Errors
-///
-/// A build or the run failed, or an event costs more than it may.
-pub fn main() -> Result<()> {
+fn events() -> Result<()> {
     let progress = Progress::new(1);
     let step = progress.step("Instructions per event");
     let toolchain = Toolchain::choose(&step)?;

@@ -23,8 +23,11 @@ enum Work {
     Test(test::Options),
     /// Check form, lints and documentation.
     Check,
-    /// Count what an event of the trace costs at EL2.
-    Measure,
+    /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's work (`job`).
+    Measure {
+        #[command(subcommand)]
+        what: Option<measure::What>,
+    },
     /// Build Oche for EL2.
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs.
@@ -37,7 +40,7 @@ fn main() -> ExitCode {
         Work::Run(options) => run::main(&options),
         Work::Test(options) => test::main(&options),
         Work::Check => check::main(),
-        Work::Measure => measure::main(),
+        Work::Measure { what } => measure::main(what.as_ref()),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

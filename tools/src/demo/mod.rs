@@ -29,7 +29,7 @@ pub mod summary;
 mod watch;
 
 /// The guest's script, behind what every init script begins with.
-const SCRIPT: &str = include_str!("init.sh");
+pub(crate) const SCRIPT: &str = include_str!("init.sh");
 
 /// Options of `cargo xtask demo`.
 #[derive(Clone, Debug, clap::Args)]

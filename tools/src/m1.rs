@@ -4,6 +4,7 @@
 //! a Mac's own device tree describes it all. The devices' registers are memory with watchpoints: each store stops
 //! the machine until the device has been played. What it cannot show is Apple's CPU, timers and interrupts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,7 +18,9 @@ use crate::el2::{self, Toolchain};
 use crate::pack;
 use crate::progress::Step;
 use crate::qemu::PROGRAM;
+use crate::trace::{self, Recorder, Recording};
 
+pub mod bench;
 pub mod dart;
 pub mod debugger;
 pub mod memory;
@@ -42,7 +45,7 @@ const TABLE: u64 = 0x1000;
 const TABLE_ENTRY: u64 = 64;
 const TABLE_TARGET: u64 = 8;
 /// What a byte of memory is that nobody has cleared.
-const DIRT: u8 = 0xa5;
+pub const DIRT: u8 = 0xa5;
 
 /// Who is behind a DART: stream and name.
 type Clients = &'static [(u32, &'static str)];
@@ -155,8 +158,16 @@ pub struct Outcome {
     pub violations: Vec<String>,
     /// Invalidations that DARTs carried out.
     pub invalidations: u64,
+    /// Bytes that devices wrote.
+    pub copied_bytes: u64,
+    /// Accesses by devices that DARTs refused.
+    pub refusals: u64,
     /// How often the machine was stopped to play a device.
     pub stops: u64,
+    /// What the trace came to, if [`Board::record`] asked for one.
+    pub recording: Recording,
+    /// Oche's counters at the end.
+    pub counters: BTreeMap<String, u64>,
 }
 
 impl Outcome {
@@ -177,6 +188,7 @@ pub struct Board {
     screen: PhysRange,
     darts: Vec<Dart>,
     line: Vec<u8>,
+    recorder: Option<Recorder>,
     outcome: Outcome,
 }
 
@@ -227,6 +239,7 @@ impl Board {
             screen: mac.screen,
             darts,
             line: Vec::new(),
+            recorder: None,
             outcome: Outcome::default(),
         };
         board.debugger.watch(UART_TRANSMIT, 4)?;
@@ -237,6 +250,16 @@ impl Board {
             board.debugger.watch(dart.engine(), 4)?;
         }
         Ok(board)
+    }
+
+    /// Has the trace written to `file` while the board runs.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn record(&mut self, file: &Path) -> Result<()> {
+        self.recorder = Some(Recorder::start(&self.memory.open_path(), file)?);
+        Ok(())
     }
 
     /// Runs until `on_line` has seen enough, or `limit` is over; then the machine is gone.
@@ -274,6 +297,14 @@ impl Board {
         end(&mut self.qemu);
         self.outcome.violations = self.darts.iter().flat_map(|dart| dart.violations.clone()).collect();
         self.outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
+        self.outcome.copied_bytes = self.darts.iter().map(|dart| dart.copied_bytes).sum();
+        self.outcome.refusals = self.darts.iter().map(|dart| dart.refusals).sum();
+        if let Some(recorder) = self.recorder.take() {
+            self.outcome.recording = recorder.finish()?;
+        }
+        // None where Oche never came so far as to make a trace.
+        let counters = trace::read_statistics(&self.memory.open_path()).unwrap_or_default();
+        self.outcome.counters = counters.into_iter().collect();
         let mut screen = vec![0; self.screen.size() as usize];
         self.memory.read(self.screen.start, &mut screen);
         self.outcome.screen = screen;

@@ -23,6 +23,7 @@ pub mod devices;
 pub mod disks;
 mod judge;
 pub mod kernel_log;
+mod m1;
 pub mod server;
 pub mod story;
 pub mod summary;
@@ -31,9 +32,21 @@ mod watch;
 /// The guest's script, behind what every init script begins with.
 pub(crate) const SCRIPT: &str = include_str!("init.sh");
 
+/// What the demo runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Board {
+    /// QEMU's virt machine: an SMMUv3 for the DARTs, real drivers and devices.
+    QemuVirt,
+    /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way m1n1 enters.
+    M1Sim,
+}
+
 /// Options of `cargo xtask demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
+    /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a Mac would get.
+    #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
+    pub board: Board,
     /// Move less data; for tests.
     #[arg(long)]
     pub short: bool,
@@ -70,9 +83,9 @@ pub struct Options {
     /// Give up after so many seconds of one boot.
     #[arg(long, default_value_t = 420)]
     pub limit: u64,
-    /// Where results go.
-    #[arg(long, value_name = "FOLDER", default_value_os_t = workspace::target().join("demo"))]
-    pub output: PathBuf,
+    /// Where results go; target/demo, or target/demo-m1 for the simulated M1.
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
     /// More arguments for QEMU, behind `--`.
     #[arg(last = true, value_name = "QEMU ARGUMENTS")]
     pub qemu: Vec<std::ffi::OsString>,
@@ -89,6 +102,16 @@ impl Options {
         }
         <Alone as clap::Parser>::parse_from(["demo"]).options
     }
+
+    /// Where results go.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        let usual = match self.board {
+            Board::QemuVirt => "demo",
+            Board::M1Sim => "demo-m1",
+        };
+        self.output.clone().unwrap_or_else(|| workspace::target().join(usual))
+    }
 }
 
 /// Carries out `cargo xtask demo`.
@@ -97,6 +120,9 @@ impl Options {
 ///
 /// Something needed cannot be had, or the run was not good: the error says what, and where the whole story lies.
 pub fn main(options: &Options) -> Result<()> {
+    if options.board == Board::M1Sim {
+        return m1::main(options);
+    }
     let progress = Progress::new(6 + options.repeat as usize);
     let prepared = prepare(options, &progress)?;
     let mut good = 0;
@@ -137,7 +163,7 @@ struct Prepared {
 fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     let step = progress.step("Tools of this machine");
     step.detail("waiting until no other demo uses the same folder");
-    let lock = workspace::FolderLock::wait(&options.output)?;
+    let lock = workspace::FolderLock::wait(&options.output())?;
     let toolchain = environment::prepare(&step)?;
     step.done(&format!("Oche is built with {toolchain}, meanwhile"));
 
@@ -165,13 +191,13 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     initramfs.add_modules(&kernel, DEVICE_MODULES)?;
     initramfs.add_modules(&kernel, &["virtio_rng"])?;
     initramfs.set_init(SCRIPT);
-    let initrd = options.output.join("initrd.cpio");
+    let initrd = options.output().join("initrd.cpio");
     initramfs.write(&initrd)?;
     step.done(&format!("{} modules", initramfs.modules().len()));
 
     let step = progress.step("Disks, and a server for the guest");
     let sizes = if options.short { Sizes::SHORT } else { Sizes::FULL };
-    let disks = Disks::make(&options.output.join("disks"), sizes)?;
+    let disks = Disks::make(&options.output().join("disks"), sizes)?;
     let server = Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
     step.done(&format!("127.0.0.1:{}", server.port()));
 
@@ -190,7 +216,7 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     };
     step.detail("waiting for the compiler");
     let oche = oche.join().map_err(|_| anyhow!("the thread that compiles Oche panicked"))??;
-    let boot = options.output.join("oche.img");
+    let boot = options.output().join("oche.img");
     let packed = pack::pack(&oche, &guest(options, &kernel, &initrd)?, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     Ok(Prepared { boot, initrd: None, kernel, disks, server, sizes, _lock: lock })
@@ -230,8 +256,8 @@ fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: 
         has_oche: !options.without_oche,
         ends_with_script: options.break_placement,
         limit: Duration::from_secs(options.limit),
-        console: options.output.join("console.log"),
-        trace: options.output.join("trace.oche"),
+        console: options.output().join("console.log"),
+        trace: options.output().join("trace.oche"),
     };
     let step = progress.step(title);
     let watched = watch(&machine, &plan, &step)?;
@@ -239,11 +265,11 @@ fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: 
         // An image that was torn in the middle of a write proves nothing.
         std::collections::BTreeMap::new()
     } else {
-        prepared.disks.left_by_guest(&options.output)?
+        prepared.disks.left_by_guest(&options.output())?
     };
     let summary = judge(&watched, &plan, prepared, &left);
     let json = serde_json::to_vec_pretty(&summary).context("the summary")?;
-    workspace::write_whole(&options.output.join("summary.json"), &json)?;
+    workspace::write_whole(&options.output().join("summary.json"), &json)?;
     let verdict = format!("{}, {} problems", watched.ending, summary.problems.len());
     if summary.is_good || options.break_placement {
         step.done(&verdict);
@@ -264,7 +290,7 @@ fn tell_problems(summary: &Summary, options: &Options) {
     for problem in &summary.problems {
         eprintln!("  wrong: {problem}");
     }
-    eprintln!("  the whole story: {}", options.output.join("console.log").display());
+    eprintln!("  the whole story: {}", options.output().join("console.log").display());
 }
 
 /// With misplaced pages the digests must fail; the same guest with right ones passes them.
@@ -327,6 +353,6 @@ mod tests {
     fn nothing_said_means_the_whole_demo_once() {
         let options = Options::usual();
         assert!(!options.short && !options.break_placement && options.repeat == 1);
-        assert!(options.output.ends_with("target/demo"));
+        assert!(options.output().ends_with("target/demo"));
     }
 }

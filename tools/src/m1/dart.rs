@@ -57,6 +57,10 @@ pub struct Dart {
     pub violations: Vec<String>,
     /// Invalidations that were carried out.
     pub invalidations: u64,
+    /// Bytes that the device behind it wrote.
+    pub copied_bytes: u64,
+    /// Accesses that it refused.
+    pub refusals: u64,
 }
 
 impl Dart {
@@ -72,6 +76,8 @@ impl Dart {
             busy: None,
             violations: Vec::new(),
             invalidations: 0,
+            copied_bytes: 0,
+            refusals: 0,
         };
         dart.reset(memory);
         match setting {
@@ -188,6 +194,7 @@ impl Dart {
             let source = self.translate(memory, stream, from + index, false)?;
             let target = self.translate(memory, stream, to + index, true)?;
             memory.set_word(target, memory.word(source));
+            self.copied_bytes += 4;
         }
         Ok(())
     }
@@ -220,6 +227,7 @@ impl Dart {
         } else {
             return Ok(entry & 0xf_ffff_c000 | iova & 0x3fff);
         };
+        self.refusals += 1;
         if self.get(ERROR) >> 31 == 0 {
             let write = if is_write { 1 << 10 } else { 0 };
             self.set(memory, ERROR, 1 << 31 | stream << 24 | write | code);

@@ -1,6 +1,7 @@
 //! The simulated board's memory: one sparse file that QEMU has as its RAM, with the M1's addresses in it.
 
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -45,6 +46,12 @@ impl Memory {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// A path that opens the file even after its name is gone, as long as this process has it open.
+    #[must_use]
+    pub fn open_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// Takes the file's name away: nothing is left behind after a crash.

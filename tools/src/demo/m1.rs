@@ -1,0 +1,399 @@
+//! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, told step by step.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::demo::{Options, parse_option};
+use crate::el2::Toolchain;
+use crate::guest::kernel::hex;
+use crate::m1::bench::{self, Bench};
+use crate::m1::dart::Setting;
+use crate::m1::{DARTS, Mac, Outcome, screen};
+use crate::progress::{Progress, Step};
+use crate::{environment, workspace};
+
+/// Everything about the runs.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Summary {
+    /// Whether nothing is wrong.
+    is_good: bool,
+    /// What is wrong, one line each.
+    problems: Vec<String>,
+    /// The packed image.
+    image: Image,
+    /// Runs, in order.
+    runs: Vec<Run>,
+    /// From the first run's start to the last one's end, in seconds.
+    seconds: f64,
+}
+
+/// The packed image.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Image {
+    file: String,
+    bytes: u64,
+    sha256: String,
+}
+
+/// One run of the board.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Run {
+    name: String,
+    seconds: f64,
+    /// Cases that the guest told, and how many of them failed.
+    cases: u64,
+    failed: u64,
+    /// Bytes that devices wrote, all of which the guest compared.
+    dma_bytes: u64,
+    /// Accesses by devices that a DART refused.
+    refused_accesses: u64,
+    /// Invalidations that the DARTs carried out.
+    invalidations: u64,
+    /// What no DART would have forgiven.
+    violations: Vec<String>,
+    /// Oche's counters at the end.
+    counters: BTreeMap<String, u64>,
+    /// The picture of the screen.
+    screen: String,
+    /// The trace, its events and those that were lost; nothing where none was asked for.
+    trace: String,
+    trace_events: u64,
+    trace_dropped: u64,
+}
+
+/// A hazard of a first boot, put into the board on purpose.
+struct Hazard {
+    /// What is wrong with the board.
+    name: &'static str,
+    /// Makes it so.
+    inject: fn(&mut Mac),
+    /// What must be said.
+    expected: &'static [&'static str],
+    /// Whether every case of the guest must pass all the same.
+    passes: bool,
+    /// What came of it, in a few words.
+    told: &'static str,
+}
+
+const HAZARDS: [Hazard; 4] = [
+    Hazard {
+        name: "a DART that is switched off",
+        inject: |mac| mac.settings[4] = Setting::Off,
+        expected: &["2=dma-controller@236004000: off"],
+        passes: true,
+        told: "its registers were never touched",
+    },
+    Hazard {
+        name: "a DART that translates for firmware",
+        inject: |mac| mac.settings[4] = Setting::Live,
+        expected: &["sio_dart 0x235004000 2=dma-controller@236004000: locked false live 0x1"],
+        passes: true,
+        told: "it was left as it was",
+    },
+    Hazard {
+        name: "a DART that ends no command",
+        inject: |mac| mac.settings[2] = Setting::Stuck,
+        expected: &["guest: linux: two DARTs, one table FAILED", "guest: a locked DART is as it was ok"],
+        passes: false,
+        told: "it was given up after a second, and every other DART went on",
+    },
+    Hazard {
+        name: "a CPU that never comes",
+        inject: |mac| (mac.cpus, mac.missing) = (3, 1 << 1),
+        expected: &["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"],
+        passes: true,
+        told: "it was left out, and the guest does not hear of it",
+    },
+];
+
+/// Carries it out.
+///
+/// # Errors
+///
+/// Something needed cannot be had, or a run was not good.
+pub(super) fn main(options: &Options) -> Result<()> {
+    let output = options.output();
+    refuse_foreign(options)?;
+    let progress = Progress::new(if options.short { 3 } else { 5 });
+    let step = progress.step("Tools of this machine");
+    let _lock = workspace::FolderLock::wait(&output)?;
+    let toolchain = environment::prepare(&step)?;
+    step.done(&format!("Oche is built with {toolchain}"));
+
+    let mut summary = Summary::default();
+    let bench = make_bench(toolchain, &output, &progress, &mut summary)?;
+    let began = Instant::now();
+    let mac = mac_of(options)?;
+    drivers(&bench, &mac, &output, &progress, &mut summary)?;
+    if !options.short {
+        eight(&bench, &mac, &progress, &mut summary)?;
+        hazards(&bench, &mac, &progress, &mut summary)?;
+    }
+    summary.seconds = began.elapsed().as_secs_f64();
+    summary.is_good = summary.problems.is_empty();
+    let json = serde_json::to_vec_pretty(&summary).context("the summary")?;
+    workspace::write_whole(&output.join("summary.json"), &json)?;
+    println!("\n{}", summary.table());
+    for problem in &summary.problems {
+        eprintln!("  wrong: {problem}");
+    }
+    if !summary.is_good {
+        eprintln!("  the whole story: {}", output.display());
+        bail!("the run was not good: {} things are wrong", summary.problems.len());
+    }
+    Ok(())
+}
+
+/// What the other board alone has.
+fn refuse_foreign(options: &Options) -> Result<()> {
+    let usual = Options::usual();
+    let foreign = [
+        ("--break-placement", options.break_placement),
+        ("--without-oche", options.without_oche),
+        ("--repeat", options.repeat != usual.repeat),
+        ("--memory", options.memory != usual.memory),
+        ("--cpu", options.cpu != usual.cpu),
+        ("--append", !options.append.is_empty()),
+        ("QEMU's own arguments", !options.qemu.is_empty()),
+    ];
+    match foreign.iter().find(|(_, is_given)| *is_given) {
+        Some((name, _)) => bail!("{name}: the simulated M1 does not take that"),
+        None => Ok(()),
+    }
+}
+
+fn mac_of(options: &Options) -> Result<Mac> {
+    let chosen = options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
+    Ok(Mac { chosen, ..Mac::default() })
+}
+
+fn make_bench(
+    toolchain: Toolchain,
+    output: &Path,
+    progress: &Progress,
+    summary: &mut Summary,
+) -> Result<Bench> {
+    let step = progress.step("The image that a Mac would get, and a Mac's device tree");
+    let bench = Bench::make(toolchain, &[], output, &step)?;
+    summary.image = Image {
+        file: bench.path.display().to_string(),
+        bytes: bench.image.len() as u64,
+        sha256: hex(&Sha256::digest(&bench.image)),
+    };
+    step.done(&format!("oche-m1.img, {} KiB, as `oche pack` writes it", bench.image.len() >> 10));
+    Ok(bench)
+}
+
+/// The drivers' ways, told as they go, with a trace and a picture.
+fn drivers(
+    bench: &Bench,
+    mac: &Mac,
+    output: &Path,
+    progress: &Progress,
+    summary: &mut Summary,
+) -> Result<()> {
+    let step = progress.step("One CPU; drivers as Linux and U-Boot have them");
+    step.line(&format!(
+        "m1n1's way in: {:#x}, FDT at an odd place, BSS full of {:#04x}, EL2 with E2H and TGE",
+        mac.load,
+        crate::m1::DIRT
+    ));
+    let began = Instant::now();
+    let mut board = bench.board(mac)?;
+    let trace = output.join("trace.oche");
+    board.record(&trace)?;
+    let outcome = board.run(bench::LIMIT, |line| {
+        tell(&step, line);
+        bench::is_last(line)
+    })?;
+    let picture = output.join("screen.png");
+    screen::write_png(&outcome.screen, &picture)?;
+    let mut run = Run::of("drivers", &outcome, began);
+    run.screen = picture.display().to_string();
+    (run.trace, run.trace_events, run.trace_dropped) =
+        (trace.display().to_string(), outcome.recording.records, outcome.recording.lost);
+    let verdict = bench::judge(&outcome);
+    if run.trace_events == 0 {
+        summary.problems.push("the trace is empty".into());
+    }
+    finish(step, bench, run, &outcome, verdict, summary)
+}
+
+fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+    let step = progress.step("Eight CPUs, taken from m1n1's spin table");
+    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
+    let mut mac = Mac { cpus: 8, load: 0x8_0a60_0000, ..mac.clone() };
+    mac.chosen.push(("oche.log".to_owned(), "warn".to_owned()));
+    let began = Instant::now();
+    let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| {
+        if line.contains("cpu") || line.contains("CPU") {
+            tell(&step, line);
+        }
+        bench::is_last(line)
+    })?;
+    let run = Run::of("eight CPUs", &outcome, began);
+    finish(step, bench, run, &outcome, bench::judge(&outcome), summary)
+}
+
+fn hazards(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+    let step = progress.step("Hazards of a first boot, put in on purpose");
+    let mut failures = 0;
+    for hazard in &HAZARDS {
+        let mut mac = mac.clone();
+        (hazard.inject)(&mut mac);
+        let began = Instant::now();
+        let outcome = bench.run(hazard.name, &mac, &step)?;
+        let mut verdict = if hazard.passes { bench::judge(&outcome) } else { Ok(()) };
+        if let (Ok(()), Some(violation)) = (&verdict, outcome.violations.first()) {
+            verdict = Err(anyhow::anyhow!("a DART would not have forgiven this: {violation}"));
+        }
+        let unsaid = hazard.expected.iter().find(|text| !outcome.says(text));
+        if let (Ok(()), Some(text)) = (&verdict, unsaid) {
+            verdict = Err(anyhow::anyhow!("nobody said `{text}`"));
+        }
+        let told = match &verdict {
+            Ok(()) => hazard.told.to_owned(),
+            Err(error) => {
+                failures += 1;
+                summary.problems.push(format!("{}: {error:#}", hazard.name));
+                format!("WRONG: {error:#}")
+            }
+        };
+        step.line(&format!("{}: {told}", hazard.name));
+        summary.runs.push(Run::of(hazard.name, &outcome, began));
+    }
+    match failures {
+        0 => step.done(&format!("all {} handled", HAZARDS.len())),
+        _ => drop(step),
+    }
+    Ok(())
+}
+
+/// Closes a run.
+fn finish(
+    step: Step,
+    bench: &Bench,
+    run: Run,
+    outcome: &Outcome,
+    verdict: Result<()>,
+    summary: &mut Summary,
+) -> Result<()> {
+    bench.keep(&run.name, outcome)?;
+    match verdict {
+        Ok(()) => step.done(&format!(
+            "{} cases; devices wrote {} bytes, and the guest compared them; {} accesses were refused, as they had to be",
+            run.cases, run.dma_bytes, run.refused_accesses
+        )),
+        Err(error) => {
+            summary.problems.push(format!("{}: {error:#}", run.name));
+            step.line(&format!("{error:#}"));
+            drop(step);
+        }
+    }
+    summary.runs.push(run);
+    Ok(())
+}
+
+/// A line of the serial port, for the person who watches.
+fn tell(step: &Step, line: &str) {
+    if line.starts_with("oche: ") || line.starts_with("guest: ") {
+        step.line(line);
+    }
+}
+
+impl Run {
+    fn of(name: &str, outcome: &Outcome, began: Instant) -> Self {
+        let (cases, failed) = outcome.lines.iter().find_map(|line| count(line)).unwrap_or_default();
+        Self {
+            name: name.to_owned(),
+            seconds: began.elapsed().as_secs_f64(),
+            cases,
+            failed,
+            dma_bytes: outcome.copied_bytes,
+            refused_accesses: outcome.refusals,
+            invalidations: outcome.invalidations,
+            violations: outcome.violations.clone(),
+            counters: outcome.counters.clone(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The numbers of `guest: 9 cases, 0 failed`.
+fn count(line: &str) -> Option<(u64, u64)> {
+    let (cases, rest) = line.strip_prefix("guest: ")?.split_once(" cases, ")?;
+    Some((cases.parse().ok()?, rest.strip_suffix(" failed")?.parse().ok()?))
+}
+
+impl Summary {
+    fn table(&self) -> String {
+        let mut rows: Vec<(&str, String)> = Vec::new();
+        rows.push(("image", format!("{} KiB, sha256 {}", self.image.bytes >> 10, self.image.sha256)));
+        rows.push(("", self.image.file.clone()));
+        rows.push((
+            "board",
+            format!("{} DARTs of 16K pages, strict, each with a TLB and a device", DARTS.len()),
+        ));
+        for run in &self.runs {
+            rows.push((
+                &run.name,
+                format!(
+                    "{} cases, {} failed; {} bytes of DMA, {} accesses refused, {} invalidations, {:.1} s",
+                    run.cases,
+                    run.failed,
+                    run.dma_bytes,
+                    run.refused_accesses,
+                    run.invalidations,
+                    run.seconds
+                ),
+            ));
+        }
+        if let Some(run) = self.runs.iter().find(|run| !run.trace.is_empty()) {
+            let of = |name: &str| run.counters.get(name).copied().unwrap_or(0);
+            rows.push((
+                "mediation",
+                format!(
+                    "{} pages mapped, {} unmapped, {} flushes, {} register traps",
+                    of("maps"),
+                    of("unmaps"),
+                    of("flushes"),
+                    of("exits_dart_register")
+                ),
+            ));
+            rows.push(("trace", format!("{} events, {} dropped", run.trace_events, run.trace_dropped)));
+            rows.push(("", run.trace.clone()));
+            rows.push(("screen", run.screen.clone()));
+        }
+        rows.push(("all runs", format!("{:.1} s", self.seconds)));
+        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        rows.iter().map(|(name, value)| format!("  {name:width$}  {value}\n")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HAZARDS, count};
+
+    #[test]
+    fn the_guests_last_line_has_two_numbers() {
+        assert_eq!(count("guest: 9 cases, 0 failed"), Some((9, 0)));
+        assert_eq!(count("guest: hello"), None);
+        assert_eq!(count("oche: 9 cases, 0 failed"), None);
+    }
+
+    #[test]
+    fn every_hazard_changes_the_board_and_expects_to_hear_of_it() {
+        let plain = format!("{:?}", crate::m1::Mac::default());
+        for hazard in &HAZARDS {
+            let mut mac = crate::m1::Mac::default();
+            (hazard.inject)(&mut mac);
+            assert_ne!(format!("{mac:?}"), plain, "{}", hazard.name);
+            assert!(!hazard.expected.is_empty(), "{}", hazard.name);
+        }
+    }
+}

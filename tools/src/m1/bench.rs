@@ -1,0 +1,151 @@
+//! What runs on the simulated board need: the image that `oche pack` writes for a Mac, and the board's parts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Board, Mac, Outcome, Parts, screen};
+use crate::el2::{self, Toolchain};
+use crate::pack::{self, Guest};
+use crate::progress::Step;
+use crate::workspace;
+
+/// How long one run may take: a few seconds with one CPU, some twenty with eight on two.
+pub const LIMIT: Duration = Duration::from_secs(150);
+
+/// An image and the board that it runs on.
+#[derive(Debug)]
+pub struct Bench {
+    /// The packed file's bytes.
+    pub image: Vec<u8>,
+    /// The packed file.
+    pub path: PathBuf,
+    parts: Parts,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// Builds Oche, with `features` of the board's crate, and the tests' guest; packs them into `folder`, where the logs of
+    /// all runs go too.
+    ///
+    /// # Errors
+    ///
+    /// Something does not compile, or the device tree cannot be had.
+    pub fn make(toolchain: Toolchain, features: &[&str], folder: &Path, step: &Step) -> Result<Self> {
+        let guest = el2::build_package(toolchain, "oche-m1-guest", &[], step)?;
+        let kernel = guest.with_extension("img");
+        workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
+        let options = vec![("oche.pool".to_owned(), "64M".to_owned())];
+        Self::with_guest(toolchain, features, &Guest { kernel, initrd: None, options }, folder, step)
+    }
+
+    /// The same with another guest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::make`]; and the guest cannot be packed.
+    pub fn with_guest(
+        toolchain: Toolchain,
+        features: &[&str],
+        guest: &Guest,
+        folder: &Path,
+        step: &Step,
+    ) -> Result<Self> {
+        let oche = el2::build_package(toolchain, "oche-m1", features, step)?;
+        workspace::create_folder(folder)?;
+        let path = folder.join("oche-m1.img");
+        pack::pack(&oche, guest, &path)?;
+        let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let parts = Parts::make(toolchain, &oche, step)?;
+        Ok(Self { image, path, parts, folder: folder.to_owned() })
+    }
+
+    /// Puts the image into a Mac's memory; it has not run yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Board::start`].
+    pub fn board(&self, mac: &Mac) -> Result<Board> {
+        Board::start(&self.image, mac, &self.parts)
+    }
+
+    /// Runs the guest to its last line; every case must have passed.
+    ///
+    /// # Errors
+    ///
+    /// The board does not run, or the run was not good.
+    pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+        let outcome = self.run(name, mac, step)?;
+        judge(&outcome).with_context(|| format!("simulated M1: {name} ({})", self.log(name).display()))?;
+        Ok(outcome)
+    }
+
+    /// Runs the guest to its last line.
+    ///
+    /// # Errors
+    ///
+    /// The board does not run.
+    pub fn run(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+        step.detail(name);
+        let outcome =
+            self.board(mac)?.run(LIMIT, is_last).with_context(|| format!("simulated M1: {name}"))?;
+        self.keep(name, &outcome)?;
+        Ok(outcome)
+    }
+
+    /// Writes what was said into the log of the run `name`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn keep(&self, name: &str, outcome: &Outcome) -> Result<()> {
+        workspace::write_whole(&self.log(name), outcome.lines.join("\n").as_bytes())
+    }
+
+    /// Where the log of the run `name` is.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{}.log", name.replace(' ', "-")))
+    }
+}
+
+/// The tests' guest has said everything, or Oche has nothing more to say.
+#[must_use]
+pub fn is_last(line: &str) -> bool {
+    (line.starts_with("guest: ") && line.contains(" cases, "))
+        || line.starts_with("oche: panic: stopped")
+        || line.starts_with("oche: fatal:")
+        || line.contains("itself FAILED")
+}
+
+/// Whether a run of the tests' guest was good.
+///
+/// # Errors
+///
+/// It was not; the error says what was first wrong.
+pub fn judge(outcome: &Outcome) -> Result<()> {
+    let bad = outcome
+        .lines
+        .iter()
+        .find(|line| line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal"));
+    if let Some(line) = bad {
+        bail!("{line}");
+    }
+    if !outcome.lines.iter().any(|line| is_last(line)) {
+        let last = outcome.lines.last().map_or("nothing at all", String::as_str);
+        bail!("time was up at PC {:#x}; the last line was: {last}", outcome.stands_at.unwrap_or(0));
+    }
+    if let Some(violation) = outcome.violations.first() {
+        bail!("a DART would not have forgiven this: {violation}");
+    }
+    if !outcome.says("oche: Oche ") {
+        bail!("there was no banner");
+    }
+    // The banner at least is on the screen as well: some twenty characters.
+    if screen::lit_pixels(&outcome.screen) < 500 {
+        bail!("nothing is on the screen");
+    }
+    Ok(())
+}

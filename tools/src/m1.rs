@@ -40,6 +40,9 @@ const FDT_BYTES: u64 = 0x4_0000;
 /// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
 const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
+/// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1 `src/wdt.c`.
+const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
+const RESET_ENABLE: u32 = 1 << 2;
 /// The end of the stub's words: offset of the table of CPUs, bytes of an entry, offset of the target in it.
 const TABLE: u64 = 0x1000;
 const TABLE_ENTRY: u64 = 64;
@@ -81,6 +84,8 @@ pub struct Mac {
     pub kept: Vec<PhysRange>,
     /// How each of [`DARTS`] is found.
     pub settings: [Setting; DARTS.len()],
+    /// How long the machine runs on when enough has been seen: time for what must not come.
+    pub linger: Duration,
 }
 
 impl Default for Mac {
@@ -106,6 +111,7 @@ impl Default for Mac {
                 Setting::Idle,
                 Setting::Locked,
             ],
+            linger: Duration::ZERO,
         }
     }
 }
@@ -162,6 +168,8 @@ pub struct Outcome {
     pub copied_bytes: u64,
     /// Accesses by devices that DARTs refused.
     pub refusals: u64,
+    /// The watchdog was told to reset the machine.
+    pub is_reset: bool,
     /// How often the machine was stopped to play a device.
     pub stops: u64,
     /// What the trace came to, if [`Board::record`] asked for one.
@@ -186,6 +194,7 @@ pub struct Board {
     qemu: Child,
     _socket: Socket,
     screen: PhysRange,
+    linger: Duration,
     darts: Vec<Dart>,
     line: Vec<u8>,
     recorder: Option<Recorder>,
@@ -237,12 +246,14 @@ impl Board {
             qemu,
             _socket: socket,
             screen: mac.screen,
+            linger: mac.linger,
             darts,
             line: Vec::new(),
             recorder: None,
             outcome: Outcome::default(),
         };
         board.debugger.watch(UART_TRANSMIT, 4)?;
+        board.debugger.watch(WATCHDOG_CONTROL, 4)?;
         for dart in &board.darts {
             for (address, bytes) in dart.watches() {
                 board.debugger.watch(address, bytes)?;
@@ -262,13 +273,14 @@ impl Board {
         Ok(())
     }
 
-    /// Runs until `on_line` has seen enough, or `limit` is over; then the machine is gone.
+    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it is gone.
     ///
     /// # Errors
     ///
     /// QEMU ended by itself.
     pub fn run(mut self, limit: Duration, mut on_line: impl FnMut(&str) -> bool) -> Result<Outcome> {
-        let deadline = Instant::now() + limit;
+        let mut deadline = Instant::now() + limit;
+        let mut has_seen_enough = false;
         self.debugger.go_on()?;
         while Instant::now() < deadline {
             let stop = self.debugger.stopped(Duration::from_millis(1))?;
@@ -283,15 +295,22 @@ impl Board {
                         self.outcome.lines.push(line);
                     }
                 }
+                Stop::Written(WATCHDOG_CONTROL) => {
+                    self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
+                }
                 Stop::Written(address) => self.play(address),
                 Stop::Other => {}
             }
-            if is_enough {
+            if is_enough && !has_seen_enough {
+                has_seen_enough = true;
+                deadline = Instant::now() + self.linger;
+            }
+            if self.outcome.is_reset {
                 break;
             }
             self.debugger.go_on()?;
         }
-        if Instant::now() >= deadline {
+        if !has_seen_enough && !self.outcome.is_reset {
             self.outcome.stands_at = self.debugger.interrupt().ok();
         }
         end(&mut self.qemu);

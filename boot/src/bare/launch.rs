@@ -253,13 +253,14 @@ impl Prepared {
         for range in self.layout.guest.as_slice() {
             log::info!("guest memory {range}");
         }
-        log::info!("kernel {}, fdt {fdt}, {} CPUs", self.layout.kernel, self.machine.affinities().len());
         if let Some(initrd) = self.initrd {
             log::info!("initrd {initrd}");
         }
         if self.machine.cpus_ignored != 0 {
             log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, machine::MOST_CPUS);
         }
+        let cpus = self.machine.affinities().len();
+        log::info!("the guest starts: kernel {}, fdt {fdt}, {cpus} CPUs", self.layout.kernel);
     }
 }
 

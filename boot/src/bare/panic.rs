@@ -22,6 +22,8 @@ pub type LastWords = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 pub const PREFIX: &str = "oche: panic: ";
 
 static LAST_WORDS: Once<LastWords> = Once::new();
+/// Somebody has said that it panics.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
 /// Somebody panics already: a panic inside a panic only says so.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
@@ -33,9 +35,9 @@ pub fn set_end(end: fn()) {
     END.set(end);
 }
 
-/// Whether some CPU has panicked.
+/// Whether some CPU has panicked, from its first word on.
 pub fn is_panicking() -> bool {
-    PANICKING.load(Ordering::Relaxed)
+    IS_TOLD.load(Ordering::Relaxed)
 }
 
 /// Registers the hook.
@@ -65,6 +67,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     unsafe {
         core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
     };
+    IS_TOLD.store(true, Ordering::Relaxed);
     if let Some(location) = info.location() {
         print(format_args!("oche: panic: cpu {}: {} at {location}\n", cpu::index(), info.message()));
     } else {
@@ -84,6 +87,7 @@ unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! 
     let frame = unsafe { &*frame };
     let base = entry::image().start;
     let (syndrome, far) = (EsrEl2.read(), FarEl2.read());
+    IS_TOLD.store(true, Ordering::Relaxed);
     print(format_args!(
         "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
         cpu::index(),

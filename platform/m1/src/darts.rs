@@ -5,6 +5,7 @@
 //! touches it next. All sources: `docs/m1.md`, "The registers of a DART".
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use oche_hyp::addr::Frame;
 use oche_hyp::dart::entry::Permission;
@@ -68,6 +69,26 @@ impl Condition {
     /// Whether Oche must leave it as it is.
     pub fn is_taken(&self) -> bool {
         self.is_locked || !self.live.is_empty()
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = [("live", self.live), ("bypass", self.bypass)]
+            .into_iter()
+            .filter(|(_, streams)| !streams.is_empty())
+            .peekable();
+        match (self.is_locked, words.peek()) {
+            (true, None) => return out.write_str("locked"),
+            (true, Some(_)) => out.write_str("locked, ")?,
+            (false, None) => return out.write_str("idle"),
+            (false, Some(_)) => {}
+        }
+        while let Some((word, streams)) = words.next() {
+            let comma = if words.peek().is_some() { ", " } else { "" };
+            write!(out, "{word} {:#x}{comma}", streams.0)?;
+        }
+        Ok(())
     }
 }
 

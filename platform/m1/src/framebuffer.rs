@@ -24,16 +24,14 @@ impl Format {
         if self == Self::Bits5 { 2 } else { 4 }
     }
 
-    /// A grey, from 0 (black) to 255 (white).
-    pub fn grey(self, intensity: u8) -> u32 {
-        let value = u32::from(intensity);
+    /// A colour: red, green and blue, from 0 to 255 each.
+    pub fn pixel(self, colour: [u8; 3]) -> u32 {
+        let [red, green, blue] = colour.map(u32::from);
+        let ten = |value: u32| value << 2 | value >> 6;
         match self {
-            Self::Bits8 => value << 16 | value << 8 | value,
-            Self::Bits10 => {
-                let value = value << 2 | value >> 6;
-                value << 20 | value << 10 | value
-            }
-            Self::Bits5 => value >> 3 << 11 | value >> 2 << 5 | value >> 3,
+            Self::Bits8 => red << 16 | green << 8 | blue,
+            Self::Bits10 => ten(red) << 20 | ten(green) << 10 | ten(blue),
+            Self::Bits5 => red >> 3 << 11 | green >> 2 << 5 | blue >> 3,
         }
     }
 }
@@ -145,12 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn white_is_white_in_every_format() {
-        assert_eq!(Format::Bits8.grey(255), 0xff_ffff);
-        assert_eq!(Format::Bits10.grey(255), 0x3fff_ffff);
-        assert_eq!(Format::Bits5.grey(255), 0xffff);
-        for format in [Format::Bits8, Format::Bits10, Format::Bits5] {
-            assert_eq!(format.grey(0), 0);
+    fn white_is_white_in_every_format_and_red_the_upper_part() {
+        let formats = [(Format::Bits8, 0xff_ffff), (Format::Bits10, 0x3fff_ffff), (Format::Bits5, 0xffff)];
+        for (format, white) in formats {
+            assert_eq!(format.pixel([255; 3]), white);
+            assert_eq!(format.pixel([0; 3]), 0);
+            let parts = [[255, 0, 0], [0, 255, 0], [0, 0, 255]].map(|colour| format.pixel(colour));
+            assert!(parts[0] > parts[1] && parts[1] > parts[2]);
+            assert_eq!(parts[0] | parts[1] | parts[2], white);
         }
     }
 }

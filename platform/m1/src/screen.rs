@@ -1,20 +1,43 @@
 //! Text on a framebuffer: each character a glyph, each line below the last, and from the top again at the end.
 //!
-//! Nothing is ever read back: reading a framebuffer is slow, and it may not be readable at all.
-
-use core::sync::atomic::{AtomicUsize, Ordering};
+//! Nothing is ever read back: reading a framebuffer is slow, and it may not be readable at all. Long lines go on
+//! below, between words and further in; what a person must not miss has a colour.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+use oche_boot::lock::SpinLock;
 
 use crate::framebuffer::{Format, Framebuffer};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
 const SIZE: RasterHeight = RasterHeight::Size24;
-/// Pixels of a character.
+/// Pixels of a character, where one is not drawn larger.
 const GLYPH_WIDTH: usize = get_raster_width(WEIGHT, SIZE);
 const GLYPH_HEIGHT: usize = SIZE.val();
-/// Rows that stay free at the top: some Macs have a notch there.
-const TOP: usize = 80;
+/// A glyph's pixel is as many of the screen's as its width has this number: letters are as large on every Mac.
+const WIDTH_OF_ONE: usize = 1280;
+/// Most times that a pixel is drawn larger.
+const MOST_SCALE: usize = 4;
+/// Rows of pixels that stay free at the top, before scaling: some Macs have a notch there.
+const TOP: usize = 40;
+/// Characters that stay free at each side.
+const MARGIN: usize = 1;
+/// Where a line that goes on begins, in characters.
+const INDENT: usize = 8;
+/// Longest row that is kept, in characters: that of the widest screen that is believed.
+const MOST_COLUMNS: usize = 1400;
+/// Attempts to get the cursor before a character is drawn without it: a CPU that panicked meanwhile keeps it.
+const ATTEMPTS: usize = 1 << 20;
+
+/// Red, green and blue of a line, by what it begins with; the first that fits counts.
+const COLOURS: [(&[u8], [u8; 3]); 5] = [
+    (b"oche: panic: ", [255, 120, 100]),
+    (b"oche: fatal: ", [255, 120, 100]),
+    (b"oche: error: ", [255, 120, 100]),
+    (b"oche: warning: ", [255, 200, 80]),
+    (b"oche: Oche ", [255, 255, 255]),
+];
+/// Of any other line.
+const PLAIN: [u8; 3] = [200, 204, 208];
 
 /// Where pixels go.
 pub trait Pixels {
@@ -27,71 +50,147 @@ pub trait Pixels {
 pub struct Screen<P> {
     framebuffer: Framebuffer,
     pixels: P,
-    column: AtomicUsize,
-    row: AtomicUsize,
+    cursor: SpinLock<Cursor>,
+}
+
+/// Where the next character goes, and what is on its row.
+#[derive(Debug)]
+struct Cursor {
+    row: usize,
+    text: [u8; MOST_COLUMNS],
+    length: usize,
+    colour: [u8; 3],
 }
 
 impl<P: Pixels> Screen<P> {
     /// Begins at the top. What is on the screen stays until a line is written over it.
     pub fn new(framebuffer: Framebuffer, pixels: P) -> Self {
-        Self { framebuffer, pixels, column: AtomicUsize::new(0), row: AtomicUsize::new(0) }
+        let cursor = Cursor { row: 0, text: [b' '; MOST_COLUMNS], length: 0, colour: PLAIN };
+        Self { framebuffer, pixels, cursor: SpinLock::new(cursor) }
     }
 
-    /// Puts a character. Of several CPUs at once each has its turn; a mark that is torn is all that can happen.
+    /// Begins at the top of an empty screen.
+    pub fn clear(&self) {
+        let Framebuffer { width, height, stride, format, .. } = self.framebuffer;
+        for y in 0..height {
+            (0..width).for_each(|x| self.pixels.store(y * stride + x * format.bytes(), 0));
+        }
+        if let Some(mut cursor) = self.cursor.lock_within(ATTEMPTS) {
+            (cursor.row, cursor.length, cursor.colour) = (0, 0, PLAIN);
+        }
+    }
+
+    /// Puts a character.
     pub fn put(&self, byte: u8) {
+        // Whoever holds the cursor for so long has panicked in here: nothing more can be shown.
+        let Some(mut cursor) = self.cursor.lock_within(ATTEMPTS) else { return };
         match byte {
-            b'\n' => self.next_line(),
-            b'\r' => self.column.store(0, Ordering::Relaxed),
+            b'\n' => {
+                cursor.colour = PLAIN;
+                self.next_row(&mut cursor);
+            }
+            b'\r' => {}
             _ => {
-                let column = self.column.fetch_add(1, Ordering::Relaxed);
-                if column >= self.columns() {
-                    self.next_line();
-                    self.column.store(1, Ordering::Relaxed);
+                if cursor.length >= self.columns() {
+                    self.wrap(&mut cursor);
                 }
-                let column = column % self.columns().max(1);
-                self.draw(char::from(byte), column, self.row.load(Ordering::Relaxed));
+                self.add(&mut cursor, byte);
             }
         }
+    }
+
+    fn add(&self, cursor: &mut Cursor, byte: u8) {
+        let column = cursor.length;
+        let Some(place) = cursor.text.get_mut(column) else { return };
+        *place = byte;
+        cursor.length += 1;
+        let said = cursor.text.get(..cursor.length).unwrap_or_default();
+        match COLOURS.iter().find(|(prefix, _)| *prefix == said) {
+            // Now it is known what the line is: what stands of it already gets its colour too.
+            Some((_, colour)) => {
+                cursor.colour = *colour;
+                self.redraw(cursor, 0, cursor.length);
+            }
+            None => self.redraw(cursor, column, cursor.length),
+        }
+    }
+
+    /// Goes on below: with the word that does not fit, unless it is all that the row has.
+    fn wrap(&self, cursor: &mut Cursor) {
+        let said = cursor.text.get(..cursor.length).unwrap_or_default();
+        let start = said.iter().rposition(|byte| *byte == b' ').map_or(said.len(), |space| space + 1);
+        let start = if start > INDENT && start > self.columns() / 2 { start } else { said.len() };
+        let (text, length) = (cursor.text, cursor.length);
+        cursor.text.iter_mut().skip(start).for_each(|byte| *byte = b' ');
+        self.redraw(cursor, start, length);
+        self.next_row(cursor);
+        if self.columns() > 2 * INDENT {
+            cursor.length = INDENT;
+        }
+        for byte in text.get(start..length).unwrap_or_default() {
+            self.add(cursor, *byte);
+        }
+    }
+
+    fn next_row(&self, cursor: &mut Cursor) {
+        cursor.row = (cursor.row + 1) % self.rows().max(1);
+        cursor.text.fill(b' ');
+        cursor.length = 0;
+        self.redraw(cursor, 0, self.columns());
+    }
+
+    /// Draws the cursor's row from one column to another.
+    fn redraw(&self, cursor: &Cursor, from: usize, to: usize) {
+        for column in from..to.min(self.columns()) {
+            let byte = cursor.text.get(column).copied().unwrap_or(b' ');
+            self.draw(char::from(byte), column, cursor);
+        }
+    }
+
+    fn scale(&self) -> usize {
+        (self.framebuffer.width / WIDTH_OF_ONE).clamp(1, MOST_SCALE)
     }
 
     fn columns(&self) -> usize {
-        self.framebuffer.width / GLYPH_WIDTH
+        let all = self.framebuffer.width / (GLYPH_WIDTH * self.scale());
+        all.saturating_sub(2 * MARGIN).clamp(1, MOST_COLUMNS)
     }
 
     fn rows(&self) -> usize {
-        self.framebuffer.height.saturating_sub(self.top()) / GLYPH_HEIGHT
+        self.framebuffer.height.saturating_sub(self.top()) / (GLYPH_HEIGHT * self.scale())
     }
 
     fn top(&self) -> usize {
-        TOP.min(self.framebuffer.height / 4)
+        (TOP * self.scale()).min(self.framebuffer.height / 4)
     }
 
-    fn next_line(&self) {
-        let row = self.row.fetch_add(1, Ordering::Relaxed) + 1;
-        self.column.store(0, Ordering::Relaxed);
-        let row = row % self.rows().max(1);
-        self.row.store(row, Ordering::Relaxed);
-        for column in 0..self.columns() {
-            self.draw(' ', column, row);
-        }
-    }
-
-    fn draw(&self, character: char, column: usize, row: usize) {
+    fn draw(&self, character: char, column: usize, cursor: &Cursor) {
         let glyph = get_raster(character, WEIGHT, SIZE).or_else(|| get_raster('?', WEIGHT, SIZE));
         let Some(glyph) = glyph else { return };
+        let scale = self.scale();
+        let left = (column + MARGIN) * GLYPH_WIDTH * scale;
+        let top = self.top() + cursor.row * GLYPH_HEIGHT * scale;
         for (y, line) in glyph.pixels().chunks_exact(GLYPH_WIDTH).enumerate() {
             for (x, intensity) in line.iter().enumerate() {
-                self.plot(column * GLYPH_WIDTH + x, self.top() + row * GLYPH_HEIGHT + y, *intensity);
+                let value = self.framebuffer.format.pixel(shade(cursor.colour, *intensity));
+                for part in 0..scale * scale {
+                    self.plot(left + x * scale + part % scale, top + y * scale + part / scale, value);
+                }
             }
         }
     }
 
-    fn plot(&self, x: usize, y: usize, intensity: u8) {
+    fn plot(&self, x: usize, y: usize, value: u32) {
         let Framebuffer { width, height, stride, format, .. } = self.framebuffer;
         if x < width && y < height {
-            self.pixels.store(y * stride + x * Format::bytes(format), format.grey(intensity));
+            self.pixels.store(y * stride + x * Format::bytes(format), value);
         }
     }
+}
+
+/// A colour on black, by how much of a pixel the letter covers.
+fn shade(colour: [u8; 3], intensity: u8) -> [u8; 3] {
+    colour.map(|part| (u16::from(part) * u16::from(intensity) / 255) as u8)
 }
 
 #[cfg(test)]
@@ -112,49 +211,104 @@ mod tests {
         }
     }
 
-    fn screen(columns: usize, rows: usize) -> Screen<Memory> {
-        let (width, height) = (columns * GLYPH_WIDTH + 3, rows * GLYPH_HEIGHT + 80 + 300);
+    fn of_size(width: usize, height: usize) -> Screen<Memory> {
         let memory = PhysRange { start: 0, end: (width * 4 * height) as u64 };
         let framebuffer = Framebuffer { memory, width, height, stride: width * 4, format: Format::Bits8 };
         Screen::new(framebuffer, Memory::default())
     }
 
-    fn has_light(screen: &Screen<Memory>, column: usize, row: usize) -> bool {
-        let stride = screen.framebuffer.stride;
-        screen.pixels.0.borrow().iter().any(|(offset, value)| {
-            let (x, y) = (offset % stride / 4, offset / stride);
-            let is_there = x / GLYPH_WIDTH == column && y >= TOP && (y - TOP) / GLYPH_HEIGHT == row;
-            is_there && *value != 0
-        })
+    fn screen(columns: usize, rows: usize) -> Screen<Memory> {
+        of_size((columns + 2 * MARGIN) * GLYPH_WIDTH + 3, rows * GLYPH_HEIGHT + TOP + 13)
+    }
+
+    /// The lightest pixel of a character's place.
+    fn light(screen: &Screen<Memory>, column: usize, row: usize) -> u32 {
+        let (stride, scale) = (screen.framebuffer.stride, screen.scale());
+        let pixels = screen.pixels.0.borrow();
+        let lit = pixels.iter().filter(|(offset, _)| {
+            let (x, y) = (*offset % stride / 4, *offset / stride);
+            x / (GLYPH_WIDTH * scale) == column + MARGIN
+                && y >= screen.top()
+                && (y - screen.top()) / (GLYPH_HEIGHT * scale) == row
+        });
+        lit.map(|(_, value)| *value).max().unwrap_or(0)
+    }
+
+    fn write(screen: &Screen<Memory>, text: &str) {
+        text.bytes().for_each(|byte| screen.put(byte));
+    }
+
+    /// The places that have light, of the first `columns` and `rows`.
+    fn lit(screen: &Screen<Memory>, columns: usize, rows: usize) -> Vec<(usize, usize)> {
+        (0..rows)
+            .flat_map(|row| (0..columns).map(move |column| (column, row)))
+            .filter(|(column, row)| light(screen, *column, *row) != 0)
+            .collect()
     }
 
     #[test]
     fn characters_stand_beside_and_below_each_other() {
         let screen = screen(10, 20);
-        "AB\nC".bytes().for_each(|byte| screen.put(byte));
-        let lit: Vec<(usize, usize)> = (0..3)
-            .flat_map(|row| (0..3).map(move |column| (column, row)))
-            .filter(|(column, row)| has_light(&screen, *column, *row))
-            .collect();
-        assert_eq!(lit, [(0, 0), (1, 0), (0, 1)]);
+        write(&screen, "AB\nC");
+        assert_eq!(lit(&screen, 3, 3), [(0, 0), (1, 0), (0, 1)]);
     }
 
     #[test]
-    fn a_long_line_goes_on_below_and_the_last_line_is_followed_by_the_first() {
+    fn a_long_line_goes_on_below_and_the_last_row_is_followed_by_the_first() {
         let screen = screen(4, 3);
-        "AAAAB".bytes().for_each(|byte| screen.put(byte));
-        assert!(has_light(&screen, 0, 1) && !has_light(&screen, 1, 1));
+        write(&screen, "AAAAB");
+        assert!(light(&screen, 0, 1) != 0 && light(&screen, 1, 1) == 0);
         let rows = screen.rows();
         (0..rows - 1).for_each(|_| screen.put(b'\n'));
-        assert!(!has_light(&screen, 0, 0), "the first line was cleared for the text to come");
+        assert!(light(&screen, 0, 0) == 0, "the first row was cleared for the text to come");
+    }
+
+    #[test]
+    fn a_line_breaks_between_words_and_goes_on_further_in() {
+        let screen = screen(20, 5);
+        write(&screen, "aaaaaaaaaaaaaaaa bbbbbb c");
+        assert_eq!(light(&screen, 17, 0), 0, "the word's beginning went below with it");
+        let second: Vec<usize> =
+            lit(&screen, 20, 2).into_iter().filter(|at| at.1 == 1).map(|at| at.0).collect();
+        assert_eq!(second, [8, 9, 10, 11, 12, 13, 15]);
+    }
+
+    #[test]
+    fn what_must_not_be_missed_has_a_colour_from_its_first_letter_on() {
+        let screen = screen(40, 5);
+        write(&screen, "oche: warning: W\noche: W");
+        let (warning, plain) = (light(&screen, 0, 0), light(&screen, 0, 1));
+        assert!(warning >> 16 > warning & 0xff, "amber: {warning:#x}");
+        assert!(plain >> 16 <= plain & 0xff, "grey: {plain:#x}");
+    }
+
+    #[test]
+    fn letters_are_twice_as_large_on_a_screen_with_twice_as_many_pixels() {
+        let (small, large) = (of_size(1280, 800), of_size(2560, 1600));
+        assert_eq!((small.columns(), small.rows()), (large.columns(), large.rows()));
+        for screen in [&small, &large] {
+            write(screen, "WWW");
+            assert_eq!(lit(screen, 5, 2), [(0, 0), (1, 0), (2, 0)]);
+        }
+    }
+
+    #[test]
+    fn a_cleared_screen_is_dark_and_begins_at_the_top() {
+        let screen = screen(10, 5);
+        write(&screen, "AB\nCD\n");
+        screen.clear();
+        assert_eq!(lit(&screen, 10, 5), []);
+        write(&screen, "E");
+        assert_eq!(lit(&screen, 10, 5), [(0, 0)]);
     }
 
     #[test]
     fn no_pixel_lies_outside_the_framebuffer() {
-        let screen = screen(4, 3);
-        let text: String = core::iter::repeat_n("Wj\u{7f}", 500).collect();
-        text.bytes().chain(0..=255).for_each(|byte| screen.put(byte));
-        let end = screen.framebuffer.memory.end as usize;
-        assert!(screen.pixels.0.borrow().keys().all(|offset| offset + 4 <= end));
+        for screen in [screen(4, 3), of_size(1, 1), of_size(9, 30), of_size(2600, 60)] {
+            let text: String = core::iter::repeat_n("Wj\u{7f} ", 300).collect();
+            text.bytes().chain(0..=255).for_each(|byte| screen.put(byte));
+            let end = screen.framebuffer.memory.end as usize;
+            assert!(screen.pixels.0.borrow().keys().all(|offset| offset + 4 <= end));
+        }
     }
 }

@@ -84,14 +84,14 @@ const HAZARDS: [Hazard; 4] = [
     Hazard {
         name: "a DART that is switched off",
         inject: |mac| mac.settings[4] = Setting::Off,
-        expected: &["2=dma-controller@236004000: off"],
+        expected: &["2=dma-controller@236004000: no power"],
         passes: true,
         told: "its registers were never touched",
     },
     Hazard {
         name: "a DART that translates for firmware",
         inject: |mac| mac.settings[4] = Setting::Live,
-        expected: &["sio_dart 0x235004000 2=dma-controller@236004000: locked false live 0x1"],
+        expected: &["sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone"],
         passes: true,
         told: "it was left as it was",
     },
@@ -119,7 +119,7 @@ const HAZARDS: [Hazard; 4] = [
 pub(super) fn main(options: &Options) -> Result<()> {
     let output = options.output();
     refuse_foreign(options)?;
-    let progress = Progress::new(if options.short { 3 } else { 5 });
+    let progress = Progress::new(if options.short { 3 } else { 6 });
     let step = progress.step("Tools of this machine");
     let _lock = workspace::FolderLock::wait(&output)?;
     let toolchain = environment::prepare(&step)?;
@@ -133,6 +133,7 @@ pub(super) fn main(options: &Options) -> Result<()> {
     if !options.short {
         eight(&bench, &mac, &progress, &mut summary)?;
         hazards(&bench, &mac, &progress, &mut summary)?;
+        panic(toolchain, &mac, &output, &progress, &mut summary)?;
     }
     summary.seconds = began.elapsed().as_secs_f64();
     summary.is_good = summary.problems.is_empty();
@@ -274,6 +275,43 @@ fn hazards(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary)
     Ok(())
 }
 
+/// An Oche that was built to panic when the guest asks for it: what a person without a serial cable sees.
+fn panic(
+    toolchain: Toolchain,
+    mac: &Mac,
+    output: &Path,
+    progress: &Progress,
+    summary: &mut Summary,
+) -> Result<()> {
+    let step = progress.step("A panic of Oche's, while the guest has the screen");
+    let bench = Bench::make(toolchain, &["panic-on-request"], &output.join("panic"), &step)?;
+    let mut mac = mac.clone();
+    mac.chosen.push(("bootargs".to_owned(), "guest=panic".to_owned()));
+    let began = Instant::now();
+    let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| {
+        if line.starts_with("oche: panic: ") && !line.contains("x0") {
+            step.detail(line);
+        }
+        line == "oche: panic: stopped"
+    })?;
+    bench.keep("panic", &outcome)?;
+    let picture = output.join("panic.png");
+    screen::write_png(&outcome.screen, &picture)?;
+    let mut run = Run::of("a panic", &outcome, began);
+    run.screen = picture.display().to_string();
+    let rows = screen::text(&outcome.screen);
+    let is_shown = |text: &str| rows.iter().any(|row| row.contains(text));
+    let told = "oche: panic: cpu 0: on the guest's request";
+    if is_shown(told) && is_shown("oche: panic: stopped") {
+        step.done(&format!("all of it is on the screen, {}", picture.display()));
+    } else {
+        summary.problems.push(format!("the screen does not say `{told}` and all that follows"));
+        drop(step);
+    }
+    summary.runs.push(run);
+    Ok(())
+}
+
 /// Closes a run.
 fn finish(
     step: Step,
@@ -367,6 +405,8 @@ impl Summary {
             ));
             rows.push(("trace", format!("{} events, {} dropped", run.trace_events, run.trace_dropped)));
             rows.push(("", run.trace.clone()));
+        }
+        for run in self.runs.iter().filter(|run| !run.screen.is_empty()) {
             rows.push(("screen", run.screen.clone()));
         }
         rows.push(("all runs", format!("{:.1} s", self.seconds)));

@@ -1,10 +1,12 @@
 //! The simulated board's framebuffer, and a picture of it.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
 /// Pixels of a row.
 pub const WIDTH: u32 = 1280;
@@ -13,10 +15,61 @@ pub const HEIGHT: u32 = 800;
 /// Bytes from one row to the next: more than a row has.
 pub const STRIDE: u32 = WIDTH * 4 + 256;
 
+/// The console's font and places. Source: `platform/m1/src/screen.rs`.
+const GLYPH_WIDTH: usize = get_raster_width(FontWeight::Regular, RasterHeight::Size24);
+const GLYPH_HEIGHT: usize = RasterHeight::Size24.val();
+const TOP: usize = 40;
+const MARGIN: usize = 1;
+/// The largest part of the colours that it writes in.
+const BRIGHTEST: [u32; 2] = [208, 255];
+/// A pixel with less than this is background.
+const DARK: u32 = 100;
+
 /// How many pixels are not black.
 #[must_use]
 pub fn lit_pixels(bytes: &[u8]) -> usize {
     pixels(bytes).filter(|pixel| *pixel & 0x3fff_ffff != 0).count()
+}
+
+/// What a person reads on the screen, row by row, each without the blanks behind it: characters of Oche's font where Oche
+/// puts them. A place with anything else on it reads as U+FFFD.
+#[must_use]
+pub fn text(bytes: &[u8]) -> Vec<String> {
+    let all: Vec<u32> = pixels(bytes).map(brightness).collect();
+    let shapes = shapes();
+    let columns = WIDTH as usize / GLYPH_WIDTH - 2 * MARGIN;
+    let rows = (HEIGHT as usize - TOP) / GLYPH_HEIGHT;
+    let read = |row: usize, column: usize| {
+        let (left, top) = ((column + MARGIN) * GLYPH_WIDTH, TOP + row * GLYPH_HEIGHT);
+        let places = (0..GLYPH_HEIGHT).flat_map(|y| (0..GLYPH_WIDTH).map(move |x| (x, y)));
+        let shape: Vec<bool> = places
+            .map(|(x, y)| all.get((top + y) * WIDTH as usize + left + x).is_some_and(|light| *light >= DARK))
+            .collect();
+        shapes.get(&shape).copied().unwrap_or(char::REPLACEMENT_CHARACTER)
+    };
+    (0..rows)
+        .map(|row| (0..columns).map(|column| read(row, column)).collect::<String>().trim_end().to_owned())
+        .collect()
+}
+
+/// The shape of each character in each brightness that Oche writes in.
+fn shapes() -> HashMap<Vec<bool>, char> {
+    let mut shapes = HashMap::new();
+    for character in (' '..='~').rev() {
+        let glyph = get_raster(character, FontWeight::Regular, RasterHeight::Size24);
+        for brightest in BRIGHTEST {
+            let light = |intensity: &u8| u32::from(*intensity) * brightest / 255 >= DARK;
+            if let Some(glyph) = &glyph {
+                shapes.insert(glyph.pixels().iter().map(light).collect(), character);
+            }
+        }
+    }
+    shapes
+}
+
+/// The brightest of a pixel's colours, in eight bits.
+fn brightness(pixel: u32) -> u32 {
+    [22, 12, 2].map(|shift| pixel >> shift & 0xff).into_iter().max().unwrap_or(0)
 }
 
 /// Writes a PNG.

@@ -1,11 +1,13 @@
 //! The simulated M1: the image that a Mac would get, at several addresses, with one CPU and with eight.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 
 use crate::el2::Toolchain;
-use crate::m1::bench::Bench;
+use crate::m1::bench::{self, Bench};
 use crate::m1::dart::Setting;
-use crate::m1::{Mac, Outcome};
+use crate::m1::{Mac, Outcome, screen};
 use crate::progress::Step;
 use crate::workspace;
 
@@ -28,6 +30,8 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     }
     lost_cpu(&bench, step)?;
     hazards(&bench, step)?;
+    wrong_options(&bench, step)?;
+    panics(toolchain, step)?;
     Ok("every case ok".to_owned())
 }
 
@@ -47,10 +51,10 @@ fn hazards(bench: &Bench, step: &Step) -> Result<()> {
     let mut mac = Mac::default();
     mac.settings[4] = Setting::Live;
     let outcome = bench.passes("a DART that translates", &mac, step)?;
-    expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: locked false live 0x1")?;
+    expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone")?;
     mac.settings[4] = Setting::Off;
     let outcome = bench.passes("a DART that is off", &mac, step)?;
-    expect(&outcome, "2=dma-controller@236004000: off")?;
+    expect(&outcome, "2=dma-controller@236004000: no power")?;
     mac.settings[2] = Setting::Stuck;
     let outcome = bench.run("a DART that stays busy", &mac, step)?;
     for wanted in [
@@ -61,6 +65,54 @@ fn hazards(bench: &Bench, step: &Step) -> Result<()> {
         expect(&outcome, wanted)?;
     }
     Ok(())
+}
+
+/// Properties of `/chosen` that are wrong are named, and the boot goes on as without them.
+fn wrong_options(bench: &Bench, step: &Step) -> Result<()> {
+    let chosen =
+        [("oche.pool", "much"), ("oche.colour", "red"), ("oche.panic", "reboot"), ("oche.trace", "64K")];
+    let chosen = chosen.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let outcome = bench.passes("wrong options", &Mac { chosen, ..Mac::default() }, step)?;
+    for name in ["oche.pool", "oche.colour", "oche.panic"] {
+        let wanted = format!("oche: warning: option ignored: {name}");
+        expect(&outcome, &wanted)?;
+        expect_on_screen(&outcome, &wanted)?;
+    }
+    if outcome.says("option ignored: oche.trace") {
+        bail!("a right option is refused beside wrong ones");
+    }
+    Ok(())
+}
+
+/// A panic while the guest has the screen: it is on the screen and the serial port from its first word on, and the
+/// machine resets if a person asked for that, and not otherwise.
+fn panics(toolchain: Toolchain, step: &Step) -> Result<()> {
+    let folder = workspace::target().join("test").join("m1-panic");
+    let bench = Bench::make(toolchain, &["panic-on-request"], &folder, step)?;
+    for (name, end) in [("a panic that stops", "stop"), ("a panic that resets", "reset")] {
+        step.detail(name);
+        let chosen = [("bootargs", "guest=panic"), ("oche.panic", end)];
+        let chosen = chosen.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+        let mac = Mac { chosen, linger: Duration::from_secs(1), ..Mac::default() };
+        let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| line == "oche: panic: stopped")?;
+        bench.keep(name, &outcome)?;
+        for wanted in ["oche: panic: cpu 0: on the guest's request", "oche: panic: stopped"] {
+            expect(&outcome, wanted)?;
+            expect_on_screen(&outcome, wanted)?;
+        }
+        if outcome.is_reset != (end == "reset") {
+            bail!("{name}: the watchdog was {}armed", if outcome.is_reset { "" } else { "not " });
+        }
+    }
+    Ok(())
+}
+
+fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
+    let rows = screen::text(&outcome.screen);
+    if rows.iter().any(|row| row.contains(text)) {
+        return Ok(());
+    }
+    bail!("the screen does not say `{text}`: {}", rows.join("\n"))
 }
 
 fn expect(outcome: &Outcome, text: &str) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What a person sees: the serial port, and the screen until the guest has it.
 
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use oche_boot::bare::console::{self, Console};
 use oche_boot::bare::{cpu, launch, panic};
@@ -25,6 +26,8 @@ const EARLY_BYTES: usize = 512;
 struct Everywhere;
 
 static SCREEN: Once<Screen<Memory>> = Once::new();
+/// The screen was taken from the guest.
+static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 static EARLY: SpinLock<Early> = SpinLock::new(Early { bytes: [0; EARLY_BYTES], length: 0 });
 
 /// What was said before there was a screen.
@@ -53,7 +56,13 @@ impl Console for Everywhere {
         send(byte);
         match SCREEN.get() {
             // Once the guest runs the screen is its own, until Oche has something to say that nobody may miss.
-            Some(screen) if !cpu::this().has_run() || panic::is_panicking() => screen.put(byte),
+            Some(screen) if panic::is_panicking() => {
+                if cpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
+                    screen.clear();
+                }
+                screen.put(byte);
+            }
+            Some(screen) if !cpu::this().has_run() => screen.put(byte),
             Some(_) => {}
             None => {
                 let mut early = EARLY.lock();

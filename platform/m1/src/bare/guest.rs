@@ -1,6 +1,6 @@
 //! The guest's accesses to DARTs: to the hardware, or to a virtual one.
 
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use oche_boot::bare::frame::TrapFrame;
@@ -32,24 +32,17 @@ pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRan
             text
         });
         let Some(id) = id else {
-            log::info!("dart {} {place:#x}{clients}: the tree has it off: passed through", dart.name);
+            log::info!("dart {} {place:#x}{clients}: off in the tree; left alone", dart.name);
             continue;
         };
-        let fate = match darts.mode(id) {
-            Mode::Left => "passed through: it is not ours to change",
-            Mode::Unknown => "off: looked at when the guest touches it",
-            Mode::Direct | Mode::Mediated => "16K until the guest asks for the page size, then mediated",
+        let (mode, condition) = (darts.mode(id), darts.condition(id));
+        let state = condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
+        let fate = match mode {
+            Mode::Left => "left alone",
+            Mode::Unknown => "looked at when the guest touches it",
+            Mode::Direct | Mode::Mediated => "16K, or 4K once the guest asks",
         };
-        match darts.condition(id) {
-            Some(condition) => log::info!(
-                "dart {} {place:#x}{clients}: locked {} live {:#x} bypass {:#x}: {fate}",
-                dart.name,
-                condition.is_locked,
-                condition.live.0,
-                condition.bypass.0
-            ),
-            None => log::info!("dart {} {place:#x}{clients}: {fate}", dart.name),
-        }
+        log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
         if darts.mode(id) != Mode::Left {
             holes.push(dart.registers);
         }

@@ -1,6 +1,7 @@
 //! The driver against a strict DART: what a real one may do wrong, this one does.
 
 use super::*;
+use alloc::string::ToString;
 use core::cell::{Cell, RefCell};
 use oche_hyp::dart::registers::REGION_BYTES;
 use std::collections::BTreeMap;
@@ -245,4 +246,17 @@ fn a_fault_is_told_once_and_cleared() {
     assert_eq!(darts.next_fault(), Some(fault));
     assert_eq!(darts.next_fault(), None);
     assert_eq!(bench.file(1, ERROR), 0);
+}
+
+#[test]
+fn a_condition_is_told_in_words() {
+    let streams = StreamSet;
+    let told = |is_locked, live, bypass| {
+        Condition { is_locked, live: streams(live), bypass: streams(bypass) }.to_string()
+    };
+    assert_eq!(told(false, 0, 0), "idle");
+    assert_eq!(told(true, 0, 0), "locked");
+    assert_eq!(told(true, 1, 0), "locked, live 0x1");
+    assert_eq!(told(false, 3, 4), "live 0x3, bypass 0x4");
+    assert_eq!(told(false, 0, 1), "bypass 0x1");
 }

@@ -35,6 +35,17 @@ impl Tree {
         });
     }
 
+    /// Whether `word` stands on the command line.
+    pub(super) fn says(&self, word: &[u8]) -> bool {
+        let mut is_said = false;
+        self.each(|event| {
+            if let Event::Property(b"bootargs", value) = event {
+                is_said |= value.windows(word.len()).any(|part| part == word);
+            }
+        });
+        is_said
+    }
+
     fn each(&self, mut seen: impl FnMut(Event<'_>)) -> Option<()> {
         let strings = self.0.get(word(self.0, 12)? as usize..)?;
         let mut at = word(self.0, 8)? as usize;

@@ -93,6 +93,8 @@ pub struct Options<'a> {
     pub coherence: Coherence,
     /// `oche.isolation`: `page` or `strict`.
     pub isolation: Isolation,
+    /// `oche.windows`: `1` or `0`. Where the hardware has sub-page windows, they are used.
+    pub has_windows: bool,
 }
 
 impl Default for Options<'_> {
@@ -110,6 +112,7 @@ impl Default for Options<'_> {
             panic_resets: false,
             coherence: Coherence::default(),
             isolation: Isolation::default(),
+            has_windows: true,
         }
     }
 }
@@ -144,10 +147,8 @@ impl<'a> Options<'a> {
             }
             "oche.coherence" => parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen),
             "oche.isolation" => parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen),
-            "oche.panic" => [("stop", false), ("reset", true)]
-                .into_iter()
-                .find(|(name, _)| *name == value)
-                .map(|(_, resets)| self.panic_resets = resets),
+            "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
+            "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
             "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
             _ => None,
         };
@@ -179,6 +180,8 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
     ("debug", log::LevelFilter::Debug),
 ];
 const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api", Coherence::Api)];
+const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];
+const ENDS: [(&str, bool); 2] = [("stop", false), ("reset", true)];
 const ISOLATIONS: [(&str, Isolation); 2] = [("page", Isolation::Page), ("strict", Isolation::Strict)];
 
 fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {

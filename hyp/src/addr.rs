@@ -71,6 +71,44 @@ impl Frame {
     }
 }
 
+/// Neighbouring slots of a granule or frame, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotRun {
+    first: u8,
+    last: u8,
+}
+
+impl SlotRun {
+    /// Every slot.
+    pub const ALL: Self = Self { first: 0, last: SLOTS as u8 - 1 };
+
+    /// The slots from `first` to `last`, or `None` unless `first <= last < SLOTS`.
+    pub fn new(first: usize, last: usize) -> Option<Self> {
+        (first <= last && last < SLOTS).then_some(Self { first: first as u8, last: last as u8 })
+    }
+
+    /// The shortest run that has all slots in `members`, or `None` where there are none.
+    pub fn around(members: [bool; SLOTS]) -> Option<Self> {
+        let first = members.iter().position(|is_member| *is_member)?;
+        Self::new(first, members.iter().rposition(|is_member| *is_member)?)
+    }
+
+    /// The lowest slot.
+    pub fn first(self) -> usize {
+        usize::from(self.first)
+    }
+
+    /// The highest slot.
+    pub fn last(self) -> usize {
+        usize::from(self.last)
+    }
+
+    /// Whether `slot` is in the run.
+    pub fn contains(self, slot: usize) -> bool {
+        (self.first()..=self.last()).contains(&slot)
+    }
+}
+
 /// Number of a 4K page of a device's address space: an IOVA divided by 4 KiB. 20 bits are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IovaPage(pub u32);
@@ -119,6 +157,17 @@ mod tests {
         assert_eq!(page.frame().page(3), page);
         assert_eq!(IovaPage(0xbff43).granule().page(3), IovaPage(0xbff43));
         assert_eq!(Gfn(0x1_2346).slot(), 2);
+    }
+
+    #[test]
+    fn a_run_is_the_shortest_around_its_slots() {
+        assert_eq!(SlotRun::around([false; SLOTS]), None);
+        assert_eq!(SlotRun::around([true; SLOTS]), Some(SlotRun::ALL));
+        let run = SlotRun::around([false, true, false, true]);
+        assert_eq!(run, SlotRun::new(1, 3));
+        assert!(run.is_some_and(|run| run.contains(2) && !run.contains(0)));
+        assert_eq!(SlotRun::new(2, 1), None);
+        assert_eq!(SlotRun::new(0, SLOTS), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Placement: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
 //!
 //! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
-//! nothing moves. Otherwise it is *composed*: a frame of the pool belongs to it and each page moves into
-//! its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
+//! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *composed*: a
+//! frame of the pool belongs to it and each page moves into its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
 //! *replica*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
 //!
 //! Changes come in batches. In each, removals come first ([`removal`]), then additions ([`addition`]), each
@@ -12,6 +12,7 @@ pub(crate) mod addition;
 pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
+mod direct;
 mod guard;
 pub(crate) mod removal;
 mod strict;
@@ -19,7 +20,7 @@ mod strict;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Granule, SLOTS};
+use crate::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::mover::Mover;
@@ -105,6 +106,10 @@ pub(crate) struct Placement {
     isolation: Isolation,
     work: removal::Work,
     copies: Vec<addition::Copy>,
+    /// Direct granules that have to be composed before they can take what is newly wanted.
+    misfits: Vec<Change>,
+    /// Those of them that could not be.
+    stuck: Vec<(Granule, Refusal)>,
 }
 
 impl Placement {
@@ -133,6 +138,8 @@ impl Placement {
             isolation,
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
+            misfits: Vec::with_capacity(BATCH),
+            stuck: Vec::with_capacity(BATCH),
         }
     }
 
@@ -170,9 +177,17 @@ impl Placement {
         if changes.is_empty() {
             return;
         }
+        self.stuck.clear();
         self.remove(world, cause, space, changes);
         self.reclaim(world, changes.len());
         self.add(world, cause, space, changes);
+        if !self.misfits.is_empty() {
+            let misfits = core::mem::take(&mut self.misfits);
+            self.recompose(world, cause, space, &misfits);
+            self.add(world, cause, space, &misfits);
+            self.misfits = misfits;
+            self.misfits.clear();
+        }
     }
 
     /// Makes sure that no device uses what was taken out of the tables of `space` before.
@@ -223,10 +238,16 @@ impl Placement {
     fn entry(world: &impl World, record: &Record) -> u64 {
         match record.form {
             Form::Direct(frame) | Form::Composed(frame) if !record.permission().is_none() => {
-                world.leaf_entry(frame, record.permission())
+                world.leaf_entry(frame, record.permission(), Self::window(world, record))
             }
             _ => 0,
         }
+    }
+
+    /// The slots of `record` that its hardware entry lets devices reach. Those of them that are empty are red zones.
+    fn window(world: &impl World, record: &Record) -> SlotRun {
+        let mapped = record.slots.map(|slot| slot.is_some());
+        if world.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
     }
 
     /// Stores the hardware entry that `record` asks for. Returns the entry before and the one now.

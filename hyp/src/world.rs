@@ -3,7 +3,7 @@
 //! A machine implements these and decides nothing. The traits are as narrow as the engine's needs, so
 //! that a test's machine can be strict: it may lose whatever the contract of a method does not promise.
 
-use crate::addr::{Frame, Gfn, Hfn, PAGE_WORDS};
+use crate::addr::{Frame, Gfn, Hfn, PAGE_WORDS, SlotRun};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::trace::Event;
@@ -128,8 +128,11 @@ pub trait Iommu {
     /// An entry can allow writes and forbid reads. Where it cannot, what a device may write it may read.
     const CAN_FORBID_READS: bool;
 
-    /// The leaf entry that lets a device reach all of `frame` with `permission`.
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64;
+    /// An entry can be limited to a run of its frame's slots: an access to any other faults.
+    fn has_windows(&self) -> bool;
+
+    /// The leaf entry that lets a device reach `slots` of `frame` with `permission`. Without windows `slots` are all.
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64;
 
     /// The first-level entry for the leaf table in `table`.
     fn table_entry(&self, table: Frame) -> u64;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod guards;
+mod windows;
 
 use bench::{Bench, dart, page, stream};
 use oche_hyp::addr::Gfn;

@@ -40,6 +40,8 @@ pub struct Counts {
     pub ambiguous_accesses: u64,
     /// Device accesses that had to fault, and did.
     pub faults: u64,
+    /// Device accesses that had to fault because a window left them out, though their granule is mapped in part.
+    pub window_faults: u64,
     /// Device accesses that ended in a red zone.
     pub red_zones: u64,
     /// Red-zone writes that the engine reported.
@@ -73,6 +75,7 @@ impl Counts {
         self.exact_accesses += other.exact_accesses;
         self.ambiguous_accesses += other.ambiguous_accesses;
         self.faults += other.faults;
+        self.window_faults += other.window_faults;
         self.red_zones += other.red_zones;
         self.red_zone_reports += other.red_zone_reports;
         self.compared_bytes += other.compared_bytes;

@@ -14,6 +14,8 @@ use oche_hyp::engine::{Coherence, Isolation};
 pub struct Setting {
     /// Format of the hardware tables.
     pub board: Board,
+    /// Whether the IOMMU has windows; an SMMU never has.
+    pub has_windows: bool,
     /// Whether the IOMMU caches that an entry is not valid.
     pub caches_invalid: bool,
     /// CPUs.
@@ -40,6 +42,7 @@ impl Setting {
     /// An M1-like machine with plenty of everything.
     pub const PLAIN: Self = Self {
         board: Board::Dart,
+        has_windows: true,
         caches_invalid: true,
         cpus: 2,
         darts: 2,

@@ -12,7 +12,7 @@ pub mod stage2;
 use crate::random::{Random, mix};
 use iommu::{DeviceResult, Hardware};
 use memory::HostMemory;
-use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
+use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
 use oche_hyp::trace::Event;
@@ -47,6 +47,8 @@ pub enum Board {
 pub struct Options {
     /// The entries' format.
     pub board: Board,
+    /// Whether the IOMMU has windows; an SMMU never has.
+    pub has_windows: bool,
     /// One `prepare` in this many finds no table memory; 0 for never.
     pub scarce_tables: u64,
     /// One invalidation in this many does not finish in time; 0 for never.
@@ -72,6 +74,10 @@ pub enum Sabotage {
     AllowAll,
     /// Leaf entries allow what they should forbid when one direction is asked for.
     SwapPermission,
+    /// Leaf entries let devices reach all of a frame, whatever the window.
+    WideWindow,
+    /// Leaf entries let devices reach the first slot of the window alone.
+    NarrowWindow,
     /// Copies are never merged.
     SkipMerge,
     /// A page's bytes are not copied when it goes home.
@@ -413,7 +419,16 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     const CACHES_INVALID_ENTRIES: bool = CACHES_INVALID;
     const CAN_FORBID_READS: bool = true;
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+    fn has_windows(&self) -> bool {
+        self.options.has_windows && self.options.board == Board::Dart
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        let slots = match self.options.sabotage {
+            Some(Sabotage::WideWindow) => SlotRun::ALL,
+            Some(Sabotage::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
+            _ => slots,
+        };
         let frame = if self.is_sabotaged(Sabotage::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };
         let permission = match self.options.sabotage {
             Some(Sabotage::AllowAll) => Permission::READ_WRITE,
@@ -422,7 +437,7 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
             }
             _ => permission,
         };
-        self.options.board.leaf_entry(frame, permission)
+        self.options.board.leaf_entry(frame, permission, slots)
     }
 
     fn table_entry(&self, table: Frame) -> u64 {

@@ -69,6 +69,8 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::OffByOneFrame,
         Sabotage::AllowAll,
         Sabotage::SwapPermission,
+        Sabotage::WideWindow,
+        Sabotage::NarrowWindow,
         Sabotage::SkipMerge,
         Sabotage::SkipCopyHome,
         Sabotage::SkipCpuFlush,
@@ -117,6 +119,7 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
     check(
         Setting {
             board: Smmu,
+            has_windows: false,
             caches_invalid: false,
             cpus: 4,
             darts: 3,
@@ -198,6 +201,7 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
     check(
         Setting {
             board: Smmu,
+            has_windows: false,
             caches_invalid: false,
             cpus: 3,
             darts: 2,
@@ -278,6 +282,7 @@ fn beside_a_page_that_is_read(rights: Rights) {
     ];
     let setting = Setting {
         board: Dart,
+        has_windows: false,
         caches_invalid: true,
         cpus: 3,
         darts: 3,

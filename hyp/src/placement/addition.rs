@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::addr::{Gfn, Granule, Hfn};
 use crate::dart::entry::Leaf;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Record, Slot};
@@ -49,7 +49,7 @@ impl Placement {
     pub(super) fn add(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
-        let mut fills_live_frame = false;
+        let mut fills_reached_slot = false;
         for change in changes {
             let mut wanted = change.wanted;
             for (slot, wanted) in wanted.iter_mut().enumerate() {
@@ -62,13 +62,15 @@ impl Placement {
             }
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
-                let was_live = matches!(self.record(space, change.granule).form, Form::Composed(_));
-                self.plan(world, cause, space, change.granule, wanted, &mut copies);
-                fills_live_frame |= was_live && copies.len() > planned;
+                let before = self.record(space, change.granule);
+                let reached = matches!(before.form, Form::Composed(_)).then(|| Self::window(world, &before));
+                self.plan(world, cause, space, Change { wanted, ..*change }, &mut copies);
+                let is_reached = |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
+                fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
         self.mover.still(world);
-        if fills_live_frame {
+        if fills_reached_slot {
             // What a device wrote into the red zone of a slot, with nothing mapped there, must have landed
             // before a page of the guest moves in.
             self.invalidate(world, space);
@@ -98,8 +100,7 @@ impl Placement {
         world: &mut impl World,
         cause: Cause,
         space: SpaceId,
-        granule: Granule,
-        wanted: [Option<Leaf>; SLOTS],
+        Change { granule, mut wanted }: Change,
         copies: &mut Vec<Copy>,
     ) {
         let mut record = self.record(space, granule);
@@ -123,19 +124,17 @@ impl Placement {
             self.set_record(space, granule, record);
         }
         let has_tables = self.prepare_tables(world, space, granule);
-        let direct = self.direct_frame(&record, wanted);
+        if has_tables.is_ok() && self.add_direct(world, cause, space, granule, &mut wanted, &mut record) {
+            return;
+        }
         for (index, wanted) in wanted.into_iter().enumerate() {
             let Some(leaf) = wanted.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
             let at = cause.at(granule, index);
             let has_room = has_tables.and_then(|()| self.can_join(world, &record, leaf.permission));
-            let placed = match (has_room, direct) {
-                (Err(reason), _) => Err(reason),
-                (Ok(()), Some(frame)) => self.put_direct(space, at, leaf, frame, &mut record),
-                (Ok(()), None) => {
-                    let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
-                    self.put_composed(world, space, at, wanted, &mut record, copies)
-                }
-            };
+            let placed = has_room.and_then(|()| {
+                let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
+                self.put_composed(world, space, at, wanted, &mut record, copies)
+            });
             match placed {
                 Ok(placement) => {
                     // In the book at once: the next page of the batch must find it there.
@@ -168,45 +167,10 @@ impl Placement {
         Ok(())
     }
 
-    fn release_unused(&mut self, space: SpaceId, granule: Granule) {
+    pub(super) fn release_unused(&mut self, space: SpaceId, granule: Granule) {
         if let Some(placed) = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut) {
             self.book.release_unused(&mut placed.index, granule);
         }
-    }
-
-    /// The frame that an empty granule's four pages are, in order, if hardware can point there.
-    fn direct_frame(&self, record: &Record, wanted: [Option<Leaf>; SLOTS]) -> Option<Frame> {
-        let first = wanted.first().copied().flatten()?.page;
-        let is_frame = wanted.into_iter().enumerate().all(|(slot, leaf)| {
-            leaf.is_some_and(|leaf| {
-                leaf.page.slot() == slot && leaf.page.home().frame() == first.home().frame()
-            })
-        });
-        let is_reachable = |page: Gfn| match self.mover.get(page) {
-            Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),
-            None => self.is_device(page),
-        };
-        let all_reachable = wanted.into_iter().flatten().all(|leaf| is_reachable(leaf.page));
-        (record.form == Form::Empty && is_frame && all_reachable && self.is_uniform(&wanted))
-            .then_some(first.home().frame())
-    }
-
-    fn put_direct(
-        &mut self,
-        space: SpaceId,
-        at: Place,
-        leaf: Leaf,
-        frame: Frame,
-        record: &mut Record,
-    ) -> Result<Placed, Refusal> {
-        self.link(space, at, leaf.page)?;
-        record.form = Form::Direct(frame);
-        put(
-            record,
-            at,
-            Slot { page: leaf.page, permission: leaf.permission, is_replica: false, is_filled: true },
-        );
-        Ok(Placed::Direct)
     }
 
     fn put_composed(
@@ -220,18 +184,16 @@ impl Placement {
     ) -> Result<Placed, Refusal> {
         let Leaf { page, permission, .. } = leaf;
         if !self.mover.is_ram(page) {
-            return Err(if self.is_device(page) {
-                Refusal::DeviceNotDirect
-            } else {
-                Refusal::NotGuestMemory
-            });
+            return Err(self.stranger(page));
         }
         let is_alias = is_private || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match record.form {
-            Form::Composed(frame) | Form::Direct(frame) => frame,
+            Form::Composed(frame) => frame,
+            // A direct granule takes no page into its frame, which is the guest's: `add_direct` saw to it.
+            Form::Direct(_) => return Err(Refusal::DeviceNotDirect),
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
         let kind = match self.link_copy(world, space, at, leaf, is_alias) {
@@ -295,7 +257,7 @@ impl Placement {
         }
     }
 
-    fn link(&mut self, space: SpaceId, at: Place, page: Gfn) -> Result<(), Refusal> {
+    pub(super) fn link(&mut self, space: SpaceId, at: Place, page: Gfn) -> Result<(), Refusal> {
         // A device's page has no record, and no copies to keep equal.
         let Some(record) = self.mover.get_mut(page) else { return Ok(()) };
         let mapping = Mapping { space, iova: at.iova };
@@ -357,7 +319,7 @@ impl Placement {
     }
 }
 
-fn put(record: &mut Record, at: Place, slot: Slot) {
+pub(super) fn put(record: &mut Record, at: Place, slot: Slot) {
     if let Some(entry) = record.slots.get_mut(at.iova.slot()) {
         *entry = Some(slot);
     }

@@ -6,6 +6,7 @@ use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Record, Slot};
 use crate::placement::copies::bring_forward;
+use crate::placement::direct;
 use crate::placement::{BATCH, Cause, Change, Placement, refuse};
 use crate::pool::RED_ZONE;
 use crate::trace::{Event, Refusal};
@@ -57,43 +58,77 @@ impl Placement {
             let before = self.record(space, change.granule);
             let is_leaving = leaving(&before, change, self.is_strict());
             if is_leaving.contains(&true) {
-                departures.push(Departure { granule: change.granule, before, is_leaving, split: None });
+                let mut departure = Departure { granule: change.granule, before, is_leaving, split: None };
+                self.plan_split(world, cause, &mut departure);
+                departures.push(departure);
             }
         }
+        self.depart(world, cause, space, &mut departures);
+        self.work.departures = departures;
+    }
+
+    /// Moves what direct granules hold into frames of their own, while devices go on using it, so that what `changes`
+    /// want beside it has room. Where that cannot be, the granule stays as it is, and `stuck` says why.
+    pub(super) fn recompose(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        changes: &[Change],
+    ) {
+        let mut departures = core::mem::take(&mut self.work.departures);
+        departures.clear();
+        for change in changes {
+            let before = self.record(space, change.granule);
+            let (granule, is_leaving) = (change.granule, [false; SLOTS]);
+            let mut departure = Departure { granule, before, is_leaving, split: None };
+            match self.room_for_split(world, &departure, before.permission().write) {
+                Ok(split) => {
+                    departure.split = Some(split);
+                    departures.push(departure);
+                }
+                Err(reason) => self.stuck.push((granule, reason)),
+            }
+        }
+        self.depart(world, cause, space, &mut departures);
+        self.work.departures = departures;
+    }
+
+    /// Carries out the `departures`.
+    fn depart(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, departures: &mut [Departure]) {
         if !departures.is_empty() {
-            for departure in &mut departures {
-                self.plan_split(world, cause, departure);
+            for departure in &*departures {
                 self.begin_motion(world, departure);
             }
             self.mover.still(world);
-            for departure in &departures {
+            for departure in &*departures {
                 self.unmap(world, space, departure);
             }
             // Even where no entry changed: only this makes sure that what a device wrote has landed.
             self.invalidate(world, space);
-            for departure in &departures {
+            for departure in &*departures {
                 self.settle_split(world, cause, space, departure);
             }
             // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
-            for departure in &departures {
+            for departure in &*departures {
                 self.unlink_leaving(world, cause, space, departure);
             }
-            for departure in &departures {
+            for departure in &*departures {
                 self.send_leaving(world, departure);
             }
-            for departure in &departures {
+            for departure in &*departures {
                 self.mark_leaving(world, departure);
             }
             self.finish_motion(world);
         }
-        self.work.departures = departures;
     }
 
-    /// Finds room for what a direct granule keeps. Where there is none, everything leaves.
+    /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs. Where there is none,
+    /// everything leaves.
     fn plan_split(&mut self, world: &mut impl World, cause: Cause, departure: &mut Departure) {
-        let is_whole = departure.is_leaving == [true; SLOTS];
         let Form::Direct(_) = departure.before.form else { return };
-        if is_whole {
+        let after = remainder(departure);
+        if after.is_vacant() || (world.has_windows() && direct::is_run(&after)) {
             return;
         }
         let is_written = departure.before.permission().write;
@@ -151,8 +186,10 @@ impl Placement {
             let moves = match departure.before.form {
                 // Home, or to a replica.
                 Form::Composed(_) => is_leaving,
-                // Into the split's frame; or, at home, a replica may become the page.
-                Form::Direct(_) => !is_leaving || self.mappings(slot.page).nth(1).is_some(),
+                // At home, a replica may become the page.
+                Form::Direct(_) if is_leaving => self.mappings(slot.page).nth(1).is_some(),
+                // Into the split's frame, if there is one.
+                Form::Direct(_) => departure.split.is_some(),
                 Form::Empty => false,
             };
             if moves && self.mover.prepare(world, slot.page).is_ok() {

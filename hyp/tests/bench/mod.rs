@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES};
+use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, SlotRun};
 use oche_hyp::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
@@ -37,6 +37,8 @@ pub(crate) struct Machine {
     pub(crate) invalidations: usize,
     /// Called once by the next invalidation, while the hardware drains.
     pub(crate) during_drain: Option<fn(&mut Machine)>,
+    /// Whether an entry can be limited to a run of slots.
+    pub(crate) has_windows: bool,
     /// Whether invalidations time out.
     pub(crate) is_stuck: bool,
     /// Pages of which stage 2 has no memory left to make an entry.
@@ -61,7 +63,10 @@ impl Machine {
         let first = load(*root, iova >> 25);
         let leaf = (first & 1 != 0).then(|| load(Frame((first >> 2) as u32), iova >> 14 & 2047))?;
         let permission = Permission { read: leaf & 2 != 0, write: leaf & 4 != 0 };
-        (leaf & 1 != 0).then_some((Frame((leaf >> 3) as u32).page((iova >> 12 & 3) as usize), permission))
+        let slot = iova >> 12 & 3;
+        let is_inside = (leaf >> 48 & 3..=leaf >> 50 & 3).contains(&slot);
+        let frame = Frame((leaf >> 3) as u32);
+        (leaf & 1 != 0 && is_inside).then_some((frame.page(slot as usize), permission))
     }
 
     pub(crate) fn device_read(&mut self, dart: DartId, stream: StreamId, iova: u64) -> Option<u8> {
@@ -179,8 +184,17 @@ impl Iommu for Machine {
     const CACHES_INVALID_ENTRIES: bool = true;
     const CAN_FORBID_READS: bool = true;
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
-        u64::from(frame.0) << 3 | u64::from(permission.write) << 2 | u64::from(permission.read) << 1 | 1
+    fn has_windows(&self) -> bool {
+        self.has_windows
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        let window = (slots.first() as u64) << 48 | (slots.last() as u64) << 50;
+        window
+            | u64::from(frame.0) << 3
+            | u64::from(permission.write) << 2
+            | u64::from(permission.read) << 1
+            | 1
     }
 
     fn table_entry(&self, table: Frame) -> u64 {

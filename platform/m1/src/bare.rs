@@ -47,9 +47,13 @@ fn main(fdt: FdtAddress) -> ! {
     if prepared.options.panic_resets {
         panic::set_end(watchdog::reset);
     }
+    if !prepared.options.has_windows {
+        log::info!("sub-page windows are not used: oche.windows=0");
+    }
     let all = found::darts(prepared.machine.tree());
     let hardware = hardware::Registers::map(&all);
-    let mut darts = Darts::new(hardware, found::mediated(&all).count());
+    let count = found::mediated(&all).count();
+    let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
     let holes = guest::report(&all, &mut darts);
     let stage2 = prepared.stage2(&holes);
     last_words::register(prepared.layout.trace, prepared.trace_layout());

@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use oche_hyp::addr::Frame;
+use oche_hyp::addr::{Frame, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::registers::{
     CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, STREAM_COMMAND, STREAM_SELECT,
@@ -107,15 +107,17 @@ pub struct Darts<H> {
     darts: Vec<Dart>,
     /// The DART whose registers the guest touches now.
     touched: Option<DartId>,
+    has_windows: bool,
 }
 
 impl<H: Hardware> Darts<H> {
-    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing.
-    pub fn new(hardware: H, count: usize) -> Self {
+    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing. `has_windows`: entries are
+    /// limited to a part of their page where that is what the guest mapped.
+    pub fn new(hardware: H, count: usize, has_windows: bool) -> Self {
         let darts = (0..count)
             .map(|_| Dart { mode: Mode::Unknown, roots: [None; STREAMS], is_stuck: false })
             .collect();
-        let mut all = Self { hardware, darts, touched: None };
+        let mut all = Self { hardware, darts, touched: None, has_windows };
         for dart in (0..count).filter_map(DartId::new) {
             all.settle_mode(dart);
         }
@@ -288,8 +290,12 @@ impl<H: Hardware> Iommu for Darts<H> {
     // Bit 8 of a leaf entry. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_PTE_PROT_NO_READ`.
     const CAN_FORBID_READS: bool = true;
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
-        entry::leaf(frame, permission, Window::WHOLE)
+    fn has_windows(&self) -> bool {
+        self.has_windows
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        entry::leaf(frame, permission, Window::of(slots))
     }
 
     fn table_entry(&self, table: Frame) -> u64 {

@@ -4,7 +4,7 @@
 //! and 32-bit IOVAs use TTBR 0 alone. Source: `m1.md` 4.3, from Linux 6.1 `io-pgtable-dart.c`, m1n1
 //! `dart8020.py`, OpenBSD `apldart.c`.
 
-use oche_hyp::addr::Frame;
+use oche_hyp::addr::{Frame, SLOTS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 
 const VALID: u64 = 1 << 0;
@@ -30,13 +30,10 @@ impl Window {
     /// All of the page.
     pub const WHOLE: Self = Self { start: 0, end: LAST_UNIT };
 
-    /// The slots (4 KiB each) from `first` to `last`, both included, or `None` unless `first <= last < 4`.
-    pub fn of_slots(first: usize, last: usize) -> Option<Self> {
-        const UNITS: usize = (LAST_UNIT as usize + 1) / oche_hyp::addr::SLOTS;
-        if first > last || last >= oche_hyp::addr::SLOTS {
-            return None;
-        }
-        Some(Self { start: (first * UNITS) as u16, end: ((last + 1) * UNITS - 1) as u16 })
+    /// `slots`, 4 KiB each.
+    pub fn of(slots: SlotRun) -> Self {
+        const UNITS: usize = (LAST_UNIT as usize + 1) / SLOTS;
+        Self { start: (slots.first() * UNITS) as u16, end: ((slots.last() + 1) * UNITS - 1) as u16 }
     }
 }
 
@@ -79,20 +76,13 @@ mod tests {
 
     #[test]
     fn a_window_of_slots_is_checked_and_spans_them_to_the_byte() {
-        let Some(middle) = Window::of_slots(1, 2) else { panic!("slots 1 to 2 are a window") };
-        let entry = leaf(FRAME, Permission::READ_WRITE, middle);
+        let Some(middle) = SlotRun::new(1, 2) else { panic!("slots 1 to 2 are a run") };
+        let entry = leaf(FRAME, Permission::READ_WRITE, Window::of(middle));
         assert_eq!(entry & WINDOW_OFF, 0);
         let start_bytes = (entry >> 52 & 0xfff) * 4;
         let end_bytes = (entry >> 40 & 0xfff) * 4 + 4;
         assert_eq!((start_bytes, end_bytes), (0x1000, 0x3000));
-        assert_eq!(Window::of_slots(0, 3), Some(Window::WHOLE));
-    }
-
-    #[test]
-    fn slots_out_of_order_or_past_the_page_are_no_window() {
-        assert_eq!(Window::of_slots(2, 1), None);
-        assert_eq!(Window::of_slots(0, 4), None);
-        assert_eq!(Window::of_slots(usize::MAX, usize::MAX), None);
+        assert_eq!(Window::of(SlotRun::ALL), Window::WHOLE);
     }
 
     /// The guest's 4K entries and these must agree on what a permission is.

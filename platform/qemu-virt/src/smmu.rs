@@ -24,7 +24,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use oche_hyp::addr::Frame;
+use oche_hyp::addr::{Frame, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
 use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
@@ -172,7 +172,12 @@ impl Iommu for Smmu {
     const CACHES_INVALID_ENTRIES: bool = false;
     const CAN_FORBID_READS: bool = false;
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
+    // A page descriptor has no part of its page. Source: Arm ARM DDI 0487, D8.3.
+    fn has_windows(&self) -> bool {
+        false
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, _: SlotRun) -> u64 {
         entry::leaf(frame, permission)
     }
 

@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::stage2::Stage2 as CpuTables;
-use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
+use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
 use oche_hyp::trace::Event;
@@ -182,8 +182,12 @@ impl<I: Iommu> Iommu for Machine<I> {
     const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
     const CAN_FORBID_READS: bool = I::CAN_FORBID_READS;
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission) -> u64 {
-        self.iommu.leaf_entry(frame, permission)
+    fn has_windows(&self) -> bool {
+        self.iommu.has_windows()
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        self.iommu.leaf_entry(frame, permission, slots)
     }
 
     fn table_entry(&self, table: Frame) -> u64 {

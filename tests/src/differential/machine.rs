@@ -88,6 +88,7 @@ impl<const C: bool> Machine<C> {
         };
         let options = Options {
             board: setting.board,
+            has_windows: setting.has_windows,
             scarce_tables: setting.scarce_tables,
             timeouts: setting.timeouts,
             poisons_homes: true,

@@ -55,8 +55,16 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     }
     // How much aliasing a program has decides what can be compared exactly: some have none.
     let aliases = [0, 1, 6][random.index(3)];
+    // Short buffers from a frame's start on, which windows leave at home: some programs have many.
+    let has_short_rows = random.chance(1, 3);
     while steps.len() < length {
         let mut operation = operation(&mut random, kind, aliases, domains);
+        if let Operation::Map { pages, source, site: Site::Allocator, .. } = &mut operation
+            && has_short_rows
+            && random.chance(2, 3)
+        {
+            (*pages, *source) = (1 + random.below(3) as u8, Source::Frames);
+        }
         if let Some(rights) =
             operation.rights_mut().filter(|rights| **rights == Rights::FromDevice && !has_write_only)
         {
@@ -72,6 +80,7 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
     let failing = kind == Kind::Failing;
     Setting {
         board: if random.chance(1, 2) { Board::Dart } else { Board::Smmu },
+        has_windows: random.chance(2, 3),
         caches_invalid: random.chance(1, 2),
         cpus: 2 + random.index(3),
         darts: 1 + random.index(3),

@@ -1,7 +1,7 @@
 //! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
 
 use super::{Board, Data, Sabotage, StrictWorld};
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
+use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId};
 use oche_hyp::world::{DeviceFault, SpaceId};
@@ -130,10 +130,16 @@ impl<const C: bool> StrictWorld<C> {
         if entry & 1 == 0 {
             return None;
         }
-        let Some((frame, permission)) = self.options.board.decode_leaf(entry) else {
+        let Some((frame, permission, slots)) = self.options.board.decode_leaf(entry) else {
             self.violate(format!("a leaf entry {entry:#x} that the hardware does not know"));
             return None;
         };
+        if slots != SlotRun::ALL && !self.options.has_windows {
+            self.violate(format!("a leaf entry {entry:#x} with a window, where there are none"));
+        }
+        if !slots.contains(iova as usize / PAGE_BYTES % SLOTS) {
+            return None;
+        }
         if (is_write && !permission.write) || (!is_write && !permission.read) {
             return None;
         }
@@ -286,13 +292,17 @@ impl<const C: bool> StrictWorld<C> {
 }
 
 impl Board {
-    /// The leaf entry for `frame`.
-    pub fn leaf_entry(self, frame: Frame, permission: Permission) -> u64 {
+    /// The leaf entry for `slots` of `frame`. The window is in units of four bytes, its end included; bit 1 turns it off.
+    /// Source: U-Boot `apple_dart.c` and OpenBSD `apldart.c`; Linux always writes the whole page.
+    pub fn leaf_entry(self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
         match self {
             Self::Dart => {
                 let no_read = u64::from(!permission.read) << 8;
                 let no_write = u64::from(!permission.write) << 7;
-                frame.address() | 0xfff << 40 | no_read | no_write | 0b11
+                let start = slots.first() as u64 * 1024;
+                let end = slots.last() as u64 * 1024 + 1023;
+                let is_off = u64::from(slots == SlotRun::ALL) << 1;
+                frame.address() | start << 52 | end << 40 | no_read | no_write | is_off | 1
             }
             // Valid page, access flag, inner shareable, unprivileged; AP[2] forbids writes. Reads cannot be
             // forbidden alone.
@@ -311,13 +321,17 @@ impl Board {
         }
     }
 
-    fn decode_leaf(self, entry: u64) -> Option<(Frame, Permission)> {
+    fn decode_leaf(self, entry: u64) -> Option<(Frame, Permission, SlotRun)> {
         let frame = Frame((entry >> 14 & 0x3f_ffff) as u32);
-        let permission = match self {
-            Self::Dart => Permission { read: entry >> 8 & 1 == 0, write: entry >> 7 & 1 == 0 },
-            Self::Smmu => Permission { read: true, write: entry >> 7 & 1 == 0 },
+        let (permission, slots) = match self {
+            Self::Dart => {
+                let (first, last) = (entry >> 62 & 3, entry >> 50 & 3);
+                let permission = Permission { read: entry >> 8 & 1 == 0, write: entry >> 7 & 1 == 0 };
+                (permission, SlotRun::new(first as usize, last as usize)?)
+            }
+            Self::Smmu => (Permission { read: true, write: entry >> 7 & 1 == 0 }, SlotRun::ALL),
         };
-        (self.leaf_entry(frame, permission) == entry).then_some((frame, permission))
+        (self.leaf_entry(frame, permission, slots) == entry).then_some((frame, permission, slots))
     }
 
     fn decode_table(self, entry: u64) -> Option<Frame> {

@@ -1,12 +1,13 @@
 //! The simulated M1: the image that a Mac would get, at several addresses, with one CPU and with eight.
 
+mod hazards;
+
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
 use crate::el2::Toolchain;
 use crate::m1::bench::{self, Bench};
-use crate::m1::dart::Setting;
 use crate::m1::{Mac, Outcome, screen};
 use crate::progress::Step;
 use crate::workspace;
@@ -29,7 +30,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         bench.passes(&format!("{cpus} CPUs at {load:#x}"), &mac, step)?;
     }
     lost_cpu(&bench, step)?;
-    hazards(&bench, step)?;
+    hazards::run(&bench, step)?;
     wrong_options(&bench, step)?;
     panics(toolchain, step)?;
     Ok("every case ok".to_owned())
@@ -40,28 +41,6 @@ fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
     let outcome = bench.passes("a CPU that never comes", &mac, step)?;
     for wanted in ["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"] {
-        expect(&outcome, wanted)?;
-    }
-    Ok(())
-}
-
-/// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone
-/// or given up, and the others go on.
-fn hazards(bench: &Bench, step: &Step) -> Result<()> {
-    let mut mac = Mac::default();
-    mac.settings[4] = Setting::Live;
-    let outcome = bench.passes("a DART that translates", &mac, step)?;
-    expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone")?;
-    mac.settings[4] = Setting::Off;
-    let outcome = bench.passes("a DART that is off", &mac, step)?;
-    expect(&outcome, "2=dma-controller@236004000: no power")?;
-    mac.settings[2] = Setting::Stuck;
-    let outcome = bench.run("a DART that stays busy", &mac, step)?;
-    for wanted in [
-        "guest: linux: two DARTs, one table FAILED",
-        "guest: u-boot: 16K, then linux: 4K ok",
-        "guest: a locked DART is as it was ok",
-    ] {
         expect(&outcome, wanted)?;
     }
     Ok(())

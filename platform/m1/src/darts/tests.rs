@@ -109,7 +109,7 @@ const ROOT: Frame = Frame((0x8_1000_0000_u64 >> 14) as u32);
 
 fn taken(count: usize) -> (Bench, Darts<Bench>) {
     let bench = Bench::of(count);
-    let mut darts = Darts::new(bench.clone(), count);
+    let mut darts = Darts::new(bench.clone(), count, true);
     for index in 0..count {
         assert!(darts.take_over(dart(index)));
     }
@@ -169,7 +169,7 @@ fn a_busy_bit_that_never_clears_is_an_error_and_no_hang() {
 fn a_dart_that_ends_no_command_stays_the_guests() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.busy_reads = None);
-    let mut darts = Darts::new(bench, 1);
+    let mut darts = Darts::new(bench, 1, true);
     assert!(!darts.take_over(dart(0)));
     assert_eq!(darts.mode(dart(0)), Mode::Left);
 }
@@ -185,7 +185,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         let bench = Bench::of(1);
         bench.with(0, prepare);
         let before = bench.with(0, |model| model.file.clone());
-        let mut darts = Darts::new(bench.clone(), 1);
+        let mut darts = Darts::new(bench.clone(), 1, true);
         assert_eq!(darts.mode(dart(0)), Mode::Left);
         assert!(!darts.take_over(dart(0)));
         darts.touch(dart(0));
@@ -199,7 +199,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
 fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.file.insert(TCR, 0x1100));
-    let mut darts = Darts::new(bench.clone(), 1);
+    let mut darts = Darts::new(bench.clone(), 1, true);
     let condition = darts.condition(dart(0)).expect("it is on");
     assert_eq!((condition.bypass, condition.is_taken()), (StreamSet(1), false));
     assert!(darts.take_over(dart(0)));
@@ -211,7 +211,7 @@ fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
 fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.is_powered = false);
-    let mut darts = Darts::new(bench.clone(), 1);
+    let mut darts = Darts::new(bench.clone(), 1, true);
     assert_eq!(darts.mode(dart(0)), Mode::Unknown);
     bench.with(0, |model| model.is_powered = true);
     assert_eq!(darts.mode(dart(0)), Mode::Direct);

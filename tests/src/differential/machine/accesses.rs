@@ -330,6 +330,8 @@ impl<const C: bool> Machine<C> {
         match result {
             DeviceResult::Fault if may_fault => {
                 self.counts.faults += 1;
+                let is_partly_mapped = pages.is_empty() && (may_read || may_write);
+                self.counts.window_faults += u64::from(is_partly_mapped && self.is_outside_window(transfer));
                 self.expect_fault(dart, stream, iova, is_write);
                 Ok(())
             }
@@ -403,6 +405,9 @@ impl<const C: bool> Machine<C> {
         {
             return Err(format!("{text} reaches {page:?} at {at:?}, where nothing is mapped"));
         }
+        if self.is_outside_window(transfer) {
+            return Err(format!("{text} is accepted (at {at:?}), outside of what is mapped of the granule"));
+        }
         self.counts.red_zones += 1;
         let key =
             self.history.roots(transfer.dart, transfer.stream).map(|roots| (roots, transfer.iova_page()));
@@ -438,6 +443,21 @@ impl<const C: bool> Machine<C> {
             return self.check_answers_at(transfer.offset());
         }
         Ok(())
+    }
+
+    /// Whether hardware must refuse the access because no page on one side of it is mapped in its granule.
+    fn is_outside_window(&self, transfer: &Transfer) -> bool {
+        let Transfer { dart, stream, is_overlapped, .. } = *transfer;
+        let has_windows = self.setting.has_windows && self.setting.board == crate::world::Board::Dart;
+        if !has_windows || is_overlapped || self.views_are_changing(transfer) {
+            return false;
+        }
+        let slot = transfer.iova_page() & 3;
+        let may_be_mapped = |slot: u32| {
+            let reaches = self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot);
+            reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if leaf.read || leaf.write))
+        };
+        (0..=slot).all(|slot| !may_be_mapped(slot)) || (slot..4).all(|slot| !may_be_mapped(slot))
     }
 
     /// Whether a page may be mapped there, with whatever rights, and is not refused.

@@ -1,0 +1,48 @@
+//! What may be wrong with a Mac's DARTs, on the simulated board.
+
+use anyhow::Result;
+
+use super::expect;
+use crate::m1::Mac;
+use crate::m1::bench::Bench;
+use crate::m1::dart::Setting;
+use crate::progress::Step;
+
+/// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone
+/// or given up, and the others go on.
+pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
+    let mut mac = Mac::default();
+    mac.settings[4] = Setting::Live;
+    let outcome = bench.passes("a DART that translates", &mac, step)?;
+    expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone")?;
+    mac.settings[4] = Setting::Idle;
+    windows_off(bench, &mac, step)?;
+    mac.settings[4] = Setting::Off;
+    let outcome = bench.passes("a DART that is off", &mac, step)?;
+    expect(&outcome, "2=dma-controller@236004000: no power")?;
+    mac.settings[2] = Setting::Stuck;
+    let outcome = bench.run("a DART that stays busy", &mac, step)?;
+    for wanted in [
+        "guest: linux: two DARTs, one table FAILED",
+        "guest: u-boot: 16K, then linux: 4K ok",
+        "guest: a locked DART is as it was ok",
+    ] {
+        expect(&outcome, wanted)?;
+    }
+    Ok(())
+}
+
+/// Without windows what is beside a page in its granule is a red zone: reached by devices, and nobody's.
+fn windows_off(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
+    let chosen = vec![("oche.windows".to_owned(), "0".to_owned())];
+    let outcome = bench.run("no windows", &Mac { chosen, ..mac.clone() }, step)?;
+    for wanted in [
+        "sub-page windows are not used",
+        "guest: linux: map, DMA both ways, unmap ok",
+        "guest: linux: a page alone in its granule FAILED: a device writes beside the page",
+        "guest: openbsd: 16K, part of a page ok",
+    ] {
+        expect(&outcome, wanted)?;
+    }
+    Ok(())
+}

@@ -20,7 +20,8 @@ pub mod instruction;
 pub mod monitor;
 
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::{CpuReach, Trapped};
+use oche_hyp::engine::{CpuReach, Trapped, Watched};
+use oche_hyp::trace::WatchHow;
 
 use instruction::{Access, Extension, Kind, Place};
 use monitor::Monitors;
@@ -46,7 +47,14 @@ pub trait Guards {
     fn open(&mut self, page: Gfn) -> bool;
     /// See `Engine::settle_guarded`.
     fn settle(&mut self, page: Gfn);
+    /// See `Engine::is_watching`.
+    fn is_watching(&self) -> bool;
+    /// See `Engine::tell_watched`; `value` is that of the bytes, from the first on.
+    fn tell(&mut self, watched: &Watched, value: &Value);
 }
+
+/// Bytes that an access touches, in the order of their addresses, as little-endian words.
+pub type Value = [u64; 8];
 
 /// A guest's registers, as far as loads and stores use them.
 pub trait Registers {
@@ -84,26 +92,36 @@ pub fn emulate(
     if !is_same_page || offset + access.length() > PAGE_BYTES {
         return false;
     }
-    let mut on = On { guards, monitors, cpu, page, offset, bytes: usize::from(access.bytes) };
+    let mut on =
+        On { guards, monitors, cpu, page, offset, bytes: usize::from(access.bytes), length: access.length() };
     match access.kind {
         Kind::Load { register, extension } => {
             let value = on.load(0);
+            on.tell(false, [value, 0]);
             registers.set(register, extension.apply(value, access.bytes));
         }
-        Kind::Store { register } => on.store(0, registers.get(register)),
+        Kind::Store { register } => {
+            let value = registers.get(register);
+            on.store(0, value);
+            on.tell(true, [value, 0]);
+        }
         Kind::LoadPair { registers: pair, extension } => {
             let values = [on.load(0), on.load(1)];
+            on.tell(false, values);
             for (register, value) in pair.into_iter().zip(values) {
                 registers.set(register, extension.apply(value, access.bytes));
             }
         }
         Kind::StorePair { registers: pair } => {
-            for (index, register) in pair.into_iter().enumerate() {
-                on.store(index, registers.get(register));
+            let values = pair.map(|register| registers.get(register));
+            for (index, value) in values.into_iter().enumerate() {
+                on.store(index, value);
             }
+            on.tell(true, values);
         }
         Kind::LoadExclusive { registers: pair, is_pair } => {
             let values = on.load_exclusive(is_pair);
+            on.tell(false, values);
             for (register, value) in pair.into_iter().zip(values).take(1 + usize::from(is_pair)) {
                 registers.set(register, Extension::Zero.apply(value, access.bytes));
             }
@@ -111,6 +129,9 @@ pub fn emulate(
         Kind::StoreExclusive { status, registers: pair, is_pair } => {
             let values = pair.map(|register| registers.get(register));
             let is_stored = on.store_exclusive(values, is_pair);
+            if is_stored {
+                on.tell(true, values);
+            }
             registers.set(status, u64::from(!is_stored));
         }
     }
@@ -132,10 +153,33 @@ struct On<'a, G> {
     cpu: usize,
     page: Gfn,
     offset: usize,
+    /// Of each part.
     bytes: usize,
+    /// Of the whole.
+    length: usize,
 }
 
 impl<G: Guards> On<'_, G> {
+    /// Tells who watches that the parts `values` were loaded or stored.
+    fn tell(&mut self, is_write: bool, values: [u64; 2]) {
+        if !self.guards.is_watching() {
+            return;
+        }
+        let mut value = [0; 8];
+        match (self.bytes, value.first_chunk_mut()) {
+            (8, Some(words)) => *words = values,
+            (bytes, _) => {
+                // Two parts of at most four bytes are one word.
+                let bits = 8 * bytes as u32 % 64;
+                let part = |part: u64| part & ((1 << bits) - 1);
+                value[0] = part(values[0]) | part(values[1]) << bits;
+            }
+        }
+        let Self { page, offset, length, .. } = *self;
+        let how = WatchHow::Exact;
+        self.guards.tell(&Watched { page, offset, bytes: length, is_write, how }, &value);
+    }
+
     /// Part `index` of the access.
     fn load(&mut self, index: usize) -> u64 {
         self.guards.load(self.page, self.offset + index * self.bytes, self.bytes)

@@ -13,8 +13,10 @@ use crate::dart::registers::{ERROR, FaultCode, STREAM_COMMAND, TTBRS, Ttbr};
 use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use crate::mover::Guard;
 use crate::placement::alias::MOST_SPACES;
+pub use crate::placement::watch::Watched;
 use crate::placement::{Cause, Placement};
 pub use crate::placement::{Coherence, Isolation};
+use crate::trace::filter::Selection;
 use crate::trace::{Event, Place, Refusal};
 use crate::tracker::{Batch, Tracker};
 pub use crate::vdart::AccessError;
@@ -230,6 +232,10 @@ impl Engine {
     pub fn access_trapped(&mut self, world: &mut impl World, address: u64, access: CpuReach) -> Trapped {
         let page = Gfn::containing(address).filter(|page| self.placement.mover.is_ram(*page));
         let Some(page) = page else { return Trapped::NotGuestMemory };
+        if matches!(access, CpuReach::Fetch | CpuReach::Walk) {
+            // What a watch alone had closed is open then, and copies are as if nobody watched.
+            self.placement.stop_watching(world, page);
+        }
         if access == CpuReach::Store {
             self.tracker.open(world, &mut self.placement.mover, page);
         }
@@ -285,6 +291,22 @@ impl Engine {
     /// guard goes, loads trap too, so that the next pair is seen whole.
     pub fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
         self.placement.guard_loads(world, page);
+    }
+
+    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
+    pub fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
+        self.placement.watch(world, ranges);
+    }
+
+    /// Whether anything is watched.
+    pub fn is_watching(&self) -> bool {
+        self.placement.watches.are_set()
+    }
+
+    /// A CPU's access to a guarded page was carried out: tells it if it is watched. `load` gives the value, a word at
+    /// a time from the first byte on.
+    pub fn tell_watched(&self, world: &mut impl World, watched: &Watched, load: impl Fn(usize) -> u64) {
+        self.placement.tell_watched(world, watched, load);
     }
 
     /// Whether `page` is guest RAM.
@@ -435,6 +457,9 @@ impl Engine {
                     self.leave(dart, stream, old);
                 }
             }
+        }
+        if self.is_watching() {
+            self.placement.watch_space(world, space);
         }
     }
 

@@ -27,6 +27,8 @@ pub(crate) struct PageRecord {
     guard: Guard,
     /// CPUs use load-exclusive on the page while it is guarded: see `placement::guard`.
     has_exclusives: bool,
+    /// CPUs' accesses cannot be told one by one, even where a watch asks for it: see `placement::watch`.
+    pub(crate) is_unwatchable: bool,
     /// Broken in stage 2, to be made again by [`Mover::finish`].
     in_motion: bool,
     /// Has a stage-2 entry of its own.
@@ -74,6 +76,7 @@ impl Mover {
             is_closed: false,
             guard: Guard::Open,
             has_exclusives: false,
+            is_unwatchable: false,
             in_motion: false,
             is_prepared: false,
         };

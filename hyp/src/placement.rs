@@ -16,6 +16,7 @@ mod direct;
 mod guard;
 pub(crate) mod removal;
 mod strict;
+pub(crate) mod watch;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -26,6 +27,7 @@ use crate::dart::stream::{DartId, Members, StreamId};
 use crate::mover::Mover;
 use crate::placement::alias::Aliases;
 use crate::placement::book::{Book, Form, Index, Record};
+use crate::placement::watch::Watches;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
 use crate::shadow::Shadow;
 use crate::trace::{Event, Place, Refusal};
@@ -104,6 +106,7 @@ pub(crate) struct Placement {
     devices: Vec<Range<Gfn>>,
     coherence: Coherence,
     isolation: Isolation,
+    pub(crate) watches: Watches,
     work: removal::Work,
     copies: Vec<addition::Copy>,
     /// Direct granules that have to be composed before they can take what is newly wanted.
@@ -136,6 +139,7 @@ impl Placement {
             devices: devices.to_vec(),
             coherence,
             isolation,
+            watches: Watches::default(),
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
             misfits: Vec::with_capacity(BATCH),

@@ -109,6 +109,8 @@ counters! {
         refused_not_guardable,
         /// Mappings whose permission could not be kept apart from their granule's.
         refused_permission,
+        /// Accesses by CPUs to watched bytes that were told.
+        watch_hits,
     }
 }
 
@@ -156,6 +158,7 @@ impl Statistics {
             Event::Attach { root: None, .. } => add(&mut self.blocks, 1),
             Event::InvalidateTimedOut { .. } => add(&mut self.invalidate_timeouts, 1),
             Event::Access { .. } => add(&mut self.guarded_accesses, 1),
+            Event::Watch { .. } => add(&mut self.watch_hits, 1),
             Event::Filter { .. } | Event::Snapshot { .. } | Event::Data(_) => {}
         }
     }

@@ -174,6 +174,21 @@ pub enum Event {
         /// How many bytes were taken, at most 4096.
         bytes: u16,
     },
+    /// A CPU touched watched bytes. As many [`Event::Data`] follow at once on the same CPU as hold `bytes`: the value.
+    Watch {
+        /// The IOVA's page, and the stream on whose behalf it is watched.
+        at: Place,
+        /// The first byte's offset in the page.
+        offset: u16,
+        /// The guest page.
+        page: Gfn,
+        /// How many bytes are told of, at most 64.
+        bytes: u8,
+        /// Whether it was a store.
+        is_write: bool,
+        /// What is known of it.
+        how: WatchHow,
+    },
     /// Bytes of the event before, as little-endian words in the order of their addresses; behind its end there
     /// are zeros.
     Data([u64; 2]),
@@ -188,6 +203,20 @@ pub struct Place {
     pub stream: StreamId,
     /// The page of IOVA space.
     pub iova: IovaPage,
+}
+
+/// What is known of an access to watched bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WatchHow {
+    /// The bytes are exactly those that were loaded or stored.
+    Exact = 0,
+    /// The CPU executes the instruction by itself; these are the bytes from the first that it touches on, before that.
+    Before = 1,
+    /// The same bytes afterwards.
+    After = 2,
+    /// The page is no longer watched: a CPU fetches instructions from it, or walks tables in it.
+    GivenUp = 3,
 }
 
 /// How a mapped page is reached.

@@ -6,7 +6,8 @@ use core::arch::asm;
 use core::sync::atomic::{Ordering, fence};
 
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::{CpuReach, Trapped};
+use oche_hyp::engine::{CpuReach, Trapped, Watched};
+use oche_hyp::trace::WatchHow;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{ParEl1, SctlrEl12, SpEl0, SpEl1};
@@ -16,7 +17,7 @@ use crate::bare::trap::{Fault, Resume};
 use crate::bare::{cpu, el2};
 use crate::guard::instruction::{self, Access, Kind};
 use crate::guard::monitor::Monitors;
-use crate::guard::{self, Guards, MOST_OPENED, Registers};
+use crate::guard::{self, Guards, MOST_OPENED, Registers, Value};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::machine::MOST_CPUS;
 use crate::stage2::Lookup;
@@ -46,7 +47,16 @@ struct State {
 #[derive(Clone, Copy)]
 struct Step {
     aside: Aside,
-    opened: [Option<Gfn>; MOST_OPENED],
+    opened: [Option<Opened>; MOST_OPENED],
+}
+
+/// A page that the stepped instruction touches.
+#[derive(Clone, Copy)]
+struct Opened {
+    page: Gfn,
+    /// For who watches: what the instruction touches there, and what stood there before.
+    watched: Watched,
+    before: Value,
 }
 
 /// Instructions that are stepped between a load-exclusive and its store-exclusive.
@@ -86,7 +96,7 @@ pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut Trap
                     Resume::Same
                 }
                 _ if is_done => Resume::Next,
-                _ => begin_step(guards, page, frame, &[None; MOST_OPENED]),
+                _ => begin_step(guards, page, fault, frame, &[None; MOST_OPENED]),
             }
         }
     }
@@ -148,6 +158,7 @@ pub fn on_step<G: Guards>(
     let _ = step::disarm(frame, &step.aside, is_done);
     if is_done {
         settle(&mut *guards, &step);
+        tell_after(&mut *guards, &step);
         return Some(Resume::Same);
     }
     // Other tables of the guest are in force again, which this asks for.
@@ -156,7 +167,7 @@ pub fn on_step<G: Guards>(
     settle(&mut *guards, &step);
     let fault = fault?;
     match guards.trapped(frame.elr, fault.address, reach(&fault)) {
-        Trapped::Guarded(page) => Some(begin_step(guards, page, frame, &step.opened)),
+        Trapped::Guarded(page) => Some(begin_step(guards, page, &fault, frame, &step.opened)),
         Trapped::Retry => Some(Resume::Same),
         Trapped::NotGuestMemory => None,
     }
@@ -166,22 +177,32 @@ pub fn on_step<G: Guards>(
 fn begin_step<G: Guards>(
     mut guards: SpinGuard<'_, G>,
     page: Gfn,
+    fault: &Fault,
     frame: &mut TrapFrame,
-    opened: &[Option<Gfn>; MOST_OPENED],
+    opened: &[Option<Opened>; MOST_OPENED],
 ) -> Resume {
     let mut opened = *opened;
     let slot = opened.iter_mut().find(|slot| slot.is_none());
-    let has_room = slot.is_some_and(|slot| slot.replace(page).is_none());
+    let watched = touched(page, fault, frame);
+    let has_room = slot.is_some_and(|slot| slot.replace(Opened { page, watched, before: [0; 8] }).is_none());
     let root = guards.begin_view().filter(|_| has_room);
-    let is_open = root.is_some() && opened.iter().flatten().all(|page| guards.open(*page));
+    let is_open = root.is_some() && opened.iter().flatten().all(|opened| guards.open(opened.page));
     let (Some(root), true) = (root, is_open) else {
         // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
         let trapped = guards.trapped(frame.elr, page.address(), CpuReach::Walk);
         return if trapped == Trapped::NotGuestMemory { Resume::Abort } else { Resume::Same };
     };
+    if guards.is_watching() {
+        for opened in opened.iter_mut().flatten() {
+            opened.before = value_of(&mut *guards, &opened.watched);
+        }
+        if let Some(newest) = opened.iter().flatten().next_back() {
+            guards.tell(&newest.watched, &newest.before);
+        }
+    }
     let mut state = STATE.lock();
-    for page in opened.into_iter().flatten() {
-        state.monitors.note_stores(cpu::index(), page);
+    for opened in opened.iter().flatten() {
+        state.monitors.note_stores(cpu::index(), opened.page);
     }
     let aside = step::arm(frame, Some(root));
     state.step = Some(Step { aside, opened });
@@ -190,9 +211,39 @@ fn begin_step<G: Guards>(
 }
 
 fn settle(guards: &mut impl Guards, step: &Step) {
-    for page in step.opened.into_iter().flatten() {
-        guards.settle(page);
+    for opened in step.opened.iter().flatten() {
+        guards.settle(opened.page);
     }
+}
+
+/// What the instruction that is about to be stepped touches of `page`, as far as its own bits tell.
+fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
+    let bytes = instruction(frame).map_or(instruction::MOST_BYTES, instruction::stepped_bytes);
+    let offset = fault.address as usize % PAGE_BYTES;
+    Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
+}
+
+/// Tells who watches what a step left behind, where it stored or could have.
+fn tell_after(guards: &mut impl Guards, step: &Step) {
+    if !guards.is_watching() {
+        return;
+    }
+    for opened in step.opened.iter().flatten() {
+        let after = value_of(guards, &opened.watched);
+        if opened.watched.is_write || after != opened.before {
+            let watched = Watched { is_write: true, how: WatchHow::After, ..opened.watched };
+            guards.tell(&watched, &after);
+        }
+    }
+}
+
+/// What CPUs find in the bytes of `watched`.
+fn value_of(guards: &mut impl Guards, watched: &Watched) -> Value {
+    let left = watched.bytes.min(instruction::MOST_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
+    core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {
+        0 => 0,
+        bytes => guards.load(watched.page, watched.offset + word * 8, bytes),
+    })
 }
 
 /// Goes on behind an instruction that has been carried out.

@@ -8,6 +8,8 @@ const FAR: u64 = 0xffff_0000_1234_5000;
 
 struct Bytes {
     bytes: [u8; PAGE_BYTES],
+    /// What was told of watched bytes: offset, bytes, whether it was a store, and the first words.
+    told: Vec<(usize, usize, bool, [u64; 2])>,
     guards_loads: bool,
 }
 
@@ -39,6 +41,14 @@ impl Guards for Bytes {
     }
 
     fn settle(&mut self, _page: Gfn) {}
+
+    fn is_watching(&self) -> bool {
+        true
+    }
+
+    fn tell(&mut self, watched: &Watched, value: &Value) {
+        self.told.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
+    }
 }
 
 #[derive(Default)]
@@ -81,7 +91,7 @@ impl Bench {
     fn new() -> Self {
         let bytes = core::array::from_fn(|index| (index * 7) as u8);
         let mut bench = Self {
-            guards: Bytes { bytes, guards_loads: false },
+            guards: Bytes { bytes, told: Vec::new(), guards_loads: false },
             monitors: Monitors::new(),
             cpus: Default::default(),
         };
@@ -114,6 +124,50 @@ fn loads_and_stores_move_bytes_and_write_back() {
     assert_eq!((bench.word(0x70), bench.cpus[0].stack_pointer), (0x1122_3344_5566_7788, FAR + 0x70));
     assert!(bench.run(0, 0x5800_0041)); // ldr x1, .+8
     assert_eq!(bench.cpus[0].registers[1], bench.word(0x108));
+}
+
+#[test]
+fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
+    let mut bench = Bench::new();
+    bench.cpus[0].registers[1] = 0x1122_3344_5566_7788;
+    let word = |bench: &Bench, offset| bench.word(offset);
+    let (first, second) = (word(&bench, 0x40), word(&bench, 0x48));
+    for (instruction, offset, bytes, is_write, value) in [
+        (0x3900_0fe1, 0x83, 1, true, [0x88, 0]),            // strb w1, [sp, #3]
+        (0x7980_0044, 0x40, 2, false, [first & 0xffff, 0]), // ldrsh x4, [x2]
+        (0x2940_1444, 0x40, 8, false, [first, 0]),          // ldp w4, w5, [x2]
+        (0xa940_1444, 0x40, 16, false, [first, second]),    // ldp x4, x5, [x2]
+        (0x2900_0441, 0x40, 8, true, [0x5566_7788_5566_7788, 0]), // stp w1, w1, [x2]
+        (0xc85f_7c44, 0x40, 8, false, [0x5566_7788_5566_7788, 0]), // ldxr x4, [x2]
+        (0xc806_7c41, 0x40, 8, true, [0x1122_3344_5566_7788, 0]), // stxr w6, x1, [x2]
+    ] {
+        assert!(bench.run(0, instruction), "{instruction:#x}");
+        assert_eq!(bench.guards.told.pop(), Some((offset, bytes, is_write, value)), "{instruction:#x}");
+    }
+    assert!(bench.run(0, 0xc806_7c41), "a store-exclusive whose load was not seen");
+    assert_eq!(bench.guards.told, [], "it stored nothing");
+}
+
+#[test]
+fn what_a_stepped_instruction_touches_is_told_by_its_bits_where_that_is_easy() {
+    use super::instruction::{MOST_BYTES, stepped_bytes};
+    for (instruction, bytes) in [
+        (0x3d80_0001, 16),         // str q1, [x0]
+        (0xfd00_0001, 8),          // str d1, [x0]
+        (0xbd40_0001, 4),          // ldr s1, [x0]
+        (0x3d00_0001, 1),          // str b1, [x0]
+        (0xad00_0801, 32),         // stp q1, q2, [x0]
+        (0x6d00_0801, 16),         // stp d1, d2, [x0]
+        (0x9c00_0041, 16),         // ldr q1, .+8
+        (0xf821_0002, 8),          // ldadd x1, x2, [x0]
+        (0x3821_0002, 1),          // ldaddb w1, w2, [x0]
+        (0x88a1_7c02, 4),          // cas w1, w2, [x0]
+        (0x4820_7c02, 16),         // casp x0, x1, x2, x3, [x0]
+        (0x4c00_2000, MOST_BYTES), // st1 {v0-v3}, [x0]
+        (0xd50b_7420, MOST_BYTES), // dc zva, x0
+    ] {
+        assert_eq!(stepped_bytes(instruction), bytes, "{instruction:#x}");
+    }
 }
 
 #[test]

@@ -78,6 +78,9 @@ impl Placement {
         for copy in &copies {
             self.carry_out(world, space, copy);
         }
+        if self.watches.are_set() {
+            self.begin_newly_watched(world, space, changes);
+        }
         self.finish_motion(world);
         self.copies = copies;
 
@@ -91,6 +94,16 @@ impl Placement {
             self.invalidate(world, space);
         } else {
             world.publish();
+        }
+    }
+
+    /// Takes pages that are watched now, and were in nobody's way until now, out of the CPUs' reach.
+    fn begin_newly_watched(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+        for change in changes {
+            for slot in self.record(space, change.granule).slots.into_iter().flatten() {
+                self.watch_again(slot.page);
+                self.begin_watched(world, slot.page);
+            }
         }
     }
 

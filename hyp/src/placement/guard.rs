@@ -41,6 +41,9 @@ impl Placement {
     pub(crate) fn needed_guard(&self, page: Gfn) -> Guard {
         let guard = |(_, write)| self.guard_for(Permission { read: true, write });
         let guard = self.replicas(page).map(guard).max().unwrap_or(Guard::Open);
+        if guard != Guard::Everything && self.is_watched(page) {
+            return Guard::Everything;
+        }
         if guard == Guard::Stores && self.mover.has_exclusives(page) { Guard::Everything } else { guard }
     }
 

@@ -9,6 +9,7 @@
 //! 0x10  u64 bytes of a snapshot, at most 4096; 0: none are taken
 //! 0x20  selection of the events
 //! 0x80  selection of the snapshots
+//! 0xe0  watches: four selections; one without a stream watches nothing
 //! ```
 //!
 //! A selection is u64 first IOVA, u64 last IOVA (included), then 32 u16: a set of streams for each DART.
@@ -27,7 +28,11 @@ use crate::trace::record::Kind;
 use crate::trace::words::Words;
 
 /// Bytes of the block.
-pub const CONTROL_BYTES: usize = SNAPSHOTS + SELECTION_WORDS * 8;
+pub const CONTROL_BYTES: usize = WATCHES + MOST_WATCHES * WATCH_STRIDE;
+/// Watches at one time.
+pub const MOST_WATCHES: usize = 4;
+/// Bytes of IOVA space that one watch may cover: what lies beyond is not watched.
+pub const MOST_WATCHED_BYTES: u64 = 4 << 20;
 /// Most bytes of a page that a snapshot takes: all of it.
 pub const MOST_SNAPSHOT_BYTES: u16 = PAGE_BYTES as u16;
 
@@ -36,10 +41,12 @@ const KINDS: usize = 0x08;
 const SNAPSHOT_BYTES: usize = 0x10;
 const EVENTS: usize = 0x20;
 const SNAPSHOTS: usize = 0x80;
+const WATCHES: usize = 0xe0;
+const WATCH_STRIDE: usize = SELECTION_WORDS * 8;
 const SELECTION_WORDS: usize = 2 + MAX_DARTS / 4;
 
 const _: () = {
-    assert!(EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS);
+    assert!(EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS && SNAPSHOTS + SELECTION_WORDS * 8 <= WATCHES);
     assert!(CONTROL + CONTROL_BYTES <= DIRECTORY_BYTES);
 };
 
@@ -53,11 +60,15 @@ pub struct Control {
     pub snapshot_bytes: u16,
     /// Of which pages.
     pub snapshots: Selection,
+    /// Where every access of a CPU is recorded; [`Selection::NONE`] watches nothing. Of a range, the first
+    /// [`MOST_WATCHED_BYTES`] count.
+    pub watches: [Selection; MOST_WATCHES],
 }
 
 impl Default for Control {
     fn default() -> Self {
-        Self { events: Filter::default(), snapshot_bytes: 0, snapshots: Selection::ALL }
+        let watches = [Selection::NONE; MOST_WATCHES];
+        Self { events: Filter::default(), snapshot_bytes: 0, snapshots: Selection::ALL, watches }
     }
 }
 
@@ -107,6 +118,9 @@ impl Control {
         set(SNAPSHOT_BYTES, u64::from(self.snapshot_bytes));
         store_selection(words, EVENTS, self.events.selection());
         store_selection(words, SNAPSHOTS, &self.snapshots);
+        for (index, watch) in self.watches.iter().enumerate() {
+            store_selection(words, WATCHES + index * WATCH_STRIDE, watch);
+        }
         set(GENERATION, (generation | 1).wrapping_add(1));
     }
 
@@ -117,6 +131,7 @@ impl Control {
             events: Filter::new(get(KINDS), load_selection(words, EVENTS)),
             snapshot_bytes: snapshot_bytes as u16,
             snapshots: load_selection(words, SNAPSHOTS),
+            watches: core::array::from_fn(|index| load_selection(words, WATCHES + index * WATCH_STRIDE)),
         }
     }
 
@@ -128,6 +143,7 @@ impl Control {
     /// streams all | 0:1,0:2,1:*          these streams only, as DART:STREAM
     /// iova all | 0xbff00000-0xbfffffff   this range only, both ends included
     /// snapshot off | BYTES [streams ...] [iova ...]
+    /// watch off | 0xbff00000-0xbff00fff [streams ...]     no range | one more whose accesses by CPUs are recorded
     /// ```
     ///
     /// ```
@@ -156,6 +172,19 @@ impl Control {
                 }
                 self.events
             }
+            (Some("watch"), Some("off")) => {
+                changed.watches = Self::default().watches;
+                self.events
+            }
+            (Some("watch"), Some(range)) => {
+                let mut watch = Selection::ALL;
+                watch.apply("iova", Some(range))?;
+                while let Some(word) = words.next() {
+                    watch.apply(word, words.next())?;
+                }
+                changed.add_watch(watch)?;
+                self.events
+            }
             (Some(word), value) => {
                 selection.apply(word, value)?;
                 Filter::new(kinds, selection)
@@ -166,6 +195,20 @@ impl Control {
             return Err(ControlError::Command);
         }
         *self = Self { events, ..changed };
+        Ok(())
+    }
+
+    /// What is watched.
+    pub fn watched(&self) -> impl Iterator<Item = &Selection> {
+        self.watches.iter().filter(|watch| watch.has_streams())
+    }
+
+    fn add_watch(&mut self, watch: Selection) -> Result<(), ControlError> {
+        if watch.last - watch.first >= MOST_WATCHED_BYTES {
+            return Err(ControlError::WatchBytes);
+        }
+        let free = self.watches.iter_mut().find(|watch| !watch.has_streams());
+        *free.ok_or(ControlError::Watches)? = watch;
         Ok(())
     }
 }
@@ -198,18 +241,24 @@ pub enum ControlError {
     Range,
     /// A snapshot takes 1 to 4096 bytes.
     SnapshotBytes,
+    /// There are as many watches as there can be.
+    Watches,
+    /// A watch covers too much.
+    WatchBytes,
 }
 
 impl fmt::Display for ControlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Command => {
-                "expected start, stop, kinds LIST, streams LIST, iova RANGE, or snapshot BYTES [streams LIST] [iova RANGE]"
+                "expected start, stop, kinds LIST, streams LIST, iova RANGE, snapshot BYTES [streams LIST] [iova RANGE], or watch RANGE [streams LIST]"
             }
             Self::Kind => "no such kind of event (map, unmap, io_page_fault, ... or all)",
             Self::Streams => "streams are DART:STREAM, separated by commas (0:1,0:2,1:*), or all",
             Self::Range => "a range is FIRST-LAST (0xbff00000-0xbfffffff), both included, or all",
             Self::SnapshotBytes => "a snapshot takes 1 to 4096 bytes of a page, or is off",
+            Self::Watches => "there are four watches already; `watch off` ends them",
+            Self::WatchBytes => "a watch covers at most 4 MiB of IOVAs, such as 0xbff00000-0xbff00fff",
         })
     }
 }

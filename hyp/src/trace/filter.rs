@@ -22,6 +22,14 @@ impl Selection {
     /// Every stream and every IOVA.
     pub const ALL: Self = Self { streams: [StreamSet(u16::MAX); MAX_DARTS], first: 0, last: u64::MAX };
 
+    /// Nothing.
+    pub const NONE: Self = Self { streams: [StreamSet(0); MAX_DARTS], first: 0, last: 0 };
+
+    /// Whether any stream is chosen.
+    pub fn has_streams(&self) -> bool {
+        self.streams.iter().any(|set| set.0 != 0)
+    }
+
     /// Whether `stream` of `dart` is chosen.
     pub fn has_stream(&self, dart: DartId, stream: StreamId) -> bool {
         self.streams.get(dart.index()).is_some_and(|set| set.contains(stream))
@@ -110,6 +118,7 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
         Kind::LiveMove => Some((page.0, FRAME_BYTES as u64)),
         Kind::Reclaimed => Some((high * FRAME_BYTES as u64, FRAME_BYTES as u64)),
         Kind::Fault => Some((record.payload(), 1)),
+        Kind::Watch => Some((high, u64::from(record.detail() >> 1 & 0x7f).max(1))),
         Kind::Register
         | Kind::Flush
         | Kind::FlushDone

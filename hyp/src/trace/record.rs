@@ -18,10 +18,10 @@
 //! Words are little-endian wherever they become bytes. [`Kind`] says what detail and payload are. Bits that
 //! it does not name are written as 0 and ignored when read, so that a later version can use them.
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage};
+use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage, PAGE_BYTES};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
-use crate::trace::{Event, Place, Placement, Refusal};
+use crate::trace::{Event, Place, Placement, Refusal, WatchHow};
 
 /// Words in a record.
 pub const RECORD_WORDS: usize = 4;
@@ -92,11 +92,14 @@ pub enum Kind {
     Snapshot = 18,
     /// Sixteen bytes of the record before: words 2 and 3 whole, so it has no program counter.
     Data = 19,
+    /// Watched bytes touched; their value follows. Detail bit 0: store; 7:1: how many bytes; 9:8: what is known of it.
+    /// High: IOVA of the first byte; low: guest page.
+    Watch = 20,
 }
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -116,6 +119,7 @@ impl Kind {
         Self::Filter,
         Self::Snapshot,
         Self::Data,
+        Self::Watch,
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
@@ -150,6 +154,7 @@ impl Kind {
             Self::Filter => "filter",
             Self::Snapshot => "snapshot",
             Self::Data => "data",
+            Self::Watch => "watch",
         }
     }
 }
@@ -165,6 +170,9 @@ const FAULT_WRITE: u16 = 1 << 13;
 const FAULT_HIDDEN: u16 = 1 << 14;
 const SNAPSHOT_BYTES: u16 = 0x1fff;
 const SNAPSHOT_WRITTEN: u16 = 1 << 14;
+const WATCH_BYTES: u16 = 0x7f;
+const WATCH_HOW_SHIFT: u32 = 8;
+const WATCH_HOWS: [WatchHow; 4] = [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp];
 const PLACEMENT_SHIFT: u32 = 2;
 const PLACEMENT_MASK: u16 = 0xf;
 const REASON_MASK: u16 = 0xff;
@@ -347,6 +355,14 @@ impl Record {
                 bytes: detail & SNAPSHOT_BYTES,
             },
             Kind::Data => Event::Data([self.0[2], payload]),
+            Kind::Watch => Event::Watch {
+                at: self.place(high / PAGE_BYTES as u32)?,
+                offset: (high % PAGE_BYTES as u32) as u16,
+                page: Gfn(low),
+                bytes: (detail >> 1 & WATCH_BYTES) as u8,
+                is_write: flag,
+                how: *WATCH_HOWS.get(usize::from(detail >> WATCH_HOW_SHIFT & 3))?,
+            },
         })
     }
 
@@ -420,6 +436,13 @@ impl Body {
                 let written = if is_written { SNAPSHOT_WRITTEN } else { 0 };
                 let detail = bytes & SNAPSHOT_BYTES | written;
                 Self::new(Kind::Snapshot, at.iova.0, page.0).place(at).detail(detail)
+            }
+            Event::Watch { at, offset, page, bytes, is_write, how } => {
+                let detail = u16::from(is_write)
+                    | (u16::from(bytes) & WATCH_BYTES) << 1
+                    | u16::from(how as u8) << WATCH_HOW_SHIFT;
+                let iova = at.iova.0.wrapping_mul(PAGE_BYTES as u32) | u32::from(offset);
+                Self::new(Kind::Watch, iova, page.0).place(at).detail(detail)
             }
             Event::Data([_, payload]) => Self { payload, ..Self::new(Kind::Data, 0, 0) },
         }

@@ -99,7 +99,7 @@ impl RingWriter {
         self.push(words, &record);
     }
 
-    /// The same for an event that `filter` admits; another one is counted and left out. Callers whose filter
+    /// The same for an event that `filter` admits; another one is counted and left out. Returns whether it was admitted. Callers whose filter
     /// leaves nothing out take the short way, [`RingWriter::record`].
     #[cold]
     pub fn record_if(
@@ -109,14 +109,16 @@ impl RingWriter {
         time: u64,
         program_counter: u64,
         event: &Event,
-    ) {
+    ) -> bool {
         let record = self.packed(time, program_counter, event);
-        if filter.admits(&record) {
+        let is_admitted = filter.admits(&record);
+        if is_admitted {
             self.push(words, &record);
         } else {
             self.filtered = self.filtered.wrapping_add(1);
             words.store(self.ring.head_word.wrapping_add(FILTERED_WORD), self.filtered);
         }
+        is_admitted
     }
 
     /// Publishes how many pages were chosen for a snapshot on this CPU and left out.

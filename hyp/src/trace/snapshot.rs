@@ -118,12 +118,21 @@ pub fn events(wanted: &Wanted, bytes: u16, load: impl Fn(usize) -> u64, mut reco
     }
 }
 
-/// A snapshot with its bytes.
+/// How many bytes follow `record` on its CPU, if it is of a kind that any follow.
+pub fn bytes_behind(record: &Record) -> Option<usize> {
+    match record.event()? {
+        Event::Snapshot { bytes, .. } => Some(usize::from(bytes)),
+        Event::Watch { bytes, .. } if bytes != 0 => Some(usize::from(bytes)),
+        _ => None,
+    }
+}
+
+/// A snapshot, or a watched access, with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The [`Kind::Snapshot`] record.
+    /// The [`Kind::Snapshot`] or [`Kind::Watch`] record.
     pub record: Record,
-    /// The page's first bytes.
+    /// The page's first bytes, or the access's.
     pub bytes: Vec<u8>,
 }
 
@@ -140,8 +149,8 @@ impl Assembler {
     /// Takes `record`, and returns the snapshot that it completes.
     pub fn take(&mut self, record: &Record) -> Option<Taken> {
         let cpu = record.cpu();
-        if let Some(Event::Snapshot { bytes, .. }) = record.event() {
-            let taken = Taken { record: *record, bytes: Vec::with_capacity(usize::from(bytes)) };
+        if let Some(bytes) = bytes_behind(record) {
+            let taken = Taken { record: *record, bytes: Vec::with_capacity(bytes) };
             let old = self.begun.insert(cpu, (taken, record.sequence().wrapping_add(1)));
             self.incomplete += u64::from(old.is_some());
             return None;
@@ -151,10 +160,7 @@ impl Assembler {
             self.incomplete += 1;
             return None;
         };
-        let length = match taken.record.event() {
-            Some(Event::Snapshot { bytes, .. }) => usize::from(bytes),
-            _ => 0,
-        };
+        let length = bytes_behind(&taken.record).unwrap_or(0);
         let left = length.saturating_sub(taken.bytes.len()).min(DATA_BYTES);
         taken.bytes.extend(words.into_iter().flat_map(u64::to_le_bytes).take(left));
         if taken.bytes.len() >= length {

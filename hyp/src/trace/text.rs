@@ -11,7 +11,7 @@ use core::fmt;
 
 use crate::addr::PAGE_BYTES;
 use crate::trace::record::{Kind, Record};
-use crate::trace::{Event, Place, Placement, Refusal};
+use crate::trace::{Event, Place, Placement, Refusal, WatchHow};
 
 /// How ticks become seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +159,14 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.word("when", if is_written { "unmap" } else { "map" });
             fields.number("bytes", u64::from(bytes));
         }
+        Event::Watch { at, offset, page, bytes, is_write, how } => {
+            let offset = u64::from(offset);
+            fields.word("op", direction(is_write));
+            fields.hex("iova", at.iova.iova() | offset, 16);
+            fields.hex("gpa", page.address() | offset, 16);
+            fields.number("bytes", u64::from(bytes));
+            fields.word("how", watch_name(how));
+        }
         Event::Data(words) => {
             let mut digits = [0; 32];
             let bytes = words.into_iter().flat_map(u64::to_le_bytes);
@@ -199,6 +207,16 @@ pub fn placement_name(placement: Placement) -> &'static str {
         Placement::Direct => "direct",
         Placement::Composed => "composed",
         Placement::Replica => "replica",
+    }
+}
+
+/// The word for `how` in every output.
+pub fn watch_name(how: WatchHow) -> &'static str {
+    match how {
+        WatchHow::Exact => "exact",
+        WatchHow::Before => "before",
+        WatchHow::After => "after",
+        WatchHow::GivenUp => "given-up",
     }
 }
 

@@ -1,6 +1,7 @@
 //! The rules of guards, one test each: what CPUs may do with a page that has copies, and what they see.
 
 mod strict;
+mod watched;
 
 use crate::bench::{Bench, page};
 use oche_hyp::dart::entry::Permission;

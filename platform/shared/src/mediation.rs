@@ -8,15 +8,18 @@ use core::ops::Range;
 
 use oche_boot::bare::cpu;
 use oche_boot::bare::tlb::Cpus;
-use oche_boot::guard::Guards;
+use oche_boot::guard::{Guards, Value};
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_hyp::dart::stream::DartId;
-use oche_hyp::engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
+use oche_hyp::engine::{
+    AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched,
+};
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
 use oche_hyp::trace::directory::Layout;
+use oche_hyp::trace::filter::Selection;
 use oche_hyp::world::Iommu;
 
 use crate::port::TraceConsole;
@@ -95,7 +98,7 @@ impl<I: Iommu> Mediation<I> {
     /// A trap begins that the engine has no part in: the guest touched hardware registers. What is recorded
     /// until the next trap came from `cause`.
     pub fn pass_through(&mut self, cause: Cause, event: &Event) {
-        self.machine.recorder.begin(cause);
+        self.begin(cause);
         self.machine.recorder.record(event);
         self.machine.recorder.publish(Exit::DartRegister);
     }
@@ -112,7 +115,7 @@ impl<I: Iommu> Mediation<I> {
         offset: u64,
         bytes: usize,
     ) -> Result<u64, AccessError> {
-        self.machine.recorder.begin(cause);
+        self.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
         self.end_trap(Exit::DartRegister);
         value.map(u64::from)
@@ -131,7 +134,7 @@ impl<I: Iommu> Mediation<I> {
         bytes: usize,
         value: u64,
     ) -> Result<(), AccessError> {
-        self.machine.recorder.begin(cause);
+        self.begin(cause);
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
         self.end_trap(Exit::DartRegister);
@@ -147,10 +150,18 @@ impl<I: Iommu> Mediation<I> {
 
     /// The guest stores the low `bytes` bytes of `value` there.
     pub fn store_port(&mut self, cause: Cause, offset: u64, bytes: usize, value: u64) -> Option<()> {
-        self.machine.recorder.begin(cause);
+        self.begin(cause);
         self.port.as_mut()?.store(&mut self.engine, &mut self.machine, offset, bytes, value);
         self.machine.recorder.publish(Exit::Other);
         Some(())
+    }
+
+    /// A trap begins. Takes over what was asked of the trace.
+    fn begin(&mut self, cause: Cause) {
+        if self.machine.recorder.begin(cause) {
+            let watches: Vec<Selection> = self.machine.recorder.watches().collect();
+            self.engine.watch(&mut self.machine, &watches);
+        }
     }
 
     /// Publishes the counters, and hands on what was traced.
@@ -181,7 +192,7 @@ impl<I: Iommu> Mediation<I> {
 
 impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
-        self.machine.recorder.begin(Cause { cpu: cpu::index(), program_counter });
+        self.begin(Cause { cpu: cpu::index(), program_counter });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
         self.end_trap(Exit::WatchedPage);
         trapped
@@ -210,6 +221,15 @@ impl<I: Iommu> Guards for Mediation<I> {
 
     fn settle(&mut self, page: Gfn) {
         self.engine.settle_guarded(&mut self.machine, page);
+    }
+
+    fn is_watching(&self) -> bool {
+        self.engine.is_watching()
+    }
+
+    fn tell(&mut self, watched: &Watched, value: &Value) {
+        let word = |index: usize| value.get(index).copied().unwrap_or(0);
+        self.engine.tell_watched(&mut self.machine, watched, word);
     }
 }
 

@@ -11,6 +11,7 @@ use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
 use oche_hyp::trace::control::{Control, ControlReader};
 use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Layout, Machine, publish_statistics};
+use oche_hyp::trace::filter::Selection;
 use oche_hyp::trace::port::TracePort;
 use oche_hyp::trace::ring::RingWriter;
 use oche_hyp::trace::snapshot::{self, Snapshots, Wanted};
@@ -63,6 +64,8 @@ pub struct Recorder {
     /// Every event is recorded, and nothing else is asked for.
     is_plain: bool,
     snapshots: Snapshots,
+    /// Whether the last event passed the filter.
+    is_admitted: bool,
     cause: Cause,
 }
 
@@ -114,6 +117,7 @@ impl Recorder {
             takes_snapshots: false,
             is_plain: true,
             snapshots: Snapshots::default(),
+            is_admitted: false,
             cause: Cause::default(),
         }
     }
@@ -141,16 +145,26 @@ impl Recorder {
         &self.statistics
     }
 
-    /// A trap begins: what happens from here on came from `cause`. Takes over what was asked of the trace.
-    pub fn begin(&mut self, cause: Cause) {
+    /// A trap begins: what happens from here on came from `cause`. Takes over what was asked of the trace, and says
+    /// whether other watches were.
+    #[must_use]
+    pub fn begin(&mut self, cause: Cause) -> bool {
         self.cause = cause;
+        let mut are_other = false;
         if let Some((generation, control)) = self.asked.changed(&self.memory) {
+            are_other = control.watches != self.control.watches;
             self.control = control;
             self.takes_snapshots = snapshot::are_wanted(&control);
             self.snapshots.forget();
             self.is_plain = control.events.is_everything() && !self.takes_snapshots;
             self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         }
+        are_other && !self.rings.is_empty()
+    }
+
+    /// Where accesses of CPUs are to be recorded.
+    pub fn watches(&self) -> impl Iterator<Item = Selection> {
+        self.control.watched().copied()
     }
 
     /// Takes note of `event`.
@@ -171,9 +185,16 @@ impl Recorder {
         if self.takes_snapshots {
             self.snapshots.note(&self.control, event);
         }
-        if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
-            let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
-            ring.record_if(&self.control.events, &self.memory, time, program_counter, event);
+        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        match event {
+            // They belong to the event before them, on the same CPU and under the same lock.
+            Event::Data(_) if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
+            Event::Data(_) => {}
+            _ => {
+                let events = &self.control.events;
+                self.is_admitted = ring.record_if(events, &self.memory, time, program_counter, event);
+            }
         }
     }
 

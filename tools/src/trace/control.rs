@@ -23,6 +23,8 @@ Orders, each one argument; what none of them names stays as it is:
                                      this range only, both ends included
   'snapshot off' | 'snapshot 256 [streams LIST] [iova RANGE]'
                                      so many bytes of each page that a device may begin to read or has ended to write
+  'watch off' | 'watch 0xbff00000-0xbff00fff [streams LIST]'
+                                     one more range (of four) whose every load and store by a CPU is recorded
 
 An event that names no stream, or no IOVA, passes a choice of these. What is left out is counted, and each change
 is an event of the trace.
@@ -97,6 +99,14 @@ pub fn describe(control: &Control) -> String {
     let mut lines = vec![kinds];
     lines.extend(selection(control.events.selection()));
     lines.push(snapshot);
+    let watches = control.watched().map(|watch| {
+        let [streams, range] = selection(watch);
+        format!("watch {} {streams}", range.trim_start_matches("iova "))
+    });
+    lines.extend(watches);
+    if control.watched().next().is_none() {
+        lines.push("watch off".into());
+    }
     lines.join("\n")
 }
 
@@ -135,15 +145,22 @@ mod tests {
         let mut reader = ControlReader::default();
         assert_eq!(
             describe(&change(&hypervisor.ram, &[]).unwrap()),
-            "kinds all\nstreams all\niova all\nsnapshot off"
+            "kinds all\nstreams all\niova all\nsnapshot off\nwatch off"
         );
         assert_eq!(reader.changed(&hypervisor), None, "looking changes nothing");
-        let asked = orders(&["kinds map,unmap", "streams 0:1,1:*", "iova 0x1000-0x2fff", "snapshot 64"]);
+        let asked = orders(&[
+            "kinds map,unmap",
+            "streams 0:1,1:*",
+            "iova 0x1000-0x2fff",
+            "snapshot 64",
+            "watch 0x4000-0x4fff streams 2:3",
+        ]);
         let control = change(&hypervisor.ram, &asked).unwrap();
         assert_eq!(reader.changed(&hypervisor), Some((1, control)));
         assert_eq!(
             describe(&control),
-            "kinds map,unmap\nstreams 0:1,1:*\niova 0x1000-0x2fff\nsnapshot 64 streams all iova all"
+            "kinds map,unmap\nstreams 0:1,1:*\niova 0x1000-0x2fff\nsnapshot 64 streams all iova all\n\
+             watch 0x4000-0x4fff streams 2:3"
         );
         let error = change(&hypervisor.ram, &orders(&["stop", "nonsense"])).unwrap_err().to_string();
         assert!(error.contains("`nonsense`") && !error.contains('\n'), "{error}");

@@ -26,6 +26,7 @@ pub mod spans;
 pub mod stream;
 pub mod summary;
 pub mod symbols;
+pub mod values;
 pub mod why;
 pub mod wireshark;
 pub mod words;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::description::{Description, plain};
 use super::reader::{Item, Source, TraceFile};
 use super::symbols::{NameCache, Symbols};
+use super::values::{WithValues, number};
 
 /// Which records are shown. What is not asked for is not looked at.
 #[derive(Clone, Debug, Default)]
@@ -54,7 +55,7 @@ pub fn write_text<S: Source>(
 ) -> io::Result<()> {
     let mut description = None;
     let mut names = NameCache::new(symbols);
-    for item in trace.events() {
+    for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
             (Item::Session(index), _) => {
                 description = trace.sessions.get(index).map(|session| &session.description);
@@ -65,6 +66,9 @@ pub fn write_text<S: Source>(
             (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
                 let line = Line::of(&record, description.clock(), description.device_of(&record));
                 out.write_all(line.as_bytes())?;
+                if !value.is_empty() {
+                    write!(out, " value={}", number(&value))?;
+                }
                 if let Some(name) = names.get(record.program_counter()) {
                     out.write_all(b" code=")?;
                     out.write_all(name.as_bytes())?;
@@ -121,7 +125,7 @@ pub fn write_json<S: Source>(
     let mut description = None;
     let mut names = NameCache::new(symbols);
     let mut object = Object(Vec::new());
-    for item in trace.events() {
+    for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
             (Item::Session(index), _) => {
                 description = trace.sessions.get(index).map(|session| &session.description);
@@ -137,6 +141,9 @@ pub fn write_json<S: Source>(
                 object.number("cpu", u64::from(record.cpu()));
                 object.word("event", kind_name(&record));
                 describe(&record, description.device_of(&record), &mut object);
+                if !value.is_empty() {
+                    object.word("value", &number(&value));
+                }
                 if let Some(name) = names.get(record.program_counter()) {
                     object.word("code_name", name);
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use oche_hyp::dart::stream::MAX_DARTS;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::record::{Kind, RECORD_BYTES, Record};
+use oche_hyp::trace::snapshot::bytes_behind;
 use oche_hyp::trace::text::Clock;
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
@@ -94,11 +95,11 @@ struct Packets<'a, W: Write> {
     mapped_in: FxHashMap<(u16, u32), u64>,
     written: u64,
     lost: u64,
-    /// By CPU: a snapshot whose bytes are still coming.
+    /// By CPU: a snapshot or a watched access whose bytes are still coming.
     snapshots: FxHashMap<u8, Pending>,
 }
 
-/// A snapshot whose bytes are still coming.
+/// A snapshot or a watched access whose bytes are still coming.
 struct Pending {
     record: Record,
     bytes: Vec<u8>,
@@ -118,8 +119,8 @@ impl<W: Write> Packets<'_, W> {
         if !filter.admits(record, self.description) {
             return Ok(());
         }
-        if let Some(Event::Snapshot { bytes, .. }) = record.event() {
-            let pending = Pending { record: *record, bytes: Vec::new(), wanted: usize::from(bytes) };
+        if let Some(wanted) = bytes_behind(record) {
+            let pending = Pending { record: *record, bytes: Vec::new(), wanted };
             self.snapshots.insert(record.cpu(), pending);
             return Ok(());
         }

@@ -6,9 +6,13 @@ use crate::trace::words::tests::Shared;
 
 fn asked() -> Control {
     let mut control = Control::default();
-    for line in
-        ["kinds map,unmap,io_page_fault", "streams 0:1,31:*", "iova 0x1000-0x1fff", "snapshot 100 iova 5-6"]
-    {
+    for line in [
+        "kinds map,unmap,io_page_fault",
+        "streams 0:1,31:*",
+        "iova 0x1000-0x1fff",
+        "snapshot 100 iova 5-6",
+        "watch 0x7000-0x7fff streams 1:2",
+    ] {
         control.apply(line).expect(line);
     }
     control
@@ -51,6 +55,28 @@ fn whatever_stands_in_the_block_is_a_control_within_bounds() {
     }
     let (_, control) = ControlReader::default().changed(&words).expect("even");
     assert_eq!(control.snapshot_bytes, MOST_SNAPSHOT_BYTES);
+}
+
+#[test]
+fn watches_add_up_to_four_and_go_together() {
+    let mut control = Control::default();
+    for line in ["watch 0x1000-0x1fff", "watch 5-5 streams 0:3", "watch 0-0x3fffff", "watch 0x9000-0x9001"] {
+        control.apply(line).expect(line);
+    }
+    assert_eq!(control.watched().count(), MOST_WATCHES);
+    let second = control.watches[1];
+    assert_eq!((second.first, second.last, second.streams[0]), (5, 5, StreamSet(8)));
+    assert_eq!(control.apply("watch 1-2"), Err(ControlError::Watches));
+    control.apply("watch off").expect("off");
+    assert_eq!(control, Control::default());
+    assert_eq!(control.apply("watch 0-0x400000"), Err(ControlError::WatchBytes));
+    assert_eq!(control.apply("watch 0-18446744073709551615"), Err(ControlError::WatchBytes));
+    assert_eq!(control.apply("watch all"), Err(ControlError::WatchBytes));
+    for wrong in
+        ["watch", "watch 5", "watch 2-1", "watch 1-2 streams", "watch 1-2 kinds map", "watch off now"]
+    {
+        assert!(control.apply(wrong).is_err(), "{wrong}");
+    }
 }
 
 #[test]

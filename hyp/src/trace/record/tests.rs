@@ -41,6 +41,11 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Snapshot { at, page: Gfn(!value), is_written: flag, bytes: value as u16 & 0xfff },
         Event::Access { address: u64::from(!value) << 32 | u64::from(value), is_write: flag },
     ]);
+    for how in WATCH_HOWS {
+        let at = Place { iova: IovaPage(value & 0xf_ffff), ..at };
+        let (offset, bytes) = (value as u16 & 0xfff, value as u8 & 0x7f);
+        events.push(Event::Watch { at, offset, page: Gfn(!value), bytes, is_write: flag, how });
+    }
     for placement in PLACEMENTS {
         for permission in [Permission::READ_ONLY, Permission::WRITE_ONLY, Permission::READ_WRITE] {
             events.push(Event::Map { at, page: Gfn(!value), permission, placement });
@@ -80,7 +85,7 @@ fn data_survives_whole_and_has_no_program_counter() {
 
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 20];
+    let mut seen = [false; 21];
     for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }

@@ -7,6 +7,7 @@ local KINDS = {
     [1] = "register", [2] = "flush", [3] = "flush_done", [4] = "map", [5] = "unmap", [6] = "refused", [7] = "moved",
     [8] = "live_move", [9] = "merged", [10] = "reclaimed", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
     [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
+    [20] = "watch",
 }
 local PLACEMENTS = { [0] = "direct", [1] = "composed", [2] = "replica" }
 local REASONS = {
@@ -14,6 +15,7 @@ local REASONS = {
     [4] = "too many aliases", [5] = "table not guest memory", [6] = "too many tables", [7] = "too many spaces",
     [8] = "out of stage-2 tables",
 }
+local HOWS = { [0] = "exact", [1] = "before a step", [2] = "after it", [3] = "given up" }
 local PERMISSIONS = { [0] = "--", [1] = "r-", [2] = "-w", [3] = "rw" }
 local CODES = {
     { 0x01, "no table for the address" }, { 0x02, "no first-level entry" }, { 0x04, "no entry for the page" },
@@ -61,6 +63,7 @@ local fields = {
     attached = ProtoField.bool("oche.attached", "Attached"),
     at_unmap = ProtoField.bool("oche.snapshot.at_unmap", "Taken at unmap"),
     payload = ProtoField.bytes("oche.payload", "Bytes of the buffer"),
+    how = ProtoField.uint8("oche.watch.how", "Known", base.DEC, HOWS),
     whole = ProtoField.bool("oche.filter.whole", "Everything is recorded"),
     mapped_in = ProtoField.framenum("oche.mapped_in", "Mapped in", base.NONE, frametype.REQUEST),
     unmapped_in = ProtoField.framenum("oche.unmapped_in", "Unmapped in", base.NONE, frametype.RESPONSE),
@@ -222,6 +225,19 @@ describe[18] = function(tree, record, detail)
     tree:add(fields.bytes, record(22, 2), bit.band(detail, 0x1fff))
     tree:add(fields.at_unmap, record(22, 2), flag(detail, 14))
     return string.format("%d bytes at %s, as %s", bit.band(detail, 0x1fff), iova, flag(detail, 14) and "unmapped" or "mapped")
+end
+
+describe[20] = function(tree, record, detail)
+    local write, bytes, how = flag(detail, 0), bit.band(bit.rshift(detail, 1), 0x7f), bit.band(bit.rshift(detail, 8), 3)
+    local iova = record(28, 4):le_uint()
+    tree:add(fields.iova, record(28, 4), UInt64.new(iova, 0))
+    local gpa = address(record(24, 4):le_uint()) + UInt64.new(iova % PAGE_BYTES, 0)
+    tree:add(fields.gpa, record(24, 4), gpa)
+    tree:add(fields.write, record(22, 2), write)
+    tree:add(fields.bytes, record(22, 2), bytes)
+    tree:add(fields.how, record(22, 2), how)
+    if how == 3 then return string.format("no longer watched: %s", hex(iova)) end
+    return string.format("CPU %s %d bytes at %s, %s", write and "writes" or "reads", bytes, hex(iova), HOWS[how])
 end
 
 local function nstime(range)

@@ -9,7 +9,10 @@ use crate::el2::{self, Toolchain};
 use crate::pack::{self, Guest};
 use crate::progress::{Progress, Step};
 use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use crate::trace::Recorder;
 use crate::workspace;
+
+mod watched;
 
 /// The guest's package.
 const PACKAGE: &str = "oche-hostile-guest";
@@ -33,13 +36,17 @@ const LAST_EVENT: &str = "register: op=read";
 ///
 /// The first thing that failed: a build, a case, or a panic that does not say what it should.
 pub fn main() -> Result<()> {
-    let progress = Progress::new(2);
+    let progress = Progress::new(3);
     let step = progress.step("Hostile guest");
     let toolchain = Toolchain::choose(&step)?;
     let guest = flat_guest(toolchain, &step)?;
     let oche = el2::build(toolchain, &[], &step)?;
     let cases = survive(&oche, &guest, &step)?;
     step.done(&format!("{cases} cases"));
+
+    let step = progress.step("Hostile guest, watched");
+    let (cases, told) = survive_watched(&oche, &guest, &step)?;
+    step.done(&format!("{cases} cases, {told:?}"));
 
     let step = progress.step("Oche's own panics");
     let oche = el2::build(toolchain, &["panic-on-request"], &step)?;
@@ -61,16 +68,28 @@ pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path:
 /// Runs all cases. Gives their number.
 fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
-    let ending = run(oche, guest, "all", &[], step, |line| judge.hear(line))?;
+    let ending = run(oche, guest, ("all", None), &[], step, |line| judge.hear(line))?;
     if ending != Ending::PoweredOff {
         bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
     }
     judge.verdict()
 }
 
+/// Runs all cases again, with every buffer watched.
+fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::Tally)> {
+    let trace = workspace::target().join("hostile").join("watched.oche");
+    let mut judge = Judge::default();
+    let ending =
+        run(oche, guest, ("watched", Some(&trace)), &watched::OPTIONS, step, |line| judge.hear(line))?;
+    if ending != Ending::PoweredOff {
+        bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
+    }
+    Ok((judge.verdict()?, watched::judge(&trace)?))
+}
+
 fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step: &Step) -> Result<()> {
     let mut heard = String::new();
-    let ending = run(oche, guest, request, &[("oche.bootargs", request)], step, |line| {
+    let ending = run(oche, guest, (request, None), &[("oche.bootargs", request)], step, |line| {
         if line.starts_with("oche: panic:") {
             heard.push_str(line);
             heard.push('\n');
@@ -91,7 +110,7 @@ fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step:
 fn run(
     oche: &Path,
     guest: &Path,
-    name: &str,
+    (name, trace): (&str, Option<&Path>),
     options: &[(&str, &str)],
     step: &Step,
     mut hear: impl FnMut(&str),
@@ -115,7 +134,8 @@ fn run(
         arguments: vec!["-device".into(), "edu,addr=5".into()],
     };
     let mut running = Running::start(&machine, &folder.join(format!("{name}.log")))?;
-    running.watch(
+    let recorder = trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
+    let ending = running.watch(
         LIMIT,
         |_, line| {
             hear(&line.text);
@@ -123,7 +143,11 @@ fn run(
             Ok(if is_over { Wish::End } else { Wish::GoOn })
         },
         |_| Ok(()),
-    )
+    )?;
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    Ok(ending)
 }
 
 /// Listens to the guest's lines.

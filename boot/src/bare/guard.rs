@@ -218,8 +218,13 @@ fn settle(guards: &mut impl Guards, step: &Step) {
 
 /// What the instruction that is about to be stepped touches of `page`, as far as its own bits tell.
 fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
-    let bytes = instruction(frame).map_or(instruction::MOST_BYTES, instruction::stepped_bytes);
-    let offset = fault.address as usize % PAGE_BYTES;
+    let (bytes, offset) = (instruction::MOST_BYTES, fault.address as usize % PAGE_BYTES);
+    let (bytes, offset) = match instruction(frame) {
+        Some(instruction) => {
+            (instruction::stepped_bytes(instruction), instruction::stepped_offset(instruction, offset))
+        }
+        None => (bytes, offset),
+    };
     Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
 }
 

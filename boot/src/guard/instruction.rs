@@ -29,6 +29,16 @@ pub fn stepped_bytes(instruction: u32) -> usize {
     }
 }
 
+/// Where, in a page, `instruction`, one that is stepped, touches its first byte, when the fault was at `offset`: a
+/// block that is zeroed begins at a multiple of its size, wherever in it the address is.
+pub fn stepped_offset(instruction: u32, offset: usize) -> usize {
+    // DC ZVA, DC GVA and DC GZVA: op1 3, CRn 7, CRm 4, op2 1, 3 and 4.
+    match instruction & !0x1f {
+        0xd50b_7420 | 0xd50b_7460 | 0xd50b_7480 => offset & !(MOST_BYTES - 1),
+        _ => offset,
+    }
+}
+
 /// A load or store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {

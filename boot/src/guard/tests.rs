@@ -150,7 +150,9 @@ fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
 
 #[test]
 fn what_a_stepped_instruction_touches_is_told_by_its_bits_where_that_is_easy() {
-    use super::instruction::{MOST_BYTES, stepped_bytes};
+    use super::instruction::{MOST_BYTES, stepped_bytes, stepped_offset};
+    assert_eq!(stepped_offset(0xd50b_7429, 0x2c3), 0x2c0, "dc zva, x9");
+    assert_eq!(stepped_offset(0x3d80_0001, 0x2c3), 0x2c3, "str q1, [x0]");
     for (instruction, bytes) in [
         (0x3d80_0001, 16),         // str q1, [x0]
         (0xfd00_0001, 8),          // str d1, [x0]

@@ -14,6 +14,7 @@ mod fault;
 mod m1;
 mod port;
 mod views;
+mod watch;
 mod wrong_input;
 
 /// Operations of the differential run, at least; a million is asked for.
@@ -46,7 +47,7 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
     let began = Instant::now();
-    let steps: [(&str, Work); 15] = [
+    let steps: [(&str, Work); 16] = [
         ("Form, lints and documentation", lints),
         ("Oche for EL2", build_for_el2),
         ("Host tests of every module", host_tests),
@@ -59,6 +60,7 @@ pub fn main(options: &Options) -> Result<()> {
         ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
+        ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
         ("Demo, short, copies equal by the DMA API's rules", |step, _| {
             run_demo(step, "demo-api", &["--short", "--option", "oche.coherence=api"])

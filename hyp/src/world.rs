@@ -3,6 +3,8 @@
 //! A machine implements these and decides nothing. The traits are as narrow as the engine's needs, so
 //! that a test's machine can be strict: it may lose whatever the contract of a method does not promise.
 
+use core::ops::Range;
+
 use crate::addr::{Frame, Gfn, Hfn, PAGE_WORDS, SlotRun};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, Members, StreamId};
@@ -24,16 +26,13 @@ pub trait Memory {
     /// Stores the aligned 64-bit word `word` (below 512) of `page`.
     fn store(&mut self, page: Hfn, word: usize, value: u64);
 
-    /// Stores the byte at `offset` (below 4096) of `page` and touches no other.
-    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8);
-
     /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple of that
-    /// many bytes, at once: whoever reads them sees all or none of it.
+    /// many bytes, at once, and touches no other: whoever reads them sees all or none of it.
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64);
 
-    /// The first word from `word` on in which two pages differ.
-    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
-        (word..PAGE_WORDS).find(|word| self.load(one, *word) != self.load(other, *word))
+    /// The first of `words` in which two pages differ.
+    fn first_difference(&self, one: Hfn, other: Hfn, mut words: Range<usize>) -> Option<usize> {
+        words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
     /// Copies all of `from` to `to`.

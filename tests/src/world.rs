@@ -316,15 +316,6 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         }
     }
 
-    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
-        self.tick();
-        match self.memory.index(page) {
-            Some(index) if offset < 4096 => self.memory.set_bytes(index, offset, &[value]),
-            _ => self
-                .violate(format!("the engine stores byte {offset} of {page:?}, which is no memory of its")),
-        }
-    }
-
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
         self.tick();
         let bytes = 1 << width_log2;
@@ -336,11 +327,11 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         }
     }
 
-    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
+    fn first_difference(&self, one: Hfn, other: Hfn, mut words: Range<usize>) -> Option<usize> {
         if self.is_sabotaged(Sabotage::SkipMerge) {
             return None;
         }
-        (word..PAGE_WORDS).find(|word| self.load(one, *word) != self.load(other, *word))
+        words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
     fn copy_page(&mut self, from: Hfn, to: Hfn) {

@@ -75,19 +75,14 @@ impl Placement {
         let primary = self.mover.locate(page);
         let mut bytes = 0;
         let mut start = words.start;
-        while let Some(word) = world.first_difference(base, from, start).filter(|word| *word < words.end) {
+        while let Some(word) = world.first_difference(base, from, start..words.end) {
             start = word + 1;
             let (new, old) = (world.load(from, word), world.load(base, word));
-            for (index, value) in changed_bytes(old, new) {
-                let offset = word * 8 + index;
-                bytes += 1;
-                if from != primary {
-                    world.store_byte(primary, offset, value);
-                }
-                for (replica, _) in self.replicas(page).filter(|(replica, _)| *replica != from) {
-                    world.store_byte(replica, offset, value);
-                }
-                world.store_byte(base, offset, value);
+            let differing = differing_bytes(old, new);
+            bytes += differing.count_ones() / 8;
+            let replicas = self.replicas(page).map(|(replica, _)| replica);
+            for to in replicas.chain([primary, base]).filter(|to| *to != from) {
+                store_bytes(world, to, word, differing, new);
             }
         }
         bytes
@@ -151,11 +146,6 @@ impl Placement {
     }
 }
 
-/// The bytes in which two words differ: their places, and what they are in `new`.
-pub(super) fn changed_bytes(old: u64, new: u64) -> impl Iterator<Item = (usize, u8)> {
-    new.to_le_bytes().into_iter().enumerate().filter(move |(index, _)| (new ^ old) >> (8 * index) & 0xff != 0)
-}
-
 /// Stores into `to` each byte in which `changed` differs from `base`, except, if `keeps_newer`, where `to`
 /// differs as well: a device's own, newer write stays. Returns how many bytes differed.
 pub(super) fn bring_forward(
@@ -167,15 +157,35 @@ pub(super) fn bring_forward(
 ) -> usize {
     let mut bytes = 0;
     let mut start = 0;
-    while let Some(word) = memory.first_difference(base, changed, start) {
+    while let Some(word) = memory.first_difference(base, changed, start..PAGE_WORDS) {
         start = word + 1;
         let (new, old, there) = (memory.load(changed, word), memory.load(base, word), memory.load(to, word));
-        for (index, value) in changed_bytes(old, new) {
-            bytes += 1;
-            if !keeps_newer || (there ^ old) >> (8 * index) & 0xff == 0 {
-                memory.store_byte(to, word * 8 + index, value);
-            }
-        }
+        let differing = differing_bytes(old, new);
+        bytes += differing.count_ones() as usize / 8;
+        let kept = if keeps_newer { differing_bytes(there, old) } else { 0 };
+        store_bytes(memory, to, word, differing & !kept, new);
     }
     bytes
+}
+
+/// 0xff in each byte in which two words differ.
+fn differing_bytes(one: u64, other: u64) -> u64 {
+    let mut bits = one ^ other;
+    bits |= bits >> 4;
+    bits |= bits >> 2;
+    bits |= bits >> 1;
+    (bits & 0x0101_0101_0101_0101) * 0xff
+}
+
+/// Stores the bytes of `value` that `mask` has as 0xff into a word of `to`, and touches no other: in pieces of 1, 2, 4
+/// or 8 bytes, as long as can be.
+pub(super) fn store_bytes(memory: &mut impl Memory, to: Hfn, word: usize, mask: u64, value: u64) {
+    let mut index = 0;
+    while let Some(left) = mask.checked_shr(8 * index).filter(|left| *left != 0) {
+        index += left.trailing_zeros() / 8;
+        let following = (mask >> (8 * index)).trailing_ones() / 8;
+        let width_log2 = following.ilog2().min((index | 8).trailing_zeros());
+        memory.store_aligned(to, word * 8 + index as usize, width_log2 as u8, value >> (8 * index));
+        index += 1 << width_log2;
+    }
 }

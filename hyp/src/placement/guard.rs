@@ -20,9 +20,10 @@
 //!
 //! [`merge_words`]: Placement::merge_words
 
-use crate::addr::{Gfn, Hfn, PAGE_BYTES};
+use crate::addr::{Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
 use crate::dart::entry::{Leaf, Permission};
 use crate::mover::Guard;
+use crate::placement::copies::store_bytes;
 use crate::placement::{Cause, Change, Coherence, Placement, refuse};
 use crate::trace::Refusal;
 use crate::world::World;
@@ -103,22 +104,14 @@ impl Placement {
     pub(crate) fn store(&self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize, value: u64) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
         self.merge_words(world, page, offset / 8..(offset + bytes - 1) / 8 + 1);
-        self.store_one(world, self.mover.locate(page), offset, bytes, value);
-        for (replica, _) in self.replicas(page) {
-            self.store_one(world, replica, offset, bytes, value);
-        }
-        if let Some(base) = self.base(page) {
-            self.store_one(world, base, offset, bytes, value);
-        }
-    }
-
-    fn store_one(&self, world: &mut impl World, at: Hfn, offset: usize, bytes: usize, value: u64) {
-        if bytes.is_power_of_two() && offset.is_multiple_of(bytes) {
-            world.store_aligned(at, offset, bytes.trailing_zeros() as u8, value);
-            return;
-        }
-        for (index, byte) in value.to_le_bytes().into_iter().enumerate().take(bytes) {
-            world.store_byte(at, offset + index, byte);
+        let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
+        let mask = u64::MAX >> (64 - 8 * bytes);
+        let replicas = self.replicas(page).map(|(replica, _)| replica);
+        for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {
+            store_bytes(world, to, word, mask << shift, value << shift);
+            if offset % 8 + bytes > 8 {
+                store_bytes(world, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
+            }
         }
     }
 
@@ -139,7 +132,7 @@ impl Placement {
         let primary = self.mover.locate(page);
         for (replica, _) in self.replicas(page) {
             let mut start = 0;
-            while let Some(word) = world.first_difference(replica, primary, start) {
+            while let Some(word) = world.first_difference(replica, primary, start..PAGE_WORDS) {
                 let value = world.load(primary, word);
                 world.store(replica, word, value);
                 start = word + 1;

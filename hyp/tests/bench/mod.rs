@@ -145,10 +145,6 @@ impl Memory for Machine {
         self.bytes(page)[word * 8..][..8].copy_from_slice(&value.to_le_bytes());
     }
 
-    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
-        self.bytes(page)[offset] = value;
-    }
-
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
         let bytes = 1 << width_log2;
         assert!(offset.is_multiple_of(bytes));

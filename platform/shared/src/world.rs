@@ -1,6 +1,7 @@
 //! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's IOMMU, the trace.
 
 use core::arch::asm;
+use core::ops::Range;
 
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::stage2::Stage2 as CpuTables;
@@ -41,13 +42,6 @@ impl<I> Memory for Machine<I> {
         unsafe { at.write_volatile(value) }
     }
 
-    fn store_byte(&mut self, page: Hfn, offset: usize, value: u8) {
-        assert!(offset < PAGE_BYTES, "an offset in a page");
-        let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
-        // SAFETY: as for `store`.
-        unsafe { at.write_volatile(value) }
-    }
-
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
         assert!(offset < PAGE_BYTES && offset.is_multiple_of(1 << width_log2), "an aligned place in a page");
         let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
@@ -64,43 +58,28 @@ impl<I> Memory for Machine<I> {
         }
     }
 
-    fn first_difference(&self, one: Hfn, other: Hfn, word: usize) -> Option<usize> {
-        let bytes = PAGE_BYTES.checked_sub(word * size_of::<u64>()).filter(|bytes| *bytes != 0)?;
-        let (first, second) = (word_pointer(one, word), word_pointer(other, word));
-        let (mut left, mut at) = (bytes, first);
-        // Two words at a time from an even one on: most pages that are compared are equal.
-        if !word.is_multiple_of(2) {
-            if self.load(one, word) != self.load(other, word) {
-                return Some(word);
-            }
-            return self.first_difference(one, other, word + 1);
+    fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
+        assert!(words.end <= PAGE_WORDS, "words of a page");
+        let differs = |word: &usize| self.load(one, *word) != self.load(other, *word);
+        // Two words at a time in the middle: most of what is compared is equal.
+        let pairs = words.start.next_multiple_of(2)..words.end & !1;
+        if pairs.len() < 4 {
+            return words.into_iter().find(differs);
         }
-        // SAFETY: as for `load`; what is left of the two pages is read, and nothing is written.
-        unsafe {
-            asm!(
-                "2:",
-                "ldp {a}, {b}, [{one}]",
-                "ldp {c}, {d}, [{other}], #16",
-                "cmp {a}, {c}",
-                "ccmp {b}, {d}, #0, eq",
-                "b.ne 3f",
-                "add {one}, {one}, #16",
-                "subs {left}, {left}, #16",
-                "b.ne 2b",
-                "3:",
-                one = inout(reg) at,
-                other = inout(reg) second => _,
-                left = inout(reg) left,
-                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                options(nostack, readonly)
+        let before = (words.start..pairs.start).find(differs);
+        before.or_else(|| {
+            let equal = equal_pairs(
+                word_pointer(one, pairs.start),
+                word_pointer(other, pairs.start),
+                pairs.len() / 2,
             );
-        }
-        if left == 0 {
-            return None;
-        }
-        let at = (at as usize - first as usize) / size_of::<u64>() + word;
-        // It may have been made equal since.
-        (at..at + 2).find(|word| self.load(one, *word) != self.load(other, *word)).or(Some(at))
+            let at = pairs.start + 2 * equal;
+            if at == pairs.end {
+                return (at..words.end).find(differs);
+            }
+            // It may have been made equal since.
+            (at..at + 2).find(differs).or(Some(at))
+        })
     }
 
     /// A pair is two single-copy atomic words. Source: Arm ARM DDI 0487, B2.2.1.
@@ -149,6 +128,32 @@ impl<I> Memory for Machine<I> {
             );
         }
     }
+}
+
+/// How many of `pairs` pairs of words, at least one, are equal before the first that differs. `one` and `other` point
+/// at even words, with that many pairs behind them in their pages.
+fn equal_pairs(one: *mut u64, other: *mut u64, pairs: usize) -> usize {
+    let mut left = pairs;
+    // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is written.
+    unsafe {
+        asm!(
+            "2:",
+            "ldp {a}, {b}, [{one}], #16",
+            "ldp {c}, {d}, [{other}], #16",
+            "cmp {a}, {c}",
+            "ccmp {b}, {d}, #0, eq",
+            "b.ne 3f",
+            "subs {left}, {left}, #1",
+            "b.ne 2b",
+            "3:",
+            one = inout(reg) one => _,
+            other = inout(reg) other => _,
+            left = inout(reg) left,
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            options(nostack, readonly)
+        );
+    }
+    pairs - left
 }
 
 fn word_pointer(page: Hfn, word: usize) -> *mut u64 {

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -23,6 +25,7 @@ use crate::trace::{self, Recorder, Recording};
 pub mod bench;
 pub mod dart;
 pub mod debugger;
+pub mod linux;
 pub mod memory;
 pub mod screen;
 pub mod tree;
@@ -84,6 +87,9 @@ pub struct Mac {
     pub kept: Vec<PhysRange>,
     /// How each of [`DARTS`] is found.
     pub settings: [Setting; DARTS.len()],
+    /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel has drivers for, and
+    /// devices behind the DARTs.
+    pub has_linux: bool,
     /// How long the machine runs on when enough has been seen: time for what must not come.
     pub linger: Duration,
 }
@@ -111,6 +117,7 @@ impl Default for Mac {
                 Setting::Idle,
                 Setting::Locked,
             ],
+            has_linux: false,
             linger: Duration::ZERO,
         }
     }
@@ -195,8 +202,13 @@ pub struct Board {
     _socket: Socket,
     screen: PhysRange,
     linger: Duration,
+    has_linux: bool,
+    /// DARTs whose interrupt is to be raised.
+    raised: Vec<usize>,
     darts: Vec<Dart>,
     line: Vec<u8>,
+    /// Lines of QEMU's own serial port, if the board has it.
+    serial: Option<Receiver<String>>,
     recorder: Option<Recorder>,
     outcome: Outcome,
 }
@@ -232,6 +244,7 @@ impl Board {
         }
         let socket = Socket::new();
         let mut qemu = spawn(mac, &memory, &socket.0)?;
+        let serial = qemu.stdout.take().map(lines_of);
         let debugger = match Debugger::connect(&socket.0) {
             Ok(debugger) => debugger,
             Err(error) => {
@@ -247,8 +260,11 @@ impl Board {
             _socket: socket,
             screen: mac.screen,
             linger: mac.linger,
+            has_linux: mac.has_linux,
+            raised: Vec::new(),
             darts,
             line: Vec::new(),
+            serial,
             recorder: None,
             outcome: Outcome::default(),
         };
@@ -285,21 +301,23 @@ impl Board {
         while Instant::now() < deadline {
             let stop = self.debugger.stopped(Duration::from_millis(1))?;
             self.darts.iter_mut().for_each(|dart| dart.tick(&self.memory));
-            let Some(stop) = stop else { continue };
-            self.outcome.stops += 1;
-            let mut is_enough = false;
+            let heard: Vec<String> = self.serial.iter().flat_map(Receiver::try_iter).collect();
+            // Each is to be heard, also behind the one that is enough.
+            let mut is_enough = heard.iter().filter(|line| on_line(line)).count() > 0;
+            self.outcome.lines.extend(heard);
             match stop {
-                Stop::Written(UART_TRANSMIT) => {
+                None => {}
+                Some(Stop::Written(UART_TRANSMIT)) => {
                     if let Some(line) = self.hear(self.memory.word(UART_TRANSMIT) as u8) {
-                        is_enough = on_line(&line);
+                        is_enough |= on_line(&line);
                         self.outcome.lines.push(line);
                     }
                 }
-                Stop::Written(WATCHDOG_CONTROL) => {
+                Some(Stop::Written(WATCHDOG_CONTROL)) => {
                     self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
                 }
-                Stop::Written(address) => self.play(address),
-                Stop::Other => {}
+                Some(Stop::Written(address)) => self.play(address),
+                Some(Stop::Other) => {}
             }
             if is_enough && !has_seen_enough {
                 has_seen_enough = true;
@@ -308,7 +326,14 @@ impl Board {
             if self.outcome.is_reset {
                 break;
             }
-            self.debugger.go_on()?;
+            if self.has_linux {
+                self.poll_engines()?;
+            }
+            if stop.is_some() {
+                self.raise_interrupts()?;
+                self.outcome.stops += 1;
+                self.debugger.go_on()?;
+            }
         }
         if !has_seen_enough && !self.outcome.is_reset {
             self.outcome.stands_at = self.debugger.interrupt().ok();
@@ -340,6 +365,30 @@ impl Board {
         if let Some(dart) = self.darts.iter_mut().find(is_at) {
             dart.written(memory, address);
         }
+    }
+
+    /// Looks after what a kernel may have stored at virtual addresses of its own, which no watchpoint sees: the bells of
+    /// the DMA engines. A fault that a copy meets raises the DART's interrupt as soon as the machine stands still.
+    fn poll_engines(&mut self) -> Result<()> {
+        let had_none = self.raised.is_empty();
+        for (number, dart) in self.darts.iter_mut().enumerate() {
+            if self.memory.word(dart.engine()) != 0 {
+                let had_fault = dart.has_fault();
+                dart.ring(&self.memory);
+                if !had_fault && dart.has_fault() {
+                    self.raised.push(number);
+                }
+            }
+        }
+        if had_none && !self.raised.is_empty() { self.debugger.ask_to_stop() } else { Ok(()) }
+    }
+
+    fn raise_interrupts(&mut self) -> Result<()> {
+        for number in self.raised.drain(..) {
+            let (register, bit) = linux::pending(number);
+            self.debugger.store_physical(register, bit)?;
+        }
+        Ok(())
     }
 
     /// Takes a byte; gives the line that it ends.
@@ -377,9 +426,11 @@ fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
         Command::new(PROGRAM)
     };
     line.args(["-M", "virt,virtualization=on,gic-version=3,memory-backend=ram"]);
-    line.args(["-cpu", "max,pauth-impdef=on", "-smp", &mac.cpus.to_string()]);
+    let cpu = if mac.has_linux { linux::CPU } else { "max,pauth-impdef=on" };
+    line.args(["-cpu", cpu, "-smp", &mac.cpus.to_string()]);
     line.args(["-m", &format!("{}M", memory::BYTES >> 20)]);
-    line.args(["-nodefaults", "-display", "none", "-serial", "none", "-monitor", "none", "-no-reboot", "-S"]);
+    line.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot", "-S"]);
+    line.args(if mac.has_linux { &linux::QEMU[..] } else { &["-serial", "none"] });
     line.arg("-object").arg(format!(
         "memory-backend-file,id=ram,size={}M,share=on,mem-path={}",
         memory::BYTES >> 20,
@@ -388,8 +439,26 @@ fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
     line.arg("-device").arg(format!("loader,addr={:#x},cpu-num=0", STUB.start));
     line.arg("-chardev").arg(format!("socket,id=debugger,server=on,wait=off,path={}", socket.display()));
     line.args(["-gdb", "chardev:debugger"]);
-    line.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit());
+    let output = if mac.has_linux { Stdio::piped() } else { Stdio::null() };
+    line.stdin(Stdio::null()).stdout(output).stderr(Stdio::inherit());
     line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+}
+
+/// Reads lines in a thread of its own until nobody writes any more.
+fn lines_of(output: ChildStdout) -> Receiver<String> {
+    let (sender, lines) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut bytes = Vec::new();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
+            let line = String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned();
+            bytes.clear();
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
 }
 
 /// Ends a child, by its own handle, and collects it.

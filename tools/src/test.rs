@@ -58,6 +58,7 @@ pub fn main(options: &Options) -> Result<()> {
             step.suspended(hostile::main).map(|()| String::new())
         }),
         ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
+        ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
         ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),

@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::demo::summary::grouped;
 use crate::demo::{Options, parse_option};
 use crate::el2::Toolchain;
 use crate::guest::kernel::hex;
 use crate::m1::bench::{self, Bench};
 use crate::m1::dart::Setting;
-use crate::m1::{DARTS, Mac, Outcome, screen};
+use crate::m1::{DARTS, Mac, Outcome, linux, screen};
 use crate::progress::{Progress, Step};
 use crate::{environment, workspace};
 
@@ -48,6 +49,8 @@ struct Run {
     /// Cases that the guest told, and how many of them failed.
     cases: u64,
     failed: u64,
+    /// A case has to fail: the hazard takes away what it needs.
+    must_fail: bool,
     /// Bytes that devices wrote, all of which the guest compared.
     dma_bytes: u64,
     /// Accesses by devices that a DART refused.
@@ -119,7 +122,7 @@ const HAZARDS: [Hazard; 4] = [
 pub(super) fn main(options: &Options) -> Result<()> {
     let output = options.output();
     refuse_foreign(options)?;
-    let progress = Progress::new(if options.short { 3 } else { 6 });
+    let progress = Progress::new(if options.short { 3 } else { 8 });
     let step = progress.step("Tools of this machine");
     let _lock = workspace::FolderLock::wait(&output)?;
     let toolchain = environment::prepare(&step)?;
@@ -134,6 +137,7 @@ pub(super) fn main(options: &Options) -> Result<()> {
         eight(&bench, &mac, &progress, &mut summary)?;
         hazards(&bench, &mac, &progress, &mut summary)?;
         panic(toolchain, &mac, &output, &progress, &mut summary)?;
+        stock_kernel(toolchain, options, &output, &progress, &mut summary)?;
     }
     summary.seconds = began.elapsed().as_secs_f64();
     summary.is_good = summary.problems.is_empty();
@@ -212,16 +216,10 @@ fn drivers(
         tell(&step, line);
         bench::is_last(line)
     })?;
-    let picture = output.join("screen.png");
-    screen::write_png(&outcome.screen, &picture)?;
     let mut run = Run::of("drivers", &outcome, began);
-    run.screen = picture.display().to_string();
-    (run.trace, run.trace_events, run.trace_dropped) =
-        (trace.display().to_string(), outcome.recording.records, outcome.recording.lost);
+    run.keep_screen(&outcome, &output.join("screen.png"))?;
+    run.keep_trace(&outcome, &trace);
     let verdict = bench::judge(&outcome);
-    if run.trace_events == 0 {
-        summary.problems.push("the trace is empty".into());
-    }
     finish(step, bench, run, &outcome, verdict, summary)
 }
 
@@ -266,7 +264,7 @@ fn hazards(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary)
             }
         };
         step.line(&format!("{}: {told}", hazard.name));
-        summary.runs.push(Run::of(hazard.name, &outcome, began));
+        summary.runs.push(Run { must_fail: !hazard.passes, ..Run::of(hazard.name, &outcome, began) });
     }
     match failures {
         0 => step.done(&format!("all {} handled", HAZARDS.len())),
@@ -295,21 +293,51 @@ fn panic(
         line == "oche: panic: stopped"
     })?;
     bench.keep("panic", &outcome)?;
-    let picture = output.join("panic.png");
-    screen::write_png(&outcome.screen, &picture)?;
     let mut run = Run::of("a panic", &outcome, began);
-    run.screen = picture.display().to_string();
+    run.keep_screen(&outcome, &output.join("panic.png"))?;
     let rows = screen::text(&outcome.screen);
     let is_shown = |text: &str| rows.iter().any(|row| row.contains(text));
     let told = "oche: panic: cpu 0: on the guest's request";
     if is_shown(told) && is_shown("oche: panic: stopped") {
-        step.done(&format!("all of it is on the screen, {}", picture.display()));
+        step.done(&format!("all of it is on the screen, {}", run.screen));
     } else {
         summary.problems.push(format!("the screen does not say `{told}` and all that follows"));
         drop(step);
     }
     summary.runs.push(run);
     Ok(())
+}
+
+/// The distribution's own kernel and DART driver, with real drivers' use of the DMA API.
+fn stock_kernel(
+    toolchain: Toolchain,
+    options: &Options,
+    output: &Path,
+    progress: &Progress,
+    summary: &mut Summary,
+) -> Result<()> {
+    let step = progress.step("Debian's kernel, its DART driver, its programs, and Oche: one image for a Mac");
+    let folder = output.join("linux");
+    let (guest, kernel) = linux::prepare(&folder, &step)?;
+    let bench = Bench::with_guest(toolchain, &[], &guest, &folder, &step)?;
+    step.done(&format!("{} {}, {} MiB", kernel.package, kernel.version, bench.image.len() >> 20));
+
+    let step = progress.step("Debian's kernel on the simulated M1");
+    let began = Instant::now();
+    let mut mac = linux::mac();
+    mac.chosen = mac_of(options)?.chosen;
+    let mut board = bench.board(&mac)?;
+    let trace = output.join("linux.oche");
+    board.record(&trace)?;
+    let outcome = board.run(linux::LIMIT, |line| {
+        tell(&step, line);
+        bench::is_last(line)
+    })?;
+    let mut run = Run::of("Debian's kernel", &outcome, began);
+    run.keep_screen(&outcome, &output.join("linux.png"))?;
+    run.keep_trace(&outcome, &trace);
+    let verdict = bench::judge(&outcome).and_then(|()| linux::judge(&outcome));
+    finish(step, &bench, run, &outcome, verdict, summary)
 }
 
 /// Closes a run.
@@ -322,6 +350,9 @@ fn finish(
     summary: &mut Summary,
 ) -> Result<()> {
     bench.keep(&run.name, outcome)?;
+    if !run.trace.is_empty() && run.trace_events == 0 {
+        summary.problems.push(format!("{}: the trace is empty", run.name));
+    }
     match verdict {
         Ok(()) => step.done(&format!(
             "{} cases; devices wrote {} bytes, and the guest compared them; {} accesses were refused, as they had to be",
@@ -360,6 +391,47 @@ impl Run {
             ..Self::default()
         }
     }
+
+    fn figures(&self) -> String {
+        let cases = match (self.cases, self.failed, self.must_fail) {
+            (0, ..) => String::new(),
+            (cases, failed, true) => format!("{cases} cases, {failed} failed as it must; "),
+            (cases, failed, false) => format!("{cases} cases, {failed} failed; "),
+        };
+        let dma = match self.dma_bytes {
+            0 => String::new(),
+            bytes => format!(
+                "{} bytes of DMA, {} accesses refused, {} invalidations; ",
+                grouped(bytes),
+                self.refused_accesses,
+                grouped(self.invalidations)
+            ),
+        };
+        format!("{cases}{dma}{:.1} s", self.seconds)
+    }
+
+    fn mediation(&self) -> String {
+        let of = |name: &str| grouped(self.counters.get(name).copied().unwrap_or(0));
+        format!(
+            "{} pages mapped, {} unmapped, {} flushes; bytes {} direct, {} composed, {} replica",
+            of("maps"),
+            of("unmaps"),
+            of("flushes"),
+            of("bytes_direct"),
+            of("bytes_composed"),
+            of("bytes_replica")
+        )
+    }
+
+    fn keep_screen(&mut self, outcome: &Outcome, file: &Path) -> Result<()> {
+        self.screen = file.display().to_string();
+        screen::write_png(&outcome.screen, file)
+    }
+
+    fn keep_trace(&mut self, outcome: &Outcome, file: &Path) {
+        self.trace = file.display().to_string();
+        (self.trace_events, self.trace_dropped) = (outcome.recording.records, outcome.recording.lost);
+    }
 }
 
 /// The numbers of `guest: 9 cases, 0 failed`.
@@ -378,36 +450,15 @@ impl Summary {
             format!("{} DARTs of 16K pages, strict, each with a TLB and a device", DARTS.len()),
         ));
         for run in &self.runs {
-            rows.push((
-                &run.name,
-                format!(
-                    "{} cases, {} failed; {} bytes of DMA, {} accesses refused, {} invalidations, {:.1} s",
-                    run.cases,
-                    run.failed,
-                    run.dma_bytes,
-                    run.refused_accesses,
-                    run.invalidations,
-                    run.seconds
-                ),
-            ));
-        }
-        if let Some(run) = self.runs.iter().find(|run| !run.trace.is_empty()) {
-            let of = |name: &str| run.counters.get(name).copied().unwrap_or(0);
-            rows.push((
-                "mediation",
-                format!(
-                    "{} pages mapped, {} unmapped, {} flushes, {} register traps",
-                    of("maps"),
-                    of("unmaps"),
-                    of("flushes"),
-                    of("exits_dart_register")
-                ),
-            ));
-            rows.push(("trace", format!("{} events, {} dropped", run.trace_events, run.trace_dropped)));
-            rows.push(("", run.trace.clone()));
-        }
-        for run in self.runs.iter().filter(|run| !run.screen.is_empty()) {
-            rows.push(("screen", run.screen.clone()));
+            rows.push((&run.name, run.figures()));
+            if run.counters.contains_key("maps") && !run.trace.is_empty() {
+                rows.push(("", run.mediation()));
+                rows.push(("", format!("trace: {} events, {} dropped", run.trace_events, run.trace_dropped)));
+                rows.push(("", run.trace.clone()));
+            }
+            if !run.screen.is_empty() {
+                rows.push(("", run.screen.clone()));
+            }
         }
         rows.push(("all runs", format!("{:.1} s", self.seconds)));
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);

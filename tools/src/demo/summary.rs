@@ -233,7 +233,7 @@ impl Summary {
 }
 
 /// 1234567 as 1 234 567.
-fn grouped(number: u64) -> String {
+pub(crate) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut answer = String::new();
     for (index, digit) in digits.chars().enumerate() {

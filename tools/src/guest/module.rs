@@ -20,10 +20,15 @@ use crate::{command, workspace};
 /// The distribution's files that are compiled, in `drivers/iommu/`.
 const DRIVER_SOURCES: [&str; 2] = ["apple-dart.c", "io-pgtable-dart.c"];
 /// What the project adds beside them.
-const GLUE: [(&str, &str); 2] =
-    [("Kbuild", include_str!("module/Kbuild")), ("glue.c", include_str!("module/glue.c"))];
+const GLUE: [(&str, &str); 3] = [
+    ("Kbuild", include_str!("module/Kbuild")),
+    ("glue.c", include_str!("module/glue.c")),
+    ("board-dma.c", include_str!("module/board-dma.c")),
+];
 /// The module's file name.
 const MODULE: &str = "apple-dart-module.ko";
+/// The driver of the simulated M1's DMA engines, built beside it.
+const BOARD_DMA: &str = "board-dma.ko";
 
 /// The driver, built for one kernel.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,6 +43,14 @@ pub struct DartModule {
     pub sources: Vec<(String, String)>,
     /// SHA-256 over the glue that went in, in hex.
     glue_sha256: String,
+}
+
+impl DartModule {
+    /// The module that drives the simulated M1's DMA engines, all of it the project's own.
+    #[must_use]
+    pub fn board_dma(&self) -> PathBuf {
+        self.path.with_file_name(BOARD_DMA)
+    }
 }
 
 /// Gives the DART driver for a kernel: from the cache if it is there, else built from the distribution's source.

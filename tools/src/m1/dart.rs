@@ -25,6 +25,12 @@ pub const ENGINE_BYTES: u64 = 0x1000;
 /// Where the first DMA engine's registers are. Nothing of an M1 is there.
 pub const ENGINES: u64 = 0x2_1000_0000;
 
+/// Where the DMA engine behind DART `number` listens.
+#[must_use]
+pub fn engine_of(number: u64) -> u64 {
+    ENGINES + number * ENGINE_BYTES
+}
+
 /// How a DART is found by who boots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
@@ -113,7 +119,13 @@ impl Dart {
     /// Where its DMA engine listens.
     #[must_use]
     pub fn engine(&self) -> u64 {
-        ENGINES + self.number * ENGINE_BYTES
+        engine_of(self.number)
+    }
+
+    /// Whether a fault is latched: its interrupt line is up.
+    #[must_use]
+    pub fn has_fault(&self) -> bool {
+        self.get(ERROR) >> 31 != 0
     }
 
     /// Something was stored into the part of the registers that begins at `address`.
@@ -175,6 +187,8 @@ impl Dart {
     pub fn ring(&mut self, memory: &Memory) {
         let word = |index: u64| memory.word(self.engine() + 4 * index);
         let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
+        // Before the result: whoever has that may ring again at once.
+        memory.set_word(self.engine(), 0);
         let result = match order {
             1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
             // Power off and on: all is forgotten.
@@ -185,7 +199,6 @@ impl Dart {
             _ => Err(()),
         };
         memory.set_word(self.engine() + 20, if result.is_ok() { 1 } else { 2 });
-        memory.set_word(self.engine(), 0);
     }
 
     /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a granule ends.

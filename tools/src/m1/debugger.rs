@@ -77,6 +77,27 @@ impl Debugger {
         self.send("c")
     }
 
+    /// Stores a word at a physical address of a machine that stands still: a device's register, too.
+    ///
+    /// # Errors
+    ///
+    /// QEMU refuses.
+    pub fn store_physical(&mut self, address: u64, value: u32) -> Result<()> {
+        let bytes = value.to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
+        // QEMU's own packet: addresses are physical while it is 1. Source: QEMU 7.2 `docs/system/gdb.rst`.
+        for (text, what) in [
+            ("Qqemu.PhyMemMode:1".to_owned(), "physical addresses"),
+            (format!("M{address:x},4:{bytes}"), "the store"),
+            ("Qqemu.PhyMemMode:0".to_owned(), "virtual addresses"),
+        ] {
+            let answer = self.ask(&text)?;
+            if answer != "OK" {
+                bail!("QEMU refuses {what} at {address:#x}: {answer}");
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until the machine stops, at most `patience`; `None` while it runs.
     ///
     /// # Errors
@@ -93,13 +114,22 @@ impl Debugger {
         Ok(Some(Stop::Written(address)))
     }
 
+    /// Has the machine stop soon: [`Self::stopped`] tells.
+    ///
+    /// # Errors
+    ///
+    /// The connection is gone.
+    pub fn ask_to_stop(&mut self) -> Result<()> {
+        self.stream.write_all(&[3]).context("QEMU's debugger port is gone")
+    }
+
     /// Stops the machine, and gives the first CPU's program counter.
     ///
     /// # Errors
     ///
     /// QEMU does not answer.
     pub fn interrupt(&mut self) -> Result<u64> {
-        self.stream.write_all(&[3]).context("QEMU's debugger port is gone")?;
+        self.ask_to_stop()?;
         self.packet(PATIENCE)?;
         self.ask("Hg1")?;
         let registers = self.ask("g")?;

@@ -114,6 +114,9 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     for (name, value) in &mac.chosen {
         set(chosen, name, value.as_str());
     }
+    if mac.has_linux {
+        super::linux::complete(&mut tree)?;
+    }
     tree.memory_reservations =
         mac.kept.iter().map(|range| MemoryReservation::new(range.start, range.size())).collect();
     Ok(tree.to_dtb())
@@ -231,11 +234,11 @@ fn child_with_prefix<'a>(node: &'a mut DeviceTreeNode, prefix: &str) -> Option<&
     node.child_mut(&name)
 }
 
-fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
+pub(super) fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
     node.add_property(DeviceTreeProperty::new_unchecked(name, value));
 }
 
 /// Numbers of two cells each.
-fn cells(values: &[u64]) -> Vec<u8> {
+pub(super) fn cells(values: &[u64]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }

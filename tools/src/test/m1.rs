@@ -4,11 +4,11 @@ mod hazards;
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::el2::Toolchain;
 use crate::m1::bench::{self, Bench};
-use crate::m1::{Mac, Outcome, screen};
+use crate::m1::{Mac, Outcome, linux, screen};
 use crate::progress::Step;
 use crate::workspace;
 
@@ -34,6 +34,28 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     wrong_options(&bench, step)?;
     panics(toolchain, step)?;
     Ok("every case ok".to_owned())
+}
+
+/// The distribution's own kernel, from its first instruction to user space, with its own DART driver.
+///
+/// # Errors
+///
+/// The first thing that went wrong.
+pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let folder = workspace::target().join("test").join("m1-linux");
+    let (guest, kernel) = linux::prepare(&folder, step)?;
+    let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
+    step.detail(&kernel.release);
+    let outcome = bench.board(&linux::mac())?.run(linux::LIMIT, |line| {
+        if line.starts_with("guest: ") {
+            step.detail(line);
+        }
+        bench::is_last(line)
+    })?;
+    bench.keep("stock kernel", &outcome)?;
+    bench::judge(&outcome).with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
+    linux::judge(&outcome)?;
+    Ok(format!("{}, user space, {} bytes of DMA", kernel.release, outcome.copied_bytes))
 }
 
 /// A CPU that never comes: the boot goes on, and the guest does not hear of it.

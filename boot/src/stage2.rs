@@ -18,6 +18,7 @@
 
 pub mod entry;
 pub mod hardware;
+pub mod maintenance;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -29,6 +30,7 @@ use oche_hyp::world::{CpuAccess, OutOfTables};
 use crate::range::{PAGE, PhysRange};
 use entry::{Attributes, Entry};
 pub use hardware::Hardware;
+use maintenance::Maintenance as _;
 use walk::{LEAF_LEVEL, Position, index_of, level_bytes};
 pub use walk::{Lookup, Root};
 

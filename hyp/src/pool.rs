@@ -62,18 +62,24 @@ impl Pool {
     }
 
     /// Returns a frame whose pages all hold the red-zone pattern.
-    pub(crate) fn give_marked_frame(&mut self, frame: Frame) {
-        debug_assert!(self.owns(frame));
-        debug_assert!(self.free.len() < self.frames.len());
-        self.free.push(frame);
+    pub(crate) fn give_marked_frame(&mut self, memory: &mut impl Memory, frame: Frame) {
+        memory.release(frame);
+        self.push(frame);
     }
 
     /// Marks a frame's pages and returns it.
     pub(crate) fn give_frame(&mut self, memory: &mut impl Memory, frame: Frame) {
+        memory.release(frame);
         for slot in 0..SLOTS {
             memory.fill_page(frame.page(slot), RED_ZONE);
         }
-        self.give_marked_frame(frame);
+        self.push(frame);
+    }
+
+    fn push(&mut self, frame: Frame) {
+        debug_assert!(self.owns(frame));
+        debug_assert!(self.free.len() < self.frames.len());
+        self.free.push(frame);
     }
 
     /// A single page, or `None` when all frames are in use.

@@ -6,7 +6,7 @@
 
 use crate::addr::{Frame, Granule, PAGE_WORDS, SLOTS};
 use crate::pool::Pool;
-use crate::world::{Iommu, Memory};
+use crate::world::{Iommu, Memory, Stage2};
 
 /// Entries of one table.
 const ENTRIES: usize = 2048;
@@ -46,7 +46,7 @@ impl Shadow {
     #[must_use]
     pub(crate) fn prepare(
         &mut self,
-        world: &mut (impl Memory + Iommu),
+        world: &mut (impl Memory + Stage2 + Iommu),
         pool: &mut Pool,
         granule: Granule,
     ) -> bool {
@@ -55,6 +55,8 @@ impl Shadow {
         if table.frame == NO_TABLE {
             let Some(frame) = pool.take_frame() else { return false };
             clear(world, frame);
+            // What the frame held before could be taken for entries.
+            world.publish();
             *table = LeafTable { frame: frame.0, live: 0 };
             let entry = world.table_entry(frame);
             store(world, self.root, first, entry);

@@ -49,6 +49,12 @@ pub trait Memory {
             self.store(page, word, value);
         }
     }
+
+    /// The engine says that nobody may reach `frame` of its pool any more: from here on it can be anything else.
+    /// A machine has nothing to do; a test's checks that it is so.
+    fn release(&mut self, frame: Frame) {
+        let _ = frame;
+    }
 }
 
 /// What CPUs may do with a page through stage 2.

@@ -5,11 +5,14 @@
 //! Other CPUs and devices act in the middle of the engine's own work: a test queues their accesses, and they
 //! run at random moments inside the traits' methods. A broken contract is remembered as a violation.
 
+pub mod discipline;
+pub mod frames;
 pub mod iommu;
 pub mod memory;
 pub mod stage2;
 
 use crate::random::{Random, mix};
+use frames::Frames;
 use iommu::{DeviceResult, Hardware};
 use memory::HostMemory;
 use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
@@ -190,6 +193,7 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
     pub(crate) memory: HostMemory,
     pub(crate) cpus: CpuTables,
     pub(crate) hardware: Hardware,
+    pub(crate) frames: Frames,
     violation: RefCell<Option<String>>,
     countdown: u64,
 }
@@ -205,6 +209,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             overlapped: Vec::new(),
             cpus: CpuTables::new(layout, memory.pages(), cpus),
             hardware: Hardware::new(darts),
+            frames: Frames::new(layout.pool.clone()),
             options,
             memory,
             violation: RefCell::new(None),
@@ -225,7 +230,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
 
     /// The first contract that was broken, if one was.
     pub fn take_violation(&self) -> Option<String> {
-        self.violation.borrow_mut().take()
+        self.violation.borrow_mut().take().or_else(|| self.cpus.checker().take_violation())
     }
 
     pub(crate) fn violate(&self, text: String) {
@@ -309,7 +314,13 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     fn store(&mut self, page: Hfn, word: usize, value: u64) {
         self.tick();
         match self.memory.index(page) {
-            Some(index) if word < PAGE_WORDS => self.memory.set_word(index, word, value),
+            Some(index) if word < PAGE_WORDS => {
+                self.note_store(page);
+                if self.frames.is_table(page) {
+                    self.note_entry(page, word, self.memory.word(index, word), value);
+                }
+                self.memory.set_word(index, word, value);
+            }
             _ => {
                 self.violate(format!("the engine stores word {word} of {page:?}, which is no memory of its"))
             }
@@ -321,6 +332,7 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         let bytes = 1 << width_log2;
         match self.memory.index(page) {
             Some(index) if width_log2 <= 3 && offset < PAGE_BYTES && offset.is_multiple_of(bytes) => {
+                self.note_store(page);
                 self.memory.set_bytes(index, offset, &value.to_le_bytes()[..bytes]);
             }
             _ => self.violate(format!("the engine stores {bytes} bytes at {offset} of {page:?}")),
@@ -331,6 +343,8 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         if self.is_sabotaged(Sabotage::SkipMerge) {
             return None;
         }
+        self.cpus.checker().note_comparison(one);
+        self.cpus.checker().note_comparison(other);
         words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
@@ -338,10 +352,12 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         if self.is_sabotaged(Sabotage::SkipCopyHome) && self.memory.is_ram(to) {
             return;
         }
+        let to_page = to;
         if let (true, Some(from), Some(to)) =
             (self.is_quiet(), self.memory.index(from), self.memory.index(to))
         {
             self.memory.copy(from, to);
+            self.note_store(to_page);
             return;
         }
         for word in 0..PAGE_WORDS {
@@ -358,6 +374,27 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
             self.store(page, word, value);
         }
     }
+
+    fn release(&mut self, frame: Frame) {
+        let board = self.options.board;
+        if let Err(text) = self.frames.release(&self.memory, board, &self.cpus, frame) {
+            self.violate(text);
+        }
+    }
+}
+
+impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
+    fn note_store(&self, page: Hfn) {
+        self.cpus.checker().note_store(page);
+    }
+
+    fn note_entry(&mut self, page: Hfn, word: usize, before: u64, now: u64) {
+        let board = self.options.board;
+        let done = self.frames.store(board, &self.memory, &self.cpus, (page, word), (before, now));
+        if let Err(text) = done {
+            self.violate(text);
+        }
+    }
 }
 
 impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
@@ -367,8 +404,7 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
         if scarce != 0 && !self.is_prepared(page) && self.random.chance(1, scarce) {
             return Err(OutOfTables);
         }
-        self.stage2_prepare(page);
-        Ok(())
+        self.stage2_prepare(page)
     }
 
     fn break_page(&mut self, page: Gfn) {
@@ -437,14 +473,18 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
 
     fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
         self.step();
+        self.cpus.checker().full_barrier();
         self.iommu_attach(dart, stream, space, root);
+        self.frames.attach(self.options.board, &self.memory, (dart, stream), space, root);
         self.step();
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
         self.step();
         if !self.is_sabotaged(Sabotage::SkipBlock) {
+            self.cpus.checker().full_barrier();
             self.iommu_block(dart, stream);
+            self.frames.detach(dart, stream);
         }
         self.step();
     }
@@ -456,7 +496,9 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
             return Err(InvalidateTimedOut);
         }
         if !self.is_sabotaged(Sabotage::SkipInvalidate) {
+            self.cpus.checker().full_barrier();
             self.iommu_invalidate(space, members);
+            self.frames.invalidate(space);
         }
         self.step();
         Ok(())
@@ -469,6 +511,9 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
 
 impl<const CACHES_INVALID: bool> Tap for StrictWorld<CACHES_INVALID> {
     fn event(&mut self, event: Event) {
+        if let Event::Moved { page, to } = event {
+            self.cpus.checker().note_move(page, to);
+        }
         self.events.push(event);
     }
 }

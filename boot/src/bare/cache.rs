@@ -5,8 +5,10 @@
 
 use core::arch::asm;
 
-use crate::bare::registers::CtrEl0;
+use crate::bare::tlb::Cpus;
 use crate::range::PhysRange;
+use crate::stage2::Hardware as _;
+use crate::stage2::maintenance::Maintenance as _;
 
 /// Cleans and invalidates the data caches over `range` to the point of coherency, and waits.
 ///
@@ -14,7 +16,7 @@ use crate::range::PhysRange;
 ///
 /// Stores before are in memory on return, also for observers with their caches off.
 pub fn clean_and_invalidate(range: PhysRange) {
-    for_each_line(range, data_line_bytes(), |line| {
+    for_each_line(range, Cpus.data_line_bytes(), |line| {
         // SAFETY: the address is mapped (callers pass memory that EL2 maps), and the operation keeps data.
         unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
     });
@@ -23,21 +25,8 @@ pub fn clean_and_invalidate(range: PhysRange) {
 }
 
 /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
-///
-/// Source: Arm ARM DDI 0487, "Synchronization and coherency issues between data and instruction accesses":
-/// DC CVAU, DSB, IC, DSB. All of the instruction cache, because the guest fetches by other addresses.
 pub fn synchronize_instructions(range: PhysRange) {
-    for_each_line(range, data_line_bytes(), |line| {
-        // SAFETY: as for `clean_and_invalidate`.
-        unsafe { asm!("dc cvau, {}", in(reg) line, options(nostack, preserves_flags)) };
-    });
-    // SAFETY: drops instruction cache lines of all CPUs, which are fetched again; barriers around it.
-    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
-}
-
-/// `CTR_EL0.DminLine`: log2 of the words in the smallest data cache line.
-fn data_line_bytes() -> u64 {
-    4 << (CtrEl0.read() >> 16 & 0xf)
+    Cpus.synchronize_instructions(range);
 }
 
 fn for_each_line(range: PhysRange, line_bytes: u64, mut act: impl FnMut(u64)) {

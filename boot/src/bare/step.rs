@@ -5,17 +5,16 @@
 //! either, whatever another CPU made of the instruction meanwhile. Source: Arm ARM DDI 0487, "Software Step
 //! exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`.
 
-use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
 
 use crate::bare::frame::TrapFrame;
-use crate::bare::registers::{
-    ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, VttbrEl2, synchronize_context,
-};
+use crate::bare::registers::{ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, synchronize_context};
+use crate::bare::tlb::Cpus;
 use crate::bare::{cpu, el2};
 use crate::machine::MOST_CPUS;
+use crate::stage2::maintenance::Maintenance as _;
 
 /// `PSTATE.SS`.
 pub(super) const SPSR_SS: u64 = 1 << 21;
@@ -33,8 +32,6 @@ const MDCR_TDE: u64 = 1 << 8;
 const HCR_WAITS: u64 = 1 << 13 | 1 << 14;
 /// `OSLSR_EL1.OSLK`.
 const OSLSR_LOCKED: u64 = 1 << 1;
-/// The view's VMID; the guest's is 0.
-const VIEW_VMID: u64 = 1 << 48;
 
 /// Whether each CPU is in a step. Only the CPU itself reads or writes its own.
 static STEPPING: [AtomicBool; MOST_CPUS] = [const { AtomicBool::new(false) }; MOST_CPUS];
@@ -87,7 +84,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
     HCR_EL2.set(aside.hcr | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
     if let Some(root) = root {
-        VttbrEl2.write(root | VIEW_VMID);
+        Cpus.enter_view(root);
     }
     synchronize_context();
     set_stepping(true);
@@ -99,10 +96,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
 pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> bool {
     set_stepping(false);
     if aside.has_view {
-        // What this CPU cached of the view goes; nobody else had any of it.
-        // SAFETY: dropping TLB entries of the current VMID, the view's, on this CPU only costs walks.
-        unsafe { asm!("tlbi vmalls12e1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
-        VttbrEl2.write(el2::root().map_or(0, |root| root.table));
+        Cpus.leave_view(el2::root().map_or(0, |root| root.table));
     }
     MdscrEl1.write(aside.mdscr);
     MdcrEl2.write(aside.mdcr);

@@ -1,13 +1,13 @@
-//! Stage 2's hardware: table words, barriers, and the TLB maintenance of all CPUs.
+//! Stage 2's hardware: table words, barriers, and the maintenance of all CPUs' TLBs and instruction caches.
+//!
+//! One instruction a method; in which order they go is `stage2::maintenance`.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
-
-use crate::bare::cache;
-use crate::range::PhysRange;
+use crate::bare::registers::{CtrEl0, VttbrEl2, synchronize_context};
 use crate::stage2::Hardware;
+use crate::stage2::hardware::{Barrier, Translations};
 
 /// This machine's CPUs. The tables it is asked about lie in memory that EL2 maps and Oche owns.
 #[derive(Clone, Copy, Debug)]
@@ -37,44 +37,60 @@ impl Hardware for Cpus {
         self.word(table, index).compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    fn order_stores(&self) {
-        // Walks are made by the CPUs of the inner shareable domain. DSB, not DMB: a walk is not an explicit
-        // access. Source: Arm ARM DDI 0487, "Ordering and completion of TLB maintenance instructions".
-        // SAFETY: a barrier changes nothing.
-        unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
-    }
-
-    fn publish_stores(&self) {
-        // ST without a domain is the full system's: an IOMMU and the devices behind it may observe outside
-        // the CPUs' inner shareable domain.
-        // SAFETY: as for `order_stores`.
-        unsafe { asm!("dsb st", "isb", options(nostack, preserves_flags)) };
-    }
-
-    fn invalidate_page(&self, page: Gfn) {
-        // The operand holds IPA[51:12] in bits 39:0; TTL = 0: any level.
-        let operand = u64::from(page.0);
-        // SAFETY: dropping TLB entries of the guest only costs walks.
-        unsafe { asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags)) };
-    }
-
-    fn invalidate_all(&self) {
-        // SAFETY: as for `invalidate_page`.
-        unsafe { asm!("tlbi vmalls12e1is", "dsb ish", "isb", options(nostack, preserves_flags)) };
-    }
-
-    fn finish_invalidation(&self) {
-        // IPAS2E1IS drops stage-2 entries only; entries that combine both stages are found by VA, which
-        // nobody knows, so all of them go. Source: Arm ARM DDI 0487, "TLB maintenance requirements":
-        // DSB, TLBI VMALLE1IS, DSB. With TGE = 0 it acts on the guest's regime and VMID.
-        // SAFETY: as for `invalidate_page`.
-        unsafe {
-            asm!("dsb ish", "tlbi vmalle1is", "dsb ish", "isb", options(nostack, preserves_flags));
+    #[inline(always)]
+    fn barrier(&self, barrier: Barrier) {
+        match barrier {
+            // SAFETY: a barrier changes nothing.
+            Barrier::Stores => unsafe { asm!("dsb ishst", options(nostack, preserves_flags)) },
+            // SAFETY: the same.
+            Barrier::Everything => unsafe { asm!("dsb ish", options(nostack, preserves_flags)) },
+            // SAFETY: the same.
+            Barrier::StoresForAll => unsafe { asm!("dsb st", options(nostack, preserves_flags)) },
+            // SAFETY: the same.
+            Barrier::Here => unsafe { asm!("dsb nsh", options(nostack, preserves_flags)) },
         }
     }
 
-    fn synchronize_instructions(&self, at: Hfn) {
-        let start = at.address();
-        cache::synchronize_instructions(PhysRange { start, end: start + PAGE_BYTES as u64 });
+    #[inline(always)]
+    fn synchronize_context(&self) {
+        synchronize_context();
+    }
+
+    #[inline(always)]
+    fn invalidate(&self, translations: Translations) {
+        match translations {
+            Translations::Page(page) => {
+                // The operand holds IPA[51:12] in bits 39:0; TTL = 0: any level.
+                let operand = u64::from(page.0);
+                // SAFETY: dropping TLB entries of the guest only costs walks.
+                unsafe { asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags)) }
+            }
+            // With TGE = 0 it acts on the guest's regime and VMID, as do the two below.
+            // SAFETY: dropping TLB entries of the guest only costs walks.
+            Translations::FirstStage => unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) },
+            // SAFETY: the same.
+            Translations::All => unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) },
+            // SAFETY: the same.
+            Translations::AllHere => unsafe { asm!("tlbi vmalls12e1", options(nostack, preserves_flags)) },
+        }
+    }
+
+    fn select_tables(&self, vttbr: u64) {
+        VttbrEl2.write(vttbr);
+    }
+
+    fn data_line_bytes(&self) -> u64 {
+        // `CTR_EL0.DminLine`: log2 of the words in the smallest data cache line.
+        4 << (CtrEl0.read() >> 16 & 0xf)
+    }
+
+    fn clean_line(&self, address: u64) {
+        // SAFETY: callers pass memory that EL2 maps, and the operation keeps data.
+        unsafe { asm!("dc cvau, {}", in(reg) address, options(nostack, preserves_flags)) };
+    }
+
+    fn drop_instructions(&self) {
+        // SAFETY: what is dropped is fetched again.
+        unsafe { asm!("ic ialluis", options(nostack, preserves_flags)) };
     }
 }

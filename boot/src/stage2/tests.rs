@@ -5,17 +5,17 @@ use std::collections::HashMap;
 
 use oche_hyp::world::Stage2 as _;
 
+use super::hardware::{Barrier, Translations};
 use super::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Step {
     Store { table: u64, index: usize, value: u64 },
-    Order,
-    Publish,
-    Page(Gfn),
-    All,
-    Finish,
-    Instructions(Hfn),
+    Barrier(Barrier),
+    Invalidate(Translations),
+    Tables(u64),
+    Clean(u64),
+    Instructions,
 }
 
 #[derive(Default, Debug)]
@@ -39,25 +39,32 @@ impl Hardware for &Recorder {
         }
         same
     }
-    fn order_stores(&self) {
-        self.steps.borrow_mut().push(Step::Order);
+    fn barrier(&self, barrier: Barrier) {
+        self.steps.borrow_mut().push(Step::Barrier(barrier));
     }
-    fn publish_stores(&self) {
-        self.steps.borrow_mut().push(Step::Publish);
+    fn synchronize_context(&self) {}
+    fn invalidate(&self, translations: Translations) {
+        self.steps.borrow_mut().push(Step::Invalidate(translations));
     }
-    fn invalidate_page(&self, page: Gfn) {
-        self.steps.borrow_mut().push(Step::Page(page));
+    fn select_tables(&self, vttbr: u64) {
+        self.steps.borrow_mut().push(Step::Tables(vttbr));
     }
-    fn invalidate_all(&self) {
-        self.steps.borrow_mut().push(Step::All);
+    fn data_line_bytes(&self) -> u64 {
+        1024
     }
-    fn finish_invalidation(&self) {
-        self.steps.borrow_mut().push(Step::Finish);
+    fn clean_line(&self, address: u64) {
+        self.steps.borrow_mut().push(Step::Clean(address));
     }
-    fn synchronize_instructions(&self, at: Hfn) {
-        self.steps.borrow_mut().push(Step::Instructions(at));
+    fn drop_instructions(&self) {
+        self.steps.borrow_mut().push(Step::Instructions);
     }
 }
+
+const ORDER: Step = Step::Barrier(Barrier::Stores);
+const WAIT: Step = Step::Barrier(Barrier::Everything);
+const ALL: Step = Step::Invalidate(Translations::All);
+/// The end of an invalidation that names stage 2 alone.
+const FINISH: [Step; 3] = [WAIT, Step::Invalidate(Translations::FirstStage), WAIT];
 
 const TABLES: PhysRange = PhysRange { start: 0x1_0000_0000, end: 0x1_0010_0000 };
 const RAM: PhysRange = PhysRange { start: 0x4000_0000, end: 0xc000_0000 };
@@ -112,11 +119,11 @@ fn a_split_is_break_before_make_and_changes_nothing_else() {
         .collect();
     assert_eq!(makes.len(), 2, "1 GiB and 2 MiB");
     for at in makes {
-        assert!(matches!(steps[at - 4], Step::Store { value, .. } if value & 1 == 0));
-        assert_eq!(steps[at - 3], Step::Order);
-        assert!(matches!(steps[at - 2], Step::Page(_)));
-        assert_eq!(steps[at - 1], Step::Finish);
-        assert_eq!(steps[at + 1], Step::Order);
+        assert!(matches!(steps[at - 6], Step::Store { value, .. } if value & 1 == 0));
+        assert_eq!(steps[at - 5], ORDER);
+        assert!(matches!(steps[at - 4], Step::Invalidate(Translations::Page(_))));
+        assert_eq!(steps[at - 3..at], FINISH);
+        assert_eq!(steps[at + 1], ORDER);
     }
 }
 
@@ -135,9 +142,9 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
     assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), expected);
     let steps = recorder.steps.borrow();
     assert!(matches!(steps[0], Step::Store { value, .. } if value & 1 == 0));
-    assert_eq!(steps[1..4], [Step::Order, Step::All, Step::Order]);
-    assert!(matches!(steps[4], Step::Store { value, .. } if value & 3 == 3));
-    assert_eq!(steps[5], Step::Publish);
+    assert_eq!(steps[1..5], [ORDER, ALL, WAIT, ORDER]);
+    assert!(matches!(steps[5], Step::Store { value, .. } if value & 3 == 3));
+    assert_eq!(steps[6], Step::Barrier(Barrier::StoresForAll));
 }
 
 #[test]
@@ -185,7 +192,7 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
             assert_eq!(stage2.root().lookup(&&recorder, page), guarded, "the shared tables stay");
         }
         assert!(stage2.open_in_view(pages[0], Hfn(1)), "a second time costs nothing");
-        assert!(!recorder.steps.borrow().contains(&Step::All), "no broadcast");
+        assert!(!recorder.steps.borrow().contains(&ALL), "no broadcast");
     }
     assert!(!stage2.open_in_view(Gfn(0xa_0000), Hfn(0xa_0000)), "it has no entry of its own");
 }
@@ -201,7 +208,7 @@ fn a_batch_of_pages_costs_one_broadcast() {
     recorder.steps.borrow_mut().clear();
     stage2.flush_broken();
     stage2.flush_broken();
-    assert_eq!(*recorder.steps.borrow(), [Step::Order, Step::All, Step::Order], "and none without a break");
+    assert_eq!(*recorder.steps.borrow(), [ORDER, ALL, WAIT, ORDER], "and none without a break");
 }
 
 #[test]
@@ -228,7 +235,10 @@ fn a_moved_page_is_executed_only_after_the_caches_know() {
     stage2.root().allow_execute(&&recorder, page);
     assert_eq!(stage2.root().lookup(&&recorder, page), mapped(0x9_0001));
     let steps = recorder.steps.borrow();
-    assert_eq!(steps[0], Step::Instructions(Hfn(0x9_0001)));
-    assert!(matches!(steps[1], Step::Store { .. }));
-    assert_eq!(steps[2..], [Step::Order, Step::Page(page), Step::Finish]);
+    let lines: Vec<Step> = (0..4).map(|line| Step::Clean(0x9000_1000 + line * 1024)).collect();
+    assert_eq!(steps[..4], lines);
+    assert_eq!(steps[4..7], [WAIT, Step::Instructions, WAIT]);
+    assert!(matches!(steps[7], Step::Store { .. }));
+    assert_eq!(steps[8..10], [ORDER, Step::Invalidate(Translations::Page(page))]);
+    assert_eq!(steps[10..], FINISH);
 }

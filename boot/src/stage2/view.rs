@@ -10,6 +10,7 @@ use oche_hyp::world::CpuAccess;
 
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
+use super::maintenance::Maintenance as _;
 use super::walk::{LEAF_LEVEL, Root, index_of};
 use super::{Stage2, TABLE_ENTRIES};
 use crate::guard::MOST_OPENED;

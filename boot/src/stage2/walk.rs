@@ -6,7 +6,8 @@ use oche_hyp::world::CpuAccess;
 use super::TABLE_ENTRIES;
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
-use crate::range::PAGE;
+use super::maintenance::Maintenance as _;
+use crate::range::{PAGE, PhysRange};
 
 /// Bytes that a level-1 entry covers.
 const LEVEL1_BYTES: u64 = 1 << 30;
@@ -78,7 +79,7 @@ impl Root {
     pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn) {
         let Some(position) = self.walk(hardware, page) else { return };
         let Entry::Leaf { at, attributes } = position.entry else { return };
-        hardware.synchronize_instructions(at);
+        hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });
         let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
         let (old, new) = (position.entry.encode(position.level), new.encode(position.level));
         if hardware.exchange(position.table, position.index, old, new) {

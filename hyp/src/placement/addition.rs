@@ -81,7 +81,12 @@ impl Placement {
         if self.watches.are_set() {
             self.begin_newly_watched(world, space, changes);
         }
+        let is_anything_moving = self.mover.moving(0).is_some();
         self.finish_motion(world);
+        if !is_anything_moving && !copies.is_empty() {
+            // The bytes of replicas come before the entries that show them to devices.
+            world.publish();
+        }
         self.copies = copies;
 
         let mut needs_invalidation = false;
@@ -213,7 +218,7 @@ impl Placement {
             Ok(kind) => kind,
             Err(reason) => {
                 if record.form == Form::Empty {
-                    self.pool.give_marked_frame(frame);
+                    self.pool.give_marked_frame(world, frame);
                 }
                 return Err(reason);
             }

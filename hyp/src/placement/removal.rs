@@ -102,6 +102,13 @@ impl Placement {
             }
             self.mover.still(world);
             for departure in &*departures {
+                self.fill_split(world, departure);
+            }
+            if departures.iter().any(|departure| departure.split.is_some()) {
+                // The bytes come before the entries that show them to devices.
+                world.publish();
+            }
+            for departure in &*departures {
                 self.unmap(world, space, departure);
             }
             // Even where no entry changed: only this makes sure that what a device wrote has landed.
@@ -171,7 +178,7 @@ impl Placement {
                     for page in split.copied.into_iter().flatten() {
                         self.pool.give_page(world, page);
                     }
-                    self.pool.give_marked_frame(frame);
+                    self.pool.give_marked_frame(world, frame);
                     return Err(Refusal::PoolExhausted);
                 }
             }
@@ -198,19 +205,23 @@ impl Placement {
         }
     }
 
+    /// Copies what a split granule keeps to its new frame.
+    fn fill_split(&self, world: &mut impl World, departure: &Departure) {
+        let Some(split) = departure.split else { return };
+        for (slot, kept) in remainder(departure).slots.iter().enumerate() {
+            let Some(kept) = kept else { continue };
+            world.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
+            if let Some(Some(copied)) = split.copied.get(slot) {
+                world.copy_page(split.frame.page(slot), *copied);
+            }
+        }
+    }
+
     /// Takes the departure out of the hardware's tables, or points them at a split granule's new frame.
     fn unmap(&mut self, world: &mut impl World, space: SpaceId, departure: &Departure) {
         let mut after = remainder(departure);
         if let Some(split) = departure.split {
             after.form = Form::Composed(split.frame);
-            for (slot, kept) in after.slots.iter().enumerate() {
-                let Some(kept) = kept else { continue };
-                let home = self.mover.locate(kept.page);
-                world.copy_page(home, split.frame.page(slot));
-                if let Some(Some(copied)) = split.copied.get(slot) {
-                    world.copy_page(split.frame.page(slot), *copied);
-                }
-            }
         }
         self.set_entry(world, space, departure.granule, &after);
     }
@@ -309,7 +320,7 @@ impl Placement {
             world.fill_page(frame.page(index), RED_ZONE);
         }
         if remainder(departure).is_vacant() {
-            self.pool.give_marked_frame(frame);
+            self.pool.give_marked_frame(world, frame);
         }
     }
 

@@ -321,7 +321,7 @@ impl Board {
         }
     }
 
-    fn decode_leaf(self, entry: u64) -> Option<(Frame, Permission, SlotRun)> {
+    pub(super) fn decode_leaf(self, entry: u64) -> Option<(Frame, Permission, SlotRun)> {
         let frame = Frame((entry >> 14 & 0x3f_ffff) as u32);
         let (permission, slots) = match self {
             Self::Dart => {
@@ -334,7 +334,7 @@ impl Board {
         (self.leaf_entry(frame, permission, slots) == entry).then_some((frame, permission, slots))
     }
 
-    fn decode_table(self, entry: u64) -> Option<Frame> {
+    pub(super) fn decode_table(self, entry: u64) -> Option<Frame> {
         let frame = Frame((entry >> 14 & 0x3f_ffff) as u32);
         (self.table_entry(frame) == entry).then_some(frame)
     }

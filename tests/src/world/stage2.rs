@@ -1,9 +1,15 @@
-//! The CPUs: a stage 2 with break-before-make, and translations that stay until they are flushed.
+//! The CPUs: the stage 2 that runs at EL2, under a checker, and translations that stay until they are flushed.
 
+use super::discipline::Discipline;
+use super::memory::HostMemory;
 use super::{Data, Layout, Sabotage, StrictWorld};
 use crate::random::Random;
-use oche_hyp::addr::{Gfn, Hfn, PAGE_WORDS};
-use oche_hyp::world::CpuAccess;
+use oche_boot::range::PhysRange;
+use oche_boot::stage2::entry::Entry as Descriptor;
+use oche_boot::stage2::hardware::Hardware as _;
+use oche_boot::stage2::{Lookup, Stage2};
+use oche_hyp::addr::{Gfn, Hfn, PAGE_WORDS, SLOTS};
+use oche_hyp::world::{CpuAccess, OutOfTables, Stage2 as _};
 use std::collections::BTreeMap;
 
 /// What came of a CPU's access.
@@ -36,7 +42,6 @@ enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     at: Hfn,
-    access: CpuAccess,
     is_prepared: bool,
     phase: Phase,
 }
@@ -48,21 +53,102 @@ pub struct CpuTables {
     owners: Vec<Option<Gfn>>,
     cached: Vec<BTreeMap<Gfn, (Hfn, CpuAccess)>>,
     moving: Vec<Gfn>,
+    stage2: Stage2<Discipline>,
+    checker: Discipline,
+    /// What walks find where they may find more than one thing.
+    walks: Random,
+    /// The page that was made last: a CPU may fetch from it.
+    made: Option<Gfn>,
 }
 
 impl CpuTables {
+    /// What a walk of the tables finds now: with stores still on their way, the older entry as well.
+    fn walk(&mut self, page: Gfn) -> Lookup {
+        let older = self.checker.older_leaf(page).filter(|_| self.walks.chance(1, 2));
+        if let Some(Descriptor::Leaf { at, attributes }) = older {
+            return Lookup::Mapped { at, access: attributes.access, no_execute: attributes.no_execute };
+        }
+        self.stage2.root().lookup(&self.checker, page)
+    }
+
+    /// Now and then a CPU executes a page that moved, which faults, and is let through as it is at EL2.
+    fn fetch(&mut self) {
+        let Some(page) = self.made.take().filter(|_| self.walks.chance(1, 4)) else { return };
+        let root = self.stage2.root();
+        if let Lookup::Mapped {
+            access: CpuAccess::ReadWrite | CpuAccess::ReadOnly, no_execute: true, ..
+        } = root.lookup(&self.checker, page)
+        {
+            root.allow_execute(&self.checker, page);
+        }
+    }
+
     /// Everything at home, for `cpus` CPUs.
     pub fn new(layout: &Layout, host_pages: usize, cpus: usize) -> Self {
         let mut entries = BTreeMap::new();
         let mut owners = vec![None; host_pages];
         let ram = layout.ram.iter().flat_map(|&(first, pages)| (first.0..first.0 + pages).map(Gfn));
         for (index, page) in ram.enumerate() {
-            let access = CpuAccess::ReadWrite;
-            entries.insert(page, Entry { at: page.home(), access, is_prepared: false, phase: Phase::Live });
+            entries.insert(page, Entry { at: page.home(), is_prepared: false, phase: Phase::Live });
             owners[index] = Some(page);
         }
-        Self { entries, owners, cached: vec![BTreeMap::new(); cpus], moving: Vec::new() }
+        let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home(), pages)).collect();
+        runs.push((layout.pool.start.page(0), (layout.pool.end.0 - layout.pool.start.0) * SLOTS as u32));
+        let checker = Discipline::new(TABLES, tables(layout), IPA_BITS, runs);
+        let cached = vec![BTreeMap::new(); cpus];
+        let stage2 = boot(layout, &checker);
+        Self {
+            entries,
+            owners,
+            cached,
+            moving: Vec::new(),
+            stage2,
+            checker,
+            walks: Random::new(1),
+            made: None,
+        }
     }
+
+    /// Who watches what is done to the tables.
+    pub fn checker(&self) -> &Discipline {
+        &self.checker
+    }
+
+    /// The guest page that CPUs find at `at`, or may still find there.
+    pub fn found_at(&self, memory: &HostMemory, at: Hfn) -> Option<Gfn> {
+        let page = self.owners[memory.index(at)?]?;
+        self.entries.get(&page).filter(|entry| entry.at == at && entry.phase != Phase::Flushed).map(|_| page)
+    }
+}
+
+/// Where the tables lie, and how long guest-physical addresses are.
+const TABLES: u64 = 1 << 40;
+const IPA_BITS: u32 = 36;
+/// Pages that a block of level 1 and one of level 2 hold.
+const BLOCKS: [u32; 2] = [1 << 18, 1 << 9];
+
+/// Pages of tables that are enough to give every page an entry of its own.
+fn tables(layout: &Layout) -> usize {
+    let blocks = |pages: u32| -> usize {
+        let runs = layout.ram.iter();
+        runs.map(|&(first, count)| ((first.0 + count) / pages - first.0 / pages + 1) as usize).sum()
+    };
+    1 + BLOCKS.into_iter().map(blocks).sum::<usize>()
+}
+
+/// The tables as boot builds them, in large blocks, so that pages get entries of their own one by one.
+fn boot(layout: &Layout, checker: &Discipline) -> Stage2<Discipline> {
+    let stage2 = Stage2::new(checker.clone(), checker.memory(), IPA_BITS, true);
+    let Ok(mut stage2) = stage2 else { unreachable!("there is room for a root") };
+    for &(first, pages) in &layout.ram {
+        let [block, _] = BLOCKS.map(u64::from);
+        let start = u64::from(first.0) / block * block;
+        let end = u64::from(first.0 + pages).next_multiple_of(block);
+        let mapped = stage2.map_ram(PhysRange { start: start << 12, end: end << 12 });
+        mapped.unwrap_or_else(|error| unreachable!("blocks need no tables: {error:?}"));
+    }
+    checker.select_tables(stage2.root().table);
+    stage2
 }
 
 impl<const C: bool> StrictWorld<C> {
@@ -141,13 +227,15 @@ impl<const C: bool> StrictWorld<C> {
             return Ok(found);
         }
         let Some(&entry) = self.cpus.entries.get(&page) else { return Err(CpuResult::NoMemory) };
-        if entry.phase != Phase::Live {
+        if matches!(entry.phase, Phase::Made) {
             return Err(CpuResult::InMotion);
         }
-        if entry.access == CpuAccess::None {
-            return Err(CpuResult::NoAccess);
-        }
-        let found = (entry.at, entry.access);
+        let found = match self.cpus.walk(page) {
+            Lookup::Unmapped => return Err(CpuResult::NoMemory),
+            Lookup::InMotion => return Err(CpuResult::InMotion),
+            Lookup::Mapped { access: CpuAccess::None, .. } => return Err(CpuResult::NoAccess),
+            Lookup::Mapped { at, access, .. } => (at, access),
+        };
         if self.random.chance(7, 8) {
             self.cpus.cached[cpu].insert(page, found);
         }
@@ -158,10 +246,31 @@ impl<const C: bool> StrictWorld<C> {
         self.cpus.entries.get(&page).is_some_and(|entry| entry.is_prepared)
     }
 
-    pub(super) fn stage2_prepare(&mut self, page: Gfn) {
+    pub(super) fn stage2_prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         match self.cpus.entries.get_mut(&page) {
             Some(entry) => entry.is_prepared = true,
             None => self.violate(format!("prepare of {page:?}, which is no guest RAM")),
+        }
+        let prepared = self.cpus.stage2.prepare(page);
+        self.forget();
+        prepared
+    }
+
+    /// Drops from every TLB what the last invalidations were about.
+    fn forget(&mut self) {
+        let forgotten = self.cpus.checker.take_forgotten();
+        if self.is_sabotaged(Sabotage::SkipCpuFlush) {
+            return;
+        }
+        for (first, pages) in forgotten {
+            let pages = Gfn(first as u32)..Gfn((first + pages) as u32);
+            for cached in &mut self.cpus.cached {
+                if pages.end.0 - pages.start.0 == 1 {
+                    cached.remove(&pages.start);
+                } else {
+                    cached.retain(|page, _| !pages.contains(page));
+                }
+            }
         }
     }
 
@@ -170,6 +279,7 @@ impl<const C: bool> StrictWorld<C> {
             Some(entry) if entry.is_prepared && entry.phase == Phase::Live => {
                 entry.phase = Phase::Broken;
                 self.cpus.moving.push(page);
+                self.cpus.stage2.break_page(page);
             }
             found => {
                 let text = format!("break of {page:?}, which is {found:?}");
@@ -185,13 +295,10 @@ impl<const C: bool> StrictWorld<C> {
                 && entry.phase == Phase::Broken
             {
                 entry.phase = Phase::Flushed;
-                if !self.is_sabotaged(Sabotage::SkipCpuFlush) {
-                    for cached in &mut self.cpus.cached {
-                        cached.remove(&page);
-                    }
-                }
             }
         }
+        self.cpus.stage2.flush_broken();
+        self.forget();
     }
 
     pub(super) fn stage2_make(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
@@ -223,10 +330,13 @@ impl<const C: bool> StrictWorld<C> {
             self.cpus.owners[old] = None;
         }
         self.cpus.owners[index] = Some(page);
-        self.cpus.entries.insert(page, Entry { at, access, phase: Phase::Made, ..entry });
+        self.cpus.entries.insert(page, Entry { at, phase: Phase::Made, ..entry });
+        self.cpus.stage2.make_page(page, at, access);
+        self.cpus.made = Some(page);
     }
 
     pub(super) fn stage2_publish(&mut self) {
+        self.cpus.stage2.publish();
         let moving = std::mem::take(&mut self.cpus.moving);
         for page in moving {
             let Some(entry) = self.cpus.entries.get_mut(&page) else { continue };
@@ -246,7 +356,12 @@ impl<const C: bool> StrictWorld<C> {
     }
 
     /// To be called when the engine has returned: nothing may be left half changed.
-    pub fn check_settled(&self) {
+    pub fn check_settled(&mut self) {
+        self.cpus.fetch();
+        self.cpus.checker.check_settled();
+        if let Err(text) = self.frames.check_settled(self.cpus.checker.barriers_for_all()) {
+            self.violate(text);
+        }
         if let Some(page) = self.cpus.moving.first() {
             let phase = self.cpus.entries.get(page).map(|entry| entry.phase);
             self.violate(format!("the engine returned and left {page:?} {phase:?}"));

@@ -1,0 +1,82 @@
+//! The sequences of barriers, TLB and cache maintenance that stage 2 is made of, over any [`Hardware`].
+//!
+//! Source: Arm ARM DDI 0487, "Using break-before-make when updating translation table entries", "TLB maintenance
+//! requirements and the TLB maintenance instructions", "Synchronization and coherency issues between data and
+//! instruction accesses".
+
+use oche_hyp::addr::Gfn;
+
+use super::hardware::{Barrier, Hardware, Translations};
+use crate::range::PhysRange;
+
+/// `VTTBR_EL2.VMID` of a view; the guest's own is 0.
+pub const VIEW_VMID: u64 = 1 << 48;
+
+/// The sequences. Every [`Hardware`] has them, and none has its own.
+pub trait Maintenance: Hardware {
+    /// All stores before are seen by every CPU and its table walks before any store after.
+    ///
+    /// DSB, not DMB: a walk is not an explicit access.
+    fn order_stores(&self) {
+        self.barrier(Barrier::Stores);
+        self.synchronize_context();
+    }
+
+    /// The same for observers outside the CPUs' domain as well: an IOMMU and the devices behind it.
+    fn publish_stores(&self) {
+        self.barrier(Barrier::StoresForAll);
+        self.synchronize_context();
+    }
+
+    /// Starts to drop what the TLBs of all CPUs hold of stage 2 alone of the page, last-level or not.
+    fn invalidate_page(&self, page: Gfn) {
+        self.invalidate(Translations::Page(page));
+    }
+
+    /// Waits for the invalidations, drops everything that combines them with stage 1, and waits again.
+    ///
+    /// Entries that combine both stages are found by virtual address, which nobody knows, so all of them go.
+    fn finish_invalidation(&self) {
+        self.barrier(Barrier::Everything);
+        self.invalidate(Translations::FirstStage);
+        self.barrier(Barrier::Everything);
+        self.synchronize_context();
+    }
+
+    /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and waits.
+    fn invalidate_all(&self) {
+        self.invalidate(Translations::All);
+        self.barrier(Barrier::Everything);
+        self.synchronize_context();
+    }
+
+    /// Has this CPU's guest use the view whose root is at `root`. A context synchronisation must follow.
+    fn enter_view(&self, root: u64) {
+        self.select_tables(root | VIEW_VMID);
+    }
+
+    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. Nobody else had any of it.
+    fn leave_view(&self, root: u64) {
+        self.invalidate(Translations::AllHere);
+        self.barrier(Barrier::Here);
+        self.synchronize_context();
+        self.select_tables(root);
+    }
+
+    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU. All of the
+    /// instruction caches, because the guest fetches by other addresses.
+    fn synchronize_instructions(&self, range: PhysRange) {
+        let bytes = self.data_line_bytes();
+        let mut line = range.start & !(bytes - 1);
+        while line < range.end {
+            self.clean_line(line);
+            line += bytes;
+        }
+        self.barrier(Barrier::Everything);
+        self.drop_instructions();
+        self.barrier(Barrier::Everything);
+        self.synchronize_context();
+    }
+}
+
+impl<H: Hardware + ?Sized> Maintenance for H {}

@@ -1,0 +1,586 @@
+//! The architecture's rules for who changes translation tables, checked on every instruction that matters.
+//!
+//! [`Discipline`] is the [`Hardware`] under `oche_boot::stage2`: the very code that runs at EL2 stores its entries
+//! here and executes its barriers and TLB maintenance here. Each table entry that a walk may reach has a state,
+//! from the store that makes it invalid to the end of the last invalidation, and what is done too early, too
+//! weakly or not at all is remembered as a violation.
+//!
+//! The rules, by name, with their source in Arm ARM DDI 0487:
+//! - *break before make*: a valid entry becomes another with a different address, type, size or memory attributes
+//!   only over an invalid one, `DSB ISHST`, `TLBI IPAS2E1IS`, `DSB ISH`, `TLBI VMALLE1IS`, `DSB ISH` (or, for the two
+//!   invalidations, one `TLBI VMALLS12E1IS`). "Using break-before-make when updating translation table entries".
+//! - *nothing stale at the end*: a permission that changed in place is invalidated before anybody relies on it.
+//! - *contents first*: an entry names a table or a page only when a `DSB` has ordered the stores into it.
+//! - *instructions*: a page that EL2 wrote is executable only after `DC CVAU` of each line, `DSB ISH`,
+//!   `IC IALLUIS`, `DSB ISH`.
+//! - *views*: tables of another VMID change only while no CPU can have cached any of them.
+//! - *copies after the break*: a page's bytes move only when no CPU has a translation of it.
+
+use oche_boot::range::PhysRange;
+use oche_boot::stage2::Root;
+use oche_boot::stage2::entry::{Attributes, Entry};
+use oche_boot::stage2::hardware::{Barrier, Hardware, Translations};
+use oche_hyp::addr::{Gfn, Hfn};
+use oche_hyp::world::CpuAccess;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+/// Entries in a page of tables.
+const ENTRIES: usize = 512;
+/// Bytes of a data cache line on this machine.
+const LINE_BYTES: u64 = 64;
+/// All lines of a page.
+const ALL_LINES: u64 = u64::MAX;
+/// Where a VMID is in `VTTBR_EL2`.
+const VMID_SHIFT: u32 = 48;
+
+/// How far an entry that changed is from being forgotten by every TLB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    /// Stored.
+    Stored,
+    /// Every walk sees it.
+    Ordered,
+    /// `TLBI IPAS2E1IS` has begun.
+    PageBegun,
+    /// It is complete: nothing is left but what combines both stages.
+    PageDone,
+    /// `TLBI VMALLE1IS` has begun.
+    FirstStageBegun,
+    /// `TLBI VMALLS12E1IS` has begun.
+    AllBegun,
+}
+
+/// An entry of which TLBs may still hold an older value.
+#[derive(Clone, Copy, Debug)]
+struct Stale {
+    before: u64,
+    stage: Stage,
+}
+
+/// Which part of guest-physical memory a page of tables is about.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    level: u8,
+    first: u64,
+}
+
+/// How far a page that EL2 wrote is from being fetched right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fetch {
+    /// Lines that were cleaned, one bit each.
+    Written(u64),
+    /// All lines are clean.
+    Clean,
+    /// `IC IALLUIS` has begun.
+    Begun,
+    Right,
+}
+
+/// What is known of a page of memory that EL2 wrote.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    /// Counts of barriers at the last store: of any kind, and of those for all observers.
+    at: u64,
+    at_for_all: u64,
+    /// Breaks that were complete at the last store, copy or comparison.
+    touched: u64,
+    fetch: Fetch,
+}
+
+/// One CPU that executes at EL2, and what it did.
+#[derive(Clone, Debug)]
+pub struct Discipline(Rc<State>);
+
+#[derive(Debug)]
+struct State {
+    base: u64,
+    ipa_bits: u32,
+    /// First page and number of pages of each run of memory other than the tables.
+    runs: Vec<(Hfn, u32)>,
+    words: Vec<Cell<u64>>,
+    rules: RefCell<Rules>,
+    violation: RefCell<Option<String>>,
+}
+
+#[derive(Debug, Default)]
+struct Rules {
+    /// Of each page of tables that the guest's VMID reaches.
+    places: Vec<Option<Place>>,
+    /// Barriers before the last store into each page of tables.
+    stored: Vec<u64>,
+    stale: BTreeMap<usize, Stale>,
+    /// Runs of guest pages that every TLB has forgotten since somebody asked.
+    forgotten: Vec<(u64, u64)>,
+    /// Barriers that order stores for the CPUs, and for everybody.
+    barriers: u64,
+    barriers_for_all: u64,
+    /// Breaks that are complete, all together and for each entry.
+    completed: u64,
+    completed_at: HashMap<usize, u64>,
+    /// Of each page of memory, in the order of `State::runs`.
+    written: Vec<Option<Written>>,
+    /// The page that was stored to last, if nothing else has happened since.
+    storing: Option<Hfn>,
+    fetches: Vec<Hfn>,
+    /// `VTTBR_EL2`, once it is set.
+    tables: Option<u64>,
+    /// Pages of tables that only a view reaches, while a CPU may hold translations of it.
+    view: BTreeSet<usize>,
+    has_begun_to_forget_view: bool,
+}
+
+impl State {
+    /// The place of `page` among all memory other than the tables.
+    fn place(&self, page: Hfn) -> Option<usize> {
+        let mut before = 0;
+        for (first, count) in &self.runs {
+            let offset = page.0.wrapping_sub(first.0);
+            if offset < *count {
+                return Some((before + offset) as usize);
+            }
+            before += count;
+        }
+        None
+    }
+
+    fn written<'a>(&self, rules: &'a Rules, page: Hfn) -> Option<&'a Written> {
+        rules.written.get(self.place(page)?)?.as_ref()
+    }
+
+    fn written_mut<'a>(&self, rules: &'a mut Rules, page: Hfn) -> Option<&'a mut Written> {
+        rules.written.get_mut(self.place(page)?)?.as_mut()
+    }
+}
+
+impl Discipline {
+    /// Tables in `pages` pages of host memory at `base`, all zero, for guest-physical addresses of `ipa_bits`; other
+    /// memory is in `runs`: first page and number of pages.
+    pub fn new(base: u64, pages: usize, ipa_bits: u32, runs: Vec<(Hfn, u32)>) -> Self {
+        let words = (0..pages * ENTRIES).map(|_| Cell::new(0)).collect();
+        let written = vec![None; runs.iter().map(|(_, count)| *count as usize).sum()];
+        let rules = Rules { places: vec![None; pages], stored: vec![0; pages], written, ..Rules::default() };
+        // The zeros were ordered long ago.
+        let rules = RefCell::new(Rules { barriers: 1, barriers_for_all: 1, ..rules });
+        Self(Rc::new(State { base, ipa_bits, runs, words, rules, violation: RefCell::new(None) }))
+    }
+
+    /// The memory of the tables.
+    pub fn memory(&self) -> PhysRange {
+        PhysRange { start: self.0.base, end: self.0.base + self.0.words.len() as u64 * 8 }
+    }
+
+    /// The first rule that was broken, if one was.
+    pub fn take_violation(&self) -> Option<String> {
+        self.0.violation.borrow_mut().take()
+    }
+
+    /// Remembers that a rule was broken.
+    pub fn violate(&self, text: String) {
+        self.0.violation.borrow_mut().get_or_insert(text);
+    }
+
+    /// EL2 wrote into `page`, other than with an instruction of the guest.
+    pub fn note_store(&self, page: Hfn) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        if rules.storing == Some(page) {
+            return;
+        }
+        rules.storing = Some(page);
+        let written = Written {
+            at: rules.barriers,
+            at_for_all: rules.barriers_for_all,
+            touched: rules.completed,
+            fetch: Fetch::Written(0),
+        };
+        if let Some(place) = self.0.place(page).and_then(|place| rules.written.get_mut(place)) {
+            *place = Some(written);
+        }
+    }
+
+    /// EL2 compared `page` with another.
+    pub fn note_comparison(&self, page: Hfn) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        let completed = rules.completed;
+        if let Some(written) = self.0.written_mut(rules, page) {
+            written.touched = completed;
+        }
+    }
+
+    /// EL2 says that the bytes of `page` are at `to` now.
+    pub fn note_move(&self, page: Gfn, to: Hfn) {
+        let Some(word) = self.leaf_word(page) else {
+            return self.violate(format!("{page:?} moves without an entry of its own"));
+        };
+        let rules = self.0.rules.borrow();
+        if self.0.words[word].get() & 1 != 0 || rules.stale.contains_key(&word) {
+            let stale = rules.stale.get(&word);
+            self.violate(format!("{page:?} moves to {to:?} while CPUs may reach it ({stale:?})"));
+            return;
+        }
+        let completed = rules.completed_at.get(&word).copied().unwrap_or(0);
+        if self.0.written(&rules, to).is_none_or(|written| written.touched < completed) {
+            self.violate(format!(
+                "{page:?} moves to {to:?}, where nothing was copied since its break was done"
+            ));
+        }
+    }
+
+    /// Whether the stores into `page` have been ordered for every observer.
+    pub fn is_visible_to_all(&self, page: Hfn) -> bool {
+        let rules = self.0.rules.borrow();
+        self.0.written(&rules, page).is_none_or(|written| written.at_for_all < rules.barriers_for_all)
+    }
+
+    /// Barriers so far that order stores for every observer.
+    pub fn barriers_for_all(&self) -> u64 {
+        self.0.rules.borrow().barriers_for_all
+    }
+
+    /// A driver's own barrier, of the strongest kind.
+    pub fn full_barrier(&self) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        rules.storing = None;
+        rules.barriers += 1;
+        rules.barriers_for_all += 1;
+    }
+
+    /// The value that a walk which began a moment ago may still find in the entry of `page`, if it has one of its own.
+    pub fn older_leaf(&self, page: Gfn) -> Option<Entry> {
+        let word = self.leaf_word(page)?;
+        let stale = self.0.rules.borrow().stale.get(&word).copied()?;
+        (stale.stage == Stage::Stored).then(|| Entry::decode(stale.before, 3))
+    }
+
+    /// Runs of guest pages that every TLB has forgotten since this was asked last: first page and number.
+    pub fn take_forgotten(&self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.0.rules.borrow_mut().forgotten)
+    }
+
+    /// To be called when EL2 has done what it was asked: nothing may be left that somebody relies on.
+    pub fn check_settled(&self) {
+        let rules = self.0.rules.borrow();
+        if let Some((word, stale)) = rules.stale.first_key_value() {
+            let now = self.0.words[*word].get();
+            self.violate(format!("entry {word:#x} went from {:#x} to {now:#x} and {stale:?}", stale.before));
+        }
+    }
+
+    /// The entry of `page` alone, if there is one.
+    fn leaf_word(&self, page: Gfn) -> Option<usize> {
+        let rules = self.0.rules.borrow();
+        let tables = rules.tables?;
+        let (mut table, mut level) = (tables & ((1 << VMID_SHIFT) - 1), 1);
+        loop {
+            let word = self.word(table, index_of(page, level))?;
+            match Entry::decode(self.0.words.get(word)?.get(), level) {
+                Entry::Table(next) if level < 3 => (table, level) = (next.address(), level + 1),
+                _ if level == 3 => return Some(word),
+                _ => return None,
+            }
+        }
+    }
+
+    fn word(&self, table: u64, index: usize) -> Option<usize> {
+        let offset = table.checked_sub(self.0.base)? / 8;
+        let word = offset as usize + index;
+        (word < self.0.words.len()).then_some(word)
+    }
+
+    fn put(&self, table: u64, index: usize, new: u64) {
+        let Some(word) = self.word(table, index) else {
+            return self.violate(format!("a store to entry {index} of {table:#x}, which is no table"));
+        };
+        let rules = &mut *self.0.rules.borrow_mut();
+        let before = self.0.words[word].replace(new);
+        if before == new {
+            return;
+        }
+        let page = word / ENTRIES;
+        rules.stored[page] = rules.barriers;
+        if rules.view.contains(&page) {
+            self.violate(format!(
+                "entry {word:#x} of a view changes while a CPU may hold translations of it"
+            ));
+        }
+        if rules.tables.is_none() {
+            return;
+        }
+        let Some(place) = rules.places[page] else { return };
+        if let Err(text) = self.change(rules, word, place, before, new) {
+            self.violate(format!(
+                "{text}: entry {word:#x}, level {}, from {before:#x} to {new:#x}, {:?}",
+                place.level,
+                rules.stale.get(&word)
+            ));
+        }
+    }
+
+    /// The guest's tables change under the guest.
+    fn change(
+        &self,
+        rules: &mut Rules,
+        word: usize,
+        place: Place,
+        before: u64,
+        new: u64,
+    ) -> Result<(), &'static str> {
+        let stored = Stale { before, stage: Stage::Stored };
+        let (old_entry, new_entry) = (Entry::decode(before, place.level), Entry::decode(new, place.level));
+        match (before & 1 != 0, new & 1 != 0) {
+            (true, false) if !rules.view.is_empty() => {
+                return Err("an entry is broken while a CPU uses a view that has it too");
+            }
+            (true, false) => {
+                rules.stale.insert(word, stored);
+            }
+            (false, _) if rules.stale.contains_key(&word) => {
+                return Err("an entry is made before its break is complete");
+            }
+            (false, false) => {}
+            (false, true) => self.shown(rules, word, place, new_entry)?,
+            (true, true) => match (old_entry, new_entry) {
+                (Entry::Leaf { at: old_at, attributes: old }, Entry::Leaf { at, attributes })
+                    if old_at == at && is_permission_alone(old, attributes) =>
+                {
+                    self.shown(rules, word, place, new_entry)?;
+                    rules.stale.insert(word, stored);
+                }
+                _ => return Err("a valid entry becomes another without a break"),
+            },
+        }
+        Ok(())
+    }
+
+    /// `entry` becomes valid: what it names must be there before.
+    fn shown(&self, rules: &mut Rules, word: usize, place: Place, entry: Entry) -> Result<(), &'static str> {
+        match entry {
+            Entry::Table(next) => {
+                let Some(first) = self.word(next.address(), 0) else { return Err("an entry names no table") };
+                if rules.stored[first / ENTRIES] == rules.barriers {
+                    return Err("a table is linked before its contents are ordered");
+                }
+                let pages = pages_of(place.level);
+                let start = place.first + (word % ENTRIES) as u64 * pages;
+                self.reach(rules, first / ENTRIES, Place { level: place.level + 1, first: start });
+            }
+            Entry::Leaf { at, attributes } => {
+                let Some(written) = self.0.written(rules, at) else { return Ok(()) };
+                if written.at == rules.barriers {
+                    return Err("a page is shown before its bytes are ordered");
+                }
+                if !attributes.no_execute && written.fetch != Fetch::Right {
+                    return Err("a page can be executed before its instructions are synchronised");
+                }
+            }
+            Entry::Invalid | Entry::InMotion => {}
+        }
+        Ok(())
+    }
+
+    /// The guest's VMID reaches the table in page `page`, and all below it.
+    fn reach(&self, rules: &mut Rules, page: usize, place: Place) {
+        rules.places[page] = Some(place);
+        for index in 0..ENTRIES {
+            let entry = Entry::decode(self.0.words[page * ENTRIES + index].get(), place.level);
+            if let Entry::Table(next) = entry
+                && let Some(first) = self.word(next.address(), 0)
+            {
+                let below = place.first + index as u64 * pages_of(place.level);
+                self.reach(rules, first / ENTRIES, Place { level: place.level + 1, first: below });
+            }
+        }
+    }
+
+    fn look_at_view(&self, rules: &mut Rules, table: u64, level: u8) {
+        let Some(first) = self.word(table, 0) else { return };
+        let page = first / ENTRIES;
+        if rules.places[page].is_some() || !rules.view.insert(page) {
+            return;
+        }
+        if rules.stored[page] == rules.barriers {
+            self.violate(format!("the view at {table:#x} is used before its entries are ordered"));
+        }
+        for index in 0..ENTRIES {
+            if let Entry::Table(next) = Entry::decode(self.0.words[first + index].get(), level) {
+                self.look_at_view(rules, next.address(), level + 1);
+            }
+        }
+    }
+
+    fn complete(&self, rules: &mut Rules) {
+        let Rules { stale, forgotten, completed, completed_at, places, .. } = rules;
+        stale.retain(|word, entry| {
+            entry.stage = match entry.stage {
+                Stage::Stored => Stage::Ordered,
+                Stage::PageBegun => Stage::PageDone,
+                Stage::FirstStageBegun | Stage::AllBegun => {
+                    *completed += 1;
+                    completed_at.insert(*word, *completed);
+                    if let Some(place) = places[word / ENTRIES] {
+                        let pages = pages_of(place.level);
+                        forgotten.push((place.first + (word % ENTRIES) as u64 * pages, pages));
+                    }
+                    return false;
+                }
+                stage => stage,
+            };
+            true
+        });
+        for page in rules.fetches.clone() {
+            let Some(written) = self.0.written_mut(rules, page) else { continue };
+            match written.fetch {
+                Fetch::Written(ALL_LINES) => written.fetch = Fetch::Clean,
+                Fetch::Begun => written.fetch = Fetch::Right,
+                _ => {}
+            }
+        }
+        let mut fetches = std::mem::take(&mut rules.fetches);
+        fetches
+            .retain(|page| self.0.written(rules, *page).is_some_and(|written| written.fetch == Fetch::Clean));
+        rules.fetches = fetches;
+    }
+}
+
+impl Hardware for Discipline {
+    fn load(&self, table: u64, index: usize) -> u64 {
+        self.word(table, index).map_or(0, |word| self.0.words[word].get())
+    }
+
+    fn store(&self, table: u64, index: usize, value: u64) {
+        self.put(table, index, value);
+    }
+
+    fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        let is_same = self.load(table, index) == old;
+        if is_same {
+            self.put(table, index, new);
+        }
+        is_same
+    }
+
+    fn barrier(&self, barrier: Barrier) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        rules.storing = None;
+        match barrier {
+            Barrier::Here => {
+                if rules.has_begun_to_forget_view {
+                    rules.has_begun_to_forget_view = false;
+                    rules.view.clear();
+                }
+                return;
+            }
+            Barrier::Everything => self.complete(rules),
+            Barrier::Stores | Barrier::StoresForAll => {
+                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::Stored) {
+                    entry.stage = Stage::Ordered;
+                }
+            }
+        }
+        rules.barriers += 1;
+        rules.barriers_for_all += u64::from(barrier == Barrier::StoresForAll);
+    }
+
+    fn synchronize_context(&self) {}
+
+    fn invalidate(&self, translations: Translations) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        let is_guest = rules.tables.is_some_and(|tables| tables >> VMID_SHIFT == 0);
+        let places = &rules.places;
+        let covers = |word: usize, page: Gfn| {
+            places[word / ENTRIES].is_some_and(|place| {
+                let first = place.first + (word % ENTRIES) as u64 * pages_of(place.level);
+                (first..first + pages_of(place.level)).contains(&u64::from(page.0))
+            })
+        };
+        match translations {
+            Translations::AllHere => rules.has_begun_to_forget_view |= !is_guest,
+            // It is about the VMID in use.
+            _ if !is_guest => {}
+            Translations::Page(page) => {
+                for (word, entry) in &mut rules.stale {
+                    if entry.stage == Stage::Ordered && covers(*word, page) {
+                        entry.stage = Stage::PageBegun;
+                    }
+                }
+            }
+            Translations::FirstStage => {
+                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::PageDone) {
+                    entry.stage = Stage::FirstStageBegun;
+                }
+            }
+            Translations::All => {
+                for entry in rules.stale.values_mut().filter(|entry| entry.stage != Stage::Stored) {
+                    entry.stage = Stage::AllBegun;
+                }
+            }
+        }
+    }
+
+    fn select_tables(&self, vttbr: u64) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        let root = vttbr & ((1 << VMID_SHIFT) - 1);
+        let Some(first) = self.word(root, 0) else {
+            return self.violate(format!("VTTBR_EL2 names no table: {vttbr:#x}"));
+        };
+        if vttbr >> VMID_SHIFT != 0 {
+            rules.has_begun_to_forget_view = false;
+            self.look_at_view(rules, root, 1);
+        } else if !rules.view.is_empty() {
+            self.violate("a CPU leaves a view and keeps translations of it".to_owned());
+        }
+        if rules.tables.is_none() {
+            if rules.stored.contains(&rules.barriers) {
+                self.violate("the tables are used before their entries are ordered".to_owned());
+            }
+            // Two tables side by side are one root.
+            for half in 0..Root::table_bytes(self.0.ipa_bits) / 4096 {
+                let place = Place { level: 1, first: half * ENTRIES as u64 * pages_of(1) };
+                self.reach(rules, first / ENTRIES + half as usize, place);
+            }
+        }
+        rules.tables = Some(vttbr);
+    }
+
+    fn data_line_bytes(&self) -> u64 {
+        LINE_BYTES
+    }
+
+    fn clean_line(&self, address: u64) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        let page = Hfn((address >> 12) as u32);
+        rules.storing = None;
+        if let Some(Written { fetch: Fetch::Written(lines), .. }) = self.0.written_mut(rules, page) {
+            *lines |= 1 << (address % 4096 / LINE_BYTES);
+            rules.fetches.push(page);
+            rules.fetches.dedup();
+        }
+    }
+
+    fn drop_instructions(&self) {
+        let rules = &mut *self.0.rules.borrow_mut();
+        for page in rules.fetches.clone() {
+            if let Some(written) = self.0.written_mut(rules, page)
+                && written.fetch == Fetch::Clean
+            {
+                written.fetch = Fetch::Begun;
+            }
+        }
+    }
+}
+
+/// Whether two leaves differ in nothing but what CPUs may do: that needs no break, only an invalidation.
+fn is_permission_alone(old: Attributes, new: Attributes) -> bool {
+    old.memory == new.memory && old.access != CpuAccess::None && new.access != CpuAccess::None
+}
+
+/// Pages that an entry of `level` covers.
+fn pages_of(level: u8) -> u64 {
+    1 << (9 * (3 - u64::from(level.min(3))))
+}
+
+fn index_of(page: Gfn, level: u8) -> usize {
+    let index = u64::from(page.0) / pages_of(level);
+    if level == 1 { index as usize } else { index as usize % ENTRIES }
+}

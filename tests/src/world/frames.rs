@@ -1,0 +1,268 @@
+//! The rules for what the 16K hardware may reach: nothing that it could still find is used for anything else.
+//!
+//! The hardware may have cached any entry that was valid at any moment since its space was invalidated last. So an
+//! entry that is taken out stays *possible* until then, and:
+//! - a frame goes back to the pool only when no entry, present or possible, leads to it, and no CPU finds a page of
+//!   the guest there;
+//! - an entry that becomes valid names a table or a frame whose bytes every observer sees already;
+//! - when the engine has done what it was asked, every observer sees the entries that it stored.
+
+use super::stage2::CpuTables;
+use super::{Board, HostMemory};
+use oche_hyp::addr::{Frame, Hfn, PAGE_WORDS, SLOTS};
+use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::world::SpaceId;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Entries of a table.
+const TABLE_WORDS: usize = 2048;
+/// First-level entries that 32-bit IOVAs use.
+const FIRST_LEVEL_WORDS: usize = 128;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    First,
+    Leaf,
+}
+
+/// What the hardware may find, and what is wrong with it.
+#[derive(Debug)]
+pub struct Frames {
+    /// The pool. What is kept of each frame is in its order.
+    pool: Range<Frame>,
+    tables: Vec<Option<(SpaceId, Level)>>,
+    roots: BTreeMap<SpaceId, Frame>,
+    attached: BTreeMap<(usize, usize), SpaceId>,
+    /// Entries that lead to each frame now.
+    entries: Vec<u32>,
+    /// Entries that are gone and may still be cached.
+    possible: Vec<(SpaceId, Frame)>,
+    /// Barriers for all observers before the last entry was stored.
+    stored: Option<u64>,
+}
+
+impl Frames {
+    /// Nothing in `pool` is anything yet.
+    pub fn new(pool: Range<Frame>) -> Self {
+        let count = (pool.end.0 - pool.start.0) as usize;
+        Self {
+            pool,
+            tables: vec![None; count],
+            roots: BTreeMap::new(),
+            attached: BTreeMap::new(),
+            entries: vec![0; count],
+            possible: Vec::new(),
+            stored: None,
+        }
+    }
+
+    /// Whether `page` is part of a table that the hardware walks.
+    pub fn is_table(&self, page: Hfn) -> bool {
+        self.table(page.frame()).is_some()
+    }
+
+    fn place(&self, frame: Frame) -> usize {
+        frame.0.wrapping_sub(self.pool.start.0) as usize
+    }
+
+    fn table(&self, frame: Frame) -> Option<(SpaceId, Level)> {
+        self.tables.get(self.place(frame)).copied().flatten()
+    }
+
+    fn entries_to(&self, frame: Frame) -> u32 {
+        self.entries.get(self.place(frame)).copied().unwrap_or(0)
+    }
+
+    /// One more entry leads to `frame`.
+    fn count(&mut self, frame: Frame) {
+        let place = self.place(frame);
+        if let Some(entries) = self.entries.get_mut(place) {
+            *entries += 1;
+        }
+    }
+
+    fn set_table(&mut self, frame: Frame, table: Option<(SpaceId, Level)>) {
+        let place = self.place(frame);
+        if let Some(known) = self.tables.get_mut(place) {
+            *known = table;
+        }
+    }
+
+    /// The engine stores the entry in word `word` of `page`.
+    ///
+    /// # Errors
+    ///
+    /// What it must not do.
+    pub fn store(
+        &mut self,
+        board: Board,
+        memory: &HostMemory,
+        cpus: &CpuTables,
+        (page, word): (Hfn, usize),
+        (before, now): (u64, u64),
+    ) -> Result<(), String> {
+        let Some((space, level)) = self.table(page.frame()) else { return Ok(()) };
+        if before == now {
+            return Ok(());
+        }
+        self.stored = Some(cpus.checker().barriers_for_all());
+        let leads_to = |entry: u64| match level {
+            Level::First => board.decode_table(entry),
+            Level::Leaf => board.decode_leaf(entry).map(|(frame, ..)| frame),
+        };
+        let left = leads_to(before).filter(|_| before & 1 != 0);
+        if let Some(frame) = left {
+            self.forget(frame);
+            self.possible.push((space, frame));
+        }
+        if now & 1 == 0 {
+            return Ok(());
+        }
+        let Some(frame) = leads_to(now) else {
+            return Err(format!("entry {now:#x} in word {word} of {page:?} leads nowhere"));
+        };
+        if level == Level::First {
+            self.add_table(board, memory, space, frame);
+        }
+        self.count(frame);
+        if left == Some(frame) {
+            return Ok(());
+        }
+        let hidden =
+            (0..SLOTS).map(|slot| frame.page(slot)).find(|page| !cpus.checker().is_visible_to_all(*page));
+        match hidden {
+            Some(hidden) => Err(format!("an entry leads to {frame:?} before all observers see {hidden:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// `space` is what `stream` translates through, from `root` on.
+    pub fn attach(
+        &mut self,
+        board: Board,
+        memory: &HostMemory,
+        (dart, stream): (DartId, StreamId),
+        space: SpaceId,
+        root: Frame,
+    ) {
+        self.detach(dart, stream);
+        self.attached.insert((dart.index(), stream.index()), space);
+        if self.roots.insert(space, root) == Some(root) {
+            return;
+        }
+        self.set_table(root, Some((space, Level::First)));
+        self.count(root);
+        for word in 0..FIRST_LEVEL_WORDS {
+            let entry = table_word(memory, root, word);
+            if let Some(table) = board.decode_table(entry).filter(|_| entry & 1 != 0) {
+                self.add_table(board, memory, space, table);
+                self.count(table);
+            }
+        }
+    }
+
+    /// `stream` translates through nothing; if it was the last of its space, nothing of that is cached.
+    pub fn detach(&mut self, dart: DartId, stream: StreamId) {
+        if let Some(space) = self.attached.remove(&(dart.index(), stream.index()))
+            && !self.attached.values().any(|other| *other == space)
+        {
+            self.invalidate(space);
+        }
+    }
+
+    /// The hardware has dropped what it cached of `space`.
+    pub fn invalidate(&mut self, space: SpaceId) {
+        self.possible.retain(|(other, _)| *other != space);
+    }
+
+    /// The engine has no use for `frame` any more.
+    ///
+    /// # Errors
+    ///
+    /// Somebody may still reach it.
+    pub fn release(
+        &mut self,
+        memory: &HostMemory,
+        board: Board,
+        cpus: &CpuTables,
+        frame: Frame,
+    ) -> Result<(), String> {
+        if let Some((space, level)) = self.table(frame) {
+            self.set_table(frame, None);
+            if level == Level::First {
+                self.roots.remove(&space);
+                self.forget(frame);
+                // The tables below go with it.
+                for word in 0..FIRST_LEVEL_WORDS {
+                    let entry = table_word(memory, frame, word);
+                    if let Some(table) = board.decode_table(entry).filter(|_| entry & 1 != 0) {
+                        self.forget(table);
+                    }
+                }
+                if self.attached.values().any(|other| *other == space) {
+                    return Err(format!(
+                        "the first-level table {frame:?} is given back with streams attached"
+                    ));
+                }
+            } else if self.roots.contains_key(&space)
+                && self.attached.values().any(|other| *other == space)
+                && self.entries_to(frame) != 0
+            {
+                return Err(format!("the table {frame:?} is given back while it is linked"));
+            } else {
+                let place = self.place(frame);
+                if let Some(entries) = self.entries.get_mut(place) {
+                    *entries = 0;
+                }
+            }
+        }
+        if self.entries_to(frame) != 0 {
+            return Err(format!("{frame:?} is given back while an entry leads to it"));
+        }
+        if let Some((space, _)) = self.possible.iter().find(|(_, other)| *other == frame) {
+            return Err(format!("{frame:?} is given back before {space:?} was invalidated"));
+        }
+        match (0..SLOTS).find_map(|slot| cpus.found_at(memory, frame.page(slot))) {
+            Some(page) => Err(format!("{frame:?} is given back while CPUs find {page:?} there")),
+            None => Ok(()),
+        }
+    }
+
+    /// To be called when the engine has done what it was asked.
+    ///
+    /// # Errors
+    ///
+    /// An observer may not see all entries yet.
+    pub fn check_settled(&mut self, barriers_for_all: u64) -> Result<(), String> {
+        match self.stored.take() {
+            Some(stored) if stored == barriers_for_all => {
+                Err("the engine returned before its entries were visible to all observers".to_owned())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn add_table(&mut self, board: Board, memory: &HostMemory, space: SpaceId, table: Frame) {
+        self.set_table(table, Some((space, Level::Leaf)));
+        for word in 0..TABLE_WORDS {
+            let entry = table_word(memory, table, word);
+            if entry & 1 != 0
+                && let Some((frame, ..)) = board.decode_leaf(entry)
+            {
+                self.count(frame);
+            }
+        }
+    }
+
+    fn forget(&mut self, frame: Frame) {
+        let place = self.place(frame);
+        if let Some(entries) = self.entries.get_mut(place) {
+            *entries = entries.saturating_sub(1);
+        }
+    }
+}
+
+fn table_word(memory: &HostMemory, table: Frame, word: usize) -> u64 {
+    memory.index(table.page(word / PAGE_WORDS)).map_or(0, |index| memory.word(index, word % PAGE_WORDS))
+}

@@ -97,6 +97,10 @@ pub enum Sabotage {
     WeakGuard,
     /// What a CPU stored into a page that was opened for it stays in one copy.
     SkipSettle,
+    /// Pages are copied while their break is not complete.
+    CopyBeforeBreak,
+    /// Stores are not ordered for devices.
+    SkipPublish,
 }
 
 /// Up to 32 bytes that travel.
@@ -370,6 +374,13 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         if self.is_sabotaged(Sabotage::SkipFill) {
             return;
         }
+        if let (true, false, Some(index)) =
+            (self.is_quiet(), self.frames.is_table(page), self.memory.index(page))
+        {
+            self.memory.fill(index, value);
+            self.note_store(page);
+            return;
+        }
         for word in 0..PAGE_WORDS {
             self.store(page, word, value);
         }
@@ -495,8 +506,8 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         if timeouts != 0 && self.random.chance(1, timeouts) {
             return Err(InvalidateTimedOut);
         }
+        self.cpus.checker().full_barrier();
         if !self.is_sabotaged(Sabotage::SkipInvalidate) {
-            self.cpus.checker().full_barrier();
             self.iommu_invalidate(space, members);
             self.frames.invalidate(space);
         }

@@ -79,6 +79,8 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::SkipWatch,
         Sabotage::WeakGuard,
         Sabotage::SkipSettle,
+        Sabotage::CopyBeforeBreak,
+        Sabotage::SkipPublish,
     ];
     for sabotage in sabotages {
         let is_found = |seed| {

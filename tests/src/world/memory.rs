@@ -65,6 +65,11 @@ impl HostMemory {
         self.words.copy_within(from * PAGE_WORDS..(from + 1) * PAGE_WORDS, to * PAGE_WORDS);
     }
 
+    /// Fills the page in place `index`.
+    pub fn fill(&mut self, index: usize, value: u64) {
+        self.words[index * PAGE_WORDS..(index + 1) * PAGE_WORDS].fill(value);
+    }
+
     /// Reads bytes of the page in place `index` from `offset` on.
     pub fn get_bytes(&self, index: usize, offset: usize, bytes: &mut [u8]) {
         for (at, byte) in (offset..PAGE_BYTES).zip(bytes) {

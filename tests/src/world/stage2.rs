@@ -297,7 +297,9 @@ impl<const C: bool> StrictWorld<C> {
                 entry.phase = Phase::Flushed;
             }
         }
-        self.cpus.stage2.flush_broken();
+        if !self.is_sabotaged(Sabotage::CopyBeforeBreak) {
+            self.cpus.stage2.flush_broken();
+        }
         self.forget();
     }
 
@@ -331,12 +333,18 @@ impl<const C: bool> StrictWorld<C> {
         }
         self.cpus.owners[index] = Some(page);
         self.cpus.entries.insert(page, Entry { at, phase: Phase::Made, ..entry });
+        if self.is_sabotaged(Sabotage::CopyBeforeBreak) {
+            self.cpus.stage2.flush_broken();
+            self.forget();
+        }
         self.cpus.stage2.make_page(page, at, access);
         self.cpus.made = Some(page);
     }
 
     pub(super) fn stage2_publish(&mut self) {
-        self.cpus.stage2.publish();
+        if !self.is_sabotaged(Sabotage::SkipPublish) {
+            self.cpus.stage2.publish();
+        }
         let moving = std::mem::take(&mut self.cpus.moving);
         for page in moving {
             let Some(entry) = self.cpus.entries.get_mut(&page) else { continue };

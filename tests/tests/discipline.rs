@@ -295,7 +295,7 @@ fn a_table_linked_before_its_contents_is_seen() {
     checker.select_tables(TABLES);
     checker.store(TABLES + PAGE, 0, 0);
     checker.store(TABLES + PAGE, 1, 0x4000_0000 | 0x7fd);
-    checker.store(TABLES, 1, TABLES + PAGE | 3);
+    checker.store(TABLES, 1, (TABLES + PAGE) | 3);
     let violation = checker.take_violation().expect("it goes unseen");
     assert!(violation.contains("a table is linked before its contents are ordered"), "{violation}");
 }

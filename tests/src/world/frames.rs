@@ -4,12 +4,13 @@
 //! entry that is taken out stays *possible* until then, and:
 //! - a frame goes back to the pool only when no entry, present or possible, leads to it, and no CPU finds a page of
 //!   the guest there;
-//! - an entry that becomes valid names a table or a frame whose bytes every observer sees already;
+//! - an entry that comes to name a table or a frame of the pool does so when every observer sees its bytes: what was
+//!   there before may have been somebody else's;
 //! - when the engine has done what it was asked, every observer sees the entries that it stored.
 
 use super::stage2::CpuTables;
 use super::{Board, HostMemory};
-use oche_hyp::addr::{Frame, Hfn, PAGE_WORDS, SLOTS};
+use oche_hyp::addr::{Frame, Hfn, PAGE_WORDS, SLOTS, SlotRun};
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::world::SpaceId;
 use std::collections::BTreeMap;
@@ -126,11 +127,15 @@ impl Frames {
             self.add_table(board, memory, space, frame);
         }
         self.count(frame);
-        if left == Some(frame) {
+        if left == Some(frame) || !self.pool.contains(&frame) {
             return Ok(());
         }
-        let hidden =
-            (0..SLOTS).map(|slot| frame.page(slot)).find(|page| !cpus.checker().is_visible_to_all(*page));
+        let window = match level {
+            Level::First => SlotRun::ALL,
+            Level::Leaf => board.decode_leaf(now).map_or(SlotRun::ALL, |(.., window)| window),
+        };
+        let mut shown = (0..SLOTS).filter(|slot| window.contains(*slot)).map(|slot| frame.page(slot));
+        let hidden = shown.find(|page| !cpus.checker().is_visible_to_all(*page));
         match hidden {
             Some(hidden) => Err(format!("an entry leads to {frame:?} before all observers see {hidden:?}")),
             None => Ok(()),

@@ -34,6 +34,8 @@ pub struct Setting {
     pub coherence: Coherence,
     /// How exactly permissions are kept.
     pub isolation: Isolation,
+    /// Whether the trace watches CPUs' accesses to most of what is mapped: nobody may notice.
+    pub is_watched: bool,
     /// What is wrong with the machine, to see the test fail.
     pub sabotage: Option<Sabotage>,
 }
@@ -52,6 +54,7 @@ impl Setting {
         timeouts: 0,
         coherence: Coherence::Exact,
         isolation: Isolation::Page,
+        is_watched: false,
         sabotage: None,
     };
 }

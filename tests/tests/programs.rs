@@ -33,6 +33,27 @@ fn the_engine_and_the_reference_agree_on_random_programs() {
     }
 }
 
+/// CPUs' accesses to nearly all mapped pages trap, are carried out by the engine, and nothing else changes.
+#[test]
+fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
+    let mut guarded = [0; 2];
+    for seed in 0..6 {
+        for is_watched in [false, true] {
+            let mut program = generate(
+                mix(seed + 900),
+                [Kind::Driver, Kind::Sloppy, Kind::Failing][seed as usize % 3],
+                1000,
+            );
+            program.setting.is_watched = is_watched;
+            match run_program(&program) {
+                Ok(counts) => guarded[usize::from(is_watched)] += counts.guarded_accesses,
+                Err(difference) => panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what),
+            }
+        }
+    }
+    assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
+}
+
 /// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
 /// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
 #[test]
@@ -131,6 +152,7 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
             timeouts: 0,
             coherence: Api,
             isolation: Page,
+            is_watched: false,
             sabotage: None,
         },
         &steps,
@@ -213,6 +235,7 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
             timeouts: 0,
             coherence: Api,
             isolation: Page,
+            is_watched: false,
             sabotage: None,
         },
         &steps,
@@ -291,6 +314,7 @@ fn beside_a_page_that_is_read(rights: Rights) {
         pages: 256,
         frames: 1024,
         isolation: Strict,
+        is_watched: false,
         ..Setting::PLAIN
     };
     check(setting, &steps);

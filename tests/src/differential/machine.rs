@@ -19,6 +19,8 @@ use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::engine::{Coherence, Configuration, Engine, Isolation};
+use oche_hyp::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
+use oche_hyp::trace::filter::Selection;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// What differs, in a sentence.
@@ -110,7 +112,10 @@ impl<const C: bool> Machine<C> {
             coherence: setting.coherence,
             isolation: setting.isolation,
         };
-        let engine = Engine::new(&configuration, &mut world);
+        let mut engine = Engine::new(&configuration, &mut world);
+        if setting.is_watched {
+            engine.watch(&mut world, &watched_ranges());
+        }
         let mut machine = Self {
             setting: *setting,
             world,
@@ -374,4 +379,12 @@ impl<const C: bool> Machine<C> {
 fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
     let dart = DartId::new(dart).expect("a machine has fewer DARTs than that");
     (dart, StreamId::new(stream % 16).expect("below 16"))
+}
+
+/// Below the top of the IOVAs that the guest allocates from, as much as can be watched at once.
+fn watched_ranges() -> [Selection; MOST_WATCHES] {
+    core::array::from_fn(|index| {
+        let last = u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MOST_WATCHED_BYTES;
+        Selection { first: last + 1 - MOST_WATCHED_BYTES, last, ..Selection::ALL }
+    })
 }

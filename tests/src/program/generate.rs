@@ -36,7 +36,8 @@ impl Kind {
 /// The program of `length` operations that `seed` makes.
 pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     let mut random = Random::new(seed);
-    let setting = setting(&mut random, kind);
+    // No draw of its own: what a seed means stays what it was.
+    let setting = Setting { is_watched: seed.is_multiple_of(4), ..setting(&mut random, kind) };
     // Strict isolation refuses a page that may only be written beside one that may be read, where hardware tells the two apart,
     // and tries it again when its granule changes: the comparison does not know that (`docs/known-issues.md`).
     let has_write_only = (setting.board, setting.isolation) != (Board::Dart, Isolation::Strict);
@@ -93,6 +94,7 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
         timeouts: if failing && random.chance(1, 2) { 40 } else { 0 },
         coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
         isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
+        is_watched: false,
         sabotage: None,
     }
 }

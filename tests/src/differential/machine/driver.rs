@@ -12,7 +12,7 @@ use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use std::collections::BTreeMap;
 
 /// The first page below the top of the IOVAs that a PCI device gets on an M1.
-const TOP: u32 = 0xb_ff44;
+pub(super) const TOP: u32 = 0xb_ff44;
 /// Bytes from one packed receive buffer to the next. Source: `facts/linux-dma.md` 2.4, tg3.
 const BUFFER_BYTES: usize = 1984;
 

@@ -15,6 +15,8 @@ use crate::{command, workspace};
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The cargo profile, from the workspace's manifest.
 const PROFILE: &str = "el2";
+/// Stands among the features for the one that is left out: `trace`, the only one that is on by itself.
+pub const WITHOUT_TRACE: &str = "without-trace";
 /// The board that a developer's own machine runs in QEMU.
 const PACKAGE: &str = "oche-qemu-virt";
 /// Names the way to build, against the choice made by looking: `rustup` or `debian`.
@@ -152,8 +154,12 @@ pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], ste
     step.detail(&format!("compiling for {TARGET} with {toolchain}"));
     let mut cargo = toolchain.cargo();
     cargo.args(["build", "--package", package, "--profile", PROFILE]).args(toolchain.target_arguments());
-    if !features.is_empty() {
-        cargo.arg("--features").arg(features.join(","));
+    if features.contains(&WITHOUT_TRACE) {
+        cargo.arg("--no-default-features");
+    }
+    let added: Vec<&str> = features.iter().copied().filter(|feature| *feature != WITHOUT_TRACE).collect();
+    if !added.is_empty() {
+        cargo.arg("--features").arg(added.join(","));
     }
     command::run_showing_errors(&mut cargo, &format!("building {package} for the target"), step)?;
     let built = toolchain.folder().join(TARGET).join(PROFILE).join(package);

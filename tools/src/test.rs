@@ -69,6 +69,9 @@ pub fn main(options: &Options) -> Result<()> {
         ("Demo, short, permissions exact", |step, _| {
             run_demo(step, "demo-strict", &["--short", "--option", "oche.isolation=strict"])
         }),
+        ("Demo, short, trace compiled out", |step, _| {
+            run_demo(step, "demo-untraced", &["--short", "--without-trace"])
+        }),
         ("Demo, short, pool under pressure", |step, _| {
             run_demo(
                 step,

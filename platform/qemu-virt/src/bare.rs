@@ -22,6 +22,7 @@ use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_hyp::world::CpuAccess;
 use oche_platform::last_words;
 use oche_platform::mediation::{Cause, Mediation, Setup};
+use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
 use oche_qemu_virt::iommu_map::IommuMap;
@@ -104,7 +105,7 @@ fn main(fdt: FdtAddress) -> ! {
     let mediation = measured(mediation);
     let mediation = SpinLock::new(mediation);
     trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { mediation })));
-    let has_port = prepared.trace_layout().ring_records() != 0;
+    let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
     prepared.launch(Some(Darts {
         windows: &windows,
         interrupt: EVENT_INTERRUPT,

@@ -3,6 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use crate::recorder::IS_COMPILED_IN;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use oche_boot::bare::panic::{self, PREFIX};
 use oche_boot::lock::Once;
@@ -19,7 +20,7 @@ static TRACE: Once<(PhysRange, Layout)> = Once::new();
 
 /// Has a panic tell the newest events in `memory`, if it has all of `layout`.
 pub fn register(memory: PhysRange, layout: Layout) {
-    if layout.total_bytes() != 0 && memory.size() >= layout.total_bytes() as u64 {
+    if IS_COMPILED_IN && layout.total_bytes() != 0 && memory.size() >= layout.total_bytes() as u64 {
         TRACE.set((memory, layout));
         panic::set_last_words(tell);
     }

@@ -38,10 +38,10 @@ pub(super) fn judge(
 }
 
 fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
-    summary.take_counters(watched.counters.clone());
-    match &watched.idle {
-        Some((before, after, seconds)) => summary.take_idle(before, after, *seconds),
-        None => summary.problems.push("the guest never came to idle".into()),
+    if plan.has_trace {
+        judge_trace(watched, plan, summary);
+    } else if watched.recording.sessions != 0 || watched.counters.values().any(|value| *value != 0) {
+        summary.problems.push("the trace is compiled out, and there is one".into());
     }
     let greetings = watched
         .story
@@ -59,6 +59,14 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
     summary.smmu = watched.survey.clone();
     if let Err(error) = summary.smmu.judge() {
         summary.problems.push(error.to_string());
+    }
+}
+
+fn judge_trace(watched: &Watched, plan: &Plan, summary: &mut Summary) {
+    summary.take_counters(watched.counters.clone());
+    match &watched.idle {
+        Some((before, after, seconds)) => summary.take_idle(before, after, *seconds),
+        None => summary.problems.push("the guest never came to idle".into()),
     }
     let recording = &watched.recording;
     summary.trace = TraceFacts {

@@ -53,6 +53,9 @@ pub struct Options {
     /// Build Oche so that it misplaces pages. The digests must notice: the run is good if they do.
     #[arg(long, conflicts_with = "without_oche")]
     pub break_placement: bool,
+    /// Build Oche with the trace compiled out: the same must happen, and nobody can tell what did.
+    #[arg(long, conflicts_with_all = ["without_oche", "break_placement"])]
+    pub without_trace: bool,
     /// Boot the same guest straight on QEMU, with no Oche and no DART: tells the guest's trouble from Oche's.
     #[arg(long)]
     pub without_oche: bool,
@@ -168,7 +171,11 @@ fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
     step.done(&format!("Oche is built with {toolchain}, meanwhile"));
 
     // The compiler has work for one core while the network and the disk have work for the rest.
-    let features: &[&str] = if options.break_placement { &["break-placement"] } else { &[] };
+    let features: &[&str] = match (options.break_placement, options.without_trace) {
+        (true, _) => &["break-placement"],
+        (_, true) => &[el2::WITHOUT_TRACE],
+        _ => &[],
+    };
     let oche = (!options.without_oche)
         .then(|| std::thread::spawn(move || el2::build(toolchain, features, &Step::silent())));
 
@@ -254,6 +261,7 @@ fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: 
     };
     let plan = Plan {
         has_oche: !options.without_oche,
+        has_trace: !options.without_trace,
         ends_with_script: options.break_placement,
         limit: Duration::from_secs(options.limit),
         console: options.output().join("console.log"),

@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub has_oche: bool,
     /// Whether QEMU is ended as soon as the guest's script is through, without waiting for it to power off.
     pub ends_with_script: bool,
+    /// It was built with its trace, if it is there.
+    pub has_trace: bool,
     /// The hard limit.
     pub limit: Duration,
     /// Where the console goes.

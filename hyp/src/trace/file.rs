@@ -116,13 +116,25 @@ pub fn chunk(header: ChunkHeader, payload: &[u8]) -> Vec<u8> {
 /// checksum is `a` xor `b` rotated left by 32.
 pub fn checksum(header: &ChunkHeader, payload: &[u8]) -> u64 {
     let header = ChunkHeader { checksum: 0, ..*header };
-    let (mut a, mut b) = (0_u64, 0_u64);
-    let payload = payload.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
-    for word in header.words().into_iter().chain(payload) {
-        a = a.wrapping_add(word);
-        b = b.wrapping_add(a);
-    }
+    let (blocks, rest) = payload.as_chunks().0.as_chunks();
+    let sums = sum(header.words().into_iter(), [0, 0]);
+    let sums = blocks.iter().fold(sums, |[a, b], block: &[[u8; 8]; 4]| {
+        // Four steps at once: what follows waits for two additions instead of eight.
+        let [w, x, y, z] = block.map(u64::from_le_bytes);
+        let all = w.wrapping_add(x).wrapping_add(y).wrapping_add(z);
+        let weighted =
+            w.wrapping_mul(4).wrapping_add(x.wrapping_mul(3)).wrapping_add(y.wrapping_mul(2)).wrapping_add(z);
+        [a.wrapping_add(all), b.wrapping_add(a.wrapping_mul(4).wrapping_add(weighted))]
+    });
+    let [a, b] = sum(rest.iter().map(|bytes| u64::from_le_bytes(*bytes)), sums);
     a ^ b.rotate_left(32)
+}
+
+fn sum(words: impl Iterator<Item = u64>, sums: [u64; 2]) -> [u64; 2] {
+    words.fold(sums, |[a, b], word| {
+        let a = a.wrapping_add(word);
+        [a, b.wrapping_add(a)]
+    })
 }
 
 /// The file's header; `unix_nanoseconds` is when it was begun.

@@ -123,6 +123,7 @@ impl Kind {
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
+    #[inline]
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number).wrapping_sub(1)).copied()
     }
@@ -212,46 +213,55 @@ impl Record {
     }
 
     /// What happened, or `None` where this version does not know the kind or one of its numbers.
+    #[inline]
     pub fn event(&self) -> Option<Event> {
         self.decode()
     }
 
     /// `CNTPCT_EL0` when it was recorded, in ticks.
+    #[inline]
     pub fn time(&self) -> u64 {
         self.0[0]
     }
 
     /// Records that the CPU had written before, modulo 2^32.
+    #[inline]
     pub fn sequence(&self) -> u32 {
         self.0[SEQUENCE_WORD] as u32
     }
 
     /// The kind's number, known or not.
+    #[inline]
     pub fn kind_number(&self) -> u8 {
         (self.0[1] >> 32) as u8
     }
 
     /// The kind, if this version knows it.
+    #[inline]
     pub fn kind(&self) -> Option<Kind> {
         Kind::from_number(self.kind_number())
     }
 
     /// The CPU that recorded it.
+    #[inline]
     pub fn cpu(&self) -> u8 {
         (self.0[1] >> 40) as u8
     }
 
     /// The DART meant, if one is.
+    #[inline]
     pub fn dart(&self) -> Option<DartId> {
         DartId::new(usize::from((self.0[1] >> 48) as u8))
     }
 
     /// The stream meant, if one is.
+    #[inline]
     pub fn stream(&self) -> Option<StreamId> {
         StreamId::new(usize::from((self.0[1] >> 56) as u8))
     }
 
     /// The guest's program counter, a virtual address, bits 62:48 filled from bit 63; 0 for none.
+    #[inline]
     pub fn program_counter(&self) -> u64 {
         if self.kind() == Some(Kind::Data) {
             return 0;
@@ -261,16 +271,19 @@ impl Record {
     }
 
     /// The kind's 15 bits.
+    #[inline]
     pub fn detail(&self) -> u16 {
         (self.0[2] >> DETAIL_SHIFT) as u16
     }
 
     /// The kind's word.
+    #[inline]
     pub fn payload(&self) -> u64 {
         self.0[3]
     }
 
     /// When, where and by which code.
+    #[inline]
     pub fn stamp(&self) -> Stamp {
         Stamp {
             time: self.time(),
@@ -290,6 +303,7 @@ impl Record {
     }
 
     /// The record that `bytes` are.
+    #[inline]
     pub fn from_bytes(bytes: &[u8; RECORD_BYTES]) -> Self {
         let mut words = [0; RECORD_WORDS];
         for (to, from) in words.iter_mut().zip(bytes.as_chunks().0) {
@@ -298,6 +312,7 @@ impl Record {
         Self(words)
     }
 
+    #[inline]
     fn decode(&self) -> Option<Event> {
         let detail = self.detail();
         let payload = self.payload();
@@ -366,6 +381,7 @@ impl Record {
         })
     }
 
+    #[inline]
     fn place(&self, iova: u32) -> Option<Place> {
         Some(Place { dart: self.dart()?, stream: self.stream()?, iova: IovaPage(iova) })
     }

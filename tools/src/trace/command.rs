@@ -262,10 +262,11 @@ fn open(path: &Path) -> Result<TraceFile> {
     Ok(trace)
 }
 
+/// Standard output, in pieces of a size that a pipe takes at once.
+type Output = BufWriter<StdoutLock<'static>>;
+
 /// Lets `write` write to standard output; a reader who has seen enough (`| head`) is no error.
-fn to_standard_output(
-    write: impl FnOnce(&mut BufWriter<StdoutLock<'static>>) -> io::Result<()>,
-) -> Result<()> {
+fn to_standard_output(write: impl FnOnce(&mut Output) -> io::Result<()>) -> Result<()> {
     let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {

@@ -9,9 +9,14 @@
 use oche_hyp::addr::{Gfn, IovaPage};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
-use oche_hyp::trace::record::{Record, Stamp};
+use oche_hyp::trace::record::{Kind, Record, Stamp};
 use oche_hyp::trace::{Event, Place, Placement};
 use rustc_hash::FxHashMap;
+
+use super::pages::Entry as _;
+use table::{Slot, Table};
+
+mod table;
 
 /// Streams that a trace can name: 16 of each of 32 DARTs.
 pub const PLACES: usize = MAX_DARTS * STREAMS;
@@ -31,6 +36,11 @@ impl StreamPlace {
     /// The place with this index, if there is one.
     pub fn from_index(index: usize) -> Option<Self> {
         if index < PLACES { Some(Self(index as u16)) } else { None }
+    }
+
+    /// The place of `dart`'s first stream.
+    pub fn first_of(dart: DartId) -> Self {
+        Self((dart.index() * STREAMS) as u16)
     }
 
     /// The number, below [`PLACES`].
@@ -76,6 +86,11 @@ pub struct Mapping {
 }
 
 impl Mapping {
+    /// Whether the device may write, or else read.
+    pub fn allows(&self, is_write: bool) -> bool {
+        if is_write { self.permission.write } else { self.permission.read }
+    }
+
     /// Whether `next` is the same buffer's next page.
     pub fn continues_with(&self, next: &Self) -> bool {
         next.iova.0 == self.iova.0.wrapping_add(1)
@@ -107,7 +122,7 @@ pub enum Change {
     },
 }
 
-/// Where a mapping is: its space, and the IOVA.
+/// Where a mapping is: its space, and the IOVA's page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Key {
     space: u16,
@@ -117,7 +132,7 @@ struct Key {
 /// The mappings there are at one moment of a trace.
 #[derive(Debug)]
 pub struct Lifetimes {
-    live: FxHashMap<Key, Mapping>,
+    live: Table,
     /// Mappings of a space that was replaced, until it is taken apart.
     replaced: FxHashMap<(Key, Gfn), Mapping>,
     /// By stream: the space's number, which is that of one of its members.
@@ -131,7 +146,7 @@ pub struct Lifetimes {
 impl Default for Lifetimes {
     fn default() -> Self {
         Self {
-            live: FxHashMap::default(),
+            live: Table::default(),
             replaced: FxHashMap::default(),
             spaces: (0..PLACES as u16).collect(),
             roots: vec![None; PLACES],
@@ -143,57 +158,62 @@ impl Default for Lifetimes {
 impl Lifetimes {
     /// Follows `record`.
     pub fn apply(&mut self, record: &Record) -> Change {
-        match record.event() {
-            Some(event) => self.follow(&event, record),
-            None => Change::None,
-        }
-    }
-
-    /// Follows `event`, which `record` holds.
-    pub fn follow(&mut self, event: &Event, record: &Record) -> Change {
-        match *event {
-            Event::Map { at, page, permission, placement } => {
-                let mapping = Mapping {
-                    owner: at.into(),
-                    iova: at.iova,
-                    page,
-                    permission,
-                    placement,
-                    since: record.stamp(),
-                    flush: self.flushes[usize::from(record.cpu())],
-                };
-                Change::Mapped { mapping, over: self.insert(mapping) }
-            }
-            Event::Unmap { at, page } => {
-                let mapping = self.remove(at.into(), at.iova, page);
-                Change::Unmapped { at: at.into(), iova: at.iova, mapping }
-            }
-            Event::Flush { .. } => {
-                let flushes = &mut self.flushes[usize::from(record.cpu())];
-                *flushes = flushes.wrapping_add(1);
+        match record.kind() {
+            Some(Kind::Map) => self.map(record),
+            Some(Kind::Unmap) => self.unmap(record),
+            Some(Kind::Flush) if record.dart().is_some() => {
+                self.flush(record);
                 Change::None
             }
-            Event::Attach { dart, stream, root } => {
-                self.attach(StreamPlace::new(dart, stream), root);
+            Some(Kind::Attach) => {
+                if let Some(Event::Attach { dart, stream, root }) = record.event() {
+                    self.attach(StreamPlace::new(dart, stream), root);
+                }
                 Change::None
             }
             _ => Change::None,
         }
     }
 
+    /// Follows `record`, of a page mapped.
+    #[inline]
+    pub(super) fn map(&mut self, record: &Record) -> Change {
+        let slot = Slot { made: *record, flush: self.flushes[usize::from(record.cpu())] };
+        let Some(mapping) = slot.mapping() else { return Change::None };
+        let key = self.key(mapping.owner, mapping.iova);
+        let over = self.live.insert(key, slot);
+        let over = if over.is_empty() { None } else { self.replace(key, over) };
+        Change::Mapped { mapping, over }
+    }
+
+    /// Follows `record`, of a page unmapped.
+    #[inline]
+    pub(super) fn unmap(&mut self, record: &Record) -> Change {
+        let Some(Event::Unmap { at, page }) = record.event() else { return Change::None };
+        let mapping = self.remove(at.into(), at.iova, page);
+        Change::Unmapped { at: at.into(), iova: at.iova, mapping }
+    }
+
+    /// Follows `record`, of a flush that begins.
+    #[inline]
+    pub(super) fn flush(&mut self, record: &Record) {
+        let flushes = &mut self.flushes[usize::from(record.cpu())];
+        *flushes = flushes.wrapping_add(1);
+    }
+
     /// What is mapped at `iova` for `place`.
-    pub fn at(&self, place: StreamPlace, iova: IovaPage) -> Option<&Mapping> {
-        self.live.get(&self.key(place, iova))
+    pub fn at(&self, place: StreamPlace, iova: IovaPage) -> Option<Mapping> {
+        self.live.get(self.key(place, iova))?.mapping()
     }
 
     /// All mappings, in no order.
-    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.live.values().chain(self.replaced.values())
+    pub fn iter(&self) -> impl Iterator<Item = Mapping> {
+        self.live.iter().filter_map(Slot::mapping).chain(self.replaced.values().copied())
     }
 
     /// All mappings, by stream and IOVA.
     pub fn sorted(&self) -> Vec<Mapping> {
-        let mut all: Vec<Mapping> = self.iter().copied().collect();
+        let mut all: Vec<Mapping> = self.iter().collect();
         all.sort_by_key(|mapping| (mapping.owner, mapping.iova.0, mapping.since.time));
         all
     }
@@ -214,9 +234,8 @@ impl Lifetimes {
     }
 
     /// The mappings of the space that `place` belongs to.
-    pub fn of_space(&self, place: StreamPlace) -> impl Iterator<Item = &Mapping> {
-        let space = self.space(place);
-        self.live.iter().filter(move |(key, _)| key.space == space).map(|(_, mapping)| mapping)
+    pub fn of_space(&self, place: StreamPlace) -> impl Iterator<Item = Mapping> {
+        self.live.of_space(self.space(place)).filter_map(Slot::mapping)
     }
 
     /// Whether the two streams share their mappings.
@@ -225,6 +244,7 @@ impl Lifetimes {
     }
 
     /// The number of the space that `place` belongs to, below [`PLACES`].
+    #[inline]
     pub fn space(&self, place: StreamPlace) -> u16 {
         self.spaces.get(place.index()).copied().unwrap_or(place.0)
     }
@@ -241,13 +261,15 @@ impl Lifetimes {
         others.filter(move |other| self.space(*other) == space)
     }
 
+    #[inline]
     fn key(&self, place: StreamPlace, iova: IovaPage) -> Key {
         Key { space: self.space(place), iova: iova.0 }
     }
 
-    fn insert(&mut self, mapping: Mapping) -> Option<Mapping> {
-        let key = self.key(mapping.owner, mapping.iova);
-        let over = self.live.insert(key, mapping)?;
+    /// Keeps `over`, which a new mapping took the place of, until it is unmapped.
+    #[cold]
+    fn replace(&mut self, key: Key, over: Slot) -> Option<Mapping> {
+        let over = over.mapping()?;
         if self.replaced.len() < MOST_REPLACED {
             self.replaced.insert((key, over.page), over);
         }
@@ -256,16 +278,16 @@ impl Lifetimes {
 
     /// Takes the mapping of `page` away. Where a space takes another's place, the new one's mappings come before the old
     /// one's go, so the page decides which is meant.
+    #[inline]
     fn remove(&mut self, place: StreamPlace, iova: IovaPage, page: Gfn) -> Option<Mapping> {
         let key = self.key(place, iova);
-        if self.replaced.is_empty() {
-            return self.live.remove(&key);
+        if !self.replaced.is_empty() {
+            let is_live = self.live.get(key).is_some_and(|slot| slot.page() == page);
+            if !is_live && let Some(mapping) = self.replaced.remove(&(key, page)) {
+                return Some(mapping);
+            }
         }
-        let is_live = self.live.get(&key).is_some_and(|mapping| mapping.page == page);
-        if !is_live && let Some(mapping) = self.replaced.remove(&(key, page)) {
-            return Some(mapping);
-        }
-        self.live.remove(&key)
+        self.live.remove(key).mapping()
     }
 
     fn attach(&mut self, place: StreamPlace, root: Option<Gfn>) {
@@ -283,11 +305,11 @@ impl Lifetimes {
         let before = std::mem::replace(&mut self.spaces[index], space);
         // Its own mappings, made before the trace knew whose tables they are in, go with it.
         if before != space && before == place.0 && !self.spaces.contains(&before) {
-            let moved: Vec<Key> = self.live.keys().filter(|key| key.space == before).copied().collect();
-            for key in moved {
-                if let Some(mapping) = self.live.remove(&key) {
-                    self.live.insert(Key { space, ..key }, mapping);
-                }
+            let moved: Vec<Slot> = self.live.of_space(before).copied().collect();
+            for slot in moved {
+                let iova = slot.iova().0;
+                self.live.remove(Key { space: before, iova });
+                self.live.insert(Key { space, iova }, slot);
             }
         }
     }

@@ -17,6 +17,7 @@ pub mod live;
 pub mod maps;
 pub mod memory;
 pub mod output;
+pub mod pages;
 pub mod pcapng;
 pub mod perfetto;
 pub mod reader;

@@ -20,7 +20,7 @@ use super::format::{
 
 mod merge;
 
-pub use merge::{Events, Item};
+pub use merge::{Events, Item, Visitor};
 
 /// Where a trace's bytes are.
 pub trait Source {

@@ -330,7 +330,7 @@ impl<'a> Collector<'a> {
     }
 
     fn finish(mut self, symbols: &Symbols) -> Data {
-        let live: Vec<Mapping> = self.checker.lifetimes.iter().copied().collect();
+        let live: Vec<Mapping> = self.checker.lifetimes.iter().collect();
         let (now, bins) = (self.now, self.bins);
         for mapping in &live {
             let since = self.clock.nanoseconds(mapping.since.time);

@@ -68,7 +68,7 @@ impl Spans {
         if !goes_on {
             self.settle(record.cpu(), &mut tell);
         }
-        let change = self.lifetimes.follow(&event, record);
+        let change = self.lifetimes.apply(record);
         match change {
             Change::Mapped { mapping, over } => {
                 let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);

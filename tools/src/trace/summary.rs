@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::description::{Description, plain};
 use super::memory::by_name;
-use super::reader::{Item, Session, Source, TraceFile};
+use super::reader::{Item, Session, Source, TraceFile, Visitor};
 use super::words::nanoseconds_between;
 
 /// One session's figures.
@@ -63,22 +63,38 @@ pub struct DeviceSummary {
 
 /// The figures of every session in `trace`.
 pub fn summarize<S: Source>(trace: &TraceFile<S>) -> Vec<Summary> {
-    let mut summaries: Vec<Summary> = Vec::new();
-    let mut tally = None;
-    for item in trace.events() {
-        match (item, &mut tally) {
-            (Item::Session(index), _) => {
-                let next = trace.sessions.get(index).map(Tally::new);
-                summaries.extend(std::mem::replace(&mut tally, next).map(Tally::finish));
-            }
-            (Item::Record(record), Some(tally)) => tally.count(&record),
-            (Item::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
-            (Item::Unreadable { records, .. }, Some(tally)) => add(&mut tally.summary.unreadable, records),
-            (_, None) => {}
+    let mut all = All { trace, tally: None, summaries: Vec::new() };
+    trace.events().show(&mut all);
+    all.summaries.extend(all.tally.map(Tally::finish));
+    all.summaries
+}
+
+/// A tally for each boot.
+struct All<'a, S> {
+    trace: &'a TraceFile<S>,
+    tally: Option<Tally<'a>>,
+    summaries: Vec<Summary>,
+}
+
+impl<S: Source> Visitor for All<'_, S> {
+    #[inline]
+    fn record(&mut self, record: &Record) {
+        if let Some(tally) = &mut self.tally {
+            tally.count(record);
         }
     }
-    summaries.extend(tally.map(Tally::finish));
-    summaries
+
+    fn other(&mut self, item: Item) {
+        match (item, &mut self.tally) {
+            (Item::Session(index), _) => {
+                let next = self.trace.sessions.get(index).map(Tally::new);
+                self.summaries.extend(std::mem::replace(&mut self.tally, next).map(Tally::finish));
+            }
+            (Item::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
+            (Item::Unreadable { records, .. }, Some(tally)) => add(&mut tally.summary.unreadable, records),
+            _ => {}
+        }
+    }
 }
 
 /// A damaged file can claim any number of missing records.

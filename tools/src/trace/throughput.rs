@@ -1,8 +1,10 @@
-//! How fast a trace is read, measured: `cargo test --release -p oche-tools throughput -- --ignored --nocapture`.
+//! How fast a trace is read and how much memory that takes, measured:
+//! `cargo test --release -p oche-tools --lib throughput -- --ignored --nocapture --test-threads 1`.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::time::Instant;
+use std::path::Path;
+use std::process::Command;
 
 use oche_hyp::addr::{Gfn, IovaPage};
 use oche_hyp::dart::entry::Permission;
@@ -17,7 +19,7 @@ use super::leaks::leaks;
 use super::maps::Whom;
 use super::output::{Filter, write_json, write_text};
 use super::perfetto::write_perfetto;
-use super::reader::TraceFile;
+use super::reader::{Item, TraceFile, Visitor};
 use super::report::write_report;
 use super::summary::summarize;
 use super::symbols::Symbols;
@@ -31,17 +33,22 @@ const CHUNK: u64 = 8192;
 #[ignore = "writes 320 MB and takes a while; for release builds"]
 fn throughput_of_text_and_statistics() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    write_trace(&mut file.reopen().unwrap());
+    write_trace(&mut file.reopen().unwrap(), EVENTS);
     let trace = TraceFile::open(file.path()).unwrap();
     let symbols = Symbols::default();
     let measure = |what: &str, work: &dyn Fn() -> u64| {
-        let begun = Instant::now();
+        let begun = processor_seconds();
         let answer = work();
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = processor_seconds() - begun;
         println!("{what:<8} {:6.2} M events/s ({seconds:.2} s)", EVENTS as f64 / seconds / 1e6);
         answer
     };
     let read = measure("read", &|| trace.events().count() as u64);
+    let shown = measure("show", &|| {
+        let mut count = Count(0);
+        trace.events().show(&mut count);
+        count.0
+    });
     let counted = measure("stats", &|| summarize(&trace)[0].events);
     let checked = measure("check", &|| check(&trace, &symbols, false)[0].events);
     measure("leaks", &|| leaks(&trace, 0, &Whom::default(), &symbols).pages);
@@ -49,10 +56,59 @@ fn throughput_of_text_and_statistics() {
     let asked = measure("why", &|| why(&trace, 0, &question, &symbols).devices.len() as u64);
     measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &symbols, out)));
     measure("report", &|| lines(|out| write_report(&trace, 0, "t", &symbols, out)));
-    assert_eq!((checked, asked), (EVENTS, CPUS));
+    assert_eq!((shown, checked, asked), (EVENTS, EVENTS, CPUS));
     let text = measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), &symbols, out)));
     let json = measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), &symbols, out)));
     assert_eq!((read, counted, text, json), (EVENTS + 1, EVENTS, EVENTS + 3, EVENTS + 1));
+}
+
+/// Each view in a process of its own, over a million events and over ten.
+#[test]
+#[ignore = "writes 350 MB and takes a while; for release builds"]
+fn throughput_does_not_cost_memory() {
+    for view in ["text", "stats", "check"] {
+        let peaks = [EVENTS / 10, EVENTS].map(|events| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            write_trace(&mut file.reopen().unwrap(), events);
+            let mut process = Command::new(std::env::current_exe().unwrap());
+            process.args(["--exact", "trace::throughput::view_of_a_process", "--ignored", "--nocapture"]);
+            let ran = process.env(VIEW, view).env(TRACE, file.path()).output().unwrap();
+            let said = String::from_utf8(ran.stdout).unwrap();
+            let peak = said.lines().find_map(|line| line.strip_prefix("peak ")?.strip_suffix(" KiB"));
+            peak.unwrap_or_else(|| panic!("{said}")).parse::<u64>().unwrap()
+        });
+        println!("{view:<8} at most {} KiB for a million events, {} KiB for ten", peaks[0], peaks[1]);
+        // What is kept by address follows the addresses seen, 512 KiB a stream at most for all 4 GiB of them.
+        assert!(peaks[1] < peaks[0] + 512 * CPUS + 512, "{view} grows with the trace: {peaks:?} KiB");
+    }
+}
+
+const VIEW: &str = "OCHE_VIEW";
+const TRACE: &str = "OCHE_TRACE";
+
+/// Run by the test above, with what to do in the environment.
+#[test]
+#[ignore = "a process of another test"]
+fn view_of_a_process() {
+    let (Ok(view), Ok(trace)) = (std::env::var(VIEW), std::env::var(TRACE)) else { return };
+    let trace = TraceFile::open(Path::new(&trace)).unwrap();
+    let symbols = Symbols::default();
+    match view.as_str() {
+        "text" => write_text(&trace, &Filter::default(), &symbols, &mut Lines(0)).unwrap(),
+        "stats" => drop(summarize(&trace)),
+        _ => drop(check(&trace, &symbols, false)),
+    }
+    // Source: Linux Documentation/filesystems/proc.rst, VmHWM: peak resident set size.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    println!("\npeak {}", peak.trim().replace("kB", "KiB"));
+}
+
+/// Seconds that this thread has had a core for: other work on the machine does not count.
+fn processor_seconds() -> f64 {
+    // Source: Linux Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat: nanoseconds on the CPU come first.
+    let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    said.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
 /// Line breaks that `write` writes.
@@ -60,6 +116,17 @@ fn lines(write: impl FnOnce(&mut Lines) -> io::Result<()>) -> u64 {
     let mut lines = Lines(0);
     write(&mut lines).unwrap();
     lines.0
+}
+
+/// Counts records.
+struct Count(u64);
+
+impl Visitor for Count {
+    fn record(&mut self, _: &Record) {
+        self.0 += 1;
+    }
+
+    fn other(&mut self, _: Item) {}
 }
 
 /// Takes bytes as a pipe would, and counts the lines in them.
@@ -77,7 +144,7 @@ impl Write for Lines {
 }
 
 /// What a busy disk leaves: register write, flush, map, unmap, over and over, on four CPUs.
-fn write_trace(out: &mut File) {
+fn write_trace(out: &mut File, events: u64) {
     let mut write = |bytes: &[u8]| out.write_all(bytes).unwrap();
     write(&file_header(0));
     let found = Found { unix_nanoseconds: 0, offset: 0, words: vec![0; DESCRIPTION_BYTES / 8] };
@@ -85,7 +152,7 @@ fn write_trace(out: &mut File) {
         ChunkHeader { kind: ChunkKind::Directory as u32, ..ChunkHeader::default() },
         &found.to_payload(),
     ));
-    let per_cpu = EVENTS / CPUS;
+    let per_cpu = events / CPUS;
     let mut first = 0;
     while first < per_cpu {
         let end = (first + CHUNK).min(per_cpu);

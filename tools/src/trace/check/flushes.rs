@@ -1,4 +1,4 @@
-//! Which unmaps had a flush of their own.
+//! Entries overwritten, and unmaps that had no flush of their own.
 //!
 //! A driver that keeps to the rules clears an entry and then flushes; that flush maps nothing. An unmap that comes to
 //! light in a flush that maps something was another CPU's, whose own flush is still to come, or was never flushed. So it
@@ -9,19 +9,12 @@ use oche_hyp::trace::record::Record;
 use rustc_hash::FxHashMap;
 
 use super::super::lifetime::Mapping;
+use super::finding::{About, Detector, Teller};
 
 /// Unmaps of one flush that are remembered.
 const MOST_IN_A_FLUSH: usize = 256;
 /// Unmaps that are owed a flush, at most, in all spaces.
 const MOST_OWED: usize = 1 << 14;
-
-/// An unmap without a flush.
-pub(super) enum Unflushed {
-    /// Unmapped and mapped in one flush; what it was mapped to before.
-    Same { before: Gfn },
-    /// Came to light in an earlier flush at this time, in ticks, and was owed one.
-    Owed { unmapped: u64 },
-}
 
 /// The flush under way on one CPU.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +41,7 @@ impl Flushes {
         self.cpus.clear();
     }
 
+    #[inline]
     pub(super) fn begin(&mut self, record: &Record) {
         if !self.owed.is_empty() {
             // By another CPU: this may be the flush that was to come.
@@ -66,20 +60,21 @@ impl Flushes {
         }
     }
 
-    pub(super) fn mapped(&mut self, space: u16, mapping: &Mapping) -> Option<Unflushed> {
+    /// A mapping was made; tells if it came where an unmap had no flush.
+    pub(super) fn mapped(&mut self, space: u16, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
         let current = self.current(mapping.since.cpu);
         current.mapped = Some(space);
-        if let Some(index) =
-            current.unmaps.iter().position(|(of, iova, _)| (*of, *iova) == (space, mapping.iova))
+        let is_here = |(of, iova, _): &(u16, IovaPage, Gfn)| (*of, *iova) == (space, mapping.iova);
+        if !current.unmaps.is_empty()
+            && let Some(index) = current.unmaps.iter().position(is_here)
         {
             let (_, _, before) = current.unmaps.swap_remove(index);
-            return Some(Unflushed::Same { before });
+            tell_same(mapping, before, record, teller);
+        } else if !self.owed.is_empty()
+            && let Some((unmapped, _)) = self.owed.remove(&(space, mapping.iova))
+        {
+            tell_owed(mapping, unmapped, record, teller);
         }
-        if self.owed.is_empty() {
-            return None;
-        }
-        let (unmapped, _) = self.owed.remove(&(space, mapping.iova))?;
-        Some(Unflushed::Owed { unmapped })
     }
 
     pub(super) fn end(&mut self, record: &Record) {
@@ -99,6 +94,7 @@ impl Flushes {
         }
     }
 
+    #[inline]
     fn current(&mut self, cpu: u8) -> &mut Current {
         let index = usize::from(cpu);
         if self.cpus.len() <= index {
@@ -106,4 +102,41 @@ impl Flushes {
         }
         &mut self.cpus[index]
     }
+}
+
+/// `mapping` came while `over` was mapped there.
+pub(super) fn tell_over(mapping: &Mapping, over: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+    let message = format!(
+        "{:#x} was mapped to guest page {:#x} while still mapped to {:#x} (since {}, {}).",
+        mapping.iova.iova(),
+        mapping.page.address(),
+        over.page.address(),
+        teller.at(over.since.time),
+        teller.by(&over.since)
+    );
+    teller.tell(About::mapping(Detector::DoubleMap, mapping), record, message);
+}
+
+/// Unmapped and mapped in one flush; it was mapped to `before`.
+fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, teller: &mut Teller<'_>) {
+    let message = format!(
+        "{:#x} went from guest page {:#x} to {:#x} within one flush: the entry was overwritten, or unmapped \
+         and mapped again with no flush between. The device may still use the old page.",
+        mapping.iova.iova(),
+        before.address(),
+        mapping.page.address()
+    );
+    teller.tell(About::mapping(Detector::DoubleMap, mapping), record, message);
+}
+
+/// Its unmap came to light in an earlier flush, at `unmapped`, and was owed one.
+fn tell_owed(mapping: &Mapping, unmapped: u64, record: &Record, teller: &mut Teller<'_>) {
+    let message = format!(
+        "{:#x} was taken out of the tables without a flush: that came to light in a flush made for another \
+         mapping at {}, no flush of its own followed, and the address is mapped again. Until then the device \
+         could use the old page.",
+        mapping.iova.iova(),
+        teller.at(unmapped)
+    );
+    teller.tell(About::mapping(Detector::UnmappedWithoutFlush, mapping), record, message);
 }

@@ -2,17 +2,17 @@
 
 use oche_hyp::addr::Gfn;
 use oche_hyp::trace::Placement;
+use oche_hyp::trace::record::Record;
+use rustc_hash::FxHashMap;
 
 use super::super::lifetime::{Mapping, StreamPlace};
-
-/// Pages of a leaf of the table.
-const LEAF: usize = 1 << 10;
-/// Leaves: guest memory up to 64 GiB from address 0, what an entry of a t8020 DART can name (36 bits).
-const LEAVES: usize = (1 << 24) / LEAF;
+use super::super::pages::{Entry, Pages};
+use super::super::words::permission;
+use super::finding::{About, Detector, Teller};
 
 /// What a page is shared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
+enum Sharing {
     /// The root of a DART's tables, which the device may write.
     Root,
     /// Coherent memory, of which one of the two is.
@@ -34,83 +34,128 @@ struct Use {
     /// Who mapped it first of those that are left.
     first: u16,
     is_root: bool,
-    /// When its copies were last found to differ, in ticks.
-    merged: u64,
 }
 
-/// The pages that are mapped.
+impl Entry for Use {
+    fn is_empty(&self) -> bool {
+        self.mappings == 0 && self.coherent == 0 && self.written == 0 && !self.is_root
+    }
+}
+
+/// The pages that are mapped, of guest memory up to 64 GiB: what an entry of a t8020 DART can name.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
-    leaves: Vec<Option<Box<[Use; LEAF]>>>,
+    pages: Pages<Use>,
+    /// When the copies of a page were last found to differ, in ticks.
+    merged: FxHashMap<Gfn, u64>,
 }
 
 impl Neighbours {
     /// `page` holds a table root.
     pub(super) fn root(&mut self, page: Gfn) {
-        if let Some(page) = self.page(page) {
-            page.is_root = true;
-        }
+        self.pages.update(page.0, |page| page.is_root = true);
     }
 
     /// `page` holds one no longer.
     pub(super) fn no_root(&mut self, page: Gfn) {
-        if let Some(page) = self.page(page) {
-            page.is_root = false;
-        }
+        self.pages.update(page.0, |page| page.is_root = false);
     }
 
     /// The copies of `page` differed.
     pub(super) fn merged(&mut self, page: Gfn, time: u64) {
-        if let Some(page) = self.page(page) {
-            page.merged = time;
+        self.merged.insert(page, time);
+    }
+
+    /// Takes note of a mapping, and tells what its page is shared with, the worst of it.
+    #[inline]
+    pub(super) fn mapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+        let sharing = self.pages.update(mapping.page.0, |page| page.add(mapping)).flatten();
+        if let Some(sharing) = sharing {
+            tell_shared(mapping, sharing, record, teller);
         }
     }
 
-    /// Takes note of a mapping; what its page is shared with, the worst of it.
-    pub(super) fn mapped(&mut self, mapping: &Mapping) -> Option<Sharing> {
-        let page = self.page(mapping.page)?;
+    /// Takes note of an unmap, and tells if the device was to write a copy of the page and no byte of it had changed.
+    #[inline]
+    pub(super) fn unmapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+        let is_known = self.pages.update(mapping.page.0, |page| page.take(mapping)).is_some();
+        if is_known && mapping.placement == Placement::Replica && mapping.permission.write {
+            let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
+            if merged < mapping.since.time {
+                tell_unused(mapping, record, teller);
+            }
+        }
+    }
+}
+
+impl Use {
+    fn add(&mut self, mapping: &Mapping) -> Option<Sharing> {
         let writes = mapping.permission.write;
         let is_coherent = writes && mapping.permission.read;
-        let other = StreamPlace::from_index(usize::from(page.first)).unwrap_or(mapping.owner);
-        let sharing = if page.is_root && writes {
+        let other = StreamPlace::from_index(usize::from(self.first)).unwrap_or(mapping.owner);
+        let sharing = if self.is_root && writes {
             Some(Sharing::Root)
-        } else if page.mappings == 0 {
+        } else if self.mappings == 0 {
             None
-        } else if is_coherent || page.coherent > 0 {
+        } else if is_coherent || self.coherent > 0 {
             Some(Sharing::Coherent { other })
-        } else if writes && page.written > 0 && other != mapping.owner {
+        } else if writes && self.written > 0 && other != mapping.owner {
             Some(Sharing::Written { other })
         } else {
             Some(Sharing::Streaming)
         };
-        if page.mappings == 0 {
-            page.first = mapping.owner.index() as u16;
+        if self.mappings == 0 {
+            self.first = mapping.owner.index() as u16;
         }
-        page.mappings = page.mappings.saturating_add(1);
-        page.coherent = page.coherent.saturating_add(u16::from(is_coherent));
-        page.written = page.written.saturating_add(u16::from(writes));
+        self.mappings = self.mappings.saturating_add(1);
+        self.coherent = self.coherent.saturating_add(u16::from(is_coherent));
+        self.written = self.written.saturating_add(u16::from(writes));
         sharing
     }
 
-    /// Takes note of an unmap. True: the device was to write a copy of the page, and no byte of it had changed.
-    pub(super) fn unmapped(&mut self, mapping: &Mapping) -> bool {
-        let Some(page) = self.page(mapping.page) else { return false };
+    fn take(&mut self, mapping: &Mapping) {
         let writes = mapping.permission.write;
-        page.mappings = page.mappings.saturating_sub(1);
-        page.coherent = page.coherent.saturating_sub(u16::from(writes && mapping.permission.read));
-        page.written = page.written.saturating_sub(u16::from(writes));
-        mapping.placement == Placement::Replica && writes && page.merged < mapping.since.time
+        self.mappings = self.mappings.saturating_sub(1);
+        self.coherent = self.coherent.saturating_sub(u16::from(writes && mapping.permission.read));
+        self.written = self.written.saturating_sub(u16::from(writes));
     }
+}
 
-    fn page(&mut self, page: Gfn) -> Option<&mut Use> {
-        let (leaf, index) = (page.0 as usize / LEAF, page.0 as usize % LEAF);
-        if leaf >= LEAVES {
-            return None;
+fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, teller: &mut Teller<'_>) {
+    let what = match sharing {
+        Sharing::Root => "holds the root of a DART's tables".to_owned(),
+        Sharing::Coherent { other } => {
+            format!("is coherent memory (read-write, as rings are) of {}", teller.description.name_of(other))
         }
-        if self.leaves.len() <= leaf {
-            self.leaves.resize(leaf + 1, None);
+        Sharing::Written { other } => {
+            format!("is written by {} at the same time", teller.description.name_of(other))
         }
-        let leaf = self.leaves.get_mut(leaf)?;
-        leaf.get_or_insert_with(|| Box::new([Use::default(); LEAF])).get_mut(index)
+        Sharing::Streaming if !teller.tells_hints => return teller.count(Detector::SharedPage),
+        Sharing::Streaming => "is mapped elsewhere too".to_owned(),
+    };
+    let (detector, so) = match sharing {
+        Sharing::Streaming => (Detector::SharedPage, ": two buffers share it, and a device reaches both."),
+        _ => (Detector::NeighboursExposed, ": the device reaches all of the page, not just its buffer."),
+    };
+    let message = format!(
+        "Guest page {:#x}, mapped at {:#x} for the device to {}, {what}{so}",
+        mapping.page.address(),
+        mapping.iova.iova(),
+        permission(mapping.permission)
+    );
+    teller.tell(About::mapping(detector, mapping), record, message);
+}
+
+fn tell_unused(mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+    if !teller.tells_hints {
+        return teller.count(Detector::NeverUsed);
     }
+    let message = format!(
+        "{:#x} (guest page {:#x}) was mapped for the device to write for {}, and no byte of it had changed when it was \
+         unmapped.",
+        mapping.iova.iova(),
+        mapping.page.address(),
+        teller.between(mapping.since.time, record.time())
+    );
+    teller.tell(About::mapping(Detector::NeverUsed, mapping), record, message);
 }

@@ -29,6 +29,7 @@ impl Recent {
         Self(vec![None; PLACES])
     }
 
+    #[inline]
     pub(super) fn push(&mut self, space: u16, mapping: &Mapping, unmapped: Stamp) {
         let gone =
             Gone { space, iova: mapping.iova, page: mapping.page, mapped: mapping.since.time, unmapped };

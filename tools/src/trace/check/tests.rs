@@ -1,11 +1,13 @@
 //! For each detector a trace with its error, which it finds, and one like it without, on which all are silent.
 
+use super::finding::TOLD;
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
 use oche_hyp::addr::Gfn;
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::trace::{Placement, Refusal};
+use std::collections::BTreeMap;
 
 const NVME: (usize, usize) = (0, 1);
 const RW: Permission = Permission::READ_WRITE;

@@ -12,10 +12,10 @@ use super::super::check::{self, Detector, Report};
 use super::super::leaks::{leaks, write_leaks};
 use super::super::maps::{Whom, maps, write_maps};
 use super::super::reader::TraceFile;
-use super::super::symbols::SymbolOptions;
+use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
 use super::super::words::{many, seconds};
-use super::{open, to_standard_output};
+use super::{Output, open, to_standard_output};
 use oche_hyp::trace::text::Clock;
 
 /// The trace, and which boot of it.
@@ -73,14 +73,26 @@ impl WhomOptions {
     }
 }
 
+/// What every question about a boot is asked with.
+#[derive(Debug, Args)]
+struct Asked {
+    #[command(flatten)]
+    input: Input,
+    #[command(flatten)]
+    whom: WhomOptions,
+    #[command(flatten)]
+    symbols: SymbolOptions,
+    /// As JSON: docs/trace.md says what is in it
+    #[arg(long)]
+    json: bool,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   oche trace why boot.oche --iova 0xfffc3040             what became of it, by the end or at the last fault there
   oche trace why boot.oche --iova 0xfffc3040 --at 12.5   who owned it 12.5 s after Oche's start")]
 pub(super) struct WhyArguments {
-    #[command(flatten)]
-    input: Input,
     /// The address, as the device uses it
     #[arg(long, value_parser = parse_address)]
     iova: u64,
@@ -88,28 +100,16 @@ pub(super) struct WhyArguments {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     at: Option<u64>,
     #[command(flatten)]
-    whom: WhomOptions,
-    #[command(flatten)]
-    symbols: SymbolOptions,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct MapsArguments {
-    #[command(flatten)]
-    input: Input,
     /// The moment, in seconds since Oche's start [default: the end]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     at: Option<u64>,
     #[command(flatten)]
-    whom: WhomOptions,
-    #[command(flatten)]
-    symbols: SymbolOptions,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -118,14 +118,7 @@ A mapping looks forgotten when many later ones of its device and direction came 
 buffers are used in turn, so an idle ring does not; coherent memory (rw) is meant to stay and is never suspected.")]
 pub(super) struct LeaksArguments {
     #[command(flatten)]
-    input: Input,
-    #[command(flatten)]
-    whom: WhomOptions,
-    #[command(flatten)]
-    symbols: SymbolOptions,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
+    asked: Asked,
 }
 
 #[derive(Debug, Args)]
@@ -150,26 +143,38 @@ pub(super) struct CheckArguments {
 
 impl WhyArguments {
     pub(super) fn run(&self) -> Result<()> {
-        let (trace, session) = self.input.open()?;
-        let question = Question { iova: self.iova, whom: self.whom.whom(), at_ns: self.at };
-        let answer = why(&trace, session, &question, &self.symbols.load()?);
-        show(&answer, self.json, |out| write_answer(&answer, out))
+        let question = |whom: &Whom| Question { iova: self.iova, whom: whom.clone(), at_ns: self.at };
+        self.asked.answer(
+            |trace, session, whom, symbols| why(trace, session, &question(whom), symbols),
+            write_answer,
+        )
     }
 }
 
 impl MapsArguments {
     pub(super) fn run(&self) -> Result<()> {
-        let (trace, session) = self.input.open()?;
-        let answer = maps(&trace, session, self.at, &self.whom.whom(), &self.symbols.load()?);
-        show(&answer, self.json, |out| write_maps(&answer, out))
+        self.asked
+            .answer(|trace, session, whom, symbols| maps(trace, session, self.at, whom, symbols), write_maps)
     }
 }
 
 impl LeaksArguments {
     pub(super) fn run(&self) -> Result<()> {
+        self.asked.answer(leaks, write_leaks)
+    }
+}
+
+impl Asked {
+    /// Finds the answer by `find` and shows it, to people by `write`.
+    fn answer<T: Serialize>(
+        &self,
+        find: impl FnOnce(&TraceFile, usize, &Whom, &Symbols) -> T,
+        write: impl FnOnce(&T, &mut Output) -> io::Result<()>,
+    ) -> Result<()> {
+        let symbols = self.symbols.load()?;
         let (trace, session) = self.input.open()?;
-        let answer = leaks(&trace, session, &self.whom.whom(), &self.symbols.load()?);
-        show(&answer, self.json, |out| write_leaks(&answer, out))
+        let answer = find(&trace, session, &self.whom.whom(), &symbols);
+        show(&answer, self.json, |out| write(&answer, out))
     }
 }
 
@@ -239,7 +244,7 @@ fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io:
 fn show<T: Serialize>(
     answer: &T,
     is_json: bool,
-    write: impl FnOnce(&mut io::BufWriter<io::StdoutLock<'static>>) -> io::Result<()>,
+    write: impl FnOnce(&mut Output) -> io::Result<()>,
 ) -> Result<()> {
     to_standard_output(|out| {
         if is_json {

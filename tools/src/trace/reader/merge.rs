@@ -103,6 +103,40 @@ impl<S: Source> Iterator for Events<'_, S> {
     }
 }
 
+/// Who looks at a whole trace: what [`Events`] gives, shown instead of handed over, which costs half as much.
+pub trait Visitor {
+    /// An event.
+    fn record(&mut self, record: &Record);
+
+    /// What is no event; never [`Item::Record`].
+    fn other(&mut self, item: Item);
+}
+
+impl<S: Source> Events<'_, S> {
+    /// Shows `visitor` all that is left.
+    pub fn show(mut self, visitor: &mut impl Visitor) {
+        loop {
+            if let Some(stream) = self.cpus.get_mut(self.current) {
+                while stream.next_time().is_some_and(|time| time <= self.until) {
+                    match stream.gaps.pop_front() {
+                        Some(gap) => visitor.other(gap),
+                        None => stream.show_until(self.until, visitor),
+                    }
+                    if stream.next_time().is_none() {
+                        stream.fill(self.source);
+                    }
+                }
+            }
+            if !self.choose() {
+                match self.begin_session() {
+                    Some(session) => visitor.other(session),
+                    None => return,
+                }
+            }
+        }
+    }
+}
+
 /// Shows `visit` every record of `session`, one CPU after the other: faster than in the order of time.
 pub(super) fn scan(source: &impl Source, session: &Session, mut visit: impl FnMut(Record)) {
     for (cpu, chunks) in session.cpus.iter().enumerate() {
@@ -145,6 +179,20 @@ impl<'a> CpuStream<'a> {
             if self.record().is_none() {
                 return;
             }
+        }
+    }
+
+    /// Shows `visitor` the records at hand up to the time `until`.
+    #[inline]
+    fn show_until(&mut self, until: u64, visitor: &mut impl Visitor) {
+        let (records, _) = self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
+        for bytes in records {
+            let record = Record::from_bytes(bytes);
+            if record.time() > until {
+                break;
+            }
+            visitor.record(&record);
+            self.at += RECORD_BYTES;
         }
     }
 
@@ -203,7 +251,7 @@ impl<'a> CpuStream<'a> {
     /// Reads the chunk and returns how many records it has, or `None` where it is damaged.
     fn read(&mut self, chunk: &RecordChunk, source: &impl Source) -> Option<u64> {
         self.at = 0;
-        self.payload.clear();
+        // What it held before need not be cleared: all of it is overwritten, or left out.
         self.payload.resize(usize::try_from(chunk.bytes_present).unwrap_or(0), 0);
         let is_read = source.read_at(chunk.payload_offset, &mut self.payload).is_ok();
         let is_whole = chunk.bytes_present == chunk.header.payload_bytes;

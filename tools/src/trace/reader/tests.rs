@@ -98,11 +98,26 @@ fn originals() -> Vec<Record> {
 /// Everything that a person can ask of a file.
 fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<Item>)> {
     let trace = TraceFile::from_source(bytes).ok()?;
-    let items = trace.events().collect();
+    let items: Vec<Item> = trace.events().collect();
+    let mut shown = Shown(Vec::new());
+    trace.events().show(&mut shown);
+    assert_eq!(shown.0, items, "shown and handed over");
     summarize(&trace);
     write_text(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
     write_json(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
     Some((trace, items))
+}
+
+struct Shown(Vec<Item>);
+
+impl Visitor for Shown {
+    fn record(&mut self, record: &Record) {
+        self.0.push(Item::Record(*record));
+    }
+
+    fn other(&mut self, item: Item) {
+        self.0.push(item);
+    }
 }
 
 fn records_of(items: &[Item]) -> Vec<Record> {

@@ -5,6 +5,7 @@ use crate::trace::leaks::leaks;
 use crate::trace::made::{Made, at, map, unmap};
 use crate::trace::maps::maps;
 use oche_hyp::dart::entry::Permission;
+use oche_hyp::trace::Event;
 
 const TO_DEVICE: Permission = Permission::READ_ONLY;
 const FROM_DEVICE: Permission = Permission::WRITE_ONLY;

@@ -1,0 +1,127 @@
+//! Accesses that were refused and writes into red zones: used after an unmap, in the wrong direction, or wild.
+
+use oche_hyp::addr::{IovaPage, PAGE_BYTES};
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::Record;
+
+use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
+use super::super::words::{direction, permission};
+use super::finding::{About, Detector, Teller};
+use super::recent::Recent;
+
+/// Why something happened, and who is behind it.
+struct Verdict {
+    detector: Detector,
+    because: String,
+    program_counter: u64,
+}
+
+/// Judges a refused access.
+pub(super) fn fault(
+    event: &Event,
+    record: &Record,
+    lifetimes: &Lifetimes,
+    recent: &Recent,
+    teller: &mut Teller<'_>,
+) {
+    let Event::Fault { dart, stream, iova, code, is_write, .. } = *event else { return };
+    let place = StreamPlace::new(dart, stream);
+    let page = u32::try_from(iova / PAGE_BYTES as u64).ok().map(IovaPage);
+    let live = page.and_then(|page| lifetimes.at(place, page));
+    let gone = page.and_then(|page| recent.find(lifetimes.space(place), page));
+    let wrong_direction = live.filter(|mapping| !mapping.allows(is_write));
+    let verdict = if let Some(mapping) = wrong_direction {
+        Verdict {
+            detector: Detector::WrongDirection,
+            because: format!(
+                "it is mapped for the device to {} only, since {}, {}.",
+                permission(mapping.permission),
+                teller.at(mapping.since.time),
+                teller.by(&mapping.since)
+            ),
+            program_counter: mapping.since.program_counter,
+        }
+    } else if let Some(gone) = gone {
+        let until = gone.unmapped;
+        let again = match live {
+            Some(mapping) => format!(" It is mapped again since {}.", teller.at(mapping.since.time)),
+            None => String::new(),
+        };
+        Verdict {
+            detector: Detector::UseAfterUnmap,
+            because: format!(
+                "it was mapped to guest page {:#x} from {} and unmapped at {}, {}; the fault was seen {} later.{again}",
+                gone.page.address(),
+                teller.at(gone.mapped),
+                teller.at(until.time),
+                teller.by(&until),
+                teller.between(until.time, record.time())
+            ),
+            program_counter: until.program_counter,
+        }
+    } else {
+        wild(live.as_ref(), code, teller)
+    };
+    let Verdict { detector, because, program_counter } = verdict;
+    let message = format!("The device was refused a {} at {iova:#x}: {because}", direction(is_write));
+    teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
+}
+
+fn wild(live: Option<&Mapping>, code: u16, teller: &Teller<'_>) -> Verdict {
+    let because = match live {
+        Some(mapping) => format!(
+            "it is mapped now, since {}, {}: the device came before the mapping did.",
+            teller.at(mapping.since.time),
+            teller.by(&mapping.since)
+        ),
+        None if code & 1 != 0 => "the stream has no tables for it, and had nothing mapped there.".into(),
+        None => "nothing had been mapped there.".into(),
+    };
+    let program_counter = live.map_or(0, |mapping| mapping.since.program_counter);
+    Verdict { detector: Detector::WildAccess, because, program_counter }
+}
+
+/// Judges a write into a red zone.
+pub(super) fn red_zone(
+    event: &Event,
+    record: &Record,
+    lifetimes: &Lifetimes,
+    recent: &Recent,
+    teller: &mut Teller<'_>,
+) {
+    let Event::RedZone { at, offset, bytes } = *event else { return };
+    let place = StreamPlace::from(at);
+    let iova = at.iova.iova().saturating_add(u64::from(offset));
+    let page = IovaPage((iova / PAGE_BYTES as u64) as u32);
+    let before = || lifetimes.at(place, IovaPage(page.0.checked_sub(1)?));
+    let verdict = match (recent.find(lifetimes.space(place), page), before()) {
+        (Some(gone), _) => Verdict {
+            detector: Detector::UseAfterUnmap,
+            because: format!(
+                "it had been unmapped at {}, {}.",
+                teller.at(gone.unmapped.time),
+                teller.by(&gone.unmapped)
+            ),
+            program_counter: gone.unmapped.program_counter,
+        },
+        (None, Some(mapping)) => Verdict {
+            detector: Detector::RedZoneHit,
+            because: format!(
+                "nothing was mapped there; the page before it was, {}: a buffer may have been overrun.",
+                teller.by(&mapping.since)
+            ),
+            program_counter: mapping.since.program_counter,
+        },
+        (None, None) => Verdict {
+            detector: Detector::RedZoneHit,
+            because: "nothing was mapped there.".into(),
+            program_counter: 0,
+        },
+    };
+    let Verdict { detector, because, program_counter } = verdict;
+    let message = format!(
+        "The device wrote {bytes} bytes from {iova:#x} on, into a red zone: {because} Seen at the next change of the \
+         granule; no memory of the guest was hit."
+    );
+    teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
+}

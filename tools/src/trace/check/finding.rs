@@ -1,0 +1,212 @@
+//! What is looked for, what is found, and how it is told.
+
+use std::collections::BTreeMap;
+
+use oche_hyp::trace::record::{Record, Stamp};
+use oche_hyp::trace::text::Clock;
+use serde::Serialize;
+
+use super::super::description::Description;
+use super::super::lifetime::{Mapping, StreamPlace};
+use super::super::symbols::Symbols;
+use super::super::words::{interval, seconds};
+
+/// Findings of one detector and device that are told in full; the others are counted.
+pub(super) const TOLD: u64 = 20;
+
+/// What is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Detector {
+    /// A device was refused at an address that had been unmapped, or wrote there and hit a red zone. Writes and reads
+    /// that reach a granule's other pages' red zone: only writes show.
+    UseAfterUnmap,
+    /// An unmap came to light in a flush that was made for a mapping, and no flush of its own followed. The events show
+    /// flushes and not stores to tables, so with other CPUs flushing the same stream it stays unseen.
+    UnmappedWithoutFlush,
+    /// An address was mapped while it was mapped: the entry was overwritten, or cleared and filled with no flush between.
+    DoubleMap,
+    /// A device was refused because of the direction. In a granule that pages of both directions share, hardware allows
+    /// both, and nothing shows.
+    WrongDirection,
+    /// A stream was cut off, or given other tables, with pages mapped. A driver that resets its device and leaves the
+    /// stream as it is shows nothing here: see `oche trace leaks`.
+    LeftAtReset,
+    /// A device could write where it should not because of what shares a page: a table root, coherent memory (rings), or
+    /// memory that another device writes. Buffers of a few bytes are known to the guest alone.
+    NeighboursExposed,
+    /// A device wrote where nothing was mapped, within a granule in use.
+    RedZoneHit,
+    /// A device was refused at an address at which nothing had been mapped.
+    WildAccess,
+    /// Oche could not make reachable what the guest mapped.
+    Refused,
+    /// The hardware did not finish an invalidation.
+    InvalidateTimeout,
+    /// A hint: a device was to write, and no byte had changed when the page was unmapped. Only seen for replicas.
+    NeverUsed,
+    /// A hint: two mappings share a page, as buffers smaller than one do.
+    SharedPage,
+}
+
+impl Detector {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::UseAfterUnmap,
+        Self::UnmappedWithoutFlush,
+        Self::DoubleMap,
+        Self::WrongDirection,
+        Self::LeftAtReset,
+        Self::NeighboursExposed,
+        Self::RedZoneHit,
+        Self::WildAccess,
+        Self::Refused,
+        Self::InvalidateTimeout,
+        Self::NeverUsed,
+        Self::SharedPage,
+    ];
+
+    /// The name in every output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UseAfterUnmap => "use-after-unmap",
+            Self::UnmappedWithoutFlush => "unmapped-without-flush",
+            Self::DoubleMap => "double-map",
+            Self::WrongDirection => "wrong-direction",
+            Self::LeftAtReset => "left-at-reset",
+            Self::NeighboursExposed => "neighbours-exposed",
+            Self::RedZoneHit => "red-zone-hit",
+            Self::WildAccess => "wild-access",
+            Self::Refused => "refused",
+            Self::InvalidateTimeout => "invalidate-timeout",
+            Self::NeverUsed => "never-used",
+            Self::SharedPage => "shared-page",
+        }
+    }
+
+    /// Whether it finds what correct drivers do as well: told when asked for, and no error.
+    pub fn is_hint(self) -> bool {
+        matches!(self, Self::NeverUsed | Self::SharedPage)
+    }
+}
+
+/// Something that should not be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// By which detector.
+    pub detector: Detector,
+    /// Nanoseconds since Oche's start.
+    pub time_ns: u64,
+    /// The CPU that told.
+    pub cpu: u8,
+    /// The device.
+    pub device: String,
+    /// The DART's number.
+    pub dart: usize,
+    /// The stream's number.
+    pub stream: usize,
+    /// The address, in hexadecimal, where there is one.
+    pub iova: Option<String>,
+    /// The guest's code that is behind it, where known.
+    pub code: Option<String>,
+    /// What happened, in a sentence or two.
+    pub message: String,
+}
+
+/// What came of a session's events.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// What was found, in the order of time: of each detector and device the first `TOLD`.
+    pub findings: Vec<Finding>,
+    /// How much of each was found, told or not. Hints are counted here too.
+    pub totals: BTreeMap<&'static str, u64>,
+    /// Events looked at.
+    pub events: u64,
+    /// Events that were lost or cannot be read: what they would have explained is not held against anybody.
+    pub missing: u64,
+}
+
+impl Report {
+    /// Errors: all findings but hints.
+    pub fn errors(&self) -> u64 {
+        let errors = Detector::ALL.iter().filter(|detector| !detector.is_hint());
+        errors.filter_map(|detector| self.totals.get(detector.name())).sum()
+    }
+}
+
+/// Whom a finding is about.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct About {
+    pub(super) detector: Detector,
+    pub(super) place: StreamPlace,
+    pub(super) iova: Option<u64>,
+    /// The guest's code that is behind it; 0: that of the event that showed it.
+    pub(super) program_counter: u64,
+}
+
+impl About {
+    /// Something at `mapping`, that the event's own code is behind.
+    pub(super) fn mapping(detector: Detector, mapping: &Mapping) -> Self {
+        Self { detector, place: mapping.owner, iova: Some(mapping.iova.iova()), program_counter: 0 }
+    }
+}
+
+/// Where the detectors tell what they find.
+pub(super) struct Teller<'a> {
+    pub(super) description: &'a Description,
+    pub(super) tells_hints: bool,
+    pub(super) report: Report,
+    clock: Clock,
+    symbols: &'a Symbols,
+    told: BTreeMap<(Detector, StreamPlace), u64>,
+}
+
+impl<'a> Teller<'a> {
+    pub(super) fn new(description: &'a Description, symbols: &'a Symbols, tells_hints: bool) -> Self {
+        let (report, told) = (Report::default(), BTreeMap::new());
+        Self { description, tells_hints, report, clock: description.clock(), symbols, told }
+    }
+
+    /// Counts what is not told.
+    pub(super) fn count(&mut self, detector: Detector) {
+        *self.report.totals.entry(detector.name()).or_default() += 1;
+    }
+
+    /// Tells what `record` showed.
+    pub(super) fn tell(&mut self, about: About, record: &Record, message: String) {
+        let About { detector, place, iova, program_counter } = about;
+        self.count(detector);
+        let told = self.told.entry((detector, place)).or_default();
+        *told += 1;
+        if *told > TOLD {
+            return;
+        }
+        let code = if program_counter == 0 { record.program_counter() } else { program_counter };
+        self.report.findings.push(Finding {
+            detector,
+            time_ns: self.clock.nanoseconds(record.time()),
+            cpu: record.cpu(),
+            device: self.description.name_of(place),
+            dart: place.dart(),
+            stream: place.stream(),
+            iova: iova.map(|iova| format!("{iova:#x}")),
+            code: if code == 0 { None } else { Some(self.symbols.name(code)) },
+            message,
+        });
+    }
+
+    /// `12.5 s`
+    pub(super) fn at(&self, ticks: u64) -> String {
+        format!("{} s", seconds(self.clock, ticks))
+    }
+
+    /// `152 us`
+    pub(super) fn between(&self, first: u64, last: u64) -> String {
+        interval(self.clock, first, last)
+    }
+
+    /// `by dart_flush+0x10 on CPU 2`
+    pub(super) fn by(&self, stamp: &Stamp) -> String {
+        format!("by {} on CPU {}", self.symbols.name(stamp.program_counter), stamp.cpu)
+    }
+}

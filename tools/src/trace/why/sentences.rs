@@ -1,0 +1,246 @@
+//! The answer's sentences.
+
+use oche_hyp::addr::PAGE_BYTES;
+use oche_hyp::trace::Event;
+use oche_hyp::trace::record::{Kind, Record};
+use oche_hyp::trace::text::placement_name;
+
+use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
+use super::super::maps::permission_letters;
+use super::super::reader::{Item, Source, TraceFile};
+use super::super::words::{direction, interval, many, permission, seconds};
+use super::story::{Interval, Story};
+use super::{Asker, Overlap, ticks_at};
+
+impl Asker<'_> {
+    pub(super) fn fault_sentence(
+        &self,
+        place: StreamPlace,
+        record: &Record,
+        event: &Event,
+        now: Option<Interval>,
+        before: Option<Interval>,
+    ) -> String {
+        let Event::Fault { iova, code, is_write, is_hidden, .. } = *event else { return String::new() };
+        let meaning = match (now.and_then(|now| now.mapping), before) {
+            (Some(mapping), _) if !mapping.allows(is_write) => format!(
+                "wrong direction: the page was mapped for the device to {} only. Look at the direction that {} gave \
+                 when it mapped the buffer.",
+                permission(mapping.permission),
+                self.symbols.name(mapping.since.program_counter)
+            ),
+            (_, Some(Interval { until: Some(until), .. })) => format!(
+                "use after unmap: the last mapping had ended {} before the fault was seen. The driver unmapped the \
+                 buffer, {}, before the device was done with it, or the device was given the address too late.",
+                interval(self.clock, until.time, record.time()),
+                self.by(&until)
+            ),
+            (Some(mapping), None) => format!(
+                "too early: the page is mapped now, since {} s, and was not when the device came.",
+                seconds(self.clock, mapping.since.time)
+            ),
+            _ => "a wild address: nothing had been mapped there. The device was given an address that was never mapped \
+                  for it, or runs over the end of a buffer."
+                .into(),
+        };
+        format!(
+            "At {} s the guest learned that {} had been refused a {} of {iova:#x} (code {code:#x}: {}). It means {meaning}{}",
+            seconds(self.clock, record.time()),
+            self.description.name_of(place),
+            direction(is_write),
+            code_in_words(code),
+            if is_hidden { " The guest did not see it: its DART still held an earlier fault." } else { "" }
+        )
+    }
+
+    pub(super) fn owner_sentence(
+        &self,
+        place: StreamPlace,
+        at: Option<u64>,
+        now: Option<Interval>,
+        before: Option<Interval>,
+    ) -> String {
+        let when = at.map_or("When the trace ends".into(), |at| format!("At {} s", seconds(self.clock, at)));
+        let device = self.description.name_of(place);
+        let offset = self.question.iova & (PAGE_BYTES as u64 - 1);
+        match (now, before) {
+            (Some(Interval { mapping: Some(mapping), .. }), _) => format!(
+                "{when}, {:#x} of {device} was guest address {:#x}, mapped for the device to {} ({}) since {} s, {}.",
+                self.question.iova,
+                mapping.page.address() + offset,
+                permission(mapping.permission),
+                placement_name(mapping.placement),
+                seconds(self.clock, mapping.since.time),
+                self.by(&mapping.since)
+            ),
+            (Some(Interval { page, .. }), _) => format!(
+                "{when}, {:#x} of {device} was guest address {:#x}, mapped before the trace began.",
+                self.question.iova,
+                page.address() + offset
+            ),
+            (None, Some(before @ Interval { until: Some(until), .. })) => format!(
+                "{when}, nothing was mapped at {:#x} of {device}. The last to own it was guest page {:#x}{}, unmapped at {} s, {}.",
+                self.question.iova,
+                before.page.address(),
+                before.mapping.map_or(", mapped before the trace began".into(), |mapping| format!(
+                    ", mapped for the device to {} from {} s, {}",
+                    permission(mapping.permission),
+                    seconds(self.clock, mapping.since.time),
+                    self.by(&mapping.since)
+                )),
+                seconds(self.clock, until.time),
+                self.by(&until)
+            ),
+            _ => format!(
+                "{when}, nothing was mapped at {:#x} of {device}, nor had anything been before.",
+                self.question.iova
+            ),
+        }
+    }
+
+    pub(super) fn history_sentence(&self, story: &Story) -> Option<String> {
+        let mut spans: Vec<u64> = story
+            .past
+            .iter()
+            .filter_map(|past| Some(past.until?.time.saturating_sub(past.mapping?.since.time)))
+            .collect();
+        if story.times_mapped < 2 {
+            return None;
+        }
+        spans.sort_unstable();
+        let middle = spans.get(spans.len() / 2)?;
+        Some(format!(
+            "In all of the trace the page was mapped {} times, for {} in the middle (shortest {}, longest {}).",
+            story.times_mapped,
+            interval(self.clock, 0, *middle),
+            interval(self.clock, 0, *spans.first()?),
+            interval(self.clock, 0, *spans.last()?)
+        ))
+    }
+
+    pub(super) fn granule_sentence(&self, story: &Story, is_mapped: bool) -> Option<String> {
+        if story.neighbours.is_empty() {
+            return None;
+        }
+        let slots: Vec<String> = story
+            .neighbours
+            .iter()
+            .map(|mapping| format!("{:#x} ({})", mapping.iova.iova(), permission_letters(mapping)))
+            .collect();
+        let so = if is_mapped {
+            "hardware allows in each what it allows in any"
+        } else {
+            "so a write here meets a red zone and a read its pattern, and neither faults"
+        };
+        let verb = if slots.len() == 1 { "is" } else { "are" };
+        Some(format!("In the same 16K granule {} {verb} mapped: {so}.", slots.join(", ")))
+    }
+
+    /// Where the nearest mappings are, for an address that never was one.
+    pub(super) fn nearest<S: Source>(
+        &self,
+        place: StreamPlace,
+        at: Option<u64>,
+        trace: &TraceFile<S>,
+        session: usize,
+    ) -> Option<String> {
+        let mut lifetimes = Lifetimes::default();
+        for item in trace.events_of(session) {
+            if let Item::Record(record) = item {
+                if at.is_some_and(|at| record.time() > at) {
+                    break;
+                }
+                lifetimes.apply(&record);
+            }
+        }
+        let below = lifetimes
+            .of_space(place)
+            .filter(|mapping| mapping.iova < self.page)
+            .max_by_key(|mapping| mapping.iova);
+        let above = lifetimes
+            .of_space(place)
+            .filter(|mapping| mapping.iova > self.page)
+            .min_by_key(|mapping| mapping.iova);
+        let tell = |mapping: Mapping, side: &str, pages: u32| {
+            format!(
+                "{:#x} ({}, {} since {} s, {}), {} {side}",
+                mapping.iova.iova(),
+                permission_letters(&mapping),
+                self.description.name_of(mapping.owner),
+                seconds(self.clock, mapping.since.time),
+                self.by(&mapping.since),
+                many(u64::from(pages), "page")
+            )
+        };
+        let below = below.map(|mapping| tell(mapping, "below", self.page.0 - mapping.iova.0));
+        let above = above.map(|mapping| tell(mapping, "above", mapping.iova.0 - self.page.0));
+        let sides: Vec<String> = below.into_iter().chain(above).collect();
+        if sides.is_empty() {
+            return Some("The device had nothing mapped at all then.".into());
+        }
+        Some(format!("The nearest that was mapped then: {}.", sides.join(", and ")))
+    }
+
+    /// What to say where no event speaks of the page.
+    pub(super) fn nobody<S: Source>(&self, trace: &TraceFile<S>, session: usize) -> Vec<String> {
+        let whom = &self.question.whom;
+        let mut known: Vec<StreamPlace> = Vec::new();
+        trace.scan(session, |record| {
+            if let Some((dart, stream)) = record.dart().zip(record.stream()) {
+                let place = StreamPlace::new(dart, stream);
+                // One stream follows itself for thousands of events.
+                if known.last() != Some(&place) && matches!(record.kind(), Some(Kind::Map | Kind::Attach)) {
+                    known.retain(|other| *other != place);
+                    known.push(place);
+                }
+            }
+        });
+        known.sort();
+        let asked: Vec<StreamPlace> =
+            known.iter().copied().filter(|place| whom.admits(*place, self.description)).collect();
+        let names = |places: &[StreamPlace]| {
+            let names = places.iter().map(|place| {
+                format!(
+                    "{} (DART {} stream {})",
+                    self.description.name_of(*place),
+                    place.dart(),
+                    place.stream()
+                )
+            });
+            names.collect::<Vec<_>>().join(", ")
+        };
+        if asked.is_empty() {
+            return vec![format!("The trace knows no such device. It has: {}.", names(&known))];
+        }
+        let mut sentences = vec![format!(
+            "No event speaks of {:#x} for {}: never mapped, never refused.",
+            self.question.iova,
+            names(&asked)
+        )];
+        let at = self.question.at_ns.map(|at| ticks_at(self.clock, at));
+        if let [place] = asked.as_slice() {
+            sentences.extend(self.nearest(*place, at, trace, session));
+        }
+        sentences
+    }
+}
+
+/// A fault's code, in words. Source: `hyp/src/dart/registers.rs`, `FaultCode`.
+pub fn code_in_words(code: u16) -> &'static str {
+    match code {
+        _ if code & 0x1 != 0 => "the stream has no table for this address",
+        _ if code & 0x2 != 0 => "no first-level entry, so nothing is mapped within 2 MiB of it",
+        _ if code & 0x4 != 0 => "no entry for the page",
+        _ if code & 0x8 != 0 => "the page may not be written",
+        _ if code & 0x10 != 0 => "the page may not be read",
+        _ => "a code that this program does not know",
+    }
+}
+
+pub(super) fn overlap_sentence(overlaps: &[Overlap]) -> String {
+    let others: Vec<String> = overlaps
+        .iter()
+        .map(|overlap| format!("{} at {} ({})", overlap.device, overlap.iova, overlap.permission))
+        .collect();
+    format!("The same guest page was also mapped for {}.", others.join(", "))
+}

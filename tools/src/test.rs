@@ -12,6 +12,7 @@ use crate::{check, command, el2, environment, hostile, workspace};
 
 mod fault;
 mod m1;
+mod mistakes;
 mod port;
 mod views;
 mod watch;
@@ -60,6 +61,7 @@ pub fn main(options: &Options) -> Result<()> {
         ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
         ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
+        ("Mistakes of drivers, explained by the trace", |step, _| mistakes::run(toolchain(step)?, step)),
         ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
         ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),

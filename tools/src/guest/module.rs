@@ -1,4 +1,4 @@
-//! The distribution's own DART driver, built as a module for its stock kernel.
+//! The distribution's own DART driver, built as a module for its stock kernel, and other modules for it.
 //!
 //! Stock Debian kernels leave the driver out. Its source is in the distribution's `linux-source` package; it is
 //! compiled untouched against the kernel's own headers, with a few lines of glue in `module/`.
@@ -90,6 +90,46 @@ pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
     };
     workspace::write_whole(&folder.join("module.json"), &serde_json::to_vec_pretty(&module)?)?;
     Ok(module)
+}
+
+/// Builds another module for `kernel`, out of sources of the project's own: file names and texts, a `Kbuild` among them.
+/// Gives the path of `module`, which they make.
+///
+/// # Errors
+///
+/// As for [`build`].
+pub fn build_own(
+    kernel: &GuestKernel,
+    sources: &[(&str, &str)],
+    module: &str,
+    step: &Step,
+) -> Result<PathBuf> {
+    // With it come the headers.
+    build(kernel, step)?;
+    let folder = kernel.folder().join("dart");
+    let _lock = workspace::FolderLock::wait(&folder)?;
+    let headers = match kept_headers(&folder) {
+        Some(headers) => headers,
+        None => unpack_headers(&Archive::open(&kernel.suite)?, kernel, &folder, step)?,
+    };
+    let into = folder.join(module.trim_end_matches(".ko"));
+    workspace::create_folder(&into)?;
+    for (name, text) in sources {
+        workspace::write_whole(&into.join(name), text.as_bytes())?;
+    }
+    step.detail(&format!("compiling {module} for {}", kernel.release));
+    compile(&headers, &into)?;
+    Ok(into.join(module))
+}
+
+/// The headers that [`unpack_headers`] left.
+fn kept_headers(folder: &Path) -> Option<Headers> {
+    let names = fs::read_dir(folder.join("headers/usr/src")).ok()?.flatten().map(|entry| entry.path());
+    let (common, flavours): (Vec<_>, Vec<_>) = names
+        .filter(|path| path.to_string_lossy().contains("/linux-headers-"))
+        .partition(|path| path.to_string_lossy().ends_with("-common"));
+    let makefile = common.into_iter().next()?.join("Makefile");
+    Some(Headers { flavour: flavours.into_iter().next()?, makefile })
 }
 
 fn kept(folder: &Path) -> Option<DartModule> {
@@ -254,7 +294,7 @@ fn compile(headers: &Headers, sources: &Path) -> Result<()> {
         make.env_remove(name);
     }
     make.env("LC_ALL", "C");
-    command::run(&mut make, "compiling the DART driver")
+    command::run(&mut make, "compiling a module of the kernel")
 }
 
 /// The architecture of Debian's packages for the machine this runs on.

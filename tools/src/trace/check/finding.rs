@@ -84,6 +84,11 @@ impl Detector {
         }
     }
 
+    /// Whether it judges accesses of devices, of which one mistake may cause many.
+    fn is_of_an_access(self) -> bool {
+        matches!(self, Self::UseAfterUnmap | Self::WrongDirection | Self::WildAccess)
+    }
+
     /// Whether it finds what correct drivers do as well: told when asked for, and no error.
     pub fn is_hint(self) -> bool {
         matches!(self, Self::NeverUsed | Self::SharedPage)
@@ -111,6 +116,8 @@ pub struct Finding {
     pub code: Option<String>,
     /// What happened, in a sentence or two.
     pub message: String,
+    /// Further accesses of the same device to the same page, right after this one, that it stands for.
+    pub more: u64,
 }
 
 /// What came of a session's events.
@@ -159,12 +166,14 @@ pub(super) struct Teller<'a> {
     clock: Clock,
     symbols: &'a Symbols,
     told: BTreeMap<(Detector, StreamPlace), u64>,
+    /// The detector, device and page of the access that was told last.
+    last: Option<(Detector, StreamPlace, u64)>,
 }
 
 impl<'a> Teller<'a> {
     pub(super) fn new(description: &'a Description, symbols: &'a Symbols, tells_hints: bool) -> Self {
-        let (report, told) = (Report::default(), BTreeMap::new());
-        Self { description, tells_hints, report, clock: description.clock(), symbols, told }
+        let (report, told, last) = (Report::default(), BTreeMap::new(), None);
+        Self { description, tells_hints, report, clock: description.clock(), symbols, told, last }
     }
 
     /// Counts what is not told.
@@ -176,9 +185,18 @@ impl<'a> Teller<'a> {
     pub(super) fn tell(&mut self, about: About, record: &Record, message: String) {
         let About { detector, place, iova, program_counter } = about;
         self.count(detector);
+        // A device fetches a command word by word: one mistake, and many refused accesses.
+        let access = iova.filter(|_| detector.is_of_an_access()).map(|iova| (detector, place, iova >> 12));
+        let is_more = access.is_some() && access == self.last;
+        self.last = access;
+        if is_more && let Some(finding) = self.report.findings.last_mut() {
+            finding.more += 1;
+            return;
+        }
         let told = self.told.entry((detector, place)).or_default();
         *told += 1;
         if *told > TOLD {
+            self.last = None;
             return;
         }
         let code = if program_counter == 0 { record.program_counter() } else { program_counter };
@@ -192,6 +210,7 @@ impl<'a> Teller<'a> {
             iova: iova.map(|iova| format!("{iova:#x}")),
             code: if code == 0 { None } else { Some(self.symbols.name(code)) },
             message,
+            more: 0,
         });
     }
 

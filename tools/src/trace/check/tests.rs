@@ -250,11 +250,24 @@ fn what_oche_could_not_do_is_told_too() {
 #[test]
 fn a_flood_of_one_error_is_told_in_part_and_counted_in_full() {
     let mut made = clean();
-    for _ in 0..100 {
-        made.fault(0, 1, 0x1234_5678, true, 2);
+    for page in 0..100 {
+        made.fault(0, 1, 0x1234_5678 + page * 0x1000, true, 2);
     }
     let report = report(&made);
     assert_eq!((report.findings.len() as u64, report.errors()), (TOLD, 100));
+}
+
+#[test]
+fn a_burst_of_accesses_to_one_page_is_told_once() {
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5);
+    for word in 0..16 {
+        made.fault(0, 1, 0xfff0_04c0 + 4 * word, false, 4);
+    }
+    made.fault(0, 1, 0x1234_5678, true, 2).fault(0, 2, 0xfff0_04c0, false, 4);
+    let report = report(&made);
+    let more: Vec<u64> = report.findings.iter().map(|finding| finding.more).collect();
+    assert_eq!((more, report.errors()), (vec![15, 0, 0], 18));
 }
 
 #[test]

@@ -206,7 +206,7 @@ fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io:
     for finding in &report.findings {
         writeln!(
             out,
-            "{}: {} (DART {} stream {}) at {} s on CPU {}{}\n    {}",
+            "{}: {} (DART {} stream {}) at {} s on CPU {}{}\n    {}{}",
             finding.detector.name(),
             finding.device,
             finding.dart,
@@ -214,7 +214,12 @@ fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io:
             seconds(zero, finding.time_ns),
             finding.cpu,
             finding.code.as_ref().map_or(String::new(), |code| format!(", {code}")),
-            finding.message
+            finding.message,
+            match finding.more {
+                0 => String::new(),
+                1 => " Another access to the same page followed.".into(),
+                more => format!(" Another {more} accesses to the same page followed."),
+            }
         )?;
     }
     let (errors, events) = (report.errors(), many(report.events, "event"));

@@ -44,12 +44,16 @@ impl Asker<'_> {
                 .into(),
         };
         format!(
-            "At {} s the guest learned that {} had been refused a {} of {iova:#x} (code {code:#x}: {}). It means {meaning}{}",
+            "At {} s {} that {} had been refused a {} of {iova:#x} (code {code:#x}: {}). It means {meaning}",
             seconds(self.clock, record.time()),
+            if is_hidden {
+                "Oche learned, and not the guest, whose DART still held an earlier fault,"
+            } else {
+                "the guest learned"
+            },
             self.description.name_of(place),
             direction(is_write),
-            code_in_words(code),
-            if is_hidden { " The guest did not see it: its DART still held an earlier fault." } else { "" }
+            code_in_words(code)
         )
     }
 

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod console;
 pub mod counters;
 pub mod cpu;
+pub mod device;
 pub mod el2;
 pub mod entry;
 pub mod firmware;

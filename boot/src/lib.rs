@@ -13,6 +13,7 @@
 extern crate alloc;
 
 pub mod blob;
+pub mod device;
 pub mod guard;
 pub mod guest_fdt;
 pub mod header;

@@ -26,6 +26,7 @@ pub mod bench;
 pub mod dart;
 pub mod debugger;
 pub mod linux;
+mod manual;
 pub mod memory;
 pub mod screen;
 pub mod tree;

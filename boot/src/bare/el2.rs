@@ -4,7 +4,7 @@
 //! All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by register name.
 
 use aarch64_cpu::registers::{HCR_EL2, VTCR_EL2};
-use tock_registers::interfaces::Writeable;
+use tock_registers::interfaces::{Readable, Writeable};
 
 use crate::bare::apple;
 use crate::bare::registers::*;
@@ -48,6 +48,17 @@ pub fn has_forced_write_back() -> bool {
 /// `ID_AA64MMFR1_EL1.VH`: the registers at EL2 can have the layout that Oche uses throughout.
 pub fn has_host_extensions() -> bool {
     id_field(IdAa64Mmfr1.read(), 8) != 0
+}
+
+/// `HCR_EL2` while Oche boots: what the entry wrote. E2H (34) gives every register below its VHE layout, which cannot be
+/// had otherwise on an M1; TGE (27), which m1n1 leaves set, is clear.
+///
+/// # Errors
+///
+/// The value, where it is another: the entry did not do its part, or the CPU did not take it.
+pub fn check_entry() -> Result<(), u64> {
+    let value = HCR_EL2.get();
+    if value >> 34 & 1 == 1 && value >> 27 & 1 == 0 { Ok(()) } else { Err(value) }
 }
 
 /// What an injected exception needs to know of this CPU.

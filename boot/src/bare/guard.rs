@@ -273,7 +273,7 @@ fn access(frame: &TrapFrame) -> Option<Access> {
 }
 
 /// The guest's instruction, in a state that is usual. `None` also where it cannot be read just now.
-fn instruction(frame: &TrapFrame) -> Option<u32> {
+pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
     if frame.spsr & SPSR_AARCH32 != 0 || SctlrEl12.read() & SCTLR_UNUSUAL != 0 {
         return None;
     }
@@ -308,8 +308,8 @@ fn translate(address: u64, is_user: bool) -> Option<u64> {
 }
 
 /// The guest's registers.
-struct Guest<'a> {
-    frame: &'a mut TrapFrame,
+pub(super) struct Guest<'a> {
+    pub(super) frame: &'a mut TrapFrame,
 }
 
 impl Guest<'_> {

@@ -252,6 +252,12 @@ impl<H: Hardware> Darts<H> {
             let command = StreamCommand::from_bits(self.hardware.read(dart, STREAM_COMMAND));
             let is_late = self.hardware.ticks().wrapping_sub(start) > limit;
             if !command.busy() || is_late {
+                if command.busy() && !entry.is_stuck {
+                    log::error!(
+                        "DART {} did not end its command within {PATIENCE_MILLISECONDS} ms",
+                        dart.index()
+                    );
+                }
                 entry.is_stuck = command.busy();
                 return if command.busy() { Err(InvalidateTimedOut) } else { Ok(()) };
             }

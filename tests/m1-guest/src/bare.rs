@@ -8,6 +8,8 @@ mod console;
 mod cpus;
 mod dart;
 mod drivers;
+mod hazards;
+mod memory;
 mod start;
 mod tree;
 
@@ -48,7 +50,9 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     let mut tally = Tally::default();
     tally.case(format_args!("it runs at EL1"), start::level_is_one());
     cpus::run(&mut tally, &tree);
+    memory::run(&mut tally, &tree);
     drivers::run(&mut tally);
+    hazards::run(&mut tally, &tree);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     loop {
         core::hint::spin_loop();

@@ -59,6 +59,8 @@ pub struct Dart {
     /// Cached leaf entries by stream and granule; 0 where there was none.
     cache: HashMap<(u32, u64), u64>,
     busy: Option<(Instant, u32)>,
+    /// The access that the device makes in the next invalidation: stream and IOVA.
+    armed: Option<(u32, u64)>,
     /// What hardware would not have forgiven.
     pub violations: Vec<String>,
     /// Invalidations that were carried out.
@@ -80,6 +82,7 @@ impl Dart {
             shadow: vec![0; FILE_BYTES as usize / 4],
             cache: HashMap::new(),
             busy: None,
+            armed: None,
             violations: Vec::new(),
             invalidations: 0,
             copied_bytes: 0,
@@ -89,6 +92,8 @@ impl Dart {
         match setting {
             Setting::Locked => dart.set(memory, CONFIG, CONFIG_LOCK),
             Setting::Bypass => dart.set(memory, TCR, 0x1100),
+            // A bus error cannot be played; who reads these as registers believes that all streams translate.
+            Setting::Off => (0..FILE_BYTES).step_by(4).for_each(|offset| dart.set(memory, offset, u32::MAX)),
             _ => {}
         }
         if matches!(setting, Setting::Locked | Setting::Live) {
@@ -160,6 +165,12 @@ impl Dart {
                 if value & INVALIDATE != 0 {
                     self.busy = Some((Instant::now() + INVALIDATION, self.get(STREAM_SELECT)));
                     self.set(memory, STREAM_COMMAND, BUSY);
+                    if let Some((stream, iova)) = self.armed.take() {
+                        // It has dropped what it had cached, and not yet told.
+                        self.cache.retain(|(cached, _), _| *cached != stream);
+                        let _ = self.translate(memory, stream, iova, false);
+                        self.cache.retain(|(cached, _), _| *cached != stream);
+                    }
                 }
             }
             TCR..FILE_BYTES if is_locked => {
@@ -193,7 +204,18 @@ impl Dart {
             1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
             // Power off and on: all is forgotten.
             2 => {
+                if self.setting == Setting::Off {
+                    self.setting = Setting::Idle;
+                }
                 self.reset(memory);
+                Ok(())
+            }
+            3 => {
+                self.armed = Some((stream, u64::from(from)));
+                Ok(())
+            }
+            4 => {
+                self.setting = Setting::Stuck;
                 Ok(())
             }
             _ => Err(()),

@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use oche_boot::bare::frame::TrapFrame;
-use oche_boot::bare::trap::{Fault, MmioAccess, Platform, Resume};
-use oche_boot::bare::{cpu, guard};
+use oche_boot::bare::trap::{Fault, Platform, Resume};
+use oche_boot::bare::{cpu, device, guard};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
@@ -82,24 +82,25 @@ impl M1 {
         Some((DartId::new(index)?, address - self.windows.get(index)?.start))
     }
 
-    fn access(&self, dart: DartId, offset: u64, access: &MmioAccess, frame: &mut TrapFrame) -> Resume {
-        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
-        let bytes = 1 << access.width_log2;
+    /// What is loaded, or anything for a store; `None`: no register answers so.
+    fn access(
+        &self,
+        cause: Cause,
+        (dart, offset): (DartId, u64),
+        bytes: usize,
+        write: Option<u64>,
+    ) -> Option<u64> {
         let mut mediation = self.mediation.lock();
         let mode = mediation.iommu().mode(dart);
-        let asks = mode == Mode::Direct && access.write.is_none() && offset == PARAMS1 && bytes == 4;
+        let asks = mode == Mode::Direct && write.is_none() && offset == PARAMS1 && bytes == 4;
         if mode != Mode::Mediated && !(asks && mediation.iommu().take_over(dart)) {
-            return pass_through(&mut mediation, cause, (dart, offset), access, frame);
+            return pass_through(&mut mediation, cause, (dart, offset), bytes, write);
         }
         mediation.iommu().touch(dart);
-        let done = match access.write {
-            Some(value) => mediation.store(cause, dart, offset, bytes, value),
-            None => mediation.load(cause, dart, offset, bytes).map(|value| access.answer(frame, value)),
-        };
-        if done.is_ok() && access.write.is_some() {
-            resume_stream(&mut mediation, cause, dart, offset);
-        }
-        if done.is_ok() { Resume::Next } else { Resume::Abort }
+        let Some(value) = write else { return mediation.load(cause, dart, offset, bytes).ok() };
+        mediation.store(cause, dart, offset, bytes, value).ok()?;
+        resume_stream(&mut mediation, cause, dart, offset);
+        Some(0)
     }
 }
 
@@ -130,31 +131,24 @@ fn pass_through(
     mediation: &mut Mediation<Darts<Registers>>,
     cause: Cause,
     (dart, offset): (DartId, u64),
-    access: &MmioAccess,
-    frame: &mut TrapFrame,
-) -> Resume {
-    if access.width_log2 != 2 || !offset.is_multiple_of(4) {
-        return Resume::Abort;
-    }
+    bytes: usize,
+    write: Option<u64>,
+) -> Option<u64> {
     let darts = mediation.iommu();
-    if darts.mode(dart) == Mode::Unknown {
-        // Off: on a Mac this is a bus error, and so it is here.
-        return Resume::Abort;
+    // Off: on a Mac this is a bus error, and so it is here.
+    if bytes != 4 || !offset.is_multiple_of(4) || darts.mode(dart) == Mode::Unknown {
+        return None;
     }
-    let value = match access.write {
+    let value = match write {
         Some(value) => {
             darts.write(dart, offset, value as u32);
             value as u32
         }
-        None => {
-            let value = darts.read(dart, offset);
-            access.answer(frame, u64::from(value));
-            value
-        }
+        None => darts.read(dart, offset),
     };
-    let is_write = access.write.is_some();
+    let is_write = write.is_some();
     mediation.pass_through(cause, &Event::Register { dart, offset: offset as u16, is_write, value });
-    Resume::Next
+    Some(u64::from(value))
 }
 
 impl Platform for M1 {
@@ -162,9 +156,10 @@ impl Platform for M1 {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        let Some((dart, offset)) = self.dart_at(fault.address) else { return Resume::Abort };
-        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
-        self.access(dart, offset, &access, frame)
+        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        device::on_fault(fault, frame, |address, bytes, write| {
+            self.access(cause, self.dart_at(address)?, bytes, write)
+        })
     }
 
     fn step_ended(

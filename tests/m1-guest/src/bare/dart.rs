@@ -108,6 +108,16 @@ impl Dart {
         self.order(2, [0; 4]).map(|_| ())
     }
 
+    /// Has the device behind `stream` read at `iova` while the DART carries out the next invalidation.
+    pub(super) fn read_in_next_flush(self, stream: u32, iova: u64) -> Result<(), &'static str> {
+        self.order(3, [stream, iova as u32, 0, 0]).map(|_| ())
+    }
+
+    /// Has the DART never end a command from now on.
+    pub(super) fn end_no_command_any_more(self) -> Result<(), &'static str> {
+        self.order(4, [0; 4]).map(|_| ())
+    }
+
     fn order(self, order: u32, words: [u32; 4]) -> Result<bool, &'static str> {
         let engine = Self { base: ENGINES + self.number * ENGINE_BYTES, number: 0 };
         engine.write(20, 0);

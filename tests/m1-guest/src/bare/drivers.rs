@@ -11,12 +11,12 @@ const USB_1: Dart = Dart { base: 0x3_82f8_0000, number: 3 };
 const DISPLAY: Dart = Dart { base: 0x2_3130_4000, number: 5 };
 
 /// Where Linux puts the first mapping.
-const IOVA: u64 = 0xffff_0000;
+pub(super) const IOVA: u64 = 0xffff_0000;
 /// A leaf entry as Linux writes it: valid, window off, to its end; and one that the device only reads.
-const READ_WRITE: u64 = 0xfff << 40 | 3;
+pub(super) const READ_WRITE: u64 = 0xfff << 40 | 3;
 const READ_ONLY: u64 = READ_WRITE | 1 << 7;
 
-type Check = Result<(), &'static str>;
+pub(super) type Check = Result<(), &'static str>;
 
 pub(super) fn run(tally: &mut Tally) {
     tally.case(format_args!("linux: map, DMA both ways, unmap"), linux(PCIE_0));
@@ -29,7 +29,7 @@ pub(super) fn run(tally: &mut Tally) {
     tally.case(format_args!("a locked DART is as it was"), locked());
 }
 
-fn check(is_true: bool, reason: &'static str) -> Check {
+pub(super) fn check(is_true: bool, reason: &'static str) -> Check {
     if is_true { Ok(()) } else { Err(reason) }
 }
 
@@ -40,7 +40,7 @@ fn asks_for_4k(dart: Dart) -> Check {
 }
 
 /// A first-level and a leaf table for [`IOVA`], from two pages of the arena.
-fn tables(first: usize) -> (u64, u64) {
+pub(super) fn tables(first: usize) -> (u64, u64) {
     let (root, leaves) = (page(first), page(first + 1));
     (0..512).for_each(|entry| store(root + entry * 8, 0));
     (0..512).for_each(|entry| store(leaves + entry * 8, 0));
@@ -48,17 +48,17 @@ fn tables(first: usize) -> (u64, u64) {
     (root, leaves)
 }
 
-fn set(leaves: u64, iova: u64, entry: u64) {
+pub(super) fn set(leaves: u64, iova: u64, entry: u64) {
     store(leaves + (iova >> 12 & 0x1ff) * 8, entry);
 }
 
 /// The root in the TTBR that [`IOVA`] selects.
-fn attach(dart: Dart, stream: u64, root: u64) {
+pub(super) fn attach(dart: Dart, stream: u64, root: u64) {
     dart.attach(stream, &[root, root, root, root]);
 }
 
 /// Four pages from four places in one granule, and three more behind them: a copy across all borders.
-fn linux(dart: Dart) -> Check {
+pub(super) fn linux(dart: Dart) -> Check {
     asks_for_4k(dart)?;
     dart.reset()?;
     let (root, leaves) = tables(0);

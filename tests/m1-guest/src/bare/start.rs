@@ -1,6 +1,7 @@
 //! The first instructions, of each CPU, and stage 1: one to one, registers below DRAM, memory from there on.
 
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// The GiB at which DRAM begins.
 const DRAM_GIB: usize = 0x8_0000_0000 >> 30;
@@ -127,16 +128,42 @@ guest_vectors:
     b       guest_exception_entry
     .endr
 guest_exception_entry:
-    mrs     x0, esr_el1
+    msr     tpidr_el1, x0
+    msr     tpidr_el0, x1
+    adrp    x0, {expected}
+    add     x0, x0, :lo12:{expected}
+    ldr     x1, [x0]
+    cmp     x1, #1
+    b.ne    4f
+    mov     x1, #2                      // it came: go on behind the instruction
+    str     x1, [x0]
+    mrs     x1, elr_el1
+    add     x1, x1, #4
+    msr     elr_el1, x1
+    mrs     x0, tpidr_el1
+    mrs     x1, tpidr_el0
+    eret
+4:  mrs     x0, esr_el1
     mrs     x1, elr_el1
     mrs     x2, far_el1
     b       guest_exception
 "#,
     table = sym TABLE,
     next = sym super::cpus::NEXT,
+    expected = sym EXPECTED,
 );
 
-/// Nothing here is meant to fault.
+/// 1 while an exception is expected, 2 once it has come.
+static EXPECTED: AtomicU64 = AtomicU64::new(0);
+
+/// Whether `access`, one load or store, ends in an exception. The flags may be lost.
+pub(super) fn faults(access: impl FnOnce()) -> bool {
+    EXPECTED.store(1, Ordering::SeqCst);
+    access();
+    EXPECTED.swap(0, Ordering::SeqCst) == 2
+}
+
+/// Nothing else here is meant to fault.
 #[unsafe(no_mangle)]
 extern "C" fn guest_exception(syndrome: u64, at: u64, address: u64) -> ! {
     panic!("exception: ESR {syndrome:#x} ELR {at:#x} FAR {address:#x}")

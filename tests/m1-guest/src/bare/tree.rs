@@ -46,6 +46,66 @@ impl Tree {
         is_said
     }
 
+    /// Calls `found` with start and bytes of each range of `/memory`.
+    pub(super) fn memory(&self, mut found: impl FnMut(u64, u64)) {
+        let mut is_memory = false;
+        self.each(|event| match event {
+            Event::Begin(name) => is_memory = name == b"memory" || name.starts_with(b"memory@"),
+            Event::Property(b"reg", value) if is_memory => {
+                value.chunks_exact(16).for_each(|range| found(number(&range[..8]), number(&range[8..])));
+            }
+            Event::Property(..) => {}
+            Event::End => is_memory = false,
+        });
+    }
+
+    /// Calls `found` with name, start, bytes and whether it is no-map, of each node of `/reserved-memory`; the blob's own
+    /// list of reservations has empty names.
+    pub(super) fn reserved(&self, mut found: impl FnMut(&[u8], u64, u64, bool)) {
+        let mut at = word(self.0, 16).unwrap_or(0) as usize;
+        while let Some(entry) = self.0.get(at..at + 16) {
+            let (start, bytes) = (number(&entry[..8]), number(&entry[8..]));
+            if start == 0 && bytes == 0 {
+                break;
+            }
+            found(b"", start, bytes, false);
+            at += 16;
+        }
+        let mut depth = 0;
+        // Depth of the node, and the child that is being read.
+        let mut parent = 0;
+        let mut child: Option<([u8; 32], usize, u64, u64, bool)> = None;
+        self.each(|event| match event {
+            Event::Begin(name) => {
+                depth += 1;
+                if name == b"reserved-memory" {
+                    parent = depth;
+                } else if parent != 0 && depth == parent + 1 {
+                    let mut kept = [0; 32];
+                    let length = name.len().min(32);
+                    kept[..length].copy_from_slice(&name[..length]);
+                    child = Some((kept, length, 0, 0, false));
+                }
+            }
+            Event::Property(name, value) => match (&mut child, name) {
+                (Some((_, _, start, bytes, _)), b"reg") if value.len() >= 16 => {
+                    (*start, *bytes) = (number(&value[..8]), number(&value[8..16]));
+                }
+                (Some((.., is_no_map)), b"no-map") => *is_no_map = true,
+                _ => {}
+            },
+            Event::End => {
+                if let Some((name, length, start, bytes, is_no_map)) = child.take() {
+                    found(&name[..length], start, bytes, is_no_map);
+                }
+                if depth == parent {
+                    parent = 0;
+                }
+                depth -= 1;
+            }
+        });
+    }
+
     fn each(&self, mut seen: impl FnMut(Event<'_>)) -> Option<()> {
         let strings = self.0.get(word(self.0, 12)? as usize..)?;
         let mut at = word(self.0, 8)? as usize;

@@ -17,9 +17,17 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone")?;
     mac.settings[4] = Setting::Idle;
     windows_off(bench, &mac, step)?;
+    let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
+    let stuck = Mac { chosen: guest("stuck"), ..mac.clone() };
+    let outcome = bench.passes("a DART that gets stuck", &stuck, step)?;
+    expect(&outcome, "guest: a DART that ends no command any more ok")?;
+    expect(&outcome, "DART 4 did not end its command within 1000 ms")?;
     mac.settings[4] = Setting::Off;
+    mac.chosen = guest("power");
     let outcome = bench.passes("a DART that is off", &mac, step)?;
     expect(&outcome, "2=dma-controller@236004000: no power")?;
+    expect(&outcome, "guest: a DART that has no power, and gets it ok")?;
+    mac.chosen.clear();
     mac.settings[2] = Setting::Stuck;
     let outcome = bench.run("a DART that stays busy", &mac, step)?;
     for wanted in [

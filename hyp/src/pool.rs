@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Hfn, PAGE_WORDS, SLOTS};
+use crate::addr::{Frame, Hfn, SLOTS};
 use crate::world::Memory;
 
 /// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
@@ -134,7 +134,9 @@ impl Pool {
 pub(crate) fn red_zone_damage(memory: &impl Memory, page: Hfn) -> Option<(u16, u16)> {
     let mut first = None;
     let mut bytes = 0;
-    for word in 0..PAGE_WORDS {
+    let mut start = 0;
+    while let Some(word) = memory.first_other(page, RED_ZONE, start) {
+        start = word + 1;
         let difference = memory.load(page, word) ^ RED_ZONE;
         if difference != 0 {
             first.get_or_insert(word as u16 * 8 + difference.trailing_zeros() as u16 / 8);

@@ -10,7 +10,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::addr::{Gfn, Granule, IovaPage, SLOTS};
+use crate::addr::{Gfn, Granule, Hfn, IovaPage, SLOTS};
 use crate::dart::entry::{ENTRIES, decode_leaf, decode_table};
 use crate::dart::registers::{TTBRS, Ttbr};
 use crate::mover::{Mover, NONE};
@@ -269,9 +269,12 @@ impl Tracker {
         let Some(page) = self.tables.get(at as usize).map(|table| table.page) else { return false };
         let from = mover.locate(page);
         let mut is_changed = false;
-        for index in 0..ENTRIES {
+        let mut next = 0;
+        while let Some(index) = self.first_change(world, from, at, is_ending, next) {
+            next = index + 1;
             let new = if is_ending { 0 } else { world.load(from, index) };
             let old = self.entry(at, index);
+            // As it was again: the guest may change it back at any time.
             if new == old {
                 continue;
             }
@@ -306,6 +309,22 @@ impl Tracker {
         is_changed
     }
 
+    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted on.
+    fn first_change(
+        &self,
+        world: &impl World,
+        from: Hfn,
+        at: u32,
+        is_ending: bool,
+        next: usize,
+    ) -> Option<usize> {
+        let table = self.tables.get(at as usize)?;
+        if is_ending {
+            return (next..ENTRIES).find(|index| table.copy.get(*index) != Some(&0));
+        }
+        world.first_change(from, &table.copy, next)
+    }
+
     fn compare_leaf(
         &mut self,
         world: &mut impl World,
@@ -322,8 +341,11 @@ impl Tracker {
         }
         let from = mover.locate(page);
         let mut is_changed = false;
-        for first in (0..ENTRIES).step_by(SLOTS) {
-            let Some(table) = self.tables.get_mut(at as usize) else { return is_changed };
+        let mut next = 0;
+        while let Some(table) = self.tables.get_mut(at as usize) {
+            let Some(changed) = world.first_change(from, &table.copy, next) else { return is_changed };
+            let first = changed & !(SLOTS - 1);
+            next = first + SLOTS;
             let Some(old) = table.copy.get_mut(first..first + SLOTS) else { return is_changed };
             let mut new = [0; SLOTS];
             for (slot, new) in new.iter_mut().enumerate() {
@@ -381,7 +403,7 @@ impl Tracker {
         }
         // Written between the comparison and now? Then it is not quiet after all.
         let from = mover.locate(page);
-        let is_same = (0..ENTRIES).all(|index| world.load(from, index) == self.entry(at, index));
+        let is_same = world.first_change(from, &table.copy, 0).is_none();
         let has_other_open = self.others_open(mover, page, at);
         if is_same && !has_other_open {
             self.unlink_open(at);

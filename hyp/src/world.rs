@@ -35,6 +35,20 @@ pub trait Memory {
         words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
+    /// The first word from `word` on in which `page` is not what is `known`.
+    fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
+        let known = known.iter().enumerate().skip(word);
+        known
+            .map(|(word, known)| (word, *known))
+            .find(|(word, known)| self.load(page, *word) != *known)
+            .map(|(word, _)| word)
+    }
+
+    /// The first word from `word` on of `page` that is not `value`.
+    fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
+        (word..PAGE_WORDS).find(|word| self.load(page, *word) != value)
+    }
+
     /// Copies all of `from` to `to`.
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         for word in 0..PAGE_WORDS {

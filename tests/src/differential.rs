@@ -13,10 +13,11 @@ use crate::program::{Program, Step};
 use crate::random::mix;
 use crate::shrink::shrink;
 use machine::Machine;
+use serde::{Deserialize, Serialize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Operations in one program.
-const PROGRAM_OPERATIONS: u64 = 1500;
+pub const PROGRAM_OPERATIONS: u64 = 1500;
 
 /// What was run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,8 @@ pub struct Report {
 }
 
 /// How often something was really exercised: a test that never does the thing proves nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Counts {
     /// Invalidations by the guest.
     pub flushes: u64,
@@ -117,9 +119,8 @@ impl core::fmt::Display for Failure {
 pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
     while report.operations < operations {
-        let program_seed = mix(mix(seed).wrapping_add(report.programs));
         let length = PROGRAM_OPERATIONS.min(operations - report.operations);
-        let program = generate(program_seed, Kind::of(program_seed), length as usize);
+        let program = program_of(seed, report.programs, length);
         let counts = run_program(&program).map_err(|failure| Box::new(shrink(&program, failure)))?;
         report.programs += 1;
         report.operations += length;
@@ -127,6 +128,12 @@ pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Res
         progress(&report);
     }
     Ok(report)
+}
+
+/// Program `number` of the run that `seed` makes, cut off after `length` operations. Each has a seed of its own.
+pub fn program_of(seed: u64, number: u64, length: u64) -> Program {
+    let seed = mix(mix(seed).wrapping_add(number));
+    generate(seed, Kind::of(seed), length as usize)
 }
 
 /// What went wrong where, before shortening.

@@ -339,19 +339,6 @@ pub enum Operation {
     },
 }
 
-impl Operation {
-    /// The rights that it gives, if it gives any.
-    pub(crate) fn rights_mut(&mut self) -> Option<&mut Rights> {
-        match self {
-            Self::Map { rights, .. }
-            | Self::Replace { rights, .. }
-            | Self::Permit { rights, .. }
-            | Self::Pack { rights, .. } => Some(rights),
-            _ => None,
-        }
-    }
-}
-
 /// An operation with the chance that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {

@@ -204,8 +204,16 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
 
 impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
     /// A machine with `cpus` CPUs and `darts` IOMMUs, every stream blocked.
-    pub fn new(layout: &Layout, options: Options, cpus: usize, darts: usize, seed: u64) -> Self {
-        let memory = HostMemory::new(layout);
+    /// `words` is memory of a former machine to be used again, or empty.
+    pub fn new(
+        layout: &Layout,
+        options: Options,
+        cpus: usize,
+        darts: usize,
+        seed: u64,
+        words: Vec<u64>,
+    ) -> Self {
+        let memory = HostMemory::new(layout, words);
         Self {
             random: Random::new(seed),
             events: Vec::new(),
@@ -224,11 +232,12 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
     /// Gives `page` and `bytes`, its twin, the same content of its own.
     pub fn initialize(&mut self, page: Gfn, bytes: &mut [u8]) {
         let Some(index) = self.memory.index(page.home()) else { return };
-        for (word, chunk) in bytes.chunks_exact_mut(8).enumerate() {
-            // Even, so that no word of data is a valid table entry by chance.
-            let value = mix(u64::from(page.0) << 16 | word as u64) & !1;
-            chunk.copy_from_slice(&value.to_le_bytes());
-            self.memory.set_word(index, word, value);
+        let words = self.memory.page_mut(index);
+        let first = mix(page.0.into());
+        for (word, (chunk, own)) in (0..).zip(bytes.chunks_exact_mut(8).zip(words)) {
+            // Even, so that no word of data is a valid table entry by chance; and no word is like another.
+            *own = first.wrapping_add(0x9e37_79b9_7f4a_7c16_u64.wrapping_mul(word)) & !1;
+            chunk.copy_from_slice(&own.to_le_bytes());
         }
     }
 
@@ -282,6 +291,15 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
         while !self.is_quiet() && self.random.chance(1, 3) {
             self.act();
         }
+    }
+
+    /// The words of `page`, which must be one that the engine may look at.
+    fn page_of_engine(&self, page: Hfn) -> Option<&[u64; PAGE_WORDS]> {
+        let index = self.memory.index(page);
+        if index.is_none() {
+            self.violate(format!("the engine looks at {page:?}, which is no memory of its"));
+        }
+        index.map(|index| self.memory.page(index))
     }
 
     fn is_quiet(&self) -> bool {
@@ -343,13 +361,23 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         }
     }
 
-    fn first_difference(&self, one: Hfn, other: Hfn, mut words: Range<usize>) -> Option<usize> {
+    fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
         if self.is_sabotaged(Sabotage::SkipMerge) {
             return None;
         }
         self.cpus.checker().note_comparison(one);
         self.cpus.checker().note_comparison(other);
-        words.find(|word| self.load(one, *word) != self.load(other, *word))
+        let (one, other) = (self.page_of_engine(one)?, self.page_of_engine(other)?);
+        first_unequal(one.get(words.clone())?, other.get(words.clone())?).map(|word| words.start + word)
+    }
+
+    fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
+        first_unequal(self.page_of_engine(page)?.get(word..)?, known.get(word..)?).map(|index| word + index)
+    }
+
+    fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
+        let index = self.page_of_engine(page)?.get(word..)?.iter().position(|found| *found != value)?;
+        Some(word + index)
     }
 
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
@@ -406,6 +434,12 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             self.violate(text);
         }
     }
+}
+
+/// The first place in which two equally long pieces of pages differ.
+fn first_unequal(one: &[u64], other: &[u64]) -> Option<usize> {
+    // Nearly always they are equal, and that is found out much faster at once.
+    if one == other { None } else { one.iter().zip(other).position(|(one, other)| one != other) }
 }
 
 impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {

@@ -162,7 +162,6 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
 /// The comparison takes a refused slot for unmapped until its own entry changes; the engine tries it again
 /// when a neighbour's does, and then the device reaches the page, as the guest's tables say.
 #[test]
-#[ignore = "the comparison does not know yet that a refused slot is tried again with its granule"]
 fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
     let steps = [
         (NewDomain, 3755635695),
@@ -326,7 +325,6 @@ fn a_page_that_devices_write_stands_beside_one_that_they_read() {
 }
 
 #[test]
-#[ignore = "the comparison does not know yet that a refused slot is tried again with its granule"]
 fn a_page_that_devices_only_write_is_refused_beside_one_that_they_read() {
     beside_a_page_that_is_read(FromDevice);
 }

@@ -14,6 +14,7 @@ pub mod progress;
 pub mod qemu;
 pub mod run;
 pub mod setup;
+pub mod soak;
 pub mod test;
 pub mod trace;
 pub mod workspace;

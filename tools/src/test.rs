@@ -180,7 +180,7 @@ fn count_tests(said: &str) -> (u64, u64) {
 fn differential(step: &Step, _: &mut Tally) -> Result<String> {
     step.detail(&format!("{OPERATIONS} random operations"));
     let operations = OPERATIONS.to_string();
-    let mut cargo = cargo(&["run", "--quiet", "--release", "--package", "oche-tests", "--bin"]);
+    let mut cargo = cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin"]);
     cargo.args(["differential", "--", &operations]);
     let said = command::text(&mut cargo, "the engine against the reference")?;
     let first = said.lines().next().unwrap_or_default().to_owned();

@@ -4,10 +4,10 @@
 //! its earlier values with the time at which they went, and a walk follows every value that still counts.
 
 use crate::reference::memory::GuestMemory;
-use crate::reference::registers::{Dart, STREAMS};
+use crate::reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
 use crate::reference::walk::{Leaf, code, decode_leaf, decode_root, decode_table, selectors};
-use oche_hyp::addr::Gfn;
-use std::collections::BTreeMap;
+use oche_hyp::addr::{Gfn, PAGE_WORDS};
+use std::collections::VecDeque;
 
 /// The four TTBRs of a stream that translates, invalid ones as zero: what names a set of tables.
 pub type Roots = [u32; 4];
@@ -32,6 +32,16 @@ struct StreamHistory {
     before: Vec<(u64, Option<Roots>)>,
 }
 
+/// What a word held once.
+#[derive(Clone, Copy, Debug)]
+struct Past {
+    /// When it ceased to.
+    gone: u64,
+    value: u64,
+    /// What the word held before that, counted from 1; 0 for none.
+    before: u32,
+}
+
 /// Guest memory, registers, and their past.
 #[derive(Clone, Debug)]
 pub struct History {
@@ -40,20 +50,29 @@ pub struct History {
     /// DARTs as they are now.
     pub darts: Vec<Dart>,
     now: u64,
-    words: BTreeMap<(Gfn, u16), Vec<(u64, u64)>>,
-    remembered: usize,
+    /// Former values of all words, oldest first.
+    past: VecDeque<Past>,
+    /// How many were forgotten.
+    forgotten: u32,
+    /// Per page and word: which of the former values is the latest, counted from 1; 0 for none.
+    latest: Vec<Option<Box<[u32; PAGE_WORDS]>>>,
+    /// How often each page was stored into.
+    changes: Vec<u32>,
     streams: Vec<StreamHistory>,
 }
 
 impl History {
     /// Nothing has happened.
     pub fn new(memory: GuestMemory, darts: usize) -> Self {
+        let pages = memory.pages().count();
         Self {
             memory,
             darts: vec![Dart::default(); darts],
             now: 1,
-            words: BTreeMap::new(),
-            remembered: 0,
+            past: VecDeque::new(),
+            forgotten: 0,
+            latest: vec![None; pages],
+            changes: vec![0; pages],
             streams: vec![StreamHistory::default(); darts * STREAMS],
         }
     }
@@ -66,33 +85,64 @@ impl History {
     /// Stores bytes. Returns the words that changed: number, old value, new value.
     pub fn store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) -> Vec<(u16, u64, u64)> {
         self.now += 1;
-        let words = offset / 8..(offset + bytes.len()).div_ceil(8);
-        let before: Vec<_> = words.clone().filter_map(|word| self.memory.word(page, word)).collect();
-        if let Some(memory) = self.memory.page_mut(page) {
-            memory[offset..offset + bytes.len()].copy_from_slice(bytes);
-        }
         let mut changed = Vec::new();
-        for (word, old) in words.zip(before) {
-            let new = self.memory.word(page, word).unwrap_or(0);
+        let Some(number) = self.memory.number(page) else { return changed };
+        let Some(memory) = self.memory.page_mut(page) else { return changed };
+        for word in offset / 8..(offset + bytes.len()).div_ceil(8) {
+            let own = &mut memory[word * 8..word * 8 + 8];
+            let old = word_of(own);
+            for (at, byte) in (word * 8..).zip(&mut *own).filter(|(at, _)| *at >= offset) {
+                if let Some(new) = bytes.get(at - offset) {
+                    *byte = *new;
+                }
+            }
+            let new = word_of(own);
             if new != old {
-                self.words.entry((page, word as u16)).or_default().push((self.now, old));
-                self.remembered += 1;
+                let latest = self.latest[number].get_or_insert_with(|| Box::new([0; PAGE_WORDS]));
+                self.past.push_back(Past { gone: self.now, value: old, before: latest[word] });
+                latest[word] = self.forgotten + self.past.len() as u32;
                 changed.push((word as u16, old, new));
             }
         }
+        self.changes[number] += u32::from(!changed.is_empty());
         changed
     }
 
-    /// Writes a register of DART `dart`.
-    pub fn write_register(&mut self, dart: usize, offset: u64, value: u32) {
+    /// How often `page` was changed: the same number, the same bytes.
+    pub fn changes(&self, page: Gfn) -> u32 {
+        self.memory.number(page).map_or(0, |number| self.changes[number])
+    }
+
+    /// The former values of `word` of `page`, latest first.
+    fn former(&self, page: Gfn, word: usize) -> impl Iterator<Item = Past> {
+        let latest = self.memory.number(page).and_then(|number| self.latest[number].as_ref());
+        let mut at = latest.map_or(0, |latest| latest[word]);
+        std::iter::from_fn(move || {
+            let past = *self.past.get((at.checked_sub(self.forgotten + 1)?) as usize)?;
+            at = past.before;
+            Some(past)
+        })
+    }
+
+    /// Writes a register of DART `dart`. Returns the tables that streams used before or use now, where those differ.
+    pub fn write_register(&mut self, dart: usize, offset: u64, value: u32) -> Vec<Roots> {
         self.now += 1;
-        let before: Vec<_> = (0..STREAMS).map(|stream| self.roots(dart, stream)).collect();
+        let mut changed = Vec::new();
+        if offset < STREAMS_ENABLE {
+            // Nothing below it says what a stream uses.
+            self.darts[dart].write(offset, value);
+            return changed;
+        }
+        let before: [_; STREAMS] = core::array::from_fn(|stream| self.roots(dart, stream));
         self.darts[dart].write(offset, value);
         for (stream, before) in before.into_iter().enumerate() {
-            if self.roots(dart, stream) != before {
+            let after = self.roots(dart, stream);
+            if after != before {
                 self.streams[dart * STREAMS + stream].before.push((self.now, before));
+                changed.extend([before, after].into_iter().flatten());
             }
         }
+        changed
     }
 
     /// The tables of a stream now, or `None` where every access faults.
@@ -103,6 +153,11 @@ impl History {
         }
         let valid = |ttbr: u32| if decode_root(ttbr).is_some() { ttbr } else { 0 };
         Some(registers.ttbr[stream].map(valid))
+    }
+
+    /// Whether every access of the stream faults, and has since its last flush.
+    pub fn is_idle(&self, dart: usize, stream: usize) -> bool {
+        self.streams[dart * STREAMS + stream].before.is_empty() && self.roots(dart, stream).is_none()
     }
 
     /// Every set of tables that the stream may be using, the present one first.
@@ -131,21 +186,14 @@ impl History {
 
     /// Forgets values that no stream can still be using.
     pub fn prune(&mut self, oldest: u64) {
-        if self.remembered < 20_000 {
-            return;
+        while self.past.pop_front_if(|past| past.gone <= oldest).is_some() {
+            self.forgotten += 1;
         }
-        self.remembered = 0;
-        self.words.retain(|_, values| {
-            values.retain(|&(gone, _)| gone > oldest);
-            self.remembered += values.len();
-            !values.is_empty()
-        });
     }
 
     /// When `word` of `page` last changed; 0 for never.
     pub fn changed_at(&self, page: Gfn, word: usize) -> u64 {
-        let values = self.words.get(&(page, word as u16));
-        values.and_then(|values| values.last()).map_or(0, |&(gone, _)| gone)
+        self.former(page, word).next().map_or(0, |past| past.gone)
     }
 
     /// The values of `word` of `page` that count for somebody who last looked at `since`, the present first.
@@ -153,11 +201,9 @@ impl History {
         found.clear();
         let Some(now) = self.memory.word(page, word) else { return false };
         found.push(now);
-        if let Some(values) = self.words.get(&(page, word as u16)) {
-            for &(_, old) in values.iter().rev().take_while(|&&(gone, _)| gone > since) {
-                if !found.contains(&old) {
-                    found.push(old);
-                }
+        for past in self.former(page, word).take_while(|past| past.gone > since) {
+            if !found.contains(&past.value) {
+                found.push(past.value);
             }
         }
         true
@@ -210,4 +256,8 @@ impl History {
         }
         all
     }
+}
+
+fn word_of(bytes: &[u8]) -> u64 {
+    u64::from_le_bytes(bytes.try_into().unwrap_or_default())
 }

@@ -14,6 +14,7 @@ use crate::program::{Operation, Setting};
 use crate::random::Random;
 use crate::reference::memory::GuestMemory;
 use crate::reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
+use crate::world::stage2::PageState;
 use crate::world::{Data, Layout, Options, StrictWorld};
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
@@ -21,13 +22,27 @@ use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::engine::{Coherence, Configuration, Engine, Isolation};
 use oche_hyp::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
 use oche_hyp::trace::filter::Selection;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::cell::Cell;
+use std::collections::{BTreeSet, VecDeque};
 
 /// What differs, in a sentence.
 pub type Checked<T = ()> = Result<T, String>;
 
 /// Operations from one comparison of all memory to the next.
 const WHOLE_CHECK_EVERY: u64 = 100;
+
+/// Memory of a program that has ended, to be used again by the next: new memory from the system costs more
+/// than a short program.
+#[derive(Default)]
+struct Former {
+    words: Vec<u64>,
+    memory: Option<GuestMemory>,
+}
+
+thread_local! {
+    static FORMER: Cell<Former> = Cell::default();
+}
 
 /// A device's read under way, and what it must see where that is known.
 struct ExpectedRead {
@@ -57,21 +72,23 @@ pub struct Machine<const C: bool> {
     /// Decides all that an operation leaves open.
     random: Random,
     counts: Counts,
-    reads: BTreeMap<u64, ExpectedRead>,
+    reads: FxHashMap<u64, ExpectedRead>,
     faults: VecDeque<ExpectedFault>,
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
-    refused: BTreeSet<(Roots, u32)>,
+    refused: FxHashSet<(Roots, u32)>,
     /// First page of IOVAs and their number for each table that the engine refused.
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
-    red_zones: BTreeMap<(Roots, u32), bool>,
+    red_zones: FxHashMap<(Roots, u32), bool>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
-    strays: BTreeSet<(Roots, u32)>,
+    strays: FxHashSet<(Roots, u32)>,
     /// Those hit in the middle of a sync: that one reports it, or the next.
     late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
-    live_maps: BTreeMap<(u32, Gfn), i64>,
+    live_maps: FxHashMap<(u32, Gfn), i64>,
+    /// Per page of RAM: how often it had been stored into, on both sides, when all its bytes were the same.
+    compared: Vec<Option<(u32, PageState)>>,
     /// When the latest flush began.
     last_flush: u64,
     overlap: Vec<crate::program::During>,
@@ -96,8 +113,11 @@ impl<const C: bool> Machine<C> {
             poisons_homes: true,
             sabotage: setting.sabotage,
         };
-        let mut world = StrictWorld::new(&layout, options, setting.cpus, setting.darts, 0);
-        let mut history = History::new(GuestMemory::new(&layout.ram), setting.darts);
+        let Former { words, memory } = FORMER.take();
+        let mut world = StrictWorld::new(&layout, options, setting.cpus, setting.darts, 0, words);
+        let memory = memory.filter(|memory| memory.has_runs(&layout.ram));
+        let memory = memory.unwrap_or_else(|| GuestMemory::new(&layout.ram));
+        let mut history = History::new(memory, setting.darts);
         let pages: Vec<Gfn> = history.memory.pages().collect();
         for &page in &pages {
             let Some(bytes) = history.memory.page_mut(page) else { continue };
@@ -126,16 +146,17 @@ impl<const C: bool> Machine<C> {
             guest: Guest::new(pages),
             random: Random::new(0),
             counts: Counts::default(),
-            reads: BTreeMap::new(),
+            reads: FxHashMap::default(),
             faults: VecDeque::new(),
             odd_errors: BTreeSet::new(),
-            refused: BTreeSet::new(),
+            refused: FxHashSet::default(),
             refused_tables: BTreeSet::new(),
-            red_zones: BTreeMap::new(),
+            red_zones: FxHashMap::default(),
             late_red_zones: Vec::new(),
-            strays: BTreeSet::new(),
+            strays: FxHashSet::default(),
             red_pattern: None,
-            live_maps: BTreeMap::new(),
+            live_maps: FxHashMap::default(),
+            compared: vec![None; setting.pages as usize],
             last_flush: 0,
             overlap: Vec::new(),
             is_blind: false,
@@ -176,6 +197,8 @@ impl<const C: bool> Machine<C> {
     pub fn finish(mut self) -> Checked<Counts> {
         let done = self.wind_up();
         self.after(done)?;
+        let words = self.world.memory.take_words();
+        FORMER.set(Former { words, memory: Some(self.history.memory) });
         Ok(self.counts)
     }
 
@@ -263,11 +286,26 @@ impl<const C: bool> Machine<C> {
     /// The bytes of `page` now: all those that everybody must agree on are compared.
     fn check_page(&mut self, page: Gfn) -> Checked {
         self.deliver_to(page, 0, PAGE_BYTES);
-        self.look_at_all_of(page)?;
+        if self.is_shared(page) || self.sharing.has(page) {
+            self.look_at_all_of(page)?;
+        }
         let (Some(expected), Some(found)) = (self.history.memory.page(page), self.world.view(page)) else {
             return Ok(());
         };
+        let Some(number) = self.history.memory.number(page) else { return Ok(()) };
+        let state = (self.history.changes(page), self.world.state(page));
         self.counts.compared_bytes += PAGE_BYTES as u64;
+        // Nothing was stored on either side since they were found equal.
+        if self.compared[number] == Some(state) {
+            return Ok(());
+        }
+        let different = |all, (expected, found): (&[u8], &u64)| {
+            all | (u64::from_le_bytes(expected.try_into().unwrap_or_default()) ^ found)
+        };
+        if expected.chunks_exact(8).zip(found).fold(0, different) == 0 {
+            self.compared[number] = Some(state);
+            return Ok(());
+        }
         for (word, (expected, found)) in expected.chunks_exact(8).zip(found).enumerate() {
             let found = found.to_le_bytes();
             if expected == found {
@@ -324,7 +362,7 @@ impl<const C: bool> Machine<C> {
 
     /// The engine's own account of what is mapped agrees with the tables.
     fn check_maps(&self) -> Checked {
-        let mut wanted: BTreeMap<(u32, Gfn), i64> = BTreeMap::new();
+        let mut wanted: FxHashMap<(u32, Gfn), i64> = FxHashMap::default();
         for (roots, iova_page, page) in self.views.leaves(&self.history) {
             if !self.is_refused(roots, iova_page) {
                 *wanted.entry((iova_page, page)).or_default() += 1;

@@ -56,14 +56,12 @@ impl Sharing {
     pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
         let Some(bytes) = self.pages.get_mut(&page).filter(|_| self.is_exact) else { return Vec::new() };
         let mut unknown = Vec::new();
-        for offset in offset..offset + length {
-            if let Some(written) = bytes.get_mut(&(offset as u16)) {
-                written.is_looked_at = true;
-                if written.is_contested {
-                    // Known from now on, to CPUs: where devices write no replica, the copies need not be equal.
-                    *written = Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
-                    unknown.push(offset);
-                }
+        for (&offset, written) in bytes.range_mut(offset as u16..(offset + length) as u16) {
+            written.is_looked_at = true;
+            if written.is_contested {
+                // Known from now on, to CPUs: where devices write no replica, the copies need not be equal.
+                *written = Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
+                unknown.push(usize::from(offset));
             }
         }
         unknown
@@ -75,6 +73,11 @@ impl Sharing {
         let is_exact = self.is_exact && viewer == CPU;
         written
             .is_some_and(|w| w.is_contested || (!is_exact && w.by != viewer && !w.seen_by.contains(&viewer)))
+    }
+
+    /// Whether `page` has such bytes.
+    pub fn has(&self, page: Gfn) -> bool {
+        self.pages.contains_key(&page)
     }
 
     /// The pages with such bytes.

@@ -4,7 +4,8 @@ use super::history::{History, Roots};
 use crate::reference::registers::STREAMS;
 use crate::reference::walk::{decode_leaf, decode_root, decode_table};
 use oche_hyp::addr::Gfn;
-use std::collections::{BTreeMap, BTreeSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::BTreeMap;
 
 /// A leaf that changed from one flush to the next.
 #[derive(Clone, Copy, Debug)]
@@ -21,10 +22,21 @@ pub struct Change {
 
 #[derive(Clone, Debug, Default)]
 struct View {
-    /// Leaf tables by TTBR and first-level index, with their entries.
-    tables: BTreeMap<u16, (Gfn, Box<[u64]>)>,
+    /// Leaf tables by TTBR and first-level index.
+    tables: BTreeMap<u16, Table>,
+    /// How often the first-level tables had been stored into when `tables` was made.
+    changes: [u32; 4],
     /// Every guest page that holds a table of it, or held one since the last flush.
-    pages: BTreeSet<Gfn>,
+    pages: FxHashSet<Gfn>,
+}
+
+/// A leaf table as of a flush.
+#[derive(Clone, Debug)]
+struct Table {
+    page: Gfn,
+    /// How often the page had been stored into.
+    changes: u32,
+    entries: Box<[u64; 512]>,
 }
 
 /// All sets of tables in use.
@@ -32,9 +44,9 @@ struct View {
 pub struct Views {
     views: BTreeMap<Roots, View>,
     /// How many flushed leaves map a page.
-    mapped: BTreeMap<Gfn, u32>,
+    mapped: FxHashMap<Gfn, u32>,
     /// Pages whose mappings are changing, in which set of tables, and when that was last touched.
-    unsettled: BTreeMap<(Gfn, Roots), u64>,
+    unsettled: FxHashMap<Gfn, Vec<(Roots, u64)>>,
 }
 
 const NO_TABLE: [u64; 512] = [0; 512];
@@ -47,7 +59,7 @@ impl Views {
 
     /// Whether a mapping of `page` is changing: tables written, flush not yet done.
     pub fn is_unsettled(&self, page: Gfn) -> bool {
-        self.unsettled.range((page, [0; 4])..=(page, [u32::MAX; 4])).next().is_some()
+        self.unsettled.contains_key(&page)
     }
 
     /// Whether `page` may have more than one copy.
@@ -83,7 +95,7 @@ impl Views {
             for &(_, old, new) in changed {
                 for value in [old, new] {
                     if let Some(leaf) = decode_leaf(value) {
-                        self.unsettled.insert((leaf.page, roots), now);
+                        self.unsettle(leaf.page, roots, now);
                     }
                     if is_first && let Some(table) = decode_table(value) {
                         self.note_table(history, roots, table);
@@ -93,15 +105,23 @@ impl Views {
         }
     }
 
+    fn unsettle(&mut self, page: Gfn, roots: Roots, now: u64) {
+        let all = self.unsettled.entry(page).or_default();
+        match all.iter_mut().find(|(other, _)| *other == roots) {
+            Some((_, touched)) => *touched = now,
+            None => all.push((roots, now)),
+        }
+    }
+
     /// The leaves in `table` may begin or cease to count in the set of `roots`.
     fn note_table(&mut self, history: &History, roots: Roots, table: Gfn) {
         if !history.memory.contains(table) {
             return;
         }
         self.views.entry(roots).or_default().pages.insert(table);
-        for word in 0..512 {
-            if let Some(leaf) = history.memory.word(table, word).and_then(decode_leaf) {
-                self.unsettled.insert((leaf.page, roots), history.now());
+        for entry in words(history, table) {
+            if let Some(leaf) = decode_leaf(entry) {
+                self.unsettle(leaf.page, roots, history.now());
             }
         }
     }
@@ -110,8 +130,8 @@ impl Views {
     pub fn note_roots(&mut self, history: &History, roots: Roots) {
         for root in roots.into_iter().filter_map(decode_root) {
             self.note_table(history, roots, root);
-            for word in 0..512 {
-                if let Some(table) = history.memory.word(root, word).and_then(decode_table) {
+            for entry in words(history, root) {
+                if let Some(table) = decode_table(entry) {
                     self.note_table(history, roots, table);
                 }
             }
@@ -122,38 +142,56 @@ impl Views {
     /// flush last began.
     pub fn refresh(&mut self, history: &History, roots: Roots, previous: u64) -> Vec<Change> {
         let mut changes = Vec::new();
+        let known = self.views.get(&roots).map(|view| view.changes);
+        let now = roots.map(|root| decode_root(root).map_or(0, |root| history.changes(root)));
+        if let Some(view) = self.views.get_mut(&roots).filter(|_| known == Some(now)) {
+            for (&number, table) in &mut view.tables {
+                if history.changes(table.page) != table.changes {
+                    table.compare(history, number, true, previous, &mut changes);
+                }
+            }
+            self.count_all(history, &changes);
+            return changes;
+        }
         let mut view = self.views.remove(&roots).unwrap_or_default();
         let mut tables = BTreeMap::new();
-        let mut pages = BTreeSet::new();
+        let mut pages = FxHashSet::default();
         for (index, root) in roots.into_iter().enumerate() {
             let Some(root) = decode_root(root).filter(|root| history.memory.contains(*root)) else {
                 continue;
             };
             pages.insert(root);
-            for word in 0..512 {
-                let Some(table) = history.memory.word(root, word).and_then(decode_table) else { continue };
-                let Some(bytes) = history.memory.page(table) else { continue };
+            for (word, entry) in words(history, root).enumerate() {
+                let Some(table) = decode_table(entry) else { continue };
+                if !history.memory.contains(table) {
+                    continue;
+                }
                 pages.insert(table);
                 let number = (index * 512 + word) as u16;
-                let (old_table, mut entries) =
-                    view.tables.remove(&number).unwrap_or((table, Box::new(NO_TABLE)));
-                let is_linked = old_table == table && history.changed_at(root, word) <= previous;
-                compare(history, number, table, bytes, &mut entries, is_linked, previous, &mut changes);
-                tables.insert(number, (table, entries));
+                let new = || Table { page: table, changes: 0, entries: Box::new(NO_TABLE) };
+                let mut entry = view.tables.remove(&number).unwrap_or_else(new);
+                let is_linked = entry.page == table && history.changed_at(root, word) <= previous;
+                entry.page = table;
+                entry.compare(history, number, is_linked, previous, &mut changes);
+                tables.insert(number, entry);
             }
         }
-        for (number, (_, entries)) in view.tables {
-            for (leaf, &before) in entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0) {
+        for (number, table) in view.tables {
+            for (leaf, &before) in table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0) {
                 let iova_page = u32::from(number) * 512 + leaf as u32;
                 changes.push(Change { iova_page, before, after: 0, is_certain: false });
             }
         }
-        self.views.insert(roots, View { tables, pages });
-        for change in &changes {
+        self.views.insert(roots, View { tables, pages, changes: now });
+        self.count_all(history, &changes);
+        changes
+    }
+
+    fn count_all(&mut self, history: &History, changes: &[Change]) {
+        for change in changes {
             self.count(history, change.before, false);
             self.count(history, change.after, true);
         }
-        changes
     }
 
     fn count(&mut self, history: &History, entry: u64, is_added: bool) {
@@ -170,7 +208,7 @@ impl Views {
     pub fn settle(&mut self, history: &History) -> Vec<Gfn> {
         let mut seen: BTreeMap<Roots, u64> = BTreeMap::new();
         for dart in 0..history.darts.len() {
-            for stream in 0..STREAMS {
+            for stream in (0..STREAMS).filter(|stream| !history.is_idle(dart, *stream)) {
                 for roots in history.possible_roots(dart, stream).into_iter().flatten() {
                     let flushed = history.flushed(dart, stream);
                     seen.entry(roots).and_modify(|oldest| *oldest = flushed.min(*oldest)).or_insert(flushed);
@@ -182,17 +220,20 @@ impl Views {
             self.views.keys().filter(|roots| !seen.contains_key(*roots)).copied().collect();
         for roots in ended {
             let Some(view) = self.views.remove(&roots) else { continue };
-            for entry in view.tables.values().flat_map(|(_, entries)| entries.iter()) {
+            for entry in view.tables.values().flat_map(|table| table.entries.iter()) {
                 self.count(history, *entry, false);
                 gone.extend(mapped_page(history, *entry));
             }
         }
-        self.unsettled.retain(|(page, roots), touched| {
-            let stays = seen.get(roots).is_some_and(|flushed| *touched > *flushed);
-            if !stays {
-                gone.push(*page);
-            }
-            stays
+        self.unsettled.retain(|page, all| {
+            all.retain(|(roots, touched)| {
+                let stays = seen.get(roots).is_some_and(|flushed| *touched > *flushed);
+                if !stays {
+                    gone.push(*page);
+                }
+                stays
+            });
+            !all.is_empty()
         });
         gone
     }
@@ -201,8 +242,8 @@ impl Views {
     pub fn leaves(&self, history: &History) -> Vec<(Roots, u32, Gfn)> {
         let mut all = Vec::new();
         for (roots, view) in &self.views {
-            for (number, (_, entries)) in &view.tables {
-                for (leaf, &entry) in entries.iter().enumerate() {
+            for (number, table) in &view.tables {
+                for (leaf, &entry) in table.entries.iter().enumerate() {
                     if let Some(page) = mapped_page(history, entry) {
                         all.push((*roots, u32::from(*number) * 512 + leaf as u32, page));
                     }
@@ -213,32 +254,39 @@ impl Views {
     }
 }
 
+/// The words of `page`; none where there is no RAM.
+fn words(history: &History, page: Gfn) -> impl Iterator<Item = u64> {
+    let bytes = history.memory.page(page).unwrap_or_default();
+    bytes.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap_or_default()))
+}
+
 /// The RAM page that a leaf entry lets a device reach.
 pub fn mapped_page(history: &History, entry: u64) -> Option<Gfn> {
     let leaf = decode_leaf(entry).filter(|leaf| leaf.read || leaf.write)?;
     history.memory.contains(leaf.page).then_some(leaf.page)
 }
 
-#[expect(clippy::too_many_arguments, reason = "one loop's body, named")]
-fn compare(
-    history: &History,
-    number: u16,
-    table: Gfn,
-    bytes: &[u8],
-    entries: &mut [u64],
-    is_linked: bool,
-    previous: u64,
-    changes: &mut Vec<Change>,
-) {
-    for (leaf, (entry, bytes)) in entries.iter_mut().zip(bytes.chunks_exact(8)).enumerate() {
-        let mut now = [0; 8];
-        now.copy_from_slice(bytes);
-        let after = u64::from_le_bytes(now);
-        if after != *entry {
-            let is_certain = is_linked && history.changed_at(table, leaf) > previous;
-            let iova_page = u32::from(number) * 512 + leaf as u32;
-            changes.push(Change { iova_page, before: *entry, after, is_certain });
-            *entry = after;
+impl Table {
+    /// Takes over the entries as they are by now and lists those that changed. `is_linked`: nothing above the
+    /// table has changed since `previous`.
+    fn compare(
+        &mut self,
+        history: &History,
+        number: u16,
+        is_linked: bool,
+        previous: u64,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(bytes) = history.memory.page(self.page) else { return };
+        self.changes = history.changes(self.page);
+        for (leaf, (entry, bytes)) in self.entries.iter_mut().zip(bytes.chunks_exact(8)).enumerate() {
+            let after = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+            if after != *entry {
+                let is_certain = is_linked && history.changed_at(self.page, leaf) > previous;
+                let iova_page = u32::from(number) * 512 + leaf as u32;
+                changes.push(Change { iova_page, before: *entry, after, is_certain });
+                *entry = after;
+            }
         }
     }
 }

@@ -38,9 +38,6 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     let mut random = Random::new(seed);
     // No draw of its own: what a seed means stays what it was.
     let setting = Setting { is_watched: seed.is_multiple_of(4), ..setting(&mut random, kind) };
-    // Strict isolation refuses a page that may only be written beside one that may be read, where hardware tells the two apart,
-    // and tries it again when its granule changes: the comparison does not know that (`docs/known-issues.md`).
-    let has_write_only = (setting.board, setting.isolation) != (Board::Dart, Isolation::Strict);
     let mut steps = Vec::with_capacity(length);
     let mut add = |random: &mut Random, operation| steps.push(Step { operation, seed: random.bits() as u32 });
     let domains = 1 + random.below(3) as u8;
@@ -65,11 +62,6 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
             && random.chance(2, 3)
         {
             (*pages, *source) = (1 + random.below(3) as u8, Source::Frames);
-        }
-        if let Some(rights) =
-            operation.rights_mut().filter(|rights| **rights == Rights::FromDevice && !has_write_only)
-        {
-            *rights = Rights::Both;
         }
         steps.push(Step { operation, seed: random.bits() as u32 });
     }

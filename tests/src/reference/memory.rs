@@ -15,9 +15,28 @@ impl GuestMemory {
         Self { runs: runs.iter().map(|&(first, pages)| (first, zeros(pages))).collect() }
     }
 
+    /// The same RAM with whatever content.
+    pub fn has_runs(&self, runs: &[(Gfn, u32)]) -> bool {
+        let own = self.runs.iter().map(|(first, bytes)| (*first, (bytes.len() / PAGE_BYTES) as u32));
+        own.eq(runs.iter().copied())
+    }
+
     /// Whether `page` is RAM.
     pub fn contains(&self, page: Gfn) -> bool {
         self.page(page).is_some()
+    }
+
+    /// The place of `page` among all pages of RAM, or `None` where there is none.
+    pub fn number(&self, page: Gfn) -> Option<usize> {
+        let mut before = 0;
+        for (first, bytes) in &self.runs {
+            let (offset, pages) = (page.0.wrapping_sub(first.0) as usize, bytes.len() / PAGE_BYTES);
+            if offset < pages {
+                return Some(before + offset);
+            }
+            before += pages;
+        }
+        None
     }
 
     /// The bytes of `page`, or `None` where there is no RAM.

@@ -4,30 +4,49 @@ use super::Layout;
 use oche_hyp::addr::{Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
 
 /// All host memory, page after page.
+///
+/// A page that was filled with one value keeps that value and no words until somebody stores something else.
+/// Each page counts its changes, so that whoever compared it once can tell whether it is still the same.
 pub struct HostMemory {
     /// First page and number of pages of each run, in the order in which they lie in `words`.
     runs: Vec<(u32, u32)>,
     words: Vec<u64>,
+    /// Per page: [`OWN_WORDS`], or the place in `constants` of the page that it equals.
+    contents: Vec<u8>,
+    constants: Vec<Box<[u64; PAGE_WORDS]>>,
+    changes: Vec<u32>,
     ram_runs: usize,
 }
 
+/// The page's words are its own.
+const OWN_WORDS: u8 = u8::MAX;
+
 impl HostMemory {
-    /// Memory of `layout`, all zeros.
-    pub fn new(layout: &Layout) -> Self {
+    /// Memory of `layout`, all zeros. The words of `former`, whose content does not matter, are used again.
+    pub fn new(layout: &Layout, former: Vec<u64>) -> Self {
         let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home().0, pages)).collect();
         let ram_runs = runs.len();
         let slots = SLOTS as u32;
         runs.push((layout.pool.start.0 * slots, (layout.pool.end.0 - layout.pool.start.0) * slots));
-        let pages: u32 = runs.iter().map(|(_, pages)| pages).sum();
-        Self { runs, words: vec![0; pages as usize * PAGE_WORDS], ram_runs }
+        let pages = runs.iter().map(|(_, pages)| *pages as usize).sum::<usize>();
+        let mut words = former;
+        words.resize(pages * PAGE_WORDS, 0);
+        let constants = vec![Box::new([0; PAGE_WORDS])];
+        Self { runs, words, contents: vec![0; pages], constants, changes: vec![0; pages], ram_runs }
+    }
+
+    /// The words, to be used again.
+    pub fn take_words(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.words)
     }
 
     /// Pages of memory.
     pub fn pages(&self) -> usize {
-        self.words.len() / PAGE_WORDS
+        self.contents.len()
     }
 
     /// The place of `page`, counted in pages, or `None` where there is no memory.
+    #[inline]
     pub fn index(&self, page: Hfn) -> Option<usize> {
         let mut before = 0;
         for &(first, pages) in &self.runs {
@@ -45,44 +64,86 @@ impl HostMemory {
         self.runs[..self.ram_runs].iter().any(|&(first, pages)| page.0.wrapping_sub(first) < pages)
     }
 
-    /// Word `word` of the page in place `index`.
-    pub fn word(&self, index: usize, word: usize) -> u64 {
-        self.words[index * PAGE_WORDS + word]
-    }
-
-    /// Stores a word.
-    pub fn set_word(&mut self, index: usize, word: usize, value: u64) {
-        self.words[index * PAGE_WORDS + word] = value;
+    /// How often the page in place `index` has changed: the same number, the same bytes.
+    pub fn changes(&self, index: usize) -> u32 {
+        self.changes[index]
     }
 
     /// The words of the page in place `index`.
-    pub fn page(&self, index: usize) -> &[u64] {
-        &self.words[index * PAGE_WORDS..(index + 1) * PAGE_WORDS]
+    #[inline]
+    pub fn page(&self, index: usize) -> &[u64; PAGE_WORDS] {
+        let constant = self.contents[index];
+        if constant != OWN_WORDS {
+            return &self.constants[usize::from(constant)];
+        }
+        let words = &self.words[index * PAGE_WORDS..(index + 1) * PAGE_WORDS];
+        words.try_into().expect("a page has that many words")
+    }
+
+    /// The words of the page in place `index`, to change.
+    #[inline]
+    pub fn page_mut(&mut self, index: usize) -> &mut [u64; PAGE_WORDS] {
+        let words = &mut self.words[index * PAGE_WORDS..(index + 1) * PAGE_WORDS];
+        let words: &mut [u64; PAGE_WORDS] = words.try_into().expect("a page has that many words");
+        let constant = std::mem::replace(&mut self.contents[index], OWN_WORDS);
+        if constant != OWN_WORDS {
+            words.copy_from_slice(&*self.constants[usize::from(constant)]);
+        }
+        self.changes[index] += 1;
+        words
+    }
+
+    /// Word `word` of the page in place `index`.
+    #[inline]
+    pub fn word(&self, index: usize, word: usize) -> u64 {
+        self.page(index)[word]
+    }
+
+    /// Stores a word.
+    #[inline]
+    pub fn set_word(&mut self, index: usize, word: usize, value: u64) {
+        self.page_mut(index)[word] = value;
+    }
+
+    /// Fills a page.
+    pub fn fill(&mut self, index: usize, value: u64) {
+        self.changes[index] += 1;
+        let known = self.constants.iter().position(|constant| constant[0] == value);
+        let constant = known.unwrap_or_else(|| {
+            self.constants.push(Box::new([value; PAGE_WORDS]));
+            self.constants.len() - 1
+        });
+        if constant < usize::from(OWN_WORDS) {
+            self.contents[index] = constant as u8;
+        } else {
+            self.constants.pop();
+            self.page_mut(index).fill(value);
+        }
     }
 
     /// Copies a page.
     pub fn copy(&mut self, from: usize, to: usize) {
-        self.words.copy_within(from * PAGE_WORDS..(from + 1) * PAGE_WORDS, to * PAGE_WORDS);
-    }
-
-    /// Fills the page in place `index`.
-    pub fn fill(&mut self, index: usize, value: u64) {
-        self.words[index * PAGE_WORDS..(index + 1) * PAGE_WORDS].fill(value);
+        self.changes[to] += 1;
+        self.contents[to] = self.contents[from];
+        if self.contents[from] == OWN_WORDS {
+            self.words.copy_within(from * PAGE_WORDS..(from + 1) * PAGE_WORDS, to * PAGE_WORDS);
+        }
     }
 
     /// Reads bytes of the page in place `index` from `offset` on.
     pub fn get_bytes(&self, index: usize, offset: usize, bytes: &mut [u8]) {
+        let page = self.page(index);
         for (at, byte) in (offset..PAGE_BYTES).zip(bytes) {
-            *byte = (self.word(index, at / 8) >> (at % 8 * 8)) as u8;
+            *byte = (page[at / 8] >> (at % 8 * 8)) as u8;
         }
     }
 
     /// Stores bytes into the page in place `index` from `offset` on.
     pub fn set_bytes(&mut self, index: usize, offset: usize, bytes: &[u8]) {
+        let page = self.page_mut(index);
         for (at, &byte) in (offset..PAGE_BYTES).zip(bytes) {
             let shift = at % 8 * 8;
-            let word = self.word(index, at / 8) & !(0xff << shift) | u64::from(byte) << shift;
-            self.set_word(index, at / 8, word);
+            page[at / 8] = page[at / 8] & !(0xff << shift) | u64::from(byte) << shift;
         }
     }
 }

@@ -29,6 +29,9 @@ pub enum CpuResult {
     NoMemory,
 }
 
+/// A place in host memory, if there is one, and how often it has been stored into.
+pub type PageState = Option<(usize, u32)>;
+
 /// Where a page's change stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
@@ -173,8 +176,14 @@ impl<const C: bool> StrictWorld<C> {
         (self.memory.is_ram(at) && self.location(page) != Some(at)).then_some(page)
     }
 
+    /// Where a CPU that walks anew finds `page`, and in which state.
+    pub fn state(&self, page: Gfn) -> PageState {
+        let index = self.location(page).and_then(|at| self.memory.index(at));
+        index.map(|index| (index, self.memory.changes(index)))
+    }
+
     /// The words of `page` as a CPU that walks anew sees them.
-    pub fn view(&self, page: Gfn) -> Option<&[u64]> {
+    pub fn view(&self, page: Gfn) -> Option<&[u64; PAGE_WORDS]> {
         Some(self.memory.page(self.memory.index(self.location(page)?)?))
     }
 
@@ -358,7 +367,7 @@ impl<const C: bool> StrictWorld<C> {
                 && at != page.home()
                 && let Some(home) = self.memory.index(page.home())
             {
-                (0..PAGE_WORDS).for_each(|word| self.memory.set_word(home, word, POISON));
+                self.memory.fill(home, POISON);
             }
         }
     }

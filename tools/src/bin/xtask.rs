@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use oche_tools::{check, demo, measure, run, setup, test};
+use oche_tools::{check, demo, measure, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ enum Work {
     Run(run::Options),
     /// Run every test: host tests, the reference model, and the boot.
     Test(test::Options),
+    /// Run random programs on the engine and on the reference for as long as you like, and compare.
+    Soak(soak::Options),
     /// Check form, lints and documentation.
     Check,
     /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's work (`job`).
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Work::Demo(options) => demo::main(&options),
         Work::Run(options) => run::main(&options),
         Work::Test(options) => test::main(&options),
+        Work::Soak(options) => soak::main(&options),
         Work::Check => check::main(),
         Work::Measure { what } => measure::main(what.as_ref()),
         Work::Build(options) => setup::build(&options),

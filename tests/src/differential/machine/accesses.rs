@@ -293,6 +293,8 @@ impl<const C: bool> Machine<C> {
             is_refused |= self.refused.contains(&(*roots, iova_page));
             is_doubtful |= self.is_in_refused_table(*roots, iova_page);
         }
+        // What was refused is tried again when its granule changes, which it may have been by now.
+        is_doubtful |= is_refused && transfer.is_overlapped && self.views_are_changing(transfer);
         let (may_read, may_write) = self.granted(dart, stream, iova_page);
         let is_strict = self.setting.isolation == Isolation::Strict;
         let mut may_fault = is_refused || is_doubtful;
@@ -409,16 +411,19 @@ impl<const C: bool> Machine<C> {
             return Err(format!("{text} is accepted (at {at:?}), outside of what is mapped of the granule"));
         }
         self.counts.red_zones += 1;
-        let key =
-            self.history.roots(transfer.dart, transfer.stream).map(|roots| (roots, transfer.iova_page()));
+        // Where the registers changed and no flush came yet, the old tables count as well as the new.
+        let possible = self.history.possible_roots(transfer.dart, transfer.stream);
+        let is_certain = possible.len() == 1;
+        let keys = || possible.iter().flatten().map(|roots| (*roots, transfer.iova_page()));
         if transfer.data.is_some() {
             self.world.deliver(|pending| pending.id == id);
-            if let Some(key) = key {
+            for key in keys() {
                 // In the middle of a sync it may be found by that sync or by the next.
                 // One byte or two can be the pattern's own by chance.
                 // Where something is mapped that may only be read, the bytes lie in a copy that nobody else sees.
                 let is_empty = !self.is_mapped(transfer);
                 let must_report = is_empty
+                    && is_certain
                     && transfer.length >= 4
                     && !transfer.is_overlapped
                     && !self.views_are_changing(transfer);
@@ -435,7 +440,7 @@ impl<const C: bool> Machine<C> {
         if self.is_mapped(transfer) && !transfer.is_overlapped && !self.views_are_changing(transfer) {
             return Err(format!("{text} is accepted, where a page is mapped that may only be written"));
         }
-        let is_clean = key.is_some_and(|(_, page)| !self.red_zones.keys().any(|(_, other)| *other == page));
+        let is_clean = !self.red_zones.keys().any(|(_, page)| *page == transfer.iova_page());
         if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
             let bytes = vec![None; transfer.length];
             self.reads.insert(id, ExpectedRead { what: text.to_owned(), bytes, is_red_zone: true });

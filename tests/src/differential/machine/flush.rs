@@ -89,6 +89,7 @@ impl<const C: bool> Machine<C> {
         touched.extend(self.views.settle(&self.history));
         let live: BTreeSet<_> = (0..self.setting.darts)
             .flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)))
+            .filter(|&(dart, stream)| !self.history.is_idle(dart, stream))
             .flat_map(|(dart, stream)| self.history.possible_roots(dart, stream))
             .flatten()
             .collect();
@@ -119,7 +120,8 @@ impl<const C: bool> Machine<C> {
 
     fn oldest_flush(&self) -> u64 {
         let all = (0..self.setting.darts).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
-        all.filter(|&(dart, stream)| self.history.possible_roots(dart, stream).iter().any(Option::is_some))
+        all.filter(|&(dart, stream)| !self.history.is_idle(dart, stream))
+            .filter(|&(dart, stream)| self.history.possible_roots(dart, stream).iter().any(Option::is_some))
             .map(|(dart, stream)| self.history.flushed(dart, stream))
             .min()
             .unwrap_or(self.history.now())
@@ -149,15 +151,14 @@ impl<const C: bool> Machine<C> {
         for ((roots, change), was_refused) in changes.iter().zip(refused) {
             for slot in 0..4 {
                 let key = (*roots, change.iova_page & !3 | slot);
+                if self.red_zones.get(&key) != Some(&true) {
+                    continue;
+                }
                 let is_filled =
                     key.1 == change.iova_page && mapped_page(&self.history, change.after).is_some();
                 let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
                 let is_due = is_moved(&self.history, change) && (is_filled || is_emptied);
-                if is_due
-                    && !self.guest.is_vandalised
-                    && self.red_zones.get(&key) == Some(&true)
-                    && !self.is_refused(*roots, change.iova_page)
-                {
+                if is_due && !self.guest.is_vandalised && !self.is_refused(*roots, change.iova_page) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {:#x} is not reported by the sync that changes {:#x}",
                         key.1, change.iova_page
@@ -198,7 +199,8 @@ impl<const C: bool> Machine<C> {
                     self.counts.red_zone_reports += 1;
                     // The stream may use other tables by now, and these be on their way out.
                     let own = self.roots_of(at).map(|roots| (roots, at.iova.0));
-                    let own = own.filter(|key| self.red_zones.contains_key(key));
+                    let possible = self.history.possible_roots(at.dart.index(), at.stream.index());
+                    let own = own.filter(|key| possible.len() == 1 && self.red_zones.contains_key(key));
                     if let Some(key) = own {
                         self.red_zones.remove(&key);
                         // Hit again in the middle of this sync, it can be reported again.

@@ -41,15 +41,8 @@ impl<const C: bool> Machine<C> {
 
     /// Writes a register on both sides.
     pub(super) fn write_register(&mut self, dart: usize, offset: u64, value: u32) -> Checked {
-        let before: Vec<_> = (0..STREAMS).map(|stream| self.history.roots(dart, stream)).collect();
-        self.history.write_register(dart, offset, value);
-        for (stream, before) in before.into_iter().enumerate() {
-            let after = self.history.roots(dart, stream);
-            if after != before {
-                for roots in [before, after].into_iter().flatten() {
-                    self.views.note_roots(&self.history, roots);
-                }
-            }
+        for roots in self.history.write_register(dart, offset, value) {
+            self.views.note_roots(&self.history, roots);
         }
         let (id, _) = name(dart, 0);
         let done = self.engine.write(&mut self.world, id, offset, 4, value);

@@ -1,0 +1,143 @@
+//! `cargo xtask soak`: random programs on the engine and on the reference for hours, to be stopped and continued.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::workspace;
+
+/// Options of `cargo xtask soak`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// How many operations to run; a program has 1500.
+    #[arg(long, value_name = "N", default_value_t = 10_000_000)]
+    pub ops: u64,
+    /// The number that all programs come from; the same seed makes the same run [default: the time].
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Threads to run programs on [default: as many as there are processors].
+    #[arg(long, value_name = "T")]
+    pub threads: Option<usize>,
+    /// Go on with the run that the state file describes, of the same commit.
+    #[arg(long, conflicts_with = "seed")]
+    pub resume: bool,
+    /// Run only this program of the run, by its number.
+    #[arg(long, value_name = "PROGRAM", requires = "seed")]
+    pub only: Option<u64>,
+    /// Where the state is kept [default: target/soak/state.json].
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Carries out `cargo xtask soak`.
+///
+/// # Errors
+///
+/// A program fails: it has been printed, shortened, as a test. Or the run cannot begin or go on.
+pub fn main(options: &Options) -> Result<()> {
+    let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join("state.json"));
+    let commit = commit()?;
+    if options.resume {
+        let state = read(&path)?;
+        let begun = state.get("commit").and_then(Value::as_str).unwrap_or_default();
+        if begun != commit {
+            bail!("{} is a run of {begun}, and this is {commit}: begin a new run", path.display());
+        }
+        if number(&state, "failed").is_some() {
+            bail!("{} is a run that has found a failure: begin a new run", path.display());
+        }
+    } else {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+        let seed = options.seed.unwrap_or(now);
+        let state = json!({
+            "commit": commit, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
+            "seconds": 0.0, "failed": null, "counts": {},
+        });
+        workspace::write_whole(&path, &serde_json::to_vec_pretty(&state)?)?;
+    }
+    let threads =
+        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin", "soak", "--"]);
+    cargo.current_dir(workspace::root()).arg(std::path::absolute(&path)?).arg(threads.to_string());
+    if let Some(program) = options.only {
+        cargo.arg(program.to_string());
+    }
+    let is_good = cargo.status().context("cannot start cargo")?.success();
+    let state = read(&path)?;
+    if options.only.is_none() {
+        let result = if options.json { serde_json::to_string(&state)? } else { summary(&state) };
+        println!("{result}");
+    }
+    if !is_good {
+        bail!("the run failed");
+    }
+    Ok(())
+}
+
+/// One line that says all that a result needs.
+fn summary(state: &Value) -> String {
+    let of = |name: &str| number(state, name).unwrap_or(0);
+    let seconds = state.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
+    let what = match number(state, "failed") {
+        Some(program) => format!("program {program} fails"),
+        None if of("operations") < of("wanted") => "stopped before its end, no difference so far".to_owned(),
+        None => "no difference".to_owned(),
+    };
+    format!(
+        "{} operations in {} programs, seed {}, commit {}: {what} ({:.0} s, {:.0} operations a second)",
+        of("operations"),
+        of("programs"),
+        of("seed"),
+        state.get("commit").and_then(Value::as_str).unwrap_or("unknown"),
+        seconds,
+        of("operations") as f64 / seconds.max(1.0),
+    )
+}
+
+fn number(state: &Value, name: &str) -> Option<u64> {
+    state.get(name).and_then(Value::as_u64)
+}
+
+fn read(path: &Path) -> Result<Value> {
+    let text = std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not the state of a run", path.display()))
+}
+
+/// The commit that is checked out, and whether files differ from it; `unknown` without version control.
+fn commit() -> Result<String> {
+    let git = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+        .current_dir(workspace::root())
+        .output();
+    Ok(match git {
+        Ok(said) if said.status.success() => String::from_utf8(said.stdout)?.trim().to_owned(),
+        _ => "unknown".to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::summary;
+    use serde_json::json;
+
+    #[test]
+    fn a_result_says_whether_the_run_came_to_its_end() {
+        let mut state = json!({
+            "commit": "abc", "seed": 7, "wanted": 3000, "programs": 2, "operations": 3000, "seconds": 2.0,
+            "failed": null,
+        });
+        let end = "commit abc: no difference (2 s, 1500 operations a second)";
+        assert!(summary(&state).ends_with(end), "{}", summary(&state));
+        state["wanted"] = json!(4000);
+        assert!(summary(&state).contains("stopped before its end"));
+        state["failed"] = json!(2);
+        assert!(summary(&state).contains("program 2 fails"));
+    }
+}

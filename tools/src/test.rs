@@ -14,6 +14,7 @@ mod fault;
 mod m1;
 mod mistakes;
 mod port;
+mod reset;
 mod views;
 mod watch;
 mod wrong_input;
@@ -63,6 +64,7 @@ pub fn main(options: &Options) -> Result<()> {
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Mistakes of drivers, explained by the trace", |step, _| mistakes::run(toolchain(step)?, step)),
         ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
+        ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
         ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
         ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
         ("Demo, short, copies equal by the DMA API's rules", |step, _| {

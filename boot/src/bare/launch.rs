@@ -2,7 +2,7 @@
 //!
 //! Every step either succeeds or ends in one line `oche: fatal: ...` and the machine off.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use alloc::vec::Vec;
 use oche_hyp::trace::directory;
@@ -132,7 +132,7 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
         initrd,
         kernel,
         pool_bytes: options.pool_bytes,
-        trace_bytes: trace.total_bytes() as u64,
+        trace_bytes: trace_bytes(trace),
         engine_bytes: board.engine_bytes,
         more_tables: (board.around_ram)(&machine.ram).size().div_ceil(BLOCK) + 2,
         address_limit: 1 << stage1::ADDRESS_BITS,
@@ -143,11 +143,34 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     unsafe { heap::give(layout.heap) };
     let (_, total) = heap::usage();
     assert!(total as u64 == layout.heap.size(), "the heap is {total} bytes, planned was {}", layout.heap);
-    for range in [layout.trace, layout.tables] {
+    for range in [keep_previous(trace, layout.trace), layout.tables] {
         // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
         unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, range.size() as usize) };
     }
     Prepared { machine, options, layout, board, kernel_file, initrd }
+}
+
+/// Room for this boot's trace, and as much behind it for what the boot before left.
+fn trace_bytes(trace: directory::Layout) -> u64 {
+    let bytes = (trace.total_bytes() as u64).next_multiple_of(BLOCK);
+    if trace.ring_records() == 0 { bytes } else { 2 * bytes }
+}
+
+/// Saves the rings of the boot before, if it was as large and its memory still holds them: a trace up to a panic or a
+/// reset is worth most. Gives the part of `trace` that is to be cleared.
+fn keep_previous(layout: directory::Layout, trace: PhysRange) -> PhysRange {
+    if layout.ring_records() == 0 {
+        return trace;
+    }
+    let half = (trace.size() / 2) as usize;
+    let now = core::ptr::with_exposed_provenance::<AtomicU64>(trace.start as usize);
+    // SAFETY: Oche's own memory by the layout, mapped above, 2 MiB aligned, and nobody else's yet; all bytes are words.
+    let words = unsafe { core::slice::from_raw_parts(now, half / 4) };
+    let (now, before) = words.split_at(half / 8);
+    if directory::keep_previous(&now, &before, half) {
+        log::info!("the trace of the boot before is kept");
+    }
+    PhysRange { end: trace.start + half as u64, ..trace }
 }
 
 impl Prepared {

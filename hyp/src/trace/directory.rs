@@ -21,6 +21,8 @@ use crate::trace::words::{Text, Words, halves, pair};
 
 /// The first eight bytes.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"OCHETRAC");
+/// Where the directory of the boot before is kept: `OCHEPREV`.
+pub const PREVIOUS_MAGIC: u64 = u64::from_le_bytes(*b"OCHEPREV");
 /// Version of this layout and of the records.
 pub const VERSION: u32 = 1;
 /// The directory lies at a multiple of this many bytes, 2 MiB, of host memory.
@@ -164,7 +166,20 @@ impl Layout {
     ///
     /// All of [`DirectoryError`].
     pub fn read(words: &impl Words, limit_bytes: usize) -> Result<Self, DirectoryError> {
-        if limit_bytes < header::END || words.load(header::MAGIC / 8) != MAGIC {
+        Self::read_as(MAGIC, words, limit_bytes)
+    }
+
+    /// The same of the directory that [`keep_previous`] put there.
+    ///
+    /// # Errors
+    ///
+    /// All of [`DirectoryError`].
+    pub fn read_previous(words: &impl Words, limit_bytes: usize) -> Result<Self, DirectoryError> {
+        Self::read_as(PREVIOUS_MAGIC, words, limit_bytes)
+    }
+
+    fn read_as(magic: u64, words: &impl Words, limit_bytes: usize) -> Result<Self, DirectoryError> {
+        if limit_bytes < header::END || words.load(header::MAGIC / 8) != magic {
             return Err(DirectoryError::Absent);
         }
         let (version, directory_bytes) = halves(words.load(header::VERSION / 8));
@@ -222,6 +237,29 @@ impl Layout {
     pub(super) fn ring_word(&self, cpu: usize) -> usize {
         (self.ring_base + cpu * self.ring_stride) / 8
     }
+}
+
+/// Moves the directory and the rings that an earlier boot left in `now` to `before`, of `bytes` bytes like it, where
+/// readers find them by [`PREVIOUS_MAGIC`]. False: there are none, and what `before` holds of a boot before that stays.
+pub fn keep_previous(now: &impl Words, before: &impl Words, bytes: usize) -> bool {
+    let Ok(layout) = Layout::read(now, bytes) else { return false };
+    before.store(header::MAGIC / 8, 0);
+    for word in 1..layout.total_bytes / 8 {
+        before.store(word, now.load(word));
+    }
+    before.store(header::MAGIC / 8, PREVIOUS_MAGIC);
+    now.store(header::MAGIC / 8, 0);
+    true
+}
+
+/// The first [`DESCRIPTION_BYTES`] of the directory in `words`, as every trace file has them, whichever boot's it is.
+pub fn description(words: &impl Words) -> alloc::vec::Vec<u64> {
+    let mut description: alloc::vec::Vec<u64> =
+        (0..DESCRIPTION_BYTES / 8).map(|index| words.load(index)).collect();
+    if let Some(magic) = description.first_mut().filter(|magic| **magic == PREVIOUS_MAGIC) {
+        *magic = MAGIC;
+    }
+    description
 }
 
 /// What the directory says of the machine as a whole.

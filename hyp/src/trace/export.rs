@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::trace::directory::{DESCRIPTION_BYTES, Layout, Machine, counters};
+use crate::trace::directory::{Layout, Machine, counters, description};
 use crate::trace::file::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
 use crate::trace::record::Record;
 use crate::trace::ring::RingReader;
@@ -26,6 +26,8 @@ pub struct Export {
     newest_ticks: u64,
     sampled_ticks: u64,
     state: State,
+    /// It is a session of a file that has begun already.
+    is_continuation: bool,
     is_ending: bool,
 }
 
@@ -60,8 +62,14 @@ impl Export {
             newest_ticks: 0,
             sampled_ticks: 0,
             state: State::Begin,
+            is_continuation: false,
             is_ending: false,
         }
+    }
+
+    /// One more session of a file that has begun: of the trace in `words`.
+    pub fn continuing(words: &impl Words, layout: Layout) -> Self {
+        Self { is_continuation: true, ..Self::new(words, layout) }
     }
 
     /// Records that the rings hold and that have not been taken, the ones that are lost included.
@@ -104,12 +112,11 @@ impl Export {
         self.sent = 0;
         match self.state {
             State::Begin => {
-                self.staged.extend(file_header(self.wall_clock(now)));
-                let found = Found {
-                    unix_nanoseconds: self.wall_clock(now),
-                    offset: 0,
-                    words: (0..DESCRIPTION_BYTES / 8).map(|index| words.load(index)).collect(),
-                };
+                if !self.is_continuation {
+                    self.staged.extend(file_header(self.wall_clock(now)));
+                }
+                let found =
+                    Found { unix_nanoseconds: self.wall_clock(now), offset: 0, words: description(words) };
                 self.push(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload());
                 self.state = State::Running;
                 true

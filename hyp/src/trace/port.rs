@@ -6,12 +6,15 @@ use core::sync::atomic::AtomicU64;
 use crate::trace::control::Control;
 use crate::trace::directory::{Layout, Machine};
 use crate::trace::export::{CHUNK_RECORDS, Export};
+use crate::trace::words::Words;
 use crate::virtio::console::Port;
 
 /// Longest line of orders.
 const LINE_BYTES: usize = 512;
 /// The order that ends the file: whoever reads the port comes to its end.
 const END: &[u8] = b"end";
+/// The order that gives up what the boot before left: the next file begins with this one.
+const FORGET: &[u8] = b"forget";
 /// Events wait for others for this part of a second at most, as far as there are traps.
 const WAIT_PARTS: u64 = 20;
 
@@ -24,6 +27,10 @@ pub struct TracePort {
     words: &'static [AtomicU64],
     layout: Layout,
     counter_hz: u64,
+    /// What the boot before left, which every file begins with.
+    previous: Option<(&'static [AtomicU64], Layout)>,
+    /// What is still to be told of it.
+    earlier: Option<Export>,
     export: Option<Export>,
     line: Vec<u8>,
     /// `CNTPCT_EL0` at the trap that is being handled.
@@ -32,16 +39,33 @@ pub struct TracePort {
 }
 
 impl TracePort {
-    /// The port of the trace in `words`.
-    pub fn new(words: &'static [AtomicU64], layout: Layout) -> Self {
+    /// The port of the trace in `words`, and of what the boot before left, with its layout.
+    pub fn new(
+        words: &'static [AtomicU64],
+        layout: Layout,
+        previous: Option<(&'static [AtomicU64], Layout)>,
+    ) -> Self {
         let counter_hz = Machine::read(&words).counter_hz;
-        Self { words, layout, counter_hz, export: None, line: Vec::new(), now: 0, pulled: 0 }
+        Self {
+            words,
+            layout,
+            counter_hz,
+            previous,
+            earlier: None,
+            export: None,
+            line: Vec::new(),
+            now: 0,
+            pulled: 0,
+        }
     }
 
     /// It is `now`, in ticks. Returns whether there is enough to bother the guest's reader with.
     pub fn is_due(&mut self, now: u64) -> bool {
         self.now = now;
         let Some(export) = &self.export else { return false };
+        if self.earlier.is_some() {
+            return true;
+        }
         let waiting = export.waiting(&self.words);
         let is_old = now.saturating_sub(self.pulled) >= self.counter_hz / WAIT_PARTS;
         waiting >= CHUNK_RECORDS as u64 || waiting > 0 && is_old
@@ -50,6 +74,15 @@ impl TracePort {
     fn obey(&mut self) {
         let line = core::mem::take(&mut self.line);
         let line = line.trim_ascii();
+        if line == FORGET {
+            // Not while it is being told.
+            if self.earlier.is_none()
+                && let Some((words, _)) = self.previous.take()
+            {
+                Words::store(&words, 0, 0);
+            }
+            return;
+        }
         if line == END {
             if let Some(export) = &mut self.export {
                 export.end();
@@ -67,12 +100,25 @@ impl Port for TracePort {
     const NAME: &'static str = "org.oche.trace";
 
     fn set_open(&mut self, is_open: bool) {
-        self.export = if is_open { Some(Export::new(&self.words, self.layout)) } else { None };
+        self.earlier = self.previous.filter(|_| is_open).map(|(words, layout)| {
+            let mut export = Export::new(&words, layout);
+            export.end();
+            export
+        });
+        let begin = if self.earlier.is_some() { Export::continuing } else { Export::new };
+        self.export = is_open.then(|| begin(&self.words, self.layout));
         self.line.clear();
     }
 
     fn pull(&mut self, into: &mut [u8]) -> usize {
         self.pulled = self.now;
+        if let (Some(earlier), Some((words, _))) = (&mut self.earlier, self.previous) {
+            let count = earlier.fill(&words, self.now, into);
+            if count != 0 {
+                return count;
+            }
+        }
+        self.earlier = None;
         let Some(export) = &mut self.export else { return 0 };
         export.fill(&self.words, self.now, into)
     }
@@ -89,7 +135,7 @@ impl Port for TracePort {
     }
 
     fn is_over(&self) -> bool {
-        self.export.as_ref().is_some_and(Export::is_over)
+        self.earlier.is_none() && self.export.as_ref().is_some_and(Export::is_over)
     }
 }
 
@@ -133,7 +179,7 @@ mod tests {
     #[test]
     fn the_reader_is_bothered_for_a_page_of_events_or_after_a_while() {
         let (words, layout) = booted();
-        let mut port = TracePort::new(words, layout);
+        let mut port = TracePort::new(words, layout, None);
         let mut writer = RingWriter::new(layout, 0).unwrap();
         let mut record = |count: u64| {
             (0..count)
@@ -154,7 +200,7 @@ mod tests {
     #[test]
     fn lines_are_orders_in_whatever_pieces_and_nonsense_is_left_alone() {
         let (words, layout) = booted();
-        let mut port = TracePort::new(words, layout);
+        let mut port = TracePort::new(words, layout, None);
         let mut asked = ControlReader::default();
         port.set_open(true);
         for piece in ["kin", "ds map\nnonsense\n", "\n", "iova 0x1000-0x1fff\r\n"] {
@@ -170,7 +216,7 @@ mod tests {
     #[test]
     fn the_order_to_end_ends_the_file_and_opening_begins_a_new_one() {
         let (words, layout) = booted();
-        let mut port = TracePort::new(words, layout);
+        let mut port = TracePort::new(words, layout, None);
         port.set_open(true);
         let whole = read(&mut port);
         port.push(b"end\n");
@@ -180,5 +226,21 @@ mod tests {
         assert!(!port.is_over() && read(&mut port) == 0);
         port.set_open(true);
         assert_eq!(read(&mut port), whole);
+    }
+
+    #[test]
+    fn a_file_begins_with_what_the_boot_before_left_until_it_is_forgotten() {
+        let ((words, layout), (before, _)) = (booted(), booted());
+        let mut writer = RingWriter::new(layout, 0).unwrap();
+        (0..500).for_each(|_| writer.record(&before, 1, 0, &Event::Table { page: Gfn(1), is_open: true }));
+        let mut port = TracePort::new(words, layout, Some((before, layout)));
+        port.set_open(true);
+        assert!(port.is_due(0), "there is something to tell at once");
+        let both = read(&mut port);
+        assert!(!port.is_over() && !port.is_due(0));
+        port.push(b"forget\n");
+        port.set_open(true);
+        assert!(both > read(&mut port) + 500 * RECORD_BYTES);
+        assert_eq!(before[0].load(core::sync::atomic::Ordering::Relaxed), 0);
     }
 }

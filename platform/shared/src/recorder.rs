@@ -140,7 +140,10 @@ impl Recorder {
 
     /// The trace for a reader in the guest, where events are recorded.
     pub fn port(&self) -> Option<TracePort> {
-        (self.layout.ring_records() != 0).then(|| TracePort::new(self.memory, self.layout))
+        // The second half: see `oche_boot::bare::launch`.
+        let (_, before) = self.memory.split_at(self.memory.len() / 2);
+        let previous = Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));
+        (self.layout.ring_records() != 0).then(|| TracePort::new(self.memory, self.layout, previous))
     }
 
     /// What happened so far, in numbers.

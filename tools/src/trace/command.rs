@@ -14,7 +14,7 @@ use super::control::FilterArguments;
 use super::live::LiveArguments;
 use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
-use super::recorder::Recorder;
+use super::recorder::{Recorder, Recording, record_previous};
 use super::summary::{summarize, write_summary};
 use super::symbols::SymbolOptions;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
@@ -128,6 +128,9 @@ struct RecordArguments {
     /// Stop when the file has this many MiB
     #[arg(long, value_name = "MIB")]
     limit: Option<u64>,
+    /// What the boot before left instead: after a panic or a reset, with Oche booted again
+    #[arg(long, conflicts_with_all = ["seconds", "limit"])]
+    previous: bool,
 }
 
 impl TraceArguments {
@@ -204,6 +207,9 @@ impl StatsArguments {
 
 impl RecordArguments {
     fn run(&self) -> Result<()> {
+        if self.previous {
+            return self.tell(&record_previous(&self.ram, &self.output)?);
+        }
         let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
         let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
         let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
@@ -243,6 +249,10 @@ impl RecordArguments {
                 self.ram.display()
             );
         }
+        self.tell(&recording)
+    }
+
+    fn tell(&self, recording: &Recording) -> Result<()> {
         eprintln!(
             "{} events, {} lost, {} KiB in {}",
             recording.records,

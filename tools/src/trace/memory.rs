@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use memmap2::{MmapOptions, MmapRaw};
-use oche_hyp::trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC};
+use oche_hyp::trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC, PREVIOUS_MAGIC};
 use oche_hyp::trace::words::Words;
 
 use super::description::plain;
@@ -31,7 +31,16 @@ impl TraceMemory {
     ///
     /// The file cannot be read or mapped, or the directory is damaged or of another version.
     pub fn find(ram: &File) -> Result<Option<Self>> {
-        Self::find_with(ram, false)
+        Self::find_with(ram, MAGIC, false)
+    }
+
+    /// Looks for what the boot before left.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TraceMemory::find`].
+    pub fn find_previous(ram: &File) -> Result<Option<Self>> {
+        Self::find_with(ram, PREVIOUS_MAGIC, false)
     }
 
     /// The same, and what is stored goes into the memory.
@@ -40,17 +49,17 @@ impl TraceMemory {
     ///
     /// As for [`TraceMemory::find`]; the file must be open for writing, too.
     pub fn find_writable(ram: &File) -> Result<Option<Self>> {
-        Self::find_with(ram, true)
+        Self::find_with(ram, MAGIC, true)
     }
 
-    fn find_with(ram: &File, is_writable: bool) -> Result<Option<Self>> {
+    fn find_with(ram: &File, magic: u64, is_writable: bool) -> Result<Option<Self>> {
         let length = ram.metadata().context("looking at the RAM file's size")?.len();
         let mut offset = 0;
         while offset < length {
             // Reading, not mapping: a hole in a sparse file stays one.
             let mut first = [0; 8];
             let is_whole = ram.read_at(&mut first, offset).context("reading the RAM file")? == first.len();
-            if is_whole && u64::from_le_bytes(first) == MAGIC {
+            if is_whole && u64::from_le_bytes(first) == magic {
                 return Self::map(ram, offset, length - offset, is_writable);
             }
             offset = offset.saturating_add(ALIGNMENT);
@@ -69,7 +78,11 @@ impl TraceMemory {
             offset,
             layout: Layout::new(1, 0),
         };
-        match Layout::read(&memory, available) {
+        let layout = match memory.load(0) {
+            PREVIOUS_MAGIC => Layout::read_previous(&memory, available),
+            _ => Layout::read(&memory, available),
+        };
+        match layout {
             Ok(layout) => {
                 memory.layout = layout;
                 Ok(Some(memory))

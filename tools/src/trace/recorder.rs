@@ -9,11 +9,10 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, anyhow};
-use oche_hyp::trace::directory::{DESCRIPTION_BYTES, Layout, Machine};
+use anyhow::{Context, Result, anyhow, bail};
+use oche_hyp::trace::directory::{Layout, Machine, description};
 use oche_hyp::trace::record::{RECORD_BYTES, Record};
 use oche_hyp::trace::ring::RingReader;
-use oche_hyp::trace::words::Words;
 
 use super::format::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
 use super::memory::TraceMemory;
@@ -57,6 +56,26 @@ struct Progress {
     records: AtomicU64,
     lost: AtomicU64,
     bytes: AtomicU64,
+}
+
+/// Writes what the boot before the present one left in the RAM file `ram` into `output`, which is overwritten.
+///
+/// # Errors
+///
+/// Nothing was left, the RAM file cannot be read, or `output` cannot be written.
+pub fn record_previous(ram: &Path, output: &Path) -> Result<Recording> {
+    let file = File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
+    let Some(memory) = TraceMemory::find_previous(&file)? else {
+        bail!(
+            "{}: nothing in it of a boot before (was Oche booted twice there, with as large rings?)",
+            ram.display()
+        );
+    };
+    let mut output = Output::create(output)?;
+    let mut session = Session::begin(&memory, &mut output)?;
+    session.drain()?;
+    let (records, lost) = session.end()?;
+    Ok(Recording { sessions: 1, records, lost, bytes: output.bytes })
 }
 
 /// What a caller asks of the thread.
@@ -180,7 +199,7 @@ struct CpuRecording {
 
 impl<'a> Session<'a> {
     fn begin(memory: &'a TraceMemory, output: &'a mut Output) -> Result<Self> {
-        let words = (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
+        let words = description(memory);
         let found = Found { unix_nanoseconds: now(), offset: memory.offset(), words };
         output.chunk(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload())?;
         Ok(Self {

@@ -108,3 +108,33 @@ fn more_devices_than_fit_are_left_out() {
     assert_eq!(devices(&words).count(), MAX_DEVICES);
     assert_eq!(counters(&words, layout).count(), Statistics::NAMES.len() + 2 * (Exit::NAMES.len() + 2));
 }
+
+#[test]
+fn what_the_boot_before_left_is_kept_until_another_boot_leaves_something() {
+    let layout = Layout::new(2, 256 * 32);
+    let (now, before) = (Shared::new(layout.total_bytes()), Shared::new(layout.total_bytes()));
+    assert!(!keep_previous(&now, &before, layout.total_bytes()), "nothing was left");
+    assert_eq!(Layout::read_previous(&before, layout.total_bytes()), Err(DirectoryError::Absent));
+    for boot in 1..3 {
+        let machine = Machine {
+            board: Text::new("test"),
+            counter_hz: 1000,
+            start_ticks: boot,
+            wall_clock_nanoseconds: None,
+        };
+        DirectoryWriter::begin(&now, layout, &machine).finish();
+        now.store(layout.total_bytes() / 8 - 1, boot);
+        assert!(keep_previous(&now, &before, layout.total_bytes()));
+        assert_eq!(Layout::read(&now, layout.total_bytes()), Err(DirectoryError::Absent));
+        // A boot that came to nothing leaves nothing, and takes nothing.
+        assert!(!keep_previous(&now, &before, layout.total_bytes()));
+        assert_eq!(Layout::read_previous(&before, layout.total_bytes()), Ok(layout));
+        assert_eq!(Machine::read(&before), machine);
+        assert_eq!(before.load(layout.total_bytes() / 8 - 1), boot);
+        assert_eq!(description(&before)[0], MAGIC);
+    }
+    now.store(0, MAGIC);
+    now.store(2, u64::MAX);
+    assert!(!keep_previous(&now, &before, layout.total_bytes()), "its sizes contradict each other");
+    assert_eq!(Layout::read_previous(&before, layout.total_bytes()), Ok(layout));
+}

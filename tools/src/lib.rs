@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod m1;
 pub mod measure;
 pub mod pack;
+pub mod pictures;
 pub mod progress;
 pub mod qemu;
 pub mod run;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use oche_tools::{check, demo, measure, run, setup, soak, test};
+use oche_tools::{check, demo, measure, pictures, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ enum Work {
         #[command(subcommand)]
         what: Option<measure::What>,
     },
+    /// Make the documentation's pictures of a demo's trace.
+    Pictures(pictures::Options),
     /// Build Oche for EL2.
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Work::Soak(options) => soak::main(&options),
         Work::Check => check::main(),
         Work::Measure { what } => measure::main(what.as_ref()),
+        Work::Pictures(options) => pictures::main(&options),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

@@ -141,12 +141,8 @@ fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
     let profile = folder.join("chromium");
     let _ = fs::remove_dir_all(&profile);
     let log = folder.join("chromium.log");
-    let mut chromium = Command::new("chromium");
-    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-    chromium.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
-    // No proxy answers there: what would be loaded from anywhere fails, and is told.
-    chromium.args(["--proxy-server=127.0.0.1:9", "--window-size=1240,3000", "--enable-logging", "--v=0"]);
-    chromium.arg(format!("--user-data-dir={}", profile.display()));
+    let mut chromium = crate::pictures::browser(&profile);
+    chromium.args(["--window-size=1240,3000", "--enable-logging", "--v=0"]);
     chromium.env("CHROME_LOG_FILE", &log);
     chromium.arg("--dump-dom").arg(format!("file://{}", path.display()));
     let ran = chromium.output().context("cannot start chromium")?;

@@ -6,18 +6,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use screen::View;
 use source::Source;
 use state::State;
 
+use super::reader::{Item, TraceFile};
 use super::symbols::{SymbolOptions, Symbols};
 
 mod picture;
 mod screen;
 mod source;
 mod state;
+mod svg;
 
 /// Time between two pictures.
 const FRAME: Duration = Duration::from_millis(250);
@@ -37,6 +41,15 @@ Keys: q quit, space pause, up and down choose a stream, f filter, ? all of them.
 pub struct LiveArguments {
     /// Where the events come from
     file: PathBuf,
+    /// Write one screen to this file, an SVG picture, instead; FILE is a trace then
+    #[arg(long, value_name = "SVG")]
+    picture: Option<PathBuf>,
+    /// The picture's moment, in seconds since Oche's start [default: the end]
+    #[arg(long, value_name = "SECONDS", requires = "picture", value_parser = super::words::parse_seconds)]
+    at: Option<u64>,
+    /// The picture's stream, as the screen names it
+    #[arg(long, value_name = "DART:STREAM", requires = "picture")]
+    stream: Option<String>,
     #[command(flatten)]
     symbols: SymbolOptions,
 }
@@ -48,9 +61,13 @@ impl LiveArguments {
     ///
     /// The source cannot be read, or there is no terminal.
     pub fn run(&self) -> Result<()> {
+        if let Some(picture) = &self.picture {
+            return self.draw(picture);
+        }
         if !std::io::stdout().is_terminal() {
             bail!(
-                "standard output is no terminal; `oche trace text` and `oche trace stats` write to files and pipes"
+                "standard output is no terminal; `oche trace text` and `oche trace stats` write to files and pipes, and \
+                 --picture writes the screen as a picture"
             );
         }
         let symbols = self.symbols.load()?;
@@ -60,6 +77,61 @@ impl LiveArguments {
         ratatui::restore();
         result
     }
+}
+
+/// Columns and rows of a picture.
+pub const PICTURE: (u16, u16) = (132, 40);
+
+impl LiveArguments {
+    /// One screen, as a picture.
+    fn draw(&self, picture: &Path) -> Result<()> {
+        let svg = picture_of(&self.file, self.at, self.stream.as_deref(), &self.symbols.load()?)?;
+        std::fs::write(picture, svg).with_context(|| format!("writing {}", picture.display()))?;
+        eprintln!("{}", picture.display());
+        Ok(())
+    }
+}
+
+/// The screen over the trace at `path` at the moment `at`, in nanoseconds since Oche's start, with the space of `stream`
+/// (`DART:STREAM`): an SVG picture of [`PICTURE`] cells.
+///
+/// # Errors
+///
+/// The file is no trace, or the stream did nothing by then.
+pub fn picture_of(path: &Path, at: Option<u64>, stream: Option<&str>, symbols: &Symbols) -> Result<String> {
+    let trace = TraceFile::open(path)?;
+    let mut state = State::default();
+    for item in trace.events() {
+        match item {
+            Item::Session(index) => {
+                if let Some(session) = trace.sessions.get(index) {
+                    state.begin(session.description.clone());
+                }
+            }
+            Item::Record(record) => {
+                if at.is_none_or(|at| state.clock().nanoseconds(record.time()) <= at) {
+                    state.take(&record);
+                }
+            }
+            Item::Lost { records, .. } | Item::Unreadable { records, .. } => state.lose(records),
+        }
+    }
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    let mut view = View { source: super::description::plain(&name), ..View::default() };
+    if let Some(stream) = stream {
+        let mut known = state.streams().keys();
+        let place = known.position(|(dart, of)| format!("{}:{}", dart.index(), of.index()) == stream);
+        view.chosen = place.with_context(|| format!("no stream {stream} did anything by then"))?;
+    }
+    let mut terminal = Terminal::new(TestBackend::new(PICTURE.0, PICTURE.1)).context("drawing")?;
+    terminal.draw(|frame| screen::draw(frame, &state, &view, symbols)).context("drawing")?;
+    Ok(svg::draw(terminal.backend().buffer()))
+}
+
+/// Pixels of a picture, across and down.
+#[must_use]
+pub fn picture_size() -> (u32, u32) {
+    svg::size(PICTURE.0, PICTURE.1)
 }
 
 /// What the loop does after a key.

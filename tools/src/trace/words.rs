@@ -65,9 +65,35 @@ pub fn many(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
+/// Seconds with up to nine decimals, as nanoseconds: exactly what the text shows.
+///
+/// # Errors
+///
+/// It is something else; what it should be.
+pub fn parse_seconds(text: &str) -> Result<u64, String> {
+    let wrong = || "seconds since Oche's start, such as 12.500000041".to_owned();
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
+    if decimals.len() > 9 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Err(wrong());
+    }
+    let whole: u64 = whole.parse().map_err(|_| wrong())?;
+    let nanoseconds: u64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
+    whole.checked_mul(1_000_000_000).and_then(|whole| whole.checked_add(nanoseconds)).ok_or_else(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_read_as_the_text_writes_it() {
+        assert_eq!(parse_seconds("12.500000041"), Ok(12_500_000_041));
+        assert_eq!(parse_seconds("12.5"), Ok(12_500_000_000));
+        assert_eq!(parse_seconds("12"), Ok(12_000_000_000));
+        for wrong in ["", "x", "1.0000000001", "-1", "1.-5", "99999999999999999999"] {
+            assert!(parse_seconds(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn spans_and_sizes_have_three_digits_and_a_unit() {

@@ -14,7 +14,7 @@ use super::super::maps::{Whom, maps, write_maps};
 use super::super::reader::TraceFile;
 use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
-use super::super::words::{many, seconds};
+use super::super::words::{many, parse_seconds, seconds};
 use super::{Output, open, to_standard_output};
 use oche_hyp::trace::text::Clock;
 
@@ -266,31 +266,9 @@ pub(super) fn parse_address(text: &str) -> Result<u64, String> {
     u64::from_str_radix(digits, 16).map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
 }
 
-/// Seconds with up to nine decimals, as nanoseconds: exactly what the text shows.
-pub(super) fn parse_seconds(text: &str) -> Result<u64, String> {
-    let wrong = || "seconds since Oche's start, such as 12.500000041".to_owned();
-    let (whole, decimals) = text.split_once('.').unwrap_or((text, ""));
-    if decimals.len() > 9 || !decimals.bytes().all(|digit| digit.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let whole: u64 = whole.parse().map_err(|_| wrong())?;
-    let nanoseconds: u64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
-    whole.checked_mul(1_000_000_000).and_then(|whole| whole.checked_add(nanoseconds)).ok_or_else(wrong)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_moment_is_read_as_the_text_writes_it() {
-        assert_eq!(parse_seconds("12.500000041"), Ok(12_500_000_041));
-        assert_eq!(parse_seconds("12.5"), Ok(12_500_000_000));
-        assert_eq!(parse_seconds("12"), Ok(12_000_000_000));
-        for wrong in ["", "x", "1.0000000001", "-1", "1.-5", "99999999999999999999"] {
-            assert!(parse_seconds(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn an_address_is_hexadecimal() {

@@ -98,7 +98,7 @@ fn draw_totals(frame: &mut Frame<'_>, area: Rect, state: &State) {
         format!("flushes {}/s  events {}/s  ", number(second.flushes), number(second.events)).into(),
         Span::styled(format!("faults {}  ", number(state.faults())), alarm(state.faults())),
         Span::styled(format!("lost {}  ", number(state.lost)), alarm(state.lost)),
-        format!("events {}", number(state.events)).into(),
+        format!("{} events in all", number(state.events)).into(),
     ]);
     frame.render_widget(Paragraph::new(line), area);
 }
@@ -112,7 +112,8 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, state: &State) {
         let columns = usize::from(area.width.saturating_sub(2));
         let newest = curve.get(curve.len().saturating_sub(columns)..).unwrap_or_default();
         let most = newest.iter().max().copied().unwrap_or(0);
-        let block = Block::bordered().title(format!(" {name}, at most {} ", number(most)));
+        let (most, seconds) = (number(most), newest.len());
+        let block = Block::bordered().title(format!(" {name}, at most {most} in these {seconds} s "));
         frame.render_widget(Sparkline::default().block(block).data(newest).style(colour), area);
     }
 }
@@ -126,15 +127,15 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
     let rows = state.streams().iter().skip(first).map(|(place, stream)| {
         let rates = second.rates(*place);
         let alarms = stream.faults + stream.red_zones + stream.refused;
-        let row = Row::new([
-            format!("{}:{}", place.0.index(), place.1.index()),
-            state.name(*place),
+        let names = [format!("{}:{}", place.0.index(), place.1.index()), state.name(*place)];
+        let figures = [
             size(stream.mapped * PAGE_BYTES as u64),
             number(rates.maps),
             number(rates.flushes),
             number(stream.maps),
             number(alarms),
-        ]);
+        ];
+        let row = Row::new(names.map(Line::from).into_iter().chain(figures.map(figure)));
         let row = if alarms > 0 { row.red() } else { row };
         if Some(*place) == chosen { row.reversed() } else { row }
     });
@@ -147,9 +148,11 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
         Constraint::Length(7),
         Constraint::Length(6),
     ];
-    let header = Row::new(["d:s", "device", "mapped", "maps/s", "flush/s", "maps", "alarms"]);
+    let figures = ["mapped", "maps/s", "flush/s", "maps", "alarms"].map(|name| figure(name.to_owned()));
+    let header = Row::new(["", "device"].map(Line::from).into_iter().chain(figures));
     let header = header.add_modifier(Modifier::DIM);
-    let table = Table::new(rows, widths).header(header).block(Block::bordered().title(" devices "));
+    let table =
+        Table::new(rows, widths).header(header).block(Block::bordered().title(" devices, by DART:stream "));
     frame.render_widget(table, area);
 }
 
@@ -165,14 +168,12 @@ fn draw_places(frame: &mut Frame<'_>, area: Rect, state: &State, symbols: &Symbo
     let mut sorted: Vec<(String, u64)> = by_name.into_iter().collect();
     sorted.sort_by_key(|(_, events)| std::cmp::Reverse(*events));
     let rows = sorted.into_iter().map(|(name, events)| {
-        Row::new([
-            format!("{:3.0} %", events as f64 * 100.0 / f64::max(all as f64, 1.0)),
-            number(events),
-            name,
-        ])
+        let share = format!("{:3.0} %", events as f64 * 100.0 / f64::max(all as f64, 1.0));
+        Row::new([figure(share), figure(number(events)), Line::from(name)])
     });
     let widths = [Constraint::Length(5), Constraint::Length(7), Constraint::Min(10)];
-    let header = Row::new(["", "events", "guest code"]).add_modifier(Modifier::DIM);
+    let header = [Line::default(), figure("events".into()), Line::from("guest code")];
+    let header = Row::new(header).add_modifier(Modifier::DIM);
     let table = Table::new(rows, widths).header(header).block(Block::bordered().title(" caused by "));
     frame.render_widget(table, area);
 }
@@ -193,8 +194,17 @@ fn draw_space(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
         size(scale * PAGE_BYTES as u64)
     );
     let lines: Vec<Line<'_>> = rows.iter().map(|row| space_line(row.iova, &row.cells)).collect();
-    let legend = Line::from(" \u{2588} mapped  \u{2592} in part  \u{b7} was mapped  x fault or red zone ")
-        .right_aligned();
+    let legend = Line::from(vec![
+        " \u{2588}".green(),
+        " mapped  ".into(),
+        "\u{2592}".green(),
+        " in part  ".into(),
+        "\u{b7}".dark_gray(),
+        " was mapped  ".into(),
+        "x".red().bold(),
+        " fault or red zone ".into(),
+    ]);
+    let legend = legend.right_aligned();
     let block = Block::bordered().title(title).title_bottom(legend);
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
@@ -261,6 +271,11 @@ f            type an order, Enter sends it, Esc leaves it:
     let area = Rect { x: (area.width - width) / 2, y: (area.height - height) / 2, width, height };
     frame.render_widget(Clear, area);
     frame.render_widget(Paragraph::new(HELP).block(Block::bordered().title(" keys ")), area);
+}
+
+/// A figure in a table: its digits stand below those of the others.
+fn figure(text: String) -> Line<'static> {
+    Line::from(text).right_aligned()
 }
 
 /// A count in at most six columns.

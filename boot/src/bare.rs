@@ -23,6 +23,7 @@ pub mod panic;
 #[cfg(feature = "panic-on-request")]
 mod panic_request;
 pub mod registers;
+pub mod selftest;
 pub mod spin_table;
 pub mod stage1;
 mod step;

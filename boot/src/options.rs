@@ -93,6 +93,8 @@ pub struct Options<'a> {
     pub coherence: Coherence,
     /// `oche.isolation`: `page` or `strict`.
     pub isolation: Isolation,
+    /// `oche.selftest`: `1` or `0`. Measure and print, before the guest runs, what only hardware knows.
+    pub selftest: bool,
     /// `oche.windows`: `1` or `0`. Where the hardware has sub-page windows, they are used.
     pub has_windows: bool,
 }
@@ -112,6 +114,7 @@ impl Default for Options<'_> {
             panic_resets: false,
             coherence: Coherence::default(),
             isolation: Isolation::default(),
+            selftest: false,
             has_windows: true,
         }
     }
@@ -147,6 +150,7 @@ impl<'a> Options<'a> {
             }
             "oche.coherence" => parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen),
             "oche.isolation" => parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen),
+            "oche.selftest" => parse_word(value, &SWITCH).map(|chosen| self.selftest = chosen),
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
             "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
             "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),

@@ -94,6 +94,10 @@ system_registers! {
     IdAa64Smfr0 = "S3_0_C0_C4_5";
     /// `MIDR_EL1`.
     MidrEl1 = "S3_0_C0_C0_0";
+    /// Apple's `HID4_EL1`, of a P core. Source: m1n1 `src/cpu_regs.h`.
+    Hid4El1 = "S3_0_C15_C4_0";
+    /// Apple's `EHID4_EL1`, of an E core. Source: the same.
+    Ehid4El1 = "S3_0_C15_C4_1";
     /// `MPIDR_EL1`.
     MpidrEl1 = "S3_0_C0_C0_5";
     /// `VPIDR_EL2`.

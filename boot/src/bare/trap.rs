@@ -11,7 +11,7 @@ use crate::bare::registers::{
     ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
-use crate::bare::{console, cpu, el2, firmware, guard, step};
+use crate::bare::{console, cpu, el2, firmware, guard, selftest, step};
 use crate::inject::{self, Reason};
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
@@ -156,6 +156,7 @@ fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
         Class::InstructionAbort(abort) => on_abort(exception, &abort, true, frame),
         Class::HypervisorCall => {
             exits.count(Exit::HypervisorCall);
+            selftest::end_if_probing(frame);
             #[cfg(feature = "panic-on-request")]
             crate::bare::panic_request::obey(frame.register(0));
             // ELR is behind the HVC already.

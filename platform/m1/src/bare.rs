@@ -5,6 +5,7 @@
 mod console;
 mod guest;
 mod hardware;
+mod selftest;
 mod watchdog;
 
 use alloc::boxed::Box;
@@ -55,7 +56,12 @@ fn main(fdt: FdtAddress) -> ! {
     let count = found::mediated(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
     let holes = guest::report(&all, &mut darts);
-    let stage2 = prepared.stage2(&holes);
+    let mut stage2 = prepared.stage2(&holes);
+    if prepared.options.selftest {
+        prepared.selftest("m1", env!("CARGO_PKG_VERSION"), &mut stage2);
+        selftest::darts(&all, &mut darts);
+        oche_boot::bare::selftest::end();
+    }
     last_words::register(prepared.layout.trace, prepared.trace_layout());
     let mediation = Mediation::new(Setup {
         iommu: darts,

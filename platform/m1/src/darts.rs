@@ -10,8 +10,8 @@ use core::fmt;
 use oche_hyp::addr::{Frame, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::registers::{
-    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, STREAM_COMMAND, STREAM_SELECT,
-    STREAMS_ENABLE, StreamCommand, TCR, TTBR, TTBRS, Tcr, Ttbr,
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, PARAMS1, PARAMS2, STREAM_COMMAND,
+    STREAM_SELECT, STREAMS_ENABLE, StreamCommand, TCR, TTBR, TTBRS, Tcr, Ttbr,
 };
 use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
@@ -52,6 +52,24 @@ pub enum Mode {
     Left,
     /// Oche; the guest sees a virtual DART with 4K pages.
     Mediated,
+}
+
+/// Invalidations that [`Darts::test_idle`] makes.
+pub const ROUNDS: u64 = 8;
+/// The stream that it uses: the last one, which nothing on an M1 is connected to.
+const IDLE_STREAM: usize = STREAMS - 1;
+
+/// What an idle DART answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tested {
+    /// `PARAMS1`.
+    pub params1: u32,
+    /// `PARAMS2`.
+    pub params2: u32,
+    /// Bits of a TTBR that keep what is written, the valid bit apart.
+    pub ttbr_bits: u32,
+    /// Ticks of [`ROUNDS`] invalidations, or `None` if one did not end in time.
+    pub invalidations: Option<u64>,
 }
 
 /// How a DART was found.
@@ -154,6 +172,36 @@ impl<H: Hardware> Darts<H> {
             }
         }
         Some(condition)
+    }
+
+    /// Tries what can be tried on a DART that is on, not locked, and translates for nobody; `None` of any other. All
+    /// registers are as they were.
+    pub fn test_idle(&mut self, dart: DartId) -> Option<Tested> {
+        let stream = StreamId::new(IDLE_STREAM)?;
+        let is_free = self.mode(dart) == Mode::Direct
+            && self.condition(dart).is_some_and(|condition| !condition.is_taken())
+            && self.hardware.read(dart, tcr_of(stream)) == 0;
+        if !is_free {
+            return None;
+        }
+        let selected = self.hardware.read(dart, STREAM_SELECT);
+        let register = ttbr_of(stream, 0);
+        let kept = self.hardware.read(dart, register);
+        self.hardware.write(dart, register, u32::MAX >> 1);
+        let ttbr_bits = self.hardware.read(dart, register);
+        self.hardware.write(dart, register, kept);
+        let mut streams = StreamSet::default();
+        streams.insert(stream);
+        let began = self.hardware.ticks();
+        let has_ended = (0..ROUNDS).all(|_| self.flush(dart, streams).is_ok());
+        let took = self.hardware.ticks().wrapping_sub(began);
+        self.hardware.write(dart, STREAM_SELECT, selected);
+        Some(Tested {
+            params1: self.hardware.read(dart, PARAMS1),
+            params2: self.hardware.read(dart, PARAMS2),
+            ttbr_bits,
+            invalidations: has_ended.then_some(took),
+        })
     }
 
     fn settle_mode(&mut self, dart: DartId) {

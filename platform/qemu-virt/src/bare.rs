@@ -65,7 +65,11 @@ fn main(fdt: FdtAddress) -> ! {
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
     let [first, second, third] = windows;
-    let stage2 = prepared.stage2(&[SMMU, first, second, third, port::WINDOW]);
+    let mut stage2 = prepared.stage2(&[SMMU, first, second, third, port::WINDOW]);
+    if prepared.options.selftest {
+        prepared.selftest("qemu-virt", env!("CARGO_PKG_VERSION"), &mut stage2);
+        oche_boot::bare::selftest::end();
+    }
     let map = prepared.options.iommu_map;
     last_words::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.

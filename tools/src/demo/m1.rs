@@ -122,7 +122,7 @@ const HAZARDS: [Hazard; 4] = [
 pub(super) fn main(options: &Options) -> Result<()> {
     let output = options.output();
     refuse_foreign(options)?;
-    let progress = Progress::new(if options.short { 3 } else { 8 });
+    let progress = Progress::new(if options.short { 3 } else { 9 });
     let step = progress.step("Tools of this machine");
     let _lock = workspace::FolderLock::wait(&output)?;
     let toolchain = environment::prepare(&step)?;
@@ -134,6 +134,7 @@ pub(super) fn main(options: &Options) -> Result<()> {
     let mac = mac_of(options)?;
     drivers(&bench, &mac, &output, &progress, &mut summary)?;
     if !options.short {
+        selftest(&bench, &mac, &progress, &mut summary)?;
         eight(&bench, &mac, &progress, &mut summary)?;
         hazards(&bench, &mac, &progress, &mut summary)?;
         panic(toolchain, &mac, &output, &progress, &mut summary)?;
@@ -221,6 +222,39 @@ fn drivers(
     run.keep_trace(&outcome, &trace);
     let verdict = bench::judge(&outcome);
     finish(step, bench, run, &outcome, verdict, summary)
+}
+
+/// What a person with a Mac is asked to paste into a report.
+fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+    let step = progress.step("The self-test (oche.selftest=1), with the figures of this board");
+    let mut mac = mac.clone();
+    mac.chosen.push(("oche.selftest".to_owned(), "1".to_owned()));
+    let began = Instant::now();
+    let mut is_inside = false;
+    let mut lines = 0;
+    let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| {
+        let is_fence = line == "```";
+        is_inside ^= is_fence;
+        if is_inside || is_fence {
+            step.line(line);
+            lines += 1;
+        }
+        line.starts_with("oche: the guest starts")
+    })?;
+    bench.keep("self-test", &outcome)?;
+    let wrong: Vec<&String> = outcome.lines.iter().filter(|line| line.ends_with(" WRONG")).collect();
+    let mut problems: Vec<String> = wrong.iter().map(|line| format!("self-test: {line}")).collect();
+    if is_inside || lines < 10 {
+        problems.push("the self-test did not come to its end".to_owned());
+    }
+    if problems.is_empty() {
+        step.done("nothing is wrong");
+    } else {
+        drop(step);
+    }
+    summary.problems.extend(problems);
+    summary.runs.push(Run::of("self-test", &outcome, began));
+    Ok(())
 }
 
 fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {

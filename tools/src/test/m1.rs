@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::el2::Toolchain;
 use crate::m1::bench::{self, Bench};
+use crate::m1::dart::Setting;
 use crate::m1::{Mac, Outcome, linux, screen};
 use crate::progress::Step;
 use crate::workspace;
@@ -32,6 +33,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     lost_cpu(&bench, step)?;
     hazards::run(&bench, step)?;
     wrong_options(&bench, step)?;
+    selftest(&bench, step)?;
     panics(toolchain, step)?;
     Ok("every case ok".to_owned())
 }
@@ -84,6 +86,58 @@ fn wrong_options(bench: &Bench, step: &Step) -> Result<()> {
     }
     Ok(())
 }
+
+/// The self-test prints its block, finds nothing wrong, touches no DART that is not idle, and the guest runs as without it.
+fn selftest(bench: &Bench, step: &Step) -> Result<()> {
+    let mut mac = Mac { cpus: 2, ..Mac::default() };
+    mac.chosen = vec![("oche.selftest".to_owned(), "1".to_owned())];
+    mac.settings[3] = Setting::Live;
+    mac.settings[4] = Setting::Off;
+    let outcome = bench.run("self-test", &mac, step)?;
+    if let Some(violation) = outcome.violations.first() {
+        bail!("a DART would not have forgiven this: {violation}");
+    }
+    let block: Vec<&String> = outcome
+        .lines
+        .iter()
+        .skip_while(|line| *line != "```")
+        .skip(1)
+        .take_while(|line| *line != "```")
+        .collect();
+    let wrong = block.iter().find(|line| line.split(' ').any(|word| word == "WRONG"));
+    if let Some(line) = wrong {
+        bail!("the self-test finds something wrong: {line}");
+    }
+    for (name, verdict) in SELFTEST {
+        let line = block.iter().find(|line| line.split(' ').next() == Some(name));
+        let Some(line) = line else { bail!("the self-test has no line {name}") };
+        if !line.contains(verdict) {
+            bail!("the self-test should say {verdict}: {line}");
+        }
+    }
+    for wanted in ["guest: u-boot: 16K, then linux: 4K ok", "guest: a locked DART is as it was ok"] {
+        expect(&outcome, wanted)?;
+    }
+    Ok(())
+}
+
+/// Lines of the self-test, and how they end here.
+const SELFTEST: [(&str, &str); 14] = [
+    ("oche.version", " m1 -"),
+    ("machine.cpus", "2 CPUs -"),
+    ("cpu.e2h", "1 HCR_EL2.E2H ok"),
+    ("cpu.stage2-4k", " ok"),
+    ("memory.copy-4k", " ns -"),
+    ("cache.uncached-sees-cleaned", " ok"),
+    ("hvc.round-trip", " ns -"),
+    ("stage2.page-away-and-home", " ok"),
+    ("stage2.change-all-cpus", " ns -"),
+    ("fiq.injected", " ok"),
+    ("fiq.virtual-timer", "skipped"),
+    ("dart.pcie0_dart_0.invalidate", " ns -"),
+    ("dart.dwc3_0_dart_1.invalidate", "skipped: it is in use"),
+    ("dart.sio_dart.invalidate", "skipped: it has no power"),
+];
 
 /// A panic while the guest has the screen: it is on the screen and the serial port from its first word on, and the
 /// machine resets if a person asked for that, and not otherwise.

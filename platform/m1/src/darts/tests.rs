@@ -260,3 +260,40 @@ fn a_condition_is_told_in_words() {
     assert_eq!(told(false, 3, 4), "live 0x3, bypass 0x4");
     assert_eq!(told(false, 0, 1), "bypass 0x1");
 }
+
+#[test]
+fn an_idle_dart_is_tested_and_left_as_it_was() {
+    let bench = Bench::of(1);
+    let mut darts = Darts::new(bench.clone(), 1, true);
+    bench.with(0, |model| model.file.insert(STREAM_SELECT, 0x5));
+    let tested = darts.test_idle(dart(0)).expect("it is idle");
+    assert_eq!(tested.ttbr_bits, 0x7fff_ffff);
+    assert!(tested.invalidations.is_some_and(|ticks| ticks > 0));
+    assert_eq!(bench.with(0, |model| model.flushed.clone()), [1 << IDLE_STREAM; ROUNDS as usize]);
+    assert_eq!(bench.file(0, STREAM_SELECT), 0x5);
+    assert_eq!(bench.file(0, ttbr_of(stream(IDLE_STREAM), 0)), 0);
+    assert_eq!(darts.mode(dart(0)), Mode::Direct);
+    bench.with(0, |model| model.busy_reads = None);
+    let tested = darts.test_idle(dart(0)).expect("it is still idle");
+    assert_eq!(tested.invalidations, None, "and a command that never ends is given up");
+}
+
+/// The model panics at an access to what is off; the others would show in their registers.
+#[test]
+fn a_dart_that_is_not_idle_is_not_tested() {
+    let bench = Bench::of(5);
+    bench.with(0, |model| model.is_powered = false);
+    bench.with(1, |model| model.file.insert(CONFIG, CONFIG_LOCK));
+    bench.with(2, |model| model.file.insert(TCR, 0x80));
+    bench.with(2, |model| model.file.insert(TTBR, 0x8080_1234));
+    let last = tcr_of(stream(IDLE_STREAM));
+    bench.with(3, |model| model.file.insert(last, 0x100));
+    let mut darts = Darts::new(bench.clone(), 5, true);
+    assert!(darts.take_over(dart(4)));
+    for index in 0..5 {
+        assert_eq!(darts.test_idle(dart(index)), None, "DART {index}");
+        if index < 4 {
+            assert_eq!(bench.with(index, |model| model.flushed.len()), 0);
+        }
+    }
+}

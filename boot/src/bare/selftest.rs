@@ -1,0 +1,294 @@
+//! `oche.selftest`: measures, before the guest runs, what only the hardware can tell, and prints it as one block to paste
+//! into a report.
+//!
+//! Every line is `name value unit verdict`; the verdict is `ok`, `WRONG`, `-` for a figure that is neither, or `skipped`
+//! with a reason. Everything is bounded, and nothing is left changed but scratch pages that the guest's kernel is
+//! copied over.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable};
+use dtoolkit::{Node, Property};
+use oche_hyp::addr::{Gfn, Hfn};
+use oche_hyp::world::{CpuAccess, Stage2 as _};
+use tock_registers::interfaces::Writeable;
+
+use crate::bare::console::print;
+use crate::bare::launch::Prepared;
+use crate::bare::registers::*;
+use crate::bare::tlb::Cpus;
+use crate::bare::{apple, cache, el2};
+use crate::range::{PAGE, PhysRange};
+use crate::stage2::Stage2;
+
+mod probe;
+
+pub(super) use probe::end_if_probing;
+
+/// Rounds of a measurement.
+const ROUNDS: u64 = 256;
+/// How long an interrupt may take, in milliseconds.
+const INTERRUPT_MILLISECONDS: u64 = 100;
+/// What pages are filled with.
+const FIRST: u64 = 0x0c4e_0c4e_0c4e_0001;
+const SECOND: u64 = 0x0c4e_0c4e_0c4e_0002;
+const THIRD: u64 = 0x0c4e_0c4e_0c4e_0003;
+/// `HCR_EL2`: virtual FIQ pending (6), FIQs come to EL2 (3). Source: Arm ARM DDI 0487, `HCR_EL2`.
+const VIRTUAL_FIQ: u64 = 1 << 6 | 1 << 3;
+/// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and way, does nothing.
+/// Source: m1n1 `src/cpu_regs.h`.
+const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
+const NO_CLEAN_BY_SET: u64 = 1 << 44;
+
+/// What came of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// As Oche needs it.
+    Ok,
+    /// Not as Oche needs it.
+    Wrong,
+    /// A figure.
+    Figure,
+    /// Not measured, and why.
+    Skipped(&'static str),
+}
+
+impl From<bool> for Verdict {
+    fn from(is_right: bool) -> Self {
+        if is_right { Self::Ok } else { Self::Wrong }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ok => out.write_str("ok"),
+            Self::Wrong => out.write_str("WRONG"),
+            Self::Figure => out.write_str("-"),
+            Self::Skipped(reason) => write!(out, "skipped: {reason}"),
+        }
+    }
+}
+
+/// Prints a line of the block.
+pub fn tell(name: &str, value: impl fmt::Display, unit: &str, verdict: impl Into<Verdict>) {
+    let verdict = verdict.into();
+    print(format_args!("{name} {value} {unit} {verdict}\n"));
+}
+
+/// Ticks of the counter that `work` takes.
+pub fn ticks(work: impl FnOnce()) -> u64 {
+    let before = CNTPCT_EL0.get();
+    work();
+    CNTPCT_EL0.get().wrapping_sub(before)
+}
+
+/// Prints a duration of `rounds` rounds as that of one, in nanoseconds.
+pub fn tell_time(name: &str, all_ticks: u64, rounds: u64) {
+    let frequency = CNTFRQ_EL0.get().max(1);
+    let nanoseconds =
+        u128::from(all_ticks) * 1_000_000_000 / u128::from(frequency) / u128::from(rounds.max(1));
+    tell(name, nanoseconds, "ns", Verdict::Figure);
+}
+
+impl Prepared {
+    /// Begins the block with what every board has. Call it before the guest is loaded; [`end`] ends the block.
+    pub fn selftest(&self, board: &str, version: &str, stage2: &mut Stage2<Cpus>) {
+        print(format_args!("```\n"));
+        tell("oche.version", version, board, Verdict::Figure);
+        let model = self.machine.tree().root().property("model");
+        let model = model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");
+        print(format_args!("machine.model \"{model}\" - -\n"));
+        tell(
+            "machine.memory",
+            self.machine.ram.as_slice().iter().map(PhysRange::size).sum::<u64>() >> 20,
+            "MiB",
+            Verdict::Figure,
+        );
+        tell("machine.cpus", self.machine.affinities().len(), "CPUs", Verdict::Figure);
+        registers();
+        apple_registers();
+        el2::configure();
+        let kernel = self.layout.kernel;
+        let pool = self.layout.pool;
+        if kernel.size() < 4 * PAGE || pool.size() < PAGE {
+            tell("probe.room", kernel.size(), "bytes", Verdict::Skipped("no scratch memory"));
+            return;
+        }
+        let scratch = Scratch { code: kernel.start, page: kernel.start + 2 * PAGE, other: pool.start };
+        scratch.copies();
+        probe::load(scratch.code);
+        scratch.caches();
+        scratch.hypervisor_calls();
+        scratch.stage2_changes(stage2);
+        interrupts();
+        el2::reset_guest();
+        el2::configure();
+    }
+}
+
+/// Ends the block.
+pub fn end() {
+    print(format_args!("```\n"));
+}
+
+/// What the identification registers say of what Oche relies on. Source: Arm ARM DDI 0487, by register name.
+fn registers() {
+    let midr = MidrEl1.read();
+    tell(
+        "cpu.midr",
+        format_args!("{midr:#x}"),
+        if apple::is_apple() { "apple" } else { "other" },
+        Verdict::Figure,
+    );
+    let frequency = CNTFRQ_EL0.get();
+    // The M1's is 24 MHz; any other would spoil nothing but expectations.
+    let is_right = if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
+    tell("cpu.cntfrq", frequency, "Hz", is_right);
+    let (mmfr0, mmfr1, mmfr2) = (IdAa64Mmfr0.read(), IdAa64Mmfr1.read(), IdAa64Mmfr2.read());
+    tell("cpu.vhe", id_field(mmfr1, 8), "ID_AA64MMFR1.VH", id_field(mmfr1, 8) != 0);
+    tell("cpu.e2h", HCR_EL2.get() >> 34 & 1, "HCR_EL2.E2H", HCR_EL2.get() >> 34 & 1 == 1);
+    tell("cpu.address-bits", id_field(mmfr0, 0), "ID_AA64MMFR0.PARange", Verdict::Figure);
+    // TGran4_2 (43:40): 2 and more, or 0 and stage 1 has it (TGran4, 31:28, is 0 or 1).
+    let stage2_4k = id_field(mmfr0, 40) >= 2 || id_field(mmfr0, 40) == 0 && id_field(mmfr0, 28) <= 1;
+    tell("cpu.stage2-4k", id_field(mmfr0, 40), "ID_AA64MMFR0.TGran4_2", stage2_4k);
+    tell(
+        "cpu.fwb",
+        id_field(mmfr2, 40),
+        "ID_AA64MMFR2.FWB",
+        if el2::has_forced_write_back() { Verdict::Ok } else { Verdict::Figure },
+    );
+    tell("cpu.bbm", id_field(mmfr2, 52), "ID_AA64MMFR2.BBM", Verdict::Figure);
+    tell("cpu.ctr", format_args!("{:#x}", CtrEl0.read()), "CTR_EL0", Verdict::Figure);
+}
+
+/// What only Apple's CPUs have.
+fn apple_registers() {
+    let Some(found) = apple::look() else {
+        for name in ["apple.hid4.no-clean-by-address", "apple.hid4.no-clean-by-set", "apple.vm-tmr-fiq-ena"] {
+            tell(name, "-", "-", Verdict::Skipped("not Apple's CPU"));
+        }
+        return;
+    };
+    let bit = |mask: u64| u64::from(found.cache_control & mask != 0);
+    tell("apple.hid4.no-clean-by-address", bit(NO_CLEAN_BY_ADDRESS), "bit", Verdict::Figure);
+    tell("apple.hid4.no-clean-by-set", bit(NO_CLEAN_BY_SET), "bit", Verdict::Figure);
+    tell("apple.vm-tmr-fiq-ena", format_args!("{:#x}", found.timer_fiq), "at-entry", Verdict::Figure);
+}
+
+/// Memory that nobody needs yet.
+#[derive(Clone, Copy, Debug)]
+struct Scratch {
+    /// Two pages of the guest's for the probe's code.
+    code: u64,
+    /// A page of the guest's.
+    page: u64,
+    /// A page of Oche's pool.
+    other: u64,
+}
+
+impl Scratch {
+    fn copies(self) {
+        fill(self.page, FIRST);
+        let took = ticks(|| (0..ROUNDS).for_each(|_| copy(self.page, self.other)));
+        tell_time("memory.copy-4k", took, ROUNDS);
+    }
+
+    /// Whether a CPU without caches sees what one with caches stored: with maintenance, and without.
+    fn caches(self) {
+        fill(self.page, FIRST);
+        cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
+        let cleaned = probe::read(self.page);
+        tell("cache.uncached-sees-cleaned", format_args!("{cleaned:#x}"), "word", cleaned == FIRST);
+        fill(self.page, SECOND);
+        let plain = probe::read(self.page);
+        let sees = if plain == SECOND { "sees" } else { "does-not-see" };
+        tell("cache.uncached-sees-stored", sees, "-", Verdict::Figure);
+        cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
+    }
+
+    fn hypervisor_calls(self) {
+        let took = probe::call(ROUNDS);
+        tell_time("hvc.round-trip", took, ROUNDS);
+    }
+
+    /// A page points elsewhere and back, with the whole sequence for all CPUs each time; and the guest's side sees it.
+    fn stage2_changes(self, stage2: &mut Stage2<Cpus>) {
+        let (Some(page), Some(home), Some(other)) =
+            (Gfn::containing(self.page), page_of(self.page), page_of(self.other))
+        else {
+            return tell("stage2.change", "-", "-", Verdict::Skipped("an address out of range"));
+        };
+        fill(self.page, FIRST);
+        fill(self.other, THIRD);
+        for address in [self.page, self.other] {
+            cache::clean_and_invalidate(PhysRange { start: address, end: address + PAGE });
+        }
+        if stage2.prepare(page).is_err() {
+            return tell("stage2.change", "-", "-", Verdict::Skipped("no memory for tables"));
+        }
+        let mut point = |at: Hfn| {
+            stage2.break_page(page);
+            stage2.flush_broken();
+            stage2.make_page(page, at, CpuAccess::ReadWrite);
+            stage2.publish();
+        };
+        point(other);
+        let away = probe::read(self.page);
+        point(home);
+        let back = probe::read(self.page);
+        let is_right = away == THIRD && back == FIRST;
+        tell("stage2.page-away-and-home", format_args!("{away:#x},{back:#x}"), "words", is_right);
+        let took = ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
+        tell_time("stage2.change-all-cpus", took, ROUNDS);
+    }
+}
+
+/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has, and straight from the guest's timers.
+fn interrupts() {
+    let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;
+    let plain = HCR_EL2.get();
+    HCR_EL2.set(plain | VIRTUAL_FIQ);
+    tell_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
+    HCR_EL2.set(plain);
+    for (name, source) in [
+        ("fiq.virtual-timer", probe::Source::VirtualTimer),
+        ("fiq.physical-timer", probe::Source::PhysicalTimer),
+    ] {
+        if apple::is_apple() {
+            tell_interrupt(name, probe::interrupt(source, limit));
+        } else {
+            tell(name, "-", "-", Verdict::Skipped("not Apple's CPU: timers go through a GIC"));
+        }
+    }
+}
+
+fn tell_interrupt(name: &str, seen: probe::Seen) {
+    let what = match seen.vector {
+        probe::FIQ => "fiq",
+        probe::IRQ => "irq",
+        probe::NONE => "nothing",
+        _ => "exception",
+    };
+    tell(name, format_args!("{what},{}", seen.ticks), "kind,ticks", seen.vector == probe::FIQ);
+}
+
+fn page_of(address: u64) -> Option<Hfn> {
+    u32::try_from(address >> 12).ok().map(Hfn)
+}
+
+/// Words of a page, through EL2's own map.
+fn words(page: u64) -> &'static [core::sync::atomic::AtomicU64] {
+    probe::words(page)
+}
+
+fn fill(page: u64, value: u64) {
+    words(page).iter().for_each(|word| word.store(value, Ordering::Relaxed));
+}
+
+fn copy(from: u64, to: u64) {
+    for (from, to) in words(from).iter().zip(words(to)) {
+        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}

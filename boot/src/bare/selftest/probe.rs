@@ -1,0 +1,244 @@
+//! A few instructions at EL1, with the MMU off: what the guest's side of a measurement does.
+//!
+//! They are copied to scratch memory of the guest's, keep everything in registers, and come back by a call that
+//! nobody else makes while they run.
+
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::bare::cache;
+use crate::bare::el2;
+use crate::bare::frame::TrapFrame;
+use crate::range::{PAGE, PhysRange};
+
+/// What x0 holds in the call that ends a probe: an id of the range for vendors (Arm DEN 0028).
+const END: u64 = 0x8600_f0ff;
+/// What [`Seen::vector`] can be.
+pub(super) const NONE: u64 = 0;
+pub(super) const IRQ: u64 = 1;
+pub(super) const FIQ: u64 = 2;
+
+static IS_PROBING: AtomicBool = AtomicBool::new(false);
+static CODE: AtomicU64 = AtomicU64::new(0);
+
+/// Where an interrupt is to come from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    /// It is pending already.
+    Pending = 0,
+    /// `CNTV`.
+    VirtualTimer = 1,
+    /// `CNTP`.
+    PhysicalTimer = 2,
+}
+
+/// What came.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// [`NONE`], [`IRQ`], [`FIQ`], or something else.
+    pub(super) vector: u64,
+    /// After how many ticks.
+    pub(super) ticks: u64,
+}
+
+unsafe extern "C" {
+    static oche_probe_begin: u8;
+    static oche_probe_end: u8;
+    static oche_probe_calls: u8;
+    static oche_probe_read: u8;
+    static oche_probe_interrupt: u8;
+    fn oche_probe_enter(entry: u64, pstate: u64, x0: u64, x1: u64) -> u64;
+    fn oche_probe_leave(result: u64) -> !;
+}
+
+/// The words of a page that EL2 maps.
+pub(super) fn words(page: u64) -> &'static [AtomicU64] {
+    // SAFETY: the caller names a page of RAM that EL2 maps for good, page aligned; all accesses are atomic.
+    unsafe { core::slice::from_raw_parts(page as *const AtomicU64, (PAGE / 8) as usize) }
+}
+
+/// Puts the instructions into the two pages at `code`.
+pub(super) fn load(code: u64) {
+    let begin = (&raw const oche_probe_begin) as u64;
+    let bytes = ((&raw const oche_probe_end) as u64 - begin).min(2 * PAGE) as usize;
+    // SAFETY: the caller names two pages of RAM that nobody uses; the source is Oche's own text.
+    unsafe { core::ptr::copy_nonoverlapping(begin as *const u8, code as *mut u8, bytes) };
+    let range = PhysRange { start: code, end: code + 2 * PAGE };
+    cache::clean_and_invalidate(range);
+    cache::synchronize_instructions(range);
+    CODE.store(code, Ordering::Relaxed);
+}
+
+/// The ticks that `rounds` calls take.
+pub(super) fn call(rounds: u64) -> u64 {
+    run((&raw const oche_probe_calls) as u64, rounds, 0)
+}
+
+/// The word at a guest-physical address, read without caches.
+pub(super) fn read(address: u64) -> u64 {
+    run((&raw const oche_probe_read) as u64, address, 0)
+}
+
+/// Waits for an interrupt, at most `limit` ticks.
+pub(super) fn interrupt(source: Source, limit: u64) -> Seen {
+    let result = run((&raw const oche_probe_interrupt) as u64, source as u64, limit);
+    Seen { vector: result & 0xff, ticks: result >> 8 }
+}
+
+fn run(entry: u64, x0: u64, x1: u64) -> u64 {
+    let offset = entry - (&raw const oche_probe_begin) as u64;
+    el2::reset_guest();
+    IS_PROBING.store(true, Ordering::Relaxed);
+    // SAFETY: a barrier.
+    unsafe { asm!("isb", options(nostack, preserves_flags)) };
+    // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
+    let result =
+        unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, el2::GUEST_PSTATE, x0, x1) };
+    IS_PROBING.store(false, Ordering::Relaxed);
+    result
+}
+
+/// Ends the probe if this call of EL1's is its end.
+pub(in crate::bare) fn end_if_probing(frame: &TrapFrame) {
+    if frame.register(0) == END && IS_PROBING.load(Ordering::Relaxed) {
+        // SAFETY: `oche_probe_enter` waits on this very stack, below nothing that is still used.
+        unsafe { oche_probe_leave(frame.register(1)) };
+    }
+}
+
+global_asm!(
+    r#"
+    .section .text.probe, "ax"
+    // x0 = where at EL1, x1 = PSTATE there, x2 and x3 = its x0 and x1.
+    .global oche_probe_enter
+oche_probe_enter:
+    stp     x29, x30, [sp, #-96]!
+    stp     x19, x20, [sp, #16]
+    stp     x21, x22, [sp, #32]
+    stp     x23, x24, [sp, #48]
+    stp     x25, x26, [sp, #64]
+    stp     x27, x28, [sp, #80]
+    mov     x9, sp
+    adrp    x10, {stack}
+    add     x10, x10, :lo12:{stack}
+    str     x9, [x10]
+    msr     elr_el2, x0
+    msr     spsr_el2, x1
+    mov     x0, x2
+    mov     x1, x3
+    isb
+    eret
+    dsb     nsh
+    isb
+
+    // x0 = the result.
+    .global oche_probe_leave
+oche_probe_leave:
+    adrp    x10, {stack}
+    add     x10, x10, :lo12:{stack}
+    ldr     x9, [x10]
+    mov     sp, x9
+    ldp     x19, x20, [sp, #16]
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp], #96
+    ret
+
+    // From here on: copied, and executed at EL1 with the MMU off.
+    .balign 4096
+    .global oche_probe_begin
+oche_probe_begin:
+    .global oche_probe_calls
+oche_probe_calls:
+    mov     x9, x0
+    mrs     x10, cntpct_el0
+1:  mov     x0, xzr
+    hvc     #0
+    subs    x9, x9, #1
+    b.ne    1b
+    isb
+    mrs     x11, cntpct_el0
+    sub     x1, x11, x10
+    b       probe_done
+
+    .global oche_probe_read
+oche_probe_read:
+    ldr     x1, [x0]
+    dsb     sy
+
+probe_done:
+    movz    x0, #0xf0ff
+    movk    x0, #0x8600, lsl #16
+    hvc     #0
+    b       probe_done
+
+    // x0 = source, x1 = limit.
+    .global oche_probe_interrupt
+oche_probe_interrupt:
+    adr     x9, probe_vectors
+    msr     vbar_el1, x9
+    mov     x12, xzr
+    mov     x15, #1
+    mov     x16, #240
+    isb
+    mrs     x10, cntpct_el0
+    cbz     x0, 3f
+    cmp     x0, #1
+    b.ne    2f
+    msr     cntv_tval_el0, x16
+    msr     cntv_ctl_el0, x15
+    b       3f
+2:  msr     cntp_tval_el0, x16
+    msr     cntp_ctl_el0, x15
+3:  isb
+    msr     daifclr, #3
+4:  mrs     x11, cntpct_el0
+    sub     x13, x11, x10
+    cbnz    x12, 5f
+    cmp     x13, x1
+    b.lo    4b
+5:  msr     daifset, #3
+    msr     cntv_ctl_el0, xzr
+    msr     cntp_ctl_el0, xzr
+    isb
+    orr     x1, x12, x13, lsl #8
+    b       probe_done
+
+    .balign 2048
+probe_vectors:
+    .rept   5
+    .balign 128
+    mov     x12, #3
+    b       probe_came
+    .endr
+    .balign 128                         // 0x280: IRQ
+    mov     x12, #1
+    b       probe_came
+    .balign 128                         // 0x300: FIQ
+    mov     x12, #2
+    b       probe_came
+    .rept   9
+    .balign 128
+    mov     x12, #3
+    b       probe_came
+    .endr
+probe_came:
+    // Another exception than an interrupt would come again for ever.
+    cmp     x12, #3
+    b.eq    6f
+    mrs     x14, spsr_el1
+    orr     x14, x14, #0xc0
+    msr     spsr_el1, x14
+    eret
+6:  mov     x1, x12
+    b       probe_done
+    .global oche_probe_end
+oche_probe_end:
+"#,
+    stack = sym STACK,
+);
+
+/// EL2's stack pointer while the probe runs.
+static STACK: AtomicU64 = AtomicU64::new(0);

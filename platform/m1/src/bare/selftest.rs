@@ -1,0 +1,51 @@
+//! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
+
+use oche_boot::bare::selftest::{Verdict, tell, tell_time};
+use oche_m1::darts::{Darts, Mode, ROUNDS};
+use oche_m1::found::{self, Found};
+
+use super::hardware::Registers;
+
+/// What `PARAMS1` says of a page of 16 KiB.
+const GRANULE_LOG2: u32 = 14;
+
+/// A few lines for each DART.
+pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
+    for (id, dart) in found::mediated(all) {
+        let name = dart.name.as_str();
+        let reason = match darts.mode(id) {
+            Mode::Direct => None,
+            Mode::Unknown => Some("it has no power"),
+            Mode::Left | Mode::Mediated => Some("it is in use"),
+        };
+        if let Some(reason) = reason {
+            tell_of(name, "invalidate", "-", "-", Verdict::Skipped(reason));
+            continue;
+        }
+        let Some(tested) = darts.test_idle(id) else {
+            tell_of(name, "invalidate", "-", "-", Verdict::Skipped("no stream is idle"));
+            continue;
+        };
+        let log2 = tested.params1 >> 24 & 0xf;
+        tell_of(name, "page-size", 1_u64 << log2, "bytes", Verdict::from(log2 == GRANULE_LOG2));
+        tell_of(name, "bypass", tested.params2 & 1, "PARAMS2", Verdict::Figure);
+        let held = format_args!("{:#x}", tested.ttbr_bits);
+        // 31:0 of an address / 4096, less the valid bit: an M1 needs 24 of them.
+        tell_of(name, "ttbr-holds", held, "bits", Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff));
+        match tested.invalidations {
+            Some(ticks) => tell_time(&alloc::format!("dart.{name}.invalidate"), ticks, ROUNDS),
+            None => tell_of(name, "invalidate", "never-ends", "-", Verdict::Wrong),
+        }
+    }
+    // What a window does shows only when a device uses it.
+    tell(
+        "dart.windows",
+        "-",
+        "-",
+        Verdict::Skipped("needs a device: a fault with code 0x80 in the trace is the answer"),
+    );
+}
+
+fn tell_of(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {
+    tell(&alloc::format!("dart.{dart}.{what}"), value, unit, verdict);
+}

@@ -1,12 +1,13 @@
 //! `oche trace ...`: its arguments and what they do.
 
+use std::collections::BTreeSet;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use oche_hyp::trace::record::Kind;
 
@@ -161,7 +162,7 @@ impl TraceArguments {
 impl TextArguments {
     fn run(&self) -> Result<()> {
         let trace = open(&self.file)?;
-        let filter = self.filter.filter();
+        let filter = self.filter.filter(&trace)?;
         let symbols = self.symbols.load()?;
         to_standard_output(|out| {
             if self.json {
@@ -174,14 +175,23 @@ impl TextArguments {
 }
 
 impl FilterOptions {
-    fn filter(&self) -> Filter {
-        Filter {
+    /// The filter, for `trace`, which must know a device of the name that is asked for.
+    fn filter(&self, trace: &TraceFile) -> Result<Filter> {
+        if let Some(wanted) = &self.device {
+            let names = trace.sessions.iter().flat_map(|session| session.description.names());
+            let names: BTreeSet<&str> = names.collect();
+            if !names.iter().any(|name| name.contains(wanted.as_str())) {
+                let names: Vec<&str> = names.into_iter().collect();
+                bail!("no device's name contains {wanted}; the trace names {}", names.join(", "));
+            }
+        }
+        Ok(Filter {
             kinds: self.kind.clone(),
             dart: self.dart,
             stream: self.stream,
             cpu: self.cpu,
             device: self.device.clone(),
-        }
+        })
     }
 }
 
@@ -244,10 +254,7 @@ impl RecordArguments {
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {
-            anyhow::bail!(
-                "{}: no trace directory appeared in it (is Oche running there?)",
-                self.ram.display()
-            );
+            bail!("{}: no trace directory appeared in it (is Oche running there?)", self.ram.display());
         }
         self.tell(&recording)
     }
@@ -264,8 +271,12 @@ impl RecordArguments {
     }
 }
 
+/// Opens the trace, and tells what is wrong with it. One with nothing in it is an error.
 fn open(path: &Path) -> Result<TraceFile> {
     let trace = TraceFile::open(path)?;
+    if trace.sessions.is_empty() {
+        bail!("{}: {}", path.display(), trace.warnings.join("; "));
+    }
     for warning in &trace.warnings {
         eprintln!("oche: {}: {warning}", path.display());
     }

@@ -46,6 +46,11 @@ impl Description {
         self.names.get(place(dart, stream))?.as_deref()
     }
 
+    /// All devices' names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.iter().flatten().map(String::as_str)
+    }
+
     /// The name of what is at `place`, or `dartN/streamM` where it has none.
     pub fn name_of(&self, place: StreamPlace) -> String {
         match self.names.get(place.index()) {

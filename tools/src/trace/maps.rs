@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use oche_hyp::addr::PAGE_BYTES;
+use oche_hyp::trace::record::Kind;
 use oche_hyp::trace::text::{Clock, placement_name};
 use serde::Serialize;
 
@@ -104,6 +105,11 @@ pub struct Whom {
 }
 
 impl Whom {
+    /// Whether nobody is left out.
+    pub fn is_anybody(&self) -> bool {
+        self.dart.is_none() && self.stream.is_none() && self.device.is_none()
+    }
+
     /// Whether `place` is meant.
     pub fn admits(&self, place: StreamPlace, description: &Description) -> bool {
         self.dart.is_none_or(|dart| usize::from(dart) == place.dart())
@@ -164,6 +170,33 @@ pub fn maps<S: Source>(
         }
     }
     Maps { at_ns, pages: mappings.len() as u64, missing, devices, clock: Some(clock) }
+}
+
+/// The streams that mapped something, got tables or were refused something, in order.
+pub fn places<S: Source>(trace: &TraceFile<S>, session: usize) -> Vec<StreamPlace> {
+    let mut known: Vec<StreamPlace> = Vec::new();
+    trace.scan(session, |record| {
+        if let Some((dart, stream)) = record.dart().zip(record.stream()) {
+            let place = StreamPlace::new(dart, stream);
+            // One stream follows itself for thousands of events.
+            if known.last() != Some(&place)
+                && matches!(record.kind(), Some(Kind::Map | Kind::Attach | Kind::Fault))
+            {
+                known.retain(|other| *other != place);
+                known.push(place);
+            }
+        }
+    });
+    known.sort();
+    known
+}
+
+/// `nvme (DART 0 stream 1), ...`
+pub fn name_all(places: &[StreamPlace], description: &Description) -> String {
+    let names = places.iter().map(|place| {
+        format!("{} (DART {} stream {})", description.name_of(*place), place.dart(), place.stream())
+    });
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// `buffer` for people.

@@ -246,3 +246,6 @@ impl Fields for Object {
         self.hex(name, start, 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

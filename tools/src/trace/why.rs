@@ -165,7 +165,7 @@ impl Asker<'_> {
         places.retain(is_asked);
         // Who was refused there is who is asked about, unless somebody else is named.
         let whom = &self.question.whom;
-        let is_open = whom.dart.is_none() && whom.stream.is_none() && whom.device.is_none();
+        let is_open = whom.is_anybody();
         if is_open && !refused.is_empty() && self.question.at_ns.is_none() {
             places.retain(|place| refused.iter().any(|other| lifetimes.share(*other, *place)));
         }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::super::check::{self, Detector, Report};
 use super::super::leaks::{leaks, write_leaks};
-use super::super::maps::{Whom, maps, write_maps};
+use super::super::maps::{Whom, maps, name_all, places, write_maps};
 use super::super::reader::TraceFile;
 use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
@@ -42,10 +42,7 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
     let session = match boot {
         Some(boot) if (1..=boots).contains(&boot) => boot - 1,
         Some(boot) => bail!("{} has no boot {boot}: it has {}", file.display(), many(boots as u64, "boot")),
-        None if boots == 0 => {
-            bail!("{} has no events: no Oche was found while it was recorded", file.display())
-        }
-        None => boots - 1,
+        None => boots.saturating_sub(1),
     };
     if boots > 1 && boot.is_none() {
         eprintln!("oche: boot {} of {boots}; --boot names another", session + 1);
@@ -173,7 +170,16 @@ impl Asked {
     ) -> Result<()> {
         let symbols = self.symbols.load()?;
         let (trace, session) = self.input.open()?;
-        let answer = find(&trace, session, &self.whom.whom(), &symbols);
+        let whom = self.whom.whom();
+        if let Some(description) = trace.sessions.get(session).map(|session| &session.description)
+            && !whom.is_anybody()
+        {
+            let known = places(&trace, session);
+            if !known.iter().any(|place| whom.admits(*place, description)) {
+                bail!("no such device did anything in the trace; it has {}", name_all(&known, description));
+            }
+        }
+        let answer = find(&trace, session, &whom, &symbols);
         show(&answer, self.json, |out| write(&answer, out))
     }
 }
@@ -181,9 +187,6 @@ impl Asked {
 impl CheckArguments {
     pub(super) fn run(&self) -> Result<ExitCode> {
         let trace = open(&self.file)?;
-        if trace.sessions.is_empty() {
-            bail!("{} has no events: nothing could be checked", self.file.display());
-        }
         let reports = check::check(&trace, &self.symbols.load()?, self.hints);
         show(&reports, self.json, |out| write_reports(&reports, self.hints, out))?;
         let errors: u64 = reports.iter().map(Report::errors).sum();

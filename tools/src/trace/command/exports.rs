@@ -68,7 +68,7 @@ impl PcapngArguments {
         let (trace, session) = open_boot(file, self.boot)?;
         let symbols = self.symbols.load()?;
         let path = self.output.clone().unwrap_or_else(|| file.with_extension("pcapng"));
-        let filter = self.filter.filter();
+        let filter = self.filter.filter(&trace)?;
         write_file(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
     }
 }

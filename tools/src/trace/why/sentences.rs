@@ -2,11 +2,11 @@
 
 use oche_hyp::addr::PAGE_BYTES;
 use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
+use oche_hyp::trace::record::Record;
 use oche_hyp::trace::text::placement_name;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
-use super::super::maps::permission_letters;
+use super::super::maps::{name_all, permission_letters, places};
 use super::super::reader::{Item, Source, TraceFile};
 use super::super::words::{direction, interval, many, permission, seconds};
 use super::story::{Interval, Story};
@@ -188,31 +188,10 @@ impl Asker<'_> {
     /// What to say where no event speaks of the page.
     pub(super) fn nobody<S: Source>(&self, trace: &TraceFile<S>, session: usize) -> Vec<String> {
         let whom = &self.question.whom;
-        let mut known: Vec<StreamPlace> = Vec::new();
-        trace.scan(session, |record| {
-            if let Some((dart, stream)) = record.dart().zip(record.stream()) {
-                let place = StreamPlace::new(dart, stream);
-                // One stream follows itself for thousands of events.
-                if known.last() != Some(&place) && matches!(record.kind(), Some(Kind::Map | Kind::Attach)) {
-                    known.retain(|other| *other != place);
-                    known.push(place);
-                }
-            }
-        });
-        known.sort();
+        let known = places(trace, session);
         let asked: Vec<StreamPlace> =
             known.iter().copied().filter(|place| whom.admits(*place, self.description)).collect();
-        let names = |places: &[StreamPlace]| {
-            let names = places.iter().map(|place| {
-                format!(
-                    "{} (DART {} stream {})",
-                    self.description.name_of(*place),
-                    place.dart(),
-                    place.stream()
-                )
-            });
-            names.collect::<Vec<_>>().join(", ")
-        };
+        let names = |places: &[StreamPlace]| name_all(places, self.description);
         if asked.is_empty() {
             return vec![format!("The trace knows no such device. It has: {}.", names(&known))];
         }

@@ -8,6 +8,7 @@
 
 pub mod apple;
 pub mod cache;
+pub mod callers;
 pub mod console;
 pub mod counters;
 pub mod cpu;

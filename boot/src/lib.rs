@@ -13,6 +13,7 @@
 extern crate alloc;
 
 pub mod blob;
+pub mod callers;
 pub mod device;
 pub mod guard;
 pub mod guest_fdt;

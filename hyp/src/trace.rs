@@ -189,6 +189,16 @@ pub enum Event {
         /// What is known of it.
         how: WatchHow,
     },
+    /// Who called the code that is about to flush. As many [`Event::Data`] follow at once on the same CPU as hold the
+    /// return addresses behind the first.
+    Callers {
+        /// The DART.
+        dart: DartId,
+        /// How many return addresses there are, at most 12.
+        frames: u8,
+        /// Where the innermost function returns to, a virtual address of the guest's.
+        first: u64,
+    },
     /// Bytes of the event before, as little-endian words in the order of their addresses; behind its end there
     /// are zeros.
     Data([u64; 2]),

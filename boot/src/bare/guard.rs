@@ -292,7 +292,7 @@ pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
 }
 
 /// The guest-physical address that the guest's stage 1 gives, as for a load by EL0 or EL1.
-fn translate(address: u64, is_user: bool) -> Option<u64> {
+pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
     let saved = ParEl1.read();
     // PAR_EL1 is the guest's too. From EL2 a fault of the walk is reported there, not taken.
     if is_user {

@@ -7,6 +7,7 @@
 //! 0x00  u64 generation: odd while it is being written, 0 where nothing was ever asked
 //! 0x08  u64 kinds: bit k, events of kind k are recorded
 //! 0x10  u64 bytes of a snapshot, at most 4096; 0: none are taken
+//! 0x18  u64 whether who called is recorded at a flush: 0 or 1
 //! 0x20  selection of the events
 //! 0x80  selection of the snapshots
 //! 0xe0  watches: four selections; one without a stream watches nothing
@@ -39,6 +40,7 @@ pub const MOST_SNAPSHOT_BYTES: u16 = PAGE_BYTES as u16;
 const GENERATION: usize = 0x00;
 const KINDS: usize = 0x08;
 const SNAPSHOT_BYTES: usize = 0x10;
+const CALLERS: usize = 0x18;
 const EVENTS: usize = 0x20;
 const SNAPSHOTS: usize = 0x80;
 const WATCHES: usize = 0xe0;
@@ -60,6 +62,8 @@ pub struct Control {
     pub snapshot_bytes: u16,
     /// Of which pages.
     pub snapshots: Selection,
+    /// Whether the callers of the code that flushes are recorded.
+    pub has_callers: bool,
     /// Where every access of a CPU is recorded; [`Selection::NONE`] watches nothing. Of a range, the first
     /// [`MOST_WATCHED_BYTES`] count.
     pub watches: [Selection; MOST_WATCHES],
@@ -68,7 +72,13 @@ pub struct Control {
 impl Default for Control {
     fn default() -> Self {
         let watches = [Selection::NONE; MOST_WATCHES];
-        Self { events: Filter::default(), snapshot_bytes: 0, snapshots: Selection::ALL, watches }
+        Self {
+            events: Filter::default(),
+            snapshot_bytes: 0,
+            snapshots: Selection::ALL,
+            has_callers: false,
+            watches,
+        }
     }
 }
 
@@ -116,6 +126,7 @@ impl Control {
         set(GENERATION, generation | 1);
         set(KINDS, self.events.kinds());
         set(SNAPSHOT_BYTES, u64::from(self.snapshot_bytes));
+        set(CALLERS, u64::from(self.has_callers));
         store_selection(words, EVENTS, self.events.selection());
         store_selection(words, SNAPSHOTS, &self.snapshots);
         for (index, watch) in self.watches.iter().enumerate() {
@@ -131,6 +142,7 @@ impl Control {
             events: Filter::new(get(KINDS), load_selection(words, EVENTS)),
             snapshot_bytes: snapshot_bytes as u16,
             snapshots: load_selection(words, SNAPSHOTS),
+            has_callers: get(CALLERS) == 1,
             watches: core::array::from_fn(|index| load_selection(words, WATCHES + index * WATCH_STRIDE)),
         }
     }
@@ -143,6 +155,7 @@ impl Control {
     /// streams all | 0:1,0:2,1:*          these streams only, as DART:STREAM
     /// iova all | 0xbff00000-0xbfffffff   this range only, both ends included
     /// snapshot off | BYTES [streams ...] [iova ...]
+    /// callers on | off                   who called, at each flush
     /// watch off | 0xbff00000-0xbff00fff [streams ...]     no range | one more whose accesses by CPUs are recorded
     /// ```
     ///
@@ -170,6 +183,10 @@ impl Control {
                 while let Some(word) = words.next() {
                     changed.snapshots.apply(word, words.next())?;
                 }
+                self.events
+            }
+            (Some("callers"), Some(word @ ("on" | "off"))) => {
+                changed.has_callers = word == "on";
                 self.events
             }
             (Some("watch"), Some("off")) => {
@@ -251,7 +268,7 @@ impl fmt::Display for ControlError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Command => {
-                "expected start, stop, kinds LIST, streams LIST, iova RANGE, snapshot BYTES [streams LIST] [iova RANGE], or watch RANGE [streams LIST]"
+                "expected start, stop, kinds LIST, streams LIST, iova RANGE, snapshot BYTES [streams LIST] [iova RANGE], callers on, or watch RANGE [streams LIST]"
             }
             Self::Kind => "no such kind of event (map, unmap, io_page_fault, ... or all)",
             Self::Streams => "streams are DART:STREAM, separated by commas (0:1,0:2,1:*), or all",

@@ -129,6 +129,7 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
         | Kind::InvalidateTimedOut
         | Kind::Access
         | Kind::Filter
+        | Kind::Callers
         | Kind::Data => None,
     }
 }

@@ -95,11 +95,14 @@ pub enum Kind {
     /// Watched bytes touched; their value follows. Detail bit 0: store; 7:1: how many bytes; 9:8: what is known of it.
     /// High: IOVA of the first byte; low: guest page.
     Watch = 20,
+    /// Callers of the code that flushes, before the flush. Detail 3:0: how many return addresses there are. Payload: the
+    /// innermost; the others follow.
+    Callers = 21,
 }
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -120,6 +123,7 @@ impl Kind {
         Self::Snapshot,
         Self::Data,
         Self::Watch,
+        Self::Callers,
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
@@ -156,6 +160,7 @@ impl Kind {
             Self::Snapshot => "snapshot",
             Self::Data => "data",
             Self::Watch => "watch",
+            Self::Callers => "callers",
         }
     }
 }
@@ -171,6 +176,7 @@ const FAULT_WRITE: u16 = 1 << 13;
 const FAULT_HIDDEN: u16 = 1 << 14;
 const SNAPSHOT_BYTES: u16 = 0x1fff;
 const SNAPSHOT_WRITTEN: u16 = 1 << 14;
+const CALLERS_FRAMES: u16 = 0xf;
 const WATCH_BYTES: u16 = 0x7f;
 const WATCH_HOW_SHIFT: u32 = 8;
 const WATCH_HOWS: [WatchHow; 4] = [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp];
@@ -268,6 +274,14 @@ impl Record {
         }
         let low = self.0[2] & (PC_UPPER - 1);
         if self.0[2] & PC_UPPER == 0 { low } else { low | !(PC_UPPER - 1) }
+    }
+
+    /// The same event, caused by the code at `program_counter` instead.
+    pub fn with_program_counter(mut self, program_counter: u64) -> Self {
+        const PC: u64 = (1 << (PC_BITS + 1)) - 1;
+        let upper = if program_counter >> 63 == 1 { PC_UPPER } else { 0 };
+        self.0[2] = self.0[2] & !PC | program_counter & (PC_UPPER - 1) | upper;
+        self
     }
 
     /// The kind's 15 bits.
@@ -370,6 +384,9 @@ impl Record {
                 bytes: detail & SNAPSHOT_BYTES,
             },
             Kind::Data => Event::Data([self.0[2], payload]),
+            Kind::Callers => {
+                Event::Callers { dart: self.dart()?, frames: (detail & CALLERS_FRAMES) as u8, first: payload }
+            }
             Kind::Watch => Event::Watch {
                 at: self.place(high / PAGE_BYTES as u32)?,
                 offset: (high % PAGE_BYTES as u32) as u16,
@@ -452,6 +469,11 @@ impl Body {
                 let written = if is_written { SNAPSHOT_WRITTEN } else { 0 };
                 let detail = bytes & SNAPSHOT_BYTES | written;
                 Self::new(Kind::Snapshot, at.iova.0, page.0).place(at).detail(detail)
+            }
+            Event::Callers { dart, frames, first } => {
+                Self { payload: first, ..Self::new(Kind::Callers, 0, 0) }
+                    .dart(dart)
+                    .detail(u16::from(frames) & CALLERS_FRAMES)
             }
             Event::Watch { at, offset, page, bytes, is_write, how } => {
                 let detail = u16::from(is_write)

@@ -123,6 +123,7 @@ pub fn bytes_behind(record: &Record) -> Option<usize> {
     match record.event()? {
         Event::Snapshot { bytes, .. } => Some(usize::from(bytes)),
         Event::Watch { bytes, .. } if bytes != 0 => Some(usize::from(bytes)),
+        Event::Callers { frames, .. } if frames > 1 => Some((usize::from(frames) - 1) * 8),
         _ => None,
     }
 }

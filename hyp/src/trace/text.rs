@@ -159,6 +159,10 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.word("when", if is_written { "unmap" } else { "map" });
             fields.number("bytes", u64::from(bytes));
         }
+        Event::Callers { frames, first, .. } => {
+            fields.number("frames", u64::from(frames));
+            fields.hex("first", first, 16);
+        }
         Event::Watch { at, offset, page, bytes, is_write, how } => {
             let offset = u64::from(offset);
             fields.word("op", direction(is_write));

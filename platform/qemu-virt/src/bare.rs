@@ -10,7 +10,7 @@ use oche_boot::bare::firmware::{self, fatal};
 use oche_boot::bare::frame::TrapFrame;
 use oche_boot::bare::launch::Board;
 use oche_boot::bare::trap::{self, Fault, Platform, Resume};
-use oche_boot::bare::{console, cpu, guard, heap, launch};
+use oche_boot::bare::{callers, console, cpu, guard, heap, launch};
 use oche_boot::guest_fdt::{Darts, VirtioPort};
 use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_boot::lock::SpinLock;
@@ -175,7 +175,11 @@ impl Virt {
 
 impl Platform for Virt {
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        let cause = Cause {
+            cpu: cpu::index(),
+            program_counter: frame.elr,
+            frame_pointer: callers::frame_pointer(frame),
+        };
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }

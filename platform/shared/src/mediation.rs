@@ -6,12 +6,14 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use oche_boot::bare::callers;
 use oche_boot::bare::cpu;
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::guard::{Guards, Value};
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_hyp::dart::registers::STREAM_COMMAND;
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{
     AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched,
@@ -135,6 +137,9 @@ impl<I: Iommu> Mediation<I> {
         value: u64,
     ) -> Result<(), AccessError> {
         self.begin(cause);
+        if offset == STREAM_COMMAND {
+            self.machine.recorder.record_callers(dart, callers::of);
+        }
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
         self.end_trap(Exit::DartRegister);
@@ -192,7 +197,7 @@ impl<I: Iommu> Mediation<I> {
 
 impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
-        self.begin(Cause { cpu: cpu::index(), program_counter });
+        self.begin(Cause { cpu: cpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
         self.end_trap(Exit::WatchedPage);
         trapped

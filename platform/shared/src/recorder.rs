@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use oche_boot::callers::MOST_FRAMES;
 use oche_boot::range::PhysRange;
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::statistics::{Exit, Statistics};
@@ -48,6 +49,8 @@ pub struct Cause {
     pub cpu: usize,
     /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
     pub program_counter: u64,
+    /// X29 of the guest's kernel; 0 where it does not matter.
+    pub frame_pointer: u64,
 }
 
 /// Whether what happens is counted and recorded: the cargo feature `trace`.
@@ -166,6 +169,25 @@ impl Recorder {
             self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
         }
         are_other && !self.rings.is_empty()
+    }
+
+    /// Records who called the code that is about to flush `dart`, if that was asked for; `callers` finds them.
+    #[inline]
+    pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MOST_FRAMES], usize)) {
+        if self.control.has_callers && self.cause.frame_pointer != 0 {
+            let (addresses, count) = callers(self.cause.frame_pointer);
+            self.record_chain(dart, addresses.get(..count).unwrap_or_default());
+        }
+    }
+
+    #[cold]
+    fn record_chain(&mut self, dart: DartId, addresses: &[u64]) {
+        let Some((first, rest)) = addresses.split_first() else { return };
+        self.record(&Event::Callers { dart, frames: addresses.len() as u8, first: *first });
+        for pair in rest.chunks(2) {
+            let word = |index: usize| pair.get(index).copied().unwrap_or(0);
+            self.record(&Event::Data([word(0), word(1)]));
+        }
     }
 
     /// Where accesses of CPUs are to be recorded.

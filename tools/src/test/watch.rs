@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use oche_hyp::addr::IovaPage;
+use oche_hyp::trace::record::Kind;
 use oche_hyp::trace::{Event, WatchHow};
 
 use crate::el2::Toolchain;
@@ -17,6 +18,7 @@ use crate::guest::userland::Userland;
 use crate::pack::{self, Guest};
 use crate::progress::Step;
 use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
+use crate::trace::callers::ByCaller;
 use crate::trace::lifetime::{Lifetimes, StreamPlace};
 use crate::trace::reader::Item;
 use crate::trace::symbols::{SymbolOptions, Symbols};
@@ -27,7 +29,7 @@ use crate::{el2, workspace};
 /// The guest's script.
 const SCRIPT: &str = include_str!("watch.sh");
 /// Where Linux puts the driver's rings: at the top of what it has.
-const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1";
+const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1;callers on";
 /// The function of the stock kernel's driver that fills descriptors.
 const DRIVER: &str = "virtqueue_add";
 /// Of the 64 reads before, and of those after the watch was off, so many must be seen at least.
@@ -118,6 +120,14 @@ fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path
     Ok((trace, options.load()?))
 }
 
+/// The functions that are named most often.
+fn most(functions: &BTreeMap<String, usize>) -> String {
+    let mut most: Vec<(&String, &usize)> = functions.iter().collect();
+    most.sort_by_key(|(_, times)| core::cmp::Reverse(**times));
+    let most: Vec<String> = most.iter().take(3).map(|(name, times)| format!("{name} {times}")).collect();
+    most.join(", ")
+}
+
 /// What of the driver's stores is in the trace.
 #[derive(Debug, Default)]
 struct Seen {
@@ -125,12 +135,23 @@ struct Seen {
     spans: Vec<(usize, usize)>,
     /// Stores by the function that they are in.
     functions: BTreeMap<String, usize>,
+    /// Maps by the function that asked for them.
+    callers: BTreeMap<String, usize>,
 }
 
 impl Seen {
     fn of(trace: &TraceFile, symbols: &Symbols) -> Result<Self> {
         let mut seen = Self::default();
         let mut lifetimes = Lifetimes::default();
+        let mut by = ByCaller::new(symbols);
+        for item in trace.events() {
+            let Item::Record(record) = item else { continue };
+            let record = by.apply(&record);
+            if record.kind() == Some(Kind::Map) {
+                let name = symbols.find(record.program_counter()).map_or("unknown", |(name, _)| name);
+                *seen.callers.entry(name.to_owned()).or_default() += 1;
+            }
+        }
         for (item, value) in WithValues::new(trace.events()) {
             let record = match item {
                 Item::Record(record) => record,
@@ -172,15 +193,21 @@ impl Seen {
             functions().collect::<Vec<_>>().join(", ")
         );
         ensure!(unwatched == 0, "{unwatched} accesses were told while nobody watched");
-        let mut most: Vec<(&String, &usize)> = self.functions.iter().collect();
-        most.sort_by_key(|(_, stores)| core::cmp::Reverse(**stores));
-        let most: Vec<String> =
-            most.iter().take(3).map(|(name, stores)| format!("{name} {stores}")).collect();
+        // The only device behind a DART is the disk: its driver, or the ring's, asks for every page.
+        let is_its = |name: &String| name.contains("virt") || name.contains("vring") || name.contains("vp_");
+        let all: usize = self.callers.values().sum();
+        let its: usize = self.callers.iter().filter(|(name, _)| is_its(name)).map(|(_, maps)| maps).sum();
+        ensure!(
+            all > 0 && its * 10 >= all * 9,
+            "of {all} maps only {its} are put down to the driver: {}",
+            most(&self.callers)
+        );
         Ok(format!(
-            "{} accesses to the rings, {} descriptors that name a mapped buffer; most stores by {}",
+            "{} accesses to the rings, {} descriptors that name a mapped buffer; most stores by {}; most maps by {}",
             watched + again,
             first + second,
-            most.join(", ")
+            most(&self.functions),
+            most(&self.callers)
         ))
     }
 }

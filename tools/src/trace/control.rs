@@ -23,6 +23,7 @@ Orders, each one argument; what none of them names stays as it is:
                                      this range only, both ends included
   'snapshot off' | 'snapshot 256 [streams LIST] [iova RANGE]'
                                      so many bytes of each page that a device may begin to read or has ended to write
+  'callers on' | 'callers off'       who called the code that flushes, at each flush
   'watch off' | 'watch 0xbff00000-0xbff00fff [streams LIST]'
                                      one more range (of four) whose every load and store by a CPU is recorded
 
@@ -99,6 +100,7 @@ pub fn describe(control: &Control) -> String {
     let mut lines = vec![kinds];
     lines.extend(selection(control.events.selection()));
     lines.push(snapshot);
+    lines.push(if control.has_callers { "callers on" } else { "callers off" }.into());
     let watches = control.watched().map(|watch| {
         let [streams, range] = selection(watch);
         format!("watch {} {streams}", range.trim_start_matches("iova "))
@@ -145,7 +147,7 @@ mod tests {
         let mut reader = ControlReader::default();
         assert_eq!(
             describe(&change(&hypervisor.ram, &[]).unwrap()),
-            "kinds all\nstreams all\niova all\nsnapshot off\nwatch off"
+            "kinds all\nstreams all\niova all\nsnapshot off\ncallers off\nwatch off"
         );
         assert_eq!(reader.changed(&hypervisor), None, "looking changes nothing");
         let asked = orders(&[
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(reader.changed(&hypervisor), Some((1, control)));
         assert_eq!(
             describe(&control),
-            "kinds map,unmap\nstreams 0:1,1:*\niova 0x1000-0x2fff\nsnapshot 64 streams all iova all\n\
+            "kinds map,unmap\nstreams 0:1,1:*\niova 0x1000-0x2fff\nsnapshot 64 streams all iova all\ncallers off\n\
              watch 0x4000-0x4fff streams 2:3"
         );
         let error = change(&hypervisor.ram, &orders(&["stop", "nonsense"])).unwrap_err().to_string();

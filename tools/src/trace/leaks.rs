@@ -11,6 +11,7 @@ use oche_hyp::dart::entry::Permission;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::callers::by_caller;
 use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::maps::{BufferRow, Whom, buffers, permission_letters, row, write_rows};
 use super::reader::{Item, Source, TraceFile};
@@ -96,7 +97,7 @@ pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbo
     // By address: how many of its kind had completed, and were live, when it began.
     let mut begun: FxHashMap<(u16, u32), u64> = FxHashMap::default();
     let (mut missing, mut last) = (0_u64, clock.start_ticks);
-    for item in trace.events_of(session) {
+    for item in by_caller(trace.events_of(session), symbols) {
         let record = match item {
             Item::Record(record) => record,
             Item::Lost { records, .. } | Item::Unreadable { records, .. } => {

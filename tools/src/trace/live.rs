@@ -72,6 +72,7 @@ impl LiveArguments {
         }
         let symbols = self.symbols.load()?;
         let mut live = Live::new(&self.file)?;
+        live.state.know(&symbols);
         let mut terminal = ratatui::try_init().context("taking over the terminal")?;
         let result = live.run(&mut terminal, &symbols);
         ratatui::restore();

@@ -7,6 +7,7 @@ use oche_hyp::trace::record::Kind;
 use oche_hyp::trace::text::{Clock, placement_name};
 use serde::Serialize;
 
+use super::callers::by_caller;
 use super::description::Description;
 use super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::reader::{Item, Source, TraceFile};
@@ -131,7 +132,7 @@ pub fn maps<S: Source>(
     };
     let clock = description.clock();
     let (mut lifetimes, mut missing, mut last) = (Lifetimes::default(), 0_u64, 0);
-    for item in trace.events_of(session) {
+    for item in by_caller(trace.events_of(session), symbols) {
         match item {
             Item::Record(record) => {
                 if at_ns.is_some_and(|at| clock.nanoseconds(record.time()) > at) {

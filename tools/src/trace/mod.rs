@@ -6,6 +6,7 @@
 //!
 //! The file is described byte by byte in `docs/trace.md`.
 
+pub mod callers;
 pub mod check;
 pub mod command;
 pub mod control;

@@ -66,7 +66,9 @@ pub fn write_text<S: Source>(
             (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
                 let line = Line::of(&record, description.clock(), description.device_of(&record));
                 out.write_all(line.as_bytes())?;
-                if !value.is_empty() {
+                if record.kind() == Some(Kind::Callers) {
+                    write!(out, " chain={}", chain(&record, &value, symbols))?;
+                } else if !value.is_empty() {
                     write!(out, " value={}", number(&value))?;
                 }
                 if let Some(name) = names.get(record.program_counter()) {
@@ -84,6 +86,13 @@ pub fn write_text<S: Source>(
         }
     }
     Ok(())
+}
+
+/// Return addresses for people, innermost first: `name+0x10<name+0x20`.
+fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
+    let rest = rest.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let names = [record.payload()].into_iter().chain(rest).map(|address| symbols.name(address));
+    names.collect::<Vec<_>>().join("<")
 }
 
 fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<()> {
@@ -141,7 +150,9 @@ pub fn write_json<S: Source>(
                 object.number("cpu", u64::from(record.cpu()));
                 object.word("event", kind_name(&record));
                 describe(&record, description.device_of(&record), &mut object);
-                if !value.is_empty() {
+                if record.kind() == Some(Kind::Callers) {
+                    object.word("chain", &chain(&record, &value, symbols));
+                } else if !value.is_empty() {
                     object.word("value", &number(&value));
                 }
                 if let Some(name) = names.get(record.program_counter()) {

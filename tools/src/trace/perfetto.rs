@@ -14,6 +14,7 @@ use oche_hyp::trace::{Event, Placement};
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::callers::by_caller;
 use super::description::{Description, plain};
 use super::lifetime::{Change, Mapping, PLACES, StreamPlace};
 use super::maps::{Buffer, permission_letters};
@@ -50,7 +51,7 @@ pub fn write_perfetto<S: Source>(
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
     let mut writer = Writer::new(of, symbols, out);
     writer.begin(of)?;
-    for item in trace.events_of(session) {
+    for item in by_caller(trace.events_of(session), symbols) {
         match item {
             Item::Record(record) => writer.record(&record)?,
             Item::Lost { cpu, records } => writer.missing("lost", cpu, records)?,

@@ -12,6 +12,7 @@ use oche_hyp::trace::{Event, Placement};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
+use super::callers::by_caller;
 use super::check::{Checker, Report as Findings};
 use super::description::{Description, plain};
 use super::lifetime::{Change, Mapping, StreamPlace};
@@ -142,7 +143,7 @@ pub fn write_report<S: Source>(
 ) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
     let mut collector = Collector::new(&of.description, Checker::new(of, symbols, false));
-    for item in trace.events_of(session) {
+    for item in by_caller(trace.events_of(session), symbols) {
         match item {
             Item::Record(record) => collector.record(&record),
             Item::Lost { records, .. } | Item::Unreadable { records, .. } => collector.checker.miss(records),

@@ -69,6 +69,13 @@ impl Symbols {
         self.sorted.is_empty()
     }
 
+    /// Where the functions are whose names `is_wanted` chooses, ascending.
+    pub fn ranges(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<std::ops::Range<u64>> {
+        let ends = self.sorted.iter().skip(1).map(|(address, _)| *address).chain([u64::MAX]);
+        let all = self.sorted.iter().zip(ends).filter(|((_, name), _)| is_wanted(name));
+        all.map(|((start, _), end)| *start..end.min(start.saturating_add(FARTHEST))).collect()
+    }
+
     /// The function that `program_counter` is in, and how far into it.
     pub fn find(&self, program_counter: u64) -> Option<(&str, u64)> {
         let after = self.sorted.partition_point(|(address, _)| *address <= program_counter);

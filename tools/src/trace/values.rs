@@ -1,4 +1,4 @@
-//! Watched accesses together with their values, which follow in records of their own.
+//! Watched accesses together with their values, and callers with theirs, which follow in records of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -44,7 +44,7 @@ impl<I: Iterator<Item = Item>> WithValues<I> {
                 _ => self.ready.push_back((Item::Record(access), Vec::new())),
             }
         }
-        if record.kind() == Some(Kind::Watch) && bytes_behind(&record).is_some() {
+        if has_value(&record) && bytes_behind(&record).is_some() {
             self.open.insert(cpu, (record, Vec::new(), record.sequence().wrapping_add(1)));
         } else {
             self.ready.push_back((Item::Record(record), Vec::new()));
@@ -67,7 +67,7 @@ impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
                 return Some(ready);
             }
             match self.items.next() {
-                Some(Item::Record(record)) if self.open.is_empty() && record.kind() != Some(Kind::Watch) => {
+                Some(Item::Record(record)) if self.open.is_empty() && !has_value(&record) => {
                     return Some((Item::Record(record), Vec::new()));
                 }
                 Some(Item::Record(record)) => self.join(record),
@@ -82,6 +82,11 @@ impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
             }
         }
     }
+}
+
+/// Whether `record` is of a kind whose bytes are shown with it: a watched access, or callers.
+fn has_value(record: &Record) -> bool {
+    matches!(record.kind(), Some(Kind::Watch | Kind::Callers))
 }
 
 /// A value as people read it: a number as wide as the access, and of more than eight bytes several, that at the lowest

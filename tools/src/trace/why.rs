@@ -7,6 +7,7 @@ use oche_hyp::addr::{Gfn, IovaPage};
 use oche_hyp::trace::record::{Kind, Record, Stamp};
 use oche_hyp::trace::text::{Clock, placement_name};
 
+use super::callers::{ByCaller, by_caller};
 use super::description::Description;
 use super::lifetime::{Lifetimes, StreamPlace};
 use super::maps::{Whom, permission_letters};
@@ -57,7 +58,7 @@ pub fn why<S: Source>(
         return answer;
     };
     let granule = page.0 >> 2;
-    let records = collect(trace, session, |record| is_about(record, granule));
+    let records = collect(trace, session, symbols, |record| is_about(record, granule));
     let asker = Asker { description, clock: description.clock(), symbols, question, page };
     let places = asker.places(&records);
     if places.is_empty() {
@@ -67,7 +68,7 @@ pub fn why<S: Source>(
     for place in places {
         let story = asker.story(place, &records);
         let overlapping = match story.page_meant {
-            Some(gfn) => collect(trace, session, |record| is_of_page(record, gfn)),
+            Some(gfn) => collect(trace, session, symbols, |record| is_of_page(record, gfn)),
             None => Vec::new(),
         };
         answer.devices.push(asker.answer(place, story, &overlapping, trace, session));
@@ -79,10 +80,13 @@ pub fn why<S: Source>(
 fn collect<S: Source>(
     trace: &TraceFile<S>,
     session: usize,
+    symbols: &Symbols,
     is_wanted: impl Fn(&Record) -> bool,
 ) -> Vec<Record> {
     let mut records = Vec::new();
+    let mut by = ByCaller::new(symbols);
     trace.scan(session, |record| {
+        let record = by.apply(&record);
         if records.len() < MOST_RECORDS && is_wanted(&record) {
             records.push(record);
         }
@@ -93,7 +97,7 @@ fn collect<S: Source>(
     }
     // So many that they cannot all be kept: the newest, in one pass in order.
     let mut newest = std::collections::VecDeque::new();
-    for item in trace.events_of(session) {
+    for item in by_caller(trace.events_of(session), symbols) {
         if let Item::Record(record) = item
             && is_wanted(&record)
         {

@@ -41,6 +41,7 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Snapshot { at, page: Gfn(!value), is_written: flag, bytes: value as u16 & 0xfff },
         Event::Access { address: u64::from(!value) << 32 | u64::from(value), is_write: flag },
     ]);
+    events.push(Event::Callers { dart, frames: value as u8 & 0xf, first: u64::from(value) << 32 | 5 });
     for how in WATCH_HOWS {
         let at = Place { iova: IovaPage(value & 0xf_ffff), ..at };
         let (offset, bytes) = (value as u16 & 0xfff, value as u8 & 0x7f);
@@ -85,7 +86,7 @@ fn data_survives_whole_and_has_no_program_counter() {
 
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 21];
+    let mut seen = [false; 22];
     for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }

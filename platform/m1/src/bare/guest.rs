@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use oche_boot::bare::frame::TrapFrame;
 use oche_boot::bare::trap::{Fault, Platform, Resume};
-use oche_boot::bare::{cpu, device, guard};
+use oche_boot::bare::{callers, cpu, device, guard};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
@@ -156,7 +156,11 @@ impl Platform for M1 {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        let cause = Cause { cpu: cpu::index(), program_counter: frame.elr };
+        let cause = Cause {
+            cpu: cpu::index(),
+            program_counter: frame.elr,
+            frame_pointer: callers::frame_pointer(frame),
+        };
         device::on_fault(fault, frame, |address, bytes, write| {
             self.access(cause, self.dart_at(address)?, bytes, write)
         })

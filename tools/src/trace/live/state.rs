@@ -8,7 +8,9 @@ use oche_hyp::trace::Event;
 use oche_hyp::trace::record::Record;
 use oche_hyp::trace::text::Clock;
 
+use crate::trace::callers::ByCaller;
 use crate::trace::description::{Description, plain};
+use crate::trace::symbols::Symbols;
 
 /// Seconds of rates that are kept, a bucket each.
 pub(super) const HISTORY_SECONDS: usize = 120;
@@ -32,6 +34,8 @@ pub(super) struct State {
     pub(super) counters: Vec<(String, u64)>,
     streams: BTreeMap<(DartId, StreamId), Stream>,
     places: HashMap<u64, u64>,
+    /// Who caused what, where the trace and the symbols tell.
+    by: ByCaller,
     pub(super) alarms: VecDeque<Record>,
     history: VecDeque<Second>,
 }
@@ -76,7 +80,8 @@ pub(super) struct Rates {
 impl State {
     /// Another boot of Oche: nothing of the one before holds.
     pub(super) fn begin(&mut self, description: Description) {
-        *self = Self { description: Some(description), sessions: self.sessions + 1, ..Self::default() };
+        let by = std::mem::take(&mut self.by);
+        *self = Self { description: Some(description), sessions: self.sessions + 1, by, ..Self::default() };
     }
 
     pub(super) fn lose(&mut self, records: u64) {
@@ -88,8 +93,14 @@ impl State {
         self.description.as_ref().map_or(nothing, Description::clock)
     }
 
+    /// Has flushes put down to their callers, whose names are in `symbols`.
+    pub(super) fn know(&mut self, symbols: &Symbols) {
+        self.by = ByCaller::new(symbols);
+    }
+
     /// Takes note of `record`.
     pub(super) fn take(&mut self, record: &Record) {
+        let record = &self.by.apply(record);
         self.events += 1;
         self.newest_ticks = self.newest_ticks.max(record.time());
         let number = self.clock().seconds(record.time()).0;

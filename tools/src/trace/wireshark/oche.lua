@@ -7,7 +7,7 @@ local KINDS = {
     [1] = "register", [2] = "flush", [3] = "flush_done", [4] = "map", [5] = "unmap", [6] = "refused", [7] = "moved",
     [8] = "live_move", [9] = "merged", [10] = "reclaimed", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
     [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
-    [20] = "watch",
+    [20] = "watch", [21] = "callers",
 }
 local PLACEMENTS = { [0] = "direct", [1] = "composed", [2] = "replica" }
 local REASONS = {
@@ -63,6 +63,7 @@ local fields = {
     attached = ProtoField.bool("oche.attached", "Attached"),
     at_unmap = ProtoField.bool("oche.snapshot.at_unmap", "Taken at unmap"),
     payload = ProtoField.bytes("oche.payload", "Bytes of the buffer"),
+    caller = ProtoField.uint64("oche.caller", "Returns to", base.HEX),
     how = ProtoField.uint8("oche.watch.how", "Known", base.DEC, HOWS),
     whole = ProtoField.bool("oche.filter.whole", "Everything is recorded"),
     mapped_in = ProtoField.framenum("oche.mapped_in", "Mapped in", base.NONE, frametype.REQUEST),
@@ -238,6 +239,11 @@ describe[20] = function(tree, record, detail)
     tree:add(fields.how, record(22, 2), how)
     if how == 3 then return string.format("no longer watched: %s", hex(iova)) end
     return string.format("CPU %s %d bytes at %s, %s", write and "writes" or "reads", bytes, hex(iova), HOWS[how])
+end
+
+describe[21] = function(tree, record, detail)
+    tree:add(fields.caller, record(24, 8), record(24, 8):le_uint64())
+    return string.format("%d callers", bit.band(detail, 0xf))
 end
 
 local function nstime(range)

@@ -309,6 +309,17 @@ impl Engine {
         self.placement.tell_watched(world, watched, load);
     }
 
+    /// A master that no DART translates is about to use `page`: it comes home and stays there until
+    /// [`Self::release`] was called as often.
+    pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.hold(world, page);
+    }
+
+    /// The master has done with `page`. What it wrote there is in all copies on return.
+    pub fn release(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.release(world, page);
+    }
+
     /// Whether `page` is guest RAM.
     pub fn is_ram(&self, page: Gfn) -> bool {
         self.placement.mover.is_ram(page)

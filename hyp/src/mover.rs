@@ -21,6 +21,8 @@ pub(crate) struct PageRecord {
     pub(crate) base: u32,
     /// The first watched table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
+    /// How often a master behind no DART uses the page now: see `placement::hold`.
+    holds: u16,
     /// CPUs' stores are trapped, because the page holds a watched table.
     is_closed: bool,
     /// What CPUs may not do by themselves because the page has copies.
@@ -73,6 +75,7 @@ impl Mover {
             mappings: NONE,
             base: 0,
             table: NONE,
+            holds: 0,
             is_closed: false,
             guard: Guard::Open,
             has_exclusives: false,
@@ -124,6 +127,25 @@ impl Mover {
     /// Whether CPUs' stores to `page` are trapped.
     pub(crate) fn is_closed(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|record| record.is_closed)
+    }
+
+    /// Takes note that a master behind no DART uses `page`. `false`: it is not guest RAM.
+    pub(crate) fn hold(&mut self, page: Gfn) -> bool {
+        let Some(record) = self.get_mut(page) else { return false };
+        record.holds = record.holds.saturating_add(1);
+        true
+    }
+
+    /// One use of `page` is over. Whether it was the last. What has been used too often to be counted stays held.
+    pub(crate) fn release(&mut self, page: Gfn) -> bool {
+        let Some(record) = self.get_mut(page).filter(|record| record.holds != u16::MAX) else { return false };
+        record.holds = record.holds.saturating_sub(1);
+        record.holds == 0
+    }
+
+    /// Whether a master behind no DART uses `page`, which is at home then.
+    pub(crate) fn is_held(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|record| record.holds != 0)
     }
 
     /// Which accesses of CPUs to `page` are trapped, or will be once it is made again.

@@ -14,6 +14,7 @@ pub(crate) mod book;
 mod copies;
 mod direct;
 mod guard;
+mod hold;
 pub(crate) mod removal;
 mod strict;
 pub(crate) mod watch;

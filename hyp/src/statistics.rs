@@ -159,7 +159,11 @@ impl Statistics {
             Event::InvalidateTimedOut { .. } => add(&mut self.invalidate_timeouts, 1),
             Event::Access { .. } => add(&mut self.guarded_accesses, 1),
             Event::Watch { .. } => add(&mut self.watch_hits, 1),
-            Event::Callers { .. } | Event::Filter { .. } | Event::Snapshot { .. } | Event::Data(_) => {}
+            Event::Callers { .. }
+            | Event::Fetched { .. }
+            | Event::Filter { .. }
+            | Event::Snapshot { .. }
+            | Event::Data(_) => {}
         }
     }
 

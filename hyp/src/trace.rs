@@ -80,6 +80,13 @@ pub enum Event {
         /// Where it is now; `page.home()` when it went home.
         to: Hfn,
     },
+    /// A master that no DART translates names a page that is away: it comes home.
+    Fetched {
+        /// The guest page.
+        page: Gfn,
+        /// Where it was.
+        from: Hfn,
+    },
     /// A granule that devices use changed its frame while mapped.
     LiveMove {
         /// The granule's first page, and the stream.

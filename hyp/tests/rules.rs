@@ -2,6 +2,7 @@
 
 mod bench;
 mod guards;
+mod holds;
 mod windows;
 
 use bench::{Bench, dart, page, stream};

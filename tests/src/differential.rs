@@ -66,6 +66,10 @@ pub struct Counts {
     pub retried_traps: u64,
     /// CPU accesses that were carried out on all copies of a guarded page.
     pub guarded_accesses: u64,
+    /// Pages that a disk used, at home.
+    pub disk_uses: u64,
+    /// Of those, pages that were away.
+    pub fetched: u64,
     /// Pages that were checked to be home with all their bytes.
     pub home_checks: u64,
 }
@@ -89,6 +93,8 @@ impl Counts {
         self.live_moves += other.live_moves;
         self.retried_traps += other.retried_traps;
         self.guarded_accesses += other.guarded_accesses;
+        self.disk_uses += other.disk_uses;
+        self.fetched += other.fetched;
         self.home_checks += other.home_checks;
     }
 }

@@ -269,6 +269,17 @@ pub enum Operation {
         /// Whether the device looks.
         to_device: bool,
     },
+    /// A disk that no DART translates writes a page of memory or reads it.
+    Disk {
+        /// Which page.
+        page: Choice,
+        /// How much of it is looked at.
+        length: u8,
+        /// Whether the memory is written.
+        is_write: bool,
+        /// Whether it goes on using the page, until another one is used.
+        stays: bool,
+    },
     /// Transfers under way arrive.
     Deliver(u8),
     /// These happen in the middle of the next sync.

@@ -28,6 +28,7 @@ pub mod debugger;
 pub mod linux;
 mod manual;
 pub mod memory;
+pub mod nvme;
 pub mod screen;
 pub mod tree;
 
@@ -207,6 +208,7 @@ pub struct Board {
     /// DARTs whose interrupt is to be raised.
     raised: Vec<usize>,
     darts: Vec<Dart>,
+    nvme: nvme::Nvme,
     line: Vec<u8>,
     /// Lines of QEMU's own serial port, if the board has it.
     serial: Option<Receiver<String>>,
@@ -264,6 +266,7 @@ impl Board {
             has_linux: mac.has_linux,
             raised: Vec::new(),
             darts,
+            nvme: nvme::Nvme::default(),
             line: Vec::new(),
             serial,
             recorder: None,
@@ -271,6 +274,9 @@ impl Board {
         };
         board.debugger.watch(UART_TRANSMIT, 4)?;
         board.debugger.watch(WATCHDOG_CONTROL, 4)?;
+        for (address, bytes) in nvme::Nvme::watches() {
+            board.debugger.watch(address, bytes)?;
+        }
         for dart in &board.darts {
             for (address, bytes) in dart.watches() {
                 board.debugger.watch(address, bytes)?;
@@ -359,6 +365,9 @@ impl Board {
     /// A device's register was written.
     fn play(&mut self, address: u64) {
         let memory = &self.memory;
+        if nvme::Nvme::watches().iter().any(|(watched, _)| *watched == address) {
+            return self.nvme.ring(memory, address);
+        }
         if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
             dart.ring(memory);
         }

@@ -204,7 +204,7 @@ impl Placement {
         if !self.mover.is_ram(page) {
             return Err(self.stranger(page));
         }
-        let is_alias = is_private || self.mappings(page).next().is_some();
+        let is_alias = is_private || self.mover.is_held(page) || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
@@ -261,7 +261,8 @@ impl Placement {
             self.link(space, at, leaf.page)?;
             return Ok(CopyKind::Move);
         }
-        if !leaf.permission.write || self.base(leaf.page).is_some() {
+        let is_written = leaf.permission.write || self.mover.is_held(leaf.page);
+        if !is_written || self.base(leaf.page).is_some() {
             self.link(space, at, leaf.page)?;
             return Ok(CopyKind::Replica);
         }
@@ -317,7 +318,7 @@ impl Placement {
     }
 
     /// Makes all copies of `page` equal and `base` what they agree on.
-    fn begin_base(&mut self, world: &mut impl World, page: Gfn, base: Hfn) {
+    pub(super) fn begin_base(&mut self, world: &mut impl World, page: Gfn, base: Hfn) {
         world.copy_page(self.mover.locate(page), base);
         for (replica, _) in self.replicas(page) {
             world.copy_page(base, replica);

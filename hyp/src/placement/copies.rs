@@ -96,7 +96,8 @@ impl Placement {
     /// Gives the base of `page` back once no device may write a replica of it.
     pub(super) fn drop_unneeded_base(&mut self, world: &mut impl World, page: Gfn) {
         let Some(base) = self.base(page) else { return };
-        if self.replicas(page).any(|(_, is_writable)| is_writable) {
+        let is_written_unseen = self.mover.is_held(page) && self.replicas(page).next().is_some();
+        if is_written_unseen || self.replicas(page).any(|(_, is_writable)| is_writable) {
             return;
         }
         self.pool.give_page(world, base);
@@ -111,6 +112,9 @@ impl Placement {
     /// Where there is a choice it is a replica that a device may write: the fewer of those remain, the less
     /// has to be guarded.
     pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
+        if self.mover.is_held(page) {
+            return;
+        }
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
             let record = self.record(mapping.space, mapping.iova.granule());

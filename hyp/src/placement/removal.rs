@@ -172,7 +172,9 @@ impl Placement {
         let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
         let mut split = Split { frame, copied: [None; SLOTS] };
         for (slot, copied) in split.copied.iter_mut().enumerate() {
-            if is_written && departure.is_leaving.get(slot) == Some(&false) {
+            let page = departure.before.slots.get(slot).copied().flatten().map(|slot| slot.page);
+            let is_written = is_written || page.is_some_and(|page| self.mover.is_held(page));
+            if is_written && departure.is_leaving.get(slot) == Some(&false) && page.is_some() {
                 *copied = self.pool.take_page();
                 if copied.is_none() {
                     for page in split.copied.into_iter().flatten() {
@@ -243,7 +245,7 @@ impl Placement {
             if let Some(copied) = copied {
                 merged_bytes += bring_forward(world, copied, home, to, true) as u32;
             }
-            kept.is_replica = self.is_pinned_home(kept.page);
+            kept.is_replica = self.is_pinned_home(kept.page) || self.mover.is_held(kept.page);
             if kept.is_replica {
                 // Another granule reaches it at home; what went into this frame so far comes home too.
                 if let Some(copied) = copied {
@@ -267,7 +269,8 @@ impl Placement {
     /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
     /// `spare` if it needs one.
     fn adopt_replica(&mut self, world: &mut impl World, slot: &Slot, spare: Hfn) {
-        if self.base(slot.page).is_some() || !slot.permission.write {
+        let is_written = slot.permission.write || self.mover.is_held(slot.page);
+        if self.base(slot.page).is_some() || !is_written {
             self.pool.give_page(world, spare);
         } else {
             world.copy_page(self.mover.locate(slot.page), spare);

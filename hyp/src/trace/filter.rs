@@ -123,6 +123,7 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
         | Kind::Flush
         | Kind::FlushDone
         | Kind::Moved
+        | Kind::Fetched
         | Kind::Merged
         | Kind::Table
         | Kind::Attach

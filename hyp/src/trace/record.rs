@@ -98,11 +98,13 @@ pub enum Kind {
     /// Callers of the code that flushes, before the flush. Detail 3:0: how many return addresses there are. Payload: the
     /// innermost; the others follow.
     Callers = 21,
+    /// Page brought home for a master behind no DART. High: host page where it was; low: guest page.
+    Fetched = 22,
 }
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -124,6 +126,7 @@ impl Kind {
         Self::Data,
         Self::Watch,
         Self::Callers,
+        Self::Fetched,
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
@@ -161,6 +164,7 @@ impl Kind {
             Self::Data => "data",
             Self::Watch => "watch",
             Self::Callers => "callers",
+            Self::Fetched => "fetched",
         }
     }
 }
@@ -387,6 +391,7 @@ impl Record {
             Kind::Callers => {
                 Event::Callers { dart: self.dart()?, frames: (detail & CALLERS_FRAMES) as u8, first: payload }
             }
+            Kind::Fetched => Event::Fetched { page: Gfn(low), from: Hfn(high) },
             Kind::Watch => Event::Watch {
                 at: self.place(high / PAGE_BYTES as u32)?,
                 offset: (high % PAGE_BYTES as u32) as u16,
@@ -435,6 +440,7 @@ impl Body {
                 Self::new(Kind::Refused, at.iova.0, page.0).place(at).detail(u16::from(reason as u8))
             }
             Event::Moved { page, to } => Self::new(Kind::Moved, to.0, page.0),
+            Event::Fetched { page, from } => Self::new(Kind::Fetched, from.0, page.0),
             Event::LiveMove { at, to, merged_bytes } => {
                 let merged = u16::try_from(merged_bytes).unwrap_or(DETAIL_MAX).min(DETAIL_MAX);
                 Self::new(Kind::LiveMove, at.iova.0, to.0).place(at).detail(merged)

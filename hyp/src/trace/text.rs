@@ -112,6 +112,10 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.hex("hpa", to.address(), 16);
             fields.word("home", yes(to == page.home()));
         }
+        Event::Fetched { page, from } => {
+            fields.hex("gpa", page.address(), 16);
+            fields.hex("hpa", from.address(), 16);
+        }
         Event::LiveMove { at, to, merged_bytes } => {
             place(at, fields);
             fields.hex("frame", to.address(), 16);

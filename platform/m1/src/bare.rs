@@ -2,6 +2,7 @@
 // UNSAFETY: device registers are raw addresses, and this is who knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
+mod ans;
 mod console;
 mod guest;
 mod hardware;
@@ -20,7 +21,7 @@ use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::MAX_DARTS;
 use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_m1::darts::Darts;
-use oche_m1::{found, framebuffer};
+use oche_m1::{found, framebuffer, nvme};
 use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
 
@@ -55,7 +56,15 @@ fn main(fdt: FdtAddress) -> ! {
     let hardware = hardware::Registers::map(&all);
     let count = found::mediated(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
-    let holes = guest::report(&all, &mut darts);
+    let mut holes = guest::report(&all, &mut darts);
+    let controller = found::nvme(prepared.machine.tree()).map(ans::Controller::at);
+    if let Some(controller) = &controller {
+        let [_, doorbells] = controller.pages();
+        log::info!(
+            "nvme: pages that its commands name are at home while it uses them; doorbells at {doorbells}"
+        );
+        holes.extend(controller.pages());
+    }
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
         prepared.selftest("m1", env!("CARGO_PKG_VERSION"), &mut stage2);
@@ -79,7 +88,7 @@ fn main(fdt: FdtAddress) -> ! {
         // No interrupt of the guest's is known to be free.
         raise_port_interrupt: None,
     });
-    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, mediation))));
+    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, mediation, controller))));
     prepared.launch(None)
 }
 
@@ -107,4 +116,5 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let (coherence, isolation) = (Coherence::default(), Isolation::default());
     let darts = MAX_DARTS;
     Configuration { darts, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
+        + nvme::HEAP_BYTES
 }

@@ -11,6 +11,8 @@ use oche_hyp::dart::stream::{DartId, MAX_DARTS};
 
 /// What a DART that Oche knows is compatible with, first of all.
 const COMPATIBLE: &[u8] = b"apple,t8103-dart";
+/// What the NVMe controller is compatible with. Source: Linux `t8103.dtsi`, `nvme`.
+const NVME_COMPATIBLE: &[u8] = b"apple,nvme-ans2";
 /// What a power domain is compatible with. Source: Linux `apple,pmgr-pwrstate.yaml`.
 const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
 /// The deepest node that is looked at: `Machine::read` has refused deeper trees.
@@ -74,6 +76,18 @@ pub fn darts(tree: &Fdt<'_>) -> Vec<Found> {
 pub fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
     let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
     enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
+}
+
+/// Where the registers of the NVMe controller are, if the tree has one and does not switch it off.
+pub fn nvme(tree: &Fdt<'_>) -> Option<u64> {
+    let mut found = None;
+    walk(&tree.root(), &mut |node| {
+        let is_on = matches!(first_string(node, "status"), None | Some(b"okay" | b"ok"));
+        if is_on && strings(node, "compatible").any(|name| name == NVME_COMPATIBLE) {
+            found = bytes(node, "reg").and_then(|reg| reg.get(..8)).map(number);
+        }
+    });
+    found
 }
 
 fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {

@@ -12,5 +12,6 @@ pub mod darts;
 pub mod entry;
 pub mod found;
 pub mod framebuffer;
+pub mod nvme;
 pub mod registers;
 pub mod screen;

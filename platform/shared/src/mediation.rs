@@ -146,6 +146,32 @@ impl<I: Iommu> Mediation<I> {
         done
     }
 
+    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold`],
+    /// [`Self::release`] and [`Self::word`].
+    pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.begin(cause);
+        let result = act(self);
+        self.end_trap(Exit::Other);
+        result
+    }
+
+    /// See [`Engine::hold`].
+    pub fn hold(&mut self, page: Gfn) {
+        self.engine.hold(&mut self.machine, page);
+    }
+
+    /// See [`Engine::release`].
+    pub fn release(&mut self, page: Gfn) {
+        self.engine.release(&mut self.machine, page);
+    }
+
+    /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.
+    pub fn word(&mut self, address: u64) -> Option<u64> {
+        let page = Gfn::containing(address).filter(|page| self.engine.is_ram(*page))?;
+        let offset = (address as usize % PAGE_BYTES) & !7;
+        Some(self.engine.load_guarded(&mut self.machine, page, offset, 8))
+    }
+
     /// The guest loads `bytes` bytes at `offset` of the port's registers; `None` where there is no port.
     pub fn load_port(&mut self, offset: u64, bytes: usize) -> Option<u64> {
         let value = self.port.as_ref()?.load(offset, bytes);

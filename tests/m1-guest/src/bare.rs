@@ -10,6 +10,7 @@ mod dart;
 mod drivers;
 mod hazards;
 mod memory;
+mod nvme;
 mod start;
 mod tree;
 
@@ -52,6 +53,7 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     cpus::run(&mut tally, &tree);
     memory::run(&mut tally, &tree);
     drivers::run(&mut tally);
+    nvme::run(&mut tally);
     hazards::run(&mut tally, &tree);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     loop {

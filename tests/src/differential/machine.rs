@@ -83,6 +83,9 @@ pub struct Machine<const C: bool> {
     red_zones: FxHashMap<(Roots, u32), bool>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: FxHashSet<(Roots, u32)>,
+    /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy until they are not.
+    held: Vec<Gfn>,
+    fetched: BTreeSet<Gfn>,
     /// Those hit in the middle of a sync: that one reports it, or the next.
     late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
@@ -152,6 +155,8 @@ impl<const C: bool> Machine<C> {
             refused: FxHashSet::default(),
             refused_tables: BTreeSet::new(),
             red_zones: FxHashMap::default(),
+            held: Vec::new(),
+            fetched: BTreeSet::new(),
             late_red_zones: Vec::new(),
             strays: FxHashSet::default(),
             red_pattern: None,
@@ -251,6 +256,9 @@ impl<const C: bool> Machine<C> {
             Operation::Pack { domain, buffers, rights } => self.pack(domain.into(), buffers.into(), rights),
             Operation::Exchange { stream, target, length, to_device } => {
                 self.exchange(stream, target, length.into(), to_device)
+            }
+            Operation::Disk { page, length, is_write, stays } => {
+                self.disk(page, length.into(), is_write, stays)
             }
             Operation::Deliver(count) => {
                 (0..count).for_each(|_| self.world.deliver_any());
@@ -381,7 +389,7 @@ impl<const C: bool> Machine<C> {
     /// Whether `page` may have more than one copy. With strict isolation a single mapping may be one.
     fn is_shared(&self, page: Gfn) -> bool {
         let has_copy = self.setting.isolation == Isolation::Strict && self.views.may_be_mapped(page);
-        has_copy || self.views.is_shared(page)
+        has_copy || self.views.is_shared(page) || self.fetched.contains(&page)
     }
 
     fn describe(&self, page: Gfn) -> String {

@@ -125,7 +125,13 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
         },
         27 if bad != 0 => Operation::Permit { mapping, rights: rights(random, kind), flush },
         28..=33 => Operation::Overlap((0..1 + random.below(4)).map(|_| during(random)).collect()),
-        34..=35 => Operation::Deliver(random.below(8) as u8),
+        34 => Operation::Deliver(random.below(8) as u8),
+        35 => Operation::Disk {
+            page: choice(random),
+            length: length(random),
+            is_write: random.chance(1, 2),
+            stays: random.chance(1, 2),
+        },
         36..=37 => Operation::HandleFault { dart },
         38 => match random.below(8) {
             0 => Operation::Suspend { dart },

@@ -137,6 +137,7 @@ impl Dart {
     pub fn written(&mut self, memory: &Memory, address: u64) {
         if self.setting == Setting::Off {
             self.violations.push(format!("{:#x}: written while it is off", self.base));
+            return;
         }
         if address == self.base + ERROR {
             let cleared = self.get(ERROR) & !memory.word(address);

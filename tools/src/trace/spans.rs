@@ -61,6 +61,7 @@ impl Spans {
             event,
             Event::Map { .. }
                 | Event::Moved { .. }
+                | Event::Fetched { .. }
                 | Event::Merged { .. }
                 | Event::Snapshot { .. }
                 | Event::Data(_)

@@ -22,6 +22,7 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::FlushDone { dart, pages: value, is_busy: flag },
         Event::Unmap { at, page: Gfn(!value) },
         Event::Moved { page: Gfn(value), to: Hfn(!value) },
+        Event::Fetched { page: Gfn(value), from: Hfn(!value) },
         Event::LiveMove { at, to: Frame(!value), merged_bytes: value % 16385 },
         Event::Merged { page: Gfn(value), bytes: !value },
         Event::Reclaimed { granule: Granule(value), frame: Frame(!value) },
@@ -86,7 +87,7 @@ fn data_survives_whole_and_has_no_program_counter() {
 
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 22];
+    let mut seen = [false; 23];
     for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }

@@ -18,6 +18,7 @@ use oche_m1::found::{Found, mediated};
 use oche_platform::mediation::{Cause, Mediation};
 use oche_platform::recorder::{Description, Device};
 
+use super::ans::Controller;
 use super::hardware::Registers;
 
 /// A line for each DART; gives the registers that the guest must not reach by itself.
@@ -69,12 +70,17 @@ pub(super) fn describe(all: &[Found]) -> Description {
 pub(super) struct M1 {
     windows: Vec<PhysRange>,
     mediation: SpinLock<Mediation<Darts<Registers>>>,
+    controller: Option<Controller>,
 }
 
 impl M1 {
-    pub(super) fn new(all: &[Found], mediation: Mediation<Darts<Registers>>) -> Self {
+    pub(super) fn new(
+        all: &[Found],
+        mediation: Mediation<Darts<Registers>>,
+        controller: Option<Controller>,
+    ) -> Self {
         let windows = mediated(all).map(|(_, dart)| dart.registers).collect();
-        Self { windows, mediation: SpinLock::new(mediation) }
+        Self { windows, mediation: SpinLock::new(mediation), controller }
     }
 
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
@@ -97,6 +103,9 @@ impl M1 {
             return pass_through(&mut mediation, cause, (dart, offset), bytes, write);
         }
         mediation.iommu().touch(dart);
+        if let (STREAM_COMMAND, Some(_), Some(controller)) = (offset, write, &self.controller) {
+            mediation.for_master(cause, |mediation| controller.collect(mediation));
+        }
         let Some(value) = write else { return mediation.load(cause, dart, offset, bytes).ok() };
         mediation.store(cause, dart, offset, bytes, value).ok()?;
         resume_stream(&mut mediation, cause, dart, offset);
@@ -162,7 +171,11 @@ impl Platform for M1 {
             frame_pointer: callers::frame_pointer(frame),
         };
         device::on_fault(fault, frame, |address, bytes, write| {
-            self.access(cause, self.dart_at(address)?, bytes, write)
+            if let Some(place) = self.dart_at(address) {
+                return self.access(cause, place, bytes, write);
+            }
+            let mut mediation = self.mediation.lock();
+            self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write)
         })
     }
 

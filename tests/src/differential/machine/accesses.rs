@@ -194,6 +194,41 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
+    /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there until the disk has done.
+    pub(super) fn disk(&mut self, page: Choice, length: usize, is_write: bool, stays: bool) -> Checked {
+        for page in std::mem::take(&mut self.held) {
+            self.engine.release(&mut self.world, page);
+        }
+        let page = self.choose(page);
+        if self.views.is_table(page) || self.guest.is_table(page) {
+            return Ok(());
+        }
+        let (offset, length) = self.place(length);
+        self.deliver_to(page, 0, PAGE_BYTES);
+        self.counts.disk_uses += 1;
+        self.counts.fetched += u64::from(self.world.location(page) != Some(page.home()));
+        self.fetched.insert(page);
+        self.engine.hold(&mut self.world, page);
+        self.held.push(page);
+        self.after_call()?;
+        if self.world.location(page) != Some(page.home()) {
+            return Err(format!("the disk uses {page:?}, which is at {:?}", self.world.location(page)));
+        }
+        let seen = self.world.opened_load(page.home(), offset, length);
+        self.judge_load(page, offset, seen)?;
+        if is_write {
+            let data = self.random_data(length);
+            self.world.opened_store(page.home(), offset, &data);
+            self.note_cpu_store(page, offset, data.bytes());
+        }
+        // What it writes is everybody's once it has done.
+        if is_write || !stays {
+            self.held.clear();
+            self.engine.release(&mut self.world, page);
+        }
+        Ok(())
+    }
+
     fn note_cpu_store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
         self.note_bytes(page, offset, bytes);
         if self.is_shared(page) {

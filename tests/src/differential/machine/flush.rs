@@ -129,6 +129,8 @@ impl<const C: bool> Machine<C> {
 
     /// Pages that have a single copy again are exact again.
     fn unite(&mut self) -> Checked {
+        let (views, held) = (&self.views, &self.held);
+        self.fetched.retain(|page| views.may_be_mapped(*page) || held.contains(page));
         for page in self.sharing.pages() {
             if !self.is_shared(page) {
                 for offset in self.sharing.unite(page) {
@@ -244,7 +246,8 @@ impl<const C: bool> Machine<C> {
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
             Refusal::TooManySpaces => true,
-            Refusal::NotGuardable => false,
+            // The disk's use of a page with copies, and no memory to keep them equal.
+            Refusal::NotGuardable => self.setting.frames < 1000 && !self.fetched.is_empty(),
             Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,
             Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
         };

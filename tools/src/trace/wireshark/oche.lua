@@ -8,6 +8,7 @@ local KINDS = {
     [8] = "live_move", [9] = "merged", [10] = "reclaimed", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
     [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
     [20] = "watch", [21] = "callers",
+    [22] = "fetched",
 }
 local PLACEMENTS = { [0] = "direct", [1] = "composed", [2] = "replica" }
 local REASONS = {
@@ -162,6 +163,12 @@ describe[7] = function(tree, record)
     tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
     tree:add(fields.hpa, record(28, 4), address(record(28, 4):le_uint()))
     return "page moved"
+end
+
+describe[22] = function(tree, record)
+    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
+    tree:add(fields.hpa, record(28, 4), address(record(28, 4):le_uint()))
+    return "page brought home for a master behind no DART"
 end
 
 describe[8] = function(tree, record, detail)

@@ -1,0 +1,90 @@
+//! Pages that a master behind no DART uses now: at home, and kept there until it has done with them.
+//!
+//! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at home, also where a DART
+//! maps it and it is away. It comes home, and what stays in its slot is a replica, which devices go on using: nothing of
+//! the hardware's tables changes. While the page is held it has a base, whatever its replicas are, because it is written at
+//! home by somebody whom nobody sees: what differs from the base is found whenever the copies are made equal, at
+//! the latest when the page is released.
+
+use crate::addr::{Gfn, Hfn};
+use crate::dart::entry::Leaf;
+use crate::placement::alias::Mapping;
+use crate::placement::book::{Form, Slot};
+use crate::placement::{Cause, Change, Placement, refuse};
+use crate::trace::{Event, Refusal};
+use crate::world::World;
+
+impl Placement {
+    /// Has `page` be at home, with all that devices wrote, until as many calls of [`Self::release`] follow. Not guest RAM:
+    /// nothing happens.
+    pub(crate) fn hold(&mut self, world: &mut impl World, page: Gfn) {
+        if !self.mover.hold(page) {
+            return;
+        }
+        if self.mover.is_home(page) {
+            if self.base(page).is_none() && self.replicas(page).next().is_some() {
+                match self.pool.take_page() {
+                    Some(base) => self.begin_base(world, page, base),
+                    None => self.collapse(world, page),
+                }
+            }
+            self.merge_copies(world, page);
+            return;
+        }
+        world.event(Event::Fetched { page, from: self.mover.locate(page) });
+        let primary = self.mappings(page).find_map(|mapping| {
+            let (slot, form, at) = self.slot_of(mapping)?;
+            (!slot.is_replica && matches!(form, Form::Composed(_))).then_some((mapping, at))
+        });
+        let Some((mapping, at)) = primary else { return };
+        let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
+        if self.base(page).is_none() && spare.is_none() {
+            return self.give_up(world, page, mapping);
+        }
+        self.fetch(world, page, mapping, at, spare);
+    }
+
+    /// The master has done with `page`.
+    pub(crate) fn release(&mut self, world: &mut impl World, page: Gfn) {
+        if self.mover.release(page) {
+            self.merge_copies(world, page);
+            self.drop_unneeded_base(world, page);
+        }
+    }
+
+    /// Brings `page` home from `at`, the slot of `mapping`, which becomes a replica. `spare` is its base if it has none.
+    fn fetch(&mut self, world: &mut impl World, page: Gfn, mapping: Mapping, at: Hfn, spare: Option<Hfn>) {
+        // It is away, so it has an entry of its own.
+        self.mover.begin(world, page);
+        self.mover.still(world);
+        match spare {
+            Some(base) => self.begin_base(world, page, base),
+            None => self.merge_copies(world, page),
+        }
+        // From the base, not from the slot as it is by now: what a device wrote since must differ from it.
+        let from = self.base(page).unwrap_or(at);
+        world.copy_page(from, page.home());
+        self.mover.place(world, page, page.home());
+        let mut record = self.record(mapping.space, mapping.iova.granule());
+        if let Some(Some(slot)) = record.slots.get_mut(mapping.iova.slot()) {
+            (slot.is_replica, slot.is_filled) = (true, true);
+        }
+        self.set_record(mapping.space, mapping.iova.granule(), record);
+        self.finish_motion(world);
+    }
+
+    /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.
+    fn give_up(&mut self, world: &mut impl World, page: Gfn, mapping: Mapping) {
+        let granule = mapping.iova.granule();
+        let leaf = |slot: Slot| Leaf { page: slot.page, permission: slot.permission, whole_page: true };
+        let record = self.record(mapping.space, granule);
+        let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(leaf)) };
+        if let Some(wanted) = change.wanted.get_mut(mapping.iova.slot()) {
+            *wanted = None;
+        }
+        let Some(placed) = self.space(mapping.space) else { return };
+        let cause = Cause::of(&placed.members);
+        self.remove(world, cause, mapping.space, &[change]);
+        refuse(world, cause.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
+    }
+}

@@ -1,0 +1,140 @@
+//! A disk's driver beside a device's: the NVMe reads and writes pages physically that a DART maps at the same time.
+
+use super::Tally;
+use super::dart::{Dart, fill, is_filled, load, page, store};
+use super::drivers::{Check, IOVA, READ_WRITE, attach, check, set, tables};
+
+const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
+/// The controller, as a DART whose registers are further away.
+const CONTROLLER: Dart = Dart { base: 0x2_7bcc_0000, number: 0 };
+const ADMIN_DOORBELL: u64 = 0x2_490c;
+const IO_DOORBELL: u64 = 0x2_4910;
+const READ: u64 = 2;
+const WRITE: u64 = 1;
+const FLUSH: u64 = 0;
+/// The board carries such a block's command out with the next flush.
+const DELAYED: u64 = 1 << 32;
+const PATIENCE: u32 = 50_000_000;
+
+/// Pages of the arena: the admin queues, then the others, a list.
+const QUEUES: [usize; 5] = [56, 57, 60, 61, 63];
+
+pub(super) fn run(tally: &mut Tally) {
+    tally.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
+}
+
+/// Waits until completion `index` of the queue in page `queue` has come.
+fn completed(queue: usize, index: u64, phase: u32) -> Check {
+    let at = page(queue) + index * 16 + 8;
+    check((0..PATIENCE).any(|_| load(at) >> 48 & 1 == u64::from(phase)), "the controller does not answer")
+}
+
+fn admin(number: u64, words: [u64; 7]) -> Check {
+    words.into_iter().enumerate().for_each(|(index, word)| {
+        store(page(QUEUES[0]) + number * 64 + index as u64 * 8, word);
+    });
+    CONTROLLER.write(ADMIN_DOORBELL, number as u32);
+    completed(QUEUES[1], number, 1)
+}
+
+/// Gives the controller command `number`, and does not wait.
+fn submit(number: u64, opcode: u64, pages: &[u64], block: u64) {
+    let list = page(QUEUES[4]);
+    let second = match pages {
+        [] | [_] => 0,
+        [_, second] => *second,
+        [_, rest @ ..] => {
+            rest.iter().enumerate().for_each(|(index, page)| store(list + index as u64 * 8, *page));
+            list
+        }
+    };
+    let blocks = (pages.len() as u64).saturating_sub(1);
+    let first = pages.first().copied().unwrap_or(0);
+    let words = [opcode | (0x100 + number) << 16, 0, 0, first, second, block, blocks];
+    words.into_iter().enumerate().for_each(|(index, word)| {
+        store(page(QUEUES[2]) + number * 64 + index as u64 * 8, word);
+    });
+    CONTROLLER.write(IO_DOORBELL, number as u32);
+}
+
+fn command(number: u64, opcode: u64, pages: &[u64], block: u64) -> Check {
+    submit(number, opcode, pages, block);
+    completed(QUEUES[3], number, 1)
+}
+
+fn set_up() -> Check {
+    for queue in QUEUES {
+        (0..512).for_each(|word| store(page(queue) + word * 8, 0));
+    }
+    CONTROLLER.write(0x14, 0);
+    CONTROLLER.write(0x24, 1 << 16 | 1);
+    for (offset, queue) in [(0x28, QUEUES[0]), (0x30, QUEUES[1])] {
+        CONTROLLER.write(offset, page(queue) as u32);
+        CONTROLLER.write(offset + 4, (page(queue) >> 32) as u32);
+    }
+    CONTROLLER.write(0x14, 1);
+    check(
+        u64::from(CONTROLLER.read(0x28)) == page(QUEUES[0]) & 0xffff_ffff,
+        "a register reads back as something else",
+    )?;
+    admin(0, [5, 0, 0, page(QUEUES[3]), 0, 63 << 16 | 1, 0])?;
+    admin(1, [1 << 16 | 1, 0, 0, page(QUEUES[2]), 0, 63 << 16 | 1, 0])
+}
+
+fn disk(dart: Dart) -> Check {
+    set_up()?;
+    let (root, leaves) = tables(0);
+    dart.reset()?;
+    let [source, mapped, other, target, late] = [11, 22, 33, 44, 51].map(page);
+    fill(source, 1);
+    for (index, place) in [source, mapped, target].into_iter().enumerate() {
+        set(leaves, IOVA + index as u64 * 4096, place | READ_WRITE);
+    }
+    attach(dart, 1, root);
+    dart.flush(2)?;
+
+    // To the disk: a page that is away, with bytes that a device wrote a moment ago, in a command of three pages.
+    check(dart.copy(1, IOVA, IOVA + 0x1000, 4096)?, "a mapped copy was refused")?;
+    fill(other, 2);
+    command(0, WRITE, &[mapped, other, mapped], 10)?;
+    // Back, into a page that no DART maps.
+    command(1, READ, &[other], 10)?;
+    check(is_filled(other, 1, 4096), "the disk has other bytes than the device wrote")?;
+    command(2, READ, &[other], 11)?;
+    check(is_filled(other, 2, 4096), "the disk has other bytes in its second block")?;
+
+    // From the disk, into a page that is away: the CPU sees it, and the device behind the DART.
+    command(3, READ, &[target], 11)?;
+    check(is_filled(target, 2, 4096), "the CPU reads something else than the disk wrote")?;
+    check(dart.copy(1, IOVA + 0x2000, IOVA + 0x1000, 4096)?, "a page that came home is refused")?;
+    check(is_filled(mapped, 2, 4096), "the device reads something else than the disk wrote")?;
+
+    // Mapped while the disk is writing it.
+    fill(late, 3);
+    submit(4, READ, &[late], 11 + DELAYED);
+    set(leaves, IOVA + 0x3000, late | READ_WRITE);
+    dart.flush(2)?;
+    check(dart.copy(1, IOVA + 0x3000, IOVA, 2048)?, "a page under way is refused")?;
+    check(is_filled(source, 3, 2048), "a page under way is elsewhere")?;
+    command(5, FLUSH, &[], 0)?;
+    dart.flush(2)?;
+    check(dart.copy(1, IOVA + 0x3000, IOVA, 4096)?, "the page is refused")?;
+    check(is_filled(source, 2, 4096) && is_filled(late, 2, 4096), "what the disk wrote late was lost")?;
+    // What the device writes now goes to the disk.
+    check(dart.copy(1, IOVA, IOVA + 0x3000, 4096)?, "a second copy was refused")?;
+    fill(source, 5);
+    check(dart.copy(1, IOVA, IOVA + 0x3000, 4096)?, "a third copy was refused")?;
+    command(6, WRITE, &[late], 20)?;
+    command(7, READ, &[other], 20)?;
+    check(is_filled(other, 5, 4096), "the disk has other bytes than the device wrote at last")?;
+
+    (0..4).for_each(|index| set(leaves, IOVA + index * 4096, 0));
+    dart.flush(2)?;
+    for (place, seed) in [(source, 5), (mapped, 2), (target, 2), (late, 5)] {
+        check(is_filled(place, seed, 4096), "memory after unmapping")?;
+    }
+    // At home: the disk finds them there, whoever looks.
+    command(8, WRITE, &[late], 30)?;
+    command(9, READ, &[other], 30)?;
+    check(is_filled(other, 5, 4096), "a page is not home after unmapping")
+}

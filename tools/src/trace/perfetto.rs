@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use oche_hyp::addr::PAGE_BYTES;
 use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::{Clock, placement_name, refusal_name};
+use oche_hyp::trace::text::{Clock, placement_name, refusal_name, watch_name};
 use oche_hyp::trace::{Event, Placement};
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -269,6 +269,18 @@ impl<'a, W: Write> Writer<'a, W> {
                     Annotation::text("hidden", if is_hidden { "yes" } else { "no" }.into()),
                 ];
                 self.incident(StreamPlace::new(dart, stream), name, annotations)
+            }
+            Event::Watch { at, offset, page, bytes, is_write, how } => {
+                let offset = u64::from(offset);
+                let code = self.code(record.program_counter());
+                let annotations = vec![
+                    Annotation::address("iova", at.iova.iova() | offset),
+                    Annotation::address("gpa", page.address() | offset),
+                    Annotation::number("bytes", bytes.into()),
+                    Annotation::text("how", watch_name(how).into()),
+                    Annotation::text("code", code),
+                ];
+                self.incident(at.into(), if is_write { "CPU store" } else { "CPU load" }, annotations)
             }
             Event::RedZone { at, offset, bytes } => {
                 let iova = at.iova.iova().saturating_add(offset.into());

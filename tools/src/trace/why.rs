@@ -73,6 +73,12 @@ pub fn why<S: Source>(
         };
         answer.devices.push(asker.answer(place, story, &overlapping, trace, session));
     }
+    let watched = collect(trace, session, symbols, |record| {
+        record.kind() == Some(Kind::Watch) && record.payload() >> 44 == u64::from(page.0)
+    });
+    if let Some(sentence) = asker.watched_sentence(&watched) {
+        answer.devices.iter_mut().for_each(|device| device.sentences.push(sentence.clone()));
+    }
     answer
 }
 

@@ -1,9 +1,9 @@
 //! The answer's sentences.
 
 use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::Event;
 use oche_hyp::trace::record::Record;
 use oche_hyp::trace::text::placement_name;
+use oche_hyp::trace::{Event, WatchHow};
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::maps::{name_all, permission_letters, places};
@@ -55,6 +55,29 @@ impl Asker<'_> {
             direction(is_write),
             code_in_words(code)
         )
+    }
+
+    /// What CPUs did to the page while it was watched, of the accesses in `records`.
+    pub(super) fn watched_sentence(&self, records: &[Record]) -> Option<String> {
+        // A step that stored is told twice: before and after.
+        let accesses = records.iter().filter_map(|record| match record.event()? {
+            Event::Watch { at, offset, bytes, is_write, how: WatchHow::Exact | WatchHow::Before, .. } => {
+                Some((record, at.iova.iova() | u64::from(offset), bytes, is_write))
+            }
+            _ => None,
+        });
+        let accesses: Vec<_> = accesses.collect();
+        let (last, iova, bytes, is_write) = *accesses.last()?;
+        let stores = accesses.iter().filter(|(.., is_write)| *is_write).count();
+        Some(format!(
+            "While the page was watched CPUs loaded from it {} and stored to it {}; the last was a {} of {bytes} bytes at \
+             {iova:#x}, {} s, {}.",
+            times(accesses.len() - stores),
+            times(stores),
+            if is_write { "store" } else { "load" },
+            seconds(self.clock, last.time()),
+            self.by(&last.stamp())
+        ))
     }
 
     pub(super) fn owner_sentence(
@@ -226,4 +249,12 @@ pub(super) fn overlap_sentence(overlaps: &[Overlap]) -> String {
         .map(|overlap| format!("{} at {} ({})", overlap.device, overlap.iova, overlap.permission))
         .collect();
     format!("The same guest page was also mapped for {}.", others.join(", "))
+}
+
+fn times(count: usize) -> String {
+    match count {
+        0 => "never".into(),
+        1 => "once".into(),
+        count => format!("{count} times"),
+    }
 }

@@ -172,3 +172,39 @@ fn a_forgotten_buffer_is_suspected_and_an_idle_ring_is_not() {
     let suspect = &leaky.groups[0].suspects[0];
     assert_eq!((suspect.buffer.iova.as_str(), suspect.overtaken), ("0x5000000", 200));
 }
+
+#[test]
+fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
+    use oche_hyp::addr::Gfn;
+    use oche_hyp::trace::WatchHow;
+    let mut made = late_read();
+    assert!(!ask(&made, 0xfffc_3040, None).devices[0].sentences.iter().any(|said| said.contains("watched")));
+    let access = |iova, offset, is_write, how| Event::Watch {
+        at: at(0, 1, iova),
+        offset,
+        page: Gfn(0x41234),
+        bytes: 8,
+        is_write,
+        how,
+    };
+    made.event(access(0xfffc3, 0x40, true, WatchHow::Before)).event(access(
+        0xfffc3,
+        0x40,
+        true,
+        WatchHow::After,
+    ));
+    made.event(access(0xfffc3, 0x48, false, WatchHow::Exact)).event(access(
+        0xfffc4,
+        0,
+        true,
+        WatchHow::Exact,
+    ));
+    let answer = ask(&made, 0xfffc_3040, None);
+    let said = answer.devices[0].sentences.last().unwrap();
+    assert!(
+        said.contains(
+            "loaded from it once and stored to it once; the last was a load of 8 bytes at 0xfffc3048"
+        ),
+        "{said}"
+    );
+}

@@ -157,3 +157,25 @@ fn a_page_of_a_device_alone_is_reached_through_a_window() {
     let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::DeviceNotDirect, .. });
     assert_eq!(bench.count(refused), 1, "there is no frame for both");
 }
+
+#[test]
+fn a_hole_in_the_window_is_filled_only_after_a_drain() {
+    let mut bench = windowed(32);
+    bench.map(8, &[30]);
+    bench.map(10, &[32]);
+    bench.machine.during_drain = Some(Machine::late_red_zone_write);
+    bench.map(9, &[31]);
+    assert!(bench.machine.during_drain.is_none(), "nothing was invalidated");
+    assert_eq!((bench.device_read(9, 41), bench.cpu_load(31, 41)), (Some(0), 0));
+    assert_eq!(bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 9)), 1);
+}
+
+#[test]
+fn a_slot_beside_the_window_costs_one_invalidation() {
+    let mut bench = windowed(32);
+    bench.map(8, &[30]);
+    let before = bench.machine.invalidations;
+    bench.map(9, &[31]);
+    assert_eq!(bench.machine.invalidations, before + 1);
+    assert_eq!(bench.device_read(9, 0), Some(31));
+}

@@ -160,6 +160,7 @@ impl Statistics {
             Event::Access { .. } => add(&mut self.guarded_accesses, 1),
             Event::Watch { .. } => add(&mut self.watch_hits, 1),
             Event::Callers { .. }
+            | Event::Permission { .. }
             | Event::Fetched { .. }
             | Event::Filter { .. }
             | Event::Snapshot { .. }

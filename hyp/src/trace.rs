@@ -57,6 +57,15 @@ pub enum Event {
         /// How the page is reached.
         placement: Placement,
     },
+    /// A page stays where it was, and a device may from now on do something else with it.
+    Permission {
+        /// On behalf of which stream.
+        at: Place,
+        /// The guest page.
+        page: Gfn,
+        /// What the device may do.
+        permission: Permission,
+    },
     /// A page is no longer reachable for a device.
     Unmap {
         /// On behalf of which stream.

@@ -62,6 +62,8 @@ pub struct Counts {
     pub replicas: u64,
     /// Granules that moved while in use.
     pub live_moves: u64,
+    /// Permissions of mapped pages that changed.
+    pub permissions: u64,
     /// CPU accesses that trapped and were tried again.
     pub retried_traps: u64,
     /// CPU accesses that were carried out on all copies of a guarded page.
@@ -91,6 +93,7 @@ impl Counts {
         self.composed += other.composed;
         self.replicas += other.replicas;
         self.live_moves += other.live_moves;
+        self.permissions += other.permissions;
         self.retried_traps += other.retried_traps;
         self.guarded_accesses += other.guarded_accesses;
         self.disk_uses += other.disk_uses;

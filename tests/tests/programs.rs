@@ -54,6 +54,17 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
     assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
 }
 
+/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped, and it is told.
+#[test]
+fn a_permission_that_changes_is_an_event() {
+    let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));
+    let mut told = 0;
+    for program in programs {
+        told += run_program(&program).unwrap_or_else(|difference| panic!("{}", difference.what)).permissions;
+    }
+    assert!(told > 20, "{told} permissions changed");
+}
+
 /// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
 /// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
 #[test]

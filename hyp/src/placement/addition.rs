@@ -122,10 +122,14 @@ impl Placement {
         copies: &mut Vec<Copy>,
     ) {
         let mut record = self.record(space, granule);
-        for (slot, wanted) in record.slots.iter_mut().zip(wanted) {
+        for (index, (slot, wanted)) in record.slots.iter_mut().zip(wanted).enumerate() {
             // What stays may have a new permission; what is wanted elsewhere has left in `remove`.
-            if let (Some(slot), Some(wanted)) = (slot, wanted) {
-                slot.permission = wanted.permission;
+            if let (Some(slot), Some(wanted)) = (slot, wanted)
+                && slot.permission != wanted.permission
+            {
+                let (at, page, permission) = (cause.at(granule, index), slot.page, wanted.permission);
+                slot.permission = permission;
+                world.event(Event::Permission { at, page, permission });
             }
         }
         if record.form != Form::Empty {

@@ -114,7 +114,9 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
     let high = record.payload() >> 32;
     let page = (high * PAGE_BYTES as u64, PAGE_BYTES as u64);
     match record.kind()? {
-        Kind::Map | Kind::Unmap | Kind::Refused | Kind::RedZone | Kind::Snapshot => Some(page),
+        Kind::Map | Kind::Unmap | Kind::Permission | Kind::Refused | Kind::RedZone | Kind::Snapshot => {
+            Some(page)
+        }
         Kind::LiveMove => Some((page.0, FRAME_BYTES as u64)),
         Kind::Reclaimed => Some((high * FRAME_BYTES as u64, FRAME_BYTES as u64)),
         Kind::Fault => Some((record.payload(), 1)),

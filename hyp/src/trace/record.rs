@@ -100,11 +100,13 @@ pub enum Kind {
     Callers = 21,
     /// Page brought home for a master behind no DART. High: host page where it was; low: guest page.
     Fetched = 22,
+    /// Permission of a mapped page changed. Detail bit 0: device may read; 1: may write. High: IOVA page; low: guest page.
+    Permission = 23,
 }
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -127,6 +129,7 @@ impl Kind {
         Self::Watch,
         Self::Callers,
         Self::Fetched,
+        Self::Permission,
     ];
 
     /// The kind with `number`, or `None` where this version knows none.
@@ -165,6 +168,7 @@ impl Kind {
             Self::Watch => "watch",
             Self::Callers => "callers",
             Self::Fetched => "fetched",
+            Self::Permission => "permission",
         }
     }
 }
@@ -349,6 +353,11 @@ impl Record {
                 permission: Permission { read: flag, write: detail & 2 != 0 },
                 placement: *PLACEMENTS.get(usize::from(detail >> PLACEMENT_SHIFT & PLACEMENT_MASK))?,
             },
+            Kind::Permission => Event::Permission {
+                at: self.place(high)?,
+                page: Gfn(low),
+                permission: Permission { read: flag, write: detail & 2 != 0 },
+            },
             Kind::Unmap => Event::Unmap { at: self.place(high)?, page: Gfn(low) },
             Kind::Refused => Event::Refused {
                 at: self.place(high)?,
@@ -434,6 +443,10 @@ impl Body {
                     | u16::from(permission.write) << 1
                     | u16::from(placement as u8) << PLACEMENT_SHIFT;
                 Self::new(Kind::Map, at.iova.0, page.0).place(at).detail(detail)
+            }
+            Event::Permission { at, page, permission } => {
+                let detail = u16::from(permission.read) | u16::from(permission.write) << 1;
+                Self::new(Kind::Permission, at.iova.0, page.0).place(at).detail(detail)
             }
             Event::Unmap { at, page } => Self::new(Kind::Unmap, at.iova.0, page.0).place(at),
             Event::Refused { at, page, reason } => {

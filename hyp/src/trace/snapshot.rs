@@ -46,6 +46,9 @@ impl Snapshots {
                     self.want(Wanted { at, page, is_written: false });
                 }
             }
+            Event::Permission { at, permission, .. } if permission.write && is_chosen(control, at) => {
+                self.remember(at);
+            }
             Event::Unmap { at, page } if self.writable.remove(&key(at)) && is_chosen(control, at) => {
                 self.want(Wanted { at, page, is_written: true });
             }

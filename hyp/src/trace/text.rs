@@ -96,6 +96,12 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.word("perm", permission_name(permission.read, permission.write));
             fields.word("placement", placement_name(placement));
         }
+        Event::Permission { at, page, permission } => {
+            fields.range("iova", at.iova.iova(), PAGE);
+            fields.hex("paddr", page.address(), 16);
+            fields.number("size", PAGE);
+            fields.word("perm", permission_name(permission.read, permission.write));
+        }
         Event::Unmap { at, page } => {
             fields.range("iova", at.iova.iova(), PAGE);
             fields.number("size", PAGE);

@@ -117,6 +117,7 @@ impl<'a> Checker<'a> {
             Some(Kind::Flush) => self.flush(record),
             Some(Kind::Map) => self.look_at_map(record),
             Some(Kind::Unmap) => self.look_at_unmap(record),
+            Some(Kind::Permission) => drop(self.permit(record)),
             Some(_) => self.follow_others(record),
         }
     }
@@ -129,6 +130,7 @@ impl<'a> Checker<'a> {
             Some(Kind::Flush) => self.flush(record),
             Some(Kind::Map) => return self.map(record),
             Some(Kind::Unmap) => return self.unmap(record),
+            Some(Kind::Permission) => return self.permit(record),
             Some(_) => self.follow_others(record),
         }
         Change::None
@@ -164,6 +166,15 @@ impl<'a> Checker<'a> {
         let change = self.lifetimes.unmap(record);
         if let Change::Unmapped { mapping: Some(mapping), .. } = &change {
             self.unmapped(mapping, record);
+        }
+        change
+    }
+
+    #[cold]
+    fn permit(&mut self, record: &Record) -> Change {
+        let change = self.lifetimes.permit(record);
+        if let Change::Permission { mapping, before } = &change {
+            self.neighbours.permitted(mapping, *before, record, &mut self.teller);
         }
         change
     }

@@ -117,6 +117,16 @@ pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbo
                 kind.live += 1;
                 kind.peak = kind.peak.max(kind.live);
             }
+            Change::Permission { mapping, before } => {
+                // Of another kind from now on, as if it had begun now.
+                let of_before = kinds.entry(key(&Mapping { permission: before, ..mapping })).or_default();
+                of_before.live = of_before.live.saturating_sub(1);
+                let kind = kinds.entry(key(&mapping)).or_default();
+                let place = (lifetimes.space(mapping.owner), mapping.iova.0);
+                begun.insert(place, kind.completed.saturating_add(kind.live));
+                kind.live += 1;
+                kind.peak = kind.peak.max(kind.live);
+            }
             Change::Unmapped { mapping: Some(mapping), .. } => {
                 begun.remove(&(lifetimes.space(mapping.owner), mapping.iova.0));
                 let kind = kinds.entry(key(&mapping)).or_default();

@@ -111,6 +111,13 @@ pub enum Change {
         /// The one in its way.
         over: Option<Mapping>,
     },
+    /// A device may do something else with a page than before.
+    Permission {
+        /// The mapping as it is now.
+        mapping: Mapping,
+        /// What the device could do before.
+        before: Permission,
+    },
     /// A mapping ended, or one that was made before the trace began.
     Unmapped {
         /// By whom.
@@ -161,6 +168,7 @@ impl Lifetimes {
         match record.kind() {
             Some(Kind::Map) => self.map(record),
             Some(Kind::Unmap) => self.unmap(record),
+            Some(Kind::Permission) => self.permit(record),
             Some(Kind::Flush) if record.dart().is_some() => {
                 self.flush(record);
                 Change::None
@@ -192,6 +200,19 @@ impl Lifetimes {
         let Some(Event::Unmap { at, page }) = record.event() else { return Change::None };
         let mapping = self.remove(at.into(), at.iova, page);
         Change::Unmapped { at: at.into(), iova: at.iova, mapping }
+    }
+
+    /// Follows `record`, of a permission that changed.
+    pub(super) fn permit(&mut self, record: &Record) -> Change {
+        let Some(Event::Permission { at, page, permission }) = record.event() else { return Change::None };
+        let key = self.key(at.into(), at.iova);
+        let Some(slot) = self.live.get(key).filter(|slot| slot.page() == page).copied() else {
+            return Change::None;
+        };
+        let Some((before, slot)) = slot.mapping().zip(slot.with(permission)) else { return Change::None };
+        self.live.insert(key, slot);
+        let mapping = Mapping { permission, ..before };
+        Change::Permission { mapping, before: before.permission }
     }
 
     /// Follows `record`, of a flush that begins.

@@ -139,7 +139,7 @@ impl<W: Write> Packets<'_, W> {
                     item(&mut packet, PacketItem::Mapped, &bytes);
                 }
             }
-            Change::None => {}
+            Change::None | Change::Permission { .. } => {}
         }
         let original = packet.len();
         self.write(record, packet, original)

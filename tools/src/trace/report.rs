@@ -241,7 +241,7 @@ impl<'a> Collector<'a> {
         match change {
             Change::Mapped { mapping, .. } => self.mapped(&mapping),
             Change::Unmapped { at, mapping, .. } => self.unmapped(at, mapping, record),
-            Change::None => self.other(&event, record),
+            Change::None | Change::Permission { .. } => self.other(&event, record),
         }
         if record.kind() != Some(Kind::Fault) {
             self.last.push(record);

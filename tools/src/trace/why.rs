@@ -121,7 +121,7 @@ fn collect<S: Source>(
 fn is_about(record: &Record, granule: u32) -> bool {
     let Some(kind) = record.kind() else { return false };
     match kind {
-        Kind::Map | Kind::Unmap | Kind::Refused | Kind::LiveMove | Kind::RedZone => {
+        Kind::Map | Kind::Unmap | Kind::Permission | Kind::Refused | Kind::LiveMove | Kind::RedZone => {
             (record.payload() >> 34) as u32 == granule
         }
         Kind::Fault => record.payload() >> 14 == u64::from(granule),
@@ -133,7 +133,7 @@ fn is_about(record: &Record, granule: u32) -> bool {
 /// Whether `record` maps or unmaps `page`, or tells which streams share their tables.
 fn is_of_page(record: &Record, page: Gfn) -> bool {
     match record.kind() {
-        Some(Kind::Map | Kind::Unmap) => record.payload() as u32 == page.0,
+        Some(Kind::Map | Kind::Unmap | Kind::Permission) => record.payload() as u32 == page.0,
         Some(Kind::Attach) => true,
         _ => false,
     }

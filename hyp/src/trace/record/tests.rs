@@ -21,6 +21,11 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Flush { dart, streams: StreamSet(value as u16) },
         Event::FlushDone { dart, pages: value, is_busy: flag },
         Event::Unmap { at, page: Gfn(!value) },
+        Event::Permission {
+            at,
+            page: Gfn(value),
+            permission: Permission { read: flag, write: value & 2 != 0 },
+        },
         Event::Moved { page: Gfn(value), to: Hfn(!value) },
         Event::Fetched { page: Gfn(value), from: Hfn(!value) },
         Event::LiveMove { at, to: Frame(!value), merged_bytes: value % 16385 },
@@ -87,7 +92,7 @@ fn data_survives_whole_and_has_no_program_counter() {
 
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
-    let mut seen = [false; 23];
+    let mut seen = [false; 24];
     for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }

@@ -196,6 +196,12 @@ impl<const C: bool> Machine<C> {
                         self.live_maps.remove(&(at.iova.0, page));
                     }
                 }
+                Event::Permission { at, page, .. } => {
+                    self.counts.permissions += 1;
+                    if !self.live_maps.contains_key(&(at.iova.0, page)) {
+                        return Err(format!("{page:?} at {:?} is not mapped and gets a permission", at.iova));
+                    }
+                }
                 Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
                 Event::RedZone { at, .. } => {
                     self.counts.red_zone_reports += 1;

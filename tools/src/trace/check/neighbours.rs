@@ -1,6 +1,7 @@
 //! Which guest pages are mapped by whom: what else a device reaches because it shares a page.
 
 use oche_hyp::addr::Gfn;
+use oche_hyp::dart::entry::Permission;
 use oche_hyp::trace::Placement;
 use oche_hyp::trace::record::Record;
 use rustc_hash::FxHashMap;
@@ -71,6 +72,23 @@ impl Neighbours {
     pub(super) fn mapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
         let sharing = self.pages.update(mapping.page.0, |page| page.add(mapping)).flatten();
         if let Some(sharing) = sharing {
+            tell_shared(mapping, sharing, record, teller);
+        }
+    }
+
+    /// Takes note of a permission that changed, and tells what the page is shared with if that is worse now.
+    pub(super) fn permitted(
+        &mut self,
+        mapping: &Mapping,
+        before: Permission,
+        record: &Record,
+        teller: &mut Teller<'_>,
+    ) {
+        let sharing = self.pages.update(mapping.page.0, |page| {
+            page.take(&Mapping { permission: before, ..*mapping });
+            page.add(mapping)
+        });
+        if let Some(sharing) = sharing.flatten().filter(|sharing| *sharing != Sharing::Streaming) {
             tell_shared(mapping, sharing, record, teller);
         }
     }

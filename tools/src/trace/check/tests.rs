@@ -278,3 +278,18 @@ fn every_detector_has_its_own_name() {
         assert_eq!(serde_json::to_value(detector).unwrap(), detector.name());
     }
 }
+
+#[test]
+fn a_permission_that_changed_is_judged_by_as_it_is() {
+    let mut made = clean();
+    let to = |made: &mut Made, permission| {
+        made.event(Event::Permission { at: at(0, 1, 0x100), page: Gfn(50), permission });
+    };
+    made.map(0, 1, 0x100, 50, FROM_DEVICE).map(1, 0, 0x101, 50, TO_DEVICE);
+    assert_eq!(found(&made), []);
+    to(&mut made, RW);
+    assert_eq!(found(&made), [Detector::NeighboursExposed], "coherent now");
+    to(&mut made, TO_DEVICE);
+    made.fault(0, 1, 0x10_0000, true, 8).unmap(0, 1, 0x100, 50);
+    assert_eq!(found(&made), [Detector::NeighboursExposed, Detector::WrongDirection]);
+}

@@ -1,6 +1,7 @@
 //! The mappings that are live, by space and IOVA.
 
 use oche_hyp::addr::{Gfn, IovaPage};
+use oche_hyp::dart::entry::Permission;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::record::Record;
 use rustc_hash::FxHashMap;
@@ -33,6 +34,13 @@ impl Slot {
         let Some(Event::Map { at, page, permission, placement }) = self.made.event() else { return None };
         let (owner, since) = (at.into(), self.made.stamp());
         Some(Mapping { owner, iova: at.iova, page, permission, placement, since, flush: self.flush })
+    }
+
+    /// The mapping with another permission.
+    pub(super) fn with(&self, permission: Permission) -> Option<Self> {
+        let Some(Event::Map { at, page, placement, .. }) = self.made.event() else { return None };
+        let made = Record::new(self.made.stamp(), &Event::Map { at, page, permission, placement });
+        Some(Self { made, ..*self })
     }
 
     pub(super) fn iova(&self) -> IovaPage {

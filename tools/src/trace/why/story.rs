@@ -6,7 +6,7 @@ use oche_hyp::trace::record::{Kind, Record, Stamp};
 use oche_hyp::trace::text::refusal_name;
 
 use super::super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
-use super::super::words::{direction, many};
+use super::super::words::{direction, many, permission};
 use super::{Asker, Incident, LISTED, code_in_words, ticks_at};
 
 /// What the records tell of one device.
@@ -82,6 +82,14 @@ impl Asker<'_> {
                 Change::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
                     story.close(mapping, record, &event);
                 }
+                Change::Permission { mapping, .. }
+                    if mapping.iova == self.page
+                        && is_ours(mapping.owner)
+                        && at.is_none_or(|at| record.time() <= at) =>
+                {
+                    story.permit(&mapping);
+                    self.incident(&event, record, &is_ours, &mut story.incidents);
+                }
                 _ => self.incident(&event, record, &is_ours, &mut story.incidents),
             }
         }
@@ -124,6 +132,9 @@ impl Asker<'_> {
                     at.iova.iova() + u64::from(offset)
                 )
             }
+            Event::Permission { at, permission: now, .. } if at.iova == self.page && is_ours(at.into()) => {
+                format!("the device may {} the page from here on", permission(now))
+            }
             Event::Refused { at, page, reason } if at.iova == self.page && is_ours(at.into()) => {
                 format!("guest page {:#x} could not be mapped: {}", page.address(), refusal_name(reason))
             }
@@ -138,9 +149,21 @@ impl Asker<'_> {
 }
 
 impl Story {
+    /// The mapping that is open has the permission of `mapping` now.
+    fn permit(&mut self, mapping: &Mapping) {
+        let mut open = self.past.iter_mut().rev().filter(|past| past.until.is_none());
+        let is_same = |past: &&mut Interval| past.mapping.is_some_and(|old| old.since == mapping.since);
+        if let Some(past) = open.find(is_same) {
+            past.mapping = Some(*mapping);
+        }
+    }
+
     pub(super) fn close(&mut self, mapping: Option<Mapping>, record: &Record, event: &Event) {
         let until = Some(record.stamp());
-        let open = self.past.iter_mut().rev().find(|past| past.until.is_none() && past.mapping == mapping);
+        let open = self.past.iter_mut().rev().find(|past| {
+            past.until.is_none()
+                && past.mapping.map(|mapping| mapping.since) == mapping.map(|mapping| mapping.since)
+        });
         match (open, event) {
             (Some(open), _) => open.until = until,
             (None, Event::Unmap { page, .. }) => {

@@ -208,3 +208,20 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
         "{said}"
     );
 }
+
+#[test]
+fn a_permission_that_changed_is_part_of_the_story() {
+    let mut made = Made::new();
+    made.map(0, 1, 0xfffc3, 0x41234, FROM_DEVICE).wait(100);
+    made.event(Event::Permission { at: at(0, 1, 0xfffc3), page: Gfn(0x41234), permission: TO_DEVICE });
+    made.fault(0, 1, 0xfffc_3010, true, 8);
+    let answer = ask(&made, 0xfffc_3010, None);
+    let device = &answer.devices[0];
+    assert!(device.sentences[0].contains("wrong direction: the page was mapped for the device to read only"));
+    assert_eq!((device.history.len(), device.history[0].permission), (1, Some("r-")));
+    assert_eq!(device.incidents[0].what, "the device may read the page from here on");
+    made.unmap(0, 1, 0xfffc3, 0x41234);
+    let before = ask(&made, 0xfffc_3010, Some(1_050_000));
+    assert_eq!(before.devices[0].history[0].permission, Some("-w"), "as it was then");
+    assert!(before.devices[0].history[0].until_ns.is_some());
+}

@@ -9,6 +9,7 @@ local KINDS = {
     [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
     [20] = "watch", [21] = "callers",
     [22] = "fetched",
+    [23] = "permission",
 }
 local PLACEMENTS = { [0] = "direct", [1] = "composed", [2] = "replica" }
 local REASONS = {
@@ -149,6 +150,13 @@ describe[5] = function(tree, record)
     local iova, gpa = page_fields(tree, record)
     tree:add(fields.size, PAGE_BYTES):set_generated()
     return string.format("unmap %s from %s", iova, gpa)
+end
+
+describe[23] = function(tree, record, detail)
+    local iova, gpa = page_fields(tree, record)
+    local permission = bit.band(detail, 3)
+    tree:add(fields.permission, record(22, 2), permission)
+    return string.format("%s of %s, from here on %s", iova, gpa, PERMISSIONS[permission])
 end
 
 describe[6] = function(tree, record, detail)

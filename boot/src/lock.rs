@@ -5,7 +5,45 @@
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its place to try every order
+/// of events that the memory model allows.
+pub trait StateByte {
+    /// Stores `new` if the byte is `current`; says whether it was. `success` orders it then, and nothing otherwise.
+    fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
+    /// Loads it.
+    fn load(&self, order: Ordering) -> u8;
+    /// Stores it.
+    fn store(&self, value: u8, order: Ordering);
+    /// Between two looks at a byte that another CPU is to change.
+    fn wait(&self);
+}
+
+impl StateByte for AtomicU8 {
+    #[inline]
+    fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
+        self.compare_exchange(current, new, success, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn load(&self, order: Ordering) -> u8 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u8, order: Ordering) {
+        Self::store(self, value, order);
+    }
+
+    #[inline]
+    fn wait(&self) {
+        core::hint::spin_loop();
+    }
+}
+
+const OPEN: u8 = 0;
+const HELD: u8 = 1;
 
 /// Mutual exclusion by spinning.
 ///
@@ -14,30 +52,39 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 /// the host scheduler's pace: measured, four CPUs on two did a hundred turns a second. A CPU that leaves the lock
 /// goes back to its guest before it comes again, which is the others' chance.
 #[derive(Debug)]
-pub struct SpinLock<T> {
-    is_held: AtomicBool,
+pub struct SpinLock<T, B = AtomicU8> {
+    state: B,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value may
 // move between CPUs.
-unsafe impl<T: Send> Sync for SpinLock<T> {}
+unsafe impl<T: Send, B: Sync> Sync for SpinLock<T, B> {}
 
 impl<T> SpinLock<T> {
     /// An open lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self { is_held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Self::with(AtomicU8::new(OPEN), value)
     }
+}
 
+impl<T, B> SpinLock<T, B> {
+    /// A lock around `value` whose state is `state`, which is 0: open.
+    pub const fn with(state: B, value: T) -> Self {
+        Self { state, value: UnsafeCell::new(value) }
+    }
+}
+
+impl<T, B: StateByte> SpinLock<T, B> {
     /// Waits until the lock is open and closes it. Holders do bounded work.
-    pub fn lock(&self) -> SpinGuard<'_, T> {
+    pub fn lock(&self) -> SpinGuard<'_, T, B> {
         loop {
             if let Some(guard) = self.try_lock() {
                 return guard;
             }
             // Waits on a shared copy of the line: only the release takes it from whoever holds it.
-            while self.is_held.load(Ordering::Relaxed) {
-                core::hint::spin_loop();
+            while self.state.load(Ordering::Relaxed) == HELD {
+                self.state.wait();
             }
         }
     }
@@ -47,28 +94,28 @@ impl<T> SpinLock<T> {
     /// # Safety
     ///
     /// Once for each `keep`, by whoever kept it.
-    pub unsafe fn reclaim(&self) -> SpinGuard<'_, T> {
+    pub unsafe fn reclaim(&self) -> SpinGuard<'_, T, B> {
         SpinGuard { lock: self }
     }
 
     /// Closes the lock if it is open.
-    pub fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T, B>> {
         // Acquire: what the last holder wrote is seen.
-        let taken = self.is_held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed);
+        let is_taken = self.state.exchange(OPEN, HELD, Ordering::Acquire);
         // Not `then_some`: a guard that is built for nothing opens the lock when it is dropped.
-        taken.is_ok().then(|| SpinGuard { lock: self })
+        is_taken.then(|| SpinGuard { lock: self })
     }
 
     /// Tries `attempts` times: for a panic, which must speak even if the holder will never return.
-    pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T>> {
+    pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T, B>> {
         (0..attempts).find_map(|_| {
-            core::hint::spin_loop();
+            self.state.wait();
             self.try_lock()
         })
     }
 }
 
-impl<T> SpinGuard<'_, T> {
+impl<T, B: StateByte> SpinGuard<'_, T, B> {
     /// Leaves the lock closed, for [`SpinLock::reclaim`].
     pub fn keep(self) {
         core::mem::forget(self);
@@ -77,11 +124,11 @@ impl<T> SpinGuard<'_, T> {
 
 /// Opens the lock when dropped.
 #[derive(Debug)]
-pub struct SpinGuard<'a, T> {
-    lock: &'a SpinLock<T>,
+pub struct SpinGuard<'a, T, B: StateByte = AtomicU8> {
+    lock: &'a SpinLock<T, B>,
 }
 
-impl<T> Deref for SpinGuard<'_, T> {
+impl<T, B: StateByte> Deref for SpinGuard<'_, T, B> {
     type Target = T;
     fn deref(&self) -> &T {
         // SAFETY: this guard is the only one, since `try_lock` closed the lock for it.
@@ -89,16 +136,16 @@ impl<T> Deref for SpinGuard<'_, T> {
     }
 }
 
-impl<T> DerefMut for SpinGuard<'_, T> {
+impl<T, B: StateByte> DerefMut for SpinGuard<'_, T, B> {
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as for `deref`, and `&mut self` makes this the guard's only borrow.
         unsafe { &mut *self.lock.value.get() }
     }
 }
 
-impl<T> Drop for SpinGuard<'_, T> {
+impl<T, B: StateByte> Drop for SpinGuard<'_, T, B> {
     fn drop(&mut self) {
-        self.lock.is_held.store(false, Ordering::Release);
+        self.lock.state.store(OPEN, Ordering::Release);
     }
 }
 
@@ -108,24 +155,32 @@ const READY: u8 = 2;
 
 /// A value that is written once, at boot, and read by every CPU afterwards.
 #[derive(Debug)]
-pub struct Once<T> {
-    state: AtomicU8,
+pub struct Once<T, B = AtomicU8> {
+    state: B,
     value: UnsafeCell<Option<T>>,
 }
 
 // SAFETY: written before `READY` is released, only shared references after it is acquired.
-unsafe impl<T: Send + Sync> Sync for Once<T> {}
+unsafe impl<T: Send + Sync, B: Sync> Sync for Once<T, B> {}
 
 impl<T> Once<T> {
     /// An empty cell.
     pub const fn new() -> Self {
-        Self { state: AtomicU8::new(EMPTY), value: UnsafeCell::new(None) }
+        Self::with(AtomicU8::new(EMPTY))
     }
+}
 
+impl<T, B> Once<T, B> {
+    /// An empty cell whose state is `state`, which is 0: empty.
+    pub const fn with(state: B) -> Self {
+        Self { state, value: UnsafeCell::new(None) }
+    }
+}
+
+impl<T, B: StateByte> Once<T, B> {
     /// Writes the value. A second writer changes nothing.
     pub fn set(&self, value: T) {
-        let first = self.state.compare_exchange(EMPTY, WRITING, Ordering::Relaxed, Ordering::Relaxed);
-        if first.is_ok() {
+        if self.state.exchange(EMPTY, WRITING, Ordering::Relaxed) {
             // SAFETY: only one caller moves the state from EMPTY, and nobody reads before READY.
             unsafe { *self.value.get() = Some(value) };
             self.state.store(READY, Ordering::Release);

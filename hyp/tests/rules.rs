@@ -18,7 +18,7 @@ fn refusals(bench: &Bench, wanted: Refusal) -> usize {
 }
 
 #[test]
-fn four_pages_of_one_aligned_frame_are_direct_and_stay_home() {
+fn c7_four_pages_of_one_aligned_frame_are_direct_and_stay_home() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4, 5, 6, 7]);
     for slot in 0..4 {
@@ -29,7 +29,7 @@ fn four_pages_of_one_aligned_frame_are_direct_and_stay_home() {
 }
 
 #[test]
-fn unrelated_pages_share_a_frame_and_cpus_follow_them() {
+fn c1_c2_unrelated_pages_share_a_frame_and_cpus_follow_them() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30, 9, 77, 2]);
     for (slot, number) in [30_u32, 9, 77, 2].into_iter().enumerate() {
@@ -43,7 +43,7 @@ fn unrelated_pages_share_a_frame_and_cpus_follow_them() {
 }
 
 #[test]
-fn an_unmapped_page_is_home_with_its_bytes_and_its_frame_is_free() {
+fn c4_an_unmapped_page_is_home_with_its_bytes_and_its_frame_is_free() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     let free = bench.engine.free_frames();
@@ -56,7 +56,7 @@ fn an_unmapped_page_is_home_with_its_bytes_and_its_frame_is_free() {
 }
 
 #[test]
-fn a_neighbour_fills_an_empty_slot_and_moves_nothing_else() {
+fn c1_a_neighbour_fills_an_empty_slot_and_moves_nothing_else() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     let first = bench.engine.locate(page(30));
@@ -69,7 +69,7 @@ fn a_neighbour_fills_an_empty_slot_and_moves_nothing_else() {
 }
 
 #[test]
-fn a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
+fn c5_a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     assert!(bench.device_write(10, 17, 1));
@@ -82,7 +82,19 @@ fn a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
 }
 
 #[test]
-fn a_split_direct_granule_loses_no_write_of_the_device() {
+fn c3_a_stray_write_on_its_way_lands_before_a_page_moves_into_the_slot() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30, 31]);
+    bench.machine.during_drain = Some(bench::Machine::late_stray_write);
+    bench.map(10, &[32]);
+    assert!(bench.machine.during_drain.is_none(), "nothing waited for it");
+    let hit = |event: &Event| matches!(event, Event::RedZone { at, offset: 41, bytes: 1 } if at.iova.0 == 10);
+    assert_eq!(bench.count(hit), 1);
+    assert_eq!(bench.cpu_load(32, 41), 0, "it reached a page of the guest");
+}
+
+#[test]
+fn c2_a_split_direct_granule_loses_no_write_of_the_device() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4, 5, 6, 7]);
     assert!(bench.device_write(9, 40, 1));
@@ -98,7 +110,7 @@ fn a_split_direct_granule_loses_no_write_of_the_device() {
 }
 
 #[test]
-fn an_alias_gets_a_replica_and_what_the_device_wrote_there_is_merged_at_unmap() {
+fn c2_an_alias_gets_a_replica_and_what_the_device_wrote_there_is_merged_at_unmap() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.map(21, &[30]);
@@ -133,7 +145,7 @@ fn when_the_first_mapping_goes_the_replica_becomes_the_page() {
 }
 
 #[test]
-fn mappings_of_one_page_that_all_go_at_once_leave_it_home() {
+fn c4_mappings_of_one_page_that_all_go_at_once_leave_it_home() {
     let mut bench = Bench::new(32);
     let free = bench.engine.free_frames();
     for iova in [8, 21, 34] {
@@ -164,7 +176,7 @@ fn a_page_that_is_direct_twice_needs_no_copy() {
 }
 
 #[test]
-fn permission_is_the_union_of_the_granule_and_membership_is_exact() {
+fn c3_permission_is_the_union_of_the_granule_and_membership_is_exact() {
     let mut bench = Bench::new(32);
     bench.set(8, Some((page(30), Permission::READ_ONLY)));
     bench.flush(0, 0);
@@ -178,7 +190,7 @@ fn permission_is_the_union_of_the_granule_and_membership_is_exact() {
 }
 
 #[test]
-fn what_cannot_be_mapped_is_refused_with_a_reason_and_the_rest_goes_on() {
+fn c6_what_cannot_be_mapped_is_refused_with_a_reason_and_the_rest_goes_on() {
     let mut bench = Bench::new(32);
     bench.set(8, Some((Gfn(0x7_0000), Permission::READ_WRITE)));
     bench.set(9, Some((page(30), Permission::READ_WRITE)));
@@ -206,7 +218,7 @@ fn a_whole_frame_of_a_device_is_direct() {
 }
 
 #[test]
-fn an_exhausted_pool_refuses_the_new_and_keeps_the_old() {
+fn c6_an_exhausted_pool_refuses_the_new_and_keeps_the_old() {
     let mut bench = Bench::new(6);
     for index in 0..8 {
         bench.map(8 + 4 * index, &[30 + index]);
@@ -233,7 +245,7 @@ fn stage_2_without_memory_refuses_and_the_page_stays_home() {
 }
 
 #[test]
-fn a_fault_reaches_the_guest_with_stream_address_and_code() {
+fn c5_a_fault_reaches_the_guest_with_stream_address_and_code() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     assert!(!bench.device_write(600, 0x123, 1));
@@ -250,7 +262,7 @@ fn a_fault_reaches_the_guest_with_stream_address_and_code() {
 }
 
 #[test]
-fn a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
+fn c4_a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30, 31]);
     bench.write(0, TCR, 0);
@@ -274,7 +286,7 @@ fn two_darts_with_the_same_tables_share_one_space() {
 }
 
 #[test]
-fn a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
+fn c1_a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.write(0, TTBR, 1 << 31 | page(180).0);
@@ -285,7 +297,7 @@ fn a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
 }
 
 #[test]
-fn a_quiet_table_is_closed_and_the_first_store_opens_it() {
+fn c7_a_quiet_table_is_closed_and_the_first_store_opens_it() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     for _ in 0..400 {
@@ -310,7 +322,7 @@ fn a_table_outside_guest_memory_is_refused_and_its_neighbours_work() {
 }
 
 #[test]
-fn more_than_a_slice_of_work_keeps_the_dart_busy_until_it_is_polled_to_the_end() {
+fn c6_more_than_a_slice_of_work_keeps_the_dart_busy_until_it_is_polled_to_the_end() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4]);
     // Forty leaf tables that are all one page: 40 times 512 slots, all of them aliases or refused.

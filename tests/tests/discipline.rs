@@ -334,7 +334,7 @@ fn a_page_copied_before_its_break_is_complete_is_seen() {
 }
 
 #[test]
-fn a_frame_given_back_before_the_hardware_was_invalidated_is_seen() {
+fn c3_a_frame_given_back_before_the_hardware_was_invalidated_is_seen() {
     let found = found(Sabotage::SkipInvalidate);
     assert!(found.contains("was invalidated"), "{found}");
 }

@@ -27,7 +27,7 @@ fn check(setting: Setting, steps: &[(Operation, u32)]) {
 const QUICK_PROGRAMS: u64 = 40;
 
 #[test]
-fn the_engine_and_the_reference_agree_on_random_programs() {
+fn c1_to_c6_the_engine_and_the_reference_agree_on_random_programs() {
     if let Err(failure) = run(1500 * QUICK_PROGRAMS, 1, |_| ()) {
         panic!("{failure}");
     }
@@ -68,7 +68,7 @@ fn a_permission_that_changes_is_an_event() {
 /// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
 /// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
 #[test]
-fn packed_receive_buffers_are_read_while_their_neighbours_are_written() {
+fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
     for board in [Dart, Smmu] {
         let setting = Setting { board, ..Setting::PLAIN };
         let mut steps = vec![NewDomain, Attach { domain: 0, dart: 0, stream: 3, flush: true }];

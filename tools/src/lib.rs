@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod command;
+#[cfg(test)]
+mod contract;
 pub mod demo;
 pub mod el2;
 pub mod environment;
@@ -9,6 +11,7 @@ pub mod guest;
 pub mod hostile;
 pub mod m1;
 pub mod measure;
+pub mod mutants;
 pub mod pack;
 pub mod pictures;
 pub mod progress;

@@ -125,6 +125,12 @@ impl Machine {
         (POOL..POOL + 32).for_each(|frame| self.bytes(Frame(frame).page(1))[41] = 0xee);
     }
 
+    /// A device's write to byte 41 of slot 2 of the granule at IOVA page 8, translated while nothing was mapped there.
+    pub(crate) fn late_stray_write(&mut self) {
+        let found = self.walk(dart(0), stream(0), 10 << 12);
+        self.bytes(found.expect("a composed granule").0)[41] = 0xee;
+    }
+
     /// The guest's entry for the first 2 MiB.
     pub(crate) fn first_level_entry(&self) -> u64 {
         self.load(self.cpu_page(Gfn(TABLES)), 0)

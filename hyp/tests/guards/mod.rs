@@ -31,7 +31,7 @@ fn a_page_with_replicas_that_devices_read_traps_stores_only() {
 }
 
 #[test]
-fn a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
+fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
     let mut bench = aliased([Permission::READ_WRITE; 3]);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None);
     for (number, iova) in [8, 21, 34].into_iter().enumerate() {
@@ -57,7 +57,7 @@ fn a_store_beside_what_a_device_just_wrote_takes_nothing_back() {
 }
 
 #[test]
-fn accesses_of_every_width_and_alignment_reach_all_copies() {
+fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
     let mut bench = aliased([Permission::READ_WRITE; 3]);
     assert_eq!(bench.trap(30, CpuReach::Store), Trapped::Guarded(page(30)));
     let mut bytes = [0_u8; 64];
@@ -98,7 +98,7 @@ fn what_a_cpu_does_to_an_opened_page_reaches_all_copies() {
 }
 
 #[test]
-fn the_guard_goes_with_the_last_copy_and_not_before() {
+fn c7_the_guard_goes_with_the_last_copy_and_not_before() {
     let mut bench = aliased([Permission::READ_WRITE, Permission::READ_WRITE, Permission::READ_ONLY]);
     bench.unmap(8, 1);
     assert!(bench.device_write(21, 5, 50));

@@ -15,7 +15,7 @@ fn map(bench: &mut Bench, iova: u32, number: u32, permission: Permission) {
 }
 
 #[test]
-fn a_page_that_devices_may_only_read_is_out_of_reach_of_a_neighbours_right_to_write() {
+fn c3_a_page_that_devices_may_only_read_is_out_of_reach_of_a_neighbours_right_to_write() {
     for coherence in [Coherence::Exact, Coherence::Api] {
         for first in [Permission::READ_ONLY, Permission::READ_WRITE] {
             let mut bench = strict(coherence);

@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "wild accesses are the purpose")]
 
 mod access;
+mod attacks;
 mod calls;
 mod console;
 mod edu;
@@ -11,6 +12,7 @@ mod firmware;
 mod forms;
 mod guarded;
 mod mapping;
+mod motion;
 mod start;
 mod storm;
 mod tree;
@@ -86,6 +88,8 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     access::run(&mut tally, &holes);
     calls::run(&mut tally, &holes);
     guarded::run(&mut tally);
+    motion::run(&mut tally);
+    attacks::run(&mut tally, &holes);
     storm::run(&mut tally);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     firmware::power_off()

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use oche_tools::{check, demo, measure, pictures, run, setup, soak, test};
+use oche_tools::{check, demo, measure, mutants, pictures, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -32,6 +32,8 @@ enum Work {
     },
     /// Make the documentation's pictures of a demo's trace.
     Pictures(pictures::Options),
+    /// Make mistakes on purpose in a copy of the tree, and say which test finds each.
+    Mutants(mutants::Options),
     /// Build Oche for EL2.
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Work::Check => check::main(),
         Work::Measure { what } => measure::main(what.as_ref()),
         Work::Pictures(options) => pictures::main(&options),
+        Work::Mutants(options) => mutants::main(&options),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

@@ -27,6 +27,10 @@ static VISITS: AtomicU32 = AtomicU32::new(0);
 /// [`TASK`]: other CPUs go to the storm; they count in a guarded page.
 pub(super) const STORM: u32 = 1;
 pub(super) const COUNT: u32 = 2;
+/// They use a page in motion; change tables while they are read; flush without end.
+pub(super) const MOTION: u32 = 3;
+pub(super) const SCRIBBLE: u32 = 4;
+pub(super) const FLOOD: u32 = 5;
 /// What other CPUs do when they come: 0 leave at once.
 pub(super) static TASK: AtomicU32 = AtomicU32::new(0);
 
@@ -37,6 +41,9 @@ extern "C" fn guest_secondary(number: u64) -> ! {
     match TASK.load(Ordering::SeqCst) {
         STORM => super::storm::join(number),
         COUNT => super::guarded::join(number),
+        MOTION => super::motion::join(number),
+        SCRIBBLE => super::attacks::scribble(number),
+        FLOOD => super::attacks::flood(),
         _ => {}
     }
     loop {

@@ -1,0 +1,517 @@
+//! Every order of events at two or three CPUs, for each way in which CPUs share something at EL2.
+//!
+//! loom tries each interleaving, and each value that a load may see under the C11 memory model (AArch64's is no weaker
+//! where acquire, release and compare-and-exchange are used as such). The code is the one that runs at EL2, over loom's
+//! atomics; each model has a mistake beside it, made where the code meets them, that must be found.
+// UNSAFETY: the contents of loom's cells are reached by pointers that loom checks.
+#![expect(unsafe_code, reason = "loom hands out pointers to what its cells hold")]
+
+use loom::cell::UnsafeCell;
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
+use loom::thread;
+use oche_boot::lock::{Once, SpinLock, StateByte};
+use oche_boot::range::{PAGE, PhysRange};
+use oche_boot::stage2::hardware::{Barrier, Hardware, Translations};
+use oche_boot::stage2::{Lookup, Root, Stage2};
+use oche_hyp::addr::{Gfn, Hfn};
+use oche_hyp::trace::Event;
+use oche_hyp::trace::directory::Layout;
+use oche_hyp::trace::record::{Record, SEQUENCE_WORD};
+use oche_hyp::trace::ring::{RingReader, RingWriter};
+use oche_hyp::trace::words::Words;
+use oche_hyp::world::{CpuAccess, Stage2 as _};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// A model of at most three threads, in every order with at most three forced switches: loom's own advice, and what
+/// keeps the largest of them to some seconds.
+fn explore(model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(3);
+    builder.check(model);
+}
+
+/// What a state byte does other than it is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weakness {
+    None,
+    /// What should acquire is relaxed.
+    Acquire,
+    /// What should release is.
+    Release,
+}
+
+struct Byte(AtomicU8, Weakness);
+
+impl Byte {
+    fn new(weakness: Weakness) -> Self {
+        Self(AtomicU8::new(0), weakness)
+    }
+
+    fn order(&self, order: Ordering) -> Ordering {
+        match (self.1, order) {
+            (Weakness::Acquire, Ordering::Acquire) | (Weakness::Release, Ordering::Release) => {
+                Ordering::Relaxed
+            }
+            _ => order,
+        }
+    }
+}
+
+impl StateByte for Byte {
+    fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
+        self.0.compare_exchange(current, new, self.order(success), Ordering::Relaxed).is_ok()
+    }
+
+    fn load(&self, order: Ordering) -> u8 {
+        self.0.load(self.order(order))
+    }
+
+    fn store(&self, value: u8, order: Ordering) {
+        self.0.store(value, self.order(order));
+    }
+
+    fn wait(&self) {
+        thread::yield_now();
+    }
+}
+
+type Shared = SpinLock<UnsafeCell<u64>, Byte>;
+
+fn add(cell: &UnsafeCell<u64>) {
+    cell.with_mut(|value| {
+        // SAFETY: the lock is held; loom panics if it is not.
+        unsafe { *value += 1 }
+    });
+}
+
+/// One CPU waits for the lock, and so does another, or two others try once: with more that wait, loom follows those that
+/// only wait for each other without end.
+fn lock_model(weakness: Weakness, others_try: bool) {
+    let lock = Arc::new(Shared::with(Byte::new(weakness), UnsafeCell::new(0)));
+    let waiter = {
+        let lock = Arc::clone(&lock);
+        thread::spawn(move || add(&lock.lock()))
+    };
+    let mut expected = 1;
+    if others_try {
+        let trier = {
+            let lock = Arc::clone(&lock);
+            thread::spawn(move || lock.try_lock().map(|value| add(&value)).is_some())
+        };
+        expected += u64::from(lock.try_lock().map(|value| add(&value)).is_some());
+        expected += u64::from(trier.join().expect("the third CPU"));
+    } else {
+        add(&lock.lock());
+        expected += 1;
+    }
+    waiter.join().expect("the other CPU");
+    // SAFETY: all others are done.
+    lock.lock().with(|value| assert_eq!(unsafe { *value }, expected));
+}
+
+#[test]
+fn the_engine_s_lock_lets_one_of_two_cpus_in() {
+    explore(|| lock_model(Weakness::None, false));
+}
+
+#[test]
+fn the_engine_s_lock_lets_one_of_three_cpus_in() {
+    explore(|| lock_model(Weakness::None, true));
+}
+
+#[test]
+#[should_panic]
+fn a_lock_that_does_not_acquire_is_found() {
+    explore(|| lock_model(Weakness::Acquire, false));
+}
+
+#[test]
+#[should_panic]
+fn a_lock_that_does_not_release_is_found() {
+    explore(|| lock_model(Weakness::Release, false));
+}
+
+/// One CPU steps an instruction in a page of which there are two copies: the lock stays closed from the opening, over the
+/// return to the guest and the next trap, to the settling. Others who hold the lock find the copies equal.
+fn step_model(is_kept: bool) {
+    let cell = || UnsafeCell::new(0);
+    let lock = Arc::new(SpinLock::with(Byte::new(Weakness::None), [cell(), cell()]));
+    let other = {
+        let lock = Arc::clone(&lock);
+        thread::spawn(move || {
+            let copies = lock.lock();
+            // SAFETY: the lock is held; loom panics if somebody is in it all the same.
+            let [one, two] = copies.each_ref().map(|copy| copy.with(|value| unsafe { *value }));
+            assert_eq!(one, two, "the copies differ under the lock");
+            copies.iter().for_each(add);
+        })
+    };
+    let guard = lock.lock();
+    if is_kept {
+        guard.keep()
+    } else {
+        drop(guard)
+    }
+    // The guest's instruction, in the view, with no guard object.
+    // SAFETY: kept just before, by this CPU, once.
+    let opened = unsafe { lock.reclaim() };
+    add(&opened[0]);
+    opened.keep();
+    // The next trap settles.
+    // SAFETY: as before.
+    let settled = unsafe { lock.reclaim() };
+    // SAFETY: the lock is held.
+    let new = settled[0].with(|value| unsafe { *value });
+    // SAFETY: the same.
+    settled[1].with_mut(|value| unsafe { *value = new });
+    drop(settled);
+    other.join().expect("the other CPU");
+}
+
+#[test]
+fn a_page_that_is_open_for_one_cpu_is_settled_before_another_comes() {
+    explore(|| step_model(true));
+}
+
+#[test]
+#[should_panic]
+fn a_step_that_opens_the_lock_is_found() {
+    explore(|| step_model(false));
+}
+
+fn once_model(weakness: Weakness) {
+    let cell = Arc::new(Once::<UnsafeCell<u64>, Byte>::with(Byte::new(weakness)));
+    let reader = {
+        let cell = Arc::clone(&cell);
+        thread::spawn(move || {
+            if let Some(value) = cell.get() {
+                // SAFETY: nobody writes it any more; loom panics if somebody does.
+                value.with(|value| assert!(unsafe { *value } != 0));
+            }
+        })
+    };
+    let rival = {
+        let cell = Arc::clone(&cell);
+        thread::spawn(move || cell.set(UnsafeCell::new(2)))
+    };
+    let value = UnsafeCell::new(0);
+    add(&value);
+    cell.set(value);
+    reader.join().expect("the reader");
+    rival.join().expect("the rival");
+    assert!(cell.get().is_some());
+}
+
+#[test]
+fn what_boot_writes_once_is_whole_for_every_cpu() {
+    explore(|| once_model(Weakness::None));
+}
+
+#[test]
+#[should_panic]
+fn a_cell_that_does_not_release_is_found() {
+    explore(|| once_model(Weakness::Release));
+}
+
+/// The trace's memory, of which only the words that are used exist.
+struct TraceWords {
+    words: BTreeMap<usize, AtomicU64>,
+    load: Ordering,
+    store: Ordering,
+    number_is_last: bool,
+}
+
+impl TraceWords {
+    fn new(layout: Layout, (load, store): (Ordering, Ordering), number_is_last: bool) -> Self {
+        let end = layout.total_bytes() / 8;
+        let ring = end - layout.ring_records() as usize * 4;
+        // The head, and the ring.
+        let words = [0x100 / 8].into_iter().chain(ring..end).map(|word| (word, AtomicU64::new(0))).collect();
+        Self { words, load, store, number_is_last }
+    }
+}
+
+impl Words for TraceWords {
+    fn load(&self, index: usize) -> u64 {
+        self.words.get(&index).map_or(0, |word| word.load(self.load))
+    }
+
+    fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.words.get(&index) {
+            word.store(value, self.store);
+        }
+    }
+
+    fn store_record(&self, index: usize, record: &Record) {
+        let numbered = [SEQUENCE_WORD, 0, 2, 3];
+        let order = if self.number_is_last { [0, 2, 3, SEQUENCE_WORD] } else { numbered };
+        order.into_iter().for_each(|word| Words::store(self, index + word, record.0[word]));
+    }
+}
+
+/// One CPU writes two records into a ring of one, while a reader reads: each record that it is given is whole.
+fn ring_model(orders: (Ordering, Ordering), number_is_last: bool) {
+    let layout = Layout::new(1, 32);
+    let words = Arc::new(TraceWords::new(layout, orders, number_is_last));
+    let mut writer = RingWriter::new(layout, 0).expect("a ring");
+    let mut write = {
+        let words = Arc::clone(&words);
+        move |number: u64| {
+            writer.record(
+                &*words,
+                10 + number,
+                0,
+                &Event::InvalidateTimedOut {
+                    dart: oche_hyp::dart::stream::DartId::new(number as usize).expect("a DART"),
+                },
+            )
+        }
+    };
+    write(1);
+    let reader = {
+        let words = Arc::clone(&words);
+        thread::spawn(move || {
+            let mut reader = RingReader::new(layout, 0).expect("a ring");
+            let mut into = [Record::default(); 1];
+            let batch = reader.read(&*words, &mut into);
+            for record in &into[..batch.count] {
+                let dart = match record.event() {
+                    Some(Event::InvalidateTimedOut { dart }) => dart.index() as u64,
+                    other => panic!("a record that nobody wrote: {other:?}"),
+                };
+                assert_eq!(record.0[0], 10 + dart, "a record of two halves");
+            }
+        })
+    };
+    write(2);
+    reader.join().expect("the reader");
+}
+
+#[test]
+fn a_record_of_the_trace_is_whole_or_not_given() {
+    explore(|| ring_model((Ordering::Acquire, Ordering::Release), false));
+}
+
+#[test]
+#[should_panic]
+fn a_reader_of_the_trace_that_does_not_acquire_is_found() {
+    explore(|| ring_model((Ordering::Relaxed, Ordering::Release), false));
+}
+
+#[test]
+#[should_panic]
+fn a_writer_of_the_trace_that_numbers_last_is_found() {
+    explore(|| ring_model((Ordering::Acquire, Ordering::Release), true));
+}
+
+const TABLES: u64 = 1 << 40;
+const PAGE_IN_MOTION: Gfn = Gfn(0x4_0001);
+const NEW_PLACE: Hfn = Hfn(0x9_0000);
+
+/// The machine of two CPUs at one page: its entry is an atomic word, all others are set before.
+struct Machine {
+    others: Mutex<BTreeMap<(u64, usize), u64>>,
+    entry: (u64, usize),
+    word: AtomicU64,
+    /// Accesses through a translation that was found before: an invalidation waits for them.
+    accesses: AtomicU64,
+    /// The page's bytes at home and in the new place; the number of the copy that instruction caches have.
+    home: AtomicU64,
+    away: AtomicU64,
+    synchronised: AtomicU64,
+    is_waited_for: bool,
+    is_blind: bool,
+}
+
+#[derive(Clone)]
+struct Cpu(Arc<Machine>);
+
+impl Hardware for Cpu {
+    fn load(&self, table: u64, index: usize) -> u64 {
+        if (table, index) == self.0.entry {
+            return self.0.word.load(Ordering::Acquire);
+        }
+        self.0.others.lock().expect("no panic").get(&(table, index)).copied().unwrap_or(0)
+    }
+
+    fn store(&self, table: u64, index: usize, value: u64) {
+        if (table, index) == self.0.entry {
+            return self.0.word.store(value, Ordering::Release);
+        }
+        self.0.others.lock().expect("no panic").insert((table, index), value);
+    }
+
+    fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
+        assert_eq!((table, index), self.0.entry);
+        if self.0.is_blind {
+            self.0.word.store(new, Ordering::Release);
+            return true;
+        }
+        self.0.word.compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    fn barrier(&self, _: Barrier) {
+        fence(Ordering::SeqCst);
+    }
+
+    fn synchronize_context(&self) {}
+
+    /// Complete when no access through an older translation is under way.
+    fn invalidate(&self, _: Translations) {
+        while self.0.is_waited_for && self.0.accesses.load(Ordering::SeqCst) != 0 {
+            thread::yield_now();
+        }
+    }
+
+    fn select_tables(&self, _: u64) {}
+
+    fn data_line_bytes(&self) -> u64 {
+        PAGE
+    }
+
+    fn clean_line(&self, address: u64) {
+        self.0.synchronised.store(address, Ordering::SeqCst);
+    }
+
+    fn drop_instructions(&self) {}
+}
+
+impl Cpu {
+    /// The guest loads the page: what it finds, or `None` where it faults and is to try again.
+    fn load_page(&self, root: Root) -> Option<u64> {
+        self.0.accesses.store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let found = match root.lookup(self, PAGE_IN_MOTION) {
+            Lookup::Mapped { at: NEW_PLACE, .. } => Some(self.0.away.load(Ordering::Relaxed)),
+            Lookup::Mapped { at, .. } => {
+                assert_eq!(at, PAGE_IN_MOTION.home());
+                Some(self.0.home.load(Ordering::Relaxed))
+            }
+            Lookup::InMotion => None,
+            Lookup::Unmapped => panic!("the page is gone"),
+        };
+        self.0.accesses.store(0, Ordering::SeqCst);
+        found
+    }
+
+    /// The guest stores into the page. Whether it went through.
+    fn store_page(&self, root: Root, value: u64) -> bool {
+        self.0.accesses.store(1, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let is_stored = match root.lookup(self, PAGE_IN_MOTION) {
+            Lookup::Mapped { at: NEW_PLACE, .. } => {
+                self.0.away.store(value, Ordering::Relaxed);
+                true
+            }
+            Lookup::Mapped { .. } => {
+                self.0.home.store(value, Ordering::Relaxed);
+                true
+            }
+            _ => false,
+        };
+        self.0.accesses.store(0, Ordering::SeqCst);
+        is_stored
+    }
+}
+
+/// A machine with the page prepared, at home, with 1 in it.
+fn machine(is_waited_for: bool, is_blind: bool) -> (Cpu, Stage2<Cpu>) {
+    // Where the page's own entry comes to lie: the tables are taken in order.
+    let entry = (TABLES + 2 * PAGE, (PAGE_IN_MOTION.0 % 512) as usize);
+    let machine = Machine {
+        others: Mutex::default(),
+        entry,
+        word: AtomicU64::new(0),
+        accesses: AtomicU64::new(0),
+        home: AtomicU64::new(1),
+        away: AtomicU64::new(0),
+        synchronised: AtomicU64::new(0),
+        is_waited_for,
+        is_blind,
+    };
+    let cpu = Cpu(Arc::new(machine));
+    let memory = PhysRange { start: TABLES, end: TABLES + 4 * PAGE };
+    let mut stage2 = Stage2::new(cpu.clone(), memory, 36, true).expect("room");
+    // Three pages, so that each has an entry of its own from the start.
+    let first = 0x4000_0000;
+    stage2.map_ram(PhysRange { start: first, end: first + 3 * PAGE }).expect("room");
+    stage2.prepare(PAGE_IN_MOTION).expect("prepared");
+    (cpu, stage2)
+}
+
+/// One CPU moves the page, another uses it: it faults and tries again, and loses nothing.
+fn motion_model(is_waited_for: bool) {
+    let (cpu, mut stage2) = machine(is_waited_for, false);
+    let root = stage2.root();
+    let guest = {
+        let cpu = cpu.clone();
+        thread::spawn(move || {
+            while !cpu.store_page(root, 7) {
+                thread::yield_now();
+            }
+            let seen = loop {
+                if let Some(seen) = cpu.load_page(root) {
+                    break seen;
+                }
+                thread::yield_now();
+            };
+            assert_eq!(seen, 7, "a store is lost");
+        })
+    };
+    stage2.break_page(PAGE_IN_MOTION);
+    stage2.flush_broken();
+    cpu.0.away.store(cpu.0.home.load(Ordering::Relaxed), Ordering::Relaxed);
+    stage2.make_page(PAGE_IN_MOTION, NEW_PLACE, CpuAccess::ReadWrite);
+    stage2.publish();
+    guest.join().expect("the guest");
+    assert_eq!(cpu.load_page(root), Some(7), "a store is lost");
+}
+
+#[test]
+fn c2_a_cpu_that_faults_on_a_page_in_motion_tries_again_and_loses_nothing() {
+    explore(|| motion_model(true));
+}
+
+#[test]
+#[should_panic]
+fn a_move_that_does_not_wait_for_accesses_under_way_is_found() {
+    explore(|| motion_model(false));
+}
+
+/// One CPU fetches from the page, which has moved before, while another moves it on: no old entry comes back, and what is
+/// executable has been synchronised where it is.
+fn fetch_model(is_blind: bool) {
+    let (cpu, mut stage2) = machine(true, is_blind);
+    let root = stage2.root();
+    let mut make = move |at| {
+        stage2.break_page(PAGE_IN_MOTION);
+        stage2.flush_broken();
+        stage2.make_page(PAGE_IN_MOTION, at, CpuAccess::ReadWrite);
+        stage2.publish();
+    };
+    make(PAGE_IN_MOTION.home());
+    let fetcher = {
+        let cpu = cpu.clone();
+        thread::spawn(move || root.allow_execute(&cpu, PAGE_IN_MOTION))
+    };
+    make(NEW_PLACE);
+    fetcher.join().expect("the CPU that fetches");
+    let Lookup::Mapped { at, no_execute, .. } = root.lookup(&cpu, PAGE_IN_MOTION) else {
+        panic!("it is gone")
+    };
+    assert_eq!(at, NEW_PLACE, "an entry of before has come back");
+    assert!(no_execute || cpu.0.synchronised.load(Ordering::SeqCst) == NEW_PLACE.address());
+}
+
+#[test]
+fn a_fetch_while_the_page_moves_brings_no_old_entry_back() {
+    explore(|| fetch_model(false));
+}
+
+#[test]
+#[should_panic]
+fn a_fetch_that_stores_blindly_is_found() {
+    explore(|| fetch_model(true));
+}

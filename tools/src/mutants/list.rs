@@ -1,0 +1,422 @@
+//! The mistakes: each a few words of the source, what stands there instead, and what that breaks.
+
+/// One mistake, made in a copy of the tree.
+#[derive(Clone, Copy, Debug)]
+pub struct Mutant {
+    /// What it is called.
+    pub name: &'static str,
+    /// The file, from the top of the tree.
+    pub file: &'static str,
+    /// What stands there: exactly once.
+    pub text: &'static str,
+    /// What stands there instead.
+    pub replacement: &'static str,
+    /// What a guest would see.
+    pub breaks: &'static str,
+}
+
+const DIRECT: &str = "hyp/src/placement/direct.rs";
+const ADDITION: &str = "hyp/src/placement/addition.rs";
+const REMOVAL: &str = "hyp/src/placement/removal.rs";
+const PLACEMENT: &str = "hyp/src/placement.rs";
+const COPIES: &str = "hyp/src/placement/copies.rs";
+const GUARD: &str = "hyp/src/placement/guard.rs";
+const ALIAS: &str = "hyp/src/placement/alias.rs";
+const MOVER: &str = "hyp/src/mover.rs";
+const TRACKER: &str = "hyp/src/tracker.rs";
+const POOL: &str = "hyp/src/pool.rs";
+const SHADOW: &str = "hyp/src/shadow.rs";
+const STAGE2: &str = "boot/src/stage2.rs";
+const WALK: &str = "boot/src/stage2/walk.rs";
+const VIEW: &str = "boot/src/stage2/view.rs";
+const MAINTENANCE: &str = "boot/src/stage2/maintenance.rs";
+const EMULATION: &str = "boot/src/guard.rs";
+
+/// All of them.
+pub const MUTANTS: &[Mutant] = &[
+    Mutant {
+        name: "page-lands-one-slot-off",
+        file: ADDITION,
+        text: "to: frame.page(at.iova.slot() ^ MISPLACED)",
+        replacement: "to: frame.page(at.iova.slot() ^ 1)",
+        breaks: "a device finds a page in its neighbour's slot",
+    },
+    Mutant {
+        name: "replica-without-a-guard",
+        file: ADDITION,
+        text: "if kind == CopyKind::Move || self.guard_for(permission) > self.mover.guard(page) {",
+        replacement: "if kind == CopyKind::Move {",
+        breaks: "CPUs store into one copy of a page alone",
+    },
+    Mutant {
+        name: "live-frame-filled-without-a-drain",
+        file: ADDITION,
+        text: "if fills_reached_slot {",
+        replacement: "if fills_reached_slot && copies.is_empty() {",
+        breaks: "a stray write lands in a page that moves into its red zone",
+    },
+    Mutant {
+        name: "direct-while-away",
+        file: DIRECT,
+        text: "Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),",
+        replacement: "Some(_) => !self.mover.is_moving(page),",
+        breaks: "a device reaches the home that a page has left",
+    },
+    Mutant {
+        name: "invalid-entry-stays-cached",
+        file: ADDITION,
+        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));",
+        replacement: "needs_invalidation |= before != entry && before != 0;",
+        breaks: "a new mapping faults where hardware remembers that there was none",
+    },
+    Mutant {
+        name: "permission-widened-without-an-invalidation",
+        file: ADDITION,
+        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));",
+        replacement: "needs_invalidation |= before == 0 && entry != 0 && is_negatively_cached(world);",
+        breaks: "a device goes on with the permission of before",
+    },
+    Mutant {
+        name: "strict-copy-not-private",
+        file: ADDITION,
+        text: "let is_private = self.needs_private(&record, &wanted);",
+        replacement: "let is_private = false;",
+        breaks: "with strict isolation a device writes a page that it may only read",
+    },
+    Mutant {
+        name: "replica-shown-before-its-bytes",
+        file: ADDITION,
+        text: "if !is_anything_moving && !copies.is_empty() {",
+        replacement: "if !is_anything_moving && copies.len() > 1000 {",
+        breaks: "a device reads what a frame held before",
+    },
+    Mutant {
+        name: "red-zone-hit-not-told",
+        file: ADDITION,
+        text: "world.event(Event::RedZone { at: copy.at, offset, bytes });",
+        replacement: "let _ = (offset, bytes);",
+        breaks: "a stray write goes unreported",
+    },
+    Mutant {
+        name: "home-not-restored",
+        file: REMOVAL,
+        text: "            world.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(world, page, page.home());",
+        replacement: "            world.copy_page(self.mover.locate(page), page.home());",
+        breaks: "a page that no DART maps stays away",
+    },
+    Mutant {
+        name: "home-without-its-bytes",
+        file: REMOVAL,
+        text: "            world.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(world, page, page.home());",
+        replacement: "            self.mover.place(world, page, page.home());",
+        breaks: "what a device wrote is lost when the page goes home",
+    },
+    Mutant {
+        name: "merge-forgotten-at-unmap",
+        file: REMOVAL,
+        text: "            if slot.is_replica {
+                self.merge_copies(world, slot.page);
+            }",
+        replacement: "",
+        breaks: "what a device wrote into a replica goes with it",
+    },
+    Mutant {
+        name: "unmap-without-an-invalidation",
+        file: REMOVAL,
+        text: "            // Even where no entry changed: only this makes sure that what a device wrote has landed.
+            self.invalidate(world, space);",
+        replacement: "",
+        breaks: "a device still reaches a page that was unmapped",
+    },
+    Mutant {
+        name: "live-move-loses-writes",
+        file: REMOVAL,
+        text: "merged_bytes += bring_forward(world, copied, home, to, true) as u32;",
+        replacement: "merged_bytes += u32::from(copied == to);",
+        breaks: "what a device writes during a live move is lost",
+    },
+    Mutant {
+        name: "live-move-shown-before-its-bytes",
+        file: REMOVAL,
+        text: "if departures.iter().any(|departure| departure.split.is_some()) {",
+        replacement: "if departures.len() > 1000 {",
+        breaks: "a device reads what a frame held before",
+    },
+    Mutant {
+        name: "left-slot-not-marked",
+        file: REMOVAL,
+        text: "            world.fill_page(frame.page(index), RED_ZONE);",
+        replacement: "            let _ = (RED_ZONE, index);",
+        breaks: "a device reads the bytes of a page that was unmapped",
+    },
+    Mutant {
+        name: "no-replica-promoted",
+        file: REMOVAL,
+        text: "                self.promote(world, slot.page);",
+        replacement: "",
+        breaks: "an alias whose first mapping goes leaves a copy that nobody follows",
+    },
+    Mutant {
+        name: "frame-given-back-too-early",
+        file: REMOVAL,
+        text: "        if remainder(departure).is_vacant() {
+            self.pool",
+        replacement: "        if departure.is_leaving.contains(&true) {
+            self.pool",
+        breaks: "a frame gets a second owner while the first has pages in it",
+    },
+    Mutant {
+        name: "window-too-wide",
+        file: PLACEMENT,
+        text: "world.leaf_entry(frame, record.permission(), Self::window(world, record))",
+        replacement: "world.leaf_entry(frame, record.permission(), crate::addr::SlotRun::ALL)",
+        breaks: "a device reaches pages beside those that are mapped",
+    },
+    Mutant {
+        name: "permission-too-wide",
+        file: PLACEMENT,
+        text: "world.leaf_entry(frame, record.permission(), Self::window(world, record))",
+        replacement: "world.leaf_entry(frame, crate::dart::entry::Permission::READ_WRITE, Self::window(world, record))",
+        breaks: "a device writes what it may only read",
+    },
+    Mutant {
+        name: "red-zones-not-looked-at",
+        file: PLACEMENT,
+        text: "if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {",
+        replacement: "if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)).filter(|_| slot > 3) {",
+        breaks: "a stray write goes unreported",
+    },
+    Mutant {
+        name: "timed-out-streams-go-on",
+        file: PLACEMENT,
+        text: "                world.block(dart, stream);",
+        replacement: "                let _ = stream;",
+        breaks: "a device whose invalidation was never confirmed reaches pages of others",
+    },
+    Mutant {
+        name: "merge-looks-at-the-wrong-replicas",
+        file: COPIES,
+        text: "            if is_writable {
+                bytes += self.spread",
+        replacement: "            if !is_writable {
+                bytes += self.spread",
+        breaks: "what a device wrote into a replica is not seen",
+    },
+    Mutant {
+        name: "merge-forgets-the-base",
+        file: COPIES,
+        text: "for to in replicas.chain([primary, base]).filter(|to| *to != from) {",
+        replacement: "for to in replicas.chain([primary]).filter(|to| *to != from) {",
+        breaks: "an old write is taken for a new one and undoes what a CPU stored",
+    },
+    Mutant {
+        name: "heir-without-the-bytes",
+        file: COPIES,
+        text: "            world.copy_page(self.mover.locate(page), at);
+        }
+        self.mover.place",
+        replacement: "        }
+        self.mover.place",
+        breaks: "a replica becomes the page and lacks what CPUs wrote",
+    },
+    Mutant {
+        name: "store-into-one-copy",
+        file: GUARD,
+        text: "for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {",
+        replacement: "for to in replicas.take(0).chain([self.mover.locate(page)]).chain(self.base(page)) {",
+        breaks: "a device reads what a CPU has overwritten",
+    },
+    Mutant {
+        name: "guard-too-weak",
+        file: GUARD,
+        text: "(Coherence::Exact, true) => Guard::Everything,",
+        replacement: "(Coherence::Exact, true) => Guard::Stores,",
+        breaks: "a CPU reads a page without what a device wrote into a copy",
+    },
+    Mutant {
+        name: "settle-forgets-replicas",
+        file: GUARD,
+        text: "                world.store(replica, word, value);",
+        replacement: "                let _ = value;",
+        breaks: "what a stepped instruction stored stays in one copy",
+    },
+    Mutant {
+        name: "opened-without-a-merge",
+        file: GUARD,
+        text: "        self.merge_copies(world, page);
+        self.mover.locate(page)",
+        replacement: "        self.mover.locate(page)",
+        breaks: "a stepped load misses what a device wrote",
+    },
+    Mutant {
+        name: "exclusives-not-guarded",
+        file: GUARD,
+        text: "if guard == Guard::Stores && self.mover.has_exclusives(page) { Guard::Everything } else { guard }",
+        replacement: "guard",
+        breaks: "a CPU's store-exclusive to a guarded page fails for ever",
+    },
+    Mutant {
+        name: "alias-list-cut-short",
+        file: ALIAS,
+        text: "Some(previous) => previous.next = node.next,",
+        replacement: "Some(previous) => previous.next = NONE,",
+        breaks: "mappings of an alias are forgotten",
+    },
+    Mutant {
+        name: "closed-page-open",
+        file: MOVER,
+        text: "(Guard::Stores, _) | (Guard::Open, true) => CpuAccess::ReadOnly,
+                (Guard::Open, false)",
+        replacement: "(Guard::Stores, _) => CpuAccess::ReadOnly,
+                (Guard::Open, _)",
+        breaks: "a change of a watched table goes unseen",
+    },
+    Mutant {
+        name: "moved-under-the-cpus",
+        file: MOVER,
+        text: "            stage2.flush_broken();
+",
+        replacement: "            let _ = stage2;
+",
+        breaks: "a CPU stores into the place that a page has left",
+    },
+    Mutant {
+        name: "made-and-not-published",
+        file: MOVER,
+        text: "        self.is_still = false;
+        world.publish();",
+        replacement: "        self.is_still = false;",
+        breaks: "a device finds a page before its bytes are there",
+    },
+    Mutant {
+        name: "place-not-kept",
+        file: MOVER,
+        text: "record.away = if to == page.home() { 0 } else { to.0 };",
+        replacement: "record.away = if to == page.home() { 0 } else { to.0 ^ 1 };",
+        breaks: "CPUs find a page in its neighbour's slot",
+    },
+    Mutant {
+        name: "last-granule-of-a-table-not-compared",
+        file: TRACKER,
+        text: "            next = first + SLOTS;",
+        replacement: "            next = first + SLOTS;
+            if next == ENTRIES { return is_changed; }",
+        breaks: "the last entries of a table are never looked at",
+    },
+    Mutant {
+        name: "old-table-not-drained",
+        file: TRACKER,
+        text: "if leaf != NONE && !self.drain(leaf, number, batch) {",
+        replacement: "if leaf != NONE && number > 4 * ENTRIES && !self.drain(leaf, number, batch) {",
+        breaks: "what a replaced table mapped stays mapped",
+    },
+    Mutant {
+        name: "opened-table-not-compared",
+        file: TRACKER,
+        text: "                if !is_open {
+                    self.link_open(at);
+                }",
+        replacement: "                let _ = is_open;",
+        breaks: "a table that was quiet for long is never looked at again",
+    },
+    Mutant {
+        name: "closed-table-that-a-device-may-write",
+        file: TRACKER,
+        text: "                if mover.is_closed(leaf.page) {
+                    self.open(world, mover, leaf.page);
+                }",
+        replacement: "                let _ = leaf;",
+        breaks: "a device changes a table and nobody looks",
+    },
+    Mutant {
+        name: "single-page-given-back-unmarked",
+        file: POOL,
+        text: "        memory.fill_page(page, RED_ZONE);
+        let frame",
+        replacement: "        let _ = memory;
+        let frame",
+        breaks: "a device reads bytes of a page that was never mapped for it",
+    },
+    Mutant {
+        name: "table-linked-before-it-is-empty",
+        file: SHADOW,
+        text: "            world.publish();",
+        replacement: "",
+        breaks: "the hardware takes what a frame held before for entries",
+    },
+    Mutant {
+        name: "live-entries-miscounted",
+        file: SHADOW,
+        text: "table.live = table.live + u16::from(entry != 0) - u16::from(before != 0);",
+        replacement: "table.live = (table.live + u16::from(entry != 0)).saturating_sub(1);",
+        breaks: "a table with entries in it is taken back",
+    },
+    Mutant {
+        name: "break-not-ordered",
+        file: STAGE2,
+        text: "        // The invalid entries must be seen by walks before the TLBs drop the valid ones.
+        self.hardware.order_stores();",
+        replacement: "",
+        breaks: "a TLB takes the old entry again after it was told to drop it",
+    },
+    Mutant {
+        name: "split-over-a-valid-block",
+        file: STAGE2,
+        text: "self.hardware.store(position.table, position.index, Entry::InMotion.encode(position.level));",
+        replacement: "",
+        breaks: "TLBs hold a block and its pages at once",
+    },
+    Mutant {
+        name: "made-before-its-bytes",
+        file: STAGE2,
+        text: "        // The bytes that were copied to `at` come before the entry that shows them.
+        self.hardware.order_stores();",
+        replacement: "",
+        breaks: "a CPU reads what a frame held before",
+    },
+    Mutant {
+        name: "executed-before-the-caches-know",
+        file: WALK,
+        text: "        hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });",
+        replacement: "        let _ = PhysRange { start: at.address(), end: at.address() + PAGE };",
+        breaks: "a CPU executes what another page held",
+    },
+    Mutant {
+        name: "first-stage-not-invalidated",
+        file: MAINTENANCE,
+        text: "        self.invalidate(Translations::FirstStage);
+        self.barrier(Barrier::Everything);",
+        replacement: "",
+        breaks: "a TLB entry of both stages outlives the page",
+    },
+    Mutant {
+        name: "view-left-with-its-translations",
+        file: MAINTENANCE,
+        text: "        self.invalidate(Translations::AllHere);",
+        replacement: "",
+        breaks: "a CPU's next step uses the pages of the one before",
+    },
+    Mutant {
+        name: "view-opens-shared-tables",
+        file: VIEW,
+        text: "            table = if is_own {",
+        replacement: "            table = if is_own || level == 2 {",
+        breaks: "a page that is opened for one CPU is open for all",
+    },
+    Mutant {
+        name: "store-keeps-others-monitors",
+        file: EMULATION,
+        text: "        self.monitors.note_store(self.cpu, self.page, self.offset + index * self.bytes);",
+        replacement: "",
+        breaks: "a store-exclusive succeeds over another CPU's store",
+    },
+    Mutant {
+        name: "access-beyond-the-page-emulated",
+        file: EMULATION,
+        text: "if !is_same_page || offset + access.length() > PAGE_BYTES {",
+        replacement: "if !is_same_page {",
+        breaks: "an access that straddles two pages is carried out on one",
+    },
+];

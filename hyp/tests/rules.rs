@@ -312,6 +312,23 @@ fn c7_a_quiet_table_is_closed_and_the_first_store_opens_it() {
 }
 
 #[test]
+fn c1_an_entry_that_a_device_writes_into_a_quiet_table_counts() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    for _ in 0..400 {
+        bench.flush(0, 0);
+    }
+    // The first level, which has been quiet, becomes a target of DMA: page 192 of the guest's.
+    bench.map(9, &[192]);
+    let entry = bench.machine.first_level_entry();
+    for (offset, byte) in entry.to_le_bytes().into_iter().enumerate() {
+        assert!(bench.device_write(9, 8 + offset as u64, byte));
+    }
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(512 + 8, 0), Some(30), "nobody looked at what the device wrote");
+}
+
+#[test]
 fn a_table_outside_guest_memory_is_refused_and_its_neighbours_work() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
@@ -347,10 +364,12 @@ fn c6_more_than_a_slice_of_work_keeps_the_dart_busy_until_it_is_polled_to_the_en
 fn hardware_that_does_not_answer_is_cut_off() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
+    bench.map(12, &[31]);
     bench.machine.is_stuck = true;
     bench.unmap(8, 1);
     assert_eq!(bench.count(|event| matches!(event, Event::InvalidateTimedOut { .. })), 1);
     assert_eq!(bench.device_read(8, 0), None);
+    assert_eq!(bench.device_read(12, 0), None, "the stream goes on, with whatever its hardware has cached");
 }
 
 #[test]

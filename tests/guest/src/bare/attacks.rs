@@ -286,8 +286,11 @@ accesses! {
     load_lane: ".inst 0x0d400120"; // LD1 {V0.B}[0], [X9]
 }
 
+/// An access at an address, and its name.
+type Odd = (&'static str, fn(u64));
+
 /// Instructions that a stage-2 fault says little about.
-const ODD: [(&str, fn(u64)); 12] = [
+const ODD: [Odd; 12] = [
     ("load-acquire", load_acquire),
     ("store-release", store_release),
     ("unprivileged load", load_unprivileged),

@@ -319,7 +319,7 @@ fn c1_an_entry_that_a_device_writes_into_a_quiet_table_counts() {
         bench.flush(0, 0);
     }
     // The first level, which has been quiet, becomes a target of DMA: page 192 of the guest's.
-    bench.map(9, &[192]);
+    bench.map_below(9, 192);
     let entry = bench.machine.first_level_entry();
     for (offset, byte) in entry.to_le_bytes().into_iter().enumerate() {
         assert!(bench.device_write(9, 8 + offset as u64, byte));

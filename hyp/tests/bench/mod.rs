@@ -315,6 +315,13 @@ impl Bench {
         self.store(table, (iova & 511) as usize, entry);
     }
 
+    /// Maps one page in a table that is linked already, with no store into the first level, and flushes.
+    pub(crate) fn map_below(&mut self, iova: u32, number: u32) {
+        let entry = encode_leaf(page(number), Permission::READ_WRITE);
+        self.store(Gfn(TABLES + 1 + (iova >> 9)), (iova & 511) as usize, entry);
+        self.flush(0, 0);
+    }
+
     fn store(&mut self, page: Gfn, word: usize, value: u64) {
         if self.machine.cpu_access(page) != CpuAccess::ReadWrite {
             let trapped = self.engine.access_trapped(&mut self.machine, page.address(), CpuReach::Store);

@@ -11,6 +11,7 @@ mod drivers;
 mod hazards;
 mod memory;
 mod nvme;
+mod registers;
 mod start;
 mod tree;
 

@@ -1,7 +1,7 @@
 //! What drivers do: Linux with 4K tables, U-Boot and OpenBSD with 16K tables, two DARTs with one table.
 
-use super::Tally;
 use super::dart::{Dart, fill, is_filled, load, page, store};
+use super::{Tally, registers};
 
 /// The board's DARTs, in its order: see `oche_tools::m1::DARTS`.
 const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
@@ -24,6 +24,9 @@ pub(super) fn run(tally: &mut Tally) {
     tally.case(format_args!("linux: a run at home, and a neighbour that is not"), neighbours(PCIE_0));
     tally.case(format_args!("linux: suspend and resume"), resume(PCIE_0));
     tally.case(format_args!("linux: two DARTs, one table"), usb());
+    tally.case(format_args!("linux: every register reads back"), registers::read_back(PCIE_0));
+    tally.case(format_args!("u-boot and openbsd: every register reads back"), registers::read_back(PCIE_1));
+    tally.case(format_args!("freebsd: 16K, another flush"), registers::freebsd(PCIE_1));
     tally.case(format_args!("openbsd: 16K, part of a page"), openbsd(PCIE_1));
     tally.case(format_args!("u-boot: 16K, then linux: 4K"), uboot_then_linux(PCIE_1));
     tally.case(format_args!("a locked DART is as it was"), locked());
@@ -194,11 +197,7 @@ fn openbsd(dart: Dart) -> Check {
         check(u64::from(dart.read(0x50)) == iova + outside, "another IOVA's error")?;
         dart.write(0x40, dart.read(0x40));
     }
-    for stream in 0..16 {
-        dart.write(0x100 + 4 * stream, 0);
-        (0..4).for_each(|index| dart.write(0x200 + 16 * stream + 4 * index, 0));
-    }
-    dart.flush(0xffff)
+    registers::hand_off(dart)
 }
 
 /// As Linux 6.1 suspends: it reads every TCR and TTBR, and after a reset writes them again, without a flush.
@@ -277,11 +276,7 @@ fn uboot_then_linux(dart: Dart) -> Check {
     dart.flush(0xffff)?;
     check(dart.copy(1, iova, iova + 0x4000, 0x4000)?, "16K tables are refused")?;
     check((0..4).all(|part| is_filled(target + part * 4096, 0x30 + part, 4096)), "16K DMA went elsewhere")?;
-    for stream in 0..16 {
-        dart.write(0x100 + 4 * stream, 0);
-        (0..4).for_each(|index| dart.write(0x200 + 16 * stream + 4 * index, 0));
-    }
-    dart.flush(0xffff)?;
+    registers::hand_off(dart)?;
     linux(dart)
 }
 

@@ -22,7 +22,7 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
+use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::mover::Mover;
@@ -276,8 +276,7 @@ impl Placement {
         let Form::Composed(frame) = record.form else { return };
         for (slot, _) in record.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
             if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {
-                world.event(Event::RedZone { at: cause.at(granule, slot), offset, bytes });
-                world.fill_page(frame.page(slot), RED_ZONE);
+                report_red_zone(world, cause.at(granule, slot), frame.page(slot), (offset, bytes));
             }
         }
     }
@@ -285,6 +284,18 @@ impl Placement {
     fn is_device(&self, page: Gfn) -> bool {
         self.devices.iter().any(|range| range.contains(&page))
     }
+}
+
+/// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the first is at `offset`,
+/// and repairs the page.
+fn report_red_zone(world: &mut impl World, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
+    world.event(Event::RedZone { at, offset, bytes });
+    let load = |at: usize| if at < PAGE_WORDS { world.load(page, at) } else { 0 };
+    let (first, shift) = (usize::from(offset) / 8, 8 * (u32::from(offset) % 8));
+    let joined = |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
+    let data = [joined(first), joined(first + 1)];
+    world.event(Event::Data(data));
+    world.fill_page(page, RED_ZONE);
 }
 
 /// Reports a refused mapping.

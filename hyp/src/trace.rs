@@ -119,7 +119,8 @@ pub enum Event {
         /// The frame.
         frame: Frame,
     },
-    /// A device wrote into a part of a granule where nothing is mapped.
+    /// A device wrote into a part of a granule where nothing is mapped. One [`Event::Data`] follows at once on the same
+    /// CPU with the page's bytes from `offset` on, as many as fit.
     RedZone {
         /// The page in which the first byte was hit, and the stream.
         at: Place,

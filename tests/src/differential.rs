@@ -48,6 +48,8 @@ pub struct Counts {
     pub red_zones: u64,
     /// Red-zone writes that the engine reported.
     pub red_zone_reports: u64,
+    /// Bytes of red zones that the engine reported and that were compared with what devices wrote.
+    pub red_zone_bytes: u64,
     /// Bytes that were compared, one by one or as pages.
     pub compared_bytes: u64,
     /// Accesses in the middle of the engine's work.
@@ -86,6 +88,7 @@ impl Counts {
         self.window_faults += other.window_faults;
         self.red_zones += other.red_zones;
         self.red_zone_reports += other.red_zone_reports;
+        self.red_zone_bytes += other.red_zone_bytes;
         self.compared_bytes += other.compared_bytes;
         self.overlapped += other.overlapped;
         self.refusals += other.refusals;

@@ -6,8 +6,8 @@ use crate::addr::{Gfn, Granule, Hfn};
 use crate::dart::entry::Leaf;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Record, Slot};
-use crate::placement::{Cause, Change, Placement, refuse};
-use crate::pool::{RED_ZONE, red_zone_damage};
+use crate::placement::{Cause, Change, Placement, refuse, report_red_zone};
+use crate::pool::red_zone_damage;
 use crate::trace::{Event, Place, Placement as Placed, Refusal};
 use crate::world::{Iommu, SpaceId, World};
 
@@ -297,8 +297,7 @@ impl Placement {
             return self.set_filled(space, copy.at);
         }
         if let Some((offset, bytes)) = red_zone_damage(world, copy.to) {
-            world.event(Event::RedZone { at: copy.at, offset, bytes });
-            world.fill_page(copy.to, RED_ZONE);
+            report_red_zone(world, copy.at, copy.to, (offset, bytes));
         }
         match copy.kind {
             CopyKind::Move => {

@@ -21,6 +21,7 @@
 use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage, PAGE_BYTES};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
+use crate::trace::snapshot::DATA_BYTES;
 use crate::trace::{Event, Place, Placement, Refusal, WatchHow};
 
 /// Words in a record.
@@ -462,7 +463,8 @@ impl Body {
             Event::Reclaimed { granule, frame } => Self::new(Kind::Reclaimed, granule.0, frame.0),
             Event::RedZone { at, offset, bytes } => {
                 let low = u32::from(offset) | u32::from(bytes) << 16;
-                Self::new(Kind::RedZone, at.iova.0, low).place(at)
+                let behind = (PAGE_BYTES as u16).saturating_sub(offset).min(DATA_BYTES as u16);
+                Self::new(Kind::RedZone, at.iova.0, low).place(at).detail(behind)
             }
             Event::Fault { dart, stream, iova, code, is_write, is_hidden } => {
                 let write = if is_write { FAULT_WRITE } else { 0 };

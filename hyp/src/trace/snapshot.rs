@@ -13,7 +13,7 @@ pub const MOST_PAGES: usize = 32;
 /// Mappings that are remembered as writable, until they are unmapped; those beyond it give no snapshot.
 const MOST_WRITABLE: usize = 1 << 14;
 /// Bytes that a [`Event::Data`] carries.
-const DATA_BYTES: usize = 16;
+pub(crate) const DATA_BYTES: usize = 16;
 
 /// A page of which bytes are to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,16 +127,18 @@ pub fn bytes_behind(record: &Record) -> Option<usize> {
         Event::Snapshot { bytes, .. } => Some(usize::from(bytes)),
         Event::Watch { bytes, .. } if bytes != 0 => Some(usize::from(bytes)),
         Event::Callers { frames, .. } if frames > 1 => Some((usize::from(frames) - 1) * 8),
+        // Recordings made before these had any say so.
+        Event::RedZone { .. } if record.detail() != 0 => Some(usize::from(record.detail()).min(DATA_BYTES)),
         _ => None,
     }
 }
 
-/// A snapshot, or a watched access, with its bytes.
+/// A snapshot, a watched access or a red zone that was hit, with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The [`Kind::Snapshot`] or [`Kind::Watch`] record.
+    /// The [`Kind::Snapshot`], [`Kind::Watch`] or [`Kind::RedZone`] record.
     pub record: Record,
-    /// The page's first bytes, or the access's.
+    /// The page's first bytes, the access's, or those from the first one on that was hit.
     pub bytes: Vec<u8>,
 }
 

@@ -81,6 +81,10 @@ pub struct Machine<const C: bool> {
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
     red_zones: FxHashMap<(Roots, u32), bool>,
+    /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in the page.
+    stray_writes: FxHashMap<u32, Vec<(usize, Data)>>,
+    /// The red zone's hit that was reported last, whose bytes come next: its page and the first byte's place.
+    reported: Option<(u32, usize)>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: FxHashSet<(Roots, u32)>,
     /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy until they are not.
@@ -157,6 +161,8 @@ impl<const C: bool> Machine<C> {
             red_zones: FxHashMap::default(),
             held: Vec::new(),
             fetched: BTreeSet::new(),
+            stray_writes: FxHashMap::default(),
+            reported: None,
             late_red_zones: Vec::new(),
             strays: FxHashSet::default(),
             red_pattern: None,

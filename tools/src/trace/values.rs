@@ -1,4 +1,4 @@
-//! Watched accesses together with their values, and callers with theirs, which follow in records of their own.
+//! Watched accesses, hits of red zones and callers together with their bytes, which follow in records of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -84,9 +84,9 @@ impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
     }
 }
 
-/// Whether `record` is of a kind whose bytes are shown with it: a watched access, or callers.
+/// Whether `record` is of a kind whose bytes are shown with it: a watched access, a red zone's hit, or callers.
 fn has_value(record: &Record) -> bool {
-    matches!(record.kind(), Some(Kind::Watch | Kind::Callers))
+    matches!(record.kind(), Some(Kind::Watch | Kind::RedZone | Kind::Callers))
 }
 
 /// A value as people read it: a number as wide as the access, and of more than eight bytes several, that at the lowest

@@ -397,6 +397,7 @@ impl<const C: bool> Machine<C> {
                 if is_write {
                     self.world.deliver(|pending| pending.id == id);
                     self.note_ambiguous(transfer, &pages);
+                    self.note_stray(transfer);
                     // It may have gone into an empty slot as well.
                     for roots in possible.into_iter().flatten() {
                         self.red_zones.entry((roots, iova_page)).or_insert(false);
@@ -406,6 +407,11 @@ impl<const C: bool> Machine<C> {
                 Ok(())
             }
         }
+    }
+
+    fn note_stray(&mut self, transfer: &Transfer) {
+        let writes = self.stray_writes.entry(transfer.iova_page()).or_default();
+        writes.extend(transfer.data.map(|data| (transfer.offset(), data)));
     }
 
     /// What any page of the granule may grant: reads, writes.
@@ -452,6 +458,7 @@ impl<const C: bool> Machine<C> {
         let keys = || possible.iter().flatten().map(|roots| (*roots, transfer.iova_page()));
         if transfer.data.is_some() {
             self.world.deliver(|pending| pending.id == id);
+            self.note_stray(transfer);
             for key in keys() {
                 // In the middle of a sync it may be found by that sync or by the next.
                 // One byte or two can be the pattern's own by chance.

@@ -6,9 +6,11 @@ use crate::differential::sharing::viewer;
 use crate::differential::views::{Change, mapped_page};
 use crate::reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
 use crate::reference::walk::decode_root;
+use crate::world::Data;
 use crate::world::iommu::Pending;
-use oche_hyp::addr::Gfn;
+use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::Isolation;
+use oche_hyp::pool::RED_ZONE;
 use oche_hyp::trace::{Event, Place, Placement, Refusal};
 use std::collections::BTreeSet;
 
@@ -203,8 +205,10 @@ impl<const C: bool> Machine<C> {
                     }
                 }
                 Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
-                Event::RedZone { at, .. } => {
+                Event::Data(words) => self.check_reported_bytes(words)?,
+                Event::RedZone { at, offset, .. } => {
                     self.counts.red_zone_reports += 1;
+                    self.reported = Some((at.iova.0, usize::from(offset)));
                     // The stream may use other tables by now, and these be on their way out.
                     let own = self.roots_of(at).map(|roots| (roots, at.iova.0));
                     let possible = self.history.possible_roots(at.dart.index(), at.stream.index());
@@ -236,6 +240,28 @@ impl<const C: bool> Machine<C> {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// The bytes of a red zone that was hit: each is the zone's own or one that a device wrote there, and the
+    /// first is of the latter kind.
+    fn check_reported_bytes(&mut self, words: [u64; 2]) -> Checked {
+        let Some((iova_page, first)) = self.reported.take() else { return Ok(()) };
+        let writes = self.stray_writes.get(&iova_page).map_or(&[][..], Vec::as_slice);
+        let zone = RED_ZONE.to_le_bytes();
+        for (at, byte) in (first..PAGE_BYTES).zip(words.into_iter().flat_map(u64::to_le_bytes)) {
+            let is_it = |(offset, data): &(usize, Data)| {
+                at.checked_sub(*offset).and_then(|index| data.bytes().get(index)) == Some(&byte)
+            };
+            let is_zone = at != first && byte == zone[at % 8];
+            if !is_zone && !self.guest.is_vandalised && !writes.iter().any(is_it) {
+                return Err(format!(
+                    "byte {byte:#04x} is reported at {at:#x} of the red zone at IOVA page {iova_page:#x}, hit first at \
+                     {first:#x}; devices wrote {writes:x?}"
+                ));
+            }
+        }
+        self.counts.red_zone_bytes += 16;
         Ok(())
     }
 

@@ -2,14 +2,15 @@
 //!
 //! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
 //! invalidation, the engine has the tracker say what changed and placement make hardware equal to it. Work
-//! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it.
+//! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it or
+//! touches any other register of a DART.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Frame, Gfn, Hfn};
 use crate::dart::entry::{decode_leaf, decode_table};
-use crate::dart::registers::{ERROR, FaultCode, STREAM_COMMAND, TTBRS, Ttbr};
+use crate::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
 use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use crate::mover::Guard;
 use crate::placement::alias::MOST_SPACES;
@@ -176,12 +177,11 @@ impl Engine {
         offset: u64,
         bytes: usize,
     ) -> Result<u32, AccessError> {
-        match offset {
-            STREAM_COMMAND if self.is_busy => {
-                self.work(world);
-            }
-            ERROR => self.take_faults(world),
-            _ => {}
+        if offset == ERROR {
+            self.take_faults(world);
+        }
+        if self.is_busy {
+            self.work(world);
         }
         let is_busy = self.is_busy;
         let registers = &self.darts.get(dart.index()).ok_or(AccessError::Range)?.registers;
@@ -207,13 +207,23 @@ impl Engine {
         let command = registers.write(offset, bytes, value)?;
         world.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
         match command {
+            Command::None if self.is_busy => {
+                self.work(world);
+            }
             Command::None => {}
             Command::Recheck(streams) => {
+                let mut waking = StreamSet::default();
                 for stream in streams.iter() {
                     if self.roots(dart, stream).is_none() {
                         self.block(world, dart, stream);
+                    } else if self.attachment(dart, stream).is_some_and(|attachment| attachment.now.is_none())
+                    {
+                        waking.insert(stream);
                     }
                 }
+                // A DART holds nothing of a stream that did not translate, so the stream begins at once: Linux makes no
+                // invalidation when it writes saved registers back on resume.
+                self.point(world, dart, waking);
                 self.work(world);
             }
             Command::Invalidate(streams) => {

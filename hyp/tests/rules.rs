@@ -100,6 +100,18 @@ fn c3_a_stray_write_on_its_way_lands_before_a_page_moves_into_the_slot() {
 }
 
 #[test]
+fn a_stream_that_is_switched_on_again_without_an_invalidation_reaches_its_pages_at_once() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30, 17]);
+    // As Linux suspends and resumes.
+    bench.write(0, TCR, 0);
+    assert_eq!(bench.device_read(8, 0), None, "a stream that does not translate reaches nothing");
+    bench.write(0, TCR, 1 << 7);
+    assert_eq!(bench.device_read(8, 0), Some(30));
+    assert_eq!(bench.device_read(9, 0), Some(17));
+}
+
+#[test]
 fn c2_a_split_direct_granule_loses_no_write_of_the_device() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4, 5, 6, 7]);

@@ -230,11 +230,6 @@ impl<H: Hardware> Darts<H> {
         is_done
     }
 
-    /// Whether `stream` of a mediated DART goes anywhere.
-    pub fn is_attached(&self, dart: DartId, stream: StreamId) -> bool {
-        self.darts.get(dart.index()).is_some_and(|entry| entry.roots[stream.index()].is_some())
-    }
-
     /// The guest's own access to a DART that is still its own.
     pub fn read(&self, dart: DartId, offset: u64) -> u32 {
         self.hardware.read(dart, offset)

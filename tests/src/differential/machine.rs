@@ -77,6 +77,8 @@ pub struct Machine<const C: bool> {
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
     refused: FxHashSet<(Roots, u32)>,
+    /// Those refused outside of a flush, when a stream began with a register's write, and not flushed since.
+    refused_early: FxHashSet<(Roots, u32)>,
     /// First page of IOVAs and their number for each table that the engine refused.
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
@@ -157,6 +159,7 @@ impl<const C: bool> Machine<C> {
             faults: VecDeque::new(),
             odd_errors: BTreeSet::new(),
             refused: FxHashSet::default(),
+            refused_early: FxHashSet::default(),
             refused_tables: BTreeSet::new(),
             red_zones: FxHashMap::default(),
             held: Vec::new(),

@@ -9,7 +9,7 @@ use oche_boot::bare::{callers, cpu, device, guard};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
-use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, Tcr};
+use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::trace::Event;
 use oche_hyp::world::CpuAccess;
@@ -103,35 +103,15 @@ impl M1 {
             return pass_through(&mut mediation, cause, (dart, offset), bytes, write);
         }
         mediation.iommu().touch(dart);
-        if let (STREAM_COMMAND, Some(_), Some(controller)) = (offset, write, &self.controller) {
+        // Writes that can have pages mapped.
+        let can_map = matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
+        if let (true, Some(controller)) = (can_map, &self.controller) {
             mediation.for_master(cause, |mediation| controller.collect(mediation));
         }
-        let Some(value) = write else { return mediation.load(cause, dart, offset, bytes).ok() };
-        mediation.store(cause, dart, offset, bytes, value).ok()?;
-        resume_stream(&mut mediation, cause, dart, offset);
-        Some(0)
-    }
-}
-
-/// A TCR was written. A DART that has been reset holds nothing that an invalidation could drop, and Linux makes
-/// none when it writes the saved registers back on resume: so one is made here, with the guest's selection kept.
-fn resume_stream(mediation: &mut Mediation<Darts<Registers>>, cause: Cause, dart: DartId, offset: u64) {
-    let number = offset.checked_sub(TCR).map(|bytes| bytes as usize / 4);
-    let Some(stream) = number.and_then(StreamId::new) else { return };
-    let translates =
-        mediation.load(cause, dart, offset, 4).is_ok_and(|tcr| Tcr::from_bits(tcr as u32).translate());
-    if !translates || mediation.iommu().is_attached(dart, stream) {
-        return;
-    }
-    let selected = mediation.load(cause, dart, STREAM_SELECT, 4).unwrap_or(0);
-    let invalidate = StreamCommand::new().with_invalidate(true).into_bits();
-    for (register, value) in [
-        (STREAM_SELECT, 1 << stream.index()),
-        (STREAM_COMMAND, u64::from(invalidate)),
-        (STREAM_SELECT, selected),
-    ] {
-        // These registers take any word.
-        let _ = mediation.store(cause, dart, register, 4, value);
+        match write {
+            None => mediation.load(cause, dart, offset, bytes).ok(),
+            Some(value) => mediation.store(cause, dart, offset, bytes, value).ok().map(|()| 0),
+        }
     }
 }
 

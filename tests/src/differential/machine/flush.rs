@@ -49,10 +49,12 @@ impl<const C: bool> Machine<C> {
             let key = (*roots, change.iova_page);
             self.strays.remove(&key);
             refused.push(is_refused(self, &key));
-            if is_moved(&self.history, change) {
+            // What a register's write had looked at is not looked at again.
+            if is_moved(&self.history, change) && !self.refused_early.contains(&key) {
                 self.refused.remove(&key);
             }
         }
+        self.refused_early.retain(|(roots, _)| !sets.contains(roots));
         self.take_events()?;
         let mut touched = BTreeSet::new();
         for ((roots, change), &was_refused) in changes.iter().zip(&refused) {
@@ -99,6 +101,7 @@ impl<const C: bool> Machine<C> {
         self.refused_tables.retain(|(roots, ..)| live.contains(roots));
         self.history.prune(self.oldest_flush());
         self.last_flush = start;
+        self.refused_early.retain(|(roots, _)| !sets.contains(roots));
 
         self.unite()?;
         self.check_red_zones(&changes, &refused)?;
@@ -295,7 +298,10 @@ impl<const C: bool> Machine<C> {
                 let pages = if is_root { 1 << 18 } else { 512 };
                 self.refused_tables.insert((roots, at.iova.0 & !(pages - 1), pages));
             }
-            _ => drop(self.refused.insert((roots, at.iova.0))),
+            _ => {
+                self.refused.insert((roots, at.iova.0));
+                self.refused_early.insert((roots, at.iova.0));
+            }
         }
         Ok(())
     }

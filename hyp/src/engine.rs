@@ -499,8 +499,7 @@ impl Engine {
                 }
                 let Some(cause) = self.space_mut(space).map(|space| space.cause) else { break };
                 self.batch.clear();
-                let mover = &mut self.placement.mover;
-                let is_complete = self.tracker.compare(world, mover, space, &mut self.batch);
+                let is_complete = self.tracker.compare(world, &mut self.placement, space, &mut self.batch);
                 // A refused table counts too: reporting it is work.
                 slots += 4 * (self.batch.changes.len() + self.batch.unwatched.len());
                 self.report_unwatched(world, cause);

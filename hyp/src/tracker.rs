@@ -14,7 +14,7 @@ use crate::addr::{Gfn, Granule, Hfn, IovaPage, SLOTS};
 use crate::dart::entry::{ENTRIES, decode_leaf, decode_table};
 use crate::dart::registers::{TTBRS, Ttbr};
 use crate::mover::{Mover, NONE};
-use crate::placement::{BATCH, Change};
+use crate::placement::{BATCH, Change, Placement};
 use crate::trace::{Event, Refusal};
 use crate::world::{SpaceId, World};
 
@@ -197,14 +197,17 @@ impl Tracker {
     pub(crate) fn compare(
         &mut self,
         world: &mut impl World,
-        mover: &mut Mover,
+        placement: &mut Placement,
         space: SpaceId,
         batch: &mut Batch,
     ) -> bool {
         let Some(tracked) = self.tracked(space) else { return true };
         // Tables found or opened on the way are linked at the end, so this pass comes to them.
         let mut at = tracked.cursor.unwrap_or(tracked.first_open);
-        while let Some(kind) = self.tables.get(at as usize).map(|table| table.kind) {
+        while let Some((page, kind)) = self.tables.get(at as usize).map(|table| (table.page, table.kind)) {
+            // A device may have written entries into another copy of the page.
+            placement.merge_copies(world, page);
+            let mover = &mut placement.mover;
             let is_changed = match kind {
                 Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, batch),
                 Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, batch),

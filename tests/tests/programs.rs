@@ -339,3 +339,36 @@ fn a_page_that_devices_write_stands_beside_one_that_they_read() {
 fn a_page_that_devices_only_write_is_refused_beside_one_that_they_read() {
     beside_a_page_that_is_read(FromDevice);
 }
+
+/// The space ends with no stream attached, so nothing of it can be cached, and the hardware does not answer.
+#[test]
+fn a_space_that_no_stream_uses_may_end_without_the_hardwares_answer() {
+    let steps = [
+        (NewDomain, 2818950234),
+        (Attach { domain: 1, dart: 1, stream: 5, flush: true }, 3039100462),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            661640689,
+        ),
+        (Suspend { dart: 1 }, 1570843783),
+    ];
+    let setting = Setting {
+        cpus: 4,
+        darts: 1,
+        pages: 1000,
+        scarce_tables: 7,
+        timeouts: 40,
+        isolation: Strict,
+        is_watched: true,
+        ..Setting::PLAIN
+    };
+    check(setting, &steps);
+}

@@ -44,7 +44,7 @@ impl Placement {
 
     /// Makes all copies of `page` equal: see [`Self::merge_words`]. A page without a replica that a device
     /// may write has no base, and devices change none of its copies but the one that CPUs see.
-    pub(super) fn merge_copies(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn merge_copies(&mut self, world: &mut impl World, page: Gfn) {
         self.merge_words(world, page, 0..PAGE_WORDS);
     }
 

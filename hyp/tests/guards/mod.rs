@@ -4,10 +4,13 @@ mod strict;
 mod watched;
 
 use crate::bench::{Bench, page};
-use oche_hyp::dart::entry::Permission;
+use oche_hyp::dart::entry::{Permission, encode_leaf};
 use oche_hyp::engine::{Coherence, CpuReach, Isolation, Trapped};
 use oche_hyp::trace::{Event, Refusal};
 use oche_hyp::world::CpuAccess;
+
+/// The page that holds the leaf table of the first IOVAs.
+const LEAF_TABLE: u32 = 193;
 
 /// Page 30 mapped at IOVA pages 8, 21 and 34, each with its own permission.
 fn aliased(permissions: [Permission; 3]) -> Bench {
@@ -43,6 +46,22 @@ fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
     assert!(bench.device_write(34, 100, 9));
     assert_eq!(bench.cpu_load(30, 100), 9);
     assert_eq!(bench.device_read(8, 100), Some(9));
+}
+
+/// A table that is mapped itself: no driver does it, and a 4K DART would walk what the device wrote.
+#[test]
+fn entries_that_a_device_writes_through_any_copy_of_a_table_count_at_the_next_flush() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[LEAF_TABLE]);
+    bench.map(21, &[LEAF_TABLE]);
+    for (through, iova, number) in [(8, 40, 30), (21, 41, 31)] {
+        let entry = encode_leaf(page(number), Permission::READ_WRITE).to_le_bytes();
+        for (at, byte) in (8 * u64::from(iova)..).zip(entry) {
+            assert!(bench.device_write(through, at, byte));
+        }
+        bench.flush(0, 0);
+        assert_eq!(bench.device_read(iova, 0), Some(number as u8));
+    }
 }
 
 #[test]

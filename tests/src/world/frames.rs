@@ -115,7 +115,10 @@ impl Frames {
         let left = leads_to(before).filter(|_| before & 1 != 0);
         if let Some(frame) = left {
             self.forget(frame);
-            self.possible.push((space, frame));
+            // Only a stream that translates has anything cached.
+            if self.attached.values().any(|other| *other == space) {
+                self.possible.push((space, frame));
+            }
         }
         if now & 1 == 0 {
             return Ok(());

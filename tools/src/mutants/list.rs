@@ -93,8 +93,8 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "red-zone-hit-not-told",
         file: ADDITION,
-        text: "world.event(Event::RedZone { at: copy.at, offset, bytes });",
-        replacement: "let _ = (offset, bytes);",
+        text: "report_red_zone(world, copy.at, copy.to, (offset, bytes));",
+        replacement: "let _ = (offset, bytes);\n            world.fill_page(copy.to, crate::pool::RED_ZONE);",
         breaks: "a stray write goes unreported",
     },
     Mutant {

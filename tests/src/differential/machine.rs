@@ -79,6 +79,8 @@ pub struct Machine<const C: bool> {
     refused: FxHashSet<(Roots, u32)>,
     /// Those refused outside of a flush, when a stream began with a register's write, and not flushed since.
     refused_early: FxHashSet<(Roots, u32)>,
+    /// Tables that a register's write had looked at since their last flush: that flush need not do anything.
+    looked_at_early: FxHashSet<Roots>,
     /// First page of IOVAs and their number for each table that the engine refused.
     refused_tables: BTreeSet<(Roots, u32, u32)>,
     /// Red zones with a write that must be reported (true) or may be (false).
@@ -160,6 +162,7 @@ impl<const C: bool> Machine<C> {
             odd_errors: BTreeSet::new(),
             refused: FxHashSet::default(),
             refused_early: FxHashSet::default(),
+            looked_at_early: FxHashSet::default(),
             refused_tables: BTreeSet::new(),
             red_zones: FxHashMap::default(),
             held: Vec::new(),

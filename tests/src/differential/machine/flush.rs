@@ -59,6 +59,7 @@ impl<const C: bool> Machine<C> {
         let mut touched = BTreeSet::new();
         for ((roots, change), &was_refused) in changes.iter().zip(&refused) {
             let is_equalized = change.is_certain
+                && !self.looked_at_early.contains(roots)
                 && is_moved(&self.history, change)
                 && !was_refused
                 && !is_refused(self, &(*roots, change.iova_page));
@@ -108,6 +109,7 @@ impl<const C: bool> Machine<C> {
         for key in std::mem::take(&mut self.late_red_zones) {
             self.red_zones.entry(key).or_insert(false);
         }
+        self.looked_at_early.retain(|roots| !sets.contains(roots));
         for page in touched {
             self.check_home(page)?;
         }
@@ -158,7 +160,7 @@ impl<const C: bool> Machine<C> {
         for ((roots, change), was_refused) in changes.iter().zip(refused) {
             for slot in 0..4 {
                 let key = (*roots, change.iova_page & !3 | slot);
-                if self.red_zones.get(&key) != Some(&true) {
+                if self.red_zones.get(&key) != Some(&true) || self.looked_at_early.contains(roots) {
                     continue;
                 }
                 let is_filled =

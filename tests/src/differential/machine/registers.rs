@@ -43,6 +43,7 @@ impl<const C: bool> Machine<C> {
     pub(super) fn write_register(&mut self, dart: usize, offset: u64, value: u32) -> Checked {
         for roots in self.history.write_register(dart, offset, value) {
             self.views.note_roots(&self.history, roots);
+            self.looked_at_early.insert(roots);
         }
         let (id, _) = name(dart, 0);
         let done = self.engine.write(&mut self.world, id, offset, 4, value);

@@ -270,7 +270,9 @@ impl<const C: bool> Machine<C> {
                 self.exchange(stream, target, length.into(), to_device)
             }
             Operation::Disk { page, length, is_write, stays } => {
-                self.disk(page, length.into(), is_write, stays)
+                self.disk(page, length.into(), is_write, stays)?;
+                // A mapping of the page may have been refused for want of memory.
+                self.take_events()
             }
             Operation::Deliver(count) => {
                 (0..count).for_each(|_| self.world.deliver_any());

@@ -251,7 +251,8 @@ impl Recorder {
     }
 
     /// Puts the counters where readers find them, with one more `exit` of this CPU.
-    pub fn publish(&self, exit: Exit) {
+    pub fn publish(&mut self, exit: Exit) {
+        self.statistics.balance();
         publish_statistics(&self.memory, &self.statistics);
         if let Some(counters) = self.counters.get(self.cause.cpu) {
             counters.count(&self.memory, exit);

@@ -8,7 +8,6 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-pub mod aic;
 pub mod darts;
 pub mod entry;
 pub mod found;

@@ -188,7 +188,10 @@ impl<S: Source> TraceFile<S> {
     fn chunk_at(&self, at: u64, length: u64) -> Result<Option<(ChunkHeader, u64)>> {
         let Some(header) = self.header_at(at, length)? else { return Ok(None) };
         let end = at + CHUNK_HEADER_BYTES as u64 + header.payload_bytes;
-        let follows = end >= length || self.begins_chunk(end, length)?;
+        if end > length {
+            return Ok(if self.is_cut_off(&header, at, length)? { Some((header, end)) } else { None });
+        }
+        let follows = end == length || self.begins_chunk(end, length)?;
         // With a damaged chunk behind it, this one may still be sound: its checksum says.
         Ok(if follows || self.is_sound(&header, at)? { Some((header, end)) } else { None })
     }
@@ -211,6 +214,19 @@ impl<S: Source> TraceFile<S> {
         let (magic, _) = magic.split_at_mut(present);
         self.source.read_at(at, magic)?;
         Ok(CHUNK_MAGIC.starts_with(magic))
+    }
+
+    /// Whether it is the file's end that ended this chunk, and not a wrong length that put its end there: then no
+    /// other chunk begins behind what is surely part of it. Records bear numbers; those in sequence are part of it,
+    /// even if they are snapshots of bytes that look like a chunk.
+    fn is_cut_off(&self, header: &ChunkHeader, at: u64, length: u64) -> Result<bool> {
+        let start = at + CHUNK_HEADER_BYTES as u64;
+        let mut own = 0;
+        if header.kind == ChunkKind::Records as u32 {
+            let payload = self.payload(start, length - start)?;
+            own = (merge::numbered(&payload, header) * RECORD_BYTES) as u64;
+        }
+        Ok(self.next_chunk(start + own, length)?.is_none())
     }
 
     fn is_sound(&self, header: &ChunkHeader, at: u64) -> Result<bool> {

@@ -5,7 +5,7 @@ use std::slice;
 
 use oche_hyp::trace::record::{RECORD_BYTES, Record};
 
-use super::super::format::checksum;
+use super::super::format::{ChunkHeader, checksum};
 use super::{RecordChunk, Session, Source};
 
 /// What a trace holds, one after the other.
@@ -261,21 +261,21 @@ impl<'a> CpuStream<'a> {
             let is_sound = checksum(&chunk.header, &self.payload) == chunk.header.checksum;
             if is_sound { self.payload.len() / RECORD_BYTES } else { 0 }
         } else {
-            self.numbered(chunk.header.first)
+            numbered(&self.payload, &chunk.header)
         };
         self.payload.truncate(sound * RECORD_BYTES);
         if sound > 0 { Some(sound as u64) } else { None }
     }
+}
 
-    /// How many records bear the numbers from `first` on: no checksum speaks for a chunk that was cut off, but
-    /// its records' own numbers do.
-    fn numbered(&self, first: u64) -> usize {
-        let (records, _) = self.payload.as_chunks::<RECORD_BYTES>();
-        let is_numbered = |(place, bytes): &(usize, &[u8; RECORD_BYTES])| {
-            let record = Record::from_bytes(bytes);
-            record.sequence() == (first as u32).wrapping_add(*place as u32)
-                && usize::from(record.cpu()) == self.cpu
-        };
-        records.iter().enumerate().take_while(is_numbered).count()
-    }
+/// How many records in `payload` are those that `header` announces, by their numbers and CPU: no checksum speaks
+/// for a chunk that was cut off, but its records' own numbers do.
+pub(super) fn numbered(payload: &[u8], header: &ChunkHeader) -> usize {
+    let (records, _) = payload.as_chunks::<RECORD_BYTES>();
+    let is_numbered = |(place, bytes): &(usize, &[u8; RECORD_BYTES])| {
+        let record = Record::from_bytes(bytes);
+        record.sequence() == (header.first as u32).wrapping_add(*place as u32)
+            && u32::from(record.cpu()) == header.cpu
+    };
+    records.iter().enumerate().take_while(is_numbered).count()
 }

@@ -198,6 +198,33 @@ fn wherever_a_file_is_cut_off_what_came_before_is_read_and_somebody_is_told() {
 }
 
 #[test]
+fn a_length_that_leads_out_of_the_file_is_damage_and_not_a_cut() {
+    let mut file = whole_file();
+    // The first chunk of records: its length, and a byte of its fourth record that no number speaks for.
+    let damaged = FILE_HEADER_BYTES + found_chunk().len();
+    file[damaged + 0x12] = 1;
+    file[damaged + CHUNK_HEADER_BYTES + 3 * RECORD_BYTES + 20] ^= 9;
+    let (trace, items) = read_in_every_way(file).unwrap();
+    let records = records_of(&items);
+    assert_eq!(records.len(), 50, "{:?}", trace.warnings);
+    assert!(records.iter().all(|record| originals().contains(record)));
+    assert_eq!(missing_of(&items), (0, 10));
+}
+
+#[test]
+fn a_cut_chunk_with_a_snapshot_of_a_chunk_in_it_keeps_the_records_before() {
+    let mut file = file_header(0).to_vec();
+    file.extend(found_chunk());
+    let mut looks_like_a_chunk = record(0, 5).to_bytes();
+    looks_like_a_chunk[16..24].copy_from_slice(&CHUNK_MAGIC);
+    let mut records = records_chunk(0, 0, 0);
+    records[CHUNK_HEADER_BYTES + 5 * RECORD_BYTES..][..RECORD_BYTES].copy_from_slice(&looks_like_a_chunk);
+    file.extend(&records[..records.len() - 1]);
+    let (_, items) = read_in_every_way(file).unwrap();
+    assert_eq!(records_of(&items).len(), 9);
+}
+
+#[test]
 fn what_is_no_trace_or_a_later_one_is_named_in_one_line() {
     let mut later = whole_file();
     later[8] = 9;

@@ -40,8 +40,10 @@ struct Tracked {
     /// Ends of the list of open tables.
     first_open: u32,
     last_open: u32,
-    /// The next table to compare, while a pass over the open tables is under way.
-    cursor: Option<u32>,
+    /// The next table to compare and the first of its entries, while a pass over the open tables is under way. What
+    /// was compared once is not in the same pass again: another CPU that goes on writing tables cannot keep it from
+    /// ending.
+    cursor: Option<(u32, usize)>,
     /// The space ends: its tables count as empty, whatever the guest's memory says.
     is_ending: bool,
 }
@@ -203,25 +205,26 @@ impl Tracker {
     ) -> bool {
         let Some(tracked) = self.tracked(space) else { return true };
         // Tables found or opened on the way are linked at the end, so this pass comes to them.
-        let mut at = tracked.cursor.unwrap_or(tracked.first_open);
+        let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
         while let Some((page, kind)) = self.tables.get(at as usize).map(|table| (table.page, table.kind)) {
             // A device may have written entries into another copy of the page.
             placement.merge_copies(world, page);
             let mover = &mut placement.mover;
             let is_changed = match kind {
-                Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, batch),
-                Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, batch),
+                Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, &mut next, batch),
+                Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, &mut next, batch),
             };
             if let Some(table) = self.tables.get_mut(at as usize).filter(|_| is_changed) {
                 table.quiet = 0;
             }
             if batch.is_full() {
                 if let Some(tracked) = self.tracked_mut(space) {
-                    tracked.cursor = Some(at);
+                    tracked.cursor = Some((at, next));
                 }
                 return false;
             }
             let resting = at;
+            next = 0;
             at = self.tables.get(at as usize).map_or(NONE, |table| table.next_open);
             self.rest(world, mover, resting);
         }
@@ -259,6 +262,9 @@ impl Tracker {
         found
     }
 
+    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on with. Whether it was
+    /// changed.
+    #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
     fn compare_first(
         &mut self,
         world: &mut impl World,
@@ -266,19 +272,21 @@ impl Tracker {
         space: SpaceId,
         at: u32,
         ttbr: usize,
+        next: &mut usize,
         batch: &mut Batch,
     ) -> bool {
         let is_ending = self.tracked(space).is_some_and(|tracked| tracked.is_ending);
         let Some(page) = self.tables.get(at as usize).map(|table| table.page) else { return false };
         let from = mover.locate(page);
         let mut is_changed = false;
-        let mut next = 0;
-        while let Some(index) = self.first_change(world, from, at, is_ending, next) {
-            next = index + 1;
+        while let Some(index) = self.first_change(world, from, at, is_ending, *next) {
+            // Until this entry has been acted on as a whole.
+            *next = index;
             let new = if is_ending { 0 } else { world.load(from, index) };
             let old = self.entry(at, index);
             // As it was again: the guest may change it back at any time.
             if new == old {
+                *next = index + 1;
                 continue;
             }
             is_changed = true;
@@ -304,6 +312,7 @@ impl Tracker {
                 self.set_leaf(space, number, new_leaf);
             }
             self.set_entry(at, index, new);
+            *next = index + 1;
             if batch.is_full() {
                 return true;
             }
@@ -328,12 +337,14 @@ impl Tracker {
         world.first_change(from, &table.copy, next)
     }
 
+    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with. Whether it was changed.
     fn compare_leaf(
         &mut self,
         world: &mut impl World,
         mover: &mut Mover,
         at: u32,
         number: usize,
+        next: &mut usize,
         batch: &mut Batch,
     ) -> bool {
         let Some(table) = self.tables.get(at as usize) else { return false };
@@ -344,11 +355,10 @@ impl Tracker {
         }
         let from = mover.locate(page);
         let mut is_changed = false;
-        let mut next = 0;
         while let Some(table) = self.tables.get_mut(at as usize) {
-            let Some(changed) = world.first_change(from, &table.copy, next) else { return is_changed };
+            let Some(changed) = world.first_change(from, &table.copy, *next) else { return is_changed };
             let first = changed & !(SLOTS - 1);
-            next = first + SLOTS;
+            *next = first + SLOTS;
             let Some(old) = table.copy.get_mut(first..first + SLOTS) else { return is_changed };
             let mut new = [0; SLOTS];
             for (slot, new) in new.iter_mut().enumerate() {

@@ -379,6 +379,22 @@ fn c6_more_than_a_slice_of_work_keeps_the_dart_busy_until_it_is_polled_to_the_en
 }
 
 #[test]
+fn c6_a_flush_ends_although_another_cpu_goes_on_changing_the_table() {
+    let mut bench = Bench::new(512);
+    bench.map(8, &[4]);
+    bench.machine.another_cpu_scribbles();
+    bench.write(0, STREAM_SELECT, 1);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    assert_eq!(bench.read(0, STREAM_COMMAND) & 4, 0, "what came after the command is for the next one");
+    assert!(bench.machine.during_drain.take().is_some(), "it went on to the end");
+    bench.flush(0, 0);
+    for iova in (0..512).step_by(37) {
+        let wanted = bench.machine.scribbled(iova);
+        assert_eq!(bench.device_read(iova, 0), wanted.map(|number| number as u8), "{iova}");
+    }
+}
+
+#[test]
 fn hardware_that_does_not_answer_is_cut_off() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);

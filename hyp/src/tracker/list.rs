@@ -142,8 +142,8 @@ impl Tracker {
         if tracked.last_open == at {
             tracked.last_open = previous;
         }
-        if tracked.cursor == Some(at) {
-            tracked.cursor = Some(next);
+        if tracked.cursor.is_some_and(|(table, _)| table == at) {
+            tracked.cursor = Some((next, 0));
         }
     }
 }

@@ -131,6 +131,24 @@ impl Machine {
         self.bytes(found.expect("a composed granule").0)[41] = 0xee;
     }
 
+    /// Another CPU turns over every entry of the first 2 MiB, now and in every invalidation: what is mapped is
+    /// unmapped, and the rest mapped to any of 128 pages.
+    pub(crate) fn another_cpu_scribbles(&mut self) {
+        let table = self.cpu_page(Gfn(TABLES + 1));
+        for iova in 0..512 {
+            let entry = encode_leaf(page(iova & 127), Permission::READ_ONLY);
+            let entry = if self.load(table, iova as usize) == 0 { entry } else { 0 };
+            self.store(table, iova as usize, entry);
+        }
+        self.during_drain = Some(Self::another_cpu_scribbles);
+    }
+
+    /// Number of the page that the guest's tables now name at page `iova` of the first 2 MiB.
+    pub(crate) fn scribbled(&self, iova: u32) -> Option<u32> {
+        let entry = self.load(self.cpu_page(Gfn(TABLES + 1)), iova as usize);
+        (entry != 0).then_some(iova & 127)
+    }
+
     /// The guest's entry for the first 2 MiB.
     pub(crate) fn first_level_entry(&self) -> u64 {
         self.load(self.cpu_page(Gfn(TABLES)), 0)

@@ -180,6 +180,8 @@ impl Placement {
         for (index, slot) in after.slots.iter().enumerate() {
             if let Some(slot) = slot.filter(|_| record.slots.get(index) == Some(&None)) {
                 let (at, page, permission) = (cause.at(granule, index), slot.page, slot.permission);
+                // Copies that devices wrote become equal with every mapping that comes, whatever its place.
+                self.merge_copies(world, page);
                 world.event(Event::Map { at, page, permission, placement: Placed::Direct });
             }
         }

@@ -48,6 +48,19 @@ fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
     assert_eq!(bench.device_read(8, 100), Some(9));
 }
 
+#[test]
+fn c2_a_page_that_is_mapped_where_it_lies_has_what_devices_wrote_into_its_copies() {
+    for coherence in [Coherence::Api, Coherence::Exact] {
+        let mut bench = Bench::with(32, coherence, Isolation::Page);
+        bench.map(8, &[4, 5, 6, 7]);
+        bench.map(21, &[5]);
+        assert!(bench.device_write(21, 100, 9));
+        bench.map(40, &[4, 5, 6, 7]);
+        assert_eq!(bench.device_read(41, 100), Some(9));
+        assert_eq!(bench.device_read(9, 100), Some(9));
+    }
+}
+
 /// A table that is mapped itself: no driver does it, and a 4K DART would walk what the device wrote.
 #[test]
 fn entries_that_a_device_writes_through_any_copy_of_a_table_count_at_the_next_flush() {

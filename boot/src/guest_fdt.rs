@@ -25,6 +25,8 @@ pub struct Changes<'a> {
     pub bootargs: Option<&'a str>,
     /// The DARTs that replace the machine's own IOMMU, on a machine where Oche plays them.
     pub darts: Option<Darts<'a>>,
+    /// A device of Oche's own that the guest finds beside the machine's.
+    pub port: Option<VirtioPort>,
     /// Memory inside `memory` that the guest must leave alone.
     pub reserved: &'a [Reservation],
     /// What becomes of CPUs that wait in a spin table. Those that are not named stay as they are.
@@ -62,8 +64,6 @@ pub struct Darts<'a> {
     pub replaces: &'a str,
     /// Which requester is which stream.
     pub map: &'a IommuMap,
-    /// A device of Oche's own that comes with them.
-    pub port: Option<VirtioPort>,
 }
 
 /// A virtio-mmio device that Oche plays.
@@ -71,7 +71,9 @@ pub struct Darts<'a> {
 pub struct VirtioPort {
     /// Its registers.
     pub window: PhysRange,
-    /// Its `interrupts`: type, number, flags (GIC binding).
+    /// The phandle of the interrupt controller that it is wired to. `None`: the root's.
+    pub interrupt_parent: Option<u32>,
+    /// Its `interrupts`: type, number, flags (the bindings of Arm's GIC and Apple's AIC agree in that).
     pub interrupt: [u32; 3],
 }
 
@@ -106,6 +108,9 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
     set_chosen(&mut tree.root, changes);
     if let Some(darts) = &changes.darts {
         replace_iommu(&mut tree.root, darts);
+    }
+    if let Some(port) = &changes.port {
+        add_port(&mut tree.root, port);
     }
     reserve(&mut tree.root, changes.reserved);
     set_spin_table(&mut tree.root, changes.spin_table);
@@ -215,9 +220,6 @@ fn replace_iommu(root: &mut DeviceTreeNode, darts: &Darts<'_>) {
         root.add_child(node);
     }
     point_at_darts(root, darts, &removed, &phandles);
-    if let Some(port) = &darts.port {
-        add_port(root, port);
-    }
 }
 
 fn add_port(root: &mut DeviceTreeNode, port: &VirtioPort) {
@@ -226,6 +228,9 @@ fn add_port(root: &mut DeviceTreeNode, port: &VirtioPort) {
     let [start_high, start_low] = split_cells(port.window.start);
     let [size_high, size_low] = split_cells(port.window.size());
     set(&mut node, "reg", [start_high, start_low, size_high, size_low]);
+    if let Some(parent) = port.interrupt_parent {
+        set(&mut node, "interrupt-parent", parent);
+    }
     set(&mut node, "interrupts", port.interrupt);
     set(&mut node, "dma-coherent", Vec::<u32>::new());
     root.add_child(node);

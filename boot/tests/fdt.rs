@@ -14,26 +14,25 @@ use oche_boot::range::PhysRange;
 const FIXTURE: &[u8] = include_bytes!("data/qemu-virt.dtb");
 const WINDOWS: [PhysRange; 2] =
     [PhysRange { start: 0x0910_0000, end: 0x0910_4000 }, PhysRange { start: 0x0910_4000, end: 0x0910_8000 }];
-const PORT: VirtioPort =
-    VirtioPort { window: PhysRange { start: 0x0918_0000, end: 0x0918_1000 }, interrupt: [0, 200, 1] };
+const PORT: VirtioPort = VirtioPort {
+    window: PhysRange { start: 0x0918_0000, end: 0x0918_1000 },
+    interrupt_parent: None,
+    interrupt: [0, 200, 1],
+};
 /// Two gigabytes without an image low down and a pool at the top.
 const MEMORY: [PhysRange; 2] =
     [PhysRange { start: 0x4000_0000, end: 0x4020_0000 }, PhysRange { start: 0x4060_0000, end: 0xa000_0000 }];
 
 fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
-    let darts = Darts {
-        windows: &WINDOWS,
-        interrupt: [0, 74, 1],
-        replaces: "arm,smmu-v3",
-        map: &options.iommu_map,
-        port: Some(PORT),
-    };
+    let darts =
+        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
     let changes = Changes {
         memory: &MEMORY,
         initrd,
         bootargs: options.bootargs,
         darts: Some(darts),
+        port: Some(PORT),
         reserved: &[],
         spin_table: &[],
     };
@@ -72,9 +71,27 @@ fn the_guest_finds_the_port_that_oche_plays() {
     let path = "/virtio_mmio@9180000";
     assert_eq!(cells(&tree, path, "reg"), [0, 0x0918_0000, 0, 0x1000]);
     assert_eq!(cells(&tree, path, "interrupts"), [0, 200, 1]);
-    assert!(has(&tree, path, "dma-coherent"));
+    assert!(has(&tree, path, "dma-coherent") && !has(&tree, path, "interrupt-parent"));
     let node = tree.find_node(path).expect("it is there");
     assert_eq!(node.property("compatible").map(|property| property.value), Some(b"virtio,mmio\0".as_slice()));
+}
+
+#[test]
+fn a_port_without_darts_names_the_interrupt_controller_that_it_is_wired_to() {
+    let port = VirtioPort { interrupt_parent: Some(0x8002), interrupt: [0, 895, 4], ..PORT };
+    let changes = Changes {
+        memory: &MEMORY,
+        initrd: None,
+        bootargs: None,
+        darts: None,
+        port: Some(port),
+        reserved: &[],
+        spin_table: &[],
+    };
+    let blob = rewrite(FIXTURE, &changes).expect("sound");
+    let tree = fdt::Fdt::new(&blob).expect("it parses");
+    assert_eq!(cells(&tree, "/virtio_mmio@9180000", "interrupt-parent"), [0x8002]);
+    assert_eq!(cells(&tree, "/virtio_mmio@9180000", "interrupts"), [0, 895, 4]);
 }
 
 #[test]
@@ -144,6 +161,7 @@ fn without_darts_only_memory_and_chosen_change() {
         initrd: None,
         bootargs: None,
         darts: None,
+        port: None,
         reserved: &[],
         spin_table: &[],
     };
@@ -203,18 +221,14 @@ fn read_and_rewrite(bytes: &[u8]) -> bool {
     let Ok(machine) = Machine::read(bytes) else { return false };
     machine.chosen_options(&mut |_, _| {});
     let options = Options::default();
-    let darts = Darts {
-        windows: &WINDOWS,
-        interrupt: [0, 74, 1],
-        replaces: "arm,smmu-v3",
-        map: &options.iommu_map,
-        port: Some(PORT),
-    };
+    let darts =
+        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
     let changes = Changes {
         memory: &MEMORY,
         initrd: None,
         bootargs: Some("quiet"),
         darts: Some(darts),
+        port: Some(PORT),
         reserved: &[],
         spin_table: &[],
     };
@@ -333,6 +347,7 @@ fn the_guest_finds_its_cpus_elsewhere_and_never_hears_of_a_dead_one() {
         initrd: None,
         bootargs: None,
         darts: None,
+        port: None,
         reserved: &[
             Reservation { name: "oche", range: image, no_map: true },
             Reservation { name: "cpu-release", range: slots, no_map: false },

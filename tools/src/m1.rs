@@ -205,8 +205,8 @@ pub struct Board {
     screen: PhysRange,
     linger: Duration,
     has_linux: bool,
-    /// DARTs whose interrupt is to be raised.
-    raised: Vec<usize>,
+    /// What is to be stored where, so that interrupts become pending or no longer are.
+    raised: Vec<(u64, u32)>,
     darts: Vec<Dart>,
     nvme: nvme::Nvme,
     line: Vec<u8>,
@@ -276,6 +276,9 @@ impl Board {
         board.debugger.watch(WATCHDOG_CONTROL, 4)?;
         for (address, bytes) in nvme::Nvme::watches() {
             board.debugger.watch(address, bytes)?;
+        }
+        for address in linux::LINE_WORDS.into_iter().filter(|_| mac.has_linux) {
+            board.debugger.watch(address, 4)?;
         }
         for dart in &board.darts {
             for (address, bytes) in dart.watches() {
@@ -365,6 +368,9 @@ impl Board {
     /// A device's register was written.
     fn play(&mut self, address: u64) {
         let memory = &self.memory;
+        if linux::LINE_WORDS.contains(&address) {
+            return self.raised.extend(linux::port_pending(address, memory.word(address)));
+        }
         if nvme::Nvme::watches().iter().any(|(watched, _)| *watched == address) {
             return self.nvme.ring(memory, address);
         }
@@ -386,7 +392,7 @@ impl Board {
                 let had_fault = dart.has_fault();
                 dart.ring(&self.memory);
                 if !had_fault && dart.has_fault() {
-                    self.raised.push(number);
+                    self.raised.push(linux::pending(number));
                 }
             }
         }
@@ -394,8 +400,7 @@ impl Board {
     }
 
     fn raise_interrupts(&mut self) -> Result<()> {
-        for number in self.raised.drain(..) {
-            let (register, bit) = linux::pending(number);
+        for (register, bit) in self.raised.drain(..) {
             self.debugger.store_physical(register, bit)?;
         }
         Ok(())

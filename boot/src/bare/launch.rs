@@ -13,7 +13,7 @@ use crate::bare::stage1::{self, Use};
 use crate::bare::tlb::Cpus;
 use crate::bare::{cache, cpu, el2, heap, spin_table};
 use crate::blob;
-use crate::guest_fdt::{self, Changes, Darts, Reservation};
+use crate::guest_fdt::{self, Changes, Darts, Reservation, VirtioPort};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::{self, Machine};
@@ -214,10 +214,10 @@ impl Prepared {
         Ok(stage2)
     }
 
-    /// Loads the guest and enters it. `darts` replace the machine's IOMMU in the guest's FDT.
+    /// Loads the guest and enters it. `darts` replace the machine's IOMMU in the guest's FDT, and `port` is added to it.
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
-    pub fn launch(mut self, darts: Option<Darts<'_>>) -> ! {
+    pub fn launch(mut self, darts: Option<Darts<'_>>, port: Option<VirtioPort>) -> ! {
         cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
         let slots = self.layout.place_fdt(spin_table::SLOTS_BYTES);
         let slots = slots.unwrap_or_else(|error| fatal(format_args!("{error}")));
@@ -243,6 +243,7 @@ impl Prepared {
             initrd: self.initrd,
             bootargs: self.options.bootargs,
             darts,
+            port,
             reserved: &reserved,
             spin_table: &spin_table,
         };

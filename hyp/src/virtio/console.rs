@@ -151,6 +151,11 @@ impl Console {
         self.is_open
     }
 
+    /// Whether the guest has not acknowledged all that it was interrupted for: a level-triggered line is up meanwhile.
+    pub fn is_interrupting(&self) -> bool {
+        self.interrupts != 0
+    }
+
     /// The guest loads `bytes` (1, 2 or 4) bytes at `offset` of the registers. What is no register reads as 0.
     pub fn read(&self, offset: u64, bytes: usize) -> u32 {
         if offset >= register::CONFIGURATION {

@@ -6,6 +6,7 @@ mod ans;
 mod console;
 mod guest;
 mod hardware;
+mod port;
 mod selftest;
 mod watchdog;
 
@@ -20,10 +21,12 @@ use oche_boot::range::{BLOCK, PhysRange, RangeList, align_up};
 use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::MAX_DARTS;
 use oche_hyp::engine::{Coherence, Configuration, Isolation};
+use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::{found, framebuffer, nvme};
 use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
+use oche_platform::recorder::IS_COMPILED_IN;
 
 /// What the root node of every M1 Mac's device tree is compatible with.
 const COMPATIBLE: &str = "apple,t8103";
@@ -65,6 +68,9 @@ fn main(fdt: FdtAddress) -> ! {
         );
         holes.extend(controller.pages());
     }
+    let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
+    let line = has_trace.then(|| port::line(prepared.machine.tree())).flatten();
+    holes.extend(line.map(|_| WINDOW));
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
         prepared.selftest("m1", env!("CARGO_PKG_VERSION"), &mut stage2);
@@ -85,11 +91,10 @@ fn main(fdt: FdtAddress) -> ! {
         trace_orders: prepared.options.trace_orders.unwrap_or(""),
         // Nothing on this board says what time it is before a kernel does.
         wall_clock_nanoseconds: None,
-        // No interrupt of the guest's is known to be free.
-        raise_port_interrupt: None,
+        set_port_interrupt: line.map(port::interrupt),
     });
     trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, mediation, controller))));
-    prepared.launch(None)
+    prepared.launch(None, line.map(|line| line.port()))
 }
 
 /// As soon as the FDT has been read: who has no serial cable sees from here on what is said.

@@ -140,16 +140,16 @@ fn add_clients(node: &FdtNode<'_>, found: &mut [Found]) {
 }
 
 /// Depth first. `blob::check` has bounded the depth.
-fn walk<'a>(node: &FdtNode<'a>, seen: &mut dyn FnMut(&FdtNode<'a>)) {
+pub(crate) fn walk<'a>(node: &FdtNode<'a>, seen: &mut dyn FnMut(&FdtNode<'a>)) {
     seen(node);
     node.children().for_each(|child| walk(&child, seen));
 }
 
-fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
     node.property(name)?.value_as::<&[u8]>().ok()
 }
 
-fn strings<'a>(node: &FdtNode<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn strings<'a>(node: &FdtNode<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
     bytes(node, name).unwrap_or(&[]).split(|byte| *byte == 0)
 }
 
@@ -157,6 +157,6 @@ fn first_string<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
     bytes(node, name)?.split(|byte| *byte == 0).next()
 }
 
-fn number(bytes: &[u8]) -> u64 {
+pub(crate) fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }

@@ -8,6 +8,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod aic;
 pub mod darts;
 pub mod entry;
 pub mod found;

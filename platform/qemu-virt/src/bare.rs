@@ -102,7 +102,11 @@ fn main(fdt: FdtAddress) -> ! {
         trace_layout: prepared.trace_layout(),
         trace_orders: prepared.options.trace_orders.unwrap_or(""),
         wall_clock_nanoseconds: read_wall_clock(),
-        raise_port_interrupt: Some(alloc::boxed::Box::new(move || port_interrupt.raise())),
+        set_port_interrupt: Some(alloc::boxed::Box::new(move |is_up| {
+            if is_up {
+                port_interrupt.raise();
+            }
+        })),
     });
     check_heap(used_before, &prepared.layout);
     #[cfg(feature = "measure-trace")]
@@ -110,14 +114,13 @@ fn main(fdt: FdtAddress) -> ! {
     let mediation = SpinLock::new(mediation);
     trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { mediation })));
     let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
-    prepared.launch(Some(Darts {
-        windows: &windows,
-        interrupt: EVENT_INTERRUPT,
-        replaces: SMMU_COMPATIBLE,
-        map: &map,
-        port: has_port
-            .then_some(VirtioPort { window: port::WINDOW, interrupt: [0, port::INTERRUPT, EDGE_RISING] }),
-    }))
+    let darts = Darts { windows: &windows, interrupt: EVENT_INTERRUPT, replaces: SMMU_COMPATIBLE, map: &map };
+    let port = VirtioPort {
+        window: port::WINDOW,
+        interrupt_parent: None,
+        interrupt: [0, port::INTERRUPT, EDGE_RISING],
+    };
+    prepared.launch(Some(darts), has_port.then_some(port))
 }
 
 /// Nanoseconds since 1970 UTC, to the second, or `None` of a clock that was never set.
@@ -165,11 +168,13 @@ impl Virt {
         let Some(access) = fault.mmio(frame) else { return Resume::Abort };
         let (offset, bytes) = (access.address.wrapping_sub(port::WINDOW.start), 1 << access.width_log2);
         let mut mediation = self.mediation.lock();
-        let done = match access.write {
-            Some(value) => mediation.store_port(cause, offset, bytes, value),
-            None => mediation.load_port(offset, bytes).map(|value| access.answer(frame, value)),
+        let Some(value) = mediation.access_port(cause, offset, bytes, access.write) else {
+            return Resume::Abort;
         };
-        if done.is_some() { Resume::Next } else { Resume::Abort }
+        if access.write.is_none() {
+            access.answer(frame, value);
+        }
+        Resume::Next
     }
 }
 

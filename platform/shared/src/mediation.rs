@@ -2,7 +2,6 @@
 //!
 //! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -24,7 +23,7 @@ use oche_hyp::trace::directory::Layout;
 use oche_hyp::trace::filter::Selection;
 use oche_hyp::world::Iommu;
 
-use crate::port::TraceConsole;
+use crate::port::{SetInterrupt, TraceConsole};
 pub use crate::recorder::Cause;
 use crate::recorder::{Description, Recorder};
 use crate::world::Machine;
@@ -56,8 +55,8 @@ pub struct Setup<'a, I> {
     pub trace_orders: &'a str,
     /// Nanoseconds since 1970 UTC now.
     pub wall_clock_nanoseconds: Option<u64>,
-    /// Interrupts the guest for the trace's port. `None`: the board shows no port.
-    pub raise_port_interrupt: Option<Box<dyn Fn() + Send>>,
+    /// The interrupt of the trace's port. `None`: the board shows no port.
+    pub set_port_interrupt: Option<SetInterrupt>,
 }
 
 /// The engine and all that it stands on.
@@ -87,8 +86,8 @@ impl<I: Iommu> Mediation<I> {
         };
         let engine = Engine::new(&configuration, &mut machine);
         machine.recorder.order(setup.trace_orders);
-        let port = machine.recorder.port().zip(setup.raise_port_interrupt);
-        let port = port.map(|(port, raise)| TraceConsole::new(port, raise));
+        let port = machine.recorder.port().zip(setup.set_port_interrupt);
+        let port = port.map(|(port, set_interrupt)| TraceConsole::new(port, set_interrupt));
         Self { machine, engine, port }
     }
 
@@ -172,19 +171,25 @@ impl<I: Iommu> Mediation<I> {
         Some(self.engine.load_guarded(&mut self.machine, page, offset, 8))
     }
 
-    /// The guest loads `bytes` bytes at `offset` of the port's registers; `None` where there is no port.
-    pub fn load_port(&mut self, offset: u64, bytes: usize) -> Option<u64> {
-        let value = self.port.as_ref()?.load(offset, bytes);
+    /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes` bytes of `write` there.
+    /// What is loaded, or 0 for a store; `None` where there is no port.
+    pub fn access_port(
+        &mut self,
+        cause: Cause,
+        offset: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> Option<u64> {
+        let loaded = match write {
+            None => self.port.as_ref()?.load(offset, bytes),
+            Some(value) => {
+                self.begin(cause);
+                self.port.as_mut()?.store(&mut self.engine, &mut self.machine, offset, bytes, value);
+                0
+            }
+        };
         self.machine.recorder.publish(Exit::Other);
-        Some(value)
-    }
-
-    /// The guest stores the low `bytes` bytes of `value` there.
-    pub fn store_port(&mut self, cause: Cause, offset: u64, bytes: usize, value: u64) -> Option<()> {
-        self.begin(cause);
-        self.port.as_mut()?.store(&mut self.engine, &mut self.machine, offset, bytes, value);
-        self.machine.recorder.publish(Exit::Other);
-        Some(())
+        Some(loaded)
     }
 
     /// A trap begins. Takes over what was asked of the trace.

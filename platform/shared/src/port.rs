@@ -11,17 +11,21 @@ use oche_hyp::world::Iommu;
 
 use crate::world::Machine;
 
+/// Interrupts the guest (`true`, each time that there is something new) or takes that back (`false`, when the guest has
+/// acknowledged all of it). A board whose interrupt is an edge has nothing to take back.
+pub type SetInterrupt = Box<dyn Fn(bool) + Send>;
+
 /// The device and what is behind it.
 pub struct TraceConsole {
     console: Console,
     port: TracePort,
-    raise_interrupt: Box<dyn Fn() + Send>,
+    set_interrupt: SetInterrupt,
 }
 
 impl TraceConsole {
-    /// A console for `port` that interrupts the guest by `raise_interrupt`.
-    pub fn new(port: TracePort, raise_interrupt: Box<dyn Fn() + Send>) -> Self {
-        Self { console: Console::default(), port, raise_interrupt }
+    /// A console for `port` that interrupts the guest by `set_interrupt`.
+    pub fn new(port: TracePort, set_interrupt: SetInterrupt) -> Self {
+        Self { console: Console::default(), port, set_interrupt }
     }
 
     /// The guest loads `bytes` bytes at `offset` of the registers.
@@ -38,8 +42,13 @@ impl TraceConsole {
         bytes: usize,
         value: u64,
     ) {
+        let was_interrupting = self.console.is_interrupting();
         // A value of more than 32 bits comes with a width that the console refuses.
-        if self.console.write(offset, bytes, value as u32, &mut self.port) == Effect::Work {
+        let effect = self.console.write(offset, bytes, value as u32, &mut self.port);
+        if was_interrupting && !self.console.is_interrupting() {
+            (self.set_interrupt)(false);
+        }
+        if effect == Effect::Work {
             self.port.is_due(CNTPCT_EL0.get());
             self.work(engine, machine);
         }
@@ -56,7 +65,7 @@ impl TraceConsole {
     fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
         let mut memory = EngineMemory::new(engine, machine);
         if self.console.work(&mut memory, &mut self.port) {
-            (self.raise_interrupt)();
+            (self.set_interrupt)(true);
         }
     }
 }

@@ -1,6 +1,6 @@
 # A stock kernel on the simulated M1: what it sees, and whether its DMA is right.
 #
-# Speaks in lines: `guest: NAME ok`, `guest: NAME FAILED: why`, `guest: N cases, M failed`.
+# Speaks in lines: `guest: NAME ok`, `guest: NAME FAILED: why`, `guest: N cases, M failed`, and `trace: DIGITS`.
 # What every init script begins with (mounts, tools, load_modules) stands before this.
 
 devices="port0 port1 audio usb"
@@ -48,6 +48,25 @@ suspend_and_resume() {
     log_counts "after resume ok" 4
 }
 
+# The trace of this boot, from the port that Oche plays; it is told in hexadecimal, on the serial port alone.
+read_trace() {
+    mkdir -p /dev/virtio-ports
+    for entry in /sys/class/virtio-ports/*; do
+        ln -s ../${entry##*/} /dev/virtio-ports/"$(cat $entry/name)"
+    done
+    [ -e /dev/virtio-ports/org.oche.trace ] || { echo "there is no port"; return 1; }
+    exec 3<>/dev/virtio-ports/org.oche.trace
+    timeout 20 cat <&3 >/tmp/trace.oche &
+    echo end >&3
+    wait $!
+    exec 3>&-
+    [ -s /tmp/trace.oche ] || { echo "nothing came from the port"; return 1; }
+}
+
+tell_trace() {
+    gzip -c /tmp/trace.oche | xxd -p -c 64 | sed 's/^/trace: /'
+}
+
 screen_is_there() {
     is_number "$(cat /sys/class/graphics/fb0/name)" simple
 }
@@ -67,6 +86,8 @@ done
 dmesg | grep -o "board-dma [^ ]* .*bytes in .*" | say_each
 case_of "faults are told by the DART's interrupt" eval 'dmesg | grep -q "apple-dart.*translation fault.*0x10000000"'
 dmesg | grep -o "apple-dart.*translation fault.*0x10000000" | head -n 1 | say_each
+case_of "the trace comes from the port" read_trace
+tell_trace
 case_of "suspend, power off, resume" suspend_and_resume
 dmesg -r | grep '^<[0-3]>' | grep -v -e "translation fault" -e "locked down until reboot" | sed 's/^/log: /' | say_each
 say "$cases cases, $failed failed"

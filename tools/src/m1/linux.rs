@@ -3,12 +3,14 @@
 //! A stock distribution kernel has no driver for Apple's interrupt controller, timers and serial port, so the tree
 //! names QEMU's beside them. All that concerns DARTs is the board's own.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
+use flate2::read::GzDecoder;
 
 use super::tree::{cells, set};
 use super::{DARTS, Mac, Outcome, dart};
@@ -33,6 +35,17 @@ const SERIAL_INTERRUPT: u32 = 1;
 const SET_PENDING: u64 = DISTRIBUTOR[0] + 0x200;
 /// The shared interrupt of DART 0; the others follow. Nobody on QEMU's machine has these.
 const DART_INTERRUPTS: u32 = 180;
+/// The shared interrupt that the trace's port has.
+const PORT_INTERRUPT: u32 = 190;
+/// The register that makes an interrupt pending no longer. Source: the same, `GICD_ICPENDR<n>`.
+const CLEAR_PENDING: u64 = DISTRIBUTOR[0] + 0x280;
+/// Apple's interrupt controller, and the line that Oche is expected to take there: the last of 896, since the tree names none
+/// above 735.
+const AIC: u64 = 0x2_3b10_0000;
+const PORT_LINE: u32 = 895;
+/// The words in which software asserts that line, and takes it back. Source: Linux `irq-apple-aic.c`.
+pub const LINE_WORDS: [u64; 2] =
+    [AIC + 0x4000 + PORT_LINE as u64 / 32 * 4, AIC + 0x4080 + PORT_LINE as u64 / 32 * 4];
 /// Shared interrupts begin behind so many private ones.
 const SHARED: u32 = 32;
 
@@ -53,6 +66,30 @@ pub fn pending(number: usize) -> (u64, u32) {
     (SET_PENDING + u64::from(line / 32 * 4), 1 << (line % 32))
 }
 
+/// The word to store where, after `value` was stored at one of [`LINE_WORDS`]; `None`: that was another line.
+#[must_use]
+pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
+    let registers = if address == LINE_WORDS[0] { SET_PENDING } else { CLEAR_PENDING };
+    let line = SHARED + PORT_INTERRUPT;
+    let is_ours = LINE_WORDS.contains(&address) && value >> (PORT_LINE % 32) & 1 != 0;
+    is_ours.then_some((registers + u64::from(line / 32 * 4), 1 << (line % 32)))
+}
+
+/// The trace that the guest read from Oche's port and told in hexadecimal.
+///
+/// # Errors
+///
+/// It told none, or not a whole one.
+pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
+    let digits: String = outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
+    let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
+    let packed = pairs.map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<Vec<u8>, _>>();
+    let packed = packed.context("what the guest told of the trace is no hexadecimal")?;
+    let mut trace = Vec::new();
+    GzDecoder::new(&*packed).read_to_end(&mut trace).context("the trace that the guest told")?;
+    Ok(trace)
+}
+
 /// The kernel with its initrd, as `oche pack` takes them.
 ///
 /// # Errors
@@ -62,6 +99,7 @@ fn guest(kernel: &GuestKernel, module: &DartModule, userland: &Userland, into: &
     let mut initramfs = Initramfs::new(userland)?;
     initramfs.add_module_file(&module.path)?;
     initramfs.add_module_file(&module.board_dma())?;
+    initramfs.add_modules(kernel, &["virtio_mmio", "?virtio_console"])?;
     initramfs.set_init(SCRIPT);
     let initrd: PathBuf = into.join("initrd.cpio");
     initramfs.write(&initrd)?;
@@ -108,8 +146,10 @@ pub fn mac() -> Mac {
     Mac { cpus: 2, has_linux: true, ..Mac::default() }
 }
 
-/// The kernel's command line: its messages on the serial port and the screen.
-const BOOT_ARGUMENTS: &str = "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1";
+/// The kernel's command line: its messages on the serial port and the screen; and it does not wait for a driver of Apple's
+/// interrupt controller, which it lacks, before it probes what is wired to that.
+const BOOT_ARGUMENTS: &str =
+    "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1 fw_devlink=permissive";
 
 /// Puts into the tree what the kernel needs of QEMU's, and devices behind the DARTs.
 ///
@@ -143,6 +183,15 @@ pub(super) fn complete(tree: &mut DeviceTree) -> Result<()> {
     set(&mut serial, "clock-names", "uartclk\0apb_pclk");
     root.add_child(serial);
     let soc = root.child_mut("soc").context("the tree has no /soc")?;
+    // Apple's controller has no driver here. As a nexus it hands the port's line on to QEMU's, whose interrupt this process makes
+    // pending: an edge, since nobody outside can hold a line up. Source: Devicetree Specification 0.4, 2.4.3.
+    let aic = soc.child_mut(&format!("interrupt-controller@{AIC:x}")).context("the tree has no AIC")?;
+    aic.remove_property("interrupt-controller");
+    set(aic, "#address-cells", 0u32);
+    // The mask leaves a bit out, so that the line is free all the same: no cell of the tree is its number.
+    set(aic, "interrupt-map-mask", [u32::MAX, 0xffff, u32::MAX].map(u32::to_be_bytes).concat());
+    let map = [0, PORT_LINE | 1 << 16, 4, GIC, 0, PORT_INTERRUPT, 1];
+    set(aic, "interrupt-map", map.map(u32::to_be_bytes).concat());
     let mut phandles = Vec::new();
     for (number, (base, ..)) in DARTS.iter().enumerate() {
         let dart = soc.child_mut(&format!("iommu@{base:x}")).context("the tree lacks a DART")?;
@@ -183,13 +232,21 @@ fn phandle(node: &DeviceTreeNode) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DEVICES, SCRIPT, pending};
+    use super::{DEVICES, LINE_WORDS, SCRIPT, pending, port_pending};
     use crate::m1::DARTS;
 
     #[test]
     fn an_interrupt_is_made_pending_in_its_own_bit() {
         assert_eq!(pending(0), (0x0800_0218, 1 << 20));
         assert_eq!(pending(5), (0x0800_0218, 1 << 25));
+    }
+
+    #[test]
+    fn the_line_that_software_asserts_is_an_interrupt_of_the_kernels() {
+        let [set, clear] = LINE_WORDS;
+        assert_eq!(port_pending(set, 1 << 31), Some((0x0800_0218, 1 << 30)));
+        assert_eq!(port_pending(clear, 1 << 31), Some((0x0800_0298, 1 << 30)));
+        assert_eq!([port_pending(set, 1 << 30), port_pending(set + 4, 1 << 31)], [None, None]);
     }
 
     #[test]

@@ -11,8 +11,13 @@ use crate::m1::bench::{self, Bench};
 use crate::m1::dart::Setting;
 use crate::m1::{Mac, Outcome, linux, screen};
 use crate::progress::Step;
+use crate::trace::TraceFile;
 use crate::workspace;
 
+use super::port;
+
+/// Events that the kernel's DMA gives at least, until it reads the trace.
+const LEAST_RECORDS: usize = 100;
 /// Where the image is loaded: any multiple of 2 MiB will do.
 const ADDRESSES: [u64; 3] = [0x8_0800_0000, 0x8_0a60_0000, 0x8_2de0_0000];
 
@@ -48,7 +53,10 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     let (guest, kernel) = linux::prepare(&folder, step)?;
     let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
     step.detail(&kernel.release);
-    let outcome = bench.board(&linux::mac())?.run(linux::LIMIT, |line| {
+    let mut board = bench.board(&linux::mac())?;
+    let outside = folder.join("outside.oche");
+    board.record(&outside)?;
+    let outcome = board.run(linux::LIMIT, |line| {
         if line.starts_with("guest: ") {
             step.detail(line);
         }
@@ -57,7 +65,16 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     bench.keep("stock kernel", &outcome)?;
     bench::judge(&outcome).with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
     linux::judge(&outcome)?;
-    Ok(format!("{}, user space, {} bytes of DMA", kernel.release, outcome.copied_bytes))
+    let inside = folder.join("inside.oche");
+    workspace::write_whole(&inside, &linux::told_trace(&outcome)?)?;
+    let records = port::compare(&TraceFile::open(&inside)?, &TraceFile::open(&outside)?)?;
+    if records < LEAST_RECORDS {
+        bail!("the guest read only {records} events from the port");
+    }
+    Ok(format!(
+        "{}, user space, {} bytes of DMA, {records} events read from the port",
+        kernel.release, outcome.copied_bytes
+    ))
 }
 
 /// A CPU that never comes: the boot goes on, and the guest does not hear of it.

@@ -13,6 +13,7 @@ use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TT
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::trace::Event;
 use oche_hyp::world::CpuAccess;
+use oche_m1::aic::WINDOW;
 use oche_m1::darts::{Darts, Mode};
 use oche_m1::found::{Found, mediated};
 use oche_platform::mediation::{Cause, Mediation};
@@ -155,6 +156,9 @@ impl Platform for M1 {
                 return self.access(cause, place, bytes, write);
             }
             let mut mediation = self.mediation.lock();
+            if WINDOW.contains(address) {
+                return mediation.access_port(cause, address - WINDOW.start, bytes, write);
+            }
             self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write)
         })
     }

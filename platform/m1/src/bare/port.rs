@@ -1,0 +1,29 @@
+//! The interrupt of the trace's port.
+
+use alloc::boxed::Box;
+use core::ptr;
+
+use dtoolkit::fdt::Fdt;
+use oche_boot::bare::launch;
+use oche_m1::aic::{self, Line};
+use oche_platform::port::SetInterrupt;
+
+/// The line for it, whose registers are mapped; `None`, and said so, where the guest can have no port.
+pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
+    let line = aic::free_line(tree);
+    match &line {
+        Some(line) => launch::map_registers(line.registers()),
+        None => log::warn!("the trace has no port: the FDT names no apple,aic with a free line"),
+    }
+    line
+}
+
+/// Sets and clears it.
+pub(super) fn interrupt(line: Line) -> SetInterrupt {
+    Box::new(move |is_up| {
+        let (register, word) = line.store(is_up);
+        // SAFETY: `line` mapped the controller's registers as Device memory. A bit of 0 changes nothing, so this does not
+        // meddle with what the guest does there.
+        unsafe { ptr::write_volatile(register as *mut u32, word) };
+    })
+}

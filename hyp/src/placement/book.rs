@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 
 use crate::addr::{Frame, Gfn, Granule, SLOTS};
 use crate::dart::entry::Permission;
@@ -96,6 +97,21 @@ impl Book {
         let (chapter, record) = position(granule);
         let chapter = index.0.get(chapter).and_then(|number| self.chapters.get(*number as usize));
         chapter.and_then(|chapter| chapter.records.get(record)).copied().unwrap_or(Record::EMPTY)
+    }
+
+    /// The first of `granules` of which something is mapped, with its record. Where there is no chapter nothing is looked at.
+    pub(crate) fn find(&self, index: &Index, granules: RangeInclusive<Granule>) -> Option<(Granule, Record)> {
+        let mut next = *granules.start();
+        while next <= *granules.end() {
+            let (number, first) = position(next);
+            let chapter = index.0.get(number).and_then(|chapter| self.chapters.get(*chapter as usize));
+            let records = chapter.and_then(|chapter| chapter.records.get(first..)).unwrap_or_default();
+            if let Some((found, record)) = (next.0..).zip(records).find(|(_, record)| !record.is_vacant()) {
+                return granules.contains(&Granule(found)).then_some((Granule(found), *record));
+            }
+            next = Granule(((number + 1) * GRANULES) as u32);
+        }
+        None
     }
 
     /// Makes sure that [`Self::set`] can write of `granule`. False: there is no chapter left.

@@ -10,7 +10,7 @@
 
 use alloc::vec::Vec;
 
-use crate::addr::{Gfn, IovaPage, PAGE_BYTES};
+use crate::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
 use crate::placement::alias::Mapping;
 use crate::placement::{BATCH, Placement};
 use crate::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
@@ -74,22 +74,29 @@ impl Placement {
     /// Guards what is mapped in `space` where watch number `index` looks.
     fn guard_watched(&mut self, world: &mut impl World, index: usize, space: SpaceId) {
         let Some(range) = self.watches.ranges.get(index).copied() else { return };
-        if self.space(space).is_none() || range.first > u64::from(u32::MAX) {
+        if range.first > u64::from(u32::MAX) {
             return;
         }
         let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
         let (first, last) = (page(range.first), page(range.last));
         let mut moving = 0;
-        for iova in (first.0..=last.0).map(IovaPage) {
-            let slot = self.record(space, iova.granule()).slots.get(iova.slot()).copied().flatten();
-            let Some(slot) = slot else { continue };
-            self.watch_again(slot.page);
-            self.begin_watched(world, slot.page);
-            moving += 1;
-            if moving == BATCH {
-                self.finish_motion(world);
-                moving = 0;
+        let mut next = first.granule();
+        while let Some((granule, record)) =
+            self.space(space).and_then(|placed| self.book.find(&placed.index, next..=last.granule()))
+        {
+            for (slot, mapped) in record.slots.iter().enumerate() {
+                let Some(mapped) = mapped.filter(|_| (first..=last).contains(&granule.page(slot))) else {
+                    continue;
+                };
+                self.watch_again(mapped.page);
+                self.begin_watched(world, mapped.page);
+                moving += 1;
+                if moving == BATCH {
+                    self.finish_motion(world);
+                    moving = 0;
+                }
             }
+            next = Granule(granule.0 + 1);
         }
         self.finish_motion(world);
     }

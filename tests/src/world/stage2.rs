@@ -10,7 +10,6 @@ use oche_boot::stage2::hardware::Hardware as _;
 use oche_boot::stage2::{Lookup, Stage2};
 use oche_hyp::addr::{Gfn, Hfn, PAGE_WORDS, SLOTS};
 use oche_hyp::world::{CpuAccess, OutOfTables, Stage2 as _};
-use std::collections::BTreeMap;
 
 /// What came of a CPU's access.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +48,24 @@ struct Entry {
     phase: Phase,
 }
 
+/// What a CPU has cached of a page.
+#[derive(Clone, Copy, Debug)]
+struct Translation {
+    page: Gfn,
+    at: Hfn,
+    access: CpuAccess,
+}
+
 /// Stage 2 and every CPU's cached translations of it.
 pub struct CpuTables {
-    entries: BTreeMap<Gfn, Entry>,
+    /// First page and number of pages of each run of guest RAM.
+    ram: Vec<(Gfn, u32)>,
+    /// Of each page of guest RAM, in the order of `ram`, in which the pages' homes lie in host memory too.
+    entries: Vec<Entry>,
     /// Which guest page lies in each page of host memory, as far as CPUs know.
     owners: Vec<Option<Gfn>>,
-    cached: Vec<BTreeMap<Gfn, (Hfn, CpuAccess)>>,
+    /// Of each CPU, by page.
+    cached: Vec<Vec<Translation>>,
     moving: Vec<Gfn>,
     stage2: Stage2<Discipline>,
     checker: Discipline,
@@ -88,19 +99,20 @@ impl CpuTables {
 
     /// Everything at home, for `cpus` CPUs.
     pub fn new(layout: &Layout, host_pages: usize, cpus: usize) -> Self {
-        let mut entries = BTreeMap::new();
+        let mut entries = Vec::new();
         let mut owners = vec![None; host_pages];
         let ram = layout.ram.iter().flat_map(|&(first, pages)| (first.0..first.0 + pages).map(Gfn));
         for (index, page) in ram.enumerate() {
-            entries.insert(page, Entry { at: page.home(), is_prepared: false, phase: Phase::Live });
+            entries.push(Entry { at: page.home(), is_prepared: false, phase: Phase::Live });
             owners[index] = Some(page);
         }
         let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home(), pages)).collect();
         runs.push((layout.pool.start.page(0), (layout.pool.end.0 - layout.pool.start.0) * SLOTS as u32));
         let checker = Discipline::new(TABLES, tables(layout), IPA_BITS, runs);
-        let cached = vec![BTreeMap::new(); cpus];
+        let cached = vec![Vec::new(); cpus];
         let stage2 = boot(layout, &checker);
         Self {
+            ram: layout.ram.clone(),
             entries,
             owners,
             cached,
@@ -112,6 +124,27 @@ impl CpuTables {
         }
     }
 
+    fn place(&self, page: Gfn) -> Option<usize> {
+        let mut before = 0;
+        for &(first, pages) in &self.ram {
+            let offset = page.0.wrapping_sub(first.0);
+            if offset < pages {
+                return Some((before + offset) as usize);
+            }
+            before += pages;
+        }
+        None
+    }
+
+    fn entry(&self, page: Gfn) -> Option<&Entry> {
+        self.entries.get(self.place(page)?)
+    }
+
+    fn entry_mut(&mut self, page: Gfn) -> Option<&mut Entry> {
+        let place = self.place(page)?;
+        self.entries.get_mut(place)
+    }
+
     /// Who watches what is done to the tables.
     pub fn checker(&self) -> &Discipline {
         &self.checker
@@ -120,7 +153,7 @@ impl CpuTables {
     /// The guest page that CPUs find at `at`, or may still find there.
     pub fn found_at(&self, memory: &HostMemory, at: Hfn) -> Option<Gfn> {
         let page = self.owners[memory.index(at)?]?;
-        self.entries.get(&page).filter(|entry| entry.at == at && entry.phase != Phase::Flushed).map(|_| page)
+        self.entry(page).filter(|entry| entry.at == at && entry.phase != Phase::Flushed).map(|_| page)
     }
 }
 
@@ -162,7 +195,7 @@ impl<const C: bool> StrictWorld<C> {
 
     /// Where a CPU that walks anew finds `page`; `None` where there is no RAM.
     pub fn location(&self, page: Gfn) -> Option<Hfn> {
-        self.cpus.entries.get(&page).map(|entry| entry.at)
+        self.cpus.entry(page).map(|entry| entry.at)
     }
 
     /// The guest page that CPUs find at `at`.
@@ -232,31 +265,35 @@ impl<const C: bool> StrictWorld<C> {
 
     fn cpu_translate(&mut self, cpu: usize, page: Gfn) -> Result<(Hfn, CpuAccess), CpuResult> {
         evict(&mut self.cpus.cached[cpu], &mut self.random);
-        if let Some(&found) = self.cpus.cached[cpu].get(&page) {
-            return Ok(found);
+        let place = self.cpus.cached[cpu].binary_search_by_key(&page, |cached| cached.page);
+        if let Ok(place) = place {
+            let Translation { at, access, .. } = self.cpus.cached[cpu][place];
+            return Ok((at, access));
         }
-        let Some(&entry) = self.cpus.entries.get(&page) else { return Err(CpuResult::NoMemory) };
+        let Some(&entry) = self.cpus.entry(page) else { return Err(CpuResult::NoMemory) };
         if matches!(entry.phase, Phase::Made) {
             return Err(CpuResult::InMotion);
         }
-        let found = match self.cpus.walk(page) {
+        let (at, access) = match self.cpus.walk(page) {
             Lookup::Unmapped => return Err(CpuResult::NoMemory),
             Lookup::InMotion => return Err(CpuResult::InMotion),
             Lookup::Mapped { access: CpuAccess::None, .. } => return Err(CpuResult::NoAccess),
             Lookup::Mapped { at, access, .. } => (at, access),
         };
-        if self.random.chance(7, 8) {
-            self.cpus.cached[cpu].insert(page, found);
+        if self.random.chance(7, 8)
+            && let Err(place) = place
+        {
+            self.cpus.cached[cpu].insert(place, Translation { page, at, access });
         }
-        Ok(found)
+        Ok((at, access))
     }
 
     pub(super) fn is_prepared(&self, page: Gfn) -> bool {
-        self.cpus.entries.get(&page).is_some_and(|entry| entry.is_prepared)
+        self.cpus.entry(page).is_some_and(|entry| entry.is_prepared)
     }
 
     pub(super) fn stage2_prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
-        match self.cpus.entries.get_mut(&page) {
+        match self.cpus.entry_mut(page) {
             Some(entry) => entry.is_prepared = true,
             None => self.violate(format!("prepare of {page:?}, which is no guest RAM")),
         }
@@ -274,17 +311,13 @@ impl<const C: bool> StrictWorld<C> {
         for (first, pages) in forgotten {
             let pages = Gfn(first as u32)..Gfn((first + pages) as u32);
             for cached in &mut self.cpus.cached {
-                if pages.end.0 - pages.start.0 == 1 {
-                    cached.remove(&pages.start);
-                } else {
-                    cached.retain(|page, _| !pages.contains(page));
-                }
+                cached.retain(|translation| !pages.contains(&translation.page));
             }
         }
     }
 
     pub(super) fn stage2_break(&mut self, page: Gfn) {
-        match self.cpus.entries.get_mut(&page) {
+        match self.cpus.entry_mut(page) {
             Some(entry) if entry.is_prepared && entry.phase == Phase::Live => {
                 entry.phase = Phase::Broken;
                 self.cpus.moving.push(page);
@@ -300,7 +333,7 @@ impl<const C: bool> StrictWorld<C> {
     pub(super) fn stage2_flush(&mut self) {
         for index in 0..self.cpus.moving.len() {
             let page = self.cpus.moving[index];
-            if let Some(entry) = self.cpus.entries.get_mut(&page)
+            if let Some(entry) = self.cpus.entry_mut(page)
                 && entry.phase == Phase::Broken
             {
                 entry.phase = Phase::Flushed;
@@ -313,7 +346,7 @@ impl<const C: bool> StrictWorld<C> {
     }
 
     pub(super) fn stage2_make(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
-        let Some(&entry) = self.cpus.entries.get(&page) else {
+        let Some(&entry) = self.cpus.entry(page) else {
             return self.violate(format!("make of {page:?}, which is no guest RAM"));
         };
         if entry.phase != Phase::Flushed {
@@ -327,11 +360,7 @@ impl<const C: bool> StrictWorld<C> {
             return self.violate(format!("make of {page:?} at {at:?}, the home of another page"));
         }
         if let Some(owner) = self.cpus.owners[index].filter(|owner| *owner != page)
-            && self
-                .cpus
-                .entries
-                .get(&owner)
-                .is_some_and(|other| other.at == at && other.phase != Phase::Flushed)
+            && self.cpus.entry(owner).is_some_and(|other| other.at == at && other.phase != Phase::Flushed)
         {
             return self.violate(format!("make of {page:?} at {at:?}, where {owner:?} lies"));
         }
@@ -341,7 +370,9 @@ impl<const C: bool> StrictWorld<C> {
             self.cpus.owners[old] = None;
         }
         self.cpus.owners[index] = Some(page);
-        self.cpus.entries.insert(page, Entry { at, phase: Phase::Made, ..entry });
+        if let Some(made) = self.cpus.entry_mut(page) {
+            *made = Entry { at, phase: Phase::Made, ..entry };
+        }
         if self.is_sabotaged(Sabotage::CopyBeforeBreak) {
             self.cpus.stage2.flush_broken();
             self.forget();
@@ -356,7 +387,7 @@ impl<const C: bool> StrictWorld<C> {
         }
         let moving = std::mem::take(&mut self.cpus.moving);
         for page in moving {
-            let Some(entry) = self.cpus.entries.get_mut(&page) else { continue };
+            let Some(entry) = self.cpus.entry_mut(page) else { continue };
             if entry.phase != Phase::Made {
                 self.cpus.moving.push(page);
                 continue;
@@ -380,7 +411,7 @@ impl<const C: bool> StrictWorld<C> {
             self.violate(text);
         }
         if let Some(page) = self.cpus.moving.first() {
-            let phase = self.cpus.entries.get(page).map(|entry| entry.phase);
+            let phase = self.cpus.entry(*page).map(|entry| entry.phase);
             self.violate(format!("the engine returned and left {page:?} {phase:?}"));
         }
     }
@@ -389,11 +420,8 @@ impl<const C: bool> StrictWorld<C> {
 /// What stands in a home that its page has left.
 const POISON: u64 = 0x6465_7472_6573_6564;
 
-fn evict(cached: &mut BTreeMap<Gfn, (Hfn, CpuAccess)>, random: &mut Random) {
+fn evict(cached: &mut Vec<Translation>, random: &mut Random) {
     if cached.len() > 24 || (!cached.is_empty() && random.chance(1, 16)) {
-        let index = random.index(cached.len());
-        if let Some(&page) = cached.keys().nth(index) {
-            cached.remove(&page);
-        }
+        cached.remove(random.index(cached.len()));
     }
 }

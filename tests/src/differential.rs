@@ -5,6 +5,7 @@
 
 pub mod history;
 pub mod machine;
+pub mod pages;
 pub mod sharing;
 pub mod views;
 

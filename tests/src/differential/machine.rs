@@ -8,6 +8,7 @@ mod vandal;
 
 use super::Counts;
 use super::history::{History, Roots};
+use super::pages::{IovaPages, RefusedTables};
 use super::sharing::{CPU, Sharing};
 use super::views::Views;
 use crate::program::{Operation, Setting};
@@ -16,6 +17,7 @@ use crate::reference::memory::GuestMemory;
 use crate::reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
 use crate::world::stage2::PageState;
 use crate::world::{Data, Layout, Options, StrictWorld};
+use accesses::Transfer;
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};
@@ -25,6 +27,7 @@ use oche_hyp::trace::filter::Selection;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
+use std::fmt::{Display, Formatter};
 
 /// What differs, in a sentence.
 pub type Checked<T = ()> = Result<T, String>;
@@ -46,9 +49,26 @@ thread_local! {
 
 /// A device's read under way, and what it must see where that is known.
 struct ExpectedRead {
-    what: String,
+    transfer: Transfer,
+    /// The page that it reaches and its state at that moment, unless it reaches none.
+    page: Option<(Gfn, PageUse)>,
     bytes: Vec<Option<u8>>,
     is_red_zone: bool,
+}
+
+/// How a page is used at some moment, to be put into words when something differs.
+struct PageUse {
+    mappings: u32,
+    is_unsettled: bool,
+    is_table: bool,
+}
+
+impl Display for PageUse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "mapped {} times", self.mappings)?;
+        f.write_str(if self.is_unsettled { ", changing" } else { "" })?;
+        f.write_str(if self.is_table { ", a table" } else { "" })
+    }
 }
 
 /// A fault that the guest must be told of.
@@ -76,13 +96,12 @@ pub struct Machine<const C: bool> {
     faults: VecDeque<ExpectedFault>,
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
-    refused: FxHashSet<(Roots, u32)>,
+    refused: IovaPages,
     /// Those refused outside of a flush, when a stream began with a register's write, and not flushed since.
-    refused_early: FxHashSet<(Roots, u32)>,
+    refused_early: IovaPages,
     /// Tables that a register's write had looked at since their last flush: that flush need not do anything.
     looked_at_early: FxHashSet<Roots>,
-    /// First page of IOVAs and their number for each table that the engine refused.
-    refused_tables: BTreeSet<(Roots, u32, u32)>,
+    refused_tables: RefusedTables,
     /// Red zones with a write that must be reported (true) or may be (false).
     red_zones: FxHashMap<(Roots, u32), bool>,
     /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in the page.
@@ -90,7 +109,7 @@ pub struct Machine<const C: bool> {
     /// The red zone's hit that was reported last, whose bytes come next: its page and the first byte's place.
     reported: Option<(u32, usize)>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
-    strays: FxHashSet<(Roots, u32)>,
+    strays: IovaPages,
     /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy until they are not.
     held: Vec<Gfn>,
     fetched: BTreeSet<Gfn>,
@@ -160,17 +179,17 @@ impl<const C: bool> Machine<C> {
             reads: FxHashMap::default(),
             faults: VecDeque::new(),
             odd_errors: BTreeSet::new(),
-            refused: FxHashSet::default(),
-            refused_early: FxHashSet::default(),
+            refused: IovaPages::default(),
+            refused_early: IovaPages::default(),
             looked_at_early: FxHashSet::default(),
-            refused_tables: BTreeSet::new(),
+            refused_tables: RefusedTables::default(),
             red_zones: FxHashMap::default(),
             held: Vec::new(),
             fetched: BTreeSet::new(),
             stray_writes: FxHashMap::default(),
             reported: None,
             late_red_zones: Vec::new(),
-            strays: FxHashSet::default(),
+            strays: IovaPages::default(),
             red_pattern: None,
             live_maps: FxHashMap::default(),
             compared: vec![None; setting.pages as usize],
@@ -406,24 +425,16 @@ impl<const C: bool> Machine<C> {
         has_copy || self.views.is_shared(page) || self.fetched.contains(&page)
     }
 
-    fn describe(&self, page: Gfn) -> String {
-        format!(
-            "mapped {} times{}{}",
-            self.views.mappings(page),
-            if self.views.is_unsettled(page) { ", changing" } else { "" },
-            if self.views.is_table(page) { ", a table" } else { "" }
-        )
+    fn describe(&self, page: Gfn) -> PageUse {
+        PageUse {
+            mappings: self.views.mappings(page),
+            is_unsettled: self.views.is_unsettled(page),
+            is_table: self.views.is_table(page),
+        }
     }
 
     fn is_refused(&self, roots: Roots, iova_page: u32) -> bool {
-        self.refused.contains(&(roots, iova_page)) || self.is_in_refused_table(roots, iova_page)
-    }
-
-    fn is_in_refused_table(&self, roots: Roots, iova_page: u32) -> bool {
-        let is_in = |&(table, first, pages): &(Roots, u32, u32)| {
-            table == roots && iova_page >= first && iova_page - first < pages
-        };
-        self.refused_tables.iter().any(is_in)
+        self.refused.contains(roots, iova_page) || self.refused_tables.contains(roots, iova_page)
     }
 
     fn random_data(&mut self, length: usize) -> Data {

@@ -9,10 +9,11 @@ use crate::world::stage2::CpuResult;
 use crate::world::{Access, Data, Outcome, Sabotage};
 use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_hyp::engine::{Coherence, CpuReach, Isolation, Trapped};
+use std::fmt::{Display, Formatter};
 
 /// A device's access, as it goes through the checks.
 #[derive(Clone, Copy, Debug)]
-struct Transfer {
+pub(super) struct Transfer {
     dart: usize,
     stream: usize,
     iova: u64,
@@ -30,6 +31,23 @@ impl Transfer {
 
     fn iova_page(&self) -> u32 {
         (self.iova >> 12) as u32
+    }
+}
+
+impl Display for Transfer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        let Self { dart, stream, iova, .. } = self;
+        let what = if self.data.is_some() { "a write" } else { "a read" };
+        write!(f, "DART {dart} stream {stream}: {what} at IOVA {iova:#x}")
+    }
+}
+
+impl Display for ExpectedRead {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match &self.page {
+            Some((page, state)) => write!(f, "{} ({page:?}, {state})", self.transfer),
+            None => write!(f, "{}", self.transfer),
+        }
     }
 }
 
@@ -325,8 +343,8 @@ impl<const C: bool> Machine<C> {
         let mut is_refused = false;
         let mut is_doubtful = false;
         for roots in possible.iter().flatten() {
-            is_refused |= self.refused.contains(&(*roots, iova_page));
-            is_doubtful |= self.is_in_refused_table(*roots, iova_page);
+            is_refused |= self.refused.contains(*roots, iova_page);
+            is_doubtful |= self.refused_tables.contains(*roots, iova_page);
         }
         // What was refused is tried again when its granule changes, which it may have been by now.
         is_doubtful |= is_refused && transfer.is_overlapped && self.views_are_changing(transfer);
@@ -360,10 +378,6 @@ impl<const C: bool> Machine<C> {
                 }
             }
         }
-        let text = format!(
-            "DART {dart} stream {stream}: {} at IOVA {iova:#x}",
-            if is_write { "a write" } else { "a read" }
-        );
         match result {
             DeviceResult::Fault if may_fault => {
                 self.counts.faults += 1;
@@ -372,9 +386,9 @@ impl<const C: bool> Machine<C> {
                 self.expect_fault(dart, stream, iova, is_write);
                 Ok(())
             }
-            DeviceResult::Fault => Err(format!("{text} faults, where the tables say {reaches:x?}")),
+            DeviceResult::Fault => Err(format!("{transfer} faults, where the tables say {reaches:x?}")),
             DeviceResult::Accepted { at, owner, .. } if pages.is_empty() => {
-                self.judge_red_zone(transfer, result, at, owner, may_read || may_write, &text)
+                self.judge_red_zone(transfer, result, at, owner, may_read || may_write)
             }
             DeviceResult::Accepted { id, at, owner } if is_exact => {
                 self.counts.exact_accesses += 1;
@@ -382,17 +396,19 @@ impl<const C: bool> Machine<C> {
                 self.world.name_pending(id, page);
                 if !transfer.is_overlapped && !self.is_shared(page) && owner != Some(page) {
                     return Err(format!(
-                        "{text} reaches {at:?}, CPUs find {page:?} at {:?}",
+                        "{transfer} reaches {at:?}, CPUs find {page:?} at {:?}",
                         self.world.location(page)
                     ));
                 }
-                self.note_exact(transfer, id, page, text)
+                self.note_exact(transfer, id, page)
             }
             DeviceResult::Accepted { id, at, owner } => {
                 self.counts.ambiguous_accesses += 1;
                 let is_foreign = |owner: Gfn| !pages.contains(&owner);
                 if !transfer.is_overlapped && owner.or(self.world.deserted_by(at)).is_some_and(is_foreign) {
-                    return Err(format!("{text} reaches {owner:?} at {at:?}, the tables say {reaches:x?}"));
+                    return Err(format!(
+                        "{transfer} reaches {owner:?} at {at:?}, the tables say {reaches:x?}"
+                    ));
                 }
                 if is_write {
                     self.world.deliver(|pending| pending.id == id);
@@ -437,19 +453,22 @@ impl<const C: bool> Machine<C> {
         at: Hfn,
         owner: Option<Gfn>,
         is_partly_mapped: bool,
-        text: &str,
     ) -> Checked {
         let DeviceResult::Accepted { id, .. } = result else { return Ok(()) };
         if !is_partly_mapped {
-            return Err(format!("{text} is accepted (at {at:?}), where nothing of the granule is mapped"));
+            return Err(format!(
+                "{transfer} is accepted (at {at:?}), where nothing of the granule is mapped"
+            ));
         }
         if !transfer.is_overlapped
             && let Some(page) = owner.or(self.world.deserted_by(at))
         {
-            return Err(format!("{text} reaches {page:?} at {at:?}, where nothing is mapped"));
+            return Err(format!("{transfer} reaches {page:?} at {at:?}, where nothing is mapped"));
         }
         if self.is_outside_window(transfer) {
-            return Err(format!("{text} is accepted (at {at:?}), outside of what is mapped of the granule"));
+            return Err(format!(
+                "{transfer} is accepted (at {at:?}), outside of what is mapped of the granule"
+            ));
         }
         self.counts.red_zones += 1;
         // Where the registers changed and no flush came yet, the old tables count as well as the new.
@@ -470,7 +489,7 @@ impl<const C: bool> Machine<C> {
                     && !transfer.is_overlapped
                     && !self.views_are_changing(transfer);
                 if !is_empty {
-                    self.strays.insert(key);
+                    self.strays.insert(key.0, key.1);
                 }
                 let known = self.red_zones.entry(key).or_insert(must_report);
                 *known |= must_report;
@@ -480,12 +499,12 @@ impl<const C: bool> Machine<C> {
         }
         // In the middle of a sync it may be about to be refused.
         if self.is_mapped(transfer) && !transfer.is_overlapped && !self.views_are_changing(transfer) {
-            return Err(format!("{text} is accepted, where a page is mapped that may only be written"));
+            return Err(format!("{transfer} is accepted, where a page is mapped that may only be written"));
         }
         let is_clean = !self.red_zones.keys().any(|(_, page)| *page == transfer.iova_page());
         if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
             let bytes = vec![None; transfer.length];
-            self.reads.insert(id, ExpectedRead { what: text.to_owned(), bytes, is_red_zone: true });
+            self.reads.insert(id, ExpectedRead { transfer: *transfer, page: None, bytes, is_red_zone: true });
             self.world.deliver(|pending| pending.id == id);
             return self.check_answers_at(transfer.offset());
         }
@@ -523,7 +542,7 @@ impl<const C: bool> Machine<C> {
         (0..4).any(|slot| self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot).len() > 1)
     }
 
-    fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn, what: String) -> Checked {
+    fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn) -> Checked {
         let (offset, length) = (transfer.offset(), transfer.length);
         let roots = self.history.roots(transfer.dart, transfer.stream).unwrap_or_default();
         let viewer = viewer(roots, transfer.iova_page());
@@ -539,13 +558,13 @@ impl<const C: bool> Machine<C> {
             None => {
                 let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
                 // A device that wrote into its copy sees what it wrote.
-                let is_stray = self.strays.contains(&(roots, transfer.iova_page()));
+                let is_stray = self.strays.contains(roots, transfer.iova_page());
                 let byte = |index| {
                     (!is_stray && !self.sharing.is_vague(page, index, viewer)).then_some(memory[index])
                 };
                 let bytes = (offset..offset + length).map(byte).collect();
-                let what = format!("{what} ({page:?}, {})", self.describe(page));
-                self.reads.insert(id, ExpectedRead { what, bytes, is_red_zone: false });
+                let page = Some((page, self.describe(page)));
+                self.reads.insert(id, ExpectedRead { transfer: *transfer, page, bytes, is_red_zone: false });
             }
         }
         Ok(())
@@ -580,16 +599,14 @@ impl<const C: bool> Machine<C> {
         for (id, data) in self.world.take_answers() {
             let Some(expected) = self.reads.remove(&id) else { continue };
             if expected.is_red_zone {
-                self.check_red_pattern(&expected.what, red_offset, data.bytes())?;
+                self.check_red_pattern(&expected, red_offset, data.bytes())?;
             }
             self.counts.compared_bytes += data.bytes().len() as u64;
             for (index, (found, expected_byte)) in data.bytes().iter().zip(&expected.bytes).enumerate() {
                 if expected_byte.is_some_and(|byte| byte != *found) {
                     return Err(format!(
-                        "{} sees {:02x?}, its byte {index} should be {:02x?}",
-                        expected.what,
+                        "{expected} sees {:02x?}, its byte {index} should be {expected_byte:02x?}",
                         data.bytes(),
-                        expected_byte
                     ));
                 }
             }
@@ -598,7 +615,7 @@ impl<const C: bool> Machine<C> {
     }
 
     /// Red zones hold one pattern of eight bytes, everywhere; the first one read says which.
-    fn check_red_pattern(&mut self, what: &str, offset: usize, bytes: &[u8]) -> Checked {
+    fn check_red_pattern(&mut self, read: &ExpectedRead, offset: usize, bytes: &[u8]) -> Checked {
         if self.red_pattern.is_none() {
             if bytes.len() < 8 {
                 return Ok(());
@@ -611,7 +628,7 @@ impl<const C: bool> Machine<C> {
         for (index, byte) in bytes.iter().enumerate() {
             if *byte != pattern[(offset + index) % 8] {
                 return Err(format!(
-                    "{what} sees {bytes:02x?} in a red zone, whose pattern is {pattern:02x?}"
+                    "{read} sees {bytes:02x?} in a red zone, whose pattern is {pattern:02x?}"
                 ));
             }
         }

@@ -47,14 +47,14 @@ impl<const C: bool> Machine<C> {
         let mut refused = Vec::with_capacity(changes.len());
         for (roots, change) in &changes {
             let key = (*roots, change.iova_page);
-            self.strays.remove(&key);
+            self.strays.remove(key.0, key.1);
             refused.push(is_refused(self, &key));
             // What a register's write had looked at is not looked at again.
-            if is_moved(&self.history, change) && !self.refused_early.contains(&key) {
-                self.refused.remove(&key);
+            if is_moved(&self.history, change) && !self.refused_early.contains(key.0, key.1) {
+                self.refused.remove(key.0, key.1);
             }
         }
-        self.refused_early.retain(|(roots, _)| !sets.contains(roots));
+        self.refused_early.retain(|roots| !sets.contains(roots));
         self.take_events()?;
         let mut touched = BTreeSet::new();
         for ((roots, change), &was_refused) in changes.iter().zip(&refused) {
@@ -98,11 +98,11 @@ impl<const C: bool> Machine<C> {
             .flat_map(|(dart, stream)| self.history.possible_roots(dart, stream))
             .flatten()
             .collect();
-        self.refused.retain(|(roots, _)| live.contains(roots));
-        self.refused_tables.retain(|(roots, ..)| live.contains(roots));
+        self.refused.retain(|roots| live.contains(roots));
+        self.refused_tables.retain(|roots| live.contains(roots));
         self.history.prune(self.oldest_flush());
         self.last_flush = start;
-        self.refused_early.retain(|(roots, _)| !sets.contains(roots));
+        self.refused_early.retain(|roots| !sets.contains(roots));
 
         self.unite()?;
         self.check_red_zones(&changes, &refused)?;
@@ -158,6 +158,9 @@ impl<const C: bool> Machine<C> {
     /// A write into a red zone is reported when its slot is mapped or a page of its granule goes.
     fn check_red_zones(&mut self, changes: &[(Roots, Change)], refused: &[bool]) -> Checked {
         for ((roots, change), was_refused) in changes.iter().zip(refused) {
+            if self.red_zones.is_empty() || !is_moved(&self.history, change) {
+                continue;
+            }
             for slot in 0..4 {
                 let key = (*roots, change.iova_page & !3 | slot);
                 if self.red_zones.get(&key) != Some(&true) || self.looked_at_early.contains(roots) {
@@ -166,7 +169,7 @@ impl<const C: bool> Machine<C> {
                 let is_filled =
                     key.1 == change.iova_page && mapped_page(&self.history, change.after).is_some();
                 let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
-                let is_due = is_moved(&self.history, change) && (is_filled || is_emptied);
+                let is_due = is_filled || is_emptied;
                 if is_due && !self.guest.is_vandalised && !self.is_refused(*roots, change.iova_page) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {:#x} is not reported by the sync that changes {:#x}",
@@ -190,7 +193,7 @@ impl<const C: bool> Machine<C> {
                     }
                     *self.live_maps.entry((at.iova.0, page)).or_default() += 1;
                     if let Some(roots) = self.roots_of(at) {
-                        self.refused.remove(&(roots, at.iova.0));
+                        self.refused.remove(roots, at.iova.0);
                     }
                 }
                 Event::Unmap { at, page } => {
@@ -294,15 +297,14 @@ impl<const C: bool> Machine<C> {
         let Some(roots) = self.roots_of(at) else { return Ok(()) };
         let is_root = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));
         match reason {
-            Refusal::TooManySpaces => drop(self.refused_tables.insert((roots, 0, 1 << 20))),
-            Refusal::PoolExhausted if is_root => drop(self.refused_tables.insert((roots, 0, 1 << 20))),
+            Refusal::TooManySpaces => self.refused_tables.insert_all(roots),
+            Refusal::PoolExhausted if is_root => self.refused_tables.insert_all(roots),
             Refusal::TableNotGuestMemory | Refusal::TooManyTables => {
-                let pages = if is_root { 1 << 18 } else { 512 };
-                self.refused_tables.insert((roots, at.iova.0 & !(pages - 1), pages));
+                self.refused_tables.insert(roots, at.iova.0, is_root);
             }
             _ => {
-                self.refused.insert((roots, at.iova.0));
-                self.refused_early.insert((roots, at.iova.0));
+                self.refused.insert(roots, at.iova.0);
+                self.refused_early.insert(roots, at.iova.0);
             }
         }
         Ok(())

@@ -125,22 +125,26 @@ impl<const C: bool> Machine<C> {
         is_hidden: bool,
     ) -> Checked {
         let (dart, stream) = (dart.index(), stream.index());
-        let text = format!("DART {dart} stream {stream} IOVA {iova:#x} (write: {is_write}) code {found:#x}");
+        let text =
+            || format!("DART {dart} stream {stream} IOVA {iova:#x} (write: {is_write}) code {found:#x}");
         let Some(expected) = self.faults.pop_front() else {
-            return Err(format!("a fault that did not happen is reported: {text}"));
+            return Err(format!("a fault that did not happen is reported: {}", text()));
         };
         let is_it = (expected.dart, expected.stream, expected.iova, expected.is_write)
             == (dart, stream, iova, is_write);
         if !is_it {
             return Err(format!(
-                "a fault is reported as {text}; it was DART {} stream {} IOVA {:#x}",
-                expected.dart, expected.stream, expected.iova
+                "a fault is reported as {}; it was DART {} stream {} IOVA {:#x}",
+                text(),
+                expected.dart,
+                expected.stream,
+                expected.iova
             ));
         }
         // Tables may have changed since the access: what they say by now is right as well.
         let codes = expected.codes | self.codes(dart, stream, iova, is_write);
         if found & codes == 0 || !found.is_power_of_two() {
-            return Err(format!("a fault has the wrong code: {text}, one of {codes:#x} would be right"));
+            return Err(format!("a fault has the wrong code: {}, one of {codes:#x} would be right", text()));
         }
         if self.odd_errors.contains(&dart) {
             return Ok(());
@@ -148,7 +152,8 @@ impl<const C: bool> Machine<C> {
         let is_latched = self.history.darts[dart].latch(stream, found, iova);
         if is_latched == is_hidden {
             return Err(format!(
-                "a fault is hidden ({is_hidden}) where the reference latches ({is_latched}): {text}"
+                "a fault is hidden ({is_hidden}) where the reference latches ({is_latched}): {}",
+                text()
             ));
         }
         Ok(())

@@ -14,7 +14,7 @@ pub mod stage2;
 use crate::random::{Random, mix};
 use frames::Frames;
 use iommu::{DeviceResult, Hardware};
-use memory::HostMemory;
+use memory::{FormerWords, HostMemory};
 use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
@@ -204,14 +204,14 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
 
 impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
     /// A machine with `cpus` CPUs and `darts` IOMMUs, every stream blocked.
-    /// `words` is memory of a former machine to be used again, or empty.
+    /// `words` is memory of a former machine with the same RAM, to be used again, or empty.
     pub fn new(
         layout: &Layout,
         options: Options,
         cpus: usize,
         darts: usize,
         seed: u64,
-        words: Vec<u64>,
+        words: FormerWords,
     ) -> Self {
         let memory = HostMemory::new(layout, words);
         Self {
@@ -229,15 +229,10 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
         }
     }
 
-    /// Gives `page` and `bytes`, its twin, the same content of its own.
-    pub fn initialize(&mut self, page: Gfn, bytes: &mut [u8]) {
-        let Some(index) = self.memory.index(page.home()) else { return };
-        let words = self.memory.page_mut(index);
-        let first = mix(page.0.into());
-        for (word, (chunk, own)) in (0..).zip(bytes.chunks_exact_mut(8).zip(words)) {
-            // Even, so that no word of data is a valid table entry by chance; and no word is like another.
-            *own = first.wrapping_add(0x9e37_79b9_7f4a_7c16_u64.wrapping_mul(word)) & !1;
-            chunk.copy_from_slice(&own.to_le_bytes());
+    /// Gives `page` its [`initial_words`].
+    pub fn initialize(&mut self, page: Gfn) {
+        if let Some(index) = self.memory.index(page.home()) {
+            self.memory.initialize(index, initial_words(page));
         }
     }
 
@@ -295,11 +290,28 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
 
     /// The words of `page`, which must be one that the engine may look at.
     fn page_of_engine(&self, page: Hfn) -> Option<&[u64; PAGE_WORDS]> {
+        Some(self.memory.page(self.place_of_engine(page)?))
+    }
+
+    /// The place of `page`, which must be one that the engine may look at.
+    fn place_of_engine(&self, page: Hfn) -> Option<usize> {
         let index = self.memory.index(page);
         if index.is_none() {
             self.violate(format!("the engine looks at {page:?}, which is no memory of its"));
         }
-        index.map(|index| self.memory.page(index))
+        index
+    }
+
+    /// How many of the `most` words that are stored next nobody else can act between.
+    fn undisturbed(&self, most: usize) -> usize {
+        if self.is_quiet() { most } else { most.min(self.countdown.saturating_sub(1) as usize) }
+    }
+
+    /// Counts `words` stores, at most [`Self::undisturbed`], as [`Self::tick`] does one by one.
+    fn pass(&mut self, words: usize) {
+        if !self.is_quiet() {
+            self.countdown -= words as u64;
+        }
     }
 
     fn is_quiet(&self) -> bool {
@@ -367,8 +379,16 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         }
         self.cpus.checker().note_comparison(one);
         self.cpus.checker().note_comparison(other);
-        let (one, other) = (self.page_of_engine(one)?, self.page_of_engine(other)?);
-        first_unequal(one.get(words.clone())?, other.get(words.clone())?).map(|word| words.start + word)
+        let (one, other) = (self.place_of_engine(one)?, self.place_of_engine(other)?);
+        if self.memory.are_known_equal(one, other) {
+            return None;
+        }
+        let (one_words, other_words) = (self.memory.page(one), self.memory.page(other));
+        let first = first_unequal(one_words.get(words.clone())?, other_words.get(words.clone())?);
+        if first.is_none() && words == (0..PAGE_WORDS) {
+            self.memory.note_equal(one, other);
+        }
+        first.map(|word| words.start + word)
     }
 
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
@@ -392,9 +412,20 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
             self.note_store(to_page);
             return;
         }
-        for word in 0..PAGE_WORDS {
-            let value = self.load(from, word);
-            self.store(to, word, value);
+        let places = (self.memory.index(from), self.memory.index(to));
+        let mut word = 0;
+        while word < PAGE_WORDS {
+            let many = if self.frames.is_table(to) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
+            if let ((Some(from), Some(to)), true) = (places, many != 0) {
+                self.pass(many);
+                self.note_store(to_page);
+                self.memory.copy_words(from, to, word..word + many);
+                word += many;
+            } else {
+                let value = self.load(from, word);
+                self.store(to, word, value);
+                word += 1;
+            }
         }
     }
 
@@ -409,8 +440,19 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
             self.note_store(page);
             return;
         }
-        for word in 0..PAGE_WORDS {
-            self.store(page, word, value);
+        let place = self.memory.index(page);
+        let mut word = 0;
+        while word < PAGE_WORDS {
+            let many = if self.frames.is_table(page) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
+            if let (Some(place), true) = (place, many != 0) {
+                self.pass(many);
+                self.note_store(page);
+                self.memory.page_mut(place)[word..word + many].fill(value);
+                word += many;
+            } else {
+                self.store(page, word, value);
+                word += 1;
+            }
         }
     }
 
@@ -434,6 +476,14 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             self.violate(text);
         }
     }
+}
+
+/// What the words of `page` are before anybody stores there.
+pub fn initial_words(page: Gfn) -> impl Iterator<Item = u64> {
+    let first = mix(page.0.into());
+    // Even, so that no word of data is a valid table entry by chance; and no word is like another.
+    (0..PAGE_WORDS as u64)
+        .map(move |word| first.wrapping_add(0x9e37_79b9_7f4a_7c16_u64.wrapping_mul(word)) & !1)
 }
 
 /// The first place in which two equally long pieces of pages differ.

@@ -8,6 +8,7 @@ use crate::reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
 use crate::reference::walk::{Leaf, code, decode_leaf, decode_root, decode_table, selectors};
 use oche_hyp::addr::{Gfn, PAGE_WORDS};
 use std::collections::VecDeque;
+use std::iter;
 
 /// The four TTBRs of a stream that translates, invalid ones as zero: what names a set of tables.
 pub type Roots = [u32; 4];
@@ -40,6 +41,28 @@ struct Past {
     value: u64,
     /// What the word held before that, counted from 1; 0 for none.
     before: u32,
+    /// Which word of its page it is, and the page's change before that, counted from 1; 0 for none.
+    word: u16,
+    before_in_page: u32,
+}
+
+/// Sets of tables that a stream may be using, each once, the present one first.
+#[derive(Clone, Debug)]
+pub struct PossibleRoots {
+    now: Option<Roots>,
+    former: Vec<Option<Roots>>,
+}
+
+impl PossibleRoots {
+    /// Whether there is but one.
+    pub fn is_certain(&self) -> bool {
+        self.former.is_empty()
+    }
+
+    /// All.
+    pub fn iter(&self) -> impl Iterator<Item = Option<Roots>> {
+        iter::once(self.now).chain(self.former.iter().copied())
+    }
 }
 
 /// Guest memory, registers, and their past.
@@ -56,8 +79,10 @@ pub struct History {
     forgotten: u32,
     /// Per page and word: which of the former values is the latest, counted from 1; 0 for none.
     latest: Vec<Option<Box<[u32; PAGE_WORDS]>>>,
-    /// How often each page was stored into.
+    /// How many words of each page were changed.
     changes: Vec<u32>,
+    /// Per page: its latest change among the former values, counted from 1; 0 for none.
+    latest_in_page: Vec<u32>,
     streams: Vec<StreamHistory>,
 }
 
@@ -73,6 +98,7 @@ impl History {
             forgotten: 0,
             latest: vec![None; pages],
             changes: vec![0; pages],
+            latest_in_page: vec![0; pages],
             streams: vec![StreamHistory::default(); darts * STREAMS],
         }
     }
@@ -99,12 +125,15 @@ impl History {
             let new = word_of(own);
             if new != old {
                 let latest = self.latest[number].get_or_insert_with(|| Box::new([0; PAGE_WORDS]));
-                self.past.push_back(Past { gone: self.now, value: old, before: latest[word] });
+                let before_in_page = self.latest_in_page[number];
+                let (gone, value, before) = (self.now, old, latest[word]);
+                self.past.push_back(Past { gone, value, before, word: word as u16, before_in_page });
                 latest[word] = self.forgotten + self.past.len() as u32;
+                self.latest_in_page[number] = latest[word];
                 changed.push((word as u16, old, new));
             }
         }
-        self.changes[number] += u32::from(!changed.is_empty());
+        self.changes[number] += changed.len() as u32;
         changed
     }
 
@@ -113,11 +142,29 @@ impl History {
         self.memory.number(page).map_or(0, |number| self.changes[number])
     }
 
+    /// The words of `page` that changed since [`Self::changes`] was `changes`, ascending. `None`: so many that it is
+    /// not worth the trouble, or some of it is forgotten.
+    pub fn changed_since(&self, page: Gfn, changes: u32) -> Option<Vec<usize>> {
+        const MOST: u32 = 48;
+        let number = self.memory.number(page)?;
+        let count = self.changes[number].checked_sub(changes).filter(|count| *count <= MOST)?;
+        let mut words = Vec::with_capacity(count as usize);
+        let mut at = self.latest_in_page[number];
+        for _ in 0..count {
+            let past = self.past.get(at.checked_sub(self.forgotten + 1)? as usize)?;
+            words.push(usize::from(past.word));
+            at = past.before_in_page;
+        }
+        words.sort_unstable();
+        words.dedup();
+        Some(words)
+    }
+
     /// The former values of `word` of `page`, latest first.
     fn former(&self, page: Gfn, word: usize) -> impl Iterator<Item = Past> {
         let latest = self.memory.number(page).and_then(|number| self.latest[number].as_ref());
         let mut at = latest.map_or(0, |latest| latest[word]);
-        std::iter::from_fn(move || {
+        iter::from_fn(move || {
             let past = *self.past.get((at.checked_sub(self.forgotten + 1)?) as usize)?;
             at = past.before;
             Some(past)
@@ -161,15 +208,21 @@ impl History {
     }
 
     /// Every set of tables that the stream may be using, the present one first.
-    pub fn possible_roots(&self, dart: usize, stream: usize) -> Vec<Option<Roots>> {
+    pub fn possible_roots(&self, dart: usize, stream: usize) -> PossibleRoots {
         let history = &self.streams[dart * STREAMS + stream];
-        let mut all = vec![self.roots(dart, stream)];
+        let mut all = PossibleRoots { now: self.roots(dart, stream), former: Vec::new() };
         for &(gone, roots) in &history.before {
-            if gone > history.flushed && !all.contains(&roots) {
-                all.push(roots);
+            if gone > history.flushed && roots != all.now && !all.former.contains(&roots) {
+                all.former.push(roots);
             }
         }
         all
+    }
+
+    /// DART and stream of all that are not idle.
+    pub fn streams_in_use(&self) -> Vec<(usize, usize)> {
+        let all = (0..self.darts.len()).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
+        all.filter(|&(dart, stream)| !self.is_idle(dart, stream)).collect()
     }
 
     /// When the last flush that named the stream began.
@@ -197,16 +250,11 @@ impl History {
     }
 
     /// The values of `word` of `page` that count for somebody who last looked at `since`, the present first.
-    fn values(&self, page: Gfn, word: usize, since: u64, found: &mut Vec<u64>) -> bool {
-        found.clear();
-        let Some(now) = self.memory.word(page, word) else { return false };
-        found.push(now);
-        for past in self.former(page, word).take_while(|past| past.gone > since) {
-            if !found.contains(&past.value) {
-                found.push(past.value);
-            }
-        }
-        true
+    /// None where there is no RAM. A value can come more than once.
+    fn values(&self, page: Gfn, word: usize, since: u64) -> impl Iterator<Item = u64> {
+        let now = self.memory.word(page, word);
+        let former = now.map(|_| self.former(page, word).take_while(move |past| past.gone > since));
+        now.into_iter().chain(former.into_iter().flatten().map(|past| past.value))
     }
 
     /// Every way in which an access of `iova_page` by the stream can end.
@@ -219,8 +267,7 @@ impl History {
         };
         let since = self.flushed(dart, stream);
         let at = selectors(iova_page);
-        let (mut tables, mut leaves) = (Vec::new(), Vec::new());
-        for roots in self.possible_roots(dart, stream) {
+        for roots in self.possible_roots(dart, stream).iter() {
             let Some(roots) = roots else {
                 // What a stream's fault says that does not translate is not documented.
                 add(Reach::Nothing(ANY_CODE));
@@ -230,18 +277,18 @@ impl History {
                 add(Reach::Nothing(code::NO_TTBR));
                 continue;
             };
-            if !self.values(root, at.table, since, &mut tables) {
+            if !self.memory.contains(root) {
                 add(Reach::Nothing(ANY_CODE));
             }
-            for &entry in &tables {
+            for entry in self.values(root, at.table, since) {
                 let Some(table) = decode_table(entry) else {
                     add(Reach::Nothing(code::NO_L1));
                     continue;
                 };
-                if !self.values(table, at.leaf, since, &mut leaves) {
+                if !self.memory.contains(table) {
                     add(Reach::Nothing(ANY_CODE));
                 }
-                for &entry in &leaves {
+                for entry in self.values(table, at.leaf, since) {
                     match decode_leaf(entry) {
                         None => add(Reach::Nothing(code::NO_LEAF)),
                         Some(leaf) if !self.memory.contains(leaf.page) => add(Reach::Nothing(ANY_CODE)),

@@ -15,8 +15,9 @@ use crate::program::{Operation, Setting};
 use crate::random::Random;
 use crate::reference::memory::GuestMemory;
 use crate::reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
+use crate::world::memory::FormerWords;
 use crate::world::stage2::PageState;
-use crate::world::{Data, Layout, Options, StrictWorld};
+use crate::world::{Data, Layout, Options, StrictWorld, initial_words};
 use accesses::Transfer;
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
@@ -25,7 +26,7 @@ use oche_hyp::engine::{Coherence, Configuration, Engine, Isolation};
 use oche_hyp::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
 use oche_hyp::trace::filter::Selection;
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::{Display, Formatter};
 
@@ -35,16 +36,31 @@ pub type Checked<T = ()> = Result<T, String>;
 /// Operations from one comparison of all memory to the next.
 const WHOLE_CHECK_EVERY: u64 = 100;
 
-/// Memory of a program that has ended, to be used again by the next: new memory from the system costs more
-/// than a short program.
-#[derive(Default)]
+/// Memory of a program that has ended, to be used again by the next with as much.
 struct Former {
-    words: Vec<u64>,
-    memory: Option<GuestMemory>,
+    words: FormerWords,
+    memory: GuestMemory,
+    /// Of each page whether nothing was ever stored there.
+    is_initial: Vec<bool>,
 }
 
 thread_local! {
-    static FORMER: Cell<Former> = Cell::default();
+    static FORMER: RefCell<Vec<Former>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Former {
+    /// What is kept of a program with the RAM of `layout`, or new memory.
+    fn take(layout: &Layout) -> Self {
+        let former = FORMER.with_borrow_mut(|all| {
+            let index = all.iter().position(|former| former.memory.has_runs(&layout.ram));
+            index.map(|index| all.swap_remove(index))
+        });
+        former.unwrap_or_else(|| Self {
+            words: FormerWords::default(),
+            memory: GuestMemory::new(&layout.ram),
+            is_initial: Vec::new(),
+        })
+    }
 }
 
 /// A device's read under way, and what it must see where that is known.
@@ -143,15 +159,19 @@ impl<const C: bool> Machine<C> {
             poisons_homes: true,
             sabotage: setting.sabotage,
         };
-        let Former { words, memory } = FORMER.take();
+        let Former { words, memory, is_initial } = Former::take(&layout);
         let mut world = StrictWorld::new(&layout, options, setting.cpus, setting.darts, 0, words);
-        let memory = memory.filter(|memory| memory.has_runs(&layout.ram));
-        let memory = memory.unwrap_or_else(|| GuestMemory::new(&layout.ram));
         let mut history = History::new(memory, setting.darts);
         let pages: Vec<Gfn> = history.memory.pages().collect();
-        for &page in &pages {
-            let Some(bytes) = history.memory.page_mut(page) else { continue };
-            world.initialize(page, bytes);
+        for (number, &page) in pages.iter().enumerate() {
+            world.initialize(page);
+            if is_initial.get(number) == Some(&true) {
+                continue;
+            }
+            let bytes = history.memory.page_mut(page).unwrap_or_default();
+            for (chunk, word) in bytes.chunks_exact_mut(8).zip(initial_words(page)) {
+                chunk.copy_from_slice(&word.to_le_bytes());
+            }
         }
         let ram: Vec<_> = layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
         let configuration = Configuration {
@@ -171,7 +191,7 @@ impl<const C: bool> Machine<C> {
             world,
             engine,
             history,
-            views: Views::default(),
+            views: Views::new(&layout.ram),
             sharing: Sharing::new(setting.coherence == Coherence::Exact),
             guest: Guest::new(pages),
             random: Random::new(0),
@@ -234,7 +254,9 @@ impl<const C: bool> Machine<C> {
         let done = self.wind_up();
         self.after(done)?;
         let words = self.world.memory.take_words();
-        FORMER.set(Former { words, memory: Some(self.history.memory) });
+        let is_initial = self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
+        let former = Former { words, memory: self.history.memory, is_initial };
+        FORMER.with_borrow_mut(|all| all.push(former));
         Ok(self.counts)
     }
 

@@ -1,7 +1,6 @@
 //! Which guest pages are mapped: for each set of tables, its leaves as of its last flush.
 
 use super::history::{History, Roots};
-use crate::reference::registers::STREAMS;
 use crate::reference::walk::{decode_leaf, decode_root, decode_table};
 use oche_hyp::addr::Gfn;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -34,32 +33,55 @@ struct View {
 #[derive(Clone, Debug)]
 struct Table {
     page: Gfn,
-    /// How often the page had been stored into.
-    changes: u32,
+    /// How often the page had been stored into; `None` if that was another page.
+    changes: Option<u32>,
     entries: Box<[u64; 512]>,
 }
 
 /// All sets of tables in use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Views {
     views: BTreeMap<Roots, View>,
+    /// First page and number of pages of each run of RAM. What is kept of each page is in their order.
+    ram: Vec<(Gfn, u32)>,
     /// How many flushed leaves map a page.
-    mapped: FxHashMap<Gfn, u32>,
-    /// Pages whose mappings are changing, in which set of tables, and when that was last touched.
-    unsettled: FxHashMap<Gfn, Vec<(Roots, u64)>>,
+    mapped: Vec<u32>,
+    /// How many of the views have a page among their tables.
+    tables: Vec<u32>,
+    /// In which sets of tables mappings of a page are changing, and when that was last touched.
+    unsettled: Vec<Vec<(Roots, u64)>>,
+    /// Pages of which there are such.
+    changing: Vec<Gfn>,
 }
 
 const NO_TABLE: [u64; 512] = [0; 512];
 
 impl Views {
+    /// No tables in guest RAM of the runs `ram`.
+    pub fn new(ram: &[(Gfn, u32)]) -> Self {
+        let pages = ram.iter().map(|(_, pages)| *pages as usize).sum();
+        Self {
+            views: BTreeMap::new(),
+            ram: ram.to_vec(),
+            mapped: vec![0; pages],
+            tables: vec![0; pages],
+            unsettled: vec![Vec::new(); pages],
+            changing: Vec::new(),
+        }
+    }
+
+    fn number(&self, page: Gfn) -> Option<usize> {
+        number_in(&self.ram, page)
+    }
+
     /// How many leaves map `page`, as of the flushes.
     pub fn mappings(&self, page: Gfn) -> u32 {
-        self.mapped.get(&page).copied().unwrap_or(0)
+        self.number(page).map_or(0, |number| self.mapped[number])
     }
 
     /// Whether a mapping of `page` is changing: tables written, flush not yet done.
     pub fn is_unsettled(&self, page: Gfn) -> bool {
-        self.unsettled.contains_key(&page)
+        self.number(page).is_some_and(|number| !self.unsettled[number].is_empty())
     }
 
     /// Whether `page` may have more than one copy.
@@ -74,7 +96,7 @@ impl Views {
 
     /// Whether `page` holds a table that counts.
     pub fn is_table(&self, page: Gfn) -> bool {
-        self.views.values().any(|view| view.pages.contains(&page))
+        self.number(page).is_some_and(|number| self.tables[number] != 0)
     }
 
     /// All pages that hold a table.
@@ -106,7 +128,12 @@ impl Views {
     }
 
     fn unsettle(&mut self, page: Gfn, roots: Roots, now: u64) {
-        let all = self.unsettled.entry(page).or_default();
+        // Of what is no RAM nothing is ever compared.
+        let Some(number) = self.number(page) else { return };
+        let all = &mut self.unsettled[number];
+        if all.is_empty() {
+            self.changing.push(page);
+        }
         match all.iter_mut().find(|(other, _)| *other == roots) {
             Some((_, touched)) => *touched = now,
             None => all.push((roots, now)),
@@ -118,7 +145,9 @@ impl Views {
         if !history.memory.contains(table) {
             return;
         }
-        self.views.entry(roots).or_default().pages.insert(table);
+        if self.views.entry(roots).or_default().pages.insert(table) {
+            self.count_table(table, true);
+        }
         for entry in words(history, table) {
             if let Some(leaf) = decode_leaf(entry) {
                 self.unsettle(leaf.page, roots, history.now());
@@ -146,7 +175,7 @@ impl Views {
         let now = roots.map(|root| decode_root(root).map_or(0, |root| history.changes(root)));
         if let Some(view) = self.views.get_mut(&roots).filter(|_| known == Some(now)) {
             for (&number, table) in &mut view.tables {
-                if history.changes(table.page) != table.changes {
+                if Some(history.changes(table.page)) != table.changes {
                     table.compare(history, number, true, previous, &mut changes);
                 }
             }
@@ -168,9 +197,10 @@ impl Views {
                 }
                 pages.insert(table);
                 let number = (index * 512 + word) as u16;
-                let new = || Table { page: table, changes: 0, entries: Box::new(NO_TABLE) };
+                let new = || Table { page: table, changes: None, entries: Box::new(NO_TABLE) };
                 let mut entry = view.tables.remove(&number).unwrap_or_else(new);
                 let is_linked = entry.page == table && history.changed_at(root, word) <= previous;
+                entry.changes = entry.changes.filter(|_| entry.page == table);
                 entry.page = table;
                 entry.compare(history, number, is_linked, previous, &mut changes);
                 tables.insert(number, entry);
@@ -182,6 +212,8 @@ impl Views {
                 changes.push(Change { iova_page, before, after: 0, is_certain: false });
             }
         }
+        view.pages.iter().for_each(|page| self.count_table(*page, false));
+        pages.iter().for_each(|page| self.count_table(*page, true));
         self.views.insert(roots, View { tables, pages, changes: now });
         self.count_all(history, &changes);
         changes
@@ -196,23 +228,25 @@ impl Views {
 
     fn count(&mut self, history: &History, entry: u64, is_added: bool) {
         let Some(page) = mapped_page(history, entry) else { return };
-        let count = self.mapped.entry(page).or_default();
+        let Some(number) = self.number(page) else { return };
+        let count = &mut self.mapped[number];
         *count = if is_added { *count + 1 } else { count.saturating_sub(1) };
-        if *count == 0 {
-            self.mapped.remove(&page);
-        }
+    }
+
+    fn count_table(&mut self, page: Gfn, is_added: bool) {
+        let Some(number) = self.number(page) else { return };
+        let count = &mut self.tables[number];
+        *count = if is_added { *count + 1 } else { *count - 1 };
     }
 
     /// Drops the sets of tables that no stream can be using, and pages whose change every stream has seen.
-    /// Returns the pages whose mappings went.
-    pub fn settle(&mut self, history: &History) -> Vec<Gfn> {
-        let mut seen: BTreeMap<Roots, u64> = BTreeMap::new();
-        for dart in 0..history.darts.len() {
-            for stream in (0..STREAMS).filter(|stream| !history.is_idle(dart, *stream)) {
-                for roots in history.possible_roots(dart, stream).into_iter().flatten() {
-                    let flushed = history.flushed(dart, stream);
-                    seen.entry(roots).and_modify(|oldest| *oldest = flushed.min(*oldest)).or_insert(flushed);
-                }
+    /// Returns the pages whose mappings went. `in_use` are the streams that are.
+    pub fn settle(&mut self, history: &History, in_use: &[(usize, usize)]) -> Vec<Gfn> {
+        let mut seen: FxHashMap<Roots, u64> = FxHashMap::default();
+        for &(dart, stream) in in_use {
+            for roots in history.possible_roots(dart, stream).iter().flatten() {
+                let flushed = history.flushed(dart, stream);
+                seen.entry(roots).and_modify(|oldest| *oldest = flushed.min(*oldest)).or_insert(flushed);
             }
         }
         let mut gone = Vec::new();
@@ -220,12 +254,15 @@ impl Views {
             self.views.keys().filter(|roots| !seen.contains_key(*roots)).copied().collect();
         for roots in ended {
             let Some(view) = self.views.remove(&roots) else { continue };
+            view.pages.iter().for_each(|page| self.count_table(*page, false));
             for entry in view.tables.values().flat_map(|table| table.entries.iter()) {
                 self.count(history, *entry, false);
                 gone.extend(mapped_page(history, *entry));
             }
         }
-        self.unsettled.retain(|page, all| {
+        self.changing.retain(|page| {
+            let Some(number) = number_in(&self.ram, *page) else { return false };
+            let all = &mut self.unsettled[number];
             all.retain(|(roots, touched)| {
                 let stays = seen.get(roots).is_some_and(|flushed| *touched > *flushed);
                 if !stays {
@@ -254,6 +291,19 @@ impl Views {
     }
 }
 
+/// The place of `page` among all pages of the runs `ram`.
+fn number_in(ram: &[(Gfn, u32)], page: Gfn) -> Option<usize> {
+    let mut before = 0;
+    for &(first, pages) in ram {
+        let offset = page.0.wrapping_sub(first.0);
+        if offset < pages {
+            return Some((before + offset) as usize);
+        }
+        before += pages;
+    }
+    None
+}
+
 /// The words of `page`; none where there is no RAM.
 fn words(history: &History, page: Gfn) -> impl Iterator<Item = u64> {
     let bytes = history.memory.page(page).unwrap_or_default();
@@ -278,15 +328,21 @@ impl Table {
         changes: &mut Vec<Change>,
     ) {
         let Some(bytes) = history.memory.page(self.page) else { return };
-        self.changes = history.changes(self.page);
-        for (leaf, (entry, bytes)) in self.entries.iter_mut().zip(bytes.chunks_exact(8)).enumerate() {
-            let after = u64::from_le_bytes(bytes.try_into().unwrap_or_default());
+        let (words, _) = bytes.as_chunks::<8>();
+        let all = 0..self.entries.len();
+        let compare = |leaf: usize| {
+            let (entry, after) = (&mut self.entries[leaf], u64::from_le_bytes(words[leaf]));
             if after != *entry {
                 let is_certain = is_linked && history.changed_at(self.page, leaf) > previous;
                 let iova_page = u32::from(number) * 512 + leaf as u32;
                 changes.push(Change { iova_page, before: *entry, after, is_certain });
                 *entry = after;
             }
+        };
+        match self.changes.and_then(|changes| history.changed_since(self.page, changes)) {
+            Some(changed) => changed.into_iter().for_each(compare),
+            None => all.for_each(compare),
         }
+        self.changes = Some(history.changes(self.page));
     }
 }

@@ -2,6 +2,8 @@
 
 use super::Layout;
 use oche_hyp::addr::{Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
+use std::cell::Cell;
+use std::ops::Range;
 
 /// All host memory, page after page.
 ///
@@ -16,28 +18,63 @@ pub struct HostMemory {
     constants: Vec<Box<[u64; PAGE_WORDS]>>,
     changes: Vec<u32>,
     ram_runs: usize,
+    /// Pages whose words are those that [`Self::initialize`] would give them.
+    initial: Vec<bool>,
+    /// Per page: a page with which it was found equal, and how often both had changed then.
+    equal: Vec<Cell<Option<(usize, u32, u32)>>>,
+}
+
+/// Words of a machine that has ended, for the next with the same RAM: new memory from the system, and its content, cost
+/// more than a short program.
+#[derive(Default)]
+pub struct FormerWords {
+    words: Vec<u64>,
+    initial: Vec<bool>,
 }
 
 /// The page's words are its own.
 const OWN_WORDS: u8 = u8::MAX;
 
 impl HostMemory {
-    /// Memory of `layout`, all zeros. The words of `former`, whose content does not matter, are used again.
-    pub fn new(layout: &Layout, former: Vec<u64>) -> Self {
+    /// Memory of `layout`, all zeros. `former` had the same RAM, or is empty.
+    pub fn new(layout: &Layout, former: FormerWords) -> Self {
         let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home().0, pages)).collect();
         let ram_runs = runs.len();
         let slots = SLOTS as u32;
         runs.push((layout.pool.start.0 * slots, (layout.pool.end.0 - layout.pool.start.0) * slots));
         let pages = runs.iter().map(|(_, pages)| *pages as usize).sum::<usize>();
-        let mut words = former;
-        words.resize(pages * PAGE_WORDS, 0);
+        let FormerWords { mut words, initial } = former;
+        words.resize(words.len().max(pages * PAGE_WORDS), 0);
         let constants = vec![Box::new([0; PAGE_WORDS])];
-        Self { runs, words, contents: vec![0; pages], constants, changes: vec![0; pages], ram_runs }
+        Self {
+            runs,
+            words,
+            contents: vec![0; pages],
+            constants,
+            changes: vec![0; pages],
+            ram_runs,
+            initial,
+            equal: vec![Cell::default(); pages],
+        }
     }
 
-    /// The words, to be used again.
-    pub fn take_words(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.words)
+    /// The words, to be used again, if every page of RAM was initialised.
+    pub fn take_words(&mut self) -> FormerWords {
+        let ram: u32 = self.runs[..self.ram_runs].iter().map(|(_, pages)| pages).sum();
+        let initial = self.changes[..ram as usize].iter().map(|changes| *changes == 1).collect();
+        FormerWords { words: std::mem::take(&mut self.words), initial }
+    }
+
+    /// Gives the page of RAM in place `index`, of which nothing was stored yet, its first content.
+    pub fn initialize(&mut self, index: usize, content: impl Iterator<Item = u64>) {
+        if self.initial.get(index) == Some(&true) {
+            self.contents[index] = OWN_WORDS;
+            self.changes[index] += 1;
+            return;
+        }
+        for (own, word) in self.page_mut(index).iter_mut().zip(content) {
+            *own = word;
+        }
     }
 
     /// Pages of memory.
@@ -67,6 +104,16 @@ impl HostMemory {
     /// How often the page in place `index` has changed: the same number, the same bytes.
     pub fn changes(&self, index: usize) -> u32 {
         self.changes[index]
+    }
+
+    /// Whether the pages in two places were found equal, and neither has changed since.
+    pub fn are_known_equal(&self, one: usize, other: usize) -> bool {
+        self.equal[other].get() == Some((one, self.changes[one], self.changes[other]))
+    }
+
+    /// The pages in two places are equal.
+    pub fn note_equal(&self, one: usize, other: usize) {
+        self.equal[other].set(Some((one, self.changes[one], self.changes[other])));
     }
 
     /// The words of the page in place `index`.
@@ -127,6 +174,19 @@ impl HostMemory {
         self.contents[to] = self.contents[from];
         if self.contents[from] == OWN_WORDS {
             self.words.copy_within(from * PAGE_WORDS..(from + 1) * PAGE_WORDS, to * PAGE_WORDS);
+        }
+    }
+
+    /// Copies `words` of a page.
+    pub fn copy_words(&mut self, from: usize, to: usize, words: Range<usize>) {
+        let constant = self.contents[from];
+        self.page_mut(to);
+        if constant == OWN_WORDS {
+            let start = from * PAGE_WORDS;
+            self.words.copy_within(start + words.start..start + words.end, to * PAGE_WORDS + words.start);
+        } else {
+            let constant = &self.constants[usize::from(constant)][words.clone()];
+            self.words[to * PAGE_WORDS..][words].copy_from_slice(constant);
         }
     }
 

@@ -343,8 +343,8 @@ impl<const C: bool> Machine<C> {
         let mut is_refused = false;
         let mut is_doubtful = false;
         for roots in possible.iter().flatten() {
-            is_refused |= self.refused.contains(*roots, iova_page);
-            is_doubtful |= self.refused_tables.contains(*roots, iova_page);
+            is_refused |= self.refused.contains(roots, iova_page);
+            is_doubtful |= self.refused_tables.contains(roots, iova_page);
         }
         // What was refused is tried again when its granule changes, which it may have been by now.
         is_doubtful |= is_refused && transfer.is_overlapped && self.views_are_changing(transfer);
@@ -415,7 +415,7 @@ impl<const C: bool> Machine<C> {
                     self.note_ambiguous(transfer, &pages);
                     self.note_stray(transfer);
                     // It may have gone into an empty slot as well.
-                    for roots in possible.into_iter().flatten() {
+                    for roots in possible.iter().flatten() {
                         self.red_zones.entry((roots, iova_page)).or_insert(false);
                         self.late_red_zones.extend(transfer.is_overlapped.then_some((roots, iova_page)));
                     }
@@ -473,8 +473,8 @@ impl<const C: bool> Machine<C> {
         self.counts.red_zones += 1;
         // Where the registers changed and no flush came yet, the old tables count as well as the new.
         let possible = self.history.possible_roots(transfer.dart, transfer.stream);
-        let is_certain = possible.len() == 1;
-        let keys = || possible.iter().flatten().map(|roots| (*roots, transfer.iova_page()));
+        let is_certain = possible.is_certain();
+        let keys = || possible.iter().flatten().map(|roots| (roots, transfer.iova_page()));
         if transfer.data.is_some() {
             self.world.deliver(|pending| pending.id == id);
             self.note_stray(transfer);
@@ -529,7 +529,7 @@ impl<const C: bool> Machine<C> {
     /// Whether a page may be mapped there, with whatever rights, and is not refused.
     fn is_mapped(&self, transfer: &Transfer) -> bool {
         let possible = self.history.possible_roots(transfer.dart, transfer.stream);
-        if possible.into_iter().flatten().any(|roots| self.is_refused(roots, transfer.iova_page())) {
+        if possible.iter().flatten().any(|roots| self.is_refused(roots, transfer.iova_page())) {
             return false;
         }
         let reaches = self.history.reaches(transfer.dart, transfer.stream, transfer.iova_page());

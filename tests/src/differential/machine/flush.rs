@@ -56,7 +56,7 @@ impl<const C: bool> Machine<C> {
         }
         self.refused_early.retain(|roots| !sets.contains(roots));
         self.take_events()?;
-        let mut touched = BTreeSet::new();
+        let mut touched = Vec::new();
         for ((roots, change), &was_refused) in changes.iter().zip(&refused) {
             let is_equalized = change.is_certain
                 && !self.looked_at_early.contains(roots)
@@ -65,7 +65,7 @@ impl<const C: bool> Machine<C> {
                 && !is_refused(self, &(*roots, change.iova_page));
             for entry in [change.before, change.after] {
                 let Some(page) = mapped_page(&self.history, entry) else { continue };
-                touched.insert(page);
+                touched.push(page);
                 // A sync waits for the writes of the space that it takes a page from, and for no others.
                 let is_emptied = mapped_page(&self.history, change.before).is_some();
                 let is_under_way = |offset: usize| {
@@ -91,16 +91,19 @@ impl<const C: bool> Machine<C> {
         for stream in streams() {
             self.history.set_flushed(dart, stream, start);
         }
-        touched.extend(self.views.settle(&self.history));
-        let live: BTreeSet<_> = (0..self.setting.darts)
-            .flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)))
-            .filter(|&(dart, stream)| !self.history.is_idle(dart, stream))
-            .flat_map(|(dart, stream)| self.history.possible_roots(dart, stream))
-            .flatten()
-            .collect();
+        let in_use = self.history.streams_in_use();
+        touched.extend(self.views.settle(&self.history, &in_use));
+        let mut live = Vec::new();
+        for &(dart, stream) in &in_use {
+            for roots in self.history.possible_roots(dart, stream).iter().flatten() {
+                if !live.contains(&roots) {
+                    live.push(roots);
+                }
+            }
+        }
         self.refused.retain(|roots| live.contains(roots));
         self.refused_tables.retain(|roots| live.contains(roots));
-        self.history.prune(self.oldest_flush());
+        self.history.prune(self.oldest_flush(&in_use));
         self.last_flush = start;
         self.refused_early.retain(|roots| !sets.contains(roots));
 
@@ -110,6 +113,8 @@ impl<const C: bool> Machine<C> {
             self.red_zones.entry(key).or_insert(false);
         }
         self.looked_at_early.retain(|roots| !sets.contains(roots));
+        touched.sort_unstable();
+        touched.dedup();
         for page in touched {
             self.check_home(page)?;
         }
@@ -125,11 +130,14 @@ impl<const C: bool> Machine<C> {
         self.world.pending().iter().filter(|pending| pending.is_write()).filter_map(describe).collect()
     }
 
-    fn oldest_flush(&self) -> u64 {
-        let all = (0..self.setting.darts).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
-        all.filter(|&(dart, stream)| !self.history.is_idle(dart, stream))
-            .filter(|&(dart, stream)| self.history.possible_roots(dart, stream).iter().any(Option::is_some))
-            .map(|(dart, stream)| self.history.flushed(dart, stream))
+    /// When the flush began that is the longest ago of those after which the streams `in_use` have seen none.
+    fn oldest_flush(&self, in_use: &[(usize, usize)]) -> u64 {
+        in_use
+            .iter()
+            .filter(|&&(dart, stream)| {
+                self.history.possible_roots(dart, stream).iter().flatten().next().is_some()
+            })
+            .map(|&(dart, stream)| self.history.flushed(dart, stream))
             .min()
             .unwrap_or(self.history.now())
     }
@@ -220,7 +228,7 @@ impl<const C: bool> Machine<C> {
                     // The stream may use other tables by now, and these be on their way out.
                     let own = self.roots_of(at).map(|roots| (roots, at.iova.0));
                     let possible = self.history.possible_roots(at.dart.index(), at.stream.index());
-                    let own = own.filter(|key| possible.len() == 1 && self.red_zones.contains_key(key));
+                    let own = own.filter(|key| possible.is_certain() && self.red_zones.contains_key(key));
                     if let Some(key) = own {
                         self.red_zones.remove(&key);
                         // Hit again in the middle of this sync, it can be reported again.

@@ -101,7 +101,7 @@ impl<const C: bool> Machine<C> {
     fn codes(&self, dart: usize, stream: usize, iova: u64, is_write: bool) -> u16 {
         let iova_page = (iova >> 12) as u32;
         let is_refused = |roots| self.is_refused(roots, iova_page);
-        if self.history.possible_roots(dart, stream).into_iter().flatten().any(is_refused) {
+        if self.history.possible_roots(dart, stream).iter().flatten().any(is_refused) {
             return ANY_CODE;
         }
         let codes = self.history.reaches(dart, stream, iova_page).into_iter().map(|reach| match reach {

@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
+use crate::mover::Guard;
 use crate::placement::alias::Mapping;
 use crate::placement::{BATCH, Placement};
 use crate::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
@@ -104,7 +105,8 @@ impl Placement {
     /// Takes `page` out of the CPUs' reach if it needs a stricter guard than it has, so that
     /// [`Self::finish_motion`] gives it that.
     pub(super) fn begin_watched(&mut self, world: &mut impl World, page: Gfn) {
-        if self.needed_guard(page) <= self.mover.guard(page) {
+        let guard = self.mover.guard(page);
+        if guard == Guard::Everything || self.needed_guard(page) <= guard {
             return;
         }
         match self.mover.prepare(world, page) {

@@ -396,8 +396,7 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
-        let index = self.page_of_engine(page)?.get(word..)?.iter().position(|found| *found != value)?;
-        Some(word + index)
+        self.memory.first_other(self.place_of_engine(page)?, value, word)
     }
 
     fn copy_page(&mut self, from: Hfn, to: Hfn) {

@@ -115,14 +115,11 @@ impl History {
         let Some(number) = self.memory.number(page) else { return changed };
         let Some(memory) = self.memory.page_mut(page) else { return changed };
         for word in offset / 8..(offset + bytes.len()).div_ceil(8) {
-            let own = &mut memory[word * 8..word * 8 + 8];
-            let old = word_of(own);
-            for (at, byte) in (word * 8..).zip(&mut *own).filter(|(at, _)| *at >= offset) {
-                if let Some(new) = bytes.get(at - offset) {
-                    *byte = *new;
-                }
-            }
-            let new = word_of(own);
+            let own = word * 8..word * 8 + 8;
+            let old = word_of(&memory[own.clone()]);
+            let (start, end) = (own.start.max(offset), own.end.min(offset + bytes.len()));
+            memory[start..end].copy_from_slice(&bytes[start - offset..end - offset]);
+            let new = word_of(&memory[own]);
             if new != old {
                 let latest = self.latest[number].get_or_insert_with(|| Box::new([0; PAGE_WORDS]));
                 let before_in_page = self.latest_in_page[number];

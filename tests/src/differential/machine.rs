@@ -362,10 +362,10 @@ impl<const C: bool> Machine<C> {
         if self.compared[number] == Some(state) {
             return Ok(());
         }
-        let different = |all, (expected, found): (&[u8], &u64)| {
-            all | (u64::from_le_bytes(expected.try_into().unwrap_or_default()) ^ found)
-        };
-        if expected.chunks_exact(8).zip(found).fold(0, different) == 0 {
+        let (words, _) = expected.as_chunks::<8>();
+        let different =
+            |all, (expected, found): (&[u8; 8], &u64)| all | (u64::from_le_bytes(*expected) ^ found);
+        if words.iter().zip(found).fold(0, different) == 0 {
             self.compared[number] = Some(state);
             return Ok(());
         }

@@ -36,14 +36,17 @@ impl IovaPages {
     }
 }
 
-/// Sizes of what one refusal is about, in pages of IOVAs: a leaf table, a first-level table, all four.
-const SIZES: [u32; 3] = [512, 1 << 18, 1 << 20];
+/// Pages of IOVAs that a leaf table maps, and that a first-level table does.
+const LEAF_TABLE_PAGES: u32 = 512;
+const FIRST_TABLE_PAGES: u32 = 1 << 18;
+/// Leaf tables of all IOVAs.
+const LEAF_TABLES: usize = 2048;
 
 /// Tables that the engine refused, by the pages of IOVAs that they are about.
 #[derive(Clone, Debug, Default)]
 pub struct RefusedTables {
-    /// Roots, first page, and one of [`SIZES`] of which the first page is a multiple.
-    tables: FxHashSet<(Roots, u32, u32)>,
+    /// For each set of tables whether each leaf table is refused, or what leads to it.
+    tables: Vec<(Roots, Box<[bool; LEAF_TABLES]>)>,
 }
 
 impl RefusedTables {
@@ -54,23 +57,32 @@ impl RefusedTables {
 
     /// Whether page `iova_page` of the tables of `roots` is in one of them.
     pub fn contains(&self, roots: Roots, iova_page: u32) -> bool {
-        !self.tables.is_empty()
-            && SIZES.iter().any(|&size| self.tables.contains(&(roots, iova_page & !(size - 1), size)))
+        let own = self.tables.iter().find(|(own, _)| *own == roots);
+        own.is_some_and(|(_, refused)| refused.get((iova_page / LEAF_TABLE_PAGES) as usize) == Some(&true))
     }
 
     /// All that `roots` leads to is refused.
     pub fn insert_all(&mut self, roots: Roots) {
-        self.tables.insert((roots, 0, 1 << 20));
+        self.add(roots, 0, LEAF_TABLES);
     }
 
     /// A table that maps page `iova_page` is refused: a first-level one or a leaf table.
     pub fn insert(&mut self, roots: Roots, iova_page: u32, is_first_level: bool) {
-        let size = if is_first_level { 1 << 18 } else { 512 };
-        self.tables.insert((roots, iova_page & !(size - 1), size));
+        let size = if is_first_level { FIRST_TABLE_PAGES } else { LEAF_TABLE_PAGES };
+        let first = (iova_page & !(size - 1)) / LEAF_TABLE_PAGES;
+        self.add(roots, first as usize, (size / LEAF_TABLE_PAGES) as usize);
+    }
+
+    fn add(&mut self, roots: Roots, first: usize, count: usize) {
+        let place = self.tables.iter().position(|(own, _)| *own == roots).unwrap_or_else(|| {
+            self.tables.push((roots, Box::new([false; LEAF_TABLES])));
+            self.tables.len() - 1
+        });
+        self.tables[place].1[first..first + count].fill(true);
     }
 
     /// Keeps those of the sets of tables for which `stays` holds.
     pub fn retain(&mut self, stays: impl Fn(&Roots) -> bool) {
-        self.tables.retain(|(roots, ..)| stays(roots));
+        self.tables.retain(|(roots, _)| stays(roots));
     }
 }

@@ -16,8 +16,6 @@ use oche_hyp::world::SpaceId;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-/// Entries of a table.
-const TABLE_WORDS: usize = 2048;
 /// First-level entries that 32-bit IOVAs use.
 const FIRST_LEVEL_WORDS: usize = 128;
 
@@ -253,12 +251,12 @@ impl Frames {
 
     fn add_table(&mut self, board: Board, memory: &HostMemory, space: SpaceId, table: Frame) {
         self.set_table(table, Some((space, Level::Leaf)));
-        for word in 0..TABLE_WORDS {
-            let entry = table_word(memory, table, word);
-            if entry & 1 != 0
-                && let Some((frame, ..)) = board.decode_leaf(entry)
-            {
-                self.count(frame);
+        for slot in 0..SLOTS {
+            let words = memory.index(table.page(slot)).map(|index| memory.page(index));
+            for &entry in words.into_iter().flatten().filter(|entry| **entry & 1 != 0) {
+                if let Some((frame, ..)) = board.decode_leaf(entry) {
+                    self.count(frame);
+                }
             }
         }
     }

@@ -140,6 +140,18 @@ impl HostMemory {
         words
     }
 
+    /// The first word from `word` on of the page in place `index` that is not `value`.
+    pub fn first_other(&self, index: usize, value: u64, word: usize) -> Option<usize> {
+        let words = self.page(index).get(word..)?;
+        let constant = self.contents[index];
+        let is_constant = constant != OWN_WORDS && self.constants[usize::from(constant)][0] == value;
+        // Nearly always no word differs, and that is found out much faster at once.
+        if is_constant || words.iter().fold(0, |all, found| all | (found ^ value)) == 0 {
+            return None;
+        }
+        words.iter().position(|found| *found != value).map(|index| word + index)
+    }
+
     /// Word `word` of the page in place `index`.
     #[inline]
     pub fn word(&self, index: usize, word: usize) -> u64 {
@@ -201,9 +213,12 @@ impl HostMemory {
     /// Stores bytes into the page in place `index` from `offset` on.
     pub fn set_bytes(&mut self, index: usize, offset: usize, bytes: &[u8]) {
         let page = self.page_mut(index);
-        for (at, &byte) in (offset..PAGE_BYTES).zip(bytes) {
-            let shift = at % 8 * 8;
-            page[at / 8] = page[at / 8] & !(0xff << shift) | u64::from(byte) << shift;
+        let end = PAGE_BYTES.min(offset + bytes.len());
+        for (word, value) in page.iter_mut().enumerate().take(end.div_ceil(8)).skip(offset / 8) {
+            let mut own = value.to_le_bytes();
+            let (first, last) = (offset.max(word * 8), end.min(word * 8 + 8));
+            own[first - word * 8..last - word * 8].copy_from_slice(&bytes[first - offset..last - offset]);
+            *value = u64::from_le_bytes(own);
         }
     }
 }

@@ -14,8 +14,11 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// How far a run has come: all that is needed to go on, and its result in the end.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct State {
-    /// What was run, as the version control names it.
+    /// Where the run began, as the version control names it.
     pub commit: String,
+    /// What is run, the same in all commits that differ in nothing that counts here.
+    #[serde(default)]
+    pub code: String,
     /// What all programs come from, with their numbers.
     pub seed: u64,
     /// Operations that were asked for.
@@ -45,7 +48,8 @@ impl State {
     /// A run that has not begun.
     pub fn new(commit: String, seed: u64, wanted: u64) -> Self {
         let counts = Counts::default();
-        Self { commit, seed, wanted, programs: 0, operations: 0, seconds: 0.0, failed: None, counts }
+        let code = String::new();
+        Self { commit, code, seed, wanted, programs: 0, operations: 0, seconds: 0.0, failed: None, counts }
     }
 
     /// Whether all operations that were asked for have run.

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::workspace;
 
@@ -21,7 +22,7 @@ pub struct Options {
     /// Threads to run programs on [default: as many as there are processors].
     #[arg(long, value_name = "T")]
     pub threads: Option<usize>,
-    /// Go on with the run that the state file describes, of the same commit.
+    /// Go on with the run that the state file describes, of the same code.
     #[arg(long, conflicts_with = "seed")]
     pub resume: bool,
     /// Run only this program of the run, by its number.
@@ -42,12 +43,12 @@ pub struct Options {
 /// A program fails: it has been printed, shortened, as a test. Or the run cannot begin or go on.
 pub fn main(options: &Options) -> Result<()> {
     let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join("state.json"));
-    let commit = commit()?;
+    let code = code()?;
     if options.resume {
         let state = read(&path)?;
-        let begun = state.get("commit").and_then(Value::as_str).unwrap_or_default();
-        if begun != commit {
-            bail!("{} is a run of {begun}, and this is {commit}: begin a new run", path.display());
+        let begun = state.get("code").and_then(Value::as_str).unwrap_or_default();
+        if begun != code || code.ends_with("-dirty") {
+            bail!("{} is a run of code {begun}, and this is {code}: begin a new run", path.display());
         }
         if number(&state, "failed").is_some() {
             bail!("{} is a run that has found a failure: begin a new run", path.display());
@@ -56,7 +57,7 @@ pub fn main(options: &Options) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
         let seed = options.seed.unwrap_or(now);
         let state = json!({
-            "commit": commit, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
+            "commit": commit()?, "code": code, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
             "seconds": 0.0, "failed": null, "counts": {},
         });
         workspace::write_whole(&path, &serde_json::to_vec_pretty(&state)?)?;
@@ -121,6 +122,30 @@ fn commit() -> Result<String> {
         _ => "unknown".to_owned(),
     })
 }
+
+/// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in documents or tools, are the
+/// same to a run.
+fn code() -> Result<String> {
+    let git = |arguments: &[&str]| {
+        let said = Command::new("git").args(arguments).args(CODE).current_dir(workspace::root()).output();
+        said.ok().filter(|said| said.status.success()).map(|said| said.stdout)
+    };
+    let (Some(files), Some(changed)) = (
+        git(&["ls-tree", "-r", "--full-tree", "HEAD", "--"]),
+        git(&["status", "--porcelain", "--untracked-files=all", "--"]),
+    ) else {
+        return Ok("unknown".to_owned());
+    };
+    let files = String::from_utf8(files)?;
+    let mut sum = Sha256::new();
+    // What runs at EL2 alone is not in a host's program.
+    files.lines().filter(|line| !line.contains("boot/src/bare")).for_each(|line| sum.update(line));
+    let digits: String = sum.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    Ok(if changed.is_empty() { digits } else { format!("{digits}-dirty") })
+}
+
+/// The files of [`code`].
+const CODE: [&str; 5] = ["hyp/src", "boot/src", "tests/src", "tests/reference", "Cargo.lock"];
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@
 pub mod history;
 pub mod machine;
 pub mod pages;
+pub mod reference;
 pub mod sharing;
 pub mod views;
 

@@ -9,7 +9,6 @@
 pub mod differential;
 pub mod program;
 pub mod random;
-pub mod reference;
 pub mod shrink;
 pub mod soak;
 pub mod world;

@@ -3,10 +3,10 @@
 //! Between a change and the flush a DART may act on the old state or the new one. So each stored word keeps
 //! its earlier values with the time at which they went, and a walk follows every value that still counts.
 
-use crate::reference::memory::GuestMemory;
-use crate::reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
-use crate::reference::walk::{Leaf, code, decode_leaf, decode_root, decode_table, selectors};
+use crate::differential::reference::{GuestMemory, Leaf, decode_leaf, decode_root, decode_table};
 use oche_hyp::addr::{Gfn, PAGE_WORDS};
+use oche_reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
+use oche_reference::walk::{code, selectors};
 use std::collections::VecDeque;
 use std::iter;
 

@@ -1,7 +1,7 @@
 //! Which guest pages are mapped: for each set of tables, its leaves as of its last flush.
 
 use super::history::{History, Roots};
-use crate::reference::walk::{decode_leaf, decode_root, decode_table};
+use crate::differential::reference::{decode_leaf, decode_root, decode_table};
 use oche_hyp::addr::Gfn;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::BTreeMap;

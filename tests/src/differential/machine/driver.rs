@@ -4,11 +4,11 @@
 //! to the size rounded up to a power of two, freed places first), `dma-iommu.c` (one flush a map or unmap).
 
 use super::{Checked, Machine};
+use crate::differential::reference::{encode_leaf, encode_table};
 use crate::program::{Choice, Rights, Site, Source, Target};
 use crate::random::Random;
-use crate::reference::registers::{TCR, TCR_TRANSLATE, TTBR};
-use crate::reference::walk::{encode_leaf, encode_table};
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
+use oche_reference::registers::{TCR, TCR_TRANSLATE, TTBR};
 use std::collections::BTreeMap;
 
 /// The first page below the top of the IOVAs that a PCI device gets on an M1.

@@ -2,16 +2,16 @@
 
 use super::{Checked, Machine};
 use crate::differential::history::{History, Roots};
+use crate::differential::reference::decode_root;
 use crate::differential::sharing::viewer;
 use crate::differential::views::{Change, mapped_page};
-use crate::reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
-use crate::reference::walk::decode_root;
 use crate::world::Data;
 use crate::world::iommu::Pending;
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::Isolation;
 use oche_hyp::pool::RED_ZONE;
 use oche_hyp::trace::{Event, Place, Placement, Refusal};
+use oche_reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
 use std::collections::BTreeSet;
 
 /// A device's write that was on its way when a flush began.

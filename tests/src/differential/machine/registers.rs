@@ -3,13 +3,13 @@
 use super::{Checked, ExpectedFault, Machine, name};
 use crate::differential::history::ANY_CODE;
 use crate::differential::history::Reach;
-use crate::reference::registers::{
-    BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
-    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR,
-};
-use crate::reference::walk::code;
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::trace::Event;
+use oche_reference::registers::{
+    BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
+    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
+};
+use oche_reference::walk::code;
 
 impl<const C: bool> Machine<C> {
     /// Reads a register and compares.
@@ -188,7 +188,7 @@ impl<const C: bool> Machine<C> {
     pub(super) fn odd_access(&mut self, dart: usize, offset: u16, bytes: u8, is_write: bool) -> Checked {
         let (id, _) = name(dart, 0);
         let offset = u64::from(offset) % 0x5000;
-        let is_odd = bytes != 4 || !offset.is_multiple_of(4) || offset >= 0x4000;
+        let is_odd = !is_register_access(offset, bytes.into());
         let is_known = self.history.darts[dart].read(offset).is_some() || (0x38..0x60).contains(&offset);
         if !is_odd && is_write && is_known {
             return Ok(());

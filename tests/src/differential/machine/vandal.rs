@@ -1,8 +1,9 @@
 //! A guest that means harm: any value in tables and registers.
 
 use super::{Checked, Machine};
-use crate::reference::registers::{TCR, TTBR};
-use crate::reference::walk::{NO_READ, NO_WRITE, VALID, WINDOW_OFF, encode_leaf, encode_table};
+use crate::differential::reference::{encode_leaf, encode_table};
+use oche_reference::registers::{TCR, TTBR};
+use oche_reference::walk::{NO_READ, NO_WRITE, VALID, WINDOW_OFF};
 
 impl<const C: bool> Machine<C> {
     /// Writes garbage into a table.

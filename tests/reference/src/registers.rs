@@ -1,8 +1,7 @@
 //! The register file of a 4K t8020 DART, one item after another.
 
-use super::memory::GuestMemory;
+use super::memory::{GuestMemory, Page};
 use super::walk::{code, walk};
-use oche_hyp::addr::Gfn;
 
 /// Bits 27:24 hold log2 of the page size; read-only. Source: Linux `apple-dart.c`, `DART_PARAMS1`.
 pub const PARAMS1: u64 = 0x00;
@@ -40,6 +39,14 @@ pub const ERROR_FLAG: u32 = 1 << 31;
 
 /// Streams of a t8020-type DART. Source: Linux 6.1 prints `16 streams` for it.
 pub const STREAMS: usize = 16;
+
+/// Bytes of a DART's registers. Source: Linux `t8103.dtsi`, `reg` of every `apple,t8103-dart`.
+pub const REGISTERS_BYTES: u64 = 0x4000;
+
+/// Whether an access of `bytes` bytes at `offset` can be answered: 32 bits, aligned, inside. Anything else is a bus error.
+pub fn is_register_access(offset: u64, bytes: usize) -> bool {
+    bytes == 4 && offset.is_multiple_of(4) && offset < REGISTERS_BYTES
+}
 
 /// One 4K DART.
 #[derive(Clone, Debug)]
@@ -135,7 +142,7 @@ impl Dart {
         stream: usize,
         iova: u64,
         is_write: bool,
-    ) -> Result<Gfn, u16> {
+    ) -> Result<Page, u16> {
         if !self.translates(stream) || self.enabled >> stream & 1 == 0 {
             return Err(code::NO_TTBR);
         }
@@ -169,16 +176,13 @@ pub fn stream_of_ttbr(offset: u64) -> Option<(usize, usize)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::walk::{encode_leaf, encode_table};
+    use crate::walk::{encode_leaf, encode_table};
 
     fn machine() -> (Dart, GuestMemory) {
-        let mut memory = GuestMemory::new(&[(Gfn(0x100), 16)]);
-        let mut store = |page, word: usize, value: u64| {
-            let bytes: &mut [u8] = memory.page_mut(Gfn(page)).unwrap();
-            bytes[word * 8..word * 8 + 8].copy_from_slice(&value.to_le_bytes());
-        };
-        store(0x100, 3, encode_table(Gfn(0x101)));
-        store(0x101, 5, encode_leaf(Gfn(0x109), true, false));
+        let mut memory = GuestMemory::new(&[(Page(0x100), 16)]);
+        let mut store = |page, word, value| assert!(memory.set_word(Page(page), word, value));
+        store(0x100, 3, encode_table(Page(0x101)));
+        store(0x101, 5, encode_leaf(Page(0x109), true, false));
         let mut dart = Dart::default();
         dart.write(STREAMS_ENABLE, 0xffff);
         dart.write(TTBR + 16 * 2 + 4, 0x8000_0100);
@@ -190,7 +194,7 @@ mod tests {
     fn a_walk_finds_the_page_and_each_missing_step_has_its_code() {
         let (dart, memory) = machine();
         let iova = 1 << 30 | 3 << 21 | 5 << 12;
-        assert_eq!(dart.translate(&memory, 2, iova, false), Ok(Gfn(0x109)));
+        assert_eq!(dart.translate(&memory, 2, iova, false), Ok(Page(0x109)));
         assert_eq!(dart.translate(&memory, 2, iova, true), Err(code::WRITE));
         assert_eq!(dart.translate(&memory, 2, iova + 0x1000, false), Err(code::NO_LEAF));
         assert_eq!(dart.translate(&memory, 2, iova + (1 << 21), false), Err(code::NO_L1));
@@ -207,6 +211,14 @@ mod tests {
         assert_eq!(dart.read(ERROR_ADDRESS_LOW), Some(0x1234_5000));
         dart.write(ERROR, 0x8200_0004);
         assert_eq!(dart.read(ERROR), Some(0));
+    }
+
+    #[test]
+    fn only_aligned_words_inside_are_accesses() {
+        assert!(is_register_access(0, 4) && is_register_access(0x3ffc, 4));
+        for (offset, bytes) in [(0, 1), (0, 2), (0, 8), (2, 4), (0x4000, 4)] {
+            assert!(!is_register_access(offset, bytes), "{bytes} bytes at {offset:#x}");
+        }
     }
 
     #[test]

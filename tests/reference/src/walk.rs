@@ -1,7 +1,6 @@
 //! The two-level walk of a 4K DART's tables, and the entries' bits.
 
-use super::memory::GuestMemory;
-use oche_hyp::addr::Gfn;
+use super::memory::{GuestMemory, Page};
 
 /// Bit 0 of every entry. Source: Linux `io-pgtable-dart.c`, `APPLE_DART_PTE_VALID`.
 pub const VALID: u64 = 1 << 0;
@@ -32,7 +31,7 @@ pub mod code {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// The page named.
-    pub page: Gfn,
+    pub page: Page,
     /// Whether devices may read.
     pub read: bool,
     /// Whether devices may write.
@@ -67,13 +66,13 @@ pub fn selectors(iova_page: u32) -> Selectors {
 /// The page that a TTBR names: bit 31 is valid, 30:0 the address divided by 4096.
 ///
 /// Source: Linux `apple-dart.c`, `DART_TTBR_VALID` and `DART_TTBR_SHIFT`.
-pub fn decode_root(ttbr: u32) -> Option<Gfn> {
-    if ttbr >> 31 == 0 { None } else { Some(Gfn(ttbr & 0x7fff_ffff)) }
+pub fn decode_root(ttbr: u32) -> Option<Page> {
+    if ttbr >> 31 == 0 { None } else { Some(Page(ttbr & 0x7fff_ffff)) }
 }
 
 /// The page that a first-level entry names.
-pub fn decode_table(entry: u64) -> Option<Gfn> {
-    if entry & VALID == 0 { None } else { Some(Gfn(((entry & ADDRESS) >> 12) as u32)) }
+pub fn decode_table(entry: u64) -> Option<Page> {
+    if entry & VALID == 0 { None } else { Some(Page(((entry & ADDRESS) >> 12) as u32)) }
 }
 
 /// The leaf that `entry` is, if it is valid.
@@ -83,7 +82,7 @@ pub fn decode_leaf(entry: u64) -> Option<Leaf> {
     }
     let is_whole = entry & WINDOW_OFF != 0 || (entry >> 52 == 0 && entry >> 40 & 0xfff == 0xfff);
     Some(Leaf {
-        page: Gfn(((entry & ADDRESS) >> 12) as u32),
+        page: Page(((entry & ADDRESS) >> 12) as u32),
         read: entry & NO_READ == 0,
         write: entry & NO_WRITE == 0,
         is_narrowed: !is_whole,
@@ -91,7 +90,7 @@ pub fn decode_leaf(entry: u64) -> Option<Leaf> {
 }
 
 /// The leaf entry for `page`, as Linux writes it: window off, from 0 to its end.
-pub fn encode_leaf(page: Gfn, read: bool, write: bool) -> u64 {
+pub fn encode_leaf(page: Page, read: bool, write: bool) -> u64 {
     let mut entry = page.address() & ADDRESS | 0xfff << 40 | WINDOW_OFF | VALID;
     if !read {
         entry |= NO_READ;
@@ -103,12 +102,12 @@ pub fn encode_leaf(page: Gfn, read: bool, write: bool) -> u64 {
 }
 
 /// The first-level entry for the leaf table in `table`, as Linux writes it.
-pub fn encode_table(table: Gfn) -> u64 {
+pub fn encode_table(table: Page) -> u64 {
     table.address() & ADDRESS | VALID
 }
 
 /// The guest page that an access of `iova_page` reaches through the tables of `ttbrs`, or the `ERROR` code.
-pub fn walk(memory: &GuestMemory, ttbrs: [u32; 4], iova_page: u32, is_write: bool) -> Result<Gfn, u16> {
+pub fn walk(memory: &GuestMemory, ttbrs: [u32; 4], iova_page: u32, is_write: bool) -> Result<Page, u16> {
     let at = selectors(iova_page);
     let root = decode_root(ttbrs[at.root]).ok_or(code::NO_TTBR)?;
     let entry = memory.word(root, at.table).ok_or(code::NO_L1)?;

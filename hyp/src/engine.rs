@@ -466,6 +466,7 @@ impl Engine {
         let Some(entry) = self.space_mut(space) else { return };
         let waiting = core::mem::take(&mut entry.waiting);
         let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
+        let is_watched_anew = self.is_watching() && !waiting.is_empty();
         for (dart, streams) in waiting.iter() {
             for stream in streams.iter() {
                 let Some(placed) = self.placement.space_mut(space) else { continue };
@@ -479,7 +480,7 @@ impl Engine {
                 }
             }
         }
-        if self.is_watching() {
+        if is_watched_anew {
             self.placement.watch_space(world, space);
         }
     }

@@ -372,3 +372,206 @@ fn a_space_that_no_stream_uses_may_end_without_the_hardwares_answer() {
     };
     check(setting, &steps);
 }
+
+#[test]
+fn what_a_device_wrote_into_its_copy_since_a_register_began_it_stays_at_the_flush() {
+    let steps = [
+        (NewDomain, 2535470772),
+        (NewDomain, 3533676801),
+        (NewDomain, 4207323263),
+        (Attach { domain: 2, dart: 0, stream: 11, flush: true }, 698497047),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            235163405,
+        ),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1669310604,
+        ),
+        (Free { domain: 4 }, 2894261450),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2024502984,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            724580016,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            274941582,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1076654605,
+        ),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            269667461,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            426109263,
+        ),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1426318406,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Frames,
+                rights: ToDevice,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3793438754,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            215789780,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1204854397,
+        ),
+        (Unmap { mapping: 63955, flush: true }, 257220220),
+        (Unmap { mapping: 932, flush: true }, 548370554),
+        (Free { domain: 4 }, 3931339401),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1610216014,
+        ),
+        (Suspend { dart: 2 }, 3327868254),
+        (Write { stream: 9, target: Mapping(58468), length: 2 }, 88833106),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3145118100,
+        ),
+        (Read { stream: 3, target: Mapping(48639), length: 32 }, 940747434),
+    ];
+    check(
+        Setting {
+            board: Dart,
+            has_windows: false,
+            caches_invalid: false,
+            cpus: 2,
+            darts: 2,
+            pages: 512,
+            frames: 1024,
+            scarce_tables: 0,
+            timeouts: 0,
+            coherence: Exact,
+            isolation: Strict,
+            is_watched: false,
+            sabotage: None,
+        },
+        &steps,
+    );
+}

@@ -300,10 +300,17 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "last-granule-of-a-table-not-compared",
         file: TRACKER,
-        text: "            next = first + SLOTS;",
-        replacement: "            next = first + SLOTS;
-            if next == ENTRIES { return is_changed; }",
+        text: "            *next = first + SLOTS;",
+        replacement: "            *next = first + SLOTS;
+            if *next == ENTRIES { return is_changed; }",
         breaks: "the last entries of a table are never looked at",
+    },
+    Mutant {
+        name: "table-compared-anew-in-each-batch",
+        file: TRACKER,
+        text: "tracked.cursor = Some((at, next));",
+        replacement: "tracked.cursor = Some((at, 0));",
+        breaks: "a flush never ends while another CPU goes on writing the table",
     },
     Mutant {
         name: "old-table-not-drained",

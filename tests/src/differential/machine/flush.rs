@@ -47,7 +47,10 @@ impl<const C: bool> Machine<C> {
         let mut refused = Vec::with_capacity(changes.len());
         for (roots, change) in &changes {
             let key = (*roots, change.iova_page);
-            self.strays.remove(key.0, key.1);
+            // Where a register's write has looked already, what a device wrote since is in the copy that stays.
+            if !self.looked_at_early.contains(roots) {
+                self.strays.remove(key.0, key.1);
+            }
             refused.push(is_refused(self, &key));
             // What a register's write had looked at is not looked at again.
             if is_moved(&self.history, change) && !self.refused_early.contains(key.0, key.1) {

@@ -196,7 +196,7 @@ fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
             hardware.enter_view(view);
             hardware.leave_view(shared.table);
         } else if random.chance(1, 3) && no_execute && access != CpuAccess::None {
-            shared.allow_execute(&hardware, page);
+            shared.allow_execute(&hardware, page, 0);
         } else {
             let is_away = homes.contains_key(&page);
             let frame = Hfn(FRAMES + random.below(256) as u32);

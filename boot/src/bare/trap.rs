@@ -220,10 +220,13 @@ fn on_abort(exception: &Exception, abort: &Abort, is_fetch: bool, frame: &mut Tr
         (Lookup::Mapped { .. }, Cause::Translation) => true,
         (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
             exits.count(Exit::Execute);
-            return root.allow_execute(&Cpus, page);
+            return root.allow_execute(&Cpus, page, cpu::index());
         }
         (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, Cause::Permission) => true,
-        (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission) => false,
+        // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
+        (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission) => {
+            is_fetch && !abort.on_table_walk
+        }
         (Lookup::Mapped { .. }, Cause::Other(_)) | (Lookup::Unmapped, _) => false,
     };
     if is_resolved {

@@ -6,6 +6,8 @@
 use oche_hyp::addr::Hfn;
 use oche_hyp::world::CpuAccess;
 
+use crate::machine::MOST_CPUS;
+
 const VALID: u64 = 1;
 /// With [`VALID`]: a table (levels 1, 2) or a page (level 3). Clear: a block.
 const TABLE_OR_PAGE: u64 = 1 << 1;
@@ -23,6 +25,12 @@ const IN_MOTION: u64 = 1 << 55;
 /// Likewise: a page that no CPU may reach, with all that a valid descriptor would say. A page that is only
 /// unreadable would fault as well, but then the CPU does not report its guest-physical address.
 const GUARDED: u64 = 1 << 56;
+/// In a valid page: one more than the number of the CPU that synchronises its instructions, or 0: see
+/// `Root::allow_execute`. Hardware ignores bits 58:55, which are reserved for software use, and bit 59 as long as
+/// `VTCR_EL2.HWU59` is 0; so a mark comes and goes without a break and without an invalidation.
+const MARK_SHIFT: u32 = 55;
+const MARK_BITS: u32 = 5;
+const _: () = assert!(MOST_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
 /// Output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -94,6 +102,14 @@ impl Entry {
                 Self::Leaf { at: page, attributes }
             }
         }
+    }
+
+    /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does not see the mark.
+    pub fn encode_marked(self, cpu: usize) -> u64 {
+        debug_assert!(cpu < MOST_CPUS, "CPU {cpu} has no mark");
+        let bits = self.encode(3);
+        debug_assert!(bits & VALID != 0, "{self:?} has no room for a mark");
+        bits | (cpu as u64 + 1) << MARK_SHIFT
     }
 
     /// The descriptor for `level`.

@@ -1,6 +1,6 @@
 //! Stage 2 against memory that is a map and hardware that writes down what it is told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
 use oche_hyp::world::Stage2 as _;
@@ -22,6 +22,8 @@ enum Step {
 struct Recorder {
     words: RefCell<HashMap<u64, u64>>,
     steps: RefCell<Vec<Step>>,
+    /// What another CPU does while one cleans its first line.
+    meanwhile: Cell<Option<fn(&Recorder)>>,
 }
 
 impl Hardware for &Recorder {
@@ -53,6 +55,9 @@ impl Hardware for &Recorder {
         1024
     }
     fn clean_line(&self, address: u64) {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile(self);
+        }
         self.steps.borrow_mut().push(Step::Clean(address));
     }
     fn drop_instructions(&self) {
@@ -226,19 +231,96 @@ fn running_out_of_tables_changes_nothing() {
 fn a_moved_page_is_executed_only_after_the_caches_know() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
-    let page = Gfn(0x4_1234);
-    stage2.prepare(page).expect("room");
-    stage2.break_page(page);
-    stage2.flush_broken();
-    stage2.make_page(page, Hfn(0x9_0001), CpuAccess::ReadWrite);
+    move_to(&mut stage2, PLACE);
     recorder.steps.borrow_mut().clear();
-    stage2.root().allow_execute(&&recorder, page);
-    assert_eq!(stage2.root().lookup(&&recorder, page), mapped(0x9_0001));
+    stage2.root().allow_execute(&&recorder, CODE, 0);
+    assert_eq!(stage2.root().lookup(&&recorder, CODE), mapped(PLACE.0));
     let steps = recorder.steps.borrow();
-    let lines: Vec<Step> = (0..4).map(|line| Step::Clean(0x9000_1000 + line * 1024)).collect();
-    assert_eq!(steps[..4], lines);
-    assert_eq!(steps[4..7], [WAIT, Step::Instructions, WAIT]);
-    assert!(matches!(steps[7], Step::Store { .. }));
-    assert_eq!(steps[8..10], [ORDER, Step::Invalidate(Translations::Page(page))]);
-    assert_eq!(steps[10..], FINISH);
+    assert!(matches!(steps[0], Step::Store { .. }), "the mark");
+    assert_eq!(steps[1], ORDER);
+    let lines: Vec<Step> = (0..4).map(|line| Step::Clean(PLACE.address() + line * 1024)).collect();
+    assert_eq!(steps[2..6], lines);
+    assert_eq!(steps[6..9], [WAIT, Step::Instructions, WAIT]);
+    assert!(matches!(steps[9], Step::Store { .. }));
+    assert_eq!(steps[10..12], [ORDER, Step::Invalidate(Translations::Page(CODE))]);
+    assert_eq!(steps[12..], FINISH);
+}
+
+const CODE: Gfn = Gfn(0x4_1234);
+const PLACE: Hfn = Hfn(0x9_0001);
+
+fn move_to(stage2: &mut Stage2<&Recorder>, at: Hfn) {
+    stage2.prepare(CODE).expect("room");
+    stage2.break_page(CODE);
+    stage2.flush_broken();
+    stage2.make_page(CODE, at, CpuAccess::ReadWrite);
+    stage2.publish();
+}
+
+/// The mover of another CPU takes the page away and back.
+fn move_away_and_back(recorder: &Recorder) {
+    let mut stage2 = Stage2::new(recorder, TABLES, 40, true).expect("the tables are there");
+    move_to(&mut stage2, Hfn(PLACE.0 + 1));
+    move_to(&mut stage2, PLACE);
+}
+
+/// Another CPU fetches from the page.
+fn fetch(recorder: &Recorder, cpu: usize) {
+    Root { table: TABLES.start, ipa_bits: 40 }.allow_execute(&recorder, CODE, cpu);
+}
+
+/// What CPU 0 finds when it has synchronised the page's instructions, and when it has done so once more.
+fn fetched_twice(meanwhile: fn(&Recorder)) -> [Lookup; 2] {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    move_to(&mut stage2, PLACE);
+    recorder.meanwhile.set(Some(meanwhile));
+    [(); 2].map(|()| {
+        fetch(&recorder, 0);
+        stage2.root().lookup(&&recorder, CODE)
+    })
+}
+
+const NOT_YET: Lookup = Lookup::Mapped { at: PLACE, access: CpuAccess::ReadWrite, no_execute: true };
+
+#[test]
+fn a_page_that_came_back_while_it_was_synchronised_is_not_executed_yet() {
+    assert_eq!(fetched_twice(move_away_and_back), [NOT_YET, mapped(PLACE.0)]);
+}
+
+#[test]
+fn each_cpu_has_a_mark_of_its_own_and_hardware_ignores_it() {
+    let attributes = Attributes { no_execute: true, ..Attributes::ram(true, CpuAccess::ReadOnly) };
+    let entry = Entry::Leaf { at: PLACE, attributes };
+    let mut marked = vec![entry.encode(LEAF_LEVEL)];
+    marked.extend((0..crate::machine::MOST_CPUS).map(|cpu| entry.encode_marked(cpu)));
+    for (index, bits) in marked.iter().enumerate() {
+        assert_eq!(Entry::decode(*bits, LEAF_LEVEL), entry);
+        // Software's bits, and those that `VTCR_EL2.HWU` keeps from hardware.
+        assert_eq!((bits ^ marked[0]) & !(0xff << 55), 0);
+        assert!(!marked[..index].contains(bits));
+    }
+}
+
+#[test]
+fn a_page_that_another_cpu_synchronises_is_left_to_it() {
+    let found = fetched_twice(|recorder| {
+        let before = recorder.steps.borrow().len();
+        fetch(recorder, 1);
+        assert_eq!(recorder.steps.borrow().len(), before);
+    });
+    assert_eq!(found, [mapped(PLACE.0); 2]);
+}
+
+#[test]
+fn a_guarded_page_is_not_marked() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    stage2.prepare(CODE).expect("room");
+    stage2.break_page(CODE);
+    stage2.flush_broken();
+    stage2.make_page(CODE, PLACE, CpuAccess::None);
+    recorder.steps.borrow_mut().clear();
+    fetch(&recorder, 0);
+    assert!(recorder.steps.borrow().is_empty());
 }

@@ -74,15 +74,40 @@ impl Root {
         }
     }
 
-    /// Lets CPUs execute `page`, after its instructions are synchronised. Needs no lock: an entry that
-    /// changed meanwhile stays as it is, and the CPU faults again.
-    pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn) {
-        let Some(position) = self.walk(hardware, page) else { return };
-        let Entry::Leaf { at, attributes } = position.entry else { return };
+    /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of the CPU that runs
+    /// this, below [`MOST_CPUS`](crate::machine::MOST_CPUS), with interrupts masked from here to the end.
+    ///
+    /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is at it, the CPU
+    /// goes back to the guest and faults again.
+    ///
+    /// That the entry is as it was does not say that the page is: it may have gone and come back, with other bytes.
+    /// So the CPU first puts its own mark into the entry, which nothing else ever stores there. Where the exchange at
+    /// the end still finds it, nothing has been stored over it, so the page has not been broken since: what was synchronised
+    /// is what is there, for any number of moves. A mover that breaks a marked page stores over the mark and waits for
+    /// nobody.
+    ///
+    /// A CPU that finds another's mark leaves it: CPUs that took it from each other could go on so for ever. A mark never
+    /// stays behind, since its CPU leaves only after the exchange, which fails only where the mark is gone.
+    pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn, cpu: usize) {
+        let Some(Position { table, index, level: LEAF_LEVEL, entry }) = self.walk(hardware, page) else {
+            return;
+        };
+        let Entry::Leaf { at, attributes } = entry else { return };
+        // A guarded page is executed by nobody, and its entry has no room for a mark.
+        if !attributes.no_execute || attributes.access == CpuAccess::None {
+            return;
+        }
+        let marked = entry.encode_marked(cpu);
+        if !hardware.exchange(table, index, entry.encode(LEAF_LEVEL), marked) {
+            return;
+        }
+        // The bytes were copied before the entry that the mark has found, but cache maintenance need not wait for what
+        // the exchange has loaded (Arm ARM DDI 0487, "Ordering and completion of data and instruction cache
+        // instructions"): a DSB does, for its store.
+        hardware.order_stores();
         hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });
         let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
-        let (old, new) = (position.entry.encode(position.level), new.encode(position.level));
-        if hardware.exchange(position.table, position.index, old, new) {
+        if hardware.exchange(table, index, marked, new.encode(LEAF_LEVEL)) {
             // Relaxing a permission needs no break-before-make, but a stale entry would fault for ever.
             hardware.order_stores();
             hardware.invalidate_page(page);

@@ -32,6 +32,8 @@ const ENTRIES: usize = 512;
 const LINE_BYTES: u64 = 64;
 /// All lines of a page.
 const ALL_LINES: u64 = u64::MAX;
+/// Bits of a valid entry that are software's: 58:55, and 62:59 while `VTCR_EL2.HWU` is clear.
+const SOFTWARE: u64 = 0xff << 55;
 /// Where a VMID is in `VTTBR_EL2`.
 const VMID_SHIFT: u32 = 48;
 
@@ -340,6 +342,7 @@ impl Discipline {
             }
             (false, false) => {}
             (false, true) => self.shown(rules, word, place, new_entry)?,
+            (true, true) if (before ^ new) & !SOFTWARE == 0 => {}
             (true, true) => match (old_entry, new_entry) {
                 (Entry::Leaf { at: old_at, attributes: old }, Entry::Leaf { at, attributes })
                     if old_at == at && is_permission_alone(old, attributes) =>

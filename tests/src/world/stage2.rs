@@ -93,7 +93,7 @@ impl CpuTables {
             access: CpuAccess::ReadWrite | CpuAccess::ReadOnly, no_execute: true, ..
         } = root.lookup(&self.checker, page)
         {
-            root.allow_execute(&self.checker, page);
+            root.allow_execute(&self.checker, page, 0);
         }
     }
 

@@ -28,6 +28,7 @@ const POOL: &str = "hyp/src/pool.rs";
 const SHADOW: &str = "hyp/src/shadow.rs";
 const STAGE2: &str = "boot/src/stage2.rs";
 const WALK: &str = "boot/src/stage2/walk.rs";
+const ENTRY: &str = "boot/src/stage2/entry.rs";
 const VIEW: &str = "boot/src/stage2/view.rs";
 const MAINTENANCE: &str = "boot/src/stage2/maintenance.rs";
 const EMULATION: &str = "boot/src/guard.rs";
@@ -389,6 +390,20 @@ pub const MUTANTS: &[Mutant] = &[
         text: "        hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });",
         replacement: "        let _ = PhysRange { start: at.address(), end: at.address() + PAGE };",
         breaks: "a CPU executes what another page held",
+    },
+    Mutant {
+        name: "fetched-without-a-mark",
+        file: WALK,
+        text: "        let marked = entry.encode_marked(cpu);",
+        replacement: "        let (marked, _) = (entry.encode(LEAF_LEVEL), cpu);",
+        breaks: "a CPU executes what the page held before it went and came back",
+    },
+    Mutant {
+        name: "all-cpus-have-one-mark",
+        file: ENTRY,
+        text: "        bits | (cpu as u64 + 1) << MARK_SHIFT",
+        replacement: "        bits | 1 << MARK_SHIFT",
+        breaks: "a CPU takes another's mark for its own and executes what the page held before",
     },
     Mutant {
         name: "first-stage-not-invalidated",

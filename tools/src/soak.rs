@@ -123,8 +123,8 @@ fn commit() -> Result<String> {
     })
 }
 
-/// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in documents or tools, are the
-/// same to a run.
+/// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in documents, tools or drivers,
+/// are the same to a run.
 fn code() -> Result<String> {
     let git = |arguments: &[&str]| {
         let said = Command::new("git").args(arguments).args(CODE).current_dir(workspace::root()).output();
@@ -136,16 +136,13 @@ fn code() -> Result<String> {
     ) else {
         return Ok("unknown".to_owned());
     };
-    let files = String::from_utf8(files)?;
-    let mut sum = Sha256::new();
-    // What runs at EL2 alone is not in a host's program.
-    files.lines().filter(|line| !line.contains("boot/src/bare")).for_each(|line| sum.update(line));
-    let digits: String = sum.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = Sha256::digest(&files).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     Ok(if changed.is_empty() { digits } else { format!("{digits}-dirty") })
 }
 
 /// The files of [`code`].
-const CODE: [&str; 5] = ["hyp/src", "boot/src", "tests/src", "tests/reference", "Cargo.lock"];
+const CODE: [&str; 6] =
+    ["hyp/src", "boot/src/stage2.rs", "boot/src/stage2", "boot/src/range.rs", "tests/src", "tests/reference"];
 
 #[cfg(test)]
 mod tests {

@@ -341,11 +341,16 @@ impl<const C: bool> Machine<C> {
         let reaches = self.history.reaches(dart, stream, iova_page);
         let possible = self.history.possible_roots(dart, stream);
         let mut is_refused = false;
+        let mut is_kept = false;
         let mut is_doubtful = false;
         for roots in possible.iter().flatten() {
-            is_refused |= self.refused.contains(roots, iova_page);
+            let is_refused_here = self.refused.contains(roots, iova_page);
+            is_refused |= is_refused_here;
+            is_kept |= !is_refused_here;
             is_doubtful |= self.refused_tables.contains(roots, iova_page);
         }
+        // A stream on its way from tables where the page is mapped to others where it was refused: either may count.
+        is_doubtful |= is_refused && is_kept;
         // What was refused is tried again when its granule changes, which it may have been by now.
         is_doubtful |= is_refused && transfer.is_overlapped && self.views_are_changing(transfer);
         let (may_read, may_write) = self.granted(dart, stream, iova_page);

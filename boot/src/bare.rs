@@ -2,7 +2,7 @@
 // UNSAFETY: assembly, system registers, page tables and physical memory. What each block relies on is said
 // there; the common ground is this:
 // - EL2 runs on an identity map, so a physical address that `stage1` maps is a valid pointer.
-// - Each CPU has its own stack and takes no interrupts at EL2 (HCR_EL2.IMO, FMO and AMO are 0).
+// - Each CPU has its own stack and takes no interrupts at EL2: all are masked there, and HCR_EL2.IMO and AMO are 0.
 // - The guest reaches none of Oche's memory: stage 2 does not map it.
 #![expect(unsafe_code, reason = "EL2: system registers, vectors, page tables")]
 
@@ -15,8 +15,10 @@ pub mod cpu;
 pub mod device;
 pub mod el2;
 pub mod entry;
+pub mod fiq;
 pub mod firmware;
 pub mod frame;
+mod gic;
 pub mod guard;
 pub mod heap;
 pub mod launch;

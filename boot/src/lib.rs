@@ -15,6 +15,7 @@ extern crate alloc;
 pub mod blob;
 pub mod callers;
 pub mod device;
+pub mod fiq;
 pub mod guard;
 pub mod guest_fdt;
 pub mod header;

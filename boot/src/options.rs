@@ -5,6 +5,8 @@
 
 use oche_hyp::engine::{Coherence, Isolation};
 
+use crate::fiq::Route;
+
 /// DARTs that Oche shows on qemu-virt at most; two by the slot rule, one more for a map.
 pub const MOST_DARTS: u8 = 3;
 /// Streams of a t8020 DART.
@@ -97,6 +99,8 @@ pub struct Options<'a> {
     pub selftest: bool,
     /// `oche.windows`: `1` or `0`. Where the hardware has sub-page windows, they are used.
     pub has_windows: bool,
+    /// `oche.fiq`: `direct` or `virtual`.
+    pub fiq: Route,
 }
 
 impl Default for Options<'_> {
@@ -116,6 +120,7 @@ impl Default for Options<'_> {
             isolation: Isolation::default(),
             selftest: false,
             has_windows: true,
+            fiq: Route::default(),
         }
     }
 }
@@ -152,6 +157,7 @@ impl<'a> Options<'a> {
             "oche.isolation" => parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen),
             "oche.selftest" => parse_word(value, &SWITCH).map(|chosen| self.selftest = chosen),
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
+            "oche.fiq" => parse_word(value, &ROUTES).map(|chosen| self.fiq = chosen),
             "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
             "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
             _ => None,
@@ -186,6 +192,7 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
 const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api", Coherence::Api)];
 const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];
 const ENDS: [(&str, bool); 2] = [("stop", false), ("reset", true)];
+const ROUTES: [(&str, Route); 2] = [("direct", Route::Direct), ("virtual", Route::Virtual)];
 const ISOLATIONS: [(&str, Isolation); 2] = [("page", Isolation::Page), ("strict", Isolation::Strict)];
 
 fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
@@ -220,6 +227,16 @@ mod tests {
         options.take_text("oche.coherence=api\noche.isolation=strict", &mut |_| complaints += 1);
         assert_eq!((options.coherence, options.isolation), (Coherence::Api, Isolation::Strict));
         assert_eq!(complaints, 1);
+    }
+
+    #[test]
+    fn fiqs_take_the_way_through_el2_only_if_a_person_says_so() {
+        let mut complaints = Vec::new();
+        let mut options = Options::default();
+        options.take("oche.fiq", "el2", &mut |name| complaints.push(name.to_string()));
+        assert_eq!((options.fiq, complaints.as_slice()), (Route::Direct, &["oche.fiq".to_string()][..]));
+        options.take("oche.fiq", "virtual", &mut |_| panic!("it is good"));
+        assert_eq!(options.fiq, Route::Virtual);
     }
 
     #[test]

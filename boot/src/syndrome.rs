@@ -26,8 +26,41 @@ pub enum Class {
     DataAbort(Abort),
     /// The step of one instruction is over (EC 0x32).
     SoftwareStep,
-    /// A trapped system register or instruction (EC 0x18), WFI/WFE (0x01), or anything else.
+    /// A trapped system register or instruction (EC 0x18).
+    SystemRegister(RegisterAccess),
+    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): which one, `AFSR1_EL2` says, in the form of a system register's
+    /// ISS. Source: m1n1 `src/hv_exc.c`.
+    AppleRegister,
+    /// WFI/WFE (0x01), or anything else.
     Other(u8),
+}
+
+/// An `MRS` or `MSR`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegisterAccess {
+    /// Which system register: see [`register_number`].
+    pub number: u16,
+    /// The general-purpose register, 31 for XZR.
+    pub register: u8,
+    /// `MRS`.
+    pub is_read: bool,
+}
+
+impl RegisterAccess {
+    /// The ISS of a trapped `MRS` or `MSR`.
+    pub fn from_iss(iss: u64) -> Self {
+        let field = |shift: u32, bits: u32| (iss >> shift & ((1 << bits) - 1)) as u8;
+        Self {
+            number: register_number(field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3)),
+            register: field(5, 5),
+            is_read: field(0, 1) == 1,
+        }
+    }
+}
+
+/// A number for the system register `S<op0>_<op1>_C<crn>_C<crm>_<op2>`.
+pub const fn register_number(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> u16 {
+    (op0 as u16) << 14 | (op1 as u16) << 11 | (crn as u16) << 7 | (crm as u16) << 3 | op2 as u16
 }
 
 /// Why stage 2 refused (`DFSC` / `IFSC`).
@@ -98,6 +131,8 @@ impl Exception {
         match (self.syndrome >> 26 & 0x3f) as u8 {
             0x16 => Class::HypervisorCall,
             0x17 => Class::MonitorCall,
+            0x18 => Class::SystemRegister(RegisterAccess::from_iss(self.syndrome)),
+            0x3f if self.syndrome & 0x1ff_ffff == 0x20 => Class::AppleRegister,
             0x20 => Class::InstructionAbort(self.abort(false)),
             0x24 => Class::DataAbort(self.abort(true)),
             0x32 => Class::SoftwareStep,
@@ -194,6 +229,19 @@ mod tests {
                 let _ = of(class << 26 | iss);
             }
         }
+    }
+
+    #[test]
+    fn a_trapped_register_has_a_number_and_a_direction() {
+        // MRS X7, S3_5_C15_C1_1, and MSR S3_0_C12_C8_1, XZR.
+        let read = 3 << 20 | 1 << 17 | 5 << 14 | 15 << 10 | 7 << 5 | 1 << 1 | 1;
+        let access = RegisterAccess { number: register_number(3, 5, 15, 1, 1), register: 7, is_read: true };
+        assert_eq!(of(0x18 << 26 | 1 << 25 | read), Class::SystemRegister(access));
+        let write = RegisterAccess::from_iss(3 << 20 | 1 << 17 | 12 << 10 | 31 << 5 | 8 << 1);
+        assert_eq!((write.number, write.register), (register_number(3, 0, 12, 8, 1), 31));
+        assert!(!write.is_read);
+        assert_eq!(of(0x3f << 26 | 1 << 25 | 0x20), Class::AppleRegister);
+        assert_eq!(of(0x3f << 26 | 1 << 25 | 0x21), Class::Other(0x3f));
     }
 
     #[test]

@@ -17,6 +17,12 @@ pub enum Exit {
     HypervisorCall,
     /// SMC.
     MonitorCall,
+    /// A FIQ of the guest's, with `oche.fiq=virtual`.
+    Fiq,
+    /// A look whether the guest has dealt with its timer: the same.
+    Poll,
+    /// A system register.
+    Register,
     /// Anything else.
     Other,
     /// Of all these, how many ended in an abort or an undefined instruction for the guest.
@@ -24,7 +30,8 @@ pub enum Exit {
 }
 
 /// Names, in the order of [`Exit`].
-pub const NAMES: [&str; 7] = ["device", "retry", "execute", "hvc", "smc", "other", "injected"];
+pub const NAMES: [&str; 10] =
+    ["device", "retry", "execute", "hvc", "smc", "fiq", "poll", "register", "other", "injected"];
 
 /// One CPU's counts.
 #[derive(Debug, Default)]

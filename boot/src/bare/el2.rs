@@ -6,7 +6,7 @@
 use aarch64_cpu::registers::{HCR_EL2, VTCR_EL2};
 use tock_registers::interfaces::{Readable, Writeable};
 
-use crate::bare::apple;
+use crate::bare::fiq;
 use crate::bare::registers::*;
 use crate::inject;
 use crate::lock::Once;
@@ -78,8 +78,7 @@ pub fn configure() {
     configure_floating_point();
     configure_timers();
     configure_debug();
-    configure_interrupts();
-    apple::configure();
+    fiq::configure();
     // The guest sees the CPU that it runs on.
     VpidrEl2.write(MidrEl1.read());
     VmpidrEl2.write(MpidrEl1.read());
@@ -109,7 +108,8 @@ fn configure_stage2() {
 
 fn configure_traps() {
     // SWIO: a guest's set/way invalidation cleans too, so it cannot lose Oche's data in the cache.
-    // TSC: firmware calls come here. IMO, FMO, AMO, TGE, TIDCP, TWI, TWE and all other traps stay clear.
+    // TSC: firmware calls come here. FMO: only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP, TWI, TWE and all other traps
+    // stay clear.
     let mut value = HCR_EL2::VM::SET
         + HCR_EL2::SWIO::SET
         + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
@@ -128,6 +128,9 @@ fn configure_traps() {
     }
     if id_field(pfr1, 8) >= 2 {
         value += HCR_EL2::ATA::SET;
+    }
+    if fiq::is_virtual() {
+        value += HCR_EL2::FMO::EnableVirtualFIQ;
     }
     HCR_EL2.write(value);
     // AArch32 system registers and implementation-defined controls: trap nothing. On the M1 HACR_EL2 has
@@ -211,16 +214,6 @@ fn configure_debug() {
         value |= 3 << 24;
     }
     MdcrEl2.write(value);
-}
-
-fn configure_interrupts() {
-    // ID_AA64PFR0_EL1.GIC: the system-register interface exists. SRE, DFB, DIB, Enable: EL1 may use it.
-    if id_field(IdAa64Pfr0.read(), 24) != 0 {
-        IccSreEl2.write(0xf);
-        synchronize_context();
-        // The virtual interface is off: EL1 reaches the physical one, since IMO and FMO are clear.
-        IchHcrEl2.write(0);
-    }
 }
 
 /// Puts EL1's registers into a state that a kernel may expect at its entry.

@@ -11,8 +11,9 @@ use crate::bare::entry::{self, FdtAddress};
 use crate::bare::firmware::{self, fatal};
 use crate::bare::stage1::{self, Use};
 use crate::bare::tlb::Cpus;
-use crate::bare::{cache, cpu, el2, heap, spin_table};
+use crate::bare::{cache, cpu, el2, fiq, heap, spin_table};
 use crate::blob;
+use crate::fiq::Route;
 use crate::guest_fdt::{self, Changes, Darts, Reservation, VirtioPort};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
@@ -315,6 +316,10 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static>
     }
     machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
     log::set_max_level(options.log.0);
+    fiq::set_route(options.fiq);
+    if options.fiq == Route::Virtual {
+        log::info!("FIQs reach the guest by way of EL2, which takes exits: oche.fiq=virtual");
+    }
     options
 }
 

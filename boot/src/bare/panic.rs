@@ -107,6 +107,16 @@ unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! 
     stop(frame.register(29))
 }
 
+/// As an exception that the configuration makes impossible.
+///
+/// # Safety
+///
+/// `frame` is what the vectors stored.
+pub(super) unsafe fn unexpected(frame: *const TrapFrame, vector: u64) -> ! {
+    // SAFETY: the caller's promise is the same.
+    unsafe { oche_unexpected(frame, vector) }
+}
+
 /// What happened, in words. Source: Arm ARM DDI 0487, `ESR_EL2`, EC.
 fn name(syndrome: u64, far: u64) -> &'static str {
     let guard = stack_bottom() - cpu::GUARD_BYTES..stack_bottom();
@@ -207,8 +217,7 @@ global_asm!(
     str     x1, [sp, #256]
     .endm
 
-    // A guest exception that the configuration rules out: IMO, FMO and AMO are 0, so interrupts and SErrors
-    // go to EL1.
+    // A guest exception that the configuration rules out: IMO and AMO are 0, so interrupts and SErrors go to EL1.
     .macro impossible number
     .balign 128
     save_frame
@@ -222,6 +231,13 @@ global_asm!(
     .balign 128
     save_frame
     b       oche_guest_trap
+    .endm
+
+    // Only with `oche.fiq=virtual`.
+    .macro guest_fiq
+    .balign 128
+    save_frame
+    b       oche_guest_fiq
     .endm
 
     .section .text.vectors, "ax"
@@ -238,11 +254,11 @@ oche_vectors:
     from_el2 0x380
     guest_sync                          // 0x400: AArch64
     impossible 0x480
-    impossible 0x500
+    guest_fiq                           // 0x500
     impossible 0x580
     guest_sync                          // 0x600: EL0 in AArch32 under an AArch64 EL1
     impossible 0x680
-    impossible 0x700
+    guest_fiq                           // 0x700
     impossible 0x780
 
 oche_guest_trap:
@@ -250,6 +266,13 @@ oche_guest_trap:
     mov     x29, xzr                    // the end of a backtrace
     mov     x30, xzr
     bl      oche_sync_from_guest
+    b       oche_resume
+
+oche_guest_fiq:
+    mov     x0, sp
+    mov     x29, xzr
+    mov     x30, xzr
+    bl      oche_fiq_from_guest
 oche_resume:
     ldp     x30, x0, [sp, #240]
     ldr     x1, [sp, #256]

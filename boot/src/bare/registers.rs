@@ -138,8 +138,30 @@ system_registers! {
     CntvoffEl2 = "S3_4_C14_C0_3";
     /// `CNTHP_CTL_EL2`.
     CnthpCtlEl2 = "S3_4_C14_C2_1";
+    /// `CNTHP_TVAL_EL2`.
+    CnthpTvalEl2 = "S3_4_C14_C2_0";
     /// `CNTHV_CTL_EL2` (FEAT_VHE).
     CnthvCtlEl2 = "S3_4_C14_C3_1";
+    /// `ICC_PMR_EL1`.
+    IccPmrEl1 = "S3_0_C4_C6_0";
+    /// `ICC_IAR0_EL1`.
+    IccIar0El1 = "S3_0_C12_C8_0";
+    /// `ICC_EOIR0_EL1`.
+    IccEoir0El1 = "S3_0_C12_C8_1";
+    /// `ICC_HPPIR0_EL1`.
+    IccHppir0El1 = "S3_0_C12_C8_2";
+    /// `ICC_BPR0_EL1`.
+    IccBpr0El1 = "S3_0_C12_C8_3";
+    /// `ICC_SGI1R_EL1`, to be written only.
+    IccSgi1rEl1 = "S3_0_C12_C11_5";
+    /// `ICC_ASGI1R_EL1`, to be written only.
+    IccAsgi1rEl1 = "S3_0_C12_C11_6";
+    /// `ICC_SGI0R_EL1`, to be written only.
+    IccSgi0rEl1 = "S3_0_C12_C11_7";
+    /// `ICC_CTLR_EL1`.
+    IccCtlrEl1 = "S3_0_C12_C12_4";
+    /// `ICC_IGRPEN0_EL1`.
+    IccIgrpen0El1 = "S3_0_C12_C12_6";
     /// `ICC_SRE_EL2`.
     IccSreEl2 = "S3_4_C12_C9_5";
     /// `ICH_HCR_EL2`.
@@ -148,6 +170,16 @@ system_registers! {
     TpidrEl2 = "S3_4_C13_C0_2";
     /// `VM_TMR_FIQ_ENA_EL2`, on Apple's CPUs only. Source: m1n1 `src/cpu_regs.h`.
     VmTimerFiqEnableEl2 = "S3_5_C15_C1_3";
+    /// `IPI_SR_EL1`, on Apple's CPUs only. Source: the same.
+    IpiSrEl1 = "S3_5_C15_C1_1";
+    /// `PMCR0_EL1`, on Apple's CPUs only. Source: the same.
+    Pmcr0El1 = "S3_1_C15_C0_0";
+    /// `UPMCR0_EL1`, on Apple's CPUs only. Source: the same.
+    Upmcr0El1 = "S3_7_C15_C0_4";
+    /// `UPMSR_EL1`, on Apple's CPUs only. Source: the same.
+    UpmsrEl1 = "S3_7_C15_C6_4";
+    /// `AFSR1_EL2`.
+    Afsr1El2 = "S3_4_C5_C1_1";
     /// `ESR_EL2`.
     EsrEl2 = "S3_4_C5_C2_0";
     /// `FAR_EL2`.

@@ -18,7 +18,8 @@ use crate::bare::console::print;
 use crate::bare::launch::Prepared;
 use crate::bare::registers::*;
 use crate::bare::tlb::Cpus;
-use crate::bare::{apple, cache, el2};
+use crate::bare::{apple, cache, el2, fiq, gic};
+use crate::fiq::Route;
 use crate::range::{PAGE, PhysRange};
 use crate::stage2::Stage2;
 
@@ -34,8 +35,8 @@ const INTERRUPT_MILLISECONDS: u64 = 100;
 const FIRST: u64 = 0x0c4e_0c4e_0c4e_0001;
 const SECOND: u64 = 0x0c4e_0c4e_0c4e_0002;
 const THIRD: u64 = 0x0c4e_0c4e_0c4e_0003;
-/// `HCR_EL2`: virtual FIQ pending (6), FIQs come to EL2 (3). Source: Arm ARM DDI 0487, `HCR_EL2`.
-const VIRTUAL_FIQ: u64 = 1 << 6 | 1 << 3;
+/// Virtual FIQ pending, FIQs come to EL2.
+const VIRTUAL_FIQ: u64 = fiq::HCR_VF | fiq::HCR_FMO;
 /// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and way, does nothing.
 /// Source: m1n1 `src/cpu_regs.h`.
 const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
@@ -123,6 +124,7 @@ impl Prepared {
         scratch.hypervisor_calls();
         scratch.stage2_changes(stage2);
         interrupts();
+        fiq::set_route(self.options.fiq);
         el2::reset_guest();
         el2::configure();
     }
@@ -245,21 +247,28 @@ impl Scratch {
     }
 }
 
-/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has, and straight from the guest's timers.
+/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers, straight and by way of EL2,
+/// whichever was chosen.
 fn interrupts() {
     let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;
     let plain = HCR_EL2.get();
     HCR_EL2.set(plain | VIRTUAL_FIQ);
     tell_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
     HCR_EL2.set(plain);
-    for (name, source) in [
-        ("fiq.virtual-timer", probe::Source::VirtualTimer),
-        ("fiq.physical-timer", probe::Source::PhysicalTimer),
-    ] {
-        if apple::is_apple() {
-            tell_interrupt(name, probe::interrupt(source, limit));
-        } else {
-            tell(name, "-", "-", Verdict::Skipped("not Apple's CPU: timers go through a GIC"));
+    let has_fiqs = apple::is_apple() || gic::has_fiqs();
+    let sources =
+        [("virtual-timer", probe::Source::VirtualTimer), ("physical-timer", probe::Source::PhysicalTimer)];
+    for (way, route) in [("fiq", Route::Direct), ("fiq.by-el2", Route::Virtual)] {
+        fiq::set_route(route);
+        for (timer, source) in sources {
+            let name = alloc::format!("{way}.{timer}");
+            if has_fiqs {
+                el2::reset_guest();
+                el2::configure();
+                tell_interrupt(&name, probe::interrupt(source, limit));
+            } else {
+                tell(&name, "-", "-", Verdict::Skipped("timers raise no FIQs here"));
+            }
         }
     }
 }

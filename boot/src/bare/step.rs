@@ -1,7 +1,7 @@
 //! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to EL2.
 //!
 //! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and restored. Interrupts
-//! are masked for the one instruction, so nothing comes between; WFI and WFE trap, so that it cannot wait
+//! are masked for the one instruction, FIQs go to EL1 for so long where they do not anyway, so nothing comes between; WFI and WFE trap, so that it cannot wait
 //! either, whatever another CPU made of the instruction meanwhile. Source: Arm ARM DDI 0487, "Software Step
 //! exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`.
 
@@ -12,7 +12,7 @@ use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, synchronize_context};
 use crate::bare::tlb::Cpus;
-use crate::bare::{cpu, el2};
+use crate::bare::{cpu, el2, fiq};
 use crate::machine::MOST_CPUS;
 use crate::stage2::maintenance::Maintenance as _;
 
@@ -28,6 +28,8 @@ const MDSCR_SS: u64 = 1;
 const MDSCR_KDE_MDE: u64 = 1 << 13 | 1 << 15;
 /// `MDCR_EL2.TDE`.
 const MDCR_TDE: u64 = 1 << 8;
+/// `HCR_EL2.{FMO, VF}`: what comes to EL2 no mask of EL1's holds back.
+const HCR_FIQS: u64 = fiq::HCR_FMO | fiq::HCR_VF;
 /// `HCR_EL2.{TWI, TWE}`.
 const HCR_WAITS: u64 = 1 << 13 | 1 << 14;
 /// `OSLSR_EL1.OSLK`.
@@ -81,7 +83,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         // While the OS lock is closed no software step comes.
         OslarEl1.write(0);
     }
-    HCR_EL2.set(aside.hcr | HCR_WAITS);
+    HCR_EL2.set(aside.hcr & !HCR_FIQS | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
     if let Some(root) = root {
         Cpus.enter_view(root);

@@ -8,15 +8,15 @@ use oche_hyp::world::CpuAccess;
 use crate::bare::counters::Exit;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{
-    ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
+    Afsr1El2, ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
-use crate::bare::{console, cpu, el2, firmware, guard, selftest, step};
+use crate::bare::{console, cpu, el2, fiq, firmware, guard, selftest, step};
 use crate::inject::{self, Reason};
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
 use crate::stage2::Lookup;
-use crate::syndrome::{Abort, Cause, Class, Exception, Transfer};
+use crate::syndrome::{Abort, Cause, Class, Exception, RegisterAccess, Transfer};
 
 /// How the guest goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,10 +113,10 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     // for now no one else can reach it.
     let frame = unsafe { &mut *frame };
     let exception = Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
-    if step::is_stepping() && end_step(&exception, frame) {
-        return;
+    if !step::is_stepping() || !end_step(&exception, frame) {
+        on_sync(&exception, frame);
     }
-    on_sync(&exception, frame);
+    fiq::before_return();
 }
 
 /// An exception in a step of one instruction. Whether that was all; otherwise it is still to be handled.
@@ -144,7 +144,9 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> bool {
         Some(Resume::Same) => {}
         Some(Resume::Abort) => inject(Reason::Load, exception, frame),
         // A trap that only the step has, of an instruction that another CPU put there: it is executed again, unstepped.
-        None => return matches!(class, Class::Other(_)),
+        None => {
+            return matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
+        }
     }
     true
 }
@@ -168,11 +170,22 @@ fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
             frame.elr = frame.elr.wrapping_add(4);
             on_monitor_call(frame);
         }
+        Class::SystemRegister(access) => on_register(access, exception, frame),
+        Class::AppleRegister => on_register(RegisterAccess::from_iss(Afsr1El2.read()), exception, frame),
         Class::Other(_) | Class::SoftwareStep => {
             exits.count(Exit::Other);
             inject(Reason::Undefined, exception, frame);
         }
     }
+}
+
+fn on_register(access: RegisterAccess, exception: &Exception, frame: &mut TrapFrame) {
+    if fiq::on_register(access, frame) {
+        cpu::this().exits.count(Exit::Register);
+        return guard::advance(frame);
+    }
+    cpu::this().exits.count(Exit::Other);
+    inject(Reason::Undefined, exception, frame);
 }
 
 fn on_monitor_call(frame: &mut TrapFrame) {

@@ -2,7 +2,8 @@
 //!
 //! QEMU's virt machine has RAM where an M1 has its registers and its DRAM. A stub leaves the CPUs as m1n1 does;
 //! a Mac's own device tree describes it all. The devices' registers are memory with watchpoints: each store stops
-//! the machine until the device has been played. What it cannot show is Apple's CPU, timers and interrupts.
+//! the machine until the device has been played. What it cannot show is Apple's
+//! CPU and interrupt controller; FIQs come from QEMU's GIC, where the kernel does not want that for itself.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -230,7 +231,9 @@ impl Board {
         }
         memory.write(FDT, &blob);
         memory.write(STUB.start, &parts.stub);
-        for (offset, value) in [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing)] {
+        let has_fiqs = u64::from(!mac.has_linux);
+        let words = [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing), (0x60, has_fiqs)];
+        for (offset, value) in words {
             memory.write(STUB.start + offset, &u64::to_le_bytes(value));
         }
         memory.write(mac.load, image);

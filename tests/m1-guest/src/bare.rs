@@ -8,6 +8,7 @@ mod console;
 mod cpus;
 mod dart;
 mod drivers;
+mod fiq;
 mod hazards;
 mod memory;
 mod nvme;
@@ -51,11 +52,19 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     }
     let mut tally = Tally::default();
     tally.case(format_args!("it runs at EL1"), start::level_is_one());
-    cpus::run(&mut tally, &tree);
+    cpus::run(&mut tally, &tree, fiq::run);
+    fiq::begin_background();
     memory::run(&mut tally, &tree);
     drivers::run(&mut tally);
     nvme::run(&mut tally);
     hazards::run(&mut tally, &tree);
+    fiq::end_background(&mut tally);
+    // Whoever hears this says what exits there were; no firmware here turns anything off.
+    // SAFETY: a call of PSCI's, SYSTEM_OFF, which keeps memory.
+    unsafe {
+        asm!("smc #0", inout("x0") 0x8400_0008_u64 => _, out("x1") _, out("x2") _, out("x3") _,
+            clobber_abi("C"))
+    };
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
     loop {
         core::hint::spin_loop();

@@ -1,7 +1,7 @@
 //! All of it.
 //!
 //! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 how many CPUs there
-//! are, 0x58 a bit for each CPU that never leaves. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target,
+//! are, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and calls are to raise FIQs. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target,
 //! its arguments.
 
 use core::arch::global_asm;
@@ -33,6 +33,7 @@ _start:
     .quad   0                           // 0x48: FDT
     .quad   0                           // 0x50: CPUs
     .quad   0                           // 0x58: CPUs that never leave
+    .quad   0                           // 0x60: FIQs
 1:  adrp    x19, _start
     mov     x20, #1
 2:  ldr     x21, [x19, #0x50]
@@ -110,6 +111,44 @@ leave_state:
     adrp    x9, __stacks_end
     sub     x9, x9, x20, lsl #12
     mov     sp, x9
+    isb
+    ldr     x9, [x19, #0x60]
+    cbnz    x9, wire
+    ret
+
+    // What a Mac has by its wiring: the timers (interrupts 26 of EL2, 27, 30) and a call from CPU to CPU (1) are FIQs. Here
+    // they are that if they are a GIC's interrupts of group 0. No mask: the priorities are for who wants to mask the guest's
+    // timers, 0xa0, and neither calls, 0x40, nor EL2's own timer, 0x20. Source: Arm IHI 0069; QEMU 7.2 `hw/arm/virt.c`.
+wire:
+    mov     x9, #0xf
+    msr     S3_4_C12_C9_5, x9           // ICC_SRE_EL2
+    isb
+    movz    x9, #0x0800, lsl #16        // the distributor
+    mov     w10, #0x11
+    str     w10, [x9]                   // GICD_CTLR: ARE, EnableGrp0
+    movz    x9, #0x080a, lsl #16        // this CPU's redistributor
+    add     x9, x9, x20, lsl #17
+    str     wzr, [x9, #0x14]            // GICR_WAKER
+7:  ldr     w10, [x9, #0x14]
+    tbnz    w10, #2, 7b
+    add     x9, x9, #0x10, lsl #12      // its second frame
+    str     wzr, [x9, #0x80]            // GICR_IGROUPR0
+    str     wzr, [x9, #0xd00]           // GICR_IGRPMODR0
+    mov     w10, #0x40
+    strb    w10, [x9, #0x401]           // GICR_IPRIORITYR, from 0x400 on
+    mov     w10, #0x20
+    strb    w10, [x9, #0x41a]
+    mov     w10, #0xa0
+    strb    w10, [x9, #0x41b]
+    strb    w10, [x9, #0x41e]
+    mov     w10, #0x2
+    movk    w10, #0x4c00, lsl #16
+    str     w10, [x9, #0x100]           // GICR_ISENABLER0
+    dsb     sy
+    mov     x9, #0xff
+    msr     S3_0_C4_C6_0, x9            // ICC_PMR_EL1
+    mov     x9, #1
+    msr     S3_0_C12_C12_6, x9          // ICC_IGRPEN0_EL1
     isb
     ret
 

@@ -35,6 +35,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         let mac = Mac { load, cpus, chosen, ..Mac::default() };
         bench.passes(&format!("{cpus} CPUs at {load:#x}"), &mac, step)?;
     }
+    fiqs(&bench, step)?;
     lost_cpu(&bench, step)?;
     hazards::run(&bench, step)?;
     wrong_options(&bench, step)?;
@@ -77,6 +78,37 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     ))
 }
 
+/// FIQs by both ways: the guest's cases are the same, and Oche's counts say which way they took.
+fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
+    for (route, is_virtual) in [("direct", false), ("virtual", true)] {
+        let chosen = vec![("oche.fiq".to_owned(), route.to_owned())];
+        let outcome =
+            bench.passes(&format!("FIQs, {route}"), &Mac { cpus: 2, chosen, ..Mac::default() }, step)?;
+        expect(&outcome, "guest: the timer ticked through all of it ok")?;
+        for cpu in 0..2 {
+            let begin = format!("oche: exits of cpu {cpu}:");
+            let line = outcome.lines.iter().find(|line| line.starts_with(&begin));
+            let line = line.with_context(|| format!("nobody said `{begin}`"))?;
+            // A tick after which the guest reads a register that traps ends without a look: the second CPU has only these.
+            let names: &[&str] =
+                if cpu == 0 || !is_virtual { &["fiq", "register", "poll"] } else { &["fiq", "register"] };
+            for name in names {
+                if (count(line, name)? != 0) != is_virtual {
+                    bail!("oche.fiq={route}, and {line}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The number behind the word `name`.
+fn count(line: &str, name: &str) -> Result<u64> {
+    let mut words = line.split(' ').skip_while(|word| *word != name).skip(1);
+    let number = words.next().with_context(|| format!("no count of {name}: {line}"))?;
+    number.parse().with_context(|| format!("a count of {name}: {line}"))
+}
+
 /// A CPU that never comes: the boot goes on, and the guest does not hear of it.
 fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
@@ -89,11 +121,16 @@ fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
 
 /// Properties of `/chosen` that are wrong are named, and the boot goes on as without them.
 fn wrong_options(bench: &Bench, step: &Step) -> Result<()> {
-    let chosen =
-        [("oche.pool", "much"), ("oche.colour", "red"), ("oche.panic", "reboot"), ("oche.trace", "64K")];
+    let chosen = [
+        ("oche.pool", "much"),
+        ("oche.colour", "red"),
+        ("oche.panic", "reboot"),
+        ("oche.fiq", "el2"),
+        ("oche.trace", "64K"),
+    ];
     let chosen = chosen.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
     let outcome = bench.passes("wrong options", &Mac { chosen, ..Mac::default() }, step)?;
-    for name in ["oche.pool", "oche.colour", "oche.panic"] {
+    for name in ["oche.pool", "oche.colour", "oche.panic", "oche.fiq"] {
         let wanted = format!("oche: warning: option ignored: {name}");
         expect(&outcome, &wanted)?;
         expect_on_screen(&outcome, &wanted)?;
@@ -139,7 +176,7 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
 }
 
 /// Lines of the self-test, and how they end here.
-const SELFTEST: [(&str, &str); 14] = [
+const SELFTEST: [(&str, &str); 17] = [
     ("oche.version", " m1 -"),
     ("machine.cpus", "2 CPUs -"),
     ("cpu.e2h", "1 HCR_EL2.E2H ok"),
@@ -150,7 +187,10 @@ const SELFTEST: [(&str, &str); 14] = [
     ("stage2.page-away-and-home", " ok"),
     ("stage2.change-all-cpus", " ns -"),
     ("fiq.injected", " ok"),
-    ("fiq.virtual-timer", "skipped"),
+    ("fiq.virtual-timer", " ok"),
+    ("fiq.physical-timer", " ok"),
+    ("fiq.by-el2.virtual-timer", " ok"),
+    ("fiq.by-el2.physical-timer", " ok"),
     ("dart.pcie0_dart_0.invalidate", " ns -"),
     ("dart.dwc3_0_dart_1.invalidate", "skipped: it is in use"),
     ("dart.sio_dart.invalidate", "skipped: it has no power"),

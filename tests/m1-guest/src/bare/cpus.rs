@@ -4,8 +4,8 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::Tally;
-use super::start;
 use super::tree::Tree;
+use super::{fiq, start};
 
 /// Most CPUs.
 const MOST: usize = 16;
@@ -17,17 +17,25 @@ static CAME: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Which CPU comes next: its number in the FDT.
 pub(super) static NEXT: AtomicU64 = AtomicU64::new(0);
 
-pub(super) fn run(tally: &mut Tally, tree: &Tree) {
+/// Calls `here` with the numbers of those that came, by their affinity.
+pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, &[usize])) {
     let mut count = 1;
+    let mut others = [0; MOST];
     tree.cpus(|number, affinity, release| {
         if number == 0 || number >= MOST {
             return;
         }
-        count += 1;
         let came = wake(number, affinity, release);
+        if came.is_ok()
+            && let Some(other) = others.get_mut(count - 1)
+        {
+            *other = affinity as usize & 0xff;
+        }
+        count += 1;
         tally.case(format_args!("cpu {affinity:#x} comes"), came);
     });
     super::print(format_args!("guest: {count} CPUs\n"));
+    here(tally, others.get(..count - 1).unwrap_or(&[]));
 }
 
 fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> {
@@ -64,8 +72,5 @@ extern "C" fn guest_secondary(number: u64) -> ! {
     {
         slot.store((affinity & 0xff_00ff_ffff) + 1, Ordering::SeqCst);
     }
-    loop {
-        // SAFETY: waits.
-        unsafe { asm!("wfi", options(nomem, nostack)) };
-    }
+    fiq::idle()
 }

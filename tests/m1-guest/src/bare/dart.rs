@@ -127,7 +127,7 @@ impl Dart {
         // The tables and the memory come before the bell.
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-        engine.write(0, order);
+        super::fiq::quietly(|| engine.write(0, order));
         match (0..PATIENCE).map(|_| engine.read(20)).find(|result| *result != 0) {
             Some(result) => Ok(result == 1),
             None => Err("the device does not answer"),

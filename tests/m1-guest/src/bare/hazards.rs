@@ -6,7 +6,7 @@ use super::Tally;
 use super::dart::{Dart, fill, is_filled, page};
 use super::drivers::{Check, IOVA, READ_WRITE, attach, check, linux, set, tables};
 use super::tree::Tree;
-use super::{dart, start};
+use super::{dart, fiq, start};
 
 const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
 const SIO: Dart = Dart { base: 0x2_3500_4000, number: 4 };
@@ -16,6 +16,7 @@ const SIO_POWER: u64 = 0x2_3b70_01d0;
 pub(super) fn run(tally: &mut Tally, tree: &Tree) {
     tally.case(format_args!("registers by write-back, pair and vector register"), forms(PCIE_0));
     tally.case(format_args!("an error in the middle of a flush"), error_in_flush(PCIE_0));
+    tally.case(format_args!("ticks between steps in a guarded page"), fiq::stepped(PCIE_0));
     if tree.says(b"guest=power") {
         tally.case(format_args!("a DART that has no power, and gets it"), power(SIO));
     }

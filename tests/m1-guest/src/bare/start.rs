@@ -123,10 +123,41 @@ guest_cpu_setup:
     .section .text.vectors, "ax"
     .balign 2048
 guest_vectors:
-    .rept   16
+    .rept   6
     .balign 128
     b       guest_exception_entry
     .endr
+    .balign 128
+    b       guest_fiq_entry             // 0x300: FIQ from EL1 itself
+    .rept   9
+    .balign 128
+    b       guest_exception_entry
+    .endr
+guest_fiq_entry:
+    sub     sp, sp, #160
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x30, [sp, #144]
+    bl      guest_fiq
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x30, [sp, #144]
+    add     sp, sp, #160
+    eret
 guest_exception_entry:
     msr     tpidr_el1, x0
     msr     tpidr_el0, x1

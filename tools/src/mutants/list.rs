@@ -32,6 +32,7 @@ const ENTRY: &str = "boot/src/stage2/entry.rs";
 const VIEW: &str = "boot/src/stage2/view.rs";
 const MAINTENANCE: &str = "boot/src/stage2/maintenance.rs";
 const EMULATION: &str = "boot/src/guard.rs";
+const FIQ: &str = "boot/src/fiq.rs";
 
 /// All of them.
 pub const MUTANTS: &[Mutant] = &[
@@ -440,5 +441,40 @@ pub const MUTANTS: &[Mutant] = &[
         text: "if !is_same_page || offset + access.length() > PAGE_BYTES {",
         replacement: "if !is_same_page {",
         breaks: "an access that straddles two pages is carried out on one",
+    },
+    Mutant {
+        name: "timer-never-let-through-again",
+        file: FIQ,
+        text: "self.open = lines.others();",
+        replacement: "self.open = self.open.and(lines.others());",
+        breaks: "with oche.fiq=virtual a guest gets one tick and no more",
+    },
+    Mutant {
+        name: "asserted-timer-not-masked",
+        file: FIQ,
+        text: "self.open = lines.others();",
+        replacement: "self.open = if self.is_polling { lines.others() } else { Timers::BOTH };",
+        breaks: "with oche.fiq=virtual one FIQ is taken to EL2 again and again",
+    },
+    Mutant {
+        name: "timer-looked-at-once",
+        file: FIQ,
+        text: "self.is_polling = lines.is_any();",
+        replacement: "self.is_polling = lines.is_any() && !has_fired;",
+        breaks: "with oche.fiq=virtual a FIQ that the guest took its time for never ends",
+    },
+    Mutant {
+        name: "call-not-shown",
+        file: FIQ,
+        text: "is_pending: lines.is_any() || self.held.is_any(), poll }",
+        replacement: "is_pending: lines.is_any() || self.held.has_overflow, poll }",
+        breaks: "with oche.fiq=virtual a call between CPUs is lost",
+    },
+    Mutant {
+        name: "overflow-forgotten",
+        file: FIQ,
+        text: "        self.has_overflow = true;\n",
+        replacement: "",
+        breaks: "with oche.fiq=virtual an overflow of a counter is lost",
     },
 ];

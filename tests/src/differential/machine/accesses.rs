@@ -483,17 +483,20 @@ impl<const C: bool> Machine<C> {
         if transfer.data.is_some() {
             self.world.deliver(|pending| pending.id == id);
             self.note_stray(transfer);
+            // Tables that were refused once may have been taken since: then the page is there after all.
+            let is_unsure = keys().any(|key| self.refused_tables.contains(key.0, key.1));
             for key in keys() {
                 // In the middle of a sync it may be found by that sync or by the next.
                 // One byte or two can be the pattern's own by chance.
                 // Where something is mapped that may only be read, the bytes lie in a copy that nobody else sees.
                 let is_empty = !self.is_mapped(transfer);
                 let must_report = is_empty
+                    && !is_unsure
                     && is_certain
                     && transfer.length >= 4
                     && !transfer.is_overlapped
                     && !self.views_are_changing(transfer);
-                if !is_empty {
+                if !is_empty || is_unsure {
                     self.strays.insert(key.0, key.1);
                 }
                 let known = self.red_zones.entry(key).or_insert(must_report);

@@ -30,6 +30,7 @@ pub mod linux;
 mod manual;
 pub mod memory;
 pub mod nvme;
+mod property;
 pub mod screen;
 pub mod tree;
 

@@ -12,7 +12,7 @@ use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 use flate2::read::GzDecoder;
 
-use super::tree::{cells, set};
+use super::property::{cells, set};
 use super::{DARTS, Mac, Outcome, dart};
 use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};

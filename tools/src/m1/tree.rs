@@ -7,10 +7,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
-use dtoolkit::{Node, Property, ToPropertyValue};
+use dtoolkit::model::{DeviceTree, DeviceTreeNode};
+use dtoolkit::{Node, Property};
 
 use super::dart::Setting;
+use super::property::{cells, set};
 use super::{DARTS, Mac};
 use crate::guest::archive::Archive;
 use crate::progress::Step;
@@ -232,13 +233,4 @@ fn child_with_prefix<'a>(node: &'a mut DeviceTreeNode, prefix: &str) -> Option<&
         .map(|child| child.name().to_owned())
         .find(|name| name == prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@')))?;
     node.child_mut(&name)
-}
-
-pub(super) fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
-    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
-}
-
-/// Numbers of two cells each.
-pub(super) fn cells(values: &[u64]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_be_bytes()).collect()
 }

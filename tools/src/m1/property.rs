@@ -1,0 +1,14 @@
+//! Properties of a device tree that is being made.
+
+use dtoolkit::ToPropertyValue;
+use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
+
+/// Gives `node` the property `name`, in place of the one that it had.
+pub(super) fn set<T: ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
+    node.add_property(DeviceTreeProperty::new_unchecked(name, value));
+}
+
+/// Numbers of two cells each.
+pub(super) fn cells(values: &[u64]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_be_bytes()).collect()
+}

@@ -216,6 +216,7 @@ pub fn stop() -> i64 {
 extern "C" fn oche_secondary(index: u64) -> ! {
     set_index(index as usize);
     panic::install_vectors();
+    el2::check_entry();
     let cpu = this();
     el2::configure();
     let slot = cpu.slot.load(Ordering::Acquire);

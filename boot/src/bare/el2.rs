@@ -7,6 +7,7 @@ use aarch64_cpu::registers::{HCR_EL2, VTCR_EL2};
 use tock_registers::interfaces::{Readable, Writeable};
 
 use crate::bare::fiq;
+use crate::bare::firmware::fatal;
 use crate::bare::registers::*;
 use crate::inject;
 use crate::lock::Once;
@@ -50,15 +51,14 @@ pub fn has_host_extensions() -> bool {
     id_field(IdAa64Mmfr1.read(), 8) != 0
 }
 
-/// `HCR_EL2` while Oche boots: what the entry wrote. E2H (34) gives every register below its VHE layout, which cannot be
-/// had otherwise on an M1; TGE (27), which m1n1 leaves set, is clear.
-///
-/// # Errors
-///
-/// The value, where it is another: the entry did not do its part, or the CPU did not take it.
-pub fn check_entry() -> Result<(), u64> {
+/// Looks at `HCR_EL2` as the entry of this CPU must have left it. E2H (34) gives every register below its VHE layout, which
+/// cannot be had otherwise on an M1; TGE (27), which m1n1 leaves set, is clear. Any other value is fatal: the entry did not
+/// do its part, or the CPU did not take it.
+pub fn check_entry() {
     let value = HCR_EL2.get();
-    if value >> 34 & 1 == 1 && value >> 27 & 1 == 0 { Ok(()) } else { Err(value) }
+    if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
+        fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
+    }
 }
 
 /// What an injected exception needs to know of this CPU.

@@ -14,7 +14,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use oche_boot::range::PhysRange;
+use oche_boot::range::{BLOCK, PhysRange};
 
 use crate::command;
 use crate::el2::{self, Toolchain};
@@ -54,6 +54,10 @@ const RESET_ENABLE: u32 = 1 << 2;
 const TABLE: u64 = 0x1000;
 const TABLE_ENTRY: u64 = 64;
 const TABLE_TARGET: u64 = 8;
+/// How long a board without a kernel of its own may do nothing that a device would notice: it hangs.
+const SILENCE: Duration = Duration::from_secs(60);
+/// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest begins.
+const DIRT_BYTES: usize = 0x4000;
 /// What a byte of memory is that nobody has cleared.
 pub const DIRT: u8 = 0xa5;
 
@@ -230,6 +234,10 @@ impl Board {
         if blob.len() as u64 > FDT_BYTES {
             bail!("the completed device tree has {} bytes", blob.len());
         }
+        // No loader promises that memory is clear either.
+        let last = mac.memory.end - DIRT_BYTES as u64;
+        let blocks = (mac.memory.start.next_multiple_of(BLOCK)..last).step_by(BLOCK as usize);
+        blocks.for_each(|block| memory.write(block, &[DIRT; DIRT_BYTES]));
         memory.write(FDT, &blob);
         memory.write(STUB.start, &parts.stub);
         let has_fiqs = u64::from(!mac.has_linux);
@@ -311,8 +319,9 @@ impl Board {
     pub fn run(mut self, limit: Duration, mut on_line: impl FnMut(&str) -> bool) -> Result<Outcome> {
         let mut deadline = Instant::now() + limit;
         let mut has_seen_enough = false;
+        let mut last_sign = Instant::now();
         self.debugger.go_on()?;
-        while Instant::now() < deadline {
+        while Instant::now() < deadline && (self.has_linux || last_sign.elapsed() < SILENCE) {
             let stop = self.debugger.stopped(Duration::from_millis(1))?;
             self.darts.iter_mut().for_each(|dart| dart.tick(&self.memory));
             let heard: Vec<String> = self.serial.iter().flat_map(Receiver::try_iter).collect();
@@ -344,6 +353,7 @@ impl Board {
                 self.poll_engines()?;
             }
             if stop.is_some() {
+                last_sign = Instant::now();
                 self.raise_interrupts()?;
                 self.outcome.stops += 1;
                 self.debugger.go_on()?;

@@ -39,6 +39,11 @@ struct Tally {
     failed: u64,
 }
 
+/// The step that shows what a Mac meets first, on the simulated board.
+pub(crate) const BOARD_STEP: &str = "Simulated M1: CPUs, drivers, DARTs";
+/// How its failure begins where a run of the board was wrong, and not what is built for it.
+pub(crate) const BOARD_VERDICT: &str = "on the simulated board: ";
+
 /// What a step does: it gives a few words for the person who watches.
 type Work = fn(&Step, &mut Tally) -> Result<String>;
 
@@ -59,7 +64,9 @@ pub fn main(options: &Options) -> Result<()> {
         ("Hostile guest, and Oche's own panics", |step, _| {
             step.suspended(hostile::main).map(|()| String::new())
         }),
-        ("Simulated M1", |step, _| m1::run(toolchain(step)?, step)),
+        (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
+        ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
+        ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
         ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
         ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
         ("Mistakes of drivers, explained by the trace", |step, _| mistakes::run(toolchain(step)?, step)),

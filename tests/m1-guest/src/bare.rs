@@ -52,6 +52,7 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     }
     let mut tally = Tally::default();
     tally.case(format_args!("it runs at EL1"), start::level_is_one());
+    tally.case(format_args!("its timers are off"), start::timers_are_off());
     cpus::run(&mut tally, &tree, fiq::run);
     fiq::begin_background();
     memory::run(&mut tally, &tree);

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use oche_boot::range::PhysRange;
 use sha2::{Digest, Sha256};
 
 use super::{Board, Mac, Outcome, Parts, screen};
@@ -84,8 +85,11 @@ impl Bench {
     ///
     /// The board does not run, or the run was not good.
     pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
-        let outcome = self.run(name, mac, step)?;
-        judge(&outcome).with_context(|| format!("simulated M1: {name} ({})", self.log(name).display()))?;
+        let outcome = self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
+        if let Err(error) = judge(&outcome) {
+            step.line(&format!("all that was said: {}", self.log(name).display()));
+            return Err(error.context(name.to_owned()));
+        }
         Ok(outcome)
     }
 
@@ -95,9 +99,18 @@ impl Bench {
     ///
     /// The board does not run.
     pub fn run(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+        self.run_until(name, mac, step, is_last)
+    }
+
+    fn run_until(
+        &self,
+        name: &str,
+        mac: &Mac,
+        step: &Step,
+        is_enough: impl FnMut(&str) -> bool,
+    ) -> Result<Outcome> {
         step.detail(name);
-        let outcome =
-            self.board(mac)?.run(LIMIT, is_last).with_context(|| format!("simulated M1: {name}"))?;
+        let outcome = self.board(mac)?.run(LIMIT, is_enough).with_context(|| name.to_owned())?;
         self.keep(name, &outcome)?;
         Ok(outcome)
     }
@@ -109,6 +122,12 @@ impl Bench {
     /// The file cannot be written.
     pub fn keep(&self, name: &str, outcome: &Outcome) -> Result<()> {
         workspace::write_whole(&self.log(name), outcome.lines.join("\n").as_bytes())
+    }
+
+    /// Oche's image in memory, BSS and stacks included, where it is loaded at `load`.
+    #[must_use]
+    pub fn image_at(&self, load: u64) -> PhysRange {
+        PhysRange { start: load, end: load + self.parts.dirty.end }
     }
 
     /// Where the log of the run `name` is.

@@ -19,7 +19,7 @@ const CONFIG_LOCK: u32 = 1 << 15;
 const INVALIDATE: u32 = 1 << 20;
 const BUSY: u32 = 1 << 2;
 /// How long an invalidation takes: long enough that whoever does not wait is found out.
-const INVALIDATION: Duration = Duration::from_millis(2);
+const INVALIDATION: Duration = Duration::from_millis(10);
 /// Bytes of a DMA engine's registers.
 pub const ENGINE_BYTES: u64 = 0x1000;
 /// Where the first DMA engine's registers are. Nothing of an M1 is there.
@@ -38,6 +38,8 @@ pub enum Setting {
     Idle,
     /// iBoot's: locked, and translating.
     Locked,
+    /// Locked, and nothing translates.
+    Frozen,
     /// Translating for firmware, not locked.
     Live,
     /// Its power domain is off.
@@ -90,7 +92,7 @@ impl Dart {
         };
         dart.reset(memory);
         match setting {
-            Setting::Locked => dart.set(memory, CONFIG, CONFIG_LOCK),
+            Setting::Locked | Setting::Frozen => dart.set(memory, CONFIG, CONFIG_LOCK),
             Setting::Bypass => dart.set(memory, TCR, 0x1100),
             // A bus error cannot be played; who reads these as registers believes that all streams translate.
             Setting::Off => (0..FILE_BYTES).step_by(4).for_each(|offset| dart.set(memory, offset, u32::MAX)),
@@ -301,9 +303,8 @@ impl Dart {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dart, Setting};
+    use super::{Dart, INVALIDATION, Setting};
     use crate::m1::memory::Memory;
-    use std::time::Duration;
 
     const BASE: u64 = 0x6_8100_8000;
     const TABLES: u64 = 0x8_1000_0000;
@@ -317,7 +318,7 @@ mod tests {
         store(dart, memory, 0x34, 0xffff);
         store(dart, memory, 0x20, 1 << 20);
         assert_eq!(memory.word(BASE + 0x20), 4, "busy");
-        std::thread::sleep(Duration::from_millis(3));
+        std::thread::sleep(INVALIDATION);
         dart.tick(memory);
         assert_eq!(memory.word(BASE + 0x20), 0);
     }

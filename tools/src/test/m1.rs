@@ -1,10 +1,11 @@
-//! The simulated M1: the image that a Mac would get, at several addresses, with one CPU and with eight.
+//! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three and with eight.
 
 mod hazards;
+mod memory;
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::el2::Toolchain;
 use crate::m1::bench::{self, Bench};
@@ -19,29 +20,67 @@ use super::port;
 /// Events that the kernel's DMA gives at least, until it reads the trace.
 const LEAST_RECORDS: usize = 100;
 /// Where the image is loaded: any multiple of 2 MiB will do.
-const ADDRESSES: [u64; 3] = [0x8_0800_0000, 0x8_0a60_0000, 0x8_2de0_0000];
+const ADDRESSES: [u64; 3] = [0x8_0800_0000, 0x8_2de0_0000, 0x8_0a60_0000];
 
-/// Runs all of it.
+/// CPUs, drivers and DARTs.
 ///
 /// # Errors
 ///
 /// The first run that went wrong, and how.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
-    let bench = Bench::make(toolchain, &[], &workspace::target().join("test").join("m1"), step)?;
-    for (load, cpus) in [(ADDRESSES[0], 1), (ADDRESSES[1], 8), (ADDRESSES[2], 1)] {
-        // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
-        let quiet = ("oche.log".to_owned(), "warn".to_owned());
-        let chosen = if cpus > 1 { vec![quiet] } else { Vec::new() };
-        let mac = Mac { load, cpus, chosen, ..Mac::default() };
-        bench.passes(&format!("{cpus} CPUs at {load:#x}"), &mac, step)?;
-    }
-    fiqs(&bench, step)?;
-    lost_cpu(&bench, step)?;
-    hazards::run(&bench, step)?;
+    let bench = bench(toolchain, step)?;
+    on_board(cpus_and_darts(&bench, step))?;
+    Ok("every case ok".to_owned())
+}
+
+/// FIQs, straight to the guest and by way of EL2.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_fiqs(toolchain: Toolchain, step: &Step) -> Result<String> {
+    fiqs(&bench(toolchain, step)?, step)?;
+    Ok("every case ok".to_owned())
+}
+
+/// What a person asks for, and a panic.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(super) fn run_options(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let bench = bench(toolchain, step)?;
     wrong_options(&bench, step)?;
     selftest(&bench, step)?;
     panics(toolchain, step)?;
     Ok("every case ok".to_owned())
+}
+
+fn bench(toolchain: Toolchain, step: &Step) -> Result<Bench> {
+    Bench::make(toolchain, &[], &workspace::target().join("test").join("m1"), step)
+}
+
+/// Marks a failure as a run's own: `cargo xtask mutants` tells it from what does not build.
+fn on_board(result: Result<()>) -> Result<()> {
+    result.map_err(|error| anyhow!("{}{error:#}", super::BOARD_VERDICT))
+}
+
+/// The quick runs first: what is wrong with all of them should be told soon.
+fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
+    let [first, second, third] = ADDRESSES;
+    for (load, cpus) in [(first, 1), (second, 3)] {
+        let mac = Mac { load, cpus, ..Mac::default() };
+        let name = format!("{cpus} CPUs at {load:#x}");
+        let outcome = bench.passes(&name, &mac, step)?;
+        memory::judge(&outcome, bench.image_at(load)).context(name)?;
+    }
+    lost_cpu(bench, step)?;
+    hazards::run(bench, step)?;
+    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
+    let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
+    let mac = Mac { load: third, cpus: 8, chosen, ..Mac::default() };
+    bench.passes(&format!("8 CPUs at {third:#x}"), &mac, step)?;
+    Ok(())
 }
 
 /// The distribution's own kernel, from its first instruction to user space, with its own DART driver.

@@ -12,6 +12,9 @@ const MOST: usize = 16;
 /// Looks before a CPU counts as dead.
 const PATIENCE: u32 = 200_000_000;
 
+/// In place of an affinity: the CPU came at another exception level than a kernel's.
+const NOT_AT_ONE: u64 = u64::MAX;
+
 /// The affinity of each CPU that came, plus one; by the order of the FDT.
 static CAME: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
 /// Which CPU comes next: its number in the FDT.
@@ -25,7 +28,7 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, 
         if number == 0 || number >= MOST {
             return;
         }
-        let came = wake(number, affinity, release);
+        let came = is_reserved(tree, release).and_then(|()| wake(number, affinity, release));
         if came.is_ok()
             && let Some(other) = others.get_mut(count - 1)
         {
@@ -36,6 +39,13 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, 
     });
     super::print(format_args!("guest: {count} CPUs\n"));
     here(tally, others.get(..count - 1).unwrap_or(&[]));
+}
+
+/// Whether nobody else is given the memory in which a CPU looks for its word.
+fn is_reserved(tree: &Tree, release: u64) -> Result<(), &'static str> {
+    let mut is_reserved = false;
+    tree.reserved(|_, start, bytes, _| is_reserved |= (start..start + bytes).contains(&release));
+    if is_reserved { Ok(()) } else { Err("its release address is not reserved") }
 }
 
 fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> {
@@ -55,6 +65,7 @@ fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> 
         match slot.load(Ordering::SeqCst) {
             0 => core::hint::spin_loop(),
             who if who == affinity + 1 => return Ok(()),
+            NOT_AT_ONE => return Err("it came, but not at EL1"),
             _ => return Err("another CPU came"),
         }
     }
@@ -67,10 +78,9 @@ extern "C" fn guest_secondary(number: u64) -> ! {
     let affinity: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack)) };
-    if let Some(slot) = CAME.get(number as usize)
-        && start::level_is_one().is_ok()
-    {
-        slot.store((affinity & 0xff_00ff_ffff) + 1, Ordering::SeqCst);
+    let who = if start::level_is_one().is_ok() { (affinity & 0xff_00ff_ffff) + 1 } else { NOT_AT_ONE };
+    if let Some(slot) = CAME.get(number as usize) {
+        slot.store(who, Ordering::SeqCst);
     }
     fiq::idle()
 }

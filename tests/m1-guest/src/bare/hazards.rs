@@ -17,6 +17,9 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree) {
     tally.case(format_args!("registers by write-back, pair and vector register"), forms(PCIE_0));
     tally.case(format_args!("an error in the middle of a flush"), error_in_flush(PCIE_0));
     tally.case(format_args!("ticks between steps in a guarded page"), fiq::stepped(PCIE_0));
+    if tree.says(b"guest=left") {
+        tally.case(format_args!("a DART that is left alone answers itself"), left(SIO));
+    }
     if tree.says(b"guest=power") {
         tally.case(format_args!("a DART that has no power, and gets it"), power(SIO));
     }
@@ -80,6 +83,14 @@ fn error_in_flush(dart: Dart) -> Check {
     dart.write(0x40, dart.read(0x40));
     check(dart.read(0x40) == 0, "the error stays")?;
     check(is_filled(own, 1, 2048), "the page at home")
+}
+
+/// Who asks for the page size hears the hardware, and everything stays as firmware had it.
+fn left(dart: Dart) -> Check {
+    let registers = || [dart.read(0x60), dart.read(0x100), dart.read(0x200)];
+    let before = registers();
+    check(dart.read(0) >> 24 & 0xf == 14, "it is not the hardware that answers")?;
+    check(registers() == before, "it is not as it was")
 }
 
 /// Off while Oche boots: whoever touches it gets an abort, until the domain is on.

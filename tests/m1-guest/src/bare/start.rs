@@ -40,6 +40,17 @@ pub(super) fn level_is_one() -> Result<(), &'static str> {
     if level == 1 << 2 { Ok(()) } else { Err("another level") }
 }
 
+/// Whether no timer of firmware's goes on: the booting contract has them off, whatever the stub left.
+pub(super) fn timers_are_off() -> Result<(), &'static str> {
+    let (physical, virtual_one): (u64, u64);
+    // SAFETY: reads two registers.
+    unsafe {
+        asm!("mrs {}, cntp_ctl_el0", "mrs {}, cntv_ctl_el0", out(reg) physical, out(reg) virtual_one,
+            options(nomem, nostack))
+    };
+    if (physical | virtual_one) & 1 == 0 { Ok(()) } else { Err("a timer is on") }
+}
+
 global_asm!(
     r#"
     .section .text.head, "ax"

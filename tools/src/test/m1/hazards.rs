@@ -11,13 +11,20 @@ use crate::progress::Step;
 /// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone
 /// or given up, and the others go on.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
-    let mut mac = Mac::default();
-    mac.settings[4] = Setting::Live;
-    let outcome = bench.passes("a DART that translates", &mac, step)?;
-    expect(&outcome, "sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone")?;
+    let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
+    let mut mac = Mac { chosen: guest("left"), ..Mac::default() };
+    for (setting, name, state) in [
+        (Setting::Live, "a DART that translates", "live 0x1"),
+        (Setting::Frozen, "a DART that is locked and does not translate", "locked"),
+    ] {
+        mac.settings[4] = setting;
+        let outcome = bench.passes(name, &mac, step)?;
+        expect(&outcome, &format!("sio_dart 0x235004000 2=dma-controller@236004000: {state}; left alone"))?;
+        expect(&outcome, "guest: a DART that is left alone answers itself ok")?;
+    }
+    mac.chosen.clear();
     mac.settings[4] = Setting::Idle;
     windows_off(bench, &mac, step)?;
-    let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
     let stuck = Mac { chosen: guest("stuck"), ..mac.clone() };
     let outcome = bench.passes("a DART that gets stuck", &stuck, step)?;
     expect(&outcome, "guest: a DART that ends no command any more ok")?;

@@ -1,0 +1,83 @@
+//! What the guest is offered, held against what Oche keeps for itself.
+
+use anyhow::{Context, Result, bail};
+use oche_boot::range::PhysRange;
+
+use crate::m1::Outcome;
+
+/// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and against `image`, which the
+/// board knows by itself.
+///
+/// # Errors
+///
+/// Something of Oche's is offered to the guest without a no-map reservation.
+pub(super) fn judge(outcome: &Outcome, image: PhysRange) -> Result<()> {
+    let said = |prefix: &str| -> Result<Vec<PhysRange>> {
+        outcome.lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(range).collect()
+    };
+    let (offered, kept) = (said("guest: memory ")?, said("guest: no-map ")?);
+    if offered.is_empty() {
+        bail!("the guest does not say which memory it is offered");
+    }
+    let mut own = vec![("image", image)];
+    for name in ["trace", "heap", "pool"] {
+        let word = format!("{name} ");
+        let text = outcome
+            .lines
+            .iter()
+            .filter(|line| line.starts_with("oche: "))
+            .find_map(|line| line.split_once(&word).map(|(_, text)| text));
+        own.push((name, range(text.with_context(|| format!("Oche does not say where its {name} is"))?)?));
+    }
+    for (name, own) in own {
+        let is_kept = kept.iter().any(|kept| kept.covers(&own));
+        if let Some(offered) = offered.iter().find(|offered| !is_kept && offered.overlaps(&own)) {
+            bail!("the guest is offered {offered}, without a reservation of Oche's {name} at {own}");
+        }
+    }
+    Ok(())
+}
+
+/// The range in words such as `0x808000000..0x8081d0000, trace`.
+fn range(text: &str) -> Result<PhysRange> {
+    let number = |text: &str| {
+        let digits = text.trim_start_matches("0x");
+        let end = digits.find(|letter: char| !letter.is_ascii_hexdigit()).unwrap_or(digits.len());
+        u64::from_str_radix(digits.get(..end).unwrap_or_default(), 16)
+    };
+    let (start, end) = text.split_once("..").with_context(|| format!("no range: {text}"))?;
+    let both = number(start).and_then(|start| Ok(PhysRange { start, end: number(end)? }));
+    both.with_context(|| format!("no range: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::judge;
+    use crate::m1::Outcome;
+    use oche_boot::range::PhysRange;
+
+    fn outcome(offered: &str) -> Outcome {
+        let own = "oche: image 0x1000..0x3000, trace 0x8000..0x9000, pool 0xa000..0xb000\n\
+                   oche: heap 0x9000..0xa000 (1 of 4 KiB used)\n";
+        let lines = format!("{own}{offered}").lines().map(str::to_owned).collect();
+        Outcome { lines, ..Outcome::default() }
+    }
+
+    #[test]
+    fn what_is_offered_must_be_the_guests_or_reserved() {
+        let image = PhysRange { start: 0x1000, end: 0x3000 };
+        let said = |offered: &str| judge(&outcome(offered), image);
+        assert!(said("guest: memory 0x0..0x8000\nguest: no-map 0x1000..0x3000").is_ok());
+        for (offered, wrong) in [
+            ("", "does not say"),
+            ("guest: memory 0x0..0x8000", "image"),
+            ("guest: memory 0x0..0x8000\nguest: no-map 0x1000..0x2000", "image"),
+            ("guest: memory 0x8fff..0x9000", "trace"),
+            ("guest: memory 0x9000..0x9001", "heap"),
+            ("guest: memory 0xafff..0xc000", "pool"),
+        ] {
+            let error = said(offered).unwrap_err().to_string();
+            assert!(error.contains(wrong), "{error}");
+        }
+    }
+}

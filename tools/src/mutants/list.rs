@@ -2,17 +2,17 @@
 
 /// One mistake, made in a copy of the tree.
 #[derive(Clone, Copy, Debug)]
-pub struct Mutant {
+pub(super) struct Mutant {
     /// What it is called.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// The file, from the top of the tree.
-    pub file: &'static str,
+    pub(super) file: &'static str,
     /// What stands there: exactly once.
-    pub text: &'static str,
+    pub(super) text: &'static str,
     /// What stands there instead.
-    pub replacement: &'static str,
+    pub(super) replacement: &'static str,
     /// What a guest would see.
-    pub breaks: &'static str,
+    pub(super) breaks: &'static str,
 }
 
 const DIRECT: &str = "hyp/src/placement/direct.rs";
@@ -35,7 +35,7 @@ const EMULATION: &str = "boot/src/guard.rs";
 const FIQ: &str = "boot/src/fiq.rs";
 
 /// All of them.
-pub const MUTANTS: &[Mutant] = &[
+pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "page-lands-one-slot-off",
         file: ADDITION,

@@ -2,13 +2,19 @@
 
 use std::collections::BTreeSet;
 
-use super::list::MUTANTS;
-use super::{failed_tests, mirror, mutate, told};
-use crate::workspace;
+use super::list::{MUTANTS, Mutant};
+use super::run::{failed_run, failed_tests, last_error};
+use super::tree::{mirror, mutate};
+use super::{GROUPS, told};
+use crate::{test, workspace};
+
+fn all() -> impl Iterator<Item = &'static Mutant> {
+    GROUPS.iter().flat_map(|group| group.mutants)
+}
 
 #[test]
 fn every_mutant_can_be_made_in_todays_tree() {
-    for mutant in MUTANTS {
+    for mutant in all() {
         let source = std::fs::read_to_string(workspace::root().join(mutant.file)).unwrap();
         let mutated = mutate(&source, mutant).unwrap();
         assert_ne!(mutated, source, "{} changes nothing", mutant.name);
@@ -17,8 +23,8 @@ fn every_mutant_can_be_made_in_todays_tree() {
 
 #[test]
 fn there_are_at_least_twenty_mutants_and_no_two_have_one_name() {
-    let names: BTreeSet<&str> = MUTANTS.iter().map(|mutant| mutant.name).collect();
-    assert_eq!(names.len(), MUTANTS.len());
+    let names: BTreeSet<&str> = all().map(|mutant| mutant.name).collect();
+    assert_eq!(names.len(), all().count());
     assert!(names.len() >= 20);
 }
 
@@ -35,6 +41,17 @@ fn failed_tests_are_told_by_name() {
         "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
     assert_eq!(failed_tests(said), ["two::three", "four"]);
     assert_eq!(told(&["a", "b", "c", "d", "e"].map(str::to_owned)), "a, b, c and 2 more");
+}
+
+#[test]
+fn a_wrong_run_of_the_board_is_told_apart_from_what_does_not_build() {
+    let verdict = test::BOARD_VERDICT;
+    let said = format!("[1/1] a step\n      1 CPU\n      {verdict}1 CPU: it hangs\n      FAILED (2.0 s)\n");
+    assert_eq!(failed_run(&said).as_deref(), Some("1 CPU: it hangs"));
+    let said = "[1/1] a step\n      there is no QEMU\n      FAILED (0.1 s)\nerror: a test failed\n";
+    assert_eq!(failed_run(said), None);
+    assert_eq!(last_error(said), "there is no QEMU");
+    assert_eq!(last_error("warning: x\nerror[E0308]: mismatched types\n"), "error[E0308]: mismatched types");
 }
 
 #[test]

@@ -74,7 +74,8 @@ extern "C" fn guest_main(fdt: u64) -> ! {
 
 #[panic_handler]
 fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    print(format_args!("guest: itself FAILED: {info}\n"));
+    // In one line, as it is read.
+    print(format_args!("guest: itself FAILED: {}\n", info.message()));
     loop {
         core::hint::spin_loop();
     }

@@ -19,7 +19,7 @@ const CONFIG_LOCK: u32 = 1 << 15;
 const INVALIDATE: u32 = 1 << 20;
 const BUSY: u32 = 1 << 2;
 /// How long an invalidation takes: long enough that whoever does not wait is found out.
-const INVALIDATION: Duration = Duration::from_millis(10);
+const INVALIDATION: Duration = Duration::from_millis(20);
 /// Bytes of a DMA engine's registers.
 pub const ENGINE_BYTES: u64 = 0x1000;
 /// Where the first DMA engine's registers are. Nothing of an M1 is there.

@@ -69,18 +69,23 @@ fn on_board(result: Result<()>) -> Result<()> {
 fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     let [first, second, third] = ADDRESSES;
     for (load, cpus) in [(first, 1), (second, 3)] {
-        let mac = Mac { load, cpus, ..Mac::default() };
-        let name = format!("{cpus} CPUs at {load:#x}");
-        let outcome = bench.passes(&name, &mac, step)?;
+        let (name, outcome) = boot(bench, &Mac { load, cpus, ..Mac::default() }, step)?;
         memory::judge(&outcome, bench.image_at(load)).context(name)?;
     }
     lost_cpu(bench, step)?;
     hazards::run(bench, step)?;
     // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
     let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
-    let mac = Mac { load: third, cpus: 8, chosen, ..Mac::default() };
-    bench.passes(&format!("8 CPUs at {third:#x}"), &mac, step)?;
+    boot(bench, &Mac { load: third, cpus: 8, chosen, ..Mac::default() }, step)?;
     Ok(())
+}
+
+/// Boots with all CPUs, wherever the image lies; gives the run's name too.
+fn boot(bench: &Bench, mac: &Mac, step: &Step) -> Result<(String, Outcome)> {
+    let name = format!("{} CPUs at {:#x}", mac.cpus, mac.load);
+    let outcome = bench.passes(&name, mac, step)?;
+    expect(&outcome, &format!("guest: {} CPUs", mac.cpus)).context(name.clone())?;
+    Ok((name, outcome))
 }
 
 /// The distribution's own kernel, from its first instruction to user space, with its own DART driver.
@@ -151,9 +156,10 @@ fn count(line: &str, name: &str) -> Result<u64> {
 /// A CPU that never comes: the boot goes on, and the guest does not hear of it.
 fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
-    let outcome = bench.passes("a CPU that never comes", &mac, step)?;
+    let name = "a CPU that never comes";
+    let outcome = bench.passes(name, &mac, step)?;
     for wanted in ["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"] {
-        expect(&outcome, wanted)?;
+        expect(&outcome, wanted).context(name)?;
     }
     Ok(())
 }

@@ -83,7 +83,7 @@ struct Hazard {
     told: &'static str,
 }
 
-const HAZARDS: [Hazard; 4] = [
+const HAZARDS: [Hazard; 5] = [
     Hazard {
         name: "a DART that is switched off",
         inject: |mac| mac.settings[4] = Setting::Off,
@@ -111,6 +111,13 @@ const HAZARDS: [Hazard; 4] = [
         expected: &["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"],
         passes: true,
         told: "it was left out, and the guest does not hear of it",
+    },
+    Hazard {
+        name: "FIQs that go by way of EL2",
+        inject: |mac| mac.chosen.push(("oche.fiq".to_owned(), "virtual".to_owned())),
+        expected: &["guest: the timer ticked through all of it ok"],
+        passes: true,
+        told: "the timer ticked through all of it",
     },
 ];
 

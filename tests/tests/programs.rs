@@ -607,3 +607,39 @@ fn a_write_where_tables_were_refused_once_may_lie_in_a_pages_copy() {
     ];
     check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 3, darts: 1, pages: 256, frames: 24, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
 }
+
+/// A false alarm: a stream begins with more work than one trap does, and goes to other tables before it is done.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn work_left_over_from_one_register_is_told_at_another() {
+    let steps = [
+        (NewDomain, 1361315313),
+        (NewDomain, 1317828437),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2989202431),
+        (Attach { domain: 1, dart: 0, stream: 1, flush: false }, 3473096858),
+        (Free { domain: 4 }, 3091608980),
+        (Map { domain: 1, pages: 7, source: Frames, rights: Both, site: Edge(58), fill: false, flush: false }, 3161384208),
+        (BreakTable { domain: 1, is_first: false, word: 10879, garbage: 7, flush: true }, 2257238972),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Edge(152), fill: false, flush: true }, 242018526),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1703516700),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2484642137),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 163262058),
+        (Map { domain: 1, pages: 1, source: Frames, rights: FromDevice, site: Allocator, fill: true, flush: true }, 427939672),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 451205967),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Edge(11), fill: false, flush: false }, 2594546747),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2160763082),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3104514302),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 730306758),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2617577097),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2369178608),
+        (Attach { domain: 0, dart: 2, stream: 8, flush: true }, 1121040409),
+        (Unmap { mapping: 18599, flush: true }, 665860322),
+        (BreakTable { domain: 0, is_first: false, word: 16389, garbage: 3, flush: true }, 2634969620),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2349328456),
+        (BreakRegister { dart: 0, stream: 1, register: 0, garbage: 5 }, 4245206514),
+        (Enable { dart: 0, streams: 57285 }, 624190506),
+        (Enable { dart: 0, streams: 65407 }, 718568683),
+        (Attach { domain: 0, dart: 0, stream: 1, flush: false }, 3034433648),
+    ];
+    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 2, darts: 3, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
+}

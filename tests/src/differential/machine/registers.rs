@@ -7,7 +7,7 @@ use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::trace::Event;
 use oche_reference::registers::{
     BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
-    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
+    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access, stream_of_ttbr,
 };
 use oche_reference::walk::code;
 
@@ -50,10 +50,26 @@ impl<const C: bool> Machine<C> {
         self.after_call()?;
         // A command's events are looked at when the flush is complete.
         if offset != STREAM_COMMAND {
+            // A table's register begins no work: this was left over from one that did, and it is for the tables of before.
+            let is_late = stream_of_ttbr(offset).is_some() && self.world.events.iter().any(is_placement);
             self.replay()?;
             self.take_events()?;
+            if is_late {
+                self.doubt_everything();
+            }
         }
         done.map_err(|error| format!("a write of register {offset:#x} is refused: {error:?}"))
+    }
+
+    /// Which tables an event was about is not known: all may be mapped or refused.
+    fn doubt_everything(&mut self) {
+        for dart in 0..self.setting.darts {
+            for stream in 0..STREAMS {
+                for roots in self.history.possible_roots(dart, stream).iter().flatten() {
+                    self.refused_tables.insert_all(roots);
+                }
+            }
+        }
     }
 
     /// The engine has returned: nothing may be half done.
@@ -229,4 +245,9 @@ impl<const C: bool> Machine<C> {
         self.after_call()?;
         value.map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))
     }
+}
+
+/// Whether `event` says what became of a mapping.
+fn is_placement(event: &Event) -> bool {
+    matches!(event, Event::Map { .. } | Event::Refused { .. })
 }

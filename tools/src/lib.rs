@@ -1,5 +1,14 @@
 //! Everything that builds, packs, boots and examines Oche on a developer's own machine.
 
+/// Tells the person who watches, on standard error. Where that cannot be written nobody is there to be told.
+#[macro_export]
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
 pub mod check;
 pub mod command;
 #[cfg(test)]

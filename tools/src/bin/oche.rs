@@ -32,7 +32,7 @@ fn main() -> std::process::ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("oche: {error:#}");
+            oche_tools::say!("oche: {error:#}");
             // 1 says that a check found something.
             std::process::ExitCode::from(2)
         }

@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use oche_hyp::dart::stream::STREAMS;
+use oche_hyp::trace::directory::DartEntry;
 use oche_hyp::trace::record::Kind;
 
 use super::control::FilterArguments;
+use super::destination::{refuse_input, refuse_pipe};
 use super::live::LiveArguments;
 use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
@@ -127,7 +130,7 @@ struct RecordArguments {
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<f64>,
     /// Stop when the file has this many MiB
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// What the boot before left instead: after a panic or a reset, with Oche booted again
     #[arg(long, conflicts_with_all = ["seconds", "limit"])]
@@ -185,6 +188,21 @@ impl FilterOptions {
                 bail!("no device's name contains {wanted}; the trace names {}", names.join(", "));
             }
         }
+        let sessions = || trace.sessions.iter();
+        if let Some(wanted) = self.dart {
+            let known = |dart: &DartEntry| dart.dart.index() == usize::from(wanted);
+            if !sessions().any(|session| session.description.darts.iter().any(known)) {
+                bail!("there is no DART {wanted} in the trace");
+            }
+        }
+        if let Some(wanted) = self.stream.filter(|stream| usize::from(*stream) >= STREAMS) {
+            bail!("there is no stream {wanted}: a DART has {STREAMS}, from 0 on");
+        }
+        if let Some(wanted) = self.cpu
+            && sessions().all(|session| session.cpus() <= usize::from(wanted))
+        {
+            bail!("no event in the trace is of CPU {wanted}");
+        }
         Ok(Filter {
             kinds: self.kind.clone(),
             dart: self.dart,
@@ -217,6 +235,8 @@ impl StatsArguments {
 
 impl RecordArguments {
     fn run(&self) -> Result<()> {
+        refuse_pipe(&self.ram)?;
+        refuse_input(&self.output, [self.ram.as_path()])?;
         if self.previous {
             return self.tell(&record_previous(&self.ram, &self.output)?);
         }
@@ -225,7 +245,7 @@ impl RecordArguments {
         let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
         let (enter, entered) = mpsc::channel();
         if seconds.is_none() {
-            eprintln!("recording {}; press Enter to stop", self.ram.display());
+            crate::say!("recording {}; press Enter to stop", self.ram.display());
             // It may wait for Enter for ever; the process ends without it.
             std::thread::spawn(move || {
                 let _ = io::stdin().read_line(&mut String::new());
@@ -250,7 +270,7 @@ impl RecordArguments {
             }
         }
         if is_watched {
-            eprintln!();
+            crate::say!();
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {
@@ -260,7 +280,7 @@ impl RecordArguments {
     }
 
     fn tell(&self, recording: &Recording) -> Result<()> {
-        eprintln!(
+        crate::say!(
             "{} events, {} lost, {} KiB in {}",
             recording.records,
             recording.lost,
@@ -278,7 +298,7 @@ fn open(path: &Path) -> Result<TraceFile> {
         bail!("{}: {}", path.display(), trace.warnings.join("; "));
     }
     for warning in &trace.warnings {
-        eprintln!("oche: {}: {warning}", path.display());
+        crate::say!("oche: {}: {warning}", path.display());
     }
     Ok(trace)
 }

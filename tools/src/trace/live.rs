@@ -1,6 +1,6 @@
 //! `oche trace live`: a screen of what devices may reach, over a running guest or over a trace as it is written.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use screen::View;
 use source::Source;
 use state::State;
 
+use super::destination::{refuse_input, write_file};
 use super::reader::{Item, TraceFile};
 use super::symbols::{SymbolOptions, Symbols};
 
@@ -87,8 +88,8 @@ impl LiveArguments {
     /// One screen, as a picture.
     fn draw(&self, picture: &Path) -> Result<()> {
         let svg = picture_of(&self.file, self.at, self.stream.as_deref(), &self.symbols.load()?)?;
-        std::fs::write(picture, svg).with_context(|| format!("writing {}", picture.display()))?;
-        eprintln!("{}", picture.display());
+        refuse_input(picture, std::iter::once(self.file.as_path()).chain(self.symbols.files()))?;
+        write_file(picture, |out| out.write_all(svg.as_bytes()))?;
         Ok(())
     }
 }

@@ -11,6 +11,7 @@ pub mod check;
 pub mod command;
 pub mod control;
 pub mod description;
+pub mod destination;
 pub mod format;
 pub mod leaks;
 pub mod lifetime;

@@ -13,6 +13,7 @@ use oche_hyp::trace::directory::{MAX_CPUS, VERSION};
 use oche_hyp::trace::record::{RECORD_BYTES, Record};
 
 use super::description::Description;
+use super::destination::refuse_pipe;
 use super::format::{
     CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader, ChunkKind, End, FILE_HEADER_BYTES, FILE_MAGIC,
     FILE_VERSION, Found, MAX_PAYLOAD_BYTES, Sample, checksum, word,
@@ -106,6 +107,7 @@ impl TraceFile {
     /// The file cannot be read, is no trace, or is one of a later version. Damage within is no error: see
     /// [`TraceFile::warnings`].
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_pipe(path)?;
         let file = File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             bail!("{} is a directory, not a trace", path.display());
@@ -320,6 +322,11 @@ impl<S: Source> TraceFile<S> {
 }
 
 impl Session {
+    /// CPUs up to the highest that records are of.
+    pub fn cpus(&self) -> usize {
+        self.cpus.len()
+    }
+
     /// Records that the file's chunks claim to hold, without reading them.
     pub fn records_claimed(&self) -> u64 {
         let chunks = self.cpus.iter().flatten();

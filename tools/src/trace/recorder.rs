@@ -332,9 +332,9 @@ impl CpuRecording {
     }
 }
 
-/// The file being written.
+/// The file being written. It begins with the first chunk: until then what was there before stays.
 struct Output {
-    file: File,
+    file: Option<File>,
     path: PathBuf,
     bytes: u64,
     limit: u64,
@@ -342,10 +342,14 @@ struct Output {
 
 impl Output {
     fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).with_context(|| format!("creating the trace {}", path.display()))?;
-        let mut output = Self { file, path: path.to_owned(), bytes: 0, limit: u64::MAX };
-        output.write(&file_header(now()))?;
-        Ok(output)
+        // What cannot be written is told before anybody waits for a guest.
+        let is_new = !path.exists();
+        let opened = File::options().write(true).create(true).truncate(false).open(path);
+        opened.with_context(|| format!("creating the trace {}", path.display()))?;
+        if is_new {
+            std::fs::remove_file(path).with_context(|| format!("creating the trace {}", path.display()))?;
+        }
+        Ok(Self { file: None, path: path.to_owned(), bytes: 0, limit: u64::MAX })
     }
 
     fn chunk(&mut self, kind: ChunkKind, header: ChunkHeader, payload: &[u8]) -> Result<()> {
@@ -354,7 +358,18 @@ impl Output {
 
     /// One write a chunk: a file that is cut off ends within the last one.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).with_context(|| format!("writing the trace {}", self.path.display()))?;
+        let said = || format!("writing the trace {}", self.path.display());
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => {
+                let mut file = File::create(&self.path).with_context(said)?;
+                let header = file_header(now());
+                file.write_all(&header).with_context(said)?;
+                self.bytes += header.len() as u64;
+                none.insert(file)
+            }
+        };
+        file.write_all(bytes).with_context(said)?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }

@@ -28,6 +28,11 @@ pub struct SymbolOptions {
 }
 
 impl SymbolOptions {
+    /// The files that are read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.symbols.iter().chain(&self.vmlinux).map(PathBuf::as_path)
+    }
+
     /// Reads what was asked for.
     ///
     /// # Errors

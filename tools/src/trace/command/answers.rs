@@ -45,7 +45,7 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
         None => boots.saturating_sub(1),
     };
     if boots > 1 && boot.is_none() {
-        eprintln!("oche: boot {} of {boots}; --boot names another", session + 1);
+        crate::say!("oche: boot {} of {boots}; --boot names another", session + 1);
     }
     Ok((trace, session))
 }

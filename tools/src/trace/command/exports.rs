@@ -1,12 +1,11 @@
 //! `oche trace perfetto|pcapng|report`: a trace as a file for other programs.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::super::destination::{beside, refuse_input, write_file};
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;
@@ -23,7 +22,7 @@ mapped bytes, placement and flushes a second; faults as instants.")]
 pub(super) struct PerfettoArguments {
     #[command(flatten)]
     input: Input,
-    /// The file to write [default: the trace's name with .perfetto-trace]
+    /// The file to write [default: the trace's name with .perfetto-trace for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -44,30 +43,29 @@ pub(super) struct PcapngArguments {
     /// Which boot of Oche, where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
     boot: Option<usize>,
-    /// The file to write [default: the trace's name with .pcapng]
+    /// The file to write [default: the trace's name with .pcapng for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
     filter: FilterOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// Install the dissector and the profile `Oche`: for you, or in DIR (then used with WIRESHARK_CONFIG_DIR=DIR)
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "")]
-    wireshark_profile: Option<PathBuf>,
+    /// Install the dissector and the profile `Oche`: for you, or with =DIR there (then used with WIRESHARK_CONFIG_DIR=DIR)
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    wireshark_profile: Option<Option<PathBuf>>,
 }
 
 impl PcapngArguments {
     pub(super) fn run(&self) -> Result<()> {
         if let Some(folder) = &self.wireshark_profile {
-            let folder = Some(folder.as_path()).filter(|folder| !folder.as_os_str().is_empty());
-            for path in Folders::find(folder)?.install()? {
-                eprintln!("{}", path.display());
+            for path in Folders::find(folder.as_deref())?.install()? {
+                crate::say!("{}", path.display());
             }
         }
         let Some(file) = &self.file else { return Ok(()) };
         let (trace, session) = open_boot(file, self.boot)?;
         let symbols = self.symbols.load()?;
-        let path = self.output.clone().unwrap_or_else(|| file.with_extension("pcapng"));
+        let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
         let filter = self.filter.filter(&trace)?;
         write_file(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
     }
@@ -80,7 +78,7 @@ at their addresses before, and what `oche trace check` finds. Nothing is loaded 
 pub(super) struct ReportArguments {
     #[command(flatten)]
     input: Input,
-    /// The file to write [default: the trace's name with .html]
+    /// The file to write [default: the trace's name with .html for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -91,7 +89,7 @@ impl ReportArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
-        let path = self.output.clone().unwrap_or_else(|| self.input.file.with_extension("html"));
+        let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
         let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         write_file(&path, |out| write_report(&trace, session, &name, &symbols, out))
     }
@@ -101,21 +99,39 @@ impl PerfettoArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
-        let path = self.output.clone().unwrap_or_else(|| self.input.file.with_extension("perfetto-trace"));
+        let path = output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
         write_file(&path, |out| write_perfetto(&trace, session, &symbols, out))
     }
 }
 
-/// Writes `path` by `write`, and says so.
-pub(super) fn write_file(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
-) -> Result<()> {
-    let said = || format!("writing {}", path.display());
-    let file = File::create(path).with_context(said)?;
-    let mut out = BufWriter::with_capacity(1 << 16, file);
-    write(&mut out).and_then(|()| out.flush()).with_context(said)?;
-    let bytes = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-    eprintln!("{}: {}", path.display(), super::super::words::size(bytes));
-    Ok(())
+/// The file to write: the one that was asked for, or one beside `file`. Never one that is read.
+fn output(asked: Option<&Path>, file: &Path, extension: &str, symbols: &SymbolOptions) -> Result<PathBuf> {
+    let output = asked.map_or_else(|| beside(file, extension), Path::to_owned);
+    refuse_input(&output, [file].into_iter().chain(symbols.files()))?;
+    Ok(output)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        pcapng: PcapngArguments,
+    }
+
+    #[test]
+    fn the_profile_is_installed_with_a_folder_and_without() {
+        let parse =
+            |words: &[&str]| Line::try_parse_from([&["oche"], words].concat()).map(|line| line.pcapng);
+        let alone = parse(&["--wireshark-profile"]).unwrap();
+        assert_eq!((alone.wireshark_profile, alone.file), (Some(None), None));
+        let there = parse(&["--wireshark-profile=dir", "boot.oche"]).unwrap();
+        assert_eq!(there.wireshark_profile, Some(Some("dir".into())));
+        assert_eq!(parse(&["--wireshark-profile", "boot.oche"]).unwrap().file, Some("boot.oche".into()));
+        assert!(parse(&[]).is_err());
+    }
 }

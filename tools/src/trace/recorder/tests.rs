@@ -98,14 +98,16 @@ fn a_guest_that_boots_again_begins_a_second_session() {
 }
 
 #[test]
-fn without_oche_the_recording_says_so_and_the_file_reads_as_empty() {
+fn without_oche_the_recording_says_so_and_what_was_there_before_stays() {
     let hypervisor = Hypervisor::new(1, 64);
     let output = hypervisor.ram.with_extension("oche");
     let recording = Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     assert_eq!((recording.sessions, recording.records), (0, 0));
-    let trace = TraceFile::open(&output).unwrap();
-    assert_eq!(trace.warnings.len(), 1);
-    assert!(trace.warnings[0].contains("no Oche was found"), "{:?}", trace.warnings);
+    assert!(!output.exists(), "an empty trace is left behind");
+    std::fs::write(&output, "an older trace").unwrap();
+    Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
+    assert_eq!(std::fs::read(&output).unwrap(), b"an older trace");
+    assert!(Recorder::start(&hypervisor.ram, &output.join("nowhere")).is_err(), "told at once");
     let missing = hypervisor.ram.with_extension("missing");
     assert_eq!(Recorder::start(&missing, &output).unwrap().finish().unwrap().sessions, 0);
 }

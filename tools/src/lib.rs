@@ -14,6 +14,7 @@ pub mod command;
 #[cfg(test)]
 mod contract;
 pub mod demo;
+pub mod destination;
 pub mod el2;
 pub mod environment;
 pub mod guest;

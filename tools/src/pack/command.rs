@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
 use super::{Guest, image_of, inspect};
+use crate::destination::refuse_input;
 use crate::el2;
 use crate::progress::Progress;
 use crate::{environment, workspace};
@@ -89,6 +90,10 @@ impl PackArguments {
         let guest =
             Guest { kernel: self.kernel.clone(), initrd: self.initrd.clone(), options: self.options.clone() };
         // Wrong input is told before anything is built.
+        let inputs = [Some(&self.kernel), self.initrd.as_ref(), self.oche.as_ref()];
+        for output in [&self.output, &compressed] {
+            refuse_input(output, inputs.iter().flatten().map(|input| input.as_path()))?;
+        }
         super::kernel_image::KernelImage::read(&guest.kernel)?;
         super::options_text(&guest.options)?;
         let oche = match &self.oche {

@@ -14,13 +14,13 @@ use oche_hyp::trace::directory::DartEntry;
 use oche_hyp::trace::record::Kind;
 
 use super::control::FilterArguments;
-use super::destination::{refuse_input, refuse_pipe};
 use super::live::LiveArguments;
 use super::output::{Filter, write_json, write_text};
 use super::reader::TraceFile;
 use super::recorder::{Recorder, Recording, record_previous};
 use super::summary::{summarize, write_summary};
 use super::symbols::SymbolOptions;
+use crate::destination::{refuse_input, refuse_pipe};
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
 

@@ -14,9 +14,9 @@ use screen::View;
 use source::Source;
 use state::State;
 
-use super::destination::{refuse_input, write_file};
 use super::reader::{Item, TraceFile};
 use super::symbols::{SymbolOptions, Symbols};
+use crate::destination::{refuse_input, write_file};
 
 mod picture;
 mod screen;

@@ -11,7 +11,6 @@ pub mod check;
 pub mod command;
 pub mod control;
 pub mod description;
-pub mod destination;
 pub mod format;
 pub mod leaks;
 pub mod lifetime;

@@ -13,7 +13,6 @@ use oche_hyp::trace::directory::{MAX_CPUS, VERSION};
 use oche_hyp::trace::record::{RECORD_BYTES, Record};
 
 use super::description::Description;
-use super::destination::refuse_pipe;
 use super::format::{
     CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader, ChunkKind, End, FILE_HEADER_BYTES, FILE_MAGIC,
     FILE_VERSION, Found, MAX_PAYLOAD_BYTES, Sample, checksum, word,
@@ -107,7 +106,7 @@ impl TraceFile {
     /// The file cannot be read, is no trace, or is one of a later version. Damage within is no error: see
     /// [`TraceFile::warnings`].
     pub fn open(path: &Path) -> Result<Self> {
-        refuse_pipe(path)?;
+        crate::destination::refuse_pipe(path)?;
         let file = File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             bail!("{} is a directory, not a trace", path.display());

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 
-use super::super::destination::{beside, refuse_input, write_file};
+use crate::destination::{beside, refuse_input, write_file};
+
 use super::super::pcapng::write_pcapng;
 use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::words::size;
+use crate::trace::words::size;
 
 /// `file` with another extension in place of `.oche`, or behind whatever other name it has.
 pub fn beside(file: &Path, extension: &str) -> PathBuf {
@@ -32,7 +32,7 @@ pub fn refuse_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path
     };
     let own = identity(output);
     if own.is_some() && inputs.into_iter().any(|input| identity(input) == own) {
-        bail!("{} is what is read: name another file to write with -o", output.display());
+        bail!("{} is what is read: name another file to write", output.display());
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ use super::port;
 
 /// Events that the kernel's DMA gives at least, until it reads the trace.
 const LEAST_RECORDS: usize = 100;
+/// Boots after which a CPU that still does not come counts as lost.
+const BOOTS: usize = 3;
 /// Where the image is loaded: any multiple of 2 MiB will do.
 const ADDRESSES: [u64; 3] = [0x8_0800_0000, 0x8_2de0_0000, 0x8_0a60_0000];
 
@@ -69,23 +71,32 @@ fn on_board(result: Result<()>) -> Result<()> {
 fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     let [first, second, third] = ADDRESSES;
     for (load, cpus) in [(first, 1), (second, 3)] {
-        let (name, outcome) = boot(bench, &Mac { load, cpus, ..Mac::default() }, step)?;
+        let name = format!("{cpus} CPUs at {load:#x}");
+        let outcome = boot(bench, &name, &Mac { load, cpus, ..Mac::default() }, step)?;
         memory::judge(&outcome, bench.image_at(load)).context(name)?;
     }
     lost_cpu(bench, step)?;
     hazards::run(bench, step)?;
     // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
     let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
-    boot(bench, &Mac { load: third, cpus: 8, chosen, ..Mac::default() }, step)?;
+    let mac = Mac { load: third, cpus: 8, chosen, ..Mac::default() };
+    boot(bench, &format!("8 CPUs at {third:#x}"), &mac, step)?;
     Ok(())
 }
 
-/// Boots with all CPUs, wherever the image lies; gives the run's name too.
-fn boot(bench: &Bench, mac: &Mac, step: &Step) -> Result<(String, Outcome)> {
-    let name = format!("{} CPUs at {:#x}", mac.cpus, mac.load);
-    let outcome = bench.passes(&name, mac, step)?;
-    expect(&outcome, &format!("guest: {} CPUs", mac.cpus)).context(name.clone())?;
-    Ok((name, outcome))
+/// Boots until the guest has met every CPU that is not missing. Oche waits for each half a second, in which a busy host may
+/// not have run its thread at all: what Oche then rightly leaves out is asked for again.
+fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+    let wanted = format!("guest: {} CPUs", mac.cpus - u64::from(mac.missing.count_ones()));
+    for _ in 1..BOOTS {
+        let outcome = bench.passes(name, mac, step)?;
+        if outcome.says(&wanted) {
+            return Ok(outcome);
+        }
+    }
+    let outcome = bench.passes(name, mac, step)?;
+    expect(&outcome, &wanted).context(name.to_owned())?;
+    Ok(outcome)
 }
 
 /// The distribution's own kernel, from its first instruction to user space, with its own DART driver.
@@ -157,8 +168,8 @@ fn count(line: &str, name: &str) -> Result<u64> {
 fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
     let name = "a CPU that never comes";
-    let outcome = bench.passes(name, &mac, step)?;
-    for wanted in ["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"] {
+    let outcome = boot(bench, name, &mac, step)?;
+    for wanted in ["cpu 0x1 stays off", "guest: cpu 0x2 comes ok"] {
         expect(&outcome, wanted).context(name)?;
     }
     Ok(())

@@ -102,6 +102,10 @@ impl LiveArguments {
 /// The file is no trace, or the stream did nothing by then.
 pub fn picture_of(path: &Path, at: Option<u64>, stream: Option<&str>, symbols: &Symbols) -> Result<String> {
     let trace = TraceFile::open(path)?;
+    if trace.sessions.is_empty() {
+        bail!("{}: {}", path.display(), trace.warnings.join("; "));
+    }
+    trace.warnings.iter().for_each(|warning| crate::say!("oche: {}: {warning}", path.display()));
     let mut state = State::default();
     for item in trace.events() {
         match item {

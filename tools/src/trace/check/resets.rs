@@ -4,6 +4,7 @@ use oche_hyp::addr::Gfn;
 use oche_hyp::trace::record::Record;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
+use super::super::words::many;
 use super::finding::{About, Detector, Teller};
 
 /// Times that a stream is cut off for which what is left mapped is looked for. Looking costs what is mapped.
@@ -43,9 +44,9 @@ pub(super) fn tell_left(
     let left: Vec<Mapping> = lifetimes.of_space(place).filter(is_old).collect();
     let Some(oldest) = left.iter().min_by_key(|mapping| mapping.since.time) else { return };
     let message = format!(
-        "The stream was {} with {} pages mapped. The oldest is {:#x} (guest page {:#x}), since {}, {}.",
+        "The stream was {} with {} mapped. The oldest is {:#x} (guest page {:#x}), since {}, {}.",
         if is_on { "given other tables" } else { "cut off" },
-        left.len(),
+        many(left.len() as u64, "page"),
         oldest.iova.iova(),
         oldest.page.address(),
         teller.at(oldest.since.time),

@@ -57,7 +57,11 @@ struct Data {
     flushes: Vec<FlushRow>,
     sites: Vec<Site>,
     more_sites: usize,
+    /// Events of all places in the guest's code.
+    sites_events: u64,
+    has_symbols: bool,
     faults: Vec<FaultRow>,
+    faults_told: u64,
     faults_in_all: u64,
     findings: Findings,
 }
@@ -115,6 +119,7 @@ struct Site {
     unmaps: u64,
     flushes: u64,
     registers: u64,
+    others: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,6 +130,10 @@ struct FaultRow {
     time_ns: u64,
     what: &'static str,
     iova: String,
+    /// Accesses of the burst that it began.
+    accesses: u64,
+    last_ns: u64,
+    last_iova: String,
     /// The last events at the page, oldest first.
     before: Vec<String>,
 }
@@ -183,6 +192,15 @@ struct OfStream {
     lifetimes: [(Vec<u64>, u64); 4],
 }
 
+/// What was refused in one page of a device with nothing mapped or unmapped there meanwhile: a device reads a command
+/// word by word.
+struct Burst {
+    first: (Record, Event),
+    last: (Record, Event),
+    accesses: u64,
+    before: Vec<Record>,
+}
+
 struct Collector<'a> {
     description: &'a Description,
     clock: Clock,
@@ -193,7 +211,9 @@ struct Collector<'a> {
     flushes: FxHashMap<usize, Sum>,
     sites: FxHashMap<u64, Site>,
     last: LastEvents,
-    faults: Vec<(Record, Event, Vec<Record>)>,
+    faults: Vec<Burst>,
+    /// Those before the first one that there was no room for.
+    faults_told: u64,
     faults_in_all: u64,
     first: Option<u64>,
     now: u64,
@@ -213,6 +233,7 @@ impl<'a> Collector<'a> {
             sites: FxHashMap::default(),
             last: LastEvents::new(),
             faults: Vec::new(),
+            faults_told: 0,
             faults_in_all: 0,
             first: None,
             now: 0,
@@ -304,14 +325,35 @@ impl<'a> Collector<'a> {
     }
 
     fn remember(&mut self, record: &Record, event: &Event, iova: u64) {
+        let has_room = self.faults_told == self.faults_in_all;
         self.faults_in_all += 1;
-        if self.faults.len() < MOST_FAULTS {
-            self.faults.push((*record, *event, self.last.at(iova)));
+        if !has_room {
+            return;
         }
+        let before = self.last.at(iova);
+        let of_device = |burst: &&mut Burst| {
+            (burst.last.0.dart(), burst.last.0.stream()) == (record.dart(), record.stream())
+        };
+        if let Some(burst) = self.faults.iter_mut().rev().find(of_device)
+            && burst.goes_on(record, event, &before)
+        {
+            burst.last = (*record, *event);
+            burst.accesses += 1;
+        } else if self.faults.len() < MOST_FAULTS {
+            let first = (*record, *event);
+            self.faults.push(Burst { first, last: first, accesses: 1, before });
+        } else {
+            return;
+        }
+        self.faults_told += 1;
     }
 
     fn site(&mut self, record: &Record) {
         let mut code = record.program_counter();
+        // Bytes of the record before, or nothing that the guest's code did.
+        if code == 0 {
+            return;
+        }
         if self.sites.len() >= SITES_COUNTED && !self.sites.contains_key(&code) {
             code = 0;
         }
@@ -322,7 +364,7 @@ impl<'a> Collector<'a> {
             Some(Kind::Unmap) => site.unmaps += 1,
             Some(Kind::Flush) => site.flushes += 1,
             Some(Kind::Register) => site.registers += 1,
-            _ => {}
+            _ => site.others += 1,
         }
     }
 
@@ -350,10 +392,14 @@ impl<'a> Collector<'a> {
             device.space.clear();
         }
         let sites_in_all = self.sites.len();
+        let sites_events = self.sites.values().map(|site| site.events).sum();
         let mut sites: Vec<(u64, Site)> = self.sites.into_iter().collect();
         sites.sort_by_key(|(code, site)| (std::cmp::Reverse(site.events), *code));
         sites.truncate(MOST_SITES);
-        let named = |(code, site): (u64, Site)| Site { code: symbols.name(code), ..site };
+        let named = |(code, site): (u64, Site)| {
+            let code = if code == 0 { "elsewhere".into() } else { symbols.name(code) };
+            Site { code, ..site }
+        };
         let mut flushes: Vec<FlushRow> = Vec::new();
         for (dart, sum) in self.flushes {
             let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
@@ -362,7 +408,8 @@ impl<'a> Collector<'a> {
         }
         flushes.sort_by_key(|row| row.dart);
         let (description, clock) = (self.description, self.clock);
-        let fault = |(record, event, before): (Record, Event, Vec<Record>)| {
+        let fault = |burst: Burst| {
+            let (record, event) = burst.first;
             let place =
                 record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
             let (what, iova) = what_of(&event);
@@ -373,7 +420,10 @@ impl<'a> Collector<'a> {
                 time_ns: clock.nanoseconds(record.time()),
                 what,
                 iova: format!("{iova:#x}"),
-                before: before.iter().map(|record| told(record, clock, description)).collect(),
+                accesses: burst.accesses,
+                last_ns: clock.nanoseconds(burst.last.0.time()),
+                last_iova: format!("{:#x}", what_of(&burst.last.1).1),
+                before: burst.before.iter().map(|record| told(record, clock, description)).collect(),
             }
         };
         let findings = self.checker.finish();
@@ -395,6 +445,9 @@ impl<'a> Collector<'a> {
             flushes,
             more_sites: sites_in_all.saturating_sub(sites.len()),
             sites: sites.into_iter().map(named).collect(),
+            sites_events,
+            has_symbols: !symbols.is_empty(),
+            faults_told: self.faults_told,
             faults: self.faults.into_iter().map(fault).collect(),
             faults_in_all: self.faults_in_all,
             findings,
@@ -432,6 +485,23 @@ impl<'a> Collector<'a> {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Burst {
+    /// Whether `record`, of the same device, is one more of the same kind; `before` is known of its page.
+    fn goes_on(&self, record: &Record, event: &Event, before: &[Record]) -> bool {
+        let kind = |event: &Event| match *event {
+            Event::Fault { is_write, code, iova, .. } => (u16::from(is_write), code, iova >> 12),
+            Event::RedZone { at, .. } => (2, 0, at.iova.iova() >> 12),
+            Event::Refused { at, reason, .. } => (3, reason as u16, at.iova.iova() >> 12),
+            _ => (4, 0, record.time()),
+        };
+        let changes = |before: &Record| {
+            before.time() > self.last.0.time()
+                && !matches!(before.kind(), Some(Kind::Refused | Kind::RedZone))
+        };
+        kind(event) == kind(&self.last.1) && !before.iter().any(changes)
     }
 }
 

@@ -2,7 +2,7 @@
 //! by `cargo xtask test`.
 
 use super::*;
-use crate::trace::made::{Made, with_every_error};
+use crate::trace::made::{Made, at, map, with_every_error};
 use oche_hyp::dart::entry::Permission;
 use serde_json::Value;
 
@@ -26,6 +26,66 @@ fn the_figures_add_up() {
     let first = &data["faults"][0];
     assert_eq!(first["before"].as_array().unwrap().len(), 2, "its map and its unmap");
     assert!(data["findings"]["totals"]["use-after-unmap"].as_u64() == Some(1));
+}
+
+#[test]
+fn a_burst_of_refused_accesses_is_told_once() {
+    let mut made = Made::new();
+    made.map(0, 1, 0xfff00, 5, Permission::READ_ONLY).unmap(0, 1, 0xfff00, 5);
+    for word in 0..16 {
+        // Another device's accesses come between.
+        made.fault(0, 1, 0xfff0_04c0 + 4 * word, false, 4).fault(0, 2, 0x1000, false, 4);
+    }
+    made.fault(0, 1, 0xfff0_0500, true, 4).fault(0, 1, 0xfff0_1000, true, 4).fault(
+        0,
+        1,
+        0xfff0_1000,
+        true,
+        2,
+    );
+    made.map(0, 1, 0xfff01, 5, Permission::READ_ONLY).fault(0, 1, 0xfff0_1000, true, 2);
+    let (_, data) = page(&made, "a.oche");
+    let rows: Vec<(&str, &str, u64)> = data["faults"].as_array().unwrap().iter().map(row).collect();
+    let wanted = [
+        ("0xfff004c0", "0xfff004fc", 16),
+        ("0x1000", "0x1000", 16),
+        ("0xfff00500", "0xfff00500", 1),
+        ("0xfff01000", "0xfff01000", 1),
+        ("0xfff01000", "0xfff01000", 1),
+        ("0xfff01000", "0xfff01000", 1),
+    ];
+    assert_eq!(rows, wanted, "another kind, page or code, and a mapping between, begin an entry");
+    assert_eq!((data["faults_told"].as_u64(), data["faults_in_all"].as_u64()), (Some(36), Some(36)));
+}
+
+fn row(fault: &Value) -> (&str, &str, u64) {
+    let text = |name: &str| fault[name].as_str().unwrap();
+    (text("iova"), text("last_iova"), fault["accesses"].as_u64().unwrap())
+}
+
+#[test]
+fn the_first_refused_accesses_are_told() {
+    let mut made = Made::new();
+    for page in 0..60 {
+        made.fault(0, 1, page << 12, false, 4).fault(0, 1, page << 12, false, 4);
+    }
+    let (_, data) = page(&made, "a.oche");
+    assert_eq!(data["faults"].as_array().unwrap().len(), MOST_FAULTS);
+    assert_eq!((data["faults_told"].as_u64(), data["faults_in_all"].as_u64()), (Some(100), Some(120)));
+}
+
+#[test]
+fn records_that_continue_one_are_not_the_guests_code() {
+    let mut made = Made::new();
+    made.event(map(at(0, 1, 5), 5, Permission::READ_ONLY));
+    for _ in 0..9 {
+        made.event(Event::Data([u64::MAX, 7]));
+    }
+    let (page, data) = page(&made, "a.oche");
+    let sites = data["sites"].as_array().unwrap();
+    assert_eq!((sites.len(), sites[0]["events"].as_u64(), sites[0]["maps"].as_u64()), (1, Some(1), Some(1)));
+    assert_eq!(data["sites_events"], 1);
+    assert!(data["has_symbols"] == false && page.contains("data.has_symbols"));
 }
 
 #[test]

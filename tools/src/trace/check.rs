@@ -10,6 +10,7 @@ use oche_hyp::trace::text::refusal_name;
 use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::reader::{Item, Session, Source, TraceFile, Visitor};
 use super::symbols::Symbols;
+use accesses::Before;
 use finding::{About, Teller};
 use flushes::Flushes;
 use neighbours::Neighbours;
@@ -57,10 +58,16 @@ impl<S: Source> Visitor for All<'_, S> {
                 let next = session.map(|session| Checker::new(session, self.symbols, self.tells_hints));
                 self.reports.extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
             }
-            (Item::Lost { records, .. } | Item::Unreadable { records, .. }, Some(checker)) => {
-                checker.miss(records);
+            (Item::Lost { cpu, records } | Item::Unreadable { cpu, records }, Some(checker)) => {
+                checker.miss(cpu, records);
             }
             _ => {}
+        }
+    }
+
+    fn gap_begins(&mut self, cpu: usize) {
+        if let Some(checker) = &mut self.checker {
+            checker.begin_gap(cpu);
         }
     }
 }
@@ -77,6 +84,8 @@ pub struct Checker<'a> {
     now: u64,
     /// Time of the last event before events went missing.
     missing_until: Option<u64>,
+    /// CPUs whose next events are missing, until [`Checker::miss`] tells how many.
+    gaps: Vec<usize>,
 }
 
 impl<'a> Checker<'a> {
@@ -91,6 +100,7 @@ impl<'a> Checker<'a> {
             resets: Resets::default(),
             now: 0,
             missing_until: None,
+            gaps: Vec::new(),
         }
     }
 
@@ -99,12 +109,25 @@ impl<'a> Checker<'a> {
         self.teller.report
     }
 
-    /// Events are missing here: what was mapped may be gone, and what was gone mapped again.
-    pub fn miss(&mut self, records: u64) {
+    /// The next events of `cpu` are missing. Until they are counted, nobody knows what others' events mean.
+    pub fn begin_gap(&mut self, cpu: usize) {
+        self.gaps.push(cpu);
+    }
+
+    /// As many events of `cpu` were missing up to here.
+    pub fn miss(&mut self, cpu: usize, records: u64) {
         let missing = &mut self.teller.report.missing;
         *missing = missing.saturating_add(records);
+        self.gaps.retain(|other| *other != cpu);
+        self.forget();
+    }
+
+    /// Events are missing: what was mapped may be gone, and what was gone mapped again.
+    #[cold]
+    fn forget(&mut self) {
         self.missing_until = Some(self.now);
         self.flushes.forget();
+        self.neighbours.forget(self.now);
     }
 
     /// Looks at the next event.
@@ -140,6 +163,9 @@ impl<'a> Checker<'a> {
     fn begin(&mut self, record: &Record) {
         self.teller.report.events += 1;
         self.now = record.time();
+        if !self.gaps.is_empty() {
+            self.forget();
+        }
     }
 
     #[inline(never)]
@@ -216,14 +242,13 @@ impl<'a> Checker<'a> {
         match event {
             Event::FlushDone { is_busy: false, .. } => self.flushes.end(record),
             // Others are recorded from here on: as if events were missing.
-            Event::Filter { .. } => self.miss(0),
+            Event::Filter { .. } => self.forget(),
             Event::Merged { page, .. } => self.neighbours.merged(page, record.time()),
             Event::Attach { root: Some(root), .. } => self.neighbours.root(root),
-            Event::Fault { .. } => {
-                accesses::fault(&event, record, &self.lifetimes, &self.recent, &mut self.teller);
-            }
-            Event::RedZone { .. } => {
-                accesses::red_zone(&event, record, &self.lifetimes, &self.recent, &mut self.teller);
+            Event::Fault { .. } | Event::RedZone { .. } => {
+                let Self { lifetimes, recent, teller, missing_until, .. } = self;
+                let before = Before { lifetimes, recent, missing_until: *missing_until };
+                accesses::judge(&event, record, &before, teller);
             }
             Event::Refused { at, page, reason } => {
                 let message = format!(

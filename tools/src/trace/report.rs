@@ -12,12 +12,12 @@ use oche_hyp::trace::{Event, Placement};
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
-use super::callers::by_caller;
+use super::callers::ByCaller;
 use super::check::{Checker, Report as Findings};
 use super::description::{Description, plain};
 use super::lifetime::{Change, Mapping, StreamPlace};
 use super::maps::permission_letters;
-use super::reader::{Item, Source, TraceFile};
+use super::reader::{Item, Source, TraceFile, Visitor};
 use super::symbols::Symbols;
 use super::words::nanoseconds_between;
 use bins::{Bins, Level, Space, Sum};
@@ -152,13 +152,8 @@ pub fn write_report<S: Source>(
 ) -> io::Result<()> {
     let Some(of) = trace.sessions.get(session) else { return Ok(()) };
     let mut collector = Collector::new(&of.description, Checker::new(of, symbols, false));
-    for item in by_caller(trace.events_of(session), symbols) {
-        match item {
-            Item::Record(record) => collector.record(&record),
-            Item::Lost { records, .. } | Item::Unreadable { records, .. } => collector.checker.miss(records),
-            Item::Session(_) => {}
-        }
-    }
+    let by = ByCaller::new(symbols);
+    trace.events_of(session).show(&mut ByCode { collector: &mut collector, by });
     let clock = of.description.clock();
     let first = collector.first.unwrap_or(clock.start_ticks);
     let mut data = collector.finish(symbols);
@@ -217,6 +212,28 @@ struct Collector<'a> {
     faults_in_all: u64,
     first: Option<u64>,
     now: u64,
+}
+
+/// Shows a collector each event, put down to who caused it.
+struct ByCode<'a, 'b> {
+    collector: &'a mut Collector<'b>,
+    by: ByCaller,
+}
+
+impl Visitor for ByCode<'_, '_> {
+    fn record(&mut self, record: &Record) {
+        self.collector.record(&self.by.apply(record));
+    }
+
+    fn other(&mut self, item: Item) {
+        if let Item::Lost { cpu, records } | Item::Unreadable { cpu, records } = item {
+            self.collector.checker.miss(cpu, records);
+        }
+    }
+
+    fn gap_begins(&mut self, cpu: usize) {
+        self.collector.checker.begin_gap(cpu);
+    }
 }
 
 impl<'a> Collector<'a> {

@@ -7,7 +7,30 @@ use oche_hyp::trace::record::Record;
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::{direction, permission};
 use super::finding::{About, Detector, Teller};
-use super::recent::Recent;
+use super::recent::{Gone, Recent};
+
+/// What is known of the time before an access.
+pub(super) struct Before<'a> {
+    pub(super) lifetimes: &'a Lifetimes,
+    pub(super) recent: &'a Recent,
+    /// Time of the last event before others went missing: what was mapped and unmapped by then may have changed.
+    pub(super) missing_until: Option<u64>,
+}
+
+impl Before<'_> {
+    fn live(&self, place: StreamPlace, page: IovaPage) -> Option<Mapping> {
+        self.lifetimes.at(place, page).filter(|mapping| self.is_known(mapping.since.time))
+    }
+
+    fn gone(&self, place: StreamPlace, page: IovaPage) -> Option<&Gone> {
+        let gone = self.recent.find(self.lifetimes.space(place), page);
+        gone.filter(|gone| self.is_known(gone.unmapped.time))
+    }
+
+    fn is_known(&self, time: u64) -> bool {
+        self.missing_until.is_none_or(|until| time > until)
+    }
+}
 
 /// Why something happened, and who is behind it.
 struct Verdict {
@@ -16,19 +39,21 @@ struct Verdict {
     program_counter: u64,
 }
 
+/// Judges a refused access, or a write into a red zone.
+pub(super) fn judge(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
+    match event {
+        Event::Fault { .. } => fault(event, record, before, teller),
+        _ => red_zone(event, record, before, teller),
+    }
+}
+
 /// Judges a refused access.
-pub(super) fn fault(
-    event: &Event,
-    record: &Record,
-    lifetimes: &Lifetimes,
-    recent: &Recent,
-    teller: &mut Teller<'_>,
-) {
+fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
     let Event::Fault { dart, stream, iova, code, is_write, .. } = *event else { return };
     let place = StreamPlace::new(dart, stream);
     let page = u32::try_from(iova / PAGE_BYTES as u64).ok().map(IovaPage);
-    let live = page.and_then(|page| lifetimes.at(place, page));
-    let gone = page.and_then(|page| recent.find(lifetimes.space(place), page));
+    let live = page.and_then(|page| before.live(place, page));
+    let gone = page.and_then(|page| before.gone(place, page));
     let wrong_direction = live.filter(|mapping| !mapping.allows(is_write));
     let verdict = if let Some(mapping) = wrong_direction {
         Verdict {
@@ -60,41 +85,40 @@ pub(super) fn fault(
             program_counter: until.program_counter,
         }
     } else {
-        wild(live.as_ref(), code, teller)
+        wild(live.as_ref(), code, before.missing_until, teller)
     };
     let Verdict { detector, because, program_counter } = verdict;
     let message = format!("The device was refused a {} at {iova:#x}: {because}", direction(is_write));
     teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
 }
 
-fn wild(live: Option<&Mapping>, code: u16, teller: &Teller<'_>) -> Verdict {
-    let because = match live {
-        Some(mapping) => format!(
+fn wild(live: Option<&Mapping>, code: u16, missing_until: Option<u64>, teller: &Teller<'_>) -> Verdict {
+    let because = match (live, missing_until) {
+        (Some(mapping), _) => format!(
             "it is mapped now, since {}, {}: the device came before the mapping did.",
             teller.at(mapping.since.time),
             teller.by(&mapping.since)
         ),
-        None if code & 1 != 0 => "the stream has no tables for it, and had nothing mapped there.".into(),
-        None => "nothing had been mapped there.".into(),
+        (None, Some(until)) => {
+            format!("what was mapped there is not known, for events before {} are missing.", teller.at(until))
+        }
+        (None, None) if code & 1 != 0 => {
+            "the stream has no tables for it, and had nothing mapped there.".into()
+        }
+        (None, None) => "nothing had been mapped there.".into(),
     };
     let program_counter = live.map_or(0, |mapping| mapping.since.program_counter);
     Verdict { detector: Detector::WildAccess, because, program_counter }
 }
 
 /// Judges a write into a red zone.
-pub(super) fn red_zone(
-    event: &Event,
-    record: &Record,
-    lifetimes: &Lifetimes,
-    recent: &Recent,
-    teller: &mut Teller<'_>,
-) {
+fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
     let Event::RedZone { at, offset, bytes } = *event else { return };
     let place = StreamPlace::from(at);
     let iova = at.iova.iova().saturating_add(u64::from(offset));
     let page = IovaPage((iova / PAGE_BYTES as u64) as u32);
-    let before = || lifetimes.at(place, IovaPage(page.0.checked_sub(1)?));
-    let verdict = match (recent.find(lifetimes.space(place), page), before()) {
+    let neighbour = || before.live(place, IovaPage(page.0.checked_sub(1)?));
+    let verdict = match (before.gone(place, page), neighbour()) {
         (Some(gone), _) => Verdict {
             detector: Detector::UseAfterUnmap,
             because: format!(

@@ -37,7 +37,7 @@ pub enum Detector {
     NeighboursExposed,
     /// A device wrote where nothing was mapped, within a granule in use.
     RedZoneHit,
-    /// A device was refused at an address at which nothing had been mapped.
+    /// A device was refused at an address at which nothing had been mapped, or for which missing events hide what was.
     WildAccess,
     /// Oche could not make reachable what the guest mapped.
     Refused,

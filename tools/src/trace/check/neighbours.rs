@@ -34,6 +34,8 @@ struct Use {
     written: u16,
     /// Who mapped it first of those that are left.
     first: u16,
+    /// The era that all this is known from.
+    era: u32,
     is_root: bool,
 }
 
@@ -47,19 +49,29 @@ impl Entry for Use {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     pages: Pages<Use>,
+    /// How often events went missing. What a page's use was known as before then says nothing any more.
+    era: u32,
+    /// When the era began, in ticks.
+    missing_until: Option<u64>,
     /// When the copies of a page were last found to differ, in ticks.
     merged: FxHashMap<Gfn, u64>,
 }
 
 impl Neighbours {
+    /// Events are missing until `now`: what was mapped may be gone, and roots may be elsewhere.
+    pub(super) fn forget(&mut self, now: u64) {
+        self.era = self.era.wrapping_add(1);
+        self.missing_until = Some(now);
+    }
+
     /// `page` holds a table root.
     pub(super) fn root(&mut self, page: Gfn) {
-        self.pages.update(page.0, |page| page.is_root = true);
+        self.update(page, |page| page.is_root = true);
     }
 
     /// `page` holds one no longer.
     pub(super) fn no_root(&mut self, page: Gfn) {
-        self.pages.update(page.0, |page| page.is_root = false);
+        self.update(page, |page| page.is_root = false);
     }
 
     /// The copies of `page` differed.
@@ -70,7 +82,10 @@ impl Neighbours {
     /// Takes note of a mapping, and tells what its page is shared with, the worst of it.
     #[inline]
     pub(super) fn mapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
-        let sharing = self.pages.update(mapping.page.0, |page| page.add(mapping)).flatten();
+        if !self.is_counted(mapping) {
+            return;
+        }
+        let sharing = self.update(mapping.page, |page| page.add(mapping)).flatten();
         if let Some(sharing) = sharing {
             tell_shared(mapping, sharing, record, teller);
         }
@@ -84,7 +99,10 @@ impl Neighbours {
         record: &Record,
         teller: &mut Teller<'_>,
     ) {
-        let sharing = self.pages.update(mapping.page.0, |page| {
+        if !self.is_counted(mapping) {
+            return;
+        }
+        let sharing = self.update(mapping.page, |page| {
             page.take(&Mapping { permission: before, ..*mapping });
             page.add(mapping)
         });
@@ -96,13 +114,37 @@ impl Neighbours {
     /// Takes note of an unmap, and tells if the device was to write a copy of the page and no byte of it had changed.
     #[inline]
     pub(super) fn unmapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
-        let is_known = self.pages.update(mapping.page.0, |page| page.take(mapping)).is_some();
-        if is_known && mapping.placement == Placement::Replica && mapping.permission.write {
+        let is_counted = self.is_counted(mapping);
+        let take = |page: &mut Use| {
+            if is_counted {
+                page.take(mapping)
+            }
+        };
+        let is_known = self.update(mapping.page, take).is_some();
+        if is_known && is_counted && mapping.placement == Placement::Replica && mapping.permission.write {
             let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
             if merged < mapping.since.time {
                 tell_unused(mapping, record, teller);
             }
         }
+    }
+
+    /// Whether `mapping` is counted with its page: it was made since events went missing.
+    #[inline]
+    fn is_counted(&self, mapping: &Mapping) -> bool {
+        self.missing_until.is_none_or(|until| mapping.since.time > until)
+    }
+
+    /// Lets `change` change what this era knows of `page`. `None`: no page has that number.
+    #[inline]
+    fn update<R>(&mut self, page: Gfn, change: impl FnOnce(&mut Use) -> R) -> Option<R> {
+        let era = self.era;
+        self.pages.update(page.0, |page| {
+            if page.era != era {
+                *page = Use { era, ..Use::default() };
+            }
+            change(page)
+        })
     }
 }
 

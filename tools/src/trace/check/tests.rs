@@ -155,6 +155,55 @@ fn what_lost_events_explain_is_held_against_nobody() {
 }
 
 #[test]
+fn a_page_whose_unmap_may_be_lost_is_not_exposed() {
+    for first in [RW, FROM_DEVICE] {
+        let mut made = clean();
+        made.map(0, 1, 0xfff00, 5, first).lose(4).map(1, 0, 0x100, 5, FROM_DEVICE);
+        assert_eq!(found(&made), []);
+        made.map(0, 1, 0xfff01, 5, FROM_DEVICE);
+        assert_eq!(found(&made), [Detector::NeighboursExposed], "what came after the gap counts");
+        // The unmap of what was mapped before the gap takes nothing from what came after it.
+        let mut made = clean();
+        made.map(0, 1, 0xfff00, 5, first).lose(4).map(1, 0, 0x100, 5, FROM_DEVICE).unmap(0, 1, 0xfff00, 5);
+        made.map(0, 1, 0xfff01, 5, FROM_DEVICE);
+        assert_eq!(found(&made), [Detector::NeighboursExposed]);
+    }
+    let mut made = clean();
+    made.lose(4).map(0, 1, 0x100, 901, FROM_DEVICE);
+    assert_eq!(found(&made), [], "the root may be elsewhere");
+}
+
+#[test]
+fn while_a_cpus_events_are_missing_the_others_accuse_nobody() {
+    // The unmap is lost on CPU 0, whose next event comes after CPU 1 has used page and address again.
+    let mut made = clean();
+    made.map(0, 1, 0xfff00, 5, FROM_DEVICE).lose(4);
+    made.cpu = 1;
+    made.map(0, 1, 0xfff00, 6, FROM_DEVICE).map(1, 0, 0x100, 5, FROM_DEVICE);
+    made.cpu = 0;
+    made.map(0, 1, 0xfff08, 7, FROM_DEVICE);
+    let report = report(&made);
+    assert_eq!((report.errors(), report.missing), (0, 4), "{:?}", report.findings);
+}
+
+#[test]
+fn an_access_that_lost_events_explain_is_told_and_put_down_to_nobody() {
+    let mut mapped = clean();
+    mapped.map(0, 1, 0xfff00, 5, TO_DEVICE).lose(4).fault(0, 1, 0xfff0_0000, true, 8);
+    let mut gone = clean();
+    gone.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5).lose(4).fault(0, 1, 0xfff0_0000, true, 8);
+    for made in [mapped, gone] {
+        assert_eq!(found(&made), [Detector::WildAccess]);
+        let message = report(&made).findings.remove(0).message;
+        assert!(message.contains("what was mapped there is not known, for events before "), "{message}");
+    }
+    let mut made = clean();
+    made.map(0, 1, 0xfff01, 6, FROM_DEVICE).unmap(0, 1, 0xfff01, 6).lose(4);
+    made.event(Event::RedZone { at: at(0, 1, 0xfff01), offset: 16, bytes: 64 });
+    assert_eq!(found(&made), [Detector::RedZoneHit]);
+}
+
+#[test]
 fn what_a_filter_left_out_is_held_against_nobody() {
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).event(Event::Filter { generation: 2, is_whole: false });

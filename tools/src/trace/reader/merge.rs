@@ -110,6 +110,11 @@ pub trait Visitor {
 
     /// What is no event; never [`Item::Record`].
     fn other(&mut self, item: Item);
+
+    /// The next records of `cpu` are missing. How many, [`Visitor::other`] is told right before the one after them.
+    fn gap_begins(&mut self, cpu: usize) {
+        let _ = cpu;
+    }
 }
 
 impl<S: Source> Events<'_, S> {
@@ -124,12 +129,16 @@ impl<S: Source> Events<'_, S> {
                     }
                     if stream.next_time().is_none() {
                         stream.fill(self.source);
+                        stream.show_gap(visitor);
                     }
                 }
             }
             if !self.choose() {
                 match self.begin_session() {
-                    Some(session) => visitor.other(session),
+                    Some(session) => {
+                        visitor.other(session);
+                        self.cpus.iter().for_each(|stream| stream.show_gap(visitor));
+                    }
                     None => return,
                 }
             }
@@ -193,6 +202,13 @@ impl<'a> CpuStream<'a> {
             }
             visitor.record(&record);
             self.at += RECORD_BYTES;
+        }
+    }
+
+    /// Tells `visitor` if there is a gap before the next record.
+    fn show_gap(&self, visitor: &mut impl Visitor) {
+        if !self.gaps.is_empty() {
+            visitor.gap_begins(self.cpu);
         }
     }
 

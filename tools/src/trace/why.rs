@@ -51,12 +51,13 @@ pub fn why<S: Source>(
         answer.sentences.push("The trace has no such boot.".into());
         return answer;
     };
-    let Some(page) = u32::try_from(question.iova >> 12).ok().map(IovaPage) else {
+    let Ok(iova) = u32::try_from(question.iova) else {
         answer
             .sentences
             .push(format!("{:#x} is no address of a DART's device: they have 32 bits.", question.iova));
         return answer;
     };
+    let page = IovaPage(iova >> 12);
     let granule = page.0 >> 2;
     let records = collect(trace, session, symbols, |record| is_about(record, granule));
     let asker = Asker { description, clock: description.clock(), symbols, question, page };

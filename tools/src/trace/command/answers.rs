@@ -90,7 +90,7 @@ Examples:
   oche trace why boot.oche --iova 0xfffc3040             what became of it, by the end or at the last fault there
   oche trace why boot.oche --iova 0xfffc3040 --at 12.5   who owned it 12.5 s after Oche's start")]
 pub(super) struct WhyArguments {
-    /// The address, as the device uses it
+    /// The address, as the device uses it: hexadecimal, with or without 0x
     #[arg(long, value_parser = parse_address)]
     iova: u64,
     /// The moment, in seconds since Oche's start [default: the last fault there, or the end]
@@ -263,9 +263,18 @@ fn show<T: Serialize>(
     })
 }
 
-/// An address in hexadecimal, with or without 0x.
+/// An address in hexadecimal, with or without 0x. One that can only be meant as decimal is refused.
 pub(super) fn parse_address(text: &str) -> Result<u64, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
+    let is_decimal = text.bytes().all(|digit| digit.is_ascii_digit());
+    if is_decimal
+        && let Ok(decimal) = text.parse::<u32>()
+        && u32::from_str_radix(text, 16).is_err()
+    {
+        return Err(format!(
+            "an address in hexadecimal, with or without 0x; for decimal {decimal} give {decimal:#x}"
+        ));
+    }
     u64::from_str_radix(digits, 16).map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
 }
 
@@ -278,5 +287,13 @@ mod tests {
         assert_eq!(parse_address("0xfffc3040"), Ok(0xfffc_3040));
         assert_eq!(parse_address("fffc3040"), Ok(0xfffc_3040));
         assert!(parse_address("nvme").is_err());
+        assert_eq!(parse_address("10000000"), Ok(0x1000_0000));
+        assert_eq!(parse_address("0x4294959296"), Ok(0x42_9495_9296), "0x says what is meant");
+        let decimal = parse_address("4294959296").expect_err("as hexadecimal it has 40 bits");
+        assert_eq!(
+            decimal,
+            "an address in hexadecimal, with or without 0x; for decimal 4294959296 give 0xffffe0c0"
+        );
+        assert_eq!(parse_address("4294967296"), Ok(0x42_9496_7296), "too much either way");
     }
 }

@@ -112,8 +112,16 @@ fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
     let nobody = Question { whom: Whom { stream: Some(7), ..Whom::default() }, ..question };
     let answer = why(&made.open(), 0, &nobody, &Symbols::default());
     assert_eq!(answer.sentences, ["The trace knows no such device. It has: nvme (DART 0 stream 1)."]);
-    let far = Question { iova: 1 << 50, ..nobody };
-    assert!(why(&made.open(), 0, &far, &Symbols::default()).sentences[0].contains("32 bits"));
+}
+
+#[test]
+fn an_address_beyond_32_bits_is_no_devices() {
+    let made = late_read();
+    for iova in [1 << 32, (1 << 44) - 1, 1 << 50, u64::MAX] {
+        let sentence = format!("{iova:#x} is no address of a DART's device: they have 32 bits.");
+        assert_eq!(ask(&made, iova, None).sentences, [sentence]);
+    }
+    assert!(!ask(&made, u64::from(u32::MAX), None).sentences[0].contains("32 bits"));
 }
 
 #[test]
@@ -207,6 +215,10 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
         ),
         "{said}"
     );
+    let (at, page, how) = (at(0, 1, 0xfffc3), Gfn(0x41234), WatchHow::Exact);
+    made.event(Event::Watch { at, offset: 1, page, bytes: 1, is_write: true, how });
+    let said = ask(&made, 0xfffc_3040, None).devices[0].sentences.pop().unwrap();
+    assert!(said.contains("the last was a store of 1 byte at 0xfffc3001"), "{said}");
 }
 
 #[test]

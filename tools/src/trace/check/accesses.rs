@@ -5,7 +5,7 @@ use oche_hyp::trace::Event;
 use oche_hyp::trace::record::Record;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
-use super::super::words::{direction, permission};
+use super::super::words::{direction, many, permission};
 use super::finding::{About, Detector, Teller};
 use super::recent::{Gone, Recent};
 
@@ -144,8 +144,9 @@ fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Te
     };
     let Verdict { detector, because, program_counter } = verdict;
     let message = format!(
-        "The device wrote {bytes} bytes from {iova:#x} on, into a red zone: {because} Seen at the next change of the \
-         granule; no memory of the guest was hit."
+        "The device wrote {} from {iova:#x} on, into a red zone: {because} Seen at the next change of the \
+         granule; no memory of the guest was hit.",
+        many(u64::from(bytes), "byte")
     );
     teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
 }

@@ -87,6 +87,9 @@ fn a_red_zone_that_no_page_left_is_an_overrun_of_the_page_before() {
     assert_eq!(found(&made), [Detector::RedZoneHit]);
     let message = report(&made).findings.remove(0).message;
     assert!(message.contains("8 bytes from 0xfff01000") && message.contains("overrun"), "{message}");
+    made.event(Event::RedZone { at: at(0, 1, 0xfff01), offset: 8, bytes: 1 });
+    let message = report(&made).findings.remove(1).message;
+    assert!(message.contains("wrote 1 byte from 0xfff01008"), "{message}");
 }
 
 #[test]
@@ -217,6 +220,9 @@ fn a_stream_that_is_cut_off_with_pages_mapped_is_found_once() {
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).attach(0, 1, None).attach(0, 1, None);
     assert_eq!(found(&made), [Detector::LeftAtReset]);
     assert!(report(&made).findings[0].message.contains("cut off with 2 pages mapped"));
+    let mut made = clean();
+    made.attach(0, 1, None);
+    assert!(report(&made).findings[0].message.contains("cut off with 1 page mapped"));
 }
 
 #[test]

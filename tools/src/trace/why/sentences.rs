@@ -70,11 +70,12 @@ impl Asker<'_> {
         let (last, iova, bytes, is_write) = *accesses.last()?;
         let stores = accesses.iter().filter(|(.., is_write)| *is_write).count();
         Some(format!(
-            "While the page was watched CPUs loaded from it {} and stored to it {}; the last was a {} of {bytes} bytes at \
+            "While the page was watched CPUs loaded from it {} and stored to it {}; the last was a {} of {} at \
              {iova:#x}, {} s, {}.",
             times(accesses.len() - stores),
             times(stores),
             if is_write { "store" } else { "load" },
+            many(u64::from(bytes), "byte"),
             seconds(self.clock, last.time()),
             self.by(&last.stamp())
         ))

@@ -7,8 +7,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::trace::words::size;
-
 /// `file` with another extension in place of `.oche`, or behind whatever other name it has.
 pub fn beside(file: &Path, extension: &str) -> PathBuf {
     if file.extension().is_some_and(|own| own == "oche") {
@@ -58,12 +56,12 @@ pub fn refuse_pipe(input: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes `path` by `write`, and says so. What was there before stays until all is written.
+/// Writes `path` by `write`, and gives its bytes. What was there before stays until all is written.
 ///
 /// # Errors
 ///
 /// It cannot be written.
-pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
     let said = || format!("writing {}", path.display());
     let fill = |file: &File| {
         let mut out = BufWriter::with_capacity(1 << 16, file);
@@ -73,22 +71,20 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_plain = fs::metadata(&place).map_or(true, |metadata| metadata.is_file());
     let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let writable = || fs::OpenOptions::new().write(true).open(&place).map(drop);
     if is_plain && place.exists() {
-        writable().with_context(said)?;
+        File::options().write(true).open(&place).with_context(said)?;
     }
     // As of any new file: the umask takes its part.
-    let made = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder);
-    match made {
-        Ok(whole) if is_plain => {
+    let made =
+        || tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder).ok();
+    match is_plain.then(made).flatten() {
+        Some(whole) => {
             fill(whole.as_file()).with_context(said)?;
             whole.persist(&place).map_err(|error| error.error).with_context(said)?;
         }
-        _ => fill(&File::create(path).with_context(said)?).with_context(said)?,
+        None => fill(&File::create(path).with_context(said)?).with_context(said)?,
     }
-    let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    crate::say!("{}: {}", path.display(), size(bytes));
-    Ok(())
+    Ok(fs::metadata(path).map_or(0, |metadata| metadata.len()))
 }
 
 #[cfg(test)]

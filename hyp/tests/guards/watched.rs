@@ -126,8 +126,29 @@ fn a_fetch_from_a_watched_page_ends_its_watch_and_refuses_no_mapping() {
     assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
     assert_eq!(bench.count(|event| matches!(event, Event::Refused { .. } | Event::Unmap { .. })), 0);
     assert_eq!(bench.device_read(21, 0), Some(30));
+    bench.flush(0, 0);
+    assert_eq!(
+        bench.machine.cpu_access(page(30)),
+        CpuAccess::ReadOnly,
+        "a flush that brings nothing changes nothing"
+    );
     watch(&mut bench, &[range(0x8000, 0x8fff)]);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None, "watched anew");
+}
+
+#[test]
+fn what_is_mapped_is_watched_when_the_stream_that_is_meant_comes_to_the_tables() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    let mut other = range(0, 0xffff);
+    other.streams = [StreamSet(0); 32];
+    other.streams[dart(0).index()].insert(stream(5));
+    watch(&mut bench, &[other]);
+    assert!(!store(&mut bench, 30, 0, 1));
+    bench.attach(0, 5);
+    assert!(store(&mut bench, 30, 0, 1));
+    assert_eq!(told(&mut bench), [(0x8000, 1)]);
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl LiveArguments {
         let svg = picture_of(&self.file, self.at, self.stream.as_deref(), &self.symbols.load()?)?;
         refuse_input(picture, std::iter::once(self.file.as_path()).chain(self.symbols.files()))?;
         write_file(picture, |out| out.write_all(svg.as_bytes()))?;
+        crate::say!("{}", picture.display());
         Ok(())
     }
 }

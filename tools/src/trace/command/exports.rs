@@ -1,5 +1,7 @@
 //! `oche trace perfetto|pcapng|report`: a trace as a file for other programs.
 
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -12,6 +14,7 @@ use super::super::perfetto::write_perfetto;
 use super::super::report::write_report;
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
+use super::super::words::size;
 use super::FilterOptions;
 use super::answers::{Input, open_boot};
 
@@ -68,7 +71,7 @@ impl PcapngArguments {
         let symbols = self.symbols.load()?;
         let path = output(self.output.as_deref(), file, "pcapng", &self.symbols)?;
         let filter = self.filter.filter(&trace)?;
-        write_file(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
+        export(&path, |out| write_pcapng(&trace, session, &filter, &symbols, out))
     }
 }
 
@@ -92,7 +95,7 @@ impl ReportArguments {
         let symbols = self.symbols.load()?;
         let path = output(self.output.as_deref(), &self.input.file, "html", &self.symbols)?;
         let name = self.input.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        write_file(&path, |out| write_report(&trace, session, &name, &symbols, out))
+        export(&path, |out| write_report(&trace, session, &name, &symbols, out))
     }
 }
 
@@ -101,8 +104,15 @@ impl PerfettoArguments {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
         let path = output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
-        write_file(&path, |out| write_perfetto(&trace, session, &symbols, out))
+        export(&path, |out| write_perfetto(&trace, session, &symbols, out))
     }
+}
+
+/// Writes `path` by `write`, and says so.
+fn export(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
+    let bytes = write_file(path, write)?;
+    crate::say!("{}: {}", path.display(), size(bytes));
+    Ok(())
 }
 
 /// The file to write: the one that was asked for, or one beside `file`. Never one that is read.

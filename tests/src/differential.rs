@@ -72,6 +72,8 @@ pub struct Counts {
     pub retried_traps: u64,
     /// CPU accesses that were carried out on all copies of a guarded page.
     pub guarded_accesses: u64,
+    /// Fetches and walks for which a page's copies were given up.
+    pub given_up: u64,
     /// Pages that a disk used, at home.
     pub disk_uses: u64,
     /// Of those, pages that were away.
@@ -101,6 +103,7 @@ impl Counts {
         self.permissions += other.permissions;
         self.retried_traps += other.retried_traps;
         self.guarded_accesses += other.guarded_accesses;
+        self.given_up += other.given_up;
         self.disk_uses += other.disk_uses;
         self.fetched += other.fetched;
         self.home_checks += other.home_checks;

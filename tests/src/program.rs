@@ -230,6 +230,18 @@ pub enum Operation {
         /// How much.
         length: u8,
     },
+    /// A CPU fetches instructions.
+    Fetch {
+        /// Which page.
+        page: Choice,
+    },
+    /// A CPU's walk of its own tables reads a page of them, or sets an access flag there.
+    Walk {
+        /// Which page.
+        page: Choice,
+        /// Whether it sets the flag.
+        is_write: bool,
+    },
     /// A device reads.
     Read {
         /// Which stream, for a target that does not say.

@@ -29,8 +29,12 @@ pub struct State {
     pub operations: u64,
     /// Seconds that the run took, of all its parts.
     pub seconds: f64,
-    /// Number of the program that failed.
-    pub failed: Option<u64>,
+    /// Whether the run goes on after a program that fails.
+    #[serde(default)]
+    pub keeps_going: bool,
+    /// The programs that failed, by number, and what differed. Of these, too, all operations count.
+    #[serde(default)]
+    pub failures: BTreeMap<u64, String>,
     /// What the programs came to.
     pub counts: Counts,
 }
@@ -48,8 +52,9 @@ impl State {
     /// A run that has not begun.
     pub fn new(commit: String, seed: u64, wanted: u64) -> Self {
         let counts = Counts::default();
-        let code = String::new();
-        Self { commit, code, seed, wanted, programs: 0, operations: 0, seconds: 0.0, failed: None, counts }
+        let (code, failures) = (String::new(), BTreeMap::new());
+        let (programs, operations, seconds, keeps_going) = (0, 0, 0.0, false);
+        Self { commit, code, seed, wanted, programs, operations, seconds, keeps_going, failures, counts }
     }
 
     /// Whether all operations that were asked for have run.
@@ -73,7 +78,7 @@ impl State {
 ///
 /// # Errors
 ///
-/// A program that fails, shortened. Others may have run after it, and do not count.
+/// A program that fails, shortened, unless the run keeps going. Others may have run after it, and do not count.
 pub fn run(state: &mut State, threads: usize, mut report: impl FnMut(&State)) -> Result<(), Box<Found>> {
     let (seed, before, began) = (state.seed, state.seconds, Instant::now());
     let next = AtomicU64::new(state.programs);
@@ -105,8 +110,12 @@ pub fn run(state: &mut State, threads: usize, mut report: impl FnMut(&State)) ->
             match result {
                 Ok(counts) => drop(early.insert(number, counts)),
                 Err(difference) => {
-                    is_over.store(true, Ordering::Relaxed);
-                    return Some((number, difference));
+                    state.failures.insert(number, difference.what.clone());
+                    if !state.keeps_going {
+                        is_over.store(true, Ordering::Relaxed);
+                        return Some((number, difference));
+                    }
+                    early.insert(number, Counts::default());
                 }
             }
             while let Some(counts) = early.remove(&state.programs) {
@@ -121,9 +130,7 @@ pub fn run(state: &mut State, threads: usize, mut report: impl FnMut(&State)) ->
         None
     });
     state.seconds = before + began.elapsed().as_secs_f64();
-    let Some((number, difference)) = failed else { return Ok(()) };
-    state.failed = Some(number);
-    Err(Box::new(shorten(seed, number, difference)))
+    failed.map_or(Ok(()), |(number, difference)| Err(Box::new(shorten(seed, number, difference))))
 }
 
 /// Runs program `number` of the run with `seed` alone.

@@ -643,3 +643,52 @@ fn work_left_over_from_one_register_is_told_at_another() {
     ];
     check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 2, darts: 3, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
 }
+
+/// A page that two granules map where it lies has a copy in a third, and one of the two goes: what a device wrote into
+/// the copy is to be seen then, with `api` as well.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn a_mapping_that_goes_makes_the_copies_equal_that_stay() {
+    let steps = [
+        (NewDomain, 1542011927),
+        (Attach { domain: 0, dart: 1, stream: 14, flush: true }, 1012808770),
+        (NewDomain, 2966610005),
+        (Attach { domain: 1, dart: 1, stream: 6, flush: true }, 342149200),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 387011191),
+        (Unmap { mapping: 9511, flush: true }, 419526264),
+        (Map { domain: 0, pages: 22, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4195223803),
+        (Map { domain: 0, pages: 2, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1939613063),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3327859360),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4218512481),
+        (Unmap { mapping: 14204, flush: true }, 2028889492),
+        (Unmap { mapping: 51982, flush: true }, 1032539237),
+        (Map { domain: 0, pages: 1, source: Row, rights: ToDevice, site: Allocator, fill: false, flush: true }, 3203763792),
+        (Map { domain: 1, pages: 2, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1727365383),
+        (Map { domain: 1, pages: 1, source: Alias, rights: Both, site: Allocator, fill: false, flush: true }, 183998741),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3550541207),
+        (Unmap { mapping: 47195, flush: true }, 335557395),
+        (Map { domain: 1, pages: 1, source: Alias, rights: ToDevice, site: Allocator, fill: true, flush: true }, 3212981325),
+        (Map { domain: 0, pages: 2, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 221444261),
+        (Write { stream: 6, target: Mapping(21396), length: 16 }, 4130095508),
+        (Unmap { mapping: 53042, flush: true }, 499712736),
+        (Unmap { mapping: 12470, flush: true }, 1531710895),
+    ];
+    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 3, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Page, is_watched: false, sabotage: None }, &steps);
+}
+
+/// A false alarm: a device writes into a slot just after it was filled with a page that it may only read.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn a_write_just_after_a_copy_was_filled_may_lie_in_it() {
+    let steps = [
+        (NewDomain, 1317284628),
+        (Attach { domain: 0, dart: 2, stream: 14, flush: true }, 2607867503),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1204389004),
+        (Exchange { stream: 10, target: Mapping(51141), length: 8, to_device: true }, 3912713953),
+        (Overlap(vec![DeviceWrite(216, Mapping(11817)), DeviceWrite(160, Beside(21397))]), 49993794),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: ToDevice, site: Allocator, fill: true, flush: true }, 4204203770),
+        (Unmap { mapping: 10894, flush: true }, 1047868468),
+        (Read { stream: 3, target: Mapping(56992), length: 32 }, 1736002632),
+    ];
+    check(Setting { board: Smmu, has_windows: true, caches_invalid: false, cpus: 2, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
+}

@@ -25,6 +25,9 @@ pub struct Options {
     /// Go on with the run that the state file describes, of the same code.
     #[arg(long, conflicts_with = "seed")]
     pub resume: bool,
+    /// Go on after a program that fails, and list all that do at the end; `--only` shortens one.
+    #[arg(long, conflicts_with = "resume")]
+    pub keep_going: bool,
     /// Run only this program of the run, by its number.
     #[arg(long, value_name = "PROGRAM", requires = "seed")]
     pub only: Option<u64>,
@@ -40,7 +43,8 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// A program fails: it has been printed, shortened, as a test. Or the run cannot begin or go on.
+/// A program fails: it has been printed, shortened, as a test; or named, where the run keeps going. Or the run cannot
+/// begin or go on.
 pub fn main(options: &Options) -> Result<()> {
     let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join("state.json"));
     let code = code()?;
@@ -50,7 +54,8 @@ pub fn main(options: &Options) -> Result<()> {
         if begun != code || code.ends_with("-dirty") {
             bail!("{} is a run of code {begun}, and this is {code}: begin a new run", path.display());
         }
-        if number(&state, "failed").is_some() {
+        let keeps_going = state.get("keeps_going").and_then(Value::as_bool) == Some(true);
+        if !keeps_going && !failures(&state).is_empty() {
             bail!("{} is a run that has found a failure: begin a new run", path.display());
         }
     } else {
@@ -58,7 +63,7 @@ pub fn main(options: &Options) -> Result<()> {
         let seed = options.seed.unwrap_or(now);
         let state = json!({
             "commit": commit()?, "code": code, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
-            "seconds": 0.0, "failed": null, "counts": {},
+            "seconds": 0.0, "keeps_going": options.keep_going, "failures": {}, "counts": {},
         });
         workspace::write_whole(&path, &serde_json::to_vec_pretty(&state)?)?;
     }
@@ -86,10 +91,12 @@ pub fn main(options: &Options) -> Result<()> {
 fn summary(state: &Value) -> String {
     let of = |name: &str| number(state, name).unwrap_or(0);
     let seconds = state.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
-    let what = match number(state, "failed") {
-        Some(program) => format!("program {program} fails"),
-        None if of("operations") < of("wanted") => "stopped before its end, no difference so far".to_owned(),
-        None => "no difference".to_owned(),
+    let is_whole = of("operations") >= of("wanted");
+    let what = match &failures(state)[..] {
+        [] if is_whole => "no difference".to_owned(),
+        [] => "stopped before its end, no difference so far".to_owned(),
+        [program] => format!("program {program} fails"),
+        several => format!("{} programs fail: {}", several.len(), several.join(", ")),
     };
     format!(
         "{} operations in {} programs, seed {}, commit {}: {what} ({:.0} s, {:.0} operations a second)",
@@ -100,6 +107,14 @@ fn summary(state: &Value) -> String {
         seconds,
         of("operations") as f64 / seconds.max(1.0),
     )
+}
+
+/// Numbers of the programs that failed.
+fn failures(state: &Value) -> Vec<String> {
+    let failures = state.get("failures").and_then(Value::as_object);
+    let mut numbers: Vec<String> = failures.into_iter().flat_map(|all| all.keys().cloned()).collect();
+    numbers.sort_by_key(|number| (number.len(), number.clone()));
+    numbers
 }
 
 fn number(state: &Value, name: &str) -> Option<u64> {
@@ -153,13 +168,15 @@ mod tests {
     fn a_result_says_whether_the_run_came_to_its_end() {
         let mut state = json!({
             "commit": "abc", "seed": 7, "wanted": 3000, "programs": 2, "operations": 3000, "seconds": 2.0,
-            "failed": null,
+            "failures": {},
         });
         let end = "commit abc: no difference (2 s, 1500 operations a second)";
         assert!(summary(&state).ends_with(end), "{}", summary(&state));
         state["wanted"] = json!(4000);
         assert!(summary(&state).contains("stopped before its end"));
-        state["failed"] = json!(2);
-        assert!(summary(&state).contains("program 2 fails"));
+        state["failures"] = json!({ "2": "a byte" });
+        assert!(summary(&state).contains("commit abc: program 2 fails (2 s"));
+        state["failures"] = json!({ "10": "a byte", "2": "a byte" });
+        assert!(summary(&state).contains("commit abc: 2 programs fail: 2, 10 (2 s"));
     }
 }

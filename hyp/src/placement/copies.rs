@@ -106,14 +106,32 @@ impl Placement {
         }
     }
 
-    /// After a mapping of `page` went: makes a replica the page itself, unless a mapping that is no
-    /// replica is left. The page must be out of the CPUs' reach; otherwise it stays where it is.
-    ///
-    /// Where there is a choice it is a replica that a device may write: the fewer of those remain, the less
-    /// has to be guarded.
+    /// After a mapping of `page` went that was no replica: makes its copies equal, and a replica the page itself
+    /// unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it stays where it is.
     pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
+        let heir = self.heir(page).filter(|_| self.mover.can_move(page));
+        // After this all copies hold the same, if there is a base.
+        self.merge_copies(world, page);
+        let Some((mapping, heir, at)) = heir else { return };
+        if !heir.permission.write {
+            // Without one, CPUs may have written the page since the replica was filled. With or without, a device
+            // that a neighbour's permission let write here did so for nobody to see.
+            world.copy_page(self.mover.locate(page), at);
+        }
+        self.mover.place(world, page, at);
+        let mut record = self.record(mapping.space, mapping.iova.granule());
+        if let Some(Some(slot)) = record.slots.get_mut(mapping.iova.slot()) {
+            slot.is_replica = false;
+        }
+        self.set_record(mapping.space, mapping.iova.granule(), record);
+    }
+
+    /// The replica that `page` can become, if it has to become one: with its slot and where it lies.
+    ///
+    /// Where there is a choice it is one that a device may write: the fewer of those remain, the less has to be guarded.
+    fn heir(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
         if self.mover.is_held(page) {
-            return;
+            return None;
         }
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
@@ -126,27 +144,11 @@ impl Placement {
                         heir = Some((mapping, slot, at));
                     }
                 }
-                Some(_) => return,
+                Some(_) => return None,
                 None => {}
             }
         }
-        let Some((mapping, heir, at)) = heir else { return };
-        if !self.mover.can_move(page) {
-            return;
-        }
-        // After this all copies hold the same, if there is a base.
-        self.merge_copies(world, page);
-        if !heir.permission.write {
-            // Without one, CPUs may have written the page since the replica was filled. With or without, a device
-            // that a neighbour's permission let write here did so for nobody to see.
-            world.copy_page(self.mover.locate(page), at);
-        }
-        self.mover.place(world, page, at);
-        let mut record = self.record(mapping.space, mapping.iova.granule());
-        if let Some(Some(slot)) = record.slots.get_mut(mapping.iova.slot()) {
-            slot.is_replica = false;
-        }
-        self.set_record(mapping.space, mapping.iova.granule(), record);
+        heir
     }
 }
 

@@ -327,11 +327,10 @@ impl Placement {
         }
     }
 
-    /// Brings `page` home if nothing maps it but copies that it cannot become.
+    /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
     fn send_home(&mut self, world: &mut impl World, page: Gfn) {
         if self.has_only_replicas(page) && !self.mover.is_home(page) {
             debug_assert!(self.mover.can_move(page));
-            self.merge_copies(world, page);
             world.copy_page(self.mover.locate(page), page.home());
             self.mover.place(world, page, page.home());
         }

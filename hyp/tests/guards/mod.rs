@@ -50,6 +50,25 @@ fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
 }
 
 #[test]
+fn c2_a_mapping_that_goes_makes_the_copies_equal_that_stay() {
+    for coherence in [Coherence::Api, Coherence::Exact] {
+        for held in [None, Some(page(5))] {
+            let mut bench = Bench::with(32, coherence, Isolation::Page);
+            bench.map(8, &[4, 5, 6, 7]);
+            bench.map(40, &[4, 5, 6, 7]);
+            bench.map(21, &[5]);
+            if let Some(page) = held {
+                bench.engine.hold(&mut bench.machine, page);
+            }
+            assert!(bench.device_write(21, 100, 9));
+            bench.unmap(8, 4);
+            assert_eq!(bench.device_read(41, 100), Some(9), "{coherence:?}");
+            assert_eq!(bench.home_byte(page(5), 100), 9, "{coherence:?}");
+        }
+    }
+}
+
+#[test]
 fn c2_a_page_that_is_mapped_where_it_lies_has_what_devices_wrote_into_its_copies() {
     for coherence in [Coherence::Api, Coherence::Exact] {
         let mut bench = Bench::with(32, coherence, Isolation::Page);

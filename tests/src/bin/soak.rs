@@ -22,11 +22,12 @@ fn main() -> ExitCode {
         _ => Err("usage: soak STATE THREADS [PROGRAM]".into()),
     };
     match result {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(found)) => {
+        Ok(Ended::Good) => ExitCode::SUCCESS,
+        Ok(Ended::Shortened(found)) => {
             println!("program {} fails {}", found.number, found.failure);
             ExitCode::FAILURE
         }
+        Ok(Ended::Listed) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("soak: {error}");
             ExitCode::from(2)
@@ -34,32 +35,58 @@ fn main() -> ExitCode {
     }
 }
 
-fn soak(path: &Path, threads: &str) -> Result<Option<Box<Found>>, Box<dyn Error>> {
+/// How a run ended.
+enum Ended {
+    Good,
+    /// At the first failure.
+    Shortened(Box<Found>),
+    /// It went on after failures, each of which was told.
+    Listed,
+}
+
+impl Ended {
+    fn of(result: Result<(), Box<Found>>, has_failures: bool) -> Self {
+        match result {
+            Err(found) => Self::Shortened(found),
+            Ok(()) if has_failures => Self::Listed,
+            Ok(()) => Self::Good,
+        }
+    }
+}
+
+fn soak(path: &Path, threads: &str) -> Result<Ended, Box<dyn Error>> {
     let threads = threads.parse()?;
     let mut state = load(path)?;
     let mut written = Instant::now();
     let (begun, before) = (Instant::now(), state.operations);
     let mut failure_to_save = None;
+    let mut told = state.failures.clone();
     let found = run(&mut state, threads, |state| {
+        for (number, what) in &state.failures {
+            if told.insert(*number, what.clone()).is_none() {
+                println!("program {number} fails: {what}");
+            }
+        }
         if written.elapsed() >= SAVE_EVERY {
             written = Instant::now();
             failure_to_save = save(path, state).err();
             let rate = (state.operations - before) as f64 / begun.elapsed().as_secs_f64().max(1.0);
             let left = (state.wanted - state.operations) as f64 / rate.max(1.0);
             eprintln!(
-                "{} of {} operations, {rate:.0} a second, {:.0} min left, no failure",
+                "{} of {} operations, {rate:.0} a second, {:.0} min left, {} failures",
                 state.operations,
                 state.wanted,
-                left / 60.0
+                left / 60.0,
+                state.failures.len()
             );
         }
     });
     save(path, &state)?;
-    failure_to_save.map_or(Ok(found.err()), Err)
+    failure_to_save.map_or_else(|| Ok(Ended::of(found, !state.failures.is_empty())), Err)
 }
 
-fn one(path: &Path, program: &str) -> Result<Option<Box<Found>>, Box<dyn Error>> {
-    Ok(run_one(load(path)?.seed, program.parse()?).err())
+fn one(path: &Path, program: &str) -> Result<Ended, Box<dyn Error>> {
+    Ok(Ended::of(run_one(load(path)?.seed, program.parse()?).map(drop), false))
 }
 
 fn load(path: &Path) -> Result<State, Box<dyn Error>> {

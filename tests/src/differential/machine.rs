@@ -126,9 +126,13 @@ pub struct Machine<const C: bool> {
     reported: Option<(u32, usize)>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: IovaPages,
+    /// Those of the middle of a sync, which may have filled the copy before: they stay.
+    late_strays: Vec<(Roots, u32)>,
     /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy until they are not.
     held: Vec<Gfn>,
     fetched: BTreeSet<Gfn>,
+    /// Pages whose copies were given up, since a CPU fetched from them or walked tables in them, until they are not mapped.
+    given_up: BTreeSet<Gfn>,
     /// Those hit in the middle of a sync: that one reports it, or the next.
     late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
@@ -206,10 +210,12 @@ impl<const C: bool> Machine<C> {
             red_zones: FxHashMap::default(),
             held: Vec::new(),
             fetched: BTreeSet::new(),
+            given_up: BTreeSet::new(),
             stray_writes: FxHashMap::default(),
             reported: None,
             late_red_zones: Vec::new(),
             strays: IovaPages::default(),
+            late_strays: Vec::new(),
             red_pattern: None,
             live_maps: FxHashMap::default(),
             compared: vec![None; setting.pages as usize],
@@ -304,6 +310,8 @@ impl<const C: bool> Machine<C> {
             Operation::Flush { dart, streams } => self.flush(self.dart(dart), streams),
             Operation::Load { page, length } => self.load_somewhere(page, length.into()),
             Operation::Store { page, length } => self.store_somewhere(page, length.into()),
+            Operation::Fetch { page } => self.fetch(page),
+            Operation::Walk { page, is_write } => self.walk(page, is_write),
             Operation::Read { stream, target, length } => self.device(stream, target, length.into(), false),
             Operation::Write { stream, target, length } => self.device(stream, target, length.into(), true),
             Operation::Pack { domain, buffers, rights } => self.pack(domain.into(), buffers.into(), rights),
@@ -313,7 +321,7 @@ impl<const C: bool> Machine<C> {
             Operation::Disk { page, length, is_write, stays } => {
                 self.disk(page, length.into(), is_write, stays)?;
                 // A mapping of the page may have been refused for want of memory.
-                self.take_events()
+                self.take_late_events()
             }
             Operation::Deliver(count) => {
                 (0..count).for_each(|_| self.world.deliver_any());

@@ -159,7 +159,12 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
             length: length(random),
             to_device: random.chance(1, 2),
         },
-        45..=48 => Operation::Load { page: choice(random), length: length(random) },
+        45 => match random.below(8) {
+            0 => Operation::Fetch { page: choice(random) },
+            1 => Operation::Walk { page: choice(random), is_write: random.chance(1, 2) },
+            _ => Operation::Load { page: choice(random), length: length(random) },
+        },
+        46..=48 => Operation::Load { page: choice(random), length: length(random) },
         49..=62 => Operation::Store { page: choice(random), length: length(random) },
         63..=79 => Operation::Read { stream, target: target(random), length: length(random) },
         _ => Operation::Write { stream, target: target(random), length: length(random) },

@@ -6,7 +6,7 @@ use crate::differential::sharing::{CPU, viewer};
 use crate::program::{Choice, During, Target};
 use crate::world::iommu::DeviceResult;
 use crate::world::stage2::CpuResult;
-use crate::world::{Access, Data, Outcome, Sabotage};
+use crate::world::{Access, Data, Outcome, Sabotage, StrictWorld};
 use oche_hyp::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_hyp::engine::{Coherence, CpuReach, Isolation, Trapped};
 use std::fmt::{Display, Formatter};
@@ -182,6 +182,82 @@ impl<const C: bool> Machine<C> {
         Ok(true)
     }
 
+    /// A CPU executes what lies in a page.
+    pub(super) fn fetch(&mut self, page: Choice) -> Checked {
+        let page = self.choose(page);
+        if self.is_any_stream_between() {
+            return Ok(());
+        }
+        let (offset, length) = self.place(4);
+        let result = self.access_unguarded(page, CpuReach::Fetch, |world, cpu| {
+            world.cpu_load(cpu, page, offset, length)
+        })?;
+        self.judge_load(page, offset, result)
+    }
+
+    /// A CPU's walk of its own tables reads an entry, or sets the access flag in one.
+    pub(super) fn walk(&mut self, page: Choice, is_write: bool) -> Checked {
+        let page = self.choose(page);
+        if self.is_any_stream_between() {
+            return Ok(());
+        }
+        let offset = 8 * self.random.index(PAGE_BYTES / 8);
+        if !is_write {
+            let result = self
+                .access_unguarded(page, CpuReach::Walk, |world, cpu| world.cpu_load(cpu, page, offset, 8))?;
+            return self.judge_load(page, offset, result);
+        }
+        if self.views.is_table(page) || self.guest.is_table(page) {
+            return Ok(());
+        }
+        let data = self.random_data(8);
+        match self
+            .access_unguarded(page, CpuReach::Walk, |world, cpu| world.cpu_store(cpu, page, offset, &data))?
+        {
+            CpuResult::Stored => self.note_cpu_store(page, offset, data.bytes()),
+            result => return Err(format!("a CPU's walk that stores into {page:?} ends with {result:?}")),
+        }
+        Ok(())
+    }
+
+    /// An access that nobody can carry out in the CPU's place: where it traps, the page's copies are given up.
+    fn access_unguarded(
+        &mut self,
+        page: Gfn,
+        reach: CpuReach,
+        access: impl Fn(&mut StrictWorld<C>, usize) -> CpuResult,
+    ) -> Checked<CpuResult> {
+        self.deliver_to(page, 0, PAGE_BYTES);
+        let cpu = self.random.index(self.world.cpu_count());
+        for _ in 0..3 {
+            let result = access(&mut self.world, cpu);
+            if !matches!(result, CpuResult::NoAccess | CpuResult::ReadOnly) {
+                return Ok(result);
+            }
+            self.given_up.insert(page);
+            self.counts.given_up += 1;
+            if self.trap(page, reach)? {
+                return Err(format!("{reach:?} of {page:?} traps, and the engine would carry it out"));
+            }
+            self.take_late_events()?;
+        }
+        Err(format!("{reach:?} of {page:?} traps again and again"))
+    }
+
+    /// Looks at what the engine refused long after the flush that would have mapped it.
+    pub(super) fn take_late_events(&mut self) -> Checked {
+        let early = self.refused_early.clone();
+        self.take_events()?;
+        self.refused_early = early;
+        Ok(())
+    }
+
+    /// Whether some stream may use one set of tables or another: a refusal, which names a stream, may be of either.
+    fn is_any_stream_between(&self) -> bool {
+        let in_use = self.history.streams_in_use();
+        in_use.iter().any(|&(dart, stream)| !self.history.possible_roots(dart, stream).is_certain())
+    }
+
     /// A CPU's access traps. Whether the page is guarded; otherwise the access is to be tried again.
     fn trap(&mut self, page: Gfn, access: CpuReach) -> Checked<bool> {
         let trapped = self.engine.access_trapped(&mut self.world, page.address(), access);
@@ -218,7 +294,11 @@ impl<const C: bool> Machine<C> {
             self.engine.release(&mut self.world, page);
         }
         let page = self.choose(page);
-        if self.views.is_table(page) || self.guest.is_table(page) {
+        let may_be_refused = self.setting.frames < 1000;
+        if self.views.is_table(page)
+            || self.guest.is_table(page)
+            || (may_be_refused && self.is_any_stream_between())
+        {
             return Ok(());
         }
         let (offset, length) = self.place(length);
@@ -498,6 +578,7 @@ impl<const C: bool> Machine<C> {
                     && !self.views_are_changing(transfer);
                 if !is_empty || is_unsure {
                     self.strays.insert(key.0, key.1);
+                    self.late_strays.extend(transfer.is_overlapped.then_some(key));
                 }
                 let known = self.red_zones.entry(key).or_insert(must_report);
                 *known |= must_report;

@@ -57,6 +57,9 @@ impl<const C: bool> Machine<C> {
                 self.refused.remove(key.0, key.1);
             }
         }
+        for (roots, iova_page) in std::mem::take(&mut self.late_strays) {
+            self.strays.insert(roots, iova_page);
+        }
         self.refused_early.retain(|roots| !sets.contains(roots));
         self.take_events()?;
         let mut touched = Vec::new();
@@ -149,6 +152,7 @@ impl<const C: bool> Machine<C> {
     fn unite(&mut self) -> Checked {
         let (views, held) = (&self.views, &self.held);
         self.fetched.retain(|page| views.may_be_mapped(*page) || held.contains(page));
+        self.given_up.retain(|page| views.may_be_mapped(*page));
         for page in self.sharing.pages() {
             if !self.is_shared(page) {
                 for offset in self.sharing.unite(page) {
@@ -297,8 +301,10 @@ impl<const C: bool> Machine<C> {
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
             Refusal::TooManySpaces => true,
-            // The disk's use of a page with copies, and no memory to keep them equal.
-            Refusal::NotGuardable => self.setting.frames < 1000 && !self.fetched.is_empty(),
+            // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep them equal.
+            Refusal::NotGuardable => {
+                self.given_up.contains(&page) || self.setting.frames < 1000 && !self.fetched.is_empty()
+            }
             Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,
             Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
         };

@@ -692,3 +692,94 @@ fn a_write_just_after_a_copy_was_filled_may_lie_in_it() {
     ];
     check(Setting { board: Smmu, has_windows: true, caches_invalid: false, cpus: 2, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
 }
+
+/// A false alarm: a device writes where a page that it may write was mapped once and one that it may only read is now.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn a_write_that_may_reach_a_page_of_old_may_lie_in_a_copy() {
+    let steps = [
+        (NewDomain, 2434016339),
+        (Map { domain: 0, pages: 2, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 352174504),
+        (Unmap { mapping: 42669, flush: true }, 1284008350),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2671370495),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 69664257),
+        (Map { domain: 0, pages: 2, source: Frames, rights: ToDevice, site: Allocator, fill: true, flush: true }, 1345052110),
+        (Overlap(vec![DeviceWrite(34, Mapping(22229)), CpuStore(Any(46498)), CpuLoad(Mapped(17778))]), 3640762305),
+        (Attach { domain: 4, dart: 0, stream: 5, flush: true }, 2256518807),
+        (Read { stream: 12, target: Mapping(4886), length: 8 }, 3635647784),
+    ];
+    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Strict, is_watched: false, sabotage: None }, &steps);
+}
+
+/// A false alarm: a stream still uses the tables through which a device's write went into a copy, though its registers name
+/// others by now.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn a_stream_on_its_way_to_other_tables_may_still_see_what_lies_in_a_copy() {
+    let steps = [
+        (NewDomain, 2516432611),
+        (Attach { domain: 0, dart: 0, stream: 1, flush: true }, 4175996426),
+        (NewDomain, 4118966470),
+        (NewDomain, 265629988),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3046790572),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2401195608),
+        (Unmap { mapping: 20677, flush: true }, 2734015370),
+        (Map { domain: 0, pages: 1, source: Row, rights: ToDevice, site: Allocator, fill: false, flush: true }, 2154195574),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3630805112),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2376882048),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3393827831),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2189142763),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1097377894),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2512135736),
+        (Unmap { mapping: 51399, flush: true }, 1320536720),
+        (Unmap { mapping: 21511, flush: false }, 3752244203),
+        (Unmap { mapping: 48407, flush: true }, 1280845426),
+        (Unmap { mapping: 59823, flush: true }, 56165623),
+        (Pack { domain: 1, buffers: 6, rights: FromDevice }, 965704594),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3630845109),
+        (Attach { domain: 0, dart: 0, stream: 3, flush: false }, 646181678),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2009751893),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3214921549),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4282686589),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3600177494),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2767962082),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3983822909),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3320926778),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3576442766),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 78234125),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1554399186),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1605412476),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2648833588),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2690273503),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1074320094),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2998061943),
+        (Unmap { mapping: 10119, flush: true }, 3776083422),
+        (Unmap { mapping: 50483, flush: true }, 697239657),
+        (Unmap { mapping: 20519, flush: true }, 2807857966),
+        (Unmap { mapping: 53973, flush: false }, 1823600682),
+        (Unmap { mapping: 20204, flush: true }, 2488068733),
+        (Unmap { mapping: 27288, flush: true }, 3090728140),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2690994125),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2506468182),
+        (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1382166842),
+        (Unmap { mapping: 43150, flush: true }, 1113728054),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2947993157),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2242973918),
+        (Attach { domain: 0, dart: 2, stream: 13, flush: true }, 645809044),
+        (Unmap { mapping: 24571, flush: true }, 3351913718),
+        (Unmap { mapping: 31153, flush: true }, 2619217851),
+        (Unmap { mapping: 13222, flush: true }, 1712994151),
+        (Attach { domain: 0, dart: 2, stream: 12, flush: true }, 474843319),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 530595809),
+        (Unmap { mapping: 50495, flush: true }, 3705233321),
+        (Attach { domain: 0, dart: 1, stream: 1, flush: false }, 914070063),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 324314517),
+        (Free { domain: 4 }, 3645657698),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3344451192),
+        (Map { domain: 2, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1687323766),
+        (Write { stream: 12, target: Mapping(58430), length: 16 }, 2092667077),
+        (BreakRegister { dart: 0, stream: 1, register: 3, garbage: 3 }, 1557590829),
+        (Read { stream: 10, target: Mapping(60453), length: 32 }, 1598994924),
+    ];
+    check(Setting { board: Smmu, has_windows: false, caches_invalid: true, cpus: 3, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
+}

@@ -499,7 +499,13 @@ impl<const C: bool> Machine<C> {
                     self.world.deliver(|pending| pending.id == id);
                     self.note_ambiguous(transfer, &pages);
                     self.note_stray(transfer);
-                    // It may have gone into an empty slot as well.
+                    // It may have gone into an empty slot as well, or into a copy that nobody else sees.
+                    let may_be_stray =
+                        reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if !leaf.write));
+                    for roots in possible.iter().flatten().filter(|_| is_strict && may_be_stray) {
+                        self.strays.insert(roots, iova_page);
+                        self.late_strays.extend(transfer.is_overlapped.then_some((roots, iova_page)));
+                    }
                     for roots in possible.iter().flatten() {
                         self.red_zones.entry((roots, iova_page)).or_insert(false);
                         self.late_red_zones.extend(transfer.is_overlapped.then_some((roots, iova_page)));
@@ -647,7 +653,9 @@ impl<const C: bool> Machine<C> {
             None => {
                 let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
                 // A device that wrote into its copy sees what it wrote.
-                let is_stray = self.strays.contains(roots, transfer.iova_page());
+                let possible = self.history.possible_roots(transfer.dart, transfer.stream);
+                let is_stray =
+                    possible.iter().flatten().any(|roots| self.strays.contains(roots, transfer.iova_page()));
                 let byte = |index| {
                     (!is_stray && !self.sharing.is_vague(page, index, viewer)).then_some(memory[index])
                 };

@@ -442,6 +442,7 @@ impl Engine {
         if let Some(entry) = self.space_mut(space) {
             entry.waiting.remove(dart, stream);
         }
+        self.pass_on(dart, stream, space);
         self.end_if_unused(space);
     }
 
@@ -449,7 +450,19 @@ impl Engine {
         if let Some(placed) = self.placement.space_mut(space) {
             placed.members.remove(dart, stream);
         }
+        self.pass_on(dart, stream, space);
         self.end_if_unused(space);
+    }
+
+    /// `stream` has left `space`: what is done there from now on is not its doing, unless nobody else is left.
+    fn pass_on(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
+        let member = self.placement.space(space).and_then(|placed| Cause::first(&placed.members));
+        let Some(entry) = self.space_mut(space) else { return };
+        if let Some(other) = member.or_else(|| Cause::first(&entry.waiting))
+            && entry.cause == (Cause { dart, stream })
+        {
+            entry.cause = other;
+        }
     }
 
     fn end_if_unused(&mut self, space: SpaceId) {

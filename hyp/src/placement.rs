@@ -67,18 +67,21 @@ pub(crate) struct Change {
 }
 
 /// On whose behalf a batch is applied.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cause {
     pub(crate) dart: DartId,
     pub(crate) stream: StreamId,
 }
 
 impl Cause {
+    /// On behalf of the lowest of `members`, if there is one.
+    pub(crate) fn first(members: &Members) -> Option<Self> {
+        members.iter().find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
+    }
+
     /// On behalf of the lowest of `members`; of the first stream of all where there is none.
     fn of(members: &Members) -> Self {
-        let first = members.iter().find_map(|(dart, streams)| Some((dart, streams.iter().next()?)));
-        let (dart, stream) = first.unwrap_or((DartId::FIRST, StreamId::FIRST));
-        Self { dart, stream }
+        Self::first(members).unwrap_or(Self { dart: DartId::FIRST, stream: StreamId::FIRST })
     }
 
     fn at(self, granule: Granule, slot: usize) -> Place {

@@ -290,6 +290,22 @@ fn c4_a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
 }
 
 #[test]
+fn what_happens_in_a_space_is_told_of_a_stream_that_is_in_it() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.attach(1, 3);
+    for (dart, stream) in [(1, 3), (0, 0)] {
+        bench.write(dart, TTBR + 16 * stream as u64, 0);
+        bench.flush(dart, stream);
+    }
+    let unmaps = bench.machine.events.iter().filter_map(|event| match event {
+        Event::Unmap { at, .. } => Some((at.dart, at.stream)),
+        _ => None,
+    });
+    assert_eq!(unmaps.collect::<Vec<_>>(), [(dart(0), stream(0))], "not of the one that left first");
+}
+
+#[test]
 fn two_darts_with_the_same_tables_share_one_space() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);

@@ -63,7 +63,7 @@ fn c2_a_mapping_that_goes_makes_the_copies_equal_that_stay() {
             assert!(bench.device_write(21, 100, 9));
             bench.unmap(8, 4);
             assert_eq!(bench.device_read(41, 100), Some(9), "{coherence:?}");
-            assert_eq!(bench.home_byte(page(5), 100), 9, "{coherence:?}");
+            assert_eq!(bench.machine.home_byte(page(5), 100), 9, "{coherence:?}");
         }
     }
 }

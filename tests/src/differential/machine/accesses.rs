@@ -502,7 +502,7 @@ impl<const C: bool> Machine<C> {
                     // It may have gone into an empty slot as well, or into a copy that nobody else sees.
                     let may_be_stray =
                         reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if !leaf.write));
-                    for roots in possible.iter().flatten().filter(|_| is_strict && may_be_stray) {
+                    for roots in possible.iter().flatten().filter(|_| may_be_stray) {
                         self.strays.insert(roots, iova_page);
                         self.late_strays.extend(transfer.is_overlapped.then_some((roots, iova_page)));
                     }

@@ -1,8 +1,9 @@
-//! A run of random programs, and those that failed once.
+//! Programs on which engine and reference differed once, shortened: a mistake of the engine, or a false alarm of the
+//! comparison.
 
 use oche_hyp::engine::Coherence::*;
 use oche_hyp::engine::Isolation::*;
-use oche_tests::differential::{run, run_program};
+use oche_tests::differential::run_program;
 use oche_tests::program::Choice::*;
 use oche_tests::program::During::*;
 use oche_tests::program::Operation::{self, *};
@@ -10,119 +11,13 @@ use oche_tests::program::Rights::{self, *};
 use oche_tests::program::Site::*;
 use oche_tests::program::Source::*;
 use oche_tests::program::Target::*;
-use oche_tests::program::generate::{Kind, generate};
 use oche_tests::program::{Program, Setting, Step};
-use oche_tests::random::mix;
 use oche_tests::world::Board::*;
-use oche_tests::world::Sabotage;
 
 fn check(setting: Setting, steps: &[(Operation, u32)]) {
     let steps = steps.iter().cloned().map(|(operation, seed)| Step { operation, seed }).collect();
     if let Err(difference) = run_program(&Program { setting, steps }) {
         panic!("after {} operations: {}", difference.step + 1, difference.what);
-    }
-}
-
-/// Programs of 1500 operations that the quick run makes.
-const QUICK_PROGRAMS: u64 = 40;
-
-#[test]
-fn c1_to_c6_the_engine_and_the_reference_agree_on_random_programs() {
-    if let Err(failure) = run(1500 * QUICK_PROGRAMS, 1, |_| ()) {
-        panic!("{failure}");
-    }
-}
-
-/// CPUs' accesses to nearly all mapped pages trap, are carried out by the engine, and nothing else changes.
-#[test]
-fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
-    let mut guarded = [0; 2];
-    for seed in 0..6 {
-        for is_watched in [false, true] {
-            let mut program = generate(
-                mix(seed + 900),
-                [Kind::Driver, Kind::Sloppy, Kind::Failing][seed as usize % 3],
-                1000,
-            );
-            program.setting.is_watched = is_watched;
-            match run_program(&program) {
-                Ok(counts) => guarded[usize::from(is_watched)] += counts.guarded_accesses,
-                Err(difference) => panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what),
-            }
-        }
-    }
-    assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
-}
-
-/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped, and it is told.
-#[test]
-fn a_permission_that_changes_is_an_event() {
-    let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));
-    let mut told = 0;
-    for program in programs {
-        told += run_program(&program).unwrap_or_else(|difference| panic!("{}", difference.what)).permissions;
-    }
-    assert!(told > 20, "{told} permissions changed");
-}
-
-/// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
-/// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
-#[test]
-fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
-    for board in [Dart, Smmu] {
-        let setting = Setting { board, ..Setting::PLAIN };
-        let mut steps = vec![NewDomain, Attach { domain: 0, dart: 0, stream: 3, flush: true }];
-        steps.extend((0..6).map(|_| Pack { domain: 0, buffers: 16, rights: FromDevice }));
-        for round in 0..3000 {
-            let number = mix(round) as u16;
-            steps.push(Write { stream: 0, target: Mapping(number >> 3), length: 32 });
-            steps.push(Exchange { stream: 0, target: Mapping(number), length: 16, to_device: false });
-            if round % 16 == 0 {
-                steps.push(Unmap { mapping: number, flush: true });
-                steps.push(Pack { domain: 0, buffers: 1, rights: FromDevice });
-            }
-        }
-        let steps =
-            steps.into_iter().enumerate().map(|(seed, operation)| Step { operation, seed: seed as u32 });
-        match run_program(&Program { setting, steps: steps.collect() }) {
-            Ok(counts) => assert!(counts.guarded_accesses > 900, "{counts:?}"),
-            Err(difference) => panic!("after {} operations: {}", difference.step + 1, difference.what),
-        }
-    }
-}
-
-/// Each stands for a mistake in the engine. A run that finds none of them would prove nothing.
-#[test]
-fn every_sabotage_is_found_within_a_few_programs() {
-    let sabotages = [
-        Sabotage::SkipInvalidate,
-        Sabotage::SkipDrain,
-        Sabotage::OffByOneSlot,
-        Sabotage::OffByOneFrame,
-        Sabotage::AllowAll,
-        Sabotage::SwapPermission,
-        Sabotage::WideWindow,
-        Sabotage::NarrowWindow,
-        Sabotage::SkipMerge,
-        Sabotage::SkipCopyHome,
-        Sabotage::SkipCpuFlush,
-        Sabotage::SkipFill,
-        Sabotage::SkipBlock,
-        Sabotage::SkipWatch,
-        Sabotage::WeakGuard,
-        Sabotage::SkipSettle,
-        Sabotage::CopyBeforeBreak,
-        Sabotage::SkipPublish,
-    ];
-    for sabotage in sabotages {
-        let is_found = |seed| {
-            let mut program = generate(mix(seed), Kind::Driver, 1500);
-            program.setting.sabotage = Some(sabotage);
-            run_program(&program).is_err()
-        };
-        let found = (0..60).position(is_found);
-        println!("{sabotage:?}: found by program {found:?}");
-        assert!(found.is_some(), "{sabotage:?} goes unnoticed");
     }
 }
 
@@ -782,4 +677,117 @@ fn a_stream_on_its_way_to_other_tables_may_still_see_what_lies_in_a_copy() {
         (Read { stream: 10, target: Mapping(60453), length: 32 }, 1598994924),
     ];
     check(Setting { board: Smmu, has_windows: false, caches_invalid: true, cpus: 3, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, sabotage: None }, &steps);
+}
+
+/// A false alarm: a device writes, by its right to a neighbour, into the copy of a page that it may only read, and still
+/// sees that when a CPU has stored what stood there before.
+#[test]
+#[rustfmt::skip] // An operation a line, as it was printed.
+fn a_copy_that_a_device_may_only_read_may_hold_what_it_wrote_by_a_neighbours_right() {
+    let steps = [
+        (NewDomain, 2905046774),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 618673052),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 904264381),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1318810567),
+        (Unmap { mapping: 55219, flush: true }, 4172550224),
+        (Unmap { mapping: 7522, flush: true }, 3978991846),
+        (Pack { domain: 0, buffers: 8, rights: FromDevice }, 2499298642),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4213212845),
+        (Unmap { mapping: 20758, flush: true }, 1031019077),
+        (Pack { domain: 0, buffers: 12, rights: FromDevice }, 4033588406),
+        (Unmap { mapping: 33864, flush: true }, 1482172757),
+        (Unmap { mapping: 41565, flush: true }, 1254666474),
+        (Unmap { mapping: 30196, flush: true }, 3162989628),
+        (Unmap { mapping: 3695, flush: true }, 42735320),
+        (Pack { domain: 0, buffers: 11, rights: Both }, 766155213),
+        (Unmap { mapping: 13555, flush: true }, 2237550371),
+        (Unmap { mapping: 63785, flush: true }, 3622398617),
+        (Unmap { mapping: 2413, flush: true }, 1341866525),
+        (Unmap { mapping: 77, flush: true }, 1911169088),
+        (Attach { domain: 1, dart: 1, stream: 12, flush: true }, 3508589484),
+        (Unmap { mapping: 7208, flush: true }, 1301911813),
+        (Unmap { mapping: 41996, flush: true }, 671538710),
+        (Unmap { mapping: 18592, flush: true }, 3035528012),
+        (Unmap { mapping: 60899, flush: true }, 4185914513),
+        (Unmap { mapping: 34202, flush: true }, 847014795),
+        (Unmap { mapping: 65131, flush: true }, 1721584420),
+        (Unmap { mapping: 35153, flush: true }, 2609175966),
+        (Unmap { mapping: 27836, flush: true }, 900837084),
+        (Unmap { mapping: 2049, flush: true }, 3942414422),
+        (Unmap { mapping: 45593, flush: true }, 3947830527),
+        (Unmap { mapping: 48519, flush: true }, 3581908405),
+        (Unmap { mapping: 34902, flush: true }, 351633244),
+        (Unmap { mapping: 62146, flush: true }, 3570576626),
+        (Unmap { mapping: 55819, flush: true }, 1930434413),
+        (Unmap { mapping: 19394, flush: true }, 1850733536),
+        (Unmap { mapping: 42094, flush: true }, 234813272),
+        (Unmap { mapping: 17261, flush: true }, 2778109726),
+        (Pack { domain: 0, buffers: 11, rights: FromDevice }, 3778504698),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1948452234),
+        (Store { page: Mapped(59502), length: 8 }, 3606422921),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1952741263),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1044245264),
+        (Pack { domain: 0, buffers: 17, rights: FromDevice }, 2483206509),
+        (Unmap { mapping: 48875, flush: true }, 3619242916),
+        (Unmap { mapping: 55454, flush: true }, 3184038828),
+        (Unmap { mapping: 21502, flush: true }, 787681840),
+        (Unmap { mapping: 25931, flush: true }, 1008981843),
+        (Unmap { mapping: 17083, flush: true }, 2533141555),
+        (Unmap { mapping: 11573, flush: true }, 200601332),
+        (Unmap { mapping: 48912, flush: true }, 2803831075),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2688335225),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3143185907),
+        (Pack { domain: 0, buffers: 5, rights: FromDevice }, 454396368),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 287438205),
+        (Pack { domain: 0, buffers: 14, rights: FromDevice }, 3460892267),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1403804527),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3055283800),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3407084481),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1936292898),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 568729800),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 358804274),
+        (Map { domain: 0, pages: 1, source: Alias, rights: ToDevice, site: Allocator, fill: true, flush: true }, 84218526),
+        (Unmap { mapping: 13721, flush: true }, 2861827978),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4112296002),
+        (Pack { domain: 0, buffers: 14, rights: ToDevice }, 726510737),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2319619327),
+        (Unmap { mapping: 17978, flush: true }, 2615537283),
+        (Unmap { mapping: 42387, flush: true }, 1368664429),
+        (Unmap { mapping: 39304, flush: true }, 28305295),
+        (Unmap { mapping: 4552, flush: true }, 3775134322),
+        (Unmap { mapping: 48575, flush: true }, 3882293626),
+        (Pack { domain: 0, buffers: 11, rights: FromDevice }, 219812363),
+        (Unmap { mapping: 7393, flush: true }, 3292284959),
+        (Unmap { mapping: 28778, flush: true }, 1535900025),
+        (Unmap { mapping: 1852, flush: true }, 3245893331),
+        (Unmap { mapping: 63351, flush: true }, 2206977239),
+        (Pack { domain: 0, buffers: 13, rights: Both }, 2324363613),
+        (Unmap { mapping: 43512, flush: true }, 525184094),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2171106928),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4001020886),
+        (Unmap { mapping: 31506, flush: true }, 681064913),
+        (Exchange { stream: 14, target: Mapping(59171), length: 32, to_device: false }, 2026909614),
+        (Unmap { mapping: 3426, flush: true }, 1088454900),
+        (Unmap { mapping: 22774, flush: true }, 125170261),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1528386477),
+        (Pack { domain: 0, buffers: 17, rights: FromDevice }, 1432947593),
+        (Unmap { mapping: 1060, flush: true }, 3508334337),
+        (Unmap { mapping: 30726, flush: true }, 3442435965),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 138325913),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 781037362),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1436984108),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1201367977),
+        (Pack { domain: 0, buffers: 14, rights: FromDevice }, 3297909560),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 977644),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 1597600779),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 2691780438),
+        (Unmap { mapping: 10167, flush: true }, 1889304175),
+        (Unmap { mapping: 34947, flush: true }, 3319560959),
+        (Map { domain: 0, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 4195935844),
+        (Pack { domain: 0, buffers: 16, rights: Both }, 2712803701),
+        (Unmap { mapping: 6216, flush: true }, 3055625516),
+        (Unmap { mapping: 21521, flush: true }, 3268544647),
+        (Exchange { stream: 5, target: Mapping(46409), length: 32, to_device: true }, 2670424294),
+    ];
+    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Page, is_watched: false, sabotage: None }, &steps);
 }

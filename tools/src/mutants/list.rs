@@ -25,6 +25,7 @@ const ALIAS: &str = "hyp/src/placement/alias.rs";
 const MOVER: &str = "hyp/src/mover.rs";
 const TRACKER: &str = "hyp/src/tracker.rs";
 const POOL: &str = "hyp/src/pool.rs";
+const ENGINE: &str = "hyp/src/engine.rs";
 const SHADOW: &str = "hyp/src/shadow.rs";
 const STAGE2: &str = "boot/src/stage2.rs";
 const WALK: &str = "boot/src/stage2/walk.rs";
@@ -123,6 +124,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }",
         replacement: "",
         breaks: "what a device wrote into a replica goes with it",
+    },
+    Mutant {
+        name: "merge-forgotten-where-the-page-stays",
+        file: COPIES,
+        text: "        self.merge_copies(world, page);
+        let Some((mapping, heir, at)) = heir else { return };",
+        replacement: "        let Some((mapping, heir, at)) = heir else { return };
+        self.merge_copies(world, page);",
+        breaks: "what a device wrote into a replica is not seen when another mapping of the page goes",
+    },
+    Mutant {
+        name: "told-of-a-stream-that-left",
+        file: ENGINE,
+        text: "            entry.cause = other;",
+        replacement: "            let _ = other;",
+        breaks: "the trace lays what happens in a space to a stream that has other tables by now",
     },
     Mutant {
         name: "unmap-without-an-invalidation",

@@ -1,8 +1,11 @@
 //! Runs a program on the engine in its strict world and on the reference beside it.
 
-mod accesses;
+mod cpus;
+mod devices;
 mod driver;
 mod flush;
+mod overlap;
+mod red_zones;
 mod registers;
 mod vandal;
 
@@ -17,7 +20,7 @@ use crate::random::Random;
 use crate::world::memory::FormerWords;
 use crate::world::stage2::PageState;
 use crate::world::{Data, Layout, Options, StrictWorld, initial_words};
-use accesses::Transfer;
+use devices::Transfer;
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};

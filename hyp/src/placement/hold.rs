@@ -22,14 +22,7 @@ impl Placement {
             return;
         }
         if self.mover.is_home(page) {
-            if self.base(page).is_none() && self.replicas(page).next().is_some() {
-                match self.pool.take_page() {
-                    Some(base) => self.begin_base(world, page, base),
-                    None => self.collapse(world, page),
-                }
-            }
-            self.merge_copies(world, page);
-            return;
+            return self.keep_equal(world, page);
         }
         world.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
@@ -39,9 +32,22 @@ impl Placement {
         let Some((mapping, at)) = primary else { return };
         let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
         if self.base(page).is_none() && spare.is_none() {
-            return self.give_up(world, page, mapping);
+            self.give_up(world, page, mapping);
+            return self.keep_equal(world, page);
         }
         self.fetch(world, page, mapping, at, spare);
+    }
+
+    /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the master writes there must
+    /// come to the replicas, whoever writes these.
+    fn keep_equal(&mut self, world: &mut impl World, page: Gfn) {
+        if self.base(page).is_none() && self.replicas(page).next().is_some() {
+            match self.pool.take_page() {
+                Some(base) => self.begin_base(world, page, base),
+                None => self.collapse(world, page),
+            }
+        }
+        self.merge_copies(world, page);
     }
 
     /// The master has done with `page`.

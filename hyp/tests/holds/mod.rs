@@ -108,6 +108,25 @@ fn with_no_memory_for_a_base_the_mapping_goes_and_the_page_is_exact() {
 }
 
 #[test]
+fn c2_with_no_memory_for_a_base_no_copy_stays_that_misses_what_the_master_writes() {
+    for (is_frame_left, seen) in [(false, Some(77)), (true, None)] {
+        // Two tables and two frames: nothing is left, but the first granule's frame if it holds nothing else.
+        let mut bench = Bench::new(4);
+        for (iova, number) in [(8, 5), (21, 5), (9, 40)].into_iter().take(2 + usize::from(is_frame_left)) {
+            bench.set(iova, Some((page(number), Permission::READ_ONLY)));
+            bench.flush(0, 0);
+        }
+        bench.hold(5);
+        assert!(bench.is_home(5));
+        master_writes(&mut bench.machine, 7, 77);
+        bench.release(5);
+        assert_eq!((bench.device_read(21, 7), bench.cpu_load(5, 7)), (seen, 77));
+        // A fault, or a red zone beside what the frame still holds.
+        assert_ne!(bench.device_read(8, 7), Some(0), "what the page held before");
+    }
+}
+
+#[test]
 fn what_is_not_guest_memory_and_what_is_released_too_often_does_nothing() {
     let mut bench = Bench::new(32);
     bench.map(8, &[5]);

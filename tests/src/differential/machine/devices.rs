@@ -242,8 +242,10 @@ impl<const C: bool> Machine<C> {
 
     fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn) -> Checked {
         let (offset, length) = (transfer.offset(), transfer.length);
-        let roots = self.history.roots(transfer.dart, transfer.stream).unwrap_or_default();
-        let viewer = viewer(roots, transfer.iova_page());
+        // Between two sets of tables it may look through the copy of either: it is taken for nobody else.
+        let possible = self.history.possible_roots(transfer.dart, transfer.stream);
+        let viewer =
+            possible.iter().flatten().fold(0, |all, roots| all ^ viewer(roots, transfer.iova_page()));
         match transfer.data {
             Some(data) => {
                 self.note_bytes(page, offset, data.bytes());
@@ -256,7 +258,6 @@ impl<const C: bool> Machine<C> {
             None => {
                 let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
                 // A device that wrote into its copy sees what it wrote.
-                let possible = self.history.possible_roots(transfer.dart, transfer.stream);
                 let is_stray =
                     possible.iter().flatten().any(|roots| self.strays.contains(roots, transfer.iova_page()));
                 let byte = |index| {

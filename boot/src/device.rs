@@ -1,9 +1,10 @@
 //! Loads and stores of a device's registers that no syndrome describes: pairs, write-back, single-precision vector
 //! registers. The instruction is decoded and carried out part by part.
 //!
-//! Compilers make such stores of loops over registers, and U-Boot has plain pointers to them (`facts/m1.md` 2.6). A
-//! part is what the instruction moves at once, 4 bytes for a pair of `w` registers; whatever the device does not
-//! take in that width it refuses. Exclusives, atomics and wide vector registers are no accesses to a device.
+//! Compilers make such stores of loops over registers (rust-lang/rust#131894), and U-Boot has plain pointers to
+//! them (`arch/arm/include/asm/io.h`). A part is what the instruction moves at once, 4 bytes for a pair of `w`
+//! registers; whatever the device does not take in that width it refuses. Exclusives, atomics and wide vector
+//! registers are no accesses to a device.
 
 use oche_hyp::addr::PAGE_BYTES;
 

@@ -1,7 +1,7 @@
 //! Shadow tables: a space's two levels of 16K tables, which the hardware IOMMU walks.
 //!
 //! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf entry
-//! 16 KiB. It is that of a 16K DART (`facts/m1.md` 4.3) and of an SMMUv3 with a 16K granule and T0SZ 28.
+//! 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K granule and T0SZ 28.
 //! What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`], [`Iommu::table_entry`].
 
 use crate::addr::{Frame, Granule, PAGE_WORDS, SLOTS};

@@ -1,7 +1,8 @@
 //! The DART that the guest sees: a t8020 register file with 4K pages, no bypass, 16 streams, four TTBRs.
 //!
 //! Pure state: a write changes it and says what the guest asked for; carrying that out is the engine's.
-//! Registers read back what the guest wrote, since suspend saves and restores them (`facts/m1.md` 5).
+//! Registers read back what the guest wrote, since suspend saves and restores them (Linux `apple-dart.c`,
+//! `apple_dart_suspend`).
 
 use crate::dart::registers::{
     CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, FaultCode, PARAMS1, PARAMS2, Params1,

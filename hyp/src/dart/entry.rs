@@ -1,7 +1,7 @@
 //! The guest's table entries: t8020 format ("DART1"), 4K pages, two levels of 512 entries.
 //!
 //! Geometry with 4K pages and 32-bit IOVAs: bits 31:30 select the TTBR, 29:21 the first-level entry,
-//! 20:12 the leaf. Source: `facts/linux-dma.md` 4.1 and 4.3, from Linux 6.1 `io-pgtable-dart.c`.
+//! 20:12 the leaf. Source: Linux 6.1 `drivers/iommu/io-pgtable-dart.c`.
 
 use crate::addr::Gfn;
 
@@ -81,7 +81,8 @@ pub fn encode_leaf(page: Gfn, permission: Permission) -> u64 {
 
 /// The leaf table that first-level `entry` names, or `None` where its valid bit is clear.
 ///
-/// U-Boot and OpenBSD set bit 1 as well (`facts/m1.md` 4.3): it says nothing here.
+/// U-Boot (`drivers/iommu/apple_dart.c`) and OpenBSD (`sys/arch/arm64/dev/apldart.c`) set bit 1 as well: it
+/// says nothing here.
 pub fn decode_table(entry: u64) -> Option<Gfn> {
     if entry & VALID == 0 { None } else { Some(Gfn(((entry & ADDRESS) >> 12) as u32)) }
 }

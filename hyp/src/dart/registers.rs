@@ -1,7 +1,7 @@
 //! The register file of a t8020-type DART: offsets, and the values as bit fields.
 //!
-//! Source of every offset and bit: `facts/m1.md` 4.1, from Linux 6.1 `apple-dart.c` (`DART_*`), m1n1
-//! `dart8020.py` and QEMU's Apple fork. All drivers make 32-bit accesses only.
+//! Source of every offset and bit: Linux 6.1 `drivers/iommu/apple-dart.c` (`DART_*`), m1n1 `hw/dart8020.py`
+//! and QEMU's Apple fork. All drivers make 32-bit accesses only.
 
 use bitfield_struct::bitfield;
 
@@ -139,7 +139,7 @@ pub struct Ttbr {
 mod tests {
     use super::*;
 
-    /// The values that Linux 6.1 writes on these machines, seen in QEMU (`facts/toolchain.md`, rehearsal 2).
+    /// The values that Linux 6.1's `drivers/iommu/apple-dart.c` writes on these machines.
     #[test]
     fn the_values_that_linux_writes_read_as_what_they_mean() {
         assert!(Tcr::from_bits(0x80).translate());

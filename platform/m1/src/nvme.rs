@@ -3,7 +3,7 @@
 //! The driver fills a submission entry and writes its number to a doorbell; that store traps. The pages that the entry
 //! names are brought home and held there until the completion queue says that the command is done, which is looked at in the
 //! next trap of a doorbell or of a DART, whichever comes first. So a command costs one trap, and nothing else is
-//! trapped in steady state: the completion's registers lie in another page. Source: `facts/m1.md` 6.1, from
+//! trapped in steady state: the completion's registers lie in another page. Source:
 //! Linux 6.1 `drivers/nvme/host/apple.c`, U-Boot `drivers/nvme/nvme_apple.c`; NVM Express Base Specification 1.4, 3.1,
 //! 4.1 to 4.4, 4.6, 5.3 and 5.4.
 

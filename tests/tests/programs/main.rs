@@ -55,7 +55,8 @@ fn a_permission_that_changes_is_an_event() {
 }
 
 /// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
-/// no flush between, while its neighbours are being written (`facts/linux-dma.md` 2.4 and 2.5).
+/// no flush between, while its neighbours are being written (Linux `tg3.c`, which copies
+/// small packets out of a buffer that stays mapped).
 #[test]
 fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
     for board in [Dart, Smmu] {

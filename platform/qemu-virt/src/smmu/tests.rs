@@ -57,7 +57,7 @@ fn register(registers: &[AtomicU64], offset: usize) -> &AtomicU32 {
 }
 
 impl Played {
-    /// QEMU 7.2's identification: IDR0 and IDR5 as `facts/toolchain.md` has them.
+    /// QEMU 7.2's identification: IDR0 and IDR5 as its `hw/arm/smmuv3.c` sets them.
     fn new(faults: Faults) -> Self {
         let registers: Box<[AtomicU64]> = (0..0x2_0000 / 8).map(|_| AtomicU64::new(0)).collect();
         let registers: &'static [AtomicU64] = Box::leak(registers);

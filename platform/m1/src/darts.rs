@@ -27,12 +27,40 @@ const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
 /// no time at all from then on, until it has ended a command again.
 const PATIENCE_MILLISECONDS: u64 = 1000;
 
+/// A register did not answer: the access was not made, and a read gave no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusError;
+
+impl From<BusError> for InvalidateTimedOut {
+    /// What was not made is not known to be done.
+    fn from(_: BusError) -> Self {
+        Self
+    }
+}
+
 /// The machine under the driver. Offsets are into one DART's registers.
+///
+/// Registers are Device memory: accesses to those of one DART reach it in program order. They are not ordered with
+/// accesses to Normal memory, which is where tables and buffers are; the two barriers are for that.
 pub trait Hardware {
     /// Reads a 32-bit register.
-    fn read(&self, dart: DartId, offset: u64) -> u32;
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`], when nothing answers.
+    fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError>;
     /// Writes a 32-bit register.
-    fn write(&mut self, dart: DartId, offset: u64, value: u32);
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError>;
+    /// Completes every earlier store to memory before any later register access: a table walk that the access
+    /// causes finds what was stored.
+    fn complete_stores(&mut self);
+    /// Orders every earlier register read before any later access to memory: a load finds what devices had written
+    /// when the register was read.
+    fn order_loads(&mut self);
     /// Whether the DART may be touched at all.
     fn is_powered(&self, dart: DartId) -> bool;
     /// A counter that never stops.
@@ -150,28 +178,34 @@ impl<H: Hardware> Darts<H> {
         self.darts.get(dart.index()).map_or(Mode::Left, |entry| entry.mode)
     }
 
-    /// What `dart` is like, or `None` while it is off.
+    /// What `dart` is like, or `None` while it is off or does not answer.
     pub fn condition(&self, dart: DartId) -> Option<Condition> {
         if !self.hardware.is_powered(dart) {
             return None;
         }
+        self.read_condition(dart).ok()
+    }
+
+    fn read_condition(&self, dart: DartId) -> Result<Condition, BusError> {
         let mut condition = Condition {
-            is_locked: self.hardware.read(dart, CONFIG) & CONFIG_LOCK != 0,
+            is_locked: self.hardware.read(dart, CONFIG)? & CONFIG_LOCK != 0,
             live: StreamSet::default(),
             bypass: StreamSet::default(),
         };
         for stream in StreamSet(u16::MAX).iter() {
-            let tcr = Tcr::from_bits(self.hardware.read(dart, tcr_of(stream)));
+            let tcr = Tcr::from_bits(self.hardware.read(dart, tcr_of(stream))?);
             if tcr.bypass() {
                 condition.bypass.insert(stream);
             }
-            let has_table = (0..TTBRS)
-                .any(|index| Ttbr::from_bits(self.hardware.read(dart, ttbr_of(stream, index))).valid());
+            let mut has_table = false;
+            for index in 0..TTBRS {
+                has_table |= Ttbr::from_bits(self.hardware.read(dart, ttbr_of(stream, index))?).valid();
+            }
             if tcr.translate() && has_table {
                 condition.live.insert(stream);
             }
         }
-        Some(condition)
+        Ok(condition)
     }
 
     /// Tries what can be tried on a DART that is on, not locked, and translates for nobody; `None` of any other. All
@@ -180,25 +214,26 @@ impl<H: Hardware> Darts<H> {
         let stream = StreamId::new(IDLE_STREAM)?;
         let is_free = self.mode(dart) == Mode::Direct
             && self.condition(dart).is_some_and(|condition| !condition.is_taken())
-            && self.hardware.read(dart, tcr_of(stream)) == 0;
-        if !is_free {
-            return None;
-        }
-        let selected = self.hardware.read(dart, STREAM_SELECT);
+            && self.hardware.read(dart, tcr_of(stream)) == Ok(0);
+        if is_free { self.test_stream(dart, stream).ok() } else { None }
+    }
+
+    fn test_stream(&mut self, dart: DartId, stream: StreamId) -> Result<Tested, BusError> {
+        let selected = self.hardware.read(dart, STREAM_SELECT)?;
         let register = ttbr_of(stream, 0);
-        let kept = self.hardware.read(dart, register);
-        self.hardware.write(dart, register, u32::MAX >> 1);
-        let ttbr_bits = self.hardware.read(dart, register);
-        self.hardware.write(dart, register, kept);
+        let kept = self.hardware.read(dart, register)?;
+        self.hardware.write(dart, register, u32::MAX >> 1)?;
+        let ttbr_bits = self.hardware.read(dart, register)?;
+        self.hardware.write(dart, register, kept)?;
         let mut streams = StreamSet::default();
         streams.insert(stream);
         let began = self.hardware.ticks();
         let has_ended = (0..ROUNDS).all(|_| self.flush(dart, streams).is_ok());
         let took = self.hardware.ticks().wrapping_sub(began);
-        self.hardware.write(dart, STREAM_SELECT, selected);
-        Some(Tested {
-            params1: self.hardware.read(dart, PARAMS1),
-            params2: self.hardware.read(dart, PARAMS2),
+        self.hardware.write(dart, STREAM_SELECT, selected)?;
+        Ok(Tested {
+            params1: self.hardware.read(dart, PARAMS1)?,
+            params2: self.hardware.read(dart, PARAMS2)?,
             ttbr_bits,
             invalidations: has_ended.then_some(took),
         })
@@ -231,13 +266,21 @@ impl<H: Hardware> Darts<H> {
     }
 
     /// The guest's own access to a DART that is still its own.
-    pub fn read(&self, dart: DartId, offset: u64) -> u32 {
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`], when nothing answers: the guest gets the same.
+    pub fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         self.hardware.read(dart, offset)
     }
 
     /// As [`Self::read`].
-    pub fn write(&mut self, dart: DartId, offset: u64, value: u32) {
-        self.hardware.write(dart, offset, value);
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::read`].
+    pub fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
+        self.hardware.write(dart, offset, value)
     }
 
     /// The guest touches `dart`: so it is on, and may have been off since. What it forgot is written again.
@@ -249,7 +292,7 @@ impl<H: Hardware> Darts<H> {
         let sign = StreamSet(u16::MAX).iter().find(|stream| entry.roots[stream.index()].is_some());
         let Some(stream) = sign.or(StreamId::new(0)) else { return };
         let expected = Tcr::new().with_translate(true).into_bits();
-        if self.hardware.is_powered(dart) && self.hardware.read(dart, tcr_of(stream)) != expected {
+        if self.hardware.is_powered(dart) && self.hardware.read(dart, tcr_of(stream)) != Ok(expected) {
             // Nothing more can be done about a DART that does not end its invalidation: the engine will meet it again.
             let _ = self.program(dart);
         }
@@ -261,29 +304,41 @@ impl<H: Hardware> Darts<H> {
     /// belief and not QEMU's; this is nobody's doubt.
     fn program(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
         for stream in StreamSet(u16::MAX).iter() {
-            self.program_stream(dart, stream);
+            self.program_stream(dart, stream)?;
         }
-        self.hardware.write(dart, STREAMS_ENABLE, u32::from(u16::MAX));
+        self.hardware.write(dart, STREAMS_ENABLE, u32::from(u16::MAX))?;
         self.flush(dart, StreamSet(u16::MAX))
-    }
-
-    fn program_stream(&mut self, dart: DartId, stream: StreamId) {
-        let root = self.darts.get(dart.index()).and_then(|entry| entry.roots[stream.index()]);
-        let first = root.map_or(0, |root| ttbr(root).into_bits());
-        for index in 0..TTBRS {
-            self.hardware.write(dart, ttbr_of(stream, index), if index == 0 { first } else { 0 });
-        }
-        self.hardware.write(dart, tcr_of(stream), Tcr::new().with_translate(true).into_bits());
     }
 
     /// # Order
     ///
-    /// Table stores come before: the engine publishes them. On return no access of the streams uses an older entry.
+    /// The table's entries are stored before a register names it: from then on the hardware may walk it, whether or
+    /// not anything is invalidated.
+    fn program_stream(&mut self, dart: DartId, stream: StreamId) -> Result<(), BusError> {
+        let root = self.darts.get(dart.index()).and_then(|entry| entry.roots[stream.index()]);
+        let first = root.map_or(0, |root| ttbr(root).into_bits());
+        self.hardware.complete_stores();
+        for index in 0..TTBRS {
+            self.hardware.write(dart, ttbr_of(stream, index), if index == 0 { first } else { 0 })?;
+        }
+        self.hardware.write(dart, tcr_of(stream), Tcr::new().with_translate(true).into_bits())
+    }
+
+    /// Drops what the hardware has cached of `streams`.
+    ///
+    /// # Order
+    ///
+    /// Table stores, then the command: a walk that begins after what was cached is gone finds the new entries.
+    /// The end of the command, then loads: what devices wrote by the old entries is seen.
     fn flush(&mut self, dart: DartId, streams: StreamSet) -> Result<(), InvalidateTimedOut> {
         self.wait(dart)?;
-        self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0));
-        self.hardware.write(dart, STREAM_COMMAND, StreamCommand::new().with_invalidate(true).into_bits());
-        self.wait(dart)
+        self.hardware.complete_stores();
+        self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0))?;
+        let command = StreamCommand::new().with_invalidate(true);
+        self.hardware.write(dart, STREAM_COMMAND, command.into_bits())?;
+        self.wait(dart)?;
+        self.hardware.order_loads();
+        Ok(())
     }
 
     fn wait(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
@@ -292,7 +347,7 @@ impl<H: Hardware> Darts<H> {
         let limit = patience * self.hardware.ticks_per_millisecond();
         let start = self.hardware.ticks();
         loop {
-            let command = StreamCommand::from_bits(self.hardware.read(dart, STREAM_COMMAND));
+            let command = StreamCommand::from_bits(self.hardware.read(dart, STREAM_COMMAND)?);
             let is_late = self.hardware.ticks().wrapping_sub(start) > limit;
             if !command.busy() || is_late {
                 if command.busy() && !entry.is_stuck {
@@ -318,7 +373,7 @@ impl<H: Hardware> Darts<H> {
         if entry.mode != Mode::Mediated || !self.hardware.is_powered(dart) {
             return Ok(());
         }
-        self.program_stream(dart, stream);
+        self.program_stream(dart, stream)?;
         let mut streams = StreamSet::default();
         streams.insert(stream);
         self.flush(dart, streams)
@@ -376,20 +431,27 @@ impl<H: Hardware> Iommu for Darts<H> {
     /// Of the DART alone that the guest touches now: another one may be off.
     fn next_fault(&mut self) -> Option<DeviceFault> {
         let dart = self.touched.filter(|dart| self.hardware.is_powered(*dart))?;
-        let value = self.hardware.read(dart, ERROR);
+        self.take_fault(dart).ok().flatten()
+    }
+}
+
+impl<H: Hardware> Darts<H> {
+    fn take_fault(&mut self, dart: DartId) -> Result<Option<DeviceFault>, BusError> {
+        let value = self.hardware.read(dart, ERROR)?;
         let error = Error::from_bits(value);
         if !error.flag() {
-            return None;
+            return Ok(None);
         }
-        let low = self.hardware.read(dart, ERROR_ADDRESS_LOW);
-        let high = self.hardware.read(dart, ERROR_ADDRESS_HIGH);
-        self.hardware.write(dart, ERROR, value);
-        Some(DeviceFault {
+        let low = self.hardware.read(dart, ERROR_ADDRESS_LOW)?;
+        let high = self.hardware.read(dart, ERROR_ADDRESS_HIGH)?;
+        self.hardware.write(dart, ERROR, value)?;
+        let stream = StreamId::new(usize::from(error.stream()));
+        Ok(stream.map(|stream| DeviceFault {
             dart,
-            stream: StreamId::new(usize::from(error.stream()))?,
+            stream,
             iova: u64::from(high) << 32 | u64::from(low),
             is_write: error.code() & WRITE_CODES != 0,
-        })
+        }))
     }
 }
 

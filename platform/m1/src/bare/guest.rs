@@ -131,10 +131,10 @@ fn pass_through(
     }
     let value = match write {
         Some(value) => {
-            darts.write(dart, offset, value as u32);
+            darts.write(dart, offset, value as u32).ok()?;
             value as u32
         }
-        None => darts.read(dart, offset),
+        None => darts.read(dart, offset).ok()?,
     };
     let is_write = write.is_some();
     mediation.pass_through(cause, &Event::Register { dart, offset: offset as u16, is_write, value });

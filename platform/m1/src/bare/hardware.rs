@@ -3,12 +3,13 @@
 use alloc::vec::Vec;
 use core::ptr;
 
+use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::launch;
 use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::DartId;
-use oche_m1::darts::Hardware;
+use oche_m1::darts::{BusError, Hardware};
 use oche_m1::found::{Found, is_on, mediated};
 
 /// Registers that EL2 maps: nobody else reaches them, since stage 2 does not map them.
@@ -39,16 +40,32 @@ impl Registers {
 }
 
 impl Hardware for Registers {
-    fn read(&self, dart: DartId, offset: u64) -> u32 {
+    fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         let register = self.register(dart, offset);
         // SAFETY: `map` mapped it as Device memory; the driver asks first whether the DART is on.
-        unsafe { ptr::read_volatile(register) }
+        Ok(unsafe { ptr::read_volatile(register) })
     }
 
-    fn write(&mut self, dart: DartId, offset: u64, value: u32) {
+    fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
         let register = self.register(dart, offset);
         // SAFETY: as for `read`.
-        unsafe { ptr::write_volatile(register, value) }
+        unsafe { ptr::write_volatile(register, value) };
+        Ok(())
+    }
+
+    /// `DSB ST`, of the full system, since no source says in which shareability domain a DART is. A DMB would order
+    /// the stores for an observer of both; the walk that follows a command is the DART's own access, which begins when
+    /// the register store has arrived, so the stores are complete before that store is made.
+    /// Source: Arm ARM DDI 0487, "Data Synchronization Barrier (DSB)".
+    fn complete_stores(&mut self) {
+        barrier::dsb(barrier::ST);
+    }
+
+    /// `DMB LD`, of the full system: the loads before it, of registers too, before all loads and stores after it. The
+    /// DART clears BUSY when the writes are seen, and nothing waits but for that load, so no DSB is needed.
+    /// Source: Arm ARM DDI 0487, "Data Memory Barrier (DMB)".
+    fn order_loads(&mut self) {
+        barrier::dmb(barrier::LD);
     }
 
     fn is_powered(&self, dart: DartId) -> bool {

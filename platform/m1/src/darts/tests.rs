@@ -22,11 +22,24 @@ struct Model {
     stale: u16,
 }
 
+/// Memory as the CPU, a table walk and a CPU's load may find it: a word of a table, and a word of a buffer.
+#[derive(Default)]
+struct Shared {
+    /// The table's word as the CPU stored it, and the oldest that a walk may find.
+    table: Cell<u64>,
+    visible_table: Cell<u64>,
+    /// What walks have found, each time that one may begin: a register names the table, or a command ends.
+    walks: RefCell<Vec<u64>>,
+    /// Device writes that have landed, and how many of them a load is sure to find.
+    landed: Cell<u64>,
+    loadable: Cell<u64>,
+}
+
 #[derive(Clone, Default)]
-struct Bench(Rc<RefCell<Vec<Model>>>, Rc<Cell<u64>>);
+struct Bench(Rc<RefCell<Vec<Model>>>, Rc<Cell<u64>>, Rc<Shared>);
 
 impl Hardware for Bench {
-    fn read(&self, dart: DartId, offset: u64) -> u32 {
+    fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         let models = self.0.borrow();
         let model = &models[dart.index()];
         assert!(model.is_powered, "a DART that is off was read");
@@ -34,12 +47,15 @@ impl Hardware for Bench {
         if offset == STREAM_COMMAND {
             let left = model.busy_left.get();
             model.busy_left.set(left.saturating_sub(u32::from(model.busy_reads.is_some())));
-            return StreamCommand::new().with_busy(left != 0).into_bits();
+            if left == 1 {
+                self.2.landed.set(self.2.landed.get() + 1);
+            }
+            return Ok(StreamCommand::new().with_busy(left != 0).into_bits());
         }
-        model.file.get(&offset).copied().unwrap_or(0)
+        Ok(model.file.get(&offset).copied().unwrap_or(0))
     }
 
-    fn write(&mut self, dart: DartId, offset: u64, value: u32) {
+    fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
         let mut models = self.0.borrow_mut();
         let model = &mut models[dart.index()];
         assert!(model.is_powered, "a DART that is off was written");
@@ -51,6 +67,7 @@ impl Hardware for Bench {
                 let streams = model.file.get(&STREAM_SELECT).copied().unwrap_or(0) as u16;
                 model.flushed.push(streams);
                 model.stale &= !streams;
+                self.2.walks.borrow_mut().push(self.2.visible_table.get());
             }
             ERROR => {
                 let error = model.file.entry(ERROR).or_default();
@@ -61,11 +78,23 @@ impl Hardware for Bench {
                 let stream = if offset < TTBR { (offset - TCR) / 4 } else { (offset - TTBR) / 16 };
                 model.stale |= 1 << stream;
                 model.file.insert(offset, value);
+                if offset >= TTBR && Ttbr::from_bits(value).valid() {
+                    self.2.walks.borrow_mut().push(self.2.visible_table.get());
+                }
             }
             _ => {
                 model.file.insert(offset, value);
             }
         }
+        Ok(())
+    }
+
+    fn complete_stores(&mut self) {
+        self.2.visible_table.set(self.2.table.get());
+    }
+
+    fn order_loads(&mut self) {
+        self.2.loadable.set(self.2.landed.get());
     }
 
     fn is_powered(&self, dart: DartId) -> bool {
@@ -85,7 +114,24 @@ impl Hardware for Bench {
 impl Bench {
     fn of(count: usize) -> Self {
         let model = || Model { is_powered: true, busy_reads: Some(3), ..Model::default() };
-        Self(Rc::new(RefCell::new((0..count).map(|_| model()).collect())), Rc::default())
+        Self(Rc::new(RefCell::new((0..count).map(|_| model()).collect())), Rc::default(), Rc::default())
+    }
+
+    /// The engine stores a word of a table, and forgets what was walked before.
+    fn store_entry(&self, value: u64) {
+        self.2.table.set(value);
+        self.2.walks.borrow_mut().clear();
+    }
+
+    /// Whether every walk since the last store has found what was stored, and there was one.
+    fn walks_find(&self, value: u64) -> bool {
+        let walks = self.2.walks.borrow();
+        !walks.is_empty() && walks.iter().all(|found| *found == value)
+    }
+
+    /// Whether a load finds everything that devices wrote.
+    fn loads_are_ordered(&self) -> bool {
+        self.2.landed.get() != 0 && self.2.loadable.get() == self.2.landed.get()
     }
 
     fn with<T>(&self, dart: usize, look: impl FnOnce(&mut Model) -> T) -> T {
@@ -296,4 +342,44 @@ fn a_dart_that_is_not_idle_is_not_tested() {
             assert_eq!(bench.with(index, |model| model.flushed.len()), 0);
         }
     }
+}
+
+#[test]
+fn table_stores_are_visible_to_every_walk_that_follows_an_invalidation() {
+    let (bench, mut darts) = taken(2);
+    let mut members = Members::default();
+    members.insert(dart(0), stream(0));
+    members.insert(dart(1), stream(1));
+    for entry in 1..4 {
+        bench.store_entry(entry);
+        assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+        assert!(bench.walks_find(entry), "the DART walks an entry from before the store");
+    }
+}
+
+#[test]
+fn tables_are_visible_before_a_register_names_them() {
+    let (bench, mut darts) = taken(1);
+    bench.store_entry(1);
+    darts.attach(dart(0), stream(3), SpaceId(0), ROOT);
+    assert!(bench.walks_find(1), "a table was named before its entries were visible");
+    bench.store_entry(2);
+    bench.with(0, |model| model.file.clear());
+    darts.touch(dart(0));
+    assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0x8081_0000);
+    assert!(bench.walks_find(2), "a DART that forgot its tables walks older ones");
+}
+
+#[test]
+fn what_devices_wrote_is_loaded_after_an_invalidation_an_attach_and_a_block() {
+    let (bench, mut darts) = taken(1);
+    assert!(bench.loads_are_ordered(), "after it was taken over");
+    darts.attach(dart(0), stream(0), SpaceId(0), ROOT);
+    assert!(bench.loads_are_ordered(), "after an attach");
+    let mut members = Members::default();
+    members.insert(dart(0), stream(0));
+    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert!(bench.loads_are_ordered(), "after an invalidation");
+    darts.block(dart(0), stream(0));
+    assert!(bench.loads_are_ordered(), "after a block");
 }

@@ -273,7 +273,7 @@ impl Engine {
     }
 
     /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a guarded
-    /// `page`. Anything else does nothing.
+    /// `page`, or a virtual device at `offset` of any page. Anything else does nothing.
     pub fn store_guarded(
         &mut self,
         world: &mut impl World,
@@ -282,6 +282,8 @@ impl Engine {
         bytes: usize,
         value: u64,
     ) {
+        // A CPU's trap has opened the page; what a virtual device stores there did not trap.
+        self.tracker.open(world, &mut self.placement.mover, page);
         self.placement.store(world, page, offset, bytes, value);
     }
 
@@ -319,10 +321,23 @@ impl Engine {
         self.placement.tell_watched(world, watched, load);
     }
 
-    /// A master that no DART translates is about to use `page`: it comes home and stays there until
-    /// [`Self::release`] was called as often.
+    /// A master that no DART translates is about to use `pages`: each comes home and stays there until
+    /// [`Self::release`] was called as often as it was named here. Returns how many of the first are held:
+    /// at least one, and not all where that is more than one trap's work. The caller comes again with the rest.
+    #[must_use]
+    pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
+        for page in pages {
+            // The master's stores do not trap.
+            self.tracker.open(world, &mut self.placement.mover, *page);
+        }
+        self.placement.hold(world, pages);
+        pages.len()
+    }
+
+    /// As [`Self::hold_all`], of one page.
     pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
-        self.placement.hold(world, page);
+        let held = self.hold_all(world, &[page]);
+        debug_assert_eq!(held, 1);
     }
 
     /// The master has done with `page`. What it wrote there is in all copies on return.

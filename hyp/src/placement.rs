@@ -113,6 +113,8 @@ pub(crate) struct Placement {
     pub(crate) watches: Watches,
     work: removal::Work,
     copies: Vec<addition::Copy>,
+    /// Pages on their way home, for a master behind no DART.
+    fetches: Vec<hold::Fetch>,
     /// Direct granules that have to be composed before they can take what is newly wanted.
     misfits: Vec<Change>,
     /// Those of them that could not be.
@@ -146,6 +148,7 @@ impl Placement {
             watches: Watches::default(),
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
+            fetches: Vec::with_capacity(hold::MAX_FETCHES),
             misfits: Vec::with_capacity(BATCH),
             stuck: Vec::with_capacity(BATCH),
         }

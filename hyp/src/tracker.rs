@@ -408,8 +408,9 @@ impl Tracker {
         }
         table.quiet = 0;
         let page = table.page;
-        // What a device may write does not trap.
+        // What a device or a master behind no DART may write does not trap.
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
+            || mover.is_held(page)
             || mover.set_closed(world, page, true).is_err()
         {
             return;

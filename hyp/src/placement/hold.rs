@@ -6,36 +6,69 @@
 //! home by somebody whom nobody sees: what differs from the base is found whenever the copies are made equal, at
 //! the latest when the page is released.
 
-use crate::addr::{Gfn, Hfn};
+use crate::addr::{Gfn, Hfn, SLOTS};
 use crate::dart::entry::Leaf;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Slot};
-use crate::placement::{Cause, Change, Placement, refuse};
+use crate::placement::{BATCH, Cause, Change, Placement, refuse};
 use crate::trace::{Event, Refusal};
 use crate::world::World;
 
+/// Pages that come home together: as many as a batch of mappings moves.
+pub(crate) const MAX_FETCHES: usize = BATCH * SLOTS;
+
+/// A page on its way home.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch {
+    page: Gfn,
+    /// The mapping whose slot it leaves, as a replica.
+    mapping: Mapping,
+    /// Where it lies.
+    from: Hfn,
+    /// Its base, if it has none yet.
+    spare: Option<Hfn>,
+}
+
 impl Placement {
-    /// Has `page` be at home, with all that devices wrote, until as many calls of [`Self::release`] follow. Not guest RAM:
-    /// nothing happens.
-    pub(crate) fn hold(&mut self, world: &mut impl World, page: Gfn) {
-        if !self.mover.hold(page) {
-            return;
+    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::release`] follow.
+    /// What is not guest RAM is passed over. Pages that are away come home together, up to [`MAX_FETCHES`] with
+    /// one break-before-make.
+    pub(crate) fn hold(&mut self, world: &mut impl World, pages: &[Gfn]) {
+        for page in pages {
+            // What is moving was named before, and comes home with the rest.
+            if !self.mover.hold(*page) || self.mover.is_moving(*page) {
+                continue;
+            }
+            if self.mover.is_home(*page) {
+                self.keep_equal(world, *page);
+            } else {
+                self.begin_fetch(world, *page);
+            }
         }
-        if self.mover.is_home(page) {
-            return self.keep_equal(world, page);
-        }
+        self.fetch_all(world);
+    }
+
+    /// Begins to bring `page` home, from the slot of the mapping that it is.
+    fn begin_fetch(&mut self, world: &mut impl World, page: Gfn) {
         world.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping)?;
             (!slot.is_replica && matches!(form, Form::Composed(_))).then_some((mapping, at))
         });
-        let Some((mapping, at)) = primary else { return };
+        let Some((mapping, from)) = primary else { return };
         let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
         if self.base(page).is_none() && spare.is_none() {
+            // Makes all that is in motion again, so that must have come home.
+            self.fetch_all(world);
             self.give_up(world, page, mapping);
             return self.keep_equal(world, page);
         }
-        self.fetch(world, page, mapping, at, spare);
+        // It is away, so it has an entry of its own.
+        self.mover.begin(world, page);
+        self.fetches.push(Fetch { page, mapping, from, spare });
+        if self.fetches.len() == MAX_FETCHES {
+            self.fetch_all(world);
+        }
     }
 
     /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the master writes there must
@@ -44,7 +77,11 @@ impl Placement {
         if self.base(page).is_none() && self.replicas(page).next().is_some() {
             match self.pool.take_page() {
                 Some(base) => self.begin_base(world, page, base),
-                None => self.collapse(world, page),
+                None => {
+                    // Makes all that is in motion again, so that must have come home.
+                    self.fetch_all(world);
+                    self.collapse(world, page);
+                }
             }
         }
         self.merge_copies(world, page);
@@ -58,17 +95,26 @@ impl Placement {
         }
     }
 
-    /// Brings `page` home from `at`, the slot of `mapping`, which becomes a replica. `spare` is its base if it has none.
-    fn fetch(&mut self, world: &mut impl World, page: Gfn, mapping: Mapping, at: Hfn, spare: Option<Hfn>) {
-        // It is away, so it has an entry of its own.
-        self.mover.begin(world, page);
+    /// Brings all pages home that [`Self::begin_fetch`] took out of the CPUs' reach.
+    fn fetch_all(&mut self, world: &mut impl World) {
+        let mut fetches = core::mem::take(&mut self.fetches);
         self.mover.still(world);
+        for fetch in &fetches {
+            self.fetch(world, fetch);
+        }
+        self.finish_motion(world);
+        fetches.clear();
+        self.fetches = fetches;
+    }
+
+    fn fetch(&mut self, world: &mut impl World, fetch: &Fetch) {
+        let Fetch { page, mapping, from, spare } = *fetch;
         match spare {
             Some(base) => self.begin_base(world, page, base),
             None => self.merge_copies(world, page),
         }
         // From the base, not from the slot as it is by now: what a device wrote since must differ from it.
-        let from = self.base(page).unwrap_or(at);
+        let from = self.base(page).unwrap_or(from);
         world.copy_page(from, page.home());
         self.mover.place(world, page, page.home());
         let mut record = self.record(mapping.space, mapping.iova.granule());
@@ -76,7 +122,6 @@ impl Placement {
             (slot.is_replica, slot.is_filled) = (true, true);
         }
         self.set_record(mapping.space, mapping.iova.granule(), record);
-        self.finish_motion(world);
     }
 
     /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.

@@ -20,8 +20,9 @@ pub(crate) const RAM: u32 = 0x1000;
 /// First frame of the pool.
 pub(crate) const POOL: u32 = 0x8000;
 const RAM_PAGES: u32 = 256;
-/// Where the guest keeps its first-level table; leaf tables follow.
-const TABLES: u32 = RAM + 192;
+/// Number of the page with the guest's first-level table; leaf tables follow.
+pub(crate) const FIRST_TABLE: u32 = 192;
+const TABLES: u32 = RAM + FIRST_TABLE;
 
 /// Memory, stage 2, IOMMU and ear.
 #[derive(Default)]
@@ -35,6 +36,8 @@ pub(crate) struct Machine {
     /// Whether events go nowhere, as where the trace is compiled out.
     pub(crate) is_deaf: bool,
     pub(crate) invalidations: usize,
+    /// How often CPUs' translations of broken pages were flushed.
+    pub(crate) flushes: usize,
     /// Called once by the next invalidation, while the hardware drains.
     pub(crate) during_drain: Option<fn(&mut Machine)>,
     /// Whether an entry can be limited to a run of slots.
@@ -149,6 +152,12 @@ impl Machine {
         (entry != 0).then_some(iova & 127)
     }
 
+    /// Stores the guest's entry for page `iova` of the first 2 MiB where the table lies, as a bus master does.
+    pub(crate) fn master_maps(&mut self, iova: u32, number: u32) {
+        let table = self.cpu_page(Gfn(TABLES + 1));
+        self.store(table, iova as usize, encode_leaf(page(number), Permission::READ_WRITE));
+    }
+
     /// The guest's entry for the first 2 MiB.
     pub(crate) fn first_level_entry(&self) -> u64 {
         self.load(self.cpu_page(Gfn(TABLES)), 0)
@@ -195,7 +204,9 @@ impl Stage2 for Machine {
         assert!(matches!(entry, Some(Some(_))), "{page:?} is broken unprepared or twice");
     }
 
-    fn flush_broken(&mut self) {}
+    fn flush_broken(&mut self) {
+        self.flushes += 1;
+    }
 
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let entry = self.stage2.insert(page, Some((at, access)));

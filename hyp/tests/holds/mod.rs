@@ -1,7 +1,8 @@
 //! The rules of held pages, one test each: a master behind no DART uses them at home, whatever DARTs map.
 
-use crate::bench::{Bench, Machine, page};
-use oche_hyp::dart::entry::Permission;
+use crate::bench::{Bench, FIRST_TABLE, Machine, page};
+use oche_hyp::addr::Gfn;
+use oche_hyp::dart::entry::{Permission, encode_leaf};
 use oche_hyp::trace::{Event, Refusal};
 
 impl Bench {
@@ -12,6 +13,62 @@ impl Bench {
     fn release(&mut self, number: u32) {
         self.engine.release(&mut self.machine, page(number));
     }
+}
+
+/// Pages 20 to 27 away, each in a granule of its own and with a byte of its own from the device.
+fn eight_away() -> (Bench, Vec<Gfn>) {
+    let mut bench = Bench::new(32);
+    for index in 0..8 {
+        bench.map(8 + 4 * index, &[20 + index]);
+        assert!(bench.device_write(8 + 4 * index, 3, 40 + index as u8));
+    }
+    (bench, (20..28).map(page).collect())
+}
+
+#[test]
+fn pages_held_together_come_home_with_one_flush() {
+    let (mut bench, mut pages) = eight_away();
+    // One is named twice, one is at home, and one is no memory.
+    pages.extend([page(22), page(60), Gfn(0x100)]);
+    let before = bench.machine.flushes;
+    assert_eq!(bench.engine.hold_all(&mut bench.machine, &pages), pages.len());
+    assert_eq!((bench.machine.flushes - before, fetched(&bench)), (1, 8));
+    for index in 0..8 {
+        assert!(bench.is_home(20 + index));
+        assert_eq!(bench.machine.home_byte(page(20 + index), 3), 40 + index as u8);
+    }
+    bench.machine.direct_store(page(22).home(), 9, 99);
+    bench.release(22);
+    bench.unmap(16, 1);
+    bench.map(16, &[22]);
+    assert!(bench.is_home(22), "it is held once more");
+    assert_eq!(bench.device_read(16, 9), Some(99));
+}
+
+#[test]
+fn pages_held_together_with_no_memory_for_bases_are_exact() {
+    // Two tables, eight frames, and one for four bases; the slots of composed frames are not taken for bases.
+    let mut bench = Bench::new(11);
+    for index in 0..8 {
+        bench.map(8 + 4 * index, &[20 + index]);
+        assert!(bench.device_write(8 + 4 * index, 3, 40 + index as u8));
+    }
+    let pages: Vec<Gfn> = (20..28).map(page).collect();
+    assert_eq!(bench.engine.hold_all(&mut bench.machine, &pages), 8);
+    let mut refused = 0;
+    for index in 0..8 {
+        assert!(bench.is_home(20 + index));
+        assert_eq!(bench.machine.home_byte(page(20 + index), 3), 40 + index as u8);
+        bench.machine.direct_store(page(20 + index).home(), 9, 99);
+        bench.release(20 + index);
+        match bench.device_read(8 + 4 * index, 9) {
+            Some(byte) => assert_eq!(byte, 99),
+            None => refused += 1,
+        }
+    }
+    let event = |event: &Event| matches!(event, Event::Refused { reason: Refusal::PoolExhausted, .. });
+    assert_eq!(bench.count(event), refused);
+    assert!((1..8).contains(&refused), "{refused}");
 }
 
 fn fetched(bench: &Bench) -> usize {
@@ -131,8 +188,52 @@ fn what_is_not_guest_memory_and_what_is_released_too_often_does_nothing() {
     let mut bench = Bench::new(32);
     bench.map(8, &[5]);
     let before = bench.machine.state();
-    bench.engine.hold(&mut bench.machine, oche_hyp::addr::Gfn(0x100));
+    bench.engine.hold(&mut bench.machine, Gfn(0x100));
     bench.release(5);
     bench.release(5);
     assert_eq!(bench.machine.state(), before);
+}
+
+/// Page number of the guest's leaf table for the first 2 MiB.
+const LEAF_TABLE: u32 = FIRST_TABLE + 1;
+
+/// A bench whose tables have been quiet for so long that CPUs' stores to them trap.
+fn quiet() -> Bench {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    (0..400).for_each(|_| bench.flush(0, 0));
+    let closed = |event: &Event| matches!(event, Event::Table { is_open: false, .. });
+    assert_eq!(bench.count(closed), 2, "both tables are write-protected");
+    bench
+}
+
+#[test]
+fn c1_an_entry_that_a_virtual_device_stores_into_a_quiet_table_counts() {
+    let mut bench = quiet();
+    let entry = encode_leaf(page(31), Permission::READ_WRITE);
+    bench.engine.store_guarded(&mut bench.machine, page(LEAF_TABLE), 9 * 8, 8, entry);
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(9, 0), Some(31));
+}
+
+#[test]
+fn c1_an_entry_that_a_bus_master_writes_into_a_quiet_table_counts() {
+    let mut bench = quiet();
+    bench.hold(LEAF_TABLE);
+    bench.machine.master_maps(9, 31);
+    bench.release(LEAF_TABLE);
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(9, 0), Some(31));
+}
+
+#[test]
+fn c1_a_table_that_a_bus_master_may_write_does_not_become_quiet() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.hold(LEAF_TABLE);
+    (0..400).for_each(|_| bench.flush(0, 0));
+    bench.machine.master_maps(9, 31);
+    bench.release(LEAF_TABLE);
+    bench.flush(0, 0);
+    assert_eq!(bench.device_read(9, 0), Some(31));
 }

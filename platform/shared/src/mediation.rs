@@ -154,6 +154,12 @@ impl<I: Iommu> Mediation<I> {
         result
     }
 
+    /// See [`Engine::hold_all`].
+    #[must_use]
+    pub fn hold_all(&mut self, pages: &[Gfn]) -> usize {
+        self.engine.hold_all(&mut self.machine, pages)
+    }
+
     /// See [`Engine::hold`].
     pub fn hold(&mut self, page: Gfn) {
         self.engine.hold(&mut self.machine, page);

@@ -145,7 +145,7 @@ impl<I: Iommu> Mediation<I> {
         done
     }
 
-    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold`],
+    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold_all`],
     /// [`Self::release`] and [`Self::word`].
     pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(cause);
@@ -158,11 +158,6 @@ impl<I: Iommu> Mediation<I> {
     #[must_use]
     pub fn hold_all(&mut self, pages: &[Gfn]) -> usize {
         self.engine.hold_all(&mut self.machine, pages)
-    }
-
-    /// See [`Engine::hold`].
-    pub fn hold(&mut self, page: Gfn) {
-        self.engine.hold(&mut self.machine, page);
     }
 
     /// See [`Engine::release`].

@@ -4,6 +4,9 @@ use super::list::Mutant;
 
 const DARTS: &str = "platform/m1/src/darts.rs";
 
+const NVME: &str = "platform/m1/src/nvme.rs";
+const QUEUE: &str = "platform/m1/src/nvme/queue.rs";
+
 /// All of them.
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
@@ -30,5 +33,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }",
         replacement: "            self.flush(dart, streams)?;",
         breaks: "a bus error in the middle of a flush",
+    },
+    Mutant {
+        name: "m1-nvme-does-not-order-loads-behind-a-completion",
+        file: NVME,
+        text: "            machine.order_loads();\n",
+        replacement: "",
+        breaks: "what the disk wrote is read before it is there",
+    },
+    Mutant {
+        name: "m1-nvme-takes-a-queue-that-is-not-memory",
+        file: QUEUE,
+        text: ".filter(|_| machine.word(at).is_some());",
+        replacement: ";",
+        breaks: "an entry's words are taken from nowhere",
+    },
+    Mutant {
+        name: "m1-nvme-takes-a-queue-between-pages",
+        file: QUEUE,
+        text: ".filter(|_| place.at.is_multiple_of(PAGE))",
+        replacement: "",
+        breaks: "a word of an entry lies in two pages",
     },
 ];

@@ -2,25 +2,31 @@
 
 use core::arch::asm;
 use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use oche_boot::bare::launch;
 use oche_boot::lock::SpinLock;
 use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::addr::Gfn;
 use oche_hyp::world::Iommu;
-use oche_m1::nvme::{Ans, DOORBELLS, Machine, SETUP};
+use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP};
 use oche_platform::mediation::{Cause, Mediation};
 
 /// The controller, if there is one.
 pub(super) struct Controller {
     start: u64,
     commands: SpinLock<Ans>,
+    /// Doorbells that were refused.
+    refusals: AtomicU32,
 }
+
+/// Refused doorbells that the log names; the guest can ring as often as it likes.
+const MAX_REPORTED: u32 = 8;
 
 impl Controller {
     /// Maps what traps. Touches nothing.
     pub(super) fn at(start: u64) -> Self {
-        let controller = Self { start, commands: SpinLock::new(Ans::new()) };
+        let controller = Self { start, commands: SpinLock::new(Ans::new()), refusals: AtomicU32::new(0) };
         controller.pages().into_iter().for_each(launch::map_registers);
         controller
     }
@@ -35,7 +41,17 @@ impl Controller {
 
     /// Releases what commands that are done by now had named.
     pub(super) fn collect<I: Iommu>(&self, mediation: &mut Mediation<I>) {
-        self.commands.lock().collect(&mut Looked { start: self.start, mediation });
+        self.commands.lock().collect(&mut Looked { mediation });
+    }
+
+    /// Logs a refused store, the first few of them.
+    fn report(&self, address: u64, value: u64, refusal: Refusal) {
+        let before = self.refusals.fetch_add(1, Ordering::Relaxed);
+        if before < MAX_REPORTED {
+            log::warn!(
+                "nvme: the guest's store of {value:#x} to doorbell {address:#x} is refused: {refusal}"
+            );
+        }
     }
 
     /// The guest's access at `address`; `None`: it is in no page that traps, or no register answers so.
@@ -58,14 +74,19 @@ impl Controller {
                 _ => unsafe { ptr::read_volatile(address as *const u64) },
             });
         };
-        mediation.for_master(cause, |mediation| {
-            let mut looked = Looked { start: self.start, mediation };
+        let is_passed = mediation.for_master(cause, |mediation| {
+            let mut looked = Looked { mediation };
             let mut commands = self.commands.lock();
-            for half in 0..bytes as u64 / 4 {
+            let mut halves = (0..bytes as u64 / 4).map(|half| {
                 let part = (value >> (32 * half)) as u32;
-                commands.before_store(address - self.start + 4 * half, part, &mut looked);
-            }
+                commands.before_store(address - self.start + 4 * half, part, &mut looked)
+            });
+            halves.try_for_each(|result| result)
         });
+        if let Err(refusal) = is_passed {
+            self.report(address, value, refusal);
+            return Some(0);
+        }
         // What was copied comes before the doorbell.
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
@@ -81,26 +102,28 @@ impl Controller {
 
 /// What a command's pages are looked at with.
 struct Looked<'a, I> {
-    start: u64,
     mediation: &'a mut Mediation<I>,
 }
 
 impl<I: Iommu> Machine for Looked<'_, I> {
-    fn register(&self, offset: u64) -> u32 {
-        assert!(offset < PAGE && offset.is_multiple_of(4), "a register of the setup");
-        // SAFETY: in the first page, which `at` mapped; the guest just touched the controller.
-        unsafe { ptr::read_volatile((self.start + offset) as *const u32) }
-    }
-
     fn word(&mut self, address: u64) -> Option<u64> {
         self.mediation.word(address)
     }
 
-    fn hold(&mut self, page: Gfn) {
-        self.mediation.hold(page);
+    fn hold(&mut self, pages: &[Gfn]) {
+        let mut left = pages;
+        while !left.is_empty() {
+            let held = self.mediation.hold_all(left);
+            left = left.get(held..).unwrap_or_default();
+        }
     }
 
     fn release(&mut self, page: Gfn) {
         self.mediation.release(page);
+    }
+
+    fn order_loads(&mut self) {
+        // SAFETY: a barrier. The controller is a master of the outer shareable domain.
+        unsafe { asm!("dmb oshld", options(nostack, preserves_flags)) };
     }
 }

@@ -20,6 +20,7 @@ const PATIENCE: u32 = 50_000_000;
 const QUEUES: [usize; 5] = [56, 57, 60, 61, 63];
 
 pub(super) fn run(tally: &mut Tally) {
+    tally.case(format_args!("nvme: queues that are nowhere are refused"), wild_queues());
     tally.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
 }
 
@@ -77,8 +78,28 @@ fn set_up() -> Check {
         u64::from(CONTROLLER.read(0x28)) == page(QUEUES[0]) & 0xffff_ffff,
         "a register reads back as something else",
     )?;
-    admin(0, [5, 0, 0, page(QUEUES[3]), 0, 63 << 16 | 1, 0])?;
-    admin(1, [1 << 16 | 1, 0, 0, page(QUEUES[2]), 0, 63 << 16 | 1, 0])
+    // 64 entries each, in pages that follow each other.
+    let size = 1 << 32 | 63 << 16 | 1;
+    admin(0, [5, 0, 0, page(QUEUES[3]), 0, size, 0])?;
+    admin(1, [1 << 16 | 1, 0, 0, page(QUEUES[2]), 0, size, 0])
+}
+
+/// Queues at addresses that nothing can be at, and entries that no queue has: the doorbells do not reach the controller.
+fn wild_queues() -> Check {
+    for base in [0xffff_ffff_ffff_fff8, 0xffff_ffff_ffff_f000, 8, page(QUEUES[0]) + 8, CONTROLLER.base] {
+        CONTROLLER.write(0x14, 0);
+        CONTROLLER.write(0x24, 0x3f_003f);
+        for offset in [0x28, 0x30] {
+            CONTROLLER.write(offset, base as u32);
+            CONTROLLER.write(offset + 4, (base >> 32) as u32);
+        }
+        CONTROLLER.write(0x14, 1);
+        for number in [0, 1, 63, 64, u32::MAX] {
+            CONTROLLER.write(ADMIN_DOORBELL, number);
+            CONTROLLER.write(IO_DOORBELL, number);
+        }
+    }
+    Ok(())
 }
 
 fn disk(dart: Dart) -> Check {

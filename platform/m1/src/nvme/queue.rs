@@ -1,0 +1,210 @@
+//! One pair of queues: where they are, which commands are under way, and what is held for them.
+
+use alloc::vec::Vec;
+
+use oche_hyp::addr::Gfn;
+
+use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Machine, Name, PAGE, Refusal};
+
+/// Bytes of a submission and of a completion entry.
+const SUBMISSION_BYTES: u64 = 64;
+const COMPLETION_BYTES: u64 = 16;
+
+/// Where one half of a queue is said to be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) at: u64,
+    pub(super) entries: u64,
+}
+
+/// A submission queue and the completion queue that goes with it.
+#[derive(Debug)]
+pub(super) struct Queue {
+    submissions: Half,
+    completions: Half,
+    /// The completion entry that is written next, and its phase.
+    head: u64,
+    phase: bool,
+    /// By the submission entry's number.
+    commands: Vec<Command>,
+}
+
+/// One half of a queue.
+#[derive(Debug)]
+struct Half {
+    at: u64,
+    /// 0: there is no such queue.
+    entries: u64,
+    /// Its pages, which are held.
+    pages: Vec<Gfn>,
+}
+
+#[derive(Debug)]
+struct Command {
+    is_under_way: bool,
+    id: u16,
+    /// Pages that are held for it. Some may be left for a while after it is done.
+    pages: Vec<Gfn>,
+}
+
+impl Queue {
+    pub(super) fn new() -> Self {
+        let half = || Half { at: 0, entries: 0, pages: Vec::with_capacity(MAX_QUEUE_PAGES) };
+        let command = || Command { is_under_way: false, id: 0, pages: Vec::with_capacity(MAX_PAGES) };
+        Self {
+            submissions: half(),
+            completions: half(),
+            head: 0,
+            phase: true,
+            commands: (0..MAX_COMMANDS).map(|_| command()).collect(),
+        }
+    }
+
+    /// Whether both halves are known.
+    pub(super) fn exists(&self) -> bool {
+        self.submissions.entries != 0 && self.completions.entries != 0
+    }
+
+    /// Whether nothing is held.
+    pub(super) fn is_idle(&self) -> bool {
+        let commands = self.commands.iter().map(|command| &command.pages);
+        commands.chain([&self.submissions.pages, &self.completions.pages]).all(Vec::is_empty)
+    }
+
+    pub(super) fn create_submissions(
+        &mut self,
+        place: Place,
+        machine: &mut impl Machine,
+    ) -> Result<(), Refusal> {
+        self.submissions.create(place, SUBMISSION_BYTES, machine)
+    }
+
+    pub(super) fn create_completions(
+        &mut self,
+        place: Place,
+        machine: &mut impl Machine,
+    ) -> Result<(), Refusal> {
+        (self.head, self.phase) = (0, true);
+        self.completions.create(place, COMPLETION_BYTES, machine)
+    }
+
+    /// Submission entry `number`, as it is now.
+    pub(super) fn entry(&self, number: u32, machine: &mut impl Machine) -> Result<Entry, Refusal> {
+        if !self.exists() {
+            return Err(Refusal::NoQueue);
+        }
+        if u64::from(number) >= self.submissions.entries || number as usize >= MAX_COMMANDS {
+            return Err(Refusal::NoEntry(number));
+        }
+        // In a page that `create` has looked at.
+        let at = self.submissions.at + u64::from(number) * SUBMISSION_BYTES;
+        let mut entry: Entry = [0; 8];
+        for (index, word) in entry.iter_mut().enumerate() {
+            *word = machine.word(at + 8 * index as u64).ok_or(Refusal::NotMemory(at))?;
+        }
+        Ok(entry)
+    }
+
+    /// The `entry` with this `number` is about to be given to the controller: holds what `pages` finds in it.
+    pub(super) fn submit<M: Machine>(
+        &mut self,
+        number: u32,
+        entry: &Entry,
+        machine: &mut M,
+        pages: fn(&Entry, &mut M, &mut Name<'_, M>),
+    ) -> Result<(), Refusal> {
+        let command = self.commands.get_mut(number as usize).ok_or(Refusal::NoEntry(number))?;
+        give_back(&mut command.pages, MAX_PAGES, machine);
+        (command.is_under_way, command.id) = (true, (entry[0] >> 16) as u16);
+        let named = &mut command.pages;
+        // Addresses that no page has count too: a list is as long as the guest says.
+        let mut left = MAX_PAGES;
+        pages(entry, machine, &mut |_, address| {
+            if left != 0 {
+                left -= 1;
+                named.extend(Gfn::containing(address));
+            }
+            left != 0
+        });
+        named.sort_unstable();
+        named.dedup();
+        machine.hold(named);
+        Ok(())
+    }
+
+    /// Takes note of the commands that are done. Returns whether there were any: then the loads that follow are not yet
+    /// ordered behind those of the completions.
+    pub(super) fn collect(&mut self, machine: &mut impl Machine) -> bool {
+        let mut found = false;
+        for _ in 0..self.completions.entries.min(2 * MAX_COMMANDS as u64) {
+            // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create` has looked at.
+            let at = self.completions.at + self.head * COMPLETION_BYTES + 8;
+            let Some(word) = machine.word(at) else { break };
+            if (word >> 48 & 1 != 0) != self.phase {
+                break;
+            }
+            found = true;
+            let id = (word >> 32) as u16;
+            if let Some(command) = self.commands.iter_mut().find(|one| one.is_under_way && one.id == id) {
+                command.is_under_way = false;
+            }
+            self.head += 1;
+            if self.head >= self.completions.entries {
+                (self.head, self.phase) = (0, !self.phase);
+            }
+        }
+        found
+    }
+
+    /// Releases pages of commands that are done and of queues that are gone, at most `limit`. Gives how many.
+    pub(super) fn release(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
+        let mut count = 0;
+        for half in [&mut self.submissions, &mut self.completions] {
+            if half.entries == 0 {
+                count += give_back(&mut half.pages, limit - count, machine);
+            }
+        }
+        for command in self.commands.iter_mut().filter(|command| !command.is_under_way) {
+            count += give_back(&mut command.pages, limit - count, machine);
+        }
+        count
+    }
+
+    /// The controller knows neither queues nor commands any more.
+    pub(super) fn forget(&mut self) {
+        self.commands.iter_mut().for_each(|command| command.is_under_way = false);
+        (self.submissions.entries, self.completions.entries) = (0, 0);
+    }
+}
+
+impl Half {
+    /// Has the queue be at `place` from now on, and its pages at home.
+    fn create(&mut self, place: Place, entry_bytes: u64, machine: &mut impl Machine) -> Result<(), Refusal> {
+        self.entries = 0;
+        give_back(&mut self.pages, MAX_QUEUE_PAGES, machine);
+        let bytes = place.entries * entry_bytes;
+        if bytes > MAX_QUEUE_PAGES as u64 * PAGE {
+            return Err(Refusal::TooLong(place.entries));
+        }
+        let not_memory = Refusal::NotMemory(place.at);
+        let end = place.at.checked_add(bytes).filter(|_| place.at.is_multiple_of(PAGE)).ok_or(not_memory)?;
+        for at in (place.at..end).step_by(PAGE as usize) {
+            let page = Gfn::containing(at).filter(|_| machine.word(at).is_some());
+            let Some(page) = page else {
+                self.pages.clear();
+                return Err(not_memory);
+            };
+            self.pages.push(page);
+        }
+        machine.hold(&self.pages);
+        (self.at, self.entries) = (place.at, place.entries);
+        Ok(())
+    }
+}
+
+/// Releases `pages`, at most `limit`. Gives how many.
+fn give_back(pages: &mut Vec<Gfn>, limit: usize, machine: &mut impl Machine) -> usize {
+    let count = pages.len().min(limit);
+    pages.drain(pages.len() - count..).for_each(|page| machine.release(page));
+    count
+}

@@ -1,11 +1,14 @@
 //! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own panics, on request.
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
+use oche_boot::range::PhysRange;
 
 use crate::el2::{self, Toolchain};
+use crate::ordering::{Checker, Layout, Report};
 use crate::pack::{self, Guest};
 use crate::progress::{Progress, Step};
 use crate::qemu::{Ending, Machine, Running, Serial, Wish};
@@ -25,6 +28,39 @@ const PANICS: [(&str, &str); 3] = [
     ("hostile=panic", "on the guest's request"),
     ("hostile=fault", "data abort"),
     ("hostile=overflow", "stack overflow"),
+];
+
+/// Registers of the SMMU that have it read memory (`SMMU_CR0`, `SMMU_GERRORN`, `SMMU_CMDQ_PROD`), by which it reports that it is
+/// done (`SMMU_CMDQ_CONS`, `SMMU_EVENTQ_PROD`), and that gives it memory back (`SMMU_EVENTQ_CONS`).
+/// Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`; Arm IHI 0070, 6.3.
+const SMMU: [(&str, u64); 6] = [
+    ("device", 0x0905_0020),
+    ("device", 0x0905_0064),
+    ("device", 0x0905_0098),
+    ("completion", 0x0905_009c),
+    ("completion", 0x0906_00a8),
+    ("consumer", 0x0906_00ac),
+];
+
+/// What a failure of the run under the ordering checker begins with.
+pub(crate) const ORDERING_VERDICT: &str = "the hostile guest under the ordering checker";
+
+/// Operations that the run needs.
+const EXPECTED: &[&str] = &[
+    "Isb",
+    "Translate",
+    "Return",
+    "Maintain(CleanToCoherency)",
+    "Maintain(CleanToUnification)",
+    "Maintain(Instructions)",
+    "Maintain(OwnInstructions)",
+    "Tlbi { scope: Own, is_broadcast: false }",
+    "Tlbi { scope: AllGuests, is_broadcast: false }",
+    "Tlbi { scope: SecondStage, is_broadcast: true }",
+    "Tlbi { scope: FirstStage, is_broadcast: true }",
+    "Tlbi { scope: BothStages, is_broadcast: true }",
+    "Tlbi { scope: BothStages, is_broadcast: false }",
+    "Call",
 ];
 
 /// The guest reads a DART's register before it asks; `oche_hyp::trace::text` names such an event so.
@@ -68,7 +104,7 @@ pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path:
 /// Runs all cases. Gives their number.
 fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
-    let ending = run(oche, guest, ("all", None), &[], step, |line| judge.hear(line))?;
+    let ending = run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
     if ending != Ending::PoweredOff {
         bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
     }
@@ -79,8 +115,8 @@ fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
 fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::Tally)> {
     let trace = workspace::target().join("hostile").join("watched.oche");
     let mut judge = Judge::default();
-    let ending =
-        run(oche, guest, ("watched", Some(&trace)), &watched::OPTIONS, step, |line| judge.hear(line))?;
+    let way = Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
+    let ending = run(oche, guest, &way, step, |line| judge.hear(line))?;
     if ending != Ending::PoweredOff {
         bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
     }
@@ -89,7 +125,9 @@ fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watch
 
 fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step: &Step) -> Result<()> {
     let mut heard = String::new();
-    let ending = run(oche, guest, (request, None), &[("oche.bootargs", request)], step, |line| {
+    let options = [("oche.bootargs", request)];
+    let way = Way { name: request, options: &options, ..Way::default() };
+    let ending = run(oche, guest, &way, step, |line| {
         if line.starts_with("oche: panic:") {
             heard.push_str(line);
             heard.push('\n');
@@ -107,19 +145,57 @@ fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step:
     Ok(())
 }
 
-fn run(
-    oche: &Path,
-    guest: &Path,
-    (name, trace): (&str, Option<&Path>),
-    options: &[(&str, &str)],
-    step: &Step,
-    mut hear: impl FnMut(&str),
-) -> Result<Ending> {
-    let name = name.replace('=', "-");
+/// How the guest is run.
+#[derive(Debug, Default)]
+struct Way<'a> {
+    name: &'a str,
+    trace: Option<&'a Path>,
+    options: &'a [(&'a str, &'a str)],
+    /// More arguments for QEMU.
+    arguments: &'a [OsString],
+    /// The run ends at a line that begins so.
+    until: Option<&'a str>,
+}
+
+/// Runs all cases under the ordering checker.
+///
+/// # Errors
+///
+/// A case failed, a rule is broken, or an operation that the run needs was never executed.
+pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let guest = flat_guest(toolchain, step)?;
+    let oche = el2::build(toolchain, &[], step)?;
+    let checker = Checker::build(step)?;
+    let mut lines = Vec::new();
+    let layout = Way { name: "layout", until: Some("oche: the guest starts"), ..Way::default() };
+    run(&oche, &guest, &layout, step, |line| lines.push(line.to_owned()))?;
+    let mut layout = Layout::read(lines.iter().map(String::as_str))?;
+    for (kind, register) in SMMU {
+        layout.add(kind, PhysRange { start: register, end: register + 4 });
+    }
+    let path = workspace::target().join("hostile").join("ordering.report");
+    let arguments = checker.arguments(&oche, &layout, &path)?;
+    let mut judge = Judge::default();
+    let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
+    let ending = run(&oche, &guest, &way, step, |line| judge.hear(line))?;
+    // A broken rule says more than the case that it may have failed.
+    let told = Report::read(&path)?.judge(EXPECTED).context(ORDERING_VERDICT)?;
+    if ending != Ending::PoweredOff {
+        bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
+    }
+    let cases = judge.verdict().context(ORDERING_VERDICT)?;
+    Ok(format!("{cases} cases, {told}"))
+}
+
+fn run(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step, mut hear: impl FnMut(&str)) -> Result<Ending> {
+    let name = way.name.replace('=', "-");
     let folder = workspace::target().join("hostile");
     workspace::create_folder(&folder)?;
     let packed = folder.join(format!("{name}.img"));
-    let options = options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let options = way.options.iter();
+    let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut arguments: Vec<OsString> = vec!["-device".into(), "edu,addr=5".into()];
+    arguments.extend(way.arguments.iter().cloned());
     pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
     step.detail(&format!("running QEMU: {name}"));
     let machine = Machine {
@@ -131,15 +207,17 @@ fn run(
         append: String::new(),
         serial: Serial::Watched,
         // The guest finds it there.
-        arguments: vec!["-device".into(), "edu,addr=5".into()],
+        arguments,
     };
     let mut running = Running::start(&machine, &folder.join(format!("{name}.log")))?;
-    let recorder = trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
+    let recorder =
+        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
     let ending = running.watch(
         LIMIT,
         |_, line| {
             hear(&line.text);
-            let is_over = line.text == "oche: panic: stopped";
+            let is_over = line.text == "oche: panic: stopped"
+                || way.until.is_some_and(|until| line.text.starts_with(until));
             Ok(if is_over { Wish::End } else { Wish::GoOn })
         },
         |_| Ok(()),

@@ -22,6 +22,7 @@ pub mod hostile;
 pub mod m1;
 pub mod measure;
 pub mod mutants;
+pub mod ordering;
 pub mod pack;
 pub mod pictures;
 pub mod progress;

@@ -6,6 +6,7 @@
 //! CPU and interrupt controller; FIQs come from QEMU's GIC, where the kernel does not want that for itself.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -98,6 +99,8 @@ pub struct Mac {
     /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel has drivers for, and
     /// devices behind the DARTs.
     pub has_linux: bool,
+    /// More arguments for QEMU.
+    pub arguments: Vec<OsString>,
     /// How long the machine runs on when enough has been seen: time for what must not come.
     pub linger: Duration,
 }
@@ -126,12 +129,20 @@ impl Default for Mac {
                 Setting::Locked,
             ],
             has_linux: false,
+            arguments: Vec::new(),
             linger: Duration::ZERO,
         }
     }
 }
 
 impl Mac {
+    /// Where all CPUs' words are that firmware has them wait for.
+    #[must_use]
+    pub fn release_words(&self) -> PhysRange {
+        let start = STUB.start + TABLE;
+        PhysRange { start, end: start + self.cpus * TABLE_ENTRY }
+    }
+
     /// Where CPU `index` waits for an address.
     #[must_use]
     pub fn release_address(&self, index: u64) -> u64 {
@@ -467,7 +478,7 @@ fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
     ));
     line.arg("-device").arg(format!("loader,addr={:#x},cpu-num=0", STUB.start));
     line.arg("-chardev").arg(format!("socket,id=debugger,server=on,wait=off,path={}", socket.display()));
-    line.args(["-gdb", "chardev:debugger"]);
+    line.args(["-gdb", "chardev:debugger"]).args(&mac.arguments);
     let output = if mac.has_linux { Stdio::piped() } else { Stdio::null() };
     line.stdin(Stdio::null()).stdout(output).stderr(Stdio::inherit());
     line.spawn().with_context(|| format!("cannot start {PROGRAM}"))

@@ -64,7 +64,9 @@ pub fn main(options: &Options) -> Result<()> {
         ("Hostile guest, and Oche's own panics", |step, _| {
             step.suspended(hostile::main).map(|()| String::new())
         }),
+        ("Ordering at EL2: hostile guest", |step, _| hostile::check_ordering(toolchain(step)?, step)),
         (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
+        ("Ordering at EL2: simulated M1", |step, _| m1::run_ordering(toolchain(step)?, step)),
         ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
         ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
         ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),

@@ -160,8 +160,6 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     }
     cpu.entry.store(entry_point, Ordering::Relaxed);
     cpu.context.store(context, Ordering::Relaxed);
-    // The other CPU is started by a call, not by a store that it could acquire: complete these first.
-    complete_stores();
     let result = firmware::cpu_on(affinity, entry::secondary_entry(), (&raw const *start) as u64);
     if result != status::SUCCESS {
         // Unless it says itself that it is on: it refused to stop and firmware knew before.
@@ -193,11 +191,6 @@ pub fn is_starting(affinity: u64) -> bool {
     CPUS.iter().any(|cpu| {
         cpu.affinity.load(Ordering::Relaxed) == affinity && cpu.state.load(Ordering::Acquire) == STARTING
     })
-}
-
-/// `DSB ISHST`: every CPU sees the stores before this.
-fn complete_stores() {
-    aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::ISHST);
 }
 
 /// Stops this CPU. Returns a PSCI status if firmware refuses.

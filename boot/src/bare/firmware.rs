@@ -15,6 +15,10 @@ pub fn set_present(present: bool) {
 }
 
 /// Calls firmware with x0 to x3; returns its x0.
+///
+/// # Order
+///
+/// Every CPU sees the stores before the call: it may start one, which acquires none of them, or stop this one.
 pub fn call(arguments: [u64; 4]) -> u64 {
     if !ANSWERS.load(Ordering::Relaxed) {
         return status::NOT_SUPPORTED as u64;
@@ -24,6 +28,7 @@ pub fn call(arguments: [u64; 4]) -> u64 {
     // the convention lets x4 to x17 go.
     unsafe {
         asm!(
+            "dsb ishst",
             "smc #0",
             inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
             out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _,

@@ -66,6 +66,7 @@ pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
     // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
     unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, SLOTS_BYTES as usize) };
     cache::clean_and_invalidate(slots);
+    log::info!("CPUs wait for the guest's words in {slots}");
     let others = machine.spin_table().filter(|(affinity, _)| *affinity != own);
     others.map(|(affinity, word)| take_one(machine, slots, affinity, word)).collect()
 }

@@ -85,10 +85,12 @@ fn main(fdt: FdtAddress) -> ! {
     });
     let layout = smmu.layout();
     log::info!(
-        "smmu: stream table {:#x}, contexts {:#x}, void {:#x}",
+        "smmu: stream table {:#x}, contexts {:#x}, void {:#x}, commands {:#x}, events {:#x}",
         layout.stream_table,
         layout.contexts,
-        layout.void
+        layout.void,
+        layout.commands,
+        layout.events
     );
     let mediation = Mediation::new(Setup {
         iommu: smmu,

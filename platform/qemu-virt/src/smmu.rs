@@ -75,6 +75,10 @@ pub struct Layout {
     pub contexts: u64,
     /// The first-level table of the void, all zero.
     pub void: u64,
+    /// The command queue.
+    pub commands: u64,
+    /// The event queue.
+    pub events: u64,
 }
 
 impl Smmu {
@@ -111,6 +115,8 @@ impl Smmu {
             stream_table: self.streams.address(),
             contexts: self.contexts.void(),
             void: self.contexts.void_root().address(),
+            commands: self.commands.address(),
+            events: self.events.address(),
         }
     }
 

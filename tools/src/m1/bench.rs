@@ -26,6 +26,8 @@ pub struct Bench {
     pub image: Vec<u8>,
     /// The packed file.
     pub path: PathBuf,
+    /// Oche's ELF file.
+    pub oche: PathBuf,
     parts: Parts,
     folder: PathBuf,
 }
@@ -67,7 +69,7 @@ impl Bench {
         }
         let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let parts = Parts::make(toolchain, &oche, step)?;
-        Ok(Self { image, path, parts, folder: folder.to_owned() })
+        Ok(Self { image, path, oche, parts, folder: folder.to_owned() })
     }
 
     /// Puts the image into a Mac's memory; it has not run yet.

@@ -36,7 +36,11 @@ impl Monitor {
         };
         stream.set_read_timeout(Some(PATIENCE)).context("QEMU's monitor")?;
         let mut monitor = Self { stream: BufReader::new(stream) };
-        let greeting = monitor.next()?;
+        // An event of a machine that starts meanwhile may come before the greeting.
+        let mut greeting = monitor.next()?;
+        while greeting.get("event").is_some() {
+            greeting = monitor.next()?;
+        }
         if greeting.get("QMP").is_none() {
             bail!("QEMU's monitor greeted with {greeting}");
         }

@@ -2,6 +2,7 @@
 
 mod hazards;
 mod memory;
+mod ordering;
 
 use std::time::Duration;
 
@@ -33,6 +34,15 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let bench = bench(toolchain, step)?;
     on_board(cpus_and_darts(&bench, step))?;
     Ok("every case ok".to_owned())
+}
+
+/// The guest's cases under the ordering checker.
+///
+/// # Errors
+///
+/// As [`run`]; and a rule of the checker is broken.
+pub(super) fn run_ordering(toolchain: Toolchain, step: &Step) -> Result<String> {
+    ordering::run(&bench(toolchain, step)?, step)
 }
 
 /// FIQs, straight to the guest and by way of EL2.

@@ -1,0 +1,537 @@
+//! The rules: what must be ordered before what, for each CPU.
+//!
+//! | rule | what it requires | source: Arm ARM DDI 0487 |
+//! |---|---|---|
+//! | `store-before-command` | a store to memory that devices read is completed by `DSB` (`ST` or all; `OSH` or `SY`) before a store to a device's register | B2.3 "Memory barriers"; B2.7.2 "Device memory" |
+//! | `load-after-completion` | between the load by which a device reports completion and the next load of what it wrote there is `DMB` or `DSB` (`LD` or all; `OSH` or `SY`), or the first is an acquire | the same |
+//! | `load-before-return` | a load of memory that a device writes is completed by `DMB` or `DSB` (`LD` or all; `OSH` or `SY`) before the store to the register that gives the memory back | the same |
+//! | `table-store-before-tlbi` | a store to a stage-2 table is completed by `DSB` (`ISHST` or more) before `TLBI` | D8.14 "TLB maintenance", break-before-make |
+//! | `table-store-before-return` | the same before `ERET` or before a register names the tables | D8.2.6, ordering of translation table writes |
+//! | `tlbi-incomplete` | `DSB` (all; `NSH` for this CPU's, `ISH` for a broadcast) completes a `TLBI` before what relies on it: a store to a table, an access to memory that moves, a `TLBI` of the other stage, `ERET`, `VTTBR_EL2`, `SCTLR_EL2` | D8.14, "Ordering and completion of TLB maintenance instructions" |
+//! | `own-table-store` | a store to EL2's own tables is completed by `DSB` and `ISB` before an access through them | D8.2.6 |
+//! | `translate-before-par` | `ISB` between `AT` and the read of `PAR_EL1` | D8.1, "Address translation instructions" |
+//! | `context` | `ISB` between the write of a system register and what depends on it at EL2 | D19.1.2 "Synchronization requirements for AArch64 System registers" |
+//! | `instruction-cache` | `DSB` (all; `ISH`) between `DC CVAU` and `IC`, and (`NSH` for `IC IALLU`) behind `IC` before a table store, a `TLBI`, `ERET`, `SCTLR_EL2` | B2.4.4 "Concurrent modification and execution of instructions" |
+//! | `event-before-store` | what `SEV` announces is completed by `DSB SY` | D1.6.1 "Wait for Event mechanism" |
+//! | `handoff-not-cleaned` | what CPUs with their caches off read is cleaned by `DC CIVAC` and `DSB SY` before `SEV`, `SMC`, or the guest's first instruction | B2.7.1; D7.5 "Cache maintenance" |
+//! | `mailbox-not-dropped` | a word that CPUs with their caches off write is dropped from the caches before each look | the same |
+//! | `call-before-store` | what a CPU reads that `SMC` starts is completed by `DSB` (`ISHST` or more) | the same |
+//! | `caches-off` | with its caches off EL2 stores to its image only where it was cleaned and invalidated, and does so again before its MMU goes on | D7.5 |
+
+use crate::decode::{Accesses, Cache, Domain, Instruction, Register, Scope};
+use crate::settings::{Range, Settings};
+
+/// Bytes of a cache line, as QEMU's `CTR_EL0` gives it for the CPUs that are used.
+const LINE_BYTES: u64 = 64;
+
+const HCR_EL2: Register = Register::new(3, 4, 1, 1, 0);
+const SCTLR_EL2: Register = Register::new(3, 4, 1, 0, 0);
+const CPTR_EL2: Register = Register::new(3, 4, 1, 1, 2);
+const ZCR_EL2: Register = Register::new(3, 4, 1, 2, 0);
+const SMCR_EL2: Register = Register::new(3, 4, 1, 2, 6);
+const TTBR0_EL2: Register = Register::new(3, 4, 2, 0, 0);
+const TCR_EL2: Register = Register::new(3, 4, 2, 0, 2);
+const MAIR_EL2: Register = Register::new(3, 4, 10, 2, 0);
+const VBAR_EL2: Register = Register::new(3, 4, 12, 0, 0);
+const VTTBR_EL2: Register = Register::new(3, 4, 2, 1, 0);
+const VTCR_EL2: Register = Register::new(3, 4, 2, 1, 2);
+const ICC_SRE_EL2: Register = Register::new(3, 4, 12, 9, 5);
+const ICC_EOIR0_EL1: Register = Register::new(3, 0, 12, 8, 1);
+const ICC_IAR0_EL1: Register = Register::new(3, 0, 12, 8, 0);
+const ICC_HPPIR0_EL1: Register = Register::new(3, 0, 12, 8, 2);
+const ICC_PMR_EL1: Register = Register::new(3, 0, 4, 6, 0);
+const ICC_CTLR_EL1: Register = Register::new(3, 0, 12, 12, 4);
+const ICH_HCR_EL2: Register = Register::new(3, 4, 12, 11, 0);
+const CNTHP_CTL_EL2: Register = Register::new(3, 4, 14, 2, 1);
+const PAR_EL1: Register = Register::new(3, 0, 7, 4, 0);
+
+/// What depends on a register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Dependent {
+    /// A load or a store by EL2.
+    Access,
+    /// `TLBI`.
+    Tlbi,
+    /// `AT`.
+    Translate,
+    /// A write or a read of this register.
+    Register(Register),
+}
+
+/// What must not come between a write of a register and the next context synchronisation.
+const DEPENDENTS: &[(Register, &[Dependent])] = &[
+    // E2H and TGE choose the layout of the others.
+    (
+        HCR_EL2,
+        &[
+            Dependent::Tlbi,
+            Dependent::Translate,
+            Dependent::Register(SCTLR_EL2),
+            Dependent::Register(TCR_EL2),
+        ],
+    ),
+    (SCTLR_EL2, &[Dependent::Access, Dependent::Translate]),
+    (CPTR_EL2, &[Dependent::Access, Dependent::Register(ZCR_EL2), Dependent::Register(SMCR_EL2)]),
+    (MAIR_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
+    (TCR_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
+    (TTBR0_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
+    (VBAR_EL2, &[Dependent::Access]),
+    (VTCR_EL2, &[Dependent::Tlbi, Dependent::Translate]),
+    (VTTBR_EL2, &[Dependent::Tlbi, Dependent::Translate]),
+    (
+        ICC_SRE_EL2,
+        &[
+            Dependent::Register(ICC_PMR_EL1),
+            Dependent::Register(ICC_CTLR_EL1),
+            Dependent::Register(ICH_HCR_EL2),
+            Dependent::Register(ICC_HPPIR0_EL1),
+        ],
+    ),
+    (ICC_EOIR0_EL1, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
+    (CNTHP_CTL_EL2, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
+];
+
+/// A broken rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule's name.
+    pub rule: &'static str,
+    /// Where it shows.
+    pub pc: u64,
+    /// Where what is not ordered was executed.
+    pub earlier: u64,
+    /// What is wrong.
+    pub text: &'static str,
+}
+
+/// Memory that is to be cleaned for observers with their caches off.
+#[derive(Clone, Copy, Debug, Default)]
+enum Cleaning {
+    /// Nothing was stored.
+    #[default]
+    Done,
+    /// Stored at this PC, and not cleaned.
+    Dirty(u64),
+    /// Cleaned, and not completed.
+    Started(u64),
+}
+
+impl Cleaning {
+    fn store(&mut self, pc: u64) {
+        *self = Self::Dirty(pc);
+    }
+
+    fn clean(&mut self) {
+        if let Self::Dirty(pc) = *self {
+            *self = Self::Started(pc);
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Self::Started(_) = *self {
+            *self = Self::Done;
+        }
+    }
+
+    fn pending(self) -> Option<u64> {
+        match self {
+            Self::Done => None,
+            Self::Dirty(pc) | Self::Started(pc) => Some(pc),
+        }
+    }
+}
+
+/// What one CPU has executed and the architecture has not ordered. Each field holds the PC.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    shared_store: Option<u64>,
+    shared_load: Option<u64>,
+    completion: Option<u64>,
+    table_store: Option<u64>,
+    own_table_store: Option<u64>,
+    own_table_unsynchronized: Option<u64>,
+    tlbi: Option<(u64, Scope)>,
+    tlbi_is_broadcast: bool,
+    translate: Option<u64>,
+    written: Vec<(Register, u64)>,
+    unification: Option<u64>,
+    instructions: Option<u64>,
+    instructions_are_own: bool,
+    handoff: Cleaning,
+    event: Option<u64>,
+    announced: Option<u64>,
+    mailbox: Cleaning,
+    /// Whether the guest has run on this CPU.
+    has_returned: bool,
+    /// The last store to what is loaded, and the lines cleaned since.
+    loaded: Option<u64>,
+    lines_cleaned: u64,
+    /// Lines that are to be cleaned before the guest's first instruction.
+    loaded_lines: u64,
+    /// The caches are off: between the write of `SCTLR_EL2` at the entry and the next.
+    is_off: bool,
+    /// Cleaned and invalidated since the caches went off; and whether that is complete.
+    is_invalidating: bool,
+    was_invalidated: bool,
+    off: Cleaning,
+    seen: Vec<Instruction>,
+}
+
+impl Cpu {
+    /// Whether this kind of instruction is executed for the first time.
+    pub fn is_new(&mut self, instruction: Instruction) -> bool {
+        let matters = !matches!(instruction, Instruction::Write(_) | Instruction::Read(_));
+        let is_new = matters && !self.seen.contains(&instruction);
+        if is_new {
+            self.seen.push(instruction);
+        }
+        is_new
+    }
+
+    /// An exception from the guest: entering EL2 synchronises the context.
+    pub fn enter(&mut self) {
+        self.synchronize();
+    }
+
+    /// A load or a store.
+    pub fn access(
+        &mut self,
+        settings: &Settings,
+        pc: u64,
+        address: u64,
+        is_store: bool,
+        acquires: bool,
+    ) -> Option<Violation> {
+        let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
+        let mut found = self.depend(pc, Dependent::Access);
+        let is_shared = is_in(&settings.shared);
+        if let Some(image) = settings.image {
+            if image.contains(address) {
+                found = found.or_else(|| self.access_off(pc, is_store));
+            } else if let Some(earlier) = self.own_table_unsynchronized {
+                let text = "an access outside the image before DSB and ISB complete a store to EL2's tables";
+                found = found.or(Some(Violation { rule: "own-table-store", pc, earlier, text }));
+            }
+        }
+        let is_table = is_in(&settings.tables);
+        if let Some((earlier, _)) = self.tlbi
+            && (is_shared || is_table && is_store)
+        {
+            let text = "an access to memory that moves, or a store to a table, before DSB completes the TLBI";
+            found = found.or(Some(Violation { rule: "tlbi-incomplete", pc, earlier, text }));
+        }
+        if let Some(earlier) = self.instructions
+            && is_table
+            && is_store
+        {
+            let text = "a store to a table before DSB completes the IC";
+            found = found.or(Some(Violation { rule: "instruction-cache", pc, earlier, text }));
+        }
+        if is_store {
+            found.or_else(|| self.store(settings, pc, address, is_shared, is_table))
+        } else {
+            found.or_else(|| self.load(settings, pc, address, is_shared, acquires))
+        }
+    }
+
+    fn store(
+        &mut self,
+        settings: &Settings,
+        pc: u64,
+        address: u64,
+        is_shared: bool,
+        is_table: bool,
+    ) -> Option<Violation> {
+        let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
+        if is_shared {
+            self.shared_store = Some(pc);
+        }
+        if is_table {
+            self.table_store = Some(pc);
+        }
+        if is_in(&settings.own_tables) {
+            self.own_table_store = Some(pc);
+            self.own_table_unsynchronized = Some(pc);
+        }
+        if is_in(&settings.handoff) {
+            self.handoff.store(pc);
+            self.event = Some(pc);
+        }
+        if is_in(&settings.announced) {
+            self.announced = Some(pc);
+        }
+        if !self.has_returned && is_in(&settings.loaded) {
+            self.loaded = Some(pc);
+            self.lines_cleaned = 0;
+            let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
+            self.loaded_lines = lines.sum();
+        }
+        if is_in(&settings.consumers)
+            && let Some(earlier) = self.shared_load
+        {
+            let text = "memory is given back to a device before what it wrote there is loaded";
+            return Some(Violation { rule: "load-before-return", pc, earlier, text });
+        }
+        if is_in(&settings.devices)
+            && let Some(earlier) = self.shared_store
+        {
+            let text = "a device's register is stored to before DSB completes a store to what devices read";
+            return Some(Violation { rule: "store-before-command", pc, earlier, text });
+        }
+        None
+    }
+
+    fn load(
+        &mut self,
+        settings: &Settings,
+        pc: u64,
+        address: u64,
+        is_shared: bool,
+        acquires: bool,
+    ) -> Option<Violation> {
+        let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
+        if is_in(&settings.completions) {
+            self.completion = (!acquires).then_some(pc);
+            return None;
+        }
+        if is_in(&settings.mailbox) {
+            let earlier = self.mailbox.pending();
+            self.mailbox.store(pc);
+            let text = "a look at a word that was not dropped from the caches since the last look";
+            return earlier.map(|earlier| Violation { rule: "mailbox-not-dropped", pc, earlier, text });
+        }
+        if is_shared {
+            self.shared_load = Some(pc);
+        }
+        if is_shared && let Some(earlier) = self.completion {
+            let text = "a load of what a device wrote with no DMB or DSB behind the load of its completion";
+            return Some(Violation { rule: "load-after-completion", pc, earlier, text });
+        }
+        None
+    }
+
+    /// An access to the image.
+    fn access_off(&mut self, pc: u64, is_store: bool) -> Option<Violation> {
+        if !self.is_off || !is_store {
+            return None;
+        }
+        self.off.store(pc);
+        if self.was_invalidated {
+            return None;
+        }
+        let text = "a store with the caches off before the image is cleaned and invalidated";
+        Some(Violation { rule: "caches-off", pc, earlier: pc, text })
+    }
+
+    /// Anything that is not a load or a store.
+    pub fn execute(&mut self, pc: u64, instruction: Instruction) -> Option<Violation> {
+        match instruction {
+            Instruction::Barrier { is_dsb, domain, accesses } => {
+                self.barrier(is_dsb, domain, accesses);
+                None
+            }
+            Instruction::Isb => {
+                self.synchronize();
+                None
+            }
+            Instruction::Tlbi { scope, is_broadcast } => self.invalidate(pc, scope, is_broadcast),
+            Instruction::Maintain(cache) => self.maintain(pc, cache),
+            Instruction::Translate => {
+                self.translate = Some(pc);
+                self.depend(pc, Dependent::Translate)
+            }
+            Instruction::Write(register) => self.write(pc, register),
+            Instruction::Read(register) => self.read(pc, register),
+            Instruction::Return => self.go_back(pc),
+            Instruction::SendEvent => self.send_event(pc),
+            Instruction::Call => self.call(pc),
+            Instruction::Other
+            | Instruction::Yield
+            | Instruction::Memory { .. }
+            | Instruction::WaitForEvent
+            | Instruction::Block { .. } => None,
+        }
+    }
+
+    fn barrier(&mut self, is_dsb: bool, domain: Domain, accesses: Accesses) {
+        let (loads, stores) = (accesses != Accesses::Stores, accesses != Accesses::Loads);
+        if loads && domain >= Domain::Outer {
+            self.completion = None;
+            self.shared_load = None;
+        }
+        if !is_dsb {
+            return;
+        }
+        if stores {
+            if domain >= Domain::Outer {
+                self.shared_store = None;
+            }
+            if domain >= Domain::Inner {
+                self.table_store = None;
+                self.announced = None;
+            }
+            self.own_table_store = None;
+        }
+        if accesses != Accesses::All {
+            return;
+        }
+        if domain == Domain::System {
+            self.handoff.complete();
+            self.mailbox.complete();
+            self.off.complete();
+            self.was_invalidated |= self.is_invalidating;
+            self.event = None;
+        }
+        if !self.tlbi_is_broadcast || domain >= Domain::Inner {
+            self.tlbi = None;
+            self.tlbi_is_broadcast = false;
+        }
+        if domain >= Domain::Inner {
+            self.unification = None;
+        }
+        if self.instructions_are_own || domain >= Domain::Inner {
+            self.instructions = None;
+        }
+    }
+
+    /// A context synchronisation.
+    fn synchronize(&mut self) {
+        self.written.clear();
+        self.translate = None;
+        self.own_table_unsynchronized = self.own_table_store;
+    }
+
+    fn invalidate(&mut self, pc: u64, scope: Scope, is_broadcast: bool) -> Option<Violation> {
+        let mut found = self.depend(pc, Dependent::Tlbi);
+        if let Some(earlier) = self.table_store.filter(|_| scope != Scope::Own) {
+            let text = "TLBI before DSB completes a store to a table";
+            found = found.or(Some(Violation { rule: "table-store-before-tlbi", pc, earlier, text }));
+        }
+        if let Some((earlier, before)) = self.tlbi
+            && before != scope
+        {
+            let text = "TLBI of one stage before DSB completes that of the other";
+            found = found.or(Some(Violation { rule: "tlbi-incomplete", pc, earlier, text }));
+        }
+        if let Some(earlier) = self.instructions.filter(|_| scope != Scope::Own) {
+            let text = "TLBI before DSB completes the IC";
+            found = found.or(Some(Violation { rule: "instruction-cache", pc, earlier, text }));
+        }
+        self.tlbi = Some((pc, scope));
+        self.tlbi_is_broadcast |= is_broadcast;
+        found
+    }
+
+    fn maintain(&mut self, pc: u64, cache: Cache) -> Option<Violation> {
+        match cache {
+            Cache::CleanToUnification => {
+                self.unification = Some(pc);
+                None
+            }
+            Cache::CleanToCoherency => {
+                self.lines_cleaned += 1;
+                self.handoff.clean();
+                self.mailbox.clean();
+                self.off.clean();
+                self.is_invalidating |= self.is_off;
+                None
+            }
+            Cache::Instructions | Cache::OwnInstructions => {
+                self.instructions = Some(pc);
+                self.instructions_are_own = cache == Cache::OwnInstructions;
+                let text = "IC before DSB completes DC CVAU";
+                let broken = |earlier| Violation { rule: "instruction-cache", pc, earlier, text };
+                self.unification.map(broken)
+            }
+        }
+    }
+
+    fn write(&mut self, pc: u64, register: Register) -> Option<Violation> {
+        let mut found = self.depend(pc, Dependent::Register(register));
+        if matches!(register, VTTBR_EL2 | SCTLR_EL2) {
+            found = found.or_else(|| self.unfinished(pc));
+        }
+        if register == SCTLR_EL2 {
+            if let Some(earlier) = self.off.pending().filter(|_| self.is_off) {
+                let text = "the MMU goes on before what was stored with the caches off is cleaned";
+                found = found.or(Some(Violation { rule: "caches-off", pc, earlier, text }));
+            }
+            self.is_off = !self.is_off;
+            self.is_invalidating = false;
+            self.was_invalidated = false;
+            self.off = Cleaning::Done;
+        }
+        self.written.push((register, pc));
+        found
+    }
+
+    fn read(&mut self, pc: u64, register: Register) -> Option<Violation> {
+        if register == PAR_EL1
+            && let Some(earlier) = self.translate
+        {
+            let text = "PAR_EL1 is read with no ISB behind AT";
+            return Some(Violation { rule: "translate-before-par", pc, earlier, text });
+        }
+        self.depend(pc, Dependent::Register(register))
+    }
+
+    /// A register was written and not synchronised that `dependent` depends on.
+    fn depend(&self, pc: u64, dependent: Dependent) -> Option<Violation> {
+        let is_broken = |register: Register| {
+            DEPENDENTS
+                .iter()
+                .any(|(written, dependents)| *written == register && dependents.contains(&dependent))
+        };
+        let (_, earlier) = self.written.iter().find(|(register, _)| is_broken(*register))?;
+        let text = "no ISB behind the write of a system register that this depends on";
+        Some(Violation { rule: "context", pc, earlier: *earlier, text })
+    }
+
+    /// What must be complete before the guest goes on, or before other tables are used.
+    fn unfinished(&self, pc: u64) -> Option<Violation> {
+        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
+        let store = self
+            .table_store
+            .map(broken("table-store-before-return", "no DSB completes a store to a stage-2 table"));
+        let tlbi =
+            self.tlbi.map(|(earlier, _)| earlier).map(broken("tlbi-incomplete", "no DSB completes a TLBI"));
+        let instructions = self.instructions.map(broken("instruction-cache", "no DSB completes an IC"));
+        store.or(tlbi).or(instructions)
+    }
+
+    fn go_back(&mut self, pc: u64) -> Option<Violation> {
+        let mut found = self.unfinished(pc);
+        if let Some(earlier) = self.loaded.take()
+            && self.lines_cleaned < self.loaded_lines
+        {
+            let text = "the guest begins before every line of what was loaded is cleaned";
+            found = found.or(Some(Violation { rule: "handoff-not-cleaned", pc, earlier, text }));
+        }
+        self.has_returned = true;
+        self.synchronize();
+        // From here on what the guest needs ordered is the guest's to order.
+        self.shared_store = None;
+        self.shared_load = None;
+        self.completion = None;
+        found
+    }
+
+    fn send_event(&mut self, pc: u64) -> Option<Violation> {
+        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
+        let cleaned = "SEV before what it announces is cleaned";
+        let completed = "SEV before DSB completes what it announces";
+        let event = self.event.map(broken("event-before-store", completed));
+        self.handoff.pending().map(broken("handoff-not-cleaned", cleaned)).or(event)
+    }
+
+    fn call(&mut self, pc: u64) -> Option<Violation> {
+        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
+        let cleaned = "SMC before what another CPU reads with its caches off is cleaned";
+        let completed = "SMC before DSB completes what another CPU reads";
+        let announced = self.announced.map(broken("call-before-store", completed));
+        self.handoff.pending().map(broken("handoff-not-cleaned", cleaned)).or(announced)
+    }
+}
+
+#[cfg(test)]
+mod tests;

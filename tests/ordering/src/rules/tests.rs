@@ -1,0 +1,165 @@
+//! Each rule with a sequence that keeps it, and with each of its operations taken out.
+
+use super::*;
+use crate::decode::Instruction as I;
+
+const TABLE: u64 = 0x1000;
+const SHARED: u64 = 0x2000;
+const COMMAND: u64 = 0x3000;
+const COMPLETION: u64 = 0x3010;
+const CONSUMER: u64 = 0x3020;
+const OWN_TABLE: u64 = 0x4800;
+const HANDOFF: u64 = 0x5000;
+const ANNOUNCED: u64 = 0x6000;
+const MAILBOX: u64 = 0x7000;
+const LOADED: u64 = 0x8000;
+const IMAGE: u64 = 0x4000;
+
+fn settings() -> Settings {
+    let one = |start| vec![Range { start, end: start + 0x10 }];
+    Settings {
+        image: Some(Range { start: 0x4000, end: 0x5000 }),
+        tables: one(TABLE),
+        own_tables: one(OWN_TABLE),
+        shared: one(SHARED),
+        devices: one(COMMAND),
+        completions: one(COMPLETION),
+        consumers: one(CONSUMER),
+        handoff: one(HANDOFF),
+        announced: one(ANNOUNCED),
+        mailbox: one(MAILBOX),
+        loaded: vec![Range { start: LOADED, end: LOADED + LINE_BYTES }],
+        ..Settings::default()
+    }
+}
+
+/// A step of a CPU.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Load(u64),
+    Store(u64),
+    Do(I),
+}
+use Step::{Do, Load, Store};
+
+const fn dsb(domain: Domain, accesses: Accesses) -> Step {
+    Do(I::Barrier { is_dsb: true, domain, accesses })
+}
+const fn tlbi(scope: Scope) -> Step {
+    Do(I::Tlbi { scope, is_broadcast: true })
+}
+const DSB_SY: Step = dsb(Domain::System, Accesses::All);
+const DSB_ST: Step = dsb(Domain::System, Accesses::Stores);
+const DSB_ISH: Step = dsb(Domain::Inner, Accesses::All);
+const DSB_ISHST: Step = dsb(Domain::Inner, Accesses::Stores);
+const DSB_NSH: Step = dsb(Domain::Own, Accesses::All);
+const DMB_OSHLD: Step = Do(I::Barrier { is_dsb: false, domain: Domain::Outer, accesses: Accesses::Loads });
+const ISB: Step = Do(I::Isb);
+const ERET: Step = Do(I::Return);
+const CLEAN: Step = Do(I::Maintain(Cache::CleanToCoherency));
+const CVAU: Step = Do(I::Maintain(Cache::CleanToUnification));
+const IC: Step = Do(I::Maintain(Cache::Instructions));
+
+fn run(steps: &[Step]) -> Option<&'static str> {
+    let settings = settings();
+    let mut cpu = Cpu::default();
+    steps.iter().enumerate().find_map(|(pc, step)| {
+        let pc = pc as u64;
+        let broken = match *step {
+            Load(address) => cpu.access(&settings, pc, address, false, false),
+            Store(address) => cpu.access(&settings, pc, address, true, false),
+            Do(instruction) => cpu.execute(pc, instruction),
+        };
+        broken.map(|violation| violation.rule)
+    })
+}
+
+/// The sequence keeps every rule; without the step at each index in `needed` it breaks `rule`.
+fn check(rule: &str, steps: &[Step], needed: &[usize]) {
+    assert_eq!(run(steps), None, "{steps:?}");
+    for index in needed {
+        let mut without = steps.to_vec();
+        let removed = without.remove(*index);
+        assert_eq!(run(&without), Some(rule), "{steps:?} without {removed:?}");
+    }
+}
+
+#[test]
+fn table_stores_are_complete_before_a_device_is_commanded() {
+    check("store-before-command", &[Store(SHARED), DSB_ST, Store(COMMAND)], &[1]);
+    assert_eq!(run(&[Store(SHARED), DSB_ISHST, Store(COMMAND)]), Some("store-before-command"));
+    assert_eq!(run(&[Store(SHARED), DMB_OSHLD, Store(COMMAND)]), Some("store-before-command"));
+}
+
+#[test]
+fn what_a_device_wrote_is_loaded_behind_its_completion() {
+    check("load-after-completion", &[Load(COMPLETION), DMB_OSHLD, Load(SHARED)], &[1]);
+    assert_eq!(run(&[Load(COMPLETION), DSB_ISH, Load(SHARED)]), Some("load-after-completion"));
+    assert_eq!(run(&[Load(COMPLETION), DSB_ST, Load(SHARED)]), Some("load-after-completion"));
+    check("load-before-return", &[Load(SHARED), DSB_SY, Store(CONSUMER)], &[1]);
+}
+
+#[test]
+fn break_before_make_is_complete_at_each_step() {
+    let steps = [
+        Store(TABLE),
+        DSB_ISHST,
+        tlbi(Scope::SecondStage),
+        DSB_ISH,
+        tlbi(Scope::FirstStage),
+        DSB_ISH,
+        Store(SHARED),
+        Store(TABLE),
+        DSB_ISHST,
+        ERET,
+    ];
+    check("table-store-before-tlbi", &steps, &[1]);
+    check("tlbi-incomplete", &steps, &[3, 5]);
+    check("table-store-before-return", &steps, &[8]);
+    assert_eq!(run(&[tlbi(Scope::BothStages), DSB_NSH, ERET]), Some("tlbi-incomplete"));
+    assert_eq!(
+        run(&[tlbi(Scope::BothStages), dsb(Domain::Inner, Accesses::Stores), ERET]),
+        Some("tlbi-incomplete")
+    );
+    let own = Do(I::Tlbi { scope: Scope::BothStages, is_broadcast: false });
+    check("tlbi-incomplete", &[own, DSB_NSH, Do(I::Write(VTTBR_EL2))], &[1]);
+}
+
+#[test]
+fn own_tables_are_complete_and_synchronized_before_they_are_used() {
+    check("own-table-store", &[Store(OWN_TABLE), DSB_ISHST, ISB, Load(SHARED)], &[1, 2]);
+}
+
+#[test]
+fn registers_are_synchronized_before_what_depends_on_them() {
+    check("translate-before-par", &[Do(I::Translate), ISB, Do(I::Read(PAR_EL1))], &[1]);
+    check("context", &[Do(I::Write(CPTR_EL2)), ISB, Do(I::Write(ZCR_EL2))], &[1]);
+    check("context", &[Do(I::Write(VTTBR_EL2)), ISB, tlbi(Scope::AllGuests), DSB_ISH], &[1]);
+    check("context", &[Do(I::Write(HCR_EL2)), ISB, Do(I::Translate)], &[1]);
+    assert_eq!(run(&[Do(I::Write(HCR_EL2)), ERET, Do(I::Translate)]), None);
+}
+
+#[test]
+fn instructions_are_synchronized_step_by_step() {
+    let steps = [CVAU, DSB_ISH, IC, DSB_ISH, Store(TABLE), DSB_ISHST, ERET];
+    check("instruction-cache", &steps, &[1, 3]);
+    let own = Do(I::Maintain(Cache::OwnInstructions));
+    check("instruction-cache", &[own, DSB_NSH, Do(I::Write(SCTLR_EL2))], &[1]);
+}
+
+#[test]
+fn what_a_cpu_without_caches_reads_is_cleaned_first() {
+    let sev = Do(I::SendEvent);
+    check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, sev], &[1, 2]);
+    check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, Do(I::Call)], &[1, 2]);
+    check("handoff-not-cleaned", &[Store(LOADED), CLEAN, DSB_SY, ERET], &[1]);
+    check("mailbox-not-dropped", &[Load(MAILBOX), CLEAN, DSB_SY, Load(MAILBOX)], &[1, 2]);
+    check("call-before-store", &[Store(ANNOUNCED), DSB_ISHST, Do(I::Call)], &[1]);
+}
+
+#[test]
+fn an_image_is_written_with_the_caches_off_only_between_two_cleanings() {
+    let off = Do(I::Write(SCTLR_EL2));
+    let steps = [off, ISB, CLEAN, DSB_SY, Store(IMAGE), CLEAN, DSB_SY, Do(I::Write(SCTLR_EL2)), ISB];
+    check("caches-off", &steps, &[2, 3, 5, 6]);
+}

@@ -1,8 +1,17 @@
 //! The driver of the real DARTs: what the engine asks of an IOMMU, on t8020 registers.
 //!
-//! A DART whose power domain is off is never touched: reading it would be a bus error. It has forgotten
-//! everything by then, so there is nothing to invalidate, and what it must know is written again when the guest
-//! touches it next. All sources: `docs/m1.md`, "The registers of a DART".
+//! # Power
+//!
+//! The guest owns the power domains and may change them at any moment, on another CPU too. So:
+//! - A DART is accessed only where its domains say that it answers. A domain that gates its clock by itself does.
+//! - A DART without power has forgotten its registers and its TLB. It comes back with streams that neither translate
+//!   nor bypass (an assumption, `docs/m1.md`), so nothing walks a table that Oche has put to another use meanwhile.
+//!   It is programmed and flushed before it translates again.
+//! - A DART that does not answer and may have kept what it held has not been flushed, and that is an error.
+//! - Whatever is done next to a DART of either kind programs and flushes all of it. Before the guest's accesses the
+//!   registers that matter are compared, which finds a loss of power that nothing else has shown.
+//!
+//! All sources: `docs/m1.md`, "The registers of a DART".
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -17,24 +26,40 @@ use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
 
 use crate::entry::{self, Window};
+use crate::found::Power;
 use crate::registers::ttbr;
 
 /// The bit of `CONFIG` that freezes TCRs and TTBRs until reset. Source: Linux `apple-dart.c`, `DART_CONFIG_LOCK`.
 const CONFIG_LOCK: u32 = 1 << 15;
+/// The bit of `PARAMS2` that says that streams can bypass translation. Source: Linux `apple-dart.c`,
+/// `DART_PARAMS_BYPASS_SUPPORT`.
+const PARAMS2_BYPASS: u32 = 1;
 /// Bits of `ERROR`'s code that say that the access was a write. Source: m1n1 `hw/dart8020.py`.
 const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
 /// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes this long is given
 /// no time at all from then on, until it has ended a command again.
 const PATIENCE_MILLISECONDS: u64 = 1000;
+/// How long a power domain may be on its way to another state, in milliseconds. Linux gives up after 100 us.
+const POWER_MILLISECONDS: u64 = 1;
+/// How often a command is made again when the DART did not answer though it has power: the power may come and go.
+const ATTEMPTS: u32 = 3;
 
 /// A register did not answer: the access was not made, and a read gave no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusError;
 
-impl From<BusError> for InvalidateTimedOut {
-    /// What was not made is not known to be done.
+/// Why a DART has not done what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// It did not answer.
+    Bus,
+    /// It did not end a command in time.
+    Busy,
+}
+
+impl From<BusError> for Failure {
     fn from(_: BusError) -> Self {
-        Self
+        Self::Bus
     }
 }
 
@@ -61,8 +86,8 @@ pub trait Hardware {
     /// Orders every earlier register read before any later access to memory: a load finds what devices had written
     /// when the register was read.
     fn order_loads(&mut self);
-    /// Whether the DART may be touched at all.
-    fn is_powered(&self, dart: DartId) -> bool;
+    /// What its power domains say.
+    fn power(&self, dart: DartId) -> Power;
     /// A counter that never stops.
     fn ticks(&self) -> u64;
     /// How often it counts in a millisecond.
@@ -96,6 +121,8 @@ pub struct Tested {
     pub params2: u32,
     /// Bits of a TTBR that keep what is written, the valid bit apart.
     pub ttbr_bits: u32,
+    /// A TCR in which only translation was turned on, as it reads back.
+    pub tcr: u32,
     /// Ticks of [`ROUNDS`] invalidations, or `None` if one did not end in time.
     pub invalidations: Option<u64>,
 }
@@ -138,12 +165,45 @@ impl fmt::Display for Condition {
     }
 }
 
+/// What a DART's registers and TLB hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    /// What they must.
+    Current,
+    /// Nothing: it had no power.
+    Nothing,
+    /// Perhaps something older: a command was not confirmed.
+    Older,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Dart {
     mode: Mode,
     roots: [Option<Frame>; STREAMS],
     /// It did not end its last command in time.
     is_stuck: bool,
+    held: Held,
+    /// Its domains were on their way to another state for too long when they were looked at last.
+    is_unreachable: bool,
+    /// The guest has asked for the page size and was given the hardware's.
+    has_asked: bool,
+    /// It was once found to translate or bypass where it should have forgotten everything.
+    has_remembered: bool,
+    /// How often it was programmed again.
+    repairs: u32,
+}
+
+impl Dart {
+    const NEW: Self = Self {
+        mode: Mode::Unknown,
+        roots: [None; STREAMS],
+        is_stuck: false,
+        held: Held::Older,
+        is_unreachable: false,
+        has_asked: false,
+        has_remembered: false,
+        repairs: 0,
+    };
 }
 
 /// All DARTs of the machine that Oche may mediate.
@@ -160,9 +220,7 @@ impl<H: Hardware> Darts<H> {
     /// Looks at `count` DARTs, and touches those only that are on. Changes nothing. `has_windows`: entries are
     /// limited to a part of their page where that is what the guest mapped.
     pub fn new(hardware: H, count: usize, has_windows: bool) -> Self {
-        let darts = (0..count)
-            .map(|_| Dart { mode: Mode::Unknown, roots: [None; STREAMS], is_stuck: false })
-            .collect();
+        let darts = alloc::vec![Dart::NEW; count];
         let mut all = Self { hardware, darts, touched: None, has_windows };
         for dart in (0..count).filter_map(DartId::new) {
             all.settle_mode(dart);
@@ -180,7 +238,7 @@ impl<H: Hardware> Darts<H> {
 
     /// What `dart` is like, or `None` while it is off or does not answer.
     pub fn condition(&self, dart: DartId) -> Option<Condition> {
-        if !self.hardware.is_powered(dart) {
+        if self.hardware.power(dart) != Power::On {
             return None;
         }
         self.read_condition(dart).ok()
@@ -225,6 +283,10 @@ impl<H: Hardware> Darts<H> {
         self.hardware.write(dart, register, u32::MAX >> 1)?;
         let ttbr_bits = self.hardware.read(dart, register)?;
         self.hardware.write(dart, register, kept)?;
+        // No table: what would come from this stream faults.
+        self.hardware.write(dart, tcr_of(stream), Tcr::new().with_translate(true).into_bits())?;
+        let tcr = self.hardware.read(dart, tcr_of(stream))?;
+        self.hardware.write(dart, tcr_of(stream), 0)?;
         let mut streams = StreamSet::default();
         streams.insert(stream);
         let began = self.hardware.ticks();
@@ -235,6 +297,7 @@ impl<H: Hardware> Darts<H> {
             params1: self.hardware.read(dart, PARAMS1)?,
             params2: self.hardware.read(dart, PARAMS2)?,
             ttbr_bits,
+            tcr,
             invalidations: has_ended.then_some(took),
         })
     }
@@ -258,20 +321,36 @@ impl<H: Hardware> Darts<H> {
         if self.condition(dart).is_none_or(|condition| condition.is_taken()) {
             return false;
         }
-        let is_done = self.program(dart).is_ok();
+        let done = self.run(dart, StreamSet(u16::MAX), Self::flush);
+        let is_done = done.is_ok() && self.is_current(dart);
         if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.mode = if is_done { Mode::Mediated } else { Mode::Left };
+            entry.mode = match done {
+                Ok(()) if is_done => Mode::Mediated,
+                // It has lost its power meanwhile.
+                Ok(()) => Mode::Unknown,
+                Err(InvalidateTimedOut) => Mode::Left,
+            };
         }
         is_done
     }
 
     /// The guest's own access to a DART that is still its own.
     ///
+    /// Linux puts devices behind a DART with larger pages than the kernel's into bypass where the DART can do that:
+    /// they would use the homes of pages that are away. So who was given the hardware's page size is refused
+    /// bypass. Source: Linux `apple-dart.c`, `def_domain_type`, `attach_dev`.
+    ///
     /// # Errors
     ///
     /// [`BusError`], when nothing answers: the guest gets the same.
-    pub fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
-        self.hardware.read(dart, offset)
+    pub fn read(&mut self, dart: DartId, offset: u64) -> Result<u32, BusError> {
+        if self.hardware.power(dart) != Power::On {
+            return Err(BusError);
+        }
+        let value = self.hardware.read(dart, offset)?;
+        let Some(entry) = self.darts.get_mut(dart.index()) else { return Err(BusError) };
+        entry.has_asked |= offset == PARAMS1;
+        Ok(if offset == PARAMS2 && entry.has_asked { value & !PARAMS2_BYPASS } else { value })
     }
 
     /// As [`Self::read`].
@@ -280,34 +359,170 @@ impl<H: Hardware> Darts<H> {
     ///
     /// As for [`Self::read`].
     pub fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
+        if self.hardware.power(dart) != Power::On {
+            return Err(BusError);
+        }
         self.hardware.write(dart, offset, value)
     }
 
-    /// The guest touches `dart`: so it is on, and may have been off since. What it forgot is written again.
+    /// The guest touches `dart`, which may have lost its power since it did last. What it forgot is written again.
     pub fn touch(&mut self, dart: DartId) {
         self.touched = Some(dart);
         let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.mode == Mode::Mediated) else {
             return;
         };
-        let sign = StreamSet(u16::MAX).iter().find(|stream| entry.roots[stream.index()].is_some());
-        let Some(stream) = sign.or(StreamId::new(0)) else { return };
-        let expected = Tcr::new().with_translate(true).into_bits();
-        if self.hardware.is_powered(dart) && self.hardware.read(dart, tcr_of(stream)) != Ok(expected) {
-            // Nothing more can be done about a DART that does not end its invalidation: the engine will meet it again.
-            let _ = self.program(dart);
+        let held = entry.held;
+        match self.hardware.power(dart) {
+            Power::On if held == Held::Current && self.holds_what_it_must(dart) => return,
+            Power::On => {}
+            // The registers that the guest touches are not the hardware's, and nothing translates meanwhile.
+            Power::Off | Power::Unreachable => return,
         }
+        if held != Held::Older {
+            self.report_remembered(dart);
+        }
+        self.set_held(dart, Held::Older);
+        if let Some(entry) = self.darts.get_mut(dart.index()) {
+            entry.repairs = entry.repairs.saturating_add(1);
+        }
+        // If it does not work the next command programs all of it, and reports what goes wrong.
+        let _ = self.run(dart, StreamSet(u16::MAX), Self::flush);
+    }
+
+    /// How often `dart` was programmed again, since it may have forgotten something.
+    pub fn repairs(&self, dart: DartId) -> u32 {
+        self.darts.get(dart.index()).map_or(0, |entry| entry.repairs)
+    }
+
+    /// Whether the registers of every attached stream hold what they must, and the last stream's, which is enough
+    /// to see that the DART has forgotten all of them. Only the bits that Oche relies on are compared: others may
+    /// read back otherwise than they were written.
+    fn holds_what_it_must(&self, dart: DartId) -> bool {
+        let Some(entry) = self.darts.get(dart.index()) else { return true };
+        let attached = StreamSet(u16::MAX).iter().filter(|stream| entry.roots[stream.index()].is_some());
+        let holds = |stream: StreamId| -> Result<bool, BusError> {
+            let tcr = Tcr::from_bits(self.hardware.read(dart, tcr_of(stream))?);
+            let is_root = match entry.roots[stream.index()] {
+                Some(root) => self.hardware.read(dart, ttbr_of(stream, 0))? == ttbr(root).into_bits(),
+                None => true,
+            };
+            Ok(is_root && tcr.translate() && !tcr.bypass())
+        };
+        attached.chain(StreamId::new(IDLE_STREAM)).all(|stream| holds(stream) == Ok(true))
+    }
+
+    /// Reports, once, a DART that has forgotten its tables and translates or bypasses all the same: until now its
+    /// devices could have reached memory that is not theirs.
+    fn report_remembered(&mut self, dart: DartId) {
+        let Some(entry) = self.darts.get_mut(dart.index()).filter(|entry| !entry.has_remembered) else {
+            return;
+        };
+        for stream in StreamSet(u16::MAX).iter() {
+            let (Ok(tcr), Ok(first)) =
+                (self.hardware.read(dart, tcr_of(stream)), self.hardware.read(dart, ttbr_of(stream, 0)))
+            else {
+                return;
+            };
+            let tcr = Tcr::from_bits(tcr);
+            let expected = entry.roots[stream.index()].map_or(0, |root| ttbr(root).into_bits());
+            let has_other_table = Ttbr::from_bits(first).valid() && first != expected;
+            if tcr.bypass() || tcr.translate() && has_other_table {
+                entry.has_remembered = true;
+                log::error!(
+                    "DART {} stream {} came back with TCR {:#x}, TTBR {first:#x}",
+                    dart.index(),
+                    stream.index(),
+                    tcr.into_bits()
+                );
+                return;
+            }
+        }
+    }
+
+    fn set_held(&mut self, dart: DartId, held: Held) {
+        if let Some(entry) = self.darts.get_mut(dart.index()) {
+            entry.held = held;
+        }
+    }
+
+    fn is_current(&self, dart: DartId) -> bool {
+        self.darts.get(dart.index()).is_some_and(|entry| entry.held == Held::Current)
+    }
+
+    /// What the power domains say, when they have had time to reach their state: once, until they have reached one.
+    fn settled_power(&mut self, dart: DartId) -> Power {
+        let Some(entry) = self.darts.get_mut(dart.index()) else { return Power::Off };
+        let limit = POWER_MILLISECONDS * self.hardware.ticks_per_millisecond();
+        let start = self.hardware.ticks();
+        loop {
+            let power = self.hardware.power(dart);
+            let is_late = entry.is_unreachable || self.hardware.ticks().wrapping_sub(start) > limit;
+            if power != Power::Unreachable || is_late {
+                entry.is_unreachable = power == Power::Unreachable;
+                return power;
+            }
+        }
+    }
+
+    /// Has `dart` carry out `command` for `streams`; if it does not hold what it must, it is programmed and flushed
+    /// altogether.
+    ///
+    /// Without power there is nothing to carry out: no access uses what it held from here on, since it translates
+    /// nothing until it is programmed, and that is the next thing that is done to it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidateTimedOut`]: it may use what it held. The next thing that is done to it is the same.
+    fn run(
+        &mut self,
+        dart: DartId,
+        streams: StreamSet,
+        command: fn(&mut Self, DartId, StreamSet) -> Result<(), Failure>,
+    ) -> Result<(), InvalidateTimedOut> {
+        for _ in 0..ATTEMPTS {
+            match self.settled_power(dart) {
+                Power::On => {}
+                Power::Off => {
+                    self.set_held(dart, Held::Nothing);
+                    return Ok(());
+                }
+                Power::Unreachable => break,
+            }
+            let was_current = self.is_current(dart);
+            self.set_held(dart, Held::Older);
+            let done = if was_current { command(self, dart, streams) } else { self.program(dart) };
+            match done {
+                // Where nothing answers, what is read might look like the end of a command.
+                Ok(()) if self.hardware.power(dart) == Power::On => {
+                    self.set_held(dart, Held::Current);
+                    return Ok(());
+                }
+                Ok(()) | Err(Failure::Bus) => {}
+                Err(Failure::Busy) => break,
+            }
+        }
+        self.set_held(dart, Held::Older);
+        Err(InvalidateTimedOut)
     }
 
     /// Makes all of the hardware's streams what they must be, and waits until nothing older is used.
     ///
     /// A stream that is blocked translates without a table, so its accesses fault. That a TCR of 0 blocks is Linux's
     /// belief and not QEMU's; this is nobody's doubt.
-    fn program(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
+    fn program(&mut self, dart: DartId) -> Result<(), Failure> {
         for stream in StreamSet(u16::MAX).iter() {
             self.program_stream(dart, stream)?;
         }
         self.hardware.write(dart, STREAMS_ENABLE, u32::from(u16::MAX))?;
         self.flush(dart, StreamSet(u16::MAX))
+    }
+
+    /// Makes `streams` what they must be, and waits until nothing older is used.
+    fn program_streams(&mut self, dart: DartId, streams: StreamSet) -> Result<(), Failure> {
+        for stream in streams.iter() {
+            self.program_stream(dart, stream)?;
+        }
+        self.flush(dart, streams)
     }
 
     /// # Order
@@ -330,7 +545,7 @@ impl<H: Hardware> Darts<H> {
     ///
     /// Table stores, then the command: a walk that begins after what was cached is gone finds the new entries.
     /// The end of the command, then loads: what devices wrote by the old entries is seen.
-    fn flush(&mut self, dart: DartId, streams: StreamSet) -> Result<(), InvalidateTimedOut> {
+    fn flush(&mut self, dart: DartId, streams: StreamSet) -> Result<(), Failure> {
         self.wait(dart)?;
         self.hardware.complete_stores();
         self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0))?;
@@ -341,7 +556,7 @@ impl<H: Hardware> Darts<H> {
         Ok(())
     }
 
-    fn wait(&mut self, dart: DartId) -> Result<(), InvalidateTimedOut> {
+    fn wait(&mut self, dart: DartId) -> Result<(), Failure> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         let patience = if entry.is_stuck { 0 } else { PATIENCE_MILLISECONDS };
         let limit = patience * self.hardware.ticks_per_millisecond();
@@ -357,7 +572,7 @@ impl<H: Hardware> Darts<H> {
                     );
                 }
                 entry.is_stuck = command.busy();
-                return if command.busy() { Err(InvalidateTimedOut) } else { Ok(()) };
+                return if command.busy() { Err(Failure::Busy) } else { Ok(()) };
             }
         }
     }
@@ -370,13 +585,13 @@ impl<H: Hardware> Darts<H> {
     ) -> Result<(), InvalidateTimedOut> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         entry.roots[stream.index()] = root;
-        if entry.mode != Mode::Mediated || !self.hardware.is_powered(dart) {
+        // A DART that is not mediated is attached to nothing; its streams are the guest's or firmware's.
+        if entry.mode != Mode::Mediated {
             return Ok(());
         }
-        self.program_stream(dart, stream)?;
         let mut streams = StreamSet::default();
         streams.insert(stream);
-        self.flush(dart, streams)
+        self.run(dart, streams, Self::program_streams)
     }
 }
 
@@ -420,17 +635,13 @@ impl<H: Hardware> Iommu for Darts<H> {
     }
 
     fn invalidate(&mut self, _: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
-        for (dart, streams) in members.iter() {
-            if self.hardware.is_powered(dart) {
-                self.flush(dart, streams)?;
-            }
-        }
-        Ok(())
+        let flushed = members.iter().map(|(dart, streams)| self.run(dart, streams, Self::flush));
+        flushed.fold(Ok(()), Result::and)
     }
 
     /// Of the DART alone that the guest touches now: another one may be off.
     fn next_fault(&mut self) -> Option<DeviceFault> {
-        let dart = self.touched.filter(|dart| self.hardware.is_powered(*dart))?;
+        let dart = self.touched.filter(|dart| self.hardware.power(*dart) == Power::On)?;
         self.take_fault(dart).ok().flatten()
     }
 }

@@ -242,7 +242,7 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
 }
 
 /// Lines of the self-test, and how they end here.
-const SELFTEST: [(&str, &str); 17] = [
+const SELFTEST: [(&str, &str); 18] = [
     ("oche.version", " m1 -"),
     ("machine.cpus", "2 CPUs -"),
     ("cpu.e2h", "1 HCR_EL2.E2H ok"),
@@ -257,6 +257,7 @@ const SELFTEST: [(&str, &str); 17] = [
     ("fiq.physical-timer", " ok"),
     ("fiq.by-el2.virtual-timer", " ok"),
     ("fiq.by-el2.physical-timer", " ok"),
+    ("dart.pcie0_dart_0.tcr-holds", "0x80 TCR ok"),
     ("dart.pcie0_dart_0.invalidate", " ns -"),
     ("dart.dwc3_0_dart_1.invalidate", "skipped: it is in use"),
     ("dart.sio_dart.invalidate", "skipped: it has no power"),

@@ -45,7 +45,8 @@ pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRan
             Mode::Direct | Mode::Mediated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
-        if darts.mode(id) != Mode::Left {
+        // The guest reaches a locked one by itself: nobody can change what it translates, nor have it bypass.
+        if mode != Mode::Left || condition.is_none_or(|condition| !condition.is_locked) {
             holes.push(dart.registers);
         }
     }

@@ -10,7 +10,7 @@ use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::DartId;
 use oche_m1::darts::{BusError, Hardware};
-use oche_m1::found::{Found, is_on, mediated};
+use oche_m1::found::{Found, Power, mediated};
 
 /// Registers that EL2 maps: nobody else reaches them, since stage 2 does not map them.
 #[derive(Debug)]
@@ -68,12 +68,12 @@ impl Hardware for Registers {
         barrier::dmb(barrier::LD);
     }
 
-    fn is_powered(&self, dart: DartId) -> bool {
-        let power = self.darts.get(dart.index()).map_or(&[][..], |(_, power)| power);
-        power.iter().all(|register| {
+    fn power(&self, dart: DartId) -> Power {
+        let registers = self.darts.get(dart.index()).map_or(&[][..], |(_, power)| power);
+        Power::of_all(registers.iter().map(|register| {
             // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.
-            is_on(unsafe { ptr::read_volatile(*register as *const u32) })
-        })
+            Power::from_register(unsafe { ptr::read_volatile(*register as *const u32) })
+        }))
     }
 
     fn ticks(&self) -> u64 {

@@ -32,6 +32,9 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
         let held = format_args!("{:#x}", tested.ttbr_bits);
         // 31:0 of an address / 4096, less the valid bit: an M1 needs 24 of them.
         tell_of(name, "ttbr-holds", held, "bits", Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff));
+        // Translation on and bypass off, whatever else is set.
+        let is_kept = tested.tcr & 0x180 == 0x80;
+        tell_of(name, "tcr-holds", format_args!("{:#x}", tested.tcr), "TCR", Verdict::from(is_kept));
         match tested.invalidations {
             Some(ticks) => tell_time(&alloc::format!("dart.{name}.invalidate"), ticks, ROUNDS),
             None => tell_of(name, "invalidate", "never-ends", "-", Verdict::Wrong),

@@ -1,17 +1,21 @@
 //! The strict machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not forbid.
 //!
 //! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid ones,
-//! until they are invalidated; device writes are posted and land late, where they were accepted to go.
+//! until they are invalidated; device writes are posted and land late, where they were accepted to go. Until a driver's
+//! barrier, a walk finds the old or the new value of each word of a table that was stored, and loads find what was
+//! there before a device wrote.
 //! Other CPUs and devices act in the middle of the engine's own work: a test queues their accesses, and they
 //! run at random moments inside the traits' methods. A broken contract is remembered as a violation.
 
 pub mod discipline;
+pub mod driver;
 pub mod frames;
 pub mod iommu;
 pub mod memory;
 pub mod stage2;
 
 use crate::random::{Random, mix};
+use driver::Driver;
 use frames::Frames;
 use iommu::{DeviceResult, Hardware};
 use memory::{FormerWords, HostMemory};
@@ -101,6 +105,10 @@ pub enum Sabotage {
     CopyBeforeBreak,
     /// Stores are not ordered for devices.
     SkipPublish,
+    /// A driver does not complete table stores before it commands the hardware.
+    SkipStoreBarrier,
+    /// A driver does not order loads behind what it reads of the hardware.
+    SkipLoadBarrier,
 }
 
 /// Up to 32 bytes that travel.
@@ -197,6 +205,7 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
     pub(crate) memory: HostMemory,
     pub(crate) cpus: CpuTables,
     pub(crate) hardware: Hardware,
+    driver: Driver,
     pub(crate) frames: Frames,
     violation: RefCell<Option<String>>,
     countdown: u64,
@@ -221,6 +230,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             overlapped: Vec::new(),
             cpus: CpuTables::new(layout, memory.pages(), cpus),
             hardware: Hardware::new(darts),
+            driver: Driver::new(options.board, darts),
             frames: Frames::new(layout.pool.clone()),
             options,
             memory,
@@ -469,6 +479,9 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
     }
 
     fn note_entry(&mut self, page: Hfn, word: usize, before: u64, now: u64) {
+        if before != now {
+            self.hardware.note_store((page, word), before, self.cpus.checker().barriers_for_all());
+        }
         let board = self.options.board;
         let done = self.frames.store(board, &self.memory, &self.cpus, (page, word), (before, now));
         if let Err(text) = done {
@@ -567,8 +580,9 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
 
     fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
         self.step();
-        self.cpus.checker().full_barrier();
-        self.iommu_attach(dart, stream, space, root);
+        self.driver.attach(dart, stream, space, root);
+        self.carry_out();
+        self.set_space(dart, stream, Some(space));
         self.frames.attach(self.options.board, &self.memory, (dart, stream), space, root);
         self.step();
     }
@@ -576,8 +590,9 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     fn block(&mut self, dart: DartId, stream: StreamId) {
         self.step();
         if !self.is_sabotaged(Sabotage::SkipBlock) {
-            self.cpus.checker().full_barrier();
-            self.iommu_block(dart, stream);
+            self.driver.block(dart, stream);
+            self.carry_out();
+            self.set_space(dart, stream, None);
             self.frames.detach(dart, stream);
         }
         self.step();
@@ -586,16 +601,15 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
         self.step();
         let timeouts = self.options.timeouts;
-        if timeouts != 0 && self.random.chance(1, timeouts) {
-            return Err(InvalidateTimedOut);
-        }
-        self.cpus.checker().full_barrier();
-        if !self.is_sabotaged(Sabotage::SkipInvalidate) {
-            self.iommu_invalidate(space, members);
+        let hangs = timeouts != 0 && self.random.chance(1, timeouts);
+        self.check_members(space, members);
+        let done = self.driver.invalidate(space, members, hangs);
+        self.carry_out();
+        if done.is_ok() && !self.is_sabotaged(Sabotage::SkipInvalidate) {
             self.frames.invalidate(space);
         }
         self.step();
-        Ok(())
+        done
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {

@@ -344,3 +344,9 @@ fn entries_that_devices_may_not_see_yet_are_seen() {
     let found = found(Sabotage::SkipPublish);
     assert!(found.contains("observers"), "{found}");
 }
+
+#[test]
+fn a_table_named_before_its_entries_are_visible_is_seen() {
+    let found = found(Sabotage::SkipStoreBarrier);
+    assert!(found.contains("observers"), "{found}");
+}

@@ -1,10 +1,12 @@
 //! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
 
+use super::driver::Step;
 use super::{Board, Data, Sabotage, StrictWorld};
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId};
 use oche_hyp::world::{DeviceFault, SpaceId};
+use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 
 /// What came of a device's access.
@@ -35,6 +37,8 @@ pub struct Pending {
     pub length: usize,
     at: Hfn,
     stream: usize,
+    /// A write that has landed, and that loads need not see yet.
+    has_landed: bool,
     /// `None` for a read.
     data: Option<Data>,
 }
@@ -51,11 +55,18 @@ impl Pending {
     }
 }
 
+/// Entries that are cached, each with the number of invalidations that had begun.
+type Cache = BTreeMap<u64, (u64, u32)>;
+
 #[derive(Default)]
 struct Stream {
-    attached: Option<(SpaceId, Frame)>,
-    leaves: BTreeMap<u64, u64>,
-    tables: BTreeMap<u64, u64>,
+    /// What the engine has it attached to.
+    space: Option<SpaceId>,
+    /// The first-level table by which it translates.
+    root: Option<Frame>,
+    invalidations: u32,
+    leaves: Cache,
+    tables: Cache,
 }
 
 /// All the IOMMUs of the machine.
@@ -66,13 +77,33 @@ pub struct Hardware {
     /// Reads that were answered, with what they saw.
     pub(crate) answered: Vec<(u64, Data)>,
     pub(crate) faults: VecDeque<DeviceFault>,
+    /// What was in words of tables before stores that walks need not see yet, and barriers for all until these.
+    hidden: FxHashMap<(Hfn, usize), u64>,
+    hidden_at: u64,
 }
 
 impl Hardware {
     /// `darts` IOMMUs, every stream blocked.
     pub fn new(darts: usize) -> Self {
         let streams = (0..darts * STREAMS).map(|_| Stream::default()).collect();
-        Self { streams, next: 0, pending: Vec::new(), answered: Vec::new(), faults: VecDeque::new() }
+        Self {
+            streams,
+            next: 0,
+            pending: Vec::new(),
+            answered: Vec::new(),
+            faults: VecDeque::new(),
+            hidden: FxHashMap::default(),
+            hidden_at: 0,
+        }
+    }
+
+    /// The engine stores into a word of a table, where `before` was, when there were `barriers` for all observers.
+    pub(super) fn note_store(&mut self, place: (Hfn, usize), before: u64, barriers: u64) {
+        if self.hidden_at != barriers {
+            self.hidden.clear();
+            self.hidden_at = barriers;
+        }
+        self.hidden.entry(place).or_insert(before);
     }
 }
 
@@ -108,21 +139,31 @@ impl<const C: bool> StrictWorld<C> {
         self.hardware.next += 1;
         let offset = iova as usize % PAGE_BYTES;
         let stream = number(dart, stream);
-        self.hardware.pending.push(Pending { id, page: None, offset, length, at, stream, data });
+        self.hardware.pending.push(Pending {
+            id,
+            page: None,
+            offset,
+            length,
+            at,
+            stream,
+            has_landed: false,
+            data,
+        });
         DeviceResult::Accepted { id, at, owner: self.owner(at) }
     }
 
     fn device_translate(&mut self, dart: DartId, stream: StreamId, iova: u64, is_write: bool) -> Option<Hfn> {
         let number = number(dart, stream);
-        let (_, root) = self.hardware.streams[number].attached?;
+        let root = self.hardware.streams[number].root?;
         self.evict(number);
         let granule = iova / FRAME_BYTES as u64;
         let entry = match self.hardware.streams[number].leaves.get(&granule) {
-            Some(&entry) => entry,
+            Some(&(entry, _)) => entry,
             None => {
                 let entry = self.walk(number, root, granule);
                 if (entry & 1 != 0 || C) && self.random.chance(7, 8) {
-                    self.hardware.streams[number].leaves.insert(granule, entry);
+                    let stream = &mut self.hardware.streams[number];
+                    stream.leaves.insert(granule, (entry, stream.invalidations));
                 }
                 entry
             }
@@ -148,7 +189,7 @@ impl<const C: bool> StrictWorld<C> {
             self.violate(format!("a device reaches {at:?} at IOVA {iova:#x}, where there is no memory"));
             return None;
         }
-        if self.hardware.streams.iter().any(|other| other.attached.is_some_and(|(_, root)| root == frame)) {
+        if self.hardware.streams.iter().any(|other| other.root == Some(frame)) {
             self.violate(format!("a device reaches a table of the engine, {frame:?}, at IOVA {iova:#x}"));
         }
         Some(at)
@@ -157,11 +198,12 @@ impl<const C: bool> StrictWorld<C> {
     fn walk(&mut self, number: usize, root: Frame, granule: u64) -> u64 {
         let upper = granule / 2048;
         let table = match self.hardware.streams[number].tables.get(&upper) {
-            Some(&entry) => entry,
+            Some(&(entry, _)) => entry,
             None => {
                 let entry = self.table_word(root, upper as usize);
                 if (entry & 1 != 0 || C) && self.random.chance(7, 8) {
-                    self.hardware.streams[number].tables.insert(upper, entry);
+                    let stream = &mut self.hardware.streams[number];
+                    stream.tables.insert(upper, (entry, stream.invalidations));
                 }
                 entry
             }
@@ -178,9 +220,16 @@ impl<const C: bool> StrictWorld<C> {
         }
     }
 
-    fn table_word(&self, table: Frame, word: usize) -> u64 {
-        match self.memory.index(table.page(word / 512)) {
-            Some(index) if !self.memory.is_ram(table.page(word / 512)) => self.memory.word(index, word % 512),
+    fn table_word(&mut self, table: Frame, word: usize) -> u64 {
+        let place = (table.page(word / 512), word % 512);
+        if self.hardware.hidden_at == self.cpus.checker().barriers_for_all()
+            && let Some(before) = self.hardware.hidden.get(&place)
+            && self.random.chance(1, 2)
+        {
+            return *before;
+        }
+        match self.memory.index(place.0) {
+            Some(index) if !self.memory.is_ram(place.0) => self.memory.word(index, place.1),
             _ => {
                 self.violate(format!("the hardware walks to {table:?}, which is no frame of the engine"));
                 0
@@ -252,39 +301,69 @@ impl<const C: bool> StrictWorld<C> {
         std::mem::take(&mut self.hardware.answered)
     }
 
-    fn drain(&mut self, number: usize) {
-        if !self.is_sabotaged(Sabotage::SkipDrain) {
-            self.deliver(|pending| pending.stream == number);
+    /// Carries out what the driver did.
+    pub(super) fn carry_out(&mut self) {
+        let steps = self.driver.take_steps();
+        for step in &steps {
+            match *step {
+                Step::CompleteStores if self.is_sabotaged(Sabotage::SkipStoreBarrier) => {}
+                Step::CompleteStores => self.cpus.checker().full_barrier(),
+                Step::OrderLoads if self.is_sabotaged(Sabotage::SkipLoadBarrier) => {}
+                Step::OrderLoads => self.deliver(|pending| pending.has_landed),
+                Step::Table(number, root) => self.set_table(number, root),
+                Step::Begin(..) | Step::End(..) if self.is_sabotaged(Sabotage::SkipInvalidate) => {}
+                Step::Begin(dart, streams) => {
+                    for stream in streams.iter() {
+                        self.hardware.streams[number(dart, stream)].invalidations += 1;
+                    }
+                }
+                Step::End(dart, streams) => {
+                    streams.iter().for_each(|stream| self.end_invalidation(number(dart, stream)));
+                }
+            }
+            self.step();
+        }
+        self.driver.reuse(steps);
+    }
+
+    fn set_table(&mut self, number: usize, root: Option<Frame>) {
+        let hidden = root.into_iter().flat_map(|root| (0..SLOTS).map(move |slot| root.page(slot)));
+        if let Some(hidden) = { hidden }.find(|page| !self.cpus.checker().is_visible_to_all(*page)) {
+            self.violate(format!("a stream's table is {root:?} before all observers see {hidden:?}"));
+        }
+        self.hardware.streams[number].root = root;
+    }
+
+    /// What was cached when the invalidation began is gone, and accesses that were accepted by it are complete.
+    fn end_invalidation(&mut self, number: usize) {
+        let stream = &mut self.hardware.streams[number];
+        let newest = stream.invalidations;
+        stream.leaves.retain(|_, (_, at)| *at == newest);
+        stream.tables.retain(|_, (_, at)| *at == newest);
+        if self.is_sabotaged(Sabotage::SkipDrain) {
+            return;
+        }
+        self.deliver(|pending| pending.stream == number && !pending.is_write());
+        for pending in self.hardware.pending.iter_mut().filter(|pending| pending.stream == number) {
+            pending.has_landed = true;
         }
     }
 
-    pub(super) fn iommu_attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
-        let number = number(dart, stream);
-        self.drain(number);
-        self.hardware.streams[number] = Stream { attached: Some((space, root)), ..Stream::default() };
+    /// What the engine has a stream attached to.
+    pub(super) fn set_space(&mut self, dart: DartId, stream: StreamId, space: Option<SpaceId>) {
+        self.hardware.streams[number(dart, stream)].space = space;
     }
 
-    pub(super) fn iommu_block(&mut self, dart: DartId, stream: StreamId) {
-        let number = number(dart, stream);
-        self.drain(number);
-        self.hardware.streams[number] = Stream::default();
-    }
-
-    pub(super) fn iommu_invalidate(&mut self, space: SpaceId, members: &Members) {
+    /// An invalidation must name streams of its space alone.
+    pub(super) fn check_members(&self, space: SpaceId, members: &Members) {
         for (dart, streams) in members.iter() {
             for stream in streams.iter() {
-                let number = number(dart, stream);
-                match self.hardware.streams.get_mut(number) {
-                    Some(found) if found.attached.is_some_and(|(attached, _)| attached == space) => {
-                        found.leaves.clear();
-                        found.tables.clear();
-                        self.drain(number);
-                    }
-                    // Blocked: a space keeps the streams that it lost when the hardware did not answer.
-                    Some(found) if found.attached.is_none() => {}
-                    _ => self.violate(format!(
+                // Blocked: a space keeps the streams that it lost when the hardware did not answer.
+                let attached = self.hardware.streams.get(number(dart, stream)).map(|found| found.space);
+                if !matches!(attached, Some(None)) && attached != Some(Some(space)) {
+                    self.violate(format!(
                         "invalidate of {space:?} names {dart:?} {stream:?}, not attached to it"
-                    )),
+                    ));
                 }
             }
         }

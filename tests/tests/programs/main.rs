@@ -103,6 +103,8 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::SkipSettle,
         Sabotage::CopyBeforeBreak,
         Sabotage::SkipPublish,
+        Sabotage::SkipStoreBarrier,
+        Sabotage::SkipLoadBarrier,
     ];
     for sabotage in sabotages {
         let is_found = |seed| {

@@ -8,7 +8,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Hfn};
+use crate::addr::{Frame, Gfn, Hfn, PAGE_BYTES};
+use crate::budget::Budget;
 use crate::dart::entry::{decode_leaf, decode_table};
 use crate::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
 use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
@@ -24,9 +25,8 @@ pub use crate::vdart::AccessError;
 use crate::vdart::{Command, VirtualDart};
 use crate::world::{DeviceFault, SpaceId, World};
 
-/// Slots that one trap may change before it leaves the rest to the next poll. All that Linux maps or unmaps
-/// at once is below it, so its first poll finds the DART idle; on an M1 it is one or two milliseconds.
-const SLICE_SLOTS: usize = 4096;
+/// What it costs to bring a page home and give it a base.
+const HOLD_BYTES: usize = 6 * PAGE_BYTES;
 /// Faults that one trap takes from the hardware.
 const MOST_FAULTS: usize = 64;
 
@@ -63,13 +63,14 @@ impl Configuration<'_> {
 
     /// An upper bound, in bytes, of the heap that an engine of this configuration ever uses.
     pub fn heap_bytes(&self) -> usize {
-        // Rounded up to powers of two, as a buddy allocator does: per page 24 bytes of record and, a
-        // quarter node, 2 of alias; per table its copy and record; per chapter of the book, 128 records
+        // Rounded up to powers of two, as a buddy allocator does: per page 32 bytes of record and, a
+        // quarter node and an eighth of a followed page, 2.5 of alias; per table its copy and record; per chapter of the book, 128 records
         // of 72 bytes; per space two indices of 8 KiB; per frame of the pool three words.
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
         let tables = self.tables();
-        (self.pages() * 24).next_power_of_two()
+        (self.pages() * 32).next_power_of_two()
             + (self.pages() * 2).next_power_of_two().max(1 << 20)
+            + (self.pages() / 2).next_power_of_two().max(1 << 18)
             + tables * 4096
             + (tables * 128).next_power_of_two()
             + ((self.pages() / 256).clamp(64, 8192) * 12 * 1024).next_power_of_two()
@@ -86,7 +87,14 @@ pub struct Engine {
     spaces: Vec<Option<Space>>,
     tracker: Tracker,
     placement: Placement,
+    /// Changes of the space in hand, and how many of them have been acted on.
     batch: Batch,
+    applied: usize,
+    in_hand: Option<SpaceId>,
+    /// All tables of the space in hand have been compared for `batch`.
+    is_compared: bool,
+    /// What could not be watched of a space that begins.
+    opening: Batch,
     is_busy: bool,
 }
 
@@ -140,6 +148,9 @@ struct Space {
     /// Streams to attach once the tables have been acted on.
     waiting: Members,
     needs_sync: bool,
+    /// The tables have been acted on: so many of the pages remain to be looked at that devices write in one copy and
+    /// read in another.
+    follow_left: Option<usize>,
     is_ending: bool,
 }
 
@@ -161,6 +172,10 @@ impl Engine {
                 world,
             ),
             batch: Batch::new(),
+            applied: 0,
+            in_hand: None,
+            is_compared: false,
+            opening: Batch::new(),
             is_busy: false,
         }
     }
@@ -326,12 +341,19 @@ impl Engine {
     /// at least one, and not all where that is more than one trap's work. The caller comes again with the rest.
     #[must_use]
     pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
+        let mut budget = Budget::new();
+        let mut count = 0;
         for page in pages {
+            budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
+            if budget.is_spent() && count != 0 {
+                break;
+            }
             // The master's stores do not trap.
             self.tracker.open(world, &mut self.placement.mover, *page);
+            count += 1;
         }
-        self.placement.hold(world, pages);
-        pages.len()
+        self.placement.hold(world, pages.get(..count).unwrap_or(pages));
+        count
     }
 
     /// As [`Self::hold_all`], of one page.
@@ -387,7 +409,7 @@ impl Engine {
             if let Some(entry) = self.space_mut(space) {
                 entry.needs_sync = true;
                 entry.cause = Cause { dart, stream };
-                self.tracker.restart(space);
+                self.restart(space);
             }
             let Some(attachment) = self.attachment(dart, stream) else { continue };
             if attachment.now == Some(space) {
@@ -430,12 +452,18 @@ impl Engine {
             }
         };
         if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
-            *entry =
-                Some(Space { roots, cause, waiting: Members::default(), needs_sync: true, is_ending: false });
+            *entry = Some(Space {
+                roots,
+                cause,
+                waiting: Members::default(),
+                needs_sync: true,
+                follow_left: None,
+                is_ending: false,
+            });
         }
-        self.batch.clear();
-        self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.batch);
-        self.report_unwatched(world, cause);
+        self.opening.clear();
+        self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.opening);
+        report_unwatched(world, cause, &self.opening);
         Some(space)
     }
 
@@ -485,6 +513,7 @@ impl Engine {
         let Some(entry) = self.space_mut(space) else { return };
         if !is_used && entry.waiting.is_empty() && !entry.is_ending {
             entry.is_ending = true;
+            self.restart(space);
             self.tracker.end_space(space);
         }
     }
@@ -516,37 +545,80 @@ impl Engine {
     /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
     /// whether something is left.
     fn work(&mut self, world: &mut impl World) -> usize {
+        let mut budget = Budget::new();
         let mut slots = 0;
-        // A space that becomes ready can end another, wherever that is in the list.
-        while let Some(space) = self.spaces.iter().position(|space| space.as_ref().is_some_and(Space::is_due))
-        {
-            let space = SpaceId(space as u16);
-            loop {
-                if slots >= SLICE_SLOTS {
-                    self.is_busy = true;
-                    return slots;
-                }
-                let Some(cause) = self.space_mut(space).map(|space| space.cause) else { break };
-                self.batch.clear();
-                let is_complete = self.tracker.compare(world, &mut self.placement, space, &mut self.batch);
-                // A refused table counts too: reporting it is work.
-                slots += 4 * (self.batch.changes.len() + self.batch.unwatched.len());
-                self.report_unwatched(world, cause);
-                self.placement.apply(world, cause, space, &self.batch.changes);
-                if is_complete {
-                    break;
-                }
+        while let Some(space) = self.due() {
+            if budget.is_spent() {
+                self.is_busy = true;
+                return slots;
             }
-            self.complete(world, space);
+            slots += self.work_on(world, space, &mut budget);
         }
         self.is_busy = false;
         slots
+    }
+
+    /// The space to go on with: the one whose changes are in hand, or the first of which something is due. A space that
+    /// becomes ready can end another, wherever that is in the list.
+    fn due(&self) -> Option<SpaceId> {
+        let first = || self.spaces.iter().position(|space| space.as_ref().is_some_and(Space::is_due));
+        self.in_hand.or_else(|| first().map(|space| SpaceId(space as u16)))
+    }
+
+    /// One round of work on `space`. Returns how many slots were looked at.
+    fn work_on(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) -> usize {
+        let Some(entry) = self.space_mut(space) else { return 0 };
+        let (cause, is_ending) = (entry.cause, entry.is_ending);
+        if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
+            let is_done = self.placement.follow(world, space, &mut left, budget);
+            if is_done {
+                self.complete(world, space);
+            } else if let Some(entry) = self.space_mut(space) {
+                entry.follow_left = Some(left);
+            }
+            return 0;
+        }
+        if self.in_hand.is_none() {
+            self.batch.clear();
+            self.is_compared =
+                self.tracker.compare(world, &mut self.placement, space, &mut self.batch, budget);
+            report_unwatched(world, cause, &self.batch);
+            (self.in_hand, self.applied) = (Some(space), 0);
+        }
+        let rest = self.batch.changes.get(self.applied..).unwrap_or_default();
+        let applied = self.placement.apply(world, cause, space, rest, budget);
+        self.applied += applied;
+        if self.applied == self.batch.changes.len() {
+            self.in_hand = None;
+            if self.is_compared && is_ending {
+                self.complete(world, space);
+            } else if self.is_compared
+                && let Some(entry) = self.space_mut(space)
+            {
+                entry.follow_left = Some(usize::MAX);
+            }
+            // A refused table counts too: reporting it is work.
+            return 4 * (applied + self.batch.unwatched.len());
+        }
+        4 * applied
+    }
+
+    /// What was compared of `space` so far is out of date: its tables are compared anew.
+    fn restart(&mut self, space: SpaceId) {
+        self.tracker.restart(space);
+        if self.in_hand == Some(space) {
+            self.is_compared = false;
+        }
+        if let Some(entry) = self.space_mut(space) {
+            entry.follow_left = None;
+        }
     }
 
     /// `space` is as the guest's tables say.
     fn complete(&mut self, world: &mut impl World, space: SpaceId) {
         let Some(entry) = self.space_mut(space) else { return };
         entry.needs_sync = false;
+        entry.follow_left = None;
         if entry.is_ending {
             self.tracker.close_space(world, &mut self.placement.mover, space);
             self.placement.close_space(world, space);
@@ -556,13 +628,6 @@ impl Engine {
         } else {
             self.tracker.count_sync(space);
             self.attach_waiting(world, space);
-        }
-    }
-
-    fn report_unwatched(&self, world: &mut impl World, cause: Cause) {
-        for table in &self.batch.unwatched {
-            let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
-            world.event(Event::Refused { at, page: table.page, reason: table.reason });
         }
     }
 
@@ -602,6 +667,13 @@ impl Engine {
             // Mapped by the guest and not by Oche: refused, or mapped since.
             _ => FaultCode::NoLeaf,
         }
+    }
+}
+
+fn report_unwatched(world: &mut impl World, cause: Cause, batch: &Batch) {
+    for table in &batch.unwatched {
+        let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
+        world.event(Event::Refused { at, page: table.page, reason: table.reason });
     }
 }
 

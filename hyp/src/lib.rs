@@ -24,6 +24,7 @@ pub mod trace;
 pub mod virtio;
 pub mod world;
 
+pub mod budget;
 mod mover;
 mod placement;
 pub mod pool;

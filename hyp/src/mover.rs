@@ -21,6 +21,8 @@ pub(crate) struct PageRecord {
     pub(crate) base: u32,
     /// The first watched table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
+    /// The page's place among those that are followed: see `placement::follow`. [`NONE`] if it is not.
+    pub(crate) followed: u32,
     /// How often a master behind no DART uses the page now: see `placement::hold`.
     holds: u16,
     /// CPUs' stores are trapped, because the page holds a watched table.
@@ -31,6 +33,8 @@ pub(crate) struct PageRecord {
     has_exclusives: bool,
     /// CPUs' accesses cannot be told one by one, even where a watch asks for it: see `placement::watch`.
     pub(crate) is_unwatchable: bool,
+    /// The work under way is about the page: see `placement::cost`.
+    pub(crate) is_listed: bool,
     /// Broken in stage 2, to be made again by [`Mover::finish`].
     in_motion: bool,
     /// Has a stage-2 entry of its own.
@@ -75,11 +79,13 @@ impl Mover {
             mappings: NONE,
             base: 0,
             table: NONE,
+            followed: NONE,
             holds: 0,
             is_closed: false,
             guard: Guard::Open,
             has_exclusives: false,
             is_unwatchable: false,
+            is_listed: false,
             in_motion: false,
             is_prepared: false,
         };

@@ -12,7 +12,9 @@ pub(crate) mod addition;
 pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
+mod cost;
 mod direct;
+pub(crate) mod follow;
 mod guard;
 mod hold;
 pub(crate) mod removal;
@@ -23,11 +25,13 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
+use crate::budget::Budget;
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::mover::Mover;
-use crate::placement::alias::Aliases;
+use crate::placement::alias::{Aliases, MOST_ALIASES};
 use crate::placement::book::{Book, Form, Index, Record};
+use crate::placement::follow::Followed;
 use crate::placement::watch::Watches;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
 use crate::shadow::Shadow;
@@ -96,6 +100,8 @@ pub(crate) struct PlacedSpace {
     index: Index,
     /// Streams that the hardware has attached.
     pub(crate) members: Members,
+    /// Whether a page that it maps may be followed: see [`follow`].
+    has_followed: bool,
 }
 
 /// Everything about where pages are placed.
@@ -119,6 +125,13 @@ pub(crate) struct Placement {
     misfits: Vec<Change>,
     /// Those of them that could not be.
     stuck: Vec<(Granule, Refusal)>,
+    /// What the mappings of one page are given up with: see [`Self::collapse`].
+    given_up: Vec<Change>,
+    followed: Followed,
+    /// Pages that the work under way is about, each once.
+    listed: Vec<Gfn>,
+    /// Where the copies of a page lie that are being made equal, and whether devices may write them.
+    merging: Vec<(Hfn, bool)>,
 }
 
 impl Placement {
@@ -136,11 +149,12 @@ impl Placement {
         // A leaf table of a 4K guest maps 2 MiB. Twice the guest's memory, sparsely used, is more than a
         // driver needs; the bounds keep the book at about 1 % of memory.
         let chapters = (pages / 256).clamp(64, 8192);
+        let aliases = (pages / 4).clamp(1024, 1 << 20);
         Self {
             mover: Mover::new(ram, BATCH * SLOTS * 2),
             pool,
             book: Book::new(chapters),
-            aliases: Aliases::new((pages / 4).clamp(1024, 1 << 20)),
+            aliases: Aliases::new(aliases),
             spaces: (0..most_spaces).map(|_| None).collect(),
             devices: devices.to_vec(),
             coherence,
@@ -151,6 +165,10 @@ impl Placement {
             fetches: Vec::with_capacity(hold::MAX_FETCHES),
             misfits: Vec::with_capacity(BATCH),
             stuck: Vec::with_capacity(BATCH),
+            given_up: Vec::with_capacity(BATCH),
+            followed: Followed::new(aliases / 2),
+            listed: Vec::with_capacity(2 * BATCH * SLOTS),
+            merging: Vec::with_capacity(MOST_ALIASES + 1),
         }
     }
 
@@ -159,7 +177,12 @@ impl Placement {
     pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
         let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return false };
         let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
-        *entry = Some(PlacedSpace { shadow, index: Index::new(), members: Members::default() });
+        *entry = Some(PlacedSpace {
+            shadow,
+            index: Index::new(),
+            members: Members::default(),
+            has_followed: false,
+        });
         true
     }
 
@@ -182,11 +205,22 @@ impl Placement {
         self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
     }
 
-    /// Makes the hardware equal to `changes` of `space`, at most [`BATCH`] of different granules.
-    pub(crate) fn apply(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
+    /// Makes the hardware equal to the first of `changes` of `space`, at most [`BATCH`] of different granules: as
+    /// many as `budget` allows, and one at least. Returns how many they were.
+    #[must_use]
+    pub(crate) fn apply(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        changes: &[Change],
+        budget: &mut Budget,
+    ) -> usize {
         debug_assert!(changes.len() <= BATCH);
+        let count = self.affordable(space, changes, budget);
+        let changes = changes.get(..count).unwrap_or(changes);
         if changes.is_empty() {
-            return;
+            return 0;
         }
         self.stuck.clear();
         self.remove(world, cause, space, changes);
@@ -199,6 +233,7 @@ impl Placement {
             self.misfits = misfits;
             self.misfits.clear();
         }
+        count
     }
 
     /// Makes sure that no device uses what was taken out of the tables of `space` before.

@@ -10,7 +10,8 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::addr::{Gfn, Granule, Hfn, IovaPage, SLOTS};
+use crate::addr::{Gfn, Granule, Hfn, IovaPage, PAGE_BYTES, SLOTS};
+use crate::budget::Budget;
 use crate::dart::entry::{ENTRIES, decode_leaf, decode_table};
 use crate::dart::registers::{TTBRS, Ttbr};
 use crate::mover::{Mover, NONE};
@@ -57,7 +58,8 @@ struct Table {
     copy: Box<[u64; ENTRIES]>,
     is_open: bool,
     quiet: u16,
-    /// Another table in the same guest page; in a free table, the next free one.
+    /// The tables before and after it in the same guest page; in a free table, the next free one.
+    previous_in_page: u32,
     next_in_page: u32,
     previous_open: u32,
     next_open: u32,
@@ -125,6 +127,7 @@ impl Tracker {
             copy: Box::new([0; ENTRIES]),
             is_open: false,
             quiet: 0,
+            previous_in_page: NONE,
             next_in_page: if index + 1 == most_tables { NONE } else { index as u32 + 1 },
             previous_open: NONE,
             next_open: NONE,
@@ -194,7 +197,7 @@ impl Tracker {
 
     /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
     /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
-    /// False: the batch is full; the next call goes on where this one stopped.
+    /// False: the batch is full or `budget` is spent; the next call goes on where this one stopped.
     #[must_use]
     pub(crate) fn compare(
         &mut self,
@@ -202,11 +205,17 @@ impl Tracker {
         placement: &mut Placement,
         space: SpaceId,
         batch: &mut Batch,
+        budget: &mut Budget,
     ) -> bool {
         let Some(tracked) = self.tracked(space) else { return true };
         // Tables found or opened on the way are linked at the end, so this pass comes to them.
         let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
         while let Some((page, kind)) = self.tables.get(at as usize).map(|table| (table.page, table.kind)) {
+            if budget.is_spent() {
+                self.keep_place(space, at, next);
+                return false;
+            }
+            budget.charge(PAGE_BYTES + placement.merge_cost(page));
             // A device may have written entries into another copy of the page.
             placement.merge_copies(world, page);
             let mover = &mut placement.mover;
@@ -218,9 +227,7 @@ impl Tracker {
                 table.quiet = 0;
             }
             if batch.is_full() {
-                if let Some(tracked) = self.tracked_mut(space) {
-                    tracked.cursor = Some((at, next));
-                }
+                self.keep_place(space, at, next);
                 return false;
             }
             let resting = at;
@@ -230,6 +237,13 @@ impl Tracker {
         }
         self.restart(space);
         true
+    }
+
+    /// The next [`Self::compare`] of `space` goes on with entry `next` of table `at`.
+    fn keep_place(&mut self, space: SpaceId, at: u32, next: usize) {
+        if let Some(tracked) = self.tracked_mut(space) {
+            tracked.cursor = Some((at, next));
+        }
     }
 
     /// Notes that a sync of `space` is complete.
@@ -408,6 +422,10 @@ impl Tracker {
         }
         table.quiet = 0;
         let page = table.page;
+        // Another table in the page that is in use keeps it open.
+        if self.others_open(mover, page, at) {
+            return;
+        }
         // What a device or a master behind no DART may write does not trap.
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
             || mover.is_held(page)
@@ -417,9 +435,8 @@ impl Tracker {
         }
         // Written between the comparison and now? Then it is not quiet after all.
         let from = mover.locate(page);
-        let is_same = world.first_change(from, &table.copy, 0).is_none();
-        let has_other_open = self.others_open(mover, page, at);
-        if is_same && !has_other_open {
+        let Some(table) = self.tables.get(at as usize) else { return };
+        if world.first_change(from, &table.copy, 0).is_none() {
             self.unlink_open(at);
             world.event(Event::Table { page, is_open: false });
         } else {

@@ -1,6 +1,7 @@
 //! The rules of placement, one test each, on a machine that forgives everything but wrong bytes.
 
 mod bench;
+mod budget;
 mod guards;
 mod holds;
 mod windows;

@@ -68,6 +68,8 @@ pub struct Counts {
     pub live_moves: u64,
     /// Permissions of mapped pages that changed.
     pub permissions: u64,
+    /// Pages of which a flush made the copies equal, with bytes that only their writer had seen.
+    pub spread_pages: u64,
     /// CPU accesses that trapped and were tried again.
     pub retried_traps: u64,
     /// CPU accesses that were carried out on all copies of a guarded page.
@@ -101,6 +103,7 @@ impl Counts {
         self.replicas += other.replicas;
         self.live_moves += other.live_moves;
         self.permissions += other.permissions;
+        self.spread_pages += other.spread_pages;
         self.retried_traps += other.retried_traps;
         self.guarded_accesses += other.guarded_accesses;
         self.given_up += other.given_up;

@@ -40,7 +40,7 @@ enum CopyKind {
     Replica,
     /// It goes home, and what stays in the slot is a replica: the granule is about to be written by devices.
     Retire,
-    /// It becomes a replica that a device may write, of a page that may have no base yet: here is one.
+    /// It becomes a replica that a device may write, of a page that has no base yet: here is one.
     WithBase(Hfn),
 }
 
@@ -78,9 +78,7 @@ impl Placement {
         for copy in &copies {
             self.carry_out(world, space, copy);
         }
-        if self.watches.are_set() {
-            self.begin_newly_watched(world, space, changes);
-        }
+        self.look_again(world, space, changes);
         let is_anything_moving = self.mover.moving(0).is_some();
         self.finish_motion(world);
         if !is_anything_moving && !copies.is_empty() {
@@ -102,14 +100,22 @@ impl Placement {
         }
     }
 
-    /// Takes pages that are watched now, and were in nobody's way until now, out of the CPUs' reach.
-    fn begin_newly_watched(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+    /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes those out of the CPUs'
+    /// reach that are watched now and were in nobody's way until now.
+    fn look_again(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+        self.unlist_all();
         for change in changes {
             for slot in self.record(space, change.granule).slots.into_iter().flatten() {
-                self.watch_again(slot.page);
-                self.begin_watched(world, slot.page);
+                if self.list(slot.page) {
+                    self.follow_if_needed(slot.page);
+                    if self.watches.are_set() {
+                        self.watch_again(slot.page);
+                        self.begin_watched(world, slot.page);
+                    }
+                }
             }
         }
+        self.unlist_all();
     }
 
     /// Decides where each newly wanted page of `granule` goes, writes it into the book, and lists the copies.
@@ -218,7 +224,9 @@ impl Placement {
             Form::Direct(_) => return Err(Refusal::DeviceNotDirect),
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
-        let kind = match self.link_copy(world, space, at, leaf, is_alias) {
+        let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithBase(_));
+        let has_base = self.base(page).is_some() || copies.iter().any(is_planned);
+        let kind = match self.link_copy(world, space, at, leaf, (is_alias, has_base)) {
             Ok(kind) => kind,
             Err(reason) => {
                 if record.form == Form::Empty {
@@ -259,14 +267,14 @@ impl Placement {
         space: SpaceId,
         at: Place,
         leaf: Leaf,
-        is_alias: bool,
+        (is_alias, has_base): (bool, bool),
     ) -> Result<CopyKind, Refusal> {
         if !is_alias {
             self.link(space, at, leaf.page)?;
             return Ok(CopyKind::Move);
         }
         let is_written = leaf.permission.write || self.mover.is_held(leaf.page);
-        if !is_written || self.base(leaf.page).is_some() {
+        if !is_written || has_base {
             self.link(space, at, leaf.page)?;
             return Ok(CopyKind::Replica);
         }
@@ -291,7 +299,7 @@ impl Placement {
     /// that moves in the same batch is copied from where the page is by then.
     fn carry_out(&mut self, world: &mut impl World, space: SpaceId, copy: &Copy) {
         if copy.kind == CopyKind::Retire {
-            self.merge_copies(world, copy.page);
+            self.equalize_once(world, copy.page);
             world.copy_page(self.mover.locate(copy.page), copy.to);
             self.mover.place(world, copy.page, copy.to);
             return self.set_filled(space, copy.at);
@@ -305,19 +313,23 @@ impl Placement {
                 self.mover.place(world, copy.page, copy.to);
                 return;
             }
-            CopyKind::WithBase(base) if self.base(copy.page).is_none() => {
-                self.begin_base(world, copy.page, base)
-            }
-            // Another replica planned in the same batch brought one.
-            CopyKind::WithBase(base) => self.pool.give_page(world, base),
+            CopyKind::WithBase(base) => self.begin_base(world, copy.page, base),
             CopyKind::Replica | CopyKind::Retire => {}
         }
-        self.merge_copies(world, copy.page);
+        self.equalize_once(world, copy.page);
         // From the base, not from the page as it is by now: a byte that a CPU wrote since the merge must
         // not look, in the next one, as if the device had written it here.
         let from = self.base(copy.page).unwrap_or(self.mover.locate(copy.page));
         world.copy_page(from, copy.to);
         self.set_filled(space, copy.at);
+    }
+
+    /// Makes the copies of `page` equal unless the batch under way has done so. What devices write after that is found
+    /// by the next that does: what is copied meanwhile comes from the base.
+    pub(super) fn equalize_once(&mut self, world: &mut impl World, page: Gfn) {
+        if self.list(page) {
+            self.equalize(world, page);
+        }
     }
 
     /// Makes all copies of `page` equal and `base` what they agree on.

@@ -10,7 +10,7 @@ use crate::mover::NONE;
 use crate::world::SpaceId;
 
 /// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
-const MOST_ALIASES: usize = 1024;
+pub(crate) const MOST_ALIASES: usize = 1024;
 /// Marks a head that is the index of a node.
 const LIST: u32 = 1 << 31;
 /// Spaces that fit beside the 20 bits of an IOVA page and [`LIST`].
@@ -116,13 +116,25 @@ impl Aliases {
 
     /// The mappings in the list that begins at `head`.
     pub(crate) fn iter(&self, head: u32) -> impl Iterator<Item = Mapping> {
-        let single = (head != NONE && head & LIST == 0).then(|| Mapping::unpack(head));
-        let mut at = if head != NONE && head & LIST != 0 { head & !LIST } else { NONE };
-        single.into_iter().chain(core::iter::from_fn(move || {
-            let node = self.nodes.get(at as usize)?;
-            at = node.next;
-            Some(Mapping::unpack(node.mapping))
-        }))
+        let mut at = head;
+        core::iter::from_fn(move || {
+            let (mapping, rest) = self.step(at)?;
+            at = rest;
+            Some(mapping)
+        })
+    }
+
+    /// The first mapping of the list that begins at `head`, and the head of the rest.
+    pub(crate) fn step(&self, head: u32) -> Option<(Mapping, u32)> {
+        if head == NONE {
+            return None;
+        }
+        if head & LIST == 0 {
+            return Some((Mapping::unpack(head), NONE));
+        }
+        let node = self.nodes.get((head & !LIST) as usize)?;
+        let rest = if node.next == NONE { NONE } else { LIST | node.next };
+        Some((Mapping::unpack(node.mapping), rest))
     }
 
     /// A list of one is no list.

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use crate::addr::{Frame, Gfn, Granule, SLOTS};
-use crate::dart::entry::Permission;
+use crate::dart::entry::{Leaf, Permission};
 
 /// Granules of one leaf table of the guest: 2 MiB of IOVA space.
 const GRANULES: usize = 128;
@@ -36,6 +36,13 @@ pub(crate) struct Slot {
     pub(crate) is_replica: bool,
     /// Whether the slot holds the page's bytes yet; a replica planned in a batch under way does not.
     pub(crate) is_filled: bool,
+}
+
+impl Slot {
+    /// What the guest asked for.
+    pub(crate) fn leaf(self) -> Leaf {
+        Leaf { page: self.page, permission: self.permission, whole_page: true }
+    }
 }
 
 /// One granule.

@@ -55,37 +55,22 @@ impl Placement {
     /// and stored singly, into every copy but the one that it was read from: a write that comes later
     /// differs from the base, which holds what was read, and the next merge finds it, even if it restores
     /// what stood there before. Where two wrote the same byte since the last merge, one of them wins.
-    pub(super) fn merge_words(&self, world: &mut impl World, page: Gfn, words: Range<usize>) {
+    pub(super) fn merge_words(&mut self, world: &mut impl World, page: Gfn, words: Range<usize>) {
         let Some(base) = self.base(page) else { return };
+        let mut copies = core::mem::take(&mut self.merging);
+        copies.extend(self.replicas(page));
+        copies.push((self.mover.locate(page), true));
         let mut bytes = 0;
-        for (replica, is_writable) in self.replicas(page) {
-            if is_writable {
-                bytes += self.spread(world, page, base, replica, words.clone());
+        for (from, is_writable) in &copies {
+            if *is_writable {
+                bytes += spread(world, base, *from, &copies, words.clone());
             }
         }
-        bytes += self.spread(world, page, base, self.mover.locate(page), words);
+        copies.clear();
+        self.merging = copies;
         if bytes != 0 {
             world.event(Event::Merged { page, bytes });
         }
-    }
-
-    /// Brings each byte in which `from`, a copy of `page`, differs from `base` to the other copies and to
-    /// `base`. Returns how many there were.
-    fn spread(&self, world: &mut impl World, page: Gfn, base: Hfn, from: Hfn, words: Range<usize>) -> u32 {
-        let primary = self.mover.locate(page);
-        let mut bytes = 0;
-        let mut start = words.start;
-        while let Some(word) = world.first_difference(base, from, start..words.end) {
-            start = word + 1;
-            let (new, old) = (world.load(from, word), world.load(base, word));
-            let differing = differing_bytes(old, new);
-            bytes += differing.count_ones() / 8;
-            let replicas = self.replicas(page).map(|(replica, _)| replica);
-            for to in replicas.chain([primary, base]).filter(|to| *to != from) {
-                store_bytes(world, to, word, differing, new);
-            }
-        }
-        bytes
     }
 
     /// The page that holds what the copies of `page` last agreed on.
@@ -106,12 +91,11 @@ impl Placement {
         }
     }
 
-    /// After a mapping of `page` went that was no replica: makes its copies equal, and a replica the page itself
-    /// unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it stays where it is.
+    /// After a mapping of `page` went that was no replica, its copies being equal if there is a base: makes a replica
+    /// the page itself unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it
+    /// stays where it is.
     pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
         let heir = self.heir(page).filter(|_| self.mover.can_move(page));
-        // After this all copies hold the same, if there is a base.
-        self.merge_copies(world, page);
         let Some((mapping, heir, at)) = heir else { return };
         if !heir.permission.write {
             // Without one, CPUs may have written the page since the replica was filled. With or without, a device
@@ -152,6 +136,23 @@ impl Placement {
     }
 }
 
+/// Brings each byte in which `from`, one of `copies`, differs from `base` to the others and to `base`. Returns how
+/// many there were.
+fn spread(world: &mut impl World, base: Hfn, from: Hfn, copies: &[(Hfn, bool)], words: Range<usize>) -> u32 {
+    let mut bytes = 0;
+    let mut start = words.start;
+    while let Some(word) = world.first_difference(base, from, start..words.end) {
+        start = word + 1;
+        let (new, old) = (world.load(from, word), world.load(base, word));
+        let differing = differing_bytes(old, new);
+        bytes += differing.count_ones() / 8;
+        for to in copies.iter().map(|(copy, _)| *copy).chain([base]).filter(|to| *to != from) {
+            store_bytes(world, to, word, differing, new);
+        }
+    }
+    bytes
+}
+
 /// Stores into `to` each byte in which `changed` differs from `base`, except, if `keeps_newer`, where `to`
 /// differs as well: a device's own, newer write stays. Returns how many bytes differed.
 pub(super) fn bring_forward(
@@ -175,7 +176,7 @@ pub(super) fn bring_forward(
 }
 
 /// 0xff in each byte in which two words differ.
-fn differing_bytes(one: u64, other: u64) -> u64 {
+pub(super) fn differing_bytes(one: u64, other: u64) -> u64 {
     let mut bits = one ^ other;
     bits |= bits >> 4;
     bits |= bits >> 2;

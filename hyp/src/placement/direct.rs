@@ -181,7 +181,7 @@ impl Placement {
             if let Some(slot) = slot.filter(|_| record.slots.get(index) == Some(&None)) {
                 let (at, page, permission) = (cause.at(granule, index), slot.page, slot.permission);
                 // Copies that devices wrote become equal with every mapping that comes, whatever its place.
-                self.merge_copies(world, page);
+                self.equalize_once(world, page);
                 world.event(Event::Map { at, page, permission, placement: Placed::Direct });
             }
         }

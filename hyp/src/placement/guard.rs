@@ -20,13 +20,14 @@
 //!
 //! [`merge_words`]: Placement::merge_words
 
-use crate::addr::{Gfn, Hfn, PAGE_BYTES, PAGE_WORDS};
-use crate::dart::entry::{Leaf, Permission};
+use crate::addr::{Gfn, Hfn, PAGE_BYTES};
+use crate::dart::entry::Permission;
 use crate::mover::Guard;
+use crate::placement::book::Slot;
 use crate::placement::copies::store_bytes;
-use crate::placement::{Cause, Change, Coherence, Placement, refuse};
+use crate::placement::{BATCH, Cause, Change, Coherence, Placement};
 use crate::trace::Refusal;
-use crate::world::World;
+use crate::world::{SpaceId, World};
 
 impl Placement {
     /// The guard that a page needs because of a replica with `permission`.
@@ -85,7 +86,7 @@ impl Placement {
 
     /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, at most 8 and inside the page,
     /// zero-extended.
-    pub(crate) fn load(&self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
+    pub(crate) fn load(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
         let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
         self.merge_words(world, page, first..last + 1);
@@ -101,7 +102,14 @@ impl Placement {
 
     /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of a
     /// guarded `page`. An aligned power of two of bytes appears in each copy at once.
-    pub(crate) fn store(&self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize, value: u64) {
+    pub(crate) fn store(
+        &mut self,
+        world: &mut impl World,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+        value: u64,
+    ) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
         self.merge_words(world, page, offset / 8..(offset + bytes - 1) / 8 + 1);
         let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
@@ -129,41 +137,63 @@ impl Placement {
             return;
         }
         // No device writes a replica: what differs is new in the page.
-        let primary = self.mover.locate(page);
-        for (replica, _) in self.replicas(page) {
-            let mut start = 0;
-            while let Some(word) = world.first_difference(replica, primary, start..PAGE_WORDS) {
-                let value = world.load(primary, word);
-                world.store(replica, word, value);
-                start = word + 1;
-            }
-        }
+        self.refresh_replicas(world, page);
     }
 
-    /// Gives up every replica of `page`: its mappings are refused, devices find nothing there, and CPUs may
-    /// do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
-    /// of instructions, a walk of tables.
+    /// Gives up replicas of `page`: their mappings are refused, devices find nothing there, and once none is left
+    /// CPUs may do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
+    /// of instructions, a walk of tables. A call gives up a batch of one space's: the access traps again until all
+    /// are gone.
     pub(crate) fn collapse(&mut self, world: &mut impl World, page: Gfn) {
-        loop {
-            let is_replica = |mapping: &_| self.slot_of(*mapping).is_some_and(|(slot, ..)| slot.is_replica);
-            let Some(mapping) = self.mappings(page).find(is_replica) else { break };
+        self.give_up_some(world, page);
+        self.relax(world, page);
+    }
+
+    /// Gives up every replica of `page`.
+    pub(super) fn collapse_all(&mut self, world: &mut impl World, page: Gfn) {
+        while self.give_up_some(world, page) {}
+        self.relax(world, page);
+    }
+
+    /// Gives up some replicas of `page`, at most a batch of one space. False: there is none.
+    fn give_up_some(&mut self, world: &mut impl World, page: Gfn) -> bool {
+        let mut changes = core::mem::take(&mut self.given_up);
+        let mut space = None;
+        for mapping in self.mappings(page) {
+            let is_replica = self.slot_of(mapping).is_some_and(|(slot, ..)| slot.is_replica);
+            if !is_replica || *space.get_or_insert(mapping.space) != mapping.space {
+                continue;
+            }
             let granule = mapping.iova.granule();
-            let record = self.record(mapping.space, granule);
-            let leaf = |slot: crate::placement::book::Slot| Leaf {
-                page: slot.page,
-                permission: slot.permission,
-                whole_page: true,
-            };
-            let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(leaf)) };
-            if let Some(wanted) = change.wanted.get_mut(mapping.iova.slot()) {
+            let known = changes.iter().position(|change: &Change| change.granule == granule);
+            let index = known.unwrap_or(changes.len());
+            if index == BATCH {
+                continue;
+            }
+            if known.is_none() {
+                let wanted = self.record(mapping.space, granule).slots.map(|slot| slot.map(Slot::leaf));
+                changes.push(Change { granule, wanted });
+            }
+            if let Some(change) = changes.get_mut(index)
+                && let Some(wanted) = change.wanted.get_mut(mapping.iova.slot())
+            {
                 *wanted = None;
             }
-            let Some(placed) = self.space(mapping.space) else { break };
-            let cause = Cause::of(&placed.members);
-            self.remove(world, cause, mapping.space, &[change]);
-            refuse(world, cause.at(granule, mapping.iova.slot()), page, Refusal::NotGuardable);
         }
-        self.relax(world, page);
+        if let Some(space) = space {
+            self.refuse_replicas(world, space, &changes);
+        }
+        changes.clear();
+        self.given_up = changes;
+        space.is_some()
+    }
+
+    /// Takes the replicas away that `changes` of `space` no longer want.
+    fn refuse_replicas(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+        let Some(placed) = self.space(space) else { return };
+        let cause = Cause::of(&placed.members);
+        self.remove(world, cause, space, changes);
+        self.refuse_departed(world, cause, Refusal::NotGuardable);
     }
 }
 

@@ -7,7 +7,6 @@
 //! the latest when the page is released.
 
 use crate::addr::{Gfn, Hfn, SLOTS};
-use crate::dart::entry::Leaf;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Slot};
 use crate::placement::{BATCH, Cause, Change, Placement, refuse};
@@ -80,7 +79,7 @@ impl Placement {
                 None => {
                     // Makes all that is in motion again, so that must have come home.
                     self.fetch_all(world);
-                    self.collapse(world, page);
+                    self.collapse_all(world, page);
                 }
             }
         }
@@ -127,9 +126,8 @@ impl Placement {
     /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.
     fn give_up(&mut self, world: &mut impl World, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
-        let leaf = |slot: Slot| Leaf { page: slot.page, permission: slot.permission, whole_page: true };
         let record = self.record(mapping.space, granule);
-        let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(leaf)) };
+        let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(Slot::leaf)) };
         if let Some(wanted) = change.wanted.get_mut(mapping.iova.slot()) {
             *wanted = None;
         }

@@ -116,13 +116,22 @@ impl Placement {
             for departure in &*departures {
                 self.settle_split(world, cause, space, departure);
             }
+            // What devices wrote is brought together once, while all copies are known.
+            for (_, slot) in departures.iter().flat_map(Departure::leaving) {
+                if self.list(slot.page) {
+                    self.equalize(world, slot.page);
+                }
+            }
             // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
             for departure in &*departures {
                 self.unlink_leaving(world, cause, space, departure);
             }
-            for departure in &*departures {
-                self.send_leaving(world, departure);
+            let leaving = core::mem::take(&mut self.listed);
+            for page in &leaving {
+                self.send_leaving(world, *page);
             }
+            self.listed = leaving;
+            self.unlist_all();
             for departure in &*departures {
                 self.mark_leaving(world, departure);
             }
@@ -281,7 +290,7 @@ impl Placement {
         self.merge_copies(world, slot.page);
     }
 
-    /// Takes every leaving mapping off the books, bringing what devices wrote into replicas to the page.
+    /// Takes every leaving mapping off the books.
     fn unlink_leaving(
         &mut self,
         world: &mut impl World,
@@ -291,13 +300,11 @@ impl Placement {
     ) {
         self.check_red_zones(world, cause, departure.granule, &departure.before);
         for (index, slot) in departure.leaving() {
-            if slot.is_replica {
-                self.merge_copies(world, slot.page);
-            }
             let mapping = Mapping { space, iova: departure.granule.page(index) };
             if let Some(record) = self.mover.get_mut(slot.page) {
                 self.aliases.remove(&mut record.mappings, mapping);
             }
+            self.unfollow_if_single(slot.page);
             world.event(Event::Unmap { at: cause.at(departure.granule, index), page: slot.page });
         }
         if departure.split.is_none() {
@@ -305,14 +312,19 @@ impl Placement {
         }
     }
 
-    /// Sends the pages that leave home, or to where they are still mapped.
-    fn send_leaving(&mut self, world: &mut impl World, departure: &Departure) {
-        for (_, slot) in departure.leaving() {
-            if !slot.is_replica {
-                self.promote(world, slot.page);
-                self.send_home(world, slot.page);
+    /// Sends `page`, of which a mapping left, home or to where it is still mapped.
+    fn send_leaving(&mut self, world: &mut impl World, page: Gfn) {
+        self.promote(world, page);
+        self.send_home(world, page);
+        self.drop_unneeded_base(world, page);
+    }
+
+    /// Reports that what the last removal took away was refused, after all.
+    pub(super) fn refuse_departed(&mut self, world: &mut impl World, cause: Cause, reason: Refusal) {
+        for departure in &self.work.departures {
+            for (slot, left) in departure.leaving() {
+                refuse(world, cause.at(departure.granule, slot), left.page, reason);
             }
-            self.drop_unneeded_base(world, slot.page);
         }
     }
 

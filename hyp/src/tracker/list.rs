@@ -39,8 +39,12 @@ impl Tracker {
         table.kind = kind;
         table.quiet = 0;
         table.copy.fill(0);
+        table.previous_in_page = NONE;
         table.next_in_page = record.table;
-        record.table = index;
+        let next = core::mem::replace(&mut record.table, index);
+        if let Some(table) = self.tables.get_mut(next as usize) {
+            table.previous_in_page = index;
+        }
         self.link_open(index);
         world.event(Event::Table { page, is_open: true });
         index
@@ -52,19 +56,19 @@ impl Tracker {
         let page = table.page;
         self.open(world, mover, page);
         self.unlink_open(at);
-        let Some(next) = self.tables.get(at as usize).map(|table| table.next_in_page) else { return };
-        let Some(record) = mover.get_mut(page) else { return };
-        if record.table == at {
-            record.table = next;
-        } else {
-            let mut before = record.table;
-            while let Some(table) = self.tables.get_mut(before as usize) {
-                if table.next_in_page == at {
-                    table.next_in_page = next;
-                    break;
+        let neighbours =
+            self.tables.get(at as usize).map(|table| (table.previous_in_page, table.next_in_page));
+        let Some((previous, next)) = neighbours else { return };
+        match self.tables.get_mut(previous as usize) {
+            Some(table) => table.next_in_page = next,
+            None => {
+                if let Some(record) = mover.get_mut(page) {
+                    record.table = next;
                 }
-                before = table.next_in_page;
             }
+        }
+        if let Some(table) = self.tables.get_mut(next as usize) {
+            table.previous_in_page = previous;
         }
         if let Some(table) = self.tables.get_mut(at as usize) {
             table.next_in_page = self.free;

@@ -3,6 +3,7 @@
 //! The strict machine, with stale TLBs and late writes, is in the `tests` crate. This one is for reading:
 //! one test, one rule.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, SlotRun};
@@ -36,6 +37,8 @@ pub(crate) struct Machine {
     /// Whether events go nowhere, as where the trace is compiled out.
     pub(crate) is_deaf: bool,
     pub(crate) invalidations: usize,
+    /// Words that the engine loaded and stored.
+    pub(crate) words: Cell<usize>,
     /// How often CPUs' translations of broken pages were flushed.
     pub(crate) flushes: usize,
     /// Called once by the next invalidation, while the hardware drains.
@@ -158,6 +161,12 @@ impl Machine {
         self.store(table, iova as usize, encode_leaf(page(number), Permission::READ_WRITE));
     }
 
+    /// Stores an entry of a table in page `number` of the guest, wherever the table is of use.
+    pub(crate) fn set_entry(&mut self, number: u32, index: usize, entry: u64) {
+        let table = self.cpu_page(page(number));
+        self.store(table, index, entry);
+    }
+
     /// The guest's entry for the first 2 MiB.
     pub(crate) fn first_level_entry(&self) -> u64 {
         self.load(self.cpu_page(Gfn(TABLES)), 0)
@@ -175,15 +184,18 @@ impl Machine {
 
 impl Memory for Machine {
     fn load(&self, page: Hfn, word: usize) -> u64 {
+        self.words.set(self.words.get() + 1);
         let Some(bytes) = self.pages.get(&page) else { return 0 };
         u64::from_le_bytes(bytes[word * 8..][..8].try_into().expect("eight bytes"))
     }
 
     fn store(&mut self, page: Hfn, word: usize, value: u64) {
+        self.words.set(self.words.get() + 1);
         self.bytes(page)[word * 8..][..8].copy_from_slice(&value.to_le_bytes());
     }
 
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        self.words.set(self.words.get() + 1);
         let bytes = 1 << width_log2;
         assert!(offset.is_multiple_of(bytes));
         self.bytes(page)[offset..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);

@@ -1,5 +1,6 @@
 //! The rules of guards, one test each: what CPUs may do with a page that has copies, and what they see.
 
+mod readers;
 mod shapes;
 mod strict;
 mod watched;

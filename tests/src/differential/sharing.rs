@@ -144,6 +144,19 @@ impl Sharing {
         }
     }
 
+    /// All copies of `page` were made equal in a flush begun at `start`: what one device wrote before is what
+    /// everybody sees. (What CPUs stored is, too, where a device writes the page at all.)
+    pub fn spread(&mut self, page: Gfn, start: u64, is_under_way: impl Fn(usize) -> bool) {
+        let Some(bytes) = self.pages.get_mut(&page) else { return };
+        bytes.retain(|&offset, written| {
+            let is_known = written.by > LATE && !written.is_contested;
+            !is_known || written.at > start || is_under_way(usize::from(offset))
+        });
+        if bytes.is_empty() {
+            self.pages.remove(&page);
+        }
+    }
+
     /// `page` has one copy again. Returns the offsets of the bytes that nobody knows.
     pub fn unite(&mut self, page: Gfn) -> Vec<usize> {
         let bytes = self.pages.remove(&page).unwrap_or_default();

@@ -4,7 +4,7 @@ use super::history::{History, Roots};
 use crate::differential::reference::{decode_leaf, decode_root, decode_table};
 use oche_hyp::addr::Gfn;
 use rustc_hash::{FxHashMap, FxHashSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A leaf that changed from one flush to the next.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,19 @@ pub struct Change {
     pub after: u64,
     /// Whether it is certain that no earlier flush can have shown this change to the engine.
     pub is_certain: bool,
+}
+
+/// How a page is mapped by several devices.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Shared {
+    /// By tables that were flushed.
+    pub is_flushed: bool,
+    /// By so many leaves.
+    pub leaves: u32,
+    /// By one that may read it.
+    pub is_read: bool,
+    /// By one that may write it.
+    pub is_written: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -273,6 +286,34 @@ impl Views {
             !all.is_empty()
         });
         gone
+    }
+
+    /// How leaves map those pages that `counts` accepts, at each page of IOVAs that it accepts: by `sets` as of the last
+    /// flush, and with which rights by any.
+    pub fn sharing_of(
+        &self,
+        history: &History,
+        sets: &BTreeSet<Roots>,
+        counts: impl Fn(Roots, u32, Gfn) -> bool,
+    ) -> FxHashMap<Gfn, Shared> {
+        let mut pages: FxHashMap<Gfn, Shared> = FxHashMap::default();
+        for (roots, view) in &self.views {
+            for (number, table) in &view.tables {
+                for (leaf, &entry) in table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0) {
+                    let Some(page) = mapped_page(history, entry) else { continue };
+                    if counts(*roots, u32::from(*number) * 512 + leaf as u32, page)
+                        && let Some(leaf) = decode_leaf(entry)
+                    {
+                        let shared = pages.entry(page).or_default();
+                        shared.is_flushed |= sets.contains(roots);
+                        shared.leaves += 1;
+                        shared.is_read |= leaf.read;
+                        shared.is_written |= leaf.write;
+                    }
+                }
+            }
+        }
+        pages
     }
 
     /// The leaves that are mapped as of the flushes, with the page of each.

@@ -25,6 +25,8 @@ const ALIAS: &str = "hyp/src/placement/alias.rs";
 const MOVER: &str = "hyp/src/mover.rs";
 const TRACKER: &str = "hyp/src/tracker.rs";
 const POOL: &str = "hyp/src/pool.rs";
+const FOLLOW: &str = "hyp/src/placement/follow.rs";
+const BUDGET: &str = "hyp/src/budget.rs";
 const ENGINE: &str = "hyp/src/engine.rs";
 const SHADOW: &str = "hyp/src/shadow.rs";
 const STAGE2: &str = "boot/src/stage2.rs";
@@ -119,20 +121,54 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "merge-forgotten-at-unmap",
         file: REMOVAL,
-        text: "            if slot.is_replica {
-                self.merge_copies(world, slot.page);
-            }",
+        text: "                    self.equalize(world, slot.page);",
         replacement: "",
         breaks: "what a device wrote into a replica goes with it",
     },
     Mutant {
-        name: "merge-forgotten-where-the-page-stays",
-        file: COPIES,
-        text: "        self.merge_copies(world, page);
-        let Some((mapping, heir, at)) = heir else { return };",
-        replacement: "        let Some((mapping, heir, at)) = heir else { return };
-        self.merge_copies(world, page);",
-        breaks: "what a device wrote into a replica is not seen when another mapping of the page goes",
+        name: "merge-of-what-moves-alone",
+        file: REMOVAL,
+        text: "                if self.list(slot.page) {",
+        replacement: "                if self.list(slot.page) && self.mover.is_moving(slot.page) {",
+        breaks: "what a device wrote into a replica is lost with it, or not seen when another mapping of the page goes",
+    },
+    Mutant {
+        name: "readers-forgotten-at-a-flush",
+        file: FOLLOW,
+        text: "            self.equalize(world, page);",
+        replacement: "",
+        breaks: "a device reads for ever what a page held before another device wrote it",
+    },
+    Mutant {
+        name: "followed-space-forgotten",
+        file: FOLLOW,
+        text: "        } else if is_whole_pass && let Some(placed) = self.space_mut(space) {",
+        replacement: "        }
+        if is_whole_pass && let Some(placed) = self.space_mut(space) {",
+        breaks: "a device reads for ever what a page held before another device wrote it",
+    },
+    Mutant {
+        name: "quiet-table-of-a-bus-master",
+        file: TRACKER,
+        text: "            || mover.is_held(page)
+",
+        replacement: "",
+        breaks: "an entry that a bus master writes into a quiet table goes unseen",
+    },
+    Mutant {
+        name: "own-stores-into-a-quiet-table",
+        file: ENGINE,
+        text: "        self.tracker.open(world, &mut self.placement.mover, page);
+        self.placement.store(",
+        replacement: "        self.placement.store(",
+        breaks: "an entry that a virtual device stores into a quiet table goes unseen",
+    },
+    Mutant {
+        name: "slice-without-an-end",
+        file: BUDGET,
+        text: "self.left = self.left.saturating_sub(bytes);",
+        replacement: "self.left = self.left.saturating_sub(bytes / 1024);",
+        breaks: "one trap does any amount of work",
     },
     Mutant {
         name: "told-of-a-stream-that-left",
@@ -173,7 +209,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "no-replica-promoted",
         file: REMOVAL,
-        text: "                self.promote(world, slot.page);",
+        text: "        self.promote(world, page);",
         replacement: "",
         breaks: "an alias whose first mapping goes leaves a copy that nobody follows",
     },
@@ -217,17 +253,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "merge-looks-at-the-wrong-replicas",
         file: COPIES,
-        text: "            if is_writable {
-                bytes += self.spread",
-        replacement: "            if !is_writable {
-                bytes += self.spread",
+        text: "            if *is_writable {",
+        replacement: "            if !*is_writable {",
         breaks: "what a device wrote into a replica is not seen",
     },
     Mutant {
         name: "merge-forgets-the-base",
         file: COPIES,
-        text: "for to in replicas.chain([primary, base]).filter(|to| *to != from) {",
-        replacement: "for to in replicas.chain([primary]).filter(|to| *to != from) {",
+        text: "for to in copies.iter().map(|(copy, _)| *copy).chain([base]).filter(|to| *to != from) {",
+        replacement: "for to in copies.iter().map(|(copy, _)| *copy).filter(|to| *to != from) {",
         breaks: "an old write is taken for a new one and undoes what a CPU stored",
     },
     Mutant {
@@ -256,7 +290,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "settle-forgets-replicas",
-        file: GUARD,
+        file: FOLLOW,
         text: "                world.store(replica, word, value);",
         replacement: "                let _ = value;",
         breaks: "what a stepped instruction stored stays in one copy",

@@ -186,7 +186,8 @@ impl<const C: bool> Machine<C> {
     ) -> Checked<CpuResult> {
         self.deliver_to(page, 0, PAGE_BYTES);
         let cpu = self.random.index(self.world.cpu_count());
-        for _ in 0..3 {
+        // Each trap gives up a batch of the copies.
+        for _ in 0..50 {
             let result = access(&mut self.world, cpu);
             if !matches!(result, CpuResult::NoAccess | CpuResult::ReadOnly) {
                 return Ok(result);

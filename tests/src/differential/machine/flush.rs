@@ -107,6 +107,7 @@ impl<const C: bool> Machine<C> {
                 }
             }
         }
+        self.spread_writes(&sets, start, &under_way);
         self.refused.retain(|roots| live.contains(roots));
         self.refused_tables.retain(|roots| live.contains(roots));
         self.history.prune(self.oldest_flush(&in_use));
@@ -125,6 +126,27 @@ impl<const C: bool> Machine<C> {
             self.check_home(page)?;
         }
         Ok(())
+    }
+
+    /// What a device wrote before the flush is in all copies of each page that the flushed tables map, if a device reads
+    /// one of them.
+    fn spread_writes(&mut self, sets: &BTreeSet<Roots>, start: u64, under_way: &[UnderWay]) {
+        if self.sharing.pages().is_empty() {
+            return;
+        }
+        let counts = |roots: Roots, iova_page: u32, page: Gfn| {
+            self.sharing.has(page) && !self.is_refused(roots, iova_page)
+        };
+        for (page, shared) in self.views.sharing_of(&self.history, sets, counts) {
+            let is_under_way = |offset: usize| {
+                under_way.iter().any(|one| one.page == page && offset.wrapping_sub(one.offset) < one.length)
+            };
+            let is_followed = shared.leaves > 1 && shared.is_read && shared.is_written;
+            if is_followed && shared.is_flushed && !self.views.is_unsettled(page) {
+                self.sharing.spread(page, start, is_under_way);
+                self.counts.spread_pages += 1;
+            }
+        }
     }
 
     fn under_way(&self) -> Vec<UnderWay> {

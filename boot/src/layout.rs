@@ -1,13 +1,18 @@
 //! Where everything goes: Oche's reserved memory, the guest's kernel, its FDT.
 //!
-//! Oche's image stays where the loader put it. The rest of what Oche needs is one contiguous region at the
-//! top of RAM, 2 MiB aligned: trace, heap, stage-2 tables, frame pool, in this order. The guest gets the
-//! rest of RAM, and never hears of those two ranges.
+//! Oche's image stays where the loader put it. The rest of what Oche needs is one contiguous region that begins at a
+//! multiple of 2 MiB and runs to the end of RAM: trace, heap, tables of both stages, the page in which the
+//! guest writes where its CPUs begin, and the frame pool, in this order. The guest gets the rest of RAM. No RAM is left behind the
+//! region: it would be a second bank of the guest's, which U-Boot allocates from and does not map (U-Boot
+//! `arch/arm/mach-apple/board.c`, `lib/lmb.c`).
 
 use core::fmt;
 
 use crate::header::Kernel;
 use crate::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
+
+#[cfg(test)]
+mod tests;
 
 /// Bytes of EL2's heap beyond what the engine asks for: the guest's FDT while it is edited, then whatever
 /// the machine's own drivers hold.
@@ -16,6 +21,10 @@ pub const HEAP_BYTES: u64 = 16 << 20;
 pub const LEAST_POOL_BYTES: u64 = 32 << 20;
 /// Table pages beyond one for each 2 MiB of RAM: ragged edges, device holes, level-2 tables.
 const SPARE_TABLES: u64 = 256;
+/// Tables of EL2's own map beyond one for each 2 MiB of RAM that is mapped in pages: registers, edges, level 2.
+const SPARE_OWN_TABLES: u64 = 128;
+/// Alignment of the stage-2 tables in bytes: the root may be two tables long.
+const ROOT_BYTES: u64 = 2 * PAGE;
 
 /// What the plan starts from.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +47,13 @@ pub struct Request<'a> {
     pub trace_bytes: u64,
     /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
     pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
-    /// Pages of stage-2 tables beyond what RAM in blocks needs.
+    /// Pages of stage-2 tables beyond what RAM needs.
     pub more_tables: u64,
+    /// Memory that both stages map in pages alone: see [`crate::blocks`].
+    pub by_page: PhysRange,
+    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks at the first
+    /// bank alone (U-Boot) would otherwise lose what lies behind.
+    pub keeps_image: bool,
     /// Host-physical limit that Oche's own map reaches; nothing of Oche's goes beyond.
     pub address_limit: u64,
 }
@@ -55,12 +69,20 @@ pub struct Layout {
     pub heap: PhysRange,
     /// Memory of the stage-2 tables.
     pub tables: PhysRange,
+    /// Memory for tables of EL2's own map.
+    pub own_tables: PhysRange,
     /// The engine's 16K frames.
     pub pool: PhysRange,
+    /// The page in which the guest writes where its other CPUs begin: mapped for the guest, and outside its memory.
+    pub release: PhysRange,
+    /// All that Oche keeps, image apart: from the trace to the end of RAM.
+    pub reserved: PhysRange,
     /// Where the guest kernel's first byte goes, and all the memory that its header asks for.
     pub kernel: PhysRange,
     /// RAM that the guest has.
     pub guest: RangeList,
+    /// What the guest's FDT calls memory: `guest`, and Oche's image where that is a reservation.
+    pub offered: RangeList,
     /// The part of it that nothing occupies yet.
     free: RangeList,
 }
@@ -112,44 +134,59 @@ impl Layout {
     ///
     /// A [`LayoutError`] when something does not fit.
     pub fn plan(request: &Request<'_>) -> Result<Self, LayoutError> {
-        let mut free = *request.ram;
+        // What is no whole page cannot be mapped.
+        let mut ram = RangeList::new();
+        for range in request.ram.as_slice() {
+            ram.push(range.shrunk_to(PAGE))?;
+        }
+        let mut free = ram;
         let firmware = request.firmware.as_slice().iter();
         let occupied = firmware.chain(request.sources).chain(request.initrd.as_ref()).chain([&request.image]);
         for range in occupied {
             free.subtract(range.grown_to(PAGE))?;
         }
 
-        let ram_bytes = request.ram.total();
-        let pool_bytes = request.pool_bytes.unwrap_or((ram_bytes / 4).max(LEAST_POOL_BYTES));
-        if pool_bytes < LEAST_POOL_BYTES {
-            return Err(LayoutError::PoolTooSmall);
-        }
-        let table_bytes =
-            (ram_bytes / BLOCK + SPARE_TABLES).saturating_add(request.more_tables).saturating_mul(PAGE);
-        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the largest
-        // may miss its place by nearly its own size.
-        let engine = (request.engine_bytes)(ram_bytes, pool_bytes);
-        let largest = 1u64 << engine.max(1).ilog2();
-        let heap_bytes = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
-        let sizes =
-            [request.trace_bytes, heap_bytes, table_bytes, pool_bytes].map(|bytes| align_up(bytes, BLOCK));
-        let needed = sizes.iter().fold(0u64, |sum, bytes| sum.saturating_add(*bytes));
+        let sizes = Sizes::of(request, &ram)?;
+        let needed = sizes.total();
         let limit = PhysRange { start: 0, end: request.address_limit };
-        let reserved = highest(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
+        let reserved = highest_to_end(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
         free.subtract(reserved)?;
         let mut next = reserved.start;
-        let [trace, heap, tables, pool] = sizes.map(|bytes| {
+        let mut take = |bytes: u64| {
             let range = PhysRange { start: next, end: next + bytes };
             next = range.end;
             range
-        });
+        };
+        let (trace, heap) = (take(sizes.trace), take(sizes.heap));
+        let (tables, own_tables) = (take(sizes.tables), take(sizes.own_tables));
+        let release = take(PAGE);
+        let pool_start = align_up(release.end, BLOCK);
+        let pool = PhysRange { start: pool_start, end: pool_start + sizes.pool };
 
         let kernel = lowest_kernel(&free, request.kernel).ok_or(LayoutError::NoPlaceForGuest)?;
         free.subtract(kernel.grown_to(PAGE))?;
-        let mut guest = *request.ram;
-        guest.subtract(request.image.grown_to(PAGE))?;
+        let mut guest = ram;
         guest.subtract(reserved)?;
-        Ok(Self { image: request.image, trace, heap, tables, pool, kernel, guest, free })
+        let mut offered = guest;
+        guest.subtract(request.image.grown_to(PAGE))?;
+        if !request.keeps_image {
+            offered = guest;
+        }
+        let image = request.image;
+        Ok(Self {
+            image,
+            trace,
+            heap,
+            tables,
+            own_tables,
+            pool,
+            release,
+            reserved,
+            kernel,
+            guest,
+            offered,
+            free,
+        })
     }
 
     /// A place for `bytes` of the guest's that nothing occupies, 2 MiB aligned, as high as possible.
@@ -164,11 +201,59 @@ impl Layout {
         self.free.subtract(place)?;
         Ok(place)
     }
+}
 
-    /// The memory that Oche keeps, image apart.
-    pub fn reserved(&self) -> PhysRange {
-        PhysRange { start: self.trace.start, end: self.pool.end }
+/// How large each part of Oche's memory is, in bytes.
+struct Sizes {
+    trace: u64,
+    heap: u64,
+    tables: u64,
+    own_tables: u64,
+    pool: u64,
+}
+
+impl Sizes {
+    fn of(request: &Request<'_>, ram: &RangeList) -> Result<Self, LayoutError> {
+        let ram_bytes = ram.total();
+        let pool = request.pool_bytes.unwrap_or((ram_bytes / 4).max(LEAST_POOL_BYTES));
+        if pool < LEAST_POOL_BYTES {
+            return Err(LayoutError::PoolTooSmall);
+        }
+        let tables =
+            (ram_bytes / BLOCK + SPARE_TABLES).saturating_add(request.more_tables).saturating_mul(PAGE);
+        let in_pages = ram.as_slice().iter().filter_map(|range| range.overlap(&request.by_page));
+        let own_tables = in_pages.map(|range| range.grown_to(BLOCK).size() / BLOCK).sum::<u64>();
+        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the largest
+        // may miss its place by nearly its own size.
+        let engine = (request.engine_bytes)(ram_bytes, pool);
+        let largest = 1u64 << engine.max(1).ilog2();
+        let heap = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
+        Ok(Self {
+            trace: align_up(request.trace_bytes, BLOCK),
+            heap: align_up(heap, BLOCK),
+            tables: align_up(tables, ROOT_BYTES),
+            own_tables: (own_tables + SPARE_OWN_TABLES).saturating_mul(PAGE),
+            pool: align_up(pool, BLOCK),
+        })
     }
+
+    /// All of it, with the page of releases.
+    fn total(&self) -> u64 {
+        let tables = align_up(self.tables.saturating_add(self.own_tables).saturating_add(PAGE), BLOCK);
+        [self.trace, self.heap, tables, self.pool].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+/// The highest piece of at least `bytes`, inside `limit`, that begins at a multiple of 2 MiB and ends where a range of
+/// the list does.
+fn highest_to_end(list: &RangeList, bytes: u64, limit: PhysRange) -> Option<PhysRange> {
+    let pieces = list.as_slice().iter().filter_map(|range| {
+        let end = range.end.min(limit.end);
+        let start = align_down(end.checked_sub(bytes)?, BLOCK);
+        let piece = PhysRange { start, end };
+        range.covers(&piece).then_some(piece)
+    });
+    pieces.max_by_key(|piece| piece.start)
 }
 
 /// The highest 2 MiB-aligned piece of `bytes` in the list, inside `limit`.
@@ -190,85 +275,4 @@ fn lowest_kernel(list: &RangeList, kernel: Kernel) -> Option<PhysRange> {
         range.covers(&place).then_some(place)
     });
     places.min_by_key(|place| place.start)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: u64 = 1 << 20;
-
-    fn ram(ranges: &[(u64, u64)]) -> RangeList {
-        let mut list = RangeList::new();
-        for (start, size) in ranges {
-            list.push(PhysRange::sized(*start, *size).expect("fits")).expect("room");
-        }
-        list
-    }
-
-    fn request<'a>(ram: &'a RangeList, none: &'a RangeList, sources: &'a [PhysRange]) -> Request<'a> {
-        Request {
-            ram,
-            firmware: none,
-            image: PhysRange { start: 0x4020_0000, end: 0x4040_1000 },
-            sources,
-            initrd: Some(PhysRange { start: 0x4300_0000, end: 0x4400_0123 }),
-            kernel: Kernel { text_offset: 0, image_size: 31 * MIB },
-            pool_bytes: None,
-            trace_bytes: 5 * MIB,
-            engine_bytes: |_, _| 3 * MIB,
-            more_tables: 0,
-            address_limit: 1 << 39,
-        }
-    }
-
-    #[test]
-    fn nothing_overlaps_and_the_guest_gets_the_rest() {
-        let (ram, none) = (ram(&[(0x4000_0000, 2048 * MIB)]), RangeList::new());
-        let sources = [
-            PhysRange { start: 0x4800_0000, end: 0x4810_0000 },
-            PhysRange { start: 0x4040_1000, end: 0x4300_0000 },
-        ];
-        let request = request(&ram, &none, &sources);
-        let mut layout = Layout::plan(&request).expect("it fits");
-        let fdt = layout.place_fdt(0x1_2345).expect("it fits");
-        let parts = [layout.trace, layout.heap, layout.tables, layout.pool, layout.kernel, layout.image, fdt];
-        for (index, one) in parts.iter().enumerate() {
-            assert!(ram.covers(one), "{one}");
-            assert!(parts.iter().skip(index + 1).all(|other| !one.overlaps(other)), "{one}");
-            assert!(!sources.iter().any(|source| source.overlaps(one)), "{one}");
-            assert!(!request.initrd.expect("given").overlaps(one), "{one}");
-        }
-        assert_eq!(layout.pool.size(), 512 * MIB);
-        assert_eq!(layout.pool.end, 0xc000_0000, "at the top");
-        assert!(layout.trace.start.is_multiple_of(BLOCK) && layout.kernel.start.is_multiple_of(BLOCK));
-        let own = layout.image.size() + layout.reserved().size();
-        assert_eq!(layout.guest.total() + own, ram.total());
-        assert!(layout.guest.covers(&layout.kernel) && layout.guest.covers(&fdt));
-        assert!(!layout.guest.overlaps(&layout.image) && !layout.guest.overlaps(&layout.reserved()));
-    }
-
-    #[test]
-    fn too_little_memory_is_said_and_not_squeezed() {
-        let (ram, none) = (ram(&[(0x4000_0000, 64 * MIB)]), RangeList::new());
-        let mut request = request(&ram, &none, &[]);
-        request.image.end = 0x4030_0000;
-        assert!(matches!(Layout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
-        request.pool_bytes = Some(MIB);
-        assert_eq!(Layout::plan(&request).err(), Some(LayoutError::PoolTooSmall));
-        request.pool_bytes = Some(u64::MAX);
-        assert!(matches!(Layout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
-    }
-
-    #[test]
-    fn firmwares_memory_is_never_used() {
-        let (ram, mut firmware) = (ram(&[(0x4000_0000, 1024 * MIB)]), RangeList::new());
-        firmware.push(PhysRange { start: 0x7f00_0000, end: 0x8000_0000 }).expect("room");
-        let layout = Layout::plan(&request(&ram, &firmware, &[])).expect("it fits");
-        assert_eq!(layout.pool.end, 0x7f00_0000);
-        assert!(
-            layout.guest.covers(&PhysRange { start: 0x7f00_0000, end: 0x8000_0000 }),
-            "but the guest sees it"
-        );
-    }
 }

@@ -13,11 +13,13 @@
 extern crate alloc;
 
 pub mod blob;
+pub mod blocks;
 pub mod callers;
 pub mod device;
 pub mod fiq;
 pub mod guard;
 pub mod guest_fdt;
+pub mod guest_map;
 pub mod header;
 pub mod identity;
 pub mod inject;

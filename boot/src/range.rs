@@ -38,6 +38,12 @@ impl PhysRange {
         !self.is_empty() && !other.is_empty() && self.start < other.end && other.start < self.end
     }
 
+    /// What the two share, if they share a byte.
+    pub fn overlap(&self, other: &Self) -> Option<Self> {
+        let shared = Self { start: self.start.max(other.start), end: self.end.min(other.end) };
+        self.overlaps(other).then_some(shared)
+    }
+
     /// True when every byte of `other` is in this range.
     pub fn covers(&self, other: &Self) -> bool {
         self.start <= other.start && other.end <= self.end

@@ -48,6 +48,8 @@ pub struct Stage2<H> {
     free: PhysRange,
     /// Guest RAM is forced to Write-Back (FEAT_S2FWB, `HCR_EL2.FWB`).
     forces_write_back: bool,
+    /// Guest-physical memory in which nothing is mapped as a block.
+    by_page: PhysRange,
     /// A page has been broken since the TLBs were last told.
     has_broken: bool,
     /// Tables of the view that one CPU may have.
@@ -72,7 +74,13 @@ impl<H: Hardware> Stage2<H> {
         if free.start > free.end {
             return Err(OutOfTables);
         }
-        Ok(Self { root, hardware, free, forces_write_back, has_broken: false, view: None })
+        let by_page = PhysRange::default();
+        Ok(Self { root, hardware, free, forces_write_back, by_page, has_broken: false, view: None })
+    }
+
+    /// From now on maps `range` in pages alone. Call it before anything in there is mapped.
+    pub fn require_pages(&mut self, range: PhysRange) {
+        self.by_page = range;
     }
 
     /// What `VTTBR_EL2` and the fault handler need.
@@ -138,7 +146,9 @@ impl<H: Hardware> Stage2<H> {
         let (mut table, mut level) = (self.root.table, 1);
         loop {
             let (index, size) = (index_of(page, level), level_bytes(level));
-            let fits = page.address() & (size - 1) == 0 && bytes >= size;
+            let block = PhysRange { start: page.address(), end: page.address() + size };
+            let may_be_block = level == LEAF_LEVEL || !block.overlaps(&self.by_page);
+            let fits = page.address() & (size - 1) == 0 && bytes >= size && may_be_block;
             match Entry::decode(self.hardware.load(table, index), level) {
                 Entry::Table(next) if level < LEAF_LEVEL => (table, level) = (next.address(), level + 1),
                 Entry::Invalid if fits => {

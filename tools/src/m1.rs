@@ -33,6 +33,7 @@ pub mod memory;
 pub mod nvme;
 mod property;
 pub mod screen;
+mod tables;
 pub mod tree;
 
 use dart::{Dart, Setting};
@@ -45,6 +46,8 @@ const STUB: PhysRange = PhysRange { start: 0x8_0400_0000, end: 0x8_0402_0000 };
 const FDT: u64 = 0x8_0410_1000;
 /// Bytes that m1n1 keeps for it.
 const FDT_BYTES: u64 = 0x4_0000;
+/// Where DRAM begins.
+const DRAM: u64 = 0x8_0000_0000;
 /// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
 const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
@@ -86,12 +89,20 @@ pub struct Mac {
     pub missing: u64,
     /// What the FDT calls memory. It need not begin or end anywhere even.
     pub memory: PhysRange,
+    /// Further banks of it, behind the first.
+    pub more_memory: Vec<PhysRange>,
+    /// What `/reserved-memory` names.
+    pub reserved: Vec<PhysRange>,
+    /// What the FDT says of the second CPU's release address, where that is wrong.
+    pub wrong_release: Option<u64>,
     /// Where the image is loaded: a multiple of 2 MiB.
     pub load: u64,
     /// The framebuffer, outside `memory`.
     pub screen: PhysRange,
     /// Properties of `/chosen`.
     pub chosen: Vec<(String, String)>,
+    /// What CTRR names: memory inside `memory`, which no block descriptor may overlap.
+    pub ctrr: PhysRange,
     /// What m1n1 keeps for itself.
     pub kept: Vec<PhysRange>,
     /// How each of [`DARTS`] is found.
@@ -112,12 +123,18 @@ impl Default for Mac {
             missing: 0,
             // A MacBook Air's first byte (AsahiLinux/m1n1#107), and an end that is no multiple of anything.
             memory: PhysRange { start: 0x8_019c_4000, end: 0x8_5d3e_4000 },
+            more_memory: Vec::new(),
+            reserved: Vec::new(),
+            wrong_release: None,
             load: 0x8_0800_0000,
             screen: PhysRange {
                 start: 0x8_6df4_e000,
                 end: 0x8_6df4_e000 + u64::from(screen::STRIDE * screen::HEIGHT),
             },
             chosen: Vec::new(),
+            // As Icestorm's CTRR_A_LWR and CTRR_A_UPR read under m1n1. Source: Asahi documentation
+            // `hw/cpu/system-register-dumps.md`.
+            ctrr: PhysRange { start: 0x8_0485_c000, end: 0x8_0492_4000 },
             kept: vec![STUB, PhysRange { start: FDT, end: FDT + FDT_BYTES }],
             // As m1n1 leaves a Mac: the display's is locked, iBoot left USB in bypass.
             settings: [
@@ -143,9 +160,17 @@ impl Mac {
         PhysRange { start, end: start + self.cpus * TABLE_ENTRY }
     }
 
-    /// Where CPU `index` waits for an address.
+    /// All banks of memory.
+    pub fn banks(&self) -> impl Iterator<Item = PhysRange> {
+        std::iter::once(self.memory).chain(self.more_memory.iter().copied())
+    }
+
+    /// Where CPU `index` waits for an address, by the FDT.
     #[must_use]
     pub fn release_address(&self, index: u64) -> u64 {
+        if let (1, Some(wrong)) = (index, self.wrong_release) {
+            return wrong;
+        }
         STUB.start + TABLE + index * TABLE_ENTRY + TABLE_TARGET
     }
 }
@@ -210,6 +235,11 @@ impl Outcome {
     pub fn says(&self, text: &str) -> bool {
         self.lines.iter().any(|line| line.contains(text))
     }
+
+    /// Whether the guest runs, or Oche says that it is about to.
+    fn has_guest(&self) -> bool {
+        self.lines.iter().any(|line| line.starts_with("guest: ") || line.contains("the guest starts: "))
+    }
 }
 
 /// A board that runs.
@@ -230,7 +260,21 @@ pub struct Board {
     /// Lines of QEMU's own serial port, if the board has it.
     serial: Option<Receiver<String>>,
     recorder: Option<Recorder>,
+    /// DRAM below the image, and CTRR's part of it.
+    by_page: [PhysRange; 2],
+    tables: Tables,
     outcome: Outcome,
+}
+
+/// What is known of the translation tables of the first CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tables {
+    /// They need not be there yet.
+    Early,
+    /// The guest starts: they are looked at as soon as the machine stops.
+    Due,
+    /// They were looked at, and this was wrong.
+    Seen(Vec<String>),
 }
 
 impl Board {
@@ -246,9 +290,11 @@ impl Board {
             bail!("the completed device tree has {} bytes", blob.len());
         }
         // No loader promises that memory is clear either.
-        let last = mac.memory.end - DIRT_BYTES as u64;
-        let blocks = (mac.memory.start.next_multiple_of(BLOCK)..last).step_by(BLOCK as usize);
-        blocks.for_each(|block| memory.write(block, &[DIRT; DIRT_BYTES]));
+        for bank in mac.banks() {
+            let last = bank.end - DIRT_BYTES as u64;
+            let blocks = (bank.start.next_multiple_of(BLOCK)..last).step_by(BLOCK as usize);
+            blocks.for_each(|block| memory.write(block, &[DIRT; DIRT_BYTES]));
+        }
         memory.write(FDT, &blob);
         memory.write(STUB.start, &parts.stub);
         let has_fiqs = u64::from(!mac.has_linux);
@@ -293,6 +339,8 @@ impl Board {
             line: Vec::new(),
             serial,
             recorder: None,
+            by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
+            tables: Tables::Early,
             outcome: Outcome::default(),
         };
         board.debugger.watch(UART_TRANSMIT, 4)?;
@@ -353,6 +401,12 @@ impl Board {
                 Some(Stop::Written(address)) => self.play(address),
                 Some(Stop::Other) => {}
             }
+            if self.tables == Tables::Early && self.outcome.has_guest() {
+                self.tables = Tables::Due;
+            }
+            if stop.is_some() && self.tables == Tables::Due {
+                self.look_at_tables()?;
+            }
             if is_enough && !has_seen_enough {
                 has_seen_enough = true;
                 deadline = Instant::now() + self.linger;
@@ -375,6 +429,11 @@ impl Board {
         }
         end(&mut self.qemu);
         self.outcome.violations = self.darts.iter().flat_map(|dart| dart.violations.clone()).collect();
+        match std::mem::replace(&mut self.tables, Tables::Early) {
+            Tables::Early => {}
+            Tables::Due => self.outcome.violations.push("the tables were never looked at".to_owned()),
+            Tables::Seen(wrong) => self.outcome.violations.extend(wrong),
+        }
         self.outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
         self.outcome.copied_bytes = self.darts.iter().map(|dart| dart.copied_bytes).sum();
         self.outcome.refusals = self.darts.iter().map(|dart| dart.refusals).sum();
@@ -388,6 +447,19 @@ impl Board {
         self.memory.read(self.screen.start, &mut screen);
         self.outcome.screen = screen;
         Ok(std::mem::take(&mut self.outcome))
+    }
+
+    /// Walks the first CPU's translation tables, once the guest's are in use.
+    fn look_at_tables(&mut self) -> Result<()> {
+        let [below_image, ctrr] = self.by_page;
+        let [stage1, stage2] = ["TTBR0_EL2", "VTTBR_EL2"].map(|name| self.debugger.system_register(name));
+        let (stage1, stage2) = (stage1?, stage2?);
+        if stage2 != 0 {
+            let judge = |stage, root| tables::judge(&self.memory, stage, root, below_image, ctrr).err();
+            let wrong = [judge("stage 1 of EL2", stage1), judge("stage 2", stage2)];
+            self.tables = Tables::Seen(wrong.into_iter().flatten().collect());
+        }
+        Ok(())
     }
 
     /// A device's register was written.

@@ -3,10 +3,11 @@
 use core::arch::asm;
 
 use crate::bare::registers::{
-    Ehid4El1, HacrEl2, Hid4El1, IpiSrEl1, MidrEl1, Pmcr0El1, Upmcr0El1, UpmsrEl1, VmTimerFiqEnableEl2,
-    synchronize_context,
+    CtrrALwrEl1, CtrrAUprEl1, CtrrCtlEl1, Ehid4El1, HacrEl2, Hid4El1, IpiSrEl1, MidrEl1, Pmcr0El1, Upmcr0El1,
+    UpmsrEl1, VmTimerFiqEnableEl2, synchronize_context,
 };
 use crate::fiq::{Held, Timers};
+use crate::range::PhysRange;
 use crate::syndrome::register_number;
 
 /// `MIDR_EL1.Implementer` of Apple.
@@ -39,6 +40,10 @@ pub struct Found {
     pub cache_control: u64,
     /// `VM_TMR_FIQ_ENA_EL2`.
     pub timer_fiq: u64,
+    /// `CTRR_A_LWR_EL1` and `CTRR_A_UPR_EL1`: memory that no block descriptor may overlap; zeros where none is named.
+    pub ctrr: PhysRange,
+    /// `CTRR_CTL_EL1`.
+    pub ctrr_control: u64,
 }
 
 /// Reads Apple's own registers, where there are any. Of its CPUs only the M1's two are known.
@@ -48,7 +53,12 @@ pub fn look() -> Option<Found> {
         (true, P_CORE) => Hid4El1.read(),
         _ => return None,
     };
-    Some(Found { cache_control, timer_fiq: VmTimerFiqEnableEl2.read() })
+    Some(Found {
+        cache_control,
+        timer_fiq: VmTimerFiqEnableEl2.read(),
+        ctrr: PhysRange { start: CtrrALwrEl1.read(), end: CtrrAUprEl1.read() },
+        ctrr_control: CtrrCtlEl1.read(),
+    })
 }
 
 /// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no ticks and hangs where it

@@ -4,23 +4,26 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use aarch64_cpu::registers::{Readable, TTBR0_EL2};
 use alloc::vec::Vec;
 use oche_hyp::trace::directory;
 
 use crate::bare::entry::{self, FdtAddress};
 use crate::bare::firmware::{self, fatal};
+use crate::bare::registers::VttbrEl2;
 use crate::bare::stage1::{self, Use};
 use crate::bare::tlb::Cpus;
 use crate::bare::{cache, cpu, el2, fiq, heap, spin_table};
 use crate::blob;
 use crate::fiq::Route;
 use crate::guest_fdt::{self, Changes, Darts, Reservation, VirtioPort};
+use crate::guest_map::{GuestMap, MapError};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::{self, Machine};
 use crate::options::Options;
 use crate::payload::{self, Item, MOST_HEADER_BYTES};
-use crate::range::{BLOCK, PAGE, PhysRange, RangeList};
+use crate::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 use crate::stage2::Stage2;
 
 /// Bytes beyond the old blob that a new one may need.
@@ -89,7 +92,6 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     if !machine.ram.covers(&image) {
         fatal(format_args!("Oche's image at {image} is not in RAM"));
     }
-    map_ram(&machine.ram, image);
     let payload_at = image.end;
     let room = machine
         .ram
@@ -99,7 +101,10 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
         .map_or(0, |range| range.end - payload_at);
     // The packer made Oche's own header say how long the whole file is.
     let length = own_image_size(image).saturating_sub(image.size()).min(room);
-    let header = bytes(PhysRange { start: payload_at, end: payload_at + room.min(MOST_HEADER_BYTES as u64) });
+    let header = PhysRange { start: payload_at, end: payload_at + room.min(MOST_HEADER_BYTES as u64) };
+    // The rest of RAM waits for its tables.
+    map_memory(PhysRange { end: header.end.max(payload_at + length), ..header }.grown_to(PAGE), Use::Memory);
+    let header = bytes(header);
     let payload =
         payload::parse(header, length).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
     let place = |item: Item| PhysRange {
@@ -134,10 +139,14 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
         trace_bytes: trace_bytes(trace),
         engine_bytes: board.engine_bytes,
         more_tables: (board.around_ram)(&machine.ram).size().div_ceil(BLOCK) + 2,
+        by_page: below_image(&board, &machine.ram),
+        keeps_image: board.reserves_image,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
     let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
-    log::debug!("heap {}, tables {}", layout.heap, layout.tables);
+    log::debug!("heap {}, tables {}, EL2's {}", layout.heap, layout.tables, layout.own_tables);
+    map_own_tables(layout.own_tables);
+    map_ram(&machine.ram, image);
     // SAFETY: the layout took the heap out of everything else, and this function runs once.
     unsafe { heap::give(layout.heap) };
     let (_, total) = heap::usage();
@@ -185,32 +194,29 @@ impl Prepared {
         stage2.unwrap_or_else(|reason| fatal(format_args!("stage 2: {reason}")))
     }
 
-    fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, &'static str> {
+    fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, MapError> {
         let ipa_bits = el2::ipa_bits();
-        let full = |_| "too many ranges";
-        let out = |_| "no memory for tables";
-        let mut stage2 =
-            Stage2::new(Cpus, self.layout.tables, ipa_bits, el2::has_forced_write_back()).map_err(out)?;
-        for range in self.layout.guest.as_slice() {
-            stage2.map_ram(*range).map_err(out)?;
-        }
-        let around_ram = (self.board.around_ram)(&self.machine.ram);
-        let (mut devices, mut by_page) = (RangeList::new(), RangeList::new());
-        devices.push(PhysRange { start: 0, end: 1 << ipa_bits }).map_err(full)?;
-        devices.subtract(around_ram).map_err(full)?;
-        by_page.push(around_ram).map_err(full)?;
-        for range in self.machine.ram.as_slice().iter().chain(holes) {
-            devices.subtract(range.grown_to(PAGE)).map_err(full)?;
-            by_page.subtract(range.grown_to(PAGE)).map_err(full)?;
-        }
-        for range in devices.as_slice() {
-            stage2.map_devices(*range).map_err(out)?;
-        }
-        for range in by_page.as_slice() {
-            stage2.map_devices_by_page(*range).map_err(out)?;
-        }
+        let mut stage2 = Stage2::new(Cpus, self.layout.tables, ipa_bits, el2::has_forced_write_back())
+            .map_err(|_| MapError::OutOfTables)?;
+        let before = stage2.free_tables();
+        let map = GuestMap {
+            ram: &self.machine.ram,
+            guest: &self.layout.guest,
+            release: self.layout.release,
+            around_ram: (self.board.around_ram)(&self.machine.ram),
+            by_page: self.below_image(),
+            holes,
+            ipa_bits,
+        };
+        map.map(&mut stage2)?;
+        let ((own, all), left) = (stage1::usage(), stage2.free_tables());
+        log::debug!("tables: {own} of {all} of EL2's, {} of {before} of stage 2", before - left);
         el2::set_root(stage2.root());
         Ok(stage2)
+    }
+
+    fn below_image(&self) -> PhysRange {
+        below_image(&self.board, &self.machine.ram)
     }
 
     /// Loads the guest and enters it. `darts` replace the machine's IOMMU in the guest's FDT, and `port` is added to it.
@@ -218,19 +224,9 @@ impl Prepared {
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
     pub fn launch(mut self, darts: Option<Darts<'_>>, port: Option<VirtioPort>) -> ! {
         cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
-        let slots = self.layout.place_fdt(spin_table::SLOTS_BYTES);
-        let slots = slots.unwrap_or_else(|error| fatal(format_args!("{error}")));
-        let spin_table = spin_table::take(&self.machine, slots);
+        let spin_table = spin_table::take(&self.machine, self.layout.release);
         let mut reserved = Vec::new();
-        if !spin_table.is_empty() {
-            reserved.push(Reservation { name: "cpu-release", range: slots, no_map: false });
-        }
-        let mut memory = self.layout.guest;
         if self.board.reserves_image {
-            memory = self.machine.ram;
-            if memory.subtract(self.layout.reserved()).is_err() {
-                fatal(format_args!("{}", LayoutError::TooManyRanges));
-            }
             reserved.push(Reservation {
                 name: "oche",
                 range: self.layout.image.grown_to(PAGE),
@@ -238,7 +234,7 @@ impl Prepared {
             });
         }
         let changes = Changes {
-            memory: memory.as_slice(),
+            memory: self.layout.offered.as_slice(),
             initrd: self.initrd,
             bootargs: self.options.bootargs,
             darts,
@@ -269,7 +265,23 @@ impl Prepared {
         });
         drop((blob, spin_table, reserved));
         el2::configure();
+        self.check_blocks();
         cpu::enter_guest(self.layout.kernel.start, fdt.start)
+    }
+
+    /// Looks through the tables that this CPU is about to use.
+    fn check_blocks(&self) {
+        let region = self.below_image();
+        // No memory is before it, and EL2 maps few registers.
+        let own = PhysRange { start: 0, ..region };
+        for (stage, root, region) in
+            [("stage 1 of EL2", TTBR0_EL2.get(), own), ("stage 2", VttbrEl2.read(), region)]
+        {
+            if let Some(block) = stage1::first_block(root, region) {
+                let image = self.layout.image;
+                fatal(format_args!("{stage} maps {block} as a block, below the image at {image}"));
+            }
+        }
     }
 
     fn report(&self, fdt: PhysRange) {
@@ -328,6 +340,23 @@ fn own_image_size(image: PhysRange) -> u64 {
     unsafe { at.read_volatile() }
 }
 
+/// DRAM below Oche's image, in which both stages map pages alone: somewhere in there is the memory that CTRR names.
+fn below_image(board: &Board, ram: &RangeList) -> PhysRange {
+    let around = (board.around_ram)(ram);
+    let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
+    let start = if around.is_empty() { lowest } else { around.start.min(lowest) };
+    PhysRange { start, end: align_up(entry::image().start, BLOCK) }
+}
+
+/// Maps the memory of further tables, and hands it over.
+fn map_own_tables(memory: PhysRange) {
+    map_memory(memory, Use::Memory);
+    // SAFETY: Oche's own memory by the layout, mapped above, not yet in use.
+    unsafe { core::ptr::write_bytes(memory.start as *mut u8, 0, memory.size() as usize) };
+    // SAFETY: the same memory, used from here on by the map alone. Boot CPU, once.
+    unsafe { stage1::supply(memory) };
+}
+
 /// Maps RAM but for the image, which has its map: its stacks' guard pages must stay unmapped.
 fn map_ram(ram: &RangeList, image: PhysRange) {
     let mut outside = *ram;
@@ -335,8 +364,7 @@ fn map_ram(ram: &RangeList, image: PhysRange) {
         fatal(format_args!("{}", LayoutError::TooManyRanges));
     }
     for range in outside.as_slice() {
-        let reachable = PhysRange { start: range.start, end: range.end.min(1 << stage1::ADDRESS_BITS) };
-        map_memory(reachable.grown_to(PAGE), Use::Memory);
+        map_memory(range.grown_to(PAGE), Use::Memory);
     }
 }
 
@@ -344,7 +372,7 @@ fn map_memory(range: PhysRange, purpose: Use) {
     // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT by firmware's word; what is
     // mapped already, Oche's own image, stays as it is.
     if unsafe { stage1::map(range, purpose) }.is_err() {
-        fatal(format_args!("no room to map memory {range}"));
+        fatal(format_args!("EL2 cannot map memory {range}"));
     }
 }
 

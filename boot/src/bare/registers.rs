@@ -170,6 +170,12 @@ system_registers! {
     TpidrEl2 = "S3_4_C13_C0_2";
     /// `VM_TMR_FIQ_ENA_EL2`, on Apple's CPUs only. Source: m1n1 `src/cpu_regs.h`.
     VmTimerFiqEnableEl2 = "S3_5_C15_C1_3";
+    /// `CTRR_A_LWR_EL1`, on Apple's CPUs only. Source: m1n1 `proxyclient/m1n1/apple_regs.json`.
+    CtrrALwrEl1 = "S3_4_C15_C2_3";
+    /// `CTRR_A_UPR_EL1`, on Apple's CPUs only. Source: the same.
+    CtrrAUprEl1 = "S3_4_C15_C2_4";
+    /// `CTRR_CTL_EL1`, on Apple's CPUs only. Source: the same.
+    CtrrCtlEl1 = "S3_4_C15_C2_5";
     /// `IPI_SR_EL1`, on Apple's CPUs only. Source: the same.
     IpiSrEl1 = "S3_5_C15_C1_1";
     /// `PMCR0_EL1`, on Apple's CPUs only. Source: the same.

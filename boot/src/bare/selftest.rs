@@ -109,7 +109,7 @@ impl Prepared {
         );
         tell("machine.cpus", self.machine.affinities().len(), "CPUs", Verdict::Figure);
         registers();
-        apple_registers();
+        apple_registers(self.layout.image);
         el2::configure();
         let kernel = self.layout.kernel;
         let pool = self.layout.pool;
@@ -165,10 +165,19 @@ fn registers() {
     tell("cpu.ctr", format_args!("{:#x}", CtrEl0.read()), "CTR_EL0", Verdict::Figure);
 }
 
-/// What only Apple's CPUs have.
-fn apple_registers() {
+/// The lines of [`apple_registers`].
+const APPLE_LINES: [&str; 5] = [
+    "apple.hid4.no-clean-by-address",
+    "apple.hid4.no-clean-by-set",
+    "apple.vm-tmr-fiq-ena",
+    "apple.ctrr",
+    "apple.ctrr-control",
+];
+
+/// What only Apple's CPUs have. `image` is Oche's own: what CTRR names must lie below it.
+fn apple_registers(image: PhysRange) {
     let Some(found) = apple::look() else {
-        for name in ["apple.hid4.no-clean-by-address", "apple.hid4.no-clean-by-set", "apple.vm-tmr-fiq-ena"] {
+        for name in APPLE_LINES {
             tell(name, "-", "-", Verdict::Skipped("not Apple's CPU"));
         }
         return;
@@ -177,6 +186,8 @@ fn apple_registers() {
     tell("apple.hid4.no-clean-by-address", bit(NO_CLEAN_BY_ADDRESS), "bit", Verdict::Figure);
     tell("apple.hid4.no-clean-by-set", bit(NO_CLEAN_BY_SET), "bit", Verdict::Figure);
     tell("apple.vm-tmr-fiq-ena", format_args!("{:#x}", found.timer_fiq), "at-entry", Verdict::Figure);
+    tell("apple.ctrr", found.ctrr, "CTRR_A_LWR..UPR", found.ctrr.end <= image.start);
+    tell("apple.ctrr-control", format_args!("{:#x}", found.ctrr_control), "CTRR_CTL", Verdict::Figure);
 }
 
 /// Memory that nobody needs yet.

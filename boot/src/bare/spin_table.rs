@@ -2,7 +2,7 @@
 //!
 //! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word to become an
 //! address. Oche writes its own address there first, so that no CPU ever enters the guest at EL2. The CPU then
-//! waits in Oche for a word in the guest's memory, and enters the guest at EL1 where that word says.
+//! waits in Oche for a word that the guest may write, and enters the guest at EL1 where that word says.
 //! Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs with a spin table.
 
 use core::arch::{asm, global_asm};
@@ -11,16 +11,15 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::vec::Vec;
 
-use crate::bare::{cache, cpu};
+use crate::bare::firmware::fatal;
+use crate::bare::{cache, cpu, stage1};
 use crate::guest_fdt::SpinCpu;
 use crate::machine::{MOST_CPUS, Machine};
 use crate::range::{PAGE, PhysRange};
 
 /// Bytes between two words: a cache line or more.
 const SLOT_BYTES: u64 = 128;
-/// Bytes of the guest's memory that hold all words.
-pub const SLOTS_BYTES: u64 = PAGE;
-const _: () = assert!(SLOT_BYTES * MOST_CPUS as u64 <= SLOTS_BYTES);
+const _: () = assert!(SLOT_BYTES * MOST_CPUS as u64 <= PAGE, "one page has all words");
 /// How long one CPU may take to come, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
@@ -59,12 +58,12 @@ oche_spin_entry:
     bytes = const cpu::START_BYTES,
 );
 
-/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is a page of the
-/// guest's memory that nobody else uses. [`cpu::prepare`] has run, and stage 2 is built.
+/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is a page that
+/// stage 2 maps for the guest and nobody else uses. [`cpu::prepare`] has run, and stage 2 is built.
 pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
     let own = cpu::own_affinity();
     // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
-    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, SLOTS_BYTES as usize) };
+    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, PAGE as usize) };
     cache::clean_and_invalidate(slots);
     log::info!("CPUs wait for the guest's words in {slots}");
     let others = machine.spin_table().filter(|(affinity, _)| *affinity != own);
@@ -78,6 +77,11 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     if !word.is_multiple_of(8) || !machine.ram.covers(&at) {
         log::warn!("cpu {affinity:#x} stays off: its release address {word:#x} is not in RAM");
         return nobody;
+    }
+    if let Err(result) = stage1::check_store(word) {
+        fatal(format_args!(
+            "cpu {affinity:#x}: EL2 cannot store to its release address {word:#x}: PAR_EL1 {result:#x}"
+        ));
     }
     let slot = slots.start + index as u64 * SLOT_BYTES;
     cpu::will_wait(index, slot);
@@ -97,15 +101,24 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     nobody
 }
 
-/// Waits until the guest writes an address into `slot`, and gives it.
+/// Waits until the guest writes an address of its memory into `slot`, and gives it. What is none is refused: the word
+/// becomes 0 again.
 pub(super) fn wait(slot: u64) -> u64 {
+    let line = PhysRange { start: slot, end: slot + 8 };
+    // SAFETY: `take` gave this CPU a word of Oche's memory, which EL2 maps for ever.
+    let word = unsafe { &*(slot as *const AtomicU64) };
     loop {
         // A guest with its caches off writes past this CPU's: drop the line before each look.
-        cache::clean_and_invalidate(PhysRange { start: slot, end: slot + 8 });
-        // SAFETY: `take` gave this CPU a word of the guest's memory, which EL2 maps for ever.
-        let entry = unsafe { &*(slot as *const AtomicU64) }.load(Ordering::Acquire);
-        if entry != 0 {
+        cache::clean_and_invalidate(line);
+        let entry = word.load(Ordering::Acquire);
+        if cpu::is_guest_memory(entry) && entry.is_multiple_of(4) {
             return entry;
+        }
+        if entry != 0 {
+            log::warn!("cpu {}: released at {entry:#x}, which is not the guest's memory", cpu::index());
+            // Unless the guest has thought better of it meanwhile.
+            let _ = word.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed);
+            continue;
         }
         // The guest sends an event behind its store; one that came since the look makes this return at once.
         // SAFETY: waits.

@@ -1,4 +1,7 @@
-//! EL2's own map: the identity, 39 bits, 4 KiB granule, in tables that live in Oche's BSS.
+//! EL2's own map: the identity, 39 bits, 4 KiB granule.
+//!
+//! The first tables live in Oche's BSS; RAM below the image is mapped in pages (see [`crate::blocks`]), and the tables
+//! for that come from Oche's reserved memory, as many as the image lies high.
 //!
 //! E2H = 1, so this is the EL2&0 regime with the descriptor layout of EL1: AP[1] is 0 (EL2 only) and there
 //! are two execute-never bits. TTBR1 is off. Text is the only executable memory, and read-only; SCTLR_EL2.WXN
@@ -9,8 +12,10 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
-use crate::bare::registers::{IdAa64Mmfr0, id_field};
-use crate::range::PhysRange;
+use crate::bare::entry;
+use crate::bare::registers::{IdAa64Mmfr0, ParEl1, id_field};
+use crate::blocks;
+use crate::range::{BLOCK, PhysRange, align_up};
 
 /// Bits of address that the map covers: 512 GiB, one level-1 table.
 pub const ADDRESS_BITS: u32 = 39;
@@ -18,7 +23,9 @@ pub const ADDRESS_BITS: u32 = 39;
 /// Device-nGnRnE (0x00): the M1's own registers answer anything weaker with an SError (Asahi documentation
 /// `hw/cpu/system-registers.md`; Linux `nonposted-mmio`).
 pub const MAIR: u64 = 0x44ff;
-const TABLES: usize = 96;
+/// Tables in the BSS: the image, registers and the framebuffer, and what is read before memory is planned.
+const TABLES: usize = 48;
+const TABLE_BYTES: u64 = 4096;
 
 #[repr(C, align(4096))]
 struct Tables(UnsafeCell<[[u64; 512]; TABLES]>);
@@ -27,13 +34,22 @@ struct Tables(UnsafeCell<[[u64; 512]; TABLES]>);
 unsafe impl Sync for Tables {}
 
 static MAP: Tables = Tables(UnsafeCell::new([[0; 512]; TABLES]));
-/// Tables in use, in a cell of the same discipline. Zero means that the root is not made yet.
-static USED: Used = Used(UnsafeCell::new(0));
+/// What has been taken, in a cell of the same discipline.
+static SUPPLY: Supply = Supply(UnsafeCell::new(Stock { used: 0, more: PhysRange { start: 0, end: 0 } }));
 
-struct Used(UnsafeCell<usize>);
+struct Supply(UnsafeCell<Stock>);
 
 // SAFETY: as for `Tables`.
-unsafe impl Sync for Used {}
+unsafe impl Sync for Supply {}
+
+/// Tables that are used and tables that are left.
+#[derive(Clone, Copy)]
+struct Stock {
+    /// Tables in use. Zero means that the root is not made yet.
+    used: usize,
+    /// Memory for tables beyond those of the BSS: mapped and zero.
+    more: PhysRange,
+}
 
 /// What a mapping is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,16 +132,52 @@ pub fn tcr() -> u64 {
     t0sz | 1 << 8 | 1 << 10 | 3 << 12 | t0sz << 16 | 1 << 23 | 2 << 30 | physical << 32
 }
 
+/// Gives memory for more tables, in whole pages.
+///
+/// # Safety
+///
+/// Only the boot CPU, before others run, once. `memory` is mapped as [`Use::Memory`], zero, and nobody else's.
+pub unsafe fn supply(memory: PhysRange) {
+    // SAFETY: `map`'s contract: one CPU.
+    unsafe { (*SUPPLY.0.get()).more = memory };
+}
+
+/// Tables in use and tables in all.
+pub fn usage() -> (usize, usize) {
+    let stock = stock();
+    let left = TABLES.saturating_sub(stock.used) as u64 + stock.more.size() / TABLE_BYTES;
+    (stock.used, stock.used + left as usize)
+}
+
+/// The first block in the tables at `root`, from `TTBR0_EL2` or `VTTBR_EL2`, that overlaps `region`.
+pub fn first_block(root: u64, region: PhysRange) -> Option<PhysRange> {
+    blocks::first_block(&read, root & ADDRESS, region)
+}
+
+/// Asks the CPU whether EL2 may store to `address`.
+///
+/// # Errors
+///
+/// `PAR_EL1`, which says why not. Source: Arm ARM DDI 0487, `AT S1E2W`, `PAR_EL1`.
+pub fn check_store(address: u64) -> Result<(), u64> {
+    // SAFETY: it translates, and changes `PAR_EL1` alone, which is nobody's before the guest runs.
+    unsafe { asm!("at s1e2w, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+    let result = ParEl1.read();
+    if result & 1 == 0 { Ok(()) } else { Err(result) }
+}
+
 fn map_one(at: u64, bytes: u64, attributes: u64) -> Result<u64, CannotMap> {
-    let mut table = 0;
-    if used() == 0 {
+    let mut table = root();
+    if stock().used == 0 {
         take_table()?;
     }
     for level in 1..=3u32 {
         let size = 1u64 << (39 - 9 * level);
         let index = (at >> (39 - 9 * level)) as usize & 511;
         let entry = read(table, index);
-        let fits = at & (size - 1) == 0 && bytes >= size;
+        // A block begins at a multiple of its size: one that begins behind this border covers nothing before it.
+        let may_be_block = at >= align_up(entry::image().start, BLOCK);
+        let fits = at & (size - 1) == 0 && bytes >= size && may_be_block;
         if entry & VALID != 0 && (level == 3 || entry & TABLE_OR_PAGE == 0) {
             return Ok(size - (at & (size - 1)));
         }
@@ -136,40 +188,47 @@ fn map_one(at: u64, bytes: u64, attributes: u64) -> Result<u64, CannotMap> {
         }
         if entry & VALID == 0 {
             let next = take_table()?;
-            write(table, index, (root() + next as u64 * 4096) | TABLE_OR_PAGE | VALID);
+            write(table, index, next | TABLE_OR_PAGE | VALID);
             table = next;
         } else {
-            table = ((entry & ADDRESS) - root()) as usize / 4096;
+            table = entry & ADDRESS;
         }
     }
     Err(CannotMap)
 }
 
-fn used() -> usize {
-    // SAFETY: `map`'s contract: one CPU.
-    unsafe { USED.0.get().read_volatile() }
+fn stock() -> Stock {
+    // SAFETY: `map`'s contract: one CPU changes it.
+    unsafe { SUPPLY.0.get().read_volatile() }
 }
 
-fn take_table() -> Result<usize, CannotMap> {
-    let next = used();
-    if next >= TABLES {
+/// The address of a table that is zero.
+fn take_table() -> Result<u64, CannotMap> {
+    let mut stock = stock();
+    let table = if stock.used < TABLES {
+        root() + stock.used as u64 * TABLE_BYTES
+    } else if stock.more.size() >= TABLE_BYTES {
+        stock.more.start += TABLE_BYTES;
+        stock.more.start - TABLE_BYTES
+    } else {
         return Err(CannotMap);
-    }
-    // SAFETY: as for `used`.
-    unsafe { USED.0.get().write_volatile(next + 1) };
-    Ok(next)
+    };
+    stock.used += 1;
+    // SAFETY: as for `stock`.
+    unsafe { SUPPLY.0.get().write_volatile(stock) };
+    Ok(table)
 }
 
-fn entry_pointer(table: usize, index: usize) -> *mut u64 {
-    MAP.0.get().cast::<u64>().wrapping_add((table % TABLES) * 512 + index % 512)
+fn entry_pointer(table: u64, index: usize) -> *mut u64 {
+    (table as *mut u64).wrapping_add(index)
 }
 
-fn read(table: usize, index: usize) -> u64 {
-    // SAFETY: the pointer is inside `MAP`; volatile because the walker reads it too.
+fn read(table: u64, index: usize) -> u64 {
+    // SAFETY: a table of either stage: in `MAP`, or in memory that EL2 maps; volatile because the walker reads it too.
     unsafe { entry_pointer(table, index).read_volatile() }
 }
 
-fn write(table: usize, index: usize, value: u64) {
+fn write(table: u64, index: usize, value: u64) {
     // SAFETY: as for `read`; `map`'s contract makes this CPU the only writer.
     unsafe { entry_pointer(table, index).write_volatile(value) };
 }

@@ -185,7 +185,7 @@ pub fn judge(outcome: &Outcome) -> Result<()> {
         bail!("time was up at PC {:#x}; the last line was: {last}", outcome.stands_at.unwrap_or(0));
     }
     if let Some(violation) = outcome.violations.first() {
-        bail!("a DART would not have forgiven this: {violation}");
+        bail!("an M1 would not have forgiven this: {violation}");
     }
     if !outcome.says("oche: Oche ") {
         bail!("there was no banner");

@@ -15,6 +15,9 @@ use anyhow::{Context, Result, bail};
 /// How long QEMU may take to listen and to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How much of a description of registers is asked for at once.
+const FEATURE_BYTES: usize = 0xf00;
+
 /// A connection to a machine that stands still or runs.
 #[derive(Debug)]
 pub struct Debugger {
@@ -23,6 +26,8 @@ pub struct Debugger {
     pending: Vec<u8>,
     /// What is watched: address and bytes.
     watched: Vec<(u64, u64)>,
+    /// QEMU's description of the system registers, once it was asked for.
+    registers: String,
 }
 
 /// Why the machine stands still.
@@ -49,7 +54,8 @@ impl Debugger {
                 Err(error) => return Err(error).context("QEMU's debugger port does not answer"),
             }
         };
-        let mut debugger = Self { stream, pending: Vec::new(), watched: Vec::new() };
+        let mut debugger =
+            Self { stream, pending: Vec::new(), watched: Vec::new(), registers: String::new() };
         debugger.ask("?")?;
         Ok(debugger)
     }
@@ -138,6 +144,37 @@ impl Debugger {
         Ok(u64::from_str_radix(digits, 16)?.swap_bytes())
     }
 
+    /// The value of a system register of the first CPU, of a machine that stands still.
+    ///
+    /// # Errors
+    ///
+    /// QEMU does not know it.
+    pub fn system_register(&mut self, name: &str) -> Result<u64> {
+        if self.registers.is_empty() {
+            self.registers = self.read_feature("system-registers.xml")?;
+        }
+        let number = register_number(&self.registers, name);
+        let number = number.with_context(|| format!("QEMU names no register {name}"))?;
+        self.ask("Hg1")?;
+        let digits = self.ask(&format!("p{number:x}"))?;
+        // The lowest byte comes first.
+        Ok(u64::from_str_radix(&digits, 16).with_context(|| format!("{name}: {digits}"))?.swap_bytes())
+    }
+
+    /// A description of registers, piece by piece. Asking for one also has QEMU answer `p`.
+    fn read_feature(&mut self, name: &str) -> Result<String> {
+        let mut text = String::new();
+        loop {
+            let piece =
+                self.ask(&format!("qXfer:features:read:{name}:{:x},{FEATURE_BYTES:x}", text.len()))?;
+            match piece.split_at_checked(1) {
+                Some(("m", more)) => text.push_str(more),
+                Some(("l", last)) => return Ok(text + last),
+                _ => bail!("QEMU has no {name}: {piece}"),
+            }
+        }
+    }
+
     fn ask(&mut self, text: &str) -> Result<String> {
         self.send(text)?;
         self.packet(PATIENCE)?.with_context(|| format!("QEMU's debugger port does not answer `{text}`"))
@@ -196,17 +233,38 @@ fn parse_stop(packet: &str) -> (&str, Option<u64>) {
     (value("thread:").unwrap_or("1"), address)
 }
 
+/// The number of a register in a description with elements such as
+/// `<reg name="VTTBR_EL2" bitsize="64" regnum="301" group="cp_regs"/>`.
+fn register_number(description: &str, name: &str) -> Option<u64> {
+    let element = description.split('<').find(|part| part.contains(&format!("name=\"{name}\"")))?;
+    element.split("regnum=\"").nth(1)?.split('"').next()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Debugger, Stop};
+    use super::{Debugger, Stop, register_number};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     #[test]
+    fn a_register_is_found_by_its_whole_name() {
+        let text = "<reg name=\"TTBR0_EL2\" bitsize=\"64\" regnum=\"7\"/>\
+                    <reg name=\"VTTBR_EL2\" bitsize=\"64\" regnum=\"301\" group=\"cp_regs\"/>";
+        assert_eq!(register_number(text, "VTTBR_EL2"), Some(301));
+        assert_eq!(register_number(text, "TTBR0_EL2"), Some(7));
+        assert_eq!(register_number(text, "TTBR_EL2"), None);
+    }
+
+    #[test]
     fn a_stop_in_pieces_is_put_together_and_the_store_stepped_over() {
         let (stream, mut other) = UnixStream::pair().expect("a pair");
-        let mut debugger = Debugger { stream, pending: Vec::new(), watched: vec![(0x2_3520_0020, 4)] };
+        let mut debugger = Debugger {
+            stream,
+            pending: Vec::new(),
+            watched: vec![(0x2_3520_0020, 4)],
+            registers: String::new(),
+        };
         let wait = Duration::from_millis(20);
         other.write_all(b"+$T05thread:01;wat").expect("sent");
         assert_eq!(debugger.stopped(wait).expect("alive"), None);

@@ -92,7 +92,9 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     let mut tree = DeviceTree::from_fdt(&fdt);
     let root = &mut tree.root;
     let memory = child_with_prefix(root, "memory").context("the tree has no /memory")?;
-    set(memory, "reg", cells(&[mac.memory.start, mac.memory.size()]));
+    let banks = cells(&mac.banks().flat_map(|bank| [bank.start, bank.size()]).collect::<Vec<_>>());
+    set(memory, "reg", banks.clone());
+    complete_reserved(root, mac);
     complete_cpus(root, mac)?;
     complete_darts(root)?;
     if root.child_mut("chosen").is_none() {
@@ -112,6 +114,8 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     set(&mut framebuffer, "format", "x2r10g10b10");
     chosen.add_child(framebuffer);
     set(chosen, "bootargs", "");
+    // For the tests' guest, which sees what Oche has made of `/memory`.
+    set(chosen, "board,memory", banks);
     for (name, value) in &mac.chosen {
         set(chosen, name, value.as_str());
     }
@@ -121,6 +125,26 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     tree.memory_reservations =
         mac.kept.iter().map(|range| MemoryReservation::new(range.start, range.size())).collect();
     Ok(tree.to_dtb())
+}
+
+/// Nodes of `/reserved-memory`, every other one `no-map`.
+fn complete_reserved(root: &mut DeviceTreeNode, mac: &Mac) {
+    if mac.reserved.is_empty() {
+        return;
+    }
+    let mut parent = DeviceTreeNode::new_unchecked("reserved-memory");
+    set(&mut parent, "#address-cells", 2_u32);
+    set(&mut parent, "#size-cells", 2_u32);
+    set(&mut parent, "ranges", Vec::<u32>::new());
+    for (index, range) in mac.reserved.iter().enumerate() {
+        let mut node = DeviceTreeNode::new_unchecked(format!("firmware@{:x}", range.start));
+        set(&mut node, "reg", cells(&[range.start, range.size()]));
+        if index % 2 == 1 {
+            set(&mut node, "no-map", Vec::<u32>::new());
+        }
+        parent.add_child(node);
+    }
+    root.add_child(parent);
 }
 
 /// The CPUs that the board has, by QEMU's own numbers: its MPIDRs cannot be chosen.

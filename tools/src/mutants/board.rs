@@ -8,6 +8,8 @@ const REGISTERS: &str = "boot/src/bare/registers.rs";
 const SPIN_TABLE: &str = "boot/src/bare/spin_table.rs";
 const LAUNCH: &str = "boot/src/bare/launch.rs";
 const LAYOUT: &str = "boot/src/layout.rs";
+const GUEST_MAP: &str = "boot/src/guest_map.rs";
+const STAGE1: &str = "boot/src/bare/stage1.rs";
 const GUEST_FDT: &str = "boot/src/guest_fdt.rs";
 const DARTS: &str = "platform/m1/src/darts.rs";
 const LEAVES: &str = "platform/m1/src/entry.rs";
@@ -118,16 +120,60 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-cpus-words-not-cleared",
         file: SPIN_TABLE,
-        text: "    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, SLOTS_BYTES as usize) };",
+        text: "    unsafe { core::ptr::write_bytes(slots.start as *mut u8, 0, PAGE as usize) };",
         replacement: "",
         breaks: "a CPU enters the guest before it is asked to",
     },
     Mutant {
-        name: "m1-cpus-words-not-reserved",
-        file: LAUNCH,
-        text: "if !spin_table.is_empty() {",
-        replacement: "if spin_table.len() > 1000 {",
+        name: "m1-cpus-words-offered-to-the-guest",
+        file: LAYOUT,
+        text: "        let mut offered = guest;",
+        replacement: "        let mut offered = ram;
+        offered.subtract(PhysRange { end: release.start, ..reserved })?;
+        offered.subtract(PhysRange { start: release.end, ..reserved })?;",
         breaks: "the guest uses the page in which its CPUs look for their words",
+    },
+    Mutant {
+        name: "m1-cpus-words-out-of-reach",
+        file: GUEST_MAP,
+        text: ".chain([&self.release])",
+        replacement: "",
+        breaks: "the guest cannot store to the page in which its CPUs look for their words",
+    },
+    Mutant {
+        name: "m1-cpu-released-anywhere",
+        file: SPIN_TABLE,
+        text: "if cpu::is_guest_memory(entry) && entry.is_multiple_of(4) {",
+        replacement: "if entry != 0 {",
+        breaks: "a CPU enters the guest where no memory is",
+    },
+    Mutant {
+        name: "m1-firmwares-words-stored-to-unasked",
+        file: SPIN_TABLE,
+        text: "stage1::check_store(word)",
+        replacement: "stage1::check_store(slots.start)",
+        breaks: "a word that EL2 cannot store to is a data abort that names no CPU",
+    },
+    Mutant {
+        name: "m1-blocks-below-the-image-in-stage-1",
+        file: STAGE1,
+        text: "let may_be_block = at >= align_up(entry::image().start, BLOCK);",
+        replacement: "let may_be_block = at >= align_up(entry::image().start.min(0), BLOCK);",
+        breaks: "a block of EL2's own map overlaps the memory that CTRR names",
+    },
+    Mutant {
+        name: "m1-blocks-below-the-image-in-stage-2",
+        file: GUEST_MAP,
+        text: "        stage2.require_pages(self.by_page);",
+        replacement: "",
+        breaks: "a block of the guest's overlaps the memory that CTRR names",
+    },
+    Mutant {
+        name: "m1-memory-left-behind-the-reservation",
+        file: LAYOUT,
+        text: "        let piece = PhysRange { start, end };",
+        replacement: "        let piece = PhysRange { start, end: start + bytes };",
+        breaks: "the guest has a second bank of memory, which U-Boot does not map",
     },
     Mutant {
         name: "m1-image-not-reserved",
@@ -154,16 +200,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "m1-pool-offered-to-the-guest",
-        file: LAUNCH,
-        text: "if memory.subtract(self.layout.reserved()).is_err() {",
-        replacement: "if memory.subtract(PhysRange { end: self.layout.pool.start, ..self.layout.reserved() }).is_err() {",
+        file: LAYOUT,
+        text: "        let mut offered = guest;",
+        replacement: "        let mut offered = ram;
+        offered.subtract(PhysRange { end: pool.start, ..reserved })?;",
         breaks: "the guest's FDT says that the frames are its memory",
     },
     Mutant {
         name: "m1-rings-offered-to-the-guest",
-        file: LAUNCH,
-        text: "if memory.subtract(self.layout.reserved()).is_err() {",
-        replacement: "if memory.subtract(PhysRange { start: self.layout.trace.end, ..self.layout.reserved() }).is_err() {",
+        file: LAYOUT,
+        text: "        let mut offered = guest;",
+        replacement: "        let mut offered = ram;
+        offered.subtract(PhysRange { start: trace.end, ..reserved })?;",
         breaks: "the guest's FDT says that the trace is its memory",
     },
     Mutant {

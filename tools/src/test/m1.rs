@@ -7,6 +7,7 @@ mod ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use oche_boot::range::PhysRange;
 
 use crate::el2::Toolchain;
 use crate::m1::bench::{self, Bench};
@@ -80,18 +81,47 @@ fn on_board(result: Result<()>) -> Result<()> {
 /// The quick runs first: what is wrong with all of them should be told soon.
 fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     let [first, second, third] = ADDRESSES;
-    for (load, cpus) in [(first, 1), (second, 3)] {
-        let name = format!("{cpus} CPUs at {load:#x}");
-        let outcome = boot(bench, &name, &Mac { load, cpus, ..Mac::default() }, step)?;
-        memory::judge(&outcome, bench.image_at(load)).context(name)?;
+    for mac in [Mac { load: first, ..Mac::default() }, Mac { load: second, cpus: 3, ..ragged() }] {
+        let name = format!("{} CPUs at {:#x}", mac.cpus, mac.load);
+        let outcome = boot(bench, &name, &mac, step)?;
+        memory::judge(&outcome, bench.image_at(mac.load)).context(name)?;
     }
     lost_cpu(bench, step)?;
+    wrong_release(bench, step)?;
     hazards::run(bench, step)?;
     // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
     let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
-    let mac = Mac { load: third, cpus: 8, chosen, ..Mac::default() };
+    let mac = Mac { load: third, cpus: 8, chosen, ..two_banks() };
     boot(bench, &format!("8 CPUs at {third:#x}"), &mac, step)?;
     Ok(())
+}
+
+/// Memory that begins and ends at multiples of 4 KiB and no more, with as many reservations as m1n1 makes.
+fn ragged() -> Mac {
+    let reserved = (0..24).map(|index| {
+        let start = 0x8_1000_1000 + index * 0x20_3000;
+        PhysRange { start, end: start + 0x1000 * (1 + index) }
+    });
+    let memory = PhysRange { start: 0x8_019c_5000, end: 0x8_5d3e_7000 };
+    Mac { memory, reserved: reserved.collect(), ..Mac::default() }
+}
+
+/// Two banks, with a hole between them that is no multiple of anything.
+fn two_banks() -> Mac {
+    let memory = PhysRange { start: 0x8_019c_4000, end: 0x8_3d3e_5000 };
+    let second = PhysRange { start: 0x8_3f12_3000, end: 0x8_5d40_4000 };
+    Mac { memory, more_memory: vec![second], ..Mac::default() }
+}
+
+/// A release address that EL2 cannot store to, here in Oche's own text: named with its CPU, and not tried.
+fn wrong_release(bench: &Bench, step: &Step) -> Result<()> {
+    let mac = Mac { cpus: 2, ..Mac::default() };
+    let mac = Mac { wrong_release: Some(mac.load + 0x100), ..mac };
+    let name = "a release address that cannot be stored to";
+    let outcome = bench.run(name, &mac, step)?;
+    let wanted =
+        format!("oche: fatal: cpu 0x1: EL2 cannot store to its release address {:#x}", mac.load + 0x100);
+    expect(&outcome, &wanted).context(name)
 }
 
 /// Boots until the guest has met every CPU that is not missing. Oche waits for each half a second, in which a busy host may
@@ -215,7 +245,7 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
     mac.settings[4] = Setting::Off;
     let outcome = bench.run("self-test", &mac, step)?;
     if let Some(violation) = outcome.violations.first() {
-        bail!("a DART would not have forgiven this: {violation}");
+        bail!("an M1 would not have forgiven this: {violation}");
     }
     let block: Vec<&String> = outcome
         .lines

@@ -28,7 +28,12 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, 
         if number == 0 || number >= MOST {
             return;
         }
-        let came = is_reserved(tree, release).and_then(|()| wake(number, affinity, release));
+        let came = is_outside_memory(tree, release).and_then(|()| {
+            // Registers, and Oche's own memory.
+            refuses(release, 0x1000)?;
+            refuses(release, release & !0xfff)?;
+            wake(number, affinity, release)
+        });
         if came.is_ok()
             && let Some(other) = others.get_mut(count - 1)
         {
@@ -41,11 +46,27 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, 
     here(tally, others.get(..count - 1).unwrap_or(&[]));
 }
 
-/// Whether nobody else is given the memory in which a CPU looks for its word.
-fn is_reserved(tree: &Tree, release: u64) -> Result<(), &'static str> {
-    let mut is_reserved = false;
-    tree.reserved(|_, start, bytes, _| is_reserved |= (start..start + bytes).contains(&release));
-    if is_reserved { Ok(()) } else { Err("its release address is not reserved") }
+/// Whether nobody is given the memory in which a CPU looks for its word.
+fn is_outside_memory(tree: &Tree, release: u64) -> Result<(), &'static str> {
+    let mut is_memory = false;
+    tree.memory(|start, bytes| is_memory |= (start..start + bytes).contains(&release));
+    if is_memory { Err("its release address is memory") } else { Ok(()) }
+}
+
+/// Whether a CPU that is released at `place`, which is no memory of the guest's, stays and takes the word back.
+fn refuses(release: u64, place: u64) -> Result<(), &'static str> {
+    // SAFETY: the word that the FDT names for this CPU.
+    let word = unsafe { &*(release as *const AtomicU64) };
+    word.store(place, Ordering::SeqCst);
+    // SAFETY: cache maintenance and an event, as Linux does it.
+    unsafe { asm!("dc civac, {}", "dsb sy", "sev", in(reg) release, options(nostack)) };
+    for _ in 0..PATIENCE {
+        if word.load(Ordering::SeqCst) == 0 {
+            return Ok(());
+        }
+        core::hint::spin_loop();
+    }
+    Err("it is released where no memory of the guest's is")
 }
 
 fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> {

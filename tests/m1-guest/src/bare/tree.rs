@@ -59,6 +59,15 @@ impl Tree {
         });
     }
 
+    /// Calls `found` with start and bytes of each range of memory that the board has, Oche's too.
+    pub(super) fn board_memory(&self, mut found: impl FnMut(u64, u64)) {
+        self.each(|event| {
+            if let Event::Property(b"board,memory", value) = event {
+                value.chunks_exact(16).for_each(|range| found(number(&range[..8]), number(&range[8..])));
+            }
+        });
+    }
+
     /// Calls `found` with name, start, bytes and whether it is no-map, of each node of `/reserved-memory`; the blob's own
     /// list of reservations has empty names.
     pub(super) fn reserved(&self, mut found: impl FnMut(&[u8], u64, u64, bool)) {

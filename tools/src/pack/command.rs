@@ -20,8 +20,8 @@ Examples:
   oche pack --kernel u-boot-nodtb.bin --option oche.log=debug --output oche.img
   oche pack --kernel Image --initrd initrd.img --option oche.bootargs='console=ttySAC0' --output oche.img
 
-Two files come out: the Image, and the same compressed with gzip beside it (.gz). `oche inspect` says what
-is in either.")]
+Two files come out: the Image, and the same compressed with gzip beside it (.gz). With an output that ends
+in .gz only the compressed one comes out. `oche inspect` says what is in either.")]
 pub struct PackArguments {
     /// The guest's kernel: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
     #[arg(long)]
@@ -86,12 +86,12 @@ impl PackArguments {
     ///
     /// As [`super::pack`]; or Oche cannot be built, or is one for another board.
     pub fn run(&self) -> Result<()> {
-        let compressed = compressed_name(&self.output);
+        let Outputs { plain, compressed } = outputs(&self.output);
         let guest =
             Guest { kernel: self.kernel.clone(), initrd: self.initrd.clone(), options: self.options.clone() };
         // Wrong input is told before anything is built.
         let inputs = [Some(&self.kernel), self.initrd.as_ref(), self.oche.as_ref()];
-        for output in [&self.output, &compressed] {
+        for output in plain.iter().chain([&compressed]) {
             refuse_input(output, inputs.iter().flatten().map(|input| input.as_path()))?;
         }
         super::kernel_image::KernelImage::read(&guest.kernel)?;
@@ -105,10 +105,14 @@ impl PackArguments {
         if contents.board != self.board.name() {
             bail!("{} is for {}, not for {}", oche.display(), contents.board, self.board.name());
         }
-        workspace::write_whole(&self.output, &image)?;
+        if let Some(plain) = &plain {
+            workspace::write_whole(plain, &image)?;
+        }
         workspace::write_whole(&compressed, &compress(&image)?)?;
         print!("{contents}");
-        println!("wrote    {} and {}", self.output.display(), compressed.display());
+        let names: Vec<String> =
+            plain.iter().chain([&compressed]).map(|path| path.display().to_string()).collect();
+        println!("wrote    {}", names.join(" and "));
         Ok(())
     }
 
@@ -135,11 +139,21 @@ impl InspectArguments {
     }
 }
 
-/// The same name with `.gz` behind it.
-fn compressed_name(output: &Path) -> PathBuf {
+/// What is written.
+#[derive(Debug, PartialEq, Eq)]
+struct Outputs {
+    plain: Option<PathBuf>,
+    compressed: PathBuf,
+}
+
+/// The file that was asked for, and the same name with `.gz` behind it; or, if it ends so, that one alone.
+fn outputs(output: &Path) -> Outputs {
+    if output.extension().is_some_and(|extension| extension == "gz") {
+        return Outputs { plain: None, compressed: output.to_owned() };
+    }
     let mut name = output.as_os_str().to_owned();
     name.push(".gz");
-    PathBuf::from(name)
+    Outputs { plain: Some(output.to_owned()), compressed: PathBuf::from(name) }
 }
 
 /// gzip without a name or a time: the same image gives the same bytes.
@@ -156,12 +170,16 @@ fn parse_option(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{compress, compressed_name};
-    use std::path::Path;
+    use super::{Outputs, compress, outputs};
+    use std::path::{Path, PathBuf};
 
     #[test]
     fn the_compressed_file_stands_beside_the_other_and_is_always_the_same() {
-        assert_eq!(compressed_name(Path::new("a/oche.img")), Path::new("a/oche.img.gz"));
+        let plain = Some(PathBuf::from("a/oche.img"));
+        let compressed = PathBuf::from("a/oche.img.gz");
+        let both = Outputs { plain, compressed: compressed.clone() };
+        assert_eq!(outputs(Path::new("a/oche.img")), both);
+        assert_eq!(outputs(&compressed), Outputs { plain: None, compressed: compressed.clone() });
         let once = compress(&[7; 1000]).expect("compressed");
         assert_eq!(once, compress(&[7; 1000]).expect("compressed"));
         assert_eq!(once[4..8], [0; 4], "no time");

@@ -185,8 +185,11 @@ fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
             let line = outcome.lines.iter().find(|line| line.starts_with(&begin));
             let line = line.with_context(|| format!("nobody said `{begin}`"))?;
             // A tick after which the guest reads a register that traps ends without a look: the second CPU has only these.
-            let names: &[&str] =
-                if cpu == 0 || !is_virtual { &["fiq", "register", "poll"] } else { &["fiq", "register"] };
+            let names: &[&str] = if cpu == 0 || !is_virtual {
+                &["fiq", "system_register", "fiq_poll"]
+            } else {
+                &["fiq", "system_register"]
+            };
             for name in names {
                 if (count(line, name)? != 0) != is_virtual {
                     bail!("oche.fiq={route}, and {line}");

@@ -203,6 +203,26 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
 }
 
 #[test]
+fn a_page_that_may_be_executed_may_be_so_in_a_view() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    let page = Gfn(0x4_1234);
+    stage2.prepare(page).expect("room");
+    stage2.break_page(page);
+    stage2.flush_broken();
+    stage2.make_page(page, Hfn(page.0), CpuAccess::ReadOnly);
+    let open = |stage2: &mut Stage2<&Recorder>| {
+        let table = stage2.begin_view().expect("room");
+        assert!(stage2.open_in_view(page, Hfn(page.0)));
+        Root { table, ..stage2.root() }.lookup(&&recorder, page)
+    };
+    let expected = |no_execute| Lookup::Mapped { at: Hfn(page.0), access: CpuAccess::ReadWrite, no_execute };
+    assert_eq!(open(&mut stage2), expected(true), "its instructions are not synchronised yet");
+    stage2.root().allow_execute(&&recorder, page, 0);
+    assert_eq!(open(&mut stage2), expected(false));
+}
+
+#[test]
 fn a_batch_of_pages_costs_one_broadcast() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);

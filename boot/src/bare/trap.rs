@@ -8,10 +8,10 @@ use oche_hyp::world::CpuAccess;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{
-    Afsr1El2, ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
+    Afsr1El2, ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
-use crate::bare::{console, cpu, el2, fiq, firmware, guard, selftest, step};
+use crate::bare::{console, cpu, el2, fiq, firmware, guard, selftest, step, translation};
 use crate::inject::{self, Reason};
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
@@ -310,15 +310,15 @@ fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if abort.far_invalid {
         return None;
     }
-    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. PAR_EL1 is the guest's too.
-    let saved = ParEl1.read();
-    // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below. From EL2 a
-    // stage-2 fault of the walk is reported there as well, not taken.
-    unsafe { asm!("at s1e1r, {}", "isb", in(reg) exception.far, options(nostack, preserves_flags)) };
-    let result = ParEl1.read();
-    ParEl1.write(saved);
-    // F (bit 0): the walk failed. PA is in bits 51:12.
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | exception.far & 0xfff)
+    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may let EL1 load; whether
+    // the access itself is still allowed is asked before it is emulated, and by the CPU if it is stepped.
+    translation::translate(exception.far, false)
+}
+
+/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of `status`.
+pub(super) fn inject_store_fault(status: u64, address: u64, frame: &mut TrapFrame) {
+    let exception = Exception { syndrome: 0, far: address, hpfar: 0 };
+    inject(Reason::StoreFault { status }, &exception, frame);
 }
 
 /// Makes the guest take an exception instead of going on.

@@ -95,7 +95,7 @@ pub fn configure() {
     synchronize_context();
     // Firmware may have left entries of another VMID 0.
     // SAFETY: dropping TLB entries of EL1&0 only costs walks.
-    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", options(nostack, preserves_flags)) };
 }
 
 fn configure_stage2() {

@@ -169,7 +169,7 @@ fn go_back(relay: &mut Relay, lines: Timers, has_fired: bool) {
     if wanted != hcr {
         HCR_EL2.set(wanted);
     }
-    synchronize_context();
+    // The exception return, which follows, synchronises the context.
 }
 
 /// Carries out the guest's access to a register that traps on this way; `false`: it is none of these.

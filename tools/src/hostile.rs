@@ -174,7 +174,7 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let mut lines = Vec::new();
     let layout = Way { name: "layout", until: Some("oche: the guest starts"), ..Way::default() };
     run(&oche, &guest, &layout, step, |line| lines.push(line.to_owned()))?;
-    let mut layout = Layout::read(lines.iter().map(String::as_str))?;
+    let mut layout = Layout::read(lines.iter().map(String::as_str)).context(ORDERING_VERDICT)?;
     for (kind, register) in SMMU {
         layout.add(kind, PhysRange { start: register, end: register + 4 });
     }
@@ -184,11 +184,13 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
     let ending = run(&oche, &guest, &way, step, |line| judge.hear(line))?;
     // A broken rule says more than the case that it may have failed.
-    let told = Report::read(&path)?.judge(EXPECTED).context(ORDERING_VERDICT)?;
+    let report = Report::read(&path)?;
+    report.broken().context(ORDERING_VERDICT)?;
     if ending != Ending::PoweredOff {
         bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
     }
     let cases = judge.verdict().context(ORDERING_VERDICT)?;
+    let told = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
     Ok(format!("{cases} cases, {told}"))
 }
 

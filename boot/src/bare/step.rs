@@ -138,7 +138,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
     if let Some(root) = root {
         Cpus.enter_view(root);
     }
-    synchronize_context();
+    // The exception return, which follows, synchronises the context.
     set_stepping(true);
     aside
 }

@@ -31,5 +31,4 @@ pub mod spin_table;
 pub mod stage1;
 mod step;
 pub mod tlb;
-mod translation;
 pub mod trap;

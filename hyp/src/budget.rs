@@ -17,8 +17,8 @@ pub(crate) struct Budget {
 
 impl Budget {
     /// All of one trap's work.
-    pub(crate) fn new() -> Self {
-        Self { left: SLICE_BYTES }
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { left: bytes }
     }
 
     /// Work of `bytes` bytes is about to be done.

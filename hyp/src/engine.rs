@@ -9,10 +9,11 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Frame, Gfn, Hfn, PAGE_BYTES};
-use crate::budget::Budget;
+use crate::budget::{Budget, SLICE_BYTES};
 use crate::dart::entry::{decode_leaf, decode_table};
 use crate::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
 use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
+use crate::invariant::{Invariant, invariant};
 use crate::mover::Guard;
 use crate::placement::alias::MOST_SPACES;
 pub use crate::placement::watch::Watched;
@@ -95,6 +96,7 @@ pub struct Engine {
     is_compared: bool,
     /// What could not be watched of a space that begins.
     opening: Batch,
+    slice_bytes: usize,
     is_busy: bool,
 }
 
@@ -176,8 +178,14 @@ impl Engine {
             in_hand: None,
             is_compared: false,
             opening: Batch::new(),
+            slice_bytes: SLICE_BYTES,
             is_busy: false,
         }
+    }
+
+    /// From now on one trap does `bytes` bytes of work instead of [`SLICE_BYTES`]: for tests of what is left over.
+    pub fn set_slice_bytes(&mut self, bytes: usize) {
+        self.slice_bytes = bytes;
     }
 
     /// The guest reads `bytes` bytes at `offset` of a virtual DART's registers.
@@ -231,8 +239,7 @@ impl Engine {
                 for stream in streams.iter() {
                     if self.roots(dart, stream).is_none() {
                         self.block(world, dart, stream);
-                    } else if self.attachment(dart, stream).is_some_and(|attachment| attachment.now.is_none())
-                    {
+                    } else if self.attachment(dart, stream).now.is_none() {
                         waking.insert(stream);
                     }
                 }
@@ -341,7 +348,7 @@ impl Engine {
     /// at least one, and not all where that is more than one trap's work. The caller comes again with the rest.
     #[must_use]
     pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(self.slice_bytes);
         let mut count = 0;
         for page in pages {
             budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
@@ -352,14 +359,14 @@ impl Engine {
             self.tracker.open(world, &mut self.placement.mover, *page);
             count += 1;
         }
-        self.placement.hold(world, pages.get(..count).unwrap_or(pages));
+        self.placement.hold(world, pages.get(..count).must("no more pages are held than are named"));
         count
     }
 
     /// As [`Self::hold_all`], of one page.
     pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
         let held = self.hold_all(world, &[page]);
-        debug_assert_eq!(held, 1);
+        invariant!(held == 1, "one page is always held");
     }
 
     /// The master has done with `page`. What it wrote there is in all copies on return.
@@ -383,15 +390,16 @@ impl Engine {
     }
 
     fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
-        self.darts.get(dart.index())?.registers.roots(stream)
+        self.darts.get(dart.index()).must("the DART is the guest's").registers.roots(stream)
     }
 
-    fn attachment(&mut self, dart: DartId, stream: StreamId) -> Option<&mut Attachment> {
-        self.darts.get_mut(dart.index())?.streams.get_mut(stream.index())
+    fn attachment(&mut self, dart: DartId, stream: StreamId) -> &mut Attachment {
+        let dart = self.darts.get_mut(dart.index()).must("the DART is the guest's");
+        dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
     }
 
-    fn space_mut(&mut self, space: SpaceId) -> Option<&mut Space> {
-        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    fn space_mut(&mut self, space: SpaceId) -> &mut Space {
+        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut).must("the space is open")
     }
 
     /// Has each of `streams` go where the registers say, and its space looked at.
@@ -406,22 +414,17 @@ impl Engine {
                 self.block(world, dart, stream);
                 continue;
             };
-            if let Some(entry) = self.space_mut(space) {
-                entry.needs_sync = true;
-                entry.cause = Cause { dart, stream };
-                self.restart(space);
-            }
-            let Some(attachment) = self.attachment(dart, stream) else { continue };
+            let entry = self.space_mut(space);
+            entry.needs_sync = true;
+            entry.cause = Cause { dart, stream };
+            self.restart(space);
+            let attachment = self.attachment(dart, stream);
             if attachment.now == Some(space) {
                 self.stop_waiting(dart, stream);
             } else if attachment.next != Some(space) {
                 self.stop_waiting(dart, stream);
-                if let Some(attachment) = self.attachment(dart, stream) {
-                    attachment.next = Some(space);
-                }
-                if let Some(space) = self.space_mut(space) {
-                    space.waiting.insert(dart, stream);
-                }
+                self.attachment(dart, stream).next = Some(space);
+                self.space_mut(space).waiting.insert(dart, stream);
             }
         }
     }
@@ -451,16 +454,15 @@ impl Engine {
                 return None;
             }
         };
-        if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
-            *entry = Some(Space {
-                roots,
-                cause,
-                waiting: Members::default(),
-                needs_sync: true,
-                follow_left: None,
-                is_ending: false,
-            });
-        }
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
+        *entry = Some(Space {
+            roots,
+            cause,
+            waiting: Members::default(),
+            needs_sync: true,
+            follow_left: None,
+            is_ending: false,
+        });
         self.opening.clear();
         self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.opening);
         report_unwatched(world, cause, &self.opening);
@@ -470,37 +472,29 @@ impl Engine {
     /// Makes every access of `stream` fault, from now.
     fn block(&mut self, world: &mut impl World, dart: DartId, stream: StreamId) {
         self.stop_waiting(dart, stream);
-        let Some(space) = self.attachment(dart, stream).and_then(|attachment| attachment.now.take()) else {
-            return;
-        };
+        let Some(space) = self.attachment(dart, stream).now.take() else { return };
         world.block(dart, stream);
         world.event(Event::Attach { dart, stream, root: None });
         self.leave(dart, stream, space);
     }
 
     fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
-        let Some(space) = self.attachment(dart, stream).and_then(|attachment| attachment.next.take()) else {
-            return;
-        };
-        if let Some(entry) = self.space_mut(space) {
-            entry.waiting.remove(dart, stream);
-        }
+        let Some(space) = self.attachment(dart, stream).next.take() else { return };
+        self.space_mut(space).waiting.remove(dart, stream);
         self.pass_on(dart, stream, space);
         self.end_if_unused(space);
     }
 
     fn leave(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
-        if let Some(placed) = self.placement.space_mut(space) {
-            placed.members.remove(dart, stream);
-        }
+        self.placement.placed_mut(space).members.remove(dart, stream);
         self.pass_on(dart, stream, space);
         self.end_if_unused(space);
     }
 
     /// `stream` has left `space`: what is done there from now on is not its doing, unless nobody else is left.
     fn pass_on(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
-        let member = self.placement.space(space).and_then(|placed| Cause::first(&placed.members));
-        let Some(entry) = self.space_mut(space) else { return };
+        let member = Cause::first(&self.placement.placed(space).members);
+        let entry = self.space_mut(space);
         if let Some(other) = member.or_else(|| Cause::first(&entry.waiting))
             && entry.cause == (Cause { dart, stream })
         {
@@ -509,8 +503,8 @@ impl Engine {
     }
 
     fn end_if_unused(&mut self, space: SpaceId) {
-        let is_used = self.placement.space(space).is_some_and(|placed| !placed.members.is_empty());
-        let Some(entry) = self.space_mut(space) else { return };
+        let is_used = !self.placement.placed(space).members.is_empty();
+        let entry = self.space_mut(space);
         if !is_used && entry.waiting.is_empty() && !entry.is_ending {
             entry.is_ending = true;
             self.restart(space);
@@ -520,17 +514,17 @@ impl Engine {
 
     /// Attaches the streams that waited for `space` to be ready.
     fn attach_waiting(&mut self, world: &mut impl World, space: SpaceId) {
-        let Some(entry) = self.space_mut(space) else { return };
+        let entry = self.space_mut(space);
         let waiting = core::mem::take(&mut entry.waiting);
         let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
         let is_watched_anew = self.is_watching() && !waiting.is_empty();
         for (dart, streams) in waiting.iter() {
             for stream in streams.iter() {
-                let Some(placed) = self.placement.space_mut(space) else { continue };
+                let placed = self.placement.placed_mut(space);
                 placed.members.insert(dart, stream);
                 world.attach(dart, stream, space, placed.shadow.root());
                 world.event(Event::Attach { dart, stream, root });
-                let Some(attachment) = self.attachment(dart, stream) else { continue };
+                let attachment = self.attachment(dart, stream);
                 attachment.next = None;
                 if let Some(old) = attachment.now.replace(space) {
                     self.leave(dart, stream, old);
@@ -545,7 +539,7 @@ impl Engine {
     /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
     /// whether something is left.
     fn work(&mut self, world: &mut impl World) -> usize {
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;
         while let Some(space) = self.due() {
             if budget.is_spent() {
@@ -567,14 +561,14 @@ impl Engine {
 
     /// One round of work on `space`. Returns how many slots were looked at.
     fn work_on(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) -> usize {
-        let Some(entry) = self.space_mut(space) else { return 0 };
+        let entry = self.space_mut(space);
         let (cause, is_ending) = (entry.cause, entry.is_ending);
         if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
             let is_done = self.placement.follow(world, space, &mut left, budget);
             if is_done {
                 self.complete(world, space);
-            } else if let Some(entry) = self.space_mut(space) {
-                entry.follow_left = Some(left);
+            } else {
+                self.space_mut(space).follow_left = Some(left);
             }
             return 0;
         }
@@ -585,17 +579,15 @@ impl Engine {
             report_unwatched(world, cause, &self.batch);
             (self.in_hand, self.applied) = (Some(space), 0);
         }
-        let rest = self.batch.changes.get(self.applied..).unwrap_or_default();
+        let rest = self.batch.changes.get(self.applied..).must("no more changes are acted on than there are");
         let applied = self.placement.apply(world, cause, space, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {
             self.in_hand = None;
             if self.is_compared && is_ending {
                 self.complete(world, space);
-            } else if self.is_compared
-                && let Some(entry) = self.space_mut(space)
-            {
-                entry.follow_left = Some(usize::MAX);
+            } else if self.is_compared {
+                self.space_mut(space).follow_left = Some(usize::MAX);
             }
             // A refused table counts too: reporting it is work.
             return 4 * (applied + self.batch.unwatched.len());
@@ -609,22 +601,18 @@ impl Engine {
         if self.in_hand == Some(space) {
             self.is_compared = false;
         }
-        if let Some(entry) = self.space_mut(space) {
-            entry.follow_left = None;
-        }
+        self.space_mut(space).follow_left = None;
     }
 
     /// `space` is as the guest's tables say.
     fn complete(&mut self, world: &mut impl World, space: SpaceId) {
-        let Some(entry) = self.space_mut(space) else { return };
+        let entry = self.space_mut(space);
         entry.needs_sync = false;
         entry.follow_left = None;
         if entry.is_ending {
             self.tracker.close_space(world, &mut self.placement.mover, space);
             self.placement.close_space(world, space);
-            if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
-                *entry = None;
-            }
+            *self.spaces.get_mut(usize::from(space.0)).must("the space is open") = None;
         } else {
             self.tracker.count_sync(space);
             self.attach_waiting(world, space);
@@ -635,8 +623,12 @@ impl Engine {
     fn take_faults(&mut self, world: &mut impl World) {
         for _ in 0..MOST_FAULTS {
             let Some(fault) = world.next_fault() else { return };
+            // What the hardware says of a DART that the guest has not is nothing to it.
+            if fault.dart.index() >= self.darts.len() {
+                continue;
+            }
             let code = self.fault_code(world, &fault);
-            let Some(dart) = self.darts.get_mut(fault.dart.index()) else { continue };
+            let dart = self.darts.get_mut(fault.dart.index()).must("the DART is the guest's");
             let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
             world.event(Event::Fault {
                 dart: fault.dart,

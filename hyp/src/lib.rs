@@ -25,6 +25,7 @@ pub mod virtio;
 pub mod world;
 
 pub mod budget;
+mod invariant;
 mod mover;
 mod placement;
 pub mod pool;

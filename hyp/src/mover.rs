@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Gfn, Hfn};
+use crate::invariant::{Invariant, invariant};
 use crate::trace::Event;
 use crate::world::{CpuAccess, Memory, OutOfTables, Stage2, Tap};
 
@@ -107,6 +108,11 @@ impl Mover {
         self.index(page).and_then(|index| self.records.get_mut(index))
     }
 
+    /// The record of `page`, which is guest RAM.
+    pub(crate) fn record_mut(&mut self, page: Gfn) -> &mut PageRecord {
+        self.get_mut(page).must("the page is guest RAM")
+    }
+
     /// Whether `page` is guest RAM.
     pub(crate) fn is_ram(&self, page: Gfn) -> bool {
         self.index(page).is_some()
@@ -166,17 +172,14 @@ impl Mover {
 
     /// Takes note of whether CPUs use load-exclusive on `page`.
     pub(crate) fn set_exclusives(&mut self, page: Gfn, has_exclusives: bool) {
-        if let Some(record) = self.get_mut(page) {
-            record.has_exclusives = has_exclusives;
-        }
+        self.record_mut(page).has_exclusives = has_exclusives;
     }
 
     /// Sets what is trapped once `page`, which is in motion, is made again.
     pub(crate) fn set_guard(&mut self, page: Gfn, guard: Guard) {
-        if let Some(record) = self.get_mut(page) {
-            debug_assert!(record.in_motion, "{page:?} is guarded under the CPUs");
-            record.guard = guard;
-        }
+        let record = self.record_mut(page);
+        invariant!(record.in_motion, "a guard changes only while its page is in motion: {page:?}");
+        record.guard = guard;
     }
 
     /// Page number `index` of those in motion.
@@ -188,9 +191,9 @@ impl Mover {
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`]; the page stays as it is. It also says so of a page that is not guest RAM.
+    /// [`OutOfTables`]; the page stays as it is.
     pub(crate) fn prepare(&mut self, stage2: &mut impl Stage2, page: Gfn) -> Result<(), OutOfTables> {
-        let record = self.get_mut(page).ok_or(OutOfTables)?;
+        let record = self.record_mut(page);
         if !record.is_prepared {
             stage2.prepare(page)?;
             record.is_prepared = true;
@@ -200,11 +203,12 @@ impl Mover {
 
     /// Breaks the entry of a prepared `page`, if this motion has not yet. CPUs wait until [`Self::finish`].
     pub(crate) fn begin(&mut self, stage2: &mut impl Stage2, page: Gfn) {
-        let Some(record) = self.get_mut(page) else { return };
-        debug_assert!(record.is_prepared, "{page:?} moves without an entry of its own");
+        let record = self.record_mut(page);
+        invariant!(record.is_prepared, "a page moves only with a stage-2 entry of its own: {page:?}");
         if !record.in_motion {
             record.in_motion = true;
             stage2.break_page(page);
+            invariant!(self.moving.len() < self.moving.capacity(), "a batch moves a bounded number of pages");
             self.moving.push(page);
             self.is_still = false;
         }
@@ -225,11 +229,14 @@ impl Mover {
 
     /// Notes that the bytes of `page`, which is in motion, are at `to`.
     pub(crate) fn place(&mut self, tap: &mut impl Tap, page: Gfn, to: Hfn) {
-        if let Some(record) = self.get_mut(page) {
-            debug_assert!(record.in_motion, "{page:?} changes place under the CPUs");
-            record.away = if to == page.home() { 0 } else { to.0 };
-            tap.event(Event::Moved { page, to });
-        }
+        let is_still = self.is_still;
+        let record = self.record_mut(page);
+        invariant!(
+            record.in_motion && is_still,
+            "a page changes place only out of the CPUs' reach: {page:?}"
+        );
+        record.away = if to == page.home() { 0 } else { to.0 };
+        tap.event(Event::Moved { page, to });
     }
 
     /// Makes every page in motion again, where it now is.
@@ -240,7 +247,7 @@ impl Mover {
         self.still(world);
         while let Some(page) = self.moving.pop() {
             let at = self.locate(page);
-            let Some(record) = self.get_mut(page) else { continue };
+            let record = self.record_mut(page);
             record.in_motion = false;
             let access = match (record.guard, record.is_closed) {
                 (Guard::Everything, _) => CpuAccess::None,
@@ -269,9 +276,7 @@ impl Mover {
         }
         self.prepare(world, page)?;
         let in_motion = self.is_moving(page);
-        if let Some(record) = self.get_mut(page) {
-            record.is_closed = is_closed;
-        }
+        self.record_mut(page).is_closed = is_closed;
         if !in_motion {
             self.begin(world, page);
             self.finish(world);

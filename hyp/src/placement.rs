@@ -28,6 +28,7 @@ use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
 use crate::budget::Budget;
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
+use crate::invariant::{Invariant, invariant};
 use crate::mover::Mover;
 use crate::placement::alias::{Aliases, MOST_ALIASES};
 use crate::placement::book::{Book, Form, Index, Record};
@@ -112,6 +113,8 @@ pub(crate) struct Placement {
     book: Book,
     aliases: Aliases,
     spaces: Vec<Option<PlacedSpace>>,
+    /// Empty, for spaces to come.
+    indices: Vec<Index>,
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
     coherence: Coherence,
@@ -156,10 +159,11 @@ impl Placement {
             book: Book::new(chapters),
             aliases: Aliases::new(aliases),
             spaces: (0..most_spaces).map(|_| None).collect(),
+            indices: (0..most_spaces).map(|_| Index::new()).collect(),
             devices: devices.to_vec(),
             coherence,
             isolation,
-            watches: Watches::default(),
+            watches: Watches::new(),
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
             fetches: Vec::with_capacity(hold::MAX_FETCHES),
@@ -175,14 +179,10 @@ impl Placement {
     /// Begins `space`, with nothing mapped. False: the pool is exhausted.
     #[must_use]
     pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
-        let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return false };
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
         let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
-        *entry = Some(PlacedSpace {
-            shadow,
-            index: Index::new(),
-            members: Members::default(),
-            has_followed: false,
-        });
+        let index = self.indices.pop().must("each space has an index");
+        *entry = Some(PlacedSpace { shadow, index, members: Members::default(), has_followed: false });
         true
     }
 
@@ -190,12 +190,14 @@ impl Placement {
     pub(crate) fn close_space(&mut self, world: &mut impl World, space: SpaceId) {
         self.invalidate(world, space);
         let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
-        if let Some(placed) = placed {
-            placed.shadow.give_all(world, &mut self.pool);
-        }
+        let placed = placed.must("the space is open");
+        invariant!(placed.members.is_empty(), "a space that ends has no streams");
+        invariant!(placed.index.is_empty(), "a space that ends has nothing mapped");
+        placed.shadow.give_all(world, &mut self.pool);
+        self.indices.push(placed.index);
     }
 
-    /// The placed half of `space`.
+    /// The placed half of `space`, if that is open.
     pub(crate) fn space(&self, space: SpaceId) -> Option<&PlacedSpace> {
         self.spaces.get(usize::from(space.0)).and_then(Option::as_ref)
     }
@@ -203,6 +205,16 @@ impl Placement {
     /// As [`Self::space`], to change.
     pub(crate) fn space_mut(&mut self, space: SpaceId) -> Option<&mut PlacedSpace> {
         self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    }
+
+    /// The placed half of `space`, which is open.
+    pub(crate) fn placed(&self, space: SpaceId) -> &PlacedSpace {
+        self.space(space).must("the space is open")
+    }
+
+    /// As [`Self::placed`], to change.
+    pub(crate) fn placed_mut(&mut self, space: SpaceId) -> &mut PlacedSpace {
+        self.space_mut(space).must("the space is open")
     }
 
     /// Makes the hardware equal to the first of `changes` of `space`, at most [`BATCH`] of different granules: as
@@ -216,9 +228,9 @@ impl Placement {
         changes: &[Change],
         budget: &mut Budget,
     ) -> usize {
-        debug_assert!(changes.len() <= BATCH);
+        invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
         let count = self.affordable(space, changes, budget);
-        let changes = changes.get(..count).unwrap_or(changes);
+        let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
             return 0;
         }
@@ -238,7 +250,7 @@ impl Placement {
 
     /// Makes sure that no device uses what was taken out of the tables of `space` before.
     fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
-        let Some(members) = self.space(space).map(|placed| placed.members) else { return };
+        let members = self.placed(space).members;
         if world.invalidate(space, &members).is_ok() {
             return;
         }
@@ -263,21 +275,20 @@ impl Placement {
             let Some(placed) = self.space_mut(space) else { continue };
             if placed.shadow.unlink_empty(world) {
                 self.invalidate(world, space);
-                let Some(placed) = self.spaces.get_mut(index).and_then(Option::as_mut) else { continue };
+                let placed = self.spaces.get_mut(index).and_then(Option::as_mut).must("the space is open");
                 placed.shadow.give_unlinked(world, &mut self.pool);
             }
         }
     }
 
     fn record(&self, space: SpaceId, granule: Granule) -> Record {
-        self.space(space).map_or(Record::EMPTY, |placed| self.book.get(&placed.index, granule))
+        self.book.get(&self.placed(space).index, granule)
     }
 
     /// Writes `record` of a granule whose chapter is prepared.
     fn set_record(&mut self, space: SpaceId, granule: Granule, record: Record) {
-        if let Some(placed) = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut) {
-            self.book.set(&mut placed.index, granule, record);
-        }
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        self.book.set(&mut placed.must("the space is open").index, granule, record);
     }
 
     /// The hardware entry that `record` asks for.
@@ -305,11 +316,7 @@ impl Placement {
         record: &Record,
     ) -> (u64, u64) {
         let entry = Self::entry(world, record);
-        let before = match self.space_mut(space) {
-            Some(placed) => placed.shadow.set(world, granule, entry),
-            None => 0,
-        };
-        (before, entry)
+        (self.placed_mut(space).shadow.set(world, granule, entry), entry)
     }
 
     /// Reports and repairs each empty slot of `record` that a device wrote into.

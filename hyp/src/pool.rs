@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Frame, Hfn, SLOTS};
+use crate::invariant::{Invariant, invariant};
 use crate::world::Memory;
 
 /// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
@@ -77,8 +78,12 @@ impl Pool {
     }
 
     fn push(&mut self, frame: Frame) {
-        debug_assert!(self.owns(frame));
-        debug_assert!(self.free.len() < self.frames.len());
+        invariant!(self.owns(frame), "a frame that comes back is the pool's: {frame:?}");
+        invariant!(self.free.len() < self.frames.len(), "a frame comes back once");
+        invariant!(
+            *self.single(frame) == 0,
+            "a frame that comes back has no pages handed out singly: {frame:?}"
+        );
         self.free.push(frame);
     }
 
@@ -88,12 +93,13 @@ impl Pool {
             Some(frame) => *frame,
             None => {
                 let frame = self.take_frame()?;
-                *self.single(frame)? = SINGLE;
+                *self.single(frame) = SINGLE;
                 self.partial.push(frame);
                 frame
             }
         };
-        let used = self.single(frame)?;
+        let used = self.single(frame);
+        invariant!(*used & ALL_PAGES != ALL_PAGES, "a frame in the list of partial ones has a page to spare");
         let slot = (!*used & ALL_PAGES).trailing_zeros() as usize;
         *used |= 1 << slot;
         if *used & ALL_PAGES == ALL_PAGES {
@@ -106,9 +112,11 @@ impl Pool {
     pub(crate) fn give_page(&mut self, memory: &mut impl Memory, page: Hfn) {
         memory.fill_page(page, RED_ZONE);
         let frame = page.frame();
-        let Some(used) = self.single(frame) else { return };
+        let used = self.single(frame);
+        let bit = 1 << (page.0 & 3);
+        invariant!(*used & (SINGLE | bit) == SINGLE | bit, "a page that comes back was handed out: {page:?}");
         let was_full = *used & ALL_PAGES == ALL_PAGES;
-        *used &= !(1 << (page.0 & 3));
+        *used &= !bit;
         if was_full {
             self.partial.push(frame);
         }
@@ -121,12 +129,13 @@ impl Pool {
         let unused = |frame: &Frame| singles.get((frame.0 - first) as usize) == Some(&SINGLE);
         let index = self.partial.iter().position(unused)?;
         let frame = self.partial.swap_remove(index);
-        *self.single(frame)? = 0;
+        *self.single(frame) = 0;
         Some(frame)
     }
 
-    fn single(&mut self, frame: Frame) -> Option<&mut u8> {
-        self.singles.get_mut(frame.0.checked_sub(self.frames.start)? as usize)
+    fn single(&mut self, frame: Frame) -> &mut u8 {
+        let index = frame.0.checked_sub(self.frames.start).map(|index| index as usize);
+        index.and_then(|index| self.singles.get_mut(index)).must("the frame is the pool's")
     }
 }
 

@@ -5,6 +5,7 @@
 //! What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`], [`Iommu::table_entry`].
 
 use crate::addr::{Frame, Granule, PAGE_WORDS, SLOTS};
+use crate::invariant::{Invariant, invariant};
 use crate::pool::Pool;
 use crate::world::{Iommu, Memory, Stage2};
 
@@ -42,7 +43,7 @@ impl Shadow {
         self.root
     }
 
-    /// Makes sure that `granule` has an entry. False: the pool is exhausted, or the IOVA has over 32 bits.
+    /// Makes sure that `granule` has an entry. False: the pool is exhausted.
     #[must_use]
     pub(crate) fn prepare(
         &mut self,
@@ -51,7 +52,7 @@ impl Shadow {
         granule: Granule,
     ) -> bool {
         let (first, _) = indices(granule);
-        let Some(table) = self.tables.get_mut(first) else { return false };
+        let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
         if table.frame == NO_TABLE {
             let Some(frame) = pool.take_frame() else { return false };
             clear(world, frame);
@@ -64,12 +65,15 @@ impl Shadow {
         true
     }
 
-    /// Stores `entry` (zero: none) for a `granule` that was prepared. Returns the entry before.
+    /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns the entry before.
     pub(crate) fn set(&mut self, memory: &mut impl Memory, granule: Granule, entry: u64) -> u64 {
         let (first, leaf) = indices(granule);
-        let Some(table) = self.tables.get_mut(first).filter(|table| table.frame != NO_TABLE) else {
+        let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
+        if table.frame == NO_TABLE {
+            // What was refused for want of a table has no entry.
+            invariant!(entry == 0, "a granule that has an entry has a leaf table");
             return 0;
-        };
+        }
         let frame = Frame(table.frame);
         let before = load(memory, frame, leaf);
         if before != entry {

@@ -14,6 +14,7 @@ use crate::addr::{Gfn, Granule, Hfn, IovaPage, PAGE_BYTES, SLOTS};
 use crate::budget::Budget;
 use crate::dart::entry::{ENTRIES, decode_leaf, decode_table};
 use crate::dart::registers::{TTBRS, Ttbr};
+use crate::invariant::{Invariant, invariant};
 use crate::mover::{Mover, NONE};
 use crate::placement::{BATCH, Change, Placement};
 use crate::trace::{Event, Refusal};
@@ -29,6 +30,8 @@ pub(crate) struct Tracker {
     tables: Vec<Table>,
     free: u32,
     spaces: Vec<Option<Tracked>>,
+    /// Lists of leaf tables for spaces to come.
+    lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
 }
 
 /// The tables of one space.
@@ -136,6 +139,7 @@ impl Tracker {
             tables: (0..most_tables).map(table).collect(),
             free: if most_tables == 0 { NONE } else { 0 },
             spaces: (0..most_spaces).map(|_| None).collect(),
+            lists: (0..most_spaces).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
         }
     }
 
@@ -148,8 +152,8 @@ impl Tracker {
         roots: [Ttbr; TTBRS],
         batch: &mut Batch,
     ) {
-        let Some(entry) = self.spaces.get_mut(usize::from(space.0)) else { return };
-        let leaves = Box::new([NONE; TTBRS * ENTRIES]);
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
+        let leaves = self.lists.pop().must("each space has a list of leaf tables");
         *entry = Some(Tracked {
             first: [NONE; TTBRS],
             leaves,
@@ -160,15 +164,13 @@ impl Tracker {
         });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
             let table = self.watch(world, mover, space, Kind::First(index), Gfn(root.page()), batch);
-            if let Some(first) = self.tracked_mut(space).and_then(|tracked| tracked.first.get_mut(index)) {
-                *first = table;
-            }
+            *self.tracked_mut(space).first.get_mut(index).must("a stream has four TTBRs") = table;
         }
     }
 
     /// From now on every table of `space` counts as empty.
     pub(crate) fn end_space(&mut self, space: SpaceId) {
-        let Some(tracked) = self.tracked_mut(space) else { return };
+        let tracked = self.tracked_mut(space);
         tracked.is_ending = true;
         tracked.cursor = None;
         // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
@@ -179,20 +181,18 @@ impl Tracker {
 
     /// Ends `space`, of which a pass of [`Self::compare`] since [`Self::end_space`] is complete.
     pub(crate) fn close_space(&mut self, world: &mut impl World, mover: &mut Mover, space: SpaceId) {
-        let Some(tracked) = self.tracked(space) else { return };
-        for table in tracked.first {
+        for table in self.tracked(space).first {
             self.unwatch(world, mover, table);
         }
-        if let Some(entry) = self.spaces.get_mut(usize::from(space.0)) {
-            *entry = None;
-        }
+        let ended = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
+        let leaves = ended.must("the tables of an open space are watched").leaves;
+        invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a space that ends has no leaf tables left");
+        self.lists.push(leaves);
     }
 
     /// Has the next [`Self::compare`] of `space` begin anew: all that the guest changed so far counts.
     pub(crate) fn restart(&mut self, space: SpaceId) {
-        if let Some(tracked) = self.tracked_mut(space) {
-            tracked.cursor = None;
-        }
+        self.tracked_mut(space).cursor = None;
     }
 
     /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
@@ -207,10 +207,10 @@ impl Tracker {
         batch: &mut Batch,
         budget: &mut Budget,
     ) -> bool {
-        let Some(tracked) = self.tracked(space) else { return true };
+        let tracked = self.tracked(space);
         // Tables found or opened on the way are linked at the end, so this pass comes to them.
         let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
-        while let Some((page, kind)) = self.tables.get(at as usize).map(|table| (table.page, table.kind)) {
+        while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
             if budget.is_spent() {
                 self.keep_place(space, at, next);
                 return false;
@@ -223,8 +223,8 @@ impl Tracker {
                 Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, &mut next, batch),
                 Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, &mut next, batch),
             };
-            if let Some(table) = self.tables.get_mut(at as usize).filter(|_| is_changed) {
-                table.quiet = 0;
+            if is_changed {
+                self.table_mut(at).quiet = 0;
             }
             if batch.is_full() {
                 self.keep_place(space, at, next);
@@ -232,7 +232,7 @@ impl Tracker {
             }
             let resting = at;
             next = 0;
-            at = self.tables.get(at as usize).map_or(NONE, |table| table.next_open);
+            at = self.table(at).next_open;
             self.rest(world, mover, resting);
         }
         self.restart(space);
@@ -241,15 +241,13 @@ impl Tracker {
 
     /// The next [`Self::compare`] of `space` goes on with entry `next` of table `at`.
     fn keep_place(&mut self, space: SpaceId, at: u32, next: usize) {
-        if let Some(tracked) = self.tracked_mut(space) {
-            tracked.cursor = Some((at, next));
-        }
+        self.tracked_mut(space).cursor = Some((at, next));
     }
 
     /// Notes that a sync of `space` is complete.
     pub(crate) fn count_sync(&mut self, space: SpaceId) {
-        let mut at = self.tracked(space).map_or(NONE, |tracked| tracked.first_open);
-        while let Some(table) = self.tables.get_mut(at as usize) {
+        let mut at = self.tracked(space).first_open;
+        while let Some(table) = self.at_mut(at) {
             table.quiet = table.quiet.saturating_add(1);
             at = table.next_open;
         }
@@ -260,7 +258,7 @@ impl Tracker {
         let Some(mut at) = mover.get(page).map(|record| record.table) else { return false };
         let found = at != NONE;
         if found && mover.is_closed(page) {
-            while let Some(table) = self.tables.get_mut(at as usize) {
+            while let Some(table) = self.at_mut(at) {
                 table.quiet = 0;
                 let (is_open, next) = (table.is_open, table.next_in_page);
                 if !is_open {
@@ -270,7 +268,10 @@ impl Tracker {
             }
             // Opening what is closed cannot fail: the page has an entry of its own.
             let opened = mover.set_closed(world, page, false);
-            debug_assert!(opened.is_ok());
+            invariant!(
+                opened.is_ok(),
+                "what is closed has an entry of its own, so it can be opened: {page:?}"
+            );
             world.event(Event::Table { page, is_open: true });
         }
         found
@@ -289,9 +290,8 @@ impl Tracker {
         next: &mut usize,
         batch: &mut Batch,
     ) -> bool {
-        let is_ending = self.tracked(space).is_some_and(|tracked| tracked.is_ending);
-        let Some(page) = self.tables.get(at as usize).map(|table| table.page) else { return false };
-        let from = mover.locate(page);
+        let is_ending = self.tracked(space).is_ending;
+        let from = mover.locate(self.table(at).page);
         let mut is_changed = false;
         while let Some(index) = self.first_change(world, from, at, is_ending, *next) {
             // Until this entry has been acted on as a whole.
@@ -344,7 +344,7 @@ impl Tracker {
         is_ending: bool,
         next: usize,
     ) -> Option<usize> {
-        let table = self.tables.get(at as usize)?;
+        let table = self.table(at);
         if is_ending {
             return (next..ENTRIES).find(|index| table.copy.get(*index) != Some(&0));
         }
@@ -361,19 +361,20 @@ impl Tracker {
         next: &mut usize,
         batch: &mut Batch,
     ) -> bool {
-        let Some(table) = self.tables.get(at as usize) else { return false };
+        let table = self.table(at);
         let (page, space) = (table.page, table.space);
-        if self.tracked(space).is_some_and(|tracked| tracked.is_ending) {
+        if self.tracked(space).is_ending {
             // Drained by way of its first level.
             return false;
         }
         let from = mover.locate(page);
         let mut is_changed = false;
-        while let Some(table) = self.tables.get_mut(at as usize) {
+        loop {
+            let table = self.table_mut(at);
             let Some(changed) = world.first_change(from, &table.copy, *next) else { return is_changed };
             let first = changed & !(SLOTS - 1);
             *next = first + SLOTS;
-            let Some(old) = table.copy.get_mut(first..first + SLOTS) else { return is_changed };
+            let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
             let mut new = [0; SLOTS];
             for (slot, new) in new.iter_mut().enumerate() {
                 *new = world.load(from, first + slot);
@@ -392,15 +393,14 @@ impl Tracker {
             }
             batch.changes.push(Change { granule: granule(number, first), wanted });
             if batch.is_full() {
-                break;
+                return is_changed;
             }
         }
-        is_changed
     }
 
     /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some are left.
     fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
-        let Some(table) = self.tables.get_mut(at as usize) else { return true };
+        let table = self.table_mut(at);
         for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {
             if entries.iter().all(|entry| *entry == 0) {
                 continue;
@@ -416,7 +416,7 @@ impl Tracker {
 
     /// After a comparison: closes an open table that has been quiet for long.
     fn rest(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
-        let Some(table) = self.tables.get_mut(at as usize) else { return };
+        let table = self.table_mut(at);
         if table.quiet < QUIET_SYNCS || !table.is_open {
             return;
         }
@@ -435,19 +435,19 @@ impl Tracker {
         }
         // Written between the comparison and now? Then it is not quiet after all.
         let from = mover.locate(page);
-        let Some(table) = self.tables.get(at as usize) else { return };
+        let table = self.table(at);
         if world.first_change(from, &table.copy, 0).is_none() {
             self.unlink_open(at);
             world.event(Event::Table { page, is_open: false });
         } else {
             let opened = mover.set_closed(world, page, false);
-            debug_assert!(opened.is_ok());
+            invariant!(opened.is_ok(), "what was just closed can be opened: {page:?}");
         }
     }
 
     fn others_open(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
         let mut at = mover.get(page).map_or(NONE, |record| record.table);
-        while let Some(table) = self.tables.get(at as usize) {
+        while let Some(table) = self.at(at) {
             if at != than && table.is_open {
                 return true;
             }

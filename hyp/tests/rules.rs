@@ -459,3 +459,11 @@ fn without_a_trace_everything_but_the_trace_is_the_same() {
     };
     assert_eq!(run(true), run(false));
 }
+
+#[test]
+#[should_panic(expected = "invariant: a table has 512 entries")]
+fn a_machine_that_lies_about_a_table_stops_the_engine_by_name() {
+    let mut bench = Bench::new(32);
+    bench.machine.lie = Some(512);
+    bench.flush(0, 0);
+}

@@ -11,5 +11,5 @@ pub mod program;
 pub mod random;
 pub mod shrink;
 pub mod soak;
-pub mod wild;
+pub mod trap;
 pub mod world;

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod stage2;
 
 use crate::random::{Random, mix};
+use crate::trap::outside;
 use driver::Driver;
 use frames::Frames;
 use iommu::{DeviceResult, Hardware};
@@ -27,7 +28,7 @@ use oche_hyp::world::{
     CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
 };
 use stage2::{CpuResult, CpuTables};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -207,6 +208,8 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
     pub(crate) hardware: Hardware,
     driver: Driver,
     pub(crate) frames: Frames,
+    /// Bytes of memory that the engine loaded and stored.
+    pub(crate) touched_bytes: Cell<u64>,
     violation: RefCell<Option<String>>,
     countdown: u64,
 }
@@ -234,6 +237,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             frames: Frames::new(layout.pool.clone()),
             options,
             memory,
+            touched_bytes: Cell::new(0),
             violation: RefCell::new(None),
             countdown: 50,
         }
@@ -346,6 +350,8 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
 
 impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
+        let _side = outside();
+        self.touch(8);
         match self.memory.index(page) {
             Some(index) if word < PAGE_WORDS => self.memory.word(index, word),
             _ => {
@@ -356,6 +362,8 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn store(&mut self, page: Hfn, word: usize, value: u64) {
+        let _side = outside();
+        self.touch(8);
         self.tick();
         match self.memory.index(page) {
             Some(index) if word < PAGE_WORDS => {
@@ -372,6 +380,8 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        let _side = outside();
+        self.touch(8);
         self.tick();
         let bytes = 1 << width_log2;
         match self.memory.index(page) {
@@ -384,6 +394,8 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
+        let _side = outside();
+        self.touch(16 * words.len());
         if self.is_sabotaged(Sabotage::SkipMerge) {
             return None;
         }
@@ -402,14 +414,20 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
+        let _side = outside();
+        self.touch(8 * (PAGE_WORDS - word.min(PAGE_WORDS)));
         first_unequal(self.page_of_engine(page)?.get(word..)?, known.get(word..)?).map(|index| word + index)
     }
 
     fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
+        let _side = outside();
+        self.touch(8 * (PAGE_WORDS - word.min(PAGE_WORDS)));
         self.memory.first_other(self.place_of_engine(page)?, value, word)
     }
 
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
+        let _side = outside();
+        self.touch(2 * PAGE_BYTES);
         if self.is_sabotaged(Sabotage::SkipCopyHome) && self.memory.is_ram(to) {
             return;
         }
@@ -439,6 +457,8 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn fill_page(&mut self, page: Hfn, value: u64) {
+        let _side = outside();
+        self.touch(PAGE_BYTES);
         if self.is_sabotaged(Sabotage::SkipFill) {
             return;
         }
@@ -466,6 +486,7 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 
     fn release(&mut self, frame: Frame) {
+        let _side = outside();
         let board = self.options.board;
         if let Err(text) = self.frames.release(&self.memory, board, &self.cpus, frame) {
             self.violate(text);
@@ -474,6 +495,10 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
 }
 
 impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
+    fn touch(&self, bytes: usize) {
+        self.touched_bytes.set(self.touched_bytes.get() + bytes as u64);
+    }
+
     fn note_store(&self, page: Hfn) {
         self.cpus.checker().note_store(page);
     }
@@ -506,6 +531,7 @@ fn first_unequal(one: &[u64], other: &[u64]) -> Option<usize> {
 
 impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
+        let _side = outside();
         self.step();
         let scarce = self.options.scarce_tables;
         if scarce != 0 && !self.is_prepared(page) && self.random.chance(1, scarce) {
@@ -515,18 +541,21 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
     }
 
     fn break_page(&mut self, page: Gfn) {
+        let _side = outside();
         self.step();
         self.stage2_break(page);
         self.step();
     }
 
     fn flush_broken(&mut self) {
+        let _side = outside();
         self.step();
         self.stage2_flush();
         self.step();
     }
 
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+        let _side = outside();
         self.step();
         let at = if self.is_sabotaged(Sabotage::OffByOneSlot) && at != page.home() {
             at.frame().page(at.0 as usize + 1)
@@ -543,6 +572,7 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
     }
 
     fn publish(&mut self) {
+        let _side = outside();
         self.step();
         self.stage2_publish();
         self.step();
@@ -554,10 +584,12 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     const CAN_FORBID_READS: bool = true;
 
     fn has_windows(&self) -> bool {
+        let _side = outside();
         self.options.has_windows && self.options.board == Board::Dart
     }
 
     fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        let _side = outside();
         let slots = match self.options.sabotage {
             Some(Sabotage::WideWindow) => SlotRun::ALL,
             Some(Sabotage::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
@@ -575,10 +607,12 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 
     fn table_entry(&self, table: Frame) -> u64 {
+        let _side = outside();
         self.options.board.table_entry(table)
     }
 
     fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+        let _side = outside();
         self.step();
         self.driver.attach(dart, stream, space, root);
         self.carry_out();
@@ -588,6 +622,7 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
+        let _side = outside();
         self.step();
         if !self.is_sabotaged(Sabotage::SkipBlock) {
             self.driver.block(dart, stream);
@@ -599,6 +634,7 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 
     fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        let _side = outside();
         self.step();
         let timeouts = self.options.timeouts;
         let hangs = timeouts != 0 && self.random.chance(1, timeouts);
@@ -613,12 +649,14 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {
+        let _side = outside();
         self.hardware.faults.pop_front()
     }
 }
 
 impl<const CACHES_INVALID: bool> Tap for StrictWorld<CACHES_INVALID> {
     fn event(&mut self, event: Event) {
+        let _side = outside();
         if let Event::Moved { page, to } = event {
             self.cpus.checker().note_move(page, to);
         }

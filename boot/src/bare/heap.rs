@@ -1,10 +1,16 @@
-//! EL2's heap: a buddy allocator over one piece of reserved memory.
+//! EL2's heap: a buddy allocator over one piece of reserved memory, sealed when the guest starts.
+//!
+//! From [`seal`] on an allocation stops the machine: what a guest can make Oche need is allocated before, so that
+//! no guest can use up the heap. The trace's port alone may allocate, and what it holds is bounded by its code: see
+//! [`lend`].
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use buddy_system_allocator::Heap;
 
+use crate::bare::cpu;
 use crate::bare::firmware::fatal;
 use crate::lock::SpinLock;
 use crate::range::PhysRange;
@@ -13,6 +19,29 @@ struct Locked(SpinLock<Heap<32>>);
 
 #[global_allocator]
 static HEAP: Locked = Locked(SpinLock::new(Heap::empty()));
+
+/// The guest has started.
+static IS_SEALED: AtomicBool = AtomicBool::new(false);
+/// The index of the CPU whose allocations are in order all the same, plus one; 0 for none.
+static BORROWER: AtomicUsize = AtomicUsize::new(0);
+
+/// From now on an allocation stops the machine.
+pub fn seal() {
+    IS_SEALED.store(true, Ordering::Release);
+}
+
+/// Does `work` on this CPU, which may allocate and give back what it does not hold as long as the guest has its port
+/// open. One CPU at a time: the engine's lock is held.
+pub fn lend<T>(work: impl FnOnce() -> T) -> T {
+    BORROWER.store(cpu::index() + 1, Ordering::Relaxed);
+    let result = work();
+    BORROWER.store(0, Ordering::Relaxed);
+    result
+}
+
+fn is_allowed() -> bool {
+    !IS_SEALED.load(Ordering::Acquire) || BORROWER.load(Ordering::Relaxed) == cpu::index() + 1
+}
 
 /// Gives `memory` to the heap.
 ///
@@ -34,6 +63,12 @@ pub fn usage() -> (usize, usize) {
 // that `give`'s caller vouched for; the lock serialises it.
 unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !is_allowed() {
+            let bytes = layout.size();
+            fatal(format_args!(
+                "invariant: nothing is allocated after the guest has started ({bytes} bytes)"
+            ));
+        }
         let block = self.0.lock().alloc(layout);
         if block.is_err() {
             // Everything is allocated before the guest runs: this is a bound of the layout's that is too low.

@@ -266,6 +266,7 @@ impl Prepared {
         drop((blob, spin_table, reserved));
         el2::configure();
         self.check_blocks();
+        heap::seal();
         cpu::enter_guest(self.layout.kernel.start, fdt.start)
     }
 

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 
 use crate::addr::{Gfn, Granule, Hfn};
 use crate::dart::entry::Leaf;
+use crate::invariant::{Invariant, invariant};
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Record, Slot};
 use crate::placement::{Cause, Change, Placement, refuse, report_red_zone};
@@ -185,7 +186,7 @@ impl Placement {
         granule: Granule,
     ) -> Result<(), Refusal> {
         let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
-        let placed = placed.ok_or(Refusal::TooManySpaces)?;
+        let placed = placed.must("the space is open");
         if !self.book.prepare(&mut placed.index, granule) {
             return Err(Refusal::TooManyTables);
         }
@@ -196,9 +197,8 @@ impl Placement {
     }
 
     pub(super) fn release_unused(&mut self, space: SpaceId, granule: Granule) {
-        if let Some(placed) = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut) {
-            self.book.release_unused(&mut placed.index, granule);
-        }
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        self.book.release_unused(&mut placed.must("the space is open").index, granule);
     }
 
     fn put_composed(
@@ -220,8 +220,8 @@ impl Placement {
         self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match record.form {
             Form::Composed(frame) => frame,
-            // A direct granule takes no page into its frame, which is the guest's: `add_direct` saw to it.
-            Form::Direct(_) => return Err(Refusal::DeviceNotDirect),
+            // Its frame is the guest's.
+            Form::Direct(_) => unreachable!("invariant: a direct granule takes no page into its frame"),
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
         let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithBase(_));
@@ -338,25 +338,21 @@ impl Placement {
         for (replica, _) in self.replicas(page) {
             world.copy_page(base, replica);
         }
-        if let Some(record) = self.mover.get_mut(page) {
-            record.base = base.0;
-        }
+        let record = self.mover.record_mut(page);
+        invariant!(record.base == 0, "a page has one base: {page:?}");
+        record.base = base.0;
     }
 
     /// From now on the replica at `at` counts as a copy of its page.
     fn set_filled(&mut self, space: SpaceId, at: Place) {
         let mut record = self.record(space, at.iova.granule());
-        if let Some(Some(slot)) = record.slots.get_mut(at.iova.slot()) {
-            slot.is_filled = true;
-        }
+        record.mapped_mut(at.iova.slot()).is_filled = true;
         self.set_record(space, at.iova.granule(), record);
     }
 }
 
 pub(super) fn put(record: &mut Record, at: Place, slot: Slot) {
-    if let Some(entry) = record.slots.get_mut(at.iova.slot()) {
-        *entry = Some(slot);
-    }
+    *record.slots.get_mut(at.iova.slot()).must("a granule has four slots") = Some(slot);
 }
 
 fn is_negatively_cached<I: Iommu>(_: &I) -> bool {

@@ -6,6 +6,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::IovaPage;
+use crate::invariant::Invariant;
 use crate::mover::NONE;
 use crate::world::SpaceId;
 
@@ -98,7 +99,8 @@ impl Aliases {
         }
         let mut before = NONE;
         let mut at = *head & !LIST;
-        while let Some(node) = self.nodes.get(at as usize).copied() {
+        while at != NONE {
+            let node = *self.nodes.get(at as usize).must("a list is made of nodes");
             if node.mapping != mapping.pack() {
                 before = at;
                 at = node.next;
@@ -132,7 +134,7 @@ impl Aliases {
         if head & LIST == 0 {
             return Some((Mapping::unpack(head), NONE));
         }
-        let node = self.nodes.get((head & !LIST) as usize)?;
+        let node = self.nodes.get((head & !LIST) as usize).must("a list is made of nodes");
         let rest = if node.next == NONE { NONE } else { LIST | node.next };
         Some((Mapping::unpack(node.mapping), rest))
     }
@@ -155,10 +157,9 @@ impl Aliases {
     }
 
     fn release(&mut self, index: u32) {
-        if let Some(node) = self.nodes.get_mut(index as usize) {
-            node.next = self.free;
-            self.free = index;
-        }
+        let node = self.nodes.get_mut(index as usize).must("a list is made of nodes");
+        node.next = self.free;
+        self.free = index;
     }
 }
 

@@ -6,6 +6,7 @@ use core::ops::RangeInclusive;
 
 use crate::addr::{Frame, Gfn, Granule, SLOTS};
 use crate::dart::entry::{Leaf, Permission};
+use crate::invariant::Invariant;
 
 /// Granules of one leaf table of the guest: 2 MiB of IOVA space.
 const GRANULES: usize = 128;
@@ -61,6 +62,11 @@ impl Record {
         self.slots.iter().flatten().fold(Permission::default(), |all, slot| all.union(slot.permission))
     }
 
+    /// What is mapped in slot `index`, which is mapped.
+    pub(crate) fn mapped_mut(&mut self, index: usize) -> &mut Slot {
+        self.slots.get_mut(index).and_then(Option::as_mut).must("the slot is mapped")
+    }
+
     /// Whether no slot is mapped.
     pub(crate) fn is_vacant(&self) -> bool {
         self.slots.iter().all(Option::is_none)
@@ -89,6 +95,11 @@ impl Index {
     pub(crate) fn new() -> Self {
         Self(Box::new([NO_CHAPTER; CHAPTERS]))
     }
+
+    /// Whether there is no chapter.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|chapter| *chapter == NO_CHAPTER)
+    }
 }
 
 impl Book {
@@ -99,11 +110,20 @@ impl Book {
         Self { chapters: alloc::vec![empty; chapters], free: (0..chapters as u32).rev().collect() }
     }
 
+    /// Chapter `number` of a space, if anything is written there.
+    fn chapter(&self, index: &Index, number: usize) -> Option<&Chapter> {
+        let number = *index.0.get(number).must("an IOVA has 32 bits");
+        (number != NO_CHAPTER)
+            .then(|| self.chapters.get(number as usize).must("a chapter's number is the book's"))
+    }
+
     /// What is written of `granule`.
     pub(crate) fn get(&self, index: &Index, granule: Granule) -> Record {
-        let (chapter, record) = position(granule);
-        let chapter = index.0.get(chapter).and_then(|number| self.chapters.get(*number as usize));
-        chapter.and_then(|chapter| chapter.records.get(record)).copied().unwrap_or(Record::EMPTY)
+        let (number, record) = position(granule);
+        match self.chapter(index, number) {
+            Some(chapter) => *chapter.records.get(record).must("a granule has a place in its chapter"),
+            None => Record::EMPTY,
+        }
     }
 
     /// The first of `granules` of which something is mapped, with its record. Where there is no chapter nothing is looked at.
@@ -111,7 +131,7 @@ impl Book {
         let mut next = *granules.start();
         while next <= *granules.end() {
             let (number, first) = position(next);
-            let chapter = index.0.get(number).and_then(|chapter| self.chapters.get(*chapter as usize));
+            let chapter = self.chapter(index, number);
             let records = chapter.and_then(|chapter| chapter.records.get(first..)).unwrap_or_default();
             if let Some((found, record)) = (next.0..).zip(records).find(|(_, record)| !record.is_vacant()) {
                 return granules.contains(&Granule(found)).then_some((Granule(found), *record));
@@ -125,7 +145,7 @@ impl Book {
     #[must_use]
     pub(crate) fn prepare(&mut self, index: &mut Index, granule: Granule) -> bool {
         let (chapter, _) = position(granule);
-        let Some(number) = index.0.get_mut(chapter) else { return false };
+        let number = index.0.get_mut(chapter).must("an IOVA has 32 bits");
         if *number == NO_CHAPTER {
             let Some(free) = self.free.pop() else { return false };
             *number = free;
@@ -136,9 +156,9 @@ impl Book {
     /// Writes `new` of a `granule` that was prepared. A chapter goes back when its last record is emptied.
     pub(crate) fn set(&mut self, index: &mut Index, granule: Granule, new: Record) {
         let (chapter, record) = position(granule);
-        let Some(number) = index.0.get_mut(chapter) else { return };
-        let Some(chapter) = self.chapters.get_mut(*number as usize) else { return };
-        let Some(old) = chapter.records.get_mut(record) else { return };
+        let number = index.0.get(chapter).must("an IOVA has 32 bits");
+        let chapter = self.chapters.get_mut(*number as usize).must("a granule is written only when prepared");
+        let old = chapter.records.get_mut(record).must("a granule has a place in its chapter");
         let was_used = old.form != Form::Empty;
         let is_used = new.form != Form::Empty;
         *old = new;
@@ -149,7 +169,7 @@ impl Book {
     /// Gives back the chapter of `granule` if nothing is written in it.
     pub(crate) fn release_unused(&mut self, index: &mut Index, granule: Granule) {
         let (chapter, _) = position(granule);
-        let Some(number) = index.0.get_mut(chapter) else { return };
+        let number = index.0.get_mut(chapter).must("an IOVA has 32 bits");
         if self.chapters.get(*number as usize).is_some_and(|chapter| chapter.used == 0) {
             self.free.push(*number);
             *number = NO_CHAPTER;

@@ -3,6 +3,7 @@
 use core::ops::Range;
 
 use crate::addr::{Gfn, Hfn, PAGE_WORDS};
+use crate::invariant::Invariant;
 use crate::placement::Placement;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Slot};
@@ -10,8 +11,13 @@ use crate::trace::Event;
 use crate::world::{Memory, World};
 
 impl Placement {
-    /// The slot that `mapping` is, and the frame page that backs it.
-    pub(super) fn slot_of(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
+    /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs it.
+    pub(super) fn slot_of(&self, mapping: Mapping) -> (Slot, Form, Hfn) {
+        self.linked_slot(mapping).must("a page's mapping is in the book")
+    }
+
+    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the book.
+    fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
         let record = self.record(mapping.space, mapping.iova.granule());
         let slot = record.slots.get(mapping.iova.slot()).copied().flatten()?;
         match record.form {
@@ -30,7 +36,7 @@ impl Placement {
     /// Replicas of `page`: where they lie and whether a device may write them.
     pub(super) fn replicas(&self, page: Gfn) -> impl Iterator<Item = (Hfn, bool)> {
         self.mappings(page)
-            .filter_map(|mapping| self.slot_of(mapping))
+            .filter_map(|mapping| self.linked_slot(mapping))
             .filter(|(slot, _, _)| slot.is_replica && slot.is_filled)
             .map(|(slot, _, at)| (at, slot.permission.write))
     }
@@ -38,7 +44,7 @@ impl Placement {
     /// Whether `page` is reached at home by a direct granule, so that it cannot leave.
     pub(super) fn is_pinned_home(&self, page: Gfn) -> bool {
         self.mappings(page)
-            .filter_map(|mapping| self.slot_of(mapping))
+            .filter_map(|mapping| self.linked_slot(mapping))
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
     }
 
@@ -86,9 +92,7 @@ impl Placement {
             return;
         }
         self.pool.give_page(world, base);
-        if let Some(record) = self.mover.get_mut(page) {
-            record.base = 0;
-        }
+        self.mover.record_mut(page).base = 0;
     }
 
     /// After a mapping of `page` went that was no replica, its copies being equal if there is a base: makes a replica
@@ -104,9 +108,7 @@ impl Placement {
         }
         self.mover.place(world, page, at);
         let mut record = self.record(mapping.space, mapping.iova.granule());
-        if let Some(Some(slot)) = record.slots.get_mut(mapping.iova.slot()) {
-            slot.is_replica = false;
-        }
+        record.mapped_mut(mapping.iova.slot()).is_replica = false;
         self.set_record(mapping.space, mapping.iova.granule(), record);
     }
 
@@ -121,15 +123,14 @@ impl Placement {
         for mapping in self.mappings(page) {
             let record = self.record(mapping.space, mapping.iova.granule());
             match self.slot_of(mapping) {
-                Some((slot, ..)) if slot.is_replica && self.is_private(&record, &slot) => {}
-                Some((slot, _, at)) if slot.is_replica => {
+                (slot, ..) if slot.is_replica && self.is_private(&record, &slot) => {}
+                (slot, _, at) if slot.is_replica => {
                     let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
                     if is_better && (heir.is_none() || slot.permission.write) {
                         heir = Some((mapping, slot, at));
                     }
                 }
-                Some(_) => return None,
-                None => {}
+                _ => return None,
             }
         }
         heir

@@ -5,6 +5,7 @@
 
 use crate::addr::{Gfn, PAGE_BYTES};
 use crate::budget::Budget;
+use crate::invariant::invariant;
 use crate::placement::book::Form;
 use crate::placement::{Change, Placement};
 use crate::world::SpaceId;
@@ -56,8 +57,10 @@ impl Placement {
 
     /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
+        // A device's page has no record.
         let Some(record) = self.mover.get_mut(page).filter(|record| !record.is_listed) else { return false };
         record.is_listed = true;
+        invariant!(self.listed.len() < self.listed.capacity(), "a batch is about a bounded number of pages");
         self.listed.push(page);
         true
     }
@@ -65,9 +68,7 @@ impl Placement {
     /// Forgets what was listed.
     pub(super) fn unlist_all(&mut self) {
         while let Some(page) = self.listed.pop() {
-            if let Some(record) = self.mover.get_mut(page) {
-                record.is_listed = false;
-            }
+            self.mover.record_mut(page).is_listed = false;
         }
     }
 }

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use crate::addr::{Gfn, PAGE_WORDS};
 use crate::budget::Budget;
 use crate::dart::entry::Permission;
+use crate::invariant::{Invariant, invariant};
 use crate::mover::NONE;
 use crate::placement::Placement;
 use crate::placement::copies::differing_bytes;
@@ -40,16 +41,16 @@ impl Placement {
             return;
         }
         let index = self.followed.pages.len() as u32;
-        let Some(record) = self.mover.get_mut(page) else { return };
+        let record = self.mover.record_mut(page);
         if record.followed == NONE {
             record.followed = index;
+            let room = self.followed.pages.capacity() - self.followed.pages.len();
+            invariant!(room != 0, "a followed page has two nodes in a list of mappings");
             self.followed.pages.push(page);
         }
         let mut head = record.mappings;
         while let Some((mapping, next)) = self.aliases.step(head) {
-            if let Some(placed) = self.space_mut(mapping.space) {
-                placed.has_followed = true;
-            }
+            self.placed_mut(mapping.space).has_followed = true;
             head = next;
         }
     }
@@ -66,14 +67,14 @@ impl Placement {
     }
 
     fn unfollow(&mut self, page: Gfn) {
-        let Some(record) = self.mover.get_mut(page) else { return };
+        let record = self.mover.record_mut(page);
         let index = core::mem::replace(&mut record.followed, NONE);
         // The last one takes its place: a pass goes from the end to the start, so it has seen that one already, or
         // sees it there.
-        self.followed.pages.swap_remove(index as usize);
-        let moved = self.followed.pages.get(index as usize).copied();
-        if let Some(record) = moved.and_then(|moved| self.mover.get_mut(moved)) {
-            record.followed = index;
+        let removed = self.followed.pages.swap_remove(index as usize);
+        invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
+        if let Some(moved) = self.followed.pages.get(index as usize).copied() {
+            self.mover.record_mut(moved).followed = index;
         }
     }
 
@@ -83,7 +84,7 @@ impl Placement {
         let mut are_several = false;
         let mut all = Permission::default();
         for mapping in self.mappings(page) {
-            let Some((slot, _, at)) = self.slot_of(mapping) else { continue };
+            let (slot, _, at) = self.slot_of(mapping);
             are_several |= *first.get_or_insert(at) != at;
             all = all.union(slot.permission);
         }
@@ -100,7 +101,7 @@ impl Placement {
         left: &mut usize,
         budget: &mut Budget,
     ) -> bool {
-        if !self.space(space).is_some_and(|placed| placed.has_followed) {
+        if !self.placed(space).has_followed {
             return true;
         }
         let is_whole_pass = *left >= self.followed.pages.len();
@@ -112,7 +113,7 @@ impl Placement {
                 return false;
             }
             *left = index;
-            let Some(page) = self.followed.pages.get(index).copied() else { continue };
+            let page = *self.followed.pages.get(index).must("the pass is inside the list");
             budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
             if !self.mappings(page).any(|mapping| mapping.space == space) {
                 continue;
@@ -126,8 +127,8 @@ impl Placement {
         }
         if is_any_mapped {
             world.publish();
-        } else if is_whole_pass && let Some(placed) = self.space_mut(space) {
-            placed.has_followed = false;
+        } else if is_whole_pass {
+            self.placed_mut(space).has_followed = false;
         }
         true
     }

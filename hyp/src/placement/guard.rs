@@ -22,6 +22,7 @@
 
 use crate::addr::{Gfn, Hfn, PAGE_BYTES};
 use crate::dart::entry::Permission;
+use crate::invariant::Invariant;
 use crate::mover::Guard;
 use crate::placement::book::Slot;
 use crate::placement::copies::store_bytes;
@@ -160,8 +161,8 @@ impl Placement {
         let mut changes = core::mem::take(&mut self.given_up);
         let mut space = None;
         for mapping in self.mappings(page) {
-            let is_replica = self.slot_of(mapping).is_some_and(|(slot, ..)| slot.is_replica);
-            if !is_replica || *space.get_or_insert(mapping.space) != mapping.space {
+            let (slot, ..) = self.slot_of(mapping);
+            if !slot.is_replica || *space.get_or_insert(mapping.space) != mapping.space {
                 continue;
             }
             let granule = mapping.iova.granule();
@@ -174,11 +175,8 @@ impl Placement {
                 let wanted = self.record(mapping.space, granule).slots.map(|slot| slot.map(Slot::leaf));
                 changes.push(Change { granule, wanted });
             }
-            if let Some(change) = changes.get_mut(index)
-                && let Some(wanted) = change.wanted.get_mut(mapping.iova.slot())
-            {
-                *wanted = None;
-            }
+            let change = changes.get_mut(index).must("the granule's change was listed");
+            *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
         }
         if let Some(space) = space {
             self.refuse_replicas(world, space, &changes);
@@ -190,8 +188,7 @@ impl Placement {
 
     /// Takes the replicas away that `changes` of `space` no longer want.
     fn refuse_replicas(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
-        let Some(placed) = self.space(space) else { return };
-        let cause = Cause::of(&placed.members);
+        let cause = Cause::of(&self.placed(space).members);
         self.remove(world, cause, space, changes);
         self.refuse_departed(world, cause, Refusal::NotGuardable);
     }

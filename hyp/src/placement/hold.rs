@@ -7,6 +7,7 @@
 //! the latest when the page is released.
 
 use crate::addr::{Gfn, Hfn, SLOTS};
+use crate::invariant::{Invariant, invariant};
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Slot};
 use crate::placement::{BATCH, Cause, Change, Placement, refuse};
@@ -51,10 +52,10 @@ impl Placement {
     fn begin_fetch(&mut self, world: &mut impl World, page: Gfn) {
         world.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
-            let (slot, form, at) = self.slot_of(mapping)?;
+            let (slot, form, at) = self.slot_of(mapping);
             (!slot.is_replica && matches!(form, Form::Composed(_))).then_some((mapping, at))
         });
-        let Some((mapping, from)) = primary else { return };
+        let (mapping, from) = primary.must("a page that is away lies in a slot of its own");
         let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
         if self.base(page).is_none() && spare.is_none() {
             // Makes all that is in motion again, so that must have come home.
@@ -113,13 +114,13 @@ impl Placement {
             None => self.merge_copies(world, page),
         }
         // From the base, not from the slot as it is by now: what a device wrote since must differ from it.
-        let from = self.base(page).unwrap_or(from);
+        invariant!(from == self.mover.locate(page), "a page on its way home lies where it lay: {page:?}");
+        let from = self.base(page).must("a page on its way home has a base");
         world.copy_page(from, page.home());
         self.mover.place(world, page, page.home());
         let mut record = self.record(mapping.space, mapping.iova.granule());
-        if let Some(Some(slot)) = record.slots.get_mut(mapping.iova.slot()) {
-            (slot.is_replica, slot.is_filled) = (true, true);
-        }
+        let slot = record.mapped_mut(mapping.iova.slot());
+        (slot.is_replica, slot.is_filled) = (true, true);
         self.set_record(mapping.space, mapping.iova.granule(), record);
     }
 
@@ -128,11 +129,8 @@ impl Placement {
         let granule = mapping.iova.granule();
         let record = self.record(mapping.space, granule);
         let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(Slot::leaf)) };
-        if let Some(wanted) = change.wanted.get_mut(mapping.iova.slot()) {
-            *wanted = None;
-        }
-        let Some(placed) = self.space(mapping.space) else { return };
-        let cause = Cause::of(&placed.members);
+        *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
+        let cause = Cause::of(&self.placed(mapping.space).members);
         self.remove(world, cause, mapping.space, &[change]);
         refuse(world, cause.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
     }

@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use crate::invariant::invariant;
 use crate::placement::alias::Mapping;
 use crate::placement::book::{Form, Record, Slot};
 use crate::placement::copies::bring_forward;
@@ -210,6 +211,7 @@ impl Placement {
                 Form::Direct(_) => departure.split.is_some(),
                 Form::Empty => false,
             };
+            // Where stage 2 has no entry to spare the page stays at home: a replica goes on being one.
             if moves && self.mover.prepare(world, slot.page).is_ok() {
                 self.mover.begin(world, slot.page);
             }
@@ -283,9 +285,7 @@ impl Placement {
             self.pool.give_page(world, spare);
         } else {
             world.copy_page(self.mover.locate(slot.page), spare);
-            if let Some(record) = self.mover.get_mut(slot.page) {
-                record.base = spare.0;
-            }
+            self.mover.record_mut(slot.page).base = spare.0;
         }
         self.merge_copies(world, slot.page);
     }
@@ -301,6 +301,7 @@ impl Placement {
         self.check_red_zones(world, cause, departure.granule, &departure.before);
         for (index, slot) in departure.leaving() {
             let mapping = Mapping { space, iova: departure.granule.page(index) };
+            // A device's page has no record.
             if let Some(record) = self.mover.get_mut(slot.page) {
                 self.aliases.remove(&mut record.mappings, mapping);
             }
@@ -342,7 +343,7 @@ impl Placement {
     /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
     fn send_home(&mut self, world: &mut impl World, page: Gfn) {
         if self.has_only_replicas(page) && !self.mover.is_home(page) {
-            debug_assert!(self.mover.can_move(page));
+            invariant!(self.mover.can_move(page), "a page goes home only out of the CPUs' reach: {page:?}");
             world.copy_page(self.mover.locate(page), page.home());
             self.mover.place(world, page, page.home());
         }

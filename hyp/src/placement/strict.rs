@@ -66,6 +66,6 @@ impl Placement {
 
     /// Whether every mapping of `page` that is left is a replica.
     pub(super) fn has_only_replicas(&self, page: Gfn) -> bool {
-        self.mappings(page).all(|mapping| self.slot_of(mapping).is_some_and(|(slot, ..)| slot.is_replica))
+        self.mappings(page).all(|mapping| self.slot_of(mapping).0.is_replica)
     }
 }

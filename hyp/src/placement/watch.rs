@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 
 use crate::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
+use crate::invariant::Invariant;
 use crate::mover::Guard;
 use crate::placement::alias::Mapping;
 use crate::placement::{BATCH, Placement};
@@ -25,12 +26,17 @@ const MOST_PLACES: usize = 4;
 const MOST_BYTES: usize = 64;
 
 /// What is watched.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watches {
     ranges: Vec<Selection>,
 }
 
 impl Watches {
+    /// Nothing is watched.
+    pub(crate) fn new() -> Self {
+        Self { ranges: Vec::with_capacity(MOST_WATCHES) }
+    }
+
     /// Whether anything is.
     pub(crate) fn are_set(&self) -> bool {
         !self.ranges.is_empty()
@@ -74,7 +80,7 @@ impl Placement {
 
     /// Guards what is mapped in `space` where watch number `index` looks.
     fn guard_watched(&mut self, world: &mut impl World, index: usize, space: SpaceId) {
-        let Some(range) = self.watches.ranges.get(index).copied() else { return };
+        let range = *self.watches.ranges.get(index).must("the watch is set");
         if range.first > u64::from(u32::MAX) {
             return;
         }
@@ -132,7 +138,7 @@ impl Placement {
 
     /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are watched, if they are.
     fn watched_at(&self, mapping: Mapping, offset: usize, bytes: usize) -> Option<Place> {
-        let members = self.space(mapping.space)?.members;
+        let members = self.placed(mapping.space).members;
         let iova = mapping.iova.iova().saturating_add(offset as u64);
         self.watches.ranges.iter().filter(|range| range.overlaps(iova, bytes as u64)).find_map(|range| {
             members.iter().find_map(|(dart, streams)| {
@@ -177,8 +183,6 @@ impl Placement {
             let how = WatchHow::GivenUp;
             world.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
         }
-        if let Some(record) = self.mover.get_mut(page) {
-            record.is_unwatchable = true;
-        }
+        self.mover.record_mut(page).is_unwatchable = true;
     }
 }

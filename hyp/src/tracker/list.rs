@@ -2,9 +2,10 @@
 
 use crate::addr::{Gfn, IovaPage};
 use crate::dart::entry::ENTRIES;
+use crate::invariant::Invariant;
 use crate::mover::{Mover, NONE};
 use crate::trace::{Event, Refusal};
-use crate::tracker::{Batch, Kind, Tracked, Tracker, Unwatched};
+use crate::tracker::{Batch, Kind, Table, Tracked, Tracker, Unwatched};
 use crate::world::{SpaceId, World};
 
 impl Tracker {
@@ -29,20 +30,20 @@ impl Tracker {
         // A page that is closed for another table must let the guest write this one.
         self.open(world, mover, page);
         let index = self.free;
-        let (Some(table), Some(record)) = (self.tables.get_mut(index as usize), mover.get_mut(page)) else {
+        let Some(table) = self.at_mut(index) else {
             batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TooManyTables });
             return NONE;
         };
-        self.free = table.next_in_page;
+        let next = core::mem::replace(&mut mover.record_mut(page).table, index);
+        let free = core::mem::replace(&mut table.next_in_page, next);
         table.page = page;
         table.space = space;
         table.kind = kind;
         table.quiet = 0;
         table.copy.fill(0);
         table.previous_in_page = NONE;
-        table.next_in_page = record.table;
-        let next = core::mem::replace(&mut record.table, index);
-        if let Some(table) = self.tables.get_mut(next as usize) {
+        self.free = free;
+        if let Some(table) = self.at_mut(next) {
             table.previous_in_page = index;
         }
         self.link_open(index);
@@ -52,94 +53,105 @@ impl Tracker {
 
     /// Ceases to watch a table, if `at` is one; the last one in a page lets CPUs' stores through again.
     pub(super) fn unwatch(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
-        let Some(table) = self.tables.get(at as usize) else { return };
+        let Some(table) = self.at(at) else { return };
         let page = table.page;
         self.open(world, mover, page);
         self.unlink_open(at);
-        let neighbours =
-            self.tables.get(at as usize).map(|table| (table.previous_in_page, table.next_in_page));
-        let Some((previous, next)) = neighbours else { return };
-        match self.tables.get_mut(previous as usize) {
+        let table = self.table(at);
+        let (previous, next) = (table.previous_in_page, table.next_in_page);
+        match self.at_mut(previous) {
             Some(table) => table.next_in_page = next,
             None => {
-                if let Some(record) = mover.get_mut(page) {
-                    record.table = next;
-                }
+                mover.record_mut(page).table = next;
             }
         }
-        if let Some(table) = self.tables.get_mut(next as usize) {
+        if let Some(table) = self.at_mut(next) {
             table.previous_in_page = previous;
         }
-        if let Some(table) = self.tables.get_mut(at as usize) {
-            table.next_in_page = self.free;
-            self.free = at;
-        }
+        let free = core::mem::replace(&mut self.free, at);
+        self.table_mut(at).next_in_page = free;
         world.event(Event::Table { page, is_open: true });
     }
 
-    pub(super) fn tracked(&self, space: SpaceId) -> Option<&Tracked> {
-        self.spaces.get(usize::from(space.0)).and_then(Option::as_ref)
+    /// The table with index `at`; `None` for [`NONE`].
+    pub(super) fn at(&self, at: u32) -> Option<&Table> {
+        (at != NONE).then(|| self.tables.get(at as usize).must("a list of tables is made of tables"))
     }
 
-    pub(super) fn tracked_mut(&mut self, space: SpaceId) -> Option<&mut Tracked> {
-        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    /// As [`Self::at`], to change.
+    pub(super) fn at_mut(&mut self, at: u32) -> Option<&mut Table> {
+        (at != NONE).then(|| self.tables.get_mut(at as usize).must("a list of tables is made of tables"))
+    }
+
+    /// Table `at`, which is no end of a list.
+    pub(super) fn table(&self, at: u32) -> &Table {
+        self.at(at).must("a table is named")
+    }
+
+    /// As [`Self::table`], to change.
+    pub(super) fn table_mut(&mut self, at: u32) -> &mut Table {
+        self.at_mut(at).must("a table is named")
+    }
+
+    /// The tables of `space`.
+    pub(super) fn tracked(&self, space: SpaceId) -> &Tracked {
+        let tracked = self.spaces.get(usize::from(space.0)).and_then(Option::as_ref);
+        tracked.must("the tables of an open space are watched")
+    }
+
+    /// As [`Self::tracked`], to change.
+    pub(super) fn tracked_mut(&mut self, space: SpaceId) -> &mut Tracked {
+        let tracked = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        tracked.must("the tables of an open space are watched")
     }
 
     pub(super) fn leaf(&self, space: SpaceId, number: usize) -> u32 {
-        self.tracked(space).and_then(|tracked| tracked.leaves.get(number)).copied().unwrap_or(NONE)
+        *self.tracked(space).leaves.get(number).must("a space has 2048 leaf tables")
     }
 
     pub(super) fn set_leaf(&mut self, space: SpaceId, number: usize, table: u32) {
-        if let Some(leaf) = self.tracked_mut(space).and_then(|tracked| tracked.leaves.get_mut(number)) {
-            *leaf = table;
-        }
+        let leaf = self.tracked_mut(space).leaves.get_mut(number);
+        *leaf.must("a space has 2048 leaf tables") = table;
     }
 
     /// The entry `index` of a table, as acted on.
     pub(super) fn entry(&self, at: u32, index: usize) -> u64 {
-        self.tables.get(at as usize).and_then(|table| table.copy.get(index)).copied().unwrap_or(0)
+        *self.table(at).copy.get(index).must("a table has 512 entries")
     }
 
     pub(super) fn set_entry(&mut self, at: u32, index: usize, entry: u64) {
-        if let Some(old) = self.tables.get_mut(at as usize).and_then(|table| table.copy.get_mut(index)) {
-            *old = entry;
-        }
+        *self.table_mut(at).copy.get_mut(index).must("a table has 512 entries") = entry;
     }
 
     pub(super) fn link_open(&mut self, at: u32) {
-        let Some(space) =
-            self.tables.get(at as usize).filter(|table| !table.is_open).map(|table| table.space)
-        else {
+        let Some(space) = self.at(at).filter(|table| !table.is_open).map(|table| table.space) else {
             return;
         };
-        let Some(tracked) = self.tracked_mut(space) else { return };
+        let tracked = self.tracked_mut(space);
         let last = core::mem::replace(&mut tracked.last_open, at);
-        match self.tables.get_mut(last as usize) {
+        match self.at_mut(last) {
             Some(table) => table.next_open = at,
             None => {
-                if let Some(tracked) = self.tracked_mut(space) {
-                    tracked.first_open = at;
-                }
+                self.tracked_mut(space).first_open = at;
             }
         }
-        if let Some(table) = self.tables.get_mut(at as usize) {
-            table.is_open = true;
-            table.previous_open = last;
-            table.next_open = NONE;
-        }
+        let table = self.table_mut(at);
+        table.is_open = true;
+        table.previous_open = last;
+        table.next_open = NONE;
     }
 
     pub(super) fn unlink_open(&mut self, at: u32) {
-        let Some(table) = self.tables.get_mut(at as usize).filter(|table| table.is_open) else { return };
+        let Some(table) = self.at_mut(at).filter(|table| table.is_open) else { return };
         table.is_open = false;
         let (space, previous, next) = (table.space, table.previous_open, table.next_open);
-        if let Some(table) = self.tables.get_mut(previous as usize) {
+        if let Some(table) = self.at_mut(previous) {
             table.next_open = next;
         }
-        if let Some(table) = self.tables.get_mut(next as usize) {
+        if let Some(table) = self.at_mut(next) {
             table.previous_open = previous;
         }
-        let Some(tracked) = self.tracked_mut(space) else { return };
+        let tracked = self.tracked_mut(space);
         if tracked.first_open == at {
             tracked.first_open = next;
         }

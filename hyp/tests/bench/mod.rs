@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
-use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, SlotRun};
+use oche_hyp::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_hyp::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::dart::stream::{DartId, Members, StreamId};
@@ -47,6 +47,8 @@ pub(crate) struct Machine {
     pub(crate) has_windows: bool,
     /// Whether invalidations time out.
     pub(crate) is_stuck: bool,
+    /// Which word of a table the machine says has changed, though a page has 512.
+    pub(crate) lie: Option<usize>,
     /// Pages of which stage 2 has no memory left to make an entry.
     pub(crate) unsplittable: Vec<Gfn>,
 }
@@ -192,6 +194,10 @@ impl Memory for Machine {
     fn store(&mut self, page: Hfn, word: usize, value: u64) {
         self.words.set(self.words.get() + 1);
         self.bytes(page)[word * 8..][..8].copy_from_slice(&value.to_le_bytes());
+    }
+
+    fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
+        self.lie.or_else(|| (word..PAGE_WORDS).find(|word| self.load(page, *word) != known[*word]))
     }
 
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {

@@ -2,6 +2,7 @@
 //!
 //! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -17,8 +18,9 @@ use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{
     AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched,
 };
-use oche_hyp::statistics::Statistics;
+use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
+use oche_hyp::trace::control::MOST_WATCHES;
 use oche_hyp::trace::directory::Layout;
 use oche_hyp::trace::filter::Selection;
 use oche_hyp::world::Iommu;
@@ -65,6 +67,8 @@ pub struct Mediation<I> {
     engine: Engine,
     /// Where there is a trace.
     port: Option<TraceConsole>,
+    /// Where a snapshot of a page is taken.
+    words: Box<[u64; PAGE_WORDS]>,
 }
 
 impl<I: Iommu> Mediation<I> {
@@ -88,7 +92,7 @@ impl<I: Iommu> Mediation<I> {
         machine.recorder.order(setup.trace_orders);
         let port = machine.recorder.port().zip(setup.set_port_interrupt);
         let port = port.map(|(port, set_interrupt)| TraceConsole::new(port, set_interrupt));
-        Self { machine, engine, port }
+        Self { machine, engine, port, words: Box::new([0; PAGE_WORDS]) }
     }
 
     /// The hardware.
@@ -101,7 +105,7 @@ impl<I: Iommu> Mediation<I> {
     pub fn pass_through(&mut self, cause: Cause, event: &Event) {
         self.begin(cause);
         self.machine.recorder.record(event);
-        self.machine.recorder.publish();
+        self.machine.recorder.publish(Exit::DartRegister);
     }
 
     /// The guest loads `bytes` bytes at `offset` of a DART's registers.
@@ -118,7 +122,7 @@ impl<I: Iommu> Mediation<I> {
     ) -> Result<u64, AccessError> {
         self.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
-        self.end_trap();
+        self.end_trap(Exit::DartRegister);
         value.map(u64::from)
     }
 
@@ -141,7 +145,7 @@ impl<I: Iommu> Mediation<I> {
         }
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
-        self.end_trap();
+        self.end_trap(Exit::DartRegister);
         done
     }
 
@@ -150,7 +154,7 @@ impl<I: Iommu> Mediation<I> {
     pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(cause);
         let result = act(self);
-        self.end_trap();
+        self.end_trap(Exit::Other);
         result
     }
 
@@ -189,36 +193,45 @@ impl<I: Iommu> Mediation<I> {
                 0
             }
         };
-        self.machine.recorder.publish();
+        self.machine.recorder.publish(Exit::Other);
         Some(loaded)
     }
 
     /// A trap begins. Takes over what was asked of the trace.
     fn begin(&mut self, cause: Cause) {
         if self.machine.recorder.begin(cause) {
-            let watches: Vec<Selection> = self.machine.recorder.watches().collect();
-            self.engine.watch(&mut self.machine, &watches);
+            let mut watches = [Selection::NONE; MOST_WATCHES];
+            let mut count = 0;
+            for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
+                *place = watch;
+                count += 1;
+            }
+            self.engine.watch(&mut self.machine, &watches[..count]);
         }
     }
 
     /// Publishes the counters, and hands on what was traced.
-    fn end_trap(&mut self) {
+    fn end_trap(&mut self, exit: Exit) {
         while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
             let count = self.machine.recorder.snapshot_words();
-            let Some(words) = self.words_of(wanted.page, count) else { continue };
-            self.machine.recorder.record_snapshot(&wanted, |word| words.get(word).copied().unwrap_or(0));
+            if self.engine.is_ram(wanted.page) {
+                self.load_words(wanted.page, count);
+                let words = &*self.words;
+                self.machine.recorder.record_snapshot(&wanted, |word| words[word]);
+            }
         }
-        self.machine.recorder.publish();
+        self.machine.recorder.publish(exit);
         if let Some(port) = &mut self.port {
             port.go_on(&mut self.engine, &mut self.machine);
         }
     }
 
-    /// What CPUs find in the first `count` words of `page`, if it is the guest's.
-    fn words_of(&mut self, page: Gfn, count: usize) -> Option<Vec<u64>> {
-        let is_ram = self.engine.is_ram(page);
-        let load = |word| self.engine.load_guarded(&mut self.machine, page, word * 8, 8);
-        is_ram.then(|| (0..count.min(PAGE_WORDS)).map(load).collect())
+    /// Takes what CPUs find in the first `count` words of `page`, which is guest RAM, and zeros for the rest.
+    fn load_words(&mut self, page: Gfn, count: usize) {
+        self.words.fill(0);
+        for (index, word) in self.words.iter_mut().enumerate().take(count) {
+            *word = self.engine.load_guarded(&mut self.machine, page, index * 8, 8);
+        }
     }
 
     /// What happened so far.
@@ -231,7 +244,7 @@ impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
         self.begin(Cause { cpu: cpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
-        self.end_trap();
+        self.end_trap(Exit::WatchedPage);
         trapped
     }
 
@@ -270,19 +283,18 @@ impl<I: Iommu> Guards for Mediation<I> {
     }
 }
 
-/// The whole pages of a range; none if it is past 44 bits or empty.
+/// The whole pages of a range; `None` if that is empty.
 fn pages(range: &PhysRange) -> Option<Range<Gfn>> {
     let range = range.shrunk_to(PAGE_BYTES as u64);
-    let pages = Gfn::containing(range.start)?..Gfn::containing(range.end)?;
+    let page = |address| Gfn::containing(address).expect("invariant: guest RAM lies below 2^44");
+    let pages = page(range.start)..page(range.end);
     (!pages.is_empty()).then_some(pages)
 }
 
-/// The whole frames of a range; none if it is past 46 bits.
+/// The whole frames of a range.
 fn frames(range: PhysRange) -> Range<Frame> {
     let range = range.shrunk_to(FRAME_BYTES as u64);
-    let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64).map(Frame);
-    match (number(range.start), number(range.end)) {
-        (Ok(start), Ok(end)) => start..end,
-        _ => Frame(0)..Frame(0),
-    }
+    let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64);
+    let frame = |address| Frame(number(address).expect("invariant: the pool lies below 2^46"));
+    frame(range.start)..frame(range.end)
 }

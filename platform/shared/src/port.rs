@@ -3,6 +3,7 @@
 use alloc::boxed::Box;
 
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
+use oche_boot::bare::heap;
 use oche_hyp::engine::Engine;
 use oche_hyp::trace::port::TracePort;
 use oche_hyp::virtio::console::{Console, Effect};
@@ -44,7 +45,7 @@ impl TraceConsole {
     ) {
         let was_interrupting = self.console.is_interrupting();
         // A value of more than 32 bits comes with a width that the console refuses.
-        let effect = self.console.write(offset, bytes, value as u32, &mut self.port);
+        let effect = heap::lend(|| self.console.write(offset, bytes, value as u32, &mut self.port));
         if was_interrupting && !self.console.is_interrupting() {
             (self.set_interrupt)(false);
         }
@@ -64,7 +65,7 @@ impl TraceConsole {
 
     fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
         let mut memory = EngineMemory::new(engine, machine);
-        if self.console.work(&mut memory, &mut self.port) {
+        if heap::lend(|| self.console.work(&mut memory, &mut self.port)) {
             (self.set_interrupt)(true);
         }
     }

@@ -11,7 +11,6 @@ mod exception;
 mod firmware;
 mod forms;
 mod guarded;
-mod idle;
 mod mapping;
 mod motion;
 mod start;
@@ -84,11 +83,8 @@ extern "C" fn guest_main(fdt: u64) -> ! {
             firmware::power_off();
         }
     }
-    let holes = tree.holes();
-    if tree.contains("hostile=idle") {
-        idle::run(&holes);
-    }
     let mut tally = Tally::default();
+    let holes = tree.holes();
     access::run(&mut tally, &holes);
     calls::run(&mut tally, &holes);
     guarded::run(&mut tally);

@@ -4,6 +4,9 @@ use oche_tests::differential::{Report, run};
 use std::process::ExitCode;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+#[global_allocator]
+static ALLOCATOR: oche_tests::trap::Counting = oche_tests::trap::Counting;
+
 fn main() -> ExitCode {
     let mut numbers = std::env::args().skip(1).map(|text| text.parse::<u64>());
     let operations = match numbers.next() {

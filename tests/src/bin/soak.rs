@@ -9,6 +9,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+#[global_allocator]
+static ALLOCATOR: oche_tests::trap::Counting = oche_tests::trap::Counting;
+
 /// How often the state is written and a line shown.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
 

@@ -17,6 +17,7 @@ use super::views::Views;
 use crate::differential::reference::GuestMemory;
 use crate::program::{Operation, Setting};
 use crate::random::Random;
+use crate::trap::{Engine, slice_of};
 use crate::world::memory::FormerWords;
 use crate::world::stage2::PageState;
 use crate::world::{Data, Layout, Options, StrictWorld, initial_words};
@@ -24,7 +25,7 @@ use devices::Transfer;
 use driver::Guest;
 use oche_hyp::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::engine::{Coherence, Configuration, Engine, Isolation};
+use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_hyp::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
 use oche_hyp::trace::filter::Selection;
 use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
@@ -189,7 +190,7 @@ impl<const C: bool> Machine<C> {
             coherence: setting.coherence,
             isolation: setting.isolation,
         };
-        let mut engine = Engine::new(&configuration, &mut world);
+        let mut engine = Engine::new(&configuration, &mut world, slice_of(setting.pages));
         if setting.is_watched {
             engine.watch(&mut world, &watched_ranges());
         }

@@ -12,6 +12,9 @@ use oche_tests::random::mix;
 use oche_tests::world::Board::*;
 use oche_tests::world::Sabotage;
 
+#[global_allocator]
+static ALLOCATOR: oche_tests::trap::Counting = oche_tests::trap::Counting;
+
 /// Programs of 1500 operations that the quick run makes.
 const QUICK_PROGRAMS: u64 = 40;
 

@@ -142,9 +142,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "followed-space-forgotten",
         file: FOLLOW,
-        text: "        } else if is_whole_pass && let Some(placed) = self.space_mut(space) {",
+        text: "        } else if is_whole_pass {",
         replacement: "        }
-        if is_whole_pass && let Some(placed) = self.space_mut(space) {",
+        if is_whole_pass {",
         breaks: "a device reads for ever what a page held before another device wrote it",
     },
     Mutant {
@@ -361,8 +361,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "table-compared-anew-in-each-batch",
         file: TRACKER,
-        text: "tracked.cursor = Some((at, next));",
-        replacement: "tracked.cursor = Some((at, 0));",
+        text: "self.tracked_mut(space).cursor = Some((at, next));",
+        replacement: "self.tracked_mut(space).cursor = Some((at, 0));",
         breaks: "a flush never ends while another CPU goes on writing the table",
     },
     Mutant {

@@ -31,4 +31,5 @@ pub mod spin_table;
 pub mod stage1;
 mod step;
 pub mod tlb;
+mod translation;
 pub mod trap;

@@ -18,6 +18,7 @@
 
 pub mod instruction;
 pub mod monitor;
+pub mod progress;
 
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::{CpuReach, Trapped, Watched};
@@ -70,11 +71,36 @@ pub trait Registers {
     fn program_counter(&self) -> u64;
 }
 
+/// How an instruction, read again, fits the fault that brought the CPU here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agreement {
+    /// It makes that very access, at this virtual address, inside one page.
+    Same(u64),
+    /// It makes that access, and touches another page as well.
+    Crosses,
+    /// It is another by now.
+    Other,
+}
+
+/// Compares `access`, as decoded from what is at the program counter now, with a fault at the virtual address `far` of
+/// a store or of a load. Another CPU may have replaced the instruction, which may then have other rights to ask for.
+pub fn agreement(access: &Access, registers: &impl Registers, far: u64, is_write: bool) -> Agreement {
+    let base = |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
+    let address = access.address(base, |number| registers.get(number), registers.program_counter());
+    let length = access.length() as u64;
+    // A top byte may be a tag; `FAR_EL2` need not have it. The fault is at the first byte that met it.
+    let distance = far.wrapping_sub(address) << 8 >> 8;
+    if access.is_write() != is_write || distance >= length {
+        return Agreement::Other;
+    }
+    let is_inside = address % PAGE_BYTES as u64 + length <= PAGE_BYTES as u64;
+    if is_inside { Agreement::Same(address) } else { Agreement::Crosses }
+}
+
 /// Carries `access` out on the guarded `page`, for CPU number `cpu`; `far` is the virtual address that was
 /// stopped. False: it reaches beyond the page, or begins on another, and nothing was done.
 ///
-/// Stage 1 has allowed the access already: a stage-2 fault is reported only then, and all of the access is
-/// in the page that the fault is about.
+/// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to `page`.
 pub fn emulate(
     guards: &mut impl Guards,
     monitors: &mut Monitors,
@@ -92,8 +118,16 @@ pub fn emulate(
     if !is_same_page || offset + access.length() > PAGE_BYTES {
         return false;
     }
-    let mut on =
-        On { guards, monitors, cpu, page, offset, bytes: usize::from(access.bytes), length: access.length() };
+    let mut on = On {
+        guards,
+        monitors,
+        cpu,
+        page,
+        offset,
+        bytes: usize::from(access.bytes),
+        is_pair: access.is_pair(),
+        length: access.length(),
+    };
     match access.kind {
         Kind::Load { register, extension } => {
             let value = on.load(0);
@@ -120,15 +154,15 @@ pub fn emulate(
             on.tell(true, values);
         }
         Kind::LoadExclusive { registers: pair, is_pair } => {
-            let values = on.load_exclusive(is_pair);
+            let values = on.load_exclusive();
             on.tell(false, values);
             for (register, value) in pair.into_iter().zip(values).take(1 + usize::from(is_pair)) {
                 registers.set(register, Extension::Zero.apply(value, access.bytes));
             }
         }
-        Kind::StoreExclusive { status, registers: pair, is_pair } => {
+        Kind::StoreExclusive { status, registers: pair, .. } => {
             let values = pair.map(|register| registers.get(register));
-            let is_stored = on.store_exclusive(values, is_pair);
+            let is_stored = on.store_exclusive(values);
             if is_stored {
                 on.tell(true, values);
             }
@@ -155,6 +189,7 @@ struct On<'a, G> {
     offset: usize,
     /// Of each part.
     bytes: usize,
+    is_pair: bool,
     /// Of the whole.
     length: usize,
 }
@@ -190,28 +225,33 @@ impl<G: Guards> On<'_, G> {
         self.guards.store(self.page, self.offset + index * self.bytes, self.bytes, value);
     }
 
-    fn values(&mut self, is_pair: bool) -> [u64; 2] {
-        [self.load(0), if is_pair { self.load(1) } else { 0 }]
+    fn values(&mut self) -> [u64; 2] {
+        [self.load(0), if self.is_pair { self.load(1) } else { 0 }]
     }
 
-    fn load_exclusive(&mut self, is_pair: bool) -> [u64; 2] {
-        let values = self.values(is_pair);
-        self.monitors.begin(self.cpu, self.page, self.offset, values);
+    fn place(&self) -> monitor::Place {
+        let Self { page, offset, bytes, is_pair, .. } = *self;
+        monitor::Place { page, offset, bytes, is_pair }
+    }
+
+    fn load_exclusive(&mut self) -> [u64; 2] {
+        let values = self.values();
+        self.monitors.begin(self.cpu, self.place(), values);
         values
     }
 
     /// Stores if nobody did since the load-exclusive: no CPU, or its store would have cleared the monitor; no
     /// device, or the value would be another.
-    fn store_exclusive(&mut self, values: [u64; 2], is_pair: bool) -> bool {
-        let Some(seen) = self.monitors.take(self.cpu, self.page, self.offset) else {
+    fn store_exclusive(&mut self, values: [u64; 2]) -> bool {
+        let Some(seen) = self.monitors.take(self.cpu, self.place()) else {
             // The load-exclusive went by unseen, or there was none. The next one will be seen.
             self.guards.guard_loads(self.page);
             return false;
         };
-        if self.values(is_pair) != seen {
+        if self.values() != seen {
             return false;
         }
-        for (index, value) in values.into_iter().enumerate().take(1 + usize::from(is_pair)) {
+        for (index, value) in values.into_iter().enumerate().take(1 + usize::from(self.is_pair)) {
             self.store(index, value);
         }
         true

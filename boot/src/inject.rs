@@ -51,6 +51,11 @@ pub enum Reason {
     Load,
     /// The same on a store.
     Store,
+    /// Stage 1 does not allow a store.
+    StoreFault {
+        /// Why: `DFSC`, as `PAR_EL1.FST` says it.
+        status: u64,
+    },
     /// The instruction does not exist.
     Undefined,
 }
@@ -95,6 +100,7 @@ pub fn exception(from: &Interrupted, reason: Reason) -> Injection {
         Reason::Fetch => abort(0x20, EXTERNAL_ABORT),
         Reason::Load => abort(0x24, EXTERNAL_ABORT),
         Reason::Store => abort(0x24, EXTERNAL_ABORT | WRITE),
+        Reason::StoreFault { status } => abort(0x24, WRITE | status & 0x3f),
         Reason::Undefined => 1 << 25,
     };
     Injection {
@@ -155,6 +161,14 @@ mod tests {
         assert_eq!(thumb.esr >> 26, 0x20);
         assert_eq!(thumb.pc & 0xfff, 0xe00);
         assert_eq!(thumb.pstate, 0x3c5);
+    }
+
+    #[test]
+    fn a_store_that_stage_1_refuses_is_reported_as_a_cpu_does() {
+        // A permission fault of level 3.
+        let reason = Reason::StoreFault { status: 0xf };
+        assert_eq!(exception(&interrupted(0), reason).esr, 0x24 << 26 | 1 << 25 | 1 << 6 | 0xf);
+        assert_eq!(exception(&interrupted(5), reason).esr, 0x25 << 26 | 1 << 25 | 1 << 6 | 0xf);
     }
 
     #[test]

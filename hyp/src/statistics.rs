@@ -1,6 +1,6 @@
 //! Counters: what the engine did since the start, and why CPUs left the guest.
 //!
-//! Both are lists of a name and a number, said once, here. The trace directory carries the names beside the
+//! Both are lists of a name and a number, declared once, here. The trace directory carries the names beside the
 //! numbers (see [`crate::trace::directory`]), so that readers need no list of their own.
 
 use crate::addr::PAGE_BYTES;
@@ -95,8 +95,6 @@ counters! {
         table_opens,
         /// Table pages closed again.
         table_closes,
-        /// Frames taken back from a cache.
-        reclaimed,
         /// Streams that began to translate.
         attaches,
         /// Streams that were blocked.
@@ -142,7 +140,6 @@ impl Statistics {
                 add(&mut self.merges, 1);
                 add(&mut self.merged_bytes, u64::from(bytes));
             }
-            Event::Reclaimed { .. } => add(&mut self.reclaimed, 1),
             Event::RedZone { .. } => add(&mut self.red_zone_hits, 1),
             Event::Fault { is_hidden, .. } => {
                 add(&mut self.faults, 1);
@@ -200,48 +197,55 @@ fn add(counter: &mut u64, number: u64) {
     *counter = counter.wrapping_add(number);
 }
 
-/// Why a CPU left the guest for EL2. Each CPU counts its own, straight into the trace directory
-/// (`CpuCounters` in [`crate::trace::directory`]).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// A load or store of a virtual DART's register.
-    DartRegister = 0,
-    /// An access to a page that the engine keeps closed: a store to a watched table, any to a guarded page.
-    WatchedPage = 1,
-    /// An access to a page that was in motion; retried.
-    PageInMotion = 2,
-    /// A stage-2 abort with no answer, given back to the guest as an external abort.
-    Abort = 3,
-    /// `HVC`.
-    HypervisorCall = 4,
-    /// `SMC`: PSCI, mostly.
-    SecureCall = 5,
-    /// A trapped system register.
-    SystemRegister = 6,
-    /// An interrupt taken at EL2.
-    Interrupt = 7,
-    /// An SError taken at EL2.
-    SystemError = 8,
-    /// Anything else.
-    Other = 9,
+/// Declares [`Exit`] and the list of its counters' names.
+macro_rules! exits {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a CPU left the guest for EL2. Each exception that is taken from the guest counts as exactly one of
+        /// these, on its own CPU, in the trace directory if there is one
+        /// ([`cpu_counters`](crate::trace::directory::cpu_counters)).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Exit {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Exit {
+            /// The names of a CPU's counters: of each kind of exit, in order, and [`INJECTED`] last.
+            pub const NAMES: &[&str] = &[$($name,)* "injected_exceptions"];
+        }
+    };
 }
 
-impl Exit {
-    /// The counters' names, by number.
-    pub const NAMES: &[&str] = &[
-        "exits_dart_register",
-        "exits_watched_page",
-        "exits_page_in_motion",
-        "exits_abort",
-        "exits_hvc",
-        "exits_smc",
-        "exits_system_register",
-        "exits_interrupt",
-        "exits_system_error",
-        "exits_other",
-    ];
+exits! {
+    /// A load or store of a virtual DART's register.
+    DartRegister = "exits_dart_register",
+    /// An access to a page that the engine keeps closed: a store to a watched table, any to a guarded page.
+    WatchedPage = "exits_watched_page",
+    /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries again.
+    Retry = "exits_retry",
+    /// The first fetch from a page that has moved.
+    Execute = "exits_execute",
+    /// Another access that stage 2 refuses: to a device that EL2 answers for, or to nothing.
+    Device = "exits_device",
+    /// The end of a step of one instruction.
+    Step = "exits_step",
+    /// `HVC`.
+    HypervisorCall = "exits_hvc",
+    /// `SMC`: PSCI, mostly.
+    SecureCall = "exits_smc",
+    /// A trapped system register.
+    SystemRegister = "exits_system_register",
+    /// A FIQ for the guest, with `oche.fiq=virtual`.
+    Fiq = "exits_fiq",
+    /// A look whether the guest has dealt with its timer: the same.
+    FiqPoll = "exits_fiq_poll",
+    /// Any other exception.
+    Other = "exits_other",
 }
+
+/// The place among a CPU's counters of how many of its exits ended in an abort or an undefined instruction for the
+/// guest.
+pub const INJECTED: usize = Exit::NAMES.len() - 1;
 
 const _: () = {
     let lists = [Statistics::NAMES, Exit::NAMES];
@@ -254,7 +258,7 @@ const _: () = {
         }
         list += 1;
     }
-    assert!(Exit::Other as usize + 1 == Exit::NAMES.len());
+    assert!(Exit::Other as usize + 1 == INJECTED);
 };
 
 #[cfg(test)]

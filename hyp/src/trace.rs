@@ -12,7 +12,7 @@ pub mod snapshot;
 pub mod text;
 pub mod words;
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage};
+use crate::addr::{Frame, Gfn, Hfn, IovaPage};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
 
@@ -111,13 +111,6 @@ pub enum Event {
         page: Gfn,
         /// Bytes that had changed.
         bytes: u32,
-    },
-    /// Memory of the pool was taken back from where it served as a cache.
-    Reclaimed {
-        /// The granule.
-        granule: Granule,
-        /// The frame.
-        frame: Frame,
     },
     /// A device wrote into a part of a granule where nothing is mapped. One [`Event::Data`] follows at once on the same
     /// CPU with the page's bytes from `offset` on, as many as fit.

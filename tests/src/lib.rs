@@ -12,4 +12,5 @@ pub mod random;
 pub mod shrink;
 pub mod soak;
 pub mod trap;
+pub mod wild;
 pub mod world;

@@ -12,7 +12,7 @@ use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use loom::thread;
 use oche_boot::lock::{Once, SpinLock, StateByte};
 use oche_boot::range::{PAGE, PhysRange};
-use oche_boot::stage2::hardware::{Barrier, Hardware, Translations};
+use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_boot::stage2::{Lookup, Root, Stage2};
 use oche_hyp::addr::{Gfn, Hfn};
 use oche_hyp::trace::Event;
@@ -383,8 +383,6 @@ impl Hardware for Cpu {
         fence(Ordering::SeqCst);
     }
 
-    fn synchronize_context(&self) {}
-
     /// Complete when no access through an older translation is under way.
     fn invalidate(&self, _: Translations) {
         if self.0.weak_spot != WeakSpot::Invalidation {
@@ -393,6 +391,10 @@ impl Hardware for Cpu {
     }
 
     fn select_tables(&self, _: u64) {}
+
+    fn instruction_fetch(&self) -> InstructionFetch {
+        InstructionFetch { needs_clean: true, needs_invalidation: true }
+    }
 
     fn data_line_bytes(&self) -> u64 {
         PAGE

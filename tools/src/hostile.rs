@@ -15,6 +15,7 @@ use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 use crate::trace::Recorder;
 use crate::workspace;
 
+mod idle;
 mod watched;
 
 /// The guest's package.
@@ -72,7 +73,7 @@ const LAST_EVENT: &str = "register: op=read";
 ///
 /// The first thing that failed: a build, a case, or a panic that does not say what it should.
 pub fn main() -> Result<()> {
-    let progress = Progress::new(3);
+    let progress = Progress::new(4);
     let step = progress.step("Hostile guest");
     let toolchain = Toolchain::choose(&step)?;
     let guest = flat_guest(toolchain, &step)?;
@@ -83,6 +84,10 @@ pub fn main() -> Result<()> {
     let step = progress.step("Hostile guest, watched");
     let (cases, told) = survive_watched(&oche, &guest, &step)?;
     step.done(&format!("{cases} cases, {told:?}"));
+
+    let step = progress.step("Exits of a guest that idles, which must be noticed");
+    let noticed = idle::run(&oche, &guest, &step)?;
+    step.done(&noticed);
 
     let step = progress.step("Oche's own panics");
     let oche = el2::build(toolchain, &["panic-on-request"], &step)?;
@@ -169,7 +174,7 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let mut lines = Vec::new();
     let layout = Way { name: "layout", until: Some("oche: the guest starts"), ..Way::default() };
     run(&oche, &guest, &layout, step, |line| lines.push(line.to_owned()))?;
-    let mut layout = Layout::read(lines.iter().map(String::as_str))?;
+    let mut layout = Layout::read(lines.iter().map(String::as_str)).context(ORDERING_VERDICT)?;
     for (kind, register) in SMMU {
         layout.add(kind, PhysRange { start: register, end: register + 4 });
     }
@@ -179,15 +184,38 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
     let ending = run(&oche, &guest, &way, step, |line| judge.hear(line))?;
     // A broken rule says more than the case that it may have failed.
-    let told = Report::read(&path)?.judge(EXPECTED).context(ORDERING_VERDICT)?;
+    let report = Report::read(&path)?;
+    report.broken().context(ORDERING_VERDICT)?;
     if ending != Ending::PoweredOff {
         bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
     }
     let cases = judge.verdict().context(ORDERING_VERDICT)?;
+    let told = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
     Ok(format!("{cases} cases, {told}"))
 }
 
 fn run(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step, mut hear: impl FnMut(&str)) -> Result<Ending> {
+    let mut running = start(oche, guest, way, step)?;
+    let recorder =
+        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
+    let ending = running.watch(
+        LIMIT,
+        |_, line| {
+            hear(&line.text);
+            let is_over = line.text == "oche: panic: stopped"
+                || way.until.is_some_and(|until| line.text.starts_with(until));
+            Ok(if is_over { Wish::End } else { Wish::GoOn })
+        },
+        |_| Ok(()),
+    )?;
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    Ok(ending)
+}
+
+/// Starts QEMU with Oche and the guest.
+fn start(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step) -> Result<Running> {
     let name = way.name.replace('=', "-");
     let folder = workspace::target().join("hostile");
     workspace::create_folder(&folder)?;
@@ -209,23 +237,7 @@ fn run(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step, mut hear: impl FnM
         // The guest finds it there.
         arguments,
     };
-    let mut running = Running::start(&machine, &folder.join(format!("{name}.log")))?;
-    let recorder =
-        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
-    let ending = running.watch(
-        LIMIT,
-        |_, line| {
-            hear(&line.text);
-            let is_over = line.text == "oche: panic: stopped"
-                || way.until.is_some_and(|until| line.text.starts_with(until));
-            Ok(if is_over { Wish::End } else { Wish::GoOn })
-        },
-        |_| Ok(()),
-    )?;
-    if let Some(recorder) = recorder {
-        recorder.finish()?;
-    }
-    Ok(ending)
+    Running::start(&machine, &folder.join(format!("{name}.log")))
 }
 
 /// Listens to the guest's lines.

@@ -1,4 +1,4 @@
-//! `cargo xtask measure`: what the trace costs, in instructions, counted and not timed; and what a trace says of aliases.
+//! `cargo xtask measure`: what the trace costs, in instructions, counted and not timed.
 
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use crate::progress::Progress;
 use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 use crate::{hostile, workspace};
 
-pub mod aliases;
 pub mod job;
 
 /// What to measure.
@@ -21,8 +20,6 @@ pub enum What {
     Events,
     /// Instructions that the trace adds to the demo's work.
     Job(job::Options),
-    /// How many replicas of a trace could have shared a frame instead.
-    Aliases(aliases::Options),
 }
 
 /// Carries out `cargo xtask measure`.
@@ -34,7 +31,6 @@ pub fn main(what: Option<&What>) -> Result<()> {
     match what {
         None | Some(What::Events) => events(),
         Some(What::Job(options)) => job::main(options),
-        Some(What::Aliases(options)) => aliases::main(options),
     }
 }
 

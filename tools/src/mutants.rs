@@ -14,6 +14,7 @@ mod board;
 mod driver;
 mod list;
 mod run;
+mod sites;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -31,6 +32,12 @@ pub struct Options {
     /// Say which mutants there are, and make none.
     #[arg(long)]
     pub list: bool,
+    /// Take away each call site of a barrier, of TLB or cache maintenance, of a power or permission check
+    #[arg(long)]
+    pub sites: bool,
+    /// With --sites: leave out the sites that a run before has found missing
+    #[arg(long, requires = "sites")]
+    pub resume: bool,
 }
 
 /// Failed tests that are named in the table.
@@ -55,6 +62,9 @@ const GROUPS: [Group; 3] = [
 ///
 /// A mutant survived, cannot be made or does not build; or the tests fail without any.
 pub fn main(options: &Options) -> Result<()> {
+    if options.sites {
+        return sites::main(options);
+    }
     let is_chosen = |mutant: &&Mutant| {
         options.only.is_empty() || options.only.iter().any(|word| mutant.name.contains(word.as_str()))
     };

@@ -18,6 +18,9 @@ use crate::progress::Step;
 use crate::qemu::escape_commas;
 use crate::workspace;
 
+/// Set in the environment: the run ends at the first violation.
+pub(crate) const FIRST_ONLY: &str = "OCHE_FIRST_VIOLATION";
+
 /// The plugin's package, and the library that it is built into.
 const PACKAGE: &str = "oche-ordering-checker";
 const LIBRARY: &str = "liboche_ordering_checker.so";
@@ -189,15 +192,23 @@ impl Report {
         Some(())
     }
 
+    /// # Errors
+    ///
+    /// A rule is broken.
+    pub fn broken(&self) -> Result<()> {
+        match self.violations.first() {
+            Some(first) => bail!("{} ordering violations: {first}", self.violations.len()),
+            None => Ok(()),
+        }
+    }
+
     /// Gives a few words on a run without a violation in which each of `expected` was executed.
     ///
     /// # Errors
     ///
     /// A rule is broken, or an operation is missing.
     pub fn judge(&self, expected: &[&str]) -> Result<String> {
-        if let Some(first) = self.violations.first() {
-            bail!("{} ordering violations: {first}", self.violations.len());
-        }
+        self.broken()?;
         if let Some(missing) = expected.iter().find(|name| !self.seen.contains(**name)) {
             bail!("EL2 never executed {missing}");
         }

@@ -44,6 +44,11 @@ pub(crate) const BOARD_STEP: &str = "Simulated M1: CPUs, drivers, DARTs";
 /// How its failure begins where a run of the board was wrong, and not what is built for it.
 pub(crate) const BOARD_VERDICT: &str = "on the simulated board: ";
 
+/// The steps that check the order of what EL2 executes; and how their failures begin.
+pub(crate) const ORDERING_STEPS: [&str; 2] =
+    ["Ordering at EL2: hostile guest", "Ordering at EL2: simulated M1"];
+pub(crate) const ORDERING_VERDICTS: [&str; 2] = [hostile::ORDERING_VERDICT, m1::ORDERING_VERDICT];
+
 /// What a step does: it gives a few words for the person who watches.
 type Work = fn(&Step, &mut Tally) -> Result<String>;
 
@@ -64,9 +69,9 @@ pub fn main(options: &Options) -> Result<()> {
         ("Hostile guest, and Oche's own panics", |step, _| {
             step.suspended(hostile::main).map(|()| String::new())
         }),
-        ("Ordering at EL2: hostile guest", |step, _| hostile::check_ordering(toolchain(step)?, step)),
+        (ORDERING_STEPS[0], |step, _| hostile::check_ordering(toolchain(step)?, step)),
         (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
-        ("Ordering at EL2: simulated M1", |step, _| m1::run_ordering(toolchain(step)?, step)),
+        (ORDERING_STEPS[1], |step, _| m1::run_ordering(toolchain(step)?, step)),
         ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
         ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
         ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),

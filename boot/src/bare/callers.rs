@@ -7,8 +7,8 @@ use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use crate::bare::cpu;
 use crate::bare::el2;
 use crate::bare::frame::TrapFrame;
-use crate::bare::guard::translate;
 use crate::bare::tlb::Cpus;
+use crate::bare::translation::translate;
 use crate::callers::{self, MOST_FRAMES};
 use crate::stage2::Lookup;
 

@@ -3,62 +3,56 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(usize)]
-pub enum Exit {
-    /// A stage-2 fault that went to the platform.
-    Platform,
-    /// A page in motion, or one that was made meanwhile.
-    Retry,
-    /// The first fetch from a page that has moved.
-    Execute,
-    /// HVC.
-    HypervisorCall,
-    /// SMC.
-    MonitorCall,
-    /// A FIQ of the guest's, with `oche.fiq=virtual`.
-    Fiq,
-    /// A look whether the guest has dealt with its timer: the same.
-    Poll,
-    /// A system register.
-    Register,
-    /// Anything else.
-    Other,
-    /// Of all these, how many ended in an abort or an undefined instruction for the guest.
-    Injected,
-}
+use oche_hyp::statistics::{Exit, INJECTED};
 
-/// Names, in the order of [`Exit`].
-pub const NAMES: [&str; 10] =
-    ["device", "retry", "execute", "hvc", "smc", "fiq", "poll", "register", "other", "injected"];
+use crate::lock::Once;
 
-/// One CPU's counts.
+/// One CPU's counts, in the order of [`Exit::NAMES`].
 #[derive(Debug, Default)]
-pub struct Counters([AtomicU64; NAMES.len()]);
+pub struct Counters {
+    /// Where there is no trace directory.
+    own: [AtomicU64; Exit::NAMES.len()],
+    directory: Once<&'static [AtomicU64]>,
+}
 
 impl Counters {
     /// All zero.
     pub const fn new() -> Self {
-        Self([const { AtomicU64::new(0) }; NAMES.len()])
+        Self { own: [const { AtomicU64::new(0) }; Exit::NAMES.len()], directory: Once::new() }
     }
 
-    /// Counts one. Relaxed: a count orders nothing.
+    /// Counts in `words` of the trace directory from now on, where readers see each count at once. Call once, before the
+    /// CPU enters the guest.
+    pub fn count_in(&self, words: &'static [AtomicU64]) {
+        self.directory.set(words);
+    }
+
+    /// Counts an exception that was taken from the guest. Call once for each.
     pub fn count(&self, exit: Exit) {
-        if let Some(counter) = self.0.get(exit as usize) {
-            counter.fetch_add(1, Ordering::Relaxed);
+        self.add_one(exit as usize);
+    }
+
+    /// Counts an exception that the guest takes instead of going on.
+    pub fn count_injected(&self) {
+        self.add_one(INJECTED);
+    }
+
+    /// Only the CPU itself counts, and a count orders nothing: no atomic addition is needed.
+    fn add_one(&self, place: usize) {
+        if let Some(counter) = self.all().get(place) {
+            counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         }
     }
 
-    /// The count.
-    pub fn get(&self, exit: Exit) -> u64 {
-        self.0.get(exit as usize).map_or(0, |counter| counter.load(Ordering::Relaxed))
+    fn all(&self) -> &[AtomicU64] {
+        self.directory.get().copied().unwrap_or(&self.own)
     }
 }
 
 impl fmt::Display for Counters {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, counter) in NAMES.iter().zip(&self.0) {
+        for (name, counter) in Exit::NAMES.iter().zip(self.all()) {
+            let name = name.strip_prefix("exits_").unwrap_or(name);
             write!(out, " {name} {}", counter.load(Ordering::Relaxed))?;
         }
         Ok(())

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use crate::bare::counters::Counters;
 use crate::bare::frame::TrapFrame;
-use crate::bare::registers::{TpidrEl2, synchronize_context};
+use crate::bare::registers::TpidrEl2;
 use crate::bare::{cache, el2, entry, firmware, panic, spin_table, stage1, trap};
 use crate::lock;
 use crate::machine::MOST_CPUS;
@@ -228,7 +228,6 @@ pub fn enter_guest(entry_point: u64, argument: u64) -> ! {
     el2::reset_guest();
     let mut frame = TrapFrame { elr: entry_point, spsr: el2::GUEST_PSTATE, ..TrapFrame::default() };
     frame.set_register(0, argument);
-    synchronize_context();
     trap::enter(&frame, stack_top(index()))
 }
 

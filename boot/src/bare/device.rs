@@ -5,7 +5,8 @@
 use core::arch::{asm, global_asm};
 
 use crate::bare::frame::TrapFrame;
-use crate::bare::guard::{self, Guest};
+use crate::bare::guard::Guest;
+use crate::bare::translation;
 use crate::bare::trap::{Fault, Resume};
 use crate::device::{self, Part, Vectors};
 
@@ -28,7 +29,7 @@ pub fn on_fault(
     if fault.is_fetch || fault.abort.on_table_walk || fault.abort.is_cache_maintenance {
         return Resume::Abort;
     }
-    let Some(instruction) = guard::instruction(frame) else {
+    let Some(instruction) = translation::instruction(frame) else {
         // The guest's code moved under it: the access comes again, or faults in the guest's own tables.
         return Resume::Same;
     };

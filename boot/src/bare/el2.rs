@@ -46,6 +46,16 @@ pub fn has_forced_write_back() -> bool {
     id_field(IdAa64Mmfr2.read(), 40) != 0
 }
 
+/// `ID_AA64MMFR1_EL1.PAN` of 2: there is an `AT` that minds `PSTATE.PAN`.
+pub fn has_translation_with_pan() -> bool {
+    id_field(IdAa64Mmfr1.read(), 20) >= 2
+}
+
+/// `ID_AA64DFR0_EL1.DoubleLock`: 0 where the OS double lock exists, 0xf where it does not.
+pub fn has_double_lock() -> bool {
+    id_field(IdAa64Dfr0.read(), 36) == 0
+}
+
 /// `ID_AA64MMFR1_EL1.VH`: the registers at EL2 can have the layout that Oche uses throughout.
 pub fn has_host_extensions() -> bool {
     id_field(IdAa64Mmfr1.read(), 8) != 0
@@ -85,7 +95,7 @@ pub fn configure() {
     synchronize_context();
     // Firmware may have left entries of another VMID 0.
     // SAFETY: dropping TLB entries of EL1&0 only costs walks.
-    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", "isb", options(nostack, preserves_flags)) };
+    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", options(nostack, preserves_flags)) };
 }
 
 fn configure_stage2() {

@@ -90,7 +90,6 @@ global_asm!(
     tlbi    alle2
     ic      iallu
     dsb     nsh
-    isb
     mov     x9, #SCTLR_ON_LOW
     movk    x9, #SCTLR_ON_HIGH, lsl #16
     msr     sctlr_el2, x9

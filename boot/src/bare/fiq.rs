@@ -6,8 +6,8 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, HCR_EL2, Readable, Writeable};
+use oche_hyp::statistics::Exit;
 
-use crate::bare::counters::Exit;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, synchronize_context};
 use crate::bare::{apple, cpu, gic, panic, step};
@@ -128,7 +128,7 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
     let Some(own) = RELAYS.get(cpu::index()) else { return };
     let mut relay = own.lock();
     let has_fired = end_poll();
-    cpu::this().exits.count(if has_fired { Exit::Poll } else { Exit::Fiq });
+    cpu::this().exits.count(if has_fired { Exit::FiqPoll } else { Exit::Fiq });
     let took = take(&mut relay.held);
     let lines = lines();
     if relay.came(lines, took || has_fired) {
@@ -169,7 +169,7 @@ fn go_back(relay: &mut Relay, lines: Timers, has_fired: bool) {
     if wanted != hcr {
         HCR_EL2.set(wanted);
     }
-    synchronize_context();
+    // The exception return, which follows, synchronises the context.
 }
 
 /// Carries out the guest's access to a register that traps on this way; `false`: it is none of these.

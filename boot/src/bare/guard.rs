@@ -2,7 +2,6 @@
 // UNSAFETY: between the two halves of a step the engine's lock is held with no guard object for it.
 #![expect(unsafe_code, reason = "a lock that is held while the guest executes one instruction")]
 
-use core::arch::asm;
 use core::sync::atomic::{Ordering, fence};
 
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
@@ -10,33 +9,36 @@ use oche_hyp::engine::{CpuReach, Trapped, Watched};
 use oche_hyp::trace::WatchHow;
 
 use crate::bare::frame::TrapFrame;
-use crate::bare::registers::{ParEl1, SctlrEl12, SpEl0, SpEl1};
+use crate::bare::registers::{SpEl0, SpEl1};
 use crate::bare::step::{self, Aside};
-use crate::bare::tlb::Cpus;
+use crate::bare::translation::{Translation, instruction, raw_instruction, recheck_translation};
 use crate::bare::trap::{Fault, Resume};
-use crate::bare::{cpu, el2};
-use crate::guard::instruction::{self, Access, Kind};
+use crate::bare::{cpu, trap};
+use crate::guard::instruction::{self, Access, InstructionSet, Kind};
 use crate::guard::monitor::Monitors;
-use crate::guard::{self, Guards, MOST_OPENED, Registers, Value};
+use crate::guard::progress::{Outcome, Progress};
+use crate::guard::{self, Agreement, Guards, MOST_OPENED, Registers, Value};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::machine::MOST_CPUS;
-use crate::stage2::Lookup;
 
-/// `SPSR_EL2`: an AArch32 state; the exception level; which stack pointer.
-const SPSR_AARCH32: u64 = 1 << 4;
+/// `SPSR_EL2`: the exception level; which stack pointer.
 const SPSR_LEVEL: u64 = 3 << 2;
 const SPSR_SELECT: u64 = 1;
 /// `SPSR_EL2.BTYPE`: set by branches and cleared by every other instruction.
 const SPSR_BTYPE: u64 = 3 << 10;
-/// `SCTLR_EL1.{E0E, EE}`: data is big-endian. `.{ATA0, ATA}`: accesses check tags.
-const SCTLR_UNUSUAL: u64 = 1 << 24 | 1 << 25 | 1 << 42 | 1 << 43;
 
 /// Everything about guarded accesses that is not the engine's.
-static STATE: SpinLock<State> =
-    SpinLock::new(State { monitors: Monitors::new(), step: None, sequences: [None; MOST_CPUS] });
+static STATE: SpinLock<State> = SpinLock::new(State {
+    monitors: Monitors::new(),
+    progress: [Progress::new(); MOST_CPUS],
+    step: None,
+    sequences: [None; MOST_CPUS],
+});
 
 struct State {
     monitors: Monitors,
+    /// Each CPU's load-exclusives.
+    progress: [Progress; MOST_CPUS],
     /// The step in the view. There is one view, and whoever uses it holds the engine's lock.
     step: Option<Step>,
     /// Each CPU between a load-exclusive and its store-exclusive.
@@ -75,6 +77,10 @@ struct Sequence {
 }
 
 /// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
+///
+/// What the CPU reported may be old by now: it waited for the lock. So before an access is emulated, the
+/// instruction must be the one that faulted ([`guard::agreement`]) and stage 1 must still allow it
+/// ([`recheck_translation`]). Otherwise the CPU tries again.
 pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut TrapFrame) -> Resume {
     let mut guards = engine.lock();
     match guards.trapped(frame.elr, fault.address, reach(fault)) {
@@ -83,55 +89,147 @@ pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut Trap
         // It moves no bytes, and all memory is coherent.
         Trapped::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
         Trapped::Guarded(page) => {
-            // Before what the guest stored by itself until now, and after what follows.
-            fence(Ordering::SeqCst);
-            let access = access(frame);
-            let is_done = access.is_some_and(|access| emulate(&mut *guards, page, fault.far, &access, frame));
-            fence(Ordering::SeqCst);
-            match access {
-                Some(Access { kind: Kind::LoadExclusive { .. }, .. }) if is_done => {
+            let Some(access) = access(frame) else { return step_unknown(guards, page, fault, frame) };
+            match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
+                Agreement::Other => Resume::Same,
+                Agreement::Crosses => begin_step(guards, page, fault, frame, &[None; MOST_OPENED]),
+                Agreement::Same(address) => {
+                    if recheck_translation(address, &access, frame, page) != Translation::Same {
+                        return Resume::Same;
+                    }
+                    // Before what the guest stored by itself until now, and after what follows.
+                    fence(Ordering::SeqCst);
+                    emulate(&mut *guards, page, address, &access, frame);
+                    fence(Ordering::SeqCst);
+                    if !matches!(access.kind, Kind::LoadExclusive { .. }) {
+                        return Resume::Next;
+                    }
                     drop(guards);
                     advance(frame);
-                    step_to_store(engine, page, fault.far, frame, LONGEST_SEQUENCE);
+                    step_to_store(engine, page, address, frame, LONGEST_SEQUENCE);
                     Resume::Same
                 }
-                _ if is_done => Resume::Next,
-                _ => begin_step(guards, page, fault, frame, &[None; MOST_OPENED]),
             }
         }
     }
 }
 
-fn emulate(guards: &mut impl Guards, page: Gfn, far: u64, access: &Access, frame: &mut TrapFrame) -> bool {
+/// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the page's copies are given up
+/// if it goes on.
+fn step_unknown<G: Guards>(
+    mut guards: SpinGuard<'_, G>,
+    page: Gfn,
+    fault: &Fault,
+    frame: &mut TrapFrame,
+) -> Resume {
+    let is_exclusive =
+        raw_instruction(frame).is_some_and(|(word, set)| instruction::is_load_exclusive(word, set));
+    if is_exclusive && is_stuck(page, Outcome::Hopeless) {
+        return give_up(&mut *guards, page, frame);
+    }
+    begin_step(guards, page, fault, frame, &[None; MOST_OPENED])
+}
+
+/// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
+fn emulate(guards: &mut impl Guards, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
     let mut state = STATE.lock();
-    guard::emulate(guards, &mut state.monitors, cpu::index(), page, far, access, &mut Guest { frame })
+    let is_done = guard::emulate(
+        guards,
+        &mut state.monitors,
+        cpu::index(),
+        page,
+        address,
+        access,
+        &mut Guest { frame },
+    );
+    assert!(is_done, "an access inside one page is emulated");
 }
 
 /// Behind a load-exclusive of `address`, in the guarded `page`: emulates the store-exclusive if it is next, steps
-/// what only computes, and lets the guest go on by itself at anything else.
+/// what only computes, and lets the guest go on by itself at anything else. The monitor outlives none but a step.
 fn step_to_store<G: Guards>(engine: &SpinLock<G>, page: Gfn, address: u64, frame: &mut TrapFrame, left: u8) {
-    let Some(instruction) = instruction(frame).filter(|_| left != 0 && !step::is_guest_stepping()) else {
-        return;
-    };
-    match instruction::decode(instruction) {
-        Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }) => {
-            let mut guards = engine.lock();
-            let in_page = address & (PAGE_BYTES as u64 - 1);
-            let trapped = guards.trapped(frame.elr, page.address() | in_page, CpuReach::Store);
-            fence(Ordering::SeqCst);
-            // Where the guard is gone the CPU's own pair will do.
-            if trapped == Trapped::Guarded(page) && emulate(&mut *guards, page, address, &access, frame) {
-                advance(frame);
-            }
-            fence(Ordering::SeqCst);
+    let word = instruction(frame).filter(|_| !step::is_guest_stepping());
+    let outcome = match word.map(|word| (word, instruction::decode(word))) {
+        // What a step of the guest's own breaks is its own affair.
+        None => Outcome::Waits,
+        Some((_, Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }))) => {
+            store_exclusive(engine, page, address, frame, &access)
         }
-        _ if instruction::is_plain(instruction) => {
+        Some((word, _)) if !instruction::is_plain(word) => {
+            if instruction::is_wait(word) {
+                Outcome::Waits
+            } else {
+                Outcome::Open
+            }
+        }
+        Some(_) if left == 0 => Outcome::Hopeless,
+        Some(_) => {
             let aside = step::arm(frame, None);
-            if let Some(sequence) = STATE.lock().sequences.get_mut(cpu::index()) {
-                *sequence = Some(Sequence { aside, page, address, left: left - 1 });
-            }
+            let sequence = Sequence { aside, page, address, left: left - 1 };
+            let old = of_this_cpu(&mut STATE.lock().sequences).replace(sequence);
+            assert!(old.is_none(), "a CPU is in one sequence at a time");
+            return;
         }
-        _ => {}
+    };
+    end_monitor();
+    if is_stuck(page, outcome) {
+        let _ = give_up(&mut *engine.lock(), page, frame);
+    }
+}
+
+/// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not allow it: the CPU's
+/// own, which has no monitor, need not even look.
+fn store_exclusive<G: Guards>(
+    engine: &SpinLock<G>,
+    page: Gfn,
+    address: u64,
+    frame: &mut TrapFrame,
+    access: &Access,
+) -> Outcome {
+    if guard::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
+        return Outcome::Open;
+    }
+    let mut guards = engine.lock();
+    let in_page = address & (PAGE_BYTES as u64 - 1);
+    if guards.trapped(frame.elr, page.address() | in_page, CpuReach::Store) != Trapped::Guarded(page) {
+        // The CPU's own pair will do.
+        return Outcome::Emulated;
+    }
+    match recheck_translation(address, access, frame, page) {
+        Translation::Same => {
+            fence(Ordering::SeqCst);
+            emulate(&mut *guards, page, address, access, frame);
+            fence(Ordering::SeqCst);
+            advance(frame);
+            Outcome::Emulated
+        }
+        Translation::Fault(status) => {
+            drop(guards);
+            trap::inject_store_fault(status, address, frame);
+            Outcome::Emulated
+        }
+        Translation::Other => Outcome::Open,
+    }
+}
+
+fn of_this_cpu<T>(all: &mut [T; MOST_CPUS]) -> &mut T {
+    all.get_mut(cpu::index()).expect("a CPU's number is below the most CPUs")
+}
+
+fn end_monitor() {
+    STATE.lock().monitors.end(cpu::index());
+}
+
+/// Notes how a load-exclusive of `page` went; whether its copies are to be given up.
+fn is_stuck(page: Gfn, outcome: Outcome) -> bool {
+    of_this_cpu(&mut STATE.lock().progress).note(page, outcome)
+}
+
+/// Gives the copies of `page` up, for an access that cannot be carried out on several.
+fn give_up(guards: &mut impl Guards, page: Gfn, frame: &TrapFrame) -> Resume {
+    match guards.trapped(frame.elr, page.address(), CpuReach::Walk) {
+        Trapped::NotGuestMemory => Resume::Abort,
+        Trapped::Retry | Trapped::Guarded(_) => Resume::Same,
     }
 }
 
@@ -144,17 +242,19 @@ pub fn on_step<G: Guards>(
     frame: &mut TrapFrame,
     fault: impl FnOnce() -> Option<Fault>,
 ) -> Option<Resume> {
-    let sequence = STATE.lock().sequences.get_mut(cpu::index()).and_then(Option::take);
+    let sequence = of_this_cpu(&mut STATE.lock().sequences).take();
     if let Some(sequence) = sequence {
         let is_complete = step::disarm(frame, &sequence.aside, is_done);
         if is_complete {
             step_to_store(engine, sequence.page, sequence.address, frame, sequence.left);
+        } else {
+            end_monitor();
         }
         return is_done.then_some(Resume::Same);
     }
     // SAFETY: this CPU is stepping, and not in a sequence, so `begin_step` kept the lock closed, on this CPU, and nobody opened it since.
     let mut guards = unsafe { engine.reclaim() };
-    let step = STATE.lock().step.take()?;
+    let step = STATE.lock().step.take().expect("a CPU that steps without a sequence has begun a step");
     let _ = step::disarm(frame, &step.aside, is_done);
     if is_done {
         settle(&mut *guards, &step);
@@ -181,6 +281,11 @@ fn begin_step<G: Guards>(
     frame: &mut TrapFrame,
     opened: &[Option<Opened>; MOST_OPENED],
 ) -> Resume {
+    // Another CPU may have put there what looks at the masks that a step sets, or changes them.
+    let word = raw_instruction(frame).filter(|(_, set)| *set == InstructionSet::A64);
+    if word.is_some_and(|(word, _)| !instruction::may_touch_memory(word)) {
+        return Resume::Same;
+    }
     let mut opened = *opened;
     let slot = opened.iter_mut().find(|slot| slot.is_none());
     let watched = touched(page, fault, frame);
@@ -189,8 +294,7 @@ fn begin_step<G: Guards>(
     let is_open = root.is_some() && opened.iter().flatten().all(|opened| guards.open(opened.page));
     let (Some(root), true) = (root, is_open) else {
         // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
-        let trapped = guards.trapped(frame.elr, page.address(), CpuReach::Walk);
-        return if trapped == Trapped::NotGuestMemory { Resume::Abort } else { Resume::Same };
+        return give_up(&mut *guards, page, frame);
     };
     if guards.is_watching() {
         for opened in opened.iter_mut().flatten() {
@@ -270,41 +374,6 @@ fn reach(fault: &Fault) -> CpuReach {
 /// The access that the guest's instruction makes, if it is one that is emulated, in a state that is usual.
 fn access(frame: &TrapFrame) -> Option<Access> {
     instruction(frame).and_then(instruction::decode)
-}
-
-/// The guest's instruction, in a state that is usual. `None` also where it cannot be read just now.
-pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
-    if frame.spsr & SPSR_AARCH32 != 0 || SctlrEl12.read() & SCTLR_UNUSUAL != 0 {
-        return None;
-    }
-    let address =
-        translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| cpu::is_guest_memory(*at))?;
-    let Lookup::Mapped { at, .. } = el2::root()?.lookup(&Cpus, Gfn::containing(address)?) else {
-        return None;
-    };
-    let pointer =
-        core::ptr::with_exposed_provenance::<u32>(at.address() as usize + address as usize % PAGE_BYTES);
-    if !pointer.is_aligned() {
-        return None;
-    }
-    // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at any time, and it is read once.
-    Some(unsafe { pointer.read_volatile() })
-}
-
-/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0 or EL1.
-pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
-    let saved = ParEl1.read();
-    // PAR_EL1 is the guest's too. From EL2 a fault of the walk is reported there, not taken.
-    if is_user {
-        // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below.
-        unsafe { asm!("at s1e0r, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
-    } else {
-        // SAFETY: the same.
-        unsafe { asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
-    }
-    let result = ParEl1.read();
-    ParEl1.write(saved);
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | address & 0xfff)
 }
 
 /// The guest's registers.

@@ -68,8 +68,12 @@ system_registers! {
     OslarEl1 = "S2_0_C1_C0_4";
     /// `OSLSR_EL1`, to be read only.
     OslsrEl1 = "S2_0_C1_C1_4";
+    /// `OSDLR_EL1`; RAZ/WI without FEAT_DoubleLock.
+    OsdlrEl1 = "S2_0_C1_C3_4";
     /// `MDSCR_EL1`.
     MdscrEl1 = "S2_0_C0_C2_2";
+    /// `PSTATE.PAN`, where FEAT_PAN is: bit 22.
+    Pan = "S3_0_C4_C2_3";
     /// `PMCR_EL0`.
     PmcrEl0 = "S3_3_C9_C12_0";
     /// `CTR_EL0`.

@@ -1,16 +1,31 @@
 //! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to EL2.
 //!
 //! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and restored. Interrupts
-//! are masked for the one instruction, FIQs go to EL1 for so long where they do not anyway, so nothing comes between; WFI and WFE trap, so that it cannot wait
-//! either, whatever another CPU made of the instruction meanwhile. Source: Arm ARM DDI 0487, "Software Step
-//! exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`.
+//! are masked for the one instruction, FIQs go to EL1 for so long where they do not anyway, so nothing comes between.
+//!
+//! Another CPU may make anything of the instruction meanwhile, and the step must end all the same, with the guest in a state
+//! that it could have reached without:
+//! - It cannot wait: WFI and WFE trap.
+//! - It cannot switch the step off: with `MDCR_EL2.TDE` set, TDA, TDOSA and TDRA count as set, so accesses to `MDSCR_EL1`,
+//!   `OSLAR_EL1` and `OSDLR_EL1` trap and are executed again, unstepped. The OS lock and the double lock are open
+//!   from the start.
+//! - An exception to EL1 is known by its level, or, from EL1, by `ELR_EL1`: that holds for the step what no exception
+//!   stores there.
+//! - What reads or writes the masks at EL1 has a result that differs. Of two words that another CPU exchanges while they
+//!   are executed EL1 may expect nothing better, but where the architecture names them, and none of those does
+//!   (Arm ARM DDI 0487, "Concurrent modification and execution of instructions"). EL0 has no access to the masks.
+//!
+//! Source: Arm ARM DDI 0487, "Software Step exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`,
+//! `OSDLR_EL1`.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
 
 use crate::bare::frame::TrapFrame;
-use crate::bare::registers::{ElrEl12, MdcrEl2, MdscrEl1, OslarEl1, OslsrEl1, SpsrEl12, synchronize_context};
+use crate::bare::registers::{
+    ElrEl12, MdcrEl2, MdscrEl1, OsdlrEl1, OslarEl1, OslsrEl1, SpsrEl12, synchronize_context,
+};
 use crate::bare::tlb::Cpus;
 use crate::bare::{cpu, el2, fiq};
 use crate::machine::MOST_CPUS;
@@ -18,10 +33,10 @@ use crate::stage2::maintenance::Maintenance as _;
 
 /// `PSTATE.SS`.
 pub(super) const SPSR_SS: u64 = 1 << 21;
-/// `PSTATE.DAIF`.
-const SPSR_DAIF: u64 = 0xf << 6;
-/// `PSTATE.{A, I, F}`.
+/// `PSTATE.{A, I, F}`, in AArch32 as in AArch64.
 const SPSR_AIF: u64 = 0x7 << 6;
+/// The exception level; 0 for EL0, also in AArch32's User mode.
+const SPSR_LEVEL: u64 = 3 << 2;
 /// `MDSCR_EL1.SS`.
 const MDSCR_SS: u64 = 1;
 /// `MDSCR_EL1.KDE` and `.MDE`: breakpoints and watchpoints, and debug exceptions at EL2 itself.
@@ -34,6 +49,8 @@ const HCR_FIQS: u64 = fiq::HCR_FMO | fiq::HCR_VF;
 const HCR_WAITS: u64 = 1 << 13 | 1 << 14;
 /// `OSLSR_EL1.OSLK`.
 const OSLSR_LOCKED: u64 = 1 << 1;
+/// `OSDLR_EL1.DLK`.
+const OSDLR_LOCKED: u64 = 1;
 
 /// Whether each CPU is in a step. Only the CPU itself reads or writes its own.
 static STEPPING: [AtomicBool; MOST_CPUS] = [const { AtomicBool::new(false) }; MOST_CPUS];
@@ -47,7 +64,32 @@ pub(super) struct Aside {
     mdcr: u64,
     hcr: u64,
     was_locked: bool,
+    was_double_locked: bool,
+    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile.
+    elr_el1: u64,
     has_view: bool,
+}
+
+impl Aside {
+    fn is_kernel(&self) -> bool {
+        self.spsr & SPSR_LEVEL != 0
+    }
+
+    /// What no exception taken in the step stores in `ELR_EL1`: those name the instruction or the one behind it.
+    fn sentinel(&self) -> u64 {
+        self.elr.wrapping_add(2)
+    }
+}
+
+/// What a step came to, seen from EL1 and EL0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// The instruction, done or not, and nothing else.
+    SameLevel,
+    /// An exception was taken to EL1.
+    Entry,
+    /// EL1 returned to EL0, by an `ERET` that another CPU put there.
+    Return,
 }
 
 /// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
@@ -75,6 +117,8 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         mdcr: MdcrEl2.read(),
         hcr: HCR_EL2.get(),
         was_locked: OslsrEl1.read() & OSLSR_LOCKED != 0,
+        was_double_locked: el2::has_double_lock() && OsdlrEl1.read() & OSDLR_LOCKED != 0,
+        elr_el1: ElrEl12.read(),
         has_view: root.is_some(),
     };
     MdscrEl1.write(aside.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
@@ -83,12 +127,18 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         // While the OS lock is closed no software step comes.
         OslarEl1.write(0);
     }
+    if aside.was_double_locked {
+        OsdlrEl1.write(0);
+    }
+    if aside.is_kernel() {
+        ElrEl12.write(aside.sentinel());
+    }
     HCR_EL2.set(aside.hcr & !HCR_FIQS | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
     if let Some(root) = root {
         Cpus.enter_view(root);
     }
-    synchronize_context();
+    // The exception return, which follows, synchronises the context.
     set_stepping(true);
     aside
 }
@@ -98,7 +148,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
 pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> bool {
     set_stepping(false);
     if aside.has_view {
-        Cpus.leave_view(el2::root().map_or(0, |root| root.table));
+        Cpus.leave_view(el2::root().expect("a guest runs with stage 2").table);
     }
     MdscrEl1.write(aside.mdscr);
     MdcrEl2.write(aside.mdcr);
@@ -106,26 +156,45 @@ pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> boo
     if aside.was_locked {
         OslarEl1.write(1);
     }
+    if aside.was_double_locked {
+        OsdlrEl1.write(OSDLR_LOCKED);
+    }
+    let outcome = outcome(frame, aside);
+    if aside.is_kernel() && outcome != Outcome::Entry {
+        ElrEl12.write(aside.elr_el1);
+    }
     synchronize_context();
-    if !is_done {
+    match outcome {
+        Outcome::SameLevel if is_done => {
+            // A guest that steps itself finds its step done: SS is 0 either way.
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr & SPSR_AIF;
+            return true;
+        }
         // The same instruction again, from the same state.
-        frame.spsr = frame.spsr & !(SPSR_SS | SPSR_DAIF) | aside.spsr & (SPSR_SS | SPSR_DAIF);
-    } else if is_exception_entry(frame, aside) {
+        Outcome::SameLevel => {
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr & (SPSR_SS | SPSR_AIF);
+        }
         // The handler's own PSTATE is right, all masked; what it will return to is the state put aside.
-        let saved = SpsrEl12.read();
-        SpsrEl12.write(saved & !(SPSR_SS | SPSR_DAIF) | aside.spsr & (SPSR_SS | SPSR_DAIF));
-        frame.spsr &= !SPSR_SS;
-    } else {
-        // A guest that steps itself finds its step done: SS is 0 either way.
-        frame.spsr = frame.spsr & !(SPSR_SS | SPSR_DAIF) | aside.spsr & SPSR_DAIF;
-        return true;
+        Outcome::Entry => {
+            let saved = SpsrEl12.read();
+            SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | aside.spsr & (SPSR_SS | SPSR_AIF));
+            frame.spsr &= !SPSR_SS;
+        }
+        // PSTATE is what `SPSR_EL1` said, but the address was the sentinel.
+        Outcome::Return => {
+            frame.spsr &= !SPSR_SS;
+            frame.elr = aside.elr_el1;
+        }
     }
     false
 }
 
-/// Whether the stepped instruction took an exception to EL1: it is the address to return to, and the guest is
-/// at a vector.
-fn is_exception_entry(frame: &TrapFrame, aside: &Aside) -> bool {
-    let vector = frame.elr.wrapping_sub(crate::bare::registers::VbarEl12.read());
-    vector < 0x800 && vector.is_multiple_of(0x80) && ElrEl12.read() == aside.elr
+fn outcome(frame: &TrapFrame, aside: &Aside) -> Outcome {
+    let is_kernel = frame.spsr & SPSR_LEVEL != 0;
+    match (aside.is_kernel(), is_kernel) {
+        (false, true) => Outcome::Entry,
+        (true, true) if ElrEl12.read() != aside.sentinel() => Outcome::Entry,
+        (true, false) => Outcome::Return,
+        (true, true) | (false, false) => Outcome::SameLevel,
+    }
 }

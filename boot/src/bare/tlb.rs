@@ -5,9 +5,13 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::bare::registers::{CtrEl0, VttbrEl2, synchronize_context};
+use crate::bare::registers::{CtrEl0, VttbrEl2};
 use crate::stage2::Hardware;
-use crate::stage2::hardware::{Barrier, Translations};
+use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
+
+/// `CTR_EL0.IDC` and `CTR_EL0.DIC`.
+const CTR_IDC: u64 = 1 << 28;
+const CTR_DIC: u64 = 1 << 29;
 
 /// This machine's CPUs. The tables it is asked about lie in memory that EL2 maps and Oche owns.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +56,6 @@ impl Hardware for Cpus {
     }
 
     #[inline(always)]
-    fn synchronize_context(&self) {
-        synchronize_context();
-    }
-
-    #[inline(always)]
     fn invalidate(&self, translations: Translations) {
         match translations {
             Translations::Page(page) => {
@@ -77,6 +76,14 @@ impl Hardware for Cpus {
 
     fn select_tables(&self, vttbr: u64) {
         VttbrEl2.write(vttbr);
+    }
+
+    fn instruction_fetch(&self) -> InstructionFetch {
+        let cache_type = CtrEl0.read();
+        InstructionFetch {
+            needs_clean: cache_type & CTR_IDC == 0,
+            needs_invalidation: cache_type & CTR_DIC == 0,
+        }
     }
 
     fn data_line_bytes(&self) -> u64 {

@@ -3,19 +3,19 @@
 use core::arch::asm;
 
 use oche_hyp::addr::Gfn;
+use oche_hyp::statistics::Exit;
 use oche_hyp::world::CpuAccess;
 
-use crate::bare::counters::Exit;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{
-    Afsr1El2, ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, ParEl1, SctlrEl12, SpsrEl12, VbarEl12,
+    Afsr1El2, ElrEl12, EsrEl2, EsrEl12, FarEl2, FarEl12, HpfarEl2, SctlrEl12, SpsrEl12, VbarEl12,
 };
 use crate::bare::tlb::Cpus;
-use crate::bare::{console, cpu, el2, fiq, firmware, guard, selftest, step};
+use crate::bare::{console, cpu, el2, fiq, firmware, guard, selftest, step, translation};
 use crate::inject::{self, Reason};
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
-use crate::stage2::Lookup;
+use crate::stage2::{Lookup, Root};
 use crate::syndrome::{Abort, Cause, Class, Exception, RegisterAccess, Transfer};
 
 /// How the guest goes on.
@@ -34,6 +34,8 @@ pub enum Resume {
 pub trait Platform: Sync {
     /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not reach so.
     fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
+    /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a DART, or another.
+    fn exit_at(&self, address: u64) -> Exit;
     /// Ends or goes on with this CPU's step: see `bare::guard::on_step`.
     fn step_ended(
         &self,
@@ -113,15 +115,96 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     // for now no one else can reach it.
     let frame = unsafe { &mut *frame };
     let exception = Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
-    if !step::is_stepping() || !end_step(&exception, frame) {
-        on_sync(&exception, frame);
+    let exits = &cpu::this().exits;
+    let ended_step = if step::is_stepping() { end_step(&exception, frame) } else { None };
+    match ended_step {
+        Some(exit) => exits.count(exit),
+        None => {
+            let trap = Trap::of(&exception);
+            // Before anything is done: a call may stop the CPU or the machine.
+            exits.count(trap.exit());
+            on_trap(trap, &exception, frame);
+        }
     }
     fiq::before_return();
 }
 
-/// An exception in a step of one instruction. Whether that was all; otherwise it is still to be handled.
-fn end_step(exception: &Exception, frame: &mut TrapFrame) -> bool {
-    let Some(platform) = PLATFORM.get() else { return false };
+/// What a synchronous exception comes to, decided before anything is done about it.
+enum Trap {
+    /// The guest tries again.
+    Retry,
+    /// A fetch from a page that may be executed from now on.
+    Execute(&'static Root, Gfn),
+    /// The platform decides.
+    Fault(Fault),
+    /// An access that ends in an abort for the guest.
+    Refused(Reason),
+    HypervisorCall,
+    MonitorCall,
+    Register(RegisterAccess),
+    Undefined,
+}
+
+impl Trap {
+    fn of(exception: &Exception) -> Self {
+        match exception.class() {
+            Class::DataAbort(abort) => Self::of_abort(exception, &abort, false),
+            Class::InstructionAbort(abort) => Self::of_abort(exception, &abort, true),
+            Class::HypervisorCall => Self::HypervisorCall,
+            Class::MonitorCall => Self::MonitorCall,
+            Class::SystemRegister(access) => Self::Register(access),
+            Class::AppleRegister => Self::Register(RegisterAccess::from_iss(Afsr1El2.read())),
+            Class::Other(_) | Class::SoftwareStep => Self::Undefined,
+        }
+    }
+
+    fn of_abort(exception: &Exception, abort: &Abort, is_fetch: bool) -> Self {
+        // The guest changed its own tables under the access: let it fault again, or not.
+        let Some(address) = fault_address(exception, abort) else { return Self::Retry };
+        let (Some(page), Some(root)) = (Gfn::containing(address), el2::root()) else {
+            return Self::Refused(reason(abort, is_fetch));
+        };
+        let lookup = root.lookup(&Cpus, page);
+        let fault = Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
+        match (lookup, abort.cause) {
+            (Lookup::InMotion, _) => Self::Retry,
+            (Lookup::Mapped { access: CpuAccess::None, .. }, Cause::Translation | Cause::Permission) => fault,
+            // It was made while the fault was on its way here.
+            (Lookup::Mapped { .. }, Cause::Translation) => Self::Retry,
+            (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
+                Self::Execute(root, page)
+            }
+            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, Cause::Permission) => Self::Retry,
+            // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
+            (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission)
+                if is_fetch && !abort.on_table_walk =>
+            {
+                Self::Retry
+            }
+            (_, Cause::Other(_)) => Self::Refused(reason(abort, is_fetch)),
+            (Lookup::Mapped { .. }, Cause::Permission) | (Lookup::Unmapped, _) => fault,
+        }
+    }
+
+    /// As what the exception counts.
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Retry => Exit::Retry,
+            Self::Execute(..) => Exit::Execute,
+            Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::WatchedPage,
+            Self::Fault(fault) => PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address)),
+            Self::Refused(_) => Exit::Device,
+            Self::HypervisorCall => Exit::HypervisorCall,
+            Self::MonitorCall => Exit::SecureCall,
+            Self::Register(_) => Exit::SystemRegister,
+            Self::Undefined => Exit::Other,
+        }
+    }
+}
+
+/// An exception in a step of one instruction. As what it counts, if that was all; otherwise it is still to be handled.
+fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
+    let platform = PLATFORM.get()?;
     let class = exception.class();
     let mut fault = || {
         let (abort, is_fetch) = match class {
@@ -145,47 +228,43 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> bool {
         Some(Resume::Abort) => inject(Reason::Load, exception, frame),
         // A trap that only the step has, of an instruction that another CPU put there: it is executed again, unstepped.
         None => {
-            return matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
+            let is_trap = matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
+            return is_trap.then_some(Exit::Retry);
         }
     }
-    true
+    Some(if is_done { Exit::Step } else { Exit::WatchedPage })
 }
 
-fn on_sync(exception: &Exception, frame: &mut TrapFrame) {
-    let exits = &cpu::this().exits;
-    match exception.class() {
-        Class::DataAbort(abort) => on_abort(exception, &abort, false, frame),
-        Class::InstructionAbort(abort) => on_abort(exception, &abort, true, frame),
-        Class::HypervisorCall => {
-            exits.count(Exit::HypervisorCall);
+fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
+    match trap {
+        Trap::Retry => {}
+        Trap::Execute(root, page) => root.allow_execute(&Cpus, page, cpu::index()),
+        Trap::Fault(fault) => on_fault(&fault, exception, frame),
+        Trap::Refused(reason) => inject(reason, exception, frame),
+        Trap::HypervisorCall => {
             selftest::end_if_probing(frame);
             #[cfg(feature = "panic-on-request")]
             crate::bare::panic_request::obey(frame.register(0));
             // ELR is behind the HVC already.
             frame.set_register(0, status::NOT_SUPPORTED as u64);
         }
-        Class::MonitorCall => {
-            exits.count(Exit::MonitorCall);
+        Trap::MonitorCall => {
             // A trapped SMC has not been executed: step over it first, for the call may not return.
             frame.elr = frame.elr.wrapping_add(4);
             on_monitor_call(frame);
         }
-        Class::SystemRegister(access) => on_register(access, exception, frame),
-        Class::AppleRegister => on_register(RegisterAccess::from_iss(Afsr1El2.read()), exception, frame),
-        Class::Other(_) | Class::SoftwareStep => {
-            exits.count(Exit::Other);
-            inject(Reason::Undefined, exception, frame);
-        }
+        Trap::Register(access) if fiq::on_register(access, frame) => guard::advance(frame),
+        Trap::Register(_) | Trap::Undefined => inject(Reason::Undefined, exception, frame),
     }
 }
 
-fn on_register(access: RegisterAccess, exception: &Exception, frame: &mut TrapFrame) {
-    if fiq::on_register(access, frame) {
-        cpu::this().exits.count(Exit::Register);
-        return guard::advance(frame);
+fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
+    let resume = PLATFORM.get().map_or(Resume::Abort, |platform| platform.stage2_fault(fault, frame));
+    match resume {
+        Resume::Next => guard::advance(frame),
+        Resume::Same => {}
+        Resume::Abort => inject(reason(&fault.abort, fault.is_fetch), exception, frame),
     }
-    cpu::this().exits.count(Exit::Other);
-    inject(Reason::Undefined, exception, frame);
 }
 
 fn on_monitor_call(frame: &mut TrapFrame) {
@@ -214,51 +293,6 @@ pub fn report_exits() {
     }
 }
 
-fn on_abort(exception: &Exception, abort: &Abort, is_fetch: bool, frame: &mut TrapFrame) {
-    let exits = &cpu::this().exits;
-    let Some(address) = fault_address(exception, abort) else {
-        // The guest changed its own tables under the access: let it fault again, or not.
-        exits.count(Exit::Retry);
-        return;
-    };
-    let (Some(page), Some(root)) = (Gfn::containing(address), el2::root()) else {
-        exits.count(Exit::Platform);
-        return inject(reason(abort, is_fetch), exception, frame);
-    };
-    let lookup = root.lookup(&Cpus, page);
-    let is_resolved = match (lookup, abort.cause) {
-        (Lookup::InMotion, _) => true,
-        (Lookup::Mapped { access: CpuAccess::None, .. }, Cause::Translation | Cause::Permission) => false,
-        // It was made while the fault was on its way here.
-        (Lookup::Mapped { .. }, Cause::Translation) => true,
-        (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
-            exits.count(Exit::Execute);
-            return root.allow_execute(&Cpus, page, cpu::index());
-        }
-        (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, Cause::Permission) => true,
-        // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
-        (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission) => {
-            is_fetch && !abort.on_table_walk
-        }
-        (Lookup::Mapped { .. }, Cause::Other(_)) | (Lookup::Unmapped, _) => false,
-    };
-    if is_resolved {
-        exits.count(Exit::Retry);
-        return;
-    }
-    exits.count(Exit::Platform);
-    let fault = Fault { address, far: exception.far, abort: *abort, is_fetch, lookup };
-    let resume = match PLATFORM.get() {
-        Some(platform) if !matches!(abort.cause, Cause::Other(_)) => platform.stage2_fault(&fault, frame),
-        _ => Resume::Abort,
-    };
-    match resume {
-        Resume::Next => guard::advance(frame),
-        Resume::Same => {}
-        Resume::Abort => inject(reason(abort, is_fetch), exception, frame),
-    }
-}
-
 fn reason(abort: &Abort, is_fetch: bool) -> Reason {
     match (is_fetch, abort.is_write) {
         (true, _) => Reason::Fetch,
@@ -276,20 +310,20 @@ fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if abort.far_invalid {
         return None;
     }
-    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. PAR_EL1 is the guest's too.
-    let saved = ParEl1.read();
-    // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below. From EL2 a
-    // stage-2 fault of the walk is reported there as well, not taken.
-    unsafe { asm!("at s1e1r, {}", "isb", in(reg) exception.far, options(nostack, preserves_flags)) };
-    let result = ParEl1.read();
-    ParEl1.write(saved);
-    // F (bit 0): the walk failed. PA is in bits 51:12.
-    (result & 1 == 0).then_some(result & 0x000f_ffff_ffff_f000 | exception.far & 0xfff)
+    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may let EL1 load; whether
+    // the access itself is still allowed is asked before it is emulated, and by the CPU if it is stepped.
+    translation::translate(exception.far, false)
+}
+
+/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of `status`.
+pub(super) fn inject_store_fault(status: u64, address: u64, frame: &mut TrapFrame) {
+    let exception = Exception { syndrome: 0, far: address, hpfar: 0 };
+    inject(Reason::StoreFault { status }, &exception, frame);
 }
 
 /// Makes the guest take an exception instead of going on.
 fn inject(reason: Reason, exception: &Exception, frame: &mut TrapFrame) {
-    cpu::this().exits.count(Exit::Injected);
+    cpu::this().exits.count_injected();
     let interrupted = inject::Interrupted {
         pstate: frame.spsr,
         pc: frame.elr,

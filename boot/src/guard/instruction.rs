@@ -48,6 +48,8 @@ pub struct Access {
     pub bytes: u8,
     /// Where.
     pub place: Place,
+    /// It is made with EL0's rights wherever it is executed, unless `PSTATE.UAO` is set: `LDTR`, `STTR`.
+    pub is_unprivileged: bool,
 }
 
 /// What an access does with which registers; 31 is XZR.
@@ -150,14 +152,23 @@ impl Extension {
 }
 
 impl Access {
-    /// Bytes of the whole access.
-    pub fn length(&self) -> usize {
-        let is_pair = match self.kind {
+    /// Whether it stores: `WnR` of a fault that it takes.
+    pub fn is_write(&self) -> bool {
+        matches!(self.kind, Kind::Store { .. } | Kind::StorePair { .. } | Kind::StoreExclusive { .. })
+    }
+
+    /// Whether one register or two are loaded or stored.
+    pub fn is_pair(&self) -> bool {
+        match self.kind {
             Kind::Load { .. } | Kind::Store { .. } => false,
             Kind::LoadPair { .. } | Kind::StorePair { .. } => true,
             Kind::LoadExclusive { is_pair, .. } | Kind::StoreExclusive { is_pair, .. } => is_pair,
-        };
-        usize::from(self.bytes) << usize::from(is_pair)
+        }
+    }
+
+    /// Bytes of the whole access.
+    pub fn length(&self) -> usize {
+        usize::from(self.bytes) << usize::from(self.is_pair())
     }
 
     /// The virtual address, given what registers hold (31: the stack pointer for a base) and the
@@ -207,6 +218,54 @@ pub fn is_plain(instruction: u32) -> bool {
     is_computation || is_branch || is_quiet
 }
 
+/// Whether `instruction` may touch memory, as far as its group says: no branch, no exception, no access to a
+/// system register or to PSTATE, no hint and no barrier. Of that group only the maintenance instructions may.
+///
+/// Source: Arm ARM DDI 0487, C4.1.
+pub fn may_touch_memory(instruction: u32) -> bool {
+    let is_branch_or_system = instruction >> 26 & 7 == 0b101;
+    // SYS and SYSL: op0 is 1.
+    let is_maintenance = instruction & 0xffd8_0000 == 0xd508_0000;
+    !is_branch_or_system || is_maintenance
+}
+
+/// `WFE`, `WFI`, and both with a timeout: what a CPU waits by for a word to change.
+pub fn is_wait(instruction: u32) -> bool {
+    matches!(instruction, 0xd503_205f | 0xd503_207f) || instruction & !0x3f == 0xd503_1000
+}
+
+/// The three instruction sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstructionSet {
+    /// AArch64's.
+    A64,
+    /// AArch32's of 32 bits.
+    A32,
+    /// AArch32's of 16 and 32 bits. The first half-word is in the upper half here.
+    T32,
+}
+
+/// Whether `instruction` is a load-exclusive, whatever it loads. Source: Arm ARM DDI 0487, C4.1, F4.1 ("Load/Store
+/// Exclusive and Load-Acquire/Store-Release") and F3.1 ("Load/store exclusive", "Load/store exclusive byte/half/dual").
+pub fn is_load_exclusive(instruction: u32, set: InstructionSet) -> bool {
+    let bits = |low: u32, count: u32| field(instruction, low, count);
+    match set {
+        // o0 and the registers do not matter; with a size below 4 bytes a pair is CASP.
+        InstructionSet::A64 => {
+            bits(24, 6) == 0b00_1000 && bits(22, 2) == 0b01 && (bits(21, 1) == 0 || bits(31, 1) == 1)
+        }
+        // LDREX, LDREXD, LDREXB, LDREXH, and LDAEX of each: bit 9 is set where it is an exclusive.
+        InstructionSet::A32 => {
+            bits(23, 5) == 0b00011 && bits(20, 1) == 1 && bits(4, 4) == 0b1001 && bits(9, 1) == 1
+        }
+        // LDREX; then LDREXB, H, D and LDAEX, B, H, D by bits 7:4.
+        InstructionSet::T32 => {
+            bits(20, 12) == 0xe85
+                || bits(20, 12) == 0xe8d && matches!(bits(4, 4), 0x4 | 0x5 | 0x7 | 0xc..=0xf)
+        }
+    }
+}
+
 /// A field of the instruction.
 fn field(instruction: u32, low: u32, bits: u32) -> u32 {
     instruction >> low & ((1 << bits) - 1)
@@ -219,6 +278,11 @@ fn register(instruction: u32, low: u32) -> u8 {
 fn signed(instruction: u32, low: u32, bits: u32) -> i64 {
     let unused = 64 - bits;
     (i64::from(field(instruction, low, bits)) << unused) >> unused
+}
+
+/// An access with the rights of the level that executes it.
+fn privileged(kind: Kind, bytes: u8, place: Place) -> Access {
+    Access { kind, bytes, place, is_unprivileged: false }
 }
 
 fn at_base(instruction: u32) -> Place {
@@ -246,7 +310,7 @@ fn exclusive_or_ordered(instruction: u32) -> Option<Access> {
             Kind::StoreExclusive { status, registers, is_pair }
         }
     };
-    Some(Access { kind, bytes: 1 << size, place: at_base(instruction) })
+    Some(privileged(kind, 1 << size, at_base(instruction)))
 }
 
 fn literal(instruction: u32) -> Option<Access> {
@@ -257,7 +321,7 @@ fn literal(instruction: u32) -> Option<Access> {
         _ => return None, // PRFM
     };
     let kind = Kind::Load { register: register(instruction, 0), extension };
-    Some(Access { kind, bytes, place: Place::Literal { offset: 4 * signed(instruction, 5, 19) } })
+    Some(privileged(kind, bytes, Place::Literal { offset: 4 * signed(instruction, 5, 19) }))
 }
 
 /// `LDAPUR` and `STLUR`.
@@ -267,7 +331,7 @@ fn ordered_unscaled(instruction: u32) -> Option<Access> {
     }
     let place =
         Place::Base { base: register(instruction, 5), offset: signed(instruction, 12, 9), increment: 0 };
-    Some(Access { kind: single_kind(instruction)?, bytes: 1 << field(instruction, 30, 2), place })
+    Some(privileged(single_kind(instruction)?, 1 << field(instruction, 30, 2), place))
 }
 
 fn pair(instruction: u32) -> Option<Access> {
@@ -295,7 +359,7 @@ fn pair(instruction: u32) -> Option<Access> {
         return None;
     }
     let kind = if is_load { Kind::LoadPair { registers, extension } } else { Kind::StorePair { registers } };
-    Some(Access { kind, bytes, place: Place::Base { base, offset, increment } })
+    Some(privileged(kind, bytes, Place::Base { base, offset, increment }))
 }
 
 fn single(instruction: u32) -> Option<Access> {
@@ -305,7 +369,7 @@ fn single(instruction: u32) -> Option<Access> {
         // LDAPR: the one among the atomics that only loads.
         if instruction & 0x3fff_fc00 == 0x38bf_c000 {
             let kind = Kind::Load { register: own, extension: Extension::Zero };
-            return Some(Access { kind, bytes, place: at_base(instruction) });
+            return Some(privileged(kind, bytes, at_base(instruction)));
         }
         if field(instruction, 10, 2) != 0b10 || field(instruction, 14, 1) == 0 {
             return None;
@@ -313,7 +377,7 @@ fn single(instruction: u32) -> Option<Access> {
         let shift = if field(instruction, 12, 1) != 0 { field(instruction, 30, 2) as u8 } else { 0 };
         let option = field(instruction, 13, 3) as u8;
         let place = Place::Index { base, index: register(instruction, 16), option, shift };
-        return Some(Access { kind: single_kind(instruction)?, bytes, place });
+        return Some(privileged(single_kind(instruction)?, bytes, place));
     }
     let amount = signed(instruction, 12, 9);
     let (offset, increment) = match field(instruction, 10, 2) {
@@ -324,14 +388,16 @@ fn single(instruction: u32) -> Option<Access> {
     if field(instruction, 10, 1) != 0 && base == own && base != 31 {
         return None;
     }
-    Some(Access { kind: single_kind(instruction)?, bytes, place: Place::Base { base, offset, increment } })
+    let place = Place::Base { base, offset, increment };
+    let is_unprivileged = field(instruction, 10, 2) == 2;
+    Some(Access { is_unprivileged, ..privileged(single_kind(instruction)?, bytes, place) })
 }
 
 fn single_unsigned_offset(instruction: u32) -> Option<Access> {
     let bytes = 1 << field(instruction, 30, 2);
     let offset = i64::from(field(instruction, 10, 12)) * i64::from(bytes);
     let place = Place::Base { base: register(instruction, 5), offset, increment: 0 };
-    Some(Access { kind: single_kind(instruction)?, bytes, place })
+    Some(privileged(single_kind(instruction)?, bytes, place))
 }
 
 /// Load or store, by `size` and `opc`.
@@ -396,7 +462,93 @@ mod tests {
                 base(2, 0, 0),
             ), // stlxp w4, x1, x3, [x2]
         ] {
-            assert_eq!(decode(instruction), Some(Access { kind, bytes, place }), "{instruction:#x}");
+            let is_unprivileged = matches!(instruction, 0xf840_0841 | 0xb800_0841);
+            let expected = Access { kind, bytes, place, is_unprivileged };
+            assert_eq!(decode(instruction), Some(expected), "{instruction:#x}");
+        }
+    }
+
+    #[test]
+    fn stores_are_told_from_loads() {
+        for (instruction, is_write) in [
+            (0xf940_0041_u32, false), // ldr x1, [x2]
+            (0xa840_8c41, false),     // ldnp x1, x3, [x2, #8]
+            (0xc85f_7c41, false),     // ldxr x1, [x2]
+            (0xf900_0041, true),      // str x1, [x2]
+            (0xa900_0c41, true),      // stp x1, x3, [x2]
+            (0xc804_7c43, true),      // stxr w4, x3, [x2]
+            (0xc89f_fc41, true),      // stlr x1, [x2]
+        ] {
+            assert_eq!(
+                decode(instruction).map(|access| access.is_write()),
+                Some(is_write),
+                "{instruction:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn only_what_may_touch_memory_is_stepped() {
+        for instruction in [
+            0x3d80_0001_u32, // str q1, [x0]
+            0xf821_0002,     // ldadd x1, x2, [x0]
+            0xd50b_7420,     // dc zva, x0
+            0xd508_7620,     // dc ivac, x0
+            0x4c00_2000,     // st1 {v0-v3}, [x0]
+            0xa400_4000,     // ld1b {z0.b}, p0/z, [x0, x0]
+            0x1901_0440,     // cpyfp and others like it
+        ] {
+            assert!(may_touch_memory(instruction), "{instruction:#x}");
+        }
+        for instruction in [
+            0xd400_0001_u32, // svc #0
+            0xd400_0002,     // hvc #0
+            0xd420_0000,     // brk #0
+            0xd503_207f,     // wfi
+            0xd503_42df,     // msr daifset, #2
+            0xd53b_4220,     // mrs x0, daif
+            0xd51b_4220,     // msr daif, x0
+            0xd510_025f,     // msr mdscr_el1, xzr
+            0xd510_1081,     // msr oslar_el1, x1
+            0xd69f_03e0,     // eret
+            0xd503_3fdf,     // isb
+            0x1400_0000,     // b .
+            0x5400_0000,     // b.eq .
+            0x3600_0000,     // tbz w0, #0, .
+        ] {
+            assert!(!may_touch_memory(instruction), "{instruction:#x}");
+        }
+        assert!(
+            is_wait(0xd503_205f) && is_wait(0xd503_207f) && is_wait(0xd503_1003) && !is_wait(0xd503_201f)
+        );
+    }
+
+    #[test]
+    fn load_exclusives_are_known_in_every_instruction_set() {
+        use InstructionSet::{A32, A64, T32};
+        for (instruction, set, is_exclusive) in [
+            (0xc85f_7c41_u32, A64, true), // ldxr x1, [x2]
+            (0x085f_fc41, A64, true),     // ldaxrb w1, [x2]
+            (0x887f_0c41, A64, true),     // ldxp w1, w3, [x2]
+            (0xc804_7c43, A64, false),    // stxr w4, x3, [x2]
+            (0xc8df_fc41, A64, false),    // ldar x1, [x2]
+            (0x4820_7c42, A64, false),    // casp x0, x1, x2, x3, [x2]
+            (0xf940_0041, A64, false),    // ldr x1, [x2]
+            (0xe199_cf9f, A32, true),     // ldrex r12, [r9]
+            (0xe1d9_cf9f, A32, true),     // ldrexb r12, [r9]
+            (0xe1b9_4f9f, A32, true),     // ldrexd r4, r5, [r9]
+            (0xe199_ce9f, A32, true),     // ldaex r12, [r9]
+            (0xe199_cc9f, A32, false),    // lda r12, [r9]
+            (0xe189_af9c, A32, false),    // strex r10, r12, [r9]
+            (0xe599_c000, A32, false),    // ldr r12, [r9]
+            (0xe859_cf00, T32, true),     // ldrex r12, [r9]
+            (0xe8d9_cf4f, T32, true),     // ldrexb r12, [r9]
+            (0xe8d9_cfef, T32, true),     // ldaex r12, [r9]
+            (0xe8d9_cfaf, T32, false),    // lda r12, [r9]
+            (0xe849_ca00, T32, false),    // strex r10, r12, [r9]
+            (0xf8d9_c000, T32, false),    // ldr.w r12, [r9]
+        ] {
+            assert_eq!(is_load_exclusive(instruction, set), is_exclusive, "{instruction:#x} in {set:?}");
         }
     }
 
@@ -469,6 +621,7 @@ mod tests {
             kind: Kind::Store { register: 0 },
             bytes: 4,
             place: Place::Index { base: 31, index: 3, option: 6, shift: 2 },
+            is_unprivileged: false,
         };
         assert_eq!(index.address(|_| 0x1000, |_| 0xffff_ffff, 0), 0xffc);
         assert_eq!(Extension::Sign32.apply(0x80, 1), 0xffff_ff80);

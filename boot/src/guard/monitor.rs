@@ -2,6 +2,10 @@
 //!
 //! Every return to the guest clears the CPU's own monitor, so for guarded pages these stand in: set by an
 //! emulated load-exclusive, cleared by any other CPU's store nearby, asked by the store-exclusive.
+//!
+//! A monitor is set only from its load-exclusive to the end of the sequence that is stepped behind it, however that
+//! ends. What the CPU executes by itself afterwards is up to its own monitor: a store-exclusive of its that traps must not
+//! succeed because of a value that was loaded before, when other CPUs' stores may have gone by unseen.
 
 use oche_hyp::addr::Gfn;
 
@@ -13,9 +17,21 @@ const GRANULE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Monitor {
-    page: Gfn,
-    offset: usize,
+    place: Place,
     values: [u64; 2],
+}
+
+/// What a load-exclusive loads, and a store-exclusive stores. A pair of another size, or elsewhere, does not succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The page.
+    pub page: Gfn,
+    /// The first byte's offset.
+    pub offset: usize,
+    /// Bytes of each register.
+    pub bytes: usize,
+    /// Whether there are two.
+    pub is_pair: bool,
 }
 
 /// All CPUs' monitors.
@@ -28,27 +44,35 @@ impl Monitors {
         Self([None; MOST_CPUS])
     }
 
-    /// CPU `cpu` loaded `values` exclusively from `offset` of `page`.
-    pub fn begin(&mut self, cpu: usize, page: Gfn, offset: usize, values: [u64; 2]) {
-        if let Some(monitor) = self.0.get_mut(cpu) {
-            *monitor = Some(Monitor { page, offset, values });
-        }
+    /// CPU `cpu` loaded `values` exclusively from `place`.
+    pub fn begin(&mut self, cpu: usize, place: Place, values: [u64; 2]) {
+        *self.of(cpu) = Some(Monitor { place, values });
     }
 
     /// What the CPU loaded exclusively from there, unless another stored since. Clears the monitor.
-    pub fn take(&mut self, cpu: usize, page: Gfn, offset: usize) -> Option<[u64; 2]> {
-        let monitor = self.0.get_mut(cpu)?.take()?;
-        (monitor.page == page && monitor.offset == offset).then_some(monitor.values)
+    pub fn take(&mut self, cpu: usize, place: Place) -> Option<[u64; 2]> {
+        self.of(cpu).take().filter(|monitor| monitor.place == place).map(|monitor| monitor.values)
+    }
+
+    /// The CPU goes on by itself: its sequence has ended, as by `CLREX`.
+    pub fn end(&mut self, cpu: usize) {
+        *self.of(cpu) = None;
+    }
+
+    fn of(&mut self, cpu: usize) -> &mut Option<Monitor> {
+        self.0.get_mut(cpu).expect("a CPU's number is below the most CPUs")
     }
 
     /// CPU `cpu` stores at `offset` of `page`.
     pub fn note_store(&mut self, cpu: usize, page: Gfn, offset: usize) {
-        self.clear(cpu, |monitor| monitor.page == page && monitor.offset / GRANULE == offset / GRANULE);
+        self.clear(cpu, |monitor| {
+            monitor.place.page == page && monitor.place.offset / GRANULE == offset / GRANULE
+        });
     }
 
     /// CPU `cpu` may store anywhere in `page`.
     pub fn note_stores(&mut self, cpu: usize, page: Gfn) {
-        self.clear(cpu, |monitor| monitor.page == page);
+        self.clear(cpu, |monitor| monitor.place.page == page);
     }
 
     fn clear(&mut self, cpu: usize, is_hit: impl Fn(&Monitor) -> bool) {

@@ -229,3 +229,66 @@ fn the_exclusive_pair_of_two_registers_is_all_or_nothing() {
     assert!(bench.run(0, 0xc824_1845)); // stxp w4, x5, x6, [x2]
     assert_eq!((bench.cpus[0].registers[4], bench.word(0x40), bench.word(0x48)), (0, 55, 66));
 }
+
+#[test]
+fn a_monitor_ends_with_its_sequence() {
+    let mut bench = Bench::new();
+    bench.cpus[0].registers[3] = 99;
+    let before = bench.word(0x40);
+    assert!(bench.run(0, LOAD_EXCLUSIVE));
+    // CLREX, or whatever else is not followed to the store-exclusive.
+    bench.monitors.end(0);
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!((bench.cpus[0].registers[4], bench.word(0x40)), (1, before));
+}
+
+#[test]
+fn a_store_exclusive_of_another_size_or_place_fails() {
+    for (load, store) in [
+        (0x885f_7c41, 0xc804_7c43),     // ldxr w1, [x2]; stxr w4, x3, [x2]
+        (0xc85f_7c41, 0x8804_7c43),     // ldxr x1, [x2]; stxr w4, w3, [x2]
+        (0x887f_1441, 0xc804_7c43),     // ldxp w1, w5, [x2]; stxr w4, x3, [x2]
+        (0xc85f_7c41_u32, 0x8824_1843), // ldxr x1, [x2]; stxp w4, w3, w6, [x2]
+    ] {
+        let mut bench = Bench::new();
+        let before = bench.word(0x40);
+        assert!(bench.run(0, load) && bench.run(0, store), "{load:#x} {store:#x}");
+        assert_eq!((bench.cpus[0].registers[4], bench.word(0x40)), (1, before), "{load:#x} {store:#x}");
+    }
+    let mut bench = Bench::new();
+    assert!(bench.run(0, LOAD_EXCLUSIVE));
+    bench.cpus[0].registers[2] += 8;
+    assert!(bench.run(0, STORE_EXCLUSIVE));
+    assert_eq!(bench.cpus[0].registers[4], 1);
+}
+
+#[test]
+fn an_instruction_that_was_replaced_does_not_agree_with_the_fault() {
+    let bench = Bench::new();
+    let agree = |instruction: u32, far, is_write| {
+        agreement(&decode(instruction).expect("emulated"), &bench.cpus[0], far, is_write)
+    };
+    let at = FAR + 0x40;
+    let (load, store) = (0xf940_0041, 0xf900_0041); // ldr x1, [x2]; str x1, [x2]
+    assert_eq!(agree(load, at, false), Agreement::Same(at));
+    assert_eq!(agree(store, at, true), Agreement::Same(at));
+    assert_eq!(agree(store, at, false), Agreement::Other, "a load that became a store");
+    assert_eq!(agree(load, at, true), Agreement::Other);
+    assert_eq!(agree(STORE_EXCLUSIVE, at, false), Agreement::Other);
+    assert_eq!(agree(LOAD_EXCLUSIVE, at, true), Agreement::Other);
+    assert_eq!(agree(0xf900_0441, at, true), Agreement::Other, "str x1, [x2, #8]");
+    assert_eq!(agree(store, at + 8, true), Agreement::Other);
+    assert_eq!(agree(store, at - 1, true), Agreement::Other);
+    assert_eq!(agree(store, at ^ 0x5a << 56, true), Agreement::Same(at), "a tag is no address");
+}
+
+#[test]
+fn an_access_across_pages_agrees_with_a_fault_in_either() {
+    let mut bench = Bench::new();
+    bench.cpus[0].registers[2] = FAR + 0xff8;
+    let access = decode(0xa900_0c41).expect("stp x1, x3, [x2]");
+    for (far, agrees) in [(FAR + 0xff8, true), (FAR + 0x1000, true), (FAR + 0x1008, false)] {
+        let expected = if agrees { Agreement::Crosses } else { Agreement::Other };
+        assert_eq!(agreement(&access, &bench.cpus[0], far, true), expected, "{far:#x}");
+    }
+}

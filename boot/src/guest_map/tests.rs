@@ -8,7 +8,7 @@ use crate::blocks::first_block;
 use crate::header::Kernel;
 use crate::layout::{Layout, LayoutError, Request};
 use crate::range::{BLOCK, align_up};
-use crate::stage2::hardware::{Barrier, Translations};
+use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
 
 const MIB: u64 = 1 << 20;
 const DRAM: u64 = 0x8_0000_0000;
@@ -31,7 +31,9 @@ impl Hardware for &Words {
         unreachable!("the guest does not run")
     }
     fn barrier(&self, _: Barrier) {}
-    fn synchronize_context(&self) {}
+    fn instruction_fetch(&self) -> InstructionFetch {
+        InstructionFetch { needs_clean: true, needs_invalidation: true }
+    }
     fn invalidate(&self, _: Translations) {
         unreachable!("the guest does not run")
     }

@@ -31,6 +31,16 @@ pub enum Translations {
     AllHere,
 }
 
+/// What a machine needs so that CPUs fetch instructions that were written as data.
+/// Source: Arm ARM DDI 0487, `CTR_EL0`; B2.4.4, "Concurrent modification and execution of instructions".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InstructionFetch {
+    /// `CTR_EL0.IDC` is 0: data is cleaned to the point of unification.
+    pub needs_clean: bool,
+    /// `CTR_EL0.DIC` is 0: instruction caches are invalidated.
+    pub needs_invalidation: bool,
+}
+
 /// Memory of the tables, barriers, TLBs and instruction caches, as one CPU at EL2 uses them.
 ///
 /// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any time.
@@ -43,12 +53,12 @@ pub trait Hardware {
     fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool;
     /// `DSB`.
     fn barrier(&self, barrier: Barrier);
-    /// `ISB`.
-    fn synchronize_context(&self);
     /// `TLBI`. Starts; a barrier waits for it.
     fn invalidate(&self, translations: Translations);
     /// `MSR VTTBR_EL2`: the tables and the VMID that this CPU's guest uses.
     fn select_tables(&self, vttbr: u64);
+    /// What is to be done before written instructions are fetched.
+    fn instruction_fetch(&self) -> InstructionFetch;
     /// Bytes of the smallest data cache line, a power of two.
     fn data_line_bytes(&self) -> u64;
     /// `DC CVAU`: starts to clean the data cache line at host-physical `address` to the point of unification.

@@ -1,5 +1,8 @@
 //! The sequences of barriers, TLB and cache maintenance that stage 2 is made of, over any [`Hardware`].
 //!
+//! None has an ISB. EL2 itself neither translates by these tables nor executes these instructions, and an exception return
+//! synchronises the context of the guest that does.
+//!
 //! Source: Arm ARM DDI 0487, "Using break-before-make when updating translation table entries", "TLB maintenance
 //! requirements and the TLB maintenance instructions", "Synchronization and coherency issues between data and
 //! instruction accesses".
@@ -19,13 +22,11 @@ pub trait Maintenance: Hardware {
     /// DSB, not DMB: a walk is not an explicit access.
     fn order_stores(&self) {
         self.barrier(Barrier::Stores);
-        self.synchronize_context();
     }
 
     /// The same for observers outside the CPUs' domain as well: an IOMMU and the devices behind it.
     fn publish_stores(&self) {
         self.barrier(Barrier::StoresForAll);
-        self.synchronize_context();
     }
 
     /// Starts to drop what the TLBs of all CPUs hold of stage 2 alone of the page, last-level or not.
@@ -40,14 +41,12 @@ pub trait Maintenance: Hardware {
         self.barrier(Barrier::Everything);
         self.invalidate(Translations::FirstStage);
         self.barrier(Barrier::Everything);
-        self.synchronize_context();
     }
 
     /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and waits.
     fn invalidate_all(&self) {
         self.invalidate(Translations::All);
         self.barrier(Barrier::Everything);
-        self.synchronize_context();
     }
 
     /// Has this CPU's guest use the view whose root is at `root`. A context synchronisation must follow.
@@ -59,23 +58,27 @@ pub trait Maintenance: Hardware {
     fn leave_view(&self, root: u64) {
         self.invalidate(Translations::AllHere);
         self.barrier(Barrier::Here);
-        self.synchronize_context();
         self.select_tables(root);
     }
 
-    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU. All of the
-    /// instruction caches, because the guest fetches by other addresses.
+    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU, after
+    /// [`Self::order_stores`] has completed the stores. All of the instruction caches are invalidated, because the guest
+    /// fetches by other addresses. What the caches keep coherent by themselves is left out.
     fn synchronize_instructions(&self, range: PhysRange) {
-        let bytes = self.data_line_bytes();
-        let mut line = range.start & !(bytes - 1);
-        while line < range.end {
-            self.clean_line(line);
-            line += bytes;
+        let fetch = self.instruction_fetch();
+        if fetch.needs_clean {
+            let bytes = self.data_line_bytes();
+            let mut line = range.start & !(bytes - 1);
+            while line < range.end {
+                self.clean_line(line);
+                line += bytes;
+            }
+            self.barrier(Barrier::Everything);
         }
-        self.barrier(Barrier::Everything);
-        self.drop_instructions();
-        self.barrier(Barrier::Everything);
-        self.synchronize_context();
+        if fetch.needs_invalidation {
+            self.drop_instructions();
+            self.barrier(Barrier::Everything);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use oche_hyp::world::Stage2 as _;
 
-use super::hardware::{Barrier, Translations};
+use super::hardware::{Barrier, InstructionFetch, Translations};
 use super::*;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,12 +18,23 @@ enum Step {
     Instructions,
 }
 
-#[derive(Default, Debug)]
+/// A CPU whose caches keep nothing coherent by themselves.
+const NEEDS_ALL: InstructionFetch = InstructionFetch { needs_clean: true, needs_invalidation: true };
+
+#[derive(Debug)]
 struct Recorder {
+    fetch: Cell<InstructionFetch>,
     words: RefCell<HashMap<u64, u64>>,
     steps: RefCell<Vec<Step>>,
     /// What another CPU does while one cleans its first line.
     meanwhile: Cell<Option<fn(&Recorder)>>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        let (words, steps) = Default::default();
+        Self { fetch: Cell::new(NEEDS_ALL), words, steps, meanwhile: Cell::new(None) }
+    }
 }
 
 impl Hardware for &Recorder {
@@ -44,12 +55,14 @@ impl Hardware for &Recorder {
     fn barrier(&self, barrier: Barrier) {
         self.steps.borrow_mut().push(Step::Barrier(barrier));
     }
-    fn synchronize_context(&self) {}
     fn invalidate(&self, translations: Translations) {
         self.steps.borrow_mut().push(Step::Invalidate(translations));
     }
     fn select_tables(&self, vttbr: u64) {
         self.steps.borrow_mut().push(Step::Tables(vttbr));
+    }
+    fn instruction_fetch(&self) -> InstructionFetch {
+        self.fetch.get()
     }
     fn data_line_bytes(&self) -> u64 {
         1024
@@ -203,6 +216,26 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
 }
 
 #[test]
+fn a_page_that_may_be_executed_may_be_so_in_a_view() {
+    let recorder = Recorder::default();
+    let mut stage2 = with_ram(&recorder);
+    let page = Gfn(0x4_1234);
+    stage2.prepare(page).expect("room");
+    stage2.break_page(page);
+    stage2.flush_broken();
+    stage2.make_page(page, Hfn(page.0), CpuAccess::ReadOnly);
+    let open = |stage2: &mut Stage2<&Recorder>| {
+        let table = stage2.begin_view().expect("room");
+        assert!(stage2.open_in_view(page, Hfn(page.0)));
+        Root { table, ..stage2.root() }.lookup(&&recorder, page)
+    };
+    let expected = |no_execute| Lookup::Mapped { at: Hfn(page.0), access: CpuAccess::ReadWrite, no_execute };
+    assert_eq!(open(&mut stage2), expected(true), "its instructions are not synchronised yet");
+    stage2.root().allow_execute(&&recorder, page, 0);
+    assert_eq!(open(&mut stage2), expected(false));
+}
+
+#[test]
 fn a_batch_of_pages_costs_one_broadcast() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
@@ -244,6 +277,30 @@ fn a_moved_page_is_executed_only_after_the_caches_know() {
     assert!(matches!(steps[9], Step::Store { .. }));
     assert_eq!(steps[10..12], [ORDER, Step::Invalidate(Translations::Page(CODE))]);
     assert_eq!(steps[12..], FINISH);
+}
+
+/// What is done between the mark and the entry that lets CPUs execute.
+fn synchronized_by(fetch: InstructionFetch) -> Vec<Step> {
+    let recorder = Recorder::default();
+    recorder.fetch.set(fetch);
+    let mut stage2 = with_ram(&recorder);
+    move_to(&mut stage2, PLACE);
+    recorder.steps.borrow_mut().clear();
+    stage2.root().allow_execute(&&recorder, CODE, 0);
+    let steps = recorder.steps.borrow();
+    let is_store = |step: &&Step| matches!(step, Step::Store { .. });
+    steps.iter().skip(1).take_while(|step| !is_store(step)).cloned().collect()
+}
+
+#[test]
+fn caches_that_are_coherent_by_themselves_are_left_alone() {
+    let lines = (0..4).map(|line| Step::Clean(PLACE.address() + line * 1024));
+    let cleaned: Vec<Step> = [ORDER].into_iter().chain(lines).chain([WAIT]).collect();
+    let fetch = |needs_clean, needs_invalidation| InstructionFetch { needs_clean, needs_invalidation };
+    assert_eq!(synchronized_by(fetch(true, false)), cleaned);
+    assert_eq!(synchronized_by(fetch(false, true)), [ORDER, Step::Instructions, WAIT]);
+    assert_eq!(synchronized_by(fetch(false, false)), [ORDER]);
+    assert_eq!(synchronized_by(NEEDS_ALL), [cleaned, vec![Step::Instructions, WAIT]].concat());
 }
 
 const CODE: Gfn = Gfn(0x4_1234);

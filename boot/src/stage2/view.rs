@@ -66,9 +66,18 @@ impl<H: Hardware> Stage2<H> {
             };
         }
         self.view = Some(view);
-        let attributes = Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite);
-        let leaf = Entry::Leaf { at, attributes: Attributes { no_execute: true, ..attributes } };
-        self.hardware.store(table, index_of(page, LEAF_LEVEL), leaf.encode(LEAF_LEVEL));
+        let index = index_of(page, LEAF_LEVEL);
+        let Entry::Leaf { attributes: shared, .. } =
+            Entry::decode(self.hardware.load(table, index), LEAF_LEVEL)
+        else {
+            return false;
+        };
+        // Where fetches are allowed they stay so: the instruction that is stepped may lie in the page that it touches.
+        let attributes = Attributes {
+            no_execute: shared.no_execute,
+            ..Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite)
+        };
+        self.hardware.store(table, index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
         self.hardware.order_stores();
         true
     }

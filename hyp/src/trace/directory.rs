@@ -14,6 +14,8 @@
 //! 0x10000 ring of CPU 0, ring of CPU 1, ...  (the header says where and how long)
 //! ```
 
+use core::ops::Range;
+
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId};
 use crate::statistics::{Exit, NAME_BYTES, Statistics};
 use crate::trace::record::RECORD_BYTES;
@@ -484,23 +486,11 @@ pub fn publish_statistics(words: &impl Words, statistics: &Statistics) {
     }
 }
 
-/// One CPU's own counters; no other CPU writes them, so counting takes no lock and no atomic addition.
-#[derive(Clone, Copy, Debug)]
-pub struct CpuCounters {
-    first_word: usize,
-}
-
-impl CpuCounters {
-    /// The counters of `cpu`, or `None` where the layout has no such CPU.
-    pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
-        if cpu < layout.cpus { Some(Self { first_word: block_word(1 + cpu) }) } else { None }
-    }
-
-    /// Counts one `exit`.
-    pub fn count(self, words: &impl Words, exit: Exit) {
-        let word = self.first_word + exit as usize;
-        words.store(word, words.load(word).wrapping_add(1));
-    }
+/// The words of the counters of `cpu`, in the order of [`Exit::NAMES`]; `None` where the layout has no such CPU. No other
+/// CPU writes them, so counting takes no lock and no atomic addition.
+pub fn cpu_counters(layout: Layout, cpu: usize) -> Option<Range<usize>> {
+    let first = block_word(1 + cpu);
+    (cpu < layout.cpus).then_some(first..first + Exit::NAMES.len())
 }
 
 fn block_word(block: usize) -> usize {

@@ -118,7 +118,6 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
             Some(page)
         }
         Kind::LiveMove => Some((page.0, FRAME_BYTES as u64)),
-        Kind::Reclaimed => Some((high * FRAME_BYTES as u64, FRAME_BYTES as u64)),
         Kind::Fault => Some((record.payload(), 1)),
         Kind::Watch => Some((high, u64::from(record.detail() >> 1 & 0x7f).max(1))),
         Kind::Register

@@ -18,7 +18,7 @@
 //! Words are little-endian wherever they become bytes. [`Kind`] says what detail and payload are. Bits that
 //! it does not name are written as 0 and ignored when read, so that a later version can use them.
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, IovaPage, PAGE_BYTES};
+use crate::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
 use crate::trace::snapshot::DATA_BYTES;
@@ -73,8 +73,6 @@ pub enum Kind {
     LiveMove = 8,
     /// Copies made equal. High: bytes that had changed; low: guest page.
     Merged = 9,
-    /// Frame taken back. High: granule (IOVA / 16 KiB); low: 16 KiB frame.
-    Reclaimed = 10,
     /// Write where nothing is mapped. High: IOVA page; payload 15:0: first byte's offset; 31:16: bytes hit.
     RedZone = 11,
     /// Access refused. Detail 12:0: code of the DART's ERROR register (12 bits there); 13: write; 14: hidden. Payload: IOVA.
@@ -107,7 +105,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, by number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 22] = [
         Self::Register,
         Self::Flush,
         Self::FlushDone,
@@ -117,7 +115,6 @@ impl Kind {
         Self::Moved,
         Self::LiveMove,
         Self::Merged,
-        Self::Reclaimed,
         Self::RedZone,
         Self::Fault,
         Self::Table,
@@ -136,7 +133,13 @@ impl Kind {
     /// The kind with `number`, or `None` where this version knows none.
     #[inline]
     pub fn from_number(number: u8) -> Option<Self> {
-        Self::ALL.get(usize::from(number).wrapping_sub(1)).copied()
+        // No version ever recorded a kind 10.
+        let index = match number {
+            1..=9 => number - 1,
+            11.. => number - 2,
+            _ => return None,
+        };
+        Self::ALL.get(usize::from(index)).copied()
     }
 
     /// The number in bits 39:32 of word 1.
@@ -156,7 +159,6 @@ impl Kind {
             Self::Moved => "moved",
             Self::LiveMove => "live_move",
             Self::Merged => "merged",
-            Self::Reclaimed => "reclaimed",
             Self::RedZone => "red_zone",
             Self::Fault => "io_page_fault",
             Self::Table => "table",
@@ -370,7 +372,6 @@ impl Record {
                 Event::LiveMove { at: self.place(high)?, to: Frame(low), merged_bytes: u32::from(detail) }
             }
             Kind::Merged => Event::Merged { page: Gfn(low), bytes: high },
-            Kind::Reclaimed => Event::Reclaimed { granule: Granule(high), frame: Frame(low) },
             Kind::RedZone => {
                 Event::RedZone { at: self.place(high)?, offset: low as u16, bytes: (low >> 16) as u16 }
             }
@@ -460,7 +461,6 @@ impl Body {
                 Self::new(Kind::LiveMove, at.iova.0, to.0).place(at).detail(merged)
             }
             Event::Merged { page, bytes } => Self::new(Kind::Merged, bytes, page.0),
-            Event::Reclaimed { granule, frame } => Self::new(Kind::Reclaimed, granule.0, frame.0),
             Event::RedZone { at, offset, bytes } => {
                 let low = u32::from(offset) | u32::from(bytes) << 16;
                 let behind = (PAGE_BYTES as u16).saturating_sub(offset).min(DATA_BYTES as u16);

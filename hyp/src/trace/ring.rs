@@ -9,7 +9,7 @@
 //!    guest's reach. Make one `&'static [AtomicU64]` of it, which is [`Words`].
 //! 2. Fill the directory with `DirectoryWriter`.
 //!
-//! Then, per CPU, keep a [`RingWriter`] and a `CpuCounters` in its per-CPU block. In the trap handler take
+//! Then, per CPU, keep a [`RingWriter`], and the words that [`cpu_counters`](crate::trace::directory::cpu_counters) gives. In the trap handler take
 //! `ELR_EL2` as the guest's program counter; the platform's `Tap::event` reads `CNTPCT_EL0` (after an `ISB`
 //! if order against the guest's own reads matters; none is needed here) and calls [`RingWriter::record`] on
 //! the ring of the CPU that it runs on. EL2 runs with interrupts masked, so one ring has one writer at a time.

@@ -131,10 +131,6 @@ fn describe_event(event: &Event, fields: &mut impl Fields) {
             fields.hex("gpa", page.address(), 16);
             fields.number("merged", u64::from(bytes));
         }
-        Event::Reclaimed { granule, frame } => {
-            fields.hex("iova", granule.iova(), 16);
-            fields.hex("frame", frame.address(), 16);
-        }
         Event::RedZone { at, offset, bytes } => {
             fields.hex("iova", at.iova.iova().saturating_add(u64::from(offset)), 16);
             fields.number("bytes", u64::from(bytes));

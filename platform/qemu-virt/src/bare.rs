@@ -19,6 +19,7 @@ use oche_boot::stage2::Lookup;
 use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::{DartId, STREAMS};
 use oche_hyp::engine::{Coherence, Configuration, Isolation};
+use oche_hyp::statistics::Exit;
 use oche_hyp::world::CpuAccess;
 use oche_platform::last_words;
 use oche_platform::mediation::{Cause, Mediation, Setup};
@@ -205,6 +206,10 @@ impl Platform for Virt {
                 .map(|value| access.answer(frame, value)),
         };
         if done.is_ok() { Resume::Next } else { Resume::Abort }
+    }
+
+    fn exit_at(&self, address: u64) -> Exit {
+        if dart_at(address).is_some() { Exit::DartRegister } else { Exit::Device }
     }
 
     fn step_ended(

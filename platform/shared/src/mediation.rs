@@ -18,7 +18,7 @@ use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{
     AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched,
 };
-use oche_hyp::statistics::{Exit, Statistics};
+use oche_hyp::statistics::Statistics;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::control::MOST_WATCHES;
 use oche_hyp::trace::directory::Layout;
@@ -105,7 +105,7 @@ impl<I: Iommu> Mediation<I> {
     pub fn pass_through(&mut self, cause: Cause, event: &Event) {
         self.begin(cause);
         self.machine.recorder.record(event);
-        self.machine.recorder.publish(Exit::DartRegister);
+        self.machine.recorder.publish();
     }
 
     /// The guest loads `bytes` bytes at `offset` of a DART's registers.
@@ -122,7 +122,7 @@ impl<I: Iommu> Mediation<I> {
     ) -> Result<u64, AccessError> {
         self.begin(cause);
         let value = self.engine.read(&mut self.machine, dart, offset, bytes);
-        self.end_trap(Exit::DartRegister);
+        self.end_trap();
         value.map(u64::from)
     }
 
@@ -145,7 +145,7 @@ impl<I: Iommu> Mediation<I> {
         }
         // A value of more than 32 bits comes with a width that the engine refuses.
         let done = self.engine.write(&mut self.machine, dart, offset, bytes, value as u32);
-        self.end_trap(Exit::DartRegister);
+        self.end_trap();
         done
     }
 
@@ -154,7 +154,7 @@ impl<I: Iommu> Mediation<I> {
     pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(cause);
         let result = act(self);
-        self.end_trap(Exit::Other);
+        self.end_trap();
         result
     }
 
@@ -193,7 +193,7 @@ impl<I: Iommu> Mediation<I> {
                 0
             }
         };
-        self.machine.recorder.publish(Exit::Other);
+        self.machine.recorder.publish();
         Some(loaded)
     }
 
@@ -211,7 +211,7 @@ impl<I: Iommu> Mediation<I> {
     }
 
     /// Publishes the counters, and hands on what was traced.
-    fn end_trap(&mut self, exit: Exit) {
+    fn end_trap(&mut self) {
         while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
             let count = self.machine.recorder.snapshot_words();
             if self.engine.is_ram(wanted.page) {
@@ -220,7 +220,7 @@ impl<I: Iommu> Mediation<I> {
                 self.machine.recorder.record_snapshot(&wanted, |word| words[word]);
             }
         }
-        self.machine.recorder.publish(exit);
+        self.machine.recorder.publish();
         if let Some(port) = &mut self.port {
             port.go_on(&mut self.engine, &mut self.machine);
         }
@@ -244,7 +244,7 @@ impl<I: Iommu> Guards for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
         self.begin(Cause { cpu: cpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
-        self.end_trap(Exit::WatchedPage);
+        self.end_trap();
         trapped
     }
 

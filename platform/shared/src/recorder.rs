@@ -5,13 +5,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use oche_boot::bare::cpu;
 use oche_boot::callers::MOST_FRAMES;
 use oche_boot::range::PhysRange;
 use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::statistics::{Exit, Statistics};
+use oche_hyp::statistics::Statistics;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::control::{Control, ControlReader};
-use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Layout, Machine, publish_statistics};
+use oche_hyp::trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
 use oche_hyp::trace::filter::Selection;
 use oche_hyp::trace::port::TracePort;
 use oche_hyp::trace::ring::RingWriter;
@@ -63,7 +64,6 @@ pub struct Recorder {
     memory: &'static [AtomicU64],
     layout: Layout,
     rings: Vec<RingWriter>,
-    counters: Vec<CpuCounters>,
     asked: ControlReader,
     control: Control,
     takes_snapshots: bool,
@@ -102,9 +102,13 @@ impl Recorder {
             directory.device(device.source, device.dart, device.stream, &device.name);
         }
         directory.finish();
+        for (index, cpu) in cpu::all().iter().enumerate() {
+            if let Some(words) = cpu_counters(layout, index).and_then(|place| memory.get(place)) {
+                cpu.exits.count_in(words);
+            }
+        }
         Self {
             rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
-            counters: (0..layout.cpus()).map_while(|cpu| CpuCounters::new(layout, cpu)).collect(),
             memory,
             layout,
             ..Self::silent()
@@ -117,7 +121,6 @@ impl Recorder {
             memory: &[],
             layout: Layout::new(1, 0),
             rings: Vec::new(),
-            counters: Vec::new(),
             asked: ControlReader::default(),
             control: Control::default(),
             takes_snapshots: false,
@@ -251,13 +254,10 @@ impl Recorder {
         ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
     }
 
-    /// Puts the counters where readers find them, with one more `exit` of this CPU.
-    pub fn publish(&mut self, exit: Exit) {
+    /// Puts the engine's counters where readers find them.
+    pub fn publish(&mut self) {
         self.statistics.balance();
         publish_statistics(&self.memory, &self.statistics);
-        if let Some(counters) = self.counters.get(self.cause.cpu) {
-            counters.count(&self.memory, exit);
-        }
     }
 }
 

@@ -11,6 +11,7 @@ mod exception;
 mod firmware;
 mod forms;
 mod guarded;
+mod idle;
 mod mapping;
 mod motion;
 mod start;
@@ -83,8 +84,11 @@ extern "C" fn guest_main(fdt: u64) -> ! {
             firmware::power_off();
         }
     }
-    let mut tally = Tally::default();
     let holes = tree.holes();
+    if tree.contains("hostile=idle") {
+        idle::run(&holes);
+    }
+    let mut tally = Tally::default();
     access::run(&mut tally, &holes);
     calls::run(&mut tally, &holes);
     guarded::run(&mut tally);

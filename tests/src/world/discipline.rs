@@ -19,7 +19,7 @@
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Root;
 use oche_boot::stage2::entry::{Attributes, Entry};
-use oche_boot::stage2::hardware::{Barrier, Hardware, Translations};
+use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_hyp::addr::{Gfn, Hfn};
 use oche_hyp::world::CpuAccess;
 use std::cell::{Cell, RefCell};
@@ -102,6 +102,7 @@ struct State {
     /// First page and number of pages of each run of memory other than the tables.
     runs: Vec<(Hfn, u32)>,
     words: Vec<Cell<u64>>,
+    fetch: Cell<InstructionFetch>,
     rules: RefCell<Rules>,
     violation: RefCell<Option<String>>,
 }
@@ -165,7 +166,13 @@ impl Discipline {
         let rules = Rules { places: vec![None; pages], stored: vec![0; pages], written, ..Rules::default() };
         // The zeros were ordered long ago.
         let rules = RefCell::new(Rules { barriers: 1, barriers_for_all: 1, ..rules });
-        Self(Rc::new(State { base, ipa_bits, runs, words, rules, violation: RefCell::new(None) }))
+        let fetch = Cell::new(InstructionFetch { needs_clean: true, needs_invalidation: true });
+        Self(Rc::new(State { base, ipa_bits, runs, words, fetch, rules, violation: RefCell::new(None) }))
+    }
+
+    /// Chooses what the CPUs' caches keep coherent by themselves; nothing unless this is called.
+    pub fn set_instruction_fetch(&self, fetch: InstructionFetch) {
+        self.0.fetch.set(fetch);
     }
 
     /// The memory of the tables.
@@ -198,6 +205,10 @@ impl Discipline {
         };
         if let Some(place) = self.0.place(page).and_then(|place| rules.written.get_mut(place)) {
             *place = Some(written);
+        }
+        if !self.0.fetch.get().needs_clean {
+            rules.fetches.push(page);
+            rules.fetches.dedup();
         }
     }
 
@@ -431,17 +442,30 @@ impl Discipline {
             };
             true
         });
+        self.complete_fetches(rules, true);
+    }
+
+    /// A `DSB`, of stores alone or of everything: cache maintenance as well.
+    fn complete_fetches(&self, rules: &mut Rules, is_of_all: bool) {
+        let needs = self.0.fetch.get();
+        let clean = if needs.needs_invalidation { Fetch::Clean } else { Fetch::Right };
         for page in rules.fetches.clone() {
             let Some(written) = self.0.written_mut(rules, page) else { continue };
             match written.fetch {
-                Fetch::Written(ALL_LINES) => written.fetch = Fetch::Clean,
-                Fetch::Begun => written.fetch = Fetch::Right,
+                Fetch::Written(_) if !needs.needs_clean => written.fetch = clean,
+                Fetch::Written(ALL_LINES) if is_of_all => written.fetch = clean,
+                Fetch::Begun if is_of_all => written.fetch = Fetch::Right,
                 _ => {}
             }
         }
         let mut fetches = std::mem::take(&mut rules.fetches);
+        let is_under_way = |fetch| match fetch {
+            Fetch::Written(_) => !is_of_all,
+            Fetch::Clean | Fetch::Begun => true,
+            Fetch::Right => false,
+        };
         fetches
-            .retain(|page| self.0.written(rules, *page).is_some_and(|written| written.fetch == Fetch::Clean));
+            .retain(|page| self.0.written(rules, *page).is_some_and(|written| is_under_way(written.fetch)));
         rules.fetches = fetches;
     }
 }
@@ -479,13 +503,12 @@ impl Hardware for Discipline {
                 for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::Stored) {
                     entry.stage = Stage::Ordered;
                 }
+                self.complete_fetches(rules, false);
             }
         }
         rules.barriers += 1;
         rules.barriers_for_all += u64::from(barrier == Barrier::StoresForAll);
     }
-
-    fn synchronize_context(&self) {}
 
     fn invalidate(&self, translations: Translations) {
         let rules = &mut *self.0.rules.borrow_mut();
@@ -544,6 +567,10 @@ impl Hardware for Discipline {
             }
         }
         rules.tables = Some(vttbr);
+    }
+
+    fn instruction_fetch(&self) -> InstructionFetch {
+        self.0.fetch.get()
     }
 
     fn data_line_bytes(&self) -> u64 {

@@ -319,6 +319,10 @@ come_to_rest() {
         [ -e $state/$name.hung ] && { echo "$name hangs, file systems left mounted"; return 1; }
     done
     umount $nvme && umount $memory_disk || return 1
+    # The kernel asks a source of random numbers for more, some seconds apart, as long as there is one.
+    for device in /sys/bus/virtio/drivers/virtio_rng/virtio*; do
+        echo "${device##*/}" >/sys/bus/virtio/drivers/virtio_rng/unbind || return 1
+    done
     # Writeback, link state changes and USB's autosuspend settle within this.
     sleep 1
 }

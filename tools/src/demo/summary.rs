@@ -47,14 +47,14 @@ pub struct Placed {
 }
 
 /// Exits to EL2 while the guest idled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Idle {
     /// How long, in seconds.
     pub seconds: f64,
-    /// Exits for a DART: its registers and the tables that it watches.
-    pub exits_for_dart: u64,
-    /// All other exits.
-    pub exits_other: u64,
+    /// Exits of all kinds and CPUs.
+    pub exits: u64,
+    /// Of these, the kinds that there were any of.
+    pub by_kind: Counters,
 }
 
 /// The trace of the run.
@@ -107,9 +107,9 @@ impl Summary {
     /// Takes what Oche's counters say.
     pub fn take_counters(&mut self, counters: Counters) {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
-        // An access to a guarded page comes with what a CPU does, not with what a driver tells its DART.
-        let of_tables = of("exits_watched_page").saturating_sub(of("guarded_accesses"));
-        let traps = of("exits_dart_register") + of_tables;
+        // Each table that opens was stored to while its page was closed. Accesses to guarded pages are left out: they come
+        // with what a CPU does, not with what a driver asks of its DART.
+        let traps = of("exits_dart_register") + of("table_opens");
         self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
         self.placed = Placed {
             direct: of("bytes_direct"),
@@ -121,8 +121,7 @@ impl Summary {
             ("faults", "accesses by devices faulted"),
             ("red_zone_hits", "times a device wrote where nothing was mapped"),
             ("invalidate_timeouts", "invalidations were not finished by the SMMU"),
-            ("exits_system_error", "system errors reached EL2"),
-            ("exits_abort", "accesses by the guest's CPUs were answered by nothing"),
+            ("injected_exceptions", "exits ended in an abort or an undefined instruction for the guest"),
         ] {
             if of(name) > 0 {
                 self.problems.push(format!("{} {what}", of(name)));
@@ -136,21 +135,30 @@ impl Summary {
 
     /// Takes what happened between two samples, `seconds` apart, while the guest idled.
     pub fn take_idle(&mut self, before: &Counters, after: &Counters, seconds: f64) {
-        let grown = |is_for_dart: bool| -> u64 {
-            after
+        let of_exits = |counters: &Counters| -> Counters {
+            let is_exit = |name: &str| name.starts_with("exits_") && !name.contains('[');
+            counters
                 .iter()
-                .filter(|(name, _)| name.starts_with("exits_") && !name.contains('['))
-                .filter(|(name, _)| {
-                    matches!(name.as_str(), "exits_dart_register" | "exits_watched_page") == is_for_dart
-                })
-                .map(|(name, value)| value.saturating_sub(before.get(name).copied().unwrap_or(0)))
-                .sum()
+                .filter(|(name, _)| is_exit(name))
+                .map(|(name, value)| (name.clone(), *value))
+                .collect()
         };
-        self.idle = Idle { seconds, exits_for_dart: grown(true), exits_other: grown(false) };
-        if self.idle.exits_other > 0 {
+        let mut by_kind = of_exits(after);
+        if by_kind.is_empty() || !by_kind.keys().eq(of_exits(before).keys()) {
+            self.problems.push("exits to EL2 were not counted while the guest idled".into());
+        }
+        for (name, value) in &mut by_kind {
+            *value = value.saturating_sub(before.get(name).copied().unwrap_or(0));
+        }
+        by_kind.retain(|_, grown| *grown > 0);
+        let exits = by_kind.values().sum();
+        self.idle = Idle { seconds, exits, by_kind };
+        if exits > 0 {
+            let kinds: Vec<String> =
+                self.idle.by_kind.iter().map(|(name, grown)| format!("{grown} {name}")).collect();
             self.problems.push(format!(
-                "{} exits to EL2 that no DART caused while the guest idled for {seconds:.1} s",
-                self.idle.exits_other
+                "{exits} exits to EL2 while the guest idled for {seconds:.1} s: {}",
+                kinds.join(", ")
             ));
         }
     }
@@ -194,12 +202,7 @@ impl Summary {
         if self.idle.seconds > 0.0 {
             row(
                 "EL2 exits while idle",
-                format!(
-                    "{:.1} per second for the DARTs, {:.1} per second for all else, over {:.1} s",
-                    self.idle.exits_for_dart as f64 / self.idle.seconds,
-                    self.idle.exits_other as f64 / self.idle.seconds,
-                    self.idle.seconds
-                ),
+                format!("{} of all kinds, in {:.1} s", grouped(self.idle.exits), self.idle.seconds),
             );
         }
         row(
@@ -248,6 +251,7 @@ pub(crate) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Counters, Summary, grouped};
+    use oche_hyp::statistics::Exit;
 
     fn counters(pairs: &[(&str, u64)]) -> Counters {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
@@ -262,6 +266,7 @@ mod tests {
             ("exits_dart_register", 12),
             ("exits_dart_register[0]", 12),
             ("exits_watched_page", 9),
+            ("table_opens", 2),
             ("guarded_accesses", 7),
             ("bytes_direct", 3 << 20),
             ("bytes_composed", 1 << 20),
@@ -273,9 +278,7 @@ mod tests {
 
     #[test]
     fn each_bad_counter_is_a_problem() {
-        for name in
-            ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "exits_system_error", "exits_abort"]
-        {
+        for name in ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "injected_exceptions"] {
             let mut summary = Summary::default();
             summary.take_counters(counters(&[("maps", 1), (name, 1)]));
             assert_eq!(summary.problems.len(), 1, "{name}");
@@ -285,24 +288,43 @@ mod tests {
         assert!(summary.problems.first().is_some_and(|told| told.contains("no page")));
     }
 
+    /// All counters of exits at 7, on one CPU.
+    fn exits() -> Counters {
+        let names = Exit::NAMES.iter().filter(|name| name.starts_with("exits_"));
+        names.flat_map(|name| [((*name).to_owned(), 7), (format!("{name}[0]"), 7)]).collect()
+    }
+
     #[test]
-    fn only_exits_that_no_dart_caused_spoil_the_idling() {
-        let before = counters(&[("exits_dart_register", 5), ("exits_smc", 7)]);
+    fn one_exit_of_any_kind_spoils_the_idling() {
+        for kind in exits().into_keys().filter(|name| !name.contains('[')) {
+            let mut after = exits();
+            *after.get_mut(&kind).unwrap() += 1;
+            *after.get_mut(&format!("{kind}[0]")).unwrap() += 1;
+            let mut summary = Summary::default();
+            summary.take_idle(&exits(), &after, 5.0);
+            assert_eq!((summary.idle.exits, summary.problems.len()), (1, 1), "{kind}");
+            assert!(summary.problems[0].contains(&kind), "{}", summary.problems[0]);
+        }
+    }
+
+    #[test]
+    fn an_idle_phase_without_exits_is_good_whatever_else_happens() {
+        let mut after = exits();
+        after.insert("maps".into(), 99);
         let mut summary = Summary::default();
-        summary.take_idle(
-            &before,
-            &counters(&[("exits_dart_register", 9), ("exits_smc", 7), ("maps", 99)]),
-            5.0,
-        );
-        assert_eq!((summary.idle.exits_for_dart, summary.idle.exits_other), (4, 0));
-        assert!(summary.problems.is_empty());
-        summary.take_idle(
-            &before,
-            &counters(&[("exits_dart_register", 9), ("exits_smc", 8), ("exits_smc[1]", 8)]),
-            5.0,
-        );
-        assert_eq!(summary.idle.exits_other, 1);
-        assert_eq!(summary.problems.len(), 1);
+        summary.take_idle(&exits(), &after, 5.0);
+        assert_eq!((summary.idle.exits, summary.problems.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_idle_phase_in_which_nothing_counts_exits_is_not_good() {
+        for (before, after) in
+            [(Counters::new(), Counters::new()), (Counters::new(), exits()), (exits(), Counters::new())]
+        {
+            let mut summary = Summary::default();
+            summary.take_idle(&before, &after, 5.0);
+            assert!(summary.problems.iter().any(|problem| problem.contains("not counted")));
+        }
     }
 
     #[test]

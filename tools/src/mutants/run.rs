@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
-use crate::test;
+use crate::{ordering, test};
 
 /// One run of tests in the copy.
 #[derive(Clone, Copy, Debug)]
@@ -14,6 +14,8 @@ pub(super) enum Run {
     Host(&'static [&'static str]),
     /// The steps of `cargo xtask test` with this in their name, up to the first run of the simulated board that is wrong.
     Board(&'static str),
+    /// The same step of the simulated board or of the hostile guest under the ordering checker, carried out by this program.
+    Step(&'static str),
 }
 
 /// For mutants of the engine and of stage 2, quick ones first.
@@ -46,7 +48,7 @@ impl Run {
     pub(super) fn title(self) -> String {
         match self {
             Self::Host(arguments) => arguments.join(" "),
-            Self::Board(step) => step.to_owned(),
+            Self::Board(step) | Self::Step(step) => step.to_owned(),
         }
     }
 
@@ -58,12 +60,18 @@ impl Run {
     pub(super) fn carry_out(self, root: &Path, build: &Path) -> Result<Fate> {
         let patience = match self {
             Self::Host(_) => TEST_PATIENCE,
-            Self::Board(_) => BOARD_PATIENCE,
+            Self::Board(_) | Self::Step(_) => BOARD_PATIENCE,
         };
         let mut command = Command::new("timeout");
         command.args(["--kill-after=10", &patience.to_string()]);
-        command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         match self {
+            Self::Step(_) => command.arg(std::env::current_exe().context("this program's own path")?),
+            _ => command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
+        };
+        match self {
+            Self::Step(step) => {
+                command.args(["test", "--only", &step.to_lowercase()]).env(ordering::FIRST_ONLY, "1")
+            }
             Self::Host(arguments) => command.args(["test", "--no-fail-fast"]).args(arguments),
             Self::Board(step) => command
                 .args(["run", "--quiet", "--package", "oche-tools", "--bin", "xtask", "--", "test", "--only"])
@@ -71,7 +79,11 @@ impl Run {
         };
         command.current_dir(root).env("CARGO_TARGET_DIR", build).env("RUST_BACKTRACE", "0");
         // This very program's folder is not the copy's.
-        command.env_remove("CARGO_MANIFEST_DIR").stdin(Stdio::null());
+        match self {
+            Self::Step(_) => command.env("CARGO_MANIFEST_DIR", root.join("tools")),
+            _ => command.env_remove("CARGO_MANIFEST_DIR"),
+        };
+        command.stdin(Stdio::null());
         let result = command.output().map_err(|error| anyhow!("cannot start the tests: {error}"))?;
         let (said, errors) =
             (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
@@ -83,7 +95,7 @@ impl Run {
         }
         let failed = match self {
             Self::Host(_) => failed_tests(&said),
-            Self::Board(_) => failed_run(&errors).into_iter().collect(),
+            Self::Board(_) | Self::Step(_) => failed_run(&errors).into_iter().collect(),
         };
         if failed.is_empty() {
             bail!("it does not build: {}", last_error(&errors));
@@ -103,7 +115,15 @@ pub(super) fn failed_tests(said: &str) -> Vec<String> {
 
 /// What a step of the simulated board says of the run that was wrong; nothing where no run was made.
 pub(super) fn failed_run(said: &str) -> Option<String> {
-    said.lines().find_map(|line| line.trim_start().strip_prefix(test::BOARD_VERDICT)).map(str::to_owned)
+    said.lines().find_map(verdict).map(str::to_owned)
+}
+
+fn verdict(line: &str) -> Option<&str> {
+    let line = line.trim_start();
+    let is_ordering = test::ORDERING_VERDICTS.iter().any(|begin| line.starts_with(begin));
+    // A violation's own text is long: its rule says enough.
+    let end = line.find(" at 0x").unwrap_or(line.len());
+    line.strip_prefix(test::BOARD_VERDICT).or(is_ordering.then_some(line.get(..end)).flatten())
 }
 
 /// Why nothing could be tried: what a compiler said, or a step before it failed.

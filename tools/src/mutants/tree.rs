@@ -34,6 +34,11 @@ impl Tree {
         Ok(source)
     }
 
+    pub(super) fn read(&self, file: &str) -> Result<String> {
+        std::fs::read_to_string(self.root.join(file))
+            .with_context(|| format!("cannot read {file} in the copy"))
+    }
+
     pub(super) fn write(&self, file: &str, text: &str) -> Result<()> {
         // A change within the clock's grain would go unnoticed by the next build.
         std::thread::sleep(Duration::from_millis(20));

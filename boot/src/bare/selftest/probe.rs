@@ -3,7 +3,7 @@
 //! They are copied to scratch memory of the guest's, keep everything in registers, and come back by a call that
 //! nobody else makes while they run.
 
-use core::arch::{asm, global_asm};
+use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::bare::cache;
@@ -89,8 +89,6 @@ fn run(entry: u64, x0: u64, x1: u64) -> u64 {
     let offset = entry - (&raw const oche_probe_begin) as u64;
     el2::reset_guest();
     IS_PROBING.store(true, Ordering::Relaxed);
-    // SAFETY: a barrier.
-    unsafe { asm!("isb", options(nostack, preserves_flags)) };
     // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
     let result =
         unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, el2::GUEST_PSTATE, x0, x1) };
@@ -126,10 +124,7 @@ oche_probe_enter:
     msr     spsr_el2, x1
     mov     x0, x2
     mov     x1, x3
-    isb
     eret
-    dsb     nsh
-    isb
 
     // x0 = the result.
     .global oche_probe_leave
@@ -166,7 +161,6 @@ oche_probe_calls:
     .global oche_probe_read
 oche_probe_read:
     ldr     x1, [x0]
-    dsb     sy
 
 probe_done:
     movz    x0, #0xf0ff
@@ -182,7 +176,6 @@ oche_probe_interrupt:
     mov     x12, xzr
     mov     x15, #1
     mov     x16, #240
-    isb
     mrs     x10, cntpct_el0
     cbz     x0, 3f
     cmp     x0, #1
@@ -202,7 +195,6 @@ oche_probe_interrupt:
 5:  msr     daifset, #3
     msr     cntv_ctl_el0, xzr
     msr     cntp_ctl_el0, xzr
-    isb
     orr     x1, x12, x13, lsl #8
     b       probe_done
 

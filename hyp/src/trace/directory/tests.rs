@@ -60,10 +60,10 @@ fn until_it_is_finished_and_once_it_is_rewritten_there_is_no_directory() {
 fn counters_show_by_name_and_by_cpu() {
     let (words, layout) = written();
     publish_statistics(&words, &Statistics { maps: 7, ..Statistics::default() });
-    let counters_of_1 = CpuCounters::new(layout, 1).unwrap();
-    counters_of_1.count(&words, Exit::SecureCall);
-    counters_of_1.count(&words, Exit::SecureCall);
-    assert!(CpuCounters::new(layout, 2).is_none());
+    let counters_of_1 = cpu_counters(layout, 1).unwrap();
+    words.store(counters_of_1.start + Exit::SecureCall as usize, 2);
+    assert!(cpu_counters(layout, 2).is_none());
+    assert_eq!(counters_of_1.len(), Exit::NAMES.len());
     let shown: Vec<(String, Option<usize>, u64)> = counters(&words, layout)
         .filter(|counter| counter.value != 0)
         .map(|counter| (counter.name.as_str().to_string(), counter.cpu, counter.value))

@@ -30,7 +30,6 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Fetched { page: Gfn(value), from: Hfn(!value) },
         Event::LiveMove { at, to: Frame(!value), merged_bytes: value % 16385 },
         Event::Merged { page: Gfn(value), bytes: !value },
-        Event::Reclaimed { granule: Granule(value), frame: Frame(!value) },
         Event::RedZone { at, offset: value as u16, bytes: !value as u16 },
         Event::Fault {
             dart,
@@ -96,9 +95,10 @@ fn every_kind_is_made_by_an_event_and_keeps_its_number() {
     for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }
-    assert_eq!(seen, core::array::from_fn(|number| number != 0));
-    for (index, kind) in Kind::ALL.into_iter().enumerate() {
-        assert_eq!(usize::from(kind.number()), index + 1);
+    assert_eq!(seen, core::array::from_fn(|number| ![0, 10].contains(&number)));
+    assert_eq!((Kind::from_number(0), Kind::from_number(10), Kind::from_number(24)), (None, None, None));
+    for kind in Kind::ALL {
+        assert!(seen[usize::from(kind.number())]);
         assert_eq!(Kind::from_number(kind.number()), Some(kind));
     }
 }

@@ -11,6 +11,7 @@ use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
 use oche_hyp::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_hyp::statistics::Exit;
 use oche_hyp::trace::Event;
 use oche_hyp::world::CpuAccess;
 use oche_m1::aic::WINDOW;
@@ -162,6 +163,10 @@ impl Platform for M1 {
             }
             self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write)
         })
+    }
+
+    fn exit_at(&self, address: u64) -> Exit {
+        if self.dart_at(address).is_some() { Exit::DartRegister } else { Exit::Device }
     }
 
     fn step_ended(

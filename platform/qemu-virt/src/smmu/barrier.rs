@@ -1,7 +1,7 @@
 //! The one barrier that the driver needs.
 
 /// Completes every memory access before it, loads and stores, before any access after it, registers
-/// included: `DSB SY`. On a developer's machine, where a test plays the SMMU, a full fence.
+/// included: `DSB SY`. Where a test plays the SMMU it is noted among the stores.
 ///
 /// # Order
 ///
@@ -10,6 +10,32 @@
 pub(super) fn complete() {
     #[cfg(target_arch = "aarch64")]
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
-    #[cfg(not(target_arch = "aarch64"))]
-    core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+    #[cfg(test)]
+    log::note(log::Step::Barrier);
+}
+
+/// What this thread's driver did to the memory that it shares with the SMMU, in order.
+#[cfg(test)]
+pub(super) mod log {
+    use core::cell::RefCell;
+    use std::vec::Vec;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(in crate::smmu) enum Step {
+        Store { address: u64, value: u64 },
+        Barrier,
+    }
+
+    std::thread_local! {
+        static STEPS: RefCell<Vec<Step>> = const { RefCell::new(Vec::new()) };
+    }
+
+    pub(in crate::smmu) fn note(step: Step) {
+        STEPS.with_borrow_mut(|steps| steps.push(step));
+    }
+
+    /// The steps since the last call.
+    pub(in crate::smmu) fn take() -> Vec<Step> {
+        STEPS.take()
+    }
 }

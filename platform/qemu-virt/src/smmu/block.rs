@@ -49,6 +49,8 @@ impl Block {
         let at = self.pointer(word);
         // SAFETY: `pointer` checked that the word is inside the block, which lives for ever.
         unsafe { at.write_volatile(value) }
+        #[cfg(test)]
+        super::barrier::log::note(super::barrier::log::Step::Store { address: at.addr() as u64, value });
     }
 
     fn pointer(&self, word: usize) -> *mut u64 {

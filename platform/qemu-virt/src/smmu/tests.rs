@@ -286,6 +286,32 @@ fn a_command_that_is_refused_is_told_and_the_next_one_works() {
 }
 
 #[test]
+fn the_sync_in_place_of_a_refused_command_is_complete_before_the_smmu_goes_on() {
+    let played = Played::new(Faults { refuses: Some(0x11), ..Faults::default() });
+    let mut smmu = played.smmu("0x10:0:2");
+    barrier::log::take();
+    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    // The command and its sync; the sync that takes the command's place, of which the SMMU is told; its end.
+    let is_store = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { .. });
+    let kinds: Vec<bool> = barrier::log::take().iter().map(is_store).collect();
+    assert_eq!(kinds, [true, true, true, true, false, true, true, false, false]);
+}
+
+#[test]
+fn a_context_is_valid_only_behind_its_other_words() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2");
+    let (dart, stream) = place(0, 2);
+    barrier::log::take();
+    smmu.attach(dart, stream, SpaceId(0), ROOT);
+    let steps = barrier::log::take();
+    let first = smmu.contexts.address(SpaceId(0));
+    let is_valid = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { address, .. } if *address == first);
+    let valid = steps.iter().position(is_valid).expect("the word with the valid bit is stored");
+    assert_eq!(steps[valid - 1], barrier::log::Step::Barrier);
+}
+
+#[test]
 fn an_smmu_that_does_nothing_ends_the_wait() {
     let played = Played::new(Faults { is_deaf: true, ..Faults::default() });
     let map = IommuMap::of(&options::Options::default().iommu_map);

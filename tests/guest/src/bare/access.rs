@@ -46,7 +46,7 @@ accesses! {
     load_acquire_pair = "exclusive pair": "ldxp x10, x11, [x9]";
 }
 
-fn load_word(address: u64) {
+pub(super) fn load_word(address: u64) {
     // SAFETY: as for the accesses above.
     unsafe { asm!("ldr w10, [x9]", in("x9") address, out("x10") _, options(nostack)) };
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use oche_hyp::dart::stream::{DartId, StreamId};
 use oche_hyp::statistics::{Exit, Statistics};
 use oche_hyp::trace::Event;
-use oche_hyp::trace::directory::{CpuCounters, DirectoryWriter, Machine, publish_statistics};
+use oche_hyp::trace::directory::{DirectoryWriter, Machine, cpu_counters, publish_statistics};
 use oche_hyp::trace::ring::RingWriter;
 use oche_hyp::trace::words::Text;
 
@@ -79,7 +79,8 @@ fn a_directory_is_found_wherever_it_stands_and_counters_show_by_name() {
     hypervisor.boot(5);
     publish_statistics(&hypervisor, &Statistics { flushes: 11, ..Statistics::default() });
     for cpu in 0..2 {
-        CpuCounters::new(hypervisor.layout, cpu).unwrap().count(&hypervisor, Exit::DartRegister);
+        let counters = cpu_counters(hypervisor.layout, cpu).unwrap();
+        hypervisor.store(counters.start + Exit::DartRegister as usize, 1);
     }
     let memory = TraceMemory::find(&File::open(&hypervisor.ram).unwrap()).unwrap().expect("it is there");
     assert_eq!((memory.offset(), memory.layout()), (OFFSET, hypervisor.layout));

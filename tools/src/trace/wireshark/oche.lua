@@ -5,7 +5,7 @@ local oche = Proto("oche", "Oche DMA trace")
 
 local KINDS = {
     [1] = "register", [2] = "flush", [3] = "flush_done", [4] = "map", [5] = "unmap", [6] = "refused", [7] = "moved",
-    [8] = "live_move", [9] = "merged", [10] = "reclaimed", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
+    [8] = "live_move", [9] = "merged", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
     [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
     [20] = "watch", [21] = "callers",
     [22] = "fetched",

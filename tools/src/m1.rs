@@ -31,6 +31,7 @@ pub mod linux;
 mod manual;
 pub mod memory;
 pub mod nvme;
+pub mod power;
 mod property;
 pub mod screen;
 mod tables;
@@ -39,6 +40,7 @@ pub mod tree;
 use dart::{Dart, Setting};
 use debugger::{Debugger, Stop};
 use memory::Memory;
+use power::Domain;
 
 /// Where m1n1's stub lies, and how much memory it keeps.
 const STUB: PhysRange = PhysRange { start: 0x8_0400_0000, end: 0x8_0402_0000 };
@@ -255,6 +257,8 @@ pub struct Board {
     /// What is to be stored where, so that interrupts become pending or no longer are.
     raised: Vec<(u64, u32)>,
     darts: Vec<Dart>,
+    /// The power domains that DARTs are in, each with the numbers of its DARTs.
+    domains: Vec<(Domain, Vec<usize>)>,
     nvme: nvme::Nvme,
     line: Vec<u8>,
     /// Lines of QEMU's own serial port, if the board has it.
@@ -311,8 +315,12 @@ impl Board {
         let darts: Vec<Dart> = numbered
             .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))
             .collect();
-        for (register, is_on) in tree::power_registers(&blob, mac)? {
-            memory.set_word(register, if is_on { 0xff } else { 0 });
+        let mut domains = Vec::new();
+        for tree::PowerDomain { register, label, is_on } in tree::power_registers(&blob, mac)? {
+            let domain = Domain::new(&memory, register, is_on);
+            let of_domain = |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
+            let numbers: Vec<usize> = (0..DARTS.len()).filter(of_domain).collect();
+            domains.extend((!numbers.is_empty()).then_some((domain, numbers)));
         }
         let socket = Socket::new();
         let mut qemu = spawn(mac, &memory, &socket.0)?;
@@ -335,6 +343,7 @@ impl Board {
             has_linux: mac.has_linux,
             raised: Vec::new(),
             darts,
+            domains,
             nvme: nvme::Nvme::default(),
             line: Vec::new(),
             serial,
@@ -356,6 +365,12 @@ impl Board {
                 board.debugger.watch(address, bytes)?;
             }
             board.debugger.watch(dart.engine(), 4)?;
+            if let Some(registers) = dart.unreadable() {
+                board.debugger.watch_loads(registers, true)?;
+            }
+        }
+        for (domain, _) in &board.domains {
+            board.debugger.watch(domain.register, 4)?;
         }
         Ok(board)
     }
@@ -398,7 +413,14 @@ impl Board {
                 Some(Stop::Written(WATCHDOG_CONTROL)) => {
                     self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
                 }
-                Some(Stop::Written(address)) => self.play(address),
+                Some(Stop::Written(address)) => {
+                    self.play(address);
+                    self.play_power(address)?;
+                }
+                Some(Stop::Read(address)) => {
+                    let read = self.darts.iter_mut().filter(|dart| dart.base == address);
+                    read.for_each(Dart::read);
+                }
                 Some(Stop::Other) => {}
             }
             if self.tables == Tables::Early && self.outcome.has_guest() {
@@ -478,6 +500,21 @@ impl Board {
         if let Some(dart) = self.darts.iter_mut().find(is_at) {
             dart.written(memory, address);
         }
+    }
+
+    /// A power domain's register was written.
+    fn play_power(&mut self, address: u64) -> Result<()> {
+        let domain = self.domains.iter_mut().find(|(domain, _)| domain.register == address);
+        let Some((domain, numbers)) = domain else { return Ok(()) };
+        let supply = domain.written(&self.memory);
+        for (_, dart) in self.darts.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number)) {
+            let before = dart.unreadable();
+            dart.supply(&self.memory, supply);
+            if let Some(registers) = before.or(dart.unreadable()) {
+                self.debugger.watch_loads(registers, dart.unreadable().is_some())?;
+            }
+        }
+        Ok(())
     }
 
     /// Looks after what a kernel may have stored at virtual addresses of its own, which no watchpoint sees: the bells of

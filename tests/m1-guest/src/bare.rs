@@ -12,6 +12,7 @@ mod fiq;
 mod hazards;
 mod memory;
 mod nvme;
+mod power;
 mod registers;
 mod start;
 mod tree;
@@ -56,9 +57,11 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     cpus::run(&mut tally, &tree, fiq::run);
     fiq::begin_background();
     memory::run(&mut tally, &tree);
+    power::begin();
     drivers::run(&mut tally);
     nvme::run(&mut tally);
     hazards::run(&mut tally, &tree);
+    power::run(&mut tally);
     fiq::end_background(&mut tally);
     // Whoever hears this says what exits there were; no firmware here turns anything off.
     // SAFETY: a call of PSCI's, SYSTEM_OFF, which keeps memory.

@@ -1,7 +1,7 @@
 //! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA engine behind it.
 //!
-//! What hardware would not forgive is a violation and fails the run: a store to a DART that is off, a store to a
-//! locked one's tables, a command while it is busy. Source of registers and tables: `docs/m1.md`.
+//! What hardware would not forgive is a violation and fails the run: an access to a DART that does not answer, a store to
+//! a locked one's tables, a command while it is busy. Source of registers and tables: `docs/m1.md`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use oche_hyp::dart::registers::{
 };
 
 use super::memory::Memory;
+use super::power::Supply;
 
 /// Registers that are looked at, in bytes.
 const FILE_BYTES: u64 = 0x300;
@@ -56,6 +57,7 @@ pub struct Dart {
     /// Its registers' address.
     pub base: u64,
     setting: Setting,
+    supply: Supply,
     number: u64,
     shadow: Vec<u32>,
     /// Cached leaf entries by stream and granule; 0 where there was none.
@@ -80,6 +82,7 @@ impl Dart {
         let mut dart = Self {
             base,
             setting,
+            supply: Supply::On,
             number,
             shadow: vec![0; FILE_BYTES as usize / 4],
             cache: HashMap::new(),
@@ -94,8 +97,7 @@ impl Dart {
         match setting {
             Setting::Locked | Setting::Frozen => dart.set(memory, CONFIG, CONFIG_LOCK),
             Setting::Bypass => dart.set(memory, TCR, 0x1100),
-            // A bus error cannot be played; who reads these as registers believes that all streams translate.
-            Setting::Off => (0..FILE_BYTES).step_by(4).for_each(|offset| dart.set(memory, offset, u32::MAX)),
+            Setting::Off => dart.supply(memory, Supply::Off),
             _ => {}
         }
         if matches!(setting, Setting::Locked | Setting::Live) {
@@ -116,6 +118,36 @@ impl Dart {
         self.busy = None;
     }
 
+    /// What its power domain gives it from now on.
+    pub fn supply(&mut self, memory: &Memory, supply: Supply) {
+        match (self.supply, supply) {
+            (Supply::Off, Supply::Off) => {}
+            (_, Supply::Off) => {
+                self.reset(memory);
+                self.show_nothing(memory);
+            }
+            (Supply::Off, _) => self.reset(memory),
+            _ => {}
+        }
+        self.supply = supply;
+    }
+
+    /// A bus error cannot be played; who reads these as registers believes that all streams translate.
+    fn show_nothing(&mut self, memory: &Memory) {
+        (0..FILE_BYTES).step_by(4).for_each(|offset| self.set(memory, offset, u32::MAX));
+    }
+
+    /// Registers that must not be read now, if there are any: address and bytes.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<(u64, u64)> {
+        (self.supply != Supply::On).then_some((self.base, FILE_BYTES))
+    }
+
+    /// Somebody reads registers that do not answer.
+    pub fn read(&mut self) {
+        self.violations.push(format!("{:#x}: read while it is {:?}", self.base, self.supply));
+    }
+
     /// What must be watched: address and bytes.
     #[must_use]
     pub fn watches(&self) -> [(u64, u64); 3] {
@@ -132,13 +164,13 @@ impl Dart {
     /// Whether a fault is latched: its interrupt line is up.
     #[must_use]
     pub fn has_fault(&self) -> bool {
-        self.get(ERROR) >> 31 != 0
+        self.supply == Supply::On && self.get(ERROR) >> 31 != 0
     }
 
     /// Something was stored into the part of the registers that begins at `address`.
     pub fn written(&mut self, memory: &Memory, address: u64) {
-        if self.setting == Setting::Off {
-            self.violations.push(format!("{:#x}: written while it is off", self.base));
+        if self.supply != Supply::On {
+            self.violations.push(format!("{:#x}: written while it is {:?}", self.base, self.supply));
             return;
         }
         if address == self.base + ERROR {
@@ -189,7 +221,7 @@ impl Dart {
     /// Time goes by.
     pub fn tick(&mut self, memory: &Memory) {
         let Some((due, streams)) = self.busy else { return };
-        if Instant::now() >= due && self.setting != Setting::Stuck {
+        if Instant::now() >= due && self.setting != Setting::Stuck && self.supply == Supply::On {
             self.cache.retain(|(stream, _), _| streams >> stream & 1 == 0);
             self.busy = None;
             self.invalidations += 1;
@@ -205,11 +237,8 @@ impl Dart {
         memory.set_word(self.engine(), 0);
         let result = match order {
             1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
-            // Power off and on: all is forgotten.
-            2 => {
-                if self.setting == Setting::Off {
-                    self.setting = Setting::Idle;
-                }
+            // Power off and on, and nobody has seen it: all is forgotten.
+            2 if self.supply == Supply::On => {
                 self.reset(memory);
                 Ok(())
             }
@@ -228,6 +257,9 @@ impl Dart {
 
     /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a granule ends.
     fn copy(&mut self, memory: &Memory, stream: u32, from: u64, to: u64, bytes: u32) -> Result<(), ()> {
+        if self.supply != Supply::On {
+            return Err(());
+        }
         for index in (0..u64::from(bytes)).step_by(4) {
             let source = self.translate(memory, stream, from + index, false)?;
             let target = self.translate(memory, stream, to + index, true)?;
@@ -303,7 +335,7 @@ impl Dart {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dart, INVALIDATION, Setting};
+    use super::{Dart, INVALIDATION, Setting, Supply};
     use crate::m1::memory::Memory;
 
     const BASE: u64 = 0x6_8100_8000;
@@ -369,6 +401,8 @@ mod tests {
         let mut off = Dart::new(&memory, 0, BASE, Setting::Off);
         store(&mut off, &memory, 0x100, 0x80);
         assert_eq!(off.violations.len(), 1);
+        off.read();
+        assert_eq!((off.violations.len(), off.unreadable()), (2, Some((BASE, 0x300))));
         let mut locked = Dart::new(&memory, 0, BASE, Setting::Locked);
         store(&mut locked, &memory, 0x100, 0);
         assert_eq!((locked.violations.len(), memory.word(BASE + 0x100)), (1, 0x80));
@@ -376,5 +410,21 @@ mod tests {
         store(&mut busy, &memory, 0x20, 1 << 20);
         store(&mut busy, &memory, 0x20, 1 << 20);
         assert_eq!(busy.violations.len(), 1);
+    }
+
+    #[test]
+    fn a_dart_without_a_clock_keeps_what_it_has_cached_and_one_without_power_forgets_it() {
+        let (memory, mut dart) = mapped();
+        let copies = |dart: &mut Dart| dart.copy(&memory, 0, 0x5000, 0x5004, 4).is_ok();
+        assert!(copies(&mut dart));
+        memory.write(TABLES + 0x4000 + 8, &[0; 8]);
+        dart.supply(&memory, Supply::Held);
+        assert!(!copies(&mut dart), "nothing works without a clock");
+        dart.supply(&memory, Supply::On);
+        assert!(copies(&mut dart), "a stale entry");
+        dart.supply(&memory, Supply::Off);
+        assert_eq!((copies(&mut dart), memory.word(BASE + 0x100)), (false, u32::MAX));
+        dart.supply(&memory, Supply::On);
+        assert_eq!((copies(&mut dart), memory.word(BASE + 0x100), dart.unreadable()), (false, 0, None));
     }
 }

@@ -3,7 +3,7 @@
 //! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole machine right behind
 //! the store, so that whoever plays the device acts before the next instruction of any CPU. QEMU stops in front of
 //! the store on this architecture, so the one CPU is stepped over it with the watchpoint taken out.
-//! Source: GDB manual, "Remote Protocol": packets `Z2`, `z2`, `c`, `vCont`, `T05...watch`.
+//! Source: GDB manual, "Remote Protocol": packets `Z2`, `z2`, `Z3`, `z3`, `c`, `vCont`, `T05...watch`, `T05...rwatch`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -24,10 +24,30 @@ pub struct Debugger {
     stream: UnixStream,
     /// Bytes that have come and were not looked at.
     pending: Vec<u8>,
-    /// What is watched: address and bytes.
-    watched: Vec<(u64, u64)>,
+    watched: Vec<Watch>,
     /// QEMU's description of the system registers, once it was asked for.
     registers: String,
+}
+
+/// What is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Watch {
+    kind: Kind,
+    address: u64,
+    bytes: u64,
+}
+
+impl Watch {
+    fn packet(&self, letter: char) -> String {
+        format!("{letter}{},{:x},{:x}", self.kind as u8, self.address, self.bytes)
+    }
+}
+
+/// Which accesses stop the machine, by the number in the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Store = 2,
+    Load = 3,
 }
 
 /// Why the machine stands still.
@@ -35,6 +55,8 @@ pub struct Debugger {
 pub enum Stop {
     /// The watched word at this address was written.
     Written(u64),
+    /// The watched word at this address was read.
+    Read(u64),
     /// Anything else.
     Other,
 }
@@ -66,11 +88,33 @@ impl Debugger {
     ///
     /// QEMU refuses.
     pub fn watch(&mut self, address: u64, bytes: u64) -> Result<()> {
-        let answer = self.ask(&format!("Z2,{address:x},{bytes:x}"))?;
-        if answer != "OK" {
-            bail!("QEMU does not watch {address:#x}: {answer}");
+        self.add(Watch { kind: Kind::Store, address, bytes })
+    }
+
+    /// Has the machine stop at each load from `bytes` bytes at `address`, or no longer. The machine stands still.
+    ///
+    /// # Errors
+    ///
+    /// QEMU refuses.
+    pub fn watch_loads(&mut self, (address, bytes): (u64, u64), is_on: bool) -> Result<()> {
+        let watch = Watch { kind: Kind::Load, address, bytes };
+        let place = self.watched.iter().position(|known| *known == watch);
+        match (place, is_on) {
+            (None, true) => self.add(watch),
+            (Some(place), false) => {
+                self.watched.remove(place);
+                self.ask(&watch.packet('z')).map(|_| ())
+            }
+            _ => Ok(()),
         }
-        self.watched.push((address, bytes));
+    }
+
+    fn add(&mut self, watch: Watch) -> Result<()> {
+        let answer = self.ask(&watch.packet('Z'))?;
+        if answer != "OK" {
+            bail!("QEMU does not watch {:#x}: {answer}", watch.address);
+        }
+        self.watched.push(watch);
         Ok(())
     }
 
@@ -111,13 +155,18 @@ impl Debugger {
     /// The connection is gone: QEMU ended.
     pub fn stopped(&mut self, patience: Duration) -> Result<Option<Stop>> {
         let Some(packet) = self.packet(patience)? else { return Ok(None) };
-        let (thread, address) = parse_stop(&packet);
-        let Some(address) = address else { return Ok(Some(Stop::Other)) };
-        let bytes = self.watched.iter().find(|(known, _)| *known == address).map_or(4, |(_, bytes)| *bytes);
-        self.ask(&format!("z2,{address:x},{bytes:x}"))?;
+        let (thread, hit) = parse_stop(&packet);
+        let Some((kind, address)) = hit else { return Ok(Some(Stop::Other)) };
+        let is_hit = |known: &&Watch| (known.kind, known.address) == (kind, address);
+        let watch = self.watched.iter().find(is_hit).copied();
+        let watch = watch.unwrap_or(Watch { kind, address, bytes: 4 });
+        self.ask(&watch.packet('z'))?;
         self.ask(&format!("vCont;s:{thread}"))?;
-        self.ask(&format!("Z2,{address:x},{bytes:x}"))?;
-        Ok(Some(Stop::Written(address)))
+        self.ask(&watch.packet('Z'))?;
+        Ok(Some(match kind {
+            Kind::Store => Stop::Written(address),
+            Kind::Load => Stop::Read(address),
+        }))
     }
 
     /// Has the machine stop soon: [`Self::stopped`] tells.
@@ -223,14 +272,15 @@ impl Debugger {
     }
 }
 
-/// The thread and the watched address of a stop such as `T05thread:01;watch:0000000235200020;`.
-fn parse_stop(packet: &str) -> (&str, Option<u64>) {
+/// The thread, and what was done to which watched address, of a stop such as `T05thread:01;watch:0000000235200020;`.
+fn parse_stop(packet: &str) -> (&str, Option<(Kind, u64)>) {
     let value = |name: &str| {
         let start = packet.find(name)? + name.len();
         packet.get(start..)?.split(';').next()
     };
-    let address = value("watch:").and_then(|address| u64::from_str_radix(address, 16).ok());
-    (value("thread:").unwrap_or("1"), address)
+    let hit = |name, kind| Some((kind, u64::from_str_radix(value(name)?, 16).ok()?));
+    let hit = hit(";rwatch:", Kind::Load).or_else(|| hit(";watch:", Kind::Store));
+    (value("thread:").unwrap_or("1"), hit)
 }
 
 /// The number of a register in a description with elements such as
@@ -242,7 +292,7 @@ fn register_number(description: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Debugger, Stop, register_number};
+    use super::{Debugger, Kind, Stop, Watch, parse_stop, register_number};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
@@ -259,12 +309,8 @@ mod tests {
     #[test]
     fn a_stop_in_pieces_is_put_together_and_the_store_stepped_over() {
         let (stream, mut other) = UnixStream::pair().expect("a pair");
-        let mut debugger = Debugger {
-            stream,
-            pending: Vec::new(),
-            watched: vec![(0x2_3520_0020, 4)],
-            registers: String::new(),
-        };
+        let watched = vec![Watch { kind: Kind::Store, address: 0x2_3520_0020, bytes: 4 }];
+        let mut debugger = Debugger { stream, pending: Vec::new(), watched, registers: String::new() };
         let wait = Duration::from_millis(20);
         other.write_all(b"+$T05thread:01;wat").expect("sent");
         assert_eq!(debugger.stopped(wait).expect("alive"), None);
@@ -279,5 +325,14 @@ mod tests {
         assert!(order.is_sorted() && order[0].is_some(), "{said}");
         drop(other);
         assert!(debugger.stopped(wait).is_err());
+    }
+
+    #[test]
+    fn a_load_is_told_from_a_store() {
+        let address = 0x2_3b70_03e8;
+        let stop = |name: &str| format!("T05thread:02;{name}:00000002{:08x};", 0x3b70_03e8);
+        assert_eq!(parse_stop(&stop("watch")), ("02", Some((Kind::Store, address))));
+        assert_eq!(parse_stop(&stop("rwatch")), ("02", Some((Kind::Load, address))));
+        assert_eq!(parse_stop("T05thread:02;"), ("02", None));
     }
 }

@@ -214,12 +214,23 @@ fn power_phandle(node: &mut DeviceTreeNode, label: &str, fresh: &mut u32) -> Opt
     }))
 }
 
-/// The register of every power domain in the tree, and whether it says that it is on.
+/// A power domain of the tree.
+#[derive(Clone, Debug)]
+pub struct PowerDomain {
+    /// Its register's address.
+    pub register: u64,
+    /// What it is called.
+    pub label: String,
+    /// It is on when the machine is entered.
+    pub is_on: bool,
+}
+
+/// Every power domain in the tree.
 ///
 /// # Errors
 ///
 /// The blob is no device tree.
-pub fn power_registers(blob: &[u8], mac: &Mac) -> Result<Vec<(u64, bool)>> {
+pub fn power_registers(blob: &[u8], mac: &Mac) -> Result<Vec<PowerDomain>> {
     let fdt = Fdt::new(blob).map_err(|error| anyhow::anyhow!("the completed tree: {error}"))?;
     let off: Vec<&str> = DARTS
         .iter()
@@ -232,7 +243,7 @@ pub fn power_registers(blob: &[u8], mac: &Mac) -> Result<Vec<(u64, bool)>> {
     Ok(found)
 }
 
-fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<(u64, bool)>) {
+fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<PowerDomain>) {
     let number = |node: &DeviceTreeNode, bytes: usize| {
         let value = node.property("reg")?.value().get(..bytes)?.to_vec();
         Some(value.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte)))
@@ -245,7 +256,9 @@ fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<(u64, bool
         if text("compatible").contains("apple,pmgr-pwrstate")
             && let (Some(base), Some(offset)) = (number(node, 8), number(child, 4))
         {
-            found.push((base + offset, !off.contains(&text("label").trim_end_matches('\0'))));
+            let label = text("label").trim_end_matches('\0').to_owned();
+            let is_on = !off.contains(&label.as_str());
+            found.push(PowerDomain { register: base + offset, label, is_on });
         }
         collect_power(child, off, found);
     }

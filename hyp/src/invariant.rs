@@ -37,13 +37,17 @@ fn broken(name: &str) -> ! {
 /// Each invariant here is broken on purpose, and the panic names it.
 #[cfg(test)]
 mod tests {
-    use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+    use crate::addr::{Frame, Gfn, Granule, Hfn, SLOTS, SlotRun};
+    use crate::dart::entry::Permission;
+    use crate::dart::stream::{DartId, Members, StreamId};
     use crate::mover::{Guard, Mover};
     use crate::placement::book::{Book, Form, Index, Record};
     use crate::pool::Pool;
     use crate::shadow::Shadow;
     use crate::trace::Event;
-    use crate::world::{CpuAccess, Memory, OutOfTables, Stage2, Tap};
+    use crate::world::{
+        CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+    };
 
     /// A machine that does nothing.
     struct Nothing;
@@ -64,6 +68,31 @@ mod tests {
         fn flush_broken(&mut self) {}
         fn make_page(&mut self, _: Gfn, _: Hfn, _: CpuAccess) {}
         fn publish(&mut self) {}
+    }
+
+    impl Iommu for Nothing {
+        const CACHES_INVALID_ENTRIES: bool = true;
+        const CAN_FORBID_READS: bool = true;
+        fn has_windows(&self) -> bool {
+            false
+        }
+        fn leaf_entry(&self, _: Frame, _: Permission, _: SlotRun) -> u64 {
+            0
+        }
+        fn table_entry(&self, _: Frame) -> u64 {
+            0
+        }
+        fn attach(&mut self, _: DartId, _: StreamId, _: SpaceId, _: Frame) {}
+        fn block(&mut self, _: DartId, _: StreamId) {}
+        fn invalidate(&mut self, _: SpaceId, _: &Members) -> Result<(), InvalidateTimedOut> {
+            Ok(())
+        }
+        fn is_confirmed(&self) -> bool {
+            true
+        }
+        fn next_fault(&mut self) -> Option<DeviceFault> {
+            None
+        }
     }
 
     impl Tap for Nothing {

@@ -41,6 +41,8 @@ use crate::world::{Memory, SpaceId, Tap, World};
 
 /// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
 pub(crate) const BATCH: usize = 64;
+/// Frames that are looked after at once when hardware has confirmed what it had not: each is marked anew.
+const FRAMES_BACK: usize = 4;
 
 /// How the copies of a page that is mapped more than once are kept equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -179,6 +181,7 @@ impl Placement {
     /// Begins `space`, with nothing mapped. False: the pool is exhausted.
     #[must_use]
     pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
+        self.pool.take_back(world, FRAMES_BACK);
         let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
         let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
         let index = self.indices.pop().must("each space has an index");
@@ -229,6 +232,7 @@ impl Placement {
         budget: &mut Budget,
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
+        self.pool.take_back(world, FRAMES_BACK);
         let count = self.affordable(space, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {

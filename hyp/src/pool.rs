@@ -3,13 +3,16 @@
 //! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to compose a
 //! granule finds its empty slots already marked, and a device that still wrote into a frame after it was
 //! given back has left a trace that can be found.
+//!
+//! While the hardware has not confirmed that devices let go of what was taken from them, a frame that is given back is put
+//! aside: a device that may still reach it must not find anything else there, least of all a table.
 
 use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::addr::{Frame, Hfn, SLOTS};
 use crate::invariant::{Invariant, invariant};
-use crate::world::Memory;
+use crate::world::{Iommu, Memory};
 
 /// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
 pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
@@ -19,6 +22,8 @@ pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
 pub(crate) struct Pool {
     frames: Range<u32>,
     free: Vec<Frame>,
+    /// Given back, and perhaps in a device's reach.
+    aside: Vec<Frame>,
     /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
     singles: Vec<u8>,
     /// Frames with a page to spare for [`Self::take_page`].
@@ -38,11 +43,12 @@ impl Pool {
         let mut pool = Self {
             frames: frames.clone(),
             free: Vec::with_capacity(count),
+            aside: Vec::with_capacity(count),
             singles: alloc::vec![0; count],
             partial: Vec::with_capacity(count),
         };
         for frame in frames.rev().map(Frame) {
-            pool.give_frame(memory, frame);
+            pool.free(memory, frame);
         }
         pool
     }
@@ -63,13 +69,40 @@ impl Pool {
     }
 
     /// Returns a frame whose pages all hold the red-zone pattern.
-    pub(crate) fn give_marked_frame(&mut self, memory: &mut impl Memory, frame: Frame) {
-        memory.release(frame);
+    pub(crate) fn give_marked_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
+        if !world.is_confirmed() {
+            return self.put_aside(frame);
+        }
+        world.release(frame);
         self.push(frame);
     }
 
     /// Marks a frame's pages and returns it.
-    pub(crate) fn give_frame(&mut self, memory: &mut impl Memory, frame: Frame) {
+    pub(crate) fn give_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
+        if !world.is_confirmed() {
+            return self.put_aside(frame);
+        }
+        self.free(world, frame);
+    }
+
+    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any more.
+    pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) {
+        if self.aside.is_empty() || !world.is_confirmed() {
+            return;
+        }
+        for _ in 0..most {
+            let Some(frame) = self.aside.pop() else { return };
+            self.free(world, frame);
+        }
+    }
+
+    fn put_aside(&mut self, frame: Frame) {
+        let has_room = self.owns(frame) && self.aside.len() < self.frames.len();
+        invariant!(has_room, "a frame that is given back is the pool's, and was in use");
+        self.aside.push(frame);
+    }
+
+    fn free(&mut self, memory: &mut impl Memory, frame: Frame) {
         memory.release(frame);
         for slot in 0..SLOTS {
             memory.fill_page(frame.page(slot), RED_ZONE);

@@ -97,11 +97,11 @@ impl Shadow {
     }
 
     /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they were.
-    pub(crate) fn give_unlinked(&mut self, memory: &mut impl Memory, pool: &mut Pool) -> usize {
+    pub(crate) fn give_unlinked(&mut self, world: &mut (impl Memory + Iommu), pool: &mut Pool) -> usize {
         let mut given = 0;
         for table in &mut self.tables {
             if table.frame != NO_TABLE && table.live == 0 {
-                pool.give_frame(memory, Frame(table.frame));
+                pool.give_frame(world, Frame(table.frame));
                 table.frame = NO_TABLE;
                 given += 1;
             }
@@ -110,11 +110,11 @@ impl Shadow {
     }
 
     /// Returns all tables to the pool. The hardware must have been invalidated since the last stream left.
-    pub(crate) fn give_all(self, memory: &mut impl Memory, pool: &mut Pool) {
+    pub(crate) fn give_all(self, world: &mut (impl Memory + Iommu), pool: &mut Pool) {
         for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
-            pool.give_frame(memory, Frame(table.frame));
+            pool.give_frame(world, Frame(table.frame));
         }
-        pool.give_frame(memory, self.root);
+        pool.give_frame(world, self.root);
     }
 }
 

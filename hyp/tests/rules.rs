@@ -423,6 +423,34 @@ fn hardware_that_does_not_answer_is_cut_off() {
     assert_eq!(bench.device_read(12, 0), None, "the stream goes on, with whatever its hardware has cached");
 }
 
+/// A DART that cannot be reached, or ends no command: nobody knows what it has cached, until it has done what it was asked.
+#[test]
+fn c3_a_frame_that_a_device_may_still_reach_is_put_to_no_other_use() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    let (frame, _) = bench.machine.walk(dart(0), stream(0), 8 << 12).expect("it is mapped");
+    let free = bench.engine.free_frames();
+    bench.machine.released.clear();
+    (bench.machine.is_stuck, bench.machine.is_unconfirmed) = (true, true);
+    bench.unmap(8, 1);
+    assert!(bench.is_home(30), "the guest has its page back");
+    bench.write(0, TCR, 0);
+    assert_eq!((bench.engine.free_frames(), bench.machine.released.len()), (free, 0));
+    // The device goes on writing.
+    bench.machine.direct_store(frame, 7, 0xee);
+    bench.attach(1, 0);
+    (0..12).for_each(|index| bench.map(64 + 4 * index, &[40 + index]));
+    assert!(!bench.machine.released.contains(&frame.frame()));
+
+    (bench.machine.is_stuck, bench.machine.is_unconfirmed) = (false, false);
+    (0..10).for_each(|_| bench.flush(1, 0));
+    assert!(bench.machine.released.contains(&frame.frame()));
+    // Whatever granule it is used for next, nobody finds what the device wrote.
+    (0..12).for_each(|index| bench.map(164 + 4 * index, &[60 + index]));
+    (0..12).for_each(|index| bench.unmap(164 + 4 * index, 1));
+    assert_eq!(bench.count(|event| matches!(event, Event::RedZone { .. })), 0);
+}
+
 #[test]
 fn without_a_trace_everything_but_the_trace_is_the_same() {
     let run = |is_deaf| {

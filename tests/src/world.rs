@@ -207,6 +207,8 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
     pub(crate) cpus: CpuTables,
     pub(crate) hardware: Hardware,
     driver: Driver,
+    /// Streams that were blocked, and are not known to be.
+    unblocked: Vec<(DartId, StreamId)>,
     pub(crate) frames: Frames,
     /// Bytes of memory that the engine loaded and stored.
     pub(crate) touched_bytes: Cell<u64>,
@@ -234,6 +236,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
             cpus: CpuTables::new(layout, memory.pages(), cpus),
             hardware: Hardware::new(darts),
             driver: Driver::new(options.board, darts),
+            unblocked: Vec::new(),
             frames: Frames::new(layout.pool.clone()),
             options,
             memory,
@@ -503,6 +506,17 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
         self.cpus.checker().note_store(page);
     }
 
+    /// Looks for streams that have been blocked and have let go of what they had by now.
+    fn confirm(&mut self) {
+        for (dart, stream) in std::mem::take(&mut self.unblocked) {
+            if self.has_let_go(dart, stream) {
+                self.frames.detach(dart, stream);
+            } else {
+                self.unblocked.push((dart, stream));
+            }
+        }
+    }
+
     fn note_entry(&mut self, page: Hfn, word: usize, before: u64, now: u64) {
         if before != now {
             self.hardware.note_store((page, word), before, self.cpus.checker().barriers_for_all());
@@ -616,6 +630,8 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         self.step();
         self.driver.attach(dart, stream, space, root);
         self.carry_out();
+        self.unblocked.retain(|unblocked| *unblocked != (dart, stream));
+        self.confirm();
         self.set_space(dart, stream, Some(space));
         self.frames.attach(self.options.board, &self.memory, (dart, stream), space, root);
         self.step();
@@ -625,10 +641,12 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         let _side = outside();
         self.step();
         if !self.is_sabotaged(Sabotage::SkipBlock) {
+            self.ask_to_let_go(dart, stream);
             self.driver.block(dart, stream);
             self.carry_out();
             self.set_space(dart, stream, None);
-            self.frames.detach(dart, stream);
+            self.unblocked.push((dart, stream));
+            self.confirm();
         }
         self.step();
     }
@@ -638,14 +656,22 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         self.step();
         let timeouts = self.options.timeouts;
         let hangs = timeouts != 0 && self.random.chance(1, timeouts);
+        let hanging = if hangs { 1 + self.random.below(4) as u32 } else { 0 };
         self.check_members(space, members);
-        let done = self.driver.invalidate(space, members, hangs);
+        let streams = || members.iter().flat_map(|(dart, all)| all.iter().map(move |stream| (dart, stream)));
+        streams().for_each(|(dart, stream)| self.ask_to_let_go(dart, stream));
+        let done = self.driver.invalidate(space, members, hanging);
         self.carry_out();
-        if done.is_ok() && !self.is_sabotaged(Sabotage::SkipInvalidate) {
+        self.confirm();
+        if done.is_ok() && streams().all(|(dart, stream)| self.has_let_go(dart, stream)) {
             self.frames.invalidate(space);
         }
         self.step();
         done
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.driver.is_confirmed()
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {

@@ -49,6 +49,10 @@ pub(crate) struct Machine {
     pub(crate) is_stuck: bool,
     /// Which word of a table the machine says has changed, though a page has 512.
     pub(crate) lie: Option<usize>,
+    /// Whether something that it was asked is not known to be done.
+    pub(crate) is_unconfirmed: bool,
+    /// Frames that the engine has said nobody reaches any more.
+    pub(crate) released: Vec<Frame>,
     /// Pages of which stage 2 has no memory left to make an entry.
     pub(crate) unsplittable: Vec<Gfn>,
 }
@@ -206,6 +210,10 @@ impl Memory for Machine {
         assert!(offset.is_multiple_of(bytes));
         self.bytes(page)[offset..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
     }
+
+    fn release(&mut self, frame: Frame) {
+        self.released.push(frame);
+    }
 }
 
 impl Stage2 for Machine {
@@ -269,6 +277,10 @@ impl Iommu for Machine {
             device(self);
         }
         if self.is_stuck { Err(InvalidateTimedOut) } else { Ok(()) }
+    }
+
+    fn is_confirmed(&self) -> bool {
+        !self.is_unconfirmed
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {

@@ -213,6 +213,8 @@ pub struct Darts<H> {
     darts: Vec<Dart>,
     /// The DART whose registers the guest touches now.
     touched: Option<DartId>,
+    /// No mediated DART may use anything older than it must.
+    is_confirmed: bool,
     has_windows: bool,
 }
 
@@ -221,7 +223,7 @@ impl<H: Hardware> Darts<H> {
     /// limited to a part of their page where that is what the guest mapped.
     pub fn new(hardware: H, count: usize, has_windows: bool) -> Self {
         let darts = alloc::vec![Dart::NEW; count];
-        let mut all = Self { hardware, darts, touched: None, has_windows };
+        let mut all = Self { hardware, darts, touched: None, is_confirmed: true, has_windows };
         for dart in (0..count).filter_map(DartId::new) {
             all.settle_mode(dart);
         }
@@ -443,6 +445,8 @@ impl<H: Hardware> Darts<H> {
         if let Some(entry) = self.darts.get_mut(dart.index()) {
             entry.held = held;
         }
+        let mut mediated = self.darts.iter().filter(|entry| entry.mode == Mode::Mediated);
+        self.is_confirmed = mediated.all(|entry| entry.held != Held::Older);
     }
 
     fn is_current(&self, dart: DartId) -> bool {
@@ -637,6 +641,10 @@ impl<H: Hardware> Iommu for Darts<H> {
     fn invalidate(&mut self, _: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
         let flushed = members.iter().map(|(dart, streams)| self.run(dart, streams, Self::flush));
         flushed.fold(Ok(()), Result::and)
+    }
+
+    fn is_confirmed(&self) -> bool {
+        self.is_confirmed
     }
 
     /// Of the DART alone that the guest touches now: another one may be off.

@@ -64,6 +64,8 @@ pub struct Smmu {
     events: EventQueue,
     attached: [[Option<SpaceId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
+    /// A command failed: no source says which others were carried out then, and later ones say nothing of it.
+    has_failed: bool,
 }
 
 /// Physical addresses of what the SMMU reads, for who checks it from outside (see `smmu/README.md`).
@@ -99,7 +101,17 @@ impl Smmu {
         let events = EventQueue::new(abilities.events_log2);
         let attached = [[None; STREAMS]; MAX_DARTS];
         let statistics = Statistics::default();
-        let mut smmu = Self { registers, map, streams, contexts, commands, events, attached, statistics };
+        let mut smmu = Self {
+            registers,
+            map,
+            streams,
+            contexts,
+            commands,
+            events,
+            attached,
+            statistics,
+            has_failed: false,
+        };
         smmu.registers.enable(&smmu.streams, &mut smmu.commands, &smmu.events)?;
         Ok(smmu)
     }
@@ -164,6 +176,7 @@ impl Smmu {
     }
 
     fn count(&mut self, result: Result<(), CommandFailed>) -> Result<(), CommandFailed> {
+        self.has_failed |= result.is_err();
         match result {
             Ok(()) => {}
             Err(CommandFailed::TimedOut) => self.statistics.commands_timed_out += 1,
@@ -211,6 +224,10 @@ impl Iommu for Smmu {
         let drop = Command::DropTranslations(self.contexts.asid(space));
         let done = self.commands.run(&self.registers, [drop]);
         self.count(done).map_err(|_| InvalidateTimedOut)
+    }
+
+    fn is_confirmed(&self) -> bool {
+        !self.has_failed
     }
 
     /// Drains until a fault comes or the queue is empty, at most the queue's length.

@@ -211,6 +211,10 @@ impl<I: Iommu> Iommu for Machine<I> {
         self.iommu.invalidate(space, members)
     }
 
+    fn is_confirmed(&self) -> bool {
+        self.iommu.is_confirmed()
+    }
+
     fn next_fault(&mut self) -> Option<DeviceFault> {
         self.iommu.next_fault()
     }

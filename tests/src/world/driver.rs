@@ -51,8 +51,8 @@ struct State {
     files: Vec<File>,
     steps: Vec<Step>,
     ticks: u64,
-    /// The next command does not end in time.
-    hangs: bool,
+    /// Commands from the next one on that do not end in time.
+    hanging: u32,
 }
 
 /// The registers of all DARTs.
@@ -86,14 +86,15 @@ impl Hardware for Registers {
     }
 
     fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
-        let State { files, steps, hangs, .. } = &mut *self.0.borrow_mut();
+        let State { files, steps, hanging, .. } = &mut *self.0.borrow_mut();
         let file = files.get_mut(dart.index()).ok_or(BusError)?;
         *file.words.get_mut(offset as usize / 4).ok_or(BusError)? = value;
         let stream = match offset {
             STREAM_COMMAND => {
                 let streams = StreamSet(file.words[STREAM_SELECT as usize / 4] as u16);
                 steps.push(Step::Begin(dart, streams));
-                let is_hanging = mem::take(hangs);
+                let is_hanging = *hanging != 0;
+                *hanging = hanging.saturating_sub(1);
                 file.busy_reads = if is_hanging { HANGING_READS } else { BUSY_READS };
                 file.command = (!is_hanging).then_some(streams);
                 return Ok(());
@@ -187,22 +188,25 @@ impl Driver {
         }
     }
 
-    /// See [`Iommu::invalidate`]. With `hangs` the first command of it does not end in time.
+    /// See [`Iommu::is_confirmed`].
+    pub fn is_confirmed(&self) -> bool {
+        self.darts.as_ref().is_none_or(Iommu::is_confirmed)
+    }
+
+    /// See [`Iommu::invalidate`]. So many commands from its first one on do not end in time; of an SMMU all of its own.
     pub fn invalidate(
         &mut self,
         space: SpaceId,
         members: &Members,
-        hangs: bool,
+        hanging: u32,
     ) -> Result<(), InvalidateTimedOut> {
         if let Some(darts) = &mut self.darts {
-            self.registers.0.borrow_mut().hangs = hangs;
-            let done = darts.invalidate(space, members);
-            self.registers.0.borrow_mut().hangs = false;
-            return done;
+            self.registers.0.borrow_mut().hanging = hanging;
+            return darts.invalidate(space, members);
         }
         self.registers.step(Step::CompleteStores);
         members.iter().for_each(|(dart, streams)| self.registers.step(Step::Begin(dart, streams)));
-        if hangs {
+        if hanging != 0 {
             return Err(InvalidateTimedOut);
         }
         members.iter().for_each(|(dart, streams)| self.registers.step(Step::End(dart, streams)));

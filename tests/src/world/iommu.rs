@@ -65,6 +65,8 @@ struct Stream {
     /// The first-level table by which it translates.
     root: Option<Frame>,
     invalidations: u32,
+    /// Nothing is used any more that was there when the engine asked last.
+    has_let_go: bool,
     leaves: Cache,
     tables: Cache,
 }
@@ -154,12 +156,12 @@ impl<const C: bool> StrictWorld<C> {
 
     fn device_translate(&mut self, dart: DartId, stream: StreamId, iova: u64, is_write: bool) -> Option<Hfn> {
         let number = number(dart, stream);
-        let root = self.hardware.streams[number].root?;
         self.evict(number);
         let granule = iova / FRAME_BYTES as u64;
         let entry = match self.hardware.streams[number].leaves.get(&granule) {
             Some(&(entry, _)) => entry,
             None => {
+                let root = self.hardware.streams[number].root?;
                 let entry = self.walk(number, root, granule);
                 if (entry & 1 != 0 || C) && self.random.chance(7, 8) {
                     let stream = &mut self.hardware.streams[number];
@@ -340,6 +342,7 @@ impl<const C: bool> StrictWorld<C> {
         let newest = stream.invalidations;
         stream.leaves.retain(|_, (_, at)| *at == newest);
         stream.tables.retain(|_, (_, at)| *at == newest);
+        stream.has_let_go = true;
         if self.is_sabotaged(Sabotage::SkipDrain) {
             return;
         }
@@ -347,6 +350,16 @@ impl<const C: bool> StrictWorld<C> {
         for pending in self.hardware.pending.iter_mut().filter(|pending| pending.stream == number) {
             pending.has_landed = true;
         }
+    }
+
+    /// The engine asks that nothing be used any more that is there now.
+    pub(super) fn ask_to_let_go(&mut self, dart: DartId, stream: StreamId) {
+        self.hardware.streams[number(dart, stream)].has_let_go = false;
+    }
+
+    /// Whether that is so.
+    pub(super) fn has_let_go(&self, dart: DartId, stream: StreamId) -> bool {
+        self.hardware.streams[number(dart, stream)].has_let_go
     }
 
     /// What the engine has a stream attached to.

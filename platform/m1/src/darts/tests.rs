@@ -549,6 +549,7 @@ fn a_dart_that_lost_its_power_translates_nothing_until_the_guest_touches_it() {
         if is_noticed {
             assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
         }
+        assert!(darts.is_confirmed());
         bench.with(0, |model| model.set_domain(ON));
         assert_eq!(bench.device_reads(0), None);
         darts.touch(dart(0));
@@ -581,9 +582,11 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
     // As the engine does: what may still be reached is cut off.
     darts.block(dart(0), stream(DEVICE));
+    assert!(!darts.is_confirmed(), "its device may use what it has cached");
     bench.with(0, |model| model.set_domain(ON));
     darts.touch(dart(0));
     assert_eq!(bench.device_reads(0), None, "the stream was cut off");
+    assert!(darts.is_confirmed());
     let before = bench.1.get();
     bench.with(0, |model| model.set_domain(HELD));
     assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));

@@ -16,8 +16,9 @@ use crate::pack::{self, Guest};
 use crate::progress::Step;
 use crate::workspace;
 
-/// How long one run may take: a few seconds with one CPU, some twenty with eight on two.
-pub const LIMIT: Duration = Duration::from_secs(150);
+/// How long one run may take: a few seconds with one CPU, some forty with eight on two that have nothing else to do. A
+/// board that hangs is found by its silence long before.
+pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// An image and the board that it runs on.
 #[derive(Debug)]

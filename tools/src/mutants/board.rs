@@ -231,39 +231,38 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-dart-not-invalidated",
         file: DARTS,
-        text: "        self.hardware.write(dart, STREAM_COMMAND, StreamCommand::new().with_invalidate(true).into_bits());\n",
-        replacement: "",
+        text: "        self.hardware.write(dart, STREAM_COMMAND, command.into_bits())?;\n",
+        replacement: "        let _ = command;\n",
         breaks: "a device goes on by what the DART remembers",
     },
     Mutant {
         name: "m1-dart-not-waited-for",
         file: DARTS,
-        text: "with_invalidate(true).into_bits());
-        self.wait(dart)",
-        replacement: "with_invalidate(true).into_bits());
-        Ok(())",
+        text: "        self.wait(dart)?;
+        self.hardware.order_loads();",
+        replacement: "        self.hardware.order_loads();",
         breaks: "the same, for as long as the invalidation takes",
     },
     Mutant {
         name: "m1-dart-commanded-while-it-is-busy",
         file: DARTS,
         text: "        self.wait(dart)?;
-        self.hardware.write(dart, STREAM_SELECT",
-        replacement: "        self.hardware.write(dart, STREAM_SELECT",
+        self.hardware.complete_stores();",
+        replacement: "        self.hardware.complete_stores();",
         breaks: "a DART that takes long is given a second command",
     },
     Mutant {
         name: "m1-dart-invalidated-for-one-stream",
         file: DARTS,
-        text: "self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0));",
-        replacement: "self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0) & 1);",
+        text: "self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0))?;",
+        replacement: "self.hardware.write(dart, STREAM_SELECT, u32::from(streams.0) & 1)?;",
         breaks: "streams other than the first keep what they remember",
     },
     Mutant {
         name: "m1-second-dart-not-invalidated",
         file: DARTS,
-        text: "for (dart, streams) in members.iter() {",
-        replacement: "for (dart, streams) in members.iter().take(1) {",
+        text: "let flushed = members.iter().map(",
+        replacement: "let flushed = members.iter().take(1).map(",
         breaks: "of two DARTs with one table the second remembers",
     },
     Mutant {

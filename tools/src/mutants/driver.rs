@@ -4,6 +4,7 @@ use super::list::Mutant;
 
 const DARTS: &str = "platform/m1/src/darts.rs";
 
+const FOUND: &str = "platform/m1/src/found.rs";
 const NVME: &str = "platform/m1/src/nvme.rs";
 const QUEUE: &str = "platform/m1/src/nvme/queue.rs";
 
@@ -19,20 +20,101 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-driver-attaches-without-an-invalidation",
         file: DARTS,
-        text: "        streams.insert(stream);
-        self.flush(dart, streams)",
-        replacement: "        streams.insert(stream);
-        Ok(())",
+        text: "        self.flush(dart, streams)\n",
+        replacement: "        Ok(())\n",
         breaks: "a stream goes on by the tables of before",
     },
     Mutant {
         name: "m1-driver-touches-a-dart-that-is-off",
         file: DARTS,
-        text: "            if self.hardware.is_powered(dart) {
-                self.flush(dart, streams)?;
-            }",
-        replacement: "            self.flush(dart, streams)?;",
+        text: "                Power::Off => {
+                    self.set_held(dart, Held::Nothing);
+                    return Ok(());
+                }",
+        replacement: "                Power::Off => {}",
         breaks: "a bus error in the middle of a flush",
+    },
+    Mutant {
+        name: "m1-driver-skips-a-dart-whose-clock-is-gated",
+        file: FOUND,
+        text: "(actual == ACTIVE || is_automatic)",
+        replacement: "(actual == ACTIVE)",
+        breaks: "stale entries outlive their frames",
+    },
+    Mutant {
+        name: "m1-driver-calls-a-flush-done-that-nothing-answered",
+        file: DARTS,
+        text: "Power::Unreachable => break,",
+        replacement: "Power::Unreachable => return Ok(()),",
+        breaks: "stale entries are used when the clock comes back",
+    },
+    Mutant {
+        name: "m1-driver-does-not-look-at-the-power-again",
+        file: DARTS,
+        text: "Ok(()) if self.hardware.power(dart) == Power::On => {",
+        replacement: "Ok(()) => {",
+        breaks: "registers that read as 0 look like the end of a command",
+    },
+    Mutant {
+        name: "m1-driver-forgets-that-power-was-lost",
+        file: DARTS,
+        text: "                    self.set_held(dart, Held::Nothing);
+                    return Ok(());",
+        replacement: "                    return Ok(());",
+        breaks: "streams stay blocked though they are attached",
+    },
+    Mutant {
+        name: "m1-driver-forgets-a-flush-that-failed",
+        file: DARTS,
+        text: "        self.set_held(dart, Held::Older);
+        Err(InvalidateTimedOut)",
+        replacement: "        self.set_held(dart, Held::Current);
+        Err(InvalidateTimedOut)",
+        breaks: "a stream that was cut off goes on by what is cached",
+    },
+    Mutant {
+        name: "m1-driver-calls-older-tables-confirmed",
+        file: DARTS,
+        text: "mediated.all(|entry| entry.held != Held::Older);",
+        replacement: "mediated.all(|_| true);",
+        breaks: "a device writes into a frame that has become something else",
+    },
+    Mutant {
+        name: "m1-driver-compares-nothing-at-a-touch",
+        file: DARTS,
+        text: "Power::On if held == Held::Current && self.holds_what_it_must(dart) => return,",
+        replacement: "Power::On if held == Held::Current => return,",
+        breaks: "a DART that lost its power faults for ever",
+    },
+    Mutant {
+        name: "m1-driver-names-a-table-before-its-entries",
+        file: DARTS,
+        text: "        self.hardware.complete_stores();
+        for index",
+        replacement: "        for index",
+        breaks: "a device reaches what the frame held before",
+    },
+    Mutant {
+        name: "m1-driver-commands-before-its-entries",
+        file: DARTS,
+        text: "        self.hardware.complete_stores();
+        self.hardware.write(dart, STREAM_SELECT",
+        replacement: "        self.hardware.write(dart, STREAM_SELECT",
+        breaks: "the DART walks an entry that was taken out",
+    },
+    Mutant {
+        name: "m1-driver-does-not-order-loads-behind-a-command",
+        file: DARTS,
+        text: "        self.hardware.order_loads();\n",
+        replacement: "",
+        breaks: "received bytes are lost",
+    },
+    Mutant {
+        name: "m1-driver-offers-bypass-with-larger-pages",
+        file: DARTS,
+        text: "value & !PARAMS2_BYPASS",
+        replacement: "value",
+        breaks: "a device uses the homes of pages that are away",
     },
     Mutant {
         name: "m1-nvme-does-not-order-loads-behind-a-completion",

@@ -61,6 +61,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a stray write lands in a page that moves into its red zone",
     },
     Mutant {
+        name: "frame-reused-while-a-device-may-reach-it",
+        file: POOL,
+        text: "            return self.put_aside(frame);
+        }
+        self.free(world, frame);",
+        replacement: "        }
+        self.free(world, frame);",
+        breaks: "a shadow table lies where a device still writes",
+    },
+    Mutant {
+        name: "marked-frame-reused-while-a-device-may-reach-it",
+        file: POOL,
+        text: "            return self.put_aside(frame);
+        }
+        world.release(frame);",
+        replacement: "        }
+        world.release(frame);",
+        breaks: "a granule lies where a device still writes",
+    },
+    Mutant {
+        name: "frame-taken-back-too-early",
+        file: POOL,
+        text: "self.aside.is_empty() || !world.is_confirmed()",
+        replacement: "self.aside.is_empty()",
+        breaks: "the same, a flush later",
+    },
+    Mutant {
         name: "direct-while-away",
         file: DIRECT,
         text: "Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),",

@@ -35,6 +35,8 @@ const ENTRY: &str = "boot/src/stage2/entry.rs";
 const VIEW: &str = "boot/src/stage2/view.rs";
 const MAINTENANCE: &str = "boot/src/stage2/maintenance.rs";
 const EMULATION: &str = "boot/src/guard.rs";
+const MONITOR: &str = "boot/src/guard/monitor.rs";
+const PROGRESS: &str = "boot/src/guard/progress.rs";
 const FIQ: &str = "boot/src/fiq.rs";
 
 /// All of them.
@@ -519,6 +521,48 @@ pub(super) const MUTANTS: &[Mutant] = &[
         text: "if !is_same_page || offset + access.length() > PAGE_BYTES {",
         replacement: "if !is_same_page {",
         breaks: "an access that straddles two pages is carried out on one",
+    },
+    Mutant {
+        name: "replaced-instruction-emulated",
+        file: EMULATION,
+        text: "access.is_write() != is_write || distance >= length",
+        replacement: "distance >= length",
+        breaks: "a load that another CPU replaces by a store has the store made with the load's rights",
+    },
+    Mutant {
+        name: "fault-at-another-address-emulated",
+        file: EMULATION,
+        text: "access.is_write() != is_write || distance >= length",
+        replacement: "access.is_write() != is_write",
+        breaks: "an access that another replaced is made where nothing faulted",
+    },
+    Mutant {
+        name: "monitor-outlives-its-sequence",
+        file: MONITOR,
+        text: "        *self.of(cpu) = None;",
+        replacement: "        let _ = cpu;",
+        breaks: "a store-exclusive succeeds by a load-exclusive before another pair",
+    },
+    Mutant {
+        name: "monitor-of-any-size",
+        file: MONITOR,
+        text: "monitor.place == place",
+        replacement: "monitor.place.page == place.page && monitor.place.offset == place.offset",
+        breaks: "a store-exclusive of eight bytes succeeds after a load-exclusive of four",
+    },
+    Mutant {
+        name: "hopeless-exclusives-repeated-for-ever",
+        file: PROGRESS,
+        text: "Outcome::Hopeless => HOPELESS,",
+        replacement: "Outcome::Hopeless => 0,",
+        breaks: "a program whose exclusives cannot be emulated gets nowhere",
+    },
+    Mutant {
+        name: "view-never-executable",
+        file: VIEW,
+        text: "no_execute: shared.no_execute,",
+        replacement: "no_execute: true,",
+        breaks: "code that steps an access to its own page gets nowhere",
     },
     Mutant {
         name: "timer-never-let-through-again",

@@ -55,6 +55,11 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
     (access.bytes == 4 && is_plain).then_some((access, true))
 }
 
+/// Whether `instruction`, read again, may have taken the fault of a store or of a load; what is not carried out may.
+pub fn agrees(instruction: u32, is_write: bool) -> bool {
+    decode(instruction).is_none_or(|(access, _)| access.is_write() == is_write)
+}
+
 /// Carries out the load or store that `instruction` is, on the device in the page of the virtual address `far`, which was
 /// stopped. `device` answers each part, a store with anything. `None`: it is no such access, reaches beyond the page, or
 /// the device refused a part; registers are as before then.
@@ -215,6 +220,15 @@ mod tests {
         let before = file.clone();
         assert_eq!(carry_out(LDP_POST, 0, &mut file, |part| (part.offset == 0).then_some(5)), None);
         assert_eq!(file, before);
+    }
+
+    #[test]
+    fn a_load_that_became_a_store_does_not_agree_with_its_fault() {
+        let (load, store) = (0xf940_0041, 0xf900_0041); // ldr x1, [x2]; str x1, [x2]
+        assert!(agrees(load, false) && agrees(store, true));
+        assert!(!agrees(load, true) && !agrees(store, false));
+        // Not carried out in either direction.
+        assert!(agrees(0xd503_201f, false) && agrees(0xd503_201f, true));
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub fn on_fault(
         // The guest's code moved under it: the access comes again, or faults in the guest's own tables.
         return Resume::Same;
     };
+    if !device::agrees(instruction, fault.abort.is_write) {
+        // Another CPU replaced it: stage 1 was asked for the other direction.
+        return Resume::Same;
+    }
     let page = fault.address & !0xfff;
     let answer = |part: Part| device(page | part.offset as u64, part.bytes, part.write);
     match device::carry_out(instruction, fault.far, &mut Guest { frame }, answer) {

@@ -82,10 +82,16 @@ impl<T, B: StateByte> SpinLock<T, B> {
             if let Some(guard) = self.try_lock() {
                 return guard;
             }
-            // Waits on a shared copy of the line: only the release takes it from whoever holds it.
-            while self.state.load(Ordering::Relaxed) == HELD {
-                self.state.wait();
-            }
+            self.wait_until_open();
+        }
+    }
+
+    /// Waits on a shared copy of the line: only the release takes it from whoever holds it. A function of its own, so that
+    /// what counts the instructions of an exit can tell by their addresses those that wait.
+    #[inline(never)]
+    fn wait_until_open(&self) {
+        while self.state.load(Ordering::Relaxed) == HELD {
+            self.state.wait();
         }
     }
 

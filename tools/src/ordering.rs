@@ -12,6 +12,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSymbol, SymbolKind, SymbolSection};
 use oche_boot::range::PhysRange;
+use oche_hyp::statistics::Exit;
+use oche_hyp::trace::directory;
 
 use crate::command;
 use crate::progress::Step;
@@ -29,8 +31,15 @@ const LIBRARY: &str = "liboche_ordering_checker.so";
 const OWN_TABLES: &str = "oche_boot::bare::stage1::MAP";
 const STARTS: &str = "oche_boot::bare::cpu::STARTS";
 const CPUS: &str = "oche_boot::bare::cpu::CPUS";
-/// EL2's vector table.
+/// EL2's vector table, and where a CPU begins that firmware starts.
 const VECTORS: &str = "oche_vectors";
+const START: &str = "oche_secondary_entry";
+/// Part of the names of the functions that wait for a lock.
+const WAITING: &str = "wait_until_open";
+/// What an exit is called that EL2 counted nowhere.
+const UNCOUNTED: &str = "uncounted";
+/// No exit takes more instructions than this, those that wait for a lock apart: docs/contract.md, C6.
+const MAX_EXIT_INSTRUCTIONS: u64 = 1_000_000;
 
 /// The built plugin.
 #[derive(Debug)]
@@ -52,7 +61,7 @@ pub struct Report {
     pub violations: Vec<String>,
     /// The kinds of instructions that were executed.
     pub seen: BTreeSet<String>,
-    /// The most instructions of an exit without those around spin hints, by vector.
+    /// The most instructions of an exit by the name of its counter, without those that wait for a lock.
     pub exits: BTreeMap<String, u64>,
 }
 
@@ -93,11 +102,17 @@ impl Checker {
         add("report", escape_commas(report));
         add("symbols", escape_commas(&names));
         add("vectors", format!("{:x}", symbols.range(VECTORS)?.start + base).into());
+        add("start", format!("{:x}", symbols.range(START)?.start + base).into());
+        let waiting: Vec<_> =
+            symbols.named_like(WAITING).map(|range| ("waiting", moved(range, base))).collect();
+        if waiting.is_empty() {
+            bail!("Oche's file has no function that waits for a lock");
+        }
         let own = [("own", OWN_TABLES), ("handoff", STARTS), ("announced", CPUS)];
         let own = own.map(|(name, symbol)| Ok((name, moved(symbols.range(symbol)?, base))));
         let own = own.into_iter().collect::<Result<Vec<_>>>()?;
         let image = [("image", layout.image)];
-        for (name, range) in image.iter().chain(&own).chain(&layout.ranges) {
+        for (name, range) in image.iter().chain(&own).chain(&waiting).chain(&layout.ranges) {
             if range.start < range.end {
                 add(name, format!("{:x}-{:x}", range.start, range.end).into());
             }
@@ -119,6 +134,7 @@ impl Layout {
             let named = |name: &str| range_behind(line, name);
             if let (Some(image), Some(frames)) = (named("image "), named("pool ")) {
                 (layout.image, pool) = (image, frames);
+                layout.ranges.extend(named("trace ").and_then(counters).map(|range| ("counters", range)));
             } else if let Some(range) = line.strip_prefix("heap ").and(named("heap ")) {
                 heap = range;
             } else if let Some(range) = line.strip_prefix("guest memory ").and(named("guest memory ")) {
@@ -185,9 +201,10 @@ impl Report {
 
     fn add_exit(&mut self, line: &str) -> Option<()> {
         let mut words = line.split(' ');
-        let (vector, _cpu) = (words.next()?, words.next()?);
+        let (kind, _cpu) = (words.next()?, words.next()?);
         let (all, waited): (u64, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let most = self.exits.entry(vector.to_owned()).or_default();
+        let name = kind.parse().ok().and_then(|place: usize| Exit::NAMES.get(place)).unwrap_or(&UNCOUNTED);
+        let most = self.exits.entry((*name).to_owned()).or_default();
         *most = (*most).max(all - waited);
         Some(())
     }
@@ -212,10 +229,25 @@ impl Report {
         if let Some(missing) = expected.iter().find(|name| !self.seen.contains(**name)) {
             bail!("EL2 never executed {missing}");
         }
-        let longest = self.exits.iter().map(|(vector, most)| format!("{vector}: {most}"));
+        let longest = self.exits.iter().map(|(name, most)| format!("{name} {most}"));
         let longest = longest.collect::<Vec<_>>().join(", ");
-        Ok(format!("{} kinds of operations, longest exits in instructions {longest}", self.seen.len()))
+        if self.exits.contains_key(UNCOUNTED) {
+            bail!("an exit from the guest is not counted");
+        }
+        if self.exits.values().any(|most| *most > MAX_EXIT_INSTRUCTIONS) {
+            bail!("an exit takes more than {MAX_EXIT_INSTRUCTIONS} instructions: {longest}");
+        }
+        Ok(format!("{} kinds of operations; longest exits in instructions: {longest}", self.seen.len()))
     }
+}
+
+/// The counters of all CPUs in the trace directory at the start of `trace`.
+fn counters(trace: PhysRange) -> Option<PhysRange> {
+    let layout = directory::Layout::new(directory::MAX_CPUS, 0);
+    let of_cpu = |cpu| directory::cpu_counters(layout, cpu);
+    let address = |word: usize| trace.start + 8 * word as u64;
+    let (first, last) = (of_cpu(0)?, of_cpu(directory::MAX_CPUS - 1)?);
+    (trace.size() != 0).then(|| PhysRange { start: address(first.start), end: address(last.end) })
 }
 
 fn moved(range: PhysRange, by: u64) -> PhysRange {
@@ -258,6 +290,14 @@ impl Symbols {
         found.with_context(|| format!("Oche's file has no symbol {name}"))
     }
 
+    /// The code of functions whose names contain `part`.
+    fn named_like(&self, part: &str) -> impl Iterator<Item = PhysRange> {
+        self.0
+            .iter()
+            .filter(move |(name, _, is_code)| *is_code && name.contains(part))
+            .map(|(_, range, _)| *range)
+    }
+
     /// A line for each function, `base` bytes farther up.
     fn listing(&self, base: u64) -> String {
         let code = self.0.iter().filter(|(.., is_code)| *is_code);
@@ -286,7 +326,7 @@ fn plain_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, PhysRange, Report, plain_name, range_behind};
+    use super::{Layout, MAX_EXIT_INSTRUCTIONS, PhysRange, Report, plain_name, range_behind};
 
     #[test]
     fn names_lose_their_mangling() {
@@ -316,6 +356,14 @@ mod tests {
         report.seen.insert("Isb".to_owned());
         assert!(report.judge(&["Isb"]).is_ok());
         assert!(report.judge(&["SendEvent"]).is_err());
+        report.add_exit("6 0 900 100");
+        report.add_exit("6 1 1000 300");
+        assert_eq!(report.exits.get("exits_hvc"), Some(&800));
+        report.add_exit(&format!("7 1 {} 0", MAX_EXIT_INSTRUCTIONS + 1));
+        assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("exits_smc 1000001")));
+        report.exits.clear();
+        report.add_exit("none 1 1 0");
+        assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("not counted")));
         report.violations.push("context at 0x1: cpu 0".to_owned());
         assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("context")));
     }

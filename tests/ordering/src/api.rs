@@ -91,7 +91,6 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
     // SAFETY: QEMU's block, valid in this call.
     let count = unsafe { qemu_plugin_tb_n_insns(block) };
     let mut first = None;
-    let mut waits = false;
     for index in 0..count {
         // SAFETY: `index` is below the count.
         let instruction = unsafe { qemu_plugin_tb_get_insn(block, index) };
@@ -108,7 +107,6 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
         let word = unsafe { data.cast::<u32>().read_unaligned() };
         let decoded = Instruction::decode(u32::from_le(word));
         first.get_or_insert(pc);
-        waits |= decoded == Instruction::Isb || decoded == Instruction::Yield;
         let site = plugin::site(pc, decoded);
         let data = core::ptr::from_ref(site).cast_mut().cast::<c_void>();
         match decoded {
@@ -135,7 +133,7 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
     }
     if let Some(first) = first {
         let length = u32::try_from(count).unwrap_or(u32::MAX);
-        let site = plugin::site(first, Instruction::Block { length, waits });
+        let site = plugin::site(first, Instruction::Block { length });
         let data = core::ptr::from_ref(site).cast_mut().cast::<c_void>();
         // SAFETY: the same.
         unsafe { qemu_plugin_register_vcpu_tb_exec_cb(block, on_instruction, NO_REGISTERS, data) };

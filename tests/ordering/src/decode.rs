@@ -116,8 +116,6 @@ pub enum Instruction {
     Block {
         /// Instructions in it.
         length: u32,
-        /// It has a spin hint in it.
-        waits: bool,
     },
 }
 

@@ -19,9 +19,9 @@
 //!
 //! - `violation: RULE at PC in FUNCTION: ...`: a rule is broken; once for each rule and PC.
 //! - `seen: NAME`: the first time that an instruction of this kind is executed inside the image.
-//! - `exit: VECTOR CPU INSTRUCTIONS WAITED`: an exit from the guest took more instructions than any before by the same vector
-//!   on the same CPU: those between the vector's first instruction and `ERET`. `WAITED` of them were executed around a spin
-//!   hint (waiting for a lock or a device).
+//! - `exit: KIND CPU INSTRUCTIONS WAITED`: an exit from the guest took more instructions than any before of the same kind
+//!   on the same CPU: those between the vector's first instruction and `ERET`. `WAITED` of them waited for a lock. `KIND` is
+//!   the place of the counter that EL2 counts the exit in, or `none`.
 //!
 //! # Limits
 //!

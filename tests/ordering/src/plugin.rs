@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use crate::decode::Instruction;
 use crate::report::Report;
 use crate::rules::{Cpu, Violation};
-use crate::settings::Settings;
+use crate::settings::{COUNTERS_BYTES, Settings};
 
 /// CPUs that a machine may have.
 const MAX_CPUS: usize = 16;
@@ -34,10 +34,20 @@ struct Plugin {
 #[derive(Debug, Default)]
 struct Vcpu {
     rules: Cpu,
-    /// The vector of the exit that is under way, with its instructions and those around spin hints.
-    exit: Option<(u64, u64, u64)>,
-    /// The most by vector.
-    longest: HashMap<u64, u64>,
+    /// The exit that is under way.
+    exit: Option<Exit>,
+    /// The most instructions by kind.
+    longest: HashMap<Option<u64>, u64>,
+}
+
+/// An exit from the guest.
+#[derive(Debug, Default)]
+struct Exit {
+    /// The place of the counter that EL2 counted it in.
+    kind: Option<u64>,
+    instructions: u64,
+    /// Of these, those that waited for a lock.
+    waited: u64,
 }
 
 static PLUGIN: OnceLock<Plugin> = OnceLock::new();
@@ -76,8 +86,8 @@ pub(crate) fn site(pc: u64, instruction: Instruction) -> &'static Site {
 /// `cpu` is about to execute the instruction.
 pub(crate) fn executed(cpu: usize, site: &Site) {
     with_cpu(cpu, |vcpu, plugin| {
-        if let Instruction::Block { length, waits } = site.instruction {
-            vcpu.count(site.pc, length, waits, plugin);
+        if let Instruction::Block { length } = site.instruction {
+            vcpu.count(site.pc, length, &plugin.settings);
             return None;
         }
         if site.instruction == Instruction::Return {
@@ -93,7 +103,12 @@ pub(crate) fn executed(cpu: usize, site: &Site) {
 /// `cpu` has loaded or stored at `address`.
 pub(crate) fn accessed(cpu: usize, site: &Site, address: u64, is_store: bool) {
     let acquires = matches!(site.instruction, Instruction::Memory { acquires: true });
-    with_cpu(cpu, |vcpu, plugin| vcpu.rules.access(&plugin.settings, site.pc, address, is_store, acquires));
+    with_cpu(cpu, |vcpu, plugin| {
+        if is_store {
+            vcpu.note_kind(cpu, address, &plugin.settings);
+        }
+        vcpu.rules.access(&plugin.settings, site.pc, address, is_store, acquires)
+    });
 }
 
 /// The checker itself is at its end.
@@ -122,26 +137,42 @@ impl Plugin {
 }
 
 impl Vcpu {
-    fn count(&mut self, pc: u64, length: u32, waits: bool, plugin: &Plugin) {
-        if let Some(offset) = plugin.settings.vectors.and_then(|vectors| pc.checked_sub(vectors))
+    fn count(&mut self, pc: u64, length: u32, settings: &Settings) {
+        if let Some(offset) = settings.vectors.and_then(|vectors| pc.checked_sub(vectors))
             && offset < VECTORS_BYTES
             && offset.is_multiple_of(VECTOR_BYTES)
         {
-            self.exit = Some((offset, 0, 0));
+            self.exit = Some(Exit::default());
             self.rules.enter();
         }
-        if let Some((_, instructions, waited)) = &mut self.exit {
-            *instructions += u64::from(length);
-            *waited += if waits { u64::from(length) } else { 0 };
+        if settings.start == Some(pc) {
+            self.exit = None;
+        }
+        if let Some(exit) = &mut self.exit {
+            let is_waiting = settings.waiting.iter().any(|range| range.contains(pc));
+            exit.instructions += u64::from(length);
+            exit.waited += if is_waiting { u64::from(length) } else { 0 };
+        }
+    }
+
+    /// EL2 counts the exit under way: the first of the CPU's counters that it stores to says of which kind it is.
+    fn note_kind(&mut self, cpu: usize, address: u64, settings: &Settings) {
+        let Some(exit) = self.exit.as_mut().filter(|exit| exit.kind.is_none()) else { return };
+        let offset = settings.counters.filter(|counters| counters.contains(address));
+        if let Some(offset) = offset.map(|counters| address - counters.start)
+            && offset / COUNTERS_BYTES == cpu as u64
+        {
+            exit.kind = Some(offset % COUNTERS_BYTES / 8);
         }
     }
 
     fn end_exit(&mut self, cpu: usize, plugin: &Plugin) {
-        let Some((vector, instructions, waited)) = self.exit.take() else { return };
-        let longest = self.longest.entry(vector).or_default();
+        let Some(Exit { kind, instructions, waited }) = self.exit.take() else { return };
+        let longest = self.longest.entry(kind).or_default();
         if instructions - waited > *longest {
             *longest = instructions - waited;
-            plugin.report().line(&format!("exit: {vector:#x} {cpu} {instructions} {waited}"));
+            let kind = kind.map_or_else(|| "none".to_owned(), |kind| kind.to_string());
+            plugin.report().line(&format!("exit: {kind} {cpu} {instructions} {waited}"));
         }
     }
 }

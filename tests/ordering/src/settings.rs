@@ -19,6 +19,9 @@ impl Range {
     }
 }
 
+/// Bytes of a CPU's counters, 64 bits each.
+pub const COUNTERS_BYTES: u64 = 512;
+
 /// What the plugin is started with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -48,6 +51,12 @@ pub struct Settings {
     pub announced: Vec<Range>,
     /// `mailbox=`: words that CPUs with their caches off write, and EL2 reads.
     pub mailbox: Vec<Range>,
+    /// `start=`: where a CPU begins that firmware starts; what it executes until it enters the guest is no exit.
+    pub start: Option<u64>,
+    /// `waiting=`: code that waits for a lock.
+    pub waiting: Vec<Range>,
+    /// `counters=`: what counts the exits of each CPU, [`COUNTERS_BYTES`] for each.
+    pub counters: Option<Range>,
     /// `loaded=`: the guest as loaded, which begins with its caches off.
     pub loaded: Vec<Range>,
 }
@@ -64,13 +73,13 @@ impl Settings {
             let malformed = || format!("cannot read the argument {argument}");
             let (name, value) = argument.split_once('=').ok_or_else(malformed)?;
             let range = || parse_range(value).ok_or_else(malformed);
+            let address = || u64::from_str_radix(value, 16).map_err(|_| malformed());
             match name {
                 "image" => settings.image = Some(range()?),
                 "report" => settings.report = value.into(),
                 "symbols" => settings.symbols = Some(value.into()),
-                "vectors" => {
-                    settings.vectors = Some(u64::from_str_radix(value, 16).map_err(|_| malformed())?);
-                }
+                "vectors" => settings.vectors = Some(address()?),
+                "start" => settings.start = Some(address()?),
                 "tables" => settings.tables.push(range()?),
                 "own" => settings.own_tables.push(range()?),
                 "shared" => settings.shared.push(range()?),
@@ -80,6 +89,8 @@ impl Settings {
                 "handoff" => settings.handoff.push(range()?),
                 "announced" => settings.announced.push(range()?),
                 "mailbox" => settings.mailbox.push(range()?),
+                "waiting" => settings.waiting.push(range()?),
+                "counters" => settings.counters = Some(range()?),
                 "loaded" => settings.loaded.push(range()?),
                 _ => return Err(malformed()),
             }

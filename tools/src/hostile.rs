@@ -16,6 +16,7 @@ use crate::trace::Recorder;
 use crate::workspace;
 
 mod idle;
+pub(crate) mod random;
 mod watched;
 
 /// The guest's package.

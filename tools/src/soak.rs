@@ -10,6 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::workspace;
 
+pub(crate) mod hostile;
+
 /// Options of `cargo xtask soak`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
@@ -19,6 +21,9 @@ pub struct Options {
     /// The number that all programs come from; the same seed makes the same run [default: the time].
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
+    /// Run random hostile sequences instead of programs: registers, queues, and instructions in QEMU.
+    #[arg(long, conflicts_with_all = ["threads", "keep_going", "only"])]
+    pub hostile: bool,
     /// Threads to run programs on [default: as many as there are processors].
     #[arg(long, value_name = "T")]
     pub threads: Option<usize>,
@@ -31,7 +36,7 @@ pub struct Options {
     /// Run only this program of the run, by its number.
     #[arg(long, value_name = "PROGRAM", requires = "seed")]
     pub only: Option<u64>,
-    /// Where the state is kept [default: target/soak/state.json].
+    /// Where the state is kept [default: target/soak/state.json, or hostile.json].
     #[arg(long, value_name = "FILE")]
     pub state: Option<PathBuf>,
     /// Print the result as JSON.
@@ -46,7 +51,13 @@ pub struct Options {
 /// A program fails: it has been printed, shortened, as a test; or named, where the run keeps going. Or the run cannot
 /// begin or go on.
 pub fn main(options: &Options) -> Result<()> {
-    let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join("state.json"));
+    let name = if options.hostile { "hostile.json" } else { "state.json" };
+    let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join(name));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let seed = options.seed.unwrap_or(now);
+    if options.hostile {
+        return hostile::main(options, &path, commit()?, seed);
+    }
     let code = code()?;
     if options.resume {
         let state = read(&path)?;
@@ -59,8 +70,6 @@ pub fn main(options: &Options) -> Result<()> {
             bail!("{} is a run that has found a failure: begin a new run", path.display());
         }
     } else {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
-        let seed = options.seed.unwrap_or(now);
         let state = json!({
             "commit": commit()?, "code": code, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
             "seconds": 0.0, "keeps_going": options.keep_going, "failures": {}, "counts": {},

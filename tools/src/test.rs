@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
 use crate::el2::Toolchain;
 use crate::progress::{Progress, Step};
+use crate::soak::hostile::{Images, batch};
 use crate::{check, command, el2, environment, hostile, workspace};
 
 mod fault;
@@ -19,7 +20,7 @@ mod views;
 mod watch;
 mod wrong_input;
 
-/// Operations of the differential run, at least; a million is asked for.
+/// Operations of the differential run and of the hostile sequences, at least; a million is asked for.
 const OPERATIONS: u64 = 1_000_000;
 
 /// Options of `cargo xtask test`.
@@ -70,6 +71,7 @@ pub fn main(options: &Options) -> Result<()> {
             step.suspended(hostile::main).map(|()| String::new())
         }),
         (ORDERING_STEPS[0], |step, _| hostile::check_ordering(toolchain(step)?, step)),
+        ("Random hostile sequences", |step, _| hostile_sequences(step)),
         (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
         (ORDERING_STEPS[1], |step, _| m1::run_ordering(toolchain(step)?, step)),
         ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
@@ -252,6 +254,15 @@ fn summarise(summary: &serde_json::Value, is_traced: bool) -> Result<String> {
         bail!("{maps} mapped pages were counted where the trace is compiled out");
     }
     Ok(format!("{maps} pages mapped in {flushes} flushes, every digest equal"))
+}
+
+/// Registers, queues and instructions at random, another seed each time.
+fn hostile_sequences(step: &Step) -> Result<String> {
+    let images = Images::build(step)?;
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    step.line(&format!("seed {seed}"));
+    let operations = batch(&images, seed, OPERATIONS, step)?;
+    Ok(format!("{operations}, seed {seed}"))
 }
 
 fn cargo(arguments: &[&str]) -> Command {

@@ -14,6 +14,7 @@ mod guarded;
 mod idle;
 mod mapping;
 mod motion;
+mod random;
 mod start;
 mod storm;
 mod tree;
@@ -87,6 +88,9 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     let holes = tree.holes();
     if tree.contains("hostile=idle") {
         idle::run(&holes);
+    }
+    if let Some(seed) = tree.number("random.seed=") {
+        random::run(seed, tree.number("random.ops=").unwrap_or(0));
     }
     let mut tally = Tally::default();
     access::run(&mut tally, &holes);

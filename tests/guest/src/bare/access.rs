@@ -23,7 +23,7 @@ macro_rules! accesses {
             };
         })*
         /// Name and function of each.
-        const ACCESSES: &[(&str, fn(u64))] = &[$(($text, $name)),*];
+        pub(super) const ACCESSES: &[(&str, fn(u64))] = &[$(($text, $name)),*];
     };
 }
 

@@ -31,6 +31,8 @@ pub(super) const COUNT: u32 = 2;
 pub(super) const MOTION: u32 = 3;
 pub(super) const SCRIBBLE: u32 = 4;
 pub(super) const FLOOD: u32 = 5;
+/// They execute random instructions.
+pub(super) const RANDOM: u32 = 16;
 /// What other CPUs do when they come: 0 leave at once.
 pub(super) static TASK: AtomicU32 = AtomicU32::new(0);
 
@@ -44,6 +46,7 @@ extern "C" fn guest_secondary(number: u64) -> ! {
         MOTION => super::motion::join(number),
         SCRIBBLE => super::attacks::scribble(number),
         FLOOD => super::attacks::flood(),
+        RANDOM => super::random::join(number),
         _ => {}
     }
     loop {

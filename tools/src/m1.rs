@@ -95,6 +95,8 @@ pub struct Mac {
     pub more_memory: Vec<PhysRange>,
     /// What `/reserved-memory` names.
     pub reserved: Vec<PhysRange>,
+    /// What is wrong with the FDT.
+    pub fault: Option<tree::Fault>,
     /// What the FDT says of the second CPU's release address, where that is wrong.
     pub wrong_release: Option<u64>,
     /// Where the image is loaded: a multiple of 2 MiB.
@@ -127,6 +129,7 @@ impl Default for Mac {
             memory: PhysRange { start: 0x8_019c_4000, end: 0x8_5d3e_4000 },
             more_memory: Vec::new(),
             reserved: Vec::new(),
+            fault: None,
             wrong_release: None,
             load: 0x8_0800_0000,
             screen: PhysRange {
@@ -315,8 +318,10 @@ impl Board {
         let darts: Vec<Dart> = numbered
             .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))
             .collect();
+        // The power manager is there, whatever the blob says of it.
+        let sound = tree::completed(&parts.tree, &Mac { fault: None, ..mac.clone() })?;
         let mut domains = Vec::new();
-        for tree::PowerDomain { register, label, is_on } in tree::power_registers(&blob, mac)? {
+        for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
             let domain = Domain::new(&memory, register, is_on);
             let of_domain = |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
             let numbers: Vec<usize> = (0..DARTS.len()).filter(of_domain).collect();

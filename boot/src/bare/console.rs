@@ -11,6 +11,9 @@ pub trait Console: Sync {
     /// Sends one byte. Waits at most a bounded time for room and drops the byte when there is none: the
     /// guest may have turned the device off.
     fn put(&self, byte: u8);
+
+    /// A message that ends Oche was put out. A device that cannot show text may show that much.
+    fn on_fatal(&self) {}
 }
 
 static CONSOLE: Once<&'static dyn Console> = Once::new();
@@ -24,6 +27,13 @@ pub fn set(console: &'static dyn Console) {
     // Only fails when a logger is set already, and then it is this one.
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
+}
+
+/// Says that the message which was printed last ends Oche.
+pub fn on_fatal() {
+    if let Some(console) = CONSOLE.get() {
+        console.on_fatal();
+    }
 }
 
 /// Prints formatted text without a prefix, whole before anyone else's.

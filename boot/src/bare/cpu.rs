@@ -121,8 +121,8 @@ pub fn stack_top(index: usize) -> u64 {
 pub fn prepare(affinities: &[u64], own: u64, guest_memory: RangeList) {
     GUEST_MEMORY.set(guest_memory);
     let others = affinities.iter().filter(|affinity| **affinity != own);
-    for (index, affinity) in core::iter::once(&own).chain(others).enumerate().take(MOST_CPUS) {
-        let (Some(cpu), Some(start)) = (CPUS.get(index), STARTS.get(index)) else { continue };
+    let affinities = core::iter::once(&own).chain(others).enumerate();
+    for ((index, affinity), (cpu, start)) in affinities.zip(CPUS.iter().zip(&STARTS)) {
         cpu.affinity.store(*affinity, Ordering::Relaxed);
         start.ttbr.store(stage1::root(), Ordering::Relaxed);
         start.tcr.store(stage1::tcr(), Ordering::Relaxed);
@@ -175,10 +175,9 @@ pub(super) fn find(affinity: u64) -> Option<usize> {
 
 /// Has CPU `index`, when it comes, wait for an address in `slot`.
 pub(super) fn will_wait(index: usize, slot: u64) {
-    if let Some(cpu) = CPUS.get(index) {
-        cpu.state.store(STARTING, Ordering::Relaxed);
-        cpu.slot.store(slot, Ordering::Release);
-    }
+    let cpu = CPUS.get(index).expect("a CPU that was found has a record");
+    cpu.state.store(STARTING, Ordering::Relaxed);
+    cpu.slot.store(slot, Ordering::Release);
 }
 
 /// Whether CPU `index` has come and waits.

@@ -99,7 +99,7 @@ pub fn configure() {
 }
 
 fn configure_stage2() {
-    let Some(root) = ROOT.get() else { return };
+    let root = ROOT.get().expect("stage 2 is built before a CPU is configured for the guest");
     let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
     // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses one.
     VTCR_EL2.write(

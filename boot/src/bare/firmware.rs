@@ -3,6 +3,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use crate::bare::console;
 use crate::psci::{function, status};
 
 /// There is firmware that answers `SMC`.
@@ -65,6 +66,7 @@ pub fn halt() -> ! {
 
 /// Prints `oche: fatal:` with the reason and turns the machine off.
 pub fn fatal(reason: core::fmt::Arguments<'_>) -> ! {
-    crate::bare::console::print(format_args!("oche: fatal: {reason}\n"));
+    console::print(format_args!("oche: fatal: {reason}\n"));
+    console::on_fatal();
     power_off()
 }

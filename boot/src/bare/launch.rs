@@ -4,14 +4,14 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aarch64_cpu::registers::{Readable, TTBR0_EL2};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2};
 use alloc::vec::Vec;
 use oche_hyp::trace::directory;
 
 use crate::bare::entry::{self, FdtAddress};
 use crate::bare::firmware::{self, fatal};
 use crate::bare::registers::VttbrEl2;
-use crate::bare::stage1::{self, Use};
+use crate::bare::stage1::{self, CannotMap, Use};
 use crate::bare::tlb::Cpus;
 use crate::bare::{cache, cpu, el2, fiq, heap, spin_table};
 use crate::blob;
@@ -56,16 +56,19 @@ pub struct Board {
     /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks at the first
     /// range alone (U-Boot) would otherwise lose what lies behind.
     pub reserves_image: bool,
-    /// Called as soon as the FDT has been read.
-    pub meet: fn(&Machine<'static>),
+    /// Called with the FDT as soon as its bytes can be read, and before anything in it is believed: what is wrong with
+    /// the rest is to be seen on a screen.
+    pub on_fdt: fn(&[u8]),
 }
 
 /// Maps a framebuffer, which lies outside RAM, for Oche's own use.
-pub fn map_screen(range: PhysRange) {
+///
+/// # Errors
+///
+/// [`CannotMap`]: there is no screen then.
+pub fn map_screen(range: PhysRange) -> Result<(), CannotMap> {
     // SAFETY: boot CPU, alone; the caller names a framebuffer, and writes are all that is done to it.
-    if unsafe { stage1::map(range.grown_to(PAGE), Use::Screen) }.is_err() {
-        fatal(format_args!("no room to map the framebuffer at {range}"));
-    }
+    unsafe { stage1::map(range.grown_to(PAGE), Use::Screen) }
 }
 
 /// Maps registers for Oche's own use.
@@ -84,9 +87,8 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     if !el2::has_host_extensions() {
         fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
     }
+    let machine = read_machine(fdt, &board);
     el2::check_entry();
-    let machine = read_machine(fdt);
-    (board.meet)(&machine);
     firmware::set_present(machine.has_psci_smc);
     let image = entry::image();
     if !machine.ram.covers(&image) {
@@ -198,7 +200,7 @@ impl Prepared {
         let ipa_bits = el2::ipa_bits();
         let mut stage2 = Stage2::new(Cpus, self.layout.tables, ipa_bits, el2::has_forced_write_back())
             .map_err(|_| MapError::OutOfTables)?;
-        let before = stage2.free_tables();
+        let (before, began) = (stage2.free_tables(), CNTPCT_EL0.get());
         let map = GuestMap {
             ram: &self.machine.ram,
             guest: &self.layout.guest,
@@ -210,7 +212,9 @@ impl Prepared {
         };
         map.map(&mut stage2)?;
         let ((own, all), left) = (stage1::usage(), stage2.free_tables());
-        log::debug!("tables: {own} of {all} of EL2's, {} of {before} of stage 2", before - left);
+        let microseconds = (CNTPCT_EL0.get() - began) * 1_000_000 / CNTFRQ_EL0.get().max(1);
+        let used = before - left;
+        log::debug!("tables: {own} of {all} of EL2's, {used} of {before} of stage 2 in {microseconds} us");
         el2::set_root(stage2.root());
         Ok(stage2)
     }
@@ -303,7 +307,7 @@ impl Prepared {
     }
 }
 
-fn read_machine(fdt: FdtAddress) -> Machine<'static> {
+fn read_machine(fdt: FdtAddress, board: &Board) -> Machine<'static> {
     let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
     if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
         fatal(format_args!("x0 is no FDT address: {:#x}", fdt.0));
@@ -315,6 +319,7 @@ fn read_machine(fdt: FdtAddress) -> Machine<'static> {
     };
     let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };
     map_memory(whole.grown_to(PAGE), Use::Memory);
+    (board.on_fdt)(bytes(whole));
     Machine::read(bytes(whole)).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())))
 }
 

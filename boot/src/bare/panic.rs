@@ -146,6 +146,7 @@ fn stop(frame_pointer: u64) -> ! {
         let _ = hook(&mut console::Writer);
     }
     print(format_args!("oche: panic: stopped\n"));
+    console::on_fatal();
     if let Some(end) = END.get() {
         end();
     }

@@ -73,7 +73,10 @@ pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
 fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -> SpinCpu {
     let nobody = SpinCpu { affinity, release: None };
     let at = PhysRange { start: word, end: word.saturating_add(8) };
-    let Some(index) = cpu::find(affinity) else { return nobody };
+    let Some(index) = cpu::find(affinity) else {
+        log::warn!("cpu {affinity:#x} stays off: there are records for {MOST_CPUS} CPUs");
+        return nobody;
+    };
     if !word.is_multiple_of(8) || !machine.ram.covers(&at) {
         log::warn!("cpu {affinity:#x} stays off: its release address {word:#x} is not in RAM");
         return nobody;

@@ -12,18 +12,18 @@ mod watchdog;
 
 use alloc::boxed::Box;
 
-use oche_boot::bare::entry::FdtAddress;
+use oche_boot::bare::entry::{self, FdtAddress};
 use oche_boot::bare::firmware::fatal;
 use oche_boot::bare::launch::Board;
 use oche_boot::bare::{apple, launch, panic, trap};
-use oche_boot::machine::Machine;
 use oche_boot::range::{BLOCK, PhysRange, RangeList, align_up};
 use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::MAX_DARTS;
 use oche_hyp::engine::{Coherence, Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
-use oche_m1::{found, framebuffer, nvme};
+use oche_m1::framebuffer::{self, Found};
+use oche_m1::{found, nvme};
 use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
 use oche_platform::recorder::IS_COMPILED_IN;
@@ -40,7 +40,7 @@ oche_boot::entry!(main, "m1");
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
     log::info!("Oche {} on m1", env!("CARGO_PKG_VERSION"));
-    let board = Board { engine_bytes, around_ram, reserves_image: true, meet };
+    let board = Board { engine_bytes, around_ram, reserves_image: true, on_fdt };
     let prepared = launch::prepare(fdt, board);
     if !prepared.machine.has_compatible(COMPATIBLE) {
         fatal(format_args!("this is no M1: the FDT names no {COMPATIBLE}"));
@@ -97,10 +97,12 @@ fn main(fdt: FdtAddress) -> ! {
     prepared.launch(None, line.map(|line| line.port()))
 }
 
-/// As soon as the FDT has been read: who has no serial cable sees from here on what is said.
-fn meet(machine: &Machine<'static>) {
-    if let Some(framebuffer) = framebuffer::find(machine.tree()) {
-        console::open_screen(framebuffer);
+/// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT that is refused.
+fn on_fdt(blob: &[u8]) {
+    match framebuffer::find(blob) {
+        Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
+        Some(Found::Memory(memory)) if !memory.overlaps(&entry::image()) => console::keep_screen(memory),
+        Some(Found::Memory(_)) | None => {}
     }
 }
 

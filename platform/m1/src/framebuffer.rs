@@ -3,9 +3,8 @@
 //! m1n1 renames the node to `framebuffer@BASE` and fills in width, height, stride and format; its memory lies
 //! outside `/memory`. Source: m1n1 `src/kboot.c`; Linux `simple-framebuffer.yaml`.
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
-use oche_boot::range::PhysRange;
+use oche_boot::blob::{self, Event};
+use oche_boot::range::{PAGE, PhysRange};
 
 /// How a pixel's bits are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,45 +50,144 @@ pub struct Framebuffer {
     pub format: Format,
 }
 
+/// What there is to draw on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Text can be drawn.
+    Console(Framebuffer),
+    /// It is a framebuffer, but of a shape or a format in which no text can be drawn. Whole pages.
+    Memory(PhysRange),
+}
+
 /// The largest width and height that are believed.
-const MOST_PIXELS: usize = 16384;
+const MAX_PIXELS: usize = 16384;
+/// The largest framebuffer that is believed.
+const MAX_BYTES: u64 = 256 << 20;
+/// Where an M1's DRAM can be, with its framebuffer: 36 bits of address. Source: Asahi documentation `hw/soc/memmap.md`.
+const DRAM: PhysRange = PhysRange { start: 0x8_0000_0000, end: 0x10_0000_0000 };
+/// The depth of `/chosen`, where the root's is 1.
+const CHOSEN_DEPTH: u32 = 2;
 
-/// Finds the framebuffer; none where firmware left none on, or what it says of it cannot be.
-pub fn find(tree: &Fdt<'_>) -> Option<Framebuffer> {
-    let chosen = tree.find_node("/chosen")?;
-    chosen.children().filter(|node| node.name().starts_with("framebuffer")).find_map(|node| read(&node))
+/// Finds the framebuffer in whatever can be read of `blob`, sound or not: a node of `/chosen` that is compatible with
+/// `simple-framebuffer`, is on, and lies in DRAM. Nothing else is proof of one.
+pub fn find(blob: &[u8]) -> Option<Found> {
+    let mut walk = Walk::default();
+    blob::salvage(blob, &mut |event| walk.take(event));
+    // A blob that breaks off inside the node may have said enough.
+    walk.end_node();
+    walk.found
 }
 
-fn read(node: &FdtNode<'_>) -> Option<Framebuffer> {
-    let status = text(node, "status");
-    if !matches!(status, None | Some("okay" | "ok")) {
-        return None;
+/// How far the walk of a blob has come.
+#[derive(Default)]
+struct Walk<'a> {
+    depth: u32,
+    is_in_chosen: bool,
+    node: Option<Description<'a>>,
+    found: Option<Found>,
+}
+
+impl<'a> Walk<'a> {
+    fn take(&mut self, event: Event<'a>) {
+        match event {
+            Event::Begin(name) => {
+                self.depth = self.depth.saturating_add(1);
+                if self.depth == CHOSEN_DEPTH {
+                    self.is_in_chosen = name == "chosen";
+                }
+                let is_it = self.is_in_chosen && self.depth == CHOSEN_DEPTH + 1;
+                if is_it && name.starts_with("framebuffer") {
+                    self.node = Some(Description::default());
+                }
+            }
+            Event::Property(name, value) if self.depth == CHOSEN_DEPTH + 1 => {
+                if let Some(node) = &mut self.node {
+                    node.take(name, value);
+                }
+            }
+            Event::Property(..) => {}
+            Event::End => {
+                if self.depth == CHOSEN_DEPTH + 1 {
+                    self.end_node();
+                }
+                self.depth = self.depth.saturating_sub(1);
+            }
+        }
     }
-    let reg = bytes(node, "reg")?;
-    let start = number(reg.get(..8)?);
-    let number_of = |name| Some(number(bytes(node, name)?.get(..4)?) as usize);
-    let (width, height) = (number_of("width")?, number_of("height")?);
-    let stride = number_of("stride")?;
-    let format = match text(node, "format")? {
-        "x8r8g8b8" | "a8r8g8b8" => Format::Bits8,
-        "x2r10g10b10" => Format::Bits10,
-        "r5g6b5" => Format::Bits5,
-        _ => return None,
-    };
-    let is_believed = (1..=MOST_PIXELS).contains(&width)
-        && (1..=MOST_PIXELS).contains(&height)
-        && (width * format.bytes()..=MOST_PIXELS * 8).contains(&stride)
-        && start.is_multiple_of(4);
-    let memory = PhysRange::sized(start, (stride * height) as u64)?;
-    is_believed.then_some(Framebuffer { memory, width, height, stride, format })
+
+    fn end_node(&mut self) {
+        let node = self.node.take().and_then(Description::read);
+        self.found = self.found.or(node);
+    }
 }
 
-fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
-    node.property(name)?.value_as::<&[u8]>().ok()
+/// The properties of a node.
+#[derive(Default)]
+struct Description<'a> {
+    compatible: &'a [u8],
+    status: Option<&'a str>,
+    reg: &'a [u8],
+    width: Option<usize>,
+    height: Option<usize>,
+    stride: Option<usize>,
+    format: Option<&'a str>,
 }
 
-fn text<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a str> {
-    str::from_utf8(bytes(node, name)?).ok().map(|text| text.trim_end_matches('\0'))
+impl<'a> Description<'a> {
+    fn take(&mut self, name: &str, value: &'a [u8]) {
+        let size = || value.get(..4).map(|bytes| number(bytes) as usize);
+        match name {
+            "compatible" => self.compatible = value,
+            "status" => self.status = Some(text(value)),
+            "reg" => self.reg = value,
+            "width" => self.width = size(),
+            "height" => self.height = size(),
+            "stride" => self.stride = size(),
+            "format" => self.format = Some(text(value)),
+            _ => {}
+        }
+    }
+
+    fn read(self) -> Option<Found> {
+        let is_one = self.compatible.split(|byte| *byte == 0).any(|one| one == b"simple-framebuffer");
+        if !is_one || !matches!(self.status, None | Some("okay" | "ok")) {
+            return None;
+        }
+        let (start, bytes) = (number(self.reg.get(..8)?), number(self.reg.get(8..16)?));
+        let memory = PhysRange::sized(start, bytes)?;
+        if bytes > MAX_BYTES || !DRAM.covers(&memory) {
+            return None;
+        }
+        if let Some(framebuffer) = self.console(memory) {
+            return Some(Found::Console(framebuffer));
+        }
+        let memory = memory.shrunk_to(PAGE);
+        (!memory.is_empty()).then_some(Found::Memory(memory))
+    }
+
+    fn console(&self, all: PhysRange) -> Option<Framebuffer> {
+        let (width, height, stride) = (self.width?, self.height?, self.stride?);
+        let format = match self.format? {
+            "x8r8g8b8" | "a8r8g8b8" => Format::Bits8,
+            "x2r10g10b10" => Format::Bits10,
+            "r5g6b5" => Format::Bits5,
+            _ => return None,
+        };
+        let is_believed = (1..=MAX_PIXELS).contains(&width)
+            && (1..=MAX_PIXELS).contains(&height)
+            && (width * format.bytes()..=MAX_PIXELS * 8).contains(&stride)
+            && all.start.is_multiple_of(4);
+        if !is_believed {
+            return None;
+        }
+        let memory = PhysRange::sized(all.start, (stride * height) as u64)?;
+        all.covers(&memory).then_some(Framebuffer { memory, width, height, stride, format })
+    }
+}
+
+/// What is no text is none of the words that mean something.
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).unwrap_or_default().trim_end_matches('\0')
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -105,6 +203,7 @@ mod tests {
     fn tree(format: &str, width: u32, status: Option<&str>) -> Vec<u8> {
         let mut node = DeviceTreeNode::new_unchecked("framebuffer@9df4e4000");
         let mut set = |property| node.add_property(property);
+        set(DeviceTreeProperty::new_unchecked("compatible", "apple,simple-framebuffer\0simple-framebuffer"));
         set(DeviceTreeProperty::new_unchecked("reg", [9u32, 0xdf4e_4000, 0, 0xfa_0000]));
         set(DeviceTreeProperty::new_unchecked("width", width));
         set(DeviceTreeProperty::new_unchecked("height", 1600u32));
@@ -121,7 +220,41 @@ mod tests {
     }
 
     fn found(blob: &[u8]) -> Option<Framebuffer> {
-        find(&Fdt::new_unchecked(blob))
+        match find(blob) {
+            Some(Found::Console(framebuffer)) => Some(framebuffer),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn framebuffer_is_found_in_what_is_left_of_a_blob() {
+        let whole = tree("x2r10g10b10", 2560, None);
+        let node = find(&whole).expect("a framebuffer");
+        // The structure block comes first and the names behind it: a wrong token ends it.
+        let structure = u32::from_be_bytes(whole[8..12].try_into().expect("a word")) as usize;
+        let mut ends_early = 0;
+        for at in (structure..whole.len() - 3).step_by(4) {
+            let mut blob = whole.clone();
+            blob[at..at + 4].copy_from_slice(&[0xff; 4]);
+            match find(&blob) {
+                Some(Found::Console(framebuffer)) if Found::Console(framebuffer) == node => ends_early += 1,
+                // A number or a name that was damaged: another shape, or memory without one, but in DRAM.
+                Some(Found::Console(other)) => assert!(DRAM.covers(&other.memory), "{other:?}"),
+                Some(Found::Memory(memory)) => assert!(DRAM.covers(&memory), "{memory}"),
+                None => {}
+            }
+        }
+        assert!(ends_early >= 2, "the end of the node and of the blob need not be sound");
+        assert_eq!(find(&whole[..whole.len() - 1]), None, "shorter than it says");
+        assert_eq!(find(&[]), None);
+    }
+
+    #[test]
+    fn framebuffer_that_takes_no_text_is_memory_to_fill() {
+        let memory = PhysRange { start: 0x9_df4e_4000, end: 0x9_e048_4000 };
+        assert_eq!(find(&tree("yuv", 2560, None)), Some(Found::Memory(memory)));
+        assert_eq!(find(&tree("x8r8g8b8", 2561, None)), Some(Found::Memory(memory)));
+        assert_eq!(find(&tree("yuv", 2560, Some("disabled"))), None);
     }
 
     /// The figures are those of a real M1 Air (AsahiLinux/m1n1#107).

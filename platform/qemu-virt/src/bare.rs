@@ -58,7 +58,7 @@ fn main(fdt: FdtAddress) -> ! {
     let prepared = launch::prepare(
         fdt,
         // Every CPU's border is where virt's memory map says: no place needs care.
-        Board { engine_bytes, around_ram: |_| PhysRange::default(), reserves_image: false, meet: |_| () },
+        Board { engine_bytes, around_ram: |_| PhysRange::default(), reserves_image: false, on_fdt: |_| () },
     );
     if !prepared.machine.has_compatible(SMMU_COMPATIBLE) {
         fatal(format_args!("there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"));

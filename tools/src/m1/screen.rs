@@ -12,6 +12,8 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 pub const WIDTH: u32 = 1280;
 /// Rows.
 pub const HEIGHT: u32 = 800;
+/// All of them.
+pub const ALL_PIXELS: usize = (WIDTH * HEIGHT) as usize;
 /// Bytes from one row to the next: more than a row has.
 pub const STRIDE: u32 = WIDTH * 4 + 256;
 

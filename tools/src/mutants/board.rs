@@ -169,6 +169,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a block of the guest's overlaps the memory that CTRR names",
     },
     Mutant {
+        name: "m1-screen-opened-once-the-machine-is-known",
+        file: LAUNCH,
+        text: "    (board.on_fdt)(bytes(whole));",
+        replacement: "    if Machine::read(bytes(whole)).is_ok() {
+        (board.on_fdt)(bytes(whole));
+    }",
+        breaks: "why an FDT is refused is on no screen",
+    },
+    Mutant {
         name: "m1-memory-left-behind-the-reservation",
         file: LAYOUT,
         text: "        let piece = PhysRange { start, end };",

@@ -1,5 +1,6 @@
 //! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three and with eight.
 
+mod first_screen;
 mod hazards;
 mod memory;
 mod ordering;
@@ -91,6 +92,7 @@ fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     }
     lost_cpu(bench, step)?;
     wrong_release(bench, step)?;
+    first_screen::run(bench, step)?;
     hazards::run(bench, step)?;
     // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
     let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
@@ -106,7 +108,9 @@ fn ragged() -> Mac {
         PhysRange { start, end: start + 0x1000 * (1 + index) }
     });
     let memory = PhysRange { start: 0x8_019c_5000, end: 0x8_5d3e_7000 };
-    Mac { memory, reserved: reserved.collect(), ..Mac::default() }
+    // With the counts of tables in the log.
+    let chosen = vec![("oche.log".to_owned(), "debug".to_owned())];
+    Mac { memory, reserved: reserved.collect(), chosen, ..Mac::default() }
 }
 
 /// Two banks, with a hole between them that is no multiple of anything.

@@ -19,6 +19,8 @@ const TRANSMIT_EMPTY: u32 = 1 << 1;
 const TRANSMIT: u64 = 0x20;
 /// Polls before a byte is given up: a byte takes 87 us at 115200 bits a second.
 const POLL_LIMIT: u32 = 1 << 16;
+/// White in every format that there is.
+const WHITE: u32 = u32::MAX;
 /// Bytes that are kept until there is a screen to show them on.
 const EARLY_BYTES: usize = 512;
 
@@ -26,6 +28,8 @@ const EARLY_BYTES: usize = 512;
 struct Everywhere;
 
 static SCREEN: Once<Screen<Memory>> = Once::new();
+/// A screen on which no text can be shown.
+static PLAIN: Once<PhysRange> = Once::new();
 /// The screen was taken from the guest.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 static EARLY: SpinLock<Early> = SpinLock::new(Early { bytes: [0; EARLY_BYTES], length: 0 });
@@ -42,9 +46,18 @@ pub(super) fn begin() {
     console::set(&Everywhere);
 }
 
+/// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot go on.
+pub(super) fn keep_screen(memory: PhysRange) {
+    if launch::map_screen(memory).is_ok() {
+        PLAIN.set(memory);
+    }
+}
+
 /// Speaks on the screen too, and repeats what was said before.
 pub(super) fn open_screen(framebuffer: Framebuffer) {
-    launch::map_screen(framebuffer.memory);
+    if launch::map_screen(framebuffer.memory).is_err() {
+        return log::warn!("EL2 cannot map the framebuffer at {}", framebuffer.memory);
+    }
     let screen = Screen::new(framebuffer, Memory(framebuffer.memory, framebuffer.format));
     let early = EARLY.lock();
     early.bytes.iter().take(early.length).for_each(|byte| screen.put(*byte));
@@ -52,6 +65,15 @@ pub(super) fn open_screen(framebuffer: Framebuffer) {
 }
 
 impl Console for Everywhere {
+    fn on_fatal(&self) {
+        let Some(memory) = PLAIN.get() else { return };
+        for address in (memory.start..memory.end).step_by(size_of::<u32>()) {
+            // SAFETY: inside a framebuffer, which is mapped and which Oche alone writes; it begins and ends at multiples
+            // of a page.
+            unsafe { ptr::write_volatile(address as *mut u32, WHITE) };
+        }
+    }
+
     fn put(&self, byte: u8) {
         send(byte);
         match SCREEN.get() {

@@ -1,6 +1,6 @@
 //! Snapshots of buffers: which pages' bytes to take, and how to put what was recorded of them together again.
 
-use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use crate::addr::Gfn;
@@ -27,11 +27,23 @@ pub struct Wanted {
 }
 
 /// Chooses pages from what happens in a trap.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshots {
     wanted: VecDeque<Wanted>,
-    writable: BTreeSet<u64>,
+    /// Mappings that devices may write, ascending.
+    writable: Vec<u64>,
     left_out: u64,
+}
+
+impl Default for Snapshots {
+    /// With room for all that is ever kept: nothing is allocated later.
+    fn default() -> Self {
+        Self {
+            wanted: VecDeque::with_capacity(MOST_PAGES),
+            writable: Vec::with_capacity(MOST_WRITABLE),
+            left_out: 0,
+        }
+    }
 }
 
 impl Snapshots {
@@ -49,7 +61,7 @@ impl Snapshots {
             Event::Permission { at, permission, .. } if permission.write && is_chosen(control, at) => {
                 self.remember(at);
             }
-            Event::Unmap { at, page } if self.writable.remove(&key(at)) && is_chosen(control, at) => {
+            Event::Unmap { at, page } if self.remove(at) && is_chosen(control, at) => {
                 self.want(Wanted { at, page, is_written: true });
             }
             _ => {}
@@ -81,11 +93,17 @@ impl Snapshots {
     }
 
     fn remember(&mut self, at: Place) {
-        if self.writable.len() < MOST_WRITABLE {
-            self.writable.insert(key(at));
-        } else {
-            self.left_out = self.left_out.wrapping_add(1);
+        match self.writable.binary_search(&key(at)) {
+            Ok(_) => {}
+            Err(place) if self.writable.len() < MOST_WRITABLE => self.writable.insert(place, key(at)),
+            Err(_) => self.left_out = self.left_out.wrapping_add(1),
         }
+    }
+
+    /// Forgets that the mapping is writable. Whether it was known to be.
+    fn remove(&mut self, at: Place) -> bool {
+        let place = self.writable.binary_search(&key(at));
+        place.map(|place| self.writable.remove(place)).is_ok()
     }
 }
 

@@ -15,6 +15,9 @@ const VECTORS_BYTES: u64 = 0x800;
 /// Bytes of one vector.
 const VECTOR_BYTES: u64 = 0x80;
 
+/// Set in the environment: the run ends at the first violation.
+const FIRST_ONLY: &str = "OCHE_FIRST_VIOLATION";
+
 /// An instruction at its place.
 #[derive(Debug)]
 pub(crate) struct Site {
@@ -127,6 +130,10 @@ fn with_cpu(cpu: usize, work: impl FnOnce(&mut Vcpu, &'static Plugin) -> Option<
         let earlier = report.place(violation.earlier);
         let text = format!("cpu {cpu}: {} (that was at {earlier})", violation.text);
         report.violation(violation.rule, violation.pc, &text);
+        if std::env::var_os(FIRST_ONLY).is_some() {
+            // Another CPU may be in the middle of anything: no destructors.
+            std::process::abort();
+        }
     }
 }
 

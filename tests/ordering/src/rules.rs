@@ -5,6 +5,7 @@
 //! | `store-before-command` | a store to memory that devices read is completed by `DSB` (`ST` or all; `OSH` or `SY`) before a store to a device's register | B2.3 "Memory barriers"; B2.7.2 "Device memory" |
 //! | `load-after-completion` | between the load by which a device reports completion and the next load of what it wrote there is `DMB` or `DSB` (`LD` or all; `OSH` or `SY`), or the first is an acquire | the same |
 //! | `load-before-return` | a load of memory that a device writes is completed by `DMB` or `DSB` (`LD` or all; `OSH` or `SY`) before the store to the register that gives the memory back | the same |
+//! | `store-for-guest` | what EL2 stores to `shared` in an exit is ordered with the guest's own accesses: a full `DMB` or `DSB` (`ISH` or more) before the first store, and one of stores behind the last, before `ERET` | B2.3.7 "Barrier-ordered-before"; the guest's instruction may be an acquire or a release |
 //! | `table-store-before-tlbi` | a store to a stage-2 table is completed by `DSB` (`ISHST` or more) before `TLBI` | D8.14 "TLB maintenance", break-before-make |
 //! | `table-store-before-return` | the same before `ERET` or before a register names the tables | D8.2.6, ordering of translation table writes |
 //! | `tlbi-incomplete` | `DSB` (all; `NSH` for this CPU's, `ISH` for a broadcast) completes a `TLBI` before what relies on it: a store to a table, an access to memory that moves, a `TLBI` of the other stage, `ERET`, `VTTBR_EL2`, `SCTLR_EL2` | D8.14, "Ordering and completion of TLB maintenance instructions" |
@@ -146,8 +147,13 @@ impl Cleaning {
 pub struct Cpu {
     shared_store: Option<u64>,
     shared_load: Option<u64>,
+    /// In an exit from the guest; whether a barrier has ordered what the guest did before; a store that none has ordered.
+    is_exit: bool,
+    is_behind_guest: bool,
+    store_for_guest: Option<u64>,
     completion: Option<u64>,
     table_store: Option<u64>,
+    table_unsynchronized: Option<u64>,
     own_table_store: Option<u64>,
     own_table_unsynchronized: Option<u64>,
     tlbi: Option<(u64, Scope)>,
@@ -191,6 +197,9 @@ impl Cpu {
     /// An exception from the guest: entering EL2 synchronises the context.
     pub fn enter(&mut self) {
         self.synchronize();
+        self.is_exit = true;
+        self.is_behind_guest = false;
+        self.store_for_guest = None;
     }
 
     /// A load or a store.
@@ -245,9 +254,15 @@ impl Cpu {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
         if is_shared {
             self.shared_store = Some(pc);
+            self.store_for_guest = Some(pc).filter(|_| self.is_exit);
+            if self.is_exit && !self.is_behind_guest {
+                let text = "a store to the guest's memory before a barrier orders what the guest did before";
+                return Some(Violation { rule: "store-for-guest", pc, earlier: pc, text });
+            }
         }
         if is_table {
             self.table_store = Some(pc);
+            self.table_unsynchronized = Some(pc);
         }
         if is_in(&settings.own_tables) {
             self.own_table_store = Some(pc);
@@ -338,7 +353,10 @@ impl Cpu {
             Instruction::Maintain(cache) => self.maintain(pc, cache),
             Instruction::Translate => {
                 self.translate = Some(pc);
-                self.depend(pc, Dependent::Translate)
+                let text = "AT before DSB and ISB complete a store to a table";
+                let table = self.table_unsynchronized;
+                let table = table.map(|earlier| Violation { rule: "context", pc, earlier, text });
+                self.depend(pc, Dependent::Translate).or(table)
             }
             Instruction::Write(register) => self.write(pc, register),
             Instruction::Read(register) => self.read(pc, register),
@@ -355,6 +373,12 @@ impl Cpu {
 
     fn barrier(&mut self, is_dsb: bool, domain: Domain, accesses: Accesses) {
         let (loads, stores) = (accesses != Accesses::Stores, accesses != Accesses::Loads);
+        if domain >= Domain::Inner {
+            self.is_behind_guest |= accesses == Accesses::All;
+            if stores {
+                self.store_for_guest = None;
+            }
+        }
         if loads && domain >= Domain::Outer {
             self.completion = None;
             self.shared_load = None;
@@ -399,6 +423,7 @@ impl Cpu {
         self.written.clear();
         self.translate = None;
         self.own_table_unsynchronized = self.own_table_store;
+        self.table_unsynchronized = self.table_store;
     }
 
     fn invalidate(&mut self, pc: u64, scope: Scope, is_broadcast: bool) -> Option<Violation> {
@@ -507,6 +532,11 @@ impl Cpu {
             let text = "the guest begins before every line of what was loaded is cleaned";
             found = found.or(Some(Violation { rule: "handoff-not-cleaned", pc, earlier, text }));
         }
+        if let Some(earlier) = self.store_for_guest {
+            let text = "no barrier orders a store to the guest's memory before what the guest does next";
+            found = found.or(Some(Violation { rule: "store-for-guest", pc, earlier, text }));
+        }
+        self.is_exit = false;
         self.has_returned = true;
         self.synchronize();
         // From here on what the guest needs ordered is the guest's to order.

@@ -49,8 +49,10 @@ pub trait Maintenance: Hardware {
         self.barrier(Barrier::Everything);
     }
 
-    /// Has this CPU's guest use the view whose root is at `root`. A context synchronisation must follow.
+    /// Has this CPU's guest use the view whose root is at `root`, with all that was stored into it. A context synchronisation
+    /// must follow.
     fn enter_view(&self, root: u64) {
+        self.order_stores();
         self.select_tables(root | VIEW_VMID);
     }
 

@@ -10,7 +10,6 @@ use oche_hyp::world::CpuAccess;
 
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
-use super::maintenance::Maintenance as _;
 use super::walk::{LEAF_LEVEL, Root, index_of};
 use super::{Stage2, TABLE_ENTRIES};
 use crate::guard::MOST_OPENED;
@@ -36,7 +35,6 @@ impl<H: Hardware> Stage2<H> {
         self.view = Some(view);
         let entries = (Root::table_bytes(self.root.ipa_bits) / 8) as usize;
         self.copy_table(self.root.table, view.root, entries);
-        self.hardware.order_stores();
         Some(view.root)
     }
 
@@ -78,7 +76,6 @@ impl<H: Hardware> Stage2<H> {
             ..Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite)
         };
         self.hardware.store(table, index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
-        self.hardware.order_stores();
         true
     }
 

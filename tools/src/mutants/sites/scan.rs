@@ -164,11 +164,20 @@ fn collect(folder: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
     Ok(())
 }
 
+/// What only tests compile: an item behind `#[cfg(test)]`, which ends with its first line or where a brace closes in the first
+/// column.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Test {
+    None,
+    Begins,
+    Inside,
+}
+
 /// The sites of one file.
 pub(super) fn scan(file: &str, source: &str) -> Vec<Site> {
     let mut sites = Vec::new();
     let mut counts: HashMap<(String, String), usize> = HashMap::new();
-    let (mut function, mut is_assembly, mut is_test) = ("-".to_owned(), false, false);
+    let (mut function, mut is_assembly, mut test) = ("-".to_owned(), false, Test::None);
     let mut offset = 0;
     for line in source.split_inclusive('\n') {
         let start = offset;
@@ -176,10 +185,10 @@ pub(super) fn scan(file: &str, source: &str) -> Vec<Site> {
         let code = without_comment(line);
         let trimmed = code.trim();
         if trimmed == "#[cfg(test)]" {
-            is_test = true;
-        } else if is_test {
-            // The item ends where a brace closes in the first column, or at once.
-            is_test = !(line.starts_with('}') || trimmed.ends_with(';'));
+            test = Test::Begins;
+        } else if test != Test::None {
+            let is_over = line.starts_with('}') || test == Test::Begins && trimmed.ends_with(';');
+            test = if is_over { Test::None } else { Test::Inside };
         } else {
             is_assembly |= trimmed.contains("global_asm!(");
             if let Some(name) = name_of(trimmed, is_assembly) {
@@ -371,7 +380,13 @@ oche_head:
 );
 #[cfg(test)]
 mod tests {
+    use super::Power;
     fn one() { fence(Ordering::SeqCst); }
+}
+#[cfg(test)]
+use core::cell::Cell;
+fn after() {
+    fence(Ordering::SeqCst);
 }
 "##;
 
@@ -394,6 +409,7 @@ mod tests {
                 ("oche_head", "tlbi alle2", Kind::Instruction),
                 ("oche_head", "bl oche_clean_image", Kind::Instruction),
                 ("oche_head", "dc civac, x11", Kind::Instruction),
+                ("after", "fence(Ordering::SeqCst);", Kind::Statement),
             ]
         );
     }

@@ -132,14 +132,15 @@ impl Layout {
     /// A line is missing.
     pub fn read<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Self> {
         let mut layout = Self::default();
-        let (mut heap, mut pool) = (PhysRange::default(), PhysRange::default());
+        let mut pool = PhysRange::default();
         for line in lines.filter_map(|line| line.trim().strip_prefix("oche: ")) {
             let named = |name: &str| range_behind(line, name);
             if let (Some(image), Some(frames)) = (named("image "), named("pool ")) {
                 (layout.image, pool) = (image, frames);
                 layout.ranges.extend(named("trace ").and_then(counters).map(|range| ("counters", range)));
-            } else if let Some(range) = line.strip_prefix("heap ").and(named("heap ")) {
-                heap = range;
+            } else if let (Some(tables), Some(own)) = (named("tables "), named("own tables ")) {
+                layout.add("tables", tables);
+                layout.add("own", own);
             } else if let Some(range) = line.strip_prefix("guest memory ").and(named("guest memory ")) {
                 layout.add("shared", range);
             } else if line.starts_with("the guest starts: ") {
@@ -164,11 +165,11 @@ impl Layout {
                 }
             }
         }
-        if layout.image.size() == 0 || pool.size() == 0 || heap.size() == 0 {
-            bail!("Oche does not report its image, its heap and its pool");
+        let has_tables = layout.ranges.iter().any(|(kind, _)| *kind == "tables");
+        if layout.image.size() == 0 || pool.size() == 0 || !has_tables {
+            bail!("Oche does not report its image, its tables and its pool");
         }
         layout.add("shared", pool);
-        layout.add("tables", PhysRange { start: heap.end, end: pool.start });
         Ok(layout)
     }
 
@@ -348,12 +349,15 @@ mod tests {
         let lines = [
             "oche: image 0x40200000..0x403d0000, trace 0x69e00000..0x6aa00000, pool 0x70000000..0x80000000",
             "oche: heap 0x6aa00000..0x6fc00000 (12557 of 83968 KiB used)",
+            "oche: tables 0x6fc00000..0x6fd00000, own tables 0x6fd00000..0x6fd40000",
             "oche: guest memory 0x40000000..0x40200000",
         ];
         let layout = Layout::read(lines.into_iter()).unwrap();
         assert_eq!(layout.image, PhysRange { start: 0x4020_0000, end: 0x403d_0000 });
-        let tables = PhysRange { start: 0x6fc0_0000, end: 0x7000_0000 };
+        let tables = PhysRange { start: 0x6fc0_0000, end: 0x6fd0_0000 };
         assert!(layout.ranges.contains(&("tables", tables)), "{layout:?}");
+        let own = PhysRange { start: 0x6fd0_0000, end: 0x6fd4_0000 };
+        assert!(layout.ranges.contains(&("own", own)), "{layout:?}");
         assert!(Layout::read(lines.into_iter().take(1)).is_err());
         assert_eq!(range_behind("heap none", "heap "), None);
     }

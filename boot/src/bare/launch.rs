@@ -293,6 +293,7 @@ impl Prepared {
         let (used, total) = heap::usage();
         log::info!("image {}, trace {}, pool {}", self.layout.image, self.layout.trace, self.layout.pool);
         log::info!("heap {} ({} of {} KiB used)", self.layout.heap, used >> 10, total >> 10);
+        log::info!("tables {}, own tables {}", self.layout.tables, self.layout.own_tables);
         for range in self.layout.guest.as_slice() {
             log::info!("guest memory {range}");
         }

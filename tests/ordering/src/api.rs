@@ -111,7 +111,7 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
         let data = core::ptr::from_ref(site).cast_mut().cast::<c_void>();
         match decoded {
             Instruction::Other | Instruction::Yield => {}
-            Instruction::Memory { .. } => {
+            Instruction::Memory(_) => {
                 // SAFETY: the callback and its site live for ever.
                 unsafe {
                     qemu_plugin_register_vcpu_mem_cb(

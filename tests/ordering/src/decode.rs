@@ -41,6 +41,17 @@ pub enum Scope {
     Own,
 }
 
+/// What a load or store is beside that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing.
+    Plain,
+    /// It has acquire semantics.
+    Acquire,
+    /// It is one of an exclusive pair, or an atomic operation: it exchanges what was loaded before.
+    Exclusive,
+}
+
 /// A cache operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cache {
@@ -71,11 +82,8 @@ impl Register {
 pub enum Instruction {
     /// Nothing.
     Other,
-    /// A load or store, or both; whether it has acquire semantics.
-    Memory {
-        /// Acquire.
-        acquires: bool,
-    },
+    /// A load or store, or both.
+    Memory(Access),
     /// `DSB` or `DMB`.
     Barrier {
         /// `DSB`.
@@ -139,13 +147,15 @@ impl Instruction {
     }
 
     fn memory(word: u32) -> Self {
-        // Load-acquire, load-acquire exclusive, compare and swap, atomics, LDAPR; not PRFM or the literal form of it.
-        let acquires = word & 0x3fff_fc00 == 0x08df_fc00
-            || word & 0x3fe0_8000 == 0x0840_8000
-            || word & 0x3fe0_7c00 == 0x08e0_7c00
-            || word & 0x3ba0_0c00 == 0x38a0_0000
-            || word & 0x3fff_fc00 == 0x38bf_c000;
-        Self::Memory { acquires }
+        // LDAR and LDAPR.
+        if word & 0x3fff_fc00 == 0x08df_fc00 || word & 0x3fff_fc00 == 0x38bf_c000 {
+            return Self::Memory(Access::Acquire);
+        }
+        // Exclusives, compare and swap, and atomics.
+        let is_exclusive = word & 0x3f80_0000 == 0x0800_0000
+            || word & 0x3fa0_7c00 == 0x08a0_7c00
+            || word & 0x3b20_0c00 == 0x3820_0000;
+        Self::Memory(if is_exclusive { Access::Exclusive } else { Access::Plain })
     }
 
     fn system(word: u32) -> Self {
@@ -261,16 +271,18 @@ mod tests {
     }
 
     #[test]
-    fn acquires_are_told_from_plain_loads() {
-        for (word, acquires) in [
-            (0xf940_0020, false), // ldr x0, [x1]
-            (0xc8df_fc20, true),  // ldar x0, [x1]
-            (0xc89f_fc20, false), // stlr x0, [x1]
-            (0xc85f_fc20, true),  // ldaxr x0, [x1]
-            (0xc85f_7c20, false), // ldxr x0, [x1]
-            (0xa940_0420, false), // ldp x0, x1, [x1]
+    fn acquires_and_exclusives_are_told_from_plain_accesses() {
+        for (word, kind) in [
+            (0xf940_0020, Access::Plain),     // ldr x0, [x1]
+            (0xc8df_fc20, Access::Acquire),   // ldar x0, [x1]
+            (0xc89f_fc20, Access::Plain),     // stlr x0, [x1]
+            (0xc85f_fc20, Access::Exclusive), // ldaxr x0, [x1]
+            (0xc85f_7c20, Access::Exclusive), // ldxr x0, [x1]
+            (0xc802_fc20, Access::Exclusive), // stlxr w2, x0, [x1]
+            (0xc8e2_fc20, Access::Exclusive), // casal x2, x0, [x1]
+            (0xa940_0420, Access::Plain),     // ldp x0, x1, [x1]
         ] {
-            assert_eq!(Instruction::decode(word), Instruction::Memory { acquires }, "{word:#x}");
+            assert_eq!(Instruction::decode(word), Instruction::Memory(kind), "{word:#x}");
         }
     }
 }

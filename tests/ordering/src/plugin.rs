@@ -105,12 +105,12 @@ pub(crate) fn executed(cpu: usize, site: &Site) {
 
 /// `cpu` has loaded or stored at `address`.
 pub(crate) fn accessed(cpu: usize, site: &Site, address: u64, is_store: bool) {
-    let acquires = matches!(site.instruction, Instruction::Memory { acquires: true });
+    let Instruction::Memory(kind) = site.instruction else { return };
     with_cpu(cpu, |vcpu, plugin| {
         if is_store {
             vcpu.note_kind(cpu, address, &plugin.settings);
         }
-        vcpu.rules.access(&plugin.settings, site.pc, address, is_store, acquires)
+        vcpu.rules.access(&plugin.settings, site.pc, address, is_store, kind)
     });
 }
 

@@ -5,7 +5,6 @@
 //! | `store-before-command` | a store to memory that devices read is completed by `DSB` (`ST` or all; `OSH` or `SY`) before a store to a device's register | B2.3 "Memory barriers"; B2.7.2 "Device memory" |
 //! | `load-after-completion` | between the load by which a device reports completion and the next load of what it wrote there is `DMB` or `DSB` (`LD` or all; `OSH` or `SY`), or the first is an acquire | the same |
 //! | `load-before-return` | a load of memory that a device writes is completed by `DMB` or `DSB` (`LD` or all; `OSH` or `SY`) before the store to the register that gives the memory back | the same |
-//! | `store-for-guest` | what EL2 stores to `shared` in an exit is ordered with the guest's own accesses: a full `DMB` or `DSB` (`ISH` or more) before the first store, and one of stores behind the last, before `ERET` | B2.3.7 "Barrier-ordered-before"; the guest's instruction may be an acquire or a release |
 //! | `table-store-before-tlbi` | a store to a stage-2 table is completed by `DSB` (`ISHST` or more) before `TLBI` | D8.14 "TLB maintenance", break-before-make |
 //! | `table-store-before-return` | the same before `ERET` or before a register names the tables | D8.2.6, ordering of translation table writes |
 //! | `tlbi-incomplete` | `DSB` (all; `NSH` for this CPU's, `ISH` for a broadcast) completes a `TLBI` before what relies on it: a store to a table, an access to memory that moves, a `TLBI` of the other stage, `ERET`, `VTTBR_EL2`, `SCTLR_EL2` | D8.14, "Ordering and completion of TLB maintenance instructions" |
@@ -19,7 +18,7 @@
 //! | `call-before-store` | what a CPU reads that `SMC` starts is completed by `DSB` (`ISHST` or more) | the same |
 //! | `caches-off` | with its caches off EL2 stores to its image only where it was cleaned and invalidated, and does so again before its MMU goes on | D7.5 |
 
-use crate::decode::{Accesses, Cache, Domain, Instruction, Register, Scope};
+use crate::decode::{Access, Accesses, Cache, Domain, Instruction, Register, Scope};
 use crate::settings::{Range, Settings};
 
 /// Bytes of a cache line, as QEMU's `CTR_EL0` gives it for the CPUs that are used.
@@ -147,10 +146,6 @@ impl Cleaning {
 pub struct Cpu {
     shared_store: Option<u64>,
     shared_load: Option<u64>,
-    /// In an exit from the guest; whether a barrier has ordered what the guest did before; a store that none has ordered.
-    is_exit: bool,
-    is_behind_guest: bool,
-    store_for_guest: Option<u64>,
     completion: Option<u64>,
     table_store: Option<u64>,
     table_unsynchronized: Option<u64>,
@@ -197,9 +192,6 @@ impl Cpu {
     /// An exception from the guest: entering EL2 synchronises the context.
     pub fn enter(&mut self) {
         self.synchronize();
-        self.is_exit = true;
-        self.is_behind_guest = false;
-        self.store_for_guest = None;
     }
 
     /// A load or a store.
@@ -209,7 +201,7 @@ impl Cpu {
         pc: u64,
         address: u64,
         is_store: bool,
-        acquires: bool,
+        kind: Access,
     ) -> Option<Violation> {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
         let mut found = self.depend(pc, Dependent::Access);
@@ -217,7 +209,9 @@ impl Cpu {
         if let Some(image) = settings.image {
             if image.contains(address) {
                 found = found.or_else(|| self.access_off(pc, is_store));
-            } else if let Some(earlier) = self.own_table_unsynchronized {
+            } else if let Some(earlier) =
+                self.own_table_unsynchronized.filter(|_| !is_in(&settings.own_tables))
+            {
                 let text = "an access outside the image before DSB and ISB complete a store to EL2's tables";
                 found = found.or(Some(Violation { rule: "own-table-store", pc, earlier, text }));
             }
@@ -239,7 +233,7 @@ impl Cpu {
         if is_store {
             found.or_else(|| self.store(settings, pc, address, is_shared, is_table))
         } else {
-            found.or_else(|| self.load(settings, pc, address, is_shared, acquires))
+            found.or_else(|| self.load(settings, pc, address, is_shared, kind))
         }
     }
 
@@ -254,11 +248,6 @@ impl Cpu {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
         if is_shared {
             self.shared_store = Some(pc);
-            self.store_for_guest = Some(pc).filter(|_| self.is_exit);
-            if self.is_exit && !self.is_behind_guest {
-                let text = "a store to the guest's memory before a barrier orders what the guest did before";
-                return Some(Violation { rule: "store-for-guest", pc, earlier: pc, text });
-            }
         }
         if is_table {
             self.table_store = Some(pc);
@@ -302,14 +291,15 @@ impl Cpu {
         pc: u64,
         address: u64,
         is_shared: bool,
-        acquires: bool,
+        kind: Access,
     ) -> Option<Violation> {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
         if is_in(&settings.completions) {
-            self.completion = (!acquires).then_some(pc);
+            self.completion = (kind != Access::Acquire).then_some(pc);
             return None;
         }
-        if is_in(&settings.mailbox) {
+        // What is exchanged was looked at before.
+        if is_in(&settings.mailbox) && kind != Access::Exclusive {
             let earlier = self.mailbox.pending();
             self.mailbox.store(pc);
             let text = "a look at a word that was not dropped from the caches since the last look";
@@ -365,7 +355,7 @@ impl Cpu {
             Instruction::Call => self.call(pc),
             Instruction::Other
             | Instruction::Yield
-            | Instruction::Memory { .. }
+            | Instruction::Memory(_)
             | Instruction::WaitForEvent
             | Instruction::Block { .. } => None,
         }
@@ -373,12 +363,6 @@ impl Cpu {
 
     fn barrier(&mut self, is_dsb: bool, domain: Domain, accesses: Accesses) {
         let (loads, stores) = (accesses != Accesses::Stores, accesses != Accesses::Loads);
-        if domain >= Domain::Inner {
-            self.is_behind_guest |= accesses == Accesses::All;
-            if stores {
-                self.store_for_guest = None;
-            }
-        }
         if loads && domain >= Domain::Outer {
             self.completion = None;
             self.shared_load = None;
@@ -532,11 +516,6 @@ impl Cpu {
             let text = "the guest begins before every line of what was loaded is cleaned";
             found = found.or(Some(Violation { rule: "handoff-not-cleaned", pc, earlier, text }));
         }
-        if let Some(earlier) = self.store_for_guest {
-            let text = "no barrier orders a store to the guest's memory before what the guest does next";
-            found = found.or(Some(Violation { rule: "store-for-guest", pc, earlier, text }));
-        }
-        self.is_exit = false;
         self.has_returned = true;
         self.synchronize();
         // From here on what the guest needs ordered is the guest's to order.

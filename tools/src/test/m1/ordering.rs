@@ -30,8 +30,6 @@ const EXPECTED: &[&str] = &[
     "Maintain(OwnInstructions)",
     "Tlbi { scope: Own, is_broadcast: false }",
     "Tlbi { scope: AllGuests, is_broadcast: false }",
-    "Tlbi { scope: SecondStage, is_broadcast: true }",
-    "Tlbi { scope: FirstStage, is_broadcast: true }",
     "Tlbi { scope: BothStages, is_broadcast: true }",
     "Tlbi { scope: BothStages, is_broadcast: false }",
     "SendEvent",

@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Hfn, PAGE_BYTES};
+use crate::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::dart::entry::{decode_leaf, decode_table};
 use crate::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
@@ -28,6 +28,8 @@ use crate::world::{DeviceFault, SpaceId, World};
 
 /// What it costs to bring a page home and give it a base.
 const HOLD_BYTES: usize = 6 * PAGE_BYTES;
+/// What it costs to mark the tables of a space that ends, as many as it can have.
+const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
 /// Faults that one trap takes from the hardware.
 const MOST_FAULTS: usize = 64;
 
@@ -566,7 +568,7 @@ impl Engine {
         if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
             let is_done = self.placement.follow(world, space, &mut left, budget);
             if is_done {
-                self.complete(world, space);
+                self.complete(world, space, budget);
             } else {
                 self.space_mut(space).follow_left = Some(left);
             }
@@ -585,7 +587,7 @@ impl Engine {
         if self.applied == self.batch.changes.len() {
             self.in_hand = None;
             if self.is_compared && is_ending {
-                self.complete(world, space);
+                self.complete(world, space, budget);
             } else if self.is_compared {
                 self.space_mut(space).follow_left = Some(usize::MAX);
             }
@@ -605,11 +607,12 @@ impl Engine {
     }
 
     /// `space` is as the guest's tables say.
-    fn complete(&mut self, world: &mut impl World, space: SpaceId) {
+    fn complete(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) {
         let entry = self.space_mut(space);
         entry.needs_sync = false;
         entry.follow_left = None;
         if entry.is_ending {
+            budget.charge(CLOSE_BYTES);
             self.tracker.close_space(world, &mut self.placement.mover, space);
             self.placement.close_space(world, space);
             *self.spaces.get_mut(usize::from(space.0)).must("the space is open") = None;

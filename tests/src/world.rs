@@ -398,7 +398,6 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
 
     fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
         let _side = outside();
-        self.touch(16 * words.len());
         if self.is_sabotaged(Sabotage::SkipMerge) {
             return None;
         }
@@ -406,6 +405,7 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         self.cpus.checker().note_comparison(other);
         let (one, other) = (self.place_of_engine(one)?, self.place_of_engine(other)?);
         if self.memory.are_known_equal(one, other) {
+            self.touch(16 * words.len());
             return None;
         }
         let (one_words, other_words) = (self.memory.page(one), self.memory.page(other));
@@ -413,19 +413,23 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
         if first.is_none() && words == (0..PAGE_WORDS) {
             self.memory.note_equal(one, other);
         }
+        self.touch(16 * first.map_or(words.len(), |word| word + 1));
         first.map(|word| words.start + word)
     }
 
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
         let _side = outside();
-        self.touch(8 * (PAGE_WORDS - word.min(PAGE_WORDS)));
-        first_unequal(self.page_of_engine(page)?.get(word..)?, known.get(word..)?).map(|index| word + index)
+        let words = known.get(word..)?;
+        let first = first_unequal(self.page_of_engine(page)?.get(word..)?, words);
+        self.touch(8 * first.map_or(words.len(), |index| index + 1));
+        first.map(|index| word + index)
     }
 
     fn first_other(&self, page: Hfn, value: u64, word: usize) -> Option<usize> {
         let _side = outside();
-        self.touch(8 * (PAGE_WORDS - word.min(PAGE_WORDS)));
-        self.memory.first_other(self.place_of_engine(page)?, value, word)
+        let found = self.memory.first_other(self.place_of_engine(page)?, value, word);
+        self.touch(8 * (found.unwrap_or(PAGE_WORDS) - word));
+        found
     }
 
     fn copy_page(&mut self, from: Hfn, to: Hfn) {

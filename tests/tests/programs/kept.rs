@@ -825,3 +825,29 @@ fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy()
         check(Setting { board: Smmu, pages: 256, darts: 1, ..Setting::PLAIN }, &steps);
     }
 }
+
+/// A page of data that serves as tables: each comparison stops at the next word that differs, and costs that much.
+#[test]
+fn a_table_of_data_is_no_more_than_one_traps_work() {
+    let steps = [
+        (NewDomain, 2926892402),
+        (Attach { domain: 0, dart: 0, stream: 15, flush: true }, 2835520580),
+        (
+            Map {
+                domain: 1,
+                pages: 22,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1721108699,
+        ),
+        (Pack { domain: 1, buffers: 16, rights: FromDevice }, 3937790163),
+        (BreakRegister { dart: 2, stream: 15, register: 0, garbage: 5 }, 580849507),
+        (Suspend { dart: 2 }, 2102319439),
+    ];
+    let setting = Setting { cpus: 3, darts: 1, coherence: Api, isolation: Strict, ..Setting::PLAIN };
+    check(setting, &steps);
+}

@@ -6,6 +6,7 @@ mod access;
 mod attacks;
 mod calls;
 mod console;
+mod debug;
 mod edu;
 mod exception;
 mod firmware;
@@ -14,10 +15,14 @@ mod guarded;
 mod idle;
 mod mapping;
 mod motion;
+mod races;
 mod random;
 mod start;
 mod storm;
 mod tree;
+mod unprivileged;
+mod user;
+mod window;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,6 +102,10 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     calls::run(&mut tally, &holes);
     guarded::run(&mut tally);
     motion::run(&mut tally);
+    unprivileged::run(&mut tally);
+    races::run(&mut tally);
+    debug::run(&mut tally);
+    unprivileged::livelocks(&mut tally);
     attacks::run(&mut tally, &holes);
     storm::run(&mut tally);
     print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));

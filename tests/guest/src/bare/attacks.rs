@@ -32,7 +32,7 @@ static FROM: Pages<1> = Pages::new();
 static TO: Pages<1> = Pages::new();
 static ALIAS: Pages<1> = Pages::new();
 static FLUSHES: AtomicU32 = AtomicU32::new(0);
-static IS_OVER: AtomicBool = AtomicBool::new(false);
+pub(super) static IS_OVER: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
     let Some(edu) = Edu::find() else {
@@ -244,7 +244,11 @@ pub(super) fn flood() {
     }
 }
 
-fn with_helpers(task: u32, work: impl FnOnce() -> Result<(), &'static str>) -> Result<(), &'static str> {
+/// Runs `work` while all other CPUs do `task`, until [`IS_OVER`].
+pub(super) fn with_helpers(
+    task: u32,
+    work: impl FnOnce() -> Result<(), &'static str>,
+) -> Result<(), &'static str> {
     IS_OVER.store(false, Ordering::SeqCst);
     calls::TASK.store(task, Ordering::SeqCst);
     let started = (1..=HELPERS).filter(|cpu| calls::start(*cpu).is_ok()).count() as u64;

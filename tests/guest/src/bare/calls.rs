@@ -31,6 +31,9 @@ pub(super) const COUNT: u32 = 2;
 pub(super) const MOTION: u32 = 3;
 pub(super) const SCRIBBLE: u32 = 4;
 pub(super) const FLOOD: u32 = 5;
+/// They replace an instruction of a program; change the mapping of a page that a program stores to.
+pub(super) const PATCH: u32 = 6;
+pub(super) const REMAP: u32 = 7;
 /// They execute random instructions.
 pub(super) const RANDOM: u32 = 16;
 /// What other CPUs do when they come: 0 leave at once.
@@ -47,6 +50,8 @@ extern "C" fn guest_secondary(number: u64) -> ! {
         SCRIBBLE => super::attacks::scribble(number),
         FLOOD => super::attacks::flood(),
         RANDOM => super::random::join(number),
+        PATCH => super::races::patch(number),
+        REMAP => super::races::remap(number),
         _ => {}
     }
     loop {

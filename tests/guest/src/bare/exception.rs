@@ -21,6 +21,13 @@ impl Exception {
         matches!(self.syndrome >> 26, 0x21 | 0x25) && self.syndrome & 0x3f == 0x10
     }
 
+    /// A permission fault of stage 1's last level, at EL1, for a store or for a load.
+    pub(super) fn is_permission_fault(self, is_write: bool) -> bool {
+        self.syndrome >> 26 == 0x25
+            && self.syndrome & 0x3f == 0xf
+            && (self.syndrome >> 6 & 1 == 1) == is_write
+    }
+
     /// An instruction that does not exist.
     pub(super) fn is_undefined(self) -> bool {
         self.syndrome >> 26 == 0
@@ -70,9 +77,19 @@ guest_vectors:
     dead
     .balign 128
     b       guest_sync
-    .rept   11
     dead
-    .endr
+    dead
+    dead
+    .balign 128
+    b       guest_from_user
+    dead
+    dead
+    dead
+    .balign 128
+    b       guest_from_user
+    dead
+    dead
+    dead
 
 guest_sync:
     sub     sp, sp, #176

@@ -5,6 +5,7 @@
 //! fetches reach stage 2 instead of failing before. TTBR1 is on and leads to nothing yet.
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the first GiB is memory for stage 1.
 pub(super) const DEVICES_AS_MEMORY: u64 = 0x40_0000_0000;
@@ -18,20 +19,25 @@ const MEMORY: u64 = 1 | 1 << 10 | 3 << 8;
 const DEVICE: u64 = 1 | 1 << 10 | 1 << 2;
 
 #[repr(C, align(4096))]
-struct Table([u64; 512]);
+struct Table([AtomicU64; 512]);
 
 static TABLE: Table = {
-    let mut entries = [0; 512];
-    entries[0] = DEVICE;
+    let mut entries = [const { AtomicU64::new(0) }; 512];
+    entries[0] = AtomicU64::new(DEVICE);
     let mut gib = 1;
     while gib < 8 {
-        entries[gib] = (gib as u64) << 30 | MEMORY;
+        entries[gib] = AtomicU64::new((gib as u64) << 30 | MEMORY);
         gib += 1;
     }
-    entries[(DEVICES_AS_MEMORY >> 30) as usize] = MEMORY;
-    entries[(HIGH_DEVICES >> 30) as usize] = 256 << 30 | DEVICE;
+    entries[(DEVICES_AS_MEMORY >> 30) as usize] = AtomicU64::new(MEMORY);
+    entries[(HIGH_DEVICES >> 30) as usize] = AtomicU64::new(256 << 30 | DEVICE);
     Table(entries)
 };
+
+/// Sets an entry of the first level.
+pub(super) fn set_table_entry(index: usize, entry: u64) {
+    TABLE.0[index].store(entry, Ordering::SeqCst);
+}
 
 unsafe extern "C" {
     fn guest_secondary_entry() -> !;

@@ -22,6 +22,7 @@ mod gic;
 pub mod guard;
 pub mod heap;
 pub mod launch;
+pub mod mmio;
 pub mod panic;
 #[cfg(feature = "panic-on-request")]
 mod panic_request;

@@ -26,6 +26,7 @@ pub mod inject;
 pub mod layout;
 pub mod lock;
 pub mod machine;
+pub mod mmio;
 pub mod options;
 pub mod payload;
 pub mod psci;

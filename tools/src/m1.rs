@@ -116,6 +116,8 @@ pub struct Mac {
     pub has_linux: bool,
     /// More arguments for QEMU.
     pub arguments: Vec<OsString>,
+    /// Nothing is where the tree says that `sio`'s DART and the NVMe are: accesses there end in bus errors.
+    pub has_dead_devices: bool,
     /// How long the machine runs on when enough has been seen: time for what must not come.
     pub linger: Duration,
 }
@@ -152,6 +154,7 @@ impl Default for Mac {
             ],
             has_linux: false,
             arguments: Vec::new(),
+            has_dead_devices: false,
             linger: Duration::ZERO,
         }
     }

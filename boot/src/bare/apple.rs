@@ -3,8 +3,9 @@
 use core::arch::asm;
 
 use crate::bare::registers::{
-    CtrrALwrEl1, CtrrAUprEl1, CtrrCtlEl1, Ehid4El1, HacrEl2, Hid4El1, IpiSrEl1, MidrEl1, Pmcr0El1, Upmcr0El1,
-    UpmsrEl1, VmTimerFiqEnableEl2, synchronize_context,
+    CtrrALwrEl1, CtrrAUprEl1, CtrrCtlEl1, Ehid4El1, HacrEl2, Hid4El1, IpiSrEl1, L2cErrorAddress,
+    L2cErrorInformation, L2cErrorStatus, MidrEl1, Pmcr0El1, Upmcr0El1, UpmsrEl1, VmTimerFiqEnableEl2,
+    synchronize_context,
 };
 use crate::fiq::{Held, Timers};
 use crate::range::PhysRange;
@@ -59,6 +60,20 @@ pub fn look() -> Option<Found> {
         ctrr: PhysRange { start: CtrrALwrEl1.read(), end: CtrrAUprEl1.read() },
         ctrr_control: CtrrCtlEl1.read(),
     })
+}
+
+/// `L2C_ERR_STS`, `ADR` and `INF`, where there are any: what a bus error left. They are clear afterwards.
+///
+/// Assumed, as no source shows it: the error of an access by this CPU is in its own cluster's registers by the time that the
+/// exception is taken. Only the log depends on it.
+pub fn take_bus_error() -> Option<[u64; 3]> {
+    let is_known = is_apple() && matches!(MidrEl1.read() >> 4 & 0xfff, E_CORE | P_CORE);
+    if !is_known {
+        return None;
+    }
+    let registers = [L2cErrorStatus.read(), L2cErrorAddress.read(), L2cErrorInformation.read()];
+    L2cErrorStatus.write(registers[0]);
+    Some(registers)
 }
 
 /// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no ticks and hangs where it

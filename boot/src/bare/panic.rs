@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::bare::console::{self, print};
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
-use crate::bare::{cpu, entry, firmware};
+use crate::bare::{cpu, entry, firmware, mmio};
 use crate::lock::Once;
 
 /// Most return addresses that are printed.
@@ -76,7 +76,22 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     stop(frame_pointer)
 }
 
-/// An exception that EL2 took from EL2, or one that the configuration makes impossible.
+/// An exception that EL2 took from EL2: returns if it was a bus error that is made good.
+///
+/// # Safety
+///
+/// Only the vectors call this, with the frame that they stored.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn oche_from_el2(frame: *mut TrapFrame, vector: u64) {
+    // SAFETY: the caller's promise is the same.
+    if unsafe { mmio::fix_up(frame, vector) } {
+        return;
+    }
+    // SAFETY: the caller's promise is the same.
+    unsafe { oche_unexpected(frame, vector) }
+}
+
+/// An exception that EL2 took from EL2 and that ends it, or one that the configuration makes impossible.
 ///
 /// # Safety
 ///
@@ -176,23 +191,37 @@ fn backtrace(mut frame_pointer: u64) {
 
 global_asm!(
     r#"
-    // From EL2 itself: nothing that returns. The stack may be what failed: if SP is in the guard page at the
-    // low end of its slot, start over at the slot's top. SP_EL0 is the guest's, which will not run again.
+    // From EL2 itself: what returns is a bus error of an access to a device (`bare::mmio`). The stack may be what
+    // failed: if SP is in the guard page at the low end of its slot, or a frame would be, start over at the slot's top.
+    // Until that is known no register may be lost: x0 and SP are kept in each other's sum. Behind it SP_EL0 is free: it
+    // is the guest's, which will not run again.
     .macro from_el2 number
     .balign 128
-    msr     sp_el0, x0
-    mov     x0, sp
+    add     sp, sp, x0
+    sub     x0, sp, x0
     sub     x0, x0, #({frame_bytes} + 512)
     tst     x0, #({stack_bytes} - {guard_bytes})
-    b.ne    1f
+    add     x0, x0, #({frame_bytes} + 512)
+    b.eq    .Loverflow_\number
+    sub     x0, sp, x0
+    sub     sp, sp, x0
+.Lsave_\number:
+    save_frame
+    mov     x1, #\number
+    b       oche_el2_trap
+    .endm
+
+    // x0 = SP, SP = the sum.
+    .macro overflow number
+.Loverflow_\number:
+    msr     sp_el0, x1
+    sub     x1, sp, x0
     orr     x0, x0, #({stack_bytes} - 1)
     add     x0, x0, #1
     mov     sp, x0
-1:  mrs     x0, sp_el0
-    save_frame
-    mov     x0, sp
-    mov     x1, #\number
-    b       oche_unexpected
+    mov     x0, x1
+    mrs     x1, sp_el0
+    b       .Lsave_\number
     .endm
 
     .macro save_frame
@@ -261,6 +290,15 @@ oche_vectors:
     impossible 0x680
     guest_fiq                           // 0x700
     impossible 0x780
+
+    .irp number, 0x000, 0x080, 0x100, 0x180, 0x200, 0x280, 0x300, 0x380
+    overflow \number
+    .endr
+
+oche_el2_trap:
+    mov     x0, sp
+    bl      oche_from_el2
+    b       oche_resume
 
 oche_guest_trap:
     mov     x0, sp

@@ -188,6 +188,13 @@ system_registers! {
     Upmcr0El1 = "S3_7_C15_C0_4";
     /// `UPMSR_EL1`, on Apple's CPUs only. Source: the same.
     UpmsrEl1 = "S3_7_C15_C6_4";
+    /// `L2C_ERR_STS`, on Apple's CPUs only: what bus error there was; writing what was read clears it. Source: m1n1
+    /// `src/cpu_regs.h`, `src/exception.c`; XNU `osfmk/arm64/sleh.c`.
+    L2cErrorStatus = "S3_3_C15_C8_0";
+    /// `L2C_ERR_ADR`, on Apple's CPUs only: where. Source: the same.
+    L2cErrorAddress = "S3_3_C15_C9_0";
+    /// `L2C_ERR_INF`, on Apple's CPUs only. Source: the same.
+    L2cErrorInformation = "S3_3_C15_C10_0";
     /// `AFSR1_EL2`.
     Afsr1El2 = "S3_4_C5_C1_1";
     /// `ESR_EL2`.

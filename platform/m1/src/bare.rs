@@ -7,6 +7,7 @@ mod console;
 mod guest;
 mod hardware;
 mod port;
+mod power;
 mod selftest;
 mod watchdog;
 
@@ -27,6 +28,8 @@ use oche_m1::{found, nvme};
 use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
 use oche_platform::recorder::IS_COMPILED_IN;
+
+use power::Domains;
 
 /// What the root node of every M1 Mac's device tree is compatible with.
 const COMPATIBLE: &str = "apple,t8103";
@@ -60,7 +63,10 @@ fn main(fdt: FdtAddress) -> ! {
     let count = found::mediated(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
     let mut holes = guest::report(&all, &mut darts);
-    let controller = found::nvme(prepared.machine.tree()).map(ans::Controller::at);
+    console::watch_power(Domains::map(found::power(prepared.machine.tree(), console::UART.start)));
+    let controller = found::nvme(prepared.machine.tree());
+    let controller = controller
+        .map(|start| ans::Controller::at(start, Domains::map(found::power(prepared.machine.tree(), start))));
     if let Some(controller) = &controller {
         let [_, doorbells] = controller.pages();
         log::info!(

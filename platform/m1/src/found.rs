@@ -139,16 +139,32 @@ fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
     // The window is the hardware's, whatever the tree says of its size.
     let registers = PhysRange::sized(start, REGION_BYTES)?;
     let name = NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));
-    let domains = bytes(node, "power-domains").unwrap_or(&[]);
-    let phandles = domains.chunks_exact(4).take(MOST_DOMAINS).map(|phandle| number(phandle) as u32);
     Some(Found {
         registers,
         name: name.unwrap_or_else(|| alloc::format!("dart@{start:x}")),
         is_enabled: matches!(first_string(node, "status"), None | Some(b"okay" | b"ok")),
-        power: phandles.filter_map(|phandle| power_register(root, phandle)).collect(),
+        power: power_registers(root, node),
         clients: Vec::new(),
         phandle: bytes(node, "phandle").map_or(0, |phandle| number(phandle) as u32),
     })
+}
+
+/// The registers of the power domains of the device whose own registers begin at `start`; none where the tree names none.
+pub fn power(tree: &Fdt<'_>, start: u64) -> Vec<u64> {
+    let (root, mut found) = (tree.root(), Vec::new());
+    walk(&root, &mut |node| {
+        if bytes(node, "reg").and_then(|reg| reg.get(..8)).map(number) == Some(start) {
+            found.extend(power_registers(&root, node));
+        }
+    });
+    found
+}
+
+/// The registers of the power domains of `node`.
+fn power_registers(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Vec<u64> {
+    let domains = bytes(node, "power-domains").unwrap_or(&[]);
+    let phandles = domains.chunks_exact(4).take(MOST_DOMAINS).map(|phandle| number(phandle) as u32);
+    phandles.filter_map(|phandle| power_register(root, phandle)).collect()
 }
 
 /// The register of the power domain with `phandle`: its own offset in its parent's registers.

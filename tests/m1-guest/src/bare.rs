@@ -7,6 +7,7 @@ use core::arch::asm;
 mod console;
 mod cpus;
 mod dart;
+mod dead;
 mod drivers;
 mod fiq;
 mod hazards;
@@ -59,7 +60,11 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     memory::run(&mut tally, &tree);
     power::begin();
     drivers::run(&mut tally);
-    nvme::run(&mut tally);
+    if tree.says(b"guest=dead") {
+        dead::run(&mut tally);
+    } else {
+        nvme::run(&mut tally);
+    }
     hazards::run(&mut tally, &tree);
     power::run(&mut tally);
     fiq::end_background(&mut tally);

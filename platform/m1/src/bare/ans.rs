@@ -1,32 +1,39 @@
 //! The NVMe controller's registers under the guest: those that trap go to the hardware, and its commands are looked at.
 
 use core::arch::asm;
-use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use oche_boot::bare::launch;
+use oche_boot::bare::{launch, mmio};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::addr::Gfn;
 use oche_hyp::world::Iommu;
+use oche_m1::found::Power;
 use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP};
 use oche_platform::mediation::{Cause, Mediation};
+
+use super::power::Domains;
 
 /// The controller, if there is one.
 pub(super) struct Controller {
     start: u64,
+    domains: Domains,
     commands: SpinLock<Ans>,
     /// Doorbells that were refused.
     refusals: AtomicU32,
 }
+
+/// What the log calls it.
+const NAME: &str = "nvme";
 
 /// Refused doorbells that the log names; the guest can ring as often as it likes.
 const MAX_REPORTED: u32 = 8;
 
 impl Controller {
     /// Maps what traps. Touches nothing.
-    pub(super) fn at(start: u64) -> Self {
-        let controller = Self { start, commands: SpinLock::new(Ans::new()), refusals: AtomicU32::new(0) };
+    pub(super) fn at(start: u64, domains: Domains) -> Self {
+        let controller =
+            Self { start, domains, commands: SpinLock::new(Ans::new()), refusals: AtomicU32::new(0) };
         controller.pages().into_iter().for_each(launch::map_registers);
         controller
     }
@@ -66,14 +73,11 @@ impl Controller {
         if !is_ours || !matches!(bytes, 4 | 8) || !address.is_multiple_of(bytes as u64) {
             return None;
         }
-        let Some(value) = write else {
-            return Some(match bytes {
-                // SAFETY: `at` mapped the page as Device memory, and the guest touches it: the controller is on.
-                4 => u64::from(unsafe { ptr::read_volatile(address as *const u32) }),
-                // SAFETY: the same.
-                _ => unsafe { ptr::read_volatile(address as *const u64) },
-            });
-        };
+        // Without power this is a bus error.
+        if self.domains.power() != Power::On {
+            return None;
+        }
+        let Some(value) = write else { return self.load(address, bytes) };
         let is_passed = mediation.for_master(cause, |mediation| {
             let mut looked = Looked { mediation };
             let mut commands = self.commands.lock();
@@ -90,13 +94,23 @@ impl Controller {
         // What was copied comes before the doorbell.
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-        match bytes {
-            // SAFETY: as for the load.
-            4 => unsafe { ptr::write_volatile(address as *mut u32, value as u32) },
+        let stored = match bytes {
+            // SAFETY: as for a load.
+            4 => unsafe { mmio::write32(address, value as u32) },
             // SAFETY: the same.
-            _ => unsafe { ptr::write_volatile(address as *mut u64, value) },
-        }
-        Some(0)
+            _ => unsafe { mmio::write64(address, value) },
+        };
+        stored.map_err(|error| mmio::report(&NAME, &error)).ok().map(|()| 0)
+    }
+
+    fn load(&self, address: u64, bytes: usize) -> Option<u64> {
+        let loaded = match bytes {
+            // SAFETY: `at` mapped the page as Device memory, and the guest reads what it chose to read.
+            4 => unsafe { mmio::read32(address) }.map(u64::from),
+            // SAFETY: the same.
+            _ => unsafe { mmio::read64(address) },
+        };
+        loaded.map_err(|error| mmio::report(&NAME, &error)).ok()
     }
 }
 

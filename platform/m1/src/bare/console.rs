@@ -4,14 +4,17 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use oche_boot::bare::console::{self, Console};
-use oche_boot::bare::{cpu, launch, panic};
+use oche_boot::bare::{cpu, launch, mmio, panic};
 use oche_boot::lock::{Once, SpinLock};
 use oche_boot::range::PhysRange;
+use oche_m1::found::Power;
 use oche_m1::framebuffer::{Format, Framebuffer};
 use oche_m1::screen::{Pixels, Screen};
 
+use super::power::Domains;
+
 /// UART 0. Source: Linux `arch/arm64/boot/dts/apple/t8103.dtsi`, `serial0`.
-const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
+pub(super) const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
 /// Offset of `UTRSTAT`; bit 1 says that the transmit buffer is empty. Source: m1n1 `src/uart_regs.h`.
 const STATUS: u64 = 0x10;
 const TRANSMIT_EMPTY: u32 = 1 << 1;
@@ -32,6 +35,10 @@ static SCREEN: Once<Screen<Memory>> = Once::new();
 static PLAIN: Once<PhysRange> = Once::new();
 /// The screen was taken from the guest.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
+/// The serial port's, once the tree has been read.
+static POWER: Once<Domains> = Once::new();
+/// The serial port did not take the last byte.
+static IS_STUCK: AtomicBool = AtomicBool::new(false);
 static EARLY: SpinLock<Early> = SpinLock::new(Early { bytes: [0; EARLY_BYTES], length: 0 });
 
 /// What was said before there was a screen.
@@ -51,6 +58,11 @@ pub(super) fn keep_screen(memory: PhysRange) {
     if launch::map_screen(memory).is_ok() {
         PLAIN.set(memory);
     }
+}
+
+/// Uses the serial port only while `domains` have power: the guest's driver of it may gate them.
+pub(super) fn watch_power(domains: Domains) {
+    POWER.set(domains);
 }
 
 /// Speaks on the screen too, and repeats what was said before.
@@ -98,16 +110,26 @@ impl Console for Everywhere {
     }
 }
 
+/// Sends a byte on the serial port if that answers. The guest may have gated its clock or its power.
 fn send(byte: u8) {
-    let status = (UART.start + STATUS) as *const u32;
-    // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading the status
-    // has no side effect.
-    let is_empty = || unsafe { ptr::read_volatile(status) } & TRANSMIT_EMPTY != 0;
-    if (0..POLL_LIMIT).all(|_| !is_empty()) {
+    if POWER.get().is_some_and(|domains| domains.power() != Power::On) {
         return;
     }
-    // SAFETY: as above; a byte into the transmit buffer.
-    unsafe { ptr::write_volatile((UART.start + TRANSMIT) as *mut u32, u32::from(byte)) };
+    // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading the status
+    // has no side effect.
+    let is_full = || unsafe { mmio::read32(UART.start + STATUS) }.map(|status| status & TRANSMIT_EMPTY == 0);
+    // A port that has not taken a byte in time is not waited for again until it takes one.
+    let polls = if IS_STUCK.load(Ordering::Relaxed) { 1 } else { POLL_LIMIT };
+    let has_room = (0..polls).find_map(|_| match is_full() {
+        Ok(true) => None,
+        Ok(false) => Some(true),
+        Err(_) => Some(false),
+    });
+    IS_STUCK.store(has_room != Some(true), Ordering::Relaxed);
+    if has_room == Some(true) {
+        // SAFETY: as above; a byte into the transmit buffer. If nothing answers the byte is lost.
+        let _ = unsafe { mmio::write32(UART.start + TRANSMIT, u32::from(byte)) };
+    }
 }
 
 /// A framebuffer's memory, mapped for Oche.

@@ -1,22 +1,22 @@
 //! The DARTs' registers, and those that say whether they are on.
 
 use alloc::vec::Vec;
-use core::ptr;
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_boot::bare::launch;
-use oche_boot::range::{PAGE, PhysRange};
+use oche_boot::bare::{launch, mmio};
 use oche_hyp::dart::registers::REGION_BYTES;
 use oche_hyp::dart::stream::DartId;
 use oche_m1::darts::{BusError, Hardware};
 use oche_m1::found::{Found, Power, mediated};
 
+use super::power::Domains;
+
 /// Registers that EL2 maps: nobody else reaches them, since stage 2 does not map them.
 #[derive(Debug)]
 pub(super) struct Registers {
-    /// By DART: its registers, and the registers of its power domains.
-    darts: Vec<(u64, Vec<u64>)>,
+    /// By DART: its registers, and its power domains.
+    darts: Vec<(u64, Domains)>,
 }
 
 impl Registers {
@@ -24,33 +24,32 @@ impl Registers {
     pub(super) fn map(all: &[Found]) -> Self {
         let darts = mediated(all).map(|(_, dart)| {
             launch::map_registers(dart.registers);
-            for power in &dart.power {
-                launch::map_registers(PhysRange { start: *power, end: power + 4 }.grown_to(PAGE));
-            }
-            (dart.registers.start, dart.power.clone())
+            (dart.registers.start, Domains::map(dart.power.clone()))
         });
         Self { darts: darts.collect() }
     }
 
-    fn register(&self, dart: DartId, offset: u64) -> *mut u32 {
+    fn register(&self, dart: DartId, offset: u64) -> u64 {
         assert!(offset < REGION_BYTES && offset.is_multiple_of(4), "a DART's register");
         let (start, _) = self.darts.get(dart.index()).expect("the driver knows the DARTs that it was given");
-        (start + offset) as *mut u32
+        start + offset
     }
+}
+
+fn bus_error(dart: DartId, error: &mmio::BusError) -> BusError {
+    mmio::report(&format_args!("DART {}", dart.index()), error);
+    BusError
 }
 
 impl Hardware for Registers {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
-        let register = self.register(dart, offset);
-        // SAFETY: `map` mapped it as Device memory; the driver asks first whether the DART is on.
-        Ok(unsafe { ptr::read_volatile(register) })
+        // SAFETY: `map` mapped it as Device memory.
+        unsafe { mmio::read32(self.register(dart, offset)) }.map_err(|error| bus_error(dart, &error))
     }
 
     fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
-        let register = self.register(dart, offset);
         // SAFETY: as for `read`.
-        unsafe { ptr::write_volatile(register, value) };
-        Ok(())
+        unsafe { mmio::write32(self.register(dart, offset), value) }.map_err(|error| bus_error(dart, &error))
     }
 
     /// `DSB ST`, of the full system, since no source says in which shareability domain a DART is. A DMB would order
@@ -69,11 +68,7 @@ impl Hardware for Registers {
     }
 
     fn power(&self, dart: DartId) -> Power {
-        let registers = self.darts.get(dart.index()).map_or(&[][..], |(_, power)| power);
-        Power::of_all(registers.iter().map(|register| {
-            // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.
-            Power::from_register(unsafe { ptr::read_volatile(*register as *const u32) })
-        }))
+        self.darts.get(dart.index()).map_or(Power::Off, |(_, domains)| domains.power())
     }
 
     fn ticks(&self) -> u64 {

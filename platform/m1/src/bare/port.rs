@@ -1,10 +1,9 @@
 //! The interrupt of the trace's port.
 
 use alloc::boxed::Box;
-use core::ptr;
 
 use dtoolkit::fdt::Fdt;
-use oche_boot::bare::launch;
+use oche_boot::bare::{launch, mmio};
 use oche_m1::aic::{self, Line};
 use oche_platform::port::SetInterrupt;
 
@@ -24,6 +23,8 @@ pub(super) fn interrupt(line: Line) -> SetInterrupt {
         let (register, word) = line.store(is_up);
         // SAFETY: `line` mapped the controller's registers as Device memory. A bit of 0 changes nothing, so this does not
         // meddle with what the guest does there.
-        unsafe { ptr::write_volatile(register as *mut u32, word) };
+        if let Err(error) = unsafe { mmio::write32(register, word) } {
+            mmio::report(&"aic", &error);
+        }
     })
 }

@@ -179,6 +179,10 @@ guest_exception_entry:
     b.ne    4f
     mov     x1, #2                      // it came: go on behind the instruction
     str     x1, [x0]
+    mrs     x1, esr_el1
+    str     x1, [x0, #8]
+    mrs     x1, far_el1
+    str     x1, [x0, #16]
     mrs     x1, elr_el1
     add     x1, x1, #4
     msr     elr_el1, x1
@@ -195,14 +199,23 @@ guest_exception_entry:
     expected = sym EXPECTED,
 );
 
-/// 1 while an exception is expected, 2 once it has come.
-static EXPECTED: AtomicU64 = AtomicU64::new(0);
+/// 1 while an exception is expected, 2 once it has come; then its `ESR_EL1` and `FAR_EL1`.
+static EXPECTED: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 /// Whether `access`, one load or store, ends in an exception. The flags may be lost.
 pub(super) fn faults(access: impl FnOnce()) -> bool {
-    EXPECTED.store(1, Ordering::SeqCst);
+    EXPECTED[0].store(1, Ordering::SeqCst);
     access();
-    EXPECTED.swap(0, Ordering::SeqCst) == 2
+    EXPECTED[0].swap(0, Ordering::SeqCst) == 2
+}
+
+/// Whether `access`, one load or store at `address`, ends in a synchronous external abort there. The flags may be lost.
+pub(super) fn aborts_at(address: u64, is_store: bool, access: impl FnOnce()) -> bool {
+    let has_faulted = faults(access);
+    let [_, syndrome, at] = EXPECTED.each_ref().map(|word| word.load(Ordering::SeqCst));
+    // EC 0x25, WnR, DFSC of a synchronous external abort, not on a table walk.
+    let is_external = syndrome >> 26 == 0x25 && syndrome & 0x3f == 0x10;
+    has_faulted && is_external && (syndrome >> 6 & 1 != 0) == is_store && at == address
 }
 
 /// Nothing else here is meant to fault.

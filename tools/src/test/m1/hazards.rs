@@ -34,6 +34,8 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let outcome = bench.passes("a DART that is off", &mac, step)?;
     expect(&outcome, "2=dma-controller@236004000: no power")?;
     expect(&outcome, "guest: a DART that has no power, and gets it ok")?;
+    mac.settings[4] = Setting::Idle;
+    dead(bench, &Mac { chosen: guest("dead"), has_dead_devices: true, ..mac.clone() }, step)?;
     mac.chosen.clear();
     mac.settings[2] = Setting::Stuck;
     let outcome = bench.run("a DART that stays busy", &mac, step)?;
@@ -41,6 +43,24 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
         "guest: linux: two DARTs, one table FAILED",
         "guest: u-boot: 16K, then linux: 4K ok",
         "guest: a locked DART is as it was ok",
+    ] {
+        expect(&outcome, wanted)?;
+    }
+    Ok(())
+}
+
+/// Devices whose power domains are on and that do not answer: EL2 survives its own accesses, says what did not answer, and the guest
+/// gets a bus error at its own instruction.
+fn dead(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
+    let outcome = bench.passes("devices that do not answer", mac, step)?;
+    for wanted in [
+        "DART 4: nothing answers at 0xb000060: a synchronous external abort",
+        "nvme: nothing answers at 0xb10001c: a synchronous external abort",
+        "guest: a DART where nothing answers ok",
+        "guest: an NVMe where nothing answers: registers, loads ok",
+        "guest: an NVMe where nothing answers: registers, stores ok",
+        "guest: an NVMe where nothing answers: doorbells, loads ok",
+        "guest: an NVMe where nothing answers: doorbells, stores ok",
     ] {
         expect(&outcome, wanted)?;
     }

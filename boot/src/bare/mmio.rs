@@ -1,0 +1,273 @@
+//! EL2's accesses to devices, which survive that a device does not answer.
+//!
+//! A bus error is reported in one of two ways, and which one is the machine's choice:
+//! - synchronously: the load or store takes an external abort to EL2. The vectors find the instruction in the table of
+//!   fixups and go on behind it;
+//! - asynchronously: an SError becomes pending. EL2 runs with SErrors masked and routed to EL1, so without more the guest
+//!   would take it, at an instruction that has nothing to do with it. Each access is therefore complete
+//!   (`DSB SY`) before `ISR_EL1.A` is read, and so is what the guest did before. Where the access made an
+//!   SError pending, SErrors are routed to EL2 and unmasked for two instructions, and it is taken here.
+//!
+//! An SError that was pending before is the guest's and stays so. Source: Arm ARM DDI 0487, "Synchronous and asynchronous
+//! exceptions", "Asynchronous exception routing", `ISR_EL1`, `HCR_EL2.AMO`.
+
+use core::arch::global_asm;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::bare::apple;
+use crate::bare::frame::TrapFrame;
+use crate::bare::registers::EsrEl2;
+use crate::mmio::{self, Fixup};
+
+/// Bus errors that the log names; a guest can cause as many as it likes.
+const MAX_REPORTED: u32 = 16;
+/// `PSTATE.A`.
+const SPSR_A: u64 = 1 << 8;
+/// The vectors of the current level with its own stack: a synchronous exception, an SError.
+const SYNCHRONOUS: u64 = 0x200;
+const SYSTEM_ERROR: u64 = 0x380;
+
+static REPORTED: AtomicU32 = AtomicU32::new(0);
+
+/// A device did not answer. The access is over, and a read gave no value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BusError {
+    /// The address that was read or written.
+    pub address: u64,
+    /// How the CPU reported it.
+    pub report: Report,
+    /// `L2C_ERR_STS`, `ADR` and `INF` of Apple's CPUs.
+    pub details: Option<[u64; 3]>,
+}
+
+/// How a CPU reports a bus error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// By a synchronous external abort.
+    Abort,
+    /// By an SError.
+    SystemError,
+}
+
+impl fmt::Display for BusError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = match self.report {
+            Report::Abort => "a synchronous external abort",
+            Report::SystemError => "an SError",
+        };
+        write!(out, "nothing answers at {:#x}: {report}", self.address)?;
+        let Some([status, address, information]) = self.details else { return Ok(()) };
+        write!(out, ", L2C_ERR_STS {status:#x} ADR {address:#x} INF {information:#x}")
+    }
+}
+
+/// What the assembly gives: how the access ended, and what was loaded.
+#[repr(C)]
+struct Ended {
+    status: u64,
+    value: u64,
+}
+
+const DONE: u64 = 0;
+const ABORT: u64 = 1;
+const SYSTEM_ERROR_TAKEN: u64 = 2;
+
+unsafe extern "C" {
+    fn oche_mmio_read32(address: u64, unused: u64) -> Ended;
+    fn oche_mmio_read64(address: u64, unused: u64) -> Ended;
+    fn oche_mmio_write32(address: u64, value: u64) -> Ended;
+    fn oche_mmio_write64(address: u64, value: u64) -> Ended;
+}
+
+/// The 32-bit register at `address`.
+///
+/// # Errors
+///
+/// [`BusError`]: nothing answers.
+///
+/// # Safety
+///
+/// `address` is aligned and mapped as Device memory, and reading it has no effect that breaks Rust's rules.
+pub unsafe fn read32(address: u64) -> Result<u32, BusError> {
+    // SAFETY: the caller's promise; the assembly changes no memory.
+    let ended = unsafe { oche_mmio_read32(address, 0) };
+    result(address, &ended).map(|value| value as u32)
+}
+
+/// The 64-bit register at `address`.
+///
+/// # Errors
+///
+/// As for [`read32`].
+///
+/// # Safety
+///
+/// As for [`read32`].
+pub unsafe fn read64(address: u64) -> Result<u64, BusError> {
+    // SAFETY: as for `read32`.
+    let ended = unsafe { oche_mmio_read64(address, 0) };
+    result(address, &ended)
+}
+
+/// Writes the 32-bit register at `address`.
+///
+/// # Errors
+///
+/// As for [`read32`].
+///
+/// # Safety
+///
+/// `address` is aligned and mapped as Device memory, and what the device does then breaks no rule of Rust's.
+pub unsafe fn write32(address: u64, value: u32) -> Result<(), BusError> {
+    // SAFETY: the caller's promise.
+    let ended = unsafe { oche_mmio_write32(address, u64::from(value)) };
+    result(address, &ended).map(|_| ())
+}
+
+/// Writes the 64-bit register at `address`.
+///
+/// # Errors
+///
+/// As for [`read32`].
+///
+/// # Safety
+///
+/// As for [`write32`].
+pub unsafe fn write64(address: u64, value: u64) -> Result<(), BusError> {
+    // SAFETY: as for `write32`.
+    let ended = unsafe { oche_mmio_write64(address, value) };
+    result(address, &ended).map(|_| ())
+}
+
+fn result(address: u64, ended: &Ended) -> Result<u64, BusError> {
+    let report = match ended.status {
+        DONE => return Ok(ended.value),
+        ABORT => Report::Abort,
+        _ => Report::SystemError,
+    };
+    Err(BusError { address, report, details: apple::take_bus_error() })
+}
+
+/// Logs a bus error at a register of `device`, the first few of all. Not for the console's own device.
+pub fn report(device: &dyn fmt::Display, error: &BusError) {
+    if REPORTED.fetch_add(1, Ordering::Relaxed) < MAX_REPORTED {
+        log::warn!("{device}: {error}");
+    }
+}
+
+/// Where the exception at EL2 in `frame` goes on, if it is a bus error of an access here. Neither panics nor waits.
+///
+/// # Safety
+///
+/// Only the vectors call this, with the frame that they stored and will restore.
+pub(super) unsafe fn fix_up(frame: *mut TrapFrame, vector: u64) -> bool {
+    // SAFETY: the vectors stored it on this CPU's stack, and use it again only after we return.
+    let frame = unsafe { &mut *frame };
+    let is_ours = match vector {
+        SYNCHRONOUS => mmio::is_external_abort(EsrEl2.read()),
+        SYSTEM_ERROR => true,
+        _ => false,
+    };
+    let Some(resume) = mmio::resume(fixups(vector == SYSTEM_ERROR), frame.elr).filter(|_| is_ours) else {
+        return false;
+    };
+    frame.elr = resume;
+    if vector == SYSTEM_ERROR {
+        frame.spsr |= SPSR_A;
+    }
+    true
+}
+
+/// The table's entries for one kind of exception.
+fn fixups(is_system_error: bool) -> impl Iterator<Item = Fixup> {
+    let start = (&raw const oche_mmio_fixups) as u64;
+    let split = (&raw const oche_mmio_system_error_fixups) as u64;
+    let end = (&raw const oche_mmio_fixups_end) as u64;
+    let range = if is_system_error { split..end } else { start..split };
+    // Distances from the table's start: the image runs wherever it was loaded.
+    let word = move |at: u64| {
+        let distance = core::ptr::with_exposed_provenance::<i32>(at as usize);
+        // SAFETY: an aligned word of the table, in the image's read-only data.
+        start.wrapping_add_signed(i64::from(unsafe { distance.read() }))
+    };
+    range.step_by(12).map(move |at| Fixup { start: word(at), end: word(at + 4), resume: word(at + 8) })
+}
+
+unsafe extern "C" {
+    static oche_mmio_fixups: u8;
+    static oche_mmio_system_error_fixups: u8;
+    static oche_mmio_fixups_end: u8;
+}
+
+global_asm!(
+    r#"
+    // x0 = address, x1 = value. Gives x0 = how it ended, x1 = what was loaded.
+    .macro mmio_access name, instruction:vararg
+    .global \name
+\name:
+    // What the guest's accesses made pending is the guest's.
+    dsb     sy
+    isb
+    mrs     x2, isr_el1
+.L\name\()_access:
+    \instruction
+.L\name\()_done:
+    dsb     sy
+    isb
+    mrs     x3, isr_el1
+    bic     x3, x3, x2
+    mov     x0, #{done}
+    tbnz    x3, #8, oche_mmio_take_system_error
+    ret
+.L\name\()_fixup:
+    mov     x0, #{abort}
+    ret
+    .endm
+
+    .section .text.mmio, "ax"
+    mmio_access oche_mmio_read32, ldr w1, [x0]
+    mmio_access oche_mmio_read64, ldr x1, [x0]
+    mmio_access oche_mmio_write32, str w1, [x0]
+    mmio_access oche_mmio_write64, str x1, [x0]
+
+oche_mmio_take_system_error:
+    mrs     x3, hcr_el2
+    orr     x4, x3, #{amo}
+    msr     hcr_el2, x4
+    isb
+.L_unmasked:
+    msr     daifclr, #4
+    isb
+    msr     daifset, #4
+.L_masked:
+    msr     hcr_el2, x3
+    isb
+    mov     x0, #{system_error_taken}
+    ret
+
+    .section .rodata.mmio, "a"
+    .balign 4
+    .macro fixup start, end, resume
+    .word   \start - oche_mmio_fixups
+    .word   \end - oche_mmio_fixups
+    .word   \resume - oche_mmio_fixups
+    .endm
+    .global oche_mmio_fixups
+oche_mmio_fixups:
+    fixup .Loche_mmio_read32_access, .Loche_mmio_read32_done, .Loche_mmio_read32_fixup
+    fixup .Loche_mmio_read64_access, .Loche_mmio_read64_done, .Loche_mmio_read64_fixup
+    fixup .Loche_mmio_write32_access, .Loche_mmio_write32_done, .Loche_mmio_write32_fixup
+    fixup .Loche_mmio_write64_access, .Loche_mmio_write64_done, .Loche_mmio_write64_fixup
+    .global oche_mmio_system_error_fixups
+oche_mmio_system_error_fixups:
+    fixup .L_unmasked, .L_masked, .L_masked
+    .global oche_mmio_fixups_end
+oche_mmio_fixups_end:
+"#,
+    done = const DONE,
+    abort = const ABORT,
+    system_error_taken = const SYSTEM_ERROR_TAKEN,
+    // `HCR_EL2.AMO`.
+    amo = const 1 << 5,
+);

@@ -1,0 +1,29 @@
+//! The power domains of a device, as the power manager's registers show them.
+
+use alloc::vec::Vec;
+
+use oche_boot::bare::{launch, mmio};
+use oche_boot::range::{PAGE, PhysRange};
+use oche_m1::found::Power;
+
+/// The registers of a device's power domains.
+#[derive(Debug)]
+pub(super) struct Domains(Vec<u64>);
+
+impl Domains {
+    /// Maps `registers`.
+    pub(super) fn map(registers: Vec<u64>) -> Self {
+        for register in &registers {
+            launch::map_registers(PhysRange { start: *register, end: register + 4 }.grown_to(PAGE));
+        }
+        Self(registers)
+    }
+
+    /// Whether the device may be touched now. The guest may change that at any moment.
+    pub(super) fn power(&self) -> Power {
+        Power::of_all(self.0.iter().map(|register| {
+            // SAFETY: `map` mapped it as Device memory, and reading it has no side effect.
+            unsafe { mmio::read32(*register) }.map_or(Power::Unreachable, Power::from_register)
+        }))
+    }
+}

@@ -376,6 +376,23 @@ impl Engine {
         self.placement.release(world, page);
     }
 
+    /// As [`Self::release`], of each of `pages`. Returns how many of the first are released: at least one, and not all where
+    /// that is more than one trap's work. The caller comes again with the rest.
+    #[must_use]
+    pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
+        let mut budget = Budget::new(self.slice_bytes);
+        let mut count = 0;
+        for page in pages {
+            budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
+            if budget.is_spent() && count != 0 {
+                break;
+            }
+            self.placement.release(world, *page);
+            count += 1;
+        }
+        count
+    }
+
     /// Whether `page` is guest RAM.
     pub fn is_ram(&self, page: Gfn) -> bool {
         self.placement.mover.is_ram(page)

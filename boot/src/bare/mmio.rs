@@ -8,7 +8,9 @@
 //!   (`DSB SY`) before `ISR_EL1.A` is read, and so is what the guest did before. Where the access made an
 //!   SError pending, SErrors are routed to EL2 and unmasked for two instructions, and it is taken here.
 //!
-//! An SError that was pending before is the guest's and stays so. Source: Arm ARM DDI 0487, "Synchronous and asynchronous
+//! An SError that was pending before is the guest's and stays so. The barrier before each access also completes what EL2
+//! has stored to memory, before a device is told to use it.
+//! Source: Arm ARM DDI 0487, "Synchronous and asynchronous
 //! exceptions", "Asynchronous exception routing", `ISR_EL1`, `HCR_EL2.AMO`.
 
 use core::arch::global_asm;

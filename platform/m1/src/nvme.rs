@@ -9,7 +9,8 @@
 //!
 //! Whatever a guest writes into registers, queues and lists is answered or refused with a [`Refusal`]. One trap looks
 //! at no more than 1032 addresses, holds as many pages at most, and releases at most twice as many, those of the
-//! queues themselves apart; what is left of what is done is released in the traps that follow.
+//! queues themselves apart; what is left of what is done is released in the traps that follow. Where pages have many
+//! copies the machine stops sooner, and the guest makes its store again: a doorbell reaches the controller when all is held.
 
 use core::fmt;
 
@@ -58,13 +59,25 @@ pub const HEAP_BYTES: u64 = {
 pub trait Machine {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
-    /// Has each of `pages`, which differ, be at home until it is released as often.
-    fn hold(&mut self, pages: &[Gfn]);
-    /// The controller has done with `page`. What it wrote there is read.
-    fn release(&mut self, page: Gfn);
+    /// Has each of `pages`, which differ, be at home until it is released as often. Gives how many of the first are:
+    /// at least one, and not all where that is more than one trap's work.
+    fn hold(&mut self, pages: &[Gfn]) -> usize;
+    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the first were released, as
+    /// [`Self::hold`].
+    fn release(&mut self, pages: &[Gfn]) -> usize;
     /// No load that follows is satisfied before the loads that came before it: what the controller wrote before a
     /// completion whose phase was seen is seen too.
     fn order_loads(&mut self);
+}
+
+/// What becomes of a store that is not refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// It goes to the controller.
+    Pass,
+    /// It is more than one trap's work: the guest makes the same store again.
+    Again,
 }
 
 /// Why a doorbell does not reach the controller. A driver finds that its command times out.
@@ -128,7 +141,7 @@ impl Ans {
         offset: u64,
         value: u32,
         machine: &mut impl Machine,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Verdict, Refusal> {
         let released = self.collect(machine);
         let result = match offset {
             CC => {
@@ -138,15 +151,15 @@ impl Ans {
                     self.forget();
                 }
                 self.is_enabled = is_enabled;
-                Ok(())
+                Ok(Verdict::Pass)
             }
             AQA | ASQ..0x38 => {
                 self.set_admin_queue(offset, value);
-                Ok(())
+                Ok(Verdict::Pass)
             }
             ADMIN_DOORBELL => self.submit_admin(value, machine),
             IO_DOORBELL => self.submit_io(value, machine),
-            _ => Ok(()),
+            _ => Ok(Verdict::Pass),
         };
         self.release(MAX_PAGES - released, machine);
         result
@@ -192,7 +205,7 @@ impl Ans {
         self.forget();
     }
 
-    fn submit_admin(&mut self, number: u32, machine: &mut impl Machine) -> Result<(), Refusal> {
+    fn submit_admin(&mut self, number: u32, machine: &mut impl Machine) -> Result<Verdict, Refusal> {
         if !self.admin.exists() {
             let sizes = u64::from(self.admin_sizes);
             let [submissions, completions] = self.admin_places;
@@ -215,7 +228,7 @@ impl Ans {
         self.admin.submit(number, &entry, machine, pages::of_admin)
     }
 
-    fn submit_io(&mut self, number: u32, machine: &mut impl Machine) -> Result<(), Refusal> {
+    fn submit_io(&mut self, number: u32, machine: &mut impl Machine) -> Result<Verdict, Refusal> {
         let entry = self.io.entry(number, machine)?;
         self.io.submit(number, &entry, machine, pages::of_io)
     }

@@ -150,7 +150,7 @@ impl<I: Iommu> Mediation<I> {
     }
 
     /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold_all`],
-    /// [`Self::release`] and [`Self::word`].
+    /// [`Self::release_all`] and [`Self::word`].
     pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(cause);
         let result = act(self);
@@ -164,9 +164,10 @@ impl<I: Iommu> Mediation<I> {
         self.engine.hold_all(&mut self.machine, pages)
     }
 
-    /// See [`Engine::release`].
-    pub fn release(&mut self, page: Gfn) {
-        self.engine.release(&mut self.machine, page);
+    /// See [`Engine::release_all`].
+    #[must_use]
+    pub fn release_all(&mut self, pages: &[Gfn]) -> usize {
+        self.engine.release_all(&mut self.machine, pages)
     }
 
     /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.

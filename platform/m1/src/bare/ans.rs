@@ -9,7 +9,7 @@ use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::addr::Gfn;
 use oche_hyp::world::Iommu;
 use oche_m1::found::Power;
-use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP};
+use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP, Verdict};
 use oche_platform::mediation::{Cause, Mediation};
 
 use super::power::Domains;
@@ -21,6 +21,15 @@ pub(super) struct Controller {
     commands: SpinLock<Ans>,
     /// Doorbells that were refused.
     refusals: AtomicU32,
+}
+
+/// Why an access of the guest's has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unanswered {
+    /// It is in no page that traps, no register answers so, or the controller does not.
+    BusError,
+    /// It is more than one trap's work: the guest makes it again.
+    Again,
 }
 
 /// What the log calls it.
@@ -48,7 +57,7 @@ impl Controller {
 
     /// Releases what commands that are done by now had named.
     pub(super) fn collect<I: Iommu>(&self, mediation: &mut Mediation<I>) {
-        self.commands.lock().collect(&mut Looked { mediation });
+        let _ = self.commands.lock().collect(&mut Looked { mediation });
     }
 
     /// Logs a refused store, the first few of them.
@@ -61,57 +70,81 @@ impl Controller {
         }
     }
 
-    /// The guest's access at `address`; `None`: it is in no page that traps, or no register answers so.
+    /// The guest's access at `address`: what is loaded, or anything for a store.
+    ///
+    /// # Errors
+    ///
+    /// [`Unanswered`].
     pub(super) fn access<I: Iommu>(
         &self,
         mediation: &mut Mediation<I>,
         cause: Cause,
         (address, bytes): (u64, usize),
         write: Option<u64>,
-    ) -> Option<u64> {
+    ) -> Result<u64, Unanswered> {
         let is_ours = self.pages().iter().any(|page| page.contains(address));
         if !is_ours || !matches!(bytes, 4 | 8) || !address.is_multiple_of(bytes as u64) {
-            return None;
+            return Err(Unanswered::BusError);
         }
         // Without power this is a bus error.
         if self.domains.power() != Power::On {
-            return None;
+            return Err(Unanswered::BusError);
         }
         let Some(value) = write else { return self.load(address, bytes) };
-        let is_passed = mediation.for_master(cause, |mediation| {
-            let mut looked = Looked { mediation };
-            let mut commands = self.commands.lock();
-            let mut halves = (0..bytes as u64 / 4).map(|half| {
-                let part = (value >> (32 * half)) as u32;
-                commands.before_store(address - self.start + 4 * half, part, &mut looked)
-            });
-            halves.try_for_each(|result| result)
-        });
-        if let Err(refusal) = is_passed {
-            self.report(address, value, refusal);
-            return Some(0);
+        match self.before_store(mediation, cause, (address, bytes), value) {
+            Ok(Verdict::Pass) => {}
+            Ok(Verdict::Again) => return Err(Unanswered::Again),
+            Err(refusal) => {
+                self.report(address, value, refusal);
+                return Ok(0);
+            }
         }
-        // What was copied comes before the doorbell.
-        // SAFETY: a barrier.
-        unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+        // What was copied comes before the doorbell: `mmio` completes all that was stored.
         let stored = match bytes {
             // SAFETY: as for a load.
             4 => unsafe { mmio::write32(address, value as u32) },
             // SAFETY: the same.
             _ => unsafe { mmio::write64(address, value) },
         };
-        stored.map_err(|error| mmio::report(&NAME, &error)).ok().map(|()| 0)
+        stored.map(|()| 0).map_err(|error| bus_error(&error))
     }
 
-    fn load(&self, address: u64, bytes: usize) -> Option<u64> {
+    /// What becomes of a store of one or two registers.
+    fn before_store<I: Iommu>(
+        &self,
+        mediation: &mut Mediation<I>,
+        cause: Cause,
+        (address, bytes): (u64, usize),
+        value: u64,
+    ) -> Result<Verdict, Refusal> {
+        mediation.for_master(cause, |mediation| {
+            let mut looked = Looked { mediation };
+            let mut commands = self.commands.lock();
+            let mut verdict = Verdict::Pass;
+            for half in 0..bytes as u64 / 4 {
+                let (offset, part) = (address - self.start + 4 * half, (value >> (32 * half)) as u32);
+                if commands.before_store(offset, part, &mut looked)? == Verdict::Again {
+                    verdict = Verdict::Again;
+                }
+            }
+            Ok(verdict)
+        })
+    }
+
+    fn load(&self, address: u64, bytes: usize) -> Result<u64, Unanswered> {
         let loaded = match bytes {
             // SAFETY: `at` mapped the page as Device memory, and the guest reads what it chose to read.
             4 => unsafe { mmio::read32(address) }.map(u64::from),
             // SAFETY: the same.
             _ => unsafe { mmio::read64(address) },
         };
-        loaded.map_err(|error| mmio::report(&NAME, &error)).ok()
+        loaded.map_err(|error| bus_error(&error))
     }
+}
+
+fn bus_error(error: &mmio::BusError) -> Unanswered {
+    mmio::report(&NAME, error);
+    Unanswered::BusError
 }
 
 /// What a command's pages are looked at with.
@@ -124,16 +157,12 @@ impl<I: Iommu> Machine for Looked<'_, I> {
         self.mediation.word(address)
     }
 
-    fn hold(&mut self, pages: &[Gfn]) {
-        let mut left = pages;
-        while !left.is_empty() {
-            let held = self.mediation.hold_all(left);
-            left = left.get(held..).unwrap_or_default();
-        }
+    fn hold(&mut self, pages: &[Gfn]) -> usize {
+        self.mediation.hold_all(pages)
     }
 
-    fn release(&mut self, page: Gfn) {
-        self.mediation.release(page);
+    fn release(&mut self, pages: &[Gfn]) -> usize {
+        self.mediation.release_all(pages)
     }
 
     fn order_loads(&mut self) {

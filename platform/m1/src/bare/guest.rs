@@ -20,7 +20,7 @@ use oche_m1::found::{Found, mediated};
 use oche_platform::mediation::{Cause, Mediation};
 use oche_platform::recorder::{Description, Device};
 
-use super::ans::Controller;
+use super::ans::{Controller, Unanswered};
 use super::hardware::Registers;
 
 /// A line for each DART; gives the registers that the guest must not reach by itself.
@@ -153,7 +153,8 @@ impl Platform for M1 {
             program_counter: frame.elr,
             frame_pointer: callers::frame_pointer(frame),
         };
-        device::on_fault(fault, frame, |address, bytes, write| {
+        let mut is_unfinished = false;
+        let resume = device::on_fault(fault, frame, |address, bytes, write| {
             if let Some(place) = self.dart_at(address) {
                 return self.access(cause, place, bytes, write);
             }
@@ -161,8 +162,11 @@ impl Platform for M1 {
             if WINDOW.contains(address) {
                 return mediation.access_port(cause, address - WINDOW.start, bytes, write);
             }
-            self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write)
-        })
+            let answer = self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write);
+            is_unfinished |= answer == Err(Unanswered::Again);
+            answer.ok()
+        });
+        if is_unfinished { Resume::Same } else { resume }
     }
 
     fn exit_at(&self, address: u64) -> Exit {

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use oche_hyp::addr::Gfn;
 
-use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Machine, Name, PAGE, Refusal};
+use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Machine, Name, PAGE, Refusal, Verdict};
 
 /// Bytes of a submission and of a completion entry.
 const SUBMISSION_BYTES: u64 = 64;
@@ -35,22 +35,66 @@ struct Half {
     at: u64,
     /// 0: there is no such queue.
     entries: u64,
-    /// Its pages, which are held.
-    pages: Vec<Gfn>,
+    /// Its pages.
+    pages: Held,
 }
 
 #[derive(Debug)]
 struct Command {
-    is_under_way: bool,
-    id: u16,
-    /// Pages that are held for it. Some may be left for a while after it is done.
+    state: State,
+    /// As it was when its doorbell was rung first.
+    entry: Entry,
+    /// What it names. Some may be left for a while after it is done.
+    pages: Held,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The controller has done with it.
+    Done,
+    /// Its doorbell was rung and has not reached the controller: not all of its pages are held yet.
+    Beginning,
+    /// The controller has it.
+    UnderWay,
+}
+
+/// Pages, of which the first are held.
+#[derive(Debug)]
+struct Held {
     pages: Vec<Gfn>,
+    count: usize,
+}
+
+impl Held {
+    fn new(capacity: usize) -> Self {
+        Self { pages: Vec::with_capacity(capacity), count: 0 }
+    }
+
+    /// Holds more of them, as many as one trap may. Whether all are held.
+    fn hold(&mut self, machine: &mut impl Machine) -> bool {
+        if let Some(left @ [_, ..]) = self.pages.get(self.count..) {
+            self.count += machine.hold(left).min(left.len());
+        }
+        self.count == self.pages.len()
+    }
+
+    /// Releases as many as one trap may, at most `limit`. Gives how many.
+    fn give_back(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
+        self.pages.truncate(self.count);
+        let count = match self.pages.get(..self.count.min(limit)) {
+            Some(pages @ [_, ..]) => machine.release(pages).min(pages.len()),
+            _ => 0,
+        };
+        self.pages.drain(..count);
+        self.count = self.pages.len();
+        count
+    }
 }
 
 impl Queue {
     pub(super) fn new() -> Self {
-        let half = || Half { at: 0, entries: 0, pages: Vec::with_capacity(MAX_QUEUE_PAGES) };
-        let command = || Command { is_under_way: false, id: 0, pages: Vec::with_capacity(MAX_PAGES) };
+        let half = || Half { at: 0, entries: 0, pages: Held::new(MAX_QUEUE_PAGES) };
+        let command = || Command { state: State::Done, entry: [0; 8], pages: Held::new(MAX_PAGES) };
         Self {
             submissions: half(),
             completions: half(),
@@ -68,7 +112,7 @@ impl Queue {
     /// Whether nothing is held.
     pub(super) fn is_idle(&self) -> bool {
         let commands = self.commands.iter().map(|command| &command.pages);
-        commands.chain([&self.submissions.pages, &self.completions.pages]).all(Vec::is_empty)
+        commands.chain([&self.submissions.pages, &self.completions.pages]).all(|held| held.count == 0)
     }
 
     pub(super) fn create_submissions(
@@ -112,24 +156,22 @@ impl Queue {
         entry: &Entry,
         machine: &mut M,
         pages: fn(&Entry, &mut M, &mut Name<'_, M>),
-    ) -> Result<(), Refusal> {
+    ) -> Result<Verdict, Refusal> {
         let command = self.commands.get_mut(number as usize).ok_or(Refusal::NoEntry(number))?;
-        give_back(&mut command.pages, MAX_PAGES, machine);
-        (command.is_under_way, command.id) = (true, (entry[0] >> 16) as u16);
-        let named = &mut command.pages;
-        // Addresses that no page has count too: a list is as long as the guest says.
-        let mut left = MAX_PAGES;
-        pages(entry, machine, &mut |_, address| {
-            if left != 0 {
-                left -= 1;
-                named.extend(Gfn::containing(address));
+        if command.state != State::Beginning || command.entry != *entry {
+            command.state = State::Done;
+            command.pages.give_back(MAX_PAGES, machine);
+            if command.pages.count != 0 {
+                return Ok(Verdict::Again);
             }
-            left != 0
-        });
-        named.sort_unstable();
-        named.dedup();
-        machine.hold(named);
-        Ok(())
+            (command.state, command.entry) = (State::Beginning, *entry);
+            command.name(machine, pages);
+        }
+        if !command.pages.hold(machine) {
+            return Ok(Verdict::Again);
+        }
+        command.state = State::UnderWay;
+        Ok(Verdict::Pass)
     }
 
     /// Takes note of the commands that are done. Returns whether there were any: then the loads that follow are not yet
@@ -145,8 +187,9 @@ impl Queue {
             }
             found = true;
             let id = (word >> 32) as u16;
-            if let Some(command) = self.commands.iter_mut().find(|one| one.is_under_way && one.id == id) {
-                command.is_under_way = false;
+            let is_it = |one: &&mut Command| one.state == State::UnderWay && one.id() == id;
+            if let Some(command) = self.commands.iter_mut().find(is_it) {
+                command.state = State::Done;
             }
             self.head += 1;
             if self.head >= self.completions.entries {
@@ -161,18 +204,18 @@ impl Queue {
         let mut count = 0;
         for half in [&mut self.submissions, &mut self.completions] {
             if half.entries == 0 {
-                count += give_back(&mut half.pages, limit - count, machine);
+                count += half.pages.give_back(limit - count, machine);
             }
         }
-        for command in self.commands.iter_mut().filter(|command| !command.is_under_way) {
-            count += give_back(&mut command.pages, limit - count, machine);
+        for command in self.commands.iter_mut().filter(|command| command.state == State::Done) {
+            count += command.pages.give_back(limit - count, machine);
         }
         count
     }
 
     /// The controller knows neither queues nor commands any more.
     pub(super) fn forget(&mut self) {
-        self.commands.iter_mut().for_each(|command| command.is_under_way = false);
+        self.commands.iter_mut().for_each(|command| command.state = State::Done);
         (self.submissions.entries, self.completions.entries) = (0, 0);
     }
 }
@@ -181,7 +224,8 @@ impl Half {
     /// Has the queue be at `place` from now on, and its pages at home.
     fn create(&mut self, place: Place, entry_bytes: u64, machine: &mut impl Machine) -> Result<(), Refusal> {
         self.entries = 0;
-        give_back(&mut self.pages, MAX_QUEUE_PAGES, machine);
+        // Eight at most.
+        while self.pages.give_back(MAX_QUEUE_PAGES, machine) != 0 {}
         let bytes = place.entries * entry_bytes;
         if bytes > MAX_QUEUE_PAGES as u64 * PAGE {
             return Err(Refusal::TooLong(place.entries));
@@ -191,20 +235,35 @@ impl Half {
         for at in (place.at..end).step_by(PAGE as usize) {
             let page = Gfn::containing(at).filter(|_| machine.word(at).is_some());
             let Some(page) = page else {
-                self.pages.clear();
+                self.pages.pages.clear();
                 return Err(not_memory);
             };
-            self.pages.push(page);
+            self.pages.pages.push(page);
         }
-        machine.hold(&self.pages);
+        while !self.pages.hold(machine) {}
         (self.at, self.entries) = (place.at, place.entries);
         Ok(())
     }
 }
 
-/// Releases `pages`, at most `limit`. Gives how many.
-fn give_back(pages: &mut Vec<Gfn>, limit: usize, machine: &mut impl Machine) -> usize {
-    let count = pages.len().min(limit);
-    pages.drain(pages.len() - count..).for_each(|page| machine.release(page));
-    count
+impl Command {
+    fn id(&self) -> u16 {
+        (self.entry[0] >> 16) as u16
+    }
+
+    /// Lists what `pages` finds in the entry, each page once.
+    fn name<M: Machine>(&mut self, machine: &mut M, pages: fn(&Entry, &mut M, &mut Name<'_, M>)) {
+        let named = &mut self.pages.pages;
+        // Addresses that no page has count too: a list is as long as the guest says.
+        let mut left = MAX_PAGES;
+        pages(&self.entry, machine, &mut |_, address| {
+            if left != 0 {
+                left -= 1;
+                named.extend(Gfn::containing(address));
+            }
+            left != 0
+        });
+        named.sort_unstable();
+        named.dedup();
+    }
 }

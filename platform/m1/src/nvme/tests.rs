@@ -15,6 +15,8 @@ struct Model {
     /// What a load still finds where no barrier came since the controller wrote.
     stale: BTreeMap<u64, u64>,
     held: BTreeMap<Gfn, i32>,
+    /// Pages that one trap holds or releases, where there is a bound.
+    at_once: Option<usize>,
     /// What was in the first word of a page as it was released.
     released: Vec<(Gfn, u64)>,
 }
@@ -24,16 +26,20 @@ impl Machine for Model {
         let word = self.stale.get(&address).or_else(|| self.words.get(&address));
         (0x8_0000_0000..0x9_0000_0000).contains(&address).then(|| word.copied().unwrap_or(0))
     }
-    fn hold(&mut self, pages: &[Gfn]) {
+    fn hold(&mut self, pages: &[Gfn]) -> usize {
         assert!(pages.is_sorted_by(|one, next| one < next), "a page is named twice");
-        pages.iter().for_each(|page| *self.held.entry(*page).or_default() += 1);
+        let pages = pages.iter().take(self.at_once.unwrap_or(usize::MAX));
+        pages.map(|page| *self.held.entry(*page).or_default() += 1).count()
     }
-    fn release(&mut self, page: Gfn) {
-        let count = self.held.entry(page).or_default();
-        *count -= 1;
-        assert!(*count >= 0, "{page:?} is released and was not held");
-        let found = self.word(page.address()).unwrap_or(0);
-        self.released.push((page, found));
+    fn release(&mut self, pages: &[Gfn]) -> usize {
+        for page in pages.iter().take(self.at_once.unwrap_or(usize::MAX)) {
+            let count = self.held.entry(*page).or_default();
+            *count -= 1;
+            assert!(*count >= 0, "{page:?} is released and was not held");
+            let found = self.word(page.address()).unwrap_or(0);
+            self.released.push((*page, found));
+        }
+        pages.len().min(self.at_once.unwrap_or(usize::MAX))
     }
     fn order_loads(&mut self) {
         self.stale.clear();
@@ -79,7 +85,7 @@ fn set_admin_queue(ans: &mut Ans, model: &mut Model, submissions: u64, completio
         (CC, 1),
     ];
     for (offset, value) in stores {
-        ans.before_store(offset, value, model).unwrap();
+        assert_eq!(ans.before_store(offset, value, model), Ok(Verdict::Pass));
     }
 }
 
@@ -87,13 +93,13 @@ fn set_admin_queue(ans: &mut Ans, model: &mut Model, submissions: u64, completio
 fn ready() -> (Model, Ans) {
     let (mut model, mut ans) = (Model::default(), Ans::new());
     set_admin_queue(&mut ans, &mut model, QUEUE, QUEUE + 0x1000);
-    create_io(&mut model, &mut ans).unwrap();
+    assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
     (model, ans)
 }
 
-fn create_io(model: &mut Model, ans: &mut Ans) -> Result<(), Refusal> {
+fn create_io(model: &mut Model, ans: &mut Ans) -> Result<Verdict, Refusal> {
     model.submission(QUEUE, [0x05, 0, 0, IO + 0x1000, 0, CONTIGUOUS | 63 << 16 | 1, 0]);
-    ans.before_store(ADMIN_DOORBELL, 0, model)?;
+    let _ = ans.before_store(ADMIN_DOORBELL, 0, model)?;
     model.submission(QUEUE + 64, [0x1_0001, 0, 0, IO, 0, CONTIGUOUS | 63 << 16 | 1, 0]);
     ans.before_store(ADMIN_DOORBELL, 1, model)
 }
@@ -104,7 +110,7 @@ fn the_queues_themselves_stay_home_until_the_controller_is_reset() {
     for page in [QUEUE, QUEUE + 0x1000, IO, IO + 0x1000] {
         assert!(model.is_held(page), "{page:#x}");
     }
-    ans.before_store(CC, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
     assert!(ans.is_idle());
     assert_eq!(model.holds(), 0);
 }
@@ -114,7 +120,7 @@ fn queues_are_held_once_however_often_they_are_created() {
     let (mut model, mut ans) = ready();
     let holds = model.holds();
     for _ in 0..100 {
-        create_io(&mut model, &mut ans).unwrap();
+        assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
     }
     assert_eq!(model.holds(), holds);
     assert!(model.is_held(IO) && model.is_held(IO + 0x1000));
@@ -127,12 +133,12 @@ fn controller_that_is_enabled_again_begins_with_empty_queues() {
     ans.collect(&mut model);
     // The coprocessor was restarted: the driver sets the same queues up again, and never cleared CC.EN.
     model.words.clear();
-    ans.before_store(AQA, 1 << 16 | 1, &mut model).unwrap();
-    ans.before_store(CC, 1, &mut model).unwrap();
-    create_io(&mut model, &mut ans).unwrap();
+    assert_eq!(ans.before_store(AQA, 1 << 16 | 1, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
+    assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
     let buffer = 0x8_2000_0000;
     model.submission(IO, [7 << 16 | 2, 0, 0, buffer, 0, 0, 0]);
-    ans.before_store(IO_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     model.complete(0, 7);
     ans.collect(&mut model);
     assert!(!model.is_held(buffer), "its first completion is looked for where an earlier queue stood");
@@ -143,7 +149,7 @@ fn a_commands_pages_are_held_until_its_completion_is_there() {
     let (mut model, mut ans) = ready();
     let (first, second) = (0x8_2000_0200, 0x8_2100_0000);
     model.submission(IO + 3 * 64, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
-    ans.before_store(IO_DOORBELL, 3, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 3, &mut model), Ok(Verdict::Pass));
     assert!(model.is_held(first) && model.is_held(second));
     model.complete(0, 6);
     ans.collect(&mut model);
@@ -160,7 +166,7 @@ fn data_is_loaded_after_the_phase_of_its_completion() {
     let buffer = 0x8_2000_0000;
     model.words.insert(buffer, 1);
     model.submission(IO, [7 << 16 | 2, 0, 0, buffer, 0, 0, 0]);
-    ans.before_store(IO_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     model.device_stores(buffer, 2);
     model.complete(0, 7);
     ans.collect(&mut model);
@@ -181,7 +187,7 @@ fn lists_are_followed_from_page_to_page() {
     for index in 0..4 {
         model.words.insert(next + 8 * index, page(3 + index));
     }
-    ans.before_store(IO_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert!((0..6).all(|index| model.is_held(page(index))));
     assert!(model.is_held(list) && model.is_held(next));
     assert!(!model.is_held(page(6)), "it is not the command's");
@@ -197,7 +203,7 @@ fn log_page_of_many_pages_is_followed_through_its_list() {
     (0..6).for_each(|index| {
         model.words.insert(list + 8 * index, page(1 + index));
     });
-    ans.before_store(ADMIN_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(ADMIN_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert!((0..5).all(|index| model.is_held(page(index))));
     assert!(!model.is_held(page(5)), "it is not the command's");
 }
@@ -208,11 +214,11 @@ fn a_command_that_names_anything_at_all_ends_within_its_bound() {
     // A list that leads to itself.
     model.submission(IO, [1, 0, 0, u64::MAX, 0x8_5000_0ff8, 0, 0xffff]);
     model.words.insert(0x8_5000_0ff8, 0x8_5000_0ff8);
-    ans.before_store(IO_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert_eq!(ans.before_store(IO_DOORBELL, u32::MAX, &mut model), Err(Refusal::NoEntry(u32::MAX)));
-    ans.before_store(IO_DOORBELL, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert!(model.is_held(0x8_5000_0000));
-    ans.before_store(CC, 0, &mut model).unwrap();
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
     assert_eq!(model.holds(), 0);
 }
 
@@ -238,7 +244,7 @@ fn queue_that_is_no_memory_of_the_guest_is_refused() {
                 assert_eq!(refused, Err(Refusal::NotMemory(base)));
                 assert_eq!(ans.before_store(IO_DOORBELL, number, &mut model), Err(Refusal::NoQueue));
             }
-            ans.before_store(CC, 0, &mut model).unwrap();
+            assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
             assert_eq!(model.holds(), 0);
         }
         let (mut model, mut ans) = ready();
@@ -270,7 +276,7 @@ fn queue_that_leaves_the_guests_memory_or_is_too_long_is_refused() {
 fn entry_beyond_the_queues_end_is_refused() {
     let (mut model, mut ans) = ready();
     assert_eq!(ans.before_store(ADMIN_DOORBELL, 2, &mut model), Err(Refusal::NoEntry(2)));
-    ans.before_store(IO_DOORBELL, 63, &mut model).unwrap();
+    assert_eq!(ans.before_store(IO_DOORBELL, 63, &mut model), Ok(Verdict::Pass));
     assert_eq!(ans.before_store(IO_DOORBELL, 64, &mut model), Err(Refusal::NoEntry(64)));
 }
 
@@ -291,7 +297,7 @@ fn one_trap_releases_no_more_than_one_command_can_hold() {
             model.words.insert(at, page(index));
             at += 8;
         }
-        ans.before_store(IO_DOORBELL, number as u32, &mut model).unwrap();
+        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
     }
     let all = model.holds() - holds_of_queues;
     assert!(all > 8 * 1024, "{all}");
@@ -304,4 +310,44 @@ fn one_trap_releases_no_more_than_one_command_can_hold() {
         traps += 1;
     }
     assert!(traps <= 9, "{traps}");
+}
+
+#[test]
+fn doorbell_passes_when_every_page_of_its_command_is_held() {
+    let (mut model, mut ans) = ready();
+    let holds_of_queues = model.holds();
+    let list = 0x8_3000_0000;
+    let page = |index: u64| 0x8_4000_0000 + index * 0x2000;
+    model.submission(IO, [7 << 16 | 2, 0, 0, page(0), list, 0, 9]);
+    (1..10).for_each(|index| {
+        model.words.insert(list + 8 * (index - 1), page(index));
+    });
+    model.at_once = Some(4);
+    // Eleven pages with the list.
+    for _ in 0..2 {
+        assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
+    }
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert!(model.is_held(list) && (0..10).all(|index| model.is_held(page(index))));
+    // What was left over by the last command of that number goes first.
+    model.complete(0, 7);
+    model.submission(IO, [8 << 16 | 2, 0, 0, page(20), 0, 0, 0]);
+    let traps = (0..9).take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(Verdict::Again));
+    assert!((1..4).contains(&traps.count()));
+    assert_eq!(model.holds() - holds_of_queues, 1);
+    assert!(model.is_held(page(20)));
+}
+
+#[test]
+fn command_that_changes_before_its_doorbell_passes_is_looked_at_anew() {
+    let (mut model, mut ans) = ready();
+    let holds_of_queues = model.holds();
+    let (first, second, other) = (0x8_2000_0000, 0x8_2100_0000, 0x8_2200_0000);
+    model.at_once = Some(1);
+    model.submission(IO, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
+    model.submission(IO, [7 << 16 | 2, 0, 0, other, 0, 0, 0]);
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert!(model.is_held(other));
+    assert_eq!(model.holds() - holds_of_queues, 1);
 }

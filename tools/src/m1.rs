@@ -53,6 +53,8 @@ const DRAM: u64 = 0x8_0000_0000;
 /// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
 const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
+/// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
+const UART_POWER: u64 = 0x2_3b70_0270;
 /// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1 `src/wdt.c`.
 const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
@@ -323,6 +325,8 @@ impl Board {
             .collect();
         // The power manager is there, whatever the blob says of it.
         let sound = tree::completed(&parts.tree, &Mac { fault: None, ..mac.clone() })?;
+        // Also where the tree has no power domains.
+        memory.set_word(UART_POWER, 0xff);
         let mut domains = Vec::new();
         for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
             let domain = Domain::new(&memory, register, is_on);
@@ -413,6 +417,11 @@ impl Board {
             match stop {
                 None => {}
                 Some(Stop::Written(UART_TRANSMIT)) => {
+                    if self.memory.word(UART_POWER) >> 4 & 0xf != 0xf {
+                        self.outcome
+                            .violations
+                            .push("a byte was sent on a serial port without power".to_owned());
+                    }
                     if let Some(line) = self.hear(self.memory.word(UART_TRANSMIT) as u8) {
                         is_enough |= on_line(&line);
                         self.outcome.lines.push(line);
@@ -458,7 +467,7 @@ impl Board {
             self.outcome.stands_at = self.debugger.interrupt().ok();
         }
         end(&mut self.qemu);
-        self.outcome.violations = self.darts.iter().flat_map(|dart| dart.violations.clone()).collect();
+        self.outcome.violations.extend(self.darts.iter().flat_map(|dart| dart.violations.clone()));
         match std::mem::replace(&mut self.tables, Tables::Early) {
             Tables::Early => {}
             Tables::Due => self.outcome.violations.push("the tables were never looked at".to_owned()),

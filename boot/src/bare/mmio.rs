@@ -15,15 +15,18 @@
 
 use core::arch::global_asm;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use aarch64_cpu::registers::{DAIF, HCR_EL2, Readable};
 
 use crate::bare::apple;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::EsrEl2;
 use crate::mmio::{self, Fixup};
 
-/// Bus errors that the log names; a guest can cause as many as it likes.
-const MAX_REPORTED: u32 = 16;
+/// Bus errors that the log names, one after the other at the same address counted once; a guest can cause as many as it
+/// likes.
+const MAX_REPORTED: u32 = 32;
 /// `PSTATE.A`.
 const SPSR_A: u64 = 1 << 8;
 /// The vectors of the current level with its own stack: a synchronous exception, an SError.
@@ -31,6 +34,7 @@ const SYNCHRONOUS: u64 = 0x200;
 const SYSTEM_ERROR: u64 = 0x380;
 
 static REPORTED: AtomicU32 = AtomicU32::new(0);
+static LAST: AtomicU64 = AtomicU64::new(0);
 
 /// A device did not answer. The access is over, and a read gave no value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +84,7 @@ unsafe extern "C" {
     fn oche_mmio_read64(address: u64, unused: u64) -> Ended;
     fn oche_mmio_write32(address: u64, value: u64) -> Ended;
     fn oche_mmio_write64(address: u64, value: u64) -> Ended;
+    fn oche_mmio_take_system_error(unused: u64, value: u64) -> Ended;
 }
 
 /// The 32-bit register at `address`.
@@ -151,9 +156,20 @@ fn result(address: u64, ended: &Ended) -> Result<u64, BusError> {
     Err(BusError { address, report, details: apple::take_bus_error() })
 }
 
+/// Routes SErrors to EL2 and unmasks them for as long as after a bus error, with none pending. Whether `HCR_EL2` and
+/// `PSTATE` are then as they were.
+pub fn test_system_error_window() -> bool {
+    let state = || (HCR_EL2.get(), DAIF.get());
+    let before = state();
+    // SAFETY: changes no memory, and no register but the two that it restores.
+    let ended = unsafe { oche_mmio_take_system_error(0, 0) };
+    ended.status == SYSTEM_ERROR_TAKEN && state() == before
+}
+
 /// Logs a bus error at a register of `device`, the first few of all. Not for the console's own device.
 pub fn report(device: &dyn fmt::Display, error: &BusError) {
-    if REPORTED.fetch_add(1, Ordering::Relaxed) < MAX_REPORTED {
+    let is_new = LAST.swap(error.address, Ordering::Relaxed) != error.address;
+    if is_new && REPORTED.fetch_add(1, Ordering::Relaxed) < MAX_REPORTED {
         log::warn!("{device}: {error}");
     }
 }
@@ -233,6 +249,7 @@ global_asm!(
     mmio_access oche_mmio_write32, str w1, [x0]
     mmio_access oche_mmio_write64, str x1, [x0]
 
+    .global oche_mmio_take_system_error
 oche_mmio_take_system_error:
     mrs     x3, hcr_el2
     orr     x4, x3, #{amo}

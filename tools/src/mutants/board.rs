@@ -12,6 +12,8 @@ const GUEST_MAP: &str = "boot/src/guest_map.rs";
 const STAGE1: &str = "boot/src/bare/stage1.rs";
 const GUEST_FDT: &str = "boot/src/guest_fdt.rs";
 const DARTS: &str = "platform/m1/src/darts.rs";
+const MMIO: &str = "boot/src/bare/mmio.rs";
+const CONSOLE: &str = "platform/m1/src/bare/console.rs";
 const LEAVES: &str = "platform/m1/src/entry.rs";
 
 /// All of them.
@@ -324,5 +326,40 @@ pub(super) const MUTANTS: &[Mutant] = &[
         text: "if self.condition(dart).is_none_or(|condition| condition.is_taken()) {",
         replacement: "if self.condition(dart).is_none() {",
         breaks: "16K tables in use are cut off as somebody asks for the page size",
+    },
+    Mutant {
+        name: "m1-no-fixup-for-read32",
+        file: MMIO,
+        text: "    fixup .Loche_mmio_read32_access, .Loche_mmio_read32_done, .Loche_mmio_read32_fixup\n",
+        replacement: "",
+        breaks: "a device that does not answer stops the machine",
+    },
+    Mutant {
+        name: "m1-no-fixup-for-read64",
+        file: MMIO,
+        text: "    fixup .Loche_mmio_read64_access, .Loche_mmio_read64_done, .Loche_mmio_read64_fixup\n",
+        replacement: "",
+        breaks: "a device that does not answer stops the machine",
+    },
+    Mutant {
+        name: "m1-no-fixup-for-write32",
+        file: MMIO,
+        text: "    fixup .Loche_mmio_write32_access, .Loche_mmio_write32_done, .Loche_mmio_write32_fixup\n",
+        replacement: "",
+        breaks: "a device that does not answer stops the machine",
+    },
+    Mutant {
+        name: "m1-no-fixup-for-write64",
+        file: MMIO,
+        text: "    fixup .Loche_mmio_write64_access, .Loche_mmio_write64_done, .Loche_mmio_write64_fixup\n",
+        replacement: "",
+        breaks: "a device that does not answer stops the machine",
+    },
+    Mutant {
+        name: "m1-serial-port-used-without-power",
+        file: CONSOLE,
+        text: "    if POWER.get().is_some_and(|domains| domains.power() != Power::On) {\n        return;\n    }\n",
+        replacement: "",
+        breaks: "a log line is a bus error",
     },
 ];

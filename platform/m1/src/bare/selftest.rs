@@ -1,5 +1,6 @@
 //! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
 
+use oche_boot::bare::mmio;
 use oche_boot::bare::selftest::{Verdict, tell, tell_time};
 use oche_m1::darts::{Darts, Mode, ROUNDS};
 use oche_m1::found::{self, Found};
@@ -40,6 +41,7 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
             None => tell_of(name, "invalidate", "never-ends", "-", Verdict::Wrong),
         }
     }
+    tell("mmio.serror-window", "-", "-", Verdict::from(mmio::test_system_error_window()));
     // What a window does shows only when a device uses it.
     tell(
         "dart.windows",

@@ -2,7 +2,8 @@
 //!
 //! Source: m1n1 `src/wdt.c`; Asahi documentation `hw/soc/wdt.md`; Linux `drivers/watchdog/apple_wdt.c`.
 
-use oche_boot::bare::mmio;
+use core::ptr;
+
 use oche_boot::range::PhysRange;
 
 pub(super) const REGISTERS: PhysRange = PhysRange { start: 0x2_3d2b_0000, end: 0x2_3d2b_1000 };
@@ -17,7 +18,7 @@ const RESET_ENABLE: u32 = 1 << 2;
 /// Resets the machine some 40 ms from now.
 pub(super) fn reset() {
     for (register, value) in [(ALARM, ALARM_TICKS), (COUNT, 0), (CONTROL, RESET_ENABLE)] {
-        // SAFETY: `main` mapped the registers; they are 32 bits wide. Where nothing answers, nothing is left to be done.
-        let _ = unsafe { mmio::write32(REGISTERS.start + register, value) };
+        // SAFETY: `main` mapped the registers; they are 32 bits wide.
+        unsafe { ptr::write_volatile((REGISTERS.start + register) as *mut u32, value) };
     }
 }

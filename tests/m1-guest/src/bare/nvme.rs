@@ -3,6 +3,7 @@
 use super::Tally;
 use super::dart::{Dart, fill, is_filled, load, page, store};
 use super::drivers::{Check, IOVA, READ_WRITE, attach, check, set, tables};
+use super::start::aborts_at;
 
 const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
 /// The controller, as a DART whose registers are further away.
@@ -19,7 +20,15 @@ const PATIENCE: u32 = 50_000_000;
 /// Pages of the arena: the admin queues, then the others, a list.
 const QUEUES: [usize; 5] = [56, 57, 60, 61, 63];
 
+/// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
+const UART_POWER: Dart = Dart { base: 0x2_3b70_0270, number: 0 };
+
+/// The register of the controller's power domain. Source: the same, `ps_ans2`.
+const POWER: Dart = Dart { base: 0x2_3b70_03f0, number: 0 };
+
 pub(super) fn run(tally: &mut Tally) {
+    tally.case(format_args!("an NVMe without power"), without_power());
+    tally.case(format_args!("a log line of EL2's while the serial port has no power"), silent_log());
     tally.case(format_args!("nvme: queues that are nowhere are refused"), wild_queues());
     tally.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
 }
@@ -82,6 +91,28 @@ fn set_up() -> Check {
     let size = 1 << 32 | 63 << 16 | 1;
     admin(0, [5, 0, 0, page(QUEUES[3]), 0, size, 0])?;
     admin(1, [1 << 16 | 1, 0, 0, page(QUEUES[2]), 0, size, 0])
+}
+
+/// Whoever touches it gets an abort, and EL2 does not touch it.
+fn without_power() -> Check {
+    let before = POWER.read(0);
+    POWER.write(0, 0);
+    let loads = aborts_at(CONTROLLER.base, false, || _ = CONTROLLER.read(0));
+    let doorbell = CONTROLLER.base + IO_DOORBELL;
+    let stores = aborts_at(doorbell, true, || CONTROLLER.write(IO_DOORBELL, 0));
+    POWER.write(0, before);
+    check(before >> 4 & 0xf == 0xf, "it had no power before")?;
+    check(loads, "a load does not abort")?;
+    check(stores, "a store does not abort")
+}
+
+/// EL2 logs that it refuses a doorbell, and has no serial port to do so: the board sees whether it tries.
+fn silent_log() -> Check {
+    let before = UART_POWER.read(0);
+    UART_POWER.write(0, 0);
+    CONTROLLER.write(IO_DOORBELL, 0);
+    UART_POWER.write(0, before);
+    check(before >> 4 & 0xf == 0xf, "it had no power before")
 }
 
 /// Queues at addresses that nothing can be at, and entries that no queue has: the doorbells do not reach the controller.

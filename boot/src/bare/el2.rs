@@ -236,4 +236,6 @@ pub fn reset_guest() {
     CntpCtlEl02.write(0);
     CntvCtlEl02.write(0);
     MdscrEl1.write(0);
+    // Software step is off before the exception return looks whether it is on.
+    synchronize_context();
 }

@@ -138,7 +138,8 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
     if let Some(root) = root {
         Cpus.enter_view(root);
     }
-    // The exception return, which follows, synchronises the context.
+    // The exception return synchronises the context too, but only after it has looked whether to copy SPSR_EL2.SS.
+    synchronize_context();
     set_stepping(true);
     aside
 }

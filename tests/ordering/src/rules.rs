@@ -44,6 +44,7 @@ const ICC_CTLR_EL1: Register = Register::new(3, 0, 12, 12, 4);
 const ICH_HCR_EL2: Register = Register::new(3, 4, 12, 11, 0);
 const CNTHP_CTL_EL2: Register = Register::new(3, 4, 14, 2, 1);
 const PAR_EL1: Register = Register::new(3, 0, 7, 4, 0);
+const MDSCR_EL1: Register = Register::new(2, 0, 0, 2, 2);
 
 /// What depends on a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ enum Dependent {
     Translate,
     /// A write or a read of this register.
     Register(Register),
+    /// `ERET`.
+    Return,
 }
 
 /// What must not come between a write of a register and the next context synchronisation.
@@ -88,6 +91,9 @@ const DEPENDENTS: &[(Register, &[Dependent])] = &[
         ],
     ),
     (ICC_EOIR0_EL1, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
+    // Whether ERET copies SPSR_EL2.SS into PSTATE is CONSTRAINED UNPREDICTABLE otherwise: D2.12 "Software Step exceptions",
+    // "Synchronization and the software step state machine".
+    (MDSCR_EL1, &[Dependent::Return]),
     (CNTHP_CTL_EL2, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
 ];
 
@@ -509,7 +515,7 @@ impl Cpu {
     }
 
     fn go_back(&mut self, pc: u64) -> Option<Violation> {
-        let mut found = self.unfinished(pc);
+        let mut found = self.unfinished(pc).or_else(|| self.depend(pc, Dependent::Return));
         if let Some(earlier) = self.loaded.take()
             && self.lines_cleaned < self.loaded_lines
         {

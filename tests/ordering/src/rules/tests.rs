@@ -137,6 +137,7 @@ fn registers_are_synchronized_before_what_depends_on_them() {
     check("context", &[Do(I::Write(VTTBR_EL2)), ISB, tlbi(Scope::AllGuests), DSB_ISH], &[1]);
     check("context", &[Do(I::Write(HCR_EL2)), ISB, Do(I::Translate)], &[1]);
     check("context", &[Store(TABLE), DSB_ISHST, ISB, Do(I::Translate)], &[1, 2]);
+    check("context", &[Do(I::Write(MDSCR_EL1)), ISB, ERET], &[1]);
     assert_eq!(run(&[Do(I::Write(HCR_EL2)), ERET, Do(I::Translate)]), None);
 }
 

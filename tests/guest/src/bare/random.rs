@@ -183,7 +183,12 @@ impl Worker {
         }
         if self.cpu == 0 && choice >> 32 & (MAPPING_EVERY - 1) == 0 {
             let (cpu, page) = (random.next() as usize % CPUS, COPIED[random.next() as usize % COPIED.len()]);
-            let rights = [None, Some(Rights::Read), Some(Rights::ReadWrite)][random.next() as usize % 3];
+            // What a device may write traps every access.
+            let rights = match random.next() % 8 {
+                0 => None,
+                1 | 2 => Some(Rights::Read),
+                _ => Some(Rights::ReadWrite),
+            };
             map(cpu, page, rights);
         }
     }

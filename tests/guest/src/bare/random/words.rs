@@ -48,10 +48,24 @@ pub(super) fn hostile(random: &mut Random) -> u32 {
     }
 }
 
-/// Any load or store, also such as do not exist.
+/// Any load or store, half of them of an encoding that exists.
 fn access(random: &mut Random) -> u32 {
+    /// Fixed bits, and their values: unsigned and other immediates, registers, atomics, pairs, exclusives.
+    const ENCODINGS: [(u32, u32); 6] = [
+        (0x3b00_0000, 0x3900_0000),
+        (0x3b20_0000, 0x3800_0000),
+        (0x3b20_0c00, 0x3820_0800),
+        (0x3f20_8c00, 0x3820_0000),
+        (0x3a00_0000, 0x2800_0000),
+        (0x3f00_0000, 0x0800_0000),
+    ];
     loop {
-        let word = random.next() as u32 & !(1 << 25) | 1 << 27;
+        let choice = random.next() as usize;
+        let word = random.next() as u32;
+        let word = match ENCODINGS.get(choice % (2 * ENCODINGS.len())) {
+            Some((fixed, value)) => word & !fixed | value,
+            None => word & !(1 << 25) | 1 << 27,
+        };
         let field = |shift: u32| word >> shift & 31;
         let (target, base, second, status) = (field(0), field(5), field(10), field(16));
         // A literal is in the code, which is not the same for all.

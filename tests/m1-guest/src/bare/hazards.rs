@@ -19,6 +19,7 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree) {
         tally.case(format_args!("a DART that is left alone answers itself"), left(SIO));
     }
     if tree.says(b"guest=power") {
+        super::nvme::quiet_table(tally);
         tally.case(format_args!("a DART that has no power, and gets it"), powered(SIO));
     }
     if tree.says(b"guest=stuck") {

@@ -190,3 +190,34 @@ fn disk(dart: Dart) -> Check {
     command(9, READ, &[other], 30)?;
     check(is_filled(other, 5, 4096), "a page is not home after unmapping")
 }
+
+/// Flushes after which a DART's tables that nothing changes are write-protected.
+const QUIET_FLUSHES: usize = 400;
+
+/// The disk writes into a table that CPUs' stores trap at: the next flush finds what it wrote. After [`run`], whose queues and
+/// first ten commands it goes on from.
+pub(super) fn quiet_table(tally: &mut Tally) {
+    tally.case(
+        format_args!("nvme: a disk writes into a DART's table that is quiet"),
+        disk_writes_table(PCIE_0),
+    );
+}
+
+fn disk_writes_table(dart: Dart) -> Check {
+    let (root, leaves) = tables(0);
+    dart.reset()?;
+    let [image, first, second] = [11, 22, 33].map(page);
+    set(leaves, IOVA, first | READ_WRITE);
+    (0..512).for_each(|word| store(image + word * 8, load(leaves + word * 8)));
+    set(image, IOVA + 0x1000, second | READ_WRITE);
+    fill(second, 6);
+    attach(dart, 1, root);
+    (0..QUIET_FLUSHES).try_for_each(|_| dart.flush(2))?;
+    command(10, WRITE, &[image], 40)?;
+    command(11, READ, &[leaves], 40)?;
+    dart.flush(2)?;
+    check(dart.copy(1, IOVA + 0x1000, IOVA, 4096)?, "what the disk wrote into the table is not mapped")?;
+    check(is_filled(first, 6, 4096), "it is mapped to another page")?;
+    (0..2).for_each(|index| set(leaves, IOVA + index * 4096, 0));
+    dart.flush(2)
+}

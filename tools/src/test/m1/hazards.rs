@@ -34,6 +34,7 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let outcome = bench.passes("a DART that is off", &mac, step)?;
     expect(&outcome, "2=dma-controller@236004000: no power")?;
     expect(&outcome, "guest: a DART that has no power, and gets it ok")?;
+    expect(&outcome, "guest: nvme: a disk writes into a DART's table that is quiet ok")?;
     mac.settings[4] = Setting::Idle;
     dead(bench, &Mac { chosen: guest("dead"), has_dead_devices: true, ..mac.clone() }, step)?;
     mac.chosen.clear();

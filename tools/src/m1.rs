@@ -55,6 +55,9 @@ const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
 /// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
 const UART_POWER: u64 = 0x2_3b70_0270;
+/// The interrupt controller's `INFO`, which says how many lines it has. Source: Asahi documentation `hw/soc/aic.md`.
+const AIC_INFO: u64 = 0x2_3b10_0004;
+const AIC_LINES: u32 = 896;
 /// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1 `src/wdt.c`.
 const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
@@ -319,6 +322,7 @@ impl Board {
         let dirt = vec![DIRT; parts.dirty.size() as usize];
         memory.write(mac.load + parts.dirty.start, &dirt);
         memory.set_word(UART_STATUS, 0b110);
+        memory.set_word(AIC_INFO, AIC_LINES);
         let numbered = DARTS.iter().zip(mac.settings).enumerate();
         let darts: Vec<Dart> = numbered
             .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))

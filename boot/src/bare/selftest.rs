@@ -29,6 +29,8 @@ pub(super) use probe::end_if_probing;
 
 /// Rounds of a measurement.
 const ROUNDS: u64 = 256;
+/// Bytes of the largest block.
+const GIBIBYTE: u64 = 1 << 30;
 /// How long an interrupt may take, in milliseconds.
 const INTERRUPT_MILLISECONDS: u64 = 100;
 /// What pages are filled with.
@@ -123,6 +125,7 @@ impl Prepared {
         scratch.caches();
         scratch.hypervisor_calls();
         scratch.stage2_changes(stage2);
+        large_block(self.layout.guest.as_slice(), self.layout.image.end);
         interrupts();
         fiq::set_route(self.options.fiq);
         el2::reset_guest();
@@ -256,6 +259,19 @@ impl Scratch {
         let took = ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
         tell_time("stage2.change-all-cpus", took, ROUNDS);
     }
+}
+
+/// Whether the guest's side reads through a stage-2 block of 1 GiB what EL2 reads: a word that nobody uses yet, of RAM
+/// `behind` the image, where there are blocks.
+fn large_block(guest: &[PhysRange], behind: u64) {
+    let whole = guest.iter().map(|range| range.shrunk_to(GIBIBYTE)).find(|range| !range.is_empty());
+    let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind) else {
+        return tell("stage2.block-1g", "-", "-", Verdict::Skipped("no such block in RAM"));
+    };
+    cache::clean_and_invalidate(PhysRange { start, end: start + PAGE });
+    let here = words(start).first().map(|word| word.load(Ordering::Relaxed));
+    let there = probe::read(start);
+    tell("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
 }
 
 /// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers, straight and by way of EL2,

@@ -11,6 +11,10 @@ use crate::found::{bytes, number, strings, walk};
 const COMPATIBLE: &[u8] = b"apple,aic";
 /// Lines that a t8103's has. Source: Asahi documentation `hw/soc/aic.md`, `INFO`.
 const LINES: u32 = 896;
+/// Offset of `INFO`, and the bits of it that say how many lines there are. Source: Linux `irq-apple-aic.c`, `AIC_INFO`,
+/// `AIC_INFO_NR_IRQ`.
+const INFO: u64 = 0x4;
+const INFO_LINES: u32 = 0xffff;
 /// A bit a line, from line 0 on: writing 1 asserts or no longer asserts it, beside its device. Source: the same, `SW_SET`,
 /// `SW_CLR`; Linux `irq-apple-aic.c`, `AIC_SW_SET`, `AIC_SW_CLR`.
 const SOFTWARE_SET: u64 = 0x4000;
@@ -45,6 +49,22 @@ impl Line {
     /// The page of registers that assert lines.
     pub fn registers(&self) -> PhysRange {
         PhysRange { start: self.start + SOFTWARE_SET, end: self.start + SOFTWARE_SET + 0x1000 }
+    }
+
+    /// The page that says how many lines there are.
+    pub fn information(&self) -> PhysRange {
+        PhysRange { start: self.start, end: self.start + 0x1000 }
+    }
+
+    /// The address of the register that says how many lines there are.
+    pub fn info(&self) -> u64 {
+        self.start + INFO
+    }
+
+    /// How many lines there are by `info`, what that register says, and whether this is one.
+    pub fn is_among(&self, info: u32) -> (u32, bool) {
+        let lines = info & INFO_LINES;
+        (lines, self.number < lines)
     }
 
     /// The address of the register, and the word that asserts the line (`is_up`) or no longer does.
@@ -119,6 +139,14 @@ mod tests {
 
     fn line(blob: &[u8]) -> Option<Line> {
         free_line(&Fdt::new_unchecked(blob))
+    }
+
+    #[test]
+    fn line_beyond_those_that_the_controller_has_is_told_from_the_others() {
+        let line = line(&tree("reg", &[], Some(7))).expect("there is one");
+        assert_eq!(line.info(), 0x2_3b10_0004);
+        assert_eq!(line.is_among(0x1234_0380), (896, true));
+        assert_eq!(line.is_among(895), (895, false));
     }
 
     #[test]

@@ -81,6 +81,7 @@ fn main(fdt: FdtAddress) -> ! {
     if prepared.options.selftest {
         prepared.selftest("m1", env!("CARGO_PKG_VERSION"), &mut stage2);
         selftest::darts(&all, &mut darts);
+        selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
     }
     last_words::register(prepared.layout.trace, prepared.trace_layout());

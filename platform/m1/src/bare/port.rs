@@ -18,6 +18,13 @@ pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
     line
 }
 
+/// How many lines the controller has, and whether the port's is one of them.
+pub(super) fn lines(line: &Line) -> (u32, bool) {
+    launch::map_registers(line.information());
+    // SAFETY: mapped as Device memory; reading how many lines there are has no side effect.
+    line.is_among(unsafe { ptr::read_volatile(line.info() as *const u32) })
+}
+
 /// Sets and clears it.
 pub(super) fn interrupt(line: Line) -> SetInterrupt {
     Box::new(move |is_up| {

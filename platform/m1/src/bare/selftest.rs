@@ -2,10 +2,12 @@
 
 use oche_boot::bare::mmio;
 use oche_boot::bare::selftest::{Verdict, tell, tell_time};
+use oche_m1::aic::Line;
 use oche_m1::darts::{Darts, Mode, ROUNDS};
 use oche_m1::found::{self, Found};
 
 use super::hardware::Registers;
+use super::port;
 
 /// What `PARAMS1` says of a page of 16 KiB.
 const GRANULE_LOG2: u32 = 14;
@@ -49,6 +51,14 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
         "-",
         Verdict::Skipped("needs a device: a fault with code 0x80 in the trace is the answer"),
     );
+}
+
+/// Whether the line of the trace's port is one that the interrupt controller has.
+pub(super) fn interrupt_controller(line: Option<&Line>) {
+    match line.map(port::lines) {
+        Some((lines, is_one)) => tell("aic.lines", lines, "INFO", Verdict::from(is_one)),
+        None => tell("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),
+    }
 }
 
 fn tell_of(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {

@@ -12,7 +12,7 @@ pub trait Console: Sync {
     /// guest may have turned the device off.
     fn put(&self, byte: u8);
 
-    /// A message that ends Oche was put out. A device that cannot show text may show that much.
+    /// The last line that Oche prints is about to come. A device that cannot show text may show that much.
     fn on_fatal(&self) {}
 }
 
@@ -29,7 +29,7 @@ pub fn set(console: &'static dyn Console) {
     log::set_max_level(LevelFilter::Info);
 }
 
-/// Says that the message which was printed last ends Oche.
+/// Announces the last line that Oche prints.
 pub fn on_fatal() {
     if let Some(console) = CONSOLE.get() {
         console.on_fatal();

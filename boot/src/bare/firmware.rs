@@ -66,7 +66,7 @@ pub fn halt() -> ! {
 
 /// Prints `oche: fatal:` with the reason and turns the machine off.
 pub fn fatal(reason: core::fmt::Arguments<'_>) -> ! {
-    console::print(format_args!("oche: fatal: {reason}\n"));
     console::on_fatal();
+    console::print(format_args!("oche: fatal: {reason}\n"));
     power_off()
 }

@@ -160,8 +160,8 @@ fn stop(frame_pointer: u64) -> ! {
         // The console takes everything.
         let _ = hook(&mut console::Writer);
     }
-    print(format_args!("oche: panic: stopped\n"));
     console::on_fatal();
+    print(format_args!("oche: panic: stopped\n"));
     if let Some(end) = END.get() {
         end();
     }

@@ -541,8 +541,12 @@ impl Engine {
             for stream in streams.iter() {
                 let placed = self.placement.placed_mut(space);
                 placed.members.insert(dart, stream);
-                world.attach(dart, stream, space, placed.shadow.root());
+                let attached = world.attach(dart, stream, space, placed.shadow.root());
                 world.event(Event::Attach { dart, stream, root });
+                if attached.is_err() {
+                    // The stream is blocked, so its device faults until the guest attaches it anew; the trace has why.
+                    world.event(Event::InvalidateTimedOut { dart });
+                }
                 let attachment = self.attachment(dart, stream);
                 attachment.next = None;
                 if let Some(old) = attachment.now.replace(space) {

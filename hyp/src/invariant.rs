@@ -82,7 +82,9 @@ mod tests {
         fn table_entry(&self, _: Frame) -> u64 {
             0
         }
-        fn attach(&mut self, _: DartId, _: StreamId, _: SpaceId, _: Frame) {}
+        fn attach(&mut self, _: DartId, _: StreamId, _: SpaceId, _: Frame) -> Result<(), InvalidateTimedOut> {
+            Ok(())
+        }
         fn block(&mut self, _: DartId, _: StreamId) {}
         fn invalidate(&mut self, _: SpaceId, _: &Members) -> Result<(), InvalidateTimedOut> {
             Ok(())

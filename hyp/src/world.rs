@@ -161,7 +161,17 @@ pub trait Iommu {
     /// # Guarantees
     ///
     /// On return no access of the stream uses what was attached before.
-    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame);
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidateTimedOut`]; then the stream is blocked, or as [`Self::is_confirmed`] has it.
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut>;
 
     /// Makes every access of `stream` fault.
     ///

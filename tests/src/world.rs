@@ -629,16 +629,23 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         self.options.board.table_entry(table)
     }
 
-    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
         let _side = outside();
         self.step();
-        self.driver.attach(dart, stream, space, root);
+        let attached = self.driver.attach(dart, stream, space, root);
         self.carry_out();
         self.unblocked.retain(|unblocked| *unblocked != (dart, stream));
         self.confirm();
         self.set_space(dart, stream, Some(space));
         self.frames.attach(self.options.board, &self.memory, (dart, stream), space, root);
         self.step();
+        attached
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {

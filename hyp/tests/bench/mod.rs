@@ -263,8 +263,19 @@ impl Iommu for Machine {
         u64::from(table.0) << 2 | 1
     }
 
-    fn attach(&mut self, dart: DartId, stream: StreamId, _space: SpaceId, root: Frame) {
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        _space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
+        if self.is_stuck {
+            self.roots.remove(&(dart, stream));
+            return Err(InvalidateTimedOut);
+        }
         self.roots.insert((dart, stream), root);
+        Ok(())
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {

@@ -625,11 +625,19 @@ impl<H: Hardware> Iommu for Darts<H> {
         entry::table(table)
     }
 
-    fn attach(&mut self, dart: DartId, stream: StreamId, _: SpaceId, root: Frame) {
-        if self.point(dart, stream, Some(root)).is_err() {
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        _: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
+        let attached = self.point(dart, stream, Some(root));
+        if attached.is_err() {
             // Rather nothing than what was there before.
             self.block(dart, stream);
         }
+        attached
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {

@@ -204,13 +204,21 @@ impl Iommu for Smmu {
         entry::table(table)
     }
 
-    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
         let rooted = self.root_space(space, root);
         let moved = self.move_stream(dart, stream, Some(space));
         if self.count(rooted.and(moved)).is_err() {
             // The hardware may still use what was attached before: rather nothing than that.
             self.block(dart, stream);
+            return Err(InvalidateTimedOut);
         }
+        Ok(())
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {

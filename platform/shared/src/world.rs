@@ -199,8 +199,14 @@ impl<I: Iommu> Iommu for Machine<I> {
         self.iommu.table_entry(table)
     }
 
-    fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
-        self.iommu.attach(dart, stream, space, root);
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
+        self.iommu.attach(dart, stream, space, root)
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {

@@ -173,11 +173,22 @@ impl Driver {
     }
 
     /// See [`Iommu::attach`].
-    pub fn attach(&mut self, dart: DartId, stream: StreamId, space: SpaceId, root: Frame) {
-        match &mut self.darts {
-            Some(darts) => darts.attach(dart, stream, space, root),
-            None => self.move_stream(dart, stream, Some(root)),
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
+        if let Some(darts) = &mut self.darts {
+            return darts.attach(dart, stream, space, root);
         }
+        self.move_stream(dart, stream, Some(root));
+        Ok(())
     }
 
     /// See [`Iommu::block`].

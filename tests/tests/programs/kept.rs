@@ -851,3 +851,60 @@ fn a_table_of_data_is_no_more_than_one_traps_work() {
     let setting = Setting { cpus: 3, darts: 1, coherence: Api, isolation: Strict, ..Setting::PLAIN };
     check(setting, &steps);
 }
+
+#[test]
+fn an_attach_that_the_hardware_did_not_confirm_is_reported() {
+    let steps = [
+        (NewDomain, 652066858),
+        (NewDomain, 553607824),
+        (Attach { domain: 1, dart: 0, stream: 9, flush: true }, 1602559767),
+        (Attach { domain: 1, dart: 1, stream: 8, flush: true }, 3249480445),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3395034249,
+        ),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3027785987,
+        ),
+        (Overlap(vec![DeviceWrite(137, Mapping(6870)), CpuStore(Mapped(58042))]), 2538267064),
+        (Free { domain: 3 }, 162456577),
+        (Attach { domain: 0, dart: 1, stream: 4, flush: false }, 994948181),
+        (Unmap { mapping: 10649, flush: true }, 3563807647),
+        (Read { stream: 6, target: Mapping(57137), length: 8 }, 2569771308),
+    ];
+    check(
+        Setting {
+            board: Dart,
+            has_windows: false,
+            caches_invalid: false,
+            cpus: 4,
+            darts: 1,
+            pages: 1000,
+            frames: 1024,
+            scarce_tables: 6,
+            timeouts: 40,
+            coherence: Exact,
+            isolation: Strict,
+            is_watched: true,
+            sabotage: None,
+        },
+        &steps,
+    );
+}

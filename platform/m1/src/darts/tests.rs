@@ -300,7 +300,7 @@ fn a_dart_that_is_taken_over_lets_no_stream_through() {
 #[test]
 fn a_stream_is_attached_only_when_nothing_older_is_used() {
     let (bench, mut darts) = taken(1);
-    darts.attach(dart(0), stream(3), SpaceId(0), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(3), SpaceId(0), ROOT), Ok(()));
     assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0x8081_0000);
     assert_eq!(bench.file(0, tcr_of(stream(3))), 0x80);
     assert_eq!(bench.with(0, |model| model.stale), 0);
@@ -359,7 +359,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         assert_eq!(darts.mode(dart(0)), Mode::Left);
         assert!(!darts.take_over(dart(0)));
         darts.touch(dart(0));
-        darts.attach(dart(0), stream(0), SpaceId(0), ROOT);
+        assert_eq!(darts.attach(dart(0), stream(0), SpaceId(0), ROOT), Ok(()));
         darts.block(dart(0), stream(0));
         assert_eq!(bench.with(0, |model| model.file.clone()), before);
     }
@@ -386,14 +386,14 @@ fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again(
     bench.with(0, |model| model.set_domain(ON));
     assert_eq!(darts.mode(dart(0)), Mode::Direct);
     assert!(darts.take_over(dart(0)));
-    darts.attach(dart(0), stream(1), SpaceId(0), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(1), SpaceId(0), ROOT), Ok(()));
 
     // It goes off and forgets; meanwhile the engine goes on.
     bench.with(0, |model| model.set_domain(OFF));
     let mut members = Members::default();
     members.insert(dart(0), stream(1));
     assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
-    darts.attach(dart(0), stream(2), SpaceId(1), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(2), SpaceId(1), ROOT), Ok(()));
     assert_eq!(darts.next_fault(), None);
     bench.with(0, |model| model.set_domain(ON));
     darts.touch(dart(0));
@@ -486,7 +486,7 @@ fn table_stores_are_visible_to_every_walk_that_follows_an_invalidation() {
 fn tables_are_visible_before_a_register_names_them() {
     let (bench, mut darts) = taken(1);
     bench.store_entry(1);
-    darts.attach(dart(0), stream(3), SpaceId(0), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(3), SpaceId(0), ROOT), Ok(()));
     assert!(bench.walks_find(1), "a table was named before its entries were visible");
     bench.store_entry(2);
     bench.with(0, |model| model.file.clear());
@@ -499,7 +499,7 @@ fn tables_are_visible_before_a_register_names_them() {
 fn what_devices_wrote_is_loaded_after_an_invalidation_an_attach_and_a_block() {
     let (bench, mut darts) = taken(1);
     assert!(bench.loads_are_ordered(), "after it was taken over");
-    darts.attach(dart(0), stream(0), SpaceId(0), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(0), SpaceId(0), ROOT), Ok(()));
     assert!(bench.loads_are_ordered(), "after an attach");
     let mut members = Members::default();
     members.insert(dart(0), stream(0));
@@ -513,7 +513,7 @@ fn what_devices_wrote_is_loaded_after_an_invalidation_an_attach_and_a_block() {
 fn used() -> (Bench, Darts<Bench>, Members) {
     let (bench, mut darts) = taken(1);
     bench.store_entry(1);
-    darts.attach(dart(0), stream(DEVICE), SpaceId(0), ROOT);
+    assert_eq!(darts.attach(dart(0), stream(DEVICE), SpaceId(0), ROOT), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 1)));
     let mut members = Members::default();
     members.insert(dart(0), stream(DEVICE));
@@ -533,7 +533,7 @@ fn a_dart_whose_clock_is_gated_is_flushed_attached_and_blocked() {
     assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)), "a stale entry outlives its frame");
     bench.with(0, |model| model.set_domain(GATED));
-    darts.attach(dart(0), stream(DEVICE), SpaceId(1), OTHER_ROOT);
+    assert_eq!(darts.attach(dart(0), stream(DEVICE), SpaceId(1), OTHER_ROOT), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_OTHER_ROOT, 2)), "an older root");
     bench.with(0, |model| model.set_domain(GATED));
     darts.block(dart(0), stream(DEVICE));

@@ -226,7 +226,7 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
     let mut smmu = played.smmu("0x10:0:2,0x11:0:2,0x18:0:3");
     played.take_commands();
     let (dart, stream) = place(0, 2);
-    smmu.attach(dart, stream, SpaceId(4), ROOT);
+    assert_eq!(smmu.attach(dart, stream, SpaceId(4), ROOT), Ok(()));
     for requester in [0x10, 0x11] {
         let context = played.context_of(requester).expect("it translates");
         assert_eq!((context[1], context[0] >> 48), (ROOT.address(), 5), "root and ASID");
@@ -250,9 +250,9 @@ fn a_space_that_gets_another_root_takes_it_to_all_its_streams() {
     let played = Played::new(Faults::default());
     let mut smmu = played.smmu("0x10:0:2,0x18:0:3");
     let ((dart, first), (_, second)) = (place(0, 2), place(0, 3));
-    smmu.attach(dart, first, SpaceId(0), ROOT);
+    assert_eq!(smmu.attach(dart, first, SpaceId(0), ROOT), Ok(()));
     played.take_commands();
-    smmu.attach(dart, second, SpaceId(0), Frame(7));
+    assert_eq!(smmu.attach(dart, second, SpaceId(0), Frame(7)), Ok(()));
     for requester in [0x10, 0x18] {
         assert_eq!(played.context_of(requester).expect("it translates")[1], Frame(7).address());
     }
@@ -281,7 +281,7 @@ fn a_command_that_is_refused_is_told_and_the_next_one_works() {
     assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
     assert_eq!(smmu.statistics().commands_refused, 1);
     let (dart, stream) = place(0, 2);
-    smmu.attach(dart, stream, SpaceId(0), ROOT);
+    assert_eq!(smmu.attach(dart, stream, SpaceId(0), ROOT), Err(InvalidateTimedOut), "it drops as well");
     assert_eq!(smmu.statistics().commands_timed_out, 0, "the queue went on");
 }
 
@@ -303,7 +303,7 @@ fn a_context_is_valid_only_behind_its_other_words() {
     let mut smmu = played.smmu("0x10:0:2");
     let (dart, stream) = place(0, 2);
     barrier::log::take();
-    smmu.attach(dart, stream, SpaceId(0), ROOT);
+    assert_eq!(smmu.attach(dart, stream, SpaceId(0), ROOT), Ok(()));
     let steps = barrier::log::take();
     let first = smmu.contexts.address(SpaceId(0));
     let is_valid = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { address, .. } if *address == first);

@@ -1,8 +1,8 @@
 //! Names of DARTs and streams, and sets of them.
 
-/// Streams of one t8020-type DART. Source: `m1.md` 4.1; Linux `apple-dart.c` prints `16 streams`.
+/// Streams of one t8020-type DART. Source: Linux `apple-dart.c`, which prints `16 streams`.
 pub const STREAMS: usize = 16;
-/// DARTs that one Oche mediates at the most. The M1 has about 25 (`m1.md` 5).
+/// DARTs that one Oche mediates at the most. The M1 has about 25. Source: Asahi documentation `hw/soc/memmap.md`.
 pub const MAX_DARTS: usize = 32;
 
 /// One DART of the machine: an index below [`MAX_DARTS`], in the order in which the platform names them.

@@ -1,8 +1,8 @@
 //! Entries of a t8020-type DART's 16K tables ("DART1"): what Oche's shadow tables hold on a Mac.
 //!
 //! Two levels of 2048 entries below a TTBR: bits 35:25 of the IOVA select the table, bits 24:14 the page,
-//! and 32-bit IOVAs use TTBR 0 alone. Source: `m1.md` 4.3, from Linux 6.1 `io-pgtable-dart.c`, m1n1
-//! `dart8020.py`, OpenBSD `apldart.c`.
+//! and 32-bit IOVAs use TTBR 0 alone. Source: Linux 6.1 `io-pgtable-dart.c`, m1n1 `dart8020.py`,
+//! OpenBSD `apldart.c`.
 
 use oche_hyp::addr::{Frame, SLOTS, SlotRun};
 use oche_hyp::dart::entry::Permission;

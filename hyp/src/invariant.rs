@@ -89,7 +89,7 @@ mod tests {
         fn invalidate(&mut self, _: SpaceId, _: &Members) -> Result<(), InvalidateTimedOut> {
             Ok(())
         }
-        fn is_confirmed(&self) -> bool {
+        fn is_confirmed(&mut self) -> bool {
             true
         }
         fn next_fault(&mut self) -> Option<DeviceFault> {

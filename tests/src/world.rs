@@ -681,7 +681,7 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         done
     }
 
-    fn is_confirmed(&self) -> bool {
+    fn is_confirmed(&mut self) -> bool {
         self.driver.is_confirmed()
     }
 

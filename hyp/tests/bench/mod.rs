@@ -290,7 +290,7 @@ impl Iommu for Machine {
         if self.is_stuck { Err(InvalidateTimedOut) } else { Ok(()) }
     }
 
-    fn is_confirmed(&self) -> bool {
+    fn is_confirmed(&mut self) -> bool {
         !self.is_unconfirmed
     }
 

@@ -378,7 +378,8 @@ impl<H: Hardware> Darts<H> {
             Power::On if held == Held::Current && self.holds_what_it_must(dart) => return,
             Power::On => {}
             // The registers that the guest touches are not the hardware's, and nothing translates meanwhile.
-            Power::Off | Power::Unreachable => return,
+            Power::Off => return self.set_held(dart, Held::Nothing),
+            Power::Unreachable => return,
         }
         if held != Held::Older {
             self.report_remembered(dart);
@@ -447,6 +448,16 @@ impl<H: Hardware> Darts<H> {
         }
         let mut mediated = self.darts.iter().filter(|entry| entry.mode == Mode::Mediated);
         self.is_confirmed = mediated.all(|entry| entry.held != Held::Older);
+    }
+
+    /// Looks again at the power of each DART that may hold something older: one that has none by now holds nothing.
+    fn look_for_lost_power(&mut self) {
+        for dart in (0..self.darts.len()).filter_map(DartId::new) {
+            let is_older = |entry: &Dart| entry.mode == Mode::Mediated && entry.held == Held::Older;
+            if self.darts.get(dart.index()).is_some_and(is_older) && self.hardware.power(dart) == Power::Off {
+                self.set_held(dart, Held::Nothing);
+            }
+        }
     }
 
     fn is_current(&self, dart: DartId) -> bool {
@@ -651,7 +662,11 @@ impl<H: Hardware> Iommu for Darts<H> {
         flushed.fold(Ok(()), Result::and)
     }
 
-    fn is_confirmed(&self) -> bool {
+    /// A device that is suspended may never be touched again, so its DART's power is asked for here.
+    fn is_confirmed(&mut self) -> bool {
+        if !self.is_confirmed {
+            self.look_for_lost_power();
+        }
         self.is_confirmed
     }
 

@@ -234,7 +234,7 @@ impl Iommu for Smmu {
         self.count(done).map_err(|_| InvalidateTimedOut)
     }
 
-    fn is_confirmed(&self) -> bool {
+    fn is_confirmed(&mut self) -> bool {
         !self.has_failed
     }
 

@@ -217,7 +217,7 @@ impl<I: Iommu> Iommu for Machine<I> {
         self.iommu.invalidate(space, members)
     }
 
-    fn is_confirmed(&self) -> bool {
+    fn is_confirmed(&mut self) -> bool {
         self.iommu.is_confirmed()
     }
 

@@ -200,8 +200,8 @@ impl Driver {
     }
 
     /// See [`Iommu::is_confirmed`].
-    pub fn is_confirmed(&self) -> bool {
-        self.darts.as_ref().is_none_or(Iommu::is_confirmed)
+    pub fn is_confirmed(&mut self) -> bool {
+        self.darts.as_mut().is_none_or(Iommu::is_confirmed)
     }
 
     /// See [`Iommu::invalidate`]. So many commands from its first one on do not end in time; of an SMMU all of its own.

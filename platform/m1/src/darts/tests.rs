@@ -595,6 +595,28 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     assert!(bench.1.get() - before < 2 * waited, "it is waited for once");
 }
 
+/// After a flush that it did not answer. A device that is suspended may never be touched again.
+#[test]
+fn dart_that_loses_its_power_holds_nothing_older() {
+    for is_touched in [false, true] {
+        let (bench, mut darts, members) = used();
+        bench.with(0, |model| model.set_domain(HELD));
+        assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+        assert!(!darts.is_confirmed(), "its device may use what it has cached");
+        bench.with(0, |model| model.set_domain(OFF));
+        if is_touched {
+            darts.touch(dart(0));
+        }
+        assert!(darts.is_confirmed(), "it has forgotten what it had cached");
+        bench.with(0, |model| model.set_domain(ON));
+        bench.store_entry(2);
+        assert_eq!(bench.device_reads(0), None, "it translates nothing before it is programmed");
+        assert!(darts.is_confirmed());
+        darts.touch(dart(0));
+        assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
+    }
+}
+
 /// The power goes, goes and comes, or the clock is held off, at each register access of each command in turn.
 #[test]
 fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {

@@ -115,6 +115,12 @@ impl Batch {
         self.is_sealed = false;
     }
 
+    /// Whether one of the changes maps `page`.
+    fn maps(&self, page: Gfn) -> bool {
+        let mut wanted = self.changes.iter().flat_map(|change| change.wanted.into_iter().flatten());
+        wanted.any(|leaf| leaf.page == page)
+    }
+
     fn is_full(&self) -> bool {
         self.is_sealed || self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
     }
@@ -233,7 +239,7 @@ impl Tracker {
             let resting = at;
             next = 0;
             at = self.table(at).next_open;
-            self.rest(world, mover, resting);
+            self.rest(world, mover, resting, batch);
         }
         self.restart(space);
         true
@@ -415,7 +421,7 @@ impl Tracker {
     }
 
     /// After a comparison: closes an open table that has been quiet for long.
-    fn rest(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
+    fn rest(&mut self, world: &mut impl World, mover: &mut Mover, at: u32, batch: &Batch) {
         let table = self.table_mut(at);
         if table.quiet < QUIET_SYNCS || !table.is_open {
             return;
@@ -426,8 +432,10 @@ impl Tracker {
         if self.others_open(mover, page, at) {
             return;
         }
-        // What a device or a master behind no DART may write does not trap.
+        // What a device or a master behind no DART may write does not trap. A device that `batch` maps the page for may
+        // write it before the table is compared again.
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
+            || batch.maps(page)
             || mover.is_held(page)
             || mover.set_closed(world, page, true).is_err()
         {

@@ -4,6 +4,7 @@ mod bench;
 mod budget;
 mod guards;
 mod holds;
+mod tables;
 mod windows;
 
 use bench::{Bench, dart, page, stream};

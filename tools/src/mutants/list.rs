@@ -185,6 +185,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "an entry that a bus master writes into a quiet table goes unseen",
     },
     Mutant {
+        name: "table-closed-in-the-batch-that-maps-it",
+        file: TRACKER,
+        text: "            || batch.maps(page)
+",
+        replacement: "",
+        breaks: "an entry that a device writes into a quiet table goes unseen",
+    },
+    Mutant {
         name: "own-stores-into-a-quiet-table",
         file: ENGINE,
         text: "        self.tracker.open(world, &mut self.placement.mover, page);

@@ -1,0 +1,31 @@
+//! Tables that have become quiet: what a device or another CPU does to them is seen all the same.
+
+use crate::bench::{Bench, FIRST_TABLE, page};
+use oche_hyp::dart::entry::{Permission, encode_leaf};
+
+/// The guest page of the leaf table of the first 2 MiB.
+const LEAF: u32 = FIRST_TABLE + 1;
+
+#[test]
+fn c1_a_table_that_becomes_quiet_in_the_batch_that_maps_it_is_still_compared() {
+    // The table is closed after about 128 quiet flushes, so one of these is the flush that also maps it.
+    for flushes in 118..140 {
+        let mut bench = Bench::new(64);
+        bench.map(8, &[30]);
+        bench.set(512 + 1, Some((page(31), Permission::READ_WRITE)));
+        bench.flush(0, 0);
+        // The first leaf table stays in use; the second is quiet.
+        for flush in 0..flushes {
+            bench.map_below(100, 40 + (flush & 1));
+        }
+        bench.map_below(9, LEAF + 1);
+        let entry = encode_leaf(page(33), Permission::READ_WRITE);
+        for (offset, byte) in (8 * 5..).zip(entry.to_le_bytes()) {
+            assert!(bench.device_write(9, offset, byte));
+        }
+        bench.flush(0, 0);
+
+        let read = bench.device_read(512 + 5, 0);
+        assert_eq!(read, Some(33), "the device's entry goes unseen after {flushes} quiet flushes");
+    }
+}

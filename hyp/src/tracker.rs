@@ -321,6 +321,11 @@ impl Tracker {
                     }
                     batch.is_draining = true;
                 }
+                // A batch can end in the middle of a drain, and the entry can be as it was by the next: then what was
+                // drained is found by comparing the table, closed until now or not.
+                if let Some(page) = self.at(leaf).map(|table| table.page) {
+                    self.open(world, mover, page);
+                }
                 if leaf != NONE && !self.drain(leaf, number, batch) {
                     return true;
                 }

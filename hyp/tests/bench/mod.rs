@@ -385,6 +385,11 @@ impl Bench {
         self.store(table, (iova & 511) as usize, entry);
     }
 
+    /// Clears the guest's entry for the first 2 MiB, without a flush.
+    pub(crate) fn clear_first_level_entry(&mut self) {
+        self.store(Gfn(TABLES), 0, 0);
+    }
+
     /// Maps one page in a table that is linked already, with no store into the first level, and flushes.
     pub(crate) fn map_below(&mut self, iova: u32, number: u32) {
         let entry = encode_leaf(page(number), Permission::READ_WRITE);

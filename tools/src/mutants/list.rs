@@ -410,6 +410,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "what a replaced table mapped stays mapped",
     },
     Mutant {
+        name: "drained-table-stays-closed",
+        file: TRACKER,
+        text: "                if let Some(page) = self.at(leaf).map(|table| table.page) {
+                    self.open(world, mover, page);
+                }
+",
+        replacement: "",
+        breaks: "what was drained of a table that returns is never mapped again",
+    },
+    Mutant {
         name: "opened-table-not-compared",
         file: TRACKER,
         text: "                if !is_open {

@@ -31,6 +31,11 @@ impl Budget {
         bytes <= self.left
     }
 
+    /// How often work of `bytes` bytes fits into what is left.
+    pub(crate) fn affords(&self, bytes: usize) -> usize {
+        self.left / bytes
+    }
+
     /// Whether nothing is left.
     pub(crate) fn is_spent(&self) -> bool {
         self.left == 0

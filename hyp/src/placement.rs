@@ -24,7 +24,7 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
+use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
 use crate::budget::Budget;
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
@@ -41,8 +41,8 @@ use crate::world::{Memory, SpaceId, Tap, World};
 
 /// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
 pub(crate) const BATCH: usize = 64;
-/// Frames that are looked after at once when hardware has confirmed what it had not: each is marked anew.
-const FRAMES_BACK: usize = 4;
+/// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
+const FRAMES_PER_CHANGE: usize = 4;
 
 /// How the copies of a page that is mapped more than once are kept equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Placement {
     /// Begins `space`, with nothing mapped. False: the pool is exhausted.
     #[must_use]
     pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
-        self.pool.take_back(world, FRAMES_BACK);
+        let _ = self.pool.take_back(world, FRAMES_PER_CHANGE);
         let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
         let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
         let index = self.indices.pop().must("each space has an index");
@@ -232,7 +232,7 @@ impl Placement {
         budget: &mut Budget,
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
-        self.pool.take_back(world, FRAMES_BACK);
+        self.take_frames_back(world, changes.len(), budget);
         let count = self.affordable(space, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
@@ -268,10 +268,19 @@ impl Placement {
         }
     }
 
+    /// Takes back the frames that `changes` changes can need and that hardware has confirmed meanwhile, since a mapping
+    /// that is refused is not tried again. Each is marked anew and charged to `budget`; those of one change come
+    /// back in any case, and no more changes are made where the budget has no room for more frames.
+    fn take_frames_back(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
+        let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
+        let most = wanted.min(budget.affords(SLOTS * PAGE_BYTES)).max(FRAMES_PER_CHANGE);
+        let count = self.pool.take_back(world, most);
+        budget.charge(count * SLOTS * PAGE_BYTES);
+    }
+
     /// Takes back empty shadow tables when the pool could run short in a batch of `changes` granules.
     fn reclaim(&mut self, world: &mut impl World, changes: usize) {
-        // A change can need a frame for the granule, one for a leaf table, and pages for bases.
-        if self.pool.free_frames() >= 4 * changes {
+        if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
             return;
         }
         for index in 0..self.spaces.len() {

@@ -85,15 +85,16 @@ impl Pool {
         self.free(world, frame);
     }
 
-    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any more.
-    pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) {
+    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any more. Returns how many.
+    pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) -> usize {
         if self.aside.is_empty() || !world.is_confirmed() {
-            return;
+            return 0;
         }
-        for _ in 0..most {
-            let Some(frame) = self.aside.pop() else { return };
+        for count in 0..most {
+            let Some(frame) = self.aside.pop() else { return count };
             self.free(world, frame);
         }
+        most
     }
 
     fn put_aside(&mut self, frame: Frame) {

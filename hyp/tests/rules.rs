@@ -452,6 +452,29 @@ fn c3_a_frame_that_a_device_may_still_reach_is_put_to_no_other_use() {
     assert_eq!(bench.count(|event| matches!(event, Event::RedZone { .. })), 0);
 }
 
+/// What the pool refuses once is not asked for again.
+#[test]
+fn batch_has_all_the_frames_that_come_back() {
+    const GRANULES: u32 = 20;
+    let mut bench = Bench::new(26);
+    let map = |bench: &mut Bench, first: u32| {
+        for index in 0..GRANULES {
+            bench.set(first + 4 * index, Some((page(30 + index), Permission::READ_WRITE)));
+        }
+        bench.flush(0, 0);
+    };
+    map(&mut bench, 8);
+    bench.machine.is_unconfirmed = true;
+    bench.unmap(8, 4 * GRANULES);
+    assert!(bench.engine.free_frames() < GRANULES as usize - 8, "the frames are put aside");
+    bench.machine.is_unconfirmed = false;
+    map(&mut bench, 108);
+    assert_eq!(bench.count(|event| matches!(event, Event::Refused { .. })), 0);
+    for index in 0..GRANULES {
+        assert!(bench.device_write(108 + 4 * index, 3, 7), "granule {index}");
+    }
+}
+
 #[test]
 fn without_a_trace_everything_but_the_trace_is_the_same() {
     let run = |is_deaf| {

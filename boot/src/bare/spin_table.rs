@@ -129,7 +129,8 @@ pub(super) fn wait(slot: u64) -> u64 {
     }
 }
 
+/// Wakes CPUs that wait for a store that is cleaned, and so complete.
 fn wake_all() {
-    // SAFETY: a barrier and a hint.
-    unsafe { asm!("dsb sy", "sev", options(nostack, preserves_flags)) };
+    // SAFETY: a hint.
+    unsafe { asm!("sev", options(nostack, preserves_flags)) };
 }

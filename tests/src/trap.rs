@@ -55,6 +55,17 @@ fn inside() -> Side {
     Side(IS_INSIDE.replace(true))
 }
 
+/// Does `call` and returns how often it allocates, and how many bytes as EL2's buddy allocator
+/// rounds them. Both are 0 in a program whose allocator is not [`Counting`].
+pub fn allocations_of<T>(call: impl FnOnce() -> T) -> (T, usize, usize) {
+    ALLOCATIONS.set(0);
+    ALLOCATED_BYTES.set(0);
+    let side = inside();
+    let result = call();
+    drop(side);
+    (result, ALLOCATIONS.get(), ALLOCATED_BYTES.get())
+}
+
 /// The simulated machine is at work, not the engine.
 pub(crate) fn outside() -> Side {
     Side(IS_INSIDE.replace(false))

@@ -1,16 +1,14 @@
 //! EL2's heap: a buddy allocator over one piece of reserved memory, sealed when the guest starts.
 //!
 //! From [`seal`] on an allocation stops the machine: what a guest can make Oche need is allocated before, so that
-//! no guest can use up the heap. The trace's port alone may allocate, and what it holds is bounded by its code: see
-//! [`lend`].
+//! no guest can use up the heap.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use buddy_system_allocator::Heap;
 
-use crate::bare::cpu;
 use crate::bare::firmware::fatal;
 use crate::lock::SpinLock;
 use crate::range::PhysRange;
@@ -22,25 +20,10 @@ static HEAP: Locked = Locked(SpinLock::new(Heap::empty()));
 
 /// The guest has started.
 static IS_SEALED: AtomicBool = AtomicBool::new(false);
-/// The index of the CPU whose allocations are in order all the same, plus one; 0 for none.
-static BORROWER: AtomicUsize = AtomicUsize::new(0);
 
 /// From now on an allocation stops the machine.
 pub fn seal() {
     IS_SEALED.store(true, Ordering::Release);
-}
-
-/// Does `work` on this CPU, which may allocate and give back what it does not hold as long as the guest has its port
-/// open. One CPU at a time: the engine's lock is held.
-pub fn lend<T>(work: impl FnOnce() -> T) -> T {
-    BORROWER.store(cpu::index() + 1, Ordering::Relaxed);
-    let result = work();
-    BORROWER.store(0, Ordering::Relaxed);
-    result
-}
-
-fn is_allowed() -> bool {
-    !IS_SEALED.load(Ordering::Acquire) || BORROWER.load(Ordering::Relaxed) == cpu::index() + 1
 }
 
 /// Gives `memory` to the heap.
@@ -63,7 +46,7 @@ pub fn usage() -> (usize, usize) {
 // that `give`'s caller vouched for; the lock serialises it.
 unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !is_allowed() {
+        if IS_SEALED.load(Ordering::Acquire) {
             let bytes = layout.size();
             fatal(format_args!(
                 "invariant: nothing is allocated after the guest has started ({bytes} bytes)"

@@ -255,13 +255,11 @@ pub fn keep_previous(now: &impl Words, before: &impl Words, bytes: usize) -> boo
 }
 
 /// The first [`DESCRIPTION_BYTES`] of the directory in `words`, as every trace file has them, whichever boot's it is.
-pub fn description(words: &impl Words) -> alloc::vec::Vec<u64> {
-    let mut description: alloc::vec::Vec<u64> =
-        (0..DESCRIPTION_BYTES / 8).map(|index| words.load(index)).collect();
-    if let Some(magic) = description.first_mut().filter(|magic| **magic == PREVIOUS_MAGIC) {
-        *magic = MAGIC;
-    }
-    description
+pub fn description(words: &impl Words) -> impl Iterator<Item = u64> {
+    (0..DESCRIPTION_BYTES / 8).map(|index| match words.load(index) {
+        PREVIOUS_MAGIC if index == header::MAGIC / 8 => MAGIC,
+        word => word,
+    })
 }
 
 /// What the directory says of the machine as a whole.
@@ -451,6 +449,16 @@ pub struct Counter {
     pub value: u64,
 }
 
+/// Counters of each CPU that stand beside its head, by name and word.
+const BESIDE_HEADS: [(&str, usize); 2] =
+    [("events_left_out", FILTERED_WORD), ("snapshots_left_out", NO_SNAPSHOT_WORD)];
+
+/// The largest number of counters that [`counters`] gives of a directory of `cpus` CPUs, whatever
+/// stands in it.
+pub const fn max_counters(cpus: usize) -> usize {
+    (MAX_COUNTERS + BESIDE_HEADS.len()) * cpus
+}
+
 /// All counters of a directory, a counter of each CPU by itself. Names are read from the directory, so a newer
 /// hypervisor's counters show as well.
 pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Counter> {
@@ -461,8 +469,7 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
         (Text::load(words, word), scope, place as usize)
     });
     let sound = entries.filter(|(_, scope, place)| *scope <= Scope::Cpu as u32 && *place < BLOCK_COUNTERS);
-    let beside_heads = [("events_left_out", FILTERED_WORD), ("snapshots_left_out", NO_SNAPSHOT_WORD)];
-    let left_out = beside_heads.into_iter().flat_map(move |(name, word)| {
+    let left_out = BESIDE_HEADS.into_iter().flat_map(move |(name, word)| {
         (0..layout.cpus).map(move |cpu| Counter {
             name: Text::new(name),
             cpu: Some(cpu),

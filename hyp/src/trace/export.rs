@@ -1,15 +1,35 @@
-//! The trace file made by Oche itself, piece by piece, for a reader inside the guest.
+//! The trace file made by Oche itself, piece by piece, for a reader inside the guest. Allocates in
+//! [`Export::new`] alone.
 
 use alloc::vec::Vec;
 
-use crate::trace::directory::{Layout, Machine, counters, description};
-use crate::trace::file::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
-use crate::trace::record::Record;
+use crate::trace::directory::{Layout, MAX_CPUS, Machine, counters, description, max_counters};
+use crate::trace::file::{
+    ChunkHeader, ChunkKind, FILE_HEADER_BYTES, FOUND_BYTES, chunk_bytes, end_bytes, file_header, push_chunk,
+    push_end, push_found, push_sample, sample_bytes,
+};
+use crate::trace::record::{RECORD_BYTES, Record};
 use crate::trace::ring::RingReader;
 use crate::trace::words::Words;
 
 /// Records in a chunk: with its header just less than a page, so that an event does not wait long for others.
 pub const CHUNK_RECORDS: usize = 126;
+
+/// Bytes of heap that an export takes when it is made, as a buddy allocator rounds them, of any
+/// layout.
+pub const HEAP_BYTES: usize = (MAX_CPUS * size_of::<Cpu>()).next_power_of_two()
+    + (CHUNK_RECORDS * size_of::<Record>()).next_power_of_two()
+    + max_staged_bytes(MAX_CPUS).next_power_of_two();
+
+/// The largest number of bytes that are staged at one time, of a trace of `cpus` CPUs.
+const fn max_staged_bytes(cpus: usize) -> usize {
+    let beginning = FILE_HEADER_BYTES + chunk_bytes(FOUND_BYTES);
+    let records = chunk_bytes(CHUNK_RECORDS * RECORD_BYTES);
+    // The last counters and the end are staged together.
+    let end = chunk_bytes(sample_bytes(max_counters(cpus))) + chunk_bytes(end_bytes(cpus));
+    let most = if beginning > records { beginning } else { records };
+    if most > end { most } else { end }
+}
 
 /// A trace file on its way out, from the oldest record that the rings still hold.
 #[derive(Debug)]
@@ -51,13 +71,15 @@ impl Export {
     /// A file that begins now, of the trace in `words`.
     pub fn new(words: &impl Words, layout: Layout) -> Self {
         let readers = (0..layout.cpus()).filter_map(|cpu| RingReader::new(layout, cpu));
+        let mut cpus = Vec::with_capacity(layout.cpus());
+        cpus.extend(readers.map(|reader| Cpu { reader, lost_before: 0 }));
         Self {
             layout,
             machine: Machine::read(words),
-            cpus: readers.map(|reader| Cpu { reader, lost_before: 0 }).collect(),
+            cpus,
             next_cpu: 0,
             buffer: alloc::vec![Record::default(); CHUNK_RECORDS],
-            staged: Vec::new(),
+            staged: Vec::with_capacity(max_staged_bytes(layout.cpus())),
             sent: 0,
             newest_ticks: 0,
             sampled_ticks: 0,
@@ -67,9 +89,16 @@ impl Export {
         }
     }
 
-    /// One more session of a file that has begun: of the trace in `words`.
-    pub fn continuing(words: &impl Words, layout: Layout) -> Self {
-        Self { is_continuation: true, ..Self::new(words, layout) }
+    /// Begins a new file, or one more session of a file that has begun, with all that the rings
+    /// hold.
+    pub fn begin(&mut self, is_continuation: bool) {
+        self.cpus.iter_mut().for_each(|cpu| {
+            cpu.reader.rewind();
+            cpu.lost_before = 0;
+        });
+        self.staged.clear();
+        (self.next_cpu, self.sent, self.newest_ticks, self.sampled_ticks) = (0, 0, 0, 0);
+        (self.state, self.is_continuation, self.is_ending) = (State::Begin, is_continuation, false);
     }
 
     /// Records that the rings hold and that have not been taken, the ones that are lost included.
@@ -112,12 +141,13 @@ impl Export {
         self.sent = 0;
         match self.state {
             State::Begin => {
+                let time = self.wall_clock(now);
                 if !self.is_continuation {
-                    self.staged.extend(file_header(self.wall_clock(now)));
+                    self.staged.extend_from_slice(&file_header(time));
                 }
-                let found =
-                    Found { unix_nanoseconds: self.wall_clock(now), offset: 0, words: description(words) };
-                self.push(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload());
+                push_chunk(&mut self.staged, header(ChunkKind::Directory), |payload| {
+                    push_found(payload, time, 0, description(words));
+                });
                 self.state = State::Running;
                 true
             }
@@ -128,9 +158,9 @@ impl Export {
                 }
                 self.sampled_ticks = 0;
                 self.stage_sample(words, now);
-                let cpus = self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost())).collect();
-                let end = End { unix_nanoseconds: self.wall_clock(now), cpus };
-                self.push(ChunkKind::End, ChunkHeader::default(), &end.to_payload());
+                let time = self.wall_clock(now);
+                let cpus = self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost()));
+                push_chunk(&mut self.staged, header(ChunkKind::End), |payload| push_end(payload, time, cpus));
                 self.state = State::Over;
                 true
             }
@@ -153,11 +183,12 @@ impl Export {
                 first: batch.first,
                 lost_before: core::mem::take(&mut cpu.lost_before),
                 first_time: first.time(),
-                ..ChunkHeader::default()
+                ..header(ChunkKind::Records)
             };
             self.newest_ticks = records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
-            let payload: Vec<u8> = records.iter().flat_map(|record| record.to_bytes()).collect();
-            self.push(ChunkKind::Records, header, &payload);
+            push_chunk(&mut self.staged, header, |payload| {
+                records.iter().for_each(|record| payload.extend_from_slice(&record.to_bytes()));
+            });
             return true;
         }
         false
@@ -170,18 +201,12 @@ impl Export {
             return false;
         }
         self.sampled_ticks = now;
-        let sample = Sample {
-            unix_nanoseconds: self.wall_clock(now),
-            newest_ticks: self.newest_ticks,
-            label: alloc::string::String::new(),
-            counters: counters(words, self.layout).collect(),
-        };
-        self.push(ChunkKind::Sample, ChunkHeader::default(), &sample.to_payload());
+        let (time, newest) = (self.wall_clock(now), self.newest_ticks);
+        let counters = counters(words, self.layout);
+        push_chunk(&mut self.staged, header(ChunkKind::Sample), |payload| {
+            push_sample(payload, time, newest, "", counters);
+        });
         true
-    }
-
-    fn push(&mut self, kind: ChunkKind, header: ChunkHeader, payload: &[u8]) {
-        self.staged.extend(chunk(ChunkHeader { kind: kind as u32, ..header }, payload));
     }
 
     /// Nanoseconds since 1970 UTC, 0 where nobody knows.
@@ -193,14 +218,17 @@ impl Export {
     }
 }
 
+fn header(kind: ChunkKind) -> ChunkHeader {
+    ChunkHeader { kind: kind as u32, ..ChunkHeader::default() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::addr::Gfn;
     use crate::trace::Event;
     use crate::trace::directory::DirectoryWriter;
-    use crate::trace::file::{CHUNK_HEADER_BYTES, FILE_HEADER_BYTES, checksum};
-    use crate::trace::record::RECORD_BYTES;
+    use crate::trace::file::{CHUNK_HEADER_BYTES, End, checksum};
     use crate::trace::ring::RingWriter;
     use crate::trace::words::Text;
     use crate::trace::words::tests::Shared;

@@ -1,7 +1,6 @@
 //! The trace file's bytes: a header, then chunks. `docs/trace.md` is the description; this is the code.
 
 use alloc::string::String;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::trace::directory::{Counter, DESCRIPTION_BYTES};
@@ -22,6 +21,9 @@ pub const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 /// Bytes of a sample's label.
 pub const LABEL_BYTES: usize = 64;
 
+const FOUND_FIXED_BYTES: usize = 16;
+const END_FIXED_BYTES: usize = 16;
+const END_CPU_BYTES: usize = 16;
 const SAMPLE_FIXED_BYTES: usize = 16 + LABEL_BYTES + 8;
 const COUNTER_BYTES: usize = 40;
 const MACHINE_SCOPE: u32 = u32::MAX;
@@ -99,16 +101,29 @@ impl ChunkHeader {
 
 /// A whole chunk, ready to be written. `payload` is padded with zeros to a multiple of 8.
 pub fn chunk(header: ChunkHeader, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = vec![0; CHUNK_HEADER_BYTES];
-    bytes.extend_from_slice(payload);
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
-    let (head, payload) = bytes.split_at_mut(CHUNK_HEADER_BYTES);
+    let mut bytes = Vec::with_capacity(chunk_bytes(payload.len()));
+    push_chunk(&mut bytes, header, |bytes| bytes.extend_from_slice(payload));
+    bytes
+}
+
+/// Bytes of a chunk with `payload_bytes` bytes of payload.
+pub const fn chunk_bytes(payload_bytes: usize) -> usize {
+    CHUNK_HEADER_BYTES + payload_bytes.next_multiple_of(8)
+}
+
+/// Appends a whole chunk to `bytes`, whose payload `push_payload` appends. Allocates only where
+/// `bytes` has no room.
+pub fn push_chunk(bytes: &mut Vec<u8>, header: ChunkHeader, push_payload: impl FnOnce(&mut Vec<u8>)) {
+    let start = bytes.len();
+    bytes.resize(start + CHUNK_HEADER_BYTES, 0);
+    push_payload(bytes);
+    bytes.resize(start + (bytes.len() - start).next_multiple_of(8), 0);
+    let (head, payload) = bytes[start..].split_at_mut(CHUNK_HEADER_BYTES);
     let mut header = ChunkHeader { payload_bytes: payload.len() as u64, ..header };
     header.checksum = checksum(&header, payload);
     for (to, word) in head.as_chunks_mut().0.iter_mut().zip(header.words()) {
         *to = word.to_le_bytes();
     }
-    bytes
 }
 
 /// The checksum of a chunk: over the little-endian 64-bit words of its header, the checksum taken as 0, and of its
@@ -168,16 +183,9 @@ pub struct Sample {
 impl Sample {
     /// The payload of a [`ChunkKind::Sample`].
     pub fn to_payload(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(SAMPLE_FIXED_BYTES + self.counters.len() * COUNTER_BYTES);
-        push(&mut payload, self.unix_nanoseconds);
-        push(&mut payload, self.newest_ticks);
-        push_text(&mut payload, &self.label, LABEL_BYTES);
-        push(&mut payload, self.counters.len() as u64);
-        for counter in &self.counters {
-            push_text(&mut payload, counter.name.as_str(), 24);
-            push(&mut payload, counter.cpu.map_or(u64::from(MACHINE_SCOPE), |cpu| cpu as u64));
-            push(&mut payload, counter.value);
-        }
+        let mut payload = Vec::with_capacity(sample_bytes(self.counters.len()));
+        let counters = self.counters.iter().copied();
+        push_sample(&mut payload, self.unix_nanoseconds, self.newest_ticks, &self.label, counters);
         payload
     }
 
@@ -193,6 +201,33 @@ impl Sample {
             counters: counters.iter().filter_map(counter).collect(),
         })
     }
+}
+
+/// Bytes of the payload of a sample of `counters` counters.
+pub const fn sample_bytes(counters: usize) -> usize {
+    SAMPLE_FIXED_BYTES + counters * COUNTER_BYTES
+}
+
+/// Appends to `payload` what [`Sample::to_payload`] gives of the same values.
+pub fn push_sample(
+    payload: &mut Vec<u8>,
+    unix_nanoseconds: u64,
+    newest_ticks: u64,
+    label: &str,
+    counters: impl Iterator<Item = Counter>,
+) {
+    push(payload, unix_nanoseconds);
+    push(payload, newest_ticks);
+    push_text(payload, label, LABEL_BYTES);
+    let first = payload.len() + 8;
+    push(payload, 0);
+    for counter in counters {
+        push_text(payload, counter.name.as_str(), 24);
+        push(payload, counter.cpu.map_or(u64::from(MACHINE_SCOPE), |cpu| cpu as u64));
+        push(payload, counter.value);
+    }
+    let count = (payload.len() - first) / COUNTER_BYTES;
+    payload[first - 8..first].copy_from_slice(&(count as u64).to_le_bytes());
 }
 
 fn counter(bytes: &[u8; COUNTER_BYTES]) -> Option<Counter> {
@@ -216,23 +251,37 @@ pub struct End {
 impl End {
     /// The payload of a [`ChunkKind::End`].
     pub fn to_payload(&self) -> Vec<u8> {
-        let mut payload = Vec::new();
-        push(&mut payload, self.unix_nanoseconds);
-        push(&mut payload, self.cpus.len() as u64);
-        for (written, lost) in &self.cpus {
-            push(&mut payload, *written);
-            push(&mut payload, *lost);
-        }
+        let mut payload = Vec::with_capacity(end_bytes(self.cpus.len()));
+        push_end(&mut payload, self.unix_nanoseconds, self.cpus.iter().copied());
         payload
     }
 
     /// The end that `payload` is, or `None` where it is too short for what it says.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let count = usize::try_from(word(payload, 8)?).ok()?;
-        let cpus = payload.get(16..)?.as_chunks::<16>().0.get(..count)?;
+        let cpus = payload.get(END_FIXED_BYTES..)?.as_chunks::<END_CPU_BYTES>().0.get(..count)?;
         let cpus =
             cpus.iter().map(|bytes| Some((word(bytes, 0)?, word(bytes, 8)?))).collect::<Option<_>>()?;
         Some(Self { unix_nanoseconds: word(payload, 0)?, cpus })
+    }
+}
+
+/// Bytes of the payload of an end of `cpus` CPUs.
+pub const fn end_bytes(cpus: usize) -> usize {
+    END_FIXED_BYTES + cpus * END_CPU_BYTES
+}
+
+/// Appends to `payload` what [`End::to_payload`] gives of the same values.
+pub fn push_end(
+    payload: &mut Vec<u8>,
+    unix_nanoseconds: u64,
+    cpus: impl ExactSizeIterator<Item = (u64, u64)>,
+) {
+    push(payload, unix_nanoseconds);
+    push(payload, cpus.len() as u64);
+    for (written, lost) in cpus {
+        push(payload, written);
+        push(payload, lost);
     }
 }
 
@@ -250,21 +299,32 @@ pub struct Found {
 impl Found {
     /// The payload of a [`ChunkKind::Directory`].
     pub fn to_payload(&self) -> Vec<u8> {
-        let mut payload = Vec::with_capacity(16 + DESCRIPTION_BYTES);
-        push(&mut payload, self.unix_nanoseconds);
-        push(&mut payload, self.offset);
-        for word in &self.words {
-            push(&mut payload, *word);
-        }
+        let mut payload = Vec::with_capacity(FOUND_BYTES);
+        push_found(&mut payload, self.unix_nanoseconds, self.offset, self.words.iter().copied());
         payload
     }
 
     /// The directory that `payload` is, or `None` where it is too short to be one.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
-        let words = payload.get(16..16 + DESCRIPTION_BYTES)?.as_chunks().0;
+        let words = payload.get(FOUND_FIXED_BYTES..FOUND_BYTES)?.as_chunks().0;
         let words = words.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
         Some(Self { unix_nanoseconds: word(payload, 0)?, offset: word(payload, 8)?, words })
     }
+}
+
+/// Bytes of the payload of a [`ChunkKind::Directory`].
+pub const FOUND_BYTES: usize = FOUND_FIXED_BYTES + DESCRIPTION_BYTES;
+
+/// Appends to `payload` what [`Found::to_payload`] gives of the same values.
+pub fn push_found(
+    payload: &mut Vec<u8>,
+    unix_nanoseconds: u64,
+    offset: u64,
+    words: impl Iterator<Item = u64>,
+) {
+    push(payload, unix_nanoseconds);
+    push(payload, offset);
+    words.for_each(|word| push(payload, word));
 }
 
 /// The little-endian word at byte `offset`, if the bytes go that far.
@@ -290,6 +350,7 @@ fn push_text(payload: &mut Vec<u8>, text: &str, bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
 
     #[test]
     fn a_chunk_header_survives_and_any_flipped_bit_shows_in_the_checksum() {

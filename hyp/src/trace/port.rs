@@ -1,11 +1,12 @@
-//! The trace as a port in the guest: read, it is a trace file; written, it takes orders.
+//! The trace as a port in the guest: read, it is a trace file; written, it takes orders. Allocates
+//! when it is made and never again.
 
 use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use crate::trace::control::Control;
 use crate::trace::directory::{Layout, Machine};
-use crate::trace::export::{CHUNK_RECORDS, Export};
+use crate::trace::export::{self, CHUNK_RECORDS, Export};
 use crate::trace::words::Words;
 use crate::virtio::console::Port;
 
@@ -18,6 +19,10 @@ const FORGET: &[u8] = b"forget";
 /// Events wait for others for this part of a second at most, as far as there are traps.
 const WAIT_PARTS: u64 = 20;
 
+/// Bytes of heap that a port takes when it is made, as a buddy allocator rounds them: two exports
+/// and a line.
+pub const HEAP_BYTES: usize = 2 * export::HEAP_BYTES + LINE_BYTES.next_power_of_two();
+
 /// What is behind `/dev/virtio-ports/org.oche.trace`.
 ///
 /// Each time it is opened a new file begins, with all that the rings still hold. Lines that are written to it are
@@ -25,17 +30,24 @@ const WAIT_PARTS: u64 = 20;
 #[derive(Debug)]
 pub struct TracePort {
     words: &'static [AtomicU64],
-    layout: Layout,
     counter_hz: u64,
     /// What the boot before left, which every file begins with.
-    previous: Option<(&'static [AtomicU64], Layout)>,
-    /// What is still to be told of it.
-    earlier: Option<Export>,
-    export: Option<Export>,
+    previous: Option<Previous>,
+    export: Export,
+    is_open: bool,
     line: Vec<u8>,
     /// `CNTPCT_EL0` at the trap that is being handled.
     now: u64,
     pulled: u64,
+}
+
+/// The trace of the boot before.
+#[derive(Debug)]
+struct Previous {
+    words: &'static [AtomicU64],
+    export: Export,
+    /// Whether the reader has not come to its end.
+    is_pending: bool,
 }
 
 impl TracePort {
@@ -45,15 +57,18 @@ impl TracePort {
         layout: Layout,
         previous: Option<(&'static [AtomicU64], Layout)>,
     ) -> Self {
-        let counter_hz = Machine::read(&words).counter_hz;
+        let previous = previous.map(|(words, layout)| Previous {
+            words,
+            export: Export::new(&words, layout),
+            is_pending: false,
+        });
         Self {
             words,
-            layout,
-            counter_hz,
+            counter_hz: Machine::read(&words).counter_hz,
             previous,
-            earlier: None,
-            export: None,
-            line: Vec::new(),
+            export: Export::new(&words, layout),
+            is_open: false,
+            line: Vec::with_capacity(LINE_BYTES),
             now: 0,
             pulled: 0,
         }
@@ -62,31 +77,40 @@ impl TracePort {
     /// It is `now`, in ticks. Returns whether there is enough to bother the guest's reader with.
     pub fn is_due(&mut self, now: u64) -> bool {
         self.now = now;
-        let Some(export) = &self.export else { return false };
-        if self.earlier.is_some() {
+        if !self.is_open {
+            return false;
+        }
+        if self.is_previous_pending() {
             return true;
         }
-        let waiting = export.waiting(&self.words);
+        let waiting = self.export.waiting(&self.words);
         let is_old = now.saturating_sub(self.pulled) >= self.counter_hz / WAIT_PARTS;
         waiting >= CHUNK_RECORDS as u64 || waiting > 0 && is_old
     }
 
-    fn obey(&mut self) {
-        let line = core::mem::take(&mut self.line);
-        let line = line.trim_ascii();
+    fn is_previous_pending(&self) -> bool {
+        self.previous.as_ref().is_some_and(|previous| previous.is_pending)
+    }
+
+    /// Obeys the line that has come, and begins another in the same memory.
+    fn end_line(&mut self) {
+        let mut line = core::mem::take(&mut self.line);
+        self.obey(line.trim_ascii());
+        line.clear();
+        self.line = line;
+    }
+
+    fn obey(&mut self, line: &[u8]) {
         if line == FORGET {
             // Not while it is being told.
-            if self.earlier.is_none()
-                && let Some((words, _)) = self.previous.take()
-            {
-                Words::store(&words, 0, 0);
+            if let Some(previous) = self.previous.take_if(|previous| !previous.is_pending) {
+                Words::store(&previous.words, 0, 0);
             }
             return;
         }
         if line == END {
-            if let Some(export) = &mut self.export {
-                export.end();
-            }
+            // The next opening begins a new file, whatever was asked of this one.
+            self.export.end();
             return;
         }
         let Some(mut control) = Control::current(&self.words) else { return };
@@ -100,33 +124,35 @@ impl Port for TracePort {
     const NAME: &'static str = "org.oche.trace";
 
     fn set_open(&mut self, is_open: bool) {
-        self.earlier = self.previous.filter(|_| is_open).map(|(words, layout)| {
-            let mut export = Export::new(&words, layout);
-            export.end();
-            export
-        });
-        let begin = if self.earlier.is_some() { Export::continuing } else { Export::new };
-        self.export = is_open.then(|| begin(&self.words, self.layout));
+        self.is_open = is_open;
+        if let Some(previous) = &mut self.previous {
+            previous.is_pending = is_open;
+            previous.export.begin(false);
+            previous.export.end();
+        }
+        self.export.begin(self.previous.is_some());
         self.line.clear();
     }
 
     fn pull(&mut self, into: &mut [u8]) -> usize {
         self.pulled = self.now;
-        if let (Some(earlier), Some((words, _))) = (&mut self.earlier, self.previous) {
-            let count = earlier.fill(&words, self.now, into);
+        if !self.is_open {
+            return 0;
+        }
+        if let Some(previous) = self.previous.as_mut().filter(|previous| previous.is_pending) {
+            let count = previous.export.fill(&previous.words, self.now, into);
             if count != 0 {
                 return count;
             }
+            previous.is_pending = false;
         }
-        self.earlier = None;
-        let Some(export) = &mut self.export else { return 0 };
-        export.fill(&self.words, self.now, into)
+        self.export.fill(&self.words, self.now, into)
     }
 
     fn push(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match byte {
-                b'\n' => self.obey(),
+                b'\n' => self.end_line(),
                 byte if self.line.len() < LINE_BYTES => self.line.push(*byte),
                 // A line that long is none; what is kept of it is no order.
                 _ => {}
@@ -135,7 +161,7 @@ impl Port for TracePort {
     }
 
     fn is_over(&self) -> bool {
-        self.earlier.is_none() && self.export.as_ref().is_some_and(Export::is_over)
+        self.is_open && !self.is_previous_pending() && self.export.is_over()
     }
 }
 

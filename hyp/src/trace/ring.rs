@@ -165,6 +165,11 @@ impl RingReader {
         Some(Self { ring: Ring::new(layout, cpu)?, next: 0, lost: 0 })
     }
 
+    /// Begins anew, as if just made.
+    pub fn rewind(&mut self) {
+        (self.next, self.lost) = (0, 0);
+    }
+
     /// Records that were overwritten before this reader saw them.
     pub fn lost(&self) -> u64 {
         self.lost

@@ -1,7 +1,8 @@
 //! A virtio console with one named port and no console (section 5.3), behind virtio-mmio registers (section 4.2).
 //!
 //! What the guest reads from the port comes from a [`Port`], and what it writes goes there. The device works only
-//! when it is called, in a trap, and does bounded work then.
+//! when it is called, in a trap, and does bounded work then. It allocates when it is made and never
+//! again.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -9,7 +10,7 @@ use core::num::NonZero;
 use core::ops::Range;
 
 use super::GuestMemory;
-use super::queue::{Broken, QUEUE_MAX, Queue};
+use super::queue::{self, Broken, QUEUE_MAX, Queue};
 
 /// Bytes of the registers, as virtio-mmio transports have them.
 pub const REGION_BYTES: u64 = 0x200;
@@ -21,6 +22,15 @@ const MOST_INPUT_BYTES: usize = 4096;
 const PULL_BYTES: usize = 4096;
 /// Control messages that wait for the guest to take them; a guest that asks for more gets none.
 const MOST_MESSAGES: usize = 32;
+/// Bytes of the longest control message: its header and a port's name.
+const MAX_MESSAGE_BYTES: usize = MESSAGE_HEADER_BYTES + 56;
+const MESSAGE_HEADER_BYTES: usize = 8;
+
+/// Bytes of heap that a console takes when it is made, as a buddy allocator rounds them.
+pub const HEAP_BYTES: usize = QUEUES * queue::HEAP_BYTES
+    + (MOST_MESSAGES * size_of::<Message>()).next_power_of_two()
+    + PULL_BYTES.next_power_of_two()
+    + MOST_INPUT_BYTES.next_power_of_two();
 
 /// Section 4.2.2.
 mod register {
@@ -77,9 +87,31 @@ mod message {
     pub(super) const PORT_NAME: u16 = 7;
 }
 
+/// A control message for the guest about the port.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    event: u16,
+    value: u16,
+}
+
+impl Message {
+    /// The bytes of the message, with `name` where it gives the port's name, and how many there
+    /// are.
+    fn to_bytes(self, name: &str) -> ([u8; MAX_MESSAGE_BYTES], usize) {
+        let name = if self.event == message::PORT_NAME { name } else { "" };
+        let mut bytes = [0; MAX_MESSAGE_BYTES];
+        let (header, rest) = bytes.split_at_mut(MESSAGE_HEADER_BYTES);
+        // The port's number, 0, comes first.
+        header[4..6].copy_from_slice(&self.event.to_le_bytes());
+        header[6..8].copy_from_slice(&self.value.to_le_bytes());
+        rest[..name.len()].copy_from_slice(name.as_bytes());
+        (bytes, MESSAGE_HEADER_BYTES + name.len())
+    }
+}
+
 /// What is behind the port.
 pub trait Port {
-    /// Its name: the guest finds it as `/dev/virtio-ports/NAME`.
+    /// Its name, of at most 56 bytes: the guest finds it as `/dev/virtio-ports/NAME`.
     const NAME: &'static str;
 
     /// Somebody in the guest opened it (`is_open`) or closed it.
@@ -105,7 +137,7 @@ pub struct Console {
     driver_features: u64,
     status: u32,
     interrupts: u32,
-    messages: VecDeque<Vec<u8>>,
+    messages: VecDeque<Message>,
     is_open: bool,
     /// Whether the guest has been told of the end.
     has_told_end: bool,
@@ -125,7 +157,7 @@ impl Default for Console {
             driver_features: 0,
             status: 0,
             interrupts: 0,
-            messages: VecDeque::new(),
+            messages: VecDeque::with_capacity(MOST_MESSAGES),
             is_open: false,
             has_told_end: false,
             output: 0..0,
@@ -274,9 +306,9 @@ impl Console {
         is_wanted |= self.give_output(memory, port)?;
         if self.is_open && self.output.is_empty() && port.is_over() && !self.has_told_end {
             self.has_told_end = true;
-            self.tell(message::PORT_OPEN, 0, &[]);
+            self.tell(message::PORT_OPEN, 0);
         }
-        is_wanted |= self.give_messages(memory)?;
+        is_wanted |= self.give_messages(memory, name_of(port))?;
         Ok(is_wanted)
     }
 
@@ -315,10 +347,10 @@ impl Console {
         let Some(&[i0, i1, i2, i3, e0, e1, v0, v1]) = input.first_chunk() else { return };
         let (id, value) = (u32::from_le_bytes([i0, i1, i2, i3]), u16::from_le_bytes([v0, v1]));
         match (u16::from_le_bytes([e0, e1]), id, value) {
-            (message::DEVICE_READY, _, 1) => self.tell(message::DEVICE_ADD, 1, &[]),
+            (message::DEVICE_READY, _, 1) => self.tell(message::DEVICE_ADD, 1),
             (message::PORT_READY, 0, 1) => {
-                self.tell(message::PORT_NAME, 1, name_of(port).as_bytes());
-                self.tell(message::PORT_OPEN, 1, &[]);
+                self.tell(message::PORT_NAME, 1);
+                self.tell(message::PORT_OPEN, 1);
             }
             (message::PORT_OPEN, 0, value) => {
                 let is_open = value != 0;
@@ -329,37 +361,33 @@ impl Console {
                 }
                 if !is_open && core::mem::take(&mut self.has_told_end) {
                     // It can be opened anew.
-                    self.tell(message::PORT_OPEN, 1, &[]);
+                    self.tell(message::PORT_OPEN, 1);
                 }
             }
             _ => {}
         }
     }
 
-    fn tell(&mut self, event: u16, value: u16, rest: &[u8]) {
-        if self.messages.len() >= MOST_MESSAGES {
-            return;
+    fn tell(&mut self, event: u16, value: u16) {
+        if self.messages.len() < MOST_MESSAGES {
+            self.messages.push_back(Message { event, value });
         }
-        let mut bytes = Vec::from([0; 4]);
-        bytes.extend(event.to_le_bytes());
-        bytes.extend(value.to_le_bytes());
-        bytes.extend(rest);
-        self.messages.push_back(bytes);
     }
 
-    fn give_messages(&mut self, memory: &mut impl GuestMemory) -> Result<bool, Broken> {
+    fn give_messages(&mut self, memory: &mut impl GuestMemory, name: &str) -> Result<bool, Broken> {
         let mut is_wanted = false;
         while !self.messages.is_empty() {
             let Some(queue) = self.queues.get_mut(CONTROL_RECEIVE) else { break };
             let Some((head, buffers)) = queue.take(memory)? else { break };
             let Some(message) = self.messages.pop_front() else { break };
-            let mut left = message.as_slice();
+            let (bytes, count) = message.to_bytes(name);
+            let mut left = &bytes[..count];
             for buffer in buffers.iter().filter(|buffer| buffer.is_writable) {
                 let (now, later) = left.split_at(left.len().min(buffer.length as usize));
                 memory.write(buffer.address, now)?;
                 left = later;
             }
-            let written = (message.len() - left.len()) as u32;
+            let written = (count - left.len()) as u32;
             is_wanted |= queue.give(memory, head, written)?;
         }
         Ok(is_wanted)
@@ -405,6 +433,7 @@ fn configuration(offset: u64, bytes: usize) -> u32 {
 }
 
 fn name_of<P: Port>(_: &P) -> &'static str {
+    const { assert!(MESSAGE_HEADER_BYTES + P::NAME.len() <= MAX_MESSAGE_BYTES) };
     P::NAME
 }
 

@@ -57,8 +57,17 @@ impl From<NotMemory> for Broken {
     }
 }
 
+/// Bytes of heap that a queue takes when it is made, as a buddy allocator rounds them.
+pub(super) const HEAP_BYTES: usize = (QUEUE_MAX as usize * size_of::<Buffer>()).next_power_of_two();
+
 impl Default for Queue {
     fn default() -> Self {
+        Self::with_buffers(Vec::with_capacity(usize::from(QUEUE_MAX)))
+    }
+}
+
+impl Queue {
+    fn with_buffers(buffers: Vec<Buffer>) -> Self {
         Self {
             size: QUEUE_MAX,
             is_ready: false,
@@ -67,12 +76,10 @@ impl Default for Queue {
             used: 0,
             next_available: 0,
             next_used: 0,
-            buffers: Vec::with_capacity(usize::from(QUEUE_MAX)),
+            buffers,
         }
     }
-}
 
-impl Queue {
     /// Makes it ready as the driver set it up, if that can be.
     pub fn enable(&mut self) {
         let is_sound = self.size.is_power_of_two()
@@ -87,7 +94,7 @@ impl Queue {
 
     /// Forgets everything.
     pub fn reset(&mut self) {
-        *self = Self { buffers: core::mem::take(&mut self.buffers), ..Self::default() };
+        *self = Self::with_buffers(core::mem::take(&mut self.buffers));
     }
 
     /// Whether the driver has made a chain available that was not taken yet.

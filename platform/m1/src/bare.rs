@@ -123,7 +123,7 @@ fn around_ram(ram: &RangeList) -> PhysRange {
     PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
 }
 
-/// An upper bound of what the engine takes of the heap.
+/// An upper bound of what the engine, the NVMe driver and the trace's port take of the heap.
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
@@ -131,4 +131,5 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let darts = MAX_DARTS;
     Configuration { darts, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
         + nvme::HEAP_BYTES
+        + oche_platform::port::HEAP_BYTES
 }

@@ -152,12 +152,13 @@ fn check_heap(used_before: usize, layout: &Layout) {
     }
 }
 
-/// An upper bound of what the engine and the SMMU's tables take of the heap.
+/// An upper bound of what the engine, the SMMU's tables and the trace's port take of the heap.
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
     let (coherence, isolation) = (Coherence::default(), Isolation::default());
     Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
+        + oche_platform::port::HEAP_BYTES
 }
 
 /// The guest's DMA, behind one lock.

@@ -3,10 +3,9 @@
 use alloc::boxed::Box;
 
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
-use oche_boot::bare::heap;
 use oche_hyp::engine::Engine;
-use oche_hyp::trace::port::TracePort;
-use oche_hyp::virtio::console::{Console, Effect};
+use oche_hyp::trace::port::{self, TracePort};
+use oche_hyp::virtio::console::{self, Console, Effect};
 use oche_hyp::virtio::memory::EngineMemory;
 use oche_hyp::world::Iommu;
 
@@ -16,7 +15,11 @@ use crate::world::Machine;
 /// acknowledged all of it). A board whose interrupt is an edge has nothing to take back.
 pub type SetInterrupt = Box<dyn Fn(bool) + Send>;
 
-/// The device and what is behind it.
+/// Upper bound of the heap that a [`TraceConsole`] uses, in bytes: its last part is the box of
+/// [`SetInterrupt`].
+pub const HEAP_BYTES: u64 = (console::HEAP_BYTES + port::HEAP_BYTES + 64) as u64;
+
+/// The device and what is behind it. Allocates when it is made and never again.
 pub struct TraceConsole {
     console: Console,
     port: TracePort,
@@ -45,7 +48,7 @@ impl TraceConsole {
     ) {
         let was_interrupting = self.console.is_interrupting();
         // A value of more than 32 bits comes with a width that the console refuses.
-        let effect = heap::lend(|| self.console.write(offset, bytes, value as u32, &mut self.port));
+        let effect = self.console.write(offset, bytes, value as u32, &mut self.port);
         if was_interrupting && !self.console.is_interrupting() {
             (self.set_interrupt)(false);
         }
@@ -65,7 +68,7 @@ impl TraceConsole {
 
     fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
         let mut memory = EngineMemory::new(engine, machine);
-        if heap::lend(|| self.console.work(&mut memory, &mut self.port)) {
+        if self.console.work(&mut memory, &mut self.port) {
             (self.set_interrupt)(true);
         }
     }

@@ -38,6 +38,9 @@ const EMULATION: &str = "boot/src/guard.rs";
 const MONITOR: &str = "boot/src/guard/monitor.rs";
 const PROGRESS: &str = "boot/src/guard/progress.rs";
 const FIQ: &str = "boot/src/fiq.rs";
+const QUEUE: &str = "hyp/src/virtio/queue.rs";
+const PORT: &str = "hyp/src/trace/port.rs";
+const EXPORT: &str = "hyp/src/trace/export.rs";
 
 /// All of them.
 pub(super) const MUTANTS: &[Mutant] = &[
@@ -616,5 +619,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         text: "        self.has_overflow = true;\n",
         replacement: "",
         breaks: "with oche.fiq=virtual an overflow of a counter is lost",
+    },
+    Mutant {
+        name: "reset-queue-allocates",
+        file: QUEUE,
+        text: "Self::with_buffers(core::mem::take(&mut self.buffers))",
+        replacement: "Self::default()",
+        breaks: "a guest that resets the trace's port stops the machine",
+    },
+    Mutant {
+        name: "order-takes-the-line's-memory",
+        file: PORT,
+        text: "        self.line = line;\n",
+        replacement: "",
+        breaks: "a guest's second order to the trace's port stops the machine",
+    },
+    Mutant {
+        name: "export-without-room-for-the-counters",
+        file: EXPORT,
+        text: "staged: Vec::with_capacity(max_staged_bytes(layout.cpus())),",
+        replacement: "staged: Vec::with_capacity(max_staged_bytes(1)),",
+        breaks: "a trace of many CPUs stops the machine when the guest reads its counters",
     },
 ];

@@ -23,6 +23,7 @@ pub(super) const ENGINE: &[Run] = &[
     Run::Host(&["--package", "oche-hyp"]),
     Run::Host(&["--package", "oche-boot", "--lib"]),
     Run::Host(&["--package", "oche-tests", "--test", "discipline"]),
+    Run::Host(&["--package", "oche-tests", "--test", "trace_port"]),
     Run::Host(&["--package", "oche-tests", "--test", "programs", "--", "--skip", "every_sabotage"]),
 ];
 /// For mutants of the M1's driver that only a model of a DART is strict enough for.

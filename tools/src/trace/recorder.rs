@@ -199,7 +199,7 @@ struct CpuRecording {
 
 impl<'a> Session<'a> {
     fn begin(memory: &'a TraceMemory, output: &'a mut Output) -> Result<Self> {
-        let words = description(memory);
+        let words = description(memory).collect();
         let found = Found { unix_nanoseconds: now(), offset: memory.offset(), words };
         output.chunk(ChunkKind::Directory, ChunkHeader::default(), &found.to_payload())?;
         Ok(Self {

@@ -131,7 +131,7 @@ fn what_the_boot_before_left_is_kept_until_another_boot_leaves_something() {
         assert_eq!(Layout::read_previous(&before, layout.total_bytes()), Ok(layout));
         assert_eq!(Machine::read(&before), machine);
         assert_eq!(before.load(layout.total_bytes() / 8 - 1), boot);
-        assert_eq!(description(&before)[0], MAGIC);
+        assert_eq!(description(&before).next(), Some(MAGIC));
     }
     now.store(0, MAGIC);
     now.store(2, u64::MAX);

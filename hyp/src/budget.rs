@@ -11,7 +11,7 @@ pub const SLICE_BYTES: usize = 64 << 20;
 
 /// What is left of one trap's work.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub struct Budget {
     left: usize,
 }
 

@@ -345,12 +345,16 @@ impl Engine {
         self.placement.tell_watched(world, watched, load);
     }
 
+    /// One trap's work, for [`Self::hold_all`] and [`Self::release_all`].
+    pub fn trap_budget(&self) -> Budget {
+        Budget::new(self.slice_bytes)
+    }
+
     /// A master that no DART translates is about to use `pages`: each comes home and stays there until
     /// [`Self::release`] was called as often as it was named here. Returns how many of the first are held:
-    /// at least one, and not all where that is more than one trap's work. The caller comes again with the rest.
+    /// at least one, and not all where `budget` has no room for more. The caller comes again with the rest.
     #[must_use]
-    pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
-        let mut budget = Budget::new(self.slice_bytes);
+    pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         for page in pages {
             budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
@@ -367,7 +371,7 @@ impl Engine {
 
     /// As [`Self::hold_all`], of one page.
     pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
-        let held = self.hold_all(world, &[page]);
+        let held = self.hold_all(world, &[page], &mut self.trap_budget());
         invariant!(held == 1, "one page is always held");
     }
 
@@ -377,10 +381,9 @@ impl Engine {
     }
 
     /// As [`Self::release`], of each of `pages`. Returns how many of the first are released: at least one, and not all where
-    /// that is more than one trap's work. The caller comes again with the rest.
+    /// `budget` has no room for more. The caller comes again with the rest.
     #[must_use]
-    pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn]) -> usize {
-        let mut budget = Budget::new(self.slice_bytes);
+    pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         for page in pages {
             budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));

@@ -24,7 +24,7 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{Frame, Gfn, Granule, Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
+use crate::addr::{FRAME_BYTES, Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
 use crate::budget::Budget;
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
@@ -273,9 +273,9 @@ impl Placement {
     /// back in any case, and no more changes are made where the budget has no room for more frames.
     fn take_frames_back(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
         let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
-        let most = wanted.min(budget.affords(SLOTS * PAGE_BYTES)).max(FRAMES_PER_CHANGE);
+        let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
         let count = self.pool.take_back(world, most);
-        budget.charge(count * SLOTS * PAGE_BYTES);
+        budget.charge(count * FRAME_BYTES);
     }
 
     /// Takes back empty shadow tables when the pool could run short in a batch of `changes` granules.

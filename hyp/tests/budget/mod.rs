@@ -74,3 +74,25 @@ fn c6_tables_that_are_compared_count_as_work() {
     let words = flush(&mut bench);
     assert!(words <= 513 * PAGE_WORDS, "{words} words in one trap");
 }
+
+/// The pages of one command after another, as a disk's queue is released.
+#[test]
+fn c6_releases_that_share_a_budget_are_one_trap_of_work() {
+    let mut bench = Bench::new(67);
+    (0..ALIASES).for_each(|iova| bench.set(iova, Some((page(30), Permission::WRITE_ONLY))));
+    flush(&mut bench);
+    (0..32).for_each(|_| bench.engine.hold(&mut bench.machine, page(30)));
+    let mut budget = bench.engine.trap_budget();
+    let mut released = 0;
+    let mut calls = 0;
+    while released < 32 {
+        let pages = [page(30); 8];
+        let count = bench.engine.release_all(&mut bench.machine, &pages, &mut budget);
+        (released, calls) = (released + count, calls + 1);
+        if count < pages.len() {
+            break;
+        }
+    }
+    assert!((9..32).contains(&released), "{released} pages in {calls} calls");
+    assert_eq!(bench.engine.release_all(&mut bench.machine, &[page(30); 8], &mut budget), 1, "it is spent");
+}

@@ -142,7 +142,9 @@ impl Ans {
         value: u32,
         machine: &mut impl Machine,
     ) -> Result<Verdict, Refusal> {
-        let released = self.collect(machine);
+        let mut left = MAX_PAGES;
+        self.find_done(machine);
+        self.release(&mut left, machine);
         let result = match offset {
             CC => {
                 let is_enabled = value & 1 != 0;
@@ -161,18 +163,21 @@ impl Ans {
             IO_DOORBELL => self.submit_io(value, machine),
             _ => Ok(Verdict::Pass),
         };
-        self.release(MAX_PAGES - released, machine);
+        self.release(&mut left, machine);
         result
     }
 
-    /// Finds out which commands are done by now, and releases what they named as far as one trap may. Gives how many
-    /// pages that were.
-    pub fn collect(&mut self, machine: &mut impl Machine) -> usize {
+    /// Finds out which commands are done by now, and releases what they named as far as one trap may.
+    pub fn collect(&mut self, machine: &mut impl Machine) {
+        self.find_done(machine);
+        self.release(&mut { MAX_PAGES }, machine);
+    }
+
+    fn find_done(&mut self, machine: &mut impl Machine) {
         let was_admin_done = self.admin.collect(machine);
         if self.io.collect(machine) || was_admin_done {
             machine.order_loads();
         }
-        self.release(MAX_PAGES, machine)
     }
 
     /// Whether nothing is held.
@@ -180,9 +185,9 @@ impl Ans {
         self.admin.is_idle() && self.io.is_idle()
     }
 
-    fn release(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
-        let count = self.admin.release(limit, machine);
-        count + self.io.release(limit - count, machine)
+    fn release(&mut self, left: &mut usize, machine: &mut impl Machine) {
+        self.admin.release(left, machine);
+        self.io.release(left, machine);
     }
 
     /// The controller is set up anew: it has done with everything.

@@ -13,6 +13,7 @@ use oche_boot::guard::{Guards, Value};
 use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
 use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_hyp::budget::Budget;
 use oche_hyp::dart::registers::STREAM_COMMAND;
 use oche_hyp::dart::stream::DartId;
 use oche_hyp::engine::{
@@ -158,16 +159,21 @@ impl<I: Iommu> Mediation<I> {
         result
     }
 
+    /// See [`Engine::trap_budget`].
+    pub fn trap_budget(&self) -> Budget {
+        self.engine.trap_budget()
+    }
+
     /// See [`Engine::hold_all`].
     #[must_use]
-    pub fn hold_all(&mut self, pages: &[Gfn]) -> usize {
-        self.engine.hold_all(&mut self.machine, pages)
+    pub fn hold_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.hold_all(&mut self.machine, pages, budget)
     }
 
     /// See [`Engine::release_all`].
     #[must_use]
-    pub fn release_all(&mut self, pages: &[Gfn]) -> usize {
-        self.engine.release_all(&mut self.machine, pages)
+    pub fn release_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.release_all(&mut self.machine, pages, budget)
     }
 
     /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.

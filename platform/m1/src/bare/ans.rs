@@ -7,6 +7,7 @@ use oche_boot::bare::{launch, mmio};
 use oche_boot::lock::SpinLock;
 use oche_boot::range::{PAGE, PhysRange};
 use oche_hyp::addr::Gfn;
+use oche_hyp::budget::Budget;
 use oche_hyp::world::Iommu;
 use oche_m1::found::Power;
 use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP, Verdict};
@@ -57,7 +58,7 @@ impl Controller {
 
     /// Releases what commands that are done by now had named.
     pub(super) fn collect<I: Iommu>(&self, mediation: &mut Mediation<I>) {
-        let _ = self.commands.lock().collect(&mut Looked { mediation });
+        self.commands.lock().collect(&mut Looked::new(mediation));
     }
 
     /// Logs a refused store, the first few of them.
@@ -118,7 +119,7 @@ impl Controller {
         value: u64,
     ) -> Result<Verdict, Refusal> {
         mediation.for_master(cause, |mediation| {
-            let mut looked = Looked { mediation };
+            let mut looked = Looked::new(mediation);
             let mut commands = self.commands.lock();
             let mut verdict = Verdict::Pass;
             for half in 0..bytes as u64 / 4 {
@@ -147,9 +148,18 @@ fn bus_error(error: &mmio::BusError) -> Unanswered {
     Unanswered::BusError
 }
 
-/// What a command's pages are looked at with.
+/// What commands' pages are looked at with in one trap.
 struct Looked<'a, I> {
     mediation: &'a mut Mediation<I>,
+    /// Of the whole trap, whatever is held and released in it.
+    budget: Budget,
+}
+
+impl<'a, I: Iommu> Looked<'a, I> {
+    fn new(mediation: &'a mut Mediation<I>) -> Self {
+        let budget = mediation.trap_budget();
+        Self { mediation, budget }
+    }
 }
 
 impl<I: Iommu> Machine for Looked<'_, I> {
@@ -158,11 +168,11 @@ impl<I: Iommu> Machine for Looked<'_, I> {
     }
 
     fn hold(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.hold_all(pages)
+        self.mediation.hold_all(pages, &mut self.budget)
     }
 
     fn release(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.release_all(pages)
+        self.mediation.release_all(pages, &mut self.budget)
     }
 
     fn order_loads(&mut self) {

@@ -89,6 +89,13 @@ impl Held {
         self.count = self.pages.len();
         count
     }
+
+    /// As [`Self::give_back`], at most `left` of what one trap may release. Nothing is left where the machine stops.
+    fn give_back_within(&mut self, left: &mut usize, machine: &mut impl Machine) {
+        let wanted = self.count.min(*left);
+        let count = self.give_back(wanted, machine);
+        *left = if count < wanted { 0 } else { *left - count };
+    }
 }
 
 impl Queue {
@@ -199,18 +206,16 @@ impl Queue {
         found
     }
 
-    /// Releases pages of commands that are done and of queues that are gone, at most `limit`. Gives how many.
-    pub(super) fn release(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
-        let mut count = 0;
+    /// Releases pages of commands that are done and of queues that are gone, at most `left` of what one trap may.
+    pub(super) fn release(&mut self, left: &mut usize, machine: &mut impl Machine) {
         for half in [&mut self.submissions, &mut self.completions] {
             if half.entries == 0 {
-                count += half.pages.give_back(limit - count, machine);
+                half.pages.give_back_within(left, machine);
             }
         }
         for command in self.commands.iter_mut().filter(|command| command.state == State::Done) {
-            count += command.pages.give_back(limit - count, machine);
+            command.pages.give_back_within(left, machine);
         }
-        count
     }
 
     /// The controller knows neither queues nor commands any more.

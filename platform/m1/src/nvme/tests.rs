@@ -17,6 +17,8 @@ struct Model {
     held: BTreeMap<Gfn, i32>,
     /// Pages that one trap holds or releases, where there is a bound.
     at_once: Option<usize>,
+    /// Calls that release pages.
+    release_calls: usize,
     /// What was in the first word of a page as it was released.
     released: Vec<(Gfn, u64)>,
 }
@@ -32,6 +34,7 @@ impl Machine for Model {
         pages.map(|page| *self.held.entry(*page).or_default() += 1).count()
     }
     fn release(&mut self, pages: &[Gfn]) -> usize {
+        self.release_calls += 1;
         for page in pages.iter().take(self.at_once.unwrap_or(usize::MAX)) {
             let count = self.held.entry(*page).or_default();
             *count -= 1;
@@ -350,4 +353,30 @@ fn command_that_changes_before_its_doorbell_passes_is_looked_at_anew() {
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert!(model.is_held(other));
     assert_eq!(model.holds() - holds_of_queues, 1);
+}
+
+/// The machine says that one trap's work is done by releasing fewer pages than it was asked to.
+#[test]
+fn trap_ends_its_releases_where_the_machine_stops() {
+    let (mut model, mut ans) = ready();
+    let holds_of_queues = model.holds();
+    for number in 0..8u64 {
+        let page = 0x8_2000_0000 + number * 0x10_0000;
+        model.submission(IO + number * 64, [number << 16 | 2, 0, 0, page, page + PAGE, 0, 1]);
+        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
+    }
+    assert_eq!(model.holds() - holds_of_queues, 16);
+    (0..8).for_each(|id| model.complete(id, id));
+    (model.at_once, model.release_calls) = (Some(1), 0);
+    ans.collect(&mut model);
+    assert_eq!(model.release_calls, 1, "in a trap of a DART");
+    // The one page that the first command has left is all that is asked for; of the second's two one is released.
+    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
+    assert_eq!(model.release_calls, 1 + 2, "in a trap of a register");
+    // The same again, and then all commands and both queues of both kinds are done.
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(model.release_calls, 3 + 2, "in a trap that resets");
+    model.at_once = None;
+    ans.collect(&mut model);
+    assert!(ans.is_idle());
 }

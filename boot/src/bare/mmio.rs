@@ -19,9 +19,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{DAIF, HCR_EL2, Readable};
 
-use crate::bare::apple;
-use crate::bare::frame::TrapFrame;
+use crate::bare::frame::{FRAME_BYTES, TrapFrame};
 use crate::bare::registers::EsrEl2;
+use crate::bare::{apple, cpu};
 use crate::mmio::{self, Fixup};
 
 /// Bus errors that the log names, one after the other at the same address counted once; a guest can cause as many as it
@@ -180,6 +180,11 @@ pub fn report(device: &dyn fmt::Display, error: &BusError) {
 ///
 /// Only the vectors call this, with the frame that they stored and will restore.
 pub(super) unsafe fn fix_up(frame: *mut TrapFrame, vector: u64) -> bool {
+    // A frame at the top of the stack is not where EL2 was interrupted: an access has callers above it. To return from
+    // there would leave SP on the guest's frame.
+    if frame.addr() as u64 + FRAME_BYTES as u64 == cpu::stack_top(cpu::index()) {
+        return false;
+    }
     // SAFETY: the vectors stored it on this CPU's stack, and use it again only after we return.
     let frame = unsafe { &mut *frame };
     let is_ours = match vector {

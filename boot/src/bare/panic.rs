@@ -205,13 +205,12 @@ global_asm!(
     b.eq    .Loverflow_\number
     sub     x0, sp, x0
     sub     sp, sp, x0
-.Lsave_\number:
     save_frame
     mov     x1, #\number
     b       oche_el2_trap
     .endm
 
-    // x0 = SP, SP = the sum.
+    // x0 = SP, SP = the sum. The frame does not end at the interrupted SP: nothing returns from here.
     .macro overflow number
 .Loverflow_\number:
     msr     sp_el0, x1
@@ -221,7 +220,10 @@ global_asm!(
     mov     sp, x0
     mov     x0, x1
     mrs     x1, sp_el0
-    b       .Lsave_\number
+    save_frame
+    mov     x0, sp
+    mov     x1, #\number
+    b       oche_unexpected
     .endm
 
     .macro save_frame

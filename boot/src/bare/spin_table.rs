@@ -6,7 +6,7 @@
 //! Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs with a spin table.
 
 use core::arch::{asm, global_asm};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::vec::Vec;
@@ -22,6 +22,10 @@ const SLOT_BYTES: u64 = 128;
 const _: () = assert!(SLOT_BYTES * MOST_CPUS as u64 <= PAGE, "one page has all words");
 /// How long one CPU may take to come, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
+
+/// The CPUs, one bit each, whose guest was once warned of a word that is no address.
+static WARNED: AtomicU32 = AtomicU32::new(0);
+const _: () = assert!(MOST_CPUS <= u32::BITS as usize, "each CPU has a bit");
 
 unsafe extern "C" {
     fn oche_spin_entry() -> !;
@@ -118,7 +122,11 @@ pub(super) fn wait(slot: u64) -> u64 {
             return entry;
         }
         if entry != 0 {
-            log::warn!("cpu {}: released at {entry:#x}, which is not the guest's memory", cpu::index());
+            // A guest can store as many such words as it likes.
+            let bit = 1 << cpu::index();
+            if WARNED.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                log::warn!("cpu {}: released at {entry:#x}, which is not the guest's memory", cpu::index());
+            }
             // Unless the guest has thought better of it meanwhile.
             let _ = word.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed);
             continue;

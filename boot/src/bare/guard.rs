@@ -16,7 +16,7 @@ use crate::bare::trap::{Fault, Resume};
 use crate::bare::{cpu, trap};
 use crate::guard::instruction::{self, Access, InstructionSet, Kind};
 use crate::guard::monitor::Monitors;
-use crate::guard::progress::{Outcome, Progress};
+use crate::guard::progress::{self, Load, MAX_APART, Outcome, Progress};
 use crate::guard::{self, Agreement, Guards, MOST_OPENED, Registers, Value};
 use crate::lock::{SpinGuard, SpinLock};
 use crate::machine::MOST_CPUS;
@@ -70,9 +70,7 @@ const LONGEST_SEQUENCE: u8 = 24;
 #[derive(Clone, Copy)]
 struct Sequence {
     aside: Aside,
-    page: Gfn,
-    /// The load-exclusive's virtual address.
-    address: u64,
+    load: Load,
     left: u8,
 }
 
@@ -104,9 +102,11 @@ pub fn on_fault<G: Guards>(engine: &SpinLock<G>, fault: &Fault, frame: &mut Trap
                     if !matches!(access.kind, Kind::LoadExclusive { .. }) {
                         return Resume::Next;
                     }
+                    let values = STATE.lock().monitors.values(cpu::index());
+                    let load = Load { page, pc: frame.elr, address, values };
                     drop(guards);
                     advance(frame);
-                    step_to_store(engine, page, address, frame, LONGEST_SEQUENCE);
+                    step_to_store(engine, load, frame, LONGEST_SEQUENCE);
                     Resume::Same
                 }
             }
@@ -124,7 +124,8 @@ fn step_unknown<G: Guards>(
 ) -> Resume {
     let is_exclusive =
         raw_instruction(frame).is_some_and(|(word, set)| instruction::is_load_exclusive(word, set));
-    if is_exclusive && is_stuck(page, Outcome::Hopeless) {
+    let load = Load { page, pc: frame.elr, address: fault.far, values: None };
+    if is_exclusive && is_stuck(load, Outcome::Hopeless, || true) {
         return give_up(&mut *guards, page, frame);
     }
     begin_step(guards, page, fault, frame, &[None; MOST_OPENED])
@@ -145,36 +146,36 @@ fn emulate(guards: &mut impl Guards, page: Gfn, address: u64, access: &Access, f
     assert!(is_done, "an access inside one page is emulated");
 }
 
-/// Behind a load-exclusive of `address`, in the guarded `page`: emulates the store-exclusive if it is next, steps
+/// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps
 /// what only computes, and lets the guest go on by itself at anything else. The monitor outlives none but a step.
-fn step_to_store<G: Guards>(engine: &SpinLock<G>, page: Gfn, address: u64, frame: &mut TrapFrame, left: u8) {
+fn step_to_store<G: Guards>(engine: &SpinLock<G>, load: Load, frame: &mut TrapFrame, left: u8) {
     let word = instruction(frame).filter(|_| !step::is_guest_stepping());
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
         // What a step of the guest's own breaks is its own affair.
         None => Outcome::Waits,
         Some((_, Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }))) => {
-            store_exclusive(engine, page, address, frame, &access)
+            store_exclusive(engine, load.page, load.address, frame, &access)
         }
-        Some((word, _)) if !instruction::is_plain(word) => {
-            if instruction::is_wait(word) {
-                Outcome::Waits
-            } else {
-                Outcome::Open
-            }
-        }
+        Some((word, _)) if !instruction::is_plain(word) => progress::end_at(word),
         Some(_) if left == 0 => Outcome::Hopeless,
         Some(_) => {
             let aside = step::arm(frame, None);
-            let sequence = Sequence { aside, page, address, left: left - 1 };
+            let sequence = Sequence { aside, load, left: left - 1 };
             let old = of_this_cpu(&mut STATE.lock().sequences).replace(sequence);
             assert!(old.is_none(), "a CPU is in one sequence at a time");
             return;
         }
     };
     end_monitor();
-    if is_stuck(page, outcome) {
-        let _ = give_up(&mut *engine.lock(), page, frame);
+    if is_stuck(load, outcome, || progress::store_is_ahead(instructions_from(frame))) {
+        let _ = give_up(&mut *engine.lock(), load.page, frame);
     }
+}
+
+/// The guest's instructions from the next one on, as far as they can be read.
+fn instructions_from(frame: &TrapFrame) -> impl Iterator<Item = u32> {
+    let addresses = (0..MAX_APART as u64).map(|index| frame.elr.wrapping_add(4 * index));
+    addresses.map_while(|elr| instruction(&TrapFrame { elr, ..*frame }))
 }
 
 /// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not allow it: the CPU's
@@ -220,9 +221,9 @@ fn end_monitor() {
     STATE.lock().monitors.end(cpu::index());
 }
 
-/// Notes how a load-exclusive of `page` went; whether its copies are to be given up.
-fn is_stuck(page: Gfn, outcome: Outcome) -> bool {
-    of_this_cpu(&mut STATE.lock().progress).note(page, outcome)
+/// Notes how `load` went; whether its page's copies are to be given up.
+fn is_stuck(load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
+    of_this_cpu(&mut STATE.lock().progress).note(load, outcome, may_store)
 }
 
 /// Gives the copies of `page` up, for an access that cannot be carried out on several.
@@ -246,7 +247,7 @@ pub fn on_step<G: Guards>(
     if let Some(sequence) = sequence {
         let is_complete = step::disarm(frame, &sequence.aside, is_done);
         if is_complete {
-            step_to_store(engine, sequence.page, sequence.address, frame, sequence.left);
+            step_to_store(engine, sequence.load, frame, sequence.left);
         } else {
             end_monitor();
         }

@@ -229,9 +229,19 @@ pub fn may_touch_memory(instruction: u32) -> bool {
     !is_branch_or_system || is_maintenance
 }
 
-/// `WFE`, `WFI`, and both with a timeout: what a CPU waits by for a word to change.
+/// `WFE`, `WFI`, both with a timeout, and `YIELD`: what a CPU waits by for a word to change.
 pub fn is_wait(instruction: u32) -> bool {
-    matches!(instruction, 0xd503_205f | 0xd503_207f) || instruction & !0x3f == 0xd503_1000
+    matches!(instruction, 0xd503_203f | 0xd503_205f | 0xd503_207f) || instruction & !0x3f == 0xd503_1000
+}
+
+/// `CLREX`: no store-exclusive behind it belongs to a load-exclusive before it.
+pub fn gives_up_monitor(instruction: u32) -> bool {
+    instruction & 0xffff_f0ff == 0xd503_305f
+}
+
+/// Whether `instruction` is a store-exclusive that is emulated.
+pub fn is_store_exclusive(instruction: u32) -> bool {
+    decode(instruction).is_some_and(|access| matches!(access.kind, Kind::StoreExclusive { .. }))
 }
 
 /// The three instruction sets.

@@ -54,6 +54,11 @@ impl Monitors {
         self.of(cpu).take().filter(|monitor| monitor.place == place).map(|monitor| monitor.values)
     }
 
+    /// What the CPU's monitor covers was loaded as this, unless another stored since.
+    pub fn values(&self, cpu: usize) -> Option<[u64; 2]> {
+        self.0.get(cpu).and_then(Option::as_ref).map(|monitor| monitor.values)
+    }
+
     /// The CPU goes on by itself: its sequence has ended, as by `CLREX`.
     pub fn end(&mut self, cpu: usize) {
         *self.of(cpu) = None;

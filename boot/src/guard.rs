@@ -19,6 +19,7 @@
 pub mod instruction;
 pub mod monitor;
 pub mod progress;
+pub mod stepped;
 
 use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_hyp::engine::{CpuReach, Trapped, Watched};

@@ -11,6 +11,8 @@
 //!   from the start.
 //! - An exception to EL1 is known by its level, or, from EL1, by `ELR_EL1`: that holds for the step what no exception
 //!   stores there.
+//! - An `ERET` at EL1 takes its address from there too, and its masks from `SPSR_EL1`, in which all are set for the step: no
+//!   interrupt is taken behind it, whose return address would be just that of the `ERET`.
 //! - What reads or writes the masks at EL1 has a result that differs. Of two words that another CPU exchanges while they
 //!   are executed EL1 may expect nothing better, but where the architecture names them, and none of those does
 //!   (Arm ARM DDI 0487, "Concurrent modification and execution of instructions"). EL0 has no access to the masks.
@@ -28,6 +30,7 @@ use crate::bare::registers::{
 };
 use crate::bare::tlb::Cpus;
 use crate::bare::{cpu, el2, fiq};
+use crate::guard::stepped::{self, Outcome, State, sentinel};
 use crate::machine::MOST_CPUS;
 use crate::stage2::maintenance::Maintenance as _;
 
@@ -65,31 +68,16 @@ pub(super) struct Aside {
     hcr: u64,
     was_locked: bool,
     was_double_locked: bool,
-    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile.
+    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile, and `SPSR_EL1`, whose masks are set.
     elr_el1: u64,
+    spsr_el1: u64,
     has_view: bool,
 }
 
 impl Aside {
     fn is_kernel(&self) -> bool {
-        self.spsr & SPSR_LEVEL != 0
+        level(self.spsr) != 0
     }
-
-    /// What no exception taken in the step stores in `ELR_EL1`: those name the instruction or the one behind it.
-    fn sentinel(&self) -> u64 {
-        self.elr.wrapping_add(2)
-    }
-}
-
-/// What a step came to, seen from EL1 and EL0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    /// The instruction, done or not, and nothing else.
-    SameLevel,
-    /// An exception was taken to EL1.
-    Entry,
-    /// EL1 returned to EL0, by an `ERET` that another CPU put there.
-    Return,
 }
 
 /// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
@@ -119,6 +107,7 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         was_locked: OslsrEl1.read() & OSLSR_LOCKED != 0,
         was_double_locked: el2::has_double_lock() && OsdlrEl1.read() & OSDLR_LOCKED != 0,
         elr_el1: ElrEl12.read(),
+        spsr_el1: SpsrEl12.read(),
         has_view: root.is_some(),
     };
     MdscrEl1.write(aside.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
@@ -131,7 +120,8 @@ pub(super) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         OsdlrEl1.write(0);
     }
     if aside.is_kernel() {
-        ElrEl12.write(aside.sentinel());
+        ElrEl12.write(sentinel(aside.elr));
+        SpsrEl12.write(aside.spsr_el1 | SPSR_AIF);
     }
     HCR_EL2.set(aside.hcr & !HCR_FIQS | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
@@ -160,9 +150,12 @@ pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> boo
     if aside.was_double_locked {
         OsdlrEl1.write(OSDLR_LOCKED);
     }
-    let outcome = outcome(frame, aside);
+    let before = State { level: level(aside.spsr), pc: aside.elr };
+    let now = State { level: level(frame.spsr), pc: frame.elr };
+    let outcome = stepped::outcome(before, now, ElrEl12.read());
     if aside.is_kernel() && outcome != Outcome::Entry {
         ElrEl12.write(aside.elr_el1);
+        SpsrEl12.write(aside.spsr_el1);
     }
     synchronize_context();
     match outcome {
@@ -181,21 +174,16 @@ pub(super) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> boo
             SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | aside.spsr & (SPSR_SS | SPSR_AIF));
             frame.spsr &= !SPSR_SS;
         }
-        // PSTATE is what `SPSR_EL1` said, but the address was the sentinel.
+        // PSTATE is what `SPSR_EL1` said, but all masked, and the address was the sentinel.
         Outcome::Return => {
-            frame.spsr &= !SPSR_SS;
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr_el1 & SPSR_AIF;
             frame.elr = aside.elr_el1;
         }
     }
     false
 }
 
-fn outcome(frame: &TrapFrame, aside: &Aside) -> Outcome {
-    let is_kernel = frame.spsr & SPSR_LEVEL != 0;
-    match (aside.is_kernel(), is_kernel) {
-        (false, true) => Outcome::Entry,
-        (true, true) if ElrEl12.read() != aside.sentinel() => Outcome::Entry,
-        (true, false) => Outcome::Return,
-        (true, true) | (false, false) => Outcome::SameLevel,
-    }
+/// The exception level in a PSTATE.
+fn level(spsr: u64) -> u64 {
+    (spsr & SPSR_LEVEL) >> 2
 }

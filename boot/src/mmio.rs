@@ -23,9 +23,50 @@ pub fn is_external_abort(syndrome: u64) -> bool {
     syndrome >> 26 & 0x3f == 0x25 && syndrome & 0x3f == 0x10
 }
 
+/// How an access went that took no abort.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The device answered.
+    Done,
+    /// The access made an SError pending.
+    SystemError,
+    /// An SError was pending before: one that the access caused cannot be told from it.
+    Unknown,
+}
+
+/// `ISR_EL1.A`: an SError is pending.
+const ISR_A: u64 = 1 << 8;
+
+/// How an access went, from `ISR_EL1` right before it and right after.
+pub fn ending(before: u64, after: u64) -> Ending {
+    match (before & ISR_A != 0, after & ISR_A != 0) {
+        // Also where it is pending no more: it was taken by nobody here, so this is no state to conclude from.
+        (true, _) => Ending::Unknown,
+        (false, true) => Ending::SystemError,
+        (false, false) => Ending::Done,
+    }
+}
+
+/// Whether `isr`, a value of `ISR_EL1`, has an SError pending.
+pub fn has_system_error(isr: u64) -> bool {
+    isr & ISR_A != 0
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Fixup, is_external_abort, resume};
+    use super::{Ending, Fixup, ending, is_external_abort, resume};
+
+    #[test]
+    fn a_pending_system_error_hides_no_bus_error() {
+        // IRQ and FIQ, which do not matter.
+        for others in [0, 0xc0] {
+            let (none, pending) = (others, others | 0x100);
+            assert_eq!(ending(none, none), Ending::Done);
+            assert_eq!(ending(none, pending), Ending::SystemError);
+            assert_eq!(ending(pending, pending), Ending::Unknown);
+            assert_eq!(ending(pending, none), Ending::Unknown);
+        }
+    }
 
     #[test]
     fn only_an_instruction_with_a_fixup_is_resumed() {

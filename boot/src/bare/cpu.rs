@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use crate::bare::counters::Counters;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::TpidrEl2;
-use crate::bare::{cache, el2, entry, firmware, panic, spin_table, stage1, trap};
+use crate::bare::{cache, el2, entry, firmware, mmio, panic, spin_table, stage1, trap};
 use crate::lock;
 use crate::machine::MOST_CPUS;
 use crate::psci::{self, status};
@@ -209,6 +209,7 @@ extern "C" fn oche_secondary(index: u64) -> ! {
     set_index(index as usize);
     panic::install_vectors();
     el2::check_entry();
+    mmio::take_pending();
     let cpu = this();
     el2::configure();
     let slot = cpu.slot.load(Ordering::Acquire);

@@ -8,7 +8,11 @@
 //!   (`DSB SY`) before `ISR_EL1.A` is read, and so is what the guest did before. Where the access made an
 //!   SError pending, SErrors are routed to EL2 and unmasked for two instructions, and it is taken here.
 //!
-//! An SError that was pending before is the guest's and stays so. The barrier before each access also completes what EL2
+//! An SError that was pending before is the guest's and stays so. It hides one that the access causes, so how the
+//! access went is unknown then, and it counts as a bus error ([`Report::Unknown`]). A guest that masks SErrors and
+//! leaves one pending thereby fails every access that EL2 makes on that CPU, for as long as it likes; that is no more
+//! than it can do by switching a device's power off, and EL2 answers it in the same way. What firmware left is taken
+//! before the guest runs ([`take_pending`]). The barrier before each access also completes what EL2
 //! has stored to memory, before a device is told to use it.
 //! Source: Arm ARM DDI 0487, "Synchronous and asynchronous
 //! exceptions", "Asynchronous exception routing", `ISR_EL1`, `HCR_EL2.AMO`.
@@ -20,9 +24,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aarch64_cpu::registers::{DAIF, HCR_EL2, Readable};
 
 use crate::bare::frame::{FRAME_BYTES, TrapFrame};
-use crate::bare::registers::EsrEl2;
+use crate::bare::registers::{EsrEl2, IsrEl1};
 use crate::bare::{apple, cpu};
-use crate::mmio::{self, Fixup};
+use crate::mmio::{self, Ending, Fixup};
 
 /// Bus errors that the log names, one after the other at the same address counted once; a guest can cause as many as it
 /// likes.
@@ -54,6 +58,8 @@ pub enum Report {
     Abort,
     /// By an SError.
     SystemError,
+    /// Not, as far as EL2 can see: an SError of the guest was pending before. What was read, if the device answered.
+    Unknown(u64),
 }
 
 impl fmt::Display for BusError {
@@ -61,6 +67,13 @@ impl fmt::Display for BusError {
         let report = match self.report {
             Report::Abort => "a synchronous external abort",
             Report::SystemError => "an SError",
+            Report::Unknown(_) => {
+                return write!(
+                    out,
+                    "an SError of the guest's is pending: no answer at {:#x} counts",
+                    self.address
+                );
+            }
         };
         write!(out, "nothing answers at {:#x}: {report}", self.address)?;
         let Some([status, address, information]) = self.details else { return Ok(()) };
@@ -68,23 +81,23 @@ impl fmt::Display for BusError {
     }
 }
 
-/// What the assembly gives: how the access ended, and what was loaded.
+/// What the assembly gives: `ISR_EL1` after the access, with that before it in the upper half, or [`ABORT`]; and what was
+/// loaded.
 #[repr(C)]
 struct Ended {
     status: u64,
     value: u64,
 }
 
-const DONE: u64 = 0;
-const ABORT: u64 = 1;
-const SYSTEM_ERROR_TAKEN: u64 = 2;
+/// No value of two `ISR_EL1`, whose bits above 10 are 0.
+const ABORT: u64 = u64::MAX;
 
 unsafe extern "C" {
     fn oche_mmio_read32(address: u64, unused: u64) -> Ended;
     fn oche_mmio_read64(address: u64, unused: u64) -> Ended;
     fn oche_mmio_write32(address: u64, value: u64) -> Ended;
     fn oche_mmio_write64(address: u64, value: u64) -> Ended;
-    fn oche_mmio_take_system_error(unused: u64, value: u64) -> Ended;
+    fn oche_mmio_take_system_error();
 }
 
 /// The 32-bit register at `address`.
@@ -148,22 +161,50 @@ pub unsafe fn write64(address: u64, value: u64) -> Result<(), BusError> {
 }
 
 fn result(address: u64, ended: &Ended) -> Result<u64, BusError> {
-    let report = match ended.status {
-        DONE => return Ok(ended.value),
-        ABORT => Report::Abort,
-        _ => Report::SystemError,
+    let ending = match ended.status {
+        ABORT => None,
+        status => Some(mmio::ending(status >> 32, status & 0xffff_ffff)),
+    };
+    let report = match ending {
+        Some(Ending::Done) => return Ok(ended.value),
+        // Apple's registers describe the guest's error.
+        Some(Ending::Unknown) => {
+            return Err(BusError { address, report: Report::Unknown(ended.value), details: None });
+        }
+        Some(Ending::SystemError) => {
+            take_system_error();
+            Report::SystemError
+        }
+        None => Report::Abort,
     };
     Err(BusError { address, report, details: apple::take_bus_error() })
 }
 
-/// Routes SErrors to EL2 and unmasks them for as long as after a bus error, with none pending. Whether `HCR_EL2` and
-/// `PSTATE` are then as they were.
+/// Routes SErrors to EL2 and unmasks them for two instructions: a pending one is taken.
+fn take_system_error() {
+    // SAFETY: changes no memory, and restores `HCR_EL2` and `PSTATE`; what is taken meanwhile has a fixup.
+    unsafe { oche_mmio_take_system_error() };
+}
+
+/// Takes an SError that is pending on this CPU before the guest runs: the firmware's. It would hide EL2's own.
+pub fn take_pending() {
+    if !mmio::has_system_error(IsrEl1.read()) {
+        return;
+    }
+    take_system_error();
+    let details = apple::take_bus_error();
+    let is_left = mmio::has_system_error(IsrEl1.read());
+    let state = if is_left { "and stays so" } else { "and was taken" };
+    log::warn!("cpu {}: an SError of the firmware's was pending {state}: {details:x?}", cpu::index());
+}
+
+/// Does as after a bus error that an SError reports, with none pending. Whether `HCR_EL2` and `PSTATE` are then as they
+/// were.
 pub fn test_system_error_window() -> bool {
     let state = || (HCR_EL2.get(), DAIF.get());
     let before = state();
-    // SAFETY: changes no memory, and no register but the two that it restores.
-    let ended = unsafe { oche_mmio_take_system_error(0, 0) };
-    ended.status == SYSTEM_ERROR_TAKEN && state() == before
+    take_system_error();
+    state() == before
 }
 
 /// Logs a bus error at a register of `device`, the first few of all. Not for the console's own device.
@@ -225,7 +266,7 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
-    // x0 = address, x1 = value. Gives x0 = how it ended, x1 = what was loaded.
+    // x0 = address, x1 = value. Gives x0 = `Ended::status`, x1 = what was loaded.
     .macro mmio_access name, instruction:vararg
     .global \name
 \name:
@@ -239,9 +280,7 @@ global_asm!(
     dsb     sy
     isb
     mrs     x3, isr_el1
-    bic     x3, x3, x2
-    mov     x0, #{done}
-    tbnz    x3, #8, oche_mmio_take_system_error
+    orr     x0, x3, x2, lsl #32
     ret
 .L\name\()_fixup:
     mov     x0, #{abort}
@@ -267,7 +306,6 @@ oche_mmio_take_system_error:
 .L_masked:
     msr     hcr_el2, x3
     isb
-    mov     x0, #{system_error_taken}
     ret
 
     .section .rodata.mmio, "a"
@@ -289,9 +327,7 @@ oche_mmio_system_error_fixups:
     .global oche_mmio_fixups_end
 oche_mmio_fixups_end:
 "#,
-    done = const DONE,
-    abort = const ABORT,
-    system_error_taken = const SYSTEM_ERROR_TAKEN,
+    abort = const ABORT as i64,
     // `HCR_EL2.AMO`.
     amo = const 1 << 5,
 );

@@ -96,6 +96,8 @@ system_registers! {
     IdAa64Pfr1 = "S3_0_C0_C4_1";
     /// `ID_AA64SMFR0_EL1`.
     IdAa64Smfr0 = "S3_0_C0_C4_5";
+    /// `ISR_EL1`, to be read only.
+    IsrEl1 = "S3_0_C12_C1_0";
     /// `MIDR_EL1`.
     MidrEl1 = "S3_0_C0_C0_0";
     /// Apple's `HID4_EL1`, of a P core. Source: m1n1 `src/cpu_regs.h`.

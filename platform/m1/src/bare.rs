@@ -16,7 +16,7 @@ use alloc::boxed::Box;
 use oche_boot::bare::entry::{self, FdtAddress};
 use oche_boot::bare::firmware::fatal;
 use oche_boot::bare::launch::Board;
-use oche_boot::bare::{apple, launch, panic, trap};
+use oche_boot::bare::{apple, launch, mmio, panic, trap};
 use oche_boot::range::{BLOCK, PhysRange, RangeList, align_up};
 use oche_hyp::addr::{Frame, Gfn};
 use oche_hyp::dart::stream::MAX_DARTS;
@@ -42,6 +42,7 @@ oche_boot::entry!(main, "m1");
 
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
+    mmio::take_pending();
     log::info!("Oche {} on m1", env!("CARGO_PKG_VERSION"));
     let board = Board { engine_bytes, around_ram, reserves_image: true, on_fdt };
     let prepared = launch::prepare(fdt, board);

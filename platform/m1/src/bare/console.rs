@@ -117,7 +117,14 @@ fn send(byte: u8) {
     }
     // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading the status
     // has no side effect.
-    let is_full = || unsafe { mmio::read32(UART.start + STATUS) }.map(|status| status & TRANSMIT_EMPTY == 0);
+    let read = || unsafe { mmio::read32(UART.start + STATUS) };
+    // The port has power. While an SError of the guest's is pending nothing more can be known, and words are not lost
+    // for it.
+    let status = || match read() {
+        Err(mmio::BusError { report: mmio::Report::Unknown(status), .. }) => Ok(status as u32),
+        other => other,
+    };
+    let is_full = || status().map(|status| status & TRANSMIT_EMPTY == 0);
     // A port that has not taken a byte in time is not waited for again until it takes one.
     let polls = if IS_STUCK.load(Ordering::Relaxed) { 1 } else { POLL_LIMIT };
     let has_room = (0..polls).find_map(|_| match is_full() {

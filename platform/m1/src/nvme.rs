@@ -167,6 +167,15 @@ impl Ans {
         result
     }
 
+    /// The store that [`Self::before_store`] let pass did not reach the controller: it has no command from it.
+    pub fn store_failed(&mut self, offset: u64, value: u32) {
+        match offset {
+            ADMIN_DOORBELL => self.admin.give_up(value),
+            IO_DOORBELL => self.io.give_up(value),
+            _ => {}
+        }
+    }
+
     /// Finds out which commands are done by now, and releases what they named as far as one trap may.
     pub fn collect(&mut self, machine: &mut impl Machine) {
         self.find_done(machine);

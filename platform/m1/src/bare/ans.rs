@@ -107,6 +107,11 @@ impl Controller {
             // SAFETY: the same.
             _ => unsafe { mmio::write64(address, value) },
         };
+        if stored.is_err() {
+            let mut commands = self.commands.lock();
+            registers_of((address - self.start, bytes), value)
+                .for_each(|(offset, part)| commands.store_failed(offset, part));
+        }
         stored.map(|()| 0).map_err(|error| bus_error(&error))
     }
 
@@ -122,8 +127,7 @@ impl Controller {
             let mut looked = Looked::new(mediation);
             let mut commands = self.commands.lock();
             let mut verdict = Verdict::Pass;
-            for half in 0..bytes as u64 / 4 {
-                let (offset, part) = (address - self.start + 4 * half, (value >> (32 * half)) as u32);
+            for (offset, part) in registers_of((address - self.start, bytes), value) {
                 if commands.before_store(offset, part, &mut looked)? == Verdict::Again {
                     verdict = Verdict::Again;
                 }
@@ -141,6 +145,11 @@ impl Controller {
         };
         loaded.map_err(|error| bus_error(&error))
     }
+}
+
+/// The registers that a store of `bytes` bytes at `offset` reaches, and what each gets.
+fn registers_of((offset, bytes): (u64, usize), value: u64) -> impl Iterator<Item = (u64, u32)> {
+    (0..bytes as u64 / 4).map(move |half| (offset + 4 * half, (value >> (32 * half)) as u32))
 }
 
 fn bus_error(error: &mmio::BusError) -> Unanswered {

@@ -218,6 +218,13 @@ impl Queue {
         }
     }
 
+    /// The controller did not get the command with this `number`.
+    pub(super) fn give_up(&mut self, number: u32) {
+        if let Some(command) = self.commands.get_mut(number as usize) {
+            command.state = State::Done;
+        }
+    }
+
     /// The controller knows neither queues nor commands any more.
     pub(super) fn forget(&mut self) {
         self.commands.iter_mut().for_each(|command| command.state = State::Done);

@@ -380,3 +380,21 @@ fn trap_ends_its_releases_where_the_machine_stops() {
     ans.collect(&mut model);
     assert!(ans.is_idle());
 }
+
+#[test]
+fn command_whose_doorbell_gets_a_bus_error_is_released() {
+    let (mut model, mut ans) = ready();
+    let holds_of_queues = model.holds();
+    let pages = [0x8_2000_0000, 0x8_2100_0000];
+    for (number, page) in pages.into_iter().enumerate() {
+        model.submission(IO + 64 * number as u64, [(number as u64) << 16 | 2, 0, 0, page, 0, 0, 0]);
+        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
+    }
+    ans.store_failed(IO_DOORBELL, 1);
+    // What names no command.
+    ans.store_failed(IO_DOORBELL, u32::MAX);
+    ans.store_failed(CC, 0);
+    ans.collect(&mut model);
+    assert!(model.is_held(pages[0]), "the controller has the other one");
+    assert_eq!(model.holds() - holds_of_queues, 1);
+}

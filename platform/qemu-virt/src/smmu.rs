@@ -64,7 +64,8 @@ pub struct Smmu {
     events: EventQueue,
     attached: [[Option<SpaceId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
-    /// A command failed: no source says which others were carried out then, and later ones say nothing of it.
+    /// A command failed: no source says which others were carried out then. Only commands that drop everything,
+    /// when they are done, make up for it.
     has_failed: bool,
 }
 
@@ -234,7 +235,15 @@ impl Iommu for Smmu {
         self.count(done).map_err(|_| InvalidateTimedOut)
     }
 
+    /// After a failure this drops everything that the SMMU has read from tables and structures, which hold what they
+    /// must at all times: a sync behind that waits for all accesses that used anything older (IHI 0070, 3.21.1,
+    /// 4.7.3). An SMMU that has not ended its commands yet is not waited for.
     fn is_confirmed(&mut self) -> bool {
+        if self.has_failed && self.commands.is_idle(&self.registers) {
+            let all = [Command::ForgetAllConfiguration, Command::DropAllTranslations];
+            let done = self.commands.run(&self.registers, all);
+            self.has_failed = self.count(done).is_err();
+        }
         !self.has_failed
     }
 

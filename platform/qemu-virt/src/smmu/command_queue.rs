@@ -72,6 +72,12 @@ impl CommandQueue {
         result.and(self.wait_for_room(registers, self.capacity()))
     }
 
+    /// Whether the SMMU has consumed all that it was given, errors apart.
+    pub(super) fn is_idle(&mut self, registers: &Registers) -> bool {
+        self.consumed = self.produced.seen(registers.zero.cmdq_cons.read(CMDQ_CONS::RD));
+        self.room() == self.capacity() && !registers.has_error(GERROR::CMDQ_ERR)
+    }
+
     /// Shows the SMMU what was produced, and waits until `room` entries are free.
     fn wait_for_room(&mut self, registers: &Registers, room: u32) -> Result<(), CommandFailed> {
         barrier::complete();

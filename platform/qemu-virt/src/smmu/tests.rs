@@ -38,6 +38,8 @@ struct Played {
     /// Commands in the order in which they were consumed.
     commands: Arc<Mutex<Vec<[u64; 2]>>>,
     stops: Arc<AtomicBool>,
+    /// The opcode of commands that it calls an error; 0: of none.
+    refused: Arc<AtomicU32>,
     player: Option<JoinHandle<()>>,
 }
 
@@ -67,13 +69,16 @@ impl Played {
         let commands = Arc::new(Mutex::new(Vec::new()));
         let stops = Arc::new(AtomicBool::new(false));
         let (log, stop) = (commands.clone(), stops.clone());
+        let refused = Arc::new(AtomicU32::new(faults.refuses.map_or(0, u32::from)));
+        let refuses = refused.clone();
         let player = std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
-                play(registers, faults, &log);
+                let refuses = Some(refuses.load(Ordering::SeqCst) as u8).filter(|opcode| *opcode != 0);
+                play(registers, Faults { refuses, ..faults }, &log);
                 std::thread::yield_now();
             }
         });
-        Self { registers, commands, stops, player: Some(player) }
+        Self { registers, commands, stops, refused, player: Some(player) }
     }
 
     fn driver(&self) -> Registers {
@@ -85,6 +90,10 @@ impl Played {
         let mut options = options::Options::default();
         options.take("oche.iommu-map", map, &mut |name| panic!("{name}"));
         Smmu::new(self.driver(), IommuMap::of(&options.iommu_map), 32).expect("it obeys")
+    }
+
+    fn refuse(&self, opcode: u8) {
+        self.refused.store(u32::from(opcode), Ordering::SeqCst);
     }
 
     fn read(&self, offset: usize) -> u32 {
@@ -283,6 +292,27 @@ fn a_command_that_is_refused_is_told_and_the_next_one_works() {
     let (dart, stream) = place(0, 2);
     assert_eq!(smmu.attach(dart, stream, SpaceId(0), ROOT), Err(InvalidateTimedOut), "it drops as well");
     assert_eq!(smmu.statistics().commands_timed_out, 0, "the queue went on");
+}
+
+#[test]
+fn frames_are_used_again_once_everything_older_is_dropped() {
+    let played = Played::new(Faults { refuses: Some(0x11), ..Faults::default() });
+    let mut smmu = played.smmu("0x10:0:2");
+    assert!(smmu.is_confirmed());
+    played.take_commands();
+    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert!(smmu.is_confirmed(), "all configuration and all translations are dropped");
+    let all = [Command::ForgetAllConfiguration, Command::DropAllTranslations].map(Command::words);
+    assert_eq!(played.take_commands(), all);
+    assert!(smmu.is_confirmed());
+    assert_eq!(played.take_commands(), [[0; 2]; 0], "once");
+    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    // What drops everything is refused as well.
+    played.refuse(Command::DropAllTranslations.words()[0] as u8);
+    assert!(!smmu.is_confirmed());
+    assert!(!smmu.is_confirmed(), "it is tried again, and refused");
+    played.refuse(0x11);
+    assert!(smmu.is_confirmed());
 }
 
 #[test]

@@ -3,10 +3,10 @@
 //! A mapping costs what it copies and compares: a page of which a thousand copies exist costs a thousand times
 //! as much as one that has none. So work is charged in bytes, before it is done and rather too much than too little.
 
-/// Bytes that one trap may load and store before it leaves the rest to the next poll. All that Linux maps or
-/// unmaps at once, 16 MiB, is below it, so that its first poll finds the DART idle; on an M1 it is one or two milliseconds.
+/// Bytes that one trap may load and store before it leaves the rest to the next poll: as many as it takes to map nearly
+/// 16 MiB, so that the first poll mostly finds the DART idle; on an M1 it is one or two milliseconds.
 ///
-/// A trap exceeds it by one change of a granule at the most.
+/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the spaces that it takes back for it.
 pub const SLICE_BYTES: usize = 64 << 20;
 
 /// What is left of one trap's work.

@@ -24,7 +24,7 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use crate::addr::{FRAME_BYTES, Frame, Gfn, Granule, Hfn, PAGE_WORDS, SLOTS, SlotRun};
+use crate::addr::{FRAME_BYTES, Frame, Gfn, Granule, Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
 use crate::budget::Budget;
 use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
@@ -43,6 +43,10 @@ use crate::world::{Memory, SpaceId, Tap, World};
 pub(crate) const BATCH: usize = 64;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
 const FRAMES_PER_CHANGE: usize = 4;
+/// What it costs to act on changes, however few: stores published, and an invalidation that the hardware confirms.
+const APPLY_BYTES: usize = PAGE_BYTES;
+/// What it costs to look for empty shadow tables in a space: the records of 128.
+const RECLAIM_BYTES: usize = 1024;
 
 /// How the copies of a page that is mapped more than once are kept equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -239,8 +243,9 @@ impl Placement {
             return 0;
         }
         self.stuck.clear();
+        budget.charge(APPLY_BYTES);
         self.remove(world, cause, space, changes);
-        self.reclaim(world, changes.len());
+        self.reclaim(world, changes.len(), budget);
         self.add(world, cause, space, changes);
         if !self.misfits.is_empty() {
             let misfits = core::mem::take(&mut self.misfits);
@@ -278,18 +283,19 @@ impl Placement {
         budget.charge(count * FRAME_BYTES);
     }
 
-    /// Takes back empty shadow tables when the pool could run short in a batch of `changes` granules.
-    fn reclaim(&mut self, world: &mut impl World, changes: usize) {
-        if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
-            return;
-        }
+    /// Takes back empty shadow tables while the pool could run short in a batch of `changes` granules.
+    fn reclaim(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
         for index in 0..self.spaces.len() {
+            if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
+                return;
+            }
             let space = SpaceId(index as u16);
             let Some(placed) = self.space_mut(space) else { continue };
+            budget.charge(RECLAIM_BYTES);
             if placed.shadow.unlink_empty(world) {
                 self.invalidate(world, space);
                 let placed = self.spaces.get_mut(index).and_then(Option::as_mut).must("the space is open");
-                placed.shadow.give_unlinked(world, &mut self.pool);
+                budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(world, &mut self.pool));
             }
         }
     }

@@ -24,6 +24,10 @@ use crate::world::{SpaceId, World};
 /// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better closed.
 const QUIET_SYNCS: u16 = 128;
 
+/// What it costs to begin or cease to watch a table or to close it: its copy filled or looked through, and its page
+/// broken and made again.
+const TABLE_BYTES: usize = PAGE_BYTES;
+
 /// All tables of all spaces.
 #[derive(Debug)]
 pub(crate) struct Tracker {
@@ -226,7 +230,9 @@ impl Tracker {
             placement.merge_copies(world, page);
             let mover = &mut placement.mover;
             let is_changed = match kind {
-                Kind::First(ttbr) => self.compare_first(world, mover, space, at, ttbr, &mut next, batch),
+                Kind::First(ttbr) => {
+                    self.compare_first(world, mover, space, at, ttbr, &mut next, batch, budget)
+                }
                 Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, &mut next, batch),
             };
             if is_changed {
@@ -239,7 +245,7 @@ impl Tracker {
             let resting = at;
             next = 0;
             at = self.table(at).next_open;
-            self.rest(world, mover, resting, batch);
+            self.rest(world, mover, resting, batch, budget);
         }
         self.restart(space);
         true
@@ -295,6 +301,7 @@ impl Tracker {
         ttbr: usize,
         next: &mut usize,
         batch: &mut Batch,
+        budget: &mut Budget,
     ) -> bool {
         let is_ending = self.tracked(space).is_ending;
         let from = mover.locate(self.table(at).page);
@@ -321,6 +328,8 @@ impl Tracker {
                     }
                     batch.is_draining = true;
                 }
+                let tables = usize::from(leaf != NONE) + usize::from(decode_table(new).is_some());
+                budget.charge(TABLE_BYTES * tables);
                 // A batch can end in the middle of a drain, and the entry can be as it was by the next: then what was
                 // drained is found by comparing the table, closed until now or not.
                 if let Some(page) = self.at(leaf).map(|table| table.page) {
@@ -338,6 +347,7 @@ impl Tracker {
             }
             self.set_entry(at, index, new);
             *next = index + 1;
+            batch.is_sealed |= budget.is_spent();
             if batch.is_full() {
                 return true;
             }
@@ -426,13 +436,21 @@ impl Tracker {
     }
 
     /// After a comparison: closes an open table that has been quiet for long.
-    fn rest(&mut self, world: &mut impl World, mover: &mut Mover, at: u32, batch: &Batch) {
+    fn rest(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        at: u32,
+        batch: &Batch,
+        budget: &mut Budget,
+    ) {
         let table = self.table_mut(at);
         if table.quiet < QUIET_SYNCS || !table.is_open {
             return;
         }
         table.quiet = 0;
         let page = table.page;
+        budget.charge(TABLE_BYTES);
         // Another table in the page that is in use keeps it open.
         if self.others_open(mover, page, at) {
             return;

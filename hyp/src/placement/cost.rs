@@ -10,6 +10,8 @@ use crate::placement::book::Form;
 use crate::placement::{Change, Placement};
 use crate::world::SpaceId;
 
+/// Of a change, whatever it maps: its entries compared, and what is known of its granule looked up.
+const CHANGE_BYTES: usize = 1024;
 /// Of a page that comes or goes: the red zone looked at, the page copied, the slot filled.
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
 /// Of each copy of such a page: compared and made equal when the page's mappings go and when they come.
@@ -39,7 +41,7 @@ impl Placement {
         let is_direct = matches!(before.form, Form::Direct(_));
         let old = before.slots.into_iter().flatten().map(|slot| slot.page);
         let new = change.wanted.into_iter().flatten().map(|leaf| leaf.page);
-        let mut bytes = 0;
+        let mut bytes = CHANGE_BYTES;
         for page in old.chain(new) {
             let copies = self.mappings(page).count();
             bytes += SLOT_BYTES + NODE_BYTES * copies;

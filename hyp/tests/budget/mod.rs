@@ -1,10 +1,11 @@
 //! The work of one trap, in words loaded and stored, whatever the guest maps.
 
-use crate::bench::{Bench, page};
-use oche_hyp::addr::PAGE_WORDS;
+use crate::bench::{Bench, FIRST_TABLE, page};
+use oche_hyp::addr::{PAGE_BYTES, PAGE_WORDS};
 use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT};
+use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
 use oche_hyp::engine::{CpuReach, Trapped};
+use oche_hyp::trace::Event;
 
 /// Aliases of one page: what one `preadv` of 256 `iovec`s maps.
 const ALIASES: u32 = 256;
@@ -61,18 +62,119 @@ fn c6_a_fetch_from_a_page_mapped_256_times_is_bounded_work_in_each_trap() {
     }
 }
 
+/// Flushes stream 0 in traps of `slice_pages` pages of work each, and returns what the most expensive of them did: words
+/// loaded and stored, and slots looked at in the first. The flush needs more than one trap.
+fn flush_in_slices(bench: &mut Bench, slice_pages: usize) -> (usize, usize) {
+    bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
+    bench.write(0, STREAM_SELECT, 1);
+    bench.machine.events.clear();
+    bench.machine.words.set(0);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let mut max_words = bench.machine.words.take();
+    let is_busy = bench.read(0, STREAM_COMMAND) & 4 != 0;
+    assert!(is_busy, "{max_words} words are done in one trap of {slice_pages} pages");
+    max_words = max_words.max(bench.machine.words.take());
+    let mut polls = 0;
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+        max_words = max_words.max(bench.machine.words.take());
+        polls += 1;
+        assert!(polls < 100_000, "the flush ends");
+    }
+    let slots = bench.machine.events.iter().find_map(|event| match event {
+        Event::FlushDone { pages, .. } => Some(*pages as usize),
+        _ => None,
+    });
+    (max_words.max(bench.machine.words.take()), slots.expect("the flush is in the trace"))
+}
+
+/// A guest whose first-level entries all name one leaf table: as many count as can be watched.
+fn one_table_everywhere(bench: &mut Bench) {
+    let table = bench.machine.first_level_entry();
+    (0..512).for_each(|index| bench.machine.set_first_level_entry(index, table));
+}
+
+/// As many tables as can be watched, each full of entries that are not zero and not valid since the last flush.
+fn fill_watched_tables(bench: &mut Bench) {
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    one_table_everywhere(bench);
+    bench.flush(0, 0);
+    (0..512).for_each(|iova| bench.set_raw(iova, 2));
+}
+
 #[test]
 fn c6_tables_that_are_compared_count_as_work() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
-    // Every first-level entry names the one leaf table.
-    let table = bench.machine.first_level_entry();
-    (0..512).for_each(|index| bench.machine.set_first_level_entry(index, table));
-    bench.write(0, STREAM_SELECT, 1);
-    bench.write(0, STREAM_COMMAND, 1 << 20);
-    (0..1000).any(|_| bench.read(0, STREAM_COMMAND) & 4 == 0);
-    let words = flush(&mut bench);
-    assert!(words <= 513 * PAGE_WORDS, "{words} words in one trap");
+    bench.unmap(8, 1);
+    one_table_everywhere(&mut bench);
+    bench.flush(0, 0);
+    let slice_pages = 8;
+    let (words, _) = flush_in_slices(&mut bench, slice_pages);
+
+    // The trap's first table can be compared when next to nothing is left.
+    let bound = (slice_pages + 1) * PAGE_WORDS;
+    assert!(words <= bound, "{words} words in one trap, {bound} are the bound");
+}
+
+#[test]
+fn c6_entries_that_map_nothing_count_as_work() {
+    let mut bench = Bench::new(32);
+    fill_watched_tables(&mut bench);
+    let slice_pages = 64;
+    let (_, slots) = flush_in_slices(&mut bench, slice_pages);
+
+    // A granule of four slots is a kibibyte of work, and the last one may exceed the slice.
+    let bound = 4 * (slice_pages * PAGE_BYTES / 1024 + 1);
+    assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
+}
+
+#[test]
+fn c6_tables_that_begin_and_end_to_be_watched_count_as_work() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    one_table_everywhere(&mut bench);
+    let slice_pages = 64;
+    let opened = |bench: &mut Bench| {
+        bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
+        bench.write(0, STREAM_SELECT, 1);
+        bench.machine.events.clear();
+        bench.write(0, STREAM_COMMAND, 1 << 20);
+        let tables = bench.count(|event| matches!(event, Event::Table { .. }));
+        assert!((0..1000).any(|_| bench.read(0, STREAM_COMMAND) & 4 == 0), "the flush ends");
+        tables
+    };
+    let watched = opened(&mut bench);
+    (0..512).for_each(|index| bench.machine.set_first_level_entry(index, 0));
+    let unwatched = opened(&mut bench);
+
+    // One at least is a page of work each; the last may exceed the slice.
+    assert!(watched <= slice_pages + 1, "{watched} tables begin to be watched in one trap");
+    assert!(unwatched <= slice_pages + 1, "{unwatched} tables end to be watched in one trap");
+}
+
+#[test]
+fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
+    // So few frames that each batch searches.
+    let mut bench = Bench::new(64);
+    let others = 28;
+    bench.write(1, STREAMS_ENABLE, 0xffff);
+    for index in 0..others {
+        let (dart, stream) = (index % 2, 1 + index as u64 / 2);
+        let root = page(FIRST_TABLE + 8 + index as u32).0;
+        bench.write(dart, TTBR + 16 * stream, 1 << 31 | root);
+        bench.write(dart, TCR + 4 * stream, 1 << 7);
+        bench.flush(dart, stream as usize);
+    }
+    fill_watched_tables(&mut bench);
+    let slice_pages = 512;
+    let (_, slots) = flush_in_slices(&mut bench, slice_pages);
+
+    // A kibibyte for each of 64 changes and for each space.
+    let batches = slice_pages * PAGE_BYTES / ((64 + 1 + others) * 1024);
+    let bound = 4 * 64 * (batches + 1);
+    assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
 }
 
 /// The pages of one command after another, as a disk's queue is released.

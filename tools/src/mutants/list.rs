@@ -19,6 +19,7 @@ const DIRECT: &str = "hyp/src/placement/direct.rs";
 const ADDITION: &str = "hyp/src/placement/addition.rs";
 const REMOVAL: &str = "hyp/src/placement/removal.rs";
 const PLACEMENT: &str = "hyp/src/placement.rs";
+const COST: &str = "hyp/src/placement/cost.rs";
 const COPIES: &str = "hyp/src/placement/copies.rs";
 const GUARD: &str = "hyp/src/placement/guard.rs";
 const ALIAS: &str = "hyp/src/placement/alias.rs";
@@ -209,6 +210,34 @@ pub(super) const MUTANTS: &[Mutant] = &[
         text: "self.left = self.left.saturating_sub(bytes);",
         replacement: "self.left = self.left.saturating_sub(bytes / 1024);",
         breaks: "one trap does any amount of work",
+    },
+    Mutant {
+        name: "comparison-without-a-charge",
+        file: TRACKER,
+        text: "budget.charge(PAGE_BYTES + placement.merge_cost(page));",
+        replacement: "budget.charge(placement.merge_cost(page));",
+        breaks: "one trap compares any number of tables",
+    },
+    Mutant {
+        name: "change-without-a-charge",
+        file: COST,
+        text: "let mut bytes = CHANGE_BYTES;",
+        replacement: "let mut bytes = CHANGE_BYTES / 1024;",
+        breaks: "one trap acts on any number of entries that map nothing",
+    },
+    Mutant {
+        name: "table-without-a-charge",
+        file: TRACKER,
+        text: "budget.charge(TABLE_BYTES * tables);",
+        replacement: "budget.charge(tables);",
+        breaks: "one trap begins to watch any number of tables",
+    },
+    Mutant {
+        name: "search-without-a-charge",
+        file: PLACEMENT,
+        text: "budget.charge(RECLAIM_BYTES);",
+        replacement: "budget.charge(RECLAIM_BYTES / 1024);",
+        breaks: "one trap searches all spaces any number of times",
     },
     Mutant {
         name: "told-of-a-stream-that-left",

@@ -26,7 +26,6 @@ pub fn clean_and_invalidate(range: PhysRange) {
 
 /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
 pub fn synchronize_instructions(range: PhysRange) {
-    Cpus.order_stores();
     Cpus.synchronize_instructions(range);
 }
 

@@ -63,10 +63,13 @@ pub trait Maintenance: Hardware {
         self.select_tables(root);
     }
 
-    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU, after
-    /// [`Self::order_stores`] has completed the stores. All of the instruction caches are invalidated, because the guest
-    /// fetches by other addresses. What the caches keep coherent by themselves is left out.
+    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU. All of the
+    /// instruction caches are invalidated, because the guest fetches by other addresses. What the caches keep
+    /// coherent by themselves is left out.
     fn synchronize_instructions(&self, range: PhysRange) {
+        // Cache maintenance waits neither for another CPU's stores that this one has only seen nor, where nothing has to
+        // be cleaned (`CTR_EL0.IDC`), for its own: a DSB does.
+        self.order_stores();
         let fetch = self.instruction_fetch();
         if fetch.needs_clean {
             let bytes = self.data_line_bytes();

@@ -101,10 +101,6 @@ impl Root {
         if !hardware.exchange(table, index, entry.encode(LEAF_LEVEL), marked) {
             return;
         }
-        // The bytes were copied before the entry that the mark has found, but cache maintenance need not wait for what
-        // the exchange has loaded (Arm ARM DDI 0487, "Ordering and completion of data and instruction cache
-        // instructions"): a DSB does, for its store.
-        hardware.order_stores();
         hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });
         let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
         if hardware.exchange(table, index, marked, new.encode(LEAF_LEVEL)) {

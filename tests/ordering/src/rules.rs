@@ -13,7 +13,7 @@
 //! | `context` | `ISB` between the write of a system register and what depends on it at EL2 | D19.1.2 "Synchronization requirements for AArch64 System registers" |
 //! | `instruction-cache` | `DSB` (all; `ISH`) between `DC CVAU` and `IC`, and (`NSH` for `IC IALLU`) behind `IC` before a table store, a `TLBI`, `ERET`, `SCTLR_EL2` | B2.4.4 "Concurrent modification and execution of instructions" |
 //! | `event-before-store` | what `SEV` announces is completed by `DSB SY` | D1.6.1 "Wait for Event mechanism" |
-//! | `handoff-not-cleaned` | what CPUs with their caches off read is cleaned by `DC CIVAC` and `DSB SY` before `SEV`, `SMC`, or the guest's first instruction | B2.7.1; D7.5 "Cache maintenance" |
+//! | `handoff-not-cleaned` | what CPUs with their caches off read is cleaned by `DC CIVAC` and `DSB SY` before `SEV`, `SMC`, a store to what the guest is loaded with, or the guest's first instruction | B2.7.1; D7.5 "Cache maintenance" |
 //! | `mailbox-not-dropped` | a word that CPUs with their caches off write is dropped from the caches before each look | the same |
 //! | `call-before-store` | what a CPU reads that `SMC` starts is completed by `DSB` (`ISHST` or more) | the same |
 //! | `caches-off` | with its caches off EL2 stores to its image only where it was cleaned and invalidated, and does so again before its MMU goes on | D7.5 |
@@ -252,6 +252,7 @@ impl Cpu {
         is_table: bool,
     ) -> Option<Violation> {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
+        let mut found = None;
         if is_shared {
             self.shared_store = Some(pc);
         }
@@ -271,6 +272,12 @@ impl Cpu {
             self.announced = Some(pc);
         }
         if !self.has_returned && is_in(&settings.loaded) {
+            // The address that is cleaned does not show: what is cleaned from here on is taken for what is loaded.
+            let text = "a store to what is loaded before what was stored for another CPU is cleaned";
+            found = self
+                .handoff
+                .pending()
+                .map(|earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text });
             self.loaded = Some(pc);
             self.lines_cleaned = 0;
             let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
@@ -288,7 +295,7 @@ impl Cpu {
             let text = "a device's register is stored to before DSB completes a store to what devices read";
             return Some(Violation { rule: "store-before-command", pc, earlier, text });
         }
-        None
+        found
     }
 
     fn load(

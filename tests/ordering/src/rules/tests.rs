@@ -155,6 +155,8 @@ fn what_a_cpu_without_caches_reads_is_cleaned_first() {
     check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, sev], &[1, 2]);
     check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, Do(I::Call)], &[1, 2]);
     check("handoff-not-cleaned", &[Store(LOADED), CLEAN, DSB_SY, ERET], &[1]);
+    let both = [Store(HANDOFF), CLEAN, DSB_SY, Store(LOADED), CLEAN, DSB_SY, ERET];
+    check("handoff-not-cleaned", &both, &[1, 2, 4]);
     check("mailbox-not-dropped", &[Load(MAILBOX), CLEAN, DSB_SY, Load(MAILBOX)], &[1, 2]);
     check("call-before-store", &[Store(ANNOUNCED), DSB_ISHST, Do(I::Call)], &[1]);
 }

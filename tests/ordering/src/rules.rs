@@ -274,10 +274,12 @@ impl Cpu {
         if !self.has_returned && is_in(&settings.loaded) {
             // The address that is cleaned does not show: what is cleaned from here on is taken for what is loaded.
             let text = "a store to what is loaded before what was stored for another CPU is cleaned";
-            found = self
-                .handoff
-                .pending()
-                .map(|earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text });
+            found = self.handoff.pending().map(|earlier| Violation {
+                rule: "handoff-not-cleaned",
+                pc,
+                earlier,
+                text,
+            });
             self.loaded = Some(pc);
             self.lines_cleaned = 0;
             let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));

@@ -13,7 +13,7 @@
 //! | `context` | `ISB` between the write of a system register and what depends on it at EL2 | D19.1.2 "Synchronization requirements for AArch64 System registers" |
 //! | `instruction-cache` | `DSB` (all; `ISH`) between `DC CVAU` and `IC`, and (`NSH` for `IC IALLU`) behind `IC` before a table store, a `TLBI`, `ERET`, `SCTLR_EL2` | B2.4.4 "Concurrent modification and execution of instructions" |
 //! | `event-before-store` | what `SEV` announces is completed by `DSB SY` | D1.6.1 "Wait for Event mechanism" |
-//! | `handoff-not-cleaned` | what CPUs with their caches off read is cleaned by `DC CIVAC` and `DSB SY` before `SEV`, `SMC`, a store to what the guest is loaded with, or the guest's first instruction | B2.7.1; D7.5 "Cache maintenance" |
+//! | `handoff-not-cleaned` | what CPUs with their caches off read is cleaned by `DC CIVAC` and `DSB SY` before `SEV`, `SMC`, a store to other memory that is cleaned, or the guest's first instruction | B2.7.1; D7.5 "Cache maintenance" |
 //! | `mailbox-not-dropped` | a word that CPUs with their caches off write is dropped from the caches before each look | the same |
 //! | `call-before-store` | what a CPU reads that `SMC` starts is completed by `DSB` (`ISHST` or more) | the same |
 //! | `caches-off` | with its caches off EL2 stores to its image only where it was cleaned and invalidated, and does so again before its MMU goes on | D7.5 |
@@ -165,6 +165,8 @@ pub struct Cpu {
     instructions: Option<u64>,
     instructions_are_own: bool,
     handoff: Cleaning,
+    /// The range of [`Settings::handoff`] that was stored to.
+    handoff_range: usize,
     event: Option<u64>,
     announced: Option<u64>,
     mailbox: Cleaning,
@@ -264,22 +266,23 @@ impl Cpu {
             self.own_table_store = Some(pc);
             self.own_table_unsynchronized = Some(pc);
         }
-        if is_in(&settings.handoff) {
+        // The address that is cleaned does not show: what is cleaned is taken for the range that was stored to last.
+        let handoff = settings.handoff.iter().position(|range| range.contains(address));
+        let is_other = handoff.is_none_or(|range| range != self.handoff_range);
+        if is_other && (handoff.is_some() || !self.has_returned && is_in(&settings.loaded)) {
+            let text = "a store to what is cleaned next before what was stored for another CPU is cleaned";
+            let broken = |earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text };
+            found = self.handoff.pending().map(broken);
+        }
+        if let Some(range) = handoff {
             self.handoff.store(pc);
+            self.handoff_range = range;
             self.event = Some(pc);
         }
         if is_in(&settings.announced) {
             self.announced = Some(pc);
         }
         if !self.has_returned && is_in(&settings.loaded) {
-            // The address that is cleaned does not show: what is cleaned from here on is taken for what is loaded.
-            let text = "a store to what is loaded before what was stored for another CPU is cleaned";
-            found = self.handoff.pending().map(|earlier| Violation {
-                rule: "handoff-not-cleaned",
-                pc,
-                earlier,
-                text,
-            });
             self.loaded = Some(pc);
             self.lines_cleaned = 0;
             let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));

@@ -10,6 +10,7 @@ const COMPLETION: u64 = 0x3010;
 const CONSUMER: u64 = 0x3020;
 const OWN_TABLE: u64 = 0x4800;
 const HANDOFF: u64 = 0x5000;
+const SLOTS: u64 = 0x5100;
 const ANNOUNCED: u64 = 0x6000;
 const MAILBOX: u64 = 0x7000;
 const LOADED: u64 = 0x8000;
@@ -25,7 +26,7 @@ fn settings() -> Settings {
         devices: one(COMMAND),
         completions: one(COMPLETION),
         consumers: one(CONSUMER),
-        handoff: one(HANDOFF),
+        handoff: [one(HANDOFF), one(SLOTS)].concat(),
         announced: one(ANNOUNCED),
         mailbox: one(MAILBOX),
         loaded: vec![Range { start: LOADED, end: LOADED + LINE_BYTES }],
@@ -155,6 +156,8 @@ fn what_a_cpu_without_caches_reads_is_cleaned_first() {
     check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, sev], &[1, 2]);
     check("handoff-not-cleaned", &[Store(HANDOFF), CLEAN, DSB_SY, Do(I::Call)], &[1, 2]);
     check("handoff-not-cleaned", &[Store(LOADED), CLEAN, DSB_SY, ERET], &[1]);
+    let two = [Store(HANDOFF), CLEAN, DSB_SY, Store(SLOTS), CLEAN, DSB_SY, sev];
+    check("handoff-not-cleaned", &two, &[1, 2, 4, 5]);
     let both = [Store(HANDOFF), CLEAN, DSB_SY, Store(LOADED), CLEAN, DSB_SY, ERET];
     check("handoff-not-cleaned", &both, &[1, 2, 4]);
     check("mailbox-not-dropped", &[Load(MAILBOX), CLEAN, DSB_SY, Load(MAILBOX)], &[1, 2]);

@@ -12,32 +12,38 @@ pub const SLICE_BYTES: usize = 64 << 20;
 /// What is left of one trap's work.
 #[derive(Debug)]
 pub struct Budget {
-    left: usize,
+    /// Below 0: more was charged than there was.
+    left: isize,
 }
 
 impl Budget {
     /// All of one trap's work.
     pub(crate) fn new(bytes: usize) -> Self {
-        Self { left: bytes }
+        Self { left: bytes as isize }
     }
 
     /// Work of `bytes` bytes is about to be done.
     pub(crate) fn charge(&mut self, bytes: usize) {
-        self.left = self.left.saturating_sub(bytes);
+        self.left = self.left.saturating_sub_unsigned(bytes);
+    }
+
+    /// Of the work that was charged, `bytes` bytes were not done.
+    pub(crate) fn pay_back(&mut self, bytes: usize) {
+        self.left = self.left.saturating_add_unsigned(bytes);
     }
 
     /// Whether work of `bytes` bytes fits into what is left.
     pub(crate) fn allows(&self, bytes: usize) -> bool {
-        bytes <= self.left
+        bytes <= self.left.max(0).unsigned_abs()
     }
 
     /// How often work of `bytes` bytes fits into what is left.
     pub(crate) fn affords(&self, bytes: usize) -> usize {
-        self.left / bytes
+        self.left.max(0).unsigned_abs() / bytes
     }
 
     /// Whether nothing is left.
     pub(crate) fn is_spent(&self) -> bool {
-        self.left == 0
+        self.left <= 0
     }
 }

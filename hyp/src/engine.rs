@@ -16,6 +16,7 @@ use crate::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use crate::invariant::{Invariant, invariant};
 use crate::mover::Guard;
 use crate::placement::alias::MOST_SPACES;
+use crate::placement::cost::Advance;
 pub use crate::placement::watch::Watched;
 use crate::placement::{Cause, Placement};
 pub use crate::placement::{Coherence, Isolation};
@@ -356,8 +357,11 @@ impl Engine {
     #[must_use]
     pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
+        let mut advance = None;
         for page in pages {
-            budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
+            budget.charge(HOLD_BYTES);
+            let news = self.placement.charge_merge(*page, budget);
+            advance = Some(advance.map_or(news, |all: Advance| all.and(news)));
             if budget.is_spent() && count != 0 {
                 break;
             }
@@ -366,6 +370,9 @@ impl Engine {
             count += 1;
         }
         self.placement.hold(world, pages.get(..count).must("no more pages are held than are named"));
+        if let Some(advance) = advance {
+            self.placement.pay_back(advance, budget);
+        }
         count
     }
 
@@ -386,11 +393,13 @@ impl Engine {
     pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         for page in pages {
-            budget.charge(HOLD_BYTES + self.placement.merge_cost(*page));
+            budget.charge(HOLD_BYTES);
+            let advance = self.placement.charge_merge(*page, budget);
             if budget.is_spent() && count != 0 {
                 break;
             }
             self.placement.release(world, *page);
+            self.placement.pay_back(advance, budget);
             count += 1;
         }
         count

@@ -12,7 +12,7 @@ pub(crate) mod addition;
 pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
-mod cost;
+pub(crate) mod cost;
 mod direct;
 pub(crate) mod follow;
 mod guard;
@@ -30,8 +30,9 @@ use crate::dart::entry::Leaf;
 use crate::dart::stream::{DartId, Members, StreamId};
 use crate::invariant::{Invariant, invariant};
 use crate::mover::Mover;
-use crate::placement::alias::{Aliases, MOST_ALIASES};
+use crate::placement::alias::{Aliases, MAX_ALIASES};
 use crate::placement::book::{Book, Form, Index, Record};
+use crate::placement::copies::Merging;
 use crate::placement::follow::Followed;
 use crate::placement::watch::Watches;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
@@ -140,7 +141,9 @@ pub(crate) struct Placement {
     /// Pages that the work under way is about, each once.
     listed: Vec<Gfn>,
     /// Where the copies of a page lie that are being made equal, and whether devices may write them.
-    merging: Vec<(Hfn, bool)>,
+    merging: Vec<Merging>,
+    /// Words that were new in copies, once for each copy that they went to; it wraps around.
+    news: usize,
 }
 
 impl Placement {
@@ -178,7 +181,8 @@ impl Placement {
             given_up: Vec::with_capacity(BATCH),
             followed: Followed::new(aliases / 2),
             listed: Vec::with_capacity(2 * BATCH * SLOTS),
-            merging: Vec::with_capacity(MOST_ALIASES + 1),
+            merging: Vec::with_capacity(MAX_ALIASES + 1),
+            news: 0,
         }
     }
 
@@ -237,7 +241,7 @@ impl Placement {
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
         self.take_frames_back(world, changes.len(), budget);
-        let count = self.affordable(space, changes, budget);
+        let (count, advance) = self.affordable(space, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
             return 0;
@@ -254,6 +258,7 @@ impl Placement {
             self.misfits = misfits;
             self.misfits.clear();
         }
+        self.pay_back(advance, budget);
         count
     }
 

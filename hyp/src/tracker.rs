@@ -225,9 +225,11 @@ impl Tracker {
                 self.keep_place(space, at, next);
                 return false;
             }
-            budget.charge(PAGE_BYTES + placement.merge_cost(page));
+            budget.charge(PAGE_BYTES);
+            let advance = placement.charge_merge(page, budget);
             // A device may have written entries into another copy of the page.
             placement.merge_copies(world, page);
+            placement.pay_back(advance, budget);
             let mover = &mut placement.mover;
             let is_changed = match kind {
                 Kind::First(ttbr) => {

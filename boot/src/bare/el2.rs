@@ -83,7 +83,6 @@ pub fn features() -> inject::Features {
 /// Sets up this CPU for the guest. Runs on each CPU before it first enters.
 pub fn configure() {
     configure_floating_point();
-    configure_stage2();
     configure_traps();
     configure_fine_traps();
     configure_timers();
@@ -92,7 +91,8 @@ pub fn configure() {
     // The guest sees the CPU that it runs on.
     VpidrEl2.write(MidrEl1.read());
     VmpidrEl2.write(MpidrEl1.read());
-    // TLBI acts on the regime that HCR_EL2 selects.
+    configure_stage2();
+    // TLBI acts by what these registers say.
     synchronize_context();
     // Firmware may have left entries of another VMID 0.
     // SAFETY: dropping TLB entries of EL1&0 only costs walks.

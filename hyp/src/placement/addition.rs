@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::addr::{Gfn, Granule, Hfn};
 use crate::dart::entry::Leaf;
 use crate::invariant::{Invariant, invariant};
-use crate::placement::alias::Mapping;
+use crate::placement::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
 use crate::placement::book::{Form, Record, Slot};
 use crate::placement::{Cause, Change, Placement, refuse, report_red_zone};
 use crate::pool::red_zone_damage;
@@ -270,16 +270,16 @@ impl Placement {
         (is_alias, has_base): (bool, bool),
     ) -> Result<CopyKind, Refusal> {
         if !is_alias {
-            self.link(space, at, leaf.page)?;
+            self.link(space, at, leaf.page, MAX_ALIASES)?;
             return Ok(CopyKind::Move);
         }
         let is_written = leaf.permission.write || self.mover.is_held(leaf.page);
         if !is_written || has_base {
-            self.link(space, at, leaf.page)?;
+            self.link(space, at, leaf.page, if has_base { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
             return Ok(CopyKind::Replica);
         }
         let base = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
-        match self.link(space, at, leaf.page) {
+        match self.link(space, at, leaf.page, MAX_WRITTEN_ALIASES) {
             Ok(()) => Ok(CopyKind::WithBase(base)),
             Err(reason) => {
                 self.pool.give_page(world, base);
@@ -288,11 +288,12 @@ impl Placement {
         }
     }
 
-    pub(super) fn link(&mut self, space: SpaceId, at: Place, page: Gfn) -> Result<(), Refusal> {
+    /// Adds the mapping at `at` to those of `page`, which has fewer than `most`.
+    pub(super) fn link(&mut self, space: SpaceId, at: Place, page: Gfn, most: usize) -> Result<(), Refusal> {
         // A device's page has no record, and no copies to keep equal.
         let Some(record) = self.mover.get_mut(page) else { return Ok(()) };
         let mapping = Mapping { space, iova: at.iova };
-        self.aliases.add(&mut record.mappings, mapping).map_err(|_| Refusal::TooManyAliases)
+        self.aliases.add(&mut record.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }
 
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page

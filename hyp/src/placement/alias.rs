@@ -11,7 +11,11 @@ use crate::mover::NONE;
 use crate::world::SpaceId;
 
 /// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
-pub(crate) const MOST_ALIASES: usize = 1024;
+pub(crate) const MAX_ALIASES: usize = 1024;
+/// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each is compared word by
+/// word, and what is new goes to all others. Buffers that devices write share no cache line of 64 bytes, so as many as
+/// this can lie in a page; only a driver that maps the same bytes again and again needs more.
+pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
 /// Marks a head that is the index of a node.
 const LIST: u32 = 1 << 31;
 /// Spaces that fit beside the 20 bits of an IOVA page and [`LIST`].
@@ -61,17 +65,18 @@ impl Aliases {
         Self { nodes, free: if capacity == 0 { NONE } else { 0 } }
     }
 
-    /// Adds `mapping` to the list that begins at `head`; a mapping is in a list once at the most.
+    /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a mapping is in a list
+    /// once at the most.
     ///
     /// # Errors
     ///
     /// [`TooMany`]; the list is as before.
-    pub(crate) fn add(&mut self, head: &mut u32, mapping: Mapping) -> Result<(), TooMany> {
+    pub(crate) fn add(&mut self, head: &mut u32, mapping: Mapping, most: usize) -> Result<(), TooMany> {
         if *head == NONE {
             *head = mapping.pack();
             return Ok(());
         }
-        if self.iter(*head).nth(MOST_ALIASES - 1).is_some() {
+        if self.iter(*head).nth(most - 1).is_some() {
             return Err(TooMany);
         }
         if *head & LIST == 0 {
@@ -188,7 +193,7 @@ mod tests {
             let mapping = mapping(state >> 24 & 7);
             if state >> 16 & 1 == 0 {
                 if set.insert(mapping.pack()) {
-                    assert_eq!(aliases.add(&mut head, mapping), Ok(()));
+                    assert_eq!(aliases.add(&mut head, mapping, MAX_ALIASES), Ok(()));
                 }
             } else {
                 set.remove(&mapping.pack());
@@ -203,13 +208,13 @@ mod tests {
         let mut aliases = Aliases::new(2);
         let mut head = NONE;
         for index in 0..2 {
-            assert_eq!(aliases.add(&mut head, mapping(index)), Ok(()));
+            assert_eq!(aliases.add(&mut head, mapping(index), MAX_ALIASES), Ok(()));
         }
-        assert_eq!(aliases.add(&mut head, mapping(2)), Err(TooMany));
+        assert_eq!(aliases.add(&mut head, mapping(2), MAX_ALIASES), Err(TooMany));
         assert_eq!(listed(&aliases, head).len(), 2);
         let mut other = NONE;
-        assert_eq!(aliases.add(&mut other, mapping(3)), Ok(()));
-        assert_eq!(aliases.add(&mut other, mapping(4)), Err(TooMany));
+        assert_eq!(aliases.add(&mut other, mapping(3), MAX_ALIASES), Ok(()));
+        assert_eq!(aliases.add(&mut other, mapping(4), MAX_ALIASES), Err(TooMany));
         assert_eq!(listed(&aliases, other).len(), 1);
     }
 }

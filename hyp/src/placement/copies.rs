@@ -58,20 +58,32 @@ impl Placement {
     /// itself, differs from the base and goes to all others and into the base.
     ///
     /// Devices (and CPUs, where nothing is guarded) may write meanwhile. Each byte that changed is read once
-    /// and stored singly, into every copy but the one that it was read from: a write that comes later
-    /// differs from the base, which holds what was read, and the next merge finds it, even if it restores
-    /// what stood there before. Where two wrote the same byte since the last merge, one of them wins.
+    /// and stored, without its neighbours, into every copy but the one that it was read from: a write that
+    /// comes later differs from the base, which holds what was read, and the next merge finds it, even if it
+    /// restores what stood there before. Where two wrote the same byte since the last merge, one of them wins.
+    ///
+    /// The work is bounded by the copies times the words, whatever differs.
     pub(super) fn merge_words(&mut self, world: &mut impl World, page: Gfn, words: Range<usize>) {
         let Some(base) = self.base(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
-        copies.extend(self.replicas(page));
-        copies.push((self.mover.locate(page), true));
-        let mut bytes = 0;
-        for (from, is_writable) in &copies {
-            if *is_writable {
-                bytes += spread(world, base, *from, &copies, words.clone());
+        copies.extend(self.replicas(page).map(|(at, is_writable)| Merging { at, is_writable, news: 0 }));
+        copies.push(Merging { at: self.mover.locate(page), is_writable: true, news: 0 });
+        let (mut bytes, mut changed) = (0, 0);
+        let mut start = words.start;
+        while let Some(first) = first_news(world, base, &copies, start..words.end) {
+            start = first;
+            while start < words.end {
+                let news = merge_word(world, base, &mut copies, start);
+                start += 1;
+                // What changed mostly lies together: the search begins anew behind it.
+                if news == 0 {
+                    break;
+                }
+                bytes += news;
+                changed += 1;
             }
         }
+        self.news = self.news.wrapping_add(changed * copies.len());
         copies.clear();
         self.merging = copies;
         if bytes != 0 {
@@ -137,21 +149,51 @@ impl Placement {
     }
 }
 
-/// Brings each byte in which `from`, one of `copies`, differs from `base` to the others and to `base`. Returns how
-/// many there were.
-fn spread(world: &mut impl World, base: Hfn, from: Hfn, copies: &[(Hfn, bool)], words: Range<usize>) -> u32 {
-    let mut bytes = 0;
-    let mut start = words.start;
-    while let Some(word) = world.first_difference(base, from, start..words.end) {
-        start = word + 1;
-        let (new, old) = (world.load(from, word), world.load(base, word));
-        let differing = differing_bytes(old, new);
-        bytes += differing.count_ones() / 8;
-        for to in copies.iter().map(|(copy, _)| *copy).chain([base]).filter(|to| *to != from) {
-            store_bytes(world, to, word, differing, new);
+/// A copy of a page while all are made equal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Merging {
+    at: Hfn,
+    /// Whether somebody may have written it since the last merge.
+    is_writable: bool,
+    /// 0xff in each byte of the word under way that was taken from here.
+    news: u64,
+}
+
+/// The first of `words` in which a copy differs from `base`.
+fn first_news(world: &impl World, base: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
+    let mut first = None;
+    for copy in copies.iter().filter(|copy| copy.is_writable) {
+        if let Some(word) = world.first_difference(base, copy.at, words.clone()) {
+            first = Some(word);
+            words.end = word;
         }
     }
-    bytes
+    first
+}
+
+/// Brings each byte of `word` in which a copy differs from `base` to the others and to `base`. Returns how many
+/// there were.
+fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: usize) -> u32 {
+    let old = world.load(base, word);
+    let (mut value, mut taken) = (old, 0);
+    for copy in copies.iter_mut().filter(|copy| copy.is_writable) {
+        let new = world.load(copy.at, word);
+        copy.news = differing_bytes(old, new) & !taken;
+        taken |= copy.news;
+        value = value & !copy.news | new & copy.news;
+    }
+    if taken == 0 {
+        return 0;
+    }
+    for copy in copies.iter() {
+        if copy.is_writable {
+            store_bytes(world, copy.at, word, taken & !copy.news, value);
+        } else {
+            world.store(copy.at, word, value);
+        }
+    }
+    world.store(base, word, value);
+    taken.count_ones() / 8
 }
 
 /// Stores into `to` each byte in which `changed` differs from `base`, except, if `keeps_newer`, where `to`

@@ -13,7 +13,7 @@
 use crate::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
 use crate::dart::entry::{Leaf, Permission};
 use crate::placement::addition::put;
-use crate::placement::alias::Mapping;
+use crate::placement::alias::{MAX_ALIASES, Mapping};
 use crate::placement::book::{Form, Record, Slot};
 use crate::placement::{Cause, Change, Placement, refuse};
 use crate::trace::{Event, Placement as Placed, Refusal};
@@ -164,7 +164,7 @@ impl Placement {
         for (index, leaf) in wanted.iter().enumerate() {
             let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
             let at = cause.at(granule, index);
-            if let Err(reason) = self.link(space, at, leaf.page) {
+            if let Err(reason) = self.link(space, at, leaf.page, MAX_ALIASES) {
                 self.unlink_new(space, granule, record, &after);
                 for (index, leaf) in wanted.iter().enumerate() {
                     if let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) {

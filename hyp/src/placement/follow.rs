@@ -119,8 +119,9 @@ impl Placement {
                 continue;
             }
             is_any_mapped = true;
-            budget.charge(self.merge_cost(page));
+            let advance = self.charge_merge(page, budget);
             self.equalize(world, page);
+            self.pay_back(advance, budget);
             if !self.is_written_and_read(page) {
                 self.unfollow(page);
             }

@@ -335,6 +335,18 @@ impl Engine {
         self.placement.watch(world, ranges);
     }
 
+    /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each trap calls this.
+    pub fn go_on_watching(&mut self, world: &mut impl World) {
+        if self.is_setting_watches() {
+            self.placement.go_on_watching(world);
+        }
+    }
+
+    /// Whether some of what is mapped where somebody watches is not watched yet.
+    pub fn is_setting_watches(&self) -> bool {
+        self.placement.watches.are_being_set()
+    }
+
     /// Whether anything is watched.
     pub fn is_watching(&self) -> bool {
         self.placement.watches.are_set()

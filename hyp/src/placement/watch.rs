@@ -3,17 +3,19 @@
 //! A page that is mapped in a watched range is guarded against everything, whether it has copies or not, so each
 //! access to it traps and is carried out by who carries out guarded accesses; that is all that a watch adds to what
 //! guards do, and what CPUs and devices see stays the same. A page comes to be guarded when it is mapped or when
-//! the watch is set. It stays so when either ends, until a CPU touches it: [`Placement::relax`] finds out.
+//! the watch is set: at once, or in the traps that follow where much is mapped. It stays so when either ends, until a
+//! CPU touches it: [`Placement::relax`] finds out.
 //!
 //! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
 //! a time. Then the page's watch is given up, which is told, until its granule is mapped anew or watches are set anew.
 
 use alloc::vec::Vec;
+use core::ops::{Range, RangeInclusive};
 
 use crate::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
-use crate::invariant::Invariant;
 use crate::mover::Guard;
 use crate::placement::alias::Mapping;
+use crate::placement::book::Record;
 use crate::placement::{BATCH, Placement};
 use crate::trace::control::{MOST_WATCHED_BYTES, MOST_WATCHES};
 use crate::trace::filter::Selection;
@@ -25,21 +27,54 @@ const MOST_PLACES: usize = 4;
 /// Bytes that an event of a watch can tell of.
 const MOST_BYTES: usize = 64;
 
+/// Pages that one trap looks at to set watches, each counted once and once more for each of its mappings; and empty
+/// watches of a space.
+const MAX_VISITS: usize = 1 << 14;
+
 /// What is watched.
 #[derive(Debug)]
 pub(crate) struct Watches {
     ranges: Vec<Selection>,
+    /// What is mapped is still to be guarded: the next trap goes on here.
+    pass: Option<Pass>,
+}
+
+/// A walk through what is mapped where somebody watches.
+#[derive(Debug)]
+struct Pass {
+    /// The first is looked at, at `watch`, from the granule `next` on, or from the watch's first.
+    spaces: Range<usize>,
+    watch: usize,
+    next: Option<Granule>,
+}
+
+impl Pass {
+    /// Goes on to the next of `watches` watches, or to the first of the next space.
+    fn skip(mut self, watches: usize) -> Option<Self> {
+        self.next = None;
+        self.watch += 1;
+        if self.watch >= watches {
+            self.watch = 0;
+            self.spaces.start += 1;
+        }
+        (!self.spaces.is_empty()).then_some(self)
+    }
 }
 
 impl Watches {
     /// Nothing is watched.
     pub(crate) fn new() -> Self {
-        Self { ranges: Vec::with_capacity(MOST_WATCHES) }
+        Self { ranges: Vec::with_capacity(MOST_WATCHES), pass: None }
     }
 
     /// Whether anything is.
     pub(crate) fn are_set(&self) -> bool {
         !self.ranges.is_empty()
+    }
+
+    /// Whether something that is mapped is not guarded yet.
+    pub(crate) fn are_being_set(&self) -> bool {
+        self.pass.is_some()
     }
 }
 
@@ -66,35 +101,39 @@ impl Placement {
             let last = range.last.min(range.first.saturating_add(MOST_WATCHED_BYTES - 1));
             self.watches.ranges.push(Selection { last, ..*range });
         }
-        for space in 0..self.spaces.len() {
-            self.watch_space(world, SpaceId(space as u16));
-        }
+        self.begin_pass(world, 0..self.spaces.len());
     }
 
-    /// Guards what is mapped in `space` where somebody watches: the watches are new, or a stream of the space is.
+    /// Guards what is mapped in `space` where somebody watches: a stream of the space is new.
     pub(crate) fn watch_space(&mut self, world: &mut impl World, space: SpaceId) {
-        for index in 0..self.watches.ranges.len() {
-            self.guard_watched(world, index, space);
-        }
+        let space = usize::from(space.0);
+        // A pass that is under way begins anew, with this space in it.
+        let is_alone = self.watches.pass.is_none();
+        self.begin_pass(world, if is_alone { space..space + 1 } else { 0..self.spaces.len() });
     }
 
-    /// Guards what is mapped in `space` where watch number `index` looks.
-    fn guard_watched(&mut self, world: &mut impl World, index: usize, space: SpaceId) {
-        let range = *self.watches.ranges.get(index).must("the watch is set");
-        if range.first > u64::from(u32::MAX) {
-            return;
-        }
-        let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
-        let (first, last) = (page(range.first), page(range.last));
+    fn begin_pass(&mut self, world: &mut impl World, spaces: Range<usize>) {
+        self.watches.pass = Some(Pass { spaces, watch: 0, next: None });
+        self.go_on_watching(world);
+    }
+
+    /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under way.
+    pub(crate) fn go_on_watching(&mut self, world: &mut impl World) {
+        let mut left = MAX_VISITS;
         let mut moving = 0;
-        let mut next = first.granule();
-        while let Some((granule, record)) =
-            self.space(space).and_then(|placed| self.book.find(&placed.index, next..=last.granule()))
-        {
+        while let Some(mut pass) = self.watches.pass.take() {
+            if left == 0 {
+                self.watches.pass = Some(pass);
+                break;
+            }
+            let Some((granule, record, pages)) = self.next_watched(&pass) else {
+                left -= 1;
+                self.watches.pass = pass.skip(self.watches.ranges.len());
+                continue;
+            };
             for (slot, mapped) in record.slots.iter().enumerate() {
-                let Some(mapped) = mapped.filter(|_| (first..=last).contains(&granule.page(slot))) else {
-                    continue;
-                };
+                let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else { continue };
+                left = left.saturating_sub(1 + self.mappings(mapped.page).count());
                 self.watch_again(mapped.page);
                 self.begin_watched(world, mapped.page);
                 moving += 1;
@@ -103,9 +142,21 @@ impl Placement {
                     moving = 0;
                 }
             }
-            next = Granule(granule.0 + 1);
+            pass.next = Some(Granule(granule.0 + 1));
+            self.watches.pass = Some(pass);
         }
         self.finish_motion(world);
+    }
+
+    /// The next granule of `pass` in its space and watch of which something is mapped, and the pages that are watched.
+    fn next_watched(&self, pass: &Pass) -> Option<(Granule, Record, RangeInclusive<IovaPage>)> {
+        let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
+        let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
+        let (first, last) = (page(range.first), page(range.last));
+        let placed = self.space(SpaceId(pass.spaces.start as u16))?;
+        let from = pass.next.unwrap_or(first.granule());
+        let (granule, record) = self.book.find(&placed.index, from..=last.granule())?;
+        Some((granule, record, first..=last))
     }
 
     /// Takes `page` out of the CPUs' reach if it needs a stricter guard than it has, so that

@@ -182,3 +182,25 @@ fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_told() {
     assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
     assert!(store(&mut bench, 32, 0, 1));
 }
+
+#[test]
+fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
+    let mut bench = Bench::new(128);
+    // Four pages with 64 mappings each, and one page behind them.
+    for iova in 0..256 {
+        bench.set(iova, Some((page(32 + (iova % 4 ^ 3)), Permission::READ_WRITE)));
+    }
+    bench.set(300, Some((page(60), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    watch(&mut bench, &[range(0, 0xff_ffff)]);
+    assert!(bench.engine.is_setting_watches());
+    assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::ReadWrite);
+    bench.engine.go_on_watching(&mut bench.machine);
+
+    assert!(!bench.engine.is_setting_watches());
+    assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::None);
+    // A watch of nothing ends at once, whatever was under way.
+    watch(&mut bench, &[range(0, 0xff_ffff)]);
+    watch(&mut bench, &[]);
+    assert!(!bench.engine.is_setting_watches());
+}

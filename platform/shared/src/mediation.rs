@@ -214,6 +214,8 @@ impl<I: Iommu> Mediation<I> {
                 count += 1;
             }
             self.engine.watch(&mut self.machine, &watches[..count]);
+        } else {
+            self.engine.go_on_watching(&mut self.machine);
         }
     }
 

@@ -185,12 +185,17 @@ fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: u
     if taken == 0 {
         return 0;
     }
+    let all = Pieces::of(taken);
     for copy in copies.iter() {
-        if copy.is_writable {
-            store_bytes(world, copy.at, word, taken & !copy.news, value);
-        } else {
-            world.store(copy.at, word, value);
-        }
+        let pieces = match copy {
+            Merging { is_writable: false, .. } => {
+                world.store(copy.at, word, value);
+                continue;
+            }
+            Merging { news: 0, .. } => &all,
+            _ => &Pieces::of(taken & !copy.news),
+        };
+        pieces.store(world, copy.at, word, value);
     }
     world.store(base, word, value);
     taken.count_ones() / 8
@@ -227,15 +232,38 @@ pub(super) fn differing_bytes(one: u64, other: u64) -> u64 {
     (bits & 0x0101_0101_0101_0101) * 0xff
 }
 
-/// Stores the bytes of `value` that `mask` has as 0xff into a word of `to`, and touches no other: in pieces of 1, 2, 4
-/// or 8 bytes, as long as can be.
+/// Stores the bytes of `value` that `mask` has as 0xff into a word of `to`, and touches no other.
 pub(super) fn store_bytes(memory: &mut impl Memory, to: Hfn, word: usize, mask: u64, value: u64) {
-    let mut index = 0;
-    while let Some(left) = mask.checked_shr(8 * index).filter(|left| *left != 0) {
-        index += left.trailing_zeros() / 8;
-        let following = (mask >> (8 * index)).trailing_ones() / 8;
-        let width_log2 = following.ilog2().min((index | 8).trailing_zeros());
-        memory.store_aligned(to, word * 8 + index as usize, width_log2 as u8, value >> (8 * index));
-        index += 1 << width_log2;
+    Pieces::of(mask).store(memory, to, word, value);
+}
+
+/// Some bytes of a word in pieces of 1, 2, 4 or 8 bytes, as long as can be: at most one for each two bytes.
+struct Pieces {
+    /// The first byte, and the logarithm of how many bytes.
+    pieces: [(u8, u8); 4],
+    count: usize,
+}
+
+impl Pieces {
+    /// The bytes that `mask` has as 0xff.
+    fn of(mask: u64) -> Self {
+        let mut all = Self { pieces: [(0, 0); 4], count: 0 };
+        let mut index = 0;
+        while let Some(left) = mask.checked_shr(8 * index).filter(|left| *left != 0) {
+            index += left.trailing_zeros() / 8;
+            let following = (mask >> (8 * index)).trailing_ones() / 8;
+            let width_log2 = following.ilog2().min((index | 8).trailing_zeros());
+            let piece = all.pieces.get_mut(all.count).must("two bytes beside each other are one piece");
+            *piece = (index as u8, width_log2 as u8);
+            all.count += 1;
+            index += 1 << width_log2;
+        }
+        all
+    }
+
+    fn store(&self, memory: &mut impl Memory, to: Hfn, word: usize, value: u64) {
+        for (first, width_log2) in self.pieces.iter().take(self.count) {
+            memory.store_aligned(to, word * 8 + usize::from(*first), *width_log2, value >> (8 * first));
+        }
     }
 }

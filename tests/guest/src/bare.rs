@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "wild accesses are the purpose")]
 
 mod access;
+mod aliases;
 mod attacks;
 mod calls;
 mod console;
@@ -101,6 +102,7 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     access::run(&mut tally, &holes);
     calls::run(&mut tally, &holes);
     guarded::run(&mut tally);
+    aliases::run(&mut tally);
     motion::run(&mut tally);
     unprivileged::run(&mut tally);
     races::run(&mut tally);

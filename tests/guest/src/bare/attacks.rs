@@ -97,7 +97,7 @@ fn works(edu: &Edu, seed: u64) -> Result<(), &'static str> {
 }
 
 /// The device's access at `iova` is refused, and the DART says so.
-fn faults(edu: &Edu, iova: usize) -> Result<(), &'static str> {
+pub(super) fn faults(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     mapping::write(ERROR, u32::MAX);
     edu.take(iova as u64 * PAGE, 64)?;
     let is_told = (0..MOST_POLLS).any(|_| mapping::read(ERROR) >> 31 != 0);

@@ -228,7 +228,11 @@ fn fetch() -> Result<(), &'static str> {
     let function = 0xd65f_03c0_d280_0540;
     GUARDED.set_word(word, function);
     PLAIN.set_word(word, function);
-    let at = GUARDED.address() + PAGE;
+    call(GUARDED.address() + PAGE)
+}
+
+/// Calls the function at `at`, which gives 42.
+pub(super) fn call(at: u64) -> Result<(), &'static str> {
     let mut result = 0_u64;
     let exception = attempt(|| {
         // SAFETY: the two instructions above, after the maintenance that new instructions need.

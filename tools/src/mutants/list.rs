@@ -27,6 +27,7 @@ const MOVER: &str = "hyp/src/mover.rs";
 const TRACKER: &str = "hyp/src/tracker.rs";
 const POOL: &str = "hyp/src/pool.rs";
 const FOLLOW: &str = "hyp/src/placement/follow.rs";
+const WATCH: &str = "hyp/src/placement/watch.rs";
 const BUDGET: &str = "hyp/src/budget.rs";
 const ENGINE: &str = "hyp/src/engine.rs";
 const SHADOW: &str = "hyp/src/shadow.rs";
@@ -207,22 +208,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "slice-without-an-end",
         file: BUDGET,
-        text: "self.left = self.left.saturating_sub(bytes);",
-        replacement: "self.left = self.left.saturating_sub(bytes / 1024);",
+        text: "self.left = self.left.saturating_sub_unsigned(bytes);",
+        replacement: "self.left = self.left.saturating_sub_unsigned(bytes / 1024);",
         breaks: "one trap does any amount of work",
     },
     Mutant {
         name: "comparison-without-a-charge",
         file: TRACKER,
-        text: "budget.charge(PAGE_BYTES + placement.merge_cost(page));",
-        replacement: "budget.charge(placement.merge_cost(page));",
+        text: "            budget.charge(PAGE_BYTES);
+            let advance",
+        replacement: "            let advance",
         breaks: "one trap compares any number of tables",
     },
     Mutant {
         name: "change-without-a-charge",
         file: COST,
-        text: "let mut bytes = CHANGE_BYTES;",
-        replacement: "let mut bytes = CHANGE_BYTES / 1024;",
+        text: "let (mut bytes, mut compared) = (CHANGE_BYTES, 0);",
+        replacement: "let (mut bytes, mut compared) = (CHANGE_BYTES / 1024, 0);",
         breaks: "one trap acts on any number of entries that map nothing",
     },
     Mutant {
@@ -322,16 +324,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "merge-looks-at-the-wrong-replicas",
         file: COPIES,
-        text: "            if *is_writable {",
-        replacement: "            if !*is_writable {",
+        text: "for copy in copies.iter_mut().filter(|copy| copy.is_writable) {",
+        replacement: "for copy in copies.iter_mut().filter(|copy| !copy.is_writable) {",
         breaks: "what a device wrote into a replica is not seen",
     },
     Mutant {
         name: "merge-forgets-the-base",
         file: COPIES,
-        text: "for to in copies.iter().map(|(copy, _)| *copy).chain([base]).filter(|to| *to != from) {",
-        replacement: "for to in copies.iter().map(|(copy, _)| *copy).filter(|to| *to != from) {",
+        text: "    world.store(base, word, value);
+    taken.count_ones() / 8",
+        replacement: "    taken.count_ones() / 8",
         breaks: "an old write is taken for a new one and undoes what a CPU stored",
+    },
+    Mutant {
+        name: "news-without-a-charge",
+        file: COPIES,
+        text: "        self.news = self.news.wrapping_add(changed * copies.len());",
+        replacement: "        let _ = changed;",
+        breaks: "one trap makes any number of copies equal, however they differ",
+    },
+    Mutant {
+        name: "watch-without-an-end",
+        file: WATCH,
+        text: "            if left == 0 {
+                self.watches.pass",
+        replacement: "            if false {
+                self.watches.pass",
+        breaks: "one trap sets a watch of any number of pages",
     },
     Mutant {
         name: "heir-without-the-bytes",

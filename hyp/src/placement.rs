@@ -265,6 +265,10 @@ impl Placement {
     /// Makes sure that no device uses what was taken out of the tables of `space` before.
     fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
         let members = self.placed(space).members;
+        if members.is_empty() {
+            // No hardware is asked, so nothing else makes what was stored visible before a stream is attached.
+            world.publish();
+        }
         if world.invalidate(space, &members).is_ok() {
             return;
         }

@@ -84,7 +84,7 @@ fn c6_what_is_new_in_copies_counts_as_work() {
     let polls = |is_new: bool| {
         let mut bench = Bench::new(512);
         for iova in 0..64 * groups {
-            let page = page(32 + 4 * (iova / 64) + (iova % 4 ^ 3));
+            let page = page(32 + 4 * (iova / 64) + ((iova % 4) ^ 3));
             bench.set(iova, Some((page, Permission::READ_WRITE)));
         }
         bench.flush(0, 0);

@@ -908,3 +908,159 @@ fn an_attach_that_the_hardware_did_not_confirm_is_reported() {
         &steps,
     );
 }
+
+#[test]
+fn entries_of_a_space_without_a_stream_are_visible_when_the_engine_returns() {
+    let steps = [
+        (NewDomain, 4149804438),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2173253011,
+        ),
+        (Pack { domain: 1, buffers: 15, rights: FromDevice }, 2516100274),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2005142053,
+        ),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1111555929,
+        ),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2844742313,
+        ),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2460687897,
+        ),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            2062086619,
+        ),
+        (Unmap { mapping: 33023, flush: true }, 516481605),
+        (Unmap { mapping: 31615, flush: true }, 150369035),
+        (Unmap { mapping: 38470, flush: true }, 80652094),
+        (Unmap { mapping: 3731, flush: true }, 2056606959),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1051850231,
+        ),
+        (Enable { dart: 2, streams: 57342 }, 113439657),
+        (Attach { domain: 2, dart: 0, stream: 0, flush: false }, 77787493),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            881059805,
+        ),
+        (
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3433370318,
+        ),
+        (Attach { domain: 2, dart: 0, stream: 6, flush: true }, 3666094921),
+        (
+            Map {
+                domain: 2,
+                pages: 1,
+                source: Alias,
+                rights: Both,
+                site: Allocator,
+                fill: true,
+                flush: false,
+            },
+            1764697393,
+        ),
+        (Enable { dart: 2, streams: 2913 }, 4070306047),
+        (Unmap { mapping: 57893, flush: false }, 4171815661),
+        (Enable { dart: 0, streams: 32687 }, 2312549668),
+    ];
+    check(
+        Setting {
+            board: Dart,
+            has_windows: true,
+            caches_invalid: true,
+            cpus: 3,
+            darts: 2,
+            pages: 256,
+            frames: 1024,
+            scarce_tables: 0,
+            timeouts: 0,
+            coherence: Exact,
+            isolation: Strict,
+            is_watched: false,
+            sabotage: None,
+        },
+        &steps,
+    );
+}

@@ -6,7 +6,7 @@ use super::Tally;
 use super::drivers::{Check, check};
 use super::start::aborts_at;
 
-/// Where the tree says that a DART and the NVMe are: see `oche_tools::m1::tree`.
+/// Where the tree says that a DART and the NVMe are: see `oche_m1_sim::tree`.
 const DART: u64 = 0x0b00_0000;
 const NVME: u64 = 0x0b10_0000;
 /// Registers of the NVMe that trap: one that no driver writes, and a word of the page of doorbells.

@@ -3,7 +3,7 @@
 use super::dart::{Dart, fill, is_filled, load, page, store};
 use super::{Tally, registers};
 
-/// The board's DARTs, in its order: see `oche_tools::m1::DARTS`.
+/// The board's DARTs, in its order: see `oche_m1_sim::DARTS`.
 const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
 const PCIE_1: Dart = Dart { base: 0x6_8200_8000, number: 1 };
 const USB_0: Dart = Dart { base: 0x3_82f0_0000, number: 2 };

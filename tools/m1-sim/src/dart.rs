@@ -1,0 +1,430 @@
+//! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA engine behind it.
+//!
+//! What hardware would not forgive is a violation and fails the run: an access to a DART that does not answer, a store to
+//! a locked one's tables, a command while it is busy. Source of registers and tables: `docs/m1.md`.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use oche_hyp::dart::registers::{
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
+    TCR, TTBR,
+};
+
+use super::memory::Memory;
+use super::power::Supply;
+
+/// Registers that are looked at, in bytes.
+const FILE_BYTES: u64 = 0x300;
+const CONFIG_LOCK: u32 = 1 << 15;
+const INVALIDATE: u32 = 1 << 20;
+const BUSY: u32 = 1 << 2;
+/// How long an invalidation takes: long enough that whoever does not wait is found out.
+const INVALIDATION: Duration = Duration::from_millis(20);
+/// Bytes of a DMA engine's registers.
+pub const ENGINE_BYTES: u64 = 0x1000;
+/// Where the first DMA engine's registers are. Nothing of an M1 is there.
+pub const ENGINES: u64 = 0x2_1000_0000;
+
+/// Where the DMA engine behind DART `number` listens.
+#[must_use]
+pub fn engine_of(number: u64) -> u64 {
+    ENGINES + number * ENGINE_BYTES
+}
+
+/// How a DART is found by who boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// On, nothing translates.
+    Idle,
+    /// iBoot's: locked, and translating.
+    Locked,
+    /// Locked, and nothing translates.
+    Frozen,
+    /// Translating for firmware, not locked.
+    Live,
+    /// Its power domain is off.
+    Off,
+    /// A command never ends.
+    Stuck,
+    /// Left in bypass.
+    Bypass,
+}
+
+/// One DART.
+#[derive(Debug)]
+pub struct Dart {
+    /// Its registers' address.
+    pub base: u64,
+    setting: Setting,
+    supply: Supply,
+    number: u64,
+    shadow: Vec<u32>,
+    /// Cached leaf entries by stream and granule; 0 where there was none.
+    cache: HashMap<(u32, u64), u64>,
+    busy: Option<(Instant, u32)>,
+    /// The access that the device makes in the next invalidation: stream and IOVA.
+    armed: Option<(u32, u64)>,
+    /// What hardware would not have forgiven.
+    pub violations: Vec<String>,
+    /// Invalidations that were carried out.
+    pub invalidations: u64,
+    /// Bytes that the device behind it wrote.
+    pub copied_bytes: u64,
+    /// Accesses that it refused.
+    pub refusals: u64,
+}
+
+impl Dart {
+    /// Puts the registers of DART `number` at `base` into the board's memory.
+    #[must_use]
+    pub fn new(memory: &Memory, number: u64, base: u64, setting: Setting) -> Self {
+        let mut dart = Self {
+            base,
+            setting,
+            supply: Supply::On,
+            number,
+            shadow: vec![0; FILE_BYTES as usize / 4],
+            cache: HashMap::new(),
+            busy: None,
+            armed: None,
+            violations: Vec::new(),
+            invalidations: 0,
+            copied_bytes: 0,
+            refusals: 0,
+        };
+        dart.reset(memory);
+        match setting {
+            Setting::Locked | Setting::Frozen => dart.set(memory, CONFIG, CONFIG_LOCK),
+            Setting::Bypass => dart.set(memory, TCR, 0x1100),
+            Setting::Off => dart.supply(memory, Supply::Off),
+            _ => {}
+        }
+        if matches!(setting, Setting::Locked | Setting::Live) {
+            dart.set(memory, TCR, 0x80);
+            dart.set(memory, TTBR, 0x8080_1234);
+        }
+        dart
+    }
+
+    /// As after power on.
+    fn reset(&mut self, memory: &Memory) {
+        for offset in (0..FILE_BYTES).step_by(4) {
+            self.set(memory, offset, 0);
+        }
+        self.set(memory, PARAMS1, 0x0e00_0000);
+        self.set(memory, PARAMS2, 1);
+        self.cache.clear();
+        self.busy = None;
+    }
+
+    /// What its power domain gives it from now on.
+    pub fn supply(&mut self, memory: &Memory, supply: Supply) {
+        match (self.supply, supply) {
+            (Supply::Off, Supply::Off) => {}
+            (_, Supply::Off) => {
+                self.reset(memory);
+                self.show_nothing(memory);
+            }
+            (Supply::Off, _) => self.reset(memory),
+            _ => {}
+        }
+        self.supply = supply;
+    }
+
+    /// A bus error cannot be played; who reads these as registers believes that all streams translate.
+    fn show_nothing(&mut self, memory: &Memory) {
+        (0..FILE_BYTES).step_by(4).for_each(|offset| self.set(memory, offset, u32::MAX));
+    }
+
+    /// Registers that must not be read now, if there are any: address and bytes.
+    #[must_use]
+    pub fn unreadable(&self) -> Option<(u64, u64)> {
+        (self.supply != Supply::On).then_some((self.base, FILE_BYTES))
+    }
+
+    /// Somebody reads registers that do not answer.
+    pub fn read(&mut self) {
+        self.violations.push(format!("{:#x}: read while it is {:?}", self.base, self.supply));
+    }
+
+    /// What must be watched: address and bytes.
+    #[must_use]
+    pub fn watches(&self) -> [(u64, u64); 3] {
+        // A store of the value that a register has already cannot be seen otherwise: ERROR is the one where that counts.
+        [(0, ERROR), (ERROR, 4), (ERROR + 4, FILE_BYTES - ERROR - 4)].map(|(at, size)| (self.base + at, size))
+    }
+
+    /// Where its DMA engine listens.
+    #[must_use]
+    pub fn engine(&self) -> u64 {
+        engine_of(self.number)
+    }
+
+    /// Whether a fault is latched: its interrupt line is up.
+    #[must_use]
+    pub fn has_fault(&self) -> bool {
+        self.supply == Supply::On && self.get(ERROR) >> 31 != 0
+    }
+
+    /// Something was stored into the part of the registers that begins at `address`.
+    pub fn written(&mut self, memory: &Memory, address: u64) {
+        if self.supply != Supply::On {
+            self.violations.push(format!("{:#x}: written while it is {:?}", self.base, self.supply));
+            return;
+        }
+        if address == self.base + ERROR {
+            let cleared = self.get(ERROR) & !memory.word(address);
+            self.set(memory, ERROR, cleared);
+            return;
+        }
+        for offset in (0..FILE_BYTES).step_by(4).filter(|offset| *offset != ERROR) {
+            let value = memory.word(self.base + offset);
+            if value != self.get(offset) {
+                self.store(memory, offset, value);
+            }
+        }
+    }
+
+    fn store(&mut self, memory: &Memory, offset: u64, value: u32) {
+        let is_locked = self.get(CONFIG) & CONFIG_LOCK != 0;
+        match offset {
+            PARAMS1 | PARAMS2 | ERROR_ADDRESS_LOW | ERROR_ADDRESS_HIGH => {
+                let kept = self.get(offset);
+                self.set(memory, offset, kept);
+            }
+            STREAM_COMMAND => {
+                if self.busy.is_some() {
+                    self.violations.push(format!("{:#x}: a command while it is busy", self.base));
+                }
+                if value & INVALIDATE != 0 {
+                    self.busy = Some((Instant::now() + INVALIDATION, self.get(STREAM_SELECT)));
+                    self.set(memory, STREAM_COMMAND, BUSY);
+                    if let Some((stream, iova)) = self.armed.take() {
+                        // It has dropped what it had cached, and not yet told.
+                        self.cache.retain(|(cached, _), _| *cached != stream);
+                        let _ = self.translate(memory, stream, iova, false);
+                        self.cache.retain(|(cached, _), _| *cached != stream);
+                    }
+                }
+            }
+            TCR..FILE_BYTES if is_locked => {
+                self.violations.push(format!("{:#x}: {offset:#x} written while it is locked", self.base));
+                let kept = self.get(offset);
+                self.set(memory, offset, kept);
+            }
+            CONFIG => self.set(memory, CONFIG, value | self.get(CONFIG) & CONFIG_LOCK),
+            _ => self.set(memory, offset, value),
+        }
+    }
+
+    /// Time goes by.
+    pub fn tick(&mut self, memory: &Memory) {
+        let Some((due, streams)) = self.busy else { return };
+        if Instant::now() >= due && self.setting != Setting::Stuck && self.supply == Supply::On {
+            self.cache.retain(|(stream, _), _| streams >> stream & 1 == 0);
+            self.busy = None;
+            self.invalidations += 1;
+            self.set(memory, STREAM_COMMAND, 0);
+        }
+    }
+
+    /// The guest has rung its DMA engine's bell. Words from there: order, stream, source, target, bytes, result.
+    pub fn ring(&mut self, memory: &Memory) {
+        let word = |index: u64| memory.word(self.engine() + 4 * index);
+        let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
+        // Before the result: whoever has that may ring again at once.
+        memory.set_word(self.engine(), 0);
+        let result = match order {
+            1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
+            // Power off and on, and nobody has seen it: all is forgotten.
+            2 if self.supply == Supply::On => {
+                self.reset(memory);
+                Ok(())
+            }
+            3 => {
+                self.armed = Some((stream, u64::from(from)));
+                Ok(())
+            }
+            4 => {
+                self.setting = Setting::Stuck;
+                Ok(())
+            }
+            _ => Err(()),
+        };
+        memory.set_word(self.engine() + 20, if result.is_ok() { 1 } else { 2 });
+    }
+
+    /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a granule ends.
+    fn copy(&mut self, memory: &Memory, stream: u32, from: u64, to: u64, bytes: u32) -> Result<(), ()> {
+        if self.supply != Supply::On {
+            return Err(());
+        }
+        for index in (0..u64::from(bytes)).step_by(4) {
+            let source = self.translate(memory, stream, from + index, false)?;
+            let target = self.translate(memory, stream, to + index, true)?;
+            memory.set_word(target, memory.word(source));
+            self.copied_bytes += 4;
+        }
+        Ok(())
+    }
+
+    fn translate(&mut self, memory: &Memory, stream: u32, iova: u64, is_write: bool) -> Result<u64, ()> {
+        let tcr = self.get(TCR + 4 * u64::from(stream));
+        if tcr & 0x100 != 0 {
+            return Ok(iova);
+        }
+        let entry = match self.cache.get(&(stream, iova >> 14)) {
+            Some(entry) => *entry,
+            None => {
+                let entry = self.walk(memory, stream, iova);
+                self.cache.insert((stream, iova >> 14), entry);
+                entry
+            }
+        };
+        let unit = (iova & 0x3fff) / 4;
+        let window = (entry >> 52 & 0xfff)..=(entry >> 40 & 0xfff);
+        let code = if tcr & 0x80 == 0 {
+            1
+        } else if entry & 1 == 0 {
+            1 << 2
+        } else if is_write && entry & 1 << 7 != 0 {
+            1 << 3
+        } else if !is_write && entry & 1 << 8 != 0 {
+            1 << 4
+        } else if entry & 2 == 0 && !window.contains(&unit) {
+            1 << 7
+        } else {
+            return Ok(entry & 0xf_ffff_c000 | iova & 0x3fff);
+        };
+        self.refusals += 1;
+        if self.get(ERROR) >> 31 == 0 {
+            let write = if is_write { 1 << 10 } else { 0 };
+            self.set(memory, ERROR, 1 << 31 | stream << 24 | write | code);
+            self.set(memory, ERROR_ADDRESS_LOW, iova as u32);
+            self.set(memory, ERROR_ADDRESS_HIGH, (iova >> 32) as u32);
+        }
+        Err(())
+    }
+
+    /// The leaf entry for `iova`, or 0.
+    fn walk(&self, memory: &Memory, stream: u32, iova: u64) -> u64 {
+        let ttbr = self.get(TTBR + 16 * u64::from(stream) + 4 * (iova >> 36 & 3));
+        if ttbr >> 31 == 0 {
+            return 0;
+        }
+        let table = u64::from(ttbr & 0x7fff_ffff) << 12;
+        let first = memory.double(table + (iova >> 25 & 0x7ff) * 8);
+        if first & 1 == 0 {
+            return 0;
+        }
+        memory.double((first & 0xf_ffff_c000) + (iova >> 14 & 0x7ff) * 8)
+    }
+
+    fn get(&self, offset: u64) -> u32 {
+        self.shadow.get(offset as usize / 4).copied().unwrap_or(0)
+    }
+
+    fn set(&mut self, memory: &Memory, offset: u64, value: u32) {
+        if let Some(word) = self.shadow.get_mut(offset as usize / 4) {
+            *word = value;
+        }
+        memory.set_word(self.base + offset, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Dart, INVALIDATION, Setting, Supply};
+    use crate::memory::Memory;
+
+    const BASE: u64 = 0x6_8100_8000;
+    const TABLES: u64 = 0x8_1000_0000;
+
+    fn store(dart: &mut Dart, memory: &Memory, offset: u64, value: u32) {
+        memory.set_word(BASE + offset, value);
+        dart.written(memory, if offset == 0x40 { BASE + 0x40 } else { BASE });
+    }
+
+    fn flush(dart: &mut Dart, memory: &Memory) {
+        store(dart, memory, 0x34, 0xffff);
+        store(dart, memory, 0x20, 1 << 20);
+        assert_eq!(memory.word(BASE + 0x20), 4, "busy");
+        std::thread::sleep(INVALIDATION);
+        dart.tick(memory);
+        assert_eq!(memory.word(BASE + 0x20), 0);
+    }
+
+    fn mapped() -> (Memory, Dart) {
+        let memory = Memory::create().expect("a file");
+        let mut dart = Dart::new(&memory, 0, BASE, Setting::Idle);
+        memory.write(TABLES, &((TABLES + 0x4000) | 1).to_le_bytes());
+        // Read and write, in the second 4 KiB alone.
+        let entry = 0x400_u64 << 52 | 0x7ff_u64 << 40 | 0x8_2000_0000 | 1;
+        memory.write(TABLES + 0x4000 + 8, &entry.to_le_bytes());
+        store(&mut dart, &memory, 0x200, 0x8000_0000 | (TABLES >> 12) as u32);
+        store(&mut dart, &memory, 0x100, 0x80);
+        flush(&mut dart, &memory);
+        (memory, dart)
+    }
+
+    #[test]
+    fn a_window_is_checked_and_a_fault_latched_until_it_is_cleared() {
+        let (memory, mut dart) = mapped();
+        assert_eq!(dart.translate(&memory, 0, 0x5004, true), Ok(0x8_2000_1004));
+        assert_eq!(dart.translate(&memory, 0, 0x6000, true), Err(()));
+        assert_eq!(memory.word(BASE + 0x40), 1 << 31 | 1 << 10 | 1 << 7);
+        assert_eq!(memory.word(BASE + 0x50), 0x6000);
+        assert_eq!(dart.translate(&memory, 0, 0x9000, false), Err(()));
+        assert_eq!(memory.word(BASE + 0x50), 0x6000, "the first one stays");
+        store(&mut dart, &memory, 0x40, u32::MAX);
+        assert_eq!(memory.word(BASE + 0x40), 0);
+    }
+
+    #[test]
+    fn what_is_cached_stays_until_it_is_invalidated() {
+        let (memory, mut dart) = mapped();
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_ok());
+        assert!(dart.translate(&memory, 0, 0x8000, false).is_err());
+        memory.write(TABLES + 0x4000 + 8, &[0; 8]);
+        memory.write(TABLES + 0x4000 + 16, &(0xfff_u64 << 40 | 0x8_3000_0000 | 1).to_le_bytes());
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_ok(), "a stale entry");
+        assert!(dart.translate(&memory, 0, 0x8000, false).is_err(), "a stale hole");
+        flush(&mut dart, &memory);
+        assert!(dart.translate(&memory, 0, 0x5000, false).is_err());
+        assert_eq!(dart.translate(&memory, 0, 0x8000, false), Ok(0x8_3000_0000));
+    }
+
+    #[test]
+    fn what_hardware_does_not_forgive_is_noted() {
+        let memory = Memory::create().expect("a file");
+        let mut off = Dart::new(&memory, 0, BASE, Setting::Off);
+        store(&mut off, &memory, 0x100, 0x80);
+        assert_eq!(off.violations.len(), 1);
+        off.read();
+        assert_eq!((off.violations.len(), off.unreadable()), (2, Some((BASE, 0x300))));
+        let mut locked = Dart::new(&memory, 0, BASE, Setting::Locked);
+        store(&mut locked, &memory, 0x100, 0);
+        assert_eq!((locked.violations.len(), memory.word(BASE + 0x100)), (1, 0x80));
+        let (memory, mut busy) = mapped();
+        store(&mut busy, &memory, 0x20, 1 << 20);
+        store(&mut busy, &memory, 0x20, 1 << 20);
+        assert_eq!(busy.violations.len(), 1);
+    }
+
+    #[test]
+    fn a_dart_without_a_clock_keeps_what_it_has_cached_and_one_without_power_forgets_it() {
+        let (memory, mut dart) = mapped();
+        let copies = |dart: &mut Dart| dart.copy(&memory, 0, 0x5000, 0x5004, 4).is_ok();
+        assert!(copies(&mut dart));
+        memory.write(TABLES + 0x4000 + 8, &[0; 8]);
+        dart.supply(&memory, Supply::Held);
+        assert!(!copies(&mut dart), "nothing works without a clock");
+        dart.supply(&memory, Supply::On);
+        assert!(copies(&mut dart), "a stale entry");
+        dart.supply(&memory, Supply::Off);
+        assert_eq!((copies(&mut dart), memory.word(BASE + 0x100)), (false, u32::MAX));
+        dart.supply(&memory, Supply::On);
+        assert_eq!((copies(&mut dart), memory.word(BASE + 0x100), dart.unreadable()), (false, 0, None));
+    }
+}

@@ -1,0 +1,320 @@
+//! The distribution's own DART driver, built as a module for its stock kernel, and other modules for it.
+//!
+//! Stock Debian kernels leave the driver out. Its source is in the distribution's `linux-source` package; it is
+//! compiled untouched against the kernel's own headers, with a few lines of glue in `module/`.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::archive::{self, Archive, Package};
+use super::kernel::{GuestKernel, hex};
+use oche::progress::Step;
+use oche::{command, workspace};
+
+/// The distribution's files that are compiled, in `drivers/iommu/`.
+const DRIVER_SOURCES: [&str; 2] = ["apple-dart.c", "io-pgtable-dart.c"];
+/// What the project adds beside them.
+const GLUE: [(&str, &str); 3] = [
+    ("Kbuild", include_str!("module/Kbuild")),
+    ("glue.c", include_str!("module/glue.c")),
+    ("board-dma.c", include_str!("module/board-dma.c")),
+];
+/// The module's file name.
+const MODULE: &str = "apple-dart-module.ko";
+/// The driver of the simulated M1's DMA engines, built beside it.
+const BOARD_DMA: &str = "board-dma.ko";
+
+/// The driver, built for one kernel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DartModule {
+    /// The module.
+    pub path: PathBuf,
+    /// The kernel release it is for.
+    pub release: String,
+    /// The package its source came from, with version.
+    pub source_package: String,
+    /// The compiled source files of the distribution, each with its SHA-256 in hex.
+    pub sources: Vec<(String, String)>,
+    /// SHA-256 over the glue that went in, in hex.
+    glue_sha256: String,
+}
+
+impl DartModule {
+    /// The module that drives the simulated M1's DMA engines, all of it the project's own.
+    #[must_use]
+    pub fn board_dma(&self) -> PathBuf {
+        self.path.with_file_name(BOARD_DMA)
+    }
+}
+
+/// Gives the DART driver for a kernel: from the cache if it is there, else built from the distribution's source.
+///
+/// # Errors
+///
+/// The archive cannot be reached or lacks the kernel's headers or source, or the compiler is missing or fails.
+pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
+    let folder = kernel.folder().join("dart");
+    let _lock = workspace::FolderLock::wait(&folder)?;
+    if let Some(kept) = kept(&folder) {
+        step.detail(&format!("the DART module for {} is in the cache", kernel.release));
+        return Ok(kept);
+    }
+    if folder.to_string_lossy().contains([' ', ':']) {
+        bail!(
+            "the kernel's build system takes no path with a space or a colon: move the checkout ({})",
+            folder.display()
+        );
+    }
+    let archive = Archive::open(&kernel.suite)?;
+    let headers = unpack_headers(&archive, kernel, &folder, step)?;
+    let sources = folder.join("build");
+    let source_package = extract_sources(&archive, kernel, &sources, step)?;
+    for (name, text) in GLUE {
+        workspace::write_whole(&sources.join(name), text.as_bytes())?;
+    }
+    step.detail(&format!("compiling the DART driver for {}", kernel.release));
+    compile(&headers, &sources)?;
+    let digests = DRIVER_SOURCES.iter().map(|name| Ok(((*name).to_owned(), digest_of(&sources.join(name))?)));
+    let module = DartModule {
+        path: sources.join(MODULE),
+        release: kernel.release.clone(),
+        source_package,
+        sources: digests.collect::<Result<_>>()?,
+        glue_sha256: glue_digest(),
+    };
+    workspace::write_whole(&folder.join("module.json"), &serde_json::to_vec_pretty(&module)?)?;
+    Ok(module)
+}
+
+/// Builds another module for `kernel`, out of sources of the project's own: file names and texts, a `Kbuild` among them.
+/// Gives the path of `module`, which they make.
+///
+/// # Errors
+///
+/// As for [`build`].
+pub fn build_own(
+    kernel: &GuestKernel,
+    sources: &[(&str, &str)],
+    module: &str,
+    step: &Step,
+) -> Result<PathBuf> {
+    // With it come the headers.
+    build(kernel, step)?;
+    let folder = kernel.folder().join("dart");
+    let _lock = workspace::FolderLock::wait(&folder)?;
+    let headers = match kept_headers(&folder) {
+        Some(headers) => headers,
+        None => unpack_headers(&Archive::open(&kernel.suite)?, kernel, &folder, step)?,
+    };
+    let into = folder.join(module.trim_end_matches(".ko"));
+    workspace::create_folder(&into)?;
+    for (name, text) in sources {
+        workspace::write_whole(&into.join(name), text.as_bytes())?;
+    }
+    step.detail(&format!("compiling {module} for {}", kernel.release));
+    compile(&headers, &into)?;
+    Ok(into.join(module))
+}
+
+/// The headers that [`unpack_headers`] left.
+fn kept_headers(folder: &Path) -> Option<Headers> {
+    let names = fs::read_dir(folder.join("headers/usr/src")).ok()?.flatten().map(|entry| entry.path());
+    let (common, flavours): (Vec<_>, Vec<_>) = names
+        .filter(|path| path.to_string_lossy().contains("/linux-headers-"))
+        .partition(|path| path.to_string_lossy().ends_with("-common"));
+    let makefile = common.into_iter().next()?.join("Makefile");
+    Some(Headers { flavour: flavours.into_iter().next()?, makefile })
+}
+
+fn kept(folder: &Path) -> Option<DartModule> {
+    let module: DartModule = serde_json::from_slice(&fs::read(folder.join("module.json")).ok()?).ok()?;
+    let is_whole =
+        module.path.is_file() && module.path.starts_with(folder) && module.glue_sha256 == glue_digest();
+    is_whole.then_some(module)
+}
+
+/// The unpacked headers of a kernel.
+struct Headers {
+    /// The folder of the flavour, with the kernel's configuration.
+    flavour: PathBuf,
+    /// The makefile that all flavours share.
+    makefile: PathBuf,
+}
+
+fn unpack_headers(archive: &Archive, kernel: &GuestKernel, folder: &Path, step: &Step) -> Result<Headers> {
+    let name = kernel.package.trim_end_matches("-unsigned").replacen("linux-image-", "linux-headers-", 1);
+    let flavour = archive.package(&name, "arm64", step)?;
+    let need = |prefix: &str, suffix: &str| {
+        flavour
+            .depends
+            .iter()
+            .find(|name| name.starts_with(prefix) && name.ends_with(suffix))
+            .cloned()
+            .with_context(|| format!("package {name} names no {prefix}*{suffix}"))
+    };
+    let common = need("linux-headers-", "-common")?;
+    let build_tools = need("linux-kbuild-", "")?;
+    // All from the kernel's own version: the archive may meanwhile have a newer one.
+    let of_kernel = |name: &str, architecture: &str| Package {
+        name: name.to_owned(),
+        version: kernel.version.clone(),
+        architecture: architecture.to_owned(),
+        depends: Vec::new(),
+    };
+    let packages =
+        [of_kernel(&name, "arm64"), of_kernel(&common, "all"), of_kernel(&build_tools, host_architecture())];
+    let debs = archive.download(&packages, step)?;
+    let root = folder.join("headers");
+    workspace::remove_folder(&root)?;
+    step.detail("unpacking the kernel's headers");
+    archive::unpack(&debs, &root)?;
+    let sources = root.join("usr/src");
+    Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
+}
+
+/// Takes the driver's sources out of the distribution's source package, and says which package that was.
+///
+/// They are kept by package version: all flavours of a kernel share them.
+fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &Step) -> Result<String> {
+    let series: Vec<_> = kernel.release.split(['.', '-', '+']).take(2).collect();
+    let series = series.join(".");
+    let package = Package {
+        name: format!("linux-source-{series}"),
+        version: kernel.version.clone(),
+        architecture: "all".to_owned(),
+        depends: Vec::new(),
+    };
+    let kept = workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
+    let _lock = workspace::FolderLock::wait(&kept)?;
+    if DRIVER_SOURCES.iter().any(|name| !kept.join(name).is_file()) {
+        let debs = archive.download(std::slice::from_ref(&package), step)?;
+        step.detail("taking the driver's source out of the kernel's");
+        for deb in &debs {
+            extract_driver(deb, &format!("./usr/src/linux-source-{series}.tar.xz"), &kept)?;
+            // 140 MB that nobody needs again.
+            let _ = fs::remove_file(deb);
+        }
+    }
+    workspace::remove_folder(into)?;
+    workspace::create_folder(into)?;
+    for entry in fs::read_dir(&kept).with_context(|| format!("cannot read {}", kept.display()))?.flatten() {
+        let name = entry.file_name();
+        if name.to_str().is_some_and(|name| name.ends_with(".c") || name.ends_with(".h")) {
+            fs::copy(entry.path(), into.join(&name))
+                .with_context(|| format!("cannot write {}", into.display()))?;
+        }
+    }
+    for name in DRIVER_SOURCES {
+        if !into.join(name).is_file() {
+            bail!("{} has no drivers/iommu/{name}", package.name);
+        }
+    }
+    Ok(format!("{} {}", package.name, package.version))
+}
+
+/// Writes the driver's sources, and every header beside them, into a folder.
+fn extract_driver(deb: &Path, inner: &str, into: &Path) -> Result<()> {
+    let what = "reading the kernel's source";
+    let mut package = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(deb)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start dpkg-deb")?;
+    let package_output = package.stdout.take().context(what)?;
+    let mut outer = Command::new("tar")
+        .args(["-xOf", "-", inner])
+        .stdin(package_output)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start tar")?;
+    let outer_output = outer.stdout.take().context(what)?;
+    let mut unpacker = Command::new("xz")
+        .arg("-dc")
+        .stdin(outer_output)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start xz: run `cargo xtask setup`")?;
+    let stream = unpacker.stdout.take().context(what)?;
+    let result = copy_driver(stream, into);
+    // The reader stops as soon as it has the folder: the rest is a gigabyte. What it leaves ends by a broken pipe.
+    for child in [&mut unpacker, &mut outer, &mut package] {
+        let _ = child.wait();
+    }
+    result.with_context(|| format!("{what} out of {}", deb.display()))
+}
+
+fn copy_driver(stream: impl Read, into: &Path) -> Result<()> {
+    let mut is_inside = false;
+    let mut found = Vec::new();
+    for entry in tar::Archive::new(stream).entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let below_top: PathBuf = path.components().skip(1).collect();
+        if !below_top.starts_with("drivers/iommu") {
+            if is_inside {
+                break;
+            }
+            continue;
+        }
+        is_inside = true;
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let is_in_folder_itself = below_top.parent() == Some(Path::new("drivers/iommu"));
+        if is_in_folder_itself && (DRIVER_SOURCES.contains(&name) || name.ends_with(".h")) {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes)?;
+            found.push((name.to_owned(), bytes));
+        }
+    }
+    // Written headers first: the driver's presence says that all is there.
+    found.sort_by_key(|(name, _)| DRIVER_SOURCES.contains(&name.as_str()));
+    found.iter().try_for_each(|(name, bytes)| workspace::write_whole(&into.join(name), bytes))
+}
+
+fn compile(headers: &Headers, sources: &Path) -> Result<()> {
+    let mut make = Command::new("make");
+    make.arg("-C").arg(&headers.flavour).arg("-f").arg(&headers.makefile);
+    make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"]);
+    // Type information for the kernel's tracer would need one more tool, and nobody traces this module.
+    make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
+    make.arg(format!("M={}", sources.display())).arg("modules");
+    // What the caller's make or packaging tools left in the environment must not reach the kernel's build.
+    for name in
+        ["MAKEFLAGS", "MFLAGS", "KCFLAGS", "KBUILD_OUTPUT", "DEB_BUILD_ARCH", "DEB_HOST_ARCH", "O", "V", "M"]
+    {
+        make.env_remove(name);
+    }
+    make.env("LC_ALL", "C");
+    command::run(&mut make, "compiling a module of the kernel")
+}
+
+/// The architecture of Debian's packages for the machine this runs on.
+fn host_architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "aarch64" => "arm64",
+        _ => "amd64",
+    }
+}
+
+fn digest_of(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(hex(&Sha256::digest(bytes)))
+}
+
+fn glue_digest() -> String {
+    let mut digest = Sha256::new();
+    for (name, text) in GLUE {
+        digest.update(name);
+        digest.update(text);
+    }
+    hex(&digest.finalize())
+}

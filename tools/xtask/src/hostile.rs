@@ -1,0 +1,302 @@
+//! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own panics, on request.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use oche_boot::range::PhysRange;
+
+use oche::el2::{self, Toolchain};
+use crate::ordering::{Checker, Layout, Report};
+use oche::pack::{self, Guest};
+use oche::progress::{Progress, Step};
+use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use oche::trace::Recorder;
+use oche::workspace;
+
+mod idle;
+pub(crate) mod random;
+mod watched;
+
+/// The guest's package.
+const PACKAGE: &str = "oche-hostile-guest";
+/// How long one run may take: some forty seconds on two CPUs, and more under a checker.
+const LIMIT: Duration = Duration::from_secs(600);
+/// A run with fewer cases than this has left some out.
+const LEAST_CASES: u32 = 700;
+/// What the guest asks an Oche for that was built to panic, and the cause that the panic then names.
+const PANICS: [(&str, &str); 3] = [
+    ("hostile=panic", "on the guest's request"),
+    ("hostile=fault", "data abort"),
+    ("hostile=overflow", "stack overflow"),
+];
+
+/// Registers of the SMMU that have it read memory (`SMMU_CR0`, `SMMU_GERRORN`, `SMMU_CMDQ_PROD`), by which it reports that it is
+/// done (`SMMU_CMDQ_CONS`, `SMMU_EVENTQ_PROD`), and that gives it memory back (`SMMU_EVENTQ_CONS`).
+/// Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`; Arm IHI 0070, 6.3.
+const SMMU: [(&str, u64); 6] = [
+    ("device", 0x0905_0020),
+    ("device", 0x0905_0064),
+    ("device", 0x0905_0098),
+    ("completion", 0x0905_009c),
+    ("completion", 0x0906_00a8),
+    ("consumer", 0x0906_00ac),
+];
+
+/// What a failure of the run under the ordering checker begins with.
+pub(crate) const ORDERING_VERDICT: &str = "the hostile guest under the ordering checker";
+
+/// Operations that the run needs.
+const EXPECTED: &[&str] = &[
+    "Isb",
+    "Translate",
+    "Return",
+    "Maintain(CleanToCoherency)",
+    "Maintain(CleanToUnification)",
+    "Maintain(Instructions)",
+    "Maintain(OwnInstructions)",
+    "Tlbi { scope: Own, is_broadcast: false }",
+    "Tlbi { scope: AllGuests, is_broadcast: false }",
+    "Tlbi { scope: SecondStage, is_broadcast: true }",
+    "Tlbi { scope: FirstStage, is_broadcast: true }",
+    "Tlbi { scope: BothStages, is_broadcast: true }",
+    "Tlbi { scope: BothStages, is_broadcast: false }",
+    "Call",
+];
+
+/// The guest reads a DART's register before it asks; `oche_hyp::trace::text` names such an event so.
+const LAST_EVENT: &str = "register: op=read";
+
+/// Runs the hostile guest on Oche, then has Oche panic in each way.
+///
+/// # Errors
+///
+/// The first thing that failed: a build, a case, or a panic that does not say what it should.
+pub fn main() -> Result<()> {
+    let progress = Progress::new(4);
+    let step = progress.step("Hostile guest");
+    let toolchain = Toolchain::choose(&step)?;
+    let guest = flat_guest(toolchain, &step)?;
+    let oche = el2::build(toolchain, &[], &step)?;
+    let cases = survive(&oche, &guest, &step)?;
+    step.done(&format!("{cases} cases"));
+
+    let step = progress.step("Hostile guest, watched");
+    let (cases, told) = survive_watched(&oche, &guest, &step)?;
+    step.done(&format!("{cases} cases, {told:?}"));
+
+    let step = progress.step("Exits of a guest that idles, which must be noticed");
+    let noticed = idle::run(&oche, &guest, &step)?;
+    step.done(&noticed);
+
+    let step = progress.step("Oche's own panics");
+    let oche = el2::build(toolchain, &["panic-on-request"], &step)?;
+    for (request, cause) in PANICS {
+        panic_on_request(&oche, &guest, request, cause, &step)?;
+    }
+    step.done(&format!("{} kinds", PANICS.len()));
+    Ok(())
+}
+
+/// Builds the guest and gives the path of its flat image.
+pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path::PathBuf> {
+    let elf = el2::build_package(toolchain, PACKAGE, &[], step)?;
+    let flat = elf.with_extension("img");
+    workspace::write_whole(&flat, &pack::flatten(&std::fs::read(elf)?)?)?;
+    Ok(flat)
+}
+
+/// Runs all cases. Gives their number.
+fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
+    let mut judge = Judge::default();
+    let ending = run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
+    if ending != Ending::PoweredOff {
+        bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
+    }
+    judge.verdict()
+}
+
+/// Runs all cases again, with every buffer watched.
+fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::Tally)> {
+    let trace = workspace::target().join("hostile").join("watched.oche");
+    let mut judge = Judge::default();
+    let way = Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
+    let ending = run(oche, guest, &way, step, |line| judge.hear(line))?;
+    if ending != Ending::PoweredOff {
+        bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
+    }
+    Ok((judge.verdict()?, watched::judge(&trace)?))
+}
+
+fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step: &Step) -> Result<()> {
+    let mut heard = String::new();
+    let options = [("oche.bootargs", request)];
+    let way = Way { name: request, options: &options, ..Way::default() };
+    let ending = run(oche, guest, &way, step, |line| {
+        if line.starts_with("oche: panic:") {
+            heard.push_str(line);
+            heard.push('\n');
+        }
+    })?;
+    if !matches!(ending, Ending::OchePanic(_)) {
+        bail!("{request}: Oche was to panic, but {ending}");
+    }
+    for wanted in [cause, "oche: panic: image+0x", "last events of cpu 0", LAST_EVENT, "oche: panic: stopped"]
+    {
+        if !heard.contains(wanted) {
+            bail!("{request}: the panic does not say `{wanted}`:\n{heard}");
+        }
+    }
+    Ok(())
+}
+
+/// How the guest is run.
+#[derive(Debug, Default)]
+struct Way<'a> {
+    name: &'a str,
+    trace: Option<&'a Path>,
+    options: &'a [(&'a str, &'a str)],
+    /// More arguments for QEMU.
+    arguments: &'a [OsString],
+    /// The run ends at a line that begins so.
+    until: Option<&'a str>,
+}
+
+/// Runs all cases under the ordering checker.
+///
+/// # Errors
+///
+/// A case failed, a rule is broken, or an operation that the run needs was never executed.
+pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let guest = flat_guest(toolchain, step)?;
+    let oche = el2::build(toolchain, &[], step)?;
+    let checker = Checker::build(step)?;
+    let mut lines = Vec::new();
+    let layout = Way { name: "layout", until: Some("oche: the guest starts"), ..Way::default() };
+    run(&oche, &guest, &layout, step, |line| lines.push(line.to_owned()))?;
+    let mut layout = Layout::read(lines.iter().map(String::as_str)).context(ORDERING_VERDICT)?;
+    for (kind, register) in SMMU {
+        layout.add(kind, PhysRange { start: register, end: register + 4 });
+    }
+    let path = workspace::target().join("hostile").join("ordering.report");
+    let arguments = checker.arguments(&oche, &layout, &path)?;
+    let mut judge = Judge::default();
+    let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
+    let ending = run(&oche, &guest, &way, step, |line| judge.hear(line));
+    // A broken rule says more than the case that it may have failed, or than a QEMU that it has stopped.
+    let report = Report::read(&path);
+    if let Ok(report) = &report {
+        report.broken().context(ORDERING_VERDICT)?;
+    }
+    let (ending, report) = (ending?, report?);
+    if ending != Ending::PoweredOff {
+        bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
+    }
+    let cases = judge.verdict().context(ORDERING_VERDICT)?;
+    let told = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
+    Ok(format!("{cases} cases, {told}"))
+}
+
+fn run(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step, mut hear: impl FnMut(&str)) -> Result<Ending> {
+    let mut running = start(oche, guest, way, step)?;
+    let recorder =
+        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
+    let ending = running.watch(
+        LIMIT,
+        |_, line| {
+            hear(&line.text);
+            let is_over = line.text == "oche: panic: stopped"
+                || way.until.is_some_and(|until| line.text.starts_with(until));
+            Ok(if is_over { Wish::End } else { Wish::GoOn })
+        },
+        |_| Ok(()),
+    )?;
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    Ok(ending)
+}
+
+/// Starts QEMU with Oche and the guest.
+fn start(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step) -> Result<Running> {
+    let name = way.name.replace('=', "-");
+    let folder = workspace::target().join("hostile");
+    workspace::create_folder(&folder)?;
+    let packed = folder.join(format!("{name}.img"));
+    let options = way.options.iter();
+    let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let mut arguments: Vec<OsString> = vec!["-device".into(), "edu,addr=5".into()];
+    arguments.extend(way.arguments.iter().cloned());
+    pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
+    step.detail(&format!("running QEMU: {name}"));
+    let machine = Machine {
+        cpu: "cortex-a76".into(),
+        cpus: 4,
+        memory_mib: 1024,
+        kernel: packed,
+        initrd: None,
+        append: String::new(),
+        serial: Serial::Watched,
+        // The guest finds it there.
+        arguments,
+    };
+    Running::start(&machine, &folder.join(format!("{name}.log")))
+}
+
+/// Listens to the guest's lines.
+#[derive(Debug, Default)]
+struct Judge {
+    passed: u32,
+    failures: Vec<String>,
+    /// How many cases the guest says there were.
+    told: Option<u32>,
+    last: String,
+}
+
+impl Judge {
+    fn hear(&mut self, line: &str) {
+        let Some(said) = line.strip_prefix("guest: ") else { return };
+        if said.ends_with(" ok") {
+            self.passed += 1;
+        } else if said.contains("FAILED") {
+            self.failures.push(said.to_owned());
+        } else if let Some((cases, _)) = said.split_once(" cases, ") {
+            self.told = cases.parse().ok();
+        }
+        self.last = said.to_owned();
+    }
+
+    fn verdict(&self) -> Result<u32> {
+        if let Some(first) = self.failures.first() {
+            bail!("the hostile guest: {first} ({} such cases)", self.failures.len());
+        }
+        match self.told {
+            Some(told) if told == self.passed && told >= LEAST_CASES => Ok(told),
+            told => bail!("the hostile guest: {} cases passed, but it told of {told:?}", self.passed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Judge, LEAST_CASES};
+
+    fn judge(failed: Option<&str>, told: u32) -> Judge {
+        let mut judge = Judge::default();
+        judge.hear("oche: guest memory 0x0..0x1000 ok");
+        (0..LEAST_CASES).for_each(|number| judge.hear(&format!("guest: case {number} ok")));
+        failed.into_iter().for_each(|line| judge.hear(line));
+        judge.hear(&format!("guest: {told} cases, 0 failed"));
+        judge
+    }
+
+    #[test]
+    fn only_a_run_that_went_all_the_way_passes() {
+        assert_eq!(judge(None, LEAST_CASES).verdict().ok(), Some(LEAST_CASES));
+        assert!(judge(None, LEAST_CASES + 1).verdict().is_err(), "a line is missing");
+        let failed = judge(Some("guest: dart: fetch FAILED: no exception"), LEAST_CASES + 1).verdict();
+        assert!(failed.is_err_and(|error| error.to_string().contains("dart: fetch")));
+        assert!(Judge::default().verdict().is_err(), "silence is no success");
+    }
+}

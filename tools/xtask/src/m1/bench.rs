@@ -1,0 +1,229 @@
+//! What runs on the simulated board need: the image that `oche pack` writes for a Mac, and the board's parts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use oche_boot::range::PhysRange;
+use sha2::{Digest, Sha256};
+
+use super::{Board, Mac, Outcome, Parts, screen};
+use oche::command;
+use oche::el2::{self, Toolchain};
+use oche::pack::{self, Guest};
+use oche::progress::Step;
+use oche::workspace;
+
+/// How long one run may take: a few seconds with one CPU, some forty with eight on two that have nothing else to do. A
+/// board that hangs is found by its silence long before.
+pub const LIMIT: Duration = Duration::from_secs(600);
+
+/// An image and the board that it runs on.
+#[derive(Debug)]
+pub struct Bench {
+    /// The packed file's bytes.
+    pub image: Vec<u8>,
+    /// The packed file.
+    pub path: PathBuf,
+    /// Oche's ELF file.
+    pub oche: PathBuf,
+    parts: Parts,
+    folder: PathBuf,
+}
+
+impl Bench {
+    /// Builds Oche, with `features` of the board's crate, and the tests' guest; packs them into `folder`, where the logs of
+    /// all runs go too.
+    ///
+    /// # Errors
+    ///
+    /// Something does not compile, or the device tree cannot be had.
+    pub fn make(toolchain: Toolchain, features: &[&str], folder: &Path, step: &Step) -> Result<Self> {
+        Self::with_guest(toolchain, features, &own_guest(toolchain, step)?, folder, step)
+    }
+
+    /// As [`Bench::make`], without the detour by the command `oche pack`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::make`].
+    pub fn make_quickly(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<Self> {
+        let mut guest = own_guest(toolchain, step)?;
+        // Nobody reads it, but the guest may: it is handed over as the kernel is.
+        let initrd = folder.join("initrd");
+        workspace::write_whole(&initrd, &[0; 3 << 14])?;
+        guest.initrd = Some(initrd);
+        Self::packed(toolchain, &[], &guest, folder, step, false)
+    }
+
+    /// The same with another guest.
+    ///
+    /// # Errors
+    ///
+    /// As [`Bench::make`]; and the guest cannot be packed.
+    pub fn with_guest(
+        toolchain: Toolchain,
+        features: &[&str],
+        guest: &Guest,
+        folder: &Path,
+        step: &Step,
+    ) -> Result<Self> {
+        Self::packed(toolchain, features, guest, folder, step, features.is_empty())
+    }
+
+    fn packed(
+        toolchain: Toolchain,
+        features: &[&str],
+        guest: &Guest,
+        folder: &Path,
+        step: &Step,
+        as_a_person: bool,
+    ) -> Result<Self> {
+        let oche = el2::build_package(toolchain, "oche-m1", features, step)?;
+        workspace::create_folder(folder)?;
+        let path = folder.join("oche-m1.img");
+        if as_a_person {
+            pack_as_a_person(guest, &path, step)?;
+        } else {
+            pack::pack(&oche, guest, &path)?;
+        }
+        let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let parts = Parts::make(toolchain, &oche, step)?;
+        Ok(Self { image, path, oche, parts, folder: folder.to_owned() })
+    }
+
+    /// Puts the image into a Mac's memory; it has not run yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`Board::start`].
+    pub fn board(&self, mac: &Mac) -> Result<Board> {
+        Board::start(&self.image, mac, &self.parts)
+    }
+
+    /// Runs the guest to its last line; every case must have passed.
+    ///
+    /// # Errors
+    ///
+    /// The board does not run, or the run was not good.
+    pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+        let outcome = self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
+        if let Err(error) = judge(&outcome) {
+            step.line(&format!("all that was said: {}", self.log(name).display()));
+            return Err(error.context(name.to_owned()));
+        }
+        Ok(outcome)
+    }
+
+    /// Runs the guest to its last line.
+    ///
+    /// # Errors
+    ///
+    /// The board does not run.
+    pub fn run(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+        self.run_until(name, mac, step, is_last)
+    }
+
+    fn run_until(
+        &self,
+        name: &str,
+        mac: &Mac,
+        step: &Step,
+        is_enough: impl FnMut(&str) -> bool,
+    ) -> Result<Outcome> {
+        step.detail(name);
+        let outcome = self.board(mac)?.run(LIMIT, is_enough).with_context(|| name.to_owned())?;
+        self.keep(name, &outcome)?;
+        Ok(outcome)
+    }
+
+    /// Writes what was said into the log of the run `name`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn keep(&self, name: &str, outcome: &Outcome) -> Result<()> {
+        workspace::write_whole(&self.log(name), outcome.lines.join("\n").as_bytes())
+    }
+
+    /// Oche's image in memory, BSS and stacks included, where it is loaded at `load`.
+    #[must_use]
+    pub fn image_at(&self, load: u64) -> PhysRange {
+        PhysRange { start: load, end: load + self.parts.dirty.end }
+    }
+
+    /// Where the log of the run `name` is.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{}.log", name.replace(' ', "-")))
+    }
+}
+
+/// Builds the tests' guest.
+fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
+    let guest = el2::build_package(toolchain, "oche-m1-guest", &[], step)?;
+    let kernel = guest.with_extension("img");
+    workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
+    let options = vec![("oche.pool".to_owned(), "64M".to_owned())];
+    Ok(Guest { kernel, initrd: None, options })
+}
+
+/// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that a Mac would get, bit
+/// for bit; and says its SHA-256.
+fn pack_as_a_person(guest: &Guest, path: &Path, step: &Step) -> Result<()> {
+    let mut line = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    line.current_dir(workspace::root()).args(["run", "--quiet", "--bin", "oche", "--", "pack"]);
+    line.arg("--kernel").arg(&guest.kernel).arg("--output").arg(path);
+    if let Some(initrd) = &guest.initrd {
+        line.arg("--initrd").arg(initrd);
+    }
+    for (name, value) in &guest.options {
+        line.args(["--option", &format!("{name}={value}")]);
+    }
+    command::run(&mut line, "oche pack")?;
+    let image = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let sum = Sha256::digest(&image).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    step.detail(&format!("{}: {} bytes, sha256 {sum}", path.display(), image.len()));
+    Ok(())
+}
+
+/// The tests' guest has said everything, or Oche has nothing more to say.
+#[must_use]
+pub fn is_last(line: &str) -> bool {
+    (line.starts_with("guest: ") && line.contains(" cases, "))
+        || line.starts_with("oche: panic: stopped")
+        || line.starts_with("oche: fatal:")
+        || line.contains("itself FAILED")
+}
+
+/// Whether a run of the tests' guest was good.
+///
+/// # Errors
+///
+/// It was not; the error says what was first wrong.
+pub fn judge(outcome: &Outcome) -> Result<()> {
+    let bad = outcome
+        .lines
+        .iter()
+        .find(|line| line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal"));
+    if let Some(line) = bad {
+        bail!("{line}");
+    }
+    if !outcome.lines.iter().any(|line| is_last(line)) {
+        let last = outcome.lines.last().map_or("nothing at all", String::as_str);
+        bail!("time was up at PC {:#x}; the last line was: {last}", outcome.stands_at.unwrap_or(0));
+    }
+    if let Some(violation) = outcome.violations.first() {
+        bail!("an M1 would not have forgiven this: {violation}");
+    }
+    if !outcome.says("oche: Oche ") {
+        bail!("there was no banner");
+    }
+    // The banner at least is on the screen as well: some twenty characters.
+    if screen::lit_pixels(&outcome.screen) < 500 {
+        bail!("nothing is on the screen");
+    }
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! One running QEMU: started, watched, and in every case reaped.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use oche::command;
+use crate::qemu::console::{Line, Lines, Next};
+use crate::qemu::machine::{Machine, PROGRAM, Serial};
+use crate::qemu::memory::GuestMemory;
+use crate::qemu::monitor::Monitor;
+use crate::qemu::outcome::{Ending, verdict_of, verdict_of_exit};
+
+/// How many of the console's last lines are kept for a report.
+const LAST_LINES: usize = 20;
+
+/// After a panic its backtrace still has to arrive.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How long QEMU may take to end after its console closed.
+const GOODBYE: Duration = Duration::from_secs(10);
+
+/// A QEMU that runs until this value is dropped at the latest.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    memory: GuestMemory,
+    monitor: Monitor,
+    lines: Lines,
+    complaints: Option<JoinHandle<String>>,
+    last_lines: VecDeque<String>,
+}
+
+/// What a caller wants after a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Wish {
+    /// Go on watching.
+    GoOn,
+    /// Enough was seen: end QEMU.
+    End,
+}
+
+impl Running {
+    /// Starts QEMU with its console watched and kept in `log`; on a machine whose console is the terminal, the runner's
+    /// standard input goes to the guest and the console comes out on its standard output.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is missing or does not start; the error says what it said.
+    pub fn start(machine: &Machine, log: &Path) -> Result<Self> {
+        let mut memory = GuestMemory::create(machine.memory_mib << 20)?;
+        let socket = SocketFile::new();
+        let is_shown = machine.serial == Serial::Terminal;
+        let input = if is_shown { Stdio::inherit() } else { Stdio::null() };
+        let mut child = spawn(machine, &memory, &socket.path, input)?;
+        let (Some(console), Some(errors)) = (child.stdout.take(), child.stderr.take()) else {
+            bail!("QEMU's output is not there");
+        };
+        let complaints = thread::spawn(move || read_all(errors));
+        let monitor = match Monitor::connect(&socket.path) {
+            Ok(monitor) => monitor,
+            Err(error) => {
+                reap(&mut child);
+                let said = complaints.join().unwrap_or_default();
+                bail!("QEMU does not start: {}", said.lines().last().unwrap_or(&error.to_string()));
+            }
+        };
+        // QEMU has it open by now.
+        memory.forget_name();
+        memory.show_as(&log.with_file_name("guest.ram"));
+        let lines = match Lines::watch(console, log, is_shown) {
+            Ok(lines) => lines,
+            Err(error) => {
+                reap(&mut child);
+                return Err(error);
+            }
+        };
+        Ok(Self { child, memory, monitor, lines, complaints: Some(complaints), last_lines: VecDeque::new() })
+    }
+
+    /// The guest's RAM.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// QEMU's monitor, and the RAM to look at beside it.
+    pub fn monitor(&mut self) -> (&mut Monitor, &GuestMemory) {
+        (&mut self.monitor, &self.memory)
+    }
+
+    /// The console's last lines, for a report.
+    #[must_use]
+    pub fn last_lines(&self) -> String {
+        self.last_lines.iter().map(|line| format!("    | {line}\n")).collect()
+    }
+
+    /// Watches the console until the machine ends, the caller has seen enough, or `limit` is over; QEMU is gone then.
+    ///
+    /// `on_line` sees every line; `on_tick` runs between lines, about four times a second.
+    ///
+    /// # Errors
+    ///
+    /// What the callers' functions return; QEMU is gone then too.
+    pub fn watch(
+        &mut self,
+        limit: Duration,
+        mut on_line: impl FnMut(&mut Self, &Line) -> Result<Wish>,
+        mut on_tick: impl FnMut(&mut Self) -> Result<()>,
+    ) -> Result<Ending> {
+        let ending = self.watch_until_end(limit, &mut on_line, &mut on_tick);
+        // Asked first, so that it gives the terminal back as it found it.
+        if self.monitor.quit().is_ok() {
+            wait_within(&mut self.child, GOODBYE);
+        }
+        reap(&mut self.child);
+        ending
+    }
+
+    fn watch_until_end(
+        &mut self,
+        limit: Duration,
+        on_line: &mut impl FnMut(&mut Self, &Line) -> Result<Wish>,
+        on_tick: &mut impl FnMut(&mut Self) -> Result<()>,
+    ) -> Result<Ending> {
+        let mut deadline = Instant::now() + limit;
+        let mut last_sign = Instant::now();
+        let mut bad_news: Option<Ending> = None;
+        loop {
+            match self.lines.next(Duration::from_millis(250)) {
+                Next::Line(line) => {
+                    last_sign = line.at;
+                    if self.last_lines.len() == LAST_LINES {
+                        self.last_lines.pop_front();
+                    }
+                    self.last_lines.push_back(line.text.clone());
+                    if bad_news.is_none()
+                        && let Some(verdict) = verdict_of(&line.text)
+                    {
+                        bad_news = Some(verdict);
+                        deadline = deadline.min(Instant::now() + LAST_WORDS);
+                    }
+                    if on_line(self, &line)? == Wish::End {
+                        return Ok(bad_news.unwrap_or(Ending::Ended));
+                    }
+                }
+                Next::Nothing => on_tick(self)?,
+                Next::Closed => return Ok(bad_news.unwrap_or_else(|| self.say_goodbye())),
+            }
+            if Instant::now() >= deadline {
+                let silent_seconds = last_sign.elapsed().as_secs();
+                return Ok(bad_news.unwrap_or(Ending::TimedOut { silent_seconds }));
+            }
+        }
+    }
+
+    /// The console closed: QEMU is about to end by itself.
+    fn say_goodbye(&mut self) -> Ending {
+        let deadline = Instant::now() + GOODBYE;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => {
+                    let said =
+                        self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+                    return verdict_of_exit(status, &said);
+                }
+                Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+                _ => return Ending::QemuFailed("it closed its console and does not end".into()),
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        reap(&mut self.child);
+    }
+}
+
+fn spawn(machine: &Machine, memory: &GuestMemory, monitor: &Path, input: Stdio) -> Result<Child> {
+    if !command::is_present(PROGRAM) {
+        bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
+    }
+    // setpriv (util-linux) asks the kernel to end QEMU when the runner dies in whatever way, then becomes QEMU.
+    let mut line = if command::is_present("setpriv") {
+        let mut line = Command::new("setpriv");
+        line.args(["--pdeathsig", "KILL", PROGRAM]);
+        line
+    } else {
+        Command::new(PROGRAM)
+    };
+    line.args(machine.arguments(memory, monitor)).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+}
+
+/// Waits for a child to end by itself, for a bounded time.
+fn wait_within(child: &mut Child, patience: Duration) {
+    let deadline = Instant::now() + patience;
+    while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends a child, by its own handle, and collects it.
+fn reap(child: &mut Child) {
+    // Both fail only for a child that is gone and collected already.
+    let _ = child.kill();
+    let _ = child.wait();
+}
+
+fn read_all(mut source: impl Read) -> String {
+    let mut bytes = Vec::new();
+    // What was read before an error is still worth telling.
+    let _ = source.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// A path for a socket: short, since a socket's path has about a hundred bytes at most. Removed with the value.
+struct SocketFile {
+    path: PathBuf,
+}
+
+impl SocketFile {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        Self { path: Path::new("/tmp").join(format!("oche-monitor.{}.{count}", std::process::id())) }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // It is there only if QEMU came so far as to listen.
+        let _ = fs::remove_file(&self.path);
+    }
+}

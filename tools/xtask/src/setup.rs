@@ -1,0 +1,79 @@
+//! `cargo xtask setup` and `cargo xtask build`: everything that a guest needs, made ready beforehand.
+
+use anyhow::Result;
+
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use oche::progress::Progress;
+use oche::el2;
+use crate::environment;
+
+/// Options of `cargo xtask setup`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SetupOptions {
+    /// The suite of Debian that the kernel comes from, such as bookworm-backports.
+    #[arg(long, default_value = "bookworm")]
+    pub suite: String,
+    /// The kernel's package, such as linux-image-arm64-16k.
+    #[arg(long, default_value = "linux-image-arm64")]
+    pub package: String,
+    /// Ask the archive for the newest kernel even if one is in the cache.
+    #[arg(long)]
+    pub refresh: bool,
+}
+
+/// Options of `cargo xtask build`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct BuildOptions {
+    /// Features of the board's crate, such as the test switch break-placement.
+    #[arg(long, value_delimiter = ',')]
+    pub features: Vec<String>,
+}
+
+/// Installs what is missing, and fetches the guest's kernel, driver and programs.
+///
+/// # Errors
+///
+/// The first thing that cannot be had; the error says what to do.
+pub fn main(options: &SetupOptions) -> Result<()> {
+    let progress = Progress::new(4);
+    let step = progress.step("Tools of this machine");
+    let toolchain = environment::prepare(&step)?;
+    step.done(&format!("Oche is built with {toolchain}"));
+
+    let choice = KernelChoice { suite: options.suite.clone(), package: options.package.clone() };
+    let step = progress.step("Guest kernel");
+    if options.refresh {
+        kernel::refresh(&choice, &step)?;
+    }
+    let kernel = kernel::fetch(&choice, &step)?;
+    step.done(&format!("{} {}, unmodified", kernel.package, kernel.version));
+
+    let step = progress.step("DART driver of the same kernel");
+    let module = module::build(&kernel, &step)?;
+    step.done(&format!("from {}, unmodified", module.source_package));
+
+    let step = progress.step("Guest programs");
+    Userland::fetch(&step)?;
+    step.done("busybox, mkfs.ext4, getconf");
+    Ok(())
+}
+
+/// Builds Oche for EL2.
+///
+/// # Errors
+///
+/// It does not compile, or the toolchain cannot be had.
+pub fn build(options: &BuildOptions) -> Result<()> {
+    let progress = Progress::new(2);
+    let step = progress.step("Tools of this machine");
+    let toolchain = environment::prepare(&step)?;
+    step.done(&toolchain.to_string());
+
+    let step = progress.step("Oche for EL2");
+    let features: Vec<_> = options.features.iter().map(String::as_str).collect();
+    let image = el2::build(toolchain, &features, &step)?;
+    step.done(&image.display().to_string());
+    Ok(())
+}

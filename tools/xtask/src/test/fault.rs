@@ -1,0 +1,158 @@
+//! A device reads and writes where nothing is mapped: the stock driver must name the stream, the IOVA and the code.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use oche::el2::Toolchain;
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use oche::pack::{self, Guest};
+use oche::progress::Step;
+use crate::qemu::{Machine, Running, Serial, Wish};
+use oche::{el2, trace, workspace};
+
+/// The guest's script.
+const SCRIPT: &str = include_str!("fault.sh");
+
+/// The device's stream on DART 0.
+const STREAM: u8 = 6;
+
+/// Boots the guest, and compares what its kernel says with what the device was asked to do.
+///
+/// # Errors
+///
+/// The driver does not tell a fault, tells it wrong, or a run cannot be made.
+pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let folder = workspace::target().join("test").join("fault");
+    workspace::create_folder(&folder)?;
+    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
+    initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
+    initramfs.add_modules(&kernel, &["pci-stub"])?;
+    initramfs.set_init(SCRIPT);
+    let initrd = folder.join("initrd.cpio");
+    initramfs.write(&initrd)?;
+    let options = vec![("oche.iommu-map".to_owned(), format!("0x40:0:{STREAM}"))];
+    let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options };
+    let image = folder.join("oche.img");
+    pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
+    let machine = Machine {
+        cpu: "cortex-a76".into(),
+        cpus: 2,
+        memory_mib: 1024,
+        kernel: image,
+        initrd: None,
+        append: "console=ttyAMA0".into(),
+        serial: Serial::Watched,
+        arguments: ["-device", "edu,addr=8,dma_mask=0xffffffff"].map(Into::into).to_vec(),
+    };
+    let console = folder.join("console.log");
+    let mut running = Running::start(&machine, &console)?;
+    let ram = running.memory().open_path();
+    let mut lines = Vec::new();
+    let ending = running.watch(
+        Duration::from_secs(150),
+        |_, line| {
+            lines.push(line.text.clone());
+            Ok(Wish::GoOn)
+        },
+        |_| Ok(()),
+    )?;
+    if !ending.is_good() {
+        bail!("{ending}; the console is kept in {}", console.display());
+    }
+    let told = judge(&lines)?;
+    let counted =
+        trace::read_statistics(&ram)?.into_iter().find(|(name, _)| name == "faults").map_or(0, |(_, n)| n);
+    if counted < told as u64 {
+        bail!("the driver told {told} faults and Oche counted {counted}");
+    }
+    Ok(format!("{told} faults told by the stock driver, each with its stream, IOVA and code"))
+}
+
+/// A fault as the driver tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Told {
+    stream: u8,
+    code: u32,
+    iova: u64,
+}
+
+/// Checks that each access that was asked for is told, by its own stream, a code for an IOVA that nothing is mapped at,
+/// and the IOVA. Gives how many there were.
+fn judge(lines: &[String]) -> Result<usize> {
+    if let Some(error) = lines.iter().find_map(|line| line.strip_prefix("fault: error ")) {
+        bail!("the guest could not ask the device: {error}");
+    }
+    let asked: Vec<u64> = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("fault: asked 0x"))
+        .filter_map(|rest| u64::from_str_radix(rest.split(' ').next()?, 16).ok())
+        .collect();
+    if asked.len() != 2 {
+        bail!("the guest asked for {} accesses instead of 2", asked.len());
+    }
+    let told: Vec<Told> = lines.iter().filter_map(|line| parse_fault(line)).collect();
+    for iova in &asked {
+        let Some(fault) = told.iter().find(|fault| fault.iova & !63 == *iova) else {
+            bail!("the driver told no fault at {iova:#x}; it told {told:?}");
+        };
+        // Bits 0 to 2: no table, no first-level entry, no leaf. Source: Linux `apple-dart.c`, the fault's codes.
+        if fault.stream != STREAM || fault.code == 0 || fault.code & !7 != 0 {
+            bail!("the driver told the fault at {iova:#x} as {fault:?}");
+        }
+    }
+    Ok(asked.len())
+}
+
+/// Understands `translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE FOR IOVA) at 0xabcd000`.
+fn parse_fault(line: &str) -> Option<Told> {
+    let (_, rest) = line.split_once("translation fault: status:")?;
+    let after = |name: &str| {
+        let (_, value) = rest.split_once(name)?;
+        value.split([' ', ')']).next()
+    };
+    let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
+    Some(Told {
+        stream: after("stream:")?.parse().ok()?,
+        code: u32::try_from(number(after("code:")?)?).ok()?,
+        iova: number(rest.rsplit_once(" at ")?.1.trim())?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Told, judge, parse_fault};
+
+    const READ: &str = "[    4.1] apple-dart 9100000.iommu: translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE \
+                        FOR IOVA) at 0xabcd000";
+    const WRITE: &str = "[    6.1] apple-dart 9100000.iommu: translation fault: status:0x86000004 stream:6 code:0x4 (NO PTE \
+                         FOR IOVA) at 0x123f03c";
+
+    fn lines(told: &[&str]) -> Vec<String> {
+        let asked = ["fault: asked 0x0abcd000 read", "fault: asked 0x0123f000 write"];
+        asked.iter().chain(told).map(|line| (*line).to_owned()).collect()
+    }
+
+    #[test]
+    fn a_fault_line_is_understood() {
+        assert_eq!(parse_fault(READ), Some(Told { stream: 6, code: 2, iova: 0xabc_d000 }));
+        assert_eq!(parse_fault("[    4.1] apple-dart 9100000.iommu: DART [pagesize 1000, 16 streams"), None);
+    }
+
+    #[test]
+    fn both_faults_must_be_told_with_the_right_stream_and_place() {
+        assert_eq!(judge(&lines(&[READ, WRITE])).unwrap(), 2);
+        assert!(judge(&lines(&[READ])).is_err(), "one is missing");
+        assert!(judge(&lines(&[READ, &WRITE.replace("stream:6", "stream:5")])).is_err(), "another stream");
+        assert!(
+            judge(&lines(&[READ, &WRITE.replace("at 0x123f03c", "at 0x123e03c")])).is_err(),
+            "another IOVA"
+        );
+        assert!(judge(&lines(&[READ, &WRITE.replace("code:0x4", "code:0x8")])).is_err(), "another code");
+        assert!(judge(&[lines(&[READ, WRITE]), vec!["fault: error x".into()]].concat()).is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! What a person without a serial cable sees of a boot that ends before the guest starts.
+
+use anyhow::{Context, Result, bail};
+
+use super::{expect, expect_on_screen};
+use crate::m1::bench::Bench;
+use oche_m1_sim::tree::Fault;
+use crate::m1::{Mac, screen};
+use oche::progress::Step;
+
+/// FDTs that Oche refuses, and why. The framebuffer is found in what can be read of each.
+const REFUSED: [(Fault, &str); 4] = [
+    (Fault::NoMemory, "oche: fatal: the FDT names no memory"),
+    (Fault::ManyBanks, "oche: fatal: the FDT names more memory ranges than Oche keeps"),
+    (Fault::NoCpus, "oche: fatal: the FDT names no CPU"),
+    (Fault::NoEnd, "oche: fatal: the FDT does not parse"),
+];
+
+/// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen becomes white, and where
+/// nothing says what is a framebuffer nothing is written.
+pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
+    let boot =
+        |fault: Fault| bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step);
+    for (fault, wanted) in REFUSED {
+        let outcome = boot(fault)?;
+        let seen = expect(&outcome, wanted).and_then(|()| expect_on_screen(&outcome, wanted));
+        seen.with_context(|| format!("{fault:?}"))?;
+    }
+    for (fault, wanted, lit) in [
+        (Fault::NoMemoryNoFormat, REFUSED[0].1, screen::ALL_PIXELS),
+        (Fault::NoHeader, "oche: fatal: no FDT at ", 0),
+    ] {
+        let outcome = boot(fault)?;
+        expect(&outcome, wanted)?;
+        let found = screen::lit_pixels(&outcome.screen);
+        if found != lit {
+            bail!("{fault:?}: {found} pixels of the screen are lit, not {lit}");
+        }
+    }
+    Ok(())
+}

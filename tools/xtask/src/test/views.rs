@@ -1,0 +1,184 @@
+//! A trace's views as other programs see them: Perfetto's schema, Wireshark's dissector, a browser.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use oche::progress::Step;
+use oche::trace::made::with_every_error;
+use oche::trace::output::Filter;
+use oche::trace::pcapng::write_pcapng;
+use oche::trace::perfetto::write_perfetto;
+use oche::trace::reader::TraceFile;
+use oche::trace::report::write_report;
+use oche::trace::symbols::Symbols;
+use oche::trace::wireshark::Folders;
+use oche::{command, workspace};
+use crate::environment;
+
+/// The package that carries Perfetto's schema.
+const PERFETTO: &str = "perfetto==0.59.1";
+
+/// Makes each view of a made-up trace that has every error in it, and has it read.
+///
+/// # Errors
+///
+/// A program does not understand what it is given, or shows something else than is in the trace.
+pub(super) fn run(step: &Step) -> Result<String> {
+    environment::prepare_views(step)?;
+    let folder = workspace::target().join("test").join("views");
+    workspace::create_folder(&folder)?;
+    // Kept for people: the worked examples in docs/trace-examples.md are made from it.
+    fs::write(folder.join("trace.oche"), with_every_error().bytes())?;
+    let trace = with_every_error().open();
+    step.detail("Perfetto");
+    let perfetto = perfetto(&trace, &folder, step)?;
+    step.detail("Wireshark");
+    let packets = wireshark(&trace, &folder)?;
+    step.detail("chromium");
+    browser(&trace, &folder)?;
+    Ok(format!("{perfetto}; {packets} packets dissected; the report shows every error"))
+}
+
+fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<String> {
+    let path = folder.join("trace.perfetto-trace");
+    write_perfetto(trace, 0, &Symbols::default(), &mut File::create(&path)?)?;
+    let environment = workspace::target().join("cache").join("perfetto");
+    let python = environment.join("bin/python");
+    let is_there = || {
+        let asked = format!(
+            "import importlib.metadata as m; assert 'perfetto=='+m.version('perfetto') == '{PERFETTO}'"
+        );
+        Command::new(&python).args(["-c", &asked]).output().is_ok_and(|run| run.status.success())
+    };
+    if !is_there() {
+        step.line(&format!("installing {PERFETTO} of PyPI into {}", environment.display()));
+        command::run(
+            Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment),
+            "making a virtual environment",
+        )?;
+        command::run(
+            Command::new(&python).args(["-m", "pip", "install", "--quiet", PERFETTO]),
+            "installing Perfetto's schema",
+        )?;
+    }
+    let script = folder.join("perfetto_schema.py");
+    fs::write(&script, include_str!("views/perfetto_schema.py"))?;
+    let said =
+        command::text(Command::new(&python).arg(&script).arg(&path), "reading with Perfetto's schema")?;
+    let said = said.trim().strip_prefix("ok: ").context("the reader of Perfetto's schema does not say ok")?;
+    Ok(said.to_owned())
+}
+
+/// Asks tshark, with the installed profile and dissector alone, for the fields of some packets.
+fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
+    let path = folder.join("trace.pcapng");
+    write_pcapng(trace, 0, &Filter::default(), &Symbols::default(), &mut File::create(&path)?)?;
+    let configuration = folder.join("wireshark");
+    Folders::find(Some(&configuration))?.install()?;
+    let ask = |filter: &str, fields: &[&str]| -> Result<Vec<String>> {
+        let mut tshark = Command::new("tshark");
+        tshark.env("WIRESHARK_CONFIG_DIR", &configuration);
+        tshark.args(["-2", "-C", "Oche", "-r"]).arg(&path).args(["-Y", filter, "-T", "fields"]);
+        for field in fields {
+            tshark.args(["-e", field]);
+        }
+        Ok(command::text(&mut tshark, "tshark")?.lines().map(str::to_owned).collect())
+    };
+    let expect = |filter: &str, fields: &[&str], wanted: &[&str]| -> Result<()> {
+        let said = ask(filter, fields)?;
+        if said != wanted {
+            bail!("tshark says of `{filter}` {said:?} instead of {wanted:?}");
+        }
+        Ok(())
+    };
+    expect(
+        "oche.event == \"io_page_fault\"",
+        &["oche.device", "oche.iova", "oche.write", "oche.fault.meaning", "oche.dart", "oche.stream"],
+        &[
+            "nvme\t0x00000000ffe00040\t0\tno entry for the page\t0\t1",
+            "nvme\t0x00000000ffe08010\t1\tthe page may not be written\t0\t1",
+            "e1000e\t0x0000000012345678\t0\tno first-level entry\t0\t2",
+        ],
+    )?;
+    expect(
+        "oche.event == \"snapshot\"",
+        &["oche.iova", "oche.gpa", "oche.payload", "oche.snapshot.at_unmap"],
+        &["0x00000000ffe18000\t0x000000000000b000\t4f63686520776173\t1"],
+    )?;
+    expect(
+        "oche.event == \"red_zone\"",
+        &["oche.iova", "oche.bytes", "frame.interface_name"],
+        &["0x00000000ffe19000\t8\tdart0"],
+    )?;
+    expect(
+        "oche.event == \"unmap\" && oche.iova == 0xffe00000",
+        &["oche.mapped_for", "oche.pc", "oche.cpu"],
+        &["0.000050000\t0xffff800008000c74\t0"],
+    )?;
+    // A map and its unmap name each other.
+    let unmaps = ask("oche.mapped_in", &["frame.number", "oche.mapped_in"])?;
+    let maps = ask("oche.unmapped_in", &["oche.unmapped_in", "frame.number"])?;
+    if unmaps.len() < 200 || unmaps != maps {
+        bail!("of {} unmaps that name their map, {} maps name their unmap", unmaps.len(), maps.len());
+    }
+    let wrong = ask("_ws.malformed || _ws.lua.error || !oche", &["frame.number"])?;
+    if !wrong.is_empty() {
+        bail!("tshark does not understand packets {}", wrong.join(", "));
+    }
+    Ok(ask("oche", &["frame.number"])?.len())
+}
+
+/// Opens the report in a browser without a network, and looks for what must be in the page that it then has.
+fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
+    let path = folder.join("report.html");
+    write_report(trace, 0, "made up.oche", &Symbols::default(), &mut File::create(&path)?)?;
+    let size = fs::metadata(&path)?.len();
+    if size > 1 << 20 {
+        bail!("the report has {size} bytes");
+    }
+    let profile = folder.join("chromium");
+    let _ = fs::remove_dir_all(&profile);
+    let log = folder.join("chromium.log");
+    let mut chromium = crate::pictures::browser(&profile);
+    chromium.args(["--window-size=1240,3000", "--enable-logging", "--v=0"]);
+    chromium.env("CHROME_LOG_FILE", &log);
+    chromium.arg("--dump-dom").arg(format!("file://{}", path.display()));
+    let ran = chromium.output().context("cannot start chromium")?;
+    let _ = fs::remove_dir_all(&profile);
+    let page = String::from_utf8_lossy(&ran.stdout);
+    let mut said = String::from_utf8_lossy(&ran.stderr).into_owned();
+    said.push_str(&fs::read_to_string(&log).unwrap_or_default());
+    if let Some(line) = said.lines().find(|line| line.contains("CONSOLE")) {
+        bail!("the browser's console says: {line}");
+    }
+    if !page.contains("data-ready=\"yes\"") {
+        bail!("the report's script did not come to its end; the browser said: {}", said.trim());
+    }
+    // The data stands in the page too, so only what the script made of it counts.
+    let made = page.split("<script").next().unwrap_or_default();
+    for wanted in [
+        "use-after-unmap",
+        "unmapped-without-flush",
+        "double-map",
+        "wrong-direction",
+        "left-at-reset",
+        "neighbours-exposed",
+        "red-zone-hit",
+        "wild-access",
+        "read refused",
+        "0xffe00040",
+        "unmap: IOMMU: iova=0x00000000ffe00000",
+        "How long pages stay mapped",
+        "<canvas",
+        "<path",
+        "0xffff800008000c74",
+    ] {
+        if !made.contains(wanted) {
+            bail!("the page as the browser has it lacks `{wanted}`");
+        }
+    }
+    Ok(())
+}

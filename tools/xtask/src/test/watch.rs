@@ -1,0 +1,213 @@
+//! A stock guest's virtio driver, watched as it fills its rings: which of its functions stores what.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use oche_hyp::addr::IovaPage;
+use oche_hyp::trace::record::Kind;
+use oche_hyp::trace::{Event, WatchHow};
+
+use oche::el2::Toolchain;
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use oche::pack::{self, Guest};
+use oche::progress::Step;
+use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
+use oche::trace::callers::ByCaller;
+use oche::trace::lifetime::{Lifetimes, StreamPlace};
+use oche::trace::reader::Item;
+use oche::trace::symbols::{SymbolOptions, Symbols};
+use oche::trace::values::WithValues;
+use oche::trace::{Recorder, TraceFile};
+use oche::{el2, workspace};
+
+/// The guest's script.
+const SCRIPT: &str = include_str!("watch.sh");
+/// Where Linux puts the driver's rings: at the top of what it has.
+const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1;callers on";
+/// The function of the stock kernel's driver that fills descriptors.
+const DRIVER: &str = "virtqueue_add";
+/// Of the 64 reads before, and of those after the watch was off, so many must be seen at least.
+const LEAST: usize = 64;
+/// Bytes of the disk that the guest leaves its symbols on.
+const SYMBOL_BYTES: u64 = 32 << 20;
+
+/// Boots the guest, and looks for the driver's stores in the trace.
+///
+/// # Errors
+///
+/// They are not there, or at a time when nobody watched; or the run cannot be made.
+pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
+    let folder = workspace::target().join("test").join("watch");
+    workspace::create_folder(&folder)?;
+    let (trace, symbols) = record(&folder, toolchain, step)?;
+    let seen = Seen::of(&TraceFile::open(&trace)?, &symbols)?;
+    seen.judge()
+}
+
+/// Gives the trace, and the names of the guest's functions.
+fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path::PathBuf, Symbols)> {
+    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
+    initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
+    initramfs.add_modules(&kernel, &["virtio_mmio", "virtio_pci", "virtio_blk", "?virtio_console"])?;
+    initramfs.set_init(SCRIPT);
+    let initrd = folder.join("initrd.cpio");
+    initramfs.write(&initrd)?;
+    let options = vec![("oche.trace-orders".to_owned(), WATCHED.to_owned())];
+    let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options };
+    let image = folder.join("oche.img");
+    pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
+    let (translated, plain) = (folder.join("translated.img"), folder.join("plain.img"));
+    for (path, bytes) in [(&translated, 4 << 20), (&plain, SYMBOL_BYTES)] {
+        let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        file.set_len(bytes)?;
+    }
+    let drive = |id: &str, path: &Path| {
+        format!("if=none,format=raw,id={id},file={}", escape_commas(path).to_string_lossy())
+    };
+    let arguments = [
+        "-drive",
+        &drive("translated", &translated),
+        "-device",
+        "virtio-blk-pci,drive=translated,addr=1,iommu_platform=on,disable-legacy=on",
+        "-drive",
+        &drive("plain", &plain),
+        "-global",
+        "virtio-mmio.force-legacy=false",
+        "-device",
+        "virtio-blk-device,drive=plain",
+    ];
+    let machine = Machine {
+        cpu: "cortex-a76".into(),
+        cpus: 2,
+        memory_mib: 1024,
+        kernel: image,
+        initrd: None,
+        append: "console=ttyAMA0".into(),
+        serial: Serial::Watched,
+        arguments: arguments.map(Into::into).to_vec(),
+    };
+    let console = folder.join("console.log");
+    let mut running = Running::start(&machine, &console)?;
+    let trace = folder.join("trace.oche");
+    let recorder = Recorder::start(&running.memory().open_path(), &trace)?;
+    let mut lines = Vec::new();
+    let ending = running.watch(
+        Duration::from_secs(150),
+        |_, line| {
+            lines.extend(line.text.strip_prefix("watch: ").map(str::to_owned));
+            Ok(Wish::GoOn)
+        },
+        |_| Ok(()),
+    )?;
+    recorder.finish()?;
+    ensure!(ending.is_good(), "{ending}; the console is kept in {}", console.display());
+    if let Some(error) = lines.iter().find_map(|line| line.strip_prefix("error ")) {
+        bail!("in the guest: {error}");
+    }
+    let bytes = lines.iter().find_map(|line| line.strip_prefix("symbols ")?.parse::<usize>().ok());
+    let mut names = fs::read(&plain).with_context(|| format!("reading {}", plain.display()))?;
+    names.truncate(bytes.context("the guest left no symbols")?);
+    let map = folder.join("kallsyms");
+    workspace::write_whole(&map, &names)?;
+    let options = SymbolOptions { symbols: Some(map), ..SymbolOptions::default() };
+    Ok((trace, options.load()?))
+}
+
+/// The functions that are named most often.
+fn most(functions: &BTreeMap<String, usize>) -> String {
+    let mut most: Vec<(&String, &usize)> = functions.iter().collect();
+    most.sort_by_key(|(_, times)| core::cmp::Reverse(**times));
+    let most: Vec<String> = most.iter().take(3).map(|(name, times)| format!("{name} {times}")).collect();
+    most.join(", ")
+}
+
+/// What of the driver's stores is in the trace.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Between one change of what is watched and the next: accesses told, and descriptors that name a mapped buffer.
+    spans: Vec<(usize, usize)>,
+    /// Stores by the function that they are in.
+    functions: BTreeMap<String, usize>,
+    /// Maps by the function that asked for them.
+    callers: BTreeMap<String, usize>,
+}
+
+impl Seen {
+    fn of(trace: &TraceFile, symbols: &Symbols) -> Result<Self> {
+        let mut seen = Self::default();
+        let mut lifetimes = Lifetimes::default();
+        let mut by = ByCaller::new(symbols);
+        for item in trace.events() {
+            let Item::Record(record) = item else { continue };
+            let record = by.apply(&record);
+            if record.kind() == Some(Kind::Map) {
+                let name = symbols.find(record.program_counter()).map_or("unknown", |(name, _)| name);
+                *seen.callers.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        for (item, value) in WithValues::new(trace.events()) {
+            let record = match item {
+                Item::Record(record) => record,
+                Item::Session(_) => continue,
+                Item::Lost { .. } | Item::Unreadable { .. } => bail!("events were lost"),
+            };
+            lifetimes.apply(&record);
+            match record.event() {
+                Some(Event::Filter { .. }) => seen.spans.push((0, 0)),
+                Some(Event::Watch { at, is_write, how: WatchHow::Exact, bytes, .. }) => {
+                    ensure!(value.len() == usize::from(bytes), "an access without its value");
+                    let Some((accesses, descriptors)) = seen.spans.last_mut() else { continue };
+                    *accesses += 1;
+                    let name = symbols.find(record.program_counter()).map(|(name, _)| name);
+                    if let Some(name) = name.filter(|_| is_write) {
+                        *seen.functions.entry(name.to_owned()).or_default() += 1;
+                        // A descriptor's first field: where the buffer is. It was mapped just before.
+                        let buffer = value.first_chunk().filter(|_| name.contains(DRIVER) && bytes == 8);
+                        let page = buffer.map(|buffer| IovaPage((u64::from_le_bytes(*buffer) >> 12) as u32));
+                        let place = StreamPlace::new(at.dart, at.stream);
+                        let is_mapped = page.is_some_and(|page| lifetimes.at(place, page).is_some());
+                        *descriptors += usize::from(is_mapped);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(seen)
+    }
+
+    fn judge(&self) -> Result<String> {
+        let [(watched, first), (unwatched, _), (again, second)] = self.spans[..] else {
+            bail!("three settings were asked for, and {} are in the trace", self.spans.len());
+        };
+        let functions = || self.functions.iter().map(|(name, stores)| format!("{name} {stores}"));
+        ensure!(
+            first >= LEAST && second >= LEAST,
+            "only {first} and {second} descriptors were seen, of {watched} and {again} accesses; stores by {}",
+            functions().collect::<Vec<_>>().join(", ")
+        );
+        ensure!(unwatched == 0, "{unwatched} accesses were told while nobody watched");
+        // The only device behind a DART is the disk: its driver, or the ring's, asks for every page.
+        let is_its = |name: &String| name.contains("virt") || name.contains("vring") || name.contains("vp_");
+        let all: usize = self.callers.values().sum();
+        let its: usize = self.callers.iter().filter(|(name, _)| is_its(name)).map(|(_, maps)| maps).sum();
+        ensure!(
+            all > 0 && its * 10 >= all * 9,
+            "of {all} maps only {its} are put down to the driver: {}",
+            most(&self.callers)
+        );
+        Ok(format!(
+            "{} accesses to the rings, {} descriptors that name a mapped buffer; most stores by {}; most maps by {}",
+            watched + again,
+            first + second,
+            most(&self.functions),
+            most(&self.callers)
+        ))
+    }
+}

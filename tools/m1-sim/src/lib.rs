@@ -5,30 +5,21 @@
 //! the machine until the device has been played. What it cannot show is Apple's
 //! CPU and interrupt controller; FIQs come from QEMU's GIC, where the kernel does not want that for itself.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::rc::Rc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use oche_boot::range::{BLOCK, PhysRange};
 
-use crate::command;
-use crate::el2::{self, Toolchain};
-use crate::pack;
-use crate::progress::Step;
-use crate::qemu::PROGRAM;
-use crate::trace::{self, Recorder, Recording};
-
-pub mod bench;
 pub mod dart;
 pub mod debugger;
 pub mod linux;
-mod manual;
 pub mod memory;
 pub mod nvme;
 pub mod power;
@@ -197,22 +188,8 @@ pub struct Parts {
     pub tree: Vec<u8>,
     /// The symbols of Oche's ELF file between which memory is not cleared by any loader: BSS and stacks.
     pub dirty: PhysRange,
-}
-
-impl Parts {
-    /// Builds and fetches them for `oche`, Oche's ELF file.
-    ///
-    /// # Errors
-    ///
-    /// A build fails, or the device tree cannot be had.
-    pub fn make(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Self> {
-        let stub = el2::build_package(toolchain, "oche-m1-stub", &[], step)?;
-        let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
-        let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
-        let symbol = |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
-        let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
-        Ok(Self { stub, tree: tree::compiled(step)?, dirty })
-    }
+    /// What starts QEMU, as a program and its first arguments; the machine's own arguments follow.
+    pub qemu: Vec<OsString>,
 }
 
 /// What a run left.
@@ -236,10 +213,8 @@ pub struct Outcome {
     pub is_reset: bool,
     /// How often the machine was stopped to play a device.
     pub stops: u64,
-    /// What the trace came to, if [`Board::record`] asked for one.
-    pub recording: Recording,
-    /// Oche's counters at the end.
-    pub counters: BTreeMap<String, u64>,
+    /// The memory as the machine left it; `None` where no board has run.
+    pub memory: Option<Rc<Memory>>,
 }
 
 impl Outcome {
@@ -258,7 +233,7 @@ impl Outcome {
 /// A board that runs.
 #[derive(Debug)]
 pub struct Board {
-    memory: Memory,
+    memory: Rc<Memory>,
     debugger: Debugger,
     qemu: Child,
     _socket: Socket,
@@ -274,7 +249,6 @@ pub struct Board {
     line: Vec<u8>,
     /// Lines of QEMU's own serial port, if the board has it.
     serial: Option<Receiver<String>>,
-    recorder: Option<Recorder>,
     /// DRAM below the image, and CTRR's part of it.
     by_page: [PhysRange; 2],
     tables: Tables,
@@ -299,7 +273,7 @@ impl Board {
     ///
     /// QEMU is missing or does not start, or the tree cannot be completed.
     pub fn start(image: &[u8], mac: &Mac, parts: &Parts) -> Result<Self> {
-        let memory = Memory::create()?;
+        let memory = Rc::new(Memory::create()?);
         let blob = tree::completed(&parts.tree, mac)?;
         if blob.len() as u64 > FDT_BYTES {
             bail!("the completed device tree has {} bytes", blob.len());
@@ -339,7 +313,7 @@ impl Board {
             domains.extend((!numbers.is_empty()).then_some((domain, numbers)));
         }
         let socket = Socket::new();
-        let mut qemu = spawn(mac, &memory, &socket.0)?;
+        let mut qemu = spawn(mac, &parts.qemu, &memory, &socket.0)?;
         let serial = qemu.stdout.take().map(lines_of);
         let debugger = match Debugger::connect(&socket.0) {
             Ok(debugger) => debugger,
@@ -363,7 +337,6 @@ impl Board {
             nvme: nvme::Nvme::default(),
             line: Vec::new(),
             serial,
-            recorder: None,
             by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
             tables: Tables::Early,
             outcome: Outcome::default(),
@@ -391,14 +364,10 @@ impl Board {
         Ok(board)
     }
 
-    /// Has the trace written to `file` while the board runs.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be written.
-    pub fn record(&mut self, file: &Path) -> Result<()> {
-        self.recorder = Some(Recorder::start(&self.memory.open_path(), file)?);
-        Ok(())
+    /// The machine's memory, for whoever looks at it while the board runs.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it is gone.
@@ -480,15 +449,10 @@ impl Board {
         self.outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
         self.outcome.copied_bytes = self.darts.iter().map(|dart| dart.copied_bytes).sum();
         self.outcome.refusals = self.darts.iter().map(|dart| dart.refusals).sum();
-        if let Some(recorder) = self.recorder.take() {
-            self.outcome.recording = recorder.finish()?;
-        }
-        // None where Oche never came so far as to make a trace.
-        let counters = trace::read_statistics(&self.memory.open_path()).unwrap_or_default();
-        self.outcome.counters = counters.into_iter().collect();
         let mut screen = vec![0; self.screen.size() as usize];
         self.memory.read(self.screen.start, &mut screen);
         self.outcome.screen = screen;
+        self.outcome.memory = Some(Rc::clone(&self.memory));
         Ok(std::mem::take(&mut self.outcome))
     }
 
@@ -584,17 +548,10 @@ impl Drop for Board {
     }
 }
 
-fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
-    if !command::is_present(PROGRAM) {
-        bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
-    }
-    let mut line = if command::is_present("setpriv") {
-        let mut line = Command::new("setpriv");
-        line.args(["--pdeathsig", "KILL", PROGRAM]);
-        line
-    } else {
-        Command::new(PROGRAM)
-    };
+fn spawn(mac: &Mac, qemu: &[OsString], memory: &Memory, socket: &Path) -> Result<Child> {
+    let (program, first) = qemu.split_first().context("nothing says how QEMU is started")?;
+    let mut line = Command::new(program);
+    line.args(first);
     line.args(["-M", "virt,virtualization=on,gic-version=3,memory-backend=ram"]);
     let cpu = if mac.has_linux { linux::CPU } else { "max,pauth-impdef=on" };
     line.args(["-cpu", cpu, "-smp", &mac.cpus.to_string()]);
@@ -611,7 +568,7 @@ fn spawn(mac: &Mac, memory: &Memory, socket: &Path) -> Result<Child> {
     line.args(["-gdb", "chardev:debugger"]).args(&mac.arguments);
     let output = if mac.has_linux { Stdio::piped() } else { Stdio::null() };
     line.stdin(Stdio::null()).stdout(output).stderr(Stdio::inherit());
-    line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+    line.spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 
 /// Reads lines in a thread of its own until nobody writes any more.

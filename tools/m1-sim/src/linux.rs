@@ -1,29 +1,15 @@
-//! A stock kernel on the simulated board: what the board lends from QEMU, and the guest that tells what it sees.
+//! A stock kernel on the simulated board: what the board lends from QEMU.
 //!
 //! A stock distribution kernel has no driver for Apple's interrupt controller, timers and serial port, so the tree
 //! names QEMU's beside them. All that concerns DARTs is the board's own.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
-use flate2::read::GzDecoder;
 
 use super::property::{cells, set};
-use super::{DARTS, Mac, Outcome, dart};
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, GuestKernel, KernelChoice};
-use crate::guest::module::{self, DartModule};
-use crate::guest::userland::Userland;
-use crate::pack::Guest;
-use crate::progress::Step;
-use crate::workspace;
+use super::{DARTS, Mac, dart};
 
-/// The guest's script, behind what every init script begins with.
-const SCRIPT: &str = include_str!("init.sh");
 /// Phandles that no tree of this age has.
 const GIC: u32 = 0x8000;
 /// Where QEMU's virt machine has its interrupt controller and serial port. Source: QEMU 7.2 `hw/arm/virt.c`.
@@ -75,88 +61,18 @@ pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
     is_ours.then_some((registers + u64::from(line / 32 * 4), 1 << (line % 32)))
 }
 
-/// The trace that the guest read from Oche's port and told in hexadecimal.
-///
-/// # Errors
-///
-/// It told none, or not a whole one.
-pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
-    let digits: String = outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
-    let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
-    let packed = pairs.map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<Vec<u8>, _>>();
-    let packed = packed.context("what the guest told of the trace is no hexadecimal")?;
-    let mut trace = Vec::new();
-    GzDecoder::new(&*packed).read_to_end(&mut trace).context("the trace that the guest told")?;
-    Ok(trace)
-}
-
-/// The kernel with its initrd, as `oche pack` takes them.
-///
-/// # Errors
-///
-/// A file cannot be read or written.
-fn guest(kernel: &GuestKernel, module: &DartModule, userland: &Userland, into: &Path) -> Result<Guest> {
-    let mut initramfs = Initramfs::new(userland)?;
-    initramfs.add_module_file(&module.path)?;
-    initramfs.add_module_file(&module.board_dma())?;
-    initramfs.add_modules(kernel, &["virtio_mmio", "?virtio_console"])?;
-    initramfs.set_init(SCRIPT);
-    let initrd: PathBuf = into.join("initrd.cpio");
-    initramfs.write(&initrd)?;
-    let options = vec![
-        ("oche.pool".to_owned(), "64M".to_owned()),
-        ("oche.bootargs".to_owned(), BOOT_ARGUMENTS.to_owned()),
-    ];
-    Ok(Guest { kernel: kernel.image.clone(), initrd: Some(initrd), options })
-}
-
-/// Fetches the stock kernel, its programs and the DART driver of its own source, and gives what `oche pack` takes; and
-/// what the kernel is called.
-///
-/// # Errors
-///
-/// Something cannot be had.
-pub fn prepare(into: &Path, step: &Step) -> Result<(Guest, GuestKernel)> {
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    kernel.verify()?;
-    let module = module::build(&kernel, step)?;
-    let userland = Userland::fetch(step)?;
-    workspace::create_folder(into)?;
-    Ok((guest(&kernel, &module, &userland, into)?, kernel))
-}
-
-/// Whether the kernel's guest came to its end.
-///
-/// # Errors
-///
-/// It did not.
-pub fn judge(outcome: &Outcome) -> Result<()> {
-    if !outcome.lines.iter().any(|line| line.starts_with("guest: ") && line.ends_with(" cases, 0 failed")) {
-        bail!("the kernel's user space did not come to its end");
-    }
-    Ok(())
-}
-
-/// How long it may take: a quarter of a minute on two cores.
-pub const LIMIT: Duration = Duration::from_secs(240);
-
 /// A Mac for it: two CPUs, which the kernel takes from the spin table.
 #[must_use]
 pub fn mac() -> Mac {
     Mac { cpus: 2, has_linux: true, ..Mac::default() }
 }
 
-/// The kernel's command line: its messages on the serial port and the screen; and it does not wait for a driver of Apple's
-/// interrupt controller, which it lacks, before it probes what is wired to that.
-const BOOT_ARGUMENTS: &str =
-    "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1 fw_devlink=permissive";
-
 /// Puts into the tree what the kernel needs of QEMU's, and devices behind the DARTs.
 ///
 /// # Errors
 ///
 /// The tree is not that of an M1.
-pub(super) fn complete(tree: &mut DeviceTree) -> Result<()> {
+pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
     let root = &mut tree.root;
     let clock = root.child("clock-ref").and_then(phandle).context("the tree has no /clock-ref")?;
     for name in ["pmu-e", "pmu-p"] {
@@ -232,7 +148,7 @@ fn phandle(node: &DeviceTreeNode) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DEVICES, LINE_WORDS, SCRIPT, pending, port_pending};
+    use super::{DEVICES, LINE_WORDS, pending, port_pending};
     use crate::DARTS;
 
     #[test]
@@ -250,10 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn every_device_is_behind_darts_that_the_board_has_and_the_guest_expects_it() {
+    fn every_device_is_behind_darts_that_the_board_has() {
         assert!(DEVICES.iter().flat_map(|(_, behind)| *behind).all(|(dart, _)| *dart < DARTS.len()));
-        for (name, _) in DEVICES {
-            assert!(SCRIPT.lines().any(|line| line.starts_with("devices=") && line.contains(name)), "{name}");
-        }
     }
 }

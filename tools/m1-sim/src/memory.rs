@@ -8,8 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::workspace;
-
 /// Where QEMU's virt machine has its RAM begin. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_MEM`.
 const BASE: u64 = 0x4000_0000;
 /// Bytes: the M1's registers from 0x2_0000_0000 on, and its DRAM from 0x8_0000_0000 on, 16 GiB and a bit.
@@ -31,8 +29,7 @@ impl Memory {
     pub fn create() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let shared = Path::new("/dev/shm");
-        let folder = if shared.is_dir() { shared.to_path_buf() } else { workspace::target().join("ram") };
-        workspace::create_folder(&folder)?;
+        let folder = if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("oche-m1.{}.{number}", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);

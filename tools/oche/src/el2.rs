@@ -14,11 +14,11 @@ use crate::{command, workspace};
 /// The target: EL2 code must not touch the guest's floating-point registers.
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The cargo profile, from the workspace's manifest.
-const PROFILE: &str = "el2";
+pub const PROFILE: &str = "el2";
 /// Stands among the features for the one that is left out: `trace`, the only one that is on by itself.
 pub const WITHOUT_TRACE: &str = "without-trace";
 /// The board that a developer's own machine runs in QEMU.
-const PACKAGE: &str = "oche-qemu-virt";
+pub const PACKAGE: &str = "oche-qemu-virt";
 /// Names the way to build, against the choice made by looking: `rustup` or `debian`.
 const CHOICE_VARIABLE: &str = "OCHE_EL2_TOOLCHAIN";
 /// Where the answer of `rustup target add` is remembered, so that a refusal costs time once only.
@@ -78,7 +78,8 @@ impl Toolchain {
     }
 
     /// A cargo that builds for the target in a folder of its own, so that two compilers do not undo each other.
-    fn cargo(self) -> Command {
+    #[must_use]
+    pub fn cargo(self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.current_dir(workspace::root());
         // What `cargo xtask` left there is meant for the host.
@@ -113,7 +114,8 @@ impl Toolchain {
     }
 
     /// The arguments that name the target.
-    fn target_arguments(self) -> &'static [&'static str] {
+    #[must_use]
+    pub fn target_arguments(self) -> &'static [&'static str] {
         match self {
             Self::Rustup => &["--target", TARGET],
             Self::Debian => &[
@@ -167,37 +169,6 @@ pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], ste
     let bytes = fs::read(&built).with_context(|| format!("cargo left no {}", built.display()))?;
     workspace::write_whole(&kept, &bytes)?;
     Ok(kept)
-}
-
-/// Where Debian's package `rust-web-clippy` puts the linter that goes with its compiler.
-pub(crate) const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
-
-/// Lints what is built for the target.
-///
-/// # Errors
-///
-/// A lint is broken, or the linter is missing (`environment::prepare_linter`).
-pub fn lint(toolchain: Toolchain) -> Result<()> {
-    let mut cargo = toolchain.cargo();
-    cargo.arg(match toolchain {
-        Toolchain::Rustup => "clippy",
-        Toolchain::Debian => "check",
-    });
-    cargo.args(["--quiet", "--package", PACKAGE, "--package", "oche-hostile-guest", "--profile", PROFILE]);
-    cargo.args(["--package", "oche-m1", "--package", "oche-m1-guest", "--package", "oche-m1-stub"]);
-    cargo.args(["--features", "oche-qemu-virt/panic-on-request"]).args(toolchain.target_arguments());
-    match toolchain {
-        Toolchain::Rustup => {
-            cargo.args(["--", "-D", "warnings"]);
-        }
-        // What rustup's `cargo clippy` would set for its own driver; a folder apart, or the plain build's would be reused.
-        Toolchain::Debian => {
-            cargo.env("RUSTC_WORKSPACE_WRAPPER", DEBIAN_LINTER);
-            cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
-            cargo.env("CARGO_TARGET_DIR", workspace::target().join("el2-debian-lint"));
-        }
-    }
-    command::show(&mut cargo, "clippy for the target")
 }
 
 /// The ELF file's name: the package's, and the features that make it another one.

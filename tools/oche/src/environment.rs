@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use crate::command;
-use crate::el2::{self, Toolchain};
+use crate::el2::Toolchain;
 use crate::progress::Step;
 
 /// How long apt-get waits for another package manager, in seconds.
@@ -18,33 +18,21 @@ const LOCK_SECONDS: u32 = 120;
 
 /// Something that must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Need {
+pub struct Need {
     /// What tells that it is there.
-    sign: Sign,
+    pub sign: Sign,
     /// The Debian package that has it.
-    package: &'static str,
+    pub package: &'static str,
 }
 
 /// What tells that a package is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
+pub enum Sign {
+    /// A program of this name on the search path.
     Program(&'static str),
+    /// A file at this path.
     File(&'static str),
 }
-
-/// Needed on every machine, sorted by what for: to run the guest, to build its module, to make its files.
-const NEEDS: [Need; 7] = [
-    Need { sign: Sign::Program("qemu-system-aarch64"), package: "qemu-system-arm" },
-    Need { sign: Sign::Program("aarch64-linux-gnu-gcc"), package: "gcc-aarch64-linux-gnu" },
-    Need { sign: Sign::Program("make"), package: "make" },
-    Need { sign: Sign::Program("dtc"), package: "device-tree-compiler" },
-    Need { sign: Sign::Program("depmod"), package: "kmod" },
-    Need { sign: Sign::Program("xz"), package: "xz-utils" },
-    Need {
-        sign: Sign::File("/usr/share/keyrings/debian-archive-keyring.gpg"),
-        package: "debian-archive-keyring",
-    },
-];
 
 /// Needed where rustup has no bare-metal target to offer: Debian's newer compiler with its library's source.
 const COMPILER_NEEDS: [Need; 3] = [
@@ -53,21 +41,21 @@ const COMPILER_NEEDS: [Need; 3] = [
     Need { sign: Sign::Program("ld.lld"), package: "lld" },
 ];
 
-/// Finds what is missing and installs it; gives the toolchain that builds for EL2.
+/// Finds the compiler for EL2, and installs it and what `needs` name where they are missing.
 ///
 /// # Errors
 ///
 /// The machine is not a Debian, nobody may install packages, the archive cannot be reached, or the disk is full. Each
 /// error says what to do.
-pub fn prepare(step: &Step) -> Result<Toolchain> {
-    let mut missing = missing_of(&NEEDS);
+pub fn prepare(needs: &[Need], step: &Step) -> Result<Toolchain> {
+    let mut missing = missing_of(needs);
     let toolchain = Toolchain::choose(step)?;
     if toolchain == Toolchain::Debian {
         missing.extend(missing_of(&COMPILER_NEEDS));
     }
     if !missing.is_empty() {
         install(&missing, step)?;
-        let needs: Vec<_> = NEEDS.iter().chain(&COMPILER_NEEDS).copied().collect();
+        let needs: Vec<_> = needs.iter().chain(&COMPILER_NEEDS).copied().collect();
         let still: Vec<_> =
             missing_of(&needs).into_iter().filter(|package| missing.contains(package)).collect();
         if !still.is_empty() {
@@ -80,51 +68,9 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
     Ok(toolchain)
 }
 
-/// The linter that goes with Debian's newer compiler.
-const LINTER_NEEDS: [Need; 1] = [Need { sign: Sign::File(el2::DEBIAN_LINTER), package: "rust-web-clippy" }];
-
-/// Installs the linter that goes with `toolchain`, where rustup did not bring it.
-///
-/// # Errors
-///
-/// As for [`prepare`].
-pub fn prepare_linter(toolchain: Toolchain, step: &Step) -> Result<()> {
-    let missing = if toolchain == Toolchain::Debian { missing_of(&LINTER_NEEDS) } else { Vec::new() };
-    if missing.is_empty() { Ok(()) } else { install(&missing, step) }
-}
-
-/// Needed to look at a trace's views as other programs see them.
-const VIEW_NEEDS: [Need; 4] = [
-    Need { sign: Sign::Program("tshark"), package: "tshark" },
-    Need { sign: Sign::Program("chromium"), package: "chromium" },
-    Need { sign: Sign::Program("python3"), package: "python3" },
-    // Python's own check; python3 alone, as Debian splits it, has no pip to put into a virtual environment.
-    Need { sign: Sign::File("/usr/share/doc/python3-venv"), package: "python3-venv" },
-];
-
-/// Installs the programs that traces are looked at with: Wireshark's, a browser, Python.
-///
-/// # Errors
-///
-/// As for [`prepare`].
-pub fn prepare_views(step: &Step) -> Result<()> {
-    let mut missing = missing_of(&VIEW_NEEDS);
-    if has_ensurepip() {
-        missing.retain(|package| *package != "python3-venv");
-    }
-    if missing.is_empty() { Ok(()) } else { install(&missing, step) }
-}
-
-/// Whether the Python in use can make virtual environments.
-fn has_ensurepip() -> bool {
-    Command::new("python3")
-        .args(["-c", "import ensurepip, venv"])
-        .output()
-        .is_ok_and(|run| run.status.success())
-}
-
 /// The packages that are missing, found by looking at files alone: nothing is started.
-fn missing_of(needs: &[Need]) -> Vec<&'static str> {
+#[must_use]
+pub fn missing_of(needs: &[Need]) -> Vec<&'static str> {
     needs.iter().filter(|need| !need.sign.is_present()).map(|need| need.package).collect()
 }
 
@@ -138,7 +84,11 @@ impl Sign {
 }
 
 /// Installs packages of the machine's own distribution.
-fn install(packages: &[&str], step: &Step) -> Result<()> {
+///
+/// # Errors
+///
+/// As for [`prepare`].
+pub fn install(packages: &[&str], step: &Step) -> Result<()> {
     let list = packages.join(" ");
     if !command::is_present("apt-get") {
         bail!("these are missing: {list}; this is not a Debian, so install what they hold by your own means");

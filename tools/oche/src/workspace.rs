@@ -7,14 +7,20 @@ use anyhow::{Context, Result};
 
 /// The checkout's top folder.
 ///
-/// Cargo names the tools' own folder at run time; a binary started by hand falls back to where it was compiled.
+/// At run time cargo names the folder of the package it runs; a binary that is started by hand falls back to the
+/// checkout it was compiled in.
 #[must_use]
 pub fn root() -> PathBuf {
-    let tools = std::env::var_os("CARGO_MANIFEST_DIR")
-        .map(PathBuf::from)
-        .filter(|folder| folder.join("src/bin/xtask.rs").is_file())
-        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    tools.parent().map_or_else(|| tools.clone(), Path::to_path_buf)
+    let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));
+    std::env::var_os("CARGO_MANIFEST_DIR")
+        .and_then(|package| top_above(Path::new(&package)))
+        .or_else(|| top_above(compiled))
+        .unwrap_or_else(|| compiled.to_owned())
+}
+
+/// The checkout that `package`, a folder in it, belongs to.
+fn top_above(package: &Path) -> Option<PathBuf> {
+    package.ancestors().find(|folder| folder.join("tools/oche/Cargo.toml").is_file()).map(Path::to_path_buf)
 }
 
 /// Where results go: `target/` of the checkout, wherever cargo was told to build.
@@ -85,5 +91,20 @@ pub fn remove_folder(folder: &Path) -> Result<()> {
             Err(error).with_context(|| format!("cannot remove {}", folder.display()))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{root, top_above};
+
+    #[test]
+    fn the_top_is_found_from_every_package_and_only_from_inside() {
+        let top = root();
+        for package in ["tools/oche", "tools/xtask", "hyp"] {
+            assert_eq!(top_above(&top.join(package)).as_ref(), Some(&top), "{package}");
+        }
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_eq!(top_above(elsewhere.path()), None);
     }
 }

@@ -5,15 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use oche_boot::range::PhysRange;
-
 use oche::el2::{self, Toolchain};
-use crate::ordering::{Checker, Layout, Report};
 use oche::pack::{self, Guest};
 use oche::progress::{Progress, Step};
-use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 use oche::trace::Recorder;
 use oche::workspace;
+use oche_boot::range::PhysRange;
+
+use crate::ordering::{Checker, Layout, Report};
+use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 
 mod idle;
 pub(crate) mod random;

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-
 use oche::el2::{self, Toolchain};
 use oche::pack::{self, Guest};
 use oche::progress::Progress;
-use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 use oche::workspace;
+
 use crate::hostile;
+use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 
 pub mod job;
 

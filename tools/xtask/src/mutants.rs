@@ -7,7 +7,6 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-
 use oche::progress::Progress;
 
 mod board;

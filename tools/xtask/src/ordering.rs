@@ -11,14 +11,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSymbol, SymbolKind, SymbolSection};
+use oche::command;
+use oche::progress::Step;
+use oche::workspace;
 use oche_boot::range::PhysRange;
 use oche_hyp::statistics::Exit;
 use oche_hyp::trace::directory;
 
-use oche::command;
-use oche::progress::Step;
 use crate::qemu::escape_commas;
-use oche::workspace;
 
 /// Set in the environment: the run ends at the first violation.
 pub(crate) const FIRST_ONLY: &str = "OCHE_FIRST_VIOLATION";

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-
 use oche::progress::Progress;
 use oche::trace::TraceFile;
 use oche::trace::live::{picture_of, picture_size};
 use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::{command, workspace};
+
 use crate::environment;
 
 /// Pixels of the report's picture: as wide as the page gets, and down to the first address spaces.

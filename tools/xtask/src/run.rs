@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use oche::pack::kernel_image::KernelImage;
+use oche::pack::{self, Guest};
+use oche::progress::Progress;
+use oche::{el2, workspace};
 
 use crate::demo::parse_option;
+use crate::environment;
 use crate::guest::initramfs::{INIT_SHELL, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::pack::kernel_image::KernelImage;
-use oche::pack::{self, Guest};
-use oche::progress::Progress;
 use crate::qemu::{Machine, Running, Serial, Wish};
-use oche::{el2, workspace};
-use crate::environment;
 
 /// Options of `cargo xtask run`.
 #[derive(Clone, Debug, clap::Args)]

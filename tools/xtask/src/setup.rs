@@ -1,13 +1,13 @@
 //! `cargo xtask setup` and `cargo xtask build`: everything that a guest needs, made ready beforehand.
 
 use anyhow::Result;
+use oche::el2;
+use oche::progress::Progress;
 
+use crate::environment;
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::progress::Progress;
-use oche::el2;
-use crate::environment;
 
 /// Options of `cargo xtask setup`.
 #[derive(Clone, Debug, clap::Args)]

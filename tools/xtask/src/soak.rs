@@ -5,10 +5,9 @@ use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use oche::workspace;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-
-use oche::workspace;
 
 pub(crate) mod hostile;
 

@@ -5,11 +5,11 @@ use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
-
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
-use crate::soak::hostile::{Images, batch};
 use oche::{command, el2, workspace};
+
+use crate::soak::hostile::{Images, batch};
 use crate::{check, environment, hostile};
 
 mod fault;

@@ -119,7 +119,7 @@ impl PackArguments {
     fn build(&self) -> Result<PathBuf> {
         let progress = Progress::new(1);
         let step = progress.step("Oche for EL2");
-        let toolchain = environment::prepare(&step)?;
+        let toolchain = environment::prepare(&[], &step)?;
         let oche = el2::build_package(toolchain, self.board.package(), &[], &step)?;
         step.done("");
         Ok(oche)

@@ -19,7 +19,8 @@ pub(crate) const HZ: u64 = 1_000_000;
 pub(crate) const FLUSHER: u64 = 0xffff_8000_0800_0c74;
 
 /// A trace in the making. Time goes on by 10 ticks an event.
-pub(crate) struct Made {
+#[derive(Debug)]
+pub struct Made {
     directory: Vec<u64>,
     records: Vec<Vec<Record>>,
     pub(crate) now: u64,
@@ -129,7 +130,8 @@ impl Made {
     }
 
     /// The file's bytes.
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
         let found = Found { unix_nanoseconds: 1, offset: 2, words: self.directory.clone() };
         let mut file = file_header(0).to_vec();
         let kind = |kind: ChunkKind| ChunkHeader { kind: kind as u32, ..ChunkHeader::default() };
@@ -166,7 +168,12 @@ impl Made {
     }
 
     /// The trace, opened.
-    pub(crate) fn open(&self) -> TraceFile<Vec<u8>> {
+    ///
+    /// # Panics
+    ///
+    /// What was made is no trace.
+    #[must_use]
+    pub fn open(&self) -> TraceFile<Vec<u8>> {
         TraceFile::from_source(self.bytes()).expect("it is a trace")
     }
 }
@@ -196,7 +203,8 @@ impl Words for Plain {
 }
 
 /// A trace with an error of every kind in it, a snapshot of eight bytes, and what a correct driver does around them.
-pub(crate) fn with_every_error() -> Made {
+#[must_use]
+pub fn with_every_error() -> Made {
     let (to_device, from_device) = (Permission::READ_ONLY, Permission::WRITE_ONLY);
     let mut made = Made::new();
     made.map(0, 1, 0xfffff, 1, Permission::READ_WRITE).attach(0, 1, Some(900));

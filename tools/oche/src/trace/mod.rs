@@ -33,7 +33,7 @@ pub mod why;
 pub mod wireshark;
 pub mod words;
 
-pub(crate) mod made;
+pub mod made;
 
 pub use memory::read_statistics;
 pub use reader::TraceFile;

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use sha2::{Digest, Sha256};
-
 use oche::{command, workspace};
+use sha2::{Digest, Sha256};
 
 /// How large things are, in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

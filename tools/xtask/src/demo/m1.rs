@@ -5,19 +5,21 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use oche::el2::Toolchain;
+use oche::progress::{Progress, Step};
+use oche::trace::{self, Recorder, Recording};
+use oche::workspace;
+use oche_m1_sim::dart::Setting;
+use oche_m1_sim::{DARTS, Mac, Outcome, screen};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::demo::summary::grouped;
 use crate::demo::{Options, parse_option};
-use oche::el2::Toolchain;
+use crate::environment;
 use crate::guest::kernel::hex;
 use crate::m1::bench::{self, Bench};
-use oche_m1_sim::dart::Setting;
-use crate::m1::{DARTS, Mac, Outcome, linux, screen};
-use oche::progress::{Progress, Step};
-use oche::workspace;
-use crate::environment;
+use crate::m1::linux;
 
 /// Everything about the runs.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -218,16 +220,16 @@ fn drivers(
         oche_m1_sim::DIRT
     ));
     let began = Instant::now();
-    let mut board = bench.board(mac)?;
+    let board = bench.board(mac)?;
     let trace = output.join("trace.oche");
-    board.record(&trace)?;
+    let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(bench::LIMIT, |line| {
         tell(&step, line);
         bench::is_last(line)
     })?;
     let mut run = Run::of("drivers", &outcome, began);
     run.keep_screen(&outcome, &output.join("screen.png"))?;
-    run.keep_trace(&outcome, &trace);
+    run.keep_trace(&recorder.finish()?, &trace);
     let verdict = bench::judge(&outcome);
     finish(step, bench, run, &outcome, verdict, summary)
 }
@@ -366,18 +368,18 @@ fn stock_kernel(
 
     let step = progress.step("Debian's kernel on the simulated M1");
     let began = Instant::now();
-    let mut mac = linux::mac();
+    let mut mac = oche_m1_sim::linux::mac();
     mac.chosen = mac_of(options)?.chosen;
-    let mut board = bench.board(&mac)?;
+    let board = bench.board(&mac)?;
     let trace = output.join("linux.oche");
-    board.record(&trace)?;
+    let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(linux::LIMIT, |line| {
         tell(&step, line);
         bench::is_last(line)
     })?;
     let mut run = Run::of("Debian's kernel", &outcome, began);
     run.keep_screen(&outcome, &output.join("linux.png"))?;
-    run.keep_trace(&outcome, &trace);
+    run.keep_trace(&recorder.finish()?, &trace);
     let verdict = bench::judge(&outcome).and_then(|()| linux::judge(&outcome));
     finish(step, &bench, run, &outcome, verdict, summary)
 }
@@ -429,7 +431,7 @@ impl Run {
             refused_accesses: outcome.refusals,
             invalidations: outcome.invalidations,
             violations: outcome.violations.clone(),
-            counters: outcome.counters.clone(),
+            counters: counters(outcome),
             ..Self::default()
         }
     }
@@ -470,10 +472,16 @@ impl Run {
         screen::write_png(&outcome.screen, file)
     }
 
-    fn keep_trace(&mut self, outcome: &Outcome, file: &Path) {
+    fn keep_trace(&mut self, recording: &Recording, file: &Path) {
         self.trace = file.display().to_string();
-        (self.trace_events, self.trace_dropped) = (outcome.recording.records, outcome.recording.lost);
+        (self.trace_events, self.trace_dropped) = (recording.records, recording.lost);
     }
+}
+
+/// Oche's counters at the end; none where Oche never came so far as to make a trace.
+fn counters(outcome: &Outcome) -> BTreeMap<String, u64> {
+    let counters = outcome.memory.as_ref().map(|memory| trace::read_statistics(&memory.open_path()));
+    counters.and_then(Result::ok).unwrap_or_default().into_iter().collect()
 }
 
 /// The numbers of `guest: 9 cases, 0 failed`.

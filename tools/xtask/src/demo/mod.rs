@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use oche::pack::{self, Guest};
+use oche::progress::{Progress, Step};
+use oche::{el2, workspace};
 
 use crate::demo::disks::{Disks, Sizes};
 use crate::demo::judge::judge;
 use crate::demo::server::Server;
 use crate::demo::summary::Summary;
 use crate::demo::watch::{Plan, watch};
+use crate::environment;
 use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::pack::{self, Guest};
-use oche::progress::{Progress, Step};
 use crate::qemu::{Machine, Serial};
-use oche::{el2, workspace};
-use crate::environment;
 
 pub mod devices;
 pub mod disks;

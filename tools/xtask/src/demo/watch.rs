@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use oche::progress::Step;
+use oche::trace;
 
 use crate::demo::kernel_log::{is_bad_warning, is_complaint};
 use crate::demo::story::{Said, Story, parse};
 use crate::demo::summary::Counters;
-use oche::progress::Step;
 use crate::qemu::smmu::{Owners, Survey};
 use crate::qemu::{Ending, Line, Machine, Running, Wish};
-use oche::trace;
 
 /// The first look at the SMMU comes so long after the guest began to be busy; each further one after half as much time
 /// again as the one before it, since a look stops the guest.

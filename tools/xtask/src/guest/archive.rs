@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
-
-use super::sources;
 use oche::progress::Step;
 use oche::{command, workspace};
+
+use super::sources;
 
 /// One suite of the archive, with package lists of its own.
 #[derive(Debug)]

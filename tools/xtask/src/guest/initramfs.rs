@@ -9,11 +9,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use cpio::newc::{Builder, ModeFileType, trailer};
+use oche::{command, workspace};
 
 use super::kernel::GuestKernel;
 use super::modules::ModuleIndex;
 use super::userland::Userland;
-use oche::{command, workspace};
 
 /// The modules for every device that the demonstration attaches; `?` marks what some kernels have built in or renamed.
 ///

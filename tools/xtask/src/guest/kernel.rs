@@ -6,12 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use md5::Md5;
+use oche::progress::Step;
+use oche::{command, workspace};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::{self, Archive, Package};
-use oche::progress::Step;
-use oche::{command, workspace};
 
 /// Which kernel to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]

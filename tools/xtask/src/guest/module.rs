@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use oche::progress::Step;
+use oche::{command, workspace};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::archive::{self, Archive, Package};
 use super::kernel::{GuestKernel, hex};
-use oche::progress::Step;
-use oche::{command, workspace};
 
 /// The distribution's files that are compiled, in `drivers/iommu/`.
 const DRIVER_SOURCES: [&str; 2] = ["apple-dart.c", "io-pgtable-dart.c"];

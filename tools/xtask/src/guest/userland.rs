@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use object::read::elf::{Dyn, FileHeader};
 use object::{Endianness, elf};
-
-use super::archive::{self, Archive};
 use oche::progress::Step;
 use oche::workspace;
+
+use super::archive::{self, Archive};
 
 /// The suite they come from, whichever kernel runs.
 const SUITE: &str = "bookworm";

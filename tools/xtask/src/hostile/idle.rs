@@ -6,13 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-
-use crate::demo::summary::{Counters, Summary};
 use oche::progress::Step;
-use crate::qemu::{Ending, RAM_BASE, Running, Wish};
 use oche::trace;
 
 use super::{LIMIT, Way, start};
+use crate::demo::summary::{Counters, Summary};
+use crate::qemu::{Ending, RAM_BASE, Running, Wish};
 
 /// How long a phase without exits is watched.
 const QUIET: Duration = Duration::from_millis(500);

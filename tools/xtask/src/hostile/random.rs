@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-
 use oche::progress::Step;
-use crate::qemu::{Ending, Wish};
 
 use super::{Way, start};
+use crate::qemu::{Ending, Wish};
 
 /// A run whose operations take longer than this has hung.
 const LIMIT_PER_OPERATION: Duration = Duration::from_millis(20);

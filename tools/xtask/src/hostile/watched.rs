@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::trace::{Event, WatchHow};
-
 use oche::trace::TraceFile;
 use oche::trace::reader::Item;
 use oche::trace::values::WithValues;
+use oche_hyp::addr::{Gfn, PAGE_BYTES};
+use oche_hyp::trace::{Event, WatchHow};
 
 /// What the guest's Oche is told: to watch every IOVA that the guest uses, in rings that nobody overtakes.
 pub(super) const OPTIONS: [(&str, &str); 2] =

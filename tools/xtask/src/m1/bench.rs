@@ -6,15 +6,17 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use oche_boot::range::PhysRange;
-use sha2::{Digest, Sha256};
-
-use super::{Board, Mac, Outcome, Parts, screen};
 use oche::command;
 use oche::el2::{self, Toolchain};
 use oche::pack::{self, Guest};
 use oche::progress::Step;
 use oche::workspace;
+use oche_boot::range::PhysRange;
+use oche_m1_sim::{Board, Mac, Outcome, Parts, screen};
+use sha2::{Digest, Sha256};
+
+use super::device_tree;
+use crate::qemu;
 
 /// How long one run may take: a few seconds with one CPU, some forty with eight on two that have nothing else to do. A
 /// board that hangs is found by its silence long before.
@@ -90,7 +92,7 @@ impl Bench {
             pack::pack(&oche, guest, &path)?;
         }
         let image = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let parts = Parts::make(toolchain, &oche, step)?;
+        let parts = make_parts(toolchain, &oche, step)?;
         Ok(Self { image, path, oche, parts, folder: folder.to_owned() })
     }
 
@@ -161,6 +163,16 @@ impl Bench {
     }
 }
 
+/// Builds and fetches what the board needs for `oche`, Oche's ELF file.
+fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
+    let stub = el2::build_package(toolchain, "oche-m1-stub", &[], step)?;
+    let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
+    let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
+    let symbol = |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
+    let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
+    Ok(Parts { stub, tree: device_tree::compiled(step)?, dirty, qemu: qemu::launcher()? })
+}
+
 /// Builds the tests' guest.
 fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
     let guest = el2::build_package(toolchain, "oche-m1-guest", &[], step)?;
@@ -174,7 +186,7 @@ fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
 /// for bit; and says its SHA-256.
 fn pack_as_a_person(guest: &Guest, path: &Path, step: &Step) -> Result<()> {
     let mut line = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    line.current_dir(workspace::root()).args(["run", "--quiet", "--bin", "oche", "--", "pack"]);
+    line.current_dir(workspace::root()).args(["run", "--quiet", "--package", "oche", "--", "pack"]);
     line.arg("--kernel").arg(&guest.kernel).arg("--output").arg(path);
     if let Some(initrd) = &guest.initrd {
         line.arg("--initrd").arg(initrd);

@@ -9,6 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use oche::pack::{self, Guest};
+use oche::progress::{Progress, Step};
+use oche::{command, el2, workspace};
 
 use crate::demo::devices;
 use crate::demo::disks::{Disks, Sizes};
@@ -18,10 +21,7 @@ use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::pack::{self, Guest};
-use oche::progress::{Progress, Step};
 use crate::qemu::{Machine, Running, Serial, Wish};
-use oche::{command, el2, workspace};
 use crate::{demo, environment};
 
 /// The counting program's source.

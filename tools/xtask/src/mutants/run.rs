@@ -81,7 +81,7 @@ impl Run {
         command.current_dir(root).env("CARGO_TARGET_DIR", build).env("RUST_BACKTRACE", "0");
         // This very program's folder is not the copy's.
         match self {
-            Self::Step(_) => command.env("CARGO_MANIFEST_DIR", root.join("tools")),
+            Self::Step(_) => command.env("CARGO_MANIFEST_DIR", root.join("tools/xtask")),
             _ => command.env_remove("CARGO_MANIFEST_DIR"),
         };
         command.stdin(Stdio::null());

@@ -10,13 +10,13 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use oche::progress::Progress;
+use oche::workspace;
 
 use super::run::{Fate, Run};
 use super::tree::Tree;
 use super::{Options, told};
-use oche::progress::Progress;
 use crate::test::ORDERING_STEPS;
-use oche::workspace;
 
 mod scan;
 

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use oche::workspace;
+
 use super::list::{MUTANTS, Mutant};
 use super::run::{failed_run, failed_tests, last_error};
 use super::tree::{mirror, mutate};
 use super::{GROUPS, told};
-use oche::workspace;
 use crate::test;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use oche::workspace;
 
 use super::list::Mutant;
 use super::run::{Fate, Run};
-use oche::workspace;
 
 /// A copy of the checkout, and where it is built.
 pub(super) struct Tree {

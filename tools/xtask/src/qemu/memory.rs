@@ -8,7 +8,6 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-
 use oche::workspace;
 
 /// Where RAM begins on QEMU's virt machine, and so what the file's first byte is.

@@ -14,4 +14,5 @@ pub use machine::{Machine, PROGRAM, Serial};
 pub use memory::{GuestMemory, RAM_BASE};
 pub use monitor::Monitor;
 pub use outcome::Ending;
+pub(crate) use process::launcher;
 pub use process::{Running, Wish};

@@ -1,6 +1,7 @@
 //! One running QEMU: started, watched, and in every case reaped.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-
 use oche::command;
+
 use crate::qemu::console::{Line, Lines, Next};
 use crate::qemu::machine::{Machine, PROGRAM, Serial};
 use crate::qemu::memory::GuestMemory;
@@ -186,19 +187,29 @@ impl Drop for Running {
 }
 
 fn spawn(machine: &Machine, memory: &GuestMemory, monitor: &Path, input: Stdio) -> Result<Child> {
+    let launcher = launcher()?;
+    let (program, first) = launcher.split_first().context("nothing starts QEMU")?;
+    let mut line = Command::new(program);
+    line.args(first).args(machine.arguments(memory, monitor));
+    line.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
+    line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+}
+
+/// The program that starts QEMU and its first arguments; those of the machine follow.
+///
+/// # Errors
+///
+/// QEMU is missing.
+pub(crate) fn launcher() -> Result<Vec<OsString>> {
     if !command::is_present(PROGRAM) {
         bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
     }
     // setpriv (util-linux) asks the kernel to end QEMU when the runner dies in whatever way, then becomes QEMU.
-    let mut line = if command::is_present("setpriv") {
-        let mut line = Command::new("setpriv");
-        line.args(["--pdeathsig", "KILL", PROGRAM]);
-        line
-    } else {
-        Command::new(PROGRAM)
+    let words: &[&str] = match command::is_present("setpriv") {
+        true => &["setpriv", "--pdeathsig", "KILL", PROGRAM],
+        false => &[PROGRAM],
     };
-    line.args(machine.arguments(memory, monitor)).stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
-    line.spawn().with_context(|| format!("cannot start {PROGRAM}"))
+    Ok(words.iter().map(OsString::from).collect())
 }
 
 /// Waits for a child to end by itself, for a bounded time.

@@ -5,14 +5,13 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
-
 use oche::el2::{self, Toolchain};
-use crate::hostile::{self, random};
 use oche::progress::{Progress, Step};
 use oche::{command, workspace};
+use serde::{Deserialize, Serialize};
 
 use super::Options;
+use crate::hostile::{self, random};
 
 /// Operations of a batch; each has a seed of its own, the run's and the batch's number.
 const BATCH: u64 = 1_000_000;

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-
 use oche::el2::Toolchain;
+use oche::pack::{self, Guest};
+use oche::progress::Step;
+use oche::{el2, trace, workspace};
+
 use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::pack::{self, Guest};
-use oche::progress::Step;
 use crate::qemu::{Machine, Running, Serial, Wish};
-use oche::{el2, trace, workspace};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("fault.sh");

@@ -10,17 +10,17 @@ pub(super) use ordering::VERDICT as ORDERING_VERDICT;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use oche_boot::range::PhysRange;
-
 use oche::el2::Toolchain;
-use crate::m1::bench::{self, Bench};
-use oche_m1_sim::dart::Setting;
-use crate::m1::{Mac, Outcome, linux, screen};
 use oche::progress::Step;
-use oche::trace::TraceFile;
+use oche::trace::{Recorder, TraceFile};
 use oche::workspace;
+use oche_boot::range::PhysRange;
+use oche_m1_sim::dart::Setting;
+use oche_m1_sim::{Mac, Outcome, screen};
 
 use super::port;
+use crate::m1::bench::{self, Bench};
+use crate::m1::linux;
 
 /// Events that the kernel's DMA gives at least, until it reads the trace.
 const LEAST_RECORDS: usize = 100;
@@ -156,15 +156,16 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     let (guest, kernel) = linux::prepare(&folder, step)?;
     let bench = Bench::with_guest(toolchain, &[], &guest, &folder, step)?;
     step.detail(&kernel.release);
-    let mut board = bench.board(&linux::mac())?;
+    let board = bench.board(&oche_m1_sim::linux::mac())?;
     let outside = folder.join("outside.oche");
-    board.record(&outside)?;
+    let recorder = Recorder::start(&board.memory().open_path(), &outside)?;
     let outcome = board.run(linux::LIMIT, |line| {
         if line.starts_with("guest: ") {
             step.detail(line);
         }
         bench::is_last(line)
     })?;
+    recorder.finish()?;
     bench.keep("stock kernel", &outcome)?;
     bench::judge(&outcome).with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
     linux::judge(&outcome)?;

@@ -6,15 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-
 use oche::el2::Toolchain;
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
 use oche::pack::{self, Guest};
 use oche::progress::Step;
-use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 use oche::trace::check::{Detector, check};
 use oche::trace::leaks::leaks;
 use oche::trace::maps::Whom;
@@ -22,6 +16,12 @@ use oche::trace::symbols::Symbols;
 use oche::trace::why::{Question, why};
 use oche::trace::{Recorder, TraceFile};
 use oche::{el2, workspace};
+
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("mistakes.sh");

@@ -6,22 +6,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use oche::el2::Toolchain;
+use oche::pack::{self, Guest};
+use oche::progress::Step;
+use oche::trace::reader::Item;
+use oche::trace::{Recorder, TraceFile};
+use oche::{el2, workspace};
 use oche_hyp::addr::PAGE_BYTES;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::record::{Kind, Record};
 use oche_hyp::trace::snapshot::Assembler;
 
-use oche::el2::Toolchain;
 use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use oche::pack::{self, Guest};
-use oche::progress::Step;
 use crate::qemu::{Machine, Running, Serial, Wish};
-use oche::trace::reader::Item;
-use oche::trace::{Recorder, TraceFile};
-use oche::{el2, workspace};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("port.sh");

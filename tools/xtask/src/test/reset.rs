@@ -5,20 +5,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use oche_hyp::trace::record::Record;
-
 use oche::el2::Toolchain;
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
 use oche::pack::{self, Guest};
 use oche::progress::Step;
-use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 use oche::trace::reader::Item;
 use oche::trace::recorder::record_previous;
 use oche::trace::{Recorder, TraceFile};
 use oche::{el2, workspace};
+use oche_hyp::trace::record::Record;
+
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("reset.sh");

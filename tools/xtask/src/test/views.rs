@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-
 use oche::progress::Step;
 use oche::trace::made::with_every_error;
 use oche::trace::output::Filter;
@@ -16,6 +15,7 @@ use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::trace::wireshark::Folders;
 use oche::{command, workspace};
+
 use crate::environment;
 
 /// The package that carries Perfetto's schema.

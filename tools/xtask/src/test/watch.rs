@@ -6,18 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use oche_hyp::addr::IovaPage;
-use oche_hyp::trace::record::Kind;
-use oche_hyp::trace::{Event, WatchHow};
-
 use oche::el2::Toolchain;
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
 use oche::pack::{self, Guest};
 use oche::progress::Step;
-use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 use oche::trace::callers::ByCaller;
 use oche::trace::lifetime::{Lifetimes, StreamPlace};
 use oche::trace::reader::Item;
@@ -25,6 +16,15 @@ use oche::trace::symbols::{SymbolOptions, Symbols};
 use oche::trace::values::WithValues;
 use oche::trace::{Recorder, TraceFile};
 use oche::{el2, workspace};
+use oche_hyp::addr::IovaPage;
+use oche_hyp::trace::record::Kind;
+use oche_hyp::trace::{Event, WatchHow};
+
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("watch.sh");

@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-
-use crate::guest::kernel::{self, KernelChoice};
 use oche::progress::Step;
 use oche::workspace;
+
+use crate::guest::kernel::{self, KernelChoice};
 
 /// No refusal may take longer: most are told before anything is built.
 const LIMIT: Duration = Duration::from_secs(120);

@@ -1,12 +1,12 @@
 //! What a person without a serial cable sees of a boot that ends before the guest starts.
 
 use anyhow::{Context, Result, bail};
+use oche::progress::Step;
+use oche_m1_sim::tree::Fault;
+use oche_m1_sim::{Mac, screen};
 
 use super::{expect, expect_on_screen};
 use crate::m1::bench::Bench;
-use oche_m1_sim::tree::Fault;
-use crate::m1::{Mac, screen};
-use oche::progress::Step;
 
 /// FDTs that Oche refuses, and why. The framebuffer is found in what can be read of each.
 const REFUSED: [(Fault, &str); 4] = [

@@ -1,12 +1,12 @@
 //! What may be wrong with a Mac's DARTs, on the simulated board.
 
 use anyhow::Result;
+use oche::progress::Step;
+use oche_m1_sim::Mac;
+use oche_m1_sim::dart::Setting;
 
 use super::expect;
-use oche_m1_sim::Mac;
 use crate::m1::bench::Bench;
-use oche_m1_sim::dart::Setting;
-use oche::progress::Step;
 
 /// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone
 /// or given up, and the others go on.

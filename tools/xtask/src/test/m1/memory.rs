@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use oche_boot::range::PhysRange;
-
-use crate::m1::Outcome;
+use oche_m1_sim::Outcome;
 
 /// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and against `image`, which the
 /// board knows by itself.
@@ -53,7 +52,8 @@ fn range(text: &str) -> Result<PhysRange> {
 #[cfg(test)]
 mod tests {
     use super::judge;
-    use crate::m1::Outcome;
+    use oche_m1_sim::Outcome;
+
     use oche_boot::range::PhysRange;
 
     fn outcome(offered: &str) -> Outcome {

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use oche::progress::Step;
 use oche_boot::range::PhysRange;
+use oche_m1_sim::{DARTS, Mac};
 
 use crate::m1::bench::{self, Bench};
-use crate::m1::{DARTS, Mac};
 use crate::ordering::{Checker, Layout, Report};
-use oche::progress::Step;
 
 /// The line after which Oche's layout is known.
 const BEGIN: &str = "oche: the guest starts";

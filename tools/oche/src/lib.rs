@@ -1,0 +1,19 @@
+//! The `oche` command's parts: views of a trace, and packing of images.
+
+/// Prints a line for the person at the terminal, on standard error. A failure to write it is ignored.
+#[macro_export]
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($words)*);
+    }};
+}
+
+pub mod command;
+pub mod destination;
+pub mod el2;
+pub mod environment;
+pub mod pack;
+pub mod progress;
+pub mod trace;
+pub mod workspace;

@@ -1,0 +1,7 @@
+//! The simulated M1 with what it runs: its images, its stock kernel, and a Mac's device tree.
+
+pub mod bench;
+mod device_tree;
+pub mod linux;
+#[cfg(test)]
+mod manual;

@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 
+use super::dart;
+use super::mac::{DARTS, Mac};
 use super::property::{cells, set};
-use super::{DARTS, Mac, dart};
 
 /// Phandles that no tree of this age has.
 const GIC: u32 = 0x8000;

@@ -5,11 +5,10 @@ use dtoolkit::fdt::Fdt;
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
-use oche_boot::range::LIST_CAPACITY;
 
 use super::dart::Setting;
-use super::property::{cells, set};
-use super::{DARTS, Mac};
+use super::mac::{DARTS, Mac};
+use super::property::{cells, child_with_prefix, set};
 
 /// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer, `/chosen`.
 ///
@@ -61,65 +60,6 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     let mut blob = tree.to_dtb();
     fault.damage(&mut blob)?;
     Ok(blob)
-}
-
-/// What may be wrong with an FDT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// It names no memory.
-    NoMemory,
-    /// It names more ranges of memory than Oche keeps.
-    ManyBanks,
-    /// It names no CPU.
-    NoCpus,
-    /// Its end is missing.
-    NoEnd,
-    /// It names no memory, and a framebuffer whose format nobody knows.
-    NoMemoryNoFormat,
-    /// It does not begin as an FDT does.
-    NoHeader,
-}
-
-impl Fault {
-    fn change(self, root: &mut DeviceTreeNode) -> Result<()> {
-        match self {
-            Self::NoMemory | Self::NoMemoryNoFormat => {
-                let memory = child_with_prefix(root, "memory").context("the tree has no /memory")?;
-                memory.remove_property("reg");
-            }
-            Self::ManyBanks => {
-                let banks =
-                    (0..LIST_CAPACITY as u64 + 1).flat_map(|bank| [0x8_1000_0000 + (bank << 21), 0x1000]);
-                let banks = cells(&banks.collect::<Vec<_>>());
-                set(child_with_prefix(root, "memory").context("the tree has no /memory")?, "reg", banks);
-            }
-            Self::NoCpus => {
-                root.remove_child("cpus");
-            }
-            Self::NoEnd | Self::NoHeader => {}
-        }
-        if self == Self::NoMemoryNoFormat {
-            let chosen = root.child_mut("chosen").context("the tree has no /chosen")?;
-            let screen = child_with_prefix(chosen, "framebuffer").context("there is no framebuffer")?;
-            set(screen, "format", "yuv");
-        }
-        Ok(())
-    }
-
-    fn damage(self, blob: &mut [u8]) -> Result<()> {
-        let word = |at: usize| -> Option<usize> {
-            Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?) as usize)
-        };
-        // The structure block's last token says that it ends. Source: Devicetree Specification 0.4, 5.2 and 5.4.
-        let end = word(8).zip(word(36)).and_then(|(start, size)| (start + size).checked_sub(4));
-        let at = match self {
-            Self::NoEnd => end.context("no structure block")?,
-            Self::NoHeader => 0,
-            _ => return Ok(()),
-        };
-        blob.get_mut(at..at + 4).context("the blob is too short")?.fill(0xff);
-        Ok(())
-    }
 }
 
 /// Nodes of `/reserved-memory`, every other one `no-map`.
@@ -268,12 +208,4 @@ fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<PowerDomai
         }
         collect_power(child, off, found);
     }
-}
-
-fn child_with_prefix<'a>(node: &'a mut DeviceTreeNode, prefix: &str) -> Option<&'a mut DeviceTreeNode> {
-    let name = node
-        .children()
-        .map(|child| child.name().to_owned())
-        .find(|name| name == prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@')))?;
-    node.child_mut(&name)
 }

@@ -1,28 +1,24 @@
 //! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own panics, on request.
 
-use std::ffi::OsString;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
-use oche::pack::{self, Guest};
 use oche::progress::{Progress, Step};
-use oche::trace::Recorder;
 use oche::workspace;
 use oche_boot::range::PhysRange;
 
 use crate::ordering::{Checker, Layout, Report};
-use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use crate::qemu::Ending;
 
+mod guest;
 mod idle;
 pub(crate) mod random;
 mod watched;
 
-/// The guest's package.
-const PACKAGE: &str = "oche-hostile-guest";
-/// How long one run may take: some forty seconds on two CPUs, and more under a checker.
-const LIMIT: Duration = Duration::from_secs(600);
+pub(crate) use guest::flat_guest;
+use guest::{Way, run};
+
 /// A run with fewer cases than this has left some out.
 const LEAST_CASES: u32 = 700;
 /// What the guest asks an Oche for that was built to panic, and the cause that the panic then names.
@@ -99,14 +95,6 @@ pub fn main() -> Result<()> {
     Ok(())
 }
 
-/// Builds the guest and gives the path of its flat image.
-pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path::PathBuf> {
-    let elf = el2::build_package(toolchain, PACKAGE, &[], step)?;
-    let flat = elf.with_extension("img");
-    workspace::write_whole(&flat, &pack::flatten(&std::fs::read(elf)?)?)?;
-    Ok(flat)
-}
-
 /// Runs all cases. Gives their number.
 fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
@@ -151,18 +139,6 @@ fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step:
     Ok(())
 }
 
-/// How the guest is run.
-#[derive(Debug, Default)]
-struct Way<'a> {
-    name: &'a str,
-    trace: Option<&'a Path>,
-    options: &'a [(&'a str, &'a str)],
-    /// More arguments for QEMU.
-    arguments: &'a [OsString],
-    /// The run ends at a line that begins so.
-    until: Option<&'a str>,
-}
-
 /// Runs all cases under the ordering checker.
 ///
 /// # Errors
@@ -196,52 +172,6 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let cases = judge.verdict().context(ORDERING_VERDICT)?;
     let told = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
     Ok(format!("{cases} cases, {told}"))
-}
-
-fn run(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step, mut hear: impl FnMut(&str)) -> Result<Ending> {
-    let mut running = start(oche, guest, way, step)?;
-    let recorder =
-        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
-    let ending = running.watch(
-        LIMIT,
-        |_, line| {
-            hear(&line.text);
-            let is_over = line.text == "oche: panic: stopped"
-                || way.until.is_some_and(|until| line.text.starts_with(until));
-            Ok(if is_over { Wish::End } else { Wish::GoOn })
-        },
-        |_| Ok(()),
-    )?;
-    if let Some(recorder) = recorder {
-        recorder.finish()?;
-    }
-    Ok(ending)
-}
-
-/// Starts QEMU with Oche and the guest.
-fn start(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step) -> Result<Running> {
-    let name = way.name.replace('=', "-");
-    let folder = workspace::target().join("hostile");
-    workspace::create_folder(&folder)?;
-    let packed = folder.join(format!("{name}.img"));
-    let options = way.options.iter();
-    let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    let mut arguments: Vec<OsString> = vec!["-device".into(), "edu,addr=5".into()];
-    arguments.extend(way.arguments.iter().cloned());
-    pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
-    step.detail(&format!("running QEMU: {name}"));
-    let machine = Machine {
-        cpu: "cortex-a76".into(),
-        cpus: 4,
-        memory_mib: 1024,
-        kernel: packed,
-        initrd: None,
-        append: String::new(),
-        serial: Serial::Watched,
-        // The guest finds it there.
-        arguments,
-    };
-    Running::start(&machine, &folder.join(format!("{name}.log")))
 }
 
 /// Listens to the guest's lines.

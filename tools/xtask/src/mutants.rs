@@ -19,7 +19,7 @@ mod tests;
 mod tree;
 
 use list::Mutant;
-use run::{Fate, Run};
+use run::{Fate, Run, told};
 use tree::Tree;
 
 /// Options of `cargo xtask mutants`.
@@ -38,9 +38,6 @@ pub struct Options {
     #[arg(long, requires = "sites")]
     pub resume: bool,
 }
-
-/// Failed tests that are named in the table.
-const MOST_NAMED: usize = 3;
 
 /// Mutants, and the runs that may find them.
 struct Group {
@@ -62,7 +59,7 @@ const GROUPS: [Group; 3] = [
 /// A mutant survived, cannot be made or does not build; or the tests fail without any.
 pub fn main(options: &Options) -> Result<()> {
     if options.sites {
-        return sites::main(options);
+        return sites::main(&options.only, options.list, options.resume);
     }
     let is_chosen = |mutant: &&Mutant| {
         options.only.is_empty() || options.only.iter().any(|word| mutant.name.contains(word.as_str()))
@@ -121,12 +118,4 @@ pub fn main(options: &Options) -> Result<()> {
         bail!("a mutant survived");
     }
     Ok(())
-}
-
-fn told(tests: &[String]) -> String {
-    let named = tests.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match tests.len().saturating_sub(MOST_NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
 }

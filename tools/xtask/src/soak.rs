@@ -55,7 +55,12 @@ pub fn main(options: &Options) -> Result<()> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
     let seed = options.seed.unwrap_or(now);
     if options.hostile {
-        return hostile::main(options, &path, commit()?, seed);
+        let state = match options.resume {
+            true => hostile::read(&path, &commit()?)?,
+            false => hostile::begin(commit()?, seed, options.ops),
+        };
+        println!("{}", hostile::run(state, &path, options.json)?);
+        return Ok(());
     }
     let code = code()?;
     if options.resume {

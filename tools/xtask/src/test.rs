@@ -44,7 +44,7 @@ struct Tally {
 /// The step that shows what a Mac meets first, on the simulated board.
 pub(crate) const BOARD_STEP: &str = "Simulated M1: CPUs, drivers, DARTs";
 /// How its failure begins where a run of the board was wrong, and not what is built for it.
-pub(crate) const BOARD_VERDICT: &str = "on the simulated board: ";
+pub(crate) const BOARD_VERDICT: &str = m1::VERDICT;
 
 /// The steps that check the order of what EL2 executes; and how their failures begin.
 pub(crate) const ORDERING_STEPS: [&str; 2] =

@@ -1,31 +1,30 @@
 //! `oche trace ...`: its arguments and what they do.
 
-use std::collections::BTreeSet;
-use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
-use std::path::{Path, PathBuf};
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use oche_hyp::dart::stream::STREAMS;
-use oche_hyp::trace::directory::DartEntry;
-use oche_hyp::trace::record::Kind;
 
 use super::control::FilterArguments;
 use super::live::LiveArguments;
-use super::output::{Filter, write_json, write_text};
-use super::reader::TraceFile;
+use super::output::{write_json, write_text};
 use super::recorder::{Recorder, Recording, record_previous};
 use super::summary::{summarize, write_summary};
 use super::symbols::SymbolOptions;
 use crate::destination::{refuse_input, refuse_pipe};
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
+use files::{open, to_standard_output};
+use filter::FilterOptions;
 
 mod answers;
 mod exports;
+mod files;
+mod filter;
 
 /// Record, read and sum up what devices did to memory.
 #[derive(Debug, Args)]
@@ -83,26 +82,6 @@ struct TextArguments {
     filter: FilterOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-}
-
-/// Which events are shown.
-#[derive(Debug, Args)]
-struct FilterOptions {
-    /// Only these kinds of events, by name, separated by commas (map,unmap,io_page_fault,...)
-    #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
-    kind: Vec<Kind>,
-    /// Only this DART, by number
-    #[arg(long)]
-    dart: Option<u8>,
-    /// Only this stream, by number
-    #[arg(long)]
-    stream: Option<u8>,
-    /// Only this CPU, by number
-    #[arg(long)]
-    cpu: Option<u8>,
-    /// Only devices whose name contains this
-    #[arg(long)]
-    device: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -173,42 +152,6 @@ impl TextArguments {
             } else {
                 write_text(&trace, &filter, &symbols, out)
             }
-        })
-    }
-}
-
-impl FilterOptions {
-    /// The filter, for `trace`, which must know a device of the name that is asked for.
-    fn filter(&self, trace: &TraceFile) -> Result<Filter> {
-        if let Some(wanted) = &self.device {
-            let names = trace.sessions.iter().flat_map(|session| session.description.names());
-            let names: BTreeSet<&str> = names.collect();
-            if !names.iter().any(|name| name.contains(wanted.as_str())) {
-                let names: Vec<&str> = names.into_iter().collect();
-                bail!("no device's name contains {wanted}; the trace names {}", names.join(", "));
-            }
-        }
-        let sessions = || trace.sessions.iter();
-        if let Some(wanted) = self.dart {
-            let known = |dart: &DartEntry| dart.dart.index() == usize::from(wanted);
-            if !sessions().any(|session| session.description.darts.iter().any(known)) {
-                bail!("there is no DART {wanted} in the trace");
-            }
-        }
-        if let Some(wanted) = self.stream.filter(|stream| usize::from(*stream) >= STREAMS) {
-            bail!("there is no stream {wanted}: a DART has {STREAMS}, from 0 on");
-        }
-        if let Some(wanted) = self.cpu
-            && sessions().all(|session| session.cpus() <= usize::from(wanted))
-        {
-            bail!("no event in the trace is of CPU {wanted}");
-        }
-        Ok(Filter {
-            kinds: self.kind.clone(),
-            dart: self.dart,
-            stream: self.stream,
-            cpu: self.cpu,
-            device: self.device.clone(),
         })
     }
 }
@@ -289,37 +232,4 @@ impl RecordArguments {
         );
         Ok(())
     }
-}
-
-/// Opens the trace, and tells what is wrong with it. One with nothing in it is an error.
-fn open(path: &Path) -> Result<TraceFile> {
-    let trace = TraceFile::open(path)?;
-    if trace.sessions.is_empty() {
-        bail!("{}: {}", path.display(), trace.warnings.join("; "));
-    }
-    for warning in &trace.warnings {
-        crate::say!("oche: {}: {warning}", path.display());
-    }
-    Ok(trace)
-}
-
-/// Standard output, in pieces of a size that a pipe takes at once.
-type Output = BufWriter<StdoutLock<'static>>;
-
-/// Lets `write` write to standard output; a reader who has seen enough (`| head`) is no error.
-fn to_standard_output(write: impl FnOnce(&mut Output) -> io::Result<()>) -> Result<()> {
-    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
-    match write(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("writing to standard output")
-        }
-        _ => Ok(()),
-    }
-}
-
-fn parse_kind(name: &str) -> Result<Kind, String> {
-    Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = Kind::ALL.into_iter().map(Kind::name).collect();
-        format!("there is no such kind of event; there are {}", names.join(", "))
-    })
 }

@@ -21,8 +21,7 @@ use super::maps::{Buffer, permission_letters};
 use super::reader::{Item, Session, Source, TraceFile};
 use super::spans::{Happening, Lane, Spans};
 use super::symbols::{NameCache, Symbols};
-use super::why::code_in_words;
-use super::words::size;
+use super::words::{code_in_words, size};
 use schema::{
     Annotation, Clock as SnapshotClock, ClockSnapshot, CounterDescriptor, EventKind, ProcessDescriptor,
     Trace, TracePacket, TrackDescriptor, TrackEvent, Value,

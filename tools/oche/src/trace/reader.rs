@@ -4,8 +4,6 @@
 //! grows with the number of chunks and not with the number of records.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -19,48 +17,11 @@ use super::format::{
 };
 
 mod merge;
+mod source;
 
 pub use merge::{Events, Item, Visitor};
-
-/// Where a trace's bytes are.
-pub trait Source {
-    /// How many there are.
-    ///
-    /// # Errors
-    ///
-    /// Those of the file.
-    fn length(&self) -> io::Result<u64>;
-
-    /// Fills `into` with the bytes from `offset` on, all of which exist.
-    ///
-    /// # Errors
-    ///
-    /// Those of the file.
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
-}
-
-impl Source for File {
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.metadata()?.len())
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        self.read_exact_at(into, offset)
-    }
-}
-
-impl Source for Vec<u8> {
-    fn length(&self) -> io::Result<u64> {
-        Ok(self.len() as u64)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = start.checked_add(into.len()).and_then(|end| self.get(start..end));
-        into.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
-    }
-}
+use source::RecordChunk;
+pub use source::{Session, Source};
 
 /// A trace file, indexed.
 #[derive(Debug)]
@@ -72,30 +33,6 @@ pub struct TraceFile<S = File> {
     pub sessions: Vec<Session>,
     /// What is wrong with the file, a line each.
     pub warnings: Vec<String>,
-}
-
-/// One boot of Oche.
-#[derive(Debug)]
-pub struct Session {
-    /// Who is who.
-    pub description: Description,
-    /// Nanoseconds since 1970 UTC when the recorder found the directory.
-    pub found_unix_nanoseconds: u64,
-    /// The counters as time went by; the last is the final one.
-    pub samples: Vec<Sample>,
-    /// The totals, if the recording came to its end.
-    pub end: Option<End>,
-    /// Per CPU, its chunks of records in the order of the file.
-    cpus: Vec<Vec<RecordChunk>>,
-}
-
-/// A chunk of records, not read yet.
-#[derive(Clone, Copy, Debug)]
-struct RecordChunk {
-    header: ChunkHeader,
-    payload_offset: u64,
-    /// Bytes of the payload that are in the file: fewer than the header says where the file was cut off.
-    bytes_present: u64,
 }
 
 impl TraceFile {
@@ -317,19 +254,6 @@ impl<S: Source> TraceFile<S> {
             ChunkKind::Records => {}
         }
         Some(())
-    }
-}
-
-impl Session {
-    /// CPUs up to the highest that records are of.
-    pub fn cpus(&self) -> usize {
-        self.cpus.len()
-    }
-
-    /// Records that the file's chunks claim to hold, without reading them.
-    pub fn records_claimed(&self) -> u64 {
-        let chunks = self.cpus.iter().flatten();
-        chunks.map(|chunk| chunk.bytes_present / RECORD_BYTES as u64).sum()
     }
 }
 

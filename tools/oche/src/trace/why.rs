@@ -5,40 +5,27 @@
 
 use oche_hyp::addr::{Gfn, IovaPage};
 use oche_hyp::trace::record::{Kind, Record, Stamp};
-use oche_hyp::trace::text::{Clock, placement_name};
+use oche_hyp::trace::text::placement_name;
 
 use super::callers::{ByCaller, by_caller};
-use super::description::Description;
 use super::lifetime::{Lifetimes, StreamPlace};
-use super::maps::{Whom, permission_letters};
+use super::maps::permission_letters;
 use super::reader::{Item, Source, TraceFile};
 use super::symbols::Symbols;
 use super::words::seconds;
+use asker::{Asker, LISTED};
 use story::{Interval, Story};
 
 pub use answer::{Answer, DeviceAnswer, Incident, Overlap, Past, write_answer};
-pub use sentences::code_in_words;
+pub use asker::Question;
 
 mod answer;
+mod asker;
 mod sentences;
 mod story;
 
 /// Records of one granule that are put in order; where there are more, the newest are.
 const MOST_RECORDS: usize = 1 << 20;
-/// Mappings and other happenings that are listed.
-const LISTED: usize = 8;
-
-/// What to explain.
-#[derive(Clone, Debug, Default)]
-pub struct Question {
-    /// The address.
-    pub iova: u64,
-    /// Whose.
-    pub whom: Whom,
-    /// The moment, in nanoseconds since Oche's start; that of the last fault there, or the end, where there is none.
-    pub at_ns: Option<u64>,
-}
-
 /// Answers `question` about `session`.
 pub fn why<S: Source>(
     trace: &TraceFile<S>,
@@ -138,14 +125,6 @@ fn is_of_page(record: &Record, page: Gfn) -> bool {
         Some(Kind::Attach) => true,
         _ => false,
     }
-}
-
-struct Asker<'a> {
-    description: &'a Description,
-    clock: Clock,
-    symbols: &'a Symbols,
-    question: &'a Question,
-    page: IovaPage,
 }
 
 impl Asker<'_> {
@@ -289,10 +268,6 @@ impl Asker<'_> {
             unmapped_by: past.until.as_ref().map(by),
         }
     }
-
-    fn by(&self, stamp: &Stamp) -> String {
-        format!("by {} on CPU {}", self.symbols.name(stamp.program_counter), stamp.cpu)
-    }
 }
 
 fn last_time(story: &Story) -> u64 {
@@ -300,14 +275,6 @@ fn last_time(story: &Story) -> u64 {
         past.until.map_or(0, |until| until.time).max(past.mapping.map_or(0, |mapping| mapping.since.time))
     });
     times.max().unwrap_or(0)
-}
-
-/// The tick of a moment in nanoseconds since the start: the first that shows as that or later.
-fn ticks_at(clock: Clock, nanoseconds: u64) -> u64 {
-    let ticks = u128::from(nanoseconds) * u128::from(clock.counter_hz.max(1)) / 1_000_000_000;
-    let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(clock.start_ticks);
-    // Division rounds down on both sides: the tick that shows as this nanosecond may be the next.
-    if clock.nanoseconds(ticks.saturating_add(1)) <= nanoseconds { ticks.saturating_add(1) } else { ticks }
 }
 
 #[cfg(test)]

@@ -55,6 +55,18 @@ pub fn permission(permission: Permission) -> &'static str {
     }
 }
 
+/// A fault's code, in words. Source: `hyp/src/dart/registers.rs`, `FaultCode`.
+pub fn code_in_words(code: u16) -> &'static str {
+    match code {
+        _ if code & 0x1 != 0 => "the stream has no table for this address",
+        _ if code & 0x2 != 0 => "no first-level entry, so nothing is mapped within 2 MiB of it",
+        _ if code & 0x4 != 0 => "no entry for the page",
+        _ if code & 0x8 != 0 => "the page may not be written",
+        _ if code & 0x10 != 0 => "the page may not be read",
+        _ => "a code that this program does not know",
+    }
+}
+
 /// The kind of an access.
 pub fn direction(is_write: bool) -> &'static str {
     if is_write { "write" } else { "read" }

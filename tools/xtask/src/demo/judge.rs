@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use crate::demo::devices;
+use crate::demo::prepare::Prepared;
 use crate::demo::summary::{Summary, TraceFacts};
 use crate::demo::watch::{Plan, Watched};
-use crate::demo::{Prepared, devices};
 
 /// Puts the summary together and lists what is wrong.
 pub(super) fn judge(

@@ -14,8 +14,8 @@ use oche_m1_sim::{DARTS, Mac, Outcome, screen};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use crate::demo::options::{Options, parse_option};
 use crate::demo::summary::grouped;
-use crate::demo::{Options, parse_option};
 use crate::environment;
 use crate::guest::kernel::hex;
 use crate::m1::bench::{self, Bench};

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::trace;
 
-use super::{LIMIT, Way, start};
+use super::guest::{LIMIT, Way, start};
 use crate::demo::summary::{Counters, Summary};
 use crate::qemu::{Ending, RAM_BASE, Running, Wish};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use oche::progress::Step;
 
-use super::{Way, start};
+use super::guest::{Way, start};
 use crate::qemu::{Ending, Wish};
 
 /// A run whose operations take longer than this has hung.

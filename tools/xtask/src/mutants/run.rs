@@ -36,6 +36,9 @@ const TEST_PATIENCE: u32 = 600;
 /// The same for all runs of the board together, with what must be built for them: each has a limit of its own.
 const BOARD_PATIENCE: u32 = 1200;
 
+/// Failed tests that are named in the table.
+const MOST_NAMED: usize = 3;
+
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
@@ -102,6 +105,15 @@ impl Run {
             bail!("it does not build: {}", last_error(&errors));
         }
         Ok(Fate::Found(failed))
+    }
+}
+
+/// The first few of `tests`, and how many more there are.
+pub(super) fn told(tests: &[String]) -> String {
+    let named = tests.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match tests.len().saturating_sub(MOST_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 

@@ -13,9 +13,8 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::workspace;
 
-use super::run::{Fate, Run};
+use super::run::{Fate, Run, told};
 use super::tree::Tree;
-use super::{Options, told};
 use crate::test::ORDERING_STEPS;
 
 mod scan;
@@ -161,7 +160,7 @@ fn path() -> PathBuf {
 /// # Errors
 ///
 /// Sites and verdicts do not agree, a site can be taken away unnoticed, or a mutant cannot be made.
-pub(super) fn main(options: &Options) -> Result<()> {
+pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<()> {
     let mut register = Register::read()?;
     let mismatches = register.mismatches();
     if !mismatches.is_empty() {
@@ -169,8 +168,8 @@ pub(super) fn main(options: &Options) -> Result<()> {
     }
     let is_chosen = |verdict: &Verdict| {
         let line = verdict.line();
-        (options.only.is_empty() || options.only.iter().any(|word| line.contains(word.as_str())))
-            && !(options.resume && verdict.found_by != "-")
+        (only.is_empty() || only.iter().any(|word| line.contains(word.as_str())))
+            && !(is_resumed && verdict.found_by != "-")
             && matches!(verdict.judgement, Judgement::Runs(..))
     };
     let chosen: Vec<usize> = register
@@ -180,7 +179,7 @@ pub(super) fn main(options: &Options) -> Result<()> {
         .filter(|(_, verdict)| is_chosen(verdict))
         .map(|(at, _)| at)
         .collect();
-    if options.list {
+    if is_list {
         for verdict in chosen.iter().filter_map(|at| register.verdicts.get(*at)) {
             println!("{}", verdict.line());
         }

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use oche::workspace;
 
+use super::GROUPS;
 use super::list::{MUTANTS, Mutant};
-use super::run::{failed_run, failed_tests, last_error};
+use super::run::{failed_run, failed_tests, last_error, told};
 use super::tree::{mirror, mutate};
-use super::{GROUPS, told};
 use crate::test;
 
 fn all() -> impl Iterator<Item = &'static Mutant> {

@@ -10,7 +10,6 @@ use oche::progress::{Progress, Step};
 use oche::{command, workspace};
 use serde::{Deserialize, Serialize};
 
-use super::Options;
 use crate::hostile::{self, random};
 
 /// Operations of a batch; each has a seed of its own, the run's and the batch's number.
@@ -63,7 +62,7 @@ impl std::fmt::Display for Operations {
 
 /// How far a run has come.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct State {
+pub(super) struct State {
     commit: String,
     seed: u64,
     wanted: u64,
@@ -117,14 +116,13 @@ fn expect(program: &mut Command, wanted: &str, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Carries out `cargo xtask soak --hostile`.
-pub(super) fn main(options: &Options, path: &Path, commit: String, seed: u64) -> Result<()> {
-    let mut state = if options.resume {
-        read(path, &commit)?
-    } else {
-        let (wanted, operations) = (options.ops, Operations::default());
-        State { commit, seed, wanted, batches: 0, operations, seconds: 0.0 }
-    };
+/// The state of a run of `wanted` operations that begins at `commit`.
+pub(super) fn begin(commit: String, seed: u64, wanted: u64) -> State {
+    State { commit, seed, wanted, batches: 0, operations: Operations::default(), seconds: 0.0 }
+}
+
+/// Carries out `cargo xtask soak --hostile` from `state` on, which is kept at `path`. Gives the result in words, or as JSON.
+pub(super) fn run(mut state: State, path: &Path, is_json: bool) -> Result<String> {
     let progress = Progress::new(1);
     let step = progress.step("Random hostile sequences");
     let images = Images::build(&step)?;
@@ -138,11 +136,11 @@ pub(super) fn main(options: &Options, path: &Path, commit: String, seed: u64) ->
         step.line(&summary(&state));
     }
     step.done("nothing found");
-    println!("{}", if options.json { serde_json::to_string(&state)? } else { summary(&state) });
-    Ok(())
+    Ok(if is_json { serde_json::to_string(&state)? } else { summary(&state) })
 }
 
-fn read(path: &Path, commit: &str) -> Result<State> {
+/// The state at `path`, of a run at the same `commit`.
+pub(super) fn read(path: &Path, commit: &str) -> Result<State> {
     let text = std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
     let state: State = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not the state of a hostile run", path.display()))?;

@@ -1,5 +1,6 @@
 //! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three and with eight.
 
+mod expect;
 mod first_screen;
 mod hazards;
 mod memory;
@@ -16,12 +17,16 @@ use oche::trace::{Recorder, TraceFile};
 use oche::workspace;
 use oche_boot::range::PhysRange;
 use oche_m1_sim::dart::Setting;
-use oche_m1_sim::{Mac, Outcome, screen};
+use oche_m1_sim::{Mac, Outcome};
+
+use expect::{expect, expect_on_screen};
 
 use super::port;
 use crate::m1::bench::{self, Bench};
 use crate::m1::linux;
 
+/// How a failure begins where a run of the board was wrong, and not what is built for it.
+pub(crate) const VERDICT: &str = "on the simulated board: ";
 /// Events that the kernel's DMA gives at least, until it reads the trace.
 const LEAST_RECORDS: usize = 100;
 /// Boots after which a CPU that still does not come counts as lost.
@@ -79,7 +84,7 @@ fn bench(toolchain: Toolchain, step: &Step) -> Result<Bench> {
 
 /// Marks a failure as a run's own: `cargo xtask mutants` tells it from what does not build.
 fn on_board(result: Result<()>) -> Result<()> {
-    result.map_err(|error| anyhow!("{}{error:#}", super::BOARD_VERDICT))
+    result.map_err(|error| anyhow!("{}{error:#}", VERDICT))
 }
 
 /// The quick runs first: what is wrong with all of them should be told soon.
@@ -332,16 +337,4 @@ fn panics(toolchain: Toolchain, step: &Step) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
-    let rows = screen::text(&outcome.screen);
-    if rows.iter().any(|row| row.contains(text)) {
-        return Ok(());
-    }
-    bail!("the screen does not say `{text}`: {}", rows.join("\n"))
-}
-
-fn expect(outcome: &Outcome, text: &str) -> Result<()> {
-    if outcome.says(text) { Ok(()) } else { bail!("nobody said `{text}`") }
 }

@@ -15,8 +15,8 @@ use super::super::report::write_report;
 use super::super::symbols::SymbolOptions;
 use super::super::wireshark::Folders;
 use super::super::words::size;
-use super::FilterOptions;
 use super::answers::{Input, open_boot};
+use super::filter::FilterOptions;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

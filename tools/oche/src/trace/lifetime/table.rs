@@ -7,7 +7,7 @@ use oche_hyp::trace::record::Record;
 use rustc_hash::FxHashMap;
 
 use super::super::pages::{Entry, Pages};
-use super::{Key, Mapping, PLACES};
+use super::mapping::{Key, Mapping, PLACES};
 
 /// Pages of a DART's address space: an IOVA has 32 bits.
 const IOVA_PAGES: u32 = 1 << 20;

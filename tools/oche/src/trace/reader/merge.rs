@@ -6,7 +6,7 @@ use std::slice;
 use oche_hyp::trace::record::{RECORD_BYTES, Record};
 
 use super::super::format::{ChunkHeader, checksum};
-use super::{RecordChunk, Session, Source};
+use super::source::{RecordChunk, Session, Source};
 
 /// What a trace holds, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,9 +8,10 @@ use oche_hyp::trace::{Event, WatchHow};
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::maps::{name_all, permission_letters, places};
 use super::super::reader::{Item, Source, TraceFile};
-use super::super::words::{direction, interval, many, permission, seconds};
+use super::super::words::{code_in_words, direction, interval, many, permission, seconds};
+use super::answer::Overlap;
+use super::asker::{Asker, ticks_at};
 use super::story::{Interval, Story};
-use super::{Asker, Overlap, ticks_at};
 
 impl Asker<'_> {
     pub(super) fn fault_sentence(
@@ -229,18 +230,6 @@ impl Asker<'_> {
             sentences.extend(self.nearest(*place, at, trace, session));
         }
         sentences
-    }
-}
-
-/// A fault's code, in words. Source: `hyp/src/dart/registers.rs`, `FaultCode`.
-pub fn code_in_words(code: u16) -> &'static str {
-    match code {
-        _ if code & 0x1 != 0 => "the stream has no table for this address",
-        _ if code & 0x2 != 0 => "no first-level entry, so nothing is mapped within 2 MiB of it",
-        _ if code & 0x4 != 0 => "no entry for the page",
-        _ if code & 0x8 != 0 => "the page may not be written",
-        _ if code & 0x10 != 0 => "the page may not be read",
-        _ => "a code that this program does not know",
     }
 }
 

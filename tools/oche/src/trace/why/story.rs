@@ -6,8 +6,9 @@ use oche_hyp::trace::record::{Kind, Record, Stamp};
 use oche_hyp::trace::text::refusal_name;
 
 use super::super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
-use super::super::words::{direction, many, permission};
-use super::{Asker, Incident, LISTED, code_in_words, ticks_at};
+use super::super::words::{code_in_words, direction, many, permission};
+use super::answer::Incident;
+use super::asker::{Asker, LISTED, ticks_at};
 
 /// What the records tell of one device.
 #[derive(Default)]

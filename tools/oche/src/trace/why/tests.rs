@@ -3,7 +3,7 @@
 use super::*;
 use crate::trace::leaks::leaks;
 use crate::trace::made::{Made, at, map, unmap};
-use crate::trace::maps::maps;
+use crate::trace::maps::{Whom, maps};
 use oche_hyp::dart::entry::Permission;
 use oche_hyp::trace::Event;
 

@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
-use oche_m1_sim::tree::Fault;
+use oche_m1_sim::fault::Fault;
 use oche_m1_sim::{Mac, screen};
 
-use super::{expect, expect_on_screen};
+use super::expect::{expect, expect_on_screen};
 use crate::m1::bench::Bench;
 
 /// FDTs that Oche refuses, and why. The framebuffer is found in what can be read of each.

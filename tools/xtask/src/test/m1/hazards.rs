@@ -5,7 +5,7 @@ use oche::progress::Step;
 use oche_m1_sim::Mac;
 use oche_m1_sim::dart::Setting;
 
-use super::expect;
+use super::expect::expect;
 use crate::m1::bench::Bench;
 
 /// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone

@@ -1,0 +1,433 @@
+//! The board as it runs: the loop that plays its devices, and what a run leaves.
+
+use std::ffi::OsString;
+use std::process::Child;
+use std::rc::Rc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use oche_boot::range::{BLOCK, PhysRange};
+
+use super::dart::Dart;
+use super::debugger::{Debugger, Stop};
+use super::mac::{DARTS, FDT, FDT_BYTES, Mac, STUB};
+use super::memory::Memory;
+use super::power::Domain;
+use super::process::{Socket, end, lines_of, spawn};
+use super::{linux, nvme, tables, tree};
+
+/// Where DRAM begins.
+const DRAM: u64 = 0x8_0000_0000;
+/// UART 0's status (`UTRSTAT`) and byte to send (`UTXH`). Source: m1n1 `src/uart_regs.h`.
+const UART_STATUS: u64 = 0x2_3520_0010;
+const UART_TRANSMIT: u64 = 0x2_3520_0020;
+/// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
+const UART_POWER: u64 = 0x2_3b70_0270;
+/// The interrupt controller's `INFO`, which says how many lines it has. Source: Asahi documentation `hw/soc/aic.md`.
+const AIC_INFO: u64 = 0x2_3b10_0004;
+const AIC_LINES: u32 = 896;
+/// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1 `src/wdt.c`.
+const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
+const RESET_ENABLE: u32 = 1 << 2;
+/// How long a board without a kernel of its own may do nothing that a device would notice: it hangs.
+const SILENCE: Duration = Duration::from_secs(60);
+/// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest begins.
+const DIRT_BYTES: usize = 0x4000;
+/// What a byte of memory is that nobody has cleared.
+pub const DIRT: u8 = 0xa5;
+
+/// What the board needs besides the image.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// The flat stub.
+    pub stub: Vec<u8>,
+    /// A Mac's device tree, as compiled.
+    pub tree: Vec<u8>,
+    /// The symbols of Oche's ELF file between which memory is not cleared by any loader: BSS and stacks.
+    pub dirty: PhysRange,
+    /// What starts QEMU, as a program and its first arguments; the machine's own arguments follow.
+    pub qemu: Vec<OsString>,
+}
+
+/// What a run left.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What came out of the serial port, in lines.
+    pub lines: Vec<String>,
+    /// The framebuffer's bytes.
+    pub screen: Vec<u8>,
+    /// Where the first CPU was when time was up.
+    pub stands_at: Option<u64>,
+    /// What no DART would have forgiven.
+    pub violations: Vec<String>,
+    /// Invalidations that DARTs carried out.
+    pub invalidations: u64,
+    /// Bytes that devices wrote.
+    pub copied_bytes: u64,
+    /// Accesses by devices that DARTs refused.
+    pub refusals: u64,
+    /// The watchdog was told to reset the machine.
+    pub is_reset: bool,
+    /// How often the machine was stopped to play a device.
+    pub stops: u64,
+    /// The memory as the machine left it; `None` where no board has run.
+    pub memory: Option<Rc<Memory>>,
+}
+
+impl Outcome {
+    /// Whether a line contains `text`.
+    #[must_use]
+    pub fn says(&self, text: &str) -> bool {
+        self.lines.iter().any(|line| line.contains(text))
+    }
+
+    /// Whether the guest runs, or Oche says that it is about to.
+    fn has_guest(&self) -> bool {
+        self.lines.iter().any(|line| line.starts_with("guest: ") || line.contains("the guest starts: "))
+    }
+}
+
+/// A board that runs.
+#[derive(Debug)]
+pub struct Board {
+    memory: Rc<Memory>,
+    debugger: Debugger,
+    qemu: Child,
+    _socket: Socket,
+    screen: PhysRange,
+    linger: Duration,
+    has_linux: bool,
+    /// What is to be stored where, so that interrupts become pending or no longer are.
+    raised: Vec<(u64, u32)>,
+    darts: Vec<Dart>,
+    /// The power domains that DARTs are in, each with the numbers of its DARTs.
+    domains: Vec<(Domain, Vec<usize>)>,
+    nvme: nvme::Nvme,
+    line: Vec<u8>,
+    /// Lines of QEMU's own serial port, if the board has it.
+    serial: Option<Receiver<String>>,
+    /// DRAM below the image, and CTRR's part of it.
+    by_page: [PhysRange; 2],
+    tables: Tables,
+    outcome: Outcome,
+}
+
+/// What is known of the translation tables of the first CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Tables {
+    /// They need not be there yet.
+    Early,
+    /// The guest starts: they are looked at as soon as the machine stops.
+    Due,
+    /// They were looked at, and this was wrong.
+    Seen(Vec<String>),
+}
+
+impl Board {
+    /// Puts `image` into the board's memory as m1n1 would, and starts it; it stands at its first instruction.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is missing or does not start, or the tree cannot be completed.
+    pub fn start(image: &[u8], mac: &Mac, parts: &Parts) -> Result<Self> {
+        let memory = Rc::new(Memory::create()?);
+        load(&memory, image, mac, parts)?;
+        let numbered = DARTS.iter().zip(mac.settings).enumerate();
+        let darts: Vec<Dart> = numbered
+            .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))
+            .collect();
+        let domains = power_domains(&memory, mac, parts)?;
+        let socket = Socket::new();
+        let mut qemu = spawn(mac, &parts.qemu, &memory, &socket.0)?;
+        let serial = qemu.stdout.take().map(lines_of);
+        let debugger = match Debugger::connect(&socket.0) {
+            Ok(debugger) => debugger,
+            Err(error) => {
+                end(&mut qemu);
+                return Err(error);
+            }
+        };
+        memory.forget_name();
+        let mut board = Self {
+            memory,
+            debugger,
+            qemu,
+            _socket: socket,
+            screen: mac.screen,
+            linger: mac.linger,
+            has_linux: mac.has_linux,
+            raised: Vec::new(),
+            darts,
+            domains,
+            nvme: nvme::Nvme::default(),
+            line: Vec::new(),
+            serial,
+            by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
+            tables: Tables::Early,
+            outcome: Outcome::default(),
+        };
+        board.watch_registers()?;
+        Ok(board)
+    }
+
+    /// Has the machine stop at every register that this process plays.
+    fn watch_registers(&mut self) -> Result<()> {
+        self.debugger.watch(UART_TRANSMIT, 4)?;
+        self.debugger.watch(WATCHDOG_CONTROL, 4)?;
+        for (address, bytes) in nvme::Nvme::watches() {
+            self.debugger.watch(address, bytes)?;
+        }
+        for address in linux::LINE_WORDS.into_iter().filter(|_| self.has_linux) {
+            self.debugger.watch(address, 4)?;
+        }
+        for dart in &self.darts {
+            for (address, bytes) in dart.watches() {
+                self.debugger.watch(address, bytes)?;
+            }
+            self.debugger.watch(dart.engine(), 4)?;
+            if let Some(registers) = dart.unreadable() {
+                self.debugger.watch_loads(registers, true)?;
+            }
+        }
+        for (domain, _) in &self.domains {
+            self.debugger.watch(domain.register, 4)?;
+        }
+        Ok(())
+    }
+
+    /// The machine's memory, for whoever looks at it while the board runs.
+    #[must_use]
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it is gone.
+    ///
+    /// # Errors
+    ///
+    /// QEMU ended by itself.
+    pub fn run(mut self, limit: Duration, mut on_line: impl FnMut(&str) -> bool) -> Result<Outcome> {
+        let mut deadline = Instant::now() + limit;
+        let mut has_seen_enough = false;
+        let mut last_sign = Instant::now();
+        self.debugger.go_on()?;
+        while Instant::now() < deadline && (self.has_linux || last_sign.elapsed() < SILENCE) {
+            let stop = self.debugger.stopped(Duration::from_millis(1))?;
+            self.darts.iter_mut().for_each(|dart| dart.tick(&self.memory));
+            let heard: Vec<String> = self.serial.iter().flat_map(Receiver::try_iter).collect();
+            // Each is to be heard, also behind the one that is enough.
+            let mut is_enough = heard.iter().filter(|line| on_line(line)).count() > 0;
+            self.outcome.lines.extend(heard);
+            if let Some(line) = self.answer(stop)? {
+                is_enough |= on_line(&line);
+                self.outcome.lines.push(line);
+            }
+            if self.tables == Tables::Early && self.outcome.has_guest() {
+                self.tables = Tables::Due;
+            }
+            if stop.is_some() && self.tables == Tables::Due {
+                self.look_at_tables()?;
+            }
+            if is_enough && !has_seen_enough {
+                has_seen_enough = true;
+                deadline = Instant::now() + self.linger;
+            }
+            if self.outcome.is_reset {
+                break;
+            }
+            if self.has_linux {
+                self.poll_engines()?;
+            }
+            if stop.is_some() {
+                last_sign = Instant::now();
+                self.raise_interrupts()?;
+                self.outcome.stops += 1;
+                self.debugger.go_on()?;
+            }
+        }
+        if !has_seen_enough && !self.outcome.is_reset {
+            self.outcome.stands_at = self.debugger.interrupt().ok();
+        }
+        end(&mut self.qemu);
+        Ok(self.sum_up())
+    }
+
+    /// Plays the device that the machine has stopped for. Gives the line that a byte sent on the serial port ends.
+    fn answer(&mut self, stop: Option<Stop>) -> Result<Option<String>> {
+        match stop {
+            None | Some(Stop::Other) => {}
+            Some(Stop::Written(UART_TRANSMIT)) => {
+                if self.memory.word(UART_POWER) >> 4 & 0xf != 0xf {
+                    self.outcome.violations.push("a byte was sent on a serial port without power".to_owned());
+                }
+                return Ok(self.hear(self.memory.word(UART_TRANSMIT) as u8));
+            }
+            Some(Stop::Written(WATCHDOG_CONTROL)) => {
+                self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
+            }
+            Some(Stop::Written(address)) => {
+                self.play(address);
+                self.play_power(address)?;
+            }
+            Some(Stop::Read(address)) => {
+                let read = self.darts.iter_mut().filter(|dart| dart.base == address);
+                read.for_each(Dart::read);
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the run left, once QEMU has ended.
+    fn sum_up(&mut self) -> Outcome {
+        let mut outcome = std::mem::take(&mut self.outcome);
+        outcome.violations.extend(self.darts.iter().flat_map(|dart| dart.violations.clone()));
+        match std::mem::replace(&mut self.tables, Tables::Early) {
+            Tables::Early => {}
+            Tables::Due => outcome.violations.push("the tables were never looked at".to_owned()),
+            Tables::Seen(wrong) => outcome.violations.extend(wrong),
+        }
+        outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
+        outcome.copied_bytes = self.darts.iter().map(|dart| dart.copied_bytes).sum();
+        outcome.refusals = self.darts.iter().map(|dart| dart.refusals).sum();
+        outcome.screen = vec![0; self.screen.size() as usize];
+        self.memory.read(self.screen.start, &mut outcome.screen);
+        outcome.memory = Some(Rc::clone(&self.memory));
+        outcome
+    }
+
+    /// Walks the first CPU's translation tables, once the guest's are in use.
+    fn look_at_tables(&mut self) -> Result<()> {
+        let [below_image, ctrr] = self.by_page;
+        let [stage1, stage2] = ["TTBR0_EL2", "VTTBR_EL2"].map(|name| self.debugger.system_register(name));
+        let (stage1, stage2) = (stage1?, stage2?);
+        if stage2 != 0 {
+            let judge = |stage, root| tables::judge(&self.memory, stage, root, below_image, ctrr).err();
+            let wrong = [judge("stage 1 of EL2", stage1), judge("stage 2", stage2)];
+            self.tables = Tables::Seen(wrong.into_iter().flatten().collect());
+        }
+        Ok(())
+    }
+
+    /// A device's register was written.
+    fn play(&mut self, address: u64) {
+        let memory = &self.memory;
+        if linux::LINE_WORDS.contains(&address) {
+            return self.raised.extend(linux::port_pending(address, memory.word(address)));
+        }
+        if nvme::Nvme::watches().iter().any(|(watched, _)| *watched == address) {
+            return self.nvme.ring(memory, address);
+        }
+        if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
+            dart.ring(memory);
+        }
+        let is_at = |dart: &&mut Dart| dart.watches().iter().any(|(watched, _)| *watched == address);
+        if let Some(dart) = self.darts.iter_mut().find(is_at) {
+            dart.written(memory, address);
+        }
+    }
+
+    /// A power domain's register was written.
+    fn play_power(&mut self, address: u64) -> Result<()> {
+        let domain = self.domains.iter_mut().find(|(domain, _)| domain.register == address);
+        let Some((domain, numbers)) = domain else { return Ok(()) };
+        let supply = domain.written(&self.memory);
+        for (_, dart) in self.darts.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number)) {
+            let before = dart.unreadable();
+            dart.supply(&self.memory, supply);
+            if let Some(registers) = before.or(dart.unreadable()) {
+                self.debugger.watch_loads(registers, dart.unreadable().is_some())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks after what a kernel may have stored at virtual addresses of its own, which no watchpoint sees: the bells of
+    /// the DMA engines. A fault that a copy meets raises the DART's interrupt as soon as the machine stands still.
+    fn poll_engines(&mut self) -> Result<()> {
+        let had_none = self.raised.is_empty();
+        for (number, dart) in self.darts.iter_mut().enumerate() {
+            if self.memory.word(dart.engine()) != 0 {
+                let had_fault = dart.has_fault();
+                dart.ring(&self.memory);
+                if !had_fault && dart.has_fault() {
+                    self.raised.push(linux::pending(number));
+                }
+            }
+        }
+        if had_none && !self.raised.is_empty() { self.debugger.ask_to_stop() } else { Ok(()) }
+    }
+
+    fn raise_interrupts(&mut self) -> Result<()> {
+        for (register, bit) in self.raised.drain(..) {
+            self.debugger.store_physical(register, bit)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a byte; gives the line that it ends.
+    fn hear(&mut self, byte: u8) -> Option<String> {
+        match byte {
+            b'\r' => None,
+            b'\n' => {
+                let line = String::from_utf8_lossy(&self.line).into_owned();
+                self.line.clear();
+                Some(line)
+            }
+            _ => {
+                self.line.push(byte);
+                None
+            }
+        }
+    }
+}
+
+/// Lays out what m1n1 leaves in memory: the FDT, the stub, the image, and dirt where nobody clears.
+fn load(memory: &Memory, image: &[u8], mac: &Mac, parts: &Parts) -> Result<()> {
+    let blob = tree::completed(&parts.tree, mac)?;
+    if blob.len() as u64 > FDT_BYTES {
+        bail!("the completed device tree has {} bytes", blob.len());
+    }
+    // No loader promises that memory is clear either.
+    for bank in mac.banks() {
+        let last = bank.end - DIRT_BYTES as u64;
+        let blocks = (bank.start.next_multiple_of(BLOCK)..last).step_by(BLOCK as usize);
+        blocks.for_each(|block| memory.write(block, &[DIRT; DIRT_BYTES]));
+    }
+    memory.write(FDT, &blob);
+    memory.write(STUB.start, &parts.stub);
+    let has_fiqs = u64::from(!mac.has_linux);
+    let words = [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing), (0x60, has_fiqs)];
+    for (offset, value) in words {
+        memory.write(STUB.start + offset, &u64::to_le_bytes(value));
+    }
+    memory.write(mac.load, image);
+    // No loader promises that this is clear: the packed file's zeros are its own.
+    let dirt = vec![DIRT; parts.dirty.size() as usize];
+    memory.write(mac.load + parts.dirty.start, &dirt);
+    memory.set_word(UART_STATUS, 0b110);
+    memory.set_word(AIC_INFO, AIC_LINES);
+    Ok(())
+}
+
+/// The power domains that DARTs are in, each with the numbers of its DARTs.
+fn power_domains(memory: &Memory, mac: &Mac, parts: &Parts) -> Result<Vec<(Domain, Vec<usize>)>> {
+    // The power manager is there, whatever the blob says of it.
+    let sound = tree::completed(&parts.tree, &Mac { fault: None, ..mac.clone() })?;
+    // Also where the tree has no power domains.
+    memory.set_word(UART_POWER, 0xff);
+    let mut domains = Vec::new();
+    for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
+        let domain = Domain::new(memory, register, is_on);
+        let of_domain = |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
+        let numbers: Vec<usize> = (0..DARTS.len()).filter(of_domain).collect();
+        domains.extend((!numbers.is_empty()).then_some((domain, numbers)));
+    }
+    Ok(domains)
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        end(&mut self.qemu);
+    }
+}

@@ -1,0 +1,116 @@
+//! The options of `cargo xtask demo`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use oche::workspace;
+
+/// What the demo runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Board {
+    /// QEMU's virt machine: an SMMUv3 for the DARTs, real drivers and devices.
+    QemuVirt,
+    /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way m1n1 enters.
+    M1Sim,
+}
+
+/// Options of `cargo xtask demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a Mac would get.
+    #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
+    pub board: Board,
+    /// Move less data; for tests.
+    #[arg(long)]
+    pub short: bool,
+    /// Build Oche so that it misplaces pages. The digests must notice: the run is good if they do.
+    #[arg(long, conflicts_with = "without_oche")]
+    pub break_placement: bool,
+    /// Build Oche with the trace compiled out: the same must happen, and nobody can tell what did.
+    #[arg(long, conflicts_with_all = ["without_oche", "break_placement"])]
+    pub without_trace: bool,
+    /// Boot the same guest straight on QEMU, with no Oche and no DART: tells the guest's trouble from Oche's.
+    #[arg(long)]
+    pub without_oche: bool,
+    /// How often to boot; every run must end well.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    /// CPU model, as QEMU names it.
+    #[arg(long, default_value = "cortex-a76")]
+    pub cpu: String,
+    /// Number of CPUs.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=8))]
+    pub cpus: u32,
+    /// Memory of the machine in MiB, Oche's part included.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u64).range(768..=65536))]
+    pub memory: u64,
+    /// The suite of Debian that the kernel comes from, such as bookworm-backports.
+    #[arg(long, default_value = "bookworm")]
+    pub suite: String,
+    /// The kernel's package.
+    #[arg(long, default_value = "linux-image-arm64")]
+    pub kernel_package: String,
+    /// An option for Oche, NAME=VALUE, such as oche.pool=64M or oche.log=debug; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub option: Vec<String>,
+    /// More words for the guest's command line; may be repeated.
+    #[arg(long, value_name = "WORDS")]
+    pub append: Vec<String>,
+    /// Give up after so many seconds of one boot.
+    #[arg(long, default_value_t = 420)]
+    pub limit: u64,
+    /// Where results go; target/demo, or target/demo-m1 for the simulated M1.
+    #[arg(long, value_name = "FOLDER")]
+    pub output: Option<PathBuf>,
+    /// More arguments for QEMU, behind `--`.
+    #[arg(last = true, value_name = "QEMU ARGUMENTS")]
+    pub qemu: Vec<std::ffi::OsString>,
+}
+
+impl Options {
+    /// The options that the command line gives when nothing is said.
+    #[must_use]
+    pub fn usual() -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            options: Options,
+        }
+        <Alone as clap::Parser>::parse_from(["demo"]).options
+    }
+
+    /// Where results go.
+    #[must_use]
+    pub fn output(&self) -> PathBuf {
+        let usual = match self.board {
+            Board::QemuVirt => "demo",
+            Board::M1Sim => "demo-m1",
+        };
+        self.output.clone().unwrap_or_else(|| workspace::target().join(usual))
+    }
+}
+
+/// Takes `oche.NAME=VALUE` apart.
+pub(crate) fn parse_option(option: &str) -> Result<(String, String)> {
+    let (name, value) = option.split_once('=').with_context(|| format!("{option} is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Options, parse_option};
+
+    #[test]
+    fn options_for_oche_are_taken_apart_at_the_first_equals_sign() {
+        let option = parse_option("oche.bootargs=a=b").unwrap();
+        assert_eq!(option, ("oche.bootargs".to_owned(), "a=b".to_owned()));
+        assert!(parse_option("oche.pool").is_err());
+    }
+
+    #[test]
+    fn nothing_said_means_the_whole_demo_once() {
+        let options = Options::usual();
+        assert!(!options.short && !options.break_placement && options.repeat == 1);
+        assert!(options.output().ends_with("target/demo"));
+    }
+}

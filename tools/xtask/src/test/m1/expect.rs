@@ -1,0 +1,18 @@
+//! What a run of the board must have said.
+
+use anyhow::{Result, bail};
+use oche_m1_sim::{Outcome, screen};
+
+/// Whether `text` is in a row of the screen.
+pub(super) fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
+    let rows = screen::text(&outcome.screen);
+    if rows.iter().any(|row| row.contains(text)) {
+        return Ok(());
+    }
+    bail!("the screen does not say `{text}`: {}", rows.join("\n"))
+}
+
+/// Whether somebody said `text`.
+pub(super) fn expect(outcome: &Outcome, text: &str) -> Result<()> {
+    if outcome.says(text) { Ok(()) } else { bail!("nobody said `{text}`") }
+}

@@ -64,14 +64,10 @@ fn events() -> Result<()> {
     };
     let mut running = Running::start(&machine, &folder.join("console.log"))?;
     let mut costs = Vec::new();
-    let ending = running.watch(
-        LIMIT,
-        |_, line| {
-            costs.extend(parse(&line.text));
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
+    let ending = running.watch(LIMIT, |_, line| {
+        costs.extend(parse(&line.text));
+        Ok(Wish::GoOn)
+    })?;
     if ending != Ending::PoweredOff || costs.is_empty() {
         bail!("the measurement: {ending}; see {}", folder.join("console.log").display());
     }

@@ -157,7 +157,7 @@ fn start(options: &Options, machine: &Machine) -> Result<()> {
         Some(path) => Some(oche::trace::Recorder::start(&running.memory().open_path(), path)?),
         None => None,
     };
-    let ending = running.watch(limit, |_, _| Ok(Wish::GoOn), |_| Ok(()))?;
+    let ending = running.watch(limit, |_, _| Ok(Wish::GoOn))?;
     if let (Some(recorder), Some(path)) = (recorder, &options.trace) {
         let recording = recorder.finish()?;
         eprintln!("{}: {} events, {} dropped", path.display(), recording.records, recording.lost);

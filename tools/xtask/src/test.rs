@@ -17,6 +17,7 @@ mod m1;
 mod mistakes;
 mod port;
 mod reset;
+mod stock;
 mod views;
 mod watch;
 mod wrong_input;

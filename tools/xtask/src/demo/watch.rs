@@ -74,7 +74,7 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
     let mut watcher = Watcher::new(plan, step, ram.clone());
     let ending = {
         let watcher = std::cell::RefCell::new(&mut watcher);
-        running.watch(
+        running.watch_and_look(
             plan.limit,
             |running, line| watcher.borrow_mut().on_line(running, line, recorder.as_ref()),
             |running| watcher.borrow_mut().on_tick(running),

@@ -49,16 +49,12 @@ pub(super) fn run(
     let mut running = start(oche, guest, way, step)?;
     let recorder =
         way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
-    let ending = running.watch(
-        LIMIT,
-        |_, line| {
-            hear(&line.text);
-            let is_over = line.text == "oche: panic: stopped"
-                || way.until.is_some_and(|until| line.text.starts_with(until));
-            Ok(if is_over { Wish::End } else { Wish::GoOn })
-        },
-        |_| Ok(()),
-    )?;
+    let ending = running.watch(LIMIT, |_, line| {
+        hear(&line.text);
+        let is_over = line.text == "oche: panic: stopped"
+            || way.until.is_some_and(|until| line.text.starts_with(until));
+        Ok(if is_over { Wish::End } else { Wish::GoOn })
+    })?;
     if let Some(recorder) = recorder {
         recorder.finish()?;
     }

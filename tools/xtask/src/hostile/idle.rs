@@ -40,28 +40,24 @@ pub(super) fn run(oche: &Path, guest: &Path, step: &Step) -> Result<String> {
     let mut phases = PHASES.iter();
     let mut phase: Option<Phase> = None;
     let mut exits = 0;
-    let ending = running.watch(
-        LIMIT,
-        |running, line| {
-            if let Some((kind, order)) = parse_begin(&line.text) {
-                match phases.next() {
-                    Some((expected, counters)) if *expected == kind => {
-                        let began = Phase { before: counters_of(running)?, order, counters };
-                        began.order(running, BEGIN)?;
-                        began.judge(running, kind, step)?;
-                        began.order(running, ENOUGH)?;
-                        phase = Some(began);
-                    }
-                    _ => bail!("the idle guest begins another phase than expected: {kind}"),
+    let ending = running.watch(LIMIT, |running, line| {
+        if let Some((kind, order)) = parse_begin(&line.text) {
+            match phases.next() {
+                Some((expected, counters)) if *expected == kind => {
+                    let began = Phase { before: counters_of(running)?, order, counters };
+                    began.order(running, BEGIN)?;
+                    began.judge(running, kind, step)?;
+                    began.order(running, ENOUGH)?;
+                    phase = Some(began);
                 }
-            } else if let (Some(made), Some(began)) = (parse_end(&line.text), phase.take()) {
-                exits += began.compare(running, made)?;
-                began.order(running, COUNTED)?;
+                _ => bail!("the idle guest begins another phase than expected: {kind}"),
             }
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
+        } else if let (Some(made), Some(began)) = (parse_end(&line.text), phase.take()) {
+            exits += began.compare(running, made)?;
+            began.order(running, COUNTED)?;
+        }
+        Ok(Wish::GoOn)
+    })?;
     if ending != Ending::PoweredOff || phases.next().is_some() || phase.is_some() {
         bail!("the idle guest: {ending}, before all phases were over");
     }

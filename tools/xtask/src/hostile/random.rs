@@ -36,21 +36,17 @@ pub(crate) fn run(oche: &Path, guest: &Path, seed: u64, operations: u64, step: &
     let mut outcome = None;
     let mut failure = None;
     let limit = LIMIT_OF_BOOT + LIMIT_PER_OPERATION * u32::try_from(operations).unwrap_or(u32::MAX);
-    let ending = running.watch(
-        limit,
-        |_, line| {
-            let Some(said) = line.text.strip_prefix("guest: ") else { return Ok(Wish::GoOn) };
-            if said.contains("FAILED") && failure.is_none() {
-                failure = Some(said.to_owned());
-            }
-            if let Some(done) = said.strip_prefix("random: ").and_then(|said| said.strip_suffix(" done")) {
-                step.detail(&format!("seed {seed}: {done}"));
-            }
-            outcome = outcome.or_else(|| parse(said, seed));
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
+    let ending = running.watch(limit, |_, line| {
+        let Some(said) = line.text.strip_prefix("guest: ") else { return Ok(Wish::GoOn) };
+        if said.contains("FAILED") && failure.is_none() {
+            failure = Some(said.to_owned());
+        }
+        if let Some(done) = said.strip_prefix("random: ").and_then(|said| said.strip_suffix(" done")) {
+            step.detail(&format!("seed {seed}: {done}"));
+        }
+        outcome = outcome.or_else(|| parse(said, seed));
+        Ok(Wish::GoOn)
+    })?;
     if let Some(failure) = failure {
         bail!("seed {seed}: {failure}");
     }

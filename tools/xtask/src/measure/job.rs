@@ -166,21 +166,17 @@ fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Resu
     let log = folder.join(if is_traced { "traced.log" } else { "untraced.log" });
     let mut running = Running::start(&machine, &log)?;
     let (mut story, mut counts) = (Story::default(), Vec::new());
-    let ending = running.watch(
-        LIMIT,
-        |_, line| {
-            let Some(said) = story::parse(&line.text) else { return Ok(Wish::GoOn) };
-            if let Said::Step { name, .. } = said {
-                step.detail(name);
-            }
-            if let Said::Fact("instructions", value) = said {
-                counts.push(parse(value).with_context(|| format!("the guest counted {value}"))?);
-            }
-            story.take(&said);
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
+    let ending = running.watch(LIMIT, |_, line| {
+        let Some(said) = story::parse(&line.text) else { return Ok(Wish::GoOn) };
+        if let Said::Step { name, .. } = said {
+            step.detail(name);
+        }
+        if let Said::Fact("instructions", value) = said {
+            counts.push(parse(value).with_context(|| format!("the guest counted {value}"))?);
+        }
+        story.take(&said);
+        Ok(Wish::GoOn)
+    })?;
     ensure!(ending.is_good() && story.is_complete, "{ending}; see {}", log.display());
     if let Some((name, text)) = story.failed.first() {
         bail!("step {name} failed: {text}; see {}", log.display());

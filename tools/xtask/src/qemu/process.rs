@@ -106,12 +106,25 @@ impl Running {
 
     /// Watches the console until the machine ends, the caller has seen enough, or `limit` is over; QEMU is gone then.
     ///
-    /// `on_line` sees every line; `on_tick` runs between lines, about four times a second.
+    /// `on_line` sees every line.
+    ///
+    /// # Errors
+    ///
+    /// What `on_line` returns; QEMU is gone then too.
+    pub fn watch(
+        &mut self,
+        limit: Duration,
+        on_line: impl FnMut(&mut Self, &Line) -> Result<Wish>,
+    ) -> Result<Ending> {
+        self.watch_and_look(limit, on_line, |_| Ok(()))
+    }
+
+    /// As [`Running::watch`]; `on_tick` runs between lines, about four times a second.
     ///
     /// # Errors
     ///
     /// What the callers' functions return; QEMU is gone then too.
-    pub fn watch(
+    pub fn watch_and_look(
         &mut self,
         limit: Duration,
         mut on_line: impl FnMut(&mut Self, &Line) -> Result<Wish>,

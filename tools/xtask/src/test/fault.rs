@@ -1,18 +1,11 @@
 //! A device reads and writes where nothing is mapped: the stock driver must name the stream, the IOVA and the code.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use oche::el2::Toolchain;
-use oche::pack::{self, Guest};
 use oche::progress::Step;
-use oche::{el2, trace, workspace};
+use oche::trace;
 
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish};
+use super::stock::{self, StockGuest};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("fault.sh");
@@ -26,47 +19,23 @@ const STREAM: u8 = 6;
 ///
 /// The driver does not tell a fault, tells it wrong, or a run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
-    let folder = workspace::target().join("test").join("fault");
-    workspace::create_folder(&folder)?;
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
-    initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
-    initramfs.add_modules(&kernel, &["pci-stub"])?;
-    initramfs.set_init(SCRIPT);
-    let initrd = folder.join("initrd.cpio");
-    initramfs.write(&initrd)?;
-    let options = vec![("oche.iommu-map".to_owned(), format!("0x40:0:{STREAM}"))];
-    let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options };
-    let image = folder.join("oche.img");
-    pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
-    let machine = Machine {
-        cpu: "cortex-a76".into(),
+    let folder = stock::folder("fault")?;
+    let map = format!("0x40:0:{STREAM}");
+    let guest = StockGuest {
+        folder: &folder,
+        script: SCRIPT,
+        modules: &["pci-stub"],
+        driver: None,
+        options: &[("oche.iommu-map", &map)],
         cpus: 2,
-        memory_mib: 1024,
-        kernel: image,
-        initrd: None,
-        append: "console=ttyAMA0".into(),
-        serial: Serial::Watched,
-        arguments: ["-device", "edu,addr=8,dma_mask=0xffffffff"].map(Into::into).to_vec(),
+        devices: ["-device", "edu,addr=8,dma_mask=0xffffffff"].map(Into::into).into(),
     };
-    let console = folder.join("console.log");
-    let mut running = Running::start(&machine, &console)?;
-    let ram = running.memory().open_path();
-    let mut lines = Vec::new();
-    let ending = running.watch(
-        Duration::from_secs(150),
-        |_, line| {
-            lines.push(line.text.clone());
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
-    if !ending.is_good() {
-        bail!("{ending}; the console is kept in {}", console.display());
-    }
-    let told = judge(&lines)?;
-    let counted =
-        trace::read_statistics(&ram)?.into_iter().find(|(name, _)| name == "faults").map_or(0, |(_, n)| n);
+    let boot = guest.boot(toolchain, None, step)?;
+    let told = judge(boot.lines())?;
+    let counted = trace::read_statistics(&boot.ram())?
+        .into_iter()
+        .find(|(name, _)| name == "faults")
+        .map_or(0, |(_, n)| n);
     if counted < told as u64 {
         bail!("the driver told {told} faults and Oche counted {counted}");
     }

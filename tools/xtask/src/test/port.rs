@@ -1,27 +1,19 @@
 //! The trace read inside a stock guest, from the port that Oche plays: the same records as from outside.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use oche::el2::Toolchain;
-use oche::pack::{self, Guest};
 use oche::progress::Step;
+use oche::trace::TraceFile;
 use oche::trace::reader::Item;
-use oche::trace::{Recorder, TraceFile};
-use oche::{el2, workspace};
+use oche::workspace;
 use oche_hyp::addr::PAGE_BYTES;
 use oche_hyp::trace::Event;
 use oche_hyp::trace::record::{Kind, Record};
 use oche_hyp::trace::snapshot::Assembler;
 
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish};
+use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("port.sh");
@@ -44,66 +36,24 @@ fn block(number: u32) -> Vec<u8> {
 ///
 /// The guest finds no port, the two differ, or a run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
-    let folder = workspace::target().join("test").join("port");
-    workspace::create_folder(&folder)?;
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
-    initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
-    initramfs.add_modules(&kernel, &["virtio_mmio", "virtio_pci", "virtio_blk", "?virtio_console"])?;
-    initramfs.set_init(SCRIPT);
-    let initrd = folder.join("initrd.cpio");
-    initramfs.write(&initrd)?;
-    let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options: Vec::new() };
-    let image = folder.join("oche.img");
-    pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
-    let (translated, plain) = (folder.join("translated.img"), folder.join("plain.img"));
-    workspace::write_whole(&translated, &(0..DISK_BLOCKS).flat_map(block).collect::<Vec<u8>>())?;
-    workspace::write_whole(&plain, &vec![0; DISK_BLOCKS as usize * PAGE_BYTES])?;
-    let drive = |id: &str, path: &Path| {
-        format!("if=none,format=raw,id={id},file={}", crate::qemu::escape_commas(path).to_string_lossy())
-    };
-    let arguments = [
-        "-drive",
-        &drive("translated", &translated),
-        "-device",
-        "virtio-blk-pci,drive=translated,addr=1,iommu_platform=on,disable-legacy=on",
-        "-drive",
-        &drive("plain", &plain),
-        "-global",
-        "virtio-mmio.force-legacy=false",
-        "-device",
-        "virtio-blk-device,drive=plain",
-    ];
-    let machine = Machine {
-        cpu: "cortex-a76".into(),
+    let folder = stock::folder("port")?;
+    let bytes = u64::from(DISK_BLOCKS) * PAGE_BYTES as u64;
+    let disks = TwoDisks::create(&folder, bytes, bytes)?;
+    workspace::write_whole(&disks.translated, &(0..DISK_BLOCKS).flat_map(block).collect::<Vec<u8>>())?;
+    let guest = StockGuest {
+        folder: &folder,
+        script: SCRIPT,
+        modules: DISK_AND_PORT,
+        driver: None,
+        options: &[],
         cpus: 2,
-        memory_mib: 1024,
-        kernel: image,
-        initrd: None,
-        append: "console=ttyAMA0".into(),
-        serial: Serial::Watched,
-        arguments: arguments.map(Into::into).to_vec(),
+        devices: disks.arguments(),
     };
-    let console = folder.join("console.log");
-    let mut running = Running::start(&machine, &console)?;
     let outside = folder.join("outside.oche");
-    let recorder = Recorder::start(&running.memory().open_path(), &outside)?;
-    let mut lines = Vec::new();
-    let ending = running.watch(
-        Duration::from_secs(150),
-        |_, line| {
-            lines.push(line.text.clone());
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
-    recorder.finish()?;
-    if !ending.is_good() {
-        bail!("{ending}; the console is kept in {}", console.display());
-    }
-    let bytes = told(&lines)?;
+    let boot = guest.boot(toolchain, Some(&outside), step)?;
+    let bytes = told(&boot.said("port: ")?)?;
     let inside = folder.join("inside.oche");
-    let mut copy = fs::read(&plain).with_context(|| format!("reading {}", plain.display()))?;
+    let mut copy = disks.left()?;
     copy.truncate(bytes);
     workspace::write_whole(&inside, &copy)?;
     let inside = TraceFile::open(&inside)?;
@@ -138,15 +88,12 @@ fn seen_blocks(inside: &TraceFile) -> Result<usize> {
 }
 
 /// How many bytes the guest says that it read.
-fn told(lines: &[String]) -> Result<usize> {
-    let said = |name: &str| lines.iter().find_map(|line| line.strip_prefix("port: ")?.strip_prefix(name));
-    if let Some(error) = said("error ") {
-        bail!("in the guest: {error}");
+fn told(said: &[&str]) -> Result<usize> {
+    let name = value(said, "name ");
+    if name != Some("org.oche.trace") {
+        bail!("the guest names the port {name:?}");
     }
-    if said("name ") != Some("org.oche.trace") {
-        bail!("the guest names the port {:?}", said("name "));
-    }
-    let number = |name| said(name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
+    let number = |name| value(said, name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
     if number("again ") == 0 {
         bail!("the port could not be read a second time");
     }

@@ -1,30 +1,23 @@
 //! A stock guest's virtio driver, watched as it fills its rings: which of its functions stores what.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use oche::el2::Toolchain;
-use oche::pack::{self, Guest};
 use oche::progress::Step;
+use oche::trace::TraceFile;
 use oche::trace::callers::ByCaller;
 use oche::trace::lifetime::{Lifetimes, StreamPlace};
 use oche::trace::reader::Item;
 use oche::trace::symbols::{SymbolOptions, Symbols};
 use oche::trace::values::WithValues;
-use oche::trace::{Recorder, TraceFile};
-use oche::{el2, workspace};
+use oche::workspace;
 use oche_hyp::addr::IovaPage;
 use oche_hyp::trace::record::Kind;
 use oche_hyp::trace::{Event, WatchHow};
 
-use crate::guest::initramfs::Initramfs;
-use crate::guest::kernel::{self, KernelChoice};
-use crate::guest::module;
-use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
+use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("watch.sh");
@@ -43,8 +36,7 @@ const SYMBOL_BYTES: u64 = 32 << 20;
 ///
 /// They are not there, or at a time when nobody watched; or the run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
-    let folder = workspace::target().join("test").join("watch");
-    workspace::create_folder(&folder)?;
+    let folder = stock::folder("watch")?;
     let (trace, symbols) = record(&folder, toolchain, step)?;
     let seen = Seen::of(&TraceFile::open(&trace)?, &symbols)?;
     seen.judge()
@@ -52,67 +44,20 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
 
 /// Gives the trace, and the names of the guest's functions.
 fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path::PathBuf, Symbols)> {
-    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
-    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
-    initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
-    initramfs.add_modules(&kernel, &["virtio_mmio", "virtio_pci", "virtio_blk", "?virtio_console"])?;
-    initramfs.set_init(SCRIPT);
-    let initrd = folder.join("initrd.cpio");
-    initramfs.write(&initrd)?;
-    let options = vec![("oche.trace-orders".to_owned(), WATCHED.to_owned())];
-    let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options };
-    let image = folder.join("oche.img");
-    pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
-    let (translated, plain) = (folder.join("translated.img"), folder.join("plain.img"));
-    for (path, bytes) in [(&translated, 4 << 20), (&plain, SYMBOL_BYTES)] {
-        let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        file.set_len(bytes)?;
-    }
-    let drive = |id: &str, path: &Path| {
-        format!("if=none,format=raw,id={id},file={}", escape_commas(path).to_string_lossy())
-    };
-    let arguments = [
-        "-drive",
-        &drive("translated", &translated),
-        "-device",
-        "virtio-blk-pci,drive=translated,addr=1,iommu_platform=on,disable-legacy=on",
-        "-drive",
-        &drive("plain", &plain),
-        "-global",
-        "virtio-mmio.force-legacy=false",
-        "-device",
-        "virtio-blk-device,drive=plain",
-    ];
-    let machine = Machine {
-        cpu: "cortex-a76".into(),
+    let disks = TwoDisks::create(folder, 4 << 20, SYMBOL_BYTES)?;
+    let guest = StockGuest {
+        folder,
+        script: SCRIPT,
+        modules: DISK_AND_PORT,
+        driver: None,
+        options: &[("oche.trace-orders", WATCHED)],
         cpus: 2,
-        memory_mib: 1024,
-        kernel: image,
-        initrd: None,
-        append: "console=ttyAMA0".into(),
-        serial: Serial::Watched,
-        arguments: arguments.map(Into::into).to_vec(),
+        devices: disks.arguments(),
     };
-    let console = folder.join("console.log");
-    let mut running = Running::start(&machine, &console)?;
     let trace = folder.join("trace.oche");
-    let recorder = Recorder::start(&running.memory().open_path(), &trace)?;
-    let mut lines = Vec::new();
-    let ending = running.watch(
-        Duration::from_secs(150),
-        |_, line| {
-            lines.extend(line.text.strip_prefix("watch: ").map(str::to_owned));
-            Ok(Wish::GoOn)
-        },
-        |_| Ok(()),
-    )?;
-    recorder.finish()?;
-    ensure!(ending.is_good(), "{ending}; the console is kept in {}", console.display());
-    if let Some(error) = lines.iter().find_map(|line| line.strip_prefix("error ")) {
-        bail!("in the guest: {error}");
-    }
-    let bytes = lines.iter().find_map(|line| line.strip_prefix("symbols ")?.parse::<usize>().ok());
-    let mut names = fs::read(&plain).with_context(|| format!("reading {}", plain.display()))?;
+    let boot = guest.boot(toolchain, Some(&trace), step)?;
+    let bytes = value(&boot.said("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
+    let mut names = disks.left()?;
     names.truncate(bytes.context("the guest left no symbols")?);
     let map = folder.join("kallsyms");
     workspace::write_whole(&map, &names)?;

@@ -25,13 +25,12 @@ enum Work {
     Soak(soak::Options),
     /// Check form, lints and documentation.
     Check,
-    /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's work (`job`); or what a
-    /// trace says of pages mapped twice (`aliases`).
+    /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's work (`job`)
     Measure {
         #[command(subcommand)]
         what: Option<measure::What>,
     },
-    /// Make the documentation's pictures of a demo's trace.
+    /// Make the documentation's picture of the report on a demo's trace.
     Pictures(pictures::Options),
     /// Make mistakes on purpose in a copy of the tree, and say which test finds each.
     Mutants(mutants::Options),

@@ -1,4 +1,4 @@
-//! `cargo xtask pictures`: the documentation's pictures, made of a demo's trace in a browser without a screen.
+//! `cargo xtask pictures`: the documentation's picture of the report, made of a demo's trace in a browser without a screen.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -7,7 +7,6 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::trace::TraceFile;
-use oche::trace::live::{picture_of, picture_size};
 use oche::trace::report::write_report;
 use oche::trace::symbols::Symbols;
 use oche::{command, workspace};
@@ -23,25 +22,19 @@ pub struct Options {
     /// The trace; by default that of the last `cargo xtask demo`.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
-    /// The moment of the live screen, in seconds since Oche's start.
-    #[arg(long, default_value = "25", value_parser = oche::trace::words::parse_seconds)]
-    pub at: u64,
-    /// The stream whose address space the live screen shows, DART:STREAM.
-    #[arg(long, default_value = "0:1")]
-    pub stream: String,
-    /// The folder to write report.png and live.png to.
+    /// The folder to write report.png to.
     #[arg(long, value_name = "FOLDER", default_value = "docs")]
     pub folder: PathBuf,
 }
 
-/// Makes both pictures.
+/// Makes the picture of the report.
 ///
 /// # Errors
 ///
 /// There is no such trace, or no browser.
 pub fn main(options: &Options) -> Result<()> {
     let progress = Progress::new(1);
-    let step = progress.step("Pictures for the documentation");
+    let step = progress.step("Picture for the documentation");
     environment::prepare_views(&step)?;
     let path = options.trace.clone().unwrap_or_else(|| workspace::target().join("demo").join("trace.oche"));
     let trace = TraceFile::open(&path)?;
@@ -51,12 +44,8 @@ pub fn main(options: &Options) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let session = trace.sessions.len().checked_sub(1).context("the trace is empty")?;
     write_report(&trace, session, &name, &Symbols::default(), &mut File::create(&page)?)?;
-    let screen = scratch.join("live.svg");
-    let svg = picture_of(&path, Some(options.at), Some(&options.stream), &Symbols::default())?;
-    workspace::write_whole(&screen, svg.as_bytes())?;
     shoot(&page, REPORT, &options.folder.join("report.png"), &scratch)?;
-    shoot(&screen, picture_size(), &options.folder.join("live.png"), &scratch)?;
-    step.done(&format!("{0}/report.png and {0}/live.png", options.folder.display()));
+    step.done(&options.folder.join("report.png").display().to_string());
     Ok(())
 }
 

@@ -1,28 +1,23 @@
 //! `oche trace live`: a screen of what devices may reach, over a running guest or over a trace as it is written.
 
-use std::io::{IsTerminal, Write as _};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use ratatui::Terminal;
-use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use screen::View;
 use source::Source;
 use state::State;
 
-use super::reader::{Item, TraceFile};
 use super::symbols::{SymbolOptions, Symbols};
-use crate::destination::{refuse_input, write_file};
 
 mod picture;
 mod screen;
 mod source;
 mod state;
-mod svg;
 
 /// Time between two pictures.
 const FRAME: Duration = Duration::from_millis(250);
@@ -42,15 +37,6 @@ Keys: q quit, space pause, up and down choose a stream, f filter, ? all of them.
 pub struct LiveArguments {
     /// Where the events come from
     file: PathBuf,
-    /// Write one screen to this file, an SVG picture, instead; FILE is a trace then
-    #[arg(long, value_name = "SVG")]
-    picture: Option<PathBuf>,
-    /// The picture's moment, in seconds since Oche's start [default: the end]
-    #[arg(long, value_name = "SECONDS", requires = "picture", value_parser = super::words::parse_seconds)]
-    at: Option<u64>,
-    /// The picture's stream, as the screen names it
-    #[arg(long, value_name = "DART:STREAM", requires = "picture")]
-    stream: Option<String>,
     #[command(flatten)]
     symbols: SymbolOptions,
 }
@@ -62,13 +48,9 @@ impl LiveArguments {
     ///
     /// The source cannot be read, or there is no terminal.
     pub fn run(&self) -> Result<()> {
-        if let Some(picture) = &self.picture {
-            return self.draw(picture);
-        }
         if !std::io::stdout().is_terminal() {
             bail!(
-                "standard output is no terminal; `oche trace text` and `oche trace stats` write to files and pipes, and \
-                 --picture writes the screen as a picture"
+                "standard output is no terminal; `oche trace text` and `oche trace stats` write to files and pipes"
             );
         }
         let symbols = self.symbols.load()?;
@@ -79,66 +61,6 @@ impl LiveArguments {
         ratatui::restore();
         result
     }
-}
-
-/// Columns and rows of a picture.
-pub const PICTURE: (u16, u16) = (132, 40);
-
-impl LiveArguments {
-    /// One screen, as a picture.
-    fn draw(&self, picture: &Path) -> Result<()> {
-        let svg = picture_of(&self.file, self.at, self.stream.as_deref(), &self.symbols.load()?)?;
-        refuse_input(picture, std::iter::once(self.file.as_path()).chain(self.symbols.files()))?;
-        write_file(picture, |out| out.write_all(svg.as_bytes()))?;
-        crate::say!("{}", picture.display());
-        Ok(())
-    }
-}
-
-/// The screen over the trace at `path` at the moment `at`, in nanoseconds since Oche's start, with the space of `stream`
-/// (`DART:STREAM`): an SVG picture of [`PICTURE`] cells.
-///
-/// # Errors
-///
-/// The file is no trace, or the stream did nothing by then.
-pub fn picture_of(path: &Path, at: Option<u64>, stream: Option<&str>, symbols: &Symbols) -> Result<String> {
-    let trace = TraceFile::open(path)?;
-    if trace.sessions.is_empty() {
-        bail!("{}: {}", path.display(), trace.warnings.join("; "));
-    }
-    trace.warnings.iter().for_each(|warning| crate::say!("oche: {}: {warning}", path.display()));
-    let mut state = State::default();
-    for item in trace.events() {
-        match item {
-            Item::Session(index) => {
-                if let Some(session) = trace.sessions.get(index) {
-                    state.begin(session.description.clone());
-                }
-            }
-            Item::Record(record) => {
-                if at.is_none_or(|at| state.clock().nanoseconds(record.time()) <= at) {
-                    state.take(&record);
-                }
-            }
-            Item::Lost { records, .. } | Item::Unreadable { records, .. } => state.lose(records),
-        }
-    }
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let mut view = View { source: super::description::plain(&name), ..View::default() };
-    if let Some(stream) = stream {
-        let mut known = state.streams().keys();
-        let place = known.position(|(dart, of)| format!("{}:{}", dart.index(), of.index()) == stream);
-        view.chosen = place.with_context(|| format!("no stream {stream} did anything by then"))?;
-    }
-    let mut terminal = Terminal::new(TestBackend::new(PICTURE.0, PICTURE.1)).context("drawing")?;
-    terminal.draw(|frame| screen::draw(frame, &state, &view, symbols)).context("drawing")?;
-    Ok(svg::draw(terminal.backend().buffer()))
-}
-
-/// Pixels of a picture, across and down.
-#[must_use]
-pub fn picture_size() -> (u32, u32) {
-    svg::size(PICTURE.0, PICTURE.1)
 }
 
 /// What the loop does after a key.

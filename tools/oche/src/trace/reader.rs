@@ -243,7 +243,6 @@ impl<S: Source> TraceFile<S> {
                 }
                 self.sessions.push(Session {
                     description: Description::read(&found.words),
-                    found_unix_nanoseconds: found.unix_nanoseconds,
                     samples: Vec::new(),
                     end: None,
                     cpus: Vec::new(),

@@ -114,12 +114,6 @@ impl Spans {
         }
     }
 
-    /// The buffers that are mapped now, with their lanes.
-    pub fn open_buffers(&self) -> impl Iterator<Item = (Lane, &Buffer)> {
-        let lanes = self.buffers.iter().enumerate();
-        lanes.filter_map(|(lane, open)| Some((lane as Lane, &open.as_ref()?.buffer)))
-    }
-
     fn grows_by(&self, lane: Lane, mapping: &super::lifetime::Mapping) -> bool {
         let Some(Some(open)) = self.buffers.get(lane as usize) else { return false };
         let first = &open.buffer.first;

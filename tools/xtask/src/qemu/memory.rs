@@ -70,12 +70,6 @@ impl GuestMemory {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
-    /// How many bytes of RAM there are.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Whether all of a range of physical addresses is RAM.
     #[must_use]
     pub fn contains(&self, address: u64, bytes: u64) -> bool {

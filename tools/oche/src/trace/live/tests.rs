@@ -184,17 +184,3 @@ fn any_size_of_terminal_is_drawn() {
         terminal.draw(|frame| screen::draw(frame, &live.state, &live.view, &Symbols::default())).unwrap();
     }
 }
-
-#[test]
-fn a_trace_gives_a_picture_without_a_terminal() {
-    let hypervisor = play();
-    let output = hypervisor.ram.with_extension("oche");
-    Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
-    let ask = |at, stream| picture_of(&output, at, stream, &Symbols::default());
-    let svg = ask(None, Some("0:1")).unwrap();
-    assert_shows(&svg, &["IOVA space of 0000:00:01.0: 75 pages mapped", "faults 1", "#7ecb7a"]);
-    assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
-    assert_shows(&ask(Some(3 * SECOND + 50), None).unwrap(), &["51 pages mapped", "faults 0"]);
-    let refused = ask(None, Some("0:9")).unwrap_err().to_string();
-    assert!(refused.contains("no stream 0:9"), "{refused}");
-}

@@ -54,8 +54,6 @@ impl Source for Vec<u8> {
 pub struct Session {
     /// Who is who.
     pub description: Description,
-    /// Nanoseconds since 1970 UTC when the recorder found the directory.
-    pub found_unix_nanoseconds: u64,
     /// The counters as time went by; the last is the final one.
     pub samples: Vec<Sample>,
     /// The totals, if the recording came to its end.

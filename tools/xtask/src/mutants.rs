@@ -67,7 +67,10 @@ pub fn main(options: &Options) -> Result<()> {
     let chosen = GROUPS.each_ref().map(|group| group.mutants.iter().filter(is_chosen).collect::<Vec<_>>());
     let count = chosen.iter().map(Vec::len).sum::<usize>();
     if count == 0 {
-        bail!("no mutant's name contains {}", options.only.join(" or "));
+        bail!(
+            "no mutant's name contains {}; `cargo xtask mutants --list` names them",
+            options.only.join(" or ")
+        );
     }
     if options.list {
         for Mutant { name, file, breaks, .. } in chosen.into_iter().flatten() {

@@ -1,29 +1,23 @@
 //! `cargo xtask test`: the one test command, every step named as it runs.
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use oche::el2::Toolchain;
-use oche::progress::{Progress, Step};
-use oche::{command, el2, workspace};
-
-use crate::soak::hostile::{Images, batch};
-use crate::{check, environment, hostile};
+use anyhow::{Result, bail};
+use oche::progress::Progress;
 
 mod fault;
 mod m1;
 mod mistakes;
 mod port;
 mod reset;
+mod steps;
 mod stock;
 mod views;
 mod watch;
 mod wrong_input;
 
-/// Operations of the differential run and of the hostile sequences, at least; a million is asked for.
-const OPERATIONS: u64 = 1_000_000;
+pub(crate) use steps::{BOARD_STEP, BOARD_VERDICT, ORDERING_STEPS, ORDERING_VERDICTS};
+use steps::{STEPS, Tally, Work};
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -31,29 +25,13 @@ pub struct Options {
     /// Run only steps whose name contains this, in small letters; may be repeated.
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,
+    /// Name the steps, and run none.
+    #[arg(long)]
+    pub list: bool,
     /// Go on after a step that failed.
     #[arg(long)]
     pub keep_going: bool,
 }
-
-/// What the steps have come to.
-struct Tally {
-    passed: u64,
-    failed: u64,
-}
-
-/// The step that shows what a Mac meets first, on the simulated board.
-pub(crate) const BOARD_STEP: &str = "Simulated M1: CPUs, drivers, DARTs";
-/// How its failure begins where a run of the board was wrong, and not what is built for it.
-pub(crate) const BOARD_VERDICT: &str = m1::VERDICT;
-
-/// The steps that check the order of what EL2 executes; and how their failures begin.
-pub(crate) const ORDERING_STEPS: [&str; 2] =
-    ["Ordering at EL2: hostile guest", "Ordering at EL2: simulated M1"];
-pub(crate) const ORDERING_VERDICTS: [&str; 2] = [hostile::ORDERING_VERDICT, m1::ORDERING_VERDICT];
-
-/// What a step does: it gives a few words for the person who watches.
-type Work = fn(&Step, &mut Tally) -> Result<String>;
 
 /// Carries out `cargo xtask test`.
 ///
@@ -61,54 +39,12 @@ type Work = fn(&Step, &mut Tally) -> Result<String>;
 ///
 /// A step failed; each says why as it ends.
 pub fn main(options: &Options) -> Result<()> {
-    let began = Instant::now();
-    let steps: &[(&str, Work)] = &[
-        ("Form, lints and documentation", lints),
-        ("Oche for EL2", build_for_el2),
-        ("Host tests of every module", host_tests),
-        ("Engine against reference", differential),
-        ("Wrong input", |step, _| wrong_input::run(step)),
-        ("Views of a trace in Perfetto, Wireshark and a browser", |step, _| views::run(step)),
-        ("Hostile guest, and Oche's own panics", |step, _| {
-            step.suspended(hostile::main).map(|()| String::new())
-        }),
-        (ORDERING_STEPS[0], |step, _| hostile::check_ordering(toolchain(step)?, step)),
-        ("Random hostile sequences", |step, _| hostile_sequences(step)),
-        (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
-        (ORDERING_STEPS[1], |step, _| m1::run_ordering(toolchain(step)?, step)),
-        ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
-        ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
-        ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
-        ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
-        ("Mistakes of drivers, explained by the trace", |step, _| mistakes::run(toolchain(step)?, step)),
-        ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
-        ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
-        ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
-        ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
-        ("Demo, short, copies equal by the DMA API's rules", |step, _| {
-            run_demo(step, "demo-api", &["--short", "--option", "oche.coherence=api"])
-        }),
-        ("Demo, short, permissions exact", |step, _| {
-            run_demo(step, "demo-strict", &["--short", "--option", "oche.isolation=strict"])
-        }),
-        ("Demo, short, trace compiled out", |step, _| {
-            run_demo(step, "demo-untraced", &["--short", "--without-trace"])
-        }),
-        ("Demo, short, pool under pressure", |step, _| {
-            run_demo(
-                step,
-                "demo-pressure",
-                &["--short", "--option", "oche.pool=32M", "--option", "oche.trace=64K"],
-            )
-        }),
-        ("Demo with placement broken, which must be noticed", |step, _| {
-            run_demo(step, "demo-broken", &["--short", "--break-placement", "--limit", "75"])
-        }),
-    ];
-    let chosen: Vec<_> = steps.iter().copied().filter(|(name, _)| is_chosen(name, &options.only)).collect();
-    if chosen.is_empty() {
-        bail!("no step's name contains {}", options.only.join(" or "));
+    if options.list {
+        chosen(&options.only)?.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(());
     }
+    let began = Instant::now();
+    let chosen = chosen(&options.only)?;
     let progress = Progress::new(chosen.len());
     let mut tally = Tally { passed: 0, failed: 0 };
     for (name, work) in chosen {
@@ -136,154 +72,25 @@ pub fn main(options: &Options) -> Result<()> {
     Ok(())
 }
 
+/// The steps that one of the words is in, or all where there is no word.
+fn chosen(only: &[String]) -> Result<Vec<(&'static str, Work)>> {
+    for word in only {
+        if !STEPS.iter().any(|(name, _)| is_chosen(name, std::slice::from_ref(word))) {
+            let names: Vec<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+            bail!("no step's name contains `{word}`; the steps are: {}", names.join("; "));
+        }
+    }
+    Ok(STEPS.iter().copied().filter(|(name, _)| is_chosen(name, only)).collect())
+}
+
 fn is_chosen(name: &str, only: &[String]) -> bool {
     let name = name.to_lowercase();
     only.is_empty() || only.iter().any(|word| name.contains(&word.to_lowercase()))
 }
 
-fn toolchain(step: &Step) -> Result<Toolchain> {
-    environment::prepare(step)
-}
-
-fn lints(step: &Step, _: &mut Tally) -> Result<String> {
-    step.suspended(check::main).map(|()| String::new())
-}
-
-fn build_for_el2(step: &Step, _: &mut Tally) -> Result<String> {
-    let toolchain = toolchain(step)?;
-    el2::build(toolchain, &[], step)?;
-    el2::build(toolchain, &["break-placement"], step)?;
-    Ok(format!("with {toolchain}"))
-}
-
-fn host_tests(step: &Step, tally: &mut Tally) -> Result<String> {
-    step.detail("cargo test");
-    let result = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])
-        .output()
-        .context("cannot start cargo")?;
-    let said = String::from_utf8_lossy(&result.stdout);
-    let (passed, failed) = count_tests(&said);
-    tally.passed += passed;
-    tally.failed += failed;
-    if !result.status.success() {
-        let log = workspace::target().join("logs").join("host-tests.log");
-        let whole = format!("{said}\n{}", String::from_utf8_lossy(&result.stderr));
-        workspace::write_whole(&log, whole.as_bytes())?;
-        for line in
-            said.lines().filter(|line| line.contains("panicked at") || line.starts_with("    ")).take(20)
-        {
-            step.line(line);
-        }
-        bail!("{failed} tests failed; all they said: {}", log.display());
-    }
-    if passed == 0 {
-        bail!("no test ran");
-    }
-    Ok(format!("{passed} tests"))
-}
-
-/// Adds up lines such as `test result: ok. 43 passed; 0 failed; 0 ignored; ...`.
-fn count_tests(said: &str) -> (u64, u64) {
-    let mut sums = (0, 0);
-    for line in said.lines().filter(|line| line.trim_start().starts_with("test result:")) {
-        let number = |name: &str| -> u64 {
-            let words: Vec<&str> = line.split([' ', ';']).collect();
-            let at = words.iter().position(|word| *word == name);
-            at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
-        };
-        sums.0 += number("passed");
-        sums.1 += number("failed");
-    }
-    sums
-}
-
-fn differential(step: &Step, _: &mut Tally) -> Result<String> {
-    step.detail(&format!("{OPERATIONS} random operations"));
-    let operations = OPERATIONS.to_string();
-    let mut cargo = cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin"]);
-    cargo.args(["differential", "--", &operations]);
-    let said = command::text(&mut cargo, "the engine against the reference")?;
-    let first = said.lines().next().unwrap_or_default().to_owned();
-    if !said.contains("no difference") {
-        bail!("{first}: it does not say that there was no difference");
-    }
-    Ok(first.trim_start_matches("differential: ").to_owned())
-}
-
-/// Runs the demo as a person would, by this very program.
-fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
-    let output: PathBuf = workspace::target().join("test").join(name);
-    workspace::create_folder(&output)?;
-    let program = std::env::current_exe().context("this program's own path")?;
-    let mut demo = Command::new(program);
-    demo.arg("demo").args(arguments).arg("--output").arg(&output).env("NO_COLOR", "1");
-    let result = demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
-    let told =
-        format!("{}{}", String::from_utf8_lossy(&result.stderr), String::from_utf8_lossy(&result.stdout));
-    workspace::write_whole(&output.join("demo.log"), told.as_bytes())?;
-    if !result.status.success() {
-        for line in
-            told.lines().filter(|line| line.starts_with("  wrong:") || line.starts_with("error")).take(20)
-        {
-            step.line(line.trim());
-        }
-        bail!("the demo failed; the whole story: {}", output.join("demo.log").display());
-    }
-    let last = told.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-    if arguments.contains(&"--break-placement") {
-        return Ok(last.trim().to_owned());
-    }
-    let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
-    let summary: serde_json::Value = serde_json::from_slice(&summary).context("the demo's summary")?;
-    summarise(&summary, !arguments.contains(&"--without-trace"))
-}
-
-/// A few words of a demo's summary, after a look whether it says that all was well, and whether there are counters
-/// where there is a trace and none where there is none.
-fn summarise(summary: &serde_json::Value, is_traced: bool) -> Result<String> {
-    if summary.get("is_good").and_then(serde_json::Value::as_bool) != Some(true) {
-        bail!("the demo ended well, but its summary does not say so");
-    }
-    let counter =
-        |name: &str| summary.pointer(&format!("/counters/{name}")).and_then(serde_json::Value::as_u64);
-    let (Some(maps), Some(flushes)) = (counter("maps"), counter("flushes")) else {
-        if is_traced {
-            bail!("the demo's summary lacks counters");
-        }
-        return Ok("nothing traced, every digest equal".into());
-    };
-    if !is_traced {
-        bail!("{maps} mapped pages were counted where the trace is compiled out");
-    }
-    Ok(format!("{maps} pages mapped in {flushes} flushes, every digest equal"))
-}
-
-/// Registers, queues and instructions at random, another seed each time.
-fn hostile_sequences(step: &Step) -> Result<String> {
-    let images = Images::build(step)?;
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
-    step.line(&format!("seed {seed}"));
-    let operations = batch(&images, seed, OPERATIONS, step)?;
-    Ok(format!("{operations}, seed {seed}"))
-}
-
-fn cargo(arguments: &[&str]) -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(arguments).current_dir(workspace::root());
-    cargo
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{count_tests, is_chosen, summarise};
-
-    #[test]
-    fn the_results_of_several_test_programs_are_added_up() {
-        let said = "running 2 tests\n..\ntest result: ok. 43 passed; 0 failed; 1 ignored; 0 measured\n\n\
-                    test result: FAILED. 5 passed; 2 failed; 0 ignored\n";
-        assert_eq!(count_tests(said), (48, 2));
-        assert_eq!(count_tests("nothing"), (0, 0));
-    }
+    use super::{STEPS, chosen, is_chosen};
 
     #[test]
     fn steps_are_chosen_by_part_of_their_name() {
@@ -293,19 +100,17 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_that_does_not_say_good_is_not_good() {
-        let good = serde_json::json!({"is_good": true, "counters": {"maps": 3, "flushes": 2}});
-        assert_eq!(summarise(&good, true).unwrap(), "3 pages mapped in 2 flushes, every digest equal");
-        let bad = serde_json::json!({"is_good": false, "counters": {"maps": 3, "flushes": 2}});
-        assert!(summarise(&bad, true).is_err());
-        assert!(summarise(&serde_json::json!({"is_good": true}), true).is_err());
+    fn a_word_that_no_step_has_is_answered_with_the_steps() {
+        let all = chosen(&[]).map(|steps| steps.len());
+        assert_eq!(all.ok(), Some(STEPS.len()));
+        let refused = chosen(&["demo".into(), "no such step".into()]).map(|steps| steps.len());
+        let told = refused.unwrap_err().to_string();
+        assert!(told.contains("`no such step`") && told.contains("Wrong input"), "{told}");
     }
 
     #[test]
-    fn a_demo_without_a_trace_has_no_counters() {
-        let untraced = serde_json::json!({"is_good": true, "counters": {}});
-        assert_eq!(summarise(&untraced, false).unwrap(), "nothing traced, every digest equal");
-        let traced = serde_json::json!({"is_good": true, "counters": {"maps": 3, "flushes": 2}});
-        assert!(summarise(&traced, false).is_err());
+    fn no_two_steps_have_one_name() {
+        let names: std::collections::BTreeSet<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), STEPS.len());
     }
 }

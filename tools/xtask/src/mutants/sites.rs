@@ -179,6 +179,9 @@ pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<(
         .filter(|(_, verdict)| is_chosen(verdict))
         .map(|(at, _)| at)
         .collect();
+    if chosen.is_empty() && !only.is_empty() && !is_resumed {
+        bail!("no verdict contains {}; `cargo xtask mutants --sites --list` prints them", only.join(" or "));
+    }
     if is_list {
         for verdict in chosen.iter().filter_map(|at| register.verdicts.get(*at)) {
             println!("{}", verdict.line());

@@ -18,11 +18,20 @@ use crate::workspace;
 ///
 /// The program is missing, cannot start, or ends with a code other than 0.
 pub fn output(command: &mut Command, what: &str) -> Result<Vec<u8>> {
-    let result = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))?;
+    let result = answer(command)?;
     if result.status.success() {
         return Ok(result.stdout);
     }
     Err(failure(command, &result, what))
+}
+
+/// Runs a program to its end and gives what it said, however it ended.
+///
+/// # Errors
+///
+/// The program is missing or cannot start.
+pub fn answer(command: &mut Command) -> Result<Output> {
+    command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))
 }
 
 /// Runs a program to its end and drops its output unless it fails.
@@ -49,7 +58,7 @@ pub fn text(command: &mut Command, what: &str) -> Result<String> {
 ///
 /// As [`output`].
 pub fn run_showing_errors(command: &mut Command, what: &str, step: &Step) -> Result<()> {
-    let result = command.stdin(Stdio::null()).output().map_err(|error| cannot_start(command, &error))?;
+    let result = answer(command)?;
     if result.status.success() {
         return Ok(());
     }
@@ -96,7 +105,8 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
 }
 
 /// Tells in one line what a failed program said, and keeps the whole of it.
-pub(crate) fn failure(command: &Command, result: &Output, what: &str) -> anyhow::Error {
+#[must_use]
+pub fn failure(command: &Command, result: &Output, what: &str) -> anyhow::Error {
     let mut said = String::from_utf8_lossy(&result.stdout).into_owned();
     said.push_str(&String::from_utf8_lossy(&result.stderr));
     let kept = keep_log(command, &said, what);

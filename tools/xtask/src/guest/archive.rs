@@ -207,6 +207,31 @@ pub fn unpack(debs: &[PathBuf], folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Takes `members` out of the kernel's source, a tar archive in the package `name` whose file is `deb`. They then lie in
+/// `into`, below the folder `name`; where this fails, what was there before stays. The package's file is removed: nobody
+/// needs its 140 MB again.
+///
+/// # Errors
+///
+/// The package holds no such archive or not all members, or the disk is full.
+pub fn extract_source(deb: &Path, name: &str, members: &[&str], into: &Path) -> Result<()> {
+    let partial = into.join("partial");
+    workspace::remove_folder(&partial)?;
+    workspace::create_folder(&partial)?;
+    let mut shell = Command::new("sh");
+    shell.current_dir(&partial).arg("-c").arg(
+        "deb=$1 name=$2; shift 2; dpkg-deb --fsys-tarfile \"$deb\" | tar -xOf - \"./usr/src/$name.tar.xz\" | \
+         xz -dc | tar -xf - \"$@\"",
+    );
+    shell.arg("sh").arg(deb).arg(name).args(members.iter().map(|member| format!("{name}/{member}")));
+    command::run(&mut shell, "unpacking the kernel's source")?;
+    let whole = into.join(name);
+    workspace::remove_folder(&whole)?;
+    fs::rename(partial.join(name), &whole).with_context(|| format!("cannot write {}", whole.display()))?;
+    workspace::remove_folder(&partial)?;
+    fs::remove_file(deb).with_context(|| format!("cannot remove {}", deb.display()))
+}
+
 /// Reads the first record of `apt-cache show`.
 fn from_record(text: &str) -> Option<Package> {
     let record = text.split("\n\n").next()?;

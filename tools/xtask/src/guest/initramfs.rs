@@ -12,7 +12,7 @@ use cpio::newc::{Builder, ModeFileType, trailer};
 use oche::{command, workspace};
 
 use super::kernel::GuestKernel;
-use super::modules::ModuleIndex;
+use super::modules;
 use super::userland::Userland;
 
 /// The modules for every device that the demonstration attaches; `?` marks what some kernels have built in or renamed.
@@ -158,7 +158,7 @@ impl Initramfs {
     /// The kernel lacks one of them (names that begin with `?` may be lacking), or a file cannot be read.
     pub fn add_modules(&mut self, kernel: &GuestKernel, wanted: &[&str]) -> Result<()> {
         let folder = kernel.modules();
-        for path in ModuleIndex::read(&folder)?.load_order(wanted)? {
+        for path in modules::load_order(&kernel.root, &kernel.release, wanted)? {
             let file = folder.join(&path);
             let (plain_path, bytes) = expand(&path, &file)?;
             if self.modules.contains(&plain_path) {

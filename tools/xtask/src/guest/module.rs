@@ -4,9 +4,8 @@
 //! compiled untouched against the kernel's own headers, with a few lines of glue in `module/`.
 
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
@@ -192,20 +191,20 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
     };
     let kept = workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
     let _lock = workspace::FolderLock::wait(&kept)?;
-    if DRIVER_SOURCES.iter().any(|name| !kept.join(name).is_file()) {
+    let folder = kept.join(&package.name).join("drivers/iommu");
+    if DRIVER_SOURCES.iter().any(|name| !folder.join(name).is_file()) {
         let debs = archive.download(std::slice::from_ref(&package), step)?;
         step.detail("taking the driver's source out of the kernel's");
         for deb in &debs {
-            extract_driver(deb, &format!("./usr/src/linux-source-{series}.tar.xz"), &kept)?;
-            // 140 MB that nobody needs again.
-            let _ = fs::remove_file(deb);
+            archive::extract_source(deb, &package.name, &["drivers/iommu"], &kept)?;
         }
     }
     workspace::remove_folder(into)?;
     workspace::create_folder(into)?;
-    for entry in fs::read_dir(&kept).with_context(|| format!("cannot read {}", kept.display()))?.flatten() {
+    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten()
+    {
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| name.ends_with(".c") || name.ends_with(".h")) {
+        if name.to_str().is_some_and(|name| DRIVER_SOURCES.contains(&name) || name.ends_with(".h")) {
             fs::copy(entry.path(), into.join(&name))
                 .with_context(|| format!("cannot write {}", into.display()))?;
         }
@@ -216,68 +215,6 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
         }
     }
     Ok(format!("{} {}", package.name, package.version))
-}
-
-/// Writes the driver's sources, and every header beside them, into a folder.
-fn extract_driver(deb: &Path, inner: &str, into: &Path) -> Result<()> {
-    let what = "reading the kernel's source";
-    let mut package = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(deb)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start dpkg-deb")?;
-    let package_output = package.stdout.take().context(what)?;
-    let mut outer = Command::new("tar")
-        .args(["-xOf", "-", inner])
-        .stdin(package_output)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start tar")?;
-    let outer_output = outer.stdout.take().context(what)?;
-    let mut unpacker = Command::new("xz")
-        .arg("-dc")
-        .stdin(outer_output)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start xz: run `cargo xtask setup`")?;
-    let stream = unpacker.stdout.take().context(what)?;
-    let result = copy_driver(stream, into);
-    // The reader stops as soon as it has the folder: the rest is a gigabyte. What it leaves ends by a broken pipe.
-    for child in [&mut unpacker, &mut outer, &mut package] {
-        let _ = child.wait();
-    }
-    result.with_context(|| format!("{what} out of {}", deb.display()))
-}
-
-fn copy_driver(stream: impl Read, into: &Path) -> Result<()> {
-    let mut is_inside = false;
-    let mut found = Vec::new();
-    for entry in tar::Archive::new(stream).entries()? {
-        let mut entry = entry?;
-        let path = entry.path()?.into_owned();
-        let below_top: PathBuf = path.components().skip(1).collect();
-        if !below_top.starts_with("drivers/iommu") {
-            if is_inside {
-                break;
-            }
-            continue;
-        }
-        is_inside = true;
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
-        let is_in_folder_itself = below_top.parent() == Some(Path::new("drivers/iommu"));
-        if is_in_folder_itself && (DRIVER_SOURCES.contains(&name) || name.ends_with(".h")) {
-            let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes)?;
-            found.push((name.to_owned(), bytes));
-        }
-    }
-    // Written headers first: the driver's presence says that all is there.
-    found.sort_by_key(|(name, _)| DRIVER_SOURCES.contains(&name.as_str()));
-    found.iter().try_for_each(|(name, bytes)| workspace::write_whole(&into.join(name), bytes))
 }
 
 fn compile(headers: &Headers, sources: &Path) -> Result<()> {

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::{command, workspace};
 
-use crate::guest::archive::Archive;
+use crate::guest::archive::{self, Archive};
 
 /// The suite and the package that have the sources.
 const SUITE: &str = "bookworm";
@@ -44,16 +44,7 @@ fn extract(folder: &Path, step: &Step) -> Result<()> {
     let debs = archive.download(std::slice::from_ref(&package), step)?;
     let [deb] = debs.as_slice() else { bail!("the archive gave {} files for one package", debs.len()) };
     step.detail("taking the device trees out of the kernel's source");
-    let mut shell = Command::new("sh");
-    shell.current_dir(folder).arg("-c").arg(
-        "dpkg-deb --fsys-tarfile \"$1\" | tar -xOf - ./usr/src/\"$2\".tar.xz | xz -dc | \
-         tar -xf - \"$2\"/arch/arm64/boot/dts/apple \"$2\"/include/dt-bindings",
-    );
-    shell.arg("sh").arg(deb).arg(PACKAGE);
-    let result = command::run(&mut shell, "taking the device trees out of the kernel's source");
-    // 140 MB that nobody needs again.
-    let _ = fs::remove_file(deb);
-    result
+    archive::extract_source(deb, PACKAGE, &["arch/arm64/boot/dts/apple", "include/dt-bindings"], folder)
 }
 
 /// Resolves includes and names of numbers, as the kernel's own build does.

@@ -8,10 +8,13 @@ use std::io::{self, Write};
 
 use oche_hyp::addr::PAGE_BYTES;
 use oche_hyp::dart::entry::Permission;
+use oche_hyp::trace::record::Record;
+use oche_hyp::trace::text::Clock;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::callers::by_caller;
+use super::description::Description;
 use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::maps::{BufferRow, Whom, buffers, permission_letters, row, write_rows};
 use super::reader::{Item, Source, TraceFile};
@@ -86,85 +89,89 @@ struct KindOf {
 
 type KindKey = (StreamPlace, bool, bool);
 
+/// The events of a session, followed to their end.
+#[derive(Debug, Default)]
+struct Followed {
+    lifetimes: Lifetimes,
+    kinds: FxHashMap<KindKey, KindOf>,
+    /// By address: how many of its kind had completed, and were live, when it began.
+    begun: FxHashMap<(u16, u32), u64>,
+    missing: u64,
+    /// The tick of the last event.
+    last: u64,
+}
+
+impl Followed {
+    fn follow<S: Source>(trace: &TraceFile<S>, session: usize, clock: Clock, symbols: &Symbols) -> Self {
+        let mut followed = Self { last: clock.start_ticks, ..Self::default() };
+        for item in by_caller(trace.events_of(session), symbols) {
+            match item {
+                Item::Record(record) => followed.take(&record, clock),
+                Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
+                    followed.missing = followed.missing.saturating_add(records);
+                }
+                Item::Session(_) => {}
+            }
+        }
+        followed
+    }
+
+    fn take(&mut self, record: &Record, clock: Clock) {
+        self.last = self.last.max(record.time());
+        match self.lifetimes.apply(record) {
+            Change::Mapped { mapping, .. } => self.begin(&mapping),
+            Change::Permission { mapping, before } => {
+                // Of another kind from now on, as if it had begun now.
+                let of_before = key(&Mapping { permission: before, ..mapping });
+                let of_before = self.kinds.entry(of_before).or_default();
+                of_before.live = of_before.live.saturating_sub(1);
+                self.begin(&mapping);
+            }
+            Change::Unmapped { mapping: Some(mapping), .. } => {
+                self.begun.remove(&self.address(&mapping));
+                let kind = self.kinds.entry(key(&mapping)).or_default();
+                kind.complete(nanoseconds_between(clock, mapping.since.time, record.time()));
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, mapping: &Mapping) {
+        let address = self.address(mapping);
+        let kind = self.kinds.entry(key(mapping)).or_default();
+        self.begun.insert(address, kind.completed.saturating_add(kind.live));
+        kind.live += 1;
+        kind.peak = kind.peak.max(kind.live);
+    }
+
+    fn address(&self, mapping: &Mapping) -> (u16, u32) {
+        (self.lifetimes.space(mapping.owner), mapping.iova.0)
+    }
+}
+
 /// What is left at the end of `session`.
 pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbols: &Symbols) -> Leaks {
     let Some(description) = trace.sessions.get(session).map(|session| &session.description) else {
         return Leaks::default();
     };
     let clock = description.clock();
-    let mut lifetimes = Lifetimes::default();
-    let mut kinds: FxHashMap<KindKey, KindOf> = FxHashMap::default();
-    // By address: how many of its kind had completed, and were live, when it began.
-    let mut begun: FxHashMap<(u16, u32), u64> = FxHashMap::default();
-    let (mut missing, mut last) = (0_u64, clock.start_ticks);
-    for item in by_caller(trace.events_of(session), symbols) {
-        let record = match item {
-            Item::Record(record) => record,
-            Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
-                missing = missing.saturating_add(records);
-                continue;
-            }
-            Item::Session(_) => continue,
-        };
-        last = last.max(record.time());
-        match lifetimes.apply(&record) {
-            Change::Mapped { mapping, .. } => {
-                let kind = kinds.entry(key(&mapping)).or_default();
-                begun.insert(
-                    (lifetimes.space(mapping.owner), mapping.iova.0),
-                    kind.completed.saturating_add(kind.live),
-                );
-                kind.live += 1;
-                kind.peak = kind.peak.max(kind.live);
-            }
-            Change::Permission { mapping, before } => {
-                // Of another kind from now on, as if it had begun now.
-                let of_before = kinds.entry(key(&Mapping { permission: before, ..mapping })).or_default();
-                of_before.live = of_before.live.saturating_sub(1);
-                let kind = kinds.entry(key(&mapping)).or_default();
-                let place = (lifetimes.space(mapping.owner), mapping.iova.0);
-                begun.insert(place, kind.completed.saturating_add(kind.live));
-                kind.live += 1;
-                kind.peak = kind.peak.max(kind.live);
-            }
-            Change::Unmapped { mapping: Some(mapping), .. } => {
-                begun.remove(&(lifetimes.space(mapping.owner), mapping.iova.0));
-                let kind = kinds.entry(key(&mapping)).or_default();
-                kind.complete(nanoseconds_between(clock, mapping.since.time, record.time()));
-            }
-            _ => {}
-        }
-    }
-    let end_ns = clock.nanoseconds(last);
-    let mut mappings = lifetimes.sorted();
+    let followed = Followed::follow(trace, session, clock, symbols);
+    let end_ns = clock.nanoseconds(followed.last);
+    let mut mappings = followed.lifetimes.sorted();
     mappings.retain(|mapping| whom.admits(mapping.owner, description));
-    let mut leaks = Leaks { end_ns, pages: mappings.len() as u64, missing, ..Leaks::default() };
+    let pages = mappings.len() as u64;
+    let mut leaks = Leaks { end_ns, pages, missing: followed.missing, ..Leaks::default() };
     let mut groups: Vec<(KindKey, Group)> = Vec::new();
     for buffer in buffers(&mappings) {
         let of = key(&buffer.first);
-        let kind = kinds.get(&of).cloned().unwrap_or_default();
-        let place = match groups.iter().position(|(known, _)| *known == of) {
-            Some(place) => place,
-            None => {
-                let group = Group {
-                    device: description.name_of(of.0),
-                    dart: of.0.dart(),
-                    stream: of.0.stream(),
-                    permission: permission_letters(&buffer.first),
-                    pages: 0,
-                    completed: kind.completed,
-                    median_ns: kind.median_ns(),
-                    longest_ns: kind.longest_ns,
-                    peak_pages: kind.peak,
-                    suspects: Vec::new(),
-                };
-                groups.push((of, group));
-                groups.len() - 1
-            }
-        };
+        let kind = followed.kinds.get(&of).cloned().unwrap_or_default();
+        let place = groups.iter().position(|(known, _)| *known == of).unwrap_or_else(|| {
+            groups.push((of, Group::of(&buffer.first, &kind, description)));
+            groups.len() - 1
+        });
         let Some((_, group)) = groups.get_mut(place) else { continue };
         group.pages += u64::from(buffer.pages);
-        let begun = begun.get(&(lifetimes.space(of.0), buffer.first.iova.0)).copied();
+        let begun = followed.begun.get(&followed.address(&buffer.first)).copied();
         let overtaken = begun.map_or(0, |begun| kind.completed.saturating_sub(begun));
         let least = LEAST_OVERTAKEN.max(PEAKS_OVERTAKEN.saturating_mul(kind.peak));
         let is_coherent = buffer.first.permission == Permission::READ_WRITE;
@@ -176,6 +183,24 @@ pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbo
     leaks.groups = groups.into_iter().map(|(_, group)| group).collect();
     leaks.groups.sort_by_key(|group| (group.suspects.is_empty(), group.dart, group.stream));
     leaks
+}
+
+impl Group {
+    /// The group of `mapping`'s kind, with nothing in it yet.
+    fn of(mapping: &Mapping, kind: &KindOf, description: &Description) -> Self {
+        Self {
+            device: description.name_of(mapping.owner),
+            dart: mapping.owner.dart(),
+            stream: mapping.owner.stream(),
+            permission: permission_letters(mapping),
+            pages: 0,
+            completed: kind.completed,
+            median_ns: kind.median_ns(),
+            longest_ns: kind.longest_ns,
+            peak_pages: kind.peak,
+            suspects: Vec::new(),
+        }
+    }
 }
 
 impl KindOf {

@@ -24,10 +24,12 @@ use super::symbols::{NameCache, Symbols};
 use super::words::{code_in_words, size};
 use schema::{
     Annotation, Clock as SnapshotClock, ClockSnapshot, CounterDescriptor, EventKind, ProcessDescriptor,
-    Trace, TracePacket, TrackDescriptor, TrackEvent, Value,
+    Trace, TracePacket, TrackDescriptor, TrackEvent,
 };
+use tracks::{TrackKind, track};
 
 mod schema;
+mod tracks;
 
 /// Shortest time between two values of one counter, in nanoseconds.
 const COUNTER_STEP: u64 = 1_000_000;
@@ -59,24 +61,6 @@ pub fn write_perfetto<S: Source>(
         }
     }
     writer.finish()
-}
-
-/// Tracks have numbers that tell what they are: the kind above, the stream and a row below.
-fn track(kind: TrackKind, place: usize, row: u32) -> u64 {
-    (kind as u64) << 56 | (place as u64) << 32 | (u64::from(row) + 1)
-}
-
-#[derive(Clone, Copy)]
-enum TrackKind {
-    Dart = 1,
-    Stream = 2,
-    Row = 3,
-    Incidents = 4,
-    MappedBytes = 5,
-    Placement = 6,
-    FlushRate = 7,
-    Cpus = 8,
-    Cpu = 9,
 }
 
 struct Writer<'a, W> {
@@ -503,21 +487,6 @@ fn placement_index(placement: Placement) -> usize {
         Placement::Direct => 0,
         Placement::Composed => 1,
         Placement::Replica => 2,
-    }
-}
-
-impl Annotation {
-    fn text(name: &str, text: String) -> Self {
-        Self { name: Some(name.into()), value: Some(Value::Text(text)) }
-    }
-
-    fn number(name: &str, number: u64) -> Self {
-        Self { name: Some(name.into()), value: Some(Value::Number(number)) }
-    }
-
-    /// The viewer shows it in hexadecimal.
-    fn address(name: &str, address: u64) -> Self {
-        Self { name: Some(name.into()), value: Some(Value::Pointer(address)) }
     }
 }
 

@@ -10,10 +10,9 @@ use oche_hyp::trace::record::{Kind, Record};
 use oche_hyp::trace::text::{Clock, Line};
 use oche_hyp::trace::{Event, Placement};
 use rustc_hash::FxHashMap;
-use serde::Serialize;
 
 use super::callers::ByCaller;
-use super::check::{Checker, Report as Findings};
+use super::check::Checker;
 use super::description::{Description, plain};
 use super::lifetime::{Change, Mapping, StreamPlace};
 use super::maps::permission_letters;
@@ -21,9 +20,11 @@ use super::reader::{Item, Source, TraceFile, Visitor};
 use super::symbols::Symbols;
 use super::words::nanoseconds_between;
 use bins::{Bins, Level, Space, Sum};
+use data::{Data, Device, FaultRow, FlushRow, LifetimeRow, Site, SpaceRow};
 use last::LastEvents;
 
 mod bins;
+mod data;
 mod last;
 
 /// The page; `@DATA@` and `@TITLE@` stand for what is put in.
@@ -36,107 +37,6 @@ const SITES_COUNTED: usize = 1 << 16;
 const MOST_FAULTS: usize = 50;
 /// Devices with pictures of their own; of the others there are figures.
 const MOST_DEVICES: usize = 24;
-
-/// Everything that the page shows.
-#[derive(Debug, Serialize)]
-struct Data {
-    file: String,
-    version: &'static str,
-    board: String,
-    boot: usize,
-    boots: usize,
-    first_unix_ns: Option<u64>,
-    start_ns: u64,
-    end_ns: u64,
-    events: u64,
-    missing: u64,
-    warnings: Vec<String>,
-    bin_ns: u64,
-    bins: usize,
-    devices: Vec<Device>,
-    flushes: Vec<FlushRow>,
-    sites: Vec<Site>,
-    more_sites: usize,
-    /// Events of all places in the guest's code.
-    sites_events: u64,
-    has_symbols: bool,
-    faults: Vec<FaultRow>,
-    faults_told: u64,
-    faults_in_all: u64,
-    findings: Findings,
-}
-
-#[derive(Debug, Serialize)]
-struct Device {
-    name: String,
-    dart: usize,
-    stream: usize,
-    maps: u64,
-    unmaps: u64,
-    peak_bytes: u64,
-    end_bytes: u64,
-    faults: u64,
-    red_zones: u64,
-    refused: u64,
-    /// Pages mapped direct, composed, as a replica.
-    placements: [u64; 3],
-    /// Most bytes mapped in each bin.
-    mapped: Vec<u64>,
-    /// Pages mapped in each bin.
-    made: Vec<u64>,
-    lifetimes: Vec<LifetimeRow>,
-    space: Vec<SpaceRow>,
-}
-
-#[derive(Debug, Serialize)]
-struct LifetimeRow {
-    may: &'static str,
-    /// Pages by the number of bits of the nanoseconds that they were mapped.
-    counts: Vec<u64>,
-    longest_ns: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct SpaceRow {
-    start: String,
-    end: String,
-    /// A digit a bin: 0 for nothing mapped, 1 to 9 for ever more of it.
-    cells: String,
-}
-
-#[derive(Debug, Serialize)]
-struct FlushRow {
-    dart: usize,
-    name: String,
-    flushes: Vec<u64>,
-}
-
-#[derive(Clone, Debug, Default, Serialize)]
-struct Site {
-    code: String,
-    events: u64,
-    maps: u64,
-    unmaps: u64,
-    flushes: u64,
-    registers: u64,
-    others: u64,
-}
-
-#[derive(Debug, Serialize)]
-struct FaultRow {
-    device: String,
-    dart: usize,
-    stream: usize,
-    time_ns: u64,
-    what: &'static str,
-    iova: String,
-    /// Accesses of the burst that it began.
-    accesses: u64,
-    last_ns: u64,
-    last_iova: String,
-    /// The last events at the page, oldest first.
-    before: Vec<String>,
-}
 
 /// Writes the page about `session` of `trace`, which is called `file`.
 ///
@@ -390,13 +290,50 @@ impl<'a> Collector<'a> {
     }
 
     fn finish(mut self, symbols: &Symbols) -> Data {
+        let used = self.bins.of(self.now) + 1;
+        let devices = self.devices(used);
+        let flushes = self.flush_rows(used);
+        let sites_in_all = self.sites.len();
+        let sites_events = self.sites.values().map(|site| site.events).sum();
+        let sites = self.most_sites(symbols);
+        let faults = std::mem::take(&mut self.faults);
+        let faults = faults.iter().map(|burst| burst.row(self.clock, self.description)).collect();
+        let findings = self.checker.finish();
+        Data {
+            file: String::new(),
+            version: env!("CARGO_PKG_VERSION"),
+            board: plain(self.description.machine.board.as_str()),
+            boot: 0,
+            boots: 0,
+            first_unix_ns: None,
+            start_ns: self.bins.start(),
+            end_ns: self.now,
+            events: findings.events,
+            missing: findings.missing,
+            warnings: Vec::new(),
+            bin_ns: self.bins.width(),
+            bins: used,
+            devices,
+            flushes,
+            more_sites: sites_in_all.saturating_sub(sites.len()),
+            sites,
+            sites_events,
+            has_symbols: !symbols.is_empty(),
+            faults_told: self.faults_told,
+            faults,
+            faults_in_all: self.faults_in_all,
+            findings,
+        }
+    }
+
+    /// Every device, those that mapped most first; what is mapped at the end counts up to there.
+    fn devices(&mut self, used: usize) -> Vec<Device> {
         let live: Vec<Mapping> = self.checker.lifetimes.iter().collect();
         let (now, bins) = (self.now, self.bins);
         for mapping in &live {
             let since = self.clock.nanoseconds(mapping.since.time);
             self.stream(mapping.owner).space.add(mapping.iova, &bins, since, now);
         }
-        let used = bins.of(now) + 1;
         let mut devices: Vec<Device> = Vec::new();
         for (index, stream) in std::mem::take(&mut self.streams).into_iter().enumerate() {
             if let Some((stream, place)) = stream.zip(StreamPlace::from_index(index)) {
@@ -408,67 +345,31 @@ impl<'a> Collector<'a> {
             (device.mapped, device.made) = (Vec::new(), Vec::new());
             device.space.clear();
         }
-        let sites_in_all = self.sites.len();
-        let sites_events = self.sites.values().map(|site| site.events).sum();
-        let mut sites: Vec<(u64, Site)> = self.sites.into_iter().collect();
+        devices
+    }
+
+    /// The flushes of each DART.
+    fn flush_rows(&mut self, used: usize) -> Vec<FlushRow> {
+        let mut flushes: Vec<FlushRow> = Vec::new();
+        for (dart, sum) in std::mem::take(&mut self.flushes) {
+            let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
+            let name = known.map_or_else(|| format!("dart{dart}"), |entry| plain(entry.name.as_str()));
+            flushes.push(FlushRow { dart, name, flushes: sum.finish(used) });
+        }
+        flushes.sort_by_key(|row| row.dart);
+        flushes
+    }
+
+    /// The places in the guest's code with the most events.
+    fn most_sites(&mut self, symbols: &Symbols) -> Vec<Site> {
+        let mut sites: Vec<(u64, Site)> = std::mem::take(&mut self.sites).into_iter().collect();
         sites.sort_by_key(|(code, site)| (std::cmp::Reverse(site.events), *code));
         sites.truncate(MOST_SITES);
         let named = |(code, site): (u64, Site)| {
             let code = if code == 0 { "elsewhere".into() } else { symbols.name(code) };
             Site { code, ..site }
         };
-        let mut flushes: Vec<FlushRow> = Vec::new();
-        for (dart, sum) in self.flushes {
-            let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
-            let name = known.map_or_else(|| format!("dart{dart}"), |entry| plain(entry.name.as_str()));
-            flushes.push(FlushRow { dart, name, flushes: sum.finish(used) });
-        }
-        flushes.sort_by_key(|row| row.dart);
-        let (description, clock) = (self.description, self.clock);
-        let fault = |burst: Burst| {
-            let (record, event) = burst.first;
-            let place =
-                record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
-            let (what, iova) = what_of(&event);
-            FaultRow {
-                device: place.map_or_else(String::new, |place| description.name_of(place)),
-                dart: place.map_or(0, StreamPlace::dart),
-                stream: place.map_or(0, StreamPlace::stream),
-                time_ns: clock.nanoseconds(record.time()),
-                what,
-                iova: format!("{iova:#x}"),
-                accesses: burst.accesses,
-                last_ns: clock.nanoseconds(burst.last.0.time()),
-                last_iova: format!("{:#x}", what_of(&burst.last.1).1),
-                before: burst.before.iter().map(|record| told(record, clock, description)).collect(),
-            }
-        };
-        let findings = self.checker.finish();
-        Data {
-            file: String::new(),
-            version: env!("CARGO_PKG_VERSION"),
-            board: plain(description.machine.board.as_str()),
-            boot: 0,
-            boots: 0,
-            first_unix_ns: None,
-            start_ns: bins.start(),
-            end_ns: now,
-            events: findings.events,
-            missing: findings.missing,
-            warnings: Vec::new(),
-            bin_ns: bins.width(),
-            bins: used,
-            devices,
-            flushes,
-            more_sites: sites_in_all.saturating_sub(sites.len()),
-            sites: sites.into_iter().map(named).collect(),
-            sites_events,
-            has_symbols: !symbols.is_empty(),
-            faults_told: self.faults_told,
-            faults: self.faults.into_iter().map(fault).collect(),
-            faults_in_all: self.faults_in_all,
-            findings,
-        }
+        sites.into_iter().map(named).collect()
     }
 
     fn device(&self, place: StreamPlace, stream: OfStream, used: usize) -> Device {
@@ -506,6 +407,25 @@ impl<'a> Collector<'a> {
 }
 
 impl Burst {
+    /// What the page says of it.
+    fn row(&self, clock: Clock, description: &Description) -> FaultRow {
+        let (record, event) = self.first;
+        let place = record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+        let (what, iova) = what_of(&event);
+        FaultRow {
+            device: place.map_or_else(String::new, |place| description.name_of(place)),
+            dart: place.map_or(0, StreamPlace::dart),
+            stream: place.map_or(0, StreamPlace::stream),
+            time_ns: clock.nanoseconds(record.time()),
+            what,
+            iova: format!("{iova:#x}"),
+            accesses: self.accesses,
+            last_ns: clock.nanoseconds(self.last.0.time()),
+            last_iova: format!("{:#x}", what_of(&self.last.1).1),
+            before: self.before.iter().map(|record| told(record, clock, description)).collect(),
+        }
+    }
+
     /// Whether `record`, of the same device, is one more of the same kind; `before` is known of its page.
     fn goes_on(&self, record: &Record, event: &Event, before: &[Record]) -> bool {
         let kind = |event: &Event| match *event {

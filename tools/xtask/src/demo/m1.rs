@@ -1,128 +1,26 @@
 //! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, told step by step.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
-use oche::trace::{self, Recorder, Recording};
+use oche::trace::Recorder;
 use oche::workspace;
-use oche_m1_sim::dart::Setting;
-use oche_m1_sim::{DARTS, Mac, Outcome, screen};
-use serde::Serialize;
+use oche_m1_sim::{Mac, Outcome, screen};
 use sha2::{Digest, Sha256};
 
 use crate::demo::options::{Options, parse_option};
-use crate::demo::summary::grouped;
 use crate::environment;
 use crate::guest::kernel::hex;
 use crate::m1::bench::{self, Bench};
 use crate::m1::linux;
 
-/// Everything about the runs.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Summary {
-    /// Whether nothing is wrong.
-    is_good: bool,
-    /// What is wrong, one line each.
-    problems: Vec<String>,
-    /// The packed image.
-    image: Image,
-    /// Runs, in order.
-    runs: Vec<Run>,
-    /// From the first run's start to the last one's end, in seconds.
-    seconds: f64,
-}
+mod hazards;
+mod summary;
 
-/// The packed image.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Image {
-    file: String,
-    bytes: u64,
-    sha256: String,
-}
-
-/// One run of the board.
-#[derive(Clone, Debug, Default, Serialize)]
-struct Run {
-    name: String,
-    seconds: f64,
-    /// Cases that the guest told, and how many of them failed.
-    cases: u64,
-    failed: u64,
-    /// A case has to fail: the hazard takes away what it needs.
-    must_fail: bool,
-    /// Bytes that devices wrote, all of which the guest compared.
-    dma_bytes: u64,
-    /// Accesses by devices that a DART refused.
-    refused_accesses: u64,
-    /// Invalidations that the DARTs carried out.
-    invalidations: u64,
-    /// What no DART would have forgiven.
-    violations: Vec<String>,
-    /// Oche's counters at the end.
-    counters: BTreeMap<String, u64>,
-    /// The picture of the screen.
-    screen: String,
-    /// The trace, its events and those that were lost; nothing where none was asked for.
-    trace: String,
-    trace_events: u64,
-    trace_dropped: u64,
-}
-
-/// A hazard of a first boot, put into the board on purpose.
-struct Hazard {
-    /// What is wrong with the board.
-    name: &'static str,
-    /// Makes it so.
-    inject: fn(&mut Mac),
-    /// What must be said.
-    expected: &'static [&'static str],
-    /// Whether every case of the guest must pass all the same.
-    passes: bool,
-    /// What came of it, in a few words.
-    told: &'static str,
-}
-
-const HAZARDS: [Hazard; 5] = [
-    Hazard {
-        name: "a DART that is switched off",
-        inject: |mac| mac.settings[4] = Setting::Off,
-        expected: &["2=dma-controller@236004000: no power"],
-        passes: true,
-        told: "its registers were never touched",
-    },
-    Hazard {
-        name: "a DART that translates for firmware",
-        inject: |mac| mac.settings[4] = Setting::Live,
-        expected: &["sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone"],
-        passes: true,
-        told: "it was left as it was",
-    },
-    Hazard {
-        name: "a DART that ends no command",
-        inject: |mac| mac.settings[2] = Setting::Stuck,
-        expected: &["guest: linux: two DARTs, one table FAILED", "guest: a locked DART is as it was ok"],
-        passes: false,
-        told: "it was given up after a second, and every other DART went on",
-    },
-    Hazard {
-        name: "a CPU that never comes",
-        inject: |mac| (mac.cpus, mac.missing) = (3, 1 << 1),
-        expected: &["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"],
-        passes: true,
-        told: "it was left out, and the guest does not hear of it",
-    },
-    Hazard {
-        name: "FIQs that go by way of EL2",
-        inject: |mac| mac.chosen.push(("oche.fiq".to_owned(), "virtual".to_owned())),
-        expected: &["guest: the timer ticked through all of it ok"],
-        passes: true,
-        told: "the timer ticked through all of it",
-    },
-];
+use summary::{Image, Run, Summary};
 
 /// Carries it out.
 ///
@@ -146,7 +44,7 @@ pub(super) fn main(options: &Options) -> Result<()> {
     if !options.short {
         selftest(&bench, &mac, &progress, &mut summary)?;
         eight(&bench, &mac, &progress, &mut summary)?;
-        hazards(&bench, &mac, &progress, &mut summary)?;
+        hazards::run(&bench, &mac, &progress, &mut summary)?;
         panic(toolchain, &mac, &output, &progress, &mut summary)?;
         stock_kernel(toolchain, options, &output, &progress, &mut summary)?;
     }
@@ -283,40 +181,6 @@ fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -
     finish(step, bench, run, &outcome, bench::judge(&outcome), summary)
 }
 
-fn hazards(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
-    let step = progress.step("Hazards of a first boot, put in on purpose");
-    let mut failures = 0;
-    for hazard in &HAZARDS {
-        let mut mac = mac.clone();
-        (hazard.inject)(&mut mac);
-        let began = Instant::now();
-        let outcome = bench.run(hazard.name, &mac, &step)?;
-        let mut verdict = if hazard.passes { bench::judge(&outcome) } else { Ok(()) };
-        if let (Ok(()), Some(violation)) = (&verdict, outcome.violations.first()) {
-            verdict = Err(anyhow::anyhow!("a DART would not have forgiven this: {violation}"));
-        }
-        let unsaid = hazard.expected.iter().find(|text| !outcome.says(text));
-        if let (Ok(()), Some(text)) = (&verdict, unsaid) {
-            verdict = Err(anyhow::anyhow!("nobody said `{text}`"));
-        }
-        let told = match &verdict {
-            Ok(()) => hazard.told.to_owned(),
-            Err(error) => {
-                failures += 1;
-                summary.problems.push(format!("{}: {error:#}", hazard.name));
-                format!("WRONG: {error:#}")
-            }
-        };
-        step.line(&format!("{}: {told}", hazard.name));
-        summary.runs.push(Run { must_fail: !hazard.passes, ..Run::of(hazard.name, &outcome, began) });
-    }
-    match failures {
-        0 => step.done(&format!("all {} handled", HAZARDS.len())),
-        _ => drop(step),
-    }
-    Ok(())
-}
-
 /// An Oche that was built to panic when the guest asks for it: what a person without a serial cable sees.
 fn panic(
     toolchain: Toolchain,
@@ -416,125 +280,5 @@ fn finish(
 fn tell(step: &Step, line: &str) {
     if line.starts_with("oche: ") || line.starts_with("guest: ") {
         step.line(line);
-    }
-}
-
-impl Run {
-    fn of(name: &str, outcome: &Outcome, began: Instant) -> Self {
-        let (cases, failed) = outcome.lines.iter().find_map(|line| count(line)).unwrap_or_default();
-        Self {
-            name: name.to_owned(),
-            seconds: began.elapsed().as_secs_f64(),
-            cases,
-            failed,
-            dma_bytes: outcome.copied_bytes,
-            refused_accesses: outcome.refusals,
-            invalidations: outcome.invalidations,
-            violations: outcome.violations.clone(),
-            counters: counters(outcome),
-            ..Self::default()
-        }
-    }
-
-    fn figures(&self) -> String {
-        let cases = match (self.cases, self.failed, self.must_fail) {
-            (0, ..) => String::new(),
-            (cases, failed, true) => format!("{cases} cases, {failed} failed as it must; "),
-            (cases, failed, false) => format!("{cases} cases, {failed} failed; "),
-        };
-        let dma = match self.dma_bytes {
-            0 => String::new(),
-            bytes => format!(
-                "{} bytes of DMA, {} accesses refused, {} invalidations; ",
-                grouped(bytes),
-                self.refused_accesses,
-                grouped(self.invalidations)
-            ),
-        };
-        format!("{cases}{dma}{:.1} s", self.seconds)
-    }
-
-    fn mediation(&self) -> String {
-        let of = |name: &str| grouped(self.counters.get(name).copied().unwrap_or(0));
-        format!(
-            "{} pages mapped, {} unmapped, {} flushes; bytes {} direct, {} composed, {} replica",
-            of("maps"),
-            of("unmaps"),
-            of("flushes"),
-            of("bytes_direct"),
-            of("bytes_composed"),
-            of("bytes_replica")
-        )
-    }
-
-    fn keep_screen(&mut self, outcome: &Outcome, file: &Path) -> Result<()> {
-        self.screen = file.display().to_string();
-        screen::write_png(&outcome.screen, file)
-    }
-
-    fn keep_trace(&mut self, recording: &Recording, file: &Path) {
-        self.trace = file.display().to_string();
-        (self.trace_events, self.trace_dropped) = (recording.records, recording.lost);
-    }
-}
-
-/// Oche's counters at the end; none where Oche never came so far as to make a trace.
-fn counters(outcome: &Outcome) -> BTreeMap<String, u64> {
-    let counters = outcome.memory.as_ref().map(|memory| trace::read_statistics(&memory.open_path()));
-    counters.and_then(Result::ok).unwrap_or_default().into_iter().collect()
-}
-
-/// The numbers of `guest: 9 cases, 0 failed`.
-fn count(line: &str) -> Option<(u64, u64)> {
-    let (cases, rest) = line.strip_prefix("guest: ")?.split_once(" cases, ")?;
-    Some((cases.parse().ok()?, rest.strip_suffix(" failed")?.parse().ok()?))
-}
-
-impl Summary {
-    fn table(&self) -> String {
-        let mut rows: Vec<(&str, String)> = Vec::new();
-        rows.push(("image", format!("{} KiB, sha256 {}", self.image.bytes >> 10, self.image.sha256)));
-        rows.push(("", self.image.file.clone()));
-        rows.push((
-            "board",
-            format!("{} DARTs of 16K pages, strict, each with a TLB and a device", DARTS.len()),
-        ));
-        for run in &self.runs {
-            rows.push((&run.name, run.figures()));
-            if run.counters.contains_key("maps") && !run.trace.is_empty() {
-                rows.push(("", run.mediation()));
-                rows.push(("", format!("trace: {} events, {} dropped", run.trace_events, run.trace_dropped)));
-                rows.push(("", run.trace.clone()));
-            }
-            if !run.screen.is_empty() {
-                rows.push(("", run.screen.clone()));
-            }
-        }
-        rows.push(("all runs", format!("{:.1} s", self.seconds)));
-        let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-        rows.iter().map(|(name, value)| format!("  {name:width$}  {value}\n")).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{HAZARDS, count};
-
-    #[test]
-    fn the_guests_last_line_has_two_numbers() {
-        assert_eq!(count("guest: 9 cases, 0 failed"), Some((9, 0)));
-        assert_eq!(count("guest: hello"), None);
-        assert_eq!(count("oche: 9 cases, 0 failed"), None);
-    }
-
-    #[test]
-    fn every_hazard_changes_the_board_and_expects_to_hear_of_it() {
-        let plain = format!("{:?}", oche_m1_sim::Mac::default());
-        for hazard in &HAZARDS {
-            let mut mac = oche_m1_sim::Mac::default();
-            (hazard.inject)(&mut mac);
-            assert_ne!(format!("{mac:?}"), plain, "{}", hazard.name);
-            assert!(!hazard.expected.is_empty(), "{}", hazard.name);
-        }
     }
 }

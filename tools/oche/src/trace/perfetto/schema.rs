@@ -159,3 +159,20 @@ pub(super) enum Value {
     #[prost(uint64, tag = "7")]
     Pointer(u64),
 }
+
+impl Annotation {
+    /// A text by name.
+    pub(super) fn text(name: &str, text: String) -> Self {
+        Self { name: Some(name.into()), value: Some(Value::Text(text)) }
+    }
+
+    /// A number by name.
+    pub(super) fn number(name: &str, number: u64) -> Self {
+        Self { name: Some(name.into()), value: Some(Value::Number(number)) }
+    }
+
+    /// The viewer shows it in hexadecimal.
+    pub(super) fn address(name: &str, address: u64) -> Self {
+        Self { name: Some(name.into()), value: Some(Value::Pointer(address)) }
+    }
+}

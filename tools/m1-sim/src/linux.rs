@@ -118,6 +118,12 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
         set(dart, "interrupts", interrupt(0, DART_INTERRUPTS + number as u32, 1));
         phandles.push(phandle(dart).context("a DART that nobody refers to")?);
     }
+    add_devices(soc, &phandles);
+    Ok(())
+}
+
+/// Adds the devices behind the DARTs, whose phandles are given.
+fn add_devices(soc: &mut DeviceTreeNode, phandles: &[u32]) {
     for (name, behind) in DEVICES {
         let engines: Vec<u64> = behind.iter().map(|(dart, _)| dart::engine_of(*dart as u64)).collect();
         let first = engines.first().copied().unwrap_or_default();
@@ -135,7 +141,6 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
         set(&mut node, "oche,streams", numbers(|_, stream| vec![stream]));
         soc.add_child(node);
     }
-    Ok(())
 }
 
 /// One interrupt of an Arm GIC: shared (0) or private (1), its number there, edge (1) or level (4).

@@ -84,27 +84,48 @@ pub fn main(options: &Options) -> Result<()> {
     let tree = Tree::new()?;
     let mut fates = Vec::new();
     for (group, mutants) in groups {
-        let step = progress.step("The tests without a mutant");
-        if let Fate::Found(tests) = tree.test(group.runs, |run| step.detail(run))? {
-            bail!("fails without a mutant: {}", tests.join(", "));
-        }
-        step.done("");
-        for mutant in mutants {
-            let step = progress.step(mutant.name);
-            step.line(mutant.breaks);
-            let before = tree.make(mutant)?;
-            let fate = tree.test(group.runs, |run| step.detail(run)).with_context(|| mutant.name.to_owned());
-            tree.write(mutant.file, &before)?;
-            let fate = fate?;
-            match &fate {
-                Fate::Found(tests) => step.done(&told(tests)),
-                Fate::Survived => step.done("SURVIVED"),
-            }
-            fates.push((mutant, fate));
-        }
+        try_out(group, mutants, &tree, &progress, &mut fates)?;
     }
+    print(&fates, began)
+}
+
+/// Makes each of `mutants` and runs the tests of `group` on it, after they have passed without any.
+fn try_out(
+    group: &Group,
+    mutants: &[&'static Mutant],
+    tree: &Tree,
+    progress: &Progress,
+    fates: &mut Vec<(&'static Mutant, Fate)>,
+) -> Result<()> {
+    let step = progress.step("The tests without a mutant");
+    if let Fate::Found(tests) = tree.test(group.runs, |run| step.detail(run))? {
+        bail!("fails without a mutant: {}", tests.join(", "));
+    }
+    step.done("");
+    for mutant in mutants {
+        let step = progress.step(mutant.name);
+        step.line(mutant.breaks);
+        let before = tree.make(mutant)?;
+        let fate = tree.test(group.runs, |run| step.detail(run)).with_context(|| mutant.name.to_owned());
+        tree.write(mutant.file, &before)?;
+        let fate = fate?;
+        match &fate {
+            Fate::Found(tests) => step.done(&told(tests)),
+            Fate::Survived => step.done("SURVIVED"),
+        }
+        fates.push((*mutant, fate));
+    }
+    Ok(())
+}
+
+/// Prints what became of each mutant.
+///
+/// # Errors
+///
+/// One survived.
+fn print(fates: &[(&Mutant, Fate)], began: Instant) -> Result<()> {
     println!("\n{:<45} found by", "mutant");
-    for (mutant, fate) in &fates {
+    for (mutant, fate) in fates {
         match fate {
             Fate::Found(tests) => println!("{:<45} {}", mutant.name, told(tests)),
             Fate::Survived => println!("{:<45} NOTHING", mutant.name),

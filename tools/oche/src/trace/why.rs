@@ -178,6 +178,41 @@ impl Asker<'_> {
     ) -> DeviceAnswer {
         let at = story.at;
         let overlaps = self.overlaps(place, at, overlapping);
+        let is_mapped = story.past.iter().any(|past| past.holds_at(at));
+        let sentences = self.sentences(place, &story, &overlaps, trace, session);
+        let end = at.map_or(story.past.len(), |at| {
+            story.past.partition_point(|past| past.mapping.is_none_or(|mapping| mapping.since.time <= at)) + 1
+        });
+        let end = end.min(story.past.len());
+        let shown = story.past.get(end.saturating_sub(LISTED)..end).unwrap_or_default();
+        let incidents = story.incidents.len().saturating_sub(LISTED);
+        DeviceAnswer {
+            device: self.description.name_of(place),
+            dart: place.dart(),
+            stream: place.stream(),
+            at_ns: at.map_or_else(
+                || self.question.at_ns.unwrap_or_else(|| self.clock.nanoseconds(last_time(&story))),
+                |at| self.clock.nanoseconds(at),
+            ),
+            is_mapped,
+            sentences,
+            times_mapped: story.times_mapped,
+            history: shown.iter().map(|past| self.past(past)).collect(),
+            overlaps,
+            incidents: story.incidents.get(incidents..).unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// The answer for people: the fault, the owner, and what else there is to say.
+    fn sentences<S: Source>(
+        &self,
+        place: StreamPlace,
+        story: &Story,
+        overlaps: &[Overlap],
+        trace: &TraceFile<S>,
+        session: usize,
+    ) -> Vec<String> {
+        let at = story.at;
         let now = story.past.iter().rev().find(|past| past.holds_at(at)).copied();
         let before = story.past.iter().rev().find(|past| past.has_ended_by(at)).copied();
         let after = story
@@ -199,11 +234,11 @@ impl Asker<'_> {
                 self.by(&after.since)
             ));
         }
-        sentences.extend(self.history_sentence(&story));
+        sentences.extend(self.history_sentence(story));
         if !overlaps.is_empty() {
-            sentences.push(sentences::overlap_sentence(&overlaps));
+            sentences.push(sentences::overlap_sentence(overlaps));
         }
-        sentences.extend(self.granule_sentence(&story, now.is_some()));
+        sentences.extend(self.granule_sentence(story, now.is_some()));
         if !story.partners.is_empty() {
             let names: Vec<String> =
                 story.partners.iter().map(|other| self.description.name_of(*other)).collect();
@@ -212,27 +247,7 @@ impl Asker<'_> {
         if now.is_none() && before.is_none() && story.root_is_known {
             sentences.extend(self.nearest(place, at, trace, session));
         }
-        let end = at.map_or(story.past.len(), |at| {
-            story.past.partition_point(|past| past.mapping.is_none_or(|mapping| mapping.since.time <= at)) + 1
-        });
-        let end = end.min(story.past.len());
-        let shown = story.past.get(end.saturating_sub(LISTED)..end).unwrap_or_default();
-        let incidents = story.incidents.len().saturating_sub(LISTED);
-        DeviceAnswer {
-            device: self.description.name_of(place),
-            dart: place.dart(),
-            stream: place.stream(),
-            at_ns: at.map_or_else(
-                || self.question.at_ns.unwrap_or_else(|| self.clock.nanoseconds(last_time(&story))),
-                |at| self.clock.nanoseconds(at),
-            ),
-            is_mapped: now.is_some(),
-            sentences,
-            times_mapped: story.times_mapped,
-            history: shown.iter().map(|past| self.past(past)).collect(),
-            overlaps,
-            incidents: story.incidents.get(incidents..).unwrap_or_default().to_vec(),
-        }
+        sentences
     }
 
     fn overlaps(&self, place: StreamPlace, at: Option<u64>, records: &[Record]) -> Vec<Overlap> {

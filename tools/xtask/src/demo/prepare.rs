@@ -14,7 +14,7 @@ use crate::demo::server::Server;
 use crate::environment;
 use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
-use crate::guest::module;
+use crate::guest::module::{self, DartModule};
 use crate::guest::userland::Userland;
 
 /// The guest's script, behind what every init script begins with.
@@ -63,18 +63,7 @@ pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared
     let module = module::build(&kernel, &step)?;
     step.done(&format!("from {}, unmodified", module.source_package));
 
-    let step = progress.step("Guest programs");
-    let userland = Userland::fetch(&step)?;
-    let mut initramfs = Initramfs::new(&userland)?;
-    if !options.without_oche {
-        initramfs.add_module_file(&module.path)?;
-    }
-    initramfs.add_modules(&kernel, DEVICE_MODULES)?;
-    initramfs.add_modules(&kernel, &["virtio_rng"])?;
-    initramfs.set_init(SCRIPT);
-    let initrd = options.output().join("initrd.cpio");
-    initramfs.write(&initrd)?;
-    step.done(&format!("{} modules", initramfs.modules().len()));
+    let initrd = pack_programs(options, &kernel, &module, progress)?;
 
     let step = progress.step("Disks, and a server for the guest");
     let sizes = if options.short { Sizes::SHORT } else { Sizes::FULL };
@@ -101,6 +90,28 @@ pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared
     let packed = pack::pack(&oche, &guest(options, &kernel, &initrd)?, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     Ok(Prepared { boot, initrd: None, kernel, disks, server, sizes, _lock: lock })
+}
+
+/// Packs the guest's programs, modules and script into its initramfs.
+fn pack_programs(
+    options: &Options,
+    kernel: &GuestKernel,
+    module: &DartModule,
+    progress: &Progress,
+) -> Result<PathBuf> {
+    let step = progress.step("Guest programs");
+    let userland = Userland::fetch(&step)?;
+    let mut initramfs = Initramfs::new(&userland)?;
+    if !options.without_oche {
+        initramfs.add_module_file(&module.path)?;
+    }
+    initramfs.add_modules(kernel, DEVICE_MODULES)?;
+    initramfs.add_modules(kernel, &["virtio_rng"])?;
+    initramfs.set_init(SCRIPT);
+    let initrd = options.output().join("initrd.cpio");
+    initramfs.write(&initrd)?;
+    step.done(&format!("{} modules", initramfs.modules().len()));
+    Ok(initrd)
 }
 
 fn guest(options: &Options, kernel: &GuestKernel, initrd: &Path) -> Result<Guest> {

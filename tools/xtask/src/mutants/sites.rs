@@ -191,30 +191,7 @@ pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<(
     let (progress, began, tree) = (Progress::new(chosen.len()), Instant::now(), Tree::new()?);
     let mut survivors = 0;
     for at in chosen {
-        let Some(verdict) = register.verdicts.get_mut(at) else { continue };
-        let site = register.sites.iter().find(|site| site.key() == verdict.key());
-        let (Some(site), Judgement::Runs(names, with)) = (site, &verdict.judgement) else { continue };
-        let step = progress.step(&format!("{}: {}: {}", verdict.file, verdict.function, verdict.text));
-        let runs: Vec<Run> = RUNS
-            .iter()
-            .filter(|(name, _)| names.iter().any(|wanted| wanted == name))
-            .map(|(_, run)| *run)
-            .collect();
-        let before = tree.read(&site.file)?;
-        tree.write(&site.file, &site.removed(&before, with.as_deref())?)?;
-        let fate = tree.test(&runs, |run| step.detail(run)).with_context(|| verdict.line());
-        tree.write(&site.file, &before)?;
-        match fate? {
-            Fate::Found(tests) => {
-                verdict.found_by = told(&tests).replace('|', "/");
-                step.done(&verdict.found_by);
-            }
-            Fate::Survived => {
-                survivors += 1;
-                verdict.found_by = "-".to_owned();
-                step.done("SURVIVED");
-            }
-        }
+        survivors += usize::from(register.take_away(at, &tree, &progress)? == Some(Fate::Survived));
         // After each: a run that is stopped goes on there.
         register.write()?;
     }
@@ -233,6 +210,33 @@ pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<(
 }
 
 impl Register {
+    /// Takes away the site of verdict number `at` in the copy, and writes into the verdict what finds it missing.
+    /// `None`: there is nothing to run.
+    fn take_away(&mut self, at: usize, tree: &Tree, progress: &Progress) -> Result<Option<Fate>> {
+        let Some(verdict) = self.verdicts.get_mut(at) else { return Ok(None) };
+        let site = self.sites.iter().find(|site| site.key() == verdict.key());
+        let (Some(site), Judgement::Runs(names, with)) = (site, &verdict.judgement) else { return Ok(None) };
+        let step = progress.step(&format!("{}: {}: {}", verdict.file, verdict.function, verdict.text));
+        let wanted = RUNS.iter().filter(|(name, _)| names.iter().any(|wanted| wanted == name));
+        let runs: Vec<Run> = wanted.map(|(_, run)| *run).collect();
+        let before = tree.read(&site.file)?;
+        tree.write(&site.file, &site.removed(&before, with.as_deref())?)?;
+        let fate = tree.test(&runs, |run| step.detail(run)).with_context(|| verdict.line());
+        tree.write(&site.file, &before)?;
+        let fate = fate?;
+        match &fate {
+            Fate::Found(tests) => {
+                verdict.found_by = told(tests).replace('|', "/");
+                step.done(&verdict.found_by);
+            }
+            Fate::Survived => {
+                verdict.found_by = "-".to_owned();
+                step.done("SURVIVED");
+            }
+        }
+        Ok(Some(fate))
+    }
+
     fn unobservable(&self) -> usize {
         let is_unobservable = |verdict: &&Verdict| matches!(verdict.judgement, Judgement::Unobservable(_));
         self.verdicts.iter().filter(is_unobservable).count()

@@ -125,7 +125,8 @@ enum Tables {
 }
 
 impl Board {
-    /// Puts `image` into the board's memory as m1n1 would, and starts it; it stands at its first instruction.
+    /// Puts `image` into the board's memory as m1n1 would, and starts it; it stands at its first
+    /// instruction.
     ///
     /// # Errors
     ///
@@ -202,7 +203,8 @@ impl Board {
         &self.memory
     }
 
-    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it is gone.
+    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it
+    /// is gone.
     ///
     /// # Errors
     ///
@@ -253,7 +255,8 @@ impl Board {
         Ok(self.sum_up())
     }
 
-    /// Plays the device that the machine has stopped for. Gives the line that a byte sent on the serial port ends.
+    /// Plays the device that the machine has stopped for. Gives the line that a byte sent on the
+    /// serial port ends.
     fn answer(&mut self, stop: Option<Stop>) -> Result<Option<String>> {
         match stop {
             None | Some(Stop::Other) => {}

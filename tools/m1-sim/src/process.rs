@@ -13,7 +13,8 @@ use super::linux;
 use super::mac::{Mac, STUB};
 use super::memory::{BYTES, Memory};
 
-/// Starts QEMU on `memory`; its debugger port is at `socket`, and it stands at its first instruction.
+/// Starts QEMU on `memory`; its debugger port is at `socket`, and it stands at its first
+/// instruction.
 pub(crate) fn spawn(mac: &Mac, qemu: &[OsString], memory: &Memory, socket: &Path) -> Result<Child> {
     let (program, first) = qemu.split_first().context("nothing says how QEMU is started")?;
     let mut line = Command::new(program);

@@ -45,8 +45,8 @@ const COMPILER_NEEDS: [Need; 3] = [
 ///
 /// # Errors
 ///
-/// The machine is not a Debian, nobody may install packages, the archive cannot be reached, or the disk is full. Each
-/// error says what to do.
+/// The machine is not a Debian, nobody may install packages, the archive cannot be reached, or the
+/// disk is full. Each error says what to do.
 pub fn prepare(needs: &[Need], step: &Step) -> Result<Toolchain> {
     let mut missing = missing_of(needs);
     let toolchain = Toolchain::choose(step)?;

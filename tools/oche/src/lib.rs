@@ -1,6 +1,7 @@
 //! The `oche` command's parts: views of a trace, and packing of images.
 
-/// Prints a line for the person at the terminal, on standard error. A failure to write it is ignored.
+/// Prints a line for the person at the terminal, on standard error. A failure to write it is
+/// ignored.
 #[macro_export]
 macro_rules! say {
     ($($words:tt)*) => {{

@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 /// The checkout's top folder.
 ///
-/// At run time cargo names the folder of the package it runs; a binary that is started by hand falls back to the
-/// checkout it was compiled in.
+/// At run time cargo names the folder of the package it runs; a binary that is started by hand
+/// falls back to the checkout it was compiled in.
 #[must_use]
 pub fn root() -> PathBuf {
     let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,5 @@
-//! What `cargo xtask` is made of: it builds, boots, measures and checks Oche on a developer's own machine.
+//! What `cargo xtask` is made of: it builds, boots, measures and checks Oche on a developer's own
+//! machine.
 
 pub mod check;
 #[cfg(test)]

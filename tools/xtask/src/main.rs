@@ -25,7 +25,8 @@ enum Work {
     Soak(soak::Options),
     /// Check form, lints and documentation.
     Check,
-    /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's work (`job`)
+    /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's
+    /// work (`job`)
     Measure {
         #[command(subcommand)]
         what: Option<measure::What>,

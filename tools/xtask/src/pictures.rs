@@ -1,4 +1,5 @@
-//! `cargo xtask pictures`: the documentation's picture of the report, made of a demo's trace in a browser without a screen.
+//! `cargo xtask pictures`: the documentation's picture of the report, made of a demo's trace in a
+//! browser without a screen.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -207,9 +207,9 @@ pub fn unpack(debs: &[PathBuf], folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes `members` out of the kernel's source, a tar archive in the package `name` whose file is `deb`. They then lie in
-/// `into`, below the folder `name`; where this fails, what was there before stays. The package's file is removed: nobody
-/// needs its 140 MB again.
+/// Takes `members` out of the kernel's source, a tar archive in the package `name` whose file is
+/// `deb`. They then lie in `into`, below the folder `name`; where this fails, what was there before
+/// stays. The package's file is removed: nobody needs its 140 MB again.
 ///
 /// # Errors
 ///

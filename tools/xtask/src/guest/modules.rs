@@ -6,15 +6,16 @@ use std::process::Command;
 use anyhow::{Result, bail, ensure};
 use oche::command;
 
-/// The paths to load for the modules wanted, below the folder of the modules of `release` in `root`, each after all
-/// that it needs and only once.
+/// The paths to load for the modules wanted, below the folder of the modules of `release` in
+/// `root`, each after all that it needs and only once.
 ///
-/// A name that begins with `?` is left out if the kernel has no such module; a module that is built in needs no
-/// loading.
+/// A name that begins with `?` is left out if the kernel has no such module; a module that is built
+/// in needs no loading.
 ///
 /// # Errors
 ///
-/// The kernel has no module of a wanted name, its modules were not indexed, or `modprobe` is missing or fails.
+/// The kernel has no module of a wanted name, its modules were not indexed, or `modprobe` is
+/// missing or fails.
 pub fn load_order(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<String>> {
     let index = root.join("lib/modules").join(release).join("modules.dep");
     ensure!(index.is_file(), "the kernel's modules have no index: {} is missing", index.display());
@@ -45,8 +46,8 @@ pub fn load_order(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<Str
     Ok(order)
 }
 
-/// Adds the paths of lines such as `insmod ROOT/lib/modules/RELEASE/kernel/fs/ext4/ext4.ko OPTIONS`; a line
-/// `builtin NAME` names none.
+/// Adds the paths of lines such as `insmod ROOT/lib/modules/RELEASE/kernel/fs/ext4/ext4.ko
+/// OPTIONS`; a line `builtin NAME` names none.
 fn add_paths(said: &str, release: &str, order: &mut Vec<String>) {
     let folder = format!("/modules/{release}/");
     for line in said.lines().filter_map(|line| line.strip_prefix("insmod ")) {

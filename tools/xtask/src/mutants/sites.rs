@@ -210,8 +210,8 @@ pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<(
 }
 
 impl Register {
-    /// Takes away the site of verdict number `at` in the copy, and writes into the verdict what finds it missing.
-    /// `None`: there is nothing to run.
+    /// Takes away the site of verdict number `at` in the copy, and writes into the verdict what
+    /// finds it missing. `None`: there is nothing to run.
     fn take_away(&mut self, at: usize, tree: &Tree, progress: &Progress) -> Result<Option<Fate>> {
         let Some(verdict) = self.verdicts.get_mut(at) else { return Ok(None) };
         let site = self.sites.iter().find(|site| site.key() == verdict.key());

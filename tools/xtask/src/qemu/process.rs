@@ -104,7 +104,8 @@ impl Running {
         self.last_lines.iter().map(|line| format!("    | {line}\n")).collect()
     }
 
-    /// Watches the console until the machine ends, the caller has seen enough, or `limit` is over; QEMU is gone then.
+    /// Watches the console until the machine ends, the caller has seen enough, or `limit` is over;
+    /// QEMU is gone then.
     ///
     /// `on_line` sees every line.
     ///

@@ -121,7 +121,8 @@ pub(super) fn begin(commit: String, seed: u64, wanted: u64) -> State {
     State { commit, seed, wanted, batches: 0, operations: Operations::default(), seconds: 0.0 }
 }
 
-/// Carries out `cargo xtask soak --hostile` from `state` on, which is kept at `path`. Gives the result in words, or as JSON.
+/// Carries out `cargo xtask soak --hostile` from `state` on, which is kept at `path`. Gives the
+/// result in words, or as JSON.
 pub(super) fn run(mut state: State, path: &Path, is_json: bool) -> Result<String> {
     let progress = Progress::new(1);
     let step = progress.step("Random hostile sequences");

@@ -1,4 +1,5 @@
-//! The stock kernel on Oche in QEMU with a script of a test's own: built, booted, recorded, and watched to its end.
+//! The stock kernel on Oche in QEMU with a script of a test's own: built, booted, recorded, and
+//! watched to its end.
 
 use std::ffi::OsString;
 use std::fs;

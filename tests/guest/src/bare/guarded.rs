@@ -59,6 +59,7 @@ pub(super) fn run(tally: &mut Tally) {
                 tally.case(format_args!("after the device wrote: {}", form.name), everywhere(form));
             }
         }
+        tally.case(format_args!("copies {name}: with PAN set"), with_pan());
         tally.case(format_args!("copies {name}: four CPUs count"), count());
         tally.case(format_args!("copies {name}: a walk"), walk());
         tally.case(format_args!("copies {name}: a fetch"), fetch());
@@ -168,6 +169,16 @@ fn cpu_sees(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     }
     edu.wait()?;
     same(PAGE, PAGE)
+}
+
+/// Loads and stores with `PSTATE.PAN` set, which forbids EL0's pages only, and forms of two pages among them.
+fn with_pan() -> Result<(), &'static str> {
+    // SAFETY: nothing here touches a page of EL0's.
+    unsafe { asm!(".arch_extension pan", "msr pan, #1", options(nostack)) };
+    let result = FORMS.iter().step_by(7).try_for_each(everywhere);
+    // SAFETY: as it was.
+    unsafe { asm!(".arch_extension pan", "msr pan, #0", options(nostack)) };
+    result
 }
 
 /// Four CPUs add to one word, some with atomics, some with exclusives. None may be lost, and none may starve.

@@ -15,7 +15,7 @@ use oche::workspace;
 
 use super::run::{Fate, Run, told};
 use super::tree::Tree;
-use crate::test::ORDERING_STEPS;
+use crate::test::{BOARD_STEP, ORDERING_STEPS};
 
 mod scan;
 
@@ -31,7 +31,7 @@ const UNOBSERVABLE: &str = "unobservable: ";
 const WITH: &str = " with: ";
 
 /// The runs that a verdict can name.
-const RUNS: [(&str, Run); 8] = [
+const RUNS: [(&str, Run); 9] = [
     ("boot", Run::Host(&["--package", "oche-boot", "--lib", "stage2"])),
     ("discipline", Run::Host(&["--package", "oche-tests", "--test", "discipline"])),
     ("m1", Run::Host(&["--package", "oche-m1"])),
@@ -39,6 +39,7 @@ const RUNS: [(&str, Run); 8] = [
     ("platform", Run::Host(&["--package", "oche-platform"])),
     ("hostile", Run::Step(ORDERING_STEPS[0])),
     ("board", Run::Step(ORDERING_STEPS[1])),
+    ("board-plain", Run::Board(BOARD_STEP)),
     ("hostile-plain", Run::Step("Hostile guest, and Oche's own panics")),
 ];
 

@@ -181,7 +181,7 @@ impl Control {
             (Some("snapshot"), Some(bytes)) => {
                 changed.snapshot_bytes = parse_snapshot_bytes(bytes)?;
                 while let Some(word) = words.next() {
-                    changed.snapshots.apply(word, words.next())?;
+                    change(&mut changed.snapshots, word, words.next())?;
                 }
                 self.events
             }
@@ -195,15 +195,15 @@ impl Control {
             }
             (Some("watch"), Some(range)) => {
                 let mut watch = Selection::ALL;
-                watch.apply("iova", Some(range))?;
+                change(&mut watch, "iova", Some(range))?;
                 while let Some(word) = words.next() {
-                    watch.apply(word, words.next())?;
+                    change(&mut watch, word, words.next())?;
                 }
                 changed.add_watch(watch)?;
                 self.events
             }
             (Some(word), value) => {
-                selection.apply(word, value)?;
+                change(&mut selection, word, value)?;
                 Filter::new(kinds, selection)
             }
             (None, _) => return Err(ControlError::Command),
@@ -230,19 +230,18 @@ impl Control {
     }
 }
 
-impl Selection {
-    fn apply(&mut self, word: &str, value: Option<&str>) -> Result<(), ControlError> {
-        match (word, value) {
-            ("streams", Some("all")) => self.streams = Self::ALL.streams,
-            ("streams", Some(list)) => self.streams = parse_streams(list).ok_or(ControlError::Streams)?,
-            ("iova", Some("all")) => (self.first, self.last) = (0, u64::MAX),
-            ("iova", Some(range)) => {
-                (self.first, self.last) = parse_range(range).ok_or(ControlError::Range)?;
-            }
-            _ => return Err(ControlError::Command),
+/// Changes what `word` and its `value` name of `selection`.
+fn change(selection: &mut Selection, word: &str, value: Option<&str>) -> Result<(), ControlError> {
+    match (word, value) {
+        ("streams", Some("all")) => selection.streams = Selection::ALL.streams,
+        ("streams", Some(list)) => selection.streams = parse_streams(list).ok_or(ControlError::Streams)?,
+        ("iova", Some("all")) => (selection.first, selection.last) = (0, u64::MAX),
+        ("iova", Some(range)) => {
+            (selection.first, selection.last) = parse_range(range).ok_or(ControlError::Range)?;
         }
-        Ok(())
+        _ => return Err(ControlError::Command),
     }
+    Ok(())
 }
 
 /// Why a line asks for nothing.

@@ -5,7 +5,8 @@
 
 use crate::addr::{FRAME_BYTES, PAGE_BYTES};
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId, StreamSet};
-use crate::trace::record::{Kind, Record};
+use crate::trace::Event;
+use crate::trace::record::Kind;
 
 /// A choice of streams and of IOVAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +62,8 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// Records the kinds whose bits are set in `kinds`, where `selection` chooses them. Kinds from 64 on, which no
-    /// version knows, go with bit 0. That a filter has changed is always recorded.
+    /// Records the kinds whose bits are set in `kinds`, where `selection` chooses them. That a filter has changed
+    /// is always recorded.
     pub fn new(kinds: u64, selection: Selection) -> Self {
         Self { kinds, selection, is_everything: kinds == u64::MAX && selection == Selection::ALL }
     }
@@ -82,57 +83,81 @@ impl Filter {
         &self.selection
     }
 
-    /// Whether `record` is to be recorded.
+    /// Whether `event` is to be recorded.
     #[inline]
-    pub fn admits(&self, record: &Record) -> bool {
-        self.is_everything || self.chooses(record)
+    pub fn admits(&self, event: &Event) -> bool {
+        self.is_everything || self.chooses(event)
     }
 
-    fn chooses(&self, record: &Record) -> bool {
-        let number = record.kind_number();
-        let bit = if number < 64 { 1 << number } else { 1 };
-        if record.kind() == Some(Kind::Filter) {
+    fn chooses(&self, event: &Event) -> bool {
+        if matches!(event, Event::Filter { .. }) {
             return true;
         }
-        if self.kinds & bit == 0 {
-            return false;
-        }
-        let is_chosen_stream = match (record.dart(), record.stream(), record.kind()) {
-            (Some(dart), Some(stream), _) => self.selection.has_stream(dart, stream),
-            (Some(dart), None, Some(Kind::Flush)) => {
-                self.selection.has_any_stream(dart, StreamSet(record.payload() as u16))
-            }
-            (Some(dart), None, _) => self.selection.has_any_stream(dart, StreamSet(u16::MAX)),
-            (None, ..) => true,
-        };
-        is_chosen_stream && iova_of(record).is_none_or(|(iova, bytes)| self.selection.overlaps(iova, bytes))
+        self.kinds >> Kind::of(event).number() & 1 != 0
+            && streams_of(event).is_none_or(|(dart, streams)| self.selection.has_any_stream(dart, streams))
+            && iova_of(event).is_none_or(|(iova, bytes)| self.selection.overlaps(iova, bytes))
     }
 }
 
-/// The IOVAs that `record` is about, in bytes: the first one and how many; `None` where it is about none.
-pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
-    let high = record.payload() >> 32;
-    let page = (high * PAGE_BYTES as u64, PAGE_BYTES as u64);
-    match record.kind()? {
-        Kind::Map | Kind::Unmap | Kind::Permission | Kind::Refused | Kind::RedZone | Kind::Snapshot => {
-            Some(page)
+/// The streams that `event` is about, all of a DART's where it names none; `None` where it names no DART.
+fn streams_of(event: &Event) -> Option<(DartId, StreamSet)> {
+    let one = |dart, stream| {
+        let mut streams = StreamSet(0);
+        streams.insert(stream);
+        Some((dart, streams))
+    };
+    match *event {
+        Event::Map { at, .. }
+        | Event::Permission { at, .. }
+        | Event::Unmap { at, .. }
+        | Event::Refused { at, .. }
+        | Event::LiveMove { at, .. }
+        | Event::RedZone { at, .. }
+        | Event::Snapshot { at, .. }
+        | Event::Watch { at, .. } => one(at.dart, at.stream),
+        Event::Fault { dart, stream, .. } | Event::Attach { dart, stream, .. } => one(dart, stream),
+        Event::Flush { dart, streams } => Some((dart, streams)),
+        Event::Register { dart, .. }
+        | Event::FlushDone { dart, .. }
+        | Event::InvalidateTimedOut { dart }
+        | Event::Callers { dart, .. } => Some((dart, StreamSet(u16::MAX))),
+        Event::Moved { .. }
+        | Event::Fetched { .. }
+        | Event::Merged { .. }
+        | Event::Table { .. }
+        | Event::Access { .. }
+        | Event::Filter { .. }
+        | Event::Data(_) => None,
+    }
+}
+
+/// The IOVAs that `event` is about, in bytes: the first one and how many; `None` where it is about none.
+fn iova_of(event: &Event) -> Option<(u64, u64)> {
+    match *event {
+        Event::Map { at, .. }
+        | Event::Permission { at, .. }
+        | Event::Unmap { at, .. }
+        | Event::Refused { at, .. }
+        | Event::RedZone { at, .. }
+        | Event::Snapshot { at, .. } => Some((at.iova.iova(), PAGE_BYTES as u64)),
+        Event::LiveMove { at, .. } => Some((at.iova.iova(), FRAME_BYTES as u64)),
+        Event::Fault { iova, .. } => Some((iova, 1)),
+        Event::Watch { at, offset, bytes, .. } => {
+            Some((at.iova.iova() | u64::from(offset), u64::from(bytes).max(1)))
         }
-        Kind::LiveMove => Some((page.0, FRAME_BYTES as u64)),
-        Kind::Fault => Some((record.payload(), 1)),
-        Kind::Watch => Some((high, u64::from(record.detail() >> 1 & 0x7f).max(1))),
-        Kind::Register
-        | Kind::Flush
-        | Kind::FlushDone
-        | Kind::Moved
-        | Kind::Fetched
-        | Kind::Merged
-        | Kind::Table
-        | Kind::Attach
-        | Kind::InvalidateTimedOut
-        | Kind::Access
-        | Kind::Filter
-        | Kind::Callers
-        | Kind::Data => None,
+        Event::Register { .. }
+        | Event::Flush { .. }
+        | Event::FlushDone { .. }
+        | Event::Moved { .. }
+        | Event::Fetched { .. }
+        | Event::Merged { .. }
+        | Event::Table { .. }
+        | Event::Attach { .. }
+        | Event::InvalidateTimedOut { .. }
+        | Event::Access { .. }
+        | Event::Filter { .. }
+        | Event::Callers { .. }
+        | Event::Data(_) => None,
     }
 }
 
@@ -140,20 +165,15 @@ pub fn iova_of(record: &Record) -> Option<(u64, u64)> {
 mod tests {
     use super::*;
     use crate::addr::{Gfn, IovaPage};
-    use crate::trace::record::Stamp;
-    use crate::trace::{Event, Place};
+    use crate::trace::Place;
 
     fn place(dart: usize, stream: usize, iova: u32) -> Place {
         let dart = DartId::new(dart).expect("a DART");
         Place { dart, stream: StreamId::new(stream).expect("a stream"), iova: IovaPage(iova) }
     }
 
-    fn record(event: Event) -> Record {
-        Record::new(Stamp::default(), &event)
-    }
-
-    fn unmap(dart: usize, stream: usize, iova: u32) -> Record {
-        record(Event::Unmap { at: place(dart, stream, iova), page: Gfn(1) })
+    fn unmap(dart: usize, stream: usize, iova: u32) -> Event {
+        Event::Unmap { at: place(dart, stream, iova), page: Gfn(1) }
     }
 
     #[test]
@@ -163,16 +183,14 @@ mod tests {
         let filter = Filter::new(u64::MAX, selection);
         assert!(filter.admits(&unmap(1, 4, 9)));
         assert!(!filter.admits(&unmap(1, 3, 9)) && !filter.admits(&unmap(0, 4, 9)));
-        let flush = |dart, streams| {
-            record(Event::Flush { dart: place(dart, 0, 0).dart, streams: StreamSet(streams) })
-        };
+        let flush =
+            |dart, streams| Event::Flush { dart: place(dart, 0, 0).dart, streams: StreamSet(streams) };
         assert!(filter.admits(&flush(1, 0x10)) && filter.admits(&flush(1, 0x11)));
         assert!(!filter.admits(&flush(1, 0x0f)) && !filter.admits(&flush(0, 0x10)));
-        let register = |dart| {
-            record(Event::Register { dart: place(dart, 0, 0).dart, offset: 0, is_write: true, value: 0 })
-        };
+        let register =
+            |dart| Event::Register { dart: place(dart, 0, 0).dart, offset: 0, is_write: true, value: 0 };
         assert!(filter.admits(&register(1)) && !filter.admits(&register(0)));
-        assert!(filter.admits(&record(Event::Moved { page: Gfn(1), to: Gfn(1).home() })));
+        assert!(filter.admits(&Event::Moved { page: Gfn(1), to: Gfn(1).home() }));
     }
 
     #[test]
@@ -182,7 +200,7 @@ mod tests {
         assert_eq!(admitted, [false, true, true, true, false]);
         let fault = |iova| {
             let Place { dart, stream, .. } = place(0, 0, 0);
-            record(Event::Fault { dart, stream, iova, code: 1, is_write: false, is_hidden: false })
+            Event::Fault { dart, stream, iova, code: 1, is_write: false, is_hidden: false }
         };
         assert!(filter.admits(&fault(0x5800)) && filter.admits(&fault(0x7000)));
         assert!(!filter.admits(&fault(0x57ff)) && !filter.admits(&fault(0x7001)));
@@ -192,10 +210,8 @@ mod tests {
     fn kinds_are_chosen_by_number_and_a_change_of_the_filter_always_shows() {
         let filter = Filter::new(1 << Kind::Unmap.number(), Selection::ALL);
         assert!(filter.admits(&unmap(0, 0, 0)) && !filter.is_everything());
-        assert!(!filter.admits(&record(Event::Access { address: 0, is_write: true })));
-        assert!(filter.admits(&record(Event::Filter { generation: 1, is_whole: false })));
-        let unknown = Record([0, 200 << 32, 0, 0]);
-        assert!(!filter.admits(&unknown) && Filter::default().admits(&unknown));
+        assert!(!filter.admits(&Event::Access { address: 0, is_write: true }));
+        assert!(filter.admits(&Event::Filter { generation: 1, is_whole: false }));
         assert!(Filter::default().is_everything());
     }
 }

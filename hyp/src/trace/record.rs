@@ -21,7 +21,6 @@
 use crate::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
-use crate::trace::snapshot::DATA_BYTES;
 use crate::trace::{Event, Place, Placement, Refusal, WatchHow};
 
 /// Words in a record.
@@ -30,6 +29,8 @@ pub const RECORD_WORDS: usize = 4;
 pub const RECORD_BYTES: usize = RECORD_WORDS * 8;
 /// The word of a record that holds its sequence number. Writers store it first and readers load it last.
 pub const SEQUENCE_WORD: usize = 1;
+/// Bytes that an [`Event::Data`] carries.
+pub const DATA_BYTES: usize = 16;
 
 /// An event with its stamp, packed. Any four words are a record; [`Record::event`] says whether they mean
 /// something to this version, and the words are kept when they do not.
@@ -129,6 +130,35 @@ impl Kind {
         Self::Fetched,
         Self::Permission,
     ];
+
+    /// The kind of `event`.
+    #[inline]
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Register { .. } => Self::Register,
+            Event::Flush { .. } => Self::Flush,
+            Event::FlushDone { .. } => Self::FlushDone,
+            Event::Map { .. } => Self::Map,
+            Event::Permission { .. } => Self::Permission,
+            Event::Unmap { .. } => Self::Unmap,
+            Event::Refused { .. } => Self::Refused,
+            Event::Moved { .. } => Self::Moved,
+            Event::Fetched { .. } => Self::Fetched,
+            Event::LiveMove { .. } => Self::LiveMove,
+            Event::Merged { .. } => Self::Merged,
+            Event::RedZone { .. } => Self::RedZone,
+            Event::Fault { .. } => Self::Fault,
+            Event::Table { .. } => Self::Table,
+            Event::Attach { .. } => Self::Attach,
+            Event::InvalidateTimedOut { .. } => Self::InvalidateTimedOut,
+            Event::Access { .. } => Self::Access,
+            Event::Filter { .. } => Self::Filter,
+            Event::Snapshot { .. } => Self::Snapshot,
+            Event::Watch { .. } => Self::Watch,
+            Event::Callers { .. } => Self::Callers,
+            Event::Data(_) => Self::Data,
+        }
+    }
 
     /// The kind with `number`, or `None` where this version knows none.
     #[inline]

@@ -95,8 +95,10 @@ impl RingWriter {
     /// ticks of `CNTPCT_EL0`. Never waits.
     #[inline]
     pub fn record(&mut self, words: &impl Words, time: u64, program_counter: u64, event: &Event) {
-        let record = self.packed(time, program_counter, event);
-        self.push(words, &record);
+        let stamp = Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter };
+        words.store_record(self.ring.word(self.written), &Record::new(stamp, event));
+        self.written = self.written.wrapping_add(1);
+        words.store(self.ring.head_word, self.written);
     }
 
     /// The same for an event that `filter` admits; another one is counted and left out. Returns whether it was admitted. Callers whose filter
@@ -110,10 +112,9 @@ impl RingWriter {
         program_counter: u64,
         event: &Event,
     ) -> bool {
-        let record = self.packed(time, program_counter, event);
-        let is_admitted = filter.admits(&record);
+        let is_admitted = filter.admits(event);
         if is_admitted {
-            self.push(words, &record);
+            self.record(words, time, program_counter, event);
         } else {
             self.filtered = self.filtered.wrapping_add(1);
             words.store(self.ring.head_word.wrapping_add(FILTERED_WORD), self.filtered);
@@ -124,18 +125,6 @@ impl RingWriter {
     /// Publishes how many pages were chosen for a snapshot on this CPU and left out.
     pub fn set_snapshots_left_out(&self, words: &impl Words, pages: u64) {
         words.store(self.ring.head_word.wrapping_add(NO_SNAPSHOT_WORD), pages);
-    }
-
-    #[inline]
-    fn packed(&self, time: u64, program_counter: u64, event: &Event) -> Record {
-        Record::new(Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter }, event)
-    }
-
-    #[inline]
-    fn push(&mut self, words: &impl Words, record: &Record) {
-        words.store_record(self.ring.word(self.written), record);
-        self.written = self.written.wrapping_add(1);
-        words.store(self.ring.head_word, self.written);
     }
 }
 

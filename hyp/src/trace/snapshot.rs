@@ -5,15 +5,13 @@ use alloc::vec::Vec;
 
 use crate::addr::Gfn;
 use crate::trace::control::Control;
-use crate::trace::record::{Kind, Record};
+use crate::trace::record::{DATA_BYTES, Kind, Record};
 use crate::trace::{Event, Place};
 
 /// Pages of which one trap takes bytes; those beyond it are counted and left out.
 pub const MOST_PAGES: usize = 32;
 /// Mappings that are remembered as writable, until they are unmapped; those beyond it give no snapshot.
 const MOST_WRITABLE: usize = 1 << 14;
-/// Bytes that a [`Event::Data`] carries.
-pub(crate) const DATA_BYTES: usize = 16;
 
 /// A page of which bytes are to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! stage; that memory lies somewhere below whatever was loaded last. Source: m1n1 `src/memory.c`, `mmu_map`, and
 //! `src/hv_vm.c`, `hv_map`, which map all of it in pages.
 
-use crate::range::PhysRange;
+use oche_types::range::PhysRange;
 
 const VALID: u64 = 1;
 const TABLE_OR_PAGE: u64 = 2;

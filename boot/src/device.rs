@@ -6,7 +6,7 @@
 //! registers; whatever the device does not take in that width it refuses. Exclusives, atomics and wide vector
 //! registers are no accesses to a device.
 
-use oche_hyp::addr::PAGE_BYTES;
+use oche_types::addr::PAGE_BYTES;
 
 use crate::guard::Registers;
 use crate::guard::instruction::{self, Access, Extension, Kind, Place};

@@ -21,9 +21,9 @@ pub mod monitor;
 pub mod progress;
 pub mod stepped;
 
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::{CpuReach, Trapped, Watched};
-use oche_hyp::trace::WatchHow;
+use oche_engine::{CpuReach, Trapped, Watched};
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::event::WatchHow;
 
 use instruction::{Access, Extension, Kind, Place};
 use monitor::Monitors;

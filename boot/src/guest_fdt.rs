@@ -8,11 +8,11 @@ use alloc::vec::Vec;
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
+use oche_types::range::PhysRange;
 
 use crate::blob;
 use crate::options::IommuMap;
 use crate::psci;
-use crate::range::PhysRange;
 
 /// What changes.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,8 @@
 
 use core::fmt;
 
-use crate::range::{ListFull, PAGE, PhysRange, RangeList};
+use oche_types::range::{ListFull, PAGE, PhysRange, RangeList};
+
 use crate::stage2::{Hardware, Stage2};
 
 #[cfg(test)]

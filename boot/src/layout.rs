@@ -8,8 +8,9 @@
 
 use core::fmt;
 
+use oche_types::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
+
 use crate::header::Kernel;
-use crate::range::{BLOCK, ListFull, PAGE, PhysRange, RangeList, align_down, align_up};
 
 #[cfg(test)]
 mod tests;

@@ -30,7 +30,6 @@ pub mod mmio;
 pub mod options;
 pub mod payload;
 pub mod psci;
-pub mod range;
 pub mod stage2;
 pub mod syndrome;
 

@@ -4,13 +4,11 @@
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
+use oche_types::MOST_CPUS;
+use oche_types::range::{ListFull, PhysRange, RangeList};
 
 use crate::blob::{self, Damaged};
 use crate::psci;
-use crate::range::{ListFull, PhysRange, RangeList};
-
-/// Most CPUs that are run.
-pub const MOST_CPUS: usize = 16;
 
 /// The machine.
 #[derive(Debug)]

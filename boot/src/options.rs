@@ -3,7 +3,7 @@
 //! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
-use oche_hyp::engine::{Coherence, Isolation};
+use oche_engine::{Coherence, Isolation};
 
 use crate::fiq::Route;
 

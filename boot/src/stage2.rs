@@ -24,10 +24,10 @@ mod tests;
 mod view;
 pub mod walk;
 
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::{CpuAccess, OutOfTables};
+use oche_engine::host::{CpuAccess, OutOfTables};
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::{PAGE, PhysRange};
 
-use crate::range::{PAGE, PhysRange};
 use entry::{Attributes, Entry};
 pub use hardware::Hardware;
 use maintenance::Maintenance as _;
@@ -201,7 +201,7 @@ impl<H: Hardware> Stage2<H> {
     }
 }
 
-impl<H: Hardware> oche_hyp::world::Stage2 for Stage2<H> {
+impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
     /// Also refused, with the same error, for a page that was never mapped: it is not the guest's.
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         loop {

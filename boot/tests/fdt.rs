@@ -9,7 +9,7 @@ use oche_boot::blob;
 use oche_boot::guest_fdt::{Changes, Darts, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 const FIXTURE: &[u8] = include_bytes!("data/qemu-virt.dtb");
 const WINDOWS: [PhysRange; 2] =

@@ -7,7 +7,7 @@ pub mod generate;
 
 use crate::world::{Board, Sabotage};
 use core::fmt::Write;
-use oche_hyp::engine::{Coherence, Isolation};
+use oche_engine::{Coherence, Isolation};
 
 /// What a program runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,11 +6,11 @@
 //! likes: each of its methods leaves the engine first.
 
 use crate::world::StrictWorld;
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::budget::SLICE_BYTES;
-use oche_hyp::dart::stream::DartId;
-use oche_hyp::engine::{AccessError, Configuration, CpuReach, Trapped};
-use oche_hyp::trace::filter::Selection;
+use oche_engine::budget::SLICE_BYTES;
+use oche_engine::{AccessError, Configuration, CpuReach, Trapped};
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::dart::stream::DartId;
+use oche_types::selection::Selection;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
@@ -76,12 +76,12 @@ const EXCESS_BYTES: u64 = 8 << 20;
 
 /// The engine, each of whose calls is checked.
 pub struct Engine {
-    engine: oche_hyp::engine::Engine,
+    engine: oche_engine::Engine,
     slice_bytes: usize,
 }
 
 impl Engine {
-    /// As [`oche_hyp::engine::Engine::new`], with so many bytes of work in one trap.
+    /// As [`oche_engine::Engine::new`], with so many bytes of work in one trap.
     pub fn new<const C: bool>(
         configuration: &Configuration<'_>,
         world: &mut StrictWorld<C>,
@@ -89,7 +89,7 @@ impl Engine {
     ) -> Self {
         ALLOCATED_BYTES.set(0);
         let side = inside();
-        let mut engine = oche_hyp::engine::Engine::new(configuration, world);
+        let mut engine = oche_engine::Engine::new(configuration, world);
         drop(side);
         let (bytes, bound) = (ALLOCATED_BYTES.get(), configuration.heap_bytes());
         if bytes > bound {
@@ -102,7 +102,7 @@ impl Engine {
     fn call<const C: bool, T>(
         &mut self,
         world: &mut StrictWorld<C>,
-        call: impl FnOnce(&mut oche_hyp::engine::Engine, &mut StrictWorld<C>) -> T,
+        call: impl FnOnce(&mut oche_engine::Engine, &mut StrictWorld<C>) -> T,
     ) -> T {
         world.touched_bytes.set(0);
         ALLOCATIONS.set(0);

@@ -7,13 +7,13 @@ use crate::random::{Random, mix};
 use crate::world::memory::FormerWords;
 use crate::world::stage2::CpuResult;
 use crate::world::{Board, Data, Layout, Options, StrictWorld};
-use oche_hyp::addr::{Frame, Gfn};
-use oche_hyp::dart::stream::DartId;
-use oche_hyp::engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
+use oche_engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
 use oche_reference::registers::{
     BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
     STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
 };
+use oche_types::addr::{Frame, Gfn};
+use oche_types::dart::stream::DartId;
 
 /// Accesses from one reset to the next.
 pub const PROGRAM_ACCESSES: u64 = 1000;

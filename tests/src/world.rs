@@ -20,13 +20,13 @@ use driver::Driver;
 use frames::Frames;
 use iommu::{DeviceResult, Hardware};
 use memory::{FormerWords, HostMemory};
-use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, Members, StreamId};
-use oche_hyp::trace::Event;
-use oche_hyp::world::{
+use oche_engine::host::{
     CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
 };
+use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, Members, StreamId};
+use oche_types::event::Event;
 use stage2::{CpuResult, CpuTables};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

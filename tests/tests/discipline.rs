@@ -1,17 +1,17 @@
 //! Break-before-make and all that belongs to it: the code that runs at EL2 keeps the rules, and mistakes are seen.
 
-use oche_boot::range::{PAGE, PhysRange};
 use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_boot::stage2::maintenance::Maintenance;
 use oche_boot::stage2::{Lookup, Stage2};
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::{CpuAccess, Stage2 as _};
+use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_tests::differential::run_program;
 use oche_tests::program::Program;
 use oche_tests::program::generate::{Kind, generate};
 use oche_tests::random::Random;
 use oche_tests::world::Sabotage;
 use oche_tests::world::discipline::Discipline;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::{PAGE, PhysRange};
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -11,16 +11,16 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use loom::thread;
 use oche_boot::lock::{Once, SpinLock, StateByte};
-use oche_boot::range::{PAGE, PhysRange};
 use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_boot::stage2::{Lookup, Root, Stage2};
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::directory::Layout;
-use oche_hyp::trace::record::{Record, SEQUENCE_WORD};
-use oche_hyp::trace::ring::{RingReader, RingWriter};
-use oche_hyp::trace::words::Words;
-use oche_hyp::world::{CpuAccess, Stage2 as _};
+use oche_engine::host::{CpuAccess, Stage2 as _};
+use oche_trace::directory::Layout;
+use oche_trace::record::{Record, SEQUENCE_WORD};
+use oche_trace::ring::{RingReader, RingWriter};
+use oche_trace::words::Words;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::event::Event;
+use oche_types::range::{PAGE, PhysRange};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -268,7 +268,7 @@ fn ring_model(orders: (Ordering, Ordering), number_is_last: bool) {
                 10 + number,
                 0,
                 &Event::InvalidateTimedOut {
-                    dart: oche_hyp::dart::stream::DartId::new(number as usize).expect("a DART"),
+                    dart: oche_types::dart::stream::DartId::new(number as usize).expect("a DART"),
                 },
             )
         }

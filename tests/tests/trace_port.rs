@@ -1,19 +1,19 @@
 //! The trace's port allocates nothing once it has been made, whatever the guest does with it.
 
-use oche_hyp::addr::Gfn;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::directory::{
-    ALIGNMENT, DESCRIPTION_BYTES, DirectoryWriter, Layout, MAX_COUNTERS, MAX_CPUS, Machine, keep_previous,
-};
-use oche_hyp::trace::file::{CHUNK_HEADER_BYTES, ChunkHeader, FILE_HEADER_BYTES, checksum};
-use oche_hyp::trace::port::{self, TracePort};
-use oche_hyp::trace::record::RECORD_BYTES;
-use oche_hyp::trace::ring::RingWriter;
-use oche_hyp::trace::words::{Text, Words};
-use oche_hyp::virtio::console::{self, Console, Effect};
-use oche_hyp::virtio::{GuestMemory, NotMemory};
 use oche_tests::random::Random;
 use oche_tests::trap::{Counting, allocations_of};
+use oche_trace::directory::{
+    ALIGNMENT, DESCRIPTION_BYTES, DirectoryWriter, Layout, MAX_COUNTERS, MAX_CPUS, Machine, keep_previous,
+};
+use oche_trace::file::{CHUNK_HEADER_BYTES, ChunkHeader, FILE_HEADER_BYTES, checksum};
+use oche_trace::record::RECORD_BYTES;
+use oche_trace::ring::RingWriter;
+use oche_trace::words::{Text, Words};
+use oche_types::addr::Gfn;
+use oche_types::event::Event;
+use oche_types::guest_memory::{GuestMemory, NotMemory};
+use oche_virtio::console::{self, Console, Effect};
+use oche_virtio::port::{self, TracePort};
 use std::sync::atomic::AtomicU64;
 
 #[global_allocator]

@@ -2,13 +2,14 @@
 
 use core::arch::asm;
 
+use oche_types::range::PhysRange;
+
 use crate::bare::registers::{
     CtrrALwrEl1, CtrrAUprEl1, CtrrCtlEl1, Ehid4El1, HacrEl2, Hid4El1, IpiSrEl1, L2cErrorAddress,
     L2cErrorInformation, L2cErrorStatus, MidrEl1, Pmcr0El1, Upmcr0El1, UpmsrEl1, VmTimerFiqEnableEl2,
     synchronize_context,
 };
 use crate::fiq::{Held, Timers};
-use crate::range::PhysRange;
 use crate::syndrome::register_number;
 
 /// `MIDR_EL1.Implementer` of Apple.

@@ -5,8 +5,9 @@
 
 use core::arch::asm;
 
+use oche_types::range::PhysRange;
+
 use crate::bare::tlb::Cpus;
-use crate::range::PhysRange;
 use crate::stage2::Hardware as _;
 use crate::stage2::maintenance::Maintenance as _;
 

@@ -2,7 +2,7 @@
 // UNSAFETY: words of the guest's stack are read at the addresses that its tables and stage 2 give.
 #![expect(unsafe_code, reason = "the guest's stack is raw memory")]
 
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
+use oche_types::addr::{Gfn, PAGE_BYTES};
 
 use crate::bare::cpu;
 use crate::bare::el2;

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use oche_hyp::statistics::{Exit, INJECTED};
+use oche_trace::statistics::{Exit, INJECTED};
 
 use crate::lock::Once;
 

@@ -2,14 +2,15 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use oche_types::MOST_CPUS;
+use oche_types::range::{PhysRange, RangeList};
+
 use crate::bare::counters::Counters;
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::TpidrEl2;
 use crate::bare::{cache, el2, entry, firmware, mmio, panic, spin_table, stage1, trap};
 use crate::lock;
-use crate::machine::MOST_CPUS;
 use crate::psci::{self, status};
-use crate::range::{PhysRange, RangeList};
 
 /// Stack slots in the linker script.
 pub const STACKS: usize = MOST_CPUS;

@@ -11,10 +11,11 @@
 
 use core::arch::global_asm;
 
+use oche_types::range::PhysRange;
+
 use crate::bare::stage1::{self, Use};
 use crate::bare::{cpu, frame, panic};
 use crate::header;
-use crate::range::PhysRange;
 
 /// Where firmware put the FDT: host-physical, not yet mapped, not yet believed.
 #[derive(Clone, Copy, Debug)]

@@ -6,14 +6,14 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, HCR_EL2, Readable, Writeable};
-use oche_hyp::statistics::Exit;
+use oche_trace::statistics::Exit;
+use oche_types::MOST_CPUS;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, synchronize_context};
 use crate::bare::{apple, cpu, gic, panic, step};
 use crate::fiq::{self, Held, POLL_MICROSECONDS, Poll, Relay, Route, Timers};
 use crate::lock::SpinLock;
-use crate::machine::MOST_CPUS;
 use crate::syndrome::RegisterAccess;
 
 /// `HCR_EL2.FMO`: FIQs are taken to EL2, and virtual ones exist. Source: Arm ARM DDI 0487, `HCR_EL2`.

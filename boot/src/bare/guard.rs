@@ -4,9 +4,10 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::{CpuReach, Trapped, Watched};
-use oche_hyp::trace::WatchHow;
+use oche_engine::{CpuReach, Trapped, Watched};
+use oche_types::MOST_CPUS;
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::event::WatchHow;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{SpEl0, SpEl1};
@@ -19,7 +20,6 @@ use crate::guard::monitor::Monitors;
 use crate::guard::progress::{self, Load, MAX_APART, Outcome, Progress};
 use crate::guard::{self, Agreement, Guards, MOST_OPENED, Registers, Value};
 use crate::lock::{SpinGuard, SpinLock};
-use crate::machine::MOST_CPUS;
 
 /// `SPSR_EL2`: the exception level; which stack pointer.
 const SPSR_LEVEL: u64 = 3 << 2;

@@ -8,10 +8,10 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use buddy_system_allocator::Heap;
+use oche_types::range::PhysRange;
 
 use crate::bare::firmware::fatal;
 use crate::lock::SpinLock;
-use crate::range::PhysRange;
 
 struct Locked(SpinLock<Heap<32>>);
 

@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2};
 use alloc::vec::Vec;
-use oche_hyp::trace::directory;
+use oche_trace::directory;
+use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 
 use crate::bare::entry::{self, FdtAddress};
 use crate::bare::firmware::{self, fatal};
@@ -20,10 +21,9 @@ use crate::guest_fdt::{self, Changes, Darts, Reservation, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
-use crate::machine::{self, Machine};
+use crate::machine::Machine;
 use crate::options::Options;
 use crate::payload::{self, Item, MOST_HEADER_BYTES};
-use crate::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 use crate::stage2::Stage2;
 
 /// Bytes beyond the old blob that a new one may need.
@@ -301,7 +301,7 @@ impl Prepared {
             log::info!("initrd {initrd}");
         }
         if self.machine.cpus_ignored != 0 {
-            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, machine::MOST_CPUS);
+            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, oche_types::MOST_CPUS);
         }
         let cpus = self.machine.affinities().len();
         log::info!("the guest starts: kernel {}, fdt {fdt}, {cpus} CPUs", self.layout.kernel);

@@ -10,8 +10,9 @@ use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable};
 use dtoolkit::{Node, Property};
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::{CpuAccess, Stage2 as _};
+use oche_engine::host::{CpuAccess, Stage2 as _};
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::{PAGE, PhysRange};
 use tock_registers::interfaces::Writeable;
 
 use crate::bare::console::print;
@@ -20,7 +21,6 @@ use crate::bare::registers::*;
 use crate::bare::tlb::Cpus;
 use crate::bare::{apple, cache, el2, fiq, gic};
 use crate::fiq::Route;
-use crate::range::{PAGE, PhysRange};
 use crate::stage2::Stage2;
 
 mod probe;

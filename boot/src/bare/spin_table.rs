@@ -10,12 +10,13 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::vec::Vec;
+use oche_types::MOST_CPUS;
+use oche_types::range::{PAGE, PhysRange};
 
 use crate::bare::firmware::fatal;
 use crate::bare::{cache, cpu, stage1};
 use crate::guest_fdt::SpinCpu;
-use crate::machine::{MOST_CPUS, Machine};
-use crate::range::{PAGE, PhysRange};
+use crate::machine::Machine;
 
 /// Bytes between two words: a cache line or more.
 const SLOT_BYTES: u64 = 128;

@@ -12,10 +12,11 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use oche_types::range::{BLOCK, PhysRange, align_up};
+
 use crate::bare::entry;
 use crate::bare::registers::{IdAa64Mmfr0, ParEl1, id_field};
 use crate::blocks;
-use crate::range::{BLOCK, PhysRange, align_up};
 
 /// Bits of address that the map covers: 512 GiB, one level-1 table.
 pub const ADDRESS_BITS: u32 = 39;

@@ -23,6 +23,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
+use oche_types::MOST_CPUS;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{
@@ -31,7 +32,6 @@ use crate::bare::registers::{
 use crate::bare::tlb::Cpus;
 use crate::bare::{cpu, el2, fiq};
 use crate::guard::stepped::{self, Outcome, State, sentinel};
-use crate::machine::MOST_CPUS;
 use crate::stage2::maintenance::Maintenance as _;
 
 /// `PSTATE.SS`.

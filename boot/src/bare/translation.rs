@@ -4,7 +4,7 @@
 
 use core::arch::asm;
 
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
+use oche_types::addr::{Gfn, PAGE_BYTES};
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{Pan, ParEl1, SctlrEl12};

@@ -2,9 +2,9 @@
 
 use core::arch::asm;
 
-use oche_hyp::addr::Gfn;
-use oche_hyp::statistics::Exit;
-use oche_hyp::world::CpuAccess;
+use oche_engine::host::CpuAccess;
+use oche_trace::statistics::Exit;
+use oche_types::addr::Gfn;
 
 use crate::bare::frame::TrapFrame;
 use crate::bare::registers::{

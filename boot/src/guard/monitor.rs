@@ -7,9 +7,8 @@
 //! ends. What the CPU executes by itself afterwards is up to its own monitor: a store-exclusive of its that traps must not
 //! succeed because of a value that was loaded before, when other CPUs' stores may have gone by unseen.
 
-use oche_hyp::addr::Gfn;
-
-use crate::machine::MOST_CPUS;
+use oche_types::MOST_CPUS;
+use oche_types::addr::Gfn;
 
 /// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule. The
 /// architecture allows 16 to 2048.

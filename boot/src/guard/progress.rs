@@ -7,7 +7,7 @@
 //! - the same instruction loaded the same value from the same address before, as did each since that did not wait;
 //! - and, when there were too many, a store-exclusive lies ahead of where the last was left ([`store_is_ahead`]).
 
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 
 use crate::guard::instruction::{self, Kind};
 

@@ -3,11 +3,12 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use oche_types::range::{BLOCK, align_up};
+
 use super::*;
 use crate::blocks::first_block;
 use crate::header::Kernel;
 use crate::layout::{Layout, LayoutError, Request};
-use crate::range::{BLOCK, align_up};
 use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
 
 const MIB: u64 = 1 << 20;

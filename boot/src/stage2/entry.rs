@@ -3,10 +3,9 @@
 //! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats" and "Stage 2 memory type and Cacheability
 //! attributes", with and without FEAT_S2FWB.
 
-use oche_hyp::addr::Hfn;
-use oche_hyp::world::CpuAccess;
-
-use crate::machine::MOST_CPUS;
+use oche_engine::host::CpuAccess;
+use oche_types::MOST_CPUS;
+use oche_types::addr::Hfn;
 
 const VALID: u64 = 1;
 /// With [`VALID`]: a table (levels 1, 2) or a page (level 3). Clear: a block.

@@ -3,7 +3,7 @@
 //! Nothing here decides an order: that is [`super::maintenance`], so a test that implements this trait sees every
 //! barrier and every invalidation that the machine's own CPUs execute, in the order in which they do.
 
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 
 /// What a `DSB` waits for. Source: Arm ARM DDI 0487, "Data Synchronization Barrier".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

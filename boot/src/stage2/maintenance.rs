@@ -7,10 +7,10 @@
 //! requirements and the TLB maintenance instructions", "Synchronization and coherency issues between data and
 //! instruction accesses".
 
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
+use oche_types::range::PhysRange;
 
 use super::hardware::{Barrier, Hardware, Translations};
-use crate::range::PhysRange;
 
 /// `VTTBR_EL2.VMID` of a view; the guest's own is 0.
 pub const VIEW_VMID: u64 = 1 << 48;

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use oche_hyp::world::Stage2 as _;
+use oche_engine::host::Stage2 as _;
 
 use super::hardware::{Barrier, InstructionFetch, Translations};
 use super::*;
@@ -350,7 +350,7 @@ fn each_cpu_has_a_mark_of_its_own_and_hardware_ignores_it() {
     let attributes = Attributes { no_execute: true, ..Attributes::ram(true, CpuAccess::ReadOnly) };
     let entry = Entry::Leaf { at: PLACE, attributes };
     let mut marked = vec![entry.encode(LEAF_LEVEL)];
-    marked.extend((0..crate::machine::MOST_CPUS).map(|cpu| entry.encode_marked(cpu)));
+    marked.extend((0..oche_types::MOST_CPUS).map(|cpu| entry.encode_marked(cpu)));
     for (index, bits) in marked.iter().enumerate() {
         assert_eq!(Entry::decode(*bits, LEAF_LEVEL), entry);
         // Software's bits, and those that `VTCR_EL2.HWU` keeps from hardware.

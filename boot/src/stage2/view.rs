@@ -5,15 +5,15 @@
 //! shared tables, in which nothing changes. So no break-before-make is due, and no broadcast: the CPU drops
 //! what it cached under that VMID when it leaves the view.
 
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::CpuAccess;
+use oche_engine::host::CpuAccess;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::{PAGE, PhysRange};
 
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
 use super::walk::{LEAF_LEVEL, Root, index_of};
 use super::{Stage2, TABLE_ENTRIES};
 use crate::guard::MOST_OPENED;
-use crate::range::{PAGE, PhysRange};
 
 /// The view's tables: a root, and a table of levels 2 and 3 for each page that can be open at once.
 #[derive(Clone, Copy, Debug)]

@@ -1,13 +1,13 @@
 //! Walking stage 2, which any CPU does at any time and without a lock.
 
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::CpuAccess;
+use oche_engine::host::CpuAccess;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::{PAGE, PhysRange};
 
 use super::TABLE_ENTRIES;
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
 use super::maintenance::Maintenance as _;
-use crate::range::{PAGE, PhysRange};
 
 /// Bytes that a level-1 entry covers.
 const LEVEL1_BYTES: u64 = 1 << 30;
@@ -75,7 +75,7 @@ impl Root {
     }
 
     /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of the CPU that runs
-    /// this, below [`MOST_CPUS`](crate::machine::MOST_CPUS), with interrupts masked from here to the end.
+    /// this, below [`MOST_CPUS`](oche_types::MOST_CPUS), with interrupts masked from here to the end.
     ///
     /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is at it, the CPU
     /// goes back to the guest and faults again.

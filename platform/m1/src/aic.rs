@@ -2,8 +2,8 @@
 
 use dtoolkit::fdt::Fdt;
 use oche_boot::guest_fdt::VirtioPort;
-use oche_boot::range::PhysRange;
-use oche_hyp::virtio::console::REGION_BYTES;
+use oche_types::range::PhysRange;
+use oche_virtio::console::REGION_BYTES;
 
 use crate::found::{bytes, number, strings, walk};
 

@@ -17,10 +17,7 @@ use oche_boot::bare::entry::{self, FdtAddress};
 use oche_boot::bare::firmware::fatal;
 use oche_boot::bare::launch::Board;
 use oche_boot::bare::{apple, launch, mmio, panic, trap};
-use oche_boot::range::{BLOCK, PhysRange, RangeList, align_up};
-use oche_hyp::addr::{Frame, Gfn};
-use oche_hyp::dart::stream::MAX_DARTS;
-use oche_hyp::engine::{Coherence, Configuration, Isolation};
+use oche_engine::{Coherence, Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::framebuffer::{self, Found};
@@ -28,6 +25,9 @@ use oche_m1::{found, nvme};
 use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
 use oche_platform::recorder::IS_COMPILED_IN;
+use oche_types::addr::{Frame, Gfn};
+use oche_types::dart::stream::MAX_DARTS;
+use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
 use power::Domains;
 

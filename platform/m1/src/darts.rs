@@ -16,14 +16,14 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use oche_hyp::addr::{Frame, SlotRun};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::registers::{
+use oche_engine::host::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_types::addr::{Frame, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::registers::{
     CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, PARAMS1, PARAMS2, STREAM_COMMAND,
     STREAM_SELECT, STREAMS_ENABLE, StreamCommand, TCR, TTBR, TTBRS, Tcr, Ttbr,
 };
-use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
-use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 
 use crate::entry::{self, Window};
 use crate::found::Power;

@@ -4,8 +4,8 @@
 //! and 32-bit IOVAs use TTBR 0 alone. Source: Linux 6.1 `io-pgtable-dart.c`, m1n1 `dart8020.py`,
 //! OpenBSD `apldart.c`.
 
-use oche_hyp::addr::{Frame, SLOTS, SlotRun};
-use oche_hyp::dart::entry::Permission;
+use oche_types::addr::{Frame, SLOTS, SlotRun};
+use oche_types::dart::entry::Permission;
 
 const VALID: u64 = 1 << 0;
 /// Set: the sub-page window is not checked.
@@ -88,12 +88,12 @@ mod tests {
     /// The guest's 4K entries and these must agree on what a permission is.
     #[test]
     fn the_permission_bits_are_those_that_the_guest_writes() {
-        use oche_hyp::dart::entry::{decode_leaf, encode_leaf};
+        use oche_types::dart::entry::{decode_leaf, encode_leaf};
         for bits in 1..4 {
             let permission = Permission { read: bits & 1 != 0, write: bits & 2 != 0 };
             let ours = leaf(FRAME, permission, Window::WHOLE);
             assert_eq!(decode_leaf(ours).map(|leaf| leaf.permission), Some(permission));
-            assert_eq!(ours, encode_leaf(oche_hyp::addr::Gfn(FRAME.page(0).0), permission));
+            assert_eq!(ours, encode_leaf(oche_types::addr::Gfn(FRAME.page(0).0), permission));
         }
     }
 }

@@ -5,9 +5,9 @@ use alloc::vec::Vec;
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
-use oche_boot::range::PhysRange;
-use oche_hyp::dart::registers::REGION_BYTES;
-use oche_hyp::dart::stream::{DartId, MAX_DARTS};
+use oche_types::dart::registers::REGION_BYTES;
+use oche_types::dart::stream::{DartId, MAX_DARTS};
+use oche_types::range::PhysRange;
 
 /// What a DART that Oche knows is compatible with, first of all.
 const COMPATIBLE: &[u8] = b"apple,t8103-dart";

@@ -4,7 +4,7 @@
 //! outside `/memory`. Source: m1n1 `src/kboot.c`; Linux `simple-framebuffer.yaml`.
 
 use oche_boot::blob::{self, Event};
-use oche_boot::range::{PAGE, PhysRange};
+use oche_types::range::{PAGE, PhysRange};
 
 /// How a pixel's bits are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 
 use core::fmt;
 
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 
 mod pages;
 mod queue;

@@ -1,7 +1,7 @@
 //! Values of the registers of a real DART of the t8020 type (t8103: `apple,t8103-dart`).
 
-use oche_hyp::addr::Frame;
-use oche_hyp::dart::registers::Ttbr;
+use oche_types::addr::Frame;
+use oche_types::dart::registers::Ttbr;
 
 /// The value of one of a stream's `TTBR`s for the 16K table in `root`: its address divided by 4 KiB, and valid.
 ///
@@ -14,7 +14,7 @@ pub fn ttbr(root: Frame) -> Ttbr {
 #[cfg(test)]
 mod tests {
     use super::ttbr;
-    use oche_hyp::addr::Frame;
+    use oche_types::addr::Frame;
 
     #[test]
     fn a_root_is_named_by_its_address_in_4_kib() {

@@ -197,7 +197,7 @@ fn shade(colour: [u8; 3], intensity: u8) -> [u8; 3] {
 mod tests {
     use super::*;
     use core::cell::RefCell;
-    use oche_boot::range::PhysRange;
+    use oche_types::range::PhysRange;
     use std::collections::BTreeMap;
     use std::string::String;
     use std::vec::Vec;

@@ -14,13 +14,9 @@ use oche_boot::bare::{callers, console, cpu, guard, heap, launch};
 use oche_boot::guest_fdt::{Darts, VirtioPort};
 use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_boot::lock::SpinLock;
-use oche_boot::range::PhysRange;
 use oche_boot::stage2::Lookup;
-use oche_hyp::addr::{Frame, Gfn};
-use oche_hyp::dart::stream::{DartId, STREAMS};
-use oche_hyp::engine::{Coherence, Configuration, Isolation};
-use oche_hyp::statistics::Exit;
-use oche_hyp::world::CpuAccess;
+use oche_engine::host::CpuAccess;
+use oche_engine::{Coherence, Configuration, Isolation};
 use oche_platform::last_words;
 use oche_platform::mediation::{Cause, Mediation, Setup};
 use oche_platform::recorder::IS_COMPILED_IN;
@@ -29,6 +25,10 @@ use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
 use oche_qemu_virt::iommu_map::IommuMap;
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
+use oche_trace::statistics::Exit;
+use oche_types::addr::{Frame, Gfn};
+use oche_types::dart::stream::{DartId, STREAMS};
+use oche_types::range::PhysRange;
 
 use uart::Pl011;
 

@@ -4,10 +4,10 @@ use alloc::format;
 use alloc::vec::Vec;
 
 use oche_boot::options::MOST_DARTS;
-use oche_boot::range::PhysRange;
-use oche_hyp::dart::registers::REGION_BYTES;
-use oche_hyp::dart::stream::DartId;
 use oche_platform::recorder::{Description, Device};
+use oche_types::dart::registers::REGION_BYTES;
+use oche_types::dart::stream::DartId;
+use oche_types::range::PhysRange;
 
 use crate::iommu_map::IommuMap;
 

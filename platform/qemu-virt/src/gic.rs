@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 /// The distributor. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_GIC_DIST`.
 pub const DISTRIBUTOR: PhysRange = PhysRange { start: 0x0800_0000, end: 0x0801_0000 };

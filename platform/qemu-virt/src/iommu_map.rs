@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use oche_boot::options;
-use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_types::dart::stream::{DartId, StreamId};
 
 /// Devices and functions that a bus can have.
 const PLACES_ON_BUS: u16 = 256;

@@ -1,7 +1,7 @@
 //! Where the guest finds the trace's port.
 
-use oche_boot::range::PhysRange;
-use oche_hyp::virtio::console::REGION_BYTES;
+use oche_types::range::PhysRange;
+use oche_virtio::console::REGION_BYTES;
 
 /// Its registers: behind the DARTs', where virt has nothing (QEMU 7.2, `hw/arm/virt.c`, memory map). A page of its
 /// own, so that nothing else traps.

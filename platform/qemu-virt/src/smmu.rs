@@ -24,10 +24,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use oche_hyp::addr::{Frame, SlotRun};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
-use oche_hyp::world::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_engine::host::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_types::addr::{Frame, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
 
 use crate::iommu_map::IommuMap;
 pub use bring_up::Unsupported;

@@ -7,11 +7,11 @@ use crate::recorder::IS_COMPILED_IN;
 use aarch64_cpu::registers::{CNTFRQ_EL0, Readable};
 use oche_boot::bare::panic::{self, PREFIX};
 use oche_boot::lock::Once;
-use oche_boot::range::PhysRange;
-use oche_hyp::trace::directory::Layout;
-use oche_hyp::trace::ring::write_last_records;
-use oche_hyp::trace::text::Clock;
-use oche_hyp::trace::words::Words;
+use oche_trace::directory::Layout;
+use oche_trace::ring::write_last_records;
+use oche_trace::text::Clock;
+use oche_trace::words::Words;
+use oche_types::range::PhysRange;
 
 /// Events that are told of each CPU.
 const EVENTS: u64 = 12;

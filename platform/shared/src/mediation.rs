@@ -10,21 +10,18 @@ use oche_boot::bare::callers;
 use oche_boot::bare::cpu;
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::guard::{Guards, Value};
-use oche_boot::range::PhysRange;
 use oche_boot::stage2::Stage2;
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
-use oche_hyp::budget::Budget;
-use oche_hyp::dart::registers::STREAM_COMMAND;
-use oche_hyp::dart::stream::DartId;
-use oche_hyp::engine::{
-    AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched,
-};
-use oche_hyp::statistics::Statistics;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::control::MOST_WATCHES;
-use oche_hyp::trace::directory::Layout;
-use oche_hyp::trace::filter::Selection;
-use oche_hyp::world::Iommu;
+use oche_engine::budget::Budget;
+use oche_engine::host::Iommu;
+use oche_engine::{AccessError, Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched};
+use oche_trace::directory::Layout;
+use oche_trace::statistics::Statistics;
+use oche_types::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_types::dart::registers::STREAM_COMMAND;
+use oche_types::dart::stream::DartId;
+use oche_types::event::Event;
+use oche_types::range::PhysRange;
+use oche_types::selection::{MOST_WATCHES, Selection};
 
 use crate::port::{SetInterrupt, TraceConsole};
 pub use crate::recorder::Cause;

@@ -3,11 +3,11 @@
 use alloc::boxed::Box;
 
 use aarch64_cpu::registers::{CNTPCT_EL0, Readable};
-use oche_hyp::engine::Engine;
-use oche_hyp::trace::port::{self, TracePort};
-use oche_hyp::virtio::console::{self, Console, Effect};
-use oche_hyp::virtio::memory::EngineMemory;
-use oche_hyp::world::Iommu;
+use oche_engine::Engine;
+use oche_engine::guest_memory::EngineMemory;
+use oche_engine::host::Iommu;
+use oche_virtio::console::{self, Console, Effect};
+use oche_virtio::port::{self, TracePort};
 
 use crate::world::Machine;
 

@@ -7,17 +7,17 @@ use core::sync::atomic::AtomicU64;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::cpu;
 use oche_boot::callers::MOST_FRAMES;
-use oche_boot::range::PhysRange;
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::statistics::Statistics;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::control::{Control, ControlReader};
-use oche_hyp::trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
-use oche_hyp::trace::filter::Selection;
-use oche_hyp::trace::port::TracePort;
-use oche_hyp::trace::ring::RingWriter;
-use oche_hyp::trace::snapshot::{self, Snapshots, Wanted};
-use oche_hyp::trace::words::Text;
+use oche_trace::control::{Control, ControlReader};
+use oche_trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
+use oche_trace::ring::RingWriter;
+use oche_trace::snapshot::{self, Snapshots, Wanted};
+use oche_trace::statistics::Statistics;
+use oche_trace::words::Text;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::Event;
+use oche_types::range::PhysRange;
+use oche_types::selection::Selection;
+use oche_virtio::port::TracePort;
 
 /// What the trace says of the machine.
 #[derive(Clone, Debug)]

@@ -5,13 +5,13 @@ use core::ops::Range;
 
 use oche_boot::bare::tlb::Cpus;
 use oche_boot::stage2::Stage2 as CpuTables;
-use oche_hyp::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, Members, StreamId};
-use oche_hyp::trace::Event;
-use oche_hyp::world::{
+use oche_engine::host::{
     CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
 };
+use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, Members, StreamId};
+use oche_types::event::Event;
 
 use crate::recorder::Recorder;
 

@@ -4,9 +4,9 @@
 //! its earlier values with the time at which they went, and a walk follows every value that still counts.
 
 use crate::differential::reference::{GuestMemory, Leaf, decode_leaf, decode_root, decode_table};
-use oche_hyp::addr::{Gfn, PAGE_WORDS};
 use oche_reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
 use oche_reference::walk::{code, selectors};
+use oche_types::addr::{Gfn, PAGE_WORDS};
 use std::collections::VecDeque;
 use std::iter;
 

@@ -1,8 +1,8 @@
 //! The reference, with pages named as the engine names them.
 
-use oche_hyp::addr::Gfn;
 use oche_reference::memory::{self, Page};
 use oche_reference::walk;
+use oche_types::addr::Gfn;
 
 /// Guest RAM: [`memory::GuestMemory`].
 #[derive(Clone, Debug)]

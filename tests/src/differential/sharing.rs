@@ -9,7 +9,7 @@
 
 use super::history::Roots;
 use crate::random::mix;
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 use std::collections::BTreeMap;
 
 /// Who writes and looks: 0 for CPUs, otherwise a number for each page of IOVAs of each set of tables.

@@ -2,7 +2,7 @@
 
 use super::history::{History, Roots};
 use crate::differential::reference::{decode_leaf, decode_root, decode_table};
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -3,7 +3,7 @@
 use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
 use crate::random::Random;
 use crate::world::Board;
-use oche_hyp::engine::{Coherence, Isolation};
+use oche_engine::{Coherence, Isolation};
 
 /// What a program is to bring out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

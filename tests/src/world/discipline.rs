@@ -16,12 +16,12 @@
 //! - *views*: tables of another VMID change only while no CPU can have cached any of them.
 //! - *copies after the break*: a page's bytes move only when no CPU has a translation of it.
 
-use oche_boot::range::PhysRange;
 use oche_boot::stage2::Root;
 use oche_boot::stage2::entry::{Attributes, Entry};
 use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
-use oche_hyp::addr::{Gfn, Hfn};
-use oche_hyp::world::CpuAccess;
+use oche_engine::host::CpuAccess;
+use oche_types::addr::{Gfn, Hfn};
+use oche_types::range::PhysRange;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;

@@ -4,12 +4,12 @@
 //! driver has returned, and lets CPUs and devices act in between: nothing that a driver reads depends on them.
 
 use super::Board;
-use oche_hyp::addr::Frame;
-use oche_hyp::dart::registers::{STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr};
-use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
-use oche_hyp::world::{InvalidateTimedOut, Iommu, SpaceId};
+use oche_engine::host::{InvalidateTimedOut, Iommu, SpaceId};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;
+use oche_types::addr::Frame;
+use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr};
+use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use std::cell::RefCell;
 use std::mem;
 use std::rc::Rc;

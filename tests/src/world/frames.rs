@@ -10,9 +10,9 @@
 
 use super::stage2::CpuTables;
 use super::{Board, HostMemory};
-use oche_hyp::addr::{Frame, Hfn, PAGE_WORDS, SLOTS, SlotRun};
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::world::SpaceId;
+use oche_engine::host::SpaceId;
+use oche_types::addr::{Frame, Hfn, PAGE_WORDS, SLOTS, SlotRun};
+use oche_types::dart::stream::{DartId, StreamId};
 use std::collections::BTreeMap;
 use std::ops::Range;
 

@@ -2,10 +2,10 @@
 
 use super::driver::Step;
 use super::{Board, Data, Sabotage, StrictWorld};
-use oche_hyp::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, Members, STREAMS, StreamId};
-use oche_hyp::world::{DeviceFault, SpaceId};
+use oche_engine::host::{DeviceFault, SpaceId};
+use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId};
 use rustc_hash::FxHashMap;
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,7 +1,7 @@
 //! Host memory of the simulated machine: guest RAM at home, and the engine's pool.
 
 use super::Layout;
-use oche_hyp::addr::{Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
+use oche_types::addr::{Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
 use std::cell::Cell;
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
 //! Programs on which engine and reference differed once, shortened: a mistake of the engine, or a false alarm of the
 //! comparison.
 
-use oche_hyp::engine::Coherence::*;
-use oche_hyp::engine::Isolation::*;
+use oche_engine::Coherence::*;
+use oche_engine::Isolation::*;
 use oche_tests::differential::run_program;
 use oche_tests::program::Choice::*;
 use oche_tests::program::During::*;

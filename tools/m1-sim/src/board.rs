@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use oche_boot::range::{BLOCK, PhysRange};
+use oche_types::range::{BLOCK, PhysRange};
 
 use super::dart::Dart;
 use super::debugger::{Debugger, Stop};

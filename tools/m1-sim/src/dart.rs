@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use oche_hyp::dart::registers::{
+use oche_types::dart::registers::{
     CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
     TCR, TTBR,
 };

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use dtoolkit::model::DeviceTreeNode;
-use oche_boot::range::LIST_CAPACITY;
+use oche_types::range::LIST_CAPACITY;
 
 use super::property::{cells, child_with_prefix, set};
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 use super::dart::Setting;
 use super::fault::Fault;

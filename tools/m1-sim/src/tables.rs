@@ -5,7 +5,7 @@
 //! `src/memory.c`, `mmu_map`; `src/hv_vm.c`, `hv_map`. QEMU's CPUs take any block, so it is the board that looks.
 //! The walk is not Oche's own code: a mistake there must not hide behind itself.
 
-use oche_boot::range::{PAGE, PhysRange};
+use oche_types::range::{PAGE, PhysRange};
 
 use super::memory::Memory;
 
@@ -78,7 +78,7 @@ fn walk(memory: &Memory, table: u64, covers: PhysRange, level: usize, region: Ph
 mod tests {
     use super::{Mapped, judge, mapped};
     use crate::memory::Memory;
-    use oche_boot::range::PhysRange;
+    use oche_types::range::PhysRange;
 
     const ROOT: u64 = 0x4000_0000;
 

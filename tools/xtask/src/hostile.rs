@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
 use oche::progress::{Progress, Step};
 use oche::workspace;
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 use crate::ordering::{Checker, Layout, Report};
 use crate::qemu::Ending;
@@ -61,7 +61,7 @@ const EXPECTED: &[&str] = &[
     "Call",
 ];
 
-/// The guest reads a DART's register before it asks; `oche_hyp::trace::text` names such an event so.
+/// The guest reads a DART's register before it asks; `oche_trace::text` names such an event so.
 const LAST_EVENT: &str = "register: op=read";
 
 /// Runs the hostile guest on Oche, then has Oche panic in each way.

@@ -14,9 +14,9 @@ use object::{Object, ObjectSymbol, SymbolKind, SymbolSection};
 use oche::command;
 use oche::progress::Step;
 use oche::workspace;
-use oche_boot::range::PhysRange;
-use oche_hyp::statistics::Exit;
-use oche_hyp::trace::directory;
+use oche_trace::directory;
+use oche_trace::statistics::Exit;
+use oche_types::range::PhysRange;
 
 use crate::qemu::escape_commas;
 

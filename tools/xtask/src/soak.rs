@@ -170,7 +170,7 @@ fn code() -> Result<String> {
 
 /// The files of [`code`].
 const CODE: [&str; 6] =
-    ["hyp/src", "boot/src/stage2.rs", "boot/src/stage2", "boot/src/range.rs", "tests/src", "tests/reference"];
+    ["hyp/types", "hyp/engine", "boot/src/stage2.rs", "boot/src/stage2", "tests/src", "tests/reference"];
 
 #[cfg(test)]
 mod tests {

@@ -6,10 +6,11 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use oche_types::range::{PAGE, PhysRange};
+
 use crate::bare::cache;
 use crate::bare::el2;
 use crate::bare::frame::TrapFrame;
-use crate::range::{PAGE, PhysRange};
 
 /// What x0 holds in the call that ends a probe: an id of the range for vendors (Arm DEN 0028).
 const END: u64 = 0x8600_f0ff;

@@ -5,13 +5,13 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use oche_boot::bare::{launch, mmio};
 use oche_boot::lock::SpinLock;
-use oche_boot::range::{PAGE, PhysRange};
-use oche_hyp::addr::Gfn;
-use oche_hyp::budget::Budget;
-use oche_hyp::world::Iommu;
+use oche_engine::budget::Budget;
+use oche_engine::host::Iommu;
 use oche_m1::found::Power;
 use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP, Verdict};
 use oche_platform::mediation::{Cause, Mediation};
+use oche_types::addr::Gfn;
+use oche_types::range::{PAGE, PhysRange};
 
 use super::power::Domains;
 

@@ -6,10 +6,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use oche_boot::bare::console::{self, Console};
 use oche_boot::bare::{cpu, launch, mmio, panic};
 use oche_boot::lock::{Once, SpinLock};
-use oche_boot::range::PhysRange;
 use oche_m1::found::Power;
 use oche_m1::framebuffer::{Format, Framebuffer};
 use oche_m1::screen::{Pixels, Screen};
+use oche_types::range::PhysRange;
 
 use super::power::Domains;
 

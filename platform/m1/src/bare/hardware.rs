@@ -5,10 +5,10 @@ use alloc::vec::Vec;
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::{launch, mmio};
-use oche_hyp::dart::registers::REGION_BYTES;
-use oche_hyp::dart::stream::DartId;
 use oche_m1::darts::{BusError, Hardware};
 use oche_m1::found::{Found, Power, mediated};
+use oche_types::dart::registers::REGION_BYTES;
+use oche_types::dart::stream::DartId;
 
 use super::power::Domains;
 

@@ -4,8 +4,8 @@ use alloc::vec::Vec;
 use core::ptr;
 
 use oche_boot::bare::launch;
-use oche_boot::range::{PAGE, PhysRange};
 use oche_m1::found::Power;
+use oche_types::range::{PAGE, PhysRange};
 
 /// The registers of a device's power domains.
 #[derive(Debug)]

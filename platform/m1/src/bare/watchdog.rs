@@ -4,7 +4,7 @@
 
 use core::ptr;
 
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 pub(super) const REGISTERS: PhysRange = PhysRange { start: 0x2_3d2b_0000, end: 0x2_3d2b_1000 };
 /// Offsets of watchdog 1: count, the count at which it resets, control.

@@ -3,7 +3,7 @@
 use super::*;
 use alloc::string::ToString;
 use core::cell::{Cell, RefCell};
-use oche_hyp::dart::registers::REGION_BYTES;
+use oche_types::dart::registers::REGION_BYTES;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::vec;

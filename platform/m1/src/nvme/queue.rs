@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use oche_hyp::addr::Gfn;
+use oche_types::addr::Gfn;
 
 use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Machine, Name, PAGE, Refusal, Verdict};
 

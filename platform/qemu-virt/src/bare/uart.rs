@@ -3,7 +3,7 @@
 use core::ptr;
 
 use oche_boot::bare::console::Console;
-use oche_boot::range::PhysRange;
+use oche_types::range::PhysRange;
 
 /// Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_UART`.
 pub(super) const REGISTERS: PhysRange = PhysRange { start: 0x0900_0000, end: 0x0900_1000 };

@@ -3,8 +3,8 @@
 //! With 36 bits of input (`T0SZ` 28) the walk starts at level 2: bits 35:25 select there and bits 24:14 at
 //! level 3, as in a DART's 16K tables. Source: Arm ARM DDI 0487, D8.3 (descriptor formats and attributes).
 
-use oche_hyp::addr::Frame;
-use oche_hyp::dart::entry::Permission;
+use oche_types::addr::Frame;
+use oche_types::dart::entry::Permission;
 
 /// Bits 1:0 of a valid level 2 table descriptor and of a valid level 3 page descriptor.
 const TABLE_OR_PAGE: u64 = 0b11;

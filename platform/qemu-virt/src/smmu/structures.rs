@@ -4,7 +4,7 @@
 //! is ever named. Source: ARM IHI 0070, 5.1 (level 1 stream table descriptor), 5.2 (stream table entry),
 //! 5.4 (context descriptor).
 
-use oche_hyp::addr::Frame;
+use oche_types::addr::Frame;
 
 /// 64-bit words of a stream table entry and of a context descriptor.
 pub const STRUCTURE_WORDS: usize = 8;

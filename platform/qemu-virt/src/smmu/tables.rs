@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use oche_hyp::addr::{FRAME_BYTES, Frame};
-use oche_hyp::world::SpaceId;
+use oche_engine::host::SpaceId;
+use oche_types::addr::{FRAME_BYTES, Frame};
 
 use super::barrier;
 use super::block::Block;

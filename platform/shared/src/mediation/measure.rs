@@ -3,10 +3,10 @@
 use aarch64_cpu::asm::barrier::{self, isb};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use core::hint::black_box;
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{StreamId, StreamSet};
-use oche_hyp::trace::{Event, Place, Placement};
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{StreamId, StreamSet};
+use oche_types::event::{Event, Place, Placement};
 
 use super::{DartId, Iommu, Mediation};
 

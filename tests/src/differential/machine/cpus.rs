@@ -5,8 +5,8 @@ use crate::differential::sharing::CPU;
 use crate::program::Choice;
 use crate::world::stage2::CpuResult;
 use crate::world::{Data, Sabotage, StrictWorld};
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::{Coherence, CpuReach, Trapped};
+use oche_engine::{Coherence, CpuReach, Trapped};
+use oche_types::addr::{Gfn, PAGE_BYTES};
 
 impl<const C: bool> Machine<C> {
     pub(super) fn load_somewhere(&mut self, page: Choice, length: usize) -> Checked {

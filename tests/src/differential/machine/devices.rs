@@ -6,8 +6,8 @@ use crate::differential::sharing::viewer;
 use crate::program::Target;
 use crate::world::Data;
 use crate::world::iommu::DeviceResult;
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::Isolation;
+use oche_engine::Isolation;
+use oche_types::addr::{Gfn, PAGE_BYTES};
 use std::fmt::{Display, Formatter};
 
 /// A device's access, as it goes through the checks.

@@ -7,8 +7,8 @@ use super::{Checked, Machine};
 use crate::differential::reference::{encode_leaf, encode_table};
 use crate::program::{Choice, Rights, Site, Source, Target};
 use crate::random::Random;
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
 use oche_reference::registers::{TCR, TCR_TRANSLATE, TTBR};
+use oche_types::addr::{Gfn, PAGE_BYTES};
 use std::collections::BTreeMap;
 
 /// The first page below the top of the IOVAs that a PCI device gets on an M1.

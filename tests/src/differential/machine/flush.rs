@@ -7,11 +7,11 @@ use crate::differential::sharing::viewer;
 use crate::differential::views::{Change, mapped_page};
 use crate::world::Data;
 use crate::world::iommu::Pending;
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::engine::Isolation;
-use oche_hyp::pool::RED_ZONE;
-use oche_hyp::trace::{Event, Place, Placement, Refusal};
+use oche_engine::Isolation;
+use oche_engine::pool::RED_ZONE;
 use oche_reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::event::{Event, Place, Placement, Refusal};
 use std::collections::BTreeSet;
 
 /// A device's write that was on its way when a flush began.

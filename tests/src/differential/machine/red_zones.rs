@@ -4,7 +4,7 @@ use super::devices::Transfer;
 use super::{Checked, ExpectedRead, Machine};
 use crate::differential::history::Reach;
 use crate::world::iommu::DeviceResult;
-use oche_hyp::addr::{Gfn, Hfn};
+use oche_types::addr::{Gfn, Hfn};
 
 impl<const C: bool> Machine<C> {
     pub(super) fn judge_red_zone(

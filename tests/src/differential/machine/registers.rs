@@ -3,13 +3,13 @@
 use super::{Checked, ExpectedFault, Machine, name};
 use crate::differential::history::ANY_CODE;
 use crate::differential::history::Reach;
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::trace::Event;
 use oche_reference::registers::{
     BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
     STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access, stream_of_ttbr,
 };
 use oche_reference::walk::code;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::Event;
 
 impl<const C: bool> Machine<C> {
     /// Reads a register and compares.

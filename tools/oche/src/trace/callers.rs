@@ -6,9 +6,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::snapshot::bytes_behind;
+use oche_trace::record::Record;
+use oche_trace::snapshot::bytes_behind;
+use oche_types::event::{Event, Kind};
 use rustc_hash::FxHashMap;
 
 use super::reader::Item;
@@ -123,8 +123,8 @@ pub fn by_caller(items: impl Iterator<Item = Item>, symbols: &Symbols) -> impl I
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oche_hyp::dart::stream::{DartId, StreamSet};
-    use oche_hyp::trace::record::Stamp;
+    use oche_trace::record::Stamp;
+    use oche_types::dart::stream::{DartId, StreamSet};
 
     const TRAP: u64 = 0xffff_8000_0000_0104;
 

@@ -3,9 +3,9 @@
 //!
 //! What a detector can see, and what it cannot, stands with its variant of [`Detector`].
 
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::text::refusal_name;
+use oche_trace::record::Record;
+use oche_trace::text::refusal_name;
+use oche_types::event::{Event, Kind};
 
 use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::reader::{Item, Session, Source, TraceFile, Visitor};

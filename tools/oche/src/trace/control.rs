@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
-use oche_hyp::dart::stream::{DartId, MAX_DARTS};
-use oche_hyp::trace::control::Control;
-use oche_hyp::trace::filter::Selection;
-use oche_hyp::trace::record::Kind;
+use oche_trace::control::Control;
+use oche_types::dart::stream::{DartId, MAX_DARTS};
+use oche_types::event::Kind;
+use oche_types::selection::Selection;
 
 use super::memory::TraceMemory;
 
@@ -134,7 +134,7 @@ fn selection(selection: &Selection) -> [String; 2] {
 mod tests {
     use super::*;
     use crate::trace::memory::tests::Hypervisor;
-    use oche_hyp::trace::control::ControlReader;
+    use oche_trace::control::ControlReader;
 
     fn orders(orders: &[&str]) -> Vec<String> {
         orders.iter().map(|order| (*order).to_string()).collect()

@@ -4,8 +4,8 @@
 
 use std::io::sink;
 
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::record::RECORD_BYTES;
+use oche_trace::record::RECORD_BYTES;
+use oche_types::dart::entry::Permission;
 
 use super::check::check;
 use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
@@ -45,7 +45,7 @@ fn small() -> Made {
     let mut made = Made::new();
     made.map(0, 1, 0x100, 7, Permission::READ_ONLY).attach(0, 1, Some(900)).unmap(0, 1, 0x100, 7);
     made.fault(0, 1, 0x10_0040, true, 4).map(1, 0, 0x100, 9, Permission::READ_WRITE);
-    made.event(oche_hyp::trace::Event::RedZone { at: at(0, 1, 0x101), offset: 8, bytes: 8 });
+    made.event(oche_types::event::Event::RedZone { at: at(0, 1, 0x101), offset: 8, bytes: 8 });
     made.attach(0, 1, None);
     made
 }

@@ -1,9 +1,9 @@
 //! Who is who in a trace: board, clock, DARTs and the devices behind them.
 
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
-use oche_hyp::trace::directory::{self, DartEntry, DeviceEntry, Machine};
-use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::Clock;
+use oche_trace::directory::{self, DartEntry, DeviceEntry, Machine};
+use oche_trace::record::Record;
+use oche_trace::text::Clock;
+use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
 
 use super::lifetime::StreamPlace;
 

@@ -1,3 +1,3 @@
 //! The trace file's bytes, which Oche itself can write too: the code is the hypervisor's.
 
-pub use oche_hyp::trace::file::*;
+pub use oche_trace::file::*;

@@ -6,10 +6,10 @@
 
 use std::io::{self, Write};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::Record;
+use oche_trace::text::Clock;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::dart::entry::Permission;
 use rustc_hash::FxHashMap;
 use serde::Serialize;
 

@@ -6,10 +6,10 @@
 //! controller, two functions behind one stream) share their mappings, so mappings belong to a *space*: the streams with
 //! the same table root, as `attach` events tell.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
+use oche_trace::record::Record;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::event::{Event, Kind};
 use rustc_hash::FxHashMap;
 
 use super::pages::Entry as _;

@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, StreamId, StreamSet};
-use oche_hyp::trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
-use oche_hyp::trace::record::{Record, Stamp};
-use oche_hyp::trace::words::{Text, Words};
-use oche_hyp::trace::{Event, Place, Placement};
+use oche_trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
+use oche_trace::record::{Record, Stamp};
+use oche_trace::words::{Text, Words};
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, StreamId, StreamSet};
+use oche_types::event::{Event, Place, Placement};
 
 use super::format::{ChunkHeader, ChunkKind, End, Found, chunk, file_header};
 use super::reader::TraceFile;
@@ -238,7 +238,7 @@ pub fn with_every_error() -> Made {
     made.map(0, 1, 0xffe18, 11, from_device);
     made.event(Event::RedZone { at: at(0, 1, 0xffe19), offset: 0, bytes: 8 });
     made.map(0, 2, 0x100, 2, from_device);
-    let reason = oche_hyp::trace::Refusal::PoolExhausted;
+    let reason = oche_types::event::Refusal::PoolExhausted;
     made.event(Event::Refused { at: at(0, 2, 0x200), page: Gfn(77), reason });
     let dart = DartId::new(1).expect("a DART");
     made.event(Event::InvalidateTimedOut { dart });

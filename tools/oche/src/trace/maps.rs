@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::record::Kind;
-use oche_hyp::trace::text::{Clock, placement_name};
+use oche_trace::text::{Clock, placement_name};
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::Kind;
 use serde::Serialize;
 
 use super::callers::by_caller;

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use memmap2::{MmapOptions, MmapRaw};
-use oche_hyp::trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC, PREVIOUS_MAGIC};
-use oche_hyp::trace::words::Words;
+use oche_trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC, PREVIOUS_MAGIC};
+use oche_trace::words::Words;
 
 use super::description::plain;
 

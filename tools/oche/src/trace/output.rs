@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io::{self, Write};
 
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::text::{Fields, Line, describe, kind_name};
+use oche_trace::record::Record;
+use oche_trace::text::{Fields, Line, describe, kind_name};
+use oche_types::event::Kind;
 use serde_json::{Value, json};
 
 use super::description::{Description, plain};

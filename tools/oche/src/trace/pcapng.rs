@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use oche_hyp::dart::stream::MAX_DARTS;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, RECORD_BYTES, Record};
-use oche_hyp::trace::snapshot::bytes_behind;
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::{RECORD_BYTES, Record};
+use oche_trace::snapshot::bytes_behind;
+use oche_trace::text::Clock;
+use oche_types::dart::stream::MAX_DARTS;
+use oche_types::event::{Event, Kind};
 use pcap_file::pcapng::PcapNgWriter;
 use pcap_file::pcapng::blocks::enhanced_packet::{EnhancedPacketBlock, EnhancedPacketOption};
 use pcap_file::pcapng::blocks::interface_description::{

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::{Clock, placement_name, refusal_name, watch_name};
-use oche_hyp::trace::{Event, Placement};
+use oche_trace::record::Record;
+use oche_trace::text::{Clock, placement_name, refusal_name, watch_name};
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::{Event, Placement};
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 

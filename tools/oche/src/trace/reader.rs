@@ -7,8 +7,8 @@ use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use oche_hyp::trace::directory::{MAX_CPUS, VERSION};
-use oche_hyp::trace::record::{RECORD_BYTES, Record};
+use oche_trace::directory::{MAX_CPUS, VERSION};
+use oche_trace::record::{RECORD_BYTES, Record};
 
 use super::description::Description;
 use super::format::{

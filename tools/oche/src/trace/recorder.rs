@@ -10,9 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
-use oche_hyp::trace::directory::{Layout, Machine, description};
-use oche_hyp::trace::record::{RECORD_BYTES, Record};
-use oche_hyp::trace::ring::RingReader;
+use oche_trace::directory::{Layout, Machine, description};
+use oche_trace::record::{RECORD_BYTES, Record};
+use oche_trace::ring::RingReader;
 
 use super::format::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
 use super::memory::TraceMemory;

@@ -5,10 +5,10 @@
 
 use std::io::{self, Write};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::text::{Clock, Line};
-use oche_hyp::trace::{Event, Placement};
+use oche_trace::record::Record;
+use oche_trace::text::{Clock, Line};
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::{Event, Kind, Placement};
 use rustc_hash::FxHashMap;
 
 use super::callers::ByCaller;

@@ -2,8 +2,8 @@
 //!
 //! Streaming, like [`super::lifetime`]: memory grows with what is mapped at once.
 
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Record, Stamp};
+use oche_trace::record::{Record, Stamp};
+use oche_types::event::Event;
 use rustc_hash::FxHashMap;
 
 use super::lifetime::{Change, Lifetimes};
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::trace::made::{Made, at, map, unmap};
     use crate::trace::reader::Item;
-    use oche_hyp::dart::entry::Permission;
+    use oche_types::dart::entry::Permission;
 
     const TO_DEVICE: Permission = Permission::READ_ONLY;
 

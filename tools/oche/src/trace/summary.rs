@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::Record;
+use oche_trace::text::Clock;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
+use oche_types::event::{Event, Kind};
 use serde::Serialize;
 
 use super::description::{Description, plain};

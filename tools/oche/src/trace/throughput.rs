@@ -6,12 +6,12 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::Command;
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, StreamId, StreamSet};
-use oche_hyp::trace::directory::DESCRIPTION_BYTES;
-use oche_hyp::trace::record::{Record, Stamp};
-use oche_hyp::trace::{Event, Place, Placement};
+use oche_trace::directory::DESCRIPTION_BYTES;
+use oche_trace::record::{Record, Stamp};
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, StreamId, StreamSet};
+use oche_types::event::{Event, Place, Placement};
 
 use super::check::check;
 use super::format::{ChunkHeader, ChunkKind, Found, chunk, file_header};

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::snapshot::bytes_behind;
+use oche_trace::record::Record;
+use oche_trace::snapshot::bytes_behind;
+use oche_types::event::{Event, Kind};
 
 use super::reader::Item;
 
@@ -102,10 +102,10 @@ pub fn number(value: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oche_hyp::addr::{Gfn, IovaPage};
-    use oche_hyp::dart::stream::{DartId, StreamId};
-    use oche_hyp::trace::record::Stamp;
-    use oche_hyp::trace::{Place, WatchHow};
+    use oche_trace::record::Stamp;
+    use oche_types::addr::{Gfn, IovaPage};
+    use oche_types::dart::stream::{DartId, StreamId};
+    use oche_types::event::{Place, WatchHow};
 
     fn record(cpu: u8, sequence: u32, event: &Event) -> Item {
         Item::Record(Record::new(Stamp { cpu, sequence, ..Stamp::default() }, event))

@@ -3,9 +3,10 @@
 //! Looks through the records without putting them in order first and keeps those of one granule, so that ten million
 //! events take well under a second.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::trace::record::{Kind, Record, Stamp};
-use oche_hyp::trace::text::placement_name;
+use oche_trace::record::{Record, Stamp};
+use oche_trace::text::placement_name;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::event::Kind;
 
 use super::callers::{ByCaller, by_caller};
 use super::lifetime::{Lifetimes, StreamPlace};

@@ -1,7 +1,7 @@
 //! Moments, spans, sizes and directions in words, the same in every view.
 
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::text::Clock;
+use oche_trace::text::Clock;
+use oche_types::dart::entry::Permission;
 
 /// `ticks` as seconds since Oche's start, `12.500000041`.
 pub fn seconds(clock: Clock, ticks: u64) -> String {
@@ -55,7 +55,7 @@ pub fn permission(permission: Permission) -> &'static str {
     }
 }
 
-/// A fault's code, in words. Source: `hyp/src/dart/registers.rs`, `FaultCode`.
+/// A fault's code, in words. Source: `hyp/types/src/dart/registers.rs`, `FaultCode`.
 pub fn code_in_words(code: u16) -> &'static str {
     match code {
         _ if code & 0x1 != 0 => "the stream has no table for this address",

@@ -251,7 +251,7 @@ pub(crate) fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Counters, Summary, grouped};
-    use oche_hyp::statistics::Exit;
+    use oche_trace::statistics::Exit;
 
     fn counters(pairs: &[(&str, u64)]) -> Counters {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()

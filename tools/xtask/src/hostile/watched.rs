@@ -10,8 +10,8 @@ use anyhow::{Result, bail};
 use oche::trace::TraceFile;
 use oche::trace::reader::Item;
 use oche::trace::values::WithValues;
-use oche_hyp::addr::{Gfn, PAGE_BYTES};
-use oche_hyp::trace::{Event, WatchHow};
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::event::{Event, WatchHow};
 
 /// What the guest's Oche is told: to watch every IOVA that the guest uses, in rings that nobody overtakes.
 pub(super) const OPTIONS: [(&str, &str); 2] =
@@ -126,10 +126,10 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use oche_hyp::addr::IovaPage;
-    use oche_hyp::dart::entry::Permission;
-    use oche_hyp::dart::stream::{DartId, StreamId};
-    use oche_hyp::trace::{Place, Placement};
+    use oche_types::addr::IovaPage;
+    use oche_types::dart::entry::Permission;
+    use oche_types::dart::stream::{DartId, StreamId};
+    use oche_types::event::{Place, Placement};
 
     #[test]
     fn a_load_of_what_nobody_stored_is_noticed() {

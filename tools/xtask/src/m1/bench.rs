@@ -11,8 +11,8 @@ use oche::el2::{self, Toolchain};
 use oche::pack::{self, Guest};
 use oche::progress::Step;
 use oche::workspace;
-use oche_boot::range::PhysRange;
 use oche_m1_sim::{Board, Mac, Outcome, Parts, screen};
+use oche_types::range::PhysRange;
 use sha2::{Digest, Sha256};
 
 use super::device_tree;

@@ -15,22 +15,22 @@ pub(super) struct Mutant {
     pub(super) breaks: &'static str,
 }
 
-const DIRECT: &str = "hyp/src/placement/direct.rs";
-const ADDITION: &str = "hyp/src/placement/addition.rs";
-const REMOVAL: &str = "hyp/src/placement/removal.rs";
-const PLACEMENT: &str = "hyp/src/placement.rs";
-const COST: &str = "hyp/src/placement/cost.rs";
-const COPIES: &str = "hyp/src/placement/copies.rs";
-const GUARD: &str = "hyp/src/placement/guard.rs";
-const ALIAS: &str = "hyp/src/placement/alias.rs";
-const MOVER: &str = "hyp/src/mover.rs";
-const TRACKER: &str = "hyp/src/tracker.rs";
-const POOL: &str = "hyp/src/pool.rs";
-const FOLLOW: &str = "hyp/src/placement/follow.rs";
-const WATCH: &str = "hyp/src/placement/watch.rs";
-const BUDGET: &str = "hyp/src/budget.rs";
-const ENGINE: &str = "hyp/src/engine.rs";
-const SHADOW: &str = "hyp/src/shadow.rs";
+const DIRECT: &str = "hyp/engine/src/granule/direct.rs";
+const ADDITION: &str = "hyp/engine/src/granule/addition.rs";
+const REMOVAL: &str = "hyp/engine/src/granule/removal.rs";
+const PLACEMENT: &str = "hyp/engine/src/granule.rs";
+const COST: &str = "hyp/engine/src/granule/cost.rs";
+const COPIES: &str = "hyp/engine/src/granule/copies.rs";
+const GUARD: &str = "hyp/engine/src/granule/guard.rs";
+const ALIAS: &str = "hyp/engine/src/granule/alias.rs";
+const MOVER: &str = "hyp/engine/src/mover.rs";
+const TRACKER: &str = "hyp/engine/src/tracker.rs";
+const POOL: &str = "hyp/engine/src/pool.rs";
+const FOLLOW: &str = "hyp/engine/src/granule/follow.rs";
+const WATCH: &str = "hyp/engine/src/granule/watch.rs";
+const BUDGET: &str = "hyp/engine/src/budget.rs";
+const ENGINE: &str = "hyp/engine/src/engine.rs";
+const SHADOW: &str = "hyp/engine/src/shadow.rs";
 const STAGE2: &str = "boot/src/stage2.rs";
 const WALK: &str = "boot/src/stage2/walk.rs";
 const ENTRY: &str = "boot/src/stage2/entry.rs";
@@ -40,9 +40,9 @@ const EMULATION: &str = "boot/src/guard.rs";
 const MONITOR: &str = "boot/src/guard/monitor.rs";
 const PROGRESS: &str = "boot/src/guard/progress.rs";
 const FIQ: &str = "boot/src/fiq.rs";
-const QUEUE: &str = "hyp/src/virtio/queue.rs";
-const PORT: &str = "hyp/src/trace/port.rs";
-const EXPORT: &str = "hyp/src/trace/export.rs";
+const QUEUE: &str = "hyp/virtio/src/queue.rs";
+const PORT: &str = "hyp/virtio/src/port.rs";
+const EXPORT: &str = "hyp/trace/src/export.rs";
 
 /// All of them.
 pub(super) const MUTANTS: &[Mutant] = &[

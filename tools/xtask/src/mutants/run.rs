@@ -20,7 +20,16 @@ pub(super) enum Run {
 
 /// For mutants of the engine and of stage 2, quick ones first.
 pub(super) const ENGINE: &[Run] = &[
-    Run::Host(&["--package", "oche-hyp"]),
+    Run::Host(&[
+        "--package",
+        "oche-types",
+        "--package",
+        "oche-engine",
+        "--package",
+        "oche-trace",
+        "--package",
+        "oche-virtio",
+    ]),
     Run::Host(&["--package", "oche-boot", "--lib"]),
     Run::Host(&["--package", "oche-tests", "--test", "discipline"]),
     Run::Host(&["--package", "oche-tests", "--test", "trace_port"]),

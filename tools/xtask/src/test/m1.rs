@@ -15,9 +15,9 @@ use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::{Recorder, TraceFile};
 use oche::workspace;
-use oche_boot::range::PhysRange;
 use oche_m1_sim::dart::Setting;
 use oche_m1_sim::{Mac, Outcome};
+use oche_types::range::PhysRange;
 
 use expect::{expect, expect_on_screen};
 

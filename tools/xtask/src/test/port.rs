@@ -8,10 +8,10 @@ use oche::progress::Step;
 use oche::trace::TraceFile;
 use oche::trace::reader::Item;
 use oche::workspace;
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record};
-use oche_hyp::trace::snapshot::Assembler;
+use oche_trace::record::Record;
+use oche_trace::snapshot::Assembler;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::{Event, Kind};
 
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 

@@ -7,7 +7,7 @@ use oche::trace::TraceFile;
 use oche::trace::reader::Item;
 use oche::trace::recorder::record_previous;
 use oche::workspace;
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
 
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 

@@ -13,9 +13,8 @@ use oche::trace::reader::Item;
 use oche::trace::symbols::{SymbolOptions, Symbols};
 use oche::trace::values::WithValues;
 use oche::workspace;
-use oche_hyp::addr::IovaPage;
-use oche_hyp::trace::record::Kind;
-use oche_hyp::trace::{Event, WatchHow};
+use oche_types::addr::IovaPage;
+use oche_types::event::{Event, Kind, WatchHow};
 
 use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 

@@ -1,8 +1,8 @@
 //! Accesses that were refused and writes into red zones: used after an unmap, in the wrong direction, or wild.
 
-use oche_hyp::addr::{IovaPage, PAGE_BYTES};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
+use oche_types::addr::{IovaPage, PAGE_BYTES};
+use oche_types::event::Event;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::{direction, many, permission};

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use oche_hyp::trace::record::{Record, Stamp};
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::{Record, Stamp};
+use oche_trace::text::Clock;
 use serde::Serialize;
 
 use super::super::description::Description;

@@ -4,8 +4,8 @@
 //! light in a flush that maps something was another CPU's, whose own flush is still to come, or was never flushed. So it
 //! is *owed* a flush: one by another CPU, or one that maps nothing. If the address is mapped again before, it had none.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
+use oche_types::addr::{Gfn, IovaPage};
 use rustc_hash::FxHashMap;
 
 use super::super::lifetime::Mapping;

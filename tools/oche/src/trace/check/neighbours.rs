@@ -1,9 +1,9 @@
 //! Which guest pages are mapped by whom: what else a device reaches because it shares a page.
 
-use oche_hyp::addr::Gfn;
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::Placement;
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
+use oche_types::addr::Gfn;
+use oche_types::dart::entry::Permission;
+use oche_types::event::Placement;
 use rustc_hash::FxHashMap;
 
 use super::super::lifetime::{Mapping, StreamPlace};

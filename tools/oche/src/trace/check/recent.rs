@@ -1,7 +1,7 @@
 //! The last unmaps, by address: as many as fit a fixed table, the newest of those that share a place in it.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::trace::record::Stamp;
+use oche_trace::record::Stamp;
+use oche_types::addr::{Gfn, IovaPage};
 
 use super::super::lifetime::Mapping;
 

@@ -1,7 +1,7 @@
 //! Mappings left when a stream is cut off or given other tables.
 
-use oche_hyp::addr::Gfn;
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
+use oche_types::addr::Gfn;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::many;

@@ -3,10 +3,10 @@
 use super::finding::TOLD;
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
-use oche_hyp::addr::Gfn;
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::DartId;
-use oche_hyp::trace::{Placement, Refusal};
+use oche_types::addr::Gfn;
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::DartId;
+use oche_types::event::{Placement, Refusal};
 use std::collections::BTreeMap;
 
 const NVME: (usize, usize) = (0, 1);
@@ -233,7 +233,7 @@ fn other_tables_are_in_order_where_nothing_of_the_old_is_left() {
     let brings = [map(at(0, 1, 0xfff01), 7, RW)];
     made.unmap(0, 1, 0xfff00, 6);
     let dart = DartId::new(0).unwrap();
-    made.event(Event::Flush { dart, streams: oche_hyp::dart::stream::StreamSet(2) });
+    made.event(Event::Flush { dart, streams: oche_types::dart::stream::StreamSet(2) });
     made.event(brings[0]).attach(0, 1, Some(950));
     assert_eq!(found(&made), []);
     made.map(0, 1, 0xfff02, 8, RW).attach(0, 1, Some(960));

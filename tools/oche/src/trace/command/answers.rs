@@ -16,7 +16,7 @@ use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
 use super::super::words::{many, parse_seconds, seconds};
 use super::files::{Output, open, to_standard_output};
-use oche_hyp::trace::text::Clock;
+use oche_trace::text::Clock;
 
 /// The trace, and which boot of it.
 #[derive(Debug, Args)]

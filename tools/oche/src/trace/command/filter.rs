@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use oche_hyp::dart::stream::STREAMS;
-use oche_hyp::trace::directory::DartEntry;
-use oche_hyp::trace::record::Kind;
+use oche_trace::directory::DartEntry;
+use oche_types::dart::stream::STREAMS;
+use oche_types::event::Kind;
 
 use super::super::output::Filter;
 use super::super::reader::TraceFile;

@@ -1,10 +1,10 @@
 //! A page of a device's address space, and the stream that it belongs to.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
-use oche_hyp::trace::record::Stamp;
-use oche_hyp::trace::{Place, Placement};
+use oche_trace::record::Stamp;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
+use oche_types::event::{Place, Placement};
 
 /// Streams that a trace can name: 16 of each of 32 DARTs.
 pub const PLACES: usize = MAX_DARTS * STREAMS;

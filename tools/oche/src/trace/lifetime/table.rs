@@ -1,9 +1,9 @@
 //! The mappings that are live, by space and IOVA.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::Record;
+use oche_trace::record::Record;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::event::Event;
 use rustc_hash::FxHashMap;
 
 use super::super::pages::{Entry, Pages};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
 use crate::trace::reader::Item;
-use oche_hyp::dart::stream::{DartId, StreamId};
+use oche_types::dart::stream::{DartId, StreamId};
 use proptest::prelude::*;
 
 fn follow(made: &Made) -> Lifetimes {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oche_hyp::addr::PAGE_BYTES;
+use oche_types::addr::PAGE_BYTES;
 
 use super::state::Page;
 

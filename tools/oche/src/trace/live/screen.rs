@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::trace::text::Line as TraceLine;
+use oche_trace::text::Line as TraceLine;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::dart::stream::{DartId, StreamId};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize};

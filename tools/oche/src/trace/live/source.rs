@@ -7,10 +7,10 @@ use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use oche_hyp::trace::directory::{DESCRIPTION_BYTES, Layout, Machine};
-use oche_hyp::trace::record::{RECORD_BYTES, Record};
-use oche_hyp::trace::ring::RingReader;
-use oche_hyp::trace::words::Words;
+use oche_trace::directory::{DESCRIPTION_BYTES, Layout, Machine};
+use oche_trace::record::{RECORD_BYTES, Record};
+use oche_trace::ring::RingReader;
+use oche_trace::words::Words;
 
 use super::state::State;
 use crate::trace::control;
@@ -98,7 +98,7 @@ impl Source {
         match self {
             Self::Ram(ram) => {
                 let session = ram.session.as_ref()?;
-                Some(control::describe(&oche_hyp::trace::control::Control::current(&session.memory)?))
+                Some(control::describe(&oche_trace::control::Control::current(&session.memory)?))
             }
             Self::Stream(_) => None,
         }
@@ -262,7 +262,7 @@ impl Stream {
 
     fn order(&mut self, line: &str) -> Result<()> {
         let orders = self.orders.as_mut().ok_or_else(|| anyhow!("a trace file takes no orders"))?;
-        oche_hyp::trace::control::Control::default().apply(line).map_err(|error| anyhow!("{error}"))?;
+        oche_trace::control::Control::default().apply(line).map_err(|error| anyhow!("{error}"))?;
         writeln!(orders, "{line}").context("sending the order")
     }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::Record;
+use oche_trace::text::Clock;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::Event;
 
 use crate::trace::callers::ByCaller;
 use crate::trace::description::{Description, plain};

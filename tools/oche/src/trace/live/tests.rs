@@ -3,11 +3,11 @@
 use super::*;
 use crate::trace::memory::tests::{Hypervisor, dart};
 use crate::trace::recorder::Recorder;
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{StreamId, StreamSet};
-use oche_hyp::trace::control::ControlReader;
-use oche_hyp::trace::{Event as Happened, Place, Placement};
+use oche_trace::control::ControlReader;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{StreamId, StreamSet};
+use oche_types::event::{Event as Happened, Place, Placement};
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

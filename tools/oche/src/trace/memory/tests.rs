@@ -4,12 +4,12 @@ use super::*;
 use std::io::Write;
 use std::path::PathBuf;
 
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::statistics::{Exit, Statistics};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::directory::{DirectoryWriter, Machine, cpu_counters, publish_statistics};
-use oche_hyp::trace::ring::RingWriter;
-use oche_hyp::trace::words::Text;
+use oche_trace::directory::{DirectoryWriter, Machine, cpu_counters, publish_statistics};
+use oche_trace::ring::RingWriter;
+use oche_trace::statistics::{Exit, Statistics};
+use oche_trace::words::Text;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::Event;
 
 /// Plays the hypervisor: owns a RAM file and writes to it as EL2 does to memory.
 pub(crate) struct Hypervisor {

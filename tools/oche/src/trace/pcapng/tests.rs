@@ -3,8 +3,8 @@
 
 use super::*;
 use crate::trace::made::{HZ, Made, at};
-use oche_hyp::addr::Gfn;
-use oche_hyp::dart::entry::Permission;
+use oche_types::addr::Gfn;
+use oche_types::dart::entry::Permission;
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 type Packet = (u64, Vec<u8>, Vec<(u16, Vec<u8>)>);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::trace::made::{Made, at, map};
-use oche_hyp::dart::entry::Permission;
+use oche_types::dart::entry::Permission;
 use std::collections::BTreeMap;
 
 fn packets(made: &Made) -> Vec<TracePacket> {

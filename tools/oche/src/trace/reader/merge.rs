@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::slice;
 
-use oche_hyp::trace::record::{RECORD_BYTES, Record};
+use oche_trace::record::{RECORD_BYTES, Record};
 
 use super::super::format::{ChunkHeader, checksum};
 use super::source::{RecordChunk, Session, Source};

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use oche_hyp::trace::record::RECORD_BYTES;
+use oche_trace::record::RECORD_BYTES;
 
 use super::super::description::Description;
 use super::super::format::{ChunkHeader, End, Sample};

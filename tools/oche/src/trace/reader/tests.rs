@@ -5,13 +5,13 @@ use crate::trace::format::{chunk, file_header};
 use crate::trace::output::{Filter, write_json, write_text};
 use crate::trace::summary::summarize;
 use crate::trace::symbols::Symbols;
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::dart::stream::{DartId, StreamId};
-use oche_hyp::trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
-use oche_hyp::trace::record::{Record, Stamp};
-use oche_hyp::trace::words::{Text, Words};
-use oche_hyp::trace::{Event, Place, Placement};
+use oche_trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
+use oche_trace::record::{Record, Stamp};
+use oche_trace::words::{Text, Words};
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::{Event, Place, Placement};
 use proptest::prelude::*;
 use std::cell::RefCell;
 
@@ -278,7 +278,7 @@ fn a_filter_shows_what_it_was_asked_for() {
     assert_eq!(lines(Filter { stream: Some(2), device: Some("nv".into()), ..Filter::default() }), 60);
     assert_eq!(lines(Filter { stream: Some(3), ..Filter::default() }), 0);
     assert_eq!(lines(Filter { dart: Some(1), ..Filter::default() }), 0);
-    let unmaps = vec![oche_hyp::trace::record::Kind::Unmap];
+    let unmaps = vec![oche_types::event::Kind::Unmap];
     assert_eq!(lines(Filter { kinds: unmaps, ..Filter::default() }), 0);
 }
 

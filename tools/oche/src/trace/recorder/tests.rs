@@ -4,10 +4,10 @@ use super::*;
 use crate::trace::memory::tests::{Hypervisor, OFFSET, dart};
 use crate::trace::reader::{Item, TraceFile};
 use crate::trace::summary::summarize;
-use oche_hyp::addr::Gfn;
-use oche_hyp::statistics::Statistics;
-use oche_hyp::trace::Event;
-use oche_hyp::trace::directory::publish_statistics;
+use oche_trace::directory::publish_statistics;
+use oche_trace::statistics::Statistics;
+use oche_types::addr::Gfn;
+use oche_types::event::Event;
 
 fn table(number: u64) -> Event {
     Event::Table { page: Gfn(number as u32), is_open: false }
@@ -49,7 +49,7 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
     let session = &trace.sessions[0];
     assert_eq!(session.description.machine.board.as_str(), "qemu-virt");
     assert_eq!(
-        session.description.device(dart(), oche_hyp::dart::stream::StreamId::new(1).unwrap()),
+        session.description.device(dart(), oche_types::dart::stream::StreamId::new(1).unwrap()),
         Some("0000:00:01.0")
     );
     let labels: Vec<&str> = session.samples.iter().map(|sample| sample.label.as_str()).collect();
@@ -166,7 +166,7 @@ fn the_size_limit_ends_a_recording_with_a_file_that_is_whole() {
 
 #[test]
 fn a_directory_of_another_version_is_an_error_and_not_a_wait_without_end() {
-    use oche_hyp::trace::words::Words;
+    use oche_trace::words::Words;
     let mut hypervisor = Hypervisor::new(1, 64);
     hypervisor.boot(0);
     hypervisor.store(1, 0x0001_0000_0000_0007);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oche_hyp::addr::{IovaPage, PAGE_BYTES};
+use oche_types::addr::{IovaPage, PAGE_BYTES};
 
 /// Bins at the most: about as many as a picture has columns.
 const MOST: usize = 240;

@@ -1,6 +1,7 @@
 //! The last events at an address, for as many addresses as fit a fixed table.
 
-use oche_hyp::trace::record::{Kind, Record};
+use oche_trace::record::Record;
+use oche_types::event::Kind;
 
 /// Places in the table, a power of two.
 const PLACES: usize = 1 << 13;

@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::trace::made::{Made, at, map, with_every_error};
-use oche_hyp::dart::entry::Permission;
+use oche_types::dart::entry::Permission;
 use serde_json::Value;
 
 fn page(made: &Made, name: &str) -> (String, Value) {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use oche_hyp::trace::text::Clock;
+use oche_trace::text::Clock;
 use serde::Serialize;
 
 use super::super::words::seconds;

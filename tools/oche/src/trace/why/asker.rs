@@ -1,8 +1,8 @@
 //! The question, and what everything that answers it looks at.
 
-use oche_hyp::addr::IovaPage;
-use oche_hyp::trace::record::Stamp;
-use oche_hyp::trace::text::Clock;
+use oche_trace::record::Stamp;
+use oche_trace::text::Clock;
+use oche_types::addr::IovaPage;
 
 use super::super::description::Description;
 use super::super::maps::Whom;

@@ -1,9 +1,9 @@
 //! The answer's sentences.
 
-use oche_hyp::addr::PAGE_BYTES;
-use oche_hyp::trace::record::Record;
-use oche_hyp::trace::text::placement_name;
-use oche_hyp::trace::{Event, WatchHow};
+use oche_trace::record::Record;
+use oche_trace::text::placement_name;
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::{Event, WatchHow};
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::maps::{name_all, permission_letters, places};

@@ -1,9 +1,9 @@
 //! What the records tell of one device at one page, in the order of time.
 
-use oche_hyp::addr::{Gfn, IovaPage};
-use oche_hyp::trace::Event;
-use oche_hyp::trace::record::{Kind, Record, Stamp};
-use oche_hyp::trace::text::refusal_name;
+use oche_trace::record::{Record, Stamp};
+use oche_trace::text::refusal_name;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::event::{Event, Kind};
 
 use super::super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::super::words::{code_in_words, direction, many, permission};

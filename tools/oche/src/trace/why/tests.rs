@@ -4,8 +4,8 @@ use super::*;
 use crate::trace::leaks::leaks;
 use crate::trace::made::{Made, at, map, unmap};
 use crate::trace::maps::{Whom, maps};
-use oche_hyp::dart::entry::Permission;
-use oche_hyp::trace::Event;
+use oche_types::dart::entry::Permission;
+use oche_types::event::Event;
 
 const TO_DEVICE: Permission = Permission::READ_ONLY;
 const FROM_DEVICE: Permission = Permission::WRITE_ONLY;
@@ -183,8 +183,8 @@ fn a_forgotten_buffer_is_suspected_and_an_idle_ring_is_not() {
 
 #[test]
 fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
-    use oche_hyp::addr::Gfn;
-    use oche_hyp::trace::WatchHow;
+    use oche_types::addr::Gfn;
+    use oche_types::event::WatchHow;
     let mut made = late_read();
     assert!(!ask(&made, 0xfffc_3040, None).devices[0].sentences.iter().any(|said| said.contains("watched")));
     let access = |iova, offset, is_write, how| Event::Watch {

@@ -1,8 +1,8 @@
 //! What the guest is offered, held against what Oche keeps for itself.
 
 use anyhow::{Context, Result, bail};
-use oche_boot::range::PhysRange;
 use oche_m1_sim::Outcome;
+use oche_types::range::PhysRange;
 
 /// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and against `image`, which the
 /// board knows by itself.
@@ -54,7 +54,7 @@ mod tests {
     use super::judge;
     use oche_m1_sim::Outcome;
 
-    use oche_boot::range::PhysRange;
+    use oche_types::range::PhysRange;
 
     fn outcome(offered: &str) -> Outcome {
         let own = "oche: image 0x1000..0x3000, trace 0x8000..0x9000, pool 0xa000..0xb000\n\

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use oche::progress::Step;
-use oche_boot::range::PhysRange;
 use oche_m1_sim::{DARTS, Mac};
+use oche_types::range::PhysRange;
 
 use crate::m1::bench::{self, Bench};
 use crate::ordering::{Checker, Layout, Report};

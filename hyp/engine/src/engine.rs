@@ -1,0 +1,726 @@
+//! The engine on one page: which stream belongs to which space, and what happens in a trap.
+//!
+//! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
+//! invalidation, the engine has the tracker say what changed and placement make hardware equal to it. Work
+//! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it or
+//! touches any other register of a DART.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
+use oche_types::dart::entry::{decode_leaf, decode_table};
+use oche_types::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
+use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
+use oche_types::event::{Event, Place, Refusal};
+use oche_types::selection::Selection;
+use oche_types::{Invariant, invariant};
+
+use crate::budget::{Budget, SLICE_BYTES};
+use crate::granule::alias::MOST_SPACES;
+use crate::granule::cost::Advance;
+use crate::granule::watch::Watched;
+use crate::granule::{Cause, Placement};
+use crate::granule::{Coherence, Isolation};
+use crate::host::{DeviceFault, SpaceId, World};
+use crate::mover::Guard;
+use crate::tracker::{Batch, Tracker};
+use crate::vdart::AccessError;
+use crate::vdart::{Command, VirtualDart};
+
+/// What it costs to bring a page home and give it a base.
+const HOLD_BYTES: usize = 6 * PAGE_BYTES;
+/// What it costs to mark the tables of a space that ends, as many as it can have.
+const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
+/// Faults that one trap takes from the hardware.
+const MOST_FAULTS: usize = 64;
+
+/// What the engine is built for.
+#[derive(Clone, Debug)]
+pub struct Configuration<'a> {
+    /// Virtual DARTs, at most [`oche_types::dart::stream::MAX_DARTS`].
+    pub darts: usize,
+    /// Guest RAM, ascending; nothing of Oche's own.
+    pub ram: &'a [Range<Gfn>],
+    /// Guest-physical ranges of devices that may be the target of DMA.
+    pub devices: &'a [Range<Gfn>],
+    /// Memory that is the engine's alone, for composed frames and shadow tables.
+    pub pool: Range<Frame>,
+    /// How the copies of a page that is mapped more than once are kept equal.
+    pub coherence: Coherence,
+    /// How exactly permissions are kept.
+    pub isolation: Isolation,
+}
+
+impl Configuration<'_> {
+    fn pages(&self) -> usize {
+        self.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum()
+    }
+
+    fn spaces(&self) -> usize {
+        (self.darts * STREAMS).min(MOST_SPACES)
+    }
+
+    /// Tables that can be watched: as many as would map twice the guest's memory.
+    fn tables(&self) -> usize {
+        (self.pages() / 256).clamp(64, 8192) + TTBRS * self.spaces()
+    }
+
+    /// An upper bound, in bytes, of the heap that an engine of this configuration ever uses.
+    pub fn heap_bytes(&self) -> usize {
+        // Rounded up to powers of two, as a buddy allocator does: per page 32 bytes of record and, a
+        // quarter node and an eighth of a followed page, 2.5 of alias; per table its copy and record; per chapter of the book, 128 records
+        // of 72 bytes; per space two indices of 8 KiB; per frame of the pool three words.
+        let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
+        let tables = self.tables();
+        (self.pages() * 32).next_power_of_two()
+            + (self.pages() * 2).next_power_of_two().max(1 << 20)
+            + (self.pages() / 2).next_power_of_two().max(1 << 18)
+            + tables * 4096
+            + (tables * 128).next_power_of_two()
+            + ((self.pages() / 256).clamp(64, 8192) * 12 * 1024).next_power_of_two()
+            + self.spaces() * 32 * 1024
+            + 3 * (frames * 8).next_power_of_two()
+            + (1 << 20)
+    }
+}
+
+/// Everything about the guest's DMA.
+#[derive(Debug)]
+pub struct Engine {
+    darts: Vec<Dart>,
+    spaces: Vec<Option<Space>>,
+    tracker: Tracker,
+    placement: Placement,
+    /// Changes of the space in hand, and how many of them have been acted on.
+    batch: Batch,
+    applied: usize,
+    in_hand: Option<SpaceId>,
+    /// All tables of the space in hand have been compared for `batch`.
+    is_compared: bool,
+    /// What could not be watched of a space that begins.
+    opening: Batch,
+    slice_bytes: usize,
+    is_busy: bool,
+}
+
+#[derive(Debug)]
+struct Dart {
+    registers: VirtualDart,
+    streams: [Attachment; STREAMS],
+}
+
+/// Where a stream's accesses go.
+#[derive(Clone, Copy, Debug, Default)]
+struct Attachment {
+    /// What the hardware has attached.
+    now: Option<SpaceId>,
+    /// What it will have once that space's tables have been acted on.
+    next: Option<SpaceId>,
+}
+
+/// How a CPU reached for a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuReach {
+    /// An instruction loads.
+    Load,
+    /// An instruction stores, or loads and stores.
+    Store,
+    /// An instruction is fetched.
+    Fetch,
+    /// The CPU walks the guest's tables there.
+    Walk,
+}
+
+/// How a CPU goes on whose access was trapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Trapped {
+    /// It tries again: the page is open now.
+    Retry,
+    /// The page is guarded. The access is carried out by [`Engine::load_guarded`] and
+    /// [`Engine::store_guarded`], or, whatever it is, between [`Engine::open_guarded`] and
+    /// [`Engine::settle_guarded`]; and the engine's lock is held from this answer to the end of that.
+    Guarded(Gfn),
+    /// It is no page of the guest's RAM.
+    NotGuestMemory,
+}
+
+/// A set of tables of the guest, and the shadow of it.
+#[derive(Debug)]
+struct Space {
+    roots: [Ttbr; TTBRS],
+    cause: Cause,
+    /// Streams to attach once the tables have been acted on.
+    waiting: Members,
+    needs_sync: bool,
+    /// The tables have been acted on: so many of the pages remain to be looked at that devices write in one copy and
+    /// read in another.
+    follow_left: Option<usize>,
+    is_ending: bool,
+}
+
+impl Engine {
+    /// All of the guest's memory at home, every stream blocked.
+    pub fn new(configuration: &Configuration<'_>, world: &mut impl World) -> Self {
+        let spaces = configuration.spaces();
+        let dart = || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
+        Self {
+            darts: (0..configuration.darts).map(|_| dart()).collect(),
+            spaces: (0..spaces).map(|_| None).collect(),
+            tracker: Tracker::new(configuration.tables(), spaces),
+            placement: Placement::new(
+                configuration.ram,
+                configuration.devices,
+                configuration.pool.clone(),
+                spaces,
+                (configuration.coherence, configuration.isolation),
+                world,
+            ),
+            batch: Batch::new(),
+            applied: 0,
+            in_hand: None,
+            is_compared: false,
+            opening: Batch::new(),
+            slice_bytes: SLICE_BYTES,
+            is_busy: false,
+        }
+    }
+
+    /// From now on one trap does `bytes` bytes of work instead of [`SLICE_BYTES`]: for tests of what is left over.
+    pub fn set_slice_bytes(&mut self, bytes: usize) {
+        self.slice_bytes = bytes;
+    }
+
+    /// The guest reads `bytes` bytes at `offset` of a virtual DART's registers.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError`] where no register answers: a bus error to the guest.
+    pub fn read(
+        &mut self,
+        world: &mut impl World,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+    ) -> Result<u32, AccessError> {
+        if offset == ERROR {
+            self.take_faults(world);
+        }
+        if self.is_busy {
+            self.work(world);
+        }
+        let is_busy = self.is_busy;
+        let registers = &self.darts.get(dart.index()).ok_or(AccessError::Range)?.registers;
+        let value = registers.read(offset, bytes, is_busy)?;
+        world.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
+        Ok(value)
+    }
+
+    /// The guest writes `value`, of `bytes` bytes, at `offset` of a virtual DART's registers.
+    ///
+    /// # Errors
+    ///
+    /// [`AccessError`] where no register answers: a bus error to the guest.
+    pub fn write(
+        &mut self,
+        world: &mut impl World,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+        value: u32,
+    ) -> Result<(), AccessError> {
+        let registers = &mut self.darts.get_mut(dart.index()).ok_or(AccessError::Range)?.registers;
+        let command = registers.write(offset, bytes, value)?;
+        world.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
+        match command {
+            Command::None if self.is_busy => {
+                self.work(world);
+            }
+            Command::None => {}
+            Command::Recheck(streams) => {
+                let mut waking = StreamSet::default();
+                for stream in streams.iter() {
+                    if self.roots(dart, stream).is_none() {
+                        self.block(world, dart, stream);
+                    } else if self.attachment(dart, stream).now.is_none() {
+                        waking.insert(stream);
+                    }
+                }
+                // A DART holds nothing of a stream that did not translate, so the stream begins at once: Linux makes no
+                // invalidation when it writes saved registers back on resume.
+                self.point(world, dart, waking);
+                self.work(world);
+            }
+            Command::Invalidate(streams) => {
+                world.event(Event::Flush { dart, streams });
+                self.point(world, dart, streams);
+                let slots = self.work(world);
+                let pages = u32::try_from(slots).unwrap_or(u32::MAX);
+                world.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
+            }
+        }
+        Ok(())
+    }
+
+    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had closed, for stores
+    /// or for everything. Says how the CPU goes on.
+    pub fn access_trapped(&mut self, world: &mut impl World, address: u64, access: CpuReach) -> Trapped {
+        let page = Gfn::containing(address).filter(|page| self.placement.mover.is_ram(*page));
+        let Some(page) = page else { return Trapped::NotGuestMemory };
+        if matches!(access, CpuReach::Fetch | CpuReach::Walk) {
+            // What a watch alone had closed is open then, and copies are as if nobody watched.
+            self.placement.stop_watching(world, page);
+        }
+        if access == CpuReach::Store {
+            self.tracker.open(world, &mut self.placement.mover, page);
+        }
+        if self.placement.relax(world, page) {
+            return Trapped::Retry;
+        }
+        match (self.placement.mover.guard(page), access) {
+            (Guard::Open, _) | (Guard::Stores, CpuReach::Load | CpuReach::Fetch) => Trapped::Retry,
+            // A walk that meets a page which may be read wants to write: hardware's access flag.
+            (_, CpuReach::Walk) | (Guard::Everything, CpuReach::Fetch) => {
+                self.placement.collapse(world, page);
+                Trapped::Retry
+            }
+            (Guard::Stores | Guard::Everything, CpuReach::Load | CpuReach::Store) => {
+                world.event(Event::Access { address, is_write: access == CpuReach::Store });
+                Trapped::Guarded(page)
+            }
+        }
+    }
+
+    /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, 1 to 8 and inside the page,
+    /// zero-extended. 0 for anything else.
+    pub fn load_guarded(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        self.placement.load(world, page, offset, bytes)
+    }
+
+    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a guarded
+    /// `page`, or a virtual device at `offset` of any page. Anything else does nothing.
+    pub fn store_guarded(
+        &mut self,
+        world: &mut impl World,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+        value: u64,
+    ) {
+        // A CPU's trap has opened the page; what a virtual device stores there did not trap.
+        self.tracker.open(world, &mut self.placement.mover, page);
+        self.placement.store(world, page, offset, bytes, value);
+    }
+
+    /// Where one CPU may access the guarded `page` directly, in whatever way, all copies being up to date.
+    ///
+    /// Until [`Self::settle_guarded`] no other CPU may reach the page, and nobody else may call the engine.
+    pub fn open_guarded(&mut self, world: &mut impl World, page: Gfn) -> Hfn {
+        self.placement.open(world, page)
+    }
+
+    /// The CPU that had the guarded `page` opened has done with it.
+    pub fn settle_guarded(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.settle(world, page);
+    }
+
+    /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
+    /// guard goes, loads trap too, so that the next pair is seen whole.
+    pub fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.guard_loads(world, page);
+    }
+
+    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
+    pub fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
+        self.placement.watch(world, ranges);
+    }
+
+    /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each trap calls this.
+    pub fn go_on_watching(&mut self, world: &mut impl World) {
+        if self.is_setting_watches() {
+            self.placement.go_on_watching(world);
+        }
+    }
+
+    /// Whether some of what is mapped where somebody watches is not watched yet.
+    pub fn is_setting_watches(&self) -> bool {
+        self.placement.watches.are_being_set()
+    }
+
+    /// Whether anything is watched.
+    pub fn is_watching(&self) -> bool {
+        self.placement.watches.are_set()
+    }
+
+    /// A CPU's access to a guarded page was carried out: tells it if it is watched. `load` gives the value, a word at
+    /// a time from the first byte on.
+    pub fn tell_watched(&self, world: &mut impl World, watched: &Watched, load: impl Fn(usize) -> u64) {
+        self.placement.tell_watched(world, watched, load);
+    }
+
+    /// One trap's work, for [`Self::hold_all`] and [`Self::release_all`].
+    pub fn trap_budget(&self) -> Budget {
+        Budget::new(self.slice_bytes)
+    }
+
+    /// A master that no DART translates is about to use `pages`: each comes home and stays there until
+    /// [`Self::release`] was called as often as it was named here. Returns how many of the first are held:
+    /// at least one, and not all where `budget` has no room for more. The caller comes again with the rest.
+    #[must_use]
+    pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
+        let mut count = 0;
+        let mut advance = None;
+        for page in pages {
+            budget.charge(HOLD_BYTES);
+            let news = self.placement.charge_merge(*page, budget);
+            advance = Some(advance.map_or(news, |all: Advance| all.and(news)));
+            if budget.is_spent() && count != 0 {
+                break;
+            }
+            // The master's stores do not trap.
+            self.tracker.open(world, &mut self.placement.mover, *page);
+            count += 1;
+        }
+        self.placement.hold(world, pages.get(..count).must("no more pages are held than are named"));
+        if let Some(advance) = advance {
+            self.placement.pay_back(advance, budget);
+        }
+        count
+    }
+
+    /// As [`Self::hold_all`], of one page.
+    pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
+        let held = self.hold_all(world, &[page], &mut self.trap_budget());
+        invariant!(held == 1, "one page is always held");
+    }
+
+    /// The master has done with `page`. What it wrote there is in all copies on return.
+    pub fn release(&mut self, world: &mut impl World, page: Gfn) {
+        self.placement.release(world, page);
+    }
+
+    /// As [`Self::release`], of each of `pages`. Returns how many of the first are released: at least one, and not all where
+    /// `budget` has no room for more. The caller comes again with the rest.
+    #[must_use]
+    pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
+        let mut count = 0;
+        for page in pages {
+            budget.charge(HOLD_BYTES);
+            let advance = self.placement.charge_merge(*page, budget);
+            if budget.is_spent() && count != 0 {
+                break;
+            }
+            self.placement.release(world, *page);
+            self.placement.pay_back(advance, budget);
+            count += 1;
+        }
+        count
+    }
+
+    /// Whether `page` is guest RAM.
+    pub fn is_ram(&self, page: Gfn) -> bool {
+        self.placement.mover.is_ram(page)
+    }
+
+    /// Where the bytes of `page` are now.
+    pub fn locate(&self, page: Gfn) -> Hfn {
+        self.placement.mover.locate(page)
+    }
+
+    /// Frames of the pool that are free now.
+    pub fn free_frames(&self) -> usize {
+        self.placement.pool.free_frames()
+    }
+
+    fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
+        self.darts.get(dart.index()).must("the DART is the guest's").registers.roots(stream)
+    }
+
+    fn attachment(&mut self, dart: DartId, stream: StreamId) -> &mut Attachment {
+        let dart = self.darts.get_mut(dart.index()).must("the DART is the guest's");
+        dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
+    }
+
+    fn space_mut(&mut self, space: SpaceId) -> &mut Space {
+        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut).must("the space is open")
+    }
+
+    /// Has each of `streams` go where the registers say, and its space looked at.
+    fn point(&mut self, world: &mut impl World, dart: DartId, streams: StreamSet) {
+        for stream in streams.iter() {
+            let Some(roots) = self.roots(dart, stream) else {
+                self.block(world, dart, stream);
+                continue;
+            };
+            let Some(space) = self.find(roots).or_else(|| self.open(world, Cause { dart, stream }, roots))
+            else {
+                self.block(world, dart, stream);
+                continue;
+            };
+            let entry = self.space_mut(space);
+            entry.needs_sync = true;
+            entry.cause = Cause { dart, stream };
+            self.restart(space);
+            let attachment = self.attachment(dart, stream);
+            if attachment.now == Some(space) {
+                self.stop_waiting(dart, stream);
+            } else if attachment.next != Some(space) {
+                self.stop_waiting(dart, stream);
+                self.attachment(dart, stream).next = Some(space);
+                self.space_mut(space).waiting.insert(dart, stream);
+            }
+        }
+    }
+
+    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
+        let is_it = |space: &Space| !space.is_ending && space.roots == roots;
+        self.spaces
+            .iter()
+            .position(|space| space.as_ref().is_some_and(is_it))
+            .map(|index| SpaceId(index as u16))
+    }
+
+    /// Begins a space, or refuses all that its tables map.
+    fn open(&mut self, world: &mut impl World, cause: Cause, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
+        let free = self.spaces.iter().position(Option::is_none).map(|index| SpaceId(index as u16));
+        let opened = match free {
+            Some(space) if self.placement.open_space(world, space) => Ok(space),
+            Some(_) => Err(Refusal::PoolExhausted),
+            None => Err(Refusal::TooManySpaces),
+        };
+        let space = match opened {
+            Ok(space) => space,
+            Err(reason) => {
+                let page = Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
+                let at =
+                    Place { dart: cause.dart, stream: cause.stream, iova: oche_types::addr::IovaPage(0) };
+                world.event(Event::Refused { at, page, reason });
+                return None;
+            }
+        };
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
+        *entry = Some(Space {
+            roots,
+            cause,
+            waiting: Members::default(),
+            needs_sync: true,
+            follow_left: None,
+            is_ending: false,
+        });
+        self.opening.clear();
+        self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.opening);
+        report_unwatched(world, cause, &self.opening);
+        Some(space)
+    }
+
+    /// Makes every access of `stream` fault, from now.
+    fn block(&mut self, world: &mut impl World, dart: DartId, stream: StreamId) {
+        self.stop_waiting(dart, stream);
+        let Some(space) = self.attachment(dart, stream).now.take() else { return };
+        world.block(dart, stream);
+        world.event(Event::Attach { dart, stream, root: None });
+        self.leave(dart, stream, space);
+    }
+
+    fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
+        let Some(space) = self.attachment(dart, stream).next.take() else { return };
+        self.space_mut(space).waiting.remove(dart, stream);
+        self.pass_on(dart, stream, space);
+        self.end_if_unused(space);
+    }
+
+    fn leave(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
+        self.placement.placed_mut(space).members.remove(dart, stream);
+        self.pass_on(dart, stream, space);
+        self.end_if_unused(space);
+    }
+
+    /// `stream` has left `space`: what is done there from now on is not its doing, unless nobody else is left.
+    fn pass_on(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
+        let member = Cause::first(&self.placement.placed(space).members);
+        let entry = self.space_mut(space);
+        if let Some(other) = member.or_else(|| Cause::first(&entry.waiting))
+            && entry.cause == (Cause { dart, stream })
+        {
+            entry.cause = other;
+        }
+    }
+
+    fn end_if_unused(&mut self, space: SpaceId) {
+        let is_used = !self.placement.placed(space).members.is_empty();
+        let entry = self.space_mut(space);
+        if !is_used && entry.waiting.is_empty() && !entry.is_ending {
+            entry.is_ending = true;
+            self.restart(space);
+            self.tracker.end_space(space);
+        }
+    }
+
+    /// Attaches the streams that waited for `space` to be ready.
+    fn attach_waiting(&mut self, world: &mut impl World, space: SpaceId) {
+        let entry = self.space_mut(space);
+        let waiting = core::mem::take(&mut entry.waiting);
+        let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
+        let is_watched_anew = self.is_watching() && !waiting.is_empty();
+        for (dart, streams) in waiting.iter() {
+            for stream in streams.iter() {
+                let placed = self.placement.placed_mut(space);
+                placed.members.insert(dart, stream);
+                let attached = world.attach(dart, stream, space, placed.shadow.root());
+                world.event(Event::Attach { dart, stream, root });
+                if attached.is_err() {
+                    // The stream is blocked, so its device faults until the guest attaches it anew; the trace has why.
+                    world.event(Event::InvalidateTimedOut { dart });
+                }
+                let attachment = self.attachment(dart, stream);
+                attachment.next = None;
+                if let Some(old) = attachment.now.replace(space) {
+                    self.leave(dart, stream, old);
+                }
+            }
+        }
+        if is_watched_anew {
+            self.placement.watch_space(world, space);
+        }
+    }
+
+    /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
+    /// whether something is left.
+    fn work(&mut self, world: &mut impl World) -> usize {
+        let mut budget = Budget::new(self.slice_bytes);
+        let mut slots = 0;
+        while let Some(space) = self.due() {
+            if budget.is_spent() {
+                self.is_busy = true;
+                return slots;
+            }
+            slots += self.work_on(world, space, &mut budget);
+        }
+        self.is_busy = false;
+        slots
+    }
+
+    /// The space to go on with: the one whose changes are in hand, or the first of which something is due. A space that
+    /// becomes ready can end another, wherever that is in the list.
+    fn due(&self) -> Option<SpaceId> {
+        let first = || self.spaces.iter().position(|space| space.as_ref().is_some_and(Space::is_due));
+        self.in_hand.or_else(|| first().map(|space| SpaceId(space as u16)))
+    }
+
+    /// One round of work on `space`. Returns how many slots were looked at.
+    fn work_on(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) -> usize {
+        let entry = self.space_mut(space);
+        let (cause, is_ending) = (entry.cause, entry.is_ending);
+        if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
+            let is_done = self.placement.follow(world, space, &mut left, budget);
+            if is_done {
+                self.complete(world, space, budget);
+            } else {
+                self.space_mut(space).follow_left = Some(left);
+            }
+            return 0;
+        }
+        if self.in_hand.is_none() {
+            self.batch.clear();
+            self.is_compared =
+                self.tracker.compare(world, &mut self.placement, space, &mut self.batch, budget);
+            report_unwatched(world, cause, &self.batch);
+            (self.in_hand, self.applied) = (Some(space), 0);
+        }
+        let rest = self.batch.changes.get(self.applied..).must("no more changes are acted on than there are");
+        let applied = self.placement.apply(world, cause, space, rest, budget);
+        self.applied += applied;
+        if self.applied == self.batch.changes.len() {
+            self.in_hand = None;
+            if self.is_compared && is_ending {
+                self.complete(world, space, budget);
+            } else if self.is_compared {
+                self.space_mut(space).follow_left = Some(usize::MAX);
+            }
+            // A refused table counts too: reporting it is work.
+            return 4 * (applied + self.batch.unwatched.len());
+        }
+        4 * applied
+    }
+
+    /// What was compared of `space` so far is out of date: its tables are compared anew.
+    fn restart(&mut self, space: SpaceId) {
+        self.tracker.restart(space);
+        if self.in_hand == Some(space) {
+            self.is_compared = false;
+        }
+        self.space_mut(space).follow_left = None;
+    }
+
+    /// `space` is as the guest's tables say.
+    fn complete(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) {
+        let entry = self.space_mut(space);
+        entry.needs_sync = false;
+        entry.follow_left = None;
+        if entry.is_ending {
+            budget.charge(CLOSE_BYTES);
+            self.tracker.close_space(world, &mut self.placement.mover, space);
+            self.placement.close_space(world, space);
+            *self.spaces.get_mut(usize::from(space.0)).must("the space is open") = None;
+        } else {
+            self.tracker.count_sync(space);
+            self.attach_waiting(world, space);
+        }
+    }
+
+    /// Hands the faults that the hardware has recorded to the guest's DARTs.
+    fn take_faults(&mut self, world: &mut impl World) {
+        for _ in 0..MOST_FAULTS {
+            let Some(fault) = world.next_fault() else { return };
+            // What the hardware says of a DART that the guest has not is nothing to it.
+            if fault.dart.index() >= self.darts.len() {
+                continue;
+            }
+            let code = self.fault_code(world, &fault);
+            let dart = self.darts.get_mut(fault.dart.index()).must("the DART is the guest's");
+            let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
+            world.event(Event::Fault {
+                dart: fault.dart,
+                stream: fault.stream,
+                iova: fault.iova,
+                code: code as u16,
+                is_write: fault.is_write,
+                is_hidden,
+            });
+        }
+    }
+
+    /// What a 4K DART would say of `fault`: how far its walk of the guest's tables comes.
+    fn fault_code(&self, world: &impl World, fault: &DeviceFault) -> FaultCode {
+        let table = |page: Gfn, index: u64| {
+            let is_ram = self.placement.mover.is_ram(page);
+            is_ram.then(|| world.load(self.locate(page), (index & 0x1ff) as usize))
+        };
+        let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
+        let root = roots.and_then(|roots| roots.get((fault.iova >> 30) as usize).copied());
+        let Some(root) = root.filter(Ttbr::valid) else { return FaultCode::NoTtbr };
+        let Some(leaves) = table(Gfn(root.page()), fault.iova >> 21).and_then(decode_table) else {
+            return FaultCode::NoL1;
+        };
+        match table(leaves, fault.iova >> 12).and_then(decode_leaf) {
+            Some(leaf) if fault.is_write && !leaf.permission.write => FaultCode::Write,
+            Some(leaf) if !fault.is_write && !leaf.permission.read => FaultCode::Read,
+            // Mapped by the guest and not by Oche: refused, or mapped since.
+            _ => FaultCode::NoLeaf,
+        }
+    }
+}
+
+fn report_unwatched(world: &mut impl World, cause: Cause, batch: &Batch) {
+    for table in &batch.unwatched {
+        let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
+        world.event(Event::Refused { at, page: table.page, reason: table.reason });
+    }
+}
+
+impl Space {
+    fn is_due(&self) -> bool {
+        self.needs_sync || self.is_ending
+    }
+}

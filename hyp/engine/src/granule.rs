@@ -1,0 +1,381 @@
+//! Placement: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
+//!
+//! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
+//! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *composed*: a
+//! frame of the pool belongs to it and each page moves into its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
+//! *replica*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
+//!
+//! Changes come in batches. In each, removals come first ([`removal`]), then additions ([`addition`]), each
+//! with one break-before-make of all the pages that it moves and at most one invalidation of the hardware.
+
+pub(crate) mod addition;
+pub(crate) mod alias;
+pub(crate) mod book;
+mod copies;
+pub(crate) mod cost;
+mod direct;
+pub(crate) mod follow;
+mod guard;
+mod hold;
+pub(crate) mod removal;
+mod strict;
+pub(crate) mod watch;
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Granule, Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
+use oche_types::dart::entry::Leaf;
+use oche_types::dart::stream::{DartId, Members, StreamId};
+use oche_types::event::{Event, Place, Refusal};
+use oche_types::{Invariant, invariant};
+
+use crate::budget::Budget;
+use crate::granule::alias::{Aliases, MAX_ALIASES};
+use crate::granule::book::{Book, Form, Index, Record};
+use crate::granule::copies::Merging;
+use crate::granule::follow::Followed;
+use crate::granule::watch::Watches;
+use crate::host::{Memory, SpaceId, Tap, World};
+use crate::mover::Mover;
+use crate::pool::{Pool, RED_ZONE, red_zone_damage};
+use crate::shadow::Shadow;
+
+/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
+pub(crate) const BATCH: usize = 64;
+/// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
+const FRAMES_PER_CHANGE: usize = 4;
+/// What it costs to act on changes, however few: stores published, and an invalidation that the hardware confirms.
+const APPLY_BYTES: usize = PAGE_BYTES;
+/// What it costs to look for empty shadow tables in a space: the records of 128.
+const RECLAIM_BYTES: usize = 1024;
+
+/// How the copies of a page that is mapped more than once are kept equal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coherence {
+    /// At every moment: accesses of CPUs that could tell copies apart are trapped.
+    #[default]
+    Exact,
+    /// When a mapping of the page comes or goes, which is enough for drivers that keep to the DMA API's rules:
+    /// data is written before it is mapped, and read after it is unmapped.
+    Api,
+}
+
+/// How exactly permissions are kept where pages of differing permission share a granule.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Isolation {
+    /// Membership is exact; a device may do to each page of a granule what it may do to any of them.
+    #[default]
+    Page,
+    /// Permissions are exact too, as far as the hardware can tell reads from writes: a page that a device may
+    /// only read is a copy of its own where a neighbour may be written, and what cannot be kept apart is refused.
+    Strict,
+}
+
+/// What the guest now wants of one granule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Change {
+    pub(crate) granule: Granule,
+    pub(crate) wanted: [Option<Leaf>; SLOTS],
+}
+
+/// On whose behalf a batch is applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cause {
+    pub(crate) dart: DartId,
+    pub(crate) stream: StreamId,
+}
+
+impl Cause {
+    /// On behalf of the lowest of `members`, if there is one.
+    pub(crate) fn first(members: &Members) -> Option<Self> {
+        members.iter().find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
+    }
+
+    /// On behalf of the lowest of `members`; of the first stream of all where there is none.
+    fn of(members: &Members) -> Self {
+        Self::first(members).unwrap_or(Self { dart: DartId::FIRST, stream: StreamId::FIRST })
+    }
+
+    fn at(self, granule: Granule, slot: usize) -> Place {
+        Place { dart: self.dart, stream: self.stream, iova: granule.page(slot) }
+    }
+}
+
+/// The state of a space that placement keeps.
+#[derive(Debug)]
+pub(crate) struct PlacedSpace {
+    pub(crate) shadow: Shadow,
+    index: Index,
+    /// Streams that the hardware has attached.
+    pub(crate) members: Members,
+    /// Whether a page that it maps may be followed: see [`follow`].
+    has_followed: bool,
+}
+
+/// Everything about where pages are placed.
+#[derive(Debug)]
+pub(crate) struct Placement {
+    pub(crate) mover: Mover,
+    pub(crate) pool: Pool,
+    book: Book,
+    aliases: Aliases,
+    spaces: Vec<Option<PlacedSpace>>,
+    /// Empty, for spaces to come.
+    indices: Vec<Index>,
+    /// Guest-physical ranges that belong to devices and may be the target of DMA.
+    devices: Vec<Range<Gfn>>,
+    coherence: Coherence,
+    isolation: Isolation,
+    pub(crate) watches: Watches,
+    work: removal::Work,
+    copies: Vec<addition::Copy>,
+    /// Pages on their way home, for a master behind no DART.
+    fetches: Vec<hold::Fetch>,
+    /// Direct granules that have to be composed before they can take what is newly wanted.
+    misfits: Vec<Change>,
+    /// Those of them that could not be.
+    stuck: Vec<(Granule, Refusal)>,
+    /// What the mappings of one page are given up with: see [`Self::collapse`].
+    given_up: Vec<Change>,
+    followed: Followed,
+    /// Pages that the work under way is about, each once.
+    listed: Vec<Gfn>,
+    /// Where the copies of a page lie that are being made equal, and whether devices may write them.
+    merging: Vec<Merging>,
+    /// Words that were new in copies, once for each copy that they went to; it wraps around.
+    news: usize,
+}
+
+impl Placement {
+    /// Everything at home, nothing mapped.
+    pub(crate) fn new(
+        ram: &[Range<Gfn>],
+        devices: &[Range<Gfn>],
+        pool: Range<Frame>,
+        most_spaces: usize,
+        (coherence, isolation): (Coherence, Isolation),
+        memory: &mut impl Memory,
+    ) -> Self {
+        let pages: usize = ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
+        let pool = Pool::new(pool, memory);
+        // A leaf table of a 4K guest maps 2 MiB. Twice the guest's memory, sparsely used, is more than a
+        // driver needs; the bounds keep the book at about 1 % of memory.
+        let chapters = (pages / 256).clamp(64, 8192);
+        let aliases = (pages / 4).clamp(1024, 1 << 20);
+        Self {
+            mover: Mover::new(ram, BATCH * SLOTS * 2),
+            pool,
+            book: Book::new(chapters),
+            aliases: Aliases::new(aliases),
+            spaces: (0..most_spaces).map(|_| None).collect(),
+            indices: (0..most_spaces).map(|_| Index::new()).collect(),
+            devices: devices.to_vec(),
+            coherence,
+            isolation,
+            watches: Watches::new(),
+            work: removal::Work::new(),
+            copies: Vec::with_capacity(BATCH * SLOTS),
+            fetches: Vec::with_capacity(hold::MAX_FETCHES),
+            misfits: Vec::with_capacity(BATCH),
+            stuck: Vec::with_capacity(BATCH),
+            given_up: Vec::with_capacity(BATCH),
+            followed: Followed::new(aliases / 2),
+            listed: Vec::with_capacity(2 * BATCH * SLOTS),
+            merging: Vec::with_capacity(MAX_ALIASES + 1),
+            news: 0,
+        }
+    }
+
+    /// Begins `space`, with nothing mapped. False: the pool is exhausted.
+    #[must_use]
+    pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
+        let _ = self.pool.take_back(world, FRAMES_PER_CHANGE);
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
+        let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
+        let index = self.indices.pop().must("each space has an index");
+        *entry = Some(PlacedSpace { shadow, index, members: Members::default(), has_followed: false });
+        true
+    }
+
+    /// Ends `space`, of which nothing is mapped and to which no stream is attached.
+    pub(crate) fn close_space(&mut self, world: &mut impl World, space: SpaceId) {
+        self.invalidate(world, space);
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
+        let placed = placed.must("the space is open");
+        invariant!(placed.members.is_empty(), "a space that ends has no streams");
+        invariant!(placed.index.is_empty(), "a space that ends has nothing mapped");
+        placed.shadow.give_all(world, &mut self.pool);
+        self.indices.push(placed.index);
+    }
+
+    /// The placed half of `space`, if that is open.
+    pub(crate) fn space(&self, space: SpaceId) -> Option<&PlacedSpace> {
+        self.spaces.get(usize::from(space.0)).and_then(Option::as_ref)
+    }
+
+    /// As [`Self::space`], to change.
+    pub(crate) fn space_mut(&mut self, space: SpaceId) -> Option<&mut PlacedSpace> {
+        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    }
+
+    /// The placed half of `space`, which is open.
+    pub(crate) fn placed(&self, space: SpaceId) -> &PlacedSpace {
+        self.space(space).must("the space is open")
+    }
+
+    /// As [`Self::placed`], to change.
+    pub(crate) fn placed_mut(&mut self, space: SpaceId) -> &mut PlacedSpace {
+        self.space_mut(space).must("the space is open")
+    }
+
+    /// Makes the hardware equal to the first of `changes` of `space`, at most [`BATCH`] of different granules: as
+    /// many as `budget` allows, and one at least. Returns how many they were.
+    #[must_use]
+    pub(crate) fn apply(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        changes: &[Change],
+        budget: &mut Budget,
+    ) -> usize {
+        invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
+        self.take_frames_back(world, changes.len(), budget);
+        let (count, advance) = self.affordable(space, changes, budget);
+        let changes = changes.get(..count).must("what can be afforded are some of the changes");
+        if changes.is_empty() {
+            return 0;
+        }
+        self.stuck.clear();
+        budget.charge(APPLY_BYTES);
+        self.remove(world, cause, space, changes);
+        self.reclaim(world, changes.len(), budget);
+        self.add(world, cause, space, changes);
+        if !self.misfits.is_empty() {
+            let misfits = core::mem::take(&mut self.misfits);
+            self.recompose(world, cause, space, &misfits);
+            self.add(world, cause, space, &misfits);
+            self.misfits = misfits;
+            self.misfits.clear();
+        }
+        self.pay_back(advance, budget);
+        count
+    }
+
+    /// Makes sure that no device uses what was taken out of the tables of `space` before.
+    fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
+        let members = self.placed(space).members;
+        if members.is_empty() {
+            // No hardware is asked, so nothing else makes what was stored visible before a stream is attached.
+            world.publish();
+        }
+        if world.invalidate(space, &members).is_ok() {
+            return;
+        }
+        // The hardware does not answer. What its devices may still reach is about to belong to somebody
+        // else, so they are cut off; the guest sees faults, and the trace says why.
+        for (dart, streams) in members.iter() {
+            world.event(Event::InvalidateTimedOut { dart });
+            for stream in streams.iter() {
+                world.block(dart, stream);
+            }
+        }
+    }
+
+    /// Takes back the frames that `changes` changes can need and that hardware has confirmed meanwhile, since a mapping
+    /// that is refused is not tried again. Each is marked anew and charged to `budget`; those of one change come
+    /// back in any case, and no more changes are made where the budget has no room for more frames.
+    fn take_frames_back(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
+        let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
+        let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
+        let count = self.pool.take_back(world, most);
+        budget.charge(count * FRAME_BYTES);
+    }
+
+    /// Takes back empty shadow tables while the pool could run short in a batch of `changes` granules.
+    fn reclaim(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
+        for index in 0..self.spaces.len() {
+            if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
+                return;
+            }
+            let space = SpaceId(index as u16);
+            let Some(placed) = self.space_mut(space) else { continue };
+            budget.charge(RECLAIM_BYTES);
+            if placed.shadow.unlink_empty(world) {
+                self.invalidate(world, space);
+                let placed = self.spaces.get_mut(index).and_then(Option::as_mut).must("the space is open");
+                budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(world, &mut self.pool));
+            }
+        }
+    }
+
+    fn record(&self, space: SpaceId, granule: Granule) -> Record {
+        self.book.get(&self.placed(space).index, granule)
+    }
+
+    /// Writes `record` of a granule whose chapter is prepared.
+    fn set_record(&mut self, space: SpaceId, granule: Granule, record: Record) {
+        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        self.book.set(&mut placed.must("the space is open").index, granule, record);
+    }
+
+    /// The hardware entry that `record` asks for.
+    fn entry(world: &impl World, record: &Record) -> u64 {
+        match record.form {
+            Form::Direct(frame) | Form::Composed(frame) if !record.permission().is_none() => {
+                world.leaf_entry(frame, record.permission(), Self::window(world, record))
+            }
+            _ => 0,
+        }
+    }
+
+    /// The slots of `record` that its hardware entry lets devices reach. Those of them that are empty are red zones.
+    fn window(world: &impl World, record: &Record) -> SlotRun {
+        let mapped = record.slots.map(|slot| slot.is_some());
+        if world.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
+    }
+
+    /// Stores the hardware entry that `record` asks for. Returns the entry before and the one now.
+    fn set_entry(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        granule: Granule,
+        record: &Record,
+    ) -> (u64, u64) {
+        let entry = Self::entry(world, record);
+        (self.placed_mut(space).shadow.set(world, granule, entry), entry)
+    }
+
+    /// Reports and repairs each empty slot of `record` that a device wrote into.
+    fn check_red_zones(&self, world: &mut impl World, cause: Cause, granule: Granule, record: &Record) {
+        let Form::Composed(frame) = record.form else { return };
+        for (slot, _) in record.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
+            if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {
+                report_red_zone(world, cause.at(granule, slot), frame.page(slot), (offset, bytes));
+            }
+        }
+    }
+
+    fn is_device(&self, page: Gfn) -> bool {
+        self.devices.iter().any(|range| range.contains(&page))
+    }
+}
+
+/// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the first is at `offset`,
+/// and repairs the page.
+fn report_red_zone(world: &mut impl World, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
+    world.event(Event::RedZone { at, offset, bytes });
+    let load = |at: usize| if at < PAGE_WORDS { world.load(page, at) } else { 0 };
+    let (first, shift) = (usize::from(offset) / 8, 8 * (u32::from(offset) % 8));
+    let joined = |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
+    let data = [joined(first), joined(first + 1)];
+    world.event(Event::Data(data));
+    world.fill_page(page, RED_ZONE);
+}
+
+/// Reports a refused mapping.
+fn refuse(tap: &mut impl Tap, at: Place, page: Gfn, reason: Refusal) {
+    tap.event(Event::Refused { at, page, reason });
+}

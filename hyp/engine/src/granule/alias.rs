@@ -1,0 +1,221 @@
+//! Which IOVAs name a guest page: none, one, or, for an alias, a list.
+//!
+//! Kept in one `u32` of the page's record while there is at most one, which is the common case; more are
+//! nodes of a table of fixed capacity.
+
+use alloc::vec::Vec;
+
+use oche_types::Invariant;
+use oche_types::addr::IovaPage;
+
+use crate::host::SpaceId;
+use crate::mover::NONE;
+
+/// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
+pub(crate) const MAX_ALIASES: usize = 1024;
+/// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each is compared word by
+/// word, and what is new goes to all others. Buffers that devices write share no cache line of 64 bytes, so as many as
+/// this can lie in a page; only a driver that maps the same bytes again and again needs more.
+pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
+/// Marks a head that is the index of a node.
+const LIST: u32 = 1 << 31;
+/// Spaces that fit beside the 20 bits of an IOVA page and [`LIST`].
+pub(crate) const MOST_SPACES: usize = 1 << 10;
+
+/// A page of a space's IOVAs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mapping {
+    pub(crate) space: SpaceId,
+    pub(crate) iova: IovaPage,
+}
+
+impl Mapping {
+    fn pack(self) -> u32 {
+        u32::from(self.space.0) << 20 | self.iova.0 & 0xf_ffff
+    }
+
+    fn unpack(bits: u32) -> Self {
+        Self { space: SpaceId((bits >> 20) as u16), iova: IovaPage(bits & 0xf_ffff) }
+    }
+}
+
+/// The page is named by too many IOVAs, or all nodes are in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TooMany;
+
+/// The nodes of all lists.
+#[derive(Debug)]
+pub(crate) struct Aliases {
+    nodes: Vec<Node>,
+    free: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    mapping: u32,
+    next: u32,
+}
+
+impl Aliases {
+    /// Room for `capacity` mappings of pages that have more than one.
+    pub(crate) fn new(capacity: usize) -> Self {
+        let capacity = capacity.min((LIST - 1) as usize) as u32;
+        let nodes = (1..=capacity)
+            .map(|next| Node { mapping: 0, next: if next == capacity { NONE } else { next } })
+            .collect();
+        Self { nodes, free: if capacity == 0 { NONE } else { 0 } }
+    }
+
+    /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a mapping is in a list
+    /// once at the most.
+    ///
+    /// # Errors
+    ///
+    /// [`TooMany`]; the list is as before.
+    pub(crate) fn add(&mut self, head: &mut u32, mapping: Mapping, most: usize) -> Result<(), TooMany> {
+        if *head == NONE {
+            *head = mapping.pack();
+            return Ok(());
+        }
+        if self.iter(*head).nth(most - 1).is_some() {
+            return Err(TooMany);
+        }
+        if *head & LIST == 0 {
+            let only = self.node(*head, NONE).ok_or(TooMany)?;
+            match self.node(mapping.pack(), only) {
+                Some(first) => *head = LIST | first,
+                None => {
+                    self.release(only);
+                    return Err(TooMany);
+                }
+            }
+        } else {
+            *head = LIST | self.node(mapping.pack(), *head & !LIST).ok_or(TooMany)?;
+        }
+        Ok(())
+    }
+
+    /// Takes `mapping` out of the list that begins at `head`.
+    pub(crate) fn remove(&mut self, head: &mut u32, mapping: Mapping) {
+        if *head == NONE || *head & LIST == 0 {
+            if *head == mapping.pack() {
+                *head = NONE;
+            }
+            return;
+        }
+        let mut before = NONE;
+        let mut at = *head & !LIST;
+        while at != NONE {
+            let node = *self.nodes.get(at as usize).must("a list is made of nodes");
+            if node.mapping != mapping.pack() {
+                before = at;
+                at = node.next;
+                continue;
+            }
+            match self.nodes.get_mut(before as usize) {
+                Some(previous) => previous.next = node.next,
+                None => *head = LIST | node.next,
+            }
+            self.release(at);
+            break;
+        }
+        self.simplify(head);
+    }
+
+    /// The mappings in the list that begins at `head`.
+    pub(crate) fn iter(&self, head: u32) -> impl Iterator<Item = Mapping> {
+        let mut at = head;
+        core::iter::from_fn(move || {
+            let (mapping, rest) = self.step(at)?;
+            at = rest;
+            Some(mapping)
+        })
+    }
+
+    /// The first mapping of the list that begins at `head`, and the head of the rest.
+    pub(crate) fn step(&self, head: u32) -> Option<(Mapping, u32)> {
+        if head == NONE {
+            return None;
+        }
+        if head & LIST == 0 {
+            return Some((Mapping::unpack(head), NONE));
+        }
+        let node = self.nodes.get((head & !LIST) as usize).must("a list is made of nodes");
+        let rest = if node.next == NONE { NONE } else { LIST | node.next };
+        Some((Mapping::unpack(node.mapping), rest))
+    }
+
+    /// A list of one is no list.
+    fn simplify(&mut self, head: &mut u32) {
+        let at = *head & !LIST;
+        if let Some(Node { mapping, next: NONE }) = self.nodes.get(at as usize).copied() {
+            *head = mapping;
+            self.release(at);
+        }
+    }
+
+    fn node(&mut self, mapping: u32, next: u32) -> Option<u32> {
+        let index = self.free;
+        let node = self.nodes.get_mut(index as usize)?;
+        self.free = node.next;
+        *node = Node { mapping, next };
+        Some(index)
+    }
+
+    fn release(&mut self, index: u32) {
+        let node = self.nodes.get_mut(index as usize).must("a list is made of nodes");
+        node.next = self.free;
+        self.free = index;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+
+    use super::*;
+
+    fn mapping(index: u32) -> Mapping {
+        Mapping { space: SpaceId((index % 7) as u16), iova: IovaPage(index) }
+    }
+
+    fn listed(aliases: &Aliases, head: u32) -> BTreeSet<u32> {
+        aliases.iter(head).map(Mapping::pack).collect()
+    }
+
+    #[test]
+    fn a_list_holds_what_a_set_would() {
+        let mut aliases = Aliases::new(8);
+        let mut head = NONE;
+        let mut set = BTreeSet::new();
+        let mut state = 1_u32;
+        for _ in 0..10_000 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let mapping = mapping(state >> 24 & 7);
+            if state >> 16 & 1 == 0 {
+                if set.insert(mapping.pack()) {
+                    assert_eq!(aliases.add(&mut head, mapping, MAX_ALIASES), Ok(()));
+                }
+            } else {
+                set.remove(&mapping.pack());
+                aliases.remove(&mut head, mapping);
+            }
+            assert_eq!(listed(&aliases, head), set);
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_changes_nothing() {
+        let mut aliases = Aliases::new(2);
+        let mut head = NONE;
+        for index in 0..2 {
+            assert_eq!(aliases.add(&mut head, mapping(index), MAX_ALIASES), Ok(()));
+        }
+        assert_eq!(aliases.add(&mut head, mapping(2), MAX_ALIASES), Err(TooMany));
+        assert_eq!(listed(&aliases, head).len(), 2);
+        let mut other = NONE;
+        assert_eq!(aliases.add(&mut other, mapping(3), MAX_ALIASES), Ok(()));
+        assert_eq!(aliases.add(&mut other, mapping(4), MAX_ALIASES), Err(TooMany));
+        assert_eq!(listed(&aliases, other).len(), 1);
+    }
+}

@@ -1,0 +1,123 @@
+//! What changes cost, so that the work of one trap has a bound in bytes.
+//!
+//! A batch looks at all copies of each page that it is about, once: the page is listed, and whoever makes copies
+//! equal asks whether it is the first to do so. What is new in copies is not known before: it is charged at its worst, and
+//! what was equal is paid back.
+
+use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_types::invariant;
+
+use crate::budget::Budget;
+use crate::granule::book::Form;
+use crate::granule::{Change, Placement};
+use crate::host::SpaceId;
+
+/// Of a change, whatever it maps: its entries compared, and what is known of its granule looked up.
+const CHANGE_BYTES: usize = 1024;
+/// Of a page that comes or goes: the red zone looked at, the page copied, the slot filled.
+const SLOT_BYTES: usize = 4 * PAGE_BYTES;
+/// Of each copy of such a page: compared when the page's mappings go and when they come.
+const COPY_BYTES: usize = 6 * PAGE_BYTES;
+/// Of each word that is new, in each copy that it goes to. At worst every other byte is, and each is a store of its own, which
+/// costs as much as copying many words.
+const NEWS_BYTES: usize = 448;
+/// Of each copy of a page all of whose words are new.
+const ALL_NEWS_BYTES: usize = NEWS_BYTES * PAGE_WORDS;
+/// Of each node of a list of mappings that is walked.
+pub(super) const NODE_BYTES: usize = 64;
+
+/// What was charged for news, which may turn out to be none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Advance {
+    bytes: usize,
+    /// [`Placement::news`] before.
+    news: usize,
+}
+
+impl Advance {
+    /// Both together, of which `self` was charged first.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, ..self }
+    }
+}
+
+impl Placement {
+    /// How many of the first of `changes`, at least one, what is left of `budget` allows. They are charged to it.
+    pub(super) fn affordable(
+        &mut self,
+        space: SpaceId,
+        changes: &[Change],
+        budget: &mut Budget,
+    ) -> (usize, Advance) {
+        let mut count = 0;
+        let mut advance = self.advance(0);
+        for change in changes {
+            let (sure, copies) = self.cost(space, change);
+            let news = self.advance(copies);
+            let cost = sure + news.bytes;
+            if count != 0 && !budget.allows(cost) {
+                break;
+            }
+            budget.charge(cost);
+            advance = advance.and(news);
+            count += 1;
+        }
+        self.unlist_all();
+        (count, advance)
+    }
+
+    fn advance(&self, copies: usize) -> Advance {
+        Advance { bytes: ALL_NEWS_BYTES * copies, news: self.news }
+    }
+
+    /// Charges what it costs to compare the copies of `page` and, at worst, to make them equal.
+    pub(crate) fn charge_merge(&self, page: Gfn, budget: &mut Budget) -> Advance {
+        let copies = self.mappings(page).count();
+        let advance = self.advance(copies);
+        budget.charge(COPY_BYTES * copies + advance.bytes);
+        advance
+    }
+
+    /// Gives back what of `advance` was not needed since.
+    pub(crate) fn pay_back(&self, advance: Advance, budget: &mut Budget) {
+        let done = NEWS_BYTES * self.news.wrapping_sub(advance.news);
+        budget.pay_back(advance.bytes.saturating_sub(done));
+    }
+
+    /// Of `change`: what it costs whatever is new, and how many copies are compared for news.
+    fn cost(&mut self, space: SpaceId, change: &Change) -> (usize, usize) {
+        let before = self.record(space, change.granule);
+        // A direct granule that is split looks at the copies of each page by itself.
+        let is_direct = matches!(before.form, Form::Direct(_));
+        let old = before.slots.into_iter().flatten().map(|slot| slot.page);
+        let new = change.wanted.into_iter().flatten().map(|leaf| leaf.page);
+        let (mut bytes, mut compared) = (CHANGE_BYTES, 0);
+        for page in old.chain(new) {
+            let copies = self.mappings(page).count();
+            bytes += SLOT_BYTES + NODE_BYTES * copies;
+            if self.list(page) || is_direct {
+                bytes += COPY_BYTES * copies;
+                compared += copies;
+            }
+        }
+        (bytes, compared)
+    }
+
+    /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
+    pub(super) fn list(&mut self, page: Gfn) -> bool {
+        // A device's page has no record.
+        let Some(record) = self.mover.get_mut(page).filter(|record| !record.is_listed) else { return false };
+        record.is_listed = true;
+        invariant!(self.listed.len() < self.listed.capacity(), "a batch is about a bounded number of pages");
+        self.listed.push(page);
+        true
+    }
+
+    /// Forgets what was listed.
+    pub(super) fn unlist_all(&mut self) {
+        while let Some(page) = self.listed.pop() {
+            self.mover.record_mut(page).is_listed = false;
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Direct granules: those whose pages lie at home in one frame, in order, so that hardware can point there.
+//!
+//! Without windows that takes all four pages. With them it takes a run of neighbours, and the hardware entry's
+//! window leaves out the rest of the frame, which may hold anything of the guest's. A neighbour that fits widens the
+//! window, and one that goes from an end narrows it: an entry is stored at once, and what a device does meanwhile is
+//! right under the old entry and the new. A neighbour that does not fit has the granule composed under the
+//! device ([`Placement::recompose`]).
+//!
+//! That move costs more than composing at once, and a device that reads back what it wrote in that moment may
+//! find what was there before. So a run that devices may write is left at home only where no neighbour is to be
+//! expected; one that they only read has nothing to lose. `docs/decisions.md`, 15, has the reasons.
+
+use oche_types::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
+use oche_types::dart::entry::{Leaf, Permission};
+use oche_types::event::{Event, Placement as Placed, Refusal};
+
+use crate::granule::addition::put;
+use crate::granule::alias::{MAX_ALIASES, Mapping};
+use crate::granule::book::{Form, Record, Slot};
+use crate::granule::{Cause, Change, Placement, refuse};
+use crate::host::{SpaceId, World};
+
+/// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the fourth for itself.
+/// Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
+const LONELY_PAGES: usize = 3;
+
+impl Placement {
+    /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits there. What can only
+    /// be refused is taken out of `wanted`. `false`: what is left is for a composed frame.
+    pub(super) fn add_direct(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        granule: Granule,
+        wanted: &mut [Option<Leaf>; SLOTS],
+        record: &mut Record,
+    ) -> bool {
+        if matches!(record.form, Form::Composed(_)) {
+            return false;
+        }
+        let mut frame = self.direct_frame(world, space, granule, record, wanted);
+        if frame.is_none() && self.refuse_strangers(world, cause, granule, record, wanted) {
+            frame = self.direct_frame(world, space, granule, record, wanted);
+        }
+        if let Some(frame) = frame {
+            self.put_direct(world, cause, space, granule, frame, wanted, record);
+            return true;
+        }
+        if record.form == Form::Empty {
+            return false;
+        }
+        let is_new = |slot: usize| record.slots.get(slot) == Some(&None);
+        let new = wanted.iter().enumerate().filter_map(|(slot, leaf)| leaf.map(|leaf| (slot, leaf)));
+        let mut new = new.filter(|(slot, _)| is_new(*slot)).peekable();
+        match self.stuck.iter().find(|(stuck, _)| *stuck == granule).map(|(_, reason)| *reason) {
+            Some(reason) => {
+                new.for_each(|(slot, leaf)| refuse(world, cause.at(granule, slot), leaf.page, reason))
+            }
+            None if new.peek().is_some() => self.misfits.push(Change { granule, wanted: *wanted }),
+            None => {}
+        }
+        true
+    }
+
+    /// Refuses what is newly wanted and is not guest RAM: no composed frame can hold it. Whether there was any.
+    fn refuse_strangers(
+        &self,
+        world: &mut impl World,
+        cause: Cause,
+        granule: Granule,
+        record: &Record,
+        wanted: &mut [Option<Leaf>; SLOTS],
+    ) -> bool {
+        let mut found = false;
+        for (index, (wanted, slot)) in wanted.iter_mut().zip(record.slots).enumerate() {
+            let Some(leaf) = wanted.filter(|leaf| slot.is_none() && !self.mover.is_ram(leaf.page)) else {
+                continue;
+            };
+            let reason = self.stranger(leaf.page);
+            refuse(world, cause.at(granule, index), leaf.page, reason);
+            (*wanted, found) = (None, true);
+        }
+        found
+    }
+
+    /// Why `page`, which is not guest RAM, cannot be part of a composed frame.
+    pub(super) fn stranger(&self, page: Gfn) -> Refusal {
+        if self.is_device(page) { Refusal::DeviceNotDirect } else { Refusal::NotGuestMemory }
+    }
+
+    /// The frame that hardware can point at for everything in `record` and `wanted`, if there is one and it is wise.
+    fn direct_frame(
+        &self,
+        world: &impl World,
+        space: SpaceId,
+        granule: Granule,
+        record: &Record,
+        wanted: &[Option<Leaf>; SLOTS],
+    ) -> Option<Frame> {
+        let run = SlotRun::around(wanted.map(|leaf| leaf.is_some()))?;
+        let first = wanted.get(run.first()).copied().flatten()?;
+        let frame = first.page.home().frame();
+        let has_place = |page: Gfn| match self.mover.get(page) {
+            Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),
+            None => self.is_device(page),
+        };
+        let is_in_order = wanted.iter().enumerate().all(|(slot, leaf)| match leaf {
+            Some(leaf) => {
+                leaf.page.slot() == slot && leaf.page.home().frame() == frame && has_place(leaf.page)
+            }
+            None => !run.contains(slot),
+        });
+        if !is_in_order || !self.is_uniform(wanted) {
+            return None;
+        }
+        let is_wise = match record.form {
+            Form::Direct(old) => old == frame,
+            Form::Composed(_) => false,
+            Form::Empty if run == SlotRun::ALL => true,
+            Form::Empty => {
+                world.has_windows()
+                    && (!self.mover.is_ram(first.page)
+                        || self.stays_alone(space, granule, frame, run, wanted))
+            }
+        };
+        is_wise.then_some(frame)
+    }
+
+    /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or is unlikely.
+    fn stays_alone(
+        &self,
+        space: SpaceId,
+        granule: Granule,
+        frame: Frame,
+        run: SlotRun,
+        wanted: &[Option<Leaf>; SLOTS],
+    ) -> bool {
+        let all = wanted.iter().flatten().fold(Permission::default(), |all, leaf| all.union(leaf.permission));
+        if !all.write {
+            return true;
+        }
+        let before = granule.0.checked_sub(1).map(|before| self.record(space, Granule(before)));
+        let is_tail = before.is_some_and(|before| {
+            before.slots.last().is_some_and(Option::is_some)
+                && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(Frame(frame)))
+        });
+        run.first() == 0 && (run.last() + 1 >= LONELY_PAGES || is_tail)
+    }
+
+    /// Links everything that is newly `wanted`, or, where one mapping has no room in the books, nothing: a window
+    /// has no holes.
+    #[expect(clippy::too_many_arguments, reason = "one step of a plan, named")]
+    fn put_direct(
+        &mut self,
+        world: &mut impl World,
+        cause: Cause,
+        space: SpaceId,
+        granule: Granule,
+        frame: Frame,
+        wanted: &[Option<Leaf>; SLOTS],
+        record: &mut Record,
+    ) {
+        let mut after = Record { form: Form::Direct(frame), ..*record };
+        for (index, leaf) in wanted.iter().enumerate() {
+            let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
+            let at = cause.at(granule, index);
+            if let Err(reason) = self.link(space, at, leaf.page, MAX_ALIASES) {
+                self.unlink_new(space, granule, record, &after);
+                for (index, leaf) in wanted.iter().enumerate() {
+                    if let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) {
+                        refuse(world, cause.at(granule, index), leaf.page, reason);
+                    }
+                }
+                self.release_unused(space, granule);
+                return;
+            }
+            let (page, permission) = (leaf.page, leaf.permission);
+            put(&mut after, at, Slot { page, permission, is_replica: false, is_filled: true });
+        }
+        for (index, slot) in after.slots.iter().enumerate() {
+            if let Some(slot) = slot.filter(|_| record.slots.get(index) == Some(&None)) {
+                let (at, page, permission) = (cause.at(granule, index), slot.page, slot.permission);
+                // Copies that devices wrote become equal with every mapping that comes, whatever its place.
+                self.equalize_once(world, page);
+                world.event(Event::Map { at, page, permission, placement: Placed::Direct });
+            }
+        }
+        *record = after;
+        self.set_record(space, granule, after);
+    }
+
+    /// Unlinks what `after` has and `before` has not.
+    fn unlink_new(&mut self, space: SpaceId, granule: Granule, before: &Record, after: &Record) {
+        for (index, slot) in after.slots.iter().enumerate() {
+            let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else { continue };
+            if let Some(record) = self.mover.get_mut(slot.page) {
+                let mapping = Mapping { space, iova: granule.page(index) };
+                self.aliases.remove(&mut record.mappings, mapping);
+            }
+        }
+    }
+}
+
+/// Whether the mapped slots of `record` are neighbours, without a hole between them.
+pub(super) fn is_run(record: &Record) -> bool {
+    let Some(run) = SlotRun::around(record.slots.map(|slot| slot.is_some())) else { return false };
+    record.slots.iter().enumerate().all(|(index, slot)| slot.is_some() || !run.contains(index))
+}

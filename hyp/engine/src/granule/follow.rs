@@ -1,0 +1,166 @@
+//! Pages that one device writes and another reads in a copy: which they are, and keeping their copies equal.
+//!
+//! No trap sees a device's write, so nothing can carry it to another device's copy at once. Each flush of a
+//! space does: it makes the copies equal of every such page that the space maps. The pages are listed, so that a
+//! flush costs nothing where there is none, and looked for only in spaces that have had one.
+//!
+//! A copy that devices only read needs no base: nothing but the page itself is news, and a word that
+//! differs is taken over from there.
+
+use alloc::vec::Vec;
+
+use oche_types::addr::{Gfn, PAGE_WORDS};
+use oche_types::dart::entry::Permission;
+use oche_types::event::Event;
+use oche_types::{Invariant, invariant};
+
+use crate::budget::Budget;
+use crate::granule::Placement;
+use crate::granule::copies::differing_bytes;
+use crate::granule::cost::NODE_BYTES;
+use crate::host::{SpaceId, World};
+use crate::mover::NONE;
+
+/// The pages of which a device may write one copy and read another.
+#[derive(Debug)]
+pub(crate) struct Followed {
+    pages: Vec<Gfn>,
+}
+
+impl Followed {
+    /// Room for `capacity` pages.
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { pages: Vec::with_capacity(capacity) }
+    }
+}
+
+impl Placement {
+    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of a space that
+    /// maps it, if a device may write one of them and read another.
+    pub(super) fn follow_if_needed(&mut self, page: Gfn) {
+        if !self.is_written_and_read(page) {
+            return;
+        }
+        let index = self.followed.pages.len() as u32;
+        let record = self.mover.record_mut(page);
+        if record.followed == NONE {
+            record.followed = index;
+            let room = self.followed.pages.capacity() - self.followed.pages.len();
+            invariant!(room != 0, "a followed page has two nodes in a list of mappings");
+            self.followed.pages.push(page);
+        }
+        let mut head = record.mappings;
+        while let Some((mapping, next)) = self.aliases.step(head) {
+            self.placed_mut(mapping.space).has_followed = true;
+            head = next;
+        }
+    }
+
+    /// A mapping of `page` went: with fewer than two there is no other copy.
+    pub(super) fn unfollow_if_single(&mut self, page: Gfn) {
+        if self.is_followed(page) && self.mappings(page).nth(1).is_none() {
+            self.unfollow(page);
+        }
+    }
+
+    pub(super) fn is_followed(&self, page: Gfn) -> bool {
+        self.mover.get(page).is_some_and(|record| record.followed != NONE)
+    }
+
+    fn unfollow(&mut self, page: Gfn) {
+        let record = self.mover.record_mut(page);
+        let index = core::mem::replace(&mut record.followed, NONE);
+        // The last one takes its place: a pass goes from the end to the start, so it has seen that one already, or
+        // sees it there.
+        let removed = self.followed.pages.swap_remove(index as usize);
+        invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
+        if let Some(moved) = self.followed.pages.get(index as usize).copied() {
+            self.mover.record_mut(moved).followed = index;
+        }
+    }
+
+    /// Whether a device may write one copy of `page` and read another.
+    fn is_written_and_read(&self, page: Gfn) -> bool {
+        let mut first = None;
+        let mut are_several = false;
+        let mut all = Permission::default();
+        for mapping in self.mappings(page) {
+            let (slot, _, at) = self.slot_of(mapping);
+            are_several |= *first.get_or_insert(at) != at;
+            all = all.union(slot.permission);
+        }
+        are_several && all == Permission::READ_WRITE
+    }
+
+    /// Makes the copies equal of every followed page that `space` maps, from number `left` downwards. True: all of
+    /// them were looked at. False: `budget` is spent, and the next call goes on.
+    #[must_use]
+    pub(crate) fn follow(
+        &mut self,
+        world: &mut impl World,
+        space: SpaceId,
+        left: &mut usize,
+        budget: &mut Budget,
+    ) -> bool {
+        if !self.placed(space).has_followed {
+            return true;
+        }
+        let is_whole_pass = *left >= self.followed.pages.len();
+        let mut is_any_mapped = false;
+        *left = self.followed.pages.len().min(*left);
+        while let Some(index) = left.checked_sub(1) {
+            if budget.is_spent() {
+                world.publish();
+                return false;
+            }
+            *left = index;
+            let page = *self.followed.pages.get(index).must("the pass is inside the list");
+            budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
+            if !self.mappings(page).any(|mapping| mapping.space == space) {
+                continue;
+            }
+            is_any_mapped = true;
+            let advance = self.charge_merge(page, budget);
+            self.equalize(world, page);
+            self.pay_back(advance, budget);
+            if !self.is_written_and_read(page) {
+                self.unfollow(page);
+            }
+        }
+        if is_any_mapped {
+            world.publish();
+        } else if is_whole_pass {
+            self.placed_mut(space).has_followed = false;
+        }
+        true
+    }
+
+    /// Makes all copies of `page` equal that anybody may have changed.
+    pub(crate) fn equalize(&mut self, world: &mut impl World, page: Gfn) {
+        if self.base(page).is_some() {
+            self.merge_copies(world, page);
+        } else if self.is_followed(page) {
+            let bytes = self.refresh_replicas(world, page);
+            if bytes != 0 {
+                world.event(Event::Merged { page, bytes });
+            }
+        }
+    }
+
+    /// Takes over into every replica of `page`, none of which has news of its own, what the page holds. Returns how
+    /// many bytes differed.
+    pub(super) fn refresh_replicas(&self, world: &mut impl World, page: Gfn) -> u32 {
+        let primary = self.mover.locate(page);
+        let mut bytes = 0;
+        for (replica, _) in self.replicas(page) {
+            let mut start = 0;
+            while let Some(word) = world.first_difference(replica, primary, start..PAGE_WORDS) {
+                let value = world.load(primary, word);
+                bytes += differing_bytes(world.load(replica, word), value).count_ones() / 8;
+                world.store(replica, word, value);
+                start = word + 1;
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,201 @@
+//! Guards: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
+//!
+//! A page with replicas that devices only read is read-only for CPUs; one with a replica that a device may
+//! write is out of their reach. The access that traps comes here, under the engine's lock, and is
+//! carried out on all copies before the CPU goes on.
+//!
+//! Why this is exact, for CPUs and one device at a time on each byte:
+//! - *A CPU's load sees every write of a device that was in memory before.* It first brings what differs
+//!   from the base, in the words that it covers, from every copy that a device may write ([`merge_words`]).
+//!   While there is no such replica, devices write only the copy that CPUs read, and loads need no guard.
+//! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and into the
+//!   base before the trap returns. The words under it were merged first, so a device's earlier write
+//!   in the same word is not lost, and one that comes later differs from the base.
+//! - *A device's write is never taken for an old value.* The base holds what all copies agreed on after
+//!   the last store by anybody that was noticed, so a device that writes what a CPU has overwritten differs.
+//! - *Nothing is stored between the fill of a replica and its guard:* the page is broken in stage 2 for that.
+//!
+//! What no guard can see is one device's write that another device reads, or the same through another
+//! IOVA, with no access by a CPU and no invalidation between: the second may read what was there before.
+//!
+//! [`merge_words`]: Placement::merge_words
+
+use oche_types::Invariant;
+use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
+use oche_types::dart::entry::Permission;
+use oche_types::event::Refusal;
+
+use crate::granule::book::Slot;
+use crate::granule::copies::store_bytes;
+use crate::granule::{BATCH, Cause, Change, Coherence, Placement};
+use crate::host::{SpaceId, World};
+use crate::mover::Guard;
+
+impl Placement {
+    /// The guard that a page needs because of a replica with `permission`.
+    pub(super) fn guard_for(&self, permission: Permission) -> Guard {
+        match (self.coherence, permission.write) {
+            (Coherence::Api, _) => Guard::Open,
+            (Coherence::Exact, false) => Guard::Stores,
+            (Coherence::Exact, true) => Guard::Everything,
+        }
+    }
+
+    /// The guard that `page` needs.
+    pub(crate) fn needed_guard(&self, page: Gfn) -> Guard {
+        let guard = |(_, write)| self.guard_for(Permission { read: true, write });
+        let guard = self.replicas(page).map(guard).max().unwrap_or(Guard::Open);
+        if guard != Guard::Everything && self.is_watched(page) {
+            return Guard::Everything;
+        }
+        if guard == Guard::Stores && self.mover.has_exclusives(page) { Guard::Everything } else { guard }
+    }
+
+    /// Makes every page in motion again, with the guard that it needs by now. Guards of other pages may be
+    /// stricter than needed, never weaker: [`Self::relax`] finds out when a CPU touches the page.
+    pub(super) fn finish_motion(&mut self, world: &mut impl World) {
+        let mut index = 0;
+        while let Some(page) = self.mover.moving(index) {
+            let guard = self.needed_guard(page);
+            self.mover.set_guard(page, guard);
+            index += 1;
+        }
+        self.mover.finish(world);
+    }
+
+    /// Takes a guard off that `page` no longer needs. Returns whether there was one.
+    pub(crate) fn relax(&mut self, world: &mut impl World, page: Gfn) -> bool {
+        let needed = self.needed_guard(page);
+        if needed == Guard::Open {
+            self.mover.set_exclusives(page, false);
+        }
+        if self.needed_guard(page) >= self.mover.guard(page) {
+            return false;
+        }
+        self.mover.begin(world, page);
+        self.finish_motion(world);
+        true
+    }
+
+    /// From now on loads of `page`, whose stores are guarded, are as well.
+    pub(crate) fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
+        self.mover.set_exclusives(page, true);
+        if self.needed_guard(page) > self.mover.guard(page) {
+            self.mover.begin(world, page);
+            self.finish_motion(world);
+        }
+    }
+
+    /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, at most 8 and inside the page,
+    /// zero-extended.
+    pub(crate) fn load(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
+        let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
+        self.merge_words(world, page, first..last + 1);
+        let at = self.mover.locate(page);
+        let shift = 8 * (offset % 8) as u32;
+        let mut value = world.load(at, first) >> shift;
+        if last != first {
+            value |= world.load(at, last) << (64 - shift);
+        }
+        let unused = 64 - 8 * bytes as u32;
+        value << unused >> unused
+    }
+
+    /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of a
+    /// guarded `page`. An aligned power of two of bytes appears in each copy at once.
+    pub(crate) fn store(
+        &mut self,
+        world: &mut impl World,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+        value: u64,
+    ) {
+        let Some((offset, bytes)) = inside(offset, bytes) else { return };
+        self.merge_words(world, page, offset / 8..(offset + bytes - 1) / 8 + 1);
+        let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
+        let mask = u64::MAX >> (64 - 8 * bytes);
+        let replicas = self.replicas(page).map(|(replica, _)| replica);
+        for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {
+            store_bytes(world, to, word, mask << shift, value << shift);
+            if offset % 8 + bytes > 8 {
+                store_bytes(world, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
+            }
+        }
+    }
+
+    /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it directly where
+    /// this says. [`Self::settle`] must follow before anybody else comes to the engine.
+    pub(crate) fn open(&mut self, world: &mut impl World, page: Gfn) -> Hfn {
+        self.merge_copies(world, page);
+        self.mover.locate(page)
+    }
+
+    /// Brings what a CPU stored into the opened `page` to all copies.
+    pub(crate) fn settle(&mut self, world: &mut impl World, page: Gfn) {
+        if self.base(page).is_some() {
+            self.merge_copies(world, page);
+            return;
+        }
+        // No device writes a replica: what differs is new in the page.
+        self.refresh_replicas(world, page);
+    }
+
+    /// Gives up replicas of `page`: their mappings are refused, devices find nothing there, and once none is left
+    /// CPUs may do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
+    /// of instructions, a walk of tables. A call gives up a batch of one space's: the access traps again until all
+    /// are gone.
+    pub(crate) fn collapse(&mut self, world: &mut impl World, page: Gfn) {
+        self.give_up_some(world, page);
+        self.relax(world, page);
+    }
+
+    /// Gives up every replica of `page`.
+    pub(super) fn collapse_all(&mut self, world: &mut impl World, page: Gfn) {
+        while self.give_up_some(world, page) {}
+        self.relax(world, page);
+    }
+
+    /// Gives up some replicas of `page`, at most a batch of one space. False: there is none.
+    fn give_up_some(&mut self, world: &mut impl World, page: Gfn) -> bool {
+        let mut changes = core::mem::take(&mut self.given_up);
+        let mut space = None;
+        for mapping in self.mappings(page) {
+            let (slot, ..) = self.slot_of(mapping);
+            if !slot.is_replica || *space.get_or_insert(mapping.space) != mapping.space {
+                continue;
+            }
+            let granule = mapping.iova.granule();
+            let known = changes.iter().position(|change: &Change| change.granule == granule);
+            let index = known.unwrap_or(changes.len());
+            if index == BATCH {
+                continue;
+            }
+            if known.is_none() {
+                let wanted = self.record(mapping.space, granule).slots.map(|slot| slot.map(Slot::leaf));
+                changes.push(Change { granule, wanted });
+            }
+            let change = changes.get_mut(index).must("the granule's change was listed");
+            *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
+        }
+        if let Some(space) = space {
+            self.refuse_replicas(world, space, &changes);
+        }
+        changes.clear();
+        self.given_up = changes;
+        space.is_some()
+    }
+
+    /// Takes the replicas away that `changes` of `space` no longer want.
+    fn refuse_replicas(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+        let cause = Cause::of(&self.placed(space).members);
+        self.remove(world, cause, space, changes);
+        self.refuse_departed(world, cause, Refusal::NotGuardable);
+    }
+}
+
+/// An access inside a page, or `None` for any other.
+fn inside(offset: usize, bytes: usize) -> Option<(usize, usize)> {
+    (bytes != 0 && bytes <= 8 && offset.checked_add(bytes)? <= PAGE_BYTES).then_some((offset, bytes))
+}

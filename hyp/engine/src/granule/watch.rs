@@ -1,0 +1,239 @@
+//! Watches: IOVA ranges of which every access by a CPU is told, with its value.
+//!
+//! A page that is mapped in a watched range is guarded against everything, whether it has copies or not, so each
+//! access to it traps and is carried out by who carries out guarded accesses; that is all that a watch adds to what
+//! guards do, and what CPUs and devices see stays the same. A page comes to be guarded when it is mapped or when
+//! the watch is set: at once, or in the traps that follow where much is mapped. It stays so when either ends, until a
+//! CPU touches it: [`Placement::relax`] finds out.
+//!
+//! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
+//! a time. Then the page's watch is given up, which is told, until its granule is mapped anew or watches are set anew.
+
+use alloc::vec::Vec;
+use core::ops::{Range, RangeInclusive};
+
+use oche_types::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
+use oche_types::event::{Event, Place, WatchHow};
+use oche_types::selection::{MOST_WATCHED_BYTES, MOST_WATCHES, Selection};
+
+use crate::granule::alias::Mapping;
+use crate::granule::book::Record;
+use crate::granule::{BATCH, Placement};
+use crate::host::{SpaceId, World};
+use crate::mover::Guard;
+
+/// Places of which an access is told, where several mappings of a page are watched.
+const MOST_PLACES: usize = 4;
+/// Bytes that an event of a watch can tell of.
+const MOST_BYTES: usize = 64;
+
+/// Pages that one trap looks at to set watches, each counted once and once more for each of its mappings; and empty
+/// watches of a space.
+const MAX_VISITS: usize = 1 << 14;
+
+/// What is watched.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    ranges: Vec<Selection>,
+    /// What is mapped is still to be guarded: the next trap goes on here.
+    pass: Option<Pass>,
+}
+
+/// A walk through what is mapped where somebody watches.
+#[derive(Debug)]
+struct Pass {
+    /// The first is looked at, at `watch`, from the granule `next` on, or from the watch's first.
+    spaces: Range<usize>,
+    watch: usize,
+    next: Option<Granule>,
+}
+
+impl Pass {
+    /// Goes on to the next of `watches` watches, or to the first of the next space.
+    fn skip(mut self, watches: usize) -> Option<Self> {
+        self.next = None;
+        self.watch += 1;
+        if self.watch >= watches {
+            self.watch = 0;
+            self.spaces.start += 1;
+        }
+        (!self.spaces.is_empty()).then_some(self)
+    }
+}
+
+impl Watches {
+    /// Nothing is watched.
+    pub(crate) fn new() -> Self {
+        Self { ranges: Vec::with_capacity(MOST_WATCHES), pass: None }
+    }
+
+    /// Whether anything is.
+    pub(crate) fn are_set(&self) -> bool {
+        !self.ranges.is_empty()
+    }
+
+    /// Whether something that is mapped is not guarded yet.
+    pub(crate) fn are_being_set(&self) -> bool {
+        self.pass.is_some()
+    }
+}
+
+/// An access of a CPU to a guarded page, for who watches it.
+#[derive(Clone, Copy, Debug)]
+pub struct Watched {
+    /// The guest page.
+    pub page: Gfn,
+    /// The first byte's offset in it.
+    pub offset: usize,
+    /// How many bytes; what is more than 64 or reaches out of the page is cut.
+    pub bytes: usize,
+    /// Whether it was a store.
+    pub is_write: bool,
+    /// What is known of it.
+    pub how: WatchHow,
+}
+
+impl Placement {
+    /// Watches `ranges`, at most [`MOST_WATCHES`], instead of what was watched.
+    pub(crate) fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
+        self.watches.ranges.clear();
+        for range in ranges.iter().take(MOST_WATCHES) {
+            let last = range.last.min(range.first.saturating_add(MOST_WATCHED_BYTES - 1));
+            self.watches.ranges.push(Selection { last, ..*range });
+        }
+        self.begin_pass(world, 0..self.spaces.len());
+    }
+
+    /// Guards what is mapped in `space` where somebody watches: a stream of the space is new.
+    pub(crate) fn watch_space(&mut self, world: &mut impl World, space: SpaceId) {
+        let space = usize::from(space.0);
+        // A pass that is under way begins anew, with this space in it.
+        let is_alone = self.watches.pass.is_none();
+        self.begin_pass(world, if is_alone { space..space + 1 } else { 0..self.spaces.len() });
+    }
+
+    fn begin_pass(&mut self, world: &mut impl World, spaces: Range<usize>) {
+        self.watches.pass = Some(Pass { spaces, watch: 0, next: None });
+        self.go_on_watching(world);
+    }
+
+    /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under way.
+    pub(crate) fn go_on_watching(&mut self, world: &mut impl World) {
+        let mut left = MAX_VISITS;
+        let mut moving = 0;
+        while let Some(mut pass) = self.watches.pass.take() {
+            if left == 0 {
+                self.watches.pass = Some(pass);
+                break;
+            }
+            let Some((granule, record, pages)) = self.next_watched(&pass) else {
+                left -= 1;
+                self.watches.pass = pass.skip(self.watches.ranges.len());
+                continue;
+            };
+            for (slot, mapped) in record.slots.iter().enumerate() {
+                let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else { continue };
+                left = left.saturating_sub(1 + self.mappings(mapped.page).count());
+                self.watch_again(mapped.page);
+                self.begin_watched(world, mapped.page);
+                moving += 1;
+                if moving == BATCH {
+                    self.finish_motion(world);
+                    moving = 0;
+                }
+            }
+            pass.next = Some(Granule(granule.0 + 1));
+            self.watches.pass = Some(pass);
+        }
+        self.finish_motion(world);
+    }
+
+    /// The next granule of `pass` in its space and watch of which something is mapped, and the pages that are watched.
+    fn next_watched(&self, pass: &Pass) -> Option<(Granule, Record, RangeInclusive<IovaPage>)> {
+        let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
+        let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
+        let (first, last) = (page(range.first), page(range.last));
+        let placed = self.space(SpaceId(pass.spaces.start as u16))?;
+        let from = pass.next.unwrap_or(first.granule());
+        let (granule, record) = self.book.find(&placed.index, from..=last.granule())?;
+        Some((granule, record, first..=last))
+    }
+
+    /// Takes `page` out of the CPUs' reach if it needs a stricter guard than it has, so that
+    /// [`Self::finish_motion`] gives it that.
+    pub(super) fn begin_watched(&mut self, world: &mut impl World, page: Gfn) {
+        let guard = self.mover.guard(page);
+        if guard == Guard::Everything || self.needed_guard(page) <= guard {
+            return;
+        }
+        match self.mover.prepare(world, page) {
+            Ok(()) => self.mover.begin(world, page),
+            // Stage 2 has no memory for an entry of the page's own.
+            Err(_) => self.stop_watching(world, page),
+        }
+    }
+
+    /// A watch of `page` that was given up is tried once more.
+    pub(super) fn watch_again(&mut self, page: Gfn) {
+        if let Some(record) = self.mover.get_mut(page) {
+            record.is_unwatchable = false;
+        }
+    }
+
+    /// Whether CPUs' accesses to `page` are told.
+    pub(super) fn is_watched(&self, page: Gfn) -> bool {
+        self.watches.are_set()
+            && self.mover.get(page).is_some_and(|record| !record.is_unwatchable)
+            && self.mappings(page).any(|mapping| self.watched_at(mapping, 0, PAGE_BYTES).is_some())
+    }
+
+    /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are watched, if they are.
+    fn watched_at(&self, mapping: Mapping, offset: usize, bytes: usize) -> Option<Place> {
+        let members = self.placed(mapping.space).members;
+        let iova = mapping.iova.iova().saturating_add(offset as u64);
+        self.watches.ranges.iter().filter(|range| range.overlaps(iova, bytes as u64)).find_map(|range| {
+            members.iter().find_map(|(dart, streams)| {
+                let stream = streams.iter().find(|stream| range.has_stream(dart, *stream))?;
+                Some(Place { dart, stream, iova: mapping.iova })
+            })
+        })
+    }
+
+    /// Tells of an access to watched bytes, each of whose words `load` gives, at every IOVA where they are watched.
+    pub(crate) fn tell_watched(
+        &self,
+        world: &mut impl World,
+        watched: &Watched,
+        load: impl Fn(usize) -> u64,
+    ) {
+        let Watched { page, offset, is_write, how, .. } = *watched;
+        if !self.watches.are_set() || offset >= PAGE_BYTES {
+            return;
+        }
+        let bytes = watched.bytes.min(MOST_BYTES).min(PAGE_BYTES - offset);
+        let places = self.mappings(page).filter_map(|mapping| self.watched_at(mapping, offset, bytes.max(1)));
+        for at in places.take(MOST_PLACES) {
+            let (offset, bytes) = (offset as u16, bytes as u8);
+            world.event(Event::Watch { at, offset, page, bytes, is_write, how });
+            for first in (0..usize::from(bytes).div_ceil(8)).step_by(2) {
+                let word = |index: usize| {
+                    let left = usize::from(bytes).saturating_sub(index * 8).min(8) as u32;
+                    if left == 0 { 0 } else { load(index) & (u64::MAX >> (64 - 8 * left)) }
+                };
+                world.event(Event::Data([word(first), word(first + 1)]));
+            }
+        }
+    }
+
+    /// Gives up the watch of `page`: a CPU fetches from it, or walks tables there.
+    pub(crate) fn stop_watching(&mut self, world: &mut impl World, page: Gfn) {
+        if !self.is_watched(page) {
+            return;
+        }
+        if let Some(at) = self.mappings(page).find_map(|mapping| self.watched_at(mapping, 0, PAGE_BYTES)) {
+            let how = WatchHow::GivenUp;
+            world.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
+        }
+        self.mover.record_mut(page).is_unwatchable = true;
+    }
+}

@@ -1,0 +1,84 @@
+//! The guest's memory as the engine keeps it: pages that are away are found, and copies stay equal.
+
+use core::sync::atomic::{Ordering, fence};
+
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::guest_memory::{GuestMemory, NotMemory};
+
+use crate::Engine;
+use crate::host::World;
+
+/// The guest's memory through `engine`, on `world`. Made for one piece of work under the engine's lock.
+#[derive(Debug)]
+pub struct EngineMemory<'a, W> {
+    engine: core::cell::RefCell<(&'a mut Engine, &'a mut W)>,
+}
+
+impl<'a, W: World> EngineMemory<'a, W> {
+    /// Reaches all of the guest's RAM and nothing else.
+    pub fn new(engine: &'a mut Engine, world: &'a mut W) -> Self {
+        Self { engine: core::cell::RefCell::new((engine, world)) }
+    }
+
+    /// Calls `each` for pieces of the range: page, offset, bytes (at most 8, within an aligned word), and
+    /// how many bytes came before.
+    fn pieces(
+        &self,
+        address: u64,
+        bytes: usize,
+        mut each: impl FnMut(&mut Engine, &mut W, Gfn, usize, usize, usize),
+    ) -> Result<(), NotMemory> {
+        let mut guard = self.engine.borrow_mut();
+        let (engine, world) = &mut *guard;
+        let mut done = 0;
+        while done < bytes {
+            let at = address.checked_add(done as u64).ok_or(NotMemory)?;
+            let page = Gfn::containing(at).filter(|page| engine.is_ram(*page)).ok_or(NotMemory)?;
+            let offset = (at % PAGE_BYTES as u64) as usize;
+            let count = (8 - offset % 8).min(bytes - done);
+            each(engine, world, page, offset, count, done);
+            done += count;
+        }
+        Ok(())
+    }
+}
+
+impl<W: World> GuestMemory for EngineMemory<'_, W> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NotMemory> {
+        self.pieces(address, into.len(), |engine, world, page, offset, count, done| {
+            let value = engine.load_guarded(world, page, offset, count).to_le_bytes();
+            for (to, from) in into.iter_mut().skip(done).zip(value).take(count) {
+                *to = from;
+            }
+        })
+    }
+
+    fn write(&mut self, address: u64, from: &[u8]) -> Result<(), NotMemory> {
+        self.pieces(address, from.len(), |engine, world, page, offset, count, done| {
+            let bytes = from.iter().skip(done).take(count);
+            let value = bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            engine.store_guarded(world, page, offset, count, value);
+        })
+    }
+
+    fn publish(&mut self, address: u64, value: u16) -> Result<(), NotMemory> {
+        if !address.is_multiple_of(2) {
+            return Err(NotMemory);
+        }
+        fence(Ordering::SeqCst);
+        self.write(address, &value.to_le_bytes())?;
+        // Before the driver's wish not to be interrupted is read.
+        fence(Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn observe(&self, address: u64) -> Result<u16, NotMemory> {
+        if !address.is_multiple_of(2) {
+            return Err(NotMemory);
+        }
+        let mut bytes = [0; 2];
+        self.read(address, &mut bytes)?;
+        fence(Ordering::SeqCst);
+        Ok(u16::from_le_bytes(bytes))
+    }
+}

@@ -1,0 +1,154 @@
+//! Each invariant here is broken on purpose, and the panic names it.
+
+use oche_types::addr::{Frame, Gfn, Granule, Hfn, SLOTS, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, Members, StreamId};
+use oche_types::event::Event;
+
+use crate::granule::book::{Book, Form, Index, Record};
+use crate::host::{
+    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+};
+use crate::mover::{Guard, Mover};
+use crate::pool::Pool;
+use crate::shadow::Shadow;
+
+/// A machine that does nothing.
+struct Nothing;
+
+impl Memory for Nothing {
+    fn load(&self, _: Hfn, _: usize) -> u64 {
+        0
+    }
+    fn store(&mut self, _: Hfn, _: usize, _: u64) {}
+    fn store_aligned(&mut self, _: Hfn, _: usize, _: u8, _: u64) {}
+}
+
+impl Stage2 for Nothing {
+    fn prepare(&mut self, _: Gfn) -> Result<(), OutOfTables> {
+        Ok(())
+    }
+    fn break_page(&mut self, _: Gfn) {}
+    fn flush_broken(&mut self) {}
+    fn make_page(&mut self, _: Gfn, _: Hfn, _: CpuAccess) {}
+    fn publish(&mut self) {}
+}
+
+impl Iommu for Nothing {
+    const CACHES_INVALID_ENTRIES: bool = true;
+    const CAN_FORBID_READS: bool = true;
+    fn has_windows(&self) -> bool {
+        false
+    }
+    fn leaf_entry(&self, _: Frame, _: Permission, _: SlotRun) -> u64 {
+        0
+    }
+    fn table_entry(&self, _: Frame) -> u64 {
+        0
+    }
+    fn attach(&mut self, _: DartId, _: StreamId, _: SpaceId, _: Frame) -> Result<(), InvalidateTimedOut> {
+        Ok(())
+    }
+    fn block(&mut self, _: DartId, _: StreamId) {}
+    fn invalidate(&mut self, _: SpaceId, _: &Members) -> Result<(), InvalidateTimedOut> {
+        Ok(())
+    }
+    fn is_confirmed(&mut self) -> bool {
+        true
+    }
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        None
+    }
+}
+
+impl Tap for Nothing {
+    fn event(&mut self, _: Event) {}
+}
+
+fn pool() -> Pool {
+    Pool::new(Frame(8)..Frame(10), &mut Nothing)
+}
+
+fn mover() -> Mover {
+    Mover::new(&[Gfn(16)..Gfn(32)], 2)
+}
+
+#[test]
+#[should_panic(expected = "invariant: a frame comes back once")]
+fn a_frame_that_is_given_back_twice_stops_the_machine() {
+    let mut pool = pool();
+    let frame = pool.take_frame().expect("two are free");
+    pool.give_marked_frame(&mut Nothing, frame);
+    pool.give_marked_frame(&mut Nothing, frame);
+}
+
+#[test]
+#[should_panic(expected = "invariant: a frame that comes back is the pool's")]
+fn a_frame_of_the_guests_that_is_given_to_the_pool_stops_the_machine() {
+    let mut pool = pool();
+    let _ = pool.take_frame();
+    pool.give_marked_frame(&mut Nothing, Frame(4));
+}
+
+#[test]
+#[should_panic(expected = "invariant: a page that comes back was handed out")]
+fn a_page_that_is_given_back_twice_stops_the_machine() {
+    let mut pool = pool();
+    let page = pool.take_page().expect("two frames are free");
+    pool.give_page(&mut Nothing, page);
+    pool.give_page(&mut Nothing, page);
+}
+
+#[test]
+#[should_panic(expected = "invariant: a page changes place only out of the CPUs' reach")]
+fn a_page_that_changes_place_under_the_cpus_stops_the_machine() {
+    mover().place(&mut Nothing, Gfn(20), Hfn(40));
+}
+
+#[test]
+#[should_panic(expected = "invariant: a page changes place only out of the CPUs' reach")]
+fn a_page_that_changes_place_before_the_flush_stops_the_machine() {
+    let mut mover = mover();
+    assert_eq!(mover.prepare(&mut Nothing, Gfn(20)), Ok(()));
+    mover.begin(&mut Nothing, Gfn(20));
+    mover.place(&mut Nothing, Gfn(20), Hfn(40));
+}
+
+#[test]
+#[should_panic(expected = "invariant: a page moves only with a stage-2 entry of its own")]
+fn a_page_that_moves_unprepared_stops_the_machine() {
+    mover().begin(&mut Nothing, Gfn(20));
+}
+
+#[test]
+#[should_panic(expected = "invariant: a guard changes only while its page is in motion")]
+fn a_guard_that_changes_under_the_cpus_stops_the_machine() {
+    mover().set_guard(Gfn(20), Guard::Everything);
+}
+
+#[test]
+#[should_panic(expected = "invariant: the page is guest RAM")]
+fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
+    mover().begin(&mut Nothing, Gfn(5));
+}
+
+#[test]
+#[should_panic(expected = "invariant: a granule is written only when prepared")]
+fn a_granule_without_a_chapter_that_is_written_stops_the_machine() {
+    let record = Record { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+    Book::new(1).set(&mut Index::new(), Granule(7), record);
+}
+
+#[test]
+#[should_panic(expected = "invariant: the slot is mapped")]
+fn a_slot_that_is_not_mapped_and_changes_stops_the_machine() {
+    let mut record = Record::EMPTY;
+    record.mapped_mut(2).is_replica = true;
+}
+
+#[test]
+#[should_panic(expected = "invariant: a granule that has an entry has a leaf table")]
+fn an_entry_without_a_table_stops_the_machine() {
+    let mut shadow = Shadow::new(&mut Nothing, &mut pool()).expect("two frames are free");
+    shadow.set(&mut Nothing, Granule(7), 1);
+}

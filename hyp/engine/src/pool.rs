@@ -1,0 +1,191 @@
+//! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or keeps bytes in.
+//!
+//! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to compose a
+//! granule finds its empty slots already marked, and a device that still wrote into a frame after it was
+//! given back has left a trace that can be found.
+//!
+//! While the hardware has not confirmed that devices let go of what was taken from them, a frame that is given back is put
+//! aside: a device that may still reach it must not find anything else there, least of all a table.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use oche_types::addr::{Frame, Hfn, SLOTS};
+use oche_types::{Invariant, invariant};
+
+use crate::host::{Iommu, Memory};
+
+/// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
+pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
+
+/// A fixed number of 16K frames.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    frames: Range<u32>,
+    free: Vec<Frame>,
+    /// Given back, and perhaps in a device's reach.
+    aside: Vec<Frame>,
+    /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
+    singles: Vec<u8>,
+    /// Frames with a page to spare for [`Self::take_page`].
+    partial: Vec<Frame>,
+}
+
+/// Marks a frame of which pages are handed out one by one.
+const SINGLE: u8 = 0x80;
+/// All pages of a frame.
+const ALL_PAGES: u8 = (1 << SLOTS) - 1;
+
+impl Pool {
+    /// Takes possession of `frames` and marks them all.
+    pub(crate) fn new(frames: Range<Frame>, memory: &mut impl Memory) -> Self {
+        let frames = frames.start.0..frames.end.0.max(frames.start.0);
+        let count = frames.len();
+        let mut pool = Self {
+            frames: frames.clone(),
+            free: Vec::with_capacity(count),
+            aside: Vec::with_capacity(count),
+            singles: alloc::vec![0; count],
+            partial: Vec::with_capacity(count),
+        };
+        for frame in frames.rev().map(Frame) {
+            pool.free(memory, frame);
+        }
+        pool
+    }
+
+    /// Whether `frame` is the pool's.
+    pub(crate) fn owns(&self, frame: Frame) -> bool {
+        self.frames.contains(&frame.0)
+    }
+
+    /// Frames that are free now.
+    pub(crate) fn free_frames(&self) -> usize {
+        self.free.len()
+    }
+
+    /// A frame whose pages all hold the red-zone pattern, or `None` when all are in use.
+    pub(crate) fn take_frame(&mut self) -> Option<Frame> {
+        self.free.pop().or_else(|| self.take_unused_partial())
+    }
+
+    /// Returns a frame whose pages all hold the red-zone pattern.
+    pub(crate) fn give_marked_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
+        if !world.is_confirmed() {
+            return self.put_aside(frame);
+        }
+        world.release(frame);
+        self.push(frame);
+    }
+
+    /// Marks a frame's pages and returns it.
+    pub(crate) fn give_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
+        if !world.is_confirmed() {
+            return self.put_aside(frame);
+        }
+        self.free(world, frame);
+    }
+
+    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any more. Returns how many.
+    pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) -> usize {
+        if self.aside.is_empty() || !world.is_confirmed() {
+            return 0;
+        }
+        for count in 0..most {
+            let Some(frame) = self.aside.pop() else { return count };
+            self.free(world, frame);
+        }
+        most
+    }
+
+    fn put_aside(&mut self, frame: Frame) {
+        let has_room = self.owns(frame) && self.aside.len() < self.frames.len();
+        invariant!(has_room, "a frame that is given back is the pool's, and was in use");
+        self.aside.push(frame);
+    }
+
+    fn free(&mut self, memory: &mut impl Memory, frame: Frame) {
+        memory.release(frame);
+        for slot in 0..SLOTS {
+            memory.fill_page(frame.page(slot), RED_ZONE);
+        }
+        self.push(frame);
+    }
+
+    fn push(&mut self, frame: Frame) {
+        invariant!(self.owns(frame), "a frame that comes back is the pool's: {frame:?}");
+        invariant!(self.free.len() < self.frames.len(), "a frame comes back once");
+        invariant!(
+            *self.single(frame) == 0,
+            "a frame that comes back has no pages handed out singly: {frame:?}"
+        );
+        self.free.push(frame);
+    }
+
+    /// A single page, or `None` when all frames are in use.
+    pub(crate) fn take_page(&mut self) -> Option<Hfn> {
+        let frame = match self.partial.last() {
+            Some(frame) => *frame,
+            None => {
+                let frame = self.take_frame()?;
+                *self.single(frame) = SINGLE;
+                self.partial.push(frame);
+                frame
+            }
+        };
+        let used = self.single(frame);
+        invariant!(*used & ALL_PAGES != ALL_PAGES, "a frame in the list of partial ones has a page to spare");
+        let slot = (!*used & ALL_PAGES).trailing_zeros() as usize;
+        *used |= 1 << slot;
+        if *used & ALL_PAGES == ALL_PAGES {
+            self.partial.pop();
+        }
+        Some(frame.page(slot))
+    }
+
+    /// Marks a single page and returns it.
+    pub(crate) fn give_page(&mut self, memory: &mut impl Memory, page: Hfn) {
+        memory.fill_page(page, RED_ZONE);
+        let frame = page.frame();
+        let used = self.single(frame);
+        let bit = 1 << (page.0 & 3);
+        invariant!(*used & (SINGLE | bit) == SINGLE | bit, "a page that comes back was handed out: {page:?}");
+        let was_full = *used & ALL_PAGES == ALL_PAGES;
+        *used &= !bit;
+        if was_full {
+            self.partial.push(frame);
+        }
+    }
+
+    /// A frame all of whose single pages came back.
+    fn take_unused_partial(&mut self) -> Option<Frame> {
+        let first = self.frames.start;
+        let singles = &self.singles;
+        let unused = |frame: &Frame| singles.get((frame.0 - first) as usize) == Some(&SINGLE);
+        let index = self.partial.iter().position(unused)?;
+        let frame = self.partial.swap_remove(index);
+        *self.single(frame) = 0;
+        Some(frame)
+    }
+
+    fn single(&mut self, frame: Frame) -> &mut u8 {
+        let index = frame.0.checked_sub(self.frames.start).map(|index| index as usize);
+        index.and_then(|index| self.singles.get_mut(index)).must("the frame is the pool's")
+    }
+}
+
+/// Where and by how many bytes `page` differs from the red-zone pattern, or `None` if it does not.
+pub(crate) fn red_zone_damage(memory: &impl Memory, page: Hfn) -> Option<(u16, u16)> {
+    let mut first = None;
+    let mut bytes = 0;
+    let mut start = 0;
+    while let Some(word) = memory.first_other(page, RED_ZONE, start) {
+        start = word + 1;
+        let difference = memory.load(page, word) ^ RED_ZONE;
+        if difference != 0 {
+            first.get_or_insert(word as u16 * 8 + difference.trailing_zeros() as u16 / 8);
+            bytes += difference.to_le_bytes().iter().filter(|byte| **byte != 0).count() as u16;
+        }
+    }
+    first.map(|offset| (offset, bytes))
+}

@@ -1,0 +1,139 @@
+//! Shadow tables: a space's two levels of 16K tables, which the hardware IOMMU walks.
+//!
+//! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf entry
+//! 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K granule and T0SZ 28.
+//! What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`], [`Iommu::table_entry`].
+
+use oche_types::addr::{Frame, Granule, PAGE_WORDS, SLOTS};
+use oche_types::{Invariant, invariant};
+
+use crate::host::{Iommu, Memory, Stage2};
+use crate::pool::Pool;
+
+/// Entries of one table.
+const ENTRIES: usize = 2048;
+/// Leaf tables of a space: 32-bit IOVAs use the first 128 entries of the first level.
+const LEAF_TABLES: usize = 128;
+/// No frame.
+const NO_TABLE: u32 = u32::MAX;
+
+/// The tables of one space.
+#[derive(Debug)]
+pub(crate) struct Shadow {
+    root: Frame,
+    tables: [LeafTable; LEAF_TABLES],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LeafTable {
+    frame: u32,
+    /// Entries that are not zero.
+    live: u16,
+}
+
+impl Shadow {
+    /// An empty first level, or `None` when the pool is exhausted.
+    pub(crate) fn new(memory: &mut impl Memory, pool: &mut Pool) -> Option<Self> {
+        let root = pool.take_frame()?;
+        clear(memory, root);
+        Some(Self { root, tables: [LeafTable { frame: NO_TABLE, live: 0 }; LEAF_TABLES] })
+    }
+
+    /// The first-level table.
+    pub(crate) fn root(&self) -> Frame {
+        self.root
+    }
+
+    /// Makes sure that `granule` has an entry. False: the pool is exhausted.
+    #[must_use]
+    pub(crate) fn prepare(
+        &mut self,
+        world: &mut (impl Memory + Stage2 + Iommu),
+        pool: &mut Pool,
+        granule: Granule,
+    ) -> bool {
+        let (first, _) = indices(granule);
+        let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
+        if table.frame == NO_TABLE {
+            let Some(frame) = pool.take_frame() else { return false };
+            clear(world, frame);
+            // What the frame held before could be taken for entries.
+            world.publish();
+            *table = LeafTable { frame: frame.0, live: 0 };
+            let entry = world.table_entry(frame);
+            store(world, self.root, first, entry);
+        }
+        true
+    }
+
+    /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns the entry before.
+    pub(crate) fn set(&mut self, memory: &mut impl Memory, granule: Granule, entry: u64) -> u64 {
+        let (first, leaf) = indices(granule);
+        let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
+        if table.frame == NO_TABLE {
+            // What was refused for want of a table has no entry.
+            invariant!(entry == 0, "a granule that has an entry has a leaf table");
+            return 0;
+        }
+        let frame = Frame(table.frame);
+        let before = load(memory, frame, leaf);
+        if before != entry {
+            table.live = table.live + u16::from(entry != 0) - u16::from(before != 0);
+            store(memory, frame, leaf, entry);
+        }
+        before
+    }
+
+    /// Unlinks every leaf table without a live entry. Returns whether there was one: then, after an
+    /// invalidation, [`Self::give_unlinked`] must follow.
+    pub(crate) fn unlink_empty(&mut self, memory: &mut impl Memory) -> bool {
+        let mut found = false;
+        for (first, table) in self.tables.iter().enumerate() {
+            if table.frame != NO_TABLE && table.live == 0 {
+                store(memory, self.root, first, 0);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they were.
+    pub(crate) fn give_unlinked(&mut self, world: &mut (impl Memory + Iommu), pool: &mut Pool) -> usize {
+        let mut given = 0;
+        for table in &mut self.tables {
+            if table.frame != NO_TABLE && table.live == 0 {
+                pool.give_frame(world, Frame(table.frame));
+                table.frame = NO_TABLE;
+                given += 1;
+            }
+        }
+        given
+    }
+
+    /// Returns all tables to the pool. The hardware must have been invalidated since the last stream left.
+    pub(crate) fn give_all(self, world: &mut (impl Memory + Iommu), pool: &mut Pool) {
+        for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
+            pool.give_frame(world, Frame(table.frame));
+        }
+        pool.give_frame(world, self.root);
+    }
+}
+
+fn indices(granule: Granule) -> (usize, usize) {
+    let granule = granule.0 as usize;
+    (granule / ENTRIES, granule % ENTRIES)
+}
+
+fn load(memory: &impl Memory, table: Frame, index: usize) -> u64 {
+    memory.load(table.page(index / PAGE_WORDS), index % PAGE_WORDS)
+}
+
+fn store(memory: &mut impl Memory, table: Frame, index: usize, entry: u64) {
+    memory.store(table.page(index / PAGE_WORDS), index % PAGE_WORDS, entry);
+}
+
+fn clear(memory: &mut impl Memory, table: Frame) {
+    for slot in 0..SLOTS {
+        memory.fill_page(table.page(slot), 0);
+    }
+}

@@ -1,0 +1,499 @@
+//! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of that.
+//!
+//! A flush names streams, never addresses. The tracker keeps a copy of every table of a space. A table that
+//! changes often is *open*: the guest writes it freely and each sync compares it with the copy. One that has
+//! been quiet is *closed*: CPUs' stores to it trap, and the first opens it again. Closed tables cost nothing.
+//!
+//! The guest may change a table while it is compared, from another CPU: every entry is read once, and what
+//! was read is what is acted on.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use oche_types::addr::{Gfn, Granule, Hfn, IovaPage, PAGE_BYTES, SLOTS};
+use oche_types::dart::entry::{ENTRIES, decode_leaf, decode_table};
+use oche_types::dart::registers::{TTBRS, Ttbr};
+use oche_types::event::{Event, Refusal};
+use oche_types::{Invariant, invariant};
+
+use crate::budget::Budget;
+use crate::granule::{BATCH, Change, Placement};
+use crate::host::{SpaceId, World};
+use crate::mover::{Mover, NONE};
+
+/// Syncs without a change after which a table is closed. Opening costs a trap and two stage-2 changes,
+/// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better closed.
+const QUIET_SYNCS: u16 = 128;
+
+/// What it costs to begin or cease to watch a table or to close it: its copy filled or looked through, and its page
+/// broken and made again.
+const TABLE_BYTES: usize = PAGE_BYTES;
+
+/// All tables of all spaces.
+#[derive(Debug)]
+pub(crate) struct Tracker {
+    tables: Vec<Table>,
+    free: u32,
+    spaces: Vec<Option<Tracked>>,
+    /// Lists of leaf tables for spaces to come.
+    lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
+}
+
+/// The tables of one space.
+#[derive(Debug)]
+struct Tracked {
+    /// First-level tables by TTBR.
+    first: [u32; TTBRS],
+    /// Leaf tables by TTBR and first-level index.
+    leaves: Box<[u32; TTBRS * ENTRIES]>,
+    /// Ends of the list of open tables.
+    first_open: u32,
+    last_open: u32,
+    /// The next table to compare and the first of its entries, while a pass over the open tables is under way. What
+    /// was compared once is not in the same pass again: another CPU that goes on writing tables cannot keep it from
+    /// ending.
+    cursor: Option<(u32, usize)>,
+    /// The space ends: its tables count as empty, whatever the guest's memory says.
+    is_ending: bool,
+}
+
+#[derive(Debug)]
+struct Table {
+    page: Gfn,
+    space: SpaceId,
+    kind: Kind,
+    /// The entries as acted on.
+    copy: Box<[u64; ENTRIES]>,
+    is_open: bool,
+    quiet: u16,
+    /// The tables before and after it in the same guest page; in a free table, the next free one.
+    previous_in_page: u32,
+    next_in_page: u32,
+    previous_open: u32,
+    next_open: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The first level that this TTBR names.
+    First(usize),
+    /// The leaf table with this number: TTBR times 512 plus first-level index.
+    Leaf(usize),
+}
+
+/// A table that cannot be watched, to be reported as a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unwatched {
+    /// The first page of IOVAs that the table would have mapped.
+    pub(crate) iova: IovaPage,
+    /// Where the guest says it is.
+    pub(crate) page: Gfn,
+    pub(crate) reason: Refusal,
+}
+
+/// What one round of comparison found.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) unwatched: Vec<Unwatched>,
+    /// Tables are being emptied into the batch. Their successors map the same granules, and a batch names
+    /// each granule once, so nothing else goes in.
+    is_draining: bool,
+    /// Nothing more goes in.
+    is_sealed: bool,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        Self {
+            changes: Vec::with_capacity(BATCH),
+            unwatched: Vec::with_capacity(BATCH),
+            is_draining: false,
+            is_sealed: false,
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.changes.clear();
+        self.unwatched.clear();
+        self.is_draining = false;
+        self.is_sealed = false;
+    }
+
+    /// Whether one of the changes maps `page`.
+    fn maps(&self, page: Gfn) -> bool {
+        let mut wanted = self.changes.iter().flat_map(|change| change.wanted.into_iter().flatten());
+        wanted.any(|leaf| leaf.page == page)
+    }
+
+    fn is_full(&self) -> bool {
+        self.is_sealed || self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
+    }
+}
+
+impl Tracker {
+    /// Room for `most_tables` tables in `most_spaces` spaces.
+    pub(crate) fn new(most_tables: usize, most_spaces: usize) -> Self {
+        let table = |index: usize| Table {
+            page: Gfn(0),
+            space: SpaceId(0),
+            kind: Kind::First(0),
+            copy: Box::new([0; ENTRIES]),
+            is_open: false,
+            quiet: 0,
+            previous_in_page: NONE,
+            next_in_page: if index + 1 == most_tables { NONE } else { index as u32 + 1 },
+            previous_open: NONE,
+            next_open: NONE,
+        };
+        Self {
+            tables: (0..most_tables).map(table).collect(),
+            free: if most_tables == 0 { NONE } else { 0 },
+            spaces: (0..most_spaces).map(|_| None).collect(),
+            lists: (0..most_spaces).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
+        }
+    }
+
+    /// Begins to watch the tables that `roots` name. What cannot be watched is reported in `batch`.
+    pub(crate) fn open_space(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        roots: [Ttbr; TTBRS],
+        batch: &mut Batch,
+    ) {
+        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
+        let leaves = self.lists.pop().must("each space has a list of leaf tables");
+        *entry = Some(Tracked {
+            first: [NONE; TTBRS],
+            leaves,
+            first_open: NONE,
+            last_open: NONE,
+            cursor: None,
+            is_ending: false,
+        });
+        for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
+            let table = self.watch(world, mover, space, Kind::First(index), Gfn(root.page()), batch);
+            *self.tracked_mut(space).first.get_mut(index).must("a stream has four TTBRs") = table;
+        }
+    }
+
+    /// From now on every table of `space` counts as empty.
+    pub(crate) fn end_space(&mut self, space: SpaceId) {
+        let tracked = self.tracked_mut(space);
+        tracked.is_ending = true;
+        tracked.cursor = None;
+        // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
+        for table in tracked.first {
+            self.link_open(table);
+        }
+    }
+
+    /// Ends `space`, of which a pass of [`Self::compare`] since [`Self::end_space`] is complete.
+    pub(crate) fn close_space(&mut self, world: &mut impl World, mover: &mut Mover, space: SpaceId) {
+        for table in self.tracked(space).first {
+            self.unwatch(world, mover, table);
+        }
+        let ended = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
+        let leaves = ended.must("the tables of an open space are watched").leaves;
+        invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a space that ends has no leaf tables left");
+        self.lists.push(leaves);
+    }
+
+    /// Has the next [`Self::compare`] of `space` begin anew: all that the guest changed so far counts.
+    pub(crate) fn restart(&mut self, space: SpaceId) {
+        self.tracked_mut(space).cursor = None;
+    }
+
+    /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
+    /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
+    /// False: the batch is full or `budget` is spent; the next call goes on where this one stopped.
+    #[must_use]
+    pub(crate) fn compare(
+        &mut self,
+        world: &mut impl World,
+        placement: &mut Placement,
+        space: SpaceId,
+        batch: &mut Batch,
+        budget: &mut Budget,
+    ) -> bool {
+        let tracked = self.tracked(space);
+        // Tables found or opened on the way are linked at the end, so this pass comes to them.
+        let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
+        while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
+            if budget.is_spent() {
+                self.keep_place(space, at, next);
+                return false;
+            }
+            budget.charge(PAGE_BYTES);
+            let advance = placement.charge_merge(page, budget);
+            // A device may have written entries into another copy of the page.
+            placement.merge_copies(world, page);
+            placement.pay_back(advance, budget);
+            let mover = &mut placement.mover;
+            let is_changed = match kind {
+                Kind::First(ttbr) => {
+                    self.compare_first(world, mover, space, at, ttbr, &mut next, batch, budget)
+                }
+                Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, &mut next, batch),
+            };
+            if is_changed {
+                self.table_mut(at).quiet = 0;
+            }
+            if batch.is_full() {
+                self.keep_place(space, at, next);
+                return false;
+            }
+            let resting = at;
+            next = 0;
+            at = self.table(at).next_open;
+            self.rest(world, mover, resting, batch, budget);
+        }
+        self.restart(space);
+        true
+    }
+
+    /// The next [`Self::compare`] of `space` goes on with entry `next` of table `at`.
+    fn keep_place(&mut self, space: SpaceId, at: u32, next: usize) {
+        self.tracked_mut(space).cursor = Some((at, next));
+    }
+
+    /// Notes that a sync of `space` is complete.
+    pub(crate) fn count_sync(&mut self, space: SpaceId) {
+        let mut at = self.tracked(space).first_open;
+        while let Some(table) = self.at_mut(at) {
+            table.quiet = table.quiet.saturating_add(1);
+            at = table.next_open;
+        }
+    }
+
+    /// Opens every table in `page` and lets CPUs' stores through. False: no table of the tracker is there.
+    pub(crate) fn open(&mut self, world: &mut impl World, mover: &mut Mover, page: Gfn) -> bool {
+        let Some(mut at) = mover.get(page).map(|record| record.table) else { return false };
+        let found = at != NONE;
+        if found && mover.is_closed(page) {
+            while let Some(table) = self.at_mut(at) {
+                table.quiet = 0;
+                let (is_open, next) = (table.is_open, table.next_in_page);
+                if !is_open {
+                    self.link_open(at);
+                }
+                at = next;
+            }
+            // Opening what is closed cannot fail: the page has an entry of its own.
+            let opened = mover.set_closed(world, page, false);
+            invariant!(
+                opened.is_ok(),
+                "what is closed has an entry of its own, so it can be opened: {page:?}"
+            );
+            world.event(Event::Table { page, is_open: true });
+        }
+        found
+    }
+
+    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on with. Whether it was
+    /// changed.
+    #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
+    fn compare_first(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        at: u32,
+        ttbr: usize,
+        next: &mut usize,
+        batch: &mut Batch,
+        budget: &mut Budget,
+    ) -> bool {
+        let is_ending = self.tracked(space).is_ending;
+        let from = mover.locate(self.table(at).page);
+        let mut is_changed = false;
+        while let Some(index) = self.first_change(world, from, at, is_ending, *next) {
+            // Until this entry has been acted on as a whole.
+            *next = index;
+            let new = if is_ending { 0 } else { world.load(from, index) };
+            let old = self.entry(at, index);
+            // As it was again: the guest may change it back at any time.
+            if new == old {
+                *next = index + 1;
+                continue;
+            }
+            is_changed = true;
+            let number = ttbr * ENTRIES + index;
+            if decode_table(new) != decode_table(old) {
+                let leaf = self.leaf(space, number);
+                if leaf != NONE && !batch.is_draining {
+                    // Entries of that very table may be in the batch.
+                    if !batch.changes.is_empty() {
+                        batch.is_sealed = true;
+                        return true;
+                    }
+                    batch.is_draining = true;
+                }
+                let tables = usize::from(leaf != NONE) + usize::from(decode_table(new).is_some());
+                budget.charge(TABLE_BYTES * tables);
+                // A batch can end in the middle of a drain, and the entry can be as it was by the next: then what was
+                // drained is found by comparing the table, closed until now or not.
+                if let Some(page) = self.at(leaf).map(|table| table.page) {
+                    self.open(world, mover, page);
+                }
+                if leaf != NONE && !self.drain(leaf, number, batch) {
+                    return true;
+                }
+                self.unwatch(world, mover, leaf);
+                let new_leaf = match decode_table(new) {
+                    Some(table) => self.watch(world, mover, space, Kind::Leaf(number), table, batch),
+                    None => NONE,
+                };
+                self.set_leaf(space, number, new_leaf);
+            }
+            self.set_entry(at, index, new);
+            *next = index + 1;
+            batch.is_sealed |= budget.is_spent();
+            if batch.is_full() {
+                return true;
+            }
+        }
+        batch.is_sealed |= batch.is_draining;
+        is_changed
+    }
+
+    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted on.
+    fn first_change(
+        &self,
+        world: &impl World,
+        from: Hfn,
+        at: u32,
+        is_ending: bool,
+        next: usize,
+    ) -> Option<usize> {
+        let table = self.table(at);
+        if is_ending {
+            return (next..ENTRIES).find(|index| table.copy.get(*index) != Some(&0));
+        }
+        world.first_change(from, &table.copy, next)
+    }
+
+    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with. Whether it was changed.
+    fn compare_leaf(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        at: u32,
+        number: usize,
+        next: &mut usize,
+        batch: &mut Batch,
+    ) -> bool {
+        let table = self.table(at);
+        let (page, space) = (table.page, table.space);
+        if self.tracked(space).is_ending {
+            // Drained by way of its first level.
+            return false;
+        }
+        let from = mover.locate(page);
+        let mut is_changed = false;
+        loop {
+            let table = self.table_mut(at);
+            let Some(changed) = world.first_change(from, &table.copy, *next) else { return is_changed };
+            let first = changed & !(SLOTS - 1);
+            *next = first + SLOTS;
+            let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
+            let mut new = [0; SLOTS];
+            for (slot, new) in new.iter_mut().enumerate() {
+                *new = world.load(from, first + slot);
+            }
+            if old == new {
+                continue;
+            }
+            is_changed = true;
+            old.copy_from_slice(&new);
+            let wanted = new.map(decode_leaf);
+            for leaf in wanted.into_iter().flatten() {
+                // A device may write there from now on, and no CPU traps then.
+                if mover.is_closed(leaf.page) {
+                    self.open(world, mover, leaf.page);
+                }
+            }
+            batch.changes.push(Change { granule: granule(number, first), wanted });
+            if batch.is_full() {
+                return is_changed;
+            }
+        }
+    }
+
+    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some are left.
+    fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
+        let table = self.table_mut(at);
+        for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {
+            if entries.iter().all(|entry| *entry == 0) {
+                continue;
+            }
+            if batch.is_full() {
+                return false;
+            }
+            entries.fill(0);
+            batch.changes.push(Change { granule: granule(number, index * SLOTS), wanted: [None; SLOTS] });
+        }
+        true
+    }
+
+    /// After a comparison: closes an open table that has been quiet for long.
+    fn rest(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        at: u32,
+        batch: &Batch,
+        budget: &mut Budget,
+    ) {
+        let table = self.table_mut(at);
+        if table.quiet < QUIET_SYNCS || !table.is_open {
+            return;
+        }
+        table.quiet = 0;
+        let page = table.page;
+        budget.charge(TABLE_BYTES);
+        // Another table in the page that is in use keeps it open.
+        if self.others_open(mover, page, at) {
+            return;
+        }
+        // What a device or a master behind no DART may write does not trap. A device that `batch` maps the page for may
+        // write it before the table is compared again.
+        if mover.get(page).is_none_or(|record| record.mappings != NONE)
+            || batch.maps(page)
+            || mover.is_held(page)
+            || mover.set_closed(world, page, true).is_err()
+        {
+            return;
+        }
+        // Written between the comparison and now? Then it is not quiet after all.
+        let from = mover.locate(page);
+        let table = self.table(at);
+        if world.first_change(from, &table.copy, 0).is_none() {
+            self.unlink_open(at);
+            world.event(Event::Table { page, is_open: false });
+        } else {
+            let opened = mover.set_closed(world, page, false);
+            invariant!(opened.is_ok(), "what was just closed can be opened: {page:?}");
+        }
+    }
+
+    fn others_open(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
+        let mut at = mover.get(page).map_or(NONE, |record| record.table);
+        while let Some(table) = self.at(at) {
+            if at != than && table.is_open {
+                return true;
+            }
+            at = table.next_in_page;
+        }
+        false
+    }
+}
+
+mod list;
+
+/// The granule of entry `first` of leaf table `number`.
+fn granule(number: usize, first: usize) -> Granule {
+    Granule(((number * ENTRIES + first) / SLOTS) as u32)
+}

@@ -1,0 +1,166 @@
+//! The tracker's tables as records: taken and given back, found by page, listed while open.
+
+use oche_types::Invariant;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::entry::ENTRIES;
+use oche_types::event::{Event, Refusal};
+
+use crate::host::{SpaceId, World};
+use crate::mover::{Mover, NONE};
+use crate::tracker::{Batch, Kind, Table, Tracked, Tracker, Unwatched};
+
+impl Tracker {
+    /// Begins to watch the table in `page`, open and as if it had been empty. [`NONE`] if it cannot be.
+    pub(super) fn watch(
+        &mut self,
+        world: &mut impl World,
+        mover: &mut Mover,
+        space: SpaceId,
+        kind: Kind,
+        page: Gfn,
+        batch: &mut Batch,
+    ) -> u32 {
+        let iova = match kind {
+            Kind::First(ttbr) => IovaPage((ttbr * ENTRIES * ENTRIES) as u32),
+            Kind::Leaf(number) => IovaPage((number * ENTRIES) as u32),
+        };
+        if !mover.is_ram(page) {
+            batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TableNotGuestMemory });
+            return NONE;
+        }
+        // A page that is closed for another table must let the guest write this one.
+        self.open(world, mover, page);
+        let index = self.free;
+        let Some(table) = self.at_mut(index) else {
+            batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TooManyTables });
+            return NONE;
+        };
+        let next = core::mem::replace(&mut mover.record_mut(page).table, index);
+        let free = core::mem::replace(&mut table.next_in_page, next);
+        table.page = page;
+        table.space = space;
+        table.kind = kind;
+        table.quiet = 0;
+        table.copy.fill(0);
+        table.previous_in_page = NONE;
+        self.free = free;
+        if let Some(table) = self.at_mut(next) {
+            table.previous_in_page = index;
+        }
+        self.link_open(index);
+        world.event(Event::Table { page, is_open: true });
+        index
+    }
+
+    /// Ceases to watch a table, if `at` is one; the last one in a page lets CPUs' stores through again.
+    pub(super) fn unwatch(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
+        let Some(table) = self.at(at) else { return };
+        let page = table.page;
+        self.open(world, mover, page);
+        self.unlink_open(at);
+        let table = self.table(at);
+        let (previous, next) = (table.previous_in_page, table.next_in_page);
+        match self.at_mut(previous) {
+            Some(table) => table.next_in_page = next,
+            None => {
+                mover.record_mut(page).table = next;
+            }
+        }
+        if let Some(table) = self.at_mut(next) {
+            table.previous_in_page = previous;
+        }
+        let free = core::mem::replace(&mut self.free, at);
+        self.table_mut(at).next_in_page = free;
+        world.event(Event::Table { page, is_open: true });
+    }
+
+    /// The table with index `at`; `None` for [`NONE`].
+    pub(super) fn at(&self, at: u32) -> Option<&Table> {
+        (at != NONE).then(|| self.tables.get(at as usize).must("a list of tables is made of tables"))
+    }
+
+    /// As [`Self::at`], to change.
+    pub(super) fn at_mut(&mut self, at: u32) -> Option<&mut Table> {
+        (at != NONE).then(|| self.tables.get_mut(at as usize).must("a list of tables is made of tables"))
+    }
+
+    /// Table `at`, which is no end of a list.
+    pub(super) fn table(&self, at: u32) -> &Table {
+        self.at(at).must("a table is named")
+    }
+
+    /// As [`Self::table`], to change.
+    pub(super) fn table_mut(&mut self, at: u32) -> &mut Table {
+        self.at_mut(at).must("a table is named")
+    }
+
+    /// The tables of `space`.
+    pub(super) fn tracked(&self, space: SpaceId) -> &Tracked {
+        let tracked = self.spaces.get(usize::from(space.0)).and_then(Option::as_ref);
+        tracked.must("the tables of an open space are watched")
+    }
+
+    /// As [`Self::tracked`], to change.
+    pub(super) fn tracked_mut(&mut self, space: SpaceId) -> &mut Tracked {
+        let tracked = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
+        tracked.must("the tables of an open space are watched")
+    }
+
+    pub(super) fn leaf(&self, space: SpaceId, number: usize) -> u32 {
+        *self.tracked(space).leaves.get(number).must("a space has 2048 leaf tables")
+    }
+
+    pub(super) fn set_leaf(&mut self, space: SpaceId, number: usize, table: u32) {
+        let leaf = self.tracked_mut(space).leaves.get_mut(number);
+        *leaf.must("a space has 2048 leaf tables") = table;
+    }
+
+    /// The entry `index` of a table, as acted on.
+    pub(super) fn entry(&self, at: u32, index: usize) -> u64 {
+        *self.table(at).copy.get(index).must("a table has 512 entries")
+    }
+
+    pub(super) fn set_entry(&mut self, at: u32, index: usize, entry: u64) {
+        *self.table_mut(at).copy.get_mut(index).must("a table has 512 entries") = entry;
+    }
+
+    pub(super) fn link_open(&mut self, at: u32) {
+        let Some(space) = self.at(at).filter(|table| !table.is_open).map(|table| table.space) else {
+            return;
+        };
+        let tracked = self.tracked_mut(space);
+        let last = core::mem::replace(&mut tracked.last_open, at);
+        match self.at_mut(last) {
+            Some(table) => table.next_open = at,
+            None => {
+                self.tracked_mut(space).first_open = at;
+            }
+        }
+        let table = self.table_mut(at);
+        table.is_open = true;
+        table.previous_open = last;
+        table.next_open = NONE;
+    }
+
+    pub(super) fn unlink_open(&mut self, at: u32) {
+        let Some(table) = self.at_mut(at).filter(|table| table.is_open) else { return };
+        table.is_open = false;
+        let (space, previous, next) = (table.space, table.previous_open, table.next_open);
+        if let Some(table) = self.at_mut(previous) {
+            table.next_open = next;
+        }
+        if let Some(table) = self.at_mut(next) {
+            table.previous_open = previous;
+        }
+        let tracked = self.tracked_mut(space);
+        if tracked.first_open == at {
+            tracked.first_open = next;
+        }
+        if tracked.last_open == at {
+            tracked.last_open = previous;
+        }
+        if tracked.cursor.is_some_and(|(table, _)| table == at) {
+            tracked.cursor = Some((next, 0));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The work of one trap, in words loaded and stored, whatever the guest maps.
+
+use crate::bench::{Bench, FIRST_TABLE, page};
+use oche_engine::host::Memory as _;
+use oche_engine::{CpuReach, Trapped};
+use oche_types::addr::{PAGE_BYTES, PAGE_WORDS};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
+use oche_types::event::{Event, Refusal};
+
+/// Aliases of one page that devices write: as many as there may be.
+const ALIASES: u32 = 64;
+/// Pages of words that mapping or unmapping one alias may cost: red zone, fill, copy, two comparisons, and a share
+/// of what is new in other copies.
+const PAGES_PER_ALIAS: usize = 8;
+
+/// Words that the engine loads and stores in one flush of stream 0, which needs no second poll.
+fn flush(bench: &mut Bench) -> usize {
+    bench.write(0, STREAM_SELECT, 1);
+    bench.machine.words.set(0);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let words = bench.machine.words.get();
+    assert_eq!(bench.read(0, STREAM_COMMAND) & 4, 0, "one trap did it all");
+    words
+}
+
+#[test]
+fn c6_a_page_with_64_written_copies_costs_one_trap_work_in_proportion() {
+    // The frames of 64 granules, tables, and one for the base.
+    let mut bench = Bench::new(67);
+    for iova in 0..ALIASES {
+        bench.set(iova, Some((page(30), Permission::WRITE_ONLY)));
+    }
+    let bound = ALIASES as usize * PAGES_PER_ALIAS * PAGE_WORDS;
+    let mapped = flush(&mut bench);
+
+    assert!(mapped < bound, "{mapped} words to map, {bound} are the bound");
+    // As the disk reads different data into each.
+    for iova in 0..ALIASES {
+        (0..4096).for_each(|offset| assert!(bench.device_write(iova, offset, iova as u8 ^ offset as u8)));
+    }
+    (0..ALIASES).for_each(|iova| bench.set(iova, None));
+    let unmapped = flush(&mut bench);
+
+    assert!(unmapped < bound, "{unmapped} words to unmap, {bound} are the bound");
+    assert!(bench.is_home(30));
+}
+
+/// Bytes of each word that differ between two copies and what both last agreed on: no two beside each other, so that each
+/// is a store of its own.
+const NEWS: [[usize; 2]; 2] = [[0, 4], [2, 6]];
+
+fn write_news(bench: &mut Bench, iovas: [u32; 2]) {
+    for (iova, bytes) in iovas.into_iter().zip(NEWS) {
+        for offset in (0..PAGE_BYTES).step_by(8).flat_map(|word| bytes.map(|byte| word + byte)) {
+            assert!(bench.device_write(iova, offset as u64, 0xa5));
+        }
+    }
+}
+
+#[test]
+fn c6_copies_that_differ_in_every_other_byte_are_bounded_work() {
+    let mut bench = Bench::new(67);
+    // A granule each.
+    (0..ALIASES).for_each(|index| bench.set(4 * index, Some((page(30), Permission::READ_WRITE))));
+    bench.flush(0, 0);
+    write_news(&mut bench, [0, 4]);
+    bench.machine.words.set(0);
+    let at = bench.engine.open_guarded(&mut bench.machine, page(30));
+    let words = bench.machine.words.get();
+
+    // Looked for twice and loaded once, a store for each byte, and the base.
+    let bound = ALIASES as usize * PAGE_WORDS * (2 * 2 + 1 + 4) + 4 * PAGE_WORDS;
+    assert!(words < bound, "{words} words, {bound} are the bound");
+    let byte = |offset: usize| bench.machine.load(at, offset / 8).to_le_bytes()[offset % 8];
+    assert!((0..PAGE_BYTES).step_by(2).all(|offset| byte(offset) == 0xa5));
+}
+
+#[test]
+fn c6_what_is_new_in_copies_counts_as_work() {
+    // Pages in another order than in memory, so that none is mapped where it lies, and a granule for each four.
+    let groups = 16;
+    let iova = |group: u32, copy: u32, slot: u32| 4 * (16 * group + copy) + slot;
+    let polls = |is_new: bool| {
+        let mut bench = Bench::new(512);
+        for iova in 0..64 * groups {
+            let page = page(32 + 4 * (iova / 64) + ((iova % 4) ^ 3));
+            bench.set(iova, Some((page, Permission::READ_WRITE)));
+        }
+        bench.flush(0, 0);
+        for (group, slot) in (0..groups).flat_map(|group| (0..4).map(move |slot| (group, slot))) {
+            if is_new {
+                write_news(&mut bench, [iova(group, 0, slot), iova(group, 1, slot)]);
+            }
+        }
+        for (group, slot) in (0..groups).flat_map(|group| (0..4).map(move |slot| (group, slot))) {
+            bench.set(iova(group, 0, slot), None);
+        }
+        bench.write(0, STREAM_SELECT, 1);
+        bench.write(0, STREAM_COMMAND, 1 << 20);
+        let mut polls = 0;
+        while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+            polls += 1;
+        }
+        polls
+    };
+    let (equal, new) = (polls(false), polls(true));
+    assert!(new > equal, "{new} polls, and {equal} where nothing is new");
+}
+
+#[test]
+fn c6_a_page_that_devices_write_has_at_most_64_aliases() {
+    let mut bench = Bench::new(512);
+    let refused = |bench: &mut Bench| {
+        let refusals = bench.machine.events.drain(..).filter_map(|event| match event {
+            Event::Refused { at, reason: Refusal::TooManyAliases, .. } => Some(at.iova.0),
+            _ => None,
+        });
+        refusals.collect::<Vec<_>>()
+    };
+    (0..ALIASES).for_each(|index| bench.set(4 * index, Some((page(30), Permission::READ_WRITE))));
+    bench.flush(0, 0);
+    assert_eq!(refused(&mut bench), []);
+    for (index, permission) in [(64, Permission::READ_WRITE), (65, Permission::READ_ONLY)] {
+        bench.set(4 * index, Some((page(30), permission)));
+        bench.flush(0, 0);
+        assert_eq!(refused(&mut bench), [4 * index]);
+    }
+    // The others work as before, and one that goes makes room for one.
+    assert!(bench.device_write(4 * 63, 9, 0x5a));
+    bench.set(0, None);
+    bench.set(4 * 64, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    assert_eq!(refused(&mut bench), []);
+    // Copies that are only read may be more, and then none that is written.
+    (0..=64).for_each(|index| bench.set(4 * index, None));
+    (0..100).for_each(|index| bench.set(4 * index, Some((page(31), Permission::READ_ONLY))));
+    bench.flush(0, 0);
+    assert_eq!(refused(&mut bench), []);
+    bench.set(4 * 100, Some((page(31), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    assert_eq!(refused(&mut bench), [4 * 100]);
+}
+
+#[test]
+fn c6_a_fetch_from_a_page_with_64_written_copies_is_bounded_work_in_each_trap() {
+    let mut bench = Bench::new(128);
+    (0..ALIASES).for_each(|index| bench.set(4 * index, Some((page(30), Permission::READ_WRITE))));
+    bench.flush(0, 0);
+    let bound = ALIASES as usize * PAGES_PER_ALIAS * PAGE_WORDS;
+    let mut traps = 0;
+    while bench.machine.cpu_access(page(30)) != oche_engine::host::CpuAccess::ReadWrite {
+        bench.machine.words.set(0);
+        assert_eq!(bench.trap(30, CpuReach::Fetch), Trapped::Retry);
+        let words = bench.machine.words.get();
+        assert!(words < bound, "{words} words in one trap, {bound} are the bound");
+        traps += 1;
+        assert!(traps < 10, "it ends");
+    }
+}
+
+/// Flushes stream 0 in traps of `slice_pages` pages of work each, and returns what the most expensive of them did: words
+/// loaded and stored, and slots looked at in the first. The flush needs more than one trap.
+fn flush_in_slices(bench: &mut Bench, slice_pages: usize) -> (usize, usize) {
+    bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
+    bench.write(0, STREAM_SELECT, 1);
+    bench.machine.events.clear();
+    bench.machine.words.set(0);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let mut max_words = bench.machine.words.take();
+    let is_busy = bench.read(0, STREAM_COMMAND) & 4 != 0;
+    assert!(is_busy, "{max_words} words are done in one trap of {slice_pages} pages");
+    max_words = max_words.max(bench.machine.words.take());
+    let mut polls = 0;
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+        max_words = max_words.max(bench.machine.words.take());
+        polls += 1;
+        assert!(polls < 100_000, "the flush ends");
+    }
+    let slots = bench.machine.events.iter().find_map(|event| match event {
+        Event::FlushDone { pages, .. } => Some(*pages as usize),
+        _ => None,
+    });
+    (max_words.max(bench.machine.words.take()), slots.expect("the flush is in the trace"))
+}
+
+/// A guest whose first-level entries all name one leaf table: as many count as can be watched.
+fn one_table_everywhere(bench: &mut Bench) {
+    let table = bench.machine.first_level_entry();
+    (0..512).for_each(|index| bench.machine.set_first_level_entry(index, table));
+}
+
+/// As many tables as can be watched, each full of entries that are not zero and not valid since the last flush.
+fn fill_watched_tables(bench: &mut Bench) {
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    one_table_everywhere(bench);
+    bench.flush(0, 0);
+    (0..512).for_each(|iova| bench.set_raw(iova, 2));
+}
+
+#[test]
+fn c6_tables_that_are_compared_count_as_work() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    one_table_everywhere(&mut bench);
+    bench.flush(0, 0);
+    let slice_pages = 8;
+    let (words, _) = flush_in_slices(&mut bench, slice_pages);
+
+    // The trap's first table can be compared when next to nothing is left.
+    let bound = (slice_pages + 1) * PAGE_WORDS;
+    assert!(words <= bound, "{words} words in one trap, {bound} are the bound");
+}
+
+#[test]
+fn c6_entries_that_map_nothing_count_as_work() {
+    let mut bench = Bench::new(32);
+    fill_watched_tables(&mut bench);
+    let slice_pages = 64;
+    let (_, slots) = flush_in_slices(&mut bench, slice_pages);
+
+    // A granule of four slots is a kibibyte of work, and the last one may exceed the slice.
+    let bound = 4 * (slice_pages * PAGE_BYTES / 1024 + 1);
+    assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
+}
+
+#[test]
+fn c6_tables_that_begin_and_end_to_be_watched_count_as_work() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    one_table_everywhere(&mut bench);
+    let slice_pages = 64;
+    let opened = |bench: &mut Bench| {
+        bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
+        bench.write(0, STREAM_SELECT, 1);
+        bench.machine.events.clear();
+        bench.write(0, STREAM_COMMAND, 1 << 20);
+        let tables = bench.count(|event| matches!(event, Event::Table { .. }));
+        assert!((0..1000).any(|_| bench.read(0, STREAM_COMMAND) & 4 == 0), "the flush ends");
+        tables
+    };
+    let watched = opened(&mut bench);
+    (0..512).for_each(|index| bench.machine.set_first_level_entry(index, 0));
+    let unwatched = opened(&mut bench);
+
+    // One at least is a page of work each; the last may exceed the slice.
+    assert!(watched <= slice_pages + 1, "{watched} tables begin to be watched in one trap");
+    assert!(unwatched <= slice_pages + 1, "{unwatched} tables end to be watched in one trap");
+}
+
+#[test]
+fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
+    // So few frames that each batch searches.
+    let mut bench = Bench::new(64);
+    let others = 28;
+    bench.write(1, STREAMS_ENABLE, 0xffff);
+    for index in 0..others {
+        let (dart, stream) = (index % 2, 1 + index as u64 / 2);
+        let root = page(FIRST_TABLE + 8 + index as u32).0;
+        bench.write(dart, TTBR + 16 * stream, 1 << 31 | root);
+        bench.write(dart, TCR + 4 * stream, 1 << 7);
+        bench.flush(dart, stream as usize);
+    }
+    fill_watched_tables(&mut bench);
+    let slice_pages = 512;
+    let (_, slots) = flush_in_slices(&mut bench, slice_pages);
+
+    // A kibibyte for each of 64 changes and for each space.
+    let batches = slice_pages * PAGE_BYTES / ((64 + 1 + others) * 1024);
+    let bound = 4 * 64 * (batches + 1);
+    assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
+}
+
+/// The pages of one command after another, as a disk's queue is released.
+#[test]
+fn c6_releases_that_share_a_budget_are_one_trap_of_work() {
+    let mut bench = Bench::new(67);
+    (0..ALIASES).for_each(|iova| bench.set(iova, Some((page(30), Permission::WRITE_ONLY))));
+    flush(&mut bench);
+    (0..64).for_each(|_| bench.engine.hold(&mut bench.machine, page(30)));
+    let mut budget = bench.engine.trap_budget();
+    let mut released = 0;
+    let mut calls = 0;
+    while released < 64 {
+        let pages = [page(30); 8];
+        let count = bench.engine.release_all(&mut bench.machine, &pages, &mut budget);
+        (released, calls) = (released + count, calls + 1);
+        if count < pages.len() {
+            break;
+        }
+    }
+    assert!((9..64).contains(&released), "{released} pages in {calls} calls");
+    assert_eq!(bench.engine.release_all(&mut bench.machine, &[page(30); 8], &mut budget), 1, "it is spent");
+}

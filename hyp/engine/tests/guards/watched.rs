@@ -1,0 +1,206 @@
+//! The rules of watches: which accesses are told, with what, and that nobody else notices.
+
+use crate::bench::{Bench, dart, page, stream};
+use oche_engine::host::CpuAccess;
+use oche_engine::{CpuReach, Trapped, Watched};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::StreamSet;
+use oche_types::event::{Event, WatchHow};
+use oche_types::selection::Selection;
+
+/// Every stream's IOVAs from `first` to `last`.
+fn range(first: u64, last: u64) -> Selection {
+    Selection { first, last, ..Selection::ALL }
+}
+
+fn watch(bench: &mut Bench, ranges: &[Selection]) {
+    bench.engine.watch(&mut bench.machine, ranges);
+}
+
+/// A store of eight bytes as a guard carries it out; whether it trapped.
+fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
+    if bench.machine.cpu_access(page(index)) == CpuAccess::ReadWrite {
+        return false;
+    }
+    if bench.trap(index, CpuReach::Store) == Trapped::Retry {
+        return false;
+    }
+    bench.engine.store_guarded(&mut bench.machine, page(index), offset, 8, value);
+    let how = WatchHow::Exact;
+    let watched = Watched { page: page(index), offset, bytes: 8, is_write: true, how };
+    bench.engine.tell_watched(&mut bench.machine, &watched, |_| value);
+    true
+}
+
+/// IOVA in bytes and value of every access told since the last call.
+fn told(bench: &mut Bench) -> Vec<(u64, u64)> {
+    let events = core::mem::take(&mut bench.machine.events);
+    let pairs = events.windows(2).filter_map(|pair| match (pair[0], pair[1]) {
+        (Event::Watch { at, offset, .. }, Event::Data([value, _])) => {
+            Some((at.iova.iova() + u64::from(offset), value))
+        }
+        _ => None,
+    });
+    pairs.collect()
+}
+
+#[test]
+fn an_access_is_told_where_it_overlaps_the_watched_bytes_and_elsewhere_not() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    watch(&mut bench, &[range(0x8010, 0x801b)]);
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None);
+    for offset in [8, 9, 16, 27, 28] {
+        assert!(store(&mut bench, 30, offset, 0x1234_5678_0000_0000 | offset as u64));
+        let value = 0x1234_5678_0000_0000 | offset as u64;
+        let expected =
+            if [9, 16, 27].contains(&offset) { vec![(0x8000 + offset as u64, value)] } else { vec![] };
+        assert_eq!(told(&mut bench), expected, "{offset}");
+    }
+    assert_eq!(bench.device_read(8, 16), Some(16), "and the device sees what was stored");
+    assert!(bench.device_write(8, 17, 9));
+    assert_eq!(bench.cpu_load(30, 17), 9);
+}
+
+#[test]
+fn a_watch_waits_for_pages_and_lets_them_go() {
+    let mut bench = Bench::new(32);
+    watch(&mut bench, &[range(0x8000, 0x8fff)]);
+    assert!(!store(&mut bench, 30, 0, 1), "nothing is mapped there");
+    // Direct: nothing moves, and still it is guarded.
+    for slot in 0..4 {
+        bench.set(8 + slot, Some((page(32 + slot), Permission::READ_WRITE)));
+    }
+    bench.flush(0, 0);
+    assert!(bench.is_home(32));
+    assert!(store(&mut bench, 32, 0, 1));
+    assert!(!store(&mut bench, 33, 0, 1), "a neighbour is nobody's business");
+    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+    bench.unmap(8, 4);
+    assert!(!store(&mut bench, 32, 0, 2), "the first access after the unmap opens the page");
+    assert_eq!(bench.machine.cpu_access(page(32)), CpuAccess::ReadWrite);
+    bench.set(8, Some((page(40), Permission::READ_ONLY)));
+    bench.flush(0, 0);
+    assert!(store(&mut bench, 40, 8, 3));
+    assert_eq!(told(&mut bench), [(0x8008, 3)]);
+    watch(&mut bench, &[]);
+    assert!(!store(&mut bench, 40, 8, 4));
+    assert_eq!(bench.machine.cpu_access(page(40)), CpuAccess::ReadWrite);
+}
+
+#[test]
+fn a_page_at_several_watched_places_is_told_at_each_and_all_copies_stay_one_memory() {
+    let mut bench = Bench::new(32);
+    for iova in [8, 21, 34] {
+        bench.set(iova, Some((page(30), Permission::READ_ONLY)));
+        bench.flush(0, 0);
+    }
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly);
+    watch(&mut bench, &[range(0x1_5000, 0x1_5fff), range(0x2_2000, 0x2_2fff)]);
+    assert!(store(&mut bench, 30, 0x20, 77));
+    let mut places = told(&mut bench);
+    places.sort_unstable();
+    assert_eq!(places, [(0x1_5020, 77), (0x2_2020, 77)]);
+    for iova in [8, 21, 34] {
+        assert_eq!(bench.device_read(iova, 0x20), Some(77));
+    }
+    watch(&mut bench, &[]);
+    assert_eq!(bench.cpu_load(30, 0x20), 77);
+    bench.cpu_store(30, 0x20, 78);
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "the copies' own guard is left");
+    assert_eq!(bench.device_read(34, 0x20), Some(78));
+}
+
+#[test]
+fn a_fetch_from_a_watched_page_ends_its_watch_and_refuses_no_mapping() {
+    let mut bench = Bench::new(32);
+    for iova in [8, 21] {
+        bench.set(iova, Some((page(30), Permission::READ_ONLY)));
+        bench.flush(0, 0);
+    }
+    watch(&mut bench, &[range(0x8000, 0x8fff)]);
+    bench.machine.events.clear();
+    assert_eq!(bench.trap(30, CpuReach::Fetch), Trapped::Retry);
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "as if nobody watched");
+    assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
+    assert_eq!(bench.count(|event| matches!(event, Event::Refused { .. } | Event::Unmap { .. })), 0);
+    assert_eq!(bench.device_read(21, 0), Some(30));
+    bench.flush(0, 0);
+    assert_eq!(
+        bench.machine.cpu_access(page(30)),
+        CpuAccess::ReadOnly,
+        "a flush that brings nothing changes nothing"
+    );
+    watch(&mut bench, &[range(0x8000, 0x8fff)]);
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None, "watched anew");
+}
+
+#[test]
+fn what_is_mapped_is_watched_when_the_stream_that_is_meant_comes_to_the_tables() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    let mut other = range(0, 0xffff);
+    other.streams = [StreamSet(0); 32];
+    other.streams[dart(0).index()].insert(stream(5));
+    watch(&mut bench, &[other]);
+    assert!(!store(&mut bench, 30, 0, 1));
+    bench.attach(0, 5);
+    assert!(store(&mut bench, 30, 0, 1));
+    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+}
+
+#[test]
+fn other_streams_and_what_lies_beyond_four_mebibytes_are_not_watched() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    let mut other = range(0, 0xffff);
+    other.streams = [StreamSet(0); 32];
+    other.streams[dart(0).index()].insert(stream(5));
+    watch(&mut bench, &[other]);
+    assert!(!store(&mut bench, 30, 0, 1));
+    watch(&mut bench, &[range(0, u64::MAX)]);
+    assert!(store(&mut bench, 30, 0, 1));
+    bench.set(1024, Some((page(31), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    assert!(!store(&mut bench, 31, 0, 1));
+    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+}
+
+#[test]
+fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_told() {
+    let mut bench = Bench::new(32);
+    for slot in 0..4 {
+        bench.set(8 + slot, Some((page(32 + slot), Permission::READ_WRITE)));
+    }
+    bench.machine.unsplittable.push(page(33));
+    bench.flush(0, 0);
+    watch(&mut bench, &[range(0x8000, 0xbfff)]);
+    assert_eq!(bench.machine.cpu_access(page(33)), CpuAccess::ReadWrite);
+    assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
+    assert!(store(&mut bench, 32, 0, 1));
+}
+
+#[test]
+fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
+    let mut bench = Bench::new(128);
+    // Four pages with 64 mappings each, and one page behind them.
+    for iova in 0..256 {
+        bench.set(iova, Some((page(32 + ((iova % 4) ^ 3)), Permission::READ_WRITE)));
+    }
+    bench.set(300, Some((page(60), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    watch(&mut bench, &[range(0, 0xff_ffff)]);
+    assert!(bench.engine.is_setting_watches());
+    assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::ReadWrite);
+    bench.engine.go_on_watching(&mut bench.machine);
+
+    assert!(!bench.engine.is_setting_watches());
+    assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::None);
+    // A watch of nothing ends at once, whatever was under way.
+    watch(&mut bench, &[range(0, 0xff_ffff)]);
+    watch(&mut bench, &[]);
+    assert!(!bench.engine.is_setting_watches());
+}

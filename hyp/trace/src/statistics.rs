@@ -1,0 +1,309 @@
+//! Counters: what the engine did since the start, and why CPUs left the guest.
+//!
+//! Both are lists of a name and a number, declared once, here. The trace directory carries the names beside the
+//! numbers (see [`crate::directory`]), so that readers need no list of their own.
+
+use oche_types::addr::PAGE_BYTES;
+use oche_types::event::{Event, Placement, Refusal};
+
+/// Most bytes in a counter's name.
+pub const NAME_BYTES: usize = 24;
+
+/// Declares a struct of `u64` counters and the list of their names.
+macro_rules! counters {
+    ($(#[$outer:meta])* $name:ident { $($(#[$inner:meta])* $field:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$inner])* pub $field: u64,)*
+        }
+
+        impl $name {
+            /// The counters' names, in the order of [`Self::values`]. New ones are added at the end.
+            pub const NAMES: &[&str] = &[$(stringify!($field)),*];
+
+            /// The counters, in the order of [`Self::NAMES`].
+            pub fn values(&self) -> [u64; Self::NAMES.len()] {
+                [$(self.$field),*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// What the engine did since the start. Counts only grow, but for the `mapped_now` gauge.
+    Statistics {
+        /// Register reads by the guest.
+        register_reads,
+        /// Register writes by the guest.
+        register_writes,
+        /// Invalidations that the guest asked for.
+        flushes,
+        /// Times a sync ended with work left for the next poll.
+        flushes_split,
+        /// Pages that became reachable for a device.
+        maps,
+        /// Pages that ceased to be.
+        unmaps,
+        /// Pages that were reachable when [`Self::balance`] was called last: `maps` less `unmaps`.
+        mapped_now,
+        /// Bytes that were mapped directly, in all.
+        bytes_direct,
+        /// Bytes that were mapped in composed frames, in all.
+        bytes_composed,
+        /// Bytes that were mapped as replicas, in all.
+        bytes_replica,
+        /// Mappings refused, in all.
+        refused,
+        /// Mappings refused since the pool was exhausted.
+        refused_pool,
+        /// Mappings refused since the page is not the guest's.
+        refused_not_memory,
+        /// Mappings of a device's page that could not be direct.
+        refused_device,
+        /// Mappings with a sub-page window.
+        refused_window,
+        /// Mappings of a page mapped too often.
+        refused_aliases,
+        /// Tables outside guest RAM.
+        refused_table,
+        /// Tables beyond what can be watched.
+        refused_tables_full,
+        /// Spaces beyond what can be held.
+        refused_spaces_full,
+        /// Mappings refused since stage 2 had no memory left.
+        refused_stage2,
+        /// Accesses by devices that were refused.
+        faults,
+        /// Of these, those that the guest cannot see, since its register still held an earlier one.
+        faults_hidden,
+        /// Red zones that a device wrote into.
+        red_zone_hits,
+        /// Pages that moved away from home, or from one place away to another.
+        moved_pages,
+        /// Pages that moved home.
+        home_moves,
+        /// Granules that changed their frame while in use.
+        live_moves,
+        /// Bytes that devices wrote during those, brought along.
+        live_move_bytes,
+        /// Times the copies of a page were made equal.
+        merges,
+        /// Bytes that had changed in those.
+        merged_bytes,
+        /// Table pages opened for writing without a trap.
+        table_opens,
+        /// Table pages closed again.
+        table_closes,
+        /// Streams that began to translate.
+        attaches,
+        /// Streams that were blocked.
+        blocks,
+        /// Invalidations that the hardware did not finish.
+        invalidate_timeouts,
+        /// Guarded accesses by the guest.
+        guarded_accesses,
+        /// Mappings given up since a CPU fetches from the page or walks tables in it.
+        refused_not_guardable,
+        /// Mappings whose permission could not be kept apart from their granule's.
+        refused_permission,
+        /// Accesses by CPUs to watched bytes that were told.
+        watch_hits,
+    }
+}
+
+impl Statistics {
+    /// Takes note of `event`.
+    #[inline]
+    pub fn count(&mut self, event: &Event) {
+        match *event {
+            Event::Register { is_write: true, .. } => add(&mut self.register_writes, 1),
+            Event::Register { is_write: false, .. } => add(&mut self.register_reads, 1),
+            Event::Flush { .. } => add(&mut self.flushes, 1),
+            Event::FlushDone { is_busy, .. } => add(&mut self.flushes_split, u64::from(is_busy)),
+            Event::Map { placement, .. } => {
+                add(&mut self.maps, 1);
+                add(self.bytes_by_placement(placement), PAGE_BYTES as u64);
+            }
+            Event::Unmap { .. } => add(&mut self.unmaps, 1),
+            Event::Refused { reason, .. } => {
+                add(&mut self.refused, 1);
+                add(self.refused_for(reason), 1);
+            }
+            Event::Moved { page, to } if to == page.home() => add(&mut self.home_moves, 1),
+            Event::Moved { .. } => add(&mut self.moved_pages, 1),
+            Event::LiveMove { merged_bytes, .. } => {
+                add(&mut self.live_moves, 1);
+                add(&mut self.live_move_bytes, u64::from(merged_bytes));
+            }
+            Event::Merged { bytes, .. } => {
+                add(&mut self.merges, 1);
+                add(&mut self.merged_bytes, u64::from(bytes));
+            }
+            Event::RedZone { .. } => add(&mut self.red_zone_hits, 1),
+            Event::Fault { is_hidden, .. } => {
+                add(&mut self.faults, 1);
+                add(&mut self.faults_hidden, u64::from(is_hidden));
+            }
+            Event::Table { is_open: true, .. } => add(&mut self.table_opens, 1),
+            Event::Table { is_open: false, .. } => add(&mut self.table_closes, 1),
+            Event::Attach { root: Some(_), .. } => add(&mut self.attaches, 1),
+            Event::Attach { root: None, .. } => add(&mut self.blocks, 1),
+            Event::InvalidateTimedOut { .. } => add(&mut self.invalidate_timeouts, 1),
+            Event::Access { .. } => add(&mut self.guarded_accesses, 1),
+            Event::Watch { .. } => add(&mut self.watch_hits, 1),
+            Event::Callers { .. }
+            | Event::Permission { .. }
+            | Event::Fetched { .. }
+            | Event::Filter { .. }
+            | Event::Snapshot { .. }
+            | Event::Data(_) => {}
+        }
+    }
+
+    /// Brings [`Self::mapped_now`] up to date: once before somebody looks, which spares each event the work.
+    #[inline]
+    pub fn balance(&mut self) {
+        self.mapped_now = self.maps.saturating_sub(self.unmaps);
+    }
+
+    fn bytes_by_placement(&mut self, placement: Placement) -> &mut u64 {
+        match placement {
+            Placement::Direct => &mut self.bytes_direct,
+            Placement::Composed => &mut self.bytes_composed,
+            Placement::Replica => &mut self.bytes_replica,
+        }
+    }
+
+    fn refused_for(&mut self, reason: Refusal) -> &mut u64 {
+        match reason {
+            Refusal::PoolExhausted => &mut self.refused_pool,
+            Refusal::NotGuestMemory => &mut self.refused_not_memory,
+            Refusal::DeviceNotDirect => &mut self.refused_device,
+            Refusal::SubPageWindow => &mut self.refused_window,
+            Refusal::TooManyAliases => &mut self.refused_aliases,
+            Refusal::TableNotGuestMemory => &mut self.refused_table,
+            Refusal::TooManyTables => &mut self.refused_tables_full,
+            Refusal::TooManySpaces => &mut self.refused_spaces_full,
+            Refusal::OutOfStage2Tables => &mut self.refused_stage2,
+            Refusal::NotGuardable => &mut self.refused_not_guardable,
+            Refusal::MixedPermission => &mut self.refused_permission,
+        }
+    }
+}
+
+/// Counters of 64 bits do not overflow in a machine's life; wrapping spares each event a check.
+fn add(counter: &mut u64, number: u64) {
+    *counter = counter.wrapping_add(number);
+}
+
+/// Declares [`Exit`] and the list of its counters' names.
+macro_rules! exits {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a CPU left the guest for EL2. Each exception that is taken from the guest counts as exactly one of
+        /// these, on its own CPU, in the trace directory if there is one
+        /// ([`cpu_counters`](crate::directory::cpu_counters)).
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Exit {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Exit {
+            /// The names of a CPU's counters: of each kind of exit, in order, and [`INJECTED`] last.
+            pub const NAMES: &[&str] = &[$($name,)* "injected_exceptions"];
+        }
+    };
+}
+
+exits! {
+    /// A load or store of a virtual DART's register.
+    DartRegister = "exits_dart_register",
+    /// An access to a page that the engine keeps closed: a store to a watched table, any to a guarded page.
+    WatchedPage = "exits_watched_page",
+    /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries again.
+    Retry = "exits_retry",
+    /// The first fetch from a page that has moved.
+    Execute = "exits_execute",
+    /// Another access that stage 2 refuses: to a device that EL2 answers for, or to nothing.
+    Device = "exits_device",
+    /// The end of a step of one instruction.
+    Step = "exits_step",
+    /// `HVC`.
+    HypervisorCall = "exits_hvc",
+    /// `SMC`: PSCI, mostly.
+    SecureCall = "exits_smc",
+    /// A trapped system register.
+    SystemRegister = "exits_system_register",
+    /// A FIQ for the guest, with `oche.fiq=virtual`.
+    Fiq = "exits_fiq",
+    /// A look whether the guest has dealt with its timer: the same.
+    FiqPoll = "exits_fiq_poll",
+    /// Any other exception.
+    Other = "exits_other",
+}
+
+/// The place among a CPU's counters of how many of its exits ended in an abort or an undefined instruction for the
+/// guest.
+pub const INJECTED: usize = Exit::NAMES.len() - 1;
+
+const _: () = {
+    let lists = [Statistics::NAMES, Exit::NAMES];
+    let mut list = 0;
+    while list < lists.len() {
+        let mut index = 0;
+        while index < lists[list].len() {
+            assert!(lists[list][index].len() <= NAME_BYTES, "a counter's name is too long for its entry");
+            index += 1;
+        }
+        list += 1;
+    }
+    assert!(Exit::Other as usize + 1 == INJECTED);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use oche_types::addr::{Gfn, Hfn, IovaPage};
+    use oche_types::dart::entry::Permission;
+    use oche_types::dart::stream::{DartId, StreamId};
+    use oche_types::event::Place;
+
+    #[test]
+    fn an_event_moves_only_its_own_counters() {
+        let dart = DartId::new(0).unwrap();
+        let at = Place { dart, stream: StreamId::new(1).unwrap(), iova: IovaPage(7) };
+        let permission = Permission::READ_WRITE;
+        let mut counted = Statistics::default();
+        counted.count(&Event::Map { at, page: Gfn(9), permission, placement: Placement::Composed });
+        counted.count(&Event::Map { at, page: Gfn(8), permission, placement: Placement::Direct });
+        counted.count(&Event::Moved { page: Gfn(9), to: Hfn(100) });
+        counted.count(&Event::Unmap { at, page: Gfn(9) });
+        counted.count(&Event::Moved { page: Gfn(9), to: Gfn(9).home() });
+        counted.count(&Event::Refused { at, page: Gfn(1), reason: Refusal::TooManySpaces });
+        assert_eq!(counted.mapped_now, 0);
+        counted.balance();
+        let expected = Statistics {
+            maps: 2,
+            mapped_now: 1,
+            unmaps: 1,
+            bytes_direct: 4096,
+            bytes_composed: 4096,
+            moved_pages: 1,
+            home_moves: 1,
+            refused: 1,
+            refused_spaces_full: 1,
+            ..Statistics::default()
+        };
+        assert_eq!(counted, expected);
+    }
+
+    #[test]
+    fn names_and_values_stand_in_the_same_order() {
+        let counted = Statistics { maps: 3, guarded_accesses: 5, ..Statistics::default() };
+        let values = counted.values();
+        assert_eq!(values.len(), Statistics::NAMES.len());
+        let of = |name| Statistics::NAMES.iter().position(|known| *known == name).map(|index| values[index]);
+        assert_eq!((of("maps"), of("guarded_accesses"), of("unmaps")), (Some(3), Some(5), Some(0)));
+    }
+}

@@ -1,5 +1,5 @@
-//! The trace: events as records of four words, the rings and the directory that hold them, the control block by which
-//! others ask for them, the file that is made of them, and their text.
+//! The trace: events as records of four words, the rings and the directory that hold them, the
+//! control block by which others ask for them, the file that is made of them, and their text.
 //!
 //! EL2 writes it and the tools read it, with the same code.
 #![no_std]

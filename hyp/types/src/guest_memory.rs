@@ -16,7 +16,8 @@ pub trait GuestMemory {
     /// [`NotMemory`]; some of the bytes may have been stored.
     fn write(&mut self, address: u64, from: &[u8]) -> Result<(), NotMemory>;
 
-    /// Stores `value` at `address`, which is a multiple of 2, in one piece, after everything stored before.
+    /// Stores `value` at `address`, which is a multiple of 2, in one piece, after everything stored
+    /// before.
     ///
     /// # Errors
     ///

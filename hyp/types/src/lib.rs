@@ -1,5 +1,6 @@
-//! The floor: what every other crate of Oche speaks of. Addresses, the DART's registers, entries and streams, and the
-//! events of the engine, with their encodings and nothing else: no decision is taken here.
+//! The floor: what every other crate of Oche speaks of. Addresses, the DART's registers, entries
+//! and streams, and the events of the engine, with their encodings and nothing else: no decision is
+//! taken here.
 #![no_std]
 #![forbid(unsafe_code)]
 

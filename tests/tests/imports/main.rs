@@ -1,9 +1,10 @@
 //! Imports between the files of a crate go one way.
 //!
-//! Two files that import each other can only be read, tested and moved together. This test follows the `mod`
-//! declarations of every crate of the workspace, takes each file's `use` declarations and paths (those of test code
-//! left out), and finds the files that lie on a circle. `circles.txt` lists those that still do, exactly: a new
-//! circle fails the test, and so does a file of the list that lies on none any more.
+//! Two files that import each other can only be read, tested and moved together. This test follows
+//! the `mod` declarations of every crate of the workspace, takes each file's `use` declarations and
+//! paths (those of test code left out), and finds the files that are on a cycle. `cycles.txt`
+//! lists those that still do, exactly: a new cycle fails the test, and so does a file of the list
+//! that is on none any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,8 +14,8 @@ mod scan;
 
 use scan::{Found, scan};
 
-/// The files that lie on a circle today, one a line, from the top of the tree.
-const KNOWN: &str = include_str!("circles.txt");
+/// The files that are on a cycle today, one a line, from the top of the tree.
+const KNOWN: &str = include_str!("cycles.txt");
 
 /// Where files come from: the tree on disk, or a few that a test makes up.
 trait Files {
@@ -87,7 +88,8 @@ impl Modules {
         imports
     }
 
-    /// `path` as written in `module`, from the crate's root; `None` where it leads out of the crate.
+    /// `path` as written in `module`, from the crate's root; `None` where it leads out of the
+    /// crate.
     fn absolute(&self, module: &[String], path: &[String]) -> Option<Vec<String>> {
         let mut base = module.to_vec();
         let mut rest = path;
@@ -117,7 +119,7 @@ impl Modules {
 }
 
 /// The files of `imports` from which a way leads back to them.
-fn on_circles<'a>(imports: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<&'a Path> {
+fn on_cycles<'a>(imports: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<&'a Path> {
     let leads_back = |start: &'a Path| {
         let mut seen = BTreeSet::new();
         let mut open = vec![start];
@@ -136,10 +138,10 @@ fn on_circles<'a>(imports: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> BTreeSet<
     imports.keys().copied().filter(|file| leads_back(file)).collect()
 }
 
-/// The files on a circle below `root`.
-fn circles(files: &impl Files, root: &str) -> BTreeSet<String> {
+/// The files on a cycle below `root`.
+fn cycles(files: &impl Files, root: &str) -> BTreeSet<String> {
     let modules = Modules::of(files, Path::new(root));
-    on_circles(&modules.imports()).iter().map(|file| file.display().to_string()).collect()
+    on_cycles(&modules.imports()).iter().map(|file| file.display().to_string()).collect()
 }
 
 /// The root files of every crate of the workspace.
@@ -165,22 +167,22 @@ fn roots(top: &Path) -> Vec<String> {
 }
 
 #[test]
-fn files_import_each_other_in_circles_only_where_the_list_says_so() {
+fn files_import_each_other_in_cycles_only_where_the_list_says_so() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the top of the tree").to_owned();
     let roots = roots(&top);
     assert!(roots.iter().any(|root| root == "hyp/engine/src/lib.rs"), "the engine is looked at: {roots:?}");
     let disk = Disk(top);
-    let found: BTreeSet<String> = roots.iter().flat_map(|root| circles(&disk, root)).collect();
+    let found: BTreeSet<String> = roots.iter().flat_map(|root| cycles(&disk, root)).collect();
     let known: BTreeSet<String> =
         KNOWN.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(str::to_owned).collect();
     let new: Vec<_> = found.difference(&known).collect();
     let gone: Vec<_> = known.difference(&found).collect();
-    assert!(new.is_empty(), "files import each other in a circle that is not in the list: {new:#?}");
-    assert!(gone.is_empty(), "files of the list lie on no circle any more, or are gone: {gone:#?}");
+    assert!(new.is_empty(), "files import each other in a cycle that is not in the list: {new:#?}");
+    assert!(gone.is_empty(), "files of the list are on no cycle any more, or are gone: {gone:#?}");
 }
 
 #[test]
-fn a_circle_through_three_files_is_found_and_a_file_beside_it_is_not() {
+fn a_cycle_through_three_files_is_found_and_a_file_beside_it_is_not() {
     let files = BTreeMap::from([
         ("src/lib.rs", "mod a;\nmod b { pub mod c; }\nmod beside;\npub use a::A;"),
         ("src/a.rs", "use crate::b::c::{self, C};\npub struct A(C);"),
@@ -189,7 +191,7 @@ fn a_circle_through_three_files_is_found_and_a_file_beside_it_is_not() {
         ("src/beside.rs", "use crate::{A, b::c::C};"),
     ]);
     let expected = ["src/a.rs", "src/b/c.rs", "src/b/c/deep.rs"].map(str::to_owned);
-    assert_eq!(circles(&files, "src/lib.rs"), BTreeSet::from(expected));
+    assert_eq!(cycles(&files, "src/lib.rs"), BTreeSet::from(expected));
 }
 
 #[test]
@@ -205,16 +207,16 @@ fn tests_comments_texts_and_other_crates_import_nothing() {
         ),
         ("src/tests.rs", "use crate::a;"),
     ]);
-    assert_eq!(circles(&files, "src/lib.rs"), BTreeSet::new());
+    assert_eq!(cycles(&files, "src/lib.rs"), BTreeSet::new());
 }
 
 #[test]
-fn a_parent_that_imports_from_its_child_and_the_child_from_it_are_a_circle() {
+fn a_parent_that_imports_from_its_child_and_the_child_from_it_are_a_cycle() {
     let files = BTreeMap::from([
         ("src/main.rs", "mod parent;\nfn main() { parent::child::run() }"),
         ("src/parent.rs", "pub mod child;\nuse child::Part;\npub struct Whole(Part);"),
         ("src/parent/child.rs", "use super::Whole;\npub struct Part;\npub fn run() {}"),
     ]);
     let expected = ["src/parent.rs", "src/parent/child.rs"].map(str::to_owned);
-    assert_eq!(circles(&files, "src/main.rs"), BTreeSet::from(expected));
+    assert_eq!(cycles(&files, "src/main.rs"), BTreeSet::from(expected));
 }

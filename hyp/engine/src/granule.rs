@@ -371,7 +371,7 @@ fn report_red_zone(world: &mut impl World, at: Place, page: Hfn, (offset, bytes)
     let (first, shift) = (usize::from(offset) / 8, 8 * (u32::from(offset) % 8));
     let joined = |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
     let data = [joined(first), joined(first + 1)];
-    world.event(Event::Data(data));
+    world.event(Event::Data { words: data });
     world.fill_page(page, RED_ZONE);
 }
 

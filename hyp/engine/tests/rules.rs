@@ -83,7 +83,7 @@ fn c5_a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
     let at = events.iter().position(hit).expect("just counted");
     let around = |index: usize| RED_ZONE.to_le_bytes()[(17 + index) % 8];
     let expected: [u8; 16] = core::array::from_fn(|index| if index < 2 { 1 } else { around(index) });
-    let Some(Event::Data(words)) = events.get(at + 1) else { panic!("no bytes behind the report") };
+    let Some(Event::Data { words }) = events.get(at + 1) else { panic!("no bytes behind the report") };
     assert_eq!(words.map(u64::to_le_bytes).concat(), expected);
     bench.map(8, &[30, 31, 32, 33]);
     assert_eq!(bench.device_read(10, 17), Some(0), "the repaired frame carries nothing over");

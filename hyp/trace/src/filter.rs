@@ -1,11 +1,11 @@
 //! Which events are recorded: by kind, by DART and stream, by IOVA.
 //!
-//! A filter speaks only of what an event has. One that names no DART passes any choice of streams, and one that
-//! names no IOVA any range: who wants neither leaves its kind out.
+//! A filter speaks only of what an event has. One that names no DART passes any choice of streams,
+//! and one that names no IOVA any range: who wants neither leaves its kind out.
 
-use oche_types::addr::{FRAME_BYTES, PAGE_BYTES};
-use oche_types::dart::stream::{DartId, StreamSet};
-use oche_types::event::{Event, Kind};
+use oche_types::dart::stream::{DartId, StreamId, StreamSet};
+use oche_types::event::{Event, Kind, Place};
+use oche_types::events;
 use oche_types::selection::Selection;
 
 /// What is recorded.
@@ -24,8 +24,8 @@ impl Default for Filter {
 }
 
 impl Filter {
-    /// Records the kinds whose bits are set in `kinds`, where `selection` chooses them. That a filter has changed
-    /// is always recorded.
+    /// Records the kinds whose bits are set in `kinds`, where `selection` chooses them. That a
+    /// filter has changed is always recorded.
     pub fn new(kinds: u64, selection: Selection) -> Self {
         Self { kinds, selection, is_everything: kinds == u64::MAX && selection == Selection::ALL }
     }
@@ -55,80 +55,102 @@ impl Filter {
         if matches!(event, Event::Filter { .. }) {
             return true;
         }
+        let scope = scope_of(event);
+        let is_chosen_stream = match (scope.dart, scope.streams) {
+            (Some(dart), streams) => {
+                self.selection.has_any_stream(dart, streams.unwrap_or(StreamSet(u16::MAX)))
+            }
+            (None, _) => true,
+        };
         self.kinds >> Kind::of(event).number() & 1 != 0
-            && streams_of(event).is_none_or(|(dart, streams)| self.selection.has_any_stream(dart, streams))
+            && is_chosen_stream
             && iova_of(event).is_none_or(|(iova, bytes)| self.selection.overlaps(iova, bytes))
     }
 }
 
-/// The streams that `event` is about, all of a DART's where it names none; `None` where it names no DART.
-fn streams_of(event: &Event) -> Option<(DartId, StreamSet)> {
-    let one = |dart, stream| {
+/// The streams that an event is about.
+#[derive(Default)]
+struct Scope {
+    dart: Option<DartId>,
+    /// `None`: all of the DART's.
+    streams: Option<StreamSet>,
+}
+
+/// Takes what it needs from the fields in their places.
+impl Scope {
+    fn dart(self, dart: DartId) -> Self {
+        Self { dart: Some(dart), ..self }
+    }
+
+    fn stream(self, stream: StreamId) -> Self {
         let mut streams = StreamSet(0);
         streams.insert(stream);
-        Some((dart, streams))
-    };
-    match *event {
-        Event::Map { at, .. }
-        | Event::Permission { at, .. }
-        | Event::Unmap { at, .. }
-        | Event::Refused { at, .. }
-        | Event::LiveMove { at, .. }
-        | Event::RedZone { at, .. }
-        | Event::Snapshot { at, .. }
-        | Event::Watch { at, .. } => one(at.dart, at.stream),
-        Event::Fault { dart, stream, .. } | Event::Attach { dart, stream, .. } => one(dart, stream),
-        Event::Flush { dart, streams } => Some((dart, streams)),
-        Event::Register { dart, .. }
-        | Event::FlushDone { dart, .. }
-        | Event::InvalidateTimedOut { dart }
-        | Event::Callers { dart, .. } => Some((dart, StreamSet(u16::MAX))),
-        Event::Moved { .. }
-        | Event::Fetched { .. }
-        | Event::Merged { .. }
-        | Event::Table { .. }
-        | Event::Access { .. }
-        | Event::Filter { .. }
-        | Event::Data(_) => None,
+        Self { streams: Some(streams), ..self }
+    }
+
+    fn streams(self, streams: StreamSet, _: u32, _: u32) -> Self {
+        Self { streams: Some(streams), ..self }
+    }
+
+    fn at(self, at: Place, _: u32, _: u32) -> Self {
+        self.dart(at.dart).stream(at.stream)
+    }
+
+    fn detail<T>(self, _: T, _: u32, _: u32) -> Self {
+        self
+    }
+
+    fn payload<T>(self, _: T, _: u32, _: u32) -> Self {
+        self
+    }
+
+    fn optional<T>(self, _: T, _: u32, _: u32, _: u32) -> Self {
+        self
+    }
+
+    fn words<T>(self, _: T) -> Self {
+        self
     }
 }
 
-/// The IOVAs that `event` is about, in bytes: the first one and how many; `None` where it is about none.
-fn iova_of(event: &Event) -> Option<(u64, u64)> {
-    match *event {
-        Event::Map { at, .. }
-        | Event::Permission { at, .. }
-        | Event::Unmap { at, .. }
-        | Event::Refused { at, .. }
-        | Event::RedZone { at, .. }
-        | Event::Snapshot { at, .. } => Some((at.iova.iova(), PAGE_BYTES as u64)),
-        Event::LiveMove { at, .. } => Some((at.iova.iova(), FRAME_BYTES as u64)),
-        Event::Fault { iova, .. } => Some((iova, 1)),
-        Event::Watch { at, offset, bytes, .. } => {
-            Some((at.iova.iova() | u64::from(offset), u64::from(bytes).max(1)))
+/// Generates what a filter asks of an event.
+macro_rules! questions {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident = $number:literal, $name:literal {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $place:ident($($at:tt)*),)*
         }
-        Event::Register { .. }
-        | Event::Flush { .. }
-        | Event::FlushDone { .. }
-        | Event::Moved { .. }
-        | Event::Fetched { .. }
-        | Event::Merged { .. }
-        | Event::Table { .. }
-        | Event::Attach { .. }
-        | Event::InvalidateTimedOut { .. }
-        | Event::Access { .. }
-        | Event::Filter { .. }
-        | Event::Callers { .. }
-        | Event::Data(_) => None,
-    }
+        $(also $also:ident: $also_type:ty = $also_place:ident($($also_at:tt)*) from $value:expr;)?
+        reach($($first:expr, $bytes:expr)?)
+        text($($text:tt)*)
+        counts($($counts:tt)*)
+    )*) => {
+        fn scope_of(event: &Event) -> Scope {
+            match *event {
+                $(Event::$kind { $($field),* } => Scope::default()$(.$place($field, $($at)*))*,)*
+            }
+        }
+
+        /// The IOVAs that `event` is about, in bytes: the first one and how many; `None` where it
+        /// is about none.
+        fn iova_of(event: &Event) -> Option<(u64, u64)> {
+            match *event {
+                $(Event::$kind { $($field),* } => {
+                    let _ = ($($field,)*);
+                    None$(.or(Some(($first, $bytes))))?
+                })*
+            }
+        }
+    };
 }
+
+events!(questions);
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use oche_types::addr::{Gfn, IovaPage};
-    use oche_types::dart::stream::{MAX_DARTS, StreamId};
-    use oche_types::event::Place;
+    use oche_types::dart::stream::MAX_DARTS;
 
     fn place(dart: usize, stream: usize, iova: u32) -> Place {
         let dart = DartId::new(dart).expect("a DART");

@@ -12,6 +12,7 @@ pub mod directory;
 pub mod export;
 pub mod file;
 pub mod filter;
+pub mod layout;
 pub mod record;
 pub mod ring;
 pub mod snapshot;

@@ -134,7 +134,7 @@ pub fn events(wanted: &Wanted, bytes: u16, load: impl Fn(usize) -> u64, mut reco
                 valid => load(index) & (u64::MAX >> (64 - 8 * valid)),
             }
         };
-        record(&Event::Data([word(first), word(first + 1)]));
+        record(&Event::Data { words: [word(first), word(first + 1)] });
     }
 }
 
@@ -179,7 +179,7 @@ impl Assembler {
             return None;
         }
         let (mut taken, next) = self.begun.remove(&cpu)?;
-        let (Some(Event::Data(words)), true) = (record.event(), record.sequence() == next) else {
+        let (Some(Event::Data { words }), true) = (record.event(), record.sequence() == next) else {
             self.incomplete += 1;
             return None;
         };

@@ -3,8 +3,8 @@
 //! Both are lists of a name and a number, declared once, here. The trace directory carries the names beside the
 //! numbers (see [`crate::directory`]), so that readers need no list of their own.
 
-use oche_types::addr::PAGE_BYTES;
 use oche_types::event::{Event, Placement, Refusal};
+use oche_types::events;
 
 /// Most bytes in a counter's name.
 pub const NAME_BYTES: usize = 24;
@@ -112,62 +112,54 @@ counters! {
     }
 }
 
-impl Statistics {
-    /// Takes note of `event`.
-    #[inline]
-    pub fn count(&mut self, event: &Event) {
-        match *event {
-            Event::Register { is_write: true, .. } => add(&mut self.register_writes, 1),
-            Event::Register { is_write: false, .. } => add(&mut self.register_reads, 1),
-            Event::Flush { .. } => add(&mut self.flushes, 1),
-            Event::FlushDone { is_busy, .. } => add(&mut self.flushes_split, u64::from(is_busy)),
-            Event::Map { placement, .. } => {
-                add(&mut self.maps, 1);
-                add(self.bytes_by_placement(placement), PAGE_BYTES as u64);
-            }
-            Event::Unmap { .. } => add(&mut self.unmaps, 1),
-            Event::Refused { reason, .. } => {
-                add(&mut self.refused, 1);
-                add(self.refused_for(reason), 1);
-            }
-            Event::Moved { page, to } if to == page.home() => add(&mut self.home_moves, 1),
-            Event::Moved { .. } => add(&mut self.moved_pages, 1),
-            Event::LiveMove { merged_bytes, .. } => {
-                add(&mut self.live_moves, 1);
-                add(&mut self.live_move_bytes, u64::from(merged_bytes));
-            }
-            Event::Merged { bytes, .. } => {
-                add(&mut self.merges, 1);
-                add(&mut self.merged_bytes, u64::from(bytes));
-            }
-            Event::RedZone { .. } => add(&mut self.red_zone_hits, 1),
-            Event::Fault { is_hidden, .. } => {
-                add(&mut self.faults, 1);
-                add(&mut self.faults_hidden, u64::from(is_hidden));
-            }
-            Event::Table { is_open: true, .. } => add(&mut self.table_opens, 1),
-            Event::Table { is_open: false, .. } => add(&mut self.table_closes, 1),
-            Event::Attach { root: Some(_), .. } => add(&mut self.attaches, 1),
-            Event::Attach { root: None, .. } => add(&mut self.blocks, 1),
-            Event::InvalidateTimedOut { .. } => add(&mut self.invalidate_timeouts, 1),
-            Event::Access { .. } => add(&mut self.guarded_accesses, 1),
-            Event::Watch { .. } => add(&mut self.watch_hits, 1),
-            Event::Callers { .. }
-            | Event::Permission { .. }
-            | Event::Fetched { .. }
-            | Event::Filter { .. }
-            | Event::Snapshot { .. }
-            | Event::Data(_) => {}
-        }
-    }
+/// A counter, or one of those that a field chooses from.
+macro_rules! counter {
+    ($statistics:ident $counter:ident) => {
+        &mut $statistics.$counter
+    };
+    ($statistics:ident $counter:ident $by:ident) => {
+        $statistics.$counter($by)
+    };
+}
 
+/// Generates which counters an event moves.
+macro_rules! counts {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident = $number:literal, $name:literal {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $place:ident($($at:tt)*),)*
+        }
+        $(also $also:ident: $also_type:ty = $also_place:ident($($also_at:tt)*) from $value:expr;)?
+        reach($($reach:tt)*)
+        text($($text:tt)*)
+        counts($($counter:ident $([$by:ident])? += $amount:expr),* $(,)?)
+    )*) => {
+        impl Statistics {
+            /// Takes note of `event`.
+            #[inline]
+            pub fn count(&mut self, event: &Event) {
+                let statistics = self;
+                match *event {
+                    $(Event::$kind { $($field),* } => {
+                        let _ = ($($field,)*);
+                        $(add(counter!(statistics $counter $($by)?), $amount);)*
+                    })*
+                }
+            }
+        }
+    };
+}
+
+events!(counts);
+
+impl Statistics {
     /// Brings [`Self::mapped_now`] up to date: once before somebody looks, which spares each event the work.
     #[inline]
     pub fn balance(&mut self) {
         self.mapped_now = self.maps.saturating_sub(self.unmaps);
     }
 
-    fn bytes_by_placement(&mut self, placement: Placement) -> &mut u64 {
+    fn bytes_of(&mut self, placement: Placement) -> &mut u64 {
         match placement {
             Placement::Direct => &mut self.bytes_direct,
             Placement::Composed => &mut self.bytes_composed,

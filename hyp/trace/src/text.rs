@@ -9,8 +9,8 @@
 
 use core::fmt;
 
-use oche_types::addr::PAGE_BYTES;
-use oche_types::event::{Event, Kind, Place, Placement, Refusal, WatchHow};
+use oche_types::event::{Event, Kind};
+use oche_types::events;
 
 use crate::record::Record;
 
@@ -49,6 +49,24 @@ pub trait Fields {
     fn word(&mut self, name: &str, value: &str);
     /// A range of `bytes` addresses from `start`.
     fn range(&mut self, name: &str, start: u64, bytes: u64);
+
+    /// A number as with [`Self::hex`], or that there is none.
+    fn hex_or_none(&mut self, name: &str, value: Option<u64>, digits: usize) {
+        match value {
+            Some(value) => self.hex(name, value, digits),
+            None => self.word(name, "none"),
+        }
+    }
+
+    /// Sixteen bytes, as two digits each.
+    fn bytes(&mut self, name: &str, words: [u64; 2]) {
+        let mut digits = [0; 32];
+        let bytes = words.into_iter().flat_map(u64::to_le_bytes);
+        for (to, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+            *to = [HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 0xf)]];
+        }
+        self.word(name, str::from_utf8(&digits).unwrap_or_default());
+    }
 }
 
 /// Tells `fields` what `record` says, except its time, CPU and kind; `device` is the name of the device that
@@ -77,176 +95,32 @@ pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields)
     fields.number("seq", u64::from(record.sequence()));
 }
 
-fn describe_event(event: &Event, fields: &mut impl Fields) {
-    const PAGE: u64 = PAGE_BYTES as u64;
-    match *event {
-        Event::Register { offset, is_write, value, .. } => {
-            fields.word("op", direction(is_write));
-            fields.hex("offset", u64::from(offset), 4);
-            fields.hex("value", u64::from(value), 8);
+/// Generates what an event's fields are called and how they are read.
+macro_rules! descriptions {
+    ($(
+        $(#[$doc:meta])*
+        $kind:ident = $number:literal, $name:literal {
+            $($(#[$field_doc:meta])* $field:ident: $type:ty = $place:ident($($at:tt)*),)*
         }
-        Event::Flush { streams, .. } => fields.hex("streams", u64::from(streams.0), 4),
-        Event::FlushDone { pages, is_busy, .. } => {
-            fields.number("pages", u64::from(pages));
-            fields.word("busy", yes(is_busy));
-        }
-        Event::Map { at, page, permission, placement } => {
-            fields.range("iova", at.iova.iova(), PAGE);
-            fields.hex("paddr", page.address(), 16);
-            fields.number("size", PAGE);
-            fields.word("perm", permission_name(permission.read, permission.write));
-            fields.word("placement", placement_name(placement));
-        }
-        Event::Permission { at, page, permission } => {
-            fields.range("iova", at.iova.iova(), PAGE);
-            fields.hex("paddr", page.address(), 16);
-            fields.number("size", PAGE);
-            fields.word("perm", permission_name(permission.read, permission.write));
-        }
-        Event::Unmap { at, page } => {
-            fields.range("iova", at.iova.iova(), PAGE);
-            fields.number("size", PAGE);
-            fields.number("unmapped_size", PAGE);
-            fields.hex("paddr", page.address(), 16);
-        }
-        Event::Refused { at, page, reason } => {
-            place(at, fields);
-            fields.hex("paddr", page.address(), 16);
-            fields.word("reason", refusal_name(reason));
-        }
-        Event::Moved { page, to } => {
-            fields.hex("gpa", page.address(), 16);
-            fields.hex("hpa", to.address(), 16);
-            fields.word("home", yes(to == page.home()));
-        }
-        Event::Fetched { page, from } => {
-            fields.hex("gpa", page.address(), 16);
-            fields.hex("hpa", from.address(), 16);
-        }
-        Event::LiveMove { at, to, merged_bytes } => {
-            place(at, fields);
-            fields.hex("frame", to.address(), 16);
-            fields.number("merged", u64::from(merged_bytes));
-        }
-        Event::Merged { page, bytes } => {
-            fields.hex("gpa", page.address(), 16);
-            fields.number("merged", u64::from(bytes));
-        }
-        Event::RedZone { at, offset, bytes } => {
-            fields.hex("iova", at.iova.iova().saturating_add(u64::from(offset)), 16);
-            fields.number("bytes", u64::from(bytes));
-        }
-        Event::Fault { iova, code, is_write, is_hidden, .. } => {
-            fields.hex("iova", iova, 16);
-            // Linux: IOMMU_FAULT_READ 0, IOMMU_FAULT_WRITE 1.
-            fields.hex("flags", u64::from(is_write), 4);
-            fields.hex("code", u64::from(code), 3);
-            fields.word("hidden", yes(is_hidden));
-        }
-        Event::Table { page, is_open } => {
-            fields.hex("gpa", page.address(), 16);
-            fields.word("state", if is_open { "open" } else { "watched" });
-        }
-        Event::Attach { root, .. } => match root {
-            Some(root) => fields.hex("root", root.address(), 16),
-            None => fields.word("root", "none"),
-        },
-        Event::InvalidateTimedOut { .. } => {}
-        Event::Access { address, is_write } => {
-            fields.hex("gpa", address, 16);
-            fields.word("op", direction(is_write));
-        }
-        Event::Filter { generation, is_whole } => {
-            fields.number("setting", u64::from(generation));
-            fields.word("whole", yes(is_whole));
-        }
-        Event::Snapshot { at, page, is_written, bytes } => {
-            place(at, fields);
-            fields.hex("paddr", page.address(), 16);
-            fields.word("when", if is_written { "unmap" } else { "map" });
-            fields.number("bytes", u64::from(bytes));
-        }
-        Event::Callers { frames, first, .. } => {
-            fields.number("frames", u64::from(frames));
-            fields.hex("first", first, 16);
-        }
-        Event::Watch { at, offset, page, bytes, is_write, how } => {
-            let offset = u64::from(offset);
-            fields.word("op", direction(is_write));
-            fields.hex("iova", at.iova.iova() | offset, 16);
-            fields.hex("gpa", page.address() | offset, 16);
-            fields.number("bytes", u64::from(bytes));
-            fields.word("how", watch_name(how));
-        }
-        Event::Data(words) => {
-            let mut digits = [0; 32];
-            let bytes = words.into_iter().flat_map(u64::to_le_bytes);
-            for (to, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
-                *to = [HEX_DIGITS[usize::from(byte >> 4)], HEX_DIGITS[usize::from(byte & 0xf)]];
+        $(also $also:ident: $also_type:ty = $also_place:ident($($also_at:tt)*) from $value:expr;)?
+        reach($($reach:tt)*)
+        text($($method:ident($($argument:expr),*)),* $(,)?)
+        counts($($counts:tt)*)
+    )*) => {
+        fn describe_event(event: &Event, fields: &mut impl Fields) {
+            match *event {
+                $(Event::$kind { $($field),* } => {
+                    let _ = ($($field,)*);
+                    $(fields.$method($($argument),*);)*
+                })*
             }
-            fields.word("bytes", str::from_utf8(&digits).unwrap_or_default());
         }
-    }
+    };
 }
+
+events!(descriptions);
 
 const HEX_DIGITS: &[u8; 16] = b"0123456789abcdef";
-
-fn place(at: Place, fields: &mut impl Fields) {
-    fields.hex("iova", at.iova.iova(), 16);
-}
-
-fn direction(is_write: bool) -> &'static str {
-    if is_write { "write" } else { "read" }
-}
-
-fn yes(fact: bool) -> &'static str {
-    if fact { "yes" } else { "no" }
-}
-
-fn permission_name(read: bool, write: bool) -> &'static str {
-    match (read, write) {
-        (true, true) => "rw",
-        (true, false) => "r-",
-        (false, true) => "-w",
-        (false, false) => "--",
-    }
-}
-
-/// The word for `placement` in every output.
-pub fn placement_name(placement: Placement) -> &'static str {
-    match placement {
-        Placement::Direct => "direct",
-        Placement::Composed => "composed",
-        Placement::Replica => "replica",
-    }
-}
-
-/// The word for `how` in every output.
-pub fn watch_name(how: WatchHow) -> &'static str {
-    match how {
-        WatchHow::Exact => "exact",
-        WatchHow::Before => "before",
-        WatchHow::After => "after",
-        WatchHow::GivenUp => "given-up",
-    }
-}
-
-/// The word for `reason` in every output.
-pub fn refusal_name(reason: Refusal) -> &'static str {
-    match reason {
-        Refusal::PoolExhausted => "pool-exhausted",
-        Refusal::NotGuestMemory => "not-guest-memory",
-        Refusal::DeviceNotDirect => "device-not-direct",
-        Refusal::SubPageWindow => "sub-page-window",
-        Refusal::TooManyAliases => "too-many-aliases",
-        Refusal::TableNotGuestMemory => "table-not-guest-memory",
-        Refusal::TooManyTables => "too-many-tables",
-        Refusal::TooManySpaces => "too-many-spaces",
-        Refusal::OutOfStage2Tables => "out-of-stage2-tables",
-        Refusal::NotGuardable => "not-guardable",
-        Refusal::MixedPermission => "mixed-permission",
-    }
-}
 
 /// The word for a record's kind in every output; `unknown` for those of a later version.
 pub fn kind_name(record: &Record) -> &'static str {
@@ -379,6 +253,7 @@ mod tests {
     use oche_types::addr::{Gfn, IovaPage};
     use oche_types::dart::entry::Permission;
     use oche_types::dart::stream::{DartId, StreamId};
+    use oche_types::event::{Place, Placement};
 
     const CLOCK: Clock = Clock { counter_hz: 24_000_000, start_ticks: 24_000_000 };
 

@@ -61,7 +61,7 @@ fn events() -> Vec<Event> {
             Event::Filter { generation: word(7), is_whole: most },
             Event::Snapshot { at, page, is_written: most, bytes: if most { 0x1fff } else { 256 } },
             Event::Callers { dart, frames: if most { 15 } else { 5 }, first: long(0xffff_8000_0812_3450) },
-            Event::Data([long(0x0706_0504_0302_0100), long(0x0f0e_0d0c_0b0a_0908)]),
+            Event::Data { words: [long(0x0706_0504_0302_0100), long(0x0f0e_0d0c_0b0a_0908)] },
         ]);
         for how in [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp] {
             let (offset, bytes) = if most { (0xfff, 127) } else { (0x128, 16) };

@@ -190,7 +190,7 @@ impl Recorder {
         self.record(&Event::Callers { dart, frames: addresses.len() as u8, first: *first });
         for pair in rest.chunks(2) {
             let word = |index: usize| pair.get(index).copied().unwrap_or(0);
-            self.record(&Event::Data([word(0), word(1)]));
+            self.record(&Event::Data { words: [word(0), word(1)] });
         }
     }
 
@@ -224,8 +224,8 @@ impl Recorder {
         let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
         match event {
             // They belong to the event before them, on the same CPU and under the same lock.
-            Event::Data(_) if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
-            Event::Data(_) => {}
+            Event::Data { .. } if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
+            Event::Data { .. } => {}
             _ => {
                 let events = &self.control.events;
                 self.is_admitted = ring.record_if(events, &self.memory, time, program_counter, event);

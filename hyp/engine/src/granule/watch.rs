@@ -220,7 +220,7 @@ impl Placement {
                     let left = usize::from(bytes).saturating_sub(index * 8).min(8) as u32;
                     if left == 0 { 0 } else { load(index) & (u64::MAX >> (64 - 8 * left)) }
                 };
-                world.event(Event::Data([word(first), word(first + 1)]));
+                world.event(Event::Data { words: [word(first), word(first + 1)] });
             }
         }
     }

@@ -36,7 +36,7 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
 fn told(bench: &mut Bench) -> Vec<(u64, u64)> {
     let events = core::mem::take(&mut bench.machine.events);
     let pairs = events.windows(2).filter_map(|pair| match (pair[0], pair[1]) {
-        (Event::Watch { at, offset, .. }, Event::Data([value, _])) => {
+        (Event::Watch { at, offset, .. }, Event::Data { words: [value, _] }) => {
             Some((at.iova.iova() + u64::from(offset), value))
         }
         _ => None,

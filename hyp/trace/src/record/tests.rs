@@ -2,6 +2,10 @@
 
 use super::*;
 use alloc::vec::Vec;
+use oche_types::addr::{Frame, Gfn, Hfn, IovaPage};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::StreamSet;
+use oche_types::event::{Place, Placement, Refusal, WatchHow};
 
 fn dart(index: usize) -> DartId {
     DartId::new(index).expect("below the number of DARTs")
@@ -47,17 +51,17 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Access { address: u64::from(!value) << 32 | u64::from(value), is_write: flag },
     ]);
     events.push(Event::Callers { dart, frames: value as u8 & 0xf, first: u64::from(value) << 32 | 5 });
-    for how in WATCH_HOWS {
+    for how in WatchHow::ALL {
         let at = Place { iova: IovaPage(value & 0xf_ffff), ..at };
         let (offset, bytes) = (value as u16 & 0xfff, value as u8 & 0x7f);
         events.push(Event::Watch { at, offset, page: Gfn(!value), bytes, is_write: flag, how });
     }
-    for placement in PLACEMENTS {
+    for placement in Placement::ALL {
         for permission in [Permission::READ_ONLY, Permission::WRITE_ONLY, Permission::READ_WRITE] {
             events.push(Event::Map { at, page: Gfn(!value), permission, placement });
         }
     }
-    events.extend(REFUSALS.map(|reason| Event::Refused { at, page: Gfn(!value), reason }));
+    events.extend(Refusal::ALL.map(|reason| Event::Refused { at, page: Gfn(!value), reason }));
     events
 }
 
@@ -82,8 +86,8 @@ fn every_event_survives_packing_at_every_boundary() {
 fn data_survives_whole_and_has_no_program_counter() {
     for bytes in [[0; 2], [u64::MAX; 2], [0x0706_0504_0302_0100, 0x0f0e_0d0c_0b0a_0908]] {
         let stamp = Stamp { time: 1, sequence: 2, cpu: 3, program_counter: u64::MAX };
-        let record = Record::new(stamp, &Event::Data(bytes));
-        assert_eq!(record.event(), Some(Event::Data(bytes)));
+        let record = Record::new(stamp, &Event::Data { words: bytes });
+        assert_eq!(record.event(), Some(Event::Data { words: bytes }));
         assert_eq!((record.time(), record.sequence(), record.cpu()), (1, 2, 3));
         assert_eq!((record.program_counter(), record.dart(), record.stream()), (0, None, None));
     }
@@ -92,7 +96,7 @@ fn data_survives_whole_and_has_no_program_counter() {
 #[test]
 fn every_kind_is_made_by_an_event_and_keeps_its_number() {
     let mut seen = [false; 24];
-    for event in events(5, true).into_iter().chain([Event::Data([5; 2])]) {
+    for event in events(5, true).into_iter().chain([Event::Data { words: [5; 2] }]) {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }
     assert_eq!(seen, core::array::from_fn(|number| ![0, 10].contains(&number)));
@@ -105,10 +109,10 @@ fn every_kind_is_made_by_an_event_and_keeps_its_number() {
 
 #[test]
 fn the_numbers_of_placements_and_refusals_are_their_places() {
-    for (index, placement) in PLACEMENTS.into_iter().enumerate() {
+    for (index, placement) in Placement::ALL.into_iter().enumerate() {
         assert_eq!(placement as usize, index);
     }
-    for (index, reason) in REFUSALS.into_iter().enumerate() {
+    for (index, reason) in Refusal::ALL.into_iter().enumerate() {
         assert_eq!(reason as usize, index);
     }
 }

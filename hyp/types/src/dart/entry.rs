@@ -41,6 +41,16 @@ impl Permission {
         Self { read: self.read || other.read, write: self.write || other.write }
     }
 
+    /// The word for it in every output.
+    pub fn name(self) -> &'static str {
+        match (self.read, self.write) {
+            (true, true) => "rw",
+            (true, false) => "r-",
+            (false, true) => "-w",
+            (false, false) => "--",
+        }
+    }
+
     /// Whether nothing is allowed.
     pub fn is_none(self) -> bool {
         !self.read && !self.write

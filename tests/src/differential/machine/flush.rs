@@ -250,7 +250,7 @@ impl<const C: bool> Machine<C> {
                     }
                 }
                 Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
-                Event::Data(words) => self.check_reported_bytes(words)?,
+                Event::Data { words } => self.check_reported_bytes(words)?,
                 Event::RedZone { at, offset, .. } => {
                     self.counts.red_zone_reports += 1;
                     self.reported = Some((at.iova.0, usize::from(offset)));

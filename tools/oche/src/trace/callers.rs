@@ -70,7 +70,7 @@ impl ByCaller {
                 return *record;
             }
             Some(Kind::Data) => {
-                if let (Some((addresses, _)), Some(Event::Data(words))) =
+                if let (Some((addresses, _)), Some(Event::Data { words })) =
                     (self.coming.get_mut(&cpu), record.event())
                 {
                     addresses.extend(words);
@@ -147,8 +147,8 @@ mod tests {
         let flush = record(1, &Event::Flush { dart, streams: StreamSet(1) });
         assert_eq!(by.apply(&flush), flush, "nothing is known");
         by.apply(&record(1, &Event::Callers { dart, frames: 4, first: at(0x210) }));
-        by.apply(&record(1, &Event::Data([at(0x408), at(0x310)])));
-        by.apply(&record(1, &Event::Data([at(0x510), 0])));
+        by.apply(&record(1, &Event::Data { words: [at(0x408), at(0x310)] }));
+        by.apply(&record(1, &Event::Data { words: [at(0x510), 0] }));
         assert_eq!(by.apply(&flush).program_counter(), at(0x30c));
         assert_eq!(by.apply(&flush).event(), flush.event());
         let other = record(2, &Event::Flush { dart, streams: StreamSet(1) });

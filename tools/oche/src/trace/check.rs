@@ -4,7 +4,6 @@
 //! What a detector can see, and what it cannot, stands with its variant of [`Detector`].
 
 use oche_trace::record::Record;
-use oche_trace::text::refusal_name;
 use oche_types::event::{Event, Kind};
 
 use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
@@ -255,7 +254,7 @@ impl<'a> Checker<'a> {
                     "Oche could not map {:#x} (guest page {:#x}): {}. The device finds nothing there; a 4K DART would have mapped it.",
                     at.iova.iova(),
                     page.address(),
-                    refusal_name(reason)
+                    reason.name()
                 );
                 let (detector, iova) = (Detector::Refused, Some(at.iova.iova()));
                 let about = About { detector, place: at.into(), iova, program_counter: 0 };

@@ -244,7 +244,7 @@ pub fn with_every_error() -> Made {
     made.event(Event::InvalidateTimedOut { dart });
     let page = Gfn(11);
     made.event(Event::Snapshot { at: at(0, 1, 0xffe18), page, is_written: true, bytes: 8 });
-    made.event(Event::Data([u64::from_le_bytes(*b"Oche was"), 0]));
+    made.event(Event::Data { words: [u64::from_le_bytes(*b"Oche was"), 0] });
     // Pages left when the stream is cut off.
     made.attach(0, 1, None);
     made

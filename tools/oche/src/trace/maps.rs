@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use oche_trace::text::{Clock, placement_name};
+use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::Kind;
 use serde::Serialize;
@@ -211,7 +211,7 @@ pub fn row(buffer: &Buffer, clock: Clock, at_ns: u64, symbols: &Symbols) -> Buff
         bytes,
         gpa: format!("{:#x}", mapping.page.address()),
         permission: permission_letters(mapping),
-        placement: placement_name(mapping.placement),
+        placement: mapping.placement.name(),
         since_ns,
         age_ns: at_ns.saturating_sub(since_ns),
         cpu: mapping.since.cpu,

@@ -147,7 +147,7 @@ impl<W: Write> Packets<'_, W> {
 
     fn data(&mut self, record: &Record) -> io::Result<()> {
         let Some(pending) = self.snapshots.get_mut(&record.cpu()) else { return Ok(()) };
-        let Some(Event::Data(words)) = record.event() else { return Ok(()) };
+        let Some(Event::Data { words }) = record.event() else { return Ok(()) };
         pending.bytes.extend(words.into_iter().flat_map(u64::to_le_bytes));
         if pending.bytes.len() < pending.wanted {
             return Ok(());

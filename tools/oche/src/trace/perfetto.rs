@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 
 use oche_trace::record::Record;
-use oche_trace::text::{Clock, placement_name, refusal_name, watch_name};
+use oche_trace::text::Clock;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::{Event, Placement};
 use prost::Message;
@@ -214,7 +214,7 @@ impl<'a, W: Write> Writer<'a, W> {
             Annotation::number("bytes", bytes),
             Annotation::address("guest_page", first.page.address()),
             Annotation::text("may", letters.into()),
-            Annotation::text("placement", placement_name(first.placement).into()),
+            Annotation::text("placement", first.placement.name().into()),
             Annotation::text("mapped_by", code),
             Annotation::number("mapped_on_cpu", first.since.cpu.into()),
             Annotation::number("seq", first.since.sequence.into()),
@@ -260,7 +260,7 @@ impl<'a, W: Write> Writer<'a, W> {
                     Annotation::address("iova", at.iova.iova() | offset),
                     Annotation::address("gpa", page.address() | offset),
                     Annotation::number("bytes", bytes.into()),
-                    Annotation::text("how", watch_name(how).into()),
+                    Annotation::text("how", how.name().into()),
                     Annotation::text("code", code),
                 ];
                 self.incident(at.into(), if is_write { "CPU store" } else { "CPU load" }, annotations)
@@ -275,7 +275,7 @@ impl<'a, W: Write> Writer<'a, W> {
                 let annotations = vec![
                     Annotation::address("iova", at.iova.iova()),
                     Annotation::address("guest_page", page.address()),
-                    Annotation::text("reason", refusal_name(reason).into()),
+                    Annotation::text("reason", reason.name().into()),
                 ];
                 self.incident(at.into(), "mapping refused", annotations)
             }
@@ -405,7 +405,7 @@ impl<'a, W: Write> Writer<'a, W> {
         self.declare(counter(track(TrackKind::MappedBytes, place.index(), 0), "mapped"))?;
         for placement in [Placement::Direct, Placement::Composed, Placement::Replica] {
             let lane = 1 + placement_index(placement) as u32;
-            let name = format!("mapped, {}", placement_name(placement));
+            let name = format!("mapped, {}", placement.name());
             self.declare(counter(track(TrackKind::Placement, place.index(), lane), &name))?;
         }
         Ok(uuid)

@@ -64,7 +64,7 @@ impl Spans {
                 | Event::Fetched { .. }
                 | Event::Merged { .. }
                 | Event::Snapshot { .. }
-                | Event::Data(_)
+                | Event::Data { .. }
         );
         if !goes_on {
             self.settle(record.cpu(), &mut tell);

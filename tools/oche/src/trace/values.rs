@@ -30,7 +30,7 @@ impl<I: Iterator<Item = Item>> WithValues<I> {
         if let Some((access, mut value, next)) = self.open.remove(&cpu) {
             let wanted = bytes_behind(&access).unwrap_or(0);
             match record.event() {
-                Some(Event::Data(words)) if record.sequence() == next => {
+                Some(Event::Data { words }) if record.sequence() == next => {
                     value.extend(words.into_iter().flat_map(u64::to_le_bytes));
                     if value.len() < wanted {
                         self.open.insert(cpu, (access, value, next.wrapping_add(1)));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     fn data(cpu: u8, sequence: u32, words: [u64; 2]) -> Item {
-        record(cpu, sequence, &Event::Data(words))
+        record(cpu, sequence, &Event::Data { words })
     }
 
     fn joined(items: Vec<Item>) -> Vec<(Option<Kind>, String)> {

@@ -4,7 +4,6 @@
 //! events take well under a second.
 
 use oche_trace::record::{Record, Stamp};
-use oche_trace::text::placement_name;
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::event::Kind;
 
@@ -279,7 +278,7 @@ impl Asker<'_> {
             until_ns: past.until.map(|until| self.clock.nanoseconds(until.time)),
             gpa: format!("{:#x}", past.page.address()),
             permission: past.mapping.as_ref().map(permission_letters),
-            placement: past.mapping.map(|mapping| placement_name(mapping.placement)),
+            placement: past.mapping.map(|mapping| mapping.placement.name()),
             mapped_by: past.mapping.map(|mapping| by(&mapping.since)),
             unmapped_by: past.until.as_ref().map(by),
         }

@@ -3,8 +3,10 @@
 
 use super::*;
 use crate::trace::made::{HZ, Made, at};
+use oche_trace::layout::{Field, Word, fields};
 use oche_types::addr::Gfn;
 use oche_types::dart::entry::Permission;
+use oche_types::event::{Placement, Refusal, WatchHow};
 use pcap_file::pcapng::{Block, PcapNgReader};
 
 type Packet = (u64, Vec<u8>, Vec<(u16, Vec<u8>)>);
@@ -64,8 +66,8 @@ fn a_snapshot_is_one_packet_with_its_bytes() {
     let mut made = Made::new();
     let snapshot = |bytes| Event::Snapshot { at: at(0, 1, 0x100), page: Gfn(7), is_written: false, bytes };
     made.event(snapshot(20));
-    made.event(Event::Data([u64::from_le_bytes(*b"abcdefgh"), u64::from_le_bytes(*b"ijklmnop")]));
-    made.event(Event::Data([u64::from_le_bytes(*b"qrst\0\0\0\0"), 0]));
+    made.event(Event::Data { words: [u64::from_le_bytes(*b"abcdefgh"), u64::from_le_bytes(*b"ijklmnop")] });
+    made.event(Event::Data { words: [u64::from_le_bytes(*b"qrst\0\0\0\0"), 0] });
     // The second one's bytes were lost.
     made.event(snapshot(32)).attach(0, 1, None).event(snapshot(16));
     let (_, packets) = packets(&made);
@@ -79,7 +81,11 @@ fn the_dissector_knows_every_kind_and_item() {
     let dissector = crate::trace::wireshark::DISSECTOR;
     for kind in Kind::ALL {
         let row = format!("[{}] = \"{}\"", kind.number(), kind.name());
-        assert!(kind == Kind::Data || dissector.contains(&row), "oche.lua lacks {row}");
+        assert!(dissector.contains(&row), "oche.lua lacks {row}");
+        // Packets are not made of a record's further bytes, and a timeout has no field of its own.
+        let describes = dissector.contains(&format!("\nfunction describe.{}(", kind.name()));
+        let is_bare = matches!(kind, Kind::Data | Kind::InvalidateTimedOut);
+        assert!(describes != is_bare, "oche.lua describes {}: {describes}", kind.name());
     }
     for (item, name) in [
         (PacketItem::Device, "DEVICE"),
@@ -90,4 +96,37 @@ fn the_dissector_knows_every_kind_and_item() {
     ] {
         assert!(dissector.contains(&format!("ITEM_{name} = {}\n", item as u16)), "{name}");
     }
+}
+
+/// The tables of the dissector that follow from the table of events.
+fn generated() -> String {
+    let list = |name: &str, entries: &mut dyn Iterator<Item = (u8, &'static str)>| {
+        let entries: String =
+            entries.map(|(number, name)| format!("    [{number}] = \"{name}\",\n")).collect();
+        format!("local {name} = {{\n{entries}}}\n")
+    };
+    let mut text = list("KINDS", &mut Kind::ALL.iter().map(|kind| (kind.number(), kind.name())));
+    text += &list("PLACEMENTS", &mut Placement::ALL.iter().map(|it| (*it as u8, it.name())));
+    text += &list("REASONS", &mut Refusal::ALL.iter().map(|it| (*it as u8, it.name())));
+    text += &list("HOWS", &mut WatchHow::ALL.iter().map(|it| (*it as u8, it.name())));
+    text += "local FIELDS = {\n";
+    for kind in Kind::ALL {
+        text += &format!("    {} = {{\n", kind.name());
+        for Field { name, word, low, bits, .. } in fields(kind) {
+            let word = if word == Word::Detail { "detail" } else { "payload" };
+            text += &format!("        {name} = {{ word = \"{word}\", low = {low}, bits = {bits} }},\n");
+        }
+        text += "    },\n";
+    }
+    text + "}\n"
+}
+
+#[test]
+fn the_dissector_has_every_field_where_it_is() {
+    let text = crate::trace::wireshark::DISSECTOR;
+    let rest = text.split_once("-- Generated from the table of events; a test compares.\n");
+    let part = rest.and_then(|(_, rest)| rest.split_once("-- End of the generated part.\n"));
+    let (part, _) = part.expect("oche.lua has a generated part");
+    let expected = generated();
+    assert_eq!(part, expected, "oche.lua should say:\n{expected}");
 }

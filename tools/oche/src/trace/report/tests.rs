@@ -79,7 +79,7 @@ fn records_that_continue_one_are_not_the_guests_code() {
     let mut made = Made::new();
     made.event(map(at(0, 1, 5), 5, Permission::READ_ONLY));
     for _ in 0..9 {
-        made.event(Event::Data([u64::MAX, 7]));
+        made.event(Event::Data { words: [u64::MAX, 7] });
     }
     let (page, data) = page(&made, "a.oche");
     let sites = data["sites"].as_array().unwrap();

@@ -1,7 +1,6 @@
 //! The answer's sentences.
 
 use oche_trace::record::Record;
-use oche_trace::text::placement_name;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::event::{Event, WatchHow};
 
@@ -98,7 +97,7 @@ impl Asker<'_> {
                 self.question.iova,
                 mapping.page.address() + offset,
                 permission(mapping.permission),
-                placement_name(mapping.placement),
+                mapping.placement.name(),
                 seconds(self.clock, mapping.since.time),
                 self.by(&mapping.since)
             ),

@@ -1,7 +1,6 @@
 //! What the records tell of one device at one page, in the order of time.
 
 use oche_trace::record::{Record, Stamp};
-use oche_trace::text::refusal_name;
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::event::{Event, Kind};
 
@@ -137,7 +136,7 @@ impl Asker<'_> {
                 format!("the device may {} the page from here on", permission(now))
             }
             Event::Refused { at, page, reason } if at.iova == self.page && is_ours(at.into()) => {
-                format!("guest page {:#x} could not be mapped: {}", page.address(), refusal_name(reason))
+                format!("guest page {:#x} could not be mapped: {}", page.address(), reason.name())
             }
             _ => return,
         };

@@ -3,21 +3,158 @@
 
 local oche = Proto("oche", "Oche DMA trace")
 
+-- Generated from the table of events; a test compares.
 local KINDS = {
-    [1] = "register", [2] = "flush", [3] = "flush_done", [4] = "map", [5] = "unmap", [6] = "refused", [7] = "moved",
-    [8] = "live_move", [9] = "merged", [11] = "red_zone", [12] = "io_page_fault", [13] = "table",
-    [14] = "attach", [15] = "invalidate_timeout", [16] = "access", [17] = "filter", [18] = "snapshot",
-    [20] = "watch", [21] = "callers",
+    [1] = "register",
+    [2] = "flush",
+    [3] = "flush_done",
+    [4] = "map",
+    [5] = "unmap",
+    [6] = "refused",
+    [7] = "moved",
+    [8] = "live_move",
+    [9] = "merged",
+    [11] = "red_zone",
+    [12] = "io_page_fault",
+    [13] = "table",
+    [14] = "attach",
+    [15] = "invalidate_timeout",
+    [16] = "access",
+    [17] = "filter",
+    [18] = "snapshot",
+    [19] = "data",
+    [20] = "watch",
+    [21] = "callers",
     [22] = "fetched",
     [23] = "permission",
 }
-local PLACEMENTS = { [0] = "direct", [1] = "composed", [2] = "replica" }
-local REASONS = {
-    [0] = "pool exhausted", [1] = "not guest memory", [2] = "device's page not direct", [3] = "sub-page window",
-    [4] = "too many aliases", [5] = "table not guest memory", [6] = "too many tables", [7] = "too many spaces",
-    [8] = "out of stage-2 tables",
+local PLACEMENTS = {
+    [0] = "direct",
+    [1] = "composed",
+    [2] = "replica",
 }
-local HOWS = { [0] = "exact", [1] = "before a step", [2] = "after it", [3] = "given up" }
+local REASONS = {
+    [0] = "pool-exhausted",
+    [1] = "not-guest-memory",
+    [2] = "device-not-direct",
+    [3] = "sub-page-window",
+    [4] = "too-many-aliases",
+    [5] = "table-not-guest-memory",
+    [6] = "too-many-tables",
+    [7] = "too-many-spaces",
+    [8] = "out-of-stage2-tables",
+    [9] = "not-guardable",
+    [10] = "mixed-permission",
+}
+local HOWS = {
+    [0] = "exact",
+    [1] = "before",
+    [2] = "after",
+    [3] = "given-up",
+}
+local FIELDS = {
+    register = {
+        offset = { word = "payload", low = 32, bits = 16 },
+        is_write = { word = "detail", low = 0, bits = 1 },
+        value = { word = "payload", low = 0, bits = 32 },
+    },
+    flush = {
+        streams = { word = "payload", low = 0, bits = 16 },
+    },
+    flush_done = {
+        pages = { word = "payload", low = 0, bits = 32 },
+        is_busy = { word = "detail", low = 0, bits = 1 },
+    },
+    map = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        page = { word = "payload", low = 0, bits = 32 },
+        permission = { word = "detail", low = 0, bits = 2 },
+        placement = { word = "detail", low = 2, bits = 4 },
+    },
+    unmap = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        page = { word = "payload", low = 0, bits = 32 },
+    },
+    refused = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        page = { word = "payload", low = 0, bits = 32 },
+        reason = { word = "detail", low = 0, bits = 8 },
+    },
+    moved = {
+        page = { word = "payload", low = 0, bits = 32 },
+        to = { word = "payload", low = 32, bits = 32 },
+    },
+    live_move = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        to = { word = "payload", low = 0, bits = 32 },
+        merged_bytes = { word = "detail", low = 0, bits = 15 },
+    },
+    merged = {
+        page = { word = "payload", low = 0, bits = 32 },
+        bytes = { word = "payload", low = 32, bits = 32 },
+    },
+    red_zone = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        offset = { word = "payload", low = 0, bits = 16 },
+        bytes = { word = "payload", low = 16, bits = 16 },
+        follow = { word = "detail", low = 0, bits = 15 },
+    },
+    io_page_fault = {
+        iova = { word = "payload", low = 0, bits = 64 },
+        code = { word = "detail", low = 0, bits = 13 },
+        is_write = { word = "detail", low = 13, bits = 1 },
+        is_hidden = { word = "detail", low = 14, bits = 1 },
+    },
+    table = {
+        page = { word = "payload", low = 0, bits = 32 },
+        is_open = { word = "detail", low = 0, bits = 1 },
+    },
+    attach = {
+        is_there = { word = "detail", low = 0, bits = 1 },
+        root = { word = "payload", low = 0, bits = 32 },
+    },
+    invalidate_timeout = {
+    },
+    access = {
+        address = { word = "payload", low = 0, bits = 64 },
+        is_write = { word = "detail", low = 0, bits = 1 },
+    },
+    filter = {
+        generation = { word = "payload", low = 0, bits = 32 },
+        is_whole = { word = "detail", low = 0, bits = 1 },
+    },
+    snapshot = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        page = { word = "payload", low = 0, bits = 32 },
+        is_written = { word = "detail", low = 14, bits = 1 },
+        bytes = { word = "detail", low = 0, bits = 13 },
+    },
+    data = {
+    },
+    watch = {
+        iova = { word = "payload", low = 44, bits = 20 },
+        offset = { word = "payload", low = 32, bits = 12 },
+        page = { word = "payload", low = 0, bits = 32 },
+        bytes = { word = "detail", low = 1, bits = 7 },
+        is_write = { word = "detail", low = 0, bits = 1 },
+        how = { word = "detail", low = 8, bits = 2 },
+    },
+    callers = {
+        frames = { word = "detail", low = 0, bits = 4 },
+        first = { word = "payload", low = 0, bits = 64 },
+    },
+    fetched = {
+        page = { word = "payload", low = 0, bits = 32 },
+        from = { word = "payload", low = 32, bits = 32 },
+    },
+    permission = {
+        iova = { word = "payload", low = 32, bits = 32 },
+        page = { word = "payload", low = 0, bits = 32 },
+        permission = { word = "detail", low = 0, bits = 2 },
+    },
+}
+-- End of the generated part.
+
 local PERMISSIONS = { [0] = "--", [1] = "r-", [2] = "-w", [3] = "rw" }
 local CODES = {
     { 0x01, "no table for the address" }, { 0x02, "no first-level entry" }, { 0x04, "no entry for the page" },
@@ -98,8 +235,9 @@ local function hex(number)
     return string.format("0x%08x", number)
 end
 
-local function flag(detail, which)
-    return bit.band(bit.rshift(detail, which), 1) == 1
+-- An address of 64 bits without leading zeros.
+local function short(number)
+    return "0x" .. number:tohex():gsub("^0+", "")
 end
 
 local function fault_meaning(code)
@@ -109,156 +247,203 @@ local function fault_meaning(code)
     return "unknown"
 end
 
--- What each kind adds: the tree's fields, and a line for the Info column. `low` and `high` are the payload's halves.
+-- The fields of a record of the kind `name`, by their names, as FIELDS places them.
+local function reader(record, name)
+    local places = FIELDS[name]
+    local read = {}
+
+    -- The bytes that a field is in.
+    function read.range(field)
+        local place = places[field]
+        if place.word == "detail" then return record(22, 2) end
+        local first = math.floor(place.low / 8)
+        local last = math.floor((place.low + place.bits - 1) / 8)
+        return record(24 + first, last - first + 1)
+    end
+
+    -- A field of at most 32 bits, all in one half of its word.
+    function read.number(field)
+        local place = places[field]
+        local word
+        if place.word == "detail" then
+            word = bit.rshift(record(22, 2):le_uint(), 1)
+        else
+            word = record(24 + math.floor(place.low / 32) * 4, 4):le_uint()
+        end
+        if place.bits == 32 then return word end
+        return bit.band(bit.rshift(word, place.low % 32), bit.lshift(1, place.bits) - 1)
+    end
+
+    function read.flag(field)
+        return read.number(field) ~= 0
+    end
+
+    -- A field of 64 bits.
+    function read.long(field)
+        return read.range(field):le_uint64()
+    end
+
+    -- A page's address.
+    function read.page(field)
+        return address(read.number(field))
+    end
+
+    return read
+end
+
+-- Adds the pages that most events name, and returns their addresses as texts.
+local function page_fields(tree, read)
+    local iova, gpa = read.page("iova"), read.page("page")
+    tree:add(fields.iova, read.range("iova"), iova)
+    tree:add(fields.gpa, read.range("page"), gpa)
+    return short(iova), short(gpa)
+end
+
+-- What each kind adds: the tree's fields, and a line for the Info column.
 local describe = {}
 
-describe[1] = function(tree, record, detail)
-    local write = flag(detail, 0)
-    tree:add_le(fields.offset, record(28, 2))
-    tree:add_le(fields.value, record(24, 4))
-    tree:add(fields.write, record(22, 2), write)
-    return string.format("%s register 0x%04x, value %s", write and "write" or "read", record(28, 2):le_uint(), hex(record(24, 4):le_uint()))
+function describe.register(tree, read)
+    local write = read.flag("is_write")
+    tree:add(fields.offset, read.range("offset"), read.number("offset"))
+    tree:add(fields.value, read.range("value"), read.number("value"))
+    tree:add(fields.write, read.range("is_write"), write)
+    local verb = write and "write" or "read"
+    return string.format("%s register 0x%04x, value %s", verb, read.number("offset"), hex(read.number("value")))
 end
 
-describe[2] = function(tree, record)
-    tree:add_le(fields.streams, record(24, 2))
-    return string.format("flush asked for, streams 0x%04x", record(24, 2):le_uint())
+function describe.flush(tree, read)
+    tree:add(fields.streams, read.range("streams"), read.number("streams"))
+    return string.format("flush asked for, streams 0x%04x", read.number("streams"))
 end
 
-describe[3] = function(tree, record, detail)
-    tree:add_le(fields.pages, record(24, 4))
-    tree:add(fields.busy, record(22, 2), flag(detail, 0))
-    return flag(detail, 0) and "flush goes on at the next poll" or "flush done"
+function describe.flush_done(tree, read)
+    tree:add(fields.pages, read.range("pages"), read.number("pages"))
+    tree:add(fields.busy, read.range("is_busy"), read.flag("is_busy"))
+    return read.flag("is_busy") and "flush goes on at the next poll" or "flush done"
 end
 
-local function page_fields(tree, record)
-    tree:add(fields.iova, record(28, 4), address(record(28, 4):le_uint()))
-    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
-    return "0x" .. address(record(28, 4):le_uint()):tohex():gsub("^0+", ""), "0x" .. address(record(24, 4):le_uint()):tohex():gsub("^0+", "")
-end
-
-describe[4] = function(tree, record, detail)
-    local iova, gpa = page_fields(tree, record)
-    local permission, placement = bit.band(detail, 3), bit.band(bit.rshift(detail, 2), 15)
+function describe.map(tree, read)
+    local iova, gpa = page_fields(tree, read)
+    local permission, placement = read.number("permission"), read.number("placement")
     tree:add(fields.size, PAGE_BYTES):set_generated()
-    tree:add(fields.permission, record(22, 2), permission)
-    tree:add(fields.placement, record(22, 2), placement)
+    tree:add(fields.permission, read.range("permission"), permission)
+    tree:add(fields.placement, read.range("placement"), placement)
     return string.format("map %s to %s, %s, %s", iova, gpa, PERMISSIONS[permission], PLACEMENTS[placement] or "?")
 end
 
-describe[5] = function(tree, record)
-    local iova, gpa = page_fields(tree, record)
+function describe.unmap(tree, read)
+    local iova, gpa = page_fields(tree, read)
     tree:add(fields.size, PAGE_BYTES):set_generated()
     return string.format("unmap %s from %s", iova, gpa)
 end
 
-describe[23] = function(tree, record, detail)
-    local iova, gpa = page_fields(tree, record)
-    local permission = bit.band(detail, 3)
-    tree:add(fields.permission, record(22, 2), permission)
+function describe.permission(tree, read)
+    local iova, gpa = page_fields(tree, read)
+    local permission = read.number("permission")
+    tree:add(fields.permission, read.range("permission"), permission)
     return string.format("%s of %s, from here on %s", iova, gpa, PERMISSIONS[permission])
 end
 
-describe[6] = function(tree, record, detail)
-    local iova, gpa = page_fields(tree, record)
-    local reason = bit.band(detail, 0xff)
-    tree:add(fields.reason, record(22, 2), reason)
+function describe.refused(tree, read)
+    local iova, gpa = page_fields(tree, read)
+    local reason = read.number("reason")
+    tree:add(fields.reason, read.range("reason"), reason)
     tree:add_proto_expert_info(experts.refused)
     return string.format("refused %s to %s: %s", iova, gpa, REASONS[reason] or "?")
 end
 
-describe[7] = function(tree, record)
-    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
-    tree:add(fields.hpa, record(28, 4), address(record(28, 4):le_uint()))
+function describe.moved(tree, read)
+    tree:add(fields.gpa, read.range("page"), read.page("page"))
+    tree:add(fields.hpa, read.range("to"), read.page("to"))
     return "page moved"
 end
 
-describe[22] = function(tree, record)
-    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
-    tree:add(fields.hpa, record(28, 4), address(record(28, 4):le_uint()))
+function describe.fetched(tree, read)
+    tree:add(fields.gpa, read.range("page"), read.page("page"))
+    tree:add(fields.hpa, read.range("from"), read.page("from"))
     return "page brought home for a master behind no DART"
 end
 
-describe[8] = function(tree, record, detail)
-    tree:add(fields.iova, record(28, 4), address(record(28, 4):le_uint()))
-    tree:add(fields.bytes, record(22, 2), detail)
-    return string.format("granule moved while in use, %d bytes brought along", detail)
+function describe.live_move(tree, read)
+    local merged = read.number("merged_bytes")
+    tree:add(fields.iova, read.range("iova"), read.page("iova"))
+    tree:add(fields.bytes, read.range("merged_bytes"), merged)
+    return string.format("granule moved while in use, %d bytes brought along", merged)
 end
 
-describe[9] = function(tree, record)
-    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
-    tree:add_le(fields.bytes, record(28, 4))
-    return string.format("copies made equal, %d bytes differed", record(28, 4):le_uint())
+function describe.merged(tree, read)
+    tree:add(fields.gpa, read.range("page"), read.page("page"))
+    tree:add(fields.bytes, read.range("bytes"), read.number("bytes"))
+    return string.format("copies made equal, %d bytes differed", read.number("bytes"))
 end
 
-describe[11] = function(tree, record)
-    local page = address(record(28, 4):le_uint())
-    local iova = page + UInt64.new(record(24, 2):le_uint(), 0)
-    tree:add(fields.iova, record(24, 8), iova)
-    tree:add_le(fields.bytes, record(26, 2))
+function describe.red_zone(tree, read)
+    local iova = read.page("iova") + UInt64.new(read.number("offset"), 0)
+    tree:add(fields.iova, read.range("iova"), iova)
+    tree:add(fields.bytes, read.range("bytes"), read.number("bytes"))
     tree:add_proto_expert_info(experts.red_zone)
-    return string.format("RED ZONE: %d bytes written from 0x%s on", record(26, 2):le_uint(), iova:tohex():gsub("^0+", ""))
+    return string.format("RED ZONE: %d bytes written from %s on", read.number("bytes"), short(iova))
 end
 
-describe[12] = function(tree, record, detail)
-    local iova = record(24, 8):le_uint64()
-    local code, write = bit.band(detail, 0x1fff), flag(detail, 13)
-    tree:add_le(fields.iova, record(24, 8))
-    tree:add(fields.write, record(22, 2), write)
-    tree:add(fields.fault_code, record(22, 2), code)
-    tree:add(fields.fault_meaning, record(22, 2), fault_meaning(code))
-    tree:add(fields.fault_hidden, record(22, 2), flag(detail, 14))
+function describe.io_page_fault(tree, read)
+    local iova, code, write = read.long("iova"), read.number("code"), read.flag("is_write")
+    tree:add(fields.iova, read.range("iova"), iova)
+    tree:add(fields.write, read.range("is_write"), write)
+    tree:add(fields.fault_code, read.range("code"), code)
+    tree:add(fields.fault_meaning, read.range("code"), fault_meaning(code))
+    tree:add(fields.fault_hidden, read.range("is_hidden"), read.flag("is_hidden"))
     tree:add_proto_expert_info(experts.fault)
-    return string.format("FAULT: %s of 0x%s refused: %s", write and "write" or "read", iova:tohex():gsub("^0+", ""), fault_meaning(code))
+    return string.format("FAULT: %s of %s refused: %s", write and "write" or "read", short(iova), fault_meaning(code))
 end
 
-describe[13] = function(tree, record, detail)
-    tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint()))
-    tree:add(fields.open, record(22, 2), flag(detail, 0))
-    return flag(detail, 0) and "table is compared at each sync" or "table's writes trap"
+function describe.table(tree, read)
+    tree:add(fields.gpa, read.range("page"), read.page("page"))
+    tree:add(fields.open, read.range("is_open"), read.flag("is_open"))
+    return read.flag("is_open") and "table is compared at each sync" or "table's writes trap"
 end
 
-describe[14] = function(tree, record, detail)
-    local attached = flag(detail, 0)
-    tree:add(fields.attached, record(22, 2), attached)
-    if attached then tree:add(fields.gpa, record(24, 4), address(record(24, 4):le_uint())) end
+function describe.attach(tree, read)
+    local attached = read.flag("is_there")
+    tree:add(fields.attached, read.range("is_there"), attached)
+    if attached then tree:add(fields.gpa, read.range("root"), read.page("root")) end
     return attached and "stream translates" or "stream cut off"
 end
 
-describe[16] = function(tree, record, detail)
-    tree:add_le(fields.gpa, record(24, 8))
-    tree:add(fields.write, record(22, 2), flag(detail, 0))
+function describe.access(tree, read)
+    tree:add(fields.gpa, read.range("address"), read.long("address"))
+    tree:add(fields.write, read.range("is_write"), read.flag("is_write"))
     return "the guest touched a guarded page"
 end
 
-describe[17] = function(tree, record, detail)
-    tree:add(fields.whole, record(22, 2), flag(detail, 0))
-    return flag(detail, 0) and "everything is recorded from here" or "a part is recorded from here"
+function describe.filter(tree, read)
+    tree:add(fields.whole, read.range("is_whole"), read.flag("is_whole"))
+    return read.flag("is_whole") and "everything is recorded from here" or "a part is recorded from here"
 end
 
-describe[18] = function(tree, record, detail)
-    local iova = page_fields(tree, record)
-    tree:add(fields.bytes, record(22, 2), bit.band(detail, 0x1fff))
-    tree:add(fields.at_unmap, record(22, 2), flag(detail, 14))
-    return string.format("%d bytes at %s, as %s", bit.band(detail, 0x1fff), iova, flag(detail, 14) and "unmapped" or "mapped")
+function describe.snapshot(tree, read)
+    local iova = page_fields(tree, read)
+    local bytes, at_unmap = read.number("bytes"), read.flag("is_written")
+    tree:add(fields.bytes, read.range("bytes"), bytes)
+    tree:add(fields.at_unmap, read.range("is_written"), at_unmap)
+    return string.format("%d bytes at %s, as %s", bytes, iova, at_unmap and "unmapped" or "mapped")
 end
 
-describe[20] = function(tree, record, detail)
-    local write, bytes, how = flag(detail, 0), bit.band(bit.rshift(detail, 1), 0x7f), bit.band(bit.rshift(detail, 8), 3)
-    local iova = record(28, 4):le_uint()
-    tree:add(fields.iova, record(28, 4), UInt64.new(iova, 0))
-    local gpa = address(record(24, 4):le_uint()) + UInt64.new(iova % PAGE_BYTES, 0)
-    tree:add(fields.gpa, record(24, 4), gpa)
-    tree:add(fields.write, record(22, 2), write)
-    tree:add(fields.bytes, record(22, 2), bytes)
-    tree:add(fields.how, record(22, 2), how)
-    if how == 3 then return string.format("no longer watched: %s", hex(iova)) end
-    return string.format("CPU %s %d bytes at %s, %s", write and "writes" or "reads", bytes, hex(iova), HOWS[how])
+function describe.watch(tree, read)
+    local write, bytes, how = read.flag("is_write"), read.number("bytes"), read.number("how")
+    local offset = UInt64.new(read.number("offset"), 0)
+    local iova, gpa = read.page("iova") + offset, read.page("page") + offset
+    tree:add(fields.iova, read.range("iova"), iova)
+    tree:add(fields.gpa, read.range("page"), gpa)
+    tree:add(fields.write, read.range("is_write"), write)
+    tree:add(fields.bytes, read.range("bytes"), bytes)
+    tree:add(fields.how, read.range("how"), how)
+    if HOWS[how] == "given-up" then return string.format("no longer watched: %s", short(iova)) end
+    return string.format("CPU %s %d bytes at %s, %s", write and "writes" or "reads", bytes, short(iova), HOWS[how])
 end
 
-describe[21] = function(tree, record, detail)
-    tree:add(fields.caller, record(24, 8), record(24, 8):le_uint64())
-    return string.format("%d callers", bit.band(detail, 0xf))
+function describe.callers(tree, read)
+    tree:add(fields.caller, read.range("first"), read.long("first"))
+    return string.format("%d callers", read.number("frames"))
 end
 
 local function nstime(range)
@@ -330,11 +515,11 @@ function oche.dissector(tvb, pinfo, root)
     local high = bit.bor(record(20, 2):le_uint(), bit.band(upper, 1) == 1 and 0xffff0000 or 0)
     local pc = UInt64.new(record(16, 4):le_uint(), high)
     if pc ~= UInt64.new(0, 0) then tree:add(fields.pc, record(16, 8), pc) end
-    local add = describe[kind]
-    local info = add and add(tree, record, bit.rshift(upper, 1)) or name
+    local add = describe[name]
+    local info = add and add(tree, reader(record, name)) or name
     dissect_items(tvb, pinfo, tree)
     local unmapped = unmapped_in[pinfo.number]
-    if kind == 4 and unmapped then tree:add(fields.unmapped_in, unmapped):set_generated() end
+    if name == "map" and unmapped then tree:add(fields.unmapped_in, unmapped):set_generated() end
     pinfo.cols.info = info
     tree:append_text(", " .. info)
     return tvb:len()

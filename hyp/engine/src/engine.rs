@@ -20,8 +20,9 @@ use crate::budget::{Budget, SLICE_BYTES};
 use crate::granule::alias::MOST_SPACES;
 use crate::granule::cost::Advance;
 use crate::granule::watch::Watched;
-use crate::granule::{Cause, Placement};
+use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
+use crate::heap::bytes_of;
 use crate::host::{DeviceFault, SpaceId, World};
 use crate::mover::Guard;
 use crate::tracker::{Batch, Tracker};
@@ -63,25 +64,20 @@ impl Configuration<'_> {
 
     /// Tables that can be watched: as many as would map twice the guest's memory.
     fn tables(&self) -> usize {
-        (self.pages() / 256).clamp(64, 8192) + TTBRS * self.spaces()
+        within(self.pages() / 256, 64, 8192) + TTBRS * self.spaces()
     }
 
-    /// An upper bound, in bytes, of the heap that an engine of this configuration ever uses.
+    /// The bytes of heap that an engine of this configuration takes, as a buddy allocator rounds them: all of them as it
+    /// begins.
     pub fn heap_bytes(&self) -> usize {
-        // Rounded up to powers of two, as a buddy allocator does: per page 32 bytes of record and, a
-        // quarter node and an eighth of a followed page, 2.5 of alias; per table its copy and record; per chapter of the book, 128 records
-        // of 72 bytes; per space two indices of 8 KiB; per frame of the pool three words.
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
-        let tables = self.tables();
-        (self.pages() * 32).next_power_of_two()
-            + (self.pages() * 2).next_power_of_two().max(1 << 20)
-            + (self.pages() / 2).next_power_of_two().max(1 << 18)
-            + tables * 4096
-            + (tables * 128).next_power_of_two()
-            + ((self.pages() / 256).clamp(64, 8192) * 12 * 1024).next_power_of_two()
-            + self.spaces() * 32 * 1024
-            + 3 * (frames * 8).next_power_of_two()
-            + (1 << 20)
+        let spaces = self.spaces();
+        bytes_of::<Dart>(self.darts)
+            + bytes_of::<Option<Space>>(spaces)
+            + Tracker::bytes(self.tables(), spaces)
+            + Placement::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, spaces)
+            // The batch in hand, and that of a space that begins.
+            + 2 * Batch::BYTES
     }
 }
 

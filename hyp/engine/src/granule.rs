@@ -36,6 +36,7 @@ use crate::granule::book::{Book, Form, Index, Record};
 use crate::granule::copies::Merging;
 use crate::granule::follow::Followed;
 use crate::granule::watch::Watches;
+use crate::heap::bytes_of;
 use crate::host::{Memory, SpaceId, Tap, World};
 use crate::mover::Mover;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
@@ -43,6 +44,10 @@ use crate::shadow::Shadow;
 
 /// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
 pub(crate) const BATCH: usize = 64;
+/// Pages that one batch moves: those that come and those that go.
+const MOST_MOVING: usize = 2 * BATCH * SLOTS;
+/// Pages that a batch is about: those that come and those that go.
+const MOST_LISTED: usize = 2 * BATCH * SLOTS;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
 const FRAMES_PER_CHANGE: usize = 4;
 /// What it costs to act on changes, however few: stores published, and an invalidation that the hardware confirms.
@@ -147,7 +152,59 @@ pub(crate) struct Placement {
     news: usize,
 }
 
+/// Chapters of the book for `pages` pages of guest RAM: as many leaf tables as would map twice the guest's memory, and
+/// few enough to keep the book at about 1 % of it. Sparsely used, that is more than a driver needs.
+const fn chapters(pages: usize) -> usize {
+    within(pages / 256, 64, 8192)
+}
+
+/// Mappings of pages that have more than one, for `pages` pages of guest RAM.
+const fn most_aliases(pages: usize) -> usize {
+    within(pages / 4, 1024, 1 << 20)
+}
+
+/// `number`, or the bound that it is beyond.
+pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
+    if number < least {
+        least
+    } else if number > most {
+        most
+    } else {
+        number
+    }
+}
+
 impl Placement {
+    /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges, `devices` ranges of
+    /// devices, `frames` frames of the pool and `spaces` spaces.
+    pub(crate) const fn bytes(
+        pages: usize,
+        ranges: usize,
+        devices: usize,
+        frames: usize,
+        spaces: usize,
+    ) -> usize {
+        let tables = Mover::bytes(ranges, pages, MOST_MOVING)
+            + Pool::bytes(frames)
+            + Book::bytes(chapters(pages))
+            + Aliases::bytes(most_aliases(pages))
+            + Followed::bytes(most_aliases(pages) / 2)
+            + Watches::BYTES
+            + bytes_of::<Option<PlacedSpace>>(spaces)
+            + bytes_of::<Index>(spaces)
+            + spaces * Index::BYTES
+            + bytes_of::<Range<Gfn>>(devices);
+        let lists = removal::Work::BYTES
+            + bytes_of::<addition::Copy>(BATCH * SLOTS)
+            + bytes_of::<hold::Fetch>(hold::MAX_FETCHES)
+            // Misfits, and what is given up.
+            + 2 * bytes_of::<Change>(BATCH)
+            + bytes_of::<(Granule, Refusal)>(BATCH)
+            + bytes_of::<Gfn>(MOST_LISTED)
+            + bytes_of::<Merging>(MAX_ALIASES + 1);
+        tables + lists
+    }
+
     /// Everything at home, nothing mapped.
     pub(crate) fn new(
         ram: &[Range<Gfn>],
@@ -159,14 +216,11 @@ impl Placement {
     ) -> Self {
         let pages: usize = ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
         let pool = Pool::new(pool, memory);
-        // A leaf table of a 4K guest maps 2 MiB. Twice the guest's memory, sparsely used, is more than a
-        // driver needs; the bounds keep the book at about 1 % of memory.
-        let chapters = (pages / 256).clamp(64, 8192);
-        let aliases = (pages / 4).clamp(1024, 1 << 20);
+        let aliases = most_aliases(pages);
         Self {
-            mover: Mover::new(ram, BATCH * SLOTS * 2),
+            mover: Mover::new(ram, MOST_MOVING),
             pool,
-            book: Book::new(chapters),
+            book: Book::new(chapters(pages)),
             aliases: Aliases::new(aliases),
             spaces: (0..most_spaces).map(|_| None).collect(),
             indices: (0..most_spaces).map(|_| Index::new()).collect(),
@@ -181,7 +235,7 @@ impl Placement {
             stuck: Vec::with_capacity(BATCH),
             given_up: Vec::with_capacity(BATCH),
             followed: Followed::new(aliases / 2),
-            listed: Vec::with_capacity(2 * BATCH * SLOTS),
+            listed: Vec::with_capacity(MOST_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
             news: 0,
         }

@@ -23,6 +23,7 @@ pub mod budget;
 mod engine;
 mod granule;
 pub mod guest_memory;
+mod heap;
 pub mod host;
 #[cfg(test)]
 mod invariants;

@@ -10,6 +10,7 @@ use oche_types::addr::{Gfn, Hfn};
 use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
 
+use crate::heap::bytes_of;
 use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, Tap};
 
 /// What is known of one guest page.
@@ -97,6 +98,11 @@ impl Mover {
             moving: Vec::with_capacity(most_moving),
             is_still: false,
         }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
+    pub(crate) const fn bytes(ranges: usize, pages: usize, most_moving: usize) -> usize {
+        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageRecord>(pages) + bytes_of::<Gfn>(most_moving)
     }
 
     /// The record of `page`, or `None` where that is not guest RAM.

@@ -13,6 +13,7 @@ use core::ops::Range;
 use oche_types::addr::{Frame, Hfn, SLOTS};
 use oche_types::{Invariant, invariant};
 
+use crate::heap::bytes_of;
 use crate::host::{Iommu, Memory};
 
 /// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
@@ -52,6 +53,12 @@ impl Pool {
             pool.free(memory, frame);
         }
         pool
+    }
+
+    /// Bytes of heap that [`Self::new`] takes for `frames` frames.
+    pub(crate) const fn bytes(frames: usize) -> usize {
+        // Free, aside and partial ones; and what is handed out of each.
+        3 * bytes_of::<Frame>(frames) + bytes_of::<u8>(frames)
     }
 
     /// Whether `frame` is the pool's.

@@ -18,6 +18,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
 use crate::granule::{BATCH, Change, Placement};
+use crate::heap::bytes_of;
 use crate::host::{SpaceId, World};
 use crate::mover::{Mover, NONE};
 
@@ -104,6 +105,9 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
+    /// Bytes of heap that it takes.
+    pub(crate) const BYTES: usize = bytes_of::<Change>(BATCH) + bytes_of::<Unwatched>(BATCH);
+
     pub(crate) fn new() -> Self {
         Self {
             changes: Vec::with_capacity(BATCH),
@@ -152,6 +156,15 @@ impl Tracker {
             spaces: (0..most_spaces).map(|_| None).collect(),
             lists: (0..most_spaces).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
         }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes.
+    pub(crate) const fn bytes(most_tables: usize, most_spaces: usize) -> usize {
+        bytes_of::<Table>(most_tables)
+            + most_tables * bytes_of::<[u64; ENTRIES]>(1)
+            + bytes_of::<Option<Tracked>>(most_spaces)
+            + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(most_spaces)
+            + most_spaces * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
     }
 
     /// Begins to watch the tables that `roots` name. What cannot be watched is reported in `batch`.

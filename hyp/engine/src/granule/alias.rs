@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use oche_types::Invariant;
 use oche_types::addr::IovaPage;
 
+use crate::heap::bytes_of;
 use crate::host::SpaceId;
 use crate::mover::NONE;
 
@@ -64,6 +65,11 @@ impl Aliases {
             .map(|next| Node { mapping: 0, next: if next == capacity { NONE } else { next } })
             .collect();
         Self { nodes, free: if capacity == 0 { NONE } else { 0 } }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes.
+    pub(crate) const fn bytes(capacity: usize) -> usize {
+        bytes_of::<Node>(capacity)
     }
 
     /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a mapping is in a list

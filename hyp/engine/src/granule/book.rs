@@ -8,6 +8,8 @@ use oche_types::Invariant;
 use oche_types::addr::{Frame, Gfn, Granule, SLOTS};
 use oche_types::dart::entry::{Leaf, Permission};
 
+use crate::heap::bytes_of;
+
 /// Granules of one leaf table of the guest: 2 MiB of IOVA space.
 const GRANULES: usize = 128;
 /// Chapters of a space: 32-bit IOVAs.
@@ -96,6 +98,9 @@ impl Index {
         Self(Box::new([NO_CHAPTER; CHAPTERS]))
     }
 
+    /// Bytes of heap that an index takes.
+    pub(crate) const BYTES: usize = bytes_of::<[u32; CHAPTERS]>(1);
+
     /// Whether there is no chapter.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|chapter| *chapter == NO_CHAPTER)
@@ -108,6 +113,11 @@ impl Book {
         let chapters = chapters.min(NO_CHAPTER as usize);
         let empty = Chapter { records: [Record::EMPTY; GRANULES], used: 0 };
         Self { chapters: alloc::vec![empty; chapters], free: (0..chapters as u32).rev().collect() }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes.
+    pub(crate) const fn bytes(chapters: usize) -> usize {
+        bytes_of::<Chapter>(chapters) + bytes_of::<u32>(chapters)
     }
 
     /// Chapter `number` of a space, if anything is written there.

@@ -18,6 +18,7 @@ use crate::budget::Budget;
 use crate::granule::Placement;
 use crate::granule::copies::differing_bytes;
 use crate::granule::cost::NODE_BYTES;
+use crate::heap::bytes_of;
 use crate::host::{SpaceId, World};
 use crate::mover::NONE;
 
@@ -31,6 +32,11 @@ impl Followed {
     /// Room for `capacity` pages.
     pub(crate) fn new(capacity: usize) -> Self {
         Self { pages: Vec::with_capacity(capacity) }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes.
+    pub(crate) const fn bytes(capacity: usize) -> usize {
+        bytes_of::<Gfn>(capacity)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::granule::book::{Form, Record, Slot};
 use crate::granule::copies::bring_forward;
 use crate::granule::direct;
 use crate::granule::{BATCH, Cause, Change, Placement, refuse};
+use crate::heap::bytes_of;
 use crate::host::{SpaceId, World};
 use crate::pool::RED_ZONE;
 
@@ -24,6 +25,9 @@ impl Work {
     pub(crate) fn new() -> Self {
         Self { departures: Vec::with_capacity(BATCH) }
     }
+
+    /// Bytes of heap that it takes.
+    pub(crate) const BYTES: usize = bytes_of::<Departure>(BATCH);
 }
 
 /// A granule that loses pages.

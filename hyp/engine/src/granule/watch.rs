@@ -19,6 +19,7 @@ use oche_types::selection::{MOST_WATCHED_BYTES, MOST_WATCHES, Selection};
 use crate::granule::alias::Mapping;
 use crate::granule::book::Record;
 use crate::granule::{BATCH, Placement};
+use crate::heap::bytes_of;
 use crate::host::{SpaceId, World};
 use crate::mover::Guard;
 
@@ -66,6 +67,9 @@ impl Watches {
     pub(crate) fn new() -> Self {
         Self { ranges: Vec::with_capacity(MOST_WATCHES), pass: None }
     }
+
+    /// Bytes of heap that they take.
+    pub(crate) const BYTES: usize = bytes_of::<Selection>(MOST_WATCHES);
 
     /// Whether anything is.
     pub(crate) fn are_set(&self) -> bool {

@@ -1,0 +1,9 @@
+//! What the engine takes of the heap: each table says so beside the function that makes it.
+
+/// Bytes that `count` values of `T` in one piece take, as a buddy allocator rounds them.
+pub(crate) const fn bytes_of<T>(count: usize) -> usize {
+    match count * size_of::<T>() {
+        0 => 0,
+        bytes => bytes.next_power_of_two(),
+    }
+}

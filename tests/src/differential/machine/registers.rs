@@ -8,6 +8,7 @@ use oche_reference::registers::{
     STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access, stream_of_ttbr,
 };
 use oche_reference::walk::code;
+use oche_types::addr::PAGE_BYTES;
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 
@@ -45,6 +46,7 @@ impl<const C: bool> Machine<C> {
             self.views.note_roots(&self.history, roots);
             self.looked_at_early.insert(roots);
         }
+        self.look_at_tables()?;
         let (id, _) = name(dart, 0);
         let done = self.engine.write(&mut self.world, id, offset, 4, value);
         self.after_call()?;
@@ -59,6 +61,16 @@ impl<const C: bool> Machine<C> {
             }
         }
         done.map_err(|error| format!("a write of register {offset:#x} is refused: {error:?}"))
+    }
+
+    /// Tables in pages that devices write: what their entries are is what a CPU finds there before they are compared.
+    fn look_at_tables(&mut self) -> Checked {
+        let pages = self.sharing.pages().into_iter().filter(|page| self.views.is_table(*page));
+        for page in pages.collect::<Vec<_>>() {
+            self.deliver_to(page, 0, PAGE_BYTES);
+            self.look_at_all_of(page)?;
+        }
+        Ok(())
     }
 
     /// Which tables an event was about is not known: all may be mapped or refused.

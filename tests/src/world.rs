@@ -682,7 +682,12 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 
     fn is_confirmed(&mut self) -> bool {
-        self.driver.is_confirmed()
+        let _side = outside();
+        let is_confirmed = self.driver.is_confirmed();
+        // The driver may have told a DART once more what it had not confirmed.
+        self.carry_out();
+        self.confirm();
+        is_confirmed
     }
 
     fn next_fault(&mut self) -> Option<DeviceFault> {

@@ -197,7 +197,11 @@ impl Frames {
         if let Some((space, level)) = self.table(frame) {
             self.set_table(frame, None);
             if level == Level::First {
-                self.roots.remove(&space);
+                // The number may belong to another space by now, whose table is another.
+                let is_current = self.roots.get(&space) == Some(&frame);
+                if is_current {
+                    self.roots.remove(&space);
+                }
                 self.forget(frame);
                 // The tables below go with it.
                 for word in 0..FIRST_LEVEL_WORDS {
@@ -206,7 +210,7 @@ impl Frames {
                         self.forget(table);
                     }
                 }
-                if self.attached.values().any(|other| *other == space) {
+                if is_current && self.attached.values().any(|other| *other == space) {
                     return Err(format!(
                         "the first-level table {frame:?} is given back with streams attached"
                     ));

@@ -1064,3 +1064,56 @@ fn entries_of_a_space_without_a_stream_are_visible_when_the_engine_returns() {
         &steps,
     );
 }
+
+#[test]
+fn streams_that_let_go_when_their_dart_is_asked_once_more_hold_no_table() {
+    let steps = [
+        (NewDomain, 4110526168),
+        (Attach { domain: 0, dart: 0, stream: 15, flush: true }, 489283131),
+        (NewDomain, 1751870066),
+        (Attach { domain: 1, dart: 0, stream: 6, flush: true }, 2038463396),
+        (
+            Map {
+                domain: 1,
+                pages: 29,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            139989191,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            4125866704,
+        ),
+        (Suspend { dart: 1 }, 1500835381),
+    ];
+    check(
+        Setting {
+            board: Dart,
+            has_windows: true,
+            caches_invalid: true,
+            cpus: 2,
+            darts: 1,
+            pages: 256,
+            frames: 1024,
+            scarce_tables: 6,
+            timeouts: 40,
+            coherence: Exact,
+            isolation: Strict,
+            is_watched: true,
+            sabotage: None,
+        },
+        &steps,
+    );
+}

@@ -162,10 +162,9 @@ impl<const C: bool> StrictWorld<C> {
             Some(&(entry, _)) => entry,
             None => {
                 let root = self.hardware.streams[number].root?;
-                let entry = self.walk(number, root, granule);
+                let (entry, at) = self.walk(number, root, granule);
                 if (entry & 1 != 0 || C) && self.random.chance(7, 8) {
-                    let stream = &mut self.hardware.streams[number];
-                    stream.leaves.insert(granule, (entry, stream.invalidations));
+                    self.hardware.streams[number].leaves.insert(granule, (entry, at));
                 }
                 entry
             }
@@ -197,29 +196,32 @@ impl<const C: bool> StrictWorld<C> {
         Some(at)
     }
 
-    fn walk(&mut self, number: usize, root: Frame, granule: u64) -> u64 {
+    /// The entry of `granule`, and how many invalidations had begun when the older of the two entries on the way to it was
+    /// read: an invalidation that begins after that drops what came of the walk as well.
+    fn walk(&mut self, number: usize, root: Frame, granule: u64) -> (u64, u32) {
         let upper = granule / 2048;
-        let table = match self.hardware.streams[number].tables.get(&upper) {
-            Some(&(entry, _)) => entry,
+        let now = self.hardware.streams[number].invalidations;
+        let (table, at) = match self.hardware.streams[number].tables.get(&upper) {
+            Some(&cached) => cached,
             None => {
                 let entry = self.table_word(root, upper as usize);
                 if (entry & 1 != 0 || C) && self.random.chance(7, 8) {
-                    let stream = &mut self.hardware.streams[number];
-                    stream.tables.insert(upper, (entry, stream.invalidations));
+                    self.hardware.streams[number].tables.insert(upper, (entry, now));
                 }
-                entry
+                (entry, now)
             }
         };
         if table & 1 == 0 {
-            return 0;
+            return (0, at);
         }
-        match self.options.board.decode_table(table) {
+        let entry = match self.options.board.decode_table(table) {
             Some(table) => self.table_word(table, granule as usize % 2048),
             None => {
                 self.violate(format!("a first-level entry {table:#x} that the hardware does not know"));
                 0
             }
-        }
+        };
+        (entry, at)
     }
 
     fn table_word(&mut self, table: Frame, word: usize) -> u64 {

@@ -1117,3 +1117,72 @@ fn streams_that_let_go_when_their_dart_is_asked_once_more_hold_no_table() {
         &steps,
     );
 }
+
+#[test]
+fn a_walk_by_a_stale_first_level_entry_leaves_nothing_behind_its_invalidation() {
+    let steps = [
+        (NewDomain, 1847702438),
+        (Attach { domain: 1, dart: 1, stream: 6, flush: true }, 280792607),
+        (
+            Map {
+                domain: 1,
+                pages: 4,
+                source: Alias,
+                rights: ToDevice,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            3352860920,
+        ),
+        (
+            Map {
+                domain: 1,
+                pages: 1,
+                source: Scattered,
+                rights: Both,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            },
+            1055540102,
+        ),
+        (Disk { page: Mapped(25760), length: 8, is_write: false, stays: true }, 1604516616),
+        (Overlap(vec![DeviceWrite(250, Beside(62752)), DeviceWrite(148, Mapping(8582))]), 602894790),
+        (Unmap { mapping: 55665, flush: true }, 2121267716),
+        (Unmap { mapping: 2134, flush: true }, 2546507133),
+        (Suspend { dart: 1 }, 2794886152),
+        (
+            Overlap(vec![
+                CpuLoad(Mapped(6104)),
+                DeviceRead(142, Mapping(35294)),
+                CpuLoad(Mapped(62883)),
+                DeviceWrite(236, Mapping(16321)),
+            ]),
+            245824572,
+        ),
+        (
+            Map { domain: 1, pages: 4, source: Row, rights: Both, site: Allocator, fill: true, flush: true },
+            3713199151,
+        ),
+        (Write { stream: 2, target: Beside(8554), length: 8 }, 1544264035),
+    ];
+    check(
+        Setting {
+            board: Smmu,
+            has_windows: true,
+            caches_invalid: true,
+            cpus: 2,
+            darts: 2,
+            pages: 512,
+            frames: 1024,
+            scarce_tables: 0,
+            timeouts: 0,
+            coherence: Exact,
+            isolation: Page,
+            is_watched: false,
+            sabotage: None,
+        },
+        &steps,
+    );
+}

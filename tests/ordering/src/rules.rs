@@ -3,6 +3,7 @@
 //! | rule | what it requires | source: Arm ARM DDI 0487 |
 //! |---|---|---|
 //! | `store-before-command` | a store to memory that devices read is completed by `DSB` (`ST` or all; `OSH` or `SY`) before a store to a device's register | B2.3 "Memory barriers"; B2.7.2 "Device memory" |
+//! | `descriptor-valid-last` | the words of a descriptor are ordered by `DMB` or `DSB` (`ST` or all; `OSH` or `SY`) before its first, which makes it valid | the same; Arm IHI 0070 (SMMUv3), 3.21.3 |
 //! | `load-after-completion` | between the load by which a device reports completion and the next load of what it wrote there is `DMB` or `DSB` (`LD` or all; `OSH` or `SY`), or the first is an acquire | the same |
 //! | `load-before-return` | a load of memory that a device writes is completed by `DMB` or `DSB` (`LD` or all; `OSH` or `SY`) before the store to the register that gives the memory back | the same |
 //! | `table-store-before-tlbi` | a store to a stage-2 table is completed by `DSB` (`ISHST` or more) before `TLBI` | D8.14 "TLB maintenance", break-before-make |
@@ -23,6 +24,9 @@ use crate::settings::{Range, Settings};
 
 /// Bytes of a cache line, as QEMU's `CTR_EL0` gives it for the CPUs that are used.
 const LINE_BYTES: u64 = 64;
+
+/// Bytes of an SMMU's descriptor of a context. Source: Arm IHI 0070, 5.4 "Context Descriptor".
+const DESCRIPTOR_BYTES: u64 = 64;
 
 const HCR_EL2: Register = Register::new(3, 4, 1, 1, 0);
 const SCTLR_EL2: Register = Register::new(3, 4, 1, 0, 0);
@@ -152,6 +156,7 @@ impl Cleaning {
 pub struct Cpu {
     shared_store: Option<u64>,
     shared_load: Option<u64>,
+    descriptor_store: Option<u64>,
     completion: Option<u64>,
     table_store: Option<u64>,
     table_unsynchronized: Option<u64>,
@@ -288,6 +293,14 @@ impl Cpu {
             let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
             self.loaded_lines = lines.sum();
         }
+        if is_in(&settings.descriptors) {
+            let is_first = address.is_multiple_of(DESCRIPTOR_BYTES);
+            if let Some(earlier) = self.descriptor_store.filter(|_| is_first) {
+                let text = "a descriptor becomes valid before its other words are ordered";
+                return Some(Violation { rule: "descriptor-valid-last", pc, earlier, text });
+            }
+            self.descriptor_store = Some(pc).filter(|_| !is_first);
+        }
         if is_in(&settings.consumers)
             && let Some(earlier) = self.shared_load
         {
@@ -384,6 +397,9 @@ impl Cpu {
         if loads && domain >= Domain::Outer {
             self.completion = None;
             self.shared_load = None;
+        }
+        if stores && domain >= Domain::Outer {
+            self.descriptor_store = None;
         }
         if !is_dsb {
             return;

@@ -49,6 +49,8 @@ pub struct Settings {
     pub handoff: Vec<Range>,
     /// `announced=`: memory that EL2 writes for CPUs that firmware starts by `SMC`.
     pub announced: Vec<Range>,
+    /// `descriptors=`: an IOMMU's descriptors of 64 bytes, the first word of which makes the others valid.
+    pub descriptors: Vec<Range>,
     /// `mailbox=`: words that CPUs with their caches off write, and EL2 reads.
     pub mailbox: Vec<Range>,
     /// `start=`: where a CPU begins that firmware starts; what it executes until it enters the guest is no exit.
@@ -88,6 +90,7 @@ impl Settings {
                 "consumer" => settings.consumers.push(range()?),
                 "handoff" => settings.handoff.push(range()?),
                 "announced" => settings.announced.push(range()?),
+                "descriptors" => settings.descriptors.push(range()?),
                 "mailbox" => settings.mailbox.push(range()?),
                 "waiting" => settings.waiting.push(range()?),
                 "counters" => settings.counters = Some(range()?),

@@ -162,6 +162,9 @@ impl Layout {
                 for (name, bytes) in parts {
                     if let Some(start) = number_behind(blocks, name) {
                         layout.add("shared", PhysRange { start, end: start + bytes });
+                        if name == "contexts " {
+                            layout.add("descriptors", PhysRange { start, end: start + bytes });
+                        }
                     }
                 }
             }

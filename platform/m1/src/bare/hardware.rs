@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::{launch, mmio};
 use oche_m1::darts::{BusError, Hardware};
@@ -52,20 +51,13 @@ impl Hardware for Registers {
         unsafe { mmio::write32(self.register(dart, offset), value) }.map_err(|error| bus_error(dart, &error))
     }
 
-    /// `DSB ST`, of the full system, since no source says in which shareability domain a DART is. A DMB would order
-    /// the stores for an observer of both; the walk that follows a command is the DART's own access, which begins when
-    /// the register store has arrived, so the stores are complete before that store is made.
-    /// Source: Arm ARM DDI 0487, "Data Synchronization Barrier (DSB)".
-    fn complete_stores(&mut self) {
-        barrier::dsb(barrier::ST);
-    }
+    /// `mmio` completes all stores, for the full system, before each access: the walk that follows a command finds them.
+    /// No source says in which shareability domain a DART is.
+    fn complete_stores(&mut self) {}
 
-    /// `DMB LD`, of the full system: the loads before it, of registers too, before all loads and stores after it. The
-    /// DART clears BUSY when the writes are seen, and nothing waits but for that load, so no DSB is needed.
-    /// Source: Arm ARM DDI 0487, "Data Memory Barrier (DMB)".
-    fn order_loads(&mut self) {
-        barrier::dmb(barrier::LD);
-    }
+    /// `mmio` completes each access, for the full system, before any that follows: what devices wrote before the DART
+    /// cleared BUSY is seen by the loads after that.
+    fn order_loads(&mut self) {}
 
     fn power(&self, dart: DartId) -> Power {
         self.darts.get(dart.index()).map_or(Power::Off, |(_, domains)| domains.power())

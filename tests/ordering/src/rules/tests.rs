@@ -13,6 +13,7 @@ const HANDOFF: u64 = 0x5000;
 const SLOTS: u64 = 0x5100;
 const ANNOUNCED: u64 = 0x6000;
 const MAILBOX: u64 = 0x7000;
+const DESCRIPTOR: u64 = 0x9000;
 const LOADED: u64 = 0x8000;
 const IMAGE: u64 = 0x4000;
 
@@ -29,6 +30,7 @@ fn settings() -> Settings {
         handoff: [one(HANDOFF), one(SLOTS)].concat(),
         announced: one(ANNOUNCED),
         mailbox: one(MAILBOX),
+        descriptors: vec![Range { start: DESCRIPTOR, end: DESCRIPTOR + DESCRIPTOR_BYTES }],
         loaded: vec![Range { start: LOADED, end: LOADED + LINE_BYTES }],
         ..Settings::default()
     }
@@ -124,6 +126,14 @@ fn break_before_make_is_complete_at_each_step() {
     );
     let own = Do(I::Tlbi { scope: Scope::BothStages, is_broadcast: false });
     check("tlbi-incomplete", &[own, DSB_NSH, Do(I::Write(VTTBR_EL2))], &[1]);
+}
+
+#[test]
+fn a_descriptor_becomes_valid_last() {
+    for barrier in [DSB_ST, DSB_SY] {
+        check("descriptor-valid-last", &[Store(DESCRIPTOR + 8), barrier, Store(DESCRIPTOR)], &[1]);
+    }
+    assert_eq!(run(&[Store(DESCRIPTOR + 8), DSB_ISHST, Store(DESCRIPTOR)]), Some("descriptor-valid-last"));
 }
 
 #[test]

@@ -156,7 +156,8 @@ impl Cleaning {
 pub struct Cpu {
     shared_store: Option<u64>,
     shared_load: Option<u64>,
-    descriptor_store: Option<u64>,
+    /// With the address of its descriptor.
+    descriptor_store: Option<(u64, u64)>,
     completion: Option<u64>,
     table_store: Option<u64>,
     table_unsynchronized: Option<u64>,
@@ -294,12 +295,12 @@ impl Cpu {
             self.loaded_lines = lines.sum();
         }
         if is_in(&settings.descriptors) {
-            let is_first = address.is_multiple_of(DESCRIPTOR_BYTES);
-            if let Some(earlier) = self.descriptor_store.filter(|_| is_first) {
+            let start = address - address % DESCRIPTOR_BYTES;
+            let before = self.descriptor_store.replace((pc, start));
+            if let Some((earlier, _)) = before.filter(|(_, other)| *other == start && address == start) {
                 let text = "a descriptor becomes valid before its other words are ordered";
                 return Some(Violation { rule: "descriptor-valid-last", pc, earlier, text });
             }
-            self.descriptor_store = Some(pc).filter(|_| !is_first);
         }
         if is_in(&settings.consumers)
             && let Some(earlier) = self.shared_load

@@ -30,7 +30,7 @@ fn settings() -> Settings {
         handoff: [one(HANDOFF), one(SLOTS)].concat(),
         announced: one(ANNOUNCED),
         mailbox: one(MAILBOX),
-        descriptors: vec![Range { start: DESCRIPTOR, end: DESCRIPTOR + DESCRIPTOR_BYTES }],
+        descriptors: vec![Range { start: DESCRIPTOR, end: DESCRIPTOR + 2 * DESCRIPTOR_BYTES }],
         loaded: vec![Range { start: LOADED, end: LOADED + LINE_BYTES }],
         ..Settings::default()
     }
@@ -133,6 +133,9 @@ fn a_descriptor_becomes_valid_last() {
     for barrier in [DSB_ST, DSB_SY] {
         check("descriptor-valid-last", &[Store(DESCRIPTOR + 8), barrier, Store(DESCRIPTOR)], &[1]);
     }
+    // One after the other, as memory is cleared.
+    let clear = [Store(DESCRIPTOR), Store(DESCRIPTOR + 8), Store(DESCRIPTOR + 64), Store(DESCRIPTOR + 72)];
+    assert_eq!(run(&clear), None);
     assert_eq!(run(&[Store(DESCRIPTOR + 8), DSB_ISHST, Store(DESCRIPTOR)]), Some("descriptor-valid-last"));
 }
 

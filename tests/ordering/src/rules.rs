@@ -294,7 +294,8 @@ impl Cpu {
             let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
             self.loaded_lines = lines.sum();
         }
-        if is_in(&settings.descriptors) {
+        // Before the guest runs the memory is the allocator's, and nobody walks it.
+        if self.has_returned && is_in(&settings.descriptors) {
             let start = address - address % DESCRIPTOR_BYTES;
             let before = self.descriptor_store.replace((pc, start));
             if let Some((earlier, _)) = before.filter(|(_, other)| *other == start && address == start) {

@@ -15,6 +15,8 @@ pub mod command;
 mod contract;
 pub mod demo;
 pub mod destination;
+#[cfg(test)]
+mod documents;
 pub mod el2;
 pub mod environment;
 pub mod guest;

@@ -111,6 +111,49 @@ fn a_link_that_leads_nowhere_is_found() {
     assert_eq!(found("- item\n    [goes on](nothing)\n"), 1);
 }
 
+/// The files of this tree that code spans of a document name, as paths from the top folder.
+fn named_files(text: &str) -> impl Iterator<Item = String> {
+    const FOLDERS: [&str; 6] = ["hyp/", "boot/", "platform/", "tests/", "tools/", "docs/"];
+    const EXTENSIONS: [&str; 6] = [".rs", ".md", ".sh", ".c", ".toml", ".txt"];
+    let spans = text.split('`').skip(1).step_by(2);
+    // A test's name may be behind its file's.
+    let paths = spans.map(|span| span.split("::").next().unwrap_or(span));
+    let paths = paths.filter(|path| FOLDERS.iter().any(|folder| path.starts_with(folder)));
+    let paths = paths.filter(|path| EXTENSIONS.iter().any(|extension| path.ends_with(extension)));
+    paths.flat_map(|path| match path.split_once('{').zip(path.split_once('}')) {
+        Some(((before, rest), (_, after))) => {
+            let names = rest.split('}').next().unwrap_or_default().split(',');
+            names.map(|name| format!("{before}{name}{after}")).collect()
+        }
+        None => vec![path.to_owned()],
+    })
+}
+
+#[test]
+fn every_file_of_this_tree_that_a_document_names_exists() {
+    let root = workspace::root();
+    let mut documents = Vec::new();
+    files_with("md", &root, &mut documents);
+    let mut missing = Vec::new();
+    let mut count = 0;
+    for path in documents {
+        for file in named_files(&fs::read_to_string(&path).unwrap()) {
+            count += 1;
+            if !root.join(&file).is_file() {
+                missing.push(format!("{} names {file}", path.display()));
+            }
+        }
+    }
+    assert!(count > 20, "no document names a file");
+    assert!(missing.is_empty(), "{}", missing.join("\n"));
+}
+
+#[test]
+fn files_that_documents_name_are_told_from_other_code() {
+    let text = "`hyp/src/{a,b}.rs` and `tests/x.rs::name` but not `hyp/engine`, `src/kboot.c` or `cargo test`; hyp/c.rs";
+    assert_eq!(named_files(text).collect::<Vec<_>>(), ["hyp/src/a.rs", "hyp/src/b.rs", "tests/x.rs"]);
+}
+
 /// The documents that a comment in `source` names, as paths from the top folder.
 fn named_documents(source: &str) -> impl Iterator<Item = &str> {
     let spans = source.split('`').filter(|span| span.starts_with("docs/"));

@@ -11,7 +11,7 @@
 //! - Whatever is done next to a DART of either kind programs and flushes all of it. Before the guest's accesses the
 //!   registers that matter are compared, which finds a loss of power that nothing else has shown.
 //!
-//! All sources: `docs/m1.md`, "The registers of a DART".
+//! All sources: `docs/hardware/dart.md`.
 
 use alloc::vec::Vec;
 use core::fmt;

@@ -5,6 +5,8 @@ pub mod check;
 #[cfg(test)]
 mod contract;
 pub mod demo;
+#[cfg(test)]
+mod documents;
 pub mod environment;
 pub mod guest;
 pub mod hostile;

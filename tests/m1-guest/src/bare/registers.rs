@@ -3,7 +3,7 @@
 use super::dart::{Dart, fill, is_filled, page, store};
 use super::drivers::{Check, check};
 
-/// Streams and their registers. Source: `docs/m1.md`, "The registers of a DART".
+/// Streams and their registers. Source: `docs/hardware/dart.md`, "Registers".
 const STREAMS: u64 = 16;
 /// `PARAMS2`.
 const ABILITIES: u64 = 4;

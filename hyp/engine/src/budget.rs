@@ -28,7 +28,7 @@ impl Budget {
     }
 
     /// Of the work that was charged, `bytes` bytes were not done.
-    pub(crate) fn pay_back(&mut self, bytes: usize) {
+    pub(crate) fn refund(&mut self, bytes: usize) {
         self.left = self.left.saturating_add_unsigned(bytes);
     }
 

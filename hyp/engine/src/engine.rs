@@ -18,7 +18,6 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::granule::alias::MOST_SPACES;
-use crate::granule::cost::Advance;
 use crate::granule::watch::Watched;
 use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
@@ -366,11 +365,10 @@ impl Engine {
     #[must_use]
     pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
-        let mut advance = None;
+        let mut reserve = self.placement.reserve(0);
         for page in pages {
             budget.charge(HOLD_BYTES);
-            let news = self.placement.charge_merge(*page, budget);
-            advance = Some(advance.map_or(news, |all: Advance| all.and(news)));
+            reserve = reserve.and(self.placement.charge_merge(*page, budget));
             if budget.is_spent() && count != 0 {
                 break;
             }
@@ -379,9 +377,7 @@ impl Engine {
             count += 1;
         }
         self.placement.hold(world, pages.get(..count).must("no more pages are held than are named"));
-        if let Some(advance) = advance {
-            self.placement.pay_back(advance, budget);
-        }
+        self.placement.refund(reserve, budget);
         count
     }
 
@@ -403,12 +399,12 @@ impl Engine {
         let mut count = 0;
         for page in pages {
             budget.charge(HOLD_BYTES);
-            let advance = self.placement.charge_merge(*page, budget);
+            let reserve = self.placement.charge_merge(*page, budget);
             if budget.is_spent() && count != 0 {
                 break;
             }
             self.placement.release(world, *page);
-            self.placement.pay_back(advance, budget);
+            self.placement.refund(reserve, budget);
             count += 1;
         }
         count

@@ -12,7 +12,7 @@ pub(crate) mod addition;
 pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
-pub(crate) mod cost;
+mod cost;
 mod direct;
 pub(crate) mod follow;
 mod guard;
@@ -148,8 +148,8 @@ pub(crate) struct Placement {
     listed: Vec<Gfn>,
     /// Where the copies of a page lie that are being made equal, and whether devices may write them.
     merging: Vec<Merging>,
-    /// Words that were new in copies, once for each copy that they went to; it wraps around.
-    news: usize,
+    /// Words that were merged, once for each copy of the page; it wraps around.
+    merged_words: usize,
 }
 
 /// Chapters of the book for `pages` pages of guest RAM: as many leaf tables as would map twice the guest's memory, and
@@ -237,7 +237,7 @@ impl Placement {
             followed: Followed::new(aliases / 2),
             listed: Vec::with_capacity(MOST_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
-            news: 0,
+            merged_words: 0,
         }
     }
 
@@ -296,7 +296,7 @@ impl Placement {
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
         self.take_frames_back(world, changes.len(), budget);
-        let (count, advance) = self.affordable(space, changes, budget);
+        let (count, reserve) = self.affordable(space, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
             return 0;
@@ -313,7 +313,7 @@ impl Placement {
             self.misfits = misfits;
             self.misfits.clear();
         }
-        self.pay_back(advance, budget);
+        self.refund(reserve, budget);
         count
     }
 

@@ -240,10 +240,10 @@ impl Tracker {
                 return false;
             }
             budget.charge(PAGE_BYTES);
-            let advance = placement.charge_merge(page, budget);
+            let reserve = placement.charge_merge(page, budget);
             // A device may have written entries into another copy of the page.
             placement.merge_copies(world, page);
-            placement.pay_back(advance, budget);
+            placement.refund(reserve, budget);
             let mover = &mut placement.mover;
             let is_changed = match kind {
                 Kind::First(ttbr) => {

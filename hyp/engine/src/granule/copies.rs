@@ -67,24 +67,24 @@ impl Placement {
     pub(super) fn merge_words(&mut self, world: &mut impl World, page: Gfn, words: Range<usize>) {
         let Some(base) = self.base(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
-        copies.extend(self.replicas(page).map(|(at, is_writable)| Merging { at, is_writable, news: 0 }));
-        copies.push(Merging { at: self.mover.locate(page), is_writable: true, news: 0 });
+        copies.extend(self.replicas(page).map(|(at, is_writable)| Merging { at, is_writable, diff: 0 }));
+        copies.push(Merging { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
-        while let Some(first) = first_news(world, base, &copies, start..words.end) {
+        while let Some(first) = first_changed(world, base, &copies, start..words.end) {
             start = first;
             while start < words.end {
-                let news = merge_word(world, base, &mut copies, start);
+                let merged = merge_word(world, base, &mut copies, start);
                 start += 1;
                 // What changed mostly lies together: the search begins anew behind it.
-                if news == 0 {
+                if merged == 0 {
                     break;
                 }
-                bytes += news;
+                bytes += merged;
                 changed += 1;
             }
         }
-        self.news = self.news.wrapping_add(changed * copies.len());
+        self.merged_words = self.merged_words.wrapping_add(changed * copies.len());
         copies.clear();
         self.merging = copies;
         if bytes != 0 {
@@ -157,11 +157,16 @@ pub(crate) struct Merging {
     /// Whether somebody may have written it since the last merge.
     is_writable: bool,
     /// 0xff in each byte of the word under way that was taken from here.
-    news: u64,
+    diff: u64,
 }
 
 /// The first of `words` in which a copy differs from `base`.
-fn first_news(world: &impl World, base: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
+fn first_changed(
+    world: &impl World,
+    base: Hfn,
+    copies: &[Merging],
+    mut words: Range<usize>,
+) -> Option<usize> {
     let mut first = None;
     for copy in copies.iter().filter(|copy| copy.is_writable) {
         if let Some(word) = world.first_difference(base, copy.at, words.clone()) {
@@ -179,9 +184,9 @@ fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: u
     let (mut value, mut taken) = (old, 0);
     for copy in copies.iter_mut().filter(|copy| copy.is_writable) {
         let new = world.load(copy.at, word);
-        copy.news = differing_bytes(old, new) & !taken;
-        taken |= copy.news;
-        value = value & !copy.news | new & copy.news;
+        copy.diff = differing_bytes(old, new) & !taken;
+        taken |= copy.diff;
+        value = value & !copy.diff | new & copy.diff;
     }
     if taken == 0 {
         return 0;
@@ -193,8 +198,8 @@ fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: u
                 world.store(copy.at, word, value);
                 continue;
             }
-            Merging { news: 0, .. } => &all,
-            _ => &Pieces::of(taken & !copy.news),
+            Merging { diff: 0, .. } => &all,
+            _ => &Pieces::of(taken & !copy.diff),
         };
         pieces.store(world, copy.at, word, value);
     }

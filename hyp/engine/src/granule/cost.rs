@@ -1,8 +1,8 @@
 //! What changes cost, so that the work of one trap has a bound in bytes.
 //!
 //! A batch looks at all copies of each page that it is about, once: the page is listed, and whoever makes copies
-//! equal asks whether it is the first to do so. What is new in copies is not known before: it is charged at its worst, and
-//! what was equal is paid back.
+//! equal asks whether it is the first to do so. How far copies differ is not known before: the worst case is reserved, and
+//! what was not needed is refunded.
 
 use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_types::invariant;
@@ -18,24 +18,24 @@ const CHANGE_BYTES: usize = 1024;
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
 /// Of each copy of such a page: compared when the page's mappings go and when they come.
 const COPY_BYTES: usize = 6 * PAGE_BYTES;
-/// Of each word that is new, in each copy that it goes to. At worst every other byte is, and each is a store of its own, which
-/// costs as much as copying many words.
-const NEWS_BYTES: usize = 448;
-/// Of each copy of a page all of whose words are new.
-const ALL_NEWS_BYTES: usize = NEWS_BYTES * PAGE_WORDS;
+/// Of each word that differs, in each copy that it is stored into. At worst every other byte differs, and each is a store of
+/// its own, which costs as much as copying many words.
+const MERGED_WORD_BYTES: usize = 448;
+/// Of each copy of a page all of whose words differ.
+const MERGED_PAGE_BYTES: usize = MERGED_WORD_BYTES * PAGE_WORDS;
 /// Of each node of a list of mappings that is walked.
 pub(super) const NODE_BYTES: usize = 64;
 
-/// What was charged for news, which may turn out to be none.
+/// What was charged for making copies equal, which they may turn out to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub(crate) struct Advance {
+pub(crate) struct Reserve {
     bytes: usize,
-    /// [`Placement::news`] before.
-    news: usize,
+    /// [`Placement::merged_words`] before.
+    merged_words: usize,
 }
 
-impl Advance {
+impl Reserve {
     /// Both together, of which `self` was charged first.
     pub(crate) fn and(self, other: Self) -> Self {
         Self { bytes: self.bytes + other.bytes, ..self }
@@ -49,43 +49,44 @@ impl Placement {
         space: SpaceId,
         changes: &[Change],
         budget: &mut Budget,
-    ) -> (usize, Advance) {
+    ) -> (usize, Reserve) {
         let mut count = 0;
-        let mut advance = self.advance(0);
+        let mut reserve = self.reserve(0);
         for change in changes {
             let (sure, copies) = self.cost(space, change);
-            let news = self.advance(copies);
-            let cost = sure + news.bytes;
+            let merge = self.reserve(copies);
+            let cost = sure + merge.bytes;
             if count != 0 && !budget.allows(cost) {
                 break;
             }
             budget.charge(cost);
-            advance = advance.and(news);
+            reserve = reserve.and(merge);
             count += 1;
         }
         self.unlist_all();
-        (count, advance)
+        (count, reserve)
     }
 
-    fn advance(&self, copies: usize) -> Advance {
-        Advance { bytes: ALL_NEWS_BYTES * copies, news: self.news }
+    /// For making so many copies equal, at worst; not charged yet.
+    pub(crate) fn reserve(&self, copies: usize) -> Reserve {
+        Reserve { bytes: MERGED_PAGE_BYTES * copies, merged_words: self.merged_words }
     }
 
     /// Charges what it costs to compare the copies of `page` and, at worst, to make them equal.
-    pub(crate) fn charge_merge(&self, page: Gfn, budget: &mut Budget) -> Advance {
+    pub(crate) fn charge_merge(&self, page: Gfn, budget: &mut Budget) -> Reserve {
         let copies = self.mappings(page).count();
-        let advance = self.advance(copies);
-        budget.charge(COPY_BYTES * copies + advance.bytes);
-        advance
+        let reserve = self.reserve(copies);
+        budget.charge(COPY_BYTES * copies + reserve.bytes);
+        reserve
     }
 
-    /// Gives back what of `advance` was not needed since.
-    pub(crate) fn pay_back(&self, advance: Advance, budget: &mut Budget) {
-        let done = NEWS_BYTES * self.news.wrapping_sub(advance.news);
-        budget.pay_back(advance.bytes.saturating_sub(done));
+    /// Gives back what of `reserve` was not needed since.
+    pub(crate) fn refund(&self, reserve: Reserve, budget: &mut Budget) {
+        let done = MERGED_WORD_BYTES * self.merged_words.wrapping_sub(reserve.merged_words);
+        budget.refund(reserve.bytes.saturating_sub(done));
     }
 
-    /// Of `change`: what it costs whatever is new, and how many copies are compared for news.
+    /// Of `change`: what it costs however copies differ, and how many copies are compared.
     fn cost(&mut self, space: SpaceId, change: &Change) -> (usize, usize) {
         let before = self.record(space, change.granule);
         // A direct granule that is split looks at the copies of each page by itself.

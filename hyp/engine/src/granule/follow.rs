@@ -4,7 +4,7 @@
 //! space does: it makes the copies equal of every such page that the space maps. The pages are listed, so that a
 //! flush costs nothing where there is none, and looked for only in spaces that have had one.
 //!
-//! A copy that devices only read needs no base: nothing but the page itself is news, and a word that
+//! A copy that devices only read needs no base: only the page itself changes, and a word that
 //! differs is taken over from there.
 
 use alloc::vec::Vec;
@@ -126,9 +126,9 @@ impl Placement {
                 continue;
             }
             is_any_mapped = true;
-            let advance = self.charge_merge(page, budget);
+            let reserve = self.charge_merge(page, budget);
             self.equalize(world, page);
-            self.pay_back(advance, budget);
+            self.refund(reserve, budget);
             if !self.is_written_and_read(page) {
                 self.unfollow(page);
             }
@@ -153,7 +153,7 @@ impl Placement {
         }
     }
 
-    /// Takes over into every replica of `page`, none of which has news of its own, what the page holds. Returns how
+    /// Takes over into every replica of `page`, none of which a device writes, what the page holds. Returns how
     /// many bytes differed.
     pub(super) fn refresh_replicas(&self, world: &mut impl World, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);

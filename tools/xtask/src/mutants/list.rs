@@ -216,8 +216,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "comparison-without-a-charge",
         file: TRACKER,
         text: "            budget.charge(PAGE_BYTES);
-            let advance",
-        replacement: "            let advance",
+            let reserve",
+        replacement: "            let reserve",
         breaks: "one trap compares any number of tables",
     },
     Mutant {
@@ -337,9 +337,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "an old write is taken for a new one and undoes what a CPU stored",
     },
     Mutant {
-        name: "news-without-a-charge",
+        name: "merge-without-a-charge",
         file: COPIES,
-        text: "        self.news = self.news.wrapping_add(changed * copies.len());",
+        text: "        self.merged_words = self.merged_words.wrapping_add(changed * copies.len());",
         replacement: "        let _ = changed;",
         breaks: "one trap makes any number of copies equal, however they differ",
     },

@@ -1,9 +1,10 @@
 //! The rules of watches: which accesses are told, with what, and that nobody else notices.
 
-use crate::bench::{Bench, dart, page, stream};
-use oche_engine::host::CpuAccess;
+use crate::bench::{Bench, FIRST_TABLE, dart, page, stream};
+use oche_engine::host::{CpuAccess, Memory as _};
 use oche_engine::{CpuReach, Trapped, Watched};
-use oche_types::dart::entry::Permission;
+use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
+use oche_types::dart::registers::{TCR, TTBR};
 use oche_types::dart::stream::StreamSet;
 use oche_types::event::{Event, WatchHow};
 use oche_types::selection::Selection;
@@ -203,4 +204,22 @@ fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
     watch(&mut bench, &[range(0, 0xff_ffff)]);
     watch(&mut bench, &[]);
     assert!(!bench.engine.is_setting_watches());
+}
+
+#[test]
+fn each_watch_is_set_in_each_space() {
+    let mut bench = Bench::new(32);
+    bench.set(8, Some((page(30), Permission::READ_WRITE)));
+    bench.flush(0, 0);
+    // Another space, with tables of its own, in which another page is mapped.
+    let [root, leaves] = [FIRST_TABLE + 8, FIRST_TABLE + 9].map(page);
+    bench.machine.store(root.home(), 0, encode_table(leaves));
+    bench.machine.store(leaves.home(), 16, encode_leaf(page(31), Permission::READ_WRITE));
+    bench.write(0, TTBR + 16, 1 << 31 | root.0);
+    bench.write(0, TCR + 4, 1 << 7);
+    bench.flush(0, 1);
+    watch(&mut bench, &[range(0x20_0000, 0x20_ffff), range(0x8000, 0x8fff), range(0x1_0000, 0x1_0fff)]);
+    for number in [30, 31] {
+        assert_eq!(bench.machine.cpu_access(page(number)), CpuAccess::None, "{number}");
+    }
 }

@@ -274,6 +274,34 @@ fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
     assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
 }
 
+/// A page may have more copies than devices may write when a master behind no DART begins to write it.
+#[test]
+fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
+    let copies = 300;
+    let mut bench = Bench::new(512);
+    (0..copies).for_each(|index| bench.set(iova_of(index), Some((page(30), Permission::READ_ONLY))));
+    bench.write(0, STREAM_SELECT, 1);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {}
+    bench.engine.hold(&mut bench.machine, page(30));
+    (0..PAGE_WORDS).for_each(|word| bench.machine.store(page(30).home(), word, 0x00ee_00ee_00ee_00ee));
+    bench.machine.words.set(0);
+    bench.engine.release(&mut bench.machine, page(30));
+    let words = bench.machine.words.get();
+
+    // Each word is stored once into each copy; a few more for the page and its base.
+    let bound = copies as usize * PAGE_WORDS + 8 * PAGE_WORDS;
+    assert!(words < bound, "{words} words, {bound} are the bound");
+    for index in [1, copies / 2, copies - 1] {
+        assert_eq!(bench.device_read(iova_of(index), 8 * 511), Some(0xee), "copy {index}");
+    }
+}
+
+/// At most two copies in a granule.
+fn iova_of(index: u32) -> u32 {
+    3 * index
+}
+
 /// The pages of one command after another, as a disk's queue is released.
 #[test]
 fn c6_releases_that_share_a_budget_are_one_trap_of_work() {

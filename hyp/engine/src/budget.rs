@@ -1,12 +1,15 @@
 //! What one trap may do, in bytes of memory that the engine loads or stores.
 //!
-//! A mapping costs what it copies and compares: a page of which a thousand copies exist costs a thousand times
-//! as much as one that has none. So work is charged in bytes, before it is done and rather too much than too little.
+//! A mapping costs what it copies and compares: a page of which a thousand copies exist costs a
+//! thousand times as much as one that has none. So work is charged in bytes, before it is done and
+//! rather too much than too little.
 
-/// Bytes that one trap may load and store before it leaves the rest to the next poll: as many as it takes to map nearly
-/// 16 MiB, so that the first poll mostly finds the DART idle; on an M1 it is one or two milliseconds.
+/// Bytes that one trap may load and store before it leaves the rest to the next poll: as many as it
+/// takes to map nearly 16 MiB, so that the first poll mostly finds the DART idle; on an M1 it is
+/// one or two milliseconds.
 ///
-/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the spaces that it takes back for it.
+/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the spaces that
+/// it takes back for it.
 pub const SLICE_BYTES: usize = 64 << 20;
 
 /// What is left of one trap's work.

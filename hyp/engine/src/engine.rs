@@ -66,8 +66,8 @@ impl Configuration<'_> {
         within(self.pages() / 256, 64, 8192) + TTBRS * self.spaces()
     }
 
-    /// The bytes of heap that an engine of this configuration takes, as a buddy allocator rounds them: all of them as it
-    /// begins.
+    /// The bytes of heap that an engine of this configuration takes, as a buddy allocator rounds
+    /// them: all of them as it begins.
     pub fn heap_bytes(&self) -> usize {
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
         let spaces = self.spaces();
@@ -331,7 +331,8 @@ impl Engine {
         self.placement.watch(world, ranges);
     }
 
-    /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each trap calls this.
+    /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each
+    /// trap calls this.
     pub fn go_on_watching(&mut self, world: &mut impl World) {
         if self.is_setting_watches() {
             self.placement.go_on_watching(world);
@@ -359,9 +360,10 @@ impl Engine {
         Budget::new(self.slice_bytes)
     }
 
-    /// A master that no DART translates is about to use `pages`: each comes home and stays there until
-    /// [`Self::release`] was called as often as it was named here. Returns how many of the first are held:
-    /// at least one, and not all where `budget` has no room for more. The caller comes again with the rest.
+    /// A master that no DART translates is about to use `pages`: each comes home and stays there
+    /// until [`Self::release`] was called as often as it was named here. Returns how many of the
+    /// first are held: at least one, and not all where `budget` has no room for more. The caller
+    /// comes again with the rest.
     #[must_use]
     pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
@@ -562,7 +564,8 @@ impl Engine {
                 let attached = world.attach(dart, stream, space, placed.shadow.root());
                 world.event(Event::Attach { dart, stream, root });
                 if attached.is_err() {
-                    // The stream is blocked, so its device faults until the guest attaches it anew; the trace has why.
+                    // The stream is blocked, so its device faults until the guest attaches it anew;
+                    // the trace has why.
                     world.event(Event::InvalidateTimedOut { dart });
                 }
                 let attachment = self.attachment(dart, stream);

@@ -50,7 +50,8 @@ const MOST_MOVING: usize = 2 * BATCH * SLOTS;
 const MOST_LISTED: usize = 2 * BATCH * SLOTS;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
 const FRAMES_PER_CHANGE: usize = 4;
-/// What it costs to act on changes, however few: stores published, and an invalidation that the hardware confirms.
+/// What it costs to act on changes, however few: stores published, and an invalidation that the
+/// hardware confirms.
 const APPLY_BYTES: usize = PAGE_BYTES;
 /// What it costs to look for empty shadow tables in a space: the records of 128.
 const RECLAIM_BYTES: usize = 1024;
@@ -152,8 +153,9 @@ pub(crate) struct Placement {
     merged_words: usize,
 }
 
-/// Chapters of the book for `pages` pages of guest RAM: as many leaf tables as would map twice the guest's memory, and
-/// few enough to keep the book at about 1 % of it. Sparsely used, that is more than a driver needs.
+/// Chapters of the book for `pages` pages of guest RAM: as many leaf tables as would map twice the
+/// guest's memory, and few enough to keep the book at about 1 % of it. Sparsely used, that is more
+/// than a driver needs.
 const fn chapters(pages: usize) -> usize {
     within(pages / 256, 64, 8192)
 }
@@ -175,8 +177,8 @@ pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
 }
 
 impl Placement {
-    /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges, `devices` ranges of
-    /// devices, `frames` frames of the pool and `spaces` spaces.
+    /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
+    /// `devices` ranges of devices, `frames` frames of the pool and `spaces` spaces.
     pub(crate) const fn bytes(
         pages: usize,
         ranges: usize,
@@ -321,7 +323,8 @@ impl Placement {
     fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
         let members = self.placed(space).members;
         if members.is_empty() {
-            // No hardware is asked, so nothing else makes what was stored visible before a stream is attached.
+            // No hardware is asked, so nothing else makes what was stored visible before a stream
+            // is attached.
             world.publish();
         }
         if world.invalidate(space, &members).is_ok() {
@@ -337,9 +340,10 @@ impl Placement {
         }
     }
 
-    /// Takes back the frames that `changes` changes can need and that hardware has confirmed meanwhile, since a mapping
-    /// that is refused is not tried again. Each is marked anew and charged to `budget`; those of one change come
-    /// back in any case, and no more changes are made where the budget has no room for more frames.
+    /// Takes back the frames that `changes` changes can need and that hardware has confirmed
+    /// meanwhile, since a mapping that is refused is not tried again. Each is marked anew and
+    /// charged to `budget`; those of one change come back in any case, and no more changes are made
+    /// where the budget has no room for more frames.
     fn take_frames_back(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
         let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
         let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
@@ -347,7 +351,8 @@ impl Placement {
         budget.charge(count * FRAME_BYTES);
     }
 
-    /// Takes back empty shadow tables while the pool could run short in a batch of `changes` granules.
+    /// Takes back empty shadow tables while the pool could run short in a batch of `changes`
+    /// granules.
     fn reclaim(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
         for index in 0..self.spaces.len() {
             if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {

@@ -192,9 +192,9 @@ pub trait Iommu {
     /// [`InvalidateTimedOut`]; then nothing may be assumed of accesses under way.
     fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut>;
 
-    /// Whether every attach, block and invalidation so far is known to have had its effect. While one is not, a device
-    /// may still reach what was taken from it, and frames of the pool that the engine is done with stay unused. The
-    /// machine may look at its hardware again to answer.
+    /// Whether every attach, block and invalidation so far is known to have had its effect. While
+    /// one is not, a device may still reach what was taken from it, and frames of the pool that the
+    /// engine is done with stay unused. The machine may look at its hardware again to answer.
     fn is_confirmed(&mut self) -> bool;
 
     /// The next fault that the hardware has recorded, oldest first.

@@ -93,7 +93,8 @@ impl Pool {
         self.free(world, frame);
     }
 
-    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any more. Returns how many.
+    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any
+    /// more. Returns how many.
     pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) -> usize {
         if self.aside.is_empty() || !world.is_confirmed() {
             return 0;

@@ -26,8 +26,8 @@ use crate::mover::{Mover, NONE};
 /// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better closed.
 const QUIET_SYNCS: u16 = 128;
 
-/// What it costs to begin or cease to watch a table or to close it: its copy filled or looked through, and its page
-/// broken and made again.
+/// What it costs to begin or cease to watch a table or to close it: its copy filled or looked
+/// through, and its page broken and made again.
 const TABLE_BYTES: usize = PAGE_BYTES;
 
 /// All tables of all spaces.
@@ -346,8 +346,9 @@ impl Tracker {
                 }
                 let tables = usize::from(leaf != NONE) + usize::from(decode_table(new).is_some());
                 budget.charge(TABLE_BYTES * tables);
-                // A batch can end in the middle of a drain, and the entry can be as it was by the next: then what was
-                // drained is found by comparing the table, closed until now or not.
+                // A batch can end in the middle of a drain, and the entry can be as it was by the
+                // next: then what was drained is found by comparing the table, closed until now or
+                // not.
                 if let Some(page) = self.at(leaf).map(|table| table.page) {
                     self.open(world, mover, page);
                 }
@@ -471,8 +472,8 @@ impl Tracker {
         if self.others_open(mover, page, at) {
             return;
         }
-        // What a device or a master behind no DART may write does not trap. A device that `batch` maps the page for may
-        // write it before the table is compared again.
+        // What a device or a master behind no DART may write does not trap. A device that `batch`
+        // maps the page for may write it before the table is compared again.
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
             || batch.maps(page)
             || mover.is_held(page)

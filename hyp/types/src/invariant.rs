@@ -1,6 +1,8 @@
-//! Invariants: what the engine's own code guarantees. One that is broken stops the machine, in every build, with its name.
+//! Invariants: what the engine's own code guarantees. One that is broken stops the machine, in
+//! every build, with its name.
 //!
-//! What a guest or a device may do is never an invariant: that is answered, or refused with a reason.
+//! What a guest or a device may do is never an invariant: that is answered, or refused with a
+//! reason.
 
 /// Stops the machine unless the condition holds. The text names the invariant.
 #[macro_export]

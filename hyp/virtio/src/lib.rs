@@ -1,6 +1,8 @@
-//! Devices that Oche itself shows a guest, as the virtio standard describes them: pure, and every value of the guest checked.
+//! Devices that Oche itself shows a guest, as the virtio standard describes them: pure, and every
+//! value of the guest checked.
 //!
-//! Source of every number and rule here: Virtual I/O Device (VIRTIO) Version 1.2, OASIS, 2022-07-01. Sections are named.
+//! Source of every number and rule here: Virtual I/O Device (VIRTIO) Version 1.2, OASIS,
+//! 2022-07-01. Sections are named.
 #![no_std]
 #![forbid(unsafe_code)]
 

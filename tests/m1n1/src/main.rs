@@ -1,7 +1,8 @@
 //! Leaves the CPUs of a simulated M1 as m1n1 leaves a Mac's, and enters the image.
 //!
-//! What it leaves: EL2 with E2H and TGE set, MMU and caches off, wild vectors at EL1, timers masked and on, and
-//! every other CPU waiting for a word in a table. Source: `docs/hardware/m1-cpu.md`, "Entry from m1n1".
+//! What it leaves: EL2 with E2H and TGE set, MMU and caches off, wild vectors at EL1, timers masked
+//! and on, and every other CPU waiting for a word in a table. Source: `docs/hardware/m1-cpu.md`,
+//! "Entry from m1n1".
 #![cfg_attr(target_os = "none", no_std, no_main)]
 // UNSAFETY: this is assembly.
 #![cfg_attr(target_os = "none", expect(unsafe_code, reason = "assembly"))]

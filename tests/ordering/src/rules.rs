@@ -272,7 +272,8 @@ impl Cpu {
             self.own_table_store = Some(pc);
             self.own_table_unsynchronized = Some(pc);
         }
-        // The address that is cleaned does not show: what is cleaned is taken for the range that was stored to last.
+        // The address that is cleaned does not show: what is cleaned is taken for the range that
+        // was stored to last.
         let handoff = settings.handoff.iter().position(|range| range.contains(address));
         let is_other = handoff.is_none_or(|range| range != self.handoff_range);
         if is_other && (handoff.is_some() || !self.has_returned && is_in(&settings.loaded)) {

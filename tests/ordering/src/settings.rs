@@ -49,7 +49,8 @@ pub struct Settings {
     pub handoff: Vec<Range>,
     /// `announced=`: memory that EL2 writes for CPUs that firmware starts by `SMC`.
     pub announced: Vec<Range>,
-    /// `descriptors=`: an IOMMU's descriptors of 64 bytes, the first word of which makes the others valid.
+    /// `descriptors=`: an IOMMU's descriptors of 64 bytes, the first word of which makes the others
+    /// valid.
     pub descriptors: Vec<Range>,
     /// `mailbox=`: words that CPUs with their caches off write, and EL2 reads.
     pub mailbox: Vec<Range>,

@@ -196,8 +196,9 @@ impl<const C: bool> StrictWorld<C> {
         Some(at)
     }
 
-    /// The entry of `granule`, and how many invalidations had begun when the older of the two entries on the way to it was
-    /// read: an invalidation that begins after that drops what came of the walk as well.
+    /// The entry of `granule`, and how many invalidations had begun when the older of the two
+    /// entries on the way to it was read: an invalidation that begins after that drops what came of
+    /// the walk as well.
     fn walk(&mut self, number: usize, root: Frame, granule: u64) -> (u64, u32) {
         let upper = granule / 2048;
         let now = self.hardware.streams[number].invalidations;

@@ -24,15 +24,19 @@ const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
 /// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
 const UART_POWER: u64 = 0x2_3b70_0270;
-/// The interrupt controller's `INFO`, which says how many lines it has. Source: Asahi documentation `hw/soc/aic.md`.
+/// The interrupt controller's `INFO`, which says how many lines it has. Source: Asahi documentation
+/// `hw/soc/aic.md`.
 const AIC_INFO: u64 = 0x2_3b10_0004;
 const AIC_LINES: u32 = 896;
-/// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1 `src/wdt.c`.
+/// The control register of watchdog 1, and the bit that has it reset the machine. Source: m1n1
+/// `src/wdt.c`.
 const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
-/// How long a board without a kernel of its own may do nothing that a device would notice: it hangs.
+/// How long a board without a kernel of its own may do nothing that a device would notice: it
+/// hangs.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest begins.
+/// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest
+/// begins.
 const DIRT_BYTES: usize = 0x4000;
 /// What a byte of memory is that nobody has cleared.
 pub const DIRT: u8 = 0xa5;
@@ -44,7 +48,8 @@ pub struct Parts {
     pub stub: Vec<u8>,
     /// A Mac's device tree, as compiled.
     pub tree: Vec<u8>,
-    /// The symbols of Oche's ELF file between which memory is not cleared by any loader: BSS and stacks.
+    /// The symbols of Oche's ELF file between which memory is not cleared by any loader: BSS and
+    /// stacks.
     pub dirty: PhysRange,
     /// What starts QEMU, as a program and its first arguments; the machine's own arguments follow.
     pub qemu: Vec<OsString>,
@@ -345,8 +350,9 @@ impl Board {
         Ok(())
     }
 
-    /// Looks after what a kernel may have stored at virtual addresses of its own, which no watchpoint sees: the bells of
-    /// the DMA engines. A fault that a copy meets raises the DART's interrupt as soon as the machine stands still.
+    /// Looks after what a kernel may have stored at virtual addresses of its own, which no
+    /// watchpoint sees: the bells of the DMA engines. A fault that a copy meets raises the DART's
+    /// interrupt as soon as the machine stands still.
     fn poll_engines(&mut self) -> Result<()> {
         let had_none = self.raised.is_empty();
         for (number, dart) in self.darts.iter_mut().enumerate() {

@@ -1,7 +1,8 @@
 //! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA engine behind it.
 //!
-//! What hardware would not forgive is a violation and fails the run: an access to a DART that does not answer, a store to
-//! a locked one's tables, a command while it is busy. Source of registers and tables: `docs/hardware/dart.md`.
+//! What hardware would not forgive is a violation and fails the run: an access to a DART that does
+//! not answer, a store to a locked one's tables, a command while it is busy. Source of registers
+//! and tables: `docs/hardware/dart.md`.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

@@ -53,7 +53,8 @@ impl Fault {
         let word = |at: usize| -> Option<usize> {
             Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?) as usize)
         };
-        // The structure block's last token says that it ends. Source: Devicetree Specification 0.4, 5.2 and 5.4.
+        // The structure block's last token says that it ends. Source: Devicetree Specification 0.4,
+        // 5.2 and 5.4.
         let end = word(8).zip(word(36)).and_then(|(start, size)| (start + size).checked_sub(4));
         let at = match self {
             Self::NoEnd => end.context("no structure block")?,

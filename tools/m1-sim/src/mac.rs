@@ -15,7 +15,8 @@ pub(crate) const STUB: PhysRange = PhysRange { start: 0x8_0400_0000, end: 0x8_04
 pub(crate) const FDT: u64 = 0x8_0410_1000;
 /// Bytes that m1n1 keeps for it.
 pub(crate) const FDT_BYTES: u64 = 0x4_0000;
-/// The end of the stub's words: offset of the table of CPUs, bytes of an entry, offset of the target in it.
+/// The end of the stub's words: offset of the table of CPUs, bytes of an entry, offset of the
+/// target in it.
 const TABLE: u64 = 0x1000;
 const TABLE_ENTRY: u64 = 64;
 const TABLE_TARGET: u64 = 8;
@@ -23,9 +24,9 @@ const TABLE_TARGET: u64 = 8;
 /// Who is behind a DART: stream and name.
 type Clients = &'static [(u32, &'static str)];
 
-/// A DART that the board has, whatever the compiled tree says of it: address, the label of its power domain, and who is
-/// behind it. The kernel's tree of this age has the PCIe ones alone; the rest is what newer trees say.
-/// Source: `docs/m1.md`, "The DARTs".
+/// A DART that the board has, whatever the compiled tree says of it: address, the label of its
+/// power domain, and who is behind it. The kernel's tree of this age has the PCIe ones alone; the
+/// rest is what newer trees say. Source: `docs/m1.md`, "The DARTs".
 pub const DARTS: [(u64, &str, Clients); 6] = [
     (0x6_8100_8000, "apcie_gp", &[]),
     (0x6_8200_8000, "apcie_gp", &[]),
@@ -64,12 +65,13 @@ pub struct Mac {
     pub kept: Vec<PhysRange>,
     /// How each of [`DARTS`] is found.
     pub settings: [Setting; DARTS.len()],
-    /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel has drivers for, and
-    /// devices behind the DARTs.
+    /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel
+    /// has drivers for, and devices behind the DARTs.
     pub has_linux: bool,
     /// More arguments for QEMU.
     pub arguments: Vec<OsString>,
-    /// Nothing is where the tree says that `sio`'s DART and the NVMe are: accesses there end in bus errors.
+    /// Nothing is where the tree says that `sio`'s DART and the NVMe are: accesses there end in bus
+    /// errors.
     pub has_dead_devices: bool,
     /// How long the machine runs on when enough has been seen: time for what must not come.
     pub linger: Duration,
@@ -80,7 +82,8 @@ impl Default for Mac {
         Self {
             cpus: 1,
             missing: 0,
-            // A MacBook Air's first byte (AsahiLinux/m1n1#107), and an end that is no multiple of anything.
+            // A MacBook Air's first byte (AsahiLinux/m1n1#107), and an end that is no multiple of
+            // anything.
             memory: PhysRange { start: 0x8_019c_4000, end: 0x8_5d3e_4000 },
             more_memory: Vec::new(),
             reserved: Vec::new(),

@@ -1,8 +1,9 @@
 //! The simulated board's NVMe controller: it takes commands at its doorbells and moves bytes physically, past every DART.
 //!
-//! As on an M1 a store to a doorbell is the number of a submission entry. Blocks of 4 KiB; a read or write of block
-//! 2^32 and up is carried out only with the next flush, so that a command can be seen under way. Source: Linux
-//! `drivers/nvme/host/apple.c` (`docs/hardware/m1-devices.md`); NVM Express Base Specification 1.4, 4.2 to 4.6.
+//! As on an M1 a store to a doorbell is the number of a submission entry. Blocks of 4 KiB; a read
+//! or write of block 2^32 and up is carried out only with the next flush, so that a command can be
+//! seen under way. Source: Linux `drivers/nvme/host/apple.c` (`docs/hardware/m1-devices.md`); NVM
+//! Express Base Specification 1.4, 4.2 to 4.6.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 //! What the machine must have, found and installed.
 //!
-//! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from the
-//! distribution's own archive.
+//! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from
+//! the distribution's own archive.
 
 use std::io::IsTerminal;
 use std::path::Path;

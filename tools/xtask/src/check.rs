@@ -62,7 +62,8 @@ fn lint_target(toolchain: Toolchain) -> Result<()> {
         Toolchain::Rustup => {
             cargo.args(["--", "-D", "warnings"]);
         }
-        // What rustup's `cargo clippy` would set for its own driver; a folder apart, or the plain build's would be reused.
+        // What rustup's `cargo clippy` would set for its own driver; a folder apart, or the plain
+        // build's would be reused.
         Toolchain::Debian => {
             cargo.env("RUSTC_WORKSPACE_WRAPPER", environment::DEBIAN_LINTER);
             cargo.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");

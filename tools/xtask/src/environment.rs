@@ -1,7 +1,7 @@
 //! What the machine must have to run and check Oche in QEMU, found and installed.
 //!
-//! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from the
-//! distribution's own archive.
+//! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from
+//! the distribution's own archive.
 
 use std::process::Command;
 
@@ -10,7 +10,8 @@ use oche::el2::Toolchain;
 use oche::environment::{self, Need, Sign, install, missing_of};
 use oche::progress::Step;
 
-/// Needed on every machine, sorted by what for: to run the guest, to build its module, to make its files.
+/// Needed on every machine, sorted by what for: to run the guest, to build its module, to make its
+/// files.
 const NEEDS: [Need; 7] = [
     Need { sign: Sign::Program("qemu-system-aarch64"), package: "qemu-system-arm" },
     Need { sign: Sign::Program("aarch64-linux-gnu-gcc"), package: "gcc-aarch64-linux-gnu" },
@@ -54,7 +55,8 @@ const VIEW_NEEDS: [Need; 4] = [
     Need { sign: Sign::Program("tshark"), package: "tshark" },
     Need { sign: Sign::Program("chromium"), package: "chromium" },
     Need { sign: Sign::Program("python3"), package: "python3" },
-    // Python's own check; python3 alone, as Debian splits it, has no pip to put into a virtual environment.
+    // Python's own check; python3 alone, as Debian splits it, has no pip to put into a virtual
+    // environment.
     Need { sign: Sign::File("/usr/share/doc/python3-venv"), package: "python3-venv" },
 ];
 

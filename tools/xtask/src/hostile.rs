@@ -160,7 +160,8 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let mut judge = Judge::default();
     let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
     let ending = run(&oche, &guest, &way, step, |line| judge.hear(line));
-    // A broken rule says more than the case that it may have failed, or than a QEMU that it has stopped.
+    // A broken rule says more than the case that it may have failed, or than a QEMU that it has
+    // stopped.
     let report = Report::read(&path);
     if let Ok(report) = &report {
         report.broken().context(ORDERING_VERDICT)?;

@@ -38,9 +38,10 @@ const START: &str = "oche_secondary_entry";
 const WAITING: &str = "wait_until_open";
 /// What an exit is called that EL2 counted nowhere.
 const UNCOUNTED: &str = "uncounted";
-/// No exit takes more instructions than this, those that wait for a lock apart, and none for a DART's register more than
-/// that: docs/contract.md, C6. The most that was measured, both in the hostile guest's cases on pages with 64 copies that
-/// differ in every other byte, is 26 182 267 for a DART's register and 6 665 052 for another exit.
+/// No exit takes more instructions than this, those that wait for a lock apart, and none for a
+/// DART's register more than that: docs/contract.md, C6. The most that was measured, both in the
+/// hostile guest's cases on pages with 64 copies that differ in every other byte, is 26 182 267 for
+/// a DART's register and 6 665 052 for another exit.
 const MAX_EXIT_INSTRUCTIONS: u64 = 16_000_000;
 const MAX_REGISTER_INSTRUCTIONS: u64 = 64_000_000;
 const REGISTER: &str = Exit::NAMES[Exit::DartRegister as usize];

@@ -14,9 +14,10 @@ use crate::mover::NONE;
 
 /// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
 pub(crate) const MAX_ALIASES: usize = 1024;
-/// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each is compared word by
-/// word, and what is new goes to all others. Buffers that devices write share no cache line of 64 bytes, so as many as
-/// this can lie in a page; only a driver that maps the same bytes again and again needs more.
+/// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each
+/// is compared word by word, and what is new goes to all others. Buffers that devices write share
+/// no cache line of 64 bytes, so as many as this can lie in a page; only a driver that maps the
+/// same bytes again and again needs more.
 pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
 /// Marks a head that is the index of a node.
 const LIST: u32 = 1 << 31;
@@ -72,8 +73,8 @@ impl Aliases {
         bytes_of::<Node>(capacity)
     }
 
-    /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a mapping is in a list
-    /// once at the most.
+    /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a
+    /// mapping is in a list once at the most.
     ///
     /// # Errors
     ///

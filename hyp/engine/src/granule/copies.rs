@@ -58,10 +58,11 @@ impl Placement {
     /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
     /// itself, differs from the base and goes to all others and into the base.
     ///
-    /// Devices (and CPUs, where nothing is guarded) may write meanwhile. Each byte that changed is read once
-    /// and stored, without its neighbours, into every copy but the one that it was read from: a write that
-    /// comes later differs from the base, which holds what was read, and the next merge finds it, even if it
-    /// restores what stood there before. Where two wrote the same byte since the last merge, one of them wins.
+    /// Devices (and CPUs, where nothing is guarded) may write meanwhile. Each byte that changed is
+    /// read once and stored, without its neighbours, into every copy but the one that it was read
+    /// from: a write that comes later differs from the base, which holds what was read, and the
+    /// next merge finds it, even if it restores what stood there before. Where two wrote the same
+    /// byte since the last merge, one of them wins.
     ///
     /// The work is bounded by the copies times the words, whatever differs.
     pub(super) fn merge_words(&mut self, world: &mut impl World, page: Gfn, words: Range<usize>) {
@@ -177,8 +178,8 @@ fn first_changed(
     first
 }
 
-/// Brings each byte of `word` in which a copy differs from `base` to the others and to `base`. Returns how many
-/// there were.
+/// Brings each byte of `word` in which a copy differs from `base` to the others and to `base`.
+/// Returns how many there were.
 fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: usize) -> u32 {
     let old = world.load(base, word);
     let (mut value, mut taken) = (old, 0);
@@ -243,7 +244,8 @@ pub(super) fn store_bytes(memory: &mut impl Memory, to: Hfn, word: usize, mask: 
     Pieces::of(mask).store(memory, to, word, value);
 }
 
-/// Some bytes of a word in pieces of 1, 2, 4 or 8 bytes, as long as can be: at most one for each two bytes.
+/// Some bytes of a word in pieces of 1, 2, 4 or 8 bytes, as long as can be: at most one for each
+/// two bytes.
 struct Pieces {
     /// The first byte, and the logarithm of how many bytes.
     pieces: [(u8, u8); 4],

@@ -1,8 +1,8 @@
 //! What changes cost, so that the work of one trap has a bound in bytes.
 //!
-//! A batch looks at all copies of each page that it is about, once: the page is listed, and whoever makes copies
-//! equal asks whether it is the first to do so. How far copies differ is not known before: the worst case is reserved, and
-//! what was not needed is refunded.
+//! A batch looks at all copies of each page that it is about, once: the page is listed, and whoever
+//! makes copies equal asks whether it is the first to do so. How far copies differ is not known
+//! before: the worst case is reserved, and what was not needed is refunded.
 
 use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_types::invariant;
@@ -18,8 +18,8 @@ const CHANGE_BYTES: usize = 1024;
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
 /// Of each copy of such a page: compared when the page's mappings go and when they come.
 const COPY_BYTES: usize = 6 * PAGE_BYTES;
-/// Of each word that differs, in each copy that it is stored into. At worst every other byte differs, and each is a store of
-/// its own, which costs as much as copying many words.
+/// Of each word that differs, in each copy that it is stored into. At worst every other byte
+/// differs, and each is a store of its own, which costs as much as copying many words.
 const MERGED_WORD_BYTES: usize = 448;
 /// Of each copy of a page all of whose words differ.
 const MERGED_PAGE_BYTES: usize = MERGED_WORD_BYTES * PAGE_WORDS;
@@ -43,7 +43,8 @@ impl Reserve {
 }
 
 impl Placement {
-    /// How many of the first of `changes`, at least one, what is left of `budget` allows. They are charged to it.
+    /// How many of the first of `changes`, at least one, what is left of `budget` allows. They are
+    /// charged to it.
     pub(super) fn affordable(
         &mut self,
         space: SpaceId,

@@ -6,9 +6,10 @@
 //! right under the old entry and the new. A neighbour that does not fit has the granule composed under the
 //! device ([`Placement::recompose`]).
 //!
-//! That move costs more than composing at once, and a device that reads back what it wrote in that moment may
-//! find what was there before. So a run that devices may write is left at home only where no neighbour is to be
-//! expected; one that they only read has nothing to lose. `docs/adr/0015-windows.md` has the reasons.
+//! That move costs more than composing at once, and a device that reads back what it wrote in that
+//! moment may find what was there before. So a run that devices may write is left at home only
+//! where no neighbour is to be expected; one that they only read has nothing to lose.
+//! `docs/adr/0015-windows.md` has the reasons.
 
 use oche_types::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
 use oche_types::dart::entry::{Leaf, Permission};

@@ -153,8 +153,8 @@ impl Placement {
         }
     }
 
-    /// Takes over into every replica of `page`, none of which a device writes, what the page holds. Returns how
-    /// many bytes differed.
+    /// Takes over into every replica of `page`, none of which a device writes, what the page holds.
+    /// Returns how many bytes differed.
     pub(super) fn refresh_replicas(&self, world: &mut impl World, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);
         let mut bytes = 0;

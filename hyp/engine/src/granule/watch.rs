@@ -1,10 +1,11 @@
 //! Watches: IOVA ranges of which every access by a CPU is told, with its value.
 //!
-//! A page that is mapped in a watched range is guarded against everything, whether it has copies or not, so each
-//! access to it traps and is carried out by who carries out guarded accesses; that is all that a watch adds to what
-//! guards do, and what CPUs and devices see stays the same. A page comes to be guarded when it is mapped or when
-//! the watch is set: at once, or in the traps that follow where much is mapped. It stays so when either ends, until a
-//! CPU touches it: [`Placement::relax`] finds out.
+//! A page that is mapped in a watched range is guarded against everything, whether it has copies or
+//! not, so each access to it traps and is carried out by who carries out guarded accesses; that is
+//! all that a watch adds to what guards do, and what CPUs and devices see stays the same. A page
+//! comes to be guarded when it is mapped or when the watch is set: at once, or in the traps that
+//! follow where much is mapped. It stays so when either ends, until a CPU touches it:
+//! [`Placement::relax`] finds out.
 //!
 //! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
 //! a time. Then the page's watch is given up, which is told, until its granule is mapped anew or watches are set anew.
@@ -28,8 +29,8 @@ const MOST_PLACES: usize = 4;
 /// Bytes that an event of a watch can tell of.
 const MOST_BYTES: usize = 64;
 
-/// Pages that one trap looks at to set watches, each counted once and once more for each of its mappings; and empty
-/// watches of a space.
+/// Pages that one trap looks at to set watches, each counted once and once more for each of its
+/// mappings; and empty watches of a space.
 const MAX_VISITS: usize = 1 << 14;
 
 /// What is watched.
@@ -121,7 +122,8 @@ impl Placement {
         self.go_on_watching(world);
     }
 
-    /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under way.
+    /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under
+    /// way.
     pub(crate) fn go_on_watching(&mut self, world: &mut impl World) {
         let mut left = MAX_VISITS;
         let mut moving = 0;
@@ -152,7 +154,8 @@ impl Placement {
         self.finish_motion(world);
     }
 
-    /// The next granule of `pass` in its space and watch of which something is mapped, and the pages that are watched.
+    /// The next granule of `pass` in its space and watch of which something is mapped, and the
+    /// pages that are watched.
     fn next_watched(&self, pass: &Pass) -> Option<(Granule, Record, RangeInclusive<IovaPage>)> {
         let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
         let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);

@@ -10,8 +10,8 @@ use oche_types::event::{Event, Refusal};
 
 /// Aliases of one page that devices write: as many as there may be.
 const ALIASES: u32 = 64;
-/// Pages of words that mapping or unmapping one alias may cost: red zone, fill, copy, two comparisons, and a share
-/// of what is new in other copies.
+/// Pages of words that mapping or unmapping one alias may cost: red zone, fill, copy, two
+/// comparisons, and a share of what is new in other copies.
 const PAGES_PER_ALIAS: usize = 8;
 
 /// Words that the engine loads and stores in one flush of stream 0, which needs no second poll.
@@ -46,8 +46,8 @@ fn c6_a_page_with_64_written_copies_costs_one_trap_work_in_proportion() {
     assert!(bench.is_home(30));
 }
 
-/// Bytes of each word that differ between two copies and what both last agreed on: no two beside each other, so that each
-/// is a store of its own.
+/// Bytes of each word that differ between two copies and what both last agreed on: no two beside
+/// each other, so that each is a store of its own.
 const NEWS: [[usize; 2]; 2] = [[0, 4], [2, 6]];
 
 fn write_news(bench: &mut Bench, iovas: [u32; 2]) {
@@ -78,7 +78,8 @@ fn c6_copies_that_differ_in_every_other_byte_are_bounded_work() {
 
 #[test]
 fn c6_what_is_new_in_copies_counts_as_work() {
-    // Pages in another order than in memory, so that none is mapped where it lies, and a granule for each four.
+    // Pages in another order than in memory, so that none is mapped where it lies, and a granule
+    // for each four.
     let groups = 16;
     let iova = |group: u32, copy: u32, slot: u32| 4 * (16 * group + copy) + slot;
     let polls = |is_new: bool| {
@@ -159,8 +160,9 @@ fn c6_a_fetch_from_a_page_with_64_written_copies_is_bounded_work_in_each_trap() 
     }
 }
 
-/// Flushes stream 0 in traps of `slice_pages` pages of work each, and returns what the most expensive of them did: words
-/// loaded and stored, and slots looked at in the first. The flush needs more than one trap.
+/// Flushes stream 0 in traps of `slice_pages` pages of work each, and returns what the most
+/// expensive of them did: words loaded and stored, and slots looked at in the first. The flush
+/// needs more than one trap.
 fn flush_in_slices(bench: &mut Bench, slice_pages: usize) -> (usize, usize) {
     bench.engine.set_slice_bytes(slice_pages * PAGE_BYTES);
     bench.write(0, STREAM_SELECT, 1);
@@ -190,7 +192,8 @@ fn one_table_everywhere(bench: &mut Bench) {
     (0..512).for_each(|index| bench.machine.set_first_level_entry(index, table));
 }
 
-/// As many tables as can be watched, each full of entries that are not zero and not valid since the last flush.
+/// As many tables as can be watched, each full of entries that are not zero and not valid since the
+/// last flush.
 fn fill_watched_tables(bench: &mut Bench) {
     bench.map(8, &[30]);
     bench.unmap(8, 1);
@@ -274,7 +277,8 @@ fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
     assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
 }
 
-/// A page may have more copies than devices may write when a master behind no DART begins to write it.
+/// A page may have more copies than devices may write when a master behind no DART begins to write
+/// it.
 #[test]
 fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
     let copies = 300;

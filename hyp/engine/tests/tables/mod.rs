@@ -10,7 +10,8 @@ const LEAF: u32 = FIRST_TABLE + 1;
 
 #[test]
 fn c1_a_table_that_becomes_quiet_in_the_batch_that_maps_it_is_still_compared() {
-    // The table is closed after about 128 quiet flushes, so one of these is the flush that also maps it.
+    // The table is closed after about 128 quiet flushes, so one of these is the flush that also
+    // maps it.
     for flushes in 118..140 {
         let mut bench = Bench::new(64);
         bench.map(8, &[30]);

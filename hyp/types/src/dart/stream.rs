@@ -2,7 +2,8 @@
 
 /// Streams of one t8020-type DART. Source: Linux `apple-dart.c`, which prints `16 streams`.
 pub const STREAMS: usize = 16;
-/// DARTs that one Oche mediates at the most. The M1 has about 25. Source: Asahi documentation `hw/soc/memmap.md`.
+/// DARTs that one Oche mediates at the most. The M1 has about 25. Source: Asahi documentation
+/// `hw/soc/memmap.md`.
 pub const MAX_DARTS: usize = 32;
 
 /// One DART of the machine: an index below [`MAX_DARTS`], in the order in which the platform names them.

@@ -1,7 +1,9 @@
-//! Pages with as many copies as there may be, which differ in every other byte: what the longest exits look at.
+//! Pages with as many copies as there may be, which differ in every other byte: what the longest
+//! exits look at.
 //!
-//! Four pages fill the slots of 64 granules, in another order than in memory, so that none is mapped where it lies. A device
-//! changes some bytes of one copy and others of the next. Then each kind of access comes that must see all of them.
+//! Four pages fill the slots of 64 granules, in another order than in memory, so that none is
+//! mapped where it lies. A device changes some bytes of one copy and others of the next. Then each
+//! kind of access comes that must see all of them.
 
 use super::attacks::faults;
 use super::edu::{Edu, MOST_BYTES, STREAM};
@@ -13,11 +15,13 @@ use super::{Pages, Tally};
 const PAGE: u64 = 4096;
 const WORDS: usize = 512;
 const SLOTS: usize = 4;
-/// Aliases of a page that a device may write, and IOVA pages that read-only ones take: two tables but for the buffer's.
+/// Aliases of a page that a device may write, and IOVA pages that read-only ones take: two tables
+/// but for the buffer's.
 const WRITTEN: usize = 64;
 const READ: usize = 1020;
 const BUFFER_IOVA: usize = 0x1ff;
-/// What each word is at first, and the bytes of it that the device changes in one copy and in the next.
+/// What each word is at first, and the bytes of it that the device changes in one copy and in the
+/// next.
 const WORD: u64 = 0x1111_1111_1111_1111;
 const ONE: u64 = 0x0000_00ff_0000_00ff;
 const OTHER: u64 = 0x00ff_0000_00ff_0000;
@@ -161,7 +165,8 @@ fn flush() -> Result<(), &'static str> {
     (0..PATIENCE).any(|_| mapping::read(COMMAND) & BUSY == 0).then_some(()).ok_or("the flush does not end")
 }
 
-/// Runs a form in the middle of the page: what it does there is seen to elsewhere, that it ends is seen here.
+/// Runs a form in the middle of the page: what it does there is seen to elsewhere, that it ends is
+/// seen here.
 fn step(form: &Form, slot: usize) -> Result<(), &'static str> {
     let before = PAGES.word(word_of(slot));
     let vectors = [[1, 2]; 4];

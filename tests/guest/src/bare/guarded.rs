@@ -171,7 +171,8 @@ fn cpu_sees(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     same(PAGE, PAGE)
 }
 
-/// Loads and stores with `PSTATE.PAN` set, which forbids EL0's pages only, and forms of two pages among them.
+/// Loads and stores with `PSTATE.PAN` set, which forbids EL0's pages only, and forms of two pages
+/// among them.
 fn with_pan() -> Result<(), &'static str> {
     // SAFETY: nothing here touches a page of EL0's.
     unsafe { asm!(".arch_extension pan", "msr pan, #1", options(nostack)) };

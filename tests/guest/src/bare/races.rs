@@ -319,7 +319,8 @@ pub(super) fn remap(number: u64) {
             1 => window::set(window::GUARDED, DATA.address(), Rights::UserReadOnly),
             _ => window::set(window::GUARDED, OTHER.address(), Rights::User),
         }
-        // A store traps, and so waits for whatever access Oche is at: see docs/contract.md, "Limits of the hardware".
+        // A store traps, and so waits for whatever access Oche is at: see docs/contract.md, "Limits
+        // of the hardware".
         DATA.set_word(BUSY_WORD, 0);
         let before = DATA.word(WORD);
         for _ in 0..20 {

@@ -63,7 +63,8 @@ impl<const C: bool> Machine<C> {
         done.map_err(|error| format!("a write of register {offset:#x} is refused: {error:?}"))
     }
 
-    /// Tables in pages that devices write: what their entries are is what a CPU finds there before they are compared.
+    /// Tables in pages that devices write: what their entries are is what a CPU finds there before
+    /// they are compared.
     fn look_at_tables(&mut self) -> Checked {
         let pages = self.sharing.pages().into_iter().filter(|page| self.views.is_table(*page));
         for page in pages.collect::<Vec<_>>() {

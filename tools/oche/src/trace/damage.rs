@@ -1,6 +1,7 @@
 //! Files that are damaged, cut off, foreign or made of wild records, through every view: nothing panics.
 //!
-//! `OCHE_INPUTS=1000000 cargo test --release -p oche --lib wild_files -- --nocapture` tries a million.
+//! `OCHE_INPUTS=1000000 cargo test --release -p oche --lib wild_files -- --nocapture` tries a
+//! million.
 
 use std::io::sink;
 

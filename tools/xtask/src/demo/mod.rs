@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: a stock Debian kernel does its DMA through virtual 4K DARTs, and every byte is checked.
+//! `cargo xtask demo`: a stock Debian kernel does its DMA through virtual 4K DARTs, and every byte
+//! is checked.
 
 use std::time::Duration;
 
@@ -33,7 +34,8 @@ use prepare::{Prepared, prepare};
 ///
 /// # Errors
 ///
-/// Something needed cannot be had, or the run was not good: the error says what, and where the whole story lies.
+/// Something needed cannot be had, or the run was not good: the error says what, and where the
+/// whole story lies.
 pub fn main(options: &Options) -> Result<()> {
     if options.board == Board::M1Sim {
         return m1::main(options);

@@ -10,14 +10,16 @@ use oche::workspace;
 pub enum Board {
     /// QEMU's virt machine: an SMMUv3 for the DARTs, real drivers and devices.
     QemuVirt,
-    /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way m1n1 enters.
+    /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way
+    /// m1n1 enters.
     M1Sim,
 }
 
 /// Options of `cargo xtask demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a Mac would get.
+    /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a
+    /// Mac would get.
     #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
     pub board: Board,
     /// Move less data; for tests.
@@ -29,7 +31,8 @@ pub struct Options {
     /// Build Oche with the trace compiled out: the same must happen, and nobody can tell what did.
     #[arg(long, conflicts_with_all = ["without_oche", "break_placement"])]
     pub without_trace: bool,
-    /// Boot the same guest straight on QEMU, with no Oche and no DART: tells the guest's trouble from Oche's.
+    /// Boot the same guest straight on QEMU, with no Oche and no DART: tells the guest's trouble
+    /// from Oche's.
     #[arg(long)]
     pub without_oche: bool,
     /// How often to boot; every run must end well.

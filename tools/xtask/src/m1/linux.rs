@@ -19,8 +19,9 @@ use crate::guest::userland::Userland;
 /// The guest's script, behind what every init script begins with.
 const SCRIPT: &str = include_str!("init.sh");
 
-/// The kernel's command line: its messages on the serial port and the screen; and it does not wait for a driver of Apple's
-/// interrupt controller, which it lacks, before it probes what is wired to that.
+/// The kernel's command line: its messages on the serial port and the screen; and it does not wait
+/// for a driver of Apple's interrupt controller, which it lacks, before it probes what is wired to
+/// that.
 const BOOT_ARGUMENTS: &str =
     "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1 fw_devlink=permissive";
 
@@ -59,8 +60,8 @@ fn guest(kernel: &GuestKernel, module: &DartModule, userland: &Userland, into: &
     Ok(Guest { kernel: kernel.image.clone(), initrd: Some(initrd), options })
 }
 
-/// Fetches the stock kernel, its programs and the DART driver of its own source, and gives what `oche pack` takes; and
-/// what the kernel is called.
+/// Fetches the stock kernel, its programs and the DART driver of its own source, and gives what
+/// `oche pack` takes; and what the kernel is called.
 ///
 /// # Errors
 ///

@@ -1,6 +1,7 @@
 //! Mistakes of drivers, made in a stock kernel on purpose, and what `oche trace` says of them.
 //!
-//! The traces stay in `target/test/mistakes/`: the worked examples of `docs/trace-examples.md` are made from them.
+//! The traces stay in `target/test/mistakes/`: the worked examples of `docs/trace-examples.md` are
+//! made from them.
 
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;

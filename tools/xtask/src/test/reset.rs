@@ -1,4 +1,5 @@
-//! A guest that resets its machine: what Oche had traced until then is still there after the next boot.
+//! A guest that resets its machine: what Oche had traced until then is still there after the next
+//! boot.
 
 use anyhow::{Result, bail, ensure};
 use oche::el2::Toolchain;
@@ -19,7 +20,8 @@ const COPY_AT: usize = 1 << 20;
 /// Events of the first boot: fewer were not the disk's.
 const LEAST: usize = 1000;
 
-/// Boots the guest, which resets itself once, and compares what is left of the first boot with what was recorded then.
+/// Boots the guest, which resets itself once, and compares what is left of the first boot with what
+/// was recorded then.
 ///
 /// # Errors
 ///
@@ -50,7 +52,8 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let [first, second] = &outside[..] else { bail!("{} boots were recorded instead of two", outside.len()) };
     ensure!(first.len() >= LEAST && second.len() >= LEAST, "too few events in a boot");
     let left = sessions(&TraceFile::open(&left)?);
-    // The recorder looks every few milliseconds: the last events before the reset it may have missed.
+    // The recorder looks every few milliseconds: the last events before the reset it may have
+    // missed.
     ensure!(
         left.len() == 1 && left[0].starts_with(first),
         "the RAM file holds other events of the first boot"

@@ -154,7 +154,8 @@ pub(super) fn value<'a>(said: &[&'a str], name: &str) -> Option<&'a str> {
     said.iter().find_map(|line| line.strip_prefix(name))
 }
 
-/// Two disks of a guest: one behind a DART, and one that no DART translates, which takes what the guest leaves.
+/// Two disks of a guest: one behind a DART, and one that no DART translates, which takes what the
+/// guest leaves.
 #[derive(Debug)]
 pub(super) struct TwoDisks {
     /// The file of the disk behind a DART.

@@ -66,8 +66,8 @@ pub struct Mapping {
     pub placement: Placement,
     /// When, on which CPU, by which guest code.
     pub since: Stamp,
-    /// Which flush of that CPU brought it, counted from 1; 0 where none is known. Pages that came with one flush and lie
-    /// side by side are one buffer of the guest.
+    /// Which flush of that CPU brought it, counted from 1; 0 where none is known. Pages that came
+    /// with one flush and lie side by side are one buffer of the guest.
     pub flush: u32,
 }
 

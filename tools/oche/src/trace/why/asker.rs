@@ -18,7 +18,8 @@ pub struct Question {
     pub iova: u64,
     /// Whose.
     pub whom: Whom,
-    /// The moment, in nanoseconds since Oche's start; that of the last fault there, or the end, where there is none.
+    /// The moment, in nanoseconds since Oche's start; that of the last fault there, or the end,
+    /// where there is none.
     pub at_ns: Option<u64>,
 }
 

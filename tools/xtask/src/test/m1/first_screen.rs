@@ -16,8 +16,8 @@ const REFUSED: [(Fault, &str); 4] = [
     (Fault::NoEnd, "oche: fatal: the FDT does not parse"),
 ];
 
-/// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen becomes white, and where
-/// nothing says what is a framebuffer nothing is written.
+/// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen
+/// becomes white, and where nothing says what is a framebuffer nothing is written.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let boot =
         |fault: Fault| bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step);

@@ -2,9 +2,8 @@
 
 use core::fmt;
 
+use oche_el2::stage2::{Hardware, Stage2};
 use oche_types::range::{ListFull, PAGE, PhysRange, RangeList};
-
-use crate::stage2::{Hardware, Stage2};
 
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,11 @@
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
+use oche_el2::psci;
 use oche_types::MOST_CPUS;
 use oche_types::range::{ListFull, PhysRange, RangeList};
 
 use crate::blob::{self, Damaged};
-use crate::psci;
 
 /// The machine.
 #[derive(Debug)]

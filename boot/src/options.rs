@@ -3,72 +3,8 @@
 //! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
+use oche_el2::fiq::Route;
 use oche_engine::{Coherence, Isolation};
-
-use crate::fiq::Route;
-
-/// DARTs that Oche shows on qemu-virt at most; two by the slot rule, one more for a map.
-pub const MOST_DARTS: u8 = 3;
-/// Streams of a t8020 DART.
-pub const STREAMS: u8 = 16;
-/// Most entries in `oche.iommu-map`.
-pub const MOST_MAPPINGS: usize = 64;
-
-/// One entry of `oche.iommu-map`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// PCI requester id: bus << 8 | device << 3 | function.
-    pub requester: u16,
-    /// The DART.
-    pub dart: u8,
-    /// Its stream, below 16.
-    pub stream: u8,
-}
-
-/// Which requester is which DART's stream.
-#[derive(Clone, Copy, Debug)]
-pub struct IommuMap {
-    entries: [Mapping; MOST_MAPPINGS],
-    length: usize,
-}
-
-impl IommuMap {
-    /// The entries that were given, or none: then [`Self::stream_of`] follows the slot rule.
-    pub fn entries(&self) -> &[Mapping] {
-        self.entries.get(..self.length).unwrap_or(&[])
-    }
-
-    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d / 16, stream d % 16.
-    pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
-        if self.length == 0 {
-            let slot = (requester >> 3) as u8 & 31;
-            return (requester < 0x100).then_some(Mapping {
-                requester,
-                dart: slot / STREAMS,
-                stream: slot % STREAMS,
-            });
-        }
-        self.entries().iter().find(|entry| entry.requester == requester).copied()
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut map =
-            Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 };
-        for entry in text.split(',') {
-            let mut parts = entry.split(':');
-            let requester = parts.next()?.trim().trim_start_matches("0x");
-            let requester = u16::from_str_radix(requester, 16).ok()?;
-            let dart = parts.next()?.trim().parse().ok().filter(|dart| *dart < MOST_DARTS)?;
-            let stream = parts.next()?.trim().parse().ok().filter(|stream| *stream < STREAMS)?;
-            if parts.next().is_some() {
-                return None;
-            }
-            *map.entries.get_mut(map.length)? = Mapping { requester, dart, stream };
-            map.length += 1;
-        }
-        Some(map)
-    }
-}
 
 /// How much the console tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +23,8 @@ pub struct Options<'a> {
     pub log: Level,
     /// `oche.bootargs`: replaces the guest's command line.
     pub bootargs: Option<&'a str>,
-    /// `oche.iommu-map`.
-    pub iommu_map: IommuMap,
+    /// `oche.iommu-map`, for the board that reads it.
+    pub iommu_map: Option<&'a str>,
     /// `oche.panic`: a panic of Oche's resets the machine, where the board can; otherwise it stops.
     pub panic_resets: bool,
     /// `oche.coherence`: `exact` or `api`.
@@ -111,10 +47,7 @@ impl Default for Options<'_> {
             trace_orders: None,
             log: Level(log::LevelFilter::Info),
             bootargs: None,
-            iommu_map: IommuMap {
-                entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS],
-                length: 0,
-            },
+            iommu_map: None,
             panic_resets: false,
             coherence: Coherence::default(),
             isolation: Isolation::default(),
@@ -159,7 +92,10 @@ impl<'a> Options<'a> {
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
             "oche.fiq" => parse_word(value, &ROUTES).map(|chosen| self.fiq = chosen),
             "oche.panic" => parse_word(value, &ENDS).map(|resets| self.panic_resets = resets),
-            "oche.iommu-map" => IommuMap::parse(value).map(|map| self.iommu_map = map),
+            "oche.iommu-map" => {
+                self.iommu_map = Some(value);
+                Some(())
+            }
             _ => None,
         };
         if taken.is_none() {
@@ -240,21 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_map_follows_the_slots_until_it_is_given() {
-        let mut options = Options::default();
-        let third = options.iommu_map.stream_of(0x98).expect("slot 19");
-        assert_eq!((third.dart, third.stream), (1, 3));
-        assert_eq!(options.iommu_map.stream_of(0x100), None);
-        options.take("oche.iommu-map", "0x08:0:1,10:1:15", &mut |_| panic!("it is good"));
-        assert_eq!(options.iommu_map.stream_of(0x10), Some(Mapping { requester: 0x10, dart: 1, stream: 15 }));
-        assert_eq!(options.iommu_map.stream_of(0x98), None);
-    }
-
-    #[test]
-    fn bad_maps_and_sizes_are_refused_whole() {
-        for bad in ["", "8", "8:0", "8:0:16", "8:3:0", "8:0:1:2", "zz:0:0", "8:0:0,"] {
-            assert!(IommuMap::parse(bad).is_none(), "{bad}");
-        }
+    fn bad_sizes_are_refused_whole() {
         assert_eq!(parse_size("20000000000G"), None);
         assert_eq!(parse_size(""), None);
         assert_eq!(parse_size("0x10K"), Some(0x4000));

@@ -1,53 +1,29 @@
 //! FDTs: what QEMU's says, what the guest is told instead, and that no damage to one is a panic.
-//!
-//! The fixture is what QEMU 7.2 dumps for `-M virt,virtualization=on,gic-version=3,iommu=smmuv3 -smp 4 -m 2G`,
-//! without its padding (`dtc -I dtb -O dtb`).
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
 use oche_boot::blob;
-use oche_boot::guest_fdt::{Changes, Darts, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
+use oche_boot::guest_fdt::{Changes, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
 use oche_types::range::PhysRange;
 
-const FIXTURE: &[u8] = include_bytes!("data/qemu-virt.dtb");
-const WINDOWS: [PhysRange; 2] =
-    [PhysRange { start: 0x0910_0000, end: 0x0910_4000 }, PhysRange { start: 0x0910_4000, end: 0x0910_8000 }];
-const PORT: VirtioPort = VirtioPort {
-    window: PhysRange { start: 0x0918_0000, end: 0x0918_1000 },
-    interrupt_parent: None,
-    interrupt: [0, 200, 1],
-};
-/// Two gigabytes without an image low down and a pool at the top.
-const MEMORY: [PhysRange; 2] =
-    [PhysRange { start: 0x4000_0000, end: 0x4020_0000 }, PhysRange { start: 0x4060_0000, end: 0xa000_0000 }];
+mod damage;
+
+use damage::{FIXTURE, MEMORY, PORT, cells, has};
 
 fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
-    let darts =
-        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
     let changes = Changes {
         memory: &MEMORY,
         initrd,
         bootargs: options.bootargs,
-        darts: Some(darts),
+        board: None,
         port: Some(PORT),
         reserved: &[],
         spin_table: &[],
     };
     rewrite(blob, &changes).expect("the fixture can be edited")
-}
-
-/// Reads with another parser than the one that wrote.
-fn cells(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
-    let node = tree.find_node(path).unwrap_or_else(|| panic!("no node {path}"));
-    let property = node.property(name).unwrap_or_else(|| panic!("no {name} in {path}"));
-    property.value.chunks_exact(4).map(|cell| u32::from_be_bytes(cell.try_into().expect("four"))).collect()
-}
-
-fn has(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> bool {
-    tree.find_node(path).is_some_and(|node| node.property(name).is_some())
 }
 
 #[test]
@@ -77,13 +53,13 @@ fn the_guest_finds_the_port_that_oche_plays() {
 }
 
 #[test]
-fn a_port_without_darts_names_the_interrupt_controller_that_it_is_wired_to() {
+fn a_port_names_the_interrupt_controller_that_it_is_wired_to() {
     let port = VirtioPort { interrupt_parent: Some(0x8002), interrupt: [0, 895, 4], ..PORT };
     let changes = Changes {
         memory: &MEMORY,
         initrd: None,
         bootargs: None,
-        darts: None,
+        board: None,
         port: Some(port),
         reserved: &[],
         spin_table: &[],
@@ -109,58 +85,12 @@ fn the_guest_sees_its_memory_its_initrd_and_its_command_line() {
 }
 
 #[test]
-fn darts_stand_where_the_smmu_stood() {
-    let blob = rewritten(FIXTURE, &Options::default());
-    let tree = fdt::Fdt::new(&blob).expect("sound");
-    assert!(tree.find_compatible(&["arm,smmu-v3"]).is_none());
-    assert!(fdt::Fdt::new(FIXTURE).expect("sound").find_compatible(&["arm,smmu-v3"]).is_some());
-    let mut phandles = Vec::new();
-    for window in WINDOWS {
-        let path = format!("/iommu@{:x}", window.start);
-        let node = tree.find_node(&path).expect("a DART");
-        assert_eq!(node.compatible().expect("has one").first(), "apple,t8103-dart");
-        assert_eq!(cells(&tree, &path, "reg"), [0, window.start as u32, 0, 0x4000]);
-        assert_eq!(cells(&tree, &path, "interrupts"), [0, 74, 1]);
-        assert_eq!(cells(&tree, &path, "#iommu-cells"), [1]);
-        phandles.extend(cells(&tree, &path, "phandle"));
-    }
-    let owners = |phandle| {
-        let is_owner = |node: &fdt::node::FdtNode<'_, '_>| {
-            node.property("phandle").is_some_and(|property| property.as_usize() == Some(phandle as usize))
-        };
-        tree.all_nodes().filter(is_owner).count()
-    };
-    assert!(phandles.iter().all(|phandle| owners(*phandle) == 1), "no phandle is used twice");
-
-    let host = "/pcie@10000000";
-    assert!(!has(&tree, host, "msi-map") && !has(&tree, host, "msi-parent"));
-    assert!(has(&tree, host, "dma-coherent") && has(&tree, host, "interrupt-map"), "the rest stays");
-    let map = cells(&tree, host, "iommu-map");
-    assert_eq!(map.len(), 32 * 4, "one entry for each slot");
-    assert_eq!(map[4..8], [0x08, phandles[0], 1, 1]);
-    assert_eq!(map[31 * 4..], [0xf8, phandles[1], 15, 1]);
-    assert_eq!(cells(&tree, host, "iommu-map-mask"), [0xfff8], "a slot's functions are one");
-}
-
-#[test]
-fn a_map_of_the_users_own_names_requesters_exactly() {
-    let mut options = Options::default();
-    options.take("oche.iommu-map", "0x08:0:3,0x11:1:15", &mut |_| panic!("it is good"));
-    let blob = rewritten(FIXTURE, &options);
-    let tree = fdt::Fdt::new(&blob).expect("sound");
-    let [first, second] =
-        WINDOWS.map(|window| cells(&tree, &format!("/iommu@{:x}", window.start), "phandle")[0]);
-    assert_eq!(cells(&tree, "/pcie@10000000", "iommu-map"), [0x08, first, 3, 1, 0x11, second, 15, 1]);
-    assert!(!has(&tree, "/pcie@10000000", "iommu-map-mask"));
-}
-
-#[test]
-fn without_darts_only_memory_and_chosen_change() {
+fn without_the_boards_part_only_memory_and_chosen_change() {
     let changes = Changes {
         memory: &MEMORY,
         initrd: None,
         bootargs: None,
-        darts: None,
+        board: None,
         port: None,
         reserved: &[],
         spin_table: &[],
@@ -216,74 +146,14 @@ fn a_machine_without_memory_or_cpus_is_refused() {
     assert_eq!(without("psci"), None);
 }
 
-/// Reads `bytes` as boot does. What matters is that it returns.
-fn read_and_rewrite(bytes: &[u8]) -> bool {
-    let Ok(machine) = Machine::read(bytes) else { return false };
-    machine.chosen_options(&mut |_, _| {});
-    let options = Options::default();
-    let darts =
-        Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map: &options.iommu_map };
-    let changes = Changes {
-        memory: &MEMORY,
-        initrd: None,
-        bootargs: Some("quiet"),
-        darts: Some(darts),
-        port: Some(PORT),
-        reserved: &[],
-        spin_table: &[],
-    };
-    rewrite(machine.blob(), &changes).is_ok_and(|blob| blob::check(&blob).is_ok())
-}
-
 #[test]
 fn every_truncation_is_refused() {
-    assert!(read_and_rewrite(FIXTURE));
-    for length in 0..FIXTURE.len() {
-        assert!(!read_and_rewrite(&FIXTURE[..length]), "{length}");
-        // And with a header that agrees with the length.
-        let mut bytes = FIXTURE[..length].to_vec();
-        if let Some(size) = bytes.get_mut(4..8) {
-            size.copy_from_slice(&(length as u32).to_be_bytes());
-            read_and_rewrite(&bytes);
-        }
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): a generator whose seed is its whole state.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ value >> 31) % limit as u64) as usize
-    }
+    damage::truncate(None);
 }
 
 #[test]
 fn no_damage_is_a_panic() {
-    let mut survivors = 0;
-    for seed in 0..4000u64 {
-        let mut random = Random(seed);
-        let mut bytes = FIXTURE.to_vec();
-        for _ in 0..=random.below(8) {
-            // Every other seed aims at the tokens and lengths, which are words, or at the header.
-            let at = match seed % 4 {
-                0 => random.below(40),
-                1 => random.below(bytes.len() / 4) * 4 + 3,
-                _ => random.below(bytes.len()),
-            };
-            bytes[at] = match random.below(3) {
-                0 => bytes[at] ^ 1 << random.below(8),
-                1 => random.below(10) as u8,
-                _ => random.below(256) as u8,
-            };
-        }
-        survivors += usize::from(read_and_rewrite(&bytes));
-    }
-    assert!(survivors > 100, "some damage is only to values: {survivors}");
+    damage::damage(None);
 }
 
 #[test]
@@ -346,7 +216,7 @@ fn the_guest_finds_its_cpus_elsewhere_and_never_hears_of_a_dead_one() {
         memory: &[PhysRange { start: 0x8_0100_0000, end: 0x8_3000_0000 }],
         initrd: None,
         bootargs: None,
-        darts: None,
+        board: None,
         port: None,
         reserved: &[
             Reservation { name: "oche", range: image, no_map: true },
@@ -374,7 +244,7 @@ fn spin_table_cpu_that_the_tree_lacks_is_an_error() {
         memory: &[PhysRange { start: 0x8_0100_0000, end: 0x8_3000_0000 }],
         initrd: None,
         bootargs: None,
-        darts: None,
+        board: None,
         port: None,
         reserved: &[],
         spin_table: &[cpu],

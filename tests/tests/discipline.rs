@@ -1,8 +1,8 @@
 //! Break-before-make and all that belongs to it: the code that runs at EL2 keeps the rules, and mistakes are seen.
 
-use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
-use oche_boot::stage2::maintenance::Maintenance;
-use oche_boot::stage2::{Lookup, Stage2};
+use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::maintenance::Maintenance;
+use oche_el2::stage2::{Lookup, Stage2};
 use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_tests::differential::run_program;
 use oche_tests::program::Program;

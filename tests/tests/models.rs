@@ -10,9 +10,9 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU8, AtomicU64, Ordering, fence};
 use loom::thread;
-use oche_boot::lock::{Once, SpinLock, StateByte};
-use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
-use oche_boot::stage2::{Lookup, Root, Stage2};
+use oche_el2::lock::{Once, SpinLock, StateByte};
+use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::{Lookup, Root, Stage2};
 use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_trace::directory::Layout;
 use oche_trace::record::{Record, SEQUENCE_WORD};
@@ -139,39 +139,40 @@ fn a_lock_that_does_not_release_is_found() {
 
 /// One CPU steps an instruction in a page of which there are two copies: the lock stays closed from the opening, over the
 /// return to the guest and the next trap, to the settling. Others who hold the lock find the copies equal.
-fn step_model(is_kept: bool) {
+fn step_model(is_parked: bool) {
     let cell = || UnsafeCell::new(0);
-    let lock = Arc::new(SpinLock::with(Byte::new(Weakness::None), [cell(), cell()]));
-    let other = {
-        let lock = Arc::clone(&lock);
-        thread::spawn(move || {
-            let copies = lock.lock();
-            // SAFETY: the lock is held; loom panics if somebody is in it all the same.
-            let [one, two] = copies.each_ref().map(|copy| copy.with(|value| unsafe { *value }));
-            assert_eq!(one, two, "the copies differ under the lock");
-            copies.iter().for_each(add);
-        })
-    };
-    let guard = lock.lock();
-    if is_kept {
-        guard.keep()
-    } else {
-        drop(guard)
-    }
+    let copies = Arc::new([cell(), cell()]);
+    let lock = Box::new(SpinLock::with(Byte::new(Weakness::None), Arc::clone(&copies)));
+    // Until the end of the run.
+    let lock: &'static _ = Box::leak(lock);
+    let other = thread::spawn(move || {
+        let copies = lock.lock();
+        // SAFETY: the lock is held; loom panics if somebody is in it all the same.
+        let [one, two] = copies.each_ref().map(|copy| copy.with(|value| unsafe { *value }));
+        assert_eq!(one, two, "the copies differ under the lock");
+        copies.iter().for_each(add);
+    });
     // The guest's instruction, in the view, with no guard object.
-    // SAFETY: kept just before, by this CPU, once.
-    let opened = unsafe { lock.reclaim() };
-    add(&opened[0]);
-    opened.keep();
+    let step = || add(&copies[0]);
+    let parked = lock.lock().park();
+    let parked = if is_parked {
+        step();
+        parked
+    } else {
+        drop(lock.resume(parked));
+        step();
+        lock.lock().park()
+    };
     // The next trap settles.
-    // SAFETY: as before.
-    let settled = unsafe { lock.reclaim() };
+    let settled = lock.resume(parked);
     // SAFETY: the lock is held.
     let new = settled[0].with(|value| unsafe { *value });
     // SAFETY: the same.
     settled[1].with_mut(|value| unsafe { *value = new });
     drop(settled);
     other.join().expect("the other CPU");
+    // SAFETY: it came from a box, and nobody has it any more.
+    drop(unsafe { Box::from_raw(core::ptr::from_ref(lock).cast_mut()) });
 }
 
 #[test]

@@ -8,10 +8,9 @@ use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use buddy_system_allocator::Heap;
+use oche_el2::firmware::fatal;
+use oche_el2::lock::SpinLock;
 use oche_types::range::PhysRange;
-
-use crate::bare::firmware::fatal;
-use crate::lock::SpinLock;
 
 struct Locked(SpinLock<Heap<32>>);
 

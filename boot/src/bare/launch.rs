@@ -6,25 +6,27 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2};
 use alloc::vec::Vec;
+use oche_el2::fiq::{self, Route};
+use oche_el2::firmware::{self, fatal};
+use oche_el2::registers::VttbrEl2;
+use oche_el2::stage2::Stage2;
+use oche_el2::tlb::Cpus;
+use oche_el2::{cache, cpu_setup, features, guest, image, smp};
 use oche_trace::directory;
+use oche_types::MOST_CPUS;
 use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 
-use crate::bare::entry::{self, FdtAddress};
-use crate::bare::firmware::{self, fatal};
-use crate::bare::registers::VttbrEl2;
+use crate::bare::entry::FdtAddress;
 use crate::bare::stage1::{self, CannotMap, Use};
-use crate::bare::tlb::Cpus;
-use crate::bare::{cache, cpu, el2, fiq, heap, spin_table};
+use crate::bare::{heap, spin_table};
 use crate::blob;
-use crate::fiq::Route;
-use crate::guest_fdt::{self, Changes, Darts, Reservation, VirtioPort};
+use crate::guest_fdt::{self, Changes, Edit, Reservation, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::Machine;
 use crate::options::Options;
 use crate::payload::{self, Item, MOST_HEADER_BYTES};
-use crate::stage2::Stage2;
 
 /// Bytes beyond the old blob that a new one may need.
 const FDT_GROWTH: u64 = 64 << 10;
@@ -84,13 +86,13 @@ pub fn map_registers(range: PhysRange) {
 pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
-    if !el2::has_host_extensions() {
+    if !features::has_host_extensions() {
         fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
     }
     let machine = read_machine(fdt, &board);
-    el2::check_entry();
+    cpu_setup::check_entry();
     firmware::set_present(machine.has_psci_smc);
-    let image = entry::image();
+    let image = image::range();
     if !machine.ram.covers(&image) {
         fatal(format_args!("Oche's image at {image} is not in RAM"));
     }
@@ -197,8 +199,8 @@ impl Prepared {
     }
 
     fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, MapError> {
-        let ipa_bits = el2::ipa_bits();
-        let mut stage2 = Stage2::new(Cpus, self.layout.tables, ipa_bits, el2::has_forced_write_back())
+        let ipa_bits = features::ipa_bits();
+        let mut stage2 = Stage2::new(Cpus, self.layout.tables, ipa_bits, features::has_forced_write_back())
             .map_err(|_| MapError::OutOfTables)?;
         let (before, began) = (stage2.free_tables(), CNTPCT_EL0.get());
         let map = GuestMap {
@@ -215,7 +217,7 @@ impl Prepared {
         let microseconds = (CNTPCT_EL0.get() - began) * 1_000_000 / CNTFRQ_EL0.get().max(1);
         let used = before - left;
         log::debug!("tables: {own} of {all} of EL2's, {used} of {before} of stage 2 in {microseconds} us");
-        el2::set_root(stage2.root());
+        guest::set_root(stage2.root());
         Ok(stage2)
     }
 
@@ -223,11 +225,11 @@ impl Prepared {
         below_image(&self.board, &self.machine.ram)
     }
 
-    /// Loads the guest and enters it. `darts` replace the machine's IOMMU in the guest's FDT, and `port` is added to it.
+    /// Loads the guest and enters it. `board` changes the guest's FDT, and `port` is added to it.
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
-    pub fn launch(mut self, darts: Option<Darts<'_>>, port: Option<VirtioPort>) -> ! {
-        cpu::prepare(self.machine.affinities(), cpu::own_affinity(), self.layout.guest);
+    pub fn launch(mut self, board: Option<&dyn Edit>, port: Option<VirtioPort>) -> ! {
+        smp::prepare(self.machine.affinities(), stage1::regime(), self.layout.guest);
         let spin_table = spin_table::take(&self.machine, self.layout.release);
         let mut reserved = Vec::new();
         if self.board.reserves_image {
@@ -241,7 +243,7 @@ impl Prepared {
             memory: self.layout.offered.as_slice(),
             initrd: self.initrd,
             bootargs: self.options.bootargs,
-            darts,
+            board,
             port,
             reserved: &reserved,
             spin_table: &spin_table,
@@ -268,10 +270,10 @@ impl Prepared {
             end: self.layout.kernel.start,
         });
         drop((blob, spin_table, reserved));
-        el2::configure();
+        cpu_setup::configure();
         self.check_blocks();
         heap::seal();
-        cpu::enter_guest(self.layout.kernel.start, fdt.start)
+        smp::enter_guest(self.layout.kernel.start, fdt.start)
     }
 
     /// Looks through the tables that this CPU is about to use.
@@ -301,7 +303,7 @@ impl Prepared {
             log::info!("initrd {initrd}");
         }
         if self.machine.cpus_ignored != 0 {
-            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, oche_types::MOST_CPUS);
+            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, MOST_CPUS);
         }
         let cpus = self.machine.affinities().len();
         log::info!("the guest starts: kernel {}, fdt {fdt}, {cpus} CPUs", self.layout.kernel);
@@ -352,7 +354,7 @@ fn below_image(board: &Board, ram: &RangeList) -> PhysRange {
     let around = (board.around_ram)(ram);
     let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
     let start = if around.is_empty() { lowest } else { around.start.min(lowest) };
-    PhysRange { start, end: align_up(entry::image().start, BLOCK) }
+    PhysRange { start, end: align_up(image::range().start, BLOCK) }
 }
 
 /// Maps the memory of further tables, and hands it over.

@@ -8,24 +8,21 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable, Writeable};
 use dtoolkit::{Node, Property};
+use oche_el2::console::print;
+use oche_el2::fiq::{self, Route};
+use oche_el2::registers::*;
+use oche_el2::stage2::Stage2;
+use oche_el2::tlb::Cpus;
+use oche_el2::{apple, cache, cpu_setup, features};
 use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
-use tock_registers::interfaces::Writeable;
 
-use crate::bare::console::print;
 use crate::bare::launch::Prepared;
-use crate::bare::registers::*;
-use crate::bare::tlb::Cpus;
-use crate::bare::{apple, cache, el2, fiq, gic};
-use crate::fiq::Route;
-use crate::stage2::Stage2;
 
 mod probe;
-
-pub(super) use probe::end_if_probing;
 
 /// Rounds of a measurement.
 const ROUNDS: u64 = 256;
@@ -38,7 +35,7 @@ const FIRST: u64 = 0x0c4e_0c4e_0c4e_0001;
 const SECOND: u64 = 0x0c4e_0c4e_0c4e_0002;
 const THIRD: u64 = 0x0c4e_0c4e_0c4e_0003;
 /// Virtual FIQ pending, FIQs come to EL2.
-const VIRTUAL_FIQ: u64 = fiq::HCR_VF | fiq::HCR_FMO;
+const VIRTUAL_FIQ: u64 = HCR_VF | HCR_FMO;
 /// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and way, does nothing.
 /// Source: m1n1 `src/cpu_regs.h`.
 const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
@@ -112,7 +109,7 @@ impl Prepared {
         tell("machine.cpus", self.machine.affinities().len(), "CPUs", Verdict::Figure);
         registers();
         apple_registers(self.layout.image);
-        el2::configure();
+        cpu_setup::configure();
         let kernel = self.layout.kernel;
         let pool = self.layout.pool;
         if kernel.size() < 4 * PAGE || pool.size() < PAGE {
@@ -128,8 +125,8 @@ impl Prepared {
         large_block(self.layout.guest.as_slice(), self.layout.image.end);
         interrupts();
         fiq::set_route(self.options.fiq);
-        el2::reset_guest();
-        el2::configure();
+        cpu_setup::reset_guest();
+        cpu_setup::configure();
     }
 }
 
@@ -162,7 +159,7 @@ fn registers() {
         "cpu.fwb",
         id_field(mmfr2, 40),
         "ID_AA64MMFR2.FWB",
-        if el2::has_forced_write_back() { Verdict::Ok } else { Verdict::Figure },
+        if features::has_forced_write_back() { Verdict::Ok } else { Verdict::Figure },
     );
     tell("cpu.bbm", id_field(mmfr2, 52), "ID_AA64MMFR2.BBM", Verdict::Figure);
     tell("cpu.ctr", format_args!("{:#x}", CtrEl0.read()), "CTR_EL0", Verdict::Figure);
@@ -268,7 +265,7 @@ fn large_block(guest: &[PhysRange], behind: u64) {
     let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind) else {
         return tell("stage2.block-1g", "-", "-", Verdict::Skipped("no such block in RAM"));
     };
-    if !el2::has_forced_write_back() {
+    if !features::has_forced_write_back() {
         return tell(
             "stage2.block-1g",
             "-",
@@ -289,7 +286,7 @@ fn interrupts() {
     HCR_EL2.set(plain | VIRTUAL_FIQ);
     tell_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
     HCR_EL2.set(plain);
-    let has_fiqs = apple::is_apple() || gic::has_fiqs();
+    let has_fiqs = fiq::has_fiqs();
     let sources =
         [("virtual-timer", probe::Source::VirtualTimer), ("physical-timer", probe::Source::PhysicalTimer)];
     for (way, route) in [("fiq", Route::Direct), ("fiq.by-el2", Route::Virtual)] {
@@ -297,8 +294,8 @@ fn interrupts() {
         for (timer, source) in sources {
             let name = alloc::format!("{way}.{timer}");
             if has_fiqs {
-                el2::reset_guest();
-                el2::configure();
+                cpu_setup::reset_guest();
+                cpu_setup::configure();
                 tell_interrupt(&name, probe::interrupt(source, limit));
             } else {
                 tell(&name, "-", "-", Verdict::Skipped("timers raise no FIQs here"));

@@ -12,10 +12,11 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use oche_el2::image;
+use oche_el2::registers::{IdAa64Mmfr0, ParEl1, id_field};
+use oche_el2::smp::Regime;
 use oche_types::range::{BLOCK, PhysRange, align_up};
 
-use crate::bare::entry;
-use crate::bare::registers::{IdAa64Mmfr0, ParEl1, id_field};
 use crate::blocks;
 
 /// Bits of address that the map covers: 512 GiB, one level-1 table.
@@ -133,6 +134,11 @@ pub fn tcr() -> u64 {
     t0sz | 1 << 8 | 1 << 10 | 3 << 12 | t0sz << 16 | 1 << 23 | 2 << 30 | physical << 32
 }
 
+/// What another CPU needs to use this map.
+pub fn regime() -> Regime {
+    Regime { ttbr: root(), tcr: tcr(), mair: MAIR }
+}
+
 /// Gives memory for more tables, in whole pages.
 ///
 /// # Safety
@@ -177,7 +183,7 @@ fn map_one(at: u64, bytes: u64, attributes: u64) -> Result<u64, CannotMap> {
         let index = (at >> (39 - 9 * level)) as usize & 511;
         let entry = read(table, index);
         // A block begins at a multiple of its size: one that begins behind this border covers nothing before it.
-        let may_be_block = at >= align_up(entry::image().start, BLOCK);
+        let may_be_block = at >= align_up(image::range().start, BLOCK);
         let fits = at & (size - 1) == 0 && bytes >= size && may_be_block;
         if entry & VALID != 0 && (level == 3 || entry & TABLE_OR_PAGE == 0) {
             return Ok(size - (at & (size - 1)));

@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+use super::*;
+use oche_el2::stage2::hardware::{Barrier, InstructionFetch, Translations};
 use oche_types::range::{BLOCK, align_up};
 
-use super::*;
 use crate::blocks::first_block;
 use crate::header::Kernel;
 use crate::layout::{Layout, LayoutError, Request};
-use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
 
 const MIB: u64 = 1 << 20;
 const DRAM: u64 = 0x8_0000_0000;

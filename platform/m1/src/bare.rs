@@ -13,10 +13,10 @@ mod watchdog;
 
 use alloc::boxed::Box;
 
-use oche_boot::bare::entry::{self, FdtAddress};
-use oche_boot::bare::firmware::fatal;
-use oche_boot::bare::launch::Board;
-use oche_boot::bare::{apple, launch, mmio, panic, trap};
+use oche_boot::bare::entry::FdtAddress;
+use oche_boot::bare::launch::{self, Board};
+use oche_el2::firmware::fatal;
+use oche_el2::{apple, image, mmio, panic, trap};
 use oche_engine::{Coherence, Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
@@ -109,7 +109,7 @@ fn main(fdt: FdtAddress) -> ! {
 fn on_fdt(blob: &[u8]) {
     match framebuffer::find(blob) {
         Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
-        Some(Found::Memory(memory)) if !memory.overlaps(&entry::image()) => console::keep_screen(memory),
+        Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => console::keep_screen(memory),
         Some(Found::Memory(_)) | None => {}
     }
 }

@@ -4,7 +4,7 @@
 //! below, between words and further in; what a person must not miss has a colour.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
-use oche_boot::lock::SpinLock;
+use oche_el2::lock::SpinLock;
 
 use crate::framebuffer::{Format, Framebuffer};
 

@@ -6,15 +6,17 @@ mod not_el2;
 mod uart;
 
 use oche_boot::bare::entry::FdtAddress;
-use oche_boot::bare::firmware::{self, fatal};
-use oche_boot::bare::frame::TrapFrame;
-use oche_boot::bare::launch::Board;
-use oche_boot::bare::trap::{self, Fault, Platform, Resume};
-use oche_boot::bare::{callers, console, cpu, guard, heap, launch};
-use oche_boot::guest_fdt::{Darts, VirtioPort};
+use oche_boot::bare::heap;
+use oche_boot::bare::launch::{self, Board};
+use oche_boot::guest_fdt::VirtioPort;
 use oche_boot::layout::{HEAP_BYTES, Layout};
-use oche_boot::lock::SpinLock;
-use oche_boot::stage2::Lookup;
+use oche_el2::device::{self, IoError};
+use oche_el2::fault::{Fault, Platform, Resume};
+use oche_el2::firmware::{self, fatal};
+use oche_el2::frame::TrapFrame;
+use oche_el2::lock::SpinLock;
+use oche_el2::stage2::Lookup;
+use oche_el2::{console, guard, trap};
 use oche_engine::host::CpuAccess;
 use oche_engine::{Coherence, Configuration, Isolation};
 use oche_platform::last_words;
@@ -22,7 +24,8 @@ use oche_platform::mediation::{Cause, Mediation, Setup};
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
-use oche_qemu_virt::iommu_map::IommuMap;
+use oche_qemu_virt::guest_fdt::Darts;
+use oche_qemu_virt::iommu_map::{Choice, IommuMap, MOST_DARTS};
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
 use oche_trace::statistics::Exit;
@@ -42,7 +45,7 @@ const EDGE_RISING: u32 = 1;
 /// The PL031 clock. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_RTC`; Arm DDI 0224, 3.3.1.
 const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
 /// DARTs that the guest is shown.
-const DARTS: usize = oche_boot::options::MOST_DARTS as usize;
+const DARTS: usize = MOST_DARTS as usize;
 
 oche_boot::entry!(main, "qemu-virt");
 
@@ -71,7 +74,7 @@ fn main(fdt: FdtAddress) -> ! {
         prepared.selftest("qemu-virt", env!("CARGO_PKG_VERSION"), &mut stage2);
         oche_boot::bare::selftest::end();
     }
-    let map = prepared.options.iommu_map;
+    let map = prepared.options.iommu_map.map_or_else(Choice::default, choice);
     last_words::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
     let registers = unsafe { Registers::at(SMMU.start as usize) };
@@ -123,7 +126,15 @@ fn main(fdt: FdtAddress) -> ! {
         interrupt_parent: None,
         interrupt: [0, port::INTERRUPT, EDGE_RISING],
     };
-    prepared.launch(Some(darts), has_port.then_some(port))
+    prepared.launch(Some(&darts), has_port.then_some(port))
+}
+
+/// What `oche.iommu-map` says.
+fn choice(text: &str) -> Choice {
+    Choice::parse(text).unwrap_or_else(|| {
+        log::warn!("option ignored: oche.iommu-map");
+        Choice::default()
+    })
 }
 
 /// Nanoseconds since 1970 UTC, to the second, or `None` of a clock that was never set.
@@ -166,47 +177,20 @@ struct Virt {
     mediation: SpinLock<Mediation<Smmu>>,
 }
 
-impl Virt {
-    /// Answers an access to the trace's port.
-    fn port_access(&self, cause: Cause, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
-        let (offset, bytes) = (access.address.wrapping_sub(port::WINDOW.start), 1 << access.width_log2);
-        let mut mediation = self.mediation.lock();
-        let Some(value) = mediation.access_port(cause, offset, bytes, access.write) else {
-            return Resume::Abort;
-        };
-        if access.write.is_none() {
-            access.answer(frame, value);
-        }
-        Resume::Next
-    }
-}
-
 impl Platform for Virt {
-    fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        let cause = Cause {
-            cpu: cpu::index(),
-            program_counter: frame.elr,
-            frame_pointer: callers::frame_pointer(frame),
-        };
+    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        if port::WINDOW.contains(fault.address) {
-            return self.port_access(cause, fault, frame);
-        }
-        let Some((dart, offset)) = dart_at(fault.address) else { return Resume::Abort };
-        let Some(access) = fault.mmio(frame) else { return Resume::Abort };
-        let bytes = 1 << access.width_log2;
-        let done = match access.write {
-            Some(value) => self.mediation.lock().store(cause, dart, offset, bytes, value),
-            None => self
-                .mediation
-                .lock()
-                .load(cause, dart, offset, bytes)
-                .map(|value| access.answer(frame, value)),
-        };
-        if done.is_ok() { Resume::Next } else { Resume::Abort }
+        let cause = Cause::of(frame);
+        device::on_fault(fault, frame, |address, bytes, write| {
+            if port::WINDOW.contains(address) {
+                let offset = address - port::WINDOW.start;
+                return self.mediation.lock().access_port(cause, offset, bytes, write);
+            }
+            let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
+            self.mediation.lock().access_dart(cause, dart, offset, bytes, write)
+        })
     }
 
     fn exit_at(&self, address: u64) -> Exit {
@@ -214,7 +198,7 @@ impl Platform for Virt {
     }
 
     fn step_ended(
-        &self,
+        &'static self,
         is_done: bool,
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,

@@ -3,13 +3,12 @@
 use alloc::format;
 use alloc::vec::Vec;
 
-use oche_boot::options::MOST_DARTS;
 use oche_platform::recorder::{Description, Device};
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 use oche_types::range::PhysRange;
 
-use crate::iommu_map::IommuMap;
+use crate::iommu_map::{IommuMap, MOST_DARTS};
 
 /// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
 /// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,

@@ -5,8 +5,77 @@
 
 use alloc::vec::Vec;
 
-use oche_boot::options;
 use oche_types::dart::stream::{DartId, StreamId};
+
+/// DARTs that the guest is shown at most; two by the slot rule, one more for a map.
+pub const MOST_DARTS: u8 = 3;
+/// Streams of a t8020 DART.
+pub const STREAMS: u8 = 16;
+/// Most entries in `oche.iommu-map`.
+pub const MOST_MAPPINGS: usize = 64;
+
+/// One entry of `oche.iommu-map`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// PCI requester id: bus << 8 | device << 3 | function.
+    pub requester: u16,
+    /// The DART.
+    pub dart: u8,
+    /// Its stream, below 16.
+    pub stream: u8,
+}
+
+/// The person's choice of which requester is which DART's stream: `oche.iommu-map`.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    entries: [Mapping; MOST_MAPPINGS],
+    length: usize,
+}
+
+impl Default for Choice {
+    /// No entries: the slot rule.
+    fn default() -> Self {
+        Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 }
+    }
+}
+
+impl Choice {
+    /// The entries that were given, or none: then [`Self::stream_of`] follows the slot rule.
+    pub fn entries(&self) -> &[Mapping] {
+        self.entries.get(..self.length).unwrap_or(&[])
+    }
+
+    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d / 16, stream d % 16.
+    pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
+        if self.length == 0 {
+            let slot = (requester >> 3) as u8 & 31;
+            return (requester < 0x100).then_some(Mapping {
+                requester,
+                dart: slot / STREAMS,
+                stream: slot % STREAMS,
+            });
+        }
+        self.entries().iter().find(|entry| entry.requester == requester).copied()
+    }
+
+    /// Reads the option's value: `RID:DART:STREAM`, comma-separated, RID hexadecimal.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut map = Self::default();
+        for entry in text.split(',') {
+            let mut parts = entry.split(':');
+            let requester = parts.next()?.trim().trim_start_matches("0x");
+            let requester = u16::from_str_radix(requester, 16).ok()?;
+            let dart = parts.next()?.trim().parse().ok().filter(|dart| *dart < MOST_DARTS)?;
+            let stream = parts.next()?.trim().parse().ok().filter(|stream| *stream < STREAMS)?;
+            if parts.next().is_some() {
+                return None;
+            }
+            *map.entries.get_mut(map.length)? = Mapping { requester, dart, stream };
+            map.length += 1;
+        }
+        Some(map)
+    }
+}
 
 /// Devices and functions that a bus can have.
 const PLACES_ON_BUS: u16 = 256;
@@ -51,7 +120,7 @@ impl IommuMap {
     /// What the person's choice (or, without one, the rule that follows PCI slots) comes to.
     ///
     /// Of two entries for one requester the first counts, as it does in the guest's FDT.
-    pub fn of(choice: &options::IommuMap) -> Self {
+    pub fn of(choice: &Choice) -> Self {
         let chosen = choice.entries().iter().map(|mapping| mapping.requester);
         let ruled = if choice.entries().is_empty() { 0..PLACES_ON_BUS } else { 0..0 };
         let mut connections: Vec<Connection> = Vec::new();
@@ -96,9 +165,25 @@ mod tests {
     }
 
     fn chosen(text: &str) -> IommuMap {
-        let mut options = options::Options::default();
-        options.take("oche.iommu-map", text, &mut |name| panic!("{name}: {text}"));
-        IommuMap::of(&options.iommu_map)
+        IommuMap::of(&Choice::parse(text).expect("it is good"))
+    }
+
+    #[test]
+    fn the_choice_follows_the_slots_until_it_is_given() {
+        let choice = Choice::default();
+        let third = choice.stream_of(0x98).expect("slot 19");
+        assert_eq!((third.dart, third.stream), (1, 3));
+        assert_eq!(choice.stream_of(0x100), None);
+        let choice = Choice::parse("0x08:0:1,10:1:15").expect("it is good");
+        assert_eq!(choice.stream_of(0x10), Some(Mapping { requester: 0x10, dart: 1, stream: 15 }));
+        assert_eq!(choice.stream_of(0x98), None);
+    }
+
+    #[test]
+    fn bad_choices_are_refused_whole() {
+        for bad in ["", "8", "8:0", "8:0:16", "8:3:0", "8:0:1:2", "zz:0:0", "8:0:0,"] {
+            assert!(Choice::parse(bad).is_none(), "{bad}");
+        }
     }
 
     #[test]
@@ -114,7 +199,7 @@ mod tests {
 
     #[test]
     fn without_a_choice_every_function_of_a_slot_has_the_slots_stream() {
-        let map = IommuMap::of(&options::Options::default().iommu_map);
+        let map = IommuMap::of(&Choice::default());
         assert_eq!(map.stream_of(RequesterId(3 << 3 | 5)), Some(place(0, 3)));
         assert_eq!(map.stream_of(RequesterId(17 << 3)), Some(place(1, 1)));
         assert_eq!(map.stream_of(RequesterId(0x100)), None);

@@ -15,6 +15,7 @@ extern crate std;
 pub mod darts;
 #[cfg(target_os = "none")]
 pub mod gic;
+pub mod guest_fdt;
 pub mod iommu_map;
 pub mod port;
 pub mod smmu;

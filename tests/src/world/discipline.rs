@@ -1,6 +1,6 @@
 //! The architecture's rules for who changes translation tables, checked on every instruction that matters.
 //!
-//! [`Discipline`] is the [`Hardware`] under `oche_boot::stage2`: the very code that runs at EL2 stores its entries
+//! [`Discipline`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2 stores its entries
 //! here and executes its barriers and TLB maintenance here. Each table entry that a walk may reach has a state,
 //! from the store that makes it invalid to the end of the last invalidation, and what is done too early, too
 //! weakly or not at all is remembered as a violation.
@@ -16,9 +16,9 @@
 //! - *views*: tables of another VMID change only while no CPU can have cached any of them.
 //! - *copies after the break*: a page's bytes move only when no CPU has a translation of it.
 
-use oche_boot::stage2::Root;
-use oche_boot::stage2::entry::{Attributes, Entry};
-use oche_boot::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
+use oche_el2::stage2::Root;
+use oche_el2::stage2::entry::{Attributes, Entry};
+use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::PhysRange;

@@ -3,13 +3,14 @@
 use super::discipline::Discipline;
 use super::memory::HostMemory;
 use super::{Data, Layout, Sabotage, StrictWorld};
-use crate::random::Random;
-use oche_boot::stage2::entry::Entry as Descriptor;
-use oche_boot::stage2::hardware::Hardware as _;
-use oche_boot::stage2::{Lookup, Stage2};
+use oche_el2::stage2::entry::Entry as Descriptor;
+use oche_el2::stage2::hardware::Hardware as _;
+use oche_el2::stage2::{Lookup, Stage2};
 use oche_engine::host::{CpuAccess, OutOfTables, Stage2 as _};
 use oche_types::addr::{Gfn, Hfn, PAGE_WORDS, SLOTS};
 use oche_types::range::PhysRange;
+
+use crate::random::Random;
 
 /// What came of a CPU's access.
 #[derive(Clone, Copy, Debug)]

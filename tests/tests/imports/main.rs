@@ -59,7 +59,13 @@ impl Modules {
         for module in found.modules.iter().chain([&path]) {
             self.file_of.insert(module.clone(), file.to_owned());
         }
-        for child in &found.children {
+        for (child, place) in &found.children {
+            if let Some(place) = place {
+                let file = file.parent().unwrap_or(Path::new("")).join(place);
+                let folder = file.parent().unwrap_or(Path::new("")).to_owned();
+                self.add(files, &file, &folder, child.clone());
+                continue;
+            }
             let own: PathBuf = child.iter().skip(path.len()).collect();
             let flat = folder.join(&own).with_extension("rs");
             let nested = folder.join(&own).join("mod.rs");
@@ -191,6 +197,18 @@ fn a_cycle_through_three_files_is_found_and_a_file_beside_it_is_not() {
         ("src/beside.rs", "use crate::{A, b::c::C};"),
     ]);
     let expected = ["src/a.rs", "src/b/c.rs", "src/b/c/deep.rs"].map(str::to_owned);
+    assert_eq!(cycles(&files, "src/lib.rs"), BTreeSet::from(expected));
+}
+
+#[test]
+fn a_file_that_a_module_has_elsewhere_is_looked_at() {
+    let files = BTreeMap::from([
+        ("src/lib.rs", "#[path = \"far/file.rs\"]\npub(crate) mod a;\nmod b;"),
+        ("src/far/file.rs", "mod part;\nuse crate::b::B;\npub struct A(B);"),
+        ("src/far/part.rs", "pub struct Part(super::A);"),
+        ("src/b.rs", "use crate::a::part::Part;\npub struct B(Part);"),
+    ]);
+    let expected = ["src/b.rs", "src/far/file.rs", "src/far/part.rs"].map(str::to_owned);
     assert_eq!(cycles(&files, "src/lib.rs"), BTreeSet::from(expected));
 }
 

@@ -5,8 +5,8 @@
 pub(crate) struct Found {
     /// Modules with a body in this file.
     pub(crate) modules: Vec<Vec<String>>,
-    /// Modules whose body is a file of its own.
-    pub(crate) children: Vec<Vec<String>>,
+    /// Modules whose body is a file of its own, with the `#[path]` of those that have one.
+    pub(crate) children: Vec<(Vec<String>, Option<String>)>,
     /// Paths, each with the module that names it.
     pub(crate) paths: Vec<(Vec<String>, Vec<String>)>,
 }
@@ -14,14 +14,15 @@ pub(crate) struct Found {
 /// Scans `text`, the file of the module `module`. Test code is left out.
 pub(crate) fn scan(text: &str, module: &[String]) -> Found {
     let tokens = tokens(text);
-    let mut scanner = Scanner { tokens: &tokens, at: 0, found: Found::default() };
+    let mut scanner = Scanner { tokens: &tokens, at: 0, place: None, found: Found::default() };
     scanner.block(module);
     scanner.found
 }
 
-/// Names, `::` and single characters; comments, texts and lifetimes are left out.
+/// Names, `::`, single characters and the text of a `#[path]`; comments, other texts and lifetimes
+/// are left out.
 fn tokens(text: &str) -> Vec<String> {
-    let mut tokens = Vec::new();
+    let mut tokens: Vec<String> = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let length = match first {
@@ -37,7 +38,8 @@ fn tokens(text: &str) -> Vec<String> {
         let (token, after) = rest.split_at(length);
         let is_kept = match first {
             '/' => length == 1,
-            '"' | '\'' => false,
+            '"' => tokens.ends_with(&["#", "[", "path", "="].map(str::to_owned)),
+            '\'' => false,
             'r' | 'b' => !token.contains('"'),
             first => !first.is_whitespace(),
         };
@@ -92,6 +94,8 @@ fn quote_length(rest: &str) -> usize {
 struct Scanner<'a> {
     tokens: &'a [String],
     at: usize,
+    /// What the `#[path]` in front of the next module says.
+    place: Option<String>,
     found: Found,
 }
 
@@ -114,11 +118,19 @@ impl Scanner<'_> {
                 self.skip_item();
                 continue;
             }
+            if self.is_next(&["#", "[", "path", "="]) {
+                self.place = Some(self.token(4).trim_matches('"').to_owned());
+                self.at += 6;
+                continue;
+            }
             match self.token(0) {
                 "{" => depth += 1,
                 "}" if depth == 0 => return,
                 "}" => depth -= 1,
-                "mod" if self.token(2) == ";" => self.found.children.push(self.child(module)),
+                "mod" if self.token(2) == ";" => {
+                    let child = (self.child(module), self.place.take());
+                    self.found.children.push(child);
+                }
                 "mod" if self.token(2) == "{" => {
                     let child = self.child(module);
                     self.at += 3;

@@ -14,6 +14,7 @@ use object::{Object, ObjectSegment, ObjectSymbol};
 use oche_boot::header;
 use oche_boot::options::Options;
 use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, Kind};
+use oche_qemu_virt::iommu_map::Choice;
 
 use crate::pack::kernel_image::KernelImage;
 use crate::workspace;
@@ -174,7 +175,11 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
     }
     // Oche itself would name what it does not know on its console and go on; here it can still be put right.
     let mut refused = None;
-    Options::default().take_text(&text, &mut |name| refused = refused.take().or(Some(name.to_owned())));
+    let mut taken = Options::default();
+    taken.take_text(&text, &mut |name| refused = refused.take().or(Some(name.to_owned())));
+    if taken.iommu_map.is_some_and(|map| Choice::parse(map).is_none()) {
+        refused = refused.or(Some("oche.iommu-map".to_owned()));
+    }
     if let Some(name) = refused {
         bail!("Oche does not take this {name}: `{}`", value_in(options, &name));
     }

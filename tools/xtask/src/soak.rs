@@ -169,8 +169,14 @@ fn code() -> Result<String> {
 }
 
 /// The files of [`code`].
-const CODE: [&str; 6] =
-    ["hyp/types", "hyp/engine", "boot/src/stage2.rs", "boot/src/stage2", "tests/src", "tests/reference"];
+const CODE: [&str; 6] = [
+    "hyp/types",
+    "hyp/engine",
+    "hyp/el2/src/stage2.rs",
+    "hyp/el2/src/stage2",
+    "tests/src",
+    "tests/reference",
+];
 
 #[cfg(test)]
 mod tests {

@@ -6,11 +6,9 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use oche_el2::frame::TrapFrame;
+use oche_el2::{cache, cpu_setup, trap};
 use oche_types::range::{PAGE, PhysRange};
-
-use crate::bare::cache;
-use crate::bare::el2;
-use crate::bare::frame::TrapFrame;
 
 /// What x0 holds in the call that ends a probe: an id of the range for vendors (Arm DEN 0028).
 const END: u64 = 0x8600_f0ff;
@@ -68,6 +66,7 @@ pub(super) fn load(code: u64) {
     cache::clean_and_invalidate(range);
     cache::synchronize_instructions(range);
     CODE.store(code, Ordering::Relaxed);
+    trap::set_hypervisor_call_hook(end_if_probing);
 }
 
 /// The ticks that `rounds` calls take.
@@ -88,17 +87,17 @@ pub(super) fn interrupt(source: Source, limit: u64) -> Seen {
 
 fn run(entry: u64, x0: u64, x1: u64) -> u64 {
     let offset = entry - (&raw const oche_probe_begin) as u64;
-    el2::reset_guest();
+    cpu_setup::reset_guest();
     IS_PROBING.store(true, Ordering::Relaxed);
     // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
     let result =
-        unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, el2::GUEST_PSTATE, x0, x1) };
+        unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, cpu_setup::GUEST_PSTATE, x0, x1) };
     IS_PROBING.store(false, Ordering::Relaxed);
     result
 }
 
 /// Ends the probe if this call of EL1's is its end.
-pub(in crate::bare) fn end_if_probing(frame: &TrapFrame) {
+fn end_if_probing(frame: &TrapFrame) {
     if frame.register(0) == END && IS_PROBING.load(Ordering::Relaxed) {
         // SAFETY: `oche_probe_enter` waits on this very stack, below nothing that is still used.
         unsafe { oche_probe_leave(frame.register(1)) };

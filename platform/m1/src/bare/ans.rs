@@ -3,8 +3,10 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use oche_boot::bare::{launch, mmio};
-use oche_boot::lock::SpinLock;
+use oche_boot::bare::launch;
+use oche_el2::device::{IoError, IoResult};
+use oche_el2::lock::SpinLock;
+use oche_el2::mmio;
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_m1::found::Power;
@@ -22,15 +24,6 @@ pub(super) struct Controller {
     commands: SpinLock<Ans>,
     /// Doorbells that were refused.
     refusals: AtomicU32,
-}
-
-/// Why an access of the guest's has no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unanswered {
-    /// It is in no page that traps, no register answers so, or the controller does not.
-    BusError,
-    /// It is more than one trap's work: the guest makes it again.
-    Again,
 }
 
 /// What the log calls it.
@@ -75,26 +68,27 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// [`Unanswered`].
+    /// [`IoError::NoRegister`]: it is in no page that traps, no register answers so, or the controller
+    /// does not. [`IoError::Again`]: it is more than one trap's work.
     pub(super) fn access<I: Iommu>(
         &self,
         mediation: &mut Mediation<I>,
         cause: Cause,
         (address, bytes): (u64, usize),
         write: Option<u64>,
-    ) -> Result<u64, Unanswered> {
+    ) -> IoResult {
         let is_ours = self.pages().iter().any(|page| page.contains(address));
         if !is_ours || !matches!(bytes, 4 | 8) || !address.is_multiple_of(bytes as u64) {
-            return Err(Unanswered::BusError);
+            return Err(IoError::NoRegister);
         }
         // Without power this is a bus error.
         if self.domains.power() != Power::On {
-            return Err(Unanswered::BusError);
+            return Err(IoError::NoRegister);
         }
         let Some(value) = write else { return self.load(address, bytes) };
         match self.before_store(mediation, cause, (address, bytes), value) {
             Ok(Verdict::Pass) => {}
-            Ok(Verdict::Again) => return Err(Unanswered::Again),
+            Ok(Verdict::Again) => return Err(IoError::Again),
             Err(refusal) => {
                 self.report(address, value, refusal);
                 return Ok(0);
@@ -136,7 +130,7 @@ impl Controller {
         })
     }
 
-    fn load(&self, address: u64, bytes: usize) -> Result<u64, Unanswered> {
+    fn load(&self, address: u64, bytes: usize) -> IoResult {
         let loaded = match bytes {
             // SAFETY: `at` mapped the page as Device memory, and the guest reads what it chose to read.
             4 => unsafe { mmio::read32(address) }.map(u64::from),
@@ -152,9 +146,9 @@ fn registers_of((offset, bytes): (u64, usize), value: u64) -> impl Iterator<Item
     (0..bytes as u64 / 4).map(move |half| (offset + 4 * half, (value >> (32 * half)) as u32))
 }
 
-fn bus_error(error: &mmio::BusError) -> Unanswered {
+fn bus_error(error: &mmio::BusError) -> IoError {
     mmio::report(&NAME, error);
-    Unanswered::BusError
+    IoError::NoRegister
 }
 
 /// What commands' pages are looked at with in one trap.

@@ -3,9 +3,10 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use oche_boot::bare::console::{self, Console};
-use oche_boot::bare::{cpu, launch, mmio, panic};
-use oche_boot::lock::{Once, SpinLock};
+use oche_boot::bare::launch;
+use oche_el2::console::{self, Console};
+use oche_el2::lock::{Once, SpinLock};
+use oche_el2::{mmio, panic, percpu};
 use oche_m1::found::Power;
 use oche_m1::framebuffer::{Format, Framebuffer};
 use oche_m1::screen::{Pixels, Screen};
@@ -91,12 +92,12 @@ impl Console for Everywhere {
         match SCREEN.get() {
             // Once the guest runs the screen is its own, until Oche has something to say that nobody may miss.
             Some(screen) if panic::is_panicking() => {
-                if cpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
+                if percpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
                     screen.clear();
                 }
                 screen.put(byte);
             }
-            Some(screen) if !cpu::this().has_run() => screen.put(byte),
+            Some(screen) if !percpu::this().has_run() => screen.put(byte),
             Some(_) => {}
             None => {
                 let mut early = EARLY.lock();

@@ -3,11 +3,12 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use oche_boot::bare::frame::TrapFrame;
-use oche_boot::bare::trap::{Fault, Platform, Resume};
-use oche_boot::bare::{callers, cpu, device, guard};
-use oche_boot::lock::SpinLock;
-use oche_boot::stage2::Lookup;
+use oche_el2::device::{self, IoError, IoResult};
+use oche_el2::fault::{Fault, Platform, Resume};
+use oche_el2::frame::TrapFrame;
+use oche_el2::guard;
+use oche_el2::lock::SpinLock;
+use oche_el2::stage2::Lookup;
 use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::{Darts, Mode};
@@ -20,7 +21,7 @@ use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 use oche_types::range::PhysRange;
 
-use super::ans::{Controller, Unanswered};
+use super::ans::Controller;
 use super::hardware::Registers;
 
 /// A line for each DART; gives the registers that the guest must not reach by itself.
@@ -91,14 +92,14 @@ impl M1 {
         Some((DartId::new(index)?, address - self.windows.get(index)?.start))
     }
 
-    /// What is loaded, or anything for a store; `None`: no register answers so.
+    /// Answers an access to a DART, by the hardware or by a virtual one.
     fn access(
         &self,
         cause: Cause,
         (dart, offset): (DartId, u64),
         bytes: usize,
         write: Option<u64>,
-    ) -> Option<u64> {
+    ) -> IoResult {
         let mut mediation = self.mediation.lock();
         let mode = mediation.iommu().mode(dart);
         let asks = mode == Mode::Direct && write.is_none() && offset == PARAMS1 && bytes == 4;
@@ -111,10 +112,7 @@ impl M1 {
         if let (true, Some(controller)) = (can_map, &self.controller) {
             mediation.for_master(cause, |mediation| controller.collect(mediation));
         }
-        match write {
-            None => mediation.load(cause, dart, offset, bytes).ok(),
-            Some(value) => mediation.store(cause, dart, offset, bytes, value).ok().map(|()| 0),
-        }
+        mediation.access_dart(cause, dart, offset, bytes, write)
     }
 }
 
@@ -125,36 +123,31 @@ fn pass_through(
     (dart, offset): (DartId, u64),
     bytes: usize,
     write: Option<u64>,
-) -> Option<u64> {
+) -> IoResult {
     let darts = mediation.iommu();
     // Off: on a Mac this is a bus error, and so it is here.
     if bytes != 4 || !offset.is_multiple_of(4) || darts.mode(dart) == Mode::Unknown {
-        return None;
+        return Err(IoError::NoRegister);
     }
     let value = match write {
         Some(value) => {
-            darts.write(dart, offset, value as u32).ok()?;
+            darts.write(dart, offset, value as u32).map_err(|_| IoError::NoRegister)?;
             value as u32
         }
-        None => darts.read(dart, offset).ok()?,
+        None => darts.read(dart, offset).map_err(|_| IoError::NoRegister)?,
     };
     let is_write = write.is_some();
     mediation.pass_through(cause, &Event::Register { dart, offset: offset as u16, is_write, value });
-    Some(u64::from(value))
+    Ok(u64::from(value))
 }
 
 impl Platform for M1 {
-    fn stage2_fault(&self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        let cause = Cause {
-            cpu: cpu::index(),
-            program_counter: frame.elr,
-            frame_pointer: callers::frame_pointer(frame),
-        };
-        let mut is_unfinished = false;
-        let resume = device::on_fault(fault, frame, |address, bytes, write| {
+        let cause = Cause::of(frame);
+        device::on_fault(fault, frame, |address, bytes, write| {
             if let Some(place) = self.dart_at(address) {
                 return self.access(cause, place, bytes, write);
             }
@@ -162,11 +155,9 @@ impl Platform for M1 {
             if WINDOW.contains(address) {
                 return mediation.access_port(cause, address - WINDOW.start, bytes, write);
             }
-            let answer = self.controller.as_ref()?.access(&mut mediation, cause, (address, bytes), write);
-            is_unfinished |= answer == Err(Unanswered::Again);
-            answer.ok()
-        });
-        if is_unfinished { Resume::Same } else { resume }
+            let controller = self.controller.as_ref().ok_or(IoError::NoRegister)?;
+            controller.access(&mut mediation, cause, (address, bytes), write)
+        })
     }
 
     fn exit_at(&self, address: u64) -> Exit {
@@ -174,7 +165,7 @@ impl Platform for M1 {
     }
 
     fn step_ended(
-        &self,
+        &'static self,
         is_done: bool,
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,

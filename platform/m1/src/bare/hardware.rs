@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_boot::bare::{launch, mmio};
+use oche_boot::bare::launch;
+use oche_el2::mmio;
 use oche_m1::darts::{BusError, Hardware};
 use oche_m1::found::{Found, Power, mediated};
 use oche_types::dart::registers::REGION_BYTES;

@@ -1,7 +1,7 @@
 //! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
 
-use oche_boot::bare::mmio;
 use oche_boot::bare::selftest::{Verdict, tell, tell_time};
+use oche_el2::mmio;
 use oche_m1::aic::Line;
 use oche_m1::darts::{Darts, Mode, ROUNDS};
 use oche_m1::found::{self, Found};

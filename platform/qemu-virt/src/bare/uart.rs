@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use oche_boot::bare::console::Console;
+use oche_el2::console::Console;
 use oche_types::range::PhysRange;
 
 /// Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_UART`.

@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::vec::Vec;
 
-use oche_boot::options;
-
 use super::*;
-use crate::iommu_map::RequesterId;
+use crate::iommu_map::{Choice, RequesterId};
 
 /// Offsets, written out again from IHI 0070, 6.1.
 const IDR0: usize = 0x00;
@@ -87,9 +85,8 @@ impl Played {
     }
 
     fn smmu(&self, map: &str) -> Smmu {
-        let mut options = options::Options::default();
-        options.take("oche.iommu-map", map, &mut |name| panic!("{name}"));
-        Smmu::new(self.driver(), IommuMap::of(&options.iommu_map), 32).expect("it obeys")
+        let choice = Choice::parse(map).expect("it is good");
+        Smmu::new(self.driver(), IommuMap::of(&choice), 32).expect("it obeys")
     }
 
     fn refuse(&self, opcode: u8) {
@@ -220,7 +217,7 @@ fn it_comes_up_with_every_known_requester_in_the_void_and_every_other_aborting()
 fn an_smmu_without_a_16k_granule_or_coherence_is_refused() {
     let played = Played::new(Faults::default());
     register(played.registers, IDR5).store(0x54, Ordering::SeqCst);
-    let map = || IommuMap::of(&options::Options::default().iommu_map);
+    let map = || IommuMap::of(&Choice::default());
     let refused = |smmu: Result<Smmu, Unsupported>| smmu.err();
     assert_eq!(refused(Smmu::new(played.driver(), map(), 32)), Some(Unsupported::No16KiBGranule));
     register(played.registers, IDR5).store(0x74, Ordering::SeqCst);
@@ -344,7 +341,7 @@ fn a_context_is_valid_only_behind_its_other_words() {
 #[test]
 fn an_smmu_that_does_nothing_ends_the_wait() {
     let played = Played::new(Faults { is_deaf: true, ..Faults::default() });
-    let map = IommuMap::of(&options::Options::default().iommu_map);
+    let map = IommuMap::of(&Choice::default());
     assert_eq!(Smmu::new(played.driver(), map, 32).err(), Some(Unsupported::NoCommands));
 }
 

@@ -133,5 +133,6 @@ fn options_are_lines_and_foreign_names_are_refused() {
     assert!(options_text(&option("oche.bootargs", "a\nb")).is_err());
     let refusal = |name: &str, value: &str| options_text(&option(name, value)).unwrap_err().to_string();
     assert!(refusal("oche.pool", "lots").contains("Oche does not take this oche.pool: `lots`"));
+    assert!(refusal("oche.iommu-map", "8:0:16").contains("oche.iommu-map: `8:0:16`"));
     assert!(refusal("oche.no-such-thing", "1").contains("oche.no-such-thing"));
 }

@@ -102,7 +102,7 @@ pub fn darts() -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use oche_boot::options::MOST_DARTS;
+    use oche_qemu_virt::iommu_map::MOST_DARTS;
 
     use super::{ATTACHED, SHARED, darts, iommu_map, of_dart};
 

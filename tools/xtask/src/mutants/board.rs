@@ -3,8 +3,10 @@
 use super::list::Mutant;
 
 const ENTRY: &str = "boot/src/bare/entry.rs";
-const EL2: &str = "boot/src/bare/el2.rs";
-const REGISTERS: &str = "boot/src/bare/registers.rs";
+const EVERY_ENTRY: &str = "hyp/el2/src/smp/entry.rs";
+const EL2: &str = "hyp/el2/src/cpu_setup.rs";
+const REGISTERS: &str = "hyp/el2/src/registers.rs";
+const SMP: &str = "hyp/el2/src/smp.rs";
 const SPIN_TABLE: &str = "boot/src/bare/spin_table.rs";
 const LAUNCH: &str = "boot/src/bare/launch.rs";
 const LAYOUT: &str = "boot/src/layout.rs";
@@ -12,7 +14,7 @@ const GUEST_MAP: &str = "boot/src/guest_map.rs";
 const STAGE1: &str = "boot/src/bare/stage1.rs";
 const GUEST_FDT: &str = "boot/src/guest_fdt.rs";
 const DARTS: &str = "platform/m1/src/darts.rs";
-const MMIO: &str = "boot/src/bare/mmio.rs";
+const MMIO: &str = "hyp/el2/src/mmio/hw.rs";
 const CONSOLE: &str = "platform/m1/src/bare/console.rs";
 const LEAVES: &str = "platform/m1/src/entry.rs";
 
@@ -50,28 +52,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "m1-hcr-left-as-firmware-had-it",
-        file: ENTRY,
+        file: EVERY_ENTRY,
         text: "    msr     hcr_el2, x9",
         replacement: "",
         breaks: "TGE stays set, and whatever else m1n1 had set",
     },
     Mutant {
         name: "m1-entered-with-tge",
-        file: ENTRY,
+        file: EVERY_ENTRY,
         text: ".equ HCR_BOOT_LOW, 0x8000",
         replacement: ".equ HCR_BOOT_LOW, 0x8800",
         breaks: "EL1 does not exist while Oche boots",
     },
     Mutant {
         name: "m1-entered-without-e2h",
-        file: ENTRY,
+        file: EVERY_ENTRY,
         text: ".equ HCR_BOOT_HIGH, 0x4",
         replacement: ".equ HCR_BOOT_HIGH, 0x0",
         breaks: "registers have a layout that an M1 does not have",
     },
     Mutant {
         name: "m1-other-cpus-left-as-firmware-had-them",
-        file: ENTRY,
+        file: EVERY_ENTRY,
         text: "    enter_el2
     ldp     x0, x1, [x20]",
         replacement: "    ldp     x0, x1, [x20]",
@@ -144,8 +146,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "m1-cpu-released-anywhere",
-        file: SPIN_TABLE,
-        text: "if cpu::is_guest_memory(entry) && entry.is_multiple_of(4) {",
+        file: SMP,
+        text: "if guest::is_memory(entry) && entry.is_multiple_of(4) {",
         replacement: "if entry != 0 {",
         breaks: "a CPU enters the guest where no memory is",
     },
@@ -159,8 +161,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-blocks-below-the-image-in-stage-1",
         file: STAGE1,
-        text: "let may_be_block = at >= align_up(entry::image().start, BLOCK);",
-        replacement: "let may_be_block = at >= align_up(entry::image().start.min(0), BLOCK);",
+        text: "let may_be_block = at >= align_up(image::range().start, BLOCK);",
+        replacement: "let may_be_block = at >= align_up(image::range().start.min(0), BLOCK);",
         breaks: "a block of EL2's own map overlaps the memory that CTRR names",
     },
     Mutant {

@@ -30,6 +30,7 @@ pub(super) const ENGINE: &[Run] = &[
         "--package",
         "oche-virtio",
     ]),
+    Run::Host(&["--package", "oche-el2", "--lib"]),
     Run::Host(&["--package", "oche-boot", "--lib"]),
     Run::Host(&["--package", "oche-tests", "--test", "discipline"]),
     Run::Host(&["--package", "oche-tests", "--test", "trace_port"]),

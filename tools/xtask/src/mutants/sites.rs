@@ -32,7 +32,7 @@ const WITH: &str = " with: ";
 
 /// The runs that a verdict can name.
 const RUNS: [(&str, Run); 9] = [
-    ("boot", Run::Host(&["--package", "oche-boot", "--lib", "stage2"])),
+    ("el2", Run::Host(&["--package", "oche-el2", "--lib", "stage2"])),
     ("discipline", Run::Host(&["--package", "oche-tests", "--test", "discipline"])),
     ("m1", Run::Host(&["--package", "oche-m1"])),
     ("virt", Run::Host(&["--package", "oche-qemu-virt"])),

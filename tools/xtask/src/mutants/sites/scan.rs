@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 /// Where Oche's own code is.
-const FOLDERS: [&str; 4] = ["boot/src", "platform/m1/src", "platform/qemu-virt/src", "platform/shared/src"];
+const FOLDERS: [&str; 5] =
+    ["hyp/el2/src", "boot/src", "platform/m1/src", "platform/qemu-virt/src", "platform/common/src"];
 /// Instructions that are sites by their mnemonic.
 const INSTRUCTIONS: [&str; 6] = ["dsb", "dmb", "isb", "tlbi", "sev", "wfe"];
 /// The same by mnemonic and operation.

@@ -1,0 +1,189 @@
+//! The registers that make this CPU a guest's: what traps, what does not, and what EL1 finds.
+//!
+//! Nothing traps in steady state but stage-2 faults and firmware calls. Every register is written whole.
+//! All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by register name.
+#![expect(unsafe_code, reason = "TLB maintenance")]
+
+use aarch64_cpu::registers::{HCR_EL2, Readable, VTCR_EL2, Writeable};
+
+use crate::firmware::fatal;
+use crate::registers::*;
+use crate::{features, fiq, guest};
+
+/// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux
+/// `Documentation/arm64/booting.rst`, PSCI `CPU_ON`.
+pub const GUEST_PSTATE: u64 = 0x3c5;
+/// `SCTLR_EL1` at the guest's first instruction: MMU and caches off; LSMAOE 29, nTLSMD 28, SPAN 23, EIS 22,
+/// TSCXT 20 and EOS 11 set, as they are RES1 where the feature behind them is missing.
+const GUEST_SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
+
+/// Looks at `HCR_EL2` as the entry of this CPU must have left it. E2H (34) gives every register below its VHE layout, which
+/// cannot be had otherwise on an M1; TGE (27), which m1n1 leaves set, is clear. Any other value is fatal: the entry did not
+/// do its part, or the CPU did not take it.
+pub fn check_entry() {
+    let value = HCR_EL2.get();
+    if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
+        fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
+    }
+}
+
+/// Sets up this CPU for the guest. Runs on each CPU before it first enters.
+pub fn configure() {
+    configure_floating_point();
+    configure_traps();
+    configure_fine_traps();
+    configure_timers();
+    configure_debug();
+    fiq::configure();
+    // The guest sees the CPU that it runs on.
+    VpidrEl2.write(MidrEl1.read());
+    VmpidrEl2.write(MpidrEl1.read());
+    configure_stage2();
+    // TLBI acts by what these registers say.
+    synchronize_context();
+    // Firmware may have left entries of another VMID 0.
+    // SAFETY: dropping TLB entries of EL1&0 only costs walks.
+    unsafe { core::arch::asm!("tlbi alle1", "dsb nsh", options(nostack, preserves_flags)) };
+}
+
+fn configure_stage2() {
+    let root = guest::root().expect("stage 2 is built before a CPU is configured for the guest");
+    let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
+    // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses one.
+    VTCR_EL2.write(
+        VTCR_EL2::RES1.val(1)
+            + VTCR_EL2::PS.val(physical)
+            + VTCR_EL2::TG0::Granule4KB
+            + VTCR_EL2::SH0::Inner
+            + VTCR_EL2::ORGN0::NormalWBRAWA
+            + VTCR_EL2::IRGN0::NormalWBRAWA
+            + VTCR_EL2::SL0::Granule4KBLevel1
+            + VTCR_EL2::T0SZ.val(u64::from(64 - root.ipa_bits)),
+    );
+    // VMID 0: there is one guest. No CnP: each CPU could share, but gains nothing here.
+    VttbrEl2.write(root.table);
+}
+
+fn configure_traps() {
+    // SWIO: a guest's set/way invalidation cleans too, so it cannot lose Oche's data in the cache.
+    // TSC: firmware calls come here. FMO: only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP, TWI, TWE and all other traps
+    // stay clear.
+    let mut value = HCR_EL2::VM::SET
+        + HCR_EL2::SWIO::SET
+        + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
+        + HCR_EL2::RW::EL1IsAarch64
+        + HCR_EL2::E2H::EnableOsAtEl2
+        + HCR_EL2::APK::SET
+        + HCR_EL2::API::SET;
+    if features::has_forced_write_back() {
+        value += HCR_EL2::FWB::Enabled;
+    }
+    // Optional state that traps unless it is enabled: SCXTNUM (ID_AA64PFR0_EL1.CSV2 of 2, or CSV2_frac) and
+    // MTE tags (ID_AA64PFR1_EL1.MTE of 2).
+    let (pfr0, pfr1) = (IdAa64Pfr0.read(), IdAa64Pfr1.read());
+    if id_field(pfr0, 56) >= 2 || id_field(pfr1, 32) >= 2 {
+        value += HCR_EL2::EnSCXT::SET;
+    }
+    if id_field(pfr1, 8) >= 2 {
+        value += HCR_EL2::ATA::SET;
+    }
+    if fiq::is_virtual() {
+        value += HCR_EL2::FMO::EnableVirtualFIQ;
+    }
+    HCR_EL2.write(value);
+    // AArch32 system registers and implementation-defined controls: trap nothing. On the M1 HACR_EL2 has
+    // trap bits for IPIs and the PMU that firmware may have set.
+    HstrEl2.write(0);
+    HacrEl2.write(0);
+}
+
+/// FEAT_FGT and FEAT_HCX have bits that enable: clear, they trap or undefine for EL1 what exists without a
+/// hypervisor. All of those are set, all bits that trap are clear. A bit of a missing feature is RES0 and
+/// ignored.
+fn configure_fine_traps() {
+    // ID_AA64MMFR0_EL1.FGT.
+    if id_field(IdAa64Mmfr0.read(), 56) != 0 {
+        // nACCDATA 50, nGCS 52:53, nSMPRI 54, nTPIDR2 55, nRCWMASK 56, nPIRE0 57, nPIR 58, nPOR 59:60,
+        // nS2POR 61, nMAIR2 62, nAMAIR2 63.
+        let negative = 0xfff4_0000_0000_0000;
+        HfgrtrEl2.write(negative);
+        HfgwtrEl2.write(negative);
+        // nBRBINJ 55, nBRBIALL 56, nGCSPUSHM 57, nGCSSTR 58, nGCSEPP 59.
+        HfgitrEl2.write(0x0f80_0000_0000_0000);
+        // nBRBIDR 59, nBRBCTL 60, nBRBDATA 61, nPMSNEVFR 62.
+        HdfgrtrEl2.write(0x7800_0000_0000_0000);
+        // nBRBCTL 60, nBRBDATA 61, nPMSNEVFR 62.
+        HdfgwtrEl2.write(0x7000_0000_0000_0000);
+        // ID_AA64PFR0_EL1.AMU.
+        if id_field(IdAa64Pfr0.read(), 44) != 0 {
+            HafgrtrEl2.write(0);
+        }
+    }
+    // ID_AA64MMFR1_EL1.HCX.
+    if id_field(IdAa64Mmfr1.read(), 40) != 0 {
+        // EnAS0 0, EnALS 1, EnASR 2, MSCEn 11, TCR2En 14, SCTLR2En 15, D128En 17, EnSNERR 18, EnSDERR 20,
+        // GCSEn 22, EnFPM 23.
+        HcrxEl2.write(0b111 | 1 << 11 | 1 << 14 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 22 | 1 << 23);
+    }
+}
+
+fn configure_floating_point() {
+    let (pfr0, pfr1) = (IdAa64Pfr0.read(), IdAa64Pfr1.read());
+    let (has_sve, has_sme) = (id_field(pfr0, 32) != 0, id_field(pfr1, 24) != 0);
+    // FPEN 21:20, ZEN 17:16, SMEN 25:24: 0b11 traps nothing. TTA, TAM, TCPAC stay clear.
+    CptrEl2.write(3 << 20 | if has_sve { 3 << 16 } else { 0 } | if has_sme { 3 << 24 } else { 0 });
+    // ZCR_EL2 and SMCR_EL2 are reachable only once CPTR_EL2 lets them.
+    synchronize_context();
+    if has_sve {
+        // LEN: as long as the CPU can.
+        ZcrEl2.write(0xf);
+    }
+    if has_sme {
+        let smfr0 = IdAa64Smfr0.read();
+        // FA64 (bit 31) where ID_AA64SMFR0_EL1.FA64, EZT0 (bit 30) where SMEver is 1 or more.
+        let fa64 = (smfr0 >> 63 & 1) << 31;
+        let ezt0 = u64::from(id_field(smfr0, 56) != 0) << 30;
+        SmcrEl2.write(0xf | fa64 | ezt0);
+    }
+}
+
+fn configure_timers() {
+    // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 have the physical counter and timer.
+    CnthctlEl2.write(1 << 10 | 1 << 11);
+    CntvoffEl2.write(0);
+    // EL2's own timers are off; so are the guest's until it wants them.
+    CnthpCtlEl2.write(0);
+    CnthvCtlEl2.write(0);
+}
+
+fn configure_debug() {
+    let dfr0 = IdAa64Dfr0.read();
+    let mut value = 0;
+    // ID_AA64DFR0_EL1.PMUVer; 0xf is an implementation-defined PMU, without PMCR_EL0 (the M1's).
+    if !matches!(id_field(dfr0, 8), 0 | 0xf) {
+        // HPMN (4:0) = all counters (PMCR_EL0.N, 15:11) are EL1's.
+        value |= PmcrEl0.read() >> 11 & 0x1f;
+    }
+    // PMSVer: E2PB (13:12) = 0b11, the profiling buffer is EL1's. TraceBuffer: E2TB (25:24) likewise.
+    if id_field(dfr0, 32) != 0 {
+        value |= 3 << 12;
+    }
+    if id_field(dfr0, 44) != 0 {
+        value |= 3 << 24;
+    }
+    MdcrEl2.write(value);
+}
+
+/// Puts EL1's registers into a state that a kernel may expect at its entry.
+pub fn reset_guest() {
+    SctlrEl12.write(GUEST_SCTLR);
+    CpacrEl12.write(0);
+    TcrEl12.write(0);
+    VbarEl12.write(0);
+    CntkctlEl12.write(0);
+    CntpCtlEl02.write(0);
+    CntvCtlEl02.write(0);
+    MdscrEl1.write(0);
+    // Software step is off before the exception return looks whether it is on.
+    synchronize_context();
+}

@@ -1,0 +1,101 @@
+//! A device's registers under the guest's loads and stores, described by a syndrome or not.
+// UNSAFETY: the guest's vector registers are the CPU's own: nothing at EL2 uses them.
+#![expect(unsafe_code, reason = "the guest's vector registers are the CPU's own")]
+
+use core::arch::{asm, global_asm};
+
+use crate::device::{self, IoError, IoResult, Part, Vectors};
+use crate::fault::{Fault, Resume};
+use crate::frame::TrapFrame;
+use crate::guard::Guest;
+use crate::translation;
+
+/// Has `device` answer the access that `fault` stopped, part by part: it is given the guest-physical
+/// address, the bytes, and what is stored (`None` for a load).
+pub fn on_fault(
+    fault: &Fault,
+    frame: &mut TrapFrame,
+    mut device: impl FnMut(u64, usize, Option<u64>) -> IoResult,
+) -> Resume {
+    if let Some(access) = fault.mmio(frame) {
+        let answer = device(access.address, 1 << access.width_log2, access.write);
+        if let (Ok(value), None) = (answer, access.write) {
+            access.answer(frame, value);
+        }
+        return resume(answer.map(|_| ()));
+    }
+    if fault.is_fetch || fault.abort.on_table_walk || fault.abort.is_cache_maintenance {
+        return Resume::Abort;
+    }
+    let Some(instruction) = translation::instruction(frame) else {
+        // The guest's code moved under it: the access comes again, or faults in the guest's own tables.
+        return Resume::Same;
+    };
+    if !device::agrees(instruction, fault.abort.is_write) {
+        // Another CPU replaced it: stage 1 was asked for the other direction.
+        return Resume::Same;
+    }
+    let page = fault.address & !0xfff;
+    let answer = |part: Part| device(page | part.offset as u64, part.bytes, part.write);
+    resume(device::carry_out(instruction, fault.far, &mut Guest { frame }, answer))
+}
+
+/// How the guest goes on behind an access.
+fn resume(done: Result<(), IoError>) -> Resume {
+    match done {
+        Ok(()) => Resume::Next,
+        Err(IoError::NoRegister) => Resume::Abort,
+        Err(IoError::Again) => Resume::Same,
+    }
+}
+
+impl Vectors for Guest<'_> {
+    fn single(&self, number: u8) -> u32 {
+        let value: u64;
+        // SAFETY: reads one vector register, by its number, which is masked there; changes x0 and x9 alone.
+        unsafe {
+            asm!("bl oche_read_single", inout("x0") u64::from(number) => value, out("x9") _, out("x30") _,
+                options(nostack, nomem, preserves_flags))
+        };
+        value as u32
+    }
+
+    fn set_single(&mut self, number: u8, value: u32) {
+        // SAFETY: writes one of the guest's vector registers, which compiled code at EL2 never uses.
+        unsafe {
+            asm!("bl oche_write_single", inout("x0") u64::from(number) => _, in("x1") u64::from(value),
+                out("x9") _, out("x30") _, options(nostack, nomem, preserves_flags))
+        };
+    }
+}
+
+// Eight bytes a register: the move and the return. `CPTR_EL2` lets EL2 have them: `el2::configure`.
+global_asm!(
+    r#"
+    .section .text.single, "ax"
+    .arch_extension fp
+    .global oche_read_single
+oche_read_single:
+    and     x0, x0, #31
+    adr     x9, 1f
+    add     x9, x9, x0, lsl #3
+    br      x9
+1:
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    fmov    w0, s\n
+    ret
+    .endr
+    .global oche_write_single
+oche_write_single:
+    and     x0, x0, #31
+    adr     x9, 1f
+    add     x9, x9, x0, lsl #3
+    br      x9
+1:
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    fmov    s\n, w1
+    ret
+    .endr
+    .arch_extension nofp
+"#
+);

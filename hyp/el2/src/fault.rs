@@ -1,0 +1,79 @@
+//! A stage-2 fault as a platform sees it, and what a platform answers.
+
+use oche_trace::statistics::Exit;
+
+use crate::frame::TrapFrame;
+use crate::stage2::Lookup;
+use crate::syndrome::{Abort, Transfer};
+
+/// How the guest goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Resume {
+    /// Behind the instruction: it has been done.
+    Next,
+    /// At the same instruction: try again.
+    Same,
+    /// With a synchronous external abort.
+    Abort,
+}
+
+/// A machine's answers to accesses that stage 2 stops. Called on any CPU, on several at once.
+pub trait Platform: Sync {
+    /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not reach so.
+    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
+    /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a DART, or another.
+    fn exit_at(&self, address: u64) -> Exit;
+    /// Ends or goes on with this CPU's step: see `guard::on_step`.
+    fn step_ended(
+        &'static self,
+        is_done: bool,
+        frame: &mut TrapFrame,
+        fault: &mut dyn FnMut() -> Option<Fault>,
+    ) -> Option<Resume>;
+}
+
+/// A stage-2 fault that the platform must decide about.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, of the page of the table.
+    pub address: u64,
+    /// The virtual address, in bytes.
+    pub far: u64,
+    /// What the CPU says of the access.
+    pub abort: Abort,
+    /// It was an instruction fetch.
+    pub is_fetch: bool,
+    /// What stage 2 said of the page when this was decided.
+    pub lookup: Lookup,
+}
+
+/// A load or store that a device can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MmioAccess {
+    /// Guest-physical address in bytes.
+    pub address: u64,
+    /// log2 of the access's bytes, 0 to 3.
+    pub width_log2: u8,
+    /// The value that is written, zero-extended; `None` for a load.
+    pub write: Option<u64>,
+    /// The register's side of it.
+    pub transfer: Transfer,
+}
+
+impl Fault {
+    /// The access, if the CPU describes it fully (`ISV`). A pair, a SIMD register, write-back or an atomic
+    /// is not described and never guessed.
+    pub fn mmio(&self, frame: &TrapFrame) -> Option<MmioAccess> {
+        let transfer = self.abort.transfer.filter(|_| !self.abort.on_table_walk && !self.is_fetch)?;
+        let write = self.abort.is_write.then(|| transfer.stored(frame.register(transfer.register)));
+        Some(MmioAccess { address: self.address, width_log2: transfer.width_log2, write, transfer })
+    }
+}
+
+impl MmioAccess {
+    /// Ends a load: the device answers `value`.
+    pub fn answer(&self, frame: &mut TrapFrame, value: u64) {
+        frame.set_register(self.transfer.register, self.transfer.loaded(value));
+    }
+}

@@ -1,0 +1,119 @@
+//! FIQs of Apple's CPUs: the gates of the guest's timers, IPIs, and the performance counters.
+#![expect(unsafe_code, reason = "registers that only Apple's CPUs have")]
+
+use core::arch::asm;
+
+use crate::fiq::{Held, Timers};
+use crate::registers::{
+    HacrEl2, IpiSrEl1, Pmcr0El1, Upmcr0El1, UpmsrEl1, VmTimerFiqEnableEl2, synchronize_context,
+};
+use crate::syndrome::register_number;
+
+/// The guest's virtual and physical timers may raise FIQs. Source: m1n1 `src/cpu_regs.h`.
+const VIRTUAL_TIMER: u64 = 1 << 0;
+const PHYSICAL_TIMER: u64 = 1 << 1;
+/// `HACR_EL2`: accesses to the registers of calls between CPUs trap, and those to the PMU's. Source: m1n1 `sysreg.py`.
+const HACR_TRAP_CALLS: u64 = 1 << 16;
+const HACR_TRAP_PMU: u64 = 1 << 57;
+/// `IPI_SR_EL1`: a call is pending; written as 1, no longer. Source: m1n1 `src/cpu_regs.h`.
+const CALL_PENDING: u64 = 1 << 0;
+/// `UPMCR0_EL1`: what an overflow of the cluster's counters raises, 4 for a FIQ; `UPMSR_EL1`: one is raised. Source: the same.
+const UPMCR0_MODE: u64 = 7 << 16;
+const UPMCR0_MODE_FIQ: u64 = 4 << 16;
+const UPMSR_ACTIVE: u64 = 1 << 0;
+
+/// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no ticks and hangs where it
+/// calibrates its delay.
+///
+/// Assumed, as no source shows it: with `HCR_EL2.FMO` = 0 the FIQ then goes straight to EL1. That it comes to EL2 with FMO = 1,
+/// and not while its bit is clear, is what m1n1's hypervisor relies on.
+pub(super) fn open(timers: Timers) {
+    let bit = |is_open: bool, bit: u64| if is_open { bit } else { 0 };
+    VmTimerFiqEnableEl2
+        .write(bit(timers.virtual_timer, VIRTUAL_TIMER) | bit(timers.physical_timer, PHYSICAL_TIMER));
+}
+
+/// Traps what must be answered from memory: calls always, the PMU while an overflow waits.
+pub(super) fn trap(held: &Held) {
+    HacrEl2.write(HACR_TRAP_CALLS | if held.has_overflow() { HACR_TRAP_PMU } else { 0 });
+}
+
+/// Takes calls and overflows from the hardware, so that it is quiet.
+pub(super) fn take(held: &mut Held) -> bool {
+    let mut took = false;
+    if IpiSrEl1.read() & CALL_PENDING != 0 {
+        // First quiet, then remembered: a call that comes in between is a FIQ of its own.
+        IpiSrEl1.write(CALL_PENDING);
+        held.call(0);
+        took = true;
+    }
+    if let Some(quiet) = held.take_overflow(Pmcr0El1.read()) {
+        Pmcr0El1.write(quiet);
+        took = true;
+    }
+    // No driver uses the cluster's counters by FIQ: Linux too does nothing but mask them.
+    let cluster = Upmcr0El1.read();
+    if cluster & UPMCR0_MODE == UPMCR0_MODE_FIQ && UpmsrEl1.read() & UPMSR_ACTIVE != 0 {
+        Upmcr0El1.write(cluster & !UPMCR0_MODE);
+        took = true;
+    }
+    synchronize_context();
+    took
+}
+
+const IPI_SR: u16 = register_number(3, 5, 15, 1, 1);
+const PMCR0: u16 = register_number(3, 1, 15, 0, 0);
+
+/// The guest's access to a register that traps: what it reads, or anything for a write.
+pub(super) fn access(held: &mut Held, number: u16, write: Option<u64>) -> Option<u64> {
+    Some(match (number, write) {
+        (IPI_SR, None) => held.first_call().map_or(0, |_| CALL_PENDING),
+        (IPI_SR, Some(value)) => {
+            if value & CALL_PENDING != 0 {
+                held.drop_call(0);
+            }
+            0
+        }
+        (PMCR0, None) => held.pmcr0(Pmcr0El1.read()),
+        (PMCR0, Some(value)) => {
+            Pmcr0El1.write(held.write_pmcr0(value));
+            0
+        }
+        _ => return pass(number, write),
+    })
+}
+
+macro_rules! passed {
+    ($(($op1:literal, $crm:literal, $op2:literal))*) => {
+        /// Carries out an access to a register that traps only because another does.
+        fn pass(number: u16, write: Option<u64>) -> Option<u64> {
+            $(if number == register_number(3, $op1, 15, $crm, $op2) {
+                let mut value = write.unwrap_or(0);
+                if write.is_some() {
+                    // SAFETY: a register of Apple's that the guest may write, as it does without the trap; it concerns
+                    // calls or counters, and no memory.
+                    unsafe {
+                        asm!(concat!("msr S3_", $op1, "_C15_C", $crm, "_", $op2, ", {}"), in(reg) value,
+                            options(nostack, preserves_flags))
+                    };
+                } else {
+                    // SAFETY: as above, read.
+                    unsafe {
+                        asm!(concat!("mrs {}, S3_", $op1, "_C15_C", $crm, "_", $op2), out(reg) value,
+                            options(nostack, preserves_flags))
+                    };
+                }
+                return Some(value);
+            })*
+            None
+        }
+    };
+}
+
+passed! {
+    // IPI_RR_LOCAL, IPI_RR_GLOBAL, IPI_CR. Source: m1n1 `src/cpu_regs.h`.
+    (5, 0, 0) (5, 0, 1) (5, 3, 1)
+    // PMCR1 to PMCR4, PMESR0, PMESR1, PMSR, PMC0 to PMC9. Source: Linux `arch/arm64/include/asm/apple_m1_pmu.h`.
+    (1, 1, 0) (1, 2, 0) (1, 3, 0) (1, 4, 0) (1, 5, 0) (1, 6, 0) (1, 13, 0)
+    (2, 0, 0) (2, 1, 0) (2, 2, 0) (2, 3, 0) (2, 4, 0) (2, 5, 0) (2, 6, 0) (2, 7, 0) (2, 9, 0) (2, 10, 0)
+}

@@ -1,0 +1,120 @@
+//! FIQs of a GIC, for `oche.fiq=virtual` on a CPU that is not Apple's: interrupts of group 0, where there is no EL3.
+//!
+//! It stands in for Apple's wires where those cannot be had (`docs/m1.md`). A timer's interrupt is never acknowledged, so that
+//! it is what a FIQ of Apple's is: asserted while the timer asserts. The board gives priorities: those of the guest's timers
+//! are masked by [`MASKS_TIMERS`], those of the calls (SGIs) and of EL2's own timer are not. Calls are acknowledged here, and
+//! the guest's accesses to the registers of group 0 trap and are answered from memory, as Apple's `IPI_SR` is.
+//! Source: Arm IHI 0069, by register name.
+
+use crate::fiq::{Held, Timers};
+use crate::registers::*;
+use crate::syndrome::register_number;
+
+/// `ICC_PMR_EL1`: lets everything through; and only what has a priority below this number.
+const MASKS_NOTHING: u64 = 0xff;
+const MASKS_TIMERS: u64 = 0x80;
+/// `ICH_HCR_EL2.TALL0`: the guest's accesses to the registers of group 0 trap. The virtual interface itself stays off.
+const ICH_HCR_TRAP_GROUP_0: u64 = 1 << 11;
+/// Kinds of calls (SGIs), which have the first interrupt numbers.
+const CALLS: u64 = 16;
+/// From here on numbers say that there is no interrupt.
+const SPECIAL: u64 = 1020;
+/// What a register says then.
+const NOTHING: u64 = 1023;
+
+/// `ID_AA64PFR0_EL1.GIC`: the interface is one of system registers.
+pub(super) fn has_registers() -> bool {
+    id_field(IdAa64Pfr0.read(), 24) != 0
+}
+
+/// Whether somebody has had interrupts of group 0 come as FIQs.
+pub(super) fn has_fiqs() -> bool {
+    has_registers() && IccIgrpen0El1.read() & 1 != 0
+}
+
+/// Lets the guest have the interface, or all of it but group 0.
+pub(super) fn route(is_virtual: bool) {
+    IccSreEl2.write(0xf);
+    synchronize_context();
+    if is_virtual {
+        // With FMO set the guest's priority mask and control register are virtual ones: these are EL2's.
+        IccPmrEl1.write(MASKS_NOTHING);
+        IccCtlrEl1.write(0);
+        IchHcrEl2.write(ICH_HCR_TRAP_GROUP_0);
+    } else {
+        if IchHcrEl2.read() & ICH_HCR_TRAP_GROUP_0 != 0 {
+            // The self-test tries both ways; otherwise the mask is firmware's and the guest's.
+            IccPmrEl1.write(MASKS_NOTHING);
+        }
+        // The virtual interface is off: EL1 reaches the physical one, since IMO and FMO are clear.
+        IchHcrEl2.write(0);
+    }
+}
+
+/// Masks both timers unless both are open: priorities cannot tell one from the other. A look finds what came meanwhile.
+pub(super) fn open(timers: Timers) {
+    // The write synchronises itself. Source: Arm IHI 0069, `ICC_PMR_EL1`.
+    IccPmrEl1.write(if timers == Timers::BOTH { MASKS_NOTHING } else { MASKS_TIMERS });
+}
+
+/// Acknowledges all calls.
+pub(super) fn take(held: &mut Held) -> bool {
+    let mut took = false;
+    for _ in 0..CALLS {
+        if IccHppir0El1.read() >= CALLS {
+            break;
+        }
+        let number = IccIar0El1.read();
+        if number < SPECIAL {
+            IccEoir0El1.write(number);
+            synchronize_context();
+        }
+        if number >= CALLS {
+            break;
+        }
+        held.call(number as u8);
+        took = true;
+    }
+    took
+}
+
+const IAR0: u16 = register_number(3, 0, 12, 8, 0);
+const EOIR0: u16 = register_number(3, 0, 12, 8, 1);
+const HPPIR0: u16 = register_number(3, 0, 12, 8, 2);
+/// `ICC_AP0R0_EL1` to `ICC_AP0R3_EL1`: what is active. Nothing ever is.
+const AP0R0: u16 = register_number(3, 0, 12, 8, 4);
+const AP0R3: u16 = register_number(3, 0, 12, 8, 7);
+const BPR0: u16 = register_number(3, 0, 12, 8, 3);
+const SGI1R: u16 = register_number(3, 0, 12, 11, 5);
+const ASGI1R: u16 = register_number(3, 0, 12, 11, 6);
+const SGI0R: u16 = register_number(3, 0, 12, 11, 7);
+const IGRPEN0: u16 = register_number(3, 0, 12, 12, 6);
+
+/// The guest's access to a register that traps: what it reads, or anything for a write.
+pub(super) fn access(held: &mut Held, number: u16, write: Option<u64>) -> Option<u64> {
+    let first = held.first_call();
+    Some(match (number, write) {
+        (IAR0, None) => {
+            first.inspect(|kind| held.drop_call(*kind));
+            first.map_or(NOTHING, u64::from)
+        }
+        (HPPIR0, None) => first.map_or(NOTHING, u64::from),
+        // It has ended in hardware already.
+        (EOIR0, Some(_)) | (AP0R0..=AP0R3, _) => 0,
+        (BPR0, None) => IccBpr0El1.read(),
+        (IGRPEN0, None) => IccIgrpen0El1.read(),
+        (BPR0, Some(value)) => write_to(value, |value| IccBpr0El1.write(value)),
+        (IGRPEN0, Some(value)) => write_to(value, |value| IccIgrpen0El1.write(value)),
+        // With FMO set these trap too, for all groups.
+        (SGI0R, Some(value)) => write_to(value, |value| IccSgi0rEl1.write(value)),
+        (SGI1R, Some(value)) => write_to(value, |value| IccSgi1rEl1.write(value)),
+        (ASGI1R, Some(value)) => write_to(value, |value| IccAsgi1rEl1.write(value)),
+        _ => return None,
+    })
+}
+
+/// The exception return, which follows, synchronises the context.
+fn write_to(value: u64, write: impl Fn(u64)) -> u64 {
+    write(value);
+    0
+}

@@ -1,0 +1,199 @@
+//! FIQs by way of EL2, on this CPU: what [`crate::fiq`] decides, in registers.
+//!
+//! With `oche.fiq=virtual` alone; otherwise nothing here is ever called but [`configure`]. A CPU's state is its own: its lock
+//! is never waited for, since FIQs are masked at EL2.
+#![expect(unsafe_code, reason = "the frame that the vectors stored")]
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, HCR_EL2, Readable, Writeable};
+use oche_trace::statistics::Exit;
+use oche_types::MOST_CPUS;
+
+use super::{apple, gic};
+use crate::apple::is_apple;
+use crate::fiq::{self, Held, POLL_MICROSECONDS, Poll, Relay, Route, Timers};
+use crate::frame::TrapFrame;
+use crate::lock::SpinLock;
+use crate::registers::{CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
+use crate::syndrome::RegisterAccess;
+use crate::{panic, percpu, step};
+
+/// `SPSR_EL2.M`, without the bit for EL1h.
+const SPSR_MODE: u64 = 0xe;
+const SPSR_EL0: u64 = 0;
+/// `CNTHP_CTL_EL2`: ENABLE 0, IMASK 1, ISTATUS 2.
+const ENABLE: u64 = 1;
+
+static IS_VIRTUAL: AtomicBool = AtomicBool::new(false);
+static RELAYS: [SpinLock<Relay>; MOST_CPUS] = [const { SpinLock::new(Relay::new()) }; MOST_CPUS];
+
+/// Chooses the way. Every CPU follows when it is next configured.
+pub fn set_route(route: Route) {
+    IS_VIRTUAL.store(route == Route::Virtual, Ordering::Relaxed);
+}
+
+/// Whether FIQs come to EL2.
+pub(crate) fn is_virtual() -> bool {
+    IS_VIRTUAL.load(Ordering::Relaxed)
+}
+
+/// Where this CPU's FIQs come from, beside the guest's timers.
+#[derive(Clone, Copy)]
+enum Wires {
+    Apple,
+    Gic,
+    /// A GIC without system registers: FIQs are nothing that a guest uses there.
+    None,
+}
+
+fn wires() -> Wires {
+    match (is_apple(), gic::has_registers()) {
+        (true, _) => Wires::Apple,
+        (_, true) => Wires::Gic,
+        _ => Wires::None,
+    }
+}
+
+/// Begins afresh on this CPU: nothing is pending. `HCR_EL2`, `HACR_EL2` and EL2's timer are as their resets would be.
+pub(crate) fn configure() {
+    let relay = Relay::new();
+    match wires() {
+        Wires::Apple if is_virtual() => apple::trap(&relay.held),
+        Wires::Gic => gic::route(is_virtual()),
+        Wires::Apple | Wires::None => {}
+    }
+    open(Timers::BOTH);
+    if let Some(own) = RELAYS.get(percpu::index()) {
+        *own.lock() = relay;
+    }
+}
+
+/// Masks the guest's timers but for `timers`.
+fn open(timers: Timers) {
+    match wires() {
+        Wires::Apple => apple::open(timers),
+        Wires::Gic if is_virtual() => gic::open(timers),
+        Wires::Gic | Wires::None => {}
+    }
+}
+
+/// Takes from the hardware what must not come again; whether there was anything.
+fn take(held: &mut Held) -> bool {
+    match wires() {
+        Wires::Apple => apple::take(held),
+        Wires::Gic => gic::take(held),
+        Wires::None => false,
+    }
+}
+
+/// Whether the guest's timers raise FIQs on this machine.
+pub fn has_fiqs() -> bool {
+    match wires() {
+        Wires::Apple => true,
+        Wires::Gic => gic::has_fiqs(),
+        Wires::None => false,
+    }
+}
+
+/// The guest's timers that assert a FIQ. Those of a GIC that raises none (Linux wants IRQs of it) are none of ours.
+fn lines() -> Timers {
+    if !has_fiqs() {
+        return Timers::default();
+    }
+    Timers {
+        virtual_timer: fiq::is_asserted(CntvCtlEl02.read()),
+        physical_timer: fiq::is_asserted(CntpCtlEl02.read()),
+    }
+}
+
+/// Turns EL2's own timer off if it has fired; whether it had.
+fn end_poll() -> bool {
+    let has_fired = fiq::is_asserted(CnthpCtlEl2.read());
+    if has_fired {
+        CnthpCtlEl2.write(0);
+        synchronize_context();
+    }
+    has_fired
+}
+
+/// Called by the vectors for a FIQ that comes while the guest runs.
+///
+/// # Safety
+///
+/// Only the vectors may call this, with the frame that they just stored.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
+    if !is_virtual() {
+        // SAFETY: the frame is the vectors' own, and this does not return.
+        unsafe { panic::oche_unexpected(frame, 0x500) };
+    }
+    let Some(own) = RELAYS.get(percpu::index()) else { return };
+    let mut relay = own.lock();
+    let has_fired = end_poll();
+    percpu::this().exits.count(if has_fired { Exit::FiqPoll } else { Exit::Fiq });
+    let took = take(&mut relay.held);
+    let lines = lines();
+    if relay.came(lines, took || has_fired) {
+        log::warn!("cpu {}: FIQs come from no source that Oche knows, and do not end", percpu::index());
+    }
+    go_back(&mut relay, lines, has_fired);
+}
+
+/// Before this CPU goes back to the guest from any other exit: VF falls as soon as anything shows that it may.
+pub(crate) fn before_return() {
+    // In a step FIQs do not come here, and HCR_EL2 is put back at its end.
+    if !is_virtual() || step::is_stepping() {
+        return;
+    }
+    let Some(own) = RELAYS.get(percpu::index()) else { return };
+    let mut relay = own.lock();
+    let has_fired = end_poll();
+    take(&mut relay.held);
+    go_back(&mut relay, lines(), has_fired);
+}
+
+fn go_back(relay: &mut Relay, lines: Timers, has_fired: bool) {
+    let orders = relay.update(lines, has_fired);
+    open(orders.open);
+    if let Wires::Apple = wires() {
+        apple::trap(&relay.held);
+    }
+    match orders.poll {
+        Poll::Start => {
+            CnthpTvalEl2.write((CNTFRQ_EL0.get() * POLL_MICROSECONDS / 1_000_000).max(1));
+            CnthpCtlEl2.write(ENABLE);
+        }
+        Poll::Keep => {}
+        Poll::Stop => CnthpCtlEl2.write(0),
+    }
+    let hcr = HCR_EL2.get();
+    let wanted = if orders.is_pending { hcr | HCR_VF } else { hcr & !HCR_VF };
+    if wanted != hcr {
+        HCR_EL2.set(wanted);
+    }
+    // The exception return, which follows, synchronises the context.
+}
+
+/// Carries out the guest's access to a register that traps on this way; `false`: it is none of these.
+pub(crate) fn on_register(access: RegisterAccess, frame: &mut TrapFrame) -> bool {
+    // A guest's program has no business there, and what follows would be done with EL2's rights.
+    if !is_virtual() || frame.spsr & SPSR_MODE == SPSR_EL0 {
+        return false;
+    }
+    let Some(own) = RELAYS.get(percpu::index()) else { return false };
+    let mut relay = own.lock();
+    // What has come meanwhile is to be seen by this very access.
+    take(&mut relay.held);
+    let write = (!access.is_read).then(|| frame.register(access.register));
+    let answer = match wires() {
+        Wires::Apple => apple::access(&mut relay.held, access.number, write),
+        Wires::Gic => gic::access(&mut relay.held, access.number, write),
+        Wires::None => None,
+    };
+    let Some(value) = answer else { return false };
+    if access.is_read {
+        frame.set_register(access.register, value);
+    }
+    true
+}

@@ -1,0 +1,73 @@
+//! Calls to firmware: PSCI by `SMC`, from EL2.
+#![expect(unsafe_code, reason = "calls to firmware")]
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::console;
+use crate::psci::{function, status};
+
+/// There is firmware that answers `SMC`.
+static ANSWERS: AtomicBool = AtomicBool::new(false);
+
+/// Says whether the machine has PSCI by `SMC`. Without it every call is `NOT_SUPPORTED` here, for on a CPU
+/// without EL3 an `SMC` is undefined.
+pub fn set_present(present: bool) {
+    ANSWERS.store(present, Ordering::Relaxed);
+}
+
+/// Calls firmware with x0 to x3; returns its x0.
+///
+/// # Order
+///
+/// Every CPU sees the stores before the call: it may start one, which acquires none of them, or stop this one.
+pub fn call(arguments: [u64; 4]) -> u64 {
+    if !ANSWERS.load(Ordering::Relaxed) {
+        return status::NOT_SUPPORTED as u64;
+    }
+    let [mut x0, x1, x2, x3] = arguments;
+    // SAFETY: the calls made here are PSCI's and SMCCC's, which keep memory and x18 to x30; version 1.0 of
+    // the convention lets x4 to x17 go.
+    unsafe {
+        asm!(
+            "dsb ishst",
+            "smc #0",
+            inout("x0") x0, inout("x1") x1 => _, inout("x2") x2 => _, inout("x3") x3 => _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _,
+            out("x11") _, out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _,
+            options(nostack)
+        );
+    }
+    x0
+}
+
+/// Starts a CPU in Oche. PSCI status.
+pub fn cpu_on(affinity: u64, entry_point: u64, context: u64) -> i64 {
+    call([u64::from(function::CPU_ON_64), affinity, entry_point, context]) as i32 as i64
+}
+
+/// Stops this CPU; returns only a refusal.
+pub fn cpu_off() -> i64 {
+    call([u64::from(function::CPU_OFF), 0, 0, 0]) as i32 as i64
+}
+
+/// Turns the machine off, or stops this CPU for good where firmware cannot.
+pub fn power_off() -> ! {
+    call([u64::from(function::SYSTEM_OFF), 0, 0, 0]);
+    halt()
+}
+
+/// Stops this CPU for good.
+pub fn halt() -> ! {
+    loop {
+        // SAFETY: waits for an interrupt that is masked; wakes at most spuriously.
+        unsafe { asm!("wfi", options(nomem, nostack, preserves_flags)) };
+    }
+}
+
+/// Prints `oche: fatal:` with the reason and turns the machine off.
+pub fn fatal(reason: core::fmt::Arguments<'_>) -> ! {
+    console::on_fatal();
+    console::print(format_args!("oche: fatal: {reason}\n"));
+    power_off()
+}

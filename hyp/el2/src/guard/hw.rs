@@ -1,0 +1,405 @@
+//! What happens when a CPU touches a guarded page: emulation or a step, under the engine's lock throughout.
+
+use core::sync::atomic::{Ordering, fence};
+
+use oche_engine::{CpuReach, Trapped, Watched};
+use oche_types::MOST_CPUS;
+use oche_types::addr::{Gfn, PAGE_BYTES};
+use oche_types::event::WatchHow;
+
+use crate::fault::{Fault, Resume};
+use crate::frame::TrapFrame;
+use crate::guard::monitor::Monitors;
+use crate::guard::progress::{self, Load, MAX_APART, Outcome, Progress};
+use crate::guard::{self, Agreement, Guards, Registers, Value};
+use crate::instruction::{self, Access, InstructionSet, Kind};
+use crate::lock::{Parked, SpinGuard, SpinLock};
+use crate::registers::{SpEl0, SpEl1};
+use crate::stage2::MOST_OPENED;
+use crate::step::{self, Aside};
+use crate::translation::{Translation, instruction, raw_instruction, recheck_translation};
+use crate::{inject, percpu};
+
+/// `SPSR_EL2`: the exception level; which stack pointer.
+const SPSR_LEVEL: u64 = 3 << 2;
+const SPSR_SELECT: u64 = 1;
+
+/// Everything about guarded accesses that is not the engine's.
+static STATE: SpinLock<State> = SpinLock::new(State {
+    monitors: Monitors::new(),
+    progress: [Progress::new(); MOST_CPUS],
+    steps: [const { None }; MOST_CPUS],
+    sequences: [None; MOST_CPUS],
+});
+
+struct State {
+    monitors: Monitors,
+    /// Each CPU's load-exclusives.
+    progress: [Progress; MOST_CPUS],
+    /// Each CPU's step in the view. There is one view, and whoever uses it holds the engine's lock:
+    /// so there is one step.
+    steps: [Option<Step>; MOST_CPUS],
+    /// Each CPU between a load-exclusive and its store-exclusive.
+    sequences: [Option<Sequence>; MOST_CPUS],
+}
+
+/// A step under way.
+struct Step {
+    /// The engine's lock, which stays closed while the guest executes the instruction.
+    engine: Parked,
+    aside: Aside,
+    opened: [Option<Opened>; MOST_OPENED],
+}
+
+/// A page that the stepped instruction touches.
+#[derive(Clone, Copy)]
+struct Opened {
+    page: Gfn,
+    /// For who watches: what the instruction touches there, and what stood there before.
+    watched: Watched,
+    before: Value,
+}
+
+/// Instructions that are stepped between a load-exclusive and its store-exclusive.
+const LONGEST_SEQUENCE: u8 = 24;
+
+/// A CPU that executed a load-exclusive on a guarded page. Its own monitor is clear, so its store-exclusive would
+/// fail without a trap, for ever. So it is stepped until there, with nothing opened and no lock held, and the
+/// store-exclusive is emulated as well.
+#[derive(Clone, Copy)]
+struct Sequence {
+    aside: Aside,
+    load: Load,
+    left: u8,
+}
+
+/// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
+///
+/// What the CPU reported may be old by now: it waited for the lock. So before an access is emulated, the
+/// instruction must be the one that faulted ([`guard::agreement`]) and stage 1 must still allow it
+/// ([`recheck_translation`]). Otherwise the CPU tries again.
+pub fn on_fault<G: Guards>(engine: &'static SpinLock<G>, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+    let mut guards = engine.lock();
+    match guards.trapped(frame.elr, fault.address, reach(fault)) {
+        Trapped::NotGuestMemory => Resume::Abort,
+        Trapped::Retry => Resume::Same,
+        // It moves no bytes, and all memory is coherent.
+        Trapped::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
+        Trapped::Guarded(page) => {
+            let Some(access) = access(frame) else { return step_unknown(guards, page, fault, frame) };
+            match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
+                Agreement::Other => Resume::Same,
+                Agreement::Crosses => begin_step(guards, page, fault, frame, &[None; MOST_OPENED]),
+                Agreement::Same(address) => {
+                    if recheck_translation(address, &access, frame, page) != Translation::Same {
+                        return Resume::Same;
+                    }
+                    // Before what the guest stored by itself until now, and after what follows.
+                    fence(Ordering::SeqCst);
+                    emulate(&mut *guards, page, address, &access, frame);
+                    fence(Ordering::SeqCst);
+                    if !matches!(access.kind, Kind::LoadExclusive { .. }) {
+                        return Resume::Next;
+                    }
+                    let values = STATE.lock().monitors.values(percpu::index());
+                    let load = Load { page, pc: frame.elr, address, values };
+                    drop(guards);
+                    frame.advance();
+                    step_to_store(engine, load, frame, LONGEST_SEQUENCE);
+                    Resume::Same
+                }
+            }
+        }
+    }
+}
+
+/// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the page's copies are given up
+/// if it goes on.
+fn step_unknown<G: Guards>(
+    mut guards: SpinGuard<'static, G>,
+    page: Gfn,
+    fault: &Fault,
+    frame: &mut TrapFrame,
+) -> Resume {
+    let is_exclusive =
+        raw_instruction(frame).is_some_and(|(word, set)| instruction::is_load_exclusive(word, set));
+    let load = Load { page, pc: frame.elr, address: fault.far, values: None };
+    if is_exclusive && is_stuck(load, Outcome::Hopeless, || true) {
+        return give_up(&mut *guards, page, frame);
+    }
+    begin_step(guards, page, fault, frame, &[None; MOST_OPENED])
+}
+
+/// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
+fn emulate(guards: &mut impl Guards, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
+    let mut state = STATE.lock();
+    let is_done = guard::emulate(
+        guards,
+        &mut state.monitors,
+        percpu::index(),
+        page,
+        address,
+        access,
+        &mut Guest { frame },
+    );
+    assert!(is_done, "an access inside one page is emulated");
+}
+
+/// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps
+/// what only computes, and lets the guest go on by itself at anything else. The monitor outlives none but a step.
+fn step_to_store<G: Guards>(engine: &'static SpinLock<G>, load: Load, frame: &mut TrapFrame, left: u8) {
+    let word = instruction(frame).filter(|_| !step::is_guest_stepping());
+    let outcome = match word.map(|word| (word, instruction::decode(word))) {
+        // What a step of the guest's own breaks is its own affair.
+        None => Outcome::Waits,
+        Some((_, Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }))) => {
+            store_exclusive(engine, load.page, load.address, frame, &access)
+        }
+        Some((word, _)) if !instruction::is_plain(word) => progress::end_at(word),
+        Some(_) if left == 0 => Outcome::Hopeless,
+        Some(_) => {
+            let aside = step::arm(frame, None);
+            let sequence = Sequence { aside, load, left: left - 1 };
+            let old = of_this_cpu(&mut STATE.lock().sequences).replace(sequence);
+            assert!(old.is_none(), "a CPU is in one sequence at a time");
+            return;
+        }
+    };
+    end_monitor();
+    if is_stuck(load, outcome, || progress::store_is_ahead(instructions_from(frame))) {
+        let _ = give_up(&mut *engine.lock(), load.page, frame);
+    }
+}
+
+/// The guest's instructions from the next one on, as far as they can be read.
+fn instructions_from(frame: &TrapFrame) -> impl Iterator<Item = u32> {
+    let addresses = (0..MAX_APART as u64).map(|index| frame.elr.wrapping_add(4 * index));
+    addresses.map_while(|elr| instruction(&TrapFrame { elr, ..*frame }))
+}
+
+/// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not allow it: the CPU's
+/// own, which has no monitor, need not even look.
+fn store_exclusive<G: Guards>(
+    engine: &'static SpinLock<G>,
+    page: Gfn,
+    address: u64,
+    frame: &mut TrapFrame,
+    access: &Access,
+) -> Outcome {
+    if guard::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
+        return Outcome::Open;
+    }
+    let mut guards = engine.lock();
+    let in_page = address & (PAGE_BYTES as u64 - 1);
+    if guards.trapped(frame.elr, page.address() | in_page, CpuReach::Store) != Trapped::Guarded(page) {
+        // The CPU's own pair will do.
+        return Outcome::Emulated;
+    }
+    match recheck_translation(address, access, frame, page) {
+        Translation::Same => {
+            fence(Ordering::SeqCst);
+            emulate(&mut *guards, page, address, access, frame);
+            fence(Ordering::SeqCst);
+            frame.advance();
+            Outcome::Emulated
+        }
+        Translation::Fault(status) => {
+            drop(guards);
+            inject::inject_store_fault(status, address, frame);
+            Outcome::Emulated
+        }
+        Translation::Other => Outcome::Open,
+    }
+}
+
+fn of_this_cpu<T>(all: &mut [T; MOST_CPUS]) -> &mut T {
+    all.get_mut(percpu::index()).expect("a CPU's number is below the most CPUs")
+}
+
+fn end_monitor() {
+    STATE.lock().monitors.end(percpu::index());
+}
+
+/// Notes how `load` went; whether its page's copies are to be given up.
+fn is_stuck(load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
+    of_this_cpu(&mut STATE.lock().progress).note(load, outcome, may_store)
+}
+
+/// Gives the copies of `page` up, for an access that cannot be carried out on several.
+fn give_up(guards: &mut impl Guards, page: Gfn, frame: &TrapFrame) -> Resume {
+    match guards.trapped(frame.elr, page.address(), CpuReach::Walk) {
+        Trapped::NotGuestMemory => Resume::Abort,
+        Trapped::Retry | Trapped::Guarded(_) => Resume::Same,
+    }
+}
+
+/// Ends or goes on with the step that the exception being handled came from. `fault`: the engine had closed a
+/// page that the instruction touched. Returns how the guest goes on if that is decided; otherwise the exception is
+/// to be handled as if there had been no step, with `frame` as it was before.
+pub fn on_step<G: Guards>(
+    engine: &'static SpinLock<G>,
+    is_done: bool,
+    frame: &mut TrapFrame,
+    fault: impl FnOnce() -> Option<Fault>,
+) -> Option<Resume> {
+    let sequence = of_this_cpu(&mut STATE.lock().sequences).take();
+    if let Some(sequence) = sequence {
+        let is_complete = step::disarm(frame, &sequence.aside, is_done);
+        if is_complete {
+            step_to_store(engine, sequence.load, frame, sequence.left);
+        } else {
+            end_monitor();
+        }
+        return is_done.then_some(Resume::Same);
+    }
+    let step = of_this_cpu(&mut STATE.lock().steps).take();
+    let Step { engine: parked, aside, opened } =
+        step.expect("a CPU that steps without a sequence has begun a step");
+    let mut guards = engine.resume(parked);
+    let _ = step::disarm(frame, &aside, is_done);
+    if is_done {
+        settle(&mut *guards, &opened);
+        tell_after(&mut *guards, &opened);
+        return Some(Resume::Same);
+    }
+    // Other tables of the guest are in force again, which this asks for.
+    let fault = fault();
+    // What was stored so far reaches all copies before the engine is asked for anything else.
+    settle(&mut *guards, &opened);
+    let fault = fault?;
+    match guards.trapped(frame.elr, fault.address, reach(&fault)) {
+        Trapped::Guarded(page) => Some(begin_step(guards, page, &fault, frame, &opened)),
+        Trapped::Retry => Some(Resume::Same),
+        Trapped::NotGuestMemory => None,
+    }
+}
+
+/// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock stays closed.
+fn begin_step<G: Guards>(
+    mut guards: SpinGuard<'static, G>,
+    page: Gfn,
+    fault: &Fault,
+    frame: &mut TrapFrame,
+    opened: &[Option<Opened>; MOST_OPENED],
+) -> Resume {
+    // Another CPU may have put there what looks at the masks that a step sets, or changes them.
+    let word = raw_instruction(frame).filter(|(_, set)| *set == InstructionSet::A64);
+    if word.is_some_and(|(word, _)| !instruction::may_touch_memory(word)) {
+        return Resume::Same;
+    }
+    let mut opened = *opened;
+    let slot = opened.iter_mut().find(|slot| slot.is_none());
+    let watched = touched(page, fault, frame);
+    let has_room = slot.is_some_and(|slot| slot.replace(Opened { page, watched, before: [0; 8] }).is_none());
+    let root = guards.begin_view().filter(|_| has_room);
+    let is_open = root.is_some() && opened.iter().flatten().all(|opened| guards.open(opened.page));
+    let (Some(root), true) = (root, is_open) else {
+        // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
+        return give_up(&mut *guards, page, frame);
+    };
+    if guards.is_watching() {
+        for opened in opened.iter_mut().flatten() {
+            opened.before = value_of(&mut *guards, &opened.watched);
+        }
+        if let Some(newest) = opened.iter().flatten().next_back() {
+            guards.tell(&newest.watched, &newest.before);
+        }
+    }
+    let mut state = STATE.lock();
+    for opened in opened.iter().flatten() {
+        state.monitors.note_stores(percpu::index(), opened.page);
+    }
+    let aside = step::arm(frame, Some(root));
+    let old = of_this_cpu(&mut state.steps).replace(Step { engine: guards.park(), aside, opened });
+    assert!(old.is_none(), "a CPU is in one step at a time");
+    Resume::Same
+}
+
+fn settle(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) {
+    for opened in opened.iter().flatten() {
+        guards.settle(opened.page);
+    }
+}
+
+/// What the instruction that is about to be stepped touches of `page`, as far as its own bits tell.
+fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
+    let (bytes, offset) = (instruction::MOST_BYTES, fault.address as usize % PAGE_BYTES);
+    let (bytes, offset) = match instruction(frame) {
+        Some(instruction) => {
+            (instruction::stepped_bytes(instruction), instruction::stepped_offset(instruction, offset))
+        }
+        None => (bytes, offset),
+    };
+    Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
+}
+
+/// Tells who watches what a step left behind, where it stored or could have.
+fn tell_after(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) {
+    if !guards.is_watching() {
+        return;
+    }
+    for opened in opened.iter().flatten() {
+        let after = value_of(guards, &opened.watched);
+        if opened.watched.is_write || after != opened.before {
+            let watched = Watched { is_write: true, how: WatchHow::After, ..opened.watched };
+            guards.tell(&watched, &after);
+        }
+    }
+}
+
+/// What CPUs find in the bytes of `watched`.
+fn value_of(guards: &mut impl Guards, watched: &Watched) -> Value {
+    let left = watched.bytes.min(instruction::MOST_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
+    core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {
+        0 => 0,
+        bytes => guards.load(watched.page, watched.offset + word * 8, bytes),
+    })
+}
+
+fn reach(fault: &Fault) -> CpuReach {
+    match (fault.abort.on_table_walk, fault.is_fetch, fault.abort.is_write) {
+        (true, ..) => CpuReach::Walk,
+        (_, true, _) => CpuReach::Fetch,
+        (.., true) => CpuReach::Store,
+        (.., false) => CpuReach::Load,
+    }
+}
+
+/// The access that the guest's instruction makes, if it is one that is emulated, in a state that is usual.
+fn access(frame: &TrapFrame) -> Option<Access> {
+    instruction(frame).and_then(instruction::decode)
+}
+
+/// The guest's registers.
+pub(crate) struct Guest<'a> {
+    pub(crate) frame: &'a mut TrapFrame,
+}
+
+impl Guest<'_> {
+    /// EL1 with `PSTATE.SP` uses `SP_EL1`; EL0, and EL1 without, `SP_EL0`.
+    fn has_own_stack_pointer(&self) -> bool {
+        self.frame.spsr & SPSR_LEVEL != 0 && self.frame.spsr & SPSR_SELECT != 0
+    }
+}
+
+impl Registers for Guest<'_> {
+    fn get(&self, number: u8) -> u64 {
+        self.frame.register(number)
+    }
+
+    fn set(&mut self, number: u8, value: u64) {
+        self.frame.set_register(number, value);
+    }
+
+    fn stack_pointer(&self) -> u64 {
+        if self.has_own_stack_pointer() { SpEl1.read() } else { SpEl0.read() }
+    }
+
+    fn set_stack_pointer(&mut self, value: u64) {
+        if self.has_own_stack_pointer() { SpEl1.write(value) } else { SpEl0.write(value) }
+    }
+
+    fn program_counter(&self) -> u64 {
+        self.frame.elr
+    }
+}

@@ -1,0 +1,213 @@
+//! Exclusives that get nowhere: when the copies of their page are given up.
+//!
+//! A load-exclusive of a guarded page is followed, step by step, to its store-exclusive. Where that cannot be done, the
+//! CPU's own pair fails every time, without a trap, and the guest tries for ever. A CPU that waits for a word to change
+//! also executes load-exclusives whose store-exclusive is not found, but it makes progress. So a load-exclusive counts
+//! only if:
+//! - the same instruction loaded the same value from the same address before, as did each since that did not wait;
+//! - and, when there were too many, a store-exclusive lies ahead of where the last was left ([`store_is_ahead`]).
+
+use oche_types::addr::Gfn;
+
+use crate::instruction::{self, Kind};
+
+/// How a load-exclusive of a guarded page went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Its store-exclusive was emulated, whether it stored or another CPU was first.
+    Emulated,
+    /// No store-exclusive was found, for a reason that will not go away: the state of the CPU, or too many instructions.
+    Hopeless,
+    /// It ended in an instruction behind which there may be a store-exclusive.
+    Open,
+    /// It ended in something that waits, or that gives the monitor up: no store-exclusive depends on it.
+    Waits,
+}
+
+/// One load-exclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// The guarded page.
+    pub page: Gfn,
+    /// The instruction's virtual address.
+    pub pc: u64,
+    /// The virtual address that it loaded from.
+    pub address: u64,
+    /// What it loaded, if that is known.
+    pub values: Option<[u64; 2]>,
+}
+
+/// What an outcome weighs, and how much is too much: 256 hopeless ones, or 65 536 that are open.
+const HOPELESS: u32 = 256;
+const OPEN: u32 = 1;
+const LIMIT: u32 = 256 * HOPELESS;
+
+/// Instructions that may lie between a pair that the architecture lets expect to succeed: 128 bytes. Source: Arm ARM DDI 0487, "Load-Exclusive and Store-Exclusive instruction usage restrictions".
+pub const MAX_APART: usize = 32;
+
+/// Where a load-exclusive's sequence ends that arrives at `word`, neither a store-exclusive nor plain.
+pub fn end_at(word: u32) -> Outcome {
+    // The next load-exclusive begins a sequence of its own: the first had no store-exclusive.
+    let is_load =
+        instruction::decode(word).is_some_and(|access| matches!(access.kind, Kind::LoadExclusive { .. }));
+    if is_load || instruction::is_wait(word) || instruction::gives_up_monitor(word) {
+        Outcome::Waits
+    } else {
+        Outcome::Open
+    }
+}
+
+/// Whether there is a store-exclusive among `words`, the instructions from where the CPU left the sequence on. A pair
+/// that the guest has branched out of has its store-exclusive behind it.
+pub fn store_is_ahead(words: impl IntoIterator<Item = u32>) -> bool {
+    words.into_iter().take(MAX_APART).any(instruction::is_store_exclusive)
+}
+
+/// One CPU's load-exclusives since one of them last got on.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    last: Option<Load>,
+    weight: u32,
+}
+
+impl Progress {
+    /// There were none.
+    pub const fn new() -> Self {
+        Self { last: None, weight: 0 }
+    }
+
+    /// `load` ended. Returns whether its page's copies are to be given up. `may_store`: whether a store-exclusive may
+    /// follow all the same; asked only when there were too many.
+    #[must_use]
+    pub fn note(&mut self, load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
+        let weight = match outcome {
+            Outcome::Emulated => {
+                *self = Self::new();
+                return false;
+            }
+            Outcome::Waits => return false,
+            Outcome::Hopeless => HOPELESS,
+            Outcome::Open => OPEN,
+        };
+        if self.last != Some(load) {
+            *self = Self { last: Some(load), weight: 0 };
+        }
+        self.weight += weight;
+        if self.weight < LIMIT {
+            return false;
+        }
+        *self = Self::new();
+        may_store()
+    }
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOAD: Load = Load { page: Gfn(1), pc: 0x1000, address: 0x2000, values: Some([7, 0]) };
+
+    fn needed(loads: impl Fn(u32) -> (Load, Outcome)) -> Option<u32> {
+        let mut progress = Progress::new();
+        (1..200_000).find(|number| {
+            let (load, outcome) = loads(*number);
+            progress.note(load, outcome, || true)
+        })
+    }
+
+    #[test]
+    fn pairs_that_cannot_succeed_give_the_copies_up() {
+        assert_eq!(needed(|_| (LOAD, Outcome::Hopeless)), Some(256));
+        assert_eq!(needed(|_| (LOAD, Outcome::Open)), Some(65_536));
+    }
+
+    #[test]
+    fn a_cpu_that_waits_or_gets_on_keeps_the_copies() {
+        assert_eq!(needed(|_| (LOAD, Outcome::Waits)), None);
+        assert_eq!(needed(|_| (LOAD, Outcome::Emulated)), None);
+        let outcome = |number| if number % 200 == 0 { Outcome::Emulated } else { Outcome::Hopeless };
+        assert_eq!(needed(|number| (LOAD, outcome(number))), None);
+    }
+
+    #[test]
+    fn a_wait_between_the_attempts_does_not_hide_them() {
+        let waiting = Load { pc: 0x1040, ..LOAD };
+        let attempt = |number| match number % 2 {
+            0 => (waiting, Outcome::Waits),
+            _ => (LOAD, Outcome::Hopeless),
+        };
+        assert_eq!(needed(attempt), Some(511));
+    }
+
+    #[test]
+    fn a_load_that_differs_from_the_last_one_is_progress() {
+        let changed = |number: u32| {
+            let number = u64::from(number);
+            [
+                Load { values: Some([number, 0]), ..LOAD },
+                Load { pc: LOAD.pc + 4 * (number & 1), ..LOAD },
+                Load { address: LOAD.address + 4 * (number & 1), ..LOAD },
+            ]
+        };
+        for which in 0..3 {
+            for outcome in [Outcome::Open, Outcome::Hopeless] {
+                assert_eq!(needed(|number| (changed(number)[which], outcome)), None, "{which} {outcome:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wait_whose_store_exclusive_was_passed_keeps_the_copies() {
+        let mut progress = Progress::new();
+        assert!((0..200_000).all(|_| !progress.note(LOAD, Outcome::Open, || false)));
+    }
+
+    /// How a sequence ends that goes on with `words`, none of them a store-exclusive, one after the other.
+    fn end_of(words: &[u32]) -> Option<Outcome> {
+        words.iter().copied().find(|word| !instruction::is_plain(*word)).map(end_at)
+    }
+
+    #[test]
+    fn ordinary_waits_end_without_weight() {
+        for wait in [
+            [0xca01_0042_u32, 0xb500_0042, 0xd503_205f], // eor x2, x2, x1; cbnz x2, .+8; wfe
+            [0x35ff_ffe0, 0x885f_fc20, 0],               // cbnz w0, .-4; ldaxr w0, [x1]
+            [0x3400_0060, 0xd503_203f, 0x17ff_fffd],     // cbz w0, .+12; yield; b .-12
+            [0xeb01_005f, 0x5400_0040, 0xd503_3f5f],     // cmp x2, x1; b.eq .+8; clrex
+        ] {
+            assert_eq!(end_of(&wait), Some(Outcome::Waits), "{wait:x?}");
+        }
+        for open in [
+            [0x9100_0400_u32, 0xf940_0041, 0xc802_7c20], // add x0, x0, #1; ldr x1, [x2]; stxr w2, x0, [x1]
+            [0x9100_0400, 0xd53b_4220, 0xc802_7c20],     // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
+        ] {
+            assert_eq!(end_of(&open), Some(Outcome::Open), "{open:x?}");
+        }
+    }
+
+    #[test]
+    fn only_a_store_exclusive_near_by_and_ahead_may_follow() {
+        let (other, store) = (0xf940_0041_u32, 0xc802_7c20_u32);
+        let behind = |others: usize| core::iter::repeat_n(other, others).chain([store]);
+        assert!(store_is_ahead(behind(0)) && store_is_ahead(behind(MAX_APART - 1)));
+        assert!(!store_is_ahead(behind(MAX_APART)) && !store_is_ahead([other, 0xc85f_7c41]));
+        // stxp w0, x2, x3, [x1] and stlxrb w0, w2, [x1].
+        assert!(store_is_ahead([0xc820_0c22]) && store_is_ahead([0x0800_fc22]));
+    }
+
+    #[test]
+    fn each_page_is_counted_for_itself() {
+        let of = |page| Load { page: Gfn(page), ..LOAD };
+        let mut progress = Progress::new();
+        assert!((0..100_000).all(|number| !progress.note(of(number & 1), Outcome::Hopeless, || true)));
+        assert!((0..255).all(|_| !progress.note(of(7), Outcome::Hopeless, || true)));
+        assert!(progress.note(of(7), Outcome::Hopeless, || true));
+        assert!(!progress.note(of(7), Outcome::Hopeless, || true), "and afterwards from the beginning");
+    }
+}

@@ -1,0 +1,45 @@
+//! Exceptions that the guest takes instead of going on, in this CPU's registers.
+
+use crate::frame::TrapFrame;
+use crate::inject::{self, Reason};
+use crate::percpu;
+use crate::registers::{
+    ElrEl12, EsrEl12, FarEl12, IdAa64Mmfr1, IdAa64Pfr1, SctlrEl12, SpsrEl12, VbarEl12, id_field,
+};
+use crate::syndrome::Exception;
+
+/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of `status`.
+pub(crate) fn inject_store_fault(status: u64, address: u64, frame: &mut TrapFrame) {
+    let exception = Exception { syndrome: 0, far: address, hpfar: 0 };
+    inject(Reason::StoreFault { status }, &exception, frame);
+}
+
+/// Makes the guest take an exception instead of going on.
+pub(crate) fn inject(reason: Reason, exception: &Exception, frame: &mut TrapFrame) {
+    percpu::this().exits.count_injected();
+    let interrupted = inject::Interrupted {
+        pstate: frame.spsr,
+        pc: frame.elr,
+        vector_base: VbarEl12.read(),
+        sctlr: SctlrEl12.read(),
+        features: features(),
+    };
+    let injection = inject::exception(&interrupted, reason);
+    EsrEl12.write(injection.esr);
+    if reason != Reason::Undefined {
+        FarEl12.write(exception.far);
+    }
+    ElrEl12.write(frame.elr);
+    SpsrEl12.write(injection.spsr);
+    frame.elr = injection.pc;
+    frame.spsr = injection.pstate;
+}
+
+/// What an injected exception needs to know of this CPU.
+fn features() -> inject::Features {
+    inject::Features {
+        pan: id_field(IdAa64Mmfr1.read(), 20) != 0,
+        ssbs: id_field(IdAa64Pfr1.read(), 4) != 0,
+        mte: id_field(IdAa64Pfr1.read(), 8) >= 2,
+    }
+}

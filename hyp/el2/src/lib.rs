@@ -1,0 +1,71 @@
+//! What runs at EL2 once the guest does: every exception from the vectors to the exception return.
+//!
+//! Two halves. The pure modules decide (what a trap means, what an instruction does, which entry of
+//! stage 2 changes and in which order) and are tested on any host. The target modules act (system
+//! registers, vectors, TLBs) and exist only for bare metal. Where a module does both, its acting
+//! half is `hw` beside it. No two modules depend on each other.
+//!
+//! ```text
+//! vectors -> trap -> syndrome -> fault -> Platform -> guard, device -> vectors
+//!                 \-> smp (PSCI), fiq, inject
+//! ```
+// UNSAFETY: assembly, system registers and physical memory. What each block relies on is said
+// there; the common ground is this:
+// - EL2 runs on an identity map, so a physical address that its stage 1 maps is a valid pointer.
+// - Each CPU has its own stack and takes no interrupts at EL2: all are masked there, and
+//   HCR_EL2.IMO and AMO are 0.
+// - The guest reaches none of Oche's memory: stage 2 does not map it.
+#![cfg_attr(not(test), no_std)]
+
+#[cfg(target_os = "none")]
+pub mod apple;
+#[cfg(target_os = "none")]
+pub mod cache;
+pub mod callers;
+#[cfg(target_os = "none")]
+pub mod console;
+#[cfg(target_os = "none")]
+pub mod counters;
+#[cfg(target_os = "none")]
+pub mod cpu_setup;
+pub mod device;
+#[cfg(target_os = "none")]
+pub mod fault;
+#[cfg(target_os = "none")]
+pub mod features;
+pub mod fiq;
+#[cfg(target_os = "none")]
+pub mod firmware;
+#[cfg(target_os = "none")]
+pub mod frame;
+pub mod guard;
+#[cfg(target_os = "none")]
+pub mod guest;
+#[cfg(target_os = "none")]
+pub mod image;
+pub mod inject;
+pub mod instruction;
+pub mod lock;
+pub mod mmio;
+#[cfg(target_os = "none")]
+pub mod panic;
+#[cfg(all(target_os = "none", feature = "panic-on-request"))]
+mod panic_request;
+#[cfg(target_os = "none")]
+pub mod percpu;
+pub mod psci;
+#[cfg(target_os = "none")]
+pub mod registers;
+#[cfg(target_os = "none")]
+pub mod smp;
+pub mod stage2;
+pub mod step;
+pub mod syndrome;
+#[cfg(target_os = "none")]
+pub mod tlb;
+#[cfg(target_os = "none")]
+mod translation;
+#[cfg(target_os = "none")]
+pub mod trap;
+#[cfg(target_os = "none")]
+pub mod vectors;

@@ -1,0 +1,297 @@
+//! A spin lock and a write-once cell. EL2 takes no interrupts, so a holder is never preempted.
+
+// UNSAFETY: the lock and the cell hand out references to what an `UnsafeCell` holds.
+#![expect(unsafe_code, reason = "references to the contents of cells that this module guards")]
+
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicU8, Ordering};
+
+/// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its place to try every order
+/// of events that the memory model allows.
+pub trait StateByte {
+    /// Stores `new` if the byte is `current`; says whether it was. `success` orders it then, and nothing otherwise.
+    fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
+    /// Loads it.
+    fn load(&self, order: Ordering) -> u8;
+    /// Stores it.
+    fn store(&self, value: u8, order: Ordering);
+    /// Between two looks at a byte that another CPU is to change.
+    fn wait(&self);
+}
+
+impl StateByte for AtomicU8 {
+    #[inline]
+    fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool {
+        self.compare_exchange(current, new, success, Ordering::Relaxed).is_ok()
+    }
+
+    #[inline]
+    fn load(&self, order: Ordering) -> u8 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u8, order: Ordering) {
+        Self::store(self, value, order);
+    }
+
+    #[inline]
+    fn wait(&self) {
+        core::hint::spin_loop();
+    }
+}
+
+const OPEN: u8 = 0;
+const HELD: u8 = 1;
+
+/// Mutual exclusion by spinning.
+///
+/// Whoever finds it open takes it: not first come, first served. Where a hypervisor below runs more CPUs than
+/// the machine has (QEMU on a laptop), the next in line is often not running, and an orderly line then moves at
+/// the host scheduler's pace: measured, four CPUs on two did a hundred turns a second. A CPU that leaves the lock
+/// goes back to its guest before it comes again, which is the others' chance.
+#[derive(Debug)]
+pub struct SpinLock<T, B = AtomicU8> {
+    state: B,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value may
+// move between CPUs.
+unsafe impl<T: Send, B: Sync> Sync for SpinLock<T, B> {}
+
+impl<T> SpinLock<T> {
+    /// An open lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self::with(AtomicU8::new(OPEN), value)
+    }
+}
+
+impl<T, B> SpinLock<T, B> {
+    /// A lock around `value` whose state is `state`, which is 0: open.
+    pub const fn with(state: B, value: T) -> Self {
+        Self { state, value: UnsafeCell::new(value) }
+    }
+}
+
+impl<T, B: StateByte> SpinLock<T, B> {
+    /// Waits until the lock is open and closes it. Holders do bounded work.
+    pub fn lock(&self) -> SpinGuard<'_, T, B> {
+        loop {
+            if let Some(guard) = self.try_lock() {
+                return guard;
+            }
+            self.wait_until_open();
+        }
+    }
+
+    /// Waits on a shared copy of the line: only the release takes it from whoever holds it. A function of its own, so that
+    /// what counts the instructions of an exit can tell by their addresses those that wait.
+    #[inline(never)]
+    fn wait_until_open(&self) {
+        while self.state.load(Ordering::Relaxed) == HELD {
+            self.state.wait();
+        }
+    }
+
+    /// The guard of a lock that [`SpinGuard::park`] left closed.
+    ///
+    /// # Panics
+    ///
+    /// `parked` is another lock's.
+    pub fn resume(&'static self, parked: Parked) -> SpinGuard<'static, T, B> {
+        // A static lock does not move, so the address names the one that was parked, whose guard
+        // is gone.
+        assert!(parked.state == self.state_address(), "a parked lock is resumed as itself");
+        SpinGuard { lock: self }
+    }
+
+    /// An address that no other lock has, wherever it is.
+    fn state_address(&self) -> usize {
+        const { assert!(size_of::<B>() != 0, "a state has an address of its own") };
+        (&raw const self.state).addr()
+    }
+
+    /// Closes the lock if it is open.
+    pub fn try_lock(&self) -> Option<SpinGuard<'_, T, B>> {
+        // Acquire: what the last holder wrote is seen.
+        let is_taken = self.state.exchange(OPEN, HELD, Ordering::Acquire);
+        // Not `then_some`: a guard that is built for nothing opens the lock when it is dropped.
+        is_taken.then(|| SpinGuard { lock: self })
+    }
+
+    /// Tries `attempts` times: for a panic, which must speak even if the holder will never return.
+    pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T, B>> {
+        (0..attempts).find_map(|_| {
+            self.state.wait();
+            self.try_lock()
+        })
+    }
+}
+
+/// A lock that is closed while nobody has its guard, to be resumed once.
+#[derive(Debug)]
+#[must_use = "the lock stays closed for ever without it"]
+pub struct Parked {
+    /// Where the lock's state is.
+    state: usize,
+}
+
+impl<T, B: StateByte> SpinGuard<'static, T, B> {
+    /// Leaves the lock closed, for [`SpinLock::resume`].
+    pub fn park(self) -> Parked {
+        let state = self.lock.state_address();
+        core::mem::forget(self);
+        Parked { state }
+    }
+}
+
+/// Opens the lock when dropped.
+#[derive(Debug)]
+pub struct SpinGuard<'a, T, B: StateByte = AtomicU8> {
+    lock: &'a SpinLock<T, B>,
+}
+
+impl<T, B: StateByte> Deref for SpinGuard<'_, T, B> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        // SAFETY: this guard is the only one, since `try_lock` closed the lock for it.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T, B: StateByte> DerefMut for SpinGuard<'_, T, B> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as for `deref`, and `&mut self` makes this the guard's only borrow.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T, B: StateByte> Drop for SpinGuard<'_, T, B> {
+    fn drop(&mut self) {
+        self.lock.state.store(OPEN, Ordering::Release);
+    }
+}
+
+const EMPTY: u8 = 0;
+const WRITING: u8 = 1;
+const READY: u8 = 2;
+
+/// A value that is written once, at boot, and read by every CPU afterwards.
+#[derive(Debug)]
+pub struct Once<T, B = AtomicU8> {
+    state: B,
+    value: UnsafeCell<Option<T>>,
+}
+
+// SAFETY: written before `READY` is released, only shared references after it is acquired.
+unsafe impl<T: Send + Sync, B: Sync> Sync for Once<T, B> {}
+
+impl<T> Once<T> {
+    /// An empty cell.
+    pub const fn new() -> Self {
+        Self::with(AtomicU8::new(EMPTY))
+    }
+}
+
+impl<T, B> Once<T, B> {
+    /// An empty cell whose state is `state`, which is 0: empty.
+    pub const fn with(state: B) -> Self {
+        Self { state, value: UnsafeCell::new(None) }
+    }
+}
+
+impl<T, B: StateByte> Once<T, B> {
+    /// Writes the value. A second writer changes nothing.
+    pub fn set(&self, value: T) {
+        if self.state.exchange(EMPTY, WRITING, Ordering::Relaxed) {
+            // SAFETY: only one caller moves the state from EMPTY, and nobody reads before READY.
+            unsafe { *self.value.get() = Some(value) };
+            self.state.store(READY, Ordering::Release);
+        }
+    }
+
+    /// The value, once it is written.
+    pub fn get(&self) -> Option<&T> {
+        if self.state.load(Ordering::Acquire) != READY {
+            return None;
+        }
+        // SAFETY: READY means written, and nothing writes again.
+        unsafe { (*self.value.get()).as_ref() }
+    }
+}
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_parked_lock_is_closed_until_it_is_resumed() {
+        static LOCK: SpinLock<u32> = SpinLock::new(1);
+        let parked = LOCK.lock().park();
+        assert!(LOCK.try_lock().is_none());
+        drop(LOCK.resume(parked));
+        assert!(LOCK.try_lock().is_some());
+    }
+
+    #[test]
+    #[should_panic(expected = "a parked lock is resumed as itself")]
+    fn a_parked_lock_opens_no_other() {
+        static PARKED: SpinLock<u32> = SpinLock::new(1);
+        static OTHER: SpinLock<u32> = SpinLock::new(1);
+        drop(OTHER.resume(PARKED.lock().park()));
+    }
+
+    #[test]
+    fn a_failed_try_leaves_the_lock_closed() {
+        let lock = SpinLock::new(());
+        let guard = lock.lock();
+        assert!(lock.try_lock().is_none());
+        assert!(lock.try_lock().is_none(), "the first failure must not have opened it");
+        assert!(lock.lock_within(10).is_none());
+        drop(guard);
+        assert!(lock.try_lock().is_some());
+    }
+
+    #[test]
+    fn no_increment_is_lost_between_threads() {
+        let lock = SpinLock::new(0_u64);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for turn in 0..5_000 {
+                        let mut guard = loop {
+                            // Both ways in, and failures on the way.
+                            match if turn % 2 == 0 { lock.try_lock() } else { Some(lock.lock()) } {
+                                Some(guard) => break guard,
+                                None => thread::yield_now(),
+                            }
+                        };
+                        let before = *guard;
+                        thread::yield_now();
+                        *guard = before + 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*lock.lock(), 20_000);
+    }
+
+    #[test]
+    fn a_cell_keeps_the_first_value() {
+        let cell = Once::new();
+        assert!(cell.get().is_none());
+        cell.set(1);
+        cell.set(2);
+        assert_eq!(cell.get(), Some(&1));
+    }
+}

@@ -1,0 +1,150 @@
+//! When Oche itself is wrong: say everything that is known, then stop this CPU.
+#![expect(unsafe_code, reason = "what the vectors stored, and stacks")]
+
+use core::fmt;
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::console::{self, print};
+use crate::frame::TrapFrame;
+use crate::lock::Once;
+use crate::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
+use crate::{firmware, image, percpu};
+
+/// Most return addresses that are printed.
+const BACKTRACE_LIMIT: usize = 24;
+
+/// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`]. Must not panic
+/// and must not wait.
+pub type LastWords = fn(out: &mut dyn fmt::Write) -> fmt::Result;
+
+/// How each line of a panic begins.
+pub const PREFIX: &str = "oche: panic: ";
+
+static LAST_WORDS: Once<LastWords> = Once::new();
+/// Somebody has said that it panics.
+static IS_TOLD: AtomicBool = AtomicBool::new(false);
+/// Somebody panics already: a panic inside a panic only says so.
+static PANICKING: AtomicBool = AtomicBool::new(false);
+
+/// What a machine does instead of stopping, such as a reset. May return; then the CPU stops.
+static END: Once<fn()> = Once::new();
+
+/// Has a panic end with `end`.
+pub fn set_end(end: fn()) {
+    END.set(end);
+}
+
+/// Whether some CPU has panicked, from its first word on.
+pub fn is_panicking() -> bool {
+    IS_TOLD.load(Ordering::Relaxed)
+}
+
+/// Registers the hook.
+pub fn set_last_words(hook: LastWords) {
+    LAST_WORDS.set(hook);
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let mut frame_pointer: u64;
+    // SAFETY: copies a register.
+    unsafe {
+        core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
+    };
+    IS_TOLD.store(true, Ordering::Relaxed);
+    if let Some(location) = info.location() {
+        print(format_args!("oche: panic: cpu {}: {} at {location}\n", percpu::index(), info.message()));
+    } else {
+        print(format_args!("oche: panic: cpu {}: {}\n", percpu::index(), info.message()));
+    }
+    stop(frame_pointer)
+}
+
+/// An exception that EL2 took from EL2 and that ends it, or one that the configuration makes impossible.
+///
+/// # Safety
+///
+/// `frame` is what the vectors stored on this CPU's stack.
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector: u64) -> ! {
+    // SAFETY: the vectors stored it on this CPU's stack and never touch it again.
+    let frame = unsafe { &*frame };
+    let base = image::range().start;
+    let (syndrome, far) = (EsrEl2.read(), FarEl2.read());
+    IS_TOLD.store(true, Ordering::Relaxed);
+    print(format_args!(
+        "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
+        percpu::index(),
+        name(syndrome, far),
+        HpfarEl2.read(),
+        frame.elr,
+        frame.elr.wrapping_sub(base),
+        frame.spsr,
+    ));
+    for (row, registers) in frame.registers.chunks(4).enumerate() {
+        print(format_args!("oche: panic: x{:<2}", row * 4));
+        for register in registers {
+            print(format_args!(" {register:#018x}"));
+        }
+        print(format_args!("\n"));
+    }
+    stop(frame.register(29))
+}
+
+/// What happened, in words. Source: Arm ARM DDI 0487, `ESR_EL2`, EC.
+fn name(syndrome: u64, far: u64) -> &'static str {
+    let guard = stack_bottom() - percpu::GUARD_BYTES..stack_bottom();
+    match syndrome >> 26 & 0x3f {
+        0x25 if guard.contains(&far) => "stack overflow",
+        0x25 => "data abort",
+        0x21 => "instruction abort",
+        0x2f => "SError",
+        _ => "exception",
+    }
+}
+
+/// The lowest mapped address of this CPU's stack.
+fn stack_bottom() -> u64 {
+    percpu::stack_top(percpu::index()) - percpu::STACK_BYTES as u64 + percpu::GUARD_BYTES
+}
+
+fn stop(frame_pointer: u64) -> ! {
+    if PANICKING.swap(true, Ordering::Relaxed) {
+        print(format_args!("oche: panic: cpu {}: while another panic is printed\n", percpu::index()));
+        firmware::halt();
+    }
+    print(format_args!("oche: panic: guest ELR_EL1 {:#x}, image at {}\n", ElrEl12.read(), image::range()));
+    backtrace(frame_pointer);
+    if let Some(hook) = LAST_WORDS.get() {
+        // The console takes everything.
+        let _ = hook(&mut console::Writer);
+    }
+    console::on_fatal();
+    print(format_args!("oche: panic: stopped\n"));
+    if let Some(end) = END.get() {
+        end();
+    }
+    firmware::halt()
+}
+
+/// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return address.
+fn backtrace(mut frame_pointer: u64) {
+    let top = percpu::stack_top(percpu::index());
+    let bottom = stack_bottom();
+    for _ in 0..BACKTRACE_LIMIT {
+        if frame_pointer < bottom || frame_pointer > top - 16 || !frame_pointer.is_multiple_of(16) {
+            return;
+        }
+        let record = frame_pointer as *const u64;
+        // SAFETY: inside the mapped part of this CPU's stack, checked above.
+        let next = unsafe { record.read_volatile() };
+        // SAFETY: as above, eight bytes further.
+        let return_address = unsafe { record.wrapping_add(1).read_volatile() };
+        print(format_args!("oche: panic: image+{:#x}\n", return_address.wrapping_sub(image::range().start)));
+        if next <= frame_pointer {
+            return;
+        }
+        frame_pointer = next;
+    }
+}

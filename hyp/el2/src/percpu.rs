@@ -1,0 +1,80 @@
+//! One record and one stack for each CPU. Other modules depend on this one, and it on none of them.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+
+use oche_types::MOST_CPUS;
+
+use crate::counters::Counters;
+use crate::image;
+use crate::registers::TpidrEl2;
+
+/// Stack slots in the linker script.
+pub const STACKS: usize = MOST_CPUS;
+/// Bytes of a slot. Slots are aligned to their size.
+pub const STACK_BYTES: usize = 65536;
+/// Bytes at the low end of a slot that are never mapped.
+pub const GUARD_BYTES: u64 = 4096;
+
+/// A CPU's `state` before anyone starts it.
+pub(super) const OFF: u8 = 0;
+
+/// One CPU. Its start and its stop are `smp`'s.
+#[derive(Debug)]
+pub struct Cpu {
+    pub(super) affinity: AtomicU64,
+    pub(super) state: AtomicU8,
+    pub(super) has_run: AtomicBool,
+    pub(super) entry: AtomicU64,
+    pub(super) context: AtomicU64,
+    /// Where a CPU from a spin table waits for its entry in the guest, or 0.
+    pub(super) slot: AtomicU64,
+    /// Its exits from the guest.
+    pub exits: Counters,
+}
+
+impl Cpu {
+    const fn new() -> Self {
+        Self {
+            affinity: AtomicU64::new(u64::MAX),
+            state: AtomicU8::new(OFF),
+            has_run: AtomicBool::new(false),
+            entry: AtomicU64::new(0),
+            context: AtomicU64::new(0),
+            slot: AtomicU64::new(0),
+            exits: Counters::new(),
+        }
+    }
+
+    /// It exists and has been started at least once.
+    pub fn has_run(&self) -> bool {
+        self.has_run.load(Ordering::Relaxed)
+    }
+}
+
+pub(super) static CPUS: [Cpu; MOST_CPUS] = [const { Cpu::new() }; MOST_CPUS];
+
+/// Notes this CPU's number.
+pub fn set_index(index: usize) {
+    TpidrEl2.write(index as u64);
+}
+
+/// This CPU's number, below [`MOST_CPUS`].
+pub fn index() -> usize {
+    TpidrEl2.read() as usize % MOST_CPUS
+}
+
+/// This CPU's record.
+pub fn this() -> &'static Cpu {
+    // The index is reduced, so this is a CPU.
+    CPUS.get(index()).unwrap_or(&CPUS[0])
+}
+
+/// All records; those of CPUs that do not exist have never counted anything.
+pub fn all() -> &'static [Cpu] {
+    &CPUS
+}
+
+/// One past the highest address of the stack slot of CPU `index`.
+pub fn stack_top(index: usize) -> u64 {
+    image::stacks().start + ((index % STACKS + 1) * STACK_BYTES) as u64
+}

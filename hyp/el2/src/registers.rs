@@ -1,0 +1,225 @@
+//! System registers that aarch64-cpu lacks or gives another layout: raw values, by encoding.
+//!
+//! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System Register
+//! Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's registers while
+//! the plain EL1 names reach EL2's own.
+#![expect(unsafe_code, reason = "system registers")]
+
+macro_rules! system_registers {
+    ($($(#[$doc:meta])* $name:ident = $encoding:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug)]
+        pub struct $name;
+
+        impl $name {
+            /// Reads the register.
+            pub fn read(self) -> u64 {
+                let value;
+                // SAFETY: reading a system register that exists has no effect on memory. Callers check ID
+                // registers before they name an optional one.
+                unsafe {
+                    core::arch::asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nostack, preserves_flags))
+                };
+                value
+            }
+
+            /// Writes the register. It takes effect for the guest at the next exception return; the caller
+            /// adds an ISB where EL2 itself depends on it.
+            pub fn write(self, value: u64) {
+                // SAFETY: the registers below control the guest or trap it; none of them changes how EL2's
+                // own accesses are translated.
+                unsafe {
+                    core::arch::asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nostack, preserves_flags))
+                };
+            }
+        }
+    )*};
+}
+
+system_registers! {
+    /// `SCTLR_EL1` of the guest.
+    SctlrEl12 = "S3_5_C1_C0_0";
+    /// `CPACR_EL1` of the guest.
+    CpacrEl12 = "S3_5_C1_C0_2";
+    /// `TCR_EL1` of the guest.
+    TcrEl12 = "S3_5_C2_C0_2";
+    /// `SPSR_EL1` of the guest.
+    SpsrEl12 = "S3_5_C4_C0_0";
+    /// `ELR_EL1` of the guest.
+    ElrEl12 = "S3_5_C4_C0_1";
+    /// `ESR_EL1` of the guest.
+    EsrEl12 = "S3_5_C5_C2_0";
+    /// `FAR_EL1` of the guest.
+    FarEl12 = "S3_5_C6_C0_0";
+    /// `VBAR_EL1` of the guest.
+    VbarEl12 = "S3_5_C12_C0_0";
+    /// `CNTKCTL_EL1` of the guest.
+    CntkctlEl12 = "S3_5_C14_C1_0";
+    /// `CNTP_CTL_EL0` of the guest.
+    CntpCtlEl02 = "S3_5_C14_C2_1";
+    /// `CNTV_CTL_EL0` of the guest.
+    CntvCtlEl02 = "S3_5_C14_C3_1";
+    /// `PAR_EL1`: shared by all levels, so EL2 puts back what it overwrites.
+    ParEl1 = "S3_0_C7_C4_0";
+    /// `SP_EL0`.
+    SpEl0 = "S3_0_C4_C1_0";
+    /// `SP_EL1`.
+    SpEl1 = "S3_4_C4_C1_0";
+    /// `OSLAR_EL1`, to be written only.
+    OslarEl1 = "S2_0_C1_C0_4";
+    /// `OSLSR_EL1`, to be read only.
+    OslsrEl1 = "S2_0_C1_C1_4";
+    /// `OSDLR_EL1`; RAZ/WI without FEAT_DoubleLock.
+    OsdlrEl1 = "S2_0_C1_C3_4";
+    /// `MDSCR_EL1`.
+    MdscrEl1 = "S2_0_C0_C2_2";
+    /// `PSTATE.PAN`, where FEAT_PAN is: bit 22.
+    Pan = "S3_0_C4_C2_3";
+    /// `PMCR_EL0`.
+    PmcrEl0 = "S3_3_C9_C12_0";
+    /// `CTR_EL0`.
+    CtrEl0 = "S3_3_C0_C0_1";
+    /// `ID_AA64DFR0_EL1`.
+    IdAa64Dfr0 = "S3_0_C0_C5_0";
+    /// `ID_AA64ISAR1_EL1`.
+    IdAa64Isar1 = "S3_0_C0_C6_1";
+    /// `ID_AA64ISAR2_EL1`.
+    IdAa64Isar2 = "S3_0_C0_C6_2";
+    /// `ID_AA64MMFR0_EL1`.
+    IdAa64Mmfr0 = "S3_0_C0_C7_0";
+    /// `ID_AA64MMFR1_EL1`.
+    IdAa64Mmfr1 = "S3_0_C0_C7_1";
+    /// `ID_AA64MMFR2_EL1`.
+    IdAa64Mmfr2 = "S3_0_C0_C7_2";
+    /// `ID_AA64PFR0_EL1`.
+    IdAa64Pfr0 = "S3_0_C0_C4_0";
+    /// `ID_AA64PFR1_EL1`.
+    IdAa64Pfr1 = "S3_0_C0_C4_1";
+    /// `ID_AA64SMFR0_EL1`.
+    IdAa64Smfr0 = "S3_0_C0_C4_5";
+    /// `ISR_EL1`, to be read only.
+    IsrEl1 = "S3_0_C12_C1_0";
+    /// `MIDR_EL1`.
+    MidrEl1 = "S3_0_C0_C0_0";
+    /// Apple's `HID4_EL1`, of a P core. Source: m1n1 `src/cpu_regs.h`.
+    Hid4El1 = "S3_0_C15_C4_0";
+    /// Apple's `EHID4_EL1`, of an E core. Source: the same.
+    Ehid4El1 = "S3_0_C15_C4_1";
+    /// `MPIDR_EL1`.
+    MpidrEl1 = "S3_0_C0_C0_5";
+    /// `VPIDR_EL2`.
+    VpidrEl2 = "S3_4_C0_C0_0";
+    /// `VMPIDR_EL2`.
+    VmpidrEl2 = "S3_4_C0_C0_5";
+    /// `CPTR_EL2`, in the layout of `HCR_EL2.E2H` = 1.
+    CptrEl2 = "S3_4_C1_C1_2";
+    /// `HSTR_EL2`.
+    HstrEl2 = "S3_4_C1_C1_3";
+    /// `HACR_EL2`.
+    HacrEl2 = "S3_4_C1_C1_7";
+    /// `HCRX_EL2`.
+    HcrxEl2 = "S3_4_C1_C2_2";
+    /// `ZCR_EL2`.
+    ZcrEl2 = "S3_4_C1_C2_0";
+    /// `SMCR_EL2`.
+    SmcrEl2 = "S3_4_C1_C2_6";
+    /// `MDCR_EL2`.
+    MdcrEl2 = "S3_4_C1_C1_1";
+    /// `HFGRTR_EL2`.
+    HfgrtrEl2 = "S3_4_C1_C1_4";
+    /// `HFGWTR_EL2`.
+    HfgwtrEl2 = "S3_4_C1_C1_5";
+    /// `HFGITR_EL2`.
+    HfgitrEl2 = "S3_4_C1_C1_6";
+    /// `HDFGRTR_EL2`.
+    HdfgrtrEl2 = "S3_4_C3_C1_4";
+    /// `HDFGWTR_EL2`.
+    HdfgwtrEl2 = "S3_4_C3_C1_5";
+    /// `HAFGRTR_EL2`.
+    HafgrtrEl2 = "S3_4_C3_C1_6";
+    /// `VTTBR_EL2`.
+    VttbrEl2 = "S3_4_C2_C1_0";
+    /// `CNTHCTL_EL2`, in the layout of `HCR_EL2.E2H` = 1.
+    CnthctlEl2 = "S3_4_C14_C1_0";
+    /// `CNTVOFF_EL2`.
+    CntvoffEl2 = "S3_4_C14_C0_3";
+    /// `CNTHP_CTL_EL2`.
+    CnthpCtlEl2 = "S3_4_C14_C2_1";
+    /// `CNTHP_TVAL_EL2`.
+    CnthpTvalEl2 = "S3_4_C14_C2_0";
+    /// `CNTHV_CTL_EL2` (FEAT_VHE).
+    CnthvCtlEl2 = "S3_4_C14_C3_1";
+    /// `ICC_PMR_EL1`.
+    IccPmrEl1 = "S3_0_C4_C6_0";
+    /// `ICC_IAR0_EL1`.
+    IccIar0El1 = "S3_0_C12_C8_0";
+    /// `ICC_EOIR0_EL1`.
+    IccEoir0El1 = "S3_0_C12_C8_1";
+    /// `ICC_HPPIR0_EL1`.
+    IccHppir0El1 = "S3_0_C12_C8_2";
+    /// `ICC_BPR0_EL1`.
+    IccBpr0El1 = "S3_0_C12_C8_3";
+    /// `ICC_SGI1R_EL1`, to be written only.
+    IccSgi1rEl1 = "S3_0_C12_C11_5";
+    /// `ICC_ASGI1R_EL1`, to be written only.
+    IccAsgi1rEl1 = "S3_0_C12_C11_6";
+    /// `ICC_SGI0R_EL1`, to be written only.
+    IccSgi0rEl1 = "S3_0_C12_C11_7";
+    /// `ICC_CTLR_EL1`.
+    IccCtlrEl1 = "S3_0_C12_C12_4";
+    /// `ICC_IGRPEN0_EL1`.
+    IccIgrpen0El1 = "S3_0_C12_C12_6";
+    /// `ICC_SRE_EL2`.
+    IccSreEl2 = "S3_4_C12_C9_5";
+    /// `ICH_HCR_EL2`.
+    IchHcrEl2 = "S3_4_C12_C11_0";
+    /// `TPIDR_EL2`: the index of this CPU.
+    TpidrEl2 = "S3_4_C13_C0_2";
+    /// `VM_TMR_FIQ_ENA_EL2`, on Apple's CPUs only. Source: m1n1 `src/cpu_regs.h`.
+    VmTimerFiqEnableEl2 = "S3_5_C15_C1_3";
+    /// `CTRR_A_LWR_EL1`, on Apple's CPUs only. Source: m1n1 `proxyclient/m1n1/apple_regs.json`.
+    CtrrALwrEl1 = "S3_4_C15_C2_3";
+    /// `CTRR_A_UPR_EL1`, on Apple's CPUs only. Source: the same.
+    CtrrAUprEl1 = "S3_4_C15_C2_4";
+    /// `CTRR_CTL_EL1`, on Apple's CPUs only. Source: the same.
+    CtrrCtlEl1 = "S3_4_C15_C2_5";
+    /// `IPI_SR_EL1`, on Apple's CPUs only. Source: the same.
+    IpiSrEl1 = "S3_5_C15_C1_1";
+    /// `PMCR0_EL1`, on Apple's CPUs only. Source: the same.
+    Pmcr0El1 = "S3_1_C15_C0_0";
+    /// `UPMCR0_EL1`, on Apple's CPUs only. Source: the same.
+    Upmcr0El1 = "S3_7_C15_C0_4";
+    /// `UPMSR_EL1`, on Apple's CPUs only. Source: the same.
+    UpmsrEl1 = "S3_7_C15_C6_4";
+    /// `L2C_ERR_STS`, on Apple's CPUs only: what bus error there was; writing what was read clears it. Source: m1n1
+    /// `src/cpu_regs.h`, `src/exception.c`; XNU `osfmk/arm64/sleh.c`.
+    L2cErrorStatus = "S3_3_C15_C8_0";
+    /// `L2C_ERR_ADR`, on Apple's CPUs only: where. Source: the same.
+    L2cErrorAddress = "S3_3_C15_C9_0";
+    /// `L2C_ERR_INF`, on Apple's CPUs only. Source: the same.
+    L2cErrorInformation = "S3_3_C15_C10_0";
+    /// `AFSR1_EL2`.
+    Afsr1El2 = "S3_4_C5_C1_1";
+    /// `ESR_EL2`.
+    EsrEl2 = "S3_4_C5_C2_0";
+    /// `FAR_EL2`.
+    FarEl2 = "S3_4_C6_C0_0";
+    /// `HPFAR_EL2`.
+    HpfarEl2 = "S3_4_C6_C0_4";
+}
+
+/// `HCR_EL2.FMO`: FIQs are taken to EL2, and virtual ones exist. Source: Arm ARM DDI 0487, `HCR_EL2`.
+pub const HCR_FMO: u64 = 1 << 3;
+/// `HCR_EL2.VF`: a virtual FIQ is pending.
+pub const HCR_VF: u64 = 1 << 6;
+
+/// The four-bit field of an ID register at `shift`.
+pub fn id_field(value: u64, shift: u32) -> u64 {
+    value >> shift & 0xf
+}
+
+/// `ISB`: register writes before are seen by instructions after.
+pub fn synchronize_context() {
+    // SAFETY: a barrier changes nothing.
+    unsafe { core::arch::asm!("isb", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,117 @@
+//! What a step came to: whether the guest's instruction was executed, took an exception to EL1, or returned from one.
+
+#[cfg(target_os = "none")]
+mod hw;
+
+#[cfg(target_os = "none")]
+pub(crate) use hw::{Aside, arm, disarm, is_guest_stepping, is_stepping};
+
+/// What a step came to, seen from EL1 and EL0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The instruction, done or not, and nothing else.
+    SameLevel,
+    /// An exception was taken to EL1.
+    Entry,
+    /// EL1 returned, to EL0 or to itself, by an `ERET` that another CPU put there.
+    Return,
+}
+
+/// Where a CPU is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// The exception level.
+    pub level: u64,
+    /// The next instruction.
+    pub pc: u64,
+}
+
+/// What `ELR_EL1` holds for a step at EL1 of the instruction at `pc`: what no exception taken in the step stores there, for
+/// those name the instruction or the one behind it. Only an `ERET` goes on there.
+pub fn sentinel(pc: u64) -> u64 {
+    pc.wrapping_add(2)
+}
+
+/// What a step came to that began at `before` and left the CPU at `now`, with `elr_el1` in `ELR_EL1`. Of a step at EL1, the
+/// masks in `SPSR_EL1` were set, so that no exception was taken behind an `ERET`.
+pub fn outcome(before: State, now: State, elr_el1: u64) -> Outcome {
+    match (before.level != 0, now.level != 0) {
+        (false, true) => Outcome::Entry,
+        (true, true) if elr_el1 != sentinel(before.pc) => Outcome::Entry,
+        (true, false) => Outcome::Return,
+        (true, true) if now.pc == sentinel(before.pc) => Outcome::Return,
+        (true, true) | (false, false) => Outcome::SameLevel,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PC: u64 = 0x1000;
+    const VECTOR: u64 = 0x8280;
+    const MASKS: u64 = 0x1c0;
+
+    /// EL1 as far as a step needs it.
+    struct Cpu {
+        state: State,
+        masks: u64,
+        elr_el1: u64,
+        spsr_el1: u64,
+    }
+
+    impl Cpu {
+        fn eret(&mut self) {
+            self.state = State { level: self.spsr_el1 >> 2 & 3, pc: self.elr_el1 };
+            self.masks = self.spsr_el1 & MASKS;
+        }
+
+        fn interrupt(&mut self) {
+            if self.masks & 0x80 == 0 {
+                (self.elr_el1, self.spsr_el1) = (self.state.pc, self.state.level << 2 | self.masks);
+                (self.state, self.masks) = (State { level: 1, pc: VECTOR }, MASKS);
+            }
+        }
+    }
+
+    /// A step at EL1 whose instruction is an `ERET` to `level`, with an IRQ pending.
+    fn outcome_of_return(level: u64, masks: u64) -> (Outcome, State) {
+        let before = State { level: 1, pc: PC };
+        let spsr_el1 = level << 2 | masks;
+        let mut cpu = Cpu { state: before, masks: MASKS, elr_el1: sentinel(PC), spsr_el1 };
+        cpu.eret();
+        cpu.interrupt();
+        (outcome(before, cpu.state, cpu.elr_el1), cpu.state)
+    }
+
+    #[test]
+    fn an_interrupt_behind_a_return_is_held_back_by_the_masks() {
+        for level in [0, 1] {
+            let returned = State { level, pc: sentinel(PC) };
+            assert_eq!(outcome_of_return(level, MASKS), (Outcome::Return, returned));
+            // Without them the handler would look like an instruction that branches there.
+            let handler = State { level: 1, pc: VECTOR };
+            assert_eq!(outcome_of_return(level, 0), (Outcome::SameLevel, handler));
+        }
+    }
+
+    #[test]
+    fn an_exception_is_known_by_its_level_or_its_return_address() {
+        let (user, kernel) = (State { level: 0, pc: PC }, State { level: 1, pc: PC });
+        let handler = State { level: 1, pc: VECTOR };
+        assert_eq!(outcome(user, handler, PC), Outcome::Entry);
+        for address in [PC, PC + 4] {
+            assert_eq!(outcome(kernel, handler, address), Outcome::Entry);
+        }
+    }
+
+    #[test]
+    fn an_instruction_stays_at_its_level() {
+        for level in [0, 1] {
+            for pc in [PC, PC + 4, 0x2000] {
+                let before = State { level, pc: PC };
+                assert_eq!(outcome(before, State { level, pc }, sentinel(PC)), Outcome::SameLevel);
+            }
+        }
+    }
+}

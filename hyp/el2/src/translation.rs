@@ -1,0 +1,152 @@
+//! What the guest's stage 1 says now: of the instruction that trapped, and of the access that it makes.
+// UNSAFETY: `AT` walks the guest's tables, and an instruction is read at the address that they and stage 2 give.
+#![expect(unsafe_code, reason = "AT, and reading the guest's instructions")]
+
+use core::arch::asm;
+
+use oche_types::addr::{Gfn, PAGE_BYTES};
+
+use crate::frame::TrapFrame;
+use crate::instruction::{Access, InstructionSet};
+use crate::registers::{Pan, ParEl1, SctlrEl12};
+use crate::stage2::Lookup;
+use crate::tlb::Cpus;
+use crate::{features, guest};
+
+/// `SPSR_EL2`: an AArch32 state, and T32 in it; the exception level; UAO and PAN.
+const SPSR_AARCH32: u64 = 1 << 4;
+const SPSR_T32: u64 = 1 << 5;
+const SPSR_LEVEL: u64 = 3 << 2;
+const SPSR_PAN: u64 = 1 << 22;
+const SPSR_UAO: u64 = 1 << 23;
+/// `SCTLR_EL1.{E0E, EE}`: data is big-endian. `.{ATA0, ATA}`: accesses check tags.
+const SCTLR_UNUSUAL: u64 = 1 << 24 | 1 << 25 | 1 << 42 | 1 << 43;
+/// `PAR_EL1.PA`.
+const PAR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// The guest's instruction, in a state that is usual. `None` also where it cannot be read just now.
+pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
+    let is_usual = frame.spsr & SPSR_AARCH32 == 0 && SctlrEl12.read() & SCTLR_UNUSUAL == 0;
+    raw_instruction(frame).filter(|_| is_usual).map(|(word, _)| word)
+}
+
+/// The guest's instruction and its set, in any state. `None` where it cannot be read just now, or leaves the page.
+pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)> {
+    let set = match frame.spsr & (SPSR_AARCH32 | SPSR_T32) {
+        SPSR_AARCH32 => InstructionSet::A32,
+        0 | SPSR_T32 => InstructionSet::A64,
+        _ => InstructionSet::T32,
+    };
+    let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| guest::is_memory(*at))?;
+    let Lookup::Mapped { at, .. } = guest::root()?.lookup(&Cpus, Gfn::containing(address)?) else {
+        return None;
+    };
+    let offset = address as usize % PAGE_BYTES;
+    if offset + 4 > PAGE_BYTES {
+        return None;
+    }
+    let pointer = core::ptr::with_exposed_provenance::<u16>(at.address() as usize + offset);
+    if set == InstructionSet::T32 {
+        // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at
+        // any time, and each half is read once.
+        let first = unsafe { pointer.read_volatile() };
+        // SAFETY: the same, and it is in the same page.
+        let second = unsafe { pointer.wrapping_add(1).read_volatile() };
+        return Some((u32::from(first) << 16 | u32::from(second), set));
+    }
+    let pointer = pointer.cast::<u32>();
+    if !pointer.is_aligned() {
+        return None;
+    }
+    // SAFETY: as above, and it is read once.
+    Some((unsafe { pointer.read_volatile() }, set))
+}
+
+/// What stage 1 says of an access now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Translation {
+    /// It is allowed, and leads to the page that was asked about.
+    Same,
+    /// Stage 1 refuses it, with this status (`DFSC`).
+    Fault(u64),
+    /// It leads elsewhere, or its walk meets something that stage 2 stops.
+    Other,
+}
+
+/// Asks stage 1 whether the guest, in the state that `frame` tells, may still make `access` at the virtual `address`, which
+/// is inside one page, and whether that is `page`. With the engine's lock held, right before the access is emulated.
+///
+/// What remains: another CPU that changes the mapping after this answer, and waits for its `TLBI` to complete, does not
+/// wait for this CPU, which is at EL2 and whose access is still to come. But it comes before this CPU lets go of the
+/// engine's lock, so before any access that traps and is made after that `TLBI`: only a device can see it come late, or a load
+/// of a page whose copies devices only read. The instruction itself is read where EL0 or EL1 may read; whether it may execute there is not asked again.
+pub(super) fn recheck_translation(
+    address: u64,
+    access: &Access,
+    frame: &TrapFrame,
+    page: Gfn,
+) -> Translation {
+    let executes_as_user = frame.spsr & SPSR_LEVEL == 0;
+    let is_user = executes_as_user || access.is_unprivileged && frame.spsr & SPSR_UAO == 0;
+    let has_pan = frame.spsr & (SPSR_AARCH32 | SPSR_PAN) == SPSR_PAN && !is_user;
+    if has_pan && !features::has_translation_with_pan() {
+        return Translation::Other;
+    }
+    let result = ask_stage1(address, is_user, access.is_write(), has_pan);
+    // F; FST; S: stage 2 stopped the walk.
+    match (result & 1, result >> 9 & 1) {
+        (0, _) if result & PAR_ADDRESS == page.address() => Translation::Same,
+        (0, _) | (_, 1) => Translation::Other,
+        _ => Translation::Fault(result >> 1 & 0x3f),
+    }
+}
+
+/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0, or by EL1 without PAN.
+pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
+    let result = ask_stage1(address, is_user, false, false);
+    (result & 1 == 0).then_some(result & PAR_ADDRESS | address & 0xfff)
+}
+
+/// `PAR_EL1` after the guest's stage 1 was walked for an access. From EL2 a fault of the walk, of either stage, is reported
+/// there and not taken. `has_pan`: EL1's with `PSTATE.PAN` set; only where FEAT_PAN2 is.
+fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64 {
+    // PAR_EL1 is the guest's too.
+    let saved = ParEl1.read();
+    match (is_user, is_write, has_pan) {
+        // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below.
+        (true, false, _) => unsafe {
+            asm!("at s1e0r, {}", "isb", in(reg) address, options(nostack, preserves_flags));
+        },
+        // SAFETY: the same.
+        (true, true, _) => unsafe {
+            asm!("at s1e0w, {}", "isb", in(reg) address, options(nostack, preserves_flags));
+        },
+        // SAFETY: the same.
+        (false, false, false) => unsafe {
+            asm!("at s1e1r, {}", "isb", in(reg) address, options(nostack, preserves_flags));
+        },
+        // SAFETY: the same.
+        (false, true, false) => unsafe {
+            asm!("at s1e1w, {}", "isb", in(reg) address, options(nostack, preserves_flags));
+        },
+        (false, _, true) => ask_stage1_with_pan(address, is_write),
+    }
+    let result = ParEl1.read();
+    ParEl1.write(saved);
+    result
+}
+
+/// `AT S1E1RP` and `AT S1E1WP`, which go by the PAN of the level that executes them. EL2's own pages are none of EL0's, so it is
+/// free to set it.
+fn ask_stage1_with_pan(address: u64, is_write: bool) {
+    let own = Pan.read();
+    Pan.write(SPSR_PAN);
+    if is_write {
+        // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which the caller puts back.
+        unsafe { asm!("sys #0, c7, c9, #1, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+    } else {
+        // SAFETY: the same.
+        unsafe { asm!("sys #0, c7, c9, #0, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+    }
+    Pan.write(own);
+}

@@ -1,0 +1,245 @@
+//! Every synchronous exception of the guest: decode, decide, go on.
+#![expect(unsafe_code, reason = "the frame that the vectors stored")]
+
+use oche_engine::host::CpuAccess;
+use oche_trace::statistics::Exit;
+use oche_types::addr::Gfn;
+
+use crate::fault::{Fault, Platform, Resume};
+use crate::frame::TrapFrame;
+use crate::inject::{Reason, inject};
+use crate::lock::Once;
+use crate::psci::{self, Request, status};
+use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
+use crate::stage2::{Lookup, Root};
+use crate::syndrome::{Abort, Cause, Class, Exception, RegisterAccess};
+use crate::tlb::Cpus;
+use crate::{console, fiq, firmware, guest, percpu, smp, step, translation};
+
+static PLATFORM: Once<&'static dyn Platform> = Once::new();
+
+/// Names the platform. Call once, before the guest runs.
+pub fn set_platform(platform: &'static dyn Platform) {
+    PLATFORM.set(platform);
+}
+
+static ON_HYPERVISOR_CALL: Once<fn(&TrapFrame)> = Once::new();
+
+/// Calls `hook` at each HVC of the guest, before it is answered; it need not return. Call once, before
+/// the guest runs.
+pub fn set_hypervisor_call_hook(hook: fn(&TrapFrame)) {
+    ON_HYPERVISOR_CALL.set(hook);
+}
+
+/// Called by the vectors for a synchronous exception from the guest.
+///
+/// # Safety
+///
+/// Only the vectors may call this, with the frame that they just stored.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
+    // SAFETY: the vectors stored `frame` on this CPU's own stack and use it again only after we return, so
+    // for now no one else can reach it.
+    let frame = unsafe { &mut *frame };
+    let exception = Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
+    let exits = &percpu::this().exits;
+    let ended_step = if step::is_stepping() { end_step(&exception, frame) } else { None };
+    match ended_step {
+        Some(exit) => exits.count(exit),
+        None => {
+            let trap = Trap::of(&exception);
+            // Before anything is done: a call may stop the CPU or the machine.
+            exits.count(trap.exit());
+            on_trap(trap, &exception, frame);
+        }
+    }
+    fiq::before_return();
+}
+
+/// What a synchronous exception comes to, decided before anything is done about it.
+enum Trap {
+    /// The guest tries again.
+    Retry,
+    /// A fetch from a page that may be executed from now on.
+    Execute(&'static Root, Gfn),
+    /// The platform decides.
+    Fault(Fault),
+    /// An access that ends in an abort for the guest.
+    Refused(Reason),
+    HypervisorCall,
+    MonitorCall,
+    Register(RegisterAccess),
+    Undefined,
+}
+
+impl Trap {
+    fn of(exception: &Exception) -> Self {
+        match exception.class() {
+            Class::DataAbort(abort) => Self::of_abort(exception, &abort, false),
+            Class::InstructionAbort(abort) => Self::of_abort(exception, &abort, true),
+            Class::HypervisorCall => Self::HypervisorCall,
+            Class::MonitorCall => Self::MonitorCall,
+            Class::SystemRegister(access) => Self::Register(access),
+            Class::AppleRegister => Self::Register(RegisterAccess::from_iss(Afsr1El2.read())),
+            Class::Other(_) | Class::SoftwareStep => Self::Undefined,
+        }
+    }
+
+    fn of_abort(exception: &Exception, abort: &Abort, is_fetch: bool) -> Self {
+        // The guest changed its own tables under the access: let it fault again, or not.
+        let Some(address) = fault_address(exception, abort) else { return Self::Retry };
+        let (Some(page), Some(root)) = (Gfn::containing(address), guest::root()) else {
+            return Self::Refused(reason(abort, is_fetch));
+        };
+        let lookup = root.lookup(&Cpus, page);
+        let fault = Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
+        match (lookup, abort.cause) {
+            (Lookup::InMotion, _) => Self::Retry,
+            (Lookup::Mapped { access: CpuAccess::None, .. }, Cause::Translation | Cause::Permission) => fault,
+            // It was made while the fault was on its way here.
+            (Lookup::Mapped { .. }, Cause::Translation) => Self::Retry,
+            (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
+                Self::Execute(root, page)
+            }
+            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, Cause::Permission) => Self::Retry,
+            // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
+            (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission)
+                if is_fetch && !abort.on_table_walk =>
+            {
+                Self::Retry
+            }
+            (_, Cause::Other(_)) => Self::Refused(reason(abort, is_fetch)),
+            (Lookup::Mapped { .. }, Cause::Permission) | (Lookup::Unmapped, _) => fault,
+        }
+    }
+
+    /// As what the exception counts.
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Retry => Exit::Retry,
+            Self::Execute(..) => Exit::Execute,
+            Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::WatchedPage,
+            Self::Fault(fault) => PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address)),
+            Self::Refused(_) => Exit::Device,
+            Self::HypervisorCall => Exit::HypervisorCall,
+            Self::MonitorCall => Exit::SecureCall,
+            Self::Register(_) => Exit::SystemRegister,
+            Self::Undefined => Exit::Other,
+        }
+    }
+}
+
+/// An exception in a step of one instruction. As what it counts, if that was all; otherwise it is still to be handled.
+fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
+    let platform = PLATFORM.get()?;
+    let class = exception.class();
+    let mut fault = || {
+        let (abort, is_fetch) = match class {
+            Class::DataAbort(abort) => (abort, false),
+            Class::InstructionAbort(abort) => (abort, true),
+            _ => return None,
+        };
+        let address = fault_address(exception, &abort)?;
+        let lookup = guest::root()?.lookup(&Cpus, Gfn::containing(address)?);
+        let is_closed = match lookup {
+            Lookup::Mapped { access: CpuAccess::None, .. } => true,
+            Lookup::Mapped { access: CpuAccess::ReadOnly, .. } => !is_fetch,
+            _ => false,
+        };
+        is_closed.then_some(Fault { address, far: exception.far, abort, is_fetch, lookup })
+    };
+    let is_done = class == Class::SoftwareStep;
+    match platform.step_ended(is_done, frame, &mut fault) {
+        Some(Resume::Next) => frame.advance(),
+        Some(Resume::Same) => {}
+        Some(Resume::Abort) => inject(Reason::Load, exception, frame),
+        // A trap that only the step has, of an instruction that another CPU put there: it is executed again, unstepped.
+        None => {
+            let is_trap = matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
+            return is_trap.then_some(Exit::Retry);
+        }
+    }
+    Some(if is_done { Exit::Step } else { Exit::WatchedPage })
+}
+
+fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
+    match trap {
+        Trap::Retry => {}
+        Trap::Execute(root, page) => root.allow_execute(&Cpus, page, percpu::index()),
+        Trap::Fault(fault) => on_fault(&fault, exception, frame),
+        Trap::Refused(reason) => inject(reason, exception, frame),
+        Trap::HypervisorCall => {
+            if let Some(hook) = ON_HYPERVISOR_CALL.get() {
+                hook(frame);
+            }
+            #[cfg(feature = "panic-on-request")]
+            crate::panic_request::obey(frame.register(0));
+            // ELR is behind the HVC already.
+            frame.set_register(0, status::NOT_SUPPORTED as u64);
+        }
+        Trap::MonitorCall => {
+            // A trapped SMC has not been executed: step over it first, for the call may not return.
+            frame.elr = frame.elr.wrapping_add(4);
+            on_monitor_call(frame);
+        }
+        Trap::Register(access) if fiq::on_register(access, frame) => frame.advance(),
+        Trap::Register(_) | Trap::Undefined => inject(Reason::Undefined, exception, frame),
+    }
+}
+
+fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
+    let resume = PLATFORM.get().map_or(Resume::Abort, |platform| platform.stage2_fault(fault, frame));
+    match resume {
+        Resume::Next => frame.advance(),
+        Resume::Same => {}
+        Resume::Abort => inject(reason(&fault.abort, fault.is_fetch), exception, frame),
+    }
+}
+
+fn on_monitor_call(frame: &mut TrapFrame) {
+    let arguments = [0, 1, 2, 3].map(|number| frame.register(number));
+    let result = match psci::decode(arguments) {
+        Request::CpuOn { affinity, entry, context } => smp::start(affinity, entry, context) as u64,
+        Request::CpuOff => smp::stop() as u64,
+        // Some firmware (QEMU's) calls a CPU off until it runs: Oche knows better.
+        Request::AffinityInfo { affinity, .. } if smp::is_starting(affinity) => {
+            status::AFFINITY_ON_PENDING as u64
+        }
+        Request::AffinityInfo { call, .. } | Request::Relay(call) => firmware::call(call),
+        Request::Stop(call) => {
+            report_exits();
+            firmware::call(call)
+        }
+        Request::NotSupported => status::NOT_SUPPORTED as u64,
+    };
+    frame.set_register(0, result);
+}
+
+/// Prints each CPU's counts.
+pub fn report_exits() {
+    for (index, cpu) in percpu::all().iter().enumerate().filter(|(_, cpu)| cpu.has_run()) {
+        console::print(format_args!("oche: exits of cpu {index}:{}\n", cpu.exits));
+    }
+}
+
+fn reason(abort: &Abort, is_fetch: bool) -> Reason {
+    match (is_fetch, abort.is_write) {
+        (true, _) => Reason::Fetch,
+        (false, true) => Reason::Store,
+        (false, false) => Reason::Load,
+    }
+}
+
+/// The guest-physical address of an abort, or `None` when the guest's own tables no longer lead anywhere.
+fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
+    if Exception::hpfar_is_valid(abort) {
+        let offset = if abort.on_table_walk || abort.far_invalid { 0 } else { exception.far & 0xfff };
+        return Some(exception.hpfar_page() | offset);
+    }
+    if abort.far_invalid {
+        return None;
+    }
+    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may let EL1 load; whether
+    // the access itself is still allowed is asked before it is emulated, and by the CPU if it is stepped.
+    translation::translate(exception.far, false)
+}

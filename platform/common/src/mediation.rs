@@ -1,0 +1,292 @@
+//! Mediation: the guest's accesses to its DARTs on one side, the engine and the machine on the other.
+//!
+//! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use oche_el2::device::{IoError, IoResult};
+use oche_el2::guard::{Guards, Value};
+use oche_el2::stage2::Stage2;
+use oche_el2::tlb::Cpus;
+use oche_el2::{callers, percpu};
+use oche_engine::budget::Budget;
+use oche_engine::host::Iommu;
+use oche_engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched};
+use oche_trace::directory::Layout;
+use oche_trace::statistics::Statistics;
+use oche_types::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_types::dart::registers::STREAM_COMMAND;
+use oche_types::dart::stream::DartId;
+use oche_types::event::Event;
+use oche_types::range::PhysRange;
+use oche_types::selection::{MOST_WATCHES, Selection};
+
+use crate::port::{SetInterrupt, TraceConsole};
+pub use crate::recorder::Cause;
+use crate::recorder::{Description, Recorder};
+use crate::world::Machine;
+
+#[cfg(feature = "measure-trace")]
+mod measure;
+
+/// What boot hands over.
+pub struct Setup<'a, I> {
+    /// The hardware.
+    pub iommu: I,
+    /// What the trace says of the machine; its DARTs are those that the guest sees.
+    pub description: &'a Description,
+    /// The guest's RAM, ascending; nothing of Oche's own.
+    pub ram: &'a [PhysRange],
+    /// The engine's frames.
+    pub pool: PhysRange,
+    /// How the copies of a page that is mapped more than once are kept equal.
+    pub coherence: Coherence,
+    /// How exactly permissions are kept.
+    pub isolation: Isolation,
+    /// The CPUs' tables, with all of `ram` in them.
+    pub stage2: Stage2<Cpus>,
+    /// Memory of the trace; may be empty.
+    pub trace: PhysRange,
+    /// What is where in it.
+    pub trace_layout: Layout,
+    /// What is recorded from the start: orders with `;` between them.
+    pub trace_orders: &'a str,
+    /// Nanoseconds since 1970 UTC now.
+    pub wall_clock_nanoseconds: Option<u64>,
+    /// The interrupt of the trace's port. `None`: the board shows no port.
+    pub set_port_interrupt: Option<SetInterrupt>,
+}
+
+/// The engine and all that it stands on.
+pub struct Mediation<I> {
+    machine: Machine<I>,
+    engine: Engine,
+    /// Where there is a trace.
+    port: Option<TraceConsole>,
+    /// Where a snapshot of a page is taken.
+    words: Box<[u64; PAGE_WORDS]>,
+}
+
+impl<I: Iommu> Mediation<I> {
+    /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
+    pub fn new(setup: Setup<'_, I>) -> Self {
+        let recorder =
+            Recorder::new(setup.trace, setup.trace_layout, setup.description, setup.wall_clock_nanoseconds);
+        let darts = setup.description.darts.len();
+        let mut machine = Machine { stage2: setup.stage2, iommu: setup.iommu, recorder };
+        let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
+        let pool = frames(setup.pool);
+        let configuration = Configuration {
+            darts,
+            ram: &ram,
+            devices: &[],
+            pool,
+            coherence: setup.coherence,
+            isolation: setup.isolation,
+        };
+        let engine = Engine::new(&configuration, &mut machine);
+        machine.recorder.order(setup.trace_orders);
+        let port = machine.recorder.port().zip(setup.set_port_interrupt);
+        let port = port.map(|(port, set_interrupt)| TraceConsole::new(port, set_interrupt));
+        Self { machine, engine, port, words: Box::new([0; PAGE_WORDS]) }
+    }
+
+    /// The hardware.
+    pub fn iommu(&mut self) -> &mut I {
+        &mut self.machine.iommu
+    }
+
+    /// A trap begins that the engine has no part in: the guest touched hardware registers. What is recorded
+    /// until the next trap came from `cause`.
+    pub fn pass_through(&mut self, cause: Cause, event: &Event) {
+        self.begin(cause);
+        self.machine.recorder.record(event);
+        self.machine.recorder.publish();
+    }
+
+    /// The guest loads `bytes` bytes at `offset` of a DART's registers, or stores the low `bytes`
+    /// bytes of `write` there.
+    ///
+    /// # Errors
+    ///
+    /// [`IoError::NoRegister`] where no register answers so: an external abort to the guest.
+    pub fn access_dart(
+        &mut self,
+        cause: Cause,
+        dart: DartId,
+        offset: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
+        self.begin(cause);
+        let answer = match write {
+            None => self.engine.read(&mut self.machine, dart, offset, bytes).map(u64::from),
+            Some(value) => {
+                if offset == STREAM_COMMAND {
+                    self.machine.recorder.record_callers(dart, callers::of);
+                }
+                // A value of more than 32 bits comes with a width that the engine refuses.
+                self.engine.write(&mut self.machine, dart, offset, bytes, value as u32).map(|()| 0)
+            }
+        };
+        self.end_trap();
+        answer.map_err(|_| IoError::NoRegister)
+    }
+
+    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold_all`],
+    /// [`Self::release_all`] and [`Self::word`].
+    pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.begin(cause);
+        let result = act(self);
+        self.end_trap();
+        result
+    }
+
+    /// See [`Engine::trap_budget`].
+    pub fn trap_budget(&self) -> Budget {
+        self.engine.trap_budget()
+    }
+
+    /// See [`Engine::hold_all`].
+    #[must_use]
+    pub fn hold_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.hold_all(&mut self.machine, pages, budget)
+    }
+
+    /// See [`Engine::release_all`].
+    #[must_use]
+    pub fn release_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.release_all(&mut self.machine, pages, budget)
+    }
+
+    /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.
+    pub fn word(&mut self, address: u64) -> Option<u64> {
+        let page = Gfn::containing(address).filter(|page| self.engine.is_ram(*page))?;
+        let offset = (address as usize % PAGE_BYTES) & !7;
+        Some(self.engine.load_guarded(&mut self.machine, page, offset, 8))
+    }
+
+    /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes` bytes of `write` there.
+    ///
+    /// # Errors
+    ///
+    /// [`IoError::NoRegister`] where there is no port.
+    pub fn access_port(&mut self, cause: Cause, offset: u64, bytes: usize, write: Option<u64>) -> IoResult {
+        let loaded = match write {
+            None => self.port.as_ref().ok_or(IoError::NoRegister)?.load(offset, bytes),
+            Some(value) => {
+                self.begin(cause);
+                let port = self.port.as_mut().ok_or(IoError::NoRegister)?;
+                port.store(&mut self.engine, &mut self.machine, offset, bytes, value);
+                0
+            }
+        };
+        self.machine.recorder.publish();
+        Ok(loaded)
+    }
+
+    /// A trap begins. Takes over what was asked of the trace.
+    fn begin(&mut self, cause: Cause) {
+        if self.machine.recorder.begin(cause) {
+            let mut watches = [Selection::NONE; MOST_WATCHES];
+            let mut count = 0;
+            for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
+                *place = watch;
+                count += 1;
+            }
+            self.engine.watch(&mut self.machine, &watches[..count]);
+        } else {
+            self.engine.go_on_watching(&mut self.machine);
+        }
+    }
+
+    /// Publishes the counters, and hands on what was traced.
+    fn end_trap(&mut self) {
+        while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
+            let count = self.machine.recorder.snapshot_words();
+            if self.engine.is_ram(wanted.page) {
+                self.load_words(wanted.page, count);
+                let words = &*self.words;
+                self.machine.recorder.record_snapshot(&wanted, |word| words[word]);
+            }
+        }
+        self.machine.recorder.publish();
+        if let Some(port) = &mut self.port {
+            port.go_on(&mut self.engine, &mut self.machine);
+        }
+    }
+
+    /// Takes what CPUs find in the first `count` words of `page`, which is guest RAM, and zeros for the rest.
+    fn load_words(&mut self, page: Gfn, count: usize) {
+        self.words.fill(0);
+        for (index, word) in self.words.iter_mut().enumerate().take(count) {
+            *word = self.engine.load_guarded(&mut self.machine, page, index * 8, 8);
+        }
+    }
+
+    /// What happened so far.
+    pub fn statistics(&self) -> &Statistics {
+        self.machine.recorder.statistics()
+    }
+}
+
+impl<I: Iommu> Guards for Mediation<I> {
+    fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
+        self.begin(Cause { cpu: percpu::index(), program_counter, frame_pointer: 0 });
+        let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
+        self.end_trap();
+        trapped
+    }
+
+    fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        self.engine.load_guarded(&mut self.machine, page, offset, bytes)
+    }
+
+    fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64) {
+        self.engine.store_guarded(&mut self.machine, page, offset, bytes, value);
+    }
+
+    fn guard_loads(&mut self, page: Gfn) {
+        self.engine.guard_loads(&mut self.machine, page);
+    }
+
+    fn begin_view(&mut self) -> Option<u64> {
+        self.machine.stage2.begin_view()
+    }
+
+    fn open(&mut self, page: Gfn) -> bool {
+        let at = self.engine.open_guarded(&mut self.machine, page);
+        self.machine.stage2.open_in_view(page, at)
+    }
+
+    fn settle(&mut self, page: Gfn) {
+        self.engine.settle_guarded(&mut self.machine, page);
+    }
+
+    fn is_watching(&self) -> bool {
+        self.engine.is_watching()
+    }
+
+    fn tell(&mut self, watched: &Watched, value: &Value) {
+        let word = |index: usize| value.get(index).copied().unwrap_or(0);
+        self.engine.tell_watched(&mut self.machine, watched, word);
+    }
+}
+
+/// The whole pages of a range; `None` if that is empty.
+fn pages(range: &PhysRange) -> Option<Range<Gfn>> {
+    let range = range.shrunk_to(PAGE_BYTES as u64);
+    let page = |address| Gfn::containing(address).expect("invariant: guest RAM lies below 2^44");
+    let pages = page(range.start)..page(range.end);
+    (!pages.is_empty()).then_some(pages)
+}
+
+/// The whole frames of a range.
+fn frames(range: PhysRange) -> Range<Frame> {
+    let range = range.shrunk_to(FRAME_BYTES as u64);
+    let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64);
+    let frame = |address| Frame(number(address).expect("invariant: the pool lies below 2^46"));
+    frame(range.start)..frame(range.end)
+}

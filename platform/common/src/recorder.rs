@@ -1,0 +1,285 @@
+//! The trace in memory: events into the ring of the CPU they happen on, and counters beside them.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::AtomicU64;
+
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
+use oche_el2::callers::{self, MOST_FRAMES};
+use oche_el2::frame::TrapFrame;
+use oche_el2::percpu;
+use oche_trace::control::{Control, ControlReader};
+use oche_trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
+use oche_trace::ring::RingWriter;
+use oche_trace::snapshot::{self, Snapshots, Wanted};
+use oche_trace::statistics::Statistics;
+use oche_trace::words::Text;
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::event::Event;
+use oche_types::range::PhysRange;
+use oche_types::selection::Selection;
+use oche_virtio::port::TracePort;
+
+/// What the trace says of the machine.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The board's name.
+    pub board: &'static str,
+    /// Each virtual DART: guest-physical address of its registers, and its name.
+    pub darts: Vec<(DartId, u64, String)>,
+    /// Who is behind which stream.
+    pub devices: Vec<Device>,
+}
+
+/// Something that does DMA.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its number where the board has one, such as a PCI requester id.
+    pub source: u32,
+    /// The DART that it is behind.
+    pub dart: DartId,
+    /// Its stream there.
+    pub stream: StreamId,
+    /// Its name.
+    pub name: String,
+}
+
+/// Where an event happens: on which CPU, and at which guest instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cause {
+    /// The CPU, as Oche numbers them.
+    pub cpu: usize,
+    /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
+    pub program_counter: u64,
+    /// X29 of the guest's kernel; 0 where it does not matter.
+    pub frame_pointer: u64,
+}
+
+impl Cause {
+    /// The guest's instruction that trapped on this CPU.
+    pub fn of(frame: &TrapFrame) -> Self {
+        Self {
+            cpu: percpu::index(),
+            program_counter: frame.elr,
+            frame_pointer: callers::frame_pointer(frame),
+        }
+    }
+}
+
+/// Whether what happens is counted and recorded: the cargo feature `trace`.
+pub const IS_COMPILED_IN: bool = cfg!(feature = "trace");
+
+/// Counts everything, and records it where there is memory for that.
+pub struct Recorder {
+    statistics: Statistics,
+    /// Empty where there is no memory for a trace.
+    memory: &'static [AtomicU64],
+    layout: Layout,
+    rings: Vec<RingWriter>,
+    asked: ControlReader,
+    control: Control,
+    takes_snapshots: bool,
+    /// Every event is recorded, and nothing else is asked for.
+    is_plain: bool,
+    snapshots: Snapshots,
+    /// Whether the last event passed the filter.
+    is_admitted: bool,
+    cause: Cause,
+}
+
+impl Recorder {
+    /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
+    /// `layout` records nothing.
+    pub fn new(
+        memory: PhysRange,
+        layout: Layout,
+        description: &Description,
+        wall_clock_nanoseconds: Option<u64>,
+    ) -> Self {
+        let memory = if IS_COMPILED_IN { words_of(memory) } else { &[] };
+        if memory.len() < layout.total_bytes() / 8 {
+            return Self::silent();
+        }
+        let machine = Machine {
+            board: Text::new(description.board),
+            counter_hz: CNTFRQ_EL0.get(),
+            start_ticks: CNTPCT_EL0.get(),
+            wall_clock_nanoseconds,
+        };
+        let mut directory = DirectoryWriter::begin(&memory, layout, &machine);
+        for (dart, address, name) in &description.darts {
+            directory.dart(*dart, *address, name);
+        }
+        for device in &description.devices {
+            directory.device(device.source, device.dart, device.stream, &device.name);
+        }
+        directory.finish();
+        for (index, cpu) in percpu::all().iter().enumerate() {
+            if let Some(words) = cpu_counters(layout, index).and_then(|place| memory.get(place)) {
+                cpu.exits.count_in(words);
+            }
+        }
+        Self {
+            rings: (0..layout.cpus()).map_while(|cpu| RingWriter::new(layout, cpu)).collect(),
+            memory,
+            layout,
+            ..Self::silent()
+        }
+    }
+
+    fn silent() -> Self {
+        Self {
+            statistics: Statistics::default(),
+            memory: &[],
+            layout: Layout::new(1, 0),
+            rings: Vec::new(),
+            asked: ControlReader::default(),
+            control: Control::default(),
+            takes_snapshots: false,
+            is_plain: true,
+            snapshots: Snapshots::default(),
+            is_admitted: false,
+            cause: Cause::default(),
+        }
+    }
+
+    /// Asks for what `orders`, with `;` between them, say; what makes no sense is told and left out.
+    pub fn order(&self, orders: &str) {
+        let mut control = Control::default();
+        for order in orders.split(';').map(str::trim).filter(|order| !order.is_empty()) {
+            if let Err(error) = control.apply(order) {
+                log::warn!("oche.trace-orders: `{order}` ignored: {error}");
+            }
+        }
+        if control != Control::default() {
+            control.publish(&self.memory);
+        }
+    }
+
+    /// The trace for a reader in the guest, where events are recorded.
+    pub fn port(&self) -> Option<TracePort> {
+        // The second half: see `oche_boot::bare::launch`.
+        let (_, before) = self.memory.split_at(self.memory.len() / 2);
+        let previous = Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));
+        (self.layout.ring_records() != 0).then(|| TracePort::new(self.memory, self.layout, previous))
+    }
+
+    /// What happened so far, in numbers.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// A trap begins: what happens from here on came from `cause`. Takes over what was asked of the trace, and says
+    /// whether other watches were.
+    #[must_use]
+    pub fn begin(&mut self, cause: Cause) -> bool {
+        self.cause = cause;
+        let mut are_other = false;
+        if let Some((generation, control)) = self.asked.changed(&self.memory) {
+            are_other = control.watches != self.control.watches;
+            self.control = control;
+            self.takes_snapshots = snapshot::are_wanted(&control);
+            self.snapshots.forget();
+            self.is_plain = control.events.is_everything() && !self.takes_snapshots;
+            self.record(&Event::Filter { generation, is_whole: control.events.is_everything() });
+        }
+        are_other && !self.rings.is_empty()
+    }
+
+    /// Records who called the code that is about to flush `dart`, if that was asked for; `callers` finds them.
+    #[inline]
+    pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MOST_FRAMES], usize)) {
+        if self.control.has_callers && self.cause.frame_pointer != 0 {
+            let (addresses, count) = callers(self.cause.frame_pointer);
+            let addresses = addresses.get(..count).expect("invariant: callers fit into their list");
+            self.record_chain(dart, addresses);
+        }
+    }
+
+    #[cold]
+    fn record_chain(&mut self, dart: DartId, addresses: &[u64]) {
+        let Some((first, rest)) = addresses.split_first() else { return };
+        self.record(&Event::Callers { dart, frames: addresses.len() as u8, first: *first });
+        for pair in rest.chunks(2) {
+            let word = |index: usize| pair.get(index).copied().unwrap_or(0);
+            self.record(&Event::Data { words: [word(0), word(1)] });
+        }
+    }
+
+    /// Where accesses of CPUs are to be recorded.
+    pub fn watches(&self) -> impl Iterator<Item = Selection> {
+        self.control.watched().copied()
+    }
+
+    /// Takes note of `event`.
+    pub fn record(&mut self, event: &Event) {
+        if !IS_COMPILED_IN {
+            return;
+        }
+        self.statistics.count(event);
+        if !self.is_plain {
+            return self.record_as_asked(event);
+        }
+        if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
+            ring.record(&self.memory, CNTPCT_EL0.get(), self.cause.program_counter, event);
+        }
+    }
+
+    /// The long way, for who asked for something: a filter, or snapshots.
+    #[cold]
+    #[inline(never)]
+    fn record_as_asked(&mut self, event: &Event) {
+        if self.takes_snapshots {
+            self.snapshots.note(&self.control, event);
+        }
+        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        match event {
+            // They belong to the event before them, on the same CPU and under the same lock.
+            Event::Data { .. } if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
+            Event::Data { .. } => {}
+            _ => {
+                let events = &self.control.events;
+                self.is_admitted = ring.record_if(events, &self.memory, time, program_counter, event);
+            }
+        }
+    }
+
+    /// The next page of which bytes are to be taken, now that everything is in its place.
+    #[inline]
+    pub fn wanted_snapshot(&mut self) -> Option<Wanted> {
+        if self.takes_snapshots { self.snapshots.take() } else { None }
+    }
+
+    /// How many words of a page a snapshot needs.
+    pub fn snapshot_words(&self) -> usize {
+        usize::from(self.control.snapshot_bytes).div_ceil(8)
+    }
+
+    /// Records the first bytes of a page, whose words `load` gives.
+    pub fn record_snapshot(&mut self, wanted: &Wanted, load: impl Fn(usize) -> u64) {
+        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        snapshot::events(wanted, self.control.snapshot_bytes, load, |event| {
+            ring.record(&self.memory, time, program_counter, event);
+        });
+        ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
+    }
+
+    /// Puts the engine's counters where readers find them.
+    pub fn publish(&mut self) {
+        self.statistics.balance();
+        publish_statistics(&self.memory, &self.statistics);
+    }
+}
+
+/// Oche's memory for the trace, as words. Memory that is not aligned is none.
+fn words_of(range: PhysRange) -> &'static [AtomicU64] {
+    if range.start == 0 || !range.start.is_multiple_of(8) {
+        return &[];
+    }
+    let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(range.start as usize);
+    // SAFETY: reserved by the layout, mapped one to one at EL2 for ever, out of the guest's reach, and accessed
+    // as atomics only, by Oche and by who reads the trace from outside.
+    unsafe { core::slice::from_raw_parts(pointer, (range.size() / 8) as usize) }
+}

@@ -1,0 +1,233 @@
+//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's IOMMU, the trace.
+
+use core::arch::asm;
+use core::ops::Range;
+
+use oche_el2::stage2::Stage2 as CpuTables;
+use oche_el2::tlb::Cpus;
+use oche_engine::host::{
+    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+};
+use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::dart::entry::Permission;
+use oche_types::dart::stream::{DartId, Members, StreamId};
+use oche_types::event::Event;
+
+use crate::recorder::Recorder;
+
+/// Everything that the engine stands on. Decides nothing.
+pub struct Machine<I> {
+    /// The CPUs' view of guest memory.
+    pub stage2: CpuTables<Cpus>,
+    /// The devices' view of it.
+    pub iommu: I,
+    /// Who hears what happens.
+    pub recorder: Recorder,
+}
+
+/// Guest RAM and the frame pool, as EL2 maps them: Normal, write-back, one to one.
+///
+/// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where the CPU can
+/// (`oche_el2::stage2`), so no cache maintenance goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
+impl<I> Memory for Machine<I> {
+    fn load(&self, page: Hfn, word: usize) -> u64 {
+        let at = word_pointer(page, word);
+        // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never Rust's.
+        unsafe { at.read_volatile() }
+    }
+
+    fn store(&mut self, page: Hfn, word: usize, value: u64) {
+        let at = word_pointer(page, word);
+        // SAFETY: as for `load`; what changes is the guest's memory or the engine's frame, never Rust's.
+        unsafe { at.write_volatile(value) }
+    }
+
+    fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
+        assert!(offset < PAGE_BYTES && offset.is_multiple_of(1 << width_log2), "an aligned place in a page");
+        let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
+        // SAFETY: as for `store`, and aligned: the store is single-copy atomic.
+        match width_log2 {
+            // SAFETY: the same.
+            0 => unsafe { at.write_volatile(value as u8) },
+            // SAFETY: the same.
+            1 => unsafe { at.cast::<u16>().write_volatile(value as u16) },
+            // SAFETY: the same.
+            2 => unsafe { at.cast::<u32>().write_volatile(value as u32) },
+            // SAFETY: the same.
+            _ => unsafe { at.cast::<u64>().write_volatile(value) },
+        }
+    }
+
+    fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
+        assert!(words.end <= PAGE_WORDS, "words of a page");
+        let differs = |word: &usize| self.load(one, *word) != self.load(other, *word);
+        // Two words at a time in the middle: most of what is compared is equal.
+        let pairs = words.start.next_multiple_of(2)..words.end & !1;
+        if pairs.len() < 4 {
+            return words.into_iter().find(differs);
+        }
+        let before = (words.start..pairs.start).find(differs);
+        before.or_else(|| {
+            let equal = equal_pairs(
+                word_pointer(one, pairs.start),
+                word_pointer(other, pairs.start),
+                pairs.len() / 2,
+            );
+            let at = pairs.start + 2 * equal;
+            if at == pairs.end {
+                return (at..words.end).find(differs);
+            }
+            // It may have been made equal since.
+            (at..at + 2).find(differs).or(Some(at))
+        })
+    }
+
+    /// A pair is two single-copy atomic words. Source: Arm ARM DDI 0487, B2.2.1.
+    fn copy_page(&mut self, from: Hfn, to: Hfn) {
+        let (from, to) = (word_pointer(from, 0), word_pointer(to, 0));
+        // SAFETY: as for `load` and `store`; exactly one page is read and one is written.
+        unsafe {
+            asm!(
+                "2:",
+                "ldp {a}, {b}, [{from}], #16",
+                "ldp {c}, {d}, [{from}], #16",
+                "ldp {e}, {f}, [{from}], #16",
+                "ldp {g}, {h}, [{from}], #16",
+                "stp {a}, {b}, [{to}], #16",
+                "stp {c}, {d}, [{to}], #16",
+                "stp {e}, {f}, [{to}], #16",
+                "stp {g}, {h}, [{to}], #16",
+                "subs {left}, {left}, #64",
+                "b.ne 2b",
+                from = inout(reg) from => _,
+                to = inout(reg) to => _,
+                left = inout(reg) PAGE_BYTES => _,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+                options(nostack)
+            );
+        }
+    }
+
+    fn fill_page(&mut self, page: Hfn, value: u64) {
+        let to = word_pointer(page, 0);
+        // SAFETY: as for `store`; exactly one page is written.
+        unsafe {
+            asm!(
+                "2:",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "stp {value}, {value}, [{to}], #16",
+                "subs {left}, {left}, #64",
+                "b.ne 2b",
+                to = inout(reg) to => _,
+                left = inout(reg) PAGE_BYTES => _,
+                value = in(reg) value,
+                options(nostack)
+            );
+        }
+    }
+}
+
+/// How many of `pairs` pairs of words, at least one, are equal before the first that differs. `one` and `other` point
+/// at even words, with that many pairs behind them in their pages.
+fn equal_pairs(one: *mut u64, other: *mut u64, pairs: usize) -> usize {
+    let mut left = pairs;
+    // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is written.
+    unsafe {
+        asm!(
+            "2:",
+            "ldp {a}, {b}, [{one}], #16",
+            "ldp {c}, {d}, [{other}], #16",
+            "cmp {a}, {c}",
+            "ccmp {b}, {d}, #0, eq",
+            "b.ne 3f",
+            "subs {left}, {left}, #1",
+            "b.ne 2b",
+            "3:",
+            one = inout(reg) one => _,
+            other = inout(reg) other => _,
+            left = inout(reg) left,
+            a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            options(nostack, readonly)
+        );
+    }
+    pairs - left
+}
+
+fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
+    assert!(word < PAGE_WORDS, "a word of a page");
+    core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
+}
+
+impl<I> Stage2 for Machine<I> {
+    fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
+        self.stage2.prepare(page)
+    }
+
+    fn break_page(&mut self, page: Gfn) {
+        self.stage2.break_page(page);
+    }
+
+    fn flush_broken(&mut self) {
+        self.stage2.flush_broken();
+    }
+
+    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+        self.stage2.make_page(page, at, access);
+    }
+
+    fn publish(&mut self) {
+        self.stage2.publish();
+    }
+}
+
+impl<I: Iommu> Iommu for Machine<I> {
+    const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
+    const CAN_FORBID_READS: bool = I::CAN_FORBID_READS;
+
+    fn has_windows(&self) -> bool {
+        self.iommu.has_windows()
+    }
+
+    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+        self.iommu.leaf_entry(frame, permission, slots)
+    }
+
+    fn table_entry(&self, table: Frame) -> u64 {
+        self.iommu.table_entry(table)
+    }
+
+    fn attach(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        space: SpaceId,
+        root: Frame,
+    ) -> Result<(), InvalidateTimedOut> {
+        self.iommu.attach(dart, stream, space, root)
+    }
+
+    fn block(&mut self, dart: DartId, stream: StreamId) {
+        self.iommu.block(dart, stream);
+    }
+
+    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        self.iommu.invalidate(space, members)
+    }
+
+    fn is_confirmed(&mut self) -> bool {
+        self.iommu.is_confirmed()
+    }
+
+    fn next_fault(&mut self) -> Option<DeviceFault> {
+        self.iommu.next_fault()
+    }
+}
+
+impl<I> Tap for Machine<I> {
+    fn event(&mut self, event: Event) {
+        self.recorder.record(&event);
+    }
+}

@@ -11,9 +11,9 @@ use dtoolkit::fdt::Fdt;
 /// Bytes in the header.
 pub const HEADER_BYTES: usize = 40;
 /// The largest blob that is read. Source: Linux `Documentation/arm64/booting.rst`, section 2: 2 MiB.
-pub const MOST_BYTES: u64 = 2 << 20;
+pub const MAX_BYTES: u64 = 2 << 20;
 /// The deepest nesting that is followed. Trees in use have less than ten levels; editors recurse.
-pub const MOST_LEVELS: usize = 24;
+pub const MAX_LEVELS: usize = 24;
 const MAGIC: u32 = 0xd00d_feed;
 /// The one version of the format, and what later ones say they are compatible with.
 const VERSION: u32 = 17;
@@ -34,7 +34,7 @@ pub fn total_size(bytes: &[u8]) -> Option<usize> {
         return None;
     }
     let size = word(bytes, 4)?;
-    (HEADER_BYTES as u64..=MOST_BYTES).contains(&u64::from(size)).then_some(size as usize)
+    (HEADER_BYTES as u64..=MAX_BYTES).contains(&u64::from(size)).then_some(size as usize)
 }
 
 /// Checks the blob at the start of `bytes`, which may go on behind it.
@@ -130,7 +130,7 @@ impl Structure<'_> {
                     let name = text(self.blob.get(self.at..)?)?;
                     self.advance(name.len() + 1)?;
                     levels += 1;
-                    if levels > MOST_LEVELS || (levels == 1) != name.is_empty() {
+                    if levels > MAX_LEVELS || (levels == 1) != name.is_empty() {
                         return None;
                     }
                     takes_properties = true;

@@ -5,7 +5,7 @@
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use oche_el2::psci;
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::range::{ListFull, PhysRange, RangeList};
 
 use crate::blob::{self, Damaged};
@@ -19,11 +19,11 @@ pub struct Machine<'a> {
     /// What firmware keeps: the memory reservation block and `/reserved-memory` with fixed places.
     pub reserved: RangeList,
     /// MPIDR affinities of the CPUs, in the FDT's order.
-    affinities: [u64; MOST_CPUS],
+    affinities: [u64; MAX_CPUS],
     /// `cpu-release-addr` of each, or 0.
-    releases: [u64; MOST_CPUS],
+    releases: [u64; MAX_CPUS],
     cpu_count: usize,
-    /// CPUs beyond [`MOST_CPUS`], which stay off.
+    /// CPUs beyond [`MAX_CPUS`], which stay off.
     pub cpus_ignored: usize,
     /// `/chosen/linux,initrd-start` and `-end`.
     pub initrd: Option<PhysRange>,
@@ -81,8 +81,8 @@ impl<'a> Machine<'a> {
             tree,
             ram: RangeList::new(),
             reserved: RangeList::new(),
-            affinities: [0; MOST_CPUS],
-            releases: [0; MOST_CPUS],
+            affinities: [0; MAX_CPUS],
+            releases: [0; MAX_CPUS],
             cpu_count: 0,
             cpus_ignored: 0,
             initrd: None,

@@ -9,7 +9,7 @@ pub const MAGIC: [u8; 8] = *b"OCHEPAYL";
 /// The only version.
 pub const VERSION: u32 = 1;
 /// Most entries that are read; the rest of a larger count is an error.
-pub const MOST_ENTRIES: u32 = 16;
+pub const MAX_ENTRIES: u32 = 16;
 /// Bytes before the entries.
 pub const HEADER_BYTES: usize = 16;
 /// Bytes in an entry.
@@ -17,7 +17,7 @@ pub const ENTRY_BYTES: usize = 24;
 /// Bytes that an item's offset is a multiple of.
 pub const ITEM_ALIGNMENT: u64 = 4096;
 /// Bytes that hold the header and as many entries as there may be.
-pub const MOST_HEADER_BYTES: usize = HEADER_BYTES + ENTRY_BYTES * MOST_ENTRIES as usize;
+pub const MAX_HEADER_BYTES: usize = HEADER_BYTES + ENTRY_BYTES * MAX_ENTRIES as usize;
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub enum PayloadError {
     BadMagic,
     /// Another version than 1.
     BadVersion,
-    /// More than [`MOST_ENTRIES`] entries, or the header is cut short.
+    /// More than [`MAX_ENTRIES`] entries, or the header is cut short.
     BadCount,
     /// An item is not 4 KiB aligned, or lies past `limit`, or its end wraps.
     BadItem,
@@ -99,7 +99,7 @@ pub fn parse(bytes: &[u8], limit: u64) -> Result<Payload, PayloadError> {
     if u32_at(bytes, 8) != Some(VERSION) {
         return Err(PayloadError::BadVersion);
     }
-    let count = u32_at(bytes, 12).filter(|count| *count <= MOST_ENTRIES).ok_or(PayloadError::BadCount)?;
+    let count = u32_at(bytes, 12).filter(|count| *count <= MAX_ENTRIES).ok_or(PayloadError::BadCount)?;
     let mut payload = Payload::default();
     for index in 0..count as usize {
         let entry = HEADER_BYTES + index * ENTRY_BYTES;

@@ -159,7 +159,7 @@ fn no_damage_is_a_panic() {
 #[test]
 fn nesting_is_bounded() {
     let mut node = DeviceTreeNode::new_unchecked("leaf");
-    for _ in 0..blob::MOST_LEVELS {
+    for _ in 0..blob::MAX_LEVELS {
         let mut parent = DeviceTreeNode::new_unchecked("node");
         parent.add_child(node);
         node = parent;

@@ -13,7 +13,7 @@ use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{cache, cpu_setup, features, guest, image, smp};
 use oche_trace::directory;
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 
 use crate::bare::entry::FdtAddress;
@@ -26,7 +26,7 @@ use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::Machine;
 use crate::options::Options;
-use crate::payload::{self, Item, MOST_HEADER_BYTES};
+use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
 /// Bytes beyond the old blob that a new one may need.
 const FDT_GROWTH: u64 = 64 << 10;
@@ -105,7 +105,7 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
         .map_or(0, |range| range.end - payload_at);
     // The packer made Oche's own header say how long the whole file is.
     let length = own_image_size(image).saturating_sub(image.size()).min(room);
-    let header = PhysRange { start: payload_at, end: payload_at + room.min(MOST_HEADER_BYTES as u64) };
+    let header = PhysRange { start: payload_at, end: payload_at + room.min(MAX_HEADER_BYTES as u64) };
     // The rest of RAM waits for its tables.
     map_memory(PhysRange { end: header.end.max(payload_at + length), ..header }.grown_to(PAGE), Use::Memory);
     let header = bytes(header);
@@ -303,7 +303,7 @@ impl Prepared {
             log::info!("initrd {initrd}");
         }
         if self.machine.cpus_ignored != 0 {
-            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, MOST_CPUS);
+            log::warn!("{} CPUs beyond the {}th stay off", self.machine.cpus_ignored, MAX_CPUS);
         }
         let cpus = self.machine.affinities().len();
         log::info!("the guest starts: kernel {}, fdt {fdt}, {cpus} CPUs", self.layout.kernel);

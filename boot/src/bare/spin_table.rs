@@ -12,7 +12,7 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use alloc::vec::Vec;
 use oche_el2::firmware::fatal;
 use oche_el2::{cache, smp};
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::range::{PAGE, PhysRange};
 
 use crate::bare::stage1;
@@ -21,7 +21,7 @@ use crate::machine::Machine;
 
 /// Bytes between two words: a cache line or more.
 const SLOT_BYTES: u64 = 128;
-const _: () = assert!(SLOT_BYTES * MOST_CPUS as u64 <= PAGE, "one page has all words");
+const _: () = assert!(SLOT_BYTES * MAX_CPUS as u64 <= PAGE, "one page has all words");
 /// How long one CPU may take to come, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
@@ -41,7 +41,7 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     let nobody = SpinCpu { affinity, release: None };
     let at = PhysRange { start: word, end: word.saturating_add(8) };
     let Some(index) = smp::find(affinity) else {
-        log::warn!("cpu {affinity:#x} stays off: there are records for {MOST_CPUS} CPUs");
+        log::warn!("cpu {affinity:#x} stays off: there are records for {MAX_CPUS} CPUs");
         return nobody;
     };
     if !word.is_multiple_of(8) || !machine.ram.covers(&at) {

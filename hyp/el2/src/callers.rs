@@ -11,7 +11,7 @@ mod hw;
 pub use hw::{frame_pointer, of};
 
 /// Frames that are followed at the most.
-pub const MOST_FRAMES: usize = 12;
+pub const MAX_FRAMES: usize = 12;
 /// Bytes of a frame record.
 const RECORD_BYTES: u64 = 16;
 /// The smallest page of a guest's tables: a record that crosses its end is not read.
@@ -22,7 +22,7 @@ const PAGE_BYTES: u64 = 4096;
 pub fn walk(frame_pointer: u64, into: &mut [u64], mut read: impl FnMut(u64) -> Option<[u64; 2]>) -> usize {
     let mut frame = frame_pointer;
     let mut count = 0;
-    for to in into.iter_mut().take(MOST_FRAMES) {
+    for to in into.iter_mut().take(MAX_FRAMES) {
         let is_whole = frame % PAGE_BYTES <= PAGE_BYTES - RECORD_BYTES;
         if frame == 0 || !frame.is_multiple_of(8) || !is_whole {
             break;
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     fn chain(start: u64, memory: &[(u64, [u64; 2])]) -> Vec<u64> {
-        let mut into = [0; MOST_FRAMES];
+        let mut into = [0; MAX_FRAMES];
         let read = |at| memory.iter().find(|(address, _)| *address == at).map(|(_, record)| *record);
         let count = walk(start, &mut into, read);
         into[..count].to_vec()
@@ -77,7 +77,7 @@ mod tests {
         }
         assert_eq!(chain(0x1000, &[(0x1000, [0x1000, 5])]), [5], "a record that names itself");
         let circle = [(0x1000, [0x2000, 1]), (0x2000, [0x1000, 2])];
-        assert_eq!(chain(0x1000, &circle).len(), MOST_FRAMES, "a circle");
+        assert_eq!(chain(0x1000, &circle).len(), MAX_FRAMES, "a circle");
         assert_eq!(chain(0x1000, &[(0x1000, [0x2000, 0])]), [], "no return address");
         let mut reads = 0;
         let mut into = [0; 64];
@@ -86,6 +86,6 @@ mod tests {
             reads += 1;
             Some([at.wrapping_mul(0x9e37_79b9_7f4a_7c15) & !7, at])
         });
-        assert!(count <= MOST_FRAMES && reads <= MOST_FRAMES);
+        assert!(count <= MAX_FRAMES && reads <= MAX_FRAMES);
     }
 }

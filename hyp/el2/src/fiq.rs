@@ -43,7 +43,7 @@ pub enum Route {
 pub const POLL_MICROSECONDS: u64 = 50;
 /// FIQs in a row that no known source explains before somebody is told. A source that has just been masked may come once
 /// more; one that is not known comes for ever.
-const MOST_STRAYS: u32 = 1000;
+const MAX_STRAYS: u32 = 1000;
 
 /// `CNTx_CTL`: ENABLE 0, IMASK 1, ISTATUS 2. Source: Arm ARM DDI 0487, `CNTV_CTL_EL0`.
 const TIMER_BITS: u64 = 0b111;
@@ -202,7 +202,7 @@ impl Relay {
             return false;
         }
         self.strays = self.strays.saturating_add(1);
-        self.strays == MOST_STRAYS
+        self.strays == MAX_STRAYS
     }
 
     /// Before this CPU goes back to the guest: `lines` assert now; `has_fired`: EL2's own timer has, and is off.

@@ -7,9 +7,9 @@
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 
 /// Bytes that an instruction touches at the most, as far as [`stepped_bytes`] goes.
-pub const MOST_BYTES: usize = 64;
+pub const MAX_BYTES: usize = 64;
 
-/// How many bytes `instruction`, one that is stepped, touches from the first on; [`MOST_BYTES`] where its bits
+/// How many bytes `instruction`, one that is stepped, touches from the first on; [`MAX_BYTES`] where its bits
 /// are not worth a decoder: structures, `DC ZVA`, SVE.
 pub fn stepped_bytes(instruction: u32) -> usize {
     let bits = |high: u32, low: u32| instruction >> low & ((1 << (high - low + 1)) - 1);
@@ -25,7 +25,7 @@ pub fn stepped_bytes(instruction: u32) -> usize {
         (0b111, 0, false) if bits(21, 21) == 1 && bits(11, 10) == 0 => 1 << bits(31, 30),
         (0b001, 0, false) if bits(23, 23) == 1 && bits(21, 21) == 1 => 1 << bits(31, 30),
         (0b001, 0, false) if bits(31, 31) == 0 && bits(23, 23) == 0 && bits(21, 21) == 1 => 8 << bits(30, 30),
-        _ => MOST_BYTES,
+        _ => MAX_BYTES,
     }
 }
 
@@ -34,7 +34,7 @@ pub fn stepped_bytes(instruction: u32) -> usize {
 pub fn stepped_offset(instruction: u32, offset: usize) -> usize {
     // DC ZVA, DC GVA and DC GZVA: op1 3, CRn 7, CRm 4, op2 1, 3 and 4.
     match instruction & !0x1f {
-        0xd50b_7420 | 0xd50b_7460 | 0xd50b_7480 => offset & !(MOST_BYTES - 1),
+        0xd50b_7420 | 0xd50b_7460 | 0xd50b_7480 => offset & !(MAX_BYTES - 1),
         _ => offset,
     }
 }

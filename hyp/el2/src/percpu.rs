@@ -2,14 +2,14 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 
 use crate::counters::Counters;
 use crate::image;
 use crate::registers::TpidrEl2;
 
 /// Stack slots in the linker script.
-pub const STACKS: usize = MOST_CPUS;
+pub const STACKS: usize = MAX_CPUS;
 /// Bytes of a slot. Slots are aligned to their size.
 pub const STACK_BYTES: usize = 65536;
 /// Bytes at the low end of a slot that are never mapped.
@@ -51,16 +51,16 @@ impl Cpu {
     }
 }
 
-pub(super) static CPUS: [Cpu; MOST_CPUS] = [const { Cpu::new() }; MOST_CPUS];
+pub(super) static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 
 /// Notes this CPU's number.
 pub fn set_index(index: usize) {
     TpidrEl2.write(index as u64);
 }
 
-/// This CPU's number, below [`MOST_CPUS`].
+/// This CPU's number, below [`MAX_CPUS`].
 pub fn index() -> usize {
-    TpidrEl2.read() as usize % MOST_CPUS
+    TpidrEl2.read() as usize % MAX_CPUS
 }
 
 /// This CPU's record.

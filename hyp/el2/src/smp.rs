@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::range::{PhysRange, RangeList};
 
 use crate::frame::TrapFrame;
@@ -49,7 +49,7 @@ impl Start {
     }
 }
 
-static STARTS: [Start; MOST_CPUS] = [const { Start::new() }; MOST_CPUS];
+static STARTS: [Start; MAX_CPUS] = [const { Start::new() }; MAX_CPUS];
 
 /// How EL2's own stage 1 translates, on every CPU.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,7 @@ pub fn stop() -> i64 {
 
 /// The CPUs, one bit each, whose guest was once warned of a word that is no address.
 static WARNED: AtomicU32 = AtomicU32::new(0);
-const _: () = assert!(MOST_CPUS <= u32::BITS as usize, "each CPU has a bit");
+const _: () = assert!(MAX_CPUS <= u32::BITS as usize, "each CPU has a bit");
 
 /// Waits until the guest writes an address of its memory into `slot`, and gives it. What is none is refused: the word
 /// becomes 0 again.

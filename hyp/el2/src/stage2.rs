@@ -31,14 +31,14 @@ use oche_types::range::{PAGE, PhysRange};
 use entry::{Attributes, Entry};
 pub use hardware::Hardware;
 use maintenance::Maintenance as _;
-pub use view::MOST_OPENED;
+pub use view::MAX_OPENED;
 use walk::{LEAF_LEVEL, Position, index_of, level_bytes};
 pub use walk::{Lookup, Root};
 
 /// Entries in a table of 4 KiB.
 pub const TABLE_ENTRIES: usize = 512;
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
-pub const MOST_IPA_BITS: u32 = 40;
+pub const MAX_IPA_BITS: u32 = 40;
 
 /// The tables and the memory for more of them. Whoever holds `&mut` is the only writer.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl<H: Hardware> Stage2<H> {
         ipa_bits: u32,
         forces_write_back: bool,
     ) -> Result<Self, OutOfTables> {
-        let root = Root { table: memory.start, ipa_bits: ipa_bits.min(MOST_IPA_BITS) };
+        let root = Root { table: memory.start, ipa_bits: ipa_bits.min(MAX_IPA_BITS) };
         let free = PhysRange { start: memory.start + Root::table_bytes(root.ipa_bits), end: memory.end };
         if free.start > free.end {
             return Err(OutOfTables);

@@ -17,7 +17,7 @@ use oche_types::selection::Selection;
 use oche_types::{Invariant, invariant};
 
 use crate::budget::{Budget, SLICE_BYTES};
-use crate::granule::alias::MOST_SPACES;
+use crate::granule::alias::MAX_SPACES;
 use crate::granule::watch::Watched;
 use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
@@ -33,7 +33,7 @@ const HOLD_BYTES: usize = 6 * PAGE_BYTES;
 /// What it costs to mark the tables of a space that ends, as many as it can have.
 const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
 /// Faults that one trap takes from the hardware.
-const MOST_FAULTS: usize = 64;
+const MAX_FAULTS: usize = 64;
 
 /// What the engine is built for.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Configuration<'_> {
     }
 
     fn spaces(&self) -> usize {
-        (self.darts * STREAMS).min(MOST_SPACES)
+        (self.darts * STREAMS).min(MAX_SPACES)
     }
 
     /// Tables that can be watched: as many as would map twice the guest's memory.
@@ -666,7 +666,7 @@ impl Engine {
 
     /// Hands the faults that the hardware has recorded to the guest's DARTs.
     fn take_faults(&mut self, world: &mut impl World) {
-        for _ in 0..MOST_FAULTS {
+        for _ in 0..MAX_FAULTS {
             let Some(fault) = world.next_fault() else { return };
             // What the hardware says of a DART that the guest has not is nothing to it.
             if fault.dart.index() >= self.darts.len() {

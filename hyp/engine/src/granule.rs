@@ -45,9 +45,9 @@ use crate::shadow::Shadow;
 /// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
 pub(crate) const BATCH: usize = 64;
 /// Pages that one batch moves: those that come and those that go.
-const MOST_MOVING: usize = 2 * BATCH * SLOTS;
+const MAX_MOVING: usize = 2 * BATCH * SLOTS;
 /// Pages that a batch is about: those that come and those that go.
-const MOST_LISTED: usize = 2 * BATCH * SLOTS;
+const MAX_LISTED: usize = 2 * BATCH * SLOTS;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
 const FRAMES_PER_CHANGE: usize = 4;
 /// What it costs to act on changes, however few: stores published, and an invalidation that the
@@ -186,7 +186,7 @@ impl Placement {
         frames: usize,
         spaces: usize,
     ) -> usize {
-        let tables = Mover::bytes(ranges, pages, MOST_MOVING)
+        let tables = Mover::bytes(ranges, pages, MAX_MOVING)
             + Pool::bytes(frames)
             + Book::bytes(chapters(pages))
             + Aliases::bytes(most_aliases(pages))
@@ -202,7 +202,7 @@ impl Placement {
             // Misfits, and what is given up.
             + 2 * bytes_of::<Change>(BATCH)
             + bytes_of::<(Granule, Refusal)>(BATCH)
-            + bytes_of::<Gfn>(MOST_LISTED)
+            + bytes_of::<Gfn>(MAX_LISTED)
             + bytes_of::<Merging>(MAX_ALIASES + 1);
         tables + lists
     }
@@ -220,7 +220,7 @@ impl Placement {
         let pool = Pool::new(pool, memory);
         let aliases = most_aliases(pages);
         Self {
-            mover: Mover::new(ram, MOST_MOVING),
+            mover: Mover::new(ram, MAX_MOVING),
             pool,
             book: Book::new(chapters(pages)),
             aliases: Aliases::new(aliases),
@@ -237,7 +237,7 @@ impl Placement {
             stuck: Vec::with_capacity(BATCH),
             given_up: Vec::with_capacity(BATCH),
             followed: Followed::new(aliases / 2),
-            listed: Vec::with_capacity(MOST_LISTED),
+            listed: Vec::with_capacity(MAX_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
             merged_words: 0,
         }

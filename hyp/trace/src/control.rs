@@ -24,16 +24,16 @@ use core::fmt;
 use oche_types::addr::PAGE_BYTES;
 use oche_types::dart::stream::{DartId, MAX_DARTS, StreamId, StreamSet};
 use oche_types::event::Kind;
-use oche_types::selection::{MOST_WATCHED_BYTES, MOST_WATCHES, Selection};
+use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 
 use crate::directory::{CONTROL, DIRECTORY_BYTES};
 use crate::filter::Filter;
 use crate::words::Words;
 
 /// Bytes of the block.
-pub const CONTROL_BYTES: usize = WATCHES + MOST_WATCHES * WATCH_STRIDE;
+pub const CONTROL_BYTES: usize = WATCHES + MAX_WATCHES * WATCH_STRIDE;
 /// Most bytes of a page that a snapshot takes: all of it.
-pub const MOST_SNAPSHOT_BYTES: u16 = PAGE_BYTES as u16;
+pub const MAX_SNAPSHOT_BYTES: u16 = PAGE_BYTES as u16;
 
 const GENERATION: usize = 0x00;
 const KINDS: usize = 0x08;
@@ -56,20 +56,20 @@ pub struct Control {
     /// Which events are recorded.
     pub events: Filter,
     /// Bytes that are taken of a page that a device may begin to read, or that it has ended to write: up to
-    /// [`MOST_SNAPSHOT_BYTES`], 0 for none.
+    /// [`MAX_SNAPSHOT_BYTES`], 0 for none.
     pub snapshot_bytes: u16,
     /// Of which pages.
     pub snapshots: Selection,
     /// Whether the callers of the code that flushes are recorded.
     pub has_callers: bool,
     /// Where every access of a CPU is recorded; [`Selection::NONE`] watches nothing. Of a range, the first
-    /// [`MOST_WATCHED_BYTES`] count.
-    pub watches: [Selection; MOST_WATCHES],
+    /// [`MAX_WATCHED_BYTES`] count.
+    pub watches: [Selection; MAX_WATCHES],
 }
 
 impl Default for Control {
     fn default() -> Self {
-        let watches = [Selection::NONE; MOST_WATCHES];
+        let watches = [Selection::NONE; MAX_WATCHES];
         Self {
             events: Filter::default(),
             snapshot_bytes: 0,
@@ -135,7 +135,7 @@ impl Control {
 
     fn load(words: &impl Words) -> Self {
         let get = |offset: usize| words.load((CONTROL + offset) / 8);
-        let snapshot_bytes = get(SNAPSHOT_BYTES).min(u64::from(MOST_SNAPSHOT_BYTES));
+        let snapshot_bytes = get(SNAPSHOT_BYTES).min(u64::from(MAX_SNAPSHOT_BYTES));
         Self {
             events: Filter::new(get(KINDS), load_selection(words, EVENTS)),
             snapshot_bytes: snapshot_bytes as u16,
@@ -219,7 +219,7 @@ impl Control {
     }
 
     fn add_watch(&mut self, watch: Selection) -> Result<(), ControlError> {
-        if watch.last - watch.first >= MOST_WATCHED_BYTES {
+        if watch.last - watch.first >= MAX_WATCHED_BYTES {
             return Err(ControlError::WatchBytes);
         }
         let free = self.watches.iter_mut().find(|watch| !watch.has_streams());
@@ -291,7 +291,7 @@ fn parse_kinds(names: &str) -> Result<u64, ControlError> {
 
 fn parse_snapshot_bytes(text: &str) -> Result<u16, ControlError> {
     let bytes = if text == "off" { Some(0) } else { text.parse().ok().filter(|bytes| *bytes != 0) };
-    bytes.filter(|bytes| *bytes <= MOST_SNAPSHOT_BYTES).ok_or(ControlError::SnapshotBytes)
+    bytes.filter(|bytes| *bytes <= MAX_SNAPSHOT_BYTES).ok_or(ControlError::SnapshotBytes)
 }
 
 fn parse_streams(list: &str) -> Option<[StreamSet; MAX_DARTS]> {

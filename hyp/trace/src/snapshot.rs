@@ -10,9 +10,9 @@ use crate::control::Control;
 use crate::record::{DATA_BYTES, Record};
 
 /// Pages of which one trap takes bytes; those beyond it are counted and left out.
-pub const MOST_PAGES: usize = 32;
+pub const MAX_PAGES: usize = 32;
 /// Mappings that are remembered as writable, until they are unmapped; those beyond it give no snapshot.
-const MOST_WRITABLE: usize = 1 << 14;
+const MAX_WRITABLE: usize = 1 << 14;
 
 /// A page of which bytes are to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +38,8 @@ impl Default for Snapshots {
     /// With room for all that is ever kept: nothing is allocated later.
     fn default() -> Self {
         Self {
-            wanted: VecDeque::with_capacity(MOST_PAGES),
-            writable: Vec::with_capacity(MOST_WRITABLE),
+            wanted: VecDeque::with_capacity(MAX_PAGES),
+            writable: Vec::with_capacity(MAX_WRITABLE),
             left_out: 0,
         }
     }
@@ -84,7 +84,7 @@ impl Snapshots {
     }
 
     fn want(&mut self, wanted: Wanted) {
-        if self.wanted.len() < MOST_PAGES {
+        if self.wanted.len() < MAX_PAGES {
             self.wanted.push_back(wanted);
         } else {
             self.left_out = self.left_out.wrapping_add(1);
@@ -94,7 +94,7 @@ impl Snapshots {
     fn remember(&mut self, at: Place) {
         match self.writable.binary_search(&key(at)) {
             Ok(_) => {}
-            Err(place) if self.writable.len() < MOST_WRITABLE => self.writable.insert(place, key(at)),
+            Err(place) if self.writable.len() < MAX_WRITABLE => self.writable.insert(place, key(at)),
             Err(_) => self.left_out = self.left_out.wrapping_add(1),
         }
     }
@@ -242,10 +242,10 @@ mod tests {
         let mut snapshots = Snapshots::default();
         let mut wide = control();
         wide.apply("snapshot 16 iova all").unwrap();
-        for page in 0..MOST_PAGES as u32 + 7 {
+        for page in 0..MAX_PAGES as u32 + 7 {
             snapshots.note(&wide, &map(at(1, page), Permission::READ_ONLY));
         }
-        assert_eq!(core::iter::from_fn(|| snapshots.take()).count(), MOST_PAGES);
+        assert_eq!(core::iter::from_fn(|| snapshots.take()).count(), MAX_PAGES);
         assert_eq!(snapshots.left_out(), 7);
     }
 

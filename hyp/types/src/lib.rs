@@ -15,4 +15,4 @@ pub mod selection;
 pub use invariant::Invariant;
 
 /// Most CPUs that are run.
-pub const MOST_CPUS: usize = 16;
+pub const MAX_CPUS: usize = 16;

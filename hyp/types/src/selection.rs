@@ -3,9 +3,9 @@
 use crate::dart::stream::{DartId, MAX_DARTS, StreamId, StreamSet};
 
 /// Watches at one time.
-pub const MOST_WATCHES: usize = 4;
+pub const MAX_WATCHES: usize = 4;
 /// Bytes of IOVA space that one watch may cover: what lies beyond is not watched.
-pub const MOST_WATCHED_BYTES: u64 = 4 << 20;
+pub const MAX_WATCHED_BYTES: u64 = 4 << 20;
 
 /// A choice of streams and of IOVAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

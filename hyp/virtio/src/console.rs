@@ -16,22 +16,22 @@ use crate::queue::{self, Broken, QUEUE_MAX, Queue};
 /// Bytes of the registers, as virtio-mmio transports have them.
 pub const REGION_BYTES: u64 = 0x200;
 /// Bytes that one call moves at most in each direction.
-const MOST_BYTES: usize = 128 << 10;
+const MAX_BYTES: usize = 128 << 10;
 /// Bytes of one chain from the guest that are looked at.
-const MOST_INPUT_BYTES: usize = 4096;
+const MAX_INPUT_BYTES: usize = 4096;
 /// Bytes that are pulled from the port at once.
 const PULL_BYTES: usize = 4096;
 /// Control messages that wait for the guest to take them; a guest that asks for more gets none.
-const MOST_MESSAGES: usize = 32;
+const MAX_MESSAGES: usize = 32;
 /// Bytes of the longest control message: its header and a port's name.
 const MAX_MESSAGE_BYTES: usize = MESSAGE_HEADER_BYTES + 56;
 const MESSAGE_HEADER_BYTES: usize = 8;
 
 /// Bytes of heap that a console takes when it is made, as a buddy allocator rounds them.
 pub const HEAP_BYTES: usize = QUEUES * queue::HEAP_BYTES
-    + (MOST_MESSAGES * size_of::<Message>()).next_power_of_two()
+    + (MAX_MESSAGES * size_of::<Message>()).next_power_of_two()
     + PULL_BYTES.next_power_of_two()
-    + MOST_INPUT_BYTES.next_power_of_two();
+    + MAX_INPUT_BYTES.next_power_of_two();
 
 /// Section 4.2.2.
 mod register {
@@ -158,12 +158,12 @@ impl Default for Console {
             driver_features: 0,
             status: 0,
             interrupts: 0,
-            messages: VecDeque::with_capacity(MOST_MESSAGES),
+            messages: VecDeque::with_capacity(MAX_MESSAGES),
             is_open: false,
             has_told_end: false,
             output: 0..0,
             scratch: alloc::vec![0; PULL_BYTES],
-            input: alloc::vec![0; MOST_INPUT_BYTES],
+            input: alloc::vec![0; MAX_INPUT_BYTES],
         }
     }
 }
@@ -370,7 +370,7 @@ impl Console {
     }
 
     fn tell(&mut self, event: u16, value: u16) {
-        if self.messages.len() < MOST_MESSAGES {
+        if self.messages.len() < MAX_MESSAGES {
             self.messages.push_back(Message { event, value });
         }
     }
@@ -397,7 +397,7 @@ impl Console {
     /// Fills the guest's buffers while there is something to fill them with.
     fn give_output(&mut self, memory: &mut impl GuestMemory, port: &mut impl Port) -> Result<bool, Broken> {
         let mut is_wanted = false;
-        let mut left = MOST_BYTES;
+        let mut left = MAX_BYTES;
         while self.is_open && left > 0 {
             let Some(queue) = self.queues.get_mut(RECEIVE) else { break };
             if !queue.has_chain(memory)? {

@@ -21,7 +21,7 @@ use oche_types::dart::registers::STREAM_COMMAND;
 use oche_types::dart::stream::DartId;
 use oche_types::event::Event;
 use oche_types::range::PhysRange;
-use oche_types::selection::{MOST_WATCHES, Selection};
+use oche_types::selection::{MAX_WATCHES, Selection};
 
 use crate::port::{SetInterrupt, TraceConsole};
 pub use crate::recorder::Cause;
@@ -190,7 +190,7 @@ impl<I: Iommu> Mediation<I> {
     /// A trap begins. Takes over what was asked of the trace.
     fn begin(&mut self, cause: Cause) {
         if self.machine.recorder.begin(cause) {
-            let mut watches = [Selection::NONE; MOST_WATCHES];
+            let mut watches = [Selection::NONE; MAX_WATCHES];
             let mut count = 0;
             for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
                 *place = watch;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_el2::callers::{self, MOST_FRAMES};
+use oche_el2::callers::{self, MAX_FRAMES};
 use oche_el2::frame::TrapFrame;
 use oche_el2::percpu;
 use oche_trace::control::{Control, ControlReader};
@@ -188,7 +188,7 @@ impl Recorder {
 
     /// Records who called the code that is about to flush `dart`, if that was asked for; `callers` finds them.
     #[inline]
-    pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MOST_FRAMES], usize)) {
+    pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MAX_FRAMES], usize)) {
         if self.control.has_callers && self.cause.frame_pointer != 0 {
             let (addresses, count) = callers(self.cause.frame_pointer);
             let addresses = addresses.get(..count).expect("invariant: callers fit into their list");

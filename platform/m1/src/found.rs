@@ -16,7 +16,7 @@ const NVME_COMPATIBLE: &[u8] = b"apple,nvme-ans2";
 /// What a power domain is compatible with. Source: Linux `apple,pmgr-pwrstate.yaml`.
 const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
 /// The deepest node that is looked at: `Machine::read` has refused deeper trees.
-const MOST_DOMAINS: usize = 8;
+const MAX_DOMAINS: usize = 8;
 
 /// What the register of a power domain says of a device in it.
 ///
@@ -163,7 +163,7 @@ pub fn power(tree: &Fdt<'_>, start: u64) -> Vec<u64> {
 /// The registers of the power domains of `node`.
 fn power_registers(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Vec<u64> {
     let domains = bytes(node, "power-domains").unwrap_or(&[]);
-    let phandles = domains.chunks_exact(4).take(MOST_DOMAINS).map(|phandle| number(phandle) as u32);
+    let phandles = domains.chunks_exact(4).take(MAX_DOMAINS).map(|phandle| number(phandle) as u32);
     phandles.filter_map(|phandle| power_register(root, phandle)).collect()
 }
 

@@ -16,7 +16,7 @@ const GLYPH_HEIGHT: usize = SIZE.val();
 /// A glyph's pixel is as many of the screen's as its width has this number: letters are as large on every Mac.
 const WIDTH_OF_ONE: usize = 1280;
 /// Most times that a pixel is drawn larger.
-const MOST_SCALE: usize = 4;
+const MAX_SCALE: usize = 4;
 /// Rows of pixels that stay free at the top, before scaling: some Macs have a notch there.
 const TOP: usize = 40;
 /// Characters that stay free at each side.
@@ -24,7 +24,7 @@ const MARGIN: usize = 1;
 /// Where a line that goes on begins, in characters.
 const INDENT: usize = 8;
 /// Longest row that is kept, in characters: that of the widest screen that is believed.
-const MOST_COLUMNS: usize = 1400;
+const MAX_COLUMNS: usize = 1400;
 /// Attempts to get the cursor before a character is drawn without it: a CPU that panicked meanwhile keeps it.
 const ATTEMPTS: usize = 1 << 20;
 
@@ -57,7 +57,7 @@ pub struct Screen<P> {
 #[derive(Debug)]
 struct Cursor {
     row: usize,
-    text: [u8; MOST_COLUMNS],
+    text: [u8; MAX_COLUMNS],
     length: usize,
     colour: [u8; 3],
 }
@@ -65,7 +65,7 @@ struct Cursor {
 impl<P: Pixels> Screen<P> {
     /// Begins at the top. What is on the screen stays until a line is written over it.
     pub fn new(framebuffer: Framebuffer, pixels: P) -> Self {
-        let cursor = Cursor { row: 0, text: [b' '; MOST_COLUMNS], length: 0, colour: PLAIN };
+        let cursor = Cursor { row: 0, text: [b' '; MAX_COLUMNS], length: 0, colour: PLAIN };
         Self { framebuffer, pixels, cursor: SpinLock::new(cursor) }
     }
 
@@ -148,12 +148,12 @@ impl<P: Pixels> Screen<P> {
     }
 
     fn scale(&self) -> usize {
-        (self.framebuffer.width / WIDTH_OF_ONE).clamp(1, MOST_SCALE)
+        (self.framebuffer.width / WIDTH_OF_ONE).clamp(1, MAX_SCALE)
     }
 
     fn columns(&self) -> usize {
         let all = self.framebuffer.width / (GLYPH_WIDTH * self.scale());
-        all.saturating_sub(2 * MARGIN).clamp(1, MOST_COLUMNS)
+        all.saturating_sub(2 * MARGIN).clamp(1, MAX_COLUMNS)
     }
 
     fn rows(&self) -> usize {

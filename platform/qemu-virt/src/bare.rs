@@ -25,7 +25,7 @@ use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
 use oche_qemu_virt::guest_fdt::Darts;
-use oche_qemu_virt::iommu_map::{Choice, IommuMap, MOST_DARTS};
+use oche_qemu_virt::iommu_map::{Choice, IommuMap, MAX_DARTS};
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
 use oche_trace::statistics::Exit;
@@ -45,7 +45,7 @@ const EDGE_RISING: u32 = 1;
 /// The PL031 clock. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_RTC`; Arm DDI 0224, 3.3.1.
 const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
 /// DARTs that the guest is shown.
-const DARTS: usize = MOST_DARTS as usize;
+const DARTS: usize = MAX_DARTS as usize;
 
 oche_boot::entry!(main, "qemu-virt");
 

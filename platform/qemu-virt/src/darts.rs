@@ -8,7 +8,7 @@ use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 use oche_types::range::PhysRange;
 
-use crate::iommu_map::{IommuMap, MOST_DARTS};
+use crate::iommu_map::{IommuMap, MAX_DARTS};
 
 /// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
 /// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
@@ -25,7 +25,7 @@ pub fn dart_window(dart: DartId) -> PhysRange {
 pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
     let offset = address.checked_sub(DART_REGISTERS)?;
     let dart = DartId::new(usize::try_from(offset / REGION_BYTES).ok()?)?;
-    (dart.index() < usize::from(MOST_DARTS)).then_some((dart, offset % REGION_BYTES))
+    (dart.index() < usize::from(MAX_DARTS)).then_some((dart, offset % REGION_BYTES))
 }
 
 /// What the trace says of the machine.
@@ -45,7 +45,7 @@ pub fn describe(map: &IommuMap) -> Description {
             name: format!("0000:{:02x}:{:02x}.{}", requester.bus(), place / 8, place % 8),
         });
     }
-    let darts = (0..usize::from(MOST_DARTS)).filter_map(DartId::new);
+    let darts = (0..usize::from(MAX_DARTS)).filter_map(DartId::new);
     let darts = darts.map(|dart| (dart, dart_window(dart).start, format!("dart{}", dart.index())));
     Description { board: "qemu-virt", darts: darts.collect(), devices }
 }

@@ -8,11 +8,11 @@ use alloc::vec::Vec;
 use oche_types::dart::stream::{DartId, StreamId};
 
 /// DARTs that the guest is shown at most; two by the slot rule, one more for a map.
-pub const MOST_DARTS: u8 = 3;
+pub const MAX_DARTS: u8 = 3;
 /// Streams of a t8020 DART.
 pub const STREAMS: u8 = 16;
 /// Most entries in `oche.iommu-map`.
-pub const MOST_MAPPINGS: usize = 64;
+pub const MAX_MAPPINGS: usize = 64;
 
 /// One entry of `oche.iommu-map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,14 +28,14 @@ pub struct Mapping {
 /// The person's choice of which requester is which DART's stream: `oche.iommu-map`.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
-    entries: [Mapping; MOST_MAPPINGS],
+    entries: [Mapping; MAX_MAPPINGS],
     length: usize,
 }
 
 impl Default for Choice {
     /// No entries: the slot rule.
     fn default() -> Self {
-        Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MOST_MAPPINGS], length: 0 }
+        Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MAX_MAPPINGS], length: 0 }
     }
 }
 
@@ -65,7 +65,7 @@ impl Choice {
             let mut parts = entry.split(':');
             let requester = parts.next()?.trim().trim_start_matches("0x");
             let requester = u16::from_str_radix(requester, 16).ok()?;
-            let dart = parts.next()?.trim().parse().ok().filter(|dart| *dart < MOST_DARTS)?;
+            let dart = parts.next()?.trim().parse().ok().filter(|dart| *dart < MAX_DARTS)?;
             let stream = parts.next()?.trim().parse().ok().filter(|stream| *stream < STREAMS)?;
             if parts.next().is_some() {
                 return None;

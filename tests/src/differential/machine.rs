@@ -27,7 +27,7 @@ use oche_engine::{Coherence, Configuration, Isolation};
 use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
 use oche_types::addr::{Frame, Gfn, PAGE_BYTES};
 use oche_types::dart::stream::{DartId, StreamId};
-use oche_types::selection::{MOST_WATCHED_BYTES, MOST_WATCHES, Selection};
+use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
@@ -486,9 +486,9 @@ fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
 }
 
 /// Below the top of the IOVAs that the guest allocates from, as much as can be watched at once.
-fn watched_ranges() -> [Selection; MOST_WATCHES] {
+fn watched_ranges() -> [Selection; MAX_WATCHES] {
     core::array::from_fn(|index| {
-        let last = u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MOST_WATCHED_BYTES;
-        Selection { first: last + 1 - MOST_WATCHED_BYTES, last, ..Selection::ALL }
+        let last = u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
+        Selection { first: last + 1 - MAX_WATCHED_BYTES, last, ..Selection::ALL }
     })
 }

@@ -38,7 +38,7 @@ pub fn main(what: Option<&What>) -> Result<()> {
 /// How long the run may take: a second, mostly.
 const LIMIT: Duration = Duration::from_secs(60);
 /// More than this, and `docs/trace.md` is wrong.
-const MOST_INSTRUCTIONS: f64 = 100.0;
+const MAX_INSTRUCTIONS: f64 = 100.0;
 
 /// Measures, prints a line a kind, and checks the bound.
 fn events() -> Result<()> {
@@ -76,8 +76,8 @@ fn events() -> Result<()> {
     }
     let (kind, most) =
         costs.iter().max_by(|one, other| one.1.total_cmp(&other.1)).context("nothing was measured")?;
-    if *most > MOST_INSTRUCTIONS {
-        bail!("an event ({kind}) costs {most:.1} instructions, more than {MOST_INSTRUCTIONS}");
+    if *most > MAX_INSTRUCTIONS {
+        bail!("an event ({kind}) costs {most:.1} instructions, more than {MAX_INSTRUCTIONS}");
     }
     step.done(&format!("at most {most:.1}"));
     Ok(())

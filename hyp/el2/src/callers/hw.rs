@@ -4,7 +4,7 @@
 
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
-use crate::callers::{self, MOST_FRAMES};
+use crate::callers::{self, MAX_FRAMES};
 use crate::frame::TrapFrame;
 use crate::guest;
 use crate::stage2::Lookup;
@@ -23,8 +23,8 @@ pub fn frame_pointer(frame: &TrapFrame) -> u64 {
 
 /// The addresses that the guest's kernel returns to from where it is, innermost first, and how many. To be called
 /// in the trap that `frame_pointer` comes from, with the engine's lock held, so that no page moves.
-pub fn of(frame_pointer: u64) -> ([u64; MOST_FRAMES], usize) {
-    let mut found = [0; MOST_FRAMES];
+pub fn of(frame_pointer: u64) -> ([u64; MAX_FRAMES], usize) {
+    let mut found = [0; MAX_FRAMES];
     // Most frames lie on one page of the stack.
     let mut last: Option<(u64, u64)> = None;
     let count = callers::walk(frame_pointer, &mut found, |at| {

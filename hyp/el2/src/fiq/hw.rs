@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, HCR_EL2, Readable, Writeable};
 use oche_trace::statistics::Exit;
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 
 use super::{apple, gic};
 use crate::apple::is_apple;
@@ -26,7 +26,7 @@ const SPSR_EL0: u64 = 0;
 const ENABLE: u64 = 1;
 
 static IS_VIRTUAL: AtomicBool = AtomicBool::new(false);
-static RELAYS: [SpinLock<Relay>; MOST_CPUS] = [const { SpinLock::new(Relay::new()) }; MOST_CPUS];
+static RELAYS: [SpinLock<Relay>; MAX_CPUS] = [const { SpinLock::new(Relay::new()) }; MAX_CPUS];
 
 /// Chooses the way. Every CPU follows when it is next configured.
 pub fn set_route(route: Route) {

@@ -3,7 +3,7 @@
 use core::sync::atomic::{Ordering, fence};
 
 use oche_engine::{CpuReach, Trapped, Watched};
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
@@ -15,7 +15,7 @@ use crate::guard::{self, Agreement, Guards, Registers, Value};
 use crate::instruction::{self, Access, InstructionSet, Kind};
 use crate::lock::{Parked, SpinGuard, SpinLock};
 use crate::registers::{SpEl0, SpEl1};
-use crate::stage2::MOST_OPENED;
+use crate::stage2::MAX_OPENED;
 use crate::step::{self, Aside};
 use crate::translation::{Translation, instruction, raw_instruction, recheck_translation};
 use crate::{inject, percpu};
@@ -27,20 +27,20 @@ const SPSR_SELECT: u64 = 1;
 /// Everything about guarded accesses that is not the engine's.
 static STATE: SpinLock<State> = SpinLock::new(State {
     monitors: Monitors::new(),
-    progress: [Progress::new(); MOST_CPUS],
-    steps: [const { None }; MOST_CPUS],
-    sequences: [None; MOST_CPUS],
+    progress: [Progress::new(); MAX_CPUS],
+    steps: [const { None }; MAX_CPUS],
+    sequences: [None; MAX_CPUS],
 });
 
 struct State {
     monitors: Monitors,
     /// Each CPU's load-exclusives.
-    progress: [Progress; MOST_CPUS],
+    progress: [Progress; MAX_CPUS],
     /// Each CPU's step in the view. There is one view, and whoever uses it holds the engine's lock:
     /// so there is one step.
-    steps: [Option<Step>; MOST_CPUS],
+    steps: [Option<Step>; MAX_CPUS],
     /// Each CPU between a load-exclusive and its store-exclusive.
-    sequences: [Option<Sequence>; MOST_CPUS],
+    sequences: [Option<Sequence>; MAX_CPUS],
 }
 
 /// A step under way.
@@ -48,7 +48,7 @@ struct Step {
     /// The engine's lock, which stays closed while the guest executes the instruction.
     engine: Parked,
     aside: Aside,
-    opened: [Option<Opened>; MOST_OPENED],
+    opened: [Option<Opened>; MAX_OPENED],
 }
 
 /// A page that the stepped instruction touches.
@@ -89,7 +89,7 @@ pub fn on_fault<G: Guards>(engine: &'static SpinLock<G>, fault: &Fault, frame: &
             let Some(access) = access(frame) else { return step_unknown(guards, page, fault, frame) };
             match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
                 Agreement::Other => Resume::Same,
-                Agreement::Crosses => begin_step(guards, page, fault, frame, &[None; MOST_OPENED]),
+                Agreement::Crosses => begin_step(guards, page, fault, frame, &[None; MAX_OPENED]),
                 Agreement::Same(address) => {
                     if recheck_translation(address, &access, frame, page) != Translation::Same {
                         return Resume::Same;
@@ -127,7 +127,7 @@ fn step_unknown<G: Guards>(
     if is_exclusive && is_stuck(load, Outcome::Hopeless, || true) {
         return give_up(&mut *guards, page, frame);
     }
-    begin_step(guards, page, fault, frame, &[None; MOST_OPENED])
+    begin_step(guards, page, fault, frame, &[None; MAX_OPENED])
 }
 
 /// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
@@ -212,7 +212,7 @@ fn store_exclusive<G: Guards>(
     }
 }
 
-fn of_this_cpu<T>(all: &mut [T; MOST_CPUS]) -> &mut T {
+fn of_this_cpu<T>(all: &mut [T; MAX_CPUS]) -> &mut T {
     all.get_mut(percpu::index()).expect("a CPU's number is below the most CPUs")
 }
 
@@ -280,7 +280,7 @@ fn begin_step<G: Guards>(
     page: Gfn,
     fault: &Fault,
     frame: &mut TrapFrame,
-    opened: &[Option<Opened>; MOST_OPENED],
+    opened: &[Option<Opened>; MAX_OPENED],
 ) -> Resume {
     // Another CPU may have put there what looks at the masks that a step sets, or changes them.
     let word = raw_instruction(frame).filter(|(_, set)| *set == InstructionSet::A64);
@@ -315,7 +315,7 @@ fn begin_step<G: Guards>(
     Resume::Same
 }
 
-fn settle(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) {
+fn settle(guards: &mut impl Guards, opened: &[Option<Opened>; MAX_OPENED]) {
     for opened in opened.iter().flatten() {
         guards.settle(opened.page);
     }
@@ -323,7 +323,7 @@ fn settle(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) {
 
 /// What the instruction that is about to be stepped touches of `page`, as far as its own bits tell.
 fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
-    let (bytes, offset) = (instruction::MOST_BYTES, fault.address as usize % PAGE_BYTES);
+    let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {
         Some(instruction) => {
             (instruction::stepped_bytes(instruction), instruction::stepped_offset(instruction, offset))
@@ -334,7 +334,7 @@ fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
 }
 
 /// Tells who watches what a step left behind, where it stored or could have.
-fn tell_after(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) {
+fn tell_after(guards: &mut impl Guards, opened: &[Option<Opened>; MAX_OPENED]) {
     if !guards.is_watching() {
         return;
     }
@@ -349,7 +349,7 @@ fn tell_after(guards: &mut impl Guards, opened: &[Option<Opened>; MOST_OPENED]) 
 
 /// What CPUs find in the bytes of `watched`.
 fn value_of(guards: &mut impl Guards, watched: &Watched) -> Value {
-    let left = watched.bytes.min(instruction::MOST_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
+    let left = watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
     core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {
         0 => 0,
         bytes => guards.load(watched.page, watched.offset + word * 8, bytes),

@@ -7,7 +7,7 @@
 //! ends. What the CPU executes by itself afterwards is up to its own monitor: a store-exclusive of its that traps must not
 //! succeed because of a value that was loaded before, when other CPUs' stores may have gone by unseen.
 
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::addr::Gfn;
 
 /// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule. The
@@ -35,12 +35,12 @@ pub struct Place {
 
 /// All CPUs' monitors.
 #[derive(Debug)]
-pub struct Monitors([Option<Monitor>; MOST_CPUS]);
+pub struct Monitors([Option<Monitor>; MAX_CPUS]);
 
 impl Monitors {
     /// None is set.
     pub const fn new() -> Self {
-        Self([None; MOST_CPUS])
+        Self([None; MAX_CPUS])
     }
 
     /// CPU `cpu` loaded `values` exclusively from `place`.

@@ -150,23 +150,23 @@ fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
 
 #[test]
 fn what_a_stepped_instruction_touches_is_told_by_its_bits_where_that_is_easy() {
-    use crate::instruction::{MOST_BYTES, stepped_bytes, stepped_offset};
+    use crate::instruction::{MAX_BYTES, stepped_bytes, stepped_offset};
     assert_eq!(stepped_offset(0xd50b_7429, 0x2c3), 0x2c0, "dc zva, x9");
     assert_eq!(stepped_offset(0x3d80_0001, 0x2c3), 0x2c3, "str q1, [x0]");
     for (instruction, bytes) in [
-        (0x3d80_0001, 16),         // str q1, [x0]
-        (0xfd00_0001, 8),          // str d1, [x0]
-        (0xbd40_0001, 4),          // ldr s1, [x0]
-        (0x3d00_0001, 1),          // str b1, [x0]
-        (0xad00_0801, 32),         // stp q1, q2, [x0]
-        (0x6d00_0801, 16),         // stp d1, d2, [x0]
-        (0x9c00_0041, 16),         // ldr q1, .+8
-        (0xf821_0002, 8),          // ldadd x1, x2, [x0]
-        (0x3821_0002, 1),          // ldaddb w1, w2, [x0]
-        (0x88a1_7c02, 4),          // cas w1, w2, [x0]
-        (0x4820_7c02, 16),         // casp x0, x1, x2, x3, [x0]
-        (0x4c00_2000, MOST_BYTES), // st1 {v0-v3}, [x0]
-        (0xd50b_7420, MOST_BYTES), // dc zva, x0
+        (0x3d80_0001, 16),        // str q1, [x0]
+        (0xfd00_0001, 8),         // str d1, [x0]
+        (0xbd40_0001, 4),         // ldr s1, [x0]
+        (0x3d00_0001, 1),         // str b1, [x0]
+        (0xad00_0801, 32),        // stp q1, q2, [x0]
+        (0x6d00_0801, 16),        // stp d1, d2, [x0]
+        (0x9c00_0041, 16),        // ldr q1, .+8
+        (0xf821_0002, 8),         // ldadd x1, x2, [x0]
+        (0x3821_0002, 1),         // ldaddb w1, w2, [x0]
+        (0x88a1_7c02, 4),         // cas w1, w2, [x0]
+        (0x4820_7c02, 16),        // casp x0, x1, x2, x3, [x0]
+        (0x4c00_2000, MAX_BYTES), // st1 {v0-v3}, [x0]
+        (0xd50b_7420, MAX_BYTES), // dc zva, x0
     ] {
         assert_eq!(stepped_bytes(instruction), bytes, "{instruction:#x}");
     }

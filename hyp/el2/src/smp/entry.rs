@@ -1,7 +1,7 @@
 //! The first instructions of every CPU but the boot CPU: of one that firmware starts, and of one
 //! that waited in a spin table.
 
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 
 use super::{START_AFFINITY, START_BYTES, STARTS};
 
@@ -116,7 +116,7 @@ oche_spin_entry:
     b       2b
 "#,
     starts = sym STARTS,
-    count = const MOST_CPUS,
+    count = const MAX_CPUS,
     affinity = const START_AFFINITY,
     bytes = const START_BYTES,
 );

@@ -4,7 +4,7 @@
 //! attributes", with and without FEAT_S2FWB.
 
 use oche_engine::host::CpuAccess;
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 use oche_types::addr::Hfn;
 
 const VALID: u64 = 1;
@@ -29,7 +29,7 @@ const GUARDED: u64 = 1 << 56;
 /// `VTCR_EL2.HWU59` is 0; so a mark comes and goes without a break and without an invalidation.
 const MARK_SHIFT: u32 = 55;
 const MARK_BITS: u32 = 5;
-const _: () = assert!(MOST_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
+const _: () = assert!(MAX_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
 /// Output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -105,7 +105,7 @@ impl Entry {
 
     /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does not see the mark.
     pub fn encode_marked(self, cpu: usize) -> u64 {
-        debug_assert!(cpu < MOST_CPUS, "CPU {cpu} has no mark");
+        debug_assert!(cpu < MAX_CPUS, "CPU {cpu} has no mark");
         let bits = self.encode(3);
         debug_assert!(bits & VALID != 0, "{self:?} has no room for a mark");
         bits | (cpu as u64 + 1) << MARK_SHIFT

@@ -184,7 +184,7 @@ fn a_guarded_page_has_no_valid_entry_and_is_found_again() {
 fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
-    let pages: Vec<Gfn> = (0..MOST_OPENED as u32).map(|n| Gfn(0x4_1234 + 0x1_0200 * n)).collect();
+    let pages: Vec<Gfn> = (0..MAX_OPENED as u32).map(|n| Gfn(0x4_1234 + 0x1_0200 * n)).collect();
     for page in pages.iter().copied() {
         stage2.prepare(page).expect("room");
         stage2.break_page(page);
@@ -349,7 +349,7 @@ fn each_cpu_has_a_mark_of_its_own_and_hardware_ignores_it() {
     let attributes = Attributes { no_execute: true, ..Attributes::ram(true, CpuAccess::ReadOnly) };
     let entry = Entry::Leaf { at: PLACE, attributes };
     let mut marked = vec![entry.encode(LEAF_LEVEL)];
-    marked.extend((0..oche_types::MOST_CPUS).map(|cpu| entry.encode_marked(cpu)));
+    marked.extend((0..oche_types::MAX_CPUS).map(|cpu| entry.encode_marked(cpu)));
     for (index, bits) in marked.iter().enumerate() {
         assert_eq!(Entry::decode(*bits, LEAF_LEVEL), entry);
         // Software's bits, and those that `VTCR_EL2.HWU` keeps from hardware.

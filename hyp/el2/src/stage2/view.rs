@@ -16,7 +16,7 @@ use super::{Stage2, TABLE_ENTRIES};
 
 /// Pages that one stepped instruction may have opened. A pair, a SIMD structure or an atomic touches two at
 /// the most; a gather of SVE can touch more, and then the engine gives copies up.
-pub const MOST_OPENED: usize = 4;
+pub const MAX_OPENED: usize = 4;
 
 /// The view's tables: a root, and a table of levels 2 and 3 for each page that can be open at once.
 #[derive(Clone, Copy, Debug)]
@@ -87,7 +87,7 @@ impl<H: Hardware> Stage2<H> {
         let root_bytes = Root::table_bytes(self.root.ipa_bits);
         let root = self.free.start.next_multiple_of(root_bytes);
         let start = root + root_bytes;
-        let end = start + 2 * MOST_OPENED as u64 * PAGE;
+        let end = start + 2 * MAX_OPENED as u64 * PAGE;
         if end > self.free.end {
             return None;
         }

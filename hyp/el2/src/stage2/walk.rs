@@ -75,7 +75,7 @@ impl Root {
     }
 
     /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of the CPU that runs
-    /// this, below [`MOST_CPUS`](oche_types::MOST_CPUS), with interrupts masked from here to the end.
+    /// this, below [`MAX_CPUS`](oche_types::MAX_CPUS), with interrupts masked from here to the end.
     ///
     /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is at it, the CPU
     /// goes back to the guest and faults again.

@@ -23,7 +23,7 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
-use oche_types::MOST_CPUS;
+use oche_types::MAX_CPUS;
 
 use crate::frame::{SPSR_SS, TrapFrame};
 use crate::registers::{
@@ -54,7 +54,7 @@ const OSLSR_LOCKED: u64 = 1 << 1;
 const OSDLR_LOCKED: u64 = 1;
 
 /// Whether each CPU is in a step. Only the CPU itself reads or writes its own.
-static STEPPING: [AtomicBool; MOST_CPUS] = [const { AtomicBool::new(false) }; MOST_CPUS];
+static STEPPING: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
 /// What a step put aside.
 #[derive(Clone, Copy, Debug)]

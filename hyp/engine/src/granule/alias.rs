@@ -22,7 +22,7 @@ pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
 /// Marks a head that is the index of a node.
 const LIST: u32 = 1 << 31;
 /// Spaces that fit beside the 20 bits of an IOVA page and [`LIST`].
-pub(crate) const MOST_SPACES: usize = 1 << 10;
+pub(crate) const MAX_SPACES: usize = 1 << 10;
 
 /// A page of a space's IOVAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,7 @@ use core::ops::{Range, RangeInclusive};
 
 use oche_types::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
 use oche_types::event::{Event, Place, WatchHow};
-use oche_types::selection::{MOST_WATCHED_BYTES, MOST_WATCHES, Selection};
+use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 
 use crate::granule::alias::Mapping;
 use crate::granule::book::Record;
@@ -25,9 +25,9 @@ use crate::host::{SpaceId, World};
 use crate::mover::Guard;
 
 /// Places of which an access is told, where several mappings of a page are watched.
-const MOST_PLACES: usize = 4;
+const MAX_PLACES: usize = 4;
 /// Bytes that an event of a watch can tell of.
-const MOST_BYTES: usize = 64;
+const MAX_BYTES: usize = 64;
 
 /// Pages that one trap looks at to set watches, each counted once and once more for each of its
 /// mappings; and empty watches of a space.
@@ -66,11 +66,11 @@ impl Pass {
 impl Watches {
     /// Nothing is watched.
     pub(crate) fn new() -> Self {
-        Self { ranges: Vec::with_capacity(MOST_WATCHES), pass: None }
+        Self { ranges: Vec::with_capacity(MAX_WATCHES), pass: None }
     }
 
     /// Bytes of heap that they take.
-    pub(crate) const BYTES: usize = bytes_of::<Selection>(MOST_WATCHES);
+    pub(crate) const BYTES: usize = bytes_of::<Selection>(MAX_WATCHES);
 
     /// Whether anything is.
     pub(crate) fn are_set(&self) -> bool {
@@ -99,11 +99,11 @@ pub struct Watched {
 }
 
 impl Placement {
-    /// Watches `ranges`, at most [`MOST_WATCHES`], instead of what was watched.
+    /// Watches `ranges`, at most [`MAX_WATCHES`], instead of what was watched.
     pub(crate) fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
         self.watches.ranges.clear();
-        for range in ranges.iter().take(MOST_WATCHES) {
-            let last = range.last.min(range.first.saturating_add(MOST_WATCHED_BYTES - 1));
+        for range in ranges.iter().take(MAX_WATCHES) {
+            let last = range.last.min(range.first.saturating_add(MAX_WATCHED_BYTES - 1));
             self.watches.ranges.push(Selection { last, ..*range });
         }
         self.begin_pass(world, 0..self.spaces.len());
@@ -217,9 +217,9 @@ impl Placement {
         if !self.watches.are_set() || offset >= PAGE_BYTES {
             return;
         }
-        let bytes = watched.bytes.min(MOST_BYTES).min(PAGE_BYTES - offset);
+        let bytes = watched.bytes.min(MAX_BYTES).min(PAGE_BYTES - offset);
         let places = self.mappings(page).filter_map(|mapping| self.watched_at(mapping, offset, bytes.max(1)));
-        for at in places.take(MOST_PLACES) {
+        for at in places.take(MAX_PLACES) {
             let (offset, bytes) = (offset as u16, bytes as u8);
             world.event(Event::Watch { at, offset, page, bytes, is_write, how });
             for first in (0..usize::from(bytes).div_ceil(8)).step_by(2) {

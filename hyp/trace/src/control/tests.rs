@@ -55,7 +55,7 @@ fn whatever_stands_in_the_block_is_a_control_within_bounds() {
         words.store(CONTROL / 8 + word, u64::MAX - 1);
     }
     let (_, control) = ControlReader::default().changed(&words).expect("even");
-    assert_eq!(control.snapshot_bytes, MOST_SNAPSHOT_BYTES);
+    assert_eq!(control.snapshot_bytes, MAX_SNAPSHOT_BYTES);
 }
 
 #[test]
@@ -64,7 +64,7 @@ fn watches_add_up_to_four_and_go_together() {
     for line in ["watch 0x1000-0x1fff", "watch 5-5 streams 0:3", "watch 0-0x3fffff", "watch 0x9000-0x9001"] {
         control.apply(line).expect(line);
     }
-    assert_eq!(control.watched().count(), MOST_WATCHES);
+    assert_eq!(control.watched().count(), MAX_WATCHES);
     let second = control.watches[1];
     assert_eq!((second.first, second.last, second.streams[0]), (5, 5, StreamSet(8)));
     assert_eq!(control.apply("watch 1-2"), Err(ControlError::Watches));

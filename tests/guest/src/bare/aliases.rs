@@ -6,7 +6,7 @@
 //! kind of access comes that must see all of them.
 
 use super::attacks::faults;
-use super::edu::{Edu, MOST_BYTES, STREAM};
+use super::edu::{Edu, MAX_BYTES, STREAM};
 use super::forms::{FORMS, Form, Registers};
 use super::guarded::call;
 use super::mapping::{self, BUSY, COMMAND, INVALIDATE, Rights, SELECT};
@@ -150,9 +150,9 @@ fn news(edu: &Edu, round: u64, slots: usize) -> Result<(), &'static str> {
     for (granule, mask) in [(1, ONE), (2, OTHER)] {
         let value = WORD & !mask | pattern(round) & mask;
         (0..BUFFER.words()).for_each(|word| BUFFER.set_word(word, value));
-        edu.take(BUFFER_IOVA as u64 * PAGE, MOST_BYTES)?;
-        for (slot, offset) in (0..slots).flat_map(|slot| [0, MOST_BYTES].map(|offset| (slot, offset))) {
-            edu.put((granule * SLOTS + slot) as u64 * PAGE + offset, MOST_BYTES)?;
+        edu.take(BUFFER_IOVA as u64 * PAGE, MAX_BYTES)?;
+        for (slot, offset) in (0..slots).flat_map(|slot| [0, MAX_BYTES].map(|offset| (slot, offset))) {
+            edu.put((granule * SLOTS + slot) as u64 * PAGE + offset, MAX_BYTES)?;
         }
     }
     Ok(())

@@ -23,7 +23,7 @@ const VICTIM: usize = 0x60;
 /// A stream without a device.
 const IDLE_STREAM: u64 = 9;
 /// Looks at the busy bit in which a flush is done.
-const MOST_POLLS: u32 = 100_000;
+const MAX_POLLS: u32 = 100_000;
 const HELPERS: u64 = 3;
 /// Looks before other CPUs count as dead.
 const PATIENCE: u32 = 200_000_000;
@@ -100,7 +100,7 @@ fn works(edu: &Edu, seed: u64) -> Result<(), &'static str> {
 pub(super) fn faults(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     mapping::write(ERROR, u32::MAX);
     edu.take(iova as u64 * PAGE, 64)?;
-    let is_told = (0..MOST_POLLS).any(|_| mapping::read(ERROR) >> 31 != 0);
+    let is_told = (0..MAX_POLLS).any(|_| mapping::read(ERROR) >> 31 != 0);
     mapping::write(ERROR, u32::MAX);
     is_told.then_some(()).ok_or("no fault")
 }
@@ -140,7 +140,7 @@ fn commands(tally: &mut Tally, edu: &Edu) {
         for command in [INVALIDATE, u32::MAX, 0, 1, 1 << 19 | 1 << 21] {
             mapping::write(SELECT, select);
             mapping::write(COMMAND, command);
-            let is_done = (0..MOST_POLLS).any(|_| mapping::read(COMMAND) & BUSY == 0);
+            let is_done = (0..MAX_POLLS).any(|_| mapping::read(COMMAND) & BUSY == 0);
             tally.case(
                 format_args!("command {command:#x} to streams {select:#x}"),
                 is_done.then_some(()).ok_or("busy without end"),
@@ -222,7 +222,7 @@ fn flooded(tally: &mut Tally, edu: &Edu) {
             }
             mapping::write(SELECT, 1 << STREAM);
             mapping::write(COMMAND, INVALIDATE);
-            if (0..MOST_POLLS).all(|_| mapping::read(COMMAND) & BUSY != 0) {
+            if (0..MAX_POLLS).all(|_| mapping::read(COMMAND) & BUSY != 0) {
                 return Err("a flush does not end");
             }
         }

@@ -14,7 +14,7 @@ pub(super) const STREAM: u64 = 5;
 /// Its own memory, as it names it.
 const BUFFER: u64 = 0x4_0000;
 /// Most bytes that it copies at once here; it refuses all 4096 of its memory.
-pub(super) const MOST_BYTES: u64 = 2048;
+pub(super) const MAX_BYTES: u64 = 2048;
 const PATIENCE: u32 = 200_000_000;
 
 /// The device, ready.

@@ -8,7 +8,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::edu::{Edu, MOST_BYTES, STREAM};
+use super::edu::{Edu, MAX_BYTES, STREAM};
 use super::exception::attempt;
 use super::forms::{FORMS, Form, Registers, increment};
 use super::mapping::{self, Rights};
@@ -137,10 +137,10 @@ fn same(offset: u64, bytes: u64) -> Result<(), &'static str> {
 
 /// The device copies the page at `iova` to the buffer: it must be as the plain page.
 fn device_sees(edu: &Edu, page: u64, iova: usize) -> Result<(), &'static str> {
-    for half in 0..PAGE / MOST_BYTES {
-        let offset = half * MOST_BYTES;
-        edu.take((iova as u64) * PAGE + offset, MOST_BYTES)?;
-        edu.put(BUFFER_IOVA as u64 * PAGE + offset, MOST_BYTES)?;
+    for half in 0..PAGE / MAX_BYTES {
+        let offset = half * MAX_BYTES;
+        edu.take((iova as u64) * PAGE + offset, MAX_BYTES)?;
+        edu.put(BUFFER_IOVA as u64 * PAGE + offset, MAX_BYTES)?;
     }
     let first = (page * PAGE / 8) as usize;
     let is_same = (0..BUFFER.words()).all(|word| BUFFER.word(word) == PLAIN.word(first + word));
@@ -149,15 +149,15 @@ fn device_sees(edu: &Edu, page: u64, iova: usize) -> Result<(), &'static str> {
 
 /// The device writes the second half of the first guarded page, while this CPU writes and reads the first half.
 fn cpu_sees(edu: &Edu, iova: usize) -> Result<(), &'static str> {
-    let half = (MOST_BYTES / 8) as usize;
+    let half = (MAX_BYTES / 8) as usize;
     let first = (PAGE / 8) as usize;
     for word in 0..half {
         let value = (iova as u64) << 48 | 0xdead_0000_0000 | word as u64;
         BUFFER.set_word(word, value);
         PLAIN.set_word(first + half + word, value);
     }
-    edu.take(BUFFER_IOVA as u64 * PAGE, MOST_BYTES)?;
-    edu.begin_put(iova as u64 * PAGE + MOST_BYTES, MOST_BYTES);
+    edu.take(BUFFER_IOVA as u64 * PAGE, MAX_BYTES)?;
+    edu.begin_put(iova as u64 * PAGE + MAX_BYTES, MAX_BYTES);
     for round in 0..64 {
         let word = first + round;
         let value = PLAIN.word(word).rotate_left(7);

@@ -22,7 +22,7 @@ mod table;
 pub use mapping::{Mapping, PLACES, StreamPlace};
 
 /// Mappings kept of spaces that were replaced while something was mapped at the same IOVA. More are forgotten.
-const MOST_REPLACED: usize = 1 << 16;
+const MAX_REPLACED: usize = 1 << 16;
 
 /// What an event changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,7 +209,7 @@ impl Lifetimes {
     #[cold]
     fn replace(&mut self, key: Key, over: Slot) -> Option<Mapping> {
         let over = over.mapping()?;
-        if self.replaced.len() < MOST_REPLACED {
+        if self.replaced.len() < MAX_REPLACED {
             self.replaced.insert((key, over.page), over);
         }
         Some(over)

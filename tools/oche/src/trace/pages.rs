@@ -8,7 +8,7 @@ const LEAF_PAGES: usize = 16;
 /// Page numbers that have a place: those below 2^24, what a t8020 DART's 36-bit entries can name.
 const PAGES: usize = 1 << 24;
 /// Emptied leaves that are kept for the next ones: mapping and unmapping one page over and over costs no allocation.
-const MOST_SPARE: usize = 64;
+const MAX_SPARE: usize = 64;
 
 /// What a place of the table holds; by default nothing.
 pub trait Entry: Copy + Default {
@@ -74,7 +74,7 @@ impl<T: Entry> Pages<T> {
         }
         if leaf.used == 0 {
             let leaf = slot.take();
-            self.spare.extend(leaf.filter(|_| self.spare.len() < MOST_SPARE));
+            self.spare.extend(leaf.filter(|_| self.spare.len() < MAX_SPARE));
         }
         Some(answer)
     }

@@ -30,13 +30,13 @@ mod last;
 /// The page; `@DATA@` and `@TITLE@` stand for what is put in.
 const PAGE: &str = include_str!("report/page.html");
 /// Places in the guest's code that are listed.
-const MOST_SITES: usize = 25;
+const MAX_SITES: usize = 25;
 /// Places in the guest's code that are counted; later ones are counted together.
 const SITES_COUNTED: usize = 1 << 16;
 /// Faults that are told with what happened before.
-const MOST_FAULTS: usize = 50;
+const MAX_FAULTS: usize = 50;
 /// Devices with pictures of their own; of the others there are figures.
-const MOST_DEVICES: usize = 24;
+const MAX_DEVICES: usize = 24;
 
 /// Writes the page about `session` of `trace`, which is called `file`.
 ///
@@ -256,7 +256,7 @@ impl<'a> Collector<'a> {
         {
             burst.last = (*record, *event);
             burst.accesses += 1;
-        } else if self.faults.len() < MOST_FAULTS {
+        } else if self.faults.len() < MAX_FAULTS {
             let first = (*record, *event);
             self.faults.push(Burst { first, last: first, accesses: 1, before });
         } else {
@@ -341,7 +341,7 @@ impl<'a> Collector<'a> {
             }
         }
         devices.sort_by_key(|device| std::cmp::Reverse(device.maps));
-        for device in devices.iter_mut().skip(MOST_DEVICES) {
+        for device in devices.iter_mut().skip(MAX_DEVICES) {
             (device.mapped, device.made) = (Vec::new(), Vec::new());
             device.space.clear();
         }
@@ -364,7 +364,7 @@ impl<'a> Collector<'a> {
     fn most_sites(&mut self, symbols: &Symbols) -> Vec<Site> {
         let mut sites: Vec<(u64, Site)> = std::mem::take(&mut self.sites).into_iter().collect();
         sites.sort_by_key(|(code, site)| (std::cmp::Reverse(site.events), *code));
-        sites.truncate(MOST_SITES);
+        sites.truncate(MAX_SITES);
         let named = |(code, site): (u64, Site)| {
             let code = if code == 0 { "elsewhere".into() } else { symbols.name(code) };
             Site { code, ..site }

@@ -25,7 +25,7 @@ mod sentences;
 mod story;
 
 /// Records of one granule that are put in order; where there are more, the newest are.
-const MOST_RECORDS: usize = 1 << 20;
+const MAX_RECORDS: usize = 1 << 20;
 /// Answers `question` about `session`.
 pub fn why<S: Source>(
     trace: &TraceFile<S>,
@@ -81,11 +81,11 @@ fn collect<S: Source>(
     let mut by = ByCaller::new(symbols);
     trace.scan(session, |record| {
         let record = by.apply(&record);
-        if records.len() < MOST_RECORDS && is_wanted(&record) {
+        if records.len() < MAX_RECORDS && is_wanted(&record) {
             records.push(record);
         }
     });
-    if records.len() < MOST_RECORDS {
+    if records.len() < MAX_RECORDS {
         records.sort_by_key(|record| (record.time(), record.cpu(), record.sequence()));
         return records;
     }
@@ -96,7 +96,7 @@ fn collect<S: Source>(
             && is_wanted(&record)
         {
             newest.push_back(record);
-            if newest.len() > MOST_RECORDS {
+            if newest.len() > MAX_RECORDS {
                 newest.pop_front();
             }
         }

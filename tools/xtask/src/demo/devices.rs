@@ -102,7 +102,7 @@ pub fn darts() -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use oche_qemu_virt::iommu_map::MOST_DARTS;
+    use oche_qemu_virt::iommu_map::MAX_DARTS;
 
     use super::{ATTACHED, SHARED, darts, iommu_map, of_dart};
 
@@ -122,6 +122,6 @@ mod tests {
             assert!(streams.len() >= 2);
         }
         assert!(of_dart(SHARED).ends_with("virtio-blk (stream 4), virtio-rng (stream 4)"));
-        assert!(darts() <= MOST_DARTS);
+        assert!(darts() <= MAX_DARTS);
     }
 }

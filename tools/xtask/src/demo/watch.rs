@@ -19,7 +19,7 @@ use crate::qemu::{Ending, Line, Machine, Running, Wish};
 const FIRST_LOOK: Duration = Duration::from_millis(1500);
 
 /// At most so many different complaints are kept.
-const MOST_COMPLAINTS: usize = 30;
+const MAX_COMPLAINTS: usize = 30;
 
 /// How a run is watched.
 #[derive(Clone, Debug)]
@@ -231,7 +231,7 @@ impl<'run> Watcher<'run> {
     }
 
     fn complain(&mut self, line: &str) {
-        if self.complaints.len() < MOST_COMPLAINTS {
+        if self.complaints.len() < MAX_COMPLAINTS {
             self.step.line(&format!("guest kernel: {line}"));
             self.complaints.push(line.to_owned());
         }

@@ -33,7 +33,7 @@ const DEMO_BEGINS: &str = "\nmain\n";
 /// How long a boot may take: a minute or two, mostly.
 const LIMIT: Duration = Duration::from_secs(600);
 /// More than this, and tracing is in the way.
-const MOST_PERCENT: f64 = 5.0;
+const MAX_PERCENT: f64 = 5.0;
 
 /// Options of `cargo xtask measure job`.
 #[derive(Clone, Debug, clap::Args)]
@@ -87,8 +87,8 @@ pub fn main(options: &Options) -> Result<()> {
     let step = progress.step("What the trace adds");
     let percent = tell(&without, &with, &step)?;
     step.done(&format!("{percent:.2} %"));
-    if percent > MOST_PERCENT {
-        bail!("the trace adds {percent:.2} % instructions to the demo's work, more than {MOST_PERCENT} %");
+    if percent > MAX_PERCENT {
+        bail!("the trace adds {percent:.2} % instructions to the demo's work, more than {MAX_PERCENT} %");
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ const TEST_PATIENCE: u32 = 600;
 const BOARD_PATIENCE: u32 = 1200;
 
 /// Failed tests that are named in the table.
-const MOST_NAMED: usize = 3;
+const MAX_NAMED: usize = 3;
 
 /// What became of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,8 +120,8 @@ impl Run {
 
 /// The first few of `tests`, and how many more there are.
 pub(super) fn told(tests: &[String]) -> String {
-    let named = tests.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-    match tests.len().saturating_sub(MOST_NAMED) {
+    let named = tests.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match tests.len().saturating_sub(MAX_NAMED) {
         0 => named,
         more => format!("{named} and {more} more"),
     }

@@ -24,7 +24,7 @@ const FRAME: u64 = 16 << 10;
 const STREAMS: u64 = 256;
 
 /// A survey tells at most so many different violations.
-const MOST_VIOLATIONS: usize = 16;
+const MAX_VIOLATIONS: usize = 16;
 
 /// Physical memory to read tables from.
 pub trait Physical {
@@ -260,7 +260,7 @@ impl Survey {
     }
 
     fn violate(&mut self, what: String) {
-        if self.violations.len() < MOST_VIOLATIONS && !self.violations.contains(&what) {
+        if self.violations.len() < MAX_VIOLATIONS && !self.violations.contains(&what) {
             self.violations.push(what);
         }
     }

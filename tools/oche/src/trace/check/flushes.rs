@@ -12,9 +12,9 @@ use super::super::lifetime::Mapping;
 use super::finding::{About, Detector, Teller};
 
 /// Unmaps of one flush that are remembered.
-const MOST_IN_A_FLUSH: usize = 256;
+const MAX_IN_A_FLUSH: usize = 256;
 /// Unmaps that are owed a flush, at most, in all spaces.
-const MOST_OWED: usize = 1 << 14;
+const MAX_OWED: usize = 1 << 14;
 
 /// The flush under way on one CPU.
 #[derive(Clone, Debug, Default)]
@@ -55,7 +55,7 @@ impl Flushes {
 
     pub(super) fn unmapped(&mut self, space: u16, mapping: &Mapping, record: &Record) {
         let current = self.current(record.cpu());
-        if current.is_open && current.unmaps.len() < MOST_IN_A_FLUSH {
+        if current.is_open && current.unmaps.len() < MAX_IN_A_FLUSH {
             current.unmaps.push((space, mapping.iova, mapping.page));
         }
     }
@@ -88,7 +88,7 @@ impl Flushes {
             return;
         };
         for (of, iova, _) in current.unmaps.drain(..).filter(|(of, _, _)| *of == space) {
-            if self.owed.len() < MOST_OWED {
+            if self.owed.len() < MAX_OWED {
                 self.owed.insert((of, iova), (record.time(), record.cpu()));
             }
         }

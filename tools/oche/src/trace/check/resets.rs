@@ -8,7 +8,7 @@ use super::super::words::many;
 use super::finding::{About, Detector, Teller};
 
 /// Times that a stream is cut off for which what is left mapped is looked for. Looking costs what is mapped.
-const MOST_RESETS: u32 = 256;
+const MAX_RESETS: u32 = 256;
 
 /// Times that a stream was cut off or given other tables.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ impl Resets {
     pub(super) fn begins(&mut self, place: StreamPlace, lifetimes: &Lifetimes) -> Option<Gfn> {
         let root = lifetimes.root(place)?;
         let is_shared = lifetimes.partners(place).any(|other| lifetimes.root(other) == Some(root));
-        if is_shared || self.0 >= MOST_RESETS {
+        if is_shared || self.0 >= MAX_RESETS {
             return None;
         }
         self.0 += 1;

@@ -20,7 +20,7 @@ use crate::trace::memory::{TraceMemory, by_name};
 use crate::trace::stream::ChunkStream;
 
 /// Records that are taken in one go, so that the screen answers in between.
-const MOST_RECORDS: usize = 1 << 16;
+const MAX_RECORDS: usize = 1 << 16;
 /// Time between two looks for a directory that is not there yet.
 const SEARCH: Duration = Duration::from_millis(200);
 
@@ -162,7 +162,7 @@ impl Session {
         Self {
             machine: Machine::read(&memory),
             readers: (0..layout.cpus()).filter_map(|cpu| RingReader::new(layout, cpu)).collect(),
-            buffer: vec![Record::default(); MOST_RECORDS],
+            buffer: vec![Record::default(); MAX_RECORDS],
             memory,
         }
     }
@@ -180,7 +180,7 @@ impl Session {
         for reader in &mut self.readers {
             let batch = reader.read(&self.memory, &mut self.buffer);
             state.lose(batch.lost_before);
-            has_more |= batch.count == MOST_RECORDS;
+            has_more |= batch.count == MAX_RECORDS;
             records.extend_from_slice(self.buffer.get(..batch.count).unwrap_or_default());
         }
         // What one CPU maps another may unmap: in the order of time.

@@ -15,11 +15,11 @@ use crate::trace::symbols::Symbols;
 /// Seconds of rates that are kept, a bucket each.
 pub(super) const HISTORY_SECONDS: usize = 120;
 /// Pages of a stream that are remembered; a device has some ten thousand.
-const MOST_PAGES: usize = 1 << 20;
+const MAX_PAGES: usize = 1 << 20;
 /// Places in the guest's code that are told apart.
-const MOST_PLACES: usize = 1 << 16;
+const MAX_PLACES: usize = 1 << 16;
 /// Faults and red-zone hits that are kept to be shown.
-const MOST_ALARMS: usize = 100;
+const MAX_ALARMS: usize = 100;
 
 /// Everything that is shown.
 #[derive(Clone, Debug, Default)]
@@ -110,7 +110,7 @@ impl State {
             self.history.iter_mut().rev().find(|known| known.number == number).unwrap_or(&mut second);
         second.events += 1;
         let pc = record.program_counter();
-        if pc != 0 && (self.places.len() < MOST_PLACES || self.places.contains_key(&pc)) {
+        if pc != 0 && (self.places.len() < MAX_PLACES || self.places.contains_key(&pc)) {
             *self.places.entry(pc).or_default() += 1;
         }
         match record.event() {
@@ -156,7 +156,7 @@ impl State {
     }
 
     fn alarm(&mut self, record: &Record) {
-        if self.alarms.len() == MOST_ALARMS {
+        if self.alarms.len() == MAX_ALARMS {
             self.alarms.pop_front();
         }
         self.alarms.push_back(*record);
@@ -226,7 +226,7 @@ impl Second {
 
 impl Stream {
     fn set(&mut self, page: u32, is_mapped: bool) {
-        if self.pages.len() >= MOST_PAGES && !self.pages.contains_key(&page) {
+        if self.pages.len() >= MAX_PAGES && !self.pages.contains_key(&page) {
             return;
         }
         let page = self.pages.entry(page).or_default();
@@ -239,7 +239,7 @@ impl Stream {
     }
 
     fn mark(&mut self, page: Option<u32>) {
-        if let Some(page) = page.filter(|page| self.pages.len() < MOST_PAGES || self.pages.contains_key(page))
+        if let Some(page) = page.filter(|page| self.pages.len() < MAX_PAGES || self.pages.contains_key(page))
         {
             self.pages.entry(page).or_default().has_alarm = true;
         }

@@ -9,7 +9,7 @@ const MOST: usize = 240;
 /// The first width, in nanoseconds: a quarter of a millisecond.
 const FIRST_WIDTH: u64 = 250_000;
 /// Rows of a picture of an address space, at the most.
-const MOST_ROWS: usize = 96;
+const MAX_ROWS: usize = 96;
 
 /// Where the bins are.
 #[derive(Clone, Copy, Debug)]
@@ -140,7 +140,7 @@ impl Space {
             // A short mapping counts for a little, so that it is seen.
             *cell += until.min(end).saturating_sub(since.max(begin)).max(1) as f64;
         }
-        while self.rows.len() > MOST_ROWS {
+        while self.rows.len() > MAX_ROWS {
             self.coarsen();
         }
     }
@@ -216,7 +216,7 @@ mod tests {
         for page in 0..10_000 {
             space.add(IovaPage(page), &bins, 0, 10);
         }
-        assert!(space.rows.len() <= MOST_ROWS);
+        assert!(space.rows.len() <= MAX_ROWS);
         assert!(space.finish(&bins, 4).iter().all(|row| row.cells.len() == 4));
     }
 }

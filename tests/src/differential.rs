@@ -1,6 +1,6 @@
 //! Random programs on the engine and on the reference at once, and what must be the same.
 //!
-//! [`run`] makes programs from a seed, runs each in a strict world of its own and compares as it goes. A
+//! [`run`] makes programs from a seed, runs each in a simulated machine of its own and compares as it goes. A
 //! program that fails is shortened and printed as a test that can be pasted.
 
 pub mod history;

@@ -5,7 +5,7 @@
 
 pub mod generate;
 
-use crate::world::{Board, Sabotage};
+use crate::simulated_machine::{Board, Sabotage};
 use core::fmt::Write;
 use oche_engine::{Coherence, Isolation};
 

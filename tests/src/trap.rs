@@ -5,9 +5,9 @@
 //! [`Counting`] is the allocator of a program that wants the first to be checked. The simulated machine allocates as it
 //! likes: each of its methods leaves the engine first.
 
-use crate::world::StrictWorld;
+use crate::simulated_machine::SimulatedMachine;
 use oche_engine::budget::SLICE_BYTES;
-use oche_engine::{AccessError, Configuration, CpuReach, Trapped};
+use oche_engine::{AccessError, AccessKind, Configuration, FaultDisposition};
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::dart::stream::DartId;
 use oche_types::selection::Selection;
@@ -84,12 +84,12 @@ impl Engine {
     /// As [`oche_engine::Engine::new`], with so many bytes of work in one trap.
     pub fn new<const C: bool>(
         configuration: &Configuration<'_>,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         slice_bytes: usize,
     ) -> Self {
         ALLOCATED_BYTES.set(0);
         let side = inside();
-        let mut engine = oche_engine::Engine::new(configuration, world);
+        let mut engine = oche_engine::Engine::new(configuration, host);
         drop(side);
         let (bytes, bound) = (ALLOCATED_BYTES.get(), configuration.heap_bytes());
         // Nothing is counted in a program with another allocator.
@@ -101,20 +101,20 @@ impl Engine {
 
     fn call<const C: bool, T>(
         &mut self,
-        world: &mut StrictWorld<C>,
-        call: impl FnOnce(&mut oche_engine::Engine, &mut StrictWorld<C>) -> T,
+        host: &mut SimulatedMachine<C>,
+        call: impl FnOnce(&mut oche_engine::Engine, &mut SimulatedMachine<C>) -> T,
     ) -> T {
-        world.touched_bytes.set(0);
+        host.touched_bytes.set(0);
         ALLOCATIONS.set(0);
         let side = inside();
-        let result = call(&mut self.engine, world);
+        let result = call(&mut self.engine, host);
         drop(side);
-        let (allocations, bytes) = (ALLOCATIONS.get(), world.touched_bytes.get());
+        let (allocations, bytes) = (ALLOCATIONS.get(), host.touched_bytes.get());
         if allocations != 0 {
-            world.violate(format!("the engine allocates {allocations} times after it has begun"));
+            host.violate(format!("the engine allocates {allocations} times after it has begun"));
         }
         if bytes > self.slice_bytes as u64 + EXCESS_BYTES {
-            world.violate(format!("the engine touches {bytes} bytes in one trap, of {}", self.slice_bytes));
+            host.violate(format!("the engine touches {bytes} bytes in one trap, of {}", self.slice_bytes));
         }
         result
     }
@@ -126,12 +126,12 @@ impl Engine {
     /// As the engine's.
     pub fn read<const C: bool>(
         &mut self,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         dart: DartId,
         offset: u64,
         bytes: usize,
     ) -> Result<u32, AccessError> {
-        self.call(world, |engine, world| engine.read(world, dart, offset, bytes))
+        self.call(host, |engine, host| engine.read(host, dart, offset, bytes))
     }
 
     /// As the engine's.
@@ -141,71 +141,71 @@ impl Engine {
     /// As the engine's.
     pub fn write<const C: bool>(
         &mut self,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         dart: DartId,
         offset: u64,
         bytes: usize,
         value: u32,
     ) -> Result<(), AccessError> {
-        self.call(world, |engine, world| engine.write(world, dart, offset, bytes, value))
+        self.call(host, |engine, host| engine.write(host, dart, offset, bytes, value))
     }
 
     /// As the engine's.
     pub fn access_trapped<const C: bool>(
         &mut self,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         address: u64,
-        reach: CpuReach,
-    ) -> Trapped {
-        self.call(world, |engine, world| engine.access_trapped(world, address, reach))
+        reach: AccessKind,
+    ) -> FaultDisposition {
+        self.call(host, |engine, host| engine.access_trapped(host, address, reach))
     }
 
     /// As the engine's.
     pub fn load_guarded<const C: bool>(
         &mut self,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         page: Gfn,
         offset: usize,
         bytes: usize,
     ) -> u64 {
-        self.call(world, |engine, world| engine.load_guarded(world, page, offset, bytes))
+        self.call(host, |engine, host| engine.load_guarded(host, page, offset, bytes))
     }
 
     /// As the engine's.
     pub fn store_guarded<const C: bool>(
         &mut self,
-        world: &mut StrictWorld<C>,
+        host: &mut SimulatedMachine<C>,
         page: Gfn,
         offset: usize,
         bytes: usize,
         value: u64,
     ) {
-        self.call(world, |engine, world| engine.store_guarded(world, page, offset, bytes, value));
+        self.call(host, |engine, host| engine.store_guarded(host, page, offset, bytes, value));
     }
 
     /// As the engine's.
-    pub fn open_guarded<const C: bool>(&mut self, world: &mut StrictWorld<C>, page: Gfn) -> Hfn {
-        self.call(world, |engine, world| engine.open_guarded(world, page))
+    pub fn open_guarded<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) -> Hfn {
+        self.call(host, |engine, host| engine.open_guarded(host, page))
     }
 
     /// As the engine's.
-    pub fn settle_guarded<const C: bool>(&mut self, world: &mut StrictWorld<C>, page: Gfn) {
-        self.call(world, |engine, world| engine.settle_guarded(world, page));
+    pub fn settle_guarded<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.settle_guarded(host, page));
     }
 
     /// As the engine's.
-    pub fn watch<const C: bool>(&mut self, world: &mut StrictWorld<C>, ranges: &[Selection]) {
-        self.call(world, |engine, world| engine.watch(world, ranges));
+    pub fn watch<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, ranges: &[Selection]) {
+        self.call(host, |engine, host| engine.watch(host, ranges));
     }
 
     /// As the engine's.
-    pub fn hold<const C: bool>(&mut self, world: &mut StrictWorld<C>, page: Gfn) {
-        self.call(world, |engine, world| engine.hold(world, page));
+    pub fn hold<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.hold(host, page));
     }
 
     /// As the engine's.
-    pub fn release<const C: bool>(&mut self, world: &mut StrictWorld<C>, page: Gfn) {
-        self.call(world, |engine, world| engine.release(world, page));
+    pub fn release<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.release(host, page));
     }
 
     /// As the engine's.

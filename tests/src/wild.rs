@@ -4,10 +4,10 @@
 
 use crate::differential::reference::{encode_leaf, encode_table};
 use crate::random::{Random, mix};
-use crate::world::memory::FormerWords;
-use crate::world::stage2::CpuResult;
-use crate::world::{Board, Data, Layout, Options, StrictWorld};
-use oche_engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
+use crate::simulated_machine::memory::FormerWords;
+use crate::simulated_machine::stage2::CpuResult;
+use crate::simulated_machine::{Board, Data, Layout, Options, SimulatedMachine};
+use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
 use oche_reference::registers::{
     BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
     STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
@@ -64,7 +64,7 @@ pub fn run(accesses: u64, seed: u64, mut progress: impl FnMut(&Counts)) -> Resul
 }
 
 struct Wild<const C: bool> {
-    world: StrictWorld<C>,
+    host: SimulatedMachine<C>,
     engine: Engine,
     reference: Vec<Dart>,
     random: Random,
@@ -83,8 +83,9 @@ impl<const C: bool> Wild<C> {
             poisons_homes: true,
             sabotage: None,
         };
-        let mut world = StrictWorld::new(&layout, options, 3, DARTS, random.bits(), FormerWords::default());
-        (0..PAGES).for_each(|page| world.initialize(Gfn(RAM.0 + page)));
+        let mut host =
+            SimulatedMachine::new(&layout, options, 3, DARTS, random.bits(), FormerWords::default());
+        (0..PAGES).for_each(|page| host.initialize(Gfn(RAM.0 + page)));
         let ram = [RAM..Gfn(RAM.0 + PAGES)];
         let configuration = Configuration {
             darts: DARTS,
@@ -94,8 +95,8 @@ impl<const C: bool> Wild<C> {
             coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
             isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         };
-        let engine = Engine::new(&configuration, &mut world);
-        Self { world, engine, reference: vec![Dart::default(); DARTS], random }
+        let engine = Engine::new(&configuration, &mut host);
+        Self { host, engine, reference: vec![Dart::default(); DARTS], random }
     }
 
     fn run(mut self, accesses: u64, counts: &mut Counts) -> Result<(), String> {
@@ -155,7 +156,7 @@ impl<const C: bool> Wild<C> {
     }
 
     fn read(&mut self, dart: usize, offset: u64, bytes: usize, counts: &mut Counts) -> Result<(), String> {
-        let answer = self.engine.read(&mut self.world, name(dart), offset, bytes);
+        let answer = self.engine.read(&mut self.host, name(dart), offset, bytes);
         if answer.is_ok() != is_register_access(offset, bytes) {
             return Err(format!("a read of {bytes} bytes at {offset:#x} ends with {answer:x?}"));
         }
@@ -193,7 +194,7 @@ impl<const C: bool> Wild<C> {
         value: u32,
         counts: &mut Counts,
     ) -> Result<(), String> {
-        let done = self.engine.write(&mut self.world, name(dart), offset, bytes, value);
+        let done = self.engine.write(&mut self.host, name(dart), offset, bytes, value);
         if done.is_ok() != is_register_access(offset, bytes) {
             return Err(format!("a write of {bytes} bytes at {offset:#x} ends with {done:?}"));
         }
@@ -219,18 +220,20 @@ impl<const C: bool> Wild<C> {
         };
         let offset = self.random.index(512) / if self.random.chance(1, 2) { 16 } else { 1 } * 8;
         counts.stores += 1;
-        let cpu = self.random.index(self.world.cpu_count());
+        let cpu = self.random.index(self.host.cpu_count());
         for _ in 0..4 {
-            match self.world.cpu_store(cpu, table, offset, &Data::new(&entry.to_le_bytes())) {
+            match self.host.cpu_store(cpu, table, offset, &Data::new(&entry.to_le_bytes())) {
                 CpuResult::Stored => return Ok(()),
                 CpuResult::ReadOnly | CpuResult::NoAccess => {
-                    match self.engine.access_trapped(&mut self.world, table.address(), CpuReach::Store) {
-                        Trapped::Guarded(page) => {
-                            self.engine.store_guarded(&mut self.world, page, offset, 8, entry);
+                    match self.engine.access_trapped(&mut self.host, table.address(), AccessKind::Store) {
+                        FaultDisposition::Guarded(page) => {
+                            self.engine.store_guarded(&mut self.host, page, offset, 8, entry);
                             return Ok(());
                         }
-                        Trapped::Retry => {}
-                        Trapped::NotGuestMemory => return Err(format!("{table:?} is not the guest's")),
+                        FaultDisposition::Retry => {}
+                        FaultDisposition::NotGuestMemory => {
+                            return Err(format!("{table:?} is not the guest's"));
+                        }
                     }
                 }
                 result => return Err(format!("a CPU's store to {table:?} ends with {result:?}")),
@@ -242,7 +245,7 @@ impl<const C: bool> Wild<C> {
     /// A command comes to its end.
     fn poll(&mut self, dart: usize) -> Result<(), String> {
         for _ in 0..MAX_POLLS {
-            let value = self.engine.read(&mut self.world, name(dart), STREAM_COMMAND, 4);
+            let value = self.engine.read(&mut self.host, name(dart), STREAM_COMMAND, 4);
             if value.map_err(|error| format!("a command reads {error:?}"))? & BUSY == 0 {
                 return self.check();
             }
@@ -251,9 +254,9 @@ impl<const C: bool> Wild<C> {
     }
 
     fn check(&mut self) -> Result<(), String> {
-        self.world.check_settled();
-        self.world.events.clear();
-        self.world.take_violation().map_or(Ok(()), |violation| Err(format!("broken contract: {violation}")))
+        self.host.check_settled();
+        self.host.events.clear();
+        self.host.take_violation().map_or(Ok(()), |violation| Err(format!("broken contract: {violation}")))
     }
 
     /// Streams stop, commands end: nothing may be left away from home, or changed.
@@ -280,7 +283,9 @@ impl<const C: bool> Wild<C> {
     }
 
     fn is_initial(&self, page: Gfn) -> bool {
-        self.world.view(page).is_some_and(|words| words.iter().copied().eq(crate::world::initial_words(page)))
+        self.host
+            .view(page)
+            .is_some_and(|words| words.iter().copied().eq(crate::simulated_machine::initial_words(page)))
     }
 }
 

@@ -27,7 +27,7 @@ pub use hw::{on_fault, on_step};
 pub mod monitor;
 pub mod progress;
 
-use oche_engine::{CpuReach, Trapped, Watched};
+use oche_engine::{AccessKind, FaultDisposition, Watched};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
@@ -37,7 +37,7 @@ use monitor::Monitors;
 /// What a machine offers for guarded pages: the engine, and the view in which it is opened to one CPU.
 pub trait Guards {
     /// A CPU's access was stopped by stage 2: see `Engine::access_trapped`. `pc` is for the trace.
-    fn trapped(&mut self, pc: u64, address: u64, reach: CpuReach) -> Trapped;
+    fn trapped(&mut self, pc: u64, address: u64, reach: AccessKind) -> FaultDisposition;
     /// See `Engine::load_guarded`.
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64;
     /// See `Engine::store_guarded`.

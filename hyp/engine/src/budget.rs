@@ -8,7 +8,7 @@
 /// takes to map nearly 16 MiB, so that the first poll mostly finds the DART idle; on an M1 it is
 /// one or two milliseconds.
 ///
-/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the spaces that
+/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the domains that
 /// it takes back for it.
 pub const SLICE_BYTES: usize = 64 << 20;
 

@@ -1,4 +1,4 @@
-//! The engine on one page: which stream belongs to which space, and what happens in a trap.
+//! The engine on one page: which stream belongs to which domain, and what happens in a trap.
 //!
 //! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
 //! invalidation, the engine has the tracker say what changed and placement make hardware equal to it. Work
@@ -17,12 +17,12 @@ use oche_types::selection::Selection;
 use oche_types::{Invariant, invariant};
 
 use crate::budget::{Budget, SLICE_BYTES};
-use crate::granule::alias::MAX_SPACES;
+use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::Watched;
 use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
 use crate::heap::bytes_of;
-use crate::host::{DeviceFault, SpaceId, World};
+use crate::host::{DeviceFault, DomainId, Host};
 use crate::mover::Guard;
 use crate::tracker::{Batch, Tracker};
 use crate::vdart::AccessError;
@@ -30,7 +30,7 @@ use crate::vdart::{Command, VirtualDart};
 
 /// What it costs to bring a page home and give it a base.
 const HOLD_BYTES: usize = 6 * PAGE_BYTES;
-/// What it costs to mark the tables of a space that ends, as many as it can have.
+/// What it costs to mark the tables of a domain that ends, as many as it can have.
 const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
 /// Faults that one trap takes from the hardware.
 const MAX_FAULTS: usize = 64;
@@ -57,25 +57,25 @@ impl Configuration<'_> {
         self.ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum()
     }
 
-    fn spaces(&self) -> usize {
-        (self.darts * STREAMS).min(MAX_SPACES)
+    fn domains(&self) -> usize {
+        (self.darts * STREAMS).min(MAX_DOMAINS)
     }
 
     /// Tables that can be watched: as many as would map twice the guest's memory.
     fn tables(&self) -> usize {
-        within(self.pages() / 256, 64, 8192) + TTBRS * self.spaces()
+        within(self.pages() / 256, 64, 8192) + TTBRS * self.domains()
     }
 
     /// The bytes of heap that an engine of this configuration takes, as a buddy allocator rounds
     /// them: all of them as it begins.
     pub fn heap_bytes(&self) -> usize {
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
-        let spaces = self.spaces();
+        let domains = self.domains();
         bytes_of::<Dart>(self.darts)
-            + bytes_of::<Option<Space>>(spaces)
-            + Tracker::bytes(self.tables(), spaces)
-            + Placement::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, spaces)
-            // The batch in hand, and that of a space that begins.
+            + bytes_of::<Option<Domain>>(domains)
+            + Tracker::bytes(self.tables(), domains)
+            + Placement::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, domains)
+            // The batch in hand, and that of a domain that begins.
             + 2 * Batch::BYTES
     }
 }
@@ -84,16 +84,16 @@ impl Configuration<'_> {
 #[derive(Debug)]
 pub struct Engine {
     darts: Vec<Dart>,
-    spaces: Vec<Option<Space>>,
+    domains: Vec<Option<Domain>>,
     tracker: Tracker,
     placement: Placement,
-    /// Changes of the space in hand, and how many of them have been acted on.
+    /// Changes of the domain in hand, and how many of them have been acted on.
     batch: Batch,
     applied: usize,
-    in_hand: Option<SpaceId>,
-    /// All tables of the space in hand have been compared for `batch`.
+    in_hand: Option<DomainId>,
+    /// All tables of the domain in hand have been compared for `batch`.
     is_compared: bool,
-    /// What could not be watched of a space that begins.
+    /// What could not be watched of a domain that begins.
     opening: Batch,
     slice_bytes: usize,
     is_busy: bool,
@@ -109,14 +109,14 @@ struct Dart {
 #[derive(Clone, Copy, Debug, Default)]
 struct Attachment {
     /// What the hardware has attached.
-    now: Option<SpaceId>,
-    /// What it will have once that space's tables have been acted on.
-    next: Option<SpaceId>,
+    now: Option<DomainId>,
+    /// What it will have once that domain's tables have been acted on.
+    next: Option<DomainId>,
 }
 
 /// How a CPU reached for a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CpuReach {
+pub enum AccessKind {
     /// An instruction loads.
     Load,
     /// An instruction stores, or loads and stores.
@@ -130,7 +130,7 @@ pub enum CpuReach {
 /// How a CPU goes on whose access was trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Trapped {
+pub enum FaultDisposition {
     /// It tries again: the page is open now.
     Retry,
     /// The page is guarded. The access is carried out by [`Engine::load_guarded`] and
@@ -143,7 +143,7 @@ pub enum Trapped {
 
 /// A set of tables of the guest, and the shadow of it.
 #[derive(Debug)]
-struct Space {
+struct Domain {
     roots: [Ttbr; TTBRS],
     cause: Cause,
     /// Streams to attach once the tables have been acted on.
@@ -157,20 +157,20 @@ struct Space {
 
 impl Engine {
     /// All of the guest's memory at home, every stream blocked.
-    pub fn new(configuration: &Configuration<'_>, world: &mut impl World) -> Self {
-        let spaces = configuration.spaces();
+    pub fn new(configuration: &Configuration<'_>, host: &mut impl Host) -> Self {
+        let domains = configuration.domains();
         let dart = || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
         Self {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
-            spaces: (0..spaces).map(|_| None).collect(),
-            tracker: Tracker::new(configuration.tables(), spaces),
+            domains: (0..domains).map(|_| None).collect(),
+            tracker: Tracker::new(configuration.tables(), domains),
             placement: Placement::new(
                 configuration.ram,
                 configuration.devices,
                 configuration.pool.clone(),
-                spaces,
+                domains,
                 (configuration.coherence, configuration.isolation),
-                world,
+                host,
             ),
             batch: Batch::new(),
             applied: 0,
@@ -194,21 +194,21 @@ impl Engine {
     /// [`AccessError`] where no register answers: a bus error to the guest.
     pub fn read(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         dart: DartId,
         offset: u64,
         bytes: usize,
     ) -> Result<u32, AccessError> {
         if offset == ERROR {
-            self.take_faults(world);
+            self.take_faults(host);
         }
         if self.is_busy {
-            self.work(world);
+            self.work(host);
         }
         let is_busy = self.is_busy;
         let registers = &self.darts.get(dart.index()).ok_or(AccessError::Range)?.registers;
         let value = registers.read(offset, bytes, is_busy)?;
-        world.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
+        host.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
         Ok(value)
     }
 
@@ -219,7 +219,7 @@ impl Engine {
     /// [`AccessError`] where no register answers: a bus error to the guest.
     pub fn write(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         dart: DartId,
         offset: u64,
         bytes: usize,
@@ -227,32 +227,32 @@ impl Engine {
     ) -> Result<(), AccessError> {
         let registers = &mut self.darts.get_mut(dart.index()).ok_or(AccessError::Range)?.registers;
         let command = registers.write(offset, bytes, value)?;
-        world.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
+        host.event(Event::Register { dart, offset: offset as u16, is_write: true, value });
         match command {
             Command::None if self.is_busy => {
-                self.work(world);
+                self.work(host);
             }
             Command::None => {}
             Command::Recheck(streams) => {
                 let mut waking = StreamSet::default();
                 for stream in streams.iter() {
                     if self.roots(dart, stream).is_none() {
-                        self.block(world, dart, stream);
+                        self.block(host, dart, stream);
                     } else if self.attachment(dart, stream).now.is_none() {
                         waking.insert(stream);
                     }
                 }
                 // A DART holds nothing of a stream that did not translate, so the stream begins at once: Linux makes no
                 // invalidation when it writes saved registers back on resume.
-                self.point(world, dart, waking);
-                self.work(world);
+                self.point(host, dart, waking);
+                self.work(host);
             }
             Command::Invalidate(streams) => {
-                world.event(Event::Flush { dart, streams });
-                self.point(world, dart, streams);
-                let slots = self.work(world);
+                host.event(Event::Flush { dart, streams });
+                self.point(host, dart, streams);
+                let slots = self.work(host);
                 let pages = u32::try_from(slots).unwrap_or(u32::MAX);
-                world.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
+                host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
             }
         }
         Ok(())
@@ -260,82 +260,89 @@ impl Engine {
 
     /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had closed, for stores
     /// or for everything. Says how the CPU goes on.
-    pub fn access_trapped(&mut self, world: &mut impl World, address: u64, access: CpuReach) -> Trapped {
+    pub fn access_trapped(
+        &mut self,
+        host: &mut impl Host,
+        address: u64,
+        access: AccessKind,
+    ) -> FaultDisposition {
         let page = Gfn::containing(address).filter(|page| self.placement.mover.is_ram(*page));
-        let Some(page) = page else { return Trapped::NotGuestMemory };
-        if matches!(access, CpuReach::Fetch | CpuReach::Walk) {
+        let Some(page) = page else { return FaultDisposition::NotGuestMemory };
+        if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
             // What a watch alone had closed is open then, and copies are as if nobody watched.
-            self.placement.stop_watching(world, page);
+            self.placement.stop_watching(host, page);
         }
-        if access == CpuReach::Store {
-            self.tracker.open(world, &mut self.placement.mover, page);
+        if access == AccessKind::Store {
+            self.tracker.open(host, &mut self.placement.mover, page);
         }
-        if self.placement.relax(world, page) {
-            return Trapped::Retry;
+        if self.placement.relax(host, page) {
+            return FaultDisposition::Retry;
         }
         match (self.placement.mover.guard(page), access) {
-            (Guard::Open, _) | (Guard::Stores, CpuReach::Load | CpuReach::Fetch) => Trapped::Retry,
-            // A walk that meets a page which may be read wants to write: hardware's access flag.
-            (_, CpuReach::Walk) | (Guard::Everything, CpuReach::Fetch) => {
-                self.placement.collapse(world, page);
-                Trapped::Retry
+            (Guard::Open, _) | (Guard::Stores, AccessKind::Load | AccessKind::Fetch) => {
+                FaultDisposition::Retry
             }
-            (Guard::Stores | Guard::Everything, CpuReach::Load | CpuReach::Store) => {
-                world.event(Event::Access { address, is_write: access == CpuReach::Store });
-                Trapped::Guarded(page)
+            // A walk that meets a page which may be read wants to write: hardware's access flag.
+            (_, AccessKind::Walk) | (Guard::Everything, AccessKind::Fetch) => {
+                self.placement.collapse(host, page);
+                FaultDisposition::Retry
+            }
+            (Guard::Stores | Guard::Everything, AccessKind::Load | AccessKind::Store) => {
+                host.event(Event::Access { address, is_write: access == AccessKind::Store });
+                FaultDisposition::Guarded(page)
             }
         }
     }
 
     /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, 1 to 8 and inside the page,
     /// zero-extended. 0 for anything else.
-    pub fn load_guarded(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
-        self.placement.load(world, page, offset, bytes)
+    pub fn load_guarded(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
+        self.placement.load(host, page, offset, bytes)
     }
 
     /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a guarded
     /// `page`, or a virtual device at `offset` of any page. Anything else does nothing.
     pub fn store_guarded(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         page: Gfn,
         offset: usize,
         bytes: usize,
         value: u64,
     ) {
         // A CPU's trap has opened the page; what a virtual device stores there did not trap.
-        self.tracker.open(world, &mut self.placement.mover, page);
-        self.placement.store(world, page, offset, bytes, value);
+        self.tracker.open(host, &mut self.placement.mover, page);
+        self.placement.store(host, page, offset, bytes, value);
     }
 
     /// Where one CPU may access the guarded `page` directly, in whatever way, all copies being up to date.
     ///
     /// Until [`Self::settle_guarded`] no other CPU may reach the page, and nobody else may call the engine.
-    pub fn open_guarded(&mut self, world: &mut impl World, page: Gfn) -> Hfn {
-        self.placement.open(world, page)
+    pub fn open_guarded(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
+        self.placement.open(host, page)
     }
 
     /// The CPU that had the guarded `page` opened has done with it.
-    pub fn settle_guarded(&mut self, world: &mut impl World, page: Gfn) {
-        self.placement.settle(world, page);
+    pub fn settle_guarded(&mut self, host: &mut impl Host, page: Gfn) {
+        self.placement.settle(host, page);
     }
 
     /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
     /// guard goes, loads trap too, so that the next pair is seen whole.
-    pub fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
-        self.placement.guard_loads(world, page);
+    pub fn guard_loads(&mut self, host: &mut impl Host, page: Gfn) {
+        self.placement.guard_loads(host, page);
     }
 
     /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
-    pub fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
-        self.placement.watch(world, ranges);
+    pub fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
+        self.placement.watch(host, ranges);
     }
 
     /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each
     /// trap calls this.
-    pub fn go_on_watching(&mut self, world: &mut impl World) {
+    pub fn go_on_watching(&mut self, host: &mut impl Host) {
         if self.is_setting_watches() {
-            self.placement.go_on_watching(world);
+            self.placement.go_on_watching(host);
         }
     }
 
@@ -351,8 +358,8 @@ impl Engine {
 
     /// A CPU's access to a guarded page was carried out: tells it if it is watched. `load` gives the value, a word at
     /// a time from the first byte on.
-    pub fn tell_watched(&self, world: &mut impl World, watched: &Watched, load: impl Fn(usize) -> u64) {
-        self.placement.tell_watched(world, watched, load);
+    pub fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
+        self.placement.tell_watched(host, watched, load);
     }
 
     /// One trap's work, for [`Self::hold_all`] and [`Self::release_all`].
@@ -365,7 +372,7 @@ impl Engine {
     /// first are held: at least one, and not all where `budget` has no room for more. The caller
     /// comes again with the rest.
     #[must_use]
-    pub fn hold_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
+    pub fn hold_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         let mut reserve = self.placement.reserve(0);
         for page in pages {
@@ -375,29 +382,29 @@ impl Engine {
                 break;
             }
             // The master's stores do not trap.
-            self.tracker.open(world, &mut self.placement.mover, *page);
+            self.tracker.open(host, &mut self.placement.mover, *page);
             count += 1;
         }
-        self.placement.hold(world, pages.get(..count).must("no more pages are held than are named"));
+        self.placement.hold(host, pages.get(..count).must("no more pages are held than are named"));
         self.placement.refund(reserve, budget);
         count
     }
 
     /// As [`Self::hold_all`], of one page.
-    pub fn hold(&mut self, world: &mut impl World, page: Gfn) {
-        let held = self.hold_all(world, &[page], &mut self.trap_budget());
+    pub fn hold(&mut self, host: &mut impl Host, page: Gfn) {
+        let held = self.hold_all(host, &[page], &mut self.trap_budget());
         invariant!(held == 1, "one page is always held");
     }
 
     /// The master has done with `page`. What it wrote there is in all copies on return.
-    pub fn release(&mut self, world: &mut impl World, page: Gfn) {
-        self.placement.release(world, page);
+    pub fn release(&mut self, host: &mut impl Host, page: Gfn) {
+        self.placement.release(host, page);
     }
 
     /// As [`Self::release`], of each of `pages`. Returns how many of the first are released: at least one, and not all where
     /// `budget` has no room for more. The caller comes again with the rest.
     #[must_use]
-    pub fn release_all(&mut self, world: &mut impl World, pages: &[Gfn], budget: &mut Budget) -> usize {
+    pub fn release_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         for page in pages {
             budget.charge(HOLD_BYTES);
@@ -405,7 +412,7 @@ impl Engine {
             if budget.is_spent() && count != 0 {
                 break;
             }
-            self.placement.release(world, *page);
+            self.placement.release(host, *page);
             self.placement.refund(reserve, budget);
             count += 1;
         }
@@ -436,65 +443,65 @@ impl Engine {
         dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
     }
 
-    fn space_mut(&mut self, space: SpaceId) -> &mut Space {
-        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut).must("the space is open")
+    fn domain_mut(&mut self, domain: DomainId) -> &mut Domain {
+        self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut).must("the domain is open")
     }
 
-    /// Has each of `streams` go where the registers say, and its space looked at.
-    fn point(&mut self, world: &mut impl World, dart: DartId, streams: StreamSet) {
+    /// Has each of `streams` go where the registers say, and its domain looked at.
+    fn point(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
         for stream in streams.iter() {
             let Some(roots) = self.roots(dart, stream) else {
-                self.block(world, dart, stream);
+                self.block(host, dart, stream);
                 continue;
             };
-            let Some(space) = self.find(roots).or_else(|| self.open(world, Cause { dart, stream }, roots))
+            let Some(domain) = self.find(roots).or_else(|| self.open(host, Cause { dart, stream }, roots))
             else {
-                self.block(world, dart, stream);
+                self.block(host, dart, stream);
                 continue;
             };
-            let entry = self.space_mut(space);
+            let entry = self.domain_mut(domain);
             entry.needs_sync = true;
             entry.cause = Cause { dart, stream };
-            self.restart(space);
+            self.restart(domain);
             let attachment = self.attachment(dart, stream);
-            if attachment.now == Some(space) {
+            if attachment.now == Some(domain) {
                 self.stop_waiting(dart, stream);
-            } else if attachment.next != Some(space) {
+            } else if attachment.next != Some(domain) {
                 self.stop_waiting(dart, stream);
-                self.attachment(dart, stream).next = Some(space);
-                self.space_mut(space).waiting.insert(dart, stream);
+                self.attachment(dart, stream).next = Some(domain);
+                self.domain_mut(domain).waiting.insert(dart, stream);
             }
         }
     }
 
-    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
-        let is_it = |space: &Space| !space.is_ending && space.roots == roots;
-        self.spaces
+    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+        let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
+        self.domains
             .iter()
-            .position(|space| space.as_ref().is_some_and(is_it))
-            .map(|index| SpaceId(index as u16))
+            .position(|domain| domain.as_ref().is_some_and(is_it))
+            .map(|index| DomainId(index as u16))
     }
 
-    /// Begins a space, or refuses all that its tables map.
-    fn open(&mut self, world: &mut impl World, cause: Cause, roots: [Ttbr; TTBRS]) -> Option<SpaceId> {
-        let free = self.spaces.iter().position(Option::is_none).map(|index| SpaceId(index as u16));
+    /// Begins a domain, or refuses all that its tables map.
+    fn open(&mut self, host: &mut impl Host, cause: Cause, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+        let free = self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
         let opened = match free {
-            Some(space) if self.placement.open_space(world, space) => Ok(space),
+            Some(domain) if self.placement.create_domain(host, domain) => Ok(domain),
             Some(_) => Err(Refusal::PoolExhausted),
-            None => Err(Refusal::TooManySpaces),
+            None => Err(Refusal::TooManyDomains),
         };
-        let space = match opened {
-            Ok(space) => space,
+        let domain = match opened {
+            Ok(domain) => domain,
             Err(reason) => {
                 let page = Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
                 let at =
                     Place { dart: cause.dart, stream: cause.stream, iova: oche_types::addr::IovaPage(0) };
-                world.event(Event::Refused { at, page, reason });
+                host.event(Event::Refused { at, page, reason });
                 return None;
             }
         };
-        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
-        *entry = Some(Space {
+        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        *entry = Some(Domain {
             roots,
             cause,
             waiting: Members::default(),
@@ -503,37 +510,37 @@ impl Engine {
             is_ending: false,
         });
         self.opening.clear();
-        self.tracker.open_space(world, &mut self.placement.mover, space, roots, &mut self.opening);
-        report_unwatched(world, cause, &self.opening);
-        Some(space)
+        self.tracker.create_domain(host, &mut self.placement.mover, domain, roots, &mut self.opening);
+        report_unwatched(host, cause, &self.opening);
+        Some(domain)
     }
 
     /// Makes every access of `stream` fault, from now.
-    fn block(&mut self, world: &mut impl World, dart: DartId, stream: StreamId) {
+    fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
         self.stop_waiting(dart, stream);
-        let Some(space) = self.attachment(dart, stream).now.take() else { return };
-        world.block(dart, stream);
-        world.event(Event::Attach { dart, stream, root: None });
-        self.leave(dart, stream, space);
+        let Some(domain) = self.attachment(dart, stream).now.take() else { return };
+        host.block(dart, stream);
+        host.event(Event::Attach { dart, stream, root: None });
+        self.leave(dart, stream, domain);
     }
 
     fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
-        let Some(space) = self.attachment(dart, stream).next.take() else { return };
-        self.space_mut(space).waiting.remove(dart, stream);
-        self.pass_on(dart, stream, space);
-        self.end_if_unused(space);
+        let Some(domain) = self.attachment(dart, stream).next.take() else { return };
+        self.domain_mut(domain).waiting.remove(dart, stream);
+        self.pass_on(dart, stream, domain);
+        self.end_if_unused(domain);
     }
 
-    fn leave(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
-        self.placement.placed_mut(space).members.remove(dart, stream);
-        self.pass_on(dart, stream, space);
-        self.end_if_unused(space);
+    fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+        self.placement.placed_mut(domain).members.remove(dart, stream);
+        self.pass_on(dart, stream, domain);
+        self.end_if_unused(domain);
     }
 
-    /// `stream` has left `space`: what is done there from now on is not its doing, unless nobody else is left.
-    fn pass_on(&mut self, dart: DartId, stream: StreamId, space: SpaceId) {
-        let member = Cause::first(&self.placement.placed(space).members);
-        let entry = self.space_mut(space);
+    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody else is left.
+    fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+        let member = Cause::first(&self.placement.placed(domain).members);
+        let entry = self.domain_mut(domain);
         if let Some(other) = member.or_else(|| Cause::first(&entry.waiting))
             && entry.cause == (Cause { dart, stream })
         {
@@ -541,97 +548,97 @@ impl Engine {
         }
     }
 
-    fn end_if_unused(&mut self, space: SpaceId) {
-        let is_used = !self.placement.placed(space).members.is_empty();
-        let entry = self.space_mut(space);
+    fn end_if_unused(&mut self, domain: DomainId) {
+        let is_used = !self.placement.placed(domain).members.is_empty();
+        let entry = self.domain_mut(domain);
         if !is_used && entry.waiting.is_empty() && !entry.is_ending {
             entry.is_ending = true;
-            self.restart(space);
-            self.tracker.end_space(space);
+            self.restart(domain);
+            self.tracker.end_domain(domain);
         }
     }
 
-    /// Attaches the streams that waited for `space` to be ready.
-    fn attach_waiting(&mut self, world: &mut impl World, space: SpaceId) {
-        let entry = self.space_mut(space);
+    /// Attaches the streams that waited for `domain` to be ready.
+    fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
+        let entry = self.domain_mut(domain);
         let waiting = core::mem::take(&mut entry.waiting);
         let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
         let is_watched_anew = self.is_watching() && !waiting.is_empty();
         for (dart, streams) in waiting.iter() {
             for stream in streams.iter() {
-                let placed = self.placement.placed_mut(space);
+                let placed = self.placement.placed_mut(domain);
                 placed.members.insert(dart, stream);
-                let attached = world.attach(dart, stream, space, placed.shadow.root());
-                world.event(Event::Attach { dart, stream, root });
+                let attached = host.attach(dart, stream, domain, placed.shadow.root());
+                host.event(Event::Attach { dart, stream, root });
                 if attached.is_err() {
                     // The stream is blocked, so its device faults until the guest attaches it anew;
                     // the trace has why.
-                    world.event(Event::InvalidateTimedOut { dart });
+                    host.event(Event::InvalidateTimedOut { dart });
                 }
                 let attachment = self.attachment(dart, stream);
                 attachment.next = None;
-                if let Some(old) = attachment.now.replace(space) {
+                if let Some(old) = attachment.now.replace(domain) {
                     self.leave(dart, stream, old);
                 }
             }
         }
         if is_watched_anew {
-            self.placement.watch_space(world, space);
+            self.placement.watch_domain(host, domain);
         }
     }
 
     /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
     /// whether something is left.
-    fn work(&mut self, world: &mut impl World) -> usize {
+    fn work(&mut self, host: &mut impl Host) -> usize {
         let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;
-        while let Some(space) = self.due() {
+        while let Some(domain) = self.due() {
             if budget.is_spent() {
                 self.is_busy = true;
                 return slots;
             }
-            slots += self.work_on(world, space, &mut budget);
+            slots += self.work_on(host, domain, &mut budget);
         }
         self.is_busy = false;
         slots
     }
 
-    /// The space to go on with: the one whose changes are in hand, or the first of which something is due. A space that
+    /// The domain to go on with: the one whose changes are in hand, or the first of which something is due. A domain that
     /// becomes ready can end another, wherever that is in the list.
-    fn due(&self) -> Option<SpaceId> {
-        let first = || self.spaces.iter().position(|space| space.as_ref().is_some_and(Space::is_due));
-        self.in_hand.or_else(|| first().map(|space| SpaceId(space as u16)))
+    fn due(&self) -> Option<DomainId> {
+        let first = || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
+        self.in_hand.or_else(|| first().map(|domain| DomainId(domain as u16)))
     }
 
-    /// One round of work on `space`. Returns how many slots were looked at.
-    fn work_on(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) -> usize {
-        let entry = self.space_mut(space);
+    /// One round of work on `domain`. Returns how many slots were looked at.
+    fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
+        let entry = self.domain_mut(domain);
         let (cause, is_ending) = (entry.cause, entry.is_ending);
         if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
-            let is_done = self.placement.follow(world, space, &mut left, budget);
+            let is_done = self.placement.follow(host, domain, &mut left, budget);
             if is_done {
-                self.complete(world, space, budget);
+                self.complete(host, domain, budget);
             } else {
-                self.space_mut(space).follow_left = Some(left);
+                self.domain_mut(domain).follow_left = Some(left);
             }
             return 0;
         }
         if self.in_hand.is_none() {
             self.batch.clear();
             self.is_compared =
-                self.tracker.compare(world, &mut self.placement, space, &mut self.batch, budget);
-            report_unwatched(world, cause, &self.batch);
-            (self.in_hand, self.applied) = (Some(space), 0);
+                self.tracker.compare(host, &mut self.placement, domain, &mut self.batch, budget);
+            report_unwatched(host, cause, &self.batch);
+            (self.in_hand, self.applied) = (Some(domain), 0);
         }
         let rest = self.batch.changes.get(self.applied..).must("no more changes are acted on than there are");
-        let applied = self.placement.apply(world, cause, space, rest, budget);
+        let applied = self.placement.apply(host, cause, domain, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {
             self.in_hand = None;
             if self.is_compared && is_ending {
-                self.complete(world, space, budget);
+                self.complete(host, domain, budget);
             } else if self.is_compared {
-                self.space_mut(space).follow_left = Some(usize::MAX);
+                self.domain_mut(domain).follow_left = Some(usize::MAX);
             }
             // A refused table counts too: reporting it is work.
             return 4 * (applied + self.batch.unwatched.len());
@@ -639,43 +646,43 @@ impl Engine {
         4 * applied
     }
 
-    /// What was compared of `space` so far is out of date: its tables are compared anew.
-    fn restart(&mut self, space: SpaceId) {
-        self.tracker.restart(space);
-        if self.in_hand == Some(space) {
+    /// What was compared of `domain` so far is out of date: its tables are compared anew.
+    fn restart(&mut self, domain: DomainId) {
+        self.tracker.restart(domain);
+        if self.in_hand == Some(domain) {
             self.is_compared = false;
         }
-        self.space_mut(space).follow_left = None;
+        self.domain_mut(domain).follow_left = None;
     }
 
-    /// `space` is as the guest's tables say.
-    fn complete(&mut self, world: &mut impl World, space: SpaceId, budget: &mut Budget) {
-        let entry = self.space_mut(space);
+    /// `domain` is as the guest's tables say.
+    fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
+        let entry = self.domain_mut(domain);
         entry.needs_sync = false;
         entry.follow_left = None;
         if entry.is_ending {
             budget.charge(CLOSE_BYTES);
-            self.tracker.close_space(world, &mut self.placement.mover, space);
-            self.placement.close_space(world, space);
-            *self.spaces.get_mut(usize::from(space.0)).must("the space is open") = None;
+            self.tracker.destroy_domain(host, &mut self.placement.mover, domain);
+            self.placement.destroy_domain(host, domain);
+            *self.domains.get_mut(usize::from(domain.0)).must("the domain is open") = None;
         } else {
-            self.tracker.count_sync(space);
-            self.attach_waiting(world, space);
+            self.tracker.count_sync(domain);
+            self.attach_waiting(host, domain);
         }
     }
 
     /// Hands the faults that the hardware has recorded to the guest's DARTs.
-    fn take_faults(&mut self, world: &mut impl World) {
+    fn take_faults(&mut self, host: &mut impl Host) {
         for _ in 0..MAX_FAULTS {
-            let Some(fault) = world.next_fault() else { return };
+            let Some(fault) = host.next_fault() else { return };
             // What the hardware says of a DART that the guest has not is nothing to it.
             if fault.dart.index() >= self.darts.len() {
                 continue;
             }
-            let code = self.fault_code(world, &fault);
+            let code = self.fault_code(host, &fault);
             let dart = self.darts.get_mut(fault.dart.index()).must("the DART is the guest's");
             let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
-            world.event(Event::Fault {
+            host.event(Event::Fault {
                 dart: fault.dart,
                 stream: fault.stream,
                 iova: fault.iova,
@@ -687,10 +694,10 @@ impl Engine {
     }
 
     /// What a 4K DART would say of `fault`: how far its walk of the guest's tables comes.
-    fn fault_code(&self, world: &impl World, fault: &DeviceFault) -> FaultCode {
+    fn fault_code(&self, host: &impl Host, fault: &DeviceFault) -> FaultCode {
         let table = |page: Gfn, index: u64| {
             let is_ram = self.placement.mover.is_ram(page);
-            is_ram.then(|| world.load(self.locate(page), (index & 0x1ff) as usize))
+            is_ram.then(|| host.load(self.locate(page), (index & 0x1ff) as usize))
         };
         let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
         let root = roots.and_then(|roots| roots.get((fault.iova >> 30) as usize).copied());
@@ -707,14 +714,14 @@ impl Engine {
     }
 }
 
-fn report_unwatched(world: &mut impl World, cause: Cause, batch: &Batch) {
+fn report_unwatched(host: &mut impl Host, cause: Cause, batch: &Batch) {
     for table in &batch.unwatched {
         let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
-        world.event(Event::Refused { at, page: table.page, reason: table.reason });
+        host.event(Event::Refused { at, page: table.page, reason: table.reason });
     }
 }
 
-impl Space {
+impl Domain {
     fn is_due(&self) -> bool {
         self.needs_sync || self.is_ending
     }

@@ -37,7 +37,7 @@ use crate::granule::copies::Merging;
 use crate::granule::follow::Followed;
 use crate::granule::watch::Watches;
 use crate::heap::bytes_of;
-use crate::host::{Memory, SpaceId, Tap, World};
+use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
 use crate::shadow::Shadow;
@@ -53,7 +53,7 @@ const FRAMES_PER_CHANGE: usize = 4;
 /// What it costs to act on changes, however few: stores published, and an invalidation that the
 /// hardware confirms.
 const APPLY_BYTES: usize = PAGE_BYTES;
-/// What it costs to look for empty shadow tables in a space: the records of 128.
+/// What it costs to look for empty shadow tables in a domain: the records of 128.
 const RECLAIM_BYTES: usize = 1024;
 
 /// How the copies of a page that is mapped more than once are kept equal.
@@ -108,9 +108,9 @@ impl Cause {
     }
 }
 
-/// The state of a space that placement keeps.
+/// The state of a domain that placement keeps.
 #[derive(Debug)]
-pub(crate) struct PlacedSpace {
+pub(crate) struct PlacedDomain {
     pub(crate) shadow: Shadow,
     index: Index,
     /// Streams that the hardware has attached.
@@ -126,8 +126,8 @@ pub(crate) struct Placement {
     pub(crate) pool: Pool,
     book: Book,
     aliases: Aliases,
-    spaces: Vec<Option<PlacedSpace>>,
-    /// Empty, for spaces to come.
+    domains: Vec<Option<PlacedDomain>>,
+    /// Empty, for domains to come.
     indices: Vec<Index>,
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
@@ -178,13 +178,13 @@ pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
 
 impl Placement {
     /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
-    /// `devices` ranges of devices, `frames` frames of the pool and `spaces` spaces.
+    /// `devices` ranges of devices, `frames` frames of the pool and `domains` domains.
     pub(crate) const fn bytes(
         pages: usize,
         ranges: usize,
         devices: usize,
         frames: usize,
-        spaces: usize,
+        domains: usize,
     ) -> usize {
         let tables = Mover::bytes(ranges, pages, MAX_MOVING)
             + Pool::bytes(frames)
@@ -192,9 +192,9 @@ impl Placement {
             + Aliases::bytes(most_aliases(pages))
             + Followed::bytes(most_aliases(pages) / 2)
             + Watches::BYTES
-            + bytes_of::<Option<PlacedSpace>>(spaces)
-            + bytes_of::<Index>(spaces)
-            + spaces * Index::BYTES
+            + bytes_of::<Option<PlacedDomain>>(domains)
+            + bytes_of::<Index>(domains)
+            + domains * Index::BYTES
             + bytes_of::<Range<Gfn>>(devices);
         let lists = removal::Work::BYTES
             + bytes_of::<addition::Copy>(BATCH * SLOTS)
@@ -212,7 +212,7 @@ impl Placement {
         ram: &[Range<Gfn>],
         devices: &[Range<Gfn>],
         pool: Range<Frame>,
-        most_spaces: usize,
+        max_domains: usize,
         (coherence, isolation): (Coherence, Isolation),
         memory: &mut impl Memory,
     ) -> Self {
@@ -224,8 +224,8 @@ impl Placement {
             pool,
             book: Book::new(chapters(pages)),
             aliases: Aliases::new(aliases),
-            spaces: (0..most_spaces).map(|_| None).collect(),
-            indices: (0..most_spaces).map(|_| Index::new()).collect(),
+            domains: (0..max_domains).map(|_| None).collect(),
+            indices: (0..max_domains).map(|_| Index::new()).collect(),
             devices: devices.to_vec(),
             coherence,
             isolation,
@@ -243,75 +243,75 @@ impl Placement {
         }
     }
 
-    /// Begins `space`, with nothing mapped. False: the pool is exhausted.
+    /// Begins `domain`, with nothing mapped. False: the pool is exhausted.
     #[must_use]
-    pub(crate) fn open_space(&mut self, world: &mut impl World, space: SpaceId) -> bool {
-        let _ = self.pool.take_back(world, FRAMES_PER_CHANGE);
-        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
-        let Some(shadow) = Shadow::new(world, &mut self.pool) else { return false };
-        let index = self.indices.pop().must("each space has an index");
-        *entry = Some(PlacedSpace { shadow, index, members: Members::default(), has_followed: false });
+    pub(crate) fn create_domain(&mut self, host: &mut impl Host, domain: DomainId) -> bool {
+        let _ = self.pool.take_back(host, FRAMES_PER_CHANGE);
+        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        let Some(shadow) = Shadow::new(host, &mut self.pool) else { return false };
+        let index = self.indices.pop().must("each domain has an index");
+        *entry = Some(PlacedDomain { shadow, index, members: Members::default(), has_followed: false });
         true
     }
 
-    /// Ends `space`, of which nothing is mapped and to which no stream is attached.
-    pub(crate) fn close_space(&mut self, world: &mut impl World, space: SpaceId) {
-        self.invalidate(world, space);
-        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
-        let placed = placed.must("the space is open");
-        invariant!(placed.members.is_empty(), "a space that ends has no streams");
-        invariant!(placed.index.is_empty(), "a space that ends has nothing mapped");
-        placed.shadow.give_all(world, &mut self.pool);
+    /// Ends `domain`, of which nothing is mapped and to which no stream is attached.
+    pub(crate) fn destroy_domain(&mut self, host: &mut impl Host, domain: DomainId) {
+        self.invalidate(host, domain);
+        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
+        let placed = placed.must("the domain is open");
+        invariant!(placed.members.is_empty(), "a domain that ends has no streams");
+        invariant!(placed.index.is_empty(), "a domain that ends has nothing mapped");
+        placed.shadow.give_all(host, &mut self.pool);
         self.indices.push(placed.index);
     }
 
-    /// The placed half of `space`, if that is open.
-    pub(crate) fn space(&self, space: SpaceId) -> Option<&PlacedSpace> {
-        self.spaces.get(usize::from(space.0)).and_then(Option::as_ref)
+    /// The placed half of `domain`, if that is open.
+    pub(crate) fn domain(&self, domain: DomainId) -> Option<&PlacedDomain> {
+        self.domains.get(usize::from(domain.0)).and_then(Option::as_ref)
     }
 
-    /// As [`Self::space`], to change.
-    pub(crate) fn space_mut(&mut self, space: SpaceId) -> Option<&mut PlacedSpace> {
-        self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut)
+    /// As [`Self::domain`], to change.
+    pub(crate) fn domain_mut(&mut self, domain: DomainId) -> Option<&mut PlacedDomain> {
+        self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut)
     }
 
-    /// The placed half of `space`, which is open.
-    pub(crate) fn placed(&self, space: SpaceId) -> &PlacedSpace {
-        self.space(space).must("the space is open")
+    /// The placed half of `domain`, which is open.
+    pub(crate) fn placed(&self, domain: DomainId) -> &PlacedDomain {
+        self.domain(domain).must("the domain is open")
     }
 
     /// As [`Self::placed`], to change.
-    pub(crate) fn placed_mut(&mut self, space: SpaceId) -> &mut PlacedSpace {
-        self.space_mut(space).must("the space is open")
+    pub(crate) fn placed_mut(&mut self, domain: DomainId) -> &mut PlacedDomain {
+        self.domain_mut(domain).must("the domain is open")
     }
 
-    /// Makes the hardware equal to the first of `changes` of `space`, at most [`BATCH`] of different granules: as
+    /// Makes the hardware equal to the first of `changes` of `domain`, at most [`BATCH`] of different granules: as
     /// many as `budget` allows, and one at least. Returns how many they were.
     #[must_use]
     pub(crate) fn apply(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         changes: &[Change],
         budget: &mut Budget,
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
-        self.take_frames_back(world, changes.len(), budget);
-        let (count, reserve) = self.affordable(space, changes, budget);
+        self.take_frames_back(host, changes.len(), budget);
+        let (count, reserve) = self.affordable(domain, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
             return 0;
         }
         self.stuck.clear();
         budget.charge(APPLY_BYTES);
-        self.remove(world, cause, space, changes);
-        self.reclaim(world, changes.len(), budget);
-        self.add(world, cause, space, changes);
+        self.remove(host, cause, domain, changes);
+        self.reclaim(host, changes.len(), budget);
+        self.add(host, cause, domain, changes);
         if !self.misfits.is_empty() {
             let misfits = core::mem::take(&mut self.misfits);
-            self.recompose(world, cause, space, &misfits);
-            self.add(world, cause, space, &misfits);
+            self.recompose(host, cause, domain, &misfits);
+            self.add(host, cause, domain, &misfits);
             self.misfits = misfits;
             self.misfits.clear();
         }
@@ -319,23 +319,23 @@ impl Placement {
         count
     }
 
-    /// Makes sure that no device uses what was taken out of the tables of `space` before.
-    fn invalidate(&mut self, world: &mut impl World, space: SpaceId) {
-        let members = self.placed(space).members;
+    /// Makes sure that no device uses what was taken out of the tables of `domain` before.
+    fn invalidate(&mut self, host: &mut impl Host, domain: DomainId) {
+        let members = self.placed(domain).members;
         if members.is_empty() {
             // No hardware is asked, so nothing else makes what was stored visible before a stream
             // is attached.
-            world.publish();
+            host.publish();
         }
-        if world.invalidate(space, &members).is_ok() {
+        if host.invalidate(domain, &members).is_ok() {
             return;
         }
         // The hardware does not answer. What its devices may still reach is about to belong to somebody
         // else, so they are cut off; the guest sees faults, and the trace says why.
         for (dart, streams) in members.iter() {
-            world.event(Event::InvalidateTimedOut { dart });
+            host.event(Event::InvalidateTimedOut { dart });
             for stream in streams.iter() {
-                world.block(dart, stream);
+                host.block(dart, stream);
             }
         }
     }
@@ -344,75 +344,75 @@ impl Placement {
     /// meanwhile, since a mapping that is refused is not tried again. Each is marked anew and
     /// charged to `budget`; those of one change come back in any case, and no more changes are made
     /// where the budget has no room for more frames.
-    fn take_frames_back(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
+    fn take_frames_back(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
         let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
         let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
-        let count = self.pool.take_back(world, most);
+        let count = self.pool.take_back(host, most);
         budget.charge(count * FRAME_BYTES);
     }
 
     /// Takes back empty shadow tables while the pool could run short in a batch of `changes`
     /// granules.
-    fn reclaim(&mut self, world: &mut impl World, changes: usize, budget: &mut Budget) {
-        for index in 0..self.spaces.len() {
+    fn reclaim(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
+        for index in 0..self.domains.len() {
             if self.pool.free_frames() >= FRAMES_PER_CHANGE * changes {
                 return;
             }
-            let space = SpaceId(index as u16);
-            let Some(placed) = self.space_mut(space) else { continue };
+            let domain = DomainId(index as u16);
+            let Some(placed) = self.domain_mut(domain) else { continue };
             budget.charge(RECLAIM_BYTES);
-            if placed.shadow.unlink_empty(world) {
-                self.invalidate(world, space);
-                let placed = self.spaces.get_mut(index).and_then(Option::as_mut).must("the space is open");
-                budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(world, &mut self.pool));
+            if placed.shadow.unlink_empty(host) {
+                self.invalidate(host, domain);
+                let placed = self.domains.get_mut(index).and_then(Option::as_mut).must("the domain is open");
+                budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(host, &mut self.pool));
             }
         }
     }
 
-    fn record(&self, space: SpaceId, granule: Granule) -> Record {
-        self.book.get(&self.placed(space).index, granule)
+    fn record(&self, domain: DomainId, granule: Granule) -> Record {
+        self.book.get(&self.placed(domain).index, granule)
     }
 
     /// Writes `record` of a granule whose chapter is prepared.
-    fn set_record(&mut self, space: SpaceId, granule: Granule, record: Record) {
-        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
-        self.book.set(&mut placed.must("the space is open").index, granule, record);
+    fn set_record(&mut self, domain: DomainId, granule: Granule, record: Record) {
+        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+        self.book.set(&mut placed.must("the domain is open").index, granule, record);
     }
 
     /// The hardware entry that `record` asks for.
-    fn entry(world: &impl World, record: &Record) -> u64 {
+    fn entry(host: &impl Host, record: &Record) -> u64 {
         match record.form {
             Form::Direct(frame) | Form::Composed(frame) if !record.permission().is_none() => {
-                world.leaf_entry(frame, record.permission(), Self::window(world, record))
+                host.leaf_entry(frame, record.permission(), Self::window(host, record))
             }
             _ => 0,
         }
     }
 
     /// The slots of `record` that its hardware entry lets devices reach. Those of them that are empty are red zones.
-    fn window(world: &impl World, record: &Record) -> SlotRun {
+    fn window(host: &impl Host, record: &Record) -> SlotRun {
         let mapped = record.slots.map(|slot| slot.is_some());
-        if world.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
+        if host.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
     }
 
     /// Stores the hardware entry that `record` asks for. Returns the entry before and the one now.
     fn set_entry(
         &mut self,
-        world: &mut impl World,
-        space: SpaceId,
+        host: &mut impl Host,
+        domain: DomainId,
         granule: Granule,
         record: &Record,
     ) -> (u64, u64) {
-        let entry = Self::entry(world, record);
-        (self.placed_mut(space).shadow.set(world, granule, entry), entry)
+        let entry = Self::entry(host, record);
+        (self.placed_mut(domain).shadow.set(host, granule, entry), entry)
     }
 
     /// Reports and repairs each empty slot of `record` that a device wrote into.
-    fn check_red_zones(&self, world: &mut impl World, cause: Cause, granule: Granule, record: &Record) {
+    fn check_red_zones(&self, host: &mut impl Host, cause: Cause, granule: Granule, record: &Record) {
         let Form::Composed(frame) = record.form else { return };
         for (slot, _) in record.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
-            if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {
-                report_red_zone(world, cause.at(granule, slot), frame.page(slot), (offset, bytes));
+            if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {
+                report_red_zone(host, cause.at(granule, slot), frame.page(slot), (offset, bytes));
             }
         }
     }
@@ -424,17 +424,17 @@ impl Placement {
 
 /// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the first is at `offset`,
 /// and repairs the page.
-fn report_red_zone(world: &mut impl World, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
-    world.event(Event::RedZone { at, offset, bytes });
-    let load = |at: usize| if at < PAGE_WORDS { world.load(page, at) } else { 0 };
+fn report_red_zone(host: &mut impl Host, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
+    host.event(Event::RedZone { at, offset, bytes });
+    let load = |at: usize| if at < PAGE_WORDS { host.load(page, at) } else { 0 };
     let (first, shift) = (usize::from(offset) / 8, 8 * (u32::from(offset) % 8));
     let joined = |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
     let data = [joined(first), joined(first + 1)];
-    world.event(Event::Data { words: data });
-    world.fill_page(page, RED_ZONE);
+    host.event(Event::Data { words: data });
+    host.fill_page(page, RED_ZONE);
 }
 
 /// Reports a refused mapping.
-fn refuse(tap: &mut impl Tap, at: Place, page: Gfn, reason: Refusal) {
-    tap.event(Event::Refused { at, page, reason });
+fn refuse(sink: &mut impl TraceSink, at: Place, page: Gfn, reason: Refusal) {
+    sink.event(Event::Refused { at, page, reason });
 }

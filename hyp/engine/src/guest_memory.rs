@@ -6,18 +6,18 @@ use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::guest_memory::{GuestMemory, NotMemory};
 
 use crate::Engine;
-use crate::host::World;
+use crate::host::Host;
 
-/// The guest's memory through `engine`, on `world`. Made for one piece of work under the engine's lock.
+/// The guest's memory through `engine`, on `host`. Made for one piece of work under the engine's lock.
 #[derive(Debug)]
 pub struct EngineMemory<'a, W> {
     engine: core::cell::RefCell<(&'a mut Engine, &'a mut W)>,
 }
 
-impl<'a, W: World> EngineMemory<'a, W> {
+impl<'a, W: Host> EngineMemory<'a, W> {
     /// Reaches all of the guest's RAM and nothing else.
-    pub fn new(engine: &'a mut Engine, world: &'a mut W) -> Self {
-        Self { engine: core::cell::RefCell::new((engine, world)) }
+    pub fn new(engine: &'a mut Engine, host: &'a mut W) -> Self {
+        Self { engine: core::cell::RefCell::new((engine, host)) }
     }
 
     /// Calls `each` for pieces of the range: page, offset, bytes (at most 8, within an aligned word), and
@@ -29,24 +29,24 @@ impl<'a, W: World> EngineMemory<'a, W> {
         mut each: impl FnMut(&mut Engine, &mut W, Gfn, usize, usize, usize),
     ) -> Result<(), NotMemory> {
         let mut guard = self.engine.borrow_mut();
-        let (engine, world) = &mut *guard;
+        let (engine, host) = &mut *guard;
         let mut done = 0;
         while done < bytes {
             let at = address.checked_add(done as u64).ok_or(NotMemory)?;
             let page = Gfn::containing(at).filter(|page| engine.is_ram(*page)).ok_or(NotMemory)?;
             let offset = (at % PAGE_BYTES as u64) as usize;
             let count = (8 - offset % 8).min(bytes - done);
-            each(engine, world, page, offset, count, done);
+            each(engine, host, page, offset, count, done);
             done += count;
         }
         Ok(())
     }
 }
 
-impl<W: World> GuestMemory for EngineMemory<'_, W> {
+impl<W: Host> GuestMemory for EngineMemory<'_, W> {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NotMemory> {
-        self.pieces(address, into.len(), |engine, world, page, offset, count, done| {
-            let value = engine.load_guarded(world, page, offset, count).to_le_bytes();
+        self.pieces(address, into.len(), |engine, host, page, offset, count, done| {
+            let value = engine.load_guarded(host, page, offset, count).to_le_bytes();
             for (to, from) in into.iter_mut().skip(done).zip(value).take(count) {
                 *to = from;
             }
@@ -54,10 +54,10 @@ impl<W: World> GuestMemory for EngineMemory<'_, W> {
     }
 
     fn write(&mut self, address: u64, from: &[u8]) -> Result<(), NotMemory> {
-        self.pieces(address, from.len(), |engine, world, page, offset, count, done| {
+        self.pieces(address, from.len(), |engine, host, page, offset, count, done| {
             let bytes = from.iter().skip(done).take(count);
             let value = bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-            engine.store_guarded(world, page, offset, count, value);
+            engine.store_guarded(host, page, offset, count, value);
         })
     }
 

@@ -11,9 +11,9 @@ use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
 
 /// All that the engine stands on.
-pub trait World: Memory + Stage2 + Iommu + Tap {}
+pub trait Host: Memory + Stage2 + Iommu + TraceSink {}
 
-impl<T: Memory + Stage2 + Iommu + Tap> World for T {}
+impl<T: Memory + Stage2 + Iommu + TraceSink> Host for T {}
 
 /// Host memory by page: guest RAM and the frame pool. Nothing else is ever asked for.
 ///
@@ -134,9 +134,9 @@ pub struct DeviceFault {
     pub is_write: bool,
 }
 
-/// Names a space to the hardware: an index below the engine's number of spaces.
+/// Names a domain to the hardware: an index below the engine's number of domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SpaceId(pub u16);
+pub struct DomainId(pub u16);
 
 /// The hardware: IOMMUs that translate in 16K pages only, with two levels of 2048 entries, 32 MiB and
 /// 16 KiB each, eight bytes an entry. DART's 16K tables and an SMMUv3's with `T0SZ` 28 are both that.
@@ -156,7 +156,7 @@ pub trait Iommu {
     /// The first-level entry for the leaf table in `table`.
     fn table_entry(&self, table: Frame) -> u64;
 
-    /// Makes `stream` translate through the first-level table in `root`, which belongs to `space`.
+    /// Makes `stream` translate through the first-level table in `root`, which belongs to `domain`.
     ///
     /// # Guarantees
     ///
@@ -169,7 +169,7 @@ pub trait Iommu {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut>;
 
@@ -180,7 +180,7 @@ pub trait Iommu {
     /// On return no access of the stream uses what was attached before, and its earlier writes have landed.
     fn block(&mut self, dart: DartId, stream: StreamId);
 
-    /// Drops every cached translation of `space`, whose streams are `members`.
+    /// Drops every cached translation of `domain`, whose streams are `members`.
     ///
     /// # Guarantees
     ///
@@ -190,7 +190,7 @@ pub trait Iommu {
     /// # Errors
     ///
     /// [`InvalidateTimedOut`]; then nothing may be assumed of accesses under way.
-    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut>;
+    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut>;
 
     /// Whether every attach, block and invalidation so far is known to have had its effect. While
     /// one is not, a device may still reach what was taken from it, and frames of the pool that the
@@ -202,7 +202,7 @@ pub trait Iommu {
 }
 
 /// Hears what happens. Must be quick and can change nothing.
-pub trait Tap {
+pub trait TraceSink {
     /// Takes note of `event`.
     fn event(&mut self, event: Event);
 }

@@ -7,7 +7,7 @@ use oche_types::event::Event;
 
 use crate::granule::book::{Book, Form, Index, Record};
 use crate::host::{
-    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
 use crate::mover::{Guard, Mover};
 use crate::pool::Pool;
@@ -46,11 +46,11 @@ impl Iommu for Nothing {
     fn table_entry(&self, _: Frame) -> u64 {
         0
     }
-    fn attach(&mut self, _: DartId, _: StreamId, _: SpaceId, _: Frame) -> Result<(), InvalidateTimedOut> {
+    fn attach(&mut self, _: DartId, _: StreamId, _: DomainId, _: Frame) -> Result<(), InvalidateTimedOut> {
         Ok(())
     }
     fn block(&mut self, _: DartId, _: StreamId) {}
-    fn invalidate(&mut self, _: SpaceId, _: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(&mut self, _: DomainId, _: &Members) -> Result<(), InvalidateTimedOut> {
         Ok(())
     }
     fn is_confirmed(&mut self) -> bool {
@@ -61,7 +61,7 @@ impl Iommu for Nothing {
     }
 }
 
-impl Tap for Nothing {
+impl TraceSink for Nothing {
     fn event(&mut self, _: Event) {}
 }
 

@@ -33,7 +33,7 @@ mod shadow;
 mod tracker;
 mod vdart;
 
-pub use engine::{Configuration, CpuReach, Engine, Trapped};
+pub use engine::{AccessKind, Configuration, Engine, FaultDisposition};
 pub use granule::watch::Watched;
 pub use granule::{Coherence, Isolation};
 pub use vdart::AccessError;

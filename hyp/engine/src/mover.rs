@@ -11,7 +11,7 @@ use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
 
 use crate::heap::bytes_of;
-use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, Tap};
+use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, TraceSink};
 
 /// What is known of one guest page.
 #[derive(Clone, Copy, Debug)]
@@ -235,7 +235,7 @@ impl Mover {
     }
 
     /// Notes that the bytes of `page`, which is in motion, are at `to`.
-    pub(crate) fn place(&mut self, tap: &mut impl Tap, page: Gfn, to: Hfn) {
+    pub(crate) fn place(&mut self, sink: &mut impl TraceSink, page: Gfn, to: Hfn) {
         let is_still = self.is_still;
         let record = self.record_mut(page);
         invariant!(
@@ -243,15 +243,15 @@ impl Mover {
             "a page changes place only out of the CPUs' reach: {page:?}"
         );
         record.away = if to == page.home() { 0 } else { to.0 };
-        tap.event(Event::Moved { page, to });
+        sink.event(Event::Moved { page, to });
     }
 
     /// Makes every page in motion again, where it now is.
-    pub(crate) fn finish(&mut self, world: &mut (impl Stage2 + Memory)) {
+    pub(crate) fn finish(&mut self, host: &mut (impl Stage2 + Memory)) {
         if self.moving.is_empty() {
             return;
         }
-        self.still(world);
+        self.still(host);
         while let Some(page) = self.moving.pop() {
             let at = self.locate(page);
             let record = self.record_mut(page);
@@ -261,10 +261,10 @@ impl Mover {
                 (Guard::Stores, _) | (Guard::Open, true) => CpuAccess::ReadOnly,
                 (Guard::Open, false) => CpuAccess::ReadWrite,
             };
-            world.make_page(page, at, access);
+            host.make_page(page, at, access);
         }
         self.is_still = false;
-        world.publish();
+        host.publish();
     }
 
     /// Lets CPUs' stores to `page` through (`is_closed` false) or traps them. A no-op if it is so already.
@@ -274,19 +274,19 @@ impl Mover {
     /// [`OutOfTables`]: the page cannot be closed. Opening a closed page never fails.
     pub(crate) fn set_closed(
         &mut self,
-        world: &mut (impl Stage2 + Memory),
+        host: &mut (impl Stage2 + Memory),
         page: Gfn,
         is_closed: bool,
     ) -> Result<(), OutOfTables> {
         if self.is_closed(page) == is_closed {
             return Ok(());
         }
-        self.prepare(world, page)?;
+        self.prepare(host, page)?;
         let in_motion = self.is_moving(page);
         self.record_mut(page).is_closed = is_closed;
         if !in_motion {
-            self.begin(world, page);
-            self.finish(world);
+            self.begin(host, page);
+            self.finish(host);
         }
         Ok(())
     }

@@ -77,31 +77,31 @@ impl Pool {
     }
 
     /// Returns a frame whose pages all hold the red-zone pattern.
-    pub(crate) fn give_marked_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
-        if !world.is_confirmed() {
+    pub(crate) fn give_marked_frame(&mut self, host: &mut (impl Memory + Iommu), frame: Frame) {
+        if !host.is_confirmed() {
             return self.put_aside(frame);
         }
-        world.release(frame);
+        host.release(frame);
         self.push(frame);
     }
 
     /// Marks a frame's pages and returns it.
-    pub(crate) fn give_frame(&mut self, world: &mut (impl Memory + Iommu), frame: Frame) {
-        if !world.is_confirmed() {
+    pub(crate) fn give_frame(&mut self, host: &mut (impl Memory + Iommu), frame: Frame) {
+        if !host.is_confirmed() {
             return self.put_aside(frame);
         }
-        self.free(world, frame);
+        self.free(host, frame);
     }
 
     /// Takes up to `most` of the frames that were put aside back, if no device reaches them any
     /// more. Returns how many.
-    pub(crate) fn take_back(&mut self, world: &mut (impl Memory + Iommu), most: usize) -> usize {
-        if self.aside.is_empty() || !world.is_confirmed() {
+    pub(crate) fn take_back(&mut self, host: &mut (impl Memory + Iommu), most: usize) -> usize {
+        if self.aside.is_empty() || !host.is_confirmed() {
             return 0;
         }
         for count in 0..most {
             let Some(frame) = self.aside.pop() else { return count };
-            self.free(world, frame);
+            self.free(host, frame);
         }
         most
     }

@@ -1,4 +1,4 @@
-//! Shadow tables: a space's two levels of 16K tables, which the hardware IOMMU walks.
+//! Shadow tables: a domain's two levels of 16K tables, which the hardware IOMMU walks.
 //!
 //! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf entry
 //! 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K granule and T0SZ 28.
@@ -12,12 +12,12 @@ use crate::pool::Pool;
 
 /// Entries of one table.
 const ENTRIES: usize = 2048;
-/// Leaf tables of a space: 32-bit IOVAs use the first 128 entries of the first level.
+/// Leaf tables of a domain: 32-bit IOVAs use the first 128 entries of the first level.
 const LEAF_TABLES: usize = 128;
 /// No frame.
 const NO_TABLE: u32 = u32::MAX;
 
-/// The tables of one space.
+/// The tables of one domain.
 #[derive(Debug)]
 pub(crate) struct Shadow {
     root: Frame,
@@ -48,7 +48,7 @@ impl Shadow {
     #[must_use]
     pub(crate) fn prepare(
         &mut self,
-        world: &mut (impl Memory + Stage2 + Iommu),
+        host: &mut (impl Memory + Stage2 + Iommu),
         pool: &mut Pool,
         granule: Granule,
     ) -> bool {
@@ -56,12 +56,12 @@ impl Shadow {
         let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
         if table.frame == NO_TABLE {
             let Some(frame) = pool.take_frame() else { return false };
-            clear(world, frame);
+            clear(host, frame);
             // What the frame held before could be taken for entries.
-            world.publish();
+            host.publish();
             *table = LeafTable { frame: frame.0, live: 0 };
-            let entry = world.table_entry(frame);
-            store(world, self.root, first, entry);
+            let entry = host.table_entry(frame);
+            store(host, self.root, first, entry);
         }
         true
     }
@@ -98,11 +98,11 @@ impl Shadow {
     }
 
     /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they were.
-    pub(crate) fn give_unlinked(&mut self, world: &mut (impl Memory + Iommu), pool: &mut Pool) -> usize {
+    pub(crate) fn give_unlinked(&mut self, host: &mut (impl Memory + Iommu), pool: &mut Pool) -> usize {
         let mut given = 0;
         for table in &mut self.tables {
             if table.frame != NO_TABLE && table.live == 0 {
-                pool.give_frame(world, Frame(table.frame));
+                pool.give_frame(host, Frame(table.frame));
                 table.frame = NO_TABLE;
                 given += 1;
             }
@@ -111,11 +111,11 @@ impl Shadow {
     }
 
     /// Returns all tables to the pool. The hardware must have been invalidated since the last stream left.
-    pub(crate) fn give_all(self, world: &mut (impl Memory + Iommu), pool: &mut Pool) {
+    pub(crate) fn give_all(self, host: &mut (impl Memory + Iommu), pool: &mut Pool) {
         for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
-            pool.give_frame(world, Frame(table.frame));
+            pool.give_frame(host, Frame(table.frame));
         }
-        pool.give_frame(world, self.root);
+        pool.give_frame(host, self.root);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of that.
 //!
-//! A flush names streams, never addresses. The tracker keeps a copy of every table of a space. A table that
+//! A flush names streams, never addresses. The tracker keeps a copy of every table of a domain. A table that
 //! changes often is *open*: the guest writes it freely and each sync compares it with the copy. One that has
 //! been quiet is *closed*: CPUs' stores to it trap, and the first opens it again. Closed tables cost nothing.
 //!
@@ -19,7 +19,7 @@ use oche_types::{Invariant, invariant};
 use crate::budget::Budget;
 use crate::granule::{BATCH, Change, Placement};
 use crate::heap::bytes_of;
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 
 /// Syncs without a change after which a table is closed. Opening costs a trap and two stage-2 changes,
@@ -30,17 +30,17 @@ const QUIET_SYNCS: u16 = 128;
 /// through, and its page broken and made again.
 const TABLE_BYTES: usize = PAGE_BYTES;
 
-/// All tables of all spaces.
+/// All tables of all domains.
 #[derive(Debug)]
 pub(crate) struct Tracker {
     tables: Vec<Table>,
     free: u32,
-    spaces: Vec<Option<Tracked>>,
-    /// Lists of leaf tables for spaces to come.
+    domains: Vec<Option<Tracked>>,
+    /// Lists of leaf tables for domains to come.
     lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
 }
 
-/// The tables of one space.
+/// The tables of one domain.
 #[derive(Debug)]
 struct Tracked {
     /// First-level tables by TTBR.
@@ -54,14 +54,14 @@ struct Tracked {
     /// was compared once is not in the same pass again: another CPU that goes on writing tables cannot keep it from
     /// ending.
     cursor: Option<(u32, usize)>,
-    /// The space ends: its tables count as empty, whatever the guest's memory says.
+    /// The domain ends: its tables count as empty, whatever the guest's memory says.
     is_ending: bool,
 }
 
 #[derive(Debug)]
 struct Table {
     page: Gfn,
-    space: SpaceId,
+    domain: DomainId,
     kind: Kind,
     /// The entries as acted on.
     copy: Box<[u64; ENTRIES]>,
@@ -136,11 +136,11 @@ impl Batch {
 }
 
 impl Tracker {
-    /// Room for `most_tables` tables in `most_spaces` spaces.
-    pub(crate) fn new(most_tables: usize, most_spaces: usize) -> Self {
+    /// Room for `most_tables` tables in `max_domains` domains.
+    pub(crate) fn new(most_tables: usize, max_domains: usize) -> Self {
         let table = |index: usize| Table {
             page: Gfn(0),
-            space: SpaceId(0),
+            domain: DomainId(0),
             kind: Kind::First(0),
             copy: Box::new([0; ENTRIES]),
             is_open: false,
@@ -153,31 +153,31 @@ impl Tracker {
         Self {
             tables: (0..most_tables).map(table).collect(),
             free: if most_tables == 0 { NONE } else { 0 },
-            spaces: (0..most_spaces).map(|_| None).collect(),
-            lists: (0..most_spaces).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
+            domains: (0..max_domains).map(|_| None).collect(),
+            lists: (0..max_domains).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
         }
     }
 
     /// Bytes of heap that [`Self::new`] takes.
-    pub(crate) const fn bytes(most_tables: usize, most_spaces: usize) -> usize {
+    pub(crate) const fn bytes(most_tables: usize, max_domains: usize) -> usize {
         bytes_of::<Table>(most_tables)
             + most_tables * bytes_of::<[u64; ENTRIES]>(1)
-            + bytes_of::<Option<Tracked>>(most_spaces)
-            + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(most_spaces)
-            + most_spaces * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
+            + bytes_of::<Option<Tracked>>(max_domains)
+            + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(max_domains)
+            + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
     }
 
     /// Begins to watch the tables that `roots` name. What cannot be watched is reported in `batch`.
-    pub(crate) fn open_space(
+    pub(crate) fn create_domain(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         mover: &mut Mover,
-        space: SpaceId,
+        domain: DomainId,
         roots: [Ttbr; TTBRS],
         batch: &mut Batch,
     ) {
-        let entry = self.spaces.get_mut(usize::from(space.0)).must("a space has a number below the most");
-        let leaves = self.lists.pop().must("each space has a list of leaf tables");
+        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        let leaves = self.lists.pop().must("each domain has a list of leaf tables");
         *entry = Some(Tracked {
             first: [NONE; TTBRS],
             leaves,
@@ -187,14 +187,14 @@ impl Tracker {
             is_ending: false,
         });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
-            let table = self.watch(world, mover, space, Kind::First(index), Gfn(root.page()), batch);
-            *self.tracked_mut(space).first.get_mut(index).must("a stream has four TTBRs") = table;
+            let table = self.watch(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
+            *self.tracked_mut(domain).first.get_mut(index).must("a stream has four TTBRs") = table;
         }
     }
 
-    /// From now on every table of `space` counts as empty.
-    pub(crate) fn end_space(&mut self, space: SpaceId) {
-        let tracked = self.tracked_mut(space);
+    /// From now on every table of `domain` counts as empty.
+    pub(crate) fn end_domain(&mut self, domain: DomainId) {
+        let tracked = self.tracked_mut(domain);
         tracked.is_ending = true;
         tracked.cursor = None;
         // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
@@ -203,78 +203,78 @@ impl Tracker {
         }
     }
 
-    /// Ends `space`, of which a pass of [`Self::compare`] since [`Self::end_space`] is complete.
-    pub(crate) fn close_space(&mut self, world: &mut impl World, mover: &mut Mover, space: SpaceId) {
-        for table in self.tracked(space).first {
-            self.unwatch(world, mover, table);
+    /// Ends `domain`, of which a pass of [`Self::compare`] since [`Self::end_domain`] is complete.
+    pub(crate) fn destroy_domain(&mut self, host: &mut impl Host, mover: &mut Mover, domain: DomainId) {
+        for table in self.tracked(domain).first {
+            self.unwatch(host, mover, table);
         }
-        let ended = self.spaces.get_mut(usize::from(space.0)).and_then(Option::take);
-        let leaves = ended.must("the tables of an open space are watched").leaves;
-        invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a space that ends has no leaf tables left");
+        let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
+        let leaves = ended.must("the tables of an open domain are watched").leaves;
+        invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a domain that ends has no leaf tables left");
         self.lists.push(leaves);
     }
 
-    /// Has the next [`Self::compare`] of `space` begin anew: all that the guest changed so far counts.
-    pub(crate) fn restart(&mut self, space: SpaceId) {
-        self.tracked_mut(space).cursor = None;
+    /// Has the next [`Self::compare`] of `domain` begin anew: all that the guest changed so far counts.
+    pub(crate) fn restart(&mut self, domain: DomainId) {
+        self.tracked_mut(domain).cursor = None;
     }
 
-    /// Fills `batch` with differences between the open tables of `space` and what was acted on before.
+    /// Fills `batch` with differences between the open tables of `domain` and what was acted on before.
     /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
     /// False: the batch is full or `budget` is spent; the next call goes on where this one stopped.
     #[must_use]
     pub(crate) fn compare(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         placement: &mut Placement,
-        space: SpaceId,
+        domain: DomainId,
         batch: &mut Batch,
         budget: &mut Budget,
     ) -> bool {
-        let tracked = self.tracked(space);
+        let tracked = self.tracked(domain);
         // Tables found or opened on the way are linked at the end, so this pass comes to them.
         let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
         while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
             if budget.is_spent() {
-                self.keep_place(space, at, next);
+                self.keep_place(domain, at, next);
                 return false;
             }
             budget.charge(PAGE_BYTES);
             let reserve = placement.charge_merge(page, budget);
             // A device may have written entries into another copy of the page.
-            placement.merge_copies(world, page);
+            placement.merge_copies(host, page);
             placement.refund(reserve, budget);
             let mover = &mut placement.mover;
             let is_changed = match kind {
                 Kind::First(ttbr) => {
-                    self.compare_first(world, mover, space, at, ttbr, &mut next, batch, budget)
+                    self.compare_first(host, mover, domain, at, ttbr, &mut next, batch, budget)
                 }
-                Kind::Leaf(number) => self.compare_leaf(world, mover, at, number, &mut next, batch),
+                Kind::Leaf(number) => self.compare_leaf(host, mover, at, number, &mut next, batch),
             };
             if is_changed {
                 self.table_mut(at).quiet = 0;
             }
             if batch.is_full() {
-                self.keep_place(space, at, next);
+                self.keep_place(domain, at, next);
                 return false;
             }
             let resting = at;
             next = 0;
             at = self.table(at).next_open;
-            self.rest(world, mover, resting, batch, budget);
+            self.rest(host, mover, resting, batch, budget);
         }
-        self.restart(space);
+        self.restart(domain);
         true
     }
 
-    /// The next [`Self::compare`] of `space` goes on with entry `next` of table `at`.
-    fn keep_place(&mut self, space: SpaceId, at: u32, next: usize) {
-        self.tracked_mut(space).cursor = Some((at, next));
+    /// The next [`Self::compare`] of `domain` goes on with entry `next` of table `at`.
+    fn keep_place(&mut self, domain: DomainId, at: u32, next: usize) {
+        self.tracked_mut(domain).cursor = Some((at, next));
     }
 
-    /// Notes that a sync of `space` is complete.
-    pub(crate) fn count_sync(&mut self, space: SpaceId) {
-        let mut at = self.tracked(space).first_open;
+    /// Notes that a sync of `domain` is complete.
+    pub(crate) fn count_sync(&mut self, domain: DomainId) {
+        let mut at = self.tracked(domain).first_open;
         while let Some(table) = self.at_mut(at) {
             table.quiet = table.quiet.saturating_add(1);
             at = table.next_open;
@@ -282,7 +282,7 @@ impl Tracker {
     }
 
     /// Opens every table in `page` and lets CPUs' stores through. False: no table of the tracker is there.
-    pub(crate) fn open(&mut self, world: &mut impl World, mover: &mut Mover, page: Gfn) -> bool {
+    pub(crate) fn open(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) -> bool {
         let Some(mut at) = mover.get(page).map(|record| record.table) else { return false };
         let found = at != NONE;
         if found && mover.is_closed(page) {
@@ -295,12 +295,12 @@ impl Tracker {
                 at = next;
             }
             // Opening what is closed cannot fail: the page has an entry of its own.
-            let opened = mover.set_closed(world, page, false);
+            let opened = mover.set_closed(host, page, false);
             invariant!(
                 opened.is_ok(),
                 "what is closed has an entry of its own, so it can be opened: {page:?}"
             );
-            world.event(Event::Table { page, is_open: true });
+            host.event(Event::Table { page, is_open: true });
         }
         found
     }
@@ -310,22 +310,22 @@ impl Tracker {
     #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
     fn compare_first(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         mover: &mut Mover,
-        space: SpaceId,
+        domain: DomainId,
         at: u32,
         ttbr: usize,
         next: &mut usize,
         batch: &mut Batch,
         budget: &mut Budget,
     ) -> bool {
-        let is_ending = self.tracked(space).is_ending;
+        let is_ending = self.tracked(domain).is_ending;
         let from = mover.locate(self.table(at).page);
         let mut is_changed = false;
-        while let Some(index) = self.first_change(world, from, at, is_ending, *next) {
+        while let Some(index) = self.first_change(host, from, at, is_ending, *next) {
             // Until this entry has been acted on as a whole.
             *next = index;
-            let new = if is_ending { 0 } else { world.load(from, index) };
+            let new = if is_ending { 0 } else { host.load(from, index) };
             let old = self.entry(at, index);
             // As it was again: the guest may change it back at any time.
             if new == old {
@@ -335,7 +335,7 @@ impl Tracker {
             is_changed = true;
             let number = ttbr * ENTRIES + index;
             if decode_table(new) != decode_table(old) {
-                let leaf = self.leaf(space, number);
+                let leaf = self.leaf(domain, number);
                 if leaf != NONE && !batch.is_draining {
                     // Entries of that very table may be in the batch.
                     if !batch.changes.is_empty() {
@@ -350,17 +350,17 @@ impl Tracker {
                 // next: then what was drained is found by comparing the table, closed until now or
                 // not.
                 if let Some(page) = self.at(leaf).map(|table| table.page) {
-                    self.open(world, mover, page);
+                    self.open(host, mover, page);
                 }
                 if leaf != NONE && !self.drain(leaf, number, batch) {
                     return true;
                 }
-                self.unwatch(world, mover, leaf);
+                self.unwatch(host, mover, leaf);
                 let new_leaf = match decode_table(new) {
-                    Some(table) => self.watch(world, mover, space, Kind::Leaf(number), table, batch),
+                    Some(table) => self.watch(host, mover, domain, Kind::Leaf(number), table, batch),
                     None => NONE,
                 };
-                self.set_leaf(space, number, new_leaf);
+                self.set_leaf(domain, number, new_leaf);
             }
             self.set_entry(at, index, new);
             *next = index + 1;
@@ -376,7 +376,7 @@ impl Tracker {
     /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted on.
     fn first_change(
         &self,
-        world: &impl World,
+        host: &impl Host,
         from: Hfn,
         at: u32,
         is_ending: bool,
@@ -386,13 +386,13 @@ impl Tracker {
         if is_ending {
             return (next..ENTRIES).find(|index| table.copy.get(*index) != Some(&0));
         }
-        world.first_change(from, &table.copy, next)
+        host.first_change(from, &table.copy, next)
     }
 
     /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with. Whether it was changed.
     fn compare_leaf(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         mover: &mut Mover,
         at: u32,
         number: usize,
@@ -400,8 +400,8 @@ impl Tracker {
         batch: &mut Batch,
     ) -> bool {
         let table = self.table(at);
-        let (page, space) = (table.page, table.space);
-        if self.tracked(space).is_ending {
+        let (page, domain) = (table.page, table.domain);
+        if self.tracked(domain).is_ending {
             // Drained by way of its first level.
             return false;
         }
@@ -409,13 +409,13 @@ impl Tracker {
         let mut is_changed = false;
         loop {
             let table = self.table_mut(at);
-            let Some(changed) = world.first_change(from, &table.copy, *next) else { return is_changed };
+            let Some(changed) = host.first_change(from, &table.copy, *next) else { return is_changed };
             let first = changed & !(SLOTS - 1);
             *next = first + SLOTS;
             let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
             let mut new = [0; SLOTS];
             for (slot, new) in new.iter_mut().enumerate() {
-                *new = world.load(from, first + slot);
+                *new = host.load(from, first + slot);
             }
             if old == new {
                 continue;
@@ -426,7 +426,7 @@ impl Tracker {
             for leaf in wanted.into_iter().flatten() {
                 // A device may write there from now on, and no CPU traps then.
                 if mover.is_closed(leaf.page) {
-                    self.open(world, mover, leaf.page);
+                    self.open(host, mover, leaf.page);
                 }
             }
             batch.changes.push(Change { granule: granule(number, first), wanted });
@@ -453,14 +453,7 @@ impl Tracker {
     }
 
     /// After a comparison: closes an open table that has been quiet for long.
-    fn rest(
-        &mut self,
-        world: &mut impl World,
-        mover: &mut Mover,
-        at: u32,
-        batch: &Batch,
-        budget: &mut Budget,
-    ) {
+    fn rest(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32, batch: &Batch, budget: &mut Budget) {
         let table = self.table_mut(at);
         if table.quiet < QUIET_SYNCS || !table.is_open {
             return;
@@ -477,18 +470,18 @@ impl Tracker {
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
             || batch.maps(page)
             || mover.is_held(page)
-            || mover.set_closed(world, page, true).is_err()
+            || mover.set_closed(host, page, true).is_err()
         {
             return;
         }
         // Written between the comparison and now? Then it is not quiet after all.
         let from = mover.locate(page);
         let table = self.table(at);
-        if world.first_change(from, &table.copy, 0).is_none() {
+        if host.first_change(from, &table.copy, 0).is_none() {
             self.unlink_open(at);
-            world.event(Event::Table { page, is_open: false });
+            host.event(Event::Table { page, is_open: false });
         } else {
-            let opened = mover.set_closed(world, page, false);
+            let opened = mover.set_closed(host, page, false);
             invariant!(opened.is_ok(), "what was just closed can be opened: {page:?}");
         }
     }

@@ -108,7 +108,7 @@ impl VirtualDart {
         let mut roots = [Ttbr::new(); TTBRS];
         for (index, root) in roots.iter_mut().enumerate() {
             let register = Ttbr::from_bits(self.word(TTBR + (16 * stream.index() + 4 * index) as u64));
-            // An invalid TTBR's address means nothing: two streams that differ only there share a space.
+            // An invalid TTBR's address means nothing: two streams that differ only there share a domain.
             *root = if register.valid() { register } else { Ttbr::new() };
         }
         roots.iter().any(Ttbr::valid).then_some(roots)

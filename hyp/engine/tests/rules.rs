@@ -292,7 +292,7 @@ fn c4_a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
 }
 
 #[test]
-fn what_happens_in_a_space_is_told_of_a_stream_that_is_in_it() {
+fn events_of_a_domain_name_a_stream_that_is_attached_to_it() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.attach(1, 3);
@@ -308,7 +308,7 @@ fn what_happens_in_a_space_is_told_of_a_stream_that_is_in_it() {
 }
 
 #[test]
-fn two_darts_with_the_same_tables_share_one_space() {
+fn two_darts_with_the_same_tables_share_one_domain() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.attach(1, 7);

@@ -11,7 +11,7 @@
 //!
 //! Then, per CPU, keep a [`RingWriter`], and the words that
 //! [`cpu_counters`](crate::directory::cpu_counters) gives. In the trap handler take `ELR_EL2` as
-//! the guest's program counter; the platform's `Tap::event` reads `CNTPCT_EL0` (after an `ISB` if
+//! the guest's program counter; the platform's `TraceSink::event` reads `CNTPCT_EL0` (after an `ISB` if
 //! order against the guest's own reads matters; none is needed here) and calls
 //! [`RingWriter::record`] on the ring of the CPU that it runs on. EL2 runs with interrupts masked,
 //! so one ring has one writer at a time. A panic prints [`write_last_records`].

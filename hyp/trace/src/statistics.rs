@@ -69,8 +69,8 @@ counters! {
         refused_table,
         /// Tables beyond what can be watched.
         refused_tables_full,
-        /// Spaces beyond what can be held.
-        refused_spaces_full,
+        /// Domains beyond what can be held.
+        refused_domains_full,
         /// Mappings refused since stage 2 had no memory left.
         refused_stage2,
         /// Accesses by devices that were refused.
@@ -176,7 +176,7 @@ impl Statistics {
             Refusal::TooManyAliases => &mut self.refused_aliases,
             Refusal::TableNotGuestMemory => &mut self.refused_table,
             Refusal::TooManyTables => &mut self.refused_tables_full,
-            Refusal::TooManySpaces => &mut self.refused_spaces_full,
+            Refusal::TooManyDomains => &mut self.refused_domains_full,
             Refusal::OutOfStage2Tables => &mut self.refused_stage2,
             Refusal::NotGuardable => &mut self.refused_not_guardable,
             Refusal::MixedPermission => &mut self.refused_permission,
@@ -272,7 +272,7 @@ mod tests {
         counted.count(&Event::Moved { page: Gfn(9), to: Hfn(100) });
         counted.count(&Event::Unmap { at, page: Gfn(9) });
         counted.count(&Event::Moved { page: Gfn(9), to: Gfn(9).home() });
-        counted.count(&Event::Refused { at, page: Gfn(1), reason: Refusal::TooManySpaces });
+        counted.count(&Event::Refused { at, page: Gfn(1), reason: Refusal::TooManyDomains });
         assert_eq!(counted.mapped_now, 0);
         counted.balance();
         let expected = Statistics {
@@ -284,7 +284,7 @@ mod tests {
             moved_pages: 1,
             home_moves: 1,
             refused: 1,
-            refused_spaces_full: 1,
+            refused_domains_full: 1,
             ..Statistics::default()
         };
         assert_eq!(counted, expected);

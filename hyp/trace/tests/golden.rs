@@ -82,7 +82,7 @@ fn events() -> Vec<Event> {
                 Refusal::TooManyAliases,
                 Refusal::TableNotGuestMemory,
                 Refusal::TooManyTables,
-                Refusal::TooManySpaces,
+                Refusal::TooManyDomains,
                 Refusal::OutOfStage2Tables,
                 Refusal::NotGuardable,
                 Refusal::MixedPermission,

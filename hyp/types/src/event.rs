@@ -172,8 +172,8 @@ numbered! {
         TableNotGuestMemory = 5, "table-not-guest-memory",
         /// There are more tables than Oche can watch.
         TooManyTables = 6, "too-many-tables",
-        /// There are more spaces than Oche can hold.
-        TooManySpaces = 7, "too-many-spaces",
+        /// There are more domains than Oche can hold.
+        TooManyDomains = 7, "too-many-domains",
         /// Stage 2 has no memory left to give the page an entry of its own.
         OutOfStage2Tables = 8, "out-of-stage2-tables",
         /// A CPU fetches instructions from the page, or walks tables in it, while a device may

@@ -13,6 +13,8 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
+pub mod host;
+#[cfg(target_os = "none")]
 pub mod last_words;
 #[cfg(target_os = "none")]
 pub mod mediation;
@@ -20,5 +22,3 @@ pub mod mediation;
 pub mod port;
 #[cfg(target_os = "none")]
 pub mod recorder;
-#[cfg(target_os = "none")]
-pub mod world;

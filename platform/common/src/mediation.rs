@@ -13,7 +13,7 @@ use oche_el2::tlb::Cpus;
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped, Watched};
+use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation, Watched};
 use oche_trace::directory::Layout;
 use oche_trace::statistics::Statistics;
 use oche_types::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
@@ -23,10 +23,10 @@ use oche_types::event::Event;
 use oche_types::range::PhysRange;
 use oche_types::selection::{MAX_WATCHES, Selection};
 
+use crate::host::PlatformHost;
 use crate::port::{SetInterrupt, TraceConsole};
 pub use crate::recorder::Cause;
 use crate::recorder::{Description, Recorder};
-use crate::world::Machine;
 
 #[cfg(feature = "measure-trace")]
 mod measure;
@@ -61,7 +61,7 @@ pub struct Setup<'a, I> {
 
 /// The engine and all that it stands on.
 pub struct Mediation<I> {
-    machine: Machine<I>,
+    machine: PlatformHost<I>,
     engine: Engine,
     /// Where there is a trace.
     port: Option<TraceConsole>,
@@ -75,7 +75,7 @@ impl<I: Iommu> Mediation<I> {
         let recorder =
             Recorder::new(setup.trace, setup.trace_layout, setup.description, setup.wall_clock_nanoseconds);
         let darts = setup.description.darts.len();
-        let mut machine = Machine { stage2: setup.stage2, iommu: setup.iommu, recorder };
+        let mut machine = PlatformHost { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
         let pool = frames(setup.pool);
         let configuration = Configuration {
@@ -233,7 +233,7 @@ impl<I: Iommu> Mediation<I> {
 }
 
 impl<I: Iommu> Guards for Mediation<I> {
-    fn trapped(&mut self, program_counter: u64, address: u64, reach: CpuReach) -> Trapped {
+    fn trapped(&mut self, program_counter: u64, address: u64, reach: AccessKind) -> FaultDisposition {
         self.begin(Cause { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
         self.end_trap();

@@ -9,7 +9,7 @@ use oche_engine::host::Iommu;
 use oche_virtio::console::{self, Console, Effect};
 use oche_virtio::port::{self, TracePort};
 
-use crate::world::Machine;
+use crate::host::PlatformHost;
 
 /// Interrupts the guest (`true`, each time that there is something new) or takes that back (`false`, when the guest has
 /// acknowledged all of it). A board whose interrupt is an edge has nothing to take back.
@@ -41,7 +41,7 @@ impl TraceConsole {
     pub fn store<I: Iommu>(
         &mut self,
         engine: &mut Engine,
-        machine: &mut Machine<I>,
+        machine: &mut PlatformHost<I>,
         offset: u64,
         bytes: usize,
         value: u64,
@@ -60,13 +60,13 @@ impl TraceConsole {
 
     /// Something was traced: hands it on if somebody waits for it.
     #[inline]
-    pub fn go_on<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
+    pub fn go_on<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut PlatformHost<I>) {
         if self.console.is_open() && self.port.is_due(CNTPCT_EL0.get()) {
             self.work(engine, machine);
         }
     }
 
-    fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut Machine<I>) {
+    fn work<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut PlatformHost<I>) {
         let mut memory = EngineMemory::new(engine, machine);
         if self.console.work(&mut memory, &mut self.port) {
             (self.set_interrupt)(true);

@@ -16,7 +16,7 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use oche_engine::host::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_engine::host::{DeviceFault, DomainId, InvalidateTimedOut, Iommu};
 use oche_types::addr::{Frame, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::registers::{
@@ -640,7 +640,7 @@ impl<H: Hardware> Iommu for Darts<H> {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        _: SpaceId,
+        _: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
         let attached = self.point(dart, stream, Some(root));
@@ -657,7 +657,7 @@ impl<H: Hardware> Iommu for Darts<H> {
         }
     }
 
-    fn invalidate(&mut self, _: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(&mut self, _: DomainId, members: &Members) -> Result<(), InvalidateTimedOut> {
         let flushed = members.iter().map(|(dart, streams)| self.run(dart, streams, Self::flush));
         flushed.fold(Ok(()), Result::and)
     }

@@ -1,7 +1,7 @@
 //! An SMMUv3 as the engine's hardware: stage 1, 16K granule, 36-bit IOVAs, faults recorded and aborted.
 //!
 //! ```text
-//! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a space -> first-level table of the engine
+//! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a domain -> first-level table of the engine
 //!                                        (one word)         \-> or the void: a table with nothing in it
 //! ```
 //!
@@ -24,7 +24,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-use oche_engine::host::{DeviceFault, InvalidateTimedOut, Iommu, SpaceId};
+use oche_engine::host::{DeviceFault, DomainId, InvalidateTimedOut, Iommu};
 use oche_types::addr::{Frame, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
@@ -62,7 +62,7 @@ pub struct Smmu {
     contexts: Contexts,
     commands: CommandQueue,
     events: EventQueue,
-    attached: [[Option<SpaceId>; STREAMS]; MAX_DARTS],
+    attached: [[Option<DomainId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
     /// A command failed: no source says which others were carried out then. Only commands that drop everything,
     /// when they are done, make up for it.
@@ -74,7 +74,7 @@ pub struct Smmu {
 pub struct Layout {
     /// The level 1 stream table, as in STRTAB_BASE.
     pub stream_table: u64,
-    /// The first context descriptor, the void's. Space `n` has the one 64 × (n + 1) bytes after it.
+    /// The first context descriptor, the void's. Domain `n` has the one 64 × (n + 1) bytes after it.
     pub contexts: u64,
     /// The first-level table of the void, all zero.
     pub void: u64,
@@ -85,18 +85,18 @@ pub struct Layout {
 }
 
 impl Smmu {
-    /// Brings the SMMU up with every requester of `map` blocked. `spaces` is how many [`SpaceId`]s there
+    /// Brings the SMMU up with every requester of `map` blocked. `domains` is how many [`DomainId`]s there
     /// may be.
     ///
     /// # Errors
     ///
     /// [`Unsupported`], when the SMMU lacks what Oche needs or does not obey. It is left disabled.
-    pub fn new(registers: Registers, map: IommuMap, spaces: usize) -> Result<Self, Unsupported> {
+    pub fn new(registers: Registers, map: IommuMap, domains: usize) -> Result<Self, Unsupported> {
         let abilities = registers.identify()?;
-        if spaces > abilities.spaces {
-            return Err(Unsupported::TooManySpaces { most: abilities.spaces });
+        if domains > abilities.domains {
+            return Err(Unsupported::TooManyDomains { most: abilities.domains });
         }
-        let contexts = Contexts::new(spaces, abilities.output);
+        let contexts = Contexts::new(domains, abilities.output);
         let streams = StreamTable::new(&map, contexts.void());
         let commands = CommandQueue::new(abilities.commands_log2);
         let events = EventQueue::new(abilities.events_log2);
@@ -143,36 +143,35 @@ impl Smmu {
     /// # Order
     ///
     /// The entries are stored, then everything read from the old ones is dropped, then the translations of
-    /// the space before, of which the sync waits for the end of all accesses (IHI 0070, 3.21.1, 3.21.3).
+    /// the domain before, of which the sync waits for the end of all accesses (IHI 0070, 3.21.1, 3.21.3).
     fn move_stream(
         &mut self,
         dart: DartId,
         stream: StreamId,
-        to: Option<SpaceId>,
+        to: Option<DomainId>,
     ) -> Result<(), CommandFailed> {
-        let context = to.map_or(self.contexts.void(), |space| self.contexts.address(space));
+        let context = to.map_or(self.contexts.void(), |domain| self.contexts.address(domain));
         let slot = &mut self.attached[dart.index()][stream.index()];
         let before = core::mem::replace(slot, to);
         for requester in self.map.requesters(dart, stream) {
             self.streams.point(requester, context);
         }
         let forget = self.map.requesters(dart, stream).map(Command::ForgetEntry);
-        let drop = before.into_iter().map(|space| Command::DropTranslations(self.contexts.asid(space)));
+        let drop = before.into_iter().map(|domain| Command::DropTranslations(self.contexts.asid(domain)));
         self.commands.run(&self.registers, forget.chain(drop))
     }
 
-    /// Makes the context of `space` name `root`, for every stream that it has already, too.
-    fn root_space(&mut self, space: SpaceId, root: Frame) -> Result<(), CommandFailed> {
-        if !self.contexts.set_root(space, root) {
+    /// Makes the context of `domain` name `root`, for every stream that it has already, too.
+    fn root_domain(&mut self, domain: DomainId, root: Frame) -> Result<(), CommandFailed> {
+        if !self.contexts.set_root(domain, root) {
             return Ok(());
         }
         let attached = &self.attached;
-        let members =
-            self.map.connections().iter().filter(|connection| {
-                attached[connection.dart.index()][connection.stream.index()] == Some(space)
-            });
+        let members = self.map.connections().iter().filter(|connection| {
+            attached[connection.dart.index()][connection.stream.index()] == Some(domain)
+        });
         let forget = members.map(|connection| Command::ForgetContext(connection.requester));
-        let drop = Command::DropTranslations(self.contexts.asid(space));
+        let drop = Command::DropTranslations(self.contexts.asid(domain));
         self.commands.run(&self.registers, forget.chain([drop]))
     }
 
@@ -209,11 +208,11 @@ impl Iommu for Smmu {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
-        let rooted = self.root_space(space, root);
-        let moved = self.move_stream(dart, stream, Some(space));
+        let rooted = self.root_domain(domain, root);
+        let moved = self.move_stream(dart, stream, Some(domain));
         if self.count(rooted.and(moved)).is_err() {
             // The hardware may still use what was attached before: rather nothing than that.
             self.block(dart, stream);
@@ -229,8 +228,8 @@ impl Iommu for Smmu {
         }
     }
 
-    fn invalidate(&mut self, space: SpaceId, _members: &Members) -> Result<(), InvalidateTimedOut> {
-        let drop = Command::DropTranslations(self.contexts.asid(space));
+    fn invalidate(&mut self, domain: DomainId, _members: &Members) -> Result<(), InvalidateTimedOut> {
+        let drop = Command::DropTranslations(self.contexts.asid(domain));
         let done = self.commands.run(&self.registers, [drop]);
         self.count(done).map_err(|_| InvalidateTimedOut)
     }

@@ -1,4 +1,4 @@
-//! Runs a program on the engine in its strict world and on the reference beside it.
+//! Runs a program on the engine in its simulated machine and on the reference beside it.
 
 mod cpus;
 mod devices;
@@ -17,10 +17,10 @@ use super::views::Views;
 use crate::differential::reference::GuestMemory;
 use crate::program::{Operation, Setting};
 use crate::random::Random;
+use crate::simulated_machine::memory::FormerWords;
+use crate::simulated_machine::stage2::PageState;
+use crate::simulated_machine::{Data, Layout, Options, SimulatedMachine, initial_words};
 use crate::trap::{Engine, slice_of};
-use crate::world::memory::FormerWords;
-use crate::world::stage2::PageState;
-use crate::world::{Data, Layout, Options, StrictWorld, initial_words};
 use devices::Transfer;
 use driver::Guest;
 use oche_engine::{Coherence, Configuration, Isolation};
@@ -102,7 +102,7 @@ struct ExpectedFault {
 /// Engine, world and reference.
 pub struct Machine<const C: bool> {
     setting: Setting,
-    world: StrictWorld<C>,
+    host: SimulatedMachine<C>,
     engine: Engine,
     history: History,
     views: Views,
@@ -167,11 +167,11 @@ impl<const C: bool> Machine<C> {
             sabotage: setting.sabotage,
         };
         let Former { words, memory, is_initial } = Former::take(&layout);
-        let mut world = StrictWorld::new(&layout, options, setting.cpus, setting.darts, 0, words);
+        let mut host = SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);
         let mut history = History::new(memory, setting.darts);
         let pages: Vec<Gfn> = history.memory.pages().collect();
         for (number, &page) in pages.iter().enumerate() {
-            world.initialize(page);
+            host.initialize(page);
             if is_initial.get(number) == Some(&true) {
                 continue;
             }
@@ -189,13 +189,13 @@ impl<const C: bool> Machine<C> {
             coherence: setting.coherence,
             isolation: setting.isolation,
         };
-        let mut engine = Engine::new(&configuration, &mut world, slice_of(setting.pages));
+        let mut engine = Engine::new(&configuration, &mut host, slice_of(setting.pages));
         if setting.is_watched {
-            engine.watch(&mut world, &watched_ranges());
+            engine.watch(&mut host, &watched_ranges());
         }
         let mut machine = Self {
             setting: *setting,
-            world,
+            host,
             engine,
             history,
             views: Views::new(&layout.ram),
@@ -243,7 +243,7 @@ impl<const C: bool> Machine<C> {
     /// What differs.
     pub fn step(&mut self, operation: &Operation, seed: u64) -> Checked {
         self.random = Random::new(seed);
-        self.world.random = Random::new(seed ^ 0x5eed_0000_0000);
+        self.host.random = Random::new(seed ^ 0x5eed_0000_0000);
         self.operations += 1;
         let done = self.perform(operation);
         self.after(done)?;
@@ -262,7 +262,7 @@ impl<const C: bool> Machine<C> {
     pub fn finish(mut self) -> Checked<Counts> {
         let done = self.wind_up();
         self.after(done)?;
-        let words = self.world.memory.take_words();
+        let words = self.host.memory.take_words();
         let is_initial = self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
         let former = Former { words, memory: self.history.memory, is_initial };
         FORMER.with_borrow_mut(|all| all.push(former));
@@ -270,7 +270,7 @@ impl<const C: bool> Machine<C> {
     }
 
     fn wind_up(&mut self) -> Checked {
-        self.world.deliver(|_| true);
+        self.host.deliver(|_| true);
         self.check_answers()?;
         for dart in 0..self.setting.darts {
             self.flush(dart, u16::MAX)?;
@@ -285,7 +285,7 @@ impl<const C: bool> Machine<C> {
 
     /// A broken contract counts in any case, a difference only while the hardware works.
     fn after(&mut self, done: Checked) -> Checked {
-        if let Some(violation) = self.world.take_violation() {
+        if let Some(violation) = self.host.take_violation() {
             return Err(format!("broken contract: {violation}"));
         }
         let done = done.and_then(|()| self.check_answers());
@@ -327,7 +327,7 @@ impl<const C: bool> Machine<C> {
                 self.take_late_events()
             }
             Operation::Deliver(count) => {
-                (0..count).for_each(|_| self.world.deliver_any());
+                (0..count).for_each(|_| self.host.deliver_any());
                 Ok(())
             }
             Operation::Overlap(ref accesses) => {
@@ -363,11 +363,11 @@ impl<const C: bool> Machine<C> {
         if self.is_shared(page) || self.sharing.has(page) {
             self.look_at_all_of(page)?;
         }
-        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.world.view(page)) else {
+        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.host.view(page)) else {
             return Ok(());
         };
         let Some(number) = self.history.memory.number(page) else { return Ok(()) };
-        let state = (self.history.changes(page), self.world.state(page));
+        let state = (self.history.changes(page), self.host.state(page));
         self.counts.compared_bytes += PAGE_BYTES as u64;
         // Nothing was stored on either side since they were found equal.
         if self.compared[number] == Some(state) {
@@ -391,7 +391,7 @@ impl<const C: bool> Machine<C> {
                     return Err(format!(
                         "CPUs see {found:#04x} at offset {offset:#x} of {page:?} (at {:?}, {}), where the guest's \
                          memory holds {expected:#04x}",
-                        self.world.location(page),
+                        self.host.location(page),
                         self.describe(page),
                     ));
                 }
@@ -406,10 +406,10 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         self.counts.home_checks += 1;
-        if self.world.location(page) != Some(page.home()) {
+        if self.host.location(page) != Some(page.home()) {
             return Err(format!(
                 "no DART maps {page:?} and it is not home but at {:?}",
-                self.world.location(page)
+                self.host.location(page)
             ));
         }
         self.check_page(page)
@@ -418,11 +418,11 @@ impl<const C: bool> Machine<C> {
     fn check_all_memory(&mut self) -> Checked {
         let pages: Vec<Gfn> = self.history.memory.pages().collect();
         for page in pages {
-            if Some(self.engine.locate(page)) != self.world.location(page) {
+            if Some(self.engine.locate(page)) != self.host.location(page) {
                 return Err(format!(
                     "the engine says that {page:?} is at {:?}, stage 2 says {:?}",
                     self.engine.locate(page),
-                    self.world.location(page)
+                    self.host.location(page)
                 ));
             }
             if self.views.may_be_mapped(page) {

@@ -2,7 +2,7 @@
 
 use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
 use crate::random::Random;
-use crate::world::Board;
+use crate::simulated_machine::Board;
 use oche_engine::{Coherence, Isolation};
 
 /// What a program is to bring out.

@@ -12,7 +12,7 @@ use oche_tests::program::Site::*;
 use oche_tests::program::Source::*;
 use oche_tests::program::Target::*;
 use oche_tests::program::{Program, Setting, Step};
-use oche_tests::world::Board::*;
+use oche_tests::simulated_machine::Board::*;
 
 fn check(setting: Setting, steps: &[(Operation, u32)]) {
     let steps = steps.iter().cloned().map(|(operation, seed)| Step { operation, seed }).collect();
@@ -235,9 +235,9 @@ fn a_page_that_devices_only_write_is_refused_beside_one_that_they_read() {
     beside_a_page_that_is_read(FromDevice);
 }
 
-/// The space ends with no stream attached, so nothing of it can be cached, and the hardware does not answer.
+/// The domain ends with no stream attached, so nothing of it can be cached, and the hardware does not answer.
 #[test]
-fn a_space_that_no_stream_uses_may_end_without_the_hardwares_answer() {
+fn a_domain_that_no_stream_uses_may_end_without_the_hardwares_answer() {
     let steps = [
         (NewDomain, 2818950234),
         (Attach { domain: 1, dart: 1, stream: 5, flush: true }, 3039100462),

@@ -9,8 +9,8 @@ use oche_tests::program::Target::*;
 use oche_tests::program::generate::{Kind, generate};
 use oche_tests::program::{Program, Setting, Step};
 use oche_tests::random::mix;
-use oche_tests::world::Board::*;
-use oche_tests::world::Sabotage;
+use oche_tests::simulated_machine::Board::*;
+use oche_tests::simulated_machine::Sabotage;
 
 #[global_allocator]
 static ALLOCATOR: oche_tests::trap::Counting = oche_tests::trap::Counting;

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use oche_engine::{CpuReach, Trapped, Watched};
+use oche_engine::{AccessKind, FaultDisposition, Watched};
 use oche_types::MAX_CPUS;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
@@ -81,11 +81,11 @@ struct Sequence {
 pub fn on_fault<G: Guards>(engine: &'static SpinLock<G>, fault: &Fault, frame: &mut TrapFrame) -> Resume {
     let mut guards = engine.lock();
     match guards.trapped(frame.elr, fault.address, reach(fault)) {
-        Trapped::NotGuestMemory => Resume::Abort,
-        Trapped::Retry => Resume::Same,
+        FaultDisposition::NotGuestMemory => Resume::Abort,
+        FaultDisposition::Retry => Resume::Same,
         // It moves no bytes, and all memory is coherent.
-        Trapped::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
-        Trapped::Guarded(page) => {
+        FaultDisposition::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
+        FaultDisposition::Guarded(page) => {
             let Some(access) = access(frame) else { return step_unknown(guards, page, fault, frame) };
             match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
                 Agreement::Other => Resume::Same,
@@ -191,7 +191,9 @@ fn store_exclusive<G: Guards>(
     }
     let mut guards = engine.lock();
     let in_page = address & (PAGE_BYTES as u64 - 1);
-    if guards.trapped(frame.elr, page.address() | in_page, CpuReach::Store) != Trapped::Guarded(page) {
+    if guards.trapped(frame.elr, page.address() | in_page, AccessKind::Store)
+        != FaultDisposition::Guarded(page)
+    {
         // The CPU's own pair will do.
         return Outcome::Emulated;
     }
@@ -227,9 +229,9 @@ fn is_stuck(load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> b
 
 /// Gives the copies of `page` up, for an access that cannot be carried out on several.
 fn give_up(guards: &mut impl Guards, page: Gfn, frame: &TrapFrame) -> Resume {
-    match guards.trapped(frame.elr, page.address(), CpuReach::Walk) {
-        Trapped::NotGuestMemory => Resume::Abort,
-        Trapped::Retry | Trapped::Guarded(_) => Resume::Same,
+    match guards.trapped(frame.elr, page.address(), AccessKind::Walk) {
+        FaultDisposition::NotGuestMemory => Resume::Abort,
+        FaultDisposition::Retry | FaultDisposition::Guarded(_) => Resume::Same,
     }
 }
 
@@ -268,9 +270,9 @@ pub fn on_step<G: Guards>(
     settle(&mut *guards, &opened);
     let fault = fault?;
     match guards.trapped(frame.elr, fault.address, reach(&fault)) {
-        Trapped::Guarded(page) => Some(begin_step(guards, page, &fault, frame, &opened)),
-        Trapped::Retry => Some(Resume::Same),
-        Trapped::NotGuestMemory => None,
+        FaultDisposition::Guarded(page) => Some(begin_step(guards, page, &fault, frame, &opened)),
+        FaultDisposition::Retry => Some(Resume::Same),
+        FaultDisposition::NotGuestMemory => None,
     }
 }
 
@@ -356,12 +358,12 @@ fn value_of(guards: &mut impl Guards, watched: &Watched) -> Value {
     })
 }
 
-fn reach(fault: &Fault) -> CpuReach {
+fn reach(fault: &Fault) -> AccessKind {
     match (fault.abort.on_table_walk, fault.is_fetch, fault.abort.is_write) {
-        (true, ..) => CpuReach::Walk,
-        (_, true, _) => CpuReach::Fetch,
-        (.., true) => CpuReach::Store,
-        (.., false) => CpuReach::Load,
+        (true, ..) => AccessKind::Walk,
+        (_, true, _) => AccessKind::Fetch,
+        (.., true) => AccessKind::Store,
+        (.., false) => AccessKind::Load,
     }
 }
 

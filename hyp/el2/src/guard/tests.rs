@@ -14,8 +14,8 @@ struct Bytes {
 }
 
 impl Guards for Bytes {
-    fn trapped(&mut self, _pc: u64, _address: u64, _reach: CpuReach) -> Trapped {
-        Trapped::Guarded(PAGE)
+    fn trapped(&mut self, _pc: u64, _address: u64, _reach: AccessKind) -> FaultDisposition {
+        FaultDisposition::Guarded(PAGE)
     }
 
     fn load(&mut self, _page: Gfn, offset: usize, bytes: usize) -> u64 {

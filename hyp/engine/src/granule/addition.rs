@@ -10,7 +10,7 @@ use oche_types::{Invariant, invariant};
 use crate::granule::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
 use crate::granule::book::{Form, Record, Slot};
 use crate::granule::{Cause, Change, Placement, refuse, report_red_zone};
-use crate::host::{Iommu, SpaceId, World};
+use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
 
 /// A test switch: with the feature, every moved page lands in its neighbour's slot, so that a run which
@@ -48,7 +48,7 @@ enum CopyKind {
 
 impl Placement {
     /// Maps all that `changes` want and that is not mapped yet.
-    pub(super) fn add(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, changes: &[Change]) {
+    pub(super) fn add(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, changes: &[Change]) {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
         let mut fills_reached_slot = false;
@@ -58,61 +58,61 @@ impl Placement {
                 // An entry that allows nothing names a page that the device may not touch: not a mapping.
                 *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
                 if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
-                    refuse(world, cause.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
+                    refuse(host, cause.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
                     *wanted = None;
                 }
             }
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
-                let before = self.record(space, change.granule);
-                let reached = matches!(before.form, Form::Composed(_)).then(|| Self::window(world, &before));
-                self.plan(world, cause, space, Change { wanted, ..*change }, &mut copies);
+                let before = self.record(domain, change.granule);
+                let reached = matches!(before.form, Form::Composed(_)).then(|| Self::window(host, &before));
+                self.plan(host, cause, domain, Change { wanted, ..*change }, &mut copies);
                 let is_reached = |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
-        self.mover.still(world);
+        self.mover.still(host);
         if fills_reached_slot {
             // What a device wrote into the red zone of a slot, with nothing mapped there, must have landed
             // before a page of the guest moves in.
-            self.invalidate(world, space);
+            self.invalidate(host, domain);
         }
         for copy in &copies {
-            self.carry_out(world, space, copy);
+            self.carry_out(host, domain, copy);
         }
-        self.look_again(world, space, changes);
+        self.look_again(host, domain, changes);
         let is_anything_moving = self.mover.moving(0).is_some();
-        self.finish_motion(world);
+        self.finish_motion(host);
         if !is_anything_moving && !copies.is_empty() {
             // The bytes of replicas come before the entries that show them to devices.
-            world.publish();
+            host.publish();
         }
         self.copies = copies;
 
         let mut needs_invalidation = false;
         for change in changes {
-            let record = self.record(space, change.granule);
-            let (before, entry) = self.set_entry(world, space, change.granule, &record);
-            needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));
+            let record = self.record(domain, change.granule);
+            let (before, entry) = self.set_entry(host, domain, change.granule, &record);
+            needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(host));
         }
         if needs_invalidation {
-            self.invalidate(world, space);
+            self.invalidate(host, domain);
         } else {
-            world.publish();
+            host.publish();
         }
     }
 
     /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes those out of the CPUs'
     /// reach that are watched now and were in nobody's way until now.
-    fn look_again(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
+    fn look_again(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         self.unlist_all();
         for change in changes {
-            for slot in self.record(space, change.granule).slots.into_iter().flatten() {
+            for slot in self.record(domain, change.granule).slots.into_iter().flatten() {
                 if self.list(slot.page) {
                     self.follow_if_needed(slot.page);
                     if self.watches.are_set() {
                         self.watch_again(slot.page);
-                        self.begin_watched(world, slot.page);
+                        self.begin_watched(host, slot.page);
                     }
                 }
             }
@@ -123,13 +123,13 @@ impl Placement {
     /// Decides where each newly wanted page of `granule` goes, writes it into the book, and lists the copies.
     fn plan(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         Change { granule, mut wanted }: Change,
         copies: &mut Vec<Copy>,
     ) {
-        let mut record = self.record(space, granule);
+        let mut record = self.record(domain, granule);
         for (index, (slot, wanted)) in record.slots.iter_mut().zip(wanted).enumerate() {
             // What stays may have a new permission; what is wanted elsewhere has left in `remove`.
             if let (Some(slot), Some(wanted)) = (slot, wanted)
@@ -137,11 +137,11 @@ impl Placement {
             {
                 let (at, page, permission) = (cause.at(granule, index), slot.page, wanted.permission);
                 slot.permission = permission;
-                world.event(Event::Permission { at, page, permission });
+                host.event(Event::Permission { at, page, permission });
             }
         }
         if record.form != Form::Empty {
-            self.set_record(space, granule, record);
+            self.set_record(domain, granule, record);
         }
         let has_new =
             record.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
@@ -150,62 +150,62 @@ impl Placement {
         }
         let is_private = self.needs_private(&record, &wanted);
         while let Some((index, slot)) = Self::exposed(&record).filter(|_| is_private) {
-            self.retire(world, cause.at(granule, index), slot, &mut record, copies);
-            self.set_record(space, granule, record);
+            self.retire(host, cause.at(granule, index), slot, &mut record, copies);
+            self.set_record(domain, granule, record);
         }
-        let has_tables = self.prepare_tables(world, space, granule);
-        if has_tables.is_ok() && self.add_direct(world, cause, space, granule, &mut wanted, &mut record) {
+        let has_tables = self.prepare_tables(host, domain, granule);
+        if has_tables.is_ok() && self.add_direct(host, cause, domain, granule, &mut wanted, &mut record) {
             return;
         }
         for (index, wanted) in wanted.into_iter().enumerate() {
             let Some(leaf) = wanted.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
             let at = cause.at(granule, index);
-            let has_room = has_tables.and_then(|()| self.can_join(world, &record, leaf.permission));
+            let has_room = has_tables.and_then(|()| self.can_join(host, &record, leaf.permission));
             let placed = has_room.and_then(|()| {
                 let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
-                self.put_composed(world, space, at, wanted, &mut record, copies)
+                self.put_composed(host, domain, at, wanted, &mut record, copies)
             });
             match placed {
                 Ok(placement) => {
                     // In the book at once: the next page of the batch must find it there.
-                    self.set_record(space, granule, record);
+                    self.set_record(domain, granule, record);
                     let permission = leaf.permission;
-                    world.event(Event::Map { at, page: leaf.page, permission, placement });
+                    host.event(Event::Map { at, page: leaf.page, permission, placement });
                 }
-                Err(reason) => refuse(world, at, leaf.page, reason),
+                Err(reason) => refuse(host, at, leaf.page, reason),
             }
         }
         if record.form == Form::Empty {
-            self.release_unused(space, granule);
+            self.release_unused(domain, granule);
         }
     }
 
     fn prepare_tables(
         &mut self,
-        world: &mut impl World,
-        space: SpaceId,
+        host: &mut impl Host,
+        domain: DomainId,
         granule: Granule,
     ) -> Result<(), Refusal> {
-        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
-        let placed = placed.must("the space is open");
+        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+        let placed = placed.must("the domain is open");
         if !self.book.prepare(&mut placed.index, granule) {
             return Err(Refusal::TooManyTables);
         }
-        if !placed.shadow.prepare(world, &mut self.pool, granule) {
+        if !placed.shadow.prepare(host, &mut self.pool, granule) {
             return Err(Refusal::PoolExhausted);
         }
         Ok(())
     }
 
-    pub(super) fn release_unused(&mut self, space: SpaceId, granule: Granule) {
-        let placed = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
-        self.book.release_unused(&mut placed.must("the space is open").index, granule);
+    pub(super) fn release_unused(&mut self, domain: DomainId, granule: Granule) {
+        let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+        self.book.release_unused(&mut placed.must("the domain is open").index, granule);
     }
 
     fn put_composed(
         &mut self,
-        world: &mut impl World,
-        space: SpaceId,
+        host: &mut impl Host,
+        domain: DomainId,
         at: Place,
         Wanted { leaf, is_private }: Wanted,
         record: &mut Record,
@@ -218,7 +218,7 @@ impl Placement {
         let is_alias = is_private || self.mover.is_held(page) || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
-        self.mover.prepare(world, page).map_err(|_| Refusal::OutOfStage2Tables)?;
+        self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match record.form {
             Form::Composed(frame) => frame,
             // Its frame is the guest's.
@@ -227,11 +227,11 @@ impl Placement {
         };
         let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithBase(_));
         let has_base = self.base(page).is_some() || copies.iter().any(is_planned);
-        let kind = match self.link_copy(world, space, at, leaf, (is_alias, has_base)) {
+        let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_base)) {
             Ok(kind) => kind,
             Err(reason) => {
                 if record.form == Form::Empty {
-                    self.pool.give_marked_frame(world, frame);
+                    self.pool.give_marked_frame(host, frame);
                 }
                 return Err(reason);
             }
@@ -240,7 +240,7 @@ impl Placement {
         put(record, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
         // What CPUs store between the fill and the guard would reach one copy only.
         if kind == CopyKind::Move || self.guard_for(permission) > self.mover.guard(page) {
-            self.mover.begin(world, page);
+            self.mover.begin(host, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placed::Replica } else { Placed::Composed })
@@ -249,7 +249,7 @@ impl Placement {
     /// Takes the page in a slot that devices only read out of it, and leaves a replica.
     fn retire(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         at: Place,
         slot: Slot,
         record: &mut Record,
@@ -258,87 +258,93 @@ impl Placement {
         let page = slot.page;
         put(record, at, Slot { is_replica: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
-        self.mover.begin(world, page);
+        self.mover.begin(host, page);
         copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
     }
 
     fn link_copy(
         &mut self,
-        world: &mut impl World,
-        space: SpaceId,
+        host: &mut impl Host,
+        domain: DomainId,
         at: Place,
         leaf: Leaf,
         (is_alias, has_base): (bool, bool),
     ) -> Result<CopyKind, Refusal> {
         if !is_alias {
-            self.link(space, at, leaf.page, MAX_ALIASES)?;
+            self.link(domain, at, leaf.page, MAX_ALIASES)?;
             return Ok(CopyKind::Move);
         }
         let is_written = leaf.permission.write || self.mover.is_held(leaf.page);
         if !is_written || has_base {
-            self.link(space, at, leaf.page, if has_base { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
+            self.link(domain, at, leaf.page, if has_base { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
             return Ok(CopyKind::Replica);
         }
         let base = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
-        match self.link(space, at, leaf.page, MAX_WRITTEN_ALIASES) {
+        match self.link(domain, at, leaf.page, MAX_WRITTEN_ALIASES) {
             Ok(()) => Ok(CopyKind::WithBase(base)),
             Err(reason) => {
-                self.pool.give_page(world, base);
+                self.pool.give_page(host, base);
                 Err(reason)
             }
         }
     }
 
     /// Adds the mapping at `at` to those of `page`, which has fewer than `most`.
-    pub(super) fn link(&mut self, space: SpaceId, at: Place, page: Gfn, most: usize) -> Result<(), Refusal> {
+    pub(super) fn link(
+        &mut self,
+        domain: DomainId,
+        at: Place,
+        page: Gfn,
+        most: usize,
+    ) -> Result<(), Refusal> {
         // A device's page has no record, and no copies to keep equal.
         let Some(record) = self.mover.get_mut(page) else { return Ok(()) };
-        let mapping = Mapping { space, iova: at.iova };
+        let mapping = Mapping { domain, iova: at.iova };
         self.aliases.add(&mut record.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }
 
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page
     /// that moves in the same batch is copied from where the page is by then.
-    fn carry_out(&mut self, world: &mut impl World, space: SpaceId, copy: &Copy) {
+    fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &Copy) {
         if copy.kind == CopyKind::Retire {
-            self.equalize_once(world, copy.page);
-            world.copy_page(self.mover.locate(copy.page), copy.to);
-            self.mover.place(world, copy.page, copy.to);
-            return self.set_filled(space, copy.at);
+            self.equalize_once(host, copy.page);
+            host.copy_page(self.mover.locate(copy.page), copy.to);
+            self.mover.place(host, copy.page, copy.to);
+            return self.set_filled(domain, copy.at);
         }
-        if let Some((offset, bytes)) = red_zone_damage(world, copy.to) {
-            report_red_zone(world, copy.at, copy.to, (offset, bytes));
+        if let Some((offset, bytes)) = red_zone_damage(host, copy.to) {
+            report_red_zone(host, copy.at, copy.to, (offset, bytes));
         }
         match copy.kind {
             CopyKind::Move => {
-                world.copy_page(self.mover.locate(copy.page), copy.to);
-                self.mover.place(world, copy.page, copy.to);
+                host.copy_page(self.mover.locate(copy.page), copy.to);
+                self.mover.place(host, copy.page, copy.to);
                 return;
             }
-            CopyKind::WithBase(base) => self.begin_base(world, copy.page, base),
+            CopyKind::WithBase(base) => self.begin_base(host, copy.page, base),
             CopyKind::Replica | CopyKind::Retire => {}
         }
-        self.equalize_once(world, copy.page);
+        self.equalize_once(host, copy.page);
         // From the base, not from the page as it is by now: a byte that a CPU wrote since the merge must
         // not look, in the next one, as if the device had written it here.
         let from = self.base(copy.page).unwrap_or(self.mover.locate(copy.page));
-        world.copy_page(from, copy.to);
-        self.set_filled(space, copy.at);
+        host.copy_page(from, copy.to);
+        self.set_filled(domain, copy.at);
     }
 
     /// Makes the copies of `page` equal unless the batch under way has done so. What devices write after that is found
     /// by the next that does: what is copied meanwhile comes from the base.
-    pub(super) fn equalize_once(&mut self, world: &mut impl World, page: Gfn) {
+    pub(super) fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
         if self.list(page) {
-            self.equalize(world, page);
+            self.equalize(host, page);
         }
     }
 
     /// Makes all copies of `page` equal and `base` what they agree on.
-    pub(super) fn begin_base(&mut self, world: &mut impl World, page: Gfn, base: Hfn) {
-        world.copy_page(self.mover.locate(page), base);
+    pub(super) fn begin_base(&mut self, host: &mut impl Host, page: Gfn, base: Hfn) {
+        host.copy_page(self.mover.locate(page), base);
         for (replica, _) in self.replicas(page) {
-            world.copy_page(base, replica);
+            host.copy_page(base, replica);
         }
         let record = self.mover.record_mut(page);
         invariant!(record.base == 0, "a page has one base: {page:?}");
@@ -346,10 +352,10 @@ impl Placement {
     }
 
     /// From now on the replica at `at` counts as a copy of its page.
-    fn set_filled(&mut self, space: SpaceId, at: Place) {
-        let mut record = self.record(space, at.iova.granule());
+    fn set_filled(&mut self, domain: DomainId, at: Place) {
+        let mut record = self.record(domain, at.iova.granule());
         record.mapped_mut(at.iova.slot()).is_filled = true;
-        self.set_record(space, at.iova.granule(), record);
+        self.set_record(domain, at.iova.granule(), record);
     }
 }
 

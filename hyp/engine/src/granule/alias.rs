@@ -9,7 +9,7 @@ use oche_types::Invariant;
 use oche_types::addr::IovaPage;
 
 use crate::heap::bytes_of;
-use crate::host::SpaceId;
+use crate::host::DomainId;
 use crate::mover::NONE;
 
 /// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
@@ -21,23 +21,23 @@ pub(crate) const MAX_ALIASES: usize = 1024;
 pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
 /// Marks a head that is the index of a node.
 const LIST: u32 = 1 << 31;
-/// Spaces that fit beside the 20 bits of an IOVA page and [`LIST`].
-pub(crate) const MAX_SPACES: usize = 1 << 10;
+/// Domains that fit beside the 20 bits of an IOVA page and [`LIST`].
+pub(crate) const MAX_DOMAINS: usize = 1 << 10;
 
-/// A page of a space's IOVAs.
+/// A page of a domain's IOVAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
-    pub(crate) space: SpaceId,
+    pub(crate) domain: DomainId,
     pub(crate) iova: IovaPage,
 }
 
 impl Mapping {
     fn pack(self) -> u32 {
-        u32::from(self.space.0) << 20 | self.iova.0 & 0xf_ffff
+        u32::from(self.domain.0) << 20 | self.iova.0 & 0xf_ffff
     }
 
     fn unpack(bits: u32) -> Self {
-        Self { space: SpaceId((bits >> 20) as u16), iova: IovaPage(bits & 0xf_ffff) }
+        Self { domain: DomainId((bits >> 20) as u16), iova: IovaPage(bits & 0xf_ffff) }
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn mapping(index: u32) -> Mapping {
-        Mapping { space: SpaceId((index % 7) as u16), iova: IovaPage(index) }
+        Mapping { domain: DomainId((index % 7) as u16), iova: IovaPage(index) }
     }
 
     fn listed(aliases: &Aliases, head: u32) -> BTreeSet<u32> {

@@ -12,7 +12,7 @@ use crate::heap::bytes_of;
 
 /// Granules of one leaf table of the guest: 2 MiB of IOVA space.
 const GRANULES: usize = 128;
-/// Chapters of a space: 32-bit IOVAs.
+/// Chapters of a domain: 32-bit IOVAs.
 const CHAPTERS: usize = 2048;
 /// No chapter.
 const NO_CHAPTER: u32 = u32::MAX;
@@ -75,7 +75,7 @@ impl Record {
     }
 }
 
-/// All granules that are not empty, of all spaces, in chapters of a fixed number.
+/// All granules that are not empty, of all domains, in chapters of a fixed number.
 #[derive(Debug)]
 pub(crate) struct Book {
     chapters: Vec<Chapter>,
@@ -88,7 +88,7 @@ struct Chapter {
     used: u8,
 }
 
-/// The chapters of one space.
+/// The chapters of one domain.
 #[derive(Debug)]
 pub(crate) struct Index(Box<[u32; CHAPTERS]>);
 
@@ -120,7 +120,7 @@ impl Book {
         bytes_of::<Chapter>(chapters) + bytes_of::<u32>(chapters)
     }
 
-    /// Chapter `number` of a space, if anything is written there.
+    /// Chapter `number` of a domain, if anything is written there.
     fn chapter(&self, index: &Index, number: usize) -> Option<&Chapter> {
         let number = *index.0.get(number).must("an IOVA has 32 bits");
         (number != NO_CHAPTER)

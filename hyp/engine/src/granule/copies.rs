@@ -9,7 +9,7 @@ use oche_types::event::Event;
 use crate::granule::Placement;
 use crate::granule::alias::Mapping;
 use crate::granule::book::{Form, Slot};
-use crate::host::{Memory, World};
+use crate::host::{Host, Memory};
 
 impl Placement {
     /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs it.
@@ -19,7 +19,7 @@ impl Placement {
 
     /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the book.
     fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
-        let record = self.record(mapping.space, mapping.iova.granule());
+        let record = self.record(mapping.domain, mapping.iova.granule());
         let slot = record.slots.get(mapping.iova.slot()).copied().flatten()?;
         match record.form {
             Form::Direct(frame) | Form::Composed(frame) => {
@@ -51,8 +51,8 @@ impl Placement {
 
     /// Makes all copies of `page` equal: see [`Self::merge_words`]. A page without a replica that a device
     /// may write has no base, and devices change none of its copies but the one that CPUs see.
-    pub(crate) fn merge_copies(&mut self, world: &mut impl World, page: Gfn) {
-        self.merge_words(world, page, 0..PAGE_WORDS);
+    pub(crate) fn merge_copies(&mut self, host: &mut impl Host, page: Gfn) {
+        self.merge_words(host, page, 0..PAGE_WORDS);
     }
 
     /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
@@ -65,17 +65,17 @@ impl Placement {
     /// byte since the last merge, one of them wins.
     ///
     /// The work is bounded by the copies times the words, whatever differs.
-    pub(super) fn merge_words(&mut self, world: &mut impl World, page: Gfn, words: Range<usize>) {
+    pub(super) fn merge_words(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
         let Some(base) = self.base(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
         copies.extend(self.replicas(page).map(|(at, is_writable)| Merging { at, is_writable, diff: 0 }));
         copies.push(Merging { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
-        while let Some(first) = first_changed(world, base, &copies, start..words.end) {
+        while let Some(first) = first_changed(host, base, &copies, start..words.end) {
             start = first;
             while start < words.end {
-                let merged = merge_word(world, base, &mut copies, start);
+                let merged = merge_word(host, base, &mut copies, start);
                 start += 1;
                 // What changed mostly lies together: the search begins anew behind it.
                 if merged == 0 {
@@ -89,7 +89,7 @@ impl Placement {
         copies.clear();
         self.merging = copies;
         if bytes != 0 {
-            world.event(Event::Merged { page, bytes });
+            host.event(Event::Merged { page, bytes });
         }
     }
 
@@ -99,31 +99,31 @@ impl Placement {
     }
 
     /// Gives the base of `page` back once no device may write a replica of it.
-    pub(super) fn drop_unneeded_base(&mut self, world: &mut impl World, page: Gfn) {
+    pub(super) fn drop_unneeded_base(&mut self, host: &mut impl Host, page: Gfn) {
         let Some(base) = self.base(page) else { return };
         let is_written_unseen = self.mover.is_held(page) && self.replicas(page).next().is_some();
         if is_written_unseen || self.replicas(page).any(|(_, is_writable)| is_writable) {
             return;
         }
-        self.pool.give_page(world, base);
+        self.pool.give_page(host, base);
         self.mover.record_mut(page).base = 0;
     }
 
     /// After a mapping of `page` went that was no replica, its copies being equal if there is a base: makes a replica
     /// the page itself unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it
     /// stays where it is.
-    pub(super) fn promote(&mut self, world: &mut impl World, page: Gfn) {
+    pub(super) fn promote(&mut self, host: &mut impl Host, page: Gfn) {
         let heir = self.heir(page).filter(|_| self.mover.can_move(page));
         let Some((mapping, heir, at)) = heir else { return };
         if !heir.permission.write {
             // Without one, CPUs may have written the page since the replica was filled. With or without, a device
             // that a neighbour's permission let write here did so for nobody to see.
-            world.copy_page(self.mover.locate(page), at);
+            host.copy_page(self.mover.locate(page), at);
         }
-        self.mover.place(world, page, at);
-        let mut record = self.record(mapping.space, mapping.iova.granule());
+        self.mover.place(host, page, at);
+        let mut record = self.record(mapping.domain, mapping.iova.granule());
         record.mapped_mut(mapping.iova.slot()).is_replica = false;
-        self.set_record(mapping.space, mapping.iova.granule(), record);
+        self.set_record(mapping.domain, mapping.iova.granule(), record);
     }
 
     /// The replica that `page` can become, if it has to become one: with its slot and where it lies.
@@ -135,7 +135,7 @@ impl Placement {
         }
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
-            let record = self.record(mapping.space, mapping.iova.granule());
+            let record = self.record(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
                 (slot, ..) if slot.is_replica && self.is_private(&record, &slot) => {}
                 (slot, _, at) if slot.is_replica => {
@@ -162,15 +162,10 @@ pub(crate) struct Merging {
 }
 
 /// The first of `words` in which a copy differs from `base`.
-fn first_changed(
-    world: &impl World,
-    base: Hfn,
-    copies: &[Merging],
-    mut words: Range<usize>,
-) -> Option<usize> {
+fn first_changed(host: &impl Host, base: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
     let mut first = None;
     for copy in copies.iter().filter(|copy| copy.is_writable) {
-        if let Some(word) = world.first_difference(base, copy.at, words.clone()) {
+        if let Some(word) = host.first_difference(base, copy.at, words.clone()) {
             first = Some(word);
             words.end = word;
         }
@@ -180,11 +175,11 @@ fn first_changed(
 
 /// Brings each byte of `word` in which a copy differs from `base` to the others and to `base`.
 /// Returns how many there were.
-fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: usize) -> u32 {
-    let old = world.load(base, word);
+fn merge_word(host: &mut impl Host, base: Hfn, copies: &mut [Merging], word: usize) -> u32 {
+    let old = host.load(base, word);
     let (mut value, mut taken) = (old, 0);
     for copy in copies.iter_mut().filter(|copy| copy.is_writable) {
-        let new = world.load(copy.at, word);
+        let new = host.load(copy.at, word);
         copy.diff = differing_bytes(old, new) & !taken;
         taken |= copy.diff;
         value = value & !copy.diff | new & copy.diff;
@@ -196,15 +191,15 @@ fn merge_word(world: &mut impl World, base: Hfn, copies: &mut [Merging], word: u
     for copy in copies.iter() {
         let pieces = match copy {
             Merging { is_writable: false, .. } => {
-                world.store(copy.at, word, value);
+                host.store(copy.at, word, value);
                 continue;
             }
             Merging { diff: 0, .. } => &all,
             _ => &Pieces::of(taken & !copy.diff),
         };
-        pieces.store(world, copy.at, word, value);
+        pieces.store(host, copy.at, word, value);
     }
-    world.store(base, word, value);
+    host.store(base, word, value);
     taken.count_ones() / 8
 }
 

@@ -10,7 +10,7 @@ use oche_types::invariant;
 use crate::budget::Budget;
 use crate::granule::book::Form;
 use crate::granule::{Change, Placement};
-use crate::host::SpaceId;
+use crate::host::DomainId;
 
 /// Of a change, whatever it maps: its entries compared, and what is known of its granule looked up.
 const CHANGE_BYTES: usize = 1024;
@@ -47,14 +47,14 @@ impl Placement {
     /// charged to it.
     pub(super) fn affordable(
         &mut self,
-        space: SpaceId,
+        domain: DomainId,
         changes: &[Change],
         budget: &mut Budget,
     ) -> (usize, Reserve) {
         let mut count = 0;
         let mut reserve = self.reserve(0);
         for change in changes {
-            let (sure, copies) = self.cost(space, change);
+            let (sure, copies) = self.cost(domain, change);
             let merge = self.reserve(copies);
             let cost = sure + merge.bytes;
             if count != 0 && !budget.allows(cost) {
@@ -88,8 +88,8 @@ impl Placement {
     }
 
     /// Of `change`: what it costs however copies differ, and how many copies are compared.
-    fn cost(&mut self, space: SpaceId, change: &Change) -> (usize, usize) {
-        let before = self.record(space, change.granule);
+    fn cost(&mut self, domain: DomainId, change: &Change) -> (usize, usize) {
+        let before = self.record(domain, change.granule);
         // A direct granule that is split looks at the copies of each page by itself.
         let is_direct = matches!(before.form, Form::Direct(_));
         let old = before.slots.into_iter().flatten().map(|slot| slot.page);

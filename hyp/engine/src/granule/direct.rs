@@ -19,7 +19,7 @@ use crate::granule::addition::put;
 use crate::granule::alias::{MAX_ALIASES, Mapping};
 use crate::granule::book::{Form, Record, Slot};
 use crate::granule::{Cause, Change, Placement, refuse};
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 
 /// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the fourth for itself.
 /// Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
@@ -30,9 +30,9 @@ impl Placement {
     /// be refused is taken out of `wanted`. `false`: what is left is for a composed frame.
     pub(super) fn add_direct(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         granule: Granule,
         wanted: &mut [Option<Leaf>; SLOTS],
         record: &mut Record,
@@ -40,12 +40,12 @@ impl Placement {
         if matches!(record.form, Form::Composed(_)) {
             return false;
         }
-        let mut frame = self.direct_frame(world, space, granule, record, wanted);
-        if frame.is_none() && self.refuse_strangers(world, cause, granule, record, wanted) {
-            frame = self.direct_frame(world, space, granule, record, wanted);
+        let mut frame = self.direct_frame(host, domain, granule, record, wanted);
+        if frame.is_none() && self.refuse_strangers(host, cause, granule, record, wanted) {
+            frame = self.direct_frame(host, domain, granule, record, wanted);
         }
         if let Some(frame) = frame {
-            self.put_direct(world, cause, space, granule, frame, wanted, record);
+            self.put_direct(host, cause, domain, granule, frame, wanted, record);
             return true;
         }
         if record.form == Form::Empty {
@@ -56,7 +56,7 @@ impl Placement {
         let mut new = new.filter(|(slot, _)| is_new(*slot)).peekable();
         match self.stuck.iter().find(|(stuck, _)| *stuck == granule).map(|(_, reason)| *reason) {
             Some(reason) => {
-                new.for_each(|(slot, leaf)| refuse(world, cause.at(granule, slot), leaf.page, reason))
+                new.for_each(|(slot, leaf)| refuse(host, cause.at(granule, slot), leaf.page, reason))
             }
             None if new.peek().is_some() => self.misfits.push(Change { granule, wanted: *wanted }),
             None => {}
@@ -67,7 +67,7 @@ impl Placement {
     /// Refuses what is newly wanted and is not guest RAM: no composed frame can hold it. Whether there was any.
     fn refuse_strangers(
         &self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
         granule: Granule,
         record: &Record,
@@ -79,7 +79,7 @@ impl Placement {
                 continue;
             };
             let reason = self.stranger(leaf.page);
-            refuse(world, cause.at(granule, index), leaf.page, reason);
+            refuse(host, cause.at(granule, index), leaf.page, reason);
             (*wanted, found) = (None, true);
         }
         found
@@ -93,8 +93,8 @@ impl Placement {
     /// The frame that hardware can point at for everything in `record` and `wanted`, if there is one and it is wise.
     fn direct_frame(
         &self,
-        world: &impl World,
-        space: SpaceId,
+        host: &impl Host,
+        domain: DomainId,
         granule: Granule,
         record: &Record,
         wanted: &[Option<Leaf>; SLOTS],
@@ -120,9 +120,9 @@ impl Placement {
             Form::Composed(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
             Form::Empty => {
-                world.has_windows()
+                host.has_windows()
                     && (!self.mover.is_ram(first.page)
-                        || self.stays_alone(space, granule, frame, run, wanted))
+                        || self.stays_alone(domain, granule, frame, run, wanted))
             }
         };
         is_wise.then_some(frame)
@@ -131,7 +131,7 @@ impl Placement {
     /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or is unlikely.
     fn stays_alone(
         &self,
-        space: SpaceId,
+        domain: DomainId,
         granule: Granule,
         frame: Frame,
         run: SlotRun,
@@ -141,7 +141,7 @@ impl Placement {
         if !all.write {
             return true;
         }
-        let before = granule.0.checked_sub(1).map(|before| self.record(space, Granule(before)));
+        let before = granule.0.checked_sub(1).map(|before| self.record(domain, Granule(before)));
         let is_tail = before.is_some_and(|before| {
             before.slots.last().is_some_and(Option::is_some)
                 && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(Frame(frame)))
@@ -154,9 +154,9 @@ impl Placement {
     #[expect(clippy::too_many_arguments, reason = "one step of a plan, named")]
     fn put_direct(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         granule: Granule,
         frame: Frame,
         wanted: &[Option<Leaf>; SLOTS],
@@ -166,14 +166,14 @@ impl Placement {
         for (index, leaf) in wanted.iter().enumerate() {
             let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
             let at = cause.at(granule, index);
-            if let Err(reason) = self.link(space, at, leaf.page, MAX_ALIASES) {
-                self.unlink_new(space, granule, record, &after);
+            if let Err(reason) = self.link(domain, at, leaf.page, MAX_ALIASES) {
+                self.unlink_new(domain, granule, record, &after);
                 for (index, leaf) in wanted.iter().enumerate() {
                     if let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) {
-                        refuse(world, cause.at(granule, index), leaf.page, reason);
+                        refuse(host, cause.at(granule, index), leaf.page, reason);
                     }
                 }
-                self.release_unused(space, granule);
+                self.release_unused(domain, granule);
                 return;
             }
             let (page, permission) = (leaf.page, leaf.permission);
@@ -183,20 +183,20 @@ impl Placement {
             if let Some(slot) = slot.filter(|_| record.slots.get(index) == Some(&None)) {
                 let (at, page, permission) = (cause.at(granule, index), slot.page, slot.permission);
                 // Copies that devices wrote become equal with every mapping that comes, whatever its place.
-                self.equalize_once(world, page);
-                world.event(Event::Map { at, page, permission, placement: Placed::Direct });
+                self.equalize_once(host, page);
+                host.event(Event::Map { at, page, permission, placement: Placed::Direct });
             }
         }
         *record = after;
-        self.set_record(space, granule, after);
+        self.set_record(domain, granule, after);
     }
 
     /// Unlinks what `after` has and `before` has not.
-    fn unlink_new(&mut self, space: SpaceId, granule: Granule, before: &Record, after: &Record) {
+    fn unlink_new(&mut self, domain: DomainId, granule: Granule, before: &Record, after: &Record) {
         for (index, slot) in after.slots.iter().enumerate() {
             let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else { continue };
             if let Some(record) = self.mover.get_mut(slot.page) {
-                let mapping = Mapping { space, iova: granule.page(index) };
+                let mapping = Mapping { domain, iova: granule.page(index) };
                 self.aliases.remove(&mut record.mappings, mapping);
             }
         }

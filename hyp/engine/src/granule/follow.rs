@@ -1,8 +1,8 @@
 //! Pages that one device writes and another reads in a copy: which they are, and keeping their copies equal.
 //!
 //! No trap sees a device's write, so nothing can carry it to another device's copy at once. Each flush of a
-//! space does: it makes the copies equal of every such page that the space maps. The pages are listed, so that a
-//! flush costs nothing where there is none, and looked for only in spaces that have had one.
+//! domain does: it makes the copies equal of every such page that the domain maps. The pages are listed, so that a
+//! flush costs nothing where there is none, and looked for only in domains that have had one.
 //!
 //! A copy that devices only read needs no base: only the page itself changes, and a word that
 //! differs is taken over from there.
@@ -19,7 +19,7 @@ use crate::granule::Placement;
 use crate::granule::copies::differing_bytes;
 use crate::granule::cost::NODE_BYTES;
 use crate::heap::bytes_of;
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::mover::NONE;
 
 /// The pages of which a device may write one copy and read another.
@@ -41,7 +41,7 @@ impl Followed {
 }
 
 impl Placement {
-    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of a space that
+    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of a domain that
     /// maps it, if a device may write one of them and read another.
     pub(super) fn follow_if_needed(&mut self, page: Gfn) {
         if !self.is_written_and_read(page) {
@@ -57,7 +57,7 @@ impl Placement {
         }
         let mut head = record.mappings;
         while let Some((mapping, next)) = self.aliases.step(head) {
-            self.placed_mut(mapping.space).has_followed = true;
+            self.placed_mut(mapping.domain).has_followed = true;
             head = next;
         }
     }
@@ -98,17 +98,17 @@ impl Placement {
         are_several && all == Permission::READ_WRITE
     }
 
-    /// Makes the copies equal of every followed page that `space` maps, from number `left` downwards. True: all of
+    /// Makes the copies equal of every followed page that `domain` maps, from number `left` downwards. True: all of
     /// them were looked at. False: `budget` is spent, and the next call goes on.
     #[must_use]
     pub(crate) fn follow(
         &mut self,
-        world: &mut impl World,
-        space: SpaceId,
+        host: &mut impl Host,
+        domain: DomainId,
         left: &mut usize,
         budget: &mut Budget,
     ) -> bool {
-        if !self.placed(space).has_followed {
+        if !self.placed(domain).has_followed {
             return true;
         }
         let is_whole_pass = *left >= self.followed.pages.len();
@@ -116,54 +116,54 @@ impl Placement {
         *left = self.followed.pages.len().min(*left);
         while let Some(index) = left.checked_sub(1) {
             if budget.is_spent() {
-                world.publish();
+                host.publish();
                 return false;
             }
             *left = index;
             let page = *self.followed.pages.get(index).must("the pass is inside the list");
             budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
-            if !self.mappings(page).any(|mapping| mapping.space == space) {
+            if !self.mappings(page).any(|mapping| mapping.domain == domain) {
                 continue;
             }
             is_any_mapped = true;
             let reserve = self.charge_merge(page, budget);
-            self.equalize(world, page);
+            self.equalize(host, page);
             self.refund(reserve, budget);
             if !self.is_written_and_read(page) {
                 self.unfollow(page);
             }
         }
         if is_any_mapped {
-            world.publish();
+            host.publish();
         } else if is_whole_pass {
-            self.placed_mut(space).has_followed = false;
+            self.placed_mut(domain).has_followed = false;
         }
         true
     }
 
     /// Makes all copies of `page` equal that anybody may have changed.
-    pub(crate) fn equalize(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn equalize(&mut self, host: &mut impl Host, page: Gfn) {
         if self.base(page).is_some() {
-            self.merge_copies(world, page);
+            self.merge_copies(host, page);
         } else if self.is_followed(page) {
-            let bytes = self.refresh_replicas(world, page);
+            let bytes = self.refresh_replicas(host, page);
             if bytes != 0 {
-                world.event(Event::Merged { page, bytes });
+                host.event(Event::Merged { page, bytes });
             }
         }
     }
 
     /// Takes over into every replica of `page`, none of which a device writes, what the page holds.
     /// Returns how many bytes differed.
-    pub(super) fn refresh_replicas(&self, world: &mut impl World, page: Gfn) -> u32 {
+    pub(super) fn refresh_replicas(&self, host: &mut impl Host, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);
         let mut bytes = 0;
         for (replica, _) in self.replicas(page) {
             let mut start = 0;
-            while let Some(word) = world.first_difference(replica, primary, start..PAGE_WORDS) {
-                let value = world.load(primary, word);
-                bytes += differing_bytes(world.load(replica, word), value).count_ones() / 8;
-                world.store(replica, word, value);
+            while let Some(word) = host.first_difference(replica, primary, start..PAGE_WORDS) {
+                let value = host.load(primary, word);
+                bytes += differing_bytes(host.load(replica, word), value).count_ones() / 8;
+                host.store(replica, word, value);
                 start = word + 1;
             }
         }

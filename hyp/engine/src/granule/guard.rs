@@ -28,7 +28,7 @@ use oche_types::event::Refusal;
 use crate::granule::book::Slot;
 use crate::granule::copies::store_bytes;
 use crate::granule::{BATCH, Cause, Change, Coherence, Placement};
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::mover::Guard;
 
 impl Placement {
@@ -53,18 +53,18 @@ impl Placement {
 
     /// Makes every page in motion again, with the guard that it needs by now. Guards of other pages may be
     /// stricter than needed, never weaker: [`Self::relax`] finds out when a CPU touches the page.
-    pub(super) fn finish_motion(&mut self, world: &mut impl World) {
+    pub(super) fn finish_motion(&mut self, host: &mut impl Host) {
         let mut index = 0;
         while let Some(page) = self.mover.moving(index) {
             let guard = self.needed_guard(page);
             self.mover.set_guard(page, guard);
             index += 1;
         }
-        self.mover.finish(world);
+        self.mover.finish(host);
     }
 
     /// Takes a guard off that `page` no longer needs. Returns whether there was one.
-    pub(crate) fn relax(&mut self, world: &mut impl World, page: Gfn) -> bool {
+    pub(crate) fn relax(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let needed = self.needed_guard(page);
         if needed == Guard::Open {
             self.mover.set_exclusives(page, false);
@@ -72,31 +72,31 @@ impl Placement {
         if self.needed_guard(page) >= self.mover.guard(page) {
             return false;
         }
-        self.mover.begin(world, page);
-        self.finish_motion(world);
+        self.mover.begin(host, page);
+        self.finish_motion(host);
         true
     }
 
     /// From now on loads of `page`, whose stores are guarded, are as well.
-    pub(crate) fn guard_loads(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn guard_loads(&mut self, host: &mut impl Host, page: Gfn) {
         self.mover.set_exclusives(page, true);
         if self.needed_guard(page) > self.mover.guard(page) {
-            self.mover.begin(world, page);
-            self.finish_motion(world);
+            self.mover.begin(host, page);
+            self.finish_motion(host);
         }
     }
 
     /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, at most 8 and inside the page,
     /// zero-extended.
-    pub(crate) fn load(&mut self, world: &mut impl World, page: Gfn, offset: usize, bytes: usize) -> u64 {
+    pub(crate) fn load(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
         let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
-        self.merge_words(world, page, first..last + 1);
+        self.merge_words(host, page, first..last + 1);
         let at = self.mover.locate(page);
         let shift = 8 * (offset % 8) as u32;
-        let mut value = world.load(at, first) >> shift;
+        let mut value = host.load(at, first) >> shift;
         if last != first {
-            value |= world.load(at, last) << (64 - shift);
+            value |= host.load(at, last) << (64 - shift);
         }
         let unused = 64 - 8 * bytes as u32;
         value << unused >> unused
@@ -104,66 +104,59 @@ impl Placement {
 
     /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of a
     /// guarded `page`. An aligned power of two of bytes appears in each copy at once.
-    pub(crate) fn store(
-        &mut self,
-        world: &mut impl World,
-        page: Gfn,
-        offset: usize,
-        bytes: usize,
-        value: u64,
-    ) {
+    pub(crate) fn store(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize, value: u64) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
-        self.merge_words(world, page, offset / 8..(offset + bytes - 1) / 8 + 1);
+        self.merge_words(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
         let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
         let mask = u64::MAX >> (64 - 8 * bytes);
         let replicas = self.replicas(page).map(|(replica, _)| replica);
         for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {
-            store_bytes(world, to, word, mask << shift, value << shift);
+            store_bytes(host, to, word, mask << shift, value << shift);
             if offset % 8 + bytes > 8 {
-                store_bytes(world, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
+                store_bytes(host, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
             }
         }
     }
 
     /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it directly where
     /// this says. [`Self::settle`] must follow before anybody else comes to the engine.
-    pub(crate) fn open(&mut self, world: &mut impl World, page: Gfn) -> Hfn {
-        self.merge_copies(world, page);
+    pub(crate) fn open(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
+        self.merge_copies(host, page);
         self.mover.locate(page)
     }
 
     /// Brings what a CPU stored into the opened `page` to all copies.
-    pub(crate) fn settle(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn settle(&mut self, host: &mut impl Host, page: Gfn) {
         if self.base(page).is_some() {
-            self.merge_copies(world, page);
+            self.merge_copies(host, page);
             return;
         }
         // No device writes a replica: what differs is new in the page.
-        self.refresh_replicas(world, page);
+        self.refresh_replicas(host, page);
     }
 
     /// Gives up replicas of `page`: their mappings are refused, devices find nothing there, and once none is left
     /// CPUs may do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
-    /// of instructions, a walk of tables. A call gives up a batch of one space's: the access traps again until all
+    /// of instructions, a walk of tables. A call gives up a batch of one domain's: the access traps again until all
     /// are gone.
-    pub(crate) fn collapse(&mut self, world: &mut impl World, page: Gfn) {
-        self.give_up_some(world, page);
-        self.relax(world, page);
+    pub(crate) fn collapse(&mut self, host: &mut impl Host, page: Gfn) {
+        self.give_up_some(host, page);
+        self.relax(host, page);
     }
 
     /// Gives up every replica of `page`.
-    pub(super) fn collapse_all(&mut self, world: &mut impl World, page: Gfn) {
-        while self.give_up_some(world, page) {}
-        self.relax(world, page);
+    pub(super) fn collapse_all(&mut self, host: &mut impl Host, page: Gfn) {
+        while self.give_up_some(host, page) {}
+        self.relax(host, page);
     }
 
-    /// Gives up some replicas of `page`, at most a batch of one space. False: there is none.
-    fn give_up_some(&mut self, world: &mut impl World, page: Gfn) -> bool {
+    /// Gives up some replicas of `page`, at most a batch of one domain. False: there is none.
+    fn give_up_some(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let mut changes = core::mem::take(&mut self.given_up);
-        let mut space = None;
+        let mut domain = None;
         for mapping in self.mappings(page) {
             let (slot, ..) = self.slot_of(mapping);
-            if !slot.is_replica || *space.get_or_insert(mapping.space) != mapping.space {
+            if !slot.is_replica || *domain.get_or_insert(mapping.domain) != mapping.domain {
                 continue;
             }
             let granule = mapping.iova.granule();
@@ -173,25 +166,25 @@ impl Placement {
                 continue;
             }
             if known.is_none() {
-                let wanted = self.record(mapping.space, granule).slots.map(|slot| slot.map(Slot::leaf));
+                let wanted = self.record(mapping.domain, granule).slots.map(|slot| slot.map(Slot::leaf));
                 changes.push(Change { granule, wanted });
             }
             let change = changes.get_mut(index).must("the granule's change was listed");
             *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
         }
-        if let Some(space) = space {
-            self.refuse_replicas(world, space, &changes);
+        if let Some(domain) = domain {
+            self.refuse_replicas(host, domain, &changes);
         }
         changes.clear();
         self.given_up = changes;
-        space.is_some()
+        domain.is_some()
     }
 
-    /// Takes the replicas away that `changes` of `space` no longer want.
-    fn refuse_replicas(&mut self, world: &mut impl World, space: SpaceId, changes: &[Change]) {
-        let cause = Cause::of(&self.placed(space).members);
-        self.remove(world, cause, space, changes);
-        self.refuse_departed(world, cause, Refusal::NotGuardable);
+    /// Takes the replicas away that `changes` of `domain` no longer want.
+    fn refuse_replicas(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
+        let cause = Cause::of(&self.placed(domain).members);
+        self.remove(host, cause, domain, changes);
+        self.refuse_departed(host, cause, Refusal::NotGuardable);
     }
 }
 

@@ -13,7 +13,7 @@ use oche_types::{Invariant, invariant};
 use crate::granule::alias::Mapping;
 use crate::granule::book::{Form, Slot};
 use crate::granule::{BATCH, Cause, Change, Placement, refuse};
-use crate::host::World;
+use crate::host::Host;
 
 /// Pages that come home together: as many as a batch of mappings moves.
 pub(crate) const MAX_FETCHES: usize = BATCH * SLOTS;
@@ -34,24 +34,24 @@ impl Placement {
     /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::release`] follow.
     /// What is not guest RAM is passed over. Pages that are away come home together, up to [`MAX_FETCHES`] with
     /// one break-before-make.
-    pub(crate) fn hold(&mut self, world: &mut impl World, pages: &[Gfn]) {
+    pub(crate) fn hold(&mut self, host: &mut impl Host, pages: &[Gfn]) {
         for page in pages {
             // What is moving was named before, and comes home with the rest.
             if !self.mover.hold(*page) || self.mover.is_moving(*page) {
                 continue;
             }
             if self.mover.is_home(*page) {
-                self.keep_equal(world, *page);
+                self.keep_equal(host, *page);
             } else {
-                self.begin_fetch(world, *page);
+                self.begin_fetch(host, *page);
             }
         }
-        self.fetch_all(world);
+        self.fetch_all(host);
     }
 
     /// Begins to bring `page` home, from the slot of the mapping that it is.
-    fn begin_fetch(&mut self, world: &mut impl World, page: Gfn) {
-        world.event(Event::Fetched { page, from: self.mover.locate(page) });
+    fn begin_fetch(&mut self, host: &mut impl Host, page: Gfn) {
+        host.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping);
             (!slot.is_replica && matches!(form, Form::Composed(_))).then_some((mapping, at))
@@ -60,79 +60,79 @@ impl Placement {
         let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
         if self.base(page).is_none() && spare.is_none() {
             // Makes all that is in motion again, so that must have come home.
-            self.fetch_all(world);
-            self.give_up(world, page, mapping);
-            return self.keep_equal(world, page);
+            self.fetch_all(host);
+            self.give_up(host, page, mapping);
+            return self.keep_equal(host, page);
         }
         // It is away, so it has an entry of its own.
-        self.mover.begin(world, page);
+        self.mover.begin(host, page);
         self.fetches.push(Fetch { page, mapping, from, spare });
         if self.fetches.len() == MAX_FETCHES {
-            self.fetch_all(world);
+            self.fetch_all(host);
         }
     }
 
     /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the master writes there must
     /// come to the replicas, whoever writes these.
-    fn keep_equal(&mut self, world: &mut impl World, page: Gfn) {
+    fn keep_equal(&mut self, host: &mut impl Host, page: Gfn) {
         if self.base(page).is_none() && self.replicas(page).next().is_some() {
             match self.pool.take_page() {
-                Some(base) => self.begin_base(world, page, base),
+                Some(base) => self.begin_base(host, page, base),
                 None => {
                     // Makes all that is in motion again, so that must have come home.
-                    self.fetch_all(world);
-                    self.collapse_all(world, page);
+                    self.fetch_all(host);
+                    self.collapse_all(host, page);
                 }
             }
         }
-        self.merge_copies(world, page);
+        self.merge_copies(host, page);
     }
 
     /// The master has done with `page`.
-    pub(crate) fn release(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn release(&mut self, host: &mut impl Host, page: Gfn) {
         if self.mover.release(page) {
-            self.merge_copies(world, page);
-            self.drop_unneeded_base(world, page);
+            self.merge_copies(host, page);
+            self.drop_unneeded_base(host, page);
         }
     }
 
     /// Brings all pages home that [`Self::begin_fetch`] took out of the CPUs' reach.
-    fn fetch_all(&mut self, world: &mut impl World) {
+    fn fetch_all(&mut self, host: &mut impl Host) {
         let mut fetches = core::mem::take(&mut self.fetches);
-        self.mover.still(world);
+        self.mover.still(host);
         for fetch in &fetches {
-            self.fetch(world, fetch);
+            self.fetch(host, fetch);
         }
-        self.finish_motion(world);
+        self.finish_motion(host);
         fetches.clear();
         self.fetches = fetches;
     }
 
-    fn fetch(&mut self, world: &mut impl World, fetch: &Fetch) {
+    fn fetch(&mut self, host: &mut impl Host, fetch: &Fetch) {
         let Fetch { page, mapping, from, spare } = *fetch;
         match spare {
-            Some(base) => self.begin_base(world, page, base),
-            None => self.merge_copies(world, page),
+            Some(base) => self.begin_base(host, page, base),
+            None => self.merge_copies(host, page),
         }
         // From the base, not from the slot as it is by now: what a device wrote since must differ from it.
         invariant!(from == self.mover.locate(page), "a page on its way home lies where it lay: {page:?}");
         let from = self.base(page).must("a page on its way home has a base");
-        world.copy_page(from, page.home());
-        self.mover.place(world, page, page.home());
-        let mut record = self.record(mapping.space, mapping.iova.granule());
+        host.copy_page(from, page.home());
+        self.mover.place(host, page, page.home());
+        let mut record = self.record(mapping.domain, mapping.iova.granule());
         let slot = record.mapped_mut(mapping.iova.slot());
         (slot.is_replica, slot.is_filled) = (true, true);
-        self.set_record(mapping.space, mapping.iova.granule(), record);
+        self.set_record(mapping.domain, mapping.iova.granule(), record);
     }
 
     /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.
-    fn give_up(&mut self, world: &mut impl World, page: Gfn, mapping: Mapping) {
+    fn give_up(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
-        let record = self.record(mapping.space, granule);
+        let record = self.record(mapping.domain, granule);
         let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(Slot::leaf)) };
         *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
-        let cause = Cause::of(&self.placed(mapping.space).members);
-        self.remove(world, cause, mapping.space, &[change]);
-        refuse(world, cause.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
+        let cause = Cause::of(&self.placed(mapping.domain).members);
+        self.remove(host, cause, mapping.domain, &[change]);
+        refuse(host, cause.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
     }
 }

@@ -12,7 +12,7 @@ use crate::granule::copies::bring_forward;
 use crate::granule::direct;
 use crate::granule::{BATCH, Cause, Change, Placement, refuse};
 use crate::heap::bytes_of;
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::pool::RED_ZONE;
 
 /// Lists of the removal under way, kept so that nothing is allocated while a guest waits.
@@ -53,23 +53,23 @@ impl Placement {
     /// Takes away every mapping that `changes` no longer wants as it is.
     pub(super) fn remove(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         changes: &[Change],
     ) {
         let mut departures = core::mem::take(&mut self.work.departures);
         departures.clear();
         for change in changes {
-            let before = self.record(space, change.granule);
+            let before = self.record(domain, change.granule);
             let is_leaving = leaving(&before, change, self.is_strict());
             if is_leaving.contains(&true) {
                 let mut departure = Departure { granule: change.granule, before, is_leaving, split: None };
-                self.plan_split(world, cause, &mut departure);
+                self.plan_split(host, cause, &mut departure);
                 departures.push(departure);
             }
         }
-        self.depart(world, cause, space, &mut departures);
+        self.depart(host, cause, domain, &mut departures);
         self.work.departures = departures;
     }
 
@@ -77,18 +77,18 @@ impl Placement {
     /// want beside it has room. Where that cannot be, the granule stays as it is, and `stuck` says why.
     pub(super) fn recompose(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         changes: &[Change],
     ) {
         let mut departures = core::mem::take(&mut self.work.departures);
         departures.clear();
         for change in changes {
-            let before = self.record(space, change.granule);
+            let before = self.record(domain, change.granule);
             let (granule, is_leaving) = (change.granule, [false; SLOTS]);
             let mut departure = Departure { granule, before, is_leaving, split: None };
-            match self.room_for_split(world, &departure, before.permission().write) {
+            match self.room_for_split(host, &departure, before.permission().write) {
                 Ok(split) => {
                     departure.split = Some(split);
                     departures.push(departure);
@@ -96,72 +96,72 @@ impl Placement {
                 Err(reason) => self.stuck.push((granule, reason)),
             }
         }
-        self.depart(world, cause, space, &mut departures);
+        self.depart(host, cause, domain, &mut departures);
         self.work.departures = departures;
     }
 
     /// Carries out the `departures`.
-    fn depart(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, departures: &mut [Departure]) {
+    fn depart(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, departures: &mut [Departure]) {
         if !departures.is_empty() {
             for departure in &*departures {
-                self.begin_motion(world, departure);
+                self.begin_motion(host, departure);
             }
-            self.mover.still(world);
+            self.mover.still(host);
             for departure in &*departures {
-                self.fill_split(world, departure);
+                self.fill_split(host, departure);
             }
             if departures.iter().any(|departure| departure.split.is_some()) {
                 // The bytes come before the entries that show them to devices.
-                world.publish();
+                host.publish();
             }
             for departure in &*departures {
-                self.unmap(world, space, departure);
+                self.unmap(host, domain, departure);
             }
             // Even where no entry changed: only this makes sure that what a device wrote has landed.
-            self.invalidate(world, space);
+            self.invalidate(host, domain);
             for departure in &*departures {
-                self.settle_split(world, cause, space, departure);
+                self.settle_split(host, cause, domain, departure);
             }
             // What devices wrote is brought together once, while all copies are known.
             for (_, slot) in departures.iter().flat_map(Departure::leaving) {
                 if self.list(slot.page) {
-                    self.equalize(world, slot.page);
+                    self.equalize(host, slot.page);
                 }
             }
             // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
             for departure in &*departures {
-                self.unlink_leaving(world, cause, space, departure);
+                self.unlink_leaving(host, cause, domain, departure);
             }
             let leaving = core::mem::take(&mut self.listed);
             for page in &leaving {
-                self.send_leaving(world, *page);
+                self.send_leaving(host, *page);
             }
             self.listed = leaving;
             self.unlist_all();
             for departure in &*departures {
-                self.mark_leaving(world, departure);
+                self.mark_leaving(host, departure);
             }
-            self.finish_motion(world);
+            self.finish_motion(host);
         }
     }
 
     /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs. Where there is none,
     /// everything leaves.
-    fn plan_split(&mut self, world: &mut impl World, cause: Cause, departure: &mut Departure) {
+    fn plan_split(&mut self, host: &mut impl Host, cause: Cause, departure: &mut Departure) {
         let Form::Direct(_) = departure.before.form else { return };
         let after = remainder(departure);
-        if after.is_vacant() || (world.has_windows() && direct::is_run(&after)) {
+        if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
             return;
         }
         let is_written = departure.before.permission().write;
-        match self.room_for_split(world, departure, is_written) {
+        match self.room_for_split(host, departure, is_written) {
             Ok(split) => departure.split = Some(split),
             Err(reason) => {
                 let slots = departure.before.slots.iter().enumerate();
                 for (slot, kept) in slots.filter(|(slot, _)| departure.is_leaving.get(*slot) == Some(&false))
                 {
                     let page = kept.map_or(Gfn(0), |kept| kept.page);
-                    refuse(world, cause.at(departure.granule, slot), page, reason);
+                    refuse(host, cause.at(departure.granule, slot), page, reason);
                 }
                 departure.is_leaving = [true; SLOTS];
             }
@@ -170,7 +170,7 @@ impl Placement {
 
     fn room_for_split(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         departure: &Departure,
         is_written: bool,
     ) -> Result<Split, Refusal> {
@@ -181,7 +181,7 @@ impl Placement {
                 if !self.mover.is_ram(kept.page) {
                     return Err(Refusal::DeviceNotDirect);
                 }
-                self.mover.prepare(world, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
+                self.mover.prepare(host, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
             }
         }
         let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
@@ -193,9 +193,9 @@ impl Placement {
                 *copied = self.pool.take_page();
                 if copied.is_none() {
                     for page in split.copied.into_iter().flatten() {
-                        self.pool.give_page(world, page);
+                        self.pool.give_page(host, page);
                     }
-                    self.pool.give_marked_frame(world, frame);
+                    self.pool.give_marked_frame(host, frame);
                     return Err(Refusal::PoolExhausted);
                 }
             }
@@ -204,7 +204,7 @@ impl Placement {
     }
 
     /// Breaks every page of the departure whose bytes are about to change place.
-    fn begin_motion(&mut self, world: &mut impl World, departure: &Departure) {
+    fn begin_motion(&mut self, host: &mut impl Host, departure: &Departure) {
         for (slot, is_leaving) in departure.before.slots.iter().zip(departure.is_leaving) {
             let Some(slot) = slot.filter(|slot| !slot.is_replica) else { continue };
             let moves = match departure.before.form {
@@ -217,41 +217,41 @@ impl Placement {
                 Form::Empty => false,
             };
             // Where stage 2 has no entry to spare the page stays at home: a replica goes on being one.
-            if moves && self.mover.prepare(world, slot.page).is_ok() {
-                self.mover.begin(world, slot.page);
+            if moves && self.mover.prepare(host, slot.page).is_ok() {
+                self.mover.begin(host, slot.page);
             }
         }
     }
 
     /// Copies what a split granule keeps to its new frame.
-    fn fill_split(&self, world: &mut impl World, departure: &Departure) {
+    fn fill_split(&self, host: &mut impl Host, departure: &Departure) {
         let Some(split) = departure.split else { return };
         for (slot, kept) in remainder(departure).slots.iter().enumerate() {
             let Some(kept) = kept else { continue };
-            world.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
+            host.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
             if let Some(Some(copied)) = split.copied.get(slot) {
-                world.copy_page(split.frame.page(slot), *copied);
+                host.copy_page(split.frame.page(slot), *copied);
             }
         }
     }
 
     /// Takes the departure out of the hardware's tables, or points them at a split granule's new frame.
-    fn unmap(&mut self, world: &mut impl World, space: SpaceId, departure: &Departure) {
+    fn unmap(&mut self, host: &mut impl Host, domain: DomainId, departure: &Departure) {
         let mut after = remainder(departure);
         if let Some(split) = departure.split {
             after.form = Form::Composed(split.frame);
         }
-        self.set_entry(world, space, departure.granule, &after);
+        self.set_entry(host, domain, departure.granule, &after);
     }
 
     /// The hardware has drained: brings along what devices wrote into a split granule's pages at home
     /// after they were copied, and lets CPUs find the pages in the new frame.
-    fn settle_split(&mut self, world: &mut impl World, cause: Cause, space: SpaceId, departure: &Departure) {
+    fn settle_split(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, departure: &Departure) {
         let Some(split) = departure.split else { return };
         let mut after = remainder(departure);
         after.form = Form::Composed(split.frame);
         // First the book: the granule is no longer one that pins its pages at home.
-        self.set_record(space, departure.granule, after);
+        self.set_record(domain, departure.granule, after);
         let mut merged_bytes = 0;
         for (index, slot) in after.slots.iter_mut().enumerate() {
             let Some(kept) = slot else { continue };
@@ -259,98 +259,98 @@ impl Placement {
             let to = split.frame.page(index);
             let copied = split.copied.get(index).copied().flatten();
             if let Some(copied) = copied {
-                merged_bytes += bring_forward(world, copied, home, to, true) as u32;
+                merged_bytes += bring_forward(host, copied, home, to, true) as u32;
             }
             kept.is_replica = self.is_pinned_home(kept.page) || self.mover.is_held(kept.page);
             if kept.is_replica {
                 // Another granule reaches it at home; what went into this frame so far comes home too.
                 if let Some(copied) = copied {
-                    bring_forward(world, copied, to, home, false);
+                    bring_forward(host, copied, to, home, false);
                 }
             } else {
-                self.mover.place(world, kept.page, to);
+                self.mover.place(host, kept.page, to);
             }
         }
-        self.set_record(space, departure.granule, after);
+        self.set_record(domain, departure.granule, after);
         for (slot, copied) in after.slots.iter().zip(split.copied) {
             let Some(copied) = copied else { continue };
             match slot {
-                Some(slot) if slot.is_replica => self.adopt_replica(world, slot, copied),
-                _ => self.pool.give_page(world, copied),
+                Some(slot) if slot.is_replica => self.adopt_replica(host, slot, copied),
+                _ => self.pool.give_page(host, copied),
             }
         }
-        world.event(Event::LiveMove { at: cause.at(departure.granule, 0), to: split.frame, merged_bytes });
+        host.event(Event::LiveMove { at: cause.at(departure.granule, 0), to: split.frame, merged_bytes });
     }
 
     /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
     /// `spare` if it needs one.
-    fn adopt_replica(&mut self, world: &mut impl World, slot: &Slot, spare: Hfn) {
+    fn adopt_replica(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
         let is_written = slot.permission.write || self.mover.is_held(slot.page);
         if self.base(slot.page).is_some() || !is_written {
-            self.pool.give_page(world, spare);
+            self.pool.give_page(host, spare);
         } else {
-            world.copy_page(self.mover.locate(slot.page), spare);
+            host.copy_page(self.mover.locate(slot.page), spare);
             self.mover.record_mut(slot.page).base = spare.0;
         }
-        self.merge_copies(world, slot.page);
+        self.merge_copies(host, slot.page);
     }
 
     /// Takes every leaving mapping off the books.
     fn unlink_leaving(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         cause: Cause,
-        space: SpaceId,
+        domain: DomainId,
         departure: &Departure,
     ) {
-        self.check_red_zones(world, cause, departure.granule, &departure.before);
+        self.check_red_zones(host, cause, departure.granule, &departure.before);
         for (index, slot) in departure.leaving() {
-            let mapping = Mapping { space, iova: departure.granule.page(index) };
+            let mapping = Mapping { domain, iova: departure.granule.page(index) };
             // A device's page has no record.
             if let Some(record) = self.mover.get_mut(slot.page) {
                 self.aliases.remove(&mut record.mappings, mapping);
             }
             self.unfollow_if_single(slot.page);
-            world.event(Event::Unmap { at: cause.at(departure.granule, index), page: slot.page });
+            host.event(Event::Unmap { at: cause.at(departure.granule, index), page: slot.page });
         }
         if departure.split.is_none() {
-            self.set_record(space, departure.granule, remainder(departure));
+            self.set_record(domain, departure.granule, remainder(departure));
         }
     }
 
     /// Sends `page`, of which a mapping left, home or to where it is still mapped.
-    fn send_leaving(&mut self, world: &mut impl World, page: Gfn) {
-        self.promote(world, page);
-        self.send_home(world, page);
-        self.drop_unneeded_base(world, page);
+    fn send_leaving(&mut self, host: &mut impl Host, page: Gfn) {
+        self.promote(host, page);
+        self.send_home(host, page);
+        self.drop_unneeded_base(host, page);
     }
 
     /// Reports that what the last removal took away was refused, after all.
-    pub(super) fn refuse_departed(&mut self, world: &mut impl World, cause: Cause, reason: Refusal) {
+    pub(super) fn refuse_departed(&mut self, host: &mut impl Host, cause: Cause, reason: Refusal) {
         for departure in &self.work.departures {
             for (slot, left) in departure.leaving() {
-                refuse(world, cause.at(departure.granule, slot), left.page, reason);
+                refuse(host, cause.at(departure.granule, slot), left.page, reason);
             }
         }
     }
 
     /// Marks the slots that were left, and gives back a frame of which nothing is mapped any more.
-    fn mark_leaving(&mut self, world: &mut impl World, departure: &Departure) {
+    fn mark_leaving(&mut self, host: &mut impl Host, departure: &Departure) {
         let Form::Composed(frame) = departure.before.form else { return };
         for (index, _) in departure.leaving() {
-            world.fill_page(frame.page(index), RED_ZONE);
+            host.fill_page(frame.page(index), RED_ZONE);
         }
         if remainder(departure).is_vacant() {
-            self.pool.give_marked_frame(world, frame);
+            self.pool.give_marked_frame(host, frame);
         }
     }
 
     /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
-    fn send_home(&mut self, world: &mut impl World, page: Gfn) {
+    fn send_home(&mut self, host: &mut impl Host, page: Gfn) {
         if self.has_only_replicas(page) && !self.mover.is_home(page) {
             invariant!(self.mover.can_move(page), "a page goes home only out of the CPUs' reach: {page:?}");
-            world.copy_page(self.mover.locate(page), page.home());
-            self.mover.place(world, page, page.home());
+            host.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(host, page, page.home());
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::granule::alias::Mapping;
 use crate::granule::book::Record;
 use crate::granule::{BATCH, Placement};
 use crate::heap::bytes_of;
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::mover::Guard;
 
 /// Places of which an access is told, where several mappings of a page are watched.
@@ -30,7 +30,7 @@ const MAX_PLACES: usize = 4;
 const MAX_BYTES: usize = 64;
 
 /// Pages that one trap looks at to set watches, each counted once and once more for each of its
-/// mappings; and empty watches of a space.
+/// mappings; and empty watches of a domain.
 const MAX_VISITS: usize = 1 << 14;
 
 /// What is watched.
@@ -45,21 +45,21 @@ pub(crate) struct Watches {
 #[derive(Debug)]
 struct Pass {
     /// The first is looked at, at `watch`, from the granule `next` on, or from the watch's first.
-    spaces: Range<usize>,
+    domains: Range<usize>,
     watch: usize,
     next: Option<Granule>,
 }
 
 impl Pass {
-    /// Goes on to the next of `watches` watches, or to the first of the next space.
+    /// Goes on to the next of `watches` watches, or to the first of the next domain.
     fn skip(mut self, watches: usize) -> Option<Self> {
         self.next = None;
         self.watch += 1;
         if self.watch >= watches {
             self.watch = 0;
-            self.spaces.start += 1;
+            self.domains.start += 1;
         }
-        (!self.spaces.is_empty()).then_some(self)
+        (!self.domains.is_empty()).then_some(self)
     }
 }
 
@@ -100,31 +100,31 @@ pub struct Watched {
 
 impl Placement {
     /// Watches `ranges`, at most [`MAX_WATCHES`], instead of what was watched.
-    pub(crate) fn watch(&mut self, world: &mut impl World, ranges: &[Selection]) {
+    pub(crate) fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.watches.ranges.clear();
         for range in ranges.iter().take(MAX_WATCHES) {
             let last = range.last.min(range.first.saturating_add(MAX_WATCHED_BYTES - 1));
             self.watches.ranges.push(Selection { last, ..*range });
         }
-        self.begin_pass(world, 0..self.spaces.len());
+        self.begin_pass(host, 0..self.domains.len());
     }
 
-    /// Guards what is mapped in `space` where somebody watches: a stream of the space is new.
-    pub(crate) fn watch_space(&mut self, world: &mut impl World, space: SpaceId) {
-        let space = usize::from(space.0);
-        // A pass that is under way begins anew, with this space in it.
+    /// Guards what is mapped in `domain` where somebody watches: a stream of the domain is new.
+    pub(crate) fn watch_domain(&mut self, host: &mut impl Host, domain: DomainId) {
+        let domain = usize::from(domain.0);
+        // A pass that is under way begins anew, with this domain in it.
         let is_alone = self.watches.pass.is_none();
-        self.begin_pass(world, if is_alone { space..space + 1 } else { 0..self.spaces.len() });
+        self.begin_pass(host, if is_alone { domain..domain + 1 } else { 0..self.domains.len() });
     }
 
-    fn begin_pass(&mut self, world: &mut impl World, spaces: Range<usize>) {
-        self.watches.pass = Some(Pass { spaces, watch: 0, next: None });
-        self.go_on_watching(world);
+    fn begin_pass(&mut self, host: &mut impl Host, domains: Range<usize>) {
+        self.watches.pass = Some(Pass { domains, watch: 0, next: None });
+        self.go_on_watching(host);
     }
 
     /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under
     /// way.
-    pub(crate) fn go_on_watching(&mut self, world: &mut impl World) {
+    pub(crate) fn go_on_watching(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;
         let mut moving = 0;
         while let Some(mut pass) = self.watches.pass.take() {
@@ -141,26 +141,26 @@ impl Placement {
                 let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else { continue };
                 left = left.saturating_sub(1 + self.mappings(mapped.page).count());
                 self.watch_again(mapped.page);
-                self.begin_watched(world, mapped.page);
+                self.begin_watched(host, mapped.page);
                 moving += 1;
                 if moving == BATCH {
-                    self.finish_motion(world);
+                    self.finish_motion(host);
                     moving = 0;
                 }
             }
             pass.next = Some(Granule(granule.0 + 1));
             self.watches.pass = Some(pass);
         }
-        self.finish_motion(world);
+        self.finish_motion(host);
     }
 
-    /// The next granule of `pass` in its space and watch of which something is mapped, and the
+    /// The next granule of `pass` in its domain and watch of which something is mapped, and the
     /// pages that are watched.
     fn next_watched(&self, pass: &Pass) -> Option<(Granule, Record, RangeInclusive<IovaPage>)> {
         let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
         let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
         let (first, last) = (page(range.first), page(range.last));
-        let placed = self.space(SpaceId(pass.spaces.start as u16))?;
+        let placed = self.domain(DomainId(pass.domains.start as u16))?;
         let from = pass.next.unwrap_or(first.granule());
         let (granule, record) = self.book.find(&placed.index, from..=last.granule())?;
         Some((granule, record, first..=last))
@@ -168,15 +168,15 @@ impl Placement {
 
     /// Takes `page` out of the CPUs' reach if it needs a stricter guard than it has, so that
     /// [`Self::finish_motion`] gives it that.
-    pub(super) fn begin_watched(&mut self, world: &mut impl World, page: Gfn) {
+    pub(super) fn begin_watched(&mut self, host: &mut impl Host, page: Gfn) {
         let guard = self.mover.guard(page);
         if guard == Guard::Everything || self.needed_guard(page) <= guard {
             return;
         }
-        match self.mover.prepare(world, page) {
-            Ok(()) => self.mover.begin(world, page),
+        match self.mover.prepare(host, page) {
+            Ok(()) => self.mover.begin(host, page),
             // Stage 2 has no memory for an entry of the page's own.
-            Err(_) => self.stop_watching(world, page),
+            Err(_) => self.stop_watching(host, page),
         }
     }
 
@@ -196,7 +196,7 @@ impl Placement {
 
     /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are watched, if they are.
     fn watched_at(&self, mapping: Mapping, offset: usize, bytes: usize) -> Option<Place> {
-        let members = self.placed(mapping.space).members;
+        let members = self.placed(mapping.domain).members;
         let iova = mapping.iova.iova().saturating_add(offset as u64);
         self.watches.ranges.iter().filter(|range| range.overlaps(iova, bytes as u64)).find_map(|range| {
             members.iter().find_map(|(dart, streams)| {
@@ -207,12 +207,7 @@ impl Placement {
     }
 
     /// Tells of an access to watched bytes, each of whose words `load` gives, at every IOVA where they are watched.
-    pub(crate) fn tell_watched(
-        &self,
-        world: &mut impl World,
-        watched: &Watched,
-        load: impl Fn(usize) -> u64,
-    ) {
+    pub(crate) fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
         let Watched { page, offset, is_write, how, .. } = *watched;
         if !self.watches.are_set() || offset >= PAGE_BYTES {
             return;
@@ -221,25 +216,25 @@ impl Placement {
         let places = self.mappings(page).filter_map(|mapping| self.watched_at(mapping, offset, bytes.max(1)));
         for at in places.take(MAX_PLACES) {
             let (offset, bytes) = (offset as u16, bytes as u8);
-            world.event(Event::Watch { at, offset, page, bytes, is_write, how });
+            host.event(Event::Watch { at, offset, page, bytes, is_write, how });
             for first in (0..usize::from(bytes).div_ceil(8)).step_by(2) {
                 let word = |index: usize| {
                     let left = usize::from(bytes).saturating_sub(index * 8).min(8) as u32;
                     if left == 0 { 0 } else { load(index) & (u64::MAX >> (64 - 8 * left)) }
                 };
-                world.event(Event::Data { words: [word(first), word(first + 1)] });
+                host.event(Event::Data { words: [word(first), word(first + 1)] });
             }
         }
     }
 
     /// Gives up the watch of `page`: a CPU fetches from it, or walks tables there.
-    pub(crate) fn stop_watching(&mut self, world: &mut impl World, page: Gfn) {
+    pub(crate) fn stop_watching(&mut self, host: &mut impl Host, page: Gfn) {
         if !self.is_watched(page) {
             return;
         }
         if let Some(at) = self.mappings(page).find_map(|mapping| self.watched_at(mapping, 0, PAGE_BYTES)) {
             let how = WatchHow::GivenUp;
-            world.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
+            host.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
         }
         self.mover.record_mut(page).is_unwatchable = true;
     }

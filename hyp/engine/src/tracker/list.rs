@@ -5,7 +5,7 @@ use oche_types::addr::{Gfn, IovaPage};
 use oche_types::dart::entry::ENTRIES;
 use oche_types::event::{Event, Refusal};
 
-use crate::host::{SpaceId, World};
+use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 use crate::tracker::{Batch, Kind, Table, Tracked, Tracker, Unwatched};
 
@@ -13,9 +13,9 @@ impl Tracker {
     /// Begins to watch the table in `page`, open and as if it had been empty. [`NONE`] if it cannot be.
     pub(super) fn watch(
         &mut self,
-        world: &mut impl World,
+        host: &mut impl Host,
         mover: &mut Mover,
-        space: SpaceId,
+        domain: DomainId,
         kind: Kind,
         page: Gfn,
         batch: &mut Batch,
@@ -29,7 +29,7 @@ impl Tracker {
             return NONE;
         }
         // A page that is closed for another table must let the guest write this one.
-        self.open(world, mover, page);
+        self.open(host, mover, page);
         let index = self.free;
         let Some(table) = self.at_mut(index) else {
             batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TooManyTables });
@@ -38,7 +38,7 @@ impl Tracker {
         let next = core::mem::replace(&mut mover.record_mut(page).table, index);
         let free = core::mem::replace(&mut table.next_in_page, next);
         table.page = page;
-        table.space = space;
+        table.domain = domain;
         table.kind = kind;
         table.quiet = 0;
         table.copy.fill(0);
@@ -48,15 +48,15 @@ impl Tracker {
             table.previous_in_page = index;
         }
         self.link_open(index);
-        world.event(Event::Table { page, is_open: true });
+        host.event(Event::Table { page, is_open: true });
         index
     }
 
     /// Ceases to watch a table, if `at` is one; the last one in a page lets CPUs' stores through again.
-    pub(super) fn unwatch(&mut self, world: &mut impl World, mover: &mut Mover, at: u32) {
+    pub(super) fn unwatch(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32) {
         let Some(table) = self.at(at) else { return };
         let page = table.page;
-        self.open(world, mover, page);
+        self.open(host, mover, page);
         self.unlink_open(at);
         let table = self.table(at);
         let (previous, next) = (table.previous_in_page, table.next_in_page);
@@ -71,7 +71,7 @@ impl Tracker {
         }
         let free = core::mem::replace(&mut self.free, at);
         self.table_mut(at).next_in_page = free;
-        world.event(Event::Table { page, is_open: true });
+        host.event(Event::Table { page, is_open: true });
     }
 
     /// The table with index `at`; `None` for [`NONE`].
@@ -94,25 +94,25 @@ impl Tracker {
         self.at_mut(at).must("a table is named")
     }
 
-    /// The tables of `space`.
-    pub(super) fn tracked(&self, space: SpaceId) -> &Tracked {
-        let tracked = self.spaces.get(usize::from(space.0)).and_then(Option::as_ref);
-        tracked.must("the tables of an open space are watched")
+    /// The tables of `domain`.
+    pub(super) fn tracked(&self, domain: DomainId) -> &Tracked {
+        let tracked = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
+        tracked.must("the tables of an open domain are watched")
     }
 
     /// As [`Self::tracked`], to change.
-    pub(super) fn tracked_mut(&mut self, space: SpaceId) -> &mut Tracked {
-        let tracked = self.spaces.get_mut(usize::from(space.0)).and_then(Option::as_mut);
-        tracked.must("the tables of an open space are watched")
+    pub(super) fn tracked_mut(&mut self, domain: DomainId) -> &mut Tracked {
+        let tracked = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
+        tracked.must("the tables of an open domain are watched")
     }
 
-    pub(super) fn leaf(&self, space: SpaceId, number: usize) -> u32 {
-        *self.tracked(space).leaves.get(number).must("a space has 2048 leaf tables")
+    pub(super) fn leaf(&self, domain: DomainId, number: usize) -> u32 {
+        *self.tracked(domain).leaves.get(number).must("a domain has 2048 leaf tables")
     }
 
-    pub(super) fn set_leaf(&mut self, space: SpaceId, number: usize, table: u32) {
-        let leaf = self.tracked_mut(space).leaves.get_mut(number);
-        *leaf.must("a space has 2048 leaf tables") = table;
+    pub(super) fn set_leaf(&mut self, domain: DomainId, number: usize, table: u32) {
+        let leaf = self.tracked_mut(domain).leaves.get_mut(number);
+        *leaf.must("a domain has 2048 leaf tables") = table;
     }
 
     /// The entry `index` of a table, as acted on.
@@ -125,15 +125,15 @@ impl Tracker {
     }
 
     pub(super) fn link_open(&mut self, at: u32) {
-        let Some(space) = self.at(at).filter(|table| !table.is_open).map(|table| table.space) else {
+        let Some(domain) = self.at(at).filter(|table| !table.is_open).map(|table| table.domain) else {
             return;
         };
-        let tracked = self.tracked_mut(space);
+        let tracked = self.tracked_mut(domain);
         let last = core::mem::replace(&mut tracked.last_open, at);
         match self.at_mut(last) {
             Some(table) => table.next_open = at,
             None => {
-                self.tracked_mut(space).first_open = at;
+                self.tracked_mut(domain).first_open = at;
             }
         }
         let table = self.table_mut(at);
@@ -145,14 +145,14 @@ impl Tracker {
     pub(super) fn unlink_open(&mut self, at: u32) {
         let Some(table) = self.at_mut(at).filter(|table| table.is_open) else { return };
         table.is_open = false;
-        let (space, previous, next) = (table.space, table.previous_open, table.next_open);
+        let (domain, previous, next) = (table.domain, table.previous_open, table.next_open);
         if let Some(table) = self.at_mut(previous) {
             table.next_open = next;
         }
         if let Some(table) = self.at_mut(next) {
             table.previous_open = previous;
         }
-        let tracked = self.tracked_mut(space);
+        let tracked = self.tracked_mut(domain);
         if tracked.first_open == at {
             tracked.first_open = next;
         }

@@ -7,9 +7,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use oche_engine::host::{
-    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
-use oche_engine::{Coherence, Configuration, CpuReach, Engine, Isolation, Trapped};
+use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
 use oche_types::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
@@ -267,7 +267,7 @@ impl Iommu for Machine {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        _space: SpaceId,
+        _domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
         if self.is_stuck {
@@ -282,7 +282,7 @@ impl Iommu for Machine {
         self.roots.remove(&(dart, stream));
     }
 
-    fn invalidate(&mut self, _space: SpaceId, _members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(&mut self, _domain: DomainId, _members: &Members) -> Result<(), InvalidateTimedOut> {
         self.invalidations += 1;
         if let Some(device) = self.during_drain.take() {
             device(self);
@@ -299,7 +299,7 @@ impl Iommu for Machine {
     }
 }
 
-impl Tap for Machine {
+impl TraceSink for Machine {
     fn event(&mut self, event: Event) {
         if !self.is_deaf {
             self.events.push(event);
@@ -399,8 +399,8 @@ impl Bench {
 
     fn store(&mut self, page: Gfn, word: usize, value: u64) {
         if self.machine.cpu_access(page) != CpuAccess::ReadWrite {
-            let trapped = self.engine.access_trapped(&mut self.machine, page.address(), CpuReach::Store);
-            assert_eq!(trapped, Trapped::Retry);
+            let trapped = self.engine.access_trapped(&mut self.machine, page.address(), AccessKind::Store);
+            assert_eq!(trapped, FaultDisposition::Retry);
             assert_eq!(
                 self.machine.cpu_access(page),
                 CpuAccess::ReadWrite,
@@ -416,10 +416,12 @@ impl Bench {
         if self.machine.cpu_access(page(number)) != CpuAccess::None {
             return self.machine.cpu_read(page(number), offset);
         }
-        match self.trap(number, CpuReach::Load) {
-            Trapped::Guarded(page) => self.engine.load_guarded(&mut self.machine, page, offset, 1) as u8,
+        match self.trap(number, AccessKind::Load) {
+            FaultDisposition::Guarded(page) => {
+                self.engine.load_guarded(&mut self.machine, page, offset, 1) as u8
+            }
             trapped => {
-                assert_eq!(trapped, Trapped::Retry);
+                assert_eq!(trapped, FaultDisposition::Retry);
                 assert_ne!(self.machine.cpu_access(page(number)), CpuAccess::None);
                 self.machine.cpu_read(page(number), offset)
             }
@@ -431,12 +433,12 @@ impl Bench {
         if self.machine.cpu_access(page(number)) == CpuAccess::ReadWrite {
             return self.machine.cpu_write(page(number), offset, value);
         }
-        match self.trap(number, CpuReach::Store) {
-            Trapped::Guarded(page) => {
+        match self.trap(number, AccessKind::Store) {
+            FaultDisposition::Guarded(page) => {
                 self.engine.store_guarded(&mut self.machine, page, offset, 1, value.into());
             }
             trapped => {
-                assert_eq!(trapped, Trapped::Retry);
+                assert_eq!(trapped, FaultDisposition::Retry);
                 assert_eq!(self.machine.cpu_access(page(number)), CpuAccess::ReadWrite);
                 self.machine.cpu_write(page(number), offset, value);
             }
@@ -444,7 +446,7 @@ impl Bench {
     }
 
     /// Tells the engine of a CPU's access that stage 2 stopped.
-    pub(crate) fn trap(&mut self, number: u32, access: CpuReach) -> Trapped {
+    pub(crate) fn trap(&mut self, number: u32, access: AccessKind) -> FaultDisposition {
         self.engine.access_trapped(&mut self.machine, page(number).address(), access)
     }
 

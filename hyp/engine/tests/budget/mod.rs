@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, FIRST_TABLE, page};
 use oche_engine::host::Memory as _;
-use oche_engine::{CpuReach, Trapped};
+use oche_engine::{AccessKind, FaultDisposition};
 use oche_types::addr::{PAGE_BYTES, PAGE_WORDS};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
@@ -152,7 +152,7 @@ fn c6_a_fetch_from_a_page_with_64_written_copies_is_bounded_work_in_each_trap() 
     let mut traps = 0;
     while bench.machine.cpu_access(page(30)) != oche_engine::host::CpuAccess::ReadWrite {
         bench.machine.words.set(0);
-        assert_eq!(bench.trap(30, CpuReach::Fetch), Trapped::Retry);
+        assert_eq!(bench.trap(30, AccessKind::Fetch), FaultDisposition::Retry);
         let words = bench.machine.words.get();
         assert!(words < bound, "{words} words in one trap, {bound} are the bound");
         traps += 1;
@@ -255,7 +255,7 @@ fn c6_tables_that_begin_and_end_to_be_watched_count_as_work() {
 }
 
 #[test]
-fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
+fn c6_domains_that_are_searched_for_empty_tables_count_as_work() {
     // So few frames that each batch searches.
     let mut bench = Bench::new(64);
     let others = 28;
@@ -271,7 +271,7 @@ fn c6_spaces_that_are_searched_for_empty_tables_count_as_work() {
     let slice_pages = 512;
     let (_, slots) = flush_in_slices(&mut bench, slice_pages);
 
-    // A kibibyte for each of 64 changes and for each space.
+    // A kibibyte for each of 64 changes and for each domain.
     let batches = slice_pages * PAGE_BYTES / ((64 + 1 + others) * 1024);
     let bound = 4 * 64 * (batches + 1);
     assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");

@@ -7,7 +7,7 @@ mod watched;
 
 use crate::bench::{Bench, page};
 use oche_engine::host::CpuAccess;
-use oche_engine::{Coherence, CpuReach, Isolation, Trapped};
+use oche_engine::{AccessKind, Coherence, FaultDisposition, Isolation};
 use oche_types::dart::entry::{Permission, encode_leaf};
 use oche_types::event::{Event, Refusal};
 
@@ -112,7 +112,7 @@ fn a_store_beside_what_a_device_just_wrote_takes_nothing_back() {
 #[test]
 fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
     let mut bench = aliased([Permission::READ_WRITE; 3]);
-    assert_eq!(bench.trap(30, CpuReach::Store), Trapped::Guarded(page(30)));
+    assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Guarded(page(30)));
     let mut bytes = [0_u8; 64];
     for (round, (offset, length)) in (0..40).flat_map(|at| (1..=8).map(move |bytes| (at, bytes))).enumerate()
     {
@@ -139,7 +139,7 @@ fn what_a_cpu_does_to_an_opened_page_reaches_all_copies() {
         if permission.write {
             assert!(bench.device_write(34, 7, 70));
         }
-        assert_eq!(bench.trap(30, CpuReach::Store), Trapped::Guarded(page(30)));
+        assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Guarded(page(30)));
         let at = bench.engine.open_guarded(&mut bench.machine, page(30));
         bench.machine.direct_store(at, 300, 33);
         bench.engine.settle_guarded(&mut bench.machine, page(30));
@@ -174,10 +174,10 @@ fn c7_the_guard_goes_with_the_last_copy_and_not_before() {
 
 #[test]
 fn a_fetch_or_a_walk_gives_the_copies_up() {
-    for access in [CpuReach::Fetch, CpuReach::Walk] {
+    for access in [AccessKind::Fetch, AccessKind::Walk] {
         let mut bench = aliased([Permission::READ_WRITE; 3]);
         assert!(bench.device_write(34, 5, 50));
-        assert_eq!(bench.trap(30, access), Trapped::Retry);
+        assert_eq!(bench.trap(30, access), FaultDisposition::Retry);
         assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
         assert_eq!(bench.machine.cpu_read(page(30), 5), 50);
         let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::NotGuardable, .. });
@@ -194,7 +194,7 @@ fn a_fetch_or_a_walk_gives_the_copies_up() {
 #[test]
 fn instructions_are_fetched_from_a_page_that_devices_only_read() {
     let mut bench = aliased([Permission::READ_ONLY; 3]);
-    assert_eq!(bench.trap(30, CpuReach::Fetch), Trapped::Retry);
+    assert_eq!(bench.trap(30, AccessKind::Fetch), FaultDisposition::Retry);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly);
     assert_eq!(bench.device_read(34, 0), Some(30), "nothing is given up");
 }
@@ -204,10 +204,10 @@ fn loads_are_guarded_once_exclusives_are_used() {
     let mut bench = aliased([Permission::READ_ONLY; 3]);
     bench.engine.guard_loads(&mut bench.machine, page(30));
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None);
-    assert_eq!(bench.trap(30, CpuReach::Load), Trapped::Guarded(page(30)));
+    assert_eq!(bench.trap(30, AccessKind::Load), FaultDisposition::Guarded(page(30)));
     bench.unmap(21, 2);
     bench.unmap(34, 2);
-    assert_eq!(bench.trap(30, CpuReach::Load), Trapped::Retry);
+    assert_eq!(bench.trap(30, AccessKind::Load), FaultDisposition::Retry);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
     bench.set(21, Some((page(30), Permission::READ_ONLY)));
     bench.flush(0, 0);

@@ -2,7 +2,7 @@
 
 use crate::bench::{Bench, FIRST_TABLE, dart, page, stream};
 use oche_engine::host::{CpuAccess, Memory as _};
-use oche_engine::{CpuReach, Trapped, Watched};
+use oche_engine::{AccessKind, FaultDisposition, Watched};
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{TCR, TTBR};
 use oche_types::dart::stream::StreamSet;
@@ -23,7 +23,7 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     if bench.machine.cpu_access(page(index)) == CpuAccess::ReadWrite {
         return false;
     }
-    if bench.trap(index, CpuReach::Store) == Trapped::Retry {
+    if bench.trap(index, AccessKind::Store) == FaultDisposition::Retry {
         return false;
     }
     bench.engine.store_guarded(&mut bench.machine, page(index), offset, 8, value);
@@ -122,7 +122,7 @@ fn a_fetch_from_a_watched_page_ends_its_watch_and_refuses_no_mapping() {
     }
     watch(&mut bench, &[range(0x8000, 0x8fff)]);
     bench.machine.events.clear();
-    assert_eq!(bench.trap(30, CpuReach::Fetch), Trapped::Retry);
+    assert_eq!(bench.trap(30, AccessKind::Fetch), FaultDisposition::Retry);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "as if nobody watched");
     assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
     assert_eq!(bench.count(|event| matches!(event, Event::Refused { .. } | Event::Unmap { .. })), 0);
@@ -211,7 +211,7 @@ fn each_watch_is_set_in_each_space() {
     let mut bench = Bench::new(32);
     bench.set(8, Some((page(30), Permission::READ_WRITE)));
     bench.flush(0, 0);
-    // Another space, with tables of its own, in which another page is mapped.
+    // Another domain, with tables of its own, in which another page is mapped.
     let [root, leaves] = [FIRST_TABLE + 8, FIRST_TABLE + 9].map(page);
     bench.machine.store(root.home(), 0, encode_table(leaves));
     bench.machine.store(leaves.home(), 16, encode_leaf(page(31), Permission::READ_WRITE));

@@ -75,7 +75,7 @@ impl StreamSet {
     }
 }
 
-/// The streams, of any DART, that share something: a space, above all.
+/// The streams, of any DART, that share something: a domain, above all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Members([StreamSet; MAX_DARTS]);
 

@@ -263,7 +263,7 @@ macro_rules! events {
 
             /// The hardware did not finish an invalidation in time; its streams are blocked.
             InvalidateTimedOut = 15, "invalidate_timeout" {
-                /// A DART of the space.
+                /// A DART of the domain.
                 dart: DartId = dart(),
             }
             reach()

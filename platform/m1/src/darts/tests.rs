@@ -300,7 +300,7 @@ fn a_dart_that_is_taken_over_lets_no_stream_through() {
 #[test]
 fn a_stream_is_attached_only_when_nothing_older_is_used() {
     let (bench, mut darts) = taken(1);
-    assert_eq!(darts.attach(dart(0), stream(3), SpaceId(0), ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(3), DomainId(0), ROOT), Ok(()));
     assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0x8081_0000);
     assert_eq!(bench.file(0, tcr_of(stream(3))), 0x80);
     assert_eq!(bench.with(0, |model| model.stale), 0);
@@ -310,12 +310,12 @@ fn a_stream_is_attached_only_when_nothing_older_is_used() {
 }
 
 #[test]
-fn an_invalidation_reaches_every_dart_of_a_space_and_waits() {
+fn an_invalidation_reaches_every_dart_of_a_domain_and_waits() {
     let (bench, mut darts) = taken(2);
     let mut members = Members::default();
     members.insert(dart(0), stream(0));
     members.insert(dart(1), stream(1));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert_eq!(bench.with(0, |model| model.flushed.last().copied()), Some(1));
     assert_eq!(bench.with(1, |model| model.flushed.last().copied()), Some(2));
     assert_eq!(bench.with(1, |model| model.busy_left.get()), 0, "it waited");
@@ -327,12 +327,12 @@ fn a_busy_bit_that_never_clears_is_an_error_and_no_hang() {
     bench.with(0, |model| model.busy_reads = None);
     let mut members = Members::default();
     members.insert(dart(0), stream(0));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     let before = bench.1.get();
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     assert!(bench.1.get() - before < 24_000, "it is waited for once");
     bench.with(0, |model| (model.busy_reads, model.busy_left) = (Some(3), Cell::new(0)));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()), "it ended a command");
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()), "it ended a command");
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         assert_eq!(darts.mode(dart(0)), Mode::Left);
         assert!(!darts.take_over(dart(0)));
         darts.touch(dart(0));
-        assert_eq!(darts.attach(dart(0), stream(0), SpaceId(0), ROOT), Ok(()));
+        assert_eq!(darts.attach(dart(0), stream(0), DomainId(0), ROOT), Ok(()));
         darts.block(dart(0), stream(0));
         assert_eq!(bench.with(0, |model| model.file.clone()), before);
     }
@@ -386,14 +386,14 @@ fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again(
     bench.with(0, |model| model.set_domain(ON));
     assert_eq!(darts.mode(dart(0)), Mode::Direct);
     assert!(darts.take_over(dart(0)));
-    assert_eq!(darts.attach(dart(0), stream(1), SpaceId(0), ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(1), DomainId(0), ROOT), Ok(()));
 
     // It goes off and forgets; meanwhile the engine goes on.
     bench.with(0, |model| model.set_domain(OFF));
     let mut members = Members::default();
     members.insert(dart(0), stream(1));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
-    assert_eq!(darts.attach(dart(0), stream(2), SpaceId(1), ROOT), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(2), DomainId(1), ROOT), Ok(()));
     assert_eq!(darts.next_fault(), None);
     bench.with(0, |model| model.set_domain(ON));
     darts.touch(dart(0));
@@ -477,7 +477,7 @@ fn table_stores_are_visible_to_every_walk_that_follows_an_invalidation() {
     members.insert(dart(1), stream(1));
     for entry in 1..4 {
         bench.store_entry(entry);
-        assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+        assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
         assert!(bench.walks_find(entry), "the DART walks an entry from before the store");
     }
 }
@@ -486,7 +486,7 @@ fn table_stores_are_visible_to_every_walk_that_follows_an_invalidation() {
 fn tables_are_visible_before_a_register_names_them() {
     let (bench, mut darts) = taken(1);
     bench.store_entry(1);
-    assert_eq!(darts.attach(dart(0), stream(3), SpaceId(0), ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(3), DomainId(0), ROOT), Ok(()));
     assert!(bench.walks_find(1), "a table was named before its entries were visible");
     bench.store_entry(2);
     bench.with(0, |model| model.file.clear());
@@ -499,11 +499,11 @@ fn tables_are_visible_before_a_register_names_them() {
 fn what_devices_wrote_is_loaded_after_an_invalidation_an_attach_and_a_block() {
     let (bench, mut darts) = taken(1);
     assert!(bench.loads_are_ordered(), "after it was taken over");
-    assert_eq!(darts.attach(dart(0), stream(0), SpaceId(0), ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(0), DomainId(0), ROOT), Ok(()));
     assert!(bench.loads_are_ordered(), "after an attach");
     let mut members = Members::default();
     members.insert(dart(0), stream(0));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert!(bench.loads_are_ordered(), "after an invalidation");
     darts.block(dart(0), stream(0));
     assert!(bench.loads_are_ordered(), "after a block");
@@ -513,7 +513,7 @@ fn what_devices_wrote_is_loaded_after_an_invalidation_an_attach_and_a_block() {
 fn used() -> (Bench, Darts<Bench>, Members) {
     let (bench, mut darts) = taken(1);
     bench.store_entry(1);
-    assert_eq!(darts.attach(dart(0), stream(DEVICE), SpaceId(0), ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(DEVICE), DomainId(0), ROOT), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 1)));
     let mut members = Members::default();
     members.insert(dart(0), stream(DEVICE));
@@ -530,10 +530,10 @@ fn a_dart_whose_clock_is_gated_is_flushed_attached_and_blocked() {
     let (bench, mut darts, members) = used();
     bench.with(0, |model| model.set_domain(GATED));
     bench.store_entry(2);
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)), "a stale entry outlives its frame");
     bench.with(0, |model| model.set_domain(GATED));
-    assert_eq!(darts.attach(dart(0), stream(DEVICE), SpaceId(1), OTHER_ROOT), Ok(()));
+    assert_eq!(darts.attach(dart(0), stream(DEVICE), DomainId(1), OTHER_ROOT), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_OTHER_ROOT, 2)), "an older root");
     bench.with(0, |model| model.set_domain(GATED));
     darts.block(dart(0), stream(DEVICE));
@@ -547,7 +547,7 @@ fn a_dart_that_lost_its_power_translates_nothing_until_the_guest_touches_it() {
         bench.with(0, |model| model.set_domain(OFF));
         bench.store_entry(2);
         if is_noticed {
-            assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+            assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
         }
         assert!(darts.is_confirmed());
         bench.with(0, |model| model.set_domain(ON));
@@ -560,15 +560,15 @@ fn a_dart_that_lost_its_power_translates_nothing_until_the_guest_touches_it() {
     }
 }
 
-/// Without the guest's touch: another DART of the space is flushed, or another stream attached.
+/// Without the guest's touch: another DART of the domain is flushed, or another stream attached.
 #[test]
 fn a_command_to_a_dart_that_lost_its_power_programs_all_of_it() {
     let (bench, mut darts, members) = used();
     bench.with(0, |model| model.set_domain(OFF));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     bench.with(0, |model| model.set_domain(ON));
     bench.store_entry(2);
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
     assert_eq!(bench.file(0, STREAMS_ENABLE), 0xffff);
 }
@@ -579,7 +579,7 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     let (bench, mut darts, members) = used();
     bench.with(0, |model| model.set_domain(HELD));
     bench.store_entry(2);
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     // As the engine does: what may still be reached is cut off.
     darts.block(dart(0), stream(DEVICE));
     assert!(!darts.is_confirmed(), "its device may use what it has cached");
@@ -589,9 +589,9 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     assert!(darts.is_confirmed());
     let before = bench.1.get();
     bench.with(0, |model| model.set_domain(HELD));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     let waited = bench.1.get() - before;
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     assert!(bench.1.get() - before < 2 * waited, "it is waited for once");
 }
 
@@ -601,7 +601,7 @@ fn dart_that_loses_its_power_holds_nothing_older() {
     for is_touched in [false, true] {
         let (bench, mut darts, members) = used();
         bench.with(0, |model| model.set_domain(HELD));
-        assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+        assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
         assert!(!darts.is_confirmed(), "its device may use what it has cached");
         bench.with(0, |model| model.set_domain(OFF));
         if is_touched {
@@ -622,7 +622,7 @@ fn dart_that_loses_its_power_holds_nothing_older() {
 fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {
     type Command = fn(&mut Darts<Bench>, &Members) -> Result<(), InvalidateTimedOut>;
     let commands: [(Command, Option<(u32, u64)>); 3] = [
-        (|darts, members| darts.invalidate(SpaceId(0), members), Some((TTBR_OF_ROOT, 2))),
+        (|darts, members| darts.invalidate(DomainId(0), members), Some((TTBR_OF_ROOT, 2))),
         (|darts, _| darts.point(dart(0), stream(DEVICE), Some(OTHER_ROOT)), Some((TTBR_OF_OTHER_ROOT, 2))),
         (|darts, _| darts.point(dart(0), stream(DEVICE), None), None),
     ];
@@ -662,7 +662,7 @@ fn a_dart_that_answers_with_bus_errors_though_it_has_power_is_not_flushed() {
         model.is_plan_lasting = true;
     });
     bench.store_entry(2);
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     bench.with(0, |model| model.plan.set(None));
     darts.touch(dart(0));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
@@ -739,13 +739,13 @@ fn a_touch_of_a_dart_that_does_not_answer_accesses_nothing() {
 }
 
 #[test]
-fn a_flush_that_one_dart_of_a_space_does_not_answer_reaches_the_other() {
+fn a_flush_that_one_dart_of_a_domain_does_not_answer_reaches_the_other() {
     let (bench, mut darts) = taken(2);
     let mut members = Members::default();
     members.insert(dart(0), stream(0));
     members.insert(dart(1), stream(1));
     bench.with(0, |model| model.set_domain(HELD));
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Err(InvalidateTimedOut));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     assert_eq!(bench.with(1, |model| model.flushed.last().copied()), Some(2));
 }
 
@@ -755,7 +755,7 @@ fn a_domain_that_is_on_its_way_is_waited_for() {
     bench.with(0, |model| model.set_domain(HELD));
     bench.with(0, |model| model.looks_until_on = Some(2));
     bench.store_entry(2);
-    assert_eq!(darts.invalidate(SpaceId(0), &members), Ok(()));
+    assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
 }
 

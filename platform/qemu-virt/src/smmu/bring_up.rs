@@ -33,8 +33,8 @@ pub enum Unsupported {
     SmallStreamTable,
     /// Tables or queues at fixed addresses.
     FixedAddresses,
-    /// Fewer ASIDs than the engine has spaces.
-    TooManySpaces {
+    /// Fewer ASIDs than the engine has domains.
+    TooManyDomains {
         /// As many could be.
         most: usize,
     },
@@ -47,7 +47,7 @@ pub enum Unsupported {
 /// What the driver needs to know of an SMMU that it can drive.
 pub(super) struct Abilities {
     pub(super) output: OutputSize,
-    pub(super) spaces: usize,
+    pub(super) domains: usize,
     pub(super) commands_log2: u32,
     pub(super) events_log2: u32,
 }
@@ -70,10 +70,10 @@ impl Registers {
             return Err(reason);
         }
         // ASID 0 is the void's.
-        let spaces = if idr0.is_set(IDR0::ASID16) { 0xffff } else { 0xff };
+        let domains = if idr0.is_set(IDR0::ASID16) { 0xffff } else { 0xff };
         Ok(Abilities {
             output: OutputSize::from_identification(idr5.read(IDR5::OAS)),
-            spaces,
+            domains,
             commands_log2: idr1.read(IDR1::CMDQS).min(COMMANDS_LOG2),
             events_log2: idr1.read(IDR1::EVENTQS).min(EVENTS_LOG2),
         })

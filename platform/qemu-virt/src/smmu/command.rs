@@ -17,7 +17,7 @@ pub enum Command {
     ForgetContext(RequesterId),
     /// CMD_TLBI_NSNH_ALL (4.4.3): drop every non-secure translation.
     DropAllTranslations,
-    /// CMD_TLBI_NH_ASID (4.4.2): drop the translations of one space.
+    /// CMD_TLBI_NH_ASID (4.4.2): drop the translations of one domain.
     DropTranslations(Asid),
     /// CMD_SYNC (4.7.3), signalling nothing: it is done when it has been consumed.
     Synchronize,
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_names_its_requester_or_space_where_the_manual_draws_it() {
+    fn a_command_names_its_requester_or_domain_where_the_manual_draws_it() {
         assert_eq!(Command::ForgetEntry(RequesterId(0x108)).words(), [0x0000_0108_0000_0003, 1]);
         assert_eq!(Command::ForgetContext(RequesterId(0x108)).words(), [0x0000_0108_0000_0005, 1]);
         assert_eq!(Command::DropTranslations(Asid(7)).words(), [0x0007_0000_0000_0011, 0]);

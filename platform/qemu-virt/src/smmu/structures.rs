@@ -53,7 +53,7 @@ pub const ENTRY_ATTRIBUTES: u64 = {
     inner_write_back | outer_write_back | inner_shareable | incoming_shareability
 };
 
-/// Names a space's translations in the SMMU's TLB.
+/// Names a domain's translations in the SMMU's TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asid(pub u16);
 
@@ -68,7 +68,7 @@ impl OutputSize {
     }
 }
 
-/// The context descriptor of the space with `asid`, whose first-level table is in `root`.
+/// The context descriptor of the domain with `asid`, whose first-level table is in `root`.
 ///
 /// `R` and `A` set, `S` clear: a refused access is recorded and aborted, never stalled (IHI 0070, 3.12).
 /// `HA` and `HD` clear: entries are as Oche stored them. `ASET` set: CPUs' TLB maintenance is not for it.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use oche_engine::host::SpaceId;
+use oche_engine::host::DomainId;
 use oche_types::addr::{FRAME_BYTES, Frame};
 
 use super::barrier;
@@ -68,7 +68,7 @@ impl StreamTable {
     }
 }
 
-/// The context descriptors: the void's, then one for each space. Their place is their ASID.
+/// The context descriptors: the void's, then one for each domain. Their place is their ASID.
 pub(super) struct Contexts {
     descriptors: Block,
     roots: Vec<Option<Frame>>,
@@ -77,12 +77,12 @@ pub(super) struct Contexts {
 }
 
 impl Contexts {
-    /// The void's descriptor and room for `spaces` more.
-    pub(super) fn new(spaces: usize, output: OutputSize) -> Self {
-        let count = (spaces + 1).next_power_of_two();
+    /// The void's descriptor and room for `domains` more.
+    pub(super) fn new(domains: usize, output: OutputSize) -> Self {
+        let count = (domains + 1).next_power_of_two();
         let descriptors = Block::new(count.trailing_zeros() + STRUCTURE_LOG2);
         let void_root = Block::new(FRAME_LOG2);
-        let roots = alloc::vec![None; spaces];
+        let roots = alloc::vec![None; domains];
         let mut contexts = Self { descriptors, roots, void_root, output };
         contexts.store(VOID, contexts.void_root());
         contexts
@@ -98,24 +98,24 @@ impl Contexts {
         Frame((self.void_root.address() >> FRAME_LOG2) as u32)
     }
 
-    /// Physical address of the descriptor of `space`.
-    pub(super) fn address(&self, space: SpaceId) -> u64 {
-        self.void() + u64::from(self.asid(space).0) * STRUCTURE_BYTES
+    /// Physical address of the descriptor of `domain`.
+    pub(super) fn address(&self, domain: DomainId) -> u64 {
+        self.void() + u64::from(self.asid(domain).0) * STRUCTURE_BYTES
     }
 
-    /// The ASID of `space`: `bring_up` checked that there are enough.
-    pub(super) fn asid(&self, space: SpaceId) -> Asid {
-        assert!(usize::from(space.0) < self.roots.len(), "the engine was built with fewer spaces");
-        Asid(space.0 + 1)
+    /// The ASID of `domain`: `bring_up` checked that there are enough.
+    pub(super) fn asid(&self, domain: DomainId) -> Asid {
+        assert!(usize::from(domain.0) < self.roots.len(), "the engine was built with fewer domains");
+        Asid(domain.0 + 1)
     }
 
-    /// Makes the descriptor of `space` name `root`. Returns whether that is a change.
+    /// Makes the descriptor of `domain` name `root`. Returns whether that is a change.
     ///
     /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root or the
     /// new one.
-    pub(super) fn set_root(&mut self, space: SpaceId, root: Frame) -> bool {
-        let asid = self.asid(space);
-        let Some(known) = self.roots.get_mut(usize::from(space.0)) else { return false };
+    pub(super) fn set_root(&mut self, domain: DomainId, root: Frame) -> bool {
+        let asid = self.asid(domain);
+        let Some(known) = self.roots.get_mut(usize::from(domain.0)) else { return false };
         match known.replace(root) {
             Some(before) if before == root => return false,
             Some(_) => {

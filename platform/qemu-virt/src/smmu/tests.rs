@@ -232,7 +232,7 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
     let mut smmu = played.smmu("0x10:0:2,0x11:0:2,0x18:0:3");
     played.take_commands();
     let (dart, stream) = place(0, 2);
-    assert_eq!(smmu.attach(dart, stream, SpaceId(4), ROOT), Ok(()));
+    assert_eq!(smmu.attach(dart, stream, DomainId(4), ROOT), Ok(()));
     for requester in [0x10, 0x11] {
         let context = played.context_of(requester).expect("it translates");
         assert_eq!((context[1], context[0] >> 48), (ROOT.address(), 5), "root and ASID");
@@ -252,13 +252,13 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
 }
 
 #[test]
-fn a_space_that_gets_another_root_takes_it_to_all_its_streams() {
+fn a_domain_that_gets_another_root_takes_it_to_all_its_streams() {
     let played = Played::new(Faults::default());
     let mut smmu = played.smmu("0x10:0:2,0x18:0:3");
     let ((dart, first), (_, second)) = (place(0, 2), place(0, 3));
-    assert_eq!(smmu.attach(dart, first, SpaceId(0), ROOT), Ok(()));
+    assert_eq!(smmu.attach(dart, first, DomainId(0), ROOT), Ok(()));
     played.take_commands();
-    assert_eq!(smmu.attach(dart, second, SpaceId(0), Frame(7)), Ok(()));
+    assert_eq!(smmu.attach(dart, second, DomainId(0), Frame(7)), Ok(()));
     for requester in [0x10, 0x18] {
         assert_eq!(played.context_of(requester).expect("it translates")[1], Frame(7).address());
     }
@@ -268,12 +268,12 @@ fn a_space_that_gets_another_root_takes_it_to_all_its_streams() {
 }
 
 #[test]
-fn invalidating_drops_the_space_and_nothing_else_through_many_wraps_of_the_queue() {
+fn invalidating_drops_the_domain_and_nothing_else_through_many_wraps_of_the_queue() {
     let played = Played::new(Faults::default());
     let mut smmu = played.smmu("0x10:0:2");
     played.take_commands();
     for _ in 0..700 {
-        assert_eq!(smmu.invalidate(SpaceId(9), &Members::default()), Ok(()));
+        assert_eq!(smmu.invalidate(DomainId(9), &Members::default()), Ok(()));
     }
     let drop = Command::DropTranslations(structures::Asid(10)).words();
     assert_eq!(played.take_commands(), [drop; 700]);
@@ -284,10 +284,10 @@ fn a_command_that_is_refused_is_told_and_the_next_one_works() {
     let faults = Faults { refuses: Some(0x11), ..Faults::default() };
     let played = Played::new(faults);
     let mut smmu = played.smmu("0x10:0:2");
-    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
     assert_eq!(smmu.statistics().commands_refused, 1);
     let (dart, stream) = place(0, 2);
-    assert_eq!(smmu.attach(dart, stream, SpaceId(0), ROOT), Err(InvalidateTimedOut), "it drops as well");
+    assert_eq!(smmu.attach(dart, stream, DomainId(0), ROOT), Err(InvalidateTimedOut), "it drops as well");
     assert_eq!(smmu.statistics().commands_timed_out, 0, "the queue went on");
 }
 
@@ -297,13 +297,13 @@ fn frames_are_used_again_once_everything_older_is_dropped() {
     let mut smmu = played.smmu("0x10:0:2");
     assert!(smmu.is_confirmed());
     played.take_commands();
-    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
     assert!(smmu.is_confirmed(), "all configuration and all translations are dropped");
     let all = [Command::ForgetAllConfiguration, Command::DropAllTranslations].map(Command::words);
     assert_eq!(played.take_commands(), all);
     assert!(smmu.is_confirmed());
     assert_eq!(played.take_commands(), [[0; 2]; 0], "once");
-    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
     // What drops everything is refused as well.
     played.refuse(Command::DropAllTranslations.words()[0] as u8);
     assert!(!smmu.is_confirmed());
@@ -317,7 +317,7 @@ fn the_sync_in_place_of_a_refused_command_is_complete_before_the_smmu_goes_on() 
     let played = Played::new(Faults { refuses: Some(0x11), ..Faults::default() });
     let mut smmu = played.smmu("0x10:0:2");
     barrier::log::take();
-    assert_eq!(smmu.invalidate(SpaceId(0), &Members::default()), Err(InvalidateTimedOut));
+    assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
     // The command and its sync; the sync that takes the command's place, of which the SMMU is told; its end.
     let is_store = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { .. });
     let kinds: Vec<bool> = barrier::log::take().iter().map(is_store).collect();
@@ -330,9 +330,9 @@ fn a_context_is_valid_only_behind_its_other_words() {
     let mut smmu = played.smmu("0x10:0:2");
     let (dart, stream) = place(0, 2);
     barrier::log::take();
-    assert_eq!(smmu.attach(dart, stream, SpaceId(0), ROOT), Ok(()));
+    assert_eq!(smmu.attach(dart, stream, DomainId(0), ROOT), Ok(()));
     let steps = barrier::log::take();
-    let first = smmu.contexts.address(SpaceId(0));
+    let first = smmu.contexts.address(DomainId(0));
     let is_valid = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { address, .. } if *address == first);
     let valid = steps.iter().position(is_valid).expect("the word with the valid bit is stored");
     assert_eq!(steps[valid - 1], barrier::log::Step::Barrier);

@@ -3,9 +3,9 @@
 use super::{Checked, Machine};
 use crate::differential::sharing::CPU;
 use crate::program::Choice;
-use crate::world::stage2::CpuResult;
-use crate::world::{Data, Sabotage, StrictWorld};
-use oche_engine::{Coherence, CpuReach, Trapped};
+use crate::simulated_machine::stage2::CpuResult;
+use crate::simulated_machine::{Data, Sabotage, SimulatedMachine};
+use oche_engine::{AccessKind, Coherence, FaultDisposition};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
 impl<const C: bool> Machine<C> {
@@ -41,9 +41,9 @@ impl<const C: bool> Machine<C> {
     /// A CPU loads and compares.
     pub(super) fn load(&mut self, page: Gfn, offset: usize, length: usize) -> Checked {
         self.deliver_to(page, offset, length);
-        let cpu = self.random.index(self.world.cpu_count());
+        let cpu = self.random.index(self.host.cpu_count());
         for _ in 0..3 {
-            let result = self.world.cpu_load(cpu, page, offset, length);
+            let result = self.host.cpu_load(cpu, page, offset, length);
             if !matches!(result, CpuResult::NoAccess) {
                 return self.judge_load(page, offset, result);
             }
@@ -56,19 +56,19 @@ impl<const C: bool> Machine<C> {
 
     /// A load traps. `None`: it is to be tried again.
     fn load_trapped(&mut self, page: Gfn, offset: usize, length: usize) -> Checked<Option<CpuResult>> {
-        if !self.trap(page, CpuReach::Load)? {
+        if !self.trap(page, AccessKind::Load)? {
             return Ok(None);
         }
         if self.random.chance(1, 3) {
-            let at = self.engine.open_guarded(&mut self.world, page);
-            let result = self.world.opened_load(at, offset, length);
-            self.engine.settle_guarded(&mut self.world, page);
+            let at = self.engine.open_guarded(&mut self.host, page);
+            let result = self.host.opened_load(at, offset, length);
+            self.engine.settle_guarded(&mut self.host, page);
             return Ok(Some(result));
         }
         let mut bytes = [0; 32];
         for (number, chunk) in bytes[..length].chunks_mut(8).enumerate() {
             let offset = offset + 8 * number;
-            let value = self.engine.load_guarded(&mut self.world, page, offset, chunk.len());
+            let value = self.engine.load_guarded(&mut self.host, page, offset, chunk.len());
             chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
         }
         Ok(Some(CpuResult::Loaded(Data::new(&bytes[..length]))))
@@ -98,9 +98,9 @@ impl<const C: bool> Machine<C> {
     /// A CPU stores, on both sides.
     pub(super) fn store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) -> Checked {
         self.deliver_to(page, offset, bytes.len());
-        let cpu = self.random.index(self.world.cpu_count());
+        let cpu = self.random.index(self.host.cpu_count());
         for _ in 0..3 {
-            match self.world.cpu_store(cpu, page, offset, &Data::new(bytes)) {
+            match self.host.cpu_store(cpu, page, offset, &Data::new(bytes)) {
                 CpuResult::Stored => {
                     self.note_cpu_store(page, offset, bytes);
                     return Ok(());
@@ -118,21 +118,21 @@ impl<const C: bool> Machine<C> {
 
     /// A store traps. False: it is to be tried again.
     fn store_trapped(&mut self, page: Gfn, offset: usize, bytes: &[u8]) -> Checked<bool> {
-        if !self.trap(page, CpuReach::Store)? {
+        if !self.trap(page, AccessKind::Store)? {
             return Ok(false);
         }
         if self.random.chance(1, 3) {
-            let at = self.engine.open_guarded(&mut self.world, page);
-            self.world.opened_store(at, offset, &Data::new(bytes));
-            if !self.world.is_sabotaged(Sabotage::SkipSettle) {
-                self.engine.settle_guarded(&mut self.world, page);
+            let at = self.engine.open_guarded(&mut self.host, page);
+            self.host.opened_store(at, offset, &Data::new(bytes));
+            if !self.host.is_sabotaged(Sabotage::SkipSettle) {
+                self.engine.settle_guarded(&mut self.host, page);
             }
         } else {
             for (number, chunk) in bytes.chunks(8).enumerate() {
                 let mut value = [0; 8];
                 value[..chunk.len()].copy_from_slice(chunk);
                 let (offset, value) = (offset + 8 * number, u64::from_le_bytes(value));
-                self.engine.store_guarded(&mut self.world, page, offset, chunk.len(), value);
+                self.engine.store_guarded(&mut self.host, page, offset, chunk.len(), value);
             }
         }
         self.note_cpu_store(page, offset, bytes);
@@ -146,8 +146,8 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         let (offset, length) = self.place(4);
-        let result = self.access_unguarded(page, CpuReach::Fetch, |world, cpu| {
-            world.cpu_load(cpu, page, offset, length)
+        let result = self.access_unguarded(page, AccessKind::Fetch, |host, cpu| {
+            host.cpu_load(cpu, page, offset, length)
         })?;
         self.judge_load(page, offset, result)
     }
@@ -161,7 +161,7 @@ impl<const C: bool> Machine<C> {
         let offset = 8 * self.random.index(PAGE_BYTES / 8);
         if !is_write {
             let result = self
-                .access_unguarded(page, CpuReach::Walk, |world, cpu| world.cpu_load(cpu, page, offset, 8))?;
+                .access_unguarded(page, AccessKind::Walk, |host, cpu| host.cpu_load(cpu, page, offset, 8))?;
             return self.judge_load(page, offset, result);
         }
         if self.views.is_table(page) || self.guest.is_table(page) {
@@ -169,7 +169,7 @@ impl<const C: bool> Machine<C> {
         }
         let data = self.random_data(8);
         match self
-            .access_unguarded(page, CpuReach::Walk, |world, cpu| world.cpu_store(cpu, page, offset, &data))?
+            .access_unguarded(page, AccessKind::Walk, |host, cpu| host.cpu_store(cpu, page, offset, &data))?
         {
             CpuResult::Stored => self.note_cpu_store(page, offset, data.bytes()),
             result => return Err(format!("a CPU's walk that stores into {page:?} ends with {result:?}")),
@@ -181,14 +181,14 @@ impl<const C: bool> Machine<C> {
     fn access_unguarded(
         &mut self,
         page: Gfn,
-        reach: CpuReach,
-        access: impl Fn(&mut StrictWorld<C>, usize) -> CpuResult,
+        reach: AccessKind,
+        access: impl Fn(&mut SimulatedMachine<C>, usize) -> CpuResult,
     ) -> Checked<CpuResult> {
         self.deliver_to(page, 0, PAGE_BYTES);
-        let cpu = self.random.index(self.world.cpu_count());
+        let cpu = self.random.index(self.host.cpu_count());
         // Each trap gives up a batch of the copies.
         for _ in 0..50 {
-            let result = access(&mut self.world, cpu);
+            let result = access(&mut self.host, cpu);
             if !matches!(result, CpuResult::NoAccess | CpuResult::ReadOnly) {
                 return Ok(result);
             }
@@ -217,15 +217,15 @@ impl<const C: bool> Machine<C> {
     }
 
     /// A CPU's access traps. Whether the page is guarded; otherwise the access is to be tried again.
-    fn trap(&mut self, page: Gfn, access: CpuReach) -> Checked<bool> {
-        let trapped = self.engine.access_trapped(&mut self.world, page.address(), access);
+    fn trap(&mut self, page: Gfn, access: AccessKind) -> Checked<bool> {
+        let trapped = self.engine.access_trapped(&mut self.host, page.address(), access);
         self.after_call()?;
         match trapped {
-            Trapped::Retry => {
+            FaultDisposition::Retry => {
                 self.counts.retried_traps += 1;
                 Ok(false)
             }
-            Trapped::Guarded(found) if found == page => {
+            FaultDisposition::Guarded(found) if found == page => {
                 self.counts.guarded_accesses += 1;
                 Ok(true)
             }
@@ -237,8 +237,8 @@ impl<const C: bool> Machine<C> {
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
         if self.setting.coherence == Coherence::Exact {
             let length = PAGE_BYTES;
-            self.engine.open_guarded(&mut self.world, page);
-            self.engine.settle_guarded(&mut self.world, page);
+            self.engine.open_guarded(&mut self.host, page);
+            self.engine.settle_guarded(&mut self.host, page);
             for offset in self.sharing.look(page, 0, length) {
                 self.adopt(page, offset);
             }
@@ -249,7 +249,7 @@ impl<const C: bool> Machine<C> {
     /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there until the disk has done.
     pub(super) fn disk(&mut self, page: Choice, length: usize, is_write: bool, stays: bool) -> Checked {
         for page in std::mem::take(&mut self.held) {
-            self.engine.release(&mut self.world, page);
+            self.engine.release(&mut self.host, page);
         }
         let page = self.choose(page);
         let may_be_refused = self.setting.frames < 1000;
@@ -262,25 +262,25 @@ impl<const C: bool> Machine<C> {
         let (offset, length) = self.place(length);
         self.deliver_to(page, 0, PAGE_BYTES);
         self.counts.disk_uses += 1;
-        self.counts.fetched += u64::from(self.world.location(page) != Some(page.home()));
+        self.counts.fetched += u64::from(self.host.location(page) != Some(page.home()));
         self.fetched.insert(page);
-        self.engine.hold(&mut self.world, page);
+        self.engine.hold(&mut self.host, page);
         self.held.push(page);
         self.after_call()?;
-        if self.world.location(page) != Some(page.home()) {
-            return Err(format!("the disk uses {page:?}, which is at {:?}", self.world.location(page)));
+        if self.host.location(page) != Some(page.home()) {
+            return Err(format!("the disk uses {page:?}, which is at {:?}", self.host.location(page)));
         }
-        let seen = self.world.opened_load(page.home(), offset, length);
+        let seen = self.host.opened_load(page.home(), offset, length);
         self.judge_load(page, offset, seen)?;
         if is_write {
             let data = self.random_data(length);
-            self.world.opened_store(page.home(), offset, &data);
+            self.host.opened_store(page.home(), offset, &data);
             self.note_cpu_store(page, offset, data.bytes());
         }
         // What it writes is everybody's once it has done.
         if is_write || !stays {
             self.held.clear();
-            self.engine.release(&mut self.world, page);
+            self.engine.release(&mut self.host, page);
         }
         Ok(())
     }
@@ -302,10 +302,10 @@ impl<const C: bool> Machine<C> {
 
     /// Transfers under way to these bytes arrive, as the guest waits for them before it looks.
     pub(super) fn deliver_to(&mut self, page: Gfn, offset: usize, length: usize) {
-        if self.world.pending().is_empty() {
+        if self.host.pending().is_empty() {
             return;
         }
-        self.world.deliver(|pending| {
+        self.host.deliver(|pending| {
             pending.page == Some(page)
                 && pending.offset < offset + length
                 && offset < pending.offset + pending.length

@@ -4,8 +4,8 @@ use super::{Checked, ExpectedRead, Machine, name};
 use crate::differential::history::Reach;
 use crate::differential::sharing::viewer;
 use crate::program::Target;
-use crate::world::Data;
-use crate::world::iommu::DeviceResult;
+use crate::simulated_machine::Data;
+use crate::simulated_machine::iommu::DeviceResult;
 use oche_engine::Isolation;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use std::fmt::{Display, Formatter};
@@ -60,7 +60,7 @@ impl<const C: bool> Machine<C> {
         self.transfer(&transfer)?;
         // Most transfers do not stay under way for long.
         if self.random.chance(1, 3) {
-            self.world.deliver_any();
+            self.host.deliver_any();
         }
         Ok(())
     }
@@ -68,8 +68,8 @@ impl<const C: bool> Machine<C> {
     fn transfer(&mut self, transfer: &Transfer) -> Checked {
         let (dart, id) = name(transfer.dart, transfer.stream);
         let result = match &transfer.data {
-            Some(data) => self.world.device_write(dart, id, transfer.iova, data),
-            None => self.world.device_read(dart, id, transfer.iova, transfer.length),
+            Some(data) => self.host.device_write(dart, id, transfer.iova, data),
+            None => self.host.device_read(dart, id, transfer.iova, transfer.length),
         };
         self.judge(transfer, result)
     }
@@ -153,7 +153,7 @@ impl<const C: bool> Machine<C> {
                     is_exact &= has_right;
                     // Permissions inside a granule are the union of its pages', unless they are exact. Even then
                     // some hardware cannot forbid reads alone.
-                    let can_write_only = self.setting.board == crate::world::Board::Dart;
+                    let can_write_only = self.setting.board == crate::simulated_machine::Board::Dart;
                     let is_granted = match (is_strict, is_write) {
                         (false, true) => is_mapping && may_write,
                         (false, false) => is_mapping && may_read,
@@ -181,11 +181,11 @@ impl<const C: bool> Machine<C> {
             DeviceResult::Accepted { id, at, owner } if is_exact => {
                 self.counts.exact_accesses += 1;
                 let page = pages[0];
-                self.world.name_pending(id, page);
+                self.host.name_pending(id, page);
                 if !transfer.is_overlapped && !self.is_shared(page) && owner != Some(page) {
                     return Err(format!(
                         "{transfer} reaches {at:?}, CPUs find {page:?} at {:?}",
-                        self.world.location(page)
+                        self.host.location(page)
                     ));
                 }
                 self.note_exact(transfer, id, page)
@@ -193,13 +193,13 @@ impl<const C: bool> Machine<C> {
             DeviceResult::Accepted { id, at, owner } => {
                 self.counts.ambiguous_accesses += 1;
                 let is_foreign = |owner: Gfn| !pages.contains(&owner);
-                if !transfer.is_overlapped && owner.or(self.world.deserted_by(at)).is_some_and(is_foreign) {
+                if !transfer.is_overlapped && owner.or(self.host.deserted_by(at)).is_some_and(is_foreign) {
                     return Err(format!(
                         "{transfer} reaches {owner:?} at {at:?}, the tables say {reaches:x?}"
                     ));
                 }
                 if is_write {
-                    self.world.deliver(|pending| pending.id == id);
+                    self.host.deliver(|pending| pending.id == id);
                     self.note_ambiguous(transfer, &pages);
                     self.note_stray(transfer);
                     // It may have gone into an empty slot as well, or into a copy that nobody else sees.
@@ -236,7 +236,7 @@ impl<const C: bool> Machine<C> {
             }
         }
         // Some hardware cannot forbid reads alone.
-        granted.0 |= granted.1 && self.setting.board == crate::world::Board::Smmu;
+        granted.0 |= granted.1 && self.setting.board == crate::simulated_machine::Board::Smmu;
         granted
     }
 
@@ -281,7 +281,7 @@ impl<const C: bool> Machine<C> {
             }
             let Some(data) = transfer.data else { continue };
             for (index, &new) in data.bytes().iter().enumerate() {
-                let Some(words) = self.world.view(page) else { continue };
+                let Some(words) = self.host.view(page) else { continue };
                 let found = words[(offset + index) / 8].to_le_bytes()[(offset + index) % 8];
                 if found == new {
                     self.note_bytes(page, offset + index, &[new]);
@@ -297,7 +297,7 @@ impl<const C: bool> Machine<C> {
     }
 
     pub(super) fn check_answers_at(&mut self, red_offset: usize) -> Checked {
-        for (id, data) in self.world.take_answers() {
+        for (id, data) in self.host.take_answers() {
             let Some(expected) = self.reads.remove(&id) else { continue };
             if expected.is_red_zone {
                 self.check_red_pattern(&expected, red_offset, data.bytes())?;

@@ -5,8 +5,8 @@ use crate::differential::history::{History, Roots};
 use crate::differential::reference::decode_root;
 use crate::differential::sharing::viewer;
 use crate::differential::views::{Change, mapped_page};
-use crate::world::Data;
-use crate::world::iommu::Pending;
+use crate::simulated_machine::Data;
+use crate::simulated_machine::iommu::Pending;
 use oche_engine::Isolation;
 use oche_engine::pool::RED_ZONE;
 use oche_reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
@@ -72,7 +72,7 @@ impl<const C: bool> Machine<C> {
             for entry in [change.before, change.after] {
                 let Some(page) = mapped_page(&self.history, entry) else { continue };
                 touched.push(page);
-                // A sync waits for the writes of the space that it takes a page from, and for no others.
+                // A sync waits for the writes of the domain that it takes a page from, and for no others.
                 let is_emptied = mapped_page(&self.history, change.before).is_some();
                 let is_under_way = |offset: usize| {
                     under_way.iter().any(|one| {
@@ -155,7 +155,7 @@ impl<const C: bool> Machine<C> {
             let roots = self.history.roots(dart, stream);
             Some(UnderWay { page: pending.page?, offset: pending.offset, length: pending.length, roots })
         };
-        self.world.pending().iter().filter(|pending| pending.is_write()).filter_map(describe).collect()
+        self.host.pending().iter().filter(|pending| pending.is_write()).filter_map(describe).collect()
     }
 
     /// When the flush began that is the longest ago of those after which the streams `in_use` have seen none.
@@ -188,7 +188,7 @@ impl<const C: bool> Machine<C> {
     /// Takes over the byte that CPUs see, where either of two was right.
     pub(super) fn adopt(&mut self, page: Gfn, offset: usize) {
         self.deliver_to(page, offset, 1);
-        let Some(word) = self.world.view(page).map(|words| words[offset / 8]) else { return };
+        let Some(word) = self.host.view(page).map(|words| words[offset / 8]) else { return };
         self.note_bytes(page, offset, &[word.to_le_bytes()[offset % 8]]);
     }
 
@@ -220,7 +220,7 @@ impl<const C: bool> Machine<C> {
 
     /// Looks at what the engine reported.
     pub(super) fn take_events(&mut self) -> Checked {
-        for event in std::mem::take(&mut self.world.events) {
+        for event in std::mem::take(&mut self.host.events) {
             match event {
                 Event::Map { at, page, placement, .. } => {
                     match placement {
@@ -322,7 +322,7 @@ impl<const C: bool> Machine<C> {
             Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => !is_ram,
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
-            Refusal::TooManySpaces => true,
+            Refusal::TooManyDomains => true,
             // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep them equal.
             Refusal::NotGuardable => {
                 self.given_up.contains(&page) || self.setting.frames < 1000 && !self.fetched.is_empty()
@@ -336,7 +336,7 @@ impl<const C: bool> Machine<C> {
         let Some(roots) = self.roots_of(at) else { return Ok(()) };
         let is_root = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));
         match reason {
-            Refusal::TooManySpaces => self.refused_tables.insert_all(roots),
+            Refusal::TooManyDomains => self.refused_tables.insert_all(roots),
             Refusal::PoolExhausted if is_root => self.refused_tables.insert_all(roots),
             Refusal::TableNotGuestMemory | Refusal::TooManyTables => {
                 self.refused_tables.insert(roots, at.iova.0, is_root);

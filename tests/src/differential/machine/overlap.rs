@@ -3,16 +3,16 @@
 use super::devices::Transfer;
 use super::{Checked, Machine, name};
 use crate::program::During;
-use crate::world::stage2::CpuResult;
-use crate::world::{Access, Outcome};
+use crate::simulated_machine::stage2::CpuResult;
+use crate::simulated_machine::{Access, Outcome};
 
 impl<const C: bool> Machine<C> {
-    /// Gives the world the accesses that are to happen in the middle of the sync that begins now.
+    /// Gives the host the accesses that are to happen in the middle of the sync that begins now.
     pub(super) fn queue_overlap(&mut self) {
         for (number, during) in std::mem::take(&mut self.overlap).into_iter().enumerate() {
             // Each has bytes of its own, so that their order among each other does not matter.
             let offset = 256 * (number % 16) + 8 * self.random.index(24);
-            let cpu = self.random.index(self.world.cpu_count());
+            let cpu = self.random.index(self.host.cpu_count());
             let access = match during {
                 During::CpuLoad(page) | During::CpuStore(page) => {
                     let page = self.choose(page);
@@ -42,15 +42,15 @@ impl<const C: bool> Machine<C> {
                     }
                 }
             };
-            self.world.overlap.push_back(access);
+            self.host.overlap.push_back(access);
         }
     }
 
     /// Accesses that had to wait for the engine happen now.
     pub(super) fn finish_overlap(&mut self) -> Checked {
         let mut patience = 100;
-        while let Some(access) = self.world.overlap.pop_front() {
-            match self.world.perform(&access) {
+        while let Some(access) = self.host.overlap.pop_front() {
+            match self.host.perform(&access) {
                 // What is replayed has happened in this order: these come after all of it.
                 Some(Outcome::Cpu(CpuResult::ReadOnly | CpuResult::NoAccess)) => {
                     self.replay()?;
@@ -60,8 +60,8 @@ impl<const C: bool> Machine<C> {
                         Access::Read { .. } | Access::Write { .. } => {}
                     }
                 }
-                Some(outcome) => self.world.overlapped.push((access, outcome)),
-                None => self.world.overlap.push_back(access),
+                Some(outcome) => self.host.overlapped.push((access, outcome)),
+                None => self.host.overlap.push_back(access),
             }
             patience -= 1;
             if patience == 0 {
@@ -73,7 +73,7 @@ impl<const C: bool> Machine<C> {
 
     /// Does on the reference what happened in the middle of the engine's work, and compares.
     pub(super) fn replay(&mut self) -> Checked {
-        for (access, outcome) in std::mem::take(&mut self.world.overlapped) {
+        for (access, outcome) in std::mem::take(&mut self.host.overlapped) {
             self.counts.overlapped += 1;
             match (access, outcome) {
                 (Access::Load { page, offset, .. }, Outcome::Cpu(result)) => {

@@ -3,7 +3,7 @@
 use super::devices::Transfer;
 use super::{Checked, ExpectedRead, Machine};
 use crate::differential::history::Reach;
-use crate::world::iommu::DeviceResult;
+use crate::simulated_machine::iommu::DeviceResult;
 use oche_types::addr::{Gfn, Hfn};
 
 impl<const C: bool> Machine<C> {
@@ -22,7 +22,7 @@ impl<const C: bool> Machine<C> {
             ));
         }
         if !transfer.is_overlapped
-            && let Some(page) = owner.or(self.world.deserted_by(at))
+            && let Some(page) = owner.or(self.host.deserted_by(at))
         {
             return Err(format!("{transfer} reaches {page:?} at {at:?}, where nothing is mapped"));
         }
@@ -37,7 +37,7 @@ impl<const C: bool> Machine<C> {
         let is_certain = possible.is_certain();
         let keys = || possible.iter().flatten().map(|roots| (roots, transfer.iova_page()));
         if transfer.data.is_some() {
-            self.world.deliver(|pending| pending.id == id);
+            self.host.deliver(|pending| pending.id == id);
             self.note_stray(transfer);
             // Tables that were refused once may have been taken since: then the page is there after all.
             let is_unsure = keys().any(|key| self.refused_tables.contains(key.0, key.1));
@@ -70,7 +70,7 @@ impl<const C: bool> Machine<C> {
         if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
             let bytes = vec![None; transfer.length];
             self.reads.insert(id, ExpectedRead { transfer: *transfer, page: None, bytes, is_red_zone: true });
-            self.world.deliver(|pending| pending.id == id);
+            self.host.deliver(|pending| pending.id == id);
             return self.check_answers_at(transfer.offset());
         }
         Ok(())
@@ -79,7 +79,8 @@ impl<const C: bool> Machine<C> {
     /// Whether hardware must refuse the access because no page on one side of it is mapped in its granule.
     pub(super) fn is_outside_window(&self, transfer: &Transfer) -> bool {
         let Transfer { dart, stream, is_overlapped, .. } = *transfer;
-        let has_windows = self.setting.has_windows && self.setting.board == crate::world::Board::Dart;
+        let has_windows =
+            self.setting.has_windows && self.setting.board == crate::simulated_machine::Board::Dart;
         if !has_windows || is_overlapped || self.views_are_changing(transfer) {
             return false;
         }

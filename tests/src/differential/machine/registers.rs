@@ -16,7 +16,7 @@ impl<const C: bool> Machine<C> {
     /// Reads a register and compares.
     pub(super) fn read_register(&mut self, dart: usize, offset: u64) -> Checked<u32> {
         let (id, _) = name(dart, 0);
-        let value = self.engine.read(&mut self.world, id, offset, 4);
+        let value = self.engine.read(&mut self.host, id, offset, 4);
         self.after_call()?;
         self.take_events()?;
         let value = value.map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))?;
@@ -48,12 +48,12 @@ impl<const C: bool> Machine<C> {
         }
         self.look_at_tables()?;
         let (id, _) = name(dart, 0);
-        let done = self.engine.write(&mut self.world, id, offset, 4, value);
+        let done = self.engine.write(&mut self.host, id, offset, 4, value);
         self.after_call()?;
         // A command's events are looked at when the flush is complete.
         if offset != STREAM_COMMAND {
             // A table's register begins no work: this was left over from one that did, and it is for the tables of before.
-            let is_late = stream_of_ttbr(offset).is_some() && self.world.events.iter().any(is_placement);
+            let is_late = stream_of_ttbr(offset).is_some() && self.host.events.iter().any(is_placement);
             self.replay()?;
             self.take_events()?;
             if is_late {
@@ -87,11 +87,11 @@ impl<const C: bool> Machine<C> {
 
     /// The engine has returned: nothing may be half done.
     pub(super) fn after_call(&mut self) -> Checked {
-        self.world.check_settled();
+        self.host.check_settled();
         // Heard at once: devices may have been cut off in the middle of the call.
         self.is_blind |=
-            self.world.events.iter().any(|event| matches!(event, Event::InvalidateTimedOut { .. }));
-        match self.world.take_violation() {
+            self.host.events.iter().any(|event| matches!(event, Event::InvalidateTimedOut { .. }));
+        match self.host.take_violation() {
             Some(violation) => Err(format!("broken contract: {violation}")),
             None => Ok(()),
         }
@@ -224,9 +224,9 @@ impl<const C: bool> Machine<C> {
         }
         let value = self.random.bits() as u32;
         let refused = if is_write {
-            self.engine.write(&mut self.world, id, offset, bytes.into(), value).is_err()
+            self.engine.write(&mut self.host, id, offset, bytes.into(), value).is_err()
         } else {
-            self.engine.read(&mut self.world, id, offset, bytes.into()).is_err()
+            self.engine.read(&mut self.host, id, offset, bytes.into()).is_err()
         };
         self.after_call()?;
         self.replay()?;
@@ -254,7 +254,7 @@ impl<const C: bool> Machine<C> {
 
     fn read_register_quietly(&mut self, dart: usize, offset: u64) -> Checked<u32> {
         let (id, _) = name(dart, 0);
-        let value = self.engine.read(&mut self.world, id, offset, 4);
+        let value = self.engine.read(&mut self.host, id, offset, 4);
         self.after_call()?;
         value.map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))
     }

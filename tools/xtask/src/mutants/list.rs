@@ -72,9 +72,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: POOL,
         text: "            return self.put_aside(frame);
         }
-        self.free(world, frame);",
+        self.free(host, frame);",
         replacement: "        }
-        self.free(world, frame);",
+        self.free(host, frame);",
         breaks: "a shadow table lies where a device still writes",
     },
     Mutant {
@@ -82,15 +82,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: POOL,
         text: "            return self.put_aside(frame);
         }
-        world.release(frame);",
+        host.release(frame);",
         replacement: "        }
-        world.release(frame);",
+        host.release(frame);",
         breaks: "a granule lies where a device still writes",
     },
     Mutant {
         name: "frame-taken-back-too-early",
         file: POOL,
-        text: "self.aside.is_empty() || !world.is_confirmed()",
+        text: "self.aside.is_empty() || !host.is_confirmed()",
         replacement: "self.aside.is_empty()",
         breaks: "the same, a flush later",
     },
@@ -104,15 +104,15 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "invalid-entry-stays-cached",
         file: ADDITION,
-        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));",
+        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(host));",
         replacement: "needs_invalidation |= before != entry && before != 0;",
         breaks: "a new mapping faults where hardware remembers that there was none",
     },
     Mutant {
         name: "permission-widened-without-an-invalidation",
         file: ADDITION,
-        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(world));",
-        replacement: "needs_invalidation |= before == 0 && entry != 0 && is_negatively_cached(world);",
+        text: "needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(host));",
+        replacement: "needs_invalidation |= before == 0 && entry != 0 && is_negatively_cached(host);",
         breaks: "a device goes on with the permission of before",
     },
     Mutant {
@@ -132,30 +132,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "red-zone-hit-not-told",
         file: ADDITION,
-        text: "report_red_zone(world, copy.at, copy.to, (offset, bytes));",
-        replacement: "let _ = (offset, bytes);\n            world.fill_page(copy.to, crate::pool::RED_ZONE);",
+        text: "report_red_zone(host, copy.at, copy.to, (offset, bytes));",
+        replacement: "let _ = (offset, bytes);\n            host.fill_page(copy.to, crate::pool::RED_ZONE);",
         breaks: "a stray write goes unreported",
     },
     Mutant {
         name: "home-not-restored",
         file: REMOVAL,
-        text: "            world.copy_page(self.mover.locate(page), page.home());
-            self.mover.place(world, page, page.home());",
-        replacement: "            world.copy_page(self.mover.locate(page), page.home());",
+        text: "            host.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(host, page, page.home());",
+        replacement: "            host.copy_page(self.mover.locate(page), page.home());",
         breaks: "a page that no DART maps stays away",
     },
     Mutant {
         name: "home-without-its-bytes",
         file: REMOVAL,
-        text: "            world.copy_page(self.mover.locate(page), page.home());
-            self.mover.place(world, page, page.home());",
-        replacement: "            self.mover.place(world, page, page.home());",
+        text: "            host.copy_page(self.mover.locate(page), page.home());
+            self.mover.place(host, page, page.home());",
+        replacement: "            self.mover.place(host, page, page.home());",
         breaks: "what a device wrote is lost when the page goes home",
     },
     Mutant {
         name: "merge-forgotten-at-unmap",
         file: REMOVAL,
-        text: "                    self.equalize(world, slot.page);",
+        text: "                    self.equalize(host, slot.page);",
         replacement: "",
         breaks: "what a device wrote into a replica goes with it",
     },
@@ -169,7 +169,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "readers-forgotten-at-a-flush",
         file: FOLLOW,
-        text: "            self.equalize(world, page);",
+        text: "            self.equalize(host, page);",
         replacement: "",
         breaks: "a device reads for ever what a page held before another device wrote it",
     },
@@ -200,7 +200,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "own-stores-into-a-quiet-table",
         file: ENGINE,
-        text: "        self.tracker.open(world, &mut self.placement.mover, page);
+        text: "        self.tracker.open(host, &mut self.placement.mover, page);
         self.placement.store(",
         replacement: "        self.placement.store(",
         breaks: "an entry that a virtual device stores into a quiet table goes unseen",
@@ -252,14 +252,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "unmap-without-an-invalidation",
         file: REMOVAL,
         text: "            // Even where no entry changed: only this makes sure that what a device wrote has landed.
-            self.invalidate(world, space);",
+            self.invalidate(host, domain);",
         replacement: "",
         breaks: "a device still reaches a page that was unmapped",
     },
     Mutant {
         name: "live-move-loses-writes",
         file: REMOVAL,
-        text: "merged_bytes += bring_forward(world, copied, home, to, true) as u32;",
+        text: "merged_bytes += bring_forward(host, copied, home, to, true) as u32;",
         replacement: "merged_bytes += u32::from(copied == to);",
         breaks: "what a device writes during a live move is lost",
     },
@@ -273,14 +273,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "left-slot-not-marked",
         file: REMOVAL,
-        text: "            world.fill_page(frame.page(index), RED_ZONE);",
+        text: "            host.fill_page(frame.page(index), RED_ZONE);",
         replacement: "            let _ = (RED_ZONE, index);",
         breaks: "a device reads the bytes of a page that was unmapped",
     },
     Mutant {
         name: "no-replica-promoted",
         file: REMOVAL,
-        text: "        self.promote(world, page);",
+        text: "        self.promote(host, page);",
         replacement: "",
         breaks: "an alias whose first mapping goes leaves a copy that nobody follows",
     },
@@ -296,28 +296,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "window-too-wide",
         file: PLACEMENT,
-        text: "world.leaf_entry(frame, record.permission(), Self::window(world, record))",
-        replacement: "world.leaf_entry(frame, record.permission(), crate::addr::SlotRun::ALL)",
+        text: "host.leaf_entry(frame, record.permission(), Self::window(host, record))",
+        replacement: "host.leaf_entry(frame, record.permission(), crate::addr::SlotRun::ALL)",
         breaks: "a device reaches pages beside those that are mapped",
     },
     Mutant {
         name: "permission-too-wide",
         file: PLACEMENT,
-        text: "world.leaf_entry(frame, record.permission(), Self::window(world, record))",
-        replacement: "world.leaf_entry(frame, crate::dart::entry::Permission::READ_WRITE, Self::window(world, record))",
+        text: "host.leaf_entry(frame, record.permission(), Self::window(host, record))",
+        replacement: "host.leaf_entry(frame, crate::dart::entry::Permission::READ_WRITE, Self::window(host, record))",
         breaks: "a device writes what it may only read",
     },
     Mutant {
         name: "red-zones-not-looked-at",
         file: PLACEMENT,
-        text: "if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)) {",
-        replacement: "if let Some((offset, bytes)) = red_zone_damage(world, frame.page(slot)).filter(|_| slot > 3) {",
+        text: "if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {",
+        replacement: "if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)).filter(|_| slot > 3) {",
         breaks: "a stray write goes unreported",
     },
     Mutant {
         name: "timed-out-streams-go-on",
         file: PLACEMENT,
-        text: "                world.block(dart, stream);",
+        text: "                host.block(dart, stream);",
         replacement: "                let _ = stream;",
         breaks: "a device whose invalidation was never confirmed reaches pages of others",
     },
@@ -331,7 +331,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "merge-forgets-the-base",
         file: COPIES,
-        text: "    world.store(base, word, value);
+        text: "    host.store(base, word, value);
     taken.count_ones() / 8",
         replacement: "    taken.count_ones() / 8",
         breaks: "an old write is taken for a new one and undoes what a CPU stored",
@@ -355,7 +355,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "heir-without-the-bytes",
         file: COPIES,
-        text: "            world.copy_page(self.mover.locate(page), at);
+        text: "            host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place",
         replacement: "        }
@@ -379,14 +379,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "settle-forgets-replicas",
         file: FOLLOW,
-        text: "                world.store(replica, word, value);",
+        text: "                host.store(replica, word, value);",
         replacement: "                let _ = value;",
         breaks: "what a stepped instruction stored stays in one copy",
     },
     Mutant {
         name: "opened-without-a-merge",
         file: GUARD,
-        text: "        self.merge_copies(world, page);
+        text: "        self.merge_copies(host, page);
         self.mover.locate(page)",
         replacement: "        self.mover.locate(page)",
         breaks: "a stepped load misses what a device wrote",
@@ -427,7 +427,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "made-and-not-published",
         file: MOVER,
         text: "        self.is_still = false;
-        world.publish();",
+        host.publish();",
         replacement: "        self.is_still = false;",
         breaks: "a device finds a page before its bytes are there",
     },
@@ -449,8 +449,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "table-compared-anew-in-each-batch",
         file: TRACKER,
-        text: "self.tracked_mut(space).cursor = Some((at, next));",
-        replacement: "self.tracked_mut(space).cursor = Some((at, 0));",
+        text: "self.tracked_mut(domain).cursor = Some((at, next));",
+        replacement: "self.tracked_mut(domain).cursor = Some((at, 0));",
         breaks: "a flush never ends while another CPU goes on writing the table",
     },
     Mutant {
@@ -464,7 +464,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "drained-table-stays-closed",
         file: TRACKER,
         text: "                if let Some(page) = self.at(leaf).map(|table| table.page) {
-                    self.open(world, mover, page);
+                    self.open(host, mover, page);
                 }
 ",
         replacement: "",
@@ -483,7 +483,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "closed-table-that-a-device-may-write",
         file: TRACKER,
         text: "                if mover.is_closed(leaf.page) {
-                    self.open(world, mover, leaf.page);
+                    self.open(host, mover, leaf.page);
                 }",
         replacement: "                let _ = leaf;",
         breaks: "a device changes a table and nobody looks",
@@ -500,7 +500,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "table-linked-before-it-is-empty",
         file: SHADOW,
-        text: "            world.publish();",
+        text: "            host.publish();",
         replacement: "",
         breaks: "the hardware takes what a frame held before for entries",
     },

@@ -2,7 +2,7 @@
 
 use super::discipline::Discipline;
 use super::memory::HostMemory;
-use super::{Data, Layout, Sabotage, StrictWorld};
+use super::{Data, Layout, Sabotage, SimulatedMachine};
 use oche_el2::stage2::entry::Entry as Descriptor;
 use oche_el2::stage2::hardware::Hardware as _;
 use oche_el2::stage2::{Lookup, Stage2};
@@ -188,7 +188,7 @@ fn boot(layout: &Layout, checker: &Discipline) -> Stage2<Discipline> {
     stage2
 }
 
-impl<const C: bool> StrictWorld<C> {
+impl<const C: bool> SimulatedMachine<C> {
     /// CPUs of the machine.
     pub fn cpu_count(&self) -> usize {
         self.cpus.cached.len()

@@ -4,7 +4,7 @@
 //! driver has returned, and lets CPUs and devices act in between: nothing that a driver reads depends on them.
 
 use super::Board;
-use oche_engine::host::{InvalidateTimedOut, Iommu, SpaceId};
+use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;
 use oche_types::addr::Frame;
@@ -181,11 +181,11 @@ impl Driver {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
         if let Some(darts) = &mut self.darts {
-            return darts.attach(dart, stream, space, root);
+            return darts.attach(dart, stream, domain, root);
         }
         self.move_stream(dart, stream, Some(root));
         Ok(())
@@ -207,13 +207,13 @@ impl Driver {
     /// See [`Iommu::invalidate`]. So many commands from its first one on do not end in time; of an SMMU all of its own.
     pub fn invalidate(
         &mut self,
-        space: SpaceId,
+        domain: DomainId,
         members: &Members,
         hanging: u32,
     ) -> Result<(), InvalidateTimedOut> {
         if let Some(darts) = &mut self.darts {
             self.registers.0.borrow_mut().hanging = hanging;
-            return darts.invalidate(space, members);
+            return darts.invalidate(domain, members);
         }
         self.registers.step(Step::CompleteStores);
         members.iter().for_each(|(dart, streams)| self.registers.step(Step::Begin(dart, streams)));

@@ -21,7 +21,7 @@ use frames::Frames;
 use iommu::{DeviceResult, Hardware};
 use memory::{FormerWords, HostMemory};
 use oche_engine::host::{
-    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
 use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -193,7 +193,7 @@ pub enum Outcome {
 }
 
 /// The machine. `CACHES_INVALID` says whether its IOMMU caches that an entry is not valid.
-pub struct StrictWorld<const CACHES_INVALID: bool> {
+pub struct SimulatedMachine<const CACHES_INVALID: bool> {
     /// What happens by chance.
     pub random: Random,
     /// What the engine reported, oldest first; whoever has read it clears it.
@@ -216,7 +216,7 @@ pub struct StrictWorld<const CACHES_INVALID: bool> {
     countdown: u64,
 }
 
-impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
     /// A machine with `cpus` CPUs and `darts` IOMMUs, every stream blocked.
     /// `words` is memory of a former machine with the same RAM, to be used again, or empty.
     pub fn new(
@@ -351,7 +351,7 @@ impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
     }
 }
 
-impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let _side = outside();
         self.touch(8);
@@ -501,7 +501,7 @@ impl<const CACHES_INVALID: bool> Memory for StrictWorld<CACHES_INVALID> {
     }
 }
 
-impl<const CACHES_INVALID: bool> StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
     fn touch(&self, bytes: usize) {
         self.touched_bytes.set(self.touched_bytes.get() + bytes as u64);
     }
@@ -547,7 +547,7 @@ fn first_unequal(one: &[u64], other: &[u64]) -> Option<usize> {
     if one == other { None } else { one.iter().zip(other).position(|(one, other)| one != other) }
 }
 
-impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         let _side = outside();
         self.step();
@@ -597,7 +597,7 @@ impl<const CACHES_INVALID: bool> Stage2 for StrictWorld<CACHES_INVALID> {
     }
 }
 
-impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
     const CACHES_INVALID_ENTRIES: bool = CACHES_INVALID;
     const CAN_FORBID_READS: bool = true;
 
@@ -633,17 +633,17 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
         let _side = outside();
         self.step();
-        let attached = self.driver.attach(dart, stream, space, root);
+        let attached = self.driver.attach(dart, stream, domain, root);
         self.carry_out();
         self.unblocked.retain(|unblocked| *unblocked != (dart, stream));
         self.confirm();
-        self.set_space(dart, stream, Some(space));
-        self.frames.attach(self.options.board, &self.memory, (dart, stream), space, root);
+        self.set_domain(dart, stream, Some(domain));
+        self.frames.attach(self.options.board, &self.memory, (dart, stream), domain, root);
         self.step();
         attached
     }
@@ -655,27 +655,27 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
             self.ask_to_let_go(dart, stream);
             self.driver.block(dart, stream);
             self.carry_out();
-            self.set_space(dart, stream, None);
+            self.set_domain(dart, stream, None);
             self.unblocked.push((dart, stream));
             self.confirm();
         }
         self.step();
     }
 
-    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut> {
         let _side = outside();
         self.step();
         let timeouts = self.options.timeouts;
         let hangs = timeouts != 0 && self.random.chance(1, timeouts);
         let hanging = if hangs { 1 + self.random.below(4) as u32 } else { 0 };
-        self.check_members(space, members);
+        self.check_members(domain, members);
         let streams = || members.iter().flat_map(|(dart, all)| all.iter().map(move |stream| (dart, stream)));
         streams().for_each(|(dart, stream)| self.ask_to_let_go(dart, stream));
-        let done = self.driver.invalidate(space, members, hanging);
+        let done = self.driver.invalidate(domain, members, hanging);
         self.carry_out();
         self.confirm();
         if done.is_ok() && streams().all(|(dart, stream)| self.has_let_go(dart, stream)) {
-            self.frames.invalidate(space);
+            self.frames.invalidate(domain);
         }
         self.step();
         done
@@ -696,7 +696,7 @@ impl<const CACHES_INVALID: bool> Iommu for StrictWorld<CACHES_INVALID> {
     }
 }
 
-impl<const CACHES_INVALID: bool> Tap for StrictWorld<CACHES_INVALID> {
+impl<const CACHES_INVALID: bool> TraceSink for SimulatedMachine<CACHES_INVALID> {
     fn event(&mut self, event: Event) {
         let _side = outside();
         if let Event::Moved { page, to } = event {

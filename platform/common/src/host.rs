@@ -6,7 +6,7 @@ use core::ops::Range;
 use oche_el2::stage2::Stage2 as CpuTables;
 use oche_el2::tlb::Cpus;
 use oche_engine::host::{
-    CpuAccess, DeviceFault, InvalidateTimedOut, Iommu, Memory, OutOfTables, SpaceId, Stage2, Tap,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
 use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -16,7 +16,7 @@ use oche_types::event::Event;
 use crate::recorder::Recorder;
 
 /// Everything that the engine stands on. Decides nothing.
-pub struct Machine<I> {
+pub struct PlatformHost<I> {
     /// The CPUs' view of guest memory.
     pub stage2: CpuTables<Cpus>,
     /// The devices' view of it.
@@ -29,7 +29,7 @@ pub struct Machine<I> {
 ///
 /// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where the CPU can
 /// (`oche_el2::stage2`), so no cache maintenance goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
-impl<I> Memory for Machine<I> {
+impl<I> Memory for PlatformHost<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
         // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never Rust's.
@@ -161,7 +161,7 @@ fn word_pointer(page: Hfn, word: usize) -> *mut u64 {
     core::ptr::with_exposed_provenance_mut(page.address() as usize + word * size_of::<u64>())
 }
 
-impl<I> Stage2 for Machine<I> {
+impl<I> Stage2 for PlatformHost<I> {
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         self.stage2.prepare(page)
     }
@@ -183,7 +183,7 @@ impl<I> Stage2 for Machine<I> {
     }
 }
 
-impl<I: Iommu> Iommu for Machine<I> {
+impl<I: Iommu> Iommu for PlatformHost<I> {
     const CACHES_INVALID_ENTRIES: bool = I::CACHES_INVALID_ENTRIES;
     const CAN_FORBID_READS: bool = I::CAN_FORBID_READS;
 
@@ -203,18 +203,18 @@ impl<I: Iommu> Iommu for Machine<I> {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
-        self.iommu.attach(dart, stream, space, root)
+        self.iommu.attach(dart, stream, domain, root)
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
         self.iommu.block(dart, stream);
     }
 
-    fn invalidate(&mut self, space: SpaceId, members: &Members) -> Result<(), InvalidateTimedOut> {
-        self.iommu.invalidate(space, members)
+    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut> {
+        self.iommu.invalidate(domain, members)
     }
 
     fn is_confirmed(&mut self) -> bool {
@@ -226,7 +226,7 @@ impl<I: Iommu> Iommu for Machine<I> {
     }
 }
 
-impl<I> Tap for Machine<I> {
+impl<I> TraceSink for PlatformHost<I> {
     fn event(&mut self, event: Event) {
         self.recorder.record(&event);
     }

@@ -1,8 +1,8 @@
 //! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
 
 use super::driver::Step;
-use super::{Board, Data, Sabotage, StrictWorld};
-use oche_engine::host::{DeviceFault, SpaceId};
+use super::{Board, Data, Sabotage, SimulatedMachine};
+use oche_engine::host::{DeviceFault, DomainId};
 use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId};
@@ -61,7 +61,7 @@ type Cache = BTreeMap<u64, (u64, u32)>;
 #[derive(Default)]
 struct Stream {
     /// What the engine has it attached to.
-    space: Option<SpaceId>,
+    domain: Option<DomainId>,
     /// The first-level table by which it translates.
     root: Option<Frame>,
     invalidations: u32,
@@ -113,7 +113,7 @@ fn number(dart: DartId, stream: StreamId) -> usize {
     dart.index() * STREAMS + stream.index()
 }
 
-impl<const C: bool> StrictWorld<C> {
+impl<const C: bool> SimulatedMachine<C> {
     /// A device reads; what it saw appears among the answers when it has travelled.
     pub fn device_read(&mut self, dart: DartId, stream: StreamId, iova: u64, length: usize) -> DeviceResult {
         self.accept(dart, stream, iova, length, None)
@@ -366,19 +366,19 @@ impl<const C: bool> StrictWorld<C> {
     }
 
     /// What the engine has a stream attached to.
-    pub(super) fn set_space(&mut self, dart: DartId, stream: StreamId, space: Option<SpaceId>) {
-        self.hardware.streams[number(dart, stream)].space = space;
+    pub(super) fn set_domain(&mut self, dart: DartId, stream: StreamId, domain: Option<DomainId>) {
+        self.hardware.streams[number(dart, stream)].domain = domain;
     }
 
-    /// An invalidation must name streams of its space alone.
-    pub(super) fn check_members(&self, space: SpaceId, members: &Members) {
+    /// An invalidation must name streams of its domain alone.
+    pub(super) fn check_members(&self, domain: DomainId, members: &Members) {
         for (dart, streams) in members.iter() {
             for stream in streams.iter() {
-                // Blocked: a space keeps the streams that it lost when the hardware did not answer.
-                let attached = self.hardware.streams.get(number(dart, stream)).map(|found| found.space);
-                if !matches!(attached, Some(None)) && attached != Some(Some(space)) {
+                // Blocked: a domain keeps the streams that it lost when the hardware did not answer.
+                let attached = self.hardware.streams.get(number(dart, stream)).map(|found| found.domain);
+                if !matches!(attached, Some(None)) && attached != Some(Some(domain)) {
                     self.violate(format!(
-                        "invalidate of {space:?} names {dart:?} {stream:?}, not attached to it"
+                        "invalidate of {domain:?} names {dart:?} {stream:?}, not attached to it"
                     ));
                 }
             }

@@ -1,6 +1,6 @@
 //! The rules for what the 16K hardware may reach: nothing that it could still find is used for anything else.
 //!
-//! The hardware may have cached any entry that was valid at any moment since its space was invalidated last. So an
+//! The hardware may have cached any entry that was valid at any moment since its domain was invalidated last. So an
 //! entry that is taken out stays *possible* until then, and:
 //! - a frame goes back to the pool only when no entry, present or possible, leads to it, and no CPU finds a page of
 //!   the guest there;
@@ -10,7 +10,7 @@
 
 use super::stage2::CpuTables;
 use super::{Board, HostMemory};
-use oche_engine::host::SpaceId;
+use oche_engine::host::DomainId;
 use oche_types::addr::{Frame, Hfn, PAGE_WORDS, SLOTS, SlotRun};
 use oche_types::dart::stream::{DartId, StreamId};
 use std::collections::BTreeMap;
@@ -30,13 +30,13 @@ enum Level {
 pub struct Frames {
     /// The pool. What is kept of each frame is in its order.
     pool: Range<Frame>,
-    tables: Vec<Option<(SpaceId, Level)>>,
-    roots: BTreeMap<SpaceId, Frame>,
-    attached: BTreeMap<(usize, usize), SpaceId>,
+    tables: Vec<Option<(DomainId, Level)>>,
+    roots: BTreeMap<DomainId, Frame>,
+    attached: BTreeMap<(usize, usize), DomainId>,
     /// Entries that lead to each frame now.
     entries: Vec<u32>,
     /// Entries that are gone and may still be cached.
-    possible: Vec<(SpaceId, Frame)>,
+    possible: Vec<(DomainId, Frame)>,
     /// Barriers for all observers before the last entry was stored.
     stored: Option<u64>,
 }
@@ -65,7 +65,7 @@ impl Frames {
         frame.0.wrapping_sub(self.pool.start.0) as usize
     }
 
-    fn table(&self, frame: Frame) -> Option<(SpaceId, Level)> {
+    fn table(&self, frame: Frame) -> Option<(DomainId, Level)> {
         self.tables.get(self.place(frame)).copied().flatten()
     }
 
@@ -81,7 +81,7 @@ impl Frames {
         }
     }
 
-    fn set_table(&mut self, frame: Frame, table: Option<(SpaceId, Level)>) {
+    fn set_table(&mut self, frame: Frame, table: Option<(DomainId, Level)>) {
         let place = self.place(frame);
         if let Some(known) = self.tables.get_mut(place) {
             *known = table;
@@ -101,7 +101,7 @@ impl Frames {
         (page, word): (Hfn, usize),
         (before, now): (u64, u64),
     ) -> Result<(), String> {
-        let Some((space, level)) = self.table(page.frame()) else { return Ok(()) };
+        let Some((domain, level)) = self.table(page.frame()) else { return Ok(()) };
         if before == now {
             return Ok(());
         }
@@ -114,8 +114,8 @@ impl Frames {
         if let Some(frame) = left {
             self.forget(frame);
             // Only a stream that translates has anything cached.
-            if self.attached.values().any(|other| *other == space) {
-                self.possible.push((space, frame));
+            if self.attached.values().any(|other| *other == domain) {
+                self.possible.push((domain, frame));
             }
         }
         if now & 1 == 0 {
@@ -125,7 +125,7 @@ impl Frames {
             return Err(format!("entry {now:#x} in word {word} of {page:?} leads nowhere"));
         };
         if level == Level::First {
-            self.add_table(board, memory, space, frame);
+            self.add_table(board, memory, domain, frame);
         }
         self.count(frame);
         if left == Some(frame) || !self.pool.contains(&frame) {
@@ -143,43 +143,43 @@ impl Frames {
         }
     }
 
-    /// `space` is what `stream` translates through, from `root` on.
+    /// `domain` is what `stream` translates through, from `root` on.
     pub fn attach(
         &mut self,
         board: Board,
         memory: &HostMemory,
         (dart, stream): (DartId, StreamId),
-        space: SpaceId,
+        domain: DomainId,
         root: Frame,
     ) {
         self.detach(dart, stream);
-        self.attached.insert((dart.index(), stream.index()), space);
-        if self.roots.insert(space, root) == Some(root) {
+        self.attached.insert((dart.index(), stream.index()), domain);
+        if self.roots.insert(domain, root) == Some(root) {
             return;
         }
-        self.set_table(root, Some((space, Level::First)));
+        self.set_table(root, Some((domain, Level::First)));
         self.count(root);
         for word in 0..FIRST_LEVEL_WORDS {
             let entry = table_word(memory, root, word);
             if let Some(table) = board.decode_table(entry).filter(|_| entry & 1 != 0) {
-                self.add_table(board, memory, space, table);
+                self.add_table(board, memory, domain, table);
                 self.count(table);
             }
         }
     }
 
-    /// `stream` translates through nothing; if it was the last of its space, nothing of that is cached.
+    /// `stream` translates through nothing; if it was the last of its domain, nothing of that is cached.
     pub fn detach(&mut self, dart: DartId, stream: StreamId) {
-        if let Some(space) = self.attached.remove(&(dart.index(), stream.index()))
-            && !self.attached.values().any(|other| *other == space)
+        if let Some(domain) = self.attached.remove(&(dart.index(), stream.index()))
+            && !self.attached.values().any(|other| *other == domain)
         {
-            self.invalidate(space);
+            self.invalidate(domain);
         }
     }
 
-    /// The hardware has dropped what it cached of `space`.
-    pub fn invalidate(&mut self, space: SpaceId) {
-        self.possible.retain(|(other, _)| *other != space);
+    /// The hardware has dropped what it cached of `domain`.
+    pub fn invalidate(&mut self, domain: DomainId) {
+        self.possible.retain(|(other, _)| *other != domain);
     }
 
     /// The engine has no use for `frame` any more.
@@ -194,13 +194,13 @@ impl Frames {
         cpus: &CpuTables,
         frame: Frame,
     ) -> Result<(), String> {
-        if let Some((space, level)) = self.table(frame) {
+        if let Some((domain, level)) = self.table(frame) {
             self.set_table(frame, None);
             if level == Level::First {
-                // The number may belong to another space by now, whose table is another.
-                let is_current = self.roots.get(&space) == Some(&frame);
+                // The number may belong to another domain by now, whose table is another.
+                let is_current = self.roots.get(&domain) == Some(&frame);
                 if is_current {
-                    self.roots.remove(&space);
+                    self.roots.remove(&domain);
                 }
                 self.forget(frame);
                 // The tables below go with it.
@@ -210,13 +210,13 @@ impl Frames {
                         self.forget(table);
                     }
                 }
-                if is_current && self.attached.values().any(|other| *other == space) {
+                if is_current && self.attached.values().any(|other| *other == domain) {
                     return Err(format!(
                         "the first-level table {frame:?} is given back with streams attached"
                     ));
                 }
-            } else if self.roots.contains_key(&space)
-                && self.attached.values().any(|other| *other == space)
+            } else if self.roots.contains_key(&domain)
+                && self.attached.values().any(|other| *other == domain)
                 && self.entries_to(frame) != 0
             {
                 return Err(format!("the table {frame:?} is given back while it is linked"));
@@ -230,8 +230,8 @@ impl Frames {
         if self.entries_to(frame) != 0 {
             return Err(format!("{frame:?} is given back while an entry leads to it"));
         }
-        if let Some((space, _)) = self.possible.iter().find(|(_, other)| *other == frame) {
-            return Err(format!("{frame:?} is given back before {space:?} was invalidated"));
+        if let Some((domain, _)) = self.possible.iter().find(|(_, other)| *other == frame) {
+            return Err(format!("{frame:?} is given back before {domain:?} was invalidated"));
         }
         match (0..SLOTS).find_map(|slot| cpus.found_at(memory, frame.page(slot))) {
             Some(page) => Err(format!("{frame:?} is given back while CPUs find {page:?} there")),
@@ -253,8 +253,8 @@ impl Frames {
         }
     }
 
-    fn add_table(&mut self, board: Board, memory: &HostMemory, space: SpaceId, table: Frame) {
-        self.set_table(table, Some((space, Level::Leaf)));
+    fn add_table(&mut self, board: Board, memory: &HostMemory, domain: DomainId, table: Frame) {
+        self.set_table(table, Some((domain, Level::Leaf)));
         for slot in 0..SLOTS {
             let words = memory.index(table.page(slot)).map(|index| memory.page(index));
             for &entry in words.into_iter().flatten().filter(|entry| **entry & 1 != 0) {

@@ -72,8 +72,8 @@ pub struct Counts {
     pub spread_pages: u64,
     /// CPU accesses that trapped and were tried again.
     pub retried_traps: u64,
-    /// CPU accesses that were carried out on all copies of a guarded page.
-    pub guarded_accesses: u64,
+    /// CPU accesses that were carried out on all copies of a trapped page.
+    pub trapped_accesses: u64,
     /// Fetches and walks for which a page's copies were given up.
     pub given_up: u64,
     /// Pages that a disk used, at home.
@@ -105,7 +105,7 @@ impl Counts {
         self.permissions += other.permissions;
         self.spread_pages += other.spread_pages;
         self.retried_traps += other.retried_traps;
-        self.guarded_accesses += other.guarded_accesses;
+        self.trapped_accesses += other.trapped_accesses;
         self.given_up += other.given_up;
         self.disk_uses += other.disk_uses;
         self.fetched += other.fetched;

@@ -99,7 +99,7 @@ pub enum Sabotage {
     /// Stores that a watched page should trap go through unseen.
     SkipWatch,
     /// Loads of pages that nobody should reach go through.
-    WeakGuard,
+    WeakTrap,
     /// What a CPU stored into a page that was opened for it stays in one copy.
     SkipSettle,
     /// Pages are copied while their break is not complete.
@@ -582,7 +582,7 @@ impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
         };
         let access = match (self.options.sabotage, access) {
             (Some(Sabotage::SkipWatch), _) => CpuAccess::ReadWrite,
-            (Some(Sabotage::WeakGuard), CpuAccess::None) => CpuAccess::ReadOnly,
+            (Some(Sabotage::WeakTrap), CpuAccess::None) => CpuAccess::ReadOnly,
             _ => access,
         };
         self.stage2_make(page, at, access);

@@ -161,18 +161,18 @@ impl Engine {
     }
 
     /// As the engine's.
-    pub fn load_guarded<const C: bool>(
+    pub fn load_trapped<const C: bool>(
         &mut self,
         host: &mut SimulatedMachine<C>,
         page: Gfn,
         offset: usize,
         bytes: usize,
     ) -> u64 {
-        self.call(host, |engine, host| engine.load_guarded(host, page, offset, bytes))
+        self.call(host, |engine, host| engine.load_trapped(host, page, offset, bytes))
     }
 
     /// As the engine's.
-    pub fn store_guarded<const C: bool>(
+    pub fn store_trapped<const C: bool>(
         &mut self,
         host: &mut SimulatedMachine<C>,
         page: Gfn,
@@ -180,17 +180,17 @@ impl Engine {
         bytes: usize,
         value: u64,
     ) {
-        self.call(host, |engine, host| engine.store_guarded(host, page, offset, bytes, value));
+        self.call(host, |engine, host| engine.store_trapped(host, page, offset, bytes, value));
     }
 
     /// As the engine's.
-    pub fn open_guarded<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) -> Hfn {
-        self.call(host, |engine, host| engine.open_guarded(host, page))
+    pub fn open_trapped<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) -> Hfn {
+        self.call(host, |engine, host| engine.open_trapped(host, page))
     }
 
     /// As the engine's.
-    pub fn settle_guarded<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
-        self.call(host, |engine, host| engine.settle_guarded(host, page));
+    pub fn settle_trapped<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.settle_trapped(host, page));
     }
 
     /// As the engine's.
@@ -199,13 +199,13 @@ impl Engine {
     }
 
     /// As the engine's.
-    pub fn hold<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
-        self.call(host, |engine, host| engine.hold(host, page));
+    pub fn pin<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.pin(host, page));
     }
 
     /// As the engine's.
-    pub fn release<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
-        self.call(host, |engine, host| engine.release(host, page));
+    pub fn unpin<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.unpin(host, page));
     }
 
     /// As the engine's.

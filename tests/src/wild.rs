@@ -226,8 +226,8 @@ impl<const C: bool> Wild<C> {
                 CpuResult::Stored => return Ok(()),
                 CpuResult::ReadOnly | CpuResult::NoAccess => {
                     match self.engine.access_trapped(&mut self.host, table.address(), AccessKind::Store) {
-                        FaultDisposition::Guarded(page) => {
-                            self.engine.store_guarded(&mut self.host, page, offset, 8, entry);
+                        FaultDisposition::Emulate(page) => {
+                            self.engine.store_trapped(&mut self.host, page, offset, 8, entry);
                             return Ok(());
                         }
                         FaultDisposition::Retry => {}

@@ -1,4 +1,4 @@
-//! Guarded pages: a CPU's access that must reach more than one copy, carried out on behalf of the guest.
+//! Trapped pages: a CPU's access that must reach more than one copy, carried out on behalf of the guest.
 //!
 //! Two ways, chosen by the instruction alone:
 //! - *Emulation*, for loads and stores of one or two general-purpose registers ([`crate::instruction`]), and for the
@@ -11,7 +11,7 @@
 //!   to the load and store instructions works without a line of code here.
 //!
 //! Both happen under the engine's lock, from the trap to the last copy; other CPUs keep finding the page
-//! guarded and wait for the lock. So accesses to a guarded page happen one after the other.
+//! guarded and wait for the lock. So accesses to a trapped page happen one after the other.
 //!
 //! A fetch of instructions from such a page, or a walk of tables in it, cannot be done on several copies; there
 //! the engine gives the copies up.
@@ -34,22 +34,22 @@ use oche_types::event::WatchHow;
 use crate::instruction::{Access, Extension, Kind, Place};
 use monitor::Monitors;
 
-/// What a machine offers for guarded pages: the engine, and the view in which it is opened to one CPU.
-pub trait Guards {
+/// What a machine offers for trapped pages: the engine, and the view in which it is opened to one CPU.
+pub trait TrappedPages {
     /// A CPU's access was stopped by stage 2: see `Engine::access_trapped`. `pc` is for the trace.
     fn trapped(&mut self, pc: u64, address: u64, reach: AccessKind) -> FaultDisposition;
-    /// See `Engine::load_guarded`.
+    /// See `Engine::load_trapped`.
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64;
-    /// See `Engine::store_guarded`.
+    /// See `Engine::store_trapped`.
     fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64);
-    /// See `Engine::guard_loads`.
-    fn guard_loads(&mut self, page: Gfn);
+    /// See `Engine::trap_loads`.
+    fn trap_loads(&mut self, page: Gfn);
     /// Begins a view of stage 2 in which nothing differs from the shared one. Returns its root's address, or
     /// `None` where there is no memory for it.
     fn begin_view(&mut self) -> Option<u64>;
-    /// Opens `page` in the view; see `Engine::open_guarded`. False: the view has no room.
+    /// Opens `page` in the view; see `Engine::open_trapped`. False: the view has no room.
     fn open(&mut self, page: Gfn) -> bool;
-    /// See `Engine::settle_guarded`.
+    /// See `Engine::settle_trapped`.
     fn settle(&mut self, page: Gfn);
     /// See `Engine::is_watching`.
     fn is_watching(&self) -> bool;
@@ -105,7 +105,7 @@ pub fn agreement(access: &Access, registers: &impl Registers, far: u64, is_write
 ///
 /// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to `page`.
 pub fn emulate(
-    guards: &mut impl Guards,
+    pages: &mut impl TrappedPages,
     monitors: &mut Monitors,
     cpu: usize,
     page: Gfn,
@@ -122,7 +122,7 @@ pub fn emulate(
         return false;
     }
     let mut on = On {
-        guards,
+        pages,
         monitors,
         cpu,
         page,
@@ -185,7 +185,7 @@ pub fn emulate(
 
 /// An access's place, and all that knows of it.
 struct On<'a, G> {
-    guards: &'a mut G,
+    pages: &'a mut G,
     monitors: &'a mut Monitors,
     cpu: usize,
     page: Gfn,
@@ -197,10 +197,10 @@ struct On<'a, G> {
     length: usize,
 }
 
-impl<G: Guards> On<'_, G> {
+impl<G: TrappedPages> On<'_, G> {
     /// Tells who watches that the parts `values` were loaded or stored.
     fn tell(&mut self, is_write: bool, values: [u64; 2]) {
-        if !self.guards.is_watching() {
+        if !self.pages.is_watching() {
             return;
         }
         let mut value = [0; 8];
@@ -215,17 +215,17 @@ impl<G: Guards> On<'_, G> {
         }
         let Self { page, offset, length, .. } = *self;
         let how = WatchHow::Exact;
-        self.guards.tell(&Watched { page, offset, bytes: length, is_write, how }, &value);
+        self.pages.tell(&Watched { page, offset, bytes: length, is_write, how }, &value);
     }
 
     /// Part `index` of the access.
     fn load(&mut self, index: usize) -> u64 {
-        self.guards.load(self.page, self.offset + index * self.bytes, self.bytes)
+        self.pages.load(self.page, self.offset + index * self.bytes, self.bytes)
     }
 
     fn store(&mut self, index: usize, value: u64) {
         self.monitors.note_store(self.cpu, self.page, self.offset + index * self.bytes);
-        self.guards.store(self.page, self.offset + index * self.bytes, self.bytes, value);
+        self.pages.store(self.page, self.offset + index * self.bytes, self.bytes, value);
     }
 
     fn values(&mut self) -> [u64; 2] {
@@ -248,7 +248,7 @@ impl<G: Guards> On<'_, G> {
     fn store_exclusive(&mut self, values: [u64; 2]) -> bool {
         let Some(seen) = self.monitors.take(self.cpu, self.place()) else {
             // The load-exclusive went by unseen, or there was none. The next one will be seen.
-            self.guards.guard_loads(self.page);
+            self.pages.trap_loads(self.page);
             return false;
         };
         if self.values() != seen {

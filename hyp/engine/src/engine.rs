@@ -23,13 +23,13 @@ use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
 use crate::heap::bytes_of;
 use crate::host::{DeviceFault, DomainId, Host};
-use crate::mover::Guard;
+use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
 use crate::vdart::AccessError;
 use crate::vdart::{Command, VirtualDart};
 
 /// What it costs to bring a page home and give it a base.
-const HOLD_BYTES: usize = 6 * PAGE_BYTES;
+const PIN_BYTES: usize = 6 * PAGE_BYTES;
 /// What it costs to mark the tables of a domain that ends, as many as it can have.
 const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
 /// Faults that one trap takes from the hardware.
@@ -133,10 +133,10 @@ pub enum AccessKind {
 pub enum FaultDisposition {
     /// It tries again: the page is open now.
     Retry,
-    /// The page is guarded. The access is carried out by [`Engine::load_guarded`] and
-    /// [`Engine::store_guarded`], or, whatever it is, between [`Engine::open_guarded`] and
-    /// [`Engine::settle_guarded`]; and the engine's lock is held from this answer to the end of that.
-    Guarded(Gfn),
+    /// The page is trapped. The access is carried out by [`Engine::load_trapped`] and
+    /// [`Engine::store_trapped`], or, whatever it is, between [`Engine::open_trapped`] and
+    /// [`Engine::settle_trapped`]; and the engine's lock is held from this answer to the end of that.
+    Emulate(Gfn),
     /// It is no page of the guest's RAM.
     NotGuestMemory,
 }
@@ -278,31 +278,31 @@ impl Engine {
         if self.placement.relax(host, page) {
             return FaultDisposition::Retry;
         }
-        match (self.placement.mover.guard(page), access) {
-            (Guard::Open, _) | (Guard::Stores, AccessKind::Load | AccessKind::Fetch) => {
+        match (self.placement.mover.trap(page), access) {
+            (CpuTrap::None, _) | (CpuTrap::Writes, AccessKind::Load | AccessKind::Fetch) => {
                 FaultDisposition::Retry
             }
             // A walk that meets a page which may be read wants to write: hardware's access flag.
-            (_, AccessKind::Walk) | (Guard::Everything, AccessKind::Fetch) => {
+            (_, AccessKind::Walk) | (CpuTrap::All, AccessKind::Fetch) => {
                 self.placement.collapse(host, page);
                 FaultDisposition::Retry
             }
-            (Guard::Stores | Guard::Everything, AccessKind::Load | AccessKind::Store) => {
+            (CpuTrap::Writes | CpuTrap::All, AccessKind::Load | AccessKind::Store) => {
                 host.event(Event::Access { address, is_write: access == AccessKind::Store });
-                FaultDisposition::Guarded(page)
+                FaultDisposition::Emulate(page)
             }
         }
     }
 
-    /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, 1 to 8 and inside the page,
+    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, 1 to 8 and inside the page,
     /// zero-extended. 0 for anything else.
-    pub fn load_guarded(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
+    pub fn load_trapped(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
         self.placement.load(host, page, offset, bytes)
     }
 
-    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a guarded
+    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a trapped
     /// `page`, or a virtual device at `offset` of any page. Anything else does nothing.
-    pub fn store_guarded(
+    pub fn store_trapped(
         &mut self,
         host: &mut impl Host,
         page: Gfn,
@@ -315,22 +315,22 @@ impl Engine {
         self.placement.store(host, page, offset, bytes, value);
     }
 
-    /// Where one CPU may access the guarded `page` directly, in whatever way, all copies being up to date.
+    /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up to date.
     ///
-    /// Until [`Self::settle_guarded`] no other CPU may reach the page, and nobody else may call the engine.
-    pub fn open_guarded(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
+    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and nobody else may call the engine.
+    pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.placement.open(host, page)
     }
 
-    /// The CPU that had the guarded `page` opened has done with it.
-    pub fn settle_guarded(&mut self, host: &mut impl Host, page: Gfn) {
+    /// The CPU that had the trapped `page` opened has done with it.
+    pub fn settle_trapped(&mut self, host: &mut impl Host, page: Gfn) {
         self.placement.settle(host, page);
     }
 
     /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
-    /// guard goes, loads trap too, so that the next pair is seen whole.
-    pub fn guard_loads(&mut self, host: &mut impl Host, page: Gfn) {
-        self.placement.guard_loads(host, page);
+    /// trap goes, loads trap too, so that the next pair is seen whole.
+    pub fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
+        self.placement.trap_loads(host, page);
     }
 
     /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
@@ -356,27 +356,27 @@ impl Engine {
         self.placement.watches.are_set()
     }
 
-    /// A CPU's access to a guarded page was carried out: tells it if it is watched. `load` gives the value, a word at
+    /// A CPU's access to a trapped page was carried out: tells it if it is watched. `load` gives the value, a word at
     /// a time from the first byte on.
     pub fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
         self.placement.tell_watched(host, watched, load);
     }
 
-    /// One trap's work, for [`Self::hold_all`] and [`Self::release_all`].
+    /// One trap's work, for [`Self::pin_all`] and [`Self::unpin_all`].
     pub fn trap_budget(&self) -> Budget {
         Budget::new(self.slice_bytes)
     }
 
     /// A master that no DART translates is about to use `pages`: each comes home and stays there
-    /// until [`Self::release`] was called as often as it was named here. Returns how many of the
-    /// first are held: at least one, and not all where `budget` has no room for more. The caller
+    /// until [`Self::unpin`] was called as often as it was named here. Returns how many of the
+    /// first are pinned: at least one, and not all where `budget` has no room for more. The caller
     /// comes again with the rest.
     #[must_use]
-    pub fn hold_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
+    pub fn pin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         let mut reserve = self.placement.reserve(0);
         for page in pages {
-            budget.charge(HOLD_BYTES);
+            budget.charge(PIN_BYTES);
             reserve = reserve.and(self.placement.charge_merge(*page, budget));
             if budget.is_spent() && count != 0 {
                 break;
@@ -385,34 +385,34 @@ impl Engine {
             self.tracker.open(host, &mut self.placement.mover, *page);
             count += 1;
         }
-        self.placement.hold(host, pages.get(..count).must("no more pages are held than are named"));
+        self.placement.pin(host, pages.get(..count).must("no more pages are pinned than are named"));
         self.placement.refund(reserve, budget);
         count
     }
 
-    /// As [`Self::hold_all`], of one page.
-    pub fn hold(&mut self, host: &mut impl Host, page: Gfn) {
-        let held = self.hold_all(host, &[page], &mut self.trap_budget());
-        invariant!(held == 1, "one page is always held");
+    /// As [`Self::pin_all`], of one page.
+    pub fn pin(&mut self, host: &mut impl Host, page: Gfn) {
+        let pinned = self.pin_all(host, &[page], &mut self.trap_budget());
+        invariant!(pinned == 1, "one page is always pinned");
     }
 
     /// The master has done with `page`. What it wrote there is in all copies on return.
-    pub fn release(&mut self, host: &mut impl Host, page: Gfn) {
-        self.placement.release(host, page);
+    pub fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
+        self.placement.unpin(host, page);
     }
 
-    /// As [`Self::release`], of each of `pages`. Returns how many of the first are released: at least one, and not all where
+    /// As [`Self::unpin`], of each of `pages`. Returns how many of the first are unpinned: at least one, and not all where
     /// `budget` has no room for more. The caller comes again with the rest.
     #[must_use]
-    pub fn release_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
+    pub fn unpin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
         for page in pages {
-            budget.charge(HOLD_BYTES);
+            budget.charge(PIN_BYTES);
             let reserve = self.placement.charge_merge(*page, budget);
             if budget.is_spent() && count != 0 {
                 break;
             }
-            self.placement.release(host, *page);
+            self.placement.unpin(host, *page);
             self.placement.refund(reserve, budget);
             count += 1;
         }

@@ -13,10 +13,10 @@ pub(crate) mod alias;
 pub(crate) mod book;
 mod copies;
 mod cost;
+mod cpu_trap;
 mod direct;
 pub(crate) mod follow;
-mod guard;
-mod hold;
+mod pin;
 pub(crate) mod removal;
 mod strict;
 pub(crate) mod watch;
@@ -137,7 +137,7 @@ pub(crate) struct Placement {
     work: removal::Work,
     copies: Vec<addition::Copy>,
     /// Pages on their way home, for a master behind no DART.
-    fetches: Vec<hold::Fetch>,
+    fetches: Vec<pin::Fetch>,
     /// Direct granules that have to be composed before they can take what is newly wanted.
     misfits: Vec<Change>,
     /// Those of them that could not be.
@@ -198,7 +198,7 @@ impl Placement {
             + bytes_of::<Range<Gfn>>(devices);
         let lists = removal::Work::BYTES
             + bytes_of::<addition::Copy>(BATCH * SLOTS)
-            + bytes_of::<hold::Fetch>(hold::MAX_FETCHES)
+            + bytes_of::<pin::Fetch>(pin::MAX_FETCHES)
             // Misfits, and what is given up.
             + 2 * bytes_of::<Change>(BATCH)
             + bytes_of::<(Granule, Refusal)>(BATCH)
@@ -232,7 +232,7 @@ impl Placement {
             watches: Watches::new(),
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
-            fetches: Vec::with_capacity(hold::MAX_FETCHES),
+            fetches: Vec::with_capacity(pin::MAX_FETCHES),
             misfits: Vec::with_capacity(BATCH),
             stuck: Vec::with_capacity(BATCH),
             given_up: Vec::with_capacity(BATCH),

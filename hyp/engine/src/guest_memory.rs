@@ -28,8 +28,8 @@ impl<'a, W: Host> EngineMemory<'a, W> {
         bytes: usize,
         mut each: impl FnMut(&mut Engine, &mut W, Gfn, usize, usize, usize),
     ) -> Result<(), NotMemory> {
-        let mut guard = self.engine.borrow_mut();
-        let (engine, host) = &mut *guard;
+        let mut trap = self.engine.borrow_mut();
+        let (engine, host) = &mut *trap;
         let mut done = 0;
         while done < bytes {
             let at = address.checked_add(done as u64).ok_or(NotMemory)?;
@@ -46,7 +46,7 @@ impl<'a, W: Host> EngineMemory<'a, W> {
 impl<W: Host> GuestMemory for EngineMemory<'_, W> {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NotMemory> {
         self.pieces(address, into.len(), |engine, host, page, offset, count, done| {
-            let value = engine.load_guarded(host, page, offset, count).to_le_bytes();
+            let value = engine.load_trapped(host, page, offset, count).to_le_bytes();
             for (to, from) in into.iter_mut().skip(done).zip(value).take(count) {
                 *to = from;
             }
@@ -57,7 +57,7 @@ impl<W: Host> GuestMemory for EngineMemory<'_, W> {
         self.pieces(address, from.len(), |engine, host, page, offset, count, done| {
             let bytes = from.iter().skip(done).take(count);
             let value = bytes.rev().fold(0, |value, byte| value << 8 | u64::from(*byte));
-            engine.store_guarded(host, page, offset, count, value);
+            engine.store_trapped(host, page, offset, count, value);
         })
     }
 

@@ -98,7 +98,7 @@ pub trait Stage2 {
     /// [`OutOfTables`]; then nothing has changed and none of the other calls may follow for this page.
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables>;
 
-    /// Makes the prepared entry of `page` invalid and marks it as in motion.
+    /// Makes the prepared entry of `page` invalid and marks it as broken.
     fn break_page(&mut self, page: Gfn);
 
     /// # Guarantees

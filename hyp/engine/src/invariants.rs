@@ -9,7 +9,7 @@ use crate::granule::book::{Book, Form, Index, Record};
 use crate::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
-use crate::mover::{Guard, Mover};
+use crate::mover::{CpuTrap, Mover};
 use crate::pool::Pool;
 use crate::shadow::Shadow;
 
@@ -110,26 +110,26 @@ fn a_page_that_changes_place_under_the_cpus_stops_the_machine() {
 fn a_page_that_changes_place_before_the_flush_stops_the_machine() {
     let mut mover = mover();
     assert_eq!(mover.prepare(&mut Nothing, Gfn(20)), Ok(()));
-    mover.begin(&mut Nothing, Gfn(20));
+    mover.break_page(&mut Nothing, Gfn(20));
     mover.place(&mut Nothing, Gfn(20), Hfn(40));
 }
 
 #[test]
 #[should_panic(expected = "invariant: a page moves only with a stage-2 entry of its own")]
 fn a_page_that_moves_unprepared_stops_the_machine() {
-    mover().begin(&mut Nothing, Gfn(20));
+    mover().break_page(&mut Nothing, Gfn(20));
 }
 
 #[test]
-#[should_panic(expected = "invariant: a guard changes only while its page is in motion")]
+#[should_panic(expected = "invariant: a trap changes only while its page is broken")]
 fn a_guard_that_changes_under_the_cpus_stops_the_machine() {
-    mover().set_guard(Gfn(20), Guard::Everything);
+    mover().set_trap(Gfn(20), CpuTrap::All);
 }
 
 #[test]
 #[should_panic(expected = "invariant: the page is guest RAM")]
 fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
-    mover().begin(&mut Nothing, Gfn(5));
+    mover().break_page(&mut Nothing, Gfn(5));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The page mover: where each guest page's bytes are, and what the CPUs may do with it.
 //!
-//! Stage 2 is changed here and nowhere else, always break-before-make, any number of pages in one motion:
-//! [`Mover::begin`] for each page, [`Mover::still`] once, then whatever copying is due, [`Mover::finish`].
+//! Stage 2 is changed here and nowhere else, always break-before-make, any number of pages together:
+//! [`Mover::break_page`] for each page, [`Mover::flush_tlb`] once, then whatever copying is due, [`Mover::remap`].
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -18,59 +18,59 @@ use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, TraceSink};
 pub(crate) struct PageRecord {
     /// Where the page is, if not at home. Zero is home: no pool starts at host-physical zero.
     away: u32,
-    /// IOVAs at which the page is mapped: see `placement::alias`.
+    /// IOVAs at which the page is mapped: see `granule::alias`.
     pub(crate) mappings: u32,
     /// The page of the pool that holds what all copies last agreed on, or zero.
     pub(crate) base: u32,
     /// The first watched table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
-    /// The page's place among those that are followed: see `placement::follow`. [`NONE`] if it is not.
+    /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is not.
     pub(crate) followed: u32,
-    /// How often a master behind no DART uses the page now: see `placement::hold`.
-    holds: u16,
+    /// How often a master behind no DART uses the page now: see `granule::pin`.
+    pins: u16,
     /// CPUs' stores are trapped, because the page holds a watched table.
     is_closed: bool,
     /// What CPUs may not do by themselves because the page has copies.
-    guard: Guard,
-    /// CPUs use load-exclusive on the page while it is guarded: see `placement::guard`.
+    trap: CpuTrap,
+    /// CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
     has_exclusives: bool,
-    /// CPUs' accesses cannot be told one by one, even where a watch asks for it: see `placement::watch`.
+    /// CPUs' accesses cannot be told one by one, even where a watch asks for it: see `granule::watch`.
     pub(crate) is_unwatchable: bool,
-    /// The work under way is about the page: see `placement::cost`.
+    /// The work under way is about the page: see `granule::cost`.
     pub(crate) is_listed: bool,
-    /// Broken in stage 2, to be made again by [`Mover::finish`].
-    in_motion: bool,
+    /// Broken in stage 2, to be made again by [`Mover::remap`].
+    is_broken: bool,
     /// Has a stage-2 entry of its own.
     is_prepared: bool,
 }
 
 /// Which accesses of CPUs to a page are trapped because it has copies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Guard {
+pub(crate) enum CpuTrap {
     /// None.
-    Open,
+    None,
     /// Stores: they have to reach every copy.
-    Stores,
+    Writes,
     /// All: what devices wrote into the copies has to be looked at first.
-    Everything,
+    All,
 }
 
 /// No table, no mapping.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Every page of guest RAM, and the pages that are in motion.
+/// Every page of guest RAM, and the pages that are broken.
 #[derive(Debug)]
 pub(crate) struct Mover {
     /// Ranges of guest RAM, ascending, with the index of the first page's record.
     ranges: Vec<(Range<u32>, usize)>,
     records: Vec<PageRecord>,
-    moving: Vec<Gfn>,
-    is_still: bool,
+    broken: Vec<Gfn>,
+    is_flushed: bool,
 }
 
 impl Mover {
-    /// All pages of `ram` at home and open. Up to `most_moving` pages can be in one motion.
-    pub(crate) fn new(ram: &[Range<Gfn>], most_moving: usize) -> Self {
+    /// All pages of `ram` at home and open. Up to `max_broken` pages can be broken at once.
+    pub(crate) fn new(ram: &[Range<Gfn>], max_broken: usize) -> Self {
         let mut ranges = Vec::with_capacity(ram.len());
         let mut count = 0;
         for range in ram {
@@ -83,26 +83,26 @@ impl Mover {
             base: 0,
             table: NONE,
             followed: NONE,
-            holds: 0,
+            pins: 0,
             is_closed: false,
-            guard: Guard::Open,
+            trap: CpuTrap::None,
             has_exclusives: false,
             is_unwatchable: false,
             is_listed: false,
-            in_motion: false,
+            is_broken: false,
             is_prepared: false,
         };
         Self {
             ranges,
             records: alloc::vec![record; count],
-            moving: Vec::with_capacity(most_moving),
-            is_still: false,
+            broken: Vec::with_capacity(max_broken),
+            is_flushed: false,
         }
     }
 
     /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
-    pub(crate) const fn bytes(ranges: usize, pages: usize, most_moving: usize) -> usize {
-        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageRecord>(pages) + bytes_of::<Gfn>(most_moving)
+    pub(crate) const fn bytes(ranges: usize, pages: usize, max_broken: usize) -> usize {
+        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageRecord>(pages) + bytes_of::<Gfn>(max_broken)
     }
 
     /// The record of `page`, or `None` where that is not guest RAM.
@@ -138,9 +138,9 @@ impl Mover {
         self.locate(page) == page.home()
     }
 
-    /// Whether `page` is out of the CPUs' reach until [`Self::finish`].
-    pub(crate) fn is_moving(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.in_motion)
+    /// Whether `page` is out of the CPUs' reach until [`Self::remap`].
+    pub(crate) fn is_broken(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|record| record.is_broken)
     }
 
     /// Whether CPUs' stores to `page` are trapped.
@@ -149,30 +149,30 @@ impl Mover {
     }
 
     /// Takes note that a master behind no DART uses `page`. `false`: it is not guest RAM.
-    pub(crate) fn hold(&mut self, page: Gfn) -> bool {
+    pub(crate) fn pin(&mut self, page: Gfn) -> bool {
         let Some(record) = self.get_mut(page) else { return false };
-        record.holds = record.holds.saturating_add(1);
+        record.pins = record.pins.saturating_add(1);
         true
     }
 
-    /// One use of `page` is over. Whether it was the last. What has been used too often to be counted stays held.
-    pub(crate) fn release(&mut self, page: Gfn) -> bool {
-        let Some(record) = self.get_mut(page).filter(|record| record.holds != u16::MAX) else { return false };
-        record.holds = record.holds.saturating_sub(1);
-        record.holds == 0
+    /// One use of `page` is over. Whether it was the last. What has been used too often to be counted stays pinned.
+    pub(crate) fn unpin(&mut self, page: Gfn) -> bool {
+        let Some(record) = self.get_mut(page).filter(|record| record.pins != u16::MAX) else { return false };
+        record.pins = record.pins.saturating_sub(1);
+        record.pins == 0
     }
 
     /// Whether a master behind no DART uses `page`, which is at home then.
-    pub(crate) fn is_held(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.holds != 0)
+    pub(crate) fn is_pinned(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|record| record.pins != 0)
     }
 
     /// Which accesses of CPUs to `page` are trapped, or will be once it is made again.
-    pub(crate) fn guard(&self, page: Gfn) -> Guard {
-        self.get(page).map_or(Guard::Open, |record| record.guard)
+    pub(crate) fn trap(&self, page: Gfn) -> CpuTrap {
+        self.get(page).map_or(CpuTrap::None, |record| record.trap)
     }
 
-    /// Whether CPUs use load-exclusive on `page` while it is guarded.
+    /// Whether CPUs use load-exclusive on `page` while it is trapped.
     pub(crate) fn has_exclusives(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|record| record.has_exclusives)
     }
@@ -182,19 +182,19 @@ impl Mover {
         self.record_mut(page).has_exclusives = has_exclusives;
     }
 
-    /// Sets what is trapped once `page`, which is in motion, is made again.
-    pub(crate) fn set_guard(&mut self, page: Gfn, guard: Guard) {
+    /// Sets what is trapped once `page`, which is broken, is made again.
+    pub(crate) fn set_trap(&mut self, page: Gfn, trap: CpuTrap) {
         let record = self.record_mut(page);
-        invariant!(record.in_motion, "a guard changes only while its page is in motion: {page:?}");
-        record.guard = guard;
+        invariant!(record.is_broken, "a trap changes only while its page is broken: {page:?}");
+        record.trap = trap;
     }
 
-    /// Page number `index` of those in motion.
-    pub(crate) fn moving(&self, index: usize) -> Option<Gfn> {
-        self.moving.get(index).copied()
+    /// Page number `index` of those that are broken.
+    pub(crate) fn broken(&self, index: usize) -> Option<Gfn> {
+        self.broken.get(index).copied()
     }
 
-    /// Gives `page` a stage-2 entry of its own, so that [`Self::begin`] can follow.
+    /// Gives `page` a stage-2 entry of its own, so that [`Self::break_page`] can follow.
     ///
     /// # Errors
     ///
@@ -208,62 +208,62 @@ impl Mover {
         Ok(())
     }
 
-    /// Breaks the entry of a prepared `page`, if this motion has not yet. CPUs wait until [`Self::finish`].
-    pub(crate) fn begin(&mut self, stage2: &mut impl Stage2, page: Gfn) {
+    /// Breaks the entry of a prepared `page`, if it is not broken yet. CPUs wait until [`Self::remap`].
+    pub(crate) fn break_page(&mut self, stage2: &mut impl Stage2, page: Gfn) {
         let record = self.record_mut(page);
         invariant!(record.is_prepared, "a page moves only with a stage-2 entry of its own: {page:?}");
-        if !record.in_motion {
-            record.in_motion = true;
+        if !record.is_broken {
+            record.is_broken = true;
             stage2.break_page(page);
-            invariant!(self.moving.len() < self.moving.capacity(), "a batch moves a bounded number of pages");
-            self.moving.push(page);
-            self.is_still = false;
+            invariant!(self.broken.len() < self.broken.capacity(), "a batch moves a bounded number of pages");
+            self.broken.push(page);
+            self.is_flushed = false;
         }
     }
 
-    /// After this no CPU reaches a page in motion.
-    pub(crate) fn still(&mut self, stage2: &mut impl Stage2) {
-        if !self.moving.is_empty() && !self.is_still {
+    /// After this no CPU reaches a page that is broken.
+    pub(crate) fn flush_tlb(&mut self, stage2: &mut impl Stage2) {
+        if !self.broken.is_empty() && !self.is_flushed {
             stage2.flush_broken();
-            self.is_still = true;
+            self.is_flushed = true;
         }
     }
 
-    /// Whether `page` is in motion and no CPU reaches it.
+    /// Whether `page` is broken and no CPU reaches it.
     pub(crate) fn can_move(&self, page: Gfn) -> bool {
-        self.is_still && self.is_moving(page)
+        self.is_flushed && self.is_broken(page)
     }
 
-    /// Notes that the bytes of `page`, which is in motion, are at `to`.
+    /// Notes that the bytes of `page`, which is broken, are at `to`.
     pub(crate) fn place(&mut self, sink: &mut impl TraceSink, page: Gfn, to: Hfn) {
-        let is_still = self.is_still;
+        let is_flushed = self.is_flushed;
         let record = self.record_mut(page);
         invariant!(
-            record.in_motion && is_still,
+            record.is_broken && is_flushed,
             "a page changes place only out of the CPUs' reach: {page:?}"
         );
         record.away = if to == page.home() { 0 } else { to.0 };
         sink.event(Event::Moved { page, to });
     }
 
-    /// Makes every page in motion again, where it now is.
-    pub(crate) fn finish(&mut self, host: &mut (impl Stage2 + Memory)) {
-        if self.moving.is_empty() {
+    /// Makes every page that is broken again, where it now is.
+    pub(crate) fn remap(&mut self, host: &mut (impl Stage2 + Memory)) {
+        if self.broken.is_empty() {
             return;
         }
-        self.still(host);
-        while let Some(page) = self.moving.pop() {
+        self.flush_tlb(host);
+        while let Some(page) = self.broken.pop() {
             let at = self.locate(page);
             let record = self.record_mut(page);
-            record.in_motion = false;
-            let access = match (record.guard, record.is_closed) {
-                (Guard::Everything, _) => CpuAccess::None,
-                (Guard::Stores, _) | (Guard::Open, true) => CpuAccess::ReadOnly,
-                (Guard::Open, false) => CpuAccess::ReadWrite,
+            record.is_broken = false;
+            let access = match (record.trap, record.is_closed) {
+                (CpuTrap::All, _) => CpuAccess::None,
+                (CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
+                (CpuTrap::None, false) => CpuAccess::ReadWrite,
             };
             host.make_page(page, at, access);
         }
-        self.is_still = false;
+        self.is_flushed = false;
         host.publish();
     }
 
@@ -282,11 +282,11 @@ impl Mover {
             return Ok(());
         }
         self.prepare(host, page)?;
-        let in_motion = self.is_moving(page);
+        let is_broken = self.is_broken(page);
         self.record_mut(page).is_closed = is_closed;
-        if !in_motion {
-            self.begin(host, page);
-            self.finish(host);
+        if !is_broken {
+            self.break_page(host, page);
+            self.remap(host);
         }
         Ok(())
     }

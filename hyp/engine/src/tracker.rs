@@ -469,7 +469,7 @@ impl Tracker {
         // maps the page for may write it before the table is compared again.
         if mover.get(page).is_none_or(|record| record.mappings != NONE)
             || batch.maps(page)
-            || mover.is_held(page)
+            || mover.is_pinned(page)
             || mover.set_closed(host, page, true).is_err()
         {
             return;

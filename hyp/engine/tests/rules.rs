@@ -2,9 +2,9 @@
 
 mod bench;
 mod budget;
-mod guards;
-mod holds;
+mod pins;
 mod tables;
+mod traps;
 mod windows;
 
 use bench::{Bench, dart, page, stream};

@@ -101,10 +101,10 @@ counters! {
         blocks,
         /// Invalidations that the hardware did not finish.
         invalidate_timeouts,
-        /// Guarded accesses by the guest.
-        guarded_accesses,
+        /// Trapped accesses by the guest.
+        trapped_accesses,
         /// Mappings given up since a CPU fetches from the page or walks tables in it.
-        refused_not_guardable,
+        refused_not_trappable,
         /// Mappings whose permission could not be kept apart from their granule's.
         refused_permission,
         /// Accesses by CPUs to watched bytes that were told.
@@ -178,7 +178,7 @@ impl Statistics {
             Refusal::TooManyTables => &mut self.refused_tables_full,
             Refusal::TooManyDomains => &mut self.refused_domains_full,
             Refusal::OutOfStage2Tables => &mut self.refused_stage2,
-            Refusal::NotGuardable => &mut self.refused_not_guardable,
+            Refusal::NotTrappable => &mut self.refused_not_trappable,
             Refusal::MixedPermission => &mut self.refused_permission,
         }
     }
@@ -211,7 +211,7 @@ macro_rules! exits {
 exits! {
     /// A load or store of a virtual DART's register.
     DartRegister = "exits_dart_register",
-    /// An access to a page that the engine keeps closed: a store to a watched table, any to a guarded page.
+    /// An access to a page that the engine keeps closed: a store to a watched table, any to a trapped page.
     WatchedPage = "exits_watched_page",
     /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries again.
     Retry = "exits_retry",
@@ -292,10 +292,10 @@ mod tests {
 
     #[test]
     fn names_and_values_stand_in_the_same_order() {
-        let counted = Statistics { maps: 3, guarded_accesses: 5, ..Statistics::default() };
+        let counted = Statistics { maps: 3, trapped_accesses: 5, ..Statistics::default() };
         let values = counted.values();
         assert_eq!(values.len(), Statistics::NAMES.len());
         let of = |name| Statistics::NAMES.iter().position(|known| *known == name).map(|index| values[index]);
-        assert_eq!((of("maps"), of("guarded_accesses"), of("unmaps")), (Some(3), Some(5), Some(0)));
+        assert_eq!((of("maps"), of("trapped_accesses"), of("unmaps")), (Some(3), Some(5), Some(0)));
     }
 }

@@ -84,7 +84,7 @@ fn events() -> Vec<Event> {
                 Refusal::TooManyTables,
                 Refusal::TooManyDomains,
                 Refusal::OutOfStage2Tables,
-                Refusal::NotGuardable,
+                Refusal::NotTrappable,
                 Refusal::MixedPermission,
             ]
             .map(|reason| Event::Refused { at, page, reason }),

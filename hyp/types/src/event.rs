@@ -178,7 +178,7 @@ numbered! {
         OutOfStage2Tables = 8, "out-of-stage2-tables",
         /// A CPU fetches instructions from the page, or walks tables in it, while a device may
         /// write a copy of it.
-        NotGuardable = 9, "not-guardable",
+        NotTrappable = 9, "not-trappable",
         /// The page's permission is another than its granule's, and the hardware cannot keep them
         /// apart.
         MixedPermission = 10, "mixed-permission",

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use oche_el2::device::{IoError, IoResult};
-use oche_el2::guard::{Guards, Value};
+use oche_el2::guard::{TrappedPages, Value};
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{callers, percpu};
@@ -135,8 +135,8 @@ impl<I: Iommu> Mediation<I> {
         answer.map_err(|_| IoError::NoRegister)
     }
 
-    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::hold_all`],
-    /// [`Self::release_all`] and [`Self::word`].
+    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::pin_all`],
+    /// [`Self::unpin_all`] and [`Self::word`].
     pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(cause);
         let result = act(self);
@@ -149,23 +149,23 @@ impl<I: Iommu> Mediation<I> {
         self.engine.trap_budget()
     }
 
-    /// See [`Engine::hold_all`].
+    /// See [`Engine::pin_all`].
     #[must_use]
-    pub fn hold_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
-        self.engine.hold_all(&mut self.machine, pages, budget)
+    pub fn pin_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.pin_all(&mut self.machine, pages, budget)
     }
 
-    /// See [`Engine::release_all`].
+    /// See [`Engine::unpin_all`].
     #[must_use]
-    pub fn release_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
-        self.engine.release_all(&mut self.machine, pages, budget)
+    pub fn unpin_all(&mut self, pages: &[Gfn], budget: &mut Budget) -> usize {
+        self.engine.unpin_all(&mut self.machine, pages, budget)
     }
 
     /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.
     pub fn word(&mut self, address: u64) -> Option<u64> {
         let page = Gfn::containing(address).filter(|page| self.engine.is_ram(*page))?;
         let offset = (address as usize % PAGE_BYTES) & !7;
-        Some(self.engine.load_guarded(&mut self.machine, page, offset, 8))
+        Some(self.engine.load_trapped(&mut self.machine, page, offset, 8))
     }
 
     /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes` bytes of `write` there.
@@ -222,7 +222,7 @@ impl<I: Iommu> Mediation<I> {
     fn load_words(&mut self, page: Gfn, count: usize) {
         self.words.fill(0);
         for (index, word) in self.words.iter_mut().enumerate().take(count) {
-            *word = self.engine.load_guarded(&mut self.machine, page, index * 8, 8);
+            *word = self.engine.load_trapped(&mut self.machine, page, index * 8, 8);
         }
     }
 
@@ -232,7 +232,7 @@ impl<I: Iommu> Mediation<I> {
     }
 }
 
-impl<I: Iommu> Guards for Mediation<I> {
+impl<I: Iommu> TrappedPages for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: AccessKind) -> FaultDisposition {
         self.begin(Cause { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
@@ -241,15 +241,15 @@ impl<I: Iommu> Guards for Mediation<I> {
     }
 
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64 {
-        self.engine.load_guarded(&mut self.machine, page, offset, bytes)
+        self.engine.load_trapped(&mut self.machine, page, offset, bytes)
     }
 
     fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64) {
-        self.engine.store_guarded(&mut self.machine, page, offset, bytes, value);
+        self.engine.store_trapped(&mut self.machine, page, offset, bytes, value);
     }
 
-    fn guard_loads(&mut self, page: Gfn) {
-        self.engine.guard_loads(&mut self.machine, page);
+    fn trap_loads(&mut self, page: Gfn) {
+        self.engine.trap_loads(&mut self.machine, page);
     }
 
     fn begin_view(&mut self) -> Option<u64> {
@@ -257,12 +257,12 @@ impl<I: Iommu> Guards for Mediation<I> {
     }
 
     fn open(&mut self, page: Gfn) -> bool {
-        let at = self.engine.open_guarded(&mut self.machine, page);
+        let at = self.engine.open_trapped(&mut self.machine, page);
         self.machine.stage2.open_in_view(page, at)
     }
 
     fn settle(&mut self, page: Gfn) {
-        self.engine.settle_guarded(&mut self.machine, page);
+        self.engine.settle_trapped(&mut self.machine, page);
     }
 
     fn is_watching(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The M1's NVMe controller (ANS), which no DART translates: which pages a command names, and when it has done with them.
 //!
 //! The driver fills a submission entry and writes its number to a doorbell; that store traps. The pages that the entry
-//! names are brought home and held there until the completion queue says that the command is done, which is looked at in the
+//! names are brought home and pinned there until the completion queue says that the command is done, which is looked at in the
 //! next trap of a doorbell or of a DART, whichever comes first. So a command costs one trap, and nothing else is
 //! trapped in steady state: the completion's registers lie in another page. Source: Linux
 //! `drivers/nvme/host/apple.c`, U-Boot `drivers/nvme/nvme_apple.c`; NVM Express Base Specification 1.4, 3.1,
@@ -9,8 +9,8 @@
 //!
 //! Whatever a guest writes into registers, queues and lists is answered or refused with a [`Refusal`]. One trap looks
 //! at no more than 1032 addresses, holds as many pages at most, and releases at most twice as many, those of the
-//! queues themselves apart; what is left of what is done is released in the traps that follow. Where pages have many
-//! copies the machine stops sooner, and the guest makes its store again: a doorbell reaches the controller when all is held.
+//! queues themselves apart; what is left of what is done is unpinned in the traps that follow. Where pages have many
+//! copies the machine stops sooner, and the guest makes its store again: a doorbell reaches the controller when all is pinned.
 
 use core::fmt;
 
@@ -59,12 +59,12 @@ pub const HEAP_BYTES: u64 = {
 pub trait Machine {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
-    /// Has each of `pages`, which differ, be at home until it is released as often. Gives how many of the first are:
+    /// Has each of `pages`, which differ, be at home until it is unpinned as often. Gives how many of the first are:
     /// at least one, and not all where that is more than one trap's work.
-    fn hold(&mut self, pages: &[Gfn]) -> usize;
-    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the first were released, as
-    /// [`Self::hold`].
-    fn release(&mut self, pages: &[Gfn]) -> usize;
+    fn pin(&mut self, pages: &[Gfn]) -> usize;
+    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the first were unpinned, as
+    /// [`Self::pin`].
+    fn unpin(&mut self, pages: &[Gfn]) -> usize;
     /// No load that follows is satisfied before the loads that came before it: what the controller wrote before a
     /// completion whose phase was seen is seen too.
     fn order_loads(&mut self);
@@ -144,7 +144,7 @@ impl Ans {
     ) -> Result<Verdict, Refusal> {
         let mut left = MAX_PAGES;
         self.find_done(machine);
-        self.release(&mut left, machine);
+        self.unpin(&mut left, machine);
         let result = match offset {
             CC => {
                 let is_enabled = value & 1 != 0;
@@ -163,7 +163,7 @@ impl Ans {
             IO_DOORBELL => self.submit_io(value, machine),
             _ => Ok(Verdict::Pass),
         };
-        self.release(&mut left, machine);
+        self.unpin(&mut left, machine);
         result
     }
 
@@ -179,7 +179,7 @@ impl Ans {
     /// Finds out which commands are done by now, and releases what they named as far as one trap may.
     pub fn collect(&mut self, machine: &mut impl Machine) {
         self.find_done(machine);
-        self.release(&mut { MAX_PAGES }, machine);
+        self.unpin(&mut { MAX_PAGES }, machine);
     }
 
     fn find_done(&mut self, machine: &mut impl Machine) {
@@ -189,14 +189,14 @@ impl Ans {
         }
     }
 
-    /// Whether nothing is held.
+    /// Whether nothing is pinned.
     pub fn is_idle(&self) -> bool {
         self.admin.is_idle() && self.io.is_idle()
     }
 
-    fn release(&mut self, left: &mut usize, machine: &mut impl Machine) {
-        self.admin.release(left, machine);
-        self.io.release(left, machine);
+    fn unpin(&mut self, left: &mut usize, machine: &mut impl Machine) {
+        self.admin.unpin(left, machine);
+        self.io.unpin(left, machine);
     }
 
     /// The controller is set up anew: it has done with everything.

@@ -38,7 +38,7 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
             );
             program.setting.is_watched = is_watched;
             match run_program(&program) {
-                Ok(counts) => guarded[usize::from(is_watched)] += counts.guarded_accesses,
+                Ok(counts) => guarded[usize::from(is_watched)] += counts.trapped_accesses,
                 Err(difference) => panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what),
             }
         }
@@ -78,7 +78,7 @@ fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
         let steps =
             steps.into_iter().enumerate().map(|(seed, operation)| Step { operation, seed: seed as u32 });
         match run_program(&Program { setting, steps: steps.collect() }) {
-            Ok(counts) => assert!(counts.guarded_accesses > 900, "{counts:?}"),
+            Ok(counts) => assert!(counts.trapped_accesses > 900, "{counts:?}"),
             Err(difference) => panic!("after {} operations: {}", difference.step + 1, difference.what),
         }
     }
@@ -102,7 +102,7 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::SkipFill,
         Sabotage::SkipBlock,
         Sabotage::SkipWatch,
-        Sabotage::WeakGuard,
+        Sabotage::WeakTrap,
         Sabotage::SkipSettle,
         Sabotage::CopyBeforeBreak,
         Sabotage::SkipPublish,

@@ -1,4 +1,4 @@
-//! What happens when a CPU touches a guarded page: emulation or a step, under the engine's lock throughout.
+//! What happens when a CPU touches a trapped page: emulation or a step, under the engine's lock throughout.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -11,7 +11,7 @@ use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
 use crate::guard::monitor::Monitors;
 use crate::guard::progress::{self, Load, MAX_APART, Outcome, Progress};
-use crate::guard::{self, Agreement, Guards, Registers, Value};
+use crate::guard::{self, Agreement, Registers, TrappedPages, Value};
 use crate::instruction::{self, Access, InstructionSet, Kind};
 use crate::lock::{Parked, SpinGuard, SpinLock};
 use crate::registers::{SpEl0, SpEl1};
@@ -24,7 +24,7 @@ use crate::{inject, percpu};
 const SPSR_LEVEL: u64 = 3 << 2;
 const SPSR_SELECT: u64 = 1;
 
-/// Everything about guarded accesses that is not the engine's.
+/// Everything about trapped accesses that is not the engine's.
 static STATE: SpinLock<State> = SpinLock::new(State {
     monitors: Monitors::new(),
     progress: [Progress::new(); MAX_CPUS],
@@ -63,7 +63,7 @@ struct Opened {
 /// Instructions that are stepped between a load-exclusive and its store-exclusive.
 const LONGEST_SEQUENCE: u8 = 24;
 
-/// A CPU that executed a load-exclusive on a guarded page. Its own monitor is clear, so its store-exclusive would
+/// A CPU that executed a load-exclusive on a trapped page. Its own monitor is clear, so its store-exclusive would
 /// fail without a trap, for ever. So it is stepped until there, with nothing opened and no lock held, and the
 /// store-exclusive is emulated as well.
 #[derive(Clone, Copy)]
@@ -78,32 +78,36 @@ struct Sequence {
 /// What the CPU reported may be old by now: it waited for the lock. So before an access is emulated, the
 /// instruction must be the one that faulted ([`guard::agreement`]) and stage 1 must still allow it
 /// ([`recheck_translation`]). Otherwise the CPU tries again.
-pub fn on_fault<G: Guards>(engine: &'static SpinLock<G>, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-    let mut guards = engine.lock();
-    match guards.trapped(frame.elr, fault.address, reach(fault)) {
+pub fn on_fault<G: TrappedPages>(
+    engine: &'static SpinLock<G>,
+    fault: &Fault,
+    frame: &mut TrapFrame,
+) -> Resume {
+    let mut pages = engine.lock();
+    match pages.trapped(frame.elr, fault.address, reach(fault)) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
         FaultDisposition::Retry => Resume::Same,
         // It moves no bytes, and all memory is coherent.
-        FaultDisposition::Guarded(_) if fault.abort.is_cache_maintenance => Resume::Next,
-        FaultDisposition::Guarded(page) => {
-            let Some(access) = access(frame) else { return step_unknown(guards, page, fault, frame) };
+        FaultDisposition::Emulate(_) if fault.abort.is_cache_maintenance => Resume::Next,
+        FaultDisposition::Emulate(page) => {
+            let Some(access) = access(frame) else { return step_unknown(pages, page, fault, frame) };
             match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
                 Agreement::Other => Resume::Same,
-                Agreement::Crosses => begin_step(guards, page, fault, frame, &[None; MAX_OPENED]),
+                Agreement::Crosses => begin_step(pages, page, fault, frame, &[None; MAX_OPENED]),
                 Agreement::Same(address) => {
                     if recheck_translation(address, &access, frame, page) != Translation::Same {
                         return Resume::Same;
                     }
                     // Before what the guest stored by itself until now, and after what follows.
                     fence(Ordering::SeqCst);
-                    emulate(&mut *guards, page, address, &access, frame);
+                    emulate(&mut *pages, page, address, &access, frame);
                     fence(Ordering::SeqCst);
                     if !matches!(access.kind, Kind::LoadExclusive { .. }) {
                         return Resume::Next;
                     }
                     let values = STATE.lock().monitors.values(percpu::index());
                     let load = Load { page, pc: frame.elr, address, values };
-                    drop(guards);
+                    drop(pages);
                     frame.advance();
                     step_to_store(engine, load, frame, LONGEST_SEQUENCE);
                     Resume::Same
@@ -115,8 +119,8 @@ pub fn on_fault<G: Guards>(engine: &'static SpinLock<G>, fault: &Fault, frame: &
 
 /// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the page's copies are given up
 /// if it goes on.
-fn step_unknown<G: Guards>(
-    mut guards: SpinGuard<'static, G>,
+fn step_unknown<G: TrappedPages>(
+    mut pages: SpinGuard<'static, G>,
     page: Gfn,
     fault: &Fault,
     frame: &mut TrapFrame,
@@ -125,16 +129,16 @@ fn step_unknown<G: Guards>(
         raw_instruction(frame).is_some_and(|(word, set)| instruction::is_load_exclusive(word, set));
     let load = Load { page, pc: frame.elr, address: fault.far, values: None };
     if is_exclusive && is_stuck(load, Outcome::Hopeless, || true) {
-        return give_up(&mut *guards, page, frame);
+        return give_up(&mut *pages, page, frame);
     }
-    begin_step(guards, page, fault, frame, &[None; MAX_OPENED])
+    begin_step(pages, page, fault, frame, &[None; MAX_OPENED])
 }
 
 /// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
-fn emulate(guards: &mut impl Guards, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
+fn emulate(pages: &mut impl TrappedPages, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
     let mut state = STATE.lock();
     let is_done = guard::emulate(
-        guards,
+        pages,
         &mut state.monitors,
         percpu::index(),
         page,
@@ -147,7 +151,7 @@ fn emulate(guards: &mut impl Guards, page: Gfn, address: u64, access: &Access, f
 
 /// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps
 /// what only computes, and lets the guest go on by itself at anything else. The monitor outlives none but a step.
-fn step_to_store<G: Guards>(engine: &'static SpinLock<G>, load: Load, frame: &mut TrapFrame, left: u8) {
+fn step_to_store<G: TrappedPages>(engine: &'static SpinLock<G>, load: Load, frame: &mut TrapFrame, left: u8) {
     let word = instruction(frame).filter(|_| !step::is_guest_stepping());
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
         // What a step of the guest's own breaks is its own affair.
@@ -179,7 +183,7 @@ fn instructions_from(frame: &TrapFrame) -> impl Iterator<Item = u32> {
 
 /// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not allow it: the CPU's
 /// own, which has no monitor, need not even look.
-fn store_exclusive<G: Guards>(
+fn store_exclusive<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     page: Gfn,
     address: u64,
@@ -189,10 +193,10 @@ fn store_exclusive<G: Guards>(
     if guard::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
         return Outcome::Open;
     }
-    let mut guards = engine.lock();
+    let mut pages = engine.lock();
     let in_page = address & (PAGE_BYTES as u64 - 1);
-    if guards.trapped(frame.elr, page.address() | in_page, AccessKind::Store)
-        != FaultDisposition::Guarded(page)
+    if pages.trapped(frame.elr, page.address() | in_page, AccessKind::Store)
+        != FaultDisposition::Emulate(page)
     {
         // The CPU's own pair will do.
         return Outcome::Emulated;
@@ -200,13 +204,13 @@ fn store_exclusive<G: Guards>(
     match recheck_translation(address, access, frame, page) {
         Translation::Same => {
             fence(Ordering::SeqCst);
-            emulate(&mut *guards, page, address, access, frame);
+            emulate(&mut *pages, page, address, access, frame);
             fence(Ordering::SeqCst);
             frame.advance();
             Outcome::Emulated
         }
         Translation::Fault(status) => {
-            drop(guards);
+            drop(pages);
             inject::inject_store_fault(status, address, frame);
             Outcome::Emulated
         }
@@ -228,17 +232,17 @@ fn is_stuck(load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> b
 }
 
 /// Gives the copies of `page` up, for an access that cannot be carried out on several.
-fn give_up(guards: &mut impl Guards, page: Gfn, frame: &TrapFrame) -> Resume {
-    match guards.trapped(frame.elr, page.address(), AccessKind::Walk) {
+fn give_up(pages: &mut impl TrappedPages, page: Gfn, frame: &TrapFrame) -> Resume {
+    match pages.trapped(frame.elr, page.address(), AccessKind::Walk) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
-        FaultDisposition::Retry | FaultDisposition::Guarded(_) => Resume::Same,
+        FaultDisposition::Retry | FaultDisposition::Emulate(_) => Resume::Same,
     }
 }
 
 /// Ends or goes on with the step that the exception being handled came from. `fault`: the engine had closed a
 /// page that the instruction touched. Returns how the guest goes on if that is decided; otherwise the exception is
 /// to be handled as if there had been no step, with `frame` as it was before.
-pub fn on_step<G: Guards>(
+pub fn on_step<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     is_done: bool,
     frame: &mut TrapFrame,
@@ -257,28 +261,28 @@ pub fn on_step<G: Guards>(
     let step = of_this_cpu(&mut STATE.lock().steps).take();
     let Step { engine: parked, aside, opened } =
         step.expect("a CPU that steps without a sequence has begun a step");
-    let mut guards = engine.resume(parked);
+    let mut pages = engine.resume(parked);
     let _ = step::disarm(frame, &aside, is_done);
     if is_done {
-        settle(&mut *guards, &opened);
-        tell_after(&mut *guards, &opened);
+        settle(&mut *pages, &opened);
+        tell_after(&mut *pages, &opened);
         return Some(Resume::Same);
     }
     // Other tables of the guest are in force again, which this asks for.
     let fault = fault();
     // What was stored so far reaches all copies before the engine is asked for anything else.
-    settle(&mut *guards, &opened);
+    settle(&mut *pages, &opened);
     let fault = fault?;
-    match guards.trapped(frame.elr, fault.address, reach(&fault)) {
-        FaultDisposition::Guarded(page) => Some(begin_step(guards, page, &fault, frame, &opened)),
+    match pages.trapped(frame.elr, fault.address, reach(&fault)) {
+        FaultDisposition::Emulate(page) => Some(begin_step(pages, page, &fault, frame, &opened)),
         FaultDisposition::Retry => Some(Resume::Same),
         FaultDisposition::NotGuestMemory => None,
     }
 }
 
 /// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock stays closed.
-fn begin_step<G: Guards>(
-    mut guards: SpinGuard<'static, G>,
+fn begin_step<G: TrappedPages>(
+    mut pages: SpinGuard<'static, G>,
     page: Gfn,
     fault: &Fault,
     frame: &mut TrapFrame,
@@ -293,18 +297,18 @@ fn begin_step<G: Guards>(
     let slot = opened.iter_mut().find(|slot| slot.is_none());
     let watched = touched(page, fault, frame);
     let has_room = slot.is_some_and(|slot| slot.replace(Opened { page, watched, before: [0; 8] }).is_none());
-    let root = guards.begin_view().filter(|_| has_room);
-    let is_open = root.is_some() && opened.iter().flatten().all(|opened| guards.open(opened.page));
+    let root = pages.begin_view().filter(|_| has_room);
+    let is_open = root.is_some() && opened.iter().flatten().all(|opened| pages.open(opened.page));
     let (Some(root), true) = (root, is_open) else {
         // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
-        return give_up(&mut *guards, page, frame);
+        return give_up(&mut *pages, page, frame);
     };
-    if guards.is_watching() {
+    if pages.is_watching() {
         for opened in opened.iter_mut().flatten() {
-            opened.before = value_of(&mut *guards, &opened.watched);
+            opened.before = value_of(&mut *pages, &opened.watched);
         }
         if let Some(newest) = opened.iter().flatten().next_back() {
-            guards.tell(&newest.watched, &newest.before);
+            pages.tell(&newest.watched, &newest.before);
         }
     }
     let mut state = STATE.lock();
@@ -312,14 +316,14 @@ fn begin_step<G: Guards>(
         state.monitors.note_stores(percpu::index(), opened.page);
     }
     let aside = step::arm(frame, Some(root));
-    let old = of_this_cpu(&mut state.steps).replace(Step { engine: guards.park(), aside, opened });
+    let old = of_this_cpu(&mut state.steps).replace(Step { engine: pages.park(), aside, opened });
     assert!(old.is_none(), "a CPU is in one step at a time");
     Resume::Same
 }
 
-fn settle(guards: &mut impl Guards, opened: &[Option<Opened>; MAX_OPENED]) {
+fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
     for opened in opened.iter().flatten() {
-        guards.settle(opened.page);
+        pages.settle(opened.page);
     }
 }
 
@@ -336,25 +340,25 @@ fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
 }
 
 /// Tells who watches what a step left behind, where it stored or could have.
-fn tell_after(guards: &mut impl Guards, opened: &[Option<Opened>; MAX_OPENED]) {
-    if !guards.is_watching() {
+fn tell_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
+    if !pages.is_watching() {
         return;
     }
     for opened in opened.iter().flatten() {
-        let after = value_of(guards, &opened.watched);
+        let after = value_of(pages, &opened.watched);
         if opened.watched.is_write || after != opened.before {
             let watched = Watched { is_write: true, how: WatchHow::After, ..opened.watched };
-            guards.tell(&watched, &after);
+            pages.tell(&watched, &after);
         }
     }
 }
 
 /// What CPUs find in the bytes of `watched`.
-fn value_of(guards: &mut impl Guards, watched: &Watched) -> Value {
+fn value_of(pages: &mut impl TrappedPages, watched: &Watched) -> Value {
     let left = watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
     core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {
         0 => 0,
-        bytes => guards.load(watched.page, watched.offset + word * 8, bytes),
+        bytes => pages.load(watched.page, watched.offset + word * 8, bytes),
     })
 }
 

@@ -1,6 +1,6 @@
-//! The exclusive monitors of guarded pages, one for each CPU.
+//! The exclusive monitors of trapped pages, one for each CPU.
 //!
-//! Every return to the guest clears the CPU's own monitor, so for guarded pages these stand in: set by an
+//! Every return to the guest clears the CPU's own monitor, so for trapped pages these stand in: set by an
 //! emulated load-exclusive, cleared by any other CPU's store nearby, asked by the store-exclusive.
 //!
 //! A monitor is set only from its load-exclusive to the end of the sequence that is stepped behind it, however that

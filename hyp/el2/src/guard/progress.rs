@@ -1,6 +1,6 @@
 //! Exclusives that get nowhere: when the copies of their page are given up.
 //!
-//! A load-exclusive of a guarded page is followed, step by step, to its store-exclusive. Where that cannot be done, the
+//! A load-exclusive of a trapped page is followed, step by step, to its store-exclusive. Where that cannot be done, the
 //! CPU's own pair fails every time, without a trap, and the guest tries for ever. A CPU that waits for a word to change
 //! also executes load-exclusives whose store-exclusive is not found, but it makes progress. So a load-exclusive counts
 //! only if:
@@ -11,7 +11,7 @@ use oche_types::addr::Gfn;
 
 use crate::instruction::{self, Kind};
 
-/// How a load-exclusive of a guarded page went.
+/// How a load-exclusive of a trapped page went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Its store-exclusive was emulated, whether it stored or another CPU was first.
@@ -27,7 +27,7 @@ pub enum Outcome {
 /// One load-exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// The guarded page.
+    /// The trapped page.
     pub page: Gfn,
     /// The instruction's virtual address.
     pub pc: u64,

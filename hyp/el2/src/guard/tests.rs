@@ -10,12 +10,12 @@ struct Bytes {
     bytes: [u8; PAGE_BYTES],
     /// What was told of watched bytes: offset, bytes, whether it was a store, and the first words.
     told: Vec<(usize, usize, bool, [u64; 2])>,
-    guards_loads: bool,
+    traps_loads: bool,
 }
 
-impl Guards for Bytes {
+impl TrappedPages for Bytes {
     fn trapped(&mut self, _pc: u64, _address: u64, _reach: AccessKind) -> FaultDisposition {
-        FaultDisposition::Guarded(PAGE)
+        FaultDisposition::Emulate(PAGE)
     }
 
     fn load(&mut self, _page: Gfn, offset: usize, bytes: usize) -> u64 {
@@ -28,8 +28,8 @@ impl Guards for Bytes {
         self.bytes[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
     }
 
-    fn guard_loads(&mut self, _page: Gfn) {
-        self.guards_loads = true;
+    fn trap_loads(&mut self, _page: Gfn) {
+        self.traps_loads = true;
     }
 
     fn begin_view(&mut self) -> Option<u64> {
@@ -82,7 +82,7 @@ impl Registers for Cpu {
 }
 
 struct Bench {
-    guards: Bytes,
+    pages: Bytes,
     monitors: Monitors,
     cpus: [Cpu; 2],
 }
@@ -91,7 +91,7 @@ impl Bench {
     fn new() -> Self {
         let bytes = core::array::from_fn(|index| (index * 7) as u8);
         let mut bench = Self {
-            guards: Bytes { bytes, told: Vec::new(), guards_loads: false },
+            pages: Bytes { bytes, told: Vec::new(), traps_loads: false },
             monitors: Monitors::new(),
             cpus: Default::default(),
         };
@@ -104,11 +104,11 @@ impl Bench {
 
     fn run(&mut self, cpu: usize, instruction: u32) -> bool {
         let access = decode(instruction).expect("an access that is emulated");
-        emulate(&mut self.guards, &mut self.monitors, cpu, PAGE, FAR, &access, &mut self.cpus[cpu])
+        emulate(&mut self.pages, &mut self.monitors, cpu, PAGE, FAR, &access, &mut self.cpus[cpu])
     }
 
     fn word(&self, offset: usize) -> u64 {
-        u64::from_le_bytes(self.guards.bytes[offset..offset + 8].try_into().expect("eight bytes"))
+        u64::from_le_bytes(self.pages.bytes[offset..offset + 8].try_into().expect("eight bytes"))
     }
 }
 
@@ -119,7 +119,7 @@ fn loads_and_stores_move_bytes_and_write_back() {
     assert_eq!(bench.cpus[0].registers[1..4], [bench.word(0x40), FAR + 0x50, bench.word(0x48)]);
     bench.cpus[0].registers[1] = 0x1122_3344_5566_7788;
     assert!(bench.run(0, 0x3900_0fe1)); // strb w1, [sp, #3]
-    assert_eq!(bench.guards.bytes[0x83], 0x88);
+    assert_eq!(bench.pages.bytes[0x83], 0x88);
     assert!(bench.run(0, 0xf81f_0fe1)); // str x1, [sp, #-16]!
     assert_eq!((bench.word(0x70), bench.cpus[0].stack_pointer), (0x1122_3344_5566_7788, FAR + 0x70));
     assert!(bench.run(0, 0x5800_0041)); // ldr x1, .+8
@@ -142,10 +142,10 @@ fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
         (0xc806_7c41, 0x40, 8, true, [0x1122_3344_5566_7788, 0]), // stxr w6, x1, [x2]
     ] {
         assert!(bench.run(0, instruction), "{instruction:#x}");
-        assert_eq!(bench.guards.told.pop(), Some((offset, bytes, is_write, value)), "{instruction:#x}");
+        assert_eq!(bench.pages.told.pop(), Some((offset, bytes, is_write, value)), "{instruction:#x}");
     }
     assert!(bench.run(0, 0xc806_7c41), "a store-exclusive whose load was not seen");
-    assert_eq!(bench.guards.told, [], "it stored nothing");
+    assert_eq!(bench.pages.told, [], "it stored nothing");
 }
 
 #[test]
@@ -175,13 +175,13 @@ fn what_a_stepped_instruction_touches_is_told_by_its_bits_where_that_is_easy() {
 #[test]
 fn an_access_that_leaves_the_page_or_begins_before_it_is_not_touched() {
     let mut bench = Bench::new();
-    let before = bench.guards.bytes;
+    let before = bench.pages.bytes;
     for base in [FAR + 0xffc, FAR - 4, FAR + 0x1000] {
         bench.cpus[0].registers[2] = base;
         assert!(!bench.run(0, 0xf900_0041), "str x1, [x2] at {base:#x}");
         assert_eq!(bench.cpus[0].registers[2], base);
     }
-    assert_eq!(bench.guards.bytes, before);
+    assert_eq!(bench.pages.bytes, before);
     bench.cpus[0].registers[2] = (FAR & 0x00ff_ffff_ffff_ffff | 0x5a << 56) + 8;
     assert!(bench.run(0, 0xf900_0041), "a tag in the top byte is no address");
 }
@@ -206,7 +206,7 @@ fn an_exclusive_pair_succeeds_unless_somebody_stored_between() {
     assert_eq!(bench.cpus[0].registers[4], 1);
 
     assert!(bench.run(0, LOAD_EXCLUSIVE));
-    bench.guards.bytes[0x41] ^= 1; // a device
+    bench.pages.bytes[0x41] ^= 1; // a device
     assert!(bench.run(0, STORE_EXCLUSIVE));
     assert_eq!(bench.cpus[0].registers[4], 1);
 }
@@ -216,7 +216,7 @@ fn a_store_exclusive_whose_load_was_not_seen_asks_for_the_next_one() {
     let mut bench = Bench::new();
     assert!(bench.run(0, STORE_EXCLUSIVE));
     assert_eq!(bench.cpus[0].registers[4], 1);
-    assert!(bench.guards.guards_loads);
+    assert!(bench.pages.traps_loads);
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn a_store_exclusive_of_another_size_or_place_fails() {
     ] {
         let mut bench = Bench::new();
         // What either finds is 0, so that the values cannot tell.
-        bench.guards.bytes.fill(0);
+        bench.pages.bytes.fill(0);
         bench.cpus[0].registers[3] = 99;
         assert!(bench.run(0, load) && bench.run(0, store), "{load:#x} {store:#x}");
         assert_eq!((bench.cpus[0].registers[4], bench.word(0x40)), (1, 0), "{load:#x} {store:#x}");

@@ -166,7 +166,7 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
 }
 
 #[test]
-fn a_guarded_page_has_no_valid_entry_and_is_found_again() {
+fn a_trapped_page_has_no_valid_entry_and_is_found_again() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
     let page = Gfn(0x4_1234);
@@ -369,7 +369,7 @@ fn a_page_that_another_cpu_synchronises_is_left_to_it() {
 }
 
 #[test]
-fn a_guarded_page_is_not_marked() {
+fn a_trapped_page_is_not_marked() {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
     stage2.prepare(CODE).expect("room");

@@ -1,4 +1,4 @@
-//! A view of stage 2 for one CPU and a moment: as the shared tables, but with some guarded pages open.
+//! A view of stage 2 for one CPU and a moment: as the shared tables, but with some trapped pages open.
 //!
 //! The view has tables of its own on the path to each opened page and shares all others. It is used under the
 //! engine's lock, with a VMID of its own, by one CPU that executes one instruction; the other CPUs keep the

@@ -93,7 +93,7 @@ impl Root {
             return;
         };
         let Entry::Leaf { at, attributes } = entry else { return };
-        // A guarded page is executed by nobody, and its entry has no room for a mark.
+        // A trapped page is executed by nobody, and its entry has no room for a mark.
         if !attributes.no_execute || attributes.access == CpuAccess::None {
             return;
         }

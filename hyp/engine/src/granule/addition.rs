@@ -71,7 +71,7 @@ impl Placement {
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
-        self.mover.still(host);
+        self.mover.flush_tlb(host);
         if fills_reached_slot {
             // What a device wrote into the red zone of a slot, with nothing mapped there, must have landed
             // before a page of the guest moves in.
@@ -81,8 +81,8 @@ impl Placement {
             self.carry_out(host, domain, copy);
         }
         self.look_again(host, domain, changes);
-        let is_anything_moving = self.mover.moving(0).is_some();
-        self.finish_motion(host);
+        let is_anything_moving = self.mover.broken(0).is_some();
+        self.remap_pages(host);
         if !is_anything_moving && !copies.is_empty() {
             // The bytes of replicas come before the entries that show them to devices.
             host.publish();
@@ -215,7 +215,7 @@ impl Placement {
         if !self.mover.is_ram(page) {
             return Err(self.stranger(page));
         }
-        let is_alias = is_private || self.mover.is_held(page) || self.mappings(page).next().is_some();
+        let is_alias = is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
@@ -238,9 +238,9 @@ impl Placement {
         };
         record.form = Form::Composed(frame);
         put(record, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
-        // What CPUs store between the fill and the guard would reach one copy only.
-        if kind == CopyKind::Move || self.guard_for(permission) > self.mover.guard(page) {
-            self.mover.begin(host, page);
+        // What CPUs store between the fill and the trap would reach one copy only.
+        if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {
+            self.mover.break_page(host, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placed::Replica } else { Placed::Composed })
@@ -258,7 +258,7 @@ impl Placement {
         let page = slot.page;
         put(record, at, Slot { is_replica: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
-        self.mover.begin(host, page);
+        self.mover.break_page(host, page);
         copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
     }
 
@@ -274,7 +274,7 @@ impl Placement {
             self.link(domain, at, leaf.page, MAX_ALIASES)?;
             return Ok(CopyKind::Move);
         }
-        let is_written = leaf.permission.write || self.mover.is_held(leaf.page);
+        let is_written = leaf.permission.write || self.mover.is_pinned(leaf.page);
         if !is_written || has_base {
             self.link(domain, at, leaf.page, if has_base { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
             return Ok(CopyKind::Replica);

@@ -43,7 +43,7 @@ impl Placement {
     }
 
     /// Whether `page` is reached at home by a direct granule, so that it cannot leave.
-    pub(super) fn is_pinned_home(&self, page: Gfn) -> bool {
+    pub(super) fn is_mapped_at_home(&self, page: Gfn) -> bool {
         self.mappings(page)
             .filter_map(|mapping| self.linked_slot(mapping))
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
@@ -58,7 +58,7 @@ impl Placement {
     /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
     /// itself, differs from the base and goes to all others and into the base.
     ///
-    /// Devices (and CPUs, where nothing is guarded) may write meanwhile. Each byte that changed is
+    /// Devices (and CPUs, where nothing is trapped) may write meanwhile. Each byte that changed is
     /// read once and stored, without its neighbours, into every copy but the one that it was read
     /// from: a write that comes later differs from the base, which holds what was read, and the
     /// next merge finds it, even if it restores what stood there before. Where two wrote the same
@@ -101,7 +101,7 @@ impl Placement {
     /// Gives the base of `page` back once no device may write a replica of it.
     pub(super) fn drop_unneeded_base(&mut self, host: &mut impl Host, page: Gfn) {
         let Some(base) = self.base(page) else { return };
-        let is_written_unseen = self.mover.is_held(page) && self.replicas(page).next().is_some();
+        let is_written_unseen = self.mover.is_pinned(page) && self.replicas(page).next().is_some();
         if is_written_unseen || self.replicas(page).any(|(_, is_writable)| is_writable) {
             return;
         }
@@ -128,9 +128,9 @@ impl Placement {
 
     /// The replica that `page` can become, if it has to become one: with its slot and where it lies.
     ///
-    /// Where there is a choice it is one that a device may write: the fewer of those remain, the less has to be guarded.
+    /// Where there is a choice it is one that a device may write: the fewer of those remain, the less has to be trapped.
     fn heir(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
-        if self.mover.is_held(page) {
+        if self.mover.is_pinned(page) {
             return None;
         }
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;

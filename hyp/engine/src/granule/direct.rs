@@ -103,7 +103,7 @@ impl Placement {
         let first = wanted.get(run.first()).copied().flatten()?;
         let frame = first.page.home().frame();
         let has_place = |page: Gfn| match self.mover.get(page) {
-            Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),
+            Some(_) => self.mover.is_home(page) && !self.mover.is_broken(page),
             None => self.is_device(page),
         };
         let is_in_order = wanted.iter().enumerate().all(|(slot, leaf)| match leaf {

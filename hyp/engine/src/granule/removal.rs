@@ -104,9 +104,9 @@ impl Placement {
     fn depart(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, departures: &mut [Departure]) {
         if !departures.is_empty() {
             for departure in &*departures {
-                self.begin_motion(host, departure);
+                self.break_pages(host, departure);
             }
-            self.mover.still(host);
+            self.mover.flush_tlb(host);
             for departure in &*departures {
                 self.fill_split(host, departure);
             }
@@ -141,7 +141,7 @@ impl Placement {
             for departure in &*departures {
                 self.mark_leaving(host, departure);
             }
-            self.finish_motion(host);
+            self.remap_pages(host);
         }
     }
 
@@ -188,7 +188,7 @@ impl Placement {
         let mut split = Split { frame, copied: [None; SLOTS] };
         for (slot, copied) in split.copied.iter_mut().enumerate() {
             let page = departure.before.slots.get(slot).copied().flatten().map(|slot| slot.page);
-            let is_written = is_written || page.is_some_and(|page| self.mover.is_held(page));
+            let is_written = is_written || page.is_some_and(|page| self.mover.is_pinned(page));
             if is_written && departure.is_leaving.get(slot) == Some(&false) && page.is_some() {
                 *copied = self.pool.take_page();
                 if copied.is_none() {
@@ -204,7 +204,7 @@ impl Placement {
     }
 
     /// Breaks every page of the departure whose bytes are about to change place.
-    fn begin_motion(&mut self, host: &mut impl Host, departure: &Departure) {
+    fn break_pages(&mut self, host: &mut impl Host, departure: &Departure) {
         for (slot, is_leaving) in departure.before.slots.iter().zip(departure.is_leaving) {
             let Some(slot) = slot.filter(|slot| !slot.is_replica) else { continue };
             let moves = match departure.before.form {
@@ -218,7 +218,7 @@ impl Placement {
             };
             // Where stage 2 has no entry to spare the page stays at home: a replica goes on being one.
             if moves && self.mover.prepare(host, slot.page).is_ok() {
-                self.mover.begin(host, slot.page);
+                self.mover.break_page(host, slot.page);
             }
         }
     }
@@ -261,7 +261,7 @@ impl Placement {
             if let Some(copied) = copied {
                 merged_bytes += bring_forward(host, copied, home, to, true) as u32;
             }
-            kept.is_replica = self.is_pinned_home(kept.page) || self.mover.is_held(kept.page);
+            kept.is_replica = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
             if kept.is_replica {
                 // Another granule reaches it at home; what went into this frame so far comes home too.
                 if let Some(copied) = copied {
@@ -285,7 +285,7 @@ impl Placement {
     /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
     /// `spare` if it needs one.
     fn adopt_replica(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
-        let is_written = slot.permission.write || self.mover.is_held(slot.page);
+        let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
         if self.base(slot.page).is_some() || !is_written {
             self.pool.give_page(host, spare);
         } else {

@@ -1,9 +1,9 @@
 //! Watches: IOVA ranges of which every access by a CPU is told, with its value.
 //!
-//! A page that is mapped in a watched range is guarded against everything, whether it has copies or
-//! not, so each access to it traps and is carried out by who carries out guarded accesses; that is
-//! all that a watch adds to what guards do, and what CPUs and devices see stays the same. A page
-//! comes to be guarded when it is mapped or when the watch is set: at once, or in the traps that
+//! A page that is mapped in a watched range has every access trapped, whether it has copies or
+//! not, so each access to it traps and is carried out by who carries out trapped accesses; that is
+//! all that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
+//! comes to be trapped when it is mapped or when the watch is set: at once, or in the traps that
 //! follow where much is mapped. It stays so when either ends, until a CPU touches it:
 //! [`Placement::relax`] finds out.
 //!
@@ -22,7 +22,7 @@ use crate::granule::book::Record;
 use crate::granule::{BATCH, Placement};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
-use crate::mover::Guard;
+use crate::mover::CpuTrap;
 
 /// Places of which an access is told, where several mappings of a page are watched.
 const MAX_PLACES: usize = 4;
@@ -37,7 +37,7 @@ const MAX_VISITS: usize = 1 << 14;
 #[derive(Debug)]
 pub(crate) struct Watches {
     ranges: Vec<Selection>,
-    /// What is mapped is still to be guarded: the next trap goes on here.
+    /// What is mapped is still to be trapped: the next exit goes on here.
     pass: Option<Pass>,
 }
 
@@ -77,13 +77,13 @@ impl Watches {
         !self.ranges.is_empty()
     }
 
-    /// Whether something that is mapped is not guarded yet.
+    /// Whether something that is mapped is not trapped yet.
     pub(crate) fn are_being_set(&self) -> bool {
         self.pass.is_some()
     }
 }
 
-/// An access of a CPU to a guarded page, for who watches it.
+/// An access of a CPU to a trapped page, for who watches it.
 #[derive(Clone, Copy, Debug)]
 pub struct Watched {
     /// The guest page.
@@ -109,7 +109,7 @@ impl Placement {
         self.begin_pass(host, 0..self.domains.len());
     }
 
-    /// Guards what is mapped in `domain` where somebody watches: a stream of the domain is new.
+    /// Traps accesses to what is mapped in `domain` where somebody watches: a stream of the domain is new.
     pub(crate) fn watch_domain(&mut self, host: &mut impl Host, domain: DomainId) {
         let domain = usize::from(domain.0);
         // A pass that is under way begins anew, with this domain in it.
@@ -122,11 +122,11 @@ impl Placement {
         self.go_on_watching(host);
     }
 
-    /// Guards what is mapped where somebody watches: as much as one trap may do of the pass under
+    /// Traps accesses to what is mapped where somebody watches: as much as one trap may do of the pass under
     /// way.
     pub(crate) fn go_on_watching(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;
-        let mut moving = 0;
+        let mut broken = 0;
         while let Some(mut pass) = self.watches.pass.take() {
             if left == 0 {
                 self.watches.pass = Some(pass);
@@ -142,16 +142,16 @@ impl Placement {
                 left = left.saturating_sub(1 + self.mappings(mapped.page).count());
                 self.watch_again(mapped.page);
                 self.begin_watched(host, mapped.page);
-                moving += 1;
-                if moving == BATCH {
-                    self.finish_motion(host);
-                    moving = 0;
+                broken += 1;
+                if broken == BATCH {
+                    self.remap_pages(host);
+                    broken = 0;
                 }
             }
             pass.next = Some(Granule(granule.0 + 1));
             self.watches.pass = Some(pass);
         }
-        self.finish_motion(host);
+        self.remap_pages(host);
     }
 
     /// The next granule of `pass` in its domain and watch of which something is mapped, and the
@@ -166,15 +166,15 @@ impl Placement {
         Some((granule, record, first..=last))
     }
 
-    /// Takes `page` out of the CPUs' reach if it needs a stricter guard than it has, so that
-    /// [`Self::finish_motion`] gives it that.
+    /// Takes `page` out of the CPUs' reach if it needs a stricter trap than it has, so that
+    /// [`Self::remap_pages`] gives it that.
     pub(super) fn begin_watched(&mut self, host: &mut impl Host, page: Gfn) {
-        let guard = self.mover.guard(page);
-        if guard == Guard::Everything || self.needed_guard(page) <= guard {
+        let trap = self.mover.trap(page);
+        if trap == CpuTrap::All || self.needed_trap(page) <= trap {
             return;
         }
         match self.mover.prepare(host, page) {
-            Ok(()) => self.mover.begin(host, page),
+            Ok(()) => self.mover.break_page(host, page),
             // Stage 2 has no memory for an entry of the page's own.
             Err(_) => self.stop_watching(host, page),
         }

@@ -411,14 +411,14 @@ impl Bench {
         self.machine.store(at, word, value);
     }
 
-    /// A CPU loads byte `offset` of page `number`, as the guard of the page asks for.
+    /// A CPU loads byte `offset` of page `number`, as the trap of the page asks for.
     pub(crate) fn cpu_load(&mut self, number: u32, offset: usize) -> u8 {
         if self.machine.cpu_access(page(number)) != CpuAccess::None {
             return self.machine.cpu_read(page(number), offset);
         }
         match self.trap(number, AccessKind::Load) {
-            FaultDisposition::Guarded(page) => {
-                self.engine.load_guarded(&mut self.machine, page, offset, 1) as u8
+            FaultDisposition::Emulate(page) => {
+                self.engine.load_trapped(&mut self.machine, page, offset, 1) as u8
             }
             trapped => {
                 assert_eq!(trapped, FaultDisposition::Retry);
@@ -428,14 +428,14 @@ impl Bench {
         }
     }
 
-    /// A CPU stores to byte `offset` of page `number`, as the guard of the page asks for.
+    /// A CPU stores to byte `offset` of page `number`, as the trap of the page asks for.
     pub(crate) fn cpu_store(&mut self, number: u32, offset: usize, value: u8) {
         if self.machine.cpu_access(page(number)) == CpuAccess::ReadWrite {
             return self.machine.cpu_write(page(number), offset, value);
         }
         match self.trap(number, AccessKind::Store) {
-            FaultDisposition::Guarded(page) => {
-                self.engine.store_guarded(&mut self.machine, page, offset, 1, value.into());
+            FaultDisposition::Emulate(page) => {
+                self.engine.store_trapped(&mut self.machine, page, offset, 1, value.into());
             }
             trapped => {
                 assert_eq!(trapped, FaultDisposition::Retry);

@@ -66,7 +66,7 @@ fn c6_copies_that_differ_in_every_other_byte_are_bounded_work() {
     bench.flush(0, 0);
     write_news(&mut bench, [0, 4]);
     bench.machine.words.set(0);
-    let at = bench.engine.open_guarded(&mut bench.machine, page(30));
+    let at = bench.engine.open_trapped(&mut bench.machine, page(30));
     let words = bench.machine.words.get();
 
     // Looked for twice and loaded once, a store for each byte, and the base.
@@ -287,10 +287,10 @@ fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
     bench.write(0, STREAM_SELECT, 1);
     bench.write(0, STREAM_COMMAND, 1 << 20);
     while bench.read(0, STREAM_COMMAND) & 4 != 0 {}
-    bench.engine.hold(&mut bench.machine, page(30));
+    bench.engine.pin(&mut bench.machine, page(30));
     (0..PAGE_WORDS).for_each(|word| bench.machine.store(page(30).home(), word, 0x00ee_00ee_00ee_00ee));
     bench.machine.words.set(0);
-    bench.engine.release(&mut bench.machine, page(30));
+    bench.engine.unpin(&mut bench.machine, page(30));
     let words = bench.machine.words.get();
 
     // Each word is stored once into each copy; a few more for the page and its base.
@@ -308,22 +308,22 @@ fn iova_of(index: u32) -> u32 {
 
 /// The pages of one command after another, as a disk's queue is released.
 #[test]
-fn c6_releases_that_share_a_budget_are_one_trap_of_work() {
+fn c6_unpins_that_share_a_budget_are_one_trap_of_work() {
     let mut bench = Bench::new(67);
     (0..ALIASES).for_each(|iova| bench.set(iova, Some((page(30), Permission::WRITE_ONLY))));
     flush(&mut bench);
-    (0..64).for_each(|_| bench.engine.hold(&mut bench.machine, page(30)));
+    (0..64).for_each(|_| bench.engine.pin(&mut bench.machine, page(30)));
     let mut budget = bench.engine.trap_budget();
     let mut released = 0;
     let mut calls = 0;
     while released < 64 {
         let pages = [page(30); 8];
-        let count = bench.engine.release_all(&mut bench.machine, &pages, &mut budget);
+        let count = bench.engine.unpin_all(&mut bench.machine, &pages, &mut budget);
         (released, calls) = (released + count, calls + 1);
         if count < pages.len() {
             break;
         }
     }
     assert!((9..64).contains(&released), "{released} pages in {calls} calls");
-    assert_eq!(bench.engine.release_all(&mut bench.machine, &[page(30); 8], &mut budget), 1, "it is spent");
+    assert_eq!(bench.engine.unpin_all(&mut bench.machine, &[page(30); 8], &mut budget), 1, "it is spent");
 }

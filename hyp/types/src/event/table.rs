@@ -282,7 +282,7 @@ macro_rules! events {
                 hex("gpa", address, 16),
                 word("op", if is_write { "write" } else { "read" }),
             )
-            counts(guarded_accesses += 1)
+            counts(trapped_accesses += 1)
 
             /// What is recorded changed: from here on events may be missing on purpose.
             Filter = 17, "filter" {

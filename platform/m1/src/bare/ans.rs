@@ -154,7 +154,7 @@ fn bus_error(error: &mmio::BusError) -> IoError {
 /// What commands' pages are looked at with in one trap.
 struct Looked<'a, I> {
     mediation: &'a mut Mediation<I>,
-    /// Of the whole trap, whatever is held and released in it.
+    /// Of the whole trap, whatever is pinned and unpinned in it.
     budget: Budget,
 }
 
@@ -170,12 +170,12 @@ impl<I: Iommu> Machine for Looked<'_, I> {
         self.mediation.word(address)
     }
 
-    fn hold(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.hold_all(pages, &mut self.budget)
+    fn pin(&mut self, pages: &[Gfn]) -> usize {
+        self.mediation.pin_all(pages, &mut self.budget)
     }
 
-    fn release(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.release_all(pages, &mut self.budget)
+    fn unpin(&mut self, pages: &[Gfn]) -> usize {
+        self.mediation.unpin_all(pages, &mut self.budget)
     }
 
     fn order_loads(&mut self) {

@@ -1,4 +1,4 @@
-//! One pair of queues: where they are, which commands are under way, and what is held for them.
+//! One pair of queues: where they are, which commands are under way, and what is pinned for them.
 
 use alloc::vec::Vec;
 
@@ -36,7 +36,7 @@ struct Half {
     /// 0: there is no such queue.
     entries: u64,
     /// Its pages.
-    pages: Held,
+    pages: PinnedPages,
 }
 
 #[derive(Debug)]
@@ -45,35 +45,35 @@ struct Command {
     /// As it was when its doorbell was rung first.
     entry: Entry,
     /// What it names. Some may be left for a while after it is done.
-    pages: Held,
+    pages: PinnedPages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     /// The controller has done with it.
     Done,
-    /// Its doorbell was rung and has not reached the controller: not all of its pages are held yet.
+    /// Its doorbell was rung and has not reached the controller: not all of its pages are pinned yet.
     Beginning,
     /// The controller has it.
     UnderWay,
 }
 
-/// Pages, of which the first are held.
+/// Pages, of which the first are pinned.
 #[derive(Debug)]
-struct Held {
+struct PinnedPages {
     pages: Vec<Gfn>,
     count: usize,
 }
 
-impl Held {
+impl PinnedPages {
     fn new(capacity: usize) -> Self {
         Self { pages: Vec::with_capacity(capacity), count: 0 }
     }
 
-    /// Holds more of them, as many as one trap may. Whether all are held.
-    fn hold(&mut self, machine: &mut impl Machine) -> bool {
+    /// Holds more of them, as many as one trap may. Whether all are pinned.
+    fn pin(&mut self, machine: &mut impl Machine) -> bool {
         if let Some(left @ [_, ..]) = self.pages.get(self.count..) {
-            self.count += machine.hold(left).min(left.len());
+            self.count += machine.pin(left).min(left.len());
         }
         self.count == self.pages.len()
     }
@@ -82,7 +82,7 @@ impl Held {
     fn give_back(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
         self.pages.truncate(self.count);
         let count = match self.pages.get(..self.count.min(limit)) {
-            Some(pages @ [_, ..]) => machine.release(pages).min(pages.len()),
+            Some(pages @ [_, ..]) => machine.unpin(pages).min(pages.len()),
             _ => 0,
         };
         self.pages.drain(..count);
@@ -100,8 +100,8 @@ impl Held {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        let half = || Half { at: 0, entries: 0, pages: Held::new(MAX_QUEUE_PAGES) };
-        let command = || Command { state: State::Done, entry: [0; 8], pages: Held::new(MAX_PAGES) };
+        let half = || Half { at: 0, entries: 0, pages: PinnedPages::new(MAX_QUEUE_PAGES) };
+        let command = || Command { state: State::Done, entry: [0; 8], pages: PinnedPages::new(MAX_PAGES) };
         Self {
             submissions: half(),
             completions: half(),
@@ -116,10 +116,10 @@ impl Queue {
         self.submissions.entries != 0 && self.completions.entries != 0
     }
 
-    /// Whether nothing is held.
+    /// Whether nothing is pinned.
     pub(super) fn is_idle(&self) -> bool {
         let commands = self.commands.iter().map(|command| &command.pages);
-        commands.chain([&self.submissions.pages, &self.completions.pages]).all(|held| held.count == 0)
+        commands.chain([&self.submissions.pages, &self.completions.pages]).all(|pinned| pinned.count == 0)
     }
 
     pub(super) fn create_submissions(
@@ -174,7 +174,7 @@ impl Queue {
             (command.state, command.entry) = (State::Beginning, *entry);
             command.name(machine, pages);
         }
-        if !command.pages.hold(machine) {
+        if !command.pages.pin(machine) {
             return Ok(Verdict::Again);
         }
         command.state = State::UnderWay;
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// Releases pages of commands that are done and of queues that are gone, at most `left` of what one trap may.
-    pub(super) fn release(&mut self, left: &mut usize, machine: &mut impl Machine) {
+    pub(super) fn unpin(&mut self, left: &mut usize, machine: &mut impl Machine) {
         for half in [&mut self.submissions, &mut self.completions] {
             if half.entries == 0 {
                 half.pages.give_back_within(left, machine);
@@ -252,7 +252,7 @@ impl Half {
             };
             self.pages.pages.push(page);
         }
-        while !self.pages.hold(machine) {}
+        while !self.pages.pin(machine) {}
         (self.at, self.entries) = (place.at, place.entries);
         Ok(())
     }

@@ -15,16 +15,16 @@ const PAGES: usize = 64;
 const WORDS: usize = PAGES * 512;
 /// Words that one trap loads: of both completion queues, an entry, addresses, and a look at each page of two queues.
 const MAX_WORDS: usize = 2 * (2 * MAX_COMMANDS + 1) + 8 + MAX_PAGES + 2 * MAX_QUEUE_PAGES;
-/// Traps after which nothing of what was held is left: all commands hold all that they can.
+/// Traps after which nothing of what was pinned is left: all commands hold all that they can.
 const MAX_TRAPS: usize = 2 * MAX_COMMANDS + 1;
 
 struct Guest {
     random: Random,
     words: Vec<u64>,
-    held: Vec<u32>,
+    pinned: Vec<u32>,
     /// In this trap.
     loads: usize,
-    holds: usize,
+    pins: usize,
     releases: usize,
 }
 
@@ -34,23 +34,26 @@ impl Machine for Guest {
         self.loads += 1;
         self.words.get(usize::try_from(address.checked_sub(START)? / 8).ok()?).copied()
     }
-    fn hold(&mut self, pages: &[Gfn]) -> usize {
+    fn pin(&mut self, pages: &[Gfn]) -> usize {
         let count = self.at_once(pages);
-        self.holds += count;
+        self.pins += count;
         for page in &pages[..count] {
-            if let Some(held) = self.count(*page) {
-                *held += 1;
-                assert!(*held <= 4 * MAX_COMMANDS as u32, "{page:?} is held more often than it can be named");
+            if let Some(pinned) = self.count(*page) {
+                *pinned += 1;
+                assert!(
+                    *pinned <= 4 * MAX_COMMANDS as u32,
+                    "{page:?} is pinned more often than it can be named"
+                );
             }
         }
         count
     }
-    fn release(&mut self, pages: &[Gfn]) -> usize {
+    fn unpin(&mut self, pages: &[Gfn]) -> usize {
         let count = self.at_once(pages);
         self.releases += count;
         for page in &pages[..count] {
-            if let Some(held) = self.count(*page) {
-                *held = held.checked_sub(1).expect("a page is released that was not held");
+            if let Some(pinned) = self.count(*page) {
+                *pinned = pinned.checked_sub(1).expect("a page is unpinned that was not pinned");
             }
         }
         count
@@ -60,7 +63,7 @@ impl Machine for Guest {
 
 impl Guest {
     fn count(&mut self, page: Gfn) -> Option<&mut u32> {
-        self.held.get_mut(page.address().checked_sub(START)? as usize / PAGE as usize)
+        self.pinned.get_mut(page.address().checked_sub(START)? as usize / PAGE as usize)
     }
 
     /// How many of `pages` this trap takes: now and then not all.
@@ -182,7 +185,7 @@ struct Seen {
     io: u64,
     again: u64,
     refused: [u64; 5],
-    holds: usize,
+    pins: usize,
 }
 
 #[test]
@@ -191,14 +194,14 @@ fn random_registers_queues_and_doorbells_stay_within_bounds() {
     let mut guest = Guest {
         random: Random::new(seed),
         words: std::vec![0; WORDS],
-        held: std::vec![0; PAGES],
+        pinned: std::vec![0; PAGES],
         loads: 0,
-        holds: 0,
+        pins: 0,
         releases: 0,
     };
     let (mut ans, mut seen) = (Ans::new(), Seen::default());
     for operation in 0..operations {
-        (guest.loads, guest.holds, guest.releases) = (0, 0, 0);
+        (guest.loads, guest.pins, guest.releases) = (0, 0, 0);
         match guest.random.below(8) {
             0 => guest.submission(),
             1 => guest.list(),
@@ -213,9 +216,9 @@ fn random_registers_queues_and_doorbells_stay_within_bounds() {
                 note(&mut seen, offset, result);
             }
         }
-        seen.holds += guest.holds;
+        seen.pins += guest.pins;
         assert!(guest.loads <= MAX_WORDS, "operation {operation}: {} loads", guest.loads);
-        assert!(guest.holds <= MAX_PAGES + 2 * MAX_QUEUE_PAGES, "operation {operation}: {}", guest.holds);
+        assert!(guest.pins <= MAX_PAGES + 2 * MAX_QUEUE_PAGES, "operation {operation}: {}", guest.pins);
         let releases = 2 * MAX_PAGES + 2 * MAX_QUEUE_PAGES;
         assert!(guest.releases <= releases, "operation {operation}: {}", guest.releases);
         if operation % 1024 == 1023 {
@@ -230,7 +233,7 @@ fn random_registers_queues_and_doorbells_stay_within_bounds() {
     assert!(seen.admin > thousandth && seen.io > thousandth, "{seen:?}");
     assert!(seen.again > thousandth, "{seen:?}");
     assert!(seen.refused.iter().all(|count| *count > thousandth / 10), "{seen:?}");
-    assert!(seen.holds as u64 > operations / 10, "{seen:?}");
+    assert!(seen.pins as u64 > operations / 10, "{seen:?}");
 }
 
 fn note(seen: &mut Seen, offset: u64, result: Result<Verdict, Refusal>) {
@@ -252,14 +255,14 @@ fn note(seen: &mut Seen, offset: u64, result: Result<Verdict, Refusal>) {
     }
 }
 
-/// Resets the controller: every hold is released within a bounded number of traps.
+/// Resets the controller: every hold is unpinned within a bounded number of traps.
 fn reset(ans: &mut Ans, guest: &mut Guest) {
     assert_eq!(ans.before_store(CC, 0, guest), Ok(Verdict::Pass));
     let mut traps = 1;
     while !ans.is_idle() {
         ans.collect(guest);
         traps += 1;
-        assert!(traps <= MAX_TRAPS, "pages stay held after a reset");
+        assert!(traps <= MAX_TRAPS, "pages stay pinned after a reset");
     }
-    assert!(guest.held.iter().all(|held| *held == 0), "pages stay held after a reset");
+    assert!(guest.pinned.iter().all(|pinned| *pinned == 0), "pages stay pinned after a reset");
 }

@@ -14,12 +14,12 @@ struct Model {
     words: BTreeMap<u64, u64>,
     /// What a load still finds where no barrier came since the controller wrote.
     stale: BTreeMap<u64, u64>,
-    held: BTreeMap<Gfn, i32>,
+    pinned: BTreeMap<Gfn, i32>,
     /// Pages that one trap holds or releases, where there is a bound.
     at_once: Option<usize>,
     /// Calls that release pages.
     release_calls: usize,
-    /// What was in the first word of a page as it was released.
+    /// What was in the first word of a page as it was unpinned.
     released: Vec<(Gfn, u64)>,
 }
 
@@ -28,17 +28,17 @@ impl Machine for Model {
         let word = self.stale.get(&address).or_else(|| self.words.get(&address));
         (0x8_0000_0000..0x9_0000_0000).contains(&address).then(|| word.copied().unwrap_or(0))
     }
-    fn hold(&mut self, pages: &[Gfn]) -> usize {
+    fn pin(&mut self, pages: &[Gfn]) -> usize {
         assert!(pages.is_sorted_by(|one, next| one < next), "a page is named twice");
         let pages = pages.iter().take(self.at_once.unwrap_or(usize::MAX));
-        pages.map(|page| *self.held.entry(*page).or_default() += 1).count()
+        pages.map(|page| *self.pinned.entry(*page).or_default() += 1).count()
     }
-    fn release(&mut self, pages: &[Gfn]) -> usize {
+    fn unpin(&mut self, pages: &[Gfn]) -> usize {
         self.release_calls += 1;
         for page in pages.iter().take(self.at_once.unwrap_or(usize::MAX)) {
-            let count = self.held.entry(*page).or_default();
+            let count = self.pinned.entry(*page).or_default();
             *count -= 1;
-            assert!(*count >= 0, "{page:?} is released and was not held");
+            assert!(*count >= 0, "{page:?} is unpinned and was not pinned");
             let found = self.word(page.address()).unwrap_or(0);
             self.released.push((*page, found));
         }
@@ -50,12 +50,12 @@ impl Machine for Model {
 }
 
 impl Model {
-    fn is_held(&self, address: u64) -> bool {
-        self.held.get(&Gfn((address >> 12) as u32)).is_some_and(|count| *count > 0)
+    fn is_pinned(&self, address: u64) -> bool {
+        self.pinned.get(&Gfn((address >> 12) as u32)).is_some_and(|count| *count > 0)
     }
 
-    fn holds(&self) -> i32 {
-        self.held.values().sum()
+    fn pins(&self) -> i32 {
+        self.pinned.values().sum()
     }
 
     fn submission(&mut self, at: u64, words: [u64; 7]) {
@@ -111,22 +111,22 @@ fn create_io(model: &mut Model, ans: &mut Ans) -> Result<Verdict, Refusal> {
 fn the_queues_themselves_stay_home_until_the_controller_is_reset() {
     let (mut model, mut ans) = ready();
     for page in [QUEUE, QUEUE + 0x1000, IO, IO + 0x1000] {
-        assert!(model.is_held(page), "{page:#x}");
+        assert!(model.is_pinned(page), "{page:#x}");
     }
     assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
     assert!(ans.is_idle());
-    assert_eq!(model.holds(), 0);
+    assert_eq!(model.pins(), 0);
 }
 
 #[test]
 fn queues_are_held_once_however_often_they_are_created() {
     let (mut model, mut ans) = ready();
-    let holds = model.holds();
+    let pins = model.pins();
     for _ in 0..100 {
         assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
     }
-    assert_eq!(model.holds(), holds);
-    assert!(model.is_held(IO) && model.is_held(IO + 0x1000));
+    assert_eq!(model.pins(), pins);
+    assert!(model.is_pinned(IO) && model.is_pinned(IO + 0x1000));
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn controller_that_is_enabled_again_begins_with_empty_queues() {
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     model.complete(0, 7);
     ans.collect(&mut model);
-    assert!(!model.is_held(buffer), "its first completion is looked for where an earlier queue stood");
+    assert!(!model.is_pinned(buffer), "its first completion is looked for where an earlier queue stood");
 }
 
 #[test]
@@ -153,13 +153,13 @@ fn a_commands_pages_are_held_until_its_completion_is_there() {
     let (first, second) = (0x8_2000_0200, 0x8_2100_0000);
     model.submission(IO + 3 * 64, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
     assert_eq!(ans.before_store(IO_DOORBELL, 3, &mut model), Ok(Verdict::Pass));
-    assert!(model.is_held(first) && model.is_held(second));
+    assert!(model.is_pinned(first) && model.is_pinned(second));
     model.complete(0, 6);
     ans.collect(&mut model);
-    assert!(model.is_held(first), "another command's completion");
+    assert!(model.is_pinned(first), "another command's completion");
     model.complete(1, 7);
     ans.collect(&mut model);
-    assert!(!model.is_held(first) && !model.is_held(second));
+    assert!(!model.is_pinned(first) && !model.is_pinned(second));
     ans.collect(&mut model);
 }
 
@@ -191,9 +191,9 @@ fn lists_are_followed_from_page_to_page() {
         model.words.insert(next + 8 * index, page(3 + index));
     }
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert!((0..6).all(|index| model.is_held(page(index))));
-    assert!(model.is_held(list) && model.is_held(next));
-    assert!(!model.is_held(page(6)), "it is not the command's");
+    assert!((0..6).all(|index| model.is_pinned(page(index))));
+    assert!(model.is_pinned(list) && model.is_pinned(next));
+    assert!(!model.is_pinned(page(6)), "it is not the command's");
 }
 
 #[test]
@@ -207,8 +207,8 @@ fn log_page_of_many_pages_is_followed_through_its_list() {
         model.words.insert(list + 8 * index, page(1 + index));
     });
     assert_eq!(ans.before_store(ADMIN_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert!((0..5).all(|index| model.is_held(page(index))));
-    assert!(!model.is_held(page(5)), "it is not the command's");
+    assert!((0..5).all(|index| model.is_pinned(page(index))));
+    assert!(!model.is_pinned(page(5)), "it is not the command's");
 }
 
 #[test]
@@ -220,9 +220,9 @@ fn a_command_that_names_anything_at_all_ends_within_its_bound() {
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert_eq!(ans.before_store(IO_DOORBELL, u32::MAX, &mut model), Err(Refusal::NoEntry(u32::MAX)));
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert!(model.is_held(0x8_5000_0000));
+    assert!(model.is_pinned(0x8_5000_0000));
     assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
-    assert_eq!(model.holds(), 0);
+    assert_eq!(model.pins(), 0);
 }
 
 #[test]
@@ -248,7 +248,7 @@ fn queue_that_is_no_memory_of_the_guest_is_refused() {
                 assert_eq!(ans.before_store(IO_DOORBELL, number, &mut model), Err(Refusal::NoQueue));
             }
             assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
-            assert_eq!(model.holds(), 0);
+            assert_eq!(model.pins(), 0);
         }
         let (mut model, mut ans) = ready();
         model.submission(QUEUE, [0x01, 0, 0, base, 0, CONTIGUOUS | 63 << 16 | 1, 0]);
@@ -272,7 +272,7 @@ fn queue_that_leaves_the_guests_memory_or_is_too_long_is_refused() {
     }
     model.submission(QUEUE, [0x01, 0, 0, IO, 0, 63 << 16 | 1, 0]);
     assert_eq!(ans.before_store(ADMIN_DOORBELL, 0, &mut model), Err(Refusal::NotContiguous));
-    assert!(!model.is_held(last));
+    assert!(!model.is_pinned(last));
 }
 
 #[test]
@@ -286,7 +286,7 @@ fn entry_beyond_the_queues_end_is_refused() {
 #[test]
 fn one_trap_releases_no_more_than_one_command_can_hold() {
     let (mut model, mut ans) = ready();
-    let holds_of_queues = model.holds();
+    let holds_of_queues = model.pins();
     for number in 0..8u64 {
         let list = 0x8_3000_0000 + number * 0x10_0000;
         let page = |index: u64| 0x8_4000_0000 + (number * 2048 + index) * PAGE;
@@ -302,11 +302,11 @@ fn one_trap_releases_no_more_than_one_command_can_hold() {
         }
         assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
     }
-    let all = model.holds() - holds_of_queues;
+    let all = model.pins() - holds_of_queues;
     assert!(all > 8 * 1024, "{all}");
     (0..8).for_each(|id| model.complete(id, id));
     let mut traps = 0;
-    while model.holds() > holds_of_queues {
+    while model.pins() > holds_of_queues {
         let before = model.released.len();
         ans.collect(&mut model);
         assert!((1..=MAX_PAGES).contains(&(model.released.len() - before)));
@@ -318,7 +318,7 @@ fn one_trap_releases_no_more_than_one_command_can_hold() {
 #[test]
 fn doorbell_passes_when_every_page_of_its_command_is_held() {
     let (mut model, mut ans) = ready();
-    let holds_of_queues = model.holds();
+    let holds_of_queues = model.pins();
     let list = 0x8_3000_0000;
     let page = |index: u64| 0x8_4000_0000 + index * 0x2000;
     model.submission(IO, [7 << 16 | 2, 0, 0, page(0), list, 0, 9]);
@@ -331,46 +331,46 @@ fn doorbell_passes_when_every_page_of_its_command_is_held() {
         assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
     }
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert!(model.is_held(list) && (0..10).all(|index| model.is_held(page(index))));
+    assert!(model.is_pinned(list) && (0..10).all(|index| model.is_pinned(page(index))));
     // What was left over by the last command of that number goes first.
     model.complete(0, 7);
     model.submission(IO, [8 << 16 | 2, 0, 0, page(20), 0, 0, 0]);
     let traps = (0..9).take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(Verdict::Again));
     assert!((1..4).contains(&traps.count()));
-    assert_eq!(model.holds() - holds_of_queues, 1);
-    assert!(model.is_held(page(20)));
+    assert_eq!(model.pins() - holds_of_queues, 1);
+    assert!(model.is_pinned(page(20)));
 }
 
 #[test]
 fn command_that_changes_before_its_doorbell_passes_is_looked_at_anew() {
     let (mut model, mut ans) = ready();
-    let holds_of_queues = model.holds();
+    let holds_of_queues = model.pins();
     let (first, second, other) = (0x8_2000_0000, 0x8_2100_0000, 0x8_2200_0000);
     model.at_once = Some(1);
     model.submission(IO, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
     model.submission(IO, [7 << 16 | 2, 0, 0, other, 0, 0, 0]);
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert!(model.is_held(other));
-    assert_eq!(model.holds() - holds_of_queues, 1);
+    assert!(model.is_pinned(other));
+    assert_eq!(model.pins() - holds_of_queues, 1);
 }
 
 /// The machine says that one trap's work is done by releasing fewer pages than it was asked to.
 #[test]
 fn trap_ends_its_releases_where_the_machine_stops() {
     let (mut model, mut ans) = ready();
-    let holds_of_queues = model.holds();
+    let holds_of_queues = model.pins();
     for number in 0..8u64 {
         let page = 0x8_2000_0000 + number * 0x10_0000;
         model.submission(IO + number * 64, [number << 16 | 2, 0, 0, page, page + PAGE, 0, 1]);
         assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
     }
-    assert_eq!(model.holds() - holds_of_queues, 16);
+    assert_eq!(model.pins() - holds_of_queues, 16);
     (0..8).for_each(|id| model.complete(id, id));
     (model.at_once, model.release_calls) = (Some(1), 0);
     ans.collect(&mut model);
     assert_eq!(model.release_calls, 1, "in a trap of a DART");
-    // The one page that the first command has left is all that is asked for; of the second's two one is released.
+    // The one page that the first command has left is all that is asked for; of the second's two one is unpinned.
     assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
     assert_eq!(model.release_calls, 1 + 2, "in a trap of a register");
     // The same again, and then all commands and both queues of both kinds are done.
@@ -384,7 +384,7 @@ fn trap_ends_its_releases_where_the_machine_stops() {
 #[test]
 fn command_whose_doorbell_gets_a_bus_error_is_released() {
     let (mut model, mut ans) = ready();
-    let holds_of_queues = model.holds();
+    let holds_of_queues = model.pins();
     let pages = [0x8_2000_0000, 0x8_2100_0000];
     for (number, page) in pages.into_iter().enumerate() {
         model.submission(IO + 64 * number as u64, [(number as u64) << 16 | 2, 0, 0, page, 0, 0, 0]);
@@ -395,6 +395,6 @@ fn command_whose_doorbell_gets_a_bus_error_is_released() {
     ans.store_failed(IO_DOORBELL, u32::MAX);
     ans.store_failed(CC, 0);
     ans.collect(&mut model);
-    assert!(model.is_held(pages[0]), "the controller has the other one");
-    assert_eq!(model.holds() - holds_of_queues, 1);
+    assert!(model.is_pinned(pages[0]), "the controller has the other one");
+    assert_eq!(model.pins() - holds_of_queues, 1);
 }

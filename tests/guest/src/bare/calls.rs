@@ -24,7 +24,7 @@ const IS_OFF: i64 = 1;
 const PATIENCE: u32 = 50_000_000;
 
 static VISITS: AtomicU32 = AtomicU32::new(0);
-/// [`TASK`]: other CPUs go to the storm; they count in a guarded page.
+/// [`TASK`]: other CPUs go to the storm; they count in a trapped page.
 pub(super) const STORM: u32 = 1;
 pub(super) const COUNT: u32 = 2;
 /// They use a page in motion; change tables while they are read; flush without end.

@@ -1,4 +1,4 @@
-//! Every form of load and store on guarded pages: registers and bytes as on any other memory, and a device
+//! Every form of load and store on trapped pages: registers and bytes as on any other memory, and a device
 //! that sees each byte at once.
 //!
 //! Four pages in a row, of which the two in the middle are guarded, and four like them that nobody maps. Each
@@ -20,7 +20,7 @@ static GUARDED: Pages<4> = Pages::new();
 static PLAIN: Pages<4> = Pages::new();
 /// What the device copies to and from.
 static BUFFER: Pages<1> = Pages::new();
-/// IOVA pages of each guarded page: no two of a page agree in their slot.
+/// IOVA pages of each trapped page: no two of a page agree in their slot.
 const IOVAS: [[usize; 2]; 2] = [[0x11, 0x16], [0x18, 0x1f]];
 const BUFFER_IOVA: usize = 0x22;
 /// Other CPUs that count along, and how far each counts.
@@ -147,7 +147,7 @@ fn device_sees(edu: &Edu, page: u64, iova: usize) -> Result<(), &'static str> {
     is_same.then_some(()).ok_or("the device sees other bytes")
 }
 
-/// The device writes the second half of the first guarded page, while this CPU writes and reads the first half.
+/// The device writes the second half of the first trapped page, while this CPU writes and reads the first half.
 fn cpu_sees(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     let half = (MAX_BYTES / 8) as usize;
     let first = (PAGE / 8) as usize;
@@ -208,7 +208,7 @@ fn add(number: u64) {
     increment(GUARDED.address() + PAGE + 0x400, COUNTS, number & 1 == 0);
 }
 
-/// The second guarded page becomes a first-level table of TTBR1's half, in which the first GiB of RAM is mapped.
+/// The second trapped page becomes a first-level table of TTBR1's half, in which the first GiB of RAM is mapped.
 fn walk() -> Result<(), &'static str> {
     let entry = (2 * PAGE / 8) as usize + 1;
     // A block at 1 GiB: valid, AF, inner shareable memory, as in `start`.
@@ -233,7 +233,7 @@ fn walk() -> Result<(), &'static str> {
     }
 }
 
-/// The first guarded page gets a function.
+/// The first trapped page gets a function.
 fn fetch() -> Result<(), &'static str> {
     let word = (PAGE / 8) as usize;
     // mov x0, #42; ret

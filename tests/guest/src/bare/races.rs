@@ -192,7 +192,7 @@ fn patched(program: Program, index: usize, other: u32) {
     PATCHES[1].store(other, Ordering::SeqCst);
 }
 
-/// Another CPU's part: the first patches, the others keep the guarded page busy.
+/// Another CPU's part: the first patches, the others keep the trapped page busy.
 pub(super) fn patch(number: u64) {
     let mut round = 0_u64;
     while !IS_OVER.load(Ordering::SeqCst) {

@@ -1,4 +1,4 @@
-//! Guarded pages as EL0 sees them: what stage 1 refuses must be refused by the very fault that hardware gives, and
+//! Trapped pages as EL0 sees them: what stage 1 refuses must be refused by the very fault that hardware gives, and
 //! what a handler then allows must work.
 
 use core::arch::{asm, naked_asm};

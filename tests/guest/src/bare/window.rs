@@ -36,7 +36,7 @@ pub(super) enum Rights {
     KernelReadOnly,
 }
 
-/// The slots' purposes: a program's code; a guarded page; a page that nothing guards; another guarded page.
+/// The slots' purposes: a program's code; a trapped page; a page that nothing guards; another trapped page.
 pub(super) const CODE: usize = 0;
 pub(super) const GUARDED: usize = 1;
 pub(super) const PLAIN: usize = 2;

@@ -14,7 +14,7 @@ const SIO: Dart = Dart { base: 0x2_3500_4000, number: 4 };
 pub(super) fn run(tally: &mut Tally, tree: &Tree) {
     tally.case(format_args!("registers by write-back, pair and vector register"), forms(PCIE_0));
     tally.case(format_args!("an error in the middle of a flush"), error_in_flush(PCIE_0));
-    tally.case(format_args!("ticks between steps in a guarded page"), fiq::stepped(PCIE_0));
+    tally.case(format_args!("ticks between steps in a trapped page"), fiq::stepped(PCIE_0));
     if tree.says(b"guest=left") {
         tally.case(format_args!("a DART that is left alone answers itself"), left(SIO));
     }

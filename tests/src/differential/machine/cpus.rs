@@ -60,15 +60,15 @@ impl<const C: bool> Machine<C> {
             return Ok(None);
         }
         if self.random.chance(1, 3) {
-            let at = self.engine.open_guarded(&mut self.host, page);
+            let at = self.engine.open_trapped(&mut self.host, page);
             let result = self.host.opened_load(at, offset, length);
-            self.engine.settle_guarded(&mut self.host, page);
+            self.engine.settle_trapped(&mut self.host, page);
             return Ok(Some(result));
         }
         let mut bytes = [0; 32];
         for (number, chunk) in bytes[..length].chunks_mut(8).enumerate() {
             let offset = offset + 8 * number;
-            let value = self.engine.load_guarded(&mut self.host, page, offset, chunk.len());
+            let value = self.engine.load_trapped(&mut self.host, page, offset, chunk.len());
             chunk.copy_from_slice(&value.to_le_bytes()[..chunk.len()]);
         }
         Ok(Some(CpuResult::Loaded(Data::new(&bytes[..length]))))
@@ -122,17 +122,17 @@ impl<const C: bool> Machine<C> {
             return Ok(false);
         }
         if self.random.chance(1, 3) {
-            let at = self.engine.open_guarded(&mut self.host, page);
+            let at = self.engine.open_trapped(&mut self.host, page);
             self.host.opened_store(at, offset, &Data::new(bytes));
             if !self.host.is_sabotaged(Sabotage::SkipSettle) {
-                self.engine.settle_guarded(&mut self.host, page);
+                self.engine.settle_trapped(&mut self.host, page);
             }
         } else {
             for (number, chunk) in bytes.chunks(8).enumerate() {
                 let mut value = [0; 8];
                 value[..chunk.len()].copy_from_slice(chunk);
                 let (offset, value) = (offset + 8 * number, u64::from_le_bytes(value));
-                self.engine.store_guarded(&mut self.host, page, offset, chunk.len(), value);
+                self.engine.store_trapped(&mut self.host, page, offset, chunk.len(), value);
             }
         }
         self.note_cpu_store(page, offset, bytes);
@@ -146,7 +146,7 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         let (offset, length) = self.place(4);
-        let result = self.access_unguarded(page, AccessKind::Fetch, |host, cpu| {
+        let result = self.access_untrapped(page, AccessKind::Fetch, |host, cpu| {
             host.cpu_load(cpu, page, offset, length)
         })?;
         self.judge_load(page, offset, result)
@@ -161,7 +161,7 @@ impl<const C: bool> Machine<C> {
         let offset = 8 * self.random.index(PAGE_BYTES / 8);
         if !is_write {
             let result = self
-                .access_unguarded(page, AccessKind::Walk, |host, cpu| host.cpu_load(cpu, page, offset, 8))?;
+                .access_untrapped(page, AccessKind::Walk, |host, cpu| host.cpu_load(cpu, page, offset, 8))?;
             return self.judge_load(page, offset, result);
         }
         if self.views.is_table(page) || self.guest.is_table(page) {
@@ -169,7 +169,7 @@ impl<const C: bool> Machine<C> {
         }
         let data = self.random_data(8);
         match self
-            .access_unguarded(page, AccessKind::Walk, |host, cpu| host.cpu_store(cpu, page, offset, &data))?
+            .access_untrapped(page, AccessKind::Walk, |host, cpu| host.cpu_store(cpu, page, offset, &data))?
         {
             CpuResult::Stored => self.note_cpu_store(page, offset, data.bytes()),
             result => return Err(format!("a CPU's walk that stores into {page:?} ends with {result:?}")),
@@ -178,7 +178,7 @@ impl<const C: bool> Machine<C> {
     }
 
     /// An access that nobody can carry out in the CPU's place: where it traps, the page's copies are given up.
-    fn access_unguarded(
+    fn access_untrapped(
         &mut self,
         page: Gfn,
         reach: AccessKind,
@@ -225,8 +225,8 @@ impl<const C: bool> Machine<C> {
                 self.counts.retried_traps += 1;
                 Ok(false)
             }
-            FaultDisposition::Guarded(found) if found == page => {
-                self.counts.guarded_accesses += 1;
+            FaultDisposition::Emulate(found) if found == page => {
+                self.counts.trapped_accesses += 1;
                 Ok(true)
             }
             trapped => Err(format!("{access:?} of {page:?} traps, and the engine says {trapped:?}")),
@@ -237,8 +237,8 @@ impl<const C: bool> Machine<C> {
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
         if self.setting.coherence == Coherence::Exact {
             let length = PAGE_BYTES;
-            self.engine.open_guarded(&mut self.host, page);
-            self.engine.settle_guarded(&mut self.host, page);
+            self.engine.open_trapped(&mut self.host, page);
+            self.engine.settle_trapped(&mut self.host, page);
             for offset in self.sharing.look(page, 0, length) {
                 self.adopt(page, offset);
             }
@@ -249,7 +249,7 @@ impl<const C: bool> Machine<C> {
     /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there until the disk has done.
     pub(super) fn disk(&mut self, page: Choice, length: usize, is_write: bool, stays: bool) -> Checked {
         for page in std::mem::take(&mut self.held) {
-            self.engine.release(&mut self.host, page);
+            self.engine.unpin(&mut self.host, page);
         }
         let page = self.choose(page);
         let may_be_refused = self.setting.frames < 1000;
@@ -264,7 +264,7 @@ impl<const C: bool> Machine<C> {
         self.counts.disk_uses += 1;
         self.counts.fetched += u64::from(self.host.location(page) != Some(page.home()));
         self.fetched.insert(page);
-        self.engine.hold(&mut self.host, page);
+        self.engine.pin(&mut self.host, page);
         self.held.push(page);
         self.after_call()?;
         if self.host.location(page) != Some(page.home()) {
@@ -280,7 +280,7 @@ impl<const C: bool> Machine<C> {
         // What it writes is everybody's once it has done.
         if is_write || !stays {
             self.held.clear();
-            self.engine.release(&mut self.host, page);
+            self.engine.unpin(&mut self.host, page);
         }
         Ok(())
     }

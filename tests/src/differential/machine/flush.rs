@@ -324,7 +324,7 @@ impl<const C: bool> Machine<C> {
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
             Refusal::TooManyDomains => true,
             // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep them equal.
-            Refusal::NotGuardable => {
+            Refusal::NotTrappable => {
                 self.given_up.contains(&page) || self.setting.frames < 1000 && !self.fetched.is_empty()
             }
             Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,

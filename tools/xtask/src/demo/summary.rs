@@ -107,7 +107,7 @@ impl Summary {
     /// Takes what Oche's counters say.
     pub fn take_counters(&mut self, counters: Counters) {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
-        // Each table that opens was stored to while its page was closed. Accesses to guarded pages are left out: they come
+        // Each table that opens was stored to while its page was closed. Accesses to trapped pages are left out: they come
         // with what a CPU does, not with what a driver asks of its DART.
         let traps = of("exits_dart_register") + of("table_opens");
         self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
@@ -193,7 +193,7 @@ impl Summary {
         row("pages unmapped", grouped(of("unmaps")));
         row("flushes", grouped(of("flushes")));
         row("traps per flush", format!("{:.2}", self.traps_per_flush));
-        row("guarded accesses", grouped(of("guarded_accesses")));
+        row("trapped accesses", grouped(of("trapped_accesses")));
         row("bytes direct", self.share(self.placed.direct));
         row("bytes composed", self.share(self.placed.composed));
         row("bytes replica", self.share(self.placed.replica));
@@ -267,7 +267,7 @@ mod tests {
             ("exits_dart_register[0]", 12),
             ("exits_watched_page", 9),
             ("table_opens", 2),
-            ("guarded_accesses", 7),
+            ("trapped_accesses", 7),
             ("bytes_direct", 3 << 20),
             ("bytes_composed", 1 << 20),
         ]));

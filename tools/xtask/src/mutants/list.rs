@@ -21,7 +21,7 @@ const REMOVAL: &str = "hyp/engine/src/granule/removal.rs";
 const PLACEMENT: &str = "hyp/engine/src/granule.rs";
 const COST: &str = "hyp/engine/src/granule/cost.rs";
 const COPIES: &str = "hyp/engine/src/granule/copies.rs";
-const GUARD: &str = "hyp/engine/src/granule/guard.rs";
+const GUARD: &str = "hyp/engine/src/granule/cpu_trap.rs";
 const ALIAS: &str = "hyp/engine/src/granule/alias.rs";
 const MOVER: &str = "hyp/engine/src/mover.rs";
 const TRACKER: &str = "hyp/engine/src/tracker.rs";
@@ -56,7 +56,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "replica-without-a-guard",
         file: ADDITION,
-        text: "if kind == CopyKind::Move || self.guard_for(permission) > self.mover.guard(page) {",
+        text: "if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {",
         replacement: "if kind == CopyKind::Move {",
         breaks: "CPUs store into one copy of a page alone",
     },
@@ -97,8 +97,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "direct-while-away",
         file: DIRECT,
-        text: "Some(_) => self.mover.is_home(page) && !self.mover.is_moving(page),",
-        replacement: "Some(_) => !self.mover.is_moving(page),",
+        text: "Some(_) => self.mover.is_home(page) && !self.mover.is_broken(page),",
+        replacement: "Some(_) => !self.mover.is_broken(page),",
         breaks: "a device reaches the home that a page has left",
     },
     Mutant {
@@ -163,7 +163,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "merge-of-what-moves-alone",
         file: REMOVAL,
         text: "                if self.list(slot.page) {",
-        replacement: "                if self.list(slot.page) && self.mover.is_moving(slot.page) {",
+        replacement: "                if self.list(slot.page) && self.mover.is_broken(slot.page) {",
         breaks: "what a device wrote into a replica is lost with it, or not seen when another mapping of the page goes",
     },
     Mutant {
@@ -184,7 +184,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "quiet-table-of-a-bus-master",
         file: TRACKER,
-        text: "            || mover.is_held(page)
+        text: "            || mover.is_pinned(page)
 ",
         replacement: "",
         breaks: "an entry that a bus master writes into a quiet table goes unseen",
@@ -372,8 +372,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "guard-too-weak",
         file: GUARD,
-        text: "(Coherence::Exact, true) => Guard::Everything,",
-        replacement: "(Coherence::Exact, true) => Guard::Stores,",
+        text: "(Coherence::Exact, true) => CpuTrap::All,",
+        replacement: "(Coherence::Exact, true) => CpuTrap::Writes,",
         breaks: "a CPU reads a page without what a device wrote into a copy",
     },
     Mutant {
@@ -394,9 +394,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "exclusives-not-guarded",
         file: GUARD,
-        text: "if guard == Guard::Stores && self.mover.has_exclusives(page) { Guard::Everything } else { guard }",
-        replacement: "guard",
-        breaks: "a CPU's store-exclusive to a guarded page fails for ever",
+        text: "if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }",
+        replacement: "trap",
+        breaks: "a CPU's store-exclusive to a trapped page fails for ever",
     },
     Mutant {
         name: "alias-list-cut-short",
@@ -408,10 +408,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "closed-page-open",
         file: MOVER,
-        text: "(Guard::Stores, _) | (Guard::Open, true) => CpuAccess::ReadOnly,
-                (Guard::Open, false)",
-        replacement: "(Guard::Stores, _) => CpuAccess::ReadOnly,
-                (Guard::Open, _)",
+        text: "(CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
+                (CpuTrap::None, false)",
+        replacement: "(CpuTrap::Writes, _) => CpuAccess::ReadOnly,
+                (CpuTrap::None, _)",
         breaks: "a change of a watched table goes unseen",
     },
     Mutant {
@@ -426,9 +426,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "made-and-not-published",
         file: MOVER,
-        text: "        self.is_still = false;
+        text: "        self.is_flushed = false;
         host.publish();",
-        replacement: "        self.is_still = false;",
+        replacement: "        self.is_flushed = false;",
         breaks: "a device finds a page before its bytes are there",
     },
     Mutant {

@@ -43,7 +43,7 @@ local REASONS = {
     [6] = "too-many-tables",
     [7] = "too-many-domains",
     [8] = "out-of-stage2-tables",
-    [9] = "not-guardable",
+    [9] = "not-trappable",
     [10] = "mixed-permission",
 }
 local HOWS = {
@@ -412,7 +412,7 @@ end
 function describe.access(tree, read)
     tree:add(fields.gpa, read.range("address"), read.long("address"))
     tree:add(fields.write, read.range("is_write"), read.flag("is_write"))
-    return "the guest touched a guarded page"
+    return "the guest touched a trapped page"
 end
 
 function describe.filter(tree, read)

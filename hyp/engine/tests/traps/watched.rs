@@ -18,7 +18,7 @@ fn watch(bench: &mut Bench, ranges: &[Selection]) {
     bench.engine.watch(&mut bench.machine, ranges);
 }
 
-/// A store of eight bytes as a guard carries it out; whether it trapped.
+/// A store of eight bytes as a trap carries it out; whether it trapped.
 fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     if bench.machine.cpu_access(page(index)) == CpuAccess::ReadWrite {
         return false;
@@ -26,7 +26,7 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     if bench.trap(index, AccessKind::Store) == FaultDisposition::Retry {
         return false;
     }
-    bench.engine.store_guarded(&mut bench.machine, page(index), offset, 8, value);
+    bench.engine.store_trapped(&mut bench.machine, page(index), offset, 8, value);
     let how = WatchHow::Exact;
     let watched = Watched { page: page(index), offset, bytes: 8, is_write: true, how };
     bench.engine.tell_watched(&mut bench.machine, &watched, |_| value);
@@ -69,7 +69,7 @@ fn a_watch_waits_for_pages_and_lets_them_go() {
     let mut bench = Bench::new(32);
     watch(&mut bench, &[range(0x8000, 0x8fff)]);
     assert!(!store(&mut bench, 30, 0, 1), "nothing is mapped there");
-    // Direct: nothing moves, and still it is guarded.
+    // Direct: nothing moves, and still it is trapped.
     for slot in 0..4 {
         bench.set(8 + slot, Some((page(32 + slot), Permission::READ_WRITE)));
     }
@@ -109,7 +109,7 @@ fn a_page_at_several_watched_places_is_told_at_each_and_all_copies_stay_one_memo
     watch(&mut bench, &[]);
     assert_eq!(bench.cpu_load(30, 0x20), 77);
     bench.cpu_store(30, 0x20, 78);
-    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "the copies' own guard is left");
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "the copies' own trap is left");
     assert_eq!(bench.device_read(34, 0x20), Some(78));
 }
 

@@ -6,17 +6,17 @@ use oche_types::dart::entry::{Permission, encode_leaf};
 use oche_types::event::{Event, Refusal};
 
 impl Bench {
-    fn hold(&mut self, number: u32) {
-        self.engine.hold(&mut self.machine, page(number));
+    fn pin(&mut self, number: u32) {
+        self.engine.pin(&mut self.machine, page(number));
     }
 
-    fn hold_all(&mut self, pages: &[Gfn]) -> usize {
+    fn pin_all(&mut self, pages: &[Gfn]) -> usize {
         let mut budget = self.engine.trap_budget();
-        self.engine.hold_all(&mut self.machine, pages, &mut budget)
+        self.engine.pin_all(&mut self.machine, pages, &mut budget)
     }
 
-    fn release(&mut self, number: u32) {
-        self.engine.release(&mut self.machine, page(number));
+    fn unpin(&mut self, number: u32) {
+        self.engine.unpin(&mut self.machine, page(number));
     }
 }
 
@@ -31,19 +31,19 @@ fn eight_away() -> (Bench, Vec<Gfn>) {
 }
 
 #[test]
-fn pages_held_together_come_home_with_one_flush() {
+fn pages_pinned_together_come_home_with_one_flush() {
     let (mut bench, mut pages) = eight_away();
     // One is named twice, one is at home, and one is no memory.
     pages.extend([page(22), page(60), Gfn(0x100)]);
     let before = bench.machine.flushes;
-    assert_eq!(bench.hold_all(&pages), pages.len());
+    assert_eq!(bench.pin_all(&pages), pages.len());
     assert_eq!((bench.machine.flushes - before, fetched(&bench)), (1, 8));
     for index in 0..8 {
         assert!(bench.is_home(20 + index));
         assert_eq!(bench.machine.home_byte(page(20 + index), 3), 40 + index as u8);
     }
     bench.machine.direct_store(page(22).home(), 9, 99);
-    bench.release(22);
+    bench.unpin(22);
     bench.unmap(16, 1);
     bench.map(16, &[22]);
     assert!(bench.is_home(22), "it is held once more");
@@ -51,7 +51,7 @@ fn pages_held_together_come_home_with_one_flush() {
 }
 
 #[test]
-fn pages_held_together_with_no_memory_for_bases_are_exact() {
+fn pages_pinned_together_with_no_memory_for_twins_are_exact() {
     // Two tables, eight frames, and one for four bases; the slots of composed frames are not taken for bases.
     let mut bench = Bench::new(11);
     for index in 0..8 {
@@ -59,13 +59,13 @@ fn pages_held_together_with_no_memory_for_bases_are_exact() {
         assert!(bench.device_write(8 + 4 * index, 3, 40 + index as u8));
     }
     let pages: Vec<Gfn> = (20..28).map(page).collect();
-    assert_eq!(bench.hold_all(&pages), 8);
+    assert_eq!(bench.pin_all(&pages), 8);
     let mut refused = 0;
     for index in 0..8 {
         assert!(bench.is_home(20 + index));
         assert_eq!(bench.machine.home_byte(page(20 + index), 3), 40 + index as u8);
         bench.machine.direct_store(page(20 + index).home(), 9, 99);
-        bench.release(20 + index);
+        bench.unpin(20 + index);
         match bench.device_read(8 + 4 * index, 9) {
             Some(byte) => assert_eq!(byte, 99),
             None => refused += 1,
@@ -90,26 +90,26 @@ fn a_page_that_is_away_comes_home_with_what_the_device_wrote() {
     let mut bench = Bench::new(32);
     bench.map(8, &[5]);
     assert!(bench.device_write(8, 3, 33));
-    bench.hold(5);
+    bench.pin(5);
     assert_eq!((bench.is_home(5), fetched(&bench)), (true, 1));
     assert_eq!(bench.machine.home_byte(page(5), 3), 33);
     // The device goes on; the next hold finds what it wrote.
     assert!(bench.device_write(8, 4, 44));
-    bench.hold(5);
+    bench.pin(5);
     assert_eq!((bench.machine.home_byte(page(5), 4), fetched(&bench)), (44, 1));
 }
 
 #[test]
-fn what_the_master_wrote_is_seen_by_cpus_at_once_and_by_the_device_after_the_release() {
+fn what_the_master_wrote_is_seen_by_cpus_at_once_and_by_the_device_after_the_unpin() {
     for permission in [Permission::READ_WRITE, Permission::READ_ONLY] {
         let mut bench = Bench::new(32);
         bench.set(8, Some((page(5), permission)));
         bench.flush(0, 0);
-        bench.hold(5);
+        bench.pin(5);
         master_writes(&mut bench.machine, 7, 77);
         assert_eq!(bench.cpu_load(5, 7), 77);
         master_writes(&mut bench.machine, 8, 88);
-        bench.release(5);
+        bench.unpin(5);
         assert_eq!(
             (bench.device_read(8, 7), bench.device_read(8, 8)),
             (Some(77), Some(88)),
@@ -124,15 +124,15 @@ fn what_the_master_wrote_is_seen_by_cpus_at_once_and_by_the_device_after_the_rel
 }
 
 #[test]
-fn a_page_that_is_mapped_while_it_is_held_stays_home() {
+fn a_page_that_is_mapped_while_pinned_stays_at_home() {
     let mut bench = Bench::new(32);
-    bench.hold(5);
+    bench.pin(5);
     bench.map(8, &[5]);
     assert!(bench.is_home(5));
     master_writes(&mut bench.machine, 7, 77);
     assert!(bench.device_write(8, 6, 66));
     assert_eq!((bench.cpu_load(5, 6), bench.cpu_load(5, 7)), (66, 77));
-    bench.release(5);
+    bench.unpin(5);
     assert_eq!(bench.device_read(8, 7), Some(77));
     bench.unmap(8, 1);
     bench.map(8, &[5]);
@@ -141,17 +141,17 @@ fn a_page_that_is_mapped_while_it_is_held_stays_home() {
 }
 
 #[test]
-fn a_page_that_is_unmapped_or_split_while_it_is_held_stays_home() {
+fn a_page_that_is_unmapped_or_split_while_pinned_stays_at_home() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4, 5, 6, 7]);
-    bench.hold(5);
+    bench.pin(5);
     bench.unmap(8, 1);
     assert!(bench.is_home(5) && !bench.is_home(6));
     master_writes(&mut bench.machine, 7, 77);
     bench.map(21, &[5]);
     bench.unmap(9, 1);
     assert!(bench.is_home(5));
-    bench.release(5);
+    bench.unpin(5);
     assert_eq!((bench.device_read(21, 7), bench.cpu_load(5, 7)), (Some(77), 77));
 }
 
@@ -161,7 +161,7 @@ fn with_no_memory_for_a_base_the_mapping_goes_and_the_page_is_exact() {
     let mut bench = Bench::new(3);
     bench.map(8, &[5]);
     assert!(bench.device_write(8, 3, 33));
-    bench.hold(5);
+    bench.pin(5);
     assert!(bench.is_home(5));
     assert_eq!(bench.machine.home_byte(page(5), 3), 33);
     assert_eq!(bench.device_read(8, 3), None);
@@ -178,10 +178,10 @@ fn c2_with_no_memory_for_a_base_no_copy_stays_that_misses_what_the_master_writes
             bench.set(iova, Some((page(number), Permission::READ_ONLY)));
             bench.flush(0, 0);
         }
-        bench.hold(5);
+        bench.pin(5);
         assert!(bench.is_home(5));
         master_writes(&mut bench.machine, 7, 77);
-        bench.release(5);
+        bench.unpin(5);
         assert_eq!((bench.device_read(21, 7), bench.cpu_load(5, 7)), (seen, 77));
         // A fault, or a red zone beside what the frame still holds.
         assert_ne!(bench.device_read(8, 7), Some(0), "what the page held before");
@@ -189,13 +189,13 @@ fn c2_with_no_memory_for_a_base_no_copy_stays_that_misses_what_the_master_writes
 }
 
 #[test]
-fn what_is_not_guest_memory_and_what_is_released_too_often_does_nothing() {
+fn what_is_not_guest_memory_and_what_is_unpinned_too_often_does_nothing() {
     let mut bench = Bench::new(32);
     bench.map(8, &[5]);
     let before = bench.machine.state();
-    bench.engine.hold(&mut bench.machine, Gfn(0x100));
-    bench.release(5);
-    bench.release(5);
+    bench.engine.pin(&mut bench.machine, Gfn(0x100));
+    bench.unpin(5);
+    bench.unpin(5);
     assert_eq!(bench.machine.state(), before);
 }
 
@@ -216,7 +216,7 @@ fn quiet() -> Bench {
 fn c1_an_entry_that_a_virtual_device_stores_into_a_quiet_table_counts() {
     let mut bench = quiet();
     let entry = encode_leaf(page(31), Permission::READ_WRITE);
-    bench.engine.store_guarded(&mut bench.machine, page(LEAF_TABLE), 9 * 8, 8, entry);
+    bench.engine.store_trapped(&mut bench.machine, page(LEAF_TABLE), 9 * 8, 8, entry);
     bench.flush(0, 0);
     assert_eq!(bench.device_read(9, 0), Some(31));
 }
@@ -224,9 +224,9 @@ fn c1_an_entry_that_a_virtual_device_stores_into_a_quiet_table_counts() {
 #[test]
 fn c1_an_entry_that_a_bus_master_writes_into_a_quiet_table_counts() {
     let mut bench = quiet();
-    bench.hold(LEAF_TABLE);
+    bench.pin(LEAF_TABLE);
     bench.machine.master_maps(9, 31);
-    bench.release(LEAF_TABLE);
+    bench.unpin(LEAF_TABLE);
     bench.flush(0, 0);
     assert_eq!(bench.device_read(9, 0), Some(31));
 }
@@ -235,10 +235,10 @@ fn c1_an_entry_that_a_bus_master_writes_into_a_quiet_table_counts() {
 fn c1_a_table_that_a_bus_master_may_write_does_not_become_quiet() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
-    bench.hold(LEAF_TABLE);
+    bench.pin(LEAF_TABLE);
     (0..400).for_each(|_| bench.flush(0, 0));
     bench.machine.master_maps(9, 31);
-    bench.release(LEAF_TABLE);
+    bench.unpin(LEAF_TABLE);
     bench.flush(0, 0);
     assert_eq!(bench.device_read(9, 0), Some(31));
 }

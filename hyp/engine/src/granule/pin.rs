@@ -2,9 +2,9 @@
 //!
 //! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at home, also where a DART
 //! maps it and it is away. It comes home, and what stays in its slot is a replica, which devices go on using: nothing of
-//! the hardware's tables changes. While the page is held it has a base, whatever its replicas are, because it is written at
+//! the hardware's tables changes. While the page is pinned it has a base, whatever its replicas are, because it is written at
 //! home by somebody whom nobody sees: what differs from the base is found whenever the copies are made equal, at
-//! the latest when the page is released.
+//! the latest when the page is unpinned.
 
 use oche_types::addr::{Gfn, Hfn, SLOTS};
 use oche_types::event::{Event, Refusal};
@@ -31,26 +31,26 @@ pub(crate) struct Fetch {
 }
 
 impl Placement {
-    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::release`] follow.
+    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::unpin`] follow.
     /// What is not guest RAM is passed over. Pages that are away come home together, up to [`MAX_FETCHES`] with
     /// one break-before-make.
-    pub(crate) fn hold(&mut self, host: &mut impl Host, pages: &[Gfn]) {
+    pub(crate) fn pin(&mut self, host: &mut impl Host, pages: &[Gfn]) {
         for page in pages {
             // What is moving was named before, and comes home with the rest.
-            if !self.mover.hold(*page) || self.mover.is_moving(*page) {
+            if !self.mover.pin(*page) || self.mover.is_broken(*page) {
                 continue;
             }
             if self.mover.is_home(*page) {
                 self.keep_equal(host, *page);
             } else {
-                self.begin_fetch(host, *page);
+                self.start_fetch(host, *page);
             }
         }
         self.fetch_all(host);
     }
 
     /// Begins to bring `page` home, from the slot of the mapping that it is.
-    fn begin_fetch(&mut self, host: &mut impl Host, page: Gfn) {
+    fn start_fetch(&mut self, host: &mut impl Host, page: Gfn) {
         host.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping);
@@ -59,13 +59,13 @@ impl Placement {
         let (mapping, from) = primary.must("a page that is away lies in a slot of its own");
         let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
         if self.base(page).is_none() && spare.is_none() {
-            // Makes all that is in motion again, so that must have come home.
+            // Makes all that is broken again, so that must have come home.
             self.fetch_all(host);
             self.give_up(host, page, mapping);
             return self.keep_equal(host, page);
         }
         // It is away, so it has an entry of its own.
-        self.mover.begin(host, page);
+        self.mover.break_page(host, page);
         self.fetches.push(Fetch { page, mapping, from, spare });
         if self.fetches.len() == MAX_FETCHES {
             self.fetch_all(host);
@@ -79,7 +79,7 @@ impl Placement {
             match self.pool.take_page() {
                 Some(base) => self.begin_base(host, page, base),
                 None => {
-                    // Makes all that is in motion again, so that must have come home.
+                    // Makes all that is broken again, so that must have come home.
                     self.fetch_all(host);
                     self.collapse_all(host, page);
                 }
@@ -89,21 +89,21 @@ impl Placement {
     }
 
     /// The master has done with `page`.
-    pub(crate) fn release(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.mover.release(page) {
+    pub(crate) fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
+        if self.mover.unpin(page) {
             self.merge_copies(host, page);
             self.drop_unneeded_base(host, page);
         }
     }
 
-    /// Brings all pages home that [`Self::begin_fetch`] took out of the CPUs' reach.
+    /// Brings all pages home that [`Self::start_fetch`] took out of the CPUs' reach.
     fn fetch_all(&mut self, host: &mut impl Host) {
         let mut fetches = core::mem::take(&mut self.fetches);
-        self.mover.still(host);
+        self.mover.flush_tlb(host);
         for fetch in &fetches {
             self.fetch(host, fetch);
         }
-        self.finish_motion(host);
+        self.remap_pages(host);
         fetches.clear();
         self.fetches = fetches;
     }

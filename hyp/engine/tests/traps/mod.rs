@@ -1,4 +1,4 @@
-//! The rules of guards, one test each: what CPUs may do with a page that has copies, and what they see.
+//! The rules of traps, one test each: what CPUs may do with a page that has copies, and what they see.
 
 mod readers;
 mod shapes;
@@ -53,13 +53,13 @@ fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
 #[test]
 fn c2_a_mapping_that_goes_makes_the_copies_equal_that_stay() {
     for coherence in [Coherence::Api, Coherence::Exact] {
-        for held in [None, Some(page(5))] {
+        for pinned in [None, Some(page(5))] {
             let mut bench = Bench::with(32, coherence, Isolation::Page);
             bench.map(8, &[4, 5, 6, 7]);
             bench.map(40, &[4, 5, 6, 7]);
             bench.map(21, &[5]);
-            if let Some(page) = held {
-                bench.engine.hold(&mut bench.machine, page);
+            if let Some(page) = pinned {
+                bench.engine.pin(&mut bench.machine, page);
             }
             assert!(bench.device_write(21, 100, 9));
             bench.unmap(8, 4);
@@ -112,14 +112,14 @@ fn a_store_beside_what_a_device_just_wrote_takes_nothing_back() {
 #[test]
 fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
     let mut bench = aliased([Permission::READ_WRITE; 3]);
-    assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Guarded(page(30)));
+    assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Emulate(page(30)));
     let mut bytes = [0_u8; 64];
     for (round, (offset, length)) in (0..40).flat_map(|at| (1..=8).map(move |bytes| (at, bytes))).enumerate()
     {
         let value = 0x0123_4567_89ab_cdef_u64.rotate_left(round as u32);
-        bench.engine.store_guarded(&mut bench.machine, page(30), 512 + offset, length, value);
+        bench.engine.store_trapped(&mut bench.machine, page(30), 512 + offset, length, value);
         bytes[offset..offset + length].copy_from_slice(&value.to_le_bytes()[..length]);
-        let loaded = bench.engine.load_guarded(&mut bench.machine, page(30), 512 + offset, length);
+        let loaded = bench.engine.load_trapped(&mut bench.machine, page(30), 512 + offset, length);
         assert_eq!(loaded.to_le_bytes()[..length], bytes[offset..offset + length]);
         assert_eq!(loaded.to_le_bytes()[length..], [0; 8][length..]);
     }
@@ -128,8 +128,8 @@ fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
             assert_eq!(bench.device_read(iova, 512 + index as u64), Some(byte));
         }
     }
-    bench.engine.store_guarded(&mut bench.machine, page(30), 4090, 8, u64::MAX);
-    assert_eq!(bench.engine.load_guarded(&mut bench.machine, page(30), 4090, 8), 0, "not inside the page");
+    bench.engine.store_trapped(&mut bench.machine, page(30), 4090, 8, u64::MAX);
+    assert_eq!(bench.engine.load_trapped(&mut bench.machine, page(30), 4090, 8), 0, "not inside the page");
 }
 
 #[test]
@@ -139,10 +139,10 @@ fn what_a_cpu_does_to_an_opened_page_reaches_all_copies() {
         if permission.write {
             assert!(bench.device_write(34, 7, 70));
         }
-        assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Guarded(page(30)));
-        let at = bench.engine.open_guarded(&mut bench.machine, page(30));
+        assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Emulate(page(30)));
+        let at = bench.engine.open_trapped(&mut bench.machine, page(30));
         bench.machine.direct_store(at, 300, 33);
-        bench.engine.settle_guarded(&mut bench.machine, page(30));
+        bench.engine.settle_trapped(&mut bench.machine, page(30));
         for iova in [8, 21, 34] {
             assert_eq!(bench.device_read(iova, 300), Some(33));
         }
@@ -180,7 +180,7 @@ fn a_fetch_or_a_walk_gives_the_copies_up() {
         assert_eq!(bench.trap(30, access), FaultDisposition::Retry);
         assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
         assert_eq!(bench.machine.cpu_read(page(30), 5), 50);
-        let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::NotGuardable, .. });
+        let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::NotTrappable, .. });
         assert_eq!(bench.count(refused), 2);
         assert_eq!(bench.device_read(21, 5), None);
         assert_eq!(bench.device_read(8, 5), Some(50), "one mapping is kept");
@@ -202,16 +202,16 @@ fn instructions_are_fetched_from_a_page_that_devices_only_read() {
 #[test]
 fn loads_are_guarded_once_exclusives_are_used() {
     let mut bench = aliased([Permission::READ_ONLY; 3]);
-    bench.engine.guard_loads(&mut bench.machine, page(30));
+    bench.engine.trap_loads(&mut bench.machine, page(30));
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::None);
-    assert_eq!(bench.trap(30, AccessKind::Load), FaultDisposition::Guarded(page(30)));
+    assert_eq!(bench.trap(30, AccessKind::Load), FaultDisposition::Emulate(page(30)));
     bench.unmap(21, 2);
     bench.unmap(34, 2);
     assert_eq!(bench.trap(30, AccessKind::Load), FaultDisposition::Retry);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
     bench.set(21, Some((page(30), Permission::READ_ONLY)));
     bench.flush(0, 0);
-    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "forgotten with the guard");
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "forgotten with the trap");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Guards: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
+//! Traps: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
 //!
 //! A page with replicas that devices only read is read-only for CPUs; one with a replica that a device may
 //! write is out of their reach. The access that traps comes here, under the engine's lock, and is
@@ -7,15 +7,15 @@
 //! Why this is exact, for CPUs and one device at a time on each byte:
 //! - *A CPU's load sees every write of a device that was in memory before.* It first brings what differs
 //!   from the base, in the words that it covers, from every copy that a device may write ([`merge_words`]).
-//!   While there is no such replica, devices write only the copy that CPUs read, and loads need no guard.
+//!   While there is no such replica, devices write only the copy that CPUs read, and loads need no trap.
 //! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and into the
 //!   base before the trap returns. The words under it were merged first, so a device's earlier write
 //!   in the same word is not lost, and one that comes later differs from the base.
 //! - *A device's write is never taken for an old value.* The base holds what all copies agreed on after
 //!   the last store by anybody that was noticed, so a device that writes what a CPU has overwritten differs.
-//! - *Nothing is stored between the fill of a replica and its guard:* the page is broken in stage 2 for that.
+//! - *Nothing is stored between the fill of a replica and its trap:* the page is broken in stage 2 for that.
 //!
-//! What no guard can see is one device's write that another device reads, or the same through another
+//! What no trap can see is one device's write that another device reads, or the same through another
 //! IOVA, with no access by a CPU and no invalidation between: the second may read what was there before.
 //!
 //! [`merge_words`]: Placement::merge_words
@@ -29,64 +29,64 @@ use crate::granule::book::Slot;
 use crate::granule::copies::store_bytes;
 use crate::granule::{BATCH, Cause, Change, Coherence, Placement};
 use crate::host::{DomainId, Host};
-use crate::mover::Guard;
+use crate::mover::CpuTrap;
 
 impl Placement {
-    /// The guard that a page needs because of a replica with `permission`.
-    pub(super) fn guard_for(&self, permission: Permission) -> Guard {
+    /// The trap that a page needs because of a replica with `permission`.
+    pub(super) fn trap_for(&self, permission: Permission) -> CpuTrap {
         match (self.coherence, permission.write) {
-            (Coherence::Api, _) => Guard::Open,
-            (Coherence::Exact, false) => Guard::Stores,
-            (Coherence::Exact, true) => Guard::Everything,
+            (Coherence::Api, _) => CpuTrap::None,
+            (Coherence::Exact, false) => CpuTrap::Writes,
+            (Coherence::Exact, true) => CpuTrap::All,
         }
     }
 
-    /// The guard that `page` needs.
-    pub(crate) fn needed_guard(&self, page: Gfn) -> Guard {
-        let guard = |(_, write)| self.guard_for(Permission { read: true, write });
-        let guard = self.replicas(page).map(guard).max().unwrap_or(Guard::Open);
-        if guard != Guard::Everything && self.is_watched(page) {
-            return Guard::Everything;
+    /// The trap that `page` needs.
+    pub(crate) fn needed_trap(&self, page: Gfn) -> CpuTrap {
+        let trap = |(_, write)| self.trap_for(Permission { read: true, write });
+        let trap = self.replicas(page).map(trap).max().unwrap_or(CpuTrap::None);
+        if trap != CpuTrap::All && self.is_watched(page) {
+            return CpuTrap::All;
         }
-        if guard == Guard::Stores && self.mover.has_exclusives(page) { Guard::Everything } else { guard }
+        if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }
     }
 
-    /// Makes every page in motion again, with the guard that it needs by now. Guards of other pages may be
+    /// Makes every page that is broken again, with the trap that it needs by now. Traps of other pages may be
     /// stricter than needed, never weaker: [`Self::relax`] finds out when a CPU touches the page.
-    pub(super) fn finish_motion(&mut self, host: &mut impl Host) {
+    pub(super) fn remap_pages(&mut self, host: &mut impl Host) {
         let mut index = 0;
-        while let Some(page) = self.mover.moving(index) {
-            let guard = self.needed_guard(page);
-            self.mover.set_guard(page, guard);
+        while let Some(page) = self.mover.broken(index) {
+            let trap = self.needed_trap(page);
+            self.mover.set_trap(page, trap);
             index += 1;
         }
-        self.mover.finish(host);
+        self.mover.remap(host);
     }
 
-    /// Takes a guard off that `page` no longer needs. Returns whether there was one.
+    /// Takes a trap off that `page` no longer needs. Returns whether there was one.
     pub(crate) fn relax(&mut self, host: &mut impl Host, page: Gfn) -> bool {
-        let needed = self.needed_guard(page);
-        if needed == Guard::Open {
+        let needed = self.needed_trap(page);
+        if needed == CpuTrap::None {
             self.mover.set_exclusives(page, false);
         }
-        if self.needed_guard(page) >= self.mover.guard(page) {
+        if self.needed_trap(page) >= self.mover.trap(page) {
             return false;
         }
-        self.mover.begin(host, page);
-        self.finish_motion(host);
+        self.mover.break_page(host, page);
+        self.remap_pages(host);
         true
     }
 
-    /// From now on loads of `page`, whose stores are guarded, are as well.
-    pub(crate) fn guard_loads(&mut self, host: &mut impl Host, page: Gfn) {
+    /// From now on loads of `page`, whose stores are trapped, are as well.
+    pub(crate) fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
         self.mover.set_exclusives(page, true);
-        if self.needed_guard(page) > self.mover.guard(page) {
-            self.mover.begin(host, page);
-            self.finish_motion(host);
+        if self.needed_trap(page) > self.mover.trap(page) {
+            self.mover.break_page(host, page);
+            self.remap_pages(host);
         }
     }
 
-    /// What a CPU loads at `offset` of a guarded `page`: `bytes` bytes, at most 8 and inside the page,
+    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, at most 8 and inside the page,
     /// zero-extended.
     pub(crate) fn load(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
         let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
@@ -103,7 +103,7 @@ impl Placement {
     }
 
     /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of a
-    /// guarded `page`. An aligned power of two of bytes appears in each copy at once.
+    /// trapped `page`. An aligned power of two of bytes appears in each copy at once.
     pub(crate) fn store(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize, value: u64) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
         self.merge_words(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
@@ -184,7 +184,7 @@ impl Placement {
     fn refuse_replicas(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let cause = Cause::of(&self.placed(domain).members);
         self.remove(host, cause, domain, changes);
-        self.refuse_departed(host, cause, Refusal::NotGuardable);
+        self.refuse_departed(host, cause, Refusal::NotTrappable);
     }
 }
 

@@ -97,7 +97,7 @@ pub enum Sabotage {
     /// A blocked stream goes on.
     SkipBlock,
     /// Stores that a watched page should trap go through unseen.
-    SkipWatch,
+    SkipWriteProtect,
     /// Loads of pages that nobody should reach go through.
     WeakTrap,
     /// What a CPU stored into a page that was opened for it stays in one copy.
@@ -581,7 +581,7 @@ impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
             at
         };
         let access = match (self.options.sabotage, access) {
-            (Some(Sabotage::SkipWatch), _) => CpuAccess::ReadWrite,
+            (Some(Sabotage::SkipWriteProtect), _) => CpuAccess::ReadWrite,
             (Some(Sabotage::WeakTrap), CpuAccess::None) => CpuAccess::ReadOnly,
             _ => access,
         };

@@ -264,7 +264,7 @@ fn traced() -> (&'static [AtomicU64], Layout) {
     for cpu in 0..MAX_CPUS {
         let mut writer = RingWriter::new(layout, cpu).expect("a ring");
         for time in 0..RECORDS[usize::from(cpu != 0)] {
-            writer.record(&words, time + 1, 4, &Event::Table { page: Gfn(1), is_open: true });
+            writer.record(&words, time + 1, 4, &Event::Table { page: Gfn(1), is_unsync: true });
         }
     }
     (words, layout)

@@ -65,7 +65,7 @@ pub const fn register_number(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> u16
 
 /// Why stage 2 refused (`DFSC` / `IFSC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum FaultStatus {
     /// No valid entry (0b0001xx).
     Translation,
     /// The entry forbids it (0b0011xx).
@@ -78,7 +78,7 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
     /// Why.
-    pub cause: Cause,
+    pub status: FaultStatus,
     /// `WnR`: it was a write. For a fault on a walk, whether the walk wanted to write.
     pub is_write: bool,
     /// `S1PTW`: the access was the CPU's own walk of the guest's stage-1 tables.
@@ -149,20 +149,20 @@ impl Exception {
     /// `HPFAR_EL2` is written for translation faults and for any fault on a stage-1 walk, but is UNKNOWN for
     /// a permission fault on the access itself.
     pub fn hpfar_is_valid(abort: &Abort) -> bool {
-        abort.on_table_walk || abort.cause == Cause::Translation
+        abort.on_table_walk || abort.status == FaultStatus::Translation
     }
 
     fn abort(&self, is_data: bool) -> Abort {
         let iss = self.syndrome;
         let status = (iss & 0x3f) as u8;
         let cause = match status >> 2 {
-            0b0001 => Cause::Translation,
-            0b0011 => Cause::Permission,
-            _ => Cause::Other(status),
+            0b0001 => FaultStatus::Translation,
+            0b0011 => FaultStatus::Permission,
+            _ => FaultStatus::Other(status),
         };
         let has_transfer = is_data && iss >> 24 & 1 != 0;
         Abort {
-            cause,
+            status: cause,
             is_write: is_data && iss >> 6 & 1 != 0,
             on_table_walk: iss >> 7 & 1 != 0,
             is_cache_maintenance: is_data && iss >> 8 & 1 != 0,
@@ -191,7 +191,7 @@ mod tests {
         let Class::DataAbort(abort) = of(0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 7) else {
             panic!("a data abort")
         };
-        assert_eq!(abort.cause, Cause::Translation);
+        assert_eq!(abort.status, FaultStatus::Translation);
         assert!(!abort.is_write && !abort.on_table_walk);
         let transfer = abort.transfer.expect("ISV");
         assert_eq!((transfer.width_log2, transfer.register), (2, 3));
@@ -203,7 +203,7 @@ mod tests {
             panic!("abort")
         };
         assert_eq!(abort.transfer, None);
-        assert_eq!(abort.cause, Cause::Permission);
+        assert_eq!(abort.status, FaultStatus::Permission);
         assert!(abort.is_write);
     }
 

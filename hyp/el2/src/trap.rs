@@ -12,7 +12,7 @@ use crate::lock::Once;
 use crate::psci::{self, Request, status};
 use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
 use crate::stage2::{Lookup, Root};
-use crate::syndrome::{Abort, Cause, Class, Exception, RegisterAccess};
+use crate::syndrome::{Abort, Class, Exception, FaultStatus, RegisterAccess};
 use crate::tlb::Cpus;
 use crate::{console, fiq, firmware, guest, percpu, smp, step, translation};
 
@@ -93,23 +93,26 @@ impl Trap {
         };
         let lookup = root.lookup(&Cpus, page);
         let fault = Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
-        match (lookup, abort.cause) {
+        match (lookup, abort.status) {
             (Lookup::InMotion, _) => Self::Retry,
-            (Lookup::Mapped { access: CpuAccess::None, .. }, Cause::Translation | Cause::Permission) => fault,
+            (
+                Lookup::Mapped { access: CpuAccess::None, .. },
+                FaultStatus::Translation | FaultStatus::Permission,
+            ) => fault,
             // It was made while the fault was on its way here.
-            (Lookup::Mapped { .. }, Cause::Translation) => Self::Retry,
-            (Lookup::Mapped { no_execute: true, .. }, Cause::Permission) if is_fetch => {
+            (Lookup::Mapped { .. }, FaultStatus::Translation) => Self::Retry,
+            (Lookup::Mapped { no_execute: true, .. }, FaultStatus::Permission) if is_fetch => {
                 Self::Execute(root, page)
             }
-            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, Cause::Permission) => Self::Retry,
+            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, FaultStatus::Permission) => Self::Retry,
             // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
-            (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, Cause::Permission)
+            (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, FaultStatus::Permission)
                 if is_fetch && !abort.on_table_walk =>
             {
                 Self::Retry
             }
-            (_, Cause::Other(_)) => Self::Refused(reason(abort, is_fetch)),
-            (Lookup::Mapped { .. }, Cause::Permission) | (Lookup::Unmapped, _) => fault,
+            (_, FaultStatus::Other(_)) => Self::Refused(reason(abort, is_fetch)),
+            (Lookup::Mapped { .. }, FaultStatus::Permission) | (Lookup::Unmapped, _) => fault,
         }
     }
 
@@ -118,7 +121,7 @@ impl Trap {
         match self {
             Self::Retry => Exit::Retry,
             Self::Execute(..) => Exit::Execute,
-            Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::WatchedPage,
+            Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
             Self::Fault(fault) => PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address)),
             Self::Refused(_) => Exit::Device,
             Self::HypervisorCall => Exit::HypervisorCall,
@@ -159,7 +162,7 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
             return is_trap.then_some(Exit::Retry);
         }
     }
-    Some(if is_done { Exit::Step } else { Exit::WatchedPage })
+    Some(if is_done { Exit::Step } else { Exit::TrappedPage })
 }
 
 fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {

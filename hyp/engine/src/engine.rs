@@ -1,7 +1,7 @@
 //! The engine on one page: which stream belongs to which domain, and what happens in a trap.
 //!
 //! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
-//! invalidation, the engine has the tracker say what changed and placement make hardware equal to it. Work
+//! invalidation, the engine has the tracker say what changed and the granule mapper make hardware equal to it. Work
 //! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it or
 //! touches any other register of a DART.
 
@@ -19,8 +19,8 @@ use oche_types::{Invariant, invariant};
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::Watched;
-use crate::granule::{Cause, Placement, within};
 use crate::granule::{Coherence, Isolation};
+use crate::granule::{GranuleMapper, Requester, within};
 use crate::heap::bytes_of;
 use crate::host::{DeviceFault, DomainId, Host};
 use crate::mover::CpuTrap;
@@ -31,7 +31,7 @@ use crate::vdart::{Command, VirtualDart};
 /// What it costs to bring a page home and give it a base.
 const PIN_BYTES: usize = 6 * PAGE_BYTES;
 /// What it costs to mark the tables of a domain that ends, as many as it can have.
-const CLOSE_BYTES: usize = 129 * FRAME_BYTES;
+const END_BYTES: usize = 129 * FRAME_BYTES;
 /// Faults that one trap takes from the hardware.
 const MAX_FAULTS: usize = 64;
 
@@ -61,7 +61,7 @@ impl Configuration<'_> {
         (self.darts * STREAMS).min(MAX_DOMAINS)
     }
 
-    /// Tables that can be watched: as many as would map twice the guest's memory.
+    /// Tables that can be tracked: as many as would map twice the guest's memory.
     fn tables(&self) -> usize {
         within(self.pages() / 256, 64, 8192) + TTBRS * self.domains()
     }
@@ -74,7 +74,7 @@ impl Configuration<'_> {
         bytes_of::<Dart>(self.darts)
             + bytes_of::<Option<Domain>>(domains)
             + Tracker::bytes(self.tables(), domains)
-            + Placement::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, domains)
+            + GranuleMapper::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, domains)
             // The batch in hand, and that of a domain that begins.
             + 2 * Batch::BYTES
     }
@@ -86,14 +86,14 @@ pub struct Engine {
     darts: Vec<Dart>,
     domains: Vec<Option<Domain>>,
     tracker: Tracker,
-    placement: Placement,
+    mapper: GranuleMapper,
     /// Changes of the domain in hand, and how many of them have been acted on.
     batch: Batch,
     applied: usize,
     in_hand: Option<DomainId>,
     /// All tables of the domain in hand have been compared for `batch`.
     is_compared: bool,
-    /// What could not be watched of a domain that begins.
+    /// What could not be tracked of a domain that begins.
     opening: Batch,
     slice_bytes: usize,
     is_busy: bool,
@@ -131,7 +131,7 @@ pub enum AccessKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum FaultDisposition {
-    /// It tries again: the page is open now.
+    /// It tries again: the page is not trapped now.
     Retry,
     /// The page is trapped. The access is carried out by [`Engine::load_trapped`] and
     /// [`Engine::store_trapped`], or, whatever it is, between [`Engine::open_trapped`] and
@@ -145,7 +145,7 @@ pub enum FaultDisposition {
 #[derive(Debug)]
 struct Domain {
     roots: [Ttbr; TTBRS],
-    cause: Cause,
+    requester: Requester,
     /// Streams to attach once the tables have been acted on.
     waiting: Members,
     needs_sync: bool,
@@ -164,7 +164,7 @@ impl Engine {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
             domains: (0..domains).map(|_| None).collect(),
             tracker: Tracker::new(configuration.tables(), domains),
-            placement: Placement::new(
+            mapper: GranuleMapper::new(
                 configuration.ram,
                 configuration.devices,
                 configuration.pool.clone(),
@@ -258,7 +258,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had closed, for stores
+    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had restricted, for stores
     /// or for everything. Says how the CPU goes on.
     pub fn access_trapped(
         &mut self,
@@ -266,25 +266,25 @@ impl Engine {
         address: u64,
         access: AccessKind,
     ) -> FaultDisposition {
-        let page = Gfn::containing(address).filter(|page| self.placement.mover.is_ram(*page));
+        let page = Gfn::containing(address).filter(|page| self.mapper.mover.is_ram(*page));
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
-            // What a watch alone had closed is open then, and copies are as if nobody watched.
-            self.placement.stop_watching(host, page);
+            // What a watch alone had trapped is not any more, and copies are as if nobody watched.
+            self.mapper.stop_watching(host, page);
         }
         if access == AccessKind::Store {
-            self.tracker.open(host, &mut self.placement.mover, page);
+            self.tracker.mark_unsync(host, &mut self.mapper.mover, page);
         }
-        if self.placement.relax(host, page) {
+        if self.mapper.relax(host, page) {
             return FaultDisposition::Retry;
         }
-        match (self.placement.mover.trap(page), access) {
+        match (self.mapper.mover.trap(page), access) {
             (CpuTrap::None, _) | (CpuTrap::Writes, AccessKind::Load | AccessKind::Fetch) => {
                 FaultDisposition::Retry
             }
             // A walk that meets a page which may be read wants to write: hardware's access flag.
             (_, AccessKind::Walk) | (CpuTrap::All, AccessKind::Fetch) => {
-                self.placement.collapse(host, page);
+                self.mapper.collapse(host, page);
                 FaultDisposition::Retry
             }
             (CpuTrap::Writes | CpuTrap::All, AccessKind::Load | AccessKind::Store) => {
@@ -297,7 +297,7 @@ impl Engine {
     /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, 1 to 8 and inside the page,
     /// zero-extended. 0 for anything else.
     pub fn load_trapped(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
-        self.placement.load(host, page, offset, bytes)
+        self.mapper.load(host, page, offset, bytes)
     }
 
     /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a trapped
@@ -311,55 +311,55 @@ impl Engine {
         value: u64,
     ) {
         // A CPU's trap has opened the page; what a virtual device stores there did not trap.
-        self.tracker.open(host, &mut self.placement.mover, page);
-        self.placement.store(host, page, offset, bytes, value);
+        self.tracker.mark_unsync(host, &mut self.mapper.mover, page);
+        self.mapper.store(host, page, offset, bytes, value);
     }
 
     /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up to date.
     ///
     /// Until [`Self::settle_trapped`] no other CPU may reach the page, and nobody else may call the engine.
     pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
-        self.placement.open(host, page)
+        self.mapper.open(host, page)
     }
 
     /// The CPU that had the trapped `page` opened has done with it.
     pub fn settle_trapped(&mut self, host: &mut impl Host, page: Gfn) {
-        self.placement.settle(host, page);
+        self.mapper.settle(host, page);
     }
 
     /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
     /// trap goes, loads trap too, so that the next pair is seen whole.
     pub fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
-        self.placement.trap_loads(host, page);
+        self.mapper.trap_loads(host, page);
     }
 
     /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
     pub fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
-        self.placement.watch(host, ranges);
+        self.mapper.watch(host, ranges);
     }
 
     /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each
     /// trap calls this.
     pub fn go_on_watching(&mut self, host: &mut impl Host) {
         if self.is_setting_watches() {
-            self.placement.go_on_watching(host);
+            self.mapper.go_on_watching(host);
         }
     }
 
     /// Whether some of what is mapped where somebody watches is not watched yet.
     pub fn is_setting_watches(&self) -> bool {
-        self.placement.watches.are_being_set()
+        self.mapper.watches.are_being_set()
     }
 
     /// Whether anything is watched.
     pub fn is_watching(&self) -> bool {
-        self.placement.watches.are_set()
+        self.mapper.watches.are_set()
     }
 
     /// A CPU's access to a trapped page was carried out: tells it if it is watched. `load` gives the value, a word at
     /// a time from the first byte on.
     pub fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
-        self.placement.tell_watched(host, watched, load);
+        self.mapper.tell_watched(host, watched, load);
     }
 
     /// One trap's work, for [`Self::pin_all`] and [`Self::unpin_all`].
@@ -374,19 +374,19 @@ impl Engine {
     #[must_use]
     pub fn pin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
-        let mut reserve = self.placement.reserve(0);
+        let mut reserve = self.mapper.reserve(0);
         for page in pages {
             budget.charge(PIN_BYTES);
-            reserve = reserve.and(self.placement.charge_merge(*page, budget));
+            reserve = reserve.and(self.mapper.charge_merge(*page, budget));
             if budget.is_spent() && count != 0 {
                 break;
             }
             // The master's stores do not trap.
-            self.tracker.open(host, &mut self.placement.mover, *page);
+            self.tracker.mark_unsync(host, &mut self.mapper.mover, *page);
             count += 1;
         }
-        self.placement.pin(host, pages.get(..count).must("no more pages are pinned than are named"));
-        self.placement.refund(reserve, budget);
+        self.mapper.pin(host, pages.get(..count).must("no more pages are pinned than are named"));
+        self.mapper.refund(reserve, budget);
         count
     }
 
@@ -398,7 +398,7 @@ impl Engine {
 
     /// The master has done with `page`. What it wrote there is in all copies on return.
     pub fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
-        self.placement.unpin(host, page);
+        self.mapper.unpin(host, page);
     }
 
     /// As [`Self::unpin`], of each of `pages`. Returns how many of the first are unpinned: at least one, and not all where
@@ -408,12 +408,12 @@ impl Engine {
         let mut count = 0;
         for page in pages {
             budget.charge(PIN_BYTES);
-            let reserve = self.placement.charge_merge(*page, budget);
+            let reserve = self.mapper.charge_merge(*page, budget);
             if budget.is_spent() && count != 0 {
                 break;
             }
-            self.placement.unpin(host, *page);
-            self.placement.refund(reserve, budget);
+            self.mapper.unpin(host, *page);
+            self.mapper.refund(reserve, budget);
             count += 1;
         }
         count
@@ -421,17 +421,17 @@ impl Engine {
 
     /// Whether `page` is guest RAM.
     pub fn is_ram(&self, page: Gfn) -> bool {
-        self.placement.mover.is_ram(page)
+        self.mapper.mover.is_ram(page)
     }
 
     /// Where the bytes of `page` are now.
     pub fn locate(&self, page: Gfn) -> Hfn {
-        self.placement.mover.locate(page)
+        self.mapper.mover.locate(page)
     }
 
     /// Frames of the pool that are free now.
     pub fn free_frames(&self) -> usize {
-        self.placement.pool.free_frames()
+        self.mapper.pool.free_frames()
     }
 
     fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
@@ -454,14 +454,15 @@ impl Engine {
                 self.block(host, dart, stream);
                 continue;
             };
-            let Some(domain) = self.find(roots).or_else(|| self.open(host, Cause { dart, stream }, roots))
+            let Some(domain) =
+                self.find(roots).or_else(|| self.open(host, Requester { dart, stream }, roots))
             else {
                 self.block(host, dart, stream);
                 continue;
             };
             let entry = self.domain_mut(domain);
             entry.needs_sync = true;
-            entry.cause = Cause { dart, stream };
+            entry.requester = Requester { dart, stream };
             self.restart(domain);
             let attachment = self.attachment(dart, stream);
             if attachment.now == Some(domain) {
@@ -483,10 +484,10 @@ impl Engine {
     }
 
     /// Begins a domain, or refuses all that its tables map.
-    fn open(&mut self, host: &mut impl Host, cause: Cause, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+    fn open(&mut self, host: &mut impl Host, requester: Requester, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
         let free = self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
         let opened = match free {
-            Some(domain) if self.placement.create_domain(host, domain) => Ok(domain),
+            Some(domain) if self.mapper.create_domain(host, domain) => Ok(domain),
             Some(_) => Err(Refusal::PoolExhausted),
             None => Err(Refusal::TooManyDomains),
         };
@@ -494,8 +495,11 @@ impl Engine {
             Ok(domain) => domain,
             Err(reason) => {
                 let page = Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
-                let at =
-                    Place { dart: cause.dart, stream: cause.stream, iova: oche_types::addr::IovaPage(0) };
+                let at = Place {
+                    dart: requester.dart,
+                    stream: requester.stream,
+                    iova: oche_types::addr::IovaPage(0),
+                };
                 host.event(Event::Refused { at, page, reason });
                 return None;
             }
@@ -503,15 +507,15 @@ impl Engine {
         let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
         *entry = Some(Domain {
             roots,
-            cause,
+            requester,
             waiting: Members::default(),
             needs_sync: true,
             follow_left: None,
             is_ending: false,
         });
         self.opening.clear();
-        self.tracker.create_domain(host, &mut self.placement.mover, domain, roots, &mut self.opening);
-        report_unwatched(host, cause, &self.opening);
+        self.tracker.create_domain(host, &mut self.mapper.mover, domain, roots, &mut self.opening);
+        report_rejected(host, requester, &self.opening);
         Some(domain)
     }
 
@@ -532,24 +536,24 @@ impl Engine {
     }
 
     fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
-        self.placement.placed_mut(domain).members.remove(dart, stream);
+        self.mapper.placed_mut(domain).members.remove(dart, stream);
         self.pass_on(dart, stream, domain);
         self.end_if_unused(domain);
     }
 
     /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody else is left.
     fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
-        let member = Cause::first(&self.placement.placed(domain).members);
+        let member = Requester::first(&self.mapper.placed(domain).members);
         let entry = self.domain_mut(domain);
-        if let Some(other) = member.or_else(|| Cause::first(&entry.waiting))
-            && entry.cause == (Cause { dart, stream })
+        if let Some(other) = member.or_else(|| Requester::first(&entry.waiting))
+            && entry.requester == (Requester { dart, stream })
         {
-            entry.cause = other;
+            entry.requester = other;
         }
     }
 
     fn end_if_unused(&mut self, domain: DomainId) {
-        let is_used = !self.placement.placed(domain).members.is_empty();
+        let is_used = !self.mapper.placed(domain).members.is_empty();
         let entry = self.domain_mut(domain);
         if !is_used && entry.waiting.is_empty() && !entry.is_ending {
             entry.is_ending = true;
@@ -566,7 +570,7 @@ impl Engine {
         let is_watched_anew = self.is_watching() && !waiting.is_empty();
         for (dart, streams) in waiting.iter() {
             for stream in streams.iter() {
-                let placed = self.placement.placed_mut(domain);
+                let placed = self.mapper.placed_mut(domain);
                 placed.members.insert(dart, stream);
                 let attached = host.attach(dart, stream, domain, placed.shadow.root());
                 host.event(Event::Attach { dart, stream, root });
@@ -583,7 +587,7 @@ impl Engine {
             }
         }
         if is_watched_anew {
-            self.placement.watch_domain(host, domain);
+            self.mapper.watch_domain(host, domain);
         }
     }
 
@@ -613,9 +617,9 @@ impl Engine {
     /// One round of work on `domain`. Returns how many slots were looked at.
     fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
         let entry = self.domain_mut(domain);
-        let (cause, is_ending) = (entry.cause, entry.is_ending);
+        let (requester, is_ending) = (entry.requester, entry.is_ending);
         if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
-            let is_done = self.placement.follow(host, domain, &mut left, budget);
+            let is_done = self.mapper.follow(host, domain, &mut left, budget);
             if is_done {
                 self.complete(host, domain, budget);
             } else {
@@ -625,13 +629,12 @@ impl Engine {
         }
         if self.in_hand.is_none() {
             self.batch.clear();
-            self.is_compared =
-                self.tracker.compare(host, &mut self.placement, domain, &mut self.batch, budget);
-            report_unwatched(host, cause, &self.batch);
+            self.is_compared = self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
+            report_rejected(host, requester, &self.batch);
             (self.in_hand, self.applied) = (Some(domain), 0);
         }
         let rest = self.batch.changes.get(self.applied..).must("no more changes are acted on than there are");
-        let applied = self.placement.apply(host, cause, domain, rest, budget);
+        let applied = self.mapper.apply(host, requester, domain, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {
             self.in_hand = None;
@@ -641,7 +644,7 @@ impl Engine {
                 self.domain_mut(domain).follow_left = Some(usize::MAX);
             }
             // A refused table counts too: reporting it is work.
-            return 4 * (applied + self.batch.unwatched.len());
+            return 4 * (applied + self.batch.rejected.len());
         }
         4 * applied
     }
@@ -661,9 +664,9 @@ impl Engine {
         entry.needs_sync = false;
         entry.follow_left = None;
         if entry.is_ending {
-            budget.charge(CLOSE_BYTES);
-            self.tracker.destroy_domain(host, &mut self.placement.mover, domain);
-            self.placement.destroy_domain(host, domain);
+            budget.charge(END_BYTES);
+            self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
+            self.mapper.destroy_domain(host, domain);
             *self.domains.get_mut(usize::from(domain.0)).must("the domain is open") = None;
         } else {
             self.tracker.count_sync(domain);
@@ -696,7 +699,7 @@ impl Engine {
     /// What a 4K DART would say of `fault`: how far its walk of the guest's tables comes.
     fn fault_code(&self, host: &impl Host, fault: &DeviceFault) -> FaultCode {
         let table = |page: Gfn, index: u64| {
-            let is_ram = self.placement.mover.is_ram(page);
+            let is_ram = self.mapper.mover.is_ram(page);
             is_ram.then(|| host.load(self.locate(page), (index & 0x1ff) as usize))
         };
         let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
@@ -714,9 +717,9 @@ impl Engine {
     }
 }
 
-fn report_unwatched(host: &mut impl Host, cause: Cause, batch: &Batch) {
-    for table in &batch.unwatched {
-        let at = Place { dart: cause.dart, stream: cause.stream, iova: table.iova };
+fn report_rejected(host: &mut impl Host, requester: Requester, batch: &Batch) {
+    for table in &batch.rejected {
+        let at = Place { dart: requester.dart, stream: requester.stream, iova: table.iova };
         host.event(Event::Refused { at, page: table.page, reason: table.reason });
     }
 }

@@ -1,4 +1,4 @@
-//! Placement: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
+//! The granule mapper: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
 //!
 //! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
 //! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *composed*: a
@@ -10,7 +10,6 @@
 
 pub(crate) mod addition;
 pub(crate) mod alias;
-pub(crate) mod book;
 mod copies;
 mod cost;
 mod cpu_trap;
@@ -18,6 +17,7 @@ mod direct;
 pub(crate) mod follow;
 mod pin;
 pub(crate) mod removal;
+pub(crate) mod state;
 mod strict;
 pub(crate) mod watch;
 
@@ -32,9 +32,9 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
-use crate::granule::book::{Book, Form, Index, Record};
 use crate::granule::copies::Merging;
 use crate::granule::follow::Followed;
+use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watch::Watches;
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host, Memory, TraceSink};
@@ -53,7 +53,7 @@ const FRAMES_PER_CHANGE: usize = 4;
 /// What it costs to act on changes, however few: stores published, and an invalidation that the
 /// hardware confirms.
 const APPLY_BYTES: usize = PAGE_BYTES;
-/// What it costs to look for empty shadow tables in a domain: the records of 128.
+/// What it costs to look for empty shadow tables in a domain: the states of 128.
 const RECLAIM_BYTES: usize = 1024;
 
 /// How the copies of a page that is mapped more than once are kept equal.
@@ -87,12 +87,12 @@ pub(crate) struct Change {
 
 /// On whose behalf a batch is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Cause {
+pub(crate) struct Requester {
     pub(crate) dart: DartId,
     pub(crate) stream: StreamId,
 }
 
-impl Cause {
+impl Requester {
     /// On behalf of the lowest of `members`, if there is one.
     pub(crate) fn first(members: &Members) -> Option<Self> {
         members.iter().find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
@@ -108,11 +108,11 @@ impl Cause {
     }
 }
 
-/// The state of a domain that placement keeps.
+/// The state of a domain that the granule mapper keeps.
 #[derive(Debug)]
 pub(crate) struct PlacedDomain {
     pub(crate) shadow: Shadow,
-    index: Index,
+    directory: Directory,
     /// Streams that the hardware has attached.
     pub(crate) members: Members,
     /// Whether a page that it maps may be followed: see [`follow`].
@@ -121,14 +121,14 @@ pub(crate) struct PlacedDomain {
 
 /// Everything about where pages are placed.
 #[derive(Debug)]
-pub(crate) struct Placement {
+pub(crate) struct GranuleMapper {
     pub(crate) mover: Mover,
     pub(crate) pool: Pool,
-    book: Book,
+    granule_map: GranuleMap,
     aliases: Aliases,
     domains: Vec<Option<PlacedDomain>>,
     /// Empty, for domains to come.
-    indices: Vec<Index>,
+    directories: Vec<Directory>,
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
     coherence: Coherence,
@@ -139,9 +139,9 @@ pub(crate) struct Placement {
     /// Pages on their way home, for a master behind no DART.
     fetches: Vec<pin::Fetch>,
     /// Direct granules that have to be composed before they can take what is newly wanted.
-    misfits: Vec<Change>,
+    to_migrate: Vec<Change>,
     /// Those of them that could not be.
-    stuck: Vec<(Granule, Refusal)>,
+    migrate_failed: Vec<(Granule, Refusal)>,
     /// What the mappings of one page are given up with: see [`Self::collapse`].
     given_up: Vec<Change>,
     followed: Followed,
@@ -153,10 +153,10 @@ pub(crate) struct Placement {
     merged_words: usize,
 }
 
-/// Chapters of the book for `pages` pages of guest RAM: as many leaf tables as would map twice the
-/// guest's memory, and few enough to keep the book at about 1 % of it. Sparsely used, that is more
+/// Blocks of the granule map for `pages` pages of guest RAM: as many leaf tables as would map twice the
+/// guest's memory, and few enough to keep the granule map at about 1 % of it. Sparsely used, that is more
 /// than a driver needs.
-const fn chapters(pages: usize) -> usize {
+const fn blocks(pages: usize) -> usize {
     within(pages / 256, 64, 8192)
 }
 
@@ -176,7 +176,7 @@ pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
     }
 }
 
-impl Placement {
+impl GranuleMapper {
     /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
     /// `devices` ranges of devices, `frames` frames of the pool and `domains` domains.
     pub(crate) const fn bytes(
@@ -188,13 +188,13 @@ impl Placement {
     ) -> usize {
         let tables = Mover::bytes(ranges, pages, MAX_MOVING)
             + Pool::bytes(frames)
-            + Book::bytes(chapters(pages))
+            + GranuleMap::bytes(blocks(pages))
             + Aliases::bytes(most_aliases(pages))
             + Followed::bytes(most_aliases(pages) / 2)
             + Watches::BYTES
             + bytes_of::<Option<PlacedDomain>>(domains)
-            + bytes_of::<Index>(domains)
-            + domains * Index::BYTES
+            + bytes_of::<Directory>(domains)
+            + domains * Directory::BYTES
             + bytes_of::<Range<Gfn>>(devices);
         let lists = removal::Work::BYTES
             + bytes_of::<addition::Copy>(BATCH * SLOTS)
@@ -222,10 +222,10 @@ impl Placement {
         Self {
             mover: Mover::new(ram, MAX_MOVING),
             pool,
-            book: Book::new(chapters(pages)),
+            granule_map: GranuleMap::new(blocks(pages)),
             aliases: Aliases::new(aliases),
             domains: (0..max_domains).map(|_| None).collect(),
-            indices: (0..max_domains).map(|_| Index::new()).collect(),
+            directories: (0..max_domains).map(|_| Directory::new()).collect(),
             devices: devices.to_vec(),
             coherence,
             isolation,
@@ -233,8 +233,8 @@ impl Placement {
             work: removal::Work::new(),
             copies: Vec::with_capacity(BATCH * SLOTS),
             fetches: Vec::with_capacity(pin::MAX_FETCHES),
-            misfits: Vec::with_capacity(BATCH),
-            stuck: Vec::with_capacity(BATCH),
+            to_migrate: Vec::with_capacity(BATCH),
+            migrate_failed: Vec::with_capacity(BATCH),
             given_up: Vec::with_capacity(BATCH),
             followed: Followed::new(aliases / 2),
             listed: Vec::with_capacity(MAX_LISTED),
@@ -249,8 +249,8 @@ impl Placement {
         let _ = self.pool.take_back(host, FRAMES_PER_CHANGE);
         let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
         let Some(shadow) = Shadow::new(host, &mut self.pool) else { return false };
-        let index = self.indices.pop().must("each domain has an index");
-        *entry = Some(PlacedDomain { shadow, index, members: Members::default(), has_followed: false });
+        let directory = self.directories.pop().must("each domain has a directory");
+        *entry = Some(PlacedDomain { shadow, directory, members: Members::default(), has_followed: false });
         true
     }
 
@@ -260,9 +260,9 @@ impl Placement {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
         let placed = placed.must("the domain is open");
         invariant!(placed.members.is_empty(), "a domain that ends has no streams");
-        invariant!(placed.index.is_empty(), "a domain that ends has nothing mapped");
+        invariant!(placed.directory.is_empty(), "a domain that ends has nothing mapped");
         placed.shadow.give_all(host, &mut self.pool);
-        self.indices.push(placed.index);
+        self.directories.push(placed.directory);
     }
 
     /// The placed half of `domain`, if that is open.
@@ -291,7 +291,7 @@ impl Placement {
     pub(crate) fn apply(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         changes: &[Change],
         budget: &mut Budget,
@@ -303,17 +303,17 @@ impl Placement {
         if changes.is_empty() {
             return 0;
         }
-        self.stuck.clear();
+        self.migrate_failed.clear();
         budget.charge(APPLY_BYTES);
-        self.remove(host, cause, domain, changes);
+        self.remove(host, requester, domain, changes);
         self.reclaim(host, changes.len(), budget);
-        self.add(host, cause, domain, changes);
-        if !self.misfits.is_empty() {
-            let misfits = core::mem::take(&mut self.misfits);
-            self.recompose(host, cause, domain, &misfits);
-            self.add(host, cause, domain, &misfits);
-            self.misfits = misfits;
-            self.misfits.clear();
+        self.add(host, requester, domain, changes);
+        if !self.to_migrate.is_empty() {
+            let to_migrate = core::mem::take(&mut self.to_migrate);
+            self.migrate(host, requester, domain, &to_migrate);
+            self.add(host, requester, domain, &to_migrate);
+            self.to_migrate = to_migrate;
+            self.to_migrate.clear();
         }
         self.refund(reserve, budget);
         count
@@ -369,50 +369,56 @@ impl Placement {
         }
     }
 
-    fn record(&self, domain: DomainId, granule: Granule) -> Record {
-        self.book.get(&self.placed(domain).index, granule)
+    fn state(&self, domain: DomainId, granule: Granule) -> GranuleState {
+        self.granule_map.get(&self.placed(domain).directory, granule)
     }
 
-    /// Writes `record` of a granule whose chapter is prepared.
-    fn set_record(&mut self, domain: DomainId, granule: Granule, record: Record) {
+    /// Writes `state` of a granule whose block is prepared.
+    fn set_state(&mut self, domain: DomainId, granule: Granule, state: GranuleState) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.book.set(&mut placed.must("the domain is open").index, granule, record);
+        self.granule_map.set(&mut placed.must("the domain is open").directory, granule, state);
     }
 
-    /// The hardware entry that `record` asks for.
-    fn entry(host: &impl Host, record: &Record) -> u64 {
-        match record.form {
-            Form::Direct(frame) | Form::Composed(frame) if !record.permission().is_none() => {
-                host.leaf_entry(frame, record.permission(), Self::window(host, record))
+    /// The hardware entry that `state` asks for.
+    fn entry(host: &impl Host, state: &GranuleState) -> u64 {
+        match state.form {
+            Form::Direct(frame) | Form::Composed(frame) if !state.permission().is_none() => {
+                host.leaf_entry(frame, state.permission(), Self::window(host, state))
             }
             _ => 0,
         }
     }
 
-    /// The slots of `record` that its hardware entry lets devices reach. Those of them that are empty are red zones.
-    fn window(host: &impl Host, record: &Record) -> SlotRun {
-        let mapped = record.slots.map(|slot| slot.is_some());
+    /// The slots of `state` that its hardware entry lets devices reach. Those of them that are empty are red zones.
+    fn window(host: &impl Host, state: &GranuleState) -> SlotRun {
+        let mapped = state.slots.map(|slot| slot.is_some());
         if host.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
     }
 
-    /// Stores the hardware entry that `record` asks for. Returns the entry before and the one now.
+    /// Stores the hardware entry that `state` asks for. Returns the entry before and the one now.
     fn set_entry(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,
         granule: Granule,
-        record: &Record,
+        state: &GranuleState,
     ) -> (u64, u64) {
-        let entry = Self::entry(host, record);
+        let entry = Self::entry(host, state);
         (self.placed_mut(domain).shadow.set(host, granule, entry), entry)
     }
 
-    /// Reports and repairs each empty slot of `record` that a device wrote into.
-    fn check_red_zones(&self, host: &mut impl Host, cause: Cause, granule: Granule, record: &Record) {
-        let Form::Composed(frame) = record.form else { return };
-        for (slot, _) in record.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
+    /// Reports and repairs each empty slot of `state` that a device wrote into.
+    fn check_red_zones(
+        &self,
+        host: &mut impl Host,
+        requester: Requester,
+        granule: Granule,
+        state: &GranuleState,
+    ) {
+        let Form::Composed(frame) = state.form else { return };
+        for (slot, _) in state.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
             if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {
-                report_red_zone(host, cause.at(granule, slot), frame.page(slot), (offset, bytes));
+                report_red_zone(host, requester.at(granule, slot), frame.page(slot), (offset, bytes));
             }
         }
     }

@@ -5,7 +5,7 @@ use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
 
-use crate::granule::book::{Book, Form, Index, Record};
+use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
@@ -134,16 +134,16 @@ fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
 
 #[test]
 #[should_panic(expected = "invariant: a granule is written only when prepared")]
-fn a_granule_without_a_chapter_that_is_written_stops_the_machine() {
-    let record = Record { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
-    Book::new(1).set(&mut Index::new(), Granule(7), record);
+fn a_granule_without_a_block_that_is_written_stops_the_machine() {
+    let state = GranuleState { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+    GranuleMap::new(1).set(&mut Directory::new(), Granule(7), state);
 }
 
 #[test]
 #[should_panic(expected = "invariant: the slot is mapped")]
 fn a_slot_that_is_not_mapped_and_changes_stops_the_machine() {
-    let mut record = Record::EMPTY;
-    record.mapped_mut(2).is_replica = true;
+    let mut state = GranuleState::EMPTY;
+    state.mapped_mut(2).is_replica = true;
 }
 
 #[test]

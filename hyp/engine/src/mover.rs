@@ -15,21 +15,21 @@ use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, TraceSink};
 
 /// What is known of one guest page.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PageRecord {
+pub(crate) struct PageState {
     /// Where the page is, if not at home. Zero is home: no pool starts at host-physical zero.
     away: u32,
     /// IOVAs at which the page is mapped: see `granule::alias`.
     pub(crate) mappings: u32,
     /// The page of the pool that holds what all copies last agreed on, or zero.
     pub(crate) base: u32,
-    /// The first watched table in the page: see `tracker`. [`NONE`] if there is none.
+    /// The first tracked table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
     /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is not.
     pub(crate) followed: u32,
     /// How often a master behind no DART uses the page now: see `granule::pin`.
     pins: u16,
-    /// CPUs' stores are trapped, because the page holds a watched table.
-    is_closed: bool,
+    /// CPUs' stores are trapped, because the page holds a tracked table.
+    is_write_protected: bool,
     /// What CPUs may not do by themselves because the page has copies.
     trap: CpuTrap,
     /// CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
@@ -61,15 +61,15 @@ pub(crate) const NONE: u32 = u32::MAX;
 /// Every page of guest RAM, and the pages that are broken.
 #[derive(Debug)]
 pub(crate) struct Mover {
-    /// Ranges of guest RAM, ascending, with the index of the first page's record.
+    /// Ranges of guest RAM, ascending, with the index of the first page's state.
     ranges: Vec<(Range<u32>, usize)>,
-    records: Vec<PageRecord>,
+    states: Vec<PageState>,
     broken: Vec<Gfn>,
     is_flushed: bool,
 }
 
 impl Mover {
-    /// All pages of `ram` at home and open. Up to `max_broken` pages can be broken at once.
+    /// All pages of `ram` at home and not trapped. Up to `max_broken` pages can be broken at once.
     pub(crate) fn new(ram: &[Range<Gfn>], max_broken: usize) -> Self {
         let mut ranges = Vec::with_capacity(ram.len());
         let mut count = 0;
@@ -77,14 +77,14 @@ impl Mover {
             ranges.push((range.start.0..range.end.0, count));
             count += range.end.0.saturating_sub(range.start.0) as usize;
         }
-        let record = PageRecord {
+        let state = PageState {
             away: 0,
             mappings: NONE,
             base: 0,
             table: NONE,
             followed: NONE,
             pins: 0,
-            is_closed: false,
+            is_write_protected: false,
             trap: CpuTrap::None,
             has_exclusives: false,
             is_unwatchable: false,
@@ -94,7 +94,7 @@ impl Mover {
         };
         Self {
             ranges,
-            records: alloc::vec![record; count],
+            states: alloc::vec![state; count],
             broken: Vec::with_capacity(max_broken),
             is_flushed: false,
         }
@@ -102,21 +102,21 @@ impl Mover {
 
     /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
     pub(crate) const fn bytes(ranges: usize, pages: usize, max_broken: usize) -> usize {
-        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageRecord>(pages) + bytes_of::<Gfn>(max_broken)
+        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageState>(pages) + bytes_of::<Gfn>(max_broken)
     }
 
-    /// The record of `page`, or `None` where that is not guest RAM.
-    pub(crate) fn get(&self, page: Gfn) -> Option<&PageRecord> {
-        self.index(page).and_then(|index| self.records.get(index))
+    /// The state of `page`, or `None` where that is not guest RAM.
+    pub(crate) fn get(&self, page: Gfn) -> Option<&PageState> {
+        self.index(page).and_then(|index| self.states.get(index))
     }
 
     /// As [`Self::get`], to change.
-    pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageRecord> {
-        self.index(page).and_then(|index| self.records.get_mut(index))
+    pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
+        self.index(page).and_then(|index| self.states.get_mut(index))
     }
 
-    /// The record of `page`, which is guest RAM.
-    pub(crate) fn record_mut(&mut self, page: Gfn) -> &mut PageRecord {
+    /// The state of `page`, which is guest RAM.
+    pub(crate) fn state_mut(&mut self, page: Gfn) -> &mut PageState {
         self.get_mut(page).must("the page is guest RAM")
     }
 
@@ -128,7 +128,7 @@ impl Mover {
     /// Where the bytes of `page` are.
     pub(crate) fn locate(&self, page: Gfn) -> Hfn {
         match self.get(page) {
-            Some(record) if record.away != 0 => Hfn(record.away),
+            Some(state) if state.away != 0 => Hfn(state.away),
             _ => page.home(),
         }
     }
@@ -140,53 +140,53 @@ impl Mover {
 
     /// Whether `page` is out of the CPUs' reach until [`Self::remap`].
     pub(crate) fn is_broken(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.is_broken)
+        self.get(page).is_some_and(|state| state.is_broken)
     }
 
     /// Whether CPUs' stores to `page` are trapped.
-    pub(crate) fn is_closed(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.is_closed)
+    pub(crate) fn is_write_protected(&self, page: Gfn) -> bool {
+        self.get(page).is_some_and(|state| state.is_write_protected)
     }
 
     /// Takes note that a master behind no DART uses `page`. `false`: it is not guest RAM.
     pub(crate) fn pin(&mut self, page: Gfn) -> bool {
-        let Some(record) = self.get_mut(page) else { return false };
-        record.pins = record.pins.saturating_add(1);
+        let Some(state) = self.get_mut(page) else { return false };
+        state.pins = state.pins.saturating_add(1);
         true
     }
 
     /// One use of `page` is over. Whether it was the last. What has been used too often to be counted stays pinned.
     pub(crate) fn unpin(&mut self, page: Gfn) -> bool {
-        let Some(record) = self.get_mut(page).filter(|record| record.pins != u16::MAX) else { return false };
-        record.pins = record.pins.saturating_sub(1);
-        record.pins == 0
+        let Some(state) = self.get_mut(page).filter(|state| state.pins != u16::MAX) else { return false };
+        state.pins = state.pins.saturating_sub(1);
+        state.pins == 0
     }
 
     /// Whether a master behind no DART uses `page`, which is at home then.
     pub(crate) fn is_pinned(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.pins != 0)
+        self.get(page).is_some_and(|state| state.pins != 0)
     }
 
     /// Which accesses of CPUs to `page` are trapped, or will be once it is made again.
     pub(crate) fn trap(&self, page: Gfn) -> CpuTrap {
-        self.get(page).map_or(CpuTrap::None, |record| record.trap)
+        self.get(page).map_or(CpuTrap::None, |state| state.trap)
     }
 
     /// Whether CPUs use load-exclusive on `page` while it is trapped.
     pub(crate) fn has_exclusives(&self, page: Gfn) -> bool {
-        self.get(page).is_some_and(|record| record.has_exclusives)
+        self.get(page).is_some_and(|state| state.has_exclusives)
     }
 
     /// Takes note of whether CPUs use load-exclusive on `page`.
     pub(crate) fn set_exclusives(&mut self, page: Gfn, has_exclusives: bool) {
-        self.record_mut(page).has_exclusives = has_exclusives;
+        self.state_mut(page).has_exclusives = has_exclusives;
     }
 
     /// Sets what is trapped once `page`, which is broken, is made again.
     pub(crate) fn set_trap(&mut self, page: Gfn, trap: CpuTrap) {
-        let record = self.record_mut(page);
-        invariant!(record.is_broken, "a trap changes only while its page is broken: {page:?}");
-        record.trap = trap;
+        let state = self.state_mut(page);
+        invariant!(state.is_broken, "a trap changes only while its page is broken: {page:?}");
+        state.trap = trap;
     }
 
     /// Page number `index` of those that are broken.
@@ -200,20 +200,20 @@ impl Mover {
     ///
     /// [`OutOfTables`]; the page stays as it is.
     pub(crate) fn prepare(&mut self, stage2: &mut impl Stage2, page: Gfn) -> Result<(), OutOfTables> {
-        let record = self.record_mut(page);
-        if !record.is_prepared {
+        let state = self.state_mut(page);
+        if !state.is_prepared {
             stage2.prepare(page)?;
-            record.is_prepared = true;
+            state.is_prepared = true;
         }
         Ok(())
     }
 
     /// Breaks the entry of a prepared `page`, if it is not broken yet. CPUs wait until [`Self::remap`].
     pub(crate) fn break_page(&mut self, stage2: &mut impl Stage2, page: Gfn) {
-        let record = self.record_mut(page);
-        invariant!(record.is_prepared, "a page moves only with a stage-2 entry of its own: {page:?}");
-        if !record.is_broken {
-            record.is_broken = true;
+        let state = self.state_mut(page);
+        invariant!(state.is_prepared, "a page moves only with a stage-2 entry of its own: {page:?}");
+        if !state.is_broken {
+            state.is_broken = true;
             stage2.break_page(page);
             invariant!(self.broken.len() < self.broken.capacity(), "a batch moves a bounded number of pages");
             self.broken.push(page);
@@ -237,12 +237,12 @@ impl Mover {
     /// Notes that the bytes of `page`, which is broken, are at `to`.
     pub(crate) fn place(&mut self, sink: &mut impl TraceSink, page: Gfn, to: Hfn) {
         let is_flushed = self.is_flushed;
-        let record = self.record_mut(page);
+        let state = self.state_mut(page);
         invariant!(
-            record.is_broken && is_flushed,
+            state.is_broken && is_flushed,
             "a page changes place only out of the CPUs' reach: {page:?}"
         );
-        record.away = if to == page.home() { 0 } else { to.0 };
+        state.away = if to == page.home() { 0 } else { to.0 };
         sink.event(Event::Moved { page, to });
     }
 
@@ -254,9 +254,9 @@ impl Mover {
         self.flush_tlb(host);
         while let Some(page) = self.broken.pop() {
             let at = self.locate(page);
-            let record = self.record_mut(page);
-            record.is_broken = false;
-            let access = match (record.trap, record.is_closed) {
+            let state = self.state_mut(page);
+            state.is_broken = false;
+            let access = match (state.trap, state.is_write_protected) {
                 (CpuTrap::All, _) => CpuAccess::None,
                 (CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
                 (CpuTrap::None, false) => CpuAccess::ReadWrite,
@@ -267,23 +267,23 @@ impl Mover {
         host.publish();
     }
 
-    /// Lets CPUs' stores to `page` through (`is_closed` false) or traps them. A no-op if it is so already.
+    /// Lets CPUs' stores to `page` through (`is_write_protected` false) or traps them. A no-op if it is so already.
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`]: the page cannot be closed. Opening a closed page never fails.
-    pub(crate) fn set_closed(
+    /// [`OutOfTables`]: the page cannot be write-protected. The other way never fails.
+    pub(crate) fn set_write_protected(
         &mut self,
         host: &mut (impl Stage2 + Memory),
         page: Gfn,
-        is_closed: bool,
+        is_write_protected: bool,
     ) -> Result<(), OutOfTables> {
-        if self.is_closed(page) == is_closed {
+        if self.is_write_protected(page) == is_write_protected {
             return Ok(());
         }
         self.prepare(host, page)?;
         let is_broken = self.is_broken(page);
-        self.record_mut(page).is_closed = is_closed;
+        self.state_mut(page).is_write_protected = is_write_protected;
         if !is_broken {
             self.break_page(host, page);
             self.remap(host);

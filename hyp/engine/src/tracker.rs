@@ -1,8 +1,8 @@
 //! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of that.
 //!
 //! A flush names streams, never addresses. The tracker keeps a copy of every table of a domain. A table that
-//! changes often is *open*: the guest writes it freely and each sync compares it with the copy. One that has
-//! been quiet is *closed*: CPUs' stores to it trap, and the first opens it again. Closed tables cost nothing.
+//! changes often is *unsync*: the guest writes it freely and each sync compares it with the copy. One that has
+//! been idle is *write-protected*: CPUs' stores to it trap, and the first makes it unsync again. A write-protected table costs nothing.
 //!
 //! The guest may change a table while it is compared, from another CPU: every entry is read once, and what
 //! was read is what is acted on.
@@ -17,16 +17,16 @@ use oche_types::event::{Event, Refusal};
 use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
-use crate::granule::{BATCH, Change, Placement};
+use crate::granule::{BATCH, Change, GranuleMapper};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 
-/// Syncs without a change after which a table is closed. Opening costs a trap and two stage-2 changes,
-/// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better closed.
-const QUIET_SYNCS: u16 = 128;
+/// Syncs without a change after which a table is write-protected. Making it unsync costs a trap and two stage-2 changes,
+/// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better write-protected.
+const IDLE_SYNCS: u16 = 128;
 
-/// What it costs to begin or cease to watch a table or to close it: its copy filled or looked
+/// What it costs to track a table, to cease to or to write-protect it: its copy filled or looked
 /// through, and its page broken and made again.
 const TABLE_BYTES: usize = PAGE_BYTES;
 
@@ -47,10 +47,10 @@ struct Tracked {
     first: [u32; TTBRS],
     /// Leaf tables by TTBR and first-level index.
     leaves: Box<[u32; TTBRS * ENTRIES]>,
-    /// Ends of the list of open tables.
-    first_open: u32,
-    last_open: u32,
-    /// The next table to compare and the first of its entries, while a pass over the open tables is under way. What
+    /// Ends of the list of unsync tables.
+    first_unsync: u32,
+    last_unsync: u32,
+    /// The next table to compare and the first of its entries, while a pass over the unsync tables is under way. What
     /// was compared once is not in the same pass again: another CPU that goes on writing tables cannot keep it from
     /// ending.
     cursor: Option<(u32, usize)>,
@@ -65,13 +65,13 @@ struct Table {
     kind: Kind,
     /// The entries as acted on.
     copy: Box<[u64; ENTRIES]>,
-    is_open: bool,
-    quiet: u16,
+    is_unsync: bool,
+    idle_syncs: u16,
     /// The tables before and after it in the same guest page; in a free table, the next free one.
     previous_in_page: u32,
     next_in_page: u32,
-    previous_open: u32,
-    next_open: u32,
+    previous_unsync: u32,
+    next_unsync: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,9 +82,9 @@ enum Kind {
     Leaf(usize),
 }
 
-/// A table that cannot be watched, to be reported as a refusal.
+/// A table that cannot be tracked, to be reported as a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Unwatched {
+pub(crate) struct RejectedTable {
     /// The first page of IOVAs that the table would have mapped.
     pub(crate) iova: IovaPage,
     /// Where the guest says it is.
@@ -96,7 +96,7 @@ pub(crate) struct Unwatched {
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
-    pub(crate) unwatched: Vec<Unwatched>,
+    pub(crate) rejected: Vec<RejectedTable>,
     /// Tables are being emptied into the batch. Their successors map the same granules, and a batch names
     /// each granule once, so nothing else goes in.
     is_draining: bool,
@@ -106,12 +106,12 @@ pub(crate) struct Batch {
 
 impl Batch {
     /// Bytes of heap that it takes.
-    pub(crate) const BYTES: usize = bytes_of::<Change>(BATCH) + bytes_of::<Unwatched>(BATCH);
+    pub(crate) const BYTES: usize = bytes_of::<Change>(BATCH) + bytes_of::<RejectedTable>(BATCH);
 
     pub(crate) fn new() -> Self {
         Self {
             changes: Vec::with_capacity(BATCH),
-            unwatched: Vec::with_capacity(BATCH),
+            rejected: Vec::with_capacity(BATCH),
             is_draining: false,
             is_sealed: false,
         }
@@ -119,7 +119,7 @@ impl Batch {
 
     pub(crate) fn clear(&mut self) {
         self.changes.clear();
-        self.unwatched.clear();
+        self.rejected.clear();
         self.is_draining = false;
         self.is_sealed = false;
     }
@@ -131,7 +131,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.is_sealed || self.changes.len() >= BATCH || self.unwatched.len() >= BATCH
+        self.is_sealed || self.changes.len() >= BATCH || self.rejected.len() >= BATCH
     }
 }
 
@@ -143,12 +143,12 @@ impl Tracker {
             domain: DomainId(0),
             kind: Kind::First(0),
             copy: Box::new([0; ENTRIES]),
-            is_open: false,
-            quiet: 0,
+            is_unsync: false,
+            idle_syncs: 0,
             previous_in_page: NONE,
             next_in_page: if index + 1 == most_tables { NONE } else { index as u32 + 1 },
-            previous_open: NONE,
-            next_open: NONE,
+            previous_unsync: NONE,
+            next_unsync: NONE,
         };
         Self {
             tables: (0..most_tables).map(table).collect(),
@@ -167,7 +167,7 @@ impl Tracker {
             + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
     }
 
-    /// Begins to watch the tables that `roots` name. What cannot be watched is reported in `batch`.
+    /// Begins to track the tables that `roots` name. What cannot be tracked is reported in `batch`.
     pub(crate) fn create_domain(
         &mut self,
         host: &mut impl Host,
@@ -181,13 +181,13 @@ impl Tracker {
         *entry = Some(Tracked {
             first: [NONE; TTBRS],
             leaves,
-            first_open: NONE,
-            last_open: NONE,
+            first_unsync: NONE,
+            last_unsync: NONE,
             cursor: None,
             is_ending: false,
         });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
-            let table = self.watch(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
+            let table = self.track(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
             *self.tracked_mut(domain).first.get_mut(index).must("a stream has four TTBRs") = table;
         }
     }
@@ -197,19 +197,19 @@ impl Tracker {
         let tracked = self.tracked_mut(domain);
         tracked.is_ending = true;
         tracked.cursor = None;
-        // Leaf tables are drained by way of the first level, so that must be compared, closed or not.
+        // Leaf tables are drained by way of the first level, so that must be compared, write-protected or not.
         for table in tracked.first {
-            self.link_open(table);
+            self.link_unsync(table);
         }
     }
 
     /// Ends `domain`, of which a pass of [`Self::compare`] since [`Self::end_domain`] is complete.
     pub(crate) fn destroy_domain(&mut self, host: &mut impl Host, mover: &mut Mover, domain: DomainId) {
         for table in self.tracked(domain).first {
-            self.unwatch(host, mover, table);
+            self.untrack(host, mover, table);
         }
         let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
-        let leaves = ended.must("the tables of an open domain are watched").leaves;
+        let leaves = ended.must("the tables of an open domain are tracked").leaves;
         invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a domain that ends has no leaf tables left");
         self.lists.push(leaves);
     }
@@ -219,32 +219,32 @@ impl Tracker {
         self.tracked_mut(domain).cursor = None;
     }
 
-    /// Fills `batch` with differences between the open tables of `domain` and what was acted on before.
+    /// Fills `batch` with differences between the unsync tables of `domain` and what was acted on before.
     /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
     /// False: the batch is full or `budget` is spent; the next call goes on where this one stopped.
     #[must_use]
     pub(crate) fn compare(
         &mut self,
         host: &mut impl Host,
-        placement: &mut Placement,
+        mapper: &mut GranuleMapper,
         domain: DomainId,
         batch: &mut Batch,
         budget: &mut Budget,
     ) -> bool {
         let tracked = self.tracked(domain);
-        // Tables found or opened on the way are linked at the end, so this pass comes to them.
-        let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_open, 0));
+        // Tables found or made unsync on the way are linked at the end, so this pass comes to them.
+        let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_unsync, 0));
         while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
             if budget.is_spent() {
                 self.keep_place(domain, at, next);
                 return false;
             }
             budget.charge(PAGE_BYTES);
-            let reserve = placement.charge_merge(page, budget);
+            let reserve = mapper.charge_merge(page, budget);
             // A device may have written entries into another copy of the page.
-            placement.merge_copies(host, page);
-            placement.refund(reserve, budget);
-            let mover = &mut placement.mover;
+            mapper.merge_copies(host, page);
+            mapper.refund(reserve, budget);
+            let mover = &mut mapper.mover;
             let is_changed = match kind {
                 Kind::First(ttbr) => {
                     self.compare_first(host, mover, domain, at, ttbr, &mut next, batch, budget)
@@ -252,7 +252,7 @@ impl Tracker {
                 Kind::Leaf(number) => self.compare_leaf(host, mover, at, number, &mut next, batch),
             };
             if is_changed {
-                self.table_mut(at).quiet = 0;
+                self.table_mut(at).idle_syncs = 0;
             }
             if batch.is_full() {
                 self.keep_place(domain, at, next);
@@ -260,7 +260,7 @@ impl Tracker {
             }
             let resting = at;
             next = 0;
-            at = self.table(at).next_open;
+            at = self.table(at).next_unsync;
             self.rest(host, mover, resting, batch, budget);
         }
         self.restart(domain);
@@ -274,33 +274,33 @@ impl Tracker {
 
     /// Notes that a sync of `domain` is complete.
     pub(crate) fn count_sync(&mut self, domain: DomainId) {
-        let mut at = self.tracked(domain).first_open;
+        let mut at = self.tracked(domain).first_unsync;
         while let Some(table) = self.at_mut(at) {
-            table.quiet = table.quiet.saturating_add(1);
-            at = table.next_open;
+            table.idle_syncs = table.idle_syncs.saturating_add(1);
+            at = table.next_unsync;
         }
     }
 
-    /// Opens every table in `page` and lets CPUs' stores through. False: no table of the tracker is there.
-    pub(crate) fn open(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) -> bool {
-        let Some(mut at) = mover.get(page).map(|record| record.table) else { return false };
+    /// Makes every table in `page` unsync and lets CPUs' stores through. False: no table of the tracker is there.
+    pub(crate) fn mark_unsync(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) -> bool {
+        let Some(mut at) = mover.get(page).map(|state| state.table) else { return false };
         let found = at != NONE;
-        if found && mover.is_closed(page) {
+        if found && mover.is_write_protected(page) {
             while let Some(table) = self.at_mut(at) {
-                table.quiet = 0;
-                let (is_open, next) = (table.is_open, table.next_in_page);
-                if !is_open {
-                    self.link_open(at);
+                table.idle_syncs = 0;
+                let (is_unsync, next) = (table.is_unsync, table.next_in_page);
+                if !is_unsync {
+                    self.link_unsync(at);
                 }
                 at = next;
             }
-            // Opening what is closed cannot fail: the page has an entry of its own.
-            let opened = mover.set_closed(host, page, false);
+            // Making it unsync cannot fail: the page has an entry of its own.
+            let unsynced = mover.set_write_protected(host, page, false);
             invariant!(
-                opened.is_ok(),
-                "what is closed has an entry of its own, so it can be opened: {page:?}"
+                unsynced.is_ok(),
+                "what is write-protected has an entry of its own, so it can be unsync again: {page:?}"
             );
-            host.event(Event::Table { page, is_open: true });
+            host.event(Event::Table { page, is_unsync: true });
         }
         found
     }
@@ -350,14 +350,14 @@ impl Tracker {
                 // next: then what was drained is found by comparing the table, closed until now or
                 // not.
                 if let Some(page) = self.at(leaf).map(|table| table.page) {
-                    self.open(host, mover, page);
+                    self.mark_unsync(host, mover, page);
                 }
                 if leaf != NONE && !self.drain(leaf, number, batch) {
                     return true;
                 }
-                self.unwatch(host, mover, leaf);
+                self.untrack(host, mover, leaf);
                 let new_leaf = match decode_table(new) {
-                    Some(table) => self.watch(host, mover, domain, Kind::Leaf(number), table, batch),
+                    Some(table) => self.track(host, mover, domain, Kind::Leaf(number), table, batch),
                     None => NONE,
                 };
                 self.set_leaf(domain, number, new_leaf);
@@ -425,8 +425,8 @@ impl Tracker {
             let wanted = new.map(decode_leaf);
             for leaf in wanted.into_iter().flatten() {
                 // A device may write there from now on, and no CPU traps then.
-                if mover.is_closed(leaf.page) {
-                    self.open(host, mover, leaf.page);
+                if mover.is_write_protected(leaf.page) {
+                    self.mark_unsync(host, mover, leaf.page);
                 }
             }
             batch.changes.push(Change { granule: granule(number, first), wanted });
@@ -452,44 +452,44 @@ impl Tracker {
         true
     }
 
-    /// After a comparison: closes an open table that has been quiet for long.
+    /// After a comparison: write-protects an unsync table that has been idle for long.
     fn rest(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32, batch: &Batch, budget: &mut Budget) {
         let table = self.table_mut(at);
-        if table.quiet < QUIET_SYNCS || !table.is_open {
+        if table.idle_syncs < IDLE_SYNCS || !table.is_unsync {
             return;
         }
-        table.quiet = 0;
+        table.idle_syncs = 0;
         let page = table.page;
         budget.charge(TABLE_BYTES);
-        // Another table in the page that is in use keeps it open.
-        if self.others_open(mover, page, at) {
+        // Another table in the page that is in use keeps it unsync.
+        if self.others_unsync(mover, page, at) {
             return;
         }
         // What a device or a master behind no DART may write does not trap. A device that `batch`
         // maps the page for may write it before the table is compared again.
-        if mover.get(page).is_none_or(|record| record.mappings != NONE)
+        if mover.get(page).is_none_or(|state| state.mappings != NONE)
             || batch.maps(page)
             || mover.is_pinned(page)
-            || mover.set_closed(host, page, true).is_err()
+            || mover.set_write_protected(host, page, true).is_err()
         {
             return;
         }
-        // Written between the comparison and now? Then it is not quiet after all.
+        // Written between the comparison and now? Then it is not idle after all.
         let from = mover.locate(page);
         let table = self.table(at);
         if host.first_change(from, &table.copy, 0).is_none() {
-            self.unlink_open(at);
-            host.event(Event::Table { page, is_open: false });
+            self.unlink_unsync(at);
+            host.event(Event::Table { page, is_unsync: false });
         } else {
-            let opened = mover.set_closed(host, page, false);
-            invariant!(opened.is_ok(), "what was just closed can be opened: {page:?}");
+            let unsynced = mover.set_write_protected(host, page, false);
+            invariant!(unsynced.is_ok(), "what was just write-protected can be unsync again: {page:?}");
         }
     }
 
-    fn others_open(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
-        let mut at = mover.get(page).map_or(NONE, |record| record.table);
+    fn others_unsync(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
+        let mut at = mover.get(page).map_or(NONE, |state| state.table);
         while let Some(table) = self.at(at) {
-            if at != than && table.is_open {
+            if at != than && table.is_unsync {
                 return true;
             }
             at = table.next_in_page;

@@ -333,22 +333,22 @@ fn c1_a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
 }
 
 #[test]
-fn c7_a_quiet_table_is_closed_and_the_first_store_opens_it() {
+fn c7_an_idle_table_is_write_protected_and_the_first_store_unsyncs_it() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     for _ in 0..400 {
         bench.flush(0, 0);
     }
-    let closed = |event: &Event| matches!(event, Event::Table { is_open: false, .. });
+    let closed = |event: &Event| matches!(event, Event::Table { is_unsync: false, .. });
     assert_eq!(bench.count(closed), 2, "the first level and its leaf table");
     bench.machine.events.clear();
     bench.map(9, &[31]);
-    assert_eq!(bench.count(|event| matches!(event, Event::Table { is_open: true, .. })), 2);
+    assert_eq!(bench.count(|event| matches!(event, Event::Table { is_unsync: true, .. })), 2);
     assert_eq!(bench.device_read(9, 0), Some(31));
 }
 
 #[test]
-fn c1_an_entry_that_a_device_writes_into_a_quiet_table_counts() {
+fn c1_an_entry_that_a_device_writes_into_a_write_protected_table_counts() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     for _ in 0..400 {

@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn event(number: u64) -> Event {
-        Event::Table { page: Gfn(number as u32), is_open: false }
+        Event::Table { page: Gfn(number as u32), is_unsync: false }
     }
 
     /// Kinds and payloads of the chunks in `file`, each checked.

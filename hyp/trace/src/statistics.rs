@@ -91,10 +91,10 @@ counters! {
         merges,
         /// Bytes that had changed in those.
         merged_bytes,
-        /// Table pages opened for writing without a trap.
-        table_opens,
-        /// Table pages closed again.
-        table_closes,
+        /// Table pages made unsync for writing without a trap.
+        table_unsyncs,
+        /// Table pages write-protected again.
+        table_write_protects,
         /// Streams that began to translate.
         attaches,
         /// Streams that were blocked.
@@ -211,8 +211,8 @@ macro_rules! exits {
 exits! {
     /// A load or store of a virtual DART's register.
     DartRegister = "exits_dart_register",
-    /// An access to a page that the engine keeps closed: a store to a watched table, any to a trapped page.
-    WatchedPage = "exits_watched_page",
+    /// An access to a page that the engine traps: a store to a write-protected table, any to a trapped page.
+    TrappedPage = "exits_trapped_page",
     /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries again.
     Retry = "exits_retry",
     /// The first fetch from a page that has moved.

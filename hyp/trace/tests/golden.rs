@@ -54,7 +54,7 @@ fn events() -> Vec<Event> {
                 is_write: most,
                 is_hidden: !most,
             },
-            Event::Table { page, is_open: most },
+            Event::Table { page, is_unsync: most },
             Event::Attach { dart, stream, root: most.then_some(page) },
             Event::InvalidateTimedOut { dart },
             Event::Access { address: long(0x4678_1234), is_write: most },

@@ -170,7 +170,7 @@ numbered! {
         TooManyAliases = 4, "too-many-aliases",
         /// A table lies outside guest RAM.
         TableNotGuestMemory = 5, "table-not-guest-memory",
-        /// There are more tables than Oche can watch.
+        /// There are more tables than Oche can track.
         TooManyTables = 6, "too-many-tables",
         /// There are more domains than Oche can hold.
         TooManyDomains = 7, "too-many-domains",

@@ -210,7 +210,7 @@ mod tests {
         let mut writer = RingWriter::new(layout, 0).unwrap();
         let mut record = |count: u64| {
             (0..count)
-                .for_each(|_| writer.record(&words, 1, 0, &Event::Table { page: Gfn(1), is_open: true }));
+                .for_each(|_| writer.record(&words, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true }));
         };
         record(1000);
         assert!(!port.is_due(1), "nobody reads");
@@ -259,7 +259,7 @@ mod tests {
     fn a_file_begins_with_what_the_boot_before_left_until_it_is_forgotten() {
         let ((words, layout), (before, _)) = (booted(), booted());
         let mut writer = RingWriter::new(layout, 0).unwrap();
-        (0..500).for_each(|_| writer.record(&before, 1, 0, &Event::Table { page: Gfn(1), is_open: true }));
+        (0..500).for_each(|_| writer.record(&before, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true }));
         let mut port = TracePort::new(words, layout, Some((before, layout)));
         port.set_open(true);
         assert!(port.is_due(0), "there is something to tell at once");

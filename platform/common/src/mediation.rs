@@ -25,7 +25,7 @@ use oche_types::selection::{MAX_WATCHES, Selection};
 
 use crate::host::PlatformHost;
 use crate::port::{SetInterrupt, TraceConsole};
-pub use crate::recorder::Cause;
+pub use crate::recorder::TrapContext;
 use crate::recorder::{Description, Recorder};
 
 #[cfg(feature = "measure-trace")]
@@ -99,9 +99,9 @@ impl<I: Iommu> Mediation<I> {
     }
 
     /// A trap begins that the engine has no part in: the guest touched hardware registers. What is recorded
-    /// until the next trap came from `cause`.
-    pub fn pass_through(&mut self, cause: Cause, event: &Event) {
-        self.begin(cause);
+    /// until the next trap came from `context`.
+    pub fn pass_through(&mut self, context: TrapContext, event: &Event) {
+        self.begin(context);
         self.machine.recorder.record(event);
         self.machine.recorder.publish();
     }
@@ -114,13 +114,13 @@ impl<I: Iommu> Mediation<I> {
     /// [`IoError::NoRegister`] where no register answers so: an external abort to the guest.
     pub fn access_dart(
         &mut self,
-        cause: Cause,
+        context: TrapContext,
         dart: DartId,
         offset: u64,
         bytes: usize,
         write: Option<u64>,
     ) -> IoResult {
-        self.begin(cause);
+        self.begin(context);
         let answer = match write {
             None => self.engine.read(&mut self.machine, dart, offset, bytes).map(u64::from),
             Some(value) => {
@@ -137,8 +137,8 @@ impl<I: Iommu> Mediation<I> {
 
     /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::pin_all`],
     /// [`Self::unpin_all`] and [`Self::word`].
-    pub fn for_master<T>(&mut self, cause: Cause, act: impl FnOnce(&mut Self) -> T) -> T {
-        self.begin(cause);
+    pub fn for_master<T>(&mut self, context: TrapContext, act: impl FnOnce(&mut Self) -> T) -> T {
+        self.begin(context);
         let result = act(self);
         self.end_trap();
         result
@@ -173,11 +173,17 @@ impl<I: Iommu> Mediation<I> {
     /// # Errors
     ///
     /// [`IoError::NoRegister`] where there is no port.
-    pub fn access_port(&mut self, cause: Cause, offset: u64, bytes: usize, write: Option<u64>) -> IoResult {
+    pub fn access_port(
+        &mut self,
+        context: TrapContext,
+        offset: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
         let loaded = match write {
             None => self.port.as_ref().ok_or(IoError::NoRegister)?.load(offset, bytes),
             Some(value) => {
-                self.begin(cause);
+                self.begin(context);
                 let port = self.port.as_mut().ok_or(IoError::NoRegister)?;
                 port.store(&mut self.engine, &mut self.machine, offset, bytes, value);
                 0
@@ -188,8 +194,8 @@ impl<I: Iommu> Mediation<I> {
     }
 
     /// A trap begins. Takes over what was asked of the trace.
-    fn begin(&mut self, cause: Cause) {
-        if self.machine.recorder.begin(cause) {
+    fn begin(&mut self, context: TrapContext) {
+        if self.machine.recorder.begin(context) {
             let mut watches = [Selection::NONE; MAX_WATCHES];
             let mut count = 0;
             for (place, watch) in watches.iter_mut().zip(self.machine.recorder.watches()) {
@@ -234,7 +240,7 @@ impl<I: Iommu> Mediation<I> {
 
 impl<I: Iommu> TrappedPages for Mediation<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: AccessKind) -> FaultDisposition {
-        self.begin(Cause { cpu: percpu::index(), program_counter, frame_pointer: 0 });
+        self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
         self.end_trap();
         trapped

@@ -46,7 +46,7 @@ pub struct Device {
 
 /// Where an event happens: on which CPU, and at which guest instruction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cause {
+pub struct TrapContext {
     /// The CPU, as Oche numbers them.
     pub cpu: usize,
     /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
@@ -55,7 +55,7 @@ pub struct Cause {
     pub frame_pointer: u64,
 }
 
-impl Cause {
+impl TrapContext {
     /// The guest's instruction that trapped on this CPU.
     pub fn of(frame: &TrapFrame) -> Self {
         Self {
@@ -84,7 +84,7 @@ pub struct Recorder {
     snapshots: Snapshots,
     /// Whether the last event passed the filter.
     is_admitted: bool,
-    cause: Cause,
+    context: TrapContext,
 }
 
 impl Recorder {
@@ -139,7 +139,7 @@ impl Recorder {
             is_plain: true,
             snapshots: Snapshots::default(),
             is_admitted: false,
-            cause: Cause::default(),
+            context: TrapContext::default(),
         }
     }
 
@@ -169,11 +169,11 @@ impl Recorder {
         &self.statistics
     }
 
-    /// A trap begins: what happens from here on came from `cause`. Takes over what was asked of the trace, and says
+    /// A trap begins: what happens from here on came from `context`. Takes over what was asked of the trace, and says
     /// whether other watches were.
     #[must_use]
-    pub fn begin(&mut self, cause: Cause) -> bool {
-        self.cause = cause;
+    pub fn begin(&mut self, context: TrapContext) -> bool {
+        self.context = context;
         let mut are_other = false;
         if let Some((generation, control)) = self.asked.changed(&self.memory) {
             are_other = control.watches != self.control.watches;
@@ -189,8 +189,8 @@ impl Recorder {
     /// Records who called the code that is about to flush `dart`, if that was asked for; `callers` finds them.
     #[inline]
     pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MAX_FRAMES], usize)) {
-        if self.control.has_callers && self.cause.frame_pointer != 0 {
-            let (addresses, count) = callers(self.cause.frame_pointer);
+        if self.control.has_callers && self.context.frame_pointer != 0 {
+            let (addresses, count) = callers(self.context.frame_pointer);
             let addresses = addresses.get(..count).expect("invariant: callers fit into their list");
             self.record_chain(dart, addresses);
         }
@@ -220,8 +220,8 @@ impl Recorder {
         if !self.is_plain {
             return self.record_as_asked(event);
         }
-        if let Some(ring) = self.rings.get_mut(self.cause.cpu) {
-            ring.record(&self.memory, CNTPCT_EL0.get(), self.cause.program_counter, event);
+        if let Some(ring) = self.rings.get_mut(self.context.cpu) {
+            ring.record(&self.memory, CNTPCT_EL0.get(), self.context.program_counter, event);
         }
     }
 
@@ -232,8 +232,8 @@ impl Recorder {
         if self.takes_snapshots {
             self.snapshots.note(&self.control, event);
         }
-        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
-        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        let Some(ring) = self.rings.get_mut(self.context.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.context.program_counter);
         match event {
             // They belong to the event before them, on the same CPU and under the same lock.
             Event::Data { .. } if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
@@ -258,8 +258,8 @@ impl Recorder {
 
     /// Records the first bytes of a page, whose words `load` gives.
     pub fn record_snapshot(&mut self, wanted: &Wanted, load: impl Fn(usize) -> u64) {
-        let Some(ring) = self.rings.get_mut(self.cause.cpu) else { return };
-        let (time, program_counter) = (CNTPCT_EL0.get(), self.cause.program_counter);
+        let Some(ring) = self.rings.get_mut(self.context.cpu) else { return };
+        let (time, program_counter) = (CNTPCT_EL0.get(), self.context.program_counter);
         snapshot::events(wanted, self.control.snapshot_bytes, load, |event| {
             ring.record(&self.memory, time, program_counter, event);
         });

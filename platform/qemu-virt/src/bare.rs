@@ -20,7 +20,7 @@ use oche_el2::{console, guard, trap};
 use oche_engine::host::CpuAccess;
 use oche_engine::{Coherence, Configuration, Isolation};
 use oche_platform::last_words;
-use oche_platform::mediation::{Cause, Mediation, Setup};
+use oche_platform::mediation::{Mediation, Setup, TrapContext};
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
@@ -182,14 +182,14 @@ impl Platform for Virt {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        let cause = Cause::of(frame);
+        let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
             if port::WINDOW.contains(address) {
                 let offset = address - port::WINDOW.start;
-                return self.mediation.lock().access_port(cause, offset, bytes, write);
+                return self.mediation.lock().access_port(context, offset, bytes, write);
             }
             let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
-            self.mediation.lock().access_dart(cause, dart, offset, bytes, write)
+            self.mediation.lock().access_dart(context, dart, offset, bytes, write)
         })
     }
 

@@ -101,7 +101,7 @@ fn every_sabotage_is_found_within_a_few_programs() {
         Sabotage::SkipCpuFlush,
         Sabotage::SkipFill,
         Sabotage::SkipBlock,
-        Sabotage::SkipWatch,
+        Sabotage::SkipWriteProtect,
         Sabotage::WeakTrap,
         Sabotage::SkipSettle,
         Sabotage::CopyBeforeBreak,

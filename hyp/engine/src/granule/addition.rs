@@ -4,12 +4,12 @@ use alloc::vec::Vec;
 
 use oche_types::addr::{Gfn, Granule, Hfn};
 use oche_types::dart::entry::Leaf;
-use oche_types::event::{Event, Place, Placement as Placed, Refusal};
+use oche_types::event::{Event, Place, Placement, Refusal};
 use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
-use crate::granule::book::{Form, Record, Slot};
-use crate::granule::{Cause, Change, Placement, refuse, report_red_zone};
+use crate::granule::state::{Form, GranuleState, Slot};
+use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
 
@@ -46,9 +46,15 @@ enum CopyKind {
     WithBase(Hfn),
 }
 
-impl Placement {
+impl GranuleMapper {
     /// Maps all that `changes` want and that is not mapped yet.
-    pub(super) fn add(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, changes: &[Change]) {
+    pub(super) fn add(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        domain: DomainId,
+        changes: &[Change],
+    ) {
         let mut copies = core::mem::take(&mut self.copies);
         copies.clear();
         let mut fills_reached_slot = false;
@@ -58,15 +64,15 @@ impl Placement {
                 // An entry that allows nothing names a page that the device may not touch: not a mapping.
                 *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
                 if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
-                    refuse(host, cause.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
+                    refuse(host, requester.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
                     *wanted = None;
                 }
             }
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
-                let before = self.record(domain, change.granule);
+                let before = self.state(domain, change.granule);
                 let reached = matches!(before.form, Form::Composed(_)).then(|| Self::window(host, &before));
-                self.plan(host, cause, domain, Change { wanted, ..*change }, &mut copies);
+                self.plan(host, requester, domain, Change { wanted, ..*change }, &mut copies);
                 let is_reached = |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
@@ -91,8 +97,8 @@ impl Placement {
 
         let mut needs_invalidation = false;
         for change in changes {
-            let record = self.record(domain, change.granule);
-            let (before, entry) = self.set_entry(host, domain, change.granule, &record);
+            let state = self.state(domain, change.granule);
+            let (before, entry) = self.set_entry(host, domain, change.granule, &state);
             needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(host));
         }
         if needs_invalidation {
@@ -107,7 +113,7 @@ impl Placement {
     fn look_again(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         self.unlist_all();
         for change in changes {
-            for slot in self.record(domain, change.granule).slots.into_iter().flatten() {
+            for slot in self.state(domain, change.granule).slots.into_iter().flatten() {
                 if self.list(slot.page) {
                     self.follow_if_needed(slot.page);
                     if self.watches.are_set() {
@@ -120,62 +126,61 @@ impl Placement {
         self.unlist_all();
     }
 
-    /// Decides where each newly wanted page of `granule` goes, writes it into the book, and lists the copies.
+    /// Decides where each newly wanted page of `granule` goes, writes it into the granule map, and lists the copies.
     fn plan(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         Change { granule, mut wanted }: Change,
         copies: &mut Vec<Copy>,
     ) {
-        let mut record = self.record(domain, granule);
-        for (index, (slot, wanted)) in record.slots.iter_mut().zip(wanted).enumerate() {
+        let mut state = self.state(domain, granule);
+        for (index, (slot, wanted)) in state.slots.iter_mut().zip(wanted).enumerate() {
             // What stays may have a new permission; what is wanted elsewhere has left in `remove`.
             if let (Some(slot), Some(wanted)) = (slot, wanted)
                 && slot.permission != wanted.permission
             {
-                let (at, page, permission) = (cause.at(granule, index), slot.page, wanted.permission);
+                let (at, page, permission) = (requester.at(granule, index), slot.page, wanted.permission);
                 slot.permission = permission;
                 host.event(Event::Permission { at, page, permission });
             }
         }
-        if record.form != Form::Empty {
-            self.set_record(domain, granule, record);
+        if state.form != Form::Empty {
+            self.set_state(domain, granule, state);
         }
-        let has_new =
-            record.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
+        let has_new = state.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
         if !has_new {
             return;
         }
-        let is_private = self.needs_private(&record, &wanted);
-        while let Some((index, slot)) = Self::exposed(&record).filter(|_| is_private) {
-            self.retire(host, cause.at(granule, index), slot, &mut record, copies);
-            self.set_record(domain, granule, record);
+        let is_private = self.needs_private(&state, &wanted);
+        while let Some((index, slot)) = Self::exposed(&state).filter(|_| is_private) {
+            self.retire(host, requester.at(granule, index), slot, &mut state, copies);
+            self.set_state(domain, granule, state);
         }
         let has_tables = self.prepare_tables(host, domain, granule);
-        if has_tables.is_ok() && self.add_direct(host, cause, domain, granule, &mut wanted, &mut record) {
+        if has_tables.is_ok() && self.add_direct(host, requester, domain, granule, &mut wanted, &mut state) {
             return;
         }
         for (index, wanted) in wanted.into_iter().enumerate() {
-            let Some(leaf) = wanted.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
-            let at = cause.at(granule, index);
-            let has_room = has_tables.and_then(|()| self.can_join(host, &record, leaf.permission));
+            let Some(leaf) = wanted.filter(|_| state.slots.get(index) == Some(&None)) else { continue };
+            let at = requester.at(granule, index);
+            let has_room = has_tables.and_then(|()| self.can_join(host, &state, leaf.permission));
             let placed = has_room.and_then(|()| {
                 let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
-                self.put_composed(host, domain, at, wanted, &mut record, copies)
+                self.put_composed(host, domain, at, wanted, &mut state, copies)
             });
             match placed {
                 Ok(placement) => {
-                    // In the book at once: the next page of the batch must find it there.
-                    self.set_record(domain, granule, record);
+                    // In the granule map at once: the next page of the batch must find it there.
+                    self.set_state(domain, granule, state);
                     let permission = leaf.permission;
                     host.event(Event::Map { at, page: leaf.page, permission, placement });
                 }
                 Err(reason) => refuse(host, at, leaf.page, reason),
             }
         }
-        if record.form == Form::Empty {
+        if state.form == Form::Empty {
             self.release_unused(domain, granule);
         }
     }
@@ -188,7 +193,7 @@ impl Placement {
     ) -> Result<(), Refusal> {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
         let placed = placed.must("the domain is open");
-        if !self.book.prepare(&mut placed.index, granule) {
+        if !self.granule_map.prepare(&mut placed.directory, granule) {
             return Err(Refusal::TooManyTables);
         }
         if !placed.shadow.prepare(host, &mut self.pool, granule) {
@@ -199,7 +204,7 @@ impl Placement {
 
     pub(super) fn release_unused(&mut self, domain: DomainId, granule: Granule) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.book.release_unused(&mut placed.must("the domain is open").index, granule);
+        self.granule_map.release_unused(&mut placed.must("the domain is open").directory, granule);
     }
 
     fn put_composed(
@@ -208,18 +213,18 @@ impl Placement {
         domain: DomainId,
         at: Place,
         Wanted { leaf, is_private }: Wanted,
-        record: &mut Record,
+        state: &mut GranuleState,
         copies: &mut Vec<Copy>,
-    ) -> Result<Placed, Refusal> {
+    ) -> Result<Placement, Refusal> {
         let Leaf { page, permission, .. } = leaf;
         if !self.mover.is_ram(page) {
-            return Err(self.stranger(page));
+            return Err(self.non_ram_refusal(page));
         }
         let is_alias = is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
         // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
-        let frame = match record.form {
+        let frame = match state.form {
             Form::Composed(frame) => frame,
             // Its frame is the guest's.
             Form::Direct(_) => unreachable!("invariant: a direct granule takes no page into its frame"),
@@ -230,20 +235,20 @@ impl Placement {
         let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_base)) {
             Ok(kind) => kind,
             Err(reason) => {
-                if record.form == Form::Empty {
+                if state.form == Form::Empty {
                     self.pool.give_marked_frame(host, frame);
                 }
                 return Err(reason);
             }
         };
-        record.form = Form::Composed(frame);
-        put(record, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
+        state.form = Form::Composed(frame);
+        put(state, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
         // What CPUs store between the fill and the trap would reach one copy only.
         if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {
             self.mover.break_page(host, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
-        Ok(if is_alias { Placed::Replica } else { Placed::Composed })
+        Ok(if is_alias { Placement::Replica } else { Placement::Composed })
     }
 
     /// Takes the page in a slot that devices only read out of it, and leaves a replica.
@@ -252,11 +257,11 @@ impl Placement {
         host: &mut impl Host,
         at: Place,
         slot: Slot,
-        record: &mut Record,
+        state: &mut GranuleState,
         copies: &mut Vec<Copy>,
     ) {
         let page = slot.page;
-        put(record, at, Slot { is_replica: true, is_filled: false, ..slot });
+        put(state, at, Slot { is_replica: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
         self.mover.break_page(host, page);
         copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
@@ -297,10 +302,10 @@ impl Placement {
         page: Gfn,
         most: usize,
     ) -> Result<(), Refusal> {
-        // A device's page has no record, and no copies to keep equal.
-        let Some(record) = self.mover.get_mut(page) else { return Ok(()) };
+        // A device's page has no state, and no copies to keep equal.
+        let Some(state) = self.mover.get_mut(page) else { return Ok(()) };
         let mapping = Mapping { domain, iova: at.iova };
-        self.aliases.add(&mut record.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
+        self.aliases.add(&mut state.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }
 
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page
@@ -346,21 +351,21 @@ impl Placement {
         for (replica, _) in self.replicas(page) {
             host.copy_page(base, replica);
         }
-        let record = self.mover.record_mut(page);
-        invariant!(record.base == 0, "a page has one base: {page:?}");
-        record.base = base.0;
+        let state = self.mover.state_mut(page);
+        invariant!(state.base == 0, "a page has one base: {page:?}");
+        state.base = base.0;
     }
 
     /// From now on the replica at `at` counts as a copy of its page.
     fn set_filled(&mut self, domain: DomainId, at: Place) {
-        let mut record = self.record(domain, at.iova.granule());
-        record.mapped_mut(at.iova.slot()).is_filled = true;
-        self.set_record(domain, at.iova.granule(), record);
+        let mut state = self.state(domain, at.iova.granule());
+        state.mapped_mut(at.iova.slot()).is_filled = true;
+        self.set_state(domain, at.iova.granule(), state);
     }
 }
 
-pub(super) fn put(record: &mut Record, at: Place, slot: Slot) {
-    *record.slots.get_mut(at.iova.slot()).must("a granule has four slots") = Some(slot);
+pub(super) fn put(state: &mut GranuleState, at: Place, slot: Slot) {
+    *state.slots.get_mut(at.iova.slot()).must("a granule has four slots") = Some(slot);
 }
 
 fn is_negatively_cached<I: Iommu>(_: &I) -> bool {

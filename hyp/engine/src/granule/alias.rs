@@ -1,6 +1,6 @@
 //! Which IOVAs name a guest page: none, one, or, for an alias, a list.
 //!
-//! Kept in one `u32` of the page's record while there is at most one, which is the common case; more are
+//! Kept in one `u32` of the page's state while there is at most one, which is the common case; more are
 //! nodes of a table of fixed capacity.
 
 use alloc::vec::Vec;

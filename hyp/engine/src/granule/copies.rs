@@ -6,24 +6,24 @@ use oche_types::Invariant;
 use oche_types::addr::{Gfn, Hfn, PAGE_WORDS};
 use oche_types::event::Event;
 
-use crate::granule::Placement;
+use crate::granule::GranuleMapper;
 use crate::granule::alias::Mapping;
-use crate::granule::book::{Form, Slot};
+use crate::granule::state::{Form, Slot};
 use crate::host::{Host, Memory};
 
-impl Placement {
+impl GranuleMapper {
     /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs it.
     pub(super) fn slot_of(&self, mapping: Mapping) -> (Slot, Form, Hfn) {
-        self.linked_slot(mapping).must("a page's mapping is in the book")
+        self.linked_slot(mapping).must("a page's mapping is in the granule map")
     }
 
-    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the book.
+    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the granule map.
     fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
-        let record = self.record(mapping.domain, mapping.iova.granule());
-        let slot = record.slots.get(mapping.iova.slot()).copied().flatten()?;
-        match record.form {
+        let state = self.state(mapping.domain, mapping.iova.granule());
+        let slot = state.slots.get(mapping.iova.slot()).copied().flatten()?;
+        match state.form {
             Form::Direct(frame) | Form::Composed(frame) => {
-                Some((slot, record.form, frame.page(mapping.iova.slot())))
+                Some((slot, state.form, frame.page(mapping.iova.slot())))
             }
             Form::Empty => None,
         }
@@ -31,7 +31,7 @@ impl Placement {
 
     /// The mappings of `page`.
     pub(super) fn mappings(&self, page: Gfn) -> impl Iterator<Item = Mapping> {
-        self.aliases.iter(self.mover.get(page).map_or(crate::mover::NONE, |record| record.mappings))
+        self.aliases.iter(self.mover.get(page).map_or(crate::mover::NONE, |state| state.mappings))
     }
 
     /// Replicas of `page`: where they lie and whether a device may write them.
@@ -95,7 +95,7 @@ impl Placement {
 
     /// The page that holds what the copies of `page` last agreed on.
     pub(super) fn base(&self, page: Gfn) -> Option<Hfn> {
-        self.mover.get(page).map(|record| record.base).filter(|base| *base != 0).map(Hfn)
+        self.mover.get(page).map(|state| state.base).filter(|base| *base != 0).map(Hfn)
     }
 
     /// Gives the base of `page` back once no device may write a replica of it.
@@ -106,7 +106,7 @@ impl Placement {
             return;
         }
         self.pool.give_page(host, base);
-        self.mover.record_mut(page).base = 0;
+        self.mover.state_mut(page).base = 0;
     }
 
     /// After a mapping of `page` went that was no replica, its copies being equal if there is a base: makes a replica
@@ -121,9 +121,9 @@ impl Placement {
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);
-        let mut record = self.record(mapping.domain, mapping.iova.granule());
-        record.mapped_mut(mapping.iova.slot()).is_replica = false;
-        self.set_record(mapping.domain, mapping.iova.granule(), record);
+        let mut state = self.state(mapping.domain, mapping.iova.granule());
+        state.mapped_mut(mapping.iova.slot()).is_replica = false;
+        self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
     /// The replica that `page` can become, if it has to become one: with its slot and where it lies.
@@ -135,9 +135,9 @@ impl Placement {
         }
         let mut heir: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
-            let record = self.record(mapping.domain, mapping.iova.granule());
+            let state = self.state(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
-                (slot, ..) if slot.is_replica && self.is_private(&record, &slot) => {}
+                (slot, ..) if slot.is_replica && self.is_private(&state, &slot) => {}
                 (slot, _, at) if slot.is_replica => {
                     let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
                     if is_better && (heir.is_none() || slot.permission.write) {

@@ -8,8 +8,8 @@ use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_types::invariant;
 
 use crate::budget::Budget;
-use crate::granule::book::Form;
-use crate::granule::{Change, Placement};
+use crate::granule::state::Form;
+use crate::granule::{Change, GranuleMapper};
 use crate::host::DomainId;
 
 /// Of a change, whatever it maps: its entries compared, and what is known of its granule looked up.
@@ -31,7 +31,7 @@ pub(super) const NODE_BYTES: usize = 64;
 #[must_use]
 pub(crate) struct Reserve {
     bytes: usize,
-    /// [`Placement::merged_words`] before.
+    /// [`GranuleMapper::merged_words`] before.
     merged_words: usize,
 }
 
@@ -42,7 +42,7 @@ impl Reserve {
     }
 }
 
-impl Placement {
+impl GranuleMapper {
     /// How many of the first of `changes`, at least one, what is left of `budget` allows. They are
     /// charged to it.
     pub(super) fn affordable(
@@ -89,7 +89,7 @@ impl Placement {
 
     /// Of `change`: what it costs however copies differ, and how many copies are compared.
     fn cost(&mut self, domain: DomainId, change: &Change) -> (usize, usize) {
-        let before = self.record(domain, change.granule);
+        let before = self.state(domain, change.granule);
         // A direct granule that is split looks at the copies of each page by itself.
         let is_direct = matches!(before.form, Form::Direct(_));
         let old = before.slots.into_iter().flatten().map(|slot| slot.page);
@@ -108,9 +108,9 @@ impl Placement {
 
     /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
-        // A device's page has no record.
-        let Some(record) = self.mover.get_mut(page).filter(|record| !record.is_listed) else { return false };
-        record.is_listed = true;
+        // A device's page has no state.
+        let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else { return false };
+        state.is_listed = true;
         invariant!(self.listed.len() < self.listed.capacity(), "a batch is about a bounded number of pages");
         self.listed.push(page);
         true
@@ -119,7 +119,7 @@ impl Placement {
     /// Forgets what was listed.
     pub(super) fn unlist_all(&mut self) {
         while let Some(page) = self.listed.pop() {
-            self.mover.record_mut(page).is_listed = false;
+            self.mover.state_mut(page).is_listed = false;
         }
     }
 }

@@ -18,20 +18,20 @@
 //! What no trap can see is one device's write that another device reads, or the same through another
 //! IOVA, with no access by a CPU and no invalidation between: the second may read what was there before.
 //!
-//! [`merge_words`]: Placement::merge_words
+//! [`merge_words`]: GranuleMapper::merge_words
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::dart::entry::Permission;
 use oche_types::event::Refusal;
 
-use crate::granule::book::Slot;
 use crate::granule::copies::store_bytes;
-use crate::granule::{BATCH, Cause, Change, Coherence, Placement};
+use crate::granule::state::Slot;
+use crate::granule::{BATCH, Change, Coherence, GranuleMapper, Requester};
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
-impl Placement {
+impl GranuleMapper {
     /// The trap that a page needs because of a replica with `permission`.
     pub(super) fn trap_for(&self, permission: Permission) -> CpuTrap {
         match (self.coherence, permission.write) {
@@ -166,7 +166,7 @@ impl Placement {
                 continue;
             }
             if known.is_none() {
-                let wanted = self.record(mapping.domain, granule).slots.map(|slot| slot.map(Slot::leaf));
+                let wanted = self.state(mapping.domain, granule).slots.map(|slot| slot.map(Slot::leaf));
                 changes.push(Change { granule, wanted });
             }
             let change = changes.get_mut(index).must("the granule's change was listed");
@@ -182,9 +182,9 @@ impl Placement {
 
     /// Takes the replicas away that `changes` of `domain` no longer want.
     fn refuse_replicas(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
-        let cause = Cause::of(&self.placed(domain).members);
-        self.remove(host, cause, domain, changes);
-        self.refuse_departed(host, cause, Refusal::NotTrappable);
+        let requester = Requester::of(&self.placed(domain).members);
+        self.remove(host, requester, domain, changes);
+        self.refuse_unmapped(host, requester, Refusal::NotTrappable);
     }
 }
 

@@ -4,7 +4,7 @@
 //! window leaves out the rest of the frame, which may hold anything of the guest's. A neighbour that fits widens the
 //! window, and one that goes from an end narrows it: an entry is stored at once, and what a device does meanwhile is
 //! right under the old entry and the new. A neighbour that does not fit has the granule composed under the
-//! device ([`Placement::recompose`]).
+//! device ([`GranuleMapper::migrate`]).
 //!
 //! That move costs more than composing at once, and a device that reads back what it wrote in that
 //! moment may find what was there before. So a run that devices may write is left at home only
@@ -13,90 +13,95 @@
 
 use oche_types::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
 use oche_types::dart::entry::{Leaf, Permission};
-use oche_types::event::{Event, Placement as Placed, Refusal};
+use oche_types::event::{Event, Placement, Refusal};
 
 use crate::granule::addition::put;
 use crate::granule::alias::{MAX_ALIASES, Mapping};
-use crate::granule::book::{Form, Record, Slot};
-use crate::granule::{Cause, Change, Placement, refuse};
+use crate::granule::state::{Form, GranuleState, Slot};
+use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 
 /// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the fourth for itself.
 /// Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
 const LONELY_PAGES: usize = 3;
 
-impl Placement {
+impl GranuleMapper {
     /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits there. What can only
     /// be refused is taken out of `wanted`. `false`: what is left is for a composed frame.
     pub(super) fn add_direct(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         granule: Granule,
         wanted: &mut [Option<Leaf>; SLOTS],
-        record: &mut Record,
+        state: &mut GranuleState,
     ) -> bool {
-        if matches!(record.form, Form::Composed(_)) {
+        if matches!(state.form, Form::Composed(_)) {
             return false;
         }
-        let mut frame = self.direct_frame(host, domain, granule, record, wanted);
-        if frame.is_none() && self.refuse_strangers(host, cause, granule, record, wanted) {
-            frame = self.direct_frame(host, domain, granule, record, wanted);
+        let mut frame = self.direct_frame(host, domain, granule, state, wanted);
+        if frame.is_none() && self.refuse_non_ram(host, requester, granule, state, wanted) {
+            frame = self.direct_frame(host, domain, granule, state, wanted);
         }
         if let Some(frame) = frame {
-            self.put_direct(host, cause, domain, granule, frame, wanted, record);
+            self.put_direct(host, requester, domain, granule, frame, wanted, state);
             return true;
         }
-        if record.form == Form::Empty {
+        if state.form == Form::Empty {
             return false;
         }
-        let is_new = |slot: usize| record.slots.get(slot) == Some(&None);
+        let is_new = |slot: usize| state.slots.get(slot) == Some(&None);
         let new = wanted.iter().enumerate().filter_map(|(slot, leaf)| leaf.map(|leaf| (slot, leaf)));
         let mut new = new.filter(|(slot, _)| is_new(*slot)).peekable();
-        match self.stuck.iter().find(|(stuck, _)| *stuck == granule).map(|(_, reason)| *reason) {
+        match self
+            .migrate_failed
+            .iter()
+            .find(|(migrate_failed, _)| *migrate_failed == granule)
+            .map(|(_, reason)| *reason)
+        {
             Some(reason) => {
-                new.for_each(|(slot, leaf)| refuse(host, cause.at(granule, slot), leaf.page, reason))
+                new.for_each(|(slot, leaf)| refuse(host, requester.at(granule, slot), leaf.page, reason))
             }
-            None if new.peek().is_some() => self.misfits.push(Change { granule, wanted: *wanted }),
+            None if new.peek().is_some() => self.to_migrate.push(Change { granule, wanted: *wanted }),
             None => {}
         }
         true
     }
 
     /// Refuses what is newly wanted and is not guest RAM: no composed frame can hold it. Whether there was any.
-    fn refuse_strangers(
+    fn refuse_non_ram(
         &self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         granule: Granule,
-        record: &Record,
+        state: &GranuleState,
         wanted: &mut [Option<Leaf>; SLOTS],
     ) -> bool {
         let mut found = false;
-        for (index, (wanted, slot)) in wanted.iter_mut().zip(record.slots).enumerate() {
+        for (index, (wanted, slot)) in wanted.iter_mut().zip(state.slots).enumerate() {
             let Some(leaf) = wanted.filter(|leaf| slot.is_none() && !self.mover.is_ram(leaf.page)) else {
                 continue;
             };
-            let reason = self.stranger(leaf.page);
-            refuse(host, cause.at(granule, index), leaf.page, reason);
+            let reason = self.non_ram_refusal(leaf.page);
+            refuse(host, requester.at(granule, index), leaf.page, reason);
             (*wanted, found) = (None, true);
         }
         found
     }
 
     /// Why `page`, which is not guest RAM, cannot be part of a composed frame.
-    pub(super) fn stranger(&self, page: Gfn) -> Refusal {
+    pub(super) fn non_ram_refusal(&self, page: Gfn) -> Refusal {
         if self.is_device(page) { Refusal::DeviceNotDirect } else { Refusal::NotGuestMemory }
     }
 
-    /// The frame that hardware can point at for everything in `record` and `wanted`, if there is one and it is wise.
+    /// The frame that hardware can point at for everything in `state` and `wanted`, if there is one and it is wise.
     fn direct_frame(
         &self,
         host: &impl Host,
         domain: DomainId,
         granule: Granule,
-        record: &Record,
+        state: &GranuleState,
         wanted: &[Option<Leaf>; SLOTS],
     ) -> Option<Frame> {
         let run = SlotRun::around(wanted.map(|leaf| leaf.is_some()))?;
@@ -115,7 +120,7 @@ impl Placement {
         if !is_in_order || !self.is_uniform(wanted) {
             return None;
         }
-        let is_wise = match record.form {
+        let is_wise = match state.form {
             Form::Direct(old) => old == frame,
             Form::Composed(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
@@ -141,7 +146,7 @@ impl Placement {
         if !all.write {
             return true;
         }
-        let before = granule.0.checked_sub(1).map(|before| self.record(domain, Granule(before)));
+        let before = granule.0.checked_sub(1).map(|before| self.state(domain, Granule(before)));
         let is_tail = before.is_some_and(|before| {
             before.slots.last().is_some_and(Option::is_some)
                 && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(Frame(frame)))
@@ -149,28 +154,28 @@ impl Placement {
         run.first() == 0 && (run.last() + 1 >= LONELY_PAGES || is_tail)
     }
 
-    /// Links everything that is newly `wanted`, or, where one mapping has no room in the books, nothing: a window
+    /// Links everything that is newly `wanted`, or, where one mapping has no room in the granule map, nothing: a window
     /// has no holes.
     #[expect(clippy::too_many_arguments, reason = "one step of a plan, named")]
     fn put_direct(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         granule: Granule,
         frame: Frame,
         wanted: &[Option<Leaf>; SLOTS],
-        record: &mut Record,
+        state: &mut GranuleState,
     ) {
-        let mut after = Record { form: Form::Direct(frame), ..*record };
+        let mut after = GranuleState { form: Form::Direct(frame), ..*state };
         for (index, leaf) in wanted.iter().enumerate() {
-            let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) else { continue };
-            let at = cause.at(granule, index);
+            let Some(leaf) = leaf.filter(|_| state.slots.get(index) == Some(&None)) else { continue };
+            let at = requester.at(granule, index);
             if let Err(reason) = self.link(domain, at, leaf.page, MAX_ALIASES) {
-                self.unlink_new(domain, granule, record, &after);
+                self.unlink_new(domain, granule, state, &after);
                 for (index, leaf) in wanted.iter().enumerate() {
-                    if let Some(leaf) = leaf.filter(|_| record.slots.get(index) == Some(&None)) {
-                        refuse(host, cause.at(granule, index), leaf.page, reason);
+                    if let Some(leaf) = leaf.filter(|_| state.slots.get(index) == Some(&None)) {
+                        refuse(host, requester.at(granule, index), leaf.page, reason);
                     }
                 }
                 self.release_unused(domain, granule);
@@ -180,31 +185,37 @@ impl Placement {
             put(&mut after, at, Slot { page, permission, is_replica: false, is_filled: true });
         }
         for (index, slot) in after.slots.iter().enumerate() {
-            if let Some(slot) = slot.filter(|_| record.slots.get(index) == Some(&None)) {
-                let (at, page, permission) = (cause.at(granule, index), slot.page, slot.permission);
+            if let Some(slot) = slot.filter(|_| state.slots.get(index) == Some(&None)) {
+                let (at, page, permission) = (requester.at(granule, index), slot.page, slot.permission);
                 // Copies that devices wrote become equal with every mapping that comes, whatever its place.
                 self.equalize_once(host, page);
-                host.event(Event::Map { at, page, permission, placement: Placed::Direct });
+                host.event(Event::Map { at, page, permission, placement: Placement::Direct });
             }
         }
-        *record = after;
-        self.set_record(domain, granule, after);
+        *state = after;
+        self.set_state(domain, granule, after);
     }
 
     /// Unlinks what `after` has and `before` has not.
-    fn unlink_new(&mut self, domain: DomainId, granule: Granule, before: &Record, after: &Record) {
+    fn unlink_new(
+        &mut self,
+        domain: DomainId,
+        granule: Granule,
+        before: &GranuleState,
+        after: &GranuleState,
+    ) {
         for (index, slot) in after.slots.iter().enumerate() {
             let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else { continue };
-            if let Some(record) = self.mover.get_mut(slot.page) {
+            if let Some(state) = self.mover.get_mut(slot.page) {
                 let mapping = Mapping { domain, iova: granule.page(index) };
-                self.aliases.remove(&mut record.mappings, mapping);
+                self.aliases.remove(&mut state.mappings, mapping);
             }
         }
     }
 }
 
-/// Whether the mapped slots of `record` are neighbours, without a hole between them.
-pub(super) fn is_run(record: &Record) -> bool {
-    let Some(run) = SlotRun::around(record.slots.map(|slot| slot.is_some())) else { return false };
-    record.slots.iter().enumerate().all(|(index, slot)| slot.is_some() || !run.contains(index))
+/// Whether the mapped slots of `state` are neighbours, without a hole between them.
+pub(super) fn is_run(state: &GranuleState) -> bool {
+    let Some(run) = SlotRun::around(state.slots.map(|slot| slot.is_some())) else { return false };
+    state.slots.iter().enumerate().all(|(index, slot)| slot.is_some() || !run.contains(index))
 }

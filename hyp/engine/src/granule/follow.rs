@@ -15,7 +15,7 @@ use oche_types::event::Event;
 use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
-use crate::granule::Placement;
+use crate::granule::GranuleMapper;
 use crate::granule::copies::differing_bytes;
 use crate::granule::cost::NODE_BYTES;
 use crate::heap::bytes_of;
@@ -40,7 +40,7 @@ impl Followed {
     }
 }
 
-impl Placement {
+impl GranuleMapper {
     /// The mappings of `page` have changed: from now on its copies are made equal at each flush of a domain that
     /// maps it, if a device may write one of them and read another.
     pub(super) fn follow_if_needed(&mut self, page: Gfn) {
@@ -48,14 +48,14 @@ impl Placement {
             return;
         }
         let index = self.followed.pages.len() as u32;
-        let record = self.mover.record_mut(page);
-        if record.followed == NONE {
-            record.followed = index;
+        let state = self.mover.state_mut(page);
+        if state.followed == NONE {
+            state.followed = index;
             let room = self.followed.pages.capacity() - self.followed.pages.len();
             invariant!(room != 0, "a followed page has two nodes in a list of mappings");
             self.followed.pages.push(page);
         }
-        let mut head = record.mappings;
+        let mut head = state.mappings;
         while let Some((mapping, next)) = self.aliases.step(head) {
             self.placed_mut(mapping.domain).has_followed = true;
             head = next;
@@ -70,18 +70,18 @@ impl Placement {
     }
 
     pub(super) fn is_followed(&self, page: Gfn) -> bool {
-        self.mover.get(page).is_some_and(|record| record.followed != NONE)
+        self.mover.get(page).is_some_and(|state| state.followed != NONE)
     }
 
     fn unfollow(&mut self, page: Gfn) {
-        let record = self.mover.record_mut(page);
-        let index = core::mem::replace(&mut record.followed, NONE);
+        let state = self.mover.state_mut(page);
+        let index = core::mem::replace(&mut state.followed, NONE);
         // The last one takes its place: a pass goes from the end to the start, so it has seen that one already, or
         // sees it there.
         let removed = self.followed.pages.swap_remove(index as usize);
         invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
         if let Some(moved) = self.followed.pages.get(index as usize).copied() {
-            self.mover.record_mut(moved).followed = index;
+            self.mover.state_mut(moved).followed = index;
         }
     }
 

@@ -11,8 +11,8 @@ use oche_types::event::{Event, Refusal};
 use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::Mapping;
-use crate::granule::book::{Form, Slot};
-use crate::granule::{BATCH, Cause, Change, Placement, refuse};
+use crate::granule::state::{Form, Slot};
+use crate::granule::{BATCH, Change, GranuleMapper, Requester, refuse};
 use crate::host::Host;
 
 /// Pages that come home together: as many as a batch of mappings moves.
@@ -30,7 +30,7 @@ pub(crate) struct Fetch {
     spare: Option<Hfn>,
 }
 
-impl Placement {
+impl GranuleMapper {
     /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::unpin`] follow.
     /// What is not guest RAM is passed over. Pages that are away come home together, up to [`MAX_FETCHES`] with
     /// one break-before-make.
@@ -119,20 +119,20 @@ impl Placement {
         let from = self.base(page).must("a page on its way home has a base");
         host.copy_page(from, page.home());
         self.mover.place(host, page, page.home());
-        let mut record = self.record(mapping.domain, mapping.iova.granule());
-        let slot = record.mapped_mut(mapping.iova.slot());
+        let mut state = self.state(mapping.domain, mapping.iova.granule());
+        let slot = state.mapped_mut(mapping.iova.slot());
         (slot.is_replica, slot.is_filled) = (true, true);
-        self.set_record(mapping.domain, mapping.iova.granule(), record);
+        self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
     /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.
     fn give_up(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
-        let record = self.record(mapping.domain, granule);
-        let mut change = Change { granule, wanted: record.slots.map(|slot| slot.map(Slot::leaf)) };
+        let state = self.state(mapping.domain, granule);
+        let mut change = Change { granule, wanted: state.slots.map(|slot| slot.map(Slot::leaf)) };
         *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
-        let cause = Cause::of(&self.placed(mapping.domain).members);
-        self.remove(host, cause, mapping.domain, &[change]);
-        refuse(host, cause.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
+        let requester = Requester::of(&self.placed(mapping.domain).members);
+        self.remove(host, requester, mapping.domain, &[change]);
+        refuse(host, requester.at(granule, mapping.iova.slot()), page, Refusal::PoolExhausted);
     }
 }

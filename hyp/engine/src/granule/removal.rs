@@ -7,10 +7,10 @@ use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
 use crate::granule::alias::Mapping;
-use crate::granule::book::{Form, Record, Slot};
 use crate::granule::copies::bring_forward;
 use crate::granule::direct;
-use crate::granule::{BATCH, Cause, Change, Placement, refuse};
+use crate::granule::state::{Form, GranuleState, Slot};
+use crate::granule::{BATCH, Change, GranuleMapper, Requester, refuse};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::pool::RED_ZONE;
@@ -18,24 +18,24 @@ use crate::pool::RED_ZONE;
 /// Lists of the removal under way, kept so that nothing is allocated while a guest waits.
 #[derive(Debug)]
 pub(crate) struct Work {
-    departures: Vec<Departure>,
+    ops: Vec<UnmapOp>,
 }
 
 impl Work {
     pub(crate) fn new() -> Self {
-        Self { departures: Vec::with_capacity(BATCH) }
+        Self { ops: Vec::with_capacity(BATCH) }
     }
 
     /// Bytes of heap that it takes.
-    pub(crate) const BYTES: usize = bytes_of::<Departure>(BATCH);
+    pub(crate) const BYTES: usize = bytes_of::<UnmapOp>(BATCH);
 }
 
 /// A granule that loses pages.
 #[derive(Clone, Copy, Debug)]
-struct Departure {
+struct UnmapOp {
     granule: Granule,
     /// As it was before the batch.
-    before: Record,
+    before: GranuleState,
     /// Whether each slot is about to be emptied.
     is_leaving: [bool; SLOTS],
     /// For a direct granule that keeps pages: the frame that they go to.
@@ -49,97 +49,103 @@ struct Split {
     copied: [Option<Hfn>; SLOTS],
 }
 
-impl Placement {
+impl GranuleMapper {
     /// Takes away every mapping that `changes` no longer wants as it is.
     pub(super) fn remove(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         changes: &[Change],
     ) {
-        let mut departures = core::mem::take(&mut self.work.departures);
-        departures.clear();
+        let mut ops = core::mem::take(&mut self.work.ops);
+        ops.clear();
         for change in changes {
-            let before = self.record(domain, change.granule);
+            let before = self.state(domain, change.granule);
             let is_leaving = leaving(&before, change, self.is_strict());
             if is_leaving.contains(&true) {
-                let mut departure = Departure { granule: change.granule, before, is_leaving, split: None };
-                self.plan_split(host, cause, &mut departure);
-                departures.push(departure);
+                let mut op = UnmapOp { granule: change.granule, before, is_leaving, split: None };
+                self.plan_split(host, requester, &mut op);
+                ops.push(op);
             }
         }
-        self.depart(host, cause, domain, &mut departures);
-        self.work.departures = departures;
+        self.unmap_batch(host, requester, domain, &mut ops);
+        self.work.ops = ops;
     }
 
     /// Moves what direct granules hold into frames of their own, while devices go on using it, so that what `changes`
-    /// want beside it has room. Where that cannot be, the granule stays as it is, and `stuck` says why.
-    pub(super) fn recompose(
+    /// want beside it has room. Where that cannot be, the granule stays as it is, and `migrate_failed` says why.
+    pub(super) fn migrate(
         &mut self,
         host: &mut impl Host,
-        cause: Cause,
+        requester: Requester,
         domain: DomainId,
         changes: &[Change],
     ) {
-        let mut departures = core::mem::take(&mut self.work.departures);
-        departures.clear();
+        let mut ops = core::mem::take(&mut self.work.ops);
+        ops.clear();
         for change in changes {
-            let before = self.record(domain, change.granule);
+            let before = self.state(domain, change.granule);
             let (granule, is_leaving) = (change.granule, [false; SLOTS]);
-            let mut departure = Departure { granule, before, is_leaving, split: None };
-            match self.room_for_split(host, &departure, before.permission().write) {
+            let mut op = UnmapOp { granule, before, is_leaving, split: None };
+            match self.room_for_split(host, &op, before.permission().write) {
                 Ok(split) => {
-                    departure.split = Some(split);
-                    departures.push(departure);
+                    op.split = Some(split);
+                    ops.push(op);
                 }
-                Err(reason) => self.stuck.push((granule, reason)),
+                Err(reason) => self.migrate_failed.push((granule, reason)),
             }
         }
-        self.depart(host, cause, domain, &mut departures);
-        self.work.departures = departures;
+        self.unmap_batch(host, requester, domain, &mut ops);
+        self.work.ops = ops;
     }
 
-    /// Carries out the `departures`.
-    fn depart(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, departures: &mut [Departure]) {
-        if !departures.is_empty() {
-            for departure in &*departures {
-                self.break_pages(host, departure);
+    /// Carries out the `ops`.
+    fn unmap_batch(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        domain: DomainId,
+        ops: &mut [UnmapOp],
+    ) {
+        if !ops.is_empty() {
+            for op in &*ops {
+                self.break_pages(host, op);
             }
             self.mover.flush_tlb(host);
-            for departure in &*departures {
-                self.fill_split(host, departure);
+            for op in &*ops {
+                self.fill_split(host, op);
             }
-            if departures.iter().any(|departure| departure.split.is_some()) {
+            if ops.iter().any(|op| op.split.is_some()) {
                 // The bytes come before the entries that show them to devices.
                 host.publish();
             }
-            for departure in &*departures {
-                self.unmap(host, domain, departure);
+            for op in &*ops {
+                self.unmap(host, domain, op);
             }
             // Even where no entry changed: only this makes sure that what a device wrote has landed.
             self.invalidate(host, domain);
-            for departure in &*departures {
-                self.settle_split(host, cause, domain, departure);
+            for op in &*ops {
+                self.settle_split(host, requester, domain, op);
             }
             // What devices wrote is brought together once, while all copies are known.
-            for (_, slot) in departures.iter().flat_map(Departure::leaving) {
+            for (_, slot) in ops.iter().flat_map(UnmapOp::leaving) {
                 if self.list(slot.page) {
                     self.equalize(host, slot.page);
                 }
             }
             // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
-            for departure in &*departures {
-                self.unlink_leaving(host, cause, domain, departure);
+            for op in &*ops {
+                self.unlink_leaving(host, requester, domain, op);
             }
             let leaving = core::mem::take(&mut self.listed);
             for page in &leaving {
-                self.send_leaving(host, *page);
+                self.return_home(host, *page);
             }
             self.listed = leaving;
             self.unlist_all();
-            for departure in &*departures {
-                self.mark_leaving(host, departure);
+            for op in &*ops {
+                self.mark_vacated(host, op);
             }
             self.remap_pages(host);
         }
@@ -147,23 +153,22 @@ impl Placement {
 
     /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs. Where there is none,
     /// everything leaves.
-    fn plan_split(&mut self, host: &mut impl Host, cause: Cause, departure: &mut Departure) {
-        let Form::Direct(_) = departure.before.form else { return };
-        let after = remainder(departure);
+    fn plan_split(&mut self, host: &mut impl Host, requester: Requester, op: &mut UnmapOp) {
+        let Form::Direct(_) = op.before.form else { return };
+        let after = remainder(op);
         if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
             return;
         }
-        let is_written = departure.before.permission().write;
-        match self.room_for_split(host, departure, is_written) {
-            Ok(split) => departure.split = Some(split),
+        let is_written = op.before.permission().write;
+        match self.room_for_split(host, op, is_written) {
+            Ok(split) => op.split = Some(split),
             Err(reason) => {
-                let slots = departure.before.slots.iter().enumerate();
-                for (slot, kept) in slots.filter(|(slot, _)| departure.is_leaving.get(*slot) == Some(&false))
-                {
+                let slots = op.before.slots.iter().enumerate();
+                for (slot, kept) in slots.filter(|(slot, _)| op.is_leaving.get(*slot) == Some(&false)) {
                     let page = kept.map_or(Gfn(0), |kept| kept.page);
-                    refuse(host, cause.at(departure.granule, slot), page, reason);
+                    refuse(host, requester.at(op.granule, slot), page, reason);
                 }
-                departure.is_leaving = [true; SLOTS];
+                op.is_leaving = [true; SLOTS];
             }
         }
     }
@@ -171,11 +176,11 @@ impl Placement {
     fn room_for_split(
         &mut self,
         host: &mut impl Host,
-        departure: &Departure,
+        op: &UnmapOp,
         is_written: bool,
     ) -> Result<Split, Refusal> {
-        for (slot, kept) in departure.before.slots.iter().enumerate() {
-            if departure.is_leaving.get(slot) == Some(&false)
+        for (slot, kept) in op.before.slots.iter().enumerate() {
+            if op.is_leaving.get(slot) == Some(&false)
                 && let Some(kept) = kept
             {
                 if !self.mover.is_ram(kept.page) {
@@ -187,9 +192,9 @@ impl Placement {
         let frame = self.pool.take_frame().ok_or(Refusal::PoolExhausted)?;
         let mut split = Split { frame, copied: [None; SLOTS] };
         for (slot, copied) in split.copied.iter_mut().enumerate() {
-            let page = departure.before.slots.get(slot).copied().flatten().map(|slot| slot.page);
+            let page = op.before.slots.get(slot).copied().flatten().map(|slot| slot.page);
             let is_written = is_written || page.is_some_and(|page| self.mover.is_pinned(page));
-            if is_written && departure.is_leaving.get(slot) == Some(&false) && page.is_some() {
+            if is_written && op.is_leaving.get(slot) == Some(&false) && page.is_some() {
                 *copied = self.pool.take_page();
                 if copied.is_none() {
                     for page in split.copied.into_iter().flatten() {
@@ -203,17 +208,17 @@ impl Placement {
         Ok(split)
     }
 
-    /// Breaks every page of the departure whose bytes are about to change place.
-    fn break_pages(&mut self, host: &mut impl Host, departure: &Departure) {
-        for (slot, is_leaving) in departure.before.slots.iter().zip(departure.is_leaving) {
+    /// Breaks every page of the granule whose bytes are about to change place.
+    fn break_pages(&mut self, host: &mut impl Host, op: &UnmapOp) {
+        for (slot, is_leaving) in op.before.slots.iter().zip(op.is_leaving) {
             let Some(slot) = slot.filter(|slot| !slot.is_replica) else { continue };
-            let moves = match departure.before.form {
+            let moves = match op.before.form {
                 // Home, or to a replica.
                 Form::Composed(_) => is_leaving,
                 // At home, a replica may become the page.
                 Form::Direct(_) if is_leaving => self.mappings(slot.page).nth(1).is_some(),
                 // Into the split's frame, if there is one.
-                Form::Direct(_) => departure.split.is_some(),
+                Form::Direct(_) => op.split.is_some(),
                 Form::Empty => false,
             };
             // Where stage 2 has no entry to spare the page stays at home: a replica goes on being one.
@@ -224,9 +229,9 @@ impl Placement {
     }
 
     /// Copies what a split granule keeps to its new frame.
-    fn fill_split(&self, host: &mut impl Host, departure: &Departure) {
-        let Some(split) = departure.split else { return };
-        for (slot, kept) in remainder(departure).slots.iter().enumerate() {
+    fn fill_split(&self, host: &mut impl Host, op: &UnmapOp) {
+        let Some(split) = op.split else { return };
+        for (slot, kept) in remainder(op).slots.iter().enumerate() {
             let Some(kept) = kept else { continue };
             host.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
             if let Some(Some(copied)) = split.copied.get(slot) {
@@ -235,23 +240,23 @@ impl Placement {
         }
     }
 
-    /// Takes the departure out of the hardware's tables, or points them at a split granule's new frame.
-    fn unmap(&mut self, host: &mut impl Host, domain: DomainId, departure: &Departure) {
-        let mut after = remainder(departure);
-        if let Some(split) = departure.split {
+    /// Takes the granule out of the hardware's tables, or points them at a split granule's new frame.
+    fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
+        let mut after = remainder(op);
+        if let Some(split) = op.split {
             after.form = Form::Composed(split.frame);
         }
-        self.set_entry(host, domain, departure.granule, &after);
+        self.set_entry(host, domain, op.granule, &after);
     }
 
     /// The hardware has drained: brings along what devices wrote into a split granule's pages at home
     /// after they were copied, and lets CPUs find the pages in the new frame.
-    fn settle_split(&mut self, host: &mut impl Host, cause: Cause, domain: DomainId, departure: &Departure) {
-        let Some(split) = departure.split else { return };
-        let mut after = remainder(departure);
+    fn settle_split(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId, op: &UnmapOp) {
+        let Some(split) = op.split else { return };
+        let mut after = remainder(op);
         after.form = Form::Composed(split.frame);
-        // First the book: the granule is no longer one that pins its pages at home.
-        self.set_record(domain, departure.granule, after);
+        // First the granule map: the granule is no longer one that pins its pages at home.
+        self.set_state(domain, op.granule, after);
         let mut merged_bytes = 0;
         for (index, slot) in after.slots.iter_mut().enumerate() {
             let Some(kept) = slot else { continue };
@@ -271,7 +276,7 @@ impl Placement {
                 self.mover.place(host, kept.page, to);
             }
         }
-        self.set_record(domain, departure.granule, after);
+        self.set_state(domain, op.granule, after);
         for (slot, copied) in after.slots.iter().zip(split.copied) {
             let Some(copied) = copied else { continue };
             match slot {
@@ -279,7 +284,7 @@ impl Placement {
                 _ => self.pool.give_page(host, copied),
             }
         }
-        host.event(Event::LiveMove { at: cause.at(departure.granule, 0), to: split.frame, merged_bytes });
+        host.event(Event::LiveMove { at: requester.at(op.granule, 0), to: split.frame, merged_bytes });
     }
 
     /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
@@ -290,63 +295,57 @@ impl Placement {
             self.pool.give_page(host, spare);
         } else {
             host.copy_page(self.mover.locate(slot.page), spare);
-            self.mover.record_mut(slot.page).base = spare.0;
+            self.mover.state_mut(slot.page).base = spare.0;
         }
         self.merge_copies(host, slot.page);
     }
 
-    /// Takes every leaving mapping off the books.
-    fn unlink_leaving(
-        &mut self,
-        host: &mut impl Host,
-        cause: Cause,
-        domain: DomainId,
-        departure: &Departure,
-    ) {
-        self.check_red_zones(host, cause, departure.granule, &departure.before);
-        for (index, slot) in departure.leaving() {
-            let mapping = Mapping { domain, iova: departure.granule.page(index) };
-            // A device's page has no record.
-            if let Some(record) = self.mover.get_mut(slot.page) {
-                self.aliases.remove(&mut record.mappings, mapping);
+    /// Takes every leaving mapping off the granule map.
+    fn unlink_leaving(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId, op: &UnmapOp) {
+        self.check_red_zones(host, requester, op.granule, &op.before);
+        for (index, slot) in op.leaving() {
+            let mapping = Mapping { domain, iova: op.granule.page(index) };
+            // A device's page has no state.
+            if let Some(state) = self.mover.get_mut(slot.page) {
+                self.aliases.remove(&mut state.mappings, mapping);
             }
             self.unfollow_if_single(slot.page);
-            host.event(Event::Unmap { at: cause.at(departure.granule, index), page: slot.page });
+            host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }
-        if departure.split.is_none() {
-            self.set_record(domain, departure.granule, remainder(departure));
+        if op.split.is_none() {
+            self.set_state(domain, op.granule, remainder(op));
         }
     }
 
     /// Sends `page`, of which a mapping left, home or to where it is still mapped.
-    fn send_leaving(&mut self, host: &mut impl Host, page: Gfn) {
+    fn return_home(&mut self, host: &mut impl Host, page: Gfn) {
         self.promote(host, page);
-        self.send_home(host, page);
+        self.move_home(host, page);
         self.drop_unneeded_base(host, page);
     }
 
     /// Reports that what the last removal took away was refused, after all.
-    pub(super) fn refuse_departed(&mut self, host: &mut impl Host, cause: Cause, reason: Refusal) {
-        for departure in &self.work.departures {
-            for (slot, left) in departure.leaving() {
-                refuse(host, cause.at(departure.granule, slot), left.page, reason);
+    pub(super) fn refuse_unmapped(&mut self, host: &mut impl Host, requester: Requester, reason: Refusal) {
+        for op in &self.work.ops {
+            for (slot, left) in op.leaving() {
+                refuse(host, requester.at(op.granule, slot), left.page, reason);
             }
         }
     }
 
     /// Marks the slots that were left, and gives back a frame of which nothing is mapped any more.
-    fn mark_leaving(&mut self, host: &mut impl Host, departure: &Departure) {
-        let Form::Composed(frame) = departure.before.form else { return };
-        for (index, _) in departure.leaving() {
+    fn mark_vacated(&mut self, host: &mut impl Host, op: &UnmapOp) {
+        let Form::Composed(frame) = op.before.form else { return };
+        for (index, _) in op.leaving() {
             host.fill_page(frame.page(index), RED_ZONE);
         }
-        if remainder(departure).is_vacant() {
+        if remainder(op).is_vacant() {
             self.pool.give_marked_frame(host, frame);
         }
     }
 
     /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
-    fn send_home(&mut self, host: &mut impl Host, page: Gfn) {
+    fn move_home(&mut self, host: &mut impl Host, page: Gfn) {
         if self.has_only_replicas(page) && !self.mover.is_home(page) {
             invariant!(self.mover.can_move(page), "a page goes home only out of the CPUs' reach: {page:?}");
             host.copy_page(self.mover.locate(page), page.home());
@@ -355,7 +354,7 @@ impl Placement {
     }
 }
 
-impl Departure {
+impl UnmapOp {
     /// The slots that are about to be emptied, with what is in them.
     fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
         let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
@@ -365,7 +364,7 @@ impl Departure {
 
 /// Which slots of `before` are no longer wanted as they are. A replica whose permission changes is made anew; with
 /// strict isolation every slot is.
-fn leaving(before: &Record, change: &Change, is_strict: bool) -> [bool; SLOTS] {
+fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
     let mut leaving = [false; SLOTS];
     for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {
         let Some(slot) = slot else { continue };
@@ -381,9 +380,9 @@ fn leaving(before: &Record, change: &Change, is_strict: bool) -> [bool; SLOTS] {
 }
 
 /// What the granule keeps; empty if that is nothing.
-fn remainder(departure: &Departure) -> Record {
-    let mut after = departure.before;
-    for (slot, is_leaving) in after.slots.iter_mut().zip(departure.is_leaving) {
+fn remainder(op: &UnmapOp) -> GranuleState {
+    let mut after = op.before;
+    for (slot, is_leaving) in after.slots.iter_mut().zip(op.is_leaving) {
         if is_leaving {
             *slot = None;
         }

@@ -10,44 +10,44 @@ use oche_types::addr::{Gfn, SLOTS};
 use oche_types::dart::entry::{Leaf, Permission};
 use oche_types::event::Refusal;
 
-use crate::granule::book::{Form, Record, Slot};
-use crate::granule::{Isolation, Placement};
+use crate::granule::state::{Form, GranuleState, Slot};
+use crate::granule::{GranuleMapper, Isolation};
 use crate::host::Iommu;
 
-impl Placement {
+impl GranuleMapper {
     pub(super) fn is_strict(&self) -> bool {
         self.isolation == Isolation::Strict
     }
 
-    /// Whether a granule with `record` that gets what `wanted` names as well will be written by devices, while
+    /// Whether a granule with `state` that gets what `wanted` names as well will be written by devices, while
     /// slots that may only be read must not.
-    pub(super) fn needs_private(&self, record: &Record, wanted: &[Option<Leaf>; SLOTS]) -> bool {
+    pub(super) fn needs_private(&self, state: &GranuleState, wanted: &[Option<Leaf>; SLOTS]) -> bool {
         let writes = |permission: Permission| permission.write;
         let will_write =
-            record.permission().write || wanted.iter().flatten().any(|leaf| writes(leaf.permission));
+            state.permission().write || wanted.iter().flatten().any(|leaf| writes(leaf.permission));
         self.is_strict() && will_write
     }
 
-    /// The slot of `record` that holds a page which may only be read and is no replica, if it has one: before a
+    /// The slot of `state` that holds a page which may only be read and is no replica, if it has one: before a
     /// device may write the granule, that page has to leave.
-    pub(super) fn exposed(record: &Record) -> Option<(usize, Slot)> {
-        let Form::Composed(_) = record.form else { return None };
-        let slots = record.slots.iter().enumerate();
+    pub(super) fn exposed(state: &GranuleState) -> Option<(usize, Slot)> {
+        let Form::Composed(_) = state.form else { return None };
+        let slots = state.slots.iter().enumerate();
         slots
             .filter_map(|(index, slot)| slot.map(|slot| (index, slot)))
             .find(|(_, slot)| !slot.is_replica && !slot.permission.write)
     }
 
-    /// Whether a leaf with `permission` can join `record` at all.
+    /// Whether a leaf with `permission` can join `state` at all.
     pub(super) fn can_join<I: Iommu>(
         &self,
         _: &I,
-        record: &Record,
+        state: &GranuleState,
         permission: Permission,
     ) -> Result<(), Refusal> {
         let forbids_reads = |permission: Permission| permission.write && !permission.read;
         let differs = |slot: &Slot| forbids_reads(slot.permission) != forbids_reads(permission);
-        if self.is_strict() && I::CAN_FORBID_READS && record.slots.iter().flatten().any(differs) {
+        if self.is_strict() && I::CAN_FORBID_READS && state.slots.iter().flatten().any(differs) {
             return Err(Refusal::MixedPermission);
         }
         Ok(())
@@ -60,9 +60,9 @@ impl Placement {
         !self.is_strict() || permissions.all(|permission| Some(permission) == first)
     }
 
-    /// Whether `slot`, of a granule with `record`, is a private copy, which its page must never become.
-    pub(super) fn is_private(&self, record: &Record, slot: &Slot) -> bool {
-        self.is_strict() && !slot.permission.write && record.permission().write
+    /// Whether `slot`, of a granule with `state`, is a private copy, which its page must never become.
+    pub(super) fn is_private(&self, state: &GranuleState, slot: &Slot) -> bool {
+        self.is_strict() && !slot.permission.write && state.permission().write
     }
 
     /// Whether every mapping of `page` that is left is a replica.

@@ -5,7 +5,7 @@
 //! all that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
 //! comes to be trapped when it is mapped or when the watch is set: at once, or in the traps that
 //! follow where much is mapped. It stays so when either ends, until a CPU touches it:
-//! [`Placement::relax`] finds out.
+//! [`GranuleMapper::relax`] finds out.
 //!
 //! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
 //! a time. Then the page's watch is given up, which is told, until its granule is mapped anew or watches are set anew.
@@ -18,8 +18,8 @@ use oche_types::event::{Event, Place, WatchHow};
 use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 
 use crate::granule::alias::Mapping;
-use crate::granule::book::Record;
-use crate::granule::{BATCH, Placement};
+use crate::granule::state::GranuleState;
+use crate::granule::{BATCH, GranuleMapper};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
@@ -98,7 +98,7 @@ pub struct Watched {
     pub how: WatchHow,
 }
 
-impl Placement {
+impl GranuleMapper {
     /// Watches `ranges`, at most [`MAX_WATCHES`], instead of what was watched.
     pub(crate) fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.watches.ranges.clear();
@@ -132,12 +132,12 @@ impl Placement {
                 self.watches.pass = Some(pass);
                 break;
             }
-            let Some((granule, record, pages)) = self.next_watched(&pass) else {
+            let Some((granule, state, pages)) = self.next_watched(&pass) else {
                 left -= 1;
                 self.watches.pass = pass.skip(self.watches.ranges.len());
                 continue;
             };
-            for (slot, mapped) in record.slots.iter().enumerate() {
+            for (slot, mapped) in state.slots.iter().enumerate() {
                 let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else { continue };
                 left = left.saturating_sub(1 + self.mappings(mapped.page).count());
                 self.watch_again(mapped.page);
@@ -156,14 +156,14 @@ impl Placement {
 
     /// The next granule of `pass` in its domain and watch of which something is mapped, and the
     /// pages that are watched.
-    fn next_watched(&self, pass: &Pass) -> Option<(Granule, Record, RangeInclusive<IovaPage>)> {
+    fn next_watched(&self, pass: &Pass) -> Option<(Granule, GranuleState, RangeInclusive<IovaPage>)> {
         let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
         let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
         let (first, last) = (page(range.first), page(range.last));
         let placed = self.domain(DomainId(pass.domains.start as u16))?;
         let from = pass.next.unwrap_or(first.granule());
-        let (granule, record) = self.book.find(&placed.index, from..=last.granule())?;
-        Some((granule, record, first..=last))
+        let (granule, state) = self.granule_map.find(&placed.directory, from..=last.granule())?;
+        Some((granule, state, first..=last))
     }
 
     /// Takes `page` out of the CPUs' reach if it needs a stricter trap than it has, so that
@@ -182,15 +182,15 @@ impl Placement {
 
     /// A watch of `page` that was given up is tried once more.
     pub(super) fn watch_again(&mut self, page: Gfn) {
-        if let Some(record) = self.mover.get_mut(page) {
-            record.is_unwatchable = false;
+        if let Some(state) = self.mover.get_mut(page) {
+            state.is_unwatchable = false;
         }
     }
 
     /// Whether CPUs' accesses to `page` are told.
     pub(super) fn is_watched(&self, page: Gfn) -> bool {
         self.watches.are_set()
-            && self.mover.get(page).is_some_and(|record| !record.is_unwatchable)
+            && self.mover.get(page).is_some_and(|state| !state.is_unwatchable)
             && self.mappings(page).any(|mapping| self.watched_at(mapping, 0, PAGE_BYTES).is_some())
     }
 
@@ -236,6 +236,6 @@ impl Placement {
             let how = WatchHow::GivenUp;
             host.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
         }
-        self.mover.record_mut(page).is_unwatchable = true;
+        self.mover.state_mut(page).is_unwatchable = true;
     }
 }

@@ -1,4 +1,4 @@
-//! The tracker's tables as records: taken and given back, found by page, listed while open.
+//! The tracker's tables as records: taken and given back, found by page, listed while unsync.
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, IovaPage};
@@ -7,11 +7,11 @@ use oche_types::event::{Event, Refusal};
 
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
-use crate::tracker::{Batch, Kind, Table, Tracked, Tracker, Unwatched};
+use crate::tracker::{Batch, Kind, RejectedTable, Table, Tracked, Tracker};
 
 impl Tracker {
-    /// Begins to watch the table in `page`, open and as if it had been empty. [`NONE`] if it cannot be.
-    pub(super) fn watch(
+    /// Begins to track the table in `page`, unsync and as if it had been empty. [`NONE`] if it cannot be.
+    pub(super) fn track(
         &mut self,
         host: &mut impl Host,
         mover: &mut Mover,
@@ -25,45 +25,45 @@ impl Tracker {
             Kind::Leaf(number) => IovaPage((number * ENTRIES) as u32),
         };
         if !mover.is_ram(page) {
-            batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TableNotGuestMemory });
+            batch.rejected.push(RejectedTable { iova, page, reason: Refusal::TableNotGuestMemory });
             return NONE;
         }
-        // A page that is closed for another table must let the guest write this one.
-        self.open(host, mover, page);
+        // A page that is write-protected for another table must let the guest write this one.
+        self.mark_unsync(host, mover, page);
         let index = self.free;
         let Some(table) = self.at_mut(index) else {
-            batch.unwatched.push(Unwatched { iova, page, reason: Refusal::TooManyTables });
+            batch.rejected.push(RejectedTable { iova, page, reason: Refusal::TooManyTables });
             return NONE;
         };
-        let next = core::mem::replace(&mut mover.record_mut(page).table, index);
+        let next = core::mem::replace(&mut mover.state_mut(page).table, index);
         let free = core::mem::replace(&mut table.next_in_page, next);
         table.page = page;
         table.domain = domain;
         table.kind = kind;
-        table.quiet = 0;
+        table.idle_syncs = 0;
         table.copy.fill(0);
         table.previous_in_page = NONE;
         self.free = free;
         if let Some(table) = self.at_mut(next) {
             table.previous_in_page = index;
         }
-        self.link_open(index);
-        host.event(Event::Table { page, is_open: true });
+        self.link_unsync(index);
+        host.event(Event::Table { page, is_unsync: true });
         index
     }
 
-    /// Ceases to watch a table, if `at` is one; the last one in a page lets CPUs' stores through again.
-    pub(super) fn unwatch(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32) {
+    /// Ceases to track a table, if `at` is one; the last one in a page lets CPUs' stores through again.
+    pub(super) fn untrack(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32) {
         let Some(table) = self.at(at) else { return };
         let page = table.page;
-        self.open(host, mover, page);
-        self.unlink_open(at);
+        self.mark_unsync(host, mover, page);
+        self.unlink_unsync(at);
         let table = self.table(at);
         let (previous, next) = (table.previous_in_page, table.next_in_page);
         match self.at_mut(previous) {
             Some(table) => table.next_in_page = next,
             None => {
-                mover.record_mut(page).table = next;
+                mover.state_mut(page).table = next;
             }
         }
         if let Some(table) = self.at_mut(next) {
@@ -71,7 +71,7 @@ impl Tracker {
         }
         let free = core::mem::replace(&mut self.free, at);
         self.table_mut(at).next_in_page = free;
-        host.event(Event::Table { page, is_open: true });
+        host.event(Event::Table { page, is_unsync: true });
     }
 
     /// The table with index `at`; `None` for [`NONE`].
@@ -97,13 +97,13 @@ impl Tracker {
     /// The tables of `domain`.
     pub(super) fn tracked(&self, domain: DomainId) -> &Tracked {
         let tracked = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
-        tracked.must("the tables of an open domain are watched")
+        tracked.must("the tables of an open domain are tracked")
     }
 
     /// As [`Self::tracked`], to change.
     pub(super) fn tracked_mut(&mut self, domain: DomainId) -> &mut Tracked {
         let tracked = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        tracked.must("the tables of an open domain are watched")
+        tracked.must("the tables of an open domain are tracked")
     }
 
     pub(super) fn leaf(&self, domain: DomainId, number: usize) -> u32 {
@@ -124,40 +124,40 @@ impl Tracker {
         *self.table_mut(at).copy.get_mut(index).must("a table has 512 entries") = entry;
     }
 
-    pub(super) fn link_open(&mut self, at: u32) {
-        let Some(domain) = self.at(at).filter(|table| !table.is_open).map(|table| table.domain) else {
+    pub(super) fn link_unsync(&mut self, at: u32) {
+        let Some(domain) = self.at(at).filter(|table| !table.is_unsync).map(|table| table.domain) else {
             return;
         };
         let tracked = self.tracked_mut(domain);
-        let last = core::mem::replace(&mut tracked.last_open, at);
+        let last = core::mem::replace(&mut tracked.last_unsync, at);
         match self.at_mut(last) {
-            Some(table) => table.next_open = at,
+            Some(table) => table.next_unsync = at,
             None => {
-                self.tracked_mut(domain).first_open = at;
+                self.tracked_mut(domain).first_unsync = at;
             }
         }
         let table = self.table_mut(at);
-        table.is_open = true;
-        table.previous_open = last;
-        table.next_open = NONE;
+        table.is_unsync = true;
+        table.previous_unsync = last;
+        table.next_unsync = NONE;
     }
 
-    pub(super) fn unlink_open(&mut self, at: u32) {
-        let Some(table) = self.at_mut(at).filter(|table| table.is_open) else { return };
-        table.is_open = false;
-        let (domain, previous, next) = (table.domain, table.previous_open, table.next_open);
+    pub(super) fn unlink_unsync(&mut self, at: u32) {
+        let Some(table) = self.at_mut(at).filter(|table| table.is_unsync) else { return };
+        table.is_unsync = false;
+        let (domain, previous, next) = (table.domain, table.previous_unsync, table.next_unsync);
         if let Some(table) = self.at_mut(previous) {
-            table.next_open = next;
+            table.next_unsync = next;
         }
         if let Some(table) = self.at_mut(next) {
-            table.previous_open = previous;
+            table.previous_unsync = previous;
         }
         let tracked = self.tracked_mut(domain);
-        if tracked.first_open == at {
-            tracked.first_open = next;
+        if tracked.first_unsync == at {
+            tracked.first_unsync = next;
         }
-        if tracked.last_open == at {
-            tracked.last_open = previous;
+        if tracked.last_unsync == at {
+            tracked.last_unsync = previous;
         }
         if tracked.cursor.is_some_and(|(table, _)| table == at) {
             tracked.cursor = Some((next, 0));

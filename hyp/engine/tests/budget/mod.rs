@@ -194,7 +194,7 @@ fn one_table_everywhere(bench: &mut Bench) {
 
 /// As many tables as can be watched, each full of entries that are not zero and not valid since the
 /// last flush.
-fn fill_watched_tables(bench: &mut Bench) {
+fn fill_tracked_tables(bench: &mut Bench) {
     bench.map(8, &[30]);
     bench.unmap(8, 1);
     one_table_everywhere(bench);
@@ -220,7 +220,7 @@ fn c6_tables_that_are_compared_count_as_work() {
 #[test]
 fn c6_entries_that_map_nothing_count_as_work() {
     let mut bench = Bench::new(32);
-    fill_watched_tables(&mut bench);
+    fill_tracked_tables(&mut bench);
     let slice_pages = 64;
     let (_, slots) = flush_in_slices(&mut bench, slice_pages);
 
@@ -230,7 +230,7 @@ fn c6_entries_that_map_nothing_count_as_work() {
 }
 
 #[test]
-fn c6_tables_that_begin_and_end_to_be_watched_count_as_work() {
+fn c6_tracking_and_untracking_tables_counts_as_work() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.unmap(8, 1);
@@ -247,11 +247,11 @@ fn c6_tables_that_begin_and_end_to_be_watched_count_as_work() {
     };
     let watched = opened(&mut bench);
     (0..512).for_each(|index| bench.machine.set_first_level_entry(index, 0));
-    let unwatched = opened(&mut bench);
+    let untracked = opened(&mut bench);
 
     // One at least is a page of work each; the last may exceed the slice.
     assert!(watched <= slice_pages + 1, "{watched} tables begin to be watched in one trap");
-    assert!(unwatched <= slice_pages + 1, "{unwatched} tables end to be watched in one trap");
+    assert!(untracked <= slice_pages + 1, "{untracked} tables end to be watched in one trap");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn c6_domains_that_are_searched_for_empty_tables_count_as_work() {
         bench.write(dart, TCR + 4 * stream, 1 << 7);
         bench.flush(dart, stream as usize);
     }
-    fill_watched_tables(&mut bench);
+    fill_tracked_tables(&mut bench);
     let slice_pages = 512;
     let (_, slots) = flush_in_slices(&mut bench, slice_pages);
 

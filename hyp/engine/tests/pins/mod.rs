@@ -203,18 +203,18 @@ fn what_is_not_guest_memory_and_what_is_unpinned_too_often_does_nothing() {
 const LEAF_TABLE: u32 = FIRST_TABLE + 1;
 
 /// A bench whose tables have been quiet for so long that CPUs' stores to them trap.
-fn quiet() -> Bench {
+fn protected() -> Bench {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     (0..400).for_each(|_| bench.flush(0, 0));
-    let closed = |event: &Event| matches!(event, Event::Table { is_open: false, .. });
+    let closed = |event: &Event| matches!(event, Event::Table { is_unsync: false, .. });
     assert_eq!(bench.count(closed), 2, "both tables are write-protected");
     bench
 }
 
 #[test]
-fn c1_an_entry_that_a_virtual_device_stores_into_a_quiet_table_counts() {
-    let mut bench = quiet();
+fn c1_an_entry_that_a_virtual_device_stores_into_a_write_protected_table_counts() {
+    let mut bench = protected();
     let entry = encode_leaf(page(31), Permission::READ_WRITE);
     bench.engine.store_trapped(&mut bench.machine, page(LEAF_TABLE), 9 * 8, 8, entry);
     bench.flush(0, 0);
@@ -222,8 +222,8 @@ fn c1_an_entry_that_a_virtual_device_stores_into_a_quiet_table_counts() {
 }
 
 #[test]
-fn c1_an_entry_that_a_bus_master_writes_into_a_quiet_table_counts() {
-    let mut bench = quiet();
+fn c1_an_entry_that_a_bus_master_writes_into_a_write_protected_table_counts() {
+    let mut bench = protected();
     bench.pin(LEAF_TABLE);
     bench.machine.master_maps(9, 31);
     bench.unpin(LEAF_TABLE);
@@ -232,7 +232,7 @@ fn c1_an_entry_that_a_bus_master_writes_into_a_quiet_table_counts() {
 }
 
 #[test]
-fn c1_a_table_that_a_bus_master_may_write_does_not_become_quiet() {
+fn c1_a_table_that_a_bus_master_may_write_stays_unsync() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.pin(LEAF_TABLE);

@@ -9,7 +9,7 @@ use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT};
 const LEAF: u32 = FIRST_TABLE + 1;
 
 #[test]
-fn c1_a_table_that_becomes_quiet_in_the_batch_that_maps_it_is_still_compared() {
+fn c1_a_table_that_is_write_protected_in_the_batch_that_maps_it_is_still_compared() {
     // The table is closed after about 128 quiet flushes, so one of these is the flush that also
     // maps it.
     for flushes in 118..140 {
@@ -34,7 +34,7 @@ fn c1_a_table_that_becomes_quiet_in_the_batch_that_maps_it_is_still_compared() {
 }
 
 #[test]
-fn c1_a_quiet_table_that_returns_while_it_is_drained_is_mapped_again() {
+fn c1_a_write_protected_table_that_returns_while_it_is_drained_is_mapped_again() {
     let mut bench = Bench::new(250);
     // More granules than a batch has.
     for index in 0..100 {

@@ -23,17 +23,17 @@ fn c3_a_page_that_devices_may_only_read_is_out_of_reach_of_a_neighbours_right_to
             let other = if first.write { Permission::READ_ONLY } else { Permission::READ_WRITE };
             map(&mut bench, 8, 30, first);
             map(&mut bench, 9, 31, other);
-            let (quiet, busy) = if first.write { (31, 30) } else { (30, 31) };
-            assert_eq!(bench.device_read(read_only, 0), Some(quiet as u8));
-            assert!(bench.is_home(quiet), "it is a copy that lies in the granule");
+            let (protected, busy) = if first.write { (31, 30) } else { (30, 31) };
+            assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
+            assert!(bench.is_home(protected), "it is a copy that lies in the granule");
             // The hardware lets the device write, and nobody ever sees it.
             assert!(bench.device_write(read_only, 5, 55));
             assert!(bench.device_write(written, 6, 66));
-            assert_eq!((bench.cpu_load(quiet, 5), bench.cpu_load(busy, 6)), (0, 66));
+            assert_eq!((bench.cpu_load(protected, 5), bench.cpu_load(busy, 6)), (0, 66));
             bench.unmap(written, 1);
-            assert_eq!(bench.device_read(read_only, 0), Some(quiet as u8));
+            assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
             bench.unmap(read_only, 1);
-            assert_eq!(bench.machine.home_byte(page(quiet), 5), 0);
+            assert_eq!(bench.machine.home_byte(page(protected), 5), 0);
             assert_eq!(bench.machine.home_byte(page(busy), 6), 66);
             assert!(bench.is_home(busy));
         }

@@ -43,7 +43,7 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
             is_write: flag,
             is_hidden: !flag,
         },
-        Event::Table { page: Gfn(value), is_open: flag },
+        Event::Table { page: Gfn(value), is_unsync: flag },
         Event::Attach { dart, stream, root: flag.then_some(Gfn(value)) },
         Event::InvalidateTimedOut { dart },
         Event::Filter { generation: value, is_whole: flag },

@@ -232,7 +232,7 @@ fn what_a_filter_leaves_out_takes_no_number_and_is_counted() {
     let filter = Filter::new(1 << Kind::Access.number(), Selection::ALL);
     for number in 0..6 {
         writer.record_if(&filter, &words, number, 0, &event(number));
-        writer.record_if(&filter, &words, number, 0, &Event::Table { page: Gfn(1), is_open: true });
+        writer.record_if(&filter, &words, number, 0, &Event::Table { page: Gfn(1), is_unsync: true });
     }
     let mut into = [Record::default(); RECORDS];
     let mut reader = RingReader::new(layout, 1).unwrap();

@@ -230,20 +230,20 @@ macro_rules! events {
             )
             counts(faults += 1, faults_hidden += u64::from(is_hidden))
 
-            /// A guest page began (`is_open`: writes to it are not trapped) or ceased to be watched
-            /// by comparison.
+            /// A guest page became unsync (writes to it are not trapped; it is compared at each sync) or
+            /// write-protected.
             Table = 13, "table" {
                 /// The guest page that holds a table.
                 page: Gfn = payload(0, 32),
                 /// Whether CPUs may write it without a trap.
-                is_open: bool = detail(0, 1),
+                is_unsync: bool = detail(0, 1),
             }
             reach()
             text(
                 hex("gpa", page.address(), 16),
-                word("state", if is_open { "open" } else { "watched" }),
+                word("state", if is_unsync { "unsync" } else { "write-protected" }),
             )
-            counts(table_opens += u64::from(is_open), table_closes += u64::from(!is_open))
+            counts(table_unsyncs += u64::from(is_unsync), table_write_protects += u64::from(!is_unsync))
 
             /// A stream began to translate through tables, or (no root) was blocked.
             Attach = 14, "attach" {

@@ -11,7 +11,7 @@ use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_m1::found::Power;
 use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP, Verdict};
-use oche_platform::mediation::{Cause, Mediation};
+use oche_platform::mediation::{Mediation, TrapContext};
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
 
@@ -73,7 +73,7 @@ impl Controller {
     pub(super) fn access<I: Iommu>(
         &self,
         mediation: &mut Mediation<I>,
-        cause: Cause,
+        context: TrapContext,
         (address, bytes): (u64, usize),
         write: Option<u64>,
     ) -> IoResult {
@@ -86,7 +86,7 @@ impl Controller {
             return Err(IoError::NoRegister);
         }
         let Some(value) = write else { return self.load(address, bytes) };
-        match self.before_store(mediation, cause, (address, bytes), value) {
+        match self.before_store(mediation, context, (address, bytes), value) {
             Ok(Verdict::Pass) => {}
             Ok(Verdict::Again) => return Err(IoError::Again),
             Err(refusal) => {
@@ -113,11 +113,11 @@ impl Controller {
     fn before_store<I: Iommu>(
         &self,
         mediation: &mut Mediation<I>,
-        cause: Cause,
+        context: TrapContext,
         (address, bytes): (u64, usize),
         value: u64,
     ) -> Result<Verdict, Refusal> {
-        mediation.for_master(cause, |mediation| {
+        mediation.for_master(context, |mediation| {
             let mut looked = Looked::new(mediation);
             let mut commands = self.commands.lock();
             let mut verdict = Verdict::Pass;

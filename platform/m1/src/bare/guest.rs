@@ -13,7 +13,7 @@ use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::{Darts, Mode};
 use oche_m1::found::{Found, mediated};
-use oche_platform::mediation::{Cause, Mediation};
+use oche_platform::mediation::{Mediation, TrapContext};
 use oche_platform::recorder::{Description, Device};
 use oche_trace::statistics::Exit;
 use oche_types::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
@@ -95,7 +95,7 @@ impl M1 {
     /// Answers an access to a DART, by the hardware or by a virtual one.
     fn access(
         &self,
-        cause: Cause,
+        context: TrapContext,
         (dart, offset): (DartId, u64),
         bytes: usize,
         write: Option<u64>,
@@ -104,22 +104,22 @@ impl M1 {
         let mode = mediation.iommu().mode(dart);
         let asks = mode == Mode::Direct && write.is_none() && offset == PARAMS1 && bytes == 4;
         if mode != Mode::Mediated && !(asks && mediation.iommu().take_over(dart)) {
-            return pass_through(&mut mediation, cause, (dart, offset), bytes, write);
+            return pass_through(&mut mediation, context, (dart, offset), bytes, write);
         }
         mediation.iommu().touch(dart);
         // Writes that can have pages mapped.
         let can_map = matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
         if let (true, Some(controller)) = (can_map, &self.controller) {
-            mediation.for_master(cause, |mediation| controller.collect(mediation));
+            mediation.for_master(context, |mediation| controller.collect(mediation));
         }
-        mediation.access_dart(cause, dart, offset, bytes, write)
+        mediation.access_dart(context, dart, offset, bytes, write)
     }
 }
 
 /// The guest speaks to the hardware itself; the trace hears it.
 fn pass_through(
     mediation: &mut Mediation<Darts<Registers>>,
-    cause: Cause,
+    context: TrapContext,
     (dart, offset): (DartId, u64),
     bytes: usize,
     write: Option<u64>,
@@ -137,7 +137,7 @@ fn pass_through(
         None => darts.read(dart, offset).map_err(|_| IoError::NoRegister)?,
     };
     let is_write = write.is_some();
-    mediation.pass_through(cause, &Event::Register { dart, offset: offset as u16, is_write, value });
+    mediation.pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
     Ok(u64::from(value))
 }
 
@@ -146,17 +146,17 @@ impl Platform for M1 {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return guard::on_fault(&self.mediation, fault, frame);
         }
-        let cause = Cause::of(frame);
+        let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
             if let Some(place) = self.dart_at(address) {
-                return self.access(cause, place, bytes, write);
+                return self.access(context, place, bytes, write);
             }
             let mut mediation = self.mediation.lock();
             if WINDOW.contains(address) {
-                return mediation.access_port(cause, address - WINDOW.start, bytes, write);
+                return mediation.access_port(context, address - WINDOW.start, bytes, write);
             }
             let controller = self.controller.as_ref().ok_or(IoError::NoRegister)?;
-            controller.access(&mut mediation, cause, (address, bytes), write)
+            controller.access(&mut mediation, context, (address, bytes), write)
         })
     }
 

@@ -136,7 +136,7 @@ mod tests {
             access(1, 9, 20),
             data(0, 6, [0x1122_3344, 0]),
             data(1, 10, [1, 2]),
-            record(2, 0, &Event::Table { page: Gfn(1), is_open: true }),
+            record(2, 0, &Event::Table { page: Gfn(1), is_unsync: true }),
             data(1, 11, [0xdd_ccbb_aaff, 0]),
         ];
         let watch = Some(Kind::Watch);

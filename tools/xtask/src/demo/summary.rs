@@ -109,7 +109,7 @@ impl Summary {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         // Each table that opens was stored to while its page was closed. Accesses to trapped pages are left out: they come
         // with what a CPU does, not with what a driver asks of its DART.
-        let traps = of("exits_dart_register") + of("table_opens");
+        let traps = of("exits_dart_register") + of("table_unsyncs");
         self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
         self.placed = Placed {
             direct: of("bytes_direct"),
@@ -265,8 +265,8 @@ mod tests {
             ("flushes", 4),
             ("exits_dart_register", 12),
             ("exits_dart_register[0]", 12),
-            ("exits_watched_page", 9),
-            ("table_opens", 2),
+            ("exits_trapped_page", 9),
+            ("table_unsyncs", 2),
             ("trapped_accesses", 7),
             ("bytes_direct", 3 << 20),
             ("bytes_composed", 1 << 20),

@@ -118,7 +118,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "strict-copy-not-private",
         file: ADDITION,
-        text: "let is_private = self.needs_private(&record, &wanted);",
+        text: "let is_private = self.needs_private(&state, &wanted);",
         replacement: "let is_private = false;",
         breaks: "with strict isolation a device writes a page that it may only read",
     },
@@ -182,28 +182,28 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a device reads for ever what a page held before another device wrote it",
     },
     Mutant {
-        name: "quiet-table-of-a-bus-master",
+        name: "write-protected-table-of-a-bus-master",
         file: TRACKER,
         text: "            || mover.is_pinned(page)
 ",
         replacement: "",
-        breaks: "an entry that a bus master writes into a quiet table goes unseen",
+        breaks: "an entry that a bus master writes into a write-protected table goes unseen",
     },
     Mutant {
-        name: "table-closed-in-the-batch-that-maps-it",
+        name: "table-write-protected-in-the-batch-that-maps-it",
         file: TRACKER,
         text: "            || batch.maps(page)
 ",
         replacement: "",
-        breaks: "an entry that a device writes into a quiet table goes unseen",
+        breaks: "an entry that a device writes into a write-protected table goes unseen",
     },
     Mutant {
-        name: "own-stores-into-a-quiet-table",
+        name: "own-stores-into-a-write-protected-table",
         file: ENGINE,
-        text: "        self.tracker.open(host, &mut self.placement.mover, page);
-        self.placement.store(",
-        replacement: "        self.placement.store(",
-        breaks: "an entry that a virtual device stores into a quiet table goes unseen",
+        text: "        self.tracker.mark_unsync(host, &mut self.mapper.mover, page);
+        self.mapper.store(",
+        replacement: "        self.mapper.store(",
+        breaks: "an entry that a virtual device stores into a write-protected table goes unseen",
     },
     Mutant {
         name: "slice-without-an-end",
@@ -244,7 +244,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "told-of-a-stream-that-left",
         file: ENGINE,
-        text: "            entry.cause = other;",
+        text: "            entry.requester = other;",
         replacement: "            let _ = other;",
         breaks: "the trace lays what happens in a space to a stream that has other tables by now",
     },
@@ -266,8 +266,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "live-move-shown-before-its-bytes",
         file: REMOVAL,
-        text: "if departures.iter().any(|departure| departure.split.is_some()) {",
-        replacement: "if departures.len() > 1000 {",
+        text: "if ops.iter().any(|op| op.split.is_some()) {",
+        replacement: "if ops.len() > 1000 {",
         breaks: "a device reads what a frame held before",
     },
     Mutant {
@@ -287,24 +287,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "frame-given-back-too-early",
         file: REMOVAL,
-        text: "        if remainder(departure).is_vacant() {
+        text: "        if remainder(op).is_vacant() {
             self.pool",
-        replacement: "        if departure.is_leaving.contains(&true) {
+        replacement: "        if op.is_leaving.contains(&true) {
             self.pool",
         breaks: "a frame gets a second owner while the first has pages in it",
     },
     Mutant {
         name: "window-too-wide",
         file: PLACEMENT,
-        text: "host.leaf_entry(frame, record.permission(), Self::window(host, record))",
-        replacement: "host.leaf_entry(frame, record.permission(), crate::addr::SlotRun::ALL)",
+        text: "host.leaf_entry(frame, state.permission(), Self::window(host, state))",
+        replacement: "host.leaf_entry(frame, state.permission(), crate::addr::SlotRun::ALL)",
         breaks: "a device reaches pages beside those that are mapped",
     },
     Mutant {
         name: "permission-too-wide",
         file: PLACEMENT,
-        text: "host.leaf_entry(frame, record.permission(), Self::window(host, record))",
-        replacement: "host.leaf_entry(frame, crate::dart::entry::Permission::READ_WRITE, Self::window(host, record))",
+        text: "host.leaf_entry(frame, state.permission(), Self::window(host, state))",
+        replacement: "host.leaf_entry(frame, crate::dart::entry::Permission::READ_WRITE, Self::window(host, state))",
         breaks: "a device writes what it may only read",
     },
     Mutant {
@@ -406,13 +406,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "mappings of an alias are forgotten",
     },
     Mutant {
-        name: "closed-page-open",
+        name: "write-protected-page-writable",
         file: MOVER,
         text: "(CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
                 (CpuTrap::None, false)",
         replacement: "(CpuTrap::Writes, _) => CpuAccess::ReadOnly,
                 (CpuTrap::None, _)",
-        breaks: "a change of a watched table goes unseen",
+        breaks: "a change of a tracked table goes unseen",
     },
     Mutant {
         name: "moved-under-the-cpus",
@@ -434,8 +434,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "place-not-kept",
         file: MOVER,
-        text: "record.away = if to == page.home() { 0 } else { to.0 };",
-        replacement: "record.away = if to == page.home() { 0 } else { to.0 ^ 1 };",
+        text: "state.away = if to == page.home() { 0 } else { to.0 };",
+        replacement: "state.away = if to == page.home() { 0 } else { to.0 ^ 1 };",
         breaks: "CPUs find a page in its neighbour's slot",
     },
     Mutant {
@@ -461,10 +461,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "what a replaced table mapped stays mapped",
     },
     Mutant {
-        name: "drained-table-stays-closed",
+        name: "drained-table-stays-write-protected",
         file: TRACKER,
         text: "                if let Some(page) = self.at(leaf).map(|table| table.page) {
-                    self.open(host, mover, page);
+                    self.mark_unsync(host, mover, page);
                 }
 ",
         replacement: "",
@@ -473,17 +473,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "opened-table-not-compared",
         file: TRACKER,
-        text: "                if !is_open {
-                    self.link_open(at);
+        text: "                if !is_unsync {
+                    self.link_unsync(at);
                 }",
-        replacement: "                let _ = is_open;",
+        replacement: "                let _ = is_unsync;",
         breaks: "a table that was quiet for long is never looked at again",
     },
     Mutant {
-        name: "closed-table-that-a-device-may-write",
+        name: "write-protected-table-that-a-device-may-write",
         file: TRACKER,
-        text: "                if mover.is_closed(leaf.page) {
-                    self.open(host, mover, leaf.page);
+        text: "                if mover.is_write_protected(leaf.page) {
+                    self.mark_unsync(host, mover, leaf.page);
                 }",
         replacement: "                let _ = leaf;",
         breaks: "a device changes a table and nobody looks",

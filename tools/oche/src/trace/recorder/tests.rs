@@ -10,7 +10,7 @@ use oche_types::addr::Gfn;
 use oche_types::event::Event;
 
 fn table(number: u64) -> Event {
-    Event::Table { page: Gfn(number as u32), is_open: false }
+    Event::Table { page: Gfn(number as u32), is_unsync: false }
 }
 
 fn numbers(trace: &TraceFile) -> Vec<u32> {
@@ -37,7 +37,7 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
             std::thread::sleep(Duration::from_millis(60));
         }
     }
-    publish_statistics(&hypervisor, &Statistics { table_closes: 3000, ..Statistics::default() });
+    publish_statistics(&hypervisor, &Statistics { table_write_protects: 3000, ..Statistics::default() });
     recorder.mark("all written");
     let recording = recorder.finish().unwrap();
     assert_eq!((recording.sessions, recording.records, recording.lost), (1, 3000, 0));
@@ -57,7 +57,7 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
     let end = session.end.as_ref().expect("it ended well");
     assert_eq!(end.cpus, [(1500, 0), (1500, 0)]);
     let summary = &summarize(&trace)[0];
-    assert!(summary.counters.contains(&("table_closes".into(), 3000)), "{:?}", summary.counters);
+    assert!(summary.counters.contains(&("table_write_protects".into(), 3000)), "{:?}", summary.counters);
     assert_eq!((summary.events, summary.kinds["table"], summary.duration_ns), (3000, 3000, 2999));
     assert!(summary.first_unix_ns.is_some_and(|first| first >= trace.begun_unix_nanoseconds));
 }

@@ -107,7 +107,7 @@ local FIELDS = {
     },
     table = {
         page = { word = "payload", low = 0, bits = 32 },
-        is_open = { word = "detail", low = 0, bits = 1 },
+        is_unsync = { word = "detail", low = 0, bits = 1 },
     },
     attach = {
         is_there = { word = "detail", low = 0, bits = 1 },
@@ -198,7 +198,7 @@ local fields = {
     fault_code = ProtoField.uint16("oche.fault.code", "Code", base.HEX),
     fault_meaning = ProtoField.string("oche.fault.meaning", "Meaning"),
     fault_hidden = ProtoField.bool("oche.fault.hidden", "Hidden from the guest"),
-    open = ProtoField.bool("oche.table.open", "Open"),
+    unsync = ProtoField.bool("oche.table.unsync", "Unsync"),
     attached = ProtoField.bool("oche.attached", "Attached"),
     at_unmap = ProtoField.bool("oche.snapshot.at_unmap", "Taken at unmap"),
     payload = ProtoField.bytes("oche.payload", "Bytes of the buffer"),
@@ -398,8 +398,8 @@ end
 
 function describe.table(tree, read)
     tree:add(fields.gpa, read.range("page"), read.page("page"))
-    tree:add(fields.open, read.range("is_open"), read.flag("is_open"))
-    return read.flag("is_open") and "table is compared at each sync" or "table's writes trap"
+    tree:add(fields.unsync, read.range("is_unsync"), read.flag("is_unsync"))
+    return read.flag("is_unsync") and "table is compared at each sync" or "table's writes trap"
 end
 
 function describe.attach(tree, read)

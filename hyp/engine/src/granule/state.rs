@@ -1,0 +1,216 @@
+//! The granule map: what Oche made of each, independent of what the guest's tables say by now.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::ops::RangeInclusive;
+
+use oche_types::Invariant;
+use oche_types::addr::{Frame, Gfn, Granule, SLOTS};
+use oche_types::dart::entry::{Leaf, Permission};
+
+use crate::heap::bytes_of;
+
+/// Granules of one leaf table of the guest: 2 MiB of IOVA space.
+const GRANULES: usize = 128;
+/// Blocks of a domain: 32-bit IOVAs.
+const BLOCKS: usize = 2048;
+/// No block.
+const NO_BLOCK: u32 = u32::MAX;
+
+/// How a granule is backed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Not at all: devices fault.
+    Empty,
+    /// By the frame that its four pages are, at home.
+    Direct(Frame),
+    /// By a frame of the pool.
+    Composed(Frame),
+}
+
+/// A mapped slot of a granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Slot {
+    /// The guest page.
+    pub(crate) page: Gfn,
+    /// What the guest allowed.
+    pub(crate) permission: Permission,
+    /// Whether the slot is a further copy of a page that CPUs reach elsewhere.
+    pub(crate) is_replica: bool,
+    /// Whether the slot holds the page's bytes yet; a replica planned in a batch under way does not.
+    pub(crate) is_filled: bool,
+}
+
+impl Slot {
+    /// What the guest asked for.
+    pub(crate) fn leaf(self) -> Leaf {
+        Leaf { page: self.page, permission: self.permission, whole_page: true }
+    }
+}
+
+/// One granule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GranuleState {
+    pub(crate) form: Form,
+    pub(crate) slots: [Option<Slot>; SLOTS],
+}
+
+impl GranuleState {
+    /// A granule of which nothing is mapped.
+    pub(crate) const EMPTY: Self = Self { form: Form::Empty, slots: [None; SLOTS] };
+
+    /// What any slot allows.
+    pub(crate) fn permission(&self) -> Permission {
+        self.slots.iter().flatten().fold(Permission::default(), |all, slot| all.union(slot.permission))
+    }
+
+    /// What is mapped in slot `index`, which is mapped.
+    pub(crate) fn mapped_mut(&mut self, index: usize) -> &mut Slot {
+        self.slots.get_mut(index).and_then(Option::as_mut).must("the slot is mapped")
+    }
+
+    /// Whether no slot is mapped.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.slots.iter().all(Option::is_none)
+    }
+}
+
+/// All granules that are not empty, of all domains, in blocks of a fixed number.
+#[derive(Debug)]
+pub(crate) struct GranuleMap {
+    blocks: Vec<Block>,
+    free: Vec<u32>,
+}
+
+#[derive(Clone, Debug)]
+struct Block {
+    states: [GranuleState; GRANULES],
+    used: u8,
+}
+
+/// The blocks of one domain.
+#[derive(Debug)]
+pub(crate) struct Directory(Box<[u32; BLOCKS]>);
+
+impl Directory {
+    /// No block yet.
+    pub(crate) fn new() -> Self {
+        Self(Box::new([NO_BLOCK; BLOCKS]))
+    }
+
+    /// Bytes of heap that an index takes.
+    pub(crate) const BYTES: usize = bytes_of::<[u32; BLOCKS]>(1);
+
+    /// Whether there is no block.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|block| *block == NO_BLOCK)
+    }
+}
+
+impl GranuleMap {
+    /// Room for `blocks` times 2 MiB of IOVA space in which something is mapped.
+    pub(crate) fn new(blocks: usize) -> Self {
+        let blocks = blocks.min(NO_BLOCK as usize);
+        let empty = Block { states: [GranuleState::EMPTY; GRANULES], used: 0 };
+        Self { blocks: alloc::vec![empty; blocks], free: (0..blocks as u32).rev().collect() }
+    }
+
+    /// Bytes of heap that [`Self::new`] takes.
+    pub(crate) const fn bytes(blocks: usize) -> usize {
+        bytes_of::<Block>(blocks) + bytes_of::<u32>(blocks)
+    }
+
+    /// Block `number` of a domain, if anything is written there.
+    fn block(&self, directory: &Directory, number: usize) -> Option<&Block> {
+        let number = *directory.0.get(number).must("an IOVA has 32 bits");
+        (number != NO_BLOCK)
+            .then(|| self.blocks.get(number as usize).must("a block's number is the granule map's"))
+    }
+
+    /// What is written of `granule`.
+    pub(crate) fn get(&self, directory: &Directory, granule: Granule) -> GranuleState {
+        let (number, state) = position(granule);
+        match self.block(directory, number) {
+            Some(block) => *block.states.get(state).must("a granule has a place in its block"),
+            None => GranuleState::EMPTY,
+        }
+    }
+
+    /// The first of `granules` of which something is mapped, with its state. Where there is no block nothing is looked at.
+    pub(crate) fn find(
+        &self,
+        directory: &Directory,
+        granules: RangeInclusive<Granule>,
+    ) -> Option<(Granule, GranuleState)> {
+        let mut next = *granules.start();
+        while next <= *granules.end() {
+            let (number, first) = position(next);
+            let block = self.block(directory, number);
+            let states = block.and_then(|block| block.states.get(first..)).unwrap_or_default();
+            if let Some((found, state)) = (next.0..).zip(states).find(|(_, state)| !state.is_vacant()) {
+                return granules.contains(&Granule(found)).then_some((Granule(found), *state));
+            }
+            next = Granule(((number + 1) * GRANULES) as u32);
+        }
+        None
+    }
+
+    /// Makes sure that [`Self::set`] can write of `granule`. False: there is no block left.
+    #[must_use]
+    pub(crate) fn prepare(&mut self, directory: &mut Directory, granule: Granule) -> bool {
+        let (block, _) = position(granule);
+        let number = directory.0.get_mut(block).must("an IOVA has 32 bits");
+        if *number == NO_BLOCK {
+            let Some(free) = self.free.pop() else { return false };
+            *number = free;
+        }
+        true
+    }
+
+    /// Writes `new` of a `granule` that was prepared. A block goes back when its last state is emptied.
+    pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: GranuleState) {
+        let (block, state) = position(granule);
+        let number = directory.0.get(block).must("an IOVA has 32 bits");
+        let block = self.blocks.get_mut(*number as usize).must("a granule is written only when prepared");
+        let old = block.states.get_mut(state).must("a granule has a place in its block");
+        let was_used = old.form != Form::Empty;
+        let is_used = new.form != Form::Empty;
+        *old = new;
+        block.used = block.used + u8::from(is_used) - u8::from(was_used);
+        self.release_unused(directory, granule);
+    }
+
+    /// Gives back the block of `granule` if nothing is written in it.
+    pub(crate) fn release_unused(&mut self, directory: &mut Directory, granule: Granule) {
+        let (block, _) = position(granule);
+        let number = directory.0.get_mut(block).must("an IOVA has 32 bits");
+        if self.blocks.get(*number as usize).is_some_and(|block| block.used == 0) {
+            self.free.push(*number);
+            *number = NO_BLOCK;
+        }
+    }
+}
+
+fn position(granule: Granule) -> (usize, usize) {
+    let granule = granule.0 as usize;
+    (granule / GRANULES, granule % GRANULES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_goes_back_with_its_last_state() {
+        let mut granule_map = GranuleMap::new(1);
+        let (mut one, mut other) = (Directory::new(), Directory::new());
+        let state = GranuleState { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+        assert!(granule_map.prepare(&mut one, Granule(130)));
+        granule_map.set(&mut one, Granule(130), state);
+        assert!(!granule_map.prepare(&mut other, Granule(0)));
+        assert_eq!(granule_map.get(&one, Granule(130)), state);
+        assert_eq!(granule_map.get(&one, Granule(2)), GranuleState::EMPTY);
+        granule_map.set(&mut one, Granule(130), GranuleState::EMPTY);
+        assert!(granule_map.prepare(&mut other, Granule(0)));
+    }
+}

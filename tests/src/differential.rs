@@ -60,10 +60,10 @@ pub struct Counts {
     pub refusals: u64,
     /// Pages mapped directly.
     pub direct: u64,
-    /// Pages that moved into a composed frame.
-    pub composed: u64,
-    /// Replicas of pages mapped elsewhere.
-    pub replicas: u64,
+    /// Pages that moved into a frame of the pool.
+    pub migrated: u64,
+    /// Bounce pages of pages mapped elsewhere.
+    pub bounce_pages: u64,
     /// Granules that moved while in use.
     pub live_moves: u64,
     /// Permissions of mapped pages that changed.
@@ -99,8 +99,8 @@ impl Counts {
         self.overlapped += other.overlapped;
         self.refusals += other.refusals;
         self.direct += other.direct;
-        self.composed += other.composed;
-        self.replicas += other.replicas;
+        self.migrated += other.migrated;
+        self.bounce_pages += other.bounce_pages;
         self.live_moves += other.live_moves;
         self.permissions += other.permissions;
         self.spread_pages += other.spread_pages;

@@ -28,7 +28,7 @@ use crate::tracker::{Batch, Tracker};
 use crate::vdart::AccessError;
 use crate::vdart::{Command, VirtualDart};
 
-/// What it costs to bring a page home and give it a base.
+/// What it costs to bring a page home and give it a twin.
 const PIN_BYTES: usize = 6 * PAGE_BYTES;
 /// What it costs to mark the tables of a domain that ends, as many as it can have.
 const END_BYTES: usize = 129 * FRAME_BYTES;
@@ -44,7 +44,7 @@ pub struct Configuration<'a> {
     pub ram: &'a [Range<Gfn>],
     /// Guest-physical ranges of devices that may be the target of DMA.
     pub devices: &'a [Range<Gfn>],
-    /// Memory that is the engine's alone, for composed frames and shadow tables.
+    /// Memory that is the engine's alone, for migrated pages and shadow tables.
     pub pool: Range<Frame>,
     /// How the copies of a page that is mapped more than once are kept equal.
     pub coherence: Coherence,

@@ -1,9 +1,9 @@
 //! The granule mapper: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
 //!
 //! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
-//! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *composed*: a
+//! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *relocated*: a
 //! frame of the pool belongs to it and each page moves into its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
-//! *replica*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
+//! *bounce page*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
 //!
 //! Changes come in batches. In each, removals come first ([`removal`]), then additions ([`addition`]), each
 //! with one break-before-make of all the pages that it moves and at most one invalidation of the hardware.
@@ -48,7 +48,7 @@ pub(crate) const BATCH: usize = 64;
 const MAX_MOVING: usize = 2 * BATCH * SLOTS;
 /// Pages that a batch is about: those that come and those that go.
 const MAX_LISTED: usize = 2 * BATCH * SLOTS;
-/// Frames that one change can need: one for the granule, one for a leaf table, and pages for bases.
+/// Frames that one change can need: one for the granule, one for a leaf table, and pages for twins.
 const FRAMES_PER_CHANGE: usize = 4;
 /// What it costs to act on changes, however few: stores published, and an invalidation that the
 /// hardware confirms.
@@ -138,7 +138,7 @@ pub(crate) struct GranuleMapper {
     copies: Vec<addition::Copy>,
     /// Pages on their way home, for a master behind no DART.
     fetches: Vec<pin::Fetch>,
-    /// Direct granules that have to be composed before they can take what is newly wanted.
+    /// Direct granules that have to be relocated before they can take what is newly wanted.
     to_migrate: Vec<Change>,
     /// Those of them that could not be.
     migrate_failed: Vec<(Granule, Refusal)>,
@@ -382,7 +382,7 @@ impl GranuleMapper {
     /// The hardware entry that `state` asks for.
     fn entry(host: &impl Host, state: &GranuleState) -> u64 {
         match state.form {
-            Form::Direct(frame) | Form::Composed(frame) if !state.permission().is_none() => {
+            Form::Direct(frame) | Form::Relocated(frame) if !state.permission().is_none() => {
                 host.leaf_entry(frame, state.permission(), Self::window(host, state))
             }
             _ => 0,
@@ -415,7 +415,7 @@ impl GranuleMapper {
         granule: Granule,
         state: &GranuleState,
     ) {
-        let Form::Composed(frame) = state.form else { return };
+        let Form::Relocated(frame) = state.form else { return };
         for (slot, _) in state.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
             if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {
                 report_red_zone(host, requester.at(granule, slot), frame.page(slot), (offset, bytes));

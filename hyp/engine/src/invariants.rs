@@ -143,7 +143,7 @@ fn a_granule_without_a_block_that_is_written_stops_the_machine() {
 #[should_panic(expected = "invariant: the slot is mapped")]
 fn a_slot_that_is_not_mapped_and_changes_stops_the_machine() {
     let mut state = GranuleState::EMPTY;
-    state.mapped_mut(2).is_replica = true;
+    state.mapped_mut(2).is_bounce = true;
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(crate) struct PageState {
     /// IOVAs at which the page is mapped: see `granule::alias`.
     pub(crate) mappings: u32,
     /// The page of the pool that holds what all copies last agreed on, or zero.
-    pub(crate) base: u32,
+    pub(crate) twin: u32,
     /// The first tracked table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
     /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is not.
@@ -80,7 +80,7 @@ impl Mover {
         let state = PageState {
             away: 0,
             mappings: NONE,
-            base: 0,
+            twin: 0,
             table: NONE,
             followed: NONE,
             pins: 0,

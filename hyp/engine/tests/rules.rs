@@ -130,11 +130,11 @@ fn c2_a_split_direct_granule_loses_no_write_of_the_device() {
 }
 
 #[test]
-fn c2_an_alias_gets_a_replica_and_what_the_device_wrote_there_is_merged_at_unmap() {
+fn c2_an_alias_gets_a_bounce_page_and_what_the_device_wrote_there_is_merged_at_unmap() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.map(21, &[30]);
-    assert_eq!(bench.count(|event| matches!(event, Event::Map { placement: Placement::Replica, .. })), 1);
+    assert_eq!(bench.count(|event| matches!(event, Event::Map { placement: Placement::Bounce, .. })), 1);
     assert_eq!(bench.device_read(21, 0), Some(30));
     assert!(bench.device_write(21, 64, 6));
     assert!(bench.device_write(8, 65, 7));
@@ -146,7 +146,7 @@ fn c2_an_alias_gets_a_replica_and_what_the_device_wrote_there_is_merged_at_unmap
 }
 
 #[test]
-fn when_the_first_mapping_goes_the_replica_becomes_the_page() {
+fn when_the_first_mapping_goes_the_bounce_page_becomes_the_page() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.map(21, &[30]);
@@ -176,7 +176,7 @@ fn c4_mappings_of_one_page_that_all_go_at_once_leave_it_home() {
     bench.flush(0, 0);
     assert!(bench.is_home(30));
     assert_eq!(bench.machine.home_byte(page(30), 64), 6);
-    // The shadow's leaf table stays; the page of bases may.
+    // The shadow's leaf table stays; the page of twins may.
     assert!(bench.engine.free_frames() + 2 >= free);
 }
 
@@ -234,7 +234,7 @@ fn a_whole_frame_of_a_device_is_direct() {
     let reached = bench.machine.walk(dart(0), stream(0), 0x9000).map(|(page, _)| page);
     assert_eq!(reached, Some(Gfn(0x101).home()));
     bench.unmap(8, 1);
-    assert_eq!(bench.machine.walk(dart(0), stream(0), 0x9000), None, "a rest of it cannot be composed");
+    assert_eq!(bench.machine.walk(dart(0), stream(0), 0x9000), None, "a rest of it cannot be relocated");
 }
 
 #[test]

@@ -209,7 +209,7 @@ mod tests {
     }
 
     fn map(at: Place, permission: Permission) -> Event {
-        Event::Map { at, page: Gfn(at.iova.0 + 1), permission, placement: Placement::Composed }
+        Event::Map { at, page: Gfn(at.iova.0 + 1), permission, placement: Placement::Migrated }
     }
 
     fn control() -> Control {

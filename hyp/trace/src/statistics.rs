@@ -49,10 +49,10 @@ counters! {
         mapped_now,
         /// Bytes that were mapped directly, in all.
         bytes_direct,
-        /// Bytes that were mapped in composed frames, in all.
-        bytes_composed,
-        /// Bytes that were mapped as replicas, in all.
-        bytes_replica,
+        /// Bytes that were mapped in frames of the pool, in all.
+        bytes_migrated,
+        /// Bytes that were mapped as bounce pages, in all.
+        bytes_bounce,
         /// Mappings refused, in all.
         refused,
         /// Mappings refused since the pool was exhausted.
@@ -162,8 +162,8 @@ impl Statistics {
     fn bytes_of(&mut self, placement: Placement) -> &mut u64 {
         match placement {
             Placement::Direct => &mut self.bytes_direct,
-            Placement::Composed => &mut self.bytes_composed,
-            Placement::Replica => &mut self.bytes_replica,
+            Placement::Migrated => &mut self.bytes_migrated,
+            Placement::Bounce => &mut self.bytes_bounce,
         }
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let at = Place { dart, stream: StreamId::new(1).unwrap(), iova: IovaPage(7) };
         let permission = Permission::READ_WRITE;
         let mut counted = Statistics::default();
-        counted.count(&Event::Map { at, page: Gfn(9), permission, placement: Placement::Composed });
+        counted.count(&Event::Map { at, page: Gfn(9), permission, placement: Placement::Migrated });
         counted.count(&Event::Map { at, page: Gfn(8), permission, placement: Placement::Direct });
         counted.count(&Event::Moved { page: Gfn(9), to: Hfn(100) });
         counted.count(&Event::Unmap { at, page: Gfn(9) });
@@ -280,7 +280,7 @@ mod tests {
             mapped_now: 1,
             unmaps: 1,
             bytes_direct: 4096,
-            bytes_composed: 4096,
+            bytes_migrated: 4096,
             moved_pages: 1,
             home_moves: 1,
             refused: 1,

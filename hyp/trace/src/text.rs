@@ -277,12 +277,12 @@ mod tests {
             at: at(),
             page: Gfn(0x4_6781),
             permission: Permission::WRITE_ONLY,
-            placement: Placement::Composed,
+            placement: Placement::Migrated,
         };
         assert_eq!(
             line(&event, Some("0000:00:01.0")),
             "          oche-0     [002] .....    12.500000041: map: IOMMU: iova=0x00000000bff43000 - \
-             0x00000000bff44000 paddr=0x0000000046781000 size=4096 perm=-w placement=composed dart=1 stream=9 \
+             0x00000000bff44000 paddr=0x0000000046781000 size=4096 perm=-w placement=migrated dart=1 stream=9 \
              device=0000:00:01.0 pc=0xffff800008123450 seq=77"
         );
     }
@@ -323,7 +323,7 @@ mod tests {
             at: Place { iova: IovaPage(u32::MAX), ..at() },
             page: Gfn(u32::MAX),
             permission: Permission::READ_WRITE,
-            placement: Placement::Composed,
+            placement: Placement::Migrated,
         };
         let stamp = Stamp { time: u64::MAX, sequence: u32::MAX, cpu: 255, program_counter: u64::MAX };
         let text =

@@ -69,7 +69,7 @@ fn events() -> Vec<Event> {
         }
         for permission in [Permission::READ_ONLY, Permission::WRITE_ONLY, Permission::READ_WRITE] {
             events.push(Event::Permission { at, page, permission });
-            for placement in [Placement::Direct, Placement::Composed, Placement::Replica] {
+            for placement in [Placement::Direct, Placement::Migrated, Placement::Bounce] {
                 events.push(Event::Map { at, page, permission, placement });
             }
         }

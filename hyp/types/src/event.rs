@@ -148,10 +148,10 @@ numbered! {
     Placement {
         /// At home: the granule's four pages are one aligned frame.
         Direct = 0, "direct",
-        /// Moved into the slot of a composed frame; CPUs reach it there.
-        Composed = 1, "composed",
-        /// Copied into the slot of a composed frame, since the page is already mapped elsewhere.
-        Replica = 2, "replica",
+        /// Moved into the slot of a frame of the pool; CPUs reach it there.
+        Migrated = 1, "migrated",
+        /// Copied into the slot of a frame of the pool, since the page is already mapped elsewhere.
+        Bounce = 2, "bounce",
     }
 }
 

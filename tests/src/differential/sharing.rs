@@ -59,7 +59,7 @@ impl Sharing {
         for (&offset, written) in bytes.range_mut(offset as u16..(offset + length) as u16) {
             written.is_looked_at = true;
             if written.is_contested {
-                // Known from now on, to CPUs: where devices write no replica, the copies need not be equal.
+                // Known from now on, to CPUs: where devices write no bounce page, the copies need not be equal.
                 *written = Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
                 unknown.push(usize::from(offset));
             }

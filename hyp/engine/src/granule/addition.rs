@@ -17,7 +17,7 @@ use crate::pool::red_zone_damage;
 /// compares bytes can be seen to fail. Never built into an image that a person runs.
 const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 
-/// A page on its way into a slot of a composed frame.
+/// A page on its way into a slot of a frame of the pool.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Copy {
     at: Place,
@@ -26,7 +26,7 @@ pub(crate) struct Copy {
     kind: CopyKind,
 }
 
-/// A page that a slot of a composed frame is to hold.
+/// A page that a slot of a frame of the pool is to hold.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     leaf: Leaf,
@@ -38,12 +38,12 @@ struct Wanted {
 enum CopyKind {
     /// The page itself goes there.
     Move,
-    /// It becomes a replica.
-    Replica,
-    /// It goes home, and what stays in the slot is a replica: the granule is about to be written by devices.
+    /// It becomes a bounce page.
+    Bounce,
+    /// It goes home, and what stays in the slot is a bounce page: the granule is about to be written by devices.
     Retire,
-    /// It becomes a replica that a device may write, of a page that has no base yet: here is one.
-    WithBase(Hfn),
+    /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is one.
+    WithTwin(Hfn),
 }
 
 impl GranuleMapper {
@@ -71,7 +71,7 @@ impl GranuleMapper {
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
                 let before = self.state(domain, change.granule);
-                let reached = matches!(before.form, Form::Composed(_)).then(|| Self::window(host, &before));
+                let reached = matches!(before.form, Form::Relocated(_)).then(|| Self::window(host, &before));
                 self.plan(host, requester, domain, Change { wanted, ..*change }, &mut copies);
                 let is_reached = |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
@@ -90,7 +90,7 @@ impl GranuleMapper {
         let is_anything_moving = self.mover.broken(0).is_some();
         self.remap_pages(host);
         if !is_anything_moving && !copies.is_empty() {
-            // The bytes of replicas come before the entries that show them to devices.
+            // The bytes of bounce pages come before the entries that show them to devices.
             host.publish();
         }
         self.copies = copies;
@@ -168,7 +168,7 @@ impl GranuleMapper {
             let has_room = has_tables.and_then(|()| self.can_join(host, &state, leaf.permission));
             let placed = has_room.and_then(|()| {
                 let wanted = Wanted { leaf, is_private: is_private && !leaf.permission.write };
-                self.put_composed(host, domain, at, wanted, &mut state, copies)
+                self.put_relocated(host, domain, at, wanted, &mut state, copies)
             });
             match placed {
                 Ok(placement) => {
@@ -207,7 +207,7 @@ impl GranuleMapper {
         self.granule_map.release_unused(&mut placed.must("the domain is open").directory, granule);
     }
 
-    fn put_composed(
+    fn put_relocated(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,
@@ -221,18 +221,18 @@ impl GranuleMapper {
             return Err(self.non_ram_refusal(page));
         }
         let is_alias = is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
-        // A replica's page too: should the replica outlive the page's other mappings, the page moves there,
+        // A bounce page's page too: should the bounce page outlive the page's other mappings, the page moves there,
         // and then it is too late to refuse.
         self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match state.form {
-            Form::Composed(frame) => frame,
+            Form::Relocated(frame) => frame,
             // Its frame is the guest's.
             Form::Direct(_) => unreachable!("invariant: a direct granule takes no page into its frame"),
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
-        let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithBase(_));
-        let has_base = self.base(page).is_some() || copies.iter().any(is_planned);
-        let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_base)) {
+        let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
+        let has_twin = self.twin(page).is_some() || copies.iter().any(is_planned);
+        let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_twin)) {
             Ok(kind) => kind,
             Err(reason) => {
                 if state.form == Form::Empty {
@@ -241,17 +241,17 @@ impl GranuleMapper {
                 return Err(reason);
             }
         };
-        state.form = Form::Composed(frame);
-        put(state, at, Slot { page, permission, is_replica: is_alias, is_filled: !is_alias });
+        state.form = Form::Relocated(frame);
+        put(state, at, Slot { page, permission, is_bounce: is_alias, is_filled: !is_alias });
         // What CPUs store between the fill and the trap would reach one copy only.
         if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {
             self.mover.break_page(host, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
-        Ok(if is_alias { Placement::Replica } else { Placement::Composed })
+        Ok(if is_alias { Placement::Bounce } else { Placement::Migrated })
     }
 
-    /// Takes the page in a slot that devices only read out of it, and leaves a replica.
+    /// Takes the page in a slot that devices only read out of it, and leaves a bounce page.
     fn retire(
         &mut self,
         host: &mut impl Host,
@@ -261,7 +261,7 @@ impl GranuleMapper {
         copies: &mut Vec<Copy>,
     ) {
         let page = slot.page;
-        put(state, at, Slot { is_replica: true, is_filled: false, ..slot });
+        put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
         self.mover.break_page(host, page);
         copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
@@ -273,22 +273,22 @@ impl GranuleMapper {
         domain: DomainId,
         at: Place,
         leaf: Leaf,
-        (is_alias, has_base): (bool, bool),
+        (is_alias, has_twin): (bool, bool),
     ) -> Result<CopyKind, Refusal> {
         if !is_alias {
             self.link(domain, at, leaf.page, MAX_ALIASES)?;
             return Ok(CopyKind::Move);
         }
         let is_written = leaf.permission.write || self.mover.is_pinned(leaf.page);
-        if !is_written || has_base {
-            self.link(domain, at, leaf.page, if has_base { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
-            return Ok(CopyKind::Replica);
+        if !is_written || has_twin {
+            self.link(domain, at, leaf.page, if has_twin { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
+            return Ok(CopyKind::Bounce);
         }
-        let base = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
+        let twin = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
         match self.link(domain, at, leaf.page, MAX_WRITTEN_ALIASES) {
-            Ok(()) => Ok(CopyKind::WithBase(base)),
+            Ok(()) => Ok(CopyKind::WithTwin(twin)),
             Err(reason) => {
-                self.pool.give_page(host, base);
+                self.pool.give_page(host, twin);
                 Err(reason)
             }
         }
@@ -308,7 +308,7 @@ impl GranuleMapper {
         self.aliases.add(&mut state.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }
 
-    /// Fills a slot. Copies are carried out in the order in which they were planned, so a replica of a page
+    /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce page of a page
     /// that moves in the same batch is copied from where the page is by then.
     fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &Copy) {
         if copy.kind == CopyKind::Retire {
@@ -326,37 +326,37 @@ impl GranuleMapper {
                 self.mover.place(host, copy.page, copy.to);
                 return;
             }
-            CopyKind::WithBase(base) => self.begin_base(host, copy.page, base),
-            CopyKind::Replica | CopyKind::Retire => {}
+            CopyKind::WithTwin(twin) => self.create_twin(host, copy.page, twin),
+            CopyKind::Bounce | CopyKind::Retire => {}
         }
         self.equalize_once(host, copy.page);
-        // From the base, not from the page as it is by now: a byte that a CPU wrote since the merge must
+        // From the twin, not from the page as it is by now: a byte that a CPU wrote since the merge must
         // not look, in the next one, as if the device had written it here.
-        let from = self.base(copy.page).unwrap_or(self.mover.locate(copy.page));
+        let from = self.twin(copy.page).unwrap_or(self.mover.locate(copy.page));
         host.copy_page(from, copy.to);
         self.set_filled(domain, copy.at);
     }
 
     /// Makes the copies of `page` equal unless the batch under way has done so. What devices write after that is found
-    /// by the next that does: what is copied meanwhile comes from the base.
+    /// by the next that does: what is copied meanwhile comes from the twin.
     pub(super) fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
         if self.list(page) {
             self.equalize(host, page);
         }
     }
 
-    /// Makes all copies of `page` equal and `base` what they agree on.
-    pub(super) fn begin_base(&mut self, host: &mut impl Host, page: Gfn, base: Hfn) {
-        host.copy_page(self.mover.locate(page), base);
-        for (replica, _) in self.replicas(page) {
-            host.copy_page(base, replica);
+    /// Makes all copies of `page` equal and `twin` what they agree on.
+    pub(super) fn create_twin(&mut self, host: &mut impl Host, page: Gfn, twin: Hfn) {
+        host.copy_page(self.mover.locate(page), twin);
+        for (bounce, _) in self.bounce_pages(page) {
+            host.copy_page(twin, bounce);
         }
         let state = self.mover.state_mut(page);
-        invariant!(state.base == 0, "a page has one base: {page:?}");
-        state.base = base.0;
+        invariant!(state.twin == 0, "a page has one twin: {page:?}");
+        state.twin = twin.0;
     }
 
-    /// From now on the replica at `at` counts as a copy of its page.
+    /// From now on the bounce page at `at` counts as a copy of its page.
     fn set_filled(&mut self, domain: DomainId, at: Place) {
         let mut state = self.state(domain, at.iova.granule());
         state.mapped_mut(at.iova.slot()).is_filled = true;

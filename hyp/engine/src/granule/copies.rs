@@ -22,7 +22,7 @@ impl GranuleMapper {
         let state = self.state(mapping.domain, mapping.iova.granule());
         let slot = state.slots.get(mapping.iova.slot()).copied().flatten()?;
         match state.form {
-            Form::Direct(frame) | Form::Composed(frame) => {
+            Form::Direct(frame) | Form::Relocated(frame) => {
                 Some((slot, state.form, frame.page(mapping.iova.slot())))
             }
             Form::Empty => None,
@@ -34,11 +34,11 @@ impl GranuleMapper {
         self.aliases.iter(self.mover.get(page).map_or(crate::mover::NONE, |state| state.mappings))
     }
 
-    /// Replicas of `page`: where they lie and whether a device may write them.
-    pub(super) fn replicas(&self, page: Gfn) -> impl Iterator<Item = (Hfn, bool)> {
+    /// Bounce pages of `page`: where they lie and whether a device may write them.
+    pub(super) fn bounce_pages(&self, page: Gfn) -> impl Iterator<Item = (Hfn, bool)> {
         self.mappings(page)
             .filter_map(|mapping| self.linked_slot(mapping))
-            .filter(|(slot, _, _)| slot.is_replica && slot.is_filled)
+            .filter(|(slot, _, _)| slot.is_bounce && slot.is_filled)
             .map(|(slot, _, at)| (at, slot.permission.write))
     }
 
@@ -49,33 +49,33 @@ impl GranuleMapper {
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
     }
 
-    /// Makes all copies of `page` equal: see [`Self::merge_words`]. A page without a replica that a device
-    /// may write has no base, and devices change none of its copies but the one that CPUs see.
+    /// Makes all copies of `page` equal: see [`Self::propagate`]. A page without a bounce page that a device
+    /// may write has no twin, and devices change none of its copies but the one that CPUs see.
     pub(crate) fn merge_copies(&mut self, host: &mut impl Host, page: Gfn) {
-        self.merge_words(host, page, 0..PAGE_WORDS);
+        self.propagate(host, page, 0..PAGE_WORDS);
     }
 
     /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
-    /// itself, differs from the base and goes to all others and into the base.
+    /// itself, differs from the twin and goes to all others and into the twin.
     ///
     /// Devices (and CPUs, where nothing is trapped) may write meanwhile. Each byte that changed is
     /// read once and stored, without its neighbours, into every copy but the one that it was read
-    /// from: a write that comes later differs from the base, which holds what was read, and the
+    /// from: a write that comes later differs from the twin, which holds what was read, and the
     /// next merge finds it, even if it restores what stood there before. Where two wrote the same
     /// byte since the last merge, one of them wins.
     ///
     /// The work is bounded by the copies times the words, whatever differs.
-    pub(super) fn merge_words(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
-        let Some(base) = self.base(page) else { return };
+    pub(super) fn propagate(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
+        let Some(twin) = self.twin(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
-        copies.extend(self.replicas(page).map(|(at, is_writable)| Merging { at, is_writable, diff: 0 }));
+        copies.extend(self.bounce_pages(page).map(|(at, is_writable)| Merging { at, is_writable, diff: 0 }));
         copies.push(Merging { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
-        while let Some(first) = first_changed(host, base, &copies, start..words.end) {
+        while let Some(first) = first_changed(host, twin, &copies, start..words.end) {
             start = first;
             while start < words.end {
-                let merged = merge_word(host, base, &mut copies, start);
+                let merged = propagate_word(host, twin, &mut copies, start);
                 start += 1;
                 // What changed mostly lies together: the search begins anew behind it.
                 if merged == 0 {
@@ -94,39 +94,39 @@ impl GranuleMapper {
     }
 
     /// The page that holds what the copies of `page` last agreed on.
-    pub(super) fn base(&self, page: Gfn) -> Option<Hfn> {
-        self.mover.get(page).map(|state| state.base).filter(|base| *base != 0).map(Hfn)
+    pub(super) fn twin(&self, page: Gfn) -> Option<Hfn> {
+        self.mover.get(page).map(|state| state.twin).filter(|twin| *twin != 0).map(Hfn)
     }
 
-    /// Gives the base of `page` back once no device may write a replica of it.
-    pub(super) fn drop_unneeded_base(&mut self, host: &mut impl Host, page: Gfn) {
-        let Some(base) = self.base(page) else { return };
-        let is_written_unseen = self.mover.is_pinned(page) && self.replicas(page).next().is_some();
-        if is_written_unseen || self.replicas(page).any(|(_, is_writable)| is_writable) {
+    /// Gives the twin of `page` back once no device may write a bounce page of it.
+    pub(super) fn drop_unneeded_twin(&mut self, host: &mut impl Host, page: Gfn) {
+        let Some(twin) = self.twin(page) else { return };
+        let is_written_unseen = self.mover.is_pinned(page) && self.bounce_pages(page).next().is_some();
+        if is_written_unseen || self.bounce_pages(page).any(|(_, is_writable)| is_writable) {
             return;
         }
-        self.pool.give_page(host, base);
-        self.mover.state_mut(page).base = 0;
+        self.pool.give_page(host, twin);
+        self.mover.state_mut(page).twin = 0;
     }
 
-    /// After a mapping of `page` went that was no replica, its copies being equal if there is a base: makes a replica
+    /// After a mapping of `page` went that was no bounce page, its copies being equal if there is a twin: makes a bounce page
     /// the page itself unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it
     /// stays where it is.
     pub(super) fn promote(&mut self, host: &mut impl Host, page: Gfn) {
         let heir = self.heir(page).filter(|_| self.mover.can_move(page));
         let Some((mapping, heir, at)) = heir else { return };
         if !heir.permission.write {
-            // Without one, CPUs may have written the page since the replica was filled. With or without, a device
+            // Without one, CPUs may have written the page since the bounce page was filled. With or without, a device
             // that a neighbour's permission let write here did so for nobody to see.
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);
         let mut state = self.state(mapping.domain, mapping.iova.granule());
-        state.mapped_mut(mapping.iova.slot()).is_replica = false;
+        state.mapped_mut(mapping.iova.slot()).is_bounce = false;
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// The replica that `page` can become, if it has to become one: with its slot and where it lies.
+    /// The bounce page that `page` can become, if it has to become one: with its slot and where it lies.
     ///
     /// Where there is a choice it is one that a device may write: the fewer of those remain, the less has to be trapped.
     fn heir(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
@@ -137,8 +137,8 @@ impl GranuleMapper {
         for mapping in self.mappings(page) {
             let state = self.state(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
-                (slot, ..) if slot.is_replica && self.is_private(&state, &slot) => {}
-                (slot, _, at) if slot.is_replica => {
+                (slot, ..) if slot.is_bounce && self.is_private(&state, &slot) => {}
+                (slot, _, at) if slot.is_bounce => {
                     let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
                     if is_better && (heir.is_none() || slot.permission.write) {
                         heir = Some((mapping, slot, at));
@@ -161,11 +161,11 @@ pub(crate) struct Merging {
     diff: u64,
 }
 
-/// The first of `words` in which a copy differs from `base`.
-fn first_changed(host: &impl Host, base: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
+/// The first of `words` in which a copy differs from `twin`.
+fn first_changed(host: &impl Host, twin: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
     let mut first = None;
     for copy in copies.iter().filter(|copy| copy.is_writable) {
-        if let Some(word) = host.first_difference(base, copy.at, words.clone()) {
+        if let Some(word) = host.first_difference(twin, copy.at, words.clone()) {
             first = Some(word);
             words.end = word;
         }
@@ -173,10 +173,10 @@ fn first_changed(host: &impl Host, base: Hfn, copies: &[Merging], mut words: Ran
     first
 }
 
-/// Brings each byte of `word` in which a copy differs from `base` to the others and to `base`.
+/// Brings each byte of `word` in which a copy differs from `twin` to the others and to `twin`.
 /// Returns how many there were.
-fn merge_word(host: &mut impl Host, base: Hfn, copies: &mut [Merging], word: usize) -> u32 {
-    let old = host.load(base, word);
+fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [Merging], word: usize) -> u32 {
+    let old = host.load(twin, word);
     let (mut value, mut taken) = (old, 0);
     for copy in copies.iter_mut().filter(|copy| copy.is_writable) {
         let new = host.load(copy.at, word);
@@ -199,24 +199,24 @@ fn merge_word(host: &mut impl Host, base: Hfn, copies: &mut [Merging], word: usi
         };
         pieces.store(host, copy.at, word, value);
     }
-    host.store(base, word, value);
+    host.store(twin, word, value);
     taken.count_ones() / 8
 }
 
-/// Stores into `to` each byte in which `changed` differs from `base`, except, if `keeps_newer`, where `to`
+/// Stores into `to` each byte in which `changed` differs from `twin`, except, if `keeps_newer`, where `to`
 /// differs as well: a device's own, newer write stays. Returns how many bytes differed.
-pub(super) fn bring_forward(
+pub(super) fn apply_diff(
     memory: &mut impl Memory,
-    base: Hfn,
+    twin: Hfn,
     changed: Hfn,
     to: Hfn,
     keeps_newer: bool,
 ) -> usize {
     let mut bytes = 0;
     let mut start = 0;
-    while let Some(word) = memory.first_difference(base, changed, start..PAGE_WORDS) {
+    while let Some(word) = memory.first_difference(twin, changed, start..PAGE_WORDS) {
         start = word + 1;
-        let (new, old, there) = (memory.load(changed, word), memory.load(base, word), memory.load(to, word));
+        let (new, old, there) = (memory.load(changed, word), memory.load(twin, word), memory.load(to, word));
         let differing = differing_bytes(old, new);
         bytes += differing.count_ones() as usize / 8;
         let kept = if keeps_newer { differing_bytes(there, old) } else { 0 };

@@ -1,24 +1,24 @@
 //! Traps: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
 //!
-//! A page with replicas that devices only read is read-only for CPUs; one with a replica that a device may
+//! A page with bounce pages that devices only read is read-only for CPUs; one with a bounce page that a device may
 //! write is out of their reach. The access that traps comes here, under the engine's lock, and is
 //! carried out on all copies before the CPU goes on.
 //!
 //! Why this is exact, for CPUs and one device at a time on each byte:
 //! - *A CPU's load sees every write of a device that was in memory before.* It first brings what differs
-//!   from the base, in the words that it covers, from every copy that a device may write ([`merge_words`]).
-//!   While there is no such replica, devices write only the copy that CPUs read, and loads need no trap.
+//!   from the twin, in the words that it covers, from every copy that a device may write ([`propagate`]).
+//!   While there is no such bounce page, devices write only the copy that CPUs read, and loads need no trap.
 //! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and into the
-//!   base before the trap returns. The words under it were merged first, so a device's earlier write
-//!   in the same word is not lost, and one that comes later differs from the base.
-//! - *A device's write is never taken for an old value.* The base holds what all copies agreed on after
+//!   twin before the trap returns. The words under it were merged first, so a device's earlier write
+//!   in the same word is not lost, and one that comes later differs from the twin.
+//! - *A device's write is never taken for an old value.* The twin holds what all copies agreed on after
 //!   the last store by anybody that was noticed, so a device that writes what a CPU has overwritten differs.
-//! - *Nothing is stored between the fill of a replica and its trap:* the page is broken in stage 2 for that.
+//! - *Nothing is stored between the fill of a bounce page and its trap:* the page is broken in stage 2 for that.
 //!
 //! What no trap can see is one device's write that another device reads, or the same through another
 //! IOVA, with no access by a CPU and no invalidation between: the second may read what was there before.
 //!
-//! [`merge_words`]: GranuleMapper::merge_words
+//! [`propagate`]: GranuleMapper::propagate
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
@@ -32,7 +32,7 @@ use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
 impl GranuleMapper {
-    /// The trap that a page needs because of a replica with `permission`.
+    /// The trap that a page needs because of a bounce page with `permission`.
     pub(super) fn trap_for(&self, permission: Permission) -> CpuTrap {
         match (self.coherence, permission.write) {
             (Coherence::Api, _) => CpuTrap::None,
@@ -44,7 +44,7 @@ impl GranuleMapper {
     /// The trap that `page` needs.
     pub(crate) fn needed_trap(&self, page: Gfn) -> CpuTrap {
         let trap = |(_, write)| self.trap_for(Permission { read: true, write });
-        let trap = self.replicas(page).map(trap).max().unwrap_or(CpuTrap::None);
+        let trap = self.bounce_pages(page).map(trap).max().unwrap_or(CpuTrap::None);
         if trap != CpuTrap::All && self.is_watched(page) {
             return CpuTrap::All;
         }
@@ -91,7 +91,7 @@ impl GranuleMapper {
     pub(crate) fn load(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
         let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
-        self.merge_words(host, page, first..last + 1);
+        self.propagate(host, page, first..last + 1);
         let at = self.mover.locate(page);
         let shift = 8 * (offset % 8) as u32;
         let mut value = host.load(at, first) >> shift;
@@ -106,11 +106,11 @@ impl GranuleMapper {
     /// trapped `page`. An aligned power of two of bytes appears in each copy at once.
     pub(crate) fn store(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize, value: u64) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
-        self.merge_words(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
+        self.propagate(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
         let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
         let mask = u64::MAX >> (64 - 8 * bytes);
-        let replicas = self.replicas(page).map(|(replica, _)| replica);
-        for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {
+        let bounce_pages = self.bounce_pages(page).map(|(bounce, _)| bounce);
+        for to in bounce_pages.chain([self.mover.locate(page)]).chain(self.twin(page)) {
             store_bytes(host, to, word, mask << shift, value << shift);
             if offset % 8 + bytes > 8 {
                 store_bytes(host, to, word + 1, mask >> (64 - shift), value >> (64 - shift));
@@ -127,15 +127,15 @@ impl GranuleMapper {
 
     /// Brings what a CPU stored into the opened `page` to all copies.
     pub(crate) fn settle(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.base(page).is_some() {
+        if self.twin(page).is_some() {
             self.merge_copies(host, page);
             return;
         }
-        // No device writes a replica: what differs is new in the page.
-        self.refresh_replicas(host, page);
+        // No device writes a bounce page: what differs is new in the page.
+        self.refresh_bounce_pages(host, page);
     }
 
-    /// Gives up replicas of `page`: their mappings are refused, devices find nothing there, and once none is left
+    /// Gives up bounce pages of `page`: their mappings are refused, devices find nothing there, and once none is left
     /// CPUs may do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
     /// of instructions, a walk of tables. A call gives up a batch of one domain's: the access traps again until all
     /// are gone.
@@ -144,19 +144,19 @@ impl GranuleMapper {
         self.relax(host, page);
     }
 
-    /// Gives up every replica of `page`.
+    /// Gives up every bounce page of `page`.
     pub(super) fn collapse_all(&mut self, host: &mut impl Host, page: Gfn) {
         while self.give_up_some(host, page) {}
         self.relax(host, page);
     }
 
-    /// Gives up some replicas of `page`, at most a batch of one domain. False: there is none.
+    /// Gives up some bounce pages of `page`, at most a batch of one domain. False: there is none.
     fn give_up_some(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let mut changes = core::mem::take(&mut self.given_up);
         let mut domain = None;
         for mapping in self.mappings(page) {
             let (slot, ..) = self.slot_of(mapping);
-            if !slot.is_replica || *domain.get_or_insert(mapping.domain) != mapping.domain {
+            if !slot.is_bounce || *domain.get_or_insert(mapping.domain) != mapping.domain {
                 continue;
             }
             let granule = mapping.iova.granule();
@@ -173,15 +173,15 @@ impl GranuleMapper {
             *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
         }
         if let Some(domain) = domain {
-            self.refuse_replicas(host, domain, &changes);
+            self.refuse_bounce_pages(host, domain, &changes);
         }
         changes.clear();
         self.given_up = changes;
         domain.is_some()
     }
 
-    /// Takes the replicas away that `changes` of `domain` no longer want.
-    fn refuse_replicas(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
+    /// Takes the bounce pages away that `changes` of `domain` no longer want.
+    fn refuse_bounce_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let requester = Requester::of(&self.placed(domain).members);
         self.remove(host, requester, domain, changes);
         self.refuse_unmapped(host, requester, Refusal::NotTrappable);

@@ -3,7 +3,7 @@
 //! Without windows that takes all four pages. With them it takes a run of neighbours, and the hardware entry's
 //! window leaves out the rest of the frame, which may hold anything of the guest's. A neighbour that fits widens the
 //! window, and one that goes from an end narrows it: an entry is stored at once, and what a device does meanwhile is
-//! right under the old entry and the new. A neighbour that does not fit has the granule composed under the
+//! right under the old entry and the new. A neighbour that does not fit has the granule relocated under the
 //! device ([`GranuleMapper::migrate`]).
 //!
 //! That move costs more than composing at once, and a device that reads back what it wrote in that
@@ -27,7 +27,7 @@ const LONELY_PAGES: usize = 3;
 
 impl GranuleMapper {
     /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits there. What can only
-    /// be refused is taken out of `wanted`. `false`: what is left is for a composed frame.
+    /// be refused is taken out of `wanted`. `false`: what is left is for a frame of the pool.
     pub(super) fn add_direct(
         &mut self,
         host: &mut impl Host,
@@ -37,7 +37,7 @@ impl GranuleMapper {
         wanted: &mut [Option<Leaf>; SLOTS],
         state: &mut GranuleState,
     ) -> bool {
-        if matches!(state.form, Form::Composed(_)) {
+        if matches!(state.form, Form::Relocated(_)) {
             return false;
         }
         let mut frame = self.direct_frame(host, domain, granule, state, wanted);
@@ -69,7 +69,7 @@ impl GranuleMapper {
         true
     }
 
-    /// Refuses what is newly wanted and is not guest RAM: no composed frame can hold it. Whether there was any.
+    /// Refuses what is newly wanted and is not guest RAM: no frame of the pool can hold it. Whether there was any.
     fn refuse_non_ram(
         &self,
         host: &mut impl Host,
@@ -90,7 +90,7 @@ impl GranuleMapper {
         found
     }
 
-    /// Why `page`, which is not guest RAM, cannot be part of a composed frame.
+    /// Why `page`, which is not guest RAM, cannot be part of a frame of the pool.
     pub(super) fn non_ram_refusal(&self, page: Gfn) -> Refusal {
         if self.is_device(page) { Refusal::DeviceNotDirect } else { Refusal::NotGuestMemory }
     }
@@ -122,7 +122,7 @@ impl GranuleMapper {
         }
         let is_wise = match state.form {
             Form::Direct(old) => old == frame,
-            Form::Composed(_) => false,
+            Form::Relocated(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
             Form::Empty => {
                 host.has_windows()
@@ -182,7 +182,7 @@ impl GranuleMapper {
                 return;
             }
             let (page, permission) = (leaf.page, leaf.permission);
-            put(&mut after, at, Slot { page, permission, is_replica: false, is_filled: true });
+            put(&mut after, at, Slot { page, permission, is_bounce: false, is_filled: true });
         }
         for (index, slot) in after.slots.iter().enumerate() {
             if let Some(slot) = slot.filter(|_| state.slots.get(index) == Some(&None)) {

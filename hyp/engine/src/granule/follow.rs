@@ -4,7 +4,7 @@
 //! domain does: it makes the copies equal of every such page that the domain maps. The pages are listed, so that a
 //! flush costs nothing where there is none, and looked for only in domains that have had one.
 //!
-//! A copy that devices only read needs no base: only the page itself changes, and a word that
+//! A copy that devices only read needs no twin: only the page itself changes, and a word that
 //! differs is taken over from there.
 
 use alloc::vec::Vec;
@@ -143,27 +143,27 @@ impl GranuleMapper {
 
     /// Makes all copies of `page` equal that anybody may have changed.
     pub(crate) fn equalize(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.base(page).is_some() {
+        if self.twin(page).is_some() {
             self.merge_copies(host, page);
         } else if self.is_followed(page) {
-            let bytes = self.refresh_replicas(host, page);
+            let bytes = self.refresh_bounce_pages(host, page);
             if bytes != 0 {
                 host.event(Event::Merged { page, bytes });
             }
         }
     }
 
-    /// Takes over into every replica of `page`, none of which a device writes, what the page holds.
+    /// Takes over into every bounce page of `page`, none of which a device writes, what the page holds.
     /// Returns how many bytes differed.
-    pub(super) fn refresh_replicas(&self, host: &mut impl Host, page: Gfn) -> u32 {
+    pub(super) fn refresh_bounce_pages(&self, host: &mut impl Host, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);
         let mut bytes = 0;
-        for (replica, _) in self.replicas(page) {
+        for (bounce, _) in self.bounce_pages(page) {
             let mut start = 0;
-            while let Some(word) = host.first_difference(replica, primary, start..PAGE_WORDS) {
+            while let Some(word) = host.first_difference(bounce, primary, start..PAGE_WORDS) {
                 let value = host.load(primary, word);
-                bytes += differing_bytes(host.load(replica, word), value).count_ones() / 8;
-                host.store(replica, word, value);
+                bytes += differing_bytes(host.load(bounce, word), value).count_ones() / 8;
+                host.store(bounce, word, value);
                 start = word + 1;
             }
         }

@@ -1,9 +1,9 @@
 //! Pages that a master behind no DART uses now: at home, and kept there until it has done with them.
 //!
 //! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at home, also where a DART
-//! maps it and it is away. It comes home, and what stays in its slot is a replica, which devices go on using: nothing of
-//! the hardware's tables changes. While the page is pinned it has a base, whatever its replicas are, because it is written at
-//! home by somebody whom nobody sees: what differs from the base is found whenever the copies are made equal, at
+//! maps it and it is away. It comes home, and what stays in its slot is a bounce page, which devices go on using: nothing of
+//! the hardware's tables changes. While the page is pinned it has a twin, whatever its bounce pages are, because it is written at
+//! home by somebody whom nobody sees: what differs from the twin is found whenever the copies are made equal, at
 //! the latest when the page is unpinned.
 
 use oche_types::addr::{Gfn, Hfn, SLOTS};
@@ -22,11 +22,11 @@ pub(crate) const MAX_FETCHES: usize = BATCH * SLOTS;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Fetch {
     page: Gfn,
-    /// The mapping whose slot it leaves, as a replica.
+    /// The mapping whose slot it leaves, as a bounce page.
     mapping: Mapping,
     /// Where it lies.
     from: Hfn,
-    /// Its base, if it has none yet.
+    /// Its twin, if it has none yet.
     spare: Option<Hfn>,
 }
 
@@ -54,11 +54,11 @@ impl GranuleMapper {
         host.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping);
-            (!slot.is_replica && matches!(form, Form::Composed(_))).then_some((mapping, at))
+            (!slot.is_bounce && matches!(form, Form::Relocated(_))).then_some((mapping, at))
         });
         let (mapping, from) = primary.must("a page that is away lies in a slot of its own");
-        let spare = if self.base(page).is_none() { self.pool.take_page() } else { None };
-        if self.base(page).is_none() && spare.is_none() {
+        let spare = if self.twin(page).is_none() { self.pool.take_page() } else { None };
+        if self.twin(page).is_none() && spare.is_none() {
             // Makes all that is broken again, so that must have come home.
             self.fetch_all(host);
             self.give_up(host, page, mapping);
@@ -73,11 +73,11 @@ impl GranuleMapper {
     }
 
     /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the master writes there must
-    /// come to the replicas, whoever writes these.
+    /// come to the bounce pages, whoever writes these.
     fn keep_equal(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.base(page).is_none() && self.replicas(page).next().is_some() {
+        if self.twin(page).is_none() && self.bounce_pages(page).next().is_some() {
             match self.pool.take_page() {
-                Some(base) => self.begin_base(host, page, base),
+                Some(twin) => self.create_twin(host, page, twin),
                 None => {
                     // Makes all that is broken again, so that must have come home.
                     self.fetch_all(host);
@@ -92,7 +92,7 @@ impl GranuleMapper {
     pub(crate) fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
         if self.mover.unpin(page) {
             self.merge_copies(host, page);
-            self.drop_unneeded_base(host, page);
+            self.drop_unneeded_twin(host, page);
         }
     }
 
@@ -111,21 +111,21 @@ impl GranuleMapper {
     fn fetch(&mut self, host: &mut impl Host, fetch: &Fetch) {
         let Fetch { page, mapping, from, spare } = *fetch;
         match spare {
-            Some(base) => self.begin_base(host, page, base),
+            Some(twin) => self.create_twin(host, page, twin),
             None => self.merge_copies(host, page),
         }
-        // From the base, not from the slot as it is by now: what a device wrote since must differ from it.
+        // From the twin, not from the slot as it is by now: what a device wrote since must differ from it.
         invariant!(from == self.mover.locate(page), "a page on its way home lies where it lay: {page:?}");
-        let from = self.base(page).must("a page on its way home has a base");
+        let from = self.twin(page).must("a page on its way home has a twin");
         host.copy_page(from, page.home());
         self.mover.place(host, page, page.home());
         let mut state = self.state(mapping.domain, mapping.iova.granule());
         let slot = state.mapped_mut(mapping.iova.slot());
-        (slot.is_replica, slot.is_filled) = (true, true);
+        (slot.is_bounce, slot.is_filled) = (true, true);
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// Without memory for a base the two cannot both have the page: `mapping` is refused, and the page goes home.
+    /// Without memory for a twin the two cannot both have the page: `mapping` is refused, and the page goes home.
     fn give_up(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
         let state = self.state(mapping.domain, granule);

@@ -7,7 +7,7 @@ use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
 use crate::granule::alias::Mapping;
-use crate::granule::copies::bring_forward;
+use crate::granule::copies::apply_diff;
 use crate::granule::direct;
 use crate::granule::state::{Form, GranuleState, Slot};
 use crate::granule::{BATCH, Change, GranuleMapper, Requester, refuse};
@@ -211,17 +211,17 @@ impl GranuleMapper {
     /// Breaks every page of the granule whose bytes are about to change place.
     fn break_pages(&mut self, host: &mut impl Host, op: &UnmapOp) {
         for (slot, is_leaving) in op.before.slots.iter().zip(op.is_leaving) {
-            let Some(slot) = slot.filter(|slot| !slot.is_replica) else { continue };
+            let Some(slot) = slot.filter(|slot| !slot.is_bounce) else { continue };
             let moves = match op.before.form {
-                // Home, or to a replica.
-                Form::Composed(_) => is_leaving,
-                // At home, a replica may become the page.
+                // Home, or to a bounce page.
+                Form::Relocated(_) => is_leaving,
+                // At home, a bounce page may become the page.
                 Form::Direct(_) if is_leaving => self.mappings(slot.page).nth(1).is_some(),
                 // Into the split's frame, if there is one.
                 Form::Direct(_) => op.split.is_some(),
                 Form::Empty => false,
             };
-            // Where stage 2 has no entry to spare the page stays at home: a replica goes on being one.
+            // Where stage 2 has no entry to spare the page stays at home: a bounce page goes on being one.
             if moves && self.mover.prepare(host, slot.page).is_ok() {
                 self.mover.break_page(host, slot.page);
             }
@@ -244,7 +244,7 @@ impl GranuleMapper {
     fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
         let mut after = remainder(op);
         if let Some(split) = op.split {
-            after.form = Form::Composed(split.frame);
+            after.form = Form::Relocated(split.frame);
         }
         self.set_entry(host, domain, op.granule, &after);
     }
@@ -254,7 +254,7 @@ impl GranuleMapper {
     fn settle_split(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId, op: &UnmapOp) {
         let Some(split) = op.split else { return };
         let mut after = remainder(op);
-        after.form = Form::Composed(split.frame);
+        after.form = Form::Relocated(split.frame);
         // First the granule map: the granule is no longer one that pins its pages at home.
         self.set_state(domain, op.granule, after);
         let mut merged_bytes = 0;
@@ -264,13 +264,13 @@ impl GranuleMapper {
             let to = split.frame.page(index);
             let copied = split.copied.get(index).copied().flatten();
             if let Some(copied) = copied {
-                merged_bytes += bring_forward(host, copied, home, to, true) as u32;
+                merged_bytes += apply_diff(host, copied, home, to, true) as u32;
             }
-            kept.is_replica = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
-            if kept.is_replica {
+            kept.is_bounce = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
+            if kept.is_bounce {
                 // Another granule reaches it at home; what went into this frame so far comes home too.
                 if let Some(copied) = copied {
-                    bring_forward(host, copied, to, home, false);
+                    apply_diff(host, copied, to, home, false);
                 }
             } else {
                 self.mover.place(host, kept.page, to);
@@ -280,22 +280,22 @@ impl GranuleMapper {
         for (slot, copied) in after.slots.iter().zip(split.copied) {
             let Some(copied) = copied else { continue };
             match slot {
-                Some(slot) if slot.is_replica => self.adopt_replica(host, slot, copied),
+                Some(slot) if slot.is_bounce => self.adopt_bounce(host, slot, copied),
                 _ => self.pool.give_page(host, copied),
             }
         }
         host.event(Event::LiveMove { at: requester.at(op.granule, 0), to: split.frame, merged_bytes });
     }
 
-    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a replica, the base
+    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a bounce page, the twin
     /// `spare` if it needs one.
-    fn adopt_replica(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
+    fn adopt_bounce(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
         let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
-        if self.base(slot.page).is_some() || !is_written {
+        if self.twin(slot.page).is_some() || !is_written {
             self.pool.give_page(host, spare);
         } else {
             host.copy_page(self.mover.locate(slot.page), spare);
-            self.mover.state_mut(slot.page).base = spare.0;
+            self.mover.state_mut(slot.page).twin = spare.0;
         }
         self.merge_copies(host, slot.page);
     }
@@ -321,7 +321,7 @@ impl GranuleMapper {
     fn return_home(&mut self, host: &mut impl Host, page: Gfn) {
         self.promote(host, page);
         self.move_home(host, page);
-        self.drop_unneeded_base(host, page);
+        self.drop_unneeded_twin(host, page);
     }
 
     /// Reports that what the last removal took away was refused, after all.
@@ -335,7 +335,7 @@ impl GranuleMapper {
 
     /// Marks the slots that were left, and gives back a frame of which nothing is mapped any more.
     fn mark_vacated(&mut self, host: &mut impl Host, op: &UnmapOp) {
-        let Form::Composed(frame) = op.before.form else { return };
+        let Form::Relocated(frame) = op.before.form else { return };
         for (index, _) in op.leaving() {
             host.fill_page(frame.page(index), RED_ZONE);
         }
@@ -346,7 +346,7 @@ impl GranuleMapper {
 
     /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
     fn move_home(&mut self, host: &mut impl Host, page: Gfn) {
-        if self.has_only_replicas(page) && !self.mover.is_home(page) {
+        if self.has_only_bounce_pages(page) && !self.mover.is_home(page) {
             invariant!(self.mover.can_move(page), "a page goes home only out of the CPUs' reach: {page:?}");
             host.copy_page(self.mover.locate(page), page.home());
             self.mover.place(host, page, page.home());
@@ -362,7 +362,7 @@ impl UnmapOp {
     }
 }
 
-/// Which slots of `before` are no longer wanted as they are. A replica whose permission changes is made anew; with
+/// Which slots of `before` are no longer wanted as they are. A bounce page whose permission changes is made anew; with
 /// strict isolation every slot is.
 fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
     let mut leaving = [false; SLOTS];
@@ -371,7 +371,7 @@ fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SL
         *leaving = match wanted.filter(|wanted| wanted.whole_page && !wanted.permission.is_none()) {
             Some(wanted) => {
                 wanted.page != slot.page
-                    || ((slot.is_replica || is_strict) && wanted.permission != slot.permission)
+                    || ((slot.is_bounce || is_strict) && wanted.permission != slot.permission)
             }
             None => true,
         };

@@ -25,7 +25,7 @@ pub(crate) enum Form {
     /// By the frame that its four pages are, at home.
     Direct(Frame),
     /// By a frame of the pool.
-    Composed(Frame),
+    Relocated(Frame),
 }
 
 /// A mapped slot of a granule.
@@ -36,8 +36,8 @@ pub(crate) struct Slot {
     /// What the guest allowed.
     pub(crate) permission: Permission,
     /// Whether the slot is a further copy of a page that CPUs reach elsewhere.
-    pub(crate) is_replica: bool,
-    /// Whether the slot holds the page's bytes yet; a replica planned in a batch under way does not.
+    pub(crate) is_bounce: bool,
+    /// Whether the slot holds the page's bytes yet; a bounce page planned in a batch under way does not.
     pub(crate) is_filled: bool,
 }
 

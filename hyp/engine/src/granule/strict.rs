@@ -1,7 +1,7 @@
 //! Strict isolation: a device does to no page of a granule what only a neighbour's permission allows.
 //!
 //! One hardware entry has one permission for a granule's four slots. A slot that may only be read, in a granule
-//! that may be written, is therefore *private*: a replica of its page, which CPUs and other mappings never
+//! that may be written, is therefore *private*: a bounce page of its page, which CPUs and other mappings never
 //! follow there. What a device writes into it is in nobody's page, and is gone with the slot. Reads cannot be
 //! undone like that, so a slot that may only be written never shares a granule with one that may be read: the
 //! later of the two is refused. Hardware that cannot forbid reads at all has no such slots.
@@ -28,14 +28,14 @@ impl GranuleMapper {
         self.is_strict() && will_write
     }
 
-    /// The slot of `state` that holds a page which may only be read and is no replica, if it has one: before a
+    /// The slot of `state` that holds a page which may only be read and is no bounce page, if it has one: before a
     /// device may write the granule, that page has to leave.
     pub(super) fn exposed(state: &GranuleState) -> Option<(usize, Slot)> {
-        let Form::Composed(_) = state.form else { return None };
+        let Form::Relocated(_) = state.form else { return None };
         let slots = state.slots.iter().enumerate();
         slots
             .filter_map(|(index, slot)| slot.map(|slot| (index, slot)))
-            .find(|(_, slot)| !slot.is_replica && !slot.permission.write)
+            .find(|(_, slot)| !slot.is_bounce && !slot.permission.write)
     }
 
     /// Whether a leaf with `permission` can join `state` at all.
@@ -65,8 +65,8 @@ impl GranuleMapper {
         self.is_strict() && !slot.permission.write && state.permission().write
     }
 
-    /// Whether every mapping of `page` that is left is a replica.
-    pub(super) fn has_only_replicas(&self, page: Gfn) -> bool {
-        self.mappings(page).all(|mapping| self.slot_of(mapping).0.is_replica)
+    /// Whether every mapping of `page` that is left is a bounce page.
+    pub(super) fn has_only_bounce_pages(&self, page: Gfn) -> bool {
+        self.mappings(page).all(|mapping| self.slot_of(mapping).0.is_bounce)
     }
 }

@@ -140,7 +140,7 @@ impl Machine {
     /// A device's write to byte 41 of slot 2 of the granule at IOVA page 8, translated while nothing was mapped there.
     pub(crate) fn late_stray_write(&mut self) {
         let found = self.walk(dart(0), stream(0), 10 << 12);
-        self.bytes(found.expect("a composed granule").0)[41] = 0xee;
+        self.bytes(found.expect("a relocated granule").0)[41] = 0xee;
     }
 
     /// Another CPU turns over every entry of the first 2 MiB, now and in every invalidation: what is mapped is

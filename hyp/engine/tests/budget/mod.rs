@@ -26,7 +26,7 @@ fn flush(bench: &mut Bench) -> usize {
 
 #[test]
 fn c6_a_page_with_64_written_copies_costs_one_trap_work_in_proportion() {
-    // The frames of 64 granules, tables, and one for the base.
+    // The frames of 64 granules, tables, and one for the twin.
     let mut bench = Bench::new(67);
     for iova in 0..ALIASES {
         bench.set(iova, Some((page(30), Permission::WRITE_ONLY)));
@@ -69,7 +69,7 @@ fn c6_copies_that_differ_in_every_other_byte_are_bounded_work() {
     let at = bench.engine.open_trapped(&mut bench.machine, page(30));
     let words = bench.machine.words.get();
 
-    // Looked for twice and loaded once, a store for each byte, and the base.
+    // Looked for twice and loaded once, a store for each byte, and the twin.
     let bound = ALIASES as usize * PAGE_WORDS * (2 * 2 + 1 + 4) + 4 * PAGE_WORDS;
     assert!(words < bound, "{words} words, {bound} are the bound");
     let byte = |offset: usize| bench.machine.load(at, offset / 8).to_le_bytes()[offset % 8];
@@ -293,7 +293,7 @@ fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
     bench.engine.unpin(&mut bench.machine, page(30));
     let words = bench.machine.words.get();
 
-    // Each word is stored once into each copy; a few more for the page and its base.
+    // Each word is stored once into each copy; a few more for the page and its twin.
     let bound = copies as usize * PAGE_WORDS + 8 * PAGE_WORDS;
     assert!(words < bound, "{words} words, {bound} are the bound");
     for index in [1, copies / 2, copies - 1] {

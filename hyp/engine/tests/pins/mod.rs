@@ -52,7 +52,7 @@ fn pages_pinned_together_come_home_with_one_flush() {
 
 #[test]
 fn pages_pinned_together_with_no_memory_for_twins_are_exact() {
-    // Two tables, eight frames, and one for four bases; the slots of composed frames are not taken for bases.
+    // Two tables, eight frames, and one for four twins; the slots of frames of the pool are not taken for twins.
     let mut bench = Bench::new(11);
     for index in 0..8 {
         bench.map(8 + 4 * index, &[20 + index]);
@@ -156,7 +156,7 @@ fn a_page_that_is_unmapped_or_split_while_pinned_stays_at_home() {
 }
 
 #[test]
-fn with_no_memory_for_a_base_the_mapping_goes_and_the_page_is_exact() {
+fn with_no_memory_for_a_twin_the_mapping_goes_and_the_page_is_exact() {
     // Two tables and a frame: nothing is left.
     let mut bench = Bench::new(3);
     bench.map(8, &[5]);
@@ -170,7 +170,7 @@ fn with_no_memory_for_a_base_the_mapping_goes_and_the_page_is_exact() {
 }
 
 #[test]
-fn c2_with_no_memory_for_a_base_no_copy_stays_that_misses_what_the_master_writes() {
+fn c2_with_no_memory_for_a_twin_no_copy_stays_that_misses_what_the_master_writes() {
     for (is_frame_left, seen) in [(false, Some(77)), (true, None)] {
         // Two tables and two frames: nothing is left, but the first granule's frame if it holds nothing else.
         let mut bench = Bench::new(4);

@@ -25,7 +25,7 @@ fn aliased(permissions: [Permission; 3]) -> Bench {
 }
 
 #[test]
-fn a_page_with_replicas_that_devices_read_traps_stores_only() {
+fn a_page_with_bounce_pages_that_devices_read_traps_stores_only() {
     let mut bench = aliased([Permission::WRITE_ONLY, Permission::READ_ONLY, Permission::READ_ONLY]);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly);
     bench.cpu_store(30, 100, 7);
@@ -159,7 +159,7 @@ fn c7_the_guard_goes_with_the_last_copy_and_not_before() {
     assert_eq!(
         bench.machine.cpu_access(page(30)),
         CpuAccess::ReadOnly,
-        "the writable replica became the page"
+        "the writable bounce page became the page"
     );
     bench.cpu_store(30, 6, 60);
     assert_eq!(bench.device_read(34, 6), Some(60));

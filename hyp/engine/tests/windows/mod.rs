@@ -36,7 +36,7 @@ fn a_run_at_home_is_direct_and_the_rest_of_its_frame_faults() {
 }
 
 #[test]
-fn pages_of_one_frame_with_a_hole_between_them_are_composed() {
+fn pages_of_one_frame_with_a_hole_between_them_are_relocated() {
     let mut bench = windowed(32);
     bench.set(8, Some((page(4), Permission::READ_ONLY)));
     bench.set(10, Some((page(6), Permission::READ_ONLY)));
@@ -46,7 +46,7 @@ fn pages_of_one_frame_with_a_hole_between_them_are_composed() {
 }
 
 #[test]
-fn the_ends_of_a_composed_granule_fault_where_nothing_is_mapped() {
+fn the_ends_of_a_relocated_granule_fault_where_nothing_is_mapped() {
     let mut bench = windowed(32);
     bench.map(9, &[30]);
     assert!(!bench.is_home(30));

@@ -123,7 +123,7 @@ fn the_words_of_a_map_are_as_documented() {
         at: Place { dart: dart(3), stream: stream(9), iova: IovaPage(0xb_ff43) },
         page: Gfn(0x4_6781),
         permission: Permission::WRITE_ONLY,
-        placement: Placement::Replica,
+        placement: Placement::Bounce,
     };
     let stamp = Stamp { time: 7, sequence: 0x0102_0304, cpu: 2, program_counter: 0xffff_8000_0812_3450 };
     let words = [7, 0x0903_0204_0102_0304, 0b1010 << 49 | 1 << 48 | 0x8000_0812_3450, 0x000b_ff43_0004_6781];

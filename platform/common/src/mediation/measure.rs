@@ -24,7 +24,7 @@ impl<I: Iommu> Mediation<I> {
             ("register", Event::Register { dart, offset: 0x34, is_write: true, value: 8 }),
             ("flush", Event::Flush { dart, streams: StreamSet(8) }),
             ("flush_done", Event::FlushDone { dart, pages: 1, is_busy: false }),
-            ("map", Event::Map { at, page, permission, placement: Placement::Composed }),
+            ("map", Event::Map { at, page, permission, placement: Placement::Migrated }),
             ("unmap", Event::Unmap { at, page }),
             ("moved", Event::Moved { page, to: page.home() }),
         ] {

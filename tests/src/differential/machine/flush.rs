@@ -225,8 +225,8 @@ impl<const C: bool> Machine<C> {
                 Event::Map { at, page, placement, .. } => {
                     match placement {
                         Placement::Direct => self.counts.direct += 1,
-                        Placement::Composed => self.counts.composed += 1,
-                        Placement::Replica => self.counts.replicas += 1,
+                        Placement::Migrated => self.counts.migrated += 1,
+                        Placement::Bounce => self.counts.bounce_pages += 1,
                     }
                     *self.live_maps.entry((at.iova.0, page)).or_default() += 1;
                     if let Some(roots) = self.roots_of(at) {

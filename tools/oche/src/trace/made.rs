@@ -178,9 +178,9 @@ impl Made {
     }
 }
 
-/// A page mapped, composed.
+/// A page mapped, migrated.
 pub(crate) fn map(at: Place, page: u32, permission: Permission) -> Event {
-    Event::Map { at, page: Gfn(page), permission, placement: Placement::Composed }
+    Event::Map { at, page: Gfn(page), permission, placement: Placement::Migrated }
 }
 
 /// A page unmapped.

@@ -403,7 +403,7 @@ impl<'a, W: Write> Writer<'a, W> {
             ..TrackDescriptor::named(uuid, name)
         };
         self.declare(counter(track(TrackKind::MappedBytes, place.index(), 0), "mapped"))?;
-        for placement in [Placement::Direct, Placement::Composed, Placement::Replica] {
+        for placement in [Placement::Direct, Placement::Migrated, Placement::Bounce] {
             let lane = 1 + placement_index(placement) as u32;
             let name = format!("mapped, {}", placement.name());
             self.declare(counter(track(TrackKind::Placement, place.index(), lane), &name))?;
@@ -485,8 +485,8 @@ impl<'a, W: Write> Writer<'a, W> {
 fn placement_index(placement: Placement) -> usize {
     match placement {
         Placement::Direct => 0,
-        Placement::Composed => 1,
-        Placement::Replica => 2,
+        Placement::Migrated => 1,
+        Placement::Bounce => 2,
     }
 }
 

@@ -194,8 +194,8 @@ impl<'a> Collector<'a> {
         stream.mapped.change(bin, PAGE_BYTES as i64);
         let placement = match mapping.placement {
             Placement::Direct => 0,
-            Placement::Composed => 1,
-            Placement::Replica => 2,
+            Placement::Migrated => 1,
+            Placement::Bounce => 2,
         };
         stream.placements[placement] += 1;
     }

@@ -180,7 +180,7 @@ fn record(cpu: u64, number: u64) -> Record {
     let event = match number % 4 {
         0 => Event::Register { dart, offset: 0x20, is_write: true, value: 0x10_0000 },
         1 => Event::Flush { dart, streams: StreamSet(1 << cpu) },
-        2 => Event::Map { at, page, permission: Permission::READ_WRITE, placement: Placement::Composed },
+        2 => Event::Map { at, page, permission: Permission::READ_WRITE, placement: Placement::Migrated },
         _ => Event::Unmap { at, page },
     };
     // Bursts of 16 events on a CPU, as traps come.

@@ -40,10 +40,10 @@ pub struct DartFacts {
 pub struct Placed {
     /// Bytes mapped directly.
     pub direct: u64,
-    /// Bytes mapped in composed frames.
-    pub composed: u64,
-    /// Bytes mapped as replicas.
-    pub replica: u64,
+    /// Bytes mapped as migrated pages.
+    pub migrated: u64,
+    /// Bytes mapped as bounce pages.
+    pub bounce: u64,
 }
 
 /// Exits to EL2 while the guest idled.
@@ -111,11 +111,8 @@ impl Summary {
         // with what a CPU does, not with what a driver asks of its DART.
         let traps = of("exits_dart_register") + of("table_unsyncs");
         self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
-        self.placed = Placed {
-            direct: of("bytes_direct"),
-            composed: of("bytes_composed"),
-            replica: of("bytes_replica"),
-        };
+        self.placed =
+            Placed { direct: of("bytes_direct"), migrated: of("bytes_migrated"), bounce: of("bytes_bounce") };
         for (name, what) in [
             ("refused", "mappings were refused"),
             ("faults", "accesses by devices faulted"),
@@ -195,8 +192,8 @@ impl Summary {
         row("traps per flush", format!("{:.2}", self.traps_per_flush));
         row("trapped accesses", grouped(of("trapped_accesses")));
         row("bytes direct", self.share(self.placed.direct));
-        row("bytes composed", self.share(self.placed.composed));
-        row("bytes replica", self.share(self.placed.replica));
+        row("bytes migrated", self.share(self.placed.migrated));
+        row("bytes bounce", self.share(self.placed.bounce));
         row("refused mappings", grouped(of("refused")));
         row("faults", grouped(of("faults")));
         if self.idle.seconds > 0.0 {
@@ -230,7 +227,7 @@ impl Summary {
     }
 
     fn share(&self, bytes: u64) -> String {
-        let all = self.placed.direct + self.placed.composed + self.placed.replica;
+        let all = self.placed.direct + self.placed.migrated + self.placed.bounce;
         format!("{:.1} % ({} KiB)", bytes as f64 * 100.0 / all.max(1) as f64, grouped(bytes >> 10))
     }
 }
@@ -269,7 +266,7 @@ mod tests {
             ("table_unsyncs", 2),
             ("trapped_accesses", 7),
             ("bytes_direct", 3 << 20),
-            ("bytes_composed", 1 << 20),
+            ("bytes_migrated", 1 << 20),
         ]));
         assert!(summary.problems.is_empty(), "{:?}", summary.problems);
         assert!((summary.traps_per_flush - 3.5).abs() < 1e-9);

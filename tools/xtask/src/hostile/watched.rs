@@ -135,7 +135,7 @@ mod tests {
     fn a_load_of_what_nobody_stored_is_noticed() {
         let mut model = Model::default();
         let at = Place { dart: DartId::FIRST, stream: StreamId::FIRST, iova: IovaPage(1) };
-        let (page, placement) = (Gfn(5), Placement::Replica);
+        let (page, placement) = (Gfn(5), Placement::Bounce);
         let map = Event::Map { at, page, permission: Permission::READ_ONLY, placement };
         let access = |offset, is_write, how| Event::Watch { at, offset, page, bytes: 2, is_write, how };
         model.take(&map, &[]).unwrap();

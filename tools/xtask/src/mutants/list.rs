@@ -54,7 +54,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a device finds a page in its neighbour's slot",
     },
     Mutant {
-        name: "replica-without-a-guard",
+        name: "bounce-page-without-a-trap",
         file: ADDITION,
         text: "if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {",
         replacement: "if kind == CopyKind::Move {",
@@ -123,7 +123,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "with strict isolation a device writes a page that it may only read",
     },
     Mutant {
-        name: "replica-shown-before-its-bytes",
+        name: "bounce-page-shown-before-its-bytes",
         file: ADDITION,
         text: "if !is_anything_moving && !copies.is_empty() {",
         replacement: "if !is_anything_moving && copies.len() > 1000 {",
@@ -157,14 +157,14 @@ pub(super) const MUTANTS: &[Mutant] = &[
         file: REMOVAL,
         text: "                    self.equalize(host, slot.page);",
         replacement: "",
-        breaks: "what a device wrote into a replica goes with it",
+        breaks: "what a device wrote into a bounce page goes with it",
     },
     Mutant {
         name: "merge-of-what-moves-alone",
         file: REMOVAL,
         text: "                if self.list(slot.page) {",
         replacement: "                if self.list(slot.page) && self.mover.is_broken(slot.page) {",
-        breaks: "what a device wrote into a replica is lost with it, or not seen when another mapping of the page goes",
+        breaks: "what a device wrote into a bounce page is lost with it, or not seen when another mapping of the page goes",
     },
     Mutant {
         name: "readers-forgotten-at-a-flush",
@@ -259,7 +259,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "live-move-loses-writes",
         file: REMOVAL,
-        text: "merged_bytes += bring_forward(host, copied, home, to, true) as u32;",
+        text: "merged_bytes += apply_diff(host, copied, home, to, true) as u32;",
         replacement: "merged_bytes += u32::from(copied == to);",
         breaks: "what a device writes during a live move is lost",
     },
@@ -278,7 +278,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a device reads the bytes of a page that was unmapped",
     },
     Mutant {
-        name: "no-replica-promoted",
+        name: "no-bounce-page-promoted",
         file: REMOVAL,
         text: "        self.promote(host, page);",
         replacement: "",
@@ -322,16 +322,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a device whose invalidation was never confirmed reaches pages of others",
     },
     Mutant {
-        name: "merge-looks-at-the-wrong-replicas",
+        name: "merge-looks-at-the-wrong-bounce-pages",
         file: COPIES,
         text: "for copy in copies.iter_mut().filter(|copy| copy.is_writable) {",
         replacement: "for copy in copies.iter_mut().filter(|copy| !copy.is_writable) {",
-        breaks: "what a device wrote into a replica is not seen",
+        breaks: "what a device wrote into a bounce page is not seen",
     },
     Mutant {
-        name: "merge-forgets-the-base",
+        name: "merge-forgets-the-twin",
         file: COPIES,
-        text: "    host.store(base, word, value);
+        text: "    host.store(twin, word, value);
     taken.count_ones() / 8",
         replacement: "    taken.count_ones() / 8",
         breaks: "an old write is taken for a new one and undoes what a CPU stored",
@@ -360,26 +360,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
         self.mover.place",
         replacement: "        }
         self.mover.place",
-        breaks: "a replica becomes the page and lacks what CPUs wrote",
+        breaks: "a bounce page becomes the page and lacks what CPUs wrote",
     },
     Mutant {
         name: "store-into-one-copy",
         file: GUARD,
-        text: "for to in replicas.chain([self.mover.locate(page)]).chain(self.base(page)) {",
-        replacement: "for to in replicas.take(0).chain([self.mover.locate(page)]).chain(self.base(page)) {",
+        text: "for to in bounce_pages.chain([self.mover.locate(page)]).chain(self.twin(page)) {",
+        replacement: "for to in bounce_pages.take(0).chain([self.mover.locate(page)]).chain(self.twin(page)) {",
         breaks: "a device reads what a CPU has overwritten",
     },
     Mutant {
-        name: "guard-too-weak",
+        name: "trap-too-weak",
         file: GUARD,
         text: "(Coherence::Exact, true) => CpuTrap::All,",
         replacement: "(Coherence::Exact, true) => CpuTrap::Writes,",
         breaks: "a CPU reads a page without what a device wrote into a copy",
     },
     Mutant {
-        name: "settle-forgets-replicas",
+        name: "settle-forgets-bounce-pages",
         file: FOLLOW,
-        text: "                host.store(replica, word, value);",
+        text: "                host.store(bounce, word, value);",
         replacement: "                let _ = value;",
         breaks: "what a stepped instruction stored stays in one copy",
     },
@@ -392,7 +392,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         breaks: "a stepped load misses what a device wrote",
     },
     Mutant {
-        name: "exclusives-not-guarded",
+        name: "exclusives-not-trapped",
         file: GUARD,
         text: "if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }",
         replacement: "trap",

@@ -43,7 +43,7 @@ impl Physical for GuestMemory {
 pub struct Owners {
     /// RAM that the guest's kernel says it has.
     pub guest: Vec<Range<u64>>,
-    /// RAM that is Oche's frame pool, where composed frames lie.
+    /// RAM that is Oche's frame pool, where migrated pages lie.
     pub pool: Option<Range<u64>>,
 }
 

@@ -43,7 +43,7 @@ pub enum Detector {
     Refused,
     /// The hardware did not finish an invalidation.
     InvalidateTimeout,
-    /// A hint: a device was to write, and no byte had changed when the page was unmapped. Only seen for replicas.
+    /// A hint: a device was to write, and no byte had changed when the page was unmapped. Only seen for bounce pages.
     NeverUsed,
     /// A hint: two mappings share a page, as buffers smaller than one do.
     SharedPage,

@@ -121,7 +121,7 @@ impl Neighbours {
             }
         };
         let is_known = self.update(mapping.page, take).is_some();
-        if is_known && is_counted && mapping.placement == Placement::Replica && mapping.permission.write {
+        if is_known && is_counted && mapping.placement == Placement::Bounce && mapping.permission.write {
             let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
             if merged < mapping.since.time {
                 tell_unused(mapping, record, teller);

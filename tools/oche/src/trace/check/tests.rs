@@ -279,15 +279,15 @@ fn one_page_written_by_two_devices_and_a_table_that_one_may_write_are_exposed() 
 #[test]
 fn a_buffer_that_no_byte_of_changed_is_a_hint() {
     let mut made = clean();
-    let replica = Event::Map {
+    let bounce = Event::Map {
         at: at(0, 1, 0x100),
         page: Gfn(50),
         permission: FROM_DEVICE,
-        placement: Placement::Replica,
+        placement: Placement::Bounce,
     };
-    made.flush(0, 1, &[replica]);
+    made.flush(0, 1, &[bounce]);
     let mut used = clean();
-    used.flush(0, 1, &[replica]).event(Event::Merged { page: Gfn(50), bytes: 3 }).unmap(0, 1, 0x100, 50);
+    used.flush(0, 1, &[bounce]).event(Event::Merged { page: Gfn(50), bytes: 3 }).unmap(0, 1, 0x100, 50);
     made.unmap(0, 1, 0x100, 50);
     let hints = |made: &Made| report(made).totals.get("never-used").copied().unwrap_or(0);
     assert_eq!((hints(&made), hints(&used)), (1, 0));

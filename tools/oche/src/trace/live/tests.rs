@@ -27,7 +27,7 @@ fn play() -> Hypervisor {
             at: at(1, 0x1000 + page),
             page: Gfn(page),
             permission,
-            placement: Placement::Composed,
+            placement: Placement::Migrated,
         };
         hypervisor.record(0, 3 * SECOND + u64::from(page), &event);
     }

@@ -57,7 +57,7 @@ fn record(cpu: u8, number: u64) -> Record {
         iova: IovaPage(number as u32),
     };
     let (page, permission) = (Gfn(number as u32 + 7), Permission::READ_WRITE);
-    let event = Event::Map { at, page, permission, placement: Placement::Composed };
+    let event = Event::Map { at, page, permission, placement: Placement::Migrated };
     let time = number * 2 + u64::from(cpu);
     Record::new(Stamp { time, sequence: number as u32, cpu, program_counter: 4 }, &event)
 }

@@ -45,7 +45,7 @@ pub(super) struct Device {
     pub(super) faults: u64,
     pub(super) red_zones: u64,
     pub(super) refused: u64,
-    /// Pages mapped direct, composed, as a replica.
+    /// Pages mapped direct, migrated, as a bounce page.
     pub(super) placements: [u64; 3],
     /// Most bytes mapped in each bin.
     pub(super) mapped: Vec<u64>,

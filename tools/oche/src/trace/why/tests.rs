@@ -52,7 +52,7 @@ fn a_moment_before_the_fault_is_explained_as_it_was() {
     assert_eq!(
         device.sentences,
         [
-            "At 0.001100000 s, 0xfffc3040 of nvme was guest address 0x41234040, mapped for the device to read (composed) since \
+            "At 0.001100000 s, 0xfffc3040 of nvme was guest address 0x41234040, mapped for the device to read (migrated) since \
           0.001040000 s, by 0xffff800008000c74 on CPU 0."
         ]
     );

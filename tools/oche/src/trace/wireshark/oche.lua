@@ -30,8 +30,8 @@ local KINDS = {
 }
 local PLACEMENTS = {
     [0] = "direct",
-    [1] = "composed",
-    [2] = "replica",
+    [1] = "migrated",
+    [2] = "bounce",
 }
 local REASONS = {
     [0] = "pool-exhausted",

@@ -100,13 +100,13 @@ impl Run {
     fn mediation(&self) -> String {
         let of = |name: &str| grouped(self.counters.get(name).copied().unwrap_or(0));
         format!(
-            "{} pages mapped, {} unmapped, {} flushes; bytes {} direct, {} composed, {} replica",
+            "{} pages mapped, {} unmapped, {} flushes; bytes {} direct, {} migrated, {} bounce",
             of("maps"),
             of("unmaps"),
             of("flushes"),
             of("bytes_direct"),
-            of("bytes_composed"),
-            of("bytes_replica")
+            of("bytes_migrated"),
+            of("bytes_bounce")
         )
     }
 

@@ -58,7 +58,7 @@ def main(path):
             depth[event.track_uuid] -= 1
             assert depth[event.track_uuid] == 0, "a slice ends that did not begin"
     names = {descriptor.name for descriptor in tracks.values()}
-    for wanted in ["mappings", "mapped", "mapped, composed", "flushes a second", "faults and changes"]:
+    for wanted in ["mappings", "mapped", "mapped, migrated", "flushes a second", "faults and changes"]:
         assert wanted in names, f"there is no track called {wanted}"
     for wanted in ["TYPE_SLICE_BEGIN", "TYPE_SLICE_END", "TYPE_COUNTER", "TYPE_INSTANT"]:
         assert by_type[wanted] > 0, f"there is no event of {wanted}"

@@ -337,7 +337,7 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static>
     log::set_max_level(options.log.0);
     fiq::set_route(options.fiq);
     if options.fiq == Route::Virtual {
-        log::info!("FIQs reach the guest by way of EL2, which takes exits: oche.fiq=virtual");
+        log::info!("FIQs are injected by EL2, which takes exits: oche.fiq=virtual");
     }
     options
 }

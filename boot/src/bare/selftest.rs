@@ -278,7 +278,7 @@ fn large_block(guest: &[PhysRange], behind: u64) {
     tell("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
 }
 
-/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers, straight and by way of EL2,
+/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers, directly and through EL2,
 /// whichever was chosen.
 fn interrupts() {
     let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;

@@ -14,8 +14,8 @@ pub use hw::on_fault;
 
 use oche_types::addr::PAGE_BYTES;
 
-use crate::guard::Registers;
 use crate::instruction::{self, Access, Extension, Kind, Place};
+use crate::trapped_page::Registers;
 
 /// The bit that makes a load or store one of vector registers. Source: Arm ARM DDI 0487, C4.1.
 const VECTOR: u32 = 1 << 26;

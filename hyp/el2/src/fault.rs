@@ -24,7 +24,7 @@ pub trait Platform: Sync {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
     /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a DART, or another.
     fn exit_at(&self, address: u64) -> Exit;
-    /// Ends or goes on with this CPU's step: see `guard::on_step`.
+    /// Ends or goes on with this CPU's step: see `trapped_page::on_step`.
     fn step_ended(
         &'static self,
         is_done: bool,

@@ -6,7 +6,7 @@
 //! | Source | Kept quiet by | The guest's FIQ ends |
 //! |---|---|---|
 //! | its two timers | a mask of EL2's | at the first look that finds the timer quiet |
-//! | a call from another CPU | acknowledging it | when the guest acknowledges it: that traps, and is answered from [`Held`] |
+//! | an IPI from another CPU | acknowledging it | when the guest acknowledges it: that traps, and is answered from [`PendingFiqs`] |
 //! | the PMU | clearing its mode and its flag | when the guest writes `PMCR0`: the same |
 //!
 //! Nothing traps when a guest has dealt with a timer: so, while one is masked, EL2 looks again every [`POLL_MICROSECONDS`].
@@ -92,36 +92,36 @@ impl Timers {
 
 /// What EL2 has taken from the hardware and the guest has not taken from EL2 yet.
 #[derive(Debug)]
-pub struct Held {
-    /// A bit for each kind of call. Apple's CPUs have one kind, number 0; a GIC has sixteen (SGIs).
-    calls: u16,
+pub struct PendingFiqs {
+    /// A bit for each kind of IPI. Apple's CPUs have one kind, number 0; a GIC has sixteen (SGIs).
+    ipis: u16,
     /// `PMCR0` says less in hardware than it says to the guest: mode FIQ, and raised.
     has_overflow: bool,
 }
 
-impl Held {
+impl PendingFiqs {
     const fn new() -> Self {
-        Self { calls: 0, has_overflow: false }
+        Self { ipis: 0, has_overflow: false }
     }
 
     /// Whether there is anything.
     pub fn is_any(&self) -> bool {
-        self.calls != 0 || self.has_overflow
+        self.ipis != 0 || self.has_overflow
     }
 
-    /// Call `kind` was acknowledged. As in hardware, two of a kind that nobody has looked at are one.
-    pub fn call(&mut self, kind: u8) {
-        self.calls |= 1 << (kind & 15);
+    /// IPI `kind` was acknowledged. As in hardware, two of a kind that nobody has looked at are one.
+    pub fn ipi(&mut self, kind: u8) {
+        self.ipis |= 1 << (kind & 15);
     }
 
-    /// The lowest call that waits.
-    pub fn first_call(&self) -> Option<u8> {
-        (self.calls != 0).then_some(self.calls.trailing_zeros() as u8)
+    /// The lowest pending IPI.
+    pub fn first_ipi(&self) -> Option<u8> {
+        (self.ipis != 0).then_some(self.ipis.trailing_zeros() as u8)
     }
 
-    /// The guest acknowledges call `kind`.
-    pub fn drop_call(&mut self, kind: u8) {
-        self.calls &= !(1 << (kind & 15));
+    /// The guest acknowledges IPI `kind`.
+    pub fn drop_ipi(&mut self, kind: u8) {
+        self.ipis &= !(1 << (kind & 15));
     }
 
     /// Whether an overflow waits: then accesses to the PMU must trap.
@@ -168,7 +168,7 @@ pub enum Poll {
 /// How this CPU goes back to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub struct Orders {
+pub struct FiqOutputs {
     /// The timers that may raise FIQs; the others are masked.
     pub open: Timers,
     /// `HCR_EL2.VF`.
@@ -179,18 +179,18 @@ pub struct Orders {
 
 /// One CPU's.
 #[derive(Debug)]
-pub struct Relay {
+pub struct VirtualFiq {
     /// What waits for the guest.
-    pub held: Held,
+    pub pending: PendingFiqs,
     open: Timers,
     is_polling: bool,
     strays: u32,
 }
 
-impl Relay {
+impl VirtualFiq {
     /// Nothing is pending, and both timers are let through.
     pub const fn new() -> Self {
-        Self { held: Held::new(), open: Timers::BOTH, is_polling: false, strays: 0 }
+        Self { pending: PendingFiqs::new(), open: Timers::BOTH, is_polling: false, strays: 0 }
     }
 
     /// A FIQ came; `took`: EL2 found another source than the guest's timers. Returns whether to tell that a FIQ comes from a
@@ -206,7 +206,7 @@ impl Relay {
     }
 
     /// Before this CPU goes back to the guest: `lines` assert now; `has_fired`: EL2's own timer has, and is off.
-    pub fn update(&mut self, lines: Timers, has_fired: bool) -> Orders {
+    pub fn update(&mut self, lines: Timers, has_fired: bool) -> FiqOutputs {
         self.open = lines.others();
         let runs = self.is_polling && !has_fired;
         self.is_polling = lines.is_any();
@@ -215,11 +215,11 @@ impl Relay {
             (false, true) => Poll::Stop,
             _ => Poll::Keep,
         };
-        Orders { open: self.open, is_pending: lines.is_any() || self.held.is_any(), poll }
+        FiqOutputs { open: self.open, is_pending: lines.is_any() || self.pending.is_any(), poll }
     }
 }
 
-impl Default for Relay {
+impl Default for VirtualFiq {
     fn default() -> Self {
         Self::new()
     }

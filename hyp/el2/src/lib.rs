@@ -38,7 +38,6 @@ pub mod fiq;
 pub mod firmware;
 #[cfg(target_os = "none")]
 pub mod frame;
-pub mod guard;
 #[cfg(target_os = "none")]
 pub mod guest;
 #[cfg(target_os = "none")]
@@ -67,5 +66,6 @@ pub mod tlb;
 mod translation;
 #[cfg(target_os = "none")]
 pub mod trap;
+pub mod trapped_page;
 #[cfg(target_os = "none")]
 pub mod vectors;

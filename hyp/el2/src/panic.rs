@@ -16,23 +16,23 @@ const BACKTRACE_LIMIT: usize = 24;
 
 /// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`]. Must not panic
 /// and must not wait.
-pub type LastWords = fn(out: &mut dyn fmt::Write) -> fmt::Result;
+pub type PanicHook = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 
 /// How each line of a panic begins.
 pub const PREFIX: &str = "oche: panic: ";
 
-static LAST_WORDS: Once<LastWords> = Once::new();
+static PANIC_HOOK: Once<PanicHook> = Once::new();
 /// Somebody has said that it panics.
 static IS_TOLD: AtomicBool = AtomicBool::new(false);
 /// Somebody panics already: a panic inside a panic only says so.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// What a machine does instead of stopping, such as a reset. May return; then the CPU stops.
-static END: Once<fn()> = Once::new();
+static ACTION: Once<fn()> = Once::new();
 
-/// Has a panic end with `end`.
-pub fn set_end(end: fn()) {
-    END.set(end);
+/// Has a panic end with `action`.
+pub fn set_panic_action(action: fn()) {
+    ACTION.set(action);
 }
 
 /// Whether some CPU has panicked, from its first word on.
@@ -41,8 +41,8 @@ pub fn is_panicking() -> bool {
 }
 
 /// Registers the hook.
-pub fn set_last_words(hook: LastWords) {
-    LAST_WORDS.set(hook);
+pub fn set_last_words(hook: PanicHook) {
+    PANIC_HOOK.set(hook);
 }
 
 #[panic_handler]
@@ -116,14 +116,14 @@ fn stop(frame_pointer: u64) -> ! {
     }
     print(format_args!("oche: panic: guest ELR_EL1 {:#x}, image at {}\n", ElrEl12.read(), image::range()));
     backtrace(frame_pointer);
-    if let Some(hook) = LAST_WORDS.get() {
+    if let Some(hook) = PANIC_HOOK.get() {
         // The console takes everything.
         let _ = hook(&mut console::Writer);
     }
     console::on_fatal();
     print(format_args!("oche: panic: stopped\n"));
-    if let Some(end) = END.get() {
-        end();
+    if let Some(action) = ACTION.get() {
+        action();
     }
     firmware::halt()
 }

@@ -4,7 +4,7 @@
 mod hw;
 
 #[cfg(target_os = "none")]
-pub(crate) use hw::{Aside, arm, disarm, is_guest_stepping, is_stepping};
+pub(crate) use hw::{SavedDebugState, arm, disarm, is_guest_stepping, is_stepping};
 
 /// What a step came to, seen from EL1 and EL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

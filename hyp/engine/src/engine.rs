@@ -244,12 +244,12 @@ impl Engine {
                 }
                 // A DART holds nothing of a stream that did not translate, so the stream begins at once: Linux makes no
                 // invalidation when it writes saved registers back on resume.
-                self.point(host, dart, waking);
+                self.attach(host, dart, waking);
                 self.work(host);
             }
             Command::Invalidate(streams) => {
                 host.event(Event::Flush { dart, streams });
-                self.point(host, dart, streams);
+                self.attach(host, dart, streams);
                 let slots = self.work(host);
                 let pages = u32::try_from(slots).unwrap_or(u32::MAX);
                 host.event(Event::FlushDone { dart, pages, is_busy: self.is_busy });
@@ -448,7 +448,7 @@ impl Engine {
     }
 
     /// Has each of `streams` go where the registers say, and its domain looked at.
-    fn point(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
+    fn attach(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
         for stream in streams.iter() {
             let Some(roots) = self.roots(dart, stream) else {
                 self.block(host, dart, stream);

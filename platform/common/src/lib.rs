@@ -15,9 +15,9 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 pub mod host;
 #[cfg(target_os = "none")]
-pub mod last_words;
-#[cfg(target_os = "none")]
 pub mod mediation;
+#[cfg(target_os = "none")]
+pub mod panic_trace;
 #[cfg(target_os = "none")]
 pub mod port;
 #[cfg(target_os = "none")]

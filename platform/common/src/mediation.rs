@@ -7,9 +7,9 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use oche_el2::device::{IoError, IoResult};
-use oche_el2::guard::{TrappedPages, Value};
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
+use oche_el2::trapped_page::{TrappedPages, Value};
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;

@@ -22,8 +22,8 @@ use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::framebuffer::{self, Found};
 use oche_m1::{found, nvme};
-use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup};
+use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_types::addr::{Frame, Gfn};
 use oche_types::dart::stream::MAX_DARTS;
@@ -54,7 +54,7 @@ fn main(fdt: FdtAddress) -> ! {
     }
     launch::map_registers(watchdog::REGISTERS);
     if prepared.options.panic_resets {
-        panic::set_end(watchdog::reset);
+        panic::set_panic_action(watchdog::reset);
     }
     if !prepared.options.has_windows {
         log::info!("sub-page windows are not used: oche.windows=0");
@@ -85,7 +85,7 @@ fn main(fdt: FdtAddress) -> ! {
         selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
     }
-    last_words::register(prepared.layout.trace, prepared.trace_layout());
+    panic_trace::register(prepared.layout.trace, prepared.trace_layout());
     let mediation = Mediation::new(Setup {
         iommu: darts,
         description: &guest::describe(&all),

@@ -94,17 +94,17 @@ pub trait Hardware {
     fn ticks_per_millisecond(&self) -> u64;
 }
 
-/// Who speaks to a DART.
+/// Who programs a DART.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum Ownership {
     /// It was off when Oche looked: what it is shows when the guest first touches it.
     Unknown,
     /// The guest, with its own 16K tables, until it asks for the page size.
-    Direct,
+    Passthrough,
     /// The guest, for good: it is locked, or translates for firmware.
-    Left,
+    Firmware,
     /// Oche; the guest sees a virtual DART with 4K pages.
-    Mediated,
+    Emulated,
 }
 
 /// Invalidations that [`Darts::test_idle`] makes.
@@ -167,7 +167,7 @@ impl fmt::Display for Condition {
 
 /// What a DART's registers and TLB hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Held {
+enum Contents {
     /// What they must.
     Current,
     /// Nothing: it had no power.
@@ -178,11 +178,11 @@ enum Held {
 
 #[derive(Clone, Copy, Debug)]
 struct Dart {
-    mode: Mode,
+    ownership: Ownership,
     roots: [Option<Frame>; STREAMS],
     /// It did not end its last command in time.
     is_stuck: bool,
-    held: Held,
+    contents: Contents,
     /// Its domains were on their way to another state for too long when they were looked at last.
     is_unreachable: bool,
     /// The guest has asked for the page size and was given the hardware's.
@@ -195,10 +195,10 @@ struct Dart {
 
 impl Dart {
     const NEW: Self = Self {
-        mode: Mode::Unknown,
+        ownership: Ownership::Unknown,
         roots: [None; STREAMS],
         is_stuck: false,
-        held: Held::Older,
+        contents: Contents::Older,
         is_unreachable: false,
         has_asked: false,
         has_remembered: false,
@@ -231,11 +231,11 @@ impl<H: Hardware> Darts<H> {
     }
 
     /// Who speaks to `dart`; one that was off when last asked is looked at again.
-    pub fn mode(&mut self, dart: DartId) -> Mode {
-        if self.darts.get(dart.index()).is_some_and(|entry| entry.mode == Mode::Unknown) {
+    pub fn ownership(&mut self, dart: DartId) -> Ownership {
+        if self.darts.get(dart.index()).is_some_and(|entry| entry.ownership == Ownership::Unknown) {
             self.settle_mode(dart);
         }
-        self.darts.get(dart.index()).map_or(Mode::Left, |entry| entry.mode)
+        self.darts.get(dart.index()).map_or(Ownership::Firmware, |entry| entry.ownership)
     }
 
     /// What `dart` is like, or `None` while it is off or does not answer.
@@ -272,7 +272,7 @@ impl<H: Hardware> Darts<H> {
     /// registers are as they were.
     pub fn test_idle(&mut self, dart: DartId) -> Option<Tested> {
         let stream = StreamId::new(IDLE_STREAM)?;
-        let is_free = self.mode(dart) == Mode::Direct
+        let is_free = self.ownership(dart) == Ownership::Passthrough
             && self.condition(dart).is_some_and(|condition| !condition.is_taken())
             && self.hardware.read(dart, tcr_of(stream)) == Ok(0);
         if is_free { self.test_stream(dart, stream).ok() } else { None }
@@ -305,13 +305,13 @@ impl<H: Hardware> Darts<H> {
     }
 
     fn settle_mode(&mut self, dart: DartId) {
-        let mode = match self.condition(dart) {
-            None => Mode::Unknown,
-            Some(condition) if condition.is_taken() => Mode::Left,
-            Some(_) => Mode::Direct,
+        let ownership = match self.condition(dart) {
+            None => Ownership::Unknown,
+            Some(condition) if condition.is_taken() => Ownership::Firmware,
+            Some(_) => Ownership::Passthrough,
         };
         if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.mode = mode;
+            entry.ownership = ownership;
         }
     }
 
@@ -326,11 +326,11 @@ impl<H: Hardware> Darts<H> {
         let done = self.run(dart, StreamSet(u16::MAX), Self::flush);
         let is_done = done.is_ok() && self.is_current(dart);
         if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.mode = match done {
-                Ok(()) if is_done => Mode::Mediated,
+            entry.ownership = match done {
+                Ok(()) if is_done => Ownership::Emulated,
                 // It has lost its power meanwhile.
-                Ok(()) => Mode::Unknown,
-                Err(InvalidateTimedOut) => Mode::Left,
+                Ok(()) => Ownership::Unknown,
+                Err(InvalidateTimedOut) => Ownership::Firmware,
             };
         }
         is_done
@@ -370,21 +370,22 @@ impl<H: Hardware> Darts<H> {
     /// The guest touches `dart`, which may have lost its power since it did last. What it forgot is written again.
     pub fn touch(&mut self, dart: DartId) {
         self.touched = Some(dart);
-        let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.mode == Mode::Mediated) else {
+        let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.ownership == Ownership::Emulated)
+        else {
             return;
         };
-        let held = entry.held;
+        let contents = entry.contents;
         match self.hardware.power(dart) {
-            Power::On if held == Held::Current && self.holds_what_it_must(dart) => return,
+            Power::On if contents == Contents::Current && self.holds_what_it_must(dart) => return,
             Power::On => {}
             // The registers that the guest touches are not the hardware's, and nothing translates meanwhile.
-            Power::Off => return self.set_held(dart, Held::Nothing),
+            Power::Off => return self.set_contents(dart, Contents::Nothing),
             Power::Unreachable => return,
         }
-        if held != Held::Older {
+        if contents != Contents::Older {
             self.report_remembered(dart);
         }
-        self.set_held(dart, Held::Older);
+        self.set_contents(dart, Contents::Older);
         if let Some(entry) = self.darts.get_mut(dart.index()) {
             entry.repairs = entry.repairs.saturating_add(1);
         }
@@ -442,26 +443,27 @@ impl<H: Hardware> Darts<H> {
         }
     }
 
-    fn set_held(&mut self, dart: DartId, held: Held) {
+    fn set_contents(&mut self, dart: DartId, contents: Contents) {
         if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.held = held;
+            entry.contents = contents;
         }
-        let mut mediated = self.darts.iter().filter(|entry| entry.mode == Mode::Mediated);
-        self.is_confirmed = mediated.all(|entry| entry.held != Held::Older);
+        let mut mediated = self.darts.iter().filter(|entry| entry.ownership == Ownership::Emulated);
+        self.is_confirmed = mediated.all(|entry| entry.contents != Contents::Older);
     }
 
     /// Looks again at the power of each DART that may hold something older: one that has none by now holds nothing.
     fn look_for_lost_power(&mut self) {
         for dart in (0..self.darts.len()).filter_map(DartId::new) {
-            let is_older = |entry: &Dart| entry.mode == Mode::Mediated && entry.held == Held::Older;
+            let is_older =
+                |entry: &Dart| entry.ownership == Ownership::Emulated && entry.contents == Contents::Older;
             if self.darts.get(dart.index()).is_some_and(is_older) && self.hardware.power(dart) == Power::Off {
-                self.set_held(dart, Held::Nothing);
+                self.set_contents(dart, Contents::Nothing);
             }
         }
     }
 
     fn is_current(&self, dart: DartId) -> bool {
-        self.darts.get(dart.index()).is_some_and(|entry| entry.held == Held::Current)
+        self.darts.get(dart.index()).is_some_and(|entry| entry.contents == Contents::Current)
     }
 
     /// What the power domains say, when they have had time to reach their state: once, until they have reached one.
@@ -498,25 +500,25 @@ impl<H: Hardware> Darts<H> {
             match self.settled_power(dart) {
                 Power::On => {}
                 Power::Off => {
-                    self.set_held(dart, Held::Nothing);
+                    self.set_contents(dart, Contents::Nothing);
                     return Ok(());
                 }
                 Power::Unreachable => break,
             }
             let was_current = self.is_current(dart);
-            self.set_held(dart, Held::Older);
+            self.set_contents(dart, Contents::Older);
             let done = if was_current { command(self, dart, streams) } else { self.program(dart) };
             match done {
                 // Where nothing answers, what is read might look like the end of a command.
                 Ok(()) if self.hardware.power(dart) == Power::On => {
-                    self.set_held(dart, Held::Current);
+                    self.set_contents(dart, Contents::Current);
                     return Ok(());
                 }
                 Ok(()) | Err(Failure::Bus) => {}
                 Err(Failure::Busy) => break,
             }
         }
-        self.set_held(dart, Held::Older);
+        self.set_contents(dart, Contents::Older);
         Err(InvalidateTimedOut)
     }
 
@@ -592,7 +594,7 @@ impl<H: Hardware> Darts<H> {
         }
     }
 
-    fn point(
+    fn set_ttbr(
         &mut self,
         dart: DartId,
         stream: StreamId,
@@ -601,7 +603,7 @@ impl<H: Hardware> Darts<H> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         entry.roots[stream.index()] = root;
         // A DART that is not mediated is attached to nothing; its streams are the guest's or firmware's.
-        if entry.mode != Mode::Mediated {
+        if entry.ownership != Ownership::Emulated {
             return Ok(());
         }
         let mut streams = StreamSet::default();
@@ -643,7 +645,7 @@ impl<H: Hardware> Iommu for Darts<H> {
         _: DomainId,
         root: Frame,
     ) -> Result<(), InvalidateTimedOut> {
-        let attached = self.point(dart, stream, Some(root));
+        let attached = self.set_ttbr(dart, stream, Some(root));
         if attached.is_err() {
             // Rather nothing than what was there before.
             self.block(dart, stream);
@@ -652,7 +654,7 @@ impl<H: Hardware> Iommu for Darts<H> {
     }
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
-        if self.point(dart, stream, None).is_err() {
+        if self.set_ttbr(dart, stream, None).is_err() {
             log::error!("DART {} stream {}: blocking was not confirmed", dart.index(), stream.index());
         }
     }

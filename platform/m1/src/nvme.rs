@@ -56,7 +56,7 @@ pub const HEAP_BYTES: u64 = {
 };
 
 /// What the controller stands on.
-pub trait Machine {
+pub trait NvmeHost {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
     /// Has each of `pages`, which differ, be at home until it is unpinned as often. Gives how many of the first are:
@@ -140,7 +140,7 @@ impl Ans {
         &mut self,
         offset: u64,
         value: u32,
-        machine: &mut impl Machine,
+        machine: &mut impl NvmeHost,
     ) -> Result<Verdict, Refusal> {
         let mut left = MAX_PAGES;
         self.find_done(machine);
@@ -177,12 +177,12 @@ impl Ans {
     }
 
     /// Finds out which commands are done by now, and releases what they named as far as one trap may.
-    pub fn collect(&mut self, machine: &mut impl Machine) {
+    pub fn collect(&mut self, machine: &mut impl NvmeHost) {
         self.find_done(machine);
         self.unpin(&mut { MAX_PAGES }, machine);
     }
 
-    fn find_done(&mut self, machine: &mut impl Machine) {
+    fn find_done(&mut self, machine: &mut impl NvmeHost) {
         let was_admin_done = self.admin.collect(machine);
         if self.io.collect(machine) || was_admin_done {
             machine.order_loads();
@@ -194,7 +194,7 @@ impl Ans {
         self.admin.is_idle() && self.io.is_idle()
     }
 
-    fn unpin(&mut self, left: &mut usize, machine: &mut impl Machine) {
+    fn unpin(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         self.admin.unpin(left, machine);
         self.io.unpin(left, machine);
     }
@@ -219,7 +219,7 @@ impl Ans {
         self.forget();
     }
 
-    fn submit_admin(&mut self, number: u32, machine: &mut impl Machine) -> Result<Verdict, Refusal> {
+    fn submit_admin(&mut self, number: u32, machine: &mut impl NvmeHost) -> Result<Verdict, Refusal> {
         if !self.admin.exists() {
             let sizes = u64::from(self.admin_sizes);
             let [submissions, completions] = self.admin_places;
@@ -242,7 +242,7 @@ impl Ans {
         self.admin.submit(number, &entry, machine, pages::of_admin)
     }
 
-    fn submit_io(&mut self, number: u32, machine: &mut impl Machine) -> Result<Verdict, Refusal> {
+    fn submit_io(&mut self, number: u32, machine: &mut impl NvmeHost) -> Result<Verdict, Refusal> {
         let entry = self.io.entry(number, machine)?;
         self.io.submit(number, &entry, machine, pages::of_io)
     }

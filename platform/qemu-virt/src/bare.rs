@@ -16,11 +16,11 @@ use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Lookup;
-use oche_el2::{console, guard, trap};
+use oche_el2::{console, trap, trapped_page};
 use oche_engine::host::CpuAccess;
 use oche_engine::{Coherence, Configuration, Isolation};
-use oche_platform::last_words;
 use oche_platform::mediation::{Mediation, Setup, TrapContext};
+use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
@@ -75,7 +75,7 @@ fn main(fdt: FdtAddress) -> ! {
         oche_boot::bare::selftest::end();
     }
     let map = prepared.options.iommu_map.map_or_else(Choice::default, choice);
-    last_words::register(prepared.layout.trace, prepared.trace_layout());
+    panic_trace::register(prepared.layout.trace, prepared.trace_layout());
     // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
     let registers = unsafe { Registers::at(SMMU.start as usize) };
     // SAFETY: virt's distributor is there and was mapped as device memory above.
@@ -89,10 +89,10 @@ fn main(fdt: FdtAddress) -> ! {
     });
     let layout = smmu.layout();
     log::info!(
-        "smmu: stream table {:#x}, contexts {:#x}, void {:#x}, commands {:#x}, events {:#x}",
+        "smmu: stream table {:#x}, contexts {:#x}, blocking {:#x}, commands {:#x}, events {:#x}",
         layout.stream_table,
         layout.contexts,
-        layout.void,
+        layout.blocking,
         layout.commands,
         layout.events
     );
@@ -180,7 +180,7 @@ struct Virt {
 impl Platform for Virt {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return guard::on_fault(&self.mediation, fault, frame);
+            return trapped_page::on_fault(&self.mediation, fault, frame);
         }
         let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
@@ -203,6 +203,6 @@ impl Platform for Virt {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        guard::on_step(&self.mediation, is_done, frame, fault)
+        trapped_page::on_step(&self.mediation, is_done, frame, fault)
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a domain -> first-level table of the engine
-//!                                        (one word)         \-> or the void: a table with nothing in it
+//!                                        (one word)         \-> or the blocking context: a table with nothing in it
 //! ```
 //!
-//! Every requester on the map always translates. A stream that is blocked translates through the void, so
+//! Every requester on the map always translates. A stream that is blocked translates through the blocking context, so
 //! its accesses fault and are recorded; a requester on no map aborts. Source: ARM IHI 0070 (SMMUv3), cited
 //! by section where something is built.
 
@@ -74,10 +74,10 @@ pub struct Smmu {
 pub struct Layout {
     /// The level 1 stream table, as in STRTAB_BASE.
     pub stream_table: u64,
-    /// The first context descriptor, the void's. Domain `n` has the one 64 × (n + 1) bytes after it.
+    /// The first context descriptor, the blocking context's. Domain `n` has the one 64 × (n + 1) bytes after it.
     pub contexts: u64,
-    /// The first-level table of the void, all zero.
-    pub void: u64,
+    /// The first-level table of the blocking context, all zero.
+    pub blocking: u64,
     /// The command queue.
     pub commands: u64,
     /// The event queue.
@@ -97,7 +97,7 @@ impl Smmu {
             return Err(Unsupported::TooManyDomains { most: abilities.domains });
         }
         let contexts = Contexts::new(domains, abilities.output);
-        let streams = StreamTable::new(&map, contexts.void());
+        let streams = StreamTable::new(&map, contexts.blocking());
         let commands = CommandQueue::new(abilities.commands_log2);
         let events = EventQueue::new(abilities.events_log2);
         let attached = [[None; STREAMS]; MAX_DARTS];
@@ -126,8 +126,8 @@ impl Smmu {
     pub fn layout(&self) -> Layout {
         Layout {
             stream_table: self.streams.address(),
-            contexts: self.contexts.void(),
-            void: self.contexts.void_root().address(),
+            contexts: self.contexts.blocking(),
+            blocking: self.contexts.blocking_root().address(),
             commands: self.commands.address(),
             events: self.events.address(),
         }
@@ -150,11 +150,11 @@ impl Smmu {
         stream: StreamId,
         to: Option<DomainId>,
     ) -> Result<(), CommandFailed> {
-        let context = to.map_or(self.contexts.void(), |domain| self.contexts.address(domain));
+        let context = to.map_or(self.contexts.blocking(), |domain| self.contexts.address(domain));
         let slot = &mut self.attached[dart.index()][stream.index()];
         let before = core::mem::replace(slot, to);
         for requester in self.map.requesters(dart, stream) {
-            self.streams.point(requester, context);
+            self.streams.set_context(requester, context);
         }
         let forget = self.map.requesters(dart, stream).map(Command::ForgetEntry);
         let drop = before.into_iter().map(|domain| Command::DropTranslations(self.contexts.asid(domain)));

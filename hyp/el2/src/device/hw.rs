@@ -7,8 +7,8 @@ use core::arch::{asm, global_asm};
 use crate::device::{self, IoError, IoResult, Part, Vectors};
 use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
-use crate::guard::Guest;
 use crate::translation;
+use crate::trapped_page::Guest;
 
 /// Has `device` answer the access that `fault` stopped, part by part: it is given the guest-physical
 /// address, the bytes, and what is stored (`None` for a load).

@@ -3,7 +3,7 @@
 
 use core::arch::asm;
 
-use crate::fiq::{Held, Timers};
+use crate::fiq::{PendingFiqs, Timers};
 use crate::registers::{
     HacrEl2, IpiSrEl1, Pmcr0El1, Upmcr0El1, UpmsrEl1, VmTimerFiqEnableEl2, synchronize_context,
 };
@@ -12,11 +12,11 @@ use crate::syndrome::register_number;
 /// The guest's virtual and physical timers may raise FIQs. Source: m1n1 `src/cpu_regs.h`.
 const VIRTUAL_TIMER: u64 = 1 << 0;
 const PHYSICAL_TIMER: u64 = 1 << 1;
-/// `HACR_EL2`: accesses to the registers of calls between CPUs trap, and those to the PMU's. Source: m1n1 `sysreg.py`.
+/// `HACR_EL2`: accesses to the registers of IPIs trap, and those to the PMU's. Source: m1n1 `sysreg.py`.
 const HACR_TRAP_CALLS: u64 = 1 << 16;
 const HACR_TRAP_PMU: u64 = 1 << 57;
 /// `IPI_SR_EL1`: a call is pending; written as 1, no longer. Source: m1n1 `src/cpu_regs.h`.
-const CALL_PENDING: u64 = 1 << 0;
+const IPI_PENDING: u64 = 1 << 0;
 /// `UPMCR0_EL1`: what an overflow of the cluster's counters raises, 4 for a FIQ; `UPMSR_EL1`: one is raised. Source: the same.
 const UPMCR0_MODE: u64 = 7 << 16;
 const UPMCR0_MODE_FIQ: u64 = 4 << 16;
@@ -34,20 +34,20 @@ pub(super) fn open(timers: Timers) {
 }
 
 /// Traps what must be answered from memory: calls always, the PMU while an overflow waits.
-pub(super) fn trap(held: &Held) {
-    HacrEl2.write(HACR_TRAP_CALLS | if held.has_overflow() { HACR_TRAP_PMU } else { 0 });
+pub(super) fn trap(pending: &PendingFiqs) {
+    HacrEl2.write(HACR_TRAP_CALLS | if pending.has_overflow() { HACR_TRAP_PMU } else { 0 });
 }
 
 /// Takes calls and overflows from the hardware, so that it is quiet.
-pub(super) fn take(held: &mut Held) -> bool {
+pub(super) fn take(pending: &mut PendingFiqs) -> bool {
     let mut took = false;
-    if IpiSrEl1.read() & CALL_PENDING != 0 {
+    if IpiSrEl1.read() & IPI_PENDING != 0 {
         // First quiet, then remembered: a call that comes in between is a FIQ of its own.
-        IpiSrEl1.write(CALL_PENDING);
-        held.call(0);
+        IpiSrEl1.write(IPI_PENDING);
+        pending.ipi(0);
         took = true;
     }
-    if let Some(quiet) = held.take_overflow(Pmcr0El1.read()) {
+    if let Some(quiet) = pending.take_overflow(Pmcr0El1.read()) {
         Pmcr0El1.write(quiet);
         took = true;
     }
@@ -65,18 +65,18 @@ const IPI_SR: u16 = register_number(3, 5, 15, 1, 1);
 const PMCR0: u16 = register_number(3, 1, 15, 0, 0);
 
 /// The guest's access to a register that traps: what it reads, or anything for a write.
-pub(super) fn access(held: &mut Held, number: u16, write: Option<u64>) -> Option<u64> {
+pub(super) fn access(pending: &mut PendingFiqs, number: u16, write: Option<u64>) -> Option<u64> {
     Some(match (number, write) {
-        (IPI_SR, None) => held.first_call().map_or(0, |_| CALL_PENDING),
+        (IPI_SR, None) => pending.first_ipi().map_or(0, |_| IPI_PENDING),
         (IPI_SR, Some(value)) => {
-            if value & CALL_PENDING != 0 {
-                held.drop_call(0);
+            if value & IPI_PENDING != 0 {
+                pending.drop_ipi(0);
             }
             0
         }
-        (PMCR0, None) => held.pmcr0(Pmcr0El1.read()),
+        (PMCR0, None) => pending.pmcr0(Pmcr0El1.read()),
         (PMCR0, Some(value)) => {
-            Pmcr0El1.write(held.write_pmcr0(value));
+            Pmcr0El1.write(pending.write_pmcr0(value));
             0
         }
         _ => return pass(number, write),

@@ -6,7 +6,7 @@
 //! the guest's accesses to the registers of group 0 trap and are answered from memory, as Apple's `IPI_SR` is.
 //! Source: Arm IHI 0069, by register name.
 
-use crate::fiq::{Held, Timers};
+use crate::fiq::{PendingFiqs, Timers};
 use crate::registers::*;
 use crate::syndrome::register_number;
 
@@ -58,7 +58,7 @@ pub(super) fn open(timers: Timers) {
 }
 
 /// Acknowledges all calls.
-pub(super) fn take(held: &mut Held) -> bool {
+pub(super) fn take(pending: &mut PendingFiqs) -> bool {
     let mut took = false;
     for _ in 0..CALLS {
         if IccHppir0El1.read() >= CALLS {
@@ -72,7 +72,7 @@ pub(super) fn take(held: &mut Held) -> bool {
         if number >= CALLS {
             break;
         }
-        held.call(number as u8);
+        pending.ipi(number as u8);
         took = true;
     }
     took
@@ -91,11 +91,11 @@ const SGI0R: u16 = register_number(3, 0, 12, 11, 7);
 const IGRPEN0: u16 = register_number(3, 0, 12, 12, 6);
 
 /// The guest's access to a register that traps: what it reads, or anything for a write.
-pub(super) fn access(held: &mut Held, number: u16, write: Option<u64>) -> Option<u64> {
-    let first = held.first_call();
+pub(super) fn access(pending: &mut PendingFiqs, number: u16, write: Option<u64>) -> Option<u64> {
+    let first = pending.first_ipi();
     Some(match (number, write) {
         (IAR0, None) => {
-            first.inspect(|kind| held.drop_call(*kind));
+            first.inspect(|kind| pending.drop_ipi(*kind));
             first.map_or(NOTHING, u64::from)
         }
         (HPPIR0, None) => first.map_or(NOTHING, u64::from),

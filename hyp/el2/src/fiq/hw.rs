@@ -1,4 +1,4 @@
-//! FIQs by way of EL2, on this CPU: what [`crate::fiq`] decides, in registers.
+//! Virtual FIQ injection on this CPU: what [`crate::fiq`] decides, in registers.
 //!
 //! With `oche.fiq=virtual` alone; otherwise nothing here is ever called but [`configure`]. A CPU's state is its own: its lock
 //! is never waited for, since FIQs are masked at EL2.
@@ -12,7 +12,7 @@ use oche_types::MAX_CPUS;
 
 use super::{apple, gic};
 use crate::apple::is_apple;
-use crate::fiq::{self, Held, POLL_MICROSECONDS, Poll, Relay, Route, Timers};
+use crate::fiq::{self, POLL_MICROSECONDS, PendingFiqs, Poll, Route, Timers, VirtualFiq};
 use crate::frame::TrapFrame;
 use crate::lock::SpinLock;
 use crate::registers::{CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
@@ -26,7 +26,8 @@ const SPSR_EL0: u64 = 0;
 const ENABLE: u64 = 1;
 
 static IS_VIRTUAL: AtomicBool = AtomicBool::new(false);
-static RELAYS: [SpinLock<Relay>; MAX_CPUS] = [const { SpinLock::new(Relay::new()) }; MAX_CPUS];
+static VIRTUAL_FIQS: [SpinLock<VirtualFiq>; MAX_CPUS] =
+    [const { SpinLock::new(VirtualFiq::new()) }; MAX_CPUS];
 
 /// Chooses the way. Every CPU follows when it is next configured.
 pub fn set_route(route: Route) {
@@ -57,15 +58,15 @@ fn wires() -> Wires {
 
 /// Begins afresh on this CPU: nothing is pending. `HCR_EL2`, `HACR_EL2` and EL2's timer are as their resets would be.
 pub(crate) fn configure() {
-    let relay = Relay::new();
+    let virtual_fiq = VirtualFiq::new();
     match wires() {
-        Wires::Apple if is_virtual() => apple::trap(&relay.held),
+        Wires::Apple if is_virtual() => apple::trap(&virtual_fiq.pending),
         Wires::Gic => gic::route(is_virtual()),
         Wires::Apple | Wires::None => {}
     }
     open(Timers::BOTH);
-    if let Some(own) = RELAYS.get(percpu::index()) {
-        *own.lock() = relay;
+    if let Some(own) = VIRTUAL_FIQS.get(percpu::index()) {
+        *own.lock() = virtual_fiq;
     }
 }
 
@@ -79,10 +80,10 @@ fn open(timers: Timers) {
 }
 
 /// Takes from the hardware what must not come again; whether there was anything.
-fn take(held: &mut Held) -> bool {
+fn take(pending: &mut PendingFiqs) -> bool {
     match wires() {
-        Wires::Apple => apple::take(held),
-        Wires::Gic => gic::take(held),
+        Wires::Apple => apple::take(pending),
+        Wires::Gic => gic::take(pending),
         Wires::None => false,
     }
 }
@@ -128,16 +129,16 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
         // SAFETY: the frame is the vectors' own, and this does not return.
         unsafe { panic::oche_unexpected(frame, 0x500) };
     }
-    let Some(own) = RELAYS.get(percpu::index()) else { return };
-    let mut relay = own.lock();
+    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return };
+    let mut virtual_fiq = own.lock();
     let has_fired = end_poll();
     percpu::this().exits.count(if has_fired { Exit::FiqPoll } else { Exit::Fiq });
-    let took = take(&mut relay.held);
+    let took = take(&mut virtual_fiq.pending);
     let lines = lines();
-    if relay.came(lines, took || has_fired) {
+    if virtual_fiq.came(lines, took || has_fired) {
         log::warn!("cpu {}: FIQs come from no source that Oche knows, and do not end", percpu::index());
     }
-    go_back(&mut relay, lines, has_fired);
+    go_back(&mut virtual_fiq, lines, has_fired);
 }
 
 /// Before this CPU goes back to the guest from any other exit: VF falls as soon as anything shows that it may.
@@ -146,18 +147,18 @@ pub(crate) fn before_return() {
     if !is_virtual() || step::is_stepping() {
         return;
     }
-    let Some(own) = RELAYS.get(percpu::index()) else { return };
-    let mut relay = own.lock();
+    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return };
+    let mut virtual_fiq = own.lock();
     let has_fired = end_poll();
-    take(&mut relay.held);
-    go_back(&mut relay, lines(), has_fired);
+    take(&mut virtual_fiq.pending);
+    go_back(&mut virtual_fiq, lines(), has_fired);
 }
 
-fn go_back(relay: &mut Relay, lines: Timers, has_fired: bool) {
-    let orders = relay.update(lines, has_fired);
+fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
+    let orders = virtual_fiq.update(lines, has_fired);
     open(orders.open);
     if let Wires::Apple = wires() {
-        apple::trap(&relay.held);
+        apple::trap(&virtual_fiq.pending);
     }
     match orders.poll {
         Poll::Start => {
@@ -181,14 +182,14 @@ pub(crate) fn on_register(access: RegisterAccess, frame: &mut TrapFrame) -> bool
     if !is_virtual() || frame.spsr & SPSR_MODE == SPSR_EL0 {
         return false;
     }
-    let Some(own) = RELAYS.get(percpu::index()) else { return false };
-    let mut relay = own.lock();
+    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return false };
+    let mut virtual_fiq = own.lock();
     // What has come meanwhile is to be seen by this very access.
-    take(&mut relay.held);
+    take(&mut virtual_fiq.pending);
     let write = (!access.is_read).then(|| frame.register(access.register));
     let answer = match wires() {
-        Wires::Apple => apple::access(&mut relay.held, access.number, write),
-        Wires::Gic => gic::access(&mut relay.held, access.number, write),
+        Wires::Apple => apple::access(&mut virtual_fiq.pending, access.number, write),
+        Wires::Gic => gic::access(&mut virtual_fiq.pending, access.number, write),
         Wires::None => None,
     };
     let Some(value) = answer else { return false };

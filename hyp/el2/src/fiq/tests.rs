@@ -35,7 +35,7 @@ struct Cpu {
     is_pending: bool,
     /// `PSTATE.F` of the guest.
     masks: bool,
-    relay: Relay,
+    virtual_fiq: VirtualFiq,
     /// One mask for both timers, as with a GIC's priorities.
     is_coarse: bool,
     /// A call, an overflow, that the guest has not acknowledged: by the test's own book.
@@ -58,7 +58,7 @@ impl Cpu {
             open: Timers::BOTH,
             is_pending: false,
             masks: true,
-            relay: Relay::new(),
+            virtual_fiq: VirtualFiq::new(),
             is_coarse,
             owes_call: false,
             owes_overflow: false,
@@ -116,16 +116,16 @@ impl Cpu {
         }
         let mut took = has_fired;
         if std::mem::take(&mut self.call) {
-            self.relay.held.call(0);
+            self.virtual_fiq.pending.ipi(0);
             took = true;
         }
-        if let Some(value) = self.relay.held.take_overflow(self.pmcr0) {
+        if let Some(value) = self.virtual_fiq.pending.take_overflow(self.pmcr0) {
             self.pmcr0 = value;
             took = true;
         }
         let lines = self.lines();
-        self.told |= is_fiq && self.relay.came(lines, took);
-        let orders = self.relay.update(lines, has_fired);
+        self.told |= is_fiq && self.virtual_fiq.came(lines, took);
+        let orders = self.virtual_fiq.update(lines, has_fired);
         self.is_pending = orders.is_pending;
         let is_open = |own: bool| if self.is_coarse { orders.open == Timers::BOTH } else { own };
         self.open = Timers {
@@ -148,18 +148,18 @@ impl Cpu {
             }
         }
         // These trap.
-        let has_call = self.relay.held.first_call().is_some();
-        assert_eq!(has_call, self.owes_call, "a call is lost, or there twice");
-        if has_call && !random.chance(4) {
-            self.relay.held.drop_call(0);
+        let has_ipi = self.virtual_fiq.pending.first_ipi().is_some();
+        assert_eq!(has_ipi, self.owes_call, "a call is lost, or there twice");
+        if has_ipi && !random.chance(4) {
+            self.virtual_fiq.pending.drop_ipi(0);
             self.owes_call = false;
             self.exit(false);
         }
-        let has_overflow = self.relay.held.pmcr0(self.pmcr0) & PMCR0_ACTIVE != 0;
+        let has_overflow = self.virtual_fiq.pending.pmcr0(self.pmcr0) & PMCR0_ACTIVE != 0;
         assert_eq!(has_overflow, self.owes_overflow, "an overflow is lost, or there twice");
         if has_overflow && !random.chance(4) {
             assert_eq!(self.pmcr0 & COUNTERS, COUNTERS, "PMCR0 keeps what it has beside the overflow");
-            self.pmcr0 = self.relay.held.write_pmcr0(COUNTERS | PMCR0_MODE_FIQ);
+            self.pmcr0 = self.virtual_fiq.pending.write_pmcr0(COUNTERS | PMCR0_MODE_FIQ);
             self.owes_overflow = false;
             self.exit(false);
         }
@@ -261,38 +261,38 @@ fn a_timer_asserts_if_it_is_on_and_due_and_not_masked() {
 #[test]
 fn an_overflow_is_shown_until_pmcr0_is_written_otherwise() {
     let raised = COUNTERS | PMCR0_MODE_FIQ | PMCR0_ACTIVE;
-    let mut held = Held::new();
+    let mut pending = PendingFiqs::new();
     // By another way than a FIQ: not ours.
-    assert_eq!(held.take_overflow(COUNTERS | 2 << 8 | PMCR0_ACTIVE), None);
-    assert_eq!(held.take_overflow(raised), Some(COUNTERS));
-    assert_eq!(held.pmcr0(COUNTERS), raised);
+    assert_eq!(pending.take_overflow(COUNTERS | 2 << 8 | PMCR0_ACTIVE), None);
+    assert_eq!(pending.take_overflow(raised), Some(COUNTERS));
+    assert_eq!(pending.pmcr0(COUNTERS), raised);
     // Written as it is: it stays, and the hardware stays quiet.
-    assert_eq!(held.write_pmcr0(raised), COUNTERS);
-    assert!(held.has_overflow());
+    assert_eq!(pending.write_pmcr0(raised), COUNTERS);
+    assert!(pending.has_overflow());
     // Masked but raised: what the guest wrote is what it finds.
-    assert_eq!(held.write_pmcr0(COUNTERS | PMCR0_ACTIVE), COUNTERS | PMCR0_ACTIVE);
-    assert!(!held.is_any());
-    assert_eq!(held.pmcr0(COUNTERS | PMCR0_ACTIVE), COUNTERS | PMCR0_ACTIVE);
+    assert_eq!(pending.write_pmcr0(COUNTERS | PMCR0_ACTIVE), COUNTERS | PMCR0_ACTIVE);
+    assert!(!pending.is_any());
+    assert_eq!(pending.pmcr0(COUNTERS | PMCR0_ACTIVE), COUNTERS | PMCR0_ACTIVE);
 }
 
 #[test]
 fn calls_of_several_kinds_wait_for_themselves() {
-    let mut held = Held::new();
-    [9, 3, 9].into_iter().for_each(|kind| held.call(kind));
-    assert_eq!(held.first_call(), Some(3));
-    held.drop_call(3);
-    assert_eq!(held.first_call(), Some(9));
-    held.drop_call(9);
-    assert!(!held.is_any());
+    let mut pending = PendingFiqs::new();
+    [9, 3, 9].into_iter().for_each(|kind| pending.ipi(kind));
+    assert_eq!(pending.first_ipi(), Some(3));
+    pending.drop_ipi(3);
+    assert_eq!(pending.first_ipi(), Some(9));
+    pending.drop_ipi(9);
+    assert!(!pending.is_any());
 }
 
 #[test]
 fn a_fiq_from_nowhere_is_told_once() {
-    let mut relay = Relay::new();
-    let told = (0..5000).filter(|_| relay.came(Timers::default(), false)).count();
+    let mut virtual_fiq = VirtualFiq::new();
+    let told = (0..5000).filter(|_| virtual_fiq.came(Timers::default(), false)).count();
     assert_eq!(told, 1);
     // A masked timer does not explain it, though it asserts.
-    let _ = relay.update(Timers::BOTH, false);
-    assert!(!relay.came(Timers::BOTH, true));
-    assert_eq!((0..5000).filter(|_| relay.came(Timers::BOTH, false)).count(), 1);
+    let _ = virtual_fiq.update(Timers::BOTH, false);
+    assert!(!virtual_fiq.came(Timers::BOTH, true));
+    assert_eq!((0..5000).filter(|_| virtual_fiq.came(Timers::BOTH, false)).count(), 1);
 }

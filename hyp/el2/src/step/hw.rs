@@ -58,7 +58,7 @@ static STEPPING: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX
 
 /// What a step put aside.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Aside {
+pub(crate) struct SavedDebugState {
     spsr: u64,
     elr: u64,
     mdscr: u64,
@@ -72,7 +72,7 @@ pub(crate) struct Aside {
     has_view: bool,
 }
 
-impl Aside {
+impl SavedDebugState {
     fn is_kernel(&self) -> bool {
         level(self.spsr) != 0
     }
@@ -95,8 +95,8 @@ pub(crate) fn is_guest_stepping() -> bool {
 }
 
 /// Prepares this CPU so that the return to `frame` executes one instruction, in the view at `root` if there is one.
-pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
-    let aside = Aside {
+pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
+    let debug_state = SavedDebugState {
         spsr: frame.spsr,
         elr: frame.elr,
         mdscr: MdscrEl1.read(),
@@ -108,20 +108,20 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
         spsr_el1: SpsrEl12.read(),
         has_view: root.is_some(),
     };
-    MdscrEl1.write(aside.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
-    MdcrEl2.write(aside.mdcr | MDCR_TDE);
-    if aside.was_locked {
+    MdscrEl1.write(debug_state.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
+    MdcrEl2.write(debug_state.mdcr | MDCR_TDE);
+    if debug_state.was_locked {
         // While the OS lock is closed no software step comes.
         OslarEl1.write(0);
     }
-    if aside.was_double_locked {
+    if debug_state.was_double_locked {
         OsdlrEl1.write(0);
     }
-    if aside.is_kernel() {
-        ElrEl12.write(sentinel(aside.elr));
-        SpsrEl12.write(aside.spsr_el1 | SPSR_AIF);
+    if debug_state.is_kernel() {
+        ElrEl12.write(sentinel(debug_state.elr));
+        SpsrEl12.write(debug_state.spsr_el1 | SPSR_AIF);
     }
-    HCR_EL2.set(aside.hcr & !HCR_FIQS | HCR_WAITS);
+    HCR_EL2.set(debug_state.hcr & !HCR_FIQS | HCR_WAITS);
     frame.spsr |= SPSR_SS | SPSR_AIF;
     if let Some(root) = root {
         Cpus.enter_view(root);
@@ -129,53 +129,53 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> Aside {
     // The exception return synchronises the context too, but only after it has looked whether to copy SPSR_EL2.SS.
     synchronize_context();
     set_stepping(true);
-    aside
+    debug_state
 }
 
 /// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is complete, or
 /// has taken an exception to EL1. Returns whether it is complete.
-pub(crate) fn disarm(frame: &mut TrapFrame, aside: &Aside, is_done: bool) -> bool {
+pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_done: bool) -> bool {
     set_stepping(false);
-    if aside.has_view {
+    if debug_state.has_view {
         Cpus.leave_view(guest::root().expect("a guest runs with stage 2").table);
     }
-    MdscrEl1.write(aside.mdscr);
-    MdcrEl2.write(aside.mdcr);
-    HCR_EL2.set(aside.hcr);
-    if aside.was_locked {
+    MdscrEl1.write(debug_state.mdscr);
+    MdcrEl2.write(debug_state.mdcr);
+    HCR_EL2.set(debug_state.hcr);
+    if debug_state.was_locked {
         OslarEl1.write(1);
     }
-    if aside.was_double_locked {
+    if debug_state.was_double_locked {
         OsdlrEl1.write(OSDLR_LOCKED);
     }
-    let before = State { level: level(aside.spsr), pc: aside.elr };
+    let before = State { level: level(debug_state.spsr), pc: debug_state.elr };
     let now = State { level: level(frame.spsr), pc: frame.elr };
     let outcome = step::outcome(before, now, ElrEl12.read());
-    if aside.is_kernel() && outcome != Outcome::Entry {
-        ElrEl12.write(aside.elr_el1);
-        SpsrEl12.write(aside.spsr_el1);
+    if debug_state.is_kernel() && outcome != Outcome::Entry {
+        ElrEl12.write(debug_state.elr_el1);
+        SpsrEl12.write(debug_state.spsr_el1);
     }
     synchronize_context();
     match outcome {
         Outcome::SameLevel if is_done => {
             // A guest that steps itself finds its step done: SS is 0 either way.
-            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr & SPSR_AIF;
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & SPSR_AIF;
             return true;
         }
         // The same instruction again, from the same state.
         Outcome::SameLevel => {
-            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr & (SPSR_SS | SPSR_AIF);
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF);
         }
         // The handler's own PSTATE is right, all masked; what it will return to is the state put aside.
         Outcome::Entry => {
             let saved = SpsrEl12.read();
-            SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | aside.spsr & (SPSR_SS | SPSR_AIF));
+            SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF));
             frame.spsr &= !SPSR_SS;
         }
         // PSTATE is what `SPSR_EL1` said, but all masked, and the address was the sentinel.
         Outcome::Return => {
-            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | aside.spsr_el1 & SPSR_AIF;
-            frame.elr = aside.elr_el1;
+            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr_el1 & SPSR_AIF;
+            frame.elr = debug_state.elr_el1;
         }
     }
     false

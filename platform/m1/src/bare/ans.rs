@@ -10,7 +10,7 @@ use oche_el2::mmio;
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_m1::found::Power;
-use oche_m1::nvme::{Ans, DOORBELLS, Machine, Refusal, SETUP, Verdict};
+use oche_m1::nvme::{Ans, DOORBELLS, NvmeHost, Refusal, SETUP, Verdict};
 use oche_platform::mediation::{Mediation, TrapContext};
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
@@ -51,7 +51,7 @@ impl Controller {
 
     /// Releases what commands that are done by now had named.
     pub(super) fn collect<I: Iommu>(&self, mediation: &mut Mediation<I>) {
-        self.commands.lock().collect(&mut Looked::new(mediation));
+        self.commands.lock().collect(&mut NvmeContext::new(mediation));
     }
 
     /// Logs a refused store, the first few of them.
@@ -118,11 +118,11 @@ impl Controller {
         value: u64,
     ) -> Result<Verdict, Refusal> {
         mediation.for_master(context, |mediation| {
-            let mut looked = Looked::new(mediation);
+            let mut context = NvmeContext::new(mediation);
             let mut commands = self.commands.lock();
             let mut verdict = Verdict::Pass;
             for (offset, part) in registers_of((address - self.start, bytes), value) {
-                if commands.before_store(offset, part, &mut looked)? == Verdict::Again {
+                if commands.before_store(offset, part, &mut context)? == Verdict::Again {
                     verdict = Verdict::Again;
                 }
             }
@@ -152,20 +152,20 @@ fn bus_error(error: &mmio::BusError) -> IoError {
 }
 
 /// What commands' pages are looked at with in one trap.
-struct Looked<'a, I> {
+struct NvmeContext<'a, I> {
     mediation: &'a mut Mediation<I>,
     /// Of the whole trap, whatever is pinned and unpinned in it.
     budget: Budget,
 }
 
-impl<'a, I: Iommu> Looked<'a, I> {
+impl<'a, I: Iommu> NvmeContext<'a, I> {
     fn new(mediation: &'a mut Mediation<I>) -> Self {
         let budget = mediation.trap_budget();
         Self { mediation, budget }
     }
 }
 
-impl<I: Iommu> Machine for Looked<'_, I> {
+impl<I: Iommu> NvmeHost for NvmeContext<'_, I> {
     fn word(&mut self, address: u64) -> Option<u64> {
         self.mediation.word(address)
     }

@@ -28,8 +28,8 @@ const WHITE: u32 = u32::MAX;
 /// Bytes that are kept until there is a screen to show them on.
 const EARLY_BYTES: usize = 512;
 
-/// Everywhere at once.
-struct Everywhere;
+/// Every console at once.
+struct TeeConsole;
 
 static SCREEN: Once<Screen<Memory>> = Once::new();
 /// A screen on which no text can be shown.
@@ -51,7 +51,7 @@ struct Early {
 /// Speaks on the serial port from now on.
 pub(super) fn begin() {
     launch::map_registers(UART);
-    console::set(&Everywhere);
+    console::set(&TeeConsole);
 }
 
 /// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot go on.
@@ -77,7 +77,7 @@ pub(super) fn open_screen(framebuffer: Framebuffer) {
     SCREEN.set(screen);
 }
 
-impl Console for Everywhere {
+impl Console for TeeConsole {
     fn on_fatal(&self) {
         let Some(memory) = PLAIN.get() else { return };
         for address in (memory.start..memory.end).step_by(size_of::<u32>()) {

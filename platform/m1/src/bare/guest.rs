@@ -6,12 +6,12 @@ use alloc::vec::Vec;
 use oche_el2::device::{self, IoError, IoResult};
 use oche_el2::fault::{Fault, Platform, Resume};
 use oche_el2::frame::TrapFrame;
-use oche_el2::guard;
 use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Lookup;
+use oche_el2::trapped_page;
 use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
-use oche_m1::darts::{Darts, Mode};
+use oche_m1::darts::{Darts, Ownership};
 use oche_m1::found::{Found, mediated};
 use oche_platform::mediation::{Mediation, TrapContext};
 use oche_platform::recorder::{Description, Device};
@@ -39,16 +39,16 @@ pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRan
             log::info!("dart {} {place:#x}{clients}: off in the tree; left alone", dart.name);
             continue;
         };
-        let (mode, condition) = (darts.mode(id), darts.condition(id));
+        let (ownership, condition) = (darts.ownership(id), darts.condition(id));
         let state = condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
-        let fate = match mode {
-            Mode::Left => "left alone",
-            Mode::Unknown => "looked at when the guest touches it",
-            Mode::Direct | Mode::Mediated => "16K, or 4K once the guest asks",
+        let fate = match ownership {
+            Ownership::Firmware => "left alone",
+            Ownership::Unknown => "looked at when the guest touches it",
+            Ownership::Passthrough | Ownership::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
         // The guest reaches a locked one by itself: nobody can change what it translates, nor have it bypass.
-        if mode != Mode::Left || condition.is_none_or(|condition| !condition.is_locked) {
+        if ownership != Ownership::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
             holes.push(dart.registers);
         }
     }
@@ -101,9 +101,9 @@ impl M1 {
         write: Option<u64>,
     ) -> IoResult {
         let mut mediation = self.mediation.lock();
-        let mode = mediation.iommu().mode(dart);
-        let asks = mode == Mode::Direct && write.is_none() && offset == PARAMS1 && bytes == 4;
-        if mode != Mode::Mediated && !(asks && mediation.iommu().take_over(dart)) {
+        let ownership = mediation.iommu().ownership(dart);
+        let asks = ownership == Ownership::Passthrough && write.is_none() && offset == PARAMS1 && bytes == 4;
+        if ownership != Ownership::Emulated && !(asks && mediation.iommu().take_over(dart)) {
             return pass_through(&mut mediation, context, (dart, offset), bytes, write);
         }
         mediation.iommu().touch(dart);
@@ -126,7 +126,7 @@ fn pass_through(
 ) -> IoResult {
     let darts = mediation.iommu();
     // Off: on a Mac this is a bus error, and so it is here.
-    if bytes != 4 || !offset.is_multiple_of(4) || darts.mode(dart) == Mode::Unknown {
+    if bytes != 4 || !offset.is_multiple_of(4) || darts.ownership(dart) == Ownership::Unknown {
         return Err(IoError::NoRegister);
     }
     let value = match write {
@@ -144,7 +144,7 @@ fn pass_through(
 impl Platform for M1 {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return guard::on_fault(&self.mediation, fault, frame);
+            return trapped_page::on_fault(&self.mediation, fault, frame);
         }
         let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
@@ -170,6 +170,6 @@ impl Platform for M1 {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        guard::on_step(&self.mediation, is_done, frame, fault)
+        trapped_page::on_step(&self.mediation, is_done, frame, fault)
     }
 }

@@ -3,7 +3,7 @@
 use oche_boot::bare::selftest::{Verdict, tell, tell_time};
 use oche_el2::mmio;
 use oche_m1::aic::Line;
-use oche_m1::darts::{Darts, Mode, ROUNDS};
+use oche_m1::darts::{Darts, Ownership, ROUNDS};
 use oche_m1::found::{self, Found};
 
 use super::hardware::Registers;
@@ -16,10 +16,10 @@ const GRANULE_LOG2: u32 = 14;
 pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
     for (id, dart) in found::mediated(all) {
         let name = dart.name.as_str();
-        let reason = match darts.mode(id) {
-            Mode::Direct => None,
-            Mode::Unknown => Some("it has no power"),
-            Mode::Left | Mode::Mediated => Some("it is in use"),
+        let reason = match darts.ownership(id) {
+            Ownership::Passthrough => None,
+            Ownership::Unknown => Some("it has no power"),
+            Ownership::Firmware | Ownership::Emulated => Some("it is in use"),
         };
         if let Some(reason) = reason {
             tell_of(name, "invalidate", "-", "-", Verdict::Skipped(reason));

@@ -341,7 +341,7 @@ fn a_dart_that_ends_no_command_stays_the_guests() {
     bench.with(0, |model| model.busy_reads = None);
     let mut darts = Darts::new(bench, 1, true);
     assert!(!darts.take_over(dart(0)));
-    assert_eq!(darts.mode(dart(0)), Mode::Left);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         bench.with(0, prepare);
         let before = bench.with(0, |model| model.file.clone());
         let mut darts = Darts::new(bench.clone(), 1, true);
-        assert_eq!(darts.mode(dart(0)), Mode::Left);
+        assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
         assert!(!darts.take_over(dart(0)));
         darts.touch(dart(0));
         assert_eq!(darts.attach(dart(0), stream(0), DomainId(0), ROOT), Ok(()));
@@ -382,9 +382,9 @@ fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again(
     let bench = Bench::of(1);
     bench.with(0, |model| model.set_domain(OFF));
     let mut darts = Darts::new(bench.clone(), 1, true);
-    assert_eq!(darts.mode(dart(0)), Mode::Unknown);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Unknown);
     bench.with(0, |model| model.set_domain(ON));
-    assert_eq!(darts.mode(dart(0)), Mode::Direct);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
     assert!(darts.take_over(dart(0)));
     assert_eq!(darts.attach(dart(0), stream(1), DomainId(0), ROOT), Ok(()));
 
@@ -443,7 +443,7 @@ fn an_idle_dart_is_tested_and_left_as_it_was() {
     assert_eq!(bench.with(0, |model| model.flushed.clone()), [1 << IDLE_STREAM; ROUNDS as usize]);
     assert_eq!(bench.file(0, STREAM_SELECT), 0x5);
     assert_eq!(bench.file(0, ttbr_of(stream(IDLE_STREAM), 0)), 0);
-    assert_eq!(darts.mode(dart(0)), Mode::Direct);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
     bench.with(0, |model| model.busy_reads = None);
     let tested = darts.test_idle(dart(0)).expect("it is still idle");
     assert_eq!(tested.invalidations, None, "and a command that never ends is given up");
@@ -623,8 +623,8 @@ fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {
     type Command = fn(&mut Darts<Bench>, &Members) -> Result<(), InvalidateTimedOut>;
     let commands: [(Command, Option<(u32, u64)>); 3] = [
         (|darts, members| darts.invalidate(DomainId(0), members), Some((TTBR_OF_ROOT, 2))),
-        (|darts, _| darts.point(dart(0), stream(DEVICE), Some(OTHER_ROOT)), Some((TTBR_OF_OTHER_ROOT, 2))),
-        (|darts, _| darts.point(dart(0), stream(DEVICE), None), None),
+        (|darts, _| darts.set_ttbr(dart(0), stream(DEVICE), Some(OTHER_ROOT)), Some((TTBR_OF_OTHER_ROOT, 2))),
+        (|darts, _| darts.set_ttbr(dart(0), stream(DEVICE), None), None),
     ];
     let changes = [Change::Power(OFF), Change::Cycle, Change::Power(HELD), Change::BusError];
     for ((command, expected), change) in
@@ -717,7 +717,7 @@ fn who_was_given_the_hardwares_page_size_is_refused_bypass() {
     bench.with(0, |model| model.file.extend([(PARAMS1, 0x0e00_0000), (PARAMS2, 1)]));
     bench.with(0, |model| model.file.extend([(TCR, 0x80), (TTBR, 0x8080_1234)]));
     let mut darts = Darts::new(bench, 1, true);
-    assert_eq!(darts.mode(dart(0)), Mode::Left);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
     assert_eq!(darts.read(dart(0), PARAMS2), Ok(1), "U-Boot, which asks for nothing else");
     assert_eq!(darts.read(dart(0), PARAMS1), Ok(0x0e00_0000));
     assert_eq!(darts.read(dart(0), PARAMS2), Ok(0));
@@ -763,12 +763,12 @@ fn a_domain_that_is_on_its_way_is_waited_for() {
 fn a_dart_that_loses_its_power_while_it_is_taken_over_is_looked_at_again() {
     let bench = Bench::of(1);
     let mut darts = Darts::new(bench.clone(), 1, true);
-    let looked = 1 + STREAMS as u32 * (1 + TTBRS as u32);
-    bench.with(0, |model| model.plan.set(Some((looked + 20, Change::Power(OFF)))));
+    let context = 1 + STREAMS as u32 * (1 + TTBRS as u32);
+    bench.with(0, |model| model.plan.set(Some((context + 20, Change::Power(OFF)))));
     assert!(!darts.take_over(dart(0)));
-    assert_eq!(darts.mode(dart(0)), Mode::Unknown);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Unknown);
     bench.with(0, |model| model.set_domain(ON));
-    assert_eq!(darts.mode(dart(0)), Mode::Direct);
+    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
     assert!(darts.take_over(dart(0)));
     assert_eq!(bench.file(0, tcr_of(stream(IDLE_STREAM))), 0x80);
 }

@@ -1,13 +1,13 @@
 //! Which pages a submission entry names: `PRP1`, `PRP2`, and the lists that `PRP2` can lead to.
 
-use super::{Entry, Machine, Name, PAGE};
+use super::{Entry, Name, NvmeHost, PAGE};
 
 /// A block is taken to be this long, in bytes, as it is on Apple's disks. With shorter ones more entries of a list are looked at
 /// than the command has, and what they happen to name stays home meanwhile.
 const BLOCK_BYTES: u64 = 4096;
 
 /// What a command of the admin queue names.
-pub(super) fn of_admin<M: Machine>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
+pub(super) fn of_admin<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
     let dwords = match entry[0] & 0xff {
         // Get Log Page: `NUMDL` and `NUMDU`, less one. Firmware Image Download: `NUMD`, less one.
         0x02 => (entry[5] >> 16 & 0xffff_ffff) + 1,
@@ -18,7 +18,7 @@ pub(super) fn of_admin<M: Machine>(entry: &Entry, machine: &mut M, name: &mut Na
 }
 
 /// What a command of the other queue names.
-pub(super) fn of_io<M: Machine>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
+pub(super) fn of_io<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
     let blocks = match entry[0] & 0xff {
         // Write, Read, Compare.
         0x01 | 0x02 | 0x05 => (entry[6] & 0xffff) + 1,
@@ -29,7 +29,7 @@ pub(super) fn of_io<M: Machine>(entry: &Entry, machine: &mut M, name: &mut Name<
 
 /// Both pages, and what a list at `PRP2` names where `bytes` bytes need one. A list's last entry leads to the next
 /// list where more follow.
-fn named<M: Machine>(entry: &Entry, bytes: u64, machine: &mut M, name: &mut Name<'_, M>) {
+fn named<M: NvmeHost>(entry: &Entry, bytes: u64, machine: &mut M, name: &mut Name<'_, M>) {
     let (first, list) = (entry[3], entry[4]);
     for address in [first, list].into_iter().filter(|address| *address != 0) {
         name(machine, address);

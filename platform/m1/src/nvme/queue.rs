@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use oche_types::addr::Gfn;
 
-use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Machine, Name, PAGE, Refusal, Verdict};
+use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, Verdict};
 
 /// Bytes of a submission and of a completion entry.
 const SUBMISSION_BYTES: u64 = 64;
@@ -71,7 +71,7 @@ impl PinnedPages {
     }
 
     /// Holds more of them, as many as one trap may. Whether all are pinned.
-    fn pin(&mut self, machine: &mut impl Machine) -> bool {
+    fn pin(&mut self, machine: &mut impl NvmeHost) -> bool {
         if let Some(left @ [_, ..]) = self.pages.get(self.count..) {
             self.count += machine.pin(left).min(left.len());
         }
@@ -79,7 +79,7 @@ impl PinnedPages {
     }
 
     /// Releases as many as one trap may, at most `limit`. Gives how many.
-    fn give_back(&mut self, limit: usize, machine: &mut impl Machine) -> usize {
+    fn give_back(&mut self, limit: usize, machine: &mut impl NvmeHost) -> usize {
         self.pages.truncate(self.count);
         let count = match self.pages.get(..self.count.min(limit)) {
             Some(pages @ [_, ..]) => machine.unpin(pages).min(pages.len()),
@@ -91,7 +91,7 @@ impl PinnedPages {
     }
 
     /// As [`Self::give_back`], at most `left` of what one trap may release. Nothing is left where the machine stops.
-    fn give_back_within(&mut self, left: &mut usize, machine: &mut impl Machine) {
+    fn give_back_within(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         let wanted = self.count.min(*left);
         let count = self.give_back(wanted, machine);
         *left = if count < wanted { 0 } else { *left - count };
@@ -125,7 +125,7 @@ impl Queue {
     pub(super) fn create_submissions(
         &mut self,
         place: Place,
-        machine: &mut impl Machine,
+        machine: &mut impl NvmeHost,
     ) -> Result<(), Refusal> {
         self.submissions.create(place, SUBMISSION_BYTES, machine)
     }
@@ -133,14 +133,14 @@ impl Queue {
     pub(super) fn create_completions(
         &mut self,
         place: Place,
-        machine: &mut impl Machine,
+        machine: &mut impl NvmeHost,
     ) -> Result<(), Refusal> {
         (self.head, self.phase) = (0, true);
         self.completions.create(place, COMPLETION_BYTES, machine)
     }
 
     /// Submission entry `number`, as it is now.
-    pub(super) fn entry(&self, number: u32, machine: &mut impl Machine) -> Result<Entry, Refusal> {
+    pub(super) fn entry(&self, number: u32, machine: &mut impl NvmeHost) -> Result<Entry, Refusal> {
         if !self.exists() {
             return Err(Refusal::NoQueue);
         }
@@ -157,7 +157,7 @@ impl Queue {
     }
 
     /// The `entry` with this `number` is about to be given to the controller: holds what `pages` finds in it.
-    pub(super) fn submit<M: Machine>(
+    pub(super) fn submit<M: NvmeHost>(
         &mut self,
         number: u32,
         entry: &Entry,
@@ -183,7 +183,7 @@ impl Queue {
 
     /// Takes note of the commands that are done. Returns whether there were any: then the loads that follow are not yet
     /// ordered behind those of the completions.
-    pub(super) fn collect(&mut self, machine: &mut impl Machine) -> bool {
+    pub(super) fn collect(&mut self, machine: &mut impl NvmeHost) -> bool {
         let mut found = false;
         for _ in 0..self.completions.entries.min(2 * MAX_COMMANDS as u64) {
             // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create` has looked at.
@@ -207,7 +207,7 @@ impl Queue {
     }
 
     /// Releases pages of commands that are done and of queues that are gone, at most `left` of what one trap may.
-    pub(super) fn unpin(&mut self, left: &mut usize, machine: &mut impl Machine) {
+    pub(super) fn unpin(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         for half in [&mut self.submissions, &mut self.completions] {
             if half.entries == 0 {
                 half.pages.give_back_within(left, machine);
@@ -234,7 +234,7 @@ impl Queue {
 
 impl Half {
     /// Has the queue be at `place` from now on, and its pages at home.
-    fn create(&mut self, place: Place, entry_bytes: u64, machine: &mut impl Machine) -> Result<(), Refusal> {
+    fn create(&mut self, place: Place, entry_bytes: u64, machine: &mut impl NvmeHost) -> Result<(), Refusal> {
         self.entries = 0;
         // Eight at most.
         while self.pages.give_back(MAX_QUEUE_PAGES, machine) != 0 {}
@@ -264,7 +264,7 @@ impl Command {
     }
 
     /// Lists what `pages` finds in the entry, each page once.
-    fn name<M: Machine>(&mut self, machine: &mut M, pages: fn(&Entry, &mut M, &mut Name<'_, M>)) {
+    fn name<M: NvmeHost>(&mut self, machine: &mut M, pages: fn(&Entry, &mut M, &mut Name<'_, M>)) {
         let named = &mut self.pages.pages;
         // Addresses that no page has count too: a list is as long as the guest says.
         let mut left = MAX_PAGES;

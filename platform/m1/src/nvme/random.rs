@@ -28,7 +28,7 @@ struct Guest {
     releases: usize,
 }
 
-impl Machine for Guest {
+impl NvmeHost for Guest {
     fn word(&mut self, address: u64) -> Option<u64> {
         assert!(address.is_multiple_of(8), "{address:#x} is not aligned");
         self.loads += 1;

@@ -69,7 +69,7 @@ impl Registers {
         if let Some((_, reason)) = checks.into_iter().find(|(is_met, _)| !is_met) {
             return Err(reason);
         }
-        // ASID 0 is the void's.
+        // ASID 0 is the blocking context's.
         let domains = if idr0.is_set(IDR0::ASID16) { 0xffff } else { 0xff };
         Ok(Abilities {
             output: OutputSize::from_identification(idr5.read(IDR5::OAS)),

@@ -29,13 +29,13 @@ pub(super) struct StreamTable {
 }
 
 impl StreamTable {
-    /// The table in which every requester of `map` translates through the context at `void` and every
+    /// The table in which every requester of `map` translates through the context at `blocking` and every
     /// other aborts.
-    pub(super) fn new(map: &IommuMap, void: u64) -> Self {
+    pub(super) fn new(map: &IommuMap, blocking: u64) -> Self {
         let mut table = Self { buses: Block::new(BUSES_LOG2 + DESCRIPTOR_LOG2), entries: Vec::new() };
         for connection in map.connections() {
             table.add_bus(connection.requester.bus());
-            table.point(connection.requester, void);
+            table.set_context(connection.requester, blocking);
         }
         table
     }
@@ -48,7 +48,7 @@ impl StreamTable {
     /// Makes `requester`, if its bus has a table, translate through the context at physical `context`.
     ///
     /// One store: the SMMU reads the old choice or the new one, nothing between.
-    pub(super) fn point(&mut self, requester: RequesterId, context: u64) {
+    pub(super) fn set_context(&mut self, requester: RequesterId, context: u64) {
         if let Some((_, entries)) = self.entries.iter_mut().find(|(bus, _)| *bus == requester.bus()) {
             entries.store(requester.place_on_bus() * STRUCTURE_WORDS, translating_entry(context));
         }
@@ -68,39 +68,39 @@ impl StreamTable {
     }
 }
 
-/// The context descriptors: the void's, then one for each domain. Their place is their ASID.
+/// The context descriptors: the blocking context's, then one for each domain. Their place is their ASID.
 pub(super) struct Contexts {
     descriptors: Block,
     roots: Vec<Option<Frame>>,
-    void_root: Block,
+    blocking_root: Block,
     output: OutputSize,
 }
 
 impl Contexts {
-    /// The void's descriptor and room for `domains` more.
+    /// The blocking context's descriptor and room for `domains` more.
     pub(super) fn new(domains: usize, output: OutputSize) -> Self {
         let count = (domains + 1).next_power_of_two();
         let descriptors = Block::new(count.trailing_zeros() + STRUCTURE_LOG2);
-        let void_root = Block::new(FRAME_LOG2);
+        let blocking_root = Block::new(FRAME_LOG2);
         let roots = alloc::vec![None; domains];
-        let mut contexts = Self { descriptors, roots, void_root, output };
-        contexts.store(VOID, contexts.void_root());
+        let mut contexts = Self { descriptors, roots, blocking_root, output };
+        contexts.store(BLOCKING, contexts.blocking_root());
         contexts
     }
 
-    /// Physical address of the descriptor of the void.
-    pub(super) fn void(&self) -> u64 {
+    /// Physical address of the descriptor of the blocking context.
+    pub(super) fn blocking(&self) -> u64 {
         self.descriptors.address()
     }
 
-    /// The first-level table of the void.
-    pub(super) fn void_root(&self) -> Frame {
-        Frame((self.void_root.address() >> FRAME_LOG2) as u32)
+    /// The first-level table of the blocking context.
+    pub(super) fn blocking_root(&self) -> Frame {
+        Frame((self.blocking_root.address() >> FRAME_LOG2) as u32)
     }
 
     /// Physical address of the descriptor of `domain`.
     pub(super) fn address(&self, domain: DomainId) -> u64 {
-        self.void() + u64::from(self.asid(domain).0) * STRUCTURE_BYTES
+        self.blocking() + u64::from(self.asid(domain).0) * STRUCTURE_BYTES
     }
 
     /// The ASID of `domain`: `bring_up` checked that there are enough.
@@ -139,7 +139,7 @@ impl Contexts {
     }
 }
 
-/// The void's ASID.
-const VOID: Asid = Asid(0);
+/// The blocking context's ASID.
+const BLOCKING: Asid = Asid(0);
 /// Where `TTB0` is in a descriptor.
 const ROOT_WORD: usize = 1;

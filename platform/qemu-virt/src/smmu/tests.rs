@@ -204,10 +204,10 @@ fn it_comes_up_with_every_known_requester_in_the_void_and_every_other_aborting()
     let smmu = played.smmu("0x08:0:1,0x110:0:2");
     assert_eq!(played.read(CR0), 0b1101, "events, commands and translation enabled");
     assert_eq!(played.read(IRQ_CTRL), 0b100, "the event queue's interrupt alone");
-    let void = smmu.layout().void;
+    let blocking = smmu.layout().blocking;
     for requester in [0x08, 0x110] {
         let context = played.context_of(requester).expect("it translates");
-        assert_eq!(context[1], void, "through the void");
+        assert_eq!(context[1], blocking, "through the blocking context");
     }
     assert_eq!(played.context_of(0x09), None);
     assert_eq!(played.context_of(0x200), None);
@@ -237,14 +237,14 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
         let context = played.context_of(requester).expect("it translates");
         assert_eq!((context[1], context[0] >> 48), (ROOT.address(), 5), "root and ASID");
     }
-    assert_eq!(played.context_of(0x18).expect("it translates")[1], smmu.layout().void);
+    assert_eq!(played.context_of(0x18).expect("it translates")[1], smmu.layout().blocking);
     let forgets = [Command::ForgetEntry(RequesterId(0x10)), Command::ForgetEntry(RequesterId(0x11))];
     let commands = played.take_commands();
     assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");
 
     smmu.block(dart, stream);
     for requester in [0x10, 0x11] {
-        assert_eq!(played.context_of(requester).expect("it translates")[1], smmu.layout().void);
+        assert_eq!(played.context_of(requester).expect("it translates")[1], smmu.layout().blocking);
     }
     let commands = played.take_commands();
     assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");

@@ -1,4 +1,4 @@
-//! FIQs, as a Mac has them: levels, which end when their source is quiet, from the timers and from calls between CPUs.
+//! FIQs, as a Mac has them: levels, which end when their source is quiet, from the timers and from IPIs.
 //!
 //! The stub has wired them so. A handler looks at each source, as Linux does on a Mac. A call is acknowledged at a GIC's
 //! register: a Mac has one of Apple's instead.
@@ -49,7 +49,7 @@ static SEEN: [Seen; MOST] = [const {
 }; MOST];
 /// Ticks until the virtual timer's next tick on the first CPU, or 0.
 static PERIOD: AtomicU64 = AtomicU64::new(0);
-/// The handler looks for calls too. That traps where FIQs come by way of EL2.
+/// The handler looks for calls too. That traps where EL2 injects FIQs.
 static TAKES_CALLS: AtomicBool = AtomicBool::new(true);
 
 macro_rules! reads {

@@ -28,7 +28,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         name: "m1-driver-touches-a-dart-that-is-off",
         file: DARTS,
         text: "                Power::Off => {
-                    self.set_held(dart, Held::Nothing);
+                    self.set_contents(dart, Contents::Nothing);
                     return Ok(());
                 }",
         replacement: "                Power::Off => {}",
@@ -58,7 +58,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-driver-forgets-that-power-was-lost",
         file: DARTS,
-        text: "                    self.set_held(dart, Held::Nothing);
+        text: "                    self.set_contents(dart, Contents::Nothing);
                     return Ok(());",
         replacement: "                    return Ok(());",
         breaks: "streams stay blocked though they are attached",
@@ -66,24 +66,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "m1-driver-forgets-a-flush-that-failed",
         file: DARTS,
-        text: "        self.set_held(dart, Held::Older);
+        text: "        self.set_contents(dart, Contents::Older);
         Err(InvalidateTimedOut)",
-        replacement: "        self.set_held(dart, Held::Current);
+        replacement: "        self.set_contents(dart, Contents::Current);
         Err(InvalidateTimedOut)",
         breaks: "a stream that was cut off goes on by what is cached",
     },
     Mutant {
         name: "m1-driver-calls-older-tables-confirmed",
         file: DARTS,
-        text: "mediated.all(|entry| entry.held != Held::Older);",
+        text: "mediated.all(|entry| entry.contents != Contents::Older);",
         replacement: "mediated.all(|_| true);",
         breaks: "a device writes into a frame that has become something else",
     },
     Mutant {
         name: "m1-driver-compares-nothing-at-a-touch",
         file: DARTS,
-        text: "Power::On if held == Held::Current && self.holds_what_it_must(dart) => return,",
-        replacement: "Power::On if held == Held::Current => return,",
+        text: "Power::On if contents == Contents::Current && self.holds_what_it_must(dart) => return,",
+        replacement: "Power::On if contents == Contents::Current => return,",
         breaks: "a DART that lost its power faults for ever",
     },
     Mutant {

@@ -36,9 +36,9 @@ const WALK: &str = "hyp/el2/src/stage2/walk.rs";
 const ENTRY: &str = "hyp/el2/src/stage2/entry.rs";
 const VIEW: &str = "hyp/el2/src/stage2/view.rs";
 const MAINTENANCE: &str = "hyp/el2/src/stage2/maintenance.rs";
-const EMULATION: &str = "hyp/el2/src/guard.rs";
-const MONITOR: &str = "hyp/el2/src/guard/monitor.rs";
-const PROGRESS: &str = "hyp/el2/src/guard/progress.rs";
+const EMULATION: &str = "hyp/el2/src/trapped_page.rs";
+const MONITOR: &str = "hyp/el2/src/trapped_page/monitor.rs";
+const PROGRESS: &str = "hyp/el2/src/trapped_page/progress.rs";
 const FIQ: &str = "hyp/el2/src/fiq.rs";
 const QUEUE: &str = "hyp/virtio/src/queue.rs";
 const PORT: &str = "hyp/virtio/src/port.rs";
@@ -657,9 +657,9 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "call-not-shown",
         file: FIQ,
-        text: "is_pending: lines.is_any() || self.held.is_any(), poll }",
-        replacement: "is_pending: lines.is_any() || self.held.has_overflow, poll }",
-        breaks: "with oche.fiq=virtual a call between CPUs is lost",
+        text: "is_pending: lines.is_any() || self.pending.is_any(), poll }",
+        replacement: "is_pending: lines.is_any() || self.pending.has_overflow, poll }",
+        breaks: "with oche.fiq=virtual an IPI is lost",
     },
     Mutant {
         name: "overflow-forgotten",

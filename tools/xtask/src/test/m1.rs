@@ -55,7 +55,7 @@ pub(super) fn run_ordering(toolchain: Toolchain, step: &Step) -> Result<String> 
     ordering::run(&Bench::make_quickly(toolchain, &folder, step)?, &folder, step)
 }
 
-/// FIQs, straight to the guest and by way of EL2.
+/// FIQs, directly and by virtual FIQ injection.
 ///
 /// # Errors
 ///

@@ -54,7 +54,7 @@ const HAZARDS: [Hazard; 5] = [
         told: "it was left out, and the guest does not hear of it",
     },
     Hazard {
-        name: "FIQs that go by way of EL2",
+        name: "FIQs that EL2 injects",
         inject: |mac| mac.chosen.push(("oche.fiq".to_owned(), "virtual".to_owned())),
         expected: &["guest: the timer ticked through all of it ok"],
         passes: true,

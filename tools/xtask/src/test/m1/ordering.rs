@@ -38,7 +38,7 @@ const EXPECTED: &[&str] = &[
     "WaitForEvent",
 ];
 
-/// Runs the guest's cases once, with FIQs by way of EL2 so that their code is checked as well.
+/// Runs the guest's cases once, with virtual FIQ injection so that their code is checked as well.
 ///
 /// # Errors
 ///

@@ -9,15 +9,15 @@ use oche_types::event::WatchHow;
 
 use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
-use crate::guard::monitor::Monitors;
-use crate::guard::progress::{self, Load, MAX_APART, Outcome, Progress};
-use crate::guard::{self, Agreement, Registers, TrappedPages, Value};
 use crate::instruction::{self, Access, InstructionSet, Kind};
 use crate::lock::{Parked, SpinGuard, SpinLock};
 use crate::registers::{SpEl0, SpEl1};
 use crate::stage2::MAX_OPENED;
-use crate::step::{self, Aside};
+use crate::step::{self, SavedDebugState};
 use crate::translation::{Translation, instruction, raw_instruction, recheck_translation};
+use crate::trapped_page::monitor::Monitors;
+use crate::trapped_page::progress::{self, Load, MAX_APART, Outcome, Progress};
+use crate::trapped_page::{self, Agreement, Registers, TrappedPages, Value};
 use crate::{inject, percpu};
 
 /// `SPSR_EL2`: the exception level; which stack pointer.
@@ -29,7 +29,7 @@ static STATE: SpinLock<State> = SpinLock::new(State {
     monitors: Monitors::new(),
     progress: [Progress::new(); MAX_CPUS],
     steps: [const { None }; MAX_CPUS],
-    sequences: [None; MAX_CPUS],
+    exclusive_sequences: [None; MAX_CPUS],
 });
 
 struct State {
@@ -40,14 +40,14 @@ struct State {
     /// so there is one step.
     steps: [Option<Step>; MAX_CPUS],
     /// Each CPU between a load-exclusive and its store-exclusive.
-    sequences: [Option<Sequence>; MAX_CPUS],
+    exclusive_sequences: [Option<ExclusiveSequence>; MAX_CPUS],
 }
 
 /// A step under way.
 struct Step {
     /// The engine's lock, which stays closed while the guest executes the instruction.
     engine: Parked,
-    aside: Aside,
+    debug_state: SavedDebugState,
     opened: [Option<Opened>; MAX_OPENED],
 }
 
@@ -61,14 +61,14 @@ struct Opened {
 }
 
 /// Instructions that are stepped between a load-exclusive and its store-exclusive.
-const LONGEST_SEQUENCE: u8 = 24;
+const MAX_SEQUENCE: u8 = 24;
 
 /// A CPU that executed a load-exclusive on a trapped page. Its own monitor is clear, so its store-exclusive would
 /// fail without a trap, for ever. So it is stepped until there, with nothing opened and no lock held, and the
 /// store-exclusive is emulated as well.
 #[derive(Clone, Copy)]
-struct Sequence {
-    aside: Aside,
+struct ExclusiveSequence {
+    debug_state: SavedDebugState,
     load: Load,
     left: u8,
 }
@@ -76,7 +76,7 @@ struct Sequence {
 /// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
 ///
 /// What the CPU reported may be old by now: it waited for the lock. So before an access is emulated, the
-/// instruction must be the one that faulted ([`guard::agreement`]) and stage 1 must still allow it
+/// instruction must be the one that faulted ([`trapped_page::agreement`]) and stage 1 must still allow it
 /// ([`recheck_translation`]). Otherwise the CPU tries again.
 pub fn on_fault<G: TrappedPages>(
     engine: &'static SpinLock<G>,
@@ -91,7 +91,7 @@ pub fn on_fault<G: TrappedPages>(
         FaultDisposition::Emulate(_) if fault.abort.is_cache_maintenance => Resume::Next,
         FaultDisposition::Emulate(page) => {
             let Some(access) = access(frame) else { return step_unknown(pages, page, fault, frame) };
-            match guard::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
+            match trapped_page::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
                 Agreement::Other => Resume::Same,
                 Agreement::Crosses => begin_step(pages, page, fault, frame, &[None; MAX_OPENED]),
                 Agreement::Same(address) => {
@@ -109,7 +109,7 @@ pub fn on_fault<G: TrappedPages>(
                     let load = Load { page, pc: frame.elr, address, values };
                     drop(pages);
                     frame.advance();
-                    step_to_store(engine, load, frame, LONGEST_SEQUENCE);
+                    step_to_store(engine, load, frame, MAX_SEQUENCE);
                     Resume::Same
                 }
             }
@@ -137,7 +137,7 @@ fn step_unknown<G: TrappedPages>(
 /// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
 fn emulate(pages: &mut impl TrappedPages, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
     let mut state = STATE.lock();
-    let is_done = guard::emulate(
+    let is_done = trapped_page::emulate(
         pages,
         &mut state.monitors,
         percpu::index(),
@@ -162,9 +162,9 @@ fn step_to_store<G: TrappedPages>(engine: &'static SpinLock<G>, load: Load, fram
         Some((word, _)) if !instruction::is_plain(word) => progress::end_at(word),
         Some(_) if left == 0 => Outcome::Hopeless,
         Some(_) => {
-            let aside = step::arm(frame, None);
-            let sequence = Sequence { aside, load, left: left - 1 };
-            let old = of_this_cpu(&mut STATE.lock().sequences).replace(sequence);
+            let debug_state = step::arm(frame, None);
+            let sequence = ExclusiveSequence { debug_state, load, left: left - 1 };
+            let old = of_this_cpu(&mut STATE.lock().exclusive_sequences).replace(sequence);
             assert!(old.is_none(), "a CPU is in one sequence at a time");
             return;
         }
@@ -190,7 +190,7 @@ fn store_exclusive<G: TrappedPages>(
     frame: &mut TrapFrame,
     access: &Access,
 ) -> Outcome {
-    if guard::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
+    if trapped_page::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
         return Outcome::Open;
     }
     let mut pages = engine.lock();
@@ -248,9 +248,9 @@ pub fn on_step<G: TrappedPages>(
     frame: &mut TrapFrame,
     fault: impl FnOnce() -> Option<Fault>,
 ) -> Option<Resume> {
-    let sequence = of_this_cpu(&mut STATE.lock().sequences).take();
+    let sequence = of_this_cpu(&mut STATE.lock().exclusive_sequences).take();
     if let Some(sequence) = sequence {
-        let is_complete = step::disarm(frame, &sequence.aside, is_done);
+        let is_complete = step::disarm(frame, &sequence.debug_state, is_done);
         if is_complete {
             step_to_store(engine, sequence.load, frame, sequence.left);
         } else {
@@ -259,10 +259,10 @@ pub fn on_step<G: TrappedPages>(
         return is_done.then_some(Resume::Same);
     }
     let step = of_this_cpu(&mut STATE.lock().steps).take();
-    let Step { engine: parked, aside, opened } =
+    let Step { engine: parked, debug_state, opened } =
         step.expect("a CPU that steps without a sequence has begun a step");
     let mut pages = engine.resume(parked);
-    let _ = step::disarm(frame, &aside, is_done);
+    let _ = step::disarm(frame, &debug_state, is_done);
     if is_done {
         settle(&mut *pages, &opened);
         tell_after(&mut *pages, &opened);
@@ -315,8 +315,8 @@ fn begin_step<G: TrappedPages>(
     for opened in opened.iter().flatten() {
         state.monitors.note_stores(percpu::index(), opened.page);
     }
-    let aside = step::arm(frame, Some(root));
-    let old = of_this_cpu(&mut state.steps).replace(Step { engine: pages.park(), aside, opened });
+    let debug_state = step::arm(frame, Some(root));
+    let old = of_this_cpu(&mut state.steps).replace(Step { engine: pages.park(), debug_state, opened });
     assert!(old.is_none(), "a CPU is in one step at a time");
     Resume::Same
 }

@@ -121,7 +121,7 @@ pub fn emulate(
     if !is_same_page || offset + access.length() > PAGE_BYTES {
         return false;
     }
-    let mut on = On {
+    let mut trapped = TrappedAccess {
         pages,
         monitors,
         cpu,
@@ -133,18 +133,18 @@ pub fn emulate(
     };
     match access.kind {
         Kind::Load { register, extension } => {
-            let value = on.load(0);
-            on.tell(false, [value, 0]);
+            let value = trapped.load(0);
+            trapped.tell(false, [value, 0]);
             registers.set(register, extension.apply(value, access.bytes));
         }
         Kind::Store { register } => {
             let value = registers.get(register);
-            on.store(0, value);
-            on.tell(true, [value, 0]);
+            trapped.store(0, value);
+            trapped.tell(true, [value, 0]);
         }
         Kind::LoadPair { registers: pair, extension } => {
-            let values = [on.load(0), on.load(1)];
-            on.tell(false, values);
+            let values = [trapped.load(0), trapped.load(1)];
+            trapped.tell(false, values);
             for (register, value) in pair.into_iter().zip(values) {
                 registers.set(register, extension.apply(value, access.bytes));
             }
@@ -152,22 +152,22 @@ pub fn emulate(
         Kind::StorePair { registers: pair } => {
             let values = pair.map(|register| registers.get(register));
             for (index, value) in values.into_iter().enumerate() {
-                on.store(index, value);
+                trapped.store(index, value);
             }
-            on.tell(true, values);
+            trapped.tell(true, values);
         }
         Kind::LoadExclusive { registers: pair, is_pair } => {
-            let values = on.load_exclusive();
-            on.tell(false, values);
+            let values = trapped.load_exclusive();
+            trapped.tell(false, values);
             for (register, value) in pair.into_iter().zip(values).take(1 + usize::from(is_pair)) {
                 registers.set(register, Extension::Zero.apply(value, access.bytes));
             }
         }
         Kind::StoreExclusive { status, registers: pair, .. } => {
             let values = pair.map(|register| registers.get(register));
-            let is_stored = on.store_exclusive(values);
+            let is_stored = trapped.store_exclusive(values);
             if is_stored {
-                on.tell(true, values);
+                trapped.tell(true, values);
             }
             registers.set(status, u64::from(!is_stored));
         }
@@ -184,7 +184,7 @@ pub fn emulate(
 }
 
 /// An access's place, and all that knows of it.
-struct On<'a, G> {
+struct TrappedAccess<'a, G> {
     pages: &'a mut G,
     monitors: &'a mut Monitors,
     cpu: usize,
@@ -197,7 +197,7 @@ struct On<'a, G> {
     length: usize,
 }
 
-impl<G: TrappedPages> On<'_, G> {
+impl<G: TrappedPages> TrappedAccess<'_, G> {
     /// Tells who watches that the parts `values` were loaded or stored.
     fn tell(&mut self, is_write: bool, values: [u64; 2]) {
         if !self.pages.is_watching() {

@@ -1,11 +1,11 @@
-//! Random programs as data: what a driver, a device, a CPU and a vandal do, one small step after another.
+//! Random programs as data: what a driver, a device, a CPU and a hostile guest do, one small step after another.
 //!
 //! Every number in an operation is taken modulo what there is when it runs, and an operation that makes no
 //! sense then does nothing. So any part of a program is a program, which is what shortening needs.
 
 pub mod generate;
 
-use crate::simulated_machine::{Board, Sabotage};
+use crate::simulated_machine::{Board, FaultInjection};
 use core::fmt::Write;
 use oche_engine::{Coherence, Isolation};
 
@@ -37,7 +37,7 @@ pub struct Setting {
     /// Whether the trace watches CPUs' accesses to most of what is mapped: nobody may notice.
     pub is_watched: bool,
     /// What is wrong with the machine, to see the test fail.
-    pub sabotage: Option<Sabotage>,
+    pub injection: Option<FaultInjection>,
 }
 
 impl Setting {
@@ -55,7 +55,7 @@ impl Setting {
         coherence: Coherence::Exact,
         isolation: Isolation::Page,
         is_watched: false,
-        sabotage: None,
+        injection: None,
     };
 }
 
@@ -336,7 +336,7 @@ pub enum Operation {
         /// Which DART.
         dart: u8,
     },
-    /// Vandalism: any value in a leaf table or a first-level table.
+    /// A hostile guest: any value in a leaf table or a first-level table.
     BreakTable {
         /// Which domain.
         domain: u8,
@@ -349,7 +349,7 @@ pub enum Operation {
         /// Whether a flush follows at once.
         flush: bool,
     },
-    /// Vandalism: any value in a TTBR or TCR.
+    /// A hostile guest: any value in a TTBR or TCR.
     BreakRegister {
         /// Which DART.
         dart: u8,

@@ -1,4 +1,4 @@
-//! The strict machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not forbid.
+//! The simulated machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not forbid.
 //!
 //! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid ones,
 //! until they are invalidated; device writes are posted and land late, where they were accepted to go. Until a driver's
@@ -7,7 +7,7 @@
 //! Other CPUs and devices act in the middle of the engine's own work: a test queues their accesses, and they
 //! run at random moments inside the traits' methods. A broken contract is remembered as a violation.
 
-pub mod discipline;
+pub mod bbm_checker;
 pub mod driver;
 pub mod frames;
 pub mod iommu;
@@ -64,12 +64,12 @@ pub struct Options {
     /// Whether the home of a page that is away loses its bytes.
     pub poisons_homes: bool,
     /// What is wrong with the machine, to see the tests fail.
-    pub sabotage: Option<Sabotage>,
+    pub injection: Option<FaultInjection>,
 }
 
 /// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sabotage {
+pub enum FaultInjection {
     /// Invalidations do nothing.
     SkipInvalidate,
     /// Invalidations drop translations and do not wait for writes under way.
@@ -262,8 +262,8 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         self.violation.borrow_mut().get_or_insert(text);
     }
 
-    pub(crate) fn is_sabotaged(&self, sabotage: Sabotage) -> bool {
-        self.options.sabotage == Some(sabotage)
+    pub(crate) fn injects(&self, injection: FaultInjection) -> bool {
+        self.options.injection == Some(injection)
     }
 
     /// Runs `access` now. `None`: it would wait, because its page is in motion.
@@ -398,7 +398,7 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
 
     fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
         let _side = outside();
-        if self.is_sabotaged(Sabotage::SkipMerge) {
+        if self.injects(FaultInjection::SkipMerge) {
             return None;
         }
         self.cpus.checker().note_comparison(one);
@@ -435,7 +435,7 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
     fn copy_page(&mut self, from: Hfn, to: Hfn) {
         let _side = outside();
         self.touch(2 * PAGE_BYTES);
-        if self.is_sabotaged(Sabotage::SkipCopyHome) && self.memory.is_ram(to) {
+        if self.injects(FaultInjection::SkipCopyHome) && self.memory.is_ram(to) {
             return;
         }
         let to_page = to;
@@ -466,7 +466,7 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
     fn fill_page(&mut self, page: Hfn, value: u64) {
         let _side = outside();
         self.touch(PAGE_BYTES);
-        if self.is_sabotaged(Sabotage::SkipFill) {
+        if self.injects(FaultInjection::SkipFill) {
             return;
         }
         if let (true, false, Some(index)) =
@@ -575,14 +575,14 @@ impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let _side = outside();
         self.step();
-        let at = if self.is_sabotaged(Sabotage::OffByOneSlot) && at != page.home() {
+        let at = if self.injects(FaultInjection::OffByOneSlot) && at != page.home() {
             at.frame().page(at.0 as usize + 1)
         } else {
             at
         };
-        let access = match (self.options.sabotage, access) {
-            (Some(Sabotage::SkipWriteProtect), _) => CpuAccess::ReadWrite,
-            (Some(Sabotage::WeakTrap), CpuAccess::None) => CpuAccess::ReadOnly,
+        let access = match (self.options.injection, access) {
+            (Some(FaultInjection::SkipWriteProtect), _) => CpuAccess::ReadWrite,
+            (Some(FaultInjection::WeakTrap), CpuAccess::None) => CpuAccess::ReadOnly,
             _ => access,
         };
         self.stage2_make(page, at, access);
@@ -608,15 +608,15 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
 
     fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
         let _side = outside();
-        let slots = match self.options.sabotage {
-            Some(Sabotage::WideWindow) => SlotRun::ALL,
-            Some(Sabotage::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
+        let slots = match self.options.injection {
+            Some(FaultInjection::WideWindow) => SlotRun::ALL,
+            Some(FaultInjection::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
             _ => slots,
         };
-        let frame = if self.is_sabotaged(Sabotage::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };
-        let permission = match self.options.sabotage {
-            Some(Sabotage::AllowAll) => Permission::READ_WRITE,
-            Some(Sabotage::SwapPermission) if permission.read != permission.write => {
+        let frame = if self.injects(FaultInjection::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };
+        let permission = match self.options.injection {
+            Some(FaultInjection::AllowAll) => Permission::READ_WRITE,
+            Some(FaultInjection::SwapPermission) if permission.read != permission.write => {
                 Permission { read: permission.write, write: permission.read }
             }
             _ => permission,
@@ -651,7 +651,7 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
     fn block(&mut self, dart: DartId, stream: StreamId) {
         let _side = outside();
         self.step();
-        if !self.is_sabotaged(Sabotage::SkipBlock) {
+        if !self.injects(FaultInjection::SkipBlock) {
             self.ask_to_let_go(dart, stream);
             self.driver.block(dart, stream);
             self.carry_out();

@@ -81,7 +81,7 @@ impl<const C: bool> Wild<C> {
             scarce_tables: 0,
             timeouts: 0,
             poisons_homes: true,
-            sabotage: None,
+            injection: None,
         };
         let mut host =
             SimulatedMachine::new(&layout, options, 3, DARTS, random.bits(), FormerWords::default());

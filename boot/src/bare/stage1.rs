@@ -36,7 +36,7 @@ struct Tables(UnsafeCell<[[u64; 512]; TABLES]>);
 unsafe impl Sync for Tables {}
 
 static MAP: Tables = Tables(UnsafeCell::new([[0; 512]; TABLES]));
-/// What has been taken, in a cell of the same discipline.
+/// What has been taken, in a cell of the same rule.
 static SUPPLY: Supply = Supply(UnsafeCell::new(Stock { used: 0, more: PhysRange { start: 0, end: 0 } }));
 
 struct Supply(UnsafeCell<Stock>);

@@ -4,10 +4,10 @@ mod cpus;
 mod devices;
 mod driver;
 mod flush;
+mod hostile;
 mod overlap;
 mod red_zones;
 mod registers;
-mod vandal;
 
 use super::Counts;
 use super::history::{History, Roots};
@@ -164,7 +164,7 @@ impl<const C: bool> Machine<C> {
             scarce_tables: setting.scarce_tables,
             timeouts: setting.timeouts,
             poisons_homes: true,
-            sabotage: setting.sabotage,
+            injection: setting.injection,
         };
         let Former { words, memory, is_initial } = Former::take(&layout);
         let mut host = SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);

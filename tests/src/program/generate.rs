@@ -15,7 +15,7 @@ pub enum Kind {
     /// Flushes left out, partial changes, valid over valid.
     Sloppy,
     /// Garbage in tables and registers.
-    Vandal,
+    Hostile,
     /// Hardware that fails: no memory for stage 2, invalidations that do not finish.
     Failing,
 }
@@ -27,7 +27,7 @@ impl Kind {
             0..=5 => Self::Driver,
             6..=8 => Self::Scarce,
             9..=11 => Self::Sloppy,
-            12..=14 => Self::Vandal,
+            12..=14 => Self::Hostile,
             _ => Self::Failing,
         }
     }
@@ -87,7 +87,7 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
         coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
         isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         is_watched: false,
-        sabotage: None,
+        injection: None,
     }
 }
 
@@ -96,7 +96,7 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
         Kind::Driver | Kind::Scarce => 0,
         Kind::Failing => 2,
         Kind::Sloppy => 12,
-        Kind::Vandal => 25,
+        Kind::Hostile => 25,
     };
     let flush = kind == Kind::Driver || kind == Kind::Scarce || random.chance(5, 6);
     let domain = random.below(u64::from(domains)) as u8;
@@ -174,7 +174,7 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
 /// What no driver does.
 fn damage(random: &mut Random, kind: Kind, domain: u8, dart: u8, stream: u8) -> Operation {
     let streams = random.bits() as u16 | random.bits() as u16;
-    if kind != Kind::Vandal || random.chance(1, 3) {
+    if kind != Kind::Hostile || random.chance(1, 3) {
         return match random.below(3) {
             0 => Operation::Flush { dart, streams: 1 << stream },
             1 => Operation::Flush { dart, streams },
@@ -220,8 +220,8 @@ fn source(random: &mut Random, kind: Kind, aliases: u64) -> Source {
         0..=9 => Source::Scattered,
         10..=13 => Source::Row,
         14..=17 => Source::Frames,
-        18 if kind == Kind::Vandal => Source::Table,
-        19 if kind == Kind::Vandal => Source::Outside,
+        18 if kind == Kind::Hostile => Source::Table,
+        19 if kind == Kind::Hostile => Source::Outside,
         _ => Source::Scattered,
     }
 }
@@ -230,7 +230,7 @@ fn rights(random: &mut Random, kind: Kind) -> Rights {
     match random.below(12) {
         0..=3 => Rights::Both,
         4..=7 => Rights::ToDevice,
-        11 if kind == Kind::Vandal => Rights::Neither,
+        11 if kind == Kind::Hostile => Rights::Neither,
         _ => Rights::FromDevice,
     }
 }

@@ -1,7 +1,7 @@
 //! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
 
 use super::driver::Step;
-use super::{Board, Data, Sabotage, SimulatedMachine};
+use super::{Board, Data, FaultInjection, SimulatedMachine};
 use oche_engine::host::{DeviceFault, DomainId};
 use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -311,12 +311,12 @@ impl<const C: bool> SimulatedMachine<C> {
         let steps = self.driver.take_steps();
         for step in &steps {
             match *step {
-                Step::CompleteStores if self.is_sabotaged(Sabotage::SkipStoreBarrier) => {}
+                Step::CompleteStores if self.injects(FaultInjection::SkipStoreBarrier) => {}
                 Step::CompleteStores => self.cpus.checker().full_barrier(),
-                Step::OrderLoads if self.is_sabotaged(Sabotage::SkipLoadBarrier) => {}
+                Step::OrderLoads if self.injects(FaultInjection::SkipLoadBarrier) => {}
                 Step::OrderLoads => self.deliver(|pending| pending.has_landed),
                 Step::Table(number, root) => self.set_table(number, root),
-                Step::Begin(..) | Step::End(..) if self.is_sabotaged(Sabotage::SkipInvalidate) => {}
+                Step::Begin(..) | Step::End(..) if self.injects(FaultInjection::SkipInvalidate) => {}
                 Step::Begin(dart, streams) => {
                     for stream in streams.iter() {
                         self.hardware.streams[number(dart, stream)].invalidations += 1;
@@ -346,7 +346,7 @@ impl<const C: bool> SimulatedMachine<C> {
         stream.leaves.retain(|_, (_, at)| *at == newest);
         stream.tables.retain(|_, (_, at)| *at == newest);
         stream.has_let_go = true;
-        if self.is_sabotaged(Sabotage::SkipDrain) {
+        if self.injects(FaultInjection::SkipDrain) {
             return;
         }
         self.deliver(|pending| pending.stream == number && !pending.is_write());

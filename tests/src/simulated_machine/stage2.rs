@@ -1,8 +1,8 @@
 //! The CPUs: the stage 2 that runs at EL2, under a checker, and translations that stay until they are flushed.
 
-use super::discipline::Discipline;
+use super::bbm_checker::BbmChecker;
 use super::memory::HostMemory;
-use super::{Data, Layout, Sabotage, SimulatedMachine};
+use super::{Data, FaultInjection, Layout, SimulatedMachine};
 use oche_el2::stage2::entry::Entry as Descriptor;
 use oche_el2::stage2::hardware::Hardware as _;
 use oche_el2::stage2::{Lookup, Stage2};
@@ -68,8 +68,8 @@ pub struct CpuTables {
     /// Of each CPU, by page.
     cached: Vec<Vec<Translation>>,
     moving: Vec<Gfn>,
-    stage2: Stage2<Discipline>,
-    checker: Discipline,
+    stage2: Stage2<BbmChecker>,
+    checker: BbmChecker,
     /// What walks find where they may find more than one thing.
     walks: Random,
     /// The page that was made last: a CPU may fetch from it.
@@ -109,7 +109,7 @@ impl CpuTables {
         }
         let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home(), pages)).collect();
         runs.push((layout.pool.start.page(0), (layout.pool.end.0 - layout.pool.start.0) * SLOTS as u32));
-        let checker = Discipline::new(TABLES, tables(layout), IPA_BITS, runs);
+        let checker = BbmChecker::new(TABLES, tables(layout), IPA_BITS, runs);
         let cached = vec![Vec::new(); cpus];
         let stage2 = boot(layout, &checker);
         Self {
@@ -147,7 +147,7 @@ impl CpuTables {
     }
 
     /// Who watches what is done to the tables.
-    pub fn checker(&self) -> &Discipline {
+    pub fn checker(&self) -> &BbmChecker {
         &self.checker
     }
 
@@ -174,7 +174,7 @@ fn tables(layout: &Layout) -> usize {
 }
 
 /// The tables as boot builds them, in large blocks, so that pages get entries of their own one by one.
-fn boot(layout: &Layout, checker: &Discipline) -> Stage2<Discipline> {
+fn boot(layout: &Layout, checker: &BbmChecker) -> Stage2<BbmChecker> {
     let stage2 = Stage2::new(checker.clone(), checker.memory(), IPA_BITS, true);
     let Ok(mut stage2) = stage2 else { unreachable!("there is room for a root") };
     for &(first, pages) in &layout.ram {
@@ -306,7 +306,7 @@ impl<const C: bool> SimulatedMachine<C> {
     /// Drops from every TLB what the last invalidations were about.
     fn forget(&mut self) {
         let forgotten = self.cpus.checker.take_forgotten();
-        if self.is_sabotaged(Sabotage::SkipCpuFlush) {
+        if self.injects(FaultInjection::SkipCpuFlush) {
             return;
         }
         for (first, pages) in forgotten {
@@ -340,7 +340,7 @@ impl<const C: bool> SimulatedMachine<C> {
                 entry.phase = Phase::Flushed;
             }
         }
-        if !self.is_sabotaged(Sabotage::CopyBeforeBreak) {
+        if !self.injects(FaultInjection::CopyBeforeBreak) {
             self.cpus.stage2.flush_broken();
         }
         self.forget();
@@ -374,7 +374,7 @@ impl<const C: bool> SimulatedMachine<C> {
         if let Some(made) = self.cpus.entry_mut(page) {
             *made = Entry { at, phase: Phase::Made, ..entry };
         }
-        if self.is_sabotaged(Sabotage::CopyBeforeBreak) {
+        if self.injects(FaultInjection::CopyBeforeBreak) {
             self.cpus.stage2.flush_broken();
             self.forget();
         }
@@ -383,7 +383,7 @@ impl<const C: bool> SimulatedMachine<C> {
     }
 
     pub(super) fn stage2_publish(&mut self) {
-        if !self.is_sabotaged(Sabotage::SkipPublish) {
+        if !self.injects(FaultInjection::SkipPublish) {
             self.cpus.stage2.publish();
         }
         let moving = std::mem::take(&mut self.cpus.moving);

@@ -10,7 +10,7 @@ use oche_tests::program::generate::{Kind, generate};
 use oche_tests::program::{Program, Setting, Step};
 use oche_tests::random::mix;
 use oche_tests::simulated_machine::Board::*;
-use oche_tests::simulated_machine::Sabotage;
+use oche_tests::simulated_machine::FaultInjection;
 
 #[global_allocator]
 static ALLOCATOR: oche_tests::trap::Counting = oche_tests::trap::Counting;
@@ -86,37 +86,37 @@ fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
 
 /// Each stands for a mistake in the engine. A run that finds none of them would prove nothing.
 #[test]
-fn every_sabotage_is_found_within_a_few_programs() {
-    let sabotages = [
-        Sabotage::SkipInvalidate,
-        Sabotage::SkipDrain,
-        Sabotage::OffByOneSlot,
-        Sabotage::OffByOneFrame,
-        Sabotage::AllowAll,
-        Sabotage::SwapPermission,
-        Sabotage::WideWindow,
-        Sabotage::NarrowWindow,
-        Sabotage::SkipMerge,
-        Sabotage::SkipCopyHome,
-        Sabotage::SkipCpuFlush,
-        Sabotage::SkipFill,
-        Sabotage::SkipBlock,
-        Sabotage::SkipWriteProtect,
-        Sabotage::WeakTrap,
-        Sabotage::SkipSettle,
-        Sabotage::CopyBeforeBreak,
-        Sabotage::SkipPublish,
-        Sabotage::SkipStoreBarrier,
-        Sabotage::SkipLoadBarrier,
+fn every_injected_fault_is_found_within_a_few_programs() {
+    let injections = [
+        FaultInjection::SkipInvalidate,
+        FaultInjection::SkipDrain,
+        FaultInjection::OffByOneSlot,
+        FaultInjection::OffByOneFrame,
+        FaultInjection::AllowAll,
+        FaultInjection::SwapPermission,
+        FaultInjection::WideWindow,
+        FaultInjection::NarrowWindow,
+        FaultInjection::SkipMerge,
+        FaultInjection::SkipCopyHome,
+        FaultInjection::SkipCpuFlush,
+        FaultInjection::SkipFill,
+        FaultInjection::SkipBlock,
+        FaultInjection::SkipWriteProtect,
+        FaultInjection::WeakTrap,
+        FaultInjection::SkipSettle,
+        FaultInjection::CopyBeforeBreak,
+        FaultInjection::SkipPublish,
+        FaultInjection::SkipStoreBarrier,
+        FaultInjection::SkipLoadBarrier,
     ];
-    for sabotage in sabotages {
+    for injection in injections {
         let is_found = |seed| {
             let mut program = generate(mix(seed), Kind::Driver, 1500);
-            program.setting.sabotage = Some(sabotage);
+            program.setting.injection = Some(injection);
             run_program(&program).is_err()
         };
         let found = (0..60).position(is_found);
-        println!("{sabotage:?}: found by program {found:?}");
-        assert!(found.is_some(), "{sabotage:?} goes unnoticed");
+        println!("{injection:?}: found by program {found:?}");
+        assert!(found.is_some(), "{injection:?} goes unnoticed");
     }
 }

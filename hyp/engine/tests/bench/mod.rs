@@ -1,6 +1,6 @@
 //! A guest, a machine and a device for the engine's own tests: as simple as can be, with no caches.
 //!
-//! The strict machine, with stale TLBs and late writes, is in the `tests` crate. This one is for reading:
+//! The simulated machine, with stale TLBs and late writes, is in the `tests` crate. This one is for reading:
 //! one test, one rule.
 
 use std::cell::Cell;

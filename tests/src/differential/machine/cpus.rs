@@ -4,7 +4,7 @@ use super::{Checked, Machine};
 use crate::differential::sharing::CPU;
 use crate::program::Choice;
 use crate::simulated_machine::stage2::CpuResult;
-use crate::simulated_machine::{Data, Sabotage, SimulatedMachine};
+use crate::simulated_machine::{Data, FaultInjection, SimulatedMachine};
 use oche_engine::{AccessKind, Coherence, FaultDisposition};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
@@ -124,7 +124,7 @@ impl<const C: bool> Machine<C> {
         if self.random.chance(1, 3) {
             let at = self.engine.open_trapped(&mut self.host, page);
             self.host.opened_store(at, offset, &Data::new(bytes));
-            if !self.host.is_sabotaged(Sabotage::SkipSettle) {
+            if !self.host.injects(FaultInjection::SkipSettle) {
                 self.engine.settle_trapped(&mut self.host, page);
             }
         } else {

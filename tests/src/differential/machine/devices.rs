@@ -92,7 +92,7 @@ impl<const C: bool> Machine<C> {
         self.load(page, offset, transfer.length)
     }
 
-    /// The access that `target` means, unless it could write into a table: vandals have their own way.
+    /// The access that `target` means, unless it could write into a table: a hostile guest has its own way.
     pub(super) fn aim(
         &mut self,
         stream: u8,

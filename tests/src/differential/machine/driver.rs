@@ -46,7 +46,7 @@ pub(super) struct Guest {
     users: BTreeMap<Gfn, u32>,
     former: Vec<(usize, u32)>,
     /// Somebody wrote garbage: anything may be in tables.
-    pub(super) is_vandalised: bool,
+    pub(super) is_hostile: bool,
 }
 
 impl Guest {
@@ -57,7 +57,7 @@ impl Guest {
             mappings: Vec::new(),
             users: BTreeMap::new(),
             former: Vec::new(),
-            is_vandalised: false,
+            is_hostile: false,
         }
     }
 

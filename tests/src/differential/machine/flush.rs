@@ -207,7 +207,7 @@ impl<const C: bool> Machine<C> {
                     key.1 == change.iova_page && mapped_page(&self.history, change.after).is_some();
                 let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
                 let is_due = is_filled || is_emptied;
-                if is_due && !self.guest.is_vandalised && !self.is_refused(*roots, change.iova_page) {
+                if is_due && !self.guest.is_hostile && !self.is_refused(*roots, change.iova_page) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {:#x} is not reported by the sync that changes {:#x}",
                         key.1, change.iova_page
@@ -266,7 +266,7 @@ impl<const C: bool> Machine<C> {
                         }
                         continue;
                     }
-                    let mut is_known = self.guest.is_vandalised;
+                    let mut is_known = self.guest.is_hostile;
                     for (_, must_report) in
                         self.red_zones.iter_mut().filter(|((_, page), _)| *page == at.iova.0)
                     {
@@ -299,7 +299,7 @@ impl<const C: bool> Machine<C> {
                 at.checked_sub(*offset).and_then(|index| data.bytes().get(index)) == Some(&byte)
             };
             let is_zone = at != first && byte == zone[at % 8];
-            if !is_zone && !self.guest.is_vandalised && !writes.iter().any(is_it) {
+            if !is_zone && !self.guest.is_hostile && !writes.iter().any(is_it) {
                 return Err(format!(
                     "byte {byte:#04x} is reported at {at:#x} of the red zone at IOVA page {iova_page:#x}, hit first at \
                      {first:#x}; devices wrote {writes:x?}"
@@ -321,14 +321,14 @@ impl<const C: bool> Machine<C> {
             Refusal::PoolExhausted => self.setting.frames < 1000,
             Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => !is_ram,
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
-            Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_vandalised,
+            Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_hostile,
             Refusal::TooManyDomains => true,
             // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep them equal.
             Refusal::NotTrappable => {
                 self.given_up.contains(&page) || self.setting.frames < 1000 && !self.fetched.is_empty()
             }
             Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,
-            Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_vandalised,
+            Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_hostile,
         };
         if !is_plausible {
             return Err(format!("{page:?} at {:?} is refused for no good reason: {reason:?}", at.iova));

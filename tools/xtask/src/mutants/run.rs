@@ -32,9 +32,9 @@ pub(super) const ENGINE: &[Run] = &[
     ]),
     Run::Host(&["--package", "oche-el2", "--lib"]),
     Run::Host(&["--package", "oche-boot", "--lib"]),
-    Run::Host(&["--package", "oche-tests", "--test", "discipline"]),
+    Run::Host(&["--package", "oche-tests", "--test", "bbm"]),
     Run::Host(&["--package", "oche-tests", "--test", "trace_port"]),
-    Run::Host(&["--package", "oche-tests", "--test", "programs", "--", "--skip", "every_sabotage"]),
+    Run::Host(&["--package", "oche-tests", "--test", "programs", "--", "--skip", "every_injected_fault"]),
 ];
 /// For mutants of the M1's driver that only a model of a DART is strict enough for.
 pub(super) const DRIVER: &[Run] = &[Run::Host(&["--package", "oche-m1"])];

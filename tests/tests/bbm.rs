@@ -8,8 +8,8 @@ use oche_tests::differential::run_program;
 use oche_tests::program::Program;
 use oche_tests::program::generate::{Kind, generate};
 use oche_tests::random::Random;
-use oche_tests::simulated_machine::Sabotage;
-use oche_tests::simulated_machine::discipline::Discipline;
+use oche_tests::simulated_machine::FaultInjection;
+use oche_tests::simulated_machine::bbm_checker::BbmChecker;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
 use std::cell::{Cell, RefCell};
@@ -51,7 +51,7 @@ enum Mistake {
 /// The checker, behind somebody who makes a [`Mistake`].
 #[derive(Clone)]
 struct Mistaken {
-    to: Discipline,
+    to: BbmChecker,
     mistake: Mistake,
     /// The guest runs: boot is over.
     is_armed: Rc<Cell<bool>>,
@@ -171,7 +171,7 @@ fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
 /// The same on CPUs whose caches keep some of it coherent by themselves.
 fn drive_on(fetch: InstructionFetch, mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
     let runs = vec![(Hfn(0x4_0000), 0x8_0000), (Hfn(FRAMES), 256)];
-    let checker = Discipline::new(TABLES, TABLE_PAGES, ipa_bits, runs);
+    let checker = BbmChecker::new(TABLES, TABLE_PAGES, ipa_bits, runs);
     checker.set_instruction_fetch(fetch);
     let hardware = Mistaken {
         to: checker.clone(),
@@ -233,7 +233,7 @@ fn drive_on(fetch: InstructionFetch, mistake: Mistake, ipa_bits: u32, operations
 }
 
 #[test]
-fn boot_s_tables_and_every_change_of_them_keep_the_discipline() {
+fn boot_s_tables_and_every_change_of_them_keep_break_before_make() {
     for ipa_bits in [36, 40] {
         assert_eq!(drive(Mistake::None, ipa_bits, 20_000), None);
     }
@@ -315,7 +315,7 @@ fn a_page_shown_before_its_bytes_is_seen() {
 
 #[test]
 fn a_table_linked_before_its_contents_is_seen() {
-    let checker = Discipline::new(TABLES, 4, 36, Vec::new());
+    let checker = BbmChecker::new(TABLES, 4, 36, Vec::new());
     checker.select_tables(TABLES);
     checker.store(TABLES + PAGE, 0, 0);
     checker.store(TABLES + PAGE, 1, 0x4000_0000 | 0x7fd);
@@ -339,11 +339,11 @@ fn a_view_that_leaves_translations_behind_is_seen() {
     seen(Mistake::NoForgettingOfView, "leaves a view and keeps translations");
 }
 
-/// What the rules find in the first program that `sabotage` spoils.
-fn found(sabotage: Sabotage) -> String {
+/// What the rules find in the first program that `injection` spoils.
+fn found(injection: FaultInjection) -> String {
     let programs = (0..40).map(|seed| {
         let Program { mut setting, steps } = generate(seed, Kind::of(seed), 600);
-        setting.sabotage = Some(sabotage);
+        setting.injection = Some(injection);
         Program { setting, steps }
     });
     let mut differences = programs.filter_map(|program| run_program(&program).err());
@@ -353,24 +353,24 @@ fn found(sabotage: Sabotage) -> String {
 
 #[test]
 fn a_page_copied_before_its_break_is_complete_is_seen() {
-    let found = found(Sabotage::CopyBeforeBreak);
+    let found = found(FaultInjection::CopyBeforeBreak);
     assert!(found.contains("while CPUs may reach it"), "{found}");
 }
 
 #[test]
 fn c3_a_frame_given_back_before_the_hardware_was_invalidated_is_seen() {
-    let found = found(Sabotage::SkipInvalidate);
+    let found = found(FaultInjection::SkipInvalidate);
     assert!(found.contains("was invalidated"), "{found}");
 }
 
 #[test]
 fn entries_that_devices_may_not_see_yet_are_seen() {
-    let found = found(Sabotage::SkipPublish);
+    let found = found(FaultInjection::SkipPublish);
     assert!(found.contains("observers"), "{found}");
 }
 
 #[test]
 fn a_table_named_before_its_entries_are_visible_is_seen() {
-    let found = found(Sabotage::SkipStoreBarrier);
+    let found = found(FaultInjection::SkipStoreBarrier);
     assert!(found.contains("observers"), "{found}");
 }

@@ -1,6 +1,6 @@
 //! The architecture's rules for who changes translation tables, checked on every instruction that matters.
 //!
-//! [`Discipline`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2 stores its entries
+//! [`BbmChecker`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2 stores its entries
 //! here and executes its barriers and TLB maintenance here. Each table entry that a walk may reach has a state,
 //! from the store that makes it invalid to the end of the last invalidation, and what is done too early, too
 //! weakly or not at all is remembered as a violation.
@@ -93,7 +93,7 @@ struct Written {
 
 /// One CPU that executes at EL2, and what it did.
 #[derive(Clone, Debug)]
-pub struct Discipline(Rc<State>);
+pub struct BbmChecker(Rc<State>);
 
 #[derive(Debug)]
 struct State {
@@ -157,7 +157,7 @@ impl State {
     }
 }
 
-impl Discipline {
+impl BbmChecker {
     /// Tables in `pages` pages of host memory at `base`, all zero, for guest-physical addresses of `ipa_bits`; other
     /// memory is in `runs`: first page and number of pages.
     pub fn new(base: u64, pages: usize, ipa_bits: u32, runs: Vec<(Hfn, u32)>) -> Self {
@@ -470,7 +470,7 @@ impl Discipline {
     }
 }
 
-impl Hardware for Discipline {
+impl Hardware for BbmChecker {
     fn load(&self, table: u64, index: usize) -> u64 {
         self.word(table, index).map_or(0, |word| self.0.words[word].get())
     }

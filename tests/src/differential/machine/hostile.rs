@@ -17,7 +17,7 @@ impl<const C: bool> Machine<C> {
     ) -> Checked {
         let Some(domain) = self.guest.domain(domain) else { return Ok(()) };
         let Some(table) = self.guest.some_table(domain, is_first, &mut self.random) else { return Ok(()) };
-        self.guest.is_vandalised = true;
+        self.guest.is_hostile = true;
         let page = self.guest.choose(crate::program::Choice::Mapped(word as u16), &mut self.random);
         let value = match garbage % 10 {
             0 => 0,
@@ -46,7 +46,7 @@ impl<const C: bool> Machine<C> {
         register: u8,
         garbage: u8,
     ) -> Checked {
-        self.guest.is_vandalised = true;
+        self.guest.is_hostile = true;
         let page = self.guest.choose(crate::program::Choice::Any(register.into()), &mut self.random);
         let bits = self.random.bits() as u32;
         if register >= 4 {

@@ -1,6 +1,6 @@
 //! The choices a person may make: `oche.NAME=VALUE`, from the payload's options text and from `/chosen`.
 //!
-//! An unknown name or a bad value is told to the caller's `complain` and ignored: a typing error must not
+//! An unknown name or a bad value is reported to the caller's `complain` and ignored: a typing error must not
 //! keep a machine from booting.
 
 use oche_el2::fiq::Route;

@@ -1,4 +1,4 @@
-//! FDTs: what QEMU's says, what the guest is told instead, and that no damage to one is a panic.
+//! FDTs: what QEMU's says, what the guest is reported instead, and that no damage to one is a panic.
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
@@ -27,7 +27,7 @@ fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
 }
 
 #[test]
-fn qemus_tree_says_what_qemu_was_told() {
+fn qemus_tree_has_what_qemu_was_given() {
     let machine = Machine::read(FIXTURE).expect("QEMU writes sound trees");
     assert_eq!(machine.ram.as_slice(), [PhysRange { start: 0x4000_0000, end: 0xc000_0000 }]);
     assert_eq!(machine.affinities(), [0, 1, 2, 3]);
@@ -209,7 +209,7 @@ fn cpus_that_wait_in_a_table_are_found_with_their_words() {
 }
 
 #[test]
-fn the_guest_finds_its_cpus_elsewhere_and_never_hears_of_a_dead_one() {
+fn the_guest_finds_its_cpus_elsewhere_and_no_node_of_a_dead_one() {
     let image = PhysRange { start: 0x8_0800_0000, end: 0x8_0820_0000 };
     let slots = PhysRange { start: 0x8_3fe0_0000, end: 0x8_3fe0_1000 };
     let changes = Changes {

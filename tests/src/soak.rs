@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-/// How often the one who watches is told.
+/// How often the one who watches is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// How far a run has come: all that is needed to go on, and its result in the end.

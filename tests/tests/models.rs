@@ -36,7 +36,7 @@ fn explore_within(switches: usize, model: impl Fn() + Send + Sync + 'static) {
     builder.check(model);
 }
 
-/// What a state byte does other than it is told.
+/// What a state byte does other than it is reported.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weakness {
     None,
@@ -336,7 +336,7 @@ struct Machine {
     weak_spot: WeakSpot,
 }
 
-/// What a machine does other than it is told.
+/// What a machine does other than it is reported.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WeakSpot {
     None,

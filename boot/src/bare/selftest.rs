@@ -85,7 +85,7 @@ pub fn ticks(work: impl FnOnce()) -> u64 {
 }
 
 /// Prints a duration of `rounds` rounds as that of one, in nanoseconds.
-pub fn tell_time(name: &str, all_ticks: u64, rounds: u64) {
+pub fn report_time(name: &str, all_ticks: u64, rounds: u64) {
     let frequency = CNTFRQ_EL0.get().max(1);
     let nanoseconds =
         u128::from(all_ticks) * 1_000_000_000 / u128::from(frequency) / u128::from(rounds.max(1));
@@ -205,7 +205,7 @@ impl Scratch {
     fn copies(self) {
         fill(self.page, FIRST);
         let took = ticks(|| (0..ROUNDS).for_each(|_| copy(self.page, self.other)));
-        tell_time("memory.copy-4k", took, ROUNDS);
+        report_time("memory.copy-4k", took, ROUNDS);
     }
 
     /// Whether a CPU without caches sees what one with caches stored: with maintenance, and without.
@@ -223,7 +223,7 @@ impl Scratch {
 
     fn hypervisor_calls(self) {
         let took = probe::call(ROUNDS);
-        tell_time("hvc.round-trip", took, ROUNDS);
+        report_time("hvc.round-trip", took, ROUNDS);
     }
 
     /// A page points elsewhere and back, with the whole sequence for all CPUs each time; and the guest's side sees it.
@@ -254,7 +254,7 @@ impl Scratch {
         let is_right = away == THIRD && back == FIRST;
         tell("stage2.page-away-and-home", format_args!("{away:#x},{back:#x}"), "words", is_right);
         let took = ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
-        tell_time("stage2.change-all-cpus", took, ROUNDS);
+        report_time("stage2.change-all-cpus", took, ROUNDS);
     }
 }
 
@@ -284,7 +284,7 @@ fn interrupts() {
     let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;
     let plain = HCR_EL2.get();
     HCR_EL2.set(plain | VIRTUAL_FIQ);
-    tell_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
+    report_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
     HCR_EL2.set(plain);
     let has_fiqs = fiq::has_fiqs();
     let sources =
@@ -296,7 +296,7 @@ fn interrupts() {
             if has_fiqs {
                 cpu_setup::reset_guest();
                 cpu_setup::configure();
-                tell_interrupt(&name, probe::interrupt(source, limit));
+                report_interrupt(&name, probe::interrupt(source, limit));
             } else {
                 tell(&name, "-", "-", Verdict::Skipped("timers raise no FIQs here"));
             }
@@ -304,7 +304,7 @@ fn interrupts() {
     }
 }
 
-fn tell_interrupt(name: &str, seen: probe::Seen) {
+fn report_interrupt(name: &str, seen: probe::Seen) {
     let what = match seen.vector {
         probe::FIQ => "fiq",
         probe::IRQ => "irq",

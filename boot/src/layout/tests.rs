@@ -57,7 +57,7 @@ fn nothing_overlaps_and_the_guest_gets_the_rest() {
 }
 
 #[test]
-fn too_little_memory_is_said_and_not_squeezed() {
+fn too_little_memory_is_an_error_and_not_squeezed() {
     let (ram, none) = (ram(&[(0x4000_0000, 64 * MIB)]), RangeList::new());
     let mut request = request(&ram, &none, &[]);
     request.image.end = 0x4030_0000;

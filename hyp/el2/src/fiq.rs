@@ -41,7 +41,7 @@ pub enum Route {
 /// From one look at a masked timer to the next. A FIQ that the guest has dealt with may stay pending for so long, in which
 /// the guest does nothing but find out that there is nothing to do; and each look is an exit.
 pub const POLL_MICROSECONDS: u64 = 50;
-/// FIQs in a row that no known source explains before somebody is told. A source that has just been masked may come once
+/// FIQs in a row that no known source explains before somebody is reported. A source that has just been masked may come once
 /// more; one that is not known comes for ever.
 const MAX_STRAYS: u32 = 1000;
 

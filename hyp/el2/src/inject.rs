@@ -48,7 +48,7 @@ pub struct Injection {
     pub pstate: u64,
 }
 
-/// What the guest is told.
+/// What the guest is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A synchronous external abort on an instruction fetch.

@@ -23,7 +23,7 @@ pub const PREFIX: &str = "oche: panic: ";
 
 static PANIC_HOOK: Once<PanicHook> = Once::new();
 /// Somebody has said that it panics.
-static IS_TOLD: AtomicBool = AtomicBool::new(false);
+static IS_REPORTED: AtomicBool = AtomicBool::new(false);
 /// Somebody panics already: a panic inside a panic only says so.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
@@ -37,7 +37,7 @@ pub fn set_panic_action(action: fn()) {
 
 /// Whether some CPU has panicked, from its first word on.
 pub fn is_panicking() -> bool {
-    IS_TOLD.load(Ordering::Relaxed)
+    IS_REPORTED.load(Ordering::Relaxed)
 }
 
 /// Registers the hook.
@@ -52,7 +52,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     unsafe {
         core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags))
     };
-    IS_TOLD.store(true, Ordering::Relaxed);
+    IS_REPORTED.store(true, Ordering::Relaxed);
     if let Some(location) = info.location() {
         print(format_args!("oche: panic: cpu {}: {} at {location}\n", percpu::index(), info.message()));
     } else {
@@ -72,7 +72,7 @@ pub(super) unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector:
     let frame = unsafe { &*frame };
     let base = image::range().start;
     let (syndrome, far) = (EsrEl2.read(), FarEl2.read());
-    IS_TOLD.store(true, Ordering::Relaxed);
+    IS_REPORTED.store(true, Ordering::Relaxed);
     print(format_args!(
         "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
         percpu::index(),

@@ -136,7 +136,7 @@ pub fn is_starting(affinity: u64) -> bool {
 /// Stops this CPU. Returns a PSCI status if firmware refuses.
 pub fn stop() -> i64 {
     let cpu = percpu::this();
-    // Off first: once firmware has stopped this CPU nobody could say so. A CPU_ON in between is told by
+    // Off first: once firmware has stopped this CPU nobody could say so. A CPU_ON in between is reported by
     // firmware that the CPU is still on, and that answer is relayed.
     cpu.state.store(OFF, Ordering::Release);
     let result = firmware::cpu_off();

@@ -53,8 +53,8 @@ pub trait TrappedPages {
     fn settle(&mut self, page: Gfn);
     /// See `Engine::is_watching`.
     fn is_watching(&self) -> bool;
-    /// See `Engine::tell_watched`; `value` is that of the bytes, from the first on.
-    fn tell(&mut self, watched: &Watched, value: &Value);
+    /// See `Engine::report_watched`; `value` is that of the bytes, from the first on.
+    fn report(&mut self, watched: &Watched, value: &Value);
 }
 
 /// Bytes that an access touches, in the order of their addresses, as little-endian words.
@@ -134,17 +134,17 @@ pub fn emulate(
     match access.kind {
         Kind::Load { register, extension } => {
             let value = trapped.load(0);
-            trapped.tell(false, [value, 0]);
+            trapped.report(false, [value, 0]);
             registers.set(register, extension.apply(value, access.bytes));
         }
         Kind::Store { register } => {
             let value = registers.get(register);
             trapped.store(0, value);
-            trapped.tell(true, [value, 0]);
+            trapped.report(true, [value, 0]);
         }
         Kind::LoadPair { registers: pair, extension } => {
             let values = [trapped.load(0), trapped.load(1)];
-            trapped.tell(false, values);
+            trapped.report(false, values);
             for (register, value) in pair.into_iter().zip(values) {
                 registers.set(register, extension.apply(value, access.bytes));
             }
@@ -154,11 +154,11 @@ pub fn emulate(
             for (index, value) in values.into_iter().enumerate() {
                 trapped.store(index, value);
             }
-            trapped.tell(true, values);
+            trapped.report(true, values);
         }
         Kind::LoadExclusive { registers: pair, is_pair } => {
             let values = trapped.load_exclusive();
-            trapped.tell(false, values);
+            trapped.report(false, values);
             for (register, value) in pair.into_iter().zip(values).take(1 + usize::from(is_pair)) {
                 registers.set(register, Extension::Zero.apply(value, access.bytes));
             }
@@ -167,7 +167,7 @@ pub fn emulate(
             let values = pair.map(|register| registers.get(register));
             let is_stored = trapped.store_exclusive(values);
             if is_stored {
-                trapped.tell(true, values);
+                trapped.report(true, values);
             }
             registers.set(status, u64::from(!is_stored));
         }
@@ -198,8 +198,8 @@ struct TrappedAccess<'a, G> {
 }
 
 impl<G: TrappedPages> TrappedAccess<'_, G> {
-    /// Tells who watches that the parts `values` were loaded or stored.
-    fn tell(&mut self, is_write: bool, values: [u64; 2]) {
+    /// Reports to a watch that the parts `values` were loaded or stored.
+    fn report(&mut self, is_write: bool, values: [u64; 2]) {
         if !self.pages.is_watching() {
             return;
         }
@@ -215,7 +215,7 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         }
         let Self { page, offset, length, .. } = *self;
         let how = WatchHow::Exact;
-        self.pages.tell(&Watched { page, offset, bytes: length, is_write, how }, &value);
+        self.pages.report(&Watched { page, offset, bytes: length, is_write, how }, &value);
     }
 
     /// Part `index` of the access.

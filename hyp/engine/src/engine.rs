@@ -333,7 +333,7 @@ impl Engine {
         self.mapper.trap_loads(host, page);
     }
 
-    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are told one by one.
+    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are reported one by one.
     pub fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.mapper.watch(host, ranges);
     }
@@ -356,10 +356,10 @@ impl Engine {
         self.mapper.watches.are_set()
     }
 
-    /// A CPU's access to a trapped page was carried out: tells it if it is watched. `load` gives the value, a word at
+    /// A CPU's access to a trapped page was carried out: reports it if it is watched. `load` gives the value, a word at
     /// a time from the first byte on.
-    pub fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
-        self.mapper.tell_watched(host, watched, load);
+    pub fn report_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
+        self.mapper.report_watched(host, watched, load);
     }
 
     /// One trap's work, for [`Self::pin_all`] and [`Self::unpin_all`].

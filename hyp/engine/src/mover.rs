@@ -34,7 +34,7 @@ pub(crate) struct PageState {
     trap: CpuTrap,
     /// CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
     has_exclusives: bool,
-    /// CPUs' accesses cannot be told one by one, even where a watch asks for it: see `granule::watch`.
+    /// CPUs' accesses cannot be reported one by one, even where a watch asks for it: see `granule::watch`.
     pub(crate) is_unwatchable: bool,
     /// The work under way is about the page: see `granule::cost`.
     pub(crate) is_listed: bool,

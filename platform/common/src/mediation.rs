@@ -275,9 +275,9 @@ impl<I: Iommu> TrappedPages for Mediation<I> {
         self.engine.is_watching()
     }
 
-    fn tell(&mut self, watched: &Watched, value: &Value) {
+    fn report(&mut self, watched: &Watched, value: &Value) {
         let word = |index: usize| value.get(index).copied().unwrap_or(0);
-        self.engine.tell_watched(&mut self.machine, watched, word);
+        self.engine.report_watched(&mut self.machine, watched, word);
     }
 }
 

@@ -13,7 +13,7 @@ use oche_trace::text::Clock;
 use oche_trace::words::Words;
 use oche_types::range::PhysRange;
 
-/// Events that are told of each CPU.
+/// Events that are reported of each CPU.
 const EVENTS: u64 = 12;
 
 static TRACE: Once<(PhysRange, Layout)> = Once::new();

@@ -143,7 +143,7 @@ impl Recorder {
         }
     }
 
-    /// Asks for what `orders`, with `;` between them, say; what makes no sense is told and left out.
+    /// Asks for what `orders`, with `;` between them, say; what makes no sense is reported and left out.
     pub fn order(&self, orders: &str) {
         let mut control = Control::default();
         for order in orders.split(';').map(str::trim).filter(|order| !order.is_empty()) {

@@ -1,4 +1,4 @@
-//! What the guest is told instead of QEMU's SMMU.
+//! What the guest is reported instead of QEMU's SMMU.
 
 use oche_boot::guest_fdt::{Changes, rewrite};
 use oche_qemu_virt::guest_fdt::Darts;

@@ -46,7 +46,7 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
     assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
 }
 
-/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped, and it is told.
+/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped, and it is reported.
 #[test]
 fn a_permission_that_changes_is_an_event() {
     let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));

@@ -287,7 +287,7 @@ fn calls_of_several_kinds_wait_for_themselves() {
 }
 
 #[test]
-fn a_fiq_from_nowhere_is_told_once() {
+fn a_fiq_of_unknown_source_is_reported_once() {
     let mut virtual_fiq = VirtualFiq::new();
     let told = (0..5000).filter(|_| virtual_fiq.came(Timers::default(), false)).count();
     assert_eq!(told, 1);

@@ -13,7 +13,7 @@
 //! leaves one pending thereby fails every access that EL2 makes on that CPU, for as long as it likes; that is no more
 //! than it can do by switching a device's power off, and EL2 answers it in the same way. What firmware left is taken
 //! before the guest runs ([`take_pending`]). The barrier before each access also completes what EL2
-//! has stored to memory, before a device is told to use it.
+//! has stored to memory, before a device is reported to use it.
 //! Source: Arm ARM DDI 0487, "Synchronous and asynchronous
 //! exceptions", "Asynchronous exception routing", `ISR_EL1`, `HCR_EL2.AMO`.
 #![expect(unsafe_code, reason = "accesses to registers of devices")]

@@ -1,4 +1,4 @@
-//! Stage 2 against memory that is a map and hardware that writes down what it is told.
+//! Stage 2 against memory that is a map and hardware that writes down what it is reported.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -265,7 +265,7 @@ pub fn on_step<G: TrappedPages>(
     let _ = step::disarm(frame, &debug_state, is_done);
     if is_done {
         settle(&mut *pages, &opened);
-        tell_after(&mut *pages, &opened);
+        report_after(&mut *pages, &opened);
         return Some(Resume::Same);
     }
     // Other tables of the guest are in force again, which this asks for.
@@ -308,7 +308,7 @@ fn begin_step<G: TrappedPages>(
             opened.before = value_of(&mut *pages, &opened.watched);
         }
         if let Some(newest) = opened.iter().flatten().next_back() {
-            pages.tell(&newest.watched, &newest.before);
+            pages.report(&newest.watched, &newest.before);
         }
     }
     let mut state = STATE.lock();
@@ -339,8 +339,8 @@ fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
     Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
 }
 
-/// Tells who watches what a step left behind, where it stored or could have.
-fn tell_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
+/// Reports to a watch what a step left behind, where it stored or could have.
+fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
     if !pages.is_watching() {
         return;
     }
@@ -348,7 +348,7 @@ fn tell_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENE
         let after = value_of(pages, &opened.watched);
         if opened.watched.is_write || after != opened.before {
             let watched = Watched { is_write: true, how: WatchHow::After, ..opened.watched };
-            pages.tell(&watched, &after);
+            pages.report(&watched, &after);
         }
     }
 }

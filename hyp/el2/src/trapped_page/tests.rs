@@ -46,7 +46,7 @@ impl TrappedPages for Bytes {
         true
     }
 
-    fn tell(&mut self, watched: &Watched, value: &Value) {
+    fn report(&mut self, watched: &Watched, value: &Value) {
         self.told.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
     }
 }
@@ -127,7 +127,7 @@ fn loads_and_stores_move_bytes_and_write_back() {
 }
 
 #[test]
-fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
+fn a_watch_reports_every_access_with_its_bytes_and_value() {
     let mut bench = Bench::new();
     bench.cpus[0].registers[1] = 0x1122_3344_5566_7788;
     let word = |bench: &Bench, offset| bench.word(offset);
@@ -149,7 +149,7 @@ fn who_watches_is_told_of_every_access_with_its_bytes_and_value() {
 }
 
 #[test]
-fn what_a_stepped_instruction_touches_is_told_by_its_bits_where_that_is_easy() {
+fn what_a_stepped_instruction_touches_is_reported_by_its_bits_where_that_is_easy() {
     use crate::instruction::{MAX_BYTES, stepped_bytes, stepped_offset};
     assert_eq!(stepped_offset(0xd50b_7429, 0x2c3), 0x2c0, "dc zva, x9");
     assert_eq!(stepped_offset(0x3d80_0001, 0x2c3), 0x2c3, "str q1, [x0]");

@@ -1,4 +1,4 @@
-//! Watches: IOVA ranges of which every access by a CPU is told, with its value.
+//! Watches: IOVA ranges of which every access by a CPU is reported, with its value.
 //!
 //! A page that is mapped in a watched range has every access trapped, whether it has copies or
 //! not, so each access to it traps and is carried out by who carries out trapped accesses; that is
@@ -8,7 +8,7 @@
 //! [`GranuleMapper::relax`] finds out.
 //!
 //! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
-//! a time. Then the page's watch is given up, which is told, until its granule is mapped anew or watches are set anew.
+//! a time. Then the page's watch is given up, which is reported, until its granule is mapped anew or watches are set anew.
 
 use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
@@ -24,9 +24,9 @@ use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
-/// Places of which an access is told, where several mappings of a page are watched.
+/// Places of which an access is reported, where several mappings of a page are watched.
 const MAX_PLACES: usize = 4;
-/// Bytes that an event of a watch can tell of.
+/// Bytes that an event of a watch can report.
 const MAX_BYTES: usize = 64;
 
 /// Pages that one trap looks at to set watches, each counted once and once more for each of its
@@ -187,7 +187,7 @@ impl GranuleMapper {
         }
     }
 
-    /// Whether CPUs' accesses to `page` are told.
+    /// Whether CPUs' accesses to `page` are reported.
     pub(super) fn is_watched(&self, page: Gfn) -> bool {
         self.watches.are_set()
             && self.mover.get(page).is_some_and(|state| !state.is_unwatchable)
@@ -206,8 +206,13 @@ impl GranuleMapper {
         })
     }
 
-    /// Tells of an access to watched bytes, each of whose words `load` gives, at every IOVA where they are watched.
-    pub(crate) fn tell_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
+    /// Reports an access to watched bytes, each of whose words `load` gives, at every IOVA where they are watched.
+    pub(crate) fn report_watched(
+        &self,
+        host: &mut impl Host,
+        watched: &Watched,
+        load: impl Fn(usize) -> u64,
+    ) {
         let Watched { page, offset, is_write, how, .. } = *watched;
         if !self.watches.are_set() || offset >= PAGE_BYTES {
             return;

@@ -1,4 +1,4 @@
-//! The rules of watches: which accesses are told, with what, and that nobody else notices.
+//! The rules of watches: which accesses are reported, with what, and that nobody else notices.
 
 use crate::bench::{Bench, FIRST_TABLE, dart, page, stream};
 use oche_engine::host::{CpuAccess, Memory as _};
@@ -29,7 +29,7 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     bench.engine.store_trapped(&mut bench.machine, page(index), offset, 8, value);
     let how = WatchHow::Exact;
     let watched = Watched { page: page(index), offset, bytes: 8, is_write: true, how };
-    bench.engine.tell_watched(&mut bench.machine, &watched, |_| value);
+    bench.engine.report_watched(&mut bench.machine, &watched, |_| value);
     true
 }
 
@@ -46,7 +46,7 @@ fn told(bench: &mut Bench) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn an_access_is_told_where_it_overlaps_the_watched_bytes_and_elsewhere_not() {
+fn an_access_is_reported_only_where_it_overlaps_the_watched_bytes() {
     let mut bench = Bench::new(32);
     bench.set(8, Some((page(30), Permission::READ_WRITE)));
     bench.flush(0, 0);
@@ -91,7 +91,7 @@ fn a_watch_waits_for_pages_and_lets_them_go() {
 }
 
 #[test]
-fn a_page_at_several_watched_places_is_told_at_each_and_all_copies_stay_one_memory() {
+fn a_page_at_several_watched_places_is_reported_at_each_and_all_copies_stay_one_memory() {
     let mut bench = Bench::new(32);
     for iova in [8, 21, 34] {
         bench.set(iova, Some((page(30), Permission::READ_ONLY)));
@@ -171,7 +171,7 @@ fn other_streams_and_what_lies_beyond_four_mebibytes_are_not_watched() {
 }
 
 #[test]
-fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_told() {
+fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_reported() {
     let mut bench = Bench::new(32);
     for slot in 0..4 {
         bench.set(8 + slot, Some((page(32 + slot), Permission::READ_WRITE)));

@@ -339,7 +339,7 @@ macro_rules! events {
                 offset: u16 = payload(32, 12),
                 /// The guest page.
                 page: Gfn = payload(0, 32),
-                /// How many bytes are told of, at most 64.
+                /// How many bytes are reported of, at most 64.
                 bytes: u8 = detail(1, 7),
                 /// Whether it was a store.
                 is_write: bool = detail(0, 1),

@@ -1,6 +1,6 @@
 //! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
 
-use oche_boot::bare::selftest::{Verdict, tell, tell_time};
+use oche_boot::bare::selftest::{Verdict, report_time, tell};
 use oche_el2::mmio;
 use oche_m1::aic::Line;
 use oche_m1::darts::{Darts, Ownership, ROUNDS};
@@ -22,25 +22,25 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
             Ownership::Firmware | Ownership::Emulated => Some("it is in use"),
         };
         if let Some(reason) = reason {
-            tell_of(name, "invalidate", "-", "-", Verdict::Skipped(reason));
+            report(name, "invalidate", "-", "-", Verdict::Skipped(reason));
             continue;
         }
         let Some(tested) = darts.test_idle(id) else {
-            tell_of(name, "invalidate", "-", "-", Verdict::Skipped("no stream is idle"));
+            report(name, "invalidate", "-", "-", Verdict::Skipped("no stream is idle"));
             continue;
         };
         let log2 = tested.params1 >> 24 & 0xf;
-        tell_of(name, "page-size", 1_u64 << log2, "bytes", Verdict::from(log2 == GRANULE_LOG2));
-        tell_of(name, "bypass", tested.params2 & 1, "PARAMS2", Verdict::Figure);
+        report(name, "page-size", 1_u64 << log2, "bytes", Verdict::from(log2 == GRANULE_LOG2));
+        report(name, "bypass", tested.params2 & 1, "PARAMS2", Verdict::Figure);
         let held = format_args!("{:#x}", tested.ttbr_bits);
         // 31:0 of an address / 4096, less the valid bit: an M1 needs 24 of them.
-        tell_of(name, "ttbr-holds", held, "bits", Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff));
+        report(name, "ttbr-holds", held, "bits", Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff));
         // Translation on and bypass off, whatever else is set.
         let is_kept = tested.tcr & 0x180 == 0x80;
-        tell_of(name, "tcr-holds", format_args!("{:#x}", tested.tcr), "TCR", Verdict::from(is_kept));
+        report(name, "tcr-holds", format_args!("{:#x}", tested.tcr), "TCR", Verdict::from(is_kept));
         match tested.invalidations {
-            Some(ticks) => tell_time(&alloc::format!("dart.{name}.invalidate"), ticks, ROUNDS),
-            None => tell_of(name, "invalidate", "never-ends", "-", Verdict::Wrong),
+            Some(ticks) => report_time(&alloc::format!("dart.{name}.invalidate"), ticks, ROUNDS),
+            None => report(name, "invalidate", "never-ends", "-", Verdict::Wrong),
         }
     }
     tell("mmio.serror-window", "-", "-", Verdict::from(mmio::test_system_error_window()));
@@ -61,6 +61,6 @@ pub(super) fn interrupt_controller(line: Option<&Line>) {
     }
 }
 
-fn tell_of(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {
+fn report(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {
     tell(&alloc::format!("dart.{dart}.{what}"), value, unit, verdict);
 }

@@ -378,7 +378,7 @@ fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
 
 /// The model panics if it is accessed while the driver knows that it does not answer.
 #[test]
-fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again() {
+fn a_dart_that_is_off_is_not_touched_and_is_programmed_when_it_is_on_again() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.set_domain(OFF));
     let mut darts = Darts::new(bench.clone(), 1, true);
@@ -405,7 +405,7 @@ fn a_dart_that_is_off_is_not_touched_and_is_told_everything_when_it_is_on_again(
 }
 
 #[test]
-fn a_fault_is_told_once_and_cleared() {
+fn a_fault_is_reported_once_and_cleared() {
     let (bench, mut darts) = taken(2);
     let latch = vec![(ERROR, 0x8500_0404), (ERROR_ADDRESS_LOW, 0x1234_5678), (ERROR_ADDRESS_HIGH, 0)];
     bench.with(1, |model| model.file.extend(latch));
@@ -419,7 +419,7 @@ fn a_fault_is_told_once_and_cleared() {
 }
 
 #[test]
-fn a_condition_is_told_in_words() {
+fn a_condition_is_printed_in_words() {
     let streams = StreamSet;
     let told = |is_locked, live, bypass| {
         Condition { is_locked, live: streams(live), bypass: streams(bypass) }.to_string()

@@ -280,7 +280,7 @@ fn invalidating_drops_the_domain_and_nothing_else_through_many_wraps_of_the_queu
 }
 
 #[test]
-fn a_command_that_is_refused_is_told_and_the_next_one_works() {
+fn a_refused_command_is_reported_and_the_next_one_works() {
     let faults = Faults { refuses: Some(0x11), ..Faults::default() };
     let played = Played::new(faults);
     let mut smmu = played.smmu("0x10:0:2");
@@ -318,7 +318,7 @@ fn the_sync_in_place_of_a_refused_command_is_complete_before_the_smmu_goes_on() 
     let mut smmu = played.smmu("0x10:0:2");
     barrier::log::take();
     assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
-    // The command and its sync; the sync that takes the command's place, of which the SMMU is told; its end.
+    // The command and its sync; the sync that takes the command's place, of which the SMMU is reported; its end.
     let is_store = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { .. });
     let kinds: Vec<bool> = barrier::log::take().iter().map(is_store).collect();
     assert_eq!(kinds, [true, true, true, true, false, true, true, false, false]);
@@ -367,7 +367,7 @@ fn faults_come_out_in_order_as_streams_and_strangers_are_counted() {
 }
 
 #[test]
-fn a_queue_that_ran_over_is_told_once_and_goes_on() {
+fn a_queue_overflow_is_reported_once_and_the_queue_goes_on() {
     let played = Played::new(Faults::default());
     let mut smmu = played.smmu("0x10:0:2");
     let mut raised = 0;

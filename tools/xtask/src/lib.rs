@@ -16,6 +16,8 @@ pub mod mutants;
 pub mod ordering;
 pub mod pictures;
 pub mod qemu;
+#[cfg(test)]
+mod retired;
 pub mod run;
 pub mod setup;
 pub mod soak;

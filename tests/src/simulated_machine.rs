@@ -23,7 +23,7 @@ use memory::{FormerWords, HostMemory};
 use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
-use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
@@ -38,7 +38,7 @@ pub struct Layout {
     /// Runs of guest RAM: first page and number of pages.
     pub ram: Vec<(Gfn, u32)>,
     /// The engine's own frames.
-    pub pool: Range<Frame>,
+    pub pool: Range<HostGranule>,
 }
 
 /// In whose format the 16K tables' entries are.
@@ -77,7 +77,7 @@ pub enum FaultInjection {
     /// A page that moves into a frame is made one slot further on.
     OffByOneSlot,
     /// Leaf entries name the next frame.
-    OffByOneFrame,
+    OffByOneHostGranule,
     /// Leaf entries allow everything.
     AllowAll,
     /// Leaf entries allow what they should forbid when one direction is asked for.
@@ -492,7 +492,7 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
         }
     }
 
-    fn release(&mut self, frame: Frame) {
+    fn release(&mut self, frame: HostGranule) {
         let _side = outside();
         let board = self.options.board;
         if let Err(text) = self.frames.release(&self.memory, board, &self.cpus, frame) {
@@ -606,14 +606,15 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         self.options.has_windows && self.options.board == Board::Dart
     }
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         let _side = outside();
         let slots = match self.options.injection {
             Some(FaultInjection::WideWindow) => SlotRun::ALL,
             Some(FaultInjection::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
             _ => slots,
         };
-        let frame = if self.injects(FaultInjection::OffByOneFrame) { Frame(frame.0 + 1) } else { frame };
+        let frame =
+            if self.injects(FaultInjection::OffByOneHostGranule) { HostGranule(frame.0 + 1) } else { frame };
         let permission = match self.options.injection {
             Some(FaultInjection::AllowAll) => Permission::READ_WRITE,
             Some(FaultInjection::SwapPermission) if permission.read != permission.write => {
@@ -624,7 +625,7 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         self.options.board.leaf_entry(frame, permission, slots)
     }
 
-    fn table_entry(&self, table: Frame) -> u64 {
+    fn table_entry(&self, table: HostGranule) -> u64 {
         let _side = outside();
         self.options.board.table_entry(table)
     }
@@ -634,7 +635,7 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         dart: DartId,
         stream: StreamId,
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         let _side = outside();
         self.step();

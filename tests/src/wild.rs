@@ -12,7 +12,7 @@ use oche_reference::registers::{
     BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
     STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
 };
-use oche_types::addr::{Frame, Gfn};
+use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::DartId;
 
 /// Accesses from one reset to the next.
@@ -74,7 +74,8 @@ impl<const C: bool> Wild<C> {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let frames = if random.chance(1, 4) { 24 } else { 512 };
-        let layout = Layout { ram: vec![(RAM, PAGES)], pool: Frame(0x2_0000)..Frame(0x2_0000 + frames) };
+        let layout =
+            Layout { ram: vec![(RAM, PAGES)], pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + frames) };
         let options = Options {
             board: if random.chance(1, 2) { Board::Dart } else { Board::Smmu },
             has_windows: random.chance(1, 2),

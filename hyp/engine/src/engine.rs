@@ -8,7 +8,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES};
+use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES};
 use oche_types::dart::entry::{decode_leaf, decode_table};
 use oche_types::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
 use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
@@ -45,7 +45,7 @@ pub struct Configuration<'a> {
     /// Guest-physical ranges of devices that may be the target of DMA.
     pub devices: &'a [Range<Gfn>],
     /// Memory that is the engine's alone, for migrated pages and shadow tables.
-    pub pool: Range<Frame>,
+    pub pool: Range<HostGranule>,
     /// How the copies of a page that is mapped more than once are kept equal.
     pub coherence: Coherence,
     /// How exactly permissions are kept.

@@ -24,7 +24,7 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Granule, Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
+use oche_types::addr::{FRAME_BYTES, Gfn, Granule, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
 use oche_types::dart::entry::Leaf;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::{Event, Place, Refusal};
@@ -211,7 +211,7 @@ impl GranuleMapper {
     pub(crate) fn new(
         ram: &[Range<Gfn>],
         devices: &[Range<Gfn>],
-        pool: Range<Frame>,
+        pool: Range<HostGranule>,
         max_domains: usize,
         (coherence, isolation): (Coherence, Isolation),
         memory: &mut impl Memory,

@@ -5,7 +5,7 @@
 
 use core::ops::Range;
 
-use oche_types::addr::{Frame, Gfn, Hfn, PAGE_WORDS, SlotRun};
+use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
@@ -66,7 +66,7 @@ pub trait Memory {
 
     /// The engine says that nobody may reach `frame` of its pool any more: from here on it can be anything else.
     /// A machine has nothing to do; a test's checks that it is so.
-    fn release(&mut self, frame: Frame) {
+    fn release(&mut self, frame: HostGranule) {
         let _ = frame;
     }
 }
@@ -151,10 +151,10 @@ pub trait Iommu {
     fn has_windows(&self) -> bool;
 
     /// The leaf entry that lets a device reach `slots` of `frame` with `permission`. Without windows `slots` are all.
-    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64;
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64;
 
     /// The first-level entry for the leaf table in `table`.
-    fn table_entry(&self, table: Frame) -> u64;
+    fn table_entry(&self, table: HostGranule) -> u64;
 
     /// Makes `stream` translate through the first-level table in `root`, which belongs to `domain`.
     ///
@@ -170,7 +170,7 @@ pub trait Iommu {
         dart: DartId,
         stream: StreamId,
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut>;
 
     /// Makes every access of `stream` fault.

@@ -1,6 +1,6 @@
 //! Each invariant here is broken on purpose, and the panic names it.
 
-use oche_types::addr::{Frame, Gfn, Granule, Hfn, SLOTS, SlotRun};
+use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
@@ -40,13 +40,19 @@ impl Iommu for Nothing {
     fn has_windows(&self) -> bool {
         false
     }
-    fn leaf_entry(&self, _: Frame, _: Permission, _: SlotRun) -> u64 {
+    fn leaf_entry(&self, _: HostGranule, _: Permission, _: SlotRun) -> u64 {
         0
     }
-    fn table_entry(&self, _: Frame) -> u64 {
+    fn table_entry(&self, _: HostGranule) -> u64 {
         0
     }
-    fn attach(&mut self, _: DartId, _: StreamId, _: DomainId, _: Frame) -> Result<(), InvalidateTimedOut> {
+    fn attach(
+        &mut self,
+        _: DartId,
+        _: StreamId,
+        _: DomainId,
+        _: HostGranule,
+    ) -> Result<(), InvalidateTimedOut> {
         Ok(())
     }
     fn block(&mut self, _: DartId, _: StreamId) {}
@@ -66,7 +72,7 @@ impl TraceSink for Nothing {
 }
 
 fn pool() -> Pool {
-    Pool::new(Frame(8)..Frame(10), &mut Nothing)
+    Pool::new(HostGranule(8)..HostGranule(10), &mut Nothing)
 }
 
 fn mover() -> Mover {
@@ -87,7 +93,7 @@ fn a_frame_that_is_given_back_twice_stops_the_machine() {
 fn a_frame_of_the_guests_that_is_given_to_the_pool_stops_the_machine() {
     let mut pool = pool();
     let _ = pool.take_frame();
-    pool.give_marked_frame(&mut Nothing, Frame(4));
+    pool.give_marked_frame(&mut Nothing, HostGranule(4));
 }
 
 #[test]
@@ -135,7 +141,7 @@ fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
 #[test]
 #[should_panic(expected = "invariant: a granule is written only when prepared")]
 fn a_granule_without_a_block_that_is_written_stops_the_machine() {
-    let state = GranuleState { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+    let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
     GranuleMap::new(1).set(&mut Directory::new(), Granule(7), state);
 }
 

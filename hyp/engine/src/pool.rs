@@ -10,7 +10,7 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{Frame, Hfn, SLOTS};
+use oche_types::addr::{Hfn, HostGranule, SLOTS};
 use oche_types::{Invariant, invariant};
 
 use crate::heap::bytes_of;
@@ -23,13 +23,13 @@ pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
 #[derive(Debug)]
 pub(crate) struct Pool {
     frames: Range<u32>,
-    free: Vec<Frame>,
+    free: Vec<HostGranule>,
     /// Given back, and perhaps in a device's reach.
-    aside: Vec<Frame>,
+    aside: Vec<HostGranule>,
     /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
     singles: Vec<u8>,
     /// Frames with a page to spare for [`Self::take_page`].
-    partial: Vec<Frame>,
+    partial: Vec<HostGranule>,
 }
 
 /// Marks a frame of which pages are handed out one by one.
@@ -39,7 +39,7 @@ const ALL_PAGES: u8 = (1 << SLOTS) - 1;
 
 impl Pool {
     /// Takes possession of `frames` and marks them all.
-    pub(crate) fn new(frames: Range<Frame>, memory: &mut impl Memory) -> Self {
+    pub(crate) fn new(frames: Range<HostGranule>, memory: &mut impl Memory) -> Self {
         let frames = frames.start.0..frames.end.0.max(frames.start.0);
         let count = frames.len();
         let mut pool = Self {
@@ -49,7 +49,7 @@ impl Pool {
             singles: alloc::vec![0; count],
             partial: Vec::with_capacity(count),
         };
-        for frame in frames.rev().map(Frame) {
+        for frame in frames.rev().map(HostGranule) {
             pool.free(memory, frame);
         }
         pool
@@ -58,11 +58,11 @@ impl Pool {
     /// Bytes of heap that [`Self::new`] takes for `frames` frames.
     pub(crate) const fn bytes(frames: usize) -> usize {
         // Free, aside and partial ones; and what is handed out of each.
-        3 * bytes_of::<Frame>(frames) + bytes_of::<u8>(frames)
+        3 * bytes_of::<HostGranule>(frames) + bytes_of::<u8>(frames)
     }
 
     /// Whether `frame` is the pool's.
-    pub(crate) fn owns(&self, frame: Frame) -> bool {
+    pub(crate) fn owns(&self, frame: HostGranule) -> bool {
         self.frames.contains(&frame.0)
     }
 
@@ -72,12 +72,12 @@ impl Pool {
     }
 
     /// A frame whose pages all hold the red-zone pattern, or `None` when all are in use.
-    pub(crate) fn take_frame(&mut self) -> Option<Frame> {
+    pub(crate) fn take_frame(&mut self) -> Option<HostGranule> {
         self.free.pop().or_else(|| self.take_unused_partial())
     }
 
     /// Returns a frame whose pages all hold the red-zone pattern.
-    pub(crate) fn give_marked_frame(&mut self, host: &mut (impl Memory + Iommu), frame: Frame) {
+    pub(crate) fn give_marked_frame(&mut self, host: &mut (impl Memory + Iommu), frame: HostGranule) {
         if !host.is_confirmed() {
             return self.put_aside(frame);
         }
@@ -86,7 +86,7 @@ impl Pool {
     }
 
     /// Marks a frame's pages and returns it.
-    pub(crate) fn give_frame(&mut self, host: &mut (impl Memory + Iommu), frame: Frame) {
+    pub(crate) fn give_frame(&mut self, host: &mut (impl Memory + Iommu), frame: HostGranule) {
         if !host.is_confirmed() {
             return self.put_aside(frame);
         }
@@ -106,13 +106,13 @@ impl Pool {
         most
     }
 
-    fn put_aside(&mut self, frame: Frame) {
+    fn put_aside(&mut self, frame: HostGranule) {
         let has_room = self.owns(frame) && self.aside.len() < self.frames.len();
         invariant!(has_room, "a frame that is given back is the pool's, and was in use");
         self.aside.push(frame);
     }
 
-    fn free(&mut self, memory: &mut impl Memory, frame: Frame) {
+    fn free(&mut self, memory: &mut impl Memory, frame: HostGranule) {
         memory.release(frame);
         for slot in 0..SLOTS {
             memory.fill_page(frame.page(slot), RED_ZONE);
@@ -120,7 +120,7 @@ impl Pool {
         self.push(frame);
     }
 
-    fn push(&mut self, frame: Frame) {
+    fn push(&mut self, frame: HostGranule) {
         invariant!(self.owns(frame), "a frame that comes back is the pool's: {frame:?}");
         invariant!(self.free.len() < self.frames.len(), "a frame comes back once");
         invariant!(
@@ -166,17 +166,17 @@ impl Pool {
     }
 
     /// A frame all of whose single pages came back.
-    fn take_unused_partial(&mut self) -> Option<Frame> {
+    fn take_unused_partial(&mut self) -> Option<HostGranule> {
         let first = self.frames.start;
         let singles = &self.singles;
-        let unused = |frame: &Frame| singles.get((frame.0 - first) as usize) == Some(&SINGLE);
+        let unused = |frame: &HostGranule| singles.get((frame.0 - first) as usize) == Some(&SINGLE);
         let index = self.partial.iter().position(unused)?;
         let frame = self.partial.swap_remove(index);
         *self.single(frame) = 0;
         Some(frame)
     }
 
-    fn single(&mut self, frame: Frame) -> &mut u8 {
+    fn single(&mut self, frame: HostGranule) -> &mut u8 {
         let index = frame.0.checked_sub(self.frames.start).map(|index| index as usize);
         index.and_then(|index| self.singles.get_mut(index)).must("the frame is the pool's")
     }

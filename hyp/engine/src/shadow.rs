@@ -4,7 +4,7 @@
 //! 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K granule and T0SZ 28.
 //! What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`], [`Iommu::table_entry`].
 
-use oche_types::addr::{Frame, Granule, PAGE_WORDS, SLOTS};
+use oche_types::addr::{Granule, HostGranule, PAGE_WORDS, SLOTS};
 use oche_types::{Invariant, invariant};
 
 use crate::host::{Iommu, Memory, Stage2};
@@ -20,7 +20,7 @@ const NO_TABLE: u32 = u32::MAX;
 /// The tables of one domain.
 #[derive(Debug)]
 pub(crate) struct Shadow {
-    root: Frame,
+    root: HostGranule,
     tables: [LeafTable; LEAF_TABLES],
 }
 
@@ -40,7 +40,7 @@ impl Shadow {
     }
 
     /// The first-level table.
-    pub(crate) fn root(&self) -> Frame {
+    pub(crate) fn root(&self) -> HostGranule {
         self.root
     }
 
@@ -75,7 +75,7 @@ impl Shadow {
             invariant!(entry == 0, "a granule that has an entry has a leaf table");
             return 0;
         }
-        let frame = Frame(table.frame);
+        let frame = HostGranule(table.frame);
         let before = load(memory, frame, leaf);
         if before != entry {
             table.live = table.live + u16::from(entry != 0) - u16::from(before != 0);
@@ -102,7 +102,7 @@ impl Shadow {
         let mut given = 0;
         for table in &mut self.tables {
             if table.frame != NO_TABLE && table.live == 0 {
-                pool.give_frame(host, Frame(table.frame));
+                pool.give_frame(host, HostGranule(table.frame));
                 table.frame = NO_TABLE;
                 given += 1;
             }
@@ -113,7 +113,7 @@ impl Shadow {
     /// Returns all tables to the pool. The hardware must have been invalidated since the last stream left.
     pub(crate) fn give_all(self, host: &mut (impl Memory + Iommu), pool: &mut Pool) {
         for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
-            pool.give_frame(host, Frame(table.frame));
+            pool.give_frame(host, HostGranule(table.frame));
         }
         pool.give_frame(host, self.root);
     }
@@ -124,15 +124,15 @@ fn directories(granule: Granule) -> (usize, usize) {
     (granule / ENTRIES, granule % ENTRIES)
 }
 
-fn load(memory: &impl Memory, table: Frame, index: usize) -> u64 {
+fn load(memory: &impl Memory, table: HostGranule, index: usize) -> u64 {
     memory.load(table.page(index / PAGE_WORDS), index % PAGE_WORDS)
 }
 
-fn store(memory: &mut impl Memory, table: Frame, index: usize, entry: u64) {
+fn store(memory: &mut impl Memory, table: HostGranule, index: usize, entry: u64) {
     memory.store(table.page(index / PAGE_WORDS), index % PAGE_WORDS, entry);
 }
 
-fn clear(memory: &mut impl Memory, table: Frame) {
+fn clear(memory: &mut impl Memory, table: HostGranule) {
     for slot in 0..SLOTS {
         memory.fill_page(table.page(slot), 0);
     }

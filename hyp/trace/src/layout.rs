@@ -110,7 +110,7 @@ mod tests {
             let unit = match field.unit {
                 unit if unit.contains("Gfn") => ": guest page",
                 "Hfn" => ": host page",
-                "Frame" => ": 16 KiB frame",
+                "HostGranule" => ": 16 KiB frame",
                 "IovaPage" => ": page of IOVA space",
                 _ => "",
             };

@@ -8,7 +8,7 @@ use oche_trace::filter::Filter;
 use oche_trace::record::{Record, Stamp};
 use oche_trace::statistics::Statistics;
 use oche_trace::text::{Clock, Line};
-use oche_types::addr::{Frame, Gfn, Hfn, IovaPage};
+use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, MAX_DARTS, StreamId, StreamSet};
 use oche_types::event::{Event, Kind, Place, Placement, Refusal, WatchHow};
@@ -43,7 +43,7 @@ fn events() -> Vec<Event> {
             Event::Moved { page, to: Hfn(word(0x8_8123)) },
             Event::Moved { page, to: page.home() },
             Event::Fetched { page, from: Hfn(word(0x8_8123)) },
-            Event::LiveMove { at, to: Frame(word(0x2_2048)), merged_bytes: word(0x1357) },
+            Event::LiveMove { at, to: HostGranule(word(0x2_2048)), merged_bytes: word(0x1357) },
             Event::Merged { page, bytes: word(0x0246) },
             Event::RedZone { at, offset: if most { 0xfff } else { 0x123 }, bytes: half(0x0345) },
             Event::Fault {

@@ -50,16 +50,16 @@ impl Hfn {
     }
 
     /// The 16K frame around the page.
-    pub fn frame(self) -> Frame {
-        Frame(self.0 >> 2)
+    pub fn frame(self) -> HostGranule {
+        HostGranule(self.0 >> 2)
     }
 }
 
 /// A 16K-aligned piece of host memory: its host-physical address divided by 16 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Frame(pub u32);
+pub struct HostGranule(pub u32);
 
-impl Frame {
+impl HostGranule {
     /// The frame's first host-physical address.
     pub fn address(self) -> u64 {
         u64::from(self.0) << 14
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_page_number_goes_to_its_frame_and_back() {
         let page = Hfn(0x8_0003);
-        assert_eq!(page.frame(), Frame(0x2_0000));
+        assert_eq!(page.frame(), HostGranule(0x2_0000));
         assert_eq!(page.frame().page(3), page);
         assert_eq!(IovaPage(0xbff43).granule().page(3), IovaPage(0xbff43));
         assert_eq!(Gfn(0x1_2346).slot(), 2);

@@ -4,7 +4,7 @@
 
 mod table;
 
-use crate::addr::{Frame, Gfn, Hfn, IovaPage};
+use crate::addr::{Gfn, Hfn, HostGranule, IovaPage};
 use crate::dart::entry::Permission;
 use crate::dart::stream::{DartId, StreamId, StreamSet};
 use crate::events;

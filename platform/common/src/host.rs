@@ -8,7 +8,7 @@ use oche_el2::tlb::Cpus;
 use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
-use oche_types::addr::{Frame, Gfn, Hfn, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
@@ -191,11 +191,11 @@ impl<I: Iommu> Iommu for PlatformHost<I> {
         self.iommu.has_windows()
     }
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         self.iommu.leaf_entry(frame, permission, slots)
     }
 
-    fn table_entry(&self, table: Frame) -> u64 {
+    fn table_entry(&self, table: HostGranule) -> u64 {
         self.iommu.table_entry(table)
     }
 
@@ -204,7 +204,7 @@ impl<I: Iommu> Iommu for PlatformHost<I> {
         dart: DartId,
         stream: StreamId,
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         self.iommu.attach(dart, stream, domain, root)
     }

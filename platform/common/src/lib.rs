@@ -1,6 +1,6 @@
 //! What every board has in common: the engine behind a lock, guest memory, the trace in memory.
 //!
-//! A board brings its IOMMU and says which DARTs its guest sees; all else of mediation is here. It needs EL2, so on
+//! A board brings its IOMMU and says which DARTs its guest sees; all else is here. It needs EL2, so on
 //! a developer's machine there is nothing in it.
 #![no_std]
 // UNSAFETY: pages of the guest and the trace's memory are reached through addresses that the layout chose.
@@ -13,9 +13,9 @@
 extern crate alloc;
 
 #[cfg(target_os = "none")]
-pub mod host;
+pub mod emulated_darts;
 #[cfg(target_os = "none")]
-pub mod mediation;
+pub mod host;
 #[cfg(target_os = "none")]
 pub mod panic_trace;
 #[cfg(target_os = "none")]

@@ -22,10 +22,10 @@ use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::framebuffer::{self, Found};
 use oche_m1::{found, nvme};
-use oche_platform::mediation::{Mediation, Setup};
+use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
-use oche_types::addr::{Frame, Gfn};
+use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::MAX_DARTS;
 use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
@@ -86,7 +86,7 @@ fn main(fdt: FdtAddress) -> ! {
         oche_boot::bare::selftest::end();
     }
     panic_trace::register(prepared.layout.trace, prepared.trace_layout());
-    let mediation = Mediation::new(Setup {
+    let emulated_darts = EmulatedDarts::new(Setup {
         iommu: darts,
         description: &guest::describe(&all),
         ram: prepared.layout.guest.as_slice(),
@@ -101,7 +101,7 @@ fn main(fdt: FdtAddress) -> ! {
         wall_clock_nanoseconds: None,
         set_port_interrupt: line.map(port::interrupt),
     });
-    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, mediation, controller))));
+    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, emulated_darts, controller))));
     prepared.launch(None, line.map(|line| line.port()))
 }
 
@@ -127,7 +127,7 @@ fn around_ram(ram: &RangeList) -> PhysRange {
 /// An upper bound of what the engine, the NVMe driver and the trace's port take of the heap.
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-    let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
+    let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
     let (coherence, isolation) = (Coherence::default(), Isolation::default());
     let darts = MAX_DARTS;
     Configuration { darts, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use oche_engine::host::{DeviceFault, DomainId, InvalidateTimedOut, Iommu};
-use oche_types::addr::{Frame, SlotRun};
+use oche_types::addr::{HostGranule, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::registers::{
     CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, PARAMS1, PARAMS2, STREAM_COMMAND,
@@ -179,7 +179,7 @@ enum Contents {
 #[derive(Clone, Copy, Debug)]
 struct Dart {
     ownership: Ownership,
-    roots: [Option<Frame>; STREAMS],
+    roots: [Option<HostGranule>; STREAMS],
     /// It did not end its last command in time.
     is_stuck: bool,
     contents: Contents,
@@ -598,7 +598,7 @@ impl<H: Hardware> Darts<H> {
         &mut self,
         dart: DartId,
         stream: StreamId,
-        root: Option<Frame>,
+        root: Option<HostGranule>,
     ) -> Result<(), InvalidateTimedOut> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         entry.roots[stream.index()] = root;
@@ -630,11 +630,11 @@ impl<H: Hardware> Iommu for Darts<H> {
         self.has_windows
     }
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         entry::leaf(frame, permission, Window::of(slots))
     }
 
-    fn table_entry(&self, table: Frame) -> u64 {
+    fn table_entry(&self, table: HostGranule) -> u64 {
         entry::table(table)
     }
 
@@ -643,7 +643,7 @@ impl<H: Hardware> Iommu for Darts<H> {
         dart: DartId,
         stream: StreamId,
         _: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         let attached = self.set_ttbr(dart, stream, Some(root));
         if attached.is_err() {

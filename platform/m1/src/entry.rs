@@ -4,7 +4,7 @@
 //! and 32-bit IOVAs use TTBR 0 alone. Source: Linux 6.1 `io-pgtable-dart.c`, m1n1 `dart8020.py`,
 //! OpenBSD `apldart.c`.
 
-use oche_types::addr::{Frame, SLOTS, SlotRun};
+use oche_types::addr::{HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
 
 const VALID: u64 = 1 << 0;
@@ -41,7 +41,7 @@ impl Window {
 ///
 /// With the whole page the check is switched off too, as Linux does: that much is proven on hardware. A
 /// narrower window relies on hardware checking it. OpenBSD does rely on it; Linux never has.
-pub fn leaf(frame: Frame, permission: Permission, window: Window) -> u64 {
+pub fn leaf(frame: HostGranule, permission: Permission, window: Window) -> u64 {
     if permission.is_none() {
         return 0;
     }
@@ -53,7 +53,7 @@ pub fn leaf(frame: Frame, permission: Permission, window: Window) -> u64 {
 }
 
 /// The first-level entry that names the leaf table in `table`.
-pub fn table(table: Frame) -> u64 {
+pub fn table(table: HostGranule) -> u64 {
     table.address() & ADDRESS | VALID
 }
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     /// Frame at physical 0x8_4567_8000.
-    const FRAME: Frame = Frame((0x8_4567_8000_u64 >> 14) as u32);
+    const FRAME: HostGranule = HostGranule((0x8_4567_8000_u64 >> 14) as u32);
 
     #[test]
     fn a_whole_page_is_what_linux_writes_for_it() {

@@ -19,7 +19,7 @@ use oche_el2::stage2::Lookup;
 use oche_el2::{console, trap, trapped_page};
 use oche_engine::host::CpuAccess;
 use oche_engine::{Coherence, Configuration, Isolation};
-use oche_platform::mediation::{Mediation, Setup, TrapContext};
+use oche_platform::emulated_darts::{EmulatedDarts, Setup, TrapContext};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
@@ -29,7 +29,7 @@ use oche_qemu_virt::iommu_map::{Choice, IommuMap, MAX_DARTS};
 use oche_qemu_virt::port;
 use oche_qemu_virt::smmu::{Registers, Smmu};
 use oche_trace::statistics::Exit;
-use oche_types::addr::{Frame, Gfn};
+use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::{DartId, STREAMS};
 use oche_types::range::PhysRange;
 
@@ -96,7 +96,7 @@ fn main(fdt: FdtAddress) -> ! {
         layout.commands,
         layout.events
     );
-    let mediation = Mediation::new(Setup {
+    let emulated_darts = EmulatedDarts::new(Setup {
         iommu: smmu,
         description: &description,
         ram: prepared.layout.guest.as_slice(),
@@ -116,9 +116,9 @@ fn main(fdt: FdtAddress) -> ! {
     });
     check_heap(used_before, &prepared.layout);
     #[cfg(feature = "measure-trace")]
-    let mediation = measured(mediation);
-    let mediation = SpinLock::new(mediation);
-    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { mediation })));
+    let emulated_darts = measured(emulated_darts);
+    let emulated_darts = SpinLock::new(emulated_darts);
+    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
     let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
     let darts = Darts { windows: &windows, interrupt: EVENT_INTERRUPT, replaces: SMMU_COMPATIBLE, map: &map };
     let port = VirtioPort {
@@ -147,8 +147,8 @@ fn read_wall_clock() -> Option<u64> {
 
 /// Measures what an event of the trace costs, and ends.
 #[cfg(feature = "measure-trace")]
-fn measured(mut mediation: Mediation<Smmu>) -> Mediation<Smmu> {
-    mediation.measure_trace();
+fn measured(mut emulated_darts: EmulatedDarts<Smmu>) -> EmulatedDarts<Smmu> {
+    emulated_darts.measure_trace();
     firmware::power_off()
 }
 
@@ -166,7 +166,7 @@ fn check_heap(used_before: usize, layout: &Layout) {
 /// An upper bound of what the engine, the SMMU's tables and the trace's port take of the heap.
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-    let pool = Frame(0)..Frame((pool_bytes >> 14) as u32);
+    let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
     let (coherence, isolation) = (Coherence::default(), Isolation::default());
     Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
         + oche_platform::port::HEAP_BYTES
@@ -174,22 +174,22 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
 
 /// The guest's DMA, behind one lock.
 struct Virt {
-    mediation: SpinLock<Mediation<Smmu>>,
+    emulated_darts: SpinLock<EmulatedDarts<Smmu>>,
 }
 
 impl Platform for Virt {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::on_fault(&self.mediation, fault, frame);
+            return trapped_page::on_fault(&self.emulated_darts, fault, frame);
         }
         let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
             if port::WINDOW.contains(address) {
                 let offset = address - port::WINDOW.start;
-                return self.mediation.lock().access_port(context, offset, bytes, write);
+                return self.emulated_darts.lock().access_port(context, offset, bytes, write);
             }
             let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
-            self.mediation.lock().access_dart(context, dart, offset, bytes, write)
+            self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
         })
     }
 
@@ -203,6 +203,6 @@ impl Platform for Virt {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        trapped_page::on_step(&self.mediation, is_done, frame, fault)
+        trapped_page::on_step(&self.emulated_darts, is_done, frame, fault)
     }
 }

@@ -25,7 +25,7 @@ mod tables;
 mod tests;
 
 use oche_engine::host::{DeviceFault, DomainId, InvalidateTimedOut, Iommu};
-use oche_types::addr::{Frame, SlotRun};
+use oche_types::addr::{HostGranule, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, MAX_DARTS, Members, STREAMS, StreamId};
 
@@ -162,7 +162,7 @@ impl Smmu {
     }
 
     /// Makes the context of `domain` name `root`, for every stream that it has already, too.
-    fn root_domain(&mut self, domain: DomainId, root: Frame) -> Result<(), CommandFailed> {
+    fn root_domain(&mut self, domain: DomainId, root: HostGranule) -> Result<(), CommandFailed> {
         if !self.contexts.set_root(domain, root) {
             return Ok(());
         }
@@ -196,11 +196,11 @@ impl Iommu for Smmu {
         false
     }
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission, _: SlotRun) -> u64 {
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, _: SlotRun) -> u64 {
         entry::leaf(frame, permission)
     }
 
-    fn table_entry(&self, table: Frame) -> u64 {
+    fn table_entry(&self, table: HostGranule) -> u64 {
         entry::table(table)
     }
 
@@ -209,7 +209,7 @@ impl Iommu for Smmu {
         dart: DartId,
         stream: StreamId,
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         let rooted = self.root_domain(domain, root);
         let moved = self.move_stream(dart, stream, Some(domain));

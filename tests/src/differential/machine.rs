@@ -25,7 +25,7 @@ use devices::Transfer;
 use driver::Guest;
 use oche_engine::{Coherence, Configuration, Isolation};
 use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
-use oche_types::addr::{Frame, Gfn, PAGE_BYTES};
+use oche_types::addr::{Gfn, HostGranule, PAGE_BYTES};
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -156,7 +156,7 @@ impl<const C: bool> Machine<C> {
         let first = setting.pages * 3 / 4;
         let layout = Layout {
             ram: vec![(Gfn(0x4_0002), first), (Gfn(0x4_4001), setting.pages - first)],
-            pool: Frame(0x2_0000)..Frame(0x2_0000 + setting.frames),
+            pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + setting.frames),
         };
         let options = Options {
             board: setting.board,

@@ -7,7 +7,7 @@ use super::Board;
 use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;
-use oche_types::addr::Frame;
+use oche_types::addr::HostGranule;
 use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr};
 use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use std::cell::RefCell;
@@ -30,7 +30,7 @@ pub enum Step {
     /// Every device write that has landed is visible to loads.
     OrderLoads,
     /// A stream translates through another table, or through none.
-    Table(usize, Option<Frame>),
+    Table(usize, Option<HostGranule>),
     /// What is cached of streams of one IOMMU is being dropped.
     Begin(DartId, StreamSet),
     /// It is gone, and accesses that used it are complete.
@@ -40,7 +40,7 @@ pub enum Step {
 #[derive(Debug)]
 struct File {
     words: [u32; FILE_WORDS],
-    tables: [Option<Frame>; STREAMS],
+    tables: [Option<HostGranule>; STREAMS],
     busy_reads: u32,
     /// The streams of the command under way, if it will end.
     command: Option<StreamSet>,
@@ -106,7 +106,7 @@ impl Hardware for Registers {
         let word = |offset: u64| file.words[offset as usize / 4];
         let tcr = Tcr::from_bits(word(TCR + 4 * stream as u64));
         let root = Ttbr::from_bits(word(TTBR + 16 * stream as u64));
-        let table = (tcr.translate() && root.valid()).then_some(Frame(root.page() / 4));
+        let table = (tcr.translate() && root.valid()).then_some(HostGranule(root.page() / 4));
         if mem::replace(&mut file.tables[stream], table) != table {
             steps.push(Step::Table(number(dart, stream), table));
         }
@@ -182,7 +182,7 @@ impl Driver {
         dart: DartId,
         stream: StreamId,
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         if let Some(darts) = &mut self.darts {
             return darts.attach(dart, stream, domain, root);
@@ -225,7 +225,7 @@ impl Driver {
         Ok(())
     }
 
-    fn move_stream(&mut self, dart: DartId, stream: StreamId, root: Option<Frame>) {
+    fn move_stream(&mut self, dart: DartId, stream: StreamId, root: Option<HostGranule>) {
         let mut streams = StreamSet::default();
         streams.insert(stream);
         for step in [

@@ -11,7 +11,7 @@
 use super::stage2::CpuTables;
 use super::{Board, HostMemory};
 use oche_engine::host::DomainId;
-use oche_types::addr::{Frame, Hfn, PAGE_WORDS, SLOTS, SlotRun};
+use oche_types::addr::{Hfn, HostGranule, PAGE_WORDS, SLOTS, SlotRun};
 use oche_types::dart::stream::{DartId, StreamId};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,21 +29,21 @@ enum Level {
 #[derive(Debug)]
 pub struct Frames {
     /// The pool. What is kept of each frame is in its order.
-    pool: Range<Frame>,
+    pool: Range<HostGranule>,
     tables: Vec<Option<(DomainId, Level)>>,
-    roots: BTreeMap<DomainId, Frame>,
+    roots: BTreeMap<DomainId, HostGranule>,
     attached: BTreeMap<(usize, usize), DomainId>,
     /// Entries that lead to each frame now.
     entries: Vec<u32>,
     /// Entries that are gone and may still be cached.
-    possible: Vec<(DomainId, Frame)>,
+    possible: Vec<(DomainId, HostGranule)>,
     /// Barriers for all observers before the last entry was stored.
     stored: Option<u64>,
 }
 
 impl Frames {
     /// Nothing in `pool` is anything yet.
-    pub fn new(pool: Range<Frame>) -> Self {
+    pub fn new(pool: Range<HostGranule>) -> Self {
         let count = (pool.end.0 - pool.start.0) as usize;
         Self {
             pool,
@@ -61,27 +61,27 @@ impl Frames {
         self.table(page.frame()).is_some()
     }
 
-    fn place(&self, frame: Frame) -> usize {
+    fn place(&self, frame: HostGranule) -> usize {
         frame.0.wrapping_sub(self.pool.start.0) as usize
     }
 
-    fn table(&self, frame: Frame) -> Option<(DomainId, Level)> {
+    fn table(&self, frame: HostGranule) -> Option<(DomainId, Level)> {
         self.tables.get(self.place(frame)).copied().flatten()
     }
 
-    fn entries_to(&self, frame: Frame) -> u32 {
+    fn entries_to(&self, frame: HostGranule) -> u32 {
         self.entries.get(self.place(frame)).copied().unwrap_or(0)
     }
 
     /// One more entry leads to `frame`.
-    fn count(&mut self, frame: Frame) {
+    fn count(&mut self, frame: HostGranule) {
         let place = self.place(frame);
         if let Some(entries) = self.entries.get_mut(place) {
             *entries += 1;
         }
     }
 
-    fn set_table(&mut self, frame: Frame, table: Option<(DomainId, Level)>) {
+    fn set_table(&mut self, frame: HostGranule, table: Option<(DomainId, Level)>) {
         let place = self.place(frame);
         if let Some(known) = self.tables.get_mut(place) {
             *known = table;
@@ -150,7 +150,7 @@ impl Frames {
         memory: &HostMemory,
         (dart, stream): (DartId, StreamId),
         domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) {
         self.detach(dart, stream);
         self.attached.insert((dart.index(), stream.index()), domain);
@@ -192,7 +192,7 @@ impl Frames {
         memory: &HostMemory,
         board: Board,
         cpus: &CpuTables,
-        frame: Frame,
+        frame: HostGranule,
     ) -> Result<(), String> {
         if let Some((domain, level)) = self.table(frame) {
             self.set_table(frame, None);
@@ -253,7 +253,7 @@ impl Frames {
         }
     }
 
-    fn add_table(&mut self, board: Board, memory: &HostMemory, domain: DomainId, table: Frame) {
+    fn add_table(&mut self, board: Board, memory: &HostMemory, domain: DomainId, table: HostGranule) {
         self.set_table(table, Some((domain, Level::Leaf)));
         for slot in 0..SLOTS {
             let words = memory.index(table.page(slot)).map(|index| memory.page(index));
@@ -265,7 +265,7 @@ impl Frames {
         }
     }
 
-    fn forget(&mut self, frame: Frame) {
+    fn forget(&mut self, frame: HostGranule) {
         let place = self.place(frame);
         if let Some(entries) = self.entries.get_mut(place) {
             *entries = entries.saturating_sub(1);
@@ -273,6 +273,6 @@ impl Frames {
     }
 }
 
-fn table_word(memory: &HostMemory, table: Frame, word: usize) -> u64 {
+fn table_word(memory: &HostMemory, table: HostGranule, word: usize) -> u64 {
     memory.index(table.page(word / PAGE_WORDS)).map_or(0, |index| memory.word(index, word % PAGE_WORDS))
 }

@@ -3,7 +3,7 @@
 use super::driver::Step;
 use super::{Board, Data, FaultInjection, SimulatedMachine};
 use oche_engine::host::{DeviceFault, DomainId};
-use oche_types::addr::{FRAME_BYTES, Frame, Gfn, Hfn, PAGE_BYTES, SLOTS, SlotRun};
+use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId};
 use rustc_hash::FxHashMap;
@@ -63,7 +63,7 @@ struct Stream {
     /// What the engine has it attached to.
     domain: Option<DomainId>,
     /// The first-level table by which it translates.
-    root: Option<Frame>,
+    root: Option<HostGranule>,
     invalidations: u32,
     /// Nothing is used any more that was there when the engine asked last.
     has_let_go: bool,
@@ -199,7 +199,7 @@ impl<const C: bool> SimulatedMachine<C> {
     /// The entry of `granule`, and how many invalidations had begun when the older of the two
     /// entries on the way to it was read: an invalidation that begins after that drops what came of
     /// the walk as well.
-    fn walk(&mut self, number: usize, root: Frame, granule: u64) -> (u64, u32) {
+    fn walk(&mut self, number: usize, root: HostGranule, granule: u64) -> (u64, u32) {
         let upper = granule / 2048;
         let now = self.hardware.streams[number].invalidations;
         let (table, at) = match self.hardware.streams[number].tables.get(&upper) {
@@ -225,7 +225,7 @@ impl<const C: bool> SimulatedMachine<C> {
         (entry, at)
     }
 
-    fn table_word(&mut self, table: Frame, word: usize) -> u64 {
+    fn table_word(&mut self, table: HostGranule, word: usize) -> u64 {
         let place = (table.page(word / 512), word % 512);
         if self.hardware.hidden_at == self.cpus.checker().barriers_for_all()
             && let Some(before) = self.hardware.hidden.get(&place)
@@ -331,7 +331,7 @@ impl<const C: bool> SimulatedMachine<C> {
         self.driver.reuse(steps);
     }
 
-    fn set_table(&mut self, number: usize, root: Option<Frame>) {
+    fn set_table(&mut self, number: usize, root: Option<HostGranule>) {
         let hidden = root.into_iter().flat_map(|root| (0..SLOTS).map(move |slot| root.page(slot)));
         if let Some(hidden) = { hidden }.find(|page| !self.cpus.checker().is_visible_to_all(*page)) {
             self.violate(format!("a stream's table is {root:?} before all observers see {hidden:?}"));
@@ -389,7 +389,7 @@ impl<const C: bool> SimulatedMachine<C> {
 impl Board {
     /// The leaf entry for `slots` of `frame`. The window is in units of four bytes, its end included; bit 1 turns it off.
     /// Source: U-Boot `apple_dart.c` and OpenBSD `apldart.c`; Linux always writes the whole page.
-    pub fn leaf_entry(self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+    pub fn leaf_entry(self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         match self {
             Self::Dart => {
                 let no_read = u64::from(!permission.read) << 8;
@@ -409,15 +409,15 @@ impl Board {
     }
 
     /// The first-level entry for the leaf table in `table`.
-    pub fn table_entry(self, table: Frame) -> u64 {
+    pub fn table_entry(self, table: HostGranule) -> u64 {
         match self {
             Self::Dart => table.address() | 0b01,
             Self::Smmu => table.address() | 0b11,
         }
     }
 
-    pub(super) fn decode_leaf(self, entry: u64) -> Option<(Frame, Permission, SlotRun)> {
-        let frame = Frame((entry >> 14 & 0x3f_ffff) as u32);
+    pub(super) fn decode_leaf(self, entry: u64) -> Option<(HostGranule, Permission, SlotRun)> {
+        let frame = HostGranule((entry >> 14 & 0x3f_ffff) as u32);
         let (permission, slots) = match self {
             Self::Dart => {
                 let (first, last) = (entry >> 62 & 3, entry >> 50 & 3);
@@ -429,8 +429,8 @@ impl Board {
         (self.leaf_entry(frame, permission, slots) == entry).then_some((frame, permission, slots))
     }
 
-    pub(super) fn decode_table(self, entry: u64) -> Option<Frame> {
-        let frame = Frame((entry >> 14 & 0x3f_ffff) as u32);
+    pub(super) fn decode_table(self, entry: u64) -> Option<HostGranule> {
+        let frame = HostGranule((entry >> 14 & 0x3f_ffff) as u32);
         (self.table_entry(frame) == entry).then_some(frame)
     }
 }

@@ -91,7 +91,7 @@ fn every_injected_fault_is_found_within_a_few_programs() {
         FaultInjection::SkipInvalidate,
         FaultInjection::SkipDrain,
         FaultInjection::OffByOneSlot,
-        FaultInjection::OffByOneFrame,
+        FaultInjection::OffByOneHostGranule,
         FaultInjection::AllowAll,
         FaultInjection::SwapPermission,
         FaultInjection::WideWindow,

@@ -48,6 +48,7 @@ const IDENTIFIERS: &[(&str, &str)] = &[
     ("is_sabotaged", "injects"),
     ("is_vandalised", "is_hostile"),
     ("oche_tests::world", "oche_tests::simulated_machine"),
+    ("Mediation", "EmulatedDarts"),
 ];
 
 /// Phrases, compared without regard to case, each with what the field says.

@@ -11,7 +11,7 @@
 //! where no neighbour is to be expected; one that they only read has nothing to lose.
 //! `docs/adr/0015-windows.md` has the reasons.
 
-use oche_types::addr::{Frame, Gfn, Granule, SLOTS, SlotRun};
+use oche_types::addr::{Gfn, Granule, HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::{Leaf, Permission};
 use oche_types::event::{Event, Placement, Refusal};
 
@@ -103,7 +103,7 @@ impl GranuleMapper {
         granule: Granule,
         state: &GranuleState,
         wanted: &[Option<Leaf>; SLOTS],
-    ) -> Option<Frame> {
+    ) -> Option<HostGranule> {
         let run = SlotRun::around(wanted.map(|leaf| leaf.is_some()))?;
         let first = wanted.get(run.first()).copied().flatten()?;
         let frame = first.page.home().frame();
@@ -138,7 +138,7 @@ impl GranuleMapper {
         &self,
         domain: DomainId,
         granule: Granule,
-        frame: Frame,
+        frame: HostGranule,
         run: SlotRun,
         wanted: &[Option<Leaf>; SLOTS],
     ) -> bool {
@@ -149,7 +149,7 @@ impl GranuleMapper {
         let before = granule.0.checked_sub(1).map(|before| self.state(domain, Granule(before)));
         let is_tail = before.is_some_and(|before| {
             before.slots.last().is_some_and(Option::is_some)
-                && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(Frame(frame)))
+                && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(HostGranule(frame)))
         });
         run.first() == 0 && (run.last() + 1 >= LONELY_PAGES || is_tail)
     }
@@ -163,7 +163,7 @@ impl GranuleMapper {
         requester: Requester,
         domain: DomainId,
         granule: Granule,
-        frame: Frame,
+        frame: HostGranule,
         wanted: &[Option<Leaf>; SLOTS],
         state: &mut GranuleState,
     ) {

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use oche_types::addr::{Frame, Gfn, Granule, Hfn, SLOTS};
+use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS};
 use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
@@ -45,7 +45,7 @@ struct UnmapOp {
 /// Where the rest of a direct granule goes, and what it held when it was copied there.
 #[derive(Clone, Copy, Debug)]
 struct Split {
-    frame: Frame,
+    frame: HostGranule,
     copied: [Option<Hfn>; SLOTS],
 }
 

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::ops::RangeInclusive;
 
 use oche_types::Invariant;
-use oche_types::addr::{Frame, Gfn, Granule, SLOTS};
+use oche_types::addr::{Gfn, Granule, HostGranule, SLOTS};
 use oche_types::dart::entry::{Leaf, Permission};
 
 use crate::heap::bytes_of;
@@ -23,9 +23,9 @@ pub(crate) enum Form {
     /// Not at all: devices fault.
     Empty,
     /// By the frame that its four pages are, at home.
-    Direct(Frame),
+    Direct(HostGranule),
     /// By a frame of the pool.
-    Relocated(Frame),
+    Relocated(HostGranule),
 }
 
 /// A mapped slot of a granule.
@@ -204,7 +204,7 @@ mod tests {
     fn a_block_goes_back_with_its_last_state() {
         let mut granule_map = GranuleMap::new(1);
         let (mut one, mut other) = (Directory::new(), Directory::new());
-        let state = GranuleState { form: Form::Direct(Frame(9)), slots: [None; SLOTS] };
+        let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
         assert!(granule_map.prepare(&mut one, Granule(130)));
         granule_map.set(&mut one, Granule(130), state);
         assert!(!granule_map.prepare(&mut other, Granule(0)));

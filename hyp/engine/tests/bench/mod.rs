@@ -10,7 +10,7 @@ use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
 };
 use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
-use oche_types::addr::{Frame, Gfn, Hfn, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
+use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
 use oche_types::dart::stream::{DartId, Members, StreamId};
@@ -31,7 +31,7 @@ pub(crate) struct Machine {
     pages: BTreeMap<Hfn, Box<[u8; PAGE_BYTES]>>,
     /// Pages that are not at home or not fully accessible; `None` while in motion.
     stage2: BTreeMap<Gfn, Option<(Hfn, CpuAccess)>>,
-    roots: BTreeMap<(DartId, StreamId), Frame>,
+    roots: BTreeMap<(DartId, StreamId), HostGranule>,
     pub(crate) faults: Vec<DeviceFault>,
     pub(crate) events: Vec<Event>,
     /// Whether events go nowhere, as where the trace is compiled out.
@@ -52,7 +52,7 @@ pub(crate) struct Machine {
     /// Whether something that it was asked is not known to be done.
     pub(crate) is_unconfirmed: bool,
     /// Frames that the engine has said nobody reaches any more.
-    pub(crate) released: Vec<Frame>,
+    pub(crate) released: Vec<HostGranule>,
     /// Pages of which stage 2 has no memory left to make an entry.
     pub(crate) unsplittable: Vec<Gfn>,
 }
@@ -70,14 +70,15 @@ impl Machine {
     /// Where a device's access at `iova` ends up, and what it may do there.
     pub(crate) fn walk(&self, dart: DartId, stream: StreamId, iova: u64) -> Option<(Hfn, Permission)> {
         let root = self.roots.get(&(dart, stream))?;
-        let load =
-            |table: Frame, index: u64| self.load(table.page(index as usize / 512), index as usize % 512);
+        let load = |table: HostGranule, index: u64| {
+            self.load(table.page(index as usize / 512), index as usize % 512)
+        };
         let first = load(*root, iova >> 25);
-        let leaf = (first & 1 != 0).then(|| load(Frame((first >> 2) as u32), iova >> 14 & 2047))?;
+        let leaf = (first & 1 != 0).then(|| load(HostGranule((first >> 2) as u32), iova >> 14 & 2047))?;
         let permission = Permission { read: leaf & 2 != 0, write: leaf & 4 != 0 };
         let slot = iova >> 12 & 3;
         let is_inside = (leaf >> 48 & 3..=leaf >> 50 & 3).contains(&slot);
-        let frame = Frame((leaf >> 3) as u32);
+        let frame = HostGranule((leaf >> 3) as u32);
         (leaf & 1 != 0 && is_inside).then_some((frame.page(slot as usize), permission))
     }
 
@@ -134,7 +135,7 @@ impl Machine {
 
     /// A device's write to byte 41 of slot 1, wherever in the pool its granule's frame is.
     pub(crate) fn late_red_zone_write(&mut self) {
-        (POOL..POOL + 32).for_each(|frame| self.bytes(Frame(frame).page(1))[41] = 0xee);
+        (POOL..POOL + 32).for_each(|frame| self.bytes(HostGranule(frame).page(1))[41] = 0xee);
     }
 
     /// A device's write to byte 41 of slot 2 of the granule at IOVA page 8, translated while nothing was mapped there.
@@ -211,7 +212,7 @@ impl Memory for Machine {
         self.bytes(page)[offset..][..bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
     }
 
-    fn release(&mut self, frame: Frame) {
+    fn release(&mut self, frame: HostGranule) {
         self.released.push(frame);
     }
 }
@@ -250,7 +251,7 @@ impl Iommu for Machine {
         self.has_windows
     }
 
-    fn leaf_entry(&self, frame: Frame, permission: Permission, slots: SlotRun) -> u64 {
+    fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         let window = (slots.first() as u64) << 48 | (slots.last() as u64) << 50;
         window
             | u64::from(frame.0) << 3
@@ -259,7 +260,7 @@ impl Iommu for Machine {
             | 1
     }
 
-    fn table_entry(&self, table: Frame) -> u64 {
+    fn table_entry(&self, table: HostGranule) -> u64 {
         u64::from(table.0) << 2 | 1
     }
 
@@ -268,7 +269,7 @@ impl Iommu for Machine {
         dart: DartId,
         stream: StreamId,
         _domain: DomainId,
-        root: Frame,
+        root: HostGranule,
     ) -> Result<(), InvalidateTimedOut> {
         if self.is_stuck {
             self.roots.remove(&(dart, stream));
@@ -342,7 +343,7 @@ impl Bench {
             darts: 2,
             ram: &[Gfn(RAM)..Gfn(RAM + RAM_PAGES)],
             devices: &[Gfn(0x100)..Gfn(0x200)],
-            pool: Frame(POOL)..Frame(POOL + frames),
+            pool: HostGranule(POOL)..HostGranule(POOL + frames),
             coherence,
             isolation,
         };

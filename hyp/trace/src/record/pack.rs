@@ -1,7 +1,7 @@
 //! Events into records' words and back, as the table of [`events!`](oche_types::events!) places
 //! their fields.
 
-use oche_types::addr::{Frame, Gfn, Hfn, IovaPage};
+use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, StreamId, StreamSet};
 use oche_types::event::{Event, Kind, Place, Placement, Refusal, WatchHow};
@@ -64,7 +64,7 @@ macro_rules! names {
         }
     )*};
 }
-names!(Gfn: u32, Hfn: u32, Frame: u32, IovaPage: u32, StreamSet: u16);
+names!(Gfn: u32, Hfn: u32, HostGranule: u32, IovaPage: u32, StreamSet: u16);
 
 macro_rules! numbered {
     ($($type:ident),*) => {$(

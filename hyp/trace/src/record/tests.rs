@@ -2,7 +2,7 @@
 
 use super::*;
 use alloc::vec::Vec;
-use oche_types::addr::{Frame, Gfn, Hfn, IovaPage};
+use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::StreamSet;
 use oche_types::event::{Place, Placement, Refusal, WatchHow};
@@ -32,7 +32,7 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         },
         Event::Moved { page: Gfn(value), to: Hfn(!value) },
         Event::Fetched { page: Gfn(value), from: Hfn(!value) },
-        Event::LiveMove { at, to: Frame(!value), merged_bytes: value % 16385 },
+        Event::LiveMove { at, to: HostGranule(!value), merged_bytes: value % 16385 },
         Event::Merged { page: Gfn(value), bytes: !value },
         Event::RedZone { at, offset: value as u16, bytes: !value as u16 },
         Event::Fault {
@@ -135,10 +135,10 @@ fn what_does_not_fit_is_cut_and_never_spills_into_a_neighbour() {
     let at = Place { dart: dart(1), stream: stream(1), iova: IovaPage(1) };
     let record = Record::new(
         Stamp { program_counter: 0x00ff_0000_0000_1000, ..Stamp::default() },
-        &Event::LiveMove { at, to: Frame(1), merged_bytes: u32::MAX },
+        &Event::LiveMove { at, to: HostGranule(1), merged_bytes: u32::MAX },
     );
     assert_eq!(record.program_counter(), 0x1000);
-    assert_eq!(record.event(), Some(Event::LiveMove { at, to: Frame(1), merged_bytes: 0x7fff }));
+    assert_eq!(record.event(), Some(Event::LiveMove { at, to: HostGranule(1), merged_bytes: 0x7fff }));
 }
 
 #[test]

@@ -161,7 +161,7 @@ macro_rules! events {
                 /// The granule's first page, and the stream.
                 at: Place = at(32, 32),
                 /// The frame that it has now.
-                to: Frame = payload(0, 32),
+                to: HostGranule = payload(0, 32),
                 /// Bytes that the device wrote into the old frame meanwhile, brought along.
                 merged_bytes: u32 = detail(0, 15),
             }

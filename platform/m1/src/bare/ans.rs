@@ -11,7 +11,7 @@ use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_m1::found::Power;
 use oche_m1::nvme::{Ans, DOORBELLS, NvmeHost, Refusal, SETUP, Verdict};
-use oche_platform::mediation::{Mediation, TrapContext};
+use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
 
@@ -50,8 +50,8 @@ impl Controller {
     }
 
     /// Releases what commands that are done by now had named.
-    pub(super) fn collect<I: Iommu>(&self, mediation: &mut Mediation<I>) {
-        self.commands.lock().collect(&mut NvmeContext::new(mediation));
+    pub(super) fn collect<I: Iommu>(&self, emulated_darts: &mut EmulatedDarts<I>) {
+        self.commands.lock().collect(&mut NvmeContext::new(emulated_darts));
     }
 
     /// Logs a refused store, the first few of them.
@@ -72,7 +72,7 @@ impl Controller {
     /// does not. [`IoError::Again`]: it is more than one trap's work.
     pub(super) fn access<I: Iommu>(
         &self,
-        mediation: &mut Mediation<I>,
+        emulated_darts: &mut EmulatedDarts<I>,
         context: TrapContext,
         (address, bytes): (u64, usize),
         write: Option<u64>,
@@ -86,7 +86,7 @@ impl Controller {
             return Err(IoError::NoRegister);
         }
         let Some(value) = write else { return self.load(address, bytes) };
-        match self.before_store(mediation, context, (address, bytes), value) {
+        match self.before_store(emulated_darts, context, (address, bytes), value) {
             Ok(Verdict::Pass) => {}
             Ok(Verdict::Again) => return Err(IoError::Again),
             Err(refusal) => {
@@ -112,13 +112,13 @@ impl Controller {
     /// What becomes of a store of one or two registers.
     fn before_store<I: Iommu>(
         &self,
-        mediation: &mut Mediation<I>,
+        emulated_darts: &mut EmulatedDarts<I>,
         context: TrapContext,
         (address, bytes): (u64, usize),
         value: u64,
     ) -> Result<Verdict, Refusal> {
-        mediation.for_master(context, |mediation| {
-            let mut context = NvmeContext::new(mediation);
+        emulated_darts.for_master(context, |emulated_darts| {
+            let mut context = NvmeContext::new(emulated_darts);
             let mut commands = self.commands.lock();
             let mut verdict = Verdict::Pass;
             for (offset, part) in registers_of((address - self.start, bytes), value) {
@@ -153,29 +153,29 @@ fn bus_error(error: &mmio::BusError) -> IoError {
 
 /// What commands' pages are looked at with in one trap.
 struct NvmeContext<'a, I> {
-    mediation: &'a mut Mediation<I>,
+    emulated_darts: &'a mut EmulatedDarts<I>,
     /// Of the whole trap, whatever is pinned and unpinned in it.
     budget: Budget,
 }
 
 impl<'a, I: Iommu> NvmeContext<'a, I> {
-    fn new(mediation: &'a mut Mediation<I>) -> Self {
-        let budget = mediation.trap_budget();
-        Self { mediation, budget }
+    fn new(emulated_darts: &'a mut EmulatedDarts<I>) -> Self {
+        let budget = emulated_darts.trap_budget();
+        Self { emulated_darts, budget }
     }
 }
 
 impl<I: Iommu> NvmeHost for NvmeContext<'_, I> {
     fn word(&mut self, address: u64) -> Option<u64> {
-        self.mediation.word(address)
+        self.emulated_darts.word(address)
     }
 
     fn pin(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.pin_all(pages, &mut self.budget)
+        self.emulated_darts.pin_all(pages, &mut self.budget)
     }
 
     fn unpin(&mut self, pages: &[Gfn]) -> usize {
-        self.mediation.unpin_all(pages, &mut self.budget)
+        self.emulated_darts.unpin_all(pages, &mut self.budget)
     }
 
     fn order_loads(&mut self) {

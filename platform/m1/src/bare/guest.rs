@@ -13,7 +13,7 @@ use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::{Darts, Ownership};
 use oche_m1::found::{Found, mediated};
-use oche_platform::mediation::{Mediation, TrapContext};
+use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
 use oche_platform::recorder::{Description, Device};
 use oche_trace::statistics::Exit;
 use oche_types::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
@@ -73,18 +73,18 @@ pub(super) fn describe(all: &[Found]) -> Description {
 /// The guest's DMA, behind one lock.
 pub(super) struct M1 {
     windows: Vec<PhysRange>,
-    mediation: SpinLock<Mediation<Darts<Registers>>>,
+    emulated_darts: SpinLock<EmulatedDarts<Darts<Registers>>>,
     controller: Option<Controller>,
 }
 
 impl M1 {
     pub(super) fn new(
         all: &[Found],
-        mediation: Mediation<Darts<Registers>>,
+        emulated_darts: EmulatedDarts<Darts<Registers>>,
         controller: Option<Controller>,
     ) -> Self {
         let windows = mediated(all).map(|(_, dart)| dart.registers).collect();
-        Self { windows, mediation: SpinLock::new(mediation), controller }
+        Self { windows, emulated_darts: SpinLock::new(emulated_darts), controller }
     }
 
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
@@ -100,31 +100,31 @@ impl M1 {
         bytes: usize,
         write: Option<u64>,
     ) -> IoResult {
-        let mut mediation = self.mediation.lock();
-        let ownership = mediation.iommu().ownership(dart);
+        let mut emulated_darts = self.emulated_darts.lock();
+        let ownership = emulated_darts.iommu().ownership(dart);
         let asks = ownership == Ownership::Passthrough && write.is_none() && offset == PARAMS1 && bytes == 4;
-        if ownership != Ownership::Emulated && !(asks && mediation.iommu().take_over(dart)) {
-            return pass_through(&mut mediation, context, (dart, offset), bytes, write);
+        if ownership != Ownership::Emulated && !(asks && emulated_darts.iommu().take_over(dart)) {
+            return pass_through(&mut emulated_darts, context, (dart, offset), bytes, write);
         }
-        mediation.iommu().touch(dart);
+        emulated_darts.iommu().touch(dart);
         // Writes that can have pages mapped.
         let can_map = matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
         if let (true, Some(controller)) = (can_map, &self.controller) {
-            mediation.for_master(context, |mediation| controller.collect(mediation));
+            emulated_darts.for_master(context, |emulated_darts| controller.collect(emulated_darts));
         }
-        mediation.access_dart(context, dart, offset, bytes, write)
+        emulated_darts.access_dart(context, dart, offset, bytes, write)
     }
 }
 
 /// The guest speaks to the hardware itself; the trace hears it.
 fn pass_through(
-    mediation: &mut Mediation<Darts<Registers>>,
+    emulated_darts: &mut EmulatedDarts<Darts<Registers>>,
     context: TrapContext,
     (dart, offset): (DartId, u64),
     bytes: usize,
     write: Option<u64>,
 ) -> IoResult {
-    let darts = mediation.iommu();
+    let darts = emulated_darts.iommu();
     // Off: on a Mac this is a bus error, and so it is here.
     if bytes != 4 || !offset.is_multiple_of(4) || darts.ownership(dart) == Ownership::Unknown {
         return Err(IoError::NoRegister);
@@ -137,26 +137,26 @@ fn pass_through(
         None => darts.read(dart, offset).map_err(|_| IoError::NoRegister)?,
     };
     let is_write = write.is_some();
-    mediation.pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
+    emulated_darts.pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
     Ok(u64::from(value))
 }
 
 impl Platform for M1 {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::on_fault(&self.mediation, fault, frame);
+            return trapped_page::on_fault(&self.emulated_darts, fault, frame);
         }
         let context = TrapContext::of(frame);
         device::on_fault(fault, frame, |address, bytes, write| {
             if let Some(place) = self.dart_at(address) {
                 return self.access(context, place, bytes, write);
             }
-            let mut mediation = self.mediation.lock();
+            let mut emulated_darts = self.emulated_darts.lock();
             if WINDOW.contains(address) {
-                return mediation.access_port(context, address - WINDOW.start, bytes, write);
+                return emulated_darts.access_port(context, address - WINDOW.start, bytes, write);
             }
             let controller = self.controller.as_ref().ok_or(IoError::NoRegister)?;
-            controller.access(&mut mediation, context, (address, bytes), write)
+            controller.access(&mut emulated_darts, context, (address, bytes), write)
         })
     }
 
@@ -170,6 +170,6 @@ impl Platform for M1 {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        trapped_page::on_step(&self.mediation, is_done, frame, fault)
+        trapped_page::on_step(&self.emulated_darts, is_done, frame, fault)
     }
 }

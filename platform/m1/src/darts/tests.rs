@@ -275,7 +275,7 @@ fn stream(index: usize) -> StreamId {
     StreamId::new(index).expect("a test names streams that exist")
 }
 
-const ROOT: Frame = Frame((0x8_1000_0000_u64 >> 14) as u32);
+const ROOT: HostGranule = HostGranule((0x8_1000_0000_u64 >> 14) as u32);
 
 fn taken(count: usize) -> (Bench, Darts<Bench>) {
     let bench = Bench::of(count);
@@ -521,7 +521,7 @@ fn used() -> (Bench, Darts<Bench>, Members) {
 }
 
 const TTBR_OF_ROOT: u32 = 0x8081_0000;
-const OTHER_ROOT: Frame = Frame(ROOT.0 + 1);
+const OTHER_ROOT: HostGranule = HostGranule(ROOT.0 + 1);
 const TTBR_OF_OTHER_ROOT: u32 = 0x8081_0004;
 
 /// The domain gates its clock by itself: registers and TLB stay, and an access wakes it.

@@ -3,7 +3,7 @@
 //! With 36 bits of input (`T0SZ` 28) the walk starts at level 2: bits 35:25 select there and bits 24:14 at
 //! level 3, as in a DART's 16K tables. Source: Arm ARM DDI 0487, D8.3 (descriptor formats and attributes).
 
-use oche_types::addr::Frame;
+use oche_types::addr::HostGranule;
 use oche_types::dart::entry::Permission;
 
 /// Bits 1:0 of a valid level 2 table descriptor and of a valid level 3 page descriptor.
@@ -26,7 +26,7 @@ const NEVER_EXECUTE: u64 = 0b11 << 53;
 ///
 /// Stage 1 cannot express a page that may be written but not read: [`Permission::WRITE_ONLY`] becomes
 /// read and write. Nothing allowed is no entry at all.
-pub fn leaf(frame: Frame, permission: Permission) -> u64 {
+pub fn leaf(frame: HostGranule, permission: Permission) -> u64 {
     if permission.is_none() {
         return 0;
     }
@@ -37,7 +37,7 @@ pub fn leaf(frame: Frame, permission: Permission) -> u64 {
 }
 
 /// The level 2 entry for the leaf table in `table`. It restricts nothing: the leaf entries decide.
-pub fn table(table: Frame) -> u64 {
+pub fn table(table: HostGranule) -> u64 {
     table.address() & ADDRESS | TABLE_OR_PAGE
 }
 
@@ -47,7 +47,7 @@ mod tests {
 
     #[test]
     fn a_page_that_the_device_only_reads_is_read_only_and_any_other_can_be_written() {
-        let bits = |permission| leaf(Frame(0x1_0003), permission);
+        let bits = |permission| leaf(HostGranule(0x1_0003), permission);
         assert_eq!(bits(Permission::READ_WRITE), 0x0060_0000_4000_cf43);
         assert_eq!(bits(Permission::READ_ONLY), 0x0060_0000_4000_cfc3);
         assert_eq!(bits(Permission::WRITE_ONLY), bits(Permission::READ_WRITE));
@@ -56,6 +56,6 @@ mod tests {
 
     #[test]
     fn a_table_entry_is_an_address_and_a_type() {
-        assert_eq!(table(Frame(0x1_0003)), 0x4000_c003);
+        assert_eq!(table(HostGranule(0x1_0003)), 0x4000_c003);
     }
 }

@@ -4,7 +4,7 @@
 //! is ever named. Source: ARM IHI 0070, 5.1 (level 1 stream table descriptor), 5.2 (stream table entry),
 //! 5.4 (context descriptor).
 
-use oche_types::addr::Frame;
+use oche_types::addr::HostGranule;
 
 /// 64-bit words of a stream table entry and of a context descriptor.
 pub const STRUCTURE_WORDS: usize = 8;
@@ -73,7 +73,7 @@ impl OutputSize {
 /// `R` and `A` set, `S` clear: a refused access is recorded and aborted, never stalled (IHI 0070, 3.12).
 /// `HA` and `HD` clear: entries are as Oche stored them. `ASET` set: CPUs' TLB maintenance is not for it.
 /// TTBR1 is shut (`EPD1`) but still names 16K and 36 bits, so that no field names anything else.
-pub fn context_descriptor(asid: Asid, output: OutputSize, root: Frame) -> [u64; STRUCTURE_WORDS] {
+pub fn context_descriptor(asid: Asid, output: OutputSize, root: HostGranule) -> [u64; STRUCTURE_WORDS] {
     let half = |tg: u64| INPUT_BITS_36 | tg << 6 | 0b01 << 8 | 0b01 << 10 | 0b11 << 12;
     let first = half(TG0_16K)
         | half(TG1_16K) << 16
@@ -96,7 +96,7 @@ const TG1_16K: u64 = 0b01;
 const ALL_NORMAL_WRITE_BACK: u64 = 0xff;
 
 /// Word 1 of a context descriptor: `TTB0`, and nothing else in it is set.
-pub fn context_root(root: Frame) -> u64 {
+pub fn context_root(root: HostGranule) -> u64 {
     root.address()
 }
 
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_context_names_16k_and_36_bits_and_records_and_aborts() {
         let size = OutputSize::from_identification(4);
-        let words = context_descriptor(Asid(0x1234), size, Frame(0x1_0003));
+        let words = context_descriptor(Asid(0x1234), size, HostGranule(0x1_0003));
         let field = |low: u32, bits: u32| words[0] >> low & ((1 << bits) - 1);
         assert_eq!((field(0, 6), field(6, 2), field(14, 1)), (28, 0b10, 0), "T0SZ, TG0, EPD0");
         assert_eq!((field(16, 6), field(22, 2), field(30, 1)), (28, 0b01, 1), "T1SZ, TG1, EPD1");

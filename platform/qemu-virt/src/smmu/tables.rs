@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use oche_engine::host::DomainId;
-use oche_types::addr::{FRAME_BYTES, Frame};
+use oche_types::addr::{FRAME_BYTES, HostGranule};
 
 use super::barrier;
 use super::block::Block;
@@ -71,7 +71,7 @@ impl StreamTable {
 /// The context descriptors: the blocking context's, then one for each domain. Their place is their ASID.
 pub(super) struct Contexts {
     descriptors: Block,
-    roots: Vec<Option<Frame>>,
+    roots: Vec<Option<HostGranule>>,
     blocking_root: Block,
     output: OutputSize,
 }
@@ -94,8 +94,8 @@ impl Contexts {
     }
 
     /// The first-level table of the blocking context.
-    pub(super) fn blocking_root(&self) -> Frame {
-        Frame((self.blocking_root.address() >> FRAME_LOG2) as u32)
+    pub(super) fn blocking_root(&self) -> HostGranule {
+        HostGranule((self.blocking_root.address() >> FRAME_LOG2) as u32)
     }
 
     /// Physical address of the descriptor of `domain`.
@@ -113,7 +113,7 @@ impl Contexts {
     ///
     /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root or the
     /// new one.
-    pub(super) fn set_root(&mut self, domain: DomainId, root: Frame) -> bool {
+    pub(super) fn set_root(&mut self, domain: DomainId, root: HostGranule) -> bool {
         let asid = self.asid(domain);
         let Some(known) = self.roots.get_mut(usize::from(domain.0)) else { return false };
         match known.replace(root) {
@@ -128,7 +128,7 @@ impl Contexts {
     }
 
     /// Stores a descriptor that is not valid yet; the word with its valid bit last.
-    fn store(&mut self, asid: Asid, root: Frame) {
+    fn store(&mut self, asid: Asid, root: HostGranule) {
         let words = context_descriptor(asid, self.output, root);
         let first = usize::from(asid.0) * STRUCTURE_WORDS;
         for (index, value) in words.into_iter().enumerate().skip(1) {

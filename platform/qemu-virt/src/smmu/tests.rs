@@ -196,7 +196,7 @@ fn place(dart: usize, stream: usize) -> (DartId, StreamId) {
     (DartId::new(dart).unwrap(), StreamId::new(stream).unwrap())
 }
 
-const ROOT: Frame = Frame(0x1_2345);
+const ROOT: HostGranule = HostGranule(0x1_2345);
 
 #[test]
 fn it_comes_up_with_every_known_requester_in_the_void_and_every_other_aborting() {
@@ -258,9 +258,9 @@ fn a_domain_that_gets_another_root_takes_it_to_all_its_streams() {
     let ((dart, first), (_, second)) = (place(0, 2), place(0, 3));
     assert_eq!(smmu.attach(dart, first, DomainId(0), ROOT), Ok(()));
     played.take_commands();
-    assert_eq!(smmu.attach(dart, second, DomainId(0), Frame(7)), Ok(()));
+    assert_eq!(smmu.attach(dart, second, DomainId(0), HostGranule(7)), Ok(()));
     for requester in [0x10, 0x18] {
-        assert_eq!(played.context_of(requester).expect("it translates")[1], Frame(7).address());
+        assert_eq!(played.context_of(requester).expect("it translates")[1], HostGranule(7).address());
     }
     let commands = played.take_commands();
     assert!(commands.contains(&Command::ForgetContext(RequesterId(0x10)).words()), "{commands:x?}");

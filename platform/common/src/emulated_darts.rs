@@ -1,6 +1,6 @@
-//! Mediation: the guest's accesses to its DARTs on one side, the engine and the machine on the other.
+//! The emulated DARTs: the guest's accesses to its DARTs on one side, the engine and the machine on the other.
 //!
-//! One [`Mediation`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
+//! One [`EmulatedDarts`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use oche_engine::host::Iommu;
 use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation, Watched};
 use oche_trace::directory::Layout;
 use oche_trace::statistics::Statistics;
-use oche_types::addr::{FRAME_BYTES, Frame, Gfn, PAGE_BYTES, PAGE_WORDS};
+use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
 use oche_types::dart::registers::STREAM_COMMAND;
 use oche_types::dart::stream::DartId;
 use oche_types::event::Event;
@@ -60,7 +60,7 @@ pub struct Setup<'a, I> {
 }
 
 /// The engine and all that it stands on.
-pub struct Mediation<I> {
+pub struct EmulatedDarts<I> {
     machine: PlatformHost<I>,
     engine: Engine,
     /// Where there is a trace.
@@ -69,7 +69,7 @@ pub struct Mediation<I> {
     words: Box<[u64; PAGE_WORDS]>,
 }
 
-impl<I: Iommu> Mediation<I> {
+impl<I: Iommu> EmulatedDarts<I> {
     /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
     pub fn new(setup: Setup<'_, I>) -> Self {
         let recorder =
@@ -238,7 +238,7 @@ impl<I: Iommu> Mediation<I> {
     }
 }
 
-impl<I: Iommu> TrappedPages for Mediation<I> {
+impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
     fn trapped(&mut self, program_counter: u64, address: u64, reach: AccessKind) -> FaultDisposition {
         self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
@@ -290,9 +290,9 @@ fn pages(range: &PhysRange) -> Option<Range<Gfn>> {
 }
 
 /// The whole frames of a range.
-fn frames(range: PhysRange) -> Range<Frame> {
+fn frames(range: PhysRange) -> Range<HostGranule> {
     let range = range.shrunk_to(FRAME_BYTES as u64);
     let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64);
-    let frame = |address| Frame(number(address).expect("invariant: the pool lies below 2^46"));
+    let frame = |address| HostGranule(number(address).expect("invariant: the pool lies below 2^46"));
     frame(range.start)..frame(range.end)
 }

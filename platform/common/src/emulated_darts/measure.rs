@@ -8,12 +8,12 @@ use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{StreamId, StreamSet};
 use oche_types::event::{Event, Place, Placement};
 
-use super::{DartId, Iommu, Mediation};
+use super::{DartId, EmulatedDarts, Iommu};
 
 /// Events of each kind: enough that a tick of 16 instructions more or less does not count.
 const EVENTS: u64 = 4096;
 
-impl<I: Iommu> Mediation<I> {
+impl<I: Iommu> EmulatedDarts<I> {
     /// Records events of the common kinds and says on the console what each took.
     pub fn measure_trace(&mut self) {
         let (Some(dart), Some(stream)) = (DartId::new(1), StreamId::new(3)) else { return };

@@ -1,8 +1,9 @@
 //! An FDT blob, checked from end to end before anybody reads it.
 //!
-//! The reader behind it trusts what it reads and panics where it is wrong; what passes here holds no surprise
-//! for it. Names are free: real trees have property names longer than the Devicetree Specification's 31
-//! bytes (those of Apple's GPU), and an editor that refused them would keep a Mac from booting.
+//! The reader behind it trusts what it reads and panics where it is wrong; what passes here holds
+//! no surprise for it. Names are free: real trees have property names longer than the Devicetree
+//! Specification's 31 bytes (those of Apple's GPU), and an editor that refused them would keep a
+//! Mac from booting.
 //!
 //! Source: Devicetree Specification 0.4, chapter 5 (flattened devicetree format).
 
@@ -10,7 +11,8 @@ use dtoolkit::fdt::Fdt;
 
 /// Bytes in the header.
 pub const HEADER_BYTES: usize = 40;
-/// The largest blob that is read. Source: Linux `Documentation/arm64/booting.rst`, section 2: 2 MiB.
+/// The largest blob that is read. Source: Linux `Documentation/arm64/booting.rst`, section 2: 2
+/// MiB.
 pub const MAX_BYTES: u64 = 2 << 20;
 /// The deepest nesting that is followed. Trees in use have less than ten levels; editors recurse.
 pub const MAX_LEVELS: usize = 24;
@@ -28,7 +30,8 @@ const END: u32 = 9;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
-/// The blob's `totalsize` in bytes, if `bytes` begin with an FDT's header and the size is believable.
+/// The blob's `totalsize` in bytes, if `bytes` begin with an FDT's header and the size is
+/// believable.
 pub fn total_size(bytes: &[u8]) -> Option<usize> {
     if word(bytes, 0)? != MAGIC {
         return None;
@@ -59,9 +62,9 @@ pub enum Event<'a> {
     End,
 }
 
-/// Calls `seen` with what the blob at the start of `bytes` says, in order, up to its end or to the first thing that is
-/// not as the format has it: for a message about a blob that [`check`] refuses. Of the header it believes the size and
-/// where the two blocks begin.
+/// Calls `seen` with what the blob at the start of `bytes` says, in order, up to its end or to the
+/// first thing that is not as the format has it: for a message about a blob that [`check`] refuses.
+/// Of the header it believes the size and where the two blocks begin.
 pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) {
     let blob = total_size(bytes).and_then(|size| bytes.get(..size));
     // Where it ends is where the rest cannot be read.
@@ -120,7 +123,8 @@ struct Structure<'a> {
 }
 
 impl Structure<'_> {
-    /// One root without a name, in each node its properties before its children, and the end after it.
+    /// One root without a name, in each node its properties before its children, and the end after
+    /// it.
     fn check(mut self) -> Option<()> {
         let mut levels = 0usize;
         let mut takes_properties = false;

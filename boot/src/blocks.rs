@@ -1,8 +1,8 @@
 //! A search for block descriptors in translation tables, in memory where none may be.
 //!
-//! An M1 takes an L2 address size fault where a block overlaps the memory that CTRR names, in the tables of either
-//! stage; that memory lies somewhere below whatever was loaded last. Source: m1n1 `src/memory.c`, `mmu_map`, and
-//! `src/hv_vm.c`, `hv_map`, which map all of it in pages.
+//! An M1 takes an L2 address size fault where a block overlaps the memory that CTRR names, in the
+//! tables of either stage; that memory lies somewhere below whatever was loaded last. Source: m1n1
+//! `src/memory.c`, `mmu_map`, and `src/hv_vm.c`, `hv_map`, which map all of it in pages.
 
 use oche_types::range::PhysRange;
 
@@ -12,13 +12,19 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// The level whose entries are pages.
 const LAST_LEVEL: u32 = 3;
 
-/// The first block that overlaps `region`, in tables of either stage with a 4 KiB granule whose first level is 1.
-/// `load` gives entry `index` of the table at an address. Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats".
-pub fn first_block(load: &dyn Fn(u64, usize) -> u64, root: u64, region: PhysRange) -> Option<PhysRange> {
+/// The first block that overlaps `region`, in tables of either stage with a 4 KiB granule whose
+/// first level is 1. `load` gives entry `index` of the table at an address. Source: Arm ARM DDI
+/// 0487, "VMSAv8-64 descriptor formats".
+pub fn first_block(
+    load: &dyn Fn(u64, usize) -> u64,
+    root: u64,
+    region: PhysRange,
+) -> Option<PhysRange> {
     first_below(load, root, 0, 1, region)
 }
 
-/// As [`first_block`], in the table at `table`, which translates from `base` on at `level`. At most three levels deep.
+/// As [`first_block`], in the table at `table`, which translates from `base` on at `level`. At most
+/// three levels deep.
 fn first_below(
     load: &dyn Fn(u64, usize) -> u64,
     table: u64,
@@ -55,8 +61,8 @@ mod tests {
 
     const ROOT: u64 = 0x10_0000;
 
-    /// Level 1: entry 1 leads to level 2, entry 2 is a block, entry 600 too. Level 2: entry 0 leads to pages,
-    /// entry 3 is a block.
+    /// Level 1: entry 1 leads to level 2, entry 2 is a block, entry 600 too. Level 2: entry 0 leads
+    /// to pages, entry 3 is a block.
     fn search(region: PhysRange) -> Option<PhysRange> {
         let (second, third) = (0x20_0000, 0x30_0000);
         let entries = HashMap::from([
@@ -67,7 +73,11 @@ mod tests {
             ((second, 3), 0x4060_0000 | 1),
             ((third, 0), 0x4000_0003),
         ]);
-        first_block(&|table, index| entries.get(&(table, index)).copied().unwrap_or(0), ROOT, region)
+        first_block(
+            &|table, index| entries.get(&(table, index)).copied().unwrap_or(0),
+            ROOT,
+            region,
+        )
     }
 
     #[test]
@@ -81,7 +91,11 @@ mod tests {
         assert_eq!(search(range(0xc000_0000, 600 << 30)), None);
         assert_eq!(search(range(601 << 30, u64::MAX >> 24)), None);
         let last = range(600 << 30, 601 << 30);
-        assert_eq!(search(range((600 << 30) + 0x1234, 601 << 30)), Some(last), "in a concatenated root");
+        assert_eq!(
+            search(range((600 << 30) + 0x1234, 601 << 30)),
+            Some(last),
+            "in a concatenated root"
+        );
         assert_eq!(search(range(0x4060_0000, 0x4060_0000)), None, "an empty region");
     }
 }

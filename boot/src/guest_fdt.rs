@@ -1,4 +1,5 @@
-//! The tree that the guest sees: firmware's, without Oche's memory, and with what the board changes.
+//! The tree that the guest sees: firmware's, without Oche's memory, and with what the board
+//! changes.
 //!
 //! Pure: bytes in, bytes out. Everything that is not named here stays as firmware wrote it.
 
@@ -66,7 +67,8 @@ pub struct VirtioPort {
     pub window: PhysRange,
     /// The phandle of the interrupt controller that it is wired to. `None`: the root's.
     pub interrupt_parent: Option<u32>,
-    /// Its `interrupts`: type, number, flags (the bindings of Arm's GIC and Apple's AIC agree in that).
+    /// Its `interrupts`: type, number, flags (the bindings of Arm's GIC and Apple's AIC agree in
+    /// that).
     pub interrupt: [u32; 3],
 }
 
@@ -113,8 +115,8 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
     Ok(tree.to_dtb())
 }
 
-/// Leaves one memory node, with the guest's ranges. Several nodes only ever told of NUMA, which a guest of
-/// Oche's does without.
+/// Leaves one memory node, with the guest's ranges. Several nodes only ever told of NUMA, which a
+/// guest of Oche's does without.
 fn set_memory(root: &mut DeviceTreeNode, memory: &[PhysRange]) -> Result<(), GuestFdtError> {
     if cell(root, "#address-cells") != Some(2) || cell(root, "#size-cells") != Some(2) {
         return Err(GuestFdtError::Memory);
@@ -145,7 +147,8 @@ fn set_chosen(root: &mut DeviceTreeNode, changes: &Changes<'_>) {
     }
 }
 
-/// Adds nodes to `/reserved-memory`, which is made where there is none. Source: Devicetree Specification 0.4, 3.5.
+/// Adds nodes to `/reserved-memory`, which is made where there is none. Source: Devicetree
+/// Specification 0.4, 3.5.
 fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
     if reservations.is_empty() {
         return;
@@ -160,7 +163,8 @@ fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
     let parent = child(root, "reserved-memory");
     for reservation in reservations {
         let range = reservation.range;
-        let mut node = DeviceTreeNode::new_unchecked(format!("{}@{:x}", reservation.name, range.start));
+        let mut node =
+            DeviceTreeNode::new_unchecked(format!("{}@{:x}", reservation.name, range.start));
         let [start_high, start_low] = split_cells(range.start);
         let [size_high, size_low] = split_cells(range.size());
         set(&mut node, "reg", [start_high, start_low, size_high, size_low]);
@@ -171,7 +175,8 @@ fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
     }
 }
 
-/// Gives each CPU its new release address; takes out those that never came, as m1n1 does with dead ones.
+/// Gives each CPU its new release address; takes out those that never came, as m1n1 does with dead
+/// ones.
 fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), GuestFdtError> {
     if cpus.is_empty() {
         return Ok(());
@@ -182,7 +187,8 @@ fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), Gue
         let reg = value_of(node, "reg").unwrap_or_default();
         let mpidr = reg.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
         let is_cpu = node.name().split('@').next() == Some("cpu");
-        let Some(cpu) = cpus.iter().find(|cpu| is_cpu && cpu.affinity == psci::affinity(mpidr)) else {
+        let Some(cpu) = cpus.iter().find(|cpu| is_cpu && cpu.affinity == psci::affinity(mpidr))
+        else {
             continue;
         };
         named += 1;
@@ -232,7 +238,8 @@ pub fn value_of(node: &DeviceTreeNode, name: &str) -> Option<Vec<u8>> {
 
 /// The value of the property `name`, if it is one cell.
 pub fn cell(node: &DeviceTreeNode, name: &str) -> Option<u32> {
-    node.property(name).and_then(|property| property.value().try_into().ok().map(u32::from_be_bytes))
+    node.property(name)
+        .and_then(|property| property.value().try_into().ok().map(u32::from_be_bytes))
 }
 
 /// A number of two cells.

@@ -17,7 +17,8 @@ pub struct GuestMap<'a> {
     pub guest: &'a RangeList,
     /// Memory of Oche's in which the guest writes where its CPUs begin.
     pub release: PhysRange,
-    /// What lies beside RAM in the same memory, with borders that only firmware knows. A block across one is an error.
+    /// What lies beside RAM in the same memory, with borders that only firmware knows. A block
+    /// across one is an error.
     pub around_ram: PhysRange,
     /// Memory in which no block may be, whatever is in it: see [`crate::blocks`].
     pub by_page: PhysRange,
@@ -47,7 +48,9 @@ impl fmt::Display for MapError {
         match self {
             Self::TooManyRanges => out.write_str("memory and registers are in too many pieces"),
             Self::OutOfTables => out.write_str("no memory is left for tables"),
-            Self::BeyondReach { end } => write!(out, "RAM ends at {end:#x}, beyond what stage 2 reaches"),
+            Self::BeyondReach { end } => {
+                write!(out, "RAM ends at {end:#x}, beyond what stage 2 reaches")
+            }
         }
     }
 }

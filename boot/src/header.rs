@@ -1,4 +1,5 @@
-//! The arm64 `Image` header: Oche's own is written by the entry assembly, the guest's is judged here.
+//! The arm64 `Image` header: Oche's own is written by the entry assembly, the guest's is judged
+//! here.
 //!
 //! Source of all offsets and flags: Linux `Documentation/arm64/booting.rst`, section 4.
 
@@ -14,9 +15,11 @@ pub const FLAGS: usize = 0x18;
 pub const MAGIC_OFFSET: usize = 0x38;
 /// The magic.
 pub const MAGIC: [u8; 4] = *b"ARM\x64";
-/// Oche's own flags: little-endian (bit 0 clear), 4 KiB pages (bits 2:1 = 1), placed anywhere (bit 3).
+/// Oche's own flags: little-endian (bit 0 clear), 4 KiB pages (bits 2:1 = 1), placed anywhere (bit
+/// 3).
 pub const OWN_FLAGS: u64 = 1 << 1 | 1 << 3;
-/// The largest `text_offset` that is believed: it must stay within the 2 MiB that the image is aligned to.
+/// The largest `text_offset` that is believed: it must stay within the 2 MiB that the image is
+/// aligned to.
 pub const TEXT_OFFSET_LIMIT: u64 = 2 << 20;
 /// The largest `image_size` that is believed, 1 GiB.
 pub const IMAGE_SIZE_LIMIT: u64 = 1 << 30;
@@ -81,7 +84,8 @@ pub fn parse_kernel(image: &[u8], file_bytes: u64) -> Result<Kernel, KernelError
     if flags >> 1 & 3 == 3 {
         return Err(KernelError::Pages64K);
     }
-    let kernel = Kernel { text_offset: word(header, TEXT_OFFSET), image_size: word(header, IMAGE_SIZE) };
+    let kernel =
+        Kernel { text_offset: word(header, TEXT_OFFSET), image_size: word(header, IMAGE_SIZE) };
     let fits = kernel.image_size >= file_bytes && kernel.image_size <= IMAGE_SIZE_LIMIT;
     if kernel.image_size == 0 || !fits || kernel.text_offset >= TEXT_OFFSET_LIMIT {
         return Err(KernelError::BadSize);
@@ -104,7 +108,10 @@ fn is_compressed(image: &[u8]) -> bool {
 
 /// The little-endian u64 at `offset`, or 0 outside (callers have checked the length).
 fn word(bytes: &[u8], offset: usize) -> u64 {
-    bytes.get(offset..offset + 8).and_then(|slice| slice.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(offset..offset + 8)
+        .and_then(|slice| slice.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }
 
 #[cfg(test)]

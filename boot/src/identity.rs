@@ -1,4 +1,5 @@
-//! Which board an image of Oche is for, and which version it is: a record that tools find in the image.
+//! Which board an image of Oche is for, and which version it is: a record that tools find in the
+//! image.
 //!
 //! 48 bytes: magic of 16, board of 16 and version of 16 bytes, each text filled up with zeros.
 
@@ -30,7 +31,11 @@ pub const fn record(board: &str, version: &str) -> [u8; RECORD_BYTES] {
     with_text(record, MAGIC.len() + TEXT_BYTES, version.as_bytes())
 }
 
-const fn with_text(mut record: [u8; RECORD_BYTES], start: usize, text: &[u8]) -> [u8; RECORD_BYTES] {
+const fn with_text(
+    mut record: [u8; RECORD_BYTES],
+    start: usize,
+    text: &[u8],
+) -> [u8; RECORD_BYTES] {
     let mut index = 0;
     while index < text.len() && index < TEXT_BYTES {
         record[start + index] = text[index];

@@ -1,9 +1,10 @@
 //! Where everything goes: Oche's reserved memory, the guest's kernel, its FDT.
 //!
-//! Oche's image stays where the loader put it. The rest of what Oche needs is one contiguous region that begins at a
-//! multiple of 2 MiB and runs to the end of RAM: trace, heap, tables of both stages, the page in which the
-//! guest writes where its CPUs begin, and the frame pool, in this order. The guest gets the rest of RAM. No RAM is left behind the
-//! region: it would be a second bank of the guest's, which U-Boot allocates from and does not map (U-Boot
+//! Oche's image stays where the loader put it. The rest of what Oche needs is one contiguous region
+//! that begins at a multiple of 2 MiB and runs to the end of RAM: trace, heap, tables of both
+//! stages, the page in which the guest writes where its CPUs begin, and the frame pool, in this
+//! order. The guest gets the rest of RAM. No RAM is left behind the region: it would be a second
+//! bank of the guest's, which U-Boot allocates from and does not map (U-Boot
 //! `arch/arm/mach-apple/board.c`, `lib/lmb.c`).
 
 use core::fmt;
@@ -15,14 +16,15 @@ use crate::header::Kernel;
 #[cfg(test)]
 mod tests;
 
-/// Bytes of EL2's heap beyond what the engine asks for: the guest's FDT while it is edited, then whatever
-/// the machine's own drivers hold.
+/// Bytes of EL2's heap beyond what the engine asks for: the guest's FDT while it is edited, then
+/// whatever the machine's own drivers hold.
 pub const HEAP_BYTES: u64 = 16 << 20;
 /// The smallest frame pool, and the smallest that is taken by default: 32 MiB.
 pub const LEAST_POOL_BYTES: u64 = 32 << 20;
 /// Table pages beyond one for each 2 MiB of RAM: ragged edges, device holes, level-2 tables.
 const SPARE_TABLES: u64 = 256;
-/// Tables of EL2's own map beyond one for each 2 MiB of RAM that is mapped in pages: registers, edges, level 2.
+/// Tables of EL2's own map beyond one for each 2 MiB of RAM that is mapped in pages: registers,
+/// edges, level 2.
 const SPARE_OWN_TABLES: u64 = 128;
 /// Alignment of the stage-2 tables in bytes: the root may be two tables long.
 const ROOT_BYTES: u64 = 2 * PAGE;
@@ -52,8 +54,8 @@ pub struct Request<'a> {
     pub more_tables: u64,
     /// Memory that both stages map in pages alone: see [`crate::blocks`].
     pub by_page: PhysRange,
-    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks at the first
-    /// bank alone (U-Boot) would otherwise lose what lies behind.
+    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks
+    /// at the first bank alone (U-Boot) would otherwise lose what lies behind.
     pub keeps_image: bool,
     /// Host-physical limit that Oche's own map reaches; nothing of Oche's goes beyond.
     pub address_limit: u64,
@@ -74,7 +76,8 @@ pub struct Layout {
     pub own_tables: PhysRange,
     /// The engine's 16K frames.
     pub pool: PhysRange,
-    /// The page in which the guest writes where its other CPUs begin: mapped for the guest, and outside its memory.
+    /// The page in which the guest writes where its other CPUs begin: mapped for the guest, and
+    /// outside its memory.
     pub release: PhysRange,
     /// All that Oche keeps, image apart: from the trace to the end of RAM.
     pub reserved: PhysRange,
@@ -142,7 +145,8 @@ impl Layout {
         }
         let mut free = ram;
         let firmware = request.firmware.as_slice().iter();
-        let occupied = firmware.chain(request.sources).chain(request.initrd.as_ref()).chain([&request.image]);
+        let occupied =
+            firmware.chain(request.sources).chain(request.initrd.as_ref()).chain([&request.image]);
         for range in occupied {
             free.subtract(range.grown_to(PAGE))?;
         }
@@ -150,7 +154,8 @@ impl Layout {
         let sizes = Sizes::of(request, &ram)?;
         let needed = sizes.total();
         let limit = PhysRange { start: 0, end: request.address_limit };
-        let reserved = highest_to_end(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
+        let reserved =
+            highest_to_end(&free, needed, limit).ok_or(LayoutError::TooLittleMemory { needed })?;
         free.subtract(reserved)?;
         let mut next = reserved.start;
         let mut take = |bytes: u64| {
@@ -190,15 +195,16 @@ impl Layout {
         })
     }
 
-    /// A place for `bytes` of the guest's that nothing occupies, 2 MiB aligned, as high as possible.
+    /// A place for `bytes` of the guest's that nothing occupies, 2 MiB aligned, as high as
+    /// possible.
     ///
     /// # Errors
     ///
     /// [`LayoutError::NoPlaceForGuest`].
     pub fn place_fdt(&mut self, bytes: u64) -> Result<PhysRange, LayoutError> {
         let everywhere = PhysRange { start: 0, end: u64::MAX };
-        let place =
-            highest(&self.free, align_up(bytes, PAGE), everywhere).ok_or(LayoutError::NoPlaceForGuest)?;
+        let place = highest(&self.free, align_up(bytes, PAGE), everywhere)
+            .ok_or(LayoutError::NoPlaceForGuest)?;
         self.free.subtract(place)?;
         Ok(place)
     }
@@ -220,12 +226,13 @@ impl Sizes {
         if pool < LEAST_POOL_BYTES {
             return Err(LayoutError::PoolTooSmall);
         }
-        let tables =
-            (ram_bytes / BLOCK + SPARE_TABLES).saturating_add(request.more_tables).saturating_mul(PAGE);
+        let tables = (ram_bytes / BLOCK + SPARE_TABLES)
+            .saturating_add(request.more_tables)
+            .saturating_mul(PAGE);
         let in_pages = ram.as_slice().iter().filter_map(|range| range.overlap(&request.by_page));
         let own_tables = in_pages.map(|range| range.grown_to(BLOCK).size() / BLOCK).sum::<u64>();
-        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the largest
-        // may miss its place by nearly its own size.
+        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the
+        // largest may miss its place by nearly its own size.
         let engine = (request.engine_bytes)(ram_bytes, pool);
         let largest = 1u64 << engine.max(1).ilog2();
         let heap = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
@@ -240,13 +247,14 @@ impl Sizes {
 
     /// All of it, with the page of releases.
     fn total(&self) -> u64 {
-        let tables = align_up(self.tables.saturating_add(self.own_tables).saturating_add(PAGE), BLOCK);
+        let tables =
+            align_up(self.tables.saturating_add(self.own_tables).saturating_add(PAGE), BLOCK);
         [self.trace, self.heap, tables, self.pool].into_iter().fold(0, u64::saturating_add)
     }
 }
 
-/// The highest piece of at least `bytes`, inside `limit`, that begins at a multiple of 2 MiB and ends where a range of
-/// the list does.
+/// The highest piece of at least `bytes`, inside `limit`, that begins at a multiple of 2 MiB and
+/// ends where a range of the list does.
 fn highest_to_end(list: &RangeList, bytes: u64, limit: PhysRange) -> Option<PhysRange> {
     let pieces = list.as_slice().iter().filter_map(|range| {
         let end = range.end.min(limit.end);

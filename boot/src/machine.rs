@@ -1,6 +1,7 @@
 //! What the firmware's FDT says about the machine, read without allocation.
 //!
-//! The blob is checked as a whole first ([`blob::check`]), so damage is an error here and never a panic later.
+//! The blob is checked as a whole first ([`blob::check`]), so damage is an error here and never a
+//! panic later.
 
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
@@ -122,8 +123,9 @@ impl<'a> Machine<'a> {
         self.affinities.get(..self.cpu_count).unwrap_or(&[])
     }
 
-    /// The CPUs that wait for an address in a word of memory: affinity and the word's address in bytes.
-    /// `enable-method` "spin-table". Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs.
+    /// The CPUs that wait for an address in a word of memory: affinity and the word's address in
+    /// bytes. `enable-method` "spin-table". Source: Linux `Documentation/arm64/booting.rst`,
+    /// "Entry" of secondary CPUs.
     pub fn spin_table(&self) -> impl Iterator<Item = (u64, u64)> {
         self.affinities().iter().copied().zip(self.releases).filter(|(_, release)| *release != 0)
     }
@@ -143,11 +145,12 @@ impl<'a> Machine<'a> {
         is_or_has_compatible(&self.tree.root(), name)
     }
 
-    /// Calls `found` with name and value of each property of `/chosen` whose name begins with `oche.`; a value
-    /// that is no text is an empty one.
+    /// Calls `found` with name and value of each property of `/chosen` whose name begins with
+    /// `oche.`; a value that is no text is an empty one.
     pub fn chosen_options(&self, found: &mut dyn FnMut(&str, &'a str)) {
         let Some(chosen) = self.tree.find_node("/chosen") else { return };
-        for property in chosen.properties().filter(|property| property.name().starts_with("oche.")) {
+        for property in chosen.properties().filter(|property| property.name().starts_with("oche."))
+        {
             match property.value_as::<&[u8]>().ok().and_then(|value| str::from_utf8(value).ok()) {
                 Some(value) => found(property.name(), value.trim_end_matches('\0')),
                 None => found(property.name(), ""),
@@ -161,7 +164,8 @@ impl<'a> Machine<'a> {
             let Some(mpidr) = value(&cpu, "reg").and_then(|reg| number(reg, cells.address)) else {
                 continue;
             };
-            let slots = (self.affinities.get_mut(self.cpu_count), self.releases.get_mut(self.cpu_count));
+            let slots =
+                (self.affinities.get_mut(self.cpu_count), self.releases.get_mut(self.cpu_count));
             let (Some(affinity), Some(release)) = slots else {
                 self.cpus_ignored += 1;
                 continue;
@@ -169,7 +173,8 @@ impl<'a> Machine<'a> {
             *affinity = psci::affinity(mpidr);
             if value(&cpu, "enable-method") == Some(b"spin-table\0") {
                 // Eight bytes, whatever the cells are.
-                *release = value(&cpu, "cpu-release-addr").and_then(|value| number(value, 2)).unwrap_or(0);
+                *release =
+                    value(&cpu, "cpu-release-addr").and_then(|value| number(value, 2)).unwrap_or(0);
             }
             self.cpu_count += 1;
         }
@@ -181,7 +186,9 @@ impl<'a> Machine<'a> {
             let value = value(chosen, name)?;
             number(value, value.len() / 4)
         };
-        if let (Some(start), Some(end)) = (address("linux,initrd-start"), address("linux,initrd-end")) {
+        if let (Some(start), Some(end)) =
+            (address("linux,initrd-start"), address("linux,initrd-end"))
+        {
             self.initrd = Some(PhysRange { start, end }).filter(|range| !range.is_empty());
         }
     }
@@ -212,8 +219,8 @@ fn add_ranges(list: &mut RangeList, node: &FdtNode<'_>, cells: Cells) -> Result<
     let Some(reg) = value(node, "reg").filter(|_| step != 0) else { return Ok(()) };
     for entry in reg.chunks_exact(step) {
         let start = number(entry, cells.address).ok_or(MachineError::Damaged)?;
-        let size =
-            number(entry.get(4 * cells.address..).unwrap_or(&[]), cells.size).ok_or(MachineError::Damaged)?;
+        let size = number(entry.get(4 * cells.address..).unwrap_or(&[]), cells.size)
+            .ok_or(MachineError::Damaged)?;
         list.push(PhysRange::sized(start, size).ok_or(MachineError::Damaged)?)?;
     }
     Ok(())

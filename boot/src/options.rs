@@ -1,7 +1,8 @@
-//! The choices a person may make: `oche.NAME=VALUE`, from the payload's options text and from `/chosen`.
+//! The choices a person may make: `oche.NAME=VALUE`, from the payload's options text and from
+//! `/chosen`.
 //!
-//! An unknown name or a bad value is reported to the caller's `complain` and ignored: a typing error must not
-//! keep a machine from booting.
+//! An unknown name or a bad value is reported to the caller's `complain` and ignored: a typing
+//! error must not keep a machine from booting.
 
 use oche_el2::fiq::Route;
 use oche_engine::{Coherence, Isolation};
@@ -17,7 +18,8 @@ pub struct Options<'a> {
     pub pool_bytes: Option<u64>,
     /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
     pub trace_bytes: u64,
-    /// `oche.trace-orders`: what is recorded from the start, as orders of `oche trace filter` with `;` between them.
+    /// `oche.trace-orders`: what is recorded from the start, as orders of `oche trace filter` with
+    /// `;` between them.
     pub trace_orders: Option<&'a str>,
     /// `oche.log`.
     pub log: Level,
@@ -31,7 +33,8 @@ pub struct Options<'a> {
     pub coherence: Coherence,
     /// `oche.isolation`: `page` or `strict`.
     pub isolation: Isolation,
-    /// `oche.selftest`: `1` or `0`. Measure and print, before the guest runs, what only hardware knows.
+    /// `oche.selftest`: `1` or `0`. Measure and print, before the guest runs, what only hardware
+    /// knows.
     pub selftest: bool,
     /// `oche.windows`: `1` or `0`. Where the hardware has sub-page windows, they are used.
     pub has_windows: bool,
@@ -61,7 +64,9 @@ impl Default for Options<'_> {
 impl<'a> Options<'a> {
     /// Takes every line of an options text. Empty lines and lines that begin with `#` say nothing.
     pub fn take_text(&mut self, text: &'a str, complain: &mut dyn FnMut(&str)) {
-        for line in text.lines().map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0')) {
+        for line in
+            text.lines().map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
+        {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
@@ -86,8 +91,12 @@ impl<'a> Options<'a> {
                 self.bootargs = Some(value);
                 Some(())
             }
-            "oche.coherence" => parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen),
-            "oche.isolation" => parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen),
+            "oche.coherence" => {
+                parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen)
+            }
+            "oche.isolation" => {
+                parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen)
+            }
             "oche.selftest" => parse_word(value, &SWITCH).map(|chosen| self.selftest = chosen),
             "oche.windows" => parse_word(value, &SWITCH).map(|chosen| self.has_windows = chosen),
             "oche.fiq" => parse_word(value, &ROUTES).map(|chosen| self.fiq = chosen),
@@ -104,7 +113,8 @@ impl<'a> Options<'a> {
     }
 }
 
-/// A number of bytes: decimal or 0x-hexadecimal, with an optional suffix K, M or G (powers of 1024).
+/// A number of bytes: decimal or 0x-hexadecimal, with an optional suffix K, M or G (powers of
+/// 1024).
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()? {
         b'K' | b'k' => (text.get(..text.len() - 1)?, 10),
@@ -129,7 +139,8 @@ const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api",
 const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];
 const ENDS: [(&str, bool); 2] = [("stop", false), ("reset", true)];
 const ROUTES: [(&str, Route); 2] = [("direct", Route::Direct), ("virtual", Route::Virtual)];
-const ISOLATIONS: [(&str, Isolation); 2] = [("page", Isolation::Page), ("strict", Isolation::Strict)];
+const ISOLATIONS: [(&str, Isolation); 2] =
+    [("page", Isolation::Page), ("strict", Isolation::Strict)];
 
 fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Option<T> {
     words.iter().find(|(name, _)| *name == text).map(|(_, meaning)| *meaning)
@@ -170,7 +181,10 @@ mod tests {
         let mut complaints = Vec::new();
         let mut options = Options::default();
         options.take("oche.fiq", "el2", &mut |name| complaints.push(name.to_string()));
-        assert_eq!((options.fiq, complaints.as_slice()), (Route::Direct, &["oche.fiq".to_string()][..]));
+        assert_eq!(
+            (options.fiq, complaints.as_slice()),
+            (Route::Direct, &["oche.fiq".to_string()][..])
+        );
         options.take("oche.fiq", "virtual", &mut |_| panic!("it is good"));
         assert_eq!(options.fiq, Route::Virtual);
     }

@@ -1,4 +1,5 @@
-//! What follows Oche's own image: the guest kernel, its initrd and the options, in one small container.
+//! What follows Oche's own image: the guest kernel, its initrd and the options, in one small
+//! container.
 //!
 //! Header, little-endian: magic u64, version u32, count u32, then `count` entries of 24 bytes:
 //! kind u32, reserved u32, offset u64 in bytes from the header's start, length u64 in bytes.
@@ -86,8 +87,8 @@ impl PayloadError {
     }
 }
 
-/// Reads the header at the start of `bytes`. Items must end within `limit` bytes of it. Items of a kind
-/// that this version does not know are skipped; of two of one kind, the later counts.
+/// Reads the header at the start of `bytes`. Items must end within `limit` bytes of it. Items of a
+/// kind that this version does not know are skipped; of two of one kind, the later counts.
 ///
 /// # Errors
 ///
@@ -99,7 +100,8 @@ pub fn parse(bytes: &[u8], limit: u64) -> Result<Payload, PayloadError> {
     if u32_at(bytes, 8) != Some(VERSION) {
         return Err(PayloadError::BadVersion);
     }
-    let count = u32_at(bytes, 12).filter(|count| *count <= MAX_ENTRIES).ok_or(PayloadError::BadCount)?;
+    let count =
+        u32_at(bytes, 12).filter(|count| *count <= MAX_ENTRIES).ok_or(PayloadError::BadCount)?;
     let mut payload = Payload::default();
     for index in 0..count as usize {
         let entry = HEADER_BYTES + index * ENTRY_BYTES;

@@ -1,4 +1,5 @@
-//! FDTs: what QEMU's says, what the guest is reported instead, and that no damage to one is a panic.
+//! FDTs: what QEMU's says, what the guest is reported instead, and that no damage to one is a
+//! panic.
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
@@ -49,7 +50,10 @@ fn the_guest_finds_the_port_that_oche_plays() {
     assert_eq!(cells(&tree, path, "interrupts"), [0, 200, 1]);
     assert!(has(&tree, path, "dma-coherent") && !has(&tree, path, "interrupt-parent"));
     let node = tree.find_node(path).expect("it is there");
-    assert_eq!(node.property("compatible").map(|property| property.value), Some(b"virtio,mmio\0".as_slice()));
+    assert_eq!(
+        node.property("compatible").map(|property| property.value),
+        Some(b"virtio,mmio\0".as_slice())
+    );
 }
 
 #[test]
@@ -97,7 +101,9 @@ fn without_the_boards_part_only_memory_and_chosen_change() {
     };
     let once = rewrite(FIXTURE, &changes).expect("sound");
     let tree = fdt::Fdt::new(&once).expect("sound");
-    assert!(tree.find_compatible(&["arm,smmu-v3"]).is_some() && has(&tree, "/pcie@10000000", "msi-map"));
+    assert!(
+        tree.find_compatible(&["arm,smmu-v3"]).is_some() && has(&tree, "/pcie@10000000", "msi-map")
+    );
     assert_eq!(rewrite(&once, &changes).expect("sound"), once, "and a second time changes nothing");
 }
 
@@ -169,7 +175,8 @@ fn nesting_is_bounded() {
     assert_eq!(Machine::read(&tree.to_dtb()).err(), Some(MachineError::Damaged));
 }
 
-/// A tree as m1n1 leaves it, as far as it matters: three CPUs that wait in a spin table, and no reservations.
+/// A tree as m1n1 leaves it, as far as it matters: three CPUs that wait in a spin table, and no
+/// reservations.
 fn spin_tree() -> Vec<u8> {
     let set = |node: &mut DeviceTreeNode, name: &str, value: Vec<u8>| {
         node.add_property(DeviceTreeProperty::new_unchecked(name, value.as_slice()));

@@ -5,7 +5,9 @@ fn main() {
     println!("cargo:rerun-if-changed={script}");
     println!("cargo:rerun-if-changed=build.rs");
     if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
-        for argument in [&format!("-T{script}"), "-pie", "--no-dynamic-linker", "-znotext", "-znorelro"] {
+        for argument in
+            [&format!("-T{script}"), "-pie", "--no-dynamic-linker", "-znotext", "-znorelro"]
+        {
             println!("cargo:rustc-link-arg-bins={argument}");
         }
     }

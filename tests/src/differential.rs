@@ -1,7 +1,7 @@
 //! Random programs on the engine and on the reference at once, and what must be the same.
 //!
-//! [`run`] makes programs from a seed, runs each in a simulated machine of its own and compares as it goes. A
-//! program that fails is shortened and printed as a test that can be pasted.
+//! [`run`] makes programs from a seed, runs each in a simulated machine of its own and compares as
+//! it goes. A program that fails is shortened and printed as a test that can be pasted.
 
 pub mod history;
 pub mod machine;
@@ -44,7 +44,8 @@ pub struct Counts {
     pub ambiguous_accesses: u64,
     /// Device accesses that had to fault, and did.
     pub faults: u64,
-    /// Device accesses that had to fault because a window left them out, though their granule is mapped in part.
+    /// Device accesses that had to fault because a window left them out, though their granule is
+    /// mapped in part.
     pub window_faults: u64,
     /// Device accesses that ended in a red zone.
     pub red_zones: u64,
@@ -131,17 +132,23 @@ impl core::fmt::Display for Failure {
     }
 }
 
-/// Runs programs from `seed` until `operations` operations have run. `progress` hears of each program.
+/// Runs programs from `seed` until `operations` operations have run. `progress` hears of each
+/// program.
 ///
 /// # Errors
 ///
 /// The first program that fails, shortened.
-pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Result<Report, Box<Failure>> {
+pub fn run(
+    operations: u64,
+    seed: u64,
+    mut progress: impl FnMut(&Report),
+) -> Result<Report, Box<Failure>> {
     let mut report = Report::default();
     while report.operations < operations {
         let length = PROGRAM_OPERATIONS.min(operations - report.operations);
         let program = program_of(seed, report.programs, length);
-        let counts = run_program(&program).map_err(|failure| Box::new(shrink(&program, failure)))?;
+        let counts =
+            run_program(&program).map_err(|failure| Box::new(shrink(&program, failure)))?;
         report.programs += 1;
         report.operations += length;
         report.counts.add(&counts);
@@ -150,7 +157,8 @@ pub fn run(operations: u64, seed: u64, mut progress: impl FnMut(&Report)) -> Res
     Ok(report)
 }
 
-/// Program `number` of the run that `seed` makes, cut off after `length` operations. Each has a seed of its own.
+/// Program `number` of the run that `seed` makes, cut off after `length` operations. Each has a
+/// seed of its own.
 pub fn program_of(seed: u64, number: u64, length: u64) -> Program {
     let seed = mix(mix(seed).wrapping_add(number));
     generate(seed, Kind::of(seed), length as usize)

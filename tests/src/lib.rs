@@ -1,4 +1,5 @@
-//! What Oche is measured against: a reference DART, a strict simulated machine, and random programs.
+//! What Oche is measured against: a reference DART, a strict simulated machine, and random
+//! programs.
 //!
 //! ```text
 //!            program ----> the engine in the simulated machine ----+

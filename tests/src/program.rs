@@ -1,7 +1,9 @@
-//! Random programs as data: what a driver, a device, a CPU and a hostile guest do, one small step after another.
+//! Random programs as data: what a driver, a device, a CPU and a hostile guest do, one small step
+//! after another.
 //!
-//! Every number in an operation is taken modulo what there is when it runs, and an operation that makes no
-//! sense then does nothing. So any part of a program is a program, which is what shortening needs.
+//! Every number in an operation is taken modulo what there is when it runs, and an operation that
+//! makes no sense then does nothing. So any part of a program is a program, which is what
+//! shortening needs.
 
 pub mod generate;
 
@@ -22,7 +24,8 @@ pub struct Setting {
     pub cpus: usize,
     /// DARTs.
     pub darts: usize,
-    /// Pages of guest RAM, in two runs with a hole between them and edges that are not frames' edges.
+    /// Pages of guest RAM, in two runs with a hole between them and edges that are not frames'
+    /// edges.
     pub pages: u32,
     /// Frames that are the engine's own.
     pub frames: u32,
@@ -260,7 +263,8 @@ pub enum Operation {
         /// How much.
         length: u8,
     },
-    /// Receive buffers of 1984 bytes, packed: several share a page and some straddle two, each mapped by itself.
+    /// Receive buffers of 1984 bytes, packed: several share a page and some straddle two, each
+    /// mapped by itself.
     Pack {
         /// Which domain.
         domain: u8,
@@ -269,8 +273,8 @@ pub enum Operation {
         /// With which rights.
         rights: Rights,
     },
-    /// A device writes and a CPU looks at once, or a CPU writes and a device looks, with no flush between,
-    /// while other devices' writes are under way.
+    /// A device writes and a CPU looks at once, or a CPU writes and a device looks, with no flush
+    /// between, while other devices' writes are under way.
     Exchange {
         /// Which stream, for a target that does not say.
         stream: u8,

@@ -1,6 +1,8 @@
-//! A small deterministic source of random numbers: the same seed gives the same run on every machine.
+//! A small deterministic source of random numbers: the same seed gives the same run on every
+//! machine.
 
-/// SplitMix64. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
+/// SplitMix64. Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA
+/// 2014.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 

@@ -13,7 +13,8 @@ pub fn shrink(program: &Program, difference: Difference) -> Failure {
     shorter.steps.truncate(difference.step + 1);
     let mut last = difference;
     let start_time = Instant::now();
-    // Leaving out operations changes how the rest comes out, so a difference elsewhere counts as well.
+    // Leaving out operations changes how the rest comes out, so a difference elsewhere counts as
+    // well.
     loop {
         let before = shorter.steps.len();
         let mut size = (before / 2).max(1);

@@ -1,11 +1,12 @@
-//! The simulated machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not forbid.
+//! The simulated machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not
+//! forbid.
 //!
-//! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid ones,
-//! until they are invalidated; device writes are posted and land late, where they were accepted to go. Until a driver's
-//! barrier, a walk finds the old or the new value of each word of a table that was stored, and loads find what was
-//! there before a device wrote.
-//! Other CPUs and devices act in the middle of the engine's own work: a test queues their accesses, and they
-//! run at random moments inside the traits' methods. A broken contract is remembered as a violation.
+//! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid
+//! ones, until they are invalidated; device writes are posted and land late, where they were
+//! accepted to go. Until a driver's barrier, a walk finds the old or the new value of each word of
+//! a table that was stored, and loads find what was there before a device wrote. Other CPUs and
+//! devices act in the middle of the engine's own work: a test queues their accesses, and they run
+//! at random moments inside the traits' methods. A broken contract is remembered as a violation.
 
 pub mod bbm_checker;
 pub mod driver;
@@ -21,7 +22,8 @@ use frames::Frames;
 use iommu::{DeviceResult, Hardware};
 use memory::{FormerWords, HostMemory};
 use oche_engine::host::{
-    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
+    TraceSink,
 };
 use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -46,7 +48,8 @@ pub struct Layout {
 pub enum Board {
     /// The t8103 DART. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_*`.
     Dart,
-    /// An SMMUv3 at stage 1. Source: Arm ARM DDI 0487, VMSAv8-64 descriptor formats, 16 KiB granule.
+    /// An SMMUv3 at stage 1. Source: Arm ARM DDI 0487, VMSAv8-64 descriptor formats, 16 KiB
+    /// granule.
     Smmu,
 }
 
@@ -67,7 +70,8 @@ pub struct Options {
     pub injection: Option<FaultInjection>,
 }
 
-/// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the machine.
+/// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the
+/// machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultInjection {
     /// Invalidations do nothing.
@@ -269,14 +273,18 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
     /// Runs `access` now. `None`: it would wait, because its page is in motion.
     pub fn perform(&mut self, access: &Access) -> Option<Outcome> {
         match *access {
-            Access::Load { cpu, page, offset, length } => match self.cpu_load(cpu, page, offset, length) {
-                CpuResult::InMotion => None,
-                result => Some(Outcome::Cpu(result)),
-            },
-            Access::Store { cpu, page, offset, data } => match self.cpu_store(cpu, page, offset, &data) {
-                CpuResult::InMotion => None,
-                result => Some(Outcome::Cpu(result)),
-            },
+            Access::Load { cpu, page, offset, length } => {
+                match self.cpu_load(cpu, page, offset, length) {
+                    CpuResult::InMotion => None,
+                    result => Some(Outcome::Cpu(result)),
+                }
+            }
+            Access::Store { cpu, page, offset, data } => {
+                match self.cpu_store(cpu, page, offset, &data) {
+                    CpuResult::InMotion => None,
+                    result => Some(Outcome::Cpu(result)),
+                }
+            }
             Access::Read { dart, stream, iova, length } => {
                 Some(Outcome::Device(self.device_read(dart, stream, iova, length)))
             }
@@ -342,7 +350,8 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         }
         let Some(access) = self.overlap.pop_front() else { return };
         match self.perform(&access) {
-            // An access that traps waits for the engine, which is at work: it is tried again afterwards.
+            // An access that traps waits for the engine, which is at work: it is tried again
+            // afterwards.
             None | Some(Outcome::Cpu(CpuResult::ReadOnly | CpuResult::NoAccess)) => {
                 self.overlap.push_back(access);
             }
@@ -358,7 +367,9 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
         match self.memory.index(page) {
             Some(index) if word < PAGE_WORDS => self.memory.word(index, word),
             _ => {
-                self.violate(format!("the engine loads word {word} of {page:?}, which is no memory of its"));
+                self.violate(format!(
+                    "the engine loads word {word} of {page:?}, which is no memory of its"
+                ));
                 0
             }
         }
@@ -376,9 +387,9 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
                 }
                 self.memory.set_word(index, word, value);
             }
-            _ => {
-                self.violate(format!("the engine stores word {word} of {page:?}, which is no memory of its"))
-            }
+            _ => self.violate(format!(
+                "the engine stores word {word} of {page:?}, which is no memory of its"
+            )),
         }
     }
 
@@ -388,7 +399,9 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
         self.tick();
         let bytes = 1 << width_log2;
         match self.memory.index(page) {
-            Some(index) if width_log2 <= 3 && offset < PAGE_BYTES && offset.is_multiple_of(bytes) => {
+            Some(index)
+                if width_log2 <= 3 && offset < PAGE_BYTES && offset.is_multiple_of(bytes) =>
+            {
                 self.note_store(page);
                 self.memory.set_bytes(index, offset, &value.to_le_bytes()[..bytes]);
             }
@@ -449,7 +462,8 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
         let places = (self.memory.index(from), self.memory.index(to));
         let mut word = 0;
         while word < PAGE_WORDS {
-            let many = if self.frames.is_table(to) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
+            let many =
+                if self.frames.is_table(to) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
             if let ((Some(from), Some(to)), true) = (places, many != 0) {
                 self.pass(many);
                 self.note_store(to_page);
@@ -479,7 +493,8 @@ impl<const CACHES_INVALID: bool> Memory for SimulatedMachine<CACHES_INVALID> {
         let place = self.memory.index(page);
         let mut word = 0;
         while word < PAGE_WORDS {
-            let many = if self.frames.is_table(page) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
+            let many =
+                if self.frames.is_table(page) { 0 } else { self.undisturbed(PAGE_WORDS - word) };
             if let (Some(place), true) = (place, many != 0) {
                 self.pass(many);
                 self.note_store(page);
@@ -610,11 +625,16 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         let _side = outside();
         let slots = match self.options.injection {
             Some(FaultInjection::WideWindow) => SlotRun::ALL,
-            Some(FaultInjection::NarrowWindow) => SlotRun::new(slots.first(), slots.first()).unwrap_or(slots),
+            Some(FaultInjection::NarrowWindow) => {
+                SlotRun::new(slots.first(), slots.first()).unwrap_or(slots)
+            }
             _ => slots,
         };
-        let frame =
-            if self.injects(FaultInjection::OffByOneHostGranule) { HostGranule(frame.0 + 1) } else { frame };
+        let frame = if self.injects(FaultInjection::OffByOneHostGranule) {
+            HostGranule(frame.0 + 1)
+        } else {
+            frame
+        };
         let permission = match self.options.injection {
             Some(FaultInjection::AllowAll) => Permission::READ_WRITE,
             Some(FaultInjection::SwapPermission) if permission.read != permission.write => {
@@ -663,14 +683,19 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         self.step();
     }
 
-    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(
+        &mut self,
+        domain: DomainId,
+        members: &Members,
+    ) -> Result<(), InvalidateTimedOut> {
         let _side = outside();
         self.step();
         let timeouts = self.options.timeouts;
         let hangs = timeouts != 0 && self.random.chance(1, timeouts);
         let hanging = if hangs { 1 + self.random.below(4) as u32 } else { 0 };
         self.check_members(domain, members);
-        let streams = || members.iter().flat_map(|(dart, all)| all.iter().map(move |stream| (dart, stream)));
+        let streams =
+            || members.iter().flat_map(|(dart, all)| all.iter().map(move |stream| (dart, stream)));
         streams().for_each(|(dart, stream)| self.ask_to_let_go(dart, stream));
         let done = self.driver.invalidate(domain, members, hanging);
         self.carry_out();

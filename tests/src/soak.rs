@@ -1,6 +1,9 @@
-//! A long run of random programs on several threads, which can be stopped at any moment and continued.
+//! A long run of random programs on several threads, which can be stopped at any moment and
+//! continued.
 
-use crate::differential::{Counts, Difference, Failure, PROGRAM_OPERATIONS, program_of, run_program};
+use crate::differential::{
+    Counts, Difference, Failure, PROGRAM_OPERATIONS, program_of, run_program,
+};
 use crate::shrink::shrink;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -54,7 +57,18 @@ impl State {
         let counts = Counts::default();
         let (code, failures) = (String::new(), BTreeMap::new());
         let (programs, operations, seconds, keeps_going) = (0, 0, 0.0, false);
-        Self { commit, code, seed, wanted, programs, operations, seconds, keeps_going, failures, counts }
+        Self {
+            commit,
+            code,
+            seed,
+            wanted,
+            programs,
+            operations,
+            seconds,
+            keeps_going,
+            failures,
+            counts,
+        }
     }
 
     /// Whether all operations that were asked for have run.
@@ -74,12 +88,18 @@ impl State {
     }
 }
 
-/// Goes on with `state` on `threads` threads until it is complete. `report` hears of it once a second.
+/// Goes on with `state` on `threads` threads until it is complete. `report` hears of it once a
+/// second.
 ///
 /// # Errors
 ///
-/// A program that fails, shortened, unless the run keeps going. Others may have run after it, and do not count.
-pub fn run(state: &mut State, threads: usize, mut report: impl FnMut(&State)) -> Result<(), Box<Found>> {
+/// A program that fails, shortened, unless the run keeps going. Others may have run after it, and
+/// do not count.
+pub fn run(
+    state: &mut State,
+    threads: usize,
+    mut report: impl FnMut(&State),
+) -> Result<(), Box<Found>> {
     let (seed, before, began) = (state.seed, state.seconds, Instant::now());
     let next = AtomicU64::new(state.programs);
     let is_over = AtomicBool::new(false);

@@ -1,9 +1,9 @@
 #![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
-//! What holds of every call into the engine, whatever is asked of it: it allocates nothing, and its work has a bound.
-//! What it allocates when it begins is no more than it promised.
+//! What holds of every call into the engine, whatever is asked of it: it allocates nothing, and its
+//! work has a bound. What it allocates when it begins is no more than it promised.
 //!
-//! [`Counting`] is the allocator of a program that wants the first to be checked. The simulated machine allocates as it
-//! likes: each of its methods leaves the engine first.
+//! [`Counting`] is the allocator of a program that wants the first to be checked. The simulated
+//! machine allocates as it likes: each of its methods leaves the engine first.
 
 use crate::simulated_machine::SimulatedMachine;
 use oche_engine::budget::SLICE_BYTES;
@@ -71,7 +71,8 @@ pub(crate) fn outside() -> Side {
     Side(IS_INSIDE.replace(false))
 }
 
-/// What a trap may do beyond its slice: one change of a granule, whose pages a program maps some ten times.
+/// What a trap may do beyond its slice: one change of a granule, whose pages a program maps some
+/// ten times.
 const EXCESS_BYTES: u64 = 8 << 20;
 
 /// The engine, each of whose calls is checked.
@@ -114,7 +115,10 @@ impl Engine {
             host.violate(format!("the engine allocates {allocations} times after it has begun"));
         }
         if bytes > self.slice_bytes as u64 + EXCESS_BYTES {
-            host.violate(format!("the engine touches {bytes} bytes in one trap, of {}", self.slice_bytes));
+            host.violate(format!(
+                "the engine touches {bytes} bytes in one trap, of {}",
+                self.slice_bytes
+            ));
         }
         result
     }
@@ -184,7 +188,11 @@ impl Engine {
     }
 
     /// As the engine's.
-    pub fn open_trapped<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) -> Hfn {
+    pub fn open_trapped<const C: bool>(
+        &mut self,
+        host: &mut SimulatedMachine<C>,
+        page: Gfn,
+    ) -> Hfn {
         self.call(host, |engine, host| engine.open_trapped(host, page))
     }
 

@@ -1,6 +1,6 @@
-//! Random accesses to every register of the engine's DARTs: any offset, width and value, in any order, with tables of
-//! random entries. Reads are compared with the reference; nothing may panic, no contract may break, no command may be busy
-//! for ever, and in the end every page is at home.
+//! Random accesses to every register of the engine's DARTs: any offset, width and value, in any
+//! order, with tables of random entries. Reads are compared with the reference; nothing may panic,
+//! no contract may break, no command may be busy for ever, and in the end every page is at home.
 
 use crate::differential::reference::{encode_leaf, encode_table};
 use crate::random::{Random, mix};
@@ -9,8 +9,8 @@ use crate::simulated_machine::stage2::CpuResult;
 use crate::simulated_machine::{Board, Data, Layout, Options, SimulatedMachine};
 use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
 use oche_reference::registers::{
-    BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
-    STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
+    BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND,
+    STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
 };
 use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::DartId;
@@ -74,8 +74,10 @@ impl<const C: bool> Wild<C> {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let frames = if random.chance(1, 4) { 24 } else { 512 };
-        let layout =
-            Layout { ram: vec![(RAM, PAGES)], pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + frames) };
+        let layout = Layout {
+            ram: vec![(RAM, PAGES)],
+            pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + frames),
+        };
         let options = Options {
             board: if random.chance(1, 2) { Board::Dart } else { Board::Smmu },
             has_windows: random.chance(1, 2),
@@ -84,8 +86,14 @@ impl<const C: bool> Wild<C> {
             poisons_homes: true,
             injection: None,
         };
-        let mut host =
-            SimulatedMachine::new(&layout, options, 3, DARTS, random.bits(), FormerWords::default());
+        let mut host = SimulatedMachine::new(
+            &layout,
+            options,
+            3,
+            DARTS,
+            random.bits(),
+            FormerWords::default(),
+        );
         (0..PAGES).for_each(|page| host.initialize(Gfn(RAM.0 + page)));
         let ram = [RAM..Gfn(RAM.0 + PAGES)];
         let configuration = Configuration {
@@ -146,7 +154,11 @@ impl<const C: bool> Wild<C> {
     }
 
     fn width(&mut self) -> usize {
-        if self.random.chance(7, 8) { 4 } else { [0, 1, 2, 3, 8, 16, usize::MAX][self.random.index(7)] }
+        if self.random.chance(7, 8) {
+            4
+        } else {
+            [0, 1, 2, 3, 8, 16, usize::MAX][self.random.index(7)]
+        }
     }
 
     fn value(&mut self) -> u32 {
@@ -156,7 +168,13 @@ impl<const C: bool> Wild<C> {
             [self.random.index(10)]
     }
 
-    fn read(&mut self, dart: usize, offset: u64, bytes: usize, counts: &mut Counts) -> Result<(), String> {
+    fn read(
+        &mut self,
+        dart: usize,
+        offset: u64,
+        bytes: usize,
+        counts: &mut Counts,
+    ) -> Result<(), String> {
         let answer = self.engine.read(&mut self.host, name(dart), offset, bytes);
         if answer.is_ok() != is_register_access(offset, bytes) {
             return Err(format!("a read of {bytes} bytes at {offset:#x} ends with {answer:x?}"));
@@ -176,9 +194,9 @@ impl<const C: bool> Wild<C> {
             _ => u32::MAX,
         };
         match self.reference[dart].read(offset) {
-            Some(expected) if (found ^ expected) & mask != 0 => {
-                Err(format!("register {offset:#x} of DART {dart} reads {found:#x}, not {expected:#x}"))
-            }
+            Some(expected) if (found ^ expected) & mask != 0 => Err(format!(
+                "register {offset:#x} of DART {dart} reads {found:#x}, not {expected:#x}"
+            )),
             Some(_) => {
                 counts.compared += 1;
                 Ok(())
@@ -226,7 +244,11 @@ impl<const C: bool> Wild<C> {
             match self.host.cpu_store(cpu, table, offset, &Data::new(&entry.to_le_bytes())) {
                 CpuResult::Stored => return Ok(()),
                 CpuResult::ReadOnly | CpuResult::NoAccess => {
-                    match self.engine.access_trapped(&mut self.host, table.address(), AccessKind::Store) {
+                    match self.engine.access_trapped(
+                        &mut self.host,
+                        table.address(),
+                        AccessKind::Store,
+                    ) {
                         FaultDisposition::Emulate(page) => {
                             self.engine.store_trapped(&mut self.host, page, offset, 8, entry);
                             return Ok(());
@@ -257,13 +279,16 @@ impl<const C: bool> Wild<C> {
     fn check(&mut self) -> Result<(), String> {
         self.host.check_settled();
         self.host.events.clear();
-        self.host.take_violation().map_or(Ok(()), |violation| Err(format!("broken contract: {violation}")))
+        self.host
+            .take_violation()
+            .map_or(Ok(()), |violation| Err(format!("broken contract: {violation}")))
     }
 
     /// Streams stop, commands end: nothing may be left away from home, or changed.
     fn finish(mut self, counts: &mut Counts) -> Result<(), String> {
         let pages = || (0..PAGES).map(|page| Gfn(RAM.0 + page));
-        counts.away += pages().filter(|page| self.engine.locate(*page) != page.home()).count() as u64;
+        counts.away +=
+            pages().filter(|page| self.engine.locate(*page) != page.home()).count() as u64;
         for dart in 0..DARTS {
             // A locked DART can still have its streams switched off.
             for (offset, value) in
@@ -274,7 +299,10 @@ impl<const C: bool> Wild<C> {
             self.poll(dart)?;
         }
         if let Some(page) = pages().find(|page| self.engine.locate(*page) != page.home()) {
-            return Err(format!("no stream is on, and {page:?} is at {:?}", self.engine.locate(page)));
+            return Err(format!(
+                "no stream is on, and {page:?} is at {:?}",
+                self.engine.locate(page)
+            ));
         }
         let changed = pages().skip(TABLES as usize).find(|page| !self.is_initial(*page));
         if let Some(page) = changed {
@@ -284,9 +312,9 @@ impl<const C: bool> Wild<C> {
     }
 
     fn is_initial(&self, page: Gfn) -> bool {
-        self.host
-            .view(page)
-            .is_some_and(|words| words.iter().copied().eq(crate::simulated_machine::initial_words(page)))
+        self.host.view(page).is_some_and(|words| {
+            words.iter().copied().eq(crate::simulated_machine::initial_words(page))
+        })
     }
 }
 
@@ -301,7 +329,10 @@ mod tests {
     #[test]
     fn c6_every_register_access_of_any_width_and_value_is_answered_or_refused() {
         let counts = run(20_000, 1, |_| ()).unwrap();
-        assert!(counts.refused > 1000 && counts.compared > 1000 && counts.commands > 100, "{counts:?}");
+        assert!(
+            counts.refused > 1000 && counts.compared > 1000 && counts.commands > 100,
+            "{counts:?}"
+        );
         assert!(counts.away > 20, "streams must have been on: {counts:?}");
     }
 

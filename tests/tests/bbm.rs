@@ -1,4 +1,5 @@
-//! Break-before-make and all that belongs to it: the code that runs at EL2 keeps the rules, and mistakes are seen.
+//! Break-before-make and all that belongs to it: the code that runs at EL2 keeps the rules, and
+//! mistakes are seen.
 
 use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
 use oche_el2::stage2::maintenance::Maintenance;
@@ -55,7 +56,8 @@ struct Mistaken {
     mistake: Mistake,
     /// The guest runs: boot is over.
     is_armed: Rc<Cell<bool>>,
-    /// With [`Mistake::WrongOrder`], a barrier is still to come; otherwise, the one before a make comes next.
+    /// With [`Mistake::WrongOrder`], a barrier is still to come; otherwise, the one before a make
+    /// comes next.
     is_due: Rc<Cell<bool>>,
     /// Entries that EL2 believes to have stored.
     believed: Rc<RefCell<BTreeMap<(u64, usize), u64>>>,
@@ -155,21 +157,27 @@ impl Hardware for Mistaken {
 }
 
 /// CPUs whose caches keep nothing coherent by themselves.
-const NEEDS_ALL: InstructionFetch = InstructionFetch { needs_clean: true, needs_invalidation: true };
+const NEEDS_ALL: InstructionFetch =
+    InstructionFetch { needs_clean: true, needs_invalidation: true };
 const TABLES: u64 = 1 << 40;
 const TABLE_PAGES: usize = 1200;
 /// Memory that pages move to: 256 pages.
 const FRAMES: u32 = 0x20_0000;
 const RAM: PhysRange = PhysRange { start: 0x4000_0000, end: 0xc000_0000 };
 
-/// Builds the tables as boot does, lets the guest in, and moves, guards, executes and opens pages at random. The
-/// first rule that was broken.
+/// Builds the tables as boot does, lets the guest in, and moves, guards, executes and opens pages
+/// at random. The first rule that was broken.
 fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
     drive_on(NEEDS_ALL, mistake, ipa_bits, operations)
 }
 
 /// The same on CPUs whose caches keep some of it coherent by themselves.
-fn drive_on(fetch: InstructionFetch, mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
+fn drive_on(
+    fetch: InstructionFetch,
+    mistake: Mistake,
+    ipa_bits: u32,
+    operations: u64,
+) -> Option<String> {
     let runs = vec![(Hfn(0x4_0000), 0x8_0000), (Hfn(FRAMES), 256)];
     let checker = BbmChecker::new(TABLES, TABLE_PAGES, ipa_bits, runs);
     checker.set_instruction_fetch(fetch);
@@ -197,7 +205,9 @@ fn drive_on(fetch: InstructionFetch, mistake: Mistake, ipa_bits: u32, operations
             return Some("no room".to_owned());
         }
         let lookup = shared.lookup(&hardware, page);
-        let Lookup::Mapped { at, access, no_execute } = lookup else { return Some(format!("{lookup:?}")) };
+        let Lookup::Mapped { at, access, no_execute } = lookup else {
+            return Some(format!("{lookup:?}"));
+        };
         if random.chance(1, 4) && access == CpuAccess::None {
             let view = stage2.begin_view().expect("room for a view");
             assert!(stage2.open_in_view(page, at), "{page:?} has an entry of its own");
@@ -208,14 +218,19 @@ fn drive_on(fetch: InstructionFetch, mistake: Mistake, ipa_bits: u32, operations
         } else {
             let is_away = homes.contains_key(&page);
             let frame = Hfn(FRAMES + random.below(256) as u32);
-            let to = if is_away || homes.values().any(|taken| *taken == frame) { page.home() } else { frame };
+            let to = if is_away || homes.values().any(|taken| *taken == frame) {
+                page.home()
+            } else {
+                frame
+            };
             stage2.break_page(page);
             stage2.flush_broken();
             if to != at {
                 checker.note_store(to);
                 checker.note_move(page, to);
             }
-            let access = [CpuAccess::ReadWrite, CpuAccess::ReadOnly, CpuAccess::None][random.index(3)];
+            let access =
+                [CpuAccess::ReadWrite, CpuAccess::ReadOnly, CpuAccess::None][random.index(3)];
             stage2.make_page(page, to, access);
             stage2.publish();
             if to == page.home() {
@@ -241,7 +256,9 @@ fn boot_s_tables_and_every_change_of_them_keep_break_before_make() {
 
 #[test]
 fn instructions_are_synchronised_with_idc_and_dic_in_each_setting() {
-    for (needs_clean, needs_invalidation) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (needs_clean, needs_invalidation) in
+        [(true, true), (true, false), (false, true), (false, false)]
+    {
         let fetch = InstructionFetch { needs_clean, needs_invalidation };
         assert_eq!(drive_on(fetch, Mistake::None, 36, 5_000), None, "{fetch:?}");
     }
@@ -249,7 +266,8 @@ fn instructions_are_synchronised_with_idc_and_dic_in_each_setting() {
         drive_on(InstructionFetch { needs_clean, needs_invalidation }, mistake, 36, 20_000)
     };
     let is_seen = |violation: Option<String>| {
-        violation.is_some_and(|text| text.contains("executed before its instructions are synchronised"))
+        violation
+            .is_some_and(|text| text.contains("executed before its instructions are synchronised"))
     };
     assert!(is_seen(mistaken(true, false, Mistake::NoLastLine)));
     assert!(is_seen(mistaken(false, true, Mistake::NoInstructionInvalidation)));
@@ -348,7 +366,9 @@ fn found(injection: FaultInjection) -> String {
     });
     let mut differences = programs.filter_map(|program| run_program(&program).err());
     let is_ours = |what: &String| what.starts_with("broken contract");
-    differences.find_map(|difference| Some(difference.what).filter(is_ours)).expect("it goes unseen")
+    differences
+        .find_map(|difference| Some(difference.what).filter(is_ours))
+        .expect("it goes unseen")
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Every order of events at two or three CPUs, for each way in which CPUs share something at EL2.
 //!
-//! loom tries each interleaving, and each value that a load may see under the C11 memory model (AArch64's is no weaker
-//! where acquire, release and compare-and-exchange are used as such). The code is the one that runs at EL2, over loom's
-//! atomics; each model has a mistake beside it, made where the code meets them, that must be found.
+//! loom tries each interleaving, and each value that a load may see under the C11 memory model
+//! (AArch64's is no weaker where acquire, release and compare-and-exchange are used as such). The
+//! code is the one that runs at EL2, over loom's atomics; each model has a mistake beside it, made
+//! where the code meets them, that must be found.
 // UNSAFETY: the contents of loom's cells are reached by pointers that loom checks.
 #![expect(unsafe_code, reason = "loom hands out pointers to what its cells hold")]
 
@@ -90,8 +91,8 @@ fn add(cell: &UnsafeCell<u64>) {
     });
 }
 
-/// One CPU waits for the lock, and so does another, or two others try once: with more that wait, loom follows those that
-/// only wait for each other without end.
+/// One CPU waits for the lock, and so does another, or two others try once: with more that wait,
+/// loom follows those that only wait for each other without end.
 fn lock_model(weakness: Weakness, others_try: bool) {
     let lock = Arc::new(Shared::with(Byte::new(weakness), UnsafeCell::new(0)));
     let waiter = {
@@ -137,8 +138,9 @@ fn a_lock_that_does_not_release_is_found() {
     explore(|| lock_model(Weakness::Release, false));
 }
 
-/// One CPU steps an instruction in a page of which there are two copies: the lock stays closed from the opening, over the
-/// return to the guest and the next trap, to the settling. Others who hold the lock find the copies equal.
+/// One CPU steps an instruction in a page of which there are two copies: the lock stays closed from
+/// the opening, over the return to the guest and the next trap, to the settling. Others who hold
+/// the lock find the copies equal.
 fn step_model(is_parked: bool) {
     let cell = || UnsafeCell::new(0);
     let copies = Arc::new([cell(), cell()]);
@@ -233,7 +235,11 @@ impl TraceWords {
         let end = layout.total_bytes() / 8;
         let ring = end - layout.ring_records() as usize * 4;
         // The head, and the ring.
-        let words = [0x100 / 8].into_iter().chain(ring..end).map(|word| (word, AtomicU64::new(0))).collect();
+        let words = [0x100 / 8]
+            .into_iter()
+            .chain(ring..end)
+            .map(|word| (word, AtomicU64::new(0)))
+            .collect();
         Self { words, load, store, number_is_last }
     }
 }
@@ -256,7 +262,8 @@ impl Words for TraceWords {
     }
 }
 
-/// One CPU writes two records into a ring of one, while a reader reads: each record that it is given is whole.
+/// One CPU writes two records into a ring of one, while a reader reads: each record that it is
+/// given is whole.
 fn ring_model(orders: (Ordering, Ordering), number_is_last: bool) {
     let layout = Layout::new(1, 32);
     let words = Arc::new(TraceWords::new(layout, orders, number_is_last));
@@ -324,10 +331,11 @@ struct Machine {
     others: Mutex<BTreeMap<(u64, usize), u64>>,
     entry: (u64, usize),
     word: AtomicU64,
-    /// Held by an access, from the walk to its end: an invalidation waits for those under way, and those that come
-    /// later walk anew.
+    /// Held by an access, from the walk to its end: an invalidation waits for those under way, and
+    /// those that come later walk anew.
     access: loom::sync::Mutex<()>,
-    /// The page's bytes at home and in the new place. Where it moves, they are the number of the copy.
+    /// The page's bytes at home and in the new place. Where it moves, they are the number of the
+    /// copy.
     home: AtomicU64,
     away: AtomicU64,
     /// The newest copy that instruction caches have of each place.
@@ -361,8 +369,8 @@ impl Hardware for Cpu {
 
     fn store(&self, table: u64, index: usize, value: u64) {
         if (table, index) == self.0.entry {
-            // As an exchange: of a plain store loom does not know that it never comes between what an exchange
-            // compares and what it stores.
+            // As an exchange: of a plain store loom does not know that it never comes between what
+            // an exchange compares and what it stores.
             self.0.word.swap(value, Ordering::Release);
             return;
         }
@@ -531,8 +539,9 @@ fn a_move_that_does_not_wait_for_accesses_under_way_is_found() {
     explore(|| motion_model(WeakSpot::Invalidation));
 }
 
-/// One CPU, and with `other` a second one, fetches from the page, which has moved before, while another moves it to each of
-/// `places`: no old entry comes back, what is executed is what is there, and no mark keeps the page from being executed.
+/// One CPU, and with `other` a second one, fetches from the page, which has moved before, while
+/// another moves it to each of `places`: no old entry comes back, what is executed is what is
+/// there, and no mark keeps the page from being executed.
 fn fetch_model(weak_spot: WeakSpot, other: Option<usize>, places: &'static [Hfn]) {
     let (cpu, mut stage2) = machine(weak_spot);
     let root = stage2.root();

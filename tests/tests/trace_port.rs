@@ -3,7 +3,8 @@
 use oche_tests::random::Random;
 use oche_tests::trap::{Counting, allocations_of};
 use oche_trace::directory::{
-    ALIGNMENT, DESCRIPTION_BYTES, DirectoryWriter, Layout, MAX_COUNTERS, MAX_CPUS, Machine, keep_previous,
+    ALIGNMENT, DESCRIPTION_BYTES, DirectoryWriter, Layout, MAX_COUNTERS, MAX_CPUS, Machine,
+    keep_previous,
 };
 use oche_trace::file::{CHUNK_HEADER_BYTES, ChunkHeader, FILE_HEADER_BYTES, checksum};
 use oche_trace::record::RECORD_BYTES;
@@ -116,11 +117,18 @@ impl Guest {
         let (earlier, _) = traced();
         let previous: &'static [AtomicU64] = words(layout.total_bytes());
         assert!(keep_previous(&earlier, &previous, layout.total_bytes()));
-        let ((console, port), allocations, bytes) =
-            allocations_of(|| (Console::default(), TracePort::new(memory, layout, Some((previous, layout)))));
+        let ((console, port), allocations, bytes) = allocations_of(|| {
+            (Console::default(), TracePort::new(memory, layout, Some((previous, layout))))
+        });
         assert!(allocations != 0, "the allocator counts");
         assert!(bytes <= console::HEAP_BYTES + port::HEAP_BYTES, "it takes {bytes} bytes of heap");
-        Self { console, port, ram: Ram(vec![0; RAM_BYTES]), available: [0; QUEUES], seen: [0; QUEUES] }
+        Self {
+            console,
+            port,
+            ram: Ram(vec![0; RAM_BYTES]),
+            available: [0; QUEUES],
+            seen: [0; QUEUES],
+        }
     }
 
     /// The guest stores `value` in the register at `offset`: what the platform does in that trap.
@@ -169,13 +177,17 @@ impl Guest {
         let [low, high] = [u64::from(flags), u64::from(next)];
         let words = [address, length | low << 32 | high << 48];
         for (word, at) in words.into_iter().zip([0, 8]) {
-            self.ram.write(base + 16 * u64::from(number) + at, &word.to_le_bytes()).expect("guest RAM");
+            self.ram
+                .write(base + 16 * u64::from(number) + at, &word.to_le_bytes())
+                .expect("guest RAM");
         }
     }
 
     fn offer(&mut self, index: usize, head: u16) {
         let ring = QUEUE_BYTES * index as u64 + AVAILABLE;
-        self.ram.publish(ring + 4 + 2 * u64::from(self.available[index] % SIZE), head).expect("guest RAM");
+        self.ram
+            .publish(ring + 4 + 2 * u64::from(self.available[index] % SIZE), head)
+            .expect("guest RAM");
         self.available[index] = self.available[index].wrapping_add(1);
         self.ram.publish(ring + 2, self.available[index]).expect("guest RAM");
     }
@@ -226,8 +238,9 @@ impl Guest {
                 let mut element = [0; 8];
                 let place = u64::from(self.seen[RECEIVE] % SIZE);
                 self.ram.read(base + USED + 4 + 8 * place, &mut element).expect("guest RAM");
-                let [number, length] =
-                    [0, 4].map(|at| u32::from_le_bytes(*element[at..].first_chunk().expect("four bytes")));
+                let [number, length] = [0, 4].map(|at| {
+                    u32::from_le_bytes(*element[at..].first_chunk().expect("four bytes"))
+                });
                 let mut bytes = vec![0; length as usize];
                 self.ram
                     .read(base + BUFFERS + BUFFER_BYTES * u64::from(number), &mut bytes)
@@ -300,7 +313,11 @@ fn reader_of_the_largest_trace_makes_the_port_allocate_nothing() {
     let mut file = guest.read();
     guest.send(TRANSMIT, b"end\n");
     file.extend(guest.read());
-    assert_eq!(chunks(&file), (vec![1, 2, 3, 4, 1, 2, 3, 4], 2 * HELD), "the boot before, then this one");
+    assert_eq!(
+        chunks(&file),
+        (vec![1, 2, 3, 4, 1, 2, 3, 4], 2 * HELD),
+        "the boot before, then this one"
+    );
 
     guest.control(PORT_OPEN, 0);
     guest.send(TRANSMIT, b"forget\n");
@@ -319,9 +336,14 @@ fn orders_and_messages_in_any_number_make_the_port_allocate_nothing() {
     // There is no room for the answers.
     (0..1000).for_each(|_| guest.control(PORT_READY, 1));
     guest.open();
-    for line in
-        ["kinds map,unmap", "iova 0x1000-0x1fff\r", "snapshot 256 streams 0:1", "watch off", "\u{fffd}", ""]
-    {
+    for line in [
+        "kinds map,unmap",
+        "iova 0x1000-0x1fff\r",
+        "snapshot 256 streams 0:1",
+        "watch off",
+        "\u{fffd}",
+        "",
+    ] {
         guest.send(TRANSMIT, line.as_bytes());
         guest.send(TRANSMIT, b"\n");
     }
@@ -350,7 +372,10 @@ fn wild_registers_and_queues_make_the_port_allocate_nothing() {
                 0 => {
                     let at = QUEUE_BYTES * queue as u64 + random.below(0x2400);
                     let value = [4, 64, u16::MAX][random.below(3) as usize];
-                    guest.ram.publish(at & !1, random.below(u64::from(value)) as u16).expect("guest RAM");
+                    guest
+                        .ram
+                        .publish(at & !1, random.below(u64::from(value)) as u16)
+                        .expect("guest RAM");
                 }
                 1 => {
                     let offset = random.below(0x140) & !3;

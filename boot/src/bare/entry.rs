@@ -1,13 +1,15 @@
 //! The first instructions of the boot CPU, whatever state firmware left.
 //!
-//! Contract: x0 = FDT, EL2, MMU and data cache off, the image at any 2 MiB-aligned address, BSS dirty.
-//! Source: Linux `Documentation/arm64/booting.rst`; m1n1 enters the same way with E2H forced to 1.
+//! Contract: x0 = FDT, EL2, MMU and data cache off, the image at any 2 MiB-aligned address, BSS
+//! dirty. Source: Linux `Documentation/arm64/booting.rst`; m1n1 enters the same way with E2H forced
+//! to 1.
 //!
-//! Caches. With the MMU off this code reads and writes memory directly, past the caches, while the caches
-//! may hold lines of the image from whoever loaded it: dirty ones would overwrite what is written here,
-//! clean ones would hide it once the caches are on. So the image is cleaned and invalidated to the point of
-//! coherency before the first store (nothing dirty is left), and again before the MMU goes on (nothing that
-//! was fetched speculatively in between is left). The instruction cache is dropped then as well.
+//! Caches. With the MMU off this code reads and writes memory directly, past the caches, while the
+//! caches may hold lines of the image from whoever loaded it: dirty ones would overwrite what is
+//! written here, clean ones would hide it once the caches are on. So the image is cleaned and
+//! invalidated to the point of coherency before the first store (nothing dirty is left), and again
+//! before the MMU goes on (nothing that was fetched speculatively in between is left). The
+//! instruction cache is dropped then as well.
 
 use oche_el2::{entry_global_asm, frame, image, percpu, vectors};
 use oche_types::range::PhysRange;
@@ -112,8 +114,8 @@ oche_entry:
     bl      oche_map_root               // TTBR0_EL2 in x0
     mov     x23, x0
     bl      oche_clean_image            // the last store with the MMU off is behind us
-    // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to say so, which
-    // `launch::prepare` does, with the MMU off.
+    // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to say so,
+    // which `launch::prepare` does, with the MMU off.
     mrs     x9, id_aa64mmfr1_el1
     tst     x9, #(0xf << 8)
     b.eq    6f
@@ -125,7 +127,8 @@ oche_entry:
     bl      oche_primary
     b       oche_park
 
-    // Cleans and invalidates the whole image to the point of coherency. x21 = base. Clobbers x9 to x12.
+    // Cleans and invalidates the whole image to the point of coherency. x21 = base. Clobbers x9 to
+    // x12.
     .type oche_clean_image, %function
 oche_clean_image:
     mrs     x9, ctr_el0
@@ -156,8 +159,8 @@ unsafe extern "C" {
     static __rodata_end: u8;
 }
 
-/// Maps Oche's image, with the MMU still off. Returns `TCR_EL2`. Runs once, on the boot CPU, and uses no atomics: exclusives
-/// need Normal memory.
+/// Maps Oche's image, with the MMU still off. Returns `TCR_EL2`. Runs once, on the boot CPU, and
+/// uses no atomics: exclusives need Normal memory.
 #[unsafe(no_mangle)]
 extern "C" fn oche_early_map() -> u64 {
     let image = image::range();
@@ -173,10 +176,15 @@ extern "C" fn oche_early_map() -> u64 {
         let _ = unsafe { stage1::map(range, purpose) };
     }
     for slot in 0..percpu::STACKS as u64 {
-        // The lowest page of each slot stays unmapped: an overflow faults instead of reaching a neighbour.
+        // The lowest page of each slot stays unmapped: an overflow faults instead of reaching a
+        // neighbour.
         let start = image::stacks().start + slot * percpu::STACK_BYTES as u64;
-        let range = PhysRange { start: start + percpu::GUARD_BYTES, end: start + percpu::STACK_BYTES as u64 };
-        // SAFETY: as above. Whatever cannot be mapped faults at once, before there is a console to tell.
+        let range = PhysRange {
+            start: start + percpu::GUARD_BYTES,
+            end: start + percpu::STACK_BYTES as u64,
+        };
+        // SAFETY: as above. Whatever cannot be mapped faults at once, before there is a console to
+        // tell.
         let _ = unsafe { stage1::map(range, Use::Memory) };
     }
     stage1::tcr()

@@ -1,7 +1,7 @@
 //! EL2's heap: a buddy allocator over one piece of reserved memory, sealed when the guest starts.
 //!
-//! From [`seal`] on an allocation stops the machine: what a guest can make Oche need is allocated before, so that
-//! no guest can use up the heap.
+//! From [`seal`] on an allocation stops the machine: what a guest can make Oche need is allocated
+//! before, so that no guest can use up the heap.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -31,7 +31,8 @@ pub fn seal() {
 ///
 /// `memory` is mapped read-write by EL2's stage 1, belongs to nobody else, and is given once.
 pub unsafe fn give(memory: PhysRange) {
-    // SAFETY: exactly this function's contract; addresses are pointers because the map is the identity.
+    // SAFETY: exactly this function's contract; addresses are pointers because the map is the
+    // identity.
     unsafe { HEAP.0.lock().add_to_heap(memory.start as usize, memory.end as usize) };
 }
 
@@ -41,8 +42,8 @@ pub fn usage() -> (usize, usize) {
     (heap.stats_alloc_actual(), heap.stats_total_bytes())
 }
 
-// SAFETY: the buddy allocator gives disjoint blocks of at least the layout's size and alignment, from memory
-// that `give`'s caller vouched for; the lock serialises it.
+// SAFETY: the buddy allocator gives disjoint blocks of at least the layout's size and alignment,
+// from memory that `give`'s caller vouched for; the lock serialises it.
 unsafe impl GlobalAlloc for Locked {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if IS_SEALED.load(Ordering::Acquire) {
@@ -53,7 +54,8 @@ unsafe impl GlobalAlloc for Locked {
         }
         let block = self.0.lock().alloc(layout);
         if block.is_err() {
-            // Everything is allocated before the guest runs: this is a bound of the layout's that is too low.
+            // Everything is allocated before the guest runs: this is a bound of the layout's that
+            // is too low.
             let (used, total) = usage();
             fatal(format_args!("no heap for {} bytes: {used} of {total} are used", layout.size()));
         }

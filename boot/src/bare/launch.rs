@@ -33,8 +33,8 @@ const FDT_GROWTH: u64 = 64 << 10;
 
 /// Everything that is known before the guest is loaded.
 ///
-/// It refers to firmware's FDT and to the payload, which lie in memory that becomes the guest's: it ends when
-/// [`Prepared::launch`] takes it.
+/// It refers to firmware's FDT and to the payload, which lie in memory that becomes the guest's: it
+/// ends when [`Prepared::launch`] takes it.
 #[derive(Debug)]
 pub struct Prepared {
     /// The machine, as firmware describes it.
@@ -53,13 +53,14 @@ pub struct Prepared {
 pub struct Board {
     /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
     pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
-    /// What lies beside RAM in the same memory: mapped page by page, because only firmware knows its borders.
+    /// What lies beside RAM in the same memory: mapped page by page, because only firmware knows
+    /// its borders.
     pub around_ram: fn(ram: &RangeList) -> PhysRange,
-    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks at the first
-    /// range alone (U-Boot) would otherwise lose what lies behind.
+    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks
+    /// at the first range alone (U-Boot) would otherwise lose what lies behind.
     pub reserves_image: bool,
-    /// Called with the FDT as soon as its bytes can be read, and before anything in it is believed: what is wrong with
-    /// the rest is to be seen on a screen.
+    /// Called with the FDT as soon as its bytes can be read, and before anything in it is believed:
+    /// what is wrong with the rest is to be seen on a screen.
     pub on_fdt: fn(&[u8]),
 }
 
@@ -69,7 +70,8 @@ pub struct Board {
 ///
 /// [`CannotMap`]: there is no screen then.
 pub fn map_screen(range: PhysRange) -> Result<(), CannotMap> {
-    // SAFETY: boot CPU, alone; the caller names a framebuffer, and writes are all that is done to it.
+    // SAFETY: boot CPU, alone; the caller names a framebuffer, and writes are all that is done to
+    // it.
     unsafe { stage1::map(range.grown_to(PAGE), Use::Screen) }
 }
 
@@ -81,8 +83,8 @@ pub fn map_registers(range: PhysRange) {
     }
 }
 
-/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap, which has what
-/// the board says.
+/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap, which
+/// has what the board says.
 pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     static ONCE: AtomicBool = AtomicBool::new(false);
     assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
@@ -105,12 +107,16 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
         .map_or(0, |range| range.end - payload_at);
     // The packer made Oche's own header say how long the whole file is.
     let length = own_image_size(image).saturating_sub(image.size()).min(room);
-    let header = PhysRange { start: payload_at, end: payload_at + room.min(MAX_HEADER_BYTES as u64) };
+    let header =
+        PhysRange { start: payload_at, end: payload_at + room.min(MAX_HEADER_BYTES as u64) };
     // The rest of RAM waits for its tables.
-    map_memory(PhysRange { end: header.end.max(payload_at + length), ..header }.grown_to(PAGE), Use::Memory);
+    map_memory(
+        PhysRange { end: header.end.max(payload_at + length), ..header }.grown_to(PAGE),
+        Use::Memory,
+    );
     let header = bytes(header);
-    let payload =
-        payload::parse(header, length).unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    let payload = payload::parse(header, length)
+        .unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
     let place = |item: Item| PhysRange {
         start: payload_at + item.offset,
         end: payload_at + item.offset + item.length,
@@ -154,7 +160,11 @@ pub fn prepare(fdt: FdtAddress, board: Board) -> Prepared {
     // SAFETY: the layout took the heap out of everything else, and this function runs once.
     unsafe { heap::give(layout.heap) };
     let (_, total) = heap::usage();
-    assert!(total as u64 == layout.heap.size(), "the heap is {total} bytes, planned was {}", layout.heap);
+    assert!(
+        total as u64 == layout.heap.size(),
+        "the heap is {total} bytes, planned was {}",
+        layout.heap
+    );
     for range in [keep_previous(trace, layout.trace), layout.tables] {
         // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
         unsafe { core::ptr::write_bytes(range.start as *mut u8, 0, range.size() as usize) };
@@ -168,15 +178,16 @@ fn trace_bytes(trace: directory::Layout) -> u64 {
     if trace.ring_records() == 0 { bytes } else { 2 * bytes }
 }
 
-/// Saves the rings of the boot before, if it was as large and its memory still holds them: a trace up to a panic or a
-/// reset is worth most. Gives the part of `trace` that is to be cleared.
+/// Saves the rings of the boot before, if it was as large and its memory still holds them: a trace
+/// up to a panic or a reset is worth most. Gives the part of `trace` that is to be cleared.
 fn keep_previous(layout: directory::Layout, trace: PhysRange) -> PhysRange {
     if layout.ring_records() == 0 {
         return trace;
     }
     let half = (trace.size() / 2) as usize;
     let now = core::ptr::with_exposed_provenance::<AtomicU64>(trace.start as usize);
-    // SAFETY: Oche's own memory by the layout, mapped above, 2 MiB aligned, and nobody else's yet; all bytes are words.
+    // SAFETY: Oche's own memory by the layout, mapped above, 2 MiB aligned, and nobody else's yet;
+    // all bytes are words.
     let words = unsafe { core::slice::from_raw_parts(now, half / 4) };
     let (now, before) = words.split_at(half / 8);
     if directory::keep_previous(&now, &before, half) {
@@ -191,8 +202,9 @@ impl Prepared {
         directory::Layout::new(self.machine.affinities().len(), self.options.trace_bytes as usize)
     }
 
-    /// Stage 2 with the guest's RAM at home and everything that is not RAM passed through, but for `holes`:
-    /// registers that trap, or that the guest must not reach. Every CPU will use these tables.
+    /// Stage 2 with the guest's RAM at home and everything that is not RAM passed through, but for
+    /// `holes`: registers that trap, or that the guest must not reach. Every CPU will use these
+    /// tables.
     pub fn stage2(&self, holes: &[PhysRange]) -> Stage2<Cpus> {
         let stage2 = self.build_stage2(holes);
         stage2.unwrap_or_else(|reason| fatal(format_args!("stage 2: {reason}")))
@@ -200,8 +212,9 @@ impl Prepared {
 
     fn build_stage2(&self, holes: &[PhysRange]) -> Result<Stage2<Cpus>, MapError> {
         let ipa_bits = features::ipa_bits();
-        let mut stage2 = Stage2::new(Cpus, self.layout.tables, ipa_bits, features::has_forced_write_back())
-            .map_err(|_| MapError::OutOfTables)?;
+        let mut stage2 =
+            Stage2::new(Cpus, self.layout.tables, ipa_bits, features::has_forced_write_back())
+                .map_err(|_| MapError::OutOfTables)?;
         let (before, began) = (stage2.free_tables(), CNTPCT_EL0.get());
         let map = GuestMap {
             ram: &self.machine.ram,
@@ -216,7 +229,9 @@ impl Prepared {
         let ((own, all), left) = (stage1::usage(), stage2.free_tables());
         let microseconds = (CNTPCT_EL0.get() - began) * 1_000_000 / CNTFRQ_EL0.get().max(1);
         let used = before - left;
-        log::debug!("tables: {own} of {all} of EL2's, {used} of {before} of stage 2 in {microseconds} us");
+        log::debug!(
+            "tables: {own} of {all} of EL2's, {used} of {before} of stage 2 in {microseconds} us"
+        );
         guest::set_root(stage2.root());
         Ok(stage2)
     }
@@ -250,15 +265,17 @@ impl Prepared {
         };
         let blob = guest_fdt::rewrite(self.machine.blob(), &changes);
         let blob = blob.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
-        let place =
-            self.layout.place_fdt((self.machine.blob().len() as u64 + FDT_GROWTH).max(blob.len() as u64));
+        let place = self
+            .layout
+            .place_fdt((self.machine.blob().len() as u64 + FDT_GROWTH).max(blob.len() as u64));
         let place = place.unwrap_or_else(|error| fatal(format_args!("{error}")));
         let fdt = PhysRange { start: place.start, end: place.start + blob.len() as u64 };
         copy(&blob, fdt.start);
         copy(bytes(self.kernel_file), self.layout.kernel.start);
         self.report(fdt);
-        // The guest starts with its MMU off: what was written through the cache must be in memory, and no
-        // line of a place that it will write may be left. Booting contract: kernel and FDT clean to the PoC.
+        // The guest starts with its MMU off: what was written through the cache must be in memory,
+        // and no line of a place that it will write may be left. Booting contract: kernel and FDT
+        // clean to the PoC.
         for range in [fdt, self.layout.kernel] {
             cache::clean_and_invalidate(range);
         }
@@ -293,7 +310,12 @@ impl Prepared {
 
     fn report(&self, fdt: PhysRange) {
         let (used, total) = heap::usage();
-        log::info!("image {}, trace {}, pool {}", self.layout.image, self.layout.trace, self.layout.pool);
+        log::info!(
+            "image {}, trace {}, pool {}",
+            self.layout.image,
+            self.layout.trace,
+            self.layout.pool
+        );
         log::info!("heap {} ({} of {} KiB used)", self.layout.heap, used >> 10, total >> 10);
         log::info!("tables {}, own tables {}", self.layout.tables, self.layout.own_tables);
         for range in self.layout.guest.as_slice() {
@@ -349,7 +371,8 @@ fn own_image_size(image: PhysRange) -> u64 {
     unsafe { at.read_volatile() }
 }
 
-/// DRAM below Oche's image, in which both stages map pages alone: somewhere in there is the memory that CTRR names.
+/// DRAM below Oche's image, in which both stages map pages alone: somewhere in there is the memory
+/// that CTRR names.
 fn below_image(board: &Board, ram: &RangeList) -> PhysRange {
     let around = (board.around_ram)(ram);
     let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
@@ -378,8 +401,8 @@ fn map_ram(ram: &RangeList, image: PhysRange) {
 }
 
 fn map_memory(range: PhysRange, purpose: Use) {
-    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT by firmware's word; what is
-    // mapped already, Oche's own image, stays as it is.
+    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT by firmware's
+    // word; what is mapped already, Oche's own image, stays as it is.
     if unsafe { stage1::map(range, purpose) }.is_err() {
         fatal(format_args!("EL2 cannot map memory {range}"));
     }
@@ -390,11 +413,13 @@ fn bytes(range: PhysRange) -> &'static [u8] {
     if range.is_empty() {
         return &[];
     }
-    // SAFETY: in RAM, mapped, and nobody writes it before the guest runs; by then `Prepared` is gone.
+    // SAFETY: in RAM, mapped, and nobody writes it before the guest runs; by then `Prepared` is
+    // gone.
     unsafe { core::slice::from_raw_parts(range.start as *const u8, range.size() as usize) }
 }
 
 fn copy(from: &[u8], to: u64) {
-    // SAFETY: the layout keeps sources and destinations apart, and gives the destination to this use alone.
+    // SAFETY: the layout keeps sources and destinations apart, and gives the destination to this
+    // use alone.
     unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
 }

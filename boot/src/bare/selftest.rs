@@ -1,9 +1,9 @@
-//! `oche.selftest`: measures, before the guest runs, what only the hardware can tell, and prints it as one block to paste
-//! into a report.
+//! `oche.selftest`: measures, before the guest runs, what only the hardware can tell, and prints it
+//! as one block to paste into a report.
 //!
-//! Every line is `name value unit verdict`; the verdict is `ok`, `WRONG`, `-` for a figure that is neither, or `skipped`
-//! with a reason. Everything is bounded, and nothing is left changed but scratch pages that the guest's kernel is
-//! copied over.
+//! Every line is `name value unit verdict`; the verdict is `ok`, `WRONG`, `-` for a figure that is
+//! neither, or `skipped` with a reason. Everything is bounded, and nothing is left changed but
+//! scratch pages that the guest's kernel is copied over.
 
 use core::fmt;
 use core::sync::atomic::Ordering;
@@ -36,8 +36,8 @@ const SECOND: u64 = 0x0c4e_0c4e_0c4e_0002;
 const THIRD: u64 = 0x0c4e_0c4e_0c4e_0003;
 /// Virtual FIQ pending, FIQs come to EL2.
 const VIRTUAL_FIQ: u64 = HCR_VF | HCR_FMO;
-/// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and way, does nothing.
-/// Source: m1n1 `src/cpu_regs.h`.
+/// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and
+/// way, does nothing. Source: m1n1 `src/cpu_regs.h`.
 const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
 const NO_CLEAN_BY_SET: u64 = 1 << 44;
 
@@ -93,12 +93,14 @@ pub fn report_time(name: &str, all_ticks: u64, rounds: u64) {
 }
 
 impl Prepared {
-    /// Begins the block with what every board has. Call it before the guest is loaded; [`end`] ends the block.
+    /// Begins the block with what every board has. Call it before the guest is loaded; [`end`] ends
+    /// the block.
     pub fn selftest(&self, board: &str, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
         tell("oche.version", version, board, Verdict::Figure);
         let model = self.machine.tree().root().property("model");
-        let model = model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");
+        let model =
+            model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");
         print(format_args!("machine.model \"{model}\" - -\n"));
         tell(
             "machine.memory",
@@ -116,7 +118,8 @@ impl Prepared {
             tell("probe.room", kernel.size(), "bytes", Verdict::Skipped("no scratch memory"));
             return;
         }
-        let scratch = Scratch { code: kernel.start, page: kernel.start + 2 * PAGE, other: pool.start };
+        let scratch =
+            Scratch { code: kernel.start, page: kernel.start + 2 * PAGE, other: pool.start };
         scratch.copies();
         probe::load(scratch.code);
         scratch.caches();
@@ -135,7 +138,8 @@ pub fn end() {
     print(format_args!("```\n"));
 }
 
-/// What the identification registers say of what Oche relies on. Source: Arm ARM DDI 0487, by register name.
+/// What the identification registers say of what Oche relies on. Source: Arm ARM DDI 0487, by
+/// register name.
 fn registers() {
     let midr = MidrEl1.read();
     tell(
@@ -146,14 +150,16 @@ fn registers() {
     );
     let frequency = CNTFRQ_EL0.get();
     // The M1's is 24 MHz; any other would spoil nothing but expectations.
-    let is_right = if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
+    let is_right =
+        if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
     tell("cpu.cntfrq", frequency, "Hz", is_right);
     let (mmfr0, mmfr1, mmfr2) = (IdAa64Mmfr0.read(), IdAa64Mmfr1.read(), IdAa64Mmfr2.read());
     tell("cpu.vhe", id_field(mmfr1, 8), "ID_AA64MMFR1.VH", id_field(mmfr1, 8) != 0);
     tell("cpu.e2h", HCR_EL2.get() >> 34 & 1, "HCR_EL2.E2H", HCR_EL2.get() >> 34 & 1 == 1);
     tell("cpu.address-bits", id_field(mmfr0, 0), "ID_AA64MMFR0.PARange", Verdict::Figure);
     // TGran4_2 (43:40): 2 and more, or 0 and stage 1 has it (TGran4, 31:28, is 0 or 1).
-    let stage2_4k = id_field(mmfr0, 40) >= 2 || id_field(mmfr0, 40) == 0 && id_field(mmfr0, 28) <= 1;
+    let stage2_4k =
+        id_field(mmfr0, 40) >= 2 || id_field(mmfr0, 40) == 0 && id_field(mmfr0, 28) <= 1;
     tell("cpu.stage2-4k", id_field(mmfr0, 40), "ID_AA64MMFR0.TGran4_2", stage2_4k);
     tell(
         "cpu.fwb",
@@ -185,9 +191,19 @@ fn apple_registers(image: PhysRange) {
     let bit = |mask: u64| u64::from(found.cache_control & mask != 0);
     tell("apple.hid4.no-clean-by-address", bit(NO_CLEAN_BY_ADDRESS), "bit", Verdict::Figure);
     tell("apple.hid4.no-clean-by-set", bit(NO_CLEAN_BY_SET), "bit", Verdict::Figure);
-    tell("apple.vm-tmr-fiq-ena", format_args!("{:#x}", found.timer_fiq), "at-entry", Verdict::Figure);
+    tell(
+        "apple.vm-tmr-fiq-ena",
+        format_args!("{:#x}", found.timer_fiq),
+        "at-entry",
+        Verdict::Figure,
+    );
     tell("apple.ctrr", found.ctrr, "CTRR_A_LWR..UPR", found.ctrr.end <= image.start);
-    tell("apple.ctrr-control", format_args!("{:#x}", found.ctrr_control), "CTRR_CTL", Verdict::Figure);
+    tell(
+        "apple.ctrr-control",
+        format_args!("{:#x}", found.ctrr_control),
+        "CTRR_CTL",
+        Verdict::Figure,
+    );
 }
 
 /// Memory that nobody needs yet.
@@ -208,7 +224,8 @@ impl Scratch {
         report_time("memory.copy-4k", took, ROUNDS);
     }
 
-    /// Whether a CPU without caches sees what one with caches stored: with maintenance, and without.
+    /// Whether a CPU without caches sees what one with caches stored: with maintenance, and
+    /// without.
     fn caches(self) {
         fill(self.page, FIRST);
         cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
@@ -226,7 +243,8 @@ impl Scratch {
         report_time("hvc.round-trip", took, ROUNDS);
     }
 
-    /// A page points elsewhere and back, with the whole sequence for all CPUs each time; and the guest's side sees it.
+    /// A page points elsewhere and back, with the whole sequence for all CPUs each time; and the
+    /// guest's side sees it.
     fn stage2_changes(self, stage2: &mut Stage2<Cpus>) {
         let (Some(page), Some(home), Some(other)) =
             (Gfn::containing(self.page), page_of(self.page), page_of(self.other))
@@ -253,16 +271,18 @@ impl Scratch {
         let back = probe::read(self.page);
         let is_right = away == THIRD && back == FIRST;
         tell("stage2.page-away-and-home", format_args!("{away:#x},{back:#x}"), "words", is_right);
-        let took = ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
+        let took =
+            ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
         report_time("stage2.change-all-cpus", took, ROUNDS);
     }
 }
 
-/// Whether the guest's side reads through a stage-2 block of 1 GiB what EL2 reads: a word that nobody uses yet, of RAM
-/// `behind` the image, where there are blocks.
+/// Whether the guest's side reads through a stage-2 block of 1 GiB what EL2 reads: a word that
+/// nobody uses yet, of RAM `behind` the image, where there are blocks.
 fn large_block(guest: &[PhysRange], behind: u64) {
     let whole = guest.iter().map(|range| range.shrunk_to(GIBIBYTE)).find(|range| !range.is_empty());
-    let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind) else {
+    let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind)
+    else {
         return tell("stage2.block-1g", "-", "-", Verdict::Skipped("no such block in RAM"));
     };
     if !features::has_forced_write_back() {
@@ -278,8 +298,8 @@ fn large_block(guest: &[PhysRange], behind: u64) {
     tell("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
 }
 
-/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers, directly and through EL2,
-/// whichever was chosen.
+/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers,
+/// directly and through EL2, whichever was chosen.
 fn interrupts() {
     let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;
     let plain = HCR_EL2.get();
@@ -287,8 +307,10 @@ fn interrupts() {
     report_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
     HCR_EL2.set(plain);
     let has_fiqs = fiq::has_fiqs();
-    let sources =
-        [("virtual-timer", probe::Source::VirtualTimer), ("physical-timer", probe::Source::PhysicalTimer)];
+    let sources = [
+        ("virtual-timer", probe::Source::VirtualTimer),
+        ("physical-timer", probe::Source::PhysicalTimer),
+    ];
     for (way, route) in [("fiq", Route::Direct), ("fiq.by-el2", Route::Virtual)] {
         fiq::set_route(route);
         for (timer, source) in sources {

@@ -1,9 +1,11 @@
-//! CPUs that firmware left waiting for an address in memory: taken before the guest runs, and offered to it again.
+//! CPUs that firmware left waiting for an address in memory: taken before the guest runs, and
+//! offered to it again.
 //!
-//! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word to become an
-//! address. Oche writes its own address there first, so that no CPU ever enters the guest at EL2. The CPU then
-//! waits in Oche for a word that the guest may write, and enters the guest at EL1 where that word says.
-//! Source: Linux `Documentation/arm64/booting.rst`, "Entry" of secondary CPUs with a spin table.
+//! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word
+//! to become an address. Oche writes its own address there first, so that no CPU ever enters the
+//! guest at EL2. The CPU then waits in Oche for a word that the guest may write, and enters the
+//! guest at EL1 where that word says. Source: Linux `Documentation/arm64/booting.rst`, "Entry" of
+//! secondary CPUs with a spin table.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -25,8 +27,9 @@ const _: () = assert!(SLOT_BYTES * MAX_CPUS as u64 <= PAGE, "one page has all wo
 /// How long one CPU may take to come, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
-/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is a page that
-/// stage 2 maps for the guest and nobody else uses. [`smp::prepare`] has run, and stage 2 is built.
+/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is
+/// a page that stage 2 maps for the guest and nobody else uses. [`smp::prepare`] has run, and stage
+/// 2 is built.
 pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
     let own = smp::own_affinity();
     // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
@@ -55,7 +58,8 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     }
     let slot = slots.start + index as u64 * SLOT_BYTES;
     smp::will_wait(index, slot);
-    // SAFETY: firmware's word, in RAM that EL2 maps; the CPU that waits for it is the only other who looks.
+    // SAFETY: firmware's word, in RAM that EL2 maps; the CPU that waits for it is the only other
+    // who looks.
     unsafe { &*(word as *const AtomicU64) }.store(smp::spin_entry(), Ordering::Release);
     // The waiting CPU has its caches off.
     cache::clean_and_invalidate(at);

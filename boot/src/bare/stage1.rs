@@ -1,11 +1,13 @@
 //! EL2's own map: the identity, 39 bits, 4 KiB granule.
 //!
-//! The first tables live in Oche's BSS; RAM below the image is mapped in pages (see [`crate::blocks`]), and the tables
-//! for that come from Oche's reserved memory, as many as the image lies high.
+//! The first tables live in Oche's BSS; RAM below the image is mapped in pages (see
+//! [`crate::blocks`]), and the tables for that come from Oche's reserved memory, as many as the
+//! image lies high.
 //!
-//! E2H = 1, so this is the EL2&0 regime with the descriptor layout of EL1: AP[1] is 0 (EL2 only) and there
-//! are two execute-never bits. TTBR1 is off. Text is the only executable memory, and read-only; SCTLR_EL2.WXN
-//! backs that up. Entries only ever go from invalid to valid, so nothing here needs break-before-make.
+//! E2H = 1, so this is the EL2&0 regime with the descriptor layout of EL1: AP[1] is 0 (EL2 only)
+//! and there are two execute-never bits. TTBR1 is off. Text is the only executable memory, and
+//! read-only; SCTLR_EL2.WXN backs that up. Entries only ever go from invalid to valid, so nothing
+//! here needs break-before-make.
 //!
 //! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", `TCR_EL2` (E2H = 1), `MAIR_EL2`.
 
@@ -21,11 +23,12 @@ use crate::blocks;
 
 /// Bits of address that the map covers: 512 GiB, one level-1 table.
 pub const ADDRESS_BITS: u32 = 39;
-/// `MAIR_EL2`: attribute 0 is Normal Write-Back (0xff), attribute 1 is Normal Non-Cacheable (0x44), attribute 2 is
-/// Device-nGnRnE (0x00): the M1's own registers answer anything weaker with an SError (Asahi documentation
-/// `hw/cpu/system-registers.md`; Linux `nonposted-mmio`).
+/// `MAIR_EL2`: attribute 0 is Normal Write-Back (0xff), attribute 1 is Normal Non-Cacheable (0x44),
+/// attribute 2 is Device-nGnRnE (0x00): the M1's own registers answer anything weaker with an
+/// SError (Asahi documentation `hw/cpu/system-registers.md`; Linux `nonposted-mmio`).
 pub const MAIR: u64 = 0x44ff;
-/// Tables in the BSS: the image, registers and the framebuffer, and what is read before memory is planned.
+/// Tables in the BSS: the image, registers and the framebuffer, and what is read before memory is
+/// planned.
 const TABLES: usize = 48;
 const TABLE_BYTES: u64 = 4096;
 
@@ -37,7 +40,8 @@ unsafe impl Sync for Tables {}
 
 static MAP: Tables = Tables(UnsafeCell::new([[0; 512]; TABLES]));
 /// What has been taken, in a cell of the same rule.
-static SUPPLY: Supply = Supply(UnsafeCell::new(Stock { used: 0, more: PhysRange { start: 0, end: 0 } }));
+static SUPPLY: Supply =
+    Supply(UnsafeCell::new(Stock { used: 0, more: PhysRange { start: 0, end: 0 } }));
 
 struct Supply(UnsafeCell<Stock>);
 
@@ -105,8 +109,8 @@ impl Use {
 ///
 /// # Safety
 ///
-/// Only the boot CPU, before others run. `range` is what `purpose` says: mapping a device as memory lets the CPU
-/// read it at will, and mapping Oche's own text as memory would undo its protection.
+/// Only the boot CPU, before others run. `range` is what `purpose` says: mapping a device as memory
+/// lets the CPU read it at will, and mapping Oche's own text as memory would undo its protection.
 pub unsafe fn map(range: PhysRange, purpose: Use) -> Result<(), CannotMap> {
     if range.end > 1 << ADDRESS_BITS {
         return Err(CannotMap);
@@ -115,8 +119,8 @@ pub unsafe fn map(range: PhysRange, purpose: Use) -> Result<(), CannotMap> {
     while at < range.end {
         at += map_one(at, range.end - at, purpose.attributes())?;
     }
-    // The walker of this CPU sees the new entries before the next access; no TLB holds an invalid one.
-    // SAFETY: a barrier changes nothing.
+    // The walker of this CPU sees the new entries before the next access; no TLB holds an invalid
+    // one. SAFETY: a barrier changes nothing.
     unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
     Ok(())
 }
@@ -126,8 +130,9 @@ pub fn root() -> u64 {
     MAP.0.get() as u64
 }
 
-/// `TCR_EL2` with E2H = 1: T0SZ = 25, walks inner shareable and write-back, 4 KiB granule, no walks by
-/// TTBR1 (EPD1, bit 23; its T1SZ and TG1 hold legal values), IPS (bits 34:32) as wide as the CPU's.
+/// `TCR_EL2` with E2H = 1: T0SZ = 25, walks inner shareable and write-back, 4 KiB granule, no walks
+/// by TTBR1 (EPD1, bit 23; its T1SZ and TG1 hold legal values), IPS (bits 34:32) as wide as the
+/// CPU's.
 pub fn tcr() -> u64 {
     let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
     let t0sz = u64::from(64 - ADDRESS_BITS);
@@ -143,7 +148,8 @@ pub fn regime() -> Regime {
 ///
 /// # Safety
 ///
-/// Only the boot CPU, before others run, once. `memory` is mapped as [`Use::Memory`], zero, and nobody else's.
+/// Only the boot CPU, before others run, once. `memory` is mapped as [`Use::Memory`], zero, and
+/// nobody else's.
 pub unsafe fn supply(memory: PhysRange) {
     // SAFETY: `map`'s contract: one CPU.
     unsafe { (*SUPPLY.0.get()).more = memory };
@@ -156,7 +162,8 @@ pub fn usage() -> (usize, usize) {
     (stock.used, stock.used + left as usize)
 }
 
-/// The first block in the tables at `root`, from `TTBR0_EL2` or `VTTBR_EL2`, that overlaps `region`.
+/// The first block in the tables at `root`, from `TTBR0_EL2` or `VTTBR_EL2`, that overlaps
+/// `region`.
 pub fn first_block(root: u64, region: PhysRange) -> Option<PhysRange> {
     blocks::first_block(&read, root & ADDRESS, region)
 }
@@ -182,7 +189,8 @@ fn map_one(at: u64, bytes: u64, attributes: u64) -> Result<u64, CannotMap> {
         let size = 1u64 << (39 - 9 * level);
         let index = (at >> (39 - 9 * level)) as usize & 511;
         let entry = read(table, index);
-        // A block begins at a multiple of its size: one that begins behind this border covers nothing before it.
+        // A block begins at a multiple of its size: one that begins behind this border covers
+        // nothing before it.
         let may_be_block = at >= align_up(image::range().start, BLOCK);
         let fits = at & (size - 1) == 0 && bytes >= size && may_be_block;
         if entry & VALID != 0 && (level == 3 || entry & TABLE_OR_PAGE == 0) {
@@ -231,7 +239,8 @@ fn entry_pointer(table: u64, index: usize) -> *mut u64 {
 }
 
 fn read(table: u64, index: usize) -> u64 {
-    // SAFETY: a table of either stage: in `MAP`, or in memory that EL2 maps; volatile because the walker reads it too.
+    // SAFETY: a table of either stage: in `MAP`, or in memory that EL2 maps; volatile because the
+    // walker reads it too.
     unsafe { entry_pointer(table, index).read_volatile() }
 }
 

@@ -82,7 +82,8 @@ struct Shape {
 }
 
 impl Shape {
-    /// One to four banks in 2 GiB; the image in one of them, its payload behind it, the FDT and some reservations anywhere.
+    /// One to four banks in 2 GiB; the image in one of them, its payload behind it, the FDT and
+    /// some reservations anywhere.
     fn new(random: &mut Random) -> Self {
         let mut ram = RangeList::new();
         let mut at = DRAM + random.border(32 * MIB);
@@ -111,7 +112,15 @@ impl Shape {
         let initrd = initrd.filter(|_| random.below(2) == 0);
         let sources = [blob, payload];
         let around_ram = PhysRange { start: DRAM, end: align_up(at, 1 << 30) };
-        Self { ram, firmware, image, sources, initrd, keeps_image: random.below(2) == 0, around_ram }
+        Self {
+            ram,
+            firmware,
+            image,
+            sources,
+            initrd,
+            keeps_image: random.below(2) == 0,
+            around_ram,
+        }
     }
 
     fn by_page(&self) -> PhysRange {
@@ -139,7 +148,8 @@ impl Shape {
 
 /// Checks what has what.
 fn check_plan(shape: &Shape, layout: &Layout) {
-    let parts = [layout.trace, layout.heap, layout.tables, layout.own_tables, layout.release, layout.pool];
+    let parts =
+        [layout.trace, layout.heap, layout.tables, layout.own_tables, layout.release, layout.pool];
     assert!(parts.is_sorted_by_key(|part| part.start), "{parts:?}");
     for (index, part) in parts.iter().enumerate() {
         assert!(layout.reserved.covers(part) && part.start.is_multiple_of(PAGE), "{part}");
@@ -160,11 +170,14 @@ fn check_plan(shape: &Shape, layout: &Layout) {
     }
     let bytes: u64 = own.iter().map(PhysRange::size).sum();
     assert_eq!(layout.guest.total() + bytes, shape.ram.total());
-    // Where the reservation ends something begins that is not the guest's to use: the end of a bank, or what is taken.
-    let bank = shape.ram.as_slice().iter().find(|bank| bank.covers(&layout.reserved)).expect("in a bank");
+    // Where the reservation ends something begins that is not the guest's to use: the end of a
+    // bank, or what is taken.
+    let bank =
+        shape.ram.as_slice().iter().find(|bank| bank.covers(&layout.reserved)).expect("in a bank");
     let next = PhysRange { start: layout.reserved.end, end: layout.reserved.end + PAGE };
     let firmware = shape.firmware.as_slice().iter();
-    let mut taken = firmware.chain(&shape.sources).chain(shape.initrd.as_ref()).chain([&shape.image]);
+    let mut taken =
+        firmware.chain(&shape.sources).chain(shape.initrd.as_ref()).chain([&shape.image]);
     let is_border = layout.reserved.end == bank.end || taken.any(|other| other.overlaps(&next));
     assert!(is_border, "free memory behind {}", layout.reserved);
     let kept = if shape.keeps_image { 0 } else { own[1].size() };
@@ -172,7 +185,13 @@ fn check_plan(shape: &Shape, layout: &Layout) {
 }
 
 /// What a walk of the tables meets: each leaf once, by level, with its bytes and whether it is RAM.
-fn leaves(words: &Words, table: u64, base: u64, level: u32, found: &mut dyn FnMut(PhysRange, bool)) {
+fn leaves(
+    words: &Words,
+    table: u64,
+    base: u64,
+    level: u32,
+    found: &mut dyn FnMut(PhysRange, bool),
+) {
     let bytes = 1u64 << (39 - 9 * level);
     let entries = if level == 1 { 1 << (IPA_BITS - 30) } else { 512 };
     for index in 0..entries {
@@ -207,7 +226,10 @@ fn check_map(shape: &Shape, layout: &Layout, holes: &[PhysRange]) {
     leaves(&words, stage2.root().table, 0, 1, &mut |leaf, is_ram| {
         let is_page = leaf.size() == PAGE;
         if is_ram {
-            assert!(layout.guest.covers(&leaf) || leaf == layout.release, "{leaf} is not the guest's");
+            assert!(
+                layout.guest.covers(&leaf) || leaf == layout.release,
+                "{leaf} is not the guest's"
+            );
             ram_bytes += leaf.size();
         } else {
             assert!(!shape.ram.overlaps(&leaf), "{leaf} is RAM");
@@ -217,7 +239,8 @@ fn check_map(shape: &Shape, layout: &Layout, holes: &[PhysRange]) {
         }
         assert!(is_page || !leaf.overlaps(&shape.by_page()), "{leaf} is a block below the image");
     });
-    // Each leaf lies inside, none is met twice, and the sums are right: so everything is mapped, once.
+    // Each leaf lies inside, none is met twice, and the sums are right: so everything is mapped,
+    // once.
     assert_eq!(ram_bytes, layout.guest.total() + PAGE);
     let hole_bytes: u64 = holes.iter().map(PhysRange::size).sum();
     assert_eq!(device_bytes, (1 << IPA_BITS) - shape.ram.total() - hole_bytes);
@@ -252,7 +275,10 @@ fn memory_of_any_shape_is_shared_out_and_mapped_once() {
 fn ram_beyond_the_guests_addresses_is_refused() {
     let mut random = Random(1);
     let mut shape = Shape::new(&mut random);
-    shape.ram.push(PhysRange { start: (1 << IPA_BITS) - PAGE, end: (1 << IPA_BITS) + PAGE }).expect("room");
+    shape
+        .ram
+        .push(PhysRange { start: (1 << IPA_BITS) - PAGE, end: (1 << IPA_BITS) + PAGE })
+        .expect("room");
     let words = Words::default();
     let tables = PhysRange { start: 0x1_0000, end: 0x100_0000 };
     let mut stage2 = Stage2::new(&words, tables, IPA_BITS, true).expect("room");

@@ -40,7 +40,8 @@ fn nothing_overlaps_and_the_guest_gets_the_rest() {
     let request = request(&ram, &none, &sources);
     let mut layout = Layout::plan(&request).expect("it fits");
     let fdt = layout.place_fdt(0x1_2345).expect("it fits");
-    let parts = [layout.trace, layout.heap, layout.tables, layout.pool, layout.kernel, layout.image, fdt];
+    let parts =
+        [layout.trace, layout.heap, layout.tables, layout.pool, layout.kernel, layout.image, fdt];
     for (index, one) in parts.iter().enumerate() {
         assert!(ram.covers(one), "{one}");
         assert!(parts.iter().skip(index + 1).all(|other| !one.overlaps(other)), "{one}");
@@ -85,8 +86,8 @@ fn the_reservation_runs_to_the_end_of_ram_and_leaves_the_guest_one_bank() {
     let none = RangeList::new();
     for end in [0xbfff_f000, 0xbfe0_4000, 0xbfe0_0000, 0xbfdf_c000, 0xbfe0_1000] {
         let ram = ram(&[(0x4001_c000, end - 0x4001_c000)]);
-        let layout =
-            Layout::plan(&Request { keeps_image: true, ..request(&ram, &none, &[]) }).expect("it fits");
+        let layout = Layout::plan(&Request { keeps_image: true, ..request(&ram, &none, &[]) })
+            .expect("it fits");
         let bank = PhysRange { start: 0x4001_c000, end: layout.reserved.start };
         assert_eq!(layout.offered.as_slice(), [bank], "RAM ends at {end:#x}");
         assert_eq!(layout.reserved.end, end);

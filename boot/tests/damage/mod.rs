@@ -1,7 +1,7 @@
 //! The fixture, a second reader, and damage: that none to an FDT is a panic.
 //!
-//! The fixture is what QEMU 7.2 dumps for `-M virt,virtualization=on,gic-version=3,iommu=smmuv3 -smp 4 -m 2G`,
-//! without its padding (`dtc -I dtb -O dtb`).
+//! The fixture is what QEMU 7.2 dumps for `-M virt,virtualization=on,gic-version=3,iommu=smmuv3
+//! -smp 4 -m 2G`, without its padding (`dtc -I dtb -O dtb`).
 
 use oche_boot::blob;
 use oche_boot::guest_fdt::{Changes, Edit, VirtioPort, rewrite};
@@ -15,14 +15,20 @@ pub(crate) const PORT: VirtioPort = VirtioPort {
     interrupt: [0, 200, 1],
 };
 /// Two gigabytes without an image low down and a pool at the top.
-pub(crate) const MEMORY: [PhysRange; 2] =
-    [PhysRange { start: 0x4000_0000, end: 0x4020_0000 }, PhysRange { start: 0x4060_0000, end: 0xa000_0000 }];
+pub(crate) const MEMORY: [PhysRange; 2] = [
+    PhysRange { start: 0x4000_0000, end: 0x4020_0000 },
+    PhysRange { start: 0x4060_0000, end: 0xa000_0000 },
+];
 
 /// Reads with another parser than the one that wrote.
 pub(crate) fn cells(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
     let node = tree.find_node(path).unwrap_or_else(|| panic!("no node {path}"));
     let property = node.property(name).unwrap_or_else(|| panic!("no {name} in {path}"));
-    property.value.chunks_exact(4).map(|cell| u32::from_be_bytes(cell.try_into().expect("four"))).collect()
+    property
+        .value
+        .chunks_exact(4)
+        .map(|cell| u32::from_be_bytes(cell.try_into().expect("four")))
+        .collect()
 }
 
 pub(crate) fn has(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> bool {

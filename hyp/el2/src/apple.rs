@@ -1,4 +1,5 @@
-//! What only Apple's CPUs have: implementation-defined registers, touched where `MIDR_EL1` says Apple and nowhere else.
+//! What only Apple's CPUs have: implementation-defined registers, touched where `MIDR_EL1` says
+//! Apple and nowhere else.
 
 use oche_types::range::PhysRange;
 
@@ -24,7 +25,8 @@ pub struct Found {
     pub cache_control: u64,
     /// `VM_TMR_FIQ_ENA_EL2`.
     pub timer_fiq: u64,
-    /// `CTRR_A_LWR_EL1` and `CTRR_A_UPR_EL1`: memory that no block descriptor may overlap; zeros where none is named.
+    /// `CTRR_A_LWR_EL1` and `CTRR_A_UPR_EL1`: memory that no block descriptor may overlap; zeros
+    /// where none is named.
     pub ctrr: PhysRange,
     /// `CTRR_CTL_EL1`.
     pub ctrr_control: u64,
@@ -45,10 +47,11 @@ pub fn look() -> Option<Found> {
     })
 }
 
-/// `L2C_ERR_STS`, `ADR` and `INF`, where there are any: what a bus error left. They are clear afterwards.
+/// `L2C_ERR_STS`, `ADR` and `INF`, where there are any: what a bus error left. They are clear
+/// afterwards.
 ///
-/// Assumed, as no source shows it: the error of an access by this CPU is in its own cluster's registers by the time that the
-/// exception is taken. Only the log depends on it.
+/// Assumed, as no source shows it: the error of an access by this CPU is in its own cluster's
+/// registers by the time that the exception is taken. Only the log depends on it.
 pub fn take_bus_error() -> Option<[u64; 3]> {
     let is_known = is_apple() && matches!(MidrEl1.read() >> 4 & 0xfff, E_CORE | P_CORE);
     if !is_known {

@@ -1,7 +1,8 @@
 //! Cache maintenance by address.
 //!
-//! On the M1 firmware sets HID4's "disable DC by MVA", so these may do nothing there; the fabric is coherent
-//! and m1n1 cleans by set/way before it hands over (facts of m1n1 `src/chickens.c`, `src/memory.c`).
+//! On the M1 firmware sets HID4's "disable DC by MVA", so these may do nothing there; the fabric is
+//! coherent and m1n1 cleans by set/way before it hands over (facts of m1n1 `src/chickens.c`,
+//! `src/memory.c`).
 #![expect(unsafe_code, reason = "cache maintenance")]
 
 use core::arch::asm;
@@ -19,7 +20,8 @@ use crate::tlb::Cpus;
 /// Stores before are in memory on return, also for observers with their caches off.
 pub fn clean_and_invalidate(range: PhysRange) {
     for_each_line(range, Cpus.data_line_bytes(), |line| {
-        // SAFETY: the address is mapped (callers pass memory that EL2 maps), and the operation keeps data.
+        // SAFETY: the address is mapped (callers pass memory that EL2 maps), and the operation
+        // keeps data.
         unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
     });
     // SAFETY: a barrier changes nothing. SY: observers outside the inner shareable domain too.

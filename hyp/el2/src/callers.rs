@@ -1,8 +1,9 @@
 //! Who called the guest's code: its chain of frame records, read with nothing taken for granted.
 //!
-//! A frame record is two words at X29: the caller's X29, and the address that the function returns to. Source:
-//! Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.4.6 "The Frame Pointer". The guest may put anything
-//! there: a chain that cannot be read, goes in circles or never ends is cut, and that is all.
+//! A frame record is two words at X29: the caller's X29, and the address that the function returns
+//! to. Source: Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.4.6 "The Frame
+//! Pointer". The guest may put anything there: a chain that cannot be read, goes in circles or
+//! never ends is cut, and that is all.
 
 #[cfg(target_os = "none")]
 mod hw;
@@ -17,9 +18,14 @@ const RECORD_BYTES: u64 = 16;
 /// The smallest page of a guest's tables: a record that crosses its end is not read.
 const PAGE_BYTES: u64 = 4096;
 
-/// Follows the chain from `frame_pointer`, and gives how many return addresses there were, at most as many as `into`
-/// holds. `read` gives the two words at a virtual address, which is aligned and whose page holds both, if there are any.
-pub fn walk(frame_pointer: u64, into: &mut [u64], mut read: impl FnMut(u64) -> Option<[u64; 2]>) -> usize {
+/// Follows the chain from `frame_pointer`, and gives how many return addresses there were, at most
+/// as many as `into` holds. `read` gives the two words at a virtual address, which is aligned and
+/// whose page holds both, if there are any.
+pub fn walk(
+    frame_pointer: u64,
+    into: &mut [u64],
+    mut read: impl FnMut(u64) -> Option<[u64; 2]>,
+) -> usize {
     let mut frame = frame_pointer;
     let mut count = 0;
     for to in into.iter_mut().take(MAX_FRAMES) {
@@ -41,8 +47,8 @@ pub fn walk(frame_pointer: u64, into: &mut [u64], mut read: impl FnMut(u64) -> O
     count
 }
 
-/// An address as it was before a function signed it: bit 55 tells which half it is of, and the bits above 47 are as
-/// that says. Source: Arm ARM DDI 0487, "Pointer authentication", D8.8 in issue J.
+/// An address as it was before a function signed it: bit 55 tells which half it is of, and the bits
+/// above 47 are as that says. Source: Arm ARM DDI 0487, "Pointer authentication", D8.8 in issue J.
 fn without_signature(address: u64) -> u64 {
     const UPPER: u64 = !0 << 48;
     if address >> 55 & 1 == 1 { address | UPPER } else { address & !UPPER }
@@ -54,7 +60,8 @@ mod tests {
 
     fn chain(start: u64, memory: &[(u64, [u64; 2])]) -> Vec<u64> {
         let mut into = [0; MAX_FRAMES];
-        let read = |at| memory.iter().find(|(address, _)| *address == at).map(|(_, record)| *record);
+        let read =
+            |at| memory.iter().find(|(address, _)| *address == at).map(|(_, record)| *record);
         let count = walk(start, &mut into, read);
         into[..count].to_vec()
     }

@@ -1,4 +1,5 @@
-//! The console: one line at a time, from any CPU, shared with the guest's own driver of the same UART.
+//! The console: one line at a time, from any CPU, shared with the guest's own driver of the same
+//! UART.
 
 use core::fmt::{self, Write};
 
@@ -8,17 +9,19 @@ use crate::lock::{Once, SpinLock};
 
 /// A machine's way to put a byte out.
 pub trait Console: Sync {
-    /// Sends one byte. Waits at most a bounded time for room and drops the byte when there is none: the
-    /// guest may have turned the device off.
+    /// Sends one byte. Waits at most a bounded time for room and drops the byte when there is none:
+    /// the guest may have turned the device off.
     fn put(&self, byte: u8);
 
-    /// The last line that Oche prints is about to come. A device that cannot show text may show that much.
+    /// The last line that Oche prints is about to come. A device that cannot show text may show
+    /// that much.
     fn on_fatal(&self) {}
 }
 
 static CONSOLE: Once<&'static dyn Console> = Once::new();
 static LINE: SpinLock<()> = SpinLock::new(());
-/// Attempts to get the line before output goes ahead anyway: a CPU that panicked inside a line keeps it.
+/// Attempts to get the line before output goes ahead anyway: a CPU that panicked inside a line
+/// keeps it.
 const LINE_ATTEMPTS: usize = 1 << 22;
 
 /// Names the device and turns `log` on. Call once.

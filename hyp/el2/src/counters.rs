@@ -21,8 +21,8 @@ impl Counters {
         Self { own: [const { AtomicU64::new(0) }; Exit::NAMES.len()], directory: Once::new() }
     }
 
-    /// Counts in `words` of the trace directory from now on, where readers see each count at once. Call once, before the
-    /// CPU enters the guest.
+    /// Counts in `words` of the trace directory from now on, where readers see each count at once.
+    /// Call once, before the CPU enters the guest.
     pub fn count_in(&self, words: &'static [AtomicU64]) {
         self.directory.set(words);
     }

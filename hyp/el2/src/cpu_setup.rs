@@ -1,7 +1,8 @@
 //! The registers that make this CPU a guest's: what traps, what does not, and what EL1 finds.
 //!
-//! Nothing traps in steady state but stage-2 faults and firmware calls. Every register is written whole.
-//! All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by register name.
+//! Nothing traps in steady state but stage-2 faults and firmware calls. Every register is written
+//! whole. All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by
+//! register name.
 #![expect(unsafe_code, reason = "TLB maintenance")]
 
 use aarch64_cpu::registers::{HCR_EL2, Readable, VTCR_EL2, Writeable};
@@ -13,13 +14,13 @@ use crate::{features, fiq, guest};
 /// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux
 /// `Documentation/arm64/booting.rst`, PSCI `CPU_ON`.
 pub const GUEST_PSTATE: u64 = 0x3c5;
-/// `SCTLR_EL1` at the guest's first instruction: MMU and caches off; LSMAOE 29, nTLSMD 28, SPAN 23, EIS 22,
-/// TSCXT 20 and EOS 11 set, as they are RES1 where the feature behind them is missing.
+/// `SCTLR_EL1` at the guest's first instruction: MMU and caches off; LSMAOE 29, nTLSMD 28, SPAN 23,
+/// EIS 22, TSCXT 20 and EOS 11 set, as they are RES1 where the feature behind them is missing.
 const GUEST_SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 
-/// Looks at `HCR_EL2` as the entry of this CPU must have left it. E2H (34) gives every register below its VHE layout, which
-/// cannot be had otherwise on an M1; TGE (27), which m1n1 leaves set, is clear. Any other value is fatal: the entry did not
-/// do its part, or the CPU did not take it.
+/// Looks at `HCR_EL2` as the entry of this CPU must have left it. E2H (34) gives every register
+/// below its VHE layout, which cannot be had otherwise on an M1; TGE (27), which m1n1 leaves set,
+/// is clear. Any other value is fatal: the entry did not do its part, or the CPU did not take it.
 pub fn check_entry() {
     let value = HCR_EL2.get();
     if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
@@ -49,7 +50,8 @@ pub fn configure() {
 fn configure_stage2() {
     let root = guest::root().expect("stage 2 is built before a CPU is configured for the guest");
     let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
-    // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses one.
+    // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses
+    // one.
     VTCR_EL2.write(
         VTCR_EL2::RES1.val(1)
             + VTCR_EL2::PS.val(physical)
@@ -66,8 +68,8 @@ fn configure_stage2() {
 
 fn configure_traps() {
     // SWIO: a guest's set/way invalidation cleans too, so it cannot lose Oche's data in the cache.
-    // TSC: firmware calls come here. FMO: only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP, TWI, TWE and all other traps
-    // stay clear.
+    // TSC: firmware calls come here. FMO: only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP, TWI,
+    // TWE and all other traps stay clear.
     let mut value = HCR_EL2::VM::SET
         + HCR_EL2::SWIO::SET
         + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
@@ -78,8 +80,8 @@ fn configure_traps() {
     if features::has_forced_write_back() {
         value += HCR_EL2::FWB::Enabled;
     }
-    // Optional state that traps unless it is enabled: SCXTNUM (ID_AA64PFR0_EL1.CSV2 of 2, or CSV2_frac) and
-    // MTE tags (ID_AA64PFR1_EL1.MTE of 2).
+    // Optional state that traps unless it is enabled: SCXTNUM (ID_AA64PFR0_EL1.CSV2 of 2, or
+    // CSV2_frac) and MTE tags (ID_AA64PFR1_EL1.MTE of 2).
     let (pfr0, pfr1) = (IdAa64Pfr0.read(), IdAa64Pfr1.read());
     if id_field(pfr0, 56) >= 2 || id_field(pfr1, 32) >= 2 {
         value += HCR_EL2::EnSCXT::SET;
@@ -91,20 +93,20 @@ fn configure_traps() {
         value += HCR_EL2::FMO::EnableVirtualFIQ;
     }
     HCR_EL2.write(value);
-    // AArch32 system registers and implementation-defined controls: trap nothing. On the M1 HACR_EL2 has
-    // trap bits for IPIs and the PMU that firmware may have set.
+    // AArch32 system registers and implementation-defined controls: trap nothing. On the M1
+    // HACR_EL2 has trap bits for IPIs and the PMU that firmware may have set.
     HstrEl2.write(0);
     HacrEl2.write(0);
 }
 
-/// FEAT_FGT and FEAT_HCX have bits that enable: clear, they trap or undefine for EL1 what exists without a
-/// hypervisor. All of those are set, all bits that trap are clear. A bit of a missing feature is RES0 and
-/// ignored.
+/// FEAT_FGT and FEAT_HCX have bits that enable: clear, they trap or undefine for EL1 what exists
+/// without a hypervisor. All of those are set, all bits that trap are clear. A bit of a missing
+/// feature is RES0 and ignored.
 fn configure_fine_traps() {
     // ID_AA64MMFR0_EL1.FGT.
     if id_field(IdAa64Mmfr0.read(), 56) != 0 {
-        // nACCDATA 50, nGCS 52:53, nSMPRI 54, nTPIDR2 55, nRCWMASK 56, nPIRE0 57, nPIR 58, nPOR 59:60,
-        // nS2POR 61, nMAIR2 62, nAMAIR2 63.
+        // nACCDATA 50, nGCS 52:53, nSMPRI 54, nTPIDR2 55, nRCWMASK 56, nPIRE0 57, nPIR 58, nPOR
+        // 59:60, nS2POR 61, nMAIR2 62, nAMAIR2 63.
         let negative = 0xfff4_0000_0000_0000;
         HfgrtrEl2.write(negative);
         HfgwtrEl2.write(negative);
@@ -121,9 +123,11 @@ fn configure_fine_traps() {
     }
     // ID_AA64MMFR1_EL1.HCX.
     if id_field(IdAa64Mmfr1.read(), 40) != 0 {
-        // EnAS0 0, EnALS 1, EnASR 2, MSCEn 11, TCR2En 14, SCTLR2En 15, D128En 17, EnSNERR 18, EnSDERR 20,
-        // GCSEn 22, EnFPM 23.
-        HcrxEl2.write(0b111 | 1 << 11 | 1 << 14 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 22 | 1 << 23);
+        // EnAS0 0, EnALS 1, EnASR 2, MSCEn 11, TCR2En 14, SCTLR2En 15, D128En 17, EnSNERR 18,
+        // EnSDERR 20, GCSEn 22, EnFPM 23.
+        HcrxEl2.write(
+            0b111 | 1 << 11 | 1 << 14 | 1 << 15 | 1 << 17 | 1 << 18 | 1 << 20 | 1 << 22 | 1 << 23,
+        );
     }
 }
 
@@ -148,7 +152,8 @@ fn configure_floating_point() {
 }
 
 fn configure_timers() {
-    // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 have the physical counter and timer.
+    // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 have the physical counter and
+    // timer.
     CnthctlEl2.write(1 << 10 | 1 << 11);
     CntvoffEl2.write(0);
     // EL2's own timers are off; so are the guest's until it wants them.
@@ -164,7 +169,8 @@ fn configure_debug() {
         // HPMN (4:0) = all counters (PMCR_EL0.N, 15:11) are EL1's.
         value |= PmcrEl0.read() >> 11 & 0x1f;
     }
-    // PMSVer: E2PB (13:12) = 0b11, the profiling buffer is EL1's. TraceBuffer: E2TB (25:24) likewise.
+    // PMSVer: E2PB (13:12) = 0b11, the profiling buffer is EL1's. TraceBuffer: E2TB (25:24)
+    // likewise.
     if id_field(dfr0, 32) != 0 {
         value |= 3 << 12;
     }

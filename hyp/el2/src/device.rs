@@ -1,10 +1,10 @@
-//! Loads and stores of a device's registers that no syndrome describes: pairs, write-back, single-precision vector
-//! registers. The instruction is decoded and carried out part by part.
+//! Loads and stores of a device's registers that no syndrome describes: pairs, write-back,
+//! single-precision vector registers. The instruction is decoded and carried out part by part.
 //!
-//! Compilers make such stores of loops over registers (rust-lang/rust#131894), and U-Boot has plain pointers to
-//! them (`arch/arm/include/asm/io.h`). A part is what the instruction moves at once, 4 bytes for a pair of `w`
-//! registers; whatever the device does not take in that width it refuses. Exclusives, atomics and wide vector
-//! registers are no accesses to a device.
+//! Compilers make such stores of loops over registers (rust-lang/rust#131894), and U-Boot has plain
+//! pointers to them (`arch/arm/include/asm/io.h`). A part is what the instruction moves at once, 4
+//! bytes for a pair of `w` registers; whatever the device does not take in that width it refuses.
+//! Exclusives, atomics and wide vector registers are no accesses to a device.
 
 #[cfg(target_os = "none")]
 mod hw;
@@ -40,7 +40,8 @@ pub enum IoError {
 /// What a device answers: what is loaded, or anything for a store.
 pub type IoResult = Result<u64, IoError>;
 
-/// One part of an access: bytes from the page's start, how many, and what is stored; `None` for a load.
+/// One part of an access: bytes from the page's start, how many, and what is stored; `None` for a
+/// load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Bytes from the start of the page.
@@ -53,33 +54,39 @@ pub struct Part {
 
 /// The access that `instruction` makes, and whether it is one of vector registers.
 fn decode(instruction: u32) -> Option<(Access, bool)> {
-    let is_vector = instruction & VECTOR != 0 && instruction >> 27 & 1 != 0 && instruction >> 25 & 1 == 0;
+    let is_vector =
+        instruction & VECTOR != 0 && instruction >> 27 & 1 != 0 && instruction >> 25 & 1 == 0;
     if !is_vector {
         let access = instruction::decode(instruction)?;
-        let is_exclusive = matches!(access.kind, Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. });
+        let is_exclusive =
+            matches!(access.kind, Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. });
         return (!is_exclusive).then_some((access, false));
     }
     // Structures of several registers have no such counterpart among the general-purpose ones.
     if instruction >> 27 & 7 == 0b001 {
         return None;
     }
-    // Single precision is encoded as 32-bit registers are; other sizes differ, and are wider than any register here.
+    // Single precision is encoded as 32-bit registers are; other sizes differ, and are wider than
+    // any register here.
     let access = instruction::decode(instruction & !VECTOR)?;
     let is_plain = match access.kind {
-        Kind::Load { extension, .. } | Kind::LoadPair { extension, .. } => extension == Extension::Zero,
+        Kind::Load { extension, .. } | Kind::LoadPair { extension, .. } => {
+            extension == Extension::Zero
+        }
         Kind::Store { .. } | Kind::StorePair { .. } => true,
         Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. } => false,
     };
     (access.bytes == 4 && is_plain).then_some((access, true))
 }
 
-/// Whether `instruction`, read again, may have taken the fault of a store or of a load; what is not carried out may.
+/// Whether `instruction`, read again, may have taken the fault of a store or of a load; what is not
+/// carried out may.
 pub fn agrees(instruction: u32, is_write: bool) -> bool {
     decode(instruction).is_none_or(|(access, _)| access.is_write() == is_write)
 }
 
-/// Carries out the load or store that `instruction` is, on the device in the page of the virtual address `far`, which was
-/// stopped. `device` answers each part.
+/// Carries out the load or store that `instruction` is, on the device in the page of the virtual
+/// address `far`, which was stopped. `device` answers each part.
 ///
 /// # Errors
 ///
@@ -92,7 +99,8 @@ pub fn carry_out(
     mut device: impl FnMut(Part) -> IoResult,
 ) -> Result<(), IoError> {
     let (access, is_vector) = decode(instruction).ok_or(IoError::NoRegister)?;
-    let base = |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
+    let base =
+        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
     let address = access.address(base, |number| registers.get(number), registers.program_counter());
     let first = address as usize % PAGE_BYTES;
     let is_same_page = (address ^ far) << 8 >> 20 == 0;
@@ -119,7 +127,9 @@ pub fn carry_out(
         }
         Kind::Load { register, extension } => (&[register][..], extension),
         Kind::LoadPair { registers: ref pair, extension } => (&pair[..], extension),
-        Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. } => return Err(IoError::NoRegister),
+        Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. } => {
+            return Err(IoError::NoRegister);
+        }
     };
     for (index, (register, loaded)) in numbers.iter().zip(&mut loaded).enumerate() {
         *loaded = (*register, device(part(index, None))?);
@@ -134,7 +144,8 @@ pub fn carry_out(
         && increment != 0
     {
         match base {
-            31 => registers.set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
+            31 => registers
+                .set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
             _ => registers.set(base, registers.get(base).wrapping_add_signed(increment)),
         }
     }
@@ -260,11 +271,12 @@ mod tests {
     fn no_instruction_does_more_than_two_parts_inside_the_page() {
         for upper in 0..=u16::MAX {
             let mut count = 0;
-            let _ = carry_out(u32::from(upper) << 16 | 0x0401, 0xff8, &mut File::default(), |part| {
-                assert!(part.offset + part.bytes <= PAGE_BYTES);
-                count += 1;
-                Ok(0)
-            });
+            let _ =
+                carry_out(u32::from(upper) << 16 | 0x0401, 0xff8, &mut File::default(), |part| {
+                    assert!(part.offset + part.bytes <= PAGE_BYTES);
+                    count += 1;
+                    Ok(0)
+                });
             assert!(count <= 2);
         }
     }

@@ -20,9 +20,11 @@ pub enum Resume {
 
 /// A machine's answers to accesses that stage 2 stops. Called on any CPU, on several at once.
 pub trait Platform: Sync {
-    /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not reach so.
+    /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not
+    /// reach so.
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
-    /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a DART, or another.
+    /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a
+    /// DART, or another.
     fn exit_at(&self, address: u64) -> Exit;
     /// Ends or goes on with this CPU's step: see `trapped_page::on_step`.
     fn step_ended(
@@ -36,7 +38,8 @@ pub trait Platform: Sync {
 /// A stage-2 fault that the platform must decide about.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, of the page of the table.
+    /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, of the page of the
+    /// table.
     pub address: u64,
     /// The virtual address, in bytes.
     pub far: u64,
@@ -62,10 +65,11 @@ pub struct MmioAccess {
 }
 
 impl Fault {
-    /// The access, if the CPU describes it fully (`ISV`). A pair, a SIMD register, write-back or an atomic
-    /// is not described and never guessed.
+    /// The access, if the CPU describes it fully (`ISV`). A pair, a SIMD register, write-back or an
+    /// atomic is not described and never guessed.
     pub fn mmio(&self, frame: &TrapFrame) -> Option<MmioAccess> {
-        let transfer = self.abort.transfer.filter(|_| !self.abort.on_table_walk && !self.is_fetch)?;
+        let transfer =
+            self.abort.transfer.filter(|_| !self.abort.on_table_walk && !self.is_fetch)?;
         let write = self.abort.is_write.then(|| transfer.stored(frame.register(transfer.register)));
         Some(MmioAccess { address: self.address, width_log2: transfer.width_log2, write, transfer })
     }

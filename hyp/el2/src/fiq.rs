@@ -1,7 +1,9 @@
-//! How FIQs reach the guest, and `oche.fiq=virtual`: what EL2 lets through, what it holds, when the guest sees one.
+//! How FIQs reach the guest, and `oche.fiq=virtual`: what EL2 lets through, what it holds, when the
+//! guest sees one.
 //!
-//! A FIQ is a level: it comes again until its source is quiet, and what is taken to EL2 no mask of EL1's holds back. So
-//! whatever is asserted is kept from asserting, and `HCR_EL2.VF` shows the guest a FIQ in its place:
+//! A FIQ is a level: it comes again until its source is quiet, and what is taken to EL2 no mask of
+//! EL1's holds back. So whatever is asserted is kept from asserting, and `HCR_EL2.VF` shows the
+//! guest a FIQ in its place:
 //!
 //! | Source | Kept quiet by | The guest's FIQ ends |
 //! |---|---|---|
@@ -9,9 +11,10 @@
 //! | an IPI from another CPU | acknowledging it | when the guest acknowledges it: that traps, and is answered from [`PendingFiqs`] |
 //! | the PMU | clearing its mode and its flag | when the guest writes `PMCR0`: the same |
 //!
-//! Nothing traps when a guest has dealt with a timer: so, while one is masked, EL2 looks again every [`POLL_MICROSECONDS`].
-//! The same mask and the same looks at the timers are proven on an M1 by m1n1's hypervisor; here no timer of EL2's runs while
-//! nothing is pending. This module decides; `fiq::hw` reads and writes registers.
+//! Nothing traps when a guest has dealt with a timer: so, while one is masked, EL2 looks again
+//! every [`POLL_MICROSECONDS`]. The same mask and the same looks at the timers are proven on an M1
+//! by m1n1's hypervisor; here no timer of EL2's runs while nothing is pending. This module decides;
+//! `fiq::hw` reads and writes registers.
 
 #[cfg(target_os = "none")]
 mod apple;
@@ -38,17 +41,19 @@ pub enum Route {
     Virtual,
 }
 
-/// From one look at a masked timer to the next. A FIQ that the guest has dealt with may stay pending for so long, in which
-/// the guest does nothing but find out that there is nothing to do; and each look is an exit.
+/// From one look at a masked timer to the next. A FIQ that the guest has dealt with may stay
+/// pending for so long, in which the guest does nothing but find out that there is nothing to do;
+/// and each look is an exit.
 pub const POLL_MICROSECONDS: u64 = 50;
-/// FIQs in a row that no known source explains before somebody is reported. A source that has just been masked may come once
-/// more; one that is not known comes for ever.
+/// FIQs in a row that no known source explains before somebody is reported. A source that has just
+/// been masked may come once more; one that is not known comes for ever.
 const MAX_STRAYS: u32 = 1000;
 
 /// `CNTx_CTL`: ENABLE 0, IMASK 1, ISTATUS 2. Source: Arm ARM DDI 0487, `CNTV_CTL_EL0`.
 const TIMER_BITS: u64 = 0b111;
 const TIMER_ASSERTS: u64 = 0b101;
-/// `PMCR0`: what an overflow raises, 4 for a FIQ; and that one is raised. Source: m1n1 `src/cpu_regs.h`.
+/// `PMCR0`: what an overflow raises, 4 for a FIQ; and that one is raised. Source: m1n1
+/// `src/cpu_regs.h`.
 const PMCR0_MODE: u64 = 7 << 8;
 const PMCR0_MODE_FIQ: u64 = 4 << 8;
 const PMCR0_ACTIVE: u64 = 1 << 11;
@@ -109,7 +114,8 @@ impl PendingFiqs {
         self.ipis != 0 || self.has_overflow
     }
 
-    /// IPI `kind` was acknowledged. As in hardware, two of a kind that nobody has looked at are one.
+    /// IPI `kind` was acknowledged. As in hardware, two of a kind that nobody has looked at are
+    /// one.
     pub fn ipi(&mut self, kind: u8) {
         self.ipis |= 1 << (kind & 15);
     }
@@ -147,7 +153,8 @@ impl PendingFiqs {
         value & !(PMCR0_MODE | PMCR0_ACTIVE) | PMCR0_MODE_FIQ | PMCR0_ACTIVE
     }
 
-    /// The guest writes `value` to `PMCR0`; gives what the hardware gets. The overflow waits on while it is written as raised.
+    /// The guest writes `value` to `PMCR0`; gives what the hardware gets. The overflow waits on
+    /// while it is written as raised.
     pub fn write_pmcr0(&mut self, value: u64) -> u64 {
         self.has_overflow &= value & (PMCR0_MODE | PMCR0_ACTIVE) == PMCR0_MODE_FIQ | PMCR0_ACTIVE;
         if self.has_overflow { value & !(PMCR0_MODE | PMCR0_ACTIVE) } else { value }
@@ -193,8 +200,8 @@ impl VirtualFiq {
         Self { pending: PendingFiqs::new(), open: Timers::BOTH, is_polling: false, strays: 0 }
     }
 
-    /// A FIQ came; `took`: EL2 found another source than the guest's timers. Returns whether to tell that a FIQ comes from a
-    /// source that is not known, which is so once.
+    /// A FIQ came; `took`: EL2 found another source than the guest's timers. Returns whether to
+    /// tell that a FIQ comes from a source that is not known, which is so once.
     #[must_use]
     pub fn came(&mut self, lines: Timers, took: bool) -> bool {
         if took || lines.and(self.open).is_any() {
@@ -205,7 +212,8 @@ impl VirtualFiq {
         self.strays == MAX_STRAYS
     }
 
-    /// Before this CPU goes back to the guest: `lines` assert now; `has_fired`: EL2's own timer has, and is off.
+    /// Before this CPU goes back to the guest: `lines` assert now; `has_fired`: EL2's own timer
+    /// has, and is off.
     pub fn update(&mut self, lines: Timers, has_fired: bool) -> FiqOutputs {
         self.open = lines.others();
         let runs = self.is_polling && !has_fired;

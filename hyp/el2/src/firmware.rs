@@ -10,8 +10,8 @@ use crate::psci::{function, status};
 /// There is firmware that answers `SMC`.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
 
-/// Says whether the machine has PSCI by `SMC`. Without it every call is `NOT_SUPPORTED` here, for on a CPU
-/// without EL3 an `SMC` is undefined.
+/// Says whether the machine has PSCI by `SMC`. Without it every call is `NOT_SUPPORTED` here, for
+/// on a CPU without EL3 an `SMC` is undefined.
 pub fn set_present(present: bool) {
     ANSWERS.store(present, Ordering::Relaxed);
 }
@@ -20,14 +20,15 @@ pub fn set_present(present: bool) {
 ///
 /// # Order
 ///
-/// Every CPU sees the stores before the call: it may start one, which acquires none of them, or stop this one.
+/// Every CPU sees the stores before the call: it may start one, which acquires none of them, or
+/// stop this one.
 pub fn call(arguments: [u64; 4]) -> u64 {
     if !ANSWERS.load(Ordering::Relaxed) {
         return status::NOT_SUPPORTED as u64;
     }
     let [mut x0, x1, x2, x3] = arguments;
-    // SAFETY: the calls made here are PSCI's and SMCCC's, which keep memory and x18 to x30; version 1.0 of
-    // the convention lets x4 to x17 go.
+    // SAFETY: the calls made here are PSCI's and SMCCC's, which keep memory and x18 to x30; version
+    // 1.0 of the convention lets x4 to x17 go.
     unsafe {
         asm!(
             "dsb ishst",

@@ -2,7 +2,8 @@
 
 use core::mem::{offset_of, size_of};
 
-/// Everything that a trap saves. EL2's code is soft-float, so the guest's FP and SIMD state stays in place.
+/// Everything that a trap saves. EL2's code is soft-float, so the guest's FP and SIMD state stays
+/// in place.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TrapFrame {

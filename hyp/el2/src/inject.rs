@@ -1,7 +1,7 @@
 //! An exception that the guest takes at EL1 instead of going on: which registers take which values.
 //!
-//! An external abort is what a bus without a device at the address gives. Source: Arm ARM DDI 0487, exception entry
-//! pseudocode `AArch64.TakeException`, and `SPSR_EL1`, `SCTLR_EL1`, `ESR_EL1`.
+//! An external abort is what a bus without a device at the address gives. Source: Arm ARM DDI 0487,
+//! exception entry pseudocode `AArch64.TakeException`, and `SPSR_EL1`, `SCTLR_EL1`, `ESR_EL1`.
 
 #[cfg(target_os = "none")]
 mod hw;
@@ -99,8 +99,9 @@ pub fn exception(from: &Interrupted, reason: Reason) -> Injection {
         (false, false) => 0x400,
         (false, true) => 0x600,
     };
-    // EC 0x20/0x21: instruction abort from a lower level / the same; 0x24/0x25: data abort likewise; 0x00:
-    // unknown reason. IL (bit 25) is 1 for all of them, whatever the instruction's length was.
+    // EC 0x20/0x21: instruction abort from a lower level / the same; 0x24/0x25: data abort
+    // likewise; 0x00: unknown reason. IL (bit 25) is 1 for all of them, whatever the instruction's
+    // length was.
     let abort = |class: u64, iss: u64| (class + u64::from(from_el1)) << 26 | 1 << 25 | iss;
     let esr = match reason {
         Reason::Fetch => abort(0x20, EXTERNAL_ABORT),

@@ -1,16 +1,17 @@
-//! Loads and stores of general-purpose registers, decoded: those that a guard carries out by itself.
+//! Loads and stores of general-purpose registers, decoded: those that a guard carries out by
+//! itself.
 //!
-//! These are what kernels and `memcpy` do most: one register or two, any addressing, acquire and release, and
-//! the exclusives, which can be done in no other way. Everything else (SIMD and FP, atomics, `DC ZVA`, SVE,
-//! what later architectures add) is `None` here and is single-stepped.
+//! These are what kernels and `memcpy` do most: one register or two, any addressing, acquire and
+//! release, and the exclusives, which can be done in no other way. Everything else (SIMD and FP,
+//! atomics, `DC ZVA`, SVE, what later architectures add) is `None` here and is single-stepped.
 //!
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 
 /// Bytes that an instruction touches at the most, as far as [`stepped_bytes`] goes.
 pub const MAX_BYTES: usize = 64;
 
-/// How many bytes `instruction`, one that is stepped, touches from the first on; [`MAX_BYTES`] where its bits
-/// are not worth a decoder: structures, `DC ZVA`, SVE.
+/// How many bytes `instruction`, one that is stepped, touches from the first on; [`MAX_BYTES`]
+/// where its bits are not worth a decoder: structures, `DC ZVA`, SVE.
 pub fn stepped_bytes(instruction: u32) -> usize {
     let bits = |high: u32, low: u32| instruction >> low & ((1 << (high - low + 1)) - 1);
     let is_simd = bits(26, 26) == 1;
@@ -24,13 +25,16 @@ pub fn stepped_bytes(instruction: u32) -> usize {
         // Atomics, and compare and swap, of one register and of two.
         (0b111, 0, false) if bits(21, 21) == 1 && bits(11, 10) == 0 => 1 << bits(31, 30),
         (0b001, 0, false) if bits(23, 23) == 1 && bits(21, 21) == 1 => 1 << bits(31, 30),
-        (0b001, 0, false) if bits(31, 31) == 0 && bits(23, 23) == 0 && bits(21, 21) == 1 => 8 << bits(30, 30),
+        (0b001, 0, false) if bits(31, 31) == 0 && bits(23, 23) == 0 && bits(21, 21) == 1 => {
+            8 << bits(30, 30)
+        }
         _ => MAX_BYTES,
     }
 }
 
-/// Where, in a page, `instruction`, one that is stepped, touches its first byte, when the fault was at `offset`: a
-/// block that is zeroed begins at a multiple of its size, wherever in it the address is.
+/// Where, in a page, `instruction`, one that is stepped, touches its first byte, when the fault was
+/// at `offset`: a block that is zeroed begins at a multiple of its size, wherever in it the address
+/// is.
 pub fn stepped_offset(instruction: u32, offset: usize) -> usize {
     // DC ZVA, DC GVA and DC GZVA: op1 3, CRn 7, CRm 4, op2 1, 3 and 4.
     match instruction & !0x1f {
@@ -48,7 +52,8 @@ pub struct Access {
     pub bytes: u8,
     /// Where.
     pub place: Place,
-    /// It is made with EL0's rights wherever it is executed, unless `PSTATE.UAO` is set: `LDTR`, `STTR`.
+    /// It is made with EL0's rights wherever it is executed, unless `PSTATE.UAO` is set: `LDTR`,
+    /// `STTR`.
     pub is_unprivileged: bool,
 }
 
@@ -154,7 +159,10 @@ impl Extension {
 impl Access {
     /// Whether it stores: `WnR` of a fault that it takes.
     pub fn is_write(&self) -> bool {
-        matches!(self.kind, Kind::Store { .. } | Kind::StorePair { .. } | Kind::StoreExclusive { .. })
+        matches!(
+            self.kind,
+            Kind::Store { .. } | Kind::StorePair { .. } | Kind::StoreExclusive { .. }
+        )
     }
 
     /// Whether one register or two are loaded or stored.
@@ -173,7 +181,12 @@ impl Access {
 
     /// The virtual address, given what registers hold (31: the stack pointer for a base) and the
     /// instruction's address.
-    pub fn address(&self, base_register: impl Fn(u8) -> u64, register: impl Fn(u8) -> u64, pc: u64) -> u64 {
+    pub fn address(
+        &self,
+        base_register: impl Fn(u8) -> u64,
+        register: impl Fn(u8) -> u64,
+        pc: u64,
+    ) -> u64 {
         match self.place {
             Place::Base { base, offset, .. } => base_register(base).wrapping_add_signed(offset),
             Place::Index { base, index, option, shift } => {
@@ -190,8 +203,8 @@ impl Access {
     }
 }
 
-/// The access that `instruction` makes, or `None` where it is no such access, or one whose result is not
-/// defined (write-back of a register that is also loaded or stored).
+/// The access that `instruction` makes, or `None` where it is no such access, or one whose result
+/// is not defined (write-back of a register that is also loaded or stored).
 pub fn decode(instruction: u32) -> Option<Access> {
     match instruction >> 24 & 0x3f {
         0b00_1000 => exclusive_or_ordered(instruction),
@@ -205,8 +218,9 @@ pub fn decode(instruction: u32) -> Option<Access> {
 }
 
 /// Whether `instruction` only computes or branches: what may stand between a load-exclusive and its
-/// store-exclusive for the pair to be sure of success (Arm ARM B2.9.5), and cannot trap, wait or look at PSTATE's
-/// masks. Data processing with immediates and registers, conditional and immediate branches, barriers and no-ops.
+/// store-exclusive for the pair to be sure of success (Arm ARM B2.9.5), and cannot trap, wait or
+/// look at PSTATE's masks. Data processing with immediates and registers, conditional and immediate
+/// branches, barriers and no-ops.
 pub fn is_plain(instruction: u32) -> bool {
     let is_computation = matches!(instruction >> 25 & 0xf, 0b1000 | 0b1001 | 0b0101 | 0b1101);
     let is_branch = matches!(instruction >> 26 & 0x1f, 0b0_0101) && instruction >> 31 == 0
@@ -218,8 +232,9 @@ pub fn is_plain(instruction: u32) -> bool {
     is_computation || is_branch || is_quiet
 }
 
-/// Whether `instruction` may touch memory, as far as its group says: no branch, no exception, no access to a
-/// system register or to PSTATE, no hint and no barrier. Of that group only the maintenance instructions may.
+/// Whether `instruction` may touch memory, as far as its group says: no branch, no exception, no
+/// access to a system register or to PSTATE, no hint and no barrier. Of that group only the
+/// maintenance instructions may.
 ///
 /// Source: Arm ARM DDI 0487, C4.1.
 pub fn may_touch_memory(instruction: u32) -> bool {
@@ -231,7 +246,8 @@ pub fn may_touch_memory(instruction: u32) -> bool {
 
 /// `WFE`, `WFI`, both with a timeout, and `YIELD`: what a CPU waits by for a word to change.
 pub fn is_wait(instruction: u32) -> bool {
-    matches!(instruction, 0xd503_203f | 0xd503_205f | 0xd503_207f) || instruction & !0x3f == 0xd503_1000
+    matches!(instruction, 0xd503_203f | 0xd503_205f | 0xd503_207f)
+        || instruction & !0x3f == 0xd503_1000
 }
 
 /// `CLREX`: no store-exclusive behind it belongs to a load-exclusive before it.
@@ -255,14 +271,17 @@ pub enum InstructionSet {
     T32,
 }
 
-/// Whether `instruction` is a load-exclusive, whatever it loads. Source: Arm ARM DDI 0487, C4.1, F4.1 ("Load/Store
-/// Exclusive and Load-Acquire/Store-Release") and F3.1 ("Load/store exclusive", "Load/store exclusive byte/half/dual").
+/// Whether `instruction` is a load-exclusive, whatever it loads. Source: Arm ARM DDI 0487, C4.1,
+/// F4.1 ("Load/Store Exclusive and Load-Acquire/Store-Release") and F3.1 ("Load/store exclusive",
+/// "Load/store exclusive byte/half/dual").
 pub fn is_load_exclusive(instruction: u32, set: InstructionSet) -> bool {
     let bits = |low: u32, count: u32| field(instruction, low, count);
     match set {
         // o0 and the registers do not matter; with a size below 4 bytes a pair is CASP.
         InstructionSet::A64 => {
-            bits(24, 6) == 0b00_1000 && bits(22, 2) == 0b01 && (bits(21, 1) == 0 || bits(31, 1) == 1)
+            bits(24, 6) == 0b00_1000
+                && bits(22, 2) == 0b01
+                && (bits(21, 1) == 0 || bits(31, 1) == 1)
         }
         // LDREX, LDREXD, LDREXB, LDREXH, and LDAEX of each: bit 9 is set where it is an exclusive.
         InstructionSet::A32 => {
@@ -313,7 +332,8 @@ fn exclusive_or_ordered(instruction: u32) -> Option<Access> {
         (false, _, true) if is_pair && registers[0] == registers[1] => return None,
         (false, _, true) => Kind::LoadExclusive { registers, is_pair },
         (false, _, false) => {
-            let overlaps = registers.iter().take(1 + usize::from(is_pair)).any(|one| *one == status);
+            let overlaps =
+                registers.iter().take(1 + usize::from(is_pair)).any(|one| *one == status);
             if (overlaps || status == register(instruction, 5)) && status != 31 {
                 return None;
             }
@@ -339,8 +359,11 @@ fn ordered_unscaled(instruction: u32) -> Option<Access> {
     if field(instruction, 21, 1) != 0 || field(instruction, 10, 2) != 0 {
         return None;
     }
-    let place =
-        Place::Base { base: register(instruction, 5), offset: signed(instruction, 12, 9), increment: 0 };
+    let place = Place::Base {
+        base: register(instruction, 5),
+        offset: signed(instruction, 12, 9),
+        increment: 0,
+    };
     Some(privileged(single_kind(instruction)?, 1 << field(instruction, 30, 2), place))
 }
 
@@ -357,7 +380,8 @@ fn pair(instruction: u32) -> Option<Access> {
     if extension == Extension::Sign64 && (!is_load || mode == 0) {
         return None;
     }
-    let (base, registers) = (register(instruction, 5), [register(instruction, 0), register(instruction, 10)]);
+    let (base, registers) =
+        (register(instruction, 5), [register(instruction, 0), register(instruction, 10)]);
     let amount = signed(instruction, 15, 7) * i64::from(bytes);
     let (offset, increment) = match mode {
         1 => (0, amount),
@@ -368,7 +392,11 @@ fn pair(instruction: u32) -> Option<Access> {
     if writes_back && registers.contains(&base) || is_load && registers[0] == registers[1] {
         return None;
     }
-    let kind = if is_load { Kind::LoadPair { registers, extension } } else { Kind::StorePair { registers } };
+    let kind = if is_load {
+        Kind::LoadPair { registers, extension }
+    } else {
+        Kind::StorePair { registers }
+    };
     Some(privileged(kind, bytes, Place::Base { base, offset, increment }))
 }
 
@@ -384,7 +412,8 @@ fn single(instruction: u32) -> Option<Access> {
         if field(instruction, 10, 2) != 0b10 || field(instruction, 14, 1) == 0 {
             return None;
         }
-        let shift = if field(instruction, 12, 1) != 0 { field(instruction, 30, 2) as u8 } else { 0 };
+        let shift =
+            if field(instruction, 12, 1) != 0 { field(instruction, 30, 2) as u8 } else { 0 };
         let option = field(instruction, 13, 3) as u8;
         let place = Place::Index { base, index: register(instruction, 16), option, shift };
         return Some(privileged(single_kind(instruction)?, bytes, place));
@@ -464,7 +493,12 @@ mod tests {
                 4,
                 base(2, 4, 0),
             ), // ldpsw x1, x3, [x2, #4]
-            (0xc85f_7c41, Kind::LoadExclusive { registers: [1, 31], is_pair: false }, 8, base(2, 0, 0)), // ldxr x1, [x2]
+            (
+                0xc85f_7c41,
+                Kind::LoadExclusive { registers: [1, 31], is_pair: false },
+                8,
+                base(2, 0, 0),
+            ), // ldxr x1, [x2]
             (
                 0xc824_8c41,
                 Kind::StoreExclusive { status: 4, registers: [1, 3], is_pair: true },
@@ -529,7 +563,10 @@ mod tests {
             assert!(!may_touch_memory(instruction), "{instruction:#x}");
         }
         assert!(
-            is_wait(0xd503_205f) && is_wait(0xd503_207f) && is_wait(0xd503_1003) && !is_wait(0xd503_201f)
+            is_wait(0xd503_205f)
+                && is_wait(0xd503_207f)
+                && is_wait(0xd503_1003)
+                && !is_wait(0xd503_201f)
         );
     }
 
@@ -558,7 +595,11 @@ mod tests {
             (0xe849_ca00, T32, false),    // strex r10, r12, [r9]
             (0xf8d9_c000, T32, false),    // ldr.w r12, [r9]
         ] {
-            assert_eq!(is_load_exclusive(instruction, set), is_exclusive, "{instruction:#x} in {set:?}");
+            assert_eq!(
+                is_load_exclusive(instruction, set),
+                is_exclusive,
+                "{instruction:#x} in {set:?}"
+            );
         }
     }
 

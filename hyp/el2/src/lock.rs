@@ -7,10 +7,11 @@ use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 
-/// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its place to try every order
-/// of events that the memory model allows.
+/// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its
+/// place to try every order of events that the memory model allows.
 pub trait StateByte {
-    /// Stores `new` if the byte is `current`; says whether it was. `success` orders it then, and nothing otherwise.
+    /// Stores `new` if the byte is `current`; says whether it was. `success` orders it then, and
+    /// nothing otherwise.
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
     /// Loads it.
     fn load(&self, order: Ordering) -> u8;
@@ -47,18 +48,19 @@ const HELD: u8 = 1;
 
 /// Mutual exclusion by spinning.
 ///
-/// Whoever finds it open takes it: not first come, first served. Where a hypervisor below runs more CPUs than
-/// the machine has (QEMU on a laptop), the next in line is often not running, and an orderly line then moves at
-/// the host scheduler's pace: measured, four CPUs on two did a hundred turns a second. A CPU that leaves the lock
-/// goes back to its guest before it comes again, which is the others' chance.
+/// Whoever finds it open takes it: not first come, first served. Where a hypervisor below runs more
+/// CPUs than the machine has (QEMU on a laptop), the next in line is often not running, and an
+/// orderly line then moves at the host scheduler's pace: measured, four CPUs on two did a hundred
+/// turns a second. A CPU that leaves the lock goes back to its guest before it comes again, which
+/// is the others' chance.
 #[derive(Debug)]
 pub struct SpinLock<T, B = AtomicU8> {
     state: B,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value may
-// move between CPUs.
+// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value
+// may move between CPUs.
 unsafe impl<T: Send, B: Sync> Sync for SpinLock<T, B> {}
 
 impl<T> SpinLock<T> {
@@ -86,8 +88,9 @@ impl<T, B: StateByte> SpinLock<T, B> {
         }
     }
 
-    /// Waits on a shared copy of the line: only the release takes it from whoever holds it. A function of its own, so that
-    /// what counts the instructions of an exit can tell by their addresses those that wait.
+    /// Waits on a shared copy of the line: only the release takes it from whoever holds it. A
+    /// function of its own, so that what counts the instructions of an exit can tell by their
+    /// addresses those that wait.
     #[inline(never)]
     fn wait_until_open(&self) {
         while self.state.load(Ordering::Relaxed) == HELD {

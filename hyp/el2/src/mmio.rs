@@ -7,10 +7,12 @@ mod hw;
 pub(crate) use hw::fix_up;
 #[cfg(target_os = "none")]
 pub use hw::{
-    BusError, Report, read32, read64, report, take_pending, test_system_error_window, write32, write64,
+    BusError, Report, read32, read64, report, take_pending, test_system_error_window, write32,
+    write64,
 };
 
-/// A place in EL2's code that may take an exception, and where the code goes on that has taken one. Addresses.
+/// A place in EL2's code that may take an exception, and where the code goes on that has taken one.
+/// Addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixup {
     /// The first instruction.
@@ -21,14 +23,15 @@ pub struct Fixup {
     pub resume: u64,
 }
 
-/// Where the code goes on that took an exception at `address`, or `None` where none of `fixups` covers it.
+/// Where the code goes on that took an exception at `address`, or `None` where none of `fixups`
+/// covers it.
 pub fn resume(fixups: impl IntoIterator<Item = Fixup>, address: u64) -> Option<u64> {
     let fixup = fixups.into_iter().find(|fixup| (fixup.start..fixup.end).contains(&address))?;
     Some(fixup.resume)
 }
 
-/// Whether `syndrome` is that of a synchronous external abort of a load or a store at EL2, not on a table walk.
-/// Source: Arm ARM DDI 0487, `ESR_EL2`: EC 0x25, DFSC 0b010000.
+/// Whether `syndrome` is that of a synchronous external abort of a load or a store at EL2, not on a
+/// table walk. Source: Arm ARM DDI 0487, `ESR_EL2`: EC 0x25, DFSC 0b010000.
 pub fn is_external_abort(syndrome: u64) -> bool {
     syndrome >> 26 & 0x3f == 0x25 && syndrome & 0x3f == 0x10
 }
@@ -50,7 +53,8 @@ const ISR_A: u64 = 1 << 8;
 /// How an access went, from `ISR_EL1` right before it and right after.
 pub fn ending(before: u64, after: u64) -> Ending {
     match (before & ISR_A != 0, after & ISR_A != 0) {
-        // Also where it is pending no more: it was taken by nobody here, so this is no state to conclude from.
+        // Also where it is pending no more: it was taken by nobody here, so this is no state to
+        // conclude from.
         (true, _) => Ending::Unknown,
         (false, true) => Ending::SystemError,
         (false, false) => Ending::Done,
@@ -80,7 +84,8 @@ mod tests {
 
     #[test]
     fn only_an_instruction_with_a_fixup_is_resumed() {
-        let fixups = [Fixup { start: 8, end: 12, resume: 40 }, Fixup { start: 16, end: 28, resume: 44 }];
+        let fixups =
+            [Fixup { start: 8, end: 12, resume: 40 }, Fixup { start: 16, end: 28, resume: 44 }];
         for (address, expected) in [(8, Some(40)), (16, Some(44)), (24, Some(44))] {
             assert_eq!(resume(fixups, address), expected);
         }
@@ -95,7 +100,8 @@ mod tests {
         for (syndrome, expected) in [
             (0x9600_0010, true),
             (0x9600_0050, true),
-            // A translation fault, an external abort on a walk, one of the guest's, of a fetch, and an SError.
+            // A translation fault, an external abort on a walk, one of the guest's, of a fetch, and
+            // an SError.
             (0x9600_0007, false),
             (0x9600_0014, false),
             (0x9200_0010, false),

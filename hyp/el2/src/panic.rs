@@ -14,8 +14,8 @@ use crate::{firmware, image, percpu};
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;
 
-/// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`]. Must not panic
-/// and must not wait.
+/// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`].
+/// Must not panic and must not wait.
 pub type PanicHook = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 
 /// How each line of a panic begins.
@@ -54,14 +54,19 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     };
     IS_REPORTED.store(true, Ordering::Relaxed);
     if let Some(location) = info.location() {
-        print(format_args!("oche: panic: cpu {}: {} at {location}\n", percpu::index(), info.message()));
+        print(format_args!(
+            "oche: panic: cpu {}: {} at {location}\n",
+            percpu::index(),
+            info.message()
+        ));
     } else {
         print(format_args!("oche: panic: cpu {}: {}\n", percpu::index(), info.message()));
     }
     stop(frame_pointer)
 }
 
-/// An exception that EL2 took from EL2 and that ends it, or one that the configuration makes impossible.
+/// An exception that EL2 took from EL2 and that ends it, or one that the configuration makes
+/// impossible.
 ///
 /// # Safety
 ///
@@ -111,10 +116,17 @@ fn stack_bottom() -> u64 {
 
 fn stop(frame_pointer: u64) -> ! {
     if PANICKING.swap(true, Ordering::Relaxed) {
-        print(format_args!("oche: panic: cpu {}: while another panic is printed\n", percpu::index()));
+        print(format_args!(
+            "oche: panic: cpu {}: while another panic is printed\n",
+            percpu::index()
+        ));
         firmware::halt();
     }
-    print(format_args!("oche: panic: guest ELR_EL1 {:#x}, image at {}\n", ElrEl12.read(), image::range()));
+    print(format_args!(
+        "oche: panic: guest ELR_EL1 {:#x}, image at {}\n",
+        ElrEl12.read(),
+        image::range()
+    ));
     backtrace(frame_pointer);
     if let Some(hook) = PANIC_HOOK.get() {
         // The console takes everything.
@@ -128,7 +140,8 @@ fn stop(frame_pointer: u64) -> ! {
     firmware::halt()
 }
 
-/// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return address.
+/// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return
+/// address.
 fn backtrace(mut frame_pointer: u64) {
     let top = percpu::stack_top(percpu::index());
     let bottom = stack_bottom();
@@ -141,7 +154,10 @@ fn backtrace(mut frame_pointer: u64) {
         let next = unsafe { record.read_volatile() };
         // SAFETY: as above, eight bytes further.
         let return_address = unsafe { record.wrapping_add(1).read_volatile() };
-        print(format_args!("oche: panic: image+{:#x}\n", return_address.wrapping_sub(image::range().start)));
+        print(format_args!(
+            "oche: panic: image+{:#x}\n",
+            return_address.wrapping_sub(image::range().start)
+        ));
         if next <= frame_pointer {
             return;
         }

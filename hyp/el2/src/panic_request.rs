@@ -1,8 +1,8 @@
 //! A test switch: the guest asks Oche to be wrong, so that a test sees what a panic tells.
 #![expect(unsafe_code, reason = "a load that is to fail")]
 
-/// HVC function ids, of the range for vendor-specific hypervisor calls (Arm DEN 0028): a panic, a load from
-/// where nothing is mapped, and a stack that overflows.
+/// HVC function ids, of the range for vendor-specific hypervisor calls (Arm DEN 0028): a panic, a
+/// load from where nothing is mapped, and a stack that overflows.
 const FIRST_FUNCTION: u64 = 0x8600_f000;
 
 /// Does what the guest asks for, if it does.

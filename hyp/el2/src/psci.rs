@@ -97,7 +97,9 @@ pub fn decode(registers: [u64; 4]) -> Request {
         function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
             Request::AffinityInfo { affinity: argument(1), call }
         }
-        function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => Request::Relay(call),
+        function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => {
+            Request::Relay(call)
+        }
         // Firmware may offer more than is relayed: it is asked only about what the guest can have.
         function::FEATURES if is_offered(argument(1) as u32) => Request::Relay(call),
         function::SYSTEM_OFF | function::SYSTEM_RESET => Request::Stop(call),
@@ -143,9 +145,14 @@ mod tests {
     #[test]
     fn what_is_not_listed_never_reaches_firmware() {
         // CPU_SUSPEND, MIGRATE, SYSTEM_RESET2, TRNG, a vendor's call, FEATURES of CPU_SUSPEND.
-        for id in [0xc400_0001u64, 0xc400_0005, 0xc400_0012, 0x8400_0050, 0xc200_0000, 0, 0xffff_ffff] {
+        for id in
+            [0xc400_0001u64, 0xc400_0005, 0xc400_0012, 0x8400_0050, 0xc200_0000, 0, 0xffff_ffff]
+        {
             assert_eq!(decode([id, 0, 0, 0]), Request::NotSupported, "{id:#x}");
         }
-        assert_eq!(decode([u64::from(function::FEATURES), 0xc400_0001, 0, 0]), Request::NotSupported);
+        assert_eq!(
+            decode([u64::from(function::FEATURES), 0xc400_0001, 0, 0]),
+            Request::NotSupported
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! System registers that aarch64-cpu lacks or gives another layout: raw values, by encoding.
 //!
-//! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System Register
-//! Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's registers while
-//! the plain EL1 names reach EL2's own.
+//! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System
+//! Register Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's
+//! registers while the plain EL1 names reach EL2's own.
 #![expect(unsafe_code, reason = "system registers")]
 
 macro_rules! system_registers {
@@ -15,19 +15,19 @@ macro_rules! system_registers {
             /// Reads the register.
             pub fn read(self) -> u64 {
                 let value;
-                // SAFETY: reading a system register that exists has no effect on memory. Callers check ID
-                // registers before they name an optional one.
+                // SAFETY: reading a system register that exists has no effect on memory. Callers
+                // check ID registers before they name an optional one.
                 unsafe {
                     core::arch::asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nostack, preserves_flags))
                 };
                 value
             }
 
-            /// Writes the register. It takes effect for the guest at the next exception return; the caller
-            /// adds an ISB where EL2 itself depends on it.
+            /// Writes the register. It takes effect for the guest at the next exception return; the
+            /// caller adds an ISB where EL2 itself depends on it.
             pub fn write(self, value: u64) {
-                // SAFETY: the registers below control the guest or trap it; none of them changes how EL2's
-                // own accesses are translated.
+                // SAFETY: the registers below control the guest or trap it; none of them changes
+                // how EL2's own accesses are translated.
                 unsafe {
                     core::arch::asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nostack, preserves_flags))
                 };
@@ -191,8 +191,8 @@ system_registers! {
     Upmcr0El1 = "S3_7_C15_C0_4";
     /// `UPMSR_EL1`, on Apple's CPUs only. Source: the same.
     UpmsrEl1 = "S3_7_C15_C6_4";
-    /// `L2C_ERR_STS`, on Apple's CPUs only: what bus error there was; writing what was read clears it. Source: m1n1
-    /// `src/cpu_regs.h`, `src/exception.c`; XNU `osfmk/arm64/sleh.c`.
+    /// `L2C_ERR_STS`, on Apple's CPUs only: what bus error there was; writing what was read clears
+    /// it. Source: m1n1 `src/cpu_regs.h`, `src/exception.c`; XNU `osfmk/arm64/sleh.c`.
     L2cErrorStatus = "S3_3_C15_C8_0";
     /// `L2C_ERR_ADR`, on Apple's CPUs only: where. Source: the same.
     L2cErrorAddress = "S3_3_C15_C9_0";
@@ -208,7 +208,8 @@ system_registers! {
     HpfarEl2 = "S3_4_C6_C0_4";
 }
 
-/// `HCR_EL2.FMO`: FIQs are taken to EL2, and virtual ones exist. Source: Arm ARM DDI 0487, `HCR_EL2`.
+/// `HCR_EL2.FMO`: FIQs are taken to EL2, and virtual ones exist. Source: Arm ARM DDI 0487,
+/// `HCR_EL2`.
 pub const HCR_FMO: u64 = 1 << 3;
 /// `HCR_EL2.VF`: a virtual FIQ is pending.
 pub const HCR_VF: u64 = 1 << 6;

@@ -92,7 +92,8 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     if affinity != psci::affinity(affinity) {
         return status::INVALID_PARAMETERS;
     }
-    let found = CPUS.iter().zip(&STARTS).find(|(cpu, _)| cpu.affinity.load(Ordering::Relaxed) == affinity);
+    let found =
+        CPUS.iter().zip(&STARTS).find(|(cpu, _)| cpu.affinity.load(Ordering::Relaxed) == affinity);
     let Some((cpu, start)) = found else { return status::INVALID_PARAMETERS };
     match cpu.state.compare_exchange(OFF, STARTING, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
@@ -129,15 +130,16 @@ pub fn is_waiting(index: usize) -> bool {
 /// Whether the CPU with `affinity` has been started and does not run yet.
 pub fn is_starting(affinity: u64) -> bool {
     CPUS.iter().any(|cpu| {
-        cpu.affinity.load(Ordering::Relaxed) == affinity && cpu.state.load(Ordering::Acquire) == STARTING
+        cpu.affinity.load(Ordering::Relaxed) == affinity
+            && cpu.state.load(Ordering::Acquire) == STARTING
     })
 }
 
 /// Stops this CPU. Returns a PSCI status if firmware refuses.
 pub fn stop() -> i64 {
     let cpu = percpu::this();
-    // Off first: once firmware has stopped this CPU nobody could say so. A CPU_ON in between is reported by
-    // firmware that the CPU is still on, and that answer is relayed.
+    // Off first: once firmware has stopped this CPU nobody could say so. A CPU_ON in between is
+    // reported by firmware that the CPU is still on, and that answer is relayed.
     cpu.state.store(OFF, Ordering::Release);
     let result = firmware::cpu_off();
     cpu.state.store(ON, Ordering::Release);
@@ -148,8 +150,8 @@ pub fn stop() -> i64 {
 static WARNED: AtomicU32 = AtomicU32::new(0);
 const _: () = assert!(MAX_CPUS <= u32::BITS as usize, "each CPU has a bit");
 
-/// Waits until the guest writes an address of its memory into `slot`, and gives it. What is none is refused: the word
-/// becomes 0 again.
+/// Waits until the guest writes an address of its memory into `slot`, and gives it. What is none is
+/// refused: the word becomes 0 again.
 fn wait_for_release(slot: u64) -> u64 {
     let line = PhysRange { start: slot, end: slot + 8 };
     // SAFETY: boot gave this CPU a word of Oche's memory, which EL2 maps for ever.
@@ -174,8 +176,8 @@ fn wait_for_release(slot: u64) -> u64 {
             let _ = word.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed);
             continue;
         }
-        // The guest sends an event behind its store; one that came since the look makes this return at once.
-        // SAFETY: waits.
+        // The guest sends an event behind its store; one that came since the look makes this return
+        // at once. SAFETY: waits.
         unsafe { asm!("wfe", options(nostack, preserves_flags)) };
     }
 }
@@ -199,11 +201,13 @@ extern "C" fn oche_secondary(index: u64) -> ! {
     enter_guest(cpu.entry.load(Ordering::Relaxed), context)
 }
 
-/// Enters the guest at EL1 with `argument` in x0 and everything else zero. This CPU's stack starts afresh.
+/// Enters the guest at EL1 with `argument` in x0 and everything else zero. This CPU's stack starts
+/// afresh.
 pub fn enter_guest(entry_point: u64, argument: u64) -> ! {
     percpu::this().has_run.store(true, Ordering::Relaxed);
     cpu_setup::reset_guest();
-    let mut frame = TrapFrame { elr: entry_point, spsr: cpu_setup::GUEST_PSTATE, ..TrapFrame::default() };
+    let mut frame =
+        TrapFrame { elr: entry_point, spsr: cpu_setup::GUEST_PSTATE, ..TrapFrame::default() };
     frame.set_register(0, argument);
     vectors::enter(&frame, percpu::stack_top(percpu::index()))
 }

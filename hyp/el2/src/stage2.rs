@@ -1,20 +1,21 @@
-//! Stage 2: the guest's CPUs' view of guest-physical memory, in the architecture's own tables, 4 KiB granule.
+//! Stage 2: the guest's CPUs' view of guest-physical memory, in the architecture's own tables, 4
+//! KiB granule.
 //!
-//! Pure: which entry changes, and in which order with barriers and TLB invalidation, is decided here over the
-//! [`Hardware`] trait, so a host test can watch every step. Identity at first, in the largest blocks that
-//! fit; a block is split when a page of it is to move. Tables are never freed and never merged, so a CPU
-//! that faults may walk them without a lock.
+//! Pure: which entry changes, and in which order with barriers and TLB invalidation, is decided
+//! here over the [`Hardware`] trait, so a host test can watch every step. Identity at first, in the
+//! largest blocks that fit; a block is split when a page of it is to move. Tables are never freed
+//! and never merged, so a CPU that faults may walk them without a lock.
 //!
-//! Geometry: translation starts at level 1 (1 GiB an entry) for every IPA size from 32 to 40 bits; above 39
-//! bits two level-1 tables are concatenated. Source: Arm ARM DDI 0487, "The VMSAv8-64 address translation
-//! system", `VTCR_EL2`.
+//! Geometry: translation starts at level 1 (1 GiB an entry) for every IPA size from 32 to 40 bits;
+//! above 39 bits two level-1 tables are concatenated. Source: Arm ARM DDI 0487, "The VMSAv8-64
+//! address translation system", `VTCR_EL2`.
 //!
 //! Cacheability, decided: where the CPU has FEAT_S2FWB (the M1 does), guest RAM is forced to Normal
-//! Write-Back whatever stage 1 says. A guest that sees no `dma-coherent` maps its rings Normal-NC; Oche
-//! copies pages through cacheable mappings, and forcing the attribute makes both the same memory without any
-//! maintenance. Everything that is not RAM keeps stage 1's attributes. Without FWB stage 2 says Normal
-//! Write-Back and the weaker of the two stages wins; then whoever copies a page cleans and invalidates it
-//! to the point of coherency (`cache`).
+//! Write-Back whatever stage 1 says. A guest that sees no `dma-coherent` maps its rings Normal-NC;
+//! Oche copies pages through cacheable mappings, and forcing the attribute makes both the same
+//! memory without any maintenance. Everything that is not RAM keeps stage 1's attributes. Without
+//! FWB stage 2 says Normal Write-Back and the weaker of the two stages wins; then whoever copies a
+//! page cleans and invalidates it to the point of coherency (`cache`).
 
 pub mod entry;
 pub mod hardware;
@@ -58,8 +59,8 @@ pub struct Stage2<H> {
 }
 
 impl<H: Hardware> Stage2<H> {
-    /// Empty tables for `ipa_bits` of guest-physical address in `memory`, which the caller has zeroed and
-    /// aligned to 8 KiB.
+    /// Empty tables for `ipa_bits` of guest-physical address in `memory`, which the caller has
+    /// zeroed and aligned to 8 KiB.
     ///
     /// # Errors
     ///
@@ -71,7 +72,8 @@ impl<H: Hardware> Stage2<H> {
         forces_write_back: bool,
     ) -> Result<Self, OutOfTables> {
         let root = Root { table: memory.start, ipa_bits: ipa_bits.min(MAX_IPA_BITS) };
-        let free = PhysRange { start: memory.start + Root::table_bytes(root.ipa_bits), end: memory.end };
+        let free =
+            PhysRange { start: memory.start + Root::table_bytes(root.ipa_bits), end: memory.end };
         if free.start > free.end {
             return Err(OutOfTables);
         }
@@ -94,7 +96,8 @@ impl<H: Hardware> Stage2<H> {
         self.free.size() / PAGE
     }
 
-    /// Maps guest RAM at home, before the guest runs. Pages that are mapped already stay as they are.
+    /// Maps guest RAM at home, before the guest runs. Pages that are mapped already stay as they
+    /// are.
     ///
     /// # Errors
     ///
@@ -114,8 +117,8 @@ impl<H: Hardware> Stage2<H> {
         self.map(range.shrunk_to(PAGE), attributes)
     }
 
-    /// As [`Self::map_devices`], without a block: for places with borders that only firmware knows. The M1's
-    /// CPUs object to a block that crosses one (m1n1 `src/hv_vm.c`).
+    /// As [`Self::map_devices`], without a block: for places with borders that only firmware knows.
+    /// The M1's CPUs object to a block that crosses one (m1n1 `src/hv_vm.c`).
     ///
     /// # Errors
     ///
@@ -124,7 +127,10 @@ impl<H: Hardware> Stage2<H> {
         let range = range.shrunk_to(PAGE);
         let mut at = range.start;
         while at < range.end {
-            self.map(PhysRange { start: at, end: at + PAGE }, Attributes::devices(self.forces_write_back))?;
+            self.map(
+                PhysRange { start: at, end: at + PAGE },
+                Attributes::devices(self.forces_write_back),
+            )?;
             at += PAGE;
         }
         Ok(())
@@ -143,7 +149,12 @@ impl<H: Hardware> Stage2<H> {
     }
 
     /// Maps the largest block at `page` that fits in `bytes`. Returns its size in bytes.
-    fn map_one(&mut self, page: Gfn, bytes: u64, attributes: Attributes) -> Result<u64, OutOfTables> {
+    fn map_one(
+        &mut self,
+        page: Gfn,
+        bytes: u64,
+        attributes: Attributes,
+    ) -> Result<u64, OutOfTables> {
         let (mut table, mut level) = (self.root.table, 1);
         loop {
             let (index, size) = (index_of(page, level), level_bytes(level));
@@ -151,7 +162,9 @@ impl<H: Hardware> Stage2<H> {
             let may_be_block = level == LEAF_LEVEL || !block.overlaps(&self.by_page);
             let fits = page.address() & (size - 1) == 0 && bytes >= size && may_be_block;
             match Entry::decode(self.hardware.load(table, index), level) {
-                Entry::Table(next) if level < LEAF_LEVEL => (table, level) = (next.address(), level + 1),
+                Entry::Table(next) if level < LEAF_LEVEL => {
+                    (table, level) = (next.address(), level + 1)
+                }
                 Entry::Invalid if fits => {
                     let leaf = Entry::Leaf { at: page.home(), attributes };
                     self.hardware.store(table, index, leaf.encode(level));
@@ -178,7 +191,12 @@ impl<H: Hardware> Stage2<H> {
     }
 
     /// Replaces the block at `position` by a table that says the same, break-before-make.
-    fn split(&mut self, position: &Position, at: Hfn, attributes: Attributes) -> Result<(), OutOfTables> {
+    fn split(
+        &mut self,
+        position: &Position,
+        at: Hfn,
+        attributes: Attributes,
+    ) -> Result<(), OutOfTables> {
         let table = self.take_table()?;
         let step = level_bytes(position.level + 1) >> 12;
         for index in 0..TABLE_ENTRIES {
@@ -190,14 +208,19 @@ impl<H: Hardware> Stage2<H> {
         // Any page of the block names it: its home is where it is mapped.
         self.hardware.invalidate_page(Gfn(at.0));
         self.hardware.finish_invalidation();
-        self.hardware.store(position.table, position.index, Entry::Table(table).encode(position.level));
+        self.hardware.store(
+            position.table,
+            position.index,
+            Entry::Table(table).encode(position.level),
+        );
         self.hardware.order_stores();
         Ok(())
     }
 
     /// The prepared leaf of `page`.
     fn leaf(&self, page: Gfn) -> Position {
-        let position = self.root.walk(&self.hardware, page).filter(|position| position.level == LEAF_LEVEL);
+        let position =
+            self.root.walk(&self.hardware, page).filter(|position| position.level == LEAF_LEVEL);
         position.expect("a page is prepared before it is broken or made")
     }
 }
@@ -208,7 +231,9 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
         loop {
             let position = self.root.walk(&self.hardware, page).ok_or(OutOfTables)?;
             match position.entry {
-                Entry::Leaf { .. } | Entry::InMotion if position.level == LEAF_LEVEL => return Ok(()),
+                Entry::Leaf { .. } | Entry::InMotion if position.level == LEAF_LEVEL => {
+                    return Ok(());
+                }
                 Entry::Leaf { at, attributes } => self.split(&position, at, attributes)?,
                 _ => return Err(OutOfTables),
             }
@@ -225,9 +250,9 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
         // The invalid entries must be seen by walks before the TLBs drop the valid ones.
         self.hardware.order_stores();
         if self.has_broken {
-            // Not page by page: what combines both stages is found by VA, which nobody knows, so all of it
-            // goes in any case. One broadcast that drops stage 2 as well replaces one for each page and the
-            // one for stage 1.
+            // Not page by page: what combines both stages is found by VA, which nobody knows, so
+            // all of it goes in any case. One broadcast that drops stage 2 as well replaces one for
+            // each page and the one for stage 1.
             self.hardware.invalidate_all();
             self.has_broken = false;
         }
@@ -235,9 +260,11 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
 
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let position = self.leaf(page);
-        // No fetch until the instruction caches have been told: at this host page they may still hold what
-        // an earlier tenant executed. Few pages that move are ever executed; those fault once.
-        let attributes = Attributes { no_execute: true, ..Attributes::ram(self.forces_write_back, access) };
+        // No fetch until the instruction caches have been told: at this host page they may still
+        // hold what an earlier tenant executed. Few pages that move are ever executed; those fault
+        // once.
+        let attributes =
+            Attributes { no_execute: true, ..Attributes::ram(self.forces_write_back, access) };
         // The bytes that were copied to `at` come before the entry that shows them.
         self.hardware.order_stores();
         self.hardware.store(

@@ -1,4 +1,5 @@
-//! What a step came to: whether the guest's instruction was executed, took an exception to EL1, or returned from one.
+//! What a step came to: whether the guest's instruction was executed, took an exception to EL1, or
+//! returned from one.
 
 #[cfg(target_os = "none")]
 mod hw;
@@ -26,14 +27,16 @@ pub struct State {
     pub pc: u64,
 }
 
-/// What `ELR_EL1` holds for a step at EL1 of the instruction at `pc`: what no exception taken in the step stores there, for
-/// those name the instruction or the one behind it. Only an `ERET` goes on there.
+/// What `ELR_EL1` holds for a step at EL1 of the instruction at `pc`: what no exception taken in
+/// the step stores there, for those name the instruction or the one behind it. Only an `ERET` goes
+/// on there.
 pub fn sentinel(pc: u64) -> u64 {
     pc.wrapping_add(2)
 }
 
-/// What a step came to that began at `before` and left the CPU at `now`, with `elr_el1` in `ELR_EL1`. Of a step at EL1, the
-/// masks in `SPSR_EL1` were set, so that no exception was taken behind an `ERET`.
+/// What a step came to that began at `before` and left the CPU at `now`, with `elr_el1` in
+/// `ELR_EL1`. Of a step at EL1, the masks in `SPSR_EL1` were set, so that no exception was taken
+/// behind an `ERET`.
 pub fn outcome(before: State, now: State, elr_el1: u64) -> Outcome {
     match (before.level != 0, now.level != 0) {
         (false, true) => Outcome::Entry,

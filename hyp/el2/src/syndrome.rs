@@ -1,6 +1,7 @@
 //! `ESR_EL2`, decoded: what a trap is, in words. Total: every value means something.
 //!
-//! Source: Arm ARM DDI 0487, `ESR_EL2` (EC table and the ISS encodings of data and instruction aborts).
+//! Source: Arm ARM DDI 0487, `ESR_EL2` (EC table and the ISS encodings of data and instruction
+//! aborts).
 
 /// What the CPU reported with a synchronous exception to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +10,8 @@ pub struct Exception {
     pub syndrome: u64,
     /// `FAR_EL2`: the virtual address of an abort.
     pub far: u64,
-    /// `HPFAR_EL2`: bits 43:4 hold bits 51:12 of the intermediate physical address of a stage-2 abort.
+    /// `HPFAR_EL2`: bits 43:4 hold bits 51:12 of the intermediate physical address of a stage-2
+    /// abort.
     pub hpfar: u64,
 }
 
@@ -28,8 +30,8 @@ pub enum Class {
     SoftwareStep,
     /// A trapped system register or instruction (EC 0x18).
     SystemRegister(RegisterAccess),
-    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): which one, `AFSR1_EL2` says, in the form of a system register's
-    /// ISS. Source: m1n1 `src/hv_exc.c`.
+    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): which one, `AFSR1_EL2` says, in the
+    /// form of a system register's ISS. Source: m1n1 `src/hv_exc.c`.
     AppleRegister,
     /// WFI/WFE (0x01), or anything else.
     Other(u8),
@@ -51,7 +53,13 @@ impl RegisterAccess {
     pub fn from_iss(iss: u64) -> Self {
         let field = |shift: u32, bits: u32| (iss >> shift & ((1 << bits) - 1)) as u8;
         Self {
-            number: register_number(field(20, 2), field(14, 3), field(10, 4), field(1, 4), field(17, 3)),
+            number: register_number(
+                field(20, 2),
+                field(14, 3),
+                field(10, 4),
+                field(1, 4),
+                field(17, 3),
+            ),
             register: field(5, 5),
             is_read: field(0, 1) == 1,
         }
@@ -105,8 +113,8 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// What a load puts into the register when the device answers `value`. Source: the same manual, `SSE`
-    /// and `SF`: extend to 64 bits or to 32 with the upper half zero.
+    /// What a load puts into the register when the device answers `value`. Source: the same manual,
+    /// `SSE` and `SF`: extend to 64 bits or to 32 with the upper half zero.
     pub fn loaded(&self, value: u64) -> u64 {
         let bits = 8u32 << (self.width_log2 & 3);
         let unused = 64 - bits;
@@ -140,14 +148,14 @@ impl Exception {
         }
     }
 
-    /// The page-aligned intermediate physical address in `HPFAR_EL2`. Not valid for every abort: see
-    /// [`Exception::hpfar_is_valid`].
+    /// The page-aligned intermediate physical address in `HPFAR_EL2`. Not valid for every abort:
+    /// see [`Exception::hpfar_is_valid`].
     pub fn hpfar_page(&self) -> u64 {
         (self.hpfar & 0x0fff_ffff_fff0) << 8
     }
 
-    /// `HPFAR_EL2` is written for translation faults and for any fault on a stage-1 walk, but is UNKNOWN for
-    /// a permission fault on the access itself.
+    /// `HPFAR_EL2` is written for translation faults and for any fault on a stage-1 walk, but is
+    /// UNKNOWN for a permission fault on the access itself.
     pub fn hpfar_is_valid(abort: &Abort) -> bool {
         abort.on_table_walk || abort.status == FaultStatus::Translation
     }
@@ -188,7 +196,8 @@ mod tests {
     #[test]
     fn a_word_load_from_a_device_is_fully_described() {
         // LDR W3, [X1]: EC 0x24, IL, ISV, SAS = word, SRT = 3, translation fault level 3.
-        let Class::DataAbort(abort) = of(0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 7) else {
+        let Class::DataAbort(abort) = of(0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 3 << 16 | 7)
+        else {
             panic!("a data abort")
         };
         assert_eq!(abort.status, FaultStatus::Translation);
@@ -235,7 +244,8 @@ mod tests {
     fn a_trapped_register_has_a_number_and_a_direction() {
         // MRS X7, S3_5_C15_C1_1, and MSR S3_0_C12_C8_1, XZR.
         let read = 3 << 20 | 1 << 17 | 5 << 14 | 15 << 10 | 7 << 5 | 1 << 1 | 1;
-        let access = RegisterAccess { number: register_number(3, 5, 15, 1, 1), register: 7, is_read: true };
+        let access =
+            RegisterAccess { number: register_number(3, 5, 15, 1, 1), register: 7, is_read: true };
         assert_eq!(of(0x18 << 26 | 1 << 25 | read), Class::SystemRegister(access));
         let write = RegisterAccess::from_iss(3 << 20 | 1 << 17 | 12 << 10 | 31 << 5 | 8 << 1);
         assert_eq!((write.number, write.register), (register_number(3, 0, 12, 8, 1), 31));

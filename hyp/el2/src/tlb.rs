@@ -1,4 +1,5 @@
-//! Stage 2's hardware: table words, barriers, and the maintenance of all CPUs' TLBs and instruction caches.
+//! Stage 2's hardware: table words, barriers, and the maintenance of all CPUs' TLBs and instruction
+//! caches.
 //!
 //! One instruction a method; in which order they go is `stage2::maintenance`.
 #![expect(unsafe_code, reason = "barriers, TLB maintenance and table words")]
@@ -21,8 +22,8 @@ pub struct Cpus;
 impl Cpus {
     fn word(&self, table: u64, index: usize) -> &AtomicU64 {
         let pointer = (table as *const AtomicU64).wrapping_add(index);
-        // SAFETY: `Stage2` passes addresses inside the table memory that it was given at boot, which is
-        // mapped, aligned, and only ever accessed as atomics.
+        // SAFETY: `Stage2` passes addresses inside the table memory that it was given at boot,
+        // which is mapped, aligned, and only ever accessed as atomics.
         unsafe { &*pointer }
     }
 }
@@ -39,7 +40,9 @@ impl Hardware for Cpus {
     }
 
     fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
-        self.word(table, index).compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        self.word(table, index)
+            .compare_exchange(old, new, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
     }
 
     #[inline(always)]
@@ -63,15 +66,23 @@ impl Hardware for Cpus {
                 // The operand holds IPA[51:12] in bits 39:0; TTL = 0: any level.
                 let operand = u64::from(page.0);
                 // SAFETY: dropping TLB entries of the guest only costs walks.
-                unsafe { asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags)) }
+                unsafe {
+                    asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags))
+                }
             }
             // With TGE = 0 it acts on the guest's regime and VMID, as do the two below.
             // SAFETY: dropping TLB entries of the guest only costs walks.
-            Translations::FirstStage => unsafe { asm!("tlbi vmalle1is", options(nostack, preserves_flags)) },
+            Translations::FirstStage => unsafe {
+                asm!("tlbi vmalle1is", options(nostack, preserves_flags))
+            },
             // SAFETY: the same.
-            Translations::All => unsafe { asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) },
+            Translations::All => unsafe {
+                asm!("tlbi vmalls12e1is", options(nostack, preserves_flags))
+            },
             // SAFETY: the same.
-            Translations::AllHere => unsafe { asm!("tlbi vmalls12e1", options(nostack, preserves_flags)) },
+            Translations::AllHere => unsafe {
+                asm!("tlbi vmalls12e1", options(nostack, preserves_flags))
+            },
         }
     }
 

@@ -1,5 +1,7 @@
-//! What the guest's stage 1 says now: of the instruction that trapped, and of the access that it makes.
-// UNSAFETY: `AT` walks the guest's tables, and an instruction is read at the address that they and stage 2 give.
+//! What the guest's stage 1 says now: of the instruction that trapped, and of the access that it
+//! makes.
+// UNSAFETY: `AT` walks the guest's tables, and an instruction is read at the address that they and
+// stage 2 give.
 #![expect(unsafe_code, reason = "AT, and reading the guest's instructions")]
 
 use core::arch::asm;
@@ -30,14 +32,16 @@ pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
     raw_instruction(frame).filter(|_| is_usual).map(|(word, _)| word)
 }
 
-/// The guest's instruction and its set, in any state. `None` where it cannot be read just now, or leaves the page.
+/// The guest's instruction and its set, in any state. `None` where it cannot be read just now, or
+/// leaves the page.
 pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)> {
     let set = match frame.spsr & (SPSR_AARCH32 | SPSR_T32) {
         SPSR_AARCH32 => InstructionSet::A32,
         0 | SPSR_T32 => InstructionSet::A64,
         _ => InstructionSet::T32,
     };
-    let address = translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| guest::is_memory(*at))?;
+    let address =
+        translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| guest::is_memory(*at))?;
     let Lookup::Mapped { at, .. } = guest::root()?.lookup(&Cpus, Gfn::containing(address)?) else {
         return None;
     };
@@ -47,8 +51,8 @@ pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)
     }
     let pointer = core::ptr::with_exposed_provenance::<u16>(at.address() as usize + offset);
     if set == InstructionSet::T32 {
-        // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the guest may change it at
-        // any time, and each half is read once.
+        // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; the
+        // guest may change it at any time, and each half is read once.
         let first = unsafe { pointer.read_volatile() };
         // SAFETY: the same, and it is in the same page.
         let second = unsafe { pointer.wrapping_add(1).read_volatile() };
@@ -73,13 +77,16 @@ pub(super) enum Translation {
     Other,
 }
 
-/// Asks stage 1 whether the guest, in the state that `frame` tells, may still make `access` at the virtual `address`, which
-/// is inside one page, and whether that is `page`. With the engine's lock held, right before the access is emulated.
+/// Asks stage 1 whether the guest, in the state that `frame` tells, may still make `access` at the
+/// virtual `address`, which is inside one page, and whether that is `page`. With the engine's lock
+/// held, right before the access is emulated.
 ///
-/// What remains: another CPU that changes the mapping after this answer, and waits for its `TLBI` to complete, does not
-/// wait for this CPU, which is at EL2 and whose access is still to come. But it comes before this CPU lets go of the
-/// engine's lock, so before any access that traps and is made after that `TLBI`: only a device can see it come late, or a load
-/// of a page whose copies devices only read. The instruction itself is read where EL0 or EL1 may read; whether it may execute there is not asked again.
+/// What remains: another CPU that changes the mapping after this answer, and waits for its `TLBI`
+/// to complete, does not wait for this CPU, which is at EL2 and whose access is still to come. But
+/// it comes before this CPU lets go of the engine's lock, so before any access that traps and is
+/// made after that `TLBI`: only a device can see it come late, or a load of a page whose copies
+/// devices only read. The instruction itself is read where EL0 or EL1 may read; whether it may
+/// execute there is not asked again.
 pub(super) fn recheck_translation(
     address: u64,
     access: &Access,
@@ -101,14 +108,16 @@ pub(super) fn recheck_translation(
     }
 }
 
-/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0, or by EL1 without PAN.
+/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0, or by EL1
+/// without PAN.
 pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
     let result = ask_stage1(address, is_user, false, false);
     (result & 1 == 0).then_some(result & PAR_ADDRESS | address & 0xfff)
 }
 
-/// `PAR_EL1` after the guest's stage 1 was walked for an access. From EL2 a fault of the walk, of either stage, is reported
-/// there and not taken. `has_pan`: EL1's with `PSTATE.PAN` set; only where FEAT_PAN2 is.
+/// `PAR_EL1` after the guest's stage 1 was walked for an access. From EL2 a fault of the walk, of
+/// either stage, is reported there and not taken. `has_pan`: EL1's with `PSTATE.PAN` set; only
+/// where FEAT_PAN2 is.
 fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64 {
     // PAR_EL1 is the guest's too.
     let saved = ParEl1.read();
@@ -136,17 +145,21 @@ fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64
     result
 }
 
-/// `AT S1E1RP` and `AT S1E1WP`, which go by the PAN of the level that executes them. EL2's own pages are none of EL0's, so it is
-/// free to set it.
+/// `AT S1E1RP` and `AT S1E1WP`, which go by the PAN of the level that executes them. EL2's own
+/// pages are none of EL0's, so it is free to set it.
 fn ask_stage1_with_pan(address: u64, is_write: bool) {
     let own = Pan.read();
     Pan.write(SPSR_PAN);
     if is_write {
         // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which the caller puts back.
-        unsafe { asm!("sys #0, c7, c9, #1, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("sys #0, c7, c9, #1, {}", "isb", in(reg) address, options(nostack, preserves_flags))
+        };
     } else {
         // SAFETY: the same.
-        unsafe { asm!("sys #0, c7, c9, #0, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
+        unsafe {
+            asm!("sys #0, c7, c9, #0, {}", "isb", in(reg) address, options(nostack, preserves_flags))
+        };
     }
     Pan.write(own);
 }

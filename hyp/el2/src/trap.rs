@@ -25,8 +25,8 @@ pub fn set_platform(platform: &'static dyn Platform) {
 
 static ON_HYPERVISOR_CALL: Once<fn(&TrapFrame)> = Once::new();
 
-/// Calls `hook` at each HVC of the guest, before it is answered; it need not return. Call once, before
-/// the guest runs.
+/// Calls `hook` at each HVC of the guest, before it is answered; it need not return. Call once,
+/// before the guest runs.
 pub fn set_hypervisor_call_hook(hook: fn(&TrapFrame)) {
     ON_HYPERVISOR_CALL.set(hook);
 }
@@ -38,10 +38,11 @@ pub fn set_hypervisor_call_hook(hook: fn(&TrapFrame)) {
 /// Only the vectors may call this, with the frame that they just stored.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
-    // SAFETY: the vectors stored `frame` on this CPU's own stack and use it again only after we return, so
-    // for now no one else can reach it.
+    // SAFETY: the vectors stored `frame` on this CPU's own stack and use it again only after we
+    // return, so for now no one else can reach it.
     let frame = unsafe { &mut *frame };
-    let exception = Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
+    let exception =
+        Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
     let exits = &percpu::this().exits;
     let ended_step = if step::is_stepping() { end_step(&exception, frame) } else { None };
     match ended_step {
@@ -92,7 +93,8 @@ impl Trap {
             return Self::Refused(reason(abort, is_fetch));
         };
         let lookup = root.lookup(&Cpus, page);
-        let fault = Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
+        let fault =
+            Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
         match (lookup, abort.status) {
             (Lookup::InMotion, _) => Self::Retry,
             (
@@ -104,8 +106,11 @@ impl Trap {
             (Lookup::Mapped { no_execute: true, .. }, FaultStatus::Permission) if is_fetch => {
                 Self::Execute(root, page)
             }
-            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, FaultStatus::Permission) => Self::Retry,
-            // What may be read may be fetched, as another CPU has made sure while this fault was on its way.
+            (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, FaultStatus::Permission) => {
+                Self::Retry
+            }
+            // What may be read may be fetched, as another CPU has made sure while this fault was on
+            // its way.
             (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, FaultStatus::Permission)
                 if is_fetch && !abort.on_table_walk =>
             {
@@ -122,7 +127,9 @@ impl Trap {
             Self::Retry => Exit::Retry,
             Self::Execute(..) => Exit::Execute,
             Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
-            Self::Fault(fault) => PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address)),
+            Self::Fault(fault) => {
+                PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address))
+            }
             Self::Refused(_) => Exit::Device,
             Self::HypervisorCall => Exit::HypervisorCall,
             Self::MonitorCall => Exit::SecureCall,
@@ -132,7 +139,8 @@ impl Trap {
     }
 }
 
-/// An exception in a step of one instruction. As what it counts, if that was all; otherwise it is still to be handled.
+/// An exception in a step of one instruction. As what it counts, if that was all; otherwise it is
+/// still to be handled.
 fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
     let platform = PLATFORM.get()?;
     let class = exception.class();
@@ -156,9 +164,11 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
         Some(Resume::Next) => frame.advance(),
         Some(Resume::Same) => {}
         Some(Resume::Abort) => inject(Reason::Load, exception, frame),
-        // A trap that only the step has, of an instruction that another CPU put there: it is executed again, unstepped.
+        // A trap that only the step has, of an instruction that another CPU put there: it is
+        // executed again, unstepped.
         None => {
-            let is_trap = matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
+            let is_trap =
+                matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
             return is_trap.then_some(Exit::Retry);
         }
     }
@@ -191,7 +201,8 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
 }
 
 fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
-    let resume = PLATFORM.get().map_or(Resume::Abort, |platform| platform.stage2_fault(fault, frame));
+    let resume =
+        PLATFORM.get().map_or(Resume::Abort, |platform| platform.stage2_fault(fault, frame));
     match resume {
         Resume::Next => frame.advance(),
         Resume::Same => {}
@@ -233,16 +244,19 @@ fn reason(abort: &Abort, is_fetch: bool) -> Reason {
     }
 }
 
-/// The guest-physical address of an abort, or `None` when the guest's own tables no longer lead anywhere.
+/// The guest-physical address of an abort, or `None` when the guest's own tables no longer lead
+/// anywhere.
 fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if Exception::hpfar_is_valid(abort) {
-        let offset = if abort.on_table_walk || abort.far_invalid { 0 } else { exception.far & 0xfff };
+        let offset =
+            if abort.on_table_walk || abort.far_invalid { 0 } else { exception.far & 0xfff };
         return Some(exception.hpfar_page() | offset);
     }
     if abort.far_invalid {
         return None;
     }
-    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may let EL1 load; whether
-    // the access itself is still allowed is asked before it is emulated, and by the CPU if it is stepped.
+    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may
+    // let EL1 load; whether the access itself is still allowed is asked before it is emulated, and
+    // by the CPU if it is stepped.
     translation::translate(exception.far, false)
 }

@@ -1,20 +1,23 @@
-//! Trapped pages: a CPU's access that must reach more than one copy, carried out on behalf of the guest.
+//! Trapped pages: a CPU's access that must reach more than one copy, carried out on behalf of the
+//! guest.
 //!
 //! Two ways, chosen by the instruction alone:
-//! - *Emulation*, for loads and stores of one or two general-purpose registers ([`crate::instruction`]), and for the
-//!   exclusives. It reads and writes through the engine, which merges just the words that are touched: some
-//!   microseconds where a step costs several times that. Exclusives cannot be stepped at all: every return to
-//!   the guest clears its monitor, so the pair would never succeed. Behind an emulated load-exclusive the CPU's
-//!   store-exclusive would fail without a trap, so the CPU is stepped that far.
-//! - *A single step*, for everything else. The page is opened for this CPU alone, in a view of stage 2 of its own, and
-//!   the CPU executes the very instruction; afterwards all copies are made equal. Whatever the architecture adds
-//!   to the load and store instructions works without a line of code here.
+//! - *Emulation*, for loads and stores of one or two general-purpose registers
+//!   ([`crate::instruction`]), and for the exclusives. It reads and writes through the engine,
+//!   which merges just the words that are touched: some microseconds where a step costs several
+//!   times that. Exclusives cannot be stepped at all: every return to the guest clears its monitor,
+//!   so the pair would never succeed. Behind an emulated load-exclusive the CPU's store-exclusive
+//!   would fail without a trap, so the CPU is stepped that far.
+//! - *A single step*, for everything else. The page is opened for this CPU alone, in a view of
+//!   stage 2 of its own, and the CPU executes the very instruction; afterwards all copies are made
+//!   equal. Whatever the architecture adds to the load and store instructions works without a line
+//!   of code here.
 //!
-//! Both happen under the engine's lock, from the trap to the last copy; other CPUs keep finding the page
-//! guarded and wait for the lock. So accesses to a trapped page happen one after the other.
+//! Both happen under the engine's lock, from the trap to the last copy; other CPUs keep finding the
+//! page guarded and wait for the lock. So accesses to a trapped page happen one after the other.
 //!
-//! A fetch of instructions from such a page, or a walk of tables in it, cannot be done on several copies; there
-//! the engine gives the copies up.
+//! A fetch of instructions from such a page, or a walk of tables in it, cannot be done on several
+//! copies; there the engine gives the copies up.
 
 #[cfg(target_os = "none")]
 mod hw;
@@ -34,7 +37,8 @@ use oche_types::event::WatchHow;
 use crate::instruction::{Access, Extension, Kind, Place};
 use monitor::Monitors;
 
-/// What a machine offers for trapped pages: the engine, and the view in which it is opened to one CPU.
+/// What a machine offers for trapped pages: the engine, and the view in which it is opened to one
+/// CPU.
 pub trait TrappedPages {
     /// A CPU's access was stopped by stage 2: see `Engine::access_trapped`. `pc` is for the trace.
     fn trapped(&mut self, pc: u64, address: u64, reach: AccessKind) -> FaultDisposition;
@@ -44,8 +48,8 @@ pub trait TrappedPages {
     fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64);
     /// See `Engine::trap_loads`.
     fn trap_loads(&mut self, page: Gfn);
-    /// Begins a view of stage 2 in which nothing differs from the shared one. Returns its root's address, or
-    /// `None` where there is no memory for it.
+    /// Begins a view of stage 2 in which nothing differs from the shared one. Returns its root's
+    /// address, or `None` where there is no memory for it.
     fn begin_view(&mut self) -> Option<u64>;
     /// Opens `page` in the view; see `Engine::open_trapped`. False: the view has no room.
     fn open(&mut self, page: Gfn) -> bool;
@@ -85,13 +89,21 @@ pub enum Agreement {
     Other,
 }
 
-/// Compares `access`, as decoded from what is at the program counter now, with a fault at the virtual address `far` of
-/// a store or of a load. Another CPU may have replaced the instruction, which may then have other rights to ask for.
-pub fn agreement(access: &Access, registers: &impl Registers, far: u64, is_write: bool) -> Agreement {
-    let base = |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
+/// Compares `access`, as decoded from what is at the program counter now, with a fault at the
+/// virtual address `far` of a store or of a load. Another CPU may have replaced the instruction,
+/// which may then have other rights to ask for.
+pub fn agreement(
+    access: &Access,
+    registers: &impl Registers,
+    far: u64,
+    is_write: bool,
+) -> Agreement {
+    let base =
+        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
     let address = access.address(base, |number| registers.get(number), registers.program_counter());
     let length = access.length() as u64;
-    // A top byte may be a tag; `FAR_EL2` need not have it. The fault is at the first byte that met it.
+    // A top byte may be a tag; `FAR_EL2` need not have it. The fault is at the first byte that met
+    // it.
     let distance = far.wrapping_sub(address) << 8 >> 8;
     if access.is_write() != is_write || distance >= length {
         return Agreement::Other;
@@ -100,10 +112,11 @@ pub fn agreement(access: &Access, registers: &impl Registers, far: u64, is_write
     if is_inside { Agreement::Same(address) } else { Agreement::Crosses }
 }
 
-/// Carries `access` out on the guarded `page`, for CPU number `cpu`; `far` is the virtual address that was
-/// stopped. False: it reaches beyond the page, or begins on another, and nothing was done.
+/// Carries `access` out on the guarded `page`, for CPU number `cpu`; `far` is the virtual address
+/// that was stopped. False: it reaches beyond the page, or begins on another, and nothing was done.
 ///
-/// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to `page`.
+/// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to
+/// `page`.
 pub fn emulate(
     pages: &mut impl TrappedPages,
     monitors: &mut Monitors,
@@ -113,7 +126,8 @@ pub fn emulate(
     access: &Access,
     registers: &mut impl Registers,
 ) -> bool {
-    let base = |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
+    let base =
+        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
     let address = access.address(base, |number| registers.get(number), registers.program_counter());
     let offset = address as usize % PAGE_BYTES;
     // A top byte may be a tag; `FAR_EL2` need not have it.
@@ -176,7 +190,8 @@ pub fn emulate(
         && increment != 0
     {
         match base {
-            31 => registers.set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
+            31 => registers
+                .set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
             _ => registers.set(base, registers.get(base).wrapping_add_signed(increment)),
         }
     }
@@ -243,8 +258,8 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         values
     }
 
-    /// Stores if nobody did since the load-exclusive: no CPU, or its store would have cleared the monitor; no
-    /// device, or the value would be another.
+    /// Stores if nobody did since the load-exclusive: no CPU, or its store would have cleared the
+    /// monitor; no device, or the value would be another.
     fn store_exclusive(&mut self, values: [u64; 2]) -> bool {
         let Some(seen) = self.monitors.take(self.cpu, self.place()) else {
             // The load-exclusive went by unseen, or there was none. The next one will be seen.

@@ -7,8 +7,8 @@
 //!   it ends in a panic.
 //! - The others cannot come as EL2 is configured: they end in a panic as well.
 //!
-//! The assembly names the handlers by their symbols: `smp` needs this module to enter the guest, and
-//! the handlers need `smp`.
+//! The assembly names the handlers by their symbols: `smp` needs this module to enter the guest,
+//! and the handlers need `smp`.
 #![expect(unsafe_code, reason = "the vectors")]
 
 use core::arch::{asm, global_asm};
@@ -33,9 +33,12 @@ pub fn install() {
 
 /// Enters the guest with `frame`; this CPU's stack starts afresh at `stack_top`.
 pub(super) fn enter(frame: &TrapFrame, stack_top: u64) -> ! {
-    // SAFETY: the assembly copies the frame to the stack's top, restores it and returns to EL1; nothing of
-    // this stack is used again. `frame` lies lower in the same stack, at least a frame away from the top.
-    unsafe { asm!("b oche_enter", in("x0") &raw const *frame, in("x1") stack_top, options(noreturn)) }
+    // SAFETY: the assembly copies the frame to the stack's top, restores it and returns to EL1;
+    // nothing of this stack is used again. `frame` lies lower in the same stack, at least a frame
+    // away from the top.
+    unsafe {
+        asm!("b oche_enter", in("x0") &raw const *frame, in("x1") stack_top, options(noreturn))
+    }
 }
 
 /// An exception that EL2 took from EL2: returns if it was a bus error that is made good.
@@ -55,10 +58,10 @@ unsafe extern "C" fn oche_from_el2(frame: *mut TrapFrame, vector: u64) {
 
 global_asm!(
     r#"
-    // From EL2 itself: what returns is a bus error of an access to a device (`mmio`). The stack may be what
-    // failed: if SP is in the guard page at the low end of its slot, or a frame would be, start over at the slot's top.
-    // Until that is known no register may be lost: x0 and SP are kept in each other's sum. Behind it SP_EL0 is free: it
-    // is the guest's, which will not run again.
+    // From EL2 itself: what returns is a bus error of an access to a device (`mmio`). The stack may
+    // be what failed: if SP is in the guard page at the low end of its slot, or a frame would be,
+    // start over at the slot's top. Until that is known no register may be lost: x0 and SP are kept
+    // in each other's sum. Behind it SP_EL0 is free: it is the guest's, which will not run again.
     .macro from_el2 number
     .balign 128
     add     sp, sp, x0
@@ -74,7 +77,8 @@ global_asm!(
     b       oche_el2_trap
     .endm
 
-    // x0 = SP, SP = the sum. The frame does not end at the interrupted SP: nothing returns from here.
+    // x0 = SP, SP = the sum. The frame does not end at the interrupted SP: nothing returns from
+    // here.
     .macro overflow number
 .Loverflow_\number:
     msr     sp_el0, x1
@@ -113,7 +117,8 @@ global_asm!(
     str     x1, [sp, #256]
     .endm
 
-    // A guest exception that the configuration rules out: IMO and AMO are 0, so interrupts and SErrors go to EL1.
+    // A guest exception that the configuration rules out: IMO and AMO are 0, so interrupts and
+    // SErrors go to EL1.
     .macro impossible number
     .balign 128
     save_frame

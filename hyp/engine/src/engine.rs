@@ -1,9 +1,9 @@
 //! The engine on one page: which stream belongs to which domain, and what happens in a trap.
 //!
-//! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks for an
-//! invalidation, the engine has the tracker say what changed and the granule mapper make hardware equal to it. Work
-//! in one trap is bounded: what is left keeps the DART's busy bit set and goes on when the guest polls it or
-//! touches any other register of a DART.
+//! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks
+//! for an invalidation, the engine has the tracker say what changed and the granule mapper make
+//! hardware equal to it. Work in one trap is bounded: what is left keeps the DART's busy bit set
+//! and goes on when the guest polls it or touches any other register of a DART.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -135,7 +135,8 @@ pub enum FaultDisposition {
     Retry,
     /// The page is trapped. The access is carried out by [`Engine::load_trapped`] and
     /// [`Engine::store_trapped`], or, whatever it is, between [`Engine::open_trapped`] and
-    /// [`Engine::settle_trapped`]; and the engine's lock is held from this answer to the end of that.
+    /// [`Engine::settle_trapped`]; and the engine's lock is held from this answer to the end of
+    /// that.
     Emulate(Gfn),
     /// It is no page of the guest's RAM.
     NotGuestMemory,
@@ -149,8 +150,8 @@ struct Domain {
     /// Streams to attach once the tables have been acted on.
     waiting: Members,
     needs_sync: bool,
-    /// The tables have been acted on: so many of the pages remain to be looked at that devices write in one copy and
-    /// read in another.
+    /// The tables have been acted on: so many of the pages remain to be looked at that devices
+    /// write in one copy and read in another.
     follow_left: Option<usize>,
     is_ending: bool,
 }
@@ -159,7 +160,8 @@ impl Engine {
     /// All of the guest's memory at home, every stream blocked.
     pub fn new(configuration: &Configuration<'_>, host: &mut impl Host) -> Self {
         let domains = configuration.domains();
-        let dart = || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
+        let dart =
+            || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
         Self {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
             domains: (0..domains).map(|_| None).collect(),
@@ -182,7 +184,8 @@ impl Engine {
         }
     }
 
-    /// From now on one trap does `bytes` bytes of work instead of [`SLICE_BYTES`]: for tests of what is left over.
+    /// From now on one trap does `bytes` bytes of work instead of [`SLICE_BYTES`]: for tests of
+    /// what is left over.
     pub fn set_slice_bytes(&mut self, bytes: usize) {
         self.slice_bytes = bytes;
     }
@@ -242,8 +245,8 @@ impl Engine {
                         waking.insert(stream);
                     }
                 }
-                // A DART holds nothing of a stream that did not translate, so the stream begins at once: Linux makes no
-                // invalidation when it writes saved registers back on resume.
+                // A DART holds nothing of a stream that did not translate, so the stream begins at
+                // once: Linux makes no invalidation when it writes saved registers back on resume.
                 self.attach(host, dart, waking);
                 self.work(host);
             }
@@ -258,8 +261,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had restricted, for stores
-    /// or for everything. Says how the CPU goes on.
+    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had
+    /// restricted, for stores or for everything. Says how the CPU goes on.
     pub fn access_trapped(
         &mut self,
         host: &mut impl Host,
@@ -296,12 +299,18 @@ impl Engine {
 
     /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, 1 to 8 and inside the page,
     /// zero-extended. 0 for anything else.
-    pub fn load_trapped(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
+    pub fn load_trapped(
+        &mut self,
+        host: &mut impl Host,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+    ) -> u64 {
         self.mapper.load(host, page, offset, bytes)
     }
 
-    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a trapped
-    /// `page`, or a virtual device at `offset` of any page. Anything else does nothing.
+    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a
+    /// trapped `page`, or a virtual device at `offset` of any page. Anything else does nothing.
     pub fn store_trapped(
         &mut self,
         host: &mut impl Host,
@@ -315,9 +324,11 @@ impl Engine {
         self.mapper.store(host, page, offset, bytes, value);
     }
 
-    /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up to date.
+    /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up
+    /// to date.
     ///
-    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and nobody else may call the engine.
+    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and nobody else may call the
+    /// engine.
     pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.mapper.open(host, page)
     }
@@ -327,13 +338,14 @@ impl Engine {
         self.mapper.settle(host, page);
     }
 
-    /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen. Until the
-    /// trap goes, loads trap too, so that the next pair is seen whole.
+    /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen.
+    /// Until the trap goes, loads trap too, so that the next pair is seen whole.
     pub fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
         self.mapper.trap_loads(host, page);
     }
 
-    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are reported one by one.
+    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are reported
+    /// one by one.
     pub fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.mapper.watch(host, ranges);
     }
@@ -356,9 +368,14 @@ impl Engine {
         self.mapper.watches.are_set()
     }
 
-    /// A CPU's access to a trapped page was carried out: reports it if it is watched. `load` gives the value, a word at
-    /// a time from the first byte on.
-    pub fn report_watched(&self, host: &mut impl Host, watched: &Watched, load: impl Fn(usize) -> u64) {
+    /// A CPU's access to a trapped page was carried out: reports it if it is watched. `load` gives
+    /// the value, a word at a time from the first byte on.
+    pub fn report_watched(
+        &self,
+        host: &mut impl Host,
+        watched: &Watched,
+        load: impl Fn(usize) -> u64,
+    ) {
         self.mapper.report_watched(host, watched, load);
     }
 
@@ -401,8 +418,8 @@ impl Engine {
         self.mapper.unpin(host, page);
     }
 
-    /// As [`Self::unpin`], of each of `pages`. Returns how many of the first are unpinned: at least one, and not all where
-    /// `budget` has no room for more. The caller comes again with the rest.
+    /// As [`Self::unpin`], of each of `pages`. Returns how many of the first are unpinned: at least
+    /// one, and not all where `budget` has no room for more. The caller comes again with the rest.
     #[must_use]
     pub fn unpin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
@@ -444,7 +461,10 @@ impl Engine {
     }
 
     fn domain_mut(&mut self, domain: DomainId) -> &mut Domain {
-        self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut).must("the domain is open")
+        self.domains
+            .get_mut(usize::from(domain.0))
+            .and_then(Option::as_mut)
+            .must("the domain is open")
     }
 
     /// Has each of `streams` go where the registers say, and its domain looked at.
@@ -484,8 +504,14 @@ impl Engine {
     }
 
     /// Begins a domain, or refuses all that its tables map.
-    fn open(&mut self, host: &mut impl Host, requester: Requester, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
-        let free = self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
+    fn open(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        roots: [Ttbr; TTBRS],
+    ) -> Option<DomainId> {
+        let free =
+            self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
         let opened = match free {
             Some(domain) if self.mapper.create_domain(host, domain) => Ok(domain),
             Some(_) => Err(Refusal::PoolExhausted),
@@ -494,7 +520,8 @@ impl Engine {
         let domain = match opened {
             Ok(domain) => domain,
             Err(reason) => {
-                let page = Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
+                let page =
+                    Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
                 let at = Place {
                     dart: requester.dart,
                     stream: requester.stream,
@@ -504,7 +531,10 @@ impl Engine {
                 return None;
             }
         };
-        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        let entry = self
+            .domains
+            .get_mut(usize::from(domain.0))
+            .must("a domain has a number below the most");
         *entry = Some(Domain {
             roots,
             requester,
@@ -541,7 +571,8 @@ impl Engine {
         self.end_if_unused(domain);
     }
 
-    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody else is left.
+    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody
+    /// else is left.
     fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         let member = Requester::first(&self.mapper.placed(domain).members);
         let entry = self.domain_mut(domain);
@@ -591,8 +622,8 @@ impl Engine {
         }
     }
 
-    /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`] says
-    /// whether something is left.
+    /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`]
+    /// says whether something is left.
     fn work(&mut self, host: &mut impl Host) -> usize {
         let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;
@@ -607,10 +638,11 @@ impl Engine {
         slots
     }
 
-    /// The domain to go on with: the one whose changes are in hand, or the first of which something is due. A domain that
-    /// becomes ready can end another, wherever that is in the list.
+    /// The domain to go on with: the one whose changes are in hand, or the first of which something
+    /// is due. A domain that becomes ready can end another, wherever that is in the list.
     fn due(&self) -> Option<DomainId> {
-        let first = || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
+        let first =
+            || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
         self.in_hand.or_else(|| first().map(|domain| DomainId(domain as u16)))
     }
 
@@ -629,11 +661,16 @@ impl Engine {
         }
         if self.in_hand.is_none() {
             self.batch.clear();
-            self.is_compared = self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
+            self.is_compared =
+                self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
             report_rejected(host, requester, &self.batch);
             (self.in_hand, self.applied) = (Some(domain), 0);
         }
-        let rest = self.batch.changes.get(self.applied..).must("no more changes are acted on than there are");
+        let rest = self
+            .batch
+            .changes
+            .get(self.applied..)
+            .must("no more changes are acted on than there are");
         let applied = self.mapper.apply(host, requester, domain, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {

@@ -1,12 +1,16 @@
-//! The granule mapper: gives every mapped guest page a place that 16K hardware can reach, and takes it away again.
+//! The granule mapper: gives every mapped guest page a place that 16K hardware can reach, and takes
+//! it away again.
 //!
-//! A granule is *direct* when its four pages are one aligned frame and at home: hardware points there and
-//! nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]). Otherwise it is *relocated*: a
-//! frame of the pool belongs to it and each page moves into its slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
-//! *bounce page*, a further copy, which is made equal to the page whenever one of the page's mappings changes.
+//! A granule is *direct* when its four pages are one aligned frame and at home: hardware points
+//! there and nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]).
+//! Otherwise it is *relocated*: a frame of the pool belongs to it and each page moves into its
+//! slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
+//! *bounce page*, a further copy, which is made equal to the page whenever one of the page's
+//! mappings changes.
 //!
-//! Changes come in batches. In each, removals come first ([`removal`]), then additions ([`addition`]), each
-//! with one break-before-make of all the pages that it moves and at most one invalidation of the hardware.
+//! Changes come in batches. In each, removals come first ([`removal`]), then additions
+//! ([`addition`]), each with one break-before-make of all the pages that it moves and at most one
+//! invalidation of the hardware.
 
 pub(crate) mod addition;
 pub(crate) mod alias;
@@ -24,7 +28,9 @@ pub(crate) mod watch;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{FRAME_BYTES, Gfn, Granule, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun};
+use oche_types::addr::{
+    FRAME_BYTES, Gfn, Granule, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SLOTS, SlotRun,
+};
 use oche_types::dart::entry::Leaf;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::{Event, Place, Refusal};
@@ -42,7 +48,8 @@ use crate::mover::Mover;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
 use crate::shadow::Shadow;
 
-/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept short.
+/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept
+/// short.
 pub(crate) const BATCH: usize = 64;
 /// Pages that one batch moves: those that come and those that go.
 const MAX_MOVING: usize = 2 * BATCH * SLOTS;
@@ -62,19 +69,21 @@ pub enum Coherence {
     /// At every moment: accesses of CPUs that could tell copies apart are trapped.
     #[default]
     Exact,
-    /// When a mapping of the page comes or goes, which is enough for drivers that keep to the DMA API's rules:
-    /// data is written before it is mapped, and read after it is unmapped.
+    /// When a mapping of the page comes or goes, which is enough for drivers that keep to the DMA
+    /// API's rules: data is written before it is mapped, and read after it is unmapped.
     Api,
 }
 
 /// How exactly permissions are kept where pages of differing permission share a granule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
-    /// Membership is exact; a device may do to each page of a granule what it may do to any of them.
+    /// Membership is exact; a device may do to each page of a granule what it may do to any of
+    /// them.
     #[default]
     Page,
-    /// Permissions are exact too, as far as the hardware can tell reads from writes: a page that a device may
-    /// only read is a copy of its own where a neighbour may be written, and what cannot be kept apart is refused.
+    /// Permissions are exact too, as far as the hardware can tell reads from writes: a page that a
+    /// device may only read is a copy of its own where a neighbour may be written, and what cannot
+    /// be kept apart is refused.
     Strict,
 }
 
@@ -95,7 +104,9 @@ pub(crate) struct Requester {
 impl Requester {
     /// On behalf of the lowest of `members`, if there is one.
     pub(crate) fn first(members: &Members) -> Option<Self> {
-        members.iter().find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
+        members
+            .iter()
+            .find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
     }
 
     /// On behalf of the lowest of `members`; of the first stream of all where there is none.
@@ -147,15 +158,16 @@ pub(crate) struct GranuleMapper {
     followed: Followed,
     /// Pages that the work under way is about, each once.
     listed: Vec<Gfn>,
-    /// Where the copies of a page lie that are being made equal, and whether devices may write them.
+    /// Where the copies of a page lie that are being made equal, and whether devices may write
+    /// them.
     merging: Vec<Merging>,
     /// Words that were merged, once for each copy of the page; it wraps around.
     merged_words: usize,
 }
 
-/// Blocks of the granule map for `pages` pages of guest RAM: as many leaf tables as would map twice the
-/// guest's memory, and few enough to keep the granule map at about 1 % of it. Sparsely used, that is more
-/// than a driver needs.
+/// Blocks of the granule map for `pages` pages of guest RAM: as many leaf tables as would map twice
+/// the guest's memory, and few enough to keep the granule map at about 1 % of it. Sparsely used,
+/// that is more than a driver needs.
 const fn blocks(pages: usize) -> usize {
     within(pages / 256, 64, 8192)
 }
@@ -216,7 +228,8 @@ impl GranuleMapper {
         (coherence, isolation): (Coherence, Isolation),
         memory: &mut impl Memory,
     ) -> Self {
-        let pages: usize = ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
+        let pages: usize =
+            ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
         let pool = Pool::new(pool, memory);
         let aliases = most_aliases(pages);
         Self {
@@ -247,10 +260,18 @@ impl GranuleMapper {
     #[must_use]
     pub(crate) fn create_domain(&mut self, host: &mut impl Host, domain: DomainId) -> bool {
         let _ = self.pool.take_back(host, FRAMES_PER_CHANGE);
-        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        let entry = self
+            .domains
+            .get_mut(usize::from(domain.0))
+            .must("a domain has a number below the most");
         let Some(shadow) = Shadow::new(host, &mut self.pool) else { return false };
         let directory = self.directories.pop().must("each domain has a directory");
-        *entry = Some(PlacedDomain { shadow, directory, members: Members::default(), has_followed: false });
+        *entry = Some(PlacedDomain {
+            shadow,
+            directory,
+            members: Members::default(),
+            has_followed: false,
+        });
         true
     }
 
@@ -285,8 +306,9 @@ impl GranuleMapper {
         self.domain_mut(domain).must("the domain is open")
     }
 
-    /// Makes the hardware equal to the first of `changes` of `domain`, at most [`BATCH`] of different granules: as
-    /// many as `budget` allows, and one at least. Returns how many they were.
+    /// Makes the hardware equal to the first of `changes` of `domain`, at most [`BATCH`] of
+    /// different granules: as many as `budget` allows, and one at least. Returns how many they
+    /// were.
     #[must_use]
     pub(crate) fn apply(
         &mut self,
@@ -330,8 +352,8 @@ impl GranuleMapper {
         if host.invalidate(domain, &members).is_ok() {
             return;
         }
-        // The hardware does not answer. What its devices may still reach is about to belong to somebody
-        // else, so they are cut off; the guest sees faults, and the trace says why.
+        // The hardware does not answer. What its devices may still reach is about to belong to
+        // somebody else, so they are cut off; the guest sees faults, and the trace says why.
         for (dart, streams) in members.iter() {
             host.event(Event::InvalidateTimedOut { dart });
             for stream in streams.iter() {
@@ -363,7 +385,8 @@ impl GranuleMapper {
             budget.charge(RECLAIM_BYTES);
             if placed.shadow.unlink_empty(host) {
                 self.invalidate(host, domain);
-                let placed = self.domains.get_mut(index).and_then(Option::as_mut).must("the domain is open");
+                let placed =
+                    self.domains.get_mut(index).and_then(Option::as_mut).must("the domain is open");
                 budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(host, &mut self.pool));
             }
         }
@@ -389,10 +412,15 @@ impl GranuleMapper {
         }
     }
 
-    /// The slots of `state` that its hardware entry lets devices reach. Those of them that are empty are red zones.
+    /// The slots of `state` that its hardware entry lets devices reach. Those of them that are
+    /// empty are red zones.
     fn window(host: &impl Host, state: &GranuleState) -> SlotRun {
         let mapped = state.slots.map(|slot| slot.is_some());
-        if host.has_windows() { SlotRun::around(mapped).unwrap_or(SlotRun::ALL) } else { SlotRun::ALL }
+        if host.has_windows() {
+            SlotRun::around(mapped).unwrap_or(SlotRun::ALL)
+        } else {
+            SlotRun::ALL
+        }
     }
 
     /// Stores the hardware entry that `state` asks for. Returns the entry before and the one now.
@@ -418,7 +446,12 @@ impl GranuleMapper {
         let Form::Relocated(frame) = state.form else { return };
         for (slot, _) in state.slots.iter().enumerate().filter(|(_, slot)| slot.is_none()) {
             if let Some((offset, bytes)) = red_zone_damage(host, frame.page(slot)) {
-                report_red_zone(host, requester.at(granule, slot), frame.page(slot), (offset, bytes));
+                report_red_zone(
+                    host,
+                    requester.at(granule, slot),
+                    frame.page(slot),
+                    (offset, bytes),
+                );
             }
         }
     }
@@ -428,13 +461,14 @@ impl GranuleMapper {
     }
 }
 
-/// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the first is at `offset`,
-/// and repairs the page.
+/// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the
+/// first is at `offset`, and repairs the page.
 fn report_red_zone(host: &mut impl Host, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
     host.event(Event::RedZone { at, offset, bytes });
     let load = |at: usize| if at < PAGE_WORDS { host.load(page, at) } else { 0 };
     let (first, shift) = (usize::from(offset) / 8, 8 * (u32::from(offset) % 8));
-    let joined = |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
+    let joined =
+        |at: usize| (load(at) >> shift) | load(at + 1).checked_shl(64 - shift).unwrap_or(0);
     let data = [joined(first), joined(first + 1)];
     host.event(Event::Data { words: data });
     host.fill_page(page, RED_ZONE);

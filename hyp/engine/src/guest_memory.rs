@@ -8,7 +8,8 @@ use oche_types::guest_memory::{GuestMemory, NotMemory};
 use crate::Engine;
 use crate::host::Host;
 
-/// The guest's memory through `engine`, on `host`. Made for one piece of work under the engine's lock.
+/// The guest's memory through `engine`, on `host`. Made for one piece of work under the engine's
+/// lock.
 #[derive(Debug)]
 pub struct EngineMemory<'a, W> {
     engine: core::cell::RefCell<(&'a mut Engine, &'a mut W)>,
@@ -20,8 +21,8 @@ impl<'a, W: Host> EngineMemory<'a, W> {
         Self { engine: core::cell::RefCell::new((engine, host)) }
     }
 
-    /// Calls `each` for pieces of the range: page, offset, bytes (at most 8, within an aligned word), and
-    /// how many bytes came before.
+    /// Calls `each` for pieces of the range: page, offset, bytes (at most 8, within an aligned
+    /// word), and how many bytes came before.
     fn pieces(
         &self,
         address: u64,

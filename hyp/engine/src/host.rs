@@ -1,7 +1,9 @@
-//! What the engine asks of a machine: memory, the CPUs' stage 2, a 16K IOMMU, and an ear for events.
+//! What the engine asks of a machine: memory, the CPUs' stage 2, a 16K IOMMU, and an ear for
+//! events.
 //!
-//! A machine implements these and decides nothing. The traits are as narrow as the engine's needs, so
-//! that a test's machine can be strict: it may lose whatever the contract of a method does not promise.
+//! A machine implements these and decides nothing. The traits are as narrow as the engine's needs,
+//! so that a test's machine can be strict: it may lose whatever the contract of a method does not
+//! promise.
 
 use core::ops::Range;
 
@@ -17,8 +19,8 @@ impl<T: Memory + Stage2 + Iommu + TraceSink> Host for T {}
 
 /// Host memory by page: guest RAM and the frame pool. Nothing else is ever asked for.
 ///
-/// Devices and the guest's CPUs may write the same bytes at any time, so each word is loaded and stored
-/// exactly once, with single-copy atomicity, and no reference to this memory ever exists.
+/// Devices and the guest's CPUs may write the same bytes at any time, so each word is loaded and
+/// stored exactly once, with single-copy atomicity, and no reference to this memory ever exists.
 pub trait Memory {
     /// The aligned 64-bit little-endian word `word` (below 512) of `page`.
     fn load(&self, page: Hfn, word: usize) -> u64;
@@ -26,8 +28,9 @@ pub trait Memory {
     /// Stores the aligned 64-bit word `word` (below 512) of `page`.
     fn store(&mut self, page: Hfn, word: usize, value: u64);
 
-    /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple of that
-    /// many bytes, at once, and touches no other: whoever reads them sees all or none of it.
+    /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple
+    /// of that many bytes, at once, and touches no other: whoever reads them sees all or none of
+    /// it.
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64);
 
     /// The first of `words` in which two pages differ.
@@ -64,8 +67,8 @@ pub trait Memory {
         }
     }
 
-    /// The engine says that nobody may reach `frame` of its pool any more: from here on it can be anything else.
-    /// A machine has nothing to do; a test's checks that it is so.
+    /// The engine says that nobody may reach `frame` of its pool any more: from here on it can be
+    /// anything else. A machine has nothing to do; a test's checks that it is so.
     fn release(&mut self, frame: HostGranule) {
         let _ = frame;
     }
@@ -88,14 +91,15 @@ pub struct OutOfTables;
 
 /// The guest's CPUs' view of guest-physical memory, page by page.
 ///
-/// A change is always break-before-make, in the order `prepare`, `break_page`, `flush_broken`, (copy),
-/// `make_page`, `publish`, with any number of pages in each step.
+/// A change is always break-before-make, in the order `prepare`, `break_page`, `flush_broken`,
+/// (copy), `make_page`, `publish`, with any number of pages in each step.
 pub trait Stage2 {
     /// Makes sure that `page` has an entry of its own (splits a block where there is one).
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`]; then nothing has changed and none of the other calls may follow for this page.
+    /// [`OutOfTables`]; then nothing has changed and none of the other calls may follow for this
+    /// page.
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables>;
 
     /// Makes the prepared entry of `page` invalid and marks it as broken.
@@ -103,8 +107,9 @@ pub trait Stage2 {
 
     /// # Guarantees
     ///
-    /// On return no CPU holds a translation of any page broken before, and every access through such a
-    /// translation has completed. A CPU that touches a broken page waits, by retrying, until it is made.
+    /// On return no CPU holds a translation of any page broken before, and every access through
+    /// such a translation has completed. A CPU that touches a broken page waits, by retrying, until
+    /// it is made.
     fn flush_broken(&mut self);
 
     /// Makes the broken entry of `page` point to `at`.
@@ -112,8 +117,8 @@ pub trait Stage2 {
 
     /// # Guarantees
     ///
-    /// On return every CPU and every IOMMU that walks anew sees the entries stored before, and the bytes
-    /// copied before those.
+    /// On return every CPU and every IOMMU that walks anew sees the entries stored before, and the
+    /// bytes copied before those.
     fn publish(&mut self);
 }
 
@@ -138,19 +143,23 @@ pub struct DeviceFault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainId(pub u16);
 
-/// The hardware: IOMMUs that translate in 16K pages only, with two levels of 2048 entries, 32 MiB and
-/// 16 KiB each, eight bytes an entry. DART's 16K tables and an SMMUv3's with `T0SZ` 28 are both that.
+/// The hardware: IOMMUs that translate in 16K pages only, with two levels of 2048 entries, 32 MiB
+/// and 16 KiB each, eight bytes an entry. DART's 16K tables and an SMMUv3's with `T0SZ` 28 are both
+/// that.
 pub trait Iommu {
-    /// The hardware may cache that an entry is not valid, so a new mapping needs an invalidation too.
+    /// The hardware may cache that an entry is not valid, so a new mapping needs an invalidation
+    /// too.
     const CACHES_INVALID_ENTRIES: bool;
 
-    /// An entry can allow writes and forbid reads. Where it cannot, what a device may write it may read.
+    /// An entry can allow writes and forbid reads. Where it cannot, what a device may write it may
+    /// read.
     const CAN_FORBID_READS: bool;
 
     /// An entry can be limited to a run of its frame's slots: an access to any other faults.
     fn has_windows(&self) -> bool;
 
-    /// The leaf entry that lets a device reach `slots` of `frame` with `permission`. Without windows `slots` are all.
+    /// The leaf entry that lets a device reach `slots` of `frame` with `permission`. Without
+    /// windows `slots` are all.
     fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64;
 
     /// The first-level entry for the leaf table in `table`.
@@ -177,20 +186,22 @@ pub trait Iommu {
     ///
     /// # Guarantees
     ///
-    /// On return no access of the stream uses what was attached before, and its earlier writes have landed.
+    /// On return no access of the stream uses what was attached before, and its earlier writes have
+    /// landed.
     fn block(&mut self, dart: DartId, stream: StreamId);
 
     /// Drops every cached translation of `domain`, whose streams are `members`.
     ///
     /// # Guarantees
     ///
-    /// Table stores made before are seen by every walk that starts after, and on return no access uses an
-    /// older entry: reads are answered, writes have landed in memory.
+    /// Table stores made before are seen by every walk that starts after, and on return no access
+    /// uses an older entry: reads are answered, writes have landed in memory.
     ///
     /// # Errors
     ///
     /// [`InvalidateTimedOut`]; then nothing may be assumed of accesses under way.
-    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut>;
+    fn invalidate(&mut self, domain: DomainId, members: &Members)
+    -> Result<(), InvalidateTimedOut>;
 
     /// Whether every attach, block and invalidation so far is known to have had its effect. While
     /// one is not, a device may still reach what was taken from it, and frames of the pool that the

@@ -7,7 +7,8 @@ use oche_types::event::Event;
 
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::host::{
-    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
+    TraceSink,
 };
 use crate::mover::{CpuTrap, Mover};
 use crate::pool::Pool;

@@ -1,7 +1,8 @@
 //! The page mover: where each guest page's bytes are, and what the CPUs may do with it.
 //!
-//! Stage 2 is changed here and nowhere else, always break-before-make, any number of pages together:
-//! [`Mover::break_page`] for each page, [`Mover::flush_tlb`] once, then whatever copying is due, [`Mover::remap`].
+//! Stage 2 is changed here and nowhere else, always break-before-make, any number of pages
+//! together: [`Mover::break_page`] for each page, [`Mover::flush_tlb`] once, then whatever copying
+//! is due, [`Mover::remap`].
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -24,7 +25,8 @@ pub(crate) struct PageState {
     pub(crate) twin: u32,
     /// The first tracked table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
-    /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is not.
+    /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is
+    /// not.
     pub(crate) followed: u32,
     /// How often a master behind no DART uses the page now: see `granule::pin`.
     pins: u16,
@@ -34,7 +36,8 @@ pub(crate) struct PageState {
     trap: CpuTrap,
     /// CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
     has_exclusives: bool,
-    /// CPUs' accesses cannot be reported one by one, even where a watch asks for it: see `granule::watch`.
+    /// CPUs' accesses cannot be reported one by one, even where a watch asks for it: see
+    /// `granule::watch`.
     pub(crate) is_unwatchable: bool,
     /// The work under way is about the page: see `granule::cost`.
     pub(crate) is_listed: bool,
@@ -102,7 +105,9 @@ impl Mover {
 
     /// Bytes of heap that [`Self::new`] takes for `pages` pages in `ranges` ranges.
     pub(crate) const fn bytes(ranges: usize, pages: usize, max_broken: usize) -> usize {
-        bytes_of::<(Range<u32>, usize)>(ranges) + bytes_of::<PageState>(pages) + bytes_of::<Gfn>(max_broken)
+        bytes_of::<(Range<u32>, usize)>(ranges)
+            + bytes_of::<PageState>(pages)
+            + bytes_of::<Gfn>(max_broken)
     }
 
     /// The state of `page`, or `None` where that is not guest RAM.
@@ -155,9 +160,12 @@ impl Mover {
         true
     }
 
-    /// One use of `page` is over. Whether it was the last. What has been used too often to be counted stays pinned.
+    /// One use of `page` is over. Whether it was the last. What has been used too often to be
+    /// counted stays pinned.
     pub(crate) fn unpin(&mut self, page: Gfn) -> bool {
-        let Some(state) = self.get_mut(page).filter(|state| state.pins != u16::MAX) else { return false };
+        let Some(state) = self.get_mut(page).filter(|state| state.pins != u16::MAX) else {
+            return false;
+        };
         state.pins = state.pins.saturating_sub(1);
         state.pins == 0
     }
@@ -199,7 +207,11 @@ impl Mover {
     /// # Errors
     ///
     /// [`OutOfTables`]; the page stays as it is.
-    pub(crate) fn prepare(&mut self, stage2: &mut impl Stage2, page: Gfn) -> Result<(), OutOfTables> {
+    pub(crate) fn prepare(
+        &mut self,
+        stage2: &mut impl Stage2,
+        page: Gfn,
+    ) -> Result<(), OutOfTables> {
         let state = self.state_mut(page);
         if !state.is_prepared {
             stage2.prepare(page)?;
@@ -208,14 +220,21 @@ impl Mover {
         Ok(())
     }
 
-    /// Breaks the entry of a prepared `page`, if it is not broken yet. CPUs wait until [`Self::remap`].
+    /// Breaks the entry of a prepared `page`, if it is not broken yet. CPUs wait until
+    /// [`Self::remap`].
     pub(crate) fn break_page(&mut self, stage2: &mut impl Stage2, page: Gfn) {
         let state = self.state_mut(page);
-        invariant!(state.is_prepared, "a page moves only with a stage-2 entry of its own: {page:?}");
+        invariant!(
+            state.is_prepared,
+            "a page moves only with a stage-2 entry of its own: {page:?}"
+        );
         if !state.is_broken {
             state.is_broken = true;
             stage2.break_page(page);
-            invariant!(self.broken.len() < self.broken.capacity(), "a batch moves a bounded number of pages");
+            invariant!(
+                self.broken.len() < self.broken.capacity(),
+                "a batch moves a bounded number of pages"
+            );
             self.broken.push(page);
             self.is_flushed = false;
         }
@@ -267,7 +286,8 @@ impl Mover {
         host.publish();
     }
 
-    /// Lets CPUs' stores to `page` through (`is_write_protected` false) or traps them. A no-op if it is so already.
+    /// Lets CPUs' stores to `page` through (`is_write_protected` false) or traps them. A no-op if
+    /// it is so already.
     ///
     /// # Errors
     ///

@@ -1,11 +1,13 @@
-//! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or keeps bytes in.
+//! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or
+//! keeps bytes in.
 //!
-//! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to relocate a
-//! granule finds its empty slots already marked, and a device that still wrote into a frame after it was
-//! given back has left a trace that can be found.
+//! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to
+//! relocate a granule finds its empty slots already marked, and a device that still wrote into a
+//! frame after it was given back has left a trace that can be found.
 //!
-//! While the hardware has not confirmed that devices let go of what was taken from them, a frame that is given back is put
-//! aside: a device that may still reach it must not find anything else there, least of all a table.
+//! While the hardware has not confirmed that devices let go of what was taken from them, a frame
+//! that is given back is put aside: a device that may still reach it must not find anything else
+//! there, least of all a table.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -77,7 +79,11 @@ impl Pool {
     }
 
     /// Returns a frame whose pages all hold the red-zone pattern.
-    pub(crate) fn give_marked_frame(&mut self, host: &mut (impl Memory + Iommu), frame: HostGranule) {
+    pub(crate) fn give_marked_frame(
+        &mut self,
+        host: &mut (impl Memory + Iommu),
+        frame: HostGranule,
+    ) {
         if !host.is_confirmed() {
             return self.put_aside(frame);
         }
@@ -142,7 +148,10 @@ impl Pool {
             }
         };
         let used = self.single(frame);
-        invariant!(*used & ALL_PAGES != ALL_PAGES, "a frame in the list of partial ones has a page to spare");
+        invariant!(
+            *used & ALL_PAGES != ALL_PAGES,
+            "a frame in the list of partial ones has a page to spare"
+        );
         let slot = (!*used & ALL_PAGES).trailing_zeros() as usize;
         *used |= 1 << slot;
         if *used & ALL_PAGES == ALL_PAGES {
@@ -157,7 +166,10 @@ impl Pool {
         let frame = page.frame();
         let used = self.single(frame);
         let bit = 1 << (page.0 & 3);
-        invariant!(*used & (SINGLE | bit) == SINGLE | bit, "a page that comes back was handed out: {page:?}");
+        invariant!(
+            *used & (SINGLE | bit) == SINGLE | bit,
+            "a page that comes back was handed out: {page:?}"
+        );
         let was_full = *used & ALL_PAGES == ALL_PAGES;
         *used &= !bit;
         if was_full {

@@ -1,8 +1,9 @@
 //! Shadow tables: a domain's two levels of 16K tables, which the hardware IOMMU walks.
 //!
-//! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf entry
-//! 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K granule and T0SZ 28.
-//! What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`], [`Iommu::table_entry`].
+//! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf
+//! entry 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K
+//! granule and T0SZ 28. What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`],
+//! [`Iommu::table_entry`].
 
 use oche_types::addr::{Granule, HostGranule, PAGE_WORDS, SLOTS};
 use oche_types::{Invariant, invariant};
@@ -66,7 +67,8 @@ impl Shadow {
         true
     }
 
-    /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns the entry before.
+    /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns
+    /// the entry before.
     pub(crate) fn set(&mut self, memory: &mut impl Memory, granule: Granule, entry: u64) -> u64 {
         let (first, leaf) = directories(granule);
         let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
@@ -97,8 +99,13 @@ impl Shadow {
         found
     }
 
-    /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they were.
-    pub(crate) fn give_unlinked(&mut self, host: &mut (impl Memory + Iommu), pool: &mut Pool) -> usize {
+    /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they
+    /// were.
+    pub(crate) fn give_unlinked(
+        &mut self,
+        host: &mut (impl Memory + Iommu),
+        pool: &mut Pool,
+    ) -> usize {
         let mut given = 0;
         for table in &mut self.tables {
             if table.frame != NO_TABLE && table.live == 0 {
@@ -110,7 +117,8 @@ impl Shadow {
         given
     }
 
-    /// Returns all tables to the pool. The hardware must have been invalidated since the last stream left.
+    /// Returns all tables to the pool. The hardware must have been invalidated since the last
+    /// stream left.
     pub(crate) fn give_all(self, host: &mut (impl Memory + Iommu), pool: &mut Pool) {
         for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
             pool.give_frame(host, HostGranule(table.frame));

@@ -1,11 +1,13 @@
-//! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of that.
+//! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of
+//! that.
 //!
-//! A flush names streams, never addresses. The tracker keeps a copy of every table of a domain. A table that
-//! changes often is *unsync*: the guest writes it freely and each sync compares it with the copy. One that has
-//! been idle is *write-protected*: CPUs' stores to it trap, and the first makes it unsync again. A write-protected table costs nothing.
+//! A flush names streams, never addresses. The tracker keeps a copy of every table of a domain. A
+//! table that changes often is *unsync*: the guest writes it freely and each sync compares it with
+//! the copy. One that has been idle is *write-protected*: CPUs' stores to it trap, and the first
+//! makes it unsync again. A write-protected table costs nothing.
 //!
-//! The guest may change a table while it is compared, from another CPU: every entry is read once, and what
-//! was read is what is acted on.
+//! The guest may change a table while it is compared, from another CPU: every entry is read once,
+//! and what was read is what is acted on.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -22,8 +24,9 @@ use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 
-/// Syncs without a change after which a table is write-protected. Making it unsync costs a trap and two stage-2 changes,
-/// comparing about 0.15 us a sync, so a table that changes less than once in some hundred is better write-protected.
+/// Syncs without a change after which a table is write-protected. Making it unsync costs a trap and
+/// two stage-2 changes, comparing about 0.15 us a sync, so a table that changes less than once in
+/// some hundred is better write-protected.
 const IDLE_SYNCS: u16 = 128;
 
 /// What it costs to track a table, to cease to or to write-protect it: its copy filled or looked
@@ -50,9 +53,9 @@ struct Tracked {
     /// Ends of the list of unsync tables.
     first_unsync: u32,
     last_unsync: u32,
-    /// The next table to compare and the first of its entries, while a pass over the unsync tables is under way. What
-    /// was compared once is not in the same pass again: another CPU that goes on writing tables cannot keep it from
-    /// ending.
+    /// The next table to compare and the first of its entries, while a pass over the unsync tables
+    /// is under way. What was compared once is not in the same pass again: another CPU that goes on
+    /// writing tables cannot keep it from ending.
     cursor: Option<(u32, usize)>,
     /// The domain ends: its tables count as empty, whatever the guest's memory says.
     is_ending: bool,
@@ -97,8 +100,8 @@ pub(crate) struct RejectedTable {
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     pub(crate) rejected: Vec<RejectedTable>,
-    /// Tables are being emptied into the batch. Their successors map the same granules, and a batch names
-    /// each granule once, so nothing else goes in.
+    /// Tables are being emptied into the batch. Their successors map the same granules, and a batch
+    /// names each granule once, so nothing else goes in.
     is_draining: bool,
     /// Nothing more goes in.
     is_sealed: bool,
@@ -176,7 +179,10 @@ impl Tracker {
         roots: [Ttbr; TTBRS],
         batch: &mut Batch,
     ) {
-        let entry = self.domains.get_mut(usize::from(domain.0)).must("a domain has a number below the most");
+        let entry = self
+            .domains
+            .get_mut(usize::from(domain.0))
+            .must("a domain has a number below the most");
         let leaves = self.lists.pop().must("each domain has a list of leaf tables");
         *entry = Some(Tracked {
             first: [NONE; TTBRS],
@@ -187,7 +193,8 @@ impl Tracker {
             is_ending: false,
         });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
-            let table = self.track(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
+            let table =
+                self.track(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
             *self.tracked_mut(domain).first.get_mut(index).must("a stream has four TTBRs") = table;
         }
     }
@@ -197,31 +204,42 @@ impl Tracker {
         let tracked = self.tracked_mut(domain);
         tracked.is_ending = true;
         tracked.cursor = None;
-        // Leaf tables are drained by way of the first level, so that must be compared, write-protected or not.
+        // Leaf tables are drained by way of the first level, so that must be compared,
+        // write-protected or not.
         for table in tracked.first {
             self.link_unsync(table);
         }
     }
 
     /// Ends `domain`, of which a pass of [`Self::compare`] since [`Self::end_domain`] is complete.
-    pub(crate) fn destroy_domain(&mut self, host: &mut impl Host, mover: &mut Mover, domain: DomainId) {
+    pub(crate) fn destroy_domain(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        domain: DomainId,
+    ) {
         for table in self.tracked(domain).first {
             self.untrack(host, mover, table);
         }
         let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
         let leaves = ended.must("the tables of an open domain are tracked").leaves;
-        invariant!(leaves.iter().all(|leaf| *leaf == NONE), "a domain that ends has no leaf tables left");
+        invariant!(
+            leaves.iter().all(|leaf| *leaf == NONE),
+            "a domain that ends has no leaf tables left"
+        );
         self.lists.push(leaves);
     }
 
-    /// Has the next [`Self::compare`] of `domain` begin anew: all that the guest changed so far counts.
+    /// Has the next [`Self::compare`] of `domain` begin anew: all that the guest changed so far
+    /// counts.
     pub(crate) fn restart(&mut self, domain: DomainId) {
         self.tracked_mut(domain).cursor = None;
     }
 
-    /// Fills `batch` with differences between the unsync tables of `domain` and what was acted on before.
-    /// They count as acted on from here. True: every table has been compared since [`Self::restart`].
-    /// False: the batch is full or `budget` is spent; the next call goes on where this one stopped.
+    /// Fills `batch` with differences between the unsync tables of `domain` and what was acted on
+    /// before. They count as acted on from here. True: every table has been compared since
+    /// [`Self::restart`]. False: the batch is full or `budget` is spent; the next call goes on
+    /// where this one stopped.
     #[must_use]
     pub(crate) fn compare(
         &mut self,
@@ -281,8 +299,14 @@ impl Tracker {
         }
     }
 
-    /// Makes every table in `page` unsync and lets CPUs' stores through. False: no table of the tracker is there.
-    pub(crate) fn mark_unsync(&mut self, host: &mut impl Host, mover: &mut Mover, page: Gfn) -> bool {
+    /// Makes every table in `page` unsync and lets CPUs' stores through. False: no table of the
+    /// tracker is there.
+    pub(crate) fn mark_unsync(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        page: Gfn,
+    ) -> bool {
         let Some(mut at) = mover.get(page).map(|state| state.table) else { return false };
         let found = at != NONE;
         if found && mover.is_write_protected(page) {
@@ -305,8 +329,8 @@ impl Tracker {
         found
     }
 
-    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on with. Whether it was
-    /// changed.
+    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on
+    /// with. Whether it was changed.
     #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
     fn compare_first(
         &mut self,
@@ -357,7 +381,9 @@ impl Tracker {
                 }
                 self.untrack(host, mover, leaf);
                 let new_leaf = match decode_table(new) {
-                    Some(table) => self.track(host, mover, domain, Kind::Leaf(number), table, batch),
+                    Some(table) => {
+                        self.track(host, mover, domain, Kind::Leaf(number), table, batch)
+                    }
                     None => NONE,
                 };
                 self.set_leaf(domain, number, new_leaf);
@@ -373,7 +399,8 @@ impl Tracker {
         is_changed
     }
 
-    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted on.
+    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted
+    /// on.
     fn first_change(
         &self,
         host: &impl Host,
@@ -389,7 +416,8 @@ impl Tracker {
         host.first_change(from, &table.copy, next)
     }
 
-    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with. Whether it was changed.
+    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with.
+    /// Whether it was changed.
     fn compare_leaf(
         &mut self,
         host: &mut impl Host,
@@ -409,7 +437,9 @@ impl Tracker {
         let mut is_changed = false;
         loop {
             let table = self.table_mut(at);
-            let Some(changed) = host.first_change(from, &table.copy, *next) else { return is_changed };
+            let Some(changed) = host.first_change(from, &table.copy, *next) else {
+                return is_changed;
+            };
             let first = changed & !(SLOTS - 1);
             *next = first + SLOTS;
             let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
@@ -436,7 +466,8 @@ impl Tracker {
         }
     }
 
-    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some are left.
+    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some
+    /// are left.
     fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
         let table = self.table_mut(at);
         for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {
@@ -447,13 +478,22 @@ impl Tracker {
                 return false;
             }
             entries.fill(0);
-            batch.changes.push(Change { granule: granule(number, index * SLOTS), wanted: [None; SLOTS] });
+            batch
+                .changes
+                .push(Change { granule: granule(number, index * SLOTS), wanted: [None; SLOTS] });
         }
         true
     }
 
     /// After a comparison: write-protects an unsync table that has been idle for long.
-    fn rest(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32, batch: &Batch, budget: &mut Budget) {
+    fn rest(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        at: u32,
+        batch: &Batch,
+        budget: &mut Budget,
+    ) {
         let table = self.table_mut(at);
         if table.idle_syncs < IDLE_SYNCS || !table.is_unsync {
             return;
@@ -482,7 +522,10 @@ impl Tracker {
             host.event(Event::Table { page, is_unsync: false });
         } else {
             let unsynced = mover.set_write_protected(host, page, false);
-            invariant!(unsynced.is_ok(), "what was just write-protected can be unsync again: {page:?}");
+            invariant!(
+                unsynced.is_ok(),
+                "what was just write-protected can be unsync again: {page:?}"
+            );
         }
     }
 

@@ -1,12 +1,14 @@
-//! The DART that the guest sees: a t8020 register file with 4K pages, no bypass, 16 streams, four TTBRs.
+//! The DART that the guest sees: a t8020 register file with 4K pages, no bypass, 16 streams, four
+//! TTBRs.
 //!
-//! Pure state: a write changes it and says what the guest asked for; carrying that out is the engine's.
-//! Registers read back what the guest wrote, since suspend saves and restores them (Linux `apple-dart.c`,
-//! `apple_dart_suspend`).
+//! Pure state: a write changes it and says what the guest asked for; carrying that out is the
+//! engine's. Registers read back what the guest wrote, since suspend saves and restores them (Linux
+//! `apple-dart.c`, `apple_dart_suspend`).
 
 use oche_types::dart::registers::{
-    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, FaultCode, PARAMS1, PARAMS2, Params1,
-    REGION_BYTES, STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, StreamCommand, TCR, TTBR, TTBRS, Tcr, Ttbr,
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, Error, FaultCode, PARAMS1, PARAMS2,
+    Params1, REGION_BYTES, STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, StreamCommand, TCR, TTBR,
+    TTBRS, Tcr, Ttbr,
 };
 use oche_types::dart::stream::{STREAMS, StreamId, StreamSet};
 
@@ -52,7 +54,12 @@ impl VirtualDart {
     }
 
     /// What the guest reads at `offset`; `is_busy` tells whether an invalidation is under way.
-    pub(crate) fn read(&self, offset: u64, bytes: usize, is_busy: bool) -> Result<u32, AccessError> {
+    pub(crate) fn read(
+        &self,
+        offset: u64,
+        bytes: usize,
+        is_busy: bool,
+    ) -> Result<u32, AccessError> {
         check(offset, bytes)?;
         Ok(match offset {
             PARAMS1 => Params1::new().with_page_shift(12).into_bits(),
@@ -65,7 +72,12 @@ impl VirtualDart {
     }
 
     /// Takes the guest's write and says what it asks for.
-    pub(crate) fn write(&mut self, offset: u64, bytes: usize, value: u32) -> Result<Command, AccessError> {
+    pub(crate) fn write(
+        &mut self,
+        offset: u64,
+        bytes: usize,
+        value: u32,
+    ) -> Result<Command, AccessError> {
         check(offset, bytes)?;
         let is_locked = self.word(CONFIG) & CONFIG_LOCK != 0;
         match offset {
@@ -107,8 +119,10 @@ impl VirtualDart {
         }
         let mut roots = [Ttbr::new(); TTBRS];
         for (index, root) in roots.iter_mut().enumerate() {
-            let register = Ttbr::from_bits(self.word(TTBR + (16 * stream.index() + 4 * index) as u64));
-            // An invalid TTBR's address means nothing: two streams that differ only there share a domain.
+            let register =
+                Ttbr::from_bits(self.word(TTBR + (16 * stream.index() + 4 * index) as u64));
+            // An invalid TTBR's address means nothing: two streams that differ only there share a
+            // domain.
             *root = if register.valid() { register } else { Ttbr::new() };
         }
         roots.iter().any(Ttbr::valid).then_some(roots)
@@ -120,7 +134,8 @@ impl VirtualDart {
         if Error::from_bits(self.word(ERROR)).flag() {
             return false;
         }
-        let error = Error::new().with_flag(true).with_stream(stream.index() as u8).with_code(code as u16);
+        let error =
+            Error::new().with_flag(true).with_stream(stream.index() as u8).with_code(code as u16);
         self.set(ERROR, error.into_bits());
         self.set(ERROR_ADDRESS_LOW, iova as u32);
         self.set(ERROR_ADDRESS_HIGH, (iova >> 32) as u32);

@@ -12,7 +12,9 @@ use oche_engine::host::CpuAccess;
 use oche_engine::pool::RED_ZONE;
 use oche_types::addr::Gfn;
 use oche_types::dart::entry::Permission;
-use oche_types::dart::registers::{ERROR, ERROR_ADDRESS_LOW, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR};
+use oche_types::dart::registers::{
+    ERROR, ERROR_ADDRESS_LOW, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR,
+};
 use oche_types::event::{Event, Placement, Refusal};
 
 fn refusals(bench: &Bench, wanted: Refusal) -> usize {
@@ -67,7 +69,11 @@ fn c1_a_neighbour_fills_an_empty_slot_and_moves_nothing_else() {
     assert_eq!(bench.engine.locate(page(31)).frame(), first.frame());
     bench.unmap(8, 1);
     assert_eq!(bench.device_read(9, 0), Some(31));
-    assert_eq!(bench.device_read(8, 0), Some(RED_ZONE as u8), "the slot that was left holds no guest byte");
+    assert_eq!(
+        bench.device_read(8, 0),
+        Some(RED_ZONE as u8),
+        "the slot that was left holds no guest byte"
+    );
 }
 
 #[test]
@@ -82,8 +88,11 @@ fn c5_a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
     let events = &bench.machine.events;
     let at = events.iter().position(hit).expect("just counted");
     let around = |index: usize| RED_ZONE.to_le_bytes()[(17 + index) % 8];
-    let expected: [u8; 16] = core::array::from_fn(|index| if index < 2 { 1 } else { around(index) });
-    let Some(Event::Data { words }) = events.get(at + 1) else { panic!("no bytes behind the report") };
+    let expected: [u8; 16] =
+        core::array::from_fn(|index| if index < 2 { 1 } else { around(index) });
+    let Some(Event::Data { words }) = events.get(at + 1) else {
+        panic!("no bytes behind the report")
+    };
     assert_eq!(words.map(u64::to_le_bytes).concat(), expected);
     bench.map(8, &[30, 31, 32, 33]);
     assert_eq!(bench.device_read(10, 17), Some(0), "the repaired frame carries nothing over");
@@ -118,8 +127,8 @@ fn c2_a_split_direct_granule_loses_no_write_of_the_device() {
     let mut bench = Bench::new(32);
     bench.map(8, &[4, 5, 6, 7]);
     assert!(bench.device_write(9, 40, 1));
-    // By then the pages have been copied and the hardware entry points at the copy. A write that was
-    // translated before still lands in the old frame.
+    // By then the pages have been copied and the hardware entry points at the copy. A write that
+    // was translated before still lands in the old frame.
     bench.machine.during_drain = Some(bench::Machine::late_home_write);
     bench.unmap(8, 1);
     assert!(bench.is_home(4));
@@ -134,7 +143,10 @@ fn c2_an_alias_gets_a_bounce_page_and_what_the_device_wrote_there_is_merged_at_u
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.map(21, &[30]);
-    assert_eq!(bench.count(|event| matches!(event, Event::Map { placement: Placement::Bounce, .. })), 1);
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::Map { placement: Placement::Bounce, .. })),
+        1
+    );
     assert_eq!(bench.device_read(21, 0), Some(30));
     assert!(bench.device_write(21, 64, 6));
     assert!(bench.device_write(8, 65, 7));
@@ -234,7 +246,11 @@ fn a_whole_frame_of_a_device_is_direct() {
     let reached = bench.machine.walk(dart(0), stream(0), 0x9000).map(|(page, _)| page);
     assert_eq!(reached, Some(Gfn(0x101).home()));
     bench.unmap(8, 1);
-    assert_eq!(bench.machine.walk(dart(0), stream(0), 0x9000), None, "a rest of it cannot be relocated");
+    assert_eq!(
+        bench.machine.walk(dart(0), stream(0), 0x9000),
+        None,
+        "a rest of it cannot be relocated"
+    );
 }
 
 #[test]
@@ -304,7 +320,11 @@ fn events_of_a_domain_name_a_stream_that_is_attached_to_it() {
         Event::Unmap { at, .. } => Some((at.dart, at.stream)),
         _ => None,
     });
-    assert_eq!(unmaps.collect::<Vec<_>>(), [(dart(0), stream(0))], "not of the one that left first");
+    assert_eq!(
+        unmaps.collect::<Vec<_>>(),
+        [(dart(0), stream(0))],
+        "not of the one that left first"
+    );
 }
 
 #[test]
@@ -312,8 +332,10 @@ fn two_darts_with_the_same_tables_share_one_domain() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
     bench.attach(1, 7);
-    let (one, other) =
-        (bench.machine.walk(dart(0), stream(0), 8 << 12), bench.machine.walk(dart(1), stream(7), 8 << 12));
+    let (one, other) = (
+        bench.machine.walk(dart(0), stream(0), 8 << 12),
+        bench.machine.walk(dart(1), stream(7), 8 << 12),
+    );
     assert!(one.is_some());
     assert_eq!(one, other);
     bench.write(0, TCR, 0);
@@ -403,7 +425,11 @@ fn c6_a_flush_ends_although_another_cpu_goes_on_changing_the_table() {
     bench.machine.another_cpu_scribbles();
     bench.write(0, STREAM_SELECT, 1);
     bench.write(0, STREAM_COMMAND, 1 << 20);
-    assert_eq!(bench.read(0, STREAM_COMMAND) & 4, 0, "what came after the command is for the next one");
+    assert_eq!(
+        bench.read(0, STREAM_COMMAND) & 4,
+        0,
+        "what came after the command is for the next one"
+    );
     assert!(bench.machine.during_drain.take().is_some(), "it went on to the end");
     bench.flush(0, 0);
     for iova in (0..512).step_by(37) {
@@ -421,10 +447,15 @@ fn hardware_that_does_not_answer_is_cut_off() {
     bench.unmap(8, 1);
     assert_eq!(bench.count(|event| matches!(event, Event::InvalidateTimedOut { .. })), 1);
     assert_eq!(bench.device_read(8, 0), None);
-    assert_eq!(bench.device_read(12, 0), None, "the stream goes on, with whatever its hardware has cached");
+    assert_eq!(
+        bench.device_read(12, 0),
+        None,
+        "the stream goes on, with whatever its hardware has cached"
+    );
 }
 
-/// A DART that cannot be reached, or ends no command: nobody knows what it has cached, until it has done what it was asked.
+/// A DART that cannot be reached, or ends no command: nobody knows what it has cached, until it has
+/// done what it was asked.
 #[test]
 fn c3_a_frame_that_a_device_may_still_reach_is_put_to_no_other_use() {
     let mut bench = Bench::new(32);
@@ -502,7 +533,8 @@ fn without_a_trace_everything_but_the_trace_is_the_same() {
             if next(4) == 0 {
                 bench.flush(0, 0);
                 seen.extend(
-                    [ERROR, STREAM_SELECT, STREAM_COMMAND, TCR, TTBR].map(|offset| bench.read(0, offset)),
+                    [ERROR, STREAM_SELECT, STREAM_COMMAND, TCR, TTBR]
+                        .map(|offset| bench.read(0, offset)),
                 );
             }
         }

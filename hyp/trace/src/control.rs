@@ -1,5 +1,5 @@
-//! What others ask of the trace while the guest runs: a block in the directory that they write and Oche reads,
-//! and the lines of text that say the same.
+//! What others ask of the trace while the guest runs: a block in the directory that they write and
+//! Oche reads, and the lines of text that say the same.
 //!
 //! Byte offsets in the block, which begins at [`CONTROL`] in the directory:
 //!
@@ -13,11 +13,12 @@
 //! 0xe0  watches: four selections; one without a stream watches nothing
 //! ```
 //!
-//! A selection is u64 first IOVA, u64 last IOVA (included), then 32 u16: a set of streams for each DART.
+//! A selection is u64 first IOVA, u64 last IOVA (included), then 32 u16: a set of streams for each
+//! DART.
 //!
-//! The writer makes the generation odd, writes, and makes it the next even number. Oche takes over a generation
-//! that was even and the same before and after it read the block. There is one writer at a time: of two at once
-//! one wins, or a mixture, which harms nobody.
+//! The writer makes the generation odd, writes, and makes it the next even number. Oche takes over
+//! a generation that was even and the same before and after it read the block. There is one writer
+//! at a time: of two at once one wins, or a mixture, which harms nobody.
 
 use core::fmt;
 
@@ -46,7 +47,9 @@ const WATCH_STRIDE: usize = SELECTION_WORDS * 8;
 const SELECTION_WORDS: usize = 2 + MAX_DARTS / 4;
 
 const _: () = {
-    assert!(EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS && SNAPSHOTS + SELECTION_WORDS * 8 <= WATCHES);
+    assert!(
+        EVENTS + SELECTION_WORDS * 8 <= SNAPSHOTS && SNAPSHOTS + SELECTION_WORDS * 8 <= WATCHES
+    );
     assert!(CONTROL + CONTROL_BYTES <= DIRECTORY_BYTES);
 };
 
@@ -55,15 +58,15 @@ const _: () = {
 pub struct Control {
     /// Which events are recorded.
     pub events: Filter,
-    /// Bytes that are taken of a page that a device may begin to read, or that it has ended to write: up to
-    /// [`MAX_SNAPSHOT_BYTES`], 0 for none.
+    /// Bytes that are taken of a page that a device may begin to read, or that it has ended to
+    /// write: up to [`MAX_SNAPSHOT_BYTES`], 0 for none.
     pub snapshot_bytes: u16,
     /// Of which pages.
     pub snapshots: Selection,
     /// Whether the callers of the code that flushes are recorded.
     pub has_callers: bool,
-    /// Where every access of a CPU is recorded; [`Selection::NONE`] watches nothing. Of a range, the first
-    /// [`MAX_WATCHED_BYTES`] count.
+    /// Where every access of a CPU is recorded; [`Selection::NONE`] watches nothing. Of a range,
+    /// the first [`MAX_WATCHED_BYTES`] count.
     pub watches: [Selection; MAX_WATCHES],
 }
 
@@ -87,7 +90,8 @@ pub struct ControlReader {
 }
 
 impl ControlReader {
-    /// What was asked since the last call, with the number of the setting. One load where nothing was.
+    /// What was asked since the last call, with the number of the setting. One load where nothing
+    /// was.
     #[inline]
     pub fn changed(&mut self, words: &impl Words) -> Option<(u32, Control)> {
         let generation = words.load((CONTROL + GENERATION) / 8);
@@ -141,7 +145,9 @@ impl Control {
             snapshot_bytes: snapshot_bytes as u16,
             snapshots: load_selection(words, SNAPSHOTS),
             has_callers: get(CALLERS) == 1,
-            watches: core::array::from_fn(|index| load_selection(words, WATCHES + index * WATCH_STRIDE)),
+            watches: core::array::from_fn(|index| {
+                load_selection(words, WATCHES + index * WATCH_STRIDE)
+            }),
         }
     }
 
@@ -232,7 +238,9 @@ impl Control {
 fn change(selection: &mut Selection, word: &str, value: Option<&str>) -> Result<(), ControlError> {
     match (word, value) {
         ("streams", Some("all")) => selection.streams = Selection::ALL.streams,
-        ("streams", Some(list)) => selection.streams = parse_streams(list).ok_or(ControlError::Streams)?,
+        ("streams", Some(list)) => {
+            selection.streams = parse_streams(list).ok_or(ControlError::Streams)?
+        }
         ("iova", Some("all")) => (selection.first, selection.last) = (0, u64::MAX),
         ("iova", Some(range)) => {
             (selection.first, selection.last) = parse_range(range).ok_or(ControlError::Range)?;
@@ -284,7 +292,8 @@ fn parse_kinds(names: &str) -> Result<u64, ControlError> {
         return Ok(u64::MAX);
     }
     names.split(',').try_fold(0, |kinds, name| {
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(ControlError::Kind)?;
+        let kind =
+            Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(ControlError::Kind)?;
         Ok(kinds | 1 << kind.number())
     })
 }

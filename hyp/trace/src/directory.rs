@@ -1,7 +1,9 @@
-//! The trace directory: the page by which readers find the rings and counters and learn what is what.
+//! The trace directory: the page by which readers find the rings and counters and learn what is
+//! what.
 //!
-//! It stands at a 2 MiB-aligned host address in Oche's own memory, is found by its magic, and is followed by
-//! the rings. Everything is little-endian; offsets are in bytes from the directory's start.
+//! It stands at a 2 MiB-aligned host address in Oche's own memory, is found by its magic, and is
+//! followed by the rings. Everything is little-endian; offsets are in bytes from the directory's
+//! start.
 //!
 //! ```text
 //! 0x0000  header         magic, sizes, clock, board                       (fields: see `header` below)
@@ -40,8 +42,8 @@ pub const MAX_DEVICES: usize = 128;
 pub const MAX_COUNTERS: usize = 128;
 /// Counters in a block.
 pub const BLOCK_COUNTERS: usize = 64;
-/// Bytes from the start up to the counters: what describes the trace and does not change while it runs, but
-/// for the heads.
+/// Bytes from the start up to the counters: what describes the trace and does not change while it
+/// runs, but for the heads.
 pub const DESCRIPTION_BYTES: usize = NAMES;
 
 /// Offset of the control block, in bytes: see [`crate::control`].
@@ -96,7 +98,9 @@ mod header {
 
 const _: () = {
     assert!(header::END <= HEADS && HEADS + MAX_CPUS * HEAD_BYTES == DARTS);
-    assert!(DARTS + MAX_DARTS * DART_BYTES == DEVICES && DEVICES + MAX_DEVICES * DEVICE_BYTES == NAMES);
+    assert!(
+        DARTS + MAX_DARTS * DART_BYTES == DEVICES && DEVICES + MAX_DEVICES * DEVICE_BYTES == NAMES
+    );
     assert!(NAMES + MAX_COUNTERS * NAME_ENTRY_BYTES == BLOCKS);
     assert!(BLOCKS + (1 + MAX_CPUS) * BLOCK_BYTES <= CONTROL);
     assert!(Statistics::NAMES.len() <= BLOCK_COUNTERS && Exit::NAMES.len() <= BLOCK_COUNTERS);
@@ -145,12 +149,13 @@ impl core::fmt::Display for DirectoryError {
 impl core::error::Error for DirectoryError {}
 
 impl Layout {
-    /// Room for `cpus` CPUs (1 to [`MAX_CPUS`]; others are cut to that) with rings of the largest power of two
-    /// of records that fits in `ring_bytes` each. With less than one record's bytes there are counters but
-    /// no events.
+    /// Room for `cpus` CPUs (1 to [`MAX_CPUS`]; others are cut to that) with rings of the largest
+    /// power of two of records that fits in `ring_bytes` each. With less than one record's bytes
+    /// there are counters but no events.
     pub fn new(cpus: usize, ring_bytes: usize) -> Self {
         let cpus = cpus.clamp(1, MAX_CPUS);
-        // Four gigabytes a ring is the most that 32-bit sequence numbers tell apart with a wide margin.
+        // Four gigabytes a ring is the most that 32-bit sequence numbers tell apart with a wide
+        // margin.
         let records = (ring_bytes / RECORD_BYTES).min(1 << 27);
         let records = if records == 0 { 0 } else { 1 << records.ilog2() };
         let ring_stride = records * RECORD_BYTES;
@@ -190,7 +195,8 @@ impl Layout {
             return Err(DirectoryError::Version(version));
         }
         let (cpus, record_bytes) = halves(words.load(header::CPUS / 8));
-        let size = |offset| usize::try_from(words.load(offset / 8)).map_err(|_| DirectoryError::Damaged);
+        let size =
+            |offset| usize::try_from(words.load(offset / 8)).map_err(|_| DirectoryError::Damaged);
         let layout = Self {
             cpus: cpus as usize,
             ring_records: words.load(header::RING_RECORDS / 8),
@@ -200,12 +206,20 @@ impl Layout {
         };
         let sizes_agree =
             directory_bytes as usize == DIRECTORY_BYTES && record_bytes as usize == RECORD_BYTES;
-        if sizes_agree && layout.is_sound(limit_bytes) { Ok(layout) } else { Err(DirectoryError::Damaged) }
+        if sizes_agree && layout.is_sound(limit_bytes) {
+            Ok(layout)
+        } else {
+            Err(DirectoryError::Damaged)
+        }
     }
 
     fn is_sound(&self, limit_bytes: usize) -> bool {
-        let ring_bytes = usize::try_from(self.ring_records).ok().and_then(|n| n.checked_mul(RECORD_BYTES));
-        let end = self.ring_stride.checked_mul(self.cpus).and_then(|bytes| bytes.checked_add(self.ring_base));
+        let ring_bytes =
+            usize::try_from(self.ring_records).ok().and_then(|n| n.checked_mul(RECORD_BYTES));
+        let end = self
+            .ring_stride
+            .checked_mul(self.cpus)
+            .and_then(|bytes| bytes.checked_add(self.ring_base));
         (1..=MAX_CPUS).contains(&self.cpus)
             && (self.ring_records == 0 || self.ring_records.is_power_of_two())
             && self.ring_base >= DIRECTORY_BYTES
@@ -242,8 +256,9 @@ impl Layout {
     }
 }
 
-/// Moves the directory and the rings that an earlier boot left in `now` to `before`, of `bytes` bytes like it, where
-/// readers find them by [`PREVIOUS_MAGIC`]. False: there are none, and what `before` holds of a boot before that stays.
+/// Moves the directory and the rings that an earlier boot left in `now` to `before`, of `bytes`
+/// bytes like it, where readers find them by [`PREVIOUS_MAGIC`]. False: there are none, and what
+/// `before` holds of a boot before that stays.
 pub fn keep_previous(now: &impl Words, before: &impl Words, bytes: usize) -> bool {
     let Ok(layout) = Layout::read(now, bytes) else { return false };
     before.store(header::MAGIC / 8, 0);
@@ -255,7 +270,8 @@ pub fn keep_previous(now: &impl Words, before: &impl Words, bytes: usize) -> boo
     true
 }
 
-/// The first [`DESCRIPTION_BYTES`] of the directory in `words`, as every trace file has them, whichever boot's it is.
+/// The first [`DESCRIPTION_BYTES`] of the directory in `words`, as every trace file has them,
+/// whichever boot's it is.
 pub fn description(words: &impl Words) -> impl Iterator<Item = u64> {
     (0..DESCRIPTION_BYTES / 8).map(|index| match words.load(index) {
         PREVIOUS_MAGIC if index == header::MAGIC / 8 => MAGIC,
@@ -367,7 +383,8 @@ impl<'a, W: Words> DirectoryWriter<'a, W> {
         Self { words, darts: 0, devices: 0 }
     }
 
-    /// Names a DART with the physical address of its registers. Those past [`MAX_DARTS`] are left out.
+    /// Names a DART with the physical address of its registers. Those past [`MAX_DARTS`] are left
+    /// out.
     pub fn dart(&mut self, dart: DartId, registers: u64, name: &str) {
         if self.darts as usize >= MAX_DARTS {
             return;
@@ -379,13 +396,15 @@ impl<'a, W: Words> DirectoryWriter<'a, W> {
         self.darts += 1;
     }
 
-    /// Names a device behind a DART. Those past [`MAX_DEVICES`] are left out: their records show numbers only.
+    /// Names a device behind a DART. Those past [`MAX_DEVICES`] are left out: their records show
+    /// numbers only.
     pub fn device(&mut self, requester: u32, dart: DartId, stream: StreamId, name: &str) {
         if self.devices as usize >= MAX_DEVICES {
             return;
         }
         let word = (DEVICES + self.devices as usize * DEVICE_BYTES) / 8;
-        self.words.store(word, pair(requester, dart.index() as u32 | (stream.index() as u32) << 16));
+        self.words
+            .store(word, pair(requester, dart.index() as u32 | (stream.index() as u32) << 16));
         Text::<56>::new(name).store(self.words, word + 1);
         self.devices += 1;
     }
@@ -460,8 +479,8 @@ pub const fn max_counters(cpus: usize) -> usize {
     (MAX_COUNTERS + BESIDE_HEADS.len()) * cpus
 }
 
-/// All counters of a directory, a counter of each CPU by itself. Names are read from the directory, so a newer
-/// hypervisor's counters show as well.
+/// All counters of a directory, a counter of each CPU by itself. Names are read from the directory,
+/// so a newer hypervisor's counters show as well.
 pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Counter> {
     let (count, _) = halves(words.load(header::COUNTERS / 8));
     let entries = (0..MAX_COUNTERS.min(count as usize)).map(|index| {
@@ -469,7 +488,8 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
         let (scope, place) = halves(words.load(word + NAME_BYTES / 8));
         (Text::load(words, word), scope, place as usize)
     });
-    let sound = entries.filter(|(_, scope, place)| *scope <= Scope::Cpu as u32 && *place < BLOCK_COUNTERS);
+    let sound =
+        entries.filter(|(_, scope, place)| *scope <= Scope::Cpu as u32 && *place < BLOCK_COUNTERS);
     let left_out = BESIDE_HEADS.into_iter().flat_map(move |(name, word)| {
         (0..layout.cpus).map(move |cpu| Counter {
             name: Text::new(name),
@@ -487,15 +507,16 @@ pub fn counters(words: &impl Words, layout: Layout) -> impl Iterator<Item = Coun
     named.chain(left_out)
 }
 
-/// Puts the engine's counters where readers find them. A few dozen stores: once per trap into the engine is fine.
+/// Puts the engine's counters where readers find them. A few dozen stores: once per trap into the
+/// engine is fine.
 pub fn publish_statistics(words: &impl Words, statistics: &Statistics) {
     for (place, value) in statistics.values().into_iter().enumerate() {
         words.store(block_word(0) + place, value);
     }
 }
 
-/// The words of the counters of `cpu`, in the order of [`Exit::NAMES`]; `None` where the layout has no such CPU. No other
-/// CPU writes them, so counting takes no lock and no atomic addition.
+/// The words of the counters of `cpu`, in the order of [`Exit::NAMES`]; `None` where the layout has
+/// no such CPU. No other CPU writes them, so counting takes no lock and no atomic addition.
 pub fn cpu_counters(layout: Layout, cpu: usize) -> Option<Range<usize>> {
     let first = block_word(1 + cpu);
     (cpu < layout.cpus).then_some(first..first + Exit::NAMES.len())

@@ -5,14 +5,15 @@ use alloc::vec::Vec;
 
 use crate::directory::{Layout, MAX_CPUS, Machine, counters, description, max_counters};
 use crate::file::{
-    ChunkHeader, ChunkKind, FILE_HEADER_BYTES, FOUND_BYTES, chunk_bytes, end_bytes, file_header, push_chunk,
-    push_end, push_found, push_sample, sample_bytes,
+    ChunkHeader, ChunkKind, FILE_HEADER_BYTES, FOUND_BYTES, chunk_bytes, end_bytes, file_header,
+    push_chunk, push_end, push_found, push_sample, sample_bytes,
 };
 use crate::record::{RECORD_BYTES, Record};
 use crate::ring::RingReader;
 use crate::words::Words;
 
-/// Records in a chunk: with its header just less than a page, so that an event does not wait long for others.
+/// Records in a chunk: with its header just less than a page, so that an event does not wait long
+/// for others.
 pub const CHUNK_RECORDS: usize = 126;
 
 /// Bytes of heap that an export takes when it is made, as a buddy allocator rounds them, of any
@@ -103,7 +104,10 @@ impl Export {
 
     /// Records that the rings hold and that have not been taken, the ones that are lost included.
     pub fn waiting(&self, words: &impl Words) -> u64 {
-        self.cpus.iter().map(|cpu| cpu.reader.written(words).saturating_sub(cpu.reader.passed())).sum()
+        self.cpus
+            .iter()
+            .map(|cpu| cpu.reader.written(words).saturating_sub(cpu.reader.passed()))
+            .sum()
     }
 
     /// Asks for the file's end behind what there is now.
@@ -116,8 +120,8 @@ impl Export {
         self.state == State::Over && self.sent == self.staged.len()
     }
 
-    /// Fills `into` with the file's next bytes and returns how many there were: 0, nothing for now. `now` is
-    /// `CNTPCT_EL0`. Makes at most one chunk for each that it can hold.
+    /// Fills `into` with the file's next bytes and returns how many there were: 0, nothing for now.
+    /// `now` is `CNTPCT_EL0`. Makes at most one chunk for each that it can hold.
     pub fn fill(&mut self, words: &impl Words, now: u64, into: &mut [u8]) -> usize {
         let mut filled = 0;
         while let Some(room) = into.get_mut(filled..).filter(|room| !room.is_empty()) {
@@ -151,7 +155,9 @@ impl Export {
                 self.state = State::Running;
                 true
             }
-            State::Running if !self.is_ending => self.stage_records(words) || self.stage_sample(words, now),
+            State::Running if !self.is_ending => {
+                self.stage_records(words) || self.stage_sample(words, now)
+            }
             State::Running => {
                 if self.stage_records(words) {
                     return true;
@@ -160,7 +166,9 @@ impl Export {
                 self.stage_sample(words, now);
                 let time = self.wall_clock(now);
                 let cpus = self.cpus.iter().map(|cpu| (cpu.reader.passed(), cpu.reader.lost()));
-                push_chunk(&mut self.staged, header(ChunkKind::End), |payload| push_end(payload, time, cpus));
+                push_chunk(&mut self.staged, header(ChunkKind::End), |payload| {
+                    push_end(payload, time, cpus)
+                });
                 self.state = State::Over;
                 true
             }

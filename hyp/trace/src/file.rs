@@ -1,4 +1,5 @@
-//! The trace file's bytes: a header, then chunks. `docs/trace.md` is the description; this is the code.
+//! The trace file's bytes: a header, then chunks. `docs/trace.md` is the description; this is the
+//! code.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -32,7 +33,8 @@ const MACHINE_SCOPE: u32 = u32::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ChunkKind {
-    /// The trace directory up to its counters. Begins a session: what follows is from one boot of Oche.
+    /// The trace directory up to its counters. Begins a session: what follows is from one boot of
+    /// Oche.
     Directory = 1,
     /// Records of one CPU, without a gap between them.
     Records = 2,
@@ -77,7 +79,8 @@ impl ChunkHeader {
         for (word, from) in words.iter_mut().zip(bytes.as_chunks().0) {
             *word = u64::from_le_bytes(*from);
         }
-        let [magic, kind_and_cpu, payload_bytes, checksum, first, lost_before, first_time, _] = words;
+        let [magic, kind_and_cpu, payload_bytes, checksum, first, lost_before, first_time, _] =
+            words;
         if magic != u64::from_le_bytes(CHUNK_MAGIC) {
             return None;
         }
@@ -113,7 +116,11 @@ pub const fn chunk_bytes(payload_bytes: usize) -> usize {
 
 /// Appends a whole chunk to `bytes`, whose payload `push_payload` appends. Allocates only where
 /// `bytes` has no room.
-pub fn push_chunk(bytes: &mut Vec<u8>, header: ChunkHeader, push_payload: impl FnOnce(&mut Vec<u8>)) {
+pub fn push_chunk(
+    bytes: &mut Vec<u8>,
+    header: ChunkHeader,
+    push_payload: impl FnOnce(&mut Vec<u8>),
+) {
     let start = bytes.len();
     bytes.resize(start + CHUNK_HEADER_BYTES, 0);
     push_payload(bytes);
@@ -126,9 +133,9 @@ pub fn push_chunk(bytes: &mut Vec<u8>, header: ChunkHeader, push_payload: impl F
     }
 }
 
-/// The checksum of a chunk: over the little-endian 64-bit words of its header, the checksum taken as 0, and of its
-/// payload, `a` is the sum of the words and `b` the sum of all values that `a` took, both modulo 2^64; the
-/// checksum is `a` xor `b` rotated left by 32.
+/// The checksum of a chunk: over the little-endian 64-bit words of its header, the checksum taken
+/// as 0, and of its payload, `a` is the sum of the words and `b` the sum of all values that `a`
+/// took, both modulo 2^64; the checksum is `a` xor `b` rotated left by 32.
 pub fn checksum(header: &ChunkHeader, payload: &[u8]) -> u64 {
     let header = ChunkHeader { checksum: 0, ..*header };
     let (blocks, rest) = payload.as_chunks().0.as_chunks();
@@ -137,8 +144,11 @@ pub fn checksum(header: &ChunkHeader, payload: &[u8]) -> u64 {
         // Four steps at once: what follows waits for two additions instead of eight.
         let [w, x, y, z] = block.map(u64::from_le_bytes);
         let all = w.wrapping_add(x).wrapping_add(y).wrapping_add(z);
-        let weighted =
-            w.wrapping_mul(4).wrapping_add(x.wrapping_mul(3)).wrapping_add(y.wrapping_mul(2)).wrapping_add(z);
+        let weighted = w
+            .wrapping_mul(4)
+            .wrapping_add(x.wrapping_mul(3))
+            .wrapping_add(y.wrapping_mul(2))
+            .wrapping_add(z);
         [a.wrapping_add(all), b.wrapping_add(a.wrapping_mul(4).wrapping_add(weighted))]
     });
     let [a, b] = sum(rest.iter().map(|bytes| u64::from_le_bytes(*bytes)), sums);
@@ -244,7 +254,8 @@ fn counter(bytes: &[u8; COUNTER_BYTES]) -> Option<Counter> {
 pub struct End {
     /// Nanoseconds since 1970 UTC on the recording machine.
     pub unix_nanoseconds: u64,
-    /// Per CPU: records written by the CPU up to the last look, and of these those lost in the ring.
+    /// Per CPU: records written by the CPU up to the last look, and of these those lost in the
+    /// ring.
     pub cpus: Vec<(u64, u64)>,
 }
 
@@ -260,8 +271,10 @@ impl End {
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let count = usize::try_from(word(payload, 8)?).ok()?;
         let cpus = payload.get(END_FIXED_BYTES..)?.as_chunks::<END_CPU_BYTES>().0.get(..count)?;
-        let cpus =
-            cpus.iter().map(|bytes| Some((word(bytes, 0)?, word(bytes, 8)?))).collect::<Option<_>>()?;
+        let cpus = cpus
+            .iter()
+            .map(|bytes| Some((word(bytes, 0)?, word(bytes, 8)?)))
+            .collect::<Option<_>>()?;
         Some(Self { unix_nanoseconds: word(payload, 0)?, cpus })
     }
 }

@@ -168,19 +168,26 @@ mod tests {
         let filter = Filter::new(u64::MAX, selection);
         assert!(filter.admits(&unmap(1, 4, 9)));
         assert!(!filter.admits(&unmap(1, 3, 9)) && !filter.admits(&unmap(0, 4, 9)));
-        let flush =
-            |dart, streams| Event::Flush { dart: place(dart, 0, 0).dart, streams: StreamSet(streams) };
+        let flush = |dart, streams| Event::Flush {
+            dart: place(dart, 0, 0).dart,
+            streams: StreamSet(streams),
+        };
         assert!(filter.admits(&flush(1, 0x10)) && filter.admits(&flush(1, 0x11)));
         assert!(!filter.admits(&flush(1, 0x0f)) && !filter.admits(&flush(0, 0x10)));
-        let register =
-            |dart| Event::Register { dart: place(dart, 0, 0).dart, offset: 0, is_write: true, value: 0 };
+        let register = |dart| Event::Register {
+            dart: place(dart, 0, 0).dart,
+            offset: 0,
+            is_write: true,
+            value: 0,
+        };
         assert!(filter.admits(&register(1)) && !filter.admits(&register(0)));
         assert!(filter.admits(&Event::Moved { page: Gfn(1), to: Gfn(1).home() }));
     }
 
     #[test]
     fn a_range_counts_every_page_that_it_touches_and_no_other() {
-        let filter = Filter::new(u64::MAX, Selection { first: 0x5800, last: 0x7000, ..Selection::ALL });
+        let filter =
+            Filter::new(u64::MAX, Selection { first: 0x5800, last: 0x7000, ..Selection::ALL });
         let admitted = [4, 5, 6, 7, 8].map(|page| filter.admits(&unmap(0, 0, page)));
         assert_eq!(admitted, [false, true, true, true, false]);
         let fault = |iova| {

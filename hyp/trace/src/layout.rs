@@ -59,7 +59,13 @@ const fn streams(name: &'static str, unit: &'static str, low: u32, bits: u32) ->
     payload(name, unit, low, bits)
 }
 
-const fn optional(name: &'static str, unit: &'static str, flag: u32, low: u32, bits: u32) -> Places {
+const fn optional(
+    name: &'static str,
+    unit: &'static str,
+    flag: u32,
+    low: u32,
+    bits: u32,
+) -> Places {
     let there = Field { name: "is_there", unit: "bool", word: Word::Detail, low: flag, bits: 1 };
     [Some(there), payload(name, unit, low, bits)[0]]
 }
@@ -124,17 +130,20 @@ mod tests {
     }
 
     fn document() -> String {
-        let mut text =
-            String::from("| Kind | Name | Detail | Payload |\n|------|------|--------|---------|\n");
+        let mut text = String::from(
+            "| Kind | Name | Detail | Payload |\n|------|------|--------|---------|\n",
+        );
         for kind in Kind::ALL {
             let (detail, payload) = (described(kind, Word::Detail), described(kind, Word::Payload));
             text += &format!("| {} | {} | {detail} | {payload} |\n", kind.number(), kind.name());
         }
         let list = |name: &str, names: &mut dyn Iterator<Item = (usize, &'static str)>| {
-            let names: Vec<String> = names.map(|(number, name)| format!("{number} {name}")).collect();
+            let names: Vec<String> =
+                names.map(|(number, name)| format!("{number} {name}")).collect();
             format!("\n`{name}`: {}.\n", names.join(", "))
         };
-        text += &list("placement", &mut Placement::ALL.map(Placement::name).into_iter().enumerate());
+        text +=
+            &list("placement", &mut Placement::ALL.map(Placement::name).into_iter().enumerate());
         text += &list("reason", &mut Refusal::ALL.map(Refusal::name).into_iter().enumerate());
         text += &list("how", &mut WatchHow::ALL.map(WatchHow::name).into_iter().enumerate());
         text

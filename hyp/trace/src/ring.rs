@@ -1,27 +1,28 @@
-//! One ring of records per CPU: the CPU writes without a lock and never waits, a reader may fall behind and
-//! then knows exactly how much it missed.
+//! One ring of records per CPU: the CPU writes without a lock and never waits, a reader may fall
+//! behind and then knows exactly how much it missed.
 //!
 //! # For a platform
 //!
 //! At boot, once:
-//! 1. `Layout::new(cpus, ring_bytes)`; reserve `layout.total_bytes()` of host memory at a multiple of
-//!    [`ALIGNMENT`](crate::directory::ALIGNMENT), mapped Normal write-back cacheable at EL2, out of the
-//!    guest's reach. Make one `&'static [AtomicU64]` of it, which is [`Words`].
+//! 1. `Layout::new(cpus, ring_bytes)`; reserve `layout.total_bytes()` of host memory at a multiple
+//!    of [`ALIGNMENT`](crate::directory::ALIGNMENT), mapped Normal write-back cacheable at EL2, out
+//!    of the guest's reach. Make one `&'static [AtomicU64]` of it, which is [`Words`].
 //! 2. Fill the directory with `DirectoryWriter`.
 //!
 //! Then, per CPU, keep a [`RingWriter`], and the words that
 //! [`cpu_counters`](crate::directory::cpu_counters) gives. In the trap handler take `ELR_EL2` as
-//! the guest's program counter; the platform's `TraceSink::event` reads `CNTPCT_EL0` (after an `ISB` if
-//! order against the guest's own reads matters; none is needed here) and calls
+//! the guest's program counter; the platform's `TraceSink::event` reads `CNTPCT_EL0` (after an
+//! `ISB` if order against the guest's own reads matters; none is needed here) and calls
 //! [`RingWriter::record`] on the ring of the CPU that it runs on. EL2 runs with interrupts masked,
 //! so one ring has one writer at a time. A panic prints [`write_last_records`].
 //!
 //! # How it holds together
 //!
-//! Record `n` (from 0, per CPU) lives in place `n` modulo the ring's length, and carries `n` modulo 2^32 in its
-//! word 1. The writer stores word 1 first, then words 0, 2 and 3, then the head, each with release. The reader
-//! loads the head, then words 0, 2, 3, and word 1 last, each with acquire. If any word that it saw was of a
-//! later record, then it sees that record's word 1 as well, and the number is not `n`.
+//! Record `n` (from 0, per CPU) lives in place `n` modulo the ring's length, and carries `n` modulo
+//! 2^32 in its word 1. The writer stores word 1 first, then words 0, 2 and 3, then the head, each
+//! with release. The reader loads the head, then words 0, 2, 3, and word 1 last, each with acquire.
+//! If any word that it saw was of a later record, then it sees that record's word 1 as well, and
+//! the number is not `n`.
 
 use core::fmt;
 
@@ -55,7 +56,8 @@ impl Ring {
         if exists { Some(ring) } else { None }
     }
 
-    /// The first word of record `number`. Wraps rather than checks: `Layout` has checked that it cannot.
+    /// The first word of record `number`. Wraps rather than checks: `Layout` has checked that it
+    /// cannot.
     fn word(&self, number: u64) -> usize {
         let place = (number & self.records.wrapping_sub(1)) as usize;
         self.first_word.wrapping_add(place.wrapping_mul(RECORD_WORDS))
@@ -87,14 +89,14 @@ pub struct RingWriter {
 }
 
 impl RingWriter {
-    /// The writer for `cpu`, or `None` where the layout has no such CPU or records no events. Make one per CPU
-    /// and boot: the directory's head for it must be 0, as `DirectoryWriter` leaves it.
+    /// The writer for `cpu`, or `None` where the layout has no such CPU or records no events. Make
+    /// one per CPU and boot: the directory's head for it must be 0, as `DirectoryWriter` leaves it.
     pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
         Some(Self { ring: Ring::new(layout, cpu)?, cpu: cpu as u8, written: 0, filtered: 0 })
     }
 
-    /// Records `event`, which guest code at virtual address `program_counter` (0 for none) caused at `time`
-    /// ticks of `CNTPCT_EL0`. Never waits.
+    /// Records `event`, which guest code at virtual address `program_counter` (0 for none) caused
+    /// at `time` ticks of `CNTPCT_EL0`. Never waits.
     #[inline]
     pub fn record(&mut self, words: &impl Words, time: u64, program_counter: u64, event: &Event) {
         let stamp = Stamp { time, sequence: self.written as u32, cpu: self.cpu, program_counter };
@@ -103,8 +105,9 @@ impl RingWriter {
         words.store(self.ring.head_word, self.written);
     }
 
-    /// The same for an event that `filter` admits; another one is counted and left out. Returns whether it was admitted. Callers whose filter
-    /// leaves nothing out take the short way, [`RingWriter::record`].
+    /// The same for an event that `filter` admits; another one is counted and left out. Returns
+    /// whether it was admitted. Callers whose filter leaves nothing out take the short way,
+    /// [`RingWriter::record`].
     #[cold]
     pub fn record_if(
         &mut self,
@@ -150,8 +153,9 @@ pub struct Batch {
 }
 
 impl RingReader {
-    /// A reader of the ring of `cpu` from its oldest record on, or `None` where there is no ring. Records
-    /// overwritten before the first read count as lost: a reader that is there from the start sees them all.
+    /// A reader of the ring of `cpu` from its oldest record on, or `None` where there is no ring.
+    /// Records overwritten before the first read count as lost: a reader that is there from the
+    /// start sees them all.
     pub fn new(layout: Layout, cpu: usize) -> Option<Self> {
         Some(Self { ring: Ring::new(layout, cpu)?, next: 0, lost: 0 })
     }
@@ -176,8 +180,8 @@ impl RingReader {
         self.next
     }
 
-    /// Reads as many records as there are and `into` holds, up to the first gap. With `count` 0 the reader has
-    /// caught up with the writer; `lost_before` may still say that it missed some.
+    /// Reads as many records as there are and `into` holds, up to the first gap. With `count` 0 the
+    /// reader has caught up with the writer; `lost_before` may still say that it missed some.
     pub fn read(&mut self, words: &impl Words, into: &mut [Record]) -> Batch {
         let mut batch = Batch { first: self.next, ..Batch::default() };
         let mut written = words.load(self.ring.head_word);
@@ -195,8 +199,8 @@ impl RingReader {
                 }
                 // A gap ends a batch; the next call finds it again and counts it.
                 _ if batch.count > 0 => break,
-                // Overwritten: in full, or the writer has just begun to. Ends, since `next` grows towards
-                // the head that was loaded.
+                // Overwritten: in full, or the writer has just begun to. Ends, since `next` grows
+                // towards the head that was loaded.
                 _ => {
                     let next = oldest.max(self.next + 1);
                     batch.lost_before += next - self.next;
@@ -211,8 +215,9 @@ impl RingReader {
     }
 }
 
-/// Writes the newest `count` records of the ring of `cpu`, oldest first, a line each and each line after
-/// `prefix`: for a panic. Needs no memory but the stack, and reads while other CPUs may still write.
+/// Writes the newest `count` records of the ring of `cpu`, oldest first, a line each and each line
+/// after `prefix`: for a panic. Needs no memory but the stack, and reads while other CPUs may still
+/// write.
 ///
 /// # Errors
 ///

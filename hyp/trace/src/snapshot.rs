@@ -1,4 +1,5 @@
-//! Snapshots of buffers: which pages' bytes to take, and how to put what was recorded of them together again.
+//! Snapshots of buffers: which pages' bytes to take, and how to put what was recorded of them
+//! together again.
 
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
@@ -11,7 +12,8 @@ use crate::record::{DATA_BYTES, Record};
 
 /// Pages of which one trap takes bytes; those beyond it are counted and left out.
 pub const MAX_PAGES: usize = 32;
-/// Mappings that are remembered as writable, until they are unmapped; those beyond it give no snapshot.
+/// Mappings that are remembered as writable, until they are unmapped; those beyond it give no
+/// snapshot.
 const MAX_WRITABLE: usize = 1 << 14;
 
 /// A page of which bytes are to be taken.
@@ -57,7 +59,9 @@ impl Snapshots {
                     self.want(Wanted { at, page, is_written: false });
                 }
             }
-            Event::Permission { at, permission, .. } if permission.write && is_chosen(control, at) => {
+            Event::Permission { at, permission, .. }
+                if permission.write && is_chosen(control, at) =>
+            {
                 self.remember(at);
             }
             Event::Unmap { at, page } if self.remove(at) && is_chosen(control, at) => {
@@ -77,7 +81,8 @@ impl Snapshots {
         self.left_out
     }
 
-    /// Forgets which mappings are writable: snapshots were turned off, and unmaps will go by unseen.
+    /// Forgets which mappings are writable: snapshots were turned off, and unmaps will go by
+    /// unseen.
     pub fn forget(&mut self) {
         self.writable.clear();
         self.wanted.clear();
@@ -94,7 +99,9 @@ impl Snapshots {
     fn remember(&mut self, at: Place) {
         match self.writable.binary_search(&key(at)) {
             Ok(_) => {}
-            Err(place) if self.writable.len() < MAX_WRITABLE => self.writable.insert(place, key(at)),
+            Err(place) if self.writable.len() < MAX_WRITABLE => {
+                self.writable.insert(place, key(at))
+            }
             Err(_) => self.left_out = self.left_out.wrapping_add(1),
         }
     }
@@ -120,8 +127,14 @@ fn key(at: Place) -> u64 {
     (at.dart.index() as u64) << 40 | (at.stream.index() as u64) << 32 | u64::from(at.iova.0)
 }
 
-/// Calls `record` for the events that carry the first `bytes` bytes of a page, whose 64-bit words `load` gives.
-pub fn events(wanted: &Wanted, bytes: u16, load: impl Fn(usize) -> u64, mut record: impl FnMut(&Event)) {
+/// Calls `record` for the events that carry the first `bytes` bytes of a page, whose 64-bit words
+/// `load` gives.
+pub fn events(
+    wanted: &Wanted,
+    bytes: u16,
+    load: impl Fn(usize) -> u64,
+    mut record: impl FnMut(&Event),
+) {
     let Wanted { at, page, is_written } = *wanted;
     record(&Event::Snapshot { at, page, is_written, bytes });
     for first in (0..usize::from(bytes).div_ceil(8)).step_by(2) {
@@ -145,7 +158,9 @@ pub fn bytes_behind(record: &Record) -> Option<usize> {
         Event::Watch { bytes, .. } if bytes != 0 => Some(usize::from(bytes)),
         Event::Callers { frames, .. } if frames > 1 => Some((usize::from(frames) - 1) * 8),
         // Recordings made before these had any say so.
-        Event::RedZone { .. } if record.detail() != 0 => Some(usize::from(record.detail()).min(DATA_BYTES)),
+        Event::RedZone { .. } if record.detail() != 0 => {
+            Some(usize::from(record.detail()).min(DATA_BYTES))
+        }
         _ => None,
     }
 }
@@ -179,7 +194,8 @@ impl Assembler {
             return None;
         }
         let (mut taken, next) = self.begun.remove(&cpu)?;
-        let (Some(Event::Data { words }), true) = (record.event(), record.sequence() == next) else {
+        let (Some(Event::Data { words }), true) = (record.event(), record.sequence() == next)
+        else {
             self.incomplete += 1;
             return None;
         };
@@ -223,7 +239,9 @@ mod tests {
         let mut snapshots = Snapshots::default();
         let mut note = |event| {
             snapshots.note(&control(), &event);
-            core::iter::from_fn(|| snapshots.take()).map(|wanted| wanted.is_written).collect::<Vec<bool>>()
+            core::iter::from_fn(|| snapshots.take())
+                .map(|wanted| wanted.is_written)
+                .collect::<Vec<bool>>()
         };
         let unmap = |place: Place| Event::Unmap { at: place, page: Gfn(place.iova.0 + 1) };
         assert_eq!(note(map(at(1, 5), Permission::READ_ONLY)), [false]);
@@ -253,7 +271,9 @@ mod tests {
     fn records(bytes: u16, cpu: u8, sequence: u32) -> Vec<Record> {
         let wanted = Wanted { at: at(1, 5), page: Gfn(6), is_written: true };
         let mut records = Vec::new();
-        let load = |word: usize| u64::from_le_bytes(core::array::from_fn(|byte| (word * 8 + byte + 1) as u8));
+        let load = |word: usize| {
+            u64::from_le_bytes(core::array::from_fn(|byte| (word * 8 + byte + 1) as u8))
+        };
         events(&wanted, bytes, load, |event| {
             let sequence = sequence.wrapping_add(records.len() as u32);
             records.push(Record::new(Stamp { sequence, cpu, ..Stamp::default() }, event));

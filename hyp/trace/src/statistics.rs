@@ -1,7 +1,7 @@
 //! Counters: what the engine did since the start, and why CPUs left the guest.
 //!
-//! Both are lists of a name and a number, declared once, here. The trace directory carries the names beside the
-//! numbers (see [`crate::directory`]), so that readers need no list of their own.
+//! Both are lists of a name and a number, declared once, here. The trace directory carries the
+//! names beside the numbers (see [`crate::directory`]), so that readers need no list of their own.
 
 use oche_types::event::{Event, Placement, Refusal};
 use oche_types::events;
@@ -19,7 +19,8 @@ macro_rules! counters {
         }
 
         impl $name {
-            /// The counters' names, in the order of [`Self::values`]. New ones are added at the end.
+            /// The counters' names, in the order of [`Self::values`]. New ones are added at the
+            /// end.
             pub const NAMES: &[&str] = &[$(stringify!($field)),*];
 
             /// The counters, in the order of [`Self::NAMES`].
@@ -153,7 +154,8 @@ macro_rules! counts {
 events!(counts);
 
 impl Statistics {
-    /// Brings [`Self::mapped_now`] up to date: once before somebody looks, which spares each event the work.
+    /// Brings [`Self::mapped_now`] up to date: once before somebody looks, which spares each event
+    /// the work.
     #[inline]
     pub fn balance(&mut self) {
         self.mapped_now = self.maps.saturating_sub(self.unmaps);
@@ -192,8 +194,8 @@ fn add(counter: &mut u64, number: u64) {
 /// Declares [`Exit`] and the list of its counters' names.
 macro_rules! exits {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
-        /// Why a CPU left the guest for EL2. Each exception that is taken from the guest counts as exactly one of
-        /// these, on its own CPU, in the trace directory if there is one
+        /// Why a CPU left the guest for EL2. Each exception that is taken from the guest counts as
+        /// exactly one of these, on its own CPU, in the trace directory if there is one
         /// ([`cpu_counters`](crate::directory::cpu_counters)).
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         #[repr(usize)]
@@ -202,7 +204,8 @@ macro_rules! exits {
         }
 
         impl Exit {
-            /// The names of a CPU's counters: of each kind of exit, in order, and [`INJECTED`] last.
+            /// The names of a CPU's counters: of each kind of exit, in order, and [`INJECTED`]
+            /// last.
             pub const NAMES: &[&str] = &[$($name,)* "injected_exceptions"];
         }
     };
@@ -211,9 +214,11 @@ macro_rules! exits {
 exits! {
     /// A load or store of a virtual DART's register.
     DartRegister = "exits_dart_register",
-    /// An access to a page that the engine traps: a store to a write-protected table, any to a trapped page.
+    /// An access to a page that the engine traps: a store to a write-protected table, any to a
+    /// trapped page.
     TrappedPage = "exits_trapped_page",
-    /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries again.
+    /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries
+    /// again.
     Retry = "exits_retry",
     /// The first fetch from a page that has moved.
     Execute = "exits_execute",
@@ -235,8 +240,8 @@ exits! {
     Other = "exits_other",
 }
 
-/// The place among a CPU's counters of how many of its exits ended in an abort or an undefined instruction for the
-/// guest.
+/// The place among a CPU's counters of how many of its exits ended in an abort or an undefined
+/// instruction for the guest.
 pub const INJECTED: usize = Exit::NAMES.len() - 1;
 
 const _: () = {
@@ -245,7 +250,10 @@ const _: () = {
     while list < lists.len() {
         let mut index = 0;
         while index < lists[list].len() {
-            assert!(lists[list][index].len() <= NAME_BYTES, "a counter's name is too long for its entry");
+            assert!(
+                lists[list][index].len() <= NAME_BYTES,
+                "a counter's name is too long for its entry"
+            );
             index += 1;
         }
         list += 1;
@@ -295,7 +303,9 @@ mod tests {
         let counted = Statistics { maps: 3, trapped_accesses: 5, ..Statistics::default() };
         let values = counted.values();
         assert_eq!(values.len(), Statistics::NAMES.len());
-        let of = |name| Statistics::NAMES.iter().position(|known| *known == name).map(|index| values[index]);
+        let of = |name| {
+            Statistics::NAMES.iter().position(|known| *known == name).map(|index| values[index])
+        };
         assert_eq!((of("maps"), of("trapped_accesses"), of("unmaps")), (Some(3), Some(5), Some(0)));
     }
 }

@@ -69,8 +69,8 @@ pub trait Fields {
     }
 }
 
-/// Tells `fields` what `record` says, except its time, CPU and kind; `device` is the name of the device that
-/// its DART and stream stand for, where known.
+/// Tells `fields` what `record` says, except its time, CPU and kind; `device` is the name of the
+/// device that its DART and stream stand for, where known.
 pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields) {
     match record.event() {
         Some(event) => describe_event(&event, fields),
@@ -127,7 +127,8 @@ pub fn kind_name(record: &Record) -> &'static str {
     record.kind().map_or("unknown", Kind::name)
 }
 
-/// Most bytes of a line; a longer one would be cut. The longest event with the longest device name has about 270.
+/// Most bytes of a line; a longer one would be cut. The longest event with the longest device name
+/// has about 270.
 pub const LINE_BYTES: usize = 384;
 
 /// One record as text, without a line break.
@@ -137,7 +138,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// The line for `record`; `device` is the name of the device that its DART and stream stand for.
+    /// The line for `record`; `device` is the name of the device that its DART and stream stand
+    /// for.
     pub fn of(record: &Record, clock: Clock, device: Option<&str>) -> Self {
         let mut line = Self { bytes: [0; LINE_BYTES], length: 0 };
         line.push("          oche-0     [");
@@ -179,7 +181,8 @@ impl Line {
         }
     }
 
-    /// Pushes `value` in decimal, right-aligned in at least `width` (up to 20) places filled with `fill`.
+    /// Pushes `value` in decimal, right-aligned in at least `width` (up to 20) places filled with
+    /// `fill`.
     fn push_number(&mut self, mut value: u64, width: usize, fill: u8) {
         let mut digits = [fill; 20];
         let mut first = digits.len();
@@ -268,7 +271,11 @@ mod tests {
     }
 
     fn at() -> Place {
-        Place { dart: DartId::new(1).unwrap(), stream: StreamId::new(9).unwrap(), iova: IovaPage(0xb_ff43) }
+        Place {
+            dart: DartId::new(1).unwrap(),
+            stream: StreamId::new(9).unwrap(),
+            iova: IovaPage(0xb_ff43),
+        }
     }
 
     #[test]
@@ -298,9 +305,9 @@ mod tests {
             is_hidden: false,
         };
         let text = line(&event, Some("nvme"));
-        assert!(
-            text.contains("io_page_fault: IOMMU:oche nvme iova=0x00000000bff43123 flags=0x0001 code=0x002")
-        );
+        assert!(text.contains(
+            "io_page_fault: IOMMU:oche nvme iova=0x00000000bff43123 flags=0x0001 code=0x002"
+        ));
         assert!(line(&event, None).contains("IOMMU:oche unknown iova="));
     }
 
@@ -325,9 +332,13 @@ mod tests {
             permission: Permission::READ_WRITE,
             placement: Placement::Migrated,
         };
-        let stamp = Stamp { time: u64::MAX, sequence: u32::MAX, cpu: 255, program_counter: u64::MAX };
-        let text =
-            Line::of(&Record::new(stamp, &event), Clock { counter_hz: 0, start_ticks: 0 }, Some(&device));
+        let stamp =
+            Stamp { time: u64::MAX, sequence: u32::MAX, cpu: 255, program_counter: u64::MAX };
+        let text = Line::of(
+            &Record::new(stamp, &event),
+            Clock { counter_hz: 0, start_ticks: 0 },
+            Some(&device),
+        );
         assert!(text.to_string().ends_with("pc=0xffffffffffffffff seq=4294967295"), "{text}");
     }
 

@@ -4,14 +4,14 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::record::{RECORD_WORDS, Record, SEQUENCE_WORD};
 
-/// Memory as aligned 64-bit little-endian words, counted from the trace directory's start. A hypervisor
-/// writes it; a runner, a debugger or a later boot reads it, at the same time or after.
+/// Memory as aligned 64-bit little-endian words, counted from the trace directory's start. A
+/// hypervisor writes it; a runner, a debugger or a later boot reads it, at the same time or after.
 ///
 /// # Guarantees
 ///
-/// Every load and store is single-copy atomic. A load is an acquire: it sees no less than the loads before it
-/// saw. A store is a release: who sees it sees the stores before it as well. `AtomicU64` with `Acquire` and
-/// `Release` is that, on AArch64 one `LDAR` and one `STLR`.
+/// Every load and store is single-copy atomic. A load is an acquire: it sees no less than the loads
+/// before it saw. A store is a release: who sees it sees the stores before it as well. `AtomicU64`
+/// with `Acquire` and `Release` is that, on AArch64 one `LDAR` and one `STLR`.
 ///
 /// An index past the end loads 0 and stores nothing.
 pub trait Words {
@@ -21,8 +21,9 @@ pub trait Words {
     /// Makes the word at `index` be `value`.
     fn store(&self, index: usize, value: u64);
 
-    /// Stores the words of a record from `index` on, in the order in which a ring's writer must: the number
-    /// first, then the others. Implement it where one look at the bounds can serve all four.
+    /// Stores the words of a record from `index` on, in the order in which a ring's writer must:
+    /// the number first, then the others. Implement it where one look at the bounds can serve all
+    /// four.
     fn store_record(&self, index: usize, record: &Record) {
         let [time, sequence, code, payload] = record.0;
         self.store(index.wrapping_add(SEQUENCE_WORD), sequence);
@@ -166,9 +167,12 @@ pub(super) mod tests {
     #[test]
     fn a_text_is_cut_between_characters_and_survives_memory() {
         let words = Shared::new(64);
-        for (given, kept) in
-            [("", ""), ("nvme", "nvme"), ("eight by", "eight by"), ("seven \u{e9}!", "seven \u{e9}")]
-        {
+        for (given, kept) in [
+            ("", ""),
+            ("nvme", "nvme"),
+            ("eight by", "eight by"),
+            ("seven \u{e9}!", "seven \u{e9}"),
+        ] {
             let text = Text::<8>::new(given);
             text.store(&words, 3);
             assert_eq!(Text::<8>::load(&words, 3).as_str(), kept);

@@ -36,7 +36,12 @@ fn events() -> Vec<Event> {
         let at = Place { dart, stream, iova: IovaPage(if most { 0xf_ffff } else { 0xb_ff43 }) };
         let page = Gfn(word(0x4_6781));
         events.extend([
-            Event::Register { dart, offset: half(0x0104), is_write: most, value: word(0x1234_5678) },
+            Event::Register {
+                dart,
+                offset: half(0x0104),
+                is_write: most,
+                value: word(0x1234_5678),
+            },
             Event::Flush { dart, streams: StreamSet(half(0x0210)) },
             Event::FlushDone { dart, pages: word(0x0102), is_busy: most },
             Event::Unmap { at, page },
@@ -60,7 +65,11 @@ fn events() -> Vec<Event> {
             Event::Access { address: long(0x4678_1234), is_write: most },
             Event::Filter { generation: word(7), is_whole: most },
             Event::Snapshot { at, page, is_written: most, bytes: if most { 0x1fff } else { 256 } },
-            Event::Callers { dart, frames: if most { 15 } else { 5 }, first: long(0xffff_8000_0812_3450) },
+            Event::Callers {
+                dart,
+                frames: if most { 15 } else { 5 },
+                first: long(0xffff_8000_0812_3450),
+            },
             Event::Data { words: [long(0x0706_0504_0302_0100), long(0x0f0e_0d0c_0b0a_0908)] },
         ]);
         for how in [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp] {

@@ -1,7 +1,7 @@
 //! Page and frame numbers: what the engine counts in, one type for each address space.
 //!
-//! Addresses that hardware or a guest chose become one of these at the edge; inside the engine no raw
-//! `u64` is an address. There is no conversion between the guest's and the host's numbers but
+//! Addresses that hardware or a guest chose become one of these at the edge; inside the engine no
+//! raw `u64` is an address. There is no conversion between the guest's and the host's numbers but
 //! [`Gfn::home`], which says in its name what it assumes.
 
 /// Bytes in a guest page and in a page of the CPUs' stage 2: 4 KiB.
@@ -130,7 +130,8 @@ impl IovaPage {
     }
 }
 
-/// Number of a granule, the IOVA range of one hardware entry: an IOVA divided by 16 KiB. 18 bits are used.
+/// Number of a granule, the IOVA range of one hardware entry: an IOVA divided by 16 KiB. 18 bits
+/// are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Granule(pub u32);
 

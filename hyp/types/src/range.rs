@@ -7,8 +7,8 @@ pub const PAGE: u64 = 4096;
 /// Bytes in a 2 MiB block, the alignment of images and of reserved memory.
 pub const BLOCK: u64 = 2 << 20;
 
-/// A half-open range of physical addresses in bytes. Guest-physical and host-physical agree for all that
-/// is described with it: boot happens before any page has left its home.
+/// A half-open range of physical addresses in bytes. Guest-physical and host-physical agree for all
+/// that is described with it: boot happens before any page has left its home.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct PhysRange {
     /// First address.
@@ -83,7 +83,8 @@ pub fn align_down(value: u64, alignment: u64) -> u64 {
     value & !(alignment.wrapping_sub(1))
 }
 
-/// `value` rounded up to a multiple of `alignment`, a power of two; saturates at the highest multiple.
+/// `value` rounded up to a multiple of `alignment`, a power of two; saturates at the highest
+/// multiple.
 pub fn align_up(value: u64, alignment: u64) -> u64 {
     align_down(value.saturating_add(alignment.wrapping_sub(1)), alignment)
 }
@@ -131,7 +132,8 @@ impl RangeList {
     ///
     /// # Errors
     ///
-    /// [`ListFull`] when a split needs more room; the list may then have lost ranges and must be dropped.
+    /// [`ListFull`] when a split needs more room; the list may then have lost ranges and must be
+    /// dropped.
     pub fn subtract(&mut self, hole: PhysRange) -> Result<(), ListFull> {
         let before = *self;
         *self = Self::new();

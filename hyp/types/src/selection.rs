@@ -20,7 +20,8 @@ pub struct Selection {
 
 impl Selection {
     /// Every stream and every IOVA.
-    pub const ALL: Self = Self { streams: [StreamSet(u16::MAX); MAX_DARTS], first: 0, last: u64::MAX };
+    pub const ALL: Self =
+        Self { streams: [StreamSet(u16::MAX); MAX_DARTS], first: 0, last: u64::MAX };
 
     /// Nothing.
     pub const NONE: Self = Self { streams: [StreamSet(0); MAX_DARTS], first: 0, last: 0 };

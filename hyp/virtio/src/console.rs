@@ -1,8 +1,9 @@
-//! A virtio console with one named port and no console (section 5.3), behind virtio-mmio registers (section 4.2).
+//! A virtio console with one named port and no console (section 5.3), behind virtio-mmio registers
+//! (section 4.2).
 //!
-//! What the guest reads from the port comes from a [`Port`], and what it writes goes there. The device works only
-//! when it is called, in a trap, and does bounded work then. It allocates when it is made and never
-//! again.
+//! What the guest reads from the port comes from a [`Port`], and what it writes goes there. The
+//! device works only when it is called, in a trap, and does bounded work then. It allocates when it
+//! is made and never again.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -118,13 +119,15 @@ pub trait Port {
     /// Somebody in the guest opened it (`is_open`) or closed it.
     fn set_open(&mut self, is_open: bool);
 
-    /// Fills `into` with what is to be read next, and returns how many bytes that is; 0: nothing for now.
+    /// Fills `into` with what is to be read next, and returns how many bytes that is; 0: nothing
+    /// for now.
     fn pull(&mut self, into: &mut [u8]) -> usize;
 
     /// The guest wrote `bytes`.
     fn push(&mut self, bytes: &[u8]);
 
-    /// Whether everything was pulled and nothing will come until it is opened anew: the guest reads an end of file.
+    /// Whether everything was pulled and nothing will come until it is opened anew: the guest reads
+    /// an end of file.
     fn is_over(&self) -> bool;
 }
 
@@ -184,12 +187,14 @@ impl Console {
         self.is_open
     }
 
-    /// Whether the guest has not acknowledged all that it was interrupted for: a level-triggered line is up meanwhile.
+    /// Whether the guest has not acknowledged all that it was interrupted for: a level-triggered
+    /// line is up meanwhile.
     pub fn is_interrupting(&self) -> bool {
         self.interrupts != 0
     }
 
-    /// The guest loads `bytes` (1, 2 or 4) bytes at `offset` of the registers. What is no register reads as 0.
+    /// The guest loads `bytes` (1, 2 or 4) bytes at `offset` of the registers. What is no register
+    /// reads as 0.
     pub fn read(&self, offset: u64, bytes: usize) -> u32 {
         if offset >= register::CONFIGURATION {
             return configuration(offset - register::CONFIGURATION, bytes);
@@ -236,8 +241,10 @@ impl Console {
             self.reset(port);
             return Effect::None;
         }
-        // Section 2.1.2: what was set stays until the reset, and features are right or are not accepted.
-        let has_version_1 = self.driver_features >> 32 & 1 != 0 && self.driver_features & !FEATURES == 0;
+        // Section 2.1.2: what was set stays until the reset, and features are right or are not
+        // accepted.
+        let has_version_1 =
+            self.driver_features >> 32 & 1 != 0 && self.driver_features & !FEATURES == 0;
         let refused = if has_version_1 { 0 } else { FEATURES_OK };
         self.status |= value & 0xff & !refused & !NEEDS_RESET;
         Effect::Work
@@ -253,7 +260,8 @@ impl Console {
         self.has_told_end = false;
         self.output = 0..0;
         (self.selected, self.status, self.interrupts) = (0, 0, 0);
-        (self.device_features_selected, self.driver_features_selected, self.driver_features) = (0, 0, 0);
+        (self.device_features_selected, self.driver_features_selected, self.driver_features) =
+            (0, 0, 0);
     }
 
     fn queue(&self) -> Option<&Queue> {
@@ -280,7 +288,8 @@ impl Console {
         }
     }
 
-    /// Takes what the guest sent, and gives it what there is. Returns whether the guest is to be interrupted.
+    /// Takes what the guest sent, and gives it what there is. Returns whether the guest is to be
+    /// interrupted.
     #[must_use]
     pub fn work(&mut self, memory: &mut impl GuestMemory, port: &mut impl Port) -> bool {
         if self.status & (DRIVER_OK | NEEDS_RESET) != DRIVER_OK {
@@ -299,7 +308,11 @@ impl Console {
         }
     }
 
-    fn try_work(&mut self, memory: &mut impl GuestMemory, port: &mut impl Port) -> Result<bool, Broken> {
+    fn try_work(
+        &mut self,
+        memory: &mut impl GuestMemory,
+        port: &mut impl Port,
+    ) -> Result<bool, Broken> {
         let mut is_wanted = false;
         for index in [CONTROL_TRANSMIT, TRANSMIT] {
             is_wanted |= self.take_input(index, memory, port)?;
@@ -395,7 +408,11 @@ impl Console {
     }
 
     /// Fills the guest's buffers while there is something to fill them with.
-    fn give_output(&mut self, memory: &mut impl GuestMemory, port: &mut impl Port) -> Result<bool, Broken> {
+    fn give_output(
+        &mut self,
+        memory: &mut impl GuestMemory,
+        port: &mut impl Port,
+    ) -> Result<bool, Broken> {
         let mut is_wanted = false;
         let mut left = MAX_BYTES;
         while self.is_open && left > 0 {
@@ -429,7 +446,8 @@ impl Console {
 fn configuration(offset: u64, bytes: usize) -> u32 {
     const BYTES: [u8; 12] = [0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
     let start = usize::try_from(offset).unwrap_or(usize::MAX);
-    let bytes = start.checked_add(bytes.min(4)).and_then(|end| BYTES.get(start..end)).unwrap_or_default();
+    let bytes =
+        start.checked_add(bytes.min(4)).and_then(|end| BYTES.get(start..end)).unwrap_or_default();
     bytes.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte))
 }
 

@@ -26,8 +26,8 @@ pub const HEAP_BYTES: usize = 2 * export::HEAP_BYTES + LINE_BYTES.next_power_of_
 
 /// What is behind `/dev/virtio-ports/org.oche.trace`.
 ///
-/// Each time it is opened a new file begins, with all that the rings still hold. Lines that are written to it are
-/// those of [`Control::apply`], or `end`; what is neither is left alone.
+/// Each time it is opened a new file begins, with all that the rings still hold. Lines that are
+/// written to it are those of [`Control::apply`], or `end`; what is neither is left alone.
 #[derive(Debug)]
 pub struct TracePort {
     words: &'static [AtomicU64],
@@ -179,7 +179,8 @@ mod tests {
 
     fn booted() -> (&'static [AtomicU64], Layout) {
         let layout = Layout::new(1, 1024 * RECORD_BYTES);
-        let words: Vec<AtomicU64> = (0..layout.total_bytes() / 8).map(|_| AtomicU64::new(0)).collect();
+        let words: Vec<AtomicU64> =
+            (0..layout.total_bytes() / 8).map(|_| AtomicU64::new(0)).collect();
         let words: &'static [AtomicU64] = words.leak();
         let machine = Machine {
             board: Text::new("test"),
@@ -209,8 +210,9 @@ mod tests {
         let mut port = TracePort::new(words, layout, None);
         let mut writer = RingWriter::new(layout, 0).unwrap();
         let mut record = |count: u64| {
-            (0..count)
-                .for_each(|_| writer.record(&words, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true }));
+            (0..count).for_each(|_| {
+                writer.record(&words, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true })
+            });
         };
         record(1000);
         assert!(!port.is_due(1), "nobody reads");
@@ -259,7 +261,9 @@ mod tests {
     fn a_file_begins_with_what_the_boot_before_left_until_it_is_forgotten() {
         let ((words, layout), (before, _)) = (booted(), booted());
         let mut writer = RingWriter::new(layout, 0).unwrap();
-        (0..500).for_each(|_| writer.record(&before, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true }));
+        (0..500).for_each(|_| {
+            writer.record(&before, 1, 0, &Event::Table { page: Gfn(1), is_unsync: true })
+        });
         let mut port = TracePort::new(words, layout, Some((before, layout)));
         port.set_open(true);
         assert!(port.is_due(0), "there is something to tell at once");

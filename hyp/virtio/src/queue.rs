@@ -87,7 +87,9 @@ impl Queue {
             && self.descriptors.is_multiple_of(16)
             && self.available.is_multiple_of(2)
             && self.used.is_multiple_of(4)
-            && [self.descriptors, self.available, self.used].iter().all(|address| *address < 1 << 52);
+            && [self.descriptors, self.available, self.used]
+                .iter()
+                .all(|address| *address < 1 << 52);
         self.is_ready = is_sound;
         (self.next_available, self.next_used) = (0, 0);
     }
@@ -110,8 +112,8 @@ impl Queue {
         if waiting > self.size { Err(Broken) } else { Ok(waiting != 0) }
     }
 
-    /// Takes the next chain: its number, for [`Self::give`], and its buffers. Looks at each descriptor once and at
-    /// no more than the queue has.
+    /// Takes the next chain: its number, for [`Self::give`], and its buffers. Looks at each
+    /// descriptor once and at no more than the queue has.
     ///
     /// # Errors
     ///
@@ -150,12 +152,18 @@ impl Queue {
         Err(Broken)
     }
 
-    /// Gives the chain `head` back, with `written` bytes in it. Returns whether the driver wants to be told.
+    /// Gives the chain `head` back, with `written` bytes in it. Returns whether the driver wants to
+    /// be told.
     ///
     /// # Errors
     ///
     /// [`Broken`].
-    pub fn give(&mut self, memory: &mut impl GuestMemory, head: u16, written: u32) -> Result<bool, Broken> {
+    pub fn give(
+        &mut self,
+        memory: &mut impl GuestMemory,
+        head: u16,
+        written: u32,
+    ) -> Result<bool, Broken> {
         let place = u64::from(self.next_used % self.size);
         let mut element = [0; 8];
         let (id, length) = element.split_at_mut(4);

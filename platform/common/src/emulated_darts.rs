@@ -1,6 +1,8 @@
-//! The emulated DARTs: the guest's accesses to its DARTs on one side, the engine and the machine on the other.
+//! The emulated DARTs: the guest's accesses to its DARTs on one side, the engine and the machine on
+//! the other.
 //!
-//! One [`EmulatedDarts`] stands behind one lock. A CPU holds it for one trap, whose work the engine bounds.
+//! One [`EmulatedDarts`] stands behind one lock. A CPU holds it for one trap, whose work the engine
+//! bounds.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,7 +15,9 @@ use oche_el2::trapped_page::{TrappedPages, Value};
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation, Watched};
+use oche_engine::{
+    AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation, Watched,
+};
 use oche_trace::directory::Layout;
 use oche_trace::statistics::Statistics;
 use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
@@ -72,8 +76,12 @@ pub struct EmulatedDarts<I> {
 impl<I: Iommu> EmulatedDarts<I> {
     /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
     pub fn new(setup: Setup<'_, I>) -> Self {
-        let recorder =
-            Recorder::new(setup.trace, setup.trace_layout, setup.description, setup.wall_clock_nanoseconds);
+        let recorder = Recorder::new(
+            setup.trace,
+            setup.trace_layout,
+            setup.description,
+            setup.wall_clock_nanoseconds,
+        );
         let darts = setup.description.darts.len();
         let mut machine = PlatformHost { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
@@ -98,8 +106,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         &mut self.machine.iommu
     }
 
-    /// A trap begins that the engine has no part in: the guest touched hardware registers. What is recorded
-    /// until the next trap came from `context`.
+    /// A trap begins that the engine has no part in: the guest touched hardware registers. What is
+    /// recorded until the next trap came from `context`.
     pub fn pass_through(&mut self, context: TrapContext, event: &Event) {
         self.begin(context);
         self.machine.recorder.record(event);
@@ -135,8 +143,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         answer.map_err(|_| IoError::NoRegister)
     }
 
-    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may use [`Self::pin_all`],
-    /// [`Self::unpin_all`] and [`Self::word`].
+    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may
+    /// use [`Self::pin_all`], [`Self::unpin_all`] and [`Self::word`].
     pub fn for_master<T>(&mut self, context: TrapContext, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(context);
         let result = act(self);
@@ -161,14 +169,16 @@ impl<I: Iommu> EmulatedDarts<I> {
         self.engine.unpin_all(&mut self.machine, pages, budget)
     }
 
-    /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's memory.
+    /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's
+    /// memory.
     pub fn word(&mut self, address: u64) -> Option<u64> {
         let page = Gfn::containing(address).filter(|page| self.engine.is_ram(*page))?;
         let offset = (address as usize % PAGE_BYTES) & !7;
         Some(self.engine.load_trapped(&mut self.machine, page, offset, 8))
     }
 
-    /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes` bytes of `write` there.
+    /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes`
+    /// bytes of `write` there.
     ///
     /// # Errors
     ///
@@ -224,7 +234,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         }
     }
 
-    /// Takes what CPUs find in the first `count` words of `page`, which is guest RAM, and zeros for the rest.
+    /// Takes what CPUs find in the first `count` words of `page`, which is guest RAM, and zeros for
+    /// the rest.
     fn load_words(&mut self, page: Gfn, count: usize) {
         self.words.fill(0);
         for (index, word) in self.words.iter_mut().enumerate().take(count) {
@@ -239,7 +250,12 @@ impl<I: Iommu> EmulatedDarts<I> {
 }
 
 impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
-    fn trapped(&mut self, program_counter: u64, address: u64, reach: AccessKind) -> FaultDisposition {
+    fn trapped(
+        &mut self,
+        program_counter: u64,
+        address: u64,
+        reach: AccessKind,
+    ) -> FaultDisposition {
         self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
         let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
         self.end_trap();
@@ -293,6 +309,7 @@ fn pages(range: &PhysRange) -> Option<Range<Gfn>> {
 fn frames(range: PhysRange) -> Range<HostGranule> {
     let range = range.shrunk_to(FRAME_BYTES as u64);
     let number = |address: u64| u32::try_from(address / FRAME_BYTES as u64);
-    let frame = |address| HostGranule(number(address).expect("invariant: the pool lies below 2^46"));
+    let frame =
+        |address| HostGranule(number(address).expect("invariant: the pool lies below 2^46"));
     frame(range.start)..frame(range.end)
 }

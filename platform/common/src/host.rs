@@ -1,4 +1,5 @@
-//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's IOMMU, the trace.
+//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's
+//! IOMMU, the trace.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -6,7 +7,8 @@ use core::ops::Range;
 use oche_el2::stage2::Stage2 as CpuTables;
 use oche_el2::tlb::Cpus;
 use oche_engine::host::{
-    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
+    TraceSink,
 };
 use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -27,23 +29,29 @@ pub struct PlatformHost<I> {
 
 /// Guest RAM and the frame pool, as EL2 maps them: Normal, write-back, one to one.
 ///
-/// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where the CPU can
-/// (`oche_el2::stage2`), so no cache maintenance goes with a copy. Accesses are volatile and single, or assembly: no reference to a page ever exists.
+/// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where
+/// the CPU can (`oche_el2::stage2`), so no cache maintenance goes with a copy. Accesses are
+/// volatile and single, or assembly: no reference to a page ever exists.
 impl<I> Memory for PlatformHost<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
-        // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never Rust's.
+        // SAFETY: the engine names pages of guest RAM and of its pool only, all mapped and never
+        // Rust's.
         unsafe { at.read_volatile() }
     }
 
     fn store(&mut self, page: Hfn, word: usize, value: u64) {
         let at = word_pointer(page, word);
-        // SAFETY: as for `load`; what changes is the guest's memory or the engine's frame, never Rust's.
+        // SAFETY: as for `load`; what changes is the guest's memory or the engine's frame, never
+        // Rust's.
         unsafe { at.write_volatile(value) }
     }
 
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64) {
-        assert!(offset < PAGE_BYTES && offset.is_multiple_of(1 << width_log2), "an aligned place in a page");
+        assert!(
+            offset < PAGE_BYTES && offset.is_multiple_of(1 << width_log2),
+            "an aligned place in a page"
+        );
         let at = word_pointer(page, 0).cast::<u8>().wrapping_add(offset);
         // SAFETY: as for `store`, and aligned: the store is single-copy atomic.
         match width_log2 {
@@ -130,11 +138,12 @@ impl<I> Memory for PlatformHost<I> {
     }
 }
 
-/// How many of `pairs` pairs of words, at least one, are equal before the first that differs. `one` and `other` point
-/// at even words, with that many pairs behind them in their pages.
+/// How many of `pairs` pairs of words, at least one, are equal before the first that differs. `one`
+/// and `other` point at even words, with that many pairs behind them in their pages.
 fn equal_pairs(one: *mut u64, other: *mut u64, pairs: usize) -> usize {
     let mut left = pairs;
-    // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is written.
+    // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is
+    // written.
     unsafe {
         asm!(
             "2:",
@@ -213,7 +222,11 @@ impl<I: Iommu> Iommu for PlatformHost<I> {
         self.iommu.block(dart, stream);
     }
 
-    fn invalidate(&mut self, domain: DomainId, members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(
+        &mut self,
+        domain: DomainId,
+        members: &Members,
+    ) -> Result<(), InvalidateTimedOut> {
         self.iommu.invalidate(domain, members)
     }
 

@@ -46,7 +46,8 @@ impl Words for Trace {
             return 0;
         }
         let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(address as usize);
-        // SAFETY: inside the trace's memory, which EL2 maps for ever and everybody accesses as atomics.
+        // SAFETY: inside the trace's memory, which EL2 maps for ever and everybody accesses as
+        // atomics.
         unsafe { &*pointer }.load(Ordering::Acquire)
     }
 

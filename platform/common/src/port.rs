@@ -11,8 +11,9 @@ use oche_virtio::port::{self, TracePort};
 
 use crate::host::PlatformHost;
 
-/// Interrupts the guest (`true`, each time that there is something new) or takes that back (`false`, when the guest has
-/// acknowledged all of it). A board whose interrupt is an edge has nothing to take back.
+/// Interrupts the guest (`true`, each time that there is something new) or takes that back
+/// (`false`, when the guest has acknowledged all of it). A board whose interrupt is an edge has
+/// nothing to take back.
 pub type SetInterrupt = Box<dyn Fn(bool) + Send>;
 
 /// Upper bound of the heap that a [`TraceConsole`] uses, in bytes: its last part is the box of

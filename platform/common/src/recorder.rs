@@ -88,8 +88,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Describes the trace in `memory` for its readers and begins to record there. Memory too small for
-    /// `layout` records nothing.
+    /// Describes the trace in `memory` for its readers and begins to record there. Memory too small
+    /// for `layout` records nothing.
     pub fn new(
         memory: PhysRange,
         layout: Layout,
@@ -143,7 +143,8 @@ impl Recorder {
         }
     }
 
-    /// Asks for what `orders`, with `;` between them, say; what makes no sense is reported and left out.
+    /// Asks for what `orders`, with `;` between them, say; what makes no sense is reported and left
+    /// out.
     pub fn order(&self, orders: &str) {
         let mut control = Control::default();
         for order in orders.split(';').map(str::trim).filter(|order| !order.is_empty()) {
@@ -160,8 +161,10 @@ impl Recorder {
     pub fn port(&self) -> Option<TracePort> {
         // The second half: see `oche_boot::bare::launch`.
         let (_, before) = self.memory.split_at(self.memory.len() / 2);
-        let previous = Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));
-        (self.layout.ring_records() != 0).then(|| TracePort::new(self.memory, self.layout, previous))
+        let previous =
+            Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));
+        (self.layout.ring_records() != 0)
+            .then(|| TracePort::new(self.memory, self.layout, previous))
     }
 
     /// What happened so far, in numbers.
@@ -169,8 +172,8 @@ impl Recorder {
         &self.statistics
     }
 
-    /// A trap begins: what happens from here on came from `context`. Takes over what was asked of the trace, and says
-    /// whether other watches were.
+    /// A trap begins: what happens from here on came from `context`. Takes over what was asked of
+    /// the trace, and says whether other watches were.
     #[must_use]
     pub fn begin(&mut self, context: TrapContext) -> bool {
         self.context = context;
@@ -186,9 +189,14 @@ impl Recorder {
         are_other && !self.rings.is_empty()
     }
 
-    /// Records who called the code that is about to flush `dart`, if that was asked for; `callers` finds them.
+    /// Records who called the code that is about to flush `dart`, if that was asked for; `callers`
+    /// finds them.
     #[inline]
-    pub fn record_callers(&mut self, dart: DartId, callers: impl FnOnce(u64) -> ([u64; MAX_FRAMES], usize)) {
+    pub fn record_callers(
+        &mut self,
+        dart: DartId,
+        callers: impl FnOnce(u64) -> ([u64; MAX_FRAMES], usize),
+    ) {
         if self.control.has_callers && self.context.frame_pointer != 0 {
             let (addresses, count) = callers(self.context.frame_pointer);
             let addresses = addresses.get(..count).expect("invariant: callers fit into their list");
@@ -236,11 +244,14 @@ impl Recorder {
         let (time, program_counter) = (CNTPCT_EL0.get(), self.context.program_counter);
         match event {
             // They belong to the event before them, on the same CPU and under the same lock.
-            Event::Data { .. } if self.is_admitted => ring.record(&self.memory, time, program_counter, event),
+            Event::Data { .. } if self.is_admitted => {
+                ring.record(&self.memory, time, program_counter, event)
+            }
             Event::Data { .. } => {}
             _ => {
                 let events = &self.control.events;
-                self.is_admitted = ring.record_if(events, &self.memory, time, program_counter, event);
+                self.is_admitted =
+                    ring.record_if(events, &self.memory, time, program_counter, event);
             }
         }
     }
@@ -279,7 +290,7 @@ fn words_of(range: PhysRange) -> &'static [AtomicU64] {
         return &[];
     }
     let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(range.start as usize);
-    // SAFETY: reserved by the layout, mapped one to one at EL2 for ever, out of the guest's reach, and accessed
-    // as atomics only, by Oche and by who reads the trace from outside.
+    // SAFETY: reserved by the layout, mapped one to one at EL2 for ever, out of the guest's reach,
+    // and accessed as atomics only, by Oche and by who reads the trace from outside.
     unsafe { core::slice::from_raw_parts(pointer, (range.size() / 8) as usize) }
 }

@@ -1,4 +1,5 @@
-//! Apple's interrupt controller: a line for the trace's port, which software asserts in a device's stead.
+//! Apple's interrupt controller: a line for the trace's port, which software asserts in a device's
+//! stead.
 
 use dtoolkit::fdt::Fdt;
 use oche_boot::guest_fdt::VirtioPort;
@@ -11,12 +12,12 @@ use crate::found::{bytes, number, strings, walk};
 const COMPATIBLE: &[u8] = b"apple,aic";
 /// Lines that a t8103's has. Source: Asahi documentation `hw/soc/aic.md`, `INFO`.
 const LINES: u32 = 896;
-/// Offset of `INFO`, and the bits of it that say how many lines there are. Source: Linux `irq-apple-aic.c`, `AIC_INFO`,
-/// `AIC_INFO_NR_IRQ`.
+/// Offset of `INFO`, and the bits of it that say how many lines there are. Source: Linux
+/// `irq-apple-aic.c`, `AIC_INFO`, `AIC_INFO_NR_IRQ`.
 const INFO: u64 = 0x4;
 const INFO_LINES: u32 = 0xffff;
-/// A bit a line, from line 0 on: writing 1 asserts or no longer asserts it, beside its device. Source: the same, `SW_SET`,
-/// `SW_CLR`; Linux `irq-apple-aic.c`, `AIC_SW_SET`, `AIC_SW_CLR`.
+/// A bit a line, from line 0 on: writing 1 asserts or no longer asserts it, beside its device.
+/// Source: the same, `SW_SET`, `SW_CLR`; Linux `irq-apple-aic.c`, `AIC_SW_SET`, `AIC_SW_CLR`.
 const SOFTWARE_SET: u64 = 0x4000;
 const SOFTWARE_CLEAR: u64 = 0x4080;
 /// Binding: a line of a device; high while there is something. Source: Linux `apple,aic.yaml`.
@@ -25,8 +26,9 @@ const LEVEL_HIGH: u32 = 4;
 /// Properties that name lines.
 const NAMING: [&str; 3] = ["interrupts", "interrupts-extended", "interrupt-map"];
 
-/// The port's registers: between the last of the second USB controllers' gigabyte and the first of PCIe's, where the map of an
-/// M1 has nothing. Source: U-Boot `arch/arm/mach-apple/board.c`, `t8103_mem_map`.
+/// The port's registers: between the last of the second USB controllers' gigabyte and the first of
+/// PCIe's, where the map of an M1 has nothing. Source: U-Boot `arch/arm/mach-apple/board.c`,
+/// `t8103_mem_map`.
 pub const WINDOW: PhysRange = PhysRange { start: 0x6_0000_0000, end: 0x6_0000_1000 };
 
 const _: () = assert!(WINDOW.end - WINDOW.start >= REGION_BYTES);
@@ -83,7 +85,8 @@ impl Line {
     }
 }
 
-/// The highest line that nothing in the tree names; `None`: there is no such controller, or it has no phandle.
+/// The highest line that nothing in the tree names; `None`: there is no such controller, or it has
+/// no phandle.
 pub fn free_line(tree: &Fdt<'_>) -> Option<Line> {
     let mut controller = None;
     walk(&tree.root(), &mut |node| {
@@ -98,11 +101,13 @@ pub fn free_line(tree: &Fdt<'_>) -> Option<Line> {
     Some(Line { start, phandle: phandle as u32, number: line })
 }
 
-/// Whether a device may have `line`. Any cell of that value counts, whatever it stands for: there are lines enough.
+/// Whether a device may have `line`. Any cell of that value counts, whatever it stands for: there
+/// are lines enough.
 fn is_named(tree: &Fdt<'_>, line: u32) -> bool {
     let mut is_named = false;
     walk(&tree.root(), &mut |node| {
-        let mut cells = NAMING.iter().flat_map(|name| bytes(node, name).unwrap_or(&[]).chunks_exact(4));
+        let mut cells =
+            NAMING.iter().flat_map(|name| bytes(node, name).unwrap_or(&[]).chunks_exact(4));
         is_named |= cells.any(|cell| number(cell) == u64::from(line));
         // <controller type first flags count>
         for range in bytes(node, "msi-ranges").unwrap_or(&[]).chunks_exact(20) {

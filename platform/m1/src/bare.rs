@@ -66,8 +66,9 @@ fn main(fdt: FdtAddress) -> ! {
     let mut holes = guest::report(&all, &mut darts);
     console::watch_power(Domains::map(found::power(prepared.machine.tree(), console::UART.start)));
     let controller = found::nvme(prepared.machine.tree());
-    let controller = controller
-        .map(|start| ans::Controller::at(start, Domains::map(found::power(prepared.machine.tree(), start))));
+    let controller = controller.map(|start| {
+        ans::Controller::at(start, Domains::map(found::power(prepared.machine.tree(), start)))
+    });
     if let Some(controller) = &controller {
         let [_, doorbells] = controller.pages();
         log::info!(
@@ -105,11 +106,14 @@ fn main(fdt: FdtAddress) -> ! {
     prepared.launch(None, line.map(|line| line.port()))
 }
 
-/// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT that is refused.
+/// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT
+/// that is refused.
 fn on_fdt(blob: &[u8]) {
     match framebuffer::find(blob) {
         Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
-        Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => console::keep_screen(memory),
+        Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => {
+            console::keep_screen(memory)
+        }
         Some(Found::Memory(_)) | None => {}
     }
 }

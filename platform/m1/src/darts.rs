@@ -3,13 +3,16 @@
 //! # Power
 //!
 //! The guest owns the power domains and may change them at any moment, on another CPU too. So:
-//! - A DART is accessed only where its domains say that it answers. A domain that gates its clock by itself does.
-//! - A DART without power has forgotten its registers and its TLB. It comes back with streams that neither translate
-//!   nor bypass (an assumption, `docs/m1.md`), so nothing walks a table that Oche has put to another use meanwhile.
-//!   It is programmed and flushed before it translates again.
-//! - A DART that does not answer and may have kept what it held has not been flushed, and that is an error.
-//! - Whatever is done next to a DART of either kind programs and flushes all of it. Before the guest's accesses the
-//!   registers that matter are compared, which finds a loss of power that nothing else has shown.
+//! - A DART is accessed only where its domains say that it answers. A domain that gates its clock
+//!   by itself does.
+//! - A DART without power has forgotten its registers and its TLB. It comes back with streams that
+//!   neither translate nor bypass (an assumption, `docs/m1.md`), so nothing walks a table that Oche
+//!   has put to another use meanwhile. It is programmed and flushed before it translates again.
+//! - A DART that does not answer and may have kept what it held has not been flushed, and that is
+//!   an error.
+//! - Whatever is done next to a DART of either kind programs and flushes all of it. Before the
+//!   guest's accesses the registers that matter are compared, which finds a loss of power that
+//!   nothing else has shown.
 //!
 //! All sources: `docs/hardware/dart.md`.
 
@@ -29,19 +32,22 @@ use crate::entry::{self, Window};
 use crate::found::Power;
 use crate::registers::ttbr;
 
-/// The bit of `CONFIG` that freezes TCRs and TTBRs until reset. Source: Linux `apple-dart.c`, `DART_CONFIG_LOCK`.
+/// The bit of `CONFIG` that freezes TCRs and TTBRs until reset. Source: Linux `apple-dart.c`,
+/// `DART_CONFIG_LOCK`.
 const CONFIG_LOCK: u32 = 1 << 15;
-/// The bit of `PARAMS2` that says that streams can bypass translation. Source: Linux `apple-dart.c`,
-/// `DART_PARAMS_BYPASS_SUPPORT`.
+/// The bit of `PARAMS2` that says that streams can bypass translation. Source: Linux
+/// `apple-dart.c`, `DART_PARAMS_BYPASS_SUPPORT`.
 const PARAMS2_BYPASS: u32 = 1;
 /// Bits of `ERROR`'s code that say that the access was a write. Source: m1n1 `hw/dart8020.py`.
 const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
-/// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes this long is given
-/// no time at all from then on, until it has ended a command again.
+/// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes
+/// this long is given no time at all from then on, until it has ended a command again.
 const PATIENCE_MILLISECONDS: u64 = 1000;
-/// How long a power domain may be on its way to another state, in milliseconds. Linux gives up after 100 us.
+/// How long a power domain may be on its way to another state, in milliseconds. Linux gives up
+/// after 100 us.
 const POWER_MILLISECONDS: u64 = 1;
-/// How often a command is made again when the DART did not answer though it has power: the power may come and go.
+/// How often a command is made again when the DART did not answer though it has power: the power
+/// may come and go.
 const ATTEMPTS: u32 = 3;
 
 /// A register did not answer: the access was not made, and a read gave no value.
@@ -65,8 +71,9 @@ impl From<BusError> for Failure {
 
 /// The machine under the driver. Offsets are into one DART's registers.
 ///
-/// Registers are Device memory: accesses to those of one DART reach it in program order. They are not ordered with
-/// accesses to Normal memory, which is where tables and buffers are; the two barriers are for that.
+/// Registers are Device memory: accesses to those of one DART reach it in program order. They are
+/// not ordered with accesses to Normal memory, which is where tables and buffers are; the two
+/// barriers are for that.
 pub trait Hardware {
     /// Reads a 32-bit register.
     ///
@@ -80,11 +87,11 @@ pub trait Hardware {
     ///
     /// As for [`Self::read`].
     fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError>;
-    /// Completes every earlier store to memory before any later register access: a table walk that the access
-    /// causes finds what was stored.
+    /// Completes every earlier store to memory before any later register access: a table walk that
+    /// the access causes finds what was stored.
     fn complete_stores(&mut self);
-    /// Orders every earlier register read before any later access to memory: a load finds what devices had written
-    /// when the register was read.
+    /// Orders every earlier register read before any later access to memory: a load finds what
+    /// devices had written when the register was read.
     fn order_loads(&mut self);
     /// What its power domains say.
     fn power(&self, dart: DartId) -> Power;
@@ -219,8 +226,8 @@ pub struct Darts<H> {
 }
 
 impl<H: Hardware> Darts<H> {
-    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing. `has_windows`: entries are
-    /// limited to a part of their page where that is what the guest mapped.
+    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing. `has_windows`:
+    /// entries are limited to a part of their page where that is what the guest mapped.
     pub fn new(hardware: H, count: usize, has_windows: bool) -> Self {
         let darts = alloc::vec![Dart::NEW; count];
         let mut all = Self { hardware, darts, touched: None, is_confirmed: true, has_windows };
@@ -259,7 +266,8 @@ impl<H: Hardware> Darts<H> {
             }
             let mut has_table = false;
             for index in 0..TTBRS {
-                has_table |= Ttbr::from_bits(self.hardware.read(dart, ttbr_of(stream, index))?).valid();
+                has_table |=
+                    Ttbr::from_bits(self.hardware.read(dart, ttbr_of(stream, index))?).valid();
             }
             if tcr.translate() && has_table {
                 condition.live.insert(stream);
@@ -268,8 +276,8 @@ impl<H: Hardware> Darts<H> {
         Ok(condition)
     }
 
-    /// Tries what can be tried on a DART that is on, not locked, and translates for nobody; `None` of any other. All
-    /// registers are as they were.
+    /// Tries what can be tried on a DART that is on, not locked, and translates for nobody; `None`
+    /// of any other. All registers are as they were.
     pub fn test_idle(&mut self, dart: DartId) -> Option<Tested> {
         let stream = StreamId::new(IDLE_STREAM)?;
         let is_free = self.ownership(dart) == Ownership::Passthrough
@@ -315,9 +323,9 @@ impl<H: Hardware> Darts<H> {
         }
     }
 
-    /// The guest has asked for the page size: from now on it sees a virtual DART. Every stream faults until the
-    /// guest's own tables say otherwise. `false`: streams translate by now, or it ends no command, and the DART
-    /// stays the guest's.
+    /// The guest has asked for the page size: from now on it sees a virtual DART. Every stream
+    /// faults until the guest's own tables say otherwise. `false`: streams translate by now, or it
+    /// ends no command, and the DART stays the guest's.
     #[must_use]
     pub fn take_over(&mut self, dart: DartId) -> bool {
         if self.condition(dart).is_none_or(|condition| condition.is_taken()) {
@@ -338,9 +346,10 @@ impl<H: Hardware> Darts<H> {
 
     /// The guest's own access to a DART that is still its own.
     ///
-    /// Linux puts devices behind a DART with larger pages than the kernel's into bypass where the DART can do that:
-    /// they would use the homes of pages that are away. So who was given the hardware's page size is refused
-    /// bypass. Source: Linux `apple-dart.c`, `def_domain_type`, `attach_dev`.
+    /// Linux puts devices behind a DART with larger pages than the kernel's into bypass where the
+    /// DART can do that: they would use the homes of pages that are away. So who was given the
+    /// hardware's page size is refused bypass. Source: Linux `apple-dart.c`, `def_domain_type`,
+    /// `attach_dev`.
     ///
     /// # Errors
     ///
@@ -367,10 +376,12 @@ impl<H: Hardware> Darts<H> {
         self.hardware.write(dart, offset, value)
     }
 
-    /// The guest touches `dart`, which may have lost its power since it did last. What it forgot is written again.
+    /// The guest touches `dart`, which may have lost its power since it did last. What it forgot is
+    /// written again.
     pub fn touch(&mut self, dart: DartId) {
         self.touched = Some(dart);
-        let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.ownership == Ownership::Emulated)
+        let Some(entry) =
+            self.darts.get(dart.index()).filter(|entry| entry.ownership == Ownership::Emulated)
         else {
             return;
         };
@@ -378,7 +389,8 @@ impl<H: Hardware> Darts<H> {
         match self.hardware.power(dart) {
             Power::On if contents == Contents::Current && self.holds_what_it_must(dart) => return,
             Power::On => {}
-            // The registers that the guest touches are not the hardware's, and nothing translates meanwhile.
+            // The registers that the guest touches are not the hardware's, and nothing translates
+            // meanwhile.
             Power::Off => return self.set_contents(dart, Contents::Nothing),
             Power::Unreachable => return,
         }
@@ -398,16 +410,19 @@ impl<H: Hardware> Darts<H> {
         self.darts.get(dart.index()).map_or(0, |entry| entry.repairs)
     }
 
-    /// Whether the registers of every attached stream hold what they must, and the last stream's, which is enough
-    /// to see that the DART has forgotten all of them. Only the bits that Oche relies on are compared: others may
-    /// read back otherwise than they were written.
+    /// Whether the registers of every attached stream hold what they must, and the last stream's,
+    /// which is enough to see that the DART has forgotten all of them. Only the bits that Oche
+    /// relies on are compared: others may read back otherwise than they were written.
     fn holds_what_it_must(&self, dart: DartId) -> bool {
         let Some(entry) = self.darts.get(dart.index()) else { return true };
-        let attached = StreamSet(u16::MAX).iter().filter(|stream| entry.roots[stream.index()].is_some());
+        let attached =
+            StreamSet(u16::MAX).iter().filter(|stream| entry.roots[stream.index()].is_some());
         let holds = |stream: StreamId| -> Result<bool, BusError> {
             let tcr = Tcr::from_bits(self.hardware.read(dart, tcr_of(stream))?);
             let is_root = match entry.roots[stream.index()] {
-                Some(root) => self.hardware.read(dart, ttbr_of(stream, 0))? == ttbr(root).into_bits(),
+                Some(root) => {
+                    self.hardware.read(dart, ttbr_of(stream, 0))? == ttbr(root).into_bits()
+                }
                 None => true,
             };
             Ok(is_root && tcr.translate() && !tcr.bypass())
@@ -415,16 +430,18 @@ impl<H: Hardware> Darts<H> {
         attached.chain(StreamId::new(IDLE_STREAM)).all(|stream| holds(stream) == Ok(true))
     }
 
-    /// Reports, once, a DART that has forgotten its tables and translates or bypasses all the same: until now its
-    /// devices could have reached memory that is not theirs.
+    /// Reports, once, a DART that has forgotten its tables and translates or bypasses all the same:
+    /// until now its devices could have reached memory that is not theirs.
     fn report_remembered(&mut self, dart: DartId) {
-        let Some(entry) = self.darts.get_mut(dart.index()).filter(|entry| !entry.has_remembered) else {
+        let Some(entry) = self.darts.get_mut(dart.index()).filter(|entry| !entry.has_remembered)
+        else {
             return;
         };
         for stream in StreamSet(u16::MAX).iter() {
-            let (Ok(tcr), Ok(first)) =
-                (self.hardware.read(dart, tcr_of(stream)), self.hardware.read(dart, ttbr_of(stream, 0)))
-            else {
+            let (Ok(tcr), Ok(first)) = (
+                self.hardware.read(dart, tcr_of(stream)),
+                self.hardware.read(dart, ttbr_of(stream, 0)),
+            ) else {
                 return;
             };
             let tcr = Tcr::from_bits(tcr);
@@ -451,12 +468,16 @@ impl<H: Hardware> Darts<H> {
         self.is_confirmed = mediated.all(|entry| entry.contents != Contents::Older);
     }
 
-    /// Looks again at the power of each DART that may hold something older: one that has none by now holds nothing.
+    /// Looks again at the power of each DART that may hold something older: one that has none by
+    /// now holds nothing.
     fn look_for_lost_power(&mut self) {
         for dart in (0..self.darts.len()).filter_map(DartId::new) {
-            let is_older =
-                |entry: &Dart| entry.ownership == Ownership::Emulated && entry.contents == Contents::Older;
-            if self.darts.get(dart.index()).is_some_and(is_older) && self.hardware.power(dart) == Power::Off {
+            let is_older = |entry: &Dart| {
+                entry.ownership == Ownership::Emulated && entry.contents == Contents::Older
+            };
+            if self.darts.get(dart.index()).is_some_and(is_older)
+                && self.hardware.power(dart) == Power::Off
+            {
                 self.set_contents(dart, Contents::Nothing);
             }
         }
@@ -466,7 +487,8 @@ impl<H: Hardware> Darts<H> {
         self.darts.get(dart.index()).is_some_and(|entry| entry.contents == Contents::Current)
     }
 
-    /// What the power domains say, when they have had time to reach their state: once, until they have reached one.
+    /// What the power domains say, when they have had time to reach their state: once, until they
+    /// have reached one.
     fn settled_power(&mut self, dart: DartId) -> Power {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Power::Off };
         let limit = POWER_MILLISECONDS * self.hardware.ticks_per_millisecond();
@@ -481,11 +503,11 @@ impl<H: Hardware> Darts<H> {
         }
     }
 
-    /// Has `dart` carry out `command` for `streams`; if it does not hold what it must, it is programmed and flushed
-    /// altogether.
+    /// Has `dart` carry out `command` for `streams`; if it does not hold what it must, it is
+    /// programmed and flushed altogether.
     ///
-    /// Without power there is nothing to carry out: no access uses what it held from here on, since it translates
-    /// nothing until it is programmed, and that is the next thing that is done to it.
+    /// Without power there is nothing to carry out: no access uses what it held from here on, since
+    /// it translates nothing until it is programmed, and that is the next thing that is done to it.
     ///
     /// # Errors
     ///
@@ -522,10 +544,11 @@ impl<H: Hardware> Darts<H> {
         Err(InvalidateTimedOut)
     }
 
-    /// Makes all of the hardware's streams what they must be, and waits until nothing older is used.
+    /// Makes all of the hardware's streams what they must be, and waits until nothing older is
+    /// used.
     ///
-    /// A stream that is blocked translates without a table, so its accesses fault. That a TCR of 0 blocks is Linux's
-    /// belief and not QEMU's; this is nobody's doubt.
+    /// A stream that is blocked translates without a table, so its accesses fault. That a TCR of 0
+    /// blocks is Linux's belief and not QEMU's; this is nobody's doubt.
     fn program(&mut self, dart: DartId) -> Result<(), Failure> {
         for stream in StreamSet(u16::MAX).iter() {
             self.program_stream(dart, stream)?;
@@ -544,14 +567,18 @@ impl<H: Hardware> Darts<H> {
 
     /// # Order
     ///
-    /// The table's entries are stored before a register names it: from then on the hardware may walk it, whether or
-    /// not anything is invalidated.
+    /// The table's entries are stored before a register names it: from then on the hardware may
+    /// walk it, whether or not anything is invalidated.
     fn program_stream(&mut self, dart: DartId, stream: StreamId) -> Result<(), BusError> {
         let root = self.darts.get(dart.index()).and_then(|entry| entry.roots[stream.index()]);
         let first = root.map_or(0, |root| ttbr(root).into_bits());
         self.hardware.complete_stores();
         for index in 0..TTBRS {
-            self.hardware.write(dart, ttbr_of(stream, index), if index == 0 { first } else { 0 })?;
+            self.hardware.write(
+                dart,
+                ttbr_of(stream, index),
+                if index == 0 { first } else { 0 },
+            )?;
         }
         self.hardware.write(dart, tcr_of(stream), Tcr::new().with_translate(true).into_bits())
     }
@@ -560,8 +587,9 @@ impl<H: Hardware> Darts<H> {
     ///
     /// # Order
     ///
-    /// Table stores, then the command: a walk that begins after what was cached is gone finds the new entries.
-    /// The end of the command, then loads: what devices wrote by the old entries is seen.
+    /// Table stores, then the command: a walk that begins after what was cached is gone finds the
+    /// new entries. The end of the command, then loads: what devices wrote by the old entries is
+    /// seen.
     fn flush(&mut self, dart: DartId, streams: StreamSet) -> Result<(), Failure> {
         self.wait(dart)?;
         self.hardware.complete_stores();
@@ -602,7 +630,8 @@ impl<H: Hardware> Darts<H> {
     ) -> Result<(), InvalidateTimedOut> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         entry.roots[stream.index()] = root;
-        // A DART that is not mediated is attached to nothing; its streams are the guest's or firmware's.
+        // A DART that is not mediated is attached to nothing; its streams are the guest's or
+        // firmware's.
         if entry.ownership != Ownership::Emulated {
             return Ok(());
         }
@@ -655,7 +684,11 @@ impl<H: Hardware> Iommu for Darts<H> {
 
     fn block(&mut self, dart: DartId, stream: StreamId) {
         if self.set_ttbr(dart, stream, None).is_err() {
-            log::error!("DART {} stream {}: blocking was not confirmed", dart.index(), stream.index());
+            log::error!(
+                "DART {} stream {}: blocking was not confirmed",
+                dart.index(),
+                stream.index()
+            );
         }
     }
 
@@ -664,7 +697,8 @@ impl<H: Hardware> Iommu for Darts<H> {
         flushed.fold(Ok(()), Result::and)
     }
 
-    /// A device that is suspended may never be touched again, so its DART's power is asked for here.
+    /// A device that is suspended may never be touched again, so its DART's power is asked for
+    /// here.
     fn is_confirmed(&mut self) -> bool {
         if !self.is_confirmed {
             self.look_for_lost_power();

@@ -1,8 +1,8 @@
 //! Entries of a t8020-type DART's 16K tables ("DART1"): what Oche's shadow tables hold on a Mac.
 //!
-//! Two levels of 2048 entries below a TTBR: bits 35:25 of the IOVA select the table, bits 24:14 the page,
-//! and 32-bit IOVAs use TTBR 0 alone. Source: Linux 6.1 `io-pgtable-dart.c`, m1n1 `dart8020.py`,
-//! OpenBSD `apldart.c`.
+//! Two levels of 2048 entries below a TTBR: bits 35:25 of the IOVA select the table, bits 24:14 the
+//! page, and 32-bit IOVAs use TTBR 0 alone. Source: Linux 6.1 `io-pgtable-dart.c`, m1n1
+//! `dart8020.py`, OpenBSD `apldart.c`.
 
 use oche_types::addr::{HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::Permission;
@@ -39,8 +39,9 @@ impl Window {
 
 /// The leaf entry that lets a device reach `window` of `frame`. Nothing allowed is no entry at all.
 ///
-/// With the whole page the check is switched off too, as Linux does: that much is proven on hardware. A
-/// narrower window relies on hardware checking it. OpenBSD does rely on it; Linux never has.
+/// With the whole page the check is switched off too, as Linux does: that much is proven on
+/// hardware. A narrower window relies on hardware checking it. OpenBSD does rely on it; Linux never
+/// has.
 pub fn leaf(frame: HostGranule, permission: Permission, window: Window) -> u64 {
     if permission.is_none() {
         return 0;
@@ -48,7 +49,8 @@ pub fn leaf(frame: HostGranule, permission: Permission, window: Window) -> u64 {
     let no_read = if permission.read { 0 } else { NO_READ };
     let no_write = if permission.write { 0 } else { NO_WRITE };
     let check = if window == Window::WHOLE { WINDOW_OFF } else { 0 };
-    let bounds = u64::from(window.start) << WINDOW_START_SHIFT | u64::from(window.end) << WINDOW_END_SHIFT;
+    let bounds =
+        u64::from(window.start) << WINDOW_START_SHIFT | u64::from(window.end) << WINDOW_END_SHIFT;
     bounds | frame.address() & ADDRESS | no_read | no_write | check | VALID
 }
 

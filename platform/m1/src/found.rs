@@ -20,14 +20,15 @@ const MAX_DOMAINS: usize = 8;
 
 /// What the register of a power domain says of a device in it.
 ///
-/// Source of the bits: Linux `drivers/pmdomain/apple/pmgr-pwrstate.c`, `APPLE_PMGR_*`; m1n1 `src/pmgr.c`.
+/// Source of the bits: Linux `drivers/pmdomain/apple/pmgr-pwrstate.c`, `APPLE_PMGR_*`; m1n1
+/// `src/pmgr.c`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Power {
-    /// Its registers answer. That includes a domain whose clock gates by itself: it wakes at an access, and the
-    /// device has kept what it held.
+    /// Its registers answer. That includes a domain whose clock gates by itself: it wakes at an
+    /// access, and the device has kept what it held.
     On,
-    /// Its registers do not answer, and it may have kept what it held: its clock is off, it is disabled, or the
-    /// domain is on its way to another state.
+    /// Its registers do not answer, and it may have kept what it held: its clock is off, it is
+    /// disabled, or the domain is on its way to another state.
     Unreachable,
     /// It has no power or is being reset, and has forgotten what it held.
     Off,
@@ -46,7 +47,8 @@ const POWER_GATED: u32 = 0;
 impl Power {
     /// What the register's `value` says.
     ///
-    /// The rule for "on" is Linux's `apple_pmgr_ps_is_active`, with devices that are disabled or in reset excluded.
+    /// The rule for "on" is Linux's `apple_pmgr_ps_is_active`, with devices that are disabled or in
+    /// reset excluded.
     pub fn from_register(value: u32) -> Self {
         let (target, actual) = (value & 0xf, value >> 4 & 0xf);
         let is_automatic = target == ACTIVE && value & AUTO_ENABLE != 0;
@@ -138,7 +140,8 @@ fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
     let start = number(reg.get(..8)?);
     // The window is the hardware's, whatever the tree says of its size.
     let registers = PhysRange::sized(start, REGION_BYTES)?;
-    let name = NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));
+    let name =
+        NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));
     Some(Found {
         registers,
         name: name.unwrap_or_else(|| alloc::format!("dart@{start:x}")),
@@ -149,7 +152,8 @@ fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
     })
 }
 
-/// The registers of the power domains of the device whose own registers begin at `start`; none where the tree names none.
+/// The registers of the power domains of the device whose own registers begin at `start`; none
+/// where the tree names none.
 pub fn power(tree: &Fdt<'_>, start: u64) -> Vec<u64> {
     let (root, mut found) = (tree.root(), Vec::new());
     walk(&root, &mut |node| {
@@ -175,7 +179,9 @@ fn power_register(root: &FdtNode<'_>, phandle: u32) -> Option<u64> {
         for child in parent.children() {
             let is_it = bytes(&child, "phandle").is_some_and(|own| number(own) as u32 == phandle)
                 && strings(&child, "compatible").any(|name| name == POWER_COMPATIBLE);
-            if let Some(offset) = bytes(&child, "reg").and_then(|reg| reg.get(..4)).filter(|_| is_it) {
+            if let Some(offset) =
+                bytes(&child, "reg").and_then(|reg| reg.get(..4)).filter(|_| is_it)
+            {
                 found = number(base).checked_add(number(offset));
             }
         }

@@ -1,7 +1,7 @@
 //! The framebuffer that firmware left on, as `/chosen` describes it.
 //!
-//! m1n1 renames the node to `framebuffer@BASE` and fills in width, height, stride and format; its memory lies
-//! outside `/memory`. Source: m1n1 `src/kboot.c`; Linux `simple-framebuffer.yaml`.
+//! m1n1 renames the node to `framebuffer@BASE` and fills in width, height, stride and format; its
+//! memory lies outside `/memory`. Source: m1n1 `src/kboot.c`; Linux `simple-framebuffer.yaml`.
 
 use oche_boot::blob::{self, Event};
 use oche_types::range::{PAGE, PhysRange};
@@ -63,13 +63,14 @@ pub enum Found {
 const MAX_PIXELS: usize = 16384;
 /// The largest framebuffer that is believed.
 const MAX_BYTES: u64 = 256 << 20;
-/// Where an M1's DRAM can be, with its framebuffer: 36 bits of address. Source: Asahi documentation `hw/soc/memmap.md`.
+/// Where an M1's DRAM can be, with its framebuffer: 36 bits of address. Source: Asahi documentation
+/// `hw/soc/memmap.md`.
 const DRAM: PhysRange = PhysRange { start: 0x8_0000_0000, end: 0x10_0000_0000 };
 /// The depth of `/chosen`, where the root's is 1.
 const CHOSEN_DEPTH: u32 = 2;
 
-/// Finds the framebuffer in whatever can be read of `blob`, sound or not: a node of `/chosen` that is compatible with
-/// `simple-framebuffer`, is on, and lies in DRAM. Nothing else is proof of one.
+/// Finds the framebuffer in whatever can be read of `blob`, sound or not: a node of `/chosen` that
+/// is compatible with `simple-framebuffer`, is on, and lies in DRAM. Nothing else is proof of one.
 pub fn find(blob: &[u8]) -> Option<Found> {
     let mut walk = Walk::default();
     blob::salvage(blob, &mut |event| walk.take(event));
@@ -149,7 +150,8 @@ impl<'a> Description<'a> {
     }
 
     fn read(self) -> Option<Found> {
-        let is_one = self.compatible.split(|byte| *byte == 0).any(|one| one == b"simple-framebuffer");
+        let is_one =
+            self.compatible.split(|byte| *byte == 0).any(|one| one == b"simple-framebuffer");
         if !is_one || !matches!(self.status, None | Some("okay" | "ok")) {
             return None;
         }
@@ -203,7 +205,10 @@ mod tests {
     fn tree(format: &str, width: u32, status: Option<&str>) -> Vec<u8> {
         let mut node = DeviceTreeNode::new_unchecked("framebuffer@9df4e4000");
         let mut set = |property| node.add_property(property);
-        set(DeviceTreeProperty::new_unchecked("compatible", "apple,simple-framebuffer\0simple-framebuffer"));
+        set(DeviceTreeProperty::new_unchecked(
+            "compatible",
+            "apple,simple-framebuffer\0simple-framebuffer",
+        ));
         set(DeviceTreeProperty::new_unchecked("reg", [9u32, 0xdf4e_4000, 0, 0xfa_0000]));
         set(DeviceTreeProperty::new_unchecked("width", width));
         set(DeviceTreeProperty::new_unchecked("height", 1600u32));
@@ -237,8 +242,11 @@ mod tests {
             let mut blob = whole.clone();
             blob[at..at + 4].copy_from_slice(&[0xff; 4]);
             match find(&blob) {
-                Some(Found::Console(framebuffer)) if Found::Console(framebuffer) == node => ends_early += 1,
-                // A number or a name that was damaged: another shape, or memory without one, but in DRAM.
+                Some(Found::Console(framebuffer)) if Found::Console(framebuffer) == node => {
+                    ends_early += 1
+                }
+                // A number or a name that was damaged: another shape, or memory without one, but in
+                // DRAM.
                 Some(Found::Console(other)) => assert!(DRAM.covers(&other.memory), "{other:?}"),
                 Some(Found::Memory(memory)) => assert!(DRAM.covers(&memory), "{memory}"),
                 None => {}
@@ -277,7 +285,8 @@ mod tests {
 
     #[test]
     fn white_is_white_in_every_format_and_red_the_upper_part() {
-        let formats = [(Format::Bits8, 0xff_ffff), (Format::Bits10, 0x3fff_ffff), (Format::Bits5, 0xffff)];
+        let formats =
+            [(Format::Bits8, 0xff_ffff), (Format::Bits10, 0x3fff_ffff), (Format::Bits5, 0xffff)];
         for (format, white) in formats {
             assert_eq!(format.pixel([255; 3]), white);
             assert_eq!(format.pixel([0; 3]), 0);

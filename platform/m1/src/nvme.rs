@@ -1,16 +1,20 @@
-//! The M1's NVMe controller (ANS), which no DART translates: which pages a command names, and when it has done with them.
+//! The M1's NVMe controller (ANS), which no DART translates: which pages a command names, and when
+//! it has done with them.
 //!
-//! The driver fills a submission entry and writes its number to a doorbell; that store traps. The pages that the entry
-//! names are brought home and pinned there until the completion queue says that the command is done, which is looked at in the
-//! next trap of a doorbell or of a DART, whichever comes first. So a command costs one trap, and nothing else is
-//! trapped in steady state: the completion's registers lie in another page. Source: Linux
-//! `drivers/nvme/host/apple.c`, U-Boot `drivers/nvme/nvme_apple.c`; NVM Express Base Specification 1.4, 3.1,
-//! 4.1 to 4.4, 4.6, 5.2 to 5.5, 5.12 and 5.14.
+//! The driver fills a submission entry and writes its number to a doorbell; that store traps. The
+//! pages that the entry names are brought home and pinned there until the completion queue says
+//! that the command is done, which is looked at in the next trap of a doorbell or of a DART,
+//! whichever comes first. So a command costs one trap, and nothing else is trapped in steady state:
+//! the completion's registers lie in another page. Source: Linux `drivers/nvme/host/apple.c`,
+//! U-Boot `drivers/nvme/nvme_apple.c`; NVM Express Base Specification 1.4, 3.1, 4.1 to 4.4, 4.6,
+//! 5.2 to 5.5, 5.12 and 5.14.
 //!
-//! Whatever a guest writes into registers, queues and lists is answered or refused with a [`Refusal`]. One trap looks
-//! at no more than 1032 addresses, holds as many pages at most, and releases at most twice as many, those of the
-//! queues themselves apart; what is left of what is done is unpinned in the traps that follow. Where pages have many
-//! copies the machine stops sooner, and the guest makes its store again: a doorbell reaches the controller when all is pinned.
+//! Whatever a guest writes into registers, queues and lists is answered or refused with a
+//! [`Refusal`]. One trap looks at no more than 1032 addresses, holds as many pages at most, and
+//! releases at most twice as many, those of the queues themselves apart; what is left of what is
+//! done is unpinned in the traps that follow. Where pages have many copies the machine stops
+//! sooner, and the guest makes its store again: a doorbell reaches the controller when all is
+//! pinned.
 
 use core::fmt;
 
@@ -25,7 +29,8 @@ mod tests;
 
 use queue::{Place, Queue};
 
-/// Registers that trap, in the page at offset 0: `CC`, `AQA`, `ASQ`, `ACQ`, used when the controller is set up.
+/// Registers that trap, in the page at offset 0: `CC`, `AQA`, `ASQ`, `ACQ`, used when the
+/// controller is set up.
 pub const SETUP: u64 = 0;
 /// The page with the doorbells.
 pub const DOORBELLS: u64 = 0x2_4000;
@@ -41,7 +46,8 @@ const ASQ: u64 = 0x28;
 const ACQ: u64 = 0x30;
 /// Commands of one queue. Source: Linux, `APPLE_ANS_MAX_QUEUE_DEPTH`.
 const MAX_COMMANDS: usize = 64;
-/// Pages that one command names: 4 MiB, an offset, and the lists. Source: Linux `nvme.h`, `NVME_MAX_KB_SZ` of that driver.
+/// Pages that one command names: 4 MiB, an offset, and the lists. Source: Linux `nvme.h`,
+/// `NVME_MAX_KB_SZ` of that driver.
 const MAX_PAGES: usize = 1024 + 8;
 /// Pages of one half of a queue: 512 submission or 2048 completion entries.
 const MAX_QUEUE_PAGES: usize = 8;
@@ -59,14 +65,14 @@ pub const HEAP_BYTES: u64 = {
 pub trait NvmeHost {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
-    /// Has each of `pages`, which differ, be at home until it is unpinned as often. Gives how many of the first are:
-    /// at least one, and not all where that is more than one trap's work.
+    /// Has each of `pages`, which differ, be at home until it is unpinned as often. Gives how many
+    /// of the first are: at least one, and not all where that is more than one trap's work.
     fn pin(&mut self, pages: &[Gfn]) -> usize;
-    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the first were unpinned, as
-    /// [`Self::pin`].
+    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the
+    /// first were unpinned, as [`Self::pin`].
     fn unpin(&mut self, pages: &[Gfn]) -> usize;
-    /// No load that follows is satisfied before the loads that came before it: what the controller wrote before a
-    /// completion whose phase was seen is seen too.
+    /// No load that follows is satisfied before the loads that came before it: what the controller
+    /// wrote before a completion whose phase was seen is seen too.
     fn order_loads(&mut self);
 }
 
@@ -100,7 +106,9 @@ impl fmt::Display for Refusal {
         match self {
             Self::NoQueue => out.write_str("its queue does not exist"),
             Self::NoEntry(number) => write!(out, "its queue has no entry {number}"),
-            Self::NotMemory(at) => write!(out, "a queue at {at:#x} is not whole pages of the guest's memory"),
+            Self::NotMemory(at) => {
+                write!(out, "a queue at {at:#x} is not whole pages of the guest's memory")
+            }
             Self::TooLong(entries) => write!(out, "a queue of {entries} entries is too long"),
             Self::NotContiguous => out.write_str("a queue's pages do not follow each other"),
         }
@@ -167,7 +175,8 @@ impl Ans {
         result
     }
 
-    /// The store that [`Self::before_store`] let pass did not reach the controller: it has no command from it.
+    /// The store that [`Self::before_store`] let pass did not reach the controller: it has no
+    /// command from it.
     pub fn store_failed(&mut self, offset: u64, value: u32) {
         match offset {
             ADMIN_DOORBELL => self.admin.give_up(value),
@@ -176,7 +185,8 @@ impl Ans {
         }
     }
 
-    /// Finds out which commands are done by now, and releases what they named as far as one trap may.
+    /// Finds out which commands are done by now, and releases what they named as far as one trap
+    /// may.
     pub fn collect(&mut self, machine: &mut impl NvmeHost) {
         self.find_done(machine);
         self.unpin(&mut { MAX_PAGES }, machine);
@@ -219,14 +229,22 @@ impl Ans {
         self.forget();
     }
 
-    fn submit_admin(&mut self, number: u32, machine: &mut impl NvmeHost) -> Result<Verdict, Refusal> {
+    fn submit_admin(
+        &mut self,
+        number: u32,
+        machine: &mut impl NvmeHost,
+    ) -> Result<Verdict, Refusal> {
         if !self.admin.exists() {
             let sizes = u64::from(self.admin_sizes);
             let [submissions, completions] = self.admin_places;
-            self.admin
-                .create_submissions(Place { at: submissions, entries: (sizes & 0xfff) + 1 }, machine)?;
-            self.admin
-                .create_completions(Place { at: completions, entries: (sizes >> 16 & 0xfff) + 1 }, machine)?;
+            self.admin.create_submissions(
+                Place { at: submissions, entries: (sizes & 0xfff) + 1 },
+                machine,
+            )?;
+            self.admin.create_completions(
+                Place { at: completions, entries: (sizes >> 16 & 0xfff) + 1 },
+                machine,
+            )?;
         }
         let entry = self.admin.entry(number, machine)?;
         let (opcode, queue) = (entry[0] & 0xff, entry[5] & 0xffff);

@@ -1,7 +1,8 @@
-//! Text on a framebuffer: each character a glyph, each line below the last, and from the top again at the end.
+//! Text on a framebuffer: each character a glyph, each line below the last, and from the top again
+//! at the end.
 //!
-//! Nothing is ever read back: reading a framebuffer is slow, and it may not be readable at all. Long lines go on
-//! below, between words and further in; what a person must not miss has a colour.
+//! Nothing is ever read back: reading a framebuffer is slow, and it may not be readable at all.
+//! Long lines go on below, between words and further in; what a person must not miss has a colour.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use oche_el2::lock::SpinLock;
@@ -13,7 +14,8 @@ const SIZE: RasterHeight = RasterHeight::Size24;
 /// Pixels of a character, where one is not drawn larger.
 const GLYPH_WIDTH: usize = get_raster_width(WEIGHT, SIZE);
 const GLYPH_HEIGHT: usize = SIZE.val();
-/// A glyph's pixel is as many of the screen's as its width has this number: letters are as large on every Mac.
+/// A glyph's pixel is as many of the screen's as its width has this number: letters are as large on
+/// every Mac.
 const WIDTH_OF_ONE: usize = 1280;
 /// Most times that a pixel is drawn larger.
 const MAX_SCALE: usize = 4;
@@ -25,7 +27,8 @@ const MARGIN: usize = 1;
 const INDENT: usize = 8;
 /// Longest row that is kept, in characters: that of the widest screen that is believed.
 const MAX_COLUMNS: usize = 1400;
-/// Attempts to get the cursor before a character is drawn without it: a CPU that panicked meanwhile keeps it.
+/// Attempts to get the cursor before a character is drawn without it: a CPU that panicked meanwhile
+/// keeps it.
 const ATTEMPTS: usize = 1 << 20;
 
 /// Red, green and blue of a line, by what it begins with; the first that fits counts.
@@ -118,7 +121,8 @@ impl<P: Pixels> Screen<P> {
     /// Goes on below: with the word that does not fit, unless it is all that the row has.
     fn wrap(&self, cursor: &mut Cursor) {
         let said = cursor.text.get(..cursor.length).unwrap_or_default();
-        let start = said.iter().rposition(|byte| *byte == b' ').map_or(said.len(), |space| space + 1);
+        let start =
+            said.iter().rposition(|byte| *byte == b' ').map_or(said.len(), |space| space + 1);
         let start = if start > INDENT && start > self.columns() / 2 { start } else { said.len() };
         let (text, length) = (cursor.text, cursor.length);
         cursor.text.iter_mut().skip(start).for_each(|byte| *byte = b' ');
@@ -174,7 +178,11 @@ impl<P: Pixels> Screen<P> {
             for (x, intensity) in line.iter().enumerate() {
                 let value = self.framebuffer.format.pixel(shade(cursor.colour, *intensity));
                 for part in 0..scale * scale {
-                    self.plot(left + x * scale + part % scale, top + y * scale + part / scale, value);
+                    self.plot(
+                        left + x * scale + part % scale,
+                        top + y * scale + part / scale,
+                        value,
+                    );
                 }
             }
         }
@@ -213,7 +221,8 @@ mod tests {
 
     fn of_size(width: usize, height: usize) -> Screen<Memory> {
         let memory = PhysRange { start: 0, end: (width * 4 * height) as u64 };
-        let framebuffer = Framebuffer { memory, width, height, stride: width * 4, format: Format::Bits8 };
+        let framebuffer =
+            Framebuffer { memory, width, height, stride: width * 4, format: Format::Bits8 };
         Screen::new(framebuffer, Memory::default())
     }
 

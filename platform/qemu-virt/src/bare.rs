@@ -61,10 +61,17 @@ fn main(fdt: FdtAddress) -> ! {
     let prepared = launch::prepare(
         fdt,
         // Every CPU's border is where virt's memory map says: no place needs care.
-        Board { engine_bytes, around_ram: |_| PhysRange::default(), reserves_image: false, on_fdt: |_| () },
+        Board {
+            engine_bytes,
+            around_ram: |_| PhysRange::default(),
+            reserves_image: false,
+            on_fdt: |_| (),
+        },
     );
     if !prepared.machine.has_compatible(SMMU_COMPATIBLE) {
-        fatal(format_args!("there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"));
+        fatal(format_args!(
+            "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"
+        ));
     }
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
@@ -120,7 +127,12 @@ fn main(fdt: FdtAddress) -> ! {
     let emulated_darts = SpinLock::new(emulated_darts);
     trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
     let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
-    let darts = Darts { windows: &windows, interrupt: EVENT_INTERRUPT, replaces: SMMU_COMPATIBLE, map: &map };
+    let darts = Darts {
+        windows: &windows,
+        interrupt: EVENT_INTERRUPT,
+        replaces: SMMU_COMPATIBLE,
+        map: &map,
+    };
     let port = VirtioPort {
         window: port::WINDOW,
         interrupt_parent: None,
@@ -140,7 +152,8 @@ fn choice(text: &str) -> Choice {
 /// Nanoseconds since 1970 UTC, to the second, or `None` of a clock that was never set.
 fn read_wall_clock() -> Option<u64> {
     let register = RTC.start as *const u32;
-    // SAFETY: mapped as device memory by `main`; `RTCDR`, its first register, can be read at any time.
+    // SAFETY: mapped as device memory by `main`; `RTCDR`, its first register, can be read at any
+    // time.
     let seconds = unsafe { core::ptr::read_volatile(register) };
     (seconds != 0).then_some(u64::from(seconds) * 1_000_000_000)
 }
@@ -168,7 +181,8 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
     let (coherence, isolation) = (Coherence::default(), Isolation::default());
-    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
+    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes()
+        as u64
         + oche_platform::port::HEAP_BYTES
 }
 

@@ -10,9 +10,9 @@ use oche_types::range::PhysRange;
 
 use crate::iommu_map::{IommuMap, MAX_DARTS};
 
-/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's virt
-/// machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000 (QEMU 7.2,
-/// `hw/arm/virt.c`, memory map).
+/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's
+/// virt machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000
+/// (QEMU 7.2, `hw/arm/virt.c`, memory map).
 pub const DART_REGISTERS: u64 = 0x0910_0000;
 
 /// Where the guest finds the registers of `dart`.

@@ -1,4 +1,5 @@
-//! Raising an interrupt at the guest: its GIC is its own, but anybody may make an interrupt pending.
+//! Raising an interrupt at the guest: its GIC is its own, but anybody may make an interrupt
+//! pending.
 
 use core::ptr;
 
@@ -6,7 +7,8 @@ use oche_types::range::PhysRange;
 
 /// The distributor. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_GIC_DIST`.
 pub const DISTRIBUTOR: PhysRange = PhysRange { start: 0x0800_0000, end: 0x0801_0000 };
-/// `GICD_ISPENDR<n>`: a bit an interrupt, writing 1 makes it pending. Source: Arm IHI 0069, 12.9.24.
+/// `GICD_ISPENDR<n>`: a bit an interrupt, writing 1 makes it pending. Source: Arm IHI 0069,
+/// 12.9.24.
 const SET_PENDING: u64 = 0x200;
 /// Shared peripheral interrupts begin here. Source: the same, 2.2.1.
 const FIRST_SHARED: u32 = 32;
@@ -31,8 +33,8 @@ impl SharedInterrupt {
     pub fn raise(self) {
         let id = FIRST_SHARED + self.number;
         let register = (DISTRIBUTOR.start + SET_PENDING + 4 * u64::from(id / 32)) as *mut u32;
-        // SAFETY: inside the distributor, which who made `self` vouched for. Bits written as 0 change nothing, so
-        // this does not meddle with what the guest does there.
+        // SAFETY: inside the distributor, which who made `self` vouched for. Bits written as 0
+        // change nothing, so this does not meddle with what the guest does there.
         unsafe { ptr::write_volatile(register, 1 << (id % 32)) };
     }
 }

@@ -30,7 +30,8 @@ impl Edit for Darts<'_> {
     }
 }
 
-/// Takes the IOMMU out, and with it every reference; puts the DARTs in its place, in the same parent.
+/// Takes the IOMMU out, and with it every reference; puts the DARTs in its place, in the same
+/// parent.
 fn replace_iommu(root: &mut DeviceTreeNode, darts: &Darts<'_>) {
     let mut removed = Vec::new();
     remove_compatible(root, darts.replaces, &mut removed);
@@ -67,14 +68,17 @@ fn remove_compatible(node: &mut DeviceTreeNode, compatible: &str, phandles: &mut
     }
 }
 
-/// Gives each PCI host that used a removed IOMMU a map to the DARTs. MSIs are device writes that the IOMMU
-/// translates, at a 4K page of the guest's choice which no 16K hardware need be able to express, so
-/// `msi-map` goes too and devices fall back to INTx.
+/// Gives each PCI host that used a removed IOMMU a map to the DARTs. MSIs are device writes that
+/// the IOMMU translates, at a 4K page of the guest's choice which no 16K hardware need be able to
+/// express, so `msi-map` goes too and devices fall back to INTx.
 fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32], phandles: &[u32]) {
     let map = value_of(node, "iommu-map");
     // <requester iommu stream length>
-    let used =
-        map.as_deref().unwrap_or(&[]).chunks_exact(16).filter_map(|entry| entry.get(4..8)?.try_into().ok());
+    let used = map
+        .as_deref()
+        .unwrap_or(&[])
+        .chunks_exact(16)
+        .filter_map(|entry| entry.get(4..8)?.try_into().ok());
     if used.map(u32::from_be_bytes).any(|phandle| removed.contains(&phandle)) {
         let (map, mask) = iommu_map(darts.map, phandles);
         set(node, "iommu-map", map);
@@ -86,9 +90,11 @@ fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32],
         node.remove_property("msi-map-mask");
         node.remove_property("msi-parent");
     }
-    // A platform device straight behind the removed IOMMU: no stream stands for it, so it goes without.
-    let parent =
-        value_of(node, "iommus").and_then(|value| value.get(..4)?.try_into().ok()).map(u32::from_be_bytes);
+    // A platform device straight behind the removed IOMMU: no stream stands for it, so it goes
+    // without.
+    let parent = value_of(node, "iommus")
+        .and_then(|value| value.get(..4)?.try_into().ok())
+        .map(u32::from_be_bytes);
     if parent.is_some_and(|phandle| removed.contains(&phandle)) {
         node.remove_property("iommus");
     }
@@ -97,8 +103,8 @@ fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32],
     }
 }
 
-/// `iommu-map` and its mask. Without entries of the user's: one entry for each slot of bus 0, and the mask
-/// that makes a slot's functions one.
+/// `iommu-map` and its mask. Without entries of the user's: one entry for each slot of bus 0, and
+/// the mask that makes a slot's functions one.
 fn iommu_map(map: &Choice, phandles: &[u32]) -> (Vec<u32>, Option<u32>) {
     let entry = |requester: u16| {
         let mapping = map.stream_of(requester)?;

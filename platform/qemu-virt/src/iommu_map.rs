@@ -1,7 +1,7 @@
 //! Which requester is behind which stream of which virtual DART.
 //!
-//! On virt a PCI requester id (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID as it is.
-//! Several requesters may share a stream: they are attached, blocked and told of together.
+//! On virt a PCI requester id (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID as it
+//! is. Several requesters may share a stream: they are attached, blocked and told of together.
 
 use alloc::vec::Vec;
 
@@ -45,7 +45,8 @@ impl Choice {
         self.entries.get(..self.length).unwrap_or(&[])
     }
 
-    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d / 16, stream d % 16.
+    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d /
+    /// 16, stream d % 16.
     pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
         if self.length == 0 {
             let slot = (requester >> 3) as u8 & 31;
@@ -129,7 +130,9 @@ impl IommuMap {
             let dart = DartId::new(usize::from(mapping.dart));
             let stream = StreamId::new(usize::from(mapping.stream));
             let (Some(dart), Some(stream)) = (dart, stream) else { continue };
-            if let Err(place) = connections.binary_search_by_key(&requester, |known| known.requester) {
+            if let Err(place) =
+                connections.binary_search_by_key(&requester, |known| known.requester)
+            {
                 connections.insert(place, Connection { requester, dart, stream });
             }
         }

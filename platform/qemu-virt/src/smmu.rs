@@ -1,13 +1,14 @@
-//! An SMMUv3 as the engine's hardware: stage 1, 16K granule, 36-bit IOVAs, faults recorded and aborted.
+//! An SMMUv3 as the engine's hardware: stage 1, 16K granule, 36-bit IOVAs, faults recorded and
+//! aborted.
 //!
 //! ```text
 //! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a domain -> first-level table of the engine
 //!                                        (one word)         \-> or the blocking context: a table with nothing in it
 //! ```
 //!
-//! Every requester on the map always translates. A stream that is blocked translates through the blocking context, so
-//! its accesses fault and are recorded; a requester on no map aborts. Source: ARM IHI 0070 (SMMUv3), cited
-//! by section where something is built.
+//! Every requester on the map always translates. A stream that is blocked translates through the
+//! blocking context, so its accesses fault and are recorded; a requester on no map aborts. Source:
+//! ARM IHI 0070 (SMMUv3), cited by section where something is built.
 
 mod barrier;
 mod block;
@@ -64,17 +65,19 @@ pub struct Smmu {
     events: EventQueue,
     attached: [[Option<DomainId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
-    /// A command failed: no source says which others were carried out then. Only commands that drop everything,
-    /// when they are done, make up for it.
+    /// A command failed: no source says which others were carried out then. Only commands that drop
+    /// everything, when they are done, make up for it.
     has_failed: bool,
 }
 
-/// Physical addresses of what the SMMU reads, for who checks it from outside (see `smmu/README.md`).
+/// Physical addresses of what the SMMU reads, for who checks it from outside (see
+/// `smmu/README.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The level 1 stream table, as in STRTAB_BASE.
     pub stream_table: u64,
-    /// The first context descriptor, the blocking context's. Domain `n` has the one 64 × (n + 1) bytes after it.
+    /// The first context descriptor, the blocking context's. Domain `n` has the one 64 × (n + 1)
+    /// bytes after it.
     pub contexts: u64,
     /// The first-level table of the blocking context, all zero.
     pub blocking: u64,
@@ -85,8 +88,8 @@ pub struct Layout {
 }
 
 impl Smmu {
-    /// Brings the SMMU up with every requester of `map` blocked. `domains` is how many [`DomainId`]s there
-    /// may be.
+    /// Brings the SMMU up with every requester of `map` blocked. `domains` is how many
+    /// [`DomainId`]s there may be.
     ///
     /// # Errors
     ///
@@ -142,8 +145,9 @@ impl Smmu {
     ///
     /// # Order
     ///
-    /// The entries are stored, then everything read from the old ones is dropped, then the translations of
-    /// the domain before, of which the sync waits for the end of all accesses (IHI 0070, 3.21.1, 3.21.3).
+    /// The entries are stored, then everything read from the old ones is dropped, then the
+    /// translations of the domain before, of which the sync waits for the end of all accesses (IHI
+    /// 0070, 3.21.1, 3.21.3).
     fn move_stream(
         &mut self,
         dart: DartId,
@@ -157,7 +161,8 @@ impl Smmu {
             self.streams.set_context(requester, context);
         }
         let forget = self.map.requesters(dart, stream).map(Command::ForgetEntry);
-        let drop = before.into_iter().map(|domain| Command::DropTranslations(self.contexts.asid(domain)));
+        let drop =
+            before.into_iter().map(|domain| Command::DropTranslations(self.contexts.asid(domain)));
         self.commands.run(&self.registers, forget.chain(drop))
     }
 
@@ -187,7 +192,8 @@ impl Smmu {
 }
 
 impl Iommu for Smmu {
-    // An entry that is not valid is never kept in a TLB. Source: Arm ARM DDI 0487, D8.16; IHI 0070, 3.21.1.
+    // An entry that is not valid is never kept in a TLB. Source: Arm ARM DDI 0487, D8.16; IHI 0070,
+    // 3.21.1.
     const CACHES_INVALID_ENTRIES: bool = false;
     const CAN_FORBID_READS: bool = false;
 
@@ -224,19 +230,28 @@ impl Iommu for Smmu {
     fn block(&mut self, dart: DartId, stream: StreamId) {
         let moved = self.move_stream(dart, stream, None);
         if self.count(moved).is_err() {
-            log::error!("smmu: blocking DART {} stream {} was not confirmed", dart.index(), stream.index());
+            log::error!(
+                "smmu: blocking DART {} stream {} was not confirmed",
+                dart.index(),
+                stream.index()
+            );
         }
     }
 
-    fn invalidate(&mut self, domain: DomainId, _members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(
+        &mut self,
+        domain: DomainId,
+        _members: &Members,
+    ) -> Result<(), InvalidateTimedOut> {
         let drop = Command::DropTranslations(self.contexts.asid(domain));
         let done = self.commands.run(&self.registers, [drop]);
         self.count(done).map_err(|_| InvalidateTimedOut)
     }
 
-    /// After a failure this drops everything that the SMMU has read from tables and structures, which hold what they
-    /// must at all times: a sync behind that waits for all accesses that used anything older (IHI 0070, 3.21.1,
-    /// 4.7.3). An SMMU that has not ended its commands yet is not waited for.
+    /// After a failure this drops everything that the SMMU has read from tables and structures,
+    /// which hold what they must at all times: a sync behind that waits for all accesses that used
+    /// anything older (IHI 0070, 3.21.1, 4.7.3). An SMMU that has not ended its commands yet is not
+    /// waited for.
     fn is_confirmed(&mut self) -> bool {
         if self.has_failed && self.commands.is_idle(&self.registers) {
             let all = [Command::ForgetAllConfiguration, Command::DropAllTranslations];

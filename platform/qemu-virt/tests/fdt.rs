@@ -10,8 +10,10 @@ mod damage;
 
 use damage::{FIXTURE, MEMORY, PORT, cells, has};
 
-const WINDOWS: [PhysRange; 2] =
-    [PhysRange { start: 0x0910_0000, end: 0x0910_4000 }, PhysRange { start: 0x0910_4000, end: 0x0910_8000 }];
+const WINDOWS: [PhysRange; 2] = [
+    PhysRange { start: 0x0910_0000, end: 0x0910_4000 },
+    PhysRange { start: 0x0910_4000, end: 0x0910_8000 },
+];
 
 fn darts(map: &Choice) -> Darts<'_> {
     Darts { windows: &WINDOWS, interrupt: [0, 74, 1], replaces: "arm,smmu-v3", map }
@@ -48,7 +50,8 @@ fn darts_stand_where_the_smmu_stood() {
     }
     let owners = |phandle| {
         let is_owner = |node: &fdt::node::FdtNode<'_, '_>| {
-            node.property("phandle").is_some_and(|property| property.as_usize() == Some(phandle as usize))
+            node.property("phandle")
+                .is_some_and(|property| property.as_usize() == Some(phandle as usize))
         };
         tree.all_nodes().filter(is_owner).count()
     };
@@ -56,7 +59,10 @@ fn darts_stand_where_the_smmu_stood() {
 
     let host = "/pcie@10000000";
     assert!(!has(&tree, host, "msi-map") && !has(&tree, host, "msi-parent"));
-    assert!(has(&tree, host, "dma-coherent") && has(&tree, host, "interrupt-map"), "the rest stays");
+    assert!(
+        has(&tree, host, "dma-coherent") && has(&tree, host, "interrupt-map"),
+        "the rest stays"
+    );
     let map = cells(&tree, host, "iommu-map");
     assert_eq!(map.len(), 32 * 4, "one entry for each slot");
     assert_eq!(map[4..8], [0x08, phandles[0], 1, 1]);
@@ -70,7 +76,10 @@ fn a_map_of_the_users_own_names_requesters_exactly() {
     let tree = fdt::Fdt::new(&blob).expect("sound");
     let [first, second] =
         WINDOWS.map(|window| cells(&tree, &format!("/iommu@{:x}", window.start), "phandle")[0]);
-    assert_eq!(cells(&tree, "/pcie@10000000", "iommu-map"), [0x08, first, 3, 1, 0x11, second, 15, 1]);
+    assert_eq!(
+        cells(&tree, "/pcie@10000000", "iommu-map"),
+        [0x08, first, 3, 1, 0x11, second, 15, 1]
+    );
     assert!(!has(&tree, "/pcie@10000000", "iommu-map-mask"));
 }
 

@@ -1,5 +1,6 @@
 //! The cases, one after the other.
-// UNSAFETY: this guest exists to touch what it should not; every access goes to a fault handler that goes on.
+// UNSAFETY: this guest exists to touch what it should not; every access goes to a fault handler
+// that goes on.
 #![expect(unsafe_code, reason = "wild accesses are the purpose")]
 
 mod access;

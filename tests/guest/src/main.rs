@@ -1,8 +1,8 @@
 //! A hostile guest: it does at EL1 what no kernel does, and says on the console what came of it.
 //!
-//! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M failed`, then
-//! PSCI SYSTEM_OFF. With `hostile=panic`, `hostile=fault` or `hostile=overflow` on its command line it asks an
-//! Oche that was built for it to panic instead.
+//! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M
+//! failed`, then PSCI SYSTEM_OFF. With `hostile=panic`, `hostile=fault` or `hostile=overflow` on
+//! its command line it asks an Oche that was built for it to panic instead.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

@@ -50,7 +50,9 @@ extern "C" fn guest_main(fdt: u64) -> ! {
     if tree.says(b"guest=panic") {
         // An Oche that was built to panic does so on this call; any other refuses it.
         // SAFETY: a hypervisor call, which keeps memory.
-        unsafe { asm!("hvc #0", inout("x0") 0x8600_f000_u64 => _, out("x1") _, out("x2") _, out("x3") _) };
+        unsafe {
+            asm!("hvc #0", inout("x0") 0x8600_f000_u64 => _, out("x1") _, out("x2") _, out("x3") _)
+        };
     }
     let mut tally = Tally::default();
     tally.case(format_args!("it runs at EL1"), start::level_is_one());

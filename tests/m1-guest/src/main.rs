@@ -1,6 +1,8 @@
-//! A guest of the simulated M1: it does to the DARTs what drivers do, and says on the console what came of it.
+//! A guest of the simulated M1: it does to the DARTs what drivers do, and says on the console what
+//! came of it.
 //!
-//! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M failed`.
+//! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M
+//! failed`.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]

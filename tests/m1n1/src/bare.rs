@@ -1,14 +1,16 @@
 //! All of it.
 //!
-//! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 how many CPUs there
-//! are, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and calls are to raise FIQs. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target,
-//! its arguments.
+//! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 how
+//! many CPUs there are, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and calls
+//! are to raise FIQs. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target, its
+//! arguments.
 
 use core::arch::global_asm;
 
 global_asm!(
     r#"
-    // HCR_EL2 as m1n1 leaves it: API 41, APK 40, TEA 37, E2H 34, RW 31, TGE 27, AMO 5, IMO 4, FMO 3.
+    // HCR_EL2 as m1n1 leaves it: API 41, APK 40, TEA 37, E2H 34, RW 31, TGE 27, AMO 5, IMO 4, FMO
+    // 3.
     .equ HCR_HIGH, 0x324
     .equ HCR_LOW_HIGH, 0x8800
     .equ HCR_LOW_LOW, 0x0038
@@ -116,9 +118,10 @@ leave_state:
     cbnz    x9, wire
     ret
 
-    // What a Mac has by its wiring: the timers (interrupts 26 of EL2, 27, 30) and a call from CPU to CPU (1) are FIQs. Here
-    // they are that if they are a GIC's interrupts of group 0. No mask: the priorities are for who wants to mask the guest's
-    // timers, 0xa0, and neither calls, 0x40, nor EL2's own timer, 0x20. Source: Arm IHI 0069; QEMU 7.2 `hw/arm/virt.c`.
+    // What a Mac has by its wiring: the timers (interrupts 26 of EL2, 27, 30) and a call from CPU
+    // to CPU (1) are FIQs. Here they are that if they are a GIC's interrupts of group 0. No mask:
+    // the priorities are for who wants to mask the guest's timers, 0xa0, and neither calls, 0x40,
+    // nor EL2's own timer, 0x20. Source: Arm IHI 0069; QEMU 7.2 `hw/arm/virt.c`.
 wire:
     mov     x9, #0xf
     msr     S3_4_C12_C9_5, x9           // ICC_SRE_EL2

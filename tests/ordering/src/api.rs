@@ -1,4 +1,5 @@
-//! The few functions of QEMU's plugin interface that are used, and the two symbols that it looks for.
+//! The few functions of QEMU's plugin interface that are used, and the two symbols that it looks
+//! for.
 //!
 //! Source: QEMU documentation, "QEMU TCG Plugins", API version 1.
 // UNSAFETY: QEMU's interface is one of C.
@@ -126,7 +127,12 @@ extern "C" fn on_translation(_: Id, block: *mut Opaque) {
             _ => {
                 // SAFETY: the same.
                 unsafe {
-                    qemu_plugin_register_vcpu_insn_exec_cb(instruction, on_instruction, NO_REGISTERS, data);
+                    qemu_plugin_register_vcpu_insn_exec_cb(
+                        instruction,
+                        on_instruction,
+                        NO_REGISTERS,
+                        data,
+                    );
                 };
             }
         }

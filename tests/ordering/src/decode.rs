@@ -1,6 +1,7 @@
 //! The A64 instructions that order memory, or depend on order.
 //!
-//! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding" and C5.1 "The System instruction class encoding space".
+//! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding" and C5.1 "The System instruction
+//! class encoding space".
 
 /// How far a barrier reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

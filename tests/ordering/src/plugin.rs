@@ -162,7 +162,8 @@ impl Vcpu {
         }
     }
 
-    /// EL2 counts the exit under way: the first of the CPU's counters that it stores to says of which kind it is.
+    /// EL2 counts the exit under way: the first of the CPU's counters that it stores to says of
+    /// which kind it is.
     fn note_kind(&mut self, cpu: usize, address: u64, settings: &Settings) {
         let Some(exit) = self.exit.as_mut().filter(|exit| exit.kind.is_none()) else { return };
         let offset = settings.counters.filter(|counters| counters.contains(address));

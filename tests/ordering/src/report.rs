@@ -20,7 +20,8 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn create(path: &Path, symbols: Option<&Path>) -> Result<Self, String> {
-        let file = File::create(path).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        let file = File::create(path)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
         let mut names = BTreeMap::new();
         if let Some(path) = symbols {
             let text = std::fs::read_to_string(path)
@@ -49,7 +50,8 @@ impl Report {
     }
 
     pub(crate) fn line(&mut self, line: &str) {
-        // One write for each line: the file is whole whenever QEMU ends. A disk that is full shows as a missing line.
+        // One write for each line: the file is whole whenever QEMU ends. A disk that is full shows
+        // as a missing line.
         let _ = self.file.write_all(format!("{line}\n").as_bytes());
     }
 

@@ -95,8 +95,8 @@ const DEPENDENTS: &[(Register, &[Dependent])] = &[
         ],
     ),
     (ICC_EOIR0_EL1, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
-    // Whether ERET copies SPSR_EL2.SS into PSTATE is CONSTRAINED UNPREDICTABLE otherwise: D2.12 "Software Step exceptions",
-    // "Synchronization and the software step state machine".
+    // Whether ERET copies SPSR_EL2.SS into PSTATE is CONSTRAINED UNPREDICTABLE otherwise: D2.12
+    // "Software Step exceptions", "Synchronization and the software step state machine".
     (MDSCR_EL1, &[Dependent::Return]),
     (CNTHP_CTL_EL2, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
 ];
@@ -277,7 +277,8 @@ impl Cpu {
         let handoff = settings.handoff.iter().position(|range| range.contains(address));
         let is_other = handoff.is_none_or(|range| range != self.handoff_range);
         if is_other && (handoff.is_some() || !self.has_returned && is_in(&settings.loaded)) {
-            let text = "a store to what is cleaned next before what was stored for another CPU is cleaned";
+            let text =
+                "a store to what is cleaned next before what was stored for another CPU is cleaned";
             let broken = |earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text };
             found = self.handoff.pending().map(broken);
         }
@@ -292,14 +293,17 @@ impl Cpu {
         if !self.has_returned && is_in(&settings.loaded) {
             self.loaded = Some(pc);
             self.lines_cleaned = 0;
-            let lines = settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
+            let lines =
+                settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
             self.loaded_lines = lines.sum();
         }
         // Before the guest runs the memory is the allocator's, and nobody walks it.
         if self.has_returned && is_in(&settings.descriptors) {
             let start = address - address % DESCRIPTOR_BYTES;
             let before = self.descriptor_store.replace((pc, start));
-            if let Some((earlier, _)) = before.filter(|(_, other)| *other == start && address == start) {
+            if let Some((earlier, _)) =
+                before.filter(|(_, other)| *other == start && address == start)
+            {
                 let text = "a descriptor becomes valid before its other words are ordered";
                 return Some(Violation { rule: "descriptor-valid-last", pc, earlier, text });
             }
@@ -337,7 +341,12 @@ impl Cpu {
             let earlier = self.mailbox.pending();
             self.mailbox.store(pc);
             let text = "a look at a word that was not dropped from the caches since the last look";
-            return earlier.map(|earlier| Violation { rule: "mailbox-not-dropped", pc, earlier, text });
+            return earlier.map(|earlier| Violation {
+                rule: "mailbox-not-dropped",
+                pc,
+                earlier,
+                text,
+            });
         }
         if is_shared {
             self.shared_load = Some(pc);
@@ -451,7 +460,8 @@ impl Cpu {
         let mut found = self.depend(pc, Dependent::Tlbi);
         if let Some(earlier) = self.table_store.filter(|_| scope != Scope::Own) {
             let text = "TLBI before DSB completes a store to a table";
-            found = found.or(Some(Violation { rule: "table-store-before-tlbi", pc, earlier, text }));
+            found =
+                found.or(Some(Violation { rule: "table-store-before-tlbi", pc, earlier, text }));
         }
         if let Some((earlier, before)) = self.tlbi
             && before != scope
@@ -524,9 +534,9 @@ impl Cpu {
     /// A register was written and not synchronised that `dependent` depends on.
     fn depend(&self, pc: u64, dependent: Dependent) -> Option<Violation> {
         let is_broken = |register: Register| {
-            DEPENDENTS
-                .iter()
-                .any(|(written, dependents)| *written == register && dependents.contains(&dependent))
+            DEPENDENTS.iter().any(|(written, dependents)| {
+                *written == register && dependents.contains(&dependent)
+            })
         };
         let (_, earlier) = self.written.iter().find(|(register, _)| is_broken(*register))?;
         let text = "no ISB behind the write of a system register that this depends on";
@@ -536,12 +546,16 @@ impl Cpu {
     /// What must be complete before the guest goes on, or before other tables are used.
     fn unfinished(&self, pc: u64) -> Option<Violation> {
         let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
-        let store = self
-            .table_store
-            .map(broken("table-store-before-return", "no DSB completes a store to a stage-2 table"));
-        let tlbi =
-            self.tlbi.map(|(earlier, _)| earlier).map(broken("tlbi-incomplete", "no DSB completes a TLBI"));
-        let instructions = self.instructions.map(broken("instruction-cache", "no DSB completes an IC"));
+        let store = self.table_store.map(broken(
+            "table-store-before-return",
+            "no DSB completes a store to a stage-2 table",
+        ));
+        let tlbi = self
+            .tlbi
+            .map(|(earlier, _)| earlier)
+            .map(broken("tlbi-incomplete", "no DSB completes a TLBI"));
+        let instructions =
+            self.instructions.map(broken("instruction-cache", "no DSB completes an IC"));
         store.or(tlbi).or(instructions)
     }
 

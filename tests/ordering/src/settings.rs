@@ -45,7 +45,8 @@ pub struct Settings {
     pub completions: Vec<Range>,
     /// `consumer=`: registers by which EL2 gives memory in `shared` back to a device.
     pub consumers: Vec<Range>,
-    /// `handoff=`: memory that EL2 writes for CPUs with their caches off, announced by `SEV` or `SMC`.
+    /// `handoff=`: memory that EL2 writes for CPUs with their caches off, announced by `SEV` or
+    /// `SMC`.
     pub handoff: Vec<Range>,
     /// `announced=`: memory that EL2 writes for CPUs that firmware starts by `SMC`.
     pub announced: Vec<Range>,
@@ -54,7 +55,8 @@ pub struct Settings {
     pub descriptors: Vec<Range>,
     /// `mailbox=`: words that CPUs with their caches off write, and EL2 reads.
     pub mailbox: Vec<Range>,
-    /// `start=`: where a CPU begins that firmware starts; what it executes until it enters the guest is no exit.
+    /// `start=`: where a CPU begins that firmware starts; what it executes until it enters the
+    /// guest is no exit.
     pub start: Option<u64>,
     /// `waiting=`: code that waits for a lock.
     pub waiting: Vec<Range>,
@@ -122,11 +124,15 @@ mod tests {
 
     #[test]
     fn ranges_are_read_and_wrong_arguments_are_named() {
-        let settings = parse(&["image=1000-2000", "report=/r", "device=10-20", "device=30-40"]).unwrap();
+        let settings =
+            parse(&["image=1000-2000", "report=/r", "device=10-20", "device=30-40"]).unwrap();
         assert_eq!(settings.image, Some(Range { start: 0x1000, end: 0x2000 }));
         assert_eq!(settings.devices.len(), 2);
         for wrong in ["image=1", "image=2-1", "colour=1-2", "image"] {
-            assert!(parse(&[wrong, "report=/r"]).is_err_and(|error| error.contains(wrong)), "{wrong}");
+            assert!(
+                parse(&[wrong, "report=/r"]).is_err_and(|error| error.contains(wrong)),
+                "{wrong}"
+            );
         }
         assert!(parse(&["image=1-2"]).is_err());
     }

@@ -29,7 +29,8 @@ impl GuestMemory {
 
     /// The same RAM with whatever content.
     pub fn has_runs(&self, runs: &[(Page, u32)]) -> bool {
-        let own = self.runs.iter().map(|(first, bytes)| (*first, (bytes.len() / PAGE_BYTES) as u32));
+        let own =
+            self.runs.iter().map(|(first, bytes)| (*first, (bytes.len() / PAGE_BYTES) as u32));
         own.eq(runs.iter().copied())
     }
 
@@ -75,7 +76,9 @@ impl GuestMemory {
 
     /// Stores the little-endian 64-bit word `word` (below 512) of `page`. Whether there is RAM.
     pub fn set_word(&mut self, page: Page, word: usize, value: u64) -> bool {
-        let Some(bytes) = self.page_mut(page).and_then(|bytes| bytes.get_mut(word * 8..word * 8 + 8)) else {
+        let Some(bytes) =
+            self.page_mut(page).and_then(|bytes| bytes.get_mut(word * 8..word * 8 + 8))
+        else {
             return false;
         };
         bytes.copy_from_slice(&value.to_le_bytes());

@@ -43,7 +43,8 @@ pub const STREAMS: usize = 16;
 /// Bytes of a DART's registers. Source: Linux `t8103.dtsi`, `reg` of every `apple,t8103-dart`.
 pub const REGISTERS_BYTES: u64 = 0x4000;
 
-/// Whether an access of `bytes` bytes at `offset` can be answered: 32 bits, aligned, inside. Anything else is a bus error.
+/// Whether an access of `bytes` bytes at `offset` can be answered: 32 bits, aligned, inside.
+/// Anything else is a bus error.
 pub fn is_register_access(offset: u64, bytes: usize) -> bool {
     bytes == 4 && offset.is_multiple_of(4) && offset < REGISTERS_BYTES
 }
@@ -78,7 +79,8 @@ impl Default for Dart {
 }
 
 impl Dart {
-    /// What a 32-bit read of the register at `offset` answers, or `None` where nothing is documented.
+    /// What a 32-bit read of the register at `offset` answers, or `None` where nothing is
+    /// documented.
     pub fn read(&self, offset: u64) -> Option<u32> {
         Some(match offset {
             PARAMS1 => 12 << 24,
@@ -130,7 +132,8 @@ impl Dart {
         self.is_locked
     }
 
-    /// Whether `stream`'s accesses go through its tables. Bypass is not supported, so its bit means nothing.
+    /// Whether `stream`'s accesses go through its tables. Bypass is not supported, so its bit means
+    /// nothing.
     pub fn translates(&self, stream: usize) -> bool {
         self.tcr[stream] & TCR_TRANSLATE != 0
     }

@@ -13,7 +13,8 @@ pub const NO_READ: u64 = 1 << 8;
 /// Bits 35:12 of an entry are those of the address. Source: Linux, `APPLE_DART1_PADDR_MASK`.
 pub const ADDRESS: u64 = 0x0000_000f_ffff_f000;
 
-/// `ERROR` code bits. Source: Linux `apple-dart.c`, `DART_ERROR_CODE`; m1n1 `dart8020.py`, `R_ERROR`.
+/// `ERROR` code bits. Source: Linux `apple-dart.c`, `DART_ERROR_CODE`; m1n1 `dart8020.py`,
+/// `R_ERROR`.
 pub mod code {
     /// No TTBR.
     pub const NO_TTBR: u16 = 1 << 0;
@@ -42,8 +43,8 @@ pub struct Leaf {
 
 /// What stands in the three places an IOVA selects: TTBR, first-level entry and leaf.
 ///
-/// With 4K pages and 32-bit IOVAs: bits 31:30, 29:21 and 20:12. Source: Linux `io-pgtable-dart.c`, the
-/// computation of `tbl_bits` and `bits_per_level` for a 4K granule and `ias` 32.
+/// With 4K pages and 32-bit IOVAs: bits 31:30, 29:21 and 20:12. Source: Linux `io-pgtable-dart.c`,
+/// the computation of `tbl_bits` and `bits_per_level` for a 4K granule and `ias` 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Selectors {
     /// Which TTBR, below 4.
@@ -106,8 +107,14 @@ pub fn encode_table(table: Page) -> u64 {
     table.address() & ADDRESS | VALID
 }
 
-/// The guest page that an access of `iova_page` reaches through the tables of `ttbrs`, or the `ERROR` code.
-pub fn walk(memory: &GuestMemory, ttbrs: [u32; 4], iova_page: u32, is_write: bool) -> Result<Page, u16> {
+/// The guest page that an access of `iova_page` reaches through the tables of `ttbrs`, or the
+/// `ERROR` code.
+pub fn walk(
+    memory: &GuestMemory,
+    ttbrs: [u32; 4],
+    iova_page: u32,
+    is_write: bool,
+) -> Result<Page, u16> {
     let at = selectors(iova_page);
     let root = decode_root(ttbrs[at.root]).ok_or(code::NO_TTBR)?;
     let entry = memory.word(root, at.table).ok_or(code::NO_L1)?;

@@ -32,7 +32,11 @@ fn main() -> ExitCode {
     };
     match run(operations, seed, progress) {
         Ok(report) => {
-            println!("differential: no difference in {:.1?}: {:#?}", start.elapsed(), report.counts);
+            println!(
+                "differential: no difference in {:.1?}: {:#?}",
+                start.elapsed(),
+                report.counts
+            );
             ExitCode::SUCCESS
         }
         Err(failure) => {

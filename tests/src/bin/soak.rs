@@ -1,7 +1,8 @@
-//! What `cargo xtask soak` starts: `soak STATE THREADS [PROGRAM]`, with a state to begin or go on with.
+//! What `cargo xtask soak` starts: `soak STATE THREADS [PROGRAM]`, with a state to begin or go on
+//! with.
 //!
-//! `STATE` is a file with an [`oche_tests::soak::State`], which is kept up to date. With `PROGRAM`, that program of
-//! the run is run alone. Standard output gets what differs, if anything does.
+//! `STATE` is a file with an [`oche_tests::soak::State`], which is kept up to date. With `PROGRAM`,
+//! that program of the run is run alone. Standard output gets what differs, if anything does.
 
 use oche_tests::soak::{Found, State, run, run_one};
 use std::error::Error;

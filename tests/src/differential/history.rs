@@ -1,7 +1,8 @@
 //! What tables and registers held at any moment since a stream's last flush.
 //!
-//! Between a change and the flush a DART may act on the old state or the new one. So each stored word keeps
-//! its earlier values with the time at which they went, and a walk follows every value that still counts.
+//! Between a change and the flush a DART may act on the old state or the new one. So each stored
+//! word keeps its earlier values with the time at which they went, and a walk follows every value
+//! that still counts.
 
 use crate::differential::reference::{GuestMemory, Leaf, decode_leaf, decode_root, decode_table};
 use oche_reference::registers::{Dart, STREAMS, STREAMS_ENABLE};
@@ -124,7 +125,13 @@ impl History {
                 let latest = self.latest[number].get_or_insert_with(|| Box::new([0; PAGE_WORDS]));
                 let before_in_page = self.latest_in_page[number];
                 let (gone, value, before) = (self.now, old, latest[word]);
-                self.past.push_back(Past { gone, value, before, word: word as u16, before_in_page });
+                self.past.push_back(Past {
+                    gone,
+                    value,
+                    before,
+                    word: word as u16,
+                    before_in_page,
+                });
                 latest[word] = self.forgotten + self.past.len() as u32;
                 self.latest_in_page[number] = latest[word];
                 changed.push((word as u16, old, new));
@@ -139,8 +146,8 @@ impl History {
         self.memory.number(page).map_or(0, |number| self.changes[number])
     }
 
-    /// The words of `page` that changed since [`Self::changes`] was `changes`, ascending. `None`: so many that it is
-    /// not worth the trouble, or some of it is forgotten.
+    /// The words of `page` that changed since [`Self::changes`] was `changes`, ascending. `None`:
+    /// so many that it is not worth the trouble, or some of it is forgotten.
     pub fn changed_since(&self, page: Gfn, changes: u32) -> Option<Vec<usize>> {
         const MOST: u32 = 48;
         let number = self.memory.number(page)?;
@@ -168,7 +175,8 @@ impl History {
         })
     }
 
-    /// Writes a register of DART `dart`. Returns the tables that streams used before or use now, where those differ.
+    /// Writes a register of DART `dart`. Returns the tables that streams used before or use now,
+    /// where those differ.
     pub fn write_register(&mut self, dart: usize, offset: u64, value: u32) -> Vec<Roots> {
         self.now += 1;
         let mut changed = Vec::new();
@@ -201,7 +209,8 @@ impl History {
 
     /// Whether every access of the stream faults, and has since its last flush.
     pub fn is_idle(&self, dart: usize, stream: usize) -> bool {
-        self.streams[dart * STREAMS + stream].before.is_empty() && self.roots(dart, stream).is_none()
+        self.streams[dart * STREAMS + stream].before.is_empty()
+            && self.roots(dart, stream).is_none()
     }
 
     /// Every set of tables that the stream may be using, the present one first.
@@ -218,7 +227,8 @@ impl History {
 
     /// DART and stream of all that are not idle.
     pub fn streams_in_use(&self) -> Vec<(usize, usize)> {
-        let all = (0..self.darts.len()).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
+        let all =
+            (0..self.darts.len()).flat_map(|dart| (0..STREAMS).map(move |stream| (dart, stream)));
         all.filter(|&(dart, stream)| !self.is_idle(dart, stream)).collect()
     }
 
@@ -246,8 +256,8 @@ impl History {
         self.former(page, word).next().map_or(0, |past| past.gone)
     }
 
-    /// The values of `word` of `page` that count for somebody who last looked at `since`, the present first.
-    /// None where there is no RAM. A value can come more than once.
+    /// The values of `word` of `page` that count for somebody who last looked at `since`, the
+    /// present first. None where there is no RAM. A value can come more than once.
     fn values(&self, page: Gfn, word: usize, since: u64) -> impl Iterator<Item = u64> {
         let now = self.memory.word(page, word);
         let former = now.map(|_| self.former(page, word).take_while(move |past| past.gone > since));
@@ -288,7 +298,9 @@ impl History {
                 for entry in self.values(table, at.leaf, since) {
                     match decode_leaf(entry) {
                         None => add(Reach::Nothing(code::NO_LEAF)),
-                        Some(leaf) if !self.memory.contains(leaf.page) => add(Reach::Nothing(ANY_CODE)),
+                        Some(leaf) if !self.memory.contains(leaf.page) => {
+                            add(Reach::Nothing(ANY_CODE))
+                        }
                         Some(leaf) if leaf.is_narrowed => {
                             add(Reach::Page(leaf));
                             add(Reach::Nothing(ANY_CODE));

@@ -116,31 +116,38 @@ pub struct Machine<const C: bool> {
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
     refused: IovaPages,
-    /// Those refused outside of a flush, when a stream began with a register's write, and not flushed since.
+    /// Those refused outside of a flush, when a stream began with a register's write, and not
+    /// flushed since.
     refused_early: IovaPages,
-    /// Tables that a register's write had looked at since their last flush: that flush need not do anything.
+    /// Tables that a register's write had looked at since their last flush: that flush need not do
+    /// anything.
     looked_at_early: FxHashSet<Roots>,
     refused_tables: RefusedTables,
     /// Red zones with a write that must be reported (true) or may be (false).
     red_zones: FxHashMap<(Roots, u32), bool>,
-    /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in the page.
+    /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in
+    /// the page.
     stray_writes: FxHashMap<u32, Vec<(usize, Data)>>,
-    /// The red zone's hit that was reported last, whose bytes come next: its page and the first byte's place.
+    /// The red zone's hit that was reported last, whose bytes come next: its page and the first
+    /// byte's place.
     reported: Option<(u32, usize)>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: IovaPages,
     /// Those of the middle of a sync, which may have filled the copy before: they stay.
     late_strays: Vec<(Roots, u32)>,
-    /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy until they are not.
+    /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy
+    /// until they are not.
     held: Vec<Gfn>,
     fetched: BTreeSet<Gfn>,
-    /// Pages whose copies were given up, since a CPU fetched from them or walked tables in them, until they are not mapped.
+    /// Pages whose copies were given up, since a CPU fetched from them or walked tables in them,
+    /// until they are not mapped.
     given_up: BTreeSet<Gfn>,
     /// Those hit in the middle of a sync: that one reports it, or the next.
     late_red_zones: Vec<(Roots, u32)>,
     red_pattern: Option<[u8; 8]>,
     live_maps: FxHashMap<(u32, Gfn), i64>,
-    /// Per page of RAM: how often it had been stored into, on both sides, when all its bytes were the same.
+    /// Per page of RAM: how often it had been stored into, on both sides, when all its bytes were
+    /// the same.
     compared: Vec<Option<(u32, PageState)>>,
     /// When the latest flush began.
     last_flush: u64,
@@ -167,7 +174,8 @@ impl<const C: bool> Machine<C> {
             injection: setting.injection,
         };
         let Former { words, memory, is_initial } = Former::take(&layout);
-        let mut host = SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);
+        let mut host =
+            SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);
         let mut history = History::new(memory, setting.darts);
         let pages: Vec<Gfn> = history.memory.pages().collect();
         for (number, &page) in pages.iter().enumerate() {
@@ -180,7 +188,8 @@ impl<const C: bool> Machine<C> {
                 chunk.copy_from_slice(&word.to_le_bytes());
             }
         }
-        let ram: Vec<_> = layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
+        let ram: Vec<_> =
+            layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
         let configuration = Configuration {
             darts: setting.darts,
             ram: &ram,
@@ -263,7 +272,8 @@ impl<const C: bool> Machine<C> {
         let done = self.wind_up();
         self.after(done)?;
         let words = self.host.memory.take_words();
-        let is_initial = self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
+        let is_initial =
+            self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
         let former = Former { words, memory: self.history.memory, is_initial };
         FORMER.with_borrow_mut(|all| all.push(former));
         Ok(self.counts)
@@ -315,9 +325,15 @@ impl<const C: bool> Machine<C> {
             Operation::Store { page, length } => self.store_somewhere(page, length.into()),
             Operation::Fetch { page } => self.fetch(page),
             Operation::Walk { page, is_write } => self.walk(page, is_write),
-            Operation::Read { stream, target, length } => self.device(stream, target, length.into(), false),
-            Operation::Write { stream, target, length } => self.device(stream, target, length.into(), true),
-            Operation::Pack { domain, buffers, rights } => self.pack(domain.into(), buffers.into(), rights),
+            Operation::Read { stream, target, length } => {
+                self.device(stream, target, length.into(), false)
+            }
+            Operation::Write { stream, target, length } => {
+                self.device(stream, target, length.into(), true)
+            }
+            Operation::Pack { domain, buffers, rights } => {
+                self.pack(domain.into(), buffers.into(), rights)
+            }
             Operation::Exchange { stream, target, length, to_device } => {
                 self.exchange(stream, target, length.into(), to_device)
             }
@@ -334,7 +350,9 @@ impl<const C: bool> Machine<C> {
                 self.overlap.clone_from(accesses);
                 Ok(())
             }
-            Operation::ReadBack { dart, stream } => self.read_back(self.dart(dart), usize::from(stream % 16)),
+            Operation::ReadBack { dart, stream } => {
+                self.read_back(self.dart(dart), usize::from(stream % 16))
+            }
             Operation::HandleFault { dart } => self.handle_fault(self.dart(dart)),
             Operation::Suspend { dart } => self.suspend(self.dart(dart)),
             Operation::OddAccess { dart, offset, bytes, is_write } => {
@@ -363,7 +381,8 @@ impl<const C: bool> Machine<C> {
         if self.is_shared(page) || self.sharing.has(page) {
             self.look_at_all_of(page)?;
         }
-        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.host.view(page)) else {
+        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.host.view(page))
+        else {
             return Ok(());
         };
         let Some(number) = self.history.memory.number(page) else { return Ok(()) };
@@ -374,8 +393,9 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         let (words, _) = expected.as_chunks::<8>();
-        let different =
-            |all, (expected, found): (&[u8; 8], &u64)| all | (u64::from_le_bytes(*expected) ^ found);
+        let different = |all, (expected, found): (&[u8; 8], &u64)| {
+            all | (u64::from_le_bytes(*expected) ^ found)
+        };
         if words.iter().zip(found).fold(0, different) == 0 {
             self.compared[number] = Some(state);
             return Ok(());
@@ -449,12 +469,16 @@ impl<const C: bool> Machine<C> {
             wanted.iter().filter(|(key, n)| self.live_maps.get(key) != Some(n)).take(3).collect();
         let extra: Vec<_> =
             self.live_maps.iter().filter(|(key, n)| wanted.get(key) != Some(n)).take(3).collect();
-        Err(format!("the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"))
+        Err(format!(
+            "the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"
+        ))
     }
 
-    /// Whether `page` may have more than one copy. With strict isolation a single mapping may be one.
+    /// Whether `page` may have more than one copy. With strict isolation a single mapping may be
+    /// one.
     fn is_shared(&self, page: Gfn) -> bool {
-        let has_copy = self.setting.isolation == Isolation::Strict && self.views.may_be_mapped(page);
+        let has_copy =
+            self.setting.isolation == Isolation::Strict && self.views.may_be_mapped(page);
         has_copy || self.views.is_shared(page) || self.fetched.contains(&page)
     }
 
@@ -488,7 +512,8 @@ fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
 /// Below the top of the IOVAs that the guest allocates from, as much as can be watched at once.
 fn watched_ranges() -> [Selection; MAX_WATCHES] {
     core::array::from_fn(|index| {
-        let last = u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
+        let last =
+            u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
         Selection { first: last + 1 - MAX_WATCHED_BYTES, last, ..Selection::ALL }
     })
 }

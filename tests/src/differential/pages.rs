@@ -3,7 +3,8 @@
 use super::history::Roots;
 use rustc_hash::FxHashSet;
 
-/// Pages of IOVAs of few sets of tables: what is looked up in every flush is found fast, and what goes goes at once.
+/// Pages of IOVAs of few sets of tables: what is looked up in every flush is found fast, and what
+/// goes goes at once.
 #[derive(Clone, Debug, Default)]
 pub struct IovaPages {
     sets: Vec<(Roots, FxHashSet<u32>)>,
@@ -12,7 +13,10 @@ pub struct IovaPages {
 impl IovaPages {
     /// Whether page `iova_page` of the tables of `roots` is in it.
     pub fn contains(&self, roots: Roots, iova_page: u32) -> bool {
-        self.sets.iter().find(|(own, _)| *own == roots).is_some_and(|(_, pages)| pages.contains(&iova_page))
+        self.sets
+            .iter()
+            .find(|(own, _)| *own == roots)
+            .is_some_and(|(_, pages)| pages.contains(&iova_page))
     }
 
     /// Adds a page.
@@ -58,7 +62,9 @@ impl RefusedTables {
     /// Whether page `iova_page` of the tables of `roots` is in one of them.
     pub fn contains(&self, roots: Roots, iova_page: u32) -> bool {
         let own = self.tables.iter().find(|(own, _)| *own == roots);
-        own.is_some_and(|(_, refused)| refused.get((iova_page / LEAF_TABLE_PAGES) as usize) == Some(&true))
+        own.is_some_and(|(_, refused)| {
+            refused.get((iova_page / LEAF_TABLE_PAGES) as usize) == Some(&true)
+        })
     }
 
     /// All that `roots` leads to is refused.

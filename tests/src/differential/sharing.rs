@@ -1,18 +1,20 @@
 //! Bytes of which more than one copy may exist, and when all copies must be equal again.
 //!
-//! A page mapped at two or more IOVAs has copies that the engine makes equal, by difference, when one of the
-//! page's mappings changes in a sync. Until then a byte written through one copy counts for that one only,
-//! and a byte written through two of them is whatever it becomes.
+//! A page mapped at two or more IOVAs has copies that the engine makes equal, by difference, when
+//! one of the page's mappings changes in a sync. Until then a byte written through one copy counts
+//! for that one only, and a byte written through two of them is whatever it becomes.
 //!
-//! Where copies are kept equal at every moment, CPUs see all bytes and all see what CPUs wrote. What remains is
-//! a byte that a device wrote and another device reads, or writes as well, before any CPU has looked.
+//! Where copies are kept equal at every moment, CPUs see all bytes and all see what CPUs wrote.
+//! What remains is a byte that a device wrote and another device reads, or writes as well, before
+//! any CPU has looked.
 
 use super::history::Roots;
 use crate::random::mix;
 use oche_types::addr::Gfn;
 use std::collections::BTreeMap;
 
-/// Who writes and looks: 0 for CPUs, otherwise a number for each page of IOVAs of each set of tables.
+/// Who writes and looks: 0 for CPUs, otherwise a number for each page of IOVAs of each set of
+/// tables.
 pub type Viewer = u64;
 
 /// The CPUs.
@@ -54,13 +56,17 @@ impl Sharing {
 
     /// A CPU loaded bytes. Returns the offsets of those that nobody knew.
     pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
-        let Some(bytes) = self.pages.get_mut(&page).filter(|_| self.is_exact) else { return Vec::new() };
+        let Some(bytes) = self.pages.get_mut(&page).filter(|_| self.is_exact) else {
+            return Vec::new();
+        };
         let mut unknown = Vec::new();
         for (&offset, written) in bytes.range_mut(offset as u16..(offset + length) as u16) {
             written.is_looked_at = true;
             if written.is_contested {
-                // Known from now on, to CPUs: where devices write no bounce page, the copies need not be equal.
-                *written = Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
+                // Known from now on, to CPUs: where devices write no bounce page, the copies need
+                // not be equal.
+                *written =
+                    Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
                 unknown.push(usize::from(offset));
             }
         }
@@ -71,8 +77,9 @@ impl Sharing {
     pub fn is_vague(&self, page: Gfn, offset: usize, viewer: Viewer) -> bool {
         let written = self.pages.get(&page).and_then(|bytes| bytes.get(&(offset as u16)));
         let is_exact = self.is_exact && viewer == CPU;
-        written
-            .is_some_and(|w| w.is_contested || (!is_exact && w.by != viewer && !w.seen_by.contains(&viewer)))
+        written.is_some_and(|w| {
+            w.is_contested || (!is_exact && w.by != viewer && !w.seen_by.contains(&viewer))
+        })
     }
 
     /// Whether `page` has such bytes.
@@ -93,13 +100,15 @@ impl Sharing {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
             let before = bytes.get(&(offset as u16));
-            let is_contested =
-                before.is_some_and(|before| before.is_contested || (before.by != by && !before.is_looked_at));
+            let is_contested = before.is_some_and(|before| {
+                before.is_contested || (before.by != by && !before.is_looked_at)
+            });
             bytes.insert(offset as u16, Written::new(by, at, is_contested));
         }
     }
 
-    /// Bytes were on their way when the page came to have copies: only the copy that they go to has them.
+    /// Bytes were on their way when the page came to have copies: only the copy that they go to has
+    /// them.
     pub fn arrive_late(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
@@ -127,9 +136,9 @@ impl Sharing {
         }
     }
 
-    /// A mapping of `page` came or went in a flush begun at `start`: what was written before, by one, CPUs
-    /// see, and so does the newly mapped `viewer`. This is what the DMA API asks for: data is written
-    /// before it is mapped and read after it is unmapped.
+    /// A mapping of `page` came or went in a flush begun at `start`: what was written before, by
+    /// one, CPUs see, and so does the newly mapped `viewer`. This is what the DMA API asks for:
+    /// data is written before it is mapped and read after it is unmapped.
     pub fn equalize(
         &mut self,
         page: Gfn,
@@ -144,8 +153,9 @@ impl Sharing {
         }
     }
 
-    /// All copies of `page` were made equal in a flush begun at `start`: what one device wrote before is what
-    /// everybody sees. (What CPUs stored is, too, where a device writes the page at all.)
+    /// All copies of `page` were made equal in a flush begun at `start`: what one device wrote
+    /// before is what everybody sees. (What CPUs stored is, too, where a device writes the page at
+    /// all.)
     pub fn spread(&mut self, page: Gfn, start: u64, is_under_way: impl Fn(usize) -> bool) {
         let Some(bytes) = self.pages.get_mut(&page) else { return };
         bytes.retain(|&offset, written| {
@@ -160,7 +170,11 @@ impl Sharing {
     /// `page` has one copy again. Returns the offsets of the bytes that nobody knows.
     pub fn unite(&mut self, page: Gfn) -> Vec<usize> {
         let bytes = self.pages.remove(&page).unwrap_or_default();
-        bytes.into_iter().filter(|(_, w)| w.is_contested).map(|(offset, _)| usize::from(offset)).collect()
+        bytes
+            .into_iter()
+            .filter(|(_, w)| w.is_contested)
+            .map(|(offset, _)| usize::from(offset))
+            .collect()
     }
 }
 

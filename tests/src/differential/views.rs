@@ -55,7 +55,8 @@ struct Table {
 #[derive(Clone, Debug)]
 pub struct Views {
     views: BTreeMap<Roots, View>,
-    /// First page and number of pages of each run of RAM. What is kept of each page is in their order.
+    /// First page and number of pages of each run of RAM. What is kept of each page is in their
+    /// order.
     ram: Vec<(Gfn, u32)>,
     /// How many flushed leaves map a page.
     mapped: Vec<u32>,
@@ -123,8 +124,12 @@ impl Views {
             return;
         }
         let now = history.now();
-        let all: Vec<Roots> =
-            self.views.iter().filter(|(_, view)| view.pages.contains(&page)).map(|(r, _)| *r).collect();
+        let all: Vec<Roots> = self
+            .views
+            .iter()
+            .filter(|(_, view)| view.pages.contains(&page))
+            .map(|(r, _)| *r)
+            .collect();
         for roots in all {
             let is_first = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));
             for &(_, old, new) in changed {
@@ -180,8 +185,8 @@ impl Views {
         }
     }
 
-    /// Every leaf of `roots` that is not as at its last flush; from now on it is. `previous` is when any
-    /// flush last began.
+    /// Every leaf of `roots` that is not as at its last flush; from now on it is. `previous` is
+    /// when any flush last began.
     pub fn refresh(&mut self, history: &History, roots: Roots, previous: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         let known = self.views.get(&roots).map(|view| view.changes);
@@ -220,7 +225,9 @@ impl Views {
             }
         }
         for (number, table) in view.tables {
-            for (leaf, &before) in table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0) {
+            for (leaf, &before) in
+                table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0)
+            {
                 let iova_page = u32::from(number) * 512 + leaf as u32;
                 changes.push(Change { iova_page, before, after: 0, is_certain: false });
             }
@@ -252,14 +259,16 @@ impl Views {
         *count = if is_added { *count + 1 } else { *count - 1 };
     }
 
-    /// Drops the sets of tables that no stream can be using, and pages whose change every stream has seen.
-    /// Returns the pages whose mappings went. `in_use` are the streams that are.
+    /// Drops the sets of tables that no stream can be using, and pages whose change every stream
+    /// has seen. Returns the pages whose mappings went. `in_use` are the streams that are.
     pub fn settle(&mut self, history: &History, in_use: &[(usize, usize)]) -> Vec<Gfn> {
         let mut seen: FxHashMap<Roots, u64> = FxHashMap::default();
         for &(dart, stream) in in_use {
             for roots in history.possible_roots(dart, stream).iter().flatten() {
                 let flushed = history.flushed(dart, stream);
-                seen.entry(roots).and_modify(|oldest| *oldest = flushed.min(*oldest)).or_insert(flushed);
+                seen.entry(roots)
+                    .and_modify(|oldest| *oldest = flushed.min(*oldest))
+                    .or_insert(flushed);
             }
         }
         let mut gone = Vec::new();
@@ -288,8 +297,8 @@ impl Views {
         gone
     }
 
-    /// How leaves map those pages that `counts` accepts, at each page of IOVAs that it accepts: by `sets` as of the last
-    /// flush, and with which rights by any.
+    /// How leaves map those pages that `counts` accepts, at each page of IOVAs that it accepts: by
+    /// `sets` as of the last flush, and with which rights by any.
     pub fn sharing_of(
         &self,
         history: &History,
@@ -299,7 +308,9 @@ impl Views {
         let mut pages: FxHashMap<Gfn, Shared> = FxHashMap::default();
         for (roots, view) in &self.views {
             for (number, table) in &view.tables {
-                for (leaf, &entry) in table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0) {
+                for (leaf, &entry) in
+                    table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0)
+                {
                     let Some(page) = mapped_page(history, entry) else { continue };
                     if counts(*roots, u32::from(*number) * 512 + leaf as u32, page)
                         && let Some(leaf) = decode_leaf(entry)
@@ -358,8 +369,8 @@ pub fn mapped_page(history: &History, entry: u64) -> Option<Gfn> {
 }
 
 impl Table {
-    /// Takes over the entries as they are by now and lists those that changed. `is_linked`: nothing above the
-    /// table has changed since `previous`.
+    /// Takes over the entries as they are by now and lists those that changed. `is_linked`: nothing
+    /// above the table has changed since `previous`.
     fn compare(
         &mut self,
         history: &History,

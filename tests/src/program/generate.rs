@@ -39,7 +39,8 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     // No draw of its own: what a seed means stays what it was.
     let setting = Setting { is_watched: seed.is_multiple_of(4), ..setting(&mut random, kind) };
     let mut steps = Vec::with_capacity(length);
-    let mut add = |random: &mut Random, operation| steps.push(Step { operation, seed: random.bits() as u32 });
+    let mut add =
+        |random: &mut Random, operation| steps.push(Step { operation, seed: random.bits() as u32 });
     let domains = 1 + random.below(3) as u8;
     for domain in 0..domains {
         add(&mut random, Operation::NewDomain);
@@ -48,7 +49,10 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
         add(&mut random, Operation::Attach { domain, dart, stream, flush: true });
         if random.chance(1, 3) {
             // As a USB controller's: two DARTs, one set of tables.
-            add(&mut random, Operation::Attach { domain, dart: dart + 1, stream: stream ^ 1, flush: true });
+            add(
+                &mut random,
+                Operation::Attach { domain, dart: dart + 1, stream: stream ^ 1, flush: true },
+            );
         }
     }
     // How much aliasing a program has decides what can be compared exactly: some have none.
@@ -112,7 +116,11 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
             pages: pages(random),
             source: source(random, kind, aliases),
             rights: rights(random, kind),
-            site: if random.chance(1, 20) { Site::Edge(random.bits() as u8) } else { Site::Allocator },
+            site: if random.chance(1, 20) {
+                Site::Edge(random.bits() as u8)
+            } else {
+                Site::Allocator
+            },
             fill: random.chance(1, 2),
             flush,
         },

@@ -1,18 +1,22 @@
-//! The architecture's rules for who changes translation tables, checked on every instruction that matters.
+//! The architecture's rules for who changes translation tables, checked on every instruction that
+//! matters.
 //!
-//! [`BbmChecker`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2 stores its entries
-//! here and executes its barriers and TLB maintenance here. Each table entry that a walk may reach has a state,
-//! from the store that makes it invalid to the end of the last invalidation, and what is done too early, too
-//! weakly or not at all is remembered as a violation.
+//! [`BbmChecker`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2
+//! stores its entries here and executes its barriers and TLB maintenance here. Each table entry
+//! that a walk may reach has a state, from the store that makes it invalid to the end of the last
+//! invalidation, and what is done too early, too weakly or not at all is remembered as a violation.
 //!
 //! The rules, by name, with their source in Arm ARM DDI 0487:
-//! - *break before make*: a valid entry becomes another with a different address, type, size or memory attributes
-//!   only over an invalid one, `DSB ISHST`, `TLBI IPAS2E1IS`, `DSB ISH`, `TLBI VMALLE1IS`, `DSB ISH` (or, for the two
-//!   invalidations, one `TLBI VMALLS12E1IS`). "Using break-before-make when updating translation table entries".
-//! - *nothing stale at the end*: a permission that changed in place is invalidated before anybody relies on it.
-//! - *contents first*: an entry names a table or a page only when a `DSB` has ordered the stores into it.
-//! - *instructions*: a page that EL2 wrote is executable only after `DC CVAU` of each line, `DSB ISH`,
-//!   `IC IALLUIS`, `DSB ISH`.
+//! - *break before make*: a valid entry becomes another with a different address, type, size or
+//!   memory attributes only over an invalid one, `DSB ISHST`, `TLBI IPAS2E1IS`, `DSB ISH`, `TLBI
+//!   VMALLE1IS`, `DSB ISH` (or, for the two invalidations, one `TLBI VMALLS12E1IS`). "Using
+//!   break-before-make when updating translation table entries".
+//! - *nothing stale at the end*: a permission that changed in place is invalidated before anybody
+//!   relies on it.
+//! - *contents first*: an entry names a table or a page only when a `DSB` has ordered the stores
+//!   into it.
+//! - *instructions*: a page that EL2 wrote is executable only after `DC CVAU` of each line, `DSB
+//!   ISH`, `IC IALLUIS`, `DSB ISH`.
 //! - *views*: tables of another VMID change only while no CPU can have cached any of them.
 //! - *copies after the break*: a page's bytes move only when no CPU has a translation of it.
 
@@ -158,16 +162,29 @@ impl State {
 }
 
 impl BbmChecker {
-    /// Tables in `pages` pages of host memory at `base`, all zero, for guest-physical addresses of `ipa_bits`; other
-    /// memory is in `runs`: first page and number of pages.
+    /// Tables in `pages` pages of host memory at `base`, all zero, for guest-physical addresses of
+    /// `ipa_bits`; other memory is in `runs`: first page and number of pages.
     pub fn new(base: u64, pages: usize, ipa_bits: u32, runs: Vec<(Hfn, u32)>) -> Self {
         let words = (0..pages * ENTRIES).map(|_| Cell::new(0)).collect();
         let written = vec![None; runs.iter().map(|(_, count)| *count as usize).sum()];
-        let rules = Rules { places: vec![None; pages], stored: vec![0; pages], written, ..Rules::default() };
+        let rules = Rules {
+            places: vec![None; pages],
+            stored: vec![0; pages],
+            written,
+            ..Rules::default()
+        };
         // The zeros were ordered long ago.
         let rules = RefCell::new(Rules { barriers: 1, barriers_for_all: 1, ..rules });
         let fetch = Cell::new(InstructionFetch { needs_clean: true, needs_invalidation: true });
-        Self(Rc::new(State { base, ipa_bits, runs, words, fetch, rules, violation: RefCell::new(None) }))
+        Self(Rc::new(State {
+            base,
+            ipa_bits,
+            runs,
+            words,
+            fetch,
+            rules,
+            violation: RefCell::new(None),
+        }))
     }
 
     /// Chooses what the CPUs' caches keep coherent by themselves; nothing unless this is called.
@@ -243,7 +260,9 @@ impl BbmChecker {
     /// Whether the stores into `page` have been ordered for every observer.
     pub fn is_visible_to_all(&self, page: Hfn) -> bool {
         let rules = self.0.rules.borrow();
-        self.0.written(&rules, page).is_none_or(|written| written.at_for_all < rules.barriers_for_all)
+        self.0
+            .written(&rules, page)
+            .is_none_or(|written| written.at_for_all < rules.barriers_for_all)
     }
 
     /// Barriers so far that order stores for every observer.
@@ -259,24 +278,30 @@ impl BbmChecker {
         rules.barriers_for_all += 1;
     }
 
-    /// The value that a walk which began a moment ago may still find in the entry of `page`, if it has one of its own.
+    /// The value that a walk which began a moment ago may still find in the entry of `page`, if it
+    /// has one of its own.
     pub fn older_leaf(&self, page: Gfn) -> Option<Entry> {
         let word = self.leaf_word(page)?;
         let stale = self.0.rules.borrow().stale.get(&word).copied()?;
         (stale.stage == Stage::Stored).then(|| Entry::decode(stale.before, 3))
     }
 
-    /// Runs of guest pages that every TLB has forgotten since this was asked last: first page and number.
+    /// Runs of guest pages that every TLB has forgotten since this was asked last: first page and
+    /// number.
     pub fn take_forgotten(&self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.0.rules.borrow_mut().forgotten)
     }
 
-    /// To be called when EL2 has done what it was asked: nothing may be left that somebody relies on.
+    /// To be called when EL2 has done what it was asked: nothing may be left that somebody relies
+    /// on.
     pub fn check_settled(&self) {
         let rules = self.0.rules.borrow();
         if let Some((word, stale)) = rules.stale.first_key_value() {
             let now = self.0.words[*word].get();
-            self.violate(format!("entry {word:#x} went from {:#x} to {now:#x} and {stale:?}", stale.before));
+            self.violate(format!(
+                "entry {word:#x} went from {:#x} to {now:#x} and {stale:?}",
+                stale.before
+            ));
         }
     }
 
@@ -303,7 +328,8 @@ impl BbmChecker {
 
     fn put(&self, table: u64, index: usize, new: u64) {
         let Some(word) = self.word(table, index) else {
-            return self.violate(format!("a store to entry {index} of {table:#x}, which is no table"));
+            return self
+                .violate(format!("a store to entry {index} of {table:#x}, which is no table"));
         };
         let rules = &mut *self.0.rules.borrow_mut();
         let before = self.0.words[word].replace(new);
@@ -340,7 +366,8 @@ impl BbmChecker {
         new: u64,
     ) -> Result<(), &'static str> {
         let stored = Stale { before, stage: Stage::Stored };
-        let (old_entry, new_entry) = (Entry::decode(before, place.level), Entry::decode(new, place.level));
+        let (old_entry, new_entry) =
+            (Entry::decode(before, place.level), Entry::decode(new, place.level));
         match (before & 1 != 0, new & 1 != 0) {
             (true, false) if !rules.view.is_empty() => {
                 return Err("an entry is broken while a CPU uses a view that has it too");
@@ -368,10 +395,18 @@ impl BbmChecker {
     }
 
     /// `entry` becomes valid: what it names must be there before.
-    fn shown(&self, rules: &mut Rules, word: usize, place: Place, entry: Entry) -> Result<(), &'static str> {
+    fn shown(
+        &self,
+        rules: &mut Rules,
+        word: usize,
+        place: Place,
+        entry: Entry,
+    ) -> Result<(), &'static str> {
         match entry {
             Entry::Table(next) => {
-                let Some(first) = self.word(next.address(), 0) else { return Err("an entry names no table") };
+                let Some(first) = self.word(next.address(), 0) else {
+                    return Err("an entry names no table");
+                };
                 if rules.stored[first / ENTRIES] == rules.barriers {
                     return Err("a table is linked before its contents are ordered");
                 }
@@ -464,8 +499,9 @@ impl BbmChecker {
             Fetch::Clean | Fetch::Begun => true,
             Fetch::Right => false,
         };
-        fetches
-            .retain(|page| self.0.written(rules, *page).is_some_and(|written| is_under_way(written.fetch)));
+        fetches.retain(|page| {
+            self.0.written(rules, *page).is_some_and(|written| is_under_way(written.fetch))
+        });
         rules.fetches = fetches;
     }
 }
@@ -532,7 +568,8 @@ impl Hardware for BbmChecker {
                 }
             }
             Translations::FirstStage => {
-                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::PageDone) {
+                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::PageDone)
+                {
                     entry.stage = Stage::FirstStageBegun;
                 }
             }
@@ -581,7 +618,8 @@ impl Hardware for BbmChecker {
         let rules = &mut *self.0.rules.borrow_mut();
         let page = Hfn((address >> 12) as u32);
         rules.storing = None;
-        if let Some(Written { fetch: Fetch::Written(lines), .. }) = self.0.written_mut(rules, page) {
+        if let Some(Written { fetch: Fetch::Written(lines), .. }) = self.0.written_mut(rules, page)
+        {
             *lines |= 1 << (address % 4096 / LINE_BYTES);
             rules.fetches.push(page);
             rules.fetches.dedup();
@@ -600,7 +638,8 @@ impl Hardware for BbmChecker {
     }
 }
 
-/// Whether two leaves differ in nothing but what CPUs may do: that needs no break, only an invalidation.
+/// Whether two leaves differ in nothing but what CPUs may do: that needs no break, only an
+/// invalidation.
 fn is_permission_alone(old: Attributes, new: Attributes) -> bool {
     old.memory == new.memory && old.access != CpuAccess::None && new.access != CpuAccess::None
 }

@@ -1,14 +1,18 @@
-//! Who drives the 16K IOMMU: an M1's own DART driver on simulated registers, or a model of an SMMU's.
+//! Who drives the 16K IOMMU: an M1's own DART driver on simulated registers, or a model of an
+//! SMMU's.
 //!
-//! What a driver does to the hardware is a sequence of [`Step`]s. The machine carries them out in that order when the
-//! driver has returned, and lets CPUs and devices act in between: nothing that a driver reads depends on them.
+//! What a driver does to the hardware is a sequence of [`Step`]s. The machine carries them out in
+//! that order when the driver has returned, and lets CPUs and devices act in between: nothing that
+//! a driver reads depends on them.
 
 use super::Board;
 use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;
 use oche_types::addr::HostGranule;
-use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr};
+use oche_types::dart::registers::{
+    STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr,
+};
 use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 use std::cell::RefCell;
 use std::mem;
@@ -16,10 +20,12 @@ use std::rc::Rc;
 
 /// Registers of a DART, in words.
 const FILE_WORDS: usize = 0x300 / 4;
-/// Reads of the command register that find it busy: after a command, and after one that does not end in time.
+/// Reads of the command register that find it busy: after a command, and after one that does not
+/// end in time.
 const BUSY_READS: u32 = 2;
 const HANGING_READS: u32 = 3;
-/// By how much the counter goes on each time that it is read: a third read of a busy register comes too late.
+/// By how much the counter goes on each time that it is read: a third read of a busy register comes
+/// too late.
 const TICKS: u64 = 400;
 
 /// Something that a driver did. Streams are counted through all IOMMUs.
@@ -148,7 +154,12 @@ impl Driver {
     /// A driver of `count` IOMMUs, every stream blocked.
     pub fn new(board: Board, count: usize) -> Self {
         let registers = Registers::default();
-        let file = || File { words: [0; FILE_WORDS], tables: [None; STREAMS], busy_reads: 0, command: None };
+        let file = || File {
+            words: [0; FILE_WORDS],
+            tables: [None; STREAMS],
+            busy_reads: 0,
+            command: None,
+        };
         registers.0.borrow_mut().files.extend((0..count).map(|_| file()));
         let darts = (board == Board::Dart).then(|| {
             let mut darts = Darts::new(registers.clone(), count, true);
@@ -204,7 +215,8 @@ impl Driver {
         self.darts.as_mut().is_none_or(Iommu::is_confirmed)
     }
 
-    /// See [`Iommu::invalidate`]. So many commands from its first one on do not end in time; of an SMMU all of its own.
+    /// See [`Iommu::invalidate`]. So many commands from its first one on do not end in time; of an
+    /// SMMU all of its own.
     pub fn invalidate(
         &mut self,
         domain: DomainId,

@@ -1,11 +1,12 @@
-//! The rules for what the 16K hardware may reach: nothing that it could still find is used for anything else.
+//! The rules for what the 16K hardware may reach: nothing that it could still find is used for
+//! anything else.
 //!
-//! The hardware may have cached any entry that was valid at any moment since its domain was invalidated last. So an
-//! entry that is taken out stays *possible* until then, and:
-//! - a frame goes back to the pool only when no entry, present or possible, leads to it, and no CPU finds a page of
-//!   the guest there;
-//! - an entry that comes to name a table or a frame of the pool does so when every observer sees its bytes: what was
-//!   there before may have been somebody else's;
+//! The hardware may have cached any entry that was valid at any moment since its domain was
+//! invalidated last. So an entry that is taken out stays *possible* until then, and:
+//! - a frame goes back to the pool only when no entry, present or possible, leads to it, and no CPU
+//!   finds a page of the guest there;
+//! - an entry that comes to name a table or a frame of the pool does so when every observer sees
+//!   its bytes: what was there before may have been somebody else's;
 //! - when the engine has done what it was asked, every observer sees the entries that it stored.
 
 use super::stage2::CpuTables;
@@ -135,10 +136,13 @@ impl Frames {
             Level::First => SlotRun::ALL,
             Level::Leaf => board.decode_leaf(now).map_or(SlotRun::ALL, |(.., window)| window),
         };
-        let mut shown = (0..SLOTS).filter(|slot| window.contains(*slot)).map(|slot| frame.page(slot));
+        let mut shown =
+            (0..SLOTS).filter(|slot| window.contains(*slot)).map(|slot| frame.page(slot));
         let hidden = shown.find(|page| !cpus.checker().is_visible_to_all(*page));
         match hidden {
-            Some(hidden) => Err(format!("an entry leads to {frame:?} before all observers see {hidden:?}")),
+            Some(hidden) => {
+                Err(format!("an entry leads to {frame:?} before all observers see {hidden:?}"))
+            }
             None => Ok(()),
         }
     }
@@ -168,7 +172,8 @@ impl Frames {
         }
     }
 
-    /// `stream` translates through nothing; if it was the last of its domain, nothing of that is cached.
+    /// `stream` translates through nothing; if it was the last of its domain, nothing of that is
+    /// cached.
     pub fn detach(&mut self, dart: DartId, stream: StreamId) {
         if let Some(domain) = self.attached.remove(&(dart.index(), stream.index()))
             && !self.attached.values().any(|other| *other == domain)
@@ -247,13 +252,20 @@ impl Frames {
     pub fn check_settled(&mut self, barriers_for_all: u64) -> Result<(), String> {
         match self.stored.take() {
             Some(stored) if stored == barriers_for_all => {
-                Err("the engine returned before its entries were visible to all observers".to_owned())
+                Err("the engine returned before its entries were visible to all observers"
+                    .to_owned())
             }
             _ => Ok(()),
         }
     }
 
-    fn add_table(&mut self, board: Board, memory: &HostMemory, domain: DomainId, table: HostGranule) {
+    fn add_table(
+        &mut self,
+        board: Board,
+        memory: &HostMemory,
+        domain: DomainId,
+        table: HostGranule,
+    ) {
         self.set_table(table, Some((domain, Level::Leaf)));
         for slot in 0..SLOTS {
             let words = memory.index(table.page(slot)).map(|index| memory.page(index));
@@ -274,5 +286,7 @@ impl Frames {
 }
 
 fn table_word(memory: &HostMemory, table: HostGranule, word: usize) -> u64 {
-    memory.index(table.page(word / PAGE_WORDS)).map_or(0, |index| memory.word(index, word % PAGE_WORDS))
+    memory
+        .index(table.page(word / PAGE_WORDS))
+        .map_or(0, |index| memory.word(index, word % PAGE_WORDS))
 }

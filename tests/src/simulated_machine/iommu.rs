@@ -79,7 +79,8 @@ pub struct Hardware {
     /// Reads that were answered, with what they saw.
     pub(crate) answered: Vec<(u64, Data)>,
     pub(crate) faults: VecDeque<DeviceFault>,
-    /// What was in words of tables before stores that walks need not see yet, and barriers for all until these.
+    /// What was in words of tables before stores that walks need not see yet, and barriers for all
+    /// until these.
     hidden: FxHashMap<(Hfn, usize), u64>,
     hidden_at: u64,
 }
@@ -99,7 +100,8 @@ impl Hardware {
         }
     }
 
-    /// The engine stores into a word of a table, where `before` was, when there were `barriers` for all observers.
+    /// The engine stores into a word of a table, where `before` was, when there were `barriers` for
+    /// all observers.
     pub(super) fn note_store(&mut self, place: (Hfn, usize), before: u64, barriers: u64) {
         if self.hidden_at != barriers {
             self.hidden.clear();
@@ -115,12 +117,24 @@ fn number(dart: DartId, stream: StreamId) -> usize {
 
 impl<const C: bool> SimulatedMachine<C> {
     /// A device reads; what it saw appears among the answers when it has travelled.
-    pub fn device_read(&mut self, dart: DartId, stream: StreamId, iova: u64, length: usize) -> DeviceResult {
+    pub fn device_read(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        iova: u64,
+        length: usize,
+    ) -> DeviceResult {
         self.accept(dart, stream, iova, length, None)
     }
 
     /// A device writes; the bytes land when they have travelled.
-    pub fn device_write(&mut self, dart: DartId, stream: StreamId, iova: u64, data: &Data) -> DeviceResult {
+    pub fn device_write(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        iova: u64,
+        data: &Data,
+    ) -> DeviceResult {
         self.accept(dart, stream, iova, data.bytes().len(), Some(*data))
     }
 
@@ -154,7 +168,13 @@ impl<const C: bool> SimulatedMachine<C> {
         DeviceResult::Accepted { id, at, owner: self.owner(at) }
     }
 
-    fn device_translate(&mut self, dart: DartId, stream: StreamId, iova: u64, is_write: bool) -> Option<Hfn> {
+    fn device_translate(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        iova: u64,
+        is_write: bool,
+    ) -> Option<Hfn> {
         let number = number(dart, stream);
         self.evict(number);
         let granule = iova / FRAME_BYTES as u64;
@@ -187,11 +207,15 @@ impl<const C: bool> SimulatedMachine<C> {
         }
         let at = frame.page(iova as usize / PAGE_BYTES);
         if self.memory.index(at).is_none() {
-            self.violate(format!("a device reaches {at:?} at IOVA {iova:#x}, where there is no memory"));
+            self.violate(format!(
+                "a device reaches {at:?} at IOVA {iova:#x}, where there is no memory"
+            ));
             return None;
         }
         if self.hardware.streams.iter().any(|other| other.root == Some(frame)) {
-            self.violate(format!("a device reaches a table of the engine, {frame:?}, at IOVA {iova:#x}"));
+            self.violate(format!(
+                "a device reaches a table of the engine, {frame:?}, at IOVA {iova:#x}"
+            ));
         }
         Some(at)
     }
@@ -218,7 +242,9 @@ impl<const C: bool> SimulatedMachine<C> {
         let entry = match self.options.board.decode_table(table) {
             Some(table) => self.table_word(table, granule as usize % 2048),
             None => {
-                self.violate(format!("a first-level entry {table:#x} that the hardware does not know"));
+                self.violate(format!(
+                    "a first-level entry {table:#x} that the hardware does not know"
+                ));
                 0
             }
         };
@@ -236,7 +262,9 @@ impl<const C: bool> SimulatedMachine<C> {
         match self.memory.index(place.0) {
             Some(index) if !self.memory.is_ram(place.0) => self.memory.word(index, place.1),
             _ => {
-                self.violate(format!("the hardware walks to {table:?}, which is no frame of the engine"));
+                self.violate(format!(
+                    "the hardware walks to {table:?}, which is no frame of the engine"
+                ));
                 0
             }
         }
@@ -316,7 +344,8 @@ impl<const C: bool> SimulatedMachine<C> {
                 Step::OrderLoads if self.injects(FaultInjection::SkipLoadBarrier) => {}
                 Step::OrderLoads => self.deliver(|pending| pending.has_landed),
                 Step::Table(number, root) => self.set_table(number, root),
-                Step::Begin(..) | Step::End(..) if self.injects(FaultInjection::SkipInvalidate) => {}
+                Step::Begin(..) | Step::End(..) if self.injects(FaultInjection::SkipInvalidate) => {
+                }
                 Step::Begin(dart, streams) => {
                     for stream in streams.iter() {
                         self.hardware.streams[number(dart, stream)].invalidations += 1;
@@ -333,13 +362,17 @@ impl<const C: bool> SimulatedMachine<C> {
 
     fn set_table(&mut self, number: usize, root: Option<HostGranule>) {
         let hidden = root.into_iter().flat_map(|root| (0..SLOTS).map(move |slot| root.page(slot)));
-        if let Some(hidden) = { hidden }.find(|page| !self.cpus.checker().is_visible_to_all(*page)) {
-            self.violate(format!("a stream's table is {root:?} before all observers see {hidden:?}"));
+        if let Some(hidden) = { hidden }.find(|page| !self.cpus.checker().is_visible_to_all(*page))
+        {
+            self.violate(format!(
+                "a stream's table is {root:?} before all observers see {hidden:?}"
+            ));
         }
         self.hardware.streams[number].root = root;
     }
 
-    /// What was cached when the invalidation began is gone, and accesses that were accepted by it are complete.
+    /// What was cached when the invalidation began is gone, and accesses that were accepted by it
+    /// are complete.
     fn end_invalidation(&mut self, number: usize) {
         let stream = &mut self.hardware.streams[number];
         let newest = stream.invalidations;
@@ -374,8 +407,10 @@ impl<const C: bool> SimulatedMachine<C> {
     pub(super) fn check_members(&self, domain: DomainId, members: &Members) {
         for (dart, streams) in members.iter() {
             for stream in streams.iter() {
-                // Blocked: a domain keeps the streams that it lost when the hardware did not answer.
-                let attached = self.hardware.streams.get(number(dart, stream)).map(|found| found.domain);
+                // Blocked: a domain keeps the streams that it lost when the hardware did not
+                // answer.
+                let attached =
+                    self.hardware.streams.get(number(dart, stream)).map(|found| found.domain);
                 if !matches!(attached, Some(None)) && attached != Some(Some(domain)) {
                     self.violate(format!(
                         "invalidate of {domain:?} names {dart:?} {stream:?}, not attached to it"
@@ -387,8 +422,9 @@ impl<const C: bool> SimulatedMachine<C> {
 }
 
 impl Board {
-    /// The leaf entry for `slots` of `frame`. The window is in units of four bytes, its end included; bit 1 turns it off.
-    /// Source: U-Boot `apple_dart.c` and OpenBSD `apldart.c`; Linux always writes the whole page.
+    /// The leaf entry for `slots` of `frame`. The window is in units of four bytes, its end
+    /// included; bit 1 turns it off. Source: U-Boot `apple_dart.c` and OpenBSD `apldart.c`; Linux
+    /// always writes the whole page.
     pub fn leaf_entry(self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
         match self {
             Self::Dart => {
@@ -399,11 +435,16 @@ impl Board {
                 let is_off = u64::from(slots == SlotRun::ALL) << 1;
                 frame.address() | start << 52 | end << 40 | no_read | no_write | is_off | 1
             }
-            // Valid page, access flag, inner shareable, unprivileged; AP[2] forbids writes. Reads cannot be
-            // forbidden alone.
+            // Valid page, access flag, inner shareable, unprivileged; AP[2] forbids writes. Reads
+            // cannot be forbidden alone.
             Self::Smmu if permission.is_none() => 0,
             Self::Smmu => {
-                frame.address() | 1 << 10 | 0b11 << 8 | u64::from(!permission.write) << 7 | 1 << 6 | 0b11
+                frame.address()
+                    | 1 << 10
+                    | 0b11 << 8
+                    | u64::from(!permission.write) << 7
+                    | 1 << 6
+                    | 0b11
             }
         }
     }
@@ -421,7 +462,8 @@ impl Board {
         let (permission, slots) = match self {
             Self::Dart => {
                 let (first, last) = (entry >> 62 & 3, entry >> 50 & 3);
-                let permission = Permission { read: entry >> 8 & 1 == 0, write: entry >> 7 & 1 == 0 };
+                let permission =
+                    Permission { read: entry >> 8 & 1 == 0, write: entry >> 7 & 1 == 0 };
                 (permission, SlotRun::new(first as usize, last as usize)?)
             }
             Self::Smmu => (Permission { read: true, write: entry >> 7 & 1 == 0 }, SlotRun::ALL),

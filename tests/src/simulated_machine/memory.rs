@@ -7,8 +7,9 @@ use std::ops::Range;
 
 /// All host memory, page after page.
 ///
-/// A page that was filled with one value keeps that value and no words until somebody stores something else.
-/// Each page counts its changes, so that whoever compared it once can tell whether it is still the same.
+/// A page that was filled with one value keeps that value and no words until somebody stores
+/// something else. Each page counts its changes, so that whoever compared it once can tell whether
+/// it is still the same.
 pub struct HostMemory {
     /// First page and number of pages of each run, in the order in which they lie in `words`.
     runs: Vec<(u32, u32)>,
@@ -24,8 +25,8 @@ pub struct HostMemory {
     equal: Vec<Cell<Option<(usize, u32, u32)>>>,
 }
 
-/// Words of a machine that has ended, for the next with the same RAM: new memory from the system, and its content, cost
-/// more than a short program.
+/// Words of a machine that has ended, for the next with the same RAM: new memory from the system,
+/// and its content, cost more than a short program.
 #[derive(Default)]
 pub struct FormerWords {
     words: Vec<u64>,
@@ -38,7 +39,8 @@ const OWN_WORDS: u8 = u8::MAX;
 impl HostMemory {
     /// Memory of `layout`, all zeros. `former` had the same RAM, or is empty.
     pub fn new(layout: &Layout, former: FormerWords) -> Self {
-        let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home().0, pages)).collect();
+        let mut runs: Vec<_> =
+            layout.ram.iter().map(|&(first, pages)| (first.home().0, pages)).collect();
         let ram_runs = runs.len();
         let slots = SLOTS as u32;
         runs.push((layout.pool.start.0 * slots, (layout.pool.end.0 - layout.pool.start.0) * slots));
@@ -144,7 +146,8 @@ impl HostMemory {
     pub fn first_other(&self, index: usize, value: u64, word: usize) -> Option<usize> {
         let words = self.page(index).get(word..)?;
         let constant = self.contents[index];
-        let is_constant = constant != OWN_WORDS && self.constants[usize::from(constant)][0] == value;
+        let is_constant =
+            constant != OWN_WORDS && self.constants[usize::from(constant)][0] == value;
         // Nearly always no word differs, and that is found out much faster at once.
         if is_constant || words.iter().fold(0, |all, found| all | (found ^ value)) == 0 {
             return None;
@@ -195,7 +198,8 @@ impl HostMemory {
         self.page_mut(to);
         if constant == OWN_WORDS {
             let start = from * PAGE_WORDS;
-            self.words.copy_within(start + words.start..start + words.end, to * PAGE_WORDS + words.start);
+            self.words
+                .copy_within(start + words.start..start + words.end, to * PAGE_WORDS + words.start);
         } else {
             let constant = &self.constants[usize::from(constant)][words.clone()];
             self.words[to * PAGE_WORDS..][words].copy_from_slice(constant);
@@ -217,7 +221,8 @@ impl HostMemory {
         for (word, value) in page.iter_mut().enumerate().take(end.div_ceil(8)).skip(offset / 8) {
             let mut own = value.to_le_bytes();
             let (first, last) = (offset.max(word * 8), end.min(word * 8 + 8));
-            own[first - word * 8..last - word * 8].copy_from_slice(&bytes[first - offset..last - offset]);
+            own[first - word * 8..last - word * 8]
+                .copy_from_slice(&bytes[first - offset..last - offset]);
             *value = u64::from_le_bytes(own);
         }
     }

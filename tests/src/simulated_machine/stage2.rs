@@ -1,4 +1,5 @@
-//! The CPUs: the stage 2 that runs at EL2, under a checker, and translations that stay until they are flushed.
+//! The CPUs: the stage 2 that runs at EL2, under a checker, and translations that stay until they
+//! are flushed.
 
 use super::bbm_checker::BbmChecker;
 use super::memory::HostMemory;
@@ -61,7 +62,8 @@ struct Translation {
 pub struct CpuTables {
     /// First page and number of pages of each run of guest RAM.
     ram: Vec<(Gfn, u32)>,
-    /// Of each page of guest RAM, in the order of `ram`, in which the pages' homes lie in host memory too.
+    /// Of each page of guest RAM, in the order of `ram`, in which the pages' homes lie in host
+    /// memory too.
     entries: Vec<Entry>,
     /// Which guest page lies in each page of host memory, as far as CPUs know.
     owners: Vec<Option<Gfn>>,
@@ -77,21 +79,29 @@ pub struct CpuTables {
 }
 
 impl CpuTables {
-    /// What a walk of the tables finds now: with stores still on their way, the older entry as well.
+    /// What a walk of the tables finds now: with stores still on their way, the older entry as
+    /// well.
     fn walk(&mut self, page: Gfn) -> Lookup {
         let older = self.checker.older_leaf(page).filter(|_| self.walks.chance(1, 2));
         if let Some(Descriptor::Leaf { at, attributes }) = older {
-            return Lookup::Mapped { at, access: attributes.access, no_execute: attributes.no_execute };
+            return Lookup::Mapped {
+                at,
+                access: attributes.access,
+                no_execute: attributes.no_execute,
+            };
         }
         self.stage2.root().lookup(&self.checker, page)
     }
 
-    /// Now and then a CPU executes a page that moved, which faults, and is let through as it is at EL2.
+    /// Now and then a CPU executes a page that moved, which faults, and is let through as it is at
+    /// EL2.
     fn fetch(&mut self) {
         let Some(page) = self.made.take().filter(|_| self.walks.chance(1, 4)) else { return };
         let root = self.stage2.root();
         if let Lookup::Mapped {
-            access: CpuAccess::ReadWrite | CpuAccess::ReadOnly, no_execute: true, ..
+            access: CpuAccess::ReadWrite | CpuAccess::ReadOnly,
+            no_execute: true,
+            ..
         } = root.lookup(&self.checker, page)
         {
             root.allow_execute(&self.checker, page, 0);
@@ -107,8 +117,12 @@ impl CpuTables {
             entries.push(Entry { at: page.home(), is_prepared: false, phase: Phase::Live });
             owners[index] = Some(page);
         }
-        let mut runs: Vec<_> = layout.ram.iter().map(|&(first, pages)| (first.home(), pages)).collect();
-        runs.push((layout.pool.start.page(0), (layout.pool.end.0 - layout.pool.start.0) * SLOTS as u32));
+        let mut runs: Vec<_> =
+            layout.ram.iter().map(|&(first, pages)| (first.home(), pages)).collect();
+        runs.push((
+            layout.pool.start.page(0),
+            (layout.pool.end.0 - layout.pool.start.0) * SLOTS as u32,
+        ));
         let checker = BbmChecker::new(TABLES, tables(layout), IPA_BITS, runs);
         let cached = vec![Vec::new(); cpus];
         let stage2 = boot(layout, &checker);
@@ -154,7 +168,9 @@ impl CpuTables {
     /// The guest page that CPUs find at `at`, or may still find there.
     pub fn found_at(&self, memory: &HostMemory, at: Hfn) -> Option<Gfn> {
         let page = self.owners[memory.index(at)?]?;
-        self.entry(page).filter(|entry| entry.at == at && entry.phase != Phase::Flushed).map(|_| page)
+        self.entry(page)
+            .filter(|entry| entry.at == at && entry.phase != Phase::Flushed)
+            .map(|_| page)
     }
 }
 
@@ -173,7 +189,8 @@ fn tables(layout: &Layout) -> usize {
     1 + BLOCKS.into_iter().map(blocks).sum::<usize>()
 }
 
-/// The tables as boot builds them, in large blocks, so that pages get entries of their own one by one.
+/// The tables as boot builds them, in large blocks, so that pages get entries of their own one by
+/// one.
 fn boot(layout: &Layout, checker: &BbmChecker) -> Stage2<BbmChecker> {
     let stage2 = Stage2::new(checker.clone(), checker.memory(), IPA_BITS, true);
     let Ok(mut stage2) = stage2 else { unreachable!("there is room for a root") };
@@ -351,8 +368,10 @@ impl<const C: bool> SimulatedMachine<C> {
             return self.violate(format!("make of {page:?}, which is no guest RAM"));
         };
         if entry.phase != Phase::Flushed {
-            return self
-                .violate(format!("make of {page:?}, which is {:?}, not broken and flushed", entry.phase));
+            return self.violate(format!(
+                "make of {page:?}, which is {:?}, not broken and flushed",
+                entry.phase
+            ));
         }
         let Some(index) = self.memory.index(at) else {
             return self.violate(format!("make of {page:?} at {at:?}, where there is no memory"));
@@ -361,7 +380,10 @@ impl<const C: bool> SimulatedMachine<C> {
             return self.violate(format!("make of {page:?} at {at:?}, the home of another page"));
         }
         if let Some(owner) = self.cpus.owners[index].filter(|owner| *owner != page)
-            && self.cpus.entry(owner).is_some_and(|other| other.at == at && other.phase != Phase::Flushed)
+            && self
+                .cpus
+                .entry(owner)
+                .is_some_and(|other| other.at == at && other.phase != Phase::Flushed)
         {
             return self.violate(format!("make of {page:?} at {at:?}, where {owner:?} lies"));
         }

@@ -54,7 +54,8 @@ impl Modules {
 
     /// Adds `file`, which is the module `path` and has the files of its children in `folder`.
     fn add(&mut self, files: &impl Files, file: &Path, folder: &Path, path: Vec<String>) {
-        let text = files.read(file).unwrap_or_else(|| panic!("there is no file {}", file.display()));
+        let text =
+            files.read(file).unwrap_or_else(|| panic!("there is no file {}", file.display()));
         let found = scan(&text, &path);
         for module in found.modules.iter().chain([&path]) {
             self.file_of.insert(module.clone(), file.to_owned());
@@ -86,8 +87,10 @@ impl Modules {
         for (file, found) in &self.found {
             let to = imports.entry(file).or_default();
             for (module, path) in &found.paths {
-                let target = self.absolute(module, path).and_then(|path| self.resolve(&path).cloned());
-                let known = target.and_then(|target| self.found.iter().find(|(other, _)| *other == target));
+                let target =
+                    self.absolute(module, path).and_then(|path| self.resolve(&path).cloned());
+                let known =
+                    target.and_then(|target| self.found.iter().find(|(other, _)| *other == target));
                 to.extend(known.map(|(other, _)| other.as_path()).filter(|other| other != file));
             }
         }
@@ -160,9 +163,12 @@ fn roots(top: &Path) -> Vec<String> {
         for root in ["src/lib.rs", "src/main.rs"].map(|root| format!("{member}/{root}")) {
             roots.extend(top.join(&root).exists().then_some(root));
         }
-        for folder in ["src/bin", "tests", "benches", "examples"].map(|folder| format!("{member}/{folder}")) {
+        for folder in
+            ["src/bin", "tests", "benches", "examples"].map(|folder| format!("{member}/{folder}"))
+        {
             for entry in fs::read_dir(top.join(&folder)).into_iter().flatten() {
-                let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
+                let name =
+                    entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
                 let nested = format!("{folder}/{name}/main.rs");
                 roots.extend(top.join(&nested).exists().then_some(nested));
                 roots.extend(name.ends_with(".rs").then(|| format!("{folder}/{name}")));
@@ -174,13 +180,20 @@ fn roots(top: &Path) -> Vec<String> {
 
 #[test]
 fn files_import_each_other_in_cycles_only_where_the_list_says_so() {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the top of the tree").to_owned();
+    let top =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the top of the tree").to_owned();
     let roots = roots(&top);
-    assert!(roots.iter().any(|root| root == "hyp/engine/src/lib.rs"), "the engine is looked at: {roots:?}");
+    assert!(
+        roots.iter().any(|root| root == "hyp/engine/src/lib.rs"),
+        "the engine is looked at: {roots:?}"
+    );
     let disk = Disk(top);
     let found: BTreeSet<String> = roots.iter().flat_map(|root| cycles(&disk, root)).collect();
-    let known: BTreeSet<String> =
-        KNOWN.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).map(str::to_owned).collect();
+    let known: BTreeSet<String> = KNOWN
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(str::to_owned)
+        .collect();
     let new: Vec<_> = found.difference(&known).collect();
     let gone: Vec<_> = known.difference(&found).collect();
     assert!(new.is_empty(), "files import each other in a cycle that is not in the list: {new:#?}");
@@ -216,7 +229,10 @@ fn a_file_that_a_module_has_elsewhere_is_looked_at() {
 fn tests_comments_texts_and_other_crates_import_nothing() {
     let files = BTreeMap::from([
         ("src/lib.rs", "pub mod a;\npub mod b;\n#[cfg(test)]\nmod tests;"),
-        ("src/a.rs", "use crate::b::B;\n#[cfg(test)]\nmod tests { use super::*; use crate::tests::help; }"),
+        (
+            "src/a.rs",
+            "use crate::b::B;\n#[cfg(test)]\nmod tests { use super::*; use crate::tests::help; }",
+        ),
         (
             "src/b.rs",
             "use core::a::A;\n// use crate::a::A;\n/* crate::a */\n/// [`A`](crate::a::A)\npub struct B;\n\

@@ -32,7 +32,9 @@ fn tokens(text: &str) -> Vec<String> {
             'r' | 'b' if raw_text_length(rest).is_some() => raw_text_length(rest).unwrap_or(1),
             '\'' => quote_length(rest),
             ':' if rest.starts_with("::") => 2,
-            first if is_of_a_name(first) => rest.find(|letter| !is_of_a_name(letter)).unwrap_or(rest.len()),
+            first if is_of_a_name(first) => {
+                rest.find(|letter| !is_of_a_name(letter)).unwrap_or(rest.len())
+            }
             first => first.len_utf8(),
         };
         let (token, after) = rest.split_at(length);
@@ -86,7 +88,9 @@ fn quote_length(rest: &str) -> usize {
             let after = rest.get(3..).unwrap_or_default();
             after.find('\'').map_or(rest.len(), |end| end + 4)
         }
-        Some(_) => letters.next().filter(|(_, letter)| *letter == '\'').map_or(1, |(place, _)| place + 1),
+        Some(_) => {
+            letters.next().filter(|(_, letter)| *letter == '\'').map_or(1, |(place, _)| place + 1)
+        }
         None => 1,
     }
 }
@@ -184,7 +188,10 @@ impl Scanner<'_> {
     fn path(&mut self, module: &[String]) {
         let mut path = vec![self.token(0).to_owned()];
         self.at += 1;
-        while self.token(0) == "::" && self.token(1).chars().all(is_of_a_name) && !self.token(1).is_empty() {
+        while self.token(0) == "::"
+            && self.token(1).chars().all(is_of_a_name)
+            && !self.token(1).is_empty()
+        {
             path.push(self.token(1).to_owned());
             self.at += 2;
         }

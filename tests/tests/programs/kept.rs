@@ -1,5 +1,5 @@
-//! Programs on which engine and reference differed once, shortened: a mistake of the engine, or a false alarm of the
-//! comparison.
+//! Programs on which engine and reference differed once, shortened: a mistake of the engine, or a
+//! false alarm of the comparison.
 
 use oche_engine::Coherence::*;
 use oche_engine::Isolation::*;
@@ -41,9 +41,18 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
         ),
         (Unmap { mapping: 30725, flush: true }, 4222325719),
         (Free { domain: 2 }, 1500542500),
-        (BreakTable { domain: 0, is_first: false, word: 46135, garbage: 7, flush: true }, 1740836850),
-        (BreakTable { domain: 1, is_first: true, word: 53428, garbage: 7, flush: true }, 2612158026),
-        (BreakTable { domain: 1, is_first: true, word: 21504, garbage: 8, flush: false }, 3117957724),
+        (
+            BreakTable { domain: 0, is_first: false, word: 46135, garbage: 7, flush: true },
+            1740836850,
+        ),
+        (
+            BreakTable { domain: 1, is_first: true, word: 53428, garbage: 7, flush: true },
+            2612158026,
+        ),
+        (
+            BreakTable { domain: 1, is_first: true, word: 21504, garbage: 8, flush: false },
+            3117957724,
+        ),
     ];
     check(
         Setting {
@@ -65,8 +74,9 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
     );
 }
 
-/// The comparison takes a refused slot for unmapped until its own entry changes; the engine tries it again
-/// when a neighbour's does, and then the device reaches the page, as the guest's tables say.
+/// The comparison takes a refused slot for unmapped until its own entry changes; the engine tries
+/// it again when a neighbour's does, and then the device reaches the page, as the guest's tables
+/// say.
 #[test]
 fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
     let steps = [
@@ -122,7 +132,11 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
             3404400,
         ),
         (
-            Overlap(vec![CpuStore(Any(14564)), CpuLoad(Mapped(54376)), DeviceWrite(187, Mapping(8188))]),
+            Overlap(vec![
+                CpuStore(Any(14564)),
+                CpuLoad(Mapped(54376)),
+                DeviceWrite(187, Mapping(8188)),
+            ]),
             686932339,
         ),
         (Replace { mapping: 62730, source: Alias, rights: FromDevice, flush: true }, 2193384729),
@@ -147,7 +161,8 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
     );
 }
 
-/// Two pages of different rights side by side, strictly isolated, and a device that writes the second.
+/// Two pages of different rights side by side, strictly isolated, and a device that writes the
+/// second.
 fn beside_a_page_that_is_read(rights: Rights) {
     let steps = [
         (NewDomain, 1351225556),
@@ -167,7 +182,11 @@ fn beside_a_page_that_is_read(rights: Rights) {
         ),
         (Unmap { mapping: 21908, flush: true }, 765808191),
         (
-            Overlap(vec![DeviceWrite(156, Mapping(46775)), CpuLoad(Any(26265)), CpuStore(Mapped(64618))]),
+            Overlap(vec![
+                DeviceWrite(156, Mapping(46775)),
+                CpuLoad(Any(26265)),
+                CpuStore(Mapped(64618)),
+            ]),
             2587512532,
         ),
         (
@@ -196,7 +215,15 @@ fn beside_a_page_that_is_read(rights: Rights) {
             1014002312,
         ),
         (
-            Map { domain: 0, pages: 1, source: Row, rights, site: Allocator, fill: true, flush: true },
+            Map {
+                domain: 0,
+                pages: 1,
+                source: Row,
+                rights,
+                site: Allocator,
+                fill: true,
+                flush: true,
+            },
             601442920,
         ),
         (
@@ -235,7 +262,8 @@ fn a_page_that_devices_only_write_is_refused_beside_one_that_they_read() {
     beside_a_page_that_is_read(FromDevice);
 }
 
-/// The domain ends with no stream attached, so nothing of it can be cached, and the hardware does not answer.
+/// The domain ends with no stream attached, so nothing of it can be cached, and the hardware does
+/// not answer.
 #[test]
 fn a_domain_that_no_stream_uses_may_end_without_the_hardwares_answer() {
     let steps = [
@@ -268,7 +296,8 @@ fn a_domain_that_no_stream_uses_may_end_without_the_hardwares_answer() {
     check(setting, &steps);
 }
 
-/// A false alarm: a stream that a register's write began on resume, and a flush that has nothing to do.
+/// A false alarm: a stream that a register's write began on resume, and a flush that has nothing to
+/// do.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn what_a_device_wrote_into_its_copy_since_a_register_began_it_stays_at_the_flush() {
@@ -302,7 +331,8 @@ fn what_a_device_wrote_into_its_copy_since_a_register_began_it_stays_at_the_flus
     check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a device writes by way of the old tables in the sync that gives its stream new ones.
+/// A false alarm: a device writes by way of the old tables in the sync that gives its stream new
+/// ones.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_stream_on_its_way_to_tables_where_a_page_was_refused_may_still_reach_it() {
@@ -503,7 +533,8 @@ fn a_write_where_tables_were_refused_once_may_lie_in_a_pages_copy() {
     check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 3, darts: 1, pages: 256, frames: 24, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a stream begins with more work than one trap does, and goes to other tables before it is done.
+/// A false alarm: a stream begins with more work than one trap does, and goes to other tables
+/// before it is done.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn work_left_over_from_one_register_is_told_at_another() {
@@ -539,8 +570,8 @@ fn work_left_over_from_one_register_is_told_at_another() {
     check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 2, darts: 3, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A page that two granules map where it lies has a copy in a third, and one of the two goes: what a device wrote into
-/// the copy is to be seen then, with `api` as well.
+/// A page that two granules map where it lies has a copy in a third, and one of the two goes: what
+/// a device wrote into the copy is to be seen then, with `api` as well.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_mapping_that_goes_makes_the_copies_equal_that_stay() {
@@ -571,7 +602,8 @@ fn a_mapping_that_goes_makes_the_copies_equal_that_stay() {
     check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 3, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Page, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a device writes into a slot just after it was filled with a page that it may only read.
+/// A false alarm: a device writes into a slot just after it was filled with a page that it may only
+/// read.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_write_just_after_a_copy_was_filled_may_lie_in_it() {
@@ -588,7 +620,8 @@ fn a_write_just_after_a_copy_was_filled_may_lie_in_it() {
     check(Setting { board: Smmu, has_windows: true, caches_invalid: false, cpus: 2, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a device writes where a page that it may write was mapped once and one that it may only read is now.
+/// A false alarm: a device writes where a page that it may write was mapped once and one that it
+/// may only read is now.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_write_that_may_reach_a_page_of_old_may_lie_in_a_copy() {
@@ -606,8 +639,8 @@ fn a_write_that_may_reach_a_page_of_old_may_lie_in_a_copy() {
     check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a stream still uses the tables through which a device's write went into a copy, though its registers name
-/// others by now.
+/// A false alarm: a stream still uses the tables through which a device's write went into a copy,
+/// though its registers name others by now.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_stream_on_its_way_to_other_tables_may_still_see_what_lies_in_a_copy() {
@@ -679,8 +712,8 @@ fn a_stream_on_its_way_to_other_tables_may_still_see_what_lies_in_a_copy() {
     check(Setting { board: Smmu, has_windows: false, caches_invalid: true, cpus: 3, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: a device writes, by its right to a neighbour, into the copy of a page that it may only read, and still
-/// sees that when a CPU has stored what stood there before.
+/// A false alarm: a device writes, by its right to a neighbour, into the copy of a page that it may
+/// only read, and still sees that when a CPU has stored what stood there before.
 #[test]
 #[rustfmt::skip] // An operation a line, as it was printed.
 fn a_copy_that_a_device_may_only_read_may_hold_what_it_wrote_by_a_neighbours_right() {
@@ -792,8 +825,8 @@ fn a_copy_that_a_device_may_only_read_may_hold_what_it_wrote_by_a_neighbours_rig
     check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Page, is_watched: false, injection: None }, &steps);
 }
 
-/// A false alarm: two streams write the same bytes through different copies, one of them while its registers already name
-/// the other's tables. One of the two wins.
+/// A false alarm: two streams write the same bytes through different copies, one of them while its
+/// registers already name the other's tables. One of the two wins.
 #[test]
 fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy() {
     for seed in 0..200 {
@@ -818,7 +851,12 @@ fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy()
             (Attach { domain: 0, dart: 0, stream: 5, flush: false }, 7),
             (Write { stream: (seed % 2) as u8, target: Mapping(0), length: 32 }, 8 + seed),
             (
-                Exchange { stream: ((seed + 1) % 2) as u8, target: Mapping(0), length: 32, to_device: false },
+                Exchange {
+                    stream: ((seed + 1) % 2) as u8,
+                    target: Mapping(0),
+                    length: 32,
+                    to_device: false,
+                },
                 1000 + seed,
             ),
         ];
@@ -826,7 +864,8 @@ fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy()
     }
 }
 
-/// A page of data that serves as tables: each comparison stops at the next word that differs, and costs that much.
+/// A page of data that serves as tables: each comparison stops at the next word that differs, and
+/// costs that much.
 #[test]
 fn a_table_of_data_is_no_more_than_one_traps_work() {
     let steps = [
@@ -848,7 +887,8 @@ fn a_table_of_data_is_no_more_than_one_traps_work() {
         (BreakRegister { dart: 2, stream: 15, register: 0, garbage: 5 }, 580849507),
         (Suspend { dart: 2 }, 2102319439),
     ];
-    let setting = Setting { cpus: 3, darts: 1, coherence: Api, isolation: Strict, ..Setting::PLAIN };
+    let setting =
+        Setting { cpus: 3, darts: 1, coherence: Api, isolation: Strict, ..Setting::PLAIN };
     check(setting, &steps);
 }
 
@@ -1148,7 +1188,10 @@ fn a_walk_by_a_stale_first_level_entry_leaves_nothing_behind_its_invalidation() 
             1055540102,
         ),
         (Disk { page: Mapped(25760), length: 8, is_write: false, stays: true }, 1604516616),
-        (Overlap(vec![DeviceWrite(250, Beside(62752)), DeviceWrite(148, Mapping(8582))]), 602894790),
+        (
+            Overlap(vec![DeviceWrite(250, Beside(62752)), DeviceWrite(148, Mapping(8582))]),
+            602894790,
+        ),
         (Unmap { mapping: 55665, flush: true }, 2121267716),
         (Unmap { mapping: 2134, flush: true }, 2546507133),
         (Suspend { dart: 1 }, 2794886152),
@@ -1162,7 +1205,15 @@ fn a_walk_by_a_stale_first_level_entry_leaves_nothing_behind_its_invalidation() 
             245824572,
         ),
         (
-            Map { domain: 1, pages: 4, source: Row, rights: Both, site: Allocator, fill: true, flush: true },
+            Map {
+                domain: 1,
+                pages: 4,
+                source: Row,
+                rights: Both,
+                site: Allocator,
+                fill: true,
+                flush: true,
+            },
             3713199151,
         ),
         (Write { stream: 2, target: Beside(8554), length: 8 }, 1544264035),

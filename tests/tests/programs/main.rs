@@ -25,7 +25,8 @@ fn c1_to_c6_the_engine_and_the_reference_agree_on_random_programs() {
     }
 }
 
-/// CPUs' accesses to nearly all mapped pages trap, are carried out by the engine, and nothing else changes.
+/// CPUs' accesses to nearly all mapped pages trap, are carried out by the engine, and nothing else
+/// changes.
 #[test]
 fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
     let mut guarded = [0; 2];
@@ -39,27 +40,32 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
             program.setting.is_watched = is_watched;
             match run_program(&program) {
                 Ok(counts) => guarded[usize::from(is_watched)] += counts.trapped_accesses,
-                Err(difference) => panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what),
+                Err(difference) => {
+                    panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what)
+                }
             }
         }
     }
     assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
 }
 
-/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped, and it is reported.
+/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped,
+/// and it is reported.
 #[test]
 fn a_permission_that_changes_is_an_event() {
     let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));
     let mut told = 0;
     for program in programs {
-        told += run_program(&program).unwrap_or_else(|difference| panic!("{}", difference.what)).permissions;
+        told += run_program(&program)
+            .unwrap_or_else(|difference| panic!("{}", difference.what))
+            .permissions;
     }
     assert!(told > 20, "{told} permissions changed");
 }
 
-/// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU reads it, with
-/// no flush between, while its neighbours are being written (Linux `tg3.c`, which copies
-/// small packets out of a buffer that stays mapped).
+/// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU
+/// reads it, with no flush between, while its neighbours are being written (Linux `tg3.c`, which
+/// copies small packets out of a buffer that stays mapped).
 #[test]
 fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
     for board in [Dart, Smmu] {
@@ -69,17 +75,26 @@ fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
         for round in 0..3000 {
             let number = mix(round) as u16;
             steps.push(Write { stream: 0, target: Mapping(number >> 3), length: 32 });
-            steps.push(Exchange { stream: 0, target: Mapping(number), length: 16, to_device: false });
+            steps.push(Exchange {
+                stream: 0,
+                target: Mapping(number),
+                length: 16,
+                to_device: false,
+            });
             if round % 16 == 0 {
                 steps.push(Unmap { mapping: number, flush: true });
                 steps.push(Pack { domain: 0, buffers: 1, rights: FromDevice });
             }
         }
-        let steps =
-            steps.into_iter().enumerate().map(|(seed, operation)| Step { operation, seed: seed as u32 });
+        let steps = steps
+            .into_iter()
+            .enumerate()
+            .map(|(seed, operation)| Step { operation, seed: seed as u32 });
         match run_program(&Program { setting, steps: steps.collect() }) {
             Ok(counts) => assert!(counts.trapped_accesses > 900, "{counts:?}"),
-            Err(difference) => panic!("after {} operations: {}", difference.step + 1, difference.what),
+            Err(difference) => {
+                panic!("after {} operations: {}", difference.step + 1, difference.what)
+            }
         }
     }
 }

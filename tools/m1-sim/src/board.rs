@@ -89,7 +89,9 @@ impl Outcome {
 
     /// Whether the guest runs, or Oche says that it is about to.
     fn has_guest(&self) -> bool {
-        self.lines.iter().any(|line| line.starts_with("guest: ") || line.contains("the guest starts: "))
+        self.lines
+            .iter()
+            .any(|line| line.starts_with("guest: ") || line.contains("the guest starts: "))
     }
 }
 
@@ -141,7 +143,9 @@ impl Board {
         load(&memory, image, mac, parts)?;
         let numbered = DARTS.iter().zip(mac.settings).enumerate();
         let darts: Vec<Dart> = numbered
-            .map(|(number, ((base, ..), setting))| Dart::new(&memory, number as u64, *base, setting))
+            .map(|(number, ((base, ..), setting))| {
+                Dart::new(&memory, number as u64, *base, setting)
+            })
             .collect();
         let domains = power_domains(&memory, mac, parts)?;
         let socket = Socket::new();
@@ -214,7 +218,11 @@ impl Board {
     /// # Errors
     ///
     /// QEMU ended by itself.
-    pub fn run(mut self, limit: Duration, mut on_line: impl FnMut(&str) -> bool) -> Result<Outcome> {
+    pub fn run(
+        mut self,
+        limit: Duration,
+        mut on_line: impl FnMut(&str) -> bool,
+    ) -> Result<Outcome> {
         let mut deadline = Instant::now() + limit;
         let mut has_seen_enough = false;
         let mut last_sign = Instant::now();
@@ -267,7 +275,9 @@ impl Board {
             None | Some(Stop::Other) => {}
             Some(Stop::Written(UART_TRANSMIT)) => {
                 if self.memory.word(UART_POWER) >> 4 & 0xf != 0xf {
-                    self.outcome.violations.push("a byte was sent on a serial port without power".to_owned());
+                    self.outcome
+                        .violations
+                        .push("a byte was sent on a serial port without power".to_owned());
                 }
                 return Ok(self.hear(self.memory.word(UART_TRANSMIT) as u8));
             }
@@ -307,10 +317,12 @@ impl Board {
     /// Walks the first CPU's translation tables, once the guest's are in use.
     fn look_at_tables(&mut self) -> Result<()> {
         let [below_image, ctrr] = self.by_page;
-        let [stage1, stage2] = ["TTBR0_EL2", "VTTBR_EL2"].map(|name| self.debugger.system_register(name));
+        let [stage1, stage2] =
+            ["TTBR0_EL2", "VTTBR_EL2"].map(|name| self.debugger.system_register(name));
         let (stage1, stage2) = (stage1?, stage2?);
         if stage2 != 0 {
-            let judge = |stage, root| tables::judge(&self.memory, stage, root, below_image, ctrr).err();
+            let judge =
+                |stage, root| tables::judge(&self.memory, stage, root, below_image, ctrr).err();
             let wrong = [judge("stage 1 of EL2", stage1), judge("stage 2", stage2)];
             self.tables = Tables::Seen(wrong.into_iter().flatten().collect());
         }
@@ -329,7 +341,8 @@ impl Board {
         if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
             dart.ring(memory);
         }
-        let is_at = |dart: &&mut Dart| dart.watches().iter().any(|(watched, _)| *watched == address);
+        let is_at =
+            |dart: &&mut Dart| dart.watches().iter().any(|(watched, _)| *watched == address);
         if let Some(dart) = self.darts.iter_mut().find(is_at) {
             dart.written(memory, address);
         }
@@ -340,7 +353,9 @@ impl Board {
         let domain = self.domains.iter_mut().find(|(domain, _)| domain.register == address);
         let Some((domain, numbers)) = domain else { return Ok(()) };
         let supply = domain.written(&self.memory);
-        for (_, dart) in self.darts.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number)) {
+        for (_, dart) in
+            self.darts.iter_mut().enumerate().filter(|(number, _)| numbers.contains(number))
+        {
             let before = dart.unreadable();
             dart.supply(&self.memory, supply);
             if let Some(registers) = before.or(dart.unreadable()) {
@@ -406,7 +421,8 @@ fn load(memory: &Memory, image: &[u8], mac: &Mac, parts: &Parts) -> Result<()> {
     memory.write(FDT, &blob);
     memory.write(STUB.start, &parts.stub);
     let has_fiqs = u64::from(!mac.has_linux);
-    let words = [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing), (0x60, has_fiqs)];
+    let words =
+        [(0x40, mac.load), (0x48, FDT), (0x50, mac.cpus), (0x58, mac.missing), (0x60, has_fiqs)];
     for (offset, value) in words {
         memory.write(STUB.start + offset, &u64::to_le_bytes(value));
     }
@@ -428,7 +444,8 @@ fn power_domains(memory: &Memory, mac: &Mac, parts: &Parts) -> Result<Vec<(Domai
     let mut domains = Vec::new();
     for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
         let domain = Domain::new(memory, register, is_on);
-        let of_domain = |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
+        let of_domain =
+            |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
         let numbers: Vec<usize> = (0..DARTS.len()).filter(of_domain).collect();
         domains.extend((!numbers.is_empty()).then_some((domain, numbers)));
     }

@@ -1,4 +1,5 @@
-//! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA engine behind it.
+//! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA
+//! engine behind it.
 //!
 //! What hardware would not forgive is a violation and fails the run: an access to a DART that does
 //! not answer, a store to a locked one's tables, a command while it is busy. Source of registers
@@ -8,8 +9,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use oche_types::dart::registers::{
-    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, PARAMS1, PARAMS2, STREAM_COMMAND, STREAM_SELECT,
-    TCR, TTBR,
+    CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, PARAMS1, PARAMS2, STREAM_COMMAND,
+    STREAM_SELECT, TCR, TTBR,
 };
 
 use super::memory::Memory;
@@ -133,7 +134,8 @@ impl Dart {
         self.supply = supply;
     }
 
-    /// A bus error cannot be played; who reads these as registers believes that all streams translate.
+    /// A bus error cannot be played; who reads these as registers believes that all streams
+    /// translate.
     fn show_nothing(&mut self, memory: &Memory) {
         (0..FILE_BYTES).step_by(4).for_each(|offset| self.set(memory, offset, u32::MAX));
     }
@@ -152,8 +154,10 @@ impl Dart {
     /// What must be watched: address and bytes.
     #[must_use]
     pub fn watches(&self) -> [(u64, u64); 3] {
-        // A store of the value that a register has already cannot be seen otherwise: ERROR is the one where that counts.
-        [(0, ERROR), (ERROR, 4), (ERROR + 4, FILE_BYTES - ERROR - 4)].map(|(at, size)| (self.base + at, size))
+        // A store of the value that a register has already cannot be seen otherwise: ERROR is the
+        // one where that counts.
+        [(0, ERROR), (ERROR, 4), (ERROR + 4, FILE_BYTES - ERROR - 4)]
+            .map(|(at, size)| (self.base + at, size))
     }
 
     /// Where its DMA engine listens.
@@ -171,7 +175,8 @@ impl Dart {
     /// Something was stored into the part of the registers that begins at `address`.
     pub fn written(&mut self, memory: &Memory, address: u64) {
         if self.supply != Supply::On {
-            self.violations.push(format!("{:#x}: written while it is {:?}", self.base, self.supply));
+            self.violations
+                .push(format!("{:#x}: written while it is {:?}", self.base, self.supply));
             return;
         }
         if address == self.base + ERROR {
@@ -210,7 +215,8 @@ impl Dart {
                 }
             }
             TCR..FILE_BYTES if is_locked => {
-                self.violations.push(format!("{:#x}: {offset:#x} written while it is locked", self.base));
+                self.violations
+                    .push(format!("{:#x}: {offset:#x} written while it is locked", self.base));
                 let kept = self.get(offset);
                 self.set(memory, offset, kept);
             }
@@ -230,7 +236,8 @@ impl Dart {
         }
     }
 
-    /// The guest has rung its DMA engine's bell. Words from there: order, stream, source, target, bytes, result.
+    /// The guest has rung its DMA engine's bell. Words from there: order, stream, source, target,
+    /// bytes, result.
     pub fn ring(&mut self, memory: &Memory) {
         let word = |index: u64| memory.word(self.engine() + 4 * index);
         let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
@@ -256,8 +263,16 @@ impl Dart {
         memory.set_word(self.engine() + 20, if result.is_ok() { 1 } else { 2 });
     }
 
-    /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a granule ends.
-    fn copy(&mut self, memory: &Memory, stream: u32, from: u64, to: u64, bytes: u32) -> Result<(), ()> {
+    /// Reads at one IOVA and writes at another, as a device does: in pieces that end where a
+    /// granule ends.
+    fn copy(
+        &mut self,
+        memory: &Memory,
+        stream: u32,
+        from: u64,
+        to: u64,
+        bytes: u32,
+    ) -> Result<(), ()> {
         if self.supply != Supply::On {
             return Err(());
         }
@@ -270,7 +285,13 @@ impl Dart {
         Ok(())
     }
 
-    fn translate(&mut self, memory: &Memory, stream: u32, iova: u64, is_write: bool) -> Result<u64, ()> {
+    fn translate(
+        &mut self,
+        memory: &Memory,
+        stream: u32,
+        iova: u64,
+        is_write: bool,
+    ) -> Result<u64, ()> {
         let tcr = self.get(TCR + 4 * u64::from(stream));
         if tcr & 0x100 != 0 {
             return Ok(iova);
@@ -426,6 +447,9 @@ mod tests {
         dart.supply(&memory, Supply::Off);
         assert_eq!((copies(&mut dart), memory.word(BASE + 0x100)), (false, u32::MAX));
         dart.supply(&memory, Supply::On);
-        assert_eq!((copies(&mut dart), memory.word(BASE + 0x100), dart.unreadable()), (false, 0, None));
+        assert_eq!(
+            (copies(&mut dart), memory.word(BASE + 0x100), dart.unreadable()),
+            (false, 0, None)
+        );
     }
 }

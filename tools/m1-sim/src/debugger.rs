@@ -1,9 +1,10 @@
 //! QEMU's debugger port: stop when a register is written, look, act, go on.
 //!
-//! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole machine right behind
-//! the store, so that whoever plays the device acts before the next instruction of any CPU. QEMU stops in front of
-//! the store on this architecture, so the one CPU is stepped over it with the watchpoint taken out.
-//! Source: GDB manual, "Remote Protocol": packets `Z2`, `z2`, `Z3`, `z3`, `c`, `vCont`, `T05...watch`, `T05...rwatch`.
+//! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole
+//! machine right behind the store, so that whoever plays the device acts before the next
+//! instruction of any CPU. QEMU stops in front of the store on this architecture, so the one CPU is
+//! stepped over it with the watchpoint taken out. Source: GDB manual, "Remote Protocol": packets
+//! `Z2`, `z2`, `Z3`, `z3`, `c`, `vCont`, `T05...watch`, `T05...rwatch`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -72,7 +73,9 @@ impl Debugger {
         let stream = loop {
             match UnixStream::connect(socket) {
                 Ok(stream) => break stream,
-                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(10))
+                }
                 Err(error) => return Err(error).context("QEMU's debugger port does not answer"),
             }
         };
@@ -91,7 +94,8 @@ impl Debugger {
         self.add(Watch { kind: Kind::Store, address, bytes })
     }
 
-    /// Has the machine stop at each load from `bytes` bytes at `address`, or no longer. The machine stands still.
+    /// Has the machine stop at each load from `bytes` bytes at `address`, or no longer. The machine
+    /// stands still.
     ///
     /// # Errors
     ///
@@ -127,14 +131,16 @@ impl Debugger {
         self.send("c")
     }
 
-    /// Stores a word at a physical address of a machine that stands still: a device's register, too.
+    /// Stores a word at a physical address of a machine that stands still: a device's register,
+    /// too.
     ///
     /// # Errors
     ///
     /// QEMU refuses.
     pub fn store_physical(&mut self, address: u64, value: u32) -> Result<()> {
         let bytes = value.to_le_bytes().map(|byte| format!("{byte:02x}")).concat();
-        // QEMU's own packet: addresses are physical while it is 1. Source: QEMU 7.2 `docs/system/gdb.rst`.
+        // QEMU's own packet: addresses are physical while it is 1. Source: QEMU 7.2
+        // `docs/system/gdb.rst`.
         for (text, what) in [
             ("Qqemu.PhyMemMode:1".to_owned(), "physical addresses"),
             (format!("M{address:x},4:{bytes}"), "the store"),
@@ -188,7 +194,8 @@ impl Debugger {
         self.packet(PATIENCE)?;
         self.ask("Hg1")?;
         let registers = self.ask("g")?;
-        // 31 registers and the stack pointer come before it, sixteen digits each, lowest byte first.
+        // 31 registers and the stack pointer come before it, sixteen digits each, lowest byte
+        // first.
         let digits = registers.get(32 * 16..33 * 16).context("QEMU's registers are cut short")?;
         Ok(u64::from_str_radix(digits, 16)?.swap_bytes())
     }
@@ -207,15 +214,17 @@ impl Debugger {
         self.ask("Hg1")?;
         let digits = self.ask(&format!("p{number:x}"))?;
         // The lowest byte comes first.
-        Ok(u64::from_str_radix(&digits, 16).with_context(|| format!("{name}: {digits}"))?.swap_bytes())
+        Ok(u64::from_str_radix(&digits, 16)
+            .with_context(|| format!("{name}: {digits}"))?
+            .swap_bytes())
     }
 
     /// A description of registers, piece by piece. Asking for one also has QEMU answer `p`.
     fn read_feature(&mut self, name: &str) -> Result<String> {
         let mut text = String::new();
         loop {
-            let piece =
-                self.ask(&format!("qXfer:features:read:{name}:{:x},{FEATURE_BYTES:x}", text.len()))?;
+            let piece = self
+                .ask(&format!("qXfer:features:read:{name}:{:x},{FEATURE_BYTES:x}", text.len()))?;
             match piece.split_at_checked(1) {
                 Some(("m", more)) => text.push_str(more),
                 Some(("l", last)) => return Ok(text + last),
@@ -226,12 +235,15 @@ impl Debugger {
 
     fn ask(&mut self, text: &str) -> Result<String> {
         self.send(text)?;
-        self.packet(PATIENCE)?.with_context(|| format!("QEMU's debugger port does not answer `{text}`"))
+        self.packet(PATIENCE)?
+            .with_context(|| format!("QEMU's debugger port does not answer `{text}`"))
     }
 
     fn send(&mut self, text: &str) -> Result<()> {
         let sum = text.bytes().fold(0_u8, u8::wrapping_add);
-        self.stream.write_all(format!("${text}#{sum:02x}").as_bytes()).context("QEMU's debugger port is gone")
+        self.stream
+            .write_all(format!("${text}#{sum:02x}").as_bytes())
+            .context("QEMU's debugger port is gone")
     }
 
     /// The next packet's text; it is acknowledged.
@@ -251,7 +263,9 @@ impl Debugger {
             match self.stream.read(&mut bytes) {
                 Ok(0) => bail!("QEMU ended"),
                 Ok(count) => self.pending.extend(bytes.iter().take(count)),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
                     return Ok(None);
                 }
                 Err(error) => return Err(error).context("QEMU's debugger port is gone"),
@@ -272,7 +286,8 @@ impl Debugger {
     }
 }
 
-/// The thread, and what was done to which watched address, of a stop such as `T05thread:01;watch:0000000235200020;`.
+/// The thread, and what was done to which watched address, of a stop such as
+/// `T05thread:01;watch:0000000235200020;`.
 fn parse_stop(packet: &str) -> (&str, Option<(Kind, u64)>) {
     let value = |name: &str| {
         let start = packet.find(name)? + name.len();
@@ -310,7 +325,8 @@ mod tests {
     fn a_stop_in_pieces_is_put_together_and_the_store_stepped_over() {
         let (stream, mut other) = UnixStream::pair().expect("a pair");
         let watched = vec![Watch { kind: Kind::Store, address: 0x2_3520_0020, bytes: 4 }];
-        let mut debugger = Debugger { stream, pending: Vec::new(), watched, registers: String::new() };
+        let mut debugger =
+            Debugger { stream, pending: Vec::new(), watched, registers: String::new() };
         let wait = Duration::from_millis(20);
         other.write_all(b"+$T05thread:01;wat").expect("sent");
         assert_eq!(debugger.stopped(wait).expect("alive"), None);

@@ -27,14 +27,19 @@ impl Fault {
     pub(crate) fn change(self, root: &mut DeviceTreeNode) -> Result<()> {
         match self {
             Self::NoMemory | Self::NoMemoryNoFormat => {
-                let memory = child_with_prefix(root, "memory").context("the tree has no /memory")?;
+                let memory =
+                    child_with_prefix(root, "memory").context("the tree has no /memory")?;
                 memory.remove_property("reg");
             }
             Self::ManyBanks => {
-                let banks =
-                    (0..LIST_CAPACITY as u64 + 1).flat_map(|bank| [0x8_1000_0000 + (bank << 21), 0x1000]);
+                let banks = (0..LIST_CAPACITY as u64 + 1)
+                    .flat_map(|bank| [0x8_1000_0000 + (bank << 21), 0x1000]);
                 let banks = cells(&banks.collect::<Vec<_>>());
-                set(child_with_prefix(root, "memory").context("the tree has no /memory")?, "reg", banks);
+                set(
+                    child_with_prefix(root, "memory").context("the tree has no /memory")?,
+                    "reg",
+                    banks,
+                );
             }
             Self::NoCpus => {
                 root.remove_child("cpus");
@@ -43,7 +48,8 @@ impl Fault {
         }
         if self == Self::NoMemoryNoFormat {
             let chosen = root.child_mut("chosen").context("the tree has no /chosen")?;
-            let screen = child_with_prefix(chosen, "framebuffer").context("there is no framebuffer")?;
+            let screen =
+                child_with_prefix(chosen, "framebuffer").context("there is no framebuffer")?;
             set(screen, "format", "yuv");
         }
         Ok(())

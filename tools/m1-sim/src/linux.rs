@@ -1,7 +1,7 @@
 //! A stock kernel on the simulated board: what the board lends from QEMU.
 //!
-//! A stock distribution kernel has no driver for Apple's interrupt controller, timers and serial port, so the tree
-//! names QEMU's beside them. All that concerns DARTs is the board's own.
+//! A stock distribution kernel has no driver for Apple's interrupt controller, timers and serial
+//! port, so the tree names QEMU's beside them. All that concerns DARTs is the board's own.
 
 use anyhow::{Context, Result};
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
@@ -13,12 +13,14 @@ use super::property::{cells, set};
 
 /// Phandles that no tree of this age has.
 const GIC: u32 = 0x8000;
-/// Where QEMU's virt machine has its interrupt controller and serial port. Source: QEMU 7.2 `hw/arm/virt.c`.
+/// Where QEMU's virt machine has its interrupt controller and serial port. Source: QEMU 7.2
+/// `hw/arm/virt.c`.
 const DISTRIBUTOR: [u64; 2] = [0x0800_0000, 0x1_0000];
 const REDISTRIBUTORS: [u64; 2] = [0x080a_0000, 0xf6_0000];
 const SERIAL: [u64; 2] = [0x0900_0000, 0x1000];
 const SERIAL_INTERRUPT: u32 = 1;
-/// The distributor's register that makes an interrupt pending. Source: Arm IHI 0069, `GICD_ISPENDR<n>`.
+/// The distributor's register that makes an interrupt pending. Source: Arm IHI 0069,
+/// `GICD_ISPENDR<n>`.
 const SET_PENDING: u64 = DISTRIBUTOR[0] + 0x200;
 /// The shared interrupt of DART 0; the others follow. Nobody on QEMU's machine has these.
 const DART_INTERRUPTS: u32 = 180;
@@ -26,18 +28,19 @@ const DART_INTERRUPTS: u32 = 180;
 const PORT_INTERRUPT: u32 = 190;
 /// The register that makes an interrupt pending no longer. Source: the same, `GICD_ICPENDR<n>`.
 const CLEAR_PENDING: u64 = DISTRIBUTOR[0] + 0x280;
-/// Apple's interrupt controller, and the line that Oche is expected to take there: the last of 896, since the tree names none
-/// above 735.
+/// Apple's interrupt controller, and the line that Oche is expected to take there: the last of 896,
+/// since the tree names none above 735.
 const AIC: u64 = 0x2_3b10_0000;
 const PORT_LINE: u32 = 895;
-/// The words in which software asserts that line, and takes it back. Source: Linux `irq-apple-aic.c`.
+/// The words in which software asserts that line, and takes it back. Source: Linux
+/// `irq-apple-aic.c`.
 pub const LINE_WORDS: [u64; 2] =
     [AIC + 0x4000 + PORT_LINE as u64 / 32 * 4, AIC + 0x4080 + PORT_LINE as u64 / 32 * 4];
 /// Shared interrupts begin behind so many private ones.
 const SHARED: u32 = 32;
 
-/// The devices that the kernel finds behind DARTs: name, and each DART with the device's stream there. The last one is
-/// like a USB controller: two DARTs, one table.
+/// The devices that the kernel finds behind DARTs: name, and each DART with the device's stream
+/// there. The last one is like a USB controller: two DARTs, one table.
 pub const DEVICES: [(&str, &[(usize, u32)]); 4] =
     [("port0", &[(0, 1)]), ("port1", &[(1, 1)]), ("audio", &[(4, 2)]), ("usb", &[(2, 0), (3, 1)])];
 
@@ -53,7 +56,8 @@ pub fn pending(number: usize) -> (u64, u32) {
     (SET_PENDING + u64::from(line / 32 * 4), 1 << (line % 32))
 }
 
-/// The word to store where, after `value` was stored at one of [`LINE_WORDS`]; `None`: that was another line.
+/// The word to store where, after `value` was stored at one of [`LINE_WORDS`]; `None`: that was
+/// another line.
 #[must_use]
 pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
     let registers = if address == LINE_WORDS[0] { SET_PENDING } else { CLEAR_PENDING };
@@ -88,7 +92,8 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
     root.add_child(gic);
     let timer = root.child_mut("timer").context("the tree has no /timer")?;
     set(timer, "interrupt-parent", GIC);
-    // Physical, virtual, and the hypervisor's two; private, high. Source: QEMU 7.2 `include/hw/arm/virt.h`.
+    // Physical, virtual, and the hypervisor's two; private, high. Source: QEMU 7.2
+    // `include/hw/arm/virt.h`.
     let timers = [14, 11, 10, 12].iter().flat_map(|line| interrupt(1, *line, 4));
     set(timer, "interrupts", timers.collect::<Vec<u8>>());
     let mut serial = DeviceTreeNode::new_unchecked("serial@9000000");
@@ -100,19 +105,23 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
     set(&mut serial, "clock-names", "uartclk\0apb_pclk");
     root.add_child(serial);
     let soc = root.child_mut("soc").context("the tree has no /soc")?;
-    // Apple's controller has no driver here. As a nexus it hands the port's line on to QEMU's, whose interrupt this process makes
-    // pending: an edge, since nobody outside can hold a line up. Source: Devicetree Specification 0.4, 2.4.3.
-    let aic = soc.child_mut(&format!("interrupt-controller@{AIC:x}")).context("the tree has no AIC")?;
+    // Apple's controller has no driver here. As a nexus it hands the port's line on to QEMU's,
+    // whose interrupt this process makes pending: an edge, since nobody outside can hold a line up.
+    // Source: Devicetree Specification 0.4, 2.4.3.
+    let aic =
+        soc.child_mut(&format!("interrupt-controller@{AIC:x}")).context("the tree has no AIC")?;
     aic.remove_property("interrupt-controller");
     set(aic, "#address-cells", 0u32);
-    // The mask leaves a bit out, so that the line is free all the same: no cell of the tree is its number.
+    // The mask leaves a bit out, so that the line is free all the same: no cell of the tree is its
+    // number.
     set(aic, "interrupt-map-mask", [u32::MAX, 0xffff, u32::MAX].map(u32::to_be_bytes).concat());
     let map = [0, PORT_LINE | 1 << 16, 4, GIC, 0, PORT_INTERRUPT, 1];
     set(aic, "interrupt-map", map.map(u32::to_be_bytes).concat());
     let mut phandles = Vec::new();
     for (number, (base, ..)) in DARTS.iter().enumerate() {
         let dart = soc.child_mut(&format!("iommu@{base:x}")).context("the tree lacks a DART")?;
-        // The power manager has no driver either, and a device whose domain nobody serves is not probed.
+        // The power manager has no driver either, and a device whose domain nobody serves is not
+        // probed.
         dart.remove_property("power-domains");
         set(dart, "interrupt-parent", GIC);
         set(dart, "interrupts", interrupt(0, DART_INTERRUPTS + number as u32, 1));
@@ -125,16 +134,18 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
 /// Adds the devices behind the DARTs, whose phandles are given.
 fn add_devices(soc: &mut DeviceTreeNode, phandles: &[u32]) {
     for (name, behind) in DEVICES {
-        let engines: Vec<u64> = behind.iter().map(|(dart, _)| dart::engine_of(*dart as u64)).collect();
+        let engines: Vec<u64> =
+            behind.iter().map(|(dart, _)| dart::engine_of(*dart as u64)).collect();
         let first = engines.first().copied().unwrap_or_default();
         let mut node = DeviceTreeNode::new_unchecked(format!("{name}@{first:x}"));
         set(&mut node, "compatible", "oche,board-dma");
-        let registers: Vec<u64> = engines.iter().flat_map(|engine| [*engine, dart::ENGINE_BYTES]).collect();
+        let registers: Vec<u64> =
+            engines.iter().flat_map(|engine| [*engine, dart::ENGINE_BYTES]).collect();
         set(&mut node, "reg", cells(&registers));
         let numbers = |pick: fn(u32, u32) -> Vec<u32>| -> Vec<u8> {
-            let all = behind
-                .iter()
-                .flat_map(|(dart, stream)| pick(phandles.get(*dart).copied().unwrap_or_default(), *stream));
+            let all = behind.iter().flat_map(|(dart, stream)| {
+                pick(phandles.get(*dart).copied().unwrap_or_default(), *stream)
+            });
             all.flat_map(u32::to_be_bytes).collect()
         };
         set(&mut node, "iommus", numbers(|dart, stream| vec![dart, stream]));
@@ -173,6 +184,8 @@ mod tests {
 
     #[test]
     fn every_device_is_behind_darts_that_the_board_has() {
-        assert!(DEVICES.iter().flat_map(|(_, behind)| *behind).all(|(dart, _)| *dart < DARTS.len()));
+        assert!(
+            DEVICES.iter().flat_map(|(_, behind)| *behind).all(|(dart, _)| *dart < DARTS.len())
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The simulated board's memory: one sparse file that QEMU has as its RAM, with the M1's addresses in it.
+//! The simulated board's memory: one sparse file that QEMU has as its RAM, with the M1's addresses
+//! in it.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -10,7 +11,8 @@ use anyhow::{Context, Result};
 
 /// Where QEMU's virt machine has its RAM begin. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_MEM`.
 const BASE: u64 = 0x4000_0000;
-/// Bytes: the M1's registers from 0x2_0000_0000 on, and its DRAM from 0x8_0000_0000 on, 16 GiB and a bit.
+/// Bytes: the M1's registers from 0x2_0000_0000 on, and its DRAM from 0x8_0000_0000 on, 16 GiB and
+/// a bit.
 pub const BYTES: u64 = 0xc_4000_0000 - BASE;
 
 /// The memory. The file is gone with the value.
@@ -32,10 +34,15 @@ impl Memory {
         let folder = if shared.is_dir() { shared.to_path_buf() } else { std::env::temp_dir() };
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let path = folder.join(format!("oche-m1.{}.{number}", std::process::id()));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.with_context(|| format!("cannot create the board's memory, {}", path.display()))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file =
+            file.with_context(|| format!("cannot create the board's memory, {}", path.display()))?;
         let memory = Self { path, file };
-        memory.file.set_len(BYTES).with_context(|| format!("cannot size {}", memory.path.display()))?;
+        memory
+            .file
+            .set_len(BYTES)
+            .with_context(|| format!("cannot size {}", memory.path.display()))?;
         Ok(memory)
     }
 

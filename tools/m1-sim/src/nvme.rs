@@ -1,4 +1,5 @@
-//! The simulated board's NVMe controller: it takes commands at its doorbells and moves bytes physically, past every DART.
+//! The simulated board's NVMe controller: it takes commands at its doorbells and moves bytes
+//! physically, past every DART.
 //!
 //! As on an M1 a store to a doorbell is the number of a submission entry. Blocks of 4 KiB; a read
 //! or write of block 2^32 and up is carried out only with the next flush, so that a command can be
@@ -75,8 +76,10 @@ impl Nvme {
             let blocks = u64::from(memory.word(entry + 48) & 0xffff) + 1;
             let first = memory.double(entry + 40) % DELAYED;
             for (index, page) in pages(memory, entry, blocks).into_iter().enumerate() {
-                let block =
-                    self.blocks.entry(first + index as u64).or_insert_with(|| vec![0; BLOCK as usize]);
+                let block = self
+                    .blocks
+                    .entry(first + index as u64)
+                    .or_insert_with(|| vec![0; BLOCK as usize]);
                 if opcode == 1 {
                     memory.read(page, block);
                 } else {

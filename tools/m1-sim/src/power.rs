@@ -1,8 +1,8 @@
 //! The board's power manager: the domains that its DARTs are in.
 //!
-//! A domain is in the state that was asked for at once. One that may gate its clock by itself (`AUTO_ENABLE`) has it gated
-//! whenever somebody looks: nothing uses it at that moment. Source of the bits: Linux
-//! `drivers/pmdomain/apple/pmgr-pwrstate.c`.
+//! A domain is in the state that was asked for at once. One that may gate its clock by itself
+//! (`AUTO_ENABLE`) has it gated whenever somebody looks: nothing uses it at that moment. Source of
+//! the bits: Linux `drivers/pmdomain/apple/pmgr-pwrstate.c`.
 
 use super::memory::Memory;
 

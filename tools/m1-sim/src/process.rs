@@ -31,7 +31,8 @@ pub(crate) fn spawn(mac: &Mac, qemu: &[OsString], memory: &Memory, socket: &Path
         memory.path().display()
     ));
     line.arg("-device").arg(format!("loader,addr={:#x},cpu-num=0", STUB.start));
-    line.arg("-chardev").arg(format!("socket,id=debugger,server=on,wait=off,path={}", socket.display()));
+    line.arg("-chardev")
+        .arg(format!("socket,id=debugger,server=on,wait=off,path={}", socket.display()));
     line.args(["-gdb", "chardev:debugger"]).args(&mac.arguments);
     let output = if mac.has_linux { Stdio::piped() } else { Stdio::null() };
     line.stdin(Stdio::null()).stdout(output).stderr(Stdio::inherit());

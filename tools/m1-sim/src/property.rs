@@ -19,9 +19,8 @@ pub(super) fn child_with_prefix<'a>(
     node: &'a mut DeviceTreeNode,
     prefix: &str,
 ) -> Option<&'a mut DeviceTreeNode> {
-    let name = node
-        .children()
-        .map(|child| child.name().to_owned())
-        .find(|name| name == prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@')))?;
+    let name = node.children().map(|child| child.name().to_owned()).find(|name| {
+        name == prefix || name.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('@'))
+    })?;
     node.child_mut(&name)
 }

@@ -33,8 +33,8 @@ pub fn lit_pixels(bytes: &[u8]) -> usize {
     pixels(bytes).filter(|pixel| *pixel & 0x3fff_ffff != 0).count()
 }
 
-/// What a person reads on the screen, row by row, each without the blanks behind it: characters of Oche's font where Oche
-/// puts them. A place with anything else on it reads as U+FFFD.
+/// What a person reads on the screen, row by row, each without the blanks behind it: characters of
+/// Oche's font where Oche puts them. A place with anything else on it reads as U+FFFD.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Vec<String> {
     let all: Vec<u32> = pixels(bytes).map(brightness).collect();
@@ -45,12 +45,16 @@ pub fn text(bytes: &[u8]) -> Vec<String> {
         let (left, top) = ((column + MARGIN) * GLYPH_WIDTH, TOP + row * GLYPH_HEIGHT);
         let places = (0..GLYPH_HEIGHT).flat_map(|y| (0..GLYPH_WIDTH).map(move |x| (x, y)));
         let shape: Vec<bool> = places
-            .map(|(x, y)| all.get((top + y) * WIDTH as usize + left + x).is_some_and(|light| *light >= DARK))
+            .map(|(x, y)| {
+                all.get((top + y) * WIDTH as usize + left + x).is_some_and(|light| *light >= DARK)
+            })
             .collect();
         shapes.get(&shape).copied().unwrap_or(char::REPLACEMENT_CHARACTER)
     };
     (0..rows)
-        .map(|row| (0..columns).map(|column| read(row, column)).collect::<String>().trim_end().to_owned())
+        .map(|row| {
+            (0..columns).map(|column| read(row, column)).collect::<String>().trim_end().to_owned()
+        })
         .collect()
 }
 
@@ -114,7 +118,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("screen.png");
         write_png(&bytes, &path).expect("written");
-        let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).expect("a file")));
+        let decoder =
+            png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).expect("a file")));
         let mut reader = decoder.read_info().expect("a picture");
         let mut colours = vec![0; reader.output_buffer_size().expect("a size")];
         reader.next_frame(&mut colours).expect("a frame");

@@ -1,9 +1,10 @@
 //! The CPU's own translation tables, read from the board's memory while the machine stands still.
 //!
-//! An M1 takes an L2 address size fault where a block descriptor (2 MiB or 1 GiB) overlaps the memory that CTRR
-//! names, which lies inside `/memory`; m1n1 maps whatever lies below itself in pages, in both stages. Source: m1n1
-//! `src/memory.c`, `mmu_map`; `src/hv_vm.c`, `hv_map`. QEMU's CPUs take any block, so it is the board that looks.
-//! The walk is not Oche's own code: a mistake there must not hide behind itself.
+//! An M1 takes an L2 address size fault where a block descriptor (2 MiB or 1 GiB) overlaps the
+//! memory that CTRR names, which lies inside `/memory`; m1n1 maps whatever lies below itself in
+//! pages, in both stages. Source: m1n1 `src/memory.c`, `mmu_map`; `src/hv_vm.c`, `hv_map`. QEMU's
+//! CPUs take any block, so it is the board that looks. The walk is not Oche's own code: a mistake
+//! there must not hide behind itself.
 
 use oche_types::range::{PAGE, PhysRange};
 
@@ -32,8 +33,8 @@ pub(super) fn mapped(memory: &Memory, root: u64, region: PhysRange) -> Mapped {
     found
 }
 
-/// What an M1 would object to, in words; `stage` names the tables. `ctrr` is memory that the guest is offered: where
-/// not one page of it is mapped, something else than the tables was read.
+/// What an M1 would object to, in words; `stage` names the tables. `ctrr` is memory that the guest
+/// is offered: where not one page of it is mapped, something else than the tables was read.
 ///
 /// # Errors
 ///
@@ -48,16 +49,27 @@ pub(super) fn judge(
     let found = mapped(memory, root, below_image);
     if let Some(block) = found.blocks.first() {
         let count = found.blocks.len();
-        return Err(format!("{stage} maps {block} as a block, below the image ({count} such blocks)"));
+        return Err(format!(
+            "{stage} maps {block} as a block, below the image ({count} such blocks)"
+        ));
     }
     let pages = mapped(memory, root, ctrr).pages;
     if pages != ctrr.size() / PAGE {
-        return Err(format!("{stage} maps {pages} pages of the memory at {ctrr}, of which all are RAM"));
+        return Err(format!(
+            "{stage} maps {pages} pages of the memory at {ctrr}, of which all are RAM"
+        ));
     }
     Ok(())
 }
 
-fn walk(memory: &Memory, table: u64, covers: PhysRange, level: usize, region: PhysRange, found: &mut Mapped) {
+fn walk(
+    memory: &Memory,
+    table: u64,
+    covers: PhysRange,
+    level: usize,
+    region: PhysRange,
+    found: &mut Mapped,
+) {
     let Some(bytes) = ENTRY_BYTES.get(level) else { return };
     let first = (region.start.max(covers.start) - covers.start) / bytes;
     let end = (region.end.min(covers.end) - covers.start).div_ceil(*bytes);
@@ -91,8 +103,9 @@ mod tests {
         for block in 0..4 {
             let table = ROOT + 0x2000 + block * 0x1000;
             store(ROOT + 0x1000 + block * 8, table | 3);
-            (0..512)
-                .for_each(|page| store(table + page * 8, (0x8_0000_0000 + (block << 21) + (page << 12)) | 3));
+            (0..512).for_each(|page| {
+                store(table + page * 8, (0x8_0000_0000 + (block << 21) + (page << 12)) | 3)
+            });
         }
         store(ROOT + 0x1000 + 4 * 8, 0x8_0080_0000 | 1);
         memory
@@ -107,7 +120,10 @@ mod tests {
         let block = range(0x8_0080_0000, 0x8_00a0_0000);
         assert_eq!(found(0x8_007f_f000, 0x8_0080_1000), Mapped { pages: 1, blocks: vec![block] });
         let gigabyte = range(0x8_4000_0000, 0x8_8000_0000);
-        assert_eq!(found(0x8_7fff_f000, 0x9_0000_0000), Mapped { pages: 0, blocks: vec![gigabyte] });
+        assert_eq!(
+            found(0x8_7fff_f000, 0x9_0000_0000),
+            Mapped { pages: 0, blocks: vec![gigabyte] }
+        );
     }
 
     #[test]

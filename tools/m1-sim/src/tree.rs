@@ -10,7 +10,8 @@ use super::dart::Setting;
 use super::mac::{DARTS, Mac};
 use super::property::{cells, child_with_prefix, set};
 
-/// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer, `/chosen`.
+/// Completes a compiled tree as m1n1 does: memory, what is reserved, CPUs, the framebuffer,
+/// `/chosen`.
 ///
 /// # Errors
 ///
@@ -36,7 +37,8 @@ pub fn completed(blob: &[u8], mac: &Mac) -> Result<Vec<u8>> {
     for name in old.iter().filter(|name| name.starts_with("framebuffer")) {
         chosen.remove_child(name);
     }
-    let mut framebuffer = DeviceTreeNode::new_unchecked(format!("framebuffer@{:x}", mac.screen.start));
+    let mut framebuffer =
+        DeviceTreeNode::new_unchecked(format!("framebuffer@{:x}", mac.screen.start));
     set(&mut framebuffer, "compatible", "apple,simple-framebuffer\0simple-framebuffer");
     set(&mut framebuffer, "reg", cells(&[mac.screen.start, mac.screen.size()]));
     set(&mut framebuffer, "width", super::screen::WIDTH);
@@ -123,7 +125,8 @@ fn complete_darts(root: &mut DeviceTreeNode) -> Result<()> {
             }
             soc.add_child(node);
             for (stream, client) in clients {
-                let mut node = DeviceTreeNode::new_unchecked(format!("{client}@{:x}", base + 0x100_0000));
+                let mut node =
+                    DeviceTreeNode::new_unchecked(format!("{client}@{:x}", base + 0x100_0000));
                 set(&mut node, "iommus", [phandle, *stream]);
                 soc.add_child(node);
             }
@@ -135,8 +138,9 @@ fn complete_darts(root: &mut DeviceTreeNode) -> Result<()> {
     Ok(())
 }
 
-/// Gives `sio`'s DART and the NVMe addresses of QEMU's machine where nothing is, between its virtio slots and its platform
-/// bus: there an access ends in an external abort. Source: QEMU 7.2 `hw/arm/virt.c`, `base_memmap`.
+/// Gives `sio`'s DART and the NVMe addresses of QEMU's machine where nothing is, between its virtio
+/// slots and its platform bus: there an access ends in an external abort. Source: QEMU 7.2
+/// `hw/arm/virt.c`, `base_memmap`.
 fn move_to_nowhere(root: &mut DeviceTreeNode) -> Result<()> {
     let soc = root.child_mut("soc").context("the tree has no /soc")?;
     for (name, start) in [("iommu@235004000", 0x0b00_0000), ("nvme@27bcc0000", 0x0b10_0000)] {
@@ -146,9 +150,12 @@ fn move_to_nowhere(root: &mut DeviceTreeNode) -> Result<()> {
     Ok(())
 }
 
-/// The phandle of the power domain with this label; one that nobody has named yet gets the next `fresh` one.
+/// The phandle of the power domain with this label; one that nobody has named yet gets the next
+/// `fresh` one.
 fn power_phandle(node: &mut DeviceTreeNode, label: &str, fresh: &mut u32) -> Option<u32> {
-    let is_it = node.property("label").is_some_and(|value| value.value() == format!("{label}\0").as_bytes());
+    let is_it = node
+        .property("label")
+        .is_some_and(|value| value.value() == format!("{label}\0").as_bytes());
     if !is_it {
         return node.children_mut().find_map(|child| power_phandle(child, label, fresh));
     }
@@ -196,7 +203,8 @@ fn collect_power(node: &DeviceTreeNode, off: &[&str], found: &mut Vec<PowerDomai
     };
     for child in node.children() {
         let text = |name: &str| {
-            let value = child.property(name).map(|property| property.value().to_vec()).unwrap_or_default();
+            let value =
+                child.property(name).map(|property| property.value().to_vec()).unwrap_or_default();
             String::from_utf8_lossy(&value).into_owned()
         };
         if text("compatible").contains("apple,pmgr-pwrstate")

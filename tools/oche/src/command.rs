@@ -11,8 +11,8 @@ use crate::workspace;
 
 /// Runs a program to its end and gives its standard output.
 ///
-/// `what` names the work in the error, as in "building the module". The whole output of a failed program is kept
-/// in `target/logs/`.
+/// `what` names the work in the error, as in "building the module". The whole output of a failed
+/// program is kept in `target/logs/`.
 ///
 /// # Errors
 ///
@@ -49,10 +49,12 @@ pub fn run(command: &mut Command, what: &str) -> Result<()> {
 ///
 /// As [`output`], or the output is not UTF-8.
 pub fn text(command: &mut Command, what: &str) -> Result<String> {
-    String::from_utf8(output(command, what)?).with_context(|| format!("{what}: the answer is not UTF-8"))
+    String::from_utf8(output(command, what)?)
+        .with_context(|| format!("{what}: the answer is not UTF-8"))
 }
 
-/// Runs a compiler to its end; if it fails, prints what it said in full, which a developer wants to read.
+/// Runs a compiler to its end; if it fails, prints what it said in full, which a developer wants to
+/// read.
 ///
 /// # Errors
 ///
@@ -79,7 +81,8 @@ pub fn show(command: &mut Command, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether a program of this name is on the search path, or in the folders that only root's path has.
+/// Whether a program of this name is on the search path, or in the folders that only root's path
+/// has.
 #[must_use]
 pub fn is_present(program: &str) -> bool {
     find(program).is_some()
@@ -166,12 +169,17 @@ fn known_cause(said: &str) -> Option<&'static str> {
             "it may not write there: run it as root, or as a user that may use sudo",
         ),
     ];
-    CAUSES.iter().find(|(signs, _)| signs.iter().any(|sign| said.contains(sign))).map(|(_, cause)| *cause)
+    CAUSES
+        .iter()
+        .find(|(signs, _)| signs.iter().any(|sign| said.contains(sign)))
+        .map(|(_, cause)| *cause)
 }
 
 fn keep_log(command: &Command, said: &str, what: &str) -> Option<std::path::PathBuf> {
-    let name: String =
-        what.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+    let name: String = what
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+        .collect();
     let path = workspace::target().join("logs").join(format!("{name}.log"));
     let whole = format!("{command:?}\n\n{said}");
     workspace::write_whole(Path::new(&path), whole.as_bytes()).ok().map(|()| path)
@@ -184,9 +192,11 @@ mod tests {
 
     #[test]
     fn a_missing_program_is_named_with_what_to_do() {
-        let error = output(&mut Command::new("no-such-program-here"), "trying").unwrap_err().to_string();
+        let error =
+            output(&mut Command::new("no-such-program-here"), "trying").unwrap_err().to_string();
         assert!(
-            error.contains("no-such-program-here is missing") && error.contains("cargo xtask setup"),
+            error.contains("no-such-program-here is missing")
+                && error.contains("cargo xtask setup"),
             "{error}"
         );
     }
@@ -202,10 +212,12 @@ mod tests {
     #[test]
     fn an_unreachable_archive_and_a_full_disk_get_an_instruction() {
         assert!(
-            known_cause("Temporary failure resolving 'x'").is_some_and(|cause| cause.contains("network"))
+            known_cause("Temporary failure resolving 'x'")
+                .is_some_and(|cause| cause.contains("network"))
         );
         assert!(
-            known_cause("write: No space left on device").is_some_and(|cause| cause.contains("disk is full"))
+            known_cause("write: No space left on device")
+                .is_some_and(|cause| cause.contains("disk is full"))
         );
         assert_eq!(known_cause("something else"), None);
     }

@@ -61,7 +61,10 @@ pub fn refuse_pipe(input: &Path) -> Result<()> {
 /// # Errors
 ///
 /// It cannot be written.
-pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<u64> {
+pub fn write_file(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
+) -> Result<u64> {
     let said = || format!("writing {}", path.display());
     let fill = |file: &File| {
         let mut out = BufWriter::with_capacity(1 << 16, file);
@@ -70,13 +73,15 @@ pub fn write_file(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::
     // A link's file is replaced, not the link; a pipe or a device cannot be.
     let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let is_plain = fs::metadata(&place).map_or(true, |metadata| metadata.is_file());
-    let folder = place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder =
+        place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if is_plain && place.exists() {
         File::options().write(true).open(&place).with_context(said)?;
     }
     // As of any new file: the umask takes its part.
-    let made =
-        || tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder).ok();
+    let made = || {
+        tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder).ok()
+    };
     match is_plain.then(made).flatten() {
         Some(whole) => {
             fill(whole.as_file()).with_context(said)?;

@@ -15,7 +15,8 @@ use crate::{command, workspace};
 pub const TARGET: &str = "aarch64-unknown-none-softfloat";
 /// The cargo profile, from the workspace's manifest.
 pub const PROFILE: &str = "el2";
-/// Stands among the features for the one that is left out: `trace`, the only one that is on by itself.
+/// Stands among the features for the one that is left out: `trace`, the only one that is on by
+/// itself.
 pub const WITHOUT_TRACE: &str = "without-trace";
 /// The board that a developer's own machine runs in QEMU.
 pub const PACKAGE: &str = "oche-qemu-virt";
@@ -77,7 +78,8 @@ impl Toolchain {
         Ok(Self::Debian)
     }
 
-    /// A cargo that builds for the target in a folder of its own, so that two compilers do not undo each other.
+    /// A cargo that builds for the target in a folder of its own, so that two compilers do not undo
+    /// each other.
     #[must_use]
     pub fn cargo(self) -> Command {
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -105,7 +107,8 @@ impl Toolchain {
         cargo
     }
 
-    /// Frame pointers, so that a panic can tell who called whom; and Debian's compiler does not know its linker.
+    /// Frame pointers, so that a panic can tell who called whom; and Debian's compiler does not
+    /// know its linker.
     fn compiler_flags(self) -> &'static str {
         match self {
             Self::Rustup => "-Cforce-frame-pointers=yes",
@@ -137,7 +140,8 @@ impl Toolchain {
 
 /// Builds Oche for QEMU's virt machine and gives the path of its ELF file.
 ///
-/// With `features`, such as `break-placement`, the file has a name of its own and stands beside the plain one.
+/// With `features`, such as `break-placement`, the file has a name of its own and stands beside the
+/// plain one.
 ///
 /// # Errors
 ///
@@ -146,20 +150,28 @@ pub fn build(toolchain: Toolchain, features: &[&str], step: &Step) -> Result<Pat
     build_package(toolchain, PACKAGE, features, step)
 }
 
-/// Builds one of the workspace's packages for the target, such as a guest of the tests, and gives the path of its
-/// ELF file.
+/// Builds one of the workspace's packages for the target, such as a guest of the tests, and gives
+/// the path of its ELF file.
 ///
 /// # Errors
 ///
 /// As [`build`].
-pub fn build_package(toolchain: Toolchain, package: &str, features: &[&str], step: &Step) -> Result<PathBuf> {
+pub fn build_package(
+    toolchain: Toolchain,
+    package: &str,
+    features: &[&str],
+    step: &Step,
+) -> Result<PathBuf> {
     step.detail(&format!("compiling for {TARGET} with {toolchain}"));
     let mut cargo = toolchain.cargo();
-    cargo.args(["build", "--package", package, "--profile", PROFILE]).args(toolchain.target_arguments());
+    cargo
+        .args(["build", "--package", package, "--profile", PROFILE])
+        .args(toolchain.target_arguments());
     if features.contains(&WITHOUT_TRACE) {
         cargo.arg("--no-default-features");
     }
-    let added: Vec<&str> = features.iter().copied().filter(|feature| *feature != WITHOUT_TRACE).collect();
+    let added: Vec<&str> =
+        features.iter().copied().filter(|feature| *feature != WITHOUT_TRACE).collect();
     if !added.is_empty() {
         cargo.arg("--features").arg(added.join(","));
     }
@@ -184,8 +196,11 @@ fn file_name(package: &str, features: &[&str]) -> String {
 
 /// The folder of rustup's active toolchain, as its compiler tells it.
 fn active_toolchain() -> Option<PathBuf> {
-    let answer =
-        Command::new("rustc").args(["--print", "sysroot"]).current_dir(workspace::root()).output().ok()?;
+    let answer = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .current_dir(workspace::root())
+        .output()
+        .ok()?;
     let path = String::from_utf8(answer.stdout).ok()?;
     let path = Path::new(path.trim());
     (answer.status.success() && path.is_absolute()).then(|| path.to_owned())

@@ -34,10 +34,14 @@ pub enum Sign {
     File(&'static str),
 }
 
-/// Needed where rustup has no bare-metal target to offer: Debian's newer compiler with its library's source.
+/// Needed where rustup has no bare-metal target to offer: Debian's newer compiler with its
+/// library's source.
 const COMPILER_NEEDS: [Need; 3] = [
     Need { sign: Sign::File("/usr/bin/rustc"), package: "rustc-web" },
-    Need { sign: Sign::File("/usr/lib/rustlib/src/rust/library/core/Cargo.toml"), package: "rust-web-src" },
+    Need {
+        sign: Sign::File("/usr/lib/rustlib/src/rust/library/core/Cargo.toml"),
+        package: "rust-web-src",
+    },
     Need { sign: Sign::Program("ld.lld"), package: "lld" },
 ];
 
@@ -91,7 +95,9 @@ impl Sign {
 pub fn install(packages: &[&str], step: &Step) -> Result<()> {
     let list = packages.join(" ");
     if !command::is_present("apt-get") {
-        bail!("these are missing: {list}; this is not a Debian, so install what they hold by your own means");
+        bail!(
+            "these are missing: {list}; this is not a Debian, so install what they hold by your own means"
+        );
     }
     let root = Root::find().with_context(|| {
         format!("these packages are missing: {list}; as root, run `apt-get install --no-install-recommends {list}`")
@@ -147,8 +153,10 @@ impl Root {
         if !command::is_present("sudo") {
             bail!("only root may install packages, and there is no sudo");
         }
-        let asks_nothing =
-            Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|run| run.status.success());
+        let asks_nothing = Command::new("sudo")
+            .args(["-n", "true"])
+            .output()
+            .is_ok_and(|run| run.status.success());
         let may_ask = std::io::stdin().is_terminal();
         if !asks_nothing && !may_ask {
             bail!(
@@ -183,12 +191,13 @@ impl Root {
         command
     }
 
-    /// Reads the lists anew. One broken foreign source must not stop the rest, so the outcome is judged by what
-    /// the lists then offer.
+    /// Reads the lists anew. One broken foreign source must not stop the rest, so the outcome is
+    /// judged by what the lists then offer.
     fn update(self, step: &Step) {
         step.detail("reading the package lists (apt-get update)");
-        let _ = self
-            .on_terminal(step, || command::run(self.apt_get().arg("update"), "reading the package lists"));
+        let _ = self.on_terminal(step, || {
+            command::run(self.apt_get().arg("update"), "reading the package lists")
+        });
     }
 
     fn install(self, packages: &[&str]) -> Result<()> {

@@ -53,8 +53,8 @@ pub struct Packed {
 ///
 /// # Errors
 ///
-/// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the result cannot be
-/// written. Each says what to do.
+/// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the
+/// result cannot be written. Each says what to do.
 pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
     let (image, guest_page_bytes) = image_of(oche, guest)?;
     workspace::write_whole(into, &image)?;
@@ -63,16 +63,18 @@ pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
 
 /// The packed file's bytes, and the guest kernel's page size as in [`Packed`].
 fn image_of(oche: &Path, guest: &Guest) -> Result<(Vec<u8>, u64)> {
-    let elf = fs::read(oche).with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
+    let elf = fs::read(oche)
+        .with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
     let kernel = KernelImage::read(&guest.kernel)?;
     let initrd = match &guest.initrd {
-        Some(path) => {
-            Some(fs::read(path).with_context(|| format!("cannot read the initrd {}", path.display()))?)
-        }
+        Some(path) => Some(
+            fs::read(path).with_context(|| format!("cannot read the initrd {}", path.display()))?,
+        ),
         None => None,
     };
     let options = options_text(&guest.options)?;
-    let mut image = flatten(&elf).with_context(|| format!("{} is not an image of Oche", oche.display()))?;
+    let mut image =
+        flatten(&elf).with_context(|| format!("{} is not an image of Oche", oche.display()))?;
     let mut items = vec![(Kind::Kernel, kernel.bytes())];
     items.extend(initrd.as_deref().map(|bytes| (Kind::Initrd, bytes)));
     items.push((Kind::Options, options.as_bytes()));
@@ -89,8 +91,8 @@ fn image_of(oche: &Path, guest: &Guest) -> Result<(Vec<u8>, u64)> {
 ///
 /// The bytes are no ELF file, it has no `__image_end` on a page border, or a segment lies outside.
 pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
-    let file =
-        object::read::elf::ElfFile64::<object::Endianness>::parse(elf).context("it is not an ELF file")?;
+    let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)
+        .context("it is not an ELF file")?;
     let Some(base) = file.segments().map(|segment| segment.address()).min() else {
         bail!("it has no loadable segment");
     };
@@ -132,7 +134,8 @@ fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
     image.extend(payload::MAGIC);
     image.extend(payload::VERSION.to_le_bytes());
     image.extend(u32::try_from(items.len())?.to_le_bytes());
-    let mut offset = ((HEADER_BYTES + items.len() * ENTRY_BYTES) as u64).next_multiple_of(ITEM_ALIGNMENT);
+    let mut offset =
+        ((HEADER_BYTES + items.len() * ENTRY_BYTES) as u64).next_multiple_of(ITEM_ALIGNMENT);
     for (kind, bytes) in items {
         image.extend(kind.number().to_le_bytes());
         image.extend(0_u32.to_le_bytes());
@@ -161,7 +164,8 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
     let mut text = String::new();
     for (name, value) in options {
         let is_name = name.strip_prefix("oche.").is_some_and(|rest| {
-            !rest.is_empty() && rest.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
+            !rest.is_empty()
+                && rest.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-')
         });
         if !is_name {
             bail!(
@@ -173,7 +177,8 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
         }
         text.push_str(&format!("{name}={value}\n"));
     }
-    // Oche itself would name what it does not know on its console and go on; here it can still be put right.
+    // Oche itself would name what it does not know on its console and go on; here it can still be
+    // put right.
     let mut refused = None;
     let mut taken = Options::default();
     taken.take_text(&text, &mut |name| refused = refused.take().or(Some(name.to_owned())));

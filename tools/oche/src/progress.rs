@@ -64,7 +64,9 @@ impl Step {
             Look::Terminal { .. } => ProgressBar::new_spinner(),
             Look::Plain | Look::Silent => ProgressBar::hidden(),
         };
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} {msg:.dim} {elapsed:.dim}") {
+        if let Ok(style) =
+            ProgressStyle::with_template("{spinner} {prefix} {msg:.dim} {elapsed:.dim}")
+        {
             bar.set_style(style);
         }
         bar.set_prefix(label.clone());
@@ -157,5 +159,6 @@ impl Look {
 /// Whether colour may be used: on a terminal, unless `NO_COLOR` is set.
 #[must_use]
 pub fn colour_is_wanted() -> bool {
-    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }

@@ -20,7 +20,10 @@ pub fn root() -> PathBuf {
 
 /// The checkout that `package`, a folder in it, belongs to.
 fn top_above(package: &Path) -> Option<PathBuf> {
-    package.ancestors().find(|folder| folder.join("tools/oche/Cargo.toml").is_file()).map(Path::to_path_buf)
+    package
+        .ancestors()
+        .find(|folder| folder.join("tools/oche/Cargo.toml").is_file())
+        .map(Path::to_path_buf)
 }
 
 /// Where results go: `target/` of the checkout, wherever cargo was told to build.
@@ -35,7 +38,8 @@ pub fn cache() -> PathBuf {
     target().join("cache")
 }
 
-/// A lock on a folder that lasts as long as the value: two runs at once must not unpack into each other.
+/// A lock on a folder that lasts as long as the value: two runs at once must not unpack into each
+/// other.
 #[derive(Debug)]
 pub struct FolderLock {
     _file: File,
@@ -50,7 +54,8 @@ impl FolderLock {
     pub fn wait(folder: &Path) -> Result<Self> {
         create_folder(folder)?;
         let path = folder.join(".lock");
-        let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(Self { _file: file })
     }

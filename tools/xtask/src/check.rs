@@ -31,7 +31,11 @@ pub fn main() -> Result<()> {
     step.done("");
 
     let step = progress.step("Documentation (cargo doc)");
-    run(&step, &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"], "-D warnings")?;
+    run(
+        &step,
+        &["doc", "--quiet", "--workspace", "--no-deps", "--document-private-items"],
+        "-D warnings",
+    )?;
     step.done("");
     Ok(())
 }
@@ -57,7 +61,9 @@ fn lint_target(toolchain: Toolchain) -> Result<()> {
     let packages = [el2::PACKAGE, "oche-hostile-guest", "oche-m1", "oche-m1-guest", "oche-m1-stub"];
     cargo.args(["--quiet", "--profile", el2::PROFILE]);
     cargo.args(packages.iter().flat_map(|package| ["--package", package]));
-    cargo.args(["--features", "oche-qemu-virt/panic-on-request"]).args(toolchain.target_arguments());
+    cargo
+        .args(["--features", "oche-qemu-virt/panic-on-request"])
+        .args(toolchain.target_arguments());
     match toolchain {
         Toolchain::Rustup => {
             cargo.args(["--", "-D", "warnings"]);

@@ -17,7 +17,10 @@ fn tests_in(folder: &Path, names: &mut BTreeSet<String>) {
             while lines.by_ref().any(|line| line == "#[test]") {
                 let function = lines.find_map(|line| line.strip_prefix("fn ")).unwrap_or_default();
                 names.extend(
-                    function.strip_suffix("() {").filter(|name| is_of_an_item(name)).map(str::to_owned),
+                    function
+                        .strip_suffix("() {")
+                        .filter(|name| is_of_an_item(name))
+                        .map(str::to_owned),
                 );
             }
         }
@@ -40,7 +43,10 @@ fn every_test_that_the_contract_names_exists_and_every_item_has_one() {
     let named: BTreeSet<&str> =
         text.split('`').skip(1).step_by(2).filter(|name| is_of_an_item(name)).collect();
     for name in &named {
-        assert!(exist.contains(*name), "docs/contract.md names `{name}`, and there is no such test");
+        assert!(
+            exist.contains(*name),
+            "docs/contract.md names `{name}`, and there is no such test"
+        );
     }
     for name in &exist {
         assert!(
@@ -49,6 +55,9 @@ fn every_test_that_the_contract_names_exists_and_every_item_has_one() {
         );
     }
     for item in 1..=7 {
-        assert!(named.iter().any(|name| name.starts_with(&format!("c{item}_"))), "no test is about C{item}");
+        assert!(
+            named.iter().any(|name| name.starts_with(&format!("c{item}_"))),
+            "no test is about C{item}"
+        );
     }
 }

@@ -29,7 +29,8 @@ fn prose(text: &str) -> String {
     for line in text.lines() {
         is_fenced ^= line.starts_with("```");
         // An indented block is code unless it continues a list item.
-        let is_code = is_fenced || line.starts_with("```") || (may_be_code && line.starts_with("    "));
+        let is_code =
+            is_fenced || line.starts_with("```") || (may_be_code && line.starts_with("    "));
         if !is_code {
             may_be_code = line.is_empty() || line.starts_with('#');
             for (index, part) in line.split('`').enumerate() {
@@ -53,10 +54,12 @@ fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with('#')) {
         let heading = line.trim_start_matches('#').trim().to_lowercase();
-        let kept = heading.chars().filter(|one| one.is_alphanumeric() || matches!(one, ' ' | '-' | '_'));
+        let kept =
+            heading.chars().filter(|one| one.is_alphanumeric() || matches!(one, ' ' | '-' | '_'));
         let anchor: String = kept.map(|one| if one == ' ' { '-' } else { one }).collect();
         let again = (1..).map(|number| format!("{anchor}-{number}"));
-        let free = std::iter::once(anchor.clone()).chain(again).find(|name| !anchors.contains(name));
+        let free =
+            std::iter::once(anchor.clone()).chain(again).find(|name| !anchors.contains(name));
         anchors.extend(free);
     }
     anchors
@@ -92,8 +95,10 @@ fn every_relative_link_of_a_document_leads_to_a_file_and_a_heading() {
     let mut documents = Vec::new();
     files_with("md", &workspace::root(), &mut documents);
     assert!(documents.len() > 20, "the documents were not found");
-    let broken: Vec<String> =
-        documents.iter().flat_map(|path| broken_links(path, &fs::read_to_string(path).unwrap())).collect();
+    let broken: Vec<String> = documents
+        .iter()
+        .flat_map(|path| broken_links(path, &fs::read_to_string(path).unwrap()))
+        .collect();
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
 
@@ -151,7 +156,10 @@ fn every_file_of_this_tree_that_a_document_names_exists() {
 #[test]
 fn files_that_documents_name_are_told_from_other_code() {
     let text = "`hyp/src/{a,b}.rs` and `tests/x.rs::name` but not `hyp/engine`, `src/kboot.c` or `cargo test`; hyp/c.rs";
-    assert_eq!(named_files(text).collect::<Vec<_>>(), ["hyp/src/a.rs", "hyp/src/b.rs", "tests/x.rs"]);
+    assert_eq!(
+        named_files(text).collect::<Vec<_>>(),
+        ["hyp/src/a.rs", "hyp/src/b.rs", "tests/x.rs"]
+    );
 }
 
 /// The documents that a comment in `source` names, as paths from the top folder.
@@ -178,7 +186,8 @@ fn every_document_that_a_comment_names_exists() {
 
 #[test]
 fn documents_that_comments_name_are_told_from_other_paths() {
-    let source = "//! See `docs/m1.md`, \"Status\", and QEMU's `docs/specs/edu.txt`; `docs/a b.md` is none.";
+    let source =
+        "//! See `docs/m1.md`, \"Status\", and QEMU's `docs/specs/edu.txt`; `docs/a b.md` is none.";
     assert_eq!(named_documents(source).collect::<Vec<_>>(), ["docs/m1.md"]);
 }
 
@@ -200,7 +209,8 @@ fn unknown<'a>(names: impl Iterator<Item = &'a str>, sources: &str) -> Vec<&'a s
     let is_known = |name: &str| {
         let (owner, function) = name.rsplit_once("::").unwrap_or(("", name));
         let kinds = ["struct", "enum", "trait", "mod"];
-        declares("fn", function) && (owner.is_empty() || kinds.iter().any(|kind| declares(kind, owner)))
+        declares("fn", function)
+            && (owner.is_empty() || kinds.iter().any(|kind| declares(kind, owner)))
     };
     names.filter(|name| !is_known(name)).collect()
 }
@@ -218,8 +228,10 @@ fn every_function_that_the_architecture_names_exists() {
 
 #[test]
 fn a_function_that_does_not_exist_is_found() {
-    let sources = "struct Engine; mod launch; impl Engine { fn write(&mut self) {} fn written() {} }";
-    let text = "`Engine::write()` `launch::write()` `writ()` `Motor::write()` `let x = write()` `written`";
+    let sources =
+        "struct Engine; mod launch; impl Engine { fn write(&mut self) {} fn written() {} }";
+    let text =
+        "`Engine::write()` `launch::write()` `writ()` `Motor::write()` `let x = write()` `written`";
     let named: Vec<&str> = functions(text).collect();
     assert_eq!(named, ["Engine::write", "launch::write", "writ", "Motor::write"]);
     assert_eq!(unknown(named.into_iter(), sources), ["writ", "Motor::write"]);
@@ -231,7 +243,10 @@ fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
     let lines = lines.take_while(|line| !line.starts_with('['));
     let names = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
     names.filter(|name| {
-        !name.is_empty() && !name.starts_with(['#', '[']) && *name != "oche" && !name.starts_with("oche-")
+        !name.is_empty()
+            && !name.starts_with(['#', '['])
+            && *name != "oche"
+            && !name.starts_with("oche-")
     })
 }
 
@@ -245,7 +260,8 @@ fn every_crate_that_ships_is_listed_with_its_licence() {
     files_with("toml", &root, &mut manifests);
     let mut count = 0;
     for path in manifests.iter().filter(|path| !path.starts_with(root.join("tests"))) {
-        for name in dependencies(&fs::read_to_string(path).unwrap()).filter(|name| !is_macro(name)) {
+        for name in dependencies(&fs::read_to_string(path).unwrap()).filter(|name| !is_macro(name))
+        {
             assert!(list.contains(&format!("| `{name}` | ")), "THIRD-PARTY.md lacks {name}");
             count += 1;
         }

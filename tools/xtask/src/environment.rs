@@ -38,7 +38,8 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
 pub(crate) const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
 
 /// The linter that goes with Debian's newer compiler.
-const LINTER_NEEDS: [Need; 1] = [Need { sign: Sign::File(DEBIAN_LINTER), package: "rust-web-clippy" }];
+const LINTER_NEEDS: [Need; 1] =
+    [Need { sign: Sign::File(DEBIAN_LINTER), package: "rust-web-clippy" }];
 
 /// Installs the linter that goes with `toolchain`, where rustup did not bring it.
 ///
@@ -46,7 +47,8 @@ const LINTER_NEEDS: [Need; 1] = [Need { sign: Sign::File(DEBIAN_LINTER), package
 ///
 /// As [`environment::prepare`].
 pub fn prepare_linter(toolchain: Toolchain, step: &Step) -> Result<()> {
-    let missing = if toolchain == Toolchain::Debian { missing_of(&LINTER_NEEDS) } else { Vec::new() };
+    let missing =
+        if toolchain == Toolchain::Debian { missing_of(&LINTER_NEEDS) } else { Vec::new() };
     if missing.is_empty() { Ok(()) } else { install(&missing, step) }
 }
 

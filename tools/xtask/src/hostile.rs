@@ -1,4 +1,5 @@
-//! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own panics, on request.
+//! The hostile guest on Oche in QEMU: wild accesses, wild calls, wild registers; and Oche's own
+//! panics, on request.
 
 use std::path::Path;
 
@@ -21,16 +22,18 @@ use guest::{Way, run};
 
 /// A run with fewer cases than this has left some out.
 const LEAST_CASES: u32 = 700;
-/// What the guest asks an Oche for that was built to panic, and the cause that the panic then names.
+/// What the guest asks an Oche for that was built to panic, and the cause that the panic then
+/// names.
 const PANICS: [(&str, &str); 3] = [
     ("hostile=panic", "on the guest's request"),
     ("hostile=fault", "data abort"),
     ("hostile=overflow", "stack overflow"),
 ];
 
-/// Registers of the SMMU that have it read memory (`SMMU_CR0`, `SMMU_GERRORN`, `SMMU_CMDQ_PROD`), by which it reports that it is
-/// done (`SMMU_CMDQ_CONS`, `SMMU_EVENTQ_PROD`), and that gives it memory back (`SMMU_EVENTQ_CONS`).
-/// Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`; Arm IHI 0070, 6.3.
+/// Registers of the SMMU that have it read memory (`SMMU_CR0`, `SMMU_GERRORN`, `SMMU_CMDQ_PROD`),
+/// by which it reports that it is done (`SMMU_CMDQ_CONS`, `SMMU_EVENTQ_PROD`), and that gives it
+/// memory back (`SMMU_EVENTQ_CONS`). Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`; Arm IHI 0070,
+/// 6.3.
 const SMMU: [(&str, u64); 6] = [
     ("device", 0x0905_0020),
     ("device", 0x0905_0064),
@@ -98,7 +101,8 @@ pub fn main() -> Result<()> {
 /// Runs all cases. Gives their number.
 fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
-    let ending = run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
+    let ending =
+        run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
     if ending != Ending::PoweredOff {
         bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
     }
@@ -109,7 +113,8 @@ fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
 fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::Tally)> {
     let trace = workspace::target().join("hostile").join("watched.oche");
     let mut judge = Judge::default();
-    let way = Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
+    let way =
+        Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
     let ending = run(oche, guest, &way, step, |line| judge.hear(line))?;
     if ending != Ending::PoweredOff {
         bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
@@ -117,7 +122,13 @@ fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watch
     Ok((judge.verdict()?, watched::judge(&trace)?))
 }
 
-fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step: &Step) -> Result<()> {
+fn panic_on_request(
+    oche: &Path,
+    guest: &Path,
+    request: &str,
+    cause: &str,
+    step: &Step,
+) -> Result<()> {
     let mut heard = String::new();
     let options = [("oche.bootargs", request)];
     let way = Way { name: request, options: &options, ..Way::default() };
@@ -130,7 +141,8 @@ fn panic_on_request(oche: &Path, guest: &Path, request: &str, cause: &str, step:
     if !matches!(ending, Ending::OchePanic(_)) {
         bail!("{request}: Oche was to panic, but {ending}");
     }
-    for wanted in [cause, "oche: panic: image+0x", "last events of cpu 0", LAST_EVENT, "oche: panic: stopped"]
+    for wanted in
+        [cause, "oche: panic: image+0x", "last events of cpu 0", LAST_EVENT, "oche: panic: stopped"]
     {
         if !heard.contains(wanted) {
             bail!("{request}: the panic does not say `{wanted}`:\n{heard}");
@@ -204,7 +216,9 @@ impl Judge {
         }
         match self.told {
             Some(told) if told == self.passed && told >= LEAST_CASES => Ok(told),
-            told => bail!("the hostile guest: {} cases passed, but it told of {told:?}", self.passed),
+            told => {
+                bail!("the hostile guest: {} cases passed, but it told of {told:?}", self.passed)
+            }
         }
     }
 }
@@ -226,7 +240,8 @@ mod tests {
     fn only_a_run_that_went_all_the_way_passes() {
         assert_eq!(judge(None, LEAST_CASES).verdict().ok(), Some(LEAST_CASES));
         assert!(judge(None, LEAST_CASES + 1).verdict().is_err(), "a line is missing");
-        let failed = judge(Some("guest: dart: fetch FAILED: no exception"), LEAST_CASES + 1).verdict();
+        let failed =
+            judge(Some("guest: dart: fetch FAILED: no exception"), LEAST_CASES + 1).verdict();
         assert!(failed.is_err_and(|error| error.to_string().contains("dart: fetch")));
         assert!(Judge::default().verdict().is_err(), "silence is no success");
     }

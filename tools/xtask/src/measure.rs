@@ -74,8 +74,10 @@ fn events() -> Result<()> {
     for (kind, instructions) in &costs {
         step.line(&format!("{kind:12} {instructions:6.1} instructions"));
     }
-    let (kind, most) =
-        costs.iter().max_by(|one, other| one.1.total_cmp(&other.1)).context("nothing was measured")?;
+    let (kind, most) = costs
+        .iter()
+        .max_by(|one, other| one.1.total_cmp(&other.1))
+        .context("nothing was measured")?;
     if *most > MAX_INSTRUCTIONS {
         bail!("an event ({kind}) costs {most:.1} instructions, more than {MAX_INSTRUCTIONS}");
     }
@@ -83,7 +85,8 @@ fn events() -> Result<()> {
     Ok(())
 }
 
-/// `oche: measured: map 294912 per 4096 events`: the kind, and nanoseconds, thus instructions, an event.
+/// `oche: measured: map 294912 per 4096 events`: the kind, and nanoseconds, thus instructions, an
+/// event.
 fn parse(line: &str) -> Option<(String, f64)> {
     let (_, measured) = line.split_once("measured: ")?;
     let (kind, rest) = measured.split_once(' ')?;

@@ -1,8 +1,9 @@
 //! `cargo xtask mutants`: mistakes made on purpose, one at a time, and which test finds each.
 //!
-//! Each mutant is made in a copy of the tree under `target/mutants`, never in the checkout, and the tests of its group run
-//! there, the quick ones first, until one fails: on the host for `list` and `driver`, on the simulated board for
-//! `board`. A mutant that none finds is a test that is missing.
+//! Each mutant is made in a copy of the tree under `target/mutants`, never in the checkout, and the
+//! tests of its group run there, the quick ones first, until one fails: on the host for `list` and
+//! `driver`, on the simulated board for `board`. A mutant that none finds is a test that is
+//! missing.
 
 use std::time::Instant;
 
@@ -31,7 +32,8 @@ pub struct Options {
     /// Say which mutants there are, and make none.
     #[arg(long)]
     pub list: bool,
-    /// Take away each call site of a barrier, of TLB or cache maintenance, of a power or permission check
+    /// Take away each call site of a barrier, of TLB or cache maintenance, of a power or permission
+    /// check
     #[arg(long)]
     pub sites: bool,
     /// With --sites: leave out the sites that a run before has found missing
@@ -62,9 +64,11 @@ pub fn main(options: &Options) -> Result<()> {
         return sites::main(&options.only, options.list, options.resume);
     }
     let is_chosen = |mutant: &&Mutant| {
-        options.only.is_empty() || options.only.iter().any(|word| mutant.name.contains(word.as_str()))
+        options.only.is_empty()
+            || options.only.iter().any(|word| mutant.name.contains(word.as_str()))
     };
-    let chosen = GROUPS.each_ref().map(|group| group.mutants.iter().filter(is_chosen).collect::<Vec<_>>());
+    let chosen =
+        GROUPS.each_ref().map(|group| group.mutants.iter().filter(is_chosen).collect::<Vec<_>>());
     let count = chosen.iter().map(Vec::len).sum::<usize>();
     if count == 0 {
         bail!(
@@ -106,7 +110,8 @@ fn try_out(
         let step = progress.step(mutant.name);
         step.line(mutant.breaks);
         let before = tree.make(mutant)?;
-        let fate = tree.test(group.runs, |run| step.detail(run)).with_context(|| mutant.name.to_owned());
+        let fate =
+            tree.test(group.runs, |run| step.detail(run)).with_context(|| mutant.name.to_owned());
         tree.write(mutant.file, &before)?;
         let fate = fate?;
         match &fate {

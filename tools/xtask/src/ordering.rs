@@ -1,7 +1,8 @@
-//! The ordering checker: QEMU runs with a plugin that sees each instruction of EL2 (`tests/ordering`), and what it reports is
-//! judged here.
+//! The ordering checker: QEMU runs with a plugin that sees each instruction of EL2
+//! (`tests/ordering`), and what it reports is judged here.
 //!
-//! Where tables, frames and devices are is computed from Oche's own report of its layout and from its ELF file.
+//! Where tables, frames and devices are is computed from Oche's own report of its layout and from
+//! its ELF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -26,8 +27,8 @@ pub(crate) const FIRST_ONLY: &str = "OCHE_FIRST_VIOLATION";
 /// The plugin's package, and the library that it is built into.
 const PACKAGE: &str = "oche-ordering-checker";
 const LIBRARY: &str = "liboche_ordering_checker.so";
-/// Statics of Oche's that the rules are about, by their names: EL2's own tables; what a CPU reads with its MMU off; the
-/// records of CPUs.
+/// Statics of Oche's that the rules are about, by their names: EL2's own tables; what a CPU reads
+/// with its MMU off; the records of CPUs.
 const OWN_TABLES: &str = "oche_boot::bare::stage1::MAP";
 const STARTS: &str = "oche_el2::smp::STARTS";
 const CPUS: &str = "oche_el2::percpu::CPUS";
@@ -66,7 +67,8 @@ pub struct Report {
     pub violations: Vec<String>,
     /// The kinds of instructions that were executed.
     pub seen: BTreeSet<String>,
-    /// The most instructions of an exit by the name of its counter, without those that wait for a lock.
+    /// The most instructions of an exit by the name of its counter, without those that wait for a
+    /// lock.
     pub exits: BTreeMap<String, u64>,
 }
 
@@ -139,11 +141,15 @@ impl Layout {
             let named = |name: &str| range_behind(line, name);
             if let (Some(image), Some(frames)) = (named("image "), named("pool ")) {
                 (layout.image, pool) = (image, frames);
-                layout.ranges.extend(named("trace ").and_then(counters).map(|range| ("counters", range)));
+                layout
+                    .ranges
+                    .extend(named("trace ").and_then(counters).map(|range| ("counters", range)));
             } else if let (Some(tables), Some(own)) = (named("tables "), named("own tables ")) {
                 layout.add("tables", tables);
                 layout.add("own", own);
-            } else if let Some(range) = line.strip_prefix("guest memory ").and(named("guest memory ")) {
+            } else if let Some(range) =
+                line.strip_prefix("guest memory ").and(named("guest memory "))
+            {
                 layout.add("shared", range);
             } else if line.starts_with("the guest starts: ") {
                 let parts = ["kernel ", "fdt "].map(named);
@@ -191,7 +197,8 @@ impl Report {
     ///
     /// The file cannot be read, or QEMU never loaded the plugin.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text)
     }
 
@@ -207,7 +214,9 @@ impl Report {
             }
         }
         if report.seen.is_empty() && report.violations.is_empty() {
-            bail!("the ordering checker saw no instruction of EL2: QEMU needs support for TCG plugins");
+            bail!(
+                "the ordering checker saw no instruction of EL2: QEMU needs support for TCG plugins"
+            );
         }
         Ok(report)
     }
@@ -216,7 +225,8 @@ impl Report {
         let mut words = line.split(' ');
         let (kind, _cpu) = (words.next()?, words.next()?);
         let (all, waited): (u64, u64) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        let name = kind.parse().ok().and_then(|place: usize| Exit::NAMES.get(place)).unwrap_or(&UNCOUNTED);
+        let name =
+            kind.parse().ok().and_then(|place: usize| Exit::NAMES.get(place)).unwrap_or(&UNCOUNTED);
         let most = self.exits.entry((*name).to_owned()).or_default();
         *most = (*most).max(all - waited);
         Some(())
@@ -248,12 +258,16 @@ impl Report {
             bail!("an exit from the guest is not counted");
         }
         for (name, most) in &self.exits {
-            let bound = if name == REGISTER { MAX_REGISTER_INSTRUCTIONS } else { MAX_EXIT_INSTRUCTIONS };
+            let bound =
+                if name == REGISTER { MAX_REGISTER_INSTRUCTIONS } else { MAX_EXIT_INSTRUCTIONS };
             if *most > bound {
                 bail!("an exit of {name} takes more than {bound} instructions: {longest}");
             }
         }
-        Ok(format!("{} kinds of operations; longest exits in instructions: {longest}", self.seen.len()))
+        Ok(format!(
+            "{} kinds of operations; longest exits in instructions: {longest}",
+            self.seen.len()
+        ))
     }
 }
 
@@ -275,12 +289,16 @@ fn range_behind(line: &str, name: &str) -> Option<PhysRange> {
     let (_, text) = line.split_once(name)?;
     let (start, text) = text.strip_prefix("0x")?.split_once("..0x")?;
     let end: String = text.chars().take_while(char::is_ascii_hexdigit).collect();
-    Some(PhysRange { start: u64::from_str_radix(start, 16).ok()?, end: u64::from_str_radix(&end, 16).ok()? })
+    Some(PhysRange {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(&end, 16).ok()?,
+    })
 }
 
 fn number_behind(line: &str, name: &str) -> Option<u64> {
     let (_, text) = line.split_once(name)?;
-    let digits: String = text.strip_prefix("0x")?.chars().take_while(char::is_ascii_hexdigit).collect();
+    let digits: String =
+        text.strip_prefix("0x")?.chars().take_while(char::is_ascii_hexdigit).collect();
     u64::from_str_radix(&digits, 16).ok()
 }
 
@@ -289,13 +307,19 @@ struct Symbols(Vec<(String, PhysRange, bool)>);
 
 impl Symbols {
     fn of(elf: &[u8]) -> Result<Self> {
-        let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf).context("Oche's file")?;
+        let file = object::read::elf::ElfFile64::<object::Endianness>::parse(elf)
+            .context("Oche's file")?;
         let all = file.symbols().filter_map(|symbol| {
-            let range = PhysRange { start: symbol.address(), end: symbol.address() + symbol.size() };
+            let range =
+                PhysRange { start: symbol.address(), end: symbol.address() + symbol.size() };
             // Not the constants of the assembler, which lie in no section.
             let is_code = matches!(symbol.section(), SymbolSection::Section(_))
-                && matches!(symbol.kind(), SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label);
-            let name = symbol.name().ok().filter(|name| !name.is_empty() && !name.starts_with('$'))?;
+                && matches!(
+                    symbol.kind(),
+                    SymbolKind::Text | SymbolKind::Unknown | SymbolKind::Label
+                );
+            let name =
+                symbol.name().ok().filter(|name| !name.is_empty() && !name.starts_with('$'))?;
             Some((plain_name(name), range, is_code))
         });
         Ok(Self(all.collect()))
@@ -325,9 +349,12 @@ impl Symbols {
 fn plain_name(name: &str) -> String {
     let mut parts = Vec::new();
     let mut rest = name.strip_prefix("_ZN").unwrap_or_default();
-    while let Some(end) = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|end| *end > 0) {
+    while let Some(end) = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|end| *end > 0)
+    {
         let (digits, text) = rest.split_at(end);
-        let Some((part, after)) = digits.parse().ok().and_then(|length| text.split_at_checked(length)) else {
+        let Some((part, after)) =
+            digits.parse().ok().and_then(|length| text.split_at_checked(length))
+        else {
             break;
         };
         parts.push(part);
@@ -343,7 +370,8 @@ fn plain_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        Layout, MAX_EXIT_INSTRUCTIONS, MAX_REGISTER_INSTRUCTIONS, PhysRange, Report, plain_name, range_behind,
+        Layout, MAX_EXIT_INSTRUCTIONS, MAX_REGISTER_INSTRUCTIONS, PhysRange, Report, plain_name,
+        range_behind,
     };
 
     #[test]
@@ -391,10 +419,16 @@ mod tests {
         report.add_exit(&format!("0 1 {MAX_REGISTER_INSTRUCTIONS} 0"));
         assert!(report.judge(&["Isb"]).is_ok());
         report.add_exit(&format!("7 1 {} 0", MAX_EXIT_INSTRUCTIONS + 1));
-        assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("exits_smc 16000001")));
+        assert!(
+            report
+                .judge(&["Isb"])
+                .is_err_and(|error| error.to_string().contains("exits_smc 16000001"))
+        );
         report.exits.clear();
         report.add_exit("none 1 1 0");
-        assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("not counted")));
+        assert!(
+            report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("not counted"))
+        );
         report.violations.push("context at 0x1: cpu 0".to_owned());
         assert!(report.judge(&["Isb"]).is_err_and(|error| error.to_string().contains("context")));
     }

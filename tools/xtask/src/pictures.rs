@@ -37,7 +37,10 @@ pub fn main(options: &Options) -> Result<()> {
     let progress = Progress::new(1);
     let step = progress.step("Picture for the documentation");
     environment::prepare_views(&step)?;
-    let path = options.trace.clone().unwrap_or_else(|| workspace::target().join("demo").join("trace.oche"));
+    let path = options
+        .trace
+        .clone()
+        .unwrap_or_else(|| workspace::target().join("demo").join("trace.oche"));
     let trace = TraceFile::open(&path)?;
     let scratch = workspace::target().join("pictures");
     workspace::create_folder(&scratch)?;
@@ -56,7 +59,9 @@ fn shoot(page: &Path, (width, height): (u32, u32), picture: &Path, scratch: &Pat
     let _ = fs::remove_dir_all(&profile);
     let mut chromium = browser(&profile);
     chromium.arg(format!("--window-size={width},{height}")).arg("--hide-scrollbars");
-    chromium.arg(format!("--screenshot={}", picture.display())).arg(format!("file://{}", page.display()));
+    chromium
+        .arg(format!("--screenshot={}", picture.display()))
+        .arg(format!("file://{}", page.display()));
     command::run(&mut chromium, "the browser")?;
     let _ = fs::remove_dir_all(&profile);
     if !picture.is_file() {
@@ -68,9 +73,21 @@ fn shoot(page: &Path, (width, height): (u32, u32), picture: &Path, scratch: &Pat
 /// A browser without a screen and without a network, with a profile of its own.
 pub(crate) fn browser(profile: &Path) -> Command {
     let mut chromium = Command::new("chromium");
-    chromium.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]);
-    chromium.args(["--disable-background-networking", "--disable-component-update", "--disable-sync"]);
+    chromium.args([
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+    ]);
+    chromium.args([
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]);
     // No proxy answers there: what would be loaded from anywhere fails, and is told.
-    chromium.arg("--proxy-server=127.0.0.1:9").arg(format!("--user-data-dir={}", profile.display()));
+    chromium
+        .arg("--proxy-server=127.0.0.1:9")
+        .arg(format!("--user-data-dir={}", profile.display()));
     chromium
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use oche::workspace;
 
-/// Identifiers, compared as whole words in Rust, shell, Lua and Python files and in documents, each with the name that
-/// replaced it.
+/// Identifiers, compared as whole words in Rust, shell, Lua and Python files and in documents, each
+/// with the name that replaced it.
 const IDENTIFIERS: &[(&str, &str)] = &[
     ("StrictWorld", "SimulatedMachine"),
     ("SpaceId", "DomainId"),
@@ -98,7 +98,9 @@ fn retired(line: &str) -> Option<String> {
         return Some(format!("for \"{old}\" the field says \"{new}\""));
     }
     let mut words = line.split(|character| !is_part_of_a_word(character));
-    words.find(|word| word.starts_with(BOUND)).map(|word| format!("`{word}`: upper bounds begin with `MAX_`"))
+    words
+        .find(|word| word.starts_with(BOUND))
+        .map(|word| format!("`{word}`: upper bounds begin with `MAX_`"))
 }
 
 /// What is retired in the files under `folder`, each with its place.
@@ -144,9 +146,13 @@ fn a_retired_name_is_found_as_a_word_and_not_inside_another() {
     ] {
         assert!(retired(line).is_some(), "{line}");
     }
-    for line in
-        ["struct MySpaceIds;", "ALMOST_EMPTY", "const MAX_CPUS: usize = 8;", "most_tables", "a trapped page"]
-    {
+    for line in [
+        "struct MySpaceIds;",
+        "ALMOST_EMPTY",
+        "const MAX_CPUS: usize = 8;",
+        "most_tables",
+        "a trapped page",
+    ] {
         assert_eq!(retired(line), None, "{line}");
     }
 }

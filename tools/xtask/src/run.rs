@@ -1,4 +1,5 @@
-//! `cargo xtask run`: a kernel, initrd and devices of the user's own on Oche, with a shell on the guest's console.
+//! `cargo xtask run`: a kernel, initrd and devices of the user's own on Oche, with a shell on the
+//! guest's console.
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -22,8 +23,8 @@ use crate::qemu::{Machine, Running, Serial, Wish};
 /// Options of `cargo xtask run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// The guest's kernel, an uncompressed or gzip-compressed arm64 Image with 4 or 16 KiB pages. Without one: Debian's
-    /// own, with its DART driver as a module.
+    /// The guest's kernel, an uncompressed or gzip-compressed arm64 Image with 4 or 16 KiB pages.
+    /// Without one: Debian's own, with its DART driver as a module.
     #[arg(long, value_name = "IMAGE")]
     pub kernel: Option<PathBuf>,
     /// The guest's initrd. Without one: a busybox shell.
@@ -62,7 +63,8 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// An input cannot be used, something needed cannot be had, or the run ended in another way than by power-off.
+/// An input cannot be used, something needed cannot be had, or the run ended in another way than by
+/// power-off.
 pub fn main(options: &Options) -> Result<()> {
     check_inputs(options)?;
     let machine = prepare(options)?;
@@ -126,9 +128,11 @@ fn prepare(options: &Options) -> Result<Machine> {
 
     let step = progress.step("Oche for EL2");
     let oche = el2::build(toolchain, &[], &step)?;
-    let for_oche = options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
+    let for_oche =
+        options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
     let boot = folder.join("oche.img");
-    let packed = pack::pack(&oche, &Guest { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
+    let packed =
+        pack::pack(&oche, &Guest { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     let append = ["console=ttyAMA0".to_owned()].into_iter().chain(options.append.iter().cloned());
     Ok(Machine {
@@ -150,7 +154,8 @@ fn shell_script(has_modules: bool) -> String {
 
 fn start(options: &Options, machine: &Machine) -> Result<()> {
     // Ten years are for ever.
-    let limit = Duration::from_secs(if options.limit == 0 { 10 * 365 * 86_400 } else { options.limit });
+    let limit =
+        Duration::from_secs(if options.limit == 0 { 10 * 365 * 86_400 } else { options.limit });
     let console = workspace::target().join("run").join("console.log");
     let mut running = Running::start(machine, &console)?;
     let recorder = match &options.trace {

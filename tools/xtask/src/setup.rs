@@ -1,4 +1,5 @@
-//! `cargo xtask setup` and `cargo xtask build`: everything that a guest needs, made ready beforehand.
+//! `cargo xtask setup` and `cargo xtask build`: everything that a guest needs, made ready
+//! beforehand.
 
 use anyhow::Result;
 use oche::el2;

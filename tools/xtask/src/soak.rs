@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: random programs on the engine and on the reference for hours, to be stopped and continued.
+//! `cargo xtask soak`: random programs on the engine and on the reference for hours, to be stopped
+//! and continued.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,10 +18,12 @@ pub struct Options {
     /// How many operations to run; a program has 1500.
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     pub ops: u64,
-    /// The number that all programs come from; the same seed makes the same run [default: the time].
+    /// The number that all programs come from; the same seed makes the same run [default: the
+    /// time].
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Run random hostile sequences instead of programs: registers, queues, and instructions in QEMU.
+    /// Run random hostile sequences instead of programs: registers, queues, and instructions in
+    /// QEMU.
     #[arg(long, conflicts_with_all = ["threads", "keep_going", "only"])]
     pub hostile: bool,
     /// Threads to run programs on [default: as many as there are processors].
@@ -47,8 +50,8 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// A program fails: it has been printed, shortened, as a test; or named, where the run keeps going. Or the run cannot
-/// begin or go on.
+/// A program fails: it has been printed, shortened, as a test; or named, where the run keeps going.
+/// Or the run cannot begin or go on.
 pub fn main(options: &Options) -> Result<()> {
     let name = if options.hostile { "hostile.json" } else { "state.json" };
     let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join(name));
@@ -67,7 +70,10 @@ pub fn main(options: &Options) -> Result<()> {
         let state = read(&path)?;
         let begun = state.get("code").and_then(Value::as_str).unwrap_or_default();
         if begun != code || code.ends_with("-dirty") {
-            bail!("{} is a run of code {begun}, and this is {code}: begin a new run", path.display());
+            bail!(
+                "{} is a run of code {begun}, and this is {code}: begin a new run",
+                path.display()
+            );
         }
         let keeps_going = state.get("keeps_going").and_then(Value::as_bool) == Some(true);
         if !keeps_going && !failures(&state).is_empty() {
@@ -80,10 +86,21 @@ pub fn main(options: &Options) -> Result<()> {
         });
         workspace::write_whole(&path, &serde_json::to_vec_pretty(&state)?)?;
     }
-    let threads =
-        options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let threads = options
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin", "soak", "--"]);
+    cargo.args([
+        "run",
+        "--quiet",
+        "--profile",
+        "soak",
+        "--package",
+        "oche-tests",
+        "--bin",
+        "soak",
+        "--",
+    ]);
     cargo.current_dir(workspace::root()).arg(std::path::absolute(&path)?).arg(threads.to_string());
     if let Some(program) = options.only {
         cargo.arg(program.to_string());
@@ -125,7 +142,8 @@ fn summary(state: &Value) -> String {
 /// Numbers of the programs that failed.
 fn failures(state: &Value) -> Vec<String> {
     let failures = state.get("failures").and_then(Value::as_object);
-    let mut numbers: Vec<String> = failures.into_iter().flat_map(|all| all.keys().cloned()).collect();
+    let mut numbers: Vec<String> =
+        failures.into_iter().flat_map(|all| all.keys().cloned()).collect();
     numbers.sort_by_key(|number| (number.len(), number.clone()));
     numbers
 }
@@ -135,11 +153,14 @@ fn number(state: &Value, name: &str) -> Option<u64> {
 }
 
 fn read(path: &Path) -> Result<Value> {
-    let text = std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not the state of a run", path.display()))
+    let text =
+        std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
+    serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not the state of a run", path.display()))
 }
 
-/// The commit that is checked out, and whether files differ from it; `unknown` without version control.
+/// The commit that is checked out, and whether files differ from it; `unknown` without version
+/// control.
 fn commit() -> Result<String> {
     let git = Command::new("git")
         .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
@@ -151,11 +172,12 @@ fn commit() -> Result<String> {
     })
 }
 
-/// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in documents, tools or drivers,
-/// are the same to a run.
+/// What the programs are run on and by, in twelve digits: commits that differ elsewhere, in
+/// documents, tools or drivers, are the same to a run.
 fn code() -> Result<String> {
     let git = |arguments: &[&str]| {
-        let said = Command::new("git").args(arguments).args(CODE).current_dir(workspace::root()).output();
+        let said =
+            Command::new("git").args(arguments).args(CODE).current_dir(workspace::root()).output();
         said.ok().filter(|said| said.status.success()).map(|said| said.stdout)
     };
     let (Some(files), Some(changed)) = (
@@ -164,7 +186,8 @@ fn code() -> Result<String> {
     ) else {
         return Ok("unknown".to_owned());
     };
-    let digits: String = Sha256::digest(&files).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String =
+        Sha256::digest(&files).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     Ok(if changed.is_empty() { digits } else { format!("{digits}-dirty") })
 }
 

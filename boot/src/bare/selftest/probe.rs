@@ -1,7 +1,7 @@
 //! A few instructions at EL1, with the MMU off: what the guest's side of a measurement does.
 //!
-//! They are copied to scratch memory of the guest's, keep everything in registers, and come back by a call that
-//! nobody else makes while they run.
+//! They are copied to scratch memory of the guest's, keep everything in registers, and come back by
+//! a call that nobody else makes while they run.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -52,7 +52,8 @@ unsafe extern "C" {
 
 /// The words of a page that EL2 maps.
 pub(super) fn words(page: u64) -> &'static [AtomicU64] {
-    // SAFETY: the caller names a page of RAM that EL2 maps for good, page aligned; all accesses are atomic.
+    // SAFETY: the caller names a page of RAM that EL2 maps for good, page aligned; all accesses are
+    // atomic.
     unsafe { core::slice::from_raw_parts(page as *const AtomicU64, (PAGE / 8) as usize) }
 }
 
@@ -90,8 +91,9 @@ fn run(entry: u64, x0: u64, x1: u64) -> u64 {
     cpu_setup::reset_guest();
     IS_PROBING.store(true, Ordering::Relaxed);
     // SAFETY: the code was put there by `load`; it comes back by its call, and changes no memory.
-    let result =
-        unsafe { oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, cpu_setup::GUEST_PSTATE, x0, x1) };
+    let result = unsafe {
+        oche_probe_enter(CODE.load(Ordering::Relaxed) + offset, cpu_setup::GUEST_PSTATE, x0, x1)
+    };
     IS_PROBING.store(false, Ordering::Relaxed);
     result
 }

@@ -21,8 +21,9 @@ pub fn frame_pointer(frame: &TrapFrame) -> u64 {
     if is_kernel { frame.register(29) } else { 0 }
 }
 
-/// The addresses that the guest's kernel returns to from where it is, innermost first, and how many. To be called
-/// in the trap that `frame_pointer` comes from, with the engine's lock held, so that no page moves.
+/// The addresses that the guest's kernel returns to from where it is, innermost first, and how
+/// many. To be called in the trap that `frame_pointer` comes from, with the engine's lock held, so
+/// that no page moves.
 pub fn of(frame_pointer: u64) -> ([u64; MAX_FRAMES], usize) {
     let mut found = [0; MAX_FRAMES];
     // Most frames lie on one page of the stack.
@@ -37,9 +38,10 @@ pub fn of(frame_pointer: u64) -> ([u64; MAX_FRAMES], usize) {
                 host
             }
         };
-        let pointer = core::ptr::with_exposed_provenance::<u64>(host as usize + at as usize % PAGE_BYTES);
-        // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever; both words are in it, aligned, and
-        // read once each, whatever the guest does meanwhile.
+        let pointer =
+            core::ptr::with_exposed_provenance::<u64>(host as usize + at as usize % PAGE_BYTES);
+        // SAFETY: a page of the guest's RAM or of the engine's frames, which EL2 maps for ever;
+        // both words are in it, aligned, and read once each, whatever the guest does meanwhile.
         let next = unsafe { pointer.read_volatile() };
         // SAFETY: the same.
         let address = unsafe { pointer.wrapping_add(1).read_volatile() };

@@ -10,8 +10,8 @@ use crate::frame::TrapFrame;
 use crate::translation;
 use crate::trapped_page::Guest;
 
-/// Has `device` answer the access that `fault` stopped, part by part: it is given the guest-physical
-/// address, the bytes, and what is stored (`None` for a load).
+/// Has `device` answer the access that `fault` stopped, part by part: it is given the
+/// guest-physical address, the bytes, and what is stored (`None` for a load).
 pub fn on_fault(
     fault: &Fault,
     frame: &mut TrapFrame,
@@ -28,7 +28,8 @@ pub fn on_fault(
         return Resume::Abort;
     }
     let Some(instruction) = translation::instruction(frame) else {
-        // The guest's code moved under it: the access comes again, or faults in the guest's own tables.
+        // The guest's code moved under it: the access comes again, or faults in the guest's own
+        // tables.
         return Resume::Same;
     };
     if !device::agrees(instruction, fault.abort.is_write) {
@@ -52,7 +53,8 @@ fn resume(done: Result<(), IoError>) -> Resume {
 impl Vectors for Guest<'_> {
     fn single(&self, number: u8) -> u32 {
         let value: u64;
-        // SAFETY: reads one vector register, by its number, which is masked there; changes x0 and x9 alone.
+        // SAFETY: reads one vector register, by its number, which is masked there; changes x0 and
+        // x9 alone.
         unsafe {
             asm!("bl oche_read_single", inout("x0") u64::from(number) => value, out("x9") _, out("x30") _,
                 options(nostack, nomem, preserves_flags))
@@ -61,7 +63,8 @@ impl Vectors for Guest<'_> {
     }
 
     fn set_single(&mut self, number: u8, value: u32) {
-        // SAFETY: writes one of the guest's vector registers, which compiled code at EL2 never uses.
+        // SAFETY: writes one of the guest's vector registers, which compiled code at EL2 never
+        // uses.
         unsafe {
             asm!("bl oche_write_single", inout("x0") u64::from(number) => _, in("x1") u64::from(value),
                 out("x9") _, out("x30") _, options(nostack, nomem, preserves_flags))

@@ -12,25 +12,29 @@ use crate::syndrome::register_number;
 /// The guest's virtual and physical timers may raise FIQs. Source: m1n1 `src/cpu_regs.h`.
 const VIRTUAL_TIMER: u64 = 1 << 0;
 const PHYSICAL_TIMER: u64 = 1 << 1;
-/// `HACR_EL2`: accesses to the registers of IPIs trap, and those to the PMU's. Source: m1n1 `sysreg.py`.
+/// `HACR_EL2`: accesses to the registers of IPIs trap, and those to the PMU's. Source: m1n1
+/// `sysreg.py`.
 const HACR_TRAP_CALLS: u64 = 1 << 16;
 const HACR_TRAP_PMU: u64 = 1 << 57;
 /// `IPI_SR_EL1`: a call is pending; written as 1, no longer. Source: m1n1 `src/cpu_regs.h`.
 const IPI_PENDING: u64 = 1 << 0;
-/// `UPMCR0_EL1`: what an overflow of the cluster's counters raises, 4 for a FIQ; `UPMSR_EL1`: one is raised. Source: the same.
+/// `UPMCR0_EL1`: what an overflow of the cluster's counters raises, 4 for a FIQ; `UPMSR_EL1`: one
+/// is raised. Source: the same.
 const UPMCR0_MODE: u64 = 7 << 16;
 const UPMCR0_MODE_FIQ: u64 = 4 << 16;
 const UPMSR_ACTIVE: u64 = 1 << 0;
 
-/// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no ticks and hangs where it
-/// calibrates its delay.
+/// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no
+/// ticks and hangs where it calibrates its delay.
 ///
-/// Assumed, as no source shows it: with `HCR_EL2.FMO` = 0 the FIQ then goes straight to EL1. That it comes to EL2 with FMO = 1,
-/// and not while its bit is clear, is what m1n1's hypervisor relies on.
+/// Assumed, as no source shows it: with `HCR_EL2.FMO` = 0 the FIQ then goes straight to EL1. That
+/// it comes to EL2 with FMO = 1, and not while its bit is clear, is what m1n1's hypervisor relies
+/// on.
 pub(super) fn open(timers: Timers) {
     let bit = |is_open: bool, bit: u64| if is_open { bit } else { 0 };
-    VmTimerFiqEnableEl2
-        .write(bit(timers.virtual_timer, VIRTUAL_TIMER) | bit(timers.physical_timer, PHYSICAL_TIMER));
+    VmTimerFiqEnableEl2.write(
+        bit(timers.virtual_timer, VIRTUAL_TIMER) | bit(timers.physical_timer, PHYSICAL_TIMER),
+    );
 }
 
 /// Traps what must be answered from memory: calls always, the PMU while an overflow waits.
@@ -90,8 +94,8 @@ macro_rules! passed {
             $(if number == register_number(3, $op1, 15, $crm, $op2) {
                 let mut value = write.unwrap_or(0);
                 if write.is_some() {
-                    // SAFETY: a register of Apple's that the guest may write, as it does without the trap; it concerns
-                    // calls or counters, and no memory.
+                    // SAFETY: a register of Apple's that the guest may write, as it does without
+                    // the trap; it concerns calls or counters, and no memory.
                     unsafe {
                         asm!(concat!("msr S3_", $op1, "_C15_C", $crm, "_", $op2, ", {}"), in(reg) value,
                             options(nostack, preserves_flags))
@@ -113,7 +117,8 @@ macro_rules! passed {
 passed! {
     // IPI_RR_LOCAL, IPI_RR_GLOBAL, IPI_CR. Source: m1n1 `src/cpu_regs.h`.
     (5, 0, 0) (5, 0, 1) (5, 3, 1)
-    // PMCR1 to PMCR4, PMESR0, PMESR1, PMSR, PMC0 to PMC9. Source: Linux `arch/arm64/include/asm/apple_m1_pmu.h`.
+    // PMCR1 to PMCR4, PMESR0, PMESR1, PMSR, PMC0 to PMC9. Source: Linux
+    // `arch/arm64/include/asm/apple_m1_pmu.h`.
     (1, 1, 0) (1, 2, 0) (1, 3, 0) (1, 4, 0) (1, 5, 0) (1, 6, 0) (1, 13, 0)
     (2, 0, 0) (2, 1, 0) (2, 2, 0) (2, 3, 0) (2, 4, 0) (2, 5, 0) (2, 6, 0) (2, 7, 0) (2, 9, 0) (2, 10, 0)
 }

@@ -1,9 +1,11 @@
-//! FIQs of a GIC, for `oche.fiq=virtual` on a CPU that is not Apple's: interrupts of group 0, where there is no EL3.
+//! FIQs of a GIC, for `oche.fiq=virtual` on a CPU that is not Apple's: interrupts of group 0, where
+//! there is no EL3.
 //!
-//! It stands in for Apple's wires where those cannot be had (`docs/m1.md`). A timer's interrupt is never acknowledged, so that
-//! it is what a FIQ of Apple's is: asserted while the timer asserts. The board gives priorities: those of the guest's timers
-//! are masked by [`MASKS_TIMERS`], those of the calls (SGIs) and of EL2's own timer are not. Calls are acknowledged here, and
-//! the guest's accesses to the registers of group 0 trap and are answered from memory, as Apple's `IPI_SR` is.
+//! It stands in for Apple's wires where those cannot be had (`docs/m1.md`). A timer's interrupt is
+//! never acknowledged, so that it is what a FIQ of Apple's is: asserted while the timer asserts.
+//! The board gives priorities: those of the guest's timers are masked by [`MASKS_TIMERS`], those of
+//! the calls (SGIs) and of EL2's own timer are not. Calls are acknowledged here, and the guest's
+//! accesses to the registers of group 0 trap and are answered from memory, as Apple's `IPI_SR` is.
 //! Source: Arm IHI 0069, by register name.
 
 use crate::fiq::{PendingFiqs, Timers};
@@ -13,7 +15,8 @@ use crate::syndrome::register_number;
 /// `ICC_PMR_EL1`: lets everything through; and only what has a priority below this number.
 const MASKS_NOTHING: u64 = 0xff;
 const MASKS_TIMERS: u64 = 0x80;
-/// `ICH_HCR_EL2.TALL0`: the guest's accesses to the registers of group 0 trap. The virtual interface itself stays off.
+/// `ICH_HCR_EL2.TALL0`: the guest's accesses to the registers of group 0 trap. The virtual
+/// interface itself stays off.
 const ICH_HCR_TRAP_GROUP_0: u64 = 1 << 11;
 /// Kinds of calls (SGIs), which have the first interrupt numbers.
 const CALLS: u64 = 16;
@@ -37,7 +40,8 @@ pub(super) fn route(is_virtual: bool) {
     IccSreEl2.write(0xf);
     synchronize_context();
     if is_virtual {
-        // With FMO set the guest's priority mask and control register are virtual ones: these are EL2's.
+        // With FMO set the guest's priority mask and control register are virtual ones: these are
+        // EL2's.
         IccPmrEl1.write(MASKS_NOTHING);
         IccCtlrEl1.write(0);
         IchHcrEl2.write(ICH_HCR_TRAP_GROUP_0);
@@ -51,7 +55,8 @@ pub(super) fn route(is_virtual: bool) {
     }
 }
 
-/// Masks both timers unless both are open: priorities cannot tell one from the other. A look finds what came meanwhile.
+/// Masks both timers unless both are open: priorities cannot tell one from the other. A look finds
+/// what came meanwhile.
 pub(super) fn open(timers: Timers) {
     // The write synchronises itself. Source: Arm IHI 0069, `ICC_PMR_EL1`.
     IccPmrEl1.write(if timers == Timers::BOTH { MASKS_NOTHING } else { MASKS_TIMERS });

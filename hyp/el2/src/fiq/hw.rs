@@ -1,7 +1,7 @@
 //! Virtual FIQ injection on this CPU: what [`crate::fiq`] decides, in registers.
 //!
-//! With `oche.fiq=virtual` alone; otherwise nothing here is ever called but [`configure`]. A CPU's state is its own: its lock
-//! is never waited for, since FIQs are masked at EL2.
+//! With `oche.fiq=virtual` alone; otherwise nothing here is ever called but [`configure`]. A CPU's
+//! state is its own: its lock is never waited for, since FIQs are masked at EL2.
 #![expect(unsafe_code, reason = "the frame that the vectors stored")]
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,9 @@ use crate::apple::is_apple;
 use crate::fiq::{self, POLL_MICROSECONDS, PendingFiqs, Poll, Route, Timers, VirtualFiq};
 use crate::frame::TrapFrame;
 use crate::lock::SpinLock;
-use crate::registers::{CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
+use crate::registers::{
+    CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context,
+};
 use crate::syndrome::RegisterAccess;
 use crate::{panic, percpu, step};
 
@@ -56,7 +58,8 @@ fn wires() -> Wires {
     }
 }
 
-/// Begins afresh on this CPU: nothing is pending. `HCR_EL2`, `HACR_EL2` and EL2's timer are as their resets would be.
+/// Begins afresh on this CPU: nothing is pending. `HCR_EL2`, `HACR_EL2` and EL2's timer are as
+/// their resets would be.
 pub(crate) fn configure() {
     let virtual_fiq = VirtualFiq::new();
     match wires() {
@@ -97,7 +100,8 @@ pub fn has_fiqs() -> bool {
     }
 }
 
-/// The guest's timers that assert a FIQ. Those of a GIC that raises none (Linux wants IRQs of it) are none of ours.
+/// The guest's timers that assert a FIQ. Those of a GIC that raises none (Linux wants IRQs of it)
+/// are none of ours.
 fn lines() -> Timers {
     if !has_fiqs() {
         return Timers::default();
@@ -136,12 +140,16 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
     let took = take(&mut virtual_fiq.pending);
     let lines = lines();
     if virtual_fiq.came(lines, took || has_fired) {
-        log::warn!("cpu {}: FIQs come from no source that Oche knows, and do not end", percpu::index());
+        log::warn!(
+            "cpu {}: FIQs come from no source that Oche knows, and do not end",
+            percpu::index()
+        );
     }
     go_back(&mut virtual_fiq, lines, has_fired);
 }
 
-/// Before this CPU goes back to the guest from any other exit: VF falls as soon as anything shows that it may.
+/// Before this CPU goes back to the guest from any other exit: VF falls as soon as anything shows
+/// that it may.
 pub(crate) fn before_return() {
     // In a step FIQs do not come here, and HCR_EL2 is put back at its end.
     if !is_virtual() || step::is_stepping() {
@@ -176,7 +184,8 @@ fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
     // The exception return, which follows, synchronises the context.
 }
 
-/// Carries out the guest's access to a register that traps on this way; `false`: it is none of these.
+/// Carries out the guest's access to a register that traps on this way; `false`: it is none of
+/// these.
 pub(crate) fn on_register(access: RegisterAccess, frame: &mut TrapFrame) -> bool {
     // A guest's program has no business there, and what follows would be done with EL2's rights.
     if !is_virtual() || frame.spsr & SPSR_MODE == SPSR_EL0 {

@@ -139,11 +139,13 @@ impl Cpu {
         }
     }
 
-    /// The guest's handler: looks at each source, deals with some of what it finds. A busy guest wants more ticks.
+    /// The guest's handler: looks at each source, deals with some of what it finds. A busy guest
+    /// wants more ticks.
     fn handle(&mut self, random: &mut Random, is_busy: bool) {
         for timer in [VIRTUAL, PHYSICAL] {
             if self.is_due(timer) && !random.chance(4) {
-                self.deadlines[timer] = (is_busy && random.chance(2)).then(|| self.now + random.below(300));
+                self.deadlines[timer] =
+                    (is_busy && random.chance(2)).then(|| self.now + random.below(300));
                 self.causes += u64::from(self.deadlines[timer].is_some());
             }
         }
@@ -158,7 +160,11 @@ impl Cpu {
         let has_overflow = self.virtual_fiq.pending.pmcr0(self.pmcr0) & PMCR0_ACTIVE != 0;
         assert_eq!(has_overflow, self.owes_overflow, "an overflow is lost, or there twice");
         if has_overflow && !random.chance(4) {
-            assert_eq!(self.pmcr0 & COUNTERS, COUNTERS, "PMCR0 keeps what it has beside the overflow");
+            assert_eq!(
+                self.pmcr0 & COUNTERS,
+                COUNTERS,
+                "PMCR0 keeps what it has beside the overflow"
+            );
             self.pmcr0 = self.virtual_fiq.pending.write_pmcr0(COUNTERS | PMCR0_MODE_FIQ);
             self.owes_overflow = false;
             self.exit(false);
@@ -205,13 +211,17 @@ fn run(seed: u64, is_coarse: bool) {
         if cpu.is_pending && !cpu.masks {
             cpu.handle(&mut random, is_busy);
         }
-        // The guest has dealt with everything and its FIQ is still pending: not for longer than a poll.
+        // The guest has dealt with everything and its FIQ is still pending: not for longer than a
+        // poll.
         let is_idle = cpu.is_pending && !was_any && !cpu.is_any_for_guest();
         idle_since = if is_idle { idle_since.or(Some(time)) } else { None };
         let idle = idle_since.map_or(0, |since| time - since);
         assert!(idle <= POLL_MICROSECONDS, "a FIQ is pending without a source");
     }
-    assert!(!cpu.is_pending && cpu.poll_at.is_none() && cpu.open == Timers::BOTH, "it does not come to rest");
+    assert!(
+        !cpu.is_pending && cpu.poll_at.is_none() && cpu.open == Timers::BOTH,
+        "it does not come to rest"
+    );
     assert!(!cpu.owes_call && !cpu.owes_overflow, "it is never acknowledged");
     assert!(cpu.deadlines.iter().flatten().all(|deadline| *deadline > cpu.now), "a timer is lost");
     let most = cpu.causes + cpu.now / POLL_MICROSECONDS + 1;

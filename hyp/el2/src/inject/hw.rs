@@ -8,7 +8,8 @@ use crate::registers::{
 };
 use crate::syndrome::Exception;
 
-/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of `status`.
+/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of
+/// `status`.
 pub(crate) fn inject_store_fault(status: u64, address: u64, frame: &mut TrapFrame) {
     let exception = Exception { syndrome: 0, far: address, hpfar: 0 };
     inject(Reason::StoreFault { status }, &exception, frame);

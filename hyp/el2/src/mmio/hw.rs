@@ -1,21 +1,23 @@
 //! EL2's accesses to devices, which survive that a device does not answer.
 //!
 //! A bus error is reported in one of two ways, and which one is the machine's choice:
-//! - synchronously: the load or store takes an external abort to EL2. The vectors find the instruction in the table of
-//!   fixups and go on behind it;
-//! - asynchronously: an SError becomes pending. EL2 runs with SErrors masked and routed to EL1, so without more the guest
-//!   would take it, at an instruction that has nothing to do with it. Each access is therefore complete
-//!   (`DSB SY`) before `ISR_EL1.A` is read, and so is what the guest did before. Where the access made an
-//!   SError pending, SErrors are routed to EL2 and unmasked for two instructions, and it is taken here.
+//! - synchronously: the load or store takes an external abort to EL2. The vectors find the
+//!   instruction in the table of fixups and go on behind it;
+//! - asynchronously: an SError becomes pending. EL2 runs with SErrors masked and routed to EL1, so
+//!   without more the guest would take it, at an instruction that has nothing to do with it. Each
+//!   access is therefore complete (`DSB SY`) before `ISR_EL1.A` is read, and so is what the guest
+//!   did before. Where the access made an SError pending, SErrors are routed to EL2 and unmasked
+//!   for two instructions, and it is taken here.
 //!
-//! An SError that was pending before is the guest's and stays so. It hides one that the access causes, so how the
-//! access went is unknown then, and it counts as a bus error ([`Report::Unknown`]). A guest that masks SErrors and
-//! leaves one pending thereby fails every access that EL2 makes on that CPU, for as long as it likes; that is no more
-//! than it can do by switching a device's power off, and EL2 answers it in the same way. What firmware left is taken
+//! An SError that was pending before is the guest's and stays so. It hides one that the access
+//! causes, so how the access went is unknown then, and it counts as a bus error
+//! ([`Report::Unknown`]). A guest that masks SErrors and leaves one pending thereby fails every
+//! access that EL2 makes on that CPU, for as long as it likes; that is no more than it can do by
+//! switching a device's power off, and EL2 answers it in the same way. What firmware left is taken
 //! before the guest runs ([`take_pending`]). The barrier before each access also completes what EL2
-//! has stored to memory, before a device is reported to use it.
-//! Source: Arm ARM DDI 0487, "Synchronous and asynchronous
-//! exceptions", "Asynchronous exception routing", `ISR_EL1`, `HCR_EL2.AMO`.
+//! has stored to memory, before a device is reported to use it. Source: Arm ARM DDI 0487,
+//! "Synchronous and asynchronous exceptions", "Asynchronous exception routing", `ISR_EL1`,
+//! `HCR_EL2.AMO`.
 #![expect(unsafe_code, reason = "accesses to registers of devices")]
 
 use core::arch::global_asm;
@@ -29,8 +31,8 @@ use crate::mmio::{self, Ending, Fixup};
 use crate::registers::{EsrEl2, IsrEl1};
 use crate::{apple, percpu};
 
-/// Bus errors that the log names, one after the other at the same address counted once; a guest can cause as many as it
-/// likes.
+/// Bus errors that the log names, one after the other at the same address counted once; a guest can
+/// cause as many as it likes.
 const MAX_REPORTED: u32 = 32;
 /// `PSTATE.A`.
 const SPSR_A: u64 = 1 << 8;
@@ -59,7 +61,8 @@ pub enum Report {
     Abort,
     /// By an SError.
     SystemError,
-    /// Not, as far as EL2 can see: an SError of the guest was pending before. What was read, if the device answered.
+    /// Not, as far as EL2 can see: an SError of the guest was pending before. What was read, if the
+    /// device answered.
     Unknown(u64),
 }
 
@@ -82,8 +85,8 @@ impl fmt::Display for BusError {
     }
 }
 
-/// What the assembly gives: `ISR_EL1` after the access, with that before it in the upper half, or [`ABORT`]; and what was
-/// loaded.
+/// What the assembly gives: `ISR_EL1` after the access, with that before it in the upper half, or
+/// [`ABORT`]; and what was loaded.
 #[repr(C)]
 struct Ended {
     status: u64,
@@ -109,7 +112,8 @@ unsafe extern "C" {
 ///
 /// # Safety
 ///
-/// `address` is aligned and mapped as Device memory, and reading it has no effect that breaks Rust's rules.
+/// `address` is aligned and mapped as Device memory, and reading it has no effect that breaks
+/// Rust's rules.
 pub unsafe fn read32(address: u64) -> Result<u32, BusError> {
     // SAFETY: the caller's promise; the assembly changes no memory.
     let ended = unsafe { oche_mmio_read32(address, 0) };
@@ -139,7 +143,8 @@ pub unsafe fn read64(address: u64) -> Result<u64, BusError> {
 ///
 /// # Safety
 ///
-/// `address` is aligned and mapped as Device memory, and what the device does then breaks no rule of Rust's.
+/// `address` is aligned and mapped as Device memory, and what the device does then breaks no rule
+/// of Rust's.
 pub unsafe fn write32(address: u64, value: u32) -> Result<(), BusError> {
     // SAFETY: the caller's promise.
     let ended = unsafe { oche_mmio_write32(address, u64::from(value)) };
@@ -183,11 +188,13 @@ fn result(address: u64, ended: &Ended) -> Result<u64, BusError> {
 
 /// Routes SErrors to EL2 and unmasks them for two instructions: a pending one is taken.
 fn take_system_error() {
-    // SAFETY: changes no memory, and restores `HCR_EL2` and `PSTATE`; what is taken meanwhile has a fixup.
+    // SAFETY: changes no memory, and restores `HCR_EL2` and `PSTATE`; what is taken meanwhile has a
+    // fixup.
     unsafe { oche_mmio_take_system_error() };
 }
 
-/// Takes an SError that is pending on this CPU before the guest runs: the firmware's. It would hide EL2's own.
+/// Takes an SError that is pending on this CPU before the guest runs: the firmware's. It would hide
+/// EL2's own.
 pub fn take_pending() {
     if !mmio::has_system_error(IsrEl1.read()) {
         return;
@@ -196,11 +203,14 @@ pub fn take_pending() {
     let details = apple::take_bus_error();
     let is_left = mmio::has_system_error(IsrEl1.read());
     let state = if is_left { "and stays so" } else { "and was taken" };
-    log::warn!("cpu {}: an SError of the firmware's was pending {state}: {details:x?}", percpu::index());
+    log::warn!(
+        "cpu {}: an SError of the firmware's was pending {state}: {details:x?}",
+        percpu::index()
+    );
 }
 
-/// Does as after a bus error that an SError reports, with none pending. Whether `HCR_EL2` and `PSTATE` are then as they
-/// were.
+/// Does as after a bus error that an SError reports, with none pending. Whether `HCR_EL2` and
+/// `PSTATE` are then as they were.
 pub fn test_system_error_window() -> bool {
     let state = || (HCR_EL2.get(), DAIF.get());
     let before = state();
@@ -208,7 +218,8 @@ pub fn test_system_error_window() -> bool {
     state() == before
 }
 
-/// Logs a bus error at a register of `device`, the first few of all. Not for the console's own device.
+/// Logs a bus error at a register of `device`, the first few of all. Not for the console's own
+/// device.
 pub fn report(device: &dyn fmt::Display, error: &BusError) {
     let is_new = LAST.swap(error.address, Ordering::Relaxed) != error.address;
     if is_new && REPORTED.fetch_add(1, Ordering::Relaxed) < MAX_REPORTED {
@@ -216,14 +227,15 @@ pub fn report(device: &dyn fmt::Display, error: &BusError) {
     }
 }
 
-/// Where the exception at EL2 in `frame` goes on, if it is a bus error of an access here. Neither panics nor waits.
+/// Where the exception at EL2 in `frame` goes on, if it is a bus error of an access here. Neither
+/// panics nor waits.
 ///
 /// # Safety
 ///
 /// Only the vectors call this, with the frame that they stored and will restore.
 pub(crate) unsafe fn fix_up(frame: *mut TrapFrame, vector: u64) -> bool {
-    // A frame at the top of the stack is not where EL2 was interrupted: an access has callers above it. To return from
-    // there would leave SP on the guest's frame.
+    // A frame at the top of the stack is not where EL2 was interrupted: an access has callers above
+    // it. To return from there would leave SP on the guest's frame.
     if frame.addr() as u64 + FRAME_BYTES as u64 == percpu::stack_top(percpu::index()) {
         return false;
     }
@@ -234,7 +246,8 @@ pub(crate) unsafe fn fix_up(frame: *mut TrapFrame, vector: u64) -> bool {
         SYSTEM_ERROR => true,
         _ => false,
     };
-    let Some(resume) = mmio::resume(fixups(vector == SYSTEM_ERROR), frame.elr).filter(|_| is_ours) else {
+    let Some(resume) = mmio::resume(fixups(vector == SYSTEM_ERROR), frame.elr).filter(|_| is_ours)
+    else {
         return false;
     };
     frame.elr = resume;
@@ -256,7 +269,11 @@ fn fixups(is_system_error: bool) -> impl Iterator<Item = Fixup> {
         // SAFETY: an aligned word of the table, in the image's read-only data.
         start.wrapping_add_signed(i64::from(unsafe { distance.read() }))
     };
-    range.step_by(12).map(move |at| Fixup { start: word(at), end: word(at + 4), resume: word(at + 8) })
+    range.step_by(12).map(move |at| Fixup {
+        start: word(at),
+        end: word(at + 4),
+        resume: word(at + 8),
+    })
 }
 
 unsafe extern "C" {

@@ -5,8 +5,8 @@ use oche_types::MAX_CPUS;
 
 use super::{START_AFFINITY, START_BYTES, STARTS};
 
-/// `global_asm!` behind the assembler macros that every entry to EL2 uses: `enter_el2`, for a CPU in
-/// any state, and `mmu_on`.
+/// `global_asm!` behind the assembler macros that every entry to EL2 uses: `enter_el2`, for a CPU
+/// in any state, and `mmu_on`.
 #[macro_export]
 macro_rules! entry_global_asm {
     ($($rest:tt)*) => {
@@ -15,8 +15,9 @@ macro_rules! entry_global_asm {
     // Once for each assembly, which may be that of several files.
     .ifndef OCHE_ENTRY_MACROS
     .equ OCHE_ENTRY_MACROS, 1
-    // HCR_EL2 while booting: E2H (34) and RW (31). E2H first of all, so that every register below has its
-    // VHE layout, on CPUs that enter without it (QEMU) as on those that know nothing else (M1).
+    // HCR_EL2 while booting: E2H (34) and RW (31). E2H first of all, so that every register below
+    // has its VHE layout, on CPUs that enter without it (QEMU) as on those that know nothing else
+    // (M1).
     .equ HCR_BOOT_HIGH, 0x4
     .equ HCR_BOOT_LOW, 0x8000
     // SCTLR_EL2 with MMU and caches off: the bits that are RES1 or must keep old behaviour:

@@ -1,7 +1,7 @@
 //! One stage-2 descriptor: 64 bits, decoded and encoded.
 //!
-//! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats" and "Stage 2 memory type and Cacheability
-//! attributes", with and without FEAT_S2FWB.
+//! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats" and "Stage 2 memory type and
+//! Cacheability attributes", with and without FEAT_S2FWB.
 
 use oche_engine::host::CpuAccess;
 use oche_types::MAX_CPUS;
@@ -19,17 +19,21 @@ const INNER_SHAREABLE: u64 = 3 << 8;
 const ACCESSED: u64 = 1 << 10;
 /// Bit 54 of `XN[1:0]`: with bit 53 clear no execution at EL1 or EL0, with FEAT_XNX and without.
 const NO_EXECUTE: u64 = 1 << 54;
-/// In an invalid descriptor hardware ignores every other bit: this one says that the page is in motion.
+/// In an invalid descriptor hardware ignores every other bit: this one says that the page is in
+/// motion.
 const IN_MOTION: u64 = 1 << 55;
-/// Likewise: a page that no CPU may reach, with all that a valid descriptor would say. A page that is only
-/// unreadable would fault as well, but then the CPU does not report its guest-physical address.
+/// Likewise: a page that no CPU may reach, with all that a valid descriptor would say. A page that
+/// is only unreadable would fault as well, but then the CPU does not report its guest-physical
+/// address.
 const GUARDED: u64 = 1 << 56;
-/// In a valid page: one more than the number of the CPU that synchronises its instructions, or 0: see
-/// `Root::allow_execute`. Hardware ignores bits 58:55, which are reserved for software use, and bit 59 as long as
-/// `VTCR_EL2.HWU59` is 0; so a mark comes and goes without a break and without an invalidation.
+/// In a valid page: one more than the number of the CPU that synchronises its instructions, or 0:
+/// see `Root::allow_execute`. Hardware ignores bits 58:55, which are reserved for software use, and
+/// bit 59 as long as `VTCR_EL2.HWU59` is 0; so a mark comes and goes without a break and without an
+/// invalidation.
 const MARK_SHIFT: u32 = 55;
 const MARK_BITS: u32 = 5;
-const _: () = assert!(MAX_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
+const _: () =
+    assert!(MAX_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
 /// Output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -45,14 +49,14 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Guest RAM. Without FWB 0b1111 is Normal Write-Back inner and outer, and the weaker stage wins. With
-    /// FWB 0b0110 is Normal Write-Back whatever stage 1 says.
+    /// Guest RAM. Without FWB 0b1111 is Normal Write-Back inner and outer, and the weaker stage
+    /// wins. With FWB 0b0110 is Normal Write-Back whatever stage 1 says.
     pub fn ram(forces_write_back: bool, access: CpuAccess) -> Self {
         Self { memory: if forces_write_back { 0b0110 } else { 0b1111 }, access, no_execute: false }
     }
 
-    /// Devices: stage 1's type stands. Without FWB that is Normal Write-Back (the weakest restriction), with
-    /// FWB 0b0111 says so.
+    /// Devices: stage 1's type stands. Without FWB that is Normal Write-Back (the weakest
+    /// restriction), with FWB 0b0111 says so.
     pub fn devices(forces_write_back: bool) -> Self {
         let memory = if forces_write_back { 0b0111 } else { 0b1111 };
         Self { memory, access: CpuAccess::ReadWrite, no_execute: false }
@@ -80,7 +84,8 @@ pub enum Entry {
 impl Entry {
     /// Reads a descriptor of `level`.
     pub fn decode(bits: u64, level: u8) -> Self {
-        // 48 bits of address: tables and leaves are made of page numbers below 2^32, so no bit is lost.
+        // 48 bits of address: tables and leaves are made of page numbers below 2^32, so no bit is
+        // lost.
         let page = Hfn(((bits & ADDRESS) >> 12) as u32);
         match (bits & VALID != 0, bits & TABLE_OR_PAGE != 0, level) {
             (false, ..) if bits & IN_MOTION != 0 => Self::InMotion,
@@ -95,7 +100,8 @@ impl Entry {
             (false, ..) | (true, false, 3) => Self::Invalid,
             (true, true, 0..=2) => Self::Table(page),
             (true, ..) => {
-                let access = if bits & WRITE != 0 { CpuAccess::ReadWrite } else { CpuAccess::ReadOnly };
+                let access =
+                    if bits & WRITE != 0 { CpuAccess::ReadWrite } else { CpuAccess::ReadOnly };
                 let memory = (bits >> MEMORY_ATTRIBUTES_SHIFT & 0xf) as u8;
                 let attributes = Attributes { memory, access, no_execute: bits & NO_EXECUTE != 0 };
                 Self::Leaf { at: page, attributes }
@@ -103,7 +109,8 @@ impl Entry {
         }
     }
 
-    /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does not see the mark.
+    /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does
+    /// not see the mark.
     pub fn encode_marked(self, cpu: usize) -> u64 {
         debug_assert!(cpu < MAX_CPUS, "CPU {cpu} has no mark");
         let bits = self.encode(3);
@@ -126,7 +133,14 @@ impl Entry {
                 let write = if attributes.access == CpuAccess::ReadWrite { WRITE } else { 0 };
                 let no_execute = if attributes.no_execute { NO_EXECUTE } else { 0 };
                 let memory = u64::from(attributes.memory & 0xf) << MEMORY_ATTRIBUTES_SHIFT;
-                at.address() | kind | memory | READ | write | INNER_SHAREABLE | ACCESSED | no_execute
+                at.address()
+                    | kind
+                    | memory
+                    | READ
+                    | write
+                    | INNER_SHAREABLE
+                    | ACCESSED
+                    | no_execute
             }
         }
     }

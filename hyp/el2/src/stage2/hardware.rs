@@ -1,7 +1,9 @@
-//! What stage 2 asks of a machine: table words, and one method for each kind of instruction that matters to them.
+//! What stage 2 asks of a machine: table words, and one method for each kind of instruction that
+//! matters to them.
 //!
-//! Nothing here decides an order: that is [`super::maintenance`], so a test that implements this trait sees every
-//! barrier and every invalidation that the machine's own CPUs execute, in the order in which they do.
+//! Nothing here decides an order: that is [`super::maintenance`], so a test that implements this
+//! trait sees every barrier and every invalidation that the machine's own CPUs execute, in the
+//! order in which they do.
 
 use oche_types::addr::Gfn;
 
@@ -18,7 +20,8 @@ pub enum Barrier {
     Here,
 }
 
-/// What a `TLBI` drops, of the guest whose VMID is in use. Source: Arm ARM DDI 0487, "TLB maintenance instructions".
+/// What a `TLBI` drops, of the guest whose VMID is in use. Source: Arm ARM DDI 0487, "TLB
+/// maintenance instructions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Translations {
     /// `IPAS2E1IS`: on all CPUs, what is stage 2 alone, of one page at any level.
@@ -31,8 +34,8 @@ pub enum Translations {
     AllHere,
 }
 
-/// What a machine needs so that CPUs fetch instructions that were written as data.
-/// Source: Arm ARM DDI 0487, `CTR_EL0`; B2.4.4, "Concurrent modification and execution of instructions".
+/// What a machine needs so that CPUs fetch instructions that were written as data. Source: Arm ARM
+/// DDI 0487, `CTR_EL0`; B2.4.4, "Concurrent modification and execution of instructions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstructionFetch {
     /// `CTR_EL0.IDC` is 0: data is cleaned to the point of unification.
@@ -43,7 +46,8 @@ pub struct InstructionFetch {
 
 /// Memory of the tables, barriers, TLBs and instruction caches, as one CPU at EL2 uses them.
 ///
-/// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any time.
+/// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any
+/// time.
 pub trait Hardware {
     /// Entry `index` of the table (of 512 entries, or 1024 for the root) at host-physical `table`.
     fn load(&self, table: u64, index: usize) -> u64;
@@ -61,7 +65,8 @@ pub trait Hardware {
     fn instruction_fetch(&self) -> InstructionFetch;
     /// Bytes of the smallest data cache line, a power of two.
     fn data_line_bytes(&self) -> u64;
-    /// `DC CVAU`: starts to clean the data cache line at host-physical `address` to the point of unification.
+    /// `DC CVAU`: starts to clean the data cache line at host-physical `address` to the point of
+    /// unification.
     fn clean_line(&self, address: u64);
     /// `IC IALLUIS`: starts to drop the instruction caches of all CPUs.
     fn drop_instructions(&self);

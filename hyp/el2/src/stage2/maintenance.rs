@@ -1,11 +1,12 @@
-//! The sequences of barriers, TLB and cache maintenance that stage 2 is made of, over any [`Hardware`].
+//! The sequences of barriers, TLB and cache maintenance that stage 2 is made of, over any
+//! [`Hardware`].
 //!
-//! None has an ISB. EL2 itself neither translates by these tables nor executes these instructions, and an exception return
-//! synchronises the context of the guest that does.
+//! None has an ISB. EL2 itself neither translates by these tables nor executes these instructions,
+//! and an exception return synchronises the context of the guest that does.
 //!
-//! Source: Arm ARM DDI 0487, "Using break-before-make when updating translation table entries", "TLB maintenance
-//! requirements and the TLB maintenance instructions", "Synchronization and coherency issues between data and
-//! instruction accesses".
+//! Source: Arm ARM DDI 0487, "Using break-before-make when updating translation table entries",
+//! "TLB maintenance requirements and the TLB maintenance instructions", "Synchronization and
+//! coherency issues between data and instruction accesses".
 
 use oche_types::addr::Gfn;
 use oche_types::range::PhysRange;
@@ -29,46 +30,51 @@ pub trait Maintenance: Hardware {
         self.barrier(Barrier::StoresForAll);
     }
 
-    /// Starts to drop what the TLBs of all CPUs hold of stage 2 alone of the page, last-level or not.
+    /// Starts to drop what the TLBs of all CPUs hold of stage 2 alone of the page, last-level or
+    /// not.
     fn invalidate_page(&self, page: Gfn) {
         self.invalidate(Translations::Page(page));
     }
 
-    /// Waits for the invalidations, drops everything that combines them with stage 1, and waits again.
+    /// Waits for the invalidations, drops everything that combines them with stage 1, and waits
+    /// again.
     ///
-    /// Entries that combine both stages are found by virtual address, which nobody knows, so all of them go.
+    /// Entries that combine both stages are found by virtual address, which nobody knows, so all of
+    /// them go.
     fn finish_invalidation(&self) {
         self.barrier(Barrier::Everything);
         self.invalidate(Translations::FirstStage);
         self.barrier(Barrier::Everything);
     }
 
-    /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and waits.
+    /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and
+    /// waits.
     fn invalidate_all(&self) {
         self.invalidate(Translations::All);
         self.barrier(Barrier::Everything);
     }
 
-    /// Has this CPU's guest use the view whose root is at `root`, with all that was stored into it. A context synchronisation
-    /// must follow.
+    /// Has this CPU's guest use the view whose root is at `root`, with all that was stored into it.
+    /// A context synchronisation must follow.
     fn enter_view(&self, root: u64) {
         self.order_stores();
         self.select_tables(root | VIEW_VMID);
     }
 
-    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. Nobody else had any of it.
+    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. Nobody else
+    /// had any of it.
     fn leave_view(&self, root: u64) {
         self.invalidate(Translations::AllHere);
         self.barrier(Barrier::Here);
         self.select_tables(root);
     }
 
-    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU. All of the
-    /// instruction caches are invalidated, because the guest fetches by other addresses. What the caches keep
-    /// coherent by themselves is left out.
+    /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
+    /// All of the instruction caches are invalidated, because the guest fetches by other addresses.
+    /// What the caches keep coherent by themselves is left out.
     fn synchronize_instructions(&self, range: PhysRange) {
-        // Cache maintenance waits neither for another CPU's stores that this one has only seen nor, where nothing has to
-        // be cleaned (`CTR_EL0.IDC`), for its own: a DSB does.
+        // Cache maintenance waits neither for another CPU's stores that this one has only seen nor,
+        // where nothing has to be cleaned (`CTR_EL0.IDC`), for its own: a DSB does.
         self.order_stores();
         let fetch = self.instruction_fetch();
         if fetch.needs_clean {

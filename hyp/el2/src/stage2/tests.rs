@@ -19,7 +19,8 @@ enum Step {
 }
 
 /// A CPU whose caches keep nothing coherent by themselves.
-const NEEDS_ALL: InstructionFetch = InstructionFetch { needs_clean: true, needs_invalidation: true };
+const NEEDS_ALL: InstructionFetch =
+    InstructionFetch { needs_clean: true, needs_invalidation: true };
 
 #[derive(Debug)]
 struct Recorder {
@@ -156,7 +157,8 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
     stage2.flush_broken();
     stage2.make_page(Gfn(0x4_1234), Hfn(0x9_0001), CpuAccess::ReadOnly);
     stage2.publish();
-    let expected = Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::ReadOnly, no_execute: true };
+    let expected =
+        Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::ReadOnly, no_execute: true };
     assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), expected);
     let steps = recorder.steps.borrow();
     assert!(matches!(steps[0], Step::Store { value, .. } if value & 1 == 0));
@@ -202,10 +204,15 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
                 "round {round}"
             );
             assert!(stage2.open_in_view(page, Hfn(page.0 + 7)));
-            let open = Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::ReadWrite, no_execute: true };
+            let open = Lookup::Mapped {
+                at: Hfn(page.0 + 7),
+                access: CpuAccess::ReadWrite,
+                no_execute: true,
+            };
             assert_eq!(view.lookup(&&recorder, page), open);
             assert_eq!(view.lookup(&&recorder, Gfn(page.0 + 1)), mapped(page.0 + 1));
-            let guarded = Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::None, no_execute: true };
+            let guarded =
+                Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::None, no_execute: true };
             assert_eq!(stage2.root().lookup(&&recorder, page), guarded, "the shared tables stay");
         }
         assert!(stage2.open_in_view(pages[0], Hfn(1)), "a second time costs nothing");
@@ -228,7 +235,8 @@ fn a_page_that_may_be_executed_may_be_so_in_a_view() {
         assert!(stage2.open_in_view(page, Hfn(page.0)));
         Root { table, ..stage2.root() }.lookup(&&recorder, page)
     };
-    let expected = |no_execute| Lookup::Mapped { at: Hfn(page.0), access: CpuAccess::ReadWrite, no_execute };
+    let expected =
+        |no_execute| Lookup::Mapped { at: Hfn(page.0), access: CpuAccess::ReadWrite, no_execute };
     assert_eq!(open(&mut stage2), expected(true), "its instructions are not synchronised yet");
     stage2.root().allow_execute(&&recorder, page, 0);
     assert_eq!(open(&mut stage2), expected(false));
@@ -295,7 +303,8 @@ fn synchronized_by(fetch: InstructionFetch) -> Vec<Step> {
 fn caches_that_are_coherent_by_themselves_are_left_alone() {
     let lines = (0..4).map(|line| Step::Clean(PLACE.address() + line * 1024));
     let cleaned: Vec<Step> = [ORDER].into_iter().chain(lines).chain([WAIT]).collect();
-    let fetch = |needs_clean, needs_invalidation| InstructionFetch { needs_clean, needs_invalidation };
+    let fetch =
+        |needs_clean, needs_invalidation| InstructionFetch { needs_clean, needs_invalidation };
     assert_eq!(synchronized_by(fetch(true, false)), cleaned);
     assert_eq!(synchronized_by(fetch(false, true)), [ORDER, Step::Instructions, WAIT]);
     assert_eq!(synchronized_by(fetch(false, false)), [ORDER]);
@@ -325,7 +334,8 @@ fn fetch(recorder: &Recorder, cpu: usize) {
     Root { table: TABLES.start, ipa_bits: 40 }.allow_execute(&recorder, CODE, cpu);
 }
 
-/// What CPU 0 finds when it has synchronised the page's instructions, and when it has done so once more.
+/// What CPU 0 finds when it has synchronised the page's instructions, and when it has done so once
+/// more.
 fn fetched_twice(meanwhile: fn(&Recorder)) -> [Lookup; 2] {
     let recorder = Recorder::default();
     let mut stage2 = with_ram(&recorder);
@@ -337,7 +347,8 @@ fn fetched_twice(meanwhile: fn(&Recorder)) -> [Lookup; 2] {
     })
 }
 
-const NOT_YET: Lookup = Lookup::Mapped { at: PLACE, access: CpuAccess::ReadWrite, no_execute: true };
+const NOT_YET: Lookup =
+    Lookup::Mapped { at: PLACE, access: CpuAccess::ReadWrite, no_execute: true };
 
 #[test]
 fn a_page_that_came_back_while_it_was_synchronised_is_not_executed_yet() {

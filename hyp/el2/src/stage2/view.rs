@@ -1,9 +1,10 @@
-//! A view of stage 2 for one CPU and a moment: as the shared tables, but with some trapped pages open.
+//! A view of stage 2 for one CPU and a moment: as the shared tables, but with some trapped pages
+//! open.
 //!
-//! The view has tables of its own on the path to each opened page and shares all others. It is used under the
-//! engine's lock, with a VMID of its own, by one CPU that executes one instruction; the other CPUs keep the
-//! shared tables, in which nothing changes. So no break-before-make is due, and no broadcast: the CPU drops
-//! what it cached under that VMID when it leaves the view.
+//! The view has tables of its own on the path to each opened page and shares all others. It is used
+//! under the engine's lock, with a VMID of its own, by one CPU that executes one instruction; the
+//! other CPUs keep the shared tables, in which nothing changes. So no break-before-make is due, and
+//! no broadcast: the CPU drops what it cached under that VMID when it leaves the view.
 
 use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
@@ -14,8 +15,8 @@ use super::hardware::Hardware;
 use super::walk::{LEAF_LEVEL, Root, index_of};
 use super::{Stage2, TABLE_ENTRIES};
 
-/// Pages that one stepped instruction may have opened. A pair, a SIMD structure or an atomic touches two at
-/// the most; a gather of SVE can touch more, and then the engine gives copies up.
+/// Pages that one stepped instruction may have opened. A pair, a SIMD structure or an atomic
+/// touches two at the most; a gather of SVE can touch more, and then the engine gives copies up.
 pub const MAX_OPENED: usize = 4;
 
 /// The view's tables: a root, and a table of levels 2 and 3 for each page that can be open at once.
@@ -27,8 +28,8 @@ pub(super) struct View {
 }
 
 impl<H: Hardware> Stage2<H> {
-    /// Begins a view in which nothing differs. Returns its root's host-physical address, or `None` where there is
-    /// no memory for its tables.
+    /// Begins a view in which nothing differs. Returns its root's host-physical address, or `None`
+    /// where there is no memory for its tables.
     pub fn begin_view(&mut self) -> Option<u64> {
         let mut view = match self.view {
             Some(view) => view,
@@ -41,8 +42,8 @@ impl<H: Hardware> Stage2<H> {
         Some(view.root)
     }
 
-    /// Opens `page`, which the shared tables map by an entry of its own, at `at` in the view. False: there is no
-    /// room, or no such page.
+    /// Opens `page`, which the shared tables map by an entry of its own, at `at` in the view.
+    /// False: there is no room, or no such page.
     #[must_use]
     pub fn open_in_view(&mut self, page: Gfn, at: Hfn) -> bool {
         let Some(mut view) = self.view else { return false };
@@ -62,7 +63,11 @@ impl<H: Hardware> Stage2<H> {
                 }
                 view.used += 1;
                 self.copy_table(next.address(), own, TABLE_ENTRIES);
-                self.hardware.store(table, index, Entry::Table(Hfn((own >> 12) as u32)).encode(level));
+                self.hardware.store(
+                    table,
+                    index,
+                    Entry::Table(Hfn((own >> 12) as u32)).encode(level),
+                );
                 own
             };
         }
@@ -73,7 +78,8 @@ impl<H: Hardware> Stage2<H> {
         else {
             return false;
         };
-        // Where fetches are allowed they stay so: the instruction that is stepped may lie in the page that it touches.
+        // Where fetches are allowed they stay so: the instruction that is stepped may lie in the
+        // page that it touches.
         let attributes = Attributes {
             no_execute: shared.no_execute,
             ..Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite)

@@ -74,22 +74,26 @@ impl Root {
         }
     }
 
-    /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of the CPU that runs
-    /// this, below [`MAX_CPUS`](oche_types::MAX_CPUS), with interrupts masked from here to the end.
+    /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of
+    /// the CPU that runs this, below [`MAX_CPUS`](oche_types::MAX_CPUS), with interrupts masked
+    /// from here to the end.
     ///
-    /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is at it, the CPU
-    /// goes back to the guest and faults again.
+    /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is
+    /// at it, the CPU goes back to the guest and faults again.
     ///
-    /// That the entry is as it was does not say that the page is: it may have gone and come back, with other bytes.
-    /// So the CPU first puts its own mark into the entry, which nothing else ever stores there. Where the exchange at
-    /// the end still finds it, nothing has been stored over it, so the page has not been broken since: what was synchronised
-    /// is what is there, for any number of moves. A mover that breaks a marked page stores over the mark and waits for
+    /// That the entry is as it was does not say that the page is: it may have gone and come back,
+    /// with other bytes. So the CPU first puts its own mark into the entry, which nothing else ever
+    /// stores there. Where the exchange at the end still finds it, nothing has been stored over it,
+    /// so the page has not been broken since: what was synchronised is what is there, for any
+    /// number of moves. A mover that breaks a marked page stores over the mark and waits for
     /// nobody.
     ///
-    /// A CPU that finds another's mark leaves it: CPUs that took it from each other could go on so for ever. A mark never
-    /// stays behind, since its CPU leaves only after the exchange, which fails only where the mark is gone.
+    /// A CPU that finds another's mark leaves it: CPUs that took it from each other could go on so
+    /// for ever. A mark never stays behind, since its CPU leaves only after the exchange, which
+    /// fails only where the mark is gone.
     pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn, cpu: usize) {
-        let Some(Position { table, index, level: LEAF_LEVEL, entry }) = self.walk(hardware, page) else {
+        let Some(Position { table, index, level: LEAF_LEVEL, entry }) = self.walk(hardware, page)
+        else {
             return;
         };
         let Entry::Leaf { at, attributes } = entry else { return };
@@ -101,10 +105,12 @@ impl Root {
         if !hardware.exchange(table, index, entry.encode(LEAF_LEVEL), marked) {
             return;
         }
-        hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });
+        let code = PhysRange { start: at.address(), end: at.address() + PAGE };
+        hardware.synchronize_instructions(code);
         let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
         if hardware.exchange(table, index, marked, new.encode(LEAF_LEVEL)) {
-            // Relaxing a permission needs no break-before-make, but a stale entry would fault for ever.
+            // Relaxing a permission needs no break-before-make, but a stale entry would fault for
+            // ever.
             hardware.order_stores();
             hardware.invalidate_page(page);
             hardware.finish_invalidation();
@@ -121,7 +127,9 @@ impl Root {
             let index = index_of(page, level);
             let entry = Entry::decode(hardware.load(table, index), level);
             match entry {
-                Entry::Table(next) if level < LEAF_LEVEL => (table, level) = (next.address(), level + 1),
+                Entry::Table(next) if level < LEAF_LEVEL => {
+                    (table, level) = (next.address(), level + 1)
+                }
                 _ => return Some(Position { table, index, level, entry }),
             }
         }

@@ -1,24 +1,28 @@
-//! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to EL2.
+//! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to
+//! EL2.
 //!
-//! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and restored. Interrupts
-//! are masked for the one instruction, FIQs go to EL1 for so long where they do not anyway, so nothing comes between.
+//! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and
+//! restored. Interrupts are masked for the one instruction, FIQs go to EL1 for so long where they
+//! do not anyway, so nothing comes between.
 //!
-//! Another CPU may make anything of the instruction meanwhile, and the step must end all the same, with the guest in a state
-//! that it could have reached without:
+//! Another CPU may make anything of the instruction meanwhile, and the step must end all the same,
+//! with the guest in a state that it could have reached without:
 //! - It cannot wait: WFI and WFE trap.
-//! - It cannot switch the step off: with `MDCR_EL2.TDE` set, TDA, TDOSA and TDRA count as set, so accesses to `MDSCR_EL1`,
-//!   `OSLAR_EL1` and `OSDLR_EL1` trap and are executed again, unstepped. The OS lock and the double lock are open
-//!   from the start.
-//! - An exception to EL1 is known by its level, or, from EL1, by `ELR_EL1`: that holds for the step what no exception
-//!   stores there.
-//! - An `ERET` at EL1 takes its address from there too, and its masks from `SPSR_EL1`, in which all are set for the step: no
-//!   interrupt is taken behind it, whose return address would be just that of the `ERET`.
-//! - What reads or writes the masks at EL1 has a result that differs. Of two words that another CPU exchanges while they
-//!   are executed EL1 may expect nothing better, but where the architecture names them, and none of those does
-//!   (Arm ARM DDI 0487, "Concurrent modification and execution of instructions"). EL0 has no access to the masks.
+//! - It cannot switch the step off: with `MDCR_EL2.TDE` set, TDA, TDOSA and TDRA count as set, so
+//!   accesses to `MDSCR_EL1`, `OSLAR_EL1` and `OSDLR_EL1` trap and are executed again, unstepped.
+//!   The OS lock and the double lock are open from the start.
+//! - An exception to EL1 is known by its level, or, from EL1, by `ELR_EL1`: that holds for the step
+//!   what no exception stores there.
+//! - An `ERET` at EL1 takes its address from there too, and its masks from `SPSR_EL1`, in which all
+//!   are set for the step: no interrupt is taken behind it, whose return address would be just that
+//!   of the `ERET`.
+//! - What reads or writes the masks at EL1 has a result that differs. Of two words that another CPU
+//!   exchanges while they are executed EL1 may expect nothing better, but where the architecture
+//!   names them, and none of those does (Arm ARM DDI 0487, "Concurrent modification and execution
+//!   of instructions"). EL0 has no access to the masks.
 //!
-//! Source: Arm ARM DDI 0487, "Software Step exceptions", D2.11 in issue J, and `MDCR_EL2`, `MDSCR_EL1`, `OSLAR_EL1`,
-//! `OSDLR_EL1`.
+//! Source: Arm ARM DDI 0487, "Software Step exceptions", D2.11 in issue J, and `MDCR_EL2`,
+//! `MDSCR_EL1`, `OSLAR_EL1`, `OSDLR_EL1`.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -27,7 +31,8 @@ use oche_types::MAX_CPUS;
 
 use crate::frame::{SPSR_SS, TrapFrame};
 use crate::registers::{
-    ElrEl12, HCR_FMO, HCR_VF, MdcrEl2, MdscrEl1, OsdlrEl1, OslarEl1, OslsrEl1, SpsrEl12, synchronize_context,
+    ElrEl12, HCR_FMO, HCR_VF, MdcrEl2, MdscrEl1, OsdlrEl1, OslarEl1, OslsrEl1, SpsrEl12,
+    synchronize_context,
 };
 use crate::stage2::maintenance::Maintenance as _;
 use crate::step::{self, Outcome, State, sentinel};
@@ -66,7 +71,8 @@ pub(crate) struct SavedDebugState {
     hcr: u64,
     was_locked: bool,
     was_double_locked: bool,
-    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile, and `SPSR_EL1`, whose masks are set.
+    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile, and `SPSR_EL1`, whose masks
+    /// are set.
     elr_el1: u64,
     spsr_el1: u64,
     has_view: bool,
@@ -94,7 +100,8 @@ pub(crate) fn is_guest_stepping() -> bool {
     MdscrEl1.read() & MDSCR_SS != 0
 }
 
-/// Prepares this CPU so that the return to `frame` executes one instruction, in the view at `root` if there is one.
+/// Prepares this CPU so that the return to `frame` executes one instruction, in the view at `root`
+/// if there is one.
 pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     let debug_state = SavedDebugState {
         spsr: frame.spsr,
@@ -126,14 +133,15 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     if let Some(root) = root {
         Cpus.enter_view(root);
     }
-    // The exception return synchronises the context too, but only after it has looked whether to copy SPSR_EL2.SS.
+    // The exception return synchronises the context too, but only after it has looked whether to
+    // copy SPSR_EL2.SS.
     synchronize_context();
     set_stepping(true);
     debug_state
 }
 
-/// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is complete, or
-/// has taken an exception to EL1. Returns whether it is complete.
+/// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is
+/// complete, or has taken an exception to EL1. Returns whether it is complete.
 pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_done: bool) -> bool {
     set_stepping(false);
     if debug_state.has_view {
@@ -164,9 +172,11 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
         }
         // The same instruction again, from the same state.
         Outcome::SameLevel => {
-            frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF);
+            frame.spsr =
+                frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF);
         }
-        // The handler's own PSTATE is right, all masked; what it will return to is the state put aside.
+        // The handler's own PSTATE is right, all masked; what it will return to is the state put
+        // aside.
         Outcome::Entry => {
             let saved = SpsrEl12.read();
             SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF));

@@ -1,4 +1,5 @@
-//! What happens when a CPU touches a trapped page: emulation or a step, under the engine's lock throughout.
+//! What happens when a CPU touches a trapped page: emulation or a step, under the engine's lock
+//! throughout.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -63,9 +64,9 @@ struct Opened {
 /// Instructions that are stepped between a load-exclusive and its store-exclusive.
 const MAX_SEQUENCE: u8 = 24;
 
-/// A CPU that executed a load-exclusive on a trapped page. Its own monitor is clear, so its store-exclusive would
-/// fail without a trap, for ever. So it is stepped until there, with nothing opened and no lock held, and the
-/// store-exclusive is emulated as well.
+/// A CPU that executed a load-exclusive on a trapped page. Its own monitor is clear, so its
+/// store-exclusive would fail without a trap, for ever. So it is stepped until there, with nothing
+/// opened and no lock held, and the store-exclusive is emulated as well.
 #[derive(Clone, Copy)]
 struct ExclusiveSequence {
     debug_state: SavedDebugState,
@@ -75,9 +76,9 @@ struct ExclusiveSequence {
 
 /// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
 ///
-/// What the CPU reported may be old by now: it waited for the lock. So before an access is emulated, the
-/// instruction must be the one that faulted ([`trapped_page::agreement`]) and stage 1 must still allow it
-/// ([`recheck_translation`]). Otherwise the CPU tries again.
+/// What the CPU reported may be old by now: it waited for the lock. So before an access is
+/// emulated, the instruction must be the one that faulted ([`trapped_page::agreement`]) and stage 1
+/// must still allow it ([`recheck_translation`]). Otherwise the CPU tries again.
 pub fn on_fault<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     fault: &Fault,
@@ -90,8 +91,15 @@ pub fn on_fault<G: TrappedPages>(
         // It moves no bytes, and all memory is coherent.
         FaultDisposition::Emulate(_) if fault.abort.is_cache_maintenance => Resume::Next,
         FaultDisposition::Emulate(page) => {
-            let Some(access) = access(frame) else { return step_unknown(pages, page, fault, frame) };
-            match trapped_page::agreement(&access, &Guest { frame }, fault.far, fault.abort.is_write) {
+            let Some(access) = access(frame) else {
+                return step_unknown(pages, page, fault, frame);
+            };
+            match trapped_page::agreement(
+                &access,
+                &Guest { frame },
+                fault.far,
+                fault.abort.is_write,
+            ) {
                 Agreement::Other => Resume::Same,
                 Agreement::Crosses => begin_step(pages, page, fault, frame, &[None; MAX_OPENED]),
                 Agreement::Same(address) => {
@@ -117,8 +125,8 @@ pub fn on_fault<G: TrappedPages>(
     }
 }
 
-/// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the page's copies are given up
-/// if it goes on.
+/// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the
+/// page's copies are given up if it goes on.
 fn step_unknown<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
@@ -135,7 +143,13 @@ fn step_unknown<G: TrappedPages>(
 }
 
 /// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
-fn emulate(pages: &mut impl TrappedPages, page: Gfn, address: u64, access: &Access, frame: &mut TrapFrame) {
+fn emulate(
+    pages: &mut impl TrappedPages,
+    page: Gfn,
+    address: u64,
+    access: &Access,
+    frame: &mut TrapFrame,
+) {
     let mut state = STATE.lock();
     let is_done = trapped_page::emulate(
         pages,
@@ -149,9 +163,15 @@ fn emulate(pages: &mut impl TrappedPages, page: Gfn, address: u64, access: &Acce
     assert!(is_done, "an access inside one page is emulated");
 }
 
-/// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps
-/// what only computes, and lets the guest go on by itself at anything else. The monitor outlives none but a step.
-fn step_to_store<G: TrappedPages>(engine: &'static SpinLock<G>, load: Load, frame: &mut TrapFrame, left: u8) {
+/// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps what only
+/// computes, and lets the guest go on by itself at anything else. The monitor outlives none but a
+/// step.
+fn step_to_store<G: TrappedPages>(
+    engine: &'static SpinLock<G>,
+    load: Load,
+    frame: &mut TrapFrame,
+    left: u8,
+) {
     let word = instruction(frame).filter(|_| !step::is_guest_stepping());
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
         // What a step of the guest's own breaks is its own affair.
@@ -181,8 +201,8 @@ fn instructions_from(frame: &TrapFrame) -> impl Iterator<Item = u32> {
     addresses.map_while(|elr| instruction(&TrapFrame { elr, ..*frame }))
 }
 
-/// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not allow it: the CPU's
-/// own, which has no monitor, need not even look.
+/// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not
+/// allow it: the CPU's own, which has no monitor, need not even look.
 fn store_exclusive<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     page: Gfn,
@@ -190,7 +210,8 @@ fn store_exclusive<G: TrappedPages>(
     frame: &mut TrapFrame,
     access: &Access,
 ) -> Outcome {
-    if trapped_page::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address) {
+    if trapped_page::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address)
+    {
         return Outcome::Open;
     }
     let mut pages = engine.lock();
@@ -239,9 +260,10 @@ fn give_up(pages: &mut impl TrappedPages, page: Gfn, frame: &TrapFrame) -> Resum
     }
 }
 
-/// Ends or goes on with the step that the exception being handled came from. `fault`: the engine had closed a
-/// page that the instruction touched. Returns how the guest goes on if that is decided; otherwise the exception is
-/// to be handled as if there had been no step, with `frame` as it was before.
+/// Ends or goes on with the step that the exception being handled came from. `fault`: the engine
+/// had closed a page that the instruction touched. Returns how the guest goes on if that is
+/// decided; otherwise the exception is to be handled as if there had been no step, with `frame` as
+/// it was before.
 pub fn on_step<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     is_done: bool,
@@ -280,7 +302,8 @@ pub fn on_step<G: TrappedPages>(
     }
 }
 
-/// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock stays closed.
+/// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock
+/// stays closed.
 fn begin_step<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
@@ -296,11 +319,13 @@ fn begin_step<G: TrappedPages>(
     let mut opened = *opened;
     let slot = opened.iter_mut().find(|slot| slot.is_none());
     let watched = touched(page, fault, frame);
-    let has_room = slot.is_some_and(|slot| slot.replace(Opened { page, watched, before: [0; 8] }).is_none());
+    let has_room =
+        slot.is_some_and(|slot| slot.replace(Opened { page, watched, before: [0; 8] }).is_none());
     let root = pages.begin_view().filter(|_| has_room);
     let is_open = root.is_some() && opened.iter().flatten().all(|opened| pages.open(opened.page));
     let (Some(root), true) = (root, is_open) else {
-        // More pages than can be opened for one instruction, or no memory: this one's copies are given up.
+        // More pages than can be opened for one instruction, or no memory: this one's copies are
+        // given up.
         return give_up(&mut *pages, page, frame);
     };
     if pages.is_watching() {
@@ -316,7 +341,8 @@ fn begin_step<G: TrappedPages>(
         state.monitors.note_stores(percpu::index(), opened.page);
     }
     let debug_state = step::arm(frame, Some(root));
-    let old = of_this_cpu(&mut state.steps).replace(Step { engine: pages.park(), debug_state, opened });
+    let old =
+        of_this_cpu(&mut state.steps).replace(Step { engine: pages.park(), debug_state, opened });
     assert!(old.is_none(), "a CPU is in one step at a time");
     Resume::Same
 }
@@ -331,9 +357,10 @@ fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) 
 fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
     let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {
-        Some(instruction) => {
-            (instruction::stepped_bytes(instruction), instruction::stepped_offset(instruction, offset))
-        }
+        Some(instruction) => (
+            instruction::stepped_bytes(instruction),
+            instruction::stepped_offset(instruction, offset),
+        ),
         None => (bytes, offset),
     };
     Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
@@ -355,7 +382,8 @@ fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPE
 
 /// What CPUs find in the bytes of `watched`.
 fn value_of(pages: &mut impl TrappedPages, watched: &Watched) -> Value {
-    let left = watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
+    let left =
+        watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
     core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {
         0 => 0,
         bytes => pages.load(watched.page, watched.offset + word * 8, bytes),
@@ -371,7 +399,8 @@ fn reach(fault: &Fault) -> AccessKind {
     }
 }
 
-/// The access that the guest's instruction makes, if it is one that is emulated, in a state that is usual.
+/// The access that the guest's instruction makes, if it is one that is emulated, in a state that is
+/// usual.
 fn access(frame: &TrapFrame) -> Option<Access> {
     instruction(frame).and_then(instruction::decode)
 }

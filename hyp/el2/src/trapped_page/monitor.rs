@@ -1,17 +1,19 @@
 //! The exclusive monitors of trapped pages, one for each CPU.
 //!
-//! Every return to the guest clears the CPU's own monitor, so for trapped pages these stand in: set by an
-//! emulated load-exclusive, cleared by any other CPU's store nearby, asked by the store-exclusive.
+//! Every return to the guest clears the CPU's own monitor, so for trapped pages these stand in: set
+//! by an emulated load-exclusive, cleared by any other CPU's store nearby, asked by the
+//! store-exclusive.
 //!
-//! A monitor is set only from its load-exclusive to the end of the sequence that is stepped behind it, however that
-//! ends. What the CPU executes by itself afterwards is up to its own monitor: a store-exclusive of its that traps must not
-//! succeed because of a value that was loaded before, when other CPUs' stores may have gone by unseen.
+//! A monitor is set only from its load-exclusive to the end of the sequence that is stepped behind
+//! it, however that ends. What the CPU executes by itself afterwards is up to its own monitor: a
+//! store-exclusive of its that traps must not succeed because of a value that was loaded before,
+//! when other CPUs' stores may have gone by unseen.
 
 use oche_types::MAX_CPUS;
 use oche_types::addr::Gfn;
 
-/// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule. The
-/// architecture allows 16 to 2048.
+/// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule.
+/// The architecture allows 16 to 2048.
 const GRANULE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +22,8 @@ struct Monitor {
     values: [u64; 2],
 }
 
-/// What a load-exclusive loads, and a store-exclusive stores. A pair of another size, or elsewhere, does not succeed.
+/// What a load-exclusive loads, and a store-exclusive stores. A pair of another size, or elsewhere,
+/// does not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The page.

@@ -1,11 +1,13 @@
 //! Exclusives that get nowhere: when the copies of their page are given up.
 //!
-//! A load-exclusive of a trapped page is followed, step by step, to its store-exclusive. Where that cannot be done, the
-//! CPU's own pair fails every time, without a trap, and the guest tries for ever. A CPU that waits for a word to change
-//! also executes load-exclusives whose store-exclusive is not found, but it makes progress. So a load-exclusive counts
-//! only if:
-//! - the same instruction loaded the same value from the same address before, as did each since that did not wait;
-//! - and, when there were too many, a store-exclusive lies ahead of where the last was left ([`store_is_ahead`]).
+//! A load-exclusive of a trapped page is followed, step by step, to its store-exclusive. Where that
+//! cannot be done, the CPU's own pair fails every time, without a trap, and the guest tries for
+//! ever. A CPU that waits for a word to change also executes load-exclusives whose store-exclusive
+//! is not found, but it makes progress. So a load-exclusive counts only if:
+//! - the same instruction loaded the same value from the same address before, as did each since
+//!   that did not wait;
+//! - and, when there were too many, a store-exclusive lies ahead of where the last was left
+//!   ([`store_is_ahead`]).
 
 use oche_types::addr::Gfn;
 
@@ -16,11 +18,13 @@ use crate::instruction::{self, Kind};
 pub enum Outcome {
     /// Its store-exclusive was emulated, whether it stored or another CPU was first.
     Emulated,
-    /// No store-exclusive was found, for a reason that will not go away: the state of the CPU, or too many instructions.
+    /// No store-exclusive was found, for a reason that will not go away: the state of the CPU, or
+    /// too many instructions.
     Hopeless,
     /// It ended in an instruction behind which there may be a store-exclusive.
     Open,
-    /// It ended in something that waits, or that gives the monitor up: no store-exclusive depends on it.
+    /// It ended in something that waits, or that gives the monitor up: no store-exclusive depends
+    /// on it.
     Waits,
 }
 
@@ -42,14 +46,17 @@ const HOPELESS: u32 = 256;
 const OPEN: u32 = 1;
 const LIMIT: u32 = 256 * HOPELESS;
 
-/// Instructions that may lie between a pair that the architecture lets expect to succeed: 128 bytes. Source: Arm ARM DDI 0487, "Load-Exclusive and Store-Exclusive instruction usage restrictions".
+/// Instructions that may lie between a pair that the architecture lets expect to succeed: 128
+/// bytes. Source: Arm ARM DDI 0487, "Load-Exclusive and Store-Exclusive instruction usage
+/// restrictions".
 pub const MAX_APART: usize = 32;
 
-/// Where a load-exclusive's sequence ends that arrives at `word`, neither a store-exclusive nor plain.
+/// Where a load-exclusive's sequence ends that arrives at `word`, neither a store-exclusive nor
+/// plain.
 pub fn end_at(word: u32) -> Outcome {
     // The next load-exclusive begins a sequence of its own: the first had no store-exclusive.
-    let is_load =
-        instruction::decode(word).is_some_and(|access| matches!(access.kind, Kind::LoadExclusive { .. }));
+    let is_load = instruction::decode(word)
+        .is_some_and(|access| matches!(access.kind, Kind::LoadExclusive { .. }));
     if is_load || instruction::is_wait(word) || instruction::gives_up_monitor(word) {
         Outcome::Waits
     } else {
@@ -57,8 +64,8 @@ pub fn end_at(word: u32) -> Outcome {
     }
 }
 
-/// Whether there is a store-exclusive among `words`, the instructions from where the CPU left the sequence on. A pair
-/// that the guest has branched out of has its store-exclusive behind it.
+/// Whether there is a store-exclusive among `words`, the instructions from where the CPU left the
+/// sequence on. A pair that the guest has branched out of has its store-exclusive behind it.
 pub fn store_is_ahead(words: impl IntoIterator<Item = u32>) -> bool {
     words.into_iter().take(MAX_APART).any(instruction::is_store_exclusive)
 }
@@ -76,8 +83,8 @@ impl Progress {
         Self { last: None, weight: 0 }
     }
 
-    /// `load` ended. Returns whether its page's copies are to be given up. `may_store`: whether a store-exclusive may
-    /// follow all the same; asked only when there were too many.
+    /// `load` ended. Returns whether its page's copies are to be given up. `may_store`: whether a
+    /// store-exclusive may follow all the same; asked only when there were too many.
     #[must_use]
     pub fn note(&mut self, load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
         let weight = match outcome {
@@ -131,7 +138,8 @@ mod tests {
     fn a_cpu_that_waits_or_gets_on_keeps_the_copies() {
         assert_eq!(needed(|_| (LOAD, Outcome::Waits)), None);
         assert_eq!(needed(|_| (LOAD, Outcome::Emulated)), None);
-        let outcome = |number| if number % 200 == 0 { Outcome::Emulated } else { Outcome::Hopeless };
+        let outcome =
+            |number| if number % 200 == 0 { Outcome::Emulated } else { Outcome::Hopeless };
         assert_eq!(needed(|number| (LOAD, outcome(number))), None);
     }
 
@@ -157,7 +165,11 @@ mod tests {
         };
         for which in 0..3 {
             for outcome in [Outcome::Open, Outcome::Hopeless] {
-                assert_eq!(needed(|number| (changed(number)[which], outcome)), None, "{which} {outcome:?}");
+                assert_eq!(
+                    needed(|number| (changed(number)[which], outcome)),
+                    None,
+                    "{which} {outcome:?}"
+                );
             }
         }
     }
@@ -168,7 +180,8 @@ mod tests {
         assert!((0..200_000).all(|_| !progress.note(LOAD, Outcome::Open, || false)));
     }
 
-    /// How a sequence ends that goes on with `words`, none of them a store-exclusive, one after the other.
+    /// How a sequence ends that goes on with `words`, none of them a store-exclusive, one after the
+    /// other.
     fn end_of(words: &[u32]) -> Option<Outcome> {
         words.iter().copied().find(|word| !instruction::is_plain(*word)).map(end_at)
     }
@@ -185,7 +198,7 @@ mod tests {
         }
         for open in [
             [0x9100_0400_u32, 0xf940_0041, 0xc802_7c20], // add x0, x0, #1; ldr x1, [x2]; stxr w2, x0, [x1]
-            [0x9100_0400, 0xd53b_4220, 0xc802_7c20],     // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
+            [0x9100_0400, 0xd53b_4220, 0xc802_7c20], // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
         ] {
             assert_eq!(end_of(&open), Some(Outcome::Open), "{open:x?}");
         }
@@ -205,9 +218,16 @@ mod tests {
     fn each_page_is_counted_for_itself() {
         let of = |page| Load { page: Gfn(page), ..LOAD };
         let mut progress = Progress::new();
-        assert!((0..100_000).all(|number| !progress.note(of(number & 1), Outcome::Hopeless, || true)));
+        assert!((0..100_000).all(|number| !progress.note(
+            of(number & 1),
+            Outcome::Hopeless,
+            || true
+        )));
         assert!((0..255).all(|_| !progress.note(of(7), Outcome::Hopeless, || true)));
         assert!(progress.note(of(7), Outcome::Hopeless, || true));
-        assert!(!progress.note(of(7), Outcome::Hopeless, || true), "and afterwards from the beginning");
+        assert!(
+            !progress.note(of(7), Outcome::Hopeless, || true),
+            "and afterwards from the beginning"
+        );
     }
 }

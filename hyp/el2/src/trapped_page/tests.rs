@@ -121,7 +121,10 @@ fn loads_and_stores_move_bytes_and_write_back() {
     assert!(bench.run(0, 0x3900_0fe1)); // strb w1, [sp, #3]
     assert_eq!(bench.pages.bytes[0x83], 0x88);
     assert!(bench.run(0, 0xf81f_0fe1)); // str x1, [sp, #-16]!
-    assert_eq!((bench.word(0x70), bench.cpus[0].stack_pointer), (0x1122_3344_5566_7788, FAR + 0x70));
+    assert_eq!(
+        (bench.word(0x70), bench.cpus[0].stack_pointer),
+        (0x1122_3344_5566_7788, FAR + 0x70)
+    );
     assert!(bench.run(0, 0x5800_0041)); // ldr x1, .+8
     assert_eq!(bench.cpus[0].registers[1], bench.word(0x108));
 }
@@ -133,16 +136,20 @@ fn a_watch_reports_every_access_with_its_bytes_and_value() {
     let word = |bench: &Bench, offset| bench.word(offset);
     let (first, second) = (word(&bench, 0x40), word(&bench, 0x48));
     for (instruction, offset, bytes, is_write, value) in [
-        (0x3900_0fe1, 0x83, 1, true, [0x88, 0]),            // strb w1, [sp, #3]
+        (0x3900_0fe1, 0x83, 1, true, [0x88, 0]), // strb w1, [sp, #3]
         (0x7980_0044, 0x40, 2, false, [first & 0xffff, 0]), // ldrsh x4, [x2]
-        (0x2940_1444, 0x40, 8, false, [first, 0]),          // ldp w4, w5, [x2]
-        (0xa940_1444, 0x40, 16, false, [first, second]),    // ldp x4, x5, [x2]
+        (0x2940_1444, 0x40, 8, false, [first, 0]), // ldp w4, w5, [x2]
+        (0xa940_1444, 0x40, 16, false, [first, second]), // ldp x4, x5, [x2]
         (0x2900_0441, 0x40, 8, true, [0x5566_7788_5566_7788, 0]), // stp w1, w1, [x2]
         (0xc85f_7c44, 0x40, 8, false, [0x5566_7788_5566_7788, 0]), // ldxr x4, [x2]
         (0xc806_7c41, 0x40, 8, true, [0x1122_3344_5566_7788, 0]), // stxr w6, x1, [x2]
     ] {
         assert!(bench.run(0, instruction), "{instruction:#x}");
-        assert_eq!(bench.pages.told.pop(), Some((offset, bytes, is_write, value)), "{instruction:#x}");
+        assert_eq!(
+            bench.pages.told.pop(),
+            Some((offset, bytes, is_write, value)),
+            "{instruction:#x}"
+        );
     }
     assert!(bench.run(0, 0xc806_7c41), "a store-exclusive whose load was not seen");
     assert_eq!(bench.pages.told, [], "it stored nothing");

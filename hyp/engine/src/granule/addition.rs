@@ -13,8 +13,8 @@ use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
 
-/// A test switch: with the feature, every moved page lands in its neighbour's slot, so that a run which
-/// compares bytes can be seen to fail. Never built into an image that a person runs.
+/// A test switch: with the feature, every moved page lands in its neighbour's slot, so that a run
+/// which compares bytes can be seen to fail. Never built into an image that a person runs.
 const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 
 /// A page on its way into a slot of a frame of the pool.
@@ -40,9 +40,11 @@ enum CopyKind {
     Move,
     /// It becomes a bounce page.
     Bounce,
-    /// It goes home, and what stays in the slot is a bounce page: the granule is about to be written by devices.
+    /// It goes home, and what stays in the slot is a bounce page: the granule is about to be
+    /// written by devices.
     Retire,
-    /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is one.
+    /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is
+    /// one.
     WithTwin(Hfn),
 }
 
@@ -61,26 +63,34 @@ impl GranuleMapper {
         for change in changes {
             let mut wanted = change.wanted;
             for (slot, wanted) in wanted.iter_mut().enumerate() {
-                // An entry that allows nothing names a page that the device may not touch: not a mapping.
+                // An entry that allows nothing names a page that the device may not touch: not a
+                // mapping.
                 *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
                 if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
-                    refuse(host, requester.at(change.granule, slot), leaf.page, Refusal::SubPageWindow);
+                    refuse(
+                        host,
+                        requester.at(change.granule, slot),
+                        leaf.page,
+                        Refusal::SubPageWindow,
+                    );
                     *wanted = None;
                 }
             }
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
                 let before = self.state(domain, change.granule);
-                let reached = matches!(before.form, Form::Relocated(_)).then(|| Self::window(host, &before));
+                let reached =
+                    matches!(before.form, Form::Relocated(_)).then(|| Self::window(host, &before));
                 self.plan(host, requester, domain, Change { wanted, ..*change }, &mut copies);
-                let is_reached = |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
+                let is_reached =
+                    |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
         self.mover.flush_tlb(host);
         if fills_reached_slot {
-            // What a device wrote into the red zone of a slot, with nothing mapped there, must have landed
-            // before a page of the guest moves in.
+            // What a device wrote into the red zone of a slot, with nothing mapped there, must have
+            // landed before a page of the guest moves in.
             self.invalidate(host, domain);
         }
         for copy in &copies {
@@ -108,8 +118,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes those out of the CPUs'
-    /// reach that are watched now and were in nobody's way until now.
+    /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes
+    /// those out of the CPUs' reach that are watched now and were in nobody's way until now.
     fn look_again(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         self.unlist_all();
         for change in changes {
@@ -126,7 +136,8 @@ impl GranuleMapper {
         self.unlist_all();
     }
 
-    /// Decides where each newly wanted page of `granule` goes, writes it into the granule map, and lists the copies.
+    /// Decides where each newly wanted page of `granule` goes, writes it into the granule map, and
+    /// lists the copies.
     fn plan(
         &mut self,
         host: &mut impl Host,
@@ -141,7 +152,8 @@ impl GranuleMapper {
             if let (Some(slot), Some(wanted)) = (slot, wanted)
                 && slot.permission != wanted.permission
             {
-                let (at, page, permission) = (requester.at(granule, index), slot.page, wanted.permission);
+                let (at, page, permission) =
+                    (requester.at(granule, index), slot.page, wanted.permission);
                 slot.permission = permission;
                 host.event(Event::Permission { at, page, permission });
             }
@@ -149,7 +161,8 @@ impl GranuleMapper {
         if state.form != Form::Empty {
             self.set_state(domain, granule, state);
         }
-        let has_new = state.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
+        let has_new =
+            state.slots.iter().zip(wanted).any(|(slot, wanted)| slot.is_none() && wanted.is_some());
         if !has_new {
             return;
         }
@@ -159,11 +172,15 @@ impl GranuleMapper {
             self.set_state(domain, granule, state);
         }
         let has_tables = self.prepare_tables(host, domain, granule);
-        if has_tables.is_ok() && self.add_direct(host, requester, domain, granule, &mut wanted, &mut state) {
+        if has_tables.is_ok()
+            && self.add_direct(host, requester, domain, granule, &mut wanted, &mut state)
+        {
             return;
         }
         for (index, wanted) in wanted.into_iter().enumerate() {
-            let Some(leaf) = wanted.filter(|_| state.slots.get(index) == Some(&None)) else { continue };
+            let Some(leaf) = wanted.filter(|_| state.slots.get(index) == Some(&None)) else {
+                continue;
+            };
             let at = requester.at(granule, index);
             let has_room = has_tables.and_then(|()| self.can_join(host, &state, leaf.permission));
             let placed = has_room.and_then(|()| {
@@ -220,17 +237,21 @@ impl GranuleMapper {
         if !self.mover.is_ram(page) {
             return Err(self.non_ram_refusal(page));
         }
-        let is_alias = is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
-        // A bounce page's page too: should the bounce page outlive the page's other mappings, the page moves there,
-        // and then it is too late to refuse.
+        let is_alias =
+            is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
+        // A bounce page's page too: should the bounce page outlive the page's other mappings, the
+        // page moves there, and then it is too late to refuse.
         self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match state.form {
             Form::Relocated(frame) => frame,
             // Its frame is the guest's.
-            Form::Direct(_) => unreachable!("invariant: a direct granule takes no page into its frame"),
+            Form::Direct(_) => {
+                unreachable!("invariant: a direct granule takes no page into its frame")
+            }
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
-        let is_planned = |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
+        let is_planned =
+            |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
         let has_twin = self.twin(page).is_some() || copies.iter().any(is_planned);
         let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_twin)) {
             Ok(kind) => kind,
@@ -281,7 +302,12 @@ impl GranuleMapper {
         }
         let is_written = leaf.permission.write || self.mover.is_pinned(leaf.page);
         if !is_written || has_twin {
-            self.link(domain, at, leaf.page, if has_twin { MAX_WRITTEN_ALIASES } else { MAX_ALIASES })?;
+            self.link(
+                domain,
+                at,
+                leaf.page,
+                if has_twin { MAX_WRITTEN_ALIASES } else { MAX_ALIASES },
+            )?;
             return Ok(CopyKind::Bounce);
         }
         let twin = self.pool.take_page().ok_or(Refusal::PoolExhausted)?;
@@ -308,8 +334,8 @@ impl GranuleMapper {
         self.aliases.add(&mut state.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }
 
-    /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce page of a page
-    /// that moves in the same batch is copied from where the page is by then.
+    /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce
+    /// page of a page that moves in the same batch is copied from where the page is by then.
     fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &Copy) {
         if copy.kind == CopyKind::Retire {
             self.equalize_once(host, copy.page);
@@ -330,15 +356,15 @@ impl GranuleMapper {
             CopyKind::Bounce | CopyKind::Retire => {}
         }
         self.equalize_once(host, copy.page);
-        // From the twin, not from the page as it is by now: a byte that a CPU wrote since the merge must
-        // not look, in the next one, as if the device had written it here.
+        // From the twin, not from the page as it is by now: a byte that a CPU wrote since the merge
+        // must not look, in the next one, as if the device had written it here.
         let from = self.twin(copy.page).unwrap_or(self.mover.locate(copy.page));
         host.copy_page(from, copy.to);
         self.set_filled(domain, copy.at);
     }
 
-    /// Makes the copies of `page` equal unless the batch under way has done so. What devices write after that is found
-    /// by the next that does: what is copied meanwhile comes from the twin.
+    /// Makes the copies of `page` equal unless the batch under way has done so. What devices write
+    /// after that is found by the next that does: what is copied meanwhile comes from the twin.
     pub(super) fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
         if self.list(page) {
             self.equalize(host, page);

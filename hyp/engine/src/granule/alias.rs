@@ -1,7 +1,7 @@
 //! Which IOVAs name a guest page: none, one, or, for an alias, a list.
 //!
-//! Kept in one `u32` of the page's state while there is at most one, which is the common case; more are
-//! nodes of a table of fixed capacity.
+//! Kept in one `u32` of the page's state while there is at most one, which is the common case; more
+//! are nodes of a table of fixed capacity.
 
 use alloc::vec::Vec;
 
@@ -12,7 +12,8 @@ use crate::heap::bytes_of;
 use crate::host::DomainId;
 use crate::mover::NONE;
 
-/// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has this bound.
+/// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has
+/// this bound.
 pub(crate) const MAX_ALIASES: usize = 1024;
 /// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each
 /// is compared word by word, and what is new goes to all others. Buffers that devices write share
@@ -79,7 +80,12 @@ impl Aliases {
     /// # Errors
     ///
     /// [`TooMany`]; the list is as before.
-    pub(crate) fn add(&mut self, head: &mut u32, mapping: Mapping, most: usize) -> Result<(), TooMany> {
+    pub(crate) fn add(
+        &mut self,
+        head: &mut u32,
+        mapping: Mapping,
+        most: usize,
+    ) -> Result<(), TooMany> {
         if *head == NONE {
             *head = mapping.pack();
             return Ok(());

@@ -12,12 +12,14 @@ use crate::granule::state::{Form, Slot};
 use crate::host::{Host, Memory};
 
 impl GranuleMapper {
-    /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs it.
+    /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs
+    /// it.
     pub(super) fn slot_of(&self, mapping: Mapping) -> (Slot, Form, Hfn) {
         self.linked_slot(mapping).must("a page's mapping is in the granule map")
     }
 
-    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the granule map.
+    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the granule
+    /// map.
     fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
         let state = self.state(mapping.domain, mapping.iova.granule());
         let slot = state.slots.get(mapping.iova.slot()).copied().flatten()?;
@@ -49,14 +51,15 @@ impl GranuleMapper {
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
     }
 
-    /// Makes all copies of `page` equal: see [`Self::propagate`]. A page without a bounce page that a device
-    /// may write has no twin, and devices change none of its copies but the one that CPUs see.
+    /// Makes all copies of `page` equal: see [`Self::propagate`]. A page without a bounce page that
+    /// a device may write has no twin, and devices change none of its copies but the one that CPUs
+    /// see.
     pub(crate) fn merge_copies(&mut self, host: &mut impl Host, page: Gfn) {
         self.propagate(host, page, 0..PAGE_WORDS);
     }
 
-    /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into the page
-    /// itself, differs from the twin and goes to all others and into the twin.
+    /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into
+    /// the page itself, differs from the twin and goes to all others and into the twin.
     ///
     /// Devices (and CPUs, where nothing is trapped) may write meanwhile. Each byte that changed is
     /// read once and stored, without its neighbours, into every copy but the one that it was read
@@ -68,7 +71,11 @@ impl GranuleMapper {
     pub(super) fn propagate(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
         let Some(twin) = self.twin(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
-        copies.extend(self.bounce_pages(page).map(|(at, is_writable)| Merging { at, is_writable, diff: 0 }));
+        copies.extend(self.bounce_pages(page).map(|(at, is_writable)| Merging {
+            at,
+            is_writable,
+            diff: 0,
+        }));
         copies.push(Merging { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
@@ -101,7 +108,8 @@ impl GranuleMapper {
     /// Gives the twin of `page` back once no device may write a bounce page of it.
     pub(super) fn drop_unneeded_twin(&mut self, host: &mut impl Host, page: Gfn) {
         let Some(twin) = self.twin(page) else { return };
-        let is_written_unseen = self.mover.is_pinned(page) && self.bounce_pages(page).next().is_some();
+        let is_written_unseen =
+            self.mover.is_pinned(page) && self.bounce_pages(page).next().is_some();
         if is_written_unseen || self.bounce_pages(page).any(|(_, is_writable)| is_writable) {
             return;
         }
@@ -109,15 +117,16 @@ impl GranuleMapper {
         self.mover.state_mut(page).twin = 0;
     }
 
-    /// After a mapping of `page` went that was no bounce page, its copies being equal if there is a twin: makes a bounce page
-    /// the page itself unless a mapping that is none is left. The page must be out of the CPUs' reach; otherwise it
-    /// stays where it is.
+    /// After a mapping of `page` went that was no bounce page, its copies being equal if there is a
+    /// twin: makes a bounce page the page itself unless a mapping that is none is left. The page
+    /// must be out of the CPUs' reach; otherwise it stays where it is.
     pub(super) fn promote(&mut self, host: &mut impl Host, page: Gfn) {
         let heir = self.heir(page).filter(|_| self.mover.can_move(page));
         let Some((mapping, heir, at)) = heir else { return };
         if !heir.permission.write {
-            // Without one, CPUs may have written the page since the bounce page was filled. With or without, a device
-            // that a neighbour's permission let write here did so for nobody to see.
+            // Without one, CPUs may have written the page since the bounce page was filled. With or
+            // without, a device that a neighbour's permission let write here did so for nobody to
+            // see.
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);
@@ -126,9 +135,11 @@ impl GranuleMapper {
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// The bounce page that `page` can become, if it has to become one: with its slot and where it lies.
+    /// The bounce page that `page` can become, if it has to become one: with its slot and where it
+    /// lies.
     ///
-    /// Where there is a choice it is one that a device may write: the fewer of those remain, the less has to be trapped.
+    /// Where there is a choice it is one that a device may write: the fewer of those remain, the
+    /// less has to be trapped.
     fn heir(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
         if self.mover.is_pinned(page) {
             return None;
@@ -162,7 +173,12 @@ pub(crate) struct Merging {
 }
 
 /// The first of `words` in which a copy differs from `twin`.
-fn first_changed(host: &impl Host, twin: Hfn, copies: &[Merging], mut words: Range<usize>) -> Option<usize> {
+fn first_changed(
+    host: &impl Host,
+    twin: Hfn,
+    copies: &[Merging],
+    mut words: Range<usize>,
+) -> Option<usize> {
     let mut first = None;
     for copy in copies.iter().filter(|copy| copy.is_writable) {
         if let Some(word) = host.first_difference(twin, copy.at, words.clone()) {
@@ -203,8 +219,8 @@ fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [Merging], word:
     taken.count_ones() / 8
 }
 
-/// Stores into `to` each byte in which `changed` differs from `twin`, except, if `keeps_newer`, where `to`
-/// differs as well: a device's own, newer write stays. Returns how many bytes differed.
+/// Stores into `to` each byte in which `changed` differs from `twin`, except, if `keeps_newer`,
+/// where `to` differs as well: a device's own, newer write stays. Returns how many bytes differed.
 pub(super) fn apply_diff(
     memory: &mut impl Memory,
     twin: Hfn,
@@ -216,7 +232,8 @@ pub(super) fn apply_diff(
     let mut start = 0;
     while let Some(word) = memory.first_difference(twin, changed, start..PAGE_WORDS) {
         start = word + 1;
-        let (new, old, there) = (memory.load(changed, word), memory.load(twin, word), memory.load(to, word));
+        let (new, old, there) =
+            (memory.load(changed, word), memory.load(twin, word), memory.load(to, word));
         let differing = differing_bytes(old, new);
         bytes += differing.count_ones() as usize / 8;
         let kept = if keeps_newer { differing_bytes(there, old) } else { 0 };
@@ -256,7 +273,8 @@ impl Pieces {
             index += left.trailing_zeros() / 8;
             let following = (mask >> (8 * index)).trailing_ones() / 8;
             let width_log2 = following.ilog2().min((index | 8).trailing_zeros());
-            let piece = all.pieces.get_mut(all.count).must("two bytes beside each other are one piece");
+            let piece =
+                all.pieces.get_mut(all.count).must("two bytes beside each other are one piece");
             *piece = (index as u8, width_log2 as u8);
             all.count += 1;
             index += 1 << width_log2;
@@ -266,7 +284,12 @@ impl Pieces {
 
     fn store(&self, memory: &mut impl Memory, to: Hfn, word: usize, value: u64) {
         for (first, width_log2) in self.pieces.iter().take(self.count) {
-            memory.store_aligned(to, word * 8 + usize::from(*first), *width_log2, value >> (8 * first));
+            memory.store_aligned(
+                to,
+                word * 8 + usize::from(*first),
+                *width_log2,
+                value >> (8 * first),
+            );
         }
     }
 }

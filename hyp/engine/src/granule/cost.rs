@@ -109,9 +109,14 @@ impl GranuleMapper {
     /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
         // A device's page has no state.
-        let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else { return false };
+        let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else {
+            return false;
+        };
         state.is_listed = true;
-        invariant!(self.listed.len() < self.listed.capacity(), "a batch is about a bounded number of pages");
+        invariant!(
+            self.listed.len() < self.listed.capacity(),
+            "a batch is about a bounded number of pages"
+        );
         self.listed.push(page);
         true
     }

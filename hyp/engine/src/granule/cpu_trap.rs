@@ -1,22 +1,26 @@
 //! Traps: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
 //!
-//! A page with bounce pages that devices only read is read-only for CPUs; one with a bounce page that a device may
-//! write is out of their reach. The access that traps comes here, under the engine's lock, and is
-//! carried out on all copies before the CPU goes on.
+//! A page with bounce pages that devices only read is read-only for CPUs; one with a bounce page
+//! that a device may write is out of their reach. The access that traps comes here, under the
+//! engine's lock, and is carried out on all copies before the CPU goes on.
 //!
 //! Why this is exact, for CPUs and one device at a time on each byte:
-//! - *A CPU's load sees every write of a device that was in memory before.* It first brings what differs
-//!   from the twin, in the words that it covers, from every copy that a device may write ([`propagate`]).
-//!   While there is no such bounce page, devices write only the copy that CPUs read, and loads need no trap.
-//! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and into the
-//!   twin before the trap returns. The words under it were merged first, so a device's earlier write
-//!   in the same word is not lost, and one that comes later differs from the twin.
-//! - *A device's write is never taken for an old value.* The twin holds what all copies agreed on after
-//!   the last store by anybody that was noticed, so a device that writes what a CPU has overwritten differs.
-//! - *Nothing is stored between the fill of a bounce page and its trap:* the page is broken in stage 2 for that.
+//! - *A CPU's load sees every write of a device that was in memory before.* It first brings what
+//!   differs from the twin, in the words that it covers, from every copy that a device may write
+//!   ([`propagate`]). While there is no such bounce page, devices write only the copy that CPUs
+//!   read, and loads need no trap.
+//! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and
+//!   into the twin before the trap returns. The words under it were merged first, so a device's
+//!   earlier write in the same word is not lost, and one that comes later differs from the twin.
+//! - *A device's write is never taken for an old value.* The twin holds what all copies agreed on
+//!   after the last store by anybody that was noticed, so a device that writes what a CPU has
+//!   overwritten differs.
+//! - *Nothing is stored between the fill of a bounce page and its trap:* the page is broken in
+//!   stage 2 for that.
 //!
-//! What no trap can see is one device's write that another device reads, or the same through another
-//! IOVA, with no access by a CPU and no invalidation between: the second may read what was there before.
+//! What no trap can see is one device's write that another device reads, or the same through
+//! another IOVA, with no access by a CPU and no invalidation between: the second may read what was
+//! there before.
 //!
 //! [`propagate`]: GranuleMapper::propagate
 
@@ -51,8 +55,9 @@ impl GranuleMapper {
         if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }
     }
 
-    /// Makes every page that is broken again, with the trap that it needs by now. Traps of other pages may be
-    /// stricter than needed, never weaker: [`Self::relax`] finds out when a CPU touches the page.
+    /// Makes every page that is broken again, with the trap that it needs by now. Traps of other
+    /// pages may be stricter than needed, never weaker: [`Self::relax`] finds out when a CPU
+    /// touches the page.
     pub(super) fn remap_pages(&mut self, host: &mut impl Host) {
         let mut index = 0;
         while let Some(page) = self.mover.broken(index) {
@@ -86,9 +91,15 @@ impl GranuleMapper {
         }
     }
 
-    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, at most 8 and inside the page,
-    /// zero-extended.
-    pub(crate) fn load(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize) -> u64 {
+    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, at most 8 and inside the
+    /// page, zero-extended.
+    pub(crate) fn load(
+        &mut self,
+        host: &mut impl Host,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+    ) -> u64 {
         let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
         self.propagate(host, page, first..last + 1);
@@ -102,9 +113,16 @@ impl GranuleMapper {
         value << unused >> unused
     }
 
-    /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of a
-    /// trapped `page`. An aligned power of two of bytes appears in each copy at once.
-    pub(crate) fn store(&mut self, host: &mut impl Host, page: Gfn, offset: usize, bytes: usize, value: u64) {
+    /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of
+    /// a trapped `page`. An aligned power of two of bytes appears in each copy at once.
+    pub(crate) fn store(
+        &mut self,
+        host: &mut impl Host,
+        page: Gfn,
+        offset: usize,
+        bytes: usize,
+        value: u64,
+    ) {
         let Some((offset, bytes)) = inside(offset, bytes) else { return };
         self.propagate(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
         let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
@@ -118,8 +136,9 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it directly where
-    /// this says. [`Self::settle`] must follow before anybody else comes to the engine.
+    /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it
+    /// directly where this says. [`Self::settle`] must follow before anybody else comes to the
+    /// engine.
     pub(crate) fn open(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.merge_copies(host, page);
         self.mover.locate(page)
@@ -135,10 +154,10 @@ impl GranuleMapper {
         self.refresh_bounce_pages(host, page);
     }
 
-    /// Gives up bounce pages of `page`: their mappings are refused, devices find nothing there, and once none is left
-    /// CPUs may do with the page what they like. For accesses that cannot be carried out on several copies: a fetch
-    /// of instructions, a walk of tables. A call gives up a batch of one domain's: the access traps again until all
-    /// are gone.
+    /// Gives up bounce pages of `page`: their mappings are refused, devices find nothing there, and
+    /// once none is left CPUs may do with the page what they like. For accesses that cannot be
+    /// carried out on several copies: a fetch of instructions, a walk of tables. A call gives up a
+    /// batch of one domain's: the access traps again until all are gone.
     pub(crate) fn collapse(&mut self, host: &mut impl Host, page: Gfn) {
         self.give_up_some(host, page);
         self.relax(host, page);
@@ -166,7 +185,8 @@ impl GranuleMapper {
                 continue;
             }
             if known.is_none() {
-                let wanted = self.state(mapping.domain, granule).slots.map(|slot| slot.map(Slot::leaf));
+                let wanted =
+                    self.state(mapping.domain, granule).slots.map(|slot| slot.map(Slot::leaf));
                 changes.push(Change { granule, wanted });
             }
             let change = changes.get_mut(index).must("the granule's change was listed");
@@ -190,5 +210,6 @@ impl GranuleMapper {
 
 /// An access inside a page, or `None` for any other.
 fn inside(offset: usize, bytes: usize) -> Option<(usize, usize)> {
-    (bytes != 0 && bytes <= 8 && offset.checked_add(bytes)? <= PAGE_BYTES).then_some((offset, bytes))
+    (bytes != 0 && bytes <= 8 && offset.checked_add(bytes)? <= PAGE_BYTES)
+        .then_some((offset, bytes))
 }

@@ -1,10 +1,12 @@
-//! Direct granules: those whose pages lie at home in one frame, in order, so that hardware can point there.
+//! Direct granules: those whose pages lie at home in one frame, in order, so that hardware can
+//! point there.
 //!
-//! Without windows that takes all four pages. With them it takes a run of neighbours, and the hardware entry's
-//! window leaves out the rest of the frame, which may hold anything of the guest's. A neighbour that fits widens the
-//! window, and one that goes from an end narrows it: an entry is stored at once, and what a device does meanwhile is
-//! right under the old entry and the new. A neighbour that does not fit has the granule relocated under the
-//! device ([`GranuleMapper::migrate`]).
+//! Without windows that takes all four pages. With them it takes a run of neighbours, and the
+//! hardware entry's window leaves out the rest of the frame, which may hold anything of the
+//! guest's. A neighbour that fits widens the window, and one that goes from an end narrows it: an
+//! entry is stored at once, and what a device does meanwhile is right under the old entry and the
+//! new. A neighbour that does not fit has the granule relocated under the device
+//! ([`GranuleMapper::migrate`]).
 //!
 //! That move costs more than composing at once, and a device that reads back what it wrote in that
 //! moment may find what was there before. So a run that devices may write is left at home only
@@ -21,13 +23,14 @@ use crate::granule::state::{Form, GranuleState, Slot};
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 
-/// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the fourth for itself.
-/// Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
+/// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the
+/// fourth for itself. Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
 const LONELY_PAGES: usize = 3;
 
 impl GranuleMapper {
-    /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits there. What can only
-    /// be refused is taken out of `wanted`. `false`: what is left is for a frame of the pool.
+    /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits
+    /// there. What can only be refused is taken out of `wanted`. `false`: what is left is for a
+    /// frame of the pool.
     pub(super) fn add_direct(
         &mut self,
         host: &mut impl Host,
@@ -52,7 +55,8 @@ impl GranuleMapper {
             return false;
         }
         let is_new = |slot: usize| state.slots.get(slot) == Some(&None);
-        let new = wanted.iter().enumerate().filter_map(|(slot, leaf)| leaf.map(|leaf| (slot, leaf)));
+        let new =
+            wanted.iter().enumerate().filter_map(|(slot, leaf)| leaf.map(|leaf| (slot, leaf)));
         let mut new = new.filter(|(slot, _)| is_new(*slot)).peekable();
         match self
             .migrate_failed
@@ -60,16 +64,19 @@ impl GranuleMapper {
             .find(|(migrate_failed, _)| *migrate_failed == granule)
             .map(|(_, reason)| *reason)
         {
-            Some(reason) => {
-                new.for_each(|(slot, leaf)| refuse(host, requester.at(granule, slot), leaf.page, reason))
+            Some(reason) => new.for_each(|(slot, leaf)| {
+                refuse(host, requester.at(granule, slot), leaf.page, reason)
+            }),
+            None if new.peek().is_some() => {
+                self.to_migrate.push(Change { granule, wanted: *wanted })
             }
-            None if new.peek().is_some() => self.to_migrate.push(Change { granule, wanted: *wanted }),
             None => {}
         }
         true
     }
 
-    /// Refuses what is newly wanted and is not guest RAM: no frame of the pool can hold it. Whether there was any.
+    /// Refuses what is newly wanted and is not guest RAM: no frame of the pool can hold it. Whether
+    /// there was any.
     fn refuse_non_ram(
         &self,
         host: &mut impl Host,
@@ -80,7 +87,8 @@ impl GranuleMapper {
     ) -> bool {
         let mut found = false;
         for (index, (wanted, slot)) in wanted.iter_mut().zip(state.slots).enumerate() {
-            let Some(leaf) = wanted.filter(|leaf| slot.is_none() && !self.mover.is_ram(leaf.page)) else {
+            let Some(leaf) = wanted.filter(|leaf| slot.is_none() && !self.mover.is_ram(leaf.page))
+            else {
                 continue;
             };
             let reason = self.non_ram_refusal(leaf.page);
@@ -95,7 +103,8 @@ impl GranuleMapper {
         if self.is_device(page) { Refusal::DeviceNotDirect } else { Refusal::NotGuestMemory }
     }
 
-    /// The frame that hardware can point at for everything in `state` and `wanted`, if there is one and it is wise.
+    /// The frame that hardware can point at for everything in `state` and `wanted`, if there is one
+    /// and it is wise.
     fn direct_frame(
         &self,
         host: &impl Host,
@@ -113,7 +122,9 @@ impl GranuleMapper {
         };
         let is_in_order = wanted.iter().enumerate().all(|(slot, leaf)| match leaf {
             Some(leaf) => {
-                leaf.page.slot() == slot && leaf.page.home().frame() == frame && has_place(leaf.page)
+                leaf.page.slot() == slot
+                    && leaf.page.home().frame() == frame
+                    && has_place(leaf.page)
             }
             None => !run.contains(slot),
         });
@@ -133,7 +144,8 @@ impl GranuleMapper {
         is_wise.then_some(frame)
     }
 
-    /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or is unlikely.
+    /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or
+    /// is unlikely.
     fn stays_alone(
         &self,
         domain: DomainId,
@@ -142,20 +154,26 @@ impl GranuleMapper {
         run: SlotRun,
         wanted: &[Option<Leaf>; SLOTS],
     ) -> bool {
-        let all = wanted.iter().flatten().fold(Permission::default(), |all, leaf| all.union(leaf.permission));
+        let all = wanted
+            .iter()
+            .flatten()
+            .fold(Permission::default(), |all, leaf| all.union(leaf.permission));
         if !all.write {
             return true;
         }
         let before = granule.0.checked_sub(1).map(|before| self.state(domain, Granule(before)));
         let is_tail = before.is_some_and(|before| {
             before.slots.last().is_some_and(Option::is_some)
-                && frame.0.checked_sub(1).is_some_and(|frame| before.form == Form::Direct(HostGranule(frame)))
+                && frame
+                    .0
+                    .checked_sub(1)
+                    .is_some_and(|frame| before.form == Form::Direct(HostGranule(frame)))
         });
         run.first() == 0 && (run.last() + 1 >= LONELY_PAGES || is_tail)
     }
 
-    /// Links everything that is newly `wanted`, or, where one mapping has no room in the granule map, nothing: a window
-    /// has no holes.
+    /// Links everything that is newly `wanted`, or, where one mapping has no room in the granule
+    /// map, nothing: a window has no holes.
     #[expect(clippy::too_many_arguments, reason = "one step of a plan, named")]
     fn put_direct(
         &mut self,
@@ -169,7 +187,9 @@ impl GranuleMapper {
     ) {
         let mut after = GranuleState { form: Form::Direct(frame), ..*state };
         for (index, leaf) in wanted.iter().enumerate() {
-            let Some(leaf) = leaf.filter(|_| state.slots.get(index) == Some(&None)) else { continue };
+            let Some(leaf) = leaf.filter(|_| state.slots.get(index) == Some(&None)) else {
+                continue;
+            };
             let at = requester.at(granule, index);
             if let Err(reason) = self.link(domain, at, leaf.page, MAX_ALIASES) {
                 self.unlink_new(domain, granule, state, &after);
@@ -186,8 +206,10 @@ impl GranuleMapper {
         }
         for (index, slot) in after.slots.iter().enumerate() {
             if let Some(slot) = slot.filter(|_| state.slots.get(index) == Some(&None)) {
-                let (at, page, permission) = (requester.at(granule, index), slot.page, slot.permission);
-                // Copies that devices wrote become equal with every mapping that comes, whatever its place.
+                let (at, page, permission) =
+                    (requester.at(granule, index), slot.page, slot.permission);
+                // Copies that devices wrote become equal with every mapping that comes, whatever
+                // its place.
                 self.equalize_once(host, page);
                 host.event(Event::Map { at, page, permission, placement: Placement::Direct });
             }
@@ -205,7 +227,9 @@ impl GranuleMapper {
         after: &GranuleState,
     ) {
         for (index, slot) in after.slots.iter().enumerate() {
-            let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else { continue };
+            let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else {
+                continue;
+            };
             if let Some(state) = self.mover.get_mut(slot.page) {
                 let mapping = Mapping { domain, iova: granule.page(index) };
                 self.aliases.remove(&mut state.mappings, mapping);

@@ -1,8 +1,10 @@
-//! Pages that one device writes and another reads in a copy: which they are, and keeping their copies equal.
+//! Pages that one device writes and another reads in a copy: which they are, and keeping their
+//! copies equal.
 //!
-//! No trap sees a device's write, so nothing can carry it to another device's copy at once. Each flush of a
-//! domain does: it makes the copies equal of every such page that the domain maps. The pages are listed, so that a
-//! flush costs nothing where there is none, and looked for only in domains that have had one.
+//! No trap sees a device's write, so nothing can carry it to another device's copy at once. Each
+//! flush of a domain does: it makes the copies equal of every such page that the domain maps. The
+//! pages are listed, so that a flush costs nothing where there is none, and looked for only in
+//! domains that have had one.
 //!
 //! A copy that devices only read needs no twin: only the page itself changes, and a word that
 //! differs is taken over from there.
@@ -41,8 +43,8 @@ impl Followed {
 }
 
 impl GranuleMapper {
-    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of a domain that
-    /// maps it, if a device may write one of them and read another.
+    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of
+    /// a domain that maps it, if a device may write one of them and read another.
     pub(super) fn follow_if_needed(&mut self, page: Gfn) {
         if !self.is_written_and_read(page) {
             return;
@@ -76,8 +78,8 @@ impl GranuleMapper {
     fn unfollow(&mut self, page: Gfn) {
         let state = self.mover.state_mut(page);
         let index = core::mem::replace(&mut state.followed, NONE);
-        // The last one takes its place: a pass goes from the end to the start, so it has seen that one already, or
-        // sees it there.
+        // The last one takes its place: a pass goes from the end to the start, so it has seen that
+        // one already, or sees it there.
         let removed = self.followed.pages.swap_remove(index as usize);
         invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
         if let Some(moved) = self.followed.pages.get(index as usize).copied() {
@@ -98,8 +100,9 @@ impl GranuleMapper {
         are_several && all == Permission::READ_WRITE
     }
 
-    /// Makes the copies equal of every followed page that `domain` maps, from number `left` downwards. True: all of
-    /// them were looked at. False: `budget` is spent, and the next call goes on.
+    /// Makes the copies equal of every followed page that `domain` maps, from number `left`
+    /// downwards. True: all of them were looked at. False: `budget` is spent, and the next call
+    /// goes on.
     #[must_use]
     pub(crate) fn follow(
         &mut self,
@@ -153,8 +156,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Takes over into every bounce page of `page`, none of which a device writes, what the page holds.
-    /// Returns how many bytes differed.
+    /// Takes over into every bounce page of `page`, none of which a device writes, what the page
+    /// holds. Returns how many bytes differed.
     pub(super) fn refresh_bounce_pages(&self, host: &mut impl Host, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);
         let mut bytes = 0;

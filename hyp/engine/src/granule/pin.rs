@@ -1,10 +1,12 @@
-//! Pages that a master behind no DART uses now: at home, and kept there until it has done with them.
+//! Pages that a master behind no DART uses now: at home, and kept there until it has done with
+//! them.
 //!
-//! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at home, also where a DART
-//! maps it and it is away. It comes home, and what stays in its slot is a bounce page, which devices go on using: nothing of
-//! the hardware's tables changes. While the page is pinned it has a twin, whatever its bounce pages are, because it is written at
-//! home by somebody whom nobody sees: what differs from the twin is found whenever the copies are made equal, at
-//! the latest when the page is unpinned.
+//! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at
+//! home, also where a DART maps it and it is away. It comes home, and what stays in its slot is a
+//! bounce page, which devices go on using: nothing of the hardware's tables changes. While the page
+//! is pinned it has a twin, whatever its bounce pages are, because it is written at home by
+//! somebody whom nobody sees: what differs from the twin is found whenever the copies are made
+//! equal, at the latest when the page is unpinned.
 
 use oche_types::addr::{Gfn, Hfn, SLOTS};
 use oche_types::event::{Event, Refusal};
@@ -31,9 +33,9 @@ pub(crate) struct Fetch {
 }
 
 impl GranuleMapper {
-    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of [`Self::unpin`] follow.
-    /// What is not guest RAM is passed over. Pages that are away come home together, up to [`MAX_FETCHES`] with
-    /// one break-before-make.
+    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of
+    /// [`Self::unpin`] follow. What is not guest RAM is passed over. Pages that are away come home
+    /// together, up to [`MAX_FETCHES`] with one break-before-make.
     pub(crate) fn pin(&mut self, host: &mut impl Host, pages: &[Gfn]) {
         for page in pages {
             // What is moving was named before, and comes home with the rest.
@@ -72,8 +74,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the master writes there must
-    /// come to the bounce pages, whoever writes these.
+    /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the
+    /// master writes there must come to the bounce pages, whoever writes these.
     fn keep_equal(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_none() && self.bounce_pages(page).next().is_some() {
             match self.pool.take_page() {
@@ -114,8 +116,12 @@ impl GranuleMapper {
             Some(twin) => self.create_twin(host, page, twin),
             None => self.merge_copies(host, page),
         }
-        // From the twin, not from the slot as it is by now: what a device wrote since must differ from it.
-        invariant!(from == self.mover.locate(page), "a page on its way home lies where it lay: {page:?}");
+        // From the twin, not from the slot as it is by now: what a device wrote since must differ
+        // from it.
+        invariant!(
+            from == self.mover.locate(page),
+            "a page on its way home lies where it lay: {page:?}"
+        );
         let from = self.twin(page).must("a page on its way home has a twin");
         host.copy_page(from, page.home());
         self.mover.place(host, page, page.home());
@@ -125,7 +131,8 @@ impl GranuleMapper {
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// Without memory for a twin the two cannot both have the page: `mapping` is refused, and the page goes home.
+    /// Without memory for a twin the two cannot both have the page: `mapping` is refused, and the
+    /// page goes home.
     fn give_up(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
         let state = self.state(mapping.domain, granule);

@@ -73,8 +73,9 @@ impl GranuleMapper {
         self.work.ops = ops;
     }
 
-    /// Moves what direct granules hold into frames of their own, while devices go on using it, so that what `changes`
-    /// want beside it has room. Where that cannot be, the granule stays as it is, and `migrate_failed` says why.
+    /// Moves what direct granules hold into frames of their own, while devices go on using it, so
+    /// that what `changes` want beside it has room. Where that cannot be, the granule stays as it
+    /// is, and `migrate_failed` says why.
     pub(super) fn migrate(
         &mut self,
         host: &mut impl Host,
@@ -123,7 +124,8 @@ impl GranuleMapper {
             for op in &*ops {
                 self.unmap(host, domain, op);
             }
-            // Even where no entry changed: only this makes sure that what a device wrote has landed.
+            // Even where no entry changed: only this makes sure that what a device wrote has
+            // landed.
             self.invalidate(host, domain);
             for op in &*ops {
                 self.settle_split(host, requester, domain, op);
@@ -134,7 +136,8 @@ impl GranuleMapper {
                     self.equalize(host, slot.page);
                 }
             }
-            // Every mapping goes before any page does: a page must not flee to a slot that goes as well.
+            // Every mapping goes before any page does: a page must not flee to a slot that goes as
+            // well.
             for op in &*ops {
                 self.unlink_leaving(host, requester, domain, op);
             }
@@ -151,8 +154,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs. Where there is none,
-    /// everything leaves.
+    /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs.
+    /// Where there is none, everything leaves.
     fn plan_split(&mut self, host: &mut impl Host, requester: Requester, op: &mut UnmapOp) {
         let Form::Direct(_) = op.before.form else { return };
         let after = remainder(op);
@@ -164,7 +167,9 @@ impl GranuleMapper {
             Ok(split) => op.split = Some(split),
             Err(reason) => {
                 let slots = op.before.slots.iter().enumerate();
-                for (slot, kept) in slots.filter(|(slot, _)| op.is_leaving.get(*slot) == Some(&false)) {
+                for (slot, kept) in
+                    slots.filter(|(slot, _)| op.is_leaving.get(*slot) == Some(&false))
+                {
                     let page = kept.map_or(Gfn(0), |kept| kept.page);
                     refuse(host, requester.at(op.granule, slot), page, reason);
                 }
@@ -221,7 +226,8 @@ impl GranuleMapper {
                 Form::Direct(_) => op.split.is_some(),
                 Form::Empty => false,
             };
-            // Where stage 2 has no entry to spare the page stays at home: a bounce page goes on being one.
+            // Where stage 2 has no entry to spare the page stays at home: a bounce page goes on
+            // being one.
             if moves && self.mover.prepare(host, slot.page).is_ok() {
                 self.mover.break_page(host, slot.page);
             }
@@ -240,7 +246,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Takes the granule out of the hardware's tables, or points them at a split granule's new frame.
+    /// Takes the granule out of the hardware's tables, or points them at a split granule's new
+    /// frame.
     fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
         let mut after = remainder(op);
         if let Some(split) = op.split {
@@ -249,9 +256,15 @@ impl GranuleMapper {
         self.set_entry(host, domain, op.granule, &after);
     }
 
-    /// The hardware has drained: brings along what devices wrote into a split granule's pages at home
-    /// after they were copied, and lets CPUs find the pages in the new frame.
-    fn settle_split(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId, op: &UnmapOp) {
+    /// The hardware has drained: brings along what devices wrote into a split granule's pages at
+    /// home after they were copied, and lets CPUs find the pages in the new frame.
+    fn settle_split(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        domain: DomainId,
+        op: &UnmapOp,
+    ) {
         let Some(split) = op.split else { return };
         let mut after = remainder(op);
         after.form = Form::Relocated(split.frame);
@@ -268,7 +281,8 @@ impl GranuleMapper {
             }
             kept.is_bounce = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
             if kept.is_bounce {
-                // Another granule reaches it at home; what went into this frame so far comes home too.
+                // Another granule reaches it at home; what went into this frame so far comes home
+                // too.
                 if let Some(copied) = copied {
                     apply_diff(host, copied, to, home, false);
                 }
@@ -284,11 +298,15 @@ impl GranuleMapper {
                 _ => self.pool.give_page(host, copied),
             }
         }
-        host.event(Event::LiveMove { at: requester.at(op.granule, 0), to: split.frame, merged_bytes });
+        host.event(Event::LiveMove {
+            at: requester.at(op.granule, 0),
+            to: split.frame,
+            merged_bytes,
+        });
     }
 
-    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a bounce page, the twin
-    /// `spare` if it needs one.
+    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a bounce page,
+    /// the twin `spare` if it needs one.
     fn adopt_bounce(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
         let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
         if self.twin(slot.page).is_some() || !is_written {
@@ -301,7 +319,13 @@ impl GranuleMapper {
     }
 
     /// Takes every leaving mapping off the granule map.
-    fn unlink_leaving(&mut self, host: &mut impl Host, requester: Requester, domain: DomainId, op: &UnmapOp) {
+    fn unlink_leaving(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        domain: DomainId,
+        op: &UnmapOp,
+    ) {
         self.check_red_zones(host, requester, op.granule, &op.before);
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
@@ -325,7 +349,12 @@ impl GranuleMapper {
     }
 
     /// Reports that what the last removal took away was refused, after all.
-    pub(super) fn refuse_unmapped(&mut self, host: &mut impl Host, requester: Requester, reason: Refusal) {
+    pub(super) fn refuse_unmapped(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        reason: Refusal,
+    ) {
         for op in &self.work.ops {
             for (slot, left) in op.leaving() {
                 refuse(host, requester.at(op.granule, slot), left.page, reason);
@@ -344,10 +373,14 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot become.
+    /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot
+    /// become.
     fn move_home(&mut self, host: &mut impl Host, page: Gfn) {
         if self.has_only_bounce_pages(page) && !self.mover.is_home(page) {
-            invariant!(self.mover.can_move(page), "a page goes home only out of the CPUs' reach: {page:?}");
+            invariant!(
+                self.mover.can_move(page),
+                "a page goes home only out of the CPUs' reach: {page:?}"
+            );
             host.copy_page(self.mover.locate(page), page.home());
             self.mover.place(host, page, page.home());
         }
@@ -358,12 +391,14 @@ impl UnmapOp {
     /// The slots that are about to be emptied, with what is in them.
     fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
         let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
-        slots.filter_map(|(index, (slot, is_leaving))| slot.filter(|_| is_leaving).map(|slot| (index, slot)))
+        slots.filter_map(|(index, (slot, is_leaving))| {
+            slot.filter(|_| is_leaving).map(|slot| (index, slot))
+        })
     }
 }
 
-/// Which slots of `before` are no longer wanted as they are. A bounce page whose permission changes is made anew; with
-/// strict isolation every slot is.
+/// Which slots of `before` are no longer wanted as they are. A bounce page whose permission changes
+/// is made anew; with strict isolation every slot is.
 fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
     let mut leaving = [false; SLOTS];
     for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {

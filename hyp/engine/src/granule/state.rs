@@ -37,7 +37,8 @@ pub(crate) struct Slot {
     pub(crate) permission: Permission,
     /// Whether the slot is a further copy of a page that CPUs reach elsewhere.
     pub(crate) is_bounce: bool,
-    /// Whether the slot holds the page's bytes yet; a bounce page planned in a batch under way does not.
+    /// Whether the slot holds the page's bytes yet; a bounce page planned in a batch under way does
+    /// not.
     pub(crate) is_filled: bool,
 }
 
@@ -61,7 +62,10 @@ impl GranuleState {
 
     /// What any slot allows.
     pub(crate) fn permission(&self) -> Permission {
-        self.slots.iter().flatten().fold(Permission::default(), |all, slot| all.union(slot.permission))
+        self.slots
+            .iter()
+            .flatten()
+            .fold(Permission::default(), |all, slot| all.union(slot.permission))
     }
 
     /// What is mapped in slot `index`, which is mapped.
@@ -136,7 +140,8 @@ impl GranuleMap {
         }
     }
 
-    /// The first of `granules` of which something is mapped, with its state. Where there is no block nothing is looked at.
+    /// The first of `granules` of which something is mapped, with its state. Where there is no
+    /// block nothing is looked at.
     pub(crate) fn find(
         &self,
         directory: &Directory,
@@ -147,7 +152,9 @@ impl GranuleMap {
             let (number, first) = position(next);
             let block = self.block(directory, number);
             let states = block.and_then(|block| block.states.get(first..)).unwrap_or_default();
-            if let Some((found, state)) = (next.0..).zip(states).find(|(_, state)| !state.is_vacant()) {
+            if let Some((found, state)) =
+                (next.0..).zip(states).find(|(_, state)| !state.is_vacant())
+            {
                 return granules.contains(&Granule(found)).then_some((Granule(found), *state));
             }
             next = Granule(((number + 1) * GRANULES) as u32);
@@ -167,11 +174,13 @@ impl GranuleMap {
         true
     }
 
-    /// Writes `new` of a `granule` that was prepared. A block goes back when its last state is emptied.
+    /// Writes `new` of a `granule` that was prepared. A block goes back when its last state is
+    /// emptied.
     pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: GranuleState) {
         let (block, state) = position(granule);
         let number = directory.0.get(block).must("an IOVA has 32 bits");
-        let block = self.blocks.get_mut(*number as usize).must("a granule is written only when prepared");
+        let block =
+            self.blocks.get_mut(*number as usize).must("a granule is written only when prepared");
         let old = block.states.get_mut(state).must("a granule has a place in its block");
         let was_used = old.form != Form::Empty;
         let is_used = new.form != Form::Empty;

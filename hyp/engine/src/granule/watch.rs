@@ -7,8 +7,9 @@
 //! follow where much is mapped. It stays so when either ends, until a CPU touches it:
 //! [`GranuleMapper::relax`] finds out.
 //!
-//! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped along one access at
-//! a time. Then the page's watch is given up, which is reported, until its granule is mapped anew or watches are set anew.
+//! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped
+//! along one access at a time. Then the page's watch is given up, which is reported, until its
+//! granule is mapped anew or watches are set anew.
 
 use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
@@ -109,7 +110,8 @@ impl GranuleMapper {
         self.begin_pass(host, 0..self.domains.len());
     }
 
-    /// Traps accesses to what is mapped in `domain` where somebody watches: a stream of the domain is new.
+    /// Traps accesses to what is mapped in `domain` where somebody watches: a stream of the domain
+    /// is new.
     pub(crate) fn watch_domain(&mut self, host: &mut impl Host, domain: DomainId) {
         let domain = usize::from(domain.0);
         // A pass that is under way begins anew, with this domain in it.
@@ -122,8 +124,8 @@ impl GranuleMapper {
         self.go_on_watching(host);
     }
 
-    /// Traps accesses to what is mapped where somebody watches: as much as one trap may do of the pass under
-    /// way.
+    /// Traps accesses to what is mapped where somebody watches: as much as one trap may do of the
+    /// pass under way.
     pub(crate) fn go_on_watching(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;
         let mut broken = 0;
@@ -138,7 +140,9 @@ impl GranuleMapper {
                 continue;
             };
             for (slot, mapped) in state.slots.iter().enumerate() {
-                let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else { continue };
+                let Some(mapped) = mapped.filter(|_| pages.contains(&granule.page(slot))) else {
+                    continue;
+                };
                 left = left.saturating_sub(1 + self.mappings(mapped.page).count());
                 self.watch_again(mapped.page);
                 self.begin_watched(host, mapped.page);
@@ -156,8 +160,15 @@ impl GranuleMapper {
 
     /// The next granule of `pass` in its domain and watch of which something is mapped, and the
     /// pages that are watched.
-    fn next_watched(&self, pass: &Pass) -> Option<(Granule, GranuleState, RangeInclusive<IovaPage>)> {
-        let range = self.watches.ranges.get(pass.watch).filter(|range| range.first <= u64::from(u32::MAX))?;
+    fn next_watched(
+        &self,
+        pass: &Pass,
+    ) -> Option<(Granule, GranuleState, RangeInclusive<IovaPage>)> {
+        let range = self
+            .watches
+            .ranges
+            .get(pass.watch)
+            .filter(|range| range.first <= u64::from(u32::MAX))?;
         let page = |iova: u64| IovaPage((iova.min(u64::from(u32::MAX)) / PAGE_BYTES as u64) as u32);
         let (first, last) = (page(range.first), page(range.last));
         let placed = self.domain(DomainId(pass.domains.start as u16))?;
@@ -194,19 +205,23 @@ impl GranuleMapper {
             && self.mappings(page).any(|mapping| self.watched_at(mapping, 0, PAGE_BYTES).is_some())
     }
 
-    /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are watched, if they are.
+    /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are
+    /// watched, if they are.
     fn watched_at(&self, mapping: Mapping, offset: usize, bytes: usize) -> Option<Place> {
         let members = self.placed(mapping.domain).members;
         let iova = mapping.iova.iova().saturating_add(offset as u64);
-        self.watches.ranges.iter().filter(|range| range.overlaps(iova, bytes as u64)).find_map(|range| {
-            members.iter().find_map(|(dart, streams)| {
-                let stream = streams.iter().find(|stream| range.has_stream(dart, *stream))?;
-                Some(Place { dart, stream, iova: mapping.iova })
-            })
-        })
+        self.watches.ranges.iter().filter(|range| range.overlaps(iova, bytes as u64)).find_map(
+            |range| {
+                members.iter().find_map(|(dart, streams)| {
+                    let stream = streams.iter().find(|stream| range.has_stream(dart, *stream))?;
+                    Some(Place { dart, stream, iova: mapping.iova })
+                })
+            },
+        )
     }
 
-    /// Reports an access to watched bytes, each of whose words `load` gives, at every IOVA where they are watched.
+    /// Reports an access to watched bytes, each of whose words `load` gives, at every IOVA where
+    /// they are watched.
     pub(crate) fn report_watched(
         &self,
         host: &mut impl Host,
@@ -218,7 +233,9 @@ impl GranuleMapper {
             return;
         }
         let bytes = watched.bytes.min(MAX_BYTES).min(PAGE_BYTES - offset);
-        let places = self.mappings(page).filter_map(|mapping| self.watched_at(mapping, offset, bytes.max(1)));
+        let places = self
+            .mappings(page)
+            .filter_map(|mapping| self.watched_at(mapping, offset, bytes.max(1)));
         for at in places.take(MAX_PLACES) {
             let (offset, bytes) = (offset as u16, bytes as u8);
             host.event(Event::Watch { at, offset, page, bytes, is_write, how });
@@ -237,7 +254,9 @@ impl GranuleMapper {
         if !self.is_watched(page) {
             return;
         }
-        if let Some(at) = self.mappings(page).find_map(|mapping| self.watched_at(mapping, 0, PAGE_BYTES)) {
+        if let Some(at) =
+            self.mappings(page).find_map(|mapping| self.watched_at(mapping, 0, PAGE_BYTES))
+        {
             let how = WatchHow::GivenUp;
             host.event(Event::Watch { at, offset: 0, page, bytes: 0, is_write: false, how });
         }

@@ -10,7 +10,8 @@ use crate::mover::{Mover, NONE};
 use crate::tracker::{Batch, Kind, RejectedTable, Table, Tracked, Tracker};
 
 impl Tracker {
-    /// Begins to track the table in `page`, unsync and as if it had been empty. [`NONE`] if it cannot be.
+    /// Begins to track the table in `page`, unsync and as if it had been empty. [`NONE`] if it
+    /// cannot be.
     pub(super) fn track(
         &mut self,
         host: &mut impl Host,
@@ -52,7 +53,8 @@ impl Tracker {
         index
     }
 
-    /// Ceases to track a table, if `at` is one; the last one in a page lets CPUs' stores through again.
+    /// Ceases to track a table, if `at` is one; the last one in a page lets CPUs' stores through
+    /// again.
     pub(super) fn untrack(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32) {
         let Some(table) = self.at(at) else { return };
         let page = table.page;
@@ -76,12 +78,14 @@ impl Tracker {
 
     /// The table with index `at`; `None` for [`NONE`].
     pub(super) fn at(&self, at: u32) -> Option<&Table> {
-        (at != NONE).then(|| self.tables.get(at as usize).must("a list of tables is made of tables"))
+        (at != NONE)
+            .then(|| self.tables.get(at as usize).must("a list of tables is made of tables"))
     }
 
     /// As [`Self::at`], to change.
     pub(super) fn at_mut(&mut self, at: u32) -> Option<&mut Table> {
-        (at != NONE).then(|| self.tables.get_mut(at as usize).must("a list of tables is made of tables"))
+        (at != NONE)
+            .then(|| self.tables.get_mut(at as usize).must("a list of tables is made of tables"))
     }
 
     /// Table `at`, which is no end of a list.
@@ -125,7 +129,8 @@ impl Tracker {
     }
 
     pub(super) fn link_unsync(&mut self, at: u32) {
-        let Some(domain) = self.at(at).filter(|table| !table.is_unsync).map(|table| table.domain) else {
+        let Some(domain) = self.at(at).filter(|table| !table.is_unsync).map(|table| table.domain)
+        else {
             return;
         };
         let tracked = self.tracked_mut(domain);

@@ -1,13 +1,14 @@
 //! A guest, a machine and a device for the engine's own tests: as simple as can be, with no caches.
 //!
-//! The simulated machine, with stale TLBs and late writes, is in the `tests` crate. This one is for reading:
-//! one test, one rule.
+//! The simulated machine, with stale TLBs and late writes, is in the `tests` crate. This one is for
+//! reading: one test, one rule.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use oche_engine::host::{
-    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2, TraceSink,
+    CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
+    TraceSink,
 };
 use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
 use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
@@ -68,13 +69,19 @@ impl Machine {
     }
 
     /// Where a device's access at `iova` ends up, and what it may do there.
-    pub(crate) fn walk(&self, dart: DartId, stream: StreamId, iova: u64) -> Option<(Hfn, Permission)> {
+    pub(crate) fn walk(
+        &self,
+        dart: DartId,
+        stream: StreamId,
+        iova: u64,
+    ) -> Option<(Hfn, Permission)> {
         let root = self.roots.get(&(dart, stream))?;
         let load = |table: HostGranule, index: u64| {
             self.load(table.page(index as usize / 512), index as usize % 512)
         };
         let first = load(*root, iova >> 25);
-        let leaf = (first & 1 != 0).then(|| load(HostGranule((first >> 2) as u32), iova >> 14 & 2047))?;
+        let leaf =
+            (first & 1 != 0).then(|| load(HostGranule((first >> 2) as u32), iova >> 14 & 2047))?;
         let permission = Permission { read: leaf & 2 != 0, write: leaf & 4 != 0 };
         let slot = iova >> 12 & 3;
         let is_inside = (leaf >> 48 & 3..=leaf >> 50 & 3).contains(&slot);
@@ -83,13 +90,21 @@ impl Machine {
     }
 
     pub(crate) fn device_read(&mut self, dart: DartId, stream: StreamId, iova: u64) -> Option<u8> {
-        let (page, permission) = self.walk(dart, stream, iova).filter(|(_, allowed)| allowed.read)?;
+        let (page, permission) =
+            self.walk(dart, stream, iova).filter(|(_, allowed)| allowed.read)?;
         assert!(permission.read);
         self.bytes(page).get(iova as usize % PAGE_BYTES).copied()
     }
 
-    pub(crate) fn device_write(&mut self, dart: DartId, stream: StreamId, iova: u64, value: u8) -> bool {
-        let Some((page, _)) = self.walk(dart, stream, iova).filter(|(_, allowed)| allowed.write) else {
+    pub(crate) fn device_write(
+        &mut self,
+        dart: DartId,
+        stream: StreamId,
+        iova: u64,
+        value: u8,
+    ) -> bool {
+        let Some((page, _)) = self.walk(dart, stream, iova).filter(|(_, allowed)| allowed.write)
+        else {
             self.faults.push(DeviceFault { dart, stream, iova, is_write: true });
             return false;
         };
@@ -138,14 +153,15 @@ impl Machine {
         (POOL..POOL + 32).for_each(|frame| self.bytes(HostGranule(frame).page(1))[41] = 0xee);
     }
 
-    /// A device's write to byte 41 of slot 2 of the granule at IOVA page 8, translated while nothing was mapped there.
+    /// A device's write to byte 41 of slot 2 of the granule at IOVA page 8, translated while
+    /// nothing was mapped there.
     pub(crate) fn late_stray_write(&mut self) {
         let found = self.walk(dart(0), stream(0), 10 << 12);
         self.bytes(found.expect("a relocated granule").0)[41] = 0xee;
     }
 
-    /// Another CPU turns over every entry of the first 2 MiB, now and in every invalidation: what is mapped is
-    /// unmapped, and the rest mapped to any of 128 pages.
+    /// Another CPU turns over every entry of the first 2 MiB, now and in every invalidation: what
+    /// is mapped is unmapped, and the rest mapped to any of 128 pages.
     pub(crate) fn another_cpu_scribbles(&mut self) {
         let table = self.cpu_page(Gfn(TABLES + 1));
         for iova in 0..512 {
@@ -162,7 +178,8 @@ impl Machine {
         (entry != 0).then_some(iova & 127)
     }
 
-    /// Stores the guest's entry for page `iova` of the first 2 MiB where the table lies, as a bus master does.
+    /// Stores the guest's entry for page `iova` of the first 2 MiB where the table lies, as a bus
+    /// master does.
     pub(crate) fn master_maps(&mut self, iova: u32, number: u32) {
         let table = self.cpu_page(Gfn(TABLES + 1));
         self.store(table, iova as usize, encode_leaf(page(number), Permission::READ_WRITE));
@@ -283,7 +300,11 @@ impl Iommu for Machine {
         self.roots.remove(&(dart, stream));
     }
 
-    fn invalidate(&mut self, _domain: DomainId, _members: &Members) -> Result<(), InvalidateTimedOut> {
+    fn invalidate(
+        &mut self,
+        _domain: DomainId,
+        _members: &Members,
+    ) -> Result<(), InvalidateTimedOut> {
         self.invalidations += 1;
         if let Some(device) = self.during_drain.take() {
             device(self);
@@ -330,8 +351,8 @@ pub(crate) fn page(index: u32) -> Gfn {
 }
 
 impl Bench {
-    /// A machine with `frames` frames of pool, DART 0's stream 0 translating through empty tables. Byte 0
-    /// of guest page n holds n.
+    /// A machine with `frames` frames of pool, DART 0's stream 0 translating through empty tables.
+    /// Byte 0 of guest page n holds n.
     pub(crate) fn new(frames: u32) -> Self {
         Self::with(frames, Coherence::Exact, Isolation::Page)
     }
@@ -391,7 +412,8 @@ impl Bench {
         self.store(Gfn(TABLES), 0, 0);
     }
 
-    /// Maps one page in a table that is linked already, with no store into the first level, and flushes.
+    /// Maps one page in a table that is linked already, with no store into the first level, and
+    /// flushes.
     pub(crate) fn map_below(&mut self, iova: u32, number: u32) {
         let entry = encode_leaf(page(number), Permission::READ_WRITE);
         self.store(Gfn(TABLES + 1 + (iova >> 9)), (iova & 511) as usize, entry);
@@ -400,7 +422,8 @@ impl Bench {
 
     fn store(&mut self, page: Gfn, word: usize, value: u64) {
         if self.machine.cpu_access(page) != CpuAccess::ReadWrite {
-            let trapped = self.engine.access_trapped(&mut self.machine, page.address(), AccessKind::Store);
+            let trapped =
+                self.engine.access_trapped(&mut self.machine, page.address(), AccessKind::Store);
             assert_eq!(trapped, FaultDisposition::Retry);
             assert_eq!(
                 self.machine.cpu_access(page),

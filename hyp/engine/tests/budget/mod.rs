@@ -37,7 +37,9 @@ fn c6_a_page_with_64_written_copies_costs_one_trap_work_in_proportion() {
     assert!(mapped < bound, "{mapped} words to map, {bound} are the bound");
     // As the disk reads different data into each.
     for iova in 0..ALIASES {
-        (0..4096).for_each(|offset| assert!(bench.device_write(iova, offset, iova as u8 ^ offset as u8)));
+        (0..4096).for_each(|offset| {
+            assert!(bench.device_write(iova, offset, iova as u8 ^ offset as u8))
+        });
     }
     (0..ALIASES).for_each(|iova| bench.set(iova, None));
     let unmapped = flush(&mut bench);
@@ -283,12 +285,14 @@ fn c6_domains_that_are_searched_for_empty_tables_count_as_work() {
 fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
     let copies = 300;
     let mut bench = Bench::new(512);
-    (0..copies).for_each(|index| bench.set(iova_of(index), Some((page(30), Permission::READ_ONLY))));
+    (0..copies)
+        .for_each(|index| bench.set(iova_of(index), Some((page(30), Permission::READ_ONLY))));
     bench.write(0, STREAM_SELECT, 1);
     bench.write(0, STREAM_COMMAND, 1 << 20);
     while bench.read(0, STREAM_COMMAND) & 4 != 0 {}
     bench.engine.pin(&mut bench.machine, page(30));
-    (0..PAGE_WORDS).for_each(|word| bench.machine.store(page(30).home(), word, 0x00ee_00ee_00ee_00ee));
+    (0..PAGE_WORDS)
+        .for_each(|word| bench.machine.store(page(30).home(), word, 0x00ee_00ee_00ee_00ee));
     bench.machine.words.set(0);
     bench.engine.unpin(&mut bench.machine, page(30));
     let words = bench.machine.words.get();
@@ -325,5 +329,9 @@ fn c6_unpins_that_share_a_budget_are_one_trap_of_work() {
         }
     }
     assert!((9..64).contains(&released), "{released} pages in {calls} calls");
-    assert_eq!(bench.engine.unpin_all(&mut bench.machine, &[page(30); 8], &mut budget), 1, "it is spent");
+    assert_eq!(
+        bench.engine.unpin_all(&mut bench.machine, &[page(30); 8], &mut budget),
+        1,
+        "it is spent"
+    );
 }

@@ -1,4 +1,5 @@
-//! The rules of held pages, one test each: a master behind no DART uses them at home, whatever DARTs map.
+//! The rules of held pages, one test each: a master behind no DART uses them at home, whatever
+//! DARTs map.
 
 use crate::bench::{Bench, FIRST_TABLE, Machine, page};
 use oche_types::addr::Gfn;
@@ -52,7 +53,8 @@ fn pages_pinned_together_come_home_with_one_flush() {
 
 #[test]
 fn pages_pinned_together_with_no_memory_for_twins_are_exact() {
-    // Two tables, eight frames, and one for four twins; the slots of frames of the pool are not taken for twins.
+    // Two tables, eight frames, and one for four twins; the slots of frames of the pool are not
+    // taken for twins.
     let mut bench = Bench::new(11);
     for index in 0..8 {
         bench.map(8 + 4 * index, &[20 + index]);
@@ -71,7 +73,8 @@ fn pages_pinned_together_with_no_memory_for_twins_are_exact() {
             None => refused += 1,
         }
     }
-    let event = |event: &Event| matches!(event, Event::Refused { reason: Refusal::PoolExhausted, .. });
+    let event =
+        |event: &Event| matches!(event, Event::Refused { reason: Refusal::PoolExhausted, .. });
     assert_eq!(bench.count(event), refused);
     assert!((1..8).contains(&refused), "{refused}");
 }
@@ -165,16 +168,20 @@ fn with_no_memory_for_a_twin_the_mapping_goes_and_the_page_is_exact() {
     assert!(bench.is_home(5));
     assert_eq!(bench.machine.home_byte(page(5), 3), 33);
     assert_eq!(bench.device_read(8, 3), None);
-    let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::PoolExhausted, .. });
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { reason: Refusal::PoolExhausted, .. });
     assert_eq!(bench.count(refused), 1);
 }
 
 #[test]
 fn c2_with_no_memory_for_a_twin_no_copy_stays_that_misses_what_the_master_writes() {
     for (is_frame_left, seen) in [(false, Some(77)), (true, None)] {
-        // Two tables and two frames: nothing is left, but the first granule's frame if it holds nothing else.
+        // Two tables and two frames: nothing is left, but the first granule's frame if it holds
+        // nothing else.
         let mut bench = Bench::new(4);
-        for (iova, number) in [(8, 5), (21, 5), (9, 40)].into_iter().take(2 + usize::from(is_frame_left)) {
+        for (iova, number) in
+            [(8, 5), (21, 5), (9, 40)].into_iter().take(2 + usize::from(is_frame_left))
+        {
             bench.set(iova, Some((page(number), Permission::READ_ONLY)));
             bench.flush(0, 0);
         }

@@ -42,9 +42,14 @@ fn c1_a_write_protected_table_that_returns_while_it_is_drained_is_mapped_again()
     }
     bench.flush(0, 0);
     (0..400).for_each(|_| bench.flush(0, 0));
-    assert_eq!(bench.machine.cpu_access(page(LEAF)), CpuAccess::ReadOnly, "the leaf table is quiet");
+    assert_eq!(
+        bench.machine.cpu_access(page(LEAF)),
+        CpuAccess::ReadOnly,
+        "the leaf table is quiet"
+    );
     bench.clear_first_level_entry();
-    let is_restored = |machine: &mut Machine| machine.set_first_level_entry(0, encode_table(page(LEAF)));
+    let is_restored =
+        |machine: &mut Machine| machine.set_first_level_entry(0, encode_table(page(LEAF)));
     bench.machine.during_drain = Some(is_restored);
     bench.write(0, STREAM_SELECT, 1);
     bench.write(0, STREAM_COMMAND, 1 << 20);

@@ -1,4 +1,5 @@
-//! The rules of traps, one test each: what CPUs may do with a page that has copies, and what they see.
+//! The rules of traps, one test each: what CPUs may do with a page that has copies, and what they
+//! see.
 
 mod readers;
 mod shapes;
@@ -82,7 +83,8 @@ fn c2_a_page_that_is_mapped_where_it_lies_has_what_devices_wrote_into_its_copies
     }
 }
 
-/// A table that is mapped itself: no driver does it, and a 4K DART would walk what the device wrote.
+/// A table that is mapped itself: no driver does it, and a 4K DART would walk what the device
+/// wrote.
 #[test]
 fn entries_that_a_device_writes_through_any_copy_of_a_table_count_at_the_next_flush() {
     let mut bench = Bench::new(32);
@@ -114,7 +116,8 @@ fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
     let mut bench = aliased([Permission::READ_WRITE; 3]);
     assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Emulate(page(30)));
     let mut bytes = [0_u8; 64];
-    for (round, (offset, length)) in (0..40).flat_map(|at| (1..=8).map(move |bytes| (at, bytes))).enumerate()
+    for (round, (offset, length)) in
+        (0..40).flat_map(|at| (1..=8).map(move |bytes| (at, bytes))).enumerate()
     {
         let value = 0x0123_4567_89ab_cdef_u64.rotate_left(round as u32);
         bench.engine.store_trapped(&mut bench.machine, page(30), 512 + offset, length, value);
@@ -129,7 +132,11 @@ fn c2_accesses_of_every_width_and_alignment_reach_all_copies() {
         }
     }
     bench.engine.store_trapped(&mut bench.machine, page(30), 4090, 8, u64::MAX);
-    assert_eq!(bench.engine.load_trapped(&mut bench.machine, page(30), 4090, 8), 0, "not inside the page");
+    assert_eq!(
+        bench.engine.load_trapped(&mut bench.machine, page(30), 4090, 8),
+        0,
+        "not inside the page"
+    );
 }
 
 #[test]
@@ -152,7 +159,8 @@ fn what_a_cpu_does_to_an_opened_page_reaches_all_copies() {
 
 #[test]
 fn c7_the_guard_goes_with_the_last_copy_and_not_before() {
-    let mut bench = aliased([Permission::READ_WRITE, Permission::READ_WRITE, Permission::READ_ONLY]);
+    let mut bench =
+        aliased([Permission::READ_WRITE, Permission::READ_WRITE, Permission::READ_ONLY]);
     bench.unmap(8, 1);
     assert!(bench.device_write(21, 5, 50));
     assert_eq!(bench.cpu_load(30, 5), 50);
@@ -180,7 +188,8 @@ fn a_fetch_or_a_walk_gives_the_copies_up() {
         assert_eq!(bench.trap(30, access), FaultDisposition::Retry);
         assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
         assert_eq!(bench.machine.cpu_read(page(30), 5), 50);
-        let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::NotTrappable, .. });
+        let refused =
+            |event: &Event| matches!(event, Event::Refused { reason: Refusal::NotTrappable, .. });
         assert_eq!(bench.count(refused), 2);
         assert_eq!(bench.device_read(21, 5), None);
         assert_eq!(bench.device_read(8, 5), Some(50), "one mapping is kept");

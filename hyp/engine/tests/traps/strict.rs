@@ -70,14 +70,16 @@ fn a_page_never_becomes_its_private_copy() {
 
 #[test]
 fn what_cannot_be_kept_apart_is_refused() {
-    for (first, second) in
-        [(Permission::WRITE_ONLY, Permission::READ_ONLY), (Permission::READ_WRITE, Permission::WRITE_ONLY)]
-    {
+    for (first, second) in [
+        (Permission::WRITE_ONLY, Permission::READ_ONLY),
+        (Permission::READ_WRITE, Permission::WRITE_ONLY),
+    ] {
         let mut bench = strict(Coherence::Exact);
         map(&mut bench, 8, 30, first);
         map(&mut bench, 9, 31, second);
-        let refused =
-            |event: &Event| matches!(event, Event::Refused { reason: Refusal::MixedPermission, .. });
+        let refused = |event: &Event| {
+            matches!(event, Event::Refused { reason: Refusal::MixedPermission, .. })
+        };
         assert_eq!(bench.count(refused), 1);
         assert!(bench.device_write(8, 5, 5));
         assert_eq!(bench.device_read(9, 0).unwrap_or(0x4e), 0x4e, "no guest byte");

@@ -55,8 +55,11 @@ fn an_access_is_reported_only_where_it_overlaps_the_watched_bytes() {
     for offset in [8, 9, 16, 27, 28] {
         assert!(store(&mut bench, 30, offset, 0x1234_5678_0000_0000 | offset as u64));
         let value = 0x1234_5678_0000_0000 | offset as u64;
-        let expected =
-            if [9, 16, 27].contains(&offset) { vec![(0x8000 + offset as u64, value)] } else { vec![] };
+        let expected = if [9, 16, 27].contains(&offset) {
+            vec![(0x8000 + offset as u64, value)]
+        } else {
+            vec![]
+        };
         assert_eq!(told(&mut bench), expected, "{offset}");
     }
     assert_eq!(bench.device_read(8, 16), Some(16), "and the device sees what was stored");
@@ -109,7 +112,11 @@ fn a_page_at_several_watched_places_is_reported_at_each_and_all_copies_stay_one_
     watch(&mut bench, &[]);
     assert_eq!(bench.cpu_load(30, 0x20), 77);
     bench.cpu_store(30, 0x20, 78);
-    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "the copies' own trap is left");
+    assert_eq!(
+        bench.machine.cpu_access(page(30)),
+        CpuAccess::ReadOnly,
+        "the copies' own trap is left"
+    );
     assert_eq!(bench.device_read(34, 0x20), Some(78));
 }
 
@@ -124,8 +131,14 @@ fn a_fetch_from_a_watched_page_ends_its_watch_and_refuses_no_mapping() {
     bench.machine.events.clear();
     assert_eq!(bench.trap(30, AccessKind::Fetch), FaultDisposition::Retry);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "as if nobody watched");
-    assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
-    assert_eq!(bench.count(|event| matches!(event, Event::Refused { .. } | Event::Unmap { .. })), 0);
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })),
+        1
+    );
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::Refused { .. } | Event::Unmap { .. })),
+        0
+    );
     assert_eq!(bench.device_read(21, 0), Some(30));
     bench.flush(0, 0);
     assert_eq!(
@@ -180,7 +193,10 @@ fn without_memory_for_its_entry_a_page_is_not_watched_and_that_is_reported() {
     bench.flush(0, 0);
     watch(&mut bench, &[range(0x8000, 0xbfff)]);
     assert_eq!(bench.machine.cpu_access(page(33)), CpuAccess::ReadWrite);
-    assert_eq!(bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })), 1);
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })),
+        1
+    );
     assert!(store(&mut bench, 32, 0, 1));
 }
 
@@ -218,7 +234,10 @@ fn each_watch_is_set_in_each_space() {
     bench.write(0, TTBR + 16, 1 << 31 | root.0);
     bench.write(0, TCR + 4, 1 << 7);
     bench.flush(0, 1);
-    watch(&mut bench, &[range(0x20_0000, 0x20_ffff), range(0x8000, 0x8fff), range(0x1_0000, 0x1_0fff)]);
+    watch(
+        &mut bench,
+        &[range(0x20_0000, 0x20_ffff), range(0x8000, 0x8fff), range(0x1_0000, 0x1_0fff)],
+    );
     for number in [30, 31] {
         assert_eq!(bench.machine.cpu_access(page(number)), CpuAccess::None, "{number}");
     }

@@ -1,4 +1,5 @@
-//! The rules of windows, one test each: hardware whose entries can be limited to a run of a frame's slots.
+//! The rules of windows, one test each: hardware whose entries can be limited to a run of a frame's
+//! slots.
 
 use crate::bench::{Bench, Machine, page};
 use oche_types::dart::entry::Permission;
@@ -58,7 +59,10 @@ fn the_ends_of_a_relocated_granule_fault_where_nothing_is_mapped() {
     assert!(bench.device_write(10, 3, 1), "between them is a red zone");
     bench.unmap(11, 1);
     assert_eq!(bench.device_read(11, 0), None);
-    assert_eq!(bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 10)), 1);
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 10)),
+        1
+    );
 }
 
 #[test]
@@ -70,7 +74,10 @@ fn the_tail_of_a_buffer_stays_home_and_a_single_page_that_devices_write_does_not
     assert_eq!(bench.cpu_load(8, 1), 7);
     assert_eq!(bench.device_read(13, 0), None);
     bench.map(20, &[12]);
-    assert!(!bench.is_home(12), "a neighbour is likely, and would have it move while it is written");
+    assert!(
+        !bench.is_home(12),
+        "a neighbour is likely, and would have it move while it is written"
+    );
 }
 
 #[test]
@@ -80,7 +87,10 @@ fn a_neighbour_that_fits_widens_the_window_and_moves_nothing() {
     map_read_only(&mut bench, 10, &[6]);
     map_read_only(&mut bench, 8, &[4]);
     assert_eq!((direct(&bench), moves(&bench)), (3, 0));
-    assert_eq!([8, 9, 10, 11].map(|iova| bench.device_read(iova, 0)), [Some(4), Some(5), Some(6), None]);
+    assert_eq!(
+        [8, 9, 10, 11].map(|iova| bench.device_read(iova, 0)),
+        [Some(4), Some(5), Some(6), None]
+    );
 }
 
 #[test]
@@ -119,7 +129,10 @@ fn a_page_that_goes_from_an_end_narrows_the_window_and_one_from_the_middle_split
     bench.map(8, &[4, 5, 6, 7]);
     bench.unmap(8, 1);
     assert_eq!(moves(&bench), 0);
-    assert_eq!([8, 9, 10, 11].map(|iova| bench.device_read(iova, 0)), [None, Some(5), Some(6), Some(7)]);
+    assert_eq!(
+        [8, 9, 10, 11].map(|iova| bench.device_read(iova, 0)),
+        [None, Some(5), Some(6), Some(7)]
+    );
     assert!(bench.device_write(9, 3, 33));
     bench.unmap(10, 1);
     assert_eq!(bench.count(|event| matches!(event, Event::LiveMove { .. })), 1);
@@ -150,11 +163,15 @@ fn a_page_of_a_device_alone_is_reached_through_a_window() {
     // Page 0x101 of a device is in slot 1 of its frame.
     bench.set(9, Some((oche_types::addr::Gfn(0x101), Permission::READ_WRITE)));
     bench.flush(0, 0);
-    assert_eq!((direct(&bench), bench.count(|event| matches!(event, Event::Refused { .. }))), (1, 0));
+    assert_eq!(
+        (direct(&bench), bench.count(|event| matches!(event, Event::Refused { .. }))),
+        (1, 0)
+    );
     let neighbour = Some((page(30), Permission::READ_WRITE));
     bench.set(10, neighbour);
     bench.flush(0, 0);
-    let refused = |event: &Event| matches!(event, Event::Refused { reason: Refusal::DeviceNotDirect, .. });
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { reason: Refusal::DeviceNotDirect, .. });
     assert_eq!(bench.count(refused), 1, "there is no frame for both");
 }
 
@@ -167,7 +184,10 @@ fn a_hole_in_the_window_is_filled_only_after_a_drain() {
     bench.map(9, &[31]);
     assert!(bench.machine.during_drain.is_none(), "nothing was invalidated");
     assert_eq!((bench.device_read(9, 41), bench.cpu_load(31, 41)), (Some(0), 0));
-    assert_eq!(bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 9)), 1);
+    assert_eq!(
+        bench.count(|event| matches!(event, Event::RedZone { at, .. } if at.iova.0 == 9)),
+        1
+    );
 }
 
 #[test]

@@ -61,7 +61,9 @@ fn whatever_stands_in_the_block_is_a_control_within_bounds() {
 #[test]
 fn watches_add_up_to_four_and_go_together() {
     let mut control = Control::default();
-    for line in ["watch 0x1000-0x1fff", "watch 5-5 streams 0:3", "watch 0-0x3fffff", "watch 0x9000-0x9001"] {
+    for line in
+        ["watch 0x1000-0x1fff", "watch 5-5 streams 0:3", "watch 0-0x3fffff", "watch 0x9000-0x9001"]
+    {
         control.apply(line).expect(line);
     }
     assert_eq!(control.watched().count(), MAX_WATCHES);
@@ -73,9 +75,14 @@ fn watches_add_up_to_four_and_go_together() {
     assert_eq!(control.apply("watch 0-0x400000"), Err(ControlError::WatchBytes));
     assert_eq!(control.apply("watch 0-18446744073709551615"), Err(ControlError::WatchBytes));
     assert_eq!(control.apply("watch all"), Err(ControlError::WatchBytes));
-    for wrong in
-        ["watch", "watch 5", "watch 2-1", "watch 1-2 streams", "watch 1-2 kinds map", "watch off now"]
-    {
+    for wrong in [
+        "watch",
+        "watch 5",
+        "watch 2-1",
+        "watch 1-2 streams",
+        "watch 1-2 kinds map",
+        "watch off now",
+    ] {
         assert!(control.apply(wrong).is_err(), "{wrong}");
     }
 }
@@ -86,7 +93,10 @@ fn a_line_changes_what_it_names_and_nothing_else() {
     assert_eq!(control.events.kinds(), 1 << 4 | 1 << 5 | 1 << 12);
     assert_eq!(control.events.selection().streams[0], StreamSet(2));
     assert_eq!(control.events.selection().streams[31], StreamSet(u16::MAX));
-    assert_eq!((control.events.selection().first, control.events.selection().last), (0x1000, 0x1fff));
+    assert_eq!(
+        (control.events.selection().first, control.events.selection().last),
+        (0x1000, 0x1fff)
+    );
     assert_eq!((control.snapshots.first, control.snapshots.last), (5, 6));
     assert_eq!(control.snapshots.streams, Selection::ALL.streams);
     control.apply("stop").unwrap();

@@ -106,7 +106,10 @@ fn more_devices_than_fit_are_left_out() {
     }
     writer.finish();
     assert_eq!(devices(&words).count(), MAX_DEVICES);
-    assert_eq!(counters(&words, layout).count(), Statistics::NAMES.len() + 2 * (Exit::NAMES.len() + 2));
+    assert_eq!(
+        counters(&words, layout).count(),
+        Statistics::NAMES.len() + 2 * (Exit::NAMES.len() + 2)
+    );
 }
 
 #[test]

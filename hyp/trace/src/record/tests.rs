@@ -50,7 +50,11 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
         Event::Snapshot { at, page: Gfn(!value), is_written: flag, bytes: value as u16 & 0xfff },
         Event::Access { address: u64::from(!value) << 32 | u64::from(value), is_write: flag },
     ]);
-    events.push(Event::Callers { dart, frames: value as u8 & 0xf, first: u64::from(value) << 32 | 5 });
+    events.push(Event::Callers {
+        dart,
+        frames: value as u8 & 0xf,
+        first: u64::from(value) << 32 | 5,
+    });
     for how in WatchHow::ALL {
         let at = Place { iova: IovaPage(value & 0xf_ffff), ..at };
         let (offset, bytes) = (value as u16 & 0xfff, value as u8 & 0x7f);
@@ -67,11 +71,16 @@ fn events(value: u32, flag: bool) -> Vec<Event> {
 
 #[test]
 fn every_event_survives_packing_at_every_boundary() {
-    for value in [0, 1, 0x7fff, 0x8000, 0xffff, 0x1_0000, 0xf_ffff, 0x7fff_ffff, 0x8000_0000, u32::MAX] {
+    for value in
+        [0, 1, 0x7fff, 0x8000, 0xffff, 0x1_0000, 0xf_ffff, 0x7fff_ffff, 0x8000_0000, u32::MAX]
+    {
         for flag in [false, true] {
             for event in events(value, flag) {
-                for program_counter in [0, 4, 0x0000_ffff_ffff_fffc, 0xffff_0000_0000_0000, u64::MAX] {
-                    let stamp = Stamp { time: u64::MAX, sequence: !value, cpu: 0xff, program_counter };
+                for program_counter in
+                    [0, 4, 0x0000_ffff_ffff_fffc, 0xffff_0000_0000_0000, u64::MAX]
+                {
+                    let stamp =
+                        Stamp { time: u64::MAX, sequence: !value, cpu: 0xff, program_counter };
                     let record = Record::new(stamp, &event);
                     assert_eq!(record.event(), Some(event));
                     assert_eq!(record.stamp(), stamp);
@@ -100,7 +109,10 @@ fn every_kind_is_made_by_an_event_and_keeps_its_number() {
         seen[usize::from(Record::new(Stamp::default(), &event).kind_number())] = true;
     }
     assert_eq!(seen, core::array::from_fn(|number| ![0, 10].contains(&number)));
-    assert_eq!((Kind::from_number(0), Kind::from_number(10), Kind::from_number(24)), (None, None, None));
+    assert_eq!(
+        (Kind::from_number(0), Kind::from_number(10), Kind::from_number(24)),
+        (None, None, None)
+    );
     for kind in Kind::ALL {
         assert!(seen[usize::from(kind.number())]);
         assert_eq!(Kind::from_number(kind.number()), Some(kind));
@@ -125,8 +137,14 @@ fn the_words_of_a_map_are_as_documented() {
         permission: Permission::WRITE_ONLY,
         placement: Placement::Bounce,
     };
-    let stamp = Stamp { time: 7, sequence: 0x0102_0304, cpu: 2, program_counter: 0xffff_8000_0812_3450 };
-    let words = [7, 0x0903_0204_0102_0304, 0b1010 << 49 | 1 << 48 | 0x8000_0812_3450, 0x000b_ff43_0004_6781];
+    let stamp =
+        Stamp { time: 7, sequence: 0x0102_0304, cpu: 2, program_counter: 0xffff_8000_0812_3450 };
+    let words = [
+        7,
+        0x0903_0204_0102_0304,
+        0b1010 << 49 | 1 << 48 | 0x8000_0812_3450,
+        0x000b_ff43_0004_6781,
+    ];
     assert_eq!(Record::new(stamp, &event), Record(words));
 }
 
@@ -138,7 +156,10 @@ fn what_does_not_fit_is_cut_and_never_spills_into_a_neighbour() {
         &Event::LiveMove { at, to: HostGranule(1), merged_bytes: u32::MAX },
     );
     assert_eq!(record.program_counter(), 0x1000);
-    assert_eq!(record.event(), Some(Event::LiveMove { at, to: HostGranule(1), merged_bytes: 0x7fff }));
+    assert_eq!(
+        record.event(),
+        Some(Event::LiveMove { at, to: HostGranule(1), merged_bytes: 0x7fff })
+    );
 }
 
 #[test]

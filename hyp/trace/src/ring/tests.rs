@@ -34,7 +34,10 @@ fn rings(cpus: usize, records: usize) -> (Shared, Layout) {
 
 /// An event all of whose words follow from `number`, so that a mixture of two records shows.
 fn event(number: u64) -> Event {
-    Event::Access { address: number.wrapping_mul(0x9e37_79b9_7f4a_7c15), is_write: number.is_multiple_of(2) }
+    Event::Access {
+        address: number.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        is_write: number.is_multiple_of(2),
+    }
 }
 
 fn write(writer: &mut RingWriter, words: &impl Words, number: u64) {
@@ -96,10 +99,14 @@ fn a_record_that_is_being_overwritten_is_lost_and_not_shown() {
     for number in 0..RECORDS as u64 {
         write(&mut writer, &words, number);
     }
-    // The writer has begun record 8 in the place of record 0: its number stands there, the head does not.
+    // The writer has begun record 8 in the place of record 0: its number stands there, the head
+    // does not.
     words.store(layout.ring_word(0) + SEQUENCE_WORD, RECORDS as u64);
     let mut into = [Record::default(); RECORDS];
-    assert_eq!(reader.read(&words, &mut into), Batch { first: 1, count: RECORDS - 1, lost_before: 1 });
+    assert_eq!(
+        reader.read(&words, &mut into),
+        Batch { first: 1, count: RECORDS - 1, lost_before: 1 }
+    );
 }
 
 #[test]
@@ -181,8 +188,9 @@ fn a_reader_that_races_the_writer_never_accepts_a_torn_record_and_counts_losses_
     assert!(gaps > 0, "the writer never overtook the reader, so the race was not tried");
 }
 
-/// A CPU that records a million events in each of `seconds` simulated seconds, and a reader that comes a thousand
-/// times a second and takes at most 700 then: everything is read or counted as lost.
+/// A CPU that records a million events in each of `seconds` simulated seconds, and a reader that
+/// comes a thousand times a second and takes at most 700 then: everything is read or counted as
+/// lost.
 fn write_faster_than_the_reader(seconds: u64) -> (u64, u64) {
     let (words, layout) = rings(1, 32768);
     let mut writer = RingWriter::new(layout, 0).unwrap();
@@ -232,7 +240,13 @@ fn what_a_filter_leaves_out_takes_no_number_and_is_counted() {
     let filter = Filter::new(1 << Kind::Access.number(), Selection::ALL);
     for number in 0..6 {
         writer.record_if(&filter, &words, number, 0, &event(number));
-        writer.record_if(&filter, &words, number, 0, &Event::Table { page: Gfn(1), is_unsync: true });
+        writer.record_if(
+            &filter,
+            &words,
+            number,
+            0,
+            &Event::Table { page: Gfn(1), is_unsync: true },
+        );
     }
     let mut into = [Record::default(); RECORDS];
     let mut reader = RingReader::new(layout, 1).unwrap();

@@ -1,7 +1,7 @@
 //! The guest's table entries: t8020 format ("DART1"), 4K pages, two levels of 512 entries.
 //!
-//! Geometry with 4K pages and 32-bit IOVAs: bits 31:30 select the TTBR, 29:21 the first-level entry,
-//! 20:12 the leaf. Source: Linux 6.1 `drivers/iommu/io-pgtable-dart.c`.
+//! Geometry with 4K pages and 32-bit IOVAs: bits 31:30 select the TTBR, 29:21 the first-level
+//! entry, 20:12 the leaf. Source: Linux 6.1 `drivers/iommu/io-pgtable-dart.c`.
 
 use crate::addr::Gfn;
 
@@ -68,7 +68,8 @@ pub struct Leaf {
     pub whole_page: bool,
 }
 
-/// The leaf that `entry` holds, or `None` where its valid bit is clear. Total: any bits have an answer.
+/// The leaf that `entry` holds, or `None` where its valid bit is clear. Total: any bits have an
+/// answer.
 pub fn decode_leaf(entry: u64) -> Option<Leaf> {
     if entry & VALID == 0 {
         return None;
@@ -86,13 +87,18 @@ pub fn decode_leaf(entry: u64) -> Option<Leaf> {
 pub fn encode_leaf(page: Gfn, permission: Permission) -> u64 {
     let no_read = if permission.read { 0 } else { NO_READ };
     let no_write = if permission.write { 0 } else { NO_WRITE };
-    page.address() & ADDRESS | WINDOW_MASK << WINDOW_END_SHIFT | no_read | no_write | WINDOW_OFF | VALID
+    page.address() & ADDRESS
+        | WINDOW_MASK << WINDOW_END_SHIFT
+        | no_read
+        | no_write
+        | WINDOW_OFF
+        | VALID
 }
 
 /// The leaf table that first-level `entry` names, or `None` where its valid bit is clear.
 ///
-/// U-Boot (`drivers/iommu/apple_dart.c`) and OpenBSD (`sys/arch/arm64/dev/apldart.c`) set bit 1 as well: it
-/// says nothing here.
+/// U-Boot (`drivers/iommu/apple_dart.c`) and OpenBSD (`sys/arch/arm64/dev/apldart.c`) set bit 1 as
+/// well: it says nothing here.
 pub fn decode_table(entry: u64) -> Option<Gfn> {
     if entry & VALID == 0 { None } else { Some(Gfn(((entry & ADDRESS) >> 12) as u32)) }
 }
@@ -123,7 +129,11 @@ mod tests {
         let leaf = decode_leaf(entry);
         assert_eq!(
             leaf,
-            Some(Leaf { page: Gfn(0x84_5678), permission: Permission::READ_ONLY, whole_page: true })
+            Some(Leaf {
+                page: Gfn(0x84_5678),
+                permission: Permission::READ_ONLY,
+                whole_page: true
+            })
         );
     }
 

@@ -1,7 +1,7 @@
 //! The register file of a t8020-type DART: offsets, and the values as bit fields.
 //!
-//! Source of every offset and bit: Linux 6.1 `drivers/iommu/apple-dart.c` (`DART_*`), m1n1 `hw/dart8020.py`
-//! and QEMU's Apple fork. All drivers make 32-bit accesses only.
+//! Source of every offset and bit: Linux 6.1 `drivers/iommu/apple-dart.c` (`DART_*`), m1n1
+//! `hw/dart8020.py` and QEMU's Apple fork. All drivers make 32-bit accesses only.
 
 use bitfield_struct::bitfield;
 
@@ -146,6 +146,9 @@ mod tests {
         assert!(StreamCommand::from_bits(1 << 20).invalidate());
         assert_eq!(Params1::from_bits(0x0c00_0000).page_shift(), 12);
         assert_eq!(Ttbr::from_bits(0x8004_2345).page(), 0x4_2345);
-        assert_eq!(Error::new().with_flag(true).with_stream(3).with_code(4).into_bits(), 0x8300_0004);
+        assert_eq!(
+            Error::new().with_flag(true).with_stream(3).with_code(4).into_bits(),
+            0x8300_0004
+        );
     }
 }

@@ -6,7 +6,8 @@ pub const STREAMS: usize = 16;
 /// `hw/soc/memmap.md`.
 pub const MAX_DARTS: usize = 32;
 
-/// One DART of the machine: an index below [`MAX_DARTS`], in the order in which the platform names them.
+/// One DART of the machine: an index below [`MAX_DARTS`], in the order in which the platform names
+/// them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DartId(u8);
 

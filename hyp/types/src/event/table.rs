@@ -25,7 +25,8 @@
 /// - `at(low, bits)`: both, and the IOVA page in the payload's bits from `low` on;
 /// - `detail(low, bits)`, `payload(low, bits)`: bits of that word;
 /// - `streams(low, bits)`: a set of streams in the payload, which a filter looks into;
-/// - `optional(flag, low, bits)`: bits of the payload, there if the bit `flag` of the detail is set;
+/// - `optional(flag, low, bits)`: bits of the payload, there if the bit `flag` of the detail is
+///   set;
 /// - `words()`: words 2 and 3 whole.
 ///
 /// `also` is written beside the fields and is not a field of the event. `reach` says which IOVAs
@@ -230,8 +231,8 @@ macro_rules! events {
             )
             counts(faults += 1, faults_hidden += u64::from(is_hidden))
 
-            /// A guest page became unsync (writes to it are not trapped; it is compared at each sync) or
-            /// write-protected.
+            /// A guest page became unsync (writes to it are not trapped; it is compared at each
+            /// sync) or write-protected.
             Table = 13, "table" {
                 /// The guest page that holds a table.
                 page: Gfn = payload(0, 32),

@@ -92,8 +92,8 @@ impl Driver {
         let ram = Ram(vec![0; 0x8000]);
         let (console, port) = (Console::default(), Talker::default());
         let mut driver = Self { console, port, ram, available: [0; QUEUES], seen: [0; QUEUES] };
-        let identity =
-            [register::MAGIC, register::VERSION, register::DEVICE].map(|offset| driver.load(offset));
+        let identity = [register::MAGIC, register::VERSION, register::DEVICE]
+            .map(|offset| driver.load(offset));
         assert_eq!(identity, [0x7472_6976, 2, 3]);
         driver.store(register::STATUS, 3);
         for select in [0, 1] {
@@ -139,7 +139,15 @@ impl Driver {
         self.store(register::QUEUE_READY, 1);
     }
 
-    fn descriptor(&mut self, index: usize, number: u16, address: u64, length: u32, flags: u16, next: u16) {
+    fn descriptor(
+        &mut self,
+        index: usize,
+        number: u16,
+        address: u64,
+        length: u32,
+        flags: u16,
+        next: u16,
+    ) {
         let at = base(index) + 16 * u64::from(number);
         self.ram.write(at, &address.to_le_bytes()).unwrap();
         self.ram.write(at + 8, &length.to_le_bytes()).unwrap();
@@ -275,7 +283,9 @@ fn a_reset_closes_the_port_and_forgets_the_queues() {
 #[test]
 fn features_that_were_not_offered_or_the_legacy_ones_are_not_accepted() {
     let (mut console, mut port) = (Console::default(), Talker::default());
-    for (low, high, is_right) in [(0, 0, false), (2, 1, true), (0, 1, true), (4, 1, false), (2, 3, false)] {
+    for (low, high, is_right) in
+        [(0, 0, false), (2, 1, true), (0, 1, true), (4, 1, false), (2, 3, false)]
+    {
         let mut write = |offset, value| {
             let _ = console.write(offset, 4, value, &mut port);
         };
@@ -285,7 +295,11 @@ fn features_that_were_not_offered_or_the_legacy_ones_are_not_accepted() {
             write(register::DRIVER_FEATURES, features);
         }
         write(register::STATUS, 11);
-        assert_eq!(console.read(register::STATUS, 4) & FEATURES_OK != 0, is_right, "{low:#x} {high:#x}");
+        assert_eq!(
+            console.read(register::STATUS, 4) & FEATURES_OK != 0,
+            is_right,
+            "{low:#x} {high:#x}"
+        );
     }
 }
 
@@ -317,7 +331,10 @@ fn a_queue_that_breaks_the_rules_stops_the_device_until_it_is_reset() {
             driver.offer(RECEIVE, 0);
         }),
         ("more chains than descriptors", |driver| {
-            driver.ram.publish(base(TRANSMIT) + 0x202, SIZE + driver.available[TRANSMIT] + 1).unwrap();
+            driver
+                .ram
+                .publish(base(TRANSMIT) + 0x202, SIZE + driver.available[TRANSMIT] + 1)
+                .unwrap();
         }),
         ("a ring that is no memory", |driver| {
             driver.store(register::QUEUE_SELECT, TRANSMIT as u32);
@@ -340,7 +357,9 @@ fn a_queue_that_breaks_the_rules_stops_the_device_until_it_is_reset() {
 #[test]
 fn a_queue_of_an_impossible_shape_does_not_become_ready() {
     let mut driver = Driver::new();
-    for (size, base) in [(0, 0x1000), (3, 0x1000), (128, 0x1000), (SIZE, 0x1001), (SIZE, u64::MAX - 0xfff)] {
+    for (size, base) in
+        [(0, 0x1000), (3, 0x1000), (128, 0x1000), (SIZE, 0x1001), (SIZE, u64::MAX - 0xfff)]
+    {
         driver.store(register::STATUS, 0);
         driver.set_up(0, size, base);
         assert_eq!(driver.load(register::QUEUE_READY), 0, "{size} {base:#x}");

@@ -1,4 +1,5 @@
-//! A test switch: counts the instructions that an event costs, on an emulator that runs one in a nanosecond.
+//! A test switch: counts the instructions that an event costs, on an emulator that runs one in a
+//! nanosecond.
 
 use aarch64_cpu::asm::barrier::{self, isb};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
@@ -38,7 +39,9 @@ impl<I: Iommu> EmulatedDarts<I> {
         isb(barrier::SY);
         let start = CNTPCT_EL0.get();
         match event {
-            Some(event) => (0..EVENTS).for_each(|_| self.machine.recorder.record(black_box(&event))),
+            Some(event) => {
+                (0..EVENTS).for_each(|_| self.machine.recorder.record(black_box(&event)))
+            }
             None => (0..EVENTS).for_each(|number| {
                 black_box(&number);
             }),

@@ -1,4 +1,5 @@
-//! The NVMe controller's registers under the guest: those that trap go to the hardware, and its commands are looked at.
+//! The NVMe controller's registers under the guest: those that trap go to the hardware, and its
+//! commands are looked at.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -35,8 +36,12 @@ const MAX_REPORTED: u32 = 8;
 impl Controller {
     /// Maps what traps. Touches nothing.
     pub(super) fn at(start: u64, domains: Domains) -> Self {
-        let controller =
-            Self { start, domains, commands: SpinLock::new(Ans::new()), refusals: AtomicU32::new(0) };
+        let controller = Self {
+            start,
+            domains,
+            commands: SpinLock::new(Ans::new()),
+            refusals: AtomicU32::new(0),
+        };
         controller.pages().into_iter().for_each(launch::map_registers);
         controller
     }
@@ -132,7 +137,8 @@ impl Controller {
 
     fn load(&self, address: u64, bytes: usize) -> IoResult {
         let loaded = match bytes {
-            // SAFETY: `at` mapped the page as Device memory, and the guest reads what it chose to read.
+            // SAFETY: `at` mapped the page as Device memory, and the guest reads what it chose to
+            // read.
             4 => unsafe { mmio::read32(address) }.map(u64::from),
             // SAFETY: the same.
             _ => unsafe { mmio::read64(address) },

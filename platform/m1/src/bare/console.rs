@@ -16,7 +16,8 @@ use super::power::Domains;
 
 /// UART 0. Source: Linux `arch/arm64/boot/dts/apple/t8103.dtsi`, `serial0`.
 pub(super) const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
-/// Offset of `UTRSTAT`; bit 1 says that the transmit buffer is empty. Source: m1n1 `src/uart_regs.h`.
+/// Offset of `UTRSTAT`; bit 1 says that the transmit buffer is empty. Source: m1n1
+/// `src/uart_regs.h`.
 const STATUS: u64 = 0x10;
 const TRANSMIT_EMPTY: u32 = 1 << 1;
 /// Offset of `UTXH`, the byte to send. Source: the same.
@@ -54,7 +55,8 @@ pub(super) fn begin() {
     console::set(&TeeConsole);
 }
 
-/// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot go on.
+/// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot
+/// go on.
 pub(super) fn keep_screen(memory: PhysRange) {
     if launch::map_screen(memory).is_ok() {
         PLAIN.set(memory);
@@ -81,8 +83,8 @@ impl Console for TeeConsole {
     fn on_fatal(&self) {
         let Some(memory) = PLAIN.get() else { return };
         for address in (memory.start..memory.end).step_by(size_of::<u32>()) {
-            // SAFETY: inside a framebuffer, which is mapped and which Oche alone writes; it begins and ends at multiples
-            // of a page.
+            // SAFETY: inside a framebuffer, which is mapped and which Oche alone writes; it begins
+            // and ends at multiples of a page.
             unsafe { ptr::write_volatile(address as *mut u32, WHITE) };
         }
     }
@@ -90,7 +92,8 @@ impl Console for TeeConsole {
     fn put(&self, byte: u8) {
         send(byte);
         match SCREEN.get() {
-            // Once the guest runs the screen is its own, until Oche has something to say that nobody may miss.
+            // Once the guest runs the screen is its own, until Oche has something to say that
+            // nobody may miss.
             Some(screen) if panic::is_panicking() => {
                 if percpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
                     screen.clear();
@@ -111,16 +114,17 @@ impl Console for TeeConsole {
     }
 }
 
-/// Sends a byte on the serial port if that answers. The guest may have gated its clock or its power.
+/// Sends a byte on the serial port if that answers. The guest may have gated its clock or its
+/// power.
 fn send(byte: u8) {
     if POWER.get().is_some_and(|domains| domains.power() != Power::On) {
         return;
     }
-    // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading the status
-    // has no side effect.
+    // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading
+    // the status has no side effect.
     let read = || unsafe { mmio::read32(UART.start + STATUS) };
-    // The port has power. While an SError of the guest's is pending nothing more can be known, and words are not lost
-    // for it.
+    // The port has power. While an SError of the guest's is pending nothing more can be known, and
+    // words are not lost for it.
     let status = || match read() {
         Err(mmio::BusError { report: mmio::Report::Unknown(status), .. }) => Ok(status as u32),
         other => other,
@@ -151,10 +155,13 @@ impl Pixels for Memory {
             return;
         }
         match self.1 {
-            // SAFETY: inside the framebuffer, which is mapped, and aligned: offsets are multiples of the pixel.
+            // SAFETY: inside the framebuffer, which is mapped, and aligned: offsets are multiples
+            // of the pixel.
             Format::Bits5 => unsafe { ptr::write_volatile(address as *mut u16, value as u16) },
             // SAFETY: as above.
-            Format::Bits8 | Format::Bits10 => unsafe { ptr::write_volatile(address as *mut u32, value) },
+            Format::Bits8 | Format::Bits10 => unsafe {
+                ptr::write_volatile(address as *mut u32, value)
+            },
         }
     }
 }

@@ -40,15 +40,19 @@ pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRan
             continue;
         };
         let (ownership, condition) = (darts.ownership(id), darts.condition(id));
-        let state = condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
+        let state =
+            condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
         let fate = match ownership {
             Ownership::Firmware => "left alone",
             Ownership::Unknown => "looked at when the guest touches it",
             Ownership::Passthrough | Ownership::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
-        // The guest reaches a locked one by itself: nobody can change what it translates, nor have it bypass.
-        if ownership != Ownership::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
+        // The guest reaches a locked one by itself: nobody can change what it translates, nor have
+        // it bypass.
+        if ownership != Ownership::Firmware
+            || condition.is_none_or(|condition| !condition.is_locked)
+        {
             holes.push(dart.registers);
         }
     }
@@ -65,7 +69,9 @@ pub(super) fn describe(all: &[Found]) -> Description {
     });
     Description {
         board: "m1",
-        darts: mediated(all).map(|(id, dart)| (id, dart.registers.start, dart.name.clone())).collect(),
+        darts: mediated(all)
+            .map(|(id, dart)| (id, dart.registers.start, dart.name.clone()))
+            .collect(),
         devices: devices.collect(),
     }
 }
@@ -102,13 +108,17 @@ impl M1 {
     ) -> IoResult {
         let mut emulated_darts = self.emulated_darts.lock();
         let ownership = emulated_darts.iommu().ownership(dart);
-        let asks = ownership == Ownership::Passthrough && write.is_none() && offset == PARAMS1 && bytes == 4;
+        let asks = ownership == Ownership::Passthrough
+            && write.is_none()
+            && offset == PARAMS1
+            && bytes == 4;
         if ownership != Ownership::Emulated && !(asks && emulated_darts.iommu().take_over(dart)) {
             return pass_through(&mut emulated_darts, context, (dart, offset), bytes, write);
         }
         emulated_darts.iommu().touch(dart);
         // Writes that can have pages mapped.
-        let can_map = matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
+        let can_map =
+            matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
         if let (true, Some(controller)) = (can_map, &self.controller) {
             emulated_darts.for_master(context, |emulated_darts| controller.collect(emulated_darts));
         }
@@ -137,7 +147,8 @@ fn pass_through(
         None => darts.read(dart, offset).map_err(|_| IoError::NoRegister)?,
     };
     let is_write = write.is_some();
-    emulated_darts.pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
+    emulated_darts
+        .pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
     Ok(u64::from(value))
 }
 

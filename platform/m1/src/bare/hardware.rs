@@ -31,7 +31,8 @@ impl Registers {
 
     fn register(&self, dart: DartId, offset: u64) -> u64 {
         assert!(offset < REGION_BYTES && offset.is_multiple_of(4), "a DART's register");
-        let (start, _) = self.darts.get(dart.index()).expect("the driver knows the DARTs that it was given");
+        let (start, _) =
+            self.darts.get(dart.index()).expect("the driver knows the DARTs that it was given");
         start + offset
     }
 }
@@ -44,20 +45,22 @@ fn bus_error(dart: DartId, error: &mmio::BusError) -> BusError {
 impl Hardware for Registers {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         // SAFETY: `map` mapped it as Device memory.
-        unsafe { mmio::read32(self.register(dart, offset)) }.map_err(|error| bus_error(dart, &error))
+        unsafe { mmio::read32(self.register(dart, offset)) }
+            .map_err(|error| bus_error(dart, &error))
     }
 
     fn write(&mut self, dart: DartId, offset: u64, value: u32) -> Result<(), BusError> {
         // SAFETY: as for `read`.
-        unsafe { mmio::write32(self.register(dart, offset), value) }.map_err(|error| bus_error(dart, &error))
+        unsafe { mmio::write32(self.register(dart, offset), value) }
+            .map_err(|error| bus_error(dart, &error))
     }
 
-    /// `mmio` completes all stores, for the full system, before each access: the walk that follows a command finds them.
-    /// No source says in which shareability domain a DART is.
+    /// `mmio` completes all stores, for the full system, before each access: the walk that follows
+    /// a command finds them. No source says in which shareability domain a DART is.
     fn complete_stores(&mut self) {}
 
-    /// `mmio` completes each access, for the full system, before any that follows: what devices wrote before the DART
-    /// cleared BUSY is seen by the loads after that.
+    /// `mmio` completes each access, for the full system, before any that follows: what devices
+    /// wrote before the DART cleared BUSY is seen by the loads after that.
     fn order_loads(&mut self) {}
 
     fn power(&self, dart: DartId) -> Power {

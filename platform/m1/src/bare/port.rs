@@ -8,7 +8,8 @@ use oche_boot::bare::launch;
 use oche_m1::aic::{self, Line};
 use oche_platform::port::SetInterrupt;
 
-/// The line for it, whose registers are mapped; `None`, and said so, where the guest can have no port.
+/// The line for it, whose registers are mapped; `None`, and said so, where the guest can have no
+/// port.
 pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
     let line = aic::free_line(tree);
     match &line {
@@ -29,8 +30,9 @@ pub(super) fn lines(line: &Line) -> (u32, bool) {
 pub(super) fn interrupt(line: Line) -> SetInterrupt {
     Box::new(move |is_up| {
         let (register, word) = line.store(is_up);
-        // SAFETY: `line` mapped the controller's registers as Device memory, and the controller is always on. A bit of 0 changes nothing, so this does not
-        // meddle with what the guest does there.
+        // SAFETY: `line` mapped the controller's registers as Device memory, and the controller is
+        // always on. A bit of 0 changes nothing, so this does not meddle with what the guest does
+        // there.
         unsafe { ptr::write_volatile(register as *mut u32, word) };
     })
 }

@@ -34,7 +34,13 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
         report(name, "bypass", tested.params2 & 1, "PARAMS2", Verdict::Figure);
         let held = format_args!("{:#x}", tested.ttbr_bits);
         // 31:0 of an address / 4096, less the valid bit: an M1 needs 24 of them.
-        report(name, "ttbr-holds", held, "bits", Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff));
+        report(
+            name,
+            "ttbr-holds",
+            held,
+            "bits",
+            Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff),
+        );
         // Translation on and bypass off, whatever else is set.
         let is_kept = tested.tcr & 0x180 == 0x80;
         report(name, "tcr-holds", format_args!("{:#x}", tested.tcr), "TCR", Verdict::from(is_kept));

@@ -1,6 +1,8 @@
-//! The watchdog, which is how a Mac resets itself. Armed only to reset at once, if a person asked for it.
+//! The watchdog, which is how a Mac resets itself. Armed only to reset at once, if a person asked
+//! for it.
 //!
-//! Source: m1n1 `src/wdt.c`; Asahi documentation `hw/soc/wdt.md`; Linux `drivers/watchdog/apple_wdt.c`.
+//! Source: m1n1 `src/wdt.c`; Asahi documentation `hw/soc/wdt.md`; Linux
+//! `drivers/watchdog/apple_wdt.c`.
 
 use core::ptr;
 

@@ -31,7 +31,8 @@ struct Model {
     file: BTreeMap<u64, u32>,
     /// The register of its power domain.
     domain: u32,
-    /// The driver has looked at the domain since that changed: what it does from there on it does knowingly.
+    /// The driver has looked at the domain since that changed: what it does from there on it does
+    /// knowingly.
     was_looked_at: Cell<bool>,
     /// The domain is on when it has been looked at that often.
     looks_until_on: Option<u32>,
@@ -105,7 +106,8 @@ impl Model {
         Ok(true)
     }
 
-    /// What the device's access goes by: TTBR and table entry; `None`: it is refused, or cannot be made.
+    /// What the device's access goes by: TTBR and table entry; `None`: it is refused, or cannot be
+    /// made.
     fn device_reads(&mut self, table: u64) -> Option<(u32, u64)> {
         let tcr = self.file.get(&tcr_of(stream(DEVICE))).copied().unwrap_or(0);
         assert_eq!(tcr & 0x100, 0, "a stream bypasses");
@@ -120,13 +122,15 @@ impl Model {
     }
 }
 
-/// Memory as the CPU, a table walk and a CPU's load may find it: a word of a table, and a word of a buffer.
+/// Memory as the CPU, a table walk and a CPU's load may find it: a word of a table, and a word of a
+/// buffer.
 #[derive(Default)]
 struct Shared {
     /// The table's word as the CPU stored it, and the oldest that a walk may find.
     table: Cell<u64>,
     visible_table: Cell<u64>,
-    /// What walks have found, each time that one may begin: a register names the table, or a command ends.
+    /// What walks have found, each time that one may begin: a register names the table, or a
+    /// command ends.
     walks: RefCell<Vec<u64>>,
     /// Device writes that have landed, and how many of them a load is sure to find.
     landed: Cell<u64>,
@@ -233,7 +237,11 @@ impl Hardware for Bench {
 impl Bench {
     fn of(count: usize) -> Self {
         let model = || Model { domain: ON, busy_reads: Some(3), ..Model::default() };
-        Self(Rc::new(RefCell::new((0..count).map(|_| model()).collect())), Rc::default(), Rc::default())
+        Self(
+            Rc::new(RefCell::new((0..count).map(|_| model()).collect())),
+            Rc::default(),
+            Rc::default(),
+        )
     }
 
     /// What the access of the device behind `dart` goes by.
@@ -407,7 +415,8 @@ fn a_dart_that_is_off_is_not_touched_and_is_programmed_when_it_is_on_again() {
 #[test]
 fn a_fault_is_reported_once_and_cleared() {
     let (bench, mut darts) = taken(2);
-    let latch = vec![(ERROR, 0x8500_0404), (ERROR_ADDRESS_LOW, 0x1234_5678), (ERROR_ADDRESS_HIGH, 0)];
+    let latch =
+        vec![(ERROR, 0x8500_0404), (ERROR_ADDRESS_LOW, 0x1234_5678), (ERROR_ADDRESS_HIGH, 0)];
     bench.with(1, |model| model.file.extend(latch));
     darts.touch(dart(0));
     assert_eq!(darts.next_fault(), None, "it is another's");
@@ -617,13 +626,17 @@ fn dart_that_loses_its_power_holds_nothing_older() {
     }
 }
 
-/// The power goes, goes and comes, or the clock is held off, at each register access of each command in turn.
+/// The power goes, goes and comes, or the clock is held off, at each register access of each
+/// command in turn.
 #[test]
 fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {
     type Command = fn(&mut Darts<Bench>, &Members) -> Result<(), InvalidateTimedOut>;
     let commands: [(Command, Option<(u32, u64)>); 3] = [
         (|darts, members| darts.invalidate(DomainId(0), members), Some((TTBR_OF_ROOT, 2))),
-        (|darts, _| darts.set_ttbr(dart(0), stream(DEVICE), Some(OTHER_ROOT)), Some((TTBR_OF_OTHER_ROOT, 2))),
+        (
+            |darts, _| darts.set_ttbr(dart(0), stream(DEVICE), Some(OTHER_ROOT)),
+            Some((TTBR_OF_OTHER_ROOT, 2)),
+        ),
         (|darts, _| darts.set_ttbr(dart(0), stream(DEVICE), None), None),
     ];
     let changes = [Change::Power(OFF), Change::Cycle, Change::Power(HELD), Change::BusError];
@@ -639,7 +652,8 @@ fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {
             let is_over = bench.with(0, |model| model.plan.take().is_some());
             bench.with(0, |model| model.set_domain(ON));
             let found = bench.device_reads(0);
-            let name = format_args!("{change:?} at access {at}: {done:?}, then {found:?}").to_string();
+            let name =
+                format_args!("{change:?} at access {at}: {done:?}, then {found:?}").to_string();
             match done {
                 Ok(()) => assert!(found.is_none() || found == expected, "{name}"),
                 Err(InvalidateTimedOut) => assert_eq!(change, Change::Power(HELD), "{name}"),
@@ -710,7 +724,8 @@ fn a_dart_that_the_guest_has_and_that_does_not_answer_gives_it_a_bus_error() {
     }
 }
 
-/// Linux with pages of 4 KiB puts devices behind a DART of 16 KiB into bypass, if the DART can do that.
+/// Linux with pages of 4 KiB puts devices behind a DART of 16 KiB into bypass, if the DART can do
+/// that.
 #[test]
 fn who_was_given_the_hardwares_page_size_is_refused_bypass() {
     let bench = Bench::of(1);

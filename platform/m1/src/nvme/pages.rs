@@ -2,8 +2,9 @@
 
 use super::{Entry, Name, NvmeHost, PAGE};
 
-/// A block is taken to be this long, in bytes, as it is on Apple's disks. With shorter ones more entries of a list are looked at
-/// than the command has, and what they happen to name stays home meanwhile.
+/// A block is taken to be this long, in bytes, as it is on Apple's disks. With shorter ones more
+/// entries of a list are looked at than the command has, and what they happen to name stays home
+/// meanwhile.
 const BLOCK_BYTES: u64 = 4096;
 
 /// What a command of the admin queue names.
@@ -27,8 +28,8 @@ pub(super) fn of_io<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name
     named(entry, blocks * BLOCK_BYTES, machine, name);
 }
 
-/// Both pages, and what a list at `PRP2` names where `bytes` bytes need one. A list's last entry leads to the next
-/// list where more follow.
+/// Both pages, and what a list at `PRP2` names where `bytes` bytes need one. A list's last entry
+/// leads to the next list where more follow.
 fn named<M: NvmeHost>(entry: &Entry, bytes: u64, machine: &mut M, name: &mut Name<'_, M>) {
     let (first, list) = (entry[3], entry[4]);
     for address in [first, list].into_iter().filter(|address| *address != 0) {

@@ -4,7 +4,9 @@ use alloc::vec::Vec;
 
 use oche_types::addr::Gfn;
 
-use super::{Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, Verdict};
+use super::{
+    Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, Verdict,
+};
 
 /// Bytes of a submission and of a completion entry.
 const SUBMISSION_BYTES: u64 = 64;
@@ -52,7 +54,8 @@ struct Command {
 enum State {
     /// The controller has done with it.
     Done,
-    /// Its doorbell was rung and has not reached the controller: not all of its pages are pinned yet.
+    /// Its doorbell was rung and has not reached the controller: not all of its pages are pinned
+    /// yet.
     Beginning,
     /// The controller has it.
     UnderWay,
@@ -90,7 +93,8 @@ impl PinnedPages {
         count
     }
 
-    /// As [`Self::give_back`], at most `left` of what one trap may release. Nothing is left where the machine stops.
+    /// As [`Self::give_back`], at most `left` of what one trap may release. Nothing is left where
+    /// the machine stops.
     fn give_back_within(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         let wanted = self.count.min(*left);
         let count = self.give_back(wanted, machine);
@@ -101,7 +105,8 @@ impl PinnedPages {
 impl Queue {
     pub(super) fn new() -> Self {
         let half = || Half { at: 0, entries: 0, pages: PinnedPages::new(MAX_QUEUE_PAGES) };
-        let command = || Command { state: State::Done, entry: [0; 8], pages: PinnedPages::new(MAX_PAGES) };
+        let command =
+            || Command { state: State::Done, entry: [0; 8], pages: PinnedPages::new(MAX_PAGES) };
         Self {
             submissions: half(),
             completions: half(),
@@ -119,7 +124,9 @@ impl Queue {
     /// Whether nothing is pinned.
     pub(super) fn is_idle(&self) -> bool {
         let commands = self.commands.iter().map(|command| &command.pages);
-        commands.chain([&self.submissions.pages, &self.completions.pages]).all(|pinned| pinned.count == 0)
+        commands
+            .chain([&self.submissions.pages, &self.completions.pages])
+            .all(|pinned| pinned.count == 0)
     }
 
     pub(super) fn create_submissions(
@@ -156,7 +163,8 @@ impl Queue {
         Ok(entry)
     }
 
-    /// The `entry` with this `number` is about to be given to the controller: holds what `pages` finds in it.
+    /// The `entry` with this `number` is about to be given to the controller: holds what `pages`
+    /// finds in it.
     pub(super) fn submit<M: NvmeHost>(
         &mut self,
         number: u32,
@@ -181,12 +189,13 @@ impl Queue {
         Ok(Verdict::Pass)
     }
 
-    /// Takes note of the commands that are done. Returns whether there were any: then the loads that follow are not yet
-    /// ordered behind those of the completions.
+    /// Takes note of the commands that are done. Returns whether there were any: then the loads
+    /// that follow are not yet ordered behind those of the completions.
     pub(super) fn collect(&mut self, machine: &mut impl NvmeHost) -> bool {
         let mut found = false;
         for _ in 0..self.completions.entries.min(2 * MAX_COMMANDS as u64) {
-            // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create` has looked at.
+            // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create`
+            // has looked at.
             let at = self.completions.at + self.head * COMPLETION_BYTES + 8;
             let Some(word) = machine.word(at) else { break };
             if (word >> 48 & 1 != 0) != self.phase {
@@ -206,7 +215,8 @@ impl Queue {
         found
     }
 
-    /// Releases pages of commands that are done and of queues that are gone, at most `left` of what one trap may.
+    /// Releases pages of commands that are done and of queues that are gone, at most `left` of what
+    /// one trap may.
     pub(super) fn unpin(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         for half in [&mut self.submissions, &mut self.completions] {
             if half.entries == 0 {
@@ -234,7 +244,12 @@ impl Queue {
 
 impl Half {
     /// Has the queue be at `place` from now on, and its pages at home.
-    fn create(&mut self, place: Place, entry_bytes: u64, machine: &mut impl NvmeHost) -> Result<(), Refusal> {
+    fn create(
+        &mut self,
+        place: Place,
+        entry_bytes: u64,
+        machine: &mut impl NvmeHost,
+    ) -> Result<(), Refusal> {
         self.entries = 0;
         // Eight at most.
         while self.pages.give_back(MAX_QUEUE_PAGES, machine) != 0 {}
@@ -243,7 +258,11 @@ impl Half {
             return Err(Refusal::TooLong(place.entries));
         }
         let not_memory = Refusal::NotMemory(place.at);
-        let end = place.at.checked_add(bytes).filter(|_| place.at.is_multiple_of(PAGE)).ok_or(not_memory)?;
+        let end = place
+            .at
+            .checked_add(bytes)
+            .filter(|_| place.at.is_multiple_of(PAGE))
+            .ok_or(not_memory)?;
         for at in (place.at..end).step_by(PAGE as usize) {
             let page = Gfn::containing(at).filter(|_| machine.word(at).is_some());
             let Some(page) = page else {

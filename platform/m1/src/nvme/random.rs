@@ -1,4 +1,5 @@
-//! Random registers, queues, lists and doorbells: nothing that a guest stores panics, and work and holds stay bounded.
+//! Random registers, queues, lists and doorbells: nothing that a guest stores panics, and work and
+//! holds stay bounded.
 
 use super::*;
 use oche_tests::random::Random;
@@ -13,7 +14,8 @@ const SEED: &str = "OCHE_SEED";
 const START: u64 = 0x8_0000_0000;
 const PAGES: usize = 64;
 const WORDS: usize = PAGES * 512;
-/// Words that one trap loads: of both completion queues, an entry, addresses, and a look at each page of two queues.
+/// Words that one trap loads: of both completion queues, an entry, addresses, and a look at each
+/// page of two queues.
 const MAX_WORDS: usize = 2 * (2 * MAX_COMMANDS + 1) + 8 + MAX_PAGES + 2 * MAX_QUEUE_PAGES;
 /// Traps after which nothing of what was pinned is left: all commands hold all that they can.
 const MAX_TRAPS: usize = 2 * MAX_COMMANDS + 1;
@@ -87,7 +89,8 @@ impl Guest {
 
     fn store(&mut self, at: u64, word: u64) {
         let index = at.wrapping_sub(START) / 8;
-        if let Some(slot) = usize::try_from(index).ok().and_then(|index| self.words.get_mut(index)) {
+        if let Some(slot) = usize::try_from(index).ok().and_then(|index| self.words.get_mut(index))
+        {
             *slot = word;
         }
     }
@@ -99,14 +102,24 @@ impl Guest {
             0 => self.random.below(256),
             kind => [1, 2, 5, 1, 2, 5, 0x11][kind as usize - 1],
         };
-        let size = if self.random.chance(1, 4) { self.random.below(1 << 16) } else { self.random.below(64) };
+        let size = if self.random.chance(1, 4) {
+            self.random.below(1 << 16)
+        } else {
+            self.random.below(64)
+        };
         let contiguous = if self.random.chance(7, 8) { CONTIGUOUS } else { 0 };
         let queue = contiguous | size << 16 | self.random.below(8).min(1);
-        let blocks =
-            if self.random.chance(1, 64) { self.random.below(1 << 16) } else { self.random.below(6) };
+        let blocks = if self.random.chance(1, 64) {
+            self.random.below(1 << 16)
+        } else {
+            self.random.below(6)
+        };
         let id = self.random.below(64) << 16;
         let words = [id | opcode, 0, 0, self.address(), self.address(), queue, blocks];
-        words.into_iter().enumerate().for_each(|(index, word)| self.store(at + 8 * index as u64, word));
+        words
+            .into_iter()
+            .enumerate()
+            .for_each(|(index, word)| self.store(at + 8 * index as u64, word));
     }
 
     /// Fills a run of words with addresses, to the end of a page as often as not.
@@ -123,8 +136,10 @@ impl Guest {
     /// Sets the controller up as a driver does, with queues in the first pages.
     fn set_up(&mut self, ans: &mut Ans) {
         let [admin, io] = [0, 2].map(|page| START + page * PAGE);
-        let registers = [(AQA, 0x3f_003f), (ASQ, admin as u32), (ASQ + 4, 8), (ACQ, (admin + PAGE) as u32)];
-        for (offset, value) in [(CC, 0)].into_iter().chain(registers).chain([(ACQ + 4, 8), (CC, 1)]) {
+        let registers =
+            [(AQA, 0x3f_003f), (ASQ, admin as u32), (ASQ + 4, 8), (ACQ, (admin + PAGE) as u32)];
+        for (offset, value) in [(CC, 0)].into_iter().chain(registers).chain([(ACQ + 4, 8), (CC, 1)])
+        {
             assert_eq!(ans.before_store(offset, value, self), Ok(Verdict::Pass));
         }
         for (opcode, place) in [(5, io + PAGE), (1, io)] {
@@ -218,7 +233,11 @@ fn random_registers_queues_and_doorbells_stay_within_bounds() {
         }
         seen.pins += guest.pins;
         assert!(guest.loads <= MAX_WORDS, "operation {operation}: {} loads", guest.loads);
-        assert!(guest.pins <= MAX_PAGES + 2 * MAX_QUEUE_PAGES, "operation {operation}: {}", guest.pins);
+        assert!(
+            guest.pins <= MAX_PAGES + 2 * MAX_QUEUE_PAGES,
+            "operation {operation}: {}",
+            guest.pins
+        );
         let releases = 2 * MAX_PAGES + 2 * MAX_QUEUE_PAGES;
         assert!(guest.releases <= releases, "operation {operation}: {}", guest.releases);
         if operation % 1024 == 1023 {

@@ -1,4 +1,5 @@
-//! The controller against a model of the guest's memory that shows stale words where the architecture allows it.
+//! The controller against a model of the guest's memory that shows stale words where the
+//! architecture allows it.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -6,7 +7,8 @@ use std::vec::Vec;
 
 const QUEUE: u64 = 0x8_1000_0000;
 const IO: u64 = 0x8_1000_4000;
-/// `CDW11` of the commands that create a queue, as the upper half of the word: its pages follow each other.
+/// `CDW11` of the commands that create a queue, as the upper half of the word: its pages follow
+/// each other.
 const CONTIGUOUS: u64 = 1 << 32;
 
 #[derive(Default)]
@@ -64,13 +66,15 @@ impl Model {
         });
     }
 
-    /// The controller writes the word at `address`, and loads may go on finding the old one until they are ordered.
+    /// The controller writes the word at `address`, and loads may go on finding the old one until
+    /// they are ordered.
     fn device_stores(&mut self, address: u64, value: u64) {
         let old = self.words.insert(address, value).unwrap_or(0);
         self.stale.entry(address).or_insert(old);
     }
 
-    /// The controller writes completion `index` of the I/O queue, which a load finds at once: it is polled.
+    /// The controller writes completion `index` of the I/O queue, which a load finds at once: it is
+    /// polled.
     fn complete(&mut self, index: u64, id: u64) {
         self.words.insert(IO + 0x1008 + index * 16, 1 << 48 | id << 32);
     }
@@ -134,7 +138,8 @@ fn controller_that_is_enabled_again_begins_with_empty_queues() {
     let (mut model, mut ans) = ready();
     model.complete(0, 7);
     ans.collect(&mut model);
-    // The coprocessor was restarted: the driver sets the same queues up again, and never cleared CC.EN.
+    // The coprocessor was restarted: the driver sets the same queues up again, and never cleared
+    // CC.EN.
     model.words.clear();
     assert_eq!(ans.before_store(AQA, 1 << 16 | 1, &mut model), Ok(Verdict::Pass));
     assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
@@ -144,7 +149,10 @@ fn controller_that_is_enabled_again_begins_with_empty_queues() {
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     model.complete(0, 7);
     ans.collect(&mut model);
-    assert!(!model.is_pinned(buffer), "its first completion is looked for where an earlier queue stood");
+    assert!(
+        !model.is_pinned(buffer),
+        "its first completion is looked for where an earlier queue stood"
+    );
 }
 
 #[test]
@@ -174,7 +182,11 @@ fn data_is_loaded_after_the_phase_of_its_completion() {
     model.complete(0, 7);
     ans.collect(&mut model);
     let page = Gfn::containing(buffer).unwrap();
-    assert_eq!(model.released.last(), Some(&(page, 2)), "data from before the completion was loaded");
+    assert_eq!(
+        model.released.last(),
+        Some(&(page, 2)),
+        "data from before the completion was loaded"
+    );
 }
 
 #[test]
@@ -218,7 +230,10 @@ fn a_command_that_names_anything_at_all_ends_within_its_bound() {
     model.submission(IO, [1, 0, 0, u64::MAX, 0x8_5000_0ff8, 0, 0xffff]);
     model.words.insert(0x8_5000_0ff8, 0x8_5000_0ff8);
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
-    assert_eq!(ans.before_store(IO_DOORBELL, u32::MAX, &mut model), Err(Refusal::NoEntry(u32::MAX)));
+    assert_eq!(
+        ans.before_store(IO_DOORBELL, u32::MAX, &mut model),
+        Err(Refusal::NoEntry(u32::MAX))
+    );
     assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
     assert!(model.is_pinned(0x8_5000_0000));
     assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
@@ -245,7 +260,10 @@ fn queue_that_is_no_memory_of_the_guest_is_refused() {
             for number in [0, 1, 2, 63, 64, u32::MAX] {
                 let refused = ans.before_store(ADMIN_DOORBELL, number, &mut model);
                 assert_eq!(refused, Err(Refusal::NotMemory(base)));
-                assert_eq!(ans.before_store(IO_DOORBELL, number, &mut model), Err(Refusal::NoQueue));
+                assert_eq!(
+                    ans.before_store(IO_DOORBELL, number, &mut model),
+                    Err(Refusal::NoQueue)
+                );
             }
             assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
             assert_eq!(model.pins(), 0);
@@ -335,7 +353,8 @@ fn doorbell_passes_when_every_page_of_its_command_is_held() {
     // What was left over by the last command of that number goes first.
     model.complete(0, 7);
     model.submission(IO, [8 << 16 | 2, 0, 0, page(20), 0, 0, 0]);
-    let traps = (0..9).take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(Verdict::Again));
+    let traps =
+        (0..9).take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(Verdict::Again));
     assert!((1..4).contains(&traps.count()));
     assert_eq!(model.pins() - holds_of_queues, 1);
     assert!(model.is_pinned(page(20)));
@@ -370,7 +389,8 @@ fn trap_ends_its_releases_where_the_machine_stops() {
     (model.at_once, model.release_calls) = (Some(1), 0);
     ans.collect(&mut model);
     assert_eq!(model.release_calls, 1, "in a trap of a DART");
-    // The one page that the first command has left is all that is asked for; of the second's two one is unpinned.
+    // The one page that the first command has left is all that is asked for; of the second's two
+    // one is unpinned.
     assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
     assert_eq!(model.release_calls, 1 + 2, "in a trap of a register");
     // The same again, and then all commands and both queues of both kinds are done.

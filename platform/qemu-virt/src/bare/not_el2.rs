@@ -7,7 +7,8 @@ use super::uart::REGISTERS;
 global_asm!(
     r#"
     .section .text.not_el2, "ax"
-    // MMU off, no stack, nothing relocated: only addresses relative to the PC. QEMU's UART always has room.
+    // MMU off, no stack, nothing relocated: only addresses relative to the PC. QEMU's UART always
+    // has room.
     .global oche_not_el2
 oche_not_el2:
     adr     x1, 3f

@@ -5,8 +5,8 @@ use core::ptr::NonNull;
 
 /// Zeroed memory, aligned to its own size, that the SMMU reads or writes. It is never given back.
 ///
-/// EL2 maps memory one to one, so a pointer is the physical address too. No reference to this memory ever
-/// exists: the SMMU may change it at any time.
+/// EL2 maps memory one to one, so a pointer is the physical address too. No reference to this
+/// memory ever exists: the SMMU may change it at any time.
 pub(super) struct Block {
     base: NonNull<u64>,
     words: usize,
@@ -50,7 +50,10 @@ impl Block {
         // SAFETY: `pointer` checked that the word is inside the block, which lives for ever.
         unsafe { at.write_volatile(value) }
         #[cfg(test)]
-        super::barrier::log::note(super::barrier::log::Step::Store { address: at.addr() as u64, value });
+        super::barrier::log::note(super::barrier::log::Step::Store {
+            address: at.addr() as u64,
+            value,
+        });
     }
 
     fn pointer(&self, word: usize) -> *mut u64 {

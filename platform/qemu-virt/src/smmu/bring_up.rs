@@ -7,7 +7,9 @@ use super::barrier;
 use super::command::Command;
 use super::command_queue::CommandQueue;
 use super::event_queue::EventQueue;
-use super::registers::{BASE, CR0, CR1, CR2, GBPA, IDR0, IDR1, IDR5, IRQ_CTRL, Registers, STRTAB_BASE_CFG};
+use super::registers::{
+    BASE, CR0, CR1, CR2, GBPA, IDR0, IDR1, IDR5, IRQ_CTRL, Registers, STRTAB_BASE_CFG,
+};
 use super::structures::{BUS_ENTRIES_LOG2, OutputSize};
 use super::tables::{REQUESTER_BITS, StreamTable};
 
@@ -79,12 +81,14 @@ impl Registers {
         })
     }
 
-    /// Hands the tables and queues to the SMMU and lets it translate. Until then every access aborts.
+    /// Hands the tables and queues to the SMMU and lets it translate. Until then every access
+    /// aborts.
     ///
     /// # Order
     ///
-    /// Disabled; then attributes and bases, which may only change while it is; then the command queue, with
-    /// which everything cached is dropped; then the event queue and its interrupt; translation last.
+    /// Disabled; then attributes and bases, which may only change while it is; then the command
+    /// queue, with which everything cached is dropped; then the event queue and its interrupt;
+    /// translation last.
     pub(super) fn enable(
         &self,
         streams: &StreamTable,
@@ -105,8 +109,9 @@ impl Registers {
                 + CR1::QUEUE_IC::WriteBack,
         );
         zero.cr2.write(CR2::PTM::SET + CR2::RECINVSID::SET);
-        zero.strtab_base
-            .write(BASE::ALLOCATE::SET + BASE::ADDRESS.val(streams.address() >> BASE::ADDRESS.shift));
+        zero.strtab_base.write(
+            BASE::ALLOCATE::SET + BASE::ADDRESS.val(streams.address() >> BASE::ADDRESS.shift),
+        );
         zero.strtab_base_cfg.write(
             STRTAB_BASE_CFG::FMT::TwoLevel
                 + STRTAB_BASE_CFG::SPLIT.val(BUS_ENTRIES_LOG2)
@@ -143,9 +148,9 @@ impl Registers {
         self.write_cr0(cr0)
     }
 
-    /// What comes while the SMMU does not translate is aborted. Source: IHI 0070, 6.3.14 (GBPA). QEMU
-    /// before 8.0 has no GBPA: there it reads as zero and such accesses pass, but no device is a bus
-    /// master before the guest runs.
+    /// What comes while the SMMU does not translate is aborted. Source: IHI 0070, 6.3.14 (GBPA).
+    /// QEMU before 8.0 has no GBPA: there it reads as zero and such accesses pass, but no device is
+    /// a bus master before the guest runs.
     fn abort_while_disabled(&self) -> Result<(), Unsupported> {
         self.zero.gbpa.write(GBPA::UPDATE::SET + GBPA::ABORT::SET);
         wait_until(|| !self.zero.gbpa.is_set(GBPA::UPDATE))
@@ -157,7 +162,10 @@ impl Registers {
         wait_until(|| self.zero.cr0ack.get() == value.get())
     }
 
-    fn write_irq_ctrl(&self, value: LocalRegisterCopy<u32, IRQ_CTRL::Register>) -> Result<(), Unsupported> {
+    fn write_irq_ctrl(
+        &self,
+        value: LocalRegisterCopy<u32, IRQ_CTRL::Register>,
+    ) -> Result<(), Unsupported> {
         self.zero.irq_ctrl.set(value.get());
         wait_until(|| self.zero.irq_ctrlack.get() == value.get())
     }

@@ -1,4 +1,5 @@
-//! The command queue: what Oche asks, and waiting until it is done. Source: ARM IHI 0070, 3.5, 4, 7.1.
+//! The command queue: what Oche asks, and waiting until it is done. Source: ARM IHI 0070, 3.5, 4,
+//! 7.1.
 
 use tock_registers::interfaces::{Readable, Writeable};
 
@@ -8,8 +9,8 @@ use super::command::{COMMAND_WORDS, Command};
 use super::queue::Position;
 use super::registers::{CMDQ_CONS, GERROR, Registers};
 
-/// Reads of CMDQ_CONS before a command counts as lost: about a second of an emulated SMMU's time, and a
-/// tenth of one of a real one's.
+/// Reads of CMDQ_CONS before a command counts as lost: about a second of an emulated SMMU's time,
+/// and a tenth of one of a real one's.
 const POLLS: u32 = 1_000_000;
 
 /// Why commands are not known to be done.
@@ -44,9 +45,9 @@ impl CommandQueue {
     ///
     /// # Order
     ///
-    /// Every store made before, to tables and descriptors too, is seen by the SMMU before it reads the
-    /// first command. On return with `Ok`, the accesses that used what the commands dropped are complete
-    /// (IHI 0070, 4.7.3), and Oche sees what they wrote.
+    /// Every store made before, to tables and descriptors too, is seen by the SMMU before it reads
+    /// the first command. On return with `Ok`, the accesses that used what the commands dropped are
+    /// complete (IHI 0070, 4.7.3), and Oche sees what they wrote.
     ///
     /// # Errors
     ///
@@ -98,8 +99,8 @@ impl CommandQueue {
         Err(CommandFailed::TimedOut)
     }
 
-    /// Puts a sync in place of the command at which the SMMU stopped, and lets it go on: what is behind it
-    /// must not be lost for it. Source: IHI 0070, 7.1 and 7.5.
+    /// Puts a sync in place of the command at which the SMMU stopped, and lets it go on: what is
+    /// behind it must not be lost for it. Source: IHI 0070, 7.1 and 7.5.
     fn skip_refused(&mut self, registers: &Registers) {
         for (index, word) in Command::Synchronize.words().into_iter().enumerate() {
             self.entries.store(self.consumed.place() * COMMAND_WORDS + index, word);

@@ -1,7 +1,8 @@
 //! Translation table entries: VMSAv8-64 stage 1, 16K granule, two levels of 2048 entries.
 //!
-//! With 36 bits of input (`T0SZ` 28) the walk starts at level 2: bits 35:25 select there and bits 24:14 at
-//! level 3, as in a DART's 16K tables. Source: Arm ARM DDI 0487, D8.3 (descriptor formats and attributes).
+//! With 36 bits of input (`T0SZ` 28) the walk starts at level 2: bits 35:25 select there and bits
+//! 24:14 at level 3, as in a DART's 16K tables. Source: Arm ARM DDI 0487, D8.3 (descriptor formats
+//! and attributes).
 
 use oche_types::addr::HostGranule;
 use oche_types::dart::entry::Permission;
@@ -24,8 +25,8 @@ const NEVER_EXECUTE: u64 = 0b11 << 53;
 
 /// The level 3 entry for all of `frame`.
 ///
-/// Stage 1 cannot express a page that may be written but not read: [`Permission::WRITE_ONLY`] becomes
-/// read and write. Nothing allowed is no entry at all.
+/// Stage 1 cannot express a page that may be written but not read: [`Permission::WRITE_ONLY`]
+/// becomes read and write. Nothing allowed is no entry at all.
 pub fn leaf(frame: HostGranule, permission: Permission) -> u64 {
     if permission.is_none() {
         return 0;

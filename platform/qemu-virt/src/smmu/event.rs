@@ -33,7 +33,11 @@ pub fn decode(record: [u64; EVENT_WORDS]) -> Event {
     let stream_id = (first >> 32) as u32;
     match (number, u16::try_from(stream_id)) {
         (F_WALK_EABT | F_TRANSLATION | F_ADDR_SIZE | F_ACCESS | F_PERMISSION, Ok(id)) => {
-            Event::Refused { requester: RequesterId(id), iova, is_write: second & READ_NOT_WRITE == 0 }
+            Event::Refused {
+                requester: RequesterId(id),
+                iova,
+                is_write: second & READ_NOT_WRITE == 0,
+            }
         }
         _ => Event::Other { number, stream_id },
     }
@@ -55,7 +59,8 @@ mod tests {
     #[test]
     fn a_translation_fault_says_who_where_and_whether_it_wrote() {
         let record = [0x10 | 0x08 << 32, 1 << 35, 0xbfff_0010, 0];
-        let fault = |is_write| Event::Refused { requester: RequesterId(8), iova: 0xbfff_0010, is_write };
+        let fault =
+            |is_write| Event::Refused { requester: RequesterId(8), iova: 0xbfff_0010, is_write };
         assert_eq!(decode(record), fault(false));
         assert_eq!(decode([record[0], 0, record[2], 0]), fault(true));
     }

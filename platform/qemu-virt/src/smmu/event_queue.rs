@@ -39,8 +39,8 @@ impl EventQueue {
     ///
     /// # Order
     ///
-    /// An empty answer rests on a read of PROD after the last write of CONS, so a record that comes later
-    /// finds the queue empty and raises the interrupt again (IHI 0070, 3.18.1).
+    /// An empty answer rests on a read of PROD after the last write of CONS, so a record that comes
+    /// later finds the queue empty and raises the interrupt again (IHI 0070, 3.18.1).
     pub(super) fn pop(&mut self, registers: &Registers) -> Option<[u64; EVENT_WORDS]> {
         if self.produced == self.consumed {
             self.read_produced(registers);

@@ -1,9 +1,11 @@
 //! Indices of the SMMU's circular queues. Source: ARM IHI 0070, 3.5.1.
 
-/// A position in a queue of 2^n entries: n bits of place and, above them, one bit that flips at each wrap.
+/// A position in a queue of 2^n entries: n bits of place and, above them, one bit that flips at
+/// each wrap.
 ///
-/// Equal positions of producer and consumer mean empty; positions that differ in the wrap bit alone mean
-/// full. What hardware reports is masked before it is believed, so it can never point outside the queue.
+/// Equal positions of producer and consumer mean empty; positions that differ in the wrap bit alone
+/// mean full. What hardware reports is masked before it is believed, so it can never point outside
+/// the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     value: u32,

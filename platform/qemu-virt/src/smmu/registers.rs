@@ -1,7 +1,7 @@
 //! The SMMUv3's non-secure registers, as far as the driver needs them.
 //!
-//! Source of every offset and field: ARM IHI 0070, chapter 6 (6.1 memory map, 6.3 register formats). The
-//! macro refuses to build when an offset and the fields before it disagree.
+//! Source of every offset and field: ARM IHI 0070, chapter 6 (6.1 memory map, 6.3 register
+//! formats). The macro refuses to build when an offset and the fields before it disagree.
 
 use tock_registers::fields::Field;
 use tock_registers::interfaces::{Readable, Writeable};
@@ -17,7 +17,8 @@ pub struct Registers {
     pub(super) one: &'static PageOne,
 }
 
-// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them alike.
+// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them
+// alike.
 unsafe impl Send for Registers {}
 
 impl Registers {
@@ -25,8 +26,8 @@ impl Registers {
     ///
     /// # Safety
     ///
-    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and nobody
-    /// else may use them.
+    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and
+    /// nobody else may use them.
     pub unsafe fn at(base: usize) -> Self {
         let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
         let one = core::ptr::with_exposed_provenance::<PageOne>(base + PAGE_ONE_OFFSET);
@@ -171,7 +172,8 @@ register_bitfields![u32,
 register_bitfields![u64,
     /// CMDQ_BASE, EVENTQ_BASE and STRTAB_BASE.
     pub(super) BASE [
-        /// Allocation hint: read-allocate for what the SMMU reads, write-allocate for what it writes.
+        /// Allocation hint: read-allocate for what the SMMU reads, write-allocate for what it
+        /// writes.
         ALLOCATE OFFSET(62) NUMBITS(1) [],
         /// Bits 51:5 of the address; the table's size says how many low bits must be zero.
         ADDRESS OFFSET(5) NUMBITS(47) [],

@@ -1,8 +1,8 @@
 //! Stream table entries and context descriptors: what says how a requester translates.
 //!
-//! All of them are built here and nowhere else, so that one look shows that no translation granule but 16K
-//! is ever named. Source: ARM IHI 0070, 5.1 (level 1 stream table descriptor), 5.2 (stream table entry),
-//! 5.4 (context descriptor).
+//! All of them are built here and nowhere else, so that one look shows that no translation granule
+//! but 16K is ever named. Source: ARM IHI 0070, 5.1 (level 1 stream table descriptor), 5.2 (stream
+//! table entry), 5.4 (context descriptor).
 
 use oche_types::addr::HostGranule;
 
@@ -16,8 +16,8 @@ pub const BUS_ENTRIES_LOG2: u32 = 8;
 
 /// The level 1 descriptor of a bus that has a table at physical address `table`.
 ///
-/// `Span`, bits 4:0, is one more than the logarithm of the table's entries; zero means no table, and the
-/// SMMU then terminates the access as one with a bad StreamID.
+/// `Span`, bits 4:0, is one more than the logarithm of the table's entries; zero means no table,
+/// and the SMMU then terminates the access as one with a bad StreamID.
 pub fn bus_descriptor(table: u64) -> u64 {
     let span = u64::from(BUS_ENTRIES_LOG2) + 1;
     table & BUS_TABLE | span
@@ -25,10 +25,12 @@ pub fn bus_descriptor(table: u64) -> u64 {
 /// Bits 51:6.
 const BUS_TABLE: u64 = 0xf_ffff_ffff_ffc0;
 
-/// Word 0 of an entry whose requester may do no DMA: valid, `Config` 0b000, aborted without an event.
+/// Word 0 of an entry whose requester may do no DMA: valid, `Config` 0b000, aborted without an
+/// event.
 pub const ABORTING_ENTRY: u64 = ENTRY_VALID;
 
-/// Word 0 of the entry of a requester that translates at stage 1 through the descriptor at `context`.
+/// Word 0 of the entry of a requester that translates at stage 1 through the descriptor at
+/// `context`.
 ///
 /// The whole choice of a context is in this word, so one 64-bit store moves a requester from one to
 /// another and the SMMU sees the old one or the new one (IHI 0070, 3.21.3: single-copy atomic).
@@ -36,15 +38,16 @@ pub fn translating_entry(context: u64) -> u64 {
     context & CONTEXT_POINTER | STAGE_1_ONLY | ENTRY_VALID
 }
 const ENTRY_VALID: u64 = 1 << 0;
-/// `Config` 0b101: stage 1 translates, stage 2 bypasses. `S1Fmt` and `S1CDMax` stay 0: one descriptor.
+/// `Config` 0b101: stage 1 translates, stage 2 bypasses. `S1Fmt` and `S1CDMax` stay 0: one
+/// descriptor.
 const STAGE_1_ONLY: u64 = 0b101 << 1;
 /// `S1ContextPtr`: bits 51:6.
 const CONTEXT_POINTER: u64 = 0xf_ffff_ffff_ffc0;
 
-/// Word 1 of every entry: how the SMMU reads the descriptor, and that it takes incoming attributes as
-/// they are. `EATS` 0: a device's own translations (ATS) are aborted, or it could reach anything.
-/// `STRW` 0: EL1, the only regime with ASIDs that CMD_TLBI_NH_ASID names. `S1STALLD` 0: the driver
-/// refuses an SMMU that could stall.
+/// Word 1 of every entry: how the SMMU reads the descriptor, and that it takes incoming attributes
+/// as they are. `EATS` 0: a device's own translations (ATS) are aborted, or it could reach
+/// anything. `STRW` 0: EL1, the only regime with ASIDs that CMD_TLBI_NH_ASID names. `S1STALLD` 0:
+/// the driver refuses an SMMU that could stall.
 pub const ENTRY_ATTRIBUTES: u64 = {
     let inner_write_back = 0b01 << 2; // S1CIR
     let outer_write_back = 0b01 << 4; // S1COR
@@ -57,7 +60,8 @@ pub const ENTRY_ATTRIBUTES: u64 = {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asid(pub u16);
 
-/// Output address size, as IDR5.OAS and CD.IPS encode it: 0 to 6 for 32, 36, 40, 42, 44, 48, 52 bits.
+/// Output address size, as IDR5.OAS and CD.IPS encode it: 0 to 6 for 32, 36, 40, 42, 44, 48, 52
+/// bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputSize(u64);
 
@@ -70,10 +74,15 @@ impl OutputSize {
 
 /// The context descriptor of the domain with `asid`, whose first-level table is in `root`.
 ///
-/// `R` and `A` set, `S` clear: a refused access is recorded and aborted, never stalled (IHI 0070, 3.12).
-/// `HA` and `HD` clear: entries are as Oche stored them. `ASET` set: CPUs' TLB maintenance is not for it.
-/// TTBR1 is shut (`EPD1`) but still names 16K and 36 bits, so that no field names anything else.
-pub fn context_descriptor(asid: Asid, output: OutputSize, root: HostGranule) -> [u64; STRUCTURE_WORDS] {
+/// `R` and `A` set, `S` clear: a refused access is recorded and aborted, never stalled (IHI 0070,
+/// 3.12). `HA` and `HD` clear: entries are as Oche stored them. `ASET` set: CPUs' TLB maintenance
+/// is not for it. TTBR1 is shut (`EPD1`) but still names 16K and 36 bits, so that no field names
+/// anything else.
+pub fn context_descriptor(
+    asid: Asid,
+    output: OutputSize,
+    root: HostGranule,
+) -> [u64; STRUCTURE_WORDS] {
     let half = |tg: u64| INPUT_BITS_36 | tg << 6 | 0b01 << 8 | 0b01 << 10 | 0b11 << 12;
     let first = half(TG0_16K)
         | half(TG1_16K) << 16
@@ -92,7 +101,8 @@ const INPUT_BITS_36: u64 = 64 - 36;
 /// The encodings of 16K differ between the halves. Source: IHI 0070, 5.4, `TG0` and `TG1`.
 const TG0_16K: u64 = 0b10;
 const TG1_16K: u64 = 0b01;
-/// `MAIR`: attribute 0 is Normal, write-back, read- and write-allocate, inside and out; no other is used.
+/// `MAIR`: attribute 0 is Normal, write-back, read- and write-allocate, inside and out; no other is
+/// used.
 const ALL_NORMAL_WRITE_BACK: u64 = 0xff;
 
 /// Word 1 of a context descriptor: `TTB0`, and nothing else in it is set.

@@ -8,8 +8,8 @@ use oche_types::addr::{FRAME_BYTES, HostGranule};
 use super::barrier;
 use super::block::Block;
 use super::structures::{
-    ABORTING_ENTRY, Asid, BUS_ENTRIES_LOG2, ENTRY_ATTRIBUTES, OutputSize, STRUCTURE_BYTES, STRUCTURE_WORDS,
-    bus_descriptor, context_descriptor, context_root, translating_entry,
+    ABORTING_ENTRY, Asid, BUS_ENTRIES_LOG2, ENTRY_ATTRIBUTES, OutputSize, STRUCTURE_BYTES,
+    STRUCTURE_WORDS, bus_descriptor, context_descriptor, context_root, translating_entry,
 };
 use crate::iommu_map::{IommuMap, RequesterId};
 
@@ -29,10 +29,11 @@ pub(super) struct StreamTable {
 }
 
 impl StreamTable {
-    /// The table in which every requester of `map` translates through the context at `blocking` and every
-    /// other aborts.
+    /// The table in which every requester of `map` translates through the context at `blocking` and
+    /// every other aborts.
     pub(super) fn new(map: &IommuMap, blocking: u64) -> Self {
-        let mut table = Self { buses: Block::new(BUSES_LOG2 + DESCRIPTOR_LOG2), entries: Vec::new() };
+        let mut table =
+            Self { buses: Block::new(BUSES_LOG2 + DESCRIPTOR_LOG2), entries: Vec::new() };
         for connection in map.connections() {
             table.add_bus(connection.requester.bus());
             table.set_context(connection.requester, blocking);
@@ -45,11 +46,13 @@ impl StreamTable {
         self.buses.address()
     }
 
-    /// Makes `requester`, if its bus has a table, translate through the context at physical `context`.
+    /// Makes `requester`, if its bus has a table, translate through the context at physical
+    /// `context`.
     ///
     /// One store: the SMMU reads the old choice or the new one, nothing between.
     pub(super) fn set_context(&mut self, requester: RequesterId, context: u64) {
-        if let Some((_, entries)) = self.entries.iter_mut().find(|(bus, _)| *bus == requester.bus()) {
+        if let Some((_, entries)) = self.entries.iter_mut().find(|(bus, _)| *bus == requester.bus())
+        {
             entries.store(requester.place_on_bus() * STRUCTURE_WORDS, translating_entry(context));
         }
     }
@@ -68,7 +71,8 @@ impl StreamTable {
     }
 }
 
-/// The context descriptors: the blocking context's, then one for each domain. Their place is their ASID.
+/// The context descriptors: the blocking context's, then one for each domain. Their place is their
+/// ASID.
 pub(super) struct Contexts {
     descriptors: Block,
     roots: Vec<Option<HostGranule>>,
@@ -105,14 +109,17 @@ impl Contexts {
 
     /// The ASID of `domain`: `bring_up` checked that there are enough.
     pub(super) fn asid(&self, domain: DomainId) -> Asid {
-        assert!(usize::from(domain.0) < self.roots.len(), "the engine was built with fewer domains");
+        assert!(
+            usize::from(domain.0) < self.roots.len(),
+            "the engine was built with fewer domains"
+        );
         Asid(domain.0 + 1)
     }
 
     /// Makes the descriptor of `domain` name `root`. Returns whether that is a change.
     ///
-    /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root or the
-    /// new one.
+    /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root
+    /// or the new one.
     pub(super) fn set_root(&mut self, domain: DomainId, root: HostGranule) -> bool {
         let asid = self.asid(domain);
         let Some(known) = self.roots.get_mut(usize::from(domain.0)) else { return false };

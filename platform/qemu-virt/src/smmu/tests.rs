@@ -71,7 +71,8 @@ impl Played {
         let refuses = refused.clone();
         let player = std::thread::spawn(move || {
             while !stop.load(Ordering::SeqCst) {
-                let refuses = Some(refuses.load(Ordering::SeqCst) as u8).filter(|opcode| *opcode != 0);
+                let refuses =
+                    Some(refuses.load(Ordering::SeqCst) as u8).filter(|opcode| *opcode != 0);
                 play(registers, Faults { refuses, ..faults }, &log);
                 std::thread::yield_now();
             }
@@ -80,7 +81,8 @@ impl Played {
     }
 
     fn driver(&self) -> Registers {
-        // SAFETY: the memory is as large as the registers, aligned, and only the player uses it besides.
+        // SAFETY: the memory is as large as the registers, aligned, and only the player uses it
+        // besides.
         unsafe { Registers::at(self.registers.as_ptr().expose_provenance()) }
     }
 
@@ -104,7 +106,10 @@ impl Played {
     /// Commands since the last call, by opcode, without the syncs.
     fn take_commands(&self) -> Vec<[u64; 2]> {
         let mut commands = self.commands.lock().unwrap();
-        core::mem::take(&mut *commands).into_iter().filter(|words| words[0] as u8 != COMMAND_SYNC).collect()
+        core::mem::take(&mut *commands)
+            .into_iter()
+            .filter(|words| words[0] as u8 != COMMAND_SYNC)
+            .collect()
     }
 
     /// Records `event` as the SMMU does, and says whether there was room.
@@ -119,7 +124,8 @@ impl Played {
             return false;
         }
         for (index, word) in event.into_iter().enumerate() {
-            let at = self.base(EVENTQ_BASE) + u64::from(produced & (size - 1)) * 32 + index as u64 * 8;
+            let at =
+                self.base(EVENTQ_BASE) + u64::from(produced & (size - 1)) * 32 + index as u64 * 8;
             memory(at).store(word, Ordering::SeqCst);
         }
         let next = produced & 1 << 31 | (produced + 1) & mask;
@@ -127,10 +133,11 @@ impl Played {
         true
     }
 
-    /// Where `requester` translates: the words of its context, found as hardware finds it, or `None` where it
-    /// aborts or is not known.
+    /// Where `requester` translates: the words of its context, found as hardware finds it, or
+    /// `None` where it aborts or is not known.
     fn context_of(&self, requester: u16) -> Option<[u64; 8]> {
-        let bus = memory(self.base(STRTAB_BASE) + u64::from(requester >> 8) * 8).load(Ordering::SeqCst);
+        let bus =
+            memory(self.base(STRTAB_BASE) + u64::from(requester >> 8) * 8).load(Ordering::SeqCst);
         if bus & 0x1f == 0 {
             return None;
         }
@@ -142,7 +149,9 @@ impl Played {
             0b000 => None,
             0b101 => {
                 let context = first & 0xf_ffff_ffff_ffc0;
-                Some(core::array::from_fn(|word| memory(context + word as u64 * 8).load(Ordering::SeqCst)))
+                Some(core::array::from_fn(|word| {
+                    memory(context + word as u64 * 8).load(Ordering::SeqCst)
+                }))
             }
             other => panic!("Config {other:#b}"),
         }
@@ -171,7 +180,8 @@ fn play(registers: &[AtomicU64], faults: Faults, log: &Mutex<Vec<[u64; 2]>>) {
         at(acknowledge).store(at(control).load(Ordering::SeqCst), Ordering::SeqCst);
     }
     at(GBPA).fetch_and(!(1 << 31), Ordering::SeqCst);
-    let is_stopped = (at(GERROR).load(Ordering::SeqCst) ^ at(GERRORN).load(Ordering::SeqCst)) & 1 != 0;
+    let is_stopped =
+        (at(GERROR).load(Ordering::SeqCst) ^ at(GERRORN).load(Ordering::SeqCst)) & 1 != 0;
     if faults.is_deaf || is_stopped || at(CR0).load(Ordering::SeqCst) & 1 << 3 == 0 {
         return;
     }
@@ -238,7 +248,8 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
         assert_eq!((context[1], context[0] >> 48), (ROOT.address(), 5), "root and ASID");
     }
     assert_eq!(played.context_of(0x18).expect("it translates")[1], smmu.layout().blocking);
-    let forgets = [Command::ForgetEntry(RequesterId(0x10)), Command::ForgetEntry(RequesterId(0x11))];
+    let forgets =
+        [Command::ForgetEntry(RequesterId(0x10)), Command::ForgetEntry(RequesterId(0x11))];
     let commands = played.take_commands();
     assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");
 
@@ -248,7 +259,10 @@ fn attaching_moves_every_requester_of_the_stream_and_blocking_takes_all_back() {
     }
     let commands = played.take_commands();
     assert!(forgets.iter().all(|forget| commands.contains(&forget.words())), "{commands:x?}");
-    assert!(commands.contains(&Command::DropTranslations(structures::Asid(5)).words()), "{commands:x?}");
+    assert!(
+        commands.contains(&Command::DropTranslations(structures::Asid(5)).words()),
+        "{commands:x?}"
+    );
 }
 
 #[test]
@@ -260,11 +274,17 @@ fn a_domain_that_gets_another_root_takes_it_to_all_its_streams() {
     played.take_commands();
     assert_eq!(smmu.attach(dart, second, DomainId(0), HostGranule(7)), Ok(()));
     for requester in [0x10, 0x18] {
-        assert_eq!(played.context_of(requester).expect("it translates")[1], HostGranule(7).address());
+        assert_eq!(
+            played.context_of(requester).expect("it translates")[1],
+            HostGranule(7).address()
+        );
     }
     let commands = played.take_commands();
     assert!(commands.contains(&Command::ForgetContext(RequesterId(0x10)).words()), "{commands:x?}");
-    assert!(commands.contains(&Command::DropTranslations(structures::Asid(1)).words()), "{commands:x?}");
+    assert!(
+        commands.contains(&Command::DropTranslations(structures::Asid(1)).words()),
+        "{commands:x?}"
+    );
 }
 
 #[test]
@@ -287,7 +307,11 @@ fn a_refused_command_is_reported_and_the_next_one_works() {
     assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
     assert_eq!(smmu.statistics().commands_refused, 1);
     let (dart, stream) = place(0, 2);
-    assert_eq!(smmu.attach(dart, stream, DomainId(0), ROOT), Err(InvalidateTimedOut), "it drops as well");
+    assert_eq!(
+        smmu.attach(dart, stream, DomainId(0), ROOT),
+        Err(InvalidateTimedOut),
+        "it drops as well"
+    );
     assert_eq!(smmu.statistics().commands_timed_out, 0, "the queue went on");
 }
 
@@ -318,7 +342,8 @@ fn the_sync_in_place_of_a_refused_command_is_complete_before_the_smmu_goes_on() 
     let mut smmu = played.smmu("0x10:0:2");
     barrier::log::take();
     assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
-    // The command and its sync; the sync that takes the command's place, of which the SMMU is reported; its end.
+    // The command and its sync; the sync that takes the command's place, of which the SMMU is
+    // reported; its end.
     let is_store = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { .. });
     let kinds: Vec<bool> = barrier::log::take().iter().map(is_store).collect();
     assert_eq!(kinds, [true, true, true, true, false, true, true, false, false]);
@@ -358,7 +383,8 @@ fn faults_come_out_in_order_as_streams_and_strangers_are_counted() {
     assert!(played.raise([0x02 | 0x3000 << 32, 0, 0, 0]));
     assert!(played.raise(translation_fault(0x20, 0x2000)));
     assert!(played.raise(translation_fault(0x10, 0xffff_f010)));
-    let mut next = || smmu.next_fault().map(|fault| (fault.dart, fault.stream, fault.iova, fault.is_write));
+    let mut next =
+        || smmu.next_fault().map(|fault| (fault.dart, fault.stream, fault.iova, fault.is_write));
     let ((first_dart, first), (second_dart, second)) = (place(1, 15), place(0, 2));
     assert_eq!(next(), Some((first_dart, first, 0x1000, true)));
     assert_eq!(next(), Some((second_dart, second, 0xffff_f010, true)));

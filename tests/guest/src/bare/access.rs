@@ -1,4 +1,5 @@
-//! Loads, stores, fetches and walks where there is nothing for a guest: an abort, and Oche stays up.
+//! Loads, stores, fetches and walks where there is nothing for a guest: an abort, and Oche stays
+//! up.
 
 use core::arch::asm;
 
@@ -15,8 +16,9 @@ const SMMU: u64 = 0x0905_0000;
 macro_rules! accesses {
     ($($name:ident = $text:literal: $($line:literal),+;)*) => {
         $(fn $name(address: u64) {
-            // SAFETY: none: wild on purpose. The vectors step over the instruction that faults. x9 to x11 are
-            // all that changes; nothing compiled for this target uses the SIMD registers.
+            // SAFETY: none: wild on purpose. The vectors step over the instruction that faults. x9
+            // to x11 are all that changes; nothing compiled for this target uses the SIMD
+            // registers.
             unsafe {
                 asm!($($line),+, inout("x9") address => _, inout("x10") 0u64 => _, inout("x11") 0u64 => _,
                     options(nostack))
@@ -85,11 +87,17 @@ pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
     for (name, access) in ACCESSES {
         let result = attempt(|| access(DART + 0x20));
         let is_word = WORDS.contains(name);
-        tally.case(format_args!("dart: {name}"), if is_word { answered(result) } else { refused(result) });
+        tally.case(
+            format_args!("dart: {name}"),
+            if is_word { answered(result) } else { refused(result) },
+        );
     }
     let memory = DEVICES_AS_MEMORY + DART;
     for (name, access) in [("load", load_word as fn(u64)), ("store", store_word)] {
-        tally.case(format_args!("dart: unaligned {name}"), refused(attempt(|| access(memory + 0x22))));
+        tally.case(
+            format_args!("dart: unaligned {name}"),
+            refused(attempt(|| access(memory + 0x22))),
+        );
         tally.case(
             format_args!("dart: unaligned {name} across registers' end"),
             refused(attempt(|| access(memory + 2 * 0x4000 - 2))),
@@ -124,7 +132,10 @@ pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
     }
     let undefined = attempt(read_hypervisor_register);
     let is_undefined = undefined.is_some_and(Exception::is_undefined);
-    tally.case(format_args!("a register of EL2"), if is_undefined { Ok(()) } else { Err("not undefined") });
+    tally.case(
+        format_args!("a register of EL2"),
+        if is_undefined { Ok(()) } else { Err("not undefined") },
+    );
 }
 
 fn read_hypervisor_register() {

@@ -52,7 +52,10 @@ fn written(tally: &mut Tally, edu: &Edu) {
     tally.case(format_args!("aliases, written: one more"), faults(edu, SLOTS * WRITTEN));
     mapping::set(STREAM, SLOTS * WRITTEN, None);
     let change = |tally: &mut Tally, round: u64, slots: usize| {
-        tally.case(format_args!("aliases, written: the device, round {round}"), news(edu, round, slots));
+        tally.case(
+            format_args!("aliases, written: the device, round {round}"),
+            news(edu, round, slots),
+        );
     };
     change(tally, 1, 1);
     let value = PAGES.word(word_of(0));
@@ -151,7 +154,9 @@ fn news(edu: &Edu, round: u64, slots: usize) -> Result<(), &'static str> {
         let value = WORD & !mask | pattern(round) & mask;
         (0..BUFFER.words()).for_each(|word| BUFFER.set_word(word, value));
         edu.take(BUFFER_IOVA as u64 * PAGE, MAX_BYTES)?;
-        for (slot, offset) in (0..slots).flat_map(|slot| [0, MAX_BYTES].map(|offset| (slot, offset))) {
+        for (slot, offset) in
+            (0..slots).flat_map(|slot| [0, MAX_BYTES].map(|offset| (slot, offset)))
+        {
             edu.put((granule * SLOTS + slot) as u64 * PAGE + offset, MAX_BYTES)?;
         }
     }
@@ -162,7 +167,10 @@ fn news(edu: &Edu, round: u64, slots: usize) -> Result<(), &'static str> {
 fn flush() -> Result<(), &'static str> {
     mapping::write(SELECT, 1 << STREAM);
     mapping::write(COMMAND, INVALIDATE);
-    (0..PATIENCE).any(|_| mapping::read(COMMAND) & BUSY == 0).then_some(()).ok_or("the flush does not end")
+    (0..PATIENCE)
+        .any(|_| mapping::read(COMMAND) & BUSY == 0)
+        .then_some(())
+        .ok_or("the flush does not end")
 }
 
 /// Runs a form in the middle of the page: what it does there is seen to elsewhere, that it ends is

@@ -1,6 +1,7 @@
 //! Attacks by way of the tables: what they name, when they change, and how often the DART is told.
 //!
-//! After each, the device's own stream works as before: its mapping leads to the bytes that it should.
+//! After each, the device's own stream works as before: its mapping leads to the bytes that it
+//! should.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -55,7 +56,10 @@ pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
         mapping::root(STREAM, place >> 12);
         tally.case(format_args!("a first level at {place:#x}"), faults(&edu, SOURCE));
         begin();
-        tally.case(format_args!("after {place:#x} the device copies"), works(&edu, 2 + index as u64));
+        tally.case(
+            format_args!("after {place:#x} the device copies"),
+            works(&edu, 2 + index as u64),
+        );
     }
     itself(tally, &edu);
     commands(tally, &edu);
@@ -64,8 +68,8 @@ pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
         for (name, access) in ODD {
             let exception = attempt(|| access(hole));
             // Stage 1 shows nothing to EL0, and says so first.
-            let is_refused =
-                exception.is_some_and(|one| one.is_external_abort() || name.starts_with("unprivileged"));
+            let is_refused = exception
+                .is_some_and(|one| one.is_external_abort() || name.starts_with("unprivileged"));
             let result = is_refused.then_some(()).ok_or("no external abort");
             tally.case(format_args!("oche {hole:#x}: {name}"), result);
         }
@@ -117,7 +121,8 @@ fn itself(tally: &mut Tally, edu: &Edu) {
     mapping::set_first(2, 0);
     mapping::set(STREAM, VICTIM, Some((leaves, Rights::ReadWrite)));
     tally.case(format_args!("a leaf table that maps itself"), works(edu, 52));
-    // The device writes an entry of the table that maps it: the other alias, which a flush then finds.
+    // The device writes an entry of the table that maps it: the other alias, which a flush then
+    // finds.
     FROM.set_word(0, ALIAS.address() | 3);
     ALIAS.set_word(0, 0x5a5a);
     let written = edu
@@ -151,23 +156,35 @@ fn commands(tally: &mut Tally, edu: &Edu) {
     tally.case(format_args!("after the commands"), works(edu, 60));
 }
 
-/// Every register, at widths that none has, unaligned by way of pairs, and what is beyond the last DART.
+/// Every register, at widths that none has, unaligned by way of pairs, and what is beyond the last
+/// DART.
 fn registers(tally: &mut Tally) {
-    let count = |offsets: core::iter::StepBy<core::ops::Range<u64>>, access: fn(u64), is_answered: bool| {
+    let count = |offsets: core::iter::StepBy<core::ops::Range<u64>>,
+                 access: fn(u64),
+                 is_answered: bool| {
         offsets.filter(|offset| attempt(|| access(DART + offset)).is_none() == is_answered).count()
     };
     let words = count((0..0x4000).step_by(4), load_word, true);
-    tally.case(format_args!("every register, 32-bit"), (words == 0x1000).then_some(()).ok_or("one aborts"));
+    tally.case(
+        format_args!("every register, 32-bit"),
+        (words == 0x1000).then_some(()).ok_or("one aborts"),
+    );
     for (name, access, step) in
         [("8-bit", load_byte as fn(u64), 1), ("16-bit", load_half, 2), ("64-bit", load_double, 8)]
     {
         let refused = count((0..0x4000).step_by(step), access, false);
         let is_right = refused == 0x4000 / step;
-        tally.case(format_args!("every register, {name}"), is_right.then_some(()).ok_or("one is answered"));
+        tally.case(
+            format_args!("every register, {name}"),
+            is_right.then_some(()).ok_or("one is answered"),
+        );
     }
-    let beyond =
-        attempt(|| load_word(DART + 64 * 0x4000 - 4)).is_some_and(|exception| exception.is_external_abort());
-    tally.case(format_args!("beyond the last DART"), beyond.then_some(()).ok_or("no external abort"));
+    let beyond = attempt(|| load_word(DART + 64 * 0x4000 - 4))
+        .is_some_and(|exception| exception.is_external_abort());
+    tally.case(
+        format_args!("beyond the last DART"),
+        beyond.then_some(()).ok_or("no external abort"),
+    );
 }
 
 /// One page at every IOVA of a table, again and again.
@@ -211,8 +228,9 @@ pub(super) fn scribble(number: u64) {
     }
 }
 
-/// Other CPUs flush a stream without a device, without end. This one works without a trap, and flushes now and then: each
-/// of its flushes ends within a bounded number of looks, and the others go on meanwhile.
+/// Other CPUs flush a stream without a device, without end. This one works without a trap, and
+/// flushes now and then: each of its flushes ends within a bounded number of looks, and the others
+/// go on meanwhile.
 fn flooded(tally: &mut Tally, edu: &Edu) {
     let result = with_helpers(calls::FLOOD, || {
         while FLUSHES.load(Ordering::SeqCst) == 0 {}
@@ -261,8 +279,8 @@ pub(super) fn with_helpers(
 macro_rules! accesses {
     ($($name:ident: $($line:literal),+;)*) => {
         $(fn $name(address: u64) {
-            // SAFETY: none: wild on purpose. The vectors step over the instruction that faults; nothing compiled for
-            // this target uses the SIMD registers.
+            // SAFETY: none: wild on purpose. The vectors step over the instruction that faults;
+            // nothing compiled for this target uses the SIMD registers.
             unsafe {
                 asm!($($line),+, inout("x9") address => _, inout("x10") 0u64 => _, inout("x11") 0u64 => _,
                     inout("x12") 0u64 => _, inout("x13") 0u64 => _, options(nostack))

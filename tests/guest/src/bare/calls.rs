@@ -119,5 +119,9 @@ fn wild_ids(call: fn([u64; 4]) -> i64) -> Result<(), &'static str> {
 
 fn expect(answer: i64, allowed: &[i64]) -> Result<(), &'static str> {
     // A 32-bit answer need not be extended.
-    if allowed.iter().any(|one| *one as i32 == answer as i32) { Ok(()) } else { Err("another answer") }
+    if allowed.iter().any(|one| *one as i32 == answer as i32) {
+        Ok(())
+    } else {
+        Err("another answer")
+    }
 }

@@ -1,4 +1,5 @@
-//! Accesses that Oche steps while the guest has its debug registers in every state: the step ends, and they stay.
+//! Accesses that Oche steps while the guest has its debug registers in every state: the step ends,
+//! and they stay.
 
 use core::arch::asm;
 
@@ -46,7 +47,8 @@ impl State {
 
 pub(super) fn run(tally: &mut Tally) {
     mapping::begin(STREAM);
-    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)] {
+    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
+    {
         guard(Some(rights));
         for (text, double_lock, lock, control) in [
             ("as at reset", 0, 0, 0),
@@ -74,7 +76,8 @@ fn stepped(state: State) -> Result<(), &'static str> {
     let mut found = None;
     let exception = attempt(|| {
         state.set();
-        // SAFETY: a page that is for this; nothing compiled for this target uses the SIMD registers.
+        // SAFETY: a page that is for this; nothing compiled for this target uses the SIMD
+        // registers.
         unsafe {
             asm!(".arch_extension fp", ".arch_extension simd", ".arch_extension lse",
                 "movi v0.2d, #0", "str q0, [x9]", "stadd x10, [x9]",

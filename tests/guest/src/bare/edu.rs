@@ -1,7 +1,7 @@
 //! A device that copies memory: QEMU's `edu`, in slot 5, so behind DART 0 as stream 5.
 //!
-//! Source: QEMU 7.2 `docs/specs/edu.txt`; for the addresses `hw/arm/virt.c`, `VIRT_HIGH_PCIE_ECAM` and
-//! `VIRT_PCIE_MMIO`.
+//! Source: QEMU 7.2 `docs/specs/edu.txt`; for the addresses `hw/arm/virt.c`, `VIRT_HIGH_PCIE_ECAM`
+//! and `VIRT_PCIE_MMIO`.
 
 use super::start::HIGH_DEVICES;
 
@@ -56,7 +56,8 @@ impl Edu {
     }
 
     fn copy(&self, from: u64, to: u64, bytes: u64, command: u32) {
-        for (offset, value) in [(0x80, from as u32), (0x88, to as u32), (0x90, bytes as u32), (0x98, command)]
+        for (offset, value) in
+            [(0x80, from as u32), (0x88, to as u32), (0x90, bytes as u32), (0x98, command)]
         {
             write(REGISTERS + offset, value);
         }

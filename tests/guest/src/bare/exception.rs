@@ -15,8 +15,8 @@ const CPUS: usize = 4;
 static SYNDROMES: [AtomicU64; CPUS] = [const { AtomicU64::new(0) }; CPUS];
 
 impl Exception {
-    /// Instruction or data abort from EL1 with the status of an external abort: what a bus without a device
-    /// there gives.
+    /// Instruction or data abort from EL1 with the status of an external abort: what a bus without
+    /// a device there gives.
     pub(super) fn is_external_abort(self) -> bool {
         matches!(self.syndrome >> 26, 0x21 | 0x25) && self.syndrome & 0x3f == 0x10
     }
@@ -49,11 +49,14 @@ pub(super) fn attempt(work: impl FnOnce()) -> Option<Exception> {
 fn slot() -> &'static AtomicU64 {
     let affinity: u64;
     // SAFETY: reads a register.
-    unsafe { asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack, preserves_flags))
+    };
     SYNDROMES.get((affinity & 0xff) as usize).unwrap_or(&SYNDROMES[0])
 }
 
-/// Called by the vectors. Returns where to go on: behind the instruction, or for a fetch at the caller.
+/// Called by the vectors. Returns where to go on: behind the instruction, or for a fetch at the
+/// caller.
 #[unsafe(no_mangle)]
 extern "C" fn guest_exception(syndrome: u64, at: u64, link: u64) -> u64 {
     slot().store(syndrome, Ordering::SeqCst);

@@ -29,8 +29,8 @@ macro_rules! forms {
             name: $text,
             is_any_address: forms!(@ $reach),
             run: |registers| {
-                // SAFETY: the address is in pages that are for this; V0 to V3 and X9 to X15 are all that changes,
-                // and nothing compiled for this target uses the former.
+                // SAFETY: the address is in pages that are for this; V0 to V3 and X9 to X15 are all
+                // that changes, and nothing compiled for this target uses the former.
                 unsafe {
                     asm!(
                         ".arch_extension fp", ".arch_extension simd", ".arch_extension lse", ".arch_extension rcpc",

@@ -1,9 +1,9 @@
-//! Every form of load and store on trapped pages: registers and bytes as on any other memory, and a device
-//! that sees each byte at once.
+//! Every form of load and store on trapped pages: registers and bytes as on any other memory, and a
+//! device that sees each byte at once.
 //!
-//! Four pages in a row, of which the two in the middle are guarded, and four like them that nobody maps. Each
-//! form runs on both, inside a page and across each edge; then all must be equal. A device looks at every
-//! copy through its own IOVA, and writes through one.
+//! Four pages in a row, of which the two in the middle are guarded, and four like them that nobody
+//! maps. Each form runs on both, inside a page and across each edge; then all must be equal. A
+//! device looks at every copy through its own IOVA, and writes through one.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -51,7 +51,9 @@ pub(super) fn run(tally: &mut Tally) {
         if rights == Rights::ReadWrite {
             for iova in IOVAS[0] {
                 tally.case(
-                    format_args!("a CPU sees at once what the device writes at IOVA page {iova:#x}"),
+                    format_args!(
+                        "a CPU sees at once what the device writes at IOVA page {iova:#x}"
+                    ),
                     cpu_sees(&edu, iova),
                 );
             }
@@ -109,7 +111,9 @@ fn everywhere(form: &Form) -> Result<(), &'static str> {
 fn once(form: &Form, offset: u64) -> Result<(), &'static str> {
     let word = PLAIN.word(offset as usize / 8);
     let start = |base| Registers {
-        vectors: core::array::from_fn(|index| [0x1111_2222_3333_4444 * (index as u64 + 1), !(index as u64)]),
+        vectors: core::array::from_fn(|index| {
+            [0x1111_2222_3333_4444 * (index as u64 + 1), !(index as u64)]
+        }),
         general: [0x8765_4321_0fed_cba9, word, 16, 0x5555],
         base,
     };
@@ -147,7 +151,8 @@ fn device_sees(edu: &Edu, page: u64, iova: usize) -> Result<(), &'static str> {
     is_same.then_some(()).ok_or("the device sees other bytes")
 }
 
-/// The device writes the second half of the first trapped page, while this CPU writes and reads the first half.
+/// The device writes the second half of the first trapped page, while this CPU writes and reads the
+/// first half.
 fn cpu_sees(edu: &Edu, iova: usize) -> Result<(), &'static str> {
     let half = (MAX_BYTES / 8) as usize;
     let first = (PAGE / 8) as usize;
@@ -182,7 +187,8 @@ fn with_pan() -> Result<(), &'static str> {
     result
 }
 
-/// Four CPUs add to one word, some with atomics, some with exclusives. None may be lost, and none may starve.
+/// Four CPUs add to one word, some with atomics, some with exclusives. None may be lost, and none
+/// may starve.
 fn count() -> Result<(), &'static str> {
     let word = (PAGE + 0x400) as usize / 8;
     let expected = PLAIN.word(word).wrapping_add((HELPERS + 1) * u64::from(COUNTS));
@@ -208,7 +214,8 @@ fn add(number: u64) {
     increment(GUARDED.address() + PAGE + 0x400, COUNTS, number & 1 == 0);
 }
 
-/// The second trapped page becomes a first-level table of TTBR1's half, in which the first GiB of RAM is mapped.
+/// The second trapped page becomes a first-level table of TTBR1's half, in which the first GiB of
+/// RAM is mapped.
 fn walk() -> Result<(), &'static str> {
     let entry = (2 * PAGE / 8) as usize + 1;
     // A block at 1 GiB: valid, AF, inner shareable memory, as in `start`.
@@ -219,7 +226,8 @@ fn walk() -> Result<(), &'static str> {
     let address = UPPER + PLAIN.address();
     let mut found = 0_u64;
     let exception = attempt(|| {
-        // SAFETY: nothing of this guest lives in TTBR1's half; the address is that of a plain page there.
+        // SAFETY: nothing of this guest lives in TTBR1's half; the address is that of a plain page
+        // there.
         unsafe {
             asm!("msr ttbr1_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) table, options(nostack))
         };

@@ -10,7 +10,8 @@ use super::tree::HOLES;
 
 /// PSCI_VERSION. Source: Arm DEN 0022.
 const VERSION: u64 = 0x8400_0000;
-/// SMCCC leaves this range of function identifiers to the vendor's hypervisor. Source: Arm DEN 0028.
+/// SMCCC leaves this range of function identifiers to the vendor's hypervisor. Source: Arm DEN
+/// 0028.
 const HYPERVISOR_SERVICE: u64 = 0x8600_0000;
 
 /// The runner writes these from outside.
@@ -19,7 +20,8 @@ const ENOUGH: u32 = 2;
 const COUNTED: u32 = 3;
 static ORDER: AtomicU32 = AtomicU32::new(0);
 
-/// Repeats each kind of exit, the first of them none, until the runner has seen [`ENOUGH`], and says how often it did.
+/// Repeats each kind of exit, the first of them none, until the runner has seen [`ENOUGH`], and
+/// says how often it did.
 pub(super) fn run(holes: &[u64; HOLES]) -> ! {
     let hole = holes.iter().copied().find(|hole| *hole != 0).unwrap_or(0);
     phase("none", core::hint::spin_loop);

@@ -62,8 +62,9 @@ pub(super) fn end(stream: u64) {
 /// Maps the page at `address` at page `iova` (below 512), or nothing there, and flushes.
 pub(super) fn set(stream: u64, iova: usize, page: Option<(u64, Rights)>) {
     // Valid, no sub-page window; NO_WRITE.
-    let entry =
-        page.map_or(0, |(address, rights)| address | 3 | if rights == Rights::Read { 1 << 7 } else { 0 });
+    let entry = page.map_or(0, |(address, rights)| {
+        address | 3 | if rights == Rights::Read { 1 << 7 } else { 0 }
+    });
     LEAVES.set_word(iova, entry);
     flush(stream);
 }

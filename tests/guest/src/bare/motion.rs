@@ -1,7 +1,7 @@
 //! A page that moves while other CPUs read, write, execute and count in it.
 //!
-//! One CPU maps it for the device and unmaps it again, each of which moves it; with QEMU's threads for each CPU the others
-//! meet it in every state.
+//! One CPU maps it for the device and unmaps it again, each of which moves it; with QEMU's threads
+//! for each CPU the others meet it in every state.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -79,7 +79,8 @@ pub(super) fn join(number: u64) {
 fn call() -> u64 {
     let mut result = 0;
     let exception = attempt(|| {
-        // SAFETY: the two instructions that `run` stored before this CPU was started; its caches were empty then.
+        // SAFETY: the two instructions that `run` stored before this CPU was started; its caches
+        // were empty then.
         unsafe {
             asm!("isb", "blr {}", in(reg) PAGE.address(), lateout("x0") result, clobber_abi("C"), options(nostack))
         };

@@ -1,4 +1,5 @@
-//! Other CPUs change a program's code, or the mapping of what it stores to, while its access is on its way through Oche.
+//! Other CPUs change a program's code, or the mapping of what it stores to, while its access is on
+//! its way through Oche.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -28,7 +29,8 @@ static CHANGE: AtomicU64 = AtomicU64::new(0);
 static LATE: AtomicU32 = AtomicU32::new(0);
 static CHANGES: AtomicU32 = AtomicU32::new(0);
 
-/// Loops around the word that is patched, the first. X9 is the address, X11 the number of rounds, X13 is 1.
+/// Loops around the word that is patched, the first. X9 is the address, X11 the number of rounds,
+/// X13 is 1.
 #[unsafe(naked)]
 extern "C" fn load_loop() {
     naked_asm!("2:", "ldr x12, [x9]", "subs x11, x11, #1", "b.ne 2b", "svc #0")
@@ -130,15 +132,24 @@ const OF_KERNEL: &[Named] = instructions![
 
 pub(super) fn run(tally: &mut Tally) {
     mapping::begin(STREAM);
-    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)] {
+    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
+    {
         guard(Some(rights));
         for (text, program, index, become_) in [
             ("a load that becomes a store", load_loop as Program, 0, "str x10, [x9]"),
             ("a load that becomes a pair's store", load_loop, 0, "stp x10, x10, [x9]"),
             ("a load that becomes a store-exclusive", load_loop, 0, "stxr w15, x10, [x9]"),
-            ("a store-exclusive elsewhere that comes back", exclusive_loop, 2, "stxr w15, x10, [x9]"),
+            (
+                "a store-exclusive elsewhere that comes back",
+                exclusive_loop,
+                2,
+                "stxr w15, x10, [x9]",
+            ),
         ] {
-            tally.case(format_args!("race, copies {name}: {text}"), becomes_store(program, index, become_));
+            tally.case(
+                format_args!("race, copies {name}: {text}"),
+                becomes_store(program, index, become_),
+            );
         }
         for instruction in OF_USER {
             tally.case(
@@ -216,7 +227,8 @@ fn busy() {
 
 /// On a page that EL0 may only read.
 fn becomes_store(program: Program, index: usize, other: &str) -> Result<(), &'static str> {
-    const STORES: &[Named] = instructions!["str x10, [x9]", "stp x10, x10, [x9]", "stxr w15, x10, [x9]"];
+    const STORES: &[Named] =
+        instructions!["str x10, [x9]", "stp x10, x10, [x9]", "stxr w15, x10, [x9]"];
     let other = STORES.iter().find(|one| one.0 == other).ok_or("no such instruction")?;
     (WORD..WORD + 16).for_each(|word| DATA.set_word(word, 0x600d));
     window::set(window::GUARDED, DATA.address(), Rights::UserReadOnly);
@@ -268,7 +280,8 @@ fn becomes_in_kernel(instruction: Named) -> Result<(), &'static str> {
     let mut masks = 0_u64;
     with_helpers(calls::PATCH, || {
         attempt(|| {
-            // SAFETY: the program changes x11 to x13 and debug registers, which are put back; nothing raises interrupts.
+            // SAFETY: the program changes x11 to x13 and debug registers, which are put back;
+            // nothing raises interrupts.
             unsafe {
                 asm!("msr daifclr, #3", "blr {code}", "mrs x0, daif", "msr daifset, #3",
                     "msr osdlr_el1, xzr", "msr oslar_el1, xzr", "msr mdscr_el1, xzr", "isb",
@@ -280,8 +293,8 @@ fn becomes_in_kernel(instruction: Named) -> Result<(), &'static str> {
     (masks & 0xc0 == 0).then_some(()).ok_or("interrupts are masked")
 }
 
-/// EL0 stores all the time, while another CPU takes the page away, again and again. After it has done so the page
-/// must not change.
+/// EL0 stores all the time, while another CPU takes the page away, again and again. After it has
+/// done so the page must not change.
 fn remapped(program: Program, change: u64) -> Result<(), &'static str> {
     window::set(window::GUARDED, DATA.address(), Rights::User);
     user::install(program);

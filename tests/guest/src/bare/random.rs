@@ -1,9 +1,11 @@
-//! Random instructions at EL1 and EL0, on four CPUs, on pages that have copies, while the words and the mappings change.
+//! Random instructions at EL1 and EL0, on four CPUs, on pages that have copies, while the words and
+//! the mappings change.
 //!
-//! Each CPU has an arena of pages twice: once plain, once with copies of some pages for a device. It executes random
-//! words on both, one after the other, at the same virtual address: registers, exception and in the end every byte must
-//! agree. In between it executes words that other CPUs replace at any moment, of which only is asked that the CPU comes
-//! back where it must. All of it follows from a seed, but for the order in which CPUs come.
+//! Each CPU has an arena of pages twice: once plain, once with copies of some pages for a device.
+//! It executes random words on both, one after the other, at the same virtual address: registers,
+//! exception and in the end every byte must agree. In between it executes words that other CPUs
+//! replace at any moment, of which only is asked that the CPU comes back where it must. All of it
+//! follows from a seed, but for the order in which CPUs come.
 
 mod run;
 mod tables;
@@ -24,11 +26,13 @@ use run::{Level, Saved};
 use tables::Arena;
 
 pub(super) const CPUS: usize = 4;
-/// Operations after which the arenas are compared; every other such round is one in which words are replaced.
+/// Operations after which the arenas are compared; every other such round is one in which words are
+/// replaced.
 const ROUND: u64 = 512;
 /// Pages of an arena that have copies.
 const COPIED: [usize; 4] = [5, 6, 8, 9];
-/// Of 32 operations, one goes to a DART's register as well; of 128 of the first CPU's, one changes a mapping.
+/// Of 32 operations, one goes to a DART's register as well; of 128 of the first CPU's, one changes
+/// a mapping.
 const REGISTER_EVERY: u64 = 32;
 const MAPPING_EVERY: u64 = 128;
 
@@ -49,7 +53,8 @@ pub(super) fn run(seed: u64, operations: u64) -> ! {
     SEED.store(seed, Ordering::SeqCst);
     OPERATIONS.store(operations / CPUS as u64, Ordering::SeqCst);
     mapping::begin(STREAM);
-    (0..CPUS).for_each(|cpu| COPIED.iter().for_each(|page| map(cpu, *page, Some(Rights::ReadWrite))));
+    (0..CPUS)
+        .for_each(|cpu| COPIED.iter().for_each(|page| map(cpu, *page, Some(Rights::ReadWrite))));
     for slot in 0..CODE.words() / run::SLOT_WORDS {
         run::set_slot(&CODE, slot * run::SLOT_WORDS, &[run::END; 3]);
     }
@@ -129,7 +134,10 @@ impl Worker {
     fn fail(&mut self, what: &str, words: &[u32], level: Level) {
         self.failures += 1;
         FAILED.store(true, Ordering::SeqCst);
-        print(format_args!("guest: random: cpu {}, {words:08x?} at {level:?} FAILED: {what}\n", self.cpu));
+        print(format_args!(
+            "guest: random: cpu {}, {words:08x?} at {level:?} FAILED: {what}\n",
+            self.cpu
+        ));
     }
 
     /// The same words on the plain arena and on the one with copies.
@@ -182,7 +190,8 @@ impl Worker {
             wild_register(random);
         }
         if self.cpu == 0 && choice >> 32 & (MAPPING_EVERY - 1) == 0 {
-            let (cpu, page) = (random.next() as usize % CPUS, COPIED[random.next() as usize % COPIED.len()]);
+            let (cpu, page) =
+                (random.next() as usize % CPUS, COPIED[random.next() as usize % COPIED.len()]);
             // What a device may write traps every access.
             let rights = match random.next() % 8 {
                 0 => None,

@@ -1,8 +1,9 @@
 //! The first instructions, of each CPU, and stage 1.
 //!
-//! Stage 1 maps guest-physical addresses one to one: the first GiB as a device, the next seven as memory. A
-//! second view of the first GiB at [`DEVICES_AS_MEMORY`] is memory, where unaligned accesses, `DC ZVA` and
-//! fetches reach stage 2 instead of failing before. TTBR1 is on and leads to nothing yet.
+//! Stage 1 maps guest-physical addresses one to one: the first GiB as a device, the next seven as
+//! memory. A second view of the first GiB at [`DEVICES_AS_MEMORY`] is memory, where unaligned
+//! accesses, `DC ZVA` and fetches reach stage 2 instead of failing before. TTBR1 is on and leads to
+//! nothing yet.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +106,8 @@ guest_cpu_setup:
     msr     cpacr_el1, x9
     mov     x9, #0x04ff
     msr     mair_el1, x9
-    // TCR_EL1: 39 bits each, 4 KiB granule each, inner shareable write-back walks, 40 bits of output.
+    // TCR_EL1: 39 bits each, 4 KiB granule each, inner shareable write-back walks, 40 bits of
+    // output.
     movz    x9, #0x3519
     movk    x9, #0xb519, lsl #16
     movk    x9, #0x2, lsl #32

@@ -1,4 +1,5 @@
-//! Random words into every register of both DARTs, from several CPUs at once: nothing but Oche's being alive is asked.
+//! Random words into every register of both DARTs, from several CPUs at once: nothing but Oche's
+//! being alive is asked.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -47,7 +48,8 @@ pub(super) fn join(number: u64) {
     DONE.fetch_add(1, Ordering::SeqCst);
 }
 
-/// Registers that matter get most: commands, selection, enables, TCR and TTBR. Values are wild, or name RAM.
+/// Registers that matter get most: commands, selection, enables, TCR and TTBR. Values are wild, or
+/// name RAM.
 fn rage(seed: u64) {
     let mut random = Random(seed);
     for _ in 0..ACCESSES {
@@ -63,7 +65,8 @@ fn rage(seed: u64) {
         };
         let register = (DART + (choice >> 40 & 1) * 0x4000 + offset) as *mut u32;
         // Valid, and a table in the first GiB of RAM; or anything.
-        let word = if value >> 63 == 0 { 1 << 31 | 0x4_0000 | value & 0x3_ffff } else { value } as u32;
+        let word =
+            if value >> 63 == 0 { 1 << 31 | 0x4_0000 | value & 0x3_ffff } else { value } as u32;
         attempt(|| {
             // SAFETY: a register of a DART, or an abort that is stepped over.
             if choice >> 41 & 3 == 0 {

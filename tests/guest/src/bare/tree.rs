@@ -1,4 +1,5 @@
-//! As much of the FDT as this guest needs: a word on its command line, and which memory it was not given.
+//! As much of the FDT as this guest needs: a word on its command line, and which memory it was not
+//! given.
 
 /// The blob, as it lies in memory.
 pub(super) struct Tree(&'static [u8]);
@@ -24,22 +25,25 @@ impl Tree {
 
     /// The decimal number behind the first occurrence of `name`.
     pub(super) fn number(&self, name: &str) -> Option<u64> {
-        let at = self.0.windows(name.len()).position(|bytes| bytes == name.as_bytes())? + name.len();
+        let at =
+            self.0.windows(name.len()).position(|bytes| bytes == name.as_bytes())? + name.len();
         let digits = self.0.get(at..)?.iter().take_while(|byte| byte.is_ascii_digit());
         digits.fold(None, |number, digit| {
             Some(number.unwrap_or(0_u64).wrapping_mul(10).wrapping_add(u64::from(digit - b'0')))
         })
     }
 
-    /// Addresses of memory that is Oche's: the last page before each gap in `/memory`'s ranges ends, and one
-    /// a MiB behind them all. 0 where there is none.
+    /// Addresses of memory that is Oche's: the last page before each gap in `/memory`'s ranges
+    /// ends, and one a MiB behind them all. 0 where there is none.
     pub(super) fn holes(&self) -> [u64; HOLES] {
         let mut holes = [0; HOLES];
         let mut slots = holes.iter_mut();
         let mut last_end = 0;
         for range in self.memory().unwrap_or(&[]).chunks_exact(16) {
-            let start = u64::from(word(range, 0).unwrap_or(0)) << 32 | u64::from(word(range, 4).unwrap_or(0));
-            let size = u64::from(word(range, 8).unwrap_or(0)) << 32 | u64::from(word(range, 12).unwrap_or(0));
+            let start = u64::from(word(range, 0).unwrap_or(0)) << 32
+                | u64::from(word(range, 4).unwrap_or(0));
+            let size = u64::from(word(range, 8).unwrap_or(0)) << 32
+                | u64::from(word(range, 12).unwrap_or(0));
             if last_end != 0
                 && last_end != start
                 && let Some(slot) = slots.next()
@@ -69,7 +73,8 @@ impl Tree {
                     at = (at + name.iter().position(|byte| *byte == 0)? + 4) & !3;
                 }
                 3 => {
-                    let (length, name) = (word(self.0, at)? as usize, word(self.0, at + 4)? as usize);
+                    let (length, name) =
+                        (word(self.0, at)? as usize, word(self.0, at + 4)? as usize);
                     let value = self.0.get(at + 8..at + 8 + length)?;
                     if is_memory && strings.get(name..)?.starts_with(b"reg\0") {
                         return Some(value);

@@ -1,5 +1,5 @@
-//! Trapped pages as EL0 sees them: what stage 1 refuses must be refused by the very fault that hardware gives, and
-//! what a handler then allows must work.
+//! Trapped pages as EL0 sees them: what stage 1 refuses must be refused by the very fault that
+//! hardware gives, and what a handler then allows must work.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::Ordering;
@@ -133,7 +133,8 @@ extern "C" fn jump() {
     naked_asm!("br x9", "svc #0")
 }
 
-/// Code that stores into its own page by instructions that are stepped: at X9, into the words behind it.
+/// Code that stores into its own page by instructions that are stepped: at X9, into the words
+/// behind it.
 #[unsafe(naked)]
 extern "C" fn store_beside() {
     naked_asm!(
@@ -156,7 +157,8 @@ pub(super) fn run(tally: &mut Tally) {
     }
     window::begin();
     mapping::begin(STREAM);
-    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)] {
+    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
+    {
         guard(Some(rights));
         for store in STORES {
             tally.case(
@@ -244,7 +246,8 @@ fn allowed(store: &Store) -> Result<(), &'static str> {
     if plain.run() != Ended::Call(0) {
         return Err("an exception without a guard");
     }
-    plain.general[9] = plain.general[9] - window::address(window::PLAIN) + window::address(window::GUARDED);
+    plain.general[9] =
+        plain.general[9] - window::address(window::PLAIN) + window::address(window::GUARDED);
     if plain.general[9..16] != context.general[9..16] {
         return Err("registers differ");
     }
@@ -380,7 +383,8 @@ pub(super) fn livelocks(tally: &mut Tally) {
         tally.case(format_args!("EL0: exclusives {name} get on"), result);
         guard(None);
     }
-    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)] {
+    for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
+    {
         for (index, instruction) in user::words(store_beside).enumerate() {
             user::word_at(DATA.address(), index).store(instruction, Ordering::SeqCst);
         }

@@ -59,7 +59,9 @@ impl Context {
     /// Runs the program on, at EL0, until it takes an exception.
     pub(super) fn run(&mut self) -> Ended {
         // SAFETY: the program's pages are the window's; EL1's state is saved and restored.
-        unsafe { asm!("bl guest_enter_user", in("x0") &raw mut *self, clobber_abi("C"), options(nostack)) };
+        unsafe {
+            asm!("bl guest_enter_user", in("x0") &raw mut *self, clobber_abi("C"), options(nostack))
+        };
         let status = self.syndrome & 0x3f;
         match (self.syndrome >> 26, status) {
             (0x15, _) => Ended::Call(self.syndrome as u16),
@@ -104,7 +106,8 @@ pub(super) fn code_address() -> u64 {
 
 /// Word `index` from `address` on, which is that of a static.
 pub(super) fn word_at(address: u64, index: usize) -> &'static AtomicU32 {
-    // SAFETY: a page of this guest's own, which is only ever accessed by atomics; the index is inside.
+    // SAFETY: a page of this guest's own, which is only ever accessed by atomics; the index is
+    // inside.
     unsafe { &*(address as *const AtomicU32).wrapping_add(index % 1024) }
 }
 

@@ -1,4 +1,5 @@
-//! Pages of 4 KiB in stage 1, at addresses of their own, with rights that change: what EL0 sees of memory.
+//! Pages of 4 KiB in stage 1, at addresses of their own, with rights that change: what EL0 sees of
+//! memory.
 
 use core::arch::asm;
 
@@ -36,7 +37,8 @@ pub(super) enum Rights {
     KernelReadOnly,
 }
 
-/// The slots' purposes: a program's code; a trapped page; a page that nothing guards; another trapped page.
+/// The slots' purposes: a program's code; a trapped page; a page that nothing guards; another
+/// trapped page.
 pub(super) const CODE: usize = 0;
 pub(super) const GUARDED: usize = 1;
 pub(super) const PLAIN: usize = 2;
@@ -84,5 +86,7 @@ pub(super) fn clear(slot: usize) {
 fn invalidate(slot: usize) {
     let operand = address(slot) >> 12;
     // SAFETY: dropping TLB entries only costs walks.
-    unsafe { asm!("dsb ishst", "tlbi vaae1is, {}", "dsb ish", "isb", in(reg) operand, options(nostack)) };
+    unsafe {
+        asm!("dsb ishst", "tlbi vaae1is, {}", "dsb ish", "isb", in(reg) operand, options(nostack))
+    };
 }

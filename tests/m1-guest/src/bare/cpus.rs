@@ -53,7 +53,8 @@ fn is_outside_memory(tree: &Tree, release: u64) -> Result<(), &'static str> {
     if is_memory { Err("its release address is memory") } else { Ok(()) }
 }
 
-/// Whether a CPU that is released at `place`, which is no memory of the guest's, stays and takes the word back.
+/// Whether a CPU that is released at `place`, which is no memory of the guest's, stays and takes
+/// the word back.
 fn refuses(release: u64, place: u64) -> Result<(), &'static str> {
     // SAFETY: the word that the FDT names for this CPU.
     let word = unsafe { &*(release as *const AtomicU64) };
@@ -99,7 +100,8 @@ extern "C" fn guest_secondary(number: u64) -> ! {
     let affinity: u64;
     // SAFETY: reads a register.
     unsafe { asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack)) };
-    let who = if start::level_is_one().is_ok() { (affinity & 0xff_00ff_ffff) + 1 } else { NOT_AT_ONE };
+    let who =
+        if start::level_is_one().is_ok() { (affinity & 0xff_00ff_ffff) + 1 } else { NOT_AT_ONE };
     if let Some(slot) = CAME.get(number as usize) {
         slot.store(who, Ordering::SeqCst);
     }

@@ -5,7 +5,8 @@ use core::cell::UnsafeCell;
 
 /// Polls before an invalidation counts as failed.
 const PATIENCE: u32 = 50_000_000;
-/// DMA engines of the board: one a DART, in its order. Words: order, stream, source, target, bytes, result.
+/// DMA engines of the board: one a DART, in its order. Words: order, stream, source, target, bytes,
+/// result.
 const ENGINES: u64 = 0x2_1000_0000;
 const ENGINE_BYTES: u64 = 0x1000;
 
@@ -20,7 +21,8 @@ unsafe impl Sync for Arena {}
 
 static ARENA: Arena = Arena(UnsafeCell::new([[0; 512]; PAGES]));
 
-/// The physical address of page `index` of the arena; four in a row from a multiple of four share 16 KiB.
+/// The physical address of page `index` of the arena; four in a row from a multiple of four share
+/// 16 KiB.
 pub(super) fn page(index: usize) -> u64 {
     ARENA.0.get() as u64 + (index % PAGES) as u64 * 4096
 }
@@ -61,16 +63,21 @@ impl Dart {
     pub(super) fn read(self, offset: u64) -> u32 {
         let value: u32;
         // SAFETY: a register of a DART.
-        unsafe { asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) self.base + offset, options(nostack)) };
+        unsafe {
+            asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) self.base + offset, options(nostack))
+        };
         value
     }
 
     pub(super) fn write(self, offset: u64, value: u32) {
         // SAFETY: as for `read`.
-        unsafe { asm!("str {0:w}, [{1}]", in(reg) value, in(reg) self.base + offset, options(nostack)) };
+        unsafe {
+            asm!("str {0:w}, [{1}]", in(reg) value, in(reg) self.base + offset, options(nostack))
+        };
     }
 
-    /// As Linux resets a DART: nothing translates, every stream is enabled, errors are cleared, all is invalidated.
+    /// As Linux resets a DART: nothing translates, every stream is enabled, errors are cleared, all
+    /// is invalidated.
     pub(super) fn reset(self) -> Result<(), &'static str> {
         for stream in 0..16 {
             self.write(0x100 + 4 * stream, 0);
@@ -85,7 +92,8 @@ impl Dart {
     /// Has `stream` translate by the first-level tables at `tables`.
     pub(super) fn attach(self, stream: u64, tables: &[u64]) {
         for index in 0..4 {
-            let table = tables.get(index as usize).map_or(0, |table| 1 << 31 | (table >> 12) as u32);
+            let table =
+                tables.get(index as usize).map_or(0, |table| 1 << 31 | (table >> 12) as u32);
             self.write(0x200 + 16 * stream + 4 * index, table);
         }
         self.write(0x100 + 4 * stream, 0x80);
@@ -99,7 +107,13 @@ impl Dart {
     }
 
     /// Has the device behind `stream` copy between two IOVAs; `false`: it was refused.
-    pub(super) fn copy(self, stream: u32, from: u64, to: u64, bytes: u32) -> Result<bool, &'static str> {
+    pub(super) fn copy(
+        self,
+        stream: u32,
+        from: u64,
+        to: u64,
+        bytes: u32,
+    ) -> Result<bool, &'static str> {
         self.order(1, [stream, from as u32, to as u32, bytes])
     }
 
@@ -108,7 +122,8 @@ impl Dart {
         self.order(2, [0; 4]).map(|_| ())
     }
 
-    /// Has the device behind `stream` read at `iova` while the DART carries out the next invalidation.
+    /// Has the device behind `stream` read at `iova` while the DART carries out the next
+    /// invalidation.
     pub(super) fn read_in_next_flush(self, stream: u32, iova: u64) -> Result<(), &'static str> {
         self.order(3, [stream, iova as u32, 0, 0]).map(|_| ())
     }

@@ -1,4 +1,5 @@
-//! Devices that the tree names and at whose addresses nothing is: the guest gets its bus error, and EL2 goes on.
+//! Devices that the tree names and at whose addresses nothing is: the guest gets its bus error, and
+//! EL2 goes on.
 
 use core::arch::asm;
 

@@ -1,4 +1,5 @@
-//! What drivers do: Linux with 4K tables, U-Boot and OpenBSD with 16K tables, two DARTs with one table.
+//! What drivers do: Linux with 4K tables, U-Boot and OpenBSD with 16K tables, two DARTs with one
+//! table.
 
 use super::dart::{Dart, fill, is_filled, load, page, store};
 use super::{Tally, registers};
@@ -12,7 +13,8 @@ const DISPLAY: Dart = Dart { base: 0x2_3130_4000, number: 5 };
 
 /// Where Linux puts the first mapping.
 pub(super) const IOVA: u64 = 0xffff_0000;
-/// A leaf entry as Linux writes it: valid, window off, to its end; and one that the device only reads.
+/// A leaf entry as Linux writes it: valid, window off, to its end; and one that the device only
+/// reads.
 pub(super) const READ_WRITE: u64 = 0xfff << 40 | 3;
 const READ_ONLY: u64 = READ_WRITE | 1 << 7;
 
@@ -21,11 +23,17 @@ pub(super) type Check = Result<(), &'static str>;
 pub(super) fn run(tally: &mut Tally) {
     tally.case(format_args!("linux: map, DMA both ways, unmap"), linux(PCIE_0));
     tally.case(format_args!("linux: a page alone in its granule"), alone(PCIE_0));
-    tally.case(format_args!("linux: a run at home, and a neighbour that is not"), neighbours(PCIE_0));
+    tally.case(
+        format_args!("linux: a run at home, and a neighbour that is not"),
+        neighbours(PCIE_0),
+    );
     tally.case(format_args!("linux: suspend and resume"), resume(PCIE_0));
     tally.case(format_args!("linux: two DARTs, one table"), usb());
     tally.case(format_args!("linux: every register reads back"), registers::read_back(PCIE_0));
-    tally.case(format_args!("u-boot and openbsd: every register reads back"), registers::read_back(PCIE_1));
+    tally.case(
+        format_args!("u-boot and openbsd: every register reads back"),
+        registers::read_back(PCIE_1),
+    );
     tally.case(format_args!("freebsd: 16K, another flush"), registers::freebsd(PCIE_1));
     tally.case(format_args!("openbsd: 16K, part of a page"), openbsd(PCIE_1));
     tally.case(format_args!("u-boot: 16K, then linux: 4K"), uboot_then_linux(PCIE_1));
@@ -60,7 +68,8 @@ pub(super) fn attach(dart: Dart, stream: u64, root: u64) {
     dart.attach(stream, &[root, root, root, root]);
 }
 
-/// Four pages from four places in one granule, and three more behind them: a copy across all borders.
+/// Four pages from four places in one granule, and three more behind them: a copy across all
+/// borders.
 pub(super) fn linux(dart: Dart) -> Check {
     asks_for_4k(dart)?;
     dart.reset()?;
@@ -94,7 +103,10 @@ pub(super) fn linux(dart: Dart) -> Check {
     // A long-lived mapping: what the CPU writes now, the device reads.
     fill(targets[0], 0x777);
     check(dart.copy(1, IOVA + 0x4000, IOVA + 0x6000, 4096)?, "a second copy was refused")?;
-    check(is_filled(targets[2], 0x777, 4096), "the device reads something else than the CPU wrote")?;
+    check(
+        is_filled(targets[2], 0x777, 4096),
+        "the device reads something else than the CPU wrote",
+    )?;
     // The page behind shares a granule: it is refused, or reaches nobody's byte.
     dart.copy(1, IOVA + 0x4000, IOVA + 0x7000, 4)?;
     dart.write(0x40, dart.read(0x40));
@@ -105,10 +117,14 @@ pub(super) fn linux(dart: Dart) -> Check {
     dart.flush(2)?;
     check(!dart.copy(1, IOVA, IOVA + 0x4000, 4)?, "DMA after unmapping")?;
     dart.write(0x40, dart.read(0x40));
-    check(is_filled(sources[0], 0x100, 4096) && is_filled(targets[2], 0x777, 4096), "memory after unmapping")
+    check(
+        is_filled(sources[0], 0x100, 4096) && is_filled(targets[2], 0x777, 4096),
+        "memory after unmapping",
+    )
 }
 
-/// The other three slots of a granule are refused, as a 4K DART would, though the hardware's page covers them.
+/// The other three slots of a granule are refused, as a 4K DART would, though the hardware's page
+/// covers them.
 fn alone(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -131,7 +147,8 @@ fn alone(dart: Dart) -> Check {
     check(is_filled(own, 1, 4096), "the page itself was written")
 }
 
-/// A run of pages at home is reached there; a neighbour from elsewhere comes while devices use it, and goes again.
+/// A run of pages at home is reached there; a neighbour from elsewhere comes while devices use it,
+/// and goes again.
 fn neighbours(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -150,7 +167,10 @@ fn neighbours(dart: Dart) -> Check {
     set(leaves, IOVA + 0x3000, other | READ_ONLY);
     dart.flush(2)?;
     check(dart.copy(1, IOVA, IOVA + 0x1000, 4096)?, "the run is refused after it moved")?;
-    check(is_filled(first + 0x1000, 0x10, 4096), "the CPU reads something else than the device wrote")?;
+    check(
+        is_filled(first + 0x1000, 0x10, 4096),
+        "the CPU reads something else than the device wrote",
+    )?;
     check(dart.copy(1, IOVA + 0x3000, IOVA + 0x8000, 4096)?, "the neighbour is refused")?;
     check(is_filled(target, 0x20, 4096), "the neighbour holds other bytes")?;
     set(leaves, IOVA + 0x3000, 0);
@@ -158,7 +178,10 @@ fn neighbours(dart: Dart) -> Check {
     refuses(dart, IOVA + 0x3000, IOVA + 0x8000, "a device reads what is unmapped")?;
     (0..3).for_each(|index| set(leaves, IOVA + index * 4096, 0));
     dart.flush(2)?;
-    check(is_filled(first + 0x1000, 0x10, 4096) && is_filled(other, 0x20, 4096), "memory after unmapping")
+    check(
+        is_filled(first + 0x1000, 0x10, 4096) && is_filled(other, 0x20, 4096),
+        "memory after unmapping",
+    )
 }
 
 /// A copy must be refused, and the DART must say so.
@@ -171,7 +194,8 @@ fn refuses(dart: Dart, from: u64, to: u64, reason: &'static str) -> Check {
     Ok(())
 }
 
-/// As OpenBSD: 16K tables, a mapping of part of a page with a window to the byte (to four bytes), bit 1 clear.
+/// As OpenBSD: 16K tables, a mapping of part of a page with a window to the byte (to four bytes),
+/// bit 1 clear.
 fn openbsd(dart: Dart) -> Check {
     let [root, leaves, source, target] = [0, 4, 8, 12].map(page);
     for table in [root, leaves] {
@@ -193,9 +217,15 @@ fn openbsd(dart: Dart) -> Check {
     for byte in (0x1238..0x2ab8).step_by(8) {
         check(load(target + byte) == load(source + byte), "the bytes in the window are others")?;
     }
-    check(load(target + 0x2ac0) == 0x62 << 32 | (0xac0 / 8), "bytes behind the window were copied")?;
+    check(
+        load(target + 0x2ac0) == 0x62 << 32 | (0xac0 / 8),
+        "bytes behind the window were copied",
+    )?;
     for outside in [0x1230, 0x2abc] {
-        check(!dart.copy(1, iova + outside, iova + 0x4000, 4)?, "a device reads beside the window")?;
+        check(
+            !dart.copy(1, iova + outside, iova + 0x4000, 4)?,
+            "a device reads beside the window",
+        )?;
         check(dart.read(0x40) == 1 << 31 | 1 << 24 | 1 << 7, "another error, or none")?;
         check(u64::from(dart.read(0x50)) == iova + outside, "another IOVA's error")?;
         dart.write(0x40, dart.read(0x40));
@@ -203,7 +233,8 @@ fn openbsd(dart: Dart) -> Check {
     registers::hand_off(dart)
 }
 
-/// As Linux 6.1 suspends: it reads every TCR and TTBR, and after a reset writes them again, without a flush.
+/// As Linux 6.1 suspends: it reads every TCR and TTBR, and after a reset writes them again, without
+/// a flush.
 fn resume(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -261,7 +292,8 @@ fn usb() -> Check {
     Ok(())
 }
 
-/// As U-Boot: it never asks, has 16K tables of its own, and leaves zeros behind. Then Linux comes and asks.
+/// As U-Boot: it never asks, has 16K tables of its own, and leaves zeros behind. Then Linux comes
+/// and asks.
 fn uboot_then_linux(dart: Dart) -> Check {
     // 16 KiB each: a first level, a leaf table, source and target.
     let [root, leaves, source, target] = [0, 4, 8, 12].map(page);
@@ -275,11 +307,17 @@ fn uboot_then_linux(dart: Dart) -> Check {
     (0..4).for_each(|part| fill(source + part * 4096, 0x30 + part));
     check(dart.read(4) & 1 == 1, "what the hardware says of bypass is hidden")?;
     dart.attach(1, &[root]);
-    check(dart.read(0x210) == 1 << 31 | (root >> 12) as u32, "a TTBR reads back as something else")?;
+    check(
+        dart.read(0x210) == 1 << 31 | (root >> 12) as u32,
+        "a TTBR reads back as something else",
+    )?;
     dart.flush(0xffff)?;
     check(dart.read(0) >> 24 & 0xf == 14, "4K pages while 16K tables are in use")?;
     check(dart.copy(1, iova, iova + 0x4000, 0x4000)?, "16K tables are refused")?;
-    check((0..4).all(|part| is_filled(target + part * 4096, 0x30 + part, 4096)), "16K DMA went elsewhere")?;
+    check(
+        (0..4).all(|part| is_filled(target + part * 4096, 0x30 + part, 4096)),
+        "16K DMA went elsewhere",
+    )?;
     registers::hand_off(dart)?;
     linux(dart)
 }
@@ -287,7 +325,10 @@ fn uboot_then_linux(dart: Dart) -> Check {
 /// Read, and never written: what iBoot left is there.
 fn locked() -> Check {
     check(DISPLAY.read(0x60) & 1 << 15 != 0, "it is not locked")?;
-    check(DISPLAY.read(0x100) == 0x80 && DISPLAY.read(0x200) == 0x8080_1234, "it is not as it was")?;
+    check(
+        DISPLAY.read(0x100) == 0x80 && DISPLAY.read(0x200) == 0x8080_1234,
+        "it is not as it was",
+    )?;
     check(DISPLAY.read(0) >> 24 & 0xf == 14, "it is not the hardware that answers")?;
     // Nothing else looked at it either.
     check(load(page(63)) == 0, "a page that nobody uses")

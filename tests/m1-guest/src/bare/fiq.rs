@@ -1,7 +1,8 @@
-//! FIQs, as a Mac has them: levels, which end when their source is quiet, from the timers and from IPIs.
+//! FIQs, as a Mac has them: levels, which end when their source is quiet, from the timers and from
+//! IPIs.
 //!
-//! The stub has wired them so. A handler looks at each source, as Linux does on a Mac. A call is acknowledged at a GIC's
-//! register: a Mac has one of Apple's instead.
+//! The stub has wired them so. A handler looks at each source, as Linux does on a Mac. A call is
+//! acknowledged at a GIC's register: a Mac has one of Apple's instead.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +22,8 @@ const TICK_MICROSECONDS: u64 = 200;
 const BACKGROUND_MICROSECONDS: u64 = 1000;
 /// How long anything may take before it counts as lost.
 const PATIENCE_MICROSECONDS: u64 = 10_000_000;
-/// A FIQ that does not come for so long has ended. A look of Oche's comes each 50 us, and QEMU may be late.
+/// A FIQ that does not come for so long has ended. A look of Oche's comes each 50 us, and QEMU may
+/// be late.
 const STILL_MICROSECONDS: u64 = 10_000;
 /// The call that the stub has wired.
 const CALL: u64 = 1;
@@ -208,7 +210,10 @@ pub(super) fn run(tally: &mut Tally, cpus: &[usize]) {
     TAKES_CALLS.store(false, Ordering::SeqCst);
     tally.case(format_args!("a FIQ ends with its source"), ends());
     TAKES_CALLS.store(true, Ordering::SeqCst);
-    tally.case(format_args!("each call to itself is a FIQ"), ticks(&own.calls, || call(CALL << 24 | 1)));
+    tally.case(
+        format_args!("each call to itself is a FIQ"),
+        ticks(&own.calls, || call(CALL << 24 | 1)),
+    );
     for cpu in cpus {
         tally.case(format_args!("calls to cpu {cpu:#x}, and its ticks"), other(*cpu));
     }
@@ -235,16 +240,19 @@ fn both() -> Check {
         let before = (load(&own.virtual_ticks), load(&own.physical_ticks));
         arm_virtual(30 + round * 5);
         arm_physical(230 - round * 5);
-        let came = wait(|| load(&own.virtual_ticks) != before.0 && load(&own.physical_ticks) != before.1);
+        let came =
+            wait(|| load(&own.virtual_ticks) != before.0 && load(&own.physical_ticks) != before.1);
         check(came, "one of them does not come")?;
-        let are_once = load(&own.virtual_ticks) == before.0 + 1 && load(&own.physical_ticks) == before.1 + 1;
+        let are_once =
+            load(&own.virtual_ticks) == before.0 + 1 && load(&own.physical_ticks) == before.1 + 1;
         check(are_once, "one of them comes twice")
     });
     mask(true);
     result
 }
 
-/// Masked by `PSTATE.F`: nothing is taken, but WFI ends; and once it is not masked any more, it is taken.
+/// Masked by `PSTATE.F`: nothing is taken, but WFI ends; and once it is not masked any more, it is
+/// taken.
 fn masked() -> Check {
     let own = of(0);
     mask(true);
@@ -294,7 +302,8 @@ fn other(cpu: usize) -> Check {
     Ok(())
 }
 
-/// Each atomic access to a page with two copies is one step of the CPU under EL2's control: the timer ticks through them.
+/// Each atomic access to a page with two copies is one step of the CPU under EL2's control: the
+/// timer ticks through them.
 pub(super) fn stepped(dart: Dart) -> Check {
     dart.reset()?;
     let (root, leaves) = tables(0);
@@ -326,8 +335,9 @@ pub(super) fn begin_background() {
     mask(false);
 }
 
-/// Stores, in `act`, what the board watches. QEMU 7.2 carries a store that stops the machine out a second time if an interrupt
-/// is pending just then, on whichever level it is taken: the timer stops meanwhile, and Oche's looks at it with it.
+/// Stores, in `act`, what the board watches. QEMU 7.2 carries a store that stops the machine out a
+/// second time if an interrupt is pending just then, on whichever level it is taken: the timer
+/// stops meanwhile, and Oche's looks at it with it.
 pub(super) fn quietly(act: impl FnOnce()) {
     if number() != 0 || PERIOD.load(Ordering::SeqCst) == 0 {
         return act();

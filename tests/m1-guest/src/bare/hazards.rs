@@ -56,15 +56,20 @@ fn forms(dart: Dart) -> Check {
             ones = in(reg) u64::MAX,
             read = out(reg) read, upper = out(reg) upper, options(nostack))
     };
-    check(read == 0x8765_4321 && upper >> 32 == 0 && dart.read(0x218) == 0x8765_4321, "a vector register")?;
+    check(
+        read == 0x8765_4321 && upper >> 32 == 0 && dart.read(0x218) == 0x8765_4321,
+        "a vector register",
+    )?;
     // SAFETY: a store that no register takes; the exception is expected.
-    let refused =
-        start::faults(|| unsafe { asm!("stp xzr, xzr, [{at}]", at = in(reg) at, options(nostack)) });
+    let refused = start::faults(|| unsafe {
+        asm!("stp xzr, xzr, [{at}]", at = in(reg) at, options(nostack))
+    });
     check(refused && dart.read(0x210) == 0x8123_4567, "64 bits at once are not refused")?;
     dart.reset()
 }
 
-/// The device behind a DART is refused while the DART is busy with an invalidation: the guest reads that very fault.
+/// The device behind a DART is refused while the DART is busy with an invalidation: the guest reads
+/// that very fault.
 fn error_in_flush(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -84,8 +89,8 @@ fn error_in_flush(dart: Dart) -> Check {
     check(is_filled(own, 1, 2048), "the page at home")
 }
 
-/// Who asks for the page size is given the hardware's, and no bypass from then on: with pages of 4 KiB Linux would turn it
-/// on. Everything stays as firmware had it.
+/// Who asks for the page size is given the hardware's, and no bypass from then on: with pages of 4
+/// KiB Linux would turn it on. Everything stays as firmware had it.
 fn left(dart: Dart) -> Check {
     let registers = || [dart.read(0x60), dart.read(0x100), dart.read(0x200)];
     let before = registers();
@@ -95,7 +100,10 @@ fn left(dart: Dart) -> Check {
     )?;
     check(dart.read(0) >> 24 & 0xf == 14, "it is not the hardware that answers")?;
     let is_locked = dart.read(0x60) & 1 << 15 != 0;
-    check(is_locked || dart.read(4) & 1 == 0, "bypass is offered with pages larger than the kernel's")?;
+    check(
+        is_locked || dart.read(4) & 1 == 0,
+        "bypass is offered with pages larger than the kernel's",
+    )?;
     check(registers() == before, "it is not as it was")
 }
 

@@ -1,4 +1,5 @@
-//! The memory that the FDT offers is the guest's: it can be reached, all of it, and Oche's is kept out of it.
+//! The memory that the FDT offers is the guest's: it can be reached, all of it, and Oche's is kept
+//! out of it.
 
 use super::Tally;
 use super::console::print;
@@ -20,8 +21,11 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree) {
     tree.reserved(|name, start, bytes, is_no_map| {
         let end = start + bytes;
         if name.starts_with(b"oche@") {
-            image =
-                if is_no_map { is_out_of_reach(start, end) } else { Err("the kernel may map Oche's image") };
+            image = if is_no_map {
+                is_out_of_reach(start, end)
+            } else {
+                Err("the kernel may map Oche's image")
+            };
         }
         if is_no_map {
             print(format_args!("guest: no-map {start:#x}..{end:#x}\n"));
@@ -60,7 +64,11 @@ pub(super) fn run(tally: &mut Tally, tree: &Tree) {
     tree.board_memory(|_, _| banks += 1);
     tally.case(
         format_args!("the hypervisor adds no bank of memory"),
-        if offered.count <= banks { Ok(()) } else { Err("there are more banks than the board has") },
+        if offered.count <= banks {
+            Ok(())
+        } else {
+            Err("there are more banks than the board has")
+        },
     );
 }
 
@@ -89,8 +97,13 @@ fn places(start: u64, end: u64) -> impl Iterator<Item = u64> {
     (first..end).step_by(STRIDE as usize).chain([start.next_multiple_of(8), (end - 8) & !7])
 }
 
-/// Whether no load succeeds from memory of the board's that is not offered, but for the page of the release addresses.
-fn rest_is_out_of_reach(tree: &Tree, offered: &Ranges, releases: &Ranges) -> Result<(), &'static str> {
+/// Whether no load succeeds from memory of the board's that is not offered, but for the page of the
+/// release addresses.
+fn rest_is_out_of_reach(
+    tree: &Tree,
+    offered: &Ranges,
+    releases: &Ranges,
+) -> Result<(), &'static str> {
     let mut tried = 0;
     let mut is_reached = false;
     tree.board_memory(|start, bytes| {
@@ -110,7 +123,8 @@ fn rest_is_out_of_reach(tree: &Tree, offered: &Ranges, releases: &Ranges) -> Res
     }
 }
 
-/// Whether no load from `start` to `end` succeeds, where one is tried for every [`STRIDE`] and at both ends.
+/// Whether no load from `start` to `end` succeeds, where one is tried for every [`STRIDE`] and at
+/// both ends.
 fn is_out_of_reach(start: u64, end: u64) -> Result<(), &'static str> {
     let mut places = (start..end).step_by(STRIDE as usize).chain([end - 8]);
     if places.all(|place| faults(|| _ = load(place))) { Ok(()) } else { Err("it can be read") }

@@ -1,4 +1,5 @@
-//! A disk's driver beside a device's: the NVMe reads and writes pages physically that a DART maps at the same time.
+//! A disk's driver beside a device's: the NVMe reads and writes pages physically that a DART maps
+//! at the same time.
 
 use super::Tally;
 use super::dart::{Dart, fill, is_filled, load, page, store};
@@ -28,7 +29,8 @@ const POWER: Dart = Dart { base: 0x2_3b70_03f0, number: 0 };
 
 pub(super) fn run(tally: &mut Tally) {
     tally.case(format_args!("an NVMe without power"), without_power());
-    tally.case(format_args!("a log line of EL2's while the serial port has no power"), silent_log());
+    tally
+        .case(format_args!("a log line of EL2's while the serial port has no power"), silent_log());
     tally.case(format_args!("nvme: queues that are nowhere are refused"), wild_queues());
     tally.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
 }
@@ -36,7 +38,10 @@ pub(super) fn run(tally: &mut Tally) {
 /// Waits until completion `index` of the queue in page `queue` has come.
 fn completed(queue: usize, index: u64, phase: u32) -> Check {
     let at = page(queue) + index * 16 + 8;
-    check((0..PATIENCE).any(|_| load(at) >> 48 & 1 == u64::from(phase)), "the controller does not answer")
+    check(
+        (0..PATIENCE).any(|_| load(at) >> 48 & 1 == u64::from(phase)),
+        "the controller does not answer",
+    )
 }
 
 fn admin(number: u64, words: [u64; 7]) -> Check {
@@ -106,7 +111,8 @@ fn without_power() -> Check {
     check(stores, "a store does not abort")
 }
 
-/// EL2 logs that it refuses a doorbell, and has no serial port to do so: the board sees whether it tries.
+/// EL2 logs that it refuses a doorbell, and has no serial port to do so: the board sees whether it
+/// tries.
 fn silent_log() -> Check {
     let before = UART_POWER.read(0);
     UART_POWER.write(0, 0);
@@ -115,9 +121,12 @@ fn silent_log() -> Check {
     check(before >> 4 & 0xf == 0xf, "it had no power before")
 }
 
-/// Queues at addresses that nothing can be at, and entries that no queue has: the doorbells do not reach the controller.
+/// Queues at addresses that nothing can be at, and entries that no queue has: the doorbells do not
+/// reach the controller.
 fn wild_queues() -> Check {
-    for base in [0xffff_ffff_ffff_fff8, 0xffff_ffff_ffff_f000, 8, page(QUEUES[0]) + 8, CONTROLLER.base] {
+    for base in
+        [0xffff_ffff_ffff_fff8, 0xffff_ffff_ffff_f000, 8, page(QUEUES[0]) + 8, CONTROLLER.base]
+    {
         CONTROLLER.write(0x14, 0);
         CONTROLLER.write(0x24, 0x3f_003f);
         for offset in [0x28, 0x30] {
@@ -145,7 +154,8 @@ fn disk(dart: Dart) -> Check {
     attach(dart, 1, root);
     dart.flush(2)?;
 
-    // To the disk: a page that is away, with bytes that a device wrote a moment ago, in a command of three pages.
+    // To the disk: a page that is away, with bytes that a device wrote a moment ago, in a command
+    // of three pages.
     check(dart.copy(1, IOVA, IOVA + 0x1000, 4096)?, "a mapped copy was refused")?;
     fill(other, 2);
     command(0, WRITE, &[mapped, other, mapped], 10)?;
@@ -171,7 +181,10 @@ fn disk(dart: Dart) -> Check {
     command(5, FLUSH, &[], 0)?;
     dart.flush(2)?;
     check(dart.copy(1, IOVA + 0x3000, IOVA, 4096)?, "the page is refused")?;
-    check(is_filled(source, 2, 4096) && is_filled(late, 2, 4096), "what the disk wrote late was lost")?;
+    check(
+        is_filled(source, 2, 4096) && is_filled(late, 2, 4096),
+        "what the disk wrote late was lost",
+    )?;
     // What the device writes now goes to the disk.
     check(dart.copy(1, IOVA, IOVA + 0x3000, 4096)?, "a second copy was refused")?;
     fill(source, 5);
@@ -194,8 +207,8 @@ fn disk(dart: Dart) -> Check {
 /// Flushes after which a DART's tables that nothing changes are write-protected.
 const QUIET_FLUSHES: usize = 400;
 
-/// The disk writes into a table that CPUs' stores trap at: the next flush finds what it wrote. After [`run`], whose queues and
-/// first ten commands it goes on from.
+/// The disk writes into a table that CPUs' stores trap at: the next flush finds what it wrote.
+/// After [`run`], whose queues and first ten commands it goes on from.
 pub(super) fn quiet_table(tally: &mut Tally) {
     tally.case(
         format_args!("nvme: a disk writes into a DART's table that is quiet"),
@@ -216,7 +229,10 @@ fn disk_writes_table(dart: Dart) -> Check {
     command(10, WRITE, &[image], 40)?;
     command(11, READ, &[leaves], 40)?;
     dart.flush(2)?;
-    check(dart.copy(1, IOVA + 0x1000, IOVA, 4096)?, "what the disk wrote into the table is not mapped")?;
+    check(
+        dart.copy(1, IOVA + 0x1000, IOVA, 4096)?,
+        "what the disk wrote into the table is not mapped",
+    )?;
     check(is_filled(first, 6, 4096), "it is mapped to another page")?;
     (0..2).for_each(|index| set(leaves, IOVA + index * 4096, 0));
     dart.flush(2)

@@ -62,7 +62,8 @@ impl Domain {
     }
 }
 
-/// As Linux finds the domains: each that is on may gate its clock by itself from now on. Here it does, all the time.
+/// As Linux finds the domains: each that is on may gate its clock by itself from now on. Here it
+/// does, all the time.
 pub(super) fn begin() {
     for domain in [APCIE_GP, ATC0_USB, SIO_CPU] {
         if domain.get() >> 4 & 0xf == ACTIVE {
@@ -72,7 +73,10 @@ pub(super) fn begin() {
 }
 
 pub(super) fn run(tally: &mut Tally) {
-    tally.case(format_args!("power: what is unmapped while the clock is gated is gone"), gated(PCIE_0));
+    tally.case(
+        format_args!("power: what is unmapped while the clock is gated is gone"),
+        gated(PCIE_0),
+    );
     tally.case(format_args!("power: off and on while pages are mapped"), lost(PCIE_0));
     tally.case(format_args!("power: unmapped while the clock is held off"), held(PCIE_0));
     tally.case(format_args!("power: reset while pages are mapped"), reset(PCIE_0));
@@ -122,14 +126,18 @@ fn map(dart: Dart, leaves: u64) -> Check {
 
 /// The clock is gated whenever the domain is looked at, and the TLB keeps what it has.
 fn gated(dart: Dart) -> Check {
-    check(APCIE_GP.get() & 0x1000_00ff == AUTO_ENABLE | CLOCK_GATED << 4 | ACTIVE, "no gated clock")?;
+    check(
+        APCIE_GP.get() & 0x1000_00ff == AUTO_ENABLE | CLOCK_GATED << 4 | ACTIVE,
+        "no gated clock",
+    )?;
     let leaves = used(dart)?;
     unmap(dart, leaves)?;
     refuses(dart, "DMA after unmapping, through an entry that stayed cached")?;
     map(dart, leaves)
 }
 
-/// All is forgotten; devices reach nothing until the guest touches the DART, and then what is mapped now.
+/// All is forgotten; devices reach nothing until the guest touches the DART, and then what is
+/// mapped now.
 fn lost(dart: Dart) -> Check {
     let leaves = used(dart)?;
     APCIE_GP.set(POWER_GATED)?;

@@ -1,4 +1,5 @@
-//! What drivers write into a DART's registers reads back, whoever answers: the hardware, or the virtual DART.
+//! What drivers write into a DART's registers reads back, whoever answers: the hardware, or the
+//! virtual DART.
 
 use super::dart::{Dart, fill, is_filled, page, store};
 use super::drivers::{Check, check};
@@ -24,7 +25,8 @@ fn pattern(stream: u64, index: u64) -> u32 {
     0x0080_0000 | (stream as u32) << 8 | (index as u32) << 4 | 0xb
 }
 
-/// Every register that Linux, U-Boot and the BSDs write, each with a value of its own; all are read behind all stores.
+/// Every register that Linux, U-Boot and the BSDs write, each with a value of its own; all are read
+/// behind all stores.
 pub(super) fn read_back(dart: Dart) -> Check {
     // Not PARAMS1: whoever reads that asks for 4K pages.
     let abilities = dart.read(ABILITIES);
@@ -58,14 +60,15 @@ pub(super) fn hand_off(dart: Dart) -> Check {
     }
     dart.flush(0xffff)?;
     for stream in 0..STREAMS {
-        let is_zero = dart.read(tcr(stream)) == 0 && (0..4).all(|index| dart.read(ttbr(stream, index)) == 0);
+        let is_zero =
+            dart.read(tcr(stream)) == 0 && (0..4).all(|index| dart.read(ttbr(stream, index)) == 0);
         check(is_zero, "something is left behind")?;
     }
     Ok(())
 }
 
-/// As the driver that FreeBSD is getting: 16K tables, and the stream's number where its bit belongs. What it maps before the
-/// first DMA works on hardware all the same, and so it must here.
+/// As the driver that FreeBSD is getting: 16K tables, and the stream's number where its bit
+/// belongs. What it maps before the first DMA works on hardware all the same, and so it must here.
 pub(super) fn freebsd(dart: Dart) -> Check {
     check(dart.read(CONFIG) & 1 << 15 == 0, "it is locked")?;
     let [root, leaves, source, target] = [16, 20, 24, 28].map(page);
@@ -83,6 +86,9 @@ pub(super) fn freebsd(dart: Dart) -> Check {
     dart.flush(1)?;
     check(dart.read(SELECT) == 1, "the selected streams")?;
     check(dart.copy(1, iova, iova + 0x4000, 0x4000)?, "its tables are refused")?;
-    check((0..4).all(|part| is_filled(target + part * 4096, 0x70 + part, 4096)), "DMA went elsewhere")?;
+    check(
+        (0..4).all(|part| is_filled(target + part * 4096, 0x70 + part, 4096)),
+        "DMA went elsewhere",
+    )?;
     hand_off(dart)
 }

@@ -1,4 +1,5 @@
-//! The first instructions, of each CPU, and stage 1: one to one, registers below DRAM, memory from there on.
+//! The first instructions, of each CPU, and stage 1: one to one, registers below DRAM, memory from
+//! there on.
 
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -40,7 +41,8 @@ pub(super) fn level_is_one() -> Result<(), &'static str> {
     if level == 1 << 2 { Ok(()) } else { Err("another level") }
 }
 
-/// Whether no timer of firmware's goes on: the booting contract has them off, whatever the stub left.
+/// Whether no timer of firmware's goes on: the booting contract has them off, whatever the stub
+/// left.
 pub(super) fn timers_are_off() -> Result<(), &'static str> {
     let (physical, virtual_one): (u64, u64);
     // SAFETY: reads two registers.
@@ -112,7 +114,8 @@ guest_cpu_setup:
     msr     cpacr_el1, x9
     mov     x9, #0x04ff
     msr     mair_el1, x9
-    // TCR_EL1: 39 bits, 4 KiB granule, inner shareable write-back walks, no TTBR1, 40 bits of output.
+    // TCR_EL1: 39 bits, 4 KiB granule, inner shareable write-back walks, no TTBR1, 40 bits of
+    // output.
     movz    x9, #0x3519
     movk    x9, #0x8099, lsl #16
     movk    x9, #0x2, lsl #32
@@ -209,7 +212,8 @@ pub(super) fn faults(access: impl FnOnce()) -> bool {
     EXPECTED[0].swap(0, Ordering::SeqCst) == 2
 }
 
-/// Whether `access`, one load or store at `address`, ends in a synchronous external abort there. The flags may be lost.
+/// Whether `access`, one load or store at `address`, ends in a synchronous external abort there.
+/// The flags may be lost.
 pub(super) fn aborts_at(address: u64, is_store: bool, access: impl FnOnce()) -> bool {
     let has_faulted = faults(access);
     let [_, syndrome, at] = EXPECTED.each_ref().map(|word| word.load(Ordering::SeqCst));

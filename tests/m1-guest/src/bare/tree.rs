@@ -52,7 +52,9 @@ impl Tree {
         self.each(|event| match event {
             Event::Begin(name) => is_memory = name == b"memory" || name.starts_with(b"memory@"),
             Event::Property(b"reg", value) if is_memory => {
-                value.chunks_exact(16).for_each(|range| found(number(&range[..8]), number(&range[8..])));
+                value
+                    .chunks_exact(16)
+                    .for_each(|range| found(number(&range[..8]), number(&range[8..])));
             }
             Event::Property(..) => {}
             Event::End => is_memory = false,
@@ -63,13 +65,15 @@ impl Tree {
     pub(super) fn board_memory(&self, mut found: impl FnMut(u64, u64)) {
         self.each(|event| {
             if let Event::Property(b"board,memory", value) = event {
-                value.chunks_exact(16).for_each(|range| found(number(&range[..8]), number(&range[8..])));
+                value
+                    .chunks_exact(16)
+                    .for_each(|range| found(number(&range[..8]), number(&range[8..])));
             }
         });
     }
 
-    /// Calls `found` with name, start, bytes and whether it is no-map, of each node of `/reserved-memory`; the blob's own
-    /// list of reservations has empty names.
+    /// Calls `found` with name, start, bytes and whether it is no-map, of each node of
+    /// `/reserved-memory`; the blob's own list of reservations has empty names.
     pub(super) fn reserved(&self, mut found: impl FnMut(&[u8], u64, u64, bool)) {
         let mut at = word(self.0, 16).unwrap_or(0) as usize;
         while let Some(entry) = self.0.get(at..at + 16) {
@@ -129,7 +133,8 @@ impl Tree {
                 }
                 2 => seen(Event::End),
                 3 => {
-                    let (length, name) = (word(self.0, at)? as usize, word(self.0, at + 4)? as usize);
+                    let (length, name) =
+                        (word(self.0, at)? as usize, word(self.0, at + 4)? as usize);
                     let value = self.0.get(at + 8..at + 8 + length)?;
                     seen(Event::Property(text(strings.get(name..)?)?, value));
                     at = (at + 8 + length + 3) & !3;

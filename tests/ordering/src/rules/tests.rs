@@ -56,7 +56,8 @@ const DSB_ST: Step = dsb(Domain::System, Accesses::Stores);
 const DSB_ISH: Step = dsb(Domain::Inner, Accesses::All);
 const DSB_ISHST: Step = dsb(Domain::Inner, Accesses::Stores);
 const DSB_NSH: Step = dsb(Domain::Own, Accesses::All);
-const DMB_OSHLD: Step = Do(I::Barrier { is_dsb: false, domain: Domain::Outer, accesses: Accesses::Loads });
+const DMB_OSHLD: Step =
+    Do(I::Barrier { is_dsb: false, domain: Domain::Outer, accesses: Accesses::Loads });
 const ISB: Step = Do(I::Isb);
 const ERET: Step = Do(I::Return);
 const CLEAN: Step = Do(I::Maintain(Cache::CleanToCoherency));
@@ -131,7 +132,11 @@ fn break_before_make_is_complete_at_each_step() {
 #[test]
 fn a_descriptor_becomes_valid_last() {
     for barrier in [DSB_ST, DSB_SY] {
-        check("descriptor-valid-last", &[ERET, Store(DESCRIPTOR + 8), barrier, Store(DESCRIPTOR)], &[2]);
+        check(
+            "descriptor-valid-last",
+            &[ERET, Store(DESCRIPTOR + 8), barrier, Store(DESCRIPTOR)],
+            &[2],
+        );
     }
     let steps = [ERET, Store(DESCRIPTOR + 8), DSB_ISHST, Store(DESCRIPTOR)];
     assert_eq!(run(&steps), Some("descriptor-valid-last"));
@@ -181,6 +186,7 @@ fn what_a_cpu_without_caches_reads_is_cleaned_first() {
 #[test]
 fn an_image_is_written_with_the_caches_off_only_between_two_cleanings() {
     let off = Do(I::Write(SCTLR_EL2));
-    let steps = [off, ISB, CLEAN, DSB_SY, Store(IMAGE), CLEAN, DSB_SY, Do(I::Write(SCTLR_EL2)), ISB];
+    let steps =
+        [off, ISB, CLEAN, DSB_SY, Store(IMAGE), CLEAN, DSB_SY, Do(I::Write(SCTLR_EL2)), ISB];
     check("caches-off", &steps, &[2, 3, 5, 6]);
 }

@@ -55,7 +55,12 @@ impl<const C: bool> Machine<C> {
     }
 
     /// A load traps. `None`: it is to be tried again.
-    fn load_trapped(&mut self, page: Gfn, offset: usize, length: usize) -> Checked<Option<CpuResult>> {
+    fn load_trapped(
+        &mut self,
+        page: Gfn,
+        offset: usize,
+        length: usize,
+    ) -> Checked<Option<CpuResult>> {
         if !self.trap(page, AccessKind::Load)? {
             return Ok(None);
         }
@@ -160,24 +165,28 @@ impl<const C: bool> Machine<C> {
         }
         let offset = 8 * self.random.index(PAGE_BYTES / 8);
         if !is_write {
-            let result = self
-                .access_untrapped(page, AccessKind::Walk, |host, cpu| host.cpu_load(cpu, page, offset, 8))?;
+            let result = self.access_untrapped(page, AccessKind::Walk, |host, cpu| {
+                host.cpu_load(cpu, page, offset, 8)
+            })?;
             return self.judge_load(page, offset, result);
         }
         if self.views.is_table(page) || self.guest.is_table(page) {
             return Ok(());
         }
         let data = self.random_data(8);
-        match self
-            .access_untrapped(page, AccessKind::Walk, |host, cpu| host.cpu_store(cpu, page, offset, &data))?
-        {
+        match self.access_untrapped(page, AccessKind::Walk, |host, cpu| {
+            host.cpu_store(cpu, page, offset, &data)
+        })? {
             CpuResult::Stored => self.note_cpu_store(page, offset, data.bytes()),
-            result => return Err(format!("a CPU's walk that stores into {page:?} ends with {result:?}")),
+            result => {
+                return Err(format!("a CPU's walk that stores into {page:?} ends with {result:?}"));
+            }
         }
         Ok(())
     }
 
-    /// An access that nobody can carry out in the CPU's place: where it traps, the page's copies are given up.
+    /// An access that nobody can carry out in the CPU's place: where it traps, the page's copies
+    /// are given up.
     fn access_untrapped(
         &mut self,
         page: Gfn,
@@ -195,7 +204,9 @@ impl<const C: bool> Machine<C> {
             self.given_up.insert(page);
             self.counts.given_up += 1;
             if self.trap(page, reach)? {
-                return Err(format!("{reach:?} of {page:?} traps, and the engine would carry it out"));
+                return Err(format!(
+                    "{reach:?} of {page:?} traps, and the engine would carry it out"
+                ));
             }
             self.take_late_events()?;
         }
@@ -210,13 +221,15 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// Whether some stream may use one set of tables or another: a refusal, which names a stream, may be of either.
+    /// Whether some stream may use one set of tables or another: a refusal, which names a stream,
+    /// may be of either.
     fn is_any_stream_between(&self) -> bool {
         let in_use = self.history.streams_in_use();
         in_use.iter().any(|&(dart, stream)| !self.history.possible_roots(dart, stream).is_certain())
     }
 
-    /// A CPU's access traps. Whether the page is guarded; otherwise the access is to be tried again.
+    /// A CPU's access traps. Whether the page is guarded; otherwise the access is to be tried
+    /// again.
     fn trap(&mut self, page: Gfn, access: AccessKind) -> Checked<bool> {
         let trapped = self.engine.access_trapped(&mut self.host, page.address(), access);
         self.after_call()?;
@@ -229,11 +242,14 @@ impl<const C: bool> Machine<C> {
                 self.counts.trapped_accesses += 1;
                 Ok(true)
             }
-            trapped => Err(format!("{access:?} of {page:?} traps, and the engine says {trapped:?}")),
+            trapped => {
+                Err(format!("{access:?} of {page:?} traps, and the engine says {trapped:?}"))
+            }
         }
     }
 
-    /// Has the engine bring all that devices wrote into copies of `page` to where CPUs look, if it is guarded.
+    /// Has the engine bring all that devices wrote into copies of `page` to where CPUs look, if it
+    /// is guarded.
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
         if self.setting.coherence == Coherence::Exact {
             let length = PAGE_BYTES;
@@ -246,8 +262,15 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there until the disk has done.
-    pub(super) fn disk(&mut self, page: Choice, length: usize, is_write: bool, stays: bool) -> Checked {
+    /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there
+    /// until the disk has done.
+    pub(super) fn disk(
+        &mut self,
+        page: Choice,
+        length: usize,
+        is_write: bool,
+        stays: bool,
+    ) -> Checked {
         for page in std::mem::take(&mut self.held) {
             self.engine.unpin(&mut self.host, page);
         }
@@ -268,7 +291,10 @@ impl<const C: bool> Machine<C> {
         self.held.push(page);
         self.after_call()?;
         if self.host.location(page) != Some(page.home()) {
-            return Err(format!("the disk uses {page:?}, which is at {:?}", self.host.location(page)));
+            return Err(format!(
+                "the disk uses {page:?}, which is at {:?}",
+                self.host.location(page)
+            ));
         }
         let seen = self.host.opened_load(page.home(), offset, length);
         self.judge_load(page, offset, seen)?;

@@ -52,7 +52,13 @@ impl Display for ExpectedRead {
 
 impl<const C: bool> Machine<C> {
     /// A device reads or writes.
-    pub(super) fn device(&mut self, stream: u8, target: Target, length: usize, is_write: bool) -> Checked {
+    pub(super) fn device(
+        &mut self,
+        stream: u8,
+        target: Target,
+        length: usize,
+        is_write: bool,
+    ) -> Checked {
         let Some(transfer) = self.aim(stream, target, length, is_write) else { return Ok(()) };
         for page in self.pages_within_reach(&transfer) {
             self.deliver_to(page, transfer.offset(), transfer.length);
@@ -74,8 +80,15 @@ impl<const C: bool> Machine<C> {
         self.judge(transfer, result)
     }
 
-    /// A device writes and a CPU loads the same bytes, or a CPU stores and a device reads them: at once.
-    pub(super) fn exchange(&mut self, stream: u8, target: Target, length: usize, to_device: bool) -> Checked {
+    /// A device writes and a CPU loads the same bytes, or a CPU stores and a device reads them: at
+    /// once.
+    pub(super) fn exchange(
+        &mut self,
+        stream: u8,
+        target: Target,
+        length: usize,
+        to_device: bool,
+    ) -> Checked {
         let Some(transfer) = self.aim(stream, target, length, !to_device) else { return Ok(()) };
         let [page] = self.pages_within_reach(&transfer)[..] else { return Ok(()) };
         if self.views.is_table(page) || self.guest.is_table(page) {
@@ -92,7 +105,8 @@ impl<const C: bool> Machine<C> {
         self.load(page, offset, transfer.length)
     }
 
-    /// The access that `target` means, unless it could write into a table: a hostile guest has its own way.
+    /// The access that `target` means, unless it could write into a table: a hostile guest has its
+    /// own way.
     pub(super) fn aim(
         &mut self,
         stream: u8,
@@ -132,14 +146,16 @@ impl<const C: bool> Machine<C> {
             is_kept |= !is_refused_here;
             is_doubtful |= self.refused_tables.contains(roots, iova_page);
         }
-        // A stream on its way from tables where the page is mapped to others where it was refused: either may count.
+        // A stream on its way from tables where the page is mapped to others where it was refused:
+        // either may count.
         is_doubtful |= is_refused && is_kept;
         // What was refused is tried again when its granule changes, which it may have been by now.
         is_doubtful |= is_refused && transfer.is_overlapped && self.views_are_changing(transfer);
         let (may_read, may_write) = self.granted(dart, stream, iova_page);
         let is_strict = self.setting.isolation == Isolation::Strict;
         let mut may_fault = is_refused || is_doubtful;
-        // A sync that replaces a page by another may have neither for a moment; no driver asks for it.
+        // A sync that replaces a page by another may have neither for a moment; no driver asks for
+        // it.
         may_fault |= transfer.is_overlapped && reaches.len() > 1;
         let mut pages = Vec::new();
         let mut is_exact = reaches.len() == 1 && !is_refused && !is_doubtful;
@@ -151,16 +167,19 @@ impl<const C: bool> Machine<C> {
                     let is_mapping = leaf.read || leaf.write;
                     may_fault |= !has_right;
                     is_exact &= has_right;
-                    // Permissions inside a granule are the union of its pages', unless they are exact. Even then
-                    // some hardware cannot forbid reads alone.
-                    let can_write_only = self.setting.board == crate::simulated_machine::Board::Dart;
+                    // Permissions inside a granule are the union of its pages', unless they are
+                    // exact. Even then some hardware cannot forbid reads alone.
+                    let can_write_only =
+                        self.setting.board == crate::simulated_machine::Board::Dart;
                     let is_granted = match (is_strict, is_write) {
                         (false, true) => is_mapping && may_write,
                         (false, false) => is_mapping && may_read,
                         (true, true) => false,
                         (true, false) => leaf.write && !can_write_only,
                     };
-                    if (has_right || is_granted) && (!is_refused || is_doubtful || reaches.len() > 1) {
+                    if (has_right || is_granted)
+                        && (!is_refused || is_doubtful || reaches.len() > 1)
+                    {
                         pages.push(leaf.page);
                     }
                 }
@@ -170,11 +189,14 @@ impl<const C: bool> Machine<C> {
             DeviceResult::Fault if may_fault => {
                 self.counts.faults += 1;
                 let is_partly_mapped = pages.is_empty() && (may_read || may_write);
-                self.counts.window_faults += u64::from(is_partly_mapped && self.is_outside_window(transfer));
+                self.counts.window_faults +=
+                    u64::from(is_partly_mapped && self.is_outside_window(transfer));
                 self.expect_fault(dart, stream, iova, is_write);
                 Ok(())
             }
-            DeviceResult::Fault => Err(format!("{transfer} faults, where the tables say {reaches:x?}")),
+            DeviceResult::Fault => {
+                Err(format!("{transfer} faults, where the tables say {reaches:x?}"))
+            }
             DeviceResult::Accepted { at, owner, .. } if pages.is_empty() => {
                 self.judge_red_zone(transfer, result, at, owner, may_read || may_write)
             }
@@ -193,7 +215,9 @@ impl<const C: bool> Machine<C> {
             DeviceResult::Accepted { id, at, owner } => {
                 self.counts.ambiguous_accesses += 1;
                 let is_foreign = |owner: Gfn| !pages.contains(&owner);
-                if !transfer.is_overlapped && owner.or(self.host.deserted_by(at)).is_some_and(is_foreign) {
+                if !transfer.is_overlapped
+                    && owner.or(self.host.deserted_by(at)).is_some_and(is_foreign)
+                {
                     return Err(format!(
                         "{transfer} reaches {owner:?} at {at:?}, the tables say {reaches:x?}"
                     ));
@@ -202,16 +226,20 @@ impl<const C: bool> Machine<C> {
                     self.host.deliver(|pending| pending.id == id);
                     self.note_ambiguous(transfer, &pages);
                     self.note_stray(transfer);
-                    // It may have gone into an empty slot as well, or into a copy that nobody else sees.
-                    let may_be_stray =
-                        reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if !leaf.write));
+                    // It may have gone into an empty slot as well, or into a copy that nobody else
+                    // sees.
+                    let may_be_stray = reaches
+                        .iter()
+                        .any(|reach| matches!(reach, Reach::Page(leaf) if !leaf.write));
                     for roots in possible.iter().flatten().filter(|_| may_be_stray) {
                         self.strays.insert(roots, iova_page);
-                        self.late_strays.extend(transfer.is_overlapped.then_some((roots, iova_page)));
+                        self.late_strays
+                            .extend(transfer.is_overlapped.then_some((roots, iova_page)));
                     }
                     for roots in possible.iter().flatten() {
                         self.red_zones.entry((roots, iova_page)).or_insert(false);
-                        self.late_red_zones.extend(transfer.is_overlapped.then_some((roots, iova_page)));
+                        self.late_red_zones
+                            .extend(transfer.is_overlapped.then_some((roots, iova_page)));
                     }
                 }
                 Ok(())
@@ -242,10 +270,13 @@ impl<const C: bool> Machine<C> {
 
     fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn) -> Checked {
         let (offset, length) = (transfer.offset(), transfer.length);
-        // Between two sets of tables it may look through the copy of either: it is taken for nobody else.
+        // Between two sets of tables it may look through the copy of either: it is taken for nobody
+        // else.
         let possible = self.history.possible_roots(transfer.dart, transfer.stream);
-        let viewer =
-            possible.iter().flatten().fold(0, |all, roots| all ^ viewer(roots, transfer.iova_page()));
+        let viewer = possible
+            .iter()
+            .flatten()
+            .fold(0, |all, roots| all ^ viewer(roots, transfer.iova_page()));
         match transfer.data {
             Some(data) => {
                 self.note_bytes(page, offset, data.bytes());
@@ -258,14 +289,20 @@ impl<const C: bool> Machine<C> {
             None => {
                 let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
                 // A device that wrote into its copy sees what it wrote.
-                let is_stray =
-                    possible.iter().flatten().any(|roots| self.strays.contains(roots, transfer.iova_page()));
+                let is_stray = possible
+                    .iter()
+                    .flatten()
+                    .any(|roots| self.strays.contains(roots, transfer.iova_page()));
                 let byte = |index| {
-                    (!is_stray && !self.sharing.is_vague(page, index, viewer)).then_some(memory[index])
+                    (!is_stray && !self.sharing.is_vague(page, index, viewer))
+                        .then_some(memory[index])
                 };
                 let bytes = (offset..offset + length).map(byte).collect();
                 let page = Some((page, self.describe(page)));
-                self.reads.insert(id, ExpectedRead { transfer: *transfer, page, bytes, is_red_zone: false });
+                self.reads.insert(
+                    id,
+                    ExpectedRead { transfer: *transfer, page, bytes, is_red_zone: false },
+                );
             }
         }
         Ok(())
@@ -303,7 +340,9 @@ impl<const C: bool> Machine<C> {
                 self.check_red_pattern(&expected, red_offset, data.bytes())?;
             }
             self.counts.compared_bytes += data.bytes().len() as u64;
-            for (index, (found, expected_byte)) in data.bytes().iter().zip(&expected.bytes).enumerate() {
+            for (index, (found, expected_byte)) in
+                data.bytes().iter().zip(&expected.bytes).enumerate()
+            {
                 if expected_byte.is_some_and(|byte| byte != *found) {
                     return Err(format!(
                         "{expected} sees {:02x?}, its byte {index} should be {expected_byte:02x?}",

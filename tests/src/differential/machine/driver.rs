@@ -1,7 +1,8 @@
 //! The guest's driver: what Linux's IOMMU and DMA code does with tables, IOVAs and pages.
 //!
-//! Source of its habits: Linux 6.1 `io-pgtable-dart.c` (tables), `iova.c` (allocation from the top, aligned
-//! to the size rounded up to a power of two, freed places first), `dma-iommu.c` (one flush a map or unmap).
+//! Source of its habits: Linux 6.1 `io-pgtable-dart.c` (tables), `iova.c` (allocation from the top,
+//! aligned to the size rounded up to a power of two, freed places first), `dma-iommu.c` (one flush
+//! a map or unmap).
 
 use super::{Checked, Machine};
 use crate::differential::reference::{encode_leaf, encode_table};
@@ -63,8 +64,9 @@ impl Guest {
 
     /// Whether the guest keeps a table in `page`.
     pub(super) fn is_table(&self, page: Gfn) -> bool {
-        let is_in =
-            |domain: &Domain| domain.roots.contains(&page) || domain.tables.values().any(|t| *t == page);
+        let is_in = |domain: &Domain| {
+            domain.roots.contains(&page) || domain.tables.values().any(|t| *t == page)
+        };
         self.domains.iter().flatten().any(is_in)
     }
 
@@ -76,7 +78,12 @@ impl Guest {
     }
 
     /// A table of `domain`.
-    pub(super) fn some_table(&self, domain: usize, is_first: bool, random: &mut Random) -> Option<Gfn> {
+    pub(super) fn some_table(
+        &self,
+        domain: usize,
+        is_first: bool,
+        random: &mut Random,
+    ) -> Option<Gfn> {
         let domain = self.domains.get(domain)?.as_ref()?;
         if is_first {
             return Some(domain.roots[random.index(4) & random.index(4)]);
@@ -86,7 +93,10 @@ impl Guest {
 
     /// The streams that use `domain`.
     pub(super) fn streams(&self, domain: usize) -> Vec<(usize, usize)> {
-        self.domains.get(domain).and_then(Option::as_ref).map_or(Vec::new(), |domain| domain.streams.clone())
+        self.domains
+            .get(domain)
+            .and_then(Option::as_ref)
+            .map_or(Vec::new(), |domain| domain.streams.clone())
     }
 
     pub(super) fn choose(&self, choice: Choice, random: &mut Random) -> Gfn {
@@ -95,7 +105,9 @@ impl Guest {
                 let mapping = &self.mappings[usize::from(number) % self.mappings.len()];
                 mapping.pages[random.index(mapping.pages.len())]
             }
-            Choice::Mapped(number) | Choice::Any(number) => self.ram[usize::from(number) % self.ram.len()],
+            Choice::Mapped(number) | Choice::Any(number) => {
+                self.ram[usize::from(number) % self.ram.len()]
+            }
         }
         .clamped(&self.ram)
     }
@@ -110,7 +122,8 @@ impl Guest {
     ) -> Option<(usize, usize, u32)> {
         let (domain, iova_page) = match target {
             Target::Mapping(number) | Target::Beside(number) => {
-                let mapping = self.mappings.get(usize::from(number) % self.mappings.len().max(1))?;
+                let mapping =
+                    self.mappings.get(usize::from(number) % self.mappings.len().max(1))?;
                 let page = mapping.first + random.below(mapping.pages.len() as u64) as u32;
                 match target {
                     Target::Beside(_) => (mapping.domain, page ^ (1 + random.below(3) as u32)),
@@ -118,11 +131,16 @@ impl Guest {
                 }
             }
             Target::Former(number) => {
-                let &(domain, page) = self.former.get(usize::from(number) % self.former.len().max(1))?;
+                let &(domain, page) =
+                    self.former.get(usize::from(number) % self.former.len().max(1))?;
                 (domain, page)
             }
             Target::Anywhere(page) => {
-                return Some((usize::from(stream) % darts, usize::from(stream % 16), page & 0xf_ffff));
+                return Some((
+                    usize::from(stream) % darts,
+                    usize::from(stream % 16),
+                    page & 0xf_ffff,
+                ));
             }
         };
         let streams = self.streams(domain);
@@ -173,8 +191,14 @@ impl Guest {
                 pages.push(self.some_table(domain, random.chance(1, 3), random)?);
             }
             Source::Outside => {
-                let outside =
-                    [0, 0x4_0001, 0x4_4000, 0x8_0003, 0xff_ffff, 0x4_0000 + random.below(0x8000) as u32];
+                let outside = [
+                    0,
+                    0x4_0001,
+                    0x4_4000,
+                    0x8_0003,
+                    0xff_ffff,
+                    0x4_0000 + random.below(0x8000) as u32,
+                ];
                 pages.push(Gfn(outside[random.index(outside.len())]));
             }
             Source::Alias => {}
@@ -235,7 +259,13 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    pub(super) fn attach(&mut self, domain: usize, dart: usize, stream: usize, flush: bool) -> Checked {
+    pub(super) fn attach(
+        &mut self,
+        domain: usize,
+        dart: usize,
+        stream: usize,
+        flush: bool,
+    ) -> Checked {
         let Some(domain) = self.guest.domain(domain) else { return Ok(()) };
         if self.history.darts[dart].is_locked() {
             return Ok(());
@@ -277,7 +307,9 @@ impl<const C: bool> Machine<C> {
         for (dart, stream) in streams {
             self.detach(dart, stream, true)?;
         }
-        let Some(freed) = self.guest.domains.get_mut(domain).and_then(Option::take) else { return Ok(()) };
+        let Some(freed) = self.guest.domains.get_mut(domain).and_then(Option::take) else {
+            return Ok(());
+        };
         for page in freed.roots.into_iter().chain(freed.tables.into_values()) {
             self.guest.release(page);
         }
@@ -309,7 +341,9 @@ impl<const C: bool> Machine<C> {
     pub(super) fn pack(&mut self, domain: usize, buffers: usize, rights: Rights) -> Checked {
         let Some(domain) = self.guest.domain(domain) else { return Ok(()) };
         let count = (buffers * BUFFER_BYTES).div_ceil(PAGE_BYTES) as u32;
-        let Some(pages) = self.guest.pages(Source::Row, count, &mut self.random) else { return Ok(()) };
+        let Some(pages) = self.guest.pages(Source::Row, count, &mut self.random) else {
+            return Ok(());
+        };
         for buffer in 0..buffers {
             let (start, end) = (buffer * BUFFER_BYTES, (buffer + 1) * BUFFER_BYTES - 1);
             let own = pages.get(start / PAGE_BYTES..=end / PAGE_BYTES).unwrap_or_default().to_vec();
@@ -333,8 +367,9 @@ impl<const C: bool> Machine<C> {
         let (first, size, is_allocated) = match site {
             Site::Edge(edge) => {
                 let first = edges[usize::from(edge) % edges.len()];
-                let is_taken =
-                    |m: &Mapping| m.domain == domain && first < m.first + m.size && m.first < first + count;
+                let is_taken = |m: &Mapping| {
+                    m.domain == domain && first < m.first + m.size && m.first < first + count
+                };
                 if first + count > 1 << 20 || self.guest.mappings.iter().any(is_taken) {
                     return Ok(());
                 }
@@ -396,7 +431,13 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    pub(super) fn replace(&mut self, mapping: u16, source: Source, rights: Rights, flush: bool) -> Checked {
+    pub(super) fn replace(
+        &mut self,
+        mapping: u16,
+        source: Source,
+        rights: Rights,
+        flush: bool,
+    ) -> Checked {
         let count = self.guest.mappings.len();
         if count == 0 {
             return Ok(());
@@ -436,7 +477,8 @@ impl<const C: bool> Machine<C> {
     fn set_leaf(&mut self, domain: usize, iova_page: u32, entry: u64) -> Checked {
         let number = (iova_page >> 9) as u16;
         let Some(Some(found)) = self.guest.domains.get(domain) else { return Ok(()) };
-        let (root, table) = (found.roots[usize::from(number >> 9) & 3], found.tables.get(&number).copied());
+        let (root, table) =
+            (found.roots[usize::from(number >> 9) & 3], found.tables.get(&number).copied());
         let table = match table {
             Some(table) => table,
             None if entry == 0 => return Ok(()),

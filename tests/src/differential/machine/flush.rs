@@ -36,7 +36,8 @@ impl<const C: bool> Machine<C> {
         self.replay()?;
 
         let streams = || (0..STREAMS).filter(|stream| streams >> stream & 1 != 0);
-        let sets: BTreeSet<_> = streams().filter_map(|stream| self.history.roots(dart, stream)).collect();
+        let sets: BTreeSet<_> =
+            streams().filter_map(|stream| self.history.roots(dart, stream)).collect();
         let mut changes = Vec::new();
         for &roots in &sets {
             let found = self.views.refresh(&self.history, roots, self.last_flush);
@@ -47,7 +48,8 @@ impl<const C: bool> Machine<C> {
         let mut refused = Vec::with_capacity(changes.len());
         for (roots, change) in &changes {
             let key = (*roots, change.iova_page);
-            // Where a register's write has looked already, what a device wrote since is in the copy that stays.
+            // Where a register's write has looked already, what a device wrote since is in the copy
+            // that stays.
             if !self.looked_at_early.contains(roots) {
                 self.strays.remove(key.0, key.1);
             }
@@ -72,7 +74,8 @@ impl<const C: bool> Machine<C> {
             for entry in [change.before, change.after] {
                 let Some(page) = mapped_page(&self.history, entry) else { continue };
                 touched.push(page);
-                // A sync waits for the writes of the domain that it takes a page from, and for no others.
+                // A sync waits for the writes of the domain that it takes a page from, and for no
+                // others.
                 let is_emptied = mapped_page(&self.history, change.before).is_some();
                 let is_under_way = |offset: usize| {
                     under_way.iter().any(|one| {
@@ -128,8 +131,8 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// What a device wrote before the flush is in all copies of each page that the flushed tables map, if a device reads
-    /// one of them.
+    /// What a device wrote before the flush is in all copies of each page that the flushed tables
+    /// map, if a device reads one of them.
     fn spread_writes(&mut self, sets: &BTreeSet<Roots>, start: u64, under_way: &[UnderWay]) {
         if self.sharing.pages().is_empty() {
             return;
@@ -139,7 +142,9 @@ impl<const C: bool> Machine<C> {
         };
         for (page, shared) in self.views.sharing_of(&self.history, sets, counts) {
             let is_under_way = |offset: usize| {
-                under_way.iter().any(|one| one.page == page && offset.wrapping_sub(one.offset) < one.length)
+                under_way
+                    .iter()
+                    .any(|one| one.page == page && offset.wrapping_sub(one.offset) < one.length)
             };
             let is_followed = shared.leaves > 1 && shared.is_read && shared.is_written;
             if is_followed && shared.is_flushed && !self.views.is_unsettled(page) {
@@ -153,12 +158,23 @@ impl<const C: bool> Machine<C> {
         let describe = |pending: &Pending| {
             let (dart, stream) = pending.origin();
             let roots = self.history.roots(dart, stream);
-            Some(UnderWay { page: pending.page?, offset: pending.offset, length: pending.length, roots })
+            Some(UnderWay {
+                page: pending.page?,
+                offset: pending.offset,
+                length: pending.length,
+                roots,
+            })
         };
-        self.host.pending().iter().filter(|pending| pending.is_write()).filter_map(describe).collect()
+        self.host
+            .pending()
+            .iter()
+            .filter(|pending| pending.is_write())
+            .filter_map(describe)
+            .collect()
     }
 
-    /// When the flush began that is the longest ago of those after which the streams `in_use` have seen none.
+    /// When the flush began that is the longest ago of those after which the streams `in_use` have
+    /// seen none.
     fn oldest_flush(&self, in_use: &[(usize, usize)]) -> u64 {
         in_use
             .iter()
@@ -205,7 +221,8 @@ impl<const C: bool> Machine<C> {
                 }
                 let is_filled =
                     key.1 == change.iova_page && mapped_page(&self.history, change.after).is_some();
-                let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
+                let is_emptied =
+                    mapped_page(&self.history, change.before).is_some() && !was_refused;
                 let is_due = is_filled || is_emptied;
                 if is_due && !self.guest.is_hostile && !self.is_refused(*roots, change.iova_page) {
                     return Err(format!(
@@ -237,7 +254,10 @@ impl<const C: bool> Machine<C> {
                     let count = self.live_maps.entry((at.iova.0, page)).or_default();
                     *count -= 1;
                     if *count < 0 {
-                        return Err(format!("{page:?} at {:?} is unmapped and was not mapped", at.iova));
+                        return Err(format!(
+                            "{page:?} at {:?} is unmapped and was not mapped",
+                            at.iova
+                        ));
                     }
                     if *count == 0 {
                         self.live_maps.remove(&(at.iova.0, page));
@@ -246,7 +266,10 @@ impl<const C: bool> Machine<C> {
                 Event::Permission { at, page, .. } => {
                     self.counts.permissions += 1;
                     if !self.live_maps.contains_key(&(at.iova.0, page)) {
-                        return Err(format!("{page:?} at {:?} is not mapped and gets a permission", at.iova));
+                        return Err(format!(
+                            "{page:?} at {:?} is not mapped and gets a permission",
+                            at.iova
+                        ));
                     }
                 }
                 Event::Refused { at, page, reason } => self.hear_refusal(at, page, reason)?,
@@ -257,7 +280,8 @@ impl<const C: bool> Machine<C> {
                     // The stream may use other tables by now, and these be on their way out.
                     let own = self.roots_of(at).map(|roots| (roots, at.iova.0));
                     let possible = self.history.possible_roots(at.dart.index(), at.stream.index());
-                    let own = own.filter(|key| possible.is_certain() && self.red_zones.contains_key(key));
+                    let own =
+                        own.filter(|key| possible.is_certain() && self.red_zones.contains_key(key));
                     if let Some(key) = own {
                         self.red_zones.remove(&key);
                         // Hit again in the middle of this sync, it can be reported again.
@@ -274,7 +298,10 @@ impl<const C: bool> Machine<C> {
                         is_known = true;
                     }
                     if !is_known {
-                        return Err(format!("a write into the red zone at {:?} that nobody made", at.iova));
+                        return Err(format!(
+                            "a write into the red zone at {:?} that nobody made",
+                            at.iova
+                        ));
                     }
                 }
                 Event::LiveMove { .. } => self.counts.live_moves += 1,
@@ -288,8 +315,8 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// The bytes of a red zone that was hit: each is the zone's own or one that a device wrote there, and the
-    /// first is of the latter kind.
+    /// The bytes of a red zone that was hit: each is the zone's own or one that a device wrote
+    /// there, and the first is of the latter kind.
     fn check_reported_bytes(&mut self, words: [u64; 2]) -> Checked {
         let Some((iova_page, first)) = self.reported.take() else { return Ok(()) };
         let writes = self.stray_writes.get(&iova_page).map_or(&[][..], Vec::as_slice);
@@ -319,19 +346,26 @@ impl<const C: bool> Machine<C> {
         let is_ram = self.history.memory.contains(page);
         let is_plausible = match reason {
             Refusal::PoolExhausted => self.setting.frames < 1000,
-            Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => !is_ram,
+            Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => {
+                !is_ram
+            }
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_hostile,
             Refusal::TooManyDomains => true,
-            // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep them equal.
+            // A fetch or a walk; or the disk's use of a page with copies, and no memory to keep
+            // them equal.
             Refusal::NotTrappable => {
-                self.given_up.contains(&page) || self.setting.frames < 1000 && !self.fetched.is_empty()
+                self.given_up.contains(&page)
+                    || self.setting.frames < 1000 && !self.fetched.is_empty()
             }
             Refusal::MixedPermission => self.setting.isolation == Isolation::Strict,
             Refusal::SubPageWindow | Refusal::TooManyTables => self.guest.is_hostile,
         };
         if !is_plausible {
-            return Err(format!("{page:?} at {:?} is refused for no good reason: {reason:?}", at.iova));
+            return Err(format!(
+                "{page:?} at {:?} is refused for no good reason: {reason:?}",
+                at.iova
+            ));
         }
         let Some(roots) = self.roots_of(at) else { return Ok(()) };
         let is_root = roots.iter().any(|&ttbr| decode_root(ttbr) == Some(page));

@@ -16,7 +16,9 @@ impl<const C: bool> Machine<C> {
         flush: bool,
     ) -> Checked {
         let Some(domain) = self.guest.domain(domain) else { return Ok(()) };
-        let Some(table) = self.guest.some_table(domain, is_first, &mut self.random) else { return Ok(()) };
+        let Some(table) = self.guest.some_table(domain, is_first, &mut self.random) else {
+            return Ok(());
+        };
         self.guest.is_hostile = true;
         let page = self.guest.choose(crate::program::Choice::Mapped(word as u16), &mut self.random);
         let value = match garbage % 10 {
@@ -33,7 +35,8 @@ impl<const C: bool> Machine<C> {
         };
         // Mostly where a driver's entries are: at the end of the tables.
         let word = if self.random.chance(3, 4) { 511 - word % 192 } else { word % 512 };
-        // A page that names itself as its leaf table is both levels at once: every entry counts twice.
+        // A page that names itself as its leaf table is both levels at once: every entry counts
+        // twice.
         self.store(table, word * 8, &value.to_le_bytes())?;
         if flush { self.flush_domain(domain) } else { Ok(()) }
     }
@@ -47,15 +50,17 @@ impl<const C: bool> Machine<C> {
         garbage: u8,
     ) -> Checked {
         self.guest.is_hostile = true;
-        let page = self.guest.choose(crate::program::Choice::Any(register.into()), &mut self.random);
+        let page =
+            self.guest.choose(crate::program::Choice::Any(register.into()), &mut self.random);
         let bits = self.random.bits() as u32;
         if register >= 4 {
-            let value = [0, 0x80, 0x180, 0x1100, bits, 0x80, 0x100, bits & !0x80][usize::from(garbage % 8)];
+            let value =
+                [0, 0x80, 0x180, 0x1100, bits, 0x80, 0x100, bits & !0x80][usize::from(garbage % 8)];
             return self.write_register(dart, TCR + 4 * stream as u64, value);
         }
         let domain = self.guest.domain(usize::from(garbage));
-        let table =
-            domain.and_then(|domain| self.guest.some_table(domain, garbage & 1 == 0, &mut self.random));
+        let table = domain
+            .and_then(|domain| self.guest.some_table(domain, garbage & 1 == 0, &mut self.random));
         let table = table.unwrap_or(page).0;
         let value = match garbage % 8 {
             0 => 0,

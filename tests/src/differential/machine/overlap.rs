@@ -28,7 +28,9 @@ impl<const C: bool> Machine<C> {
                 }
                 During::DeviceRead(stream, target) | During::DeviceWrite(stream, target) => {
                     let is_write = matches!(during, During::DeviceWrite(..));
-                    let Some(mut transfer) = self.aim(stream, target, 8, is_write) else { continue };
+                    let Some(mut transfer) = self.aim(stream, target, 8, is_write) else {
+                        continue;
+                    };
                     transfer.iova = transfer.iova & !0xfff | offset as u64;
                     for page in self.pages_within_reach(&transfer) {
                         self.deliver_to(page, offset, 32);
@@ -55,8 +57,12 @@ impl<const C: bool> Machine<C> {
                 Some(Outcome::Cpu(CpuResult::ReadOnly | CpuResult::NoAccess)) => {
                     self.replay()?;
                     match access {
-                        Access::Store { page, offset, data, .. } => self.store(page, offset, data.bytes())?,
-                        Access::Load { page, offset, length, .. } => self.load(page, offset, length)?,
+                        Access::Store { page, offset, data, .. } => {
+                            self.store(page, offset, data.bytes())?
+                        }
+                        Access::Load { page, offset, length, .. } => {
+                            self.load(page, offset, length)?
+                        }
                         Access::Read { .. } | Access::Write { .. } => {}
                     }
                 }
@@ -85,12 +91,18 @@ impl<const C: bool> Machine<C> {
                 (Access::Read { dart, stream, iova, length }, Outcome::Device(result)) => {
                     let (dart, stream) = (dart.index(), stream.index());
                     let data = None;
-                    self.judge(&Transfer { dart, stream, iova, length, data, is_overlapped: true }, result)?;
+                    self.judge(
+                        &Transfer { dart, stream, iova, length, data, is_overlapped: true },
+                        result,
+                    )?;
                 }
                 (Access::Write { dart, stream, iova, data }, Outcome::Device(result)) => {
                     let (dart, stream, length) = (dart.index(), stream.index(), data.bytes().len());
                     let data = Some(data);
-                    self.judge(&Transfer { dart, stream, iova, length, data, is_overlapped: true }, result)?;
+                    self.judge(
+                        &Transfer { dart, stream, iova, length, data, is_overlapped: true },
+                        result,
+                    )?;
                 }
                 (access, outcome) => return Err(format!("{access:?} ends with {outcome:?}")),
             }

@@ -32,19 +32,21 @@ impl<const C: bool> Machine<C> {
             ));
         }
         self.counts.red_zones += 1;
-        // Where the registers changed and no flush came yet, the old tables count as well as the new.
+        // Where the registers changed and no flush came yet, the old tables count as well as the
+        // new.
         let possible = self.history.possible_roots(transfer.dart, transfer.stream);
         let is_certain = possible.is_certain();
         let keys = || possible.iter().flatten().map(|roots| (roots, transfer.iova_page()));
         if transfer.data.is_some() {
             self.host.deliver(|pending| pending.id == id);
             self.note_stray(transfer);
-            // Tables that were refused once may have been taken since: then the page is there after all.
+            // Tables that were refused once may have been taken since: then the page is there after
+            // all.
             let is_unsure = keys().any(|key| self.refused_tables.contains(key.0, key.1));
             for key in keys() {
-                // In the middle of a sync it may be found by that sync or by the next.
-                // One byte or two can be the pattern's own by chance.
-                // Where something is mapped that may only be read, the bytes lie in a copy that nobody else sees.
+                // In the middle of a sync it may be found by that sync or by the next. One byte or
+                // two can be the pattern's own by chance. Where something is mapped that may only
+                // be read, the bytes lie in a copy that nobody else sees.
                 let is_empty = !self.is_mapped(transfer);
                 let must_report = is_empty
                     && !is_unsure
@@ -63,20 +65,27 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         // In the middle of a sync it may be about to be refused.
-        if self.is_mapped(transfer) && !transfer.is_overlapped && !self.views_are_changing(transfer) {
-            return Err(format!("{transfer} is accepted, where a page is mapped that may only be written"));
+        if self.is_mapped(transfer) && !transfer.is_overlapped && !self.views_are_changing(transfer)
+        {
+            return Err(format!(
+                "{transfer} is accepted, where a page is mapped that may only be written"
+            ));
         }
         let is_clean = !self.red_zones.keys().any(|(_, page)| *page == transfer.iova_page());
         if is_clean && !transfer.is_overlapped && !self.views_are_changing(transfer) {
             let bytes = vec![None; transfer.length];
-            self.reads.insert(id, ExpectedRead { transfer: *transfer, page: None, bytes, is_red_zone: true });
+            self.reads.insert(
+                id,
+                ExpectedRead { transfer: *transfer, page: None, bytes, is_red_zone: true },
+            );
             self.host.deliver(|pending| pending.id == id);
             return self.check_answers_at(transfer.offset());
         }
         Ok(())
     }
 
-    /// Whether hardware must refuse the access because no page on one side of it is mapped in its granule.
+    /// Whether hardware must refuse the access because no page on one side of it is mapped in its
+    /// granule.
     pub(super) fn is_outside_window(&self, transfer: &Transfer) -> bool {
         let Transfer { dart, stream, is_overlapped, .. } = *transfer;
         let has_windows =
@@ -87,7 +96,9 @@ impl<const C: bool> Machine<C> {
         let slot = transfer.iova_page() & 3;
         let may_be_mapped = |slot: u32| {
             let reaches = self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot);
-            reaches.iter().any(|reach| matches!(reach, Reach::Page(leaf) if leaf.read || leaf.write))
+            reaches
+                .iter()
+                .any(|reach| matches!(reach, Reach::Page(leaf) if leaf.read || leaf.write))
         };
         (0..=slot).all(|slot| !may_be_mapped(slot)) || (slot..4).all(|slot| !may_be_mapped(slot))
     }
@@ -105,11 +116,18 @@ impl<const C: bool> Machine<C> {
     /// Whether any slot of the granule could be either of two things.
     pub(super) fn views_are_changing(&self, transfer: &Transfer) -> bool {
         let Transfer { dart, stream, .. } = *transfer;
-        (0..4).any(|slot| self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot).len() > 1)
+        (0..4).any(|slot| {
+            self.history.reaches(dart, stream, transfer.iova_page() & !3 | slot).len() > 1
+        })
     }
 
     /// Red zones hold one pattern of eight bytes, everywhere; the first one read says which.
-    pub(super) fn check_red_pattern(&mut self, read: &ExpectedRead, offset: usize, bytes: &[u8]) -> Checked {
+    pub(super) fn check_red_pattern(
+        &mut self,
+        read: &ExpectedRead,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Checked {
         if self.red_pattern.is_none() {
             if bytes.len() < 8 {
                 return Ok(());

@@ -5,7 +5,8 @@ use crate::differential::history::ANY_CODE;
 use crate::differential::history::Reach;
 use oche_reference::registers::{
     BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
-    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access, stream_of_ttbr,
+    STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
+    stream_of_ttbr,
 };
 use oche_reference::walk::code;
 use oche_types::addr::PAGE_BYTES;
@@ -19,7 +20,8 @@ impl<const C: bool> Machine<C> {
         let value = self.engine.read(&mut self.host, id, offset, 4);
         self.after_call()?;
         self.take_events()?;
-        let value = value.map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))?;
+        let value = value
+            .map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))?;
         let mask = match offset {
             // Only the fields that drivers look at are documented.
             PARAMS1 => 0x0f00_0000,
@@ -33,9 +35,9 @@ impl<const C: bool> Machine<C> {
             _ => u32::MAX,
         };
         match self.history.darts[dart].read(offset) {
-            Some(expected) if (value ^ expected) & mask != 0 => {
-                Err(format!("register {offset:#x} of DART {dart} reads {value:#x}, not {expected:#x}"))
-            }
+            Some(expected) if (value ^ expected) & mask != 0 => Err(format!(
+                "register {offset:#x} of DART {dart} reads {value:#x}, not {expected:#x}"
+            )),
             _ => Ok(value),
         }
     }
@@ -52,8 +54,10 @@ impl<const C: bool> Machine<C> {
         self.after_call()?;
         // A command's events are looked at when the flush is complete.
         if offset != STREAM_COMMAND {
-            // A table's register begins no work: this was left over from one that did, and it is for the tables of before.
-            let is_late = stream_of_ttbr(offset).is_some() && self.host.events.iter().any(is_placement);
+            // A table's register begins no work: this was left over from one that did, and it is
+            // for the tables of before.
+            let is_late =
+                stream_of_ttbr(offset).is_some() && self.host.events.iter().any(is_placement);
             self.replay()?;
             self.take_events()?;
             if is_late {
@@ -99,7 +103,9 @@ impl<const C: bool> Machine<C> {
 
     pub(super) fn read_back(&mut self, dart: usize, stream: usize) -> Checked {
         let common = [PARAMS1, PARAMS2, STREAM_SELECT, CONFIG, STREAMS_ENABLE];
-        let own = (0..4).map(|index| TTBR + 16 * stream as u64 + 4 * index).chain([TCR + 4 * stream as u64]);
+        let own = (0..4)
+            .map(|index| TTBR + 16 * stream as u64 + 4 * index)
+            .chain([TCR + 4 * stream as u64]);
         for offset in common.into_iter().chain(own) {
             self.read_register(dart, offset)?;
         }
@@ -133,13 +139,14 @@ impl<const C: bool> Machine<C> {
         if self.history.possible_roots(dart, stream).iter().flatten().any(is_refused) {
             return ANY_CODE;
         }
-        let codes = self.history.reaches(dart, stream, iova_page).into_iter().map(|reach| match reach {
-            Reach::Nothing(codes) => codes,
-            Reach::Page(leaf) if is_write && !leaf.write => code::WRITE,
-            Reach::Page(leaf) if !is_write && !leaf.read => code::READ,
-            // Mapped since: no code tells the truth any more, and this one is as good as any.
-            Reach::Page(_) => code::NO_LEAF,
-        });
+        let codes =
+            self.history.reaches(dart, stream, iova_page).into_iter().map(|reach| match reach {
+                Reach::Nothing(codes) => codes,
+                Reach::Page(leaf) if is_write && !leaf.write => code::WRITE,
+                Reach::Page(leaf) if !is_write && !leaf.read => code::READ,
+                // Mapped since: no code tells the truth any more, and this one is as good as any.
+                Reach::Page(_) => code::NO_LEAF,
+            });
         codes.fold(0, |all, one| all | one)
     }
 
@@ -154,8 +161,11 @@ impl<const C: bool> Machine<C> {
         is_hidden: bool,
     ) -> Checked {
         let (dart, stream) = (dart.index(), stream.index());
-        let text =
-            || format!("DART {dart} stream {stream} IOVA {iova:#x} (write: {is_write}) code {found:#x}");
+        let text = || {
+            format!(
+                "DART {dart} stream {stream} IOVA {iova:#x} (write: {is_write}) code {found:#x}"
+            )
+        };
         let Some(expected) = self.faults.pop_front() else {
             return Err(format!("a fault that did not happen is reported: {}", text()));
         };
@@ -173,7 +183,10 @@ impl<const C: bool> Machine<C> {
         // Tables may have changed since the access: what they say by now is right as well.
         let codes = expected.codes | self.codes(dart, stream, iova, is_write);
         if found & codes == 0 || !found.is_power_of_two() {
-            return Err(format!("a fault has the wrong code: {}, one of {codes:#x} would be right", text()));
+            return Err(format!(
+                "a fault has the wrong code: {}, one of {codes:#x} would be right",
+                text()
+            ));
         }
         if self.odd_errors.contains(&dart) {
             return Ok(());
@@ -214,11 +227,18 @@ impl<const C: bool> Machine<C> {
         if self.random.chance(1, 2) { self.flush(dart, u16::MAX) } else { Ok(()) }
     }
 
-    pub(super) fn odd_access(&mut self, dart: usize, offset: u16, bytes: u8, is_write: bool) -> Checked {
+    pub(super) fn odd_access(
+        &mut self,
+        dart: usize,
+        offset: u16,
+        bytes: u8,
+        is_write: bool,
+    ) -> Checked {
         let (id, _) = name(dart, 0);
         let offset = u64::from(offset) % 0x5000;
         let is_odd = !is_register_access(offset, bytes.into());
-        let is_known = self.history.darts[dart].read(offset).is_some() || (0x38..0x60).contains(&offset);
+        let is_known =
+            self.history.darts[dart].read(offset).is_some() || (0x38..0x60).contains(&offset);
         if !is_odd && is_write && is_known {
             return Ok(());
         }

@@ -87,8 +87,11 @@ impl PackArguments {
     /// As [`super::pack`]; or Oche cannot be built, or is one for another board.
     pub fn run(&self) -> Result<()> {
         let Outputs { plain, compressed } = outputs(&self.output);
-        let guest =
-            Guest { kernel: self.kernel.clone(), initrd: self.initrd.clone(), options: self.options.clone() };
+        let guest = Guest {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            options: self.options.clone(),
+        };
         // Wrong input is told before anything is built.
         let inputs = [Some(&self.kernel), self.initrd.as_ref(), self.oche.as_ref()];
         for output in plain.iter().chain([&compressed]) {
@@ -146,7 +149,8 @@ struct Outputs {
     compressed: PathBuf,
 }
 
-/// The file that was asked for, and the same name with `.gz` behind it; or, if it ends so, that one alone.
+/// The file that was asked for, and the same name with `.gz` behind it; or, if it ends so, that one
+/// alone.
 fn outputs(output: &Path) -> Outputs {
     if output.extension().is_some_and(|extension| extension == "gz") {
         return Outputs { plain: None, compressed: output.to_owned() };

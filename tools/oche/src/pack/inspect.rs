@@ -56,7 +56,8 @@ pub struct Kernel {
 /// The file cannot be read, is no image of Oche's, or would be refused at boot.
 pub fn inspect(path: &Path) -> Result<Contents> {
     let file = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    contents(file).with_context(|| format!("{} is not an image that `oche pack` wrote", path.display()))
+    contents(file)
+        .with_context(|| format!("{} is not an image that `oche pack` wrote", path.display()))
 }
 
 /// What [`inspect`] finds in a file's bytes.
@@ -67,10 +68,14 @@ pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
     }
     let Some(identity) = identity::find(&image) else { bail!("no Oche is in it") };
     let (board, version) = (identity.board.to_owned(), identity.version.to_owned());
-    let said = image.get(header::IMAGE_SIZE..header::IMAGE_SIZE + 8).context("its header is cut short")?;
+    let said =
+        image.get(header::IMAGE_SIZE..header::IMAGE_SIZE + 8).context("its header is cut short")?;
     let said = u64::from_le_bytes(said.try_into()?);
     if said != image.len() as u64 {
-        bail!("its header says {said} bytes and it has {}: it is cut short, or not packed", image.len());
+        bail!(
+            "its header says {said} bytes and it has {}: it is cut short, or not packed",
+            image.len()
+        );
     }
     // The payload follows Oche at the first page that begins with its magic.
     let oche_bytes = image
@@ -83,8 +88,9 @@ pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
         Ok(items) => items,
         Err(error) => bail!("{}", error.reason()),
     };
-    let bytes =
-        |item: Item| container.get(item.offset as usize..(item.offset + item.length) as usize).unwrap_or(&[]);
+    let bytes = |item: Item| {
+        container.get(item.offset as usize..(item.offset + item.length) as usize).unwrap_or(&[])
+    };
     let kernel = bytes(items.kernel.context("no guest kernel is in it")?);
     let options = items.options.map_or(&[][..], bytes);
     Ok(Contents {
@@ -116,7 +122,8 @@ impl Kernel {
     }
 }
 
-/// The version that Linux and U-Boot keep as text: from its first word to a line's end, at most 120 bytes.
+/// The version that Linux and U-Boot keep as text: from its first word to a line's end, at most 120
+/// bytes.
 fn banner(bytes: &[u8]) -> Option<String> {
     const BEGINNINGS: [&[u8]; 2] = [b"Linux version ", b"U-Boot 20"];
     let start = BEGINNINGS.iter().find_map(|begin| {
@@ -148,7 +155,13 @@ fn hex_sha256(bytes: &[u8]) -> String {
 impl fmt::Display for Contents {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kib = |bytes: u64| bytes.div_ceil(1024);
-        writeln!(out, "oche     {} for {}, {} KiB", self.version, self.board, kib(self.oche_bytes))?;
+        writeln!(
+            out,
+            "oche     {} for {}, {} KiB",
+            self.version,
+            self.board,
+            kib(self.oche_bytes)
+        )?;
         let kernel = &self.kernel;
         let pages = match kernel.page_bytes {
             0 => "pages of a size that its header does not say".to_owned(),
@@ -165,7 +178,9 @@ impl fmt::Display for Contents {
         }
         writeln!(out, "         sha256 {}", kernel.sha256)?;
         match &self.initrd {
-            Some((bytes, sha256)) => writeln!(out, "initrd   {} KiB\n         sha256 {sha256}", kib(*bytes))?,
+            Some((bytes, sha256)) => {
+                writeln!(out, "initrd   {} KiB\n         sha256 {sha256}", kib(*bytes))?
+            }
             None => writeln!(out, "initrd   none: the loader's, if it gives one")?,
         }
         for line in self.options.lines() {
@@ -185,7 +200,8 @@ mod tests {
 
     fn kernel() -> Vec<u8> {
         let mut bytes = vec![0; 8192];
-        bytes[header::IMAGE_SIZE..header::IMAGE_SIZE + 8].copy_from_slice(&0x1_0000_u64.to_le_bytes());
+        bytes[header::IMAGE_SIZE..header::IMAGE_SIZE + 8]
+            .copy_from_slice(&0x1_0000_u64.to_le_bytes());
         bytes[header::FLAGS] = 0b1010;
         bytes[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
         bytes[500..600].copy_from_slice(&[b' '; 100]);
@@ -197,9 +213,13 @@ mod tests {
     fn image() -> Vec<u8> {
         let mut image = vec![0; 8192];
         image[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
-        image[4096..4096 + identity::RECORD_BYTES].copy_from_slice(&identity::record("m1", "9.8.7"));
-        let items: [(Kind, &[u8]); 3] =
-            [(Kind::Kernel, &kernel()), (Kind::Initrd, &[5; 10]), (Kind::Options, b"oche.pool=64M\n")];
+        image[4096..4096 + identity::RECORD_BYTES]
+            .copy_from_slice(&identity::record("m1", "9.8.7"));
+        let items: [(Kind, &[u8]); 3] = [
+            (Kind::Kernel, &kernel()),
+            (Kind::Initrd, &[5; 10]),
+            (Kind::Options, b"oche.pool=64M\n"),
+        ];
         append(&mut image, &items).expect("packed");
         image
     }

@@ -25,8 +25,10 @@ impl KernelImage {
     ///
     /// The file cannot be read or is not a kernel that Oche can start; the error says what to do.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
-        Self::from_bytes(bytes).with_context(|| format!("the kernel {} cannot be started", path.display()))
+        let bytes =
+            fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
+        Self::from_bytes(bytes)
+            .with_context(|| format!("the kernel {} cannot be started", path.display()))
     }
 
     /// Takes a kernel's bytes, expanding gzip and EFI zboot on the way.
@@ -36,8 +38,11 @@ impl KernelImage {
     /// As [`Self::read`].
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self> {
         let bytes = if bytes.starts_with(&[0x1f, 0x8b]) { expand_gzip(&bytes)? } else { bytes };
-        let bytes =
-            if zboot::is_zboot(&bytes) { zboot::expand(&bytes, EXPANDED_BYTES_LIMIT)? } else { bytes };
+        let bytes = if zboot::is_zboot(&bytes) {
+            zboot::expand(&bytes, EXPANDED_BYTES_LIMIT)?
+        } else {
+            bytes
+        };
         if let Some(advice) = how_to_expand(&bytes) {
             bail!("{advice}");
         }
@@ -92,12 +97,18 @@ fn expand_gzip(bytes: &[u8]) -> Result<Vec<u8>> {
 /// What to type for a kernel that is packed in a way Oche does not expand.
 fn how_to_expand(bytes: &[u8]) -> Option<&'static str> {
     const PACKINGS: [(&[u8], &str); 4] = [
-        (b"\xfd7zXZ\0", "it is compressed with xz: expand it with `xz -dc KERNEL >Image` and name that"),
+        (
+            b"\xfd7zXZ\0",
+            "it is compressed with xz: expand it with `xz -dc KERNEL >Image` and name that",
+        ),
         (
             &[0x28, 0xb5, 0x2f, 0xfd],
             "it is compressed with zstd: expand it with `zstd -dc KERNEL >Image` and name that",
         ),
-        (b"BZh", "it is compressed with bzip2: expand it with `bzip2 -dc KERNEL >Image` and name that"),
+        (
+            b"BZh",
+            "it is compressed with bzip2: expand it with `bzip2 -dc KERNEL >Image` and name that",
+        ),
         (
             &[0x02, 0x21, 0x4c, 0x18],
             "it is compressed with lz4: expand it with `lz4 -dc KERNEL >Image` and name that",
@@ -114,7 +125,8 @@ mod tests {
 
     fn kernel(flags: u8) -> Vec<u8> {
         let mut bytes = vec![0; 8192];
-        bytes[header::IMAGE_SIZE..header::IMAGE_SIZE + 8].copy_from_slice(&0x1_0000_u64.to_le_bytes());
+        bytes[header::IMAGE_SIZE..header::IMAGE_SIZE + 8]
+            .copy_from_slice(&0x1_0000_u64.to_le_bytes());
         bytes[header::FLAGS] = flags;
         bytes[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
         bytes
@@ -140,7 +152,10 @@ mod tests {
         let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packed.write_all(&kernel(0b1010)).expect("packed");
         let packed = packed.finish().expect("packed");
-        assert_eq!(KernelImage::from_bytes(packed.clone()).expect("a kernel").bytes(), kernel(0b1010));
+        assert_eq!(
+            KernelImage::from_bytes(packed.clone()).expect("a kernel").bytes(),
+            kernel(0b1010)
+        );
         assert!(refusal(packed[..packed.len() / 2].to_vec()).contains("damaged"));
     }
 
@@ -169,7 +184,8 @@ mod tests {
 
     #[test]
     fn an_unreadable_kernel_is_named() {
-        let error = KernelImage::read(std::path::Path::new("/no/such/kernel")).unwrap_err().to_string();
+        let error =
+            KernelImage::read(std::path::Path::new("/no/such/kernel")).unwrap_err().to_string();
         assert!(error.contains("cannot read the kernel /no/such/kernel"), "{error}");
     }
 }

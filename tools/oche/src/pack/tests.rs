@@ -56,7 +56,8 @@ fn a_file_that_is_no_elf_is_refused() {
     assert!(flatten(&[]).is_err());
 }
 
-/// A little-endian ELF file for arm64 with one segment at `address` and the symbol `__image_end` at `end`.
+/// A little-endian ELF file for arm64 with one segment at `address` and the symbol `__image_end` at
+/// `end`.
 fn elf(address: u64, content: &[u8], memory_bytes: u64, end: u64) -> Vec<u8> {
     let (header_bytes, program_bytes, section_bytes) = (64_u64, 56_u64, 64_u64);
     let content_offset = header_bytes + program_bytes;
@@ -80,19 +81,23 @@ fn elf(address: u64, content: &[u8], memory_bytes: u64, end: u64) -> Vec<u8> {
     words(&mut bytes, &[0]);
     halves(&mut bytes, &[64, 56, 1, 64, 3, 2]);
     words(&mut bytes, &[1, 5]);
-    longs(&mut bytes, &[content_offset, address, address, content.len() as u64, memory_bytes, 4096]);
+    longs(
+        &mut bytes,
+        &[content_offset, address, address, content.len() as u64, memory_bytes, 4096],
+    );
     bytes.extend(content);
     bytes.extend([0; 24]);
     words(&mut bytes, &[1]);
     halves(&mut bytes, &[0x10, 0xfff1]);
     longs(&mut bytes, &[end, 0]);
     bytes.extend(strings);
-    let section = |bytes: &mut Vec<u8>, kind: u32, offset: u64, size: u64, link: u32, entry: u64| {
-        words(bytes, &[0, kind]);
-        longs(bytes, &[0, 0, offset, size]);
-        words(bytes, &[link, 1]);
-        longs(bytes, &[1, entry]);
-    };
+    let section =
+        |bytes: &mut Vec<u8>, kind: u32, offset: u64, size: u64, link: u32, entry: u64| {
+            words(bytes, &[0, kind]);
+            longs(bytes, &[0, 0, offset, size]);
+            words(bytes, &[link, 1]);
+            longs(bytes, &[1, entry]);
+        };
     bytes.extend(vec![0; section_bytes as usize]);
     section(&mut bytes, 2, symbols_offset, 48, 2, 24);
     section(&mut bytes, 3, strings_offset, strings.len() as u64, 0, 0);
@@ -128,10 +133,16 @@ fn an_elf_file_without_an_image_header_is_refused() {
 fn options_are_lines_and_foreign_names_are_refused() {
     let option = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
     assert_eq!(options_text(&option("oche.pool", "256M")).expect("text"), "oche.pool=256M\n");
-    assert_eq!(options_text(&option("oche.bootargs", "a=b c")).expect("text"), "oche.bootargs=a=b c\n");
-    assert!(options_text(&option("pool", "256M")).unwrap_err().to_string().contains("oche.NAME=VALUE"));
+    assert_eq!(
+        options_text(&option("oche.bootargs", "a=b c")).expect("text"),
+        "oche.bootargs=a=b c\n"
+    );
+    assert!(
+        options_text(&option("pool", "256M")).unwrap_err().to_string().contains("oche.NAME=VALUE")
+    );
     assert!(options_text(&option("oche.bootargs", "a\nb")).is_err());
-    let refusal = |name: &str, value: &str| options_text(&option(name, value)).unwrap_err().to_string();
+    let refusal =
+        |name: &str, value: &str| options_text(&option(name, value)).unwrap_err().to_string();
     assert!(refusal("oche.pool", "lots").contains("Oche does not take this oche.pool: `lots`"));
     assert!(refusal("oche.iommu-map", "8:0:16").contains("oche.iommu-map: `8:0:16`"));
     assert!(refusal("oche.no-such-thing", "1").contains("oche.no-such-thing"));

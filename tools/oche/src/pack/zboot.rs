@@ -28,7 +28,8 @@ pub(super) fn expand(file: &[u8], limit: u64) -> Result<Vec<u8>> {
         .and_then(|end| file.get(start..end))
         .context("its EFI zboot payload lies outside the file: fetch it again")?;
     let name = file.get(24..24 + NAME_BYTES).context("its EFI zboot header is cut short")?;
-    let name = String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
+    let name =
+        String::from_utf8_lossy(name.split(|byte| *byte == 0).next().unwrap_or(&[])).into_owned();
     match name.as_str() {
         "gzip" => read(flate2::read::GzDecoder::new(payload), limit),
         "zstd" | "zstd22" => {
@@ -77,13 +78,17 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&kernel).expect("packed");
         let gzip = gzip.finish().expect("packed");
-        let zstd =
-            ruzstd::encoding::compress_to_vec(kernel.as_slice(), ruzstd::encoding::CompressionLevel::Fastest);
+        let zstd = ruzstd::encoding::compress_to_vec(
+            kernel.as_slice(),
+            ruzstd::encoding::CompressionLevel::Fastest,
+        );
         for (name, payload) in [(b"gzip".as_slice(), &gzip), (b"zstd", &zstd), (b"zstd22", &zstd)] {
             let file = zboot(name, payload, payload.len());
             assert!(is_zboot(&file));
             assert_eq!(expand(&file, 1 << 20).expect("a kernel"), kernel);
-            assert!(expand(&file, 4999).is_err_and(|error| error.to_string().contains("more than")));
+            assert!(
+                expand(&file, 4999).is_err_and(|error| error.to_string().contains("more than"))
+            );
         }
     }
 

@@ -1,7 +1,9 @@
-//! By which code: events of a flush are put down to the guest's code that had something mapped or unmapped.
+//! By which code: events of a flush are put down to the guest's code that had something mapped or
+//! unmapped.
 //!
-//! The instruction that traps is nearly always the DART driver's. Where the trace has the flush's callers (`callers on`) and
-//! the functions' names are known, the first caller outside of the kernel's DMA layer takes its place.
+//! The instruction that traps is nearly always the DART driver's. Where the trace has the flush's
+//! callers (`callers on`) and the functions' names are known, the first caller outside of the
+//! kernel's DMA layer takes its place.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use rustc_hash::FxHashMap;
 use super::reader::Item;
 use super::symbols::Symbols;
 
-/// How names of functions begin that map on behalf of others. Source: Linux 6.1, `drivers/iommu`, `kernel/dma`.
+/// How names of functions begin that map on behalf of others. Source: Linux 6.1, `drivers/iommu`,
+/// `kernel/dma`.
 const LAYER: [&str; 18] = [
     "apple_dart",
     "dart_",
@@ -50,7 +53,8 @@ pub struct ByCaller {
 }
 
 impl ByCaller {
-    /// With the names in `symbols`; without any, every event stays with the instruction that trapped.
+    /// With the names in `symbols`; without any, every event stays with the instruction that
+    /// trapped.
     pub fn new(symbols: &Symbols) -> Self {
         let layer = symbols.ranges(|name| LAYER.iter().any(|begin| name.starts_with(begin)));
         Self { layer: layer.into(), ..Self::default() }
@@ -95,7 +99,8 @@ impl ByCaller {
         if addresses.len() < *wanted {
             return;
         }
-        let calls = addresses.iter().take(*wanted).map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
+        let calls =
+            addresses.iter().take(*wanted).map(|address| address.wrapping_sub(INSTRUCTION_BYTES));
         if let Some(caller) = { calls }.find(|call| !self.is_layer(*call)) {
             self.caller.insert(cpu, caller);
         }
@@ -112,7 +117,10 @@ impl ByCaller {
 }
 
 /// The items of `items`, each event put down to who caused it.
-pub fn by_caller(items: impl Iterator<Item = Item>, symbols: &Symbols) -> impl Iterator<Item = Item> {
+pub fn by_caller(
+    items: impl Iterator<Item = Item>,
+    symbols: &Symbols,
+) -> impl Iterator<Item = Item> {
     let mut by = ByCaller::new(symbols);
     items.map(move |item| match item {
         Item::Record(record) => Item::Record(by.apply(&record)),
@@ -134,8 +142,10 @@ mod tests {
 
     fn symbols() -> Symbols {
         let at = |offset: u64| 0xffff_8000_0000_0000 + offset;
-        let names = [(at(0x100), "apple_dart_tlb"), (at(0x200), "iommu_map"), (at(0x300), "nvme_queue_rq")];
-        let names = names.into_iter().chain([(at(0x400), "dma_map_page_attrs"), (at(0x500), "blk_mq")]);
+        let names =
+            [(at(0x100), "apple_dart_tlb"), (at(0x200), "iommu_map"), (at(0x300), "nvme_queue_rq")];
+        let names =
+            names.into_iter().chain([(at(0x400), "dma_map_page_attrs"), (at(0x500), "blk_mq")]);
         Symbols::new(names.map(|(address, name)| (address, name.to_owned())).collect(), 0)
     }
 
@@ -161,8 +171,10 @@ mod tests {
     #[test]
     fn a_chain_within_the_layer_and_unknown_names_change_nothing() {
         let flush = record(1, &Event::Flush { dart: DartId::FIRST, streams: StreamSet(1) });
-        let chain =
-            record(1, &Event::Callers { dart: DartId::FIRST, frames: 1, first: 0xffff_8000_0000_0210 });
+        let chain = record(
+            1,
+            &Event::Callers { dart: DartId::FIRST, frames: 1, first: 0xffff_8000_0000_0210 },
+        );
         for symbols in [symbols(), Symbols::default()] {
             let mut by = ByCaller::new(&symbols);
             by.apply(&chain);

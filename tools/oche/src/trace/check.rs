@@ -1,5 +1,5 @@
-//! DMA errors that no guest tells about, found in the events as they pass: one detector each, no memory of the past
-//! beyond what is mapped and the last unmaps, a bounded number of them.
+//! DMA errors that no guest tells about, found in the events as they pass: one detector each, no
+//! memory of the past beyond what is mapped and the last unmaps, a bounded number of them.
 //!
 //! What a detector can see, and what it cannot, stands with its variant of [`Detector`].
 
@@ -54,8 +54,10 @@ impl<S: Source> Visitor for All<'_, S> {
         match (item, &mut self.checker) {
             (Item::Session(index), _) => {
                 let session = self.trace.sessions.get(index);
-                let next = session.map(|session| Checker::new(session, self.symbols, self.tells_hints));
-                self.reports.extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
+                let next =
+                    session.map(|session| Checker::new(session, self.symbols, self.tells_hints));
+                self.reports
+                    .extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
             }
             (Item::Lost { cpu, records } | Item::Unreadable { cpu, records }, Some(checker)) => {
                 checker.miss(cpu, records);
@@ -108,7 +110,8 @@ impl<'a> Checker<'a> {
         self.teller.report
     }
 
-    /// The next events of `cpu` are missing. Until they are counted, nobody knows what others' events mean.
+    /// The next events of `cpu` are missing. Until they are counted, nobody knows what others'
+    /// events mean.
     pub fn begin_gap(&mut self, cpu: usize) {
         self.gaps.push(cpu);
     }
@@ -215,7 +218,8 @@ impl<'a> Checker<'a> {
     fn mapped(&mut self, mapping: &Mapping, over: Option<&Mapping>, record: &Record) {
         let space = self.lifetimes.space(mapping.owner);
         // What was missing may have said that the one in the way had gone.
-        let over = over.filter(|over| self.missing_until.is_none_or(|until| over.since.time > until));
+        let over =
+            over.filter(|over| self.missing_until.is_none_or(|until| over.since.time > until));
         if let Some(over) = over.filter(|over| over.owner == mapping.owner) {
             flushes::tell_over(mapping, over, record, &mut self.teller);
         }
@@ -267,7 +271,11 @@ impl<'a> Checker<'a> {
                 );
                 let detector = Detector::InvalidateTimeout;
                 let place = StreamPlace::first_of(dart);
-                self.teller.tell(About { detector, place, iova: None, program_counter: 0 }, record, message);
+                self.teller.tell(
+                    About { detector, place, iova: None, program_counter: 0 },
+                    record,
+                    message,
+                );
             }
             _ => {}
         }
@@ -277,7 +285,14 @@ impl<'a> Checker<'a> {
     fn attach(&mut self, place: StreamPlace, is_on: bool, record: &Record) {
         let Some(root) = self.resets.begins(place, &self.lifetimes) else { return };
         self.neighbours.no_root(root);
-        resets::tell_left(place, is_on, self.missing_until, record, &self.lifetimes, &mut self.teller);
+        resets::tell_left(
+            place,
+            is_on,
+            self.missing_until,
+            record,
+            &self.lifetimes,
+            &mut self.teller,
+        );
     }
 }
 

@@ -185,7 +185,8 @@ impl RecordArguments {
         }
         let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
         let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
-        let seconds = self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
+        let seconds =
+            self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
         let (enter, entered) = mpsc::channel();
         if seconds.is_none() {
             crate::say!("recording {}; press Enter to stop", self.ram.display());
@@ -217,7 +218,10 @@ impl RecordArguments {
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {
-            bail!("{}: no trace directory appeared in it (is Oche running there?)", self.ram.display());
+            bail!(
+                "{}: no trace directory appeared in it (is Oche running there?)",
+                self.ram.display()
+            );
         }
         self.tell(&recording)
     }

@@ -54,7 +54,8 @@ impl FilterArguments {
     }
 }
 
-/// Carries out `orders` on the trace in the RAM file `ram`; all of them or none. Returns what is recorded then.
+/// Carries out `orders` on the trace in the RAM file `ram`; all of them or none. Returns what is
+/// recorded then.
 ///
 /// # Errors
 ///
@@ -62,9 +63,13 @@ impl FilterArguments {
 pub fn change(ram: &Path, orders: &[String]) -> Result<Control> {
     let mut options = File::options();
     options.read(true).write(!orders.is_empty());
-    let file = options.open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
-    let memory =
-        if orders.is_empty() { TraceMemory::find(&file)? } else { TraceMemory::find_writable(&file)? };
+    let file =
+        options.open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
+    let memory = if orders.is_empty() {
+        TraceMemory::find(&file)?
+    } else {
+        TraceMemory::find_writable(&file)?
+    };
     let Some(memory) = memory else {
         bail!("{}: no trace directory in it (is Oche running there?)", ram.display());
     };
@@ -122,7 +127,8 @@ fn selection(selection: &Selection) -> [String; 2] {
         }
     };
     let streams: Vec<String> = (0..MAX_DARTS).filter_map(DartId::new).flat_map(entries).collect();
-    let streams = if selection.streams == Selection::ALL.streams { "all".into() } else { streams.join(",") };
+    let streams =
+        if selection.streams == Selection::ALL.streams { "all".into() } else { streams.join(",") };
     let range = match (selection.first, selection.last) {
         (0, u64::MAX) => "all".into(),
         (first, last) => format!("{first:#x}-{last:#x}"),
@@ -164,7 +170,8 @@ mod tests {
             "kinds map,unmap\nstreams 0:1,1:*\niova 0x1000-0x2fff\nsnapshot 64 streams all iova all\ncallers off\n\
              watch 0x4000-0x4fff streams 2:3"
         );
-        let error = change(&hypervisor.ram, &orders(&["stop", "nonsense"])).unwrap_err().to_string();
+        let error =
+            change(&hypervisor.ram, &orders(&["stop", "nonsense"])).unwrap_err().to_string();
         assert!(error.contains("`nonsense`") && !error.contains('\n'), "{error}");
         assert_eq!(reader.changed(&hypervisor), None, "all or none");
     }

@@ -1,4 +1,5 @@
-//! Files that are damaged, cut off, foreign or made of wild records, through every view: nothing panics.
+//! Files that are damaged, cut off, foreign or made of wild records, through every view: nothing
+//! panics.
 //!
 //! `OCHE_INPUTS=1000000 cargo test --release -p oche --lib wild_files -- --nocapture` tries a
 //! million.
@@ -51,7 +52,8 @@ fn small() -> Made {
     made
 }
 
-/// The file with some bytes changed; or, as a chunk that says its checksum is right, with wild records in it.
+/// The file with some bytes changed; or, as a chunk that says its checksum is right, with wild
+/// records in it.
 fn damaged(file: &[u8], records_at: usize, numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = file.to_vec();
     match numbers.below(4) {
@@ -93,13 +95,15 @@ fn wild_records(bytes: &mut [u8], records_at: usize, numbers: &mut Numbers) {
 /// One of the views, by `choice`; each costs more than reading does.
 fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
     let symbols = Symbols::default();
-    let at_ns = if numbers.below(2) == 0 { None } else { Some(numbers.next() >> numbers.below(64)) };
+    let at_ns =
+        if numbers.below(2) == 0 { None } else { Some(numbers.next() >> numbers.below(64)) };
     let done = match choice {
         0 => write_text(trace, &Filter::default(), &symbols, &mut sink()),
         1 => write_json(trace, &Filter::default(), &symbols, &mut sink()),
         2 => summarize(trace).iter().try_for_each(|summary| write_summary(summary, &mut sink())),
         3 => {
-            let iova = [0x10_0040, 0x10_1000, numbers.next() >> numbers.below(64)][numbers.below(3)];
+            let iova =
+                [0x10_0040, 0x10_1000, numbers.next() >> numbers.below(64)][numbers.below(3)];
             let question = Question { iova, whom: Whom::default(), at_ns };
             write_answer(&why(trace, 0, &question, &symbols), &mut sink())
         }
@@ -140,6 +144,8 @@ fn wild_files_are_answered_by_every_view_without_a_panic() {
             }
         }
     }
-    println!("{inputs} inputs: {refused} refused in one line, {warned} read with a warning, no panic");
+    println!(
+        "{inputs} inputs: {refused} refused in one line, {warned} read with a warning, no panic"
+    );
     assert!(refused > inputs / 20 && warned > inputs / 4 && refused + warned < inputs);
 }

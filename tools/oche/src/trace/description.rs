@@ -33,7 +33,12 @@ impl Description {
                 None => {}
             }
         }
-        Self { machine: Machine::read(&words), darts: directory::darts(&words).collect(), devices, names }
+        Self {
+            machine: Machine::read(&words),
+            darts: directory::darts(&words).collect(),
+            devices,
+            names,
+        }
     }
 
     /// How the trace's ticks become seconds since Oche's start.
@@ -67,7 +72,9 @@ impl Description {
 
 /// `name` as one word that is safe on a terminal and in a line of fields, whoever wrote the file.
 pub fn plain(name: &str) -> String {
-    name.chars().map(|char| if char.is_control() || char.is_whitespace() { '_' } else { char }).collect()
+    name.chars()
+        .map(|char| if char.is_control() || char.is_whitespace() { '_' } else { char })
+        .collect()
 }
 
 fn place(dart: DartId, stream: StreamId) -> usize {

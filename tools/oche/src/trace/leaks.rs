@@ -1,8 +1,8 @@
 //! What was still mapped when the trace ended, and which of it looks forgotten.
 //!
-//! A mapping looks forgotten when many later ones of its kind (same device, same direction) came and went while it
-//! stayed. Buffers of a ring are used in turn, so an idle ring does not look so; coherent memory (read-write) is meant to
-//! stay and is never suspected.
+//! A mapping looks forgotten when many later ones of its kind (same device, same direction) came
+//! and went while it stayed. Buffers of a ring are used in turn, so an idle ring does not look so;
+//! coherent memory (read-write) is meant to stay and is never suspected.
 
 use std::io::{self, Write};
 
@@ -102,7 +102,12 @@ struct Followed {
 }
 
 impl Followed {
-    fn follow<S: Source>(trace: &TraceFile<S>, session: usize, clock: Clock, symbols: &Symbols) -> Self {
+    fn follow<S: Source>(
+        trace: &TraceFile<S>,
+        session: usize,
+        clock: Clock,
+        symbols: &Symbols,
+    ) -> Self {
         let mut followed = Self { last: clock.start_ticks, ..Self::default() };
         for item in by_caller(trace.events_of(session), symbols) {
             match item {
@@ -150,7 +155,12 @@ impl Followed {
 }
 
 /// What is left at the end of `session`.
-pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbols: &Symbols) -> Leaks {
+pub fn leaks<S: Source>(
+    trace: &TraceFile<S>,
+    session: usize,
+    whom: &Whom,
+    symbols: &Symbols,
+) -> Leaks {
     let Some(description) = trace.sessions.get(session).map(|session| &session.description) else {
         return Leaks::default();
     };
@@ -177,7 +187,9 @@ pub fn leaks<S: Source>(trace: &TraceFile<S>, session: usize, whom: &Whom, symbo
         let is_coherent = buffer.first.permission == Permission::READ_WRITE;
         if !is_coherent && overtaken >= least {
             leaks.suspect_pages += u64::from(buffer.pages);
-            group.suspects.push(Suspect { buffer: row(&buffer, clock, end_ns, symbols), overtaken });
+            group
+                .suspects
+                .push(Suspect { buffer: row(&buffer, clock, end_ns, symbols), overtaken });
         }
     }
     leaks.groups = groups.into_iter().map(|(_, group)| group).collect();
@@ -264,12 +276,23 @@ pub fn write_leaks(leaks: &Leaks, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
             "  {:<26} {:<4} {:>8} {:>8} {:>10} {:>10} {:>10}",
-            group.device, group.permission, group.pages, group.peak_pages, group.completed, median, longest
+            group.device,
+            group.permission,
+            group.pages,
+            group.peak_pages,
+            group.completed,
+            median,
+            longest
         )?;
     }
     for group in leaks.groups.iter().filter(|group| !group.suspects.is_empty()) {
-        writeln!(out, "\n{}: these stayed while later ones of their kind came and went", group.device)?;
-        let rows: Vec<BufferRow> = group.suspects.iter().map(|suspect| suspect.buffer.clone()).collect();
+        writeln!(
+            out,
+            "\n{}: these stayed while later ones of their kind came and went",
+            group.device
+        )?;
+        let rows: Vec<BufferRow> =
+            group.suspects.iter().map(|suspect| suspect.buffer.clone()).collect();
         write_rows(&rows, out)?;
         let most = group.suspects.iter().map(|suspect| suspect.overtaken).max().unwrap_or(0);
         let longest = span(group.longest_ns);

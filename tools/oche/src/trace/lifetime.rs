@@ -1,10 +1,12 @@
-//! What devices may reach, followed through the events: each mapping from the flush that made it to the one that took it.
+//! What devices may reach, followed through the events: each mapping from the flush that made it to
+//! the one that took it.
 //!
-//! Streaming: memory grows with what is mapped at once, not with the length of the trace. All views stand on this model.
+//! Streaming: memory grows with what is mapped at once, not with the length of the trace. All views
+//! stand on this model.
 //!
-//! The events name the stream that asked for the flush. Streams that share their tables (the two DARTs of a USB
-//! controller, two functions behind one stream) share their mappings, so mappings belong to a *space*: the streams with
-//! the same table root, as `attach` events tell.
+//! The events name the stream that asked for the flush. Streams that share their tables (the two
+//! DARTs of a USB controller, two functions behind one stream) share their mappings, so mappings
+//! belong to a *space*: the streams with the same table root, as `attach` events tell.
 
 use oche_trace::record::Record;
 use oche_types::addr::{Gfn, IovaPage};
@@ -21,7 +23,8 @@ mod table;
 
 pub use mapping::{Mapping, PLACES, StreamPlace};
 
-/// Mappings kept of spaces that were replaced while something was mapped at the same IOVA. More are forgotten.
+/// Mappings kept of spaces that were replaced while something was mapped at the same IOVA. More are
+/// forgotten.
 const MAX_REPLACED: usize = 1 << 16;
 
 /// What an event changed.
@@ -122,12 +125,16 @@ impl Lifetimes {
 
     /// Follows `record`, of a permission that changed.
     pub(super) fn permit(&mut self, record: &Record) -> Change {
-        let Some(Event::Permission { at, page, permission }) = record.event() else { return Change::None };
+        let Some(Event::Permission { at, page, permission }) = record.event() else {
+            return Change::None;
+        };
         let key = self.key(at.into(), at.iova);
         let Some(slot) = self.live.get(key).filter(|slot| slot.page() == page).copied() else {
             return Change::None;
         };
-        let Some((before, slot)) = slot.mapping().zip(slot.with(permission)) else { return Change::None };
+        let Some((before, slot)) = slot.mapping().zip(slot.with(permission)) else {
+            return Change::None;
+        };
         self.live.insert(key, slot);
         let mapping = Mapping { permission, ..before };
         Change::Permission { mapping, before: before.permission }
@@ -215,8 +222,8 @@ impl Lifetimes {
         Some(over)
     }
 
-    /// Takes the mapping of `page` away. Where a space takes another's place, the new one's mappings come before the old
-    /// one's go, so the page decides which is meant.
+    /// Takes the mapping of `page` away. Where a space takes another's place, the new one's
+    /// mappings come before the old one's go, so the page decides which is meant.
     #[inline]
     fn remove(&mut self, place: StreamPlace, iova: IovaPage, page: Gfn) -> Option<Mapping> {
         let key = self.key(place, iova);

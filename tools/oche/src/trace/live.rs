@@ -1,4 +1,5 @@
-//! `oche trace live`: a screen of what devices may reach, over a running guest or over a trace as it is written.
+//! `oche trace live`: a screen of what devices may reach, over a running guest or over a trace as
+//! it is written.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -100,11 +101,18 @@ impl Live {
             self.update()?;
             terminal
                 .draw(|frame| {
-                    screen::draw(frame, self.frozen.as_ref().unwrap_or(&self.state), &self.view, symbols)
+                    screen::draw(
+                        frame,
+                        self.frozen.as_ref().unwrap_or(&self.state),
+                        &self.view,
+                        symbols,
+                    )
                 })
                 .context("drawing")?;
             let until = Instant::now() + FRAME;
-            while event::poll(until.saturating_duration_since(Instant::now())).context("waiting for a key")? {
+            while event::poll(until.saturating_duration_since(Instant::now()))
+                .context("waiting for a key")?
+            {
                 let Event::Key(key) = event::read().context("reading a key")? else { break };
                 if key.kind != KeyEventKind::Press {
                     continue;
@@ -131,7 +139,8 @@ impl Live {
             let (seconds, _) = self.state.clock().seconds(self.newest.0);
             self.state.advance(seconds + self.newest.1.elapsed().as_secs());
         }
-        self.view.recorded = self.source.recorded().filter(|text| !is_everything(text)).unwrap_or_default();
+        self.view.recorded =
+            self.source.recorded().filter(|text| !is_everything(text)).unwrap_or_default();
         if self.said.elapsed() > MESSAGE {
             self.view.message.clear();
         }
@@ -162,7 +171,9 @@ impl Live {
                 self.frozen = if self.frozen.is_some() { None } else { Some(self.state.clone()) };
                 self.view.is_paused = self.frozen.is_some();
             }
-            KeyCode::Down | KeyCode::Char('j') => self.view.chosen = (self.view.chosen + 1).min(last),
+            KeyCode::Down | KeyCode::Char('j') => {
+                self.view.chosen = (self.view.chosen + 1).min(last)
+            }
             KeyCode::Up | KeyCode::Char('k') => {
                 self.view.chosen = self.view.chosen.min(last).saturating_sub(1)
             }

@@ -1,4 +1,5 @@
-//! Traces made up for tests, event by event; the views' step of `cargo xtask test` uses them as well.
+//! Traces made up for tests, event by event; the views' step of `cargo xtask test` uses them as
+//! well.
 
 use std::cell::RefCell;
 
@@ -39,7 +40,8 @@ pub(crate) fn at(dart: usize, stream: usize, iova: u32) -> Place {
 }
 
 impl Made {
-    /// Two CPUs; an NVMe at DART 0 stream 1, an e1000e at stream 2, and an xHCI at stream 0 of DART 1.
+    /// Two CPUs; an NVMe at DART 0 stream 1, an e1000e at stream 2, and an xHCI at stream 0 of DART
+    /// 1.
     pub(crate) fn new() -> Self {
         let words = Plain(RefCell::new(vec![0; DESCRIPTION_BYTES / 8]));
         let machine = Machine {
@@ -64,8 +66,12 @@ impl Made {
     pub(crate) fn event(&mut self, event: Event) -> &mut Self {
         self.now += 10;
         let records = &mut self.records[usize::from(self.cpu)];
-        let stamp =
-            Stamp { time: self.now, sequence: records.len() as u32, cpu: self.cpu, program_counter: FLUSHER };
+        let stamp = Stamp {
+            time: self.now,
+            sequence: records.len() as u32,
+            cpu: self.cpu,
+            program_counter: FLUSHER,
+        };
         records.push(Record::new(stamp, &event));
         self
     }
@@ -114,12 +120,14 @@ impl Made {
         is_write: bool,
         code: u16,
     ) -> &mut Self {
-        let (dart, stream) = (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
+        let (dart, stream) =
+            (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
         self.event(Event::Fault { dart, stream, iova, code, is_write, is_hidden: false })
     }
 
     pub(crate) fn attach(&mut self, dart: usize, stream: usize, root: Option<u32>) -> &mut Self {
-        let (dart, stream) = (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
+        let (dart, stream) =
+            (DartId::new(dart).expect("a DART"), StreamId::new(stream).expect("a stream"));
         self.event(Event::Attach { dart, stream, root: root.map(Gfn) })
     }
 
@@ -161,8 +169,10 @@ impl Made {
                 missed = lost;
             }
         }
-        let end =
-            End { unix_nanoseconds: 5, cpus: self.records.iter().map(|of| (of.len() as u64, 0)).collect() };
+        let end = End {
+            unix_nanoseconds: 5,
+            cpus: self.records.iter().map(|of| (of.len() as u64, 0)).collect(),
+        };
         file.extend(chunk(kind(ChunkKind::End), &end.to_payload()));
         file
     }
@@ -202,7 +212,8 @@ impl Words for Plain {
     }
 }
 
-/// A trace with an error of every kind in it, a snapshot of eight bytes, and what a correct driver does around them.
+/// A trace with an error of every kind in it, a snapshot of eight bytes, and what a correct driver
+/// does around them.
 #[must_use]
 pub fn with_every_error() -> Made {
     let (to_device, from_device) = (Permission::READ_ONLY, Permission::WRITE_ONLY);

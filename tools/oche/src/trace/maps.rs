@@ -115,11 +115,15 @@ impl Whom {
     pub fn admits(&self, place: StreamPlace, description: &Description) -> bool {
         self.dart.is_none_or(|dart| usize::from(dart) == place.dart())
             && self.stream.is_none_or(|stream| usize::from(stream) == place.stream())
-            && self.device.as_ref().is_none_or(|wanted| description.name_of(place).contains(wanted.as_str()))
+            && self
+                .device
+                .as_ref()
+                .is_none_or(|wanted| description.name_of(place).contains(wanted.as_str()))
     }
 }
 
-/// What was mapped in `session` at `at_ns` nanoseconds since Oche's start; at the end where there is none.
+/// What was mapped in `session` at `at_ns` nanoseconds since Oche's start; at the end where there
+/// is none.
 pub fn maps<S: Source>(
     trace: &TraceFile<S>,
     session: usize,
@@ -160,7 +164,10 @@ pub fn maps<S: Source>(
                 device: description.name_of(place),
                 dart: place.dart(),
                 stream: place.stream(),
-                shared_with: lifetimes.partners(place).map(|other| description.name_of(other)).collect(),
+                shared_with: lifetimes
+                    .partners(place)
+                    .map(|other| description.name_of(other))
+                    .collect(),
                 pages: 0,
                 buffers: Vec::new(),
             });
@@ -247,7 +254,11 @@ pub fn write_maps(maps: &Maps, out: &mut impl Write) -> io::Result<()> {
     )?;
     let _ = clock;
     if maps.missing > 0 {
-        writeln!(out, "{} missing before: some of this may be out of date", many(maps.missing, "event"))?;
+        writeln!(
+            out,
+            "{} missing before: some of this may be out of date",
+            many(maps.missing, "event")
+        )?;
     }
     for device in &maps.devices {
         write!(out, "\n{}  DART {} stream {}  ", device.device, device.dart, device.stream)?;

@@ -1,6 +1,7 @@
 //! The trace in a guest's memory: a RAM file that QEMU shares with us, read while the guest runs.
 
-// UNSAFETY: memory that another process writes has no owner here; it is read only through atomic loads.
+// UNSAFETY: memory that another process writes has no owner here; it is read only through atomic
+// loads.
 #![expect(unsafe_code, reason = "atomic loads from a shared mapping")]
 
 use std::fs::File;
@@ -10,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail};
 use memmap2::{MmapOptions, MmapRaw};
-use oche_trace::directory::{self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC, PREVIOUS_MAGIC};
+use oche_trace::directory::{
+    self, ALIGNMENT, Counter, DirectoryError, Layout, MAGIC, PREVIOUS_MAGIC,
+};
 use oche_trace::words::Words;
 
 use super::description::plain;
@@ -58,7 +61,8 @@ impl TraceMemory {
         while offset < length {
             // Reading, not mapping: a hole in a sparse file stays one.
             let mut first = [0; 8];
-            let is_whole = ram.read_at(&mut first, offset).context("reading the RAM file")? == first.len();
+            let is_whole =
+                ram.read_at(&mut first, offset).context("reading the RAM file")? == first.len();
             if is_whole && u64::from_le_bytes(first) == magic {
                 return Self::map(ram, offset, length - offset, is_writable);
             }
@@ -121,8 +125,9 @@ impl TraceMemory {
 impl Words for TraceMemory {
     fn load(&self, index: usize) -> u64 {
         let Some(word) = self.word(index) else { return 0 };
-        // SAFETY: the word lies inside the mapping, which lives as long as `self` and starts on a page, so
-        // it is aligned; it is only loaded from, atomically, and 8-byte atomic loads may be of read-only memory.
+        // SAFETY: the word lies inside the mapping, which lives as long as `self` and starts on a
+        // page, so it is aligned; it is only loaded from, atomically, and 8-byte atomic loads may
+        // be of read-only memory.
         let word = unsafe { AtomicU64::from_ptr(word) };
         u64::from_le(word.load(Ordering::Acquire))
     }
@@ -135,14 +140,15 @@ impl Words for TraceMemory {
     }
 }
 
-/// The counters of the Oche whose memory `ram` is, by name: the machine's own, and the CPUs' both as their sum
-/// (`exits_smc`) and one by one (`exits_smc[2]`).
+/// The counters of the Oche whose memory `ram` is, by name: the machine's own, and the CPUs' both
+/// as their sum (`exits_smc`) and one by one (`exits_smc[2]`).
 ///
 /// # Errors
 ///
 /// The file cannot be read, or no trace directory is in it.
 pub fn read_statistics(ram: &Path) -> Result<Vec<(String, u64)>> {
-    let file = File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
+    let file =
+        File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
     let Some(memory) = TraceMemory::find(&file)? else {
         bail!("{}: no trace directory in it (is Oche running there?)", ram.display());
     };

@@ -1,4 +1,5 @@
-//! The trace outside the hypervisor: recorded from a guest's memory while it runs, kept in a file, read back.
+//! The trace outside the hypervisor: recorded from a guest's memory while it runs, kept in a file,
+//! read back.
 //!
 //! ```text
 //! RAM file -> memory -> recorder -> file (format) -> reader -> text, json, stats

@@ -32,10 +32,12 @@ impl Filter {
     /// Whether `record` is to be shown.
     pub fn admits(&self, record: &Record, description: &Description) -> bool {
         (self.kinds.is_empty() || record.kind().is_some_and(|kind| self.kinds.contains(&kind)))
-            && self.dart.is_none_or(|dart| record.dart().is_some_and(|of| of.index() == usize::from(dart)))
             && self
-                .stream
-                .is_none_or(|stream| record.stream().is_some_and(|of| of.index() == usize::from(stream)))
+                .dart
+                .is_none_or(|dart| record.dart().is_some_and(|of| of.index() == usize::from(dart)))
+            && self.stream.is_none_or(|stream| {
+                record.stream().is_some_and(|of| of.index() == usize::from(stream))
+            })
             && self.cpu.is_none_or(|cpu| record.cpu() == cpu)
             && self.device.as_ref().is_none_or(|wanted| {
                 description.device_of(record).is_some_and(|name| name.contains(wanted.as_str()))
@@ -121,7 +123,8 @@ fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<
     writeln!(out, "#           TASK-PID   CPU#   |||||     TIMESTAMP  EVENT")
 }
 
-/// Writes `trace` as JSON, an object a line: `{"type":"event",...}`, `{"type":"lost",...}`, `{"type":"session",...}`.
+/// Writes `trace` as JSON, an object a line: `{"type":"event",...}`, `{"type":"lost",...}`,
+/// `{"type":"session",...}`.
 ///
 /// # Errors
 ///
@@ -163,7 +166,9 @@ pub fn write_json<S: Source>(
             }
             (Item::Record(_), _) => {}
             (Item::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
-            (Item::Unreadable { cpu, records }, _) => object.gap("unreadable", cpu, records, out)?,
+            (Item::Unreadable { cpu, records }, _) => {
+                object.gap("unreadable", cpu, records, out)?
+            }
         }
     }
     Ok(())
@@ -192,8 +197,8 @@ pub fn session_value(description: &Description) -> Value {
     })
 }
 
-/// A JSON object being written: addresses and bit patterns as text in hexadecimal, counts as numbers. Fields
-/// go straight to bytes; a tree of values would be five times slower.
+/// A JSON object being written: addresses and bit patterns as text in hexadecimal, counts as
+/// numbers. Fields go straight to bytes; a tree of values would be five times slower.
 struct Object(Vec<u8>);
 
 impl Object {
@@ -208,7 +213,13 @@ impl Object {
         out.write_all(&self.0)
     }
 
-    fn gap(&mut self, kind: &str, cpu: usize, records: u64, out: &mut impl Write) -> io::Result<()> {
+    fn gap(
+        &mut self,
+        kind: &str,
+        cpu: usize,
+        records: u64,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
         self.begin(kind);
         self.number("cpu", cpu as u64);
         self.number("records", records);

@@ -1,13 +1,15 @@
-//! A table by page number whose memory follows what is in it: arrays of neighbours, taken when the first is filled and
-//! given back when the last is emptied.
+//! A table by page number whose memory follows what is in it: arrays of neighbours, taken when the
+//! first is filled and given back when the last is emptied.
 
 use std::iter;
 
-/// Pages of a leaf: what a driver maps side by side lies in few of them, and a page that lies alone costs little.
+/// Pages of a leaf: what a driver maps side by side lies in few of them, and a page that lies alone
+/// costs little.
 const LEAF_PAGES: usize = 16;
 /// Page numbers that have a place: those below 2^24, what a t8020 DART's 36-bit entries can name.
 const PAGES: usize = 1 << 24;
-/// Emptied leaves that are kept for the next ones: mapping and unmapping one page over and over costs no allocation.
+/// Emptied leaves that are kept for the next ones: mapping and unmapping one page over and over
+/// costs no allocation.
 const MAX_SPARE: usize = 64;
 
 /// What a place of the table holds; by default nothing.

@@ -1,7 +1,8 @@
 //! A trace as packets for Wireshark: an event a packet, an interface a DART, on link type `USER0`.
 //!
-//! A packet is the record's 32 bytes, then what the record alone does not say, as items of `u16` kind, `u16` length and
-//! that many bytes; little-endian, as records are. `docs/trace.md` lists the items; `wireshark/oche.lua` reads them.
+//! A packet is the record's 32 bytes, then what the record alone does not say, as items of `u16`
+//! kind, `u16` length and that many bytes; little-endian, as records are. `docs/trace.md` lists the
+//! items; `wireshark/oche.lua` reads them.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -36,7 +37,8 @@ pub enum PacketItem {
     Code = 2,
     /// Bytes of a snapshot.
     Payload = 3,
-    /// Of an unmap: `u64` number of the packet that mapped it (0: none), `u64` nanoseconds that it was mapped.
+    /// Of an unmap: `u64` number of the packet that mapped it (0: none), `u64` nanoseconds that it
+    /// was mapped.
     Mapped = 4,
     /// `u64` nanoseconds since Oche's start.
     Time = 5,
@@ -59,7 +61,9 @@ pub fn write_pcapng<S: Source>(
     let mut packets = Packets {
         description: &of.description,
         clock,
-        start: Duration::from_nanos(super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0)),
+        start: Duration::from_nanos(
+            super::summary::wall_clock(of, clock, clock.start_ticks).unwrap_or(0),
+        ),
         names: NameCache::new(symbols),
         writer: PcapNgWriter::new(out).map_err(to_io)?,
         interfaces: FxHashMap::default(),
@@ -131,10 +135,14 @@ impl<W: Write> Packets<'_, W> {
                 self.mapped_in.insert(key, self.written + 1);
             }
             Change::Unmapped { at, iova, mapping } => {
-                let number = self.mapped_in.remove(&(self.lifetimes.space(at), iova.0)).unwrap_or(0);
+                let number =
+                    self.mapped_in.remove(&(self.lifetimes.space(at), iova.0)).unwrap_or(0);
                 if let Some(mapping) = mapping {
-                    let span =
-                        super::words::nanoseconds_between(self.clock, mapping.since.time, record.time());
+                    let span = super::words::nanoseconds_between(
+                        self.clock,
+                        mapping.since.time,
+                        record.time(),
+                    );
                     let bytes = [number.to_le_bytes(), span.to_le_bytes()].concat();
                     item(&mut packet, PacketItem::Mapped, &bytes);
                 }
@@ -171,7 +179,8 @@ impl<W: Write> Packets<'_, W> {
         packet.extend_from_slice(&record.to_bytes());
         let time = self.clock.nanoseconds(record.time());
         item(&mut packet, PacketItem::Time, &time.to_le_bytes());
-        let place = record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+        let place =
+            record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
         if let Some(place) = place {
             item(&mut packet, PacketItem::Device, self.description.name_of(place).as_bytes());
         }

@@ -1,8 +1,10 @@
-//! A trace for Perfetto's viewer: native TrackEvent protobuf. <https://ui.perfetto.dev> opens it, offline too.
+//! A trace for Perfetto's viewer: native TrackEvent protobuf. <https://ui.perfetto.dev> opens it,
+//! offline too.
 //!
-//! A process a DART, a track a stream; each mapped buffer is a slice from its map to its unmap. Slices of one track must
-//! nest and mappings overlap, so a stream has as many tracks of one name as it has buffers at once, and the viewer shows
-//! them as one. Counters: mapped bytes in all and by placement, and flushes a second. Faults are instants.
+//! A process a DART, a track a stream; each mapped buffer is a slice from its map to its unmap.
+//! Slices of one track must nest and mappings overlap, so a stream has as many tracks of one name
+//! as it has buffers at once, and the viewer shows them as one. Counters: mapped bytes in all and
+//! by placement, and flushes a second. Faults are instants.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -23,8 +25,8 @@ use super::spans::{Happening, Lane, Spans};
 use super::symbols::{NameCache, Symbols};
 use super::words::{code_in_words, size};
 use schema::{
-    Annotation, Clock as SnapshotClock, ClockSnapshot, CounterDescriptor, EventKind, ProcessDescriptor,
-    Trace, TracePacket, TrackDescriptor, TrackEvent,
+    Annotation, Clock as SnapshotClock, ClockSnapshot, CounterDescriptor, EventKind,
+    ProcessDescriptor, Trace, TracePacket, TrackDescriptor, TrackEvent,
 };
 use tracks::{TrackKind, track};
 
@@ -113,10 +115,12 @@ impl<'a, W: Write> Writer<'a, W> {
 
     fn begin(&mut self, session: &Session) -> io::Result<()> {
         let mut clocks = vec![SnapshotClock { clock_id: SnapshotClock::BOOTTIME, timestamp: 0 }];
-        if let Some(wall) = super::summary::wall_clock(session, self.clock, self.clock.start_ticks) {
+        if let Some(wall) = super::summary::wall_clock(session, self.clock, self.clock.start_ticks)
+        {
             clocks.push(SnapshotClock { clock_id: SnapshotClock::REALTIME, timestamp: wall });
         }
-        let snapshot = ClockSnapshot { clocks, primary_trace_clock: Some(SnapshotClock::BOOTTIME as i32) };
+        let snapshot =
+            ClockSnapshot { clocks, primary_trace_clock: Some(SnapshotClock::BOOTTIME as i32) };
         self.push(TracePacket {
             clock_snapshot: Some(snapshot),
             sequence_flags: Some(TracePacket::STATE_CLEARED),
@@ -151,7 +155,8 @@ impl<'a, W: Write> Writer<'a, W> {
         for happening in happenings {
             self.happening(&happening)?;
         }
-        // Slices that never end are drawn to the end of the trace; the counters' last values say where that is.
+        // Slices that never end are drawn to the end of the trace; the counters' last values say
+        // where that is.
         let mut due: Vec<(u64, Counter)> = self.counters.drain().collect();
         due.sort_by_key(|(track, _)| *track);
         for (track, counter) in due {
@@ -206,7 +211,8 @@ impl<'a, W: Write> Writer<'a, W> {
         let letters = permission_letters(first);
         let code = self.code(first.since.program_counter);
         let mut event = TrackEvent::new(EventKind::SliceBegin, track);
-        // What the viewer colours and sums up by: direction and size. The address is for one's own eyes.
+        // What the viewer colours and sums up by: direction and size. The address is for one's own
+        // eyes.
         event.name = Some(format!("{letters} {}", size(bytes)));
         event.categories = vec!["mapping".into()];
         event.with(vec![
@@ -263,12 +269,18 @@ impl<'a, W: Write> Writer<'a, W> {
                     Annotation::text("how", how.name().into()),
                     Annotation::text("code", code),
                 ];
-                self.incident(at.into(), if is_write { "CPU store" } else { "CPU load" }, annotations)
+                self.incident(
+                    at.into(),
+                    if is_write { "CPU store" } else { "CPU load" },
+                    annotations,
+                )
             }
             Event::RedZone { at, offset, bytes } => {
                 let iova = at.iova.iova().saturating_add(offset.into());
-                let annotations =
-                    vec![Annotation::address("iova", iova), Annotation::number("bytes", bytes.into())];
+                let annotations = vec![
+                    Annotation::address("iova", iova),
+                    Annotation::number("bytes", bytes.into()),
+                ];
                 self.incident(at.into(), "red zone hit", annotations)
             }
             Event::Refused { at, page, reason } => {
@@ -289,7 +301,11 @@ impl<'a, W: Write> Writer<'a, W> {
             Event::Attach { dart, stream, root } => {
                 let name = if root.is_some() { "attached" } else { "cut off" };
                 let annotations = root.map(|root| Annotation::address("root", root.address()));
-                self.incident(StreamPlace::new(dart, stream), name, annotations.into_iter().collect())
+                self.incident(
+                    StreamPlace::new(dart, stream),
+                    name,
+                    annotations.into_iter().collect(),
+                )
             }
             _ => Ok(()),
         }
@@ -324,7 +340,8 @@ impl<'a, W: Write> Writer<'a, W> {
         event.name = Some("flush".into());
         event.categories = vec!["flush".into()];
         let code = self.code(record.program_counter());
-        let event = event.with(vec![Annotation::number("dart", dart as u64), Annotation::text("code", code)]);
+        let event = event
+            .with(vec![Annotation::number("dart", dart as u64), Annotation::text("code", code)]);
         self.event(self.now, event)
     }
 
@@ -347,7 +364,12 @@ impl<'a, W: Write> Writer<'a, W> {
         self.event(self.now, event)
     }
 
-    fn incident(&mut self, place: StreamPlace, name: &str, annotations: Vec<Annotation>) -> io::Result<()> {
+    fn incident(
+        &mut self,
+        place: StreamPlace,
+        name: &str,
+        annotations: Vec<Annotation>,
+    ) -> io::Result<()> {
         let parent = self.stream_track(place)?;
         let track = track(TrackKind::Incidents, place.index(), 0);
         self.declare(TrackDescriptor {
@@ -375,10 +397,16 @@ impl<'a, W: Write> Writer<'a, W> {
         let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
         let name = known.map_or_else(
             || format!("DART {dart}"),
-            |entry| format!("DART {dart}: {} at {:#x}", plain(entry.name.as_str()), entry.registers),
+            |entry| {
+                format!("DART {dart}: {} at {:#x}", plain(entry.name.as_str()), entry.registers)
+            },
         );
-        let process = ProcessDescriptor { pid: Some(dart as i32 + 1), process_name: Some(name.clone()) };
-        self.declare(TrackDescriptor { process: Some(process), ..TrackDescriptor::named(uuid, &name) })?;
+        let process =
+            ProcessDescriptor { pid: Some(dart as i32 + 1), process_name: Some(name.clone()) };
+        self.declare(TrackDescriptor {
+            process: Some(process),
+            ..TrackDescriptor::named(uuid, &name)
+        })?;
         let rate = TrackDescriptor {
             parent_uuid: Some(uuid),
             counter: Some(CounterDescriptor { unit: None, unit_name: Some("flushes/s".into()) }),
@@ -395,7 +423,10 @@ impl<'a, W: Write> Writer<'a, W> {
         }
         let dart = self.dart_track(place.dart())?;
         let name = format!("stream {}: {}", place.stream(), self.description.name_of(place));
-        self.declare(TrackDescriptor { parent_uuid: Some(dart), ..TrackDescriptor::named(uuid, &name) })?;
+        self.declare(TrackDescriptor {
+            parent_uuid: Some(dart),
+            ..TrackDescriptor::named(uuid, &name)
+        })?;
         let bytes = || CounterDescriptor { unit: Some(CounterDescriptor::BYTES), unit_name: None };
         let counter = |uuid: u64, name: &str| TrackDescriptor {
             parent_uuid: Some(track(TrackKind::Stream, place.index(), 0)),
@@ -424,7 +455,8 @@ impl<'a, W: Write> Writer<'a, W> {
 
     fn cpu_track(&mut self, cpu: u8) -> io::Result<u64> {
         let all = track(TrackKind::Cpus, 0, 0);
-        let process = ProcessDescriptor { pid: Some(1000), process_name: Some("flushes by CPU".into()) };
+        let process =
+            ProcessDescriptor { pid: Some(1000), process_name: Some("flushes by CPU".into()) };
         self.declare(TrackDescriptor {
             process: Some(process),
             ..TrackDescriptor::named(all, "flushes by CPU")
@@ -448,7 +480,8 @@ impl<'a, W: Write> Writer<'a, W> {
     fn counter(&mut self, track: u64, value: i64) -> io::Result<()> {
         let now = self.now;
         let counter = self.counters.entry(track).or_default();
-        let is_far = counter.written_at.is_none_or(|written| now.saturating_sub(written) >= COUNTER_STEP);
+        let is_far =
+            counter.written_at.is_none_or(|written| now.saturating_sub(written) >= COUNTER_STEP);
         let due = counter.due.replace((now, value));
         if !is_far {
             return Ok(());
@@ -461,12 +494,17 @@ impl<'a, W: Write> Writer<'a, W> {
     }
 
     fn counter_event(&mut self, track: u64, time: u64, value: i64) -> io::Result<()> {
-        let event = TrackEvent { counter_value: Some(value), ..TrackEvent::new(EventKind::Counter, track) };
+        let event =
+            TrackEvent { counter_value: Some(value), ..TrackEvent::new(EventKind::Counter, track) };
         self.event(time, event)
     }
 
     fn event(&mut self, time: u64, event: TrackEvent) -> io::Result<()> {
-        self.push(TracePacket { timestamp: Some(time), track_event: Some(event), ..TracePacket::default() })
+        self.push(TracePacket {
+            timestamp: Some(time),
+            track_event: Some(event),
+            ..TracePacket::default()
+        })
     }
 
     fn push(&mut self, packet: TracePacket) -> io::Result<()> {

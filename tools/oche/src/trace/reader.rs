@@ -1,7 +1,8 @@
-//! Reads a trace file: finds its chunks, checks them, and gives out all CPUs' records in the order of time.
+//! Reads a trace file: finds its chunks, checks them, and gives out all CPUs' records in the order
+//! of time.
 //!
-//! Total: any bytes are answered with what could be read of them and with warnings about the rest. Memory
-//! grows with the number of chunks and not with the number of records.
+//! Total: any bytes are answered with what could be read of them and with warnings about the rest.
+//! Memory grows with the number of chunks and not with the number of records.
 
 use std::fs::File;
 use std::path::Path;
@@ -40,11 +41,12 @@ impl TraceFile {
     ///
     /// # Errors
     ///
-    /// The file cannot be read, is no trace, or is one of a later version. Damage within is no error: see
-    /// [`TraceFile::warnings`].
+    /// The file cannot be read, is no trace, or is one of a later version. Damage within is no
+    /// error: see [`TraceFile::warnings`].
     pub fn open(path: &Path) -> Result<Self> {
         crate::destination::refuse_pipe(path)?;
-        let file = File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("opening the trace {}", path.display()))?;
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             bail!("{} is a directory, not a trace", path.display());
         }
@@ -62,7 +64,9 @@ impl<S: Source> TraceFile<S> {
         let length = source.length()?;
         let mut header = [0; FILE_HEADER_BYTES];
         if length < FILE_HEADER_BYTES as u64 {
-            bail!("not a trace: it has {length} bytes, and a trace has {FILE_HEADER_BYTES} at least");
+            bail!(
+                "not a trace: it has {length} bytes, and a trace has {FILE_HEADER_BYTES} at least"
+            );
         }
         source.read_at(0, &mut header)?;
         if header.first_chunk() != Some(&FILE_MAGIC) {
@@ -73,7 +77,8 @@ impl<S: Source> TraceFile<S> {
             bail!("a trace of version {version}; this program reads version {FILE_VERSION}");
         }
         let begun_unix_nanoseconds = word(&header, 16).unwrap_or(0);
-        let mut trace = Self { source, begun_unix_nanoseconds, sessions: Vec::new(), warnings: Vec::new() };
+        let mut trace =
+            Self { source, begun_unix_nanoseconds, sessions: Vec::new(), warnings: Vec::new() };
         trace.index(length)?;
         Ok(trace)
     }
@@ -83,8 +88,8 @@ impl<S: Source> TraceFile<S> {
         Events::new(&self.source, &self.sessions)
     }
 
-    /// Shows `visit` every record of the session with this index, one CPU after the other. Faster than
-    /// [`TraceFile::events`] for those who look for a few.
+    /// Shows `visit` every record of the session with this index, one CPU after the other. Faster
+    /// than [`TraceFile::events`] for those who look for a few.
     pub fn scan(&self, session: usize, visit: impl FnMut(Record)) {
         if let Some(session) = self.sessions.get(session) {
             merge::scan(&self.source, session, visit);
@@ -93,7 +98,10 @@ impl<S: Source> TraceFile<S> {
 
     /// All records of one session, in the order of time.
     pub fn events_of(&self, session: usize) -> Events<'_, S> {
-        Events::new(&self.source, self.sessions.get(session).map(std::slice::from_ref).unwrap_or_default())
+        Events::new(
+            &self.source,
+            self.sessions.get(session).map(std::slice::from_ref).unwrap_or_default(),
+        )
     }
 
     fn index(&mut self, length: u64) -> Result<()> {
@@ -101,11 +109,16 @@ impl<S: Source> TraceFile<S> {
         while at < length {
             let Some((header, end)) = self.chunk_at(at, length)? else {
                 let Some(next) = self.next_chunk(at + 1, length)? else {
-                    self.warnings
-                        .push(format!("the last {} bytes are no chunk: cut off or damaged", length - at));
+                    self.warnings.push(format!(
+                        "the last {} bytes are no chunk: cut off or damaged",
+                        length - at
+                    ));
                     return Ok(());
                 };
-                self.warnings.push(format!("{} bytes at offset {at:#x} are damaged and left out", next - at));
+                self.warnings.push(format!(
+                    "{} bytes at offset {at:#x} are damaged and left out",
+                    next - at
+                ));
                 at = next;
                 continue;
             };
@@ -114,20 +127,25 @@ impl<S: Source> TraceFile<S> {
         }
         let is_whole = self.sessions.last().is_some_and(|session| session.end.is_some());
         if self.sessions.is_empty() {
-            self.warnings.push("the trace is empty: no Oche was found while it was recorded".into());
+            self.warnings
+                .push("the trace is empty: no Oche was found while it was recorded".into());
         } else if !is_whole {
             self.warnings.push("the recording has no end: it was cut off, or still goes on".into());
         }
         Ok(())
     }
 
-    /// The header of the chunk at `at` and where the chunk ends. `None`: none begins here, or what should
-    /// follow it does not.
+    /// The header of the chunk at `at` and where the chunk ends. `None`: none begins here, or what
+    /// should follow it does not.
     fn chunk_at(&self, at: u64, length: u64) -> Result<Option<(ChunkHeader, u64)>> {
         let Some(header) = self.header_at(at, length)? else { return Ok(None) };
         let end = at + CHUNK_HEADER_BYTES as u64 + header.payload_bytes;
         if end > length {
-            return Ok(if self.is_cut_off(&header, at, length)? { Some((header, end)) } else { None });
+            return Ok(if self.is_cut_off(&header, at, length)? {
+                Some((header, end))
+            } else {
+                None
+            });
         }
         let follows = end == length || self.begins_chunk(end, length)?;
         // With a damaged chunk behind it, this one may still be sound: its checksum says.
@@ -154,9 +172,10 @@ impl<S: Source> TraceFile<S> {
         Ok(CHUNK_MAGIC.starts_with(magic))
     }
 
-    /// Whether it is the file's end that ended this chunk, and not a wrong length that put its end there: then no
-    /// other chunk begins behind what is surely part of it. Records bear numbers; those in sequence are part of it,
-    /// even if they are snapshots of bytes that look like a chunk.
+    /// Whether it is the file's end that ended this chunk, and not a wrong length that put its end
+    /// there: then no other chunk begins behind what is surely part of it. Records bear numbers;
+    /// those in sequence are part of it, even if they are snapshots of bytes that look like a
+    /// chunk.
     fn is_cut_off(&self, header: &ChunkHeader, at: u64, length: u64) -> Result<bool> {
         let start = at + CHUNK_HEADER_BYTES as u64;
         let mut own = 0;
@@ -185,7 +204,9 @@ impl<S: Source> TraceFile<S> {
         let mut at = from;
         while at + (CHUNK_MAGIC.len() as u64) <= length {
             let window = self.payload(at, WINDOW.min(length - at))?;
-            if let Some(found) = window.windows(CHUNK_MAGIC.len()).position(|bytes| bytes == CHUNK_MAGIC) {
+            if let Some(found) =
+                window.windows(CHUNK_MAGIC.len()).position(|bytes| bytes == CHUNK_MAGIC)
+            {
                 return Ok(Some(at + found as u64));
             }
             at += window.len() as u64 - (CHUNK_MAGIC.len() as u64 - 1);
@@ -198,7 +219,10 @@ impl<S: Source> TraceFile<S> {
         let present = header.payload_bytes.min(length - payload_offset);
         let is_cut_off = present < header.payload_bytes;
         let Some(kind) = ChunkKind::from_number(header.kind) else {
-            self.warnings.push(format!("a chunk of kind {}, from a later version, is left out", header.kind));
+            self.warnings.push(format!(
+                "a chunk of kind {}, from a later version, is left out",
+                header.kind
+            ));
             return Ok(());
         };
         if kind == ChunkKind::Records {
@@ -209,8 +233,9 @@ impl<S: Source> TraceFile<S> {
         let is_sound = !is_cut_off && checksum(&header, &payload) == header.checksum;
         if !is_sound || self.take_payload(kind, &payload).is_none() {
             let what = if is_cut_off { "cut off" } else { "damaged" };
-            self.warnings
-                .push(format!("the {kind:?} chunk at offset {payload_offset:#x} is {what} and left out"));
+            self.warnings.push(format!(
+                "the {kind:?} chunk at offset {payload_offset:#x} is {what} and left out"
+            ));
         }
         Ok(())
     }
@@ -219,8 +244,10 @@ impl<S: Source> TraceFile<S> {
         let cpu = chunk.header.cpu as usize;
         let session = self.sessions.last_mut().filter(|_| cpu < MAX_CPUS);
         let Some(session) = session else {
-            self.warnings
-                .push("records with no description before them, or of no possible CPU, are left out".into());
+            self.warnings.push(
+                "records with no description before them, or of no possible CPU, are left out"
+                    .into(),
+            );
             return;
         };
         if session.cpus.len() <= cpu {
@@ -248,7 +275,9 @@ impl<S: Source> TraceFile<S> {
                     cpus: Vec::new(),
                 });
             }
-            ChunkKind::Sample => self.sessions.last_mut()?.samples.push(Sample::from_payload(payload)?),
+            ChunkKind::Sample => {
+                self.sessions.last_mut()?.samples.push(Sample::from_payload(payload)?)
+            }
             ChunkKind::End => self.sessions.last_mut()?.end = Some(End::from_payload(payload)?),
             ChunkKind::Records => {}
         }

@@ -17,7 +17,8 @@ use oche_trace::ring::RingReader;
 use super::format::{ChunkHeader, ChunkKind, End, Found, Sample, chunk, file_header};
 use super::memory::TraceMemory;
 
-/// Time between two looks at the rings. A ring of 4 MiB a CPU overruns within it at 26 million events a second.
+/// Time between two looks at the rings. A ring of 4 MiB a CPU overruns within it at 26 million
+/// events a second.
 const POLL: Duration = Duration::from_millis(5);
 /// Time between two looks for a directory that is not there yet.
 const SEARCH: Duration = Duration::from_millis(50);
@@ -58,13 +59,15 @@ struct Progress {
     bytes: AtomicU64,
 }
 
-/// Writes what the boot before the present one left in the RAM file `ram` into `output`, which is overwritten.
+/// Writes what the boot before the present one left in the RAM file `ram` into `output`, which is
+/// overwritten.
 ///
 /// # Errors
 ///
 /// Nothing was left, the RAM file cannot be read, or `output` cannot be written.
 pub fn record_previous(ram: &Path, output: &Path) -> Result<Recording> {
-    let file = File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
+    let file =
+        File::open(ram).with_context(|| format!("opening the RAM file {}", ram.display()))?;
     let Some(memory) = TraceMemory::find_previous(&file)? else {
         bail!(
             "{}: nothing in it of a boot before (was Oche booted twice there, with as large rings?)",
@@ -85,8 +88,8 @@ enum Order {
 }
 
 impl Recorder {
-    /// Begins to record into `output`, which is overwritten, from the RAM file `ram`. The file need not exist yet,
-    /// nor hold a trace directory: both are waited for until [`Recorder::finish`].
+    /// Begins to record into `output`, which is overwritten, from the RAM file `ram`. The file need
+    /// not exist yet, nor hold a trace directory: both are waited for until [`Recorder::finish`].
     ///
     /// # Errors
     ///
@@ -95,7 +98,8 @@ impl Recorder {
         Self::start_limited(ram, output, None)
     }
 
-    /// The same, and stops by itself when the file has `limit_bytes` (about: what is at hand is still written).
+    /// The same, and stops by itself when the file has `limit_bytes` (about: what is at hand is
+    /// still written).
     ///
     /// # Errors
     ///
@@ -129,17 +133,19 @@ impl Recorder {
         Recording { sessions: of(sessions), records: of(records), lost: of(lost), bytes: of(bytes) }
     }
 
-    /// Whether the thread has ended by itself: the size limit, or an error that [`Recorder::finish`] tells.
+    /// Whether the thread has ended by itself: the size limit, or an error that
+    /// [`Recorder::finish`] tells.
     pub fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Reads what is left in the rings, ends the file and says what it came to. Call it after the guest has
-    /// stopped and before the RAM file goes.
+    /// Reads what is left in the rings, ends the file and says what it came to. Call it after the
+    /// guest has stopped and before the RAM file goes.
     ///
     /// # Errors
     ///
-    /// The RAM file could not be read, its directory is damaged or of another version, or the file could not be written.
+    /// The RAM file could not be read, its directory is damaged or of another version, or the file
+    /// could not be written.
     pub fn finish(mut self) -> Result<Recording> {
         self.orders = None;
         match self.thread.take().map(JoinHandle::join) {
@@ -159,7 +165,12 @@ impl Drop for Recorder {
 }
 
 /// The thread: sessions one after the other until the caller hangs up.
-fn record(ram: &Path, mut output: Output, inbox: &Receiver<Order>, progress: &Progress) -> Result<Recording> {
+fn record(
+    ram: &Path,
+    mut output: Output,
+    inbox: &Receiver<Order>,
+    progress: &Progress,
+) -> Result<Recording> {
     let mut recording = Recording::default();
     let mut is_last_look = false;
     while !is_last_look && output.bytes < output.limit {
@@ -214,18 +225,28 @@ impl<'a> Session<'a> {
     }
 
     /// Follows the rings. True: the caller has hung up. False: Oche began anew or the file is full.
-    fn follow(&mut self, inbox: &Receiver<Order>, before: Recording, progress: &Progress) -> Result<bool> {
+    fn follow(
+        &mut self,
+        inbox: &Receiver<Order>,
+        before: Recording,
+        progress: &Progress,
+    ) -> Result<bool> {
         let mut sampled = Instant::now();
         loop {
             let order = inbox.recv_timeout(POLL);
-            // Another boot has cleared the heads; what its own session records must not end up in this one.
-            if Layout::read(self.memory, self.memory.layout().total_bytes()) != Ok(self.memory.layout())
+            // Another boot has cleared the heads; what its own session records must not end up in
+            // this one.
+            if Layout::read(self.memory, self.memory.layout().total_bytes())
+                != Ok(self.memory.layout())
                 || Machine::read(self.memory) != self.machine
             {
                 return Ok(false);
             }
             self.drain()?;
-            let lost = self.cpus.iter().fold(before.lost, |sum, cpu| sum.saturating_add(cpu.reader.lost()));
+            let lost = self
+                .cpus
+                .iter()
+                .fold(before.lost, |sum, cpu| sum.saturating_add(cpu.reader.lost()));
             progress.sessions.store(before.sessions, Ordering::Relaxed);
             progress.records.store(before.records + self.records, Ordering::Relaxed);
             progress.lost.store(lost, Ordering::Relaxed);
@@ -245,7 +266,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Takes what the rings hold. Bounded: a CPU that writes faster than we read gets one ring's worth a time.
+    /// Takes what the rings hold. Bounded: a CPU that writes faster than we read gets one ring's
+    /// worth a time.
     fn drain(&mut self) -> Result<()> {
         let rounds = 1 + self.memory.layout().ring_records() / CHUNK_RECORDS as u64;
         for (number, cpu) in self.cpus.iter_mut().enumerate() {
@@ -256,7 +278,8 @@ impl<'a> Session<'a> {
                     break;
                 }
                 let records = self.buffer.get(..batch.count).unwrap_or_default();
-                self.newest_ticks = records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
+                self.newest_ticks =
+                    records.iter().map(Record::time).fold(self.newest_ticks, u64::max);
                 if cpu.lost_before > 0 {
                     cpu.flush(self.output)?;
                 }
@@ -293,7 +316,8 @@ impl<'a> Session<'a> {
         self.output.chunk(ChunkKind::Sample, ChunkHeader::default(), &sample.to_payload())
     }
 
-    /// Writes what is pending, a last sample and the totals. Returns records written and records lost.
+    /// Writes what is pending, a last sample and the totals. Returns records written and records
+    /// lost.
     fn end(mut self) -> Result<(u64, u64)> {
         for cpu in &mut self.cpus {
             cpu.flush(self.output)?;
@@ -347,7 +371,8 @@ impl Output {
         let opened = File::options().write(true).create(true).truncate(false).open(path);
         opened.with_context(|| format!("creating the trace {}", path.display()))?;
         if is_new {
-            std::fs::remove_file(path).with_context(|| format!("creating the trace {}", path.display()))?;
+            std::fs::remove_file(path)
+                .with_context(|| format!("creating the trace {}", path.display()))?;
         }
         Ok(Self { file: None, path: path.to_owned(), bytes: 0, limit: u64::MAX })
     }

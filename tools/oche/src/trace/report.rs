@@ -1,7 +1,9 @@
-//! A trace as one page of HTML: pictures and tables, everything inside the file, nothing loaded from anywhere.
+//! A trace as one page of HTML: pictures and tables, everything inside the file, nothing loaded
+//! from anywhere.
 //!
-//! One pass; memory and page stay small however long the trace is: time has a fixed number of bins that widen as it goes
-//! on, lists show the first or the most of their kind and say how many there are.
+//! One pass; memory and page stay small however long the trace is: time has a fixed number of bins
+//! that widen as it goes on, lists show the first or the most of their kind and say how many there
+//! are.
 
 use std::io::{self, Write};
 
@@ -87,8 +89,8 @@ struct OfStream {
     lifetimes: [(Vec<u64>, u64); 4],
 }
 
-/// What was refused in one page of a device with nothing mapped or unmapped there meanwhile: a device reads a command
-/// word by word.
+/// What was refused in one page of a device with nothing mapped or unmapped there meanwhile: a
+/// device reads a command word by word.
 struct Burst {
     first: (Record, Event),
     last: (Record, Event),
@@ -353,7 +355,8 @@ impl<'a> Collector<'a> {
         let mut flushes: Vec<FlushRow> = Vec::new();
         for (dart, sum) in std::mem::take(&mut self.flushes) {
             let known = self.description.darts.iter().find(|entry| entry.dart.index() == dart);
-            let name = known.map_or_else(|| format!("dart{dart}"), |entry| plain(entry.name.as_str()));
+            let name =
+                known.map_or_else(|| format!("dart{dart}"), |entry| plain(entry.name.as_str()));
             flushes.push(FlushRow { dart, name, flushes: sum.finish(used) });
         }
         flushes.sort_by_key(|row| row.dart);
@@ -410,7 +413,8 @@ impl Burst {
     /// What the page says of it.
     fn row(&self, clock: Clock, description: &Description) -> FaultRow {
         let (record, event) = self.first;
-        let place = record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+        let place =
+            record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
         let (what, iova) = what_of(&event);
         FaultRow {
             device: place.map_or_else(String::new, |place| description.name_of(place)),
@@ -426,7 +430,8 @@ impl Burst {
         }
     }
 
-    /// Whether `record`, of the same device, is one more of the same kind; `before` is known of its page.
+    /// Whether `record`, of the same device, is one more of the same kind; `before` is known of its
+    /// page.
     fn goes_on(&self, record: &Record, event: &Event, before: &[Record]) -> bool {
         let kind = |event: &Event| match *event {
             Event::Fault { is_write, code, iova, .. } => (u16::from(is_write), code, iova >> 12),
@@ -464,7 +469,8 @@ fn what_of(event: &Event) -> (&'static str, u64) {
 /// The event's line, without the process that there is none of.
 fn told(record: &Record, clock: Clock, description: &Description) -> String {
     let line = Line::of(record, clock, description.device_of(record)).to_string();
-    line.split_once("oche-0").map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))
+    line.split_once("oche-0")
+        .map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Buffers over time: the pages that one flush mapped side by side, from the first one's map to the last one's unmap.
+//! Buffers over time: the pages that one flush mapped side by side, from the first one's map to the
+//! last one's unmap.
 //!
 //! Streaming, like [`super::lifetime`]: memory grows with what is mapped at once.
 
@@ -9,7 +10,8 @@ use rustc_hash::FxHashMap;
 use super::lifetime::{Change, Lifetimes};
 use super::maps::Buffer;
 
-/// Names a buffer while it is mapped. Used again after that, so it serves as the lowest free row of a picture.
+/// Names a buffer while it is mapped. Used again after that, so it serves as the lowest free row of
+/// a picture.
 pub type Lane = u32;
 
 /// What happened to a buffer.
@@ -54,7 +56,8 @@ struct Open {
 }
 
 impl Spans {
-    /// Follows `record`; `tell` hears what happened to buffers, and `self` is as after it. Returns what the record changed.
+    /// Follows `record`; `tell` hears what happened to buffers, and `self` is as after it. Returns
+    /// what the record changed.
     pub fn follow(&mut self, record: &Record, mut tell: impl FnMut(Happening)) -> Change {
         let Some(event) = record.event() else { return Change::None };
         let goes_on = matches!(
@@ -87,7 +90,8 @@ impl Spans {
                     self.lanes.insert(key, lane);
                 } else {
                     self.settle(record.cpu(), &mut tell);
-                    let lane = self.open(Open { buffer: Buffer { first: mapping, pages: 1 }, left: 1 });
+                    let lane =
+                        self.open(Open { buffer: Buffer { first: mapping, pages: 1 }, left: 1 });
                     self.growing.insert(record.cpu(), lane);
                     self.lanes.insert(key, lane);
                 }
@@ -144,7 +148,9 @@ impl Spans {
     /// One page less; the last one ends the buffer.
     fn leave(&mut self, lane: Lane, until: Stamp, tell: &mut impl FnMut(Happening)) {
         // Another CPU may take apart what this one still grows.
-        if let Some(cpu) = self.growing.iter().find(|(_, growing)| **growing == lane).map(|(cpu, _)| *cpu) {
+        if let Some(cpu) =
+            self.growing.iter().find(|(_, growing)| **growing == lane).map(|(cpu, _)| *cpu)
+        {
             self.settle(cpu, tell);
         }
         let Some(place) = self.buffers.get_mut(lane as usize) else { return };
@@ -190,10 +196,12 @@ mod tests {
     #[test]
     fn pages_of_a_flush_are_one_buffer_that_ends_with_the_last_of_them() {
         let mut made = Made::new();
-        let pages: Vec<Event> = (0..3).map(|page| map(at(0, 1, 8 + page), 100 - page, TO_DEVICE)).collect();
+        let pages: Vec<Event> =
+            (0..3).map(|page| map(at(0, 1, 8 + page), 100 - page, TO_DEVICE)).collect();
         made.flush(0, 1, &pages).map(0, 1, 11, 50, TO_DEVICE);
         made.flush(0, 1, &[unmap(at(0, 1, 9), 99)]).unmap(0, 1, 11, 50);
-        made.flush(0, 1, &[unmap(at(0, 1, 8), 100), unmap(at(0, 1, 10), 98)]).map(0, 1, 9, 7, TO_DEVICE);
+        made.flush(0, 1, &[unmap(at(0, 1, 8), 100), unmap(at(0, 1, 10), 98)])
+            .map(0, 1, 9, 7, TO_DEVICE);
         assert_eq!(words(&made), ["0+3", "1+1", "1-1", "0-3", "0+1"]);
         assert_eq!(happenings(&made).len(), 5);
     }

@@ -35,7 +35,9 @@ impl ChunkStream {
     /// The bytes are no trace, or one of another version.
     pub fn next_chunk(&mut self) -> Result<Option<(ChunkHeader, Vec<u8>)>> {
         if !self.has_header {
-            let Some(header) = self.rest().first_chunk::<FILE_HEADER_BYTES>() else { return Ok(None) };
+            let Some(header) = self.rest().first_chunk::<FILE_HEADER_BYTES>() else {
+                return Ok(None);
+            };
             if header.first_chunk() != Some(&FILE_MAGIC) {
                 bail!("not a trace: it does not begin with OCHEFILE");
             }
@@ -47,7 +49,9 @@ impl ChunkStream {
             self.at += FILE_HEADER_BYTES;
         }
         loop {
-            let Some(bytes) = self.rest().first_chunk::<CHUNK_HEADER_BYTES>() else { return Ok(None) };
+            let Some(bytes) = self.rest().first_chunk::<CHUNK_HEADER_BYTES>() else {
+                return Ok(None);
+            };
             let header = ChunkHeader::from_bytes(bytes).filter(|header| {
                 header.payload_bytes <= MAX_PAYLOAD_BYTES && header.payload_bytes.is_multiple_of(8)
             });

@@ -30,7 +30,8 @@ pub struct Summary {
     pub unknown: u64,
     /// Nanoseconds from the first event to the last.
     pub duration_ns: u64,
-    /// Nanoseconds since 1970 UTC of the first event, as close as the recorder's looks at the clock tell.
+    /// Nanoseconds since 1970 UTC of the first event, as close as the recorder's looks at the clock
+    /// tell.
     pub first_unix_ns: Option<u64>,
     /// Events by kind.
     pub kinds: BTreeMap<&'static str, u64>,
@@ -91,7 +92,9 @@ impl<S: Source> Visitor for All<'_, S> {
                 self.summaries.extend(std::mem::replace(&mut self.tally, next).map(Tally::finish));
             }
             (Item::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
-            (Item::Unreadable { records, .. }, Some(tally)) => add(&mut tally.summary.unreadable, records),
+            (Item::Unreadable { records, .. }, Some(tally)) => {
+                add(&mut tally.summary.unreadable, records)
+            }
             _ => {}
         }
     }
@@ -149,7 +152,8 @@ impl<'a> Tally<'a> {
         let clock = description.clock();
         let mut summary = self.summary;
         summary.board = plain(description.machine.board.as_str());
-        summary.duration_ns = self.first.map_or(0, |first| nanoseconds_between(clock, first, self.last));
+        summary.duration_ns =
+            self.first.map_or(0, |first| nanoseconds_between(clock, first, self.last));
         summary.first_unix_ns = self.first.and_then(|first| wall_clock(self.session, clock, first));
         for (number, count) in self.kinds.into_iter().enumerate().filter(|(_, count)| *count > 0) {
             match Kind::from_number(number as u8) {
@@ -161,9 +165,11 @@ impl<'a> Tally<'a> {
         summary.cpus = cpus.map(|(cpu, count)| (cpu as u8, count)).collect();
         let devices = self.devices.into_iter().enumerate();
         let seen = devices.filter(|(_, device)| *device != DeviceSummary::default());
-        summary.devices = seen.map(|(place, device)| (device_name(description, place), device)).collect();
+        summary.devices =
+            seen.map(|(place, device)| (device_name(description, place), device)).collect();
         let counters = self.session.samples.last().map(|sample| by_name(&sample.counters));
-        summary.counters = counters.unwrap_or_default().into_iter().filter(|(_, value)| *value > 0).collect();
+        summary.counters =
+            counters.unwrap_or_default().into_iter().filter(|(_, value)| *value > 0).collect();
         summary
     }
 }
@@ -195,8 +201,8 @@ fn device_name(description: &Description, place: usize) -> String {
     name.map_or_else(|| format!("dart{dart}/stream{stream}"), str::to_owned)
 }
 
-/// Wall-clock time of `ticks`. The recorder sees a record some time after it was written, so each look at both
-/// clocks is late; the least late one is taken.
+/// Wall-clock time of `ticks`. The recorder sees a record some time after it was written, so each
+/// look at both clocks is late; the least late one is taken.
 pub fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
     let known = session.description.machine.wall_clock_nanoseconds;
     let looks = session.samples.iter().filter(|sample| sample.newest_ticks != 0).map(|sample| {

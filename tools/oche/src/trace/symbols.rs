@@ -1,4 +1,5 @@
-//! Names for the guest's code: System.map, /proc/kallsyms or an ELF file's symbols, moved to where the kernel was loaded.
+//! Names for the guest's code: System.map, /proc/kallsyms or an ELF file's symbols, moved to where
+//! the kernel was loaded.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -10,19 +11,22 @@ use rustc_hash::FxHashMap;
 
 use super::description::plain;
 
-/// Farthest that code may be from the symbol before it and still be called after it: 1 MiB. Functions are smaller.
+/// Farthest that code may be from the symbol before it and still be called after it: 1 MiB.
+/// Functions are smaller.
 const FARTHEST: u64 = 1 << 20;
 
 /// Where names come from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SymbolOptions {
-    /// Names for the guest's code: its System.map, or a copy of its /proc/kallsyms (knows modules, needs no offset)
+    /// Names for the guest's code: its System.map, or a copy of its /proc/kallsyms (knows modules,
+    /// needs no offset)
     #[arg(long, value_name = "FILE")]
     pub symbols: Option<PathBuf>,
     /// Names for the guest's code from the symbol table of its vmlinux
     #[arg(long, value_name = "ELF")]
     pub vmlinux: Option<PathBuf>,
-    /// How far the kernel is from where System.map or vmlinux put it: `_text` in /proc/kallsyms less `_text` there
+    /// How far the kernel is from where System.map or vmlinux put it: `_text` in /proc/kallsyms
+    /// less `_text` there
     #[arg(long, value_name = "BYTES", value_parser = parse_offset, default_value = "0")]
     pub kaslr_offset: u64,
 }
@@ -99,7 +103,8 @@ impl Symbols {
     }
 }
 
-/// Names as they are asked for, kept: a trace has millions of events and a few hundred places in the code.
+/// Names as they are asked for, kept: a trace has millions of events and a few hundred places in
+/// the code.
 #[derive(Debug)]
 pub struct NameCache<'a> {
     symbols: &'a Symbols,
@@ -135,11 +140,15 @@ impl<'a> NameCache<'a> {
 }
 
 fn read_map(path: &Path) -> Result<Vec<(u64, String)>> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading the symbols {}", path.display()))?;
+    let bytes =
+        std::fs::read(path).with_context(|| format!("reading the symbols {}", path.display()))?;
     let text = String::from_utf8_lossy(&bytes);
     let symbols: Vec<_> = text.lines().filter_map(parse_line).collect();
     if symbols.is_empty() {
-        bail!("{} has no line such as `ffff800008000000 T _text`: not a System.map", path.display());
+        bail!(
+            "{} has no line such as `ffff800008000000 T _text`: not a System.map",
+            path.display()
+        );
     }
     if symbols.iter().all(|(address, _)| *address == 0) {
         bail!("{}: all addresses are 0; copy /proc/kallsyms as root", path.display());
@@ -147,8 +156,8 @@ fn read_map(path: &Path) -> Result<Vec<(u64, String)>> {
     Ok(symbols)
 }
 
-/// Understands `ffff800008000000 T _text` and, from kallsyms, `ffff... t apple_dart_probe [apple_dart]`. What is no code
-/// is left out.
+/// Understands `ffff800008000000 T _text` and, from kallsyms, `ffff... t apple_dart_probe
+/// [apple_dart]`. What is no code is left out.
 fn parse_line(line: &str) -> Option<(u64, String)> {
     let mut words = line.split_ascii_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -163,9 +172,12 @@ fn parse_line(line: &str) -> Option<(u64, String)> {
 }
 
 fn read_elf(path: &Path) -> Result<Vec<(u64, String)>> {
-    let bytes = std::fs::read(path).with_context(|| format!("reading the symbols {}", path.display()))?;
-    let file = object::File::parse(&*bytes).with_context(|| format!("{} is no ELF file", path.display()))?;
-    let code = file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
+    let bytes =
+        std::fs::read(path).with_context(|| format!("reading the symbols {}", path.display()))?;
+    let file = object::File::parse(&*bytes)
+        .with_context(|| format!("{} is no ELF file", path.display()))?;
+    let code =
+        file.symbols().filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.is_definition());
     let symbols: Vec<_> =
         code.filter_map(|symbol| Some((symbol.address(), plain(symbol.name().ok()?)))).collect();
     if symbols.is_empty() {
@@ -220,12 +232,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hello\n").unwrap();
         let both = |options: SymbolOptions| options.load().unwrap_err().to_string();
-        let map = both(SymbolOptions { symbols: Some(file.path().into()), ..SymbolOptions::default() });
+        let map =
+            both(SymbolOptions { symbols: Some(file.path().into()), ..SymbolOptions::default() });
         assert!(map.contains("not a System.map"), "{map}");
-        let elf = both(SymbolOptions { vmlinux: Some(file.path().into()), ..SymbolOptions::default() });
+        let elf =
+            both(SymbolOptions { vmlinux: Some(file.path().into()), ..SymbolOptions::default() });
         assert!(elf.contains("is no ELF file"), "{elf}");
         std::fs::write(file.path(), "0000000000000000 T _text\n").unwrap();
-        let hidden = both(SymbolOptions { symbols: Some(file.path().into()), ..SymbolOptions::default() });
+        let hidden =
+            both(SymbolOptions { symbols: Some(file.path().into()), ..SymbolOptions::default() });
         assert!(hidden.contains("as root"), "{hidden}");
     }
 

@@ -57,8 +57,10 @@ fn throughput_of_text_and_statistics() {
     measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &symbols, out)));
     measure("report", &|| lines(|out| write_report(&trace, 0, "t", &symbols, out)));
     assert_eq!((shown, checked, asked), (EVENTS, EVENTS, CPUS));
-    let text = measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), &symbols, out)));
-    let json = measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), &symbols, out)));
+    let text =
+        measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), &symbols, out)));
+    let json =
+        measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), &symbols, out)));
     assert_eq!((read, counted, text, json), (EVENTS + 1, EVENTS, EVENTS + 3, EVENTS + 1));
 }
 
@@ -71,15 +73,28 @@ fn throughput_does_not_cost_memory() {
             let file = tempfile::NamedTempFile::new().unwrap();
             write_trace(&mut file.reopen().unwrap(), events);
             let mut process = Command::new(std::env::current_exe().unwrap());
-            process.args(["--exact", "trace::throughput::view_of_a_process", "--ignored", "--nocapture"]);
+            process.args([
+                "--exact",
+                "trace::throughput::view_of_a_process",
+                "--ignored",
+                "--nocapture",
+            ]);
             let ran = process.env(VIEW, view).env(TRACE, file.path()).output().unwrap();
             let said = String::from_utf8(ran.stdout).unwrap();
-            let peak = said.lines().find_map(|line| line.strip_prefix("peak ")?.strip_suffix(" KiB"));
+            let peak =
+                said.lines().find_map(|line| line.strip_prefix("peak ")?.strip_suffix(" KiB"));
             peak.unwrap_or_else(|| panic!("{said}")).parse::<u64>().unwrap()
         });
-        println!("{view:<8} at most {} KiB for a million events, {} KiB for ten", peaks[0], peaks[1]);
-        // What is kept by address follows the addresses seen, 512 KiB a stream at most for all 4 GiB of them.
-        assert!(peaks[1] < peaks[0] + 512 * CPUS + 512, "{view} grows with the trace: {peaks:?} KiB");
+        println!(
+            "{view:<8} at most {} KiB for a million events, {} KiB for ten",
+            peaks[0], peaks[1]
+        );
+        // What is kept by address follows the addresses seen, 512 KiB a stream at most for all 4
+        // GiB of them.
+        assert!(
+            peaks[1] < peaks[0] + 512 * CPUS + 512,
+            "{view} grows with the trace: {peaks:?} KiB"
+        );
     }
 }
 
@@ -106,7 +121,8 @@ fn view_of_a_process() {
 
 /// Seconds that this thread has had a core for: other work on the machine does not count.
 fn processor_seconds() -> f64 {
-    // Source: Linux Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat: nanoseconds on the CPU come first.
+    // Source: Linux Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat: nanoseconds on
+    // the CPU come first.
     let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     said.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
@@ -180,11 +196,19 @@ fn record(cpu: u64, number: u64) -> Record {
     let event = match number % 4 {
         0 => Event::Register { dart, offset: 0x20, is_write: true, value: 0x10_0000 },
         1 => Event::Flush { dart, streams: StreamSet(1 << cpu) },
-        2 => Event::Map { at, page, permission: Permission::READ_WRITE, placement: Placement::Migrated },
+        2 => Event::Map {
+            at,
+            page,
+            permission: Permission::READ_WRITE,
+            placement: Placement::Migrated,
+        },
         _ => Event::Unmap { at, page },
     };
     // Bursts of 16 events on a CPU, as traps come.
     let time = (number / 16 * CPUS + cpu) * 16 + number % 16;
     let program_counter = 0xffff_8000_0800_0000 + number % 4096 * 4;
-    Record::new(Stamp { time: time * 3, sequence: number as u32, cpu: cpu as u8, program_counter }, &event)
+    Record::new(
+        Stamp { time: time * 3, sequence: number as u32, cpu: cpu as u8, program_counter },
+        &event,
+    )
 }

@@ -1,4 +1,5 @@
-//! Watched accesses, hits of red zones and callers together with their bytes, which follow in records of their own.
+//! Watched accesses, hits of red zones and callers together with their bytes, which follow in
+//! records of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,12 +9,13 @@ use oche_types::event::{Event, Kind};
 
 use super::reader::Item;
 
-/// Items of a trace, each watched access with the bytes of its value and without the records that held them.
-/// Another item's bytes are none; so are those of an access whose value was lost.
+/// Items of a trace, each watched access with the bytes of its value and without the records that
+/// held them. Another item's bytes are none; so are those of an access whose value was lost.
 #[derive(Debug)]
 pub struct WithValues<I> {
     items: I,
-    /// By CPU: an access whose value is still coming, so far, and the number of the record that goes on.
+    /// By CPU: an access whose value is still coming, so far, and the number of the record that
+    /// goes on.
     open: BTreeMap<u8, (Record, Vec<u8>, u32)>,
     ready: VecDeque<(Item, Vec<u8>)>,
 }
@@ -54,7 +56,8 @@ impl<I: Iterator<Item = Item>> WithValues<I> {
     /// Lets go of accesses whose values will not come.
     fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
-        self.ready.extend(open.into_values().map(|(access, ..)| (Item::Record(access), Vec::new())));
+        self.ready
+            .extend(open.into_values().map(|(access, ..)| (Item::Record(access), Vec::new())));
     }
 }
 
@@ -84,13 +87,14 @@ impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
     }
 }
 
-/// Whether `record` is of a kind whose bytes are shown with it: a watched access, a red zone's hit, or callers.
+/// Whether `record` is of a kind whose bytes are shown with it: a watched access, a red zone's hit,
+/// or callers.
 fn has_value(record: &Record) -> bool {
     matches!(record.kind(), Some(Kind::Watch | Kind::RedZone | Kind::Callers))
 }
 
-/// A value as people read it: a number as wide as the access, and of more than eight bytes several, that at the lowest
-/// address first.
+/// A value as people read it: a number as wide as the access, and of more than eight bytes several,
+/// that at the lowest address first.
 pub fn number(value: &[u8]) -> String {
     let part = |bytes: &[u8]| {
         let digits: String = bytes.iter().rev().map(|byte| format!("{byte:02x}")).collect();
@@ -126,7 +130,9 @@ mod tests {
             Item::Record(record) => record.kind(),
             _ => None,
         };
-        WithValues::new(items.into_iter()).map(|(item, value)| (kind(&item), number(&value))).collect()
+        WithValues::new(items.into_iter())
+            .map(|(item, value)| (kind(&item), number(&value)))
+            .collect()
     }
 
     #[test]
@@ -153,8 +159,10 @@ mod tests {
     #[test]
     fn an_access_whose_value_was_lost_is_shown_without_one() {
         let gap = Item::Lost { cpu: 0, records: 1 };
-        let items = vec![access(0, 5, 4), gap, data(0, 7, [1, 0]), access(0, 8, 0), access(0, 9, 8)];
-        let kinds: Vec<Option<Kind>> = joined(items.clone()).into_iter().map(|(kind, _)| kind).collect();
+        let items =
+            vec![access(0, 5, 4), gap, data(0, 7, [1, 0]), access(0, 8, 0), access(0, 9, 8)];
+        let kinds: Vec<Option<Kind>> =
+            joined(items.clone()).into_iter().map(|(kind, _)| kind).collect();
         let (watch, data) = (Some(Kind::Watch), Some(Kind::Data));
         assert_eq!(kinds, [None, watch, data, watch, watch]);
         assert!(joined(items).iter().all(|(_, value)| value.is_empty()));

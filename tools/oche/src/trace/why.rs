@@ -1,7 +1,8 @@
-//! Why a device could or could not reach an address: who owned it, what became of it, and what a fault there means.
+//! Why a device could or could not reach an address: who owned it, what became of it, and what a
+//! fault there means.
 //!
-//! Looks through the records without putting them in order first and keeps those of one granule, so that ten million
-//! events take well under a second.
+//! Looks through the records without putting them in order first and keeps those of one granule, so
+//! that ten million events take well under a second.
 
 use oche_trace::record::{Record, Stamp};
 use oche_types::addr::{Gfn, IovaPage};
@@ -39,9 +40,10 @@ pub fn why<S: Source>(
         return answer;
     };
     let Ok(iova) = u32::try_from(question.iova) else {
-        answer
-            .sentences
-            .push(format!("{:#x} is no address of a DART's device: they have 32 bits.", question.iova));
+        answer.sentences.push(format!(
+            "{:#x} is no address of a DART's device: they have 32 bits.",
+            question.iova
+        ));
         return answer;
     };
     let page = IovaPage(iova >> 12);
@@ -104,14 +106,17 @@ fn collect<S: Source>(
     newest.into()
 }
 
-/// Whether `record` says something of the granule. Kinds are compared before anything is decoded: of ten million records
-/// a few are kept.
+/// Whether `record` says something of the granule. Kinds are compared before anything is decoded:
+/// of ten million records a few are kept.
 fn is_about(record: &Record, granule: u32) -> bool {
     let Some(kind) = record.kind() else { return false };
     match kind {
-        Kind::Map | Kind::Unmap | Kind::Permission | Kind::Refused | Kind::LiveMove | Kind::RedZone => {
-            (record.payload() >> 34) as u32 == granule
-        }
+        Kind::Map
+        | Kind::Unmap
+        | Kind::Permission
+        | Kind::Refused
+        | Kind::LiveMove
+        | Kind::RedZone => (record.payload() >> 34) as u32 == granule,
         Kind::Fault => record.payload() >> 14 == u64::from(granule),
         Kind::Attach => true,
         _ => false,
@@ -128,7 +133,8 @@ fn is_of_page(record: &Record, page: Gfn) -> bool {
 }
 
 impl Asker<'_> {
-    /// The streams that had something at the page and are asked about; one of each set that shares its tables.
+    /// The streams that had something at the page and are asked about; one of each set that shares
+    /// its tables.
     fn places(&self, records: &[Record]) -> Vec<StreamPlace> {
         let mut lifetimes = Lifetimes::default();
         let mut places: Vec<StreamPlace> = Vec::new();
@@ -140,8 +146,10 @@ impl Asker<'_> {
                 Some(Kind::Fault) => record.payload() >> 12 == u64::from(self.page.0),
                 _ => (record.payload() >> 32) as u32 == self.page.0,
             };
-            let place =
-                record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
+            let place = record
+                .dart()
+                .zip(record.stream())
+                .map(|(dart, stream)| StreamPlace::new(dart, stream));
             if is_here && record.kind() == Some(Kind::Fault) {
                 refused.extend(place.filter(|place| !refused.contains(place)));
             }
@@ -150,7 +158,9 @@ impl Asker<'_> {
         // Who is asked for by number stands for those whose tables it shares.
         let is_asked = |place: &StreamPlace| {
             self.question.whom.admits(*place, self.description)
-                || lifetimes.partners(*place).any(|other| self.question.whom.admits(other, self.description))
+                || lifetimes
+                    .partners(*place)
+                    .any(|other| self.question.whom.admits(other, self.description))
         };
         places.retain(is_asked);
         // Who was refused there is who is asked about, unless somebody else is named.
@@ -181,7 +191,10 @@ impl Asker<'_> {
         let is_mapped = story.past.iter().any(|past| past.holds_at(at));
         let sentences = self.sentences(place, &story, &overlaps, trace, session);
         let end = at.map_or(story.past.len(), |at| {
-            story.past.partition_point(|past| past.mapping.is_none_or(|mapping| mapping.since.time <= at)) + 1
+            story
+                .past
+                .partition_point(|past| past.mapping.is_none_or(|mapping| mapping.since.time <= at))
+                + 1
         });
         let end = end.min(story.past.len());
         let shown = story.past.get(end.saturating_sub(LISTED)..end).unwrap_or_default();
@@ -218,7 +231,9 @@ impl Asker<'_> {
         let after = story
             .past
             .iter()
-            .find(|past| past.mapping.is_some_and(|mapping| at.is_some_and(|at| mapping.since.time > at)))
+            .find(|past| {
+                past.mapping.is_some_and(|mapping| at.is_some_and(|at| mapping.since.time > at))
+            })
             .copied();
         let mut sentences = Vec::new();
         if let Some((record, event)) = &story.fault {
@@ -242,7 +257,8 @@ impl Asker<'_> {
         if !story.partners.is_empty() {
             let names: Vec<String> =
                 story.partners.iter().map(|other| self.description.name_of(*other)).collect();
-            sentences.push(format!("{} uses the same tables and reaches the same.", names.join(", ")));
+            sentences
+                .push(format!("{} uses the same tables and reaches the same.", names.join(", ")));
         }
         if now.is_none() && before.is_none() && story.root_is_known {
             sentences.extend(self.nearest(place, at, trace, session));
@@ -272,7 +288,9 @@ impl Asker<'_> {
     }
 
     fn past(&self, past: &Interval) -> Past {
-        let by = |stamp: &Stamp| format!("{} on CPU {}", self.symbols.name(stamp.program_counter), stamp.cpu);
+        let by = |stamp: &Stamp| {
+            format!("{} on CPU {}", self.symbols.name(stamp.program_counter), stamp.cpu)
+        };
         Past {
             from_ns: past.mapping.map(|mapping| self.clock.nanoseconds(mapping.since.time)),
             until_ns: past.until.map(|until| self.clock.nanoseconds(until.time)),
@@ -287,7 +305,9 @@ impl Asker<'_> {
 
 fn last_time(story: &Story) -> u64 {
     let times = story.past.iter().map(|past| {
-        past.until.map_or(0, |until| until.time).max(past.mapping.map_or(0, |mapping| mapping.since.time))
+        past.until
+            .map_or(0, |until| until.time)
+            .max(past.mapping.map_or(0, |mapping| mapping.since.time))
     });
     times.max().unwrap_or(0)
 }

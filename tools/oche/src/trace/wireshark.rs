@@ -1,4 +1,5 @@
-//! What Wireshark needs to know Oche's packets: a dissector, and a profile with columns, colours and filter buttons.
+//! What Wireshark needs to know Oche's packets: a dissector, and a profile with columns, colours
+//! and filter buttons.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,8 @@ impl Folders {
             return Ok(Self { configuration: folder.to_owned(), plugins: folder.join("plugins") });
         }
         let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
-        let home = PathBuf::from(home.context("there is no HOME to install Wireshark's profile in")?);
+        let home =
+            PathBuf::from(home.context("there is no HOME to install Wireshark's profile in")?);
         let configuration =
             std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
         Ok(Self {

@@ -90,7 +90,10 @@ pub fn parse_seconds(text: &str) -> Result<u64, String> {
     }
     let whole: u64 = whole.parse().map_err(|_| wrong())?;
     let nanoseconds: u64 = format!("{decimals:0<9}").parse().map_err(|_| wrong())?;
-    whole.checked_mul(1_000_000_000).and_then(|whole| whole.checked_add(nanoseconds)).ok_or_else(wrong)
+    whole
+        .checked_mul(1_000_000_000)
+        .and_then(|whole| whole.checked_add(nanoseconds))
+        .ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -111,7 +114,10 @@ mod tests {
     fn spans_and_sizes_have_three_digits_and_a_unit() {
         let spans = [0, 999, 1_000, 9_996, 152_400, 1_530_000, 73_900_000_000, 7_390_000_000_000];
         let words: Vec<String> = spans.into_iter().map(span).collect();
-        assert_eq!(words, ["0 ns", "999 ns", "1.00 us", "10.0 us", "152 us", "1.53 ms", "73.9 s", "7390 s"]);
+        assert_eq!(
+            words,
+            ["0 ns", "999 ns", "1.00 us", "10.0 us", "152 us", "1.53 ms", "73.9 s", "7390 s"]
+        );
         let sizes = [0, 4096, 6144, 1 << 20, 3 << 29, 5 << 30];
         let words: Vec<String> = sizes.into_iter().map(size).collect();
         assert_eq!(words, ["0 bytes", "4 KiB", "6 KiB", "1 MiB", "1.5 GiB", "5 GiB"]);

@@ -21,9 +21,10 @@ pub struct Attached {
     pub stream: u8,
 }
 
-/// All PCI devices. Two DARTs with several devices on streams of their own, and one whose two devices share a stream,
-/// and so one address space. Slots 1 and 5, 2 and 6, 3 and 7 share an interrupt line; the NVMe in slot 4 has one to itself,
-/// because QEMU's may leave it raised (`init.sh`, `relieve_nvme_line`).
+/// All PCI devices. Two DARTs with several devices on streams of their own, and one whose two
+/// devices share a stream, and so one address space. Slots 1 and 5, 2 and 6, 3 and 7 share an
+/// interrupt line; the NVMe in slot 4 has one to itself, because QEMU's may leave it raised
+/// (`init.sh`, `relieve_nvme_line`).
 pub const ATTACHED: [Attached; 7] = [
     Attached { name: "NVMe", slot: 4, dart: 0, stream: 1 },
     Attached { name: "e1000e", slot: 2, dart: 0, stream: 2 },
@@ -37,15 +38,15 @@ pub const ATTACHED: [Attached; 7] = [
 /// The value of `oche.iommu-map` for these devices.
 #[must_use]
 pub fn iommu_map() -> String {
-    let entries =
-        ATTACHED.map(|device| format!("{:#04x}:{}:{}", device.slot * 8, device.dart, device.stream));
+    let entries = ATTACHED
+        .map(|device| format!("{:#04x}:{}:{}", device.slot * 8, device.dart, device.stream));
     entries.join(",")
 }
 
 /// QEMU's arguments for the devices, their disks and their networks.
 ///
-/// The two networks are QEMU's own user networks, which reach the host's loopback at address .2 and nothing else that
-/// the demo needs.
+/// The two networks are QEMU's own user networks, which reach the host's loopback at address .2 and
+/// nothing else that the demo needs.
 #[must_use]
 pub fn arguments(disks: &Disks) -> Vec<OsString> {
     let mut all = Vec::new();
@@ -74,8 +75,9 @@ pub fn arguments(disks: &Disks) -> Vec<OsString> {
     add("-device", format!("virtio-net-pci,addr=5,netdev=network1,romfile=,{modern}"));
     add("-device", format!("virtio-blk-pci,addr=6,drive=shared,serial=shared,{modern}"));
     add("-device", format!("virtio-rng-pci,addr=7,{modern}"));
-    // Memory-mapped: no IOMMU is between this one and memory. No indirect descriptors: the guest would allocate them a few
-    // bytes at a time, in pages that hold other drivers' buffers, and a page that any DART maps may be away from home.
+    // Memory-mapped: no IOMMU is between this one and memory. No indirect descriptors: the guest
+    // would allocate them a few bytes at a time, in pages that hold other drivers' buffers, and a
+    // page that any DART maps may be away from home.
     add("-global", "virtio-mmio.force-legacy=false".into());
     add("-device", "virtio-blk-device,drive=mmio,serial=mmio,indirect_desc=off".into());
     all
@@ -88,7 +90,11 @@ pub fn of_dart(dart: u8) -> String {
         .iter()
         .filter(|device| device.dart == dart)
         .map(|device| {
-            format!("{} (stream {})", device.name.trim_end_matches(" (shared stream)"), device.stream)
+            format!(
+                "{} (stream {})",
+                device.name.trim_end_matches(" (shared stream)"),
+                device.stream
+            )
         })
         .collect();
     names.join(", ")
@@ -116,8 +122,11 @@ mod tests {
     #[test]
     fn two_darts_have_several_streams_and_two_devices_share_one() {
         for dart in 0..2 {
-            let mut streams: Vec<u8> =
-                ATTACHED.iter().filter(|device| device.dart == dart).map(|device| device.stream).collect();
+            let mut streams: Vec<u8> = ATTACHED
+                .iter()
+                .filter(|device| device.dart == dart)
+                .map(|device| device.stream)
+                .collect();
             streams.dedup();
             assert!(streams.len() >= 2);
         }

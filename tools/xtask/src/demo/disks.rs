@@ -19,7 +19,8 @@ pub struct Sizes {
     pub prefilled: u64,
     /// The file that the server serves.
     pub served: u64,
-    /// The first part of it, which virtio-net fetches: every packet costs an emulated machine much time.
+    /// The first part of it, which virtio-net fetches: every packet costs an emulated machine much
+    /// time.
     pub part: u64,
     /// Each of the files on the memory-mapped disk.
     pub copied: u64,
@@ -72,7 +73,8 @@ impl Disks {
             write(&path, &bytes)?;
             Ok(path)
         };
-        let (usb, virtio, shared) = (prefilled("usb")?, prefilled("virtio-blk")?, prefilled("shared-blk")?);
+        let (usb, virtio, shared) =
+            (prefilled("usb")?, prefilled("virtio-blk")?, prefilled("shared-blk")?);
         let served = random_bytes(sizes.served << 20)?;
         let part = served.get(..(sizes.part << 20) as usize).unwrap_or(&served).to_vec();
         expected.insert("e1000e".to_owned(), hex_digest(&served));
@@ -91,7 +93,10 @@ impl Disks {
         }
         make_sparse(&memory_mapped, (sizes.copied * COPIED_FILES * 3 + 32) << 20)?;
         command::run(
-            Command::new(program("mkfs.ext4")).args(["-q", "-F", "-d"]).arg(&files).arg(&memory_mapped),
+            Command::new(program("mkfs.ext4"))
+                .args(["-q", "-F", "-d"])
+                .arg(&files)
+                .arg(&memory_mapped),
             "making the memory-mapped disk",
         )?;
         workspace::remove_folder(&files)?;
@@ -120,7 +125,8 @@ impl Disks {
     }
 }
 
-/// Takes a file out of an ext4 image, as `debugfs` (e2fsprogs) reads it; `None` if there is no such file.
+/// Takes a file out of an ext4 image, as `debugfs` (e2fsprogs) reads it; `None` if there is no such
+/// file.
 fn extract(image: &Path, inside: &str, folder: &Path) -> Result<Option<Vec<u8>>> {
     let into = folder.join("extracted");
     // A file of an earlier call must not pass for this one.
@@ -161,8 +167,10 @@ fn make_sparse(path: &Path, bytes: u64) -> Result<()> {
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    file.write_all(bytes).with_context(|| format!("cannot write {}: is the disk full?", path.display()))
+    let mut file =
+        File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    file.write_all(bytes)
+        .with_context(|| format!("cannot write {}: is the disk full?", path.display()))
 }
 
 #[cfg(test)]
@@ -171,7 +179,10 @@ mod tests {
 
     #[test]
     fn a_digest_is_the_usual_one() {
-        assert_eq!(hex_digest(b"abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        assert_eq!(
+            hex_digest(b"abc"),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub(super) fn judge(
 fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
     if plan.has_trace {
         judge_trace(watched, plan, summary);
-    } else if watched.recording.sessions != 0 || watched.counters.values().any(|value| *value != 0) {
+    } else if watched.recording.sessions != 0 || watched.counters.values().any(|value| *value != 0)
+    {
         summary.problems.push("the trace is compiled out, and there is one".into());
     }
     let greetings = watched
@@ -54,9 +55,13 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
         .count();
     if greetings != usize::from(devices::darts()) {
         let darts = devices::darts();
-        summary.problems.push(format!("the driver found {greetings} DARTs with 4K pages instead of {darts}"));
+        summary
+            .problems
+            .push(format!("the driver found {greetings} DARTs with 4K pages instead of {darts}"));
     }
-    summary.problems.extend(wrong_groups(watched.story.facts.get("device").map_or(&[], Vec::as_slice)));
+    summary
+        .problems
+        .extend(wrong_groups(watched.story.facts.get("device").map_or(&[], Vec::as_slice)));
     summary.smmu = watched.survey.clone();
     if let Err(error) = summary.smmu.judge() {
         summary.problems.push(error.to_string());
@@ -97,7 +102,11 @@ fn wrong_groups(facts: &[String]) -> Vec<String> {
         for other in devices::ATTACHED.iter().filter(|other| other.slot > device.slot) {
             let shares_stream = (other.dart, other.stream) == (device.dart, device.stream);
             if group_of(other.slot).is_some_and(|others| (others == group) != shares_stream) {
-                let what = if shares_stream { "are not in one IOMMU group" } else { "share an IOMMU group" };
+                let what = if shares_stream {
+                    "are not in one IOMMU group"
+                } else {
+                    "share an IOMMU group"
+                };
                 wrong.push(format!("{} and {} {what}", device.name, other.name));
             }
         }
@@ -110,7 +119,10 @@ mod tests {
     use super::wrong_groups;
 
     fn facts(groups: [&str; 7]) -> Vec<String> {
-        (1..).zip(groups).map(|(slot, group)| format!("0000:00:{slot:02x}.0 driver group {group}")).collect()
+        (1..)
+            .zip(groups)
+            .map(|(slot, group)| format!("0000:00:{slot:02x}.0 driver group {group}"))
+            .collect()
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Lines of the guest's kernel log after which a run is not good.
 
-/// Parts of a line that are never right in the demo, in small letters: a crash, or a device or its IOMMU that gave up.
+/// Parts of a line that are never right in the demo, in small letters: a crash, or a device or its
+/// IOMMU that gave up.
 const NEVER: [&str; 42] = [
     "warning: ",
     "bug: ",
@@ -57,8 +58,8 @@ const HARMLESS: [&str; 6] = [
     // Debian's kernel says this of every module that Debian did not sign; the DART driver is one.
     "loading out-of-tree module taints kernel",
     "module verification failed: signature and/or required key missing",
-    // The guest's FDT has no msi-map, since a doorbell page at an arbitrary 4K IOVA cannot be expressed in 16K: devices
-    // fall back to wired interrupts, and this driver says so loudly.
+    // The guest's FDT has no msi-map, since a doorbell page at an arbitrary 4K IOVA cannot be
+    // expressed in 16K: devices fall back to wired interrupts, and this driver says so loudly.
     "failed to initialize msi-x interrupts.  falling back to msi interrupts.",
     "failed to initialize msi interrupts.  falling back to legacy interrupts.",
 ];
@@ -73,10 +74,13 @@ pub fn is_complaint(line: &str) -> bool {
     }
     NEVER.iter().any(|part| message.contains(part))
         || (mentions_iommu(&message)
-            && ["fail", "error", "refus", "unable", "invalid "].iter().any(|bad| message.contains(bad)))
+            && ["fail", "error", "refus", "unable", "invalid "]
+                .iter()
+                .any(|bad| message.contains(bad)))
 }
 
-/// Whether a line of level warning or worse (`<4>[    1.0] text`) is a complaint about DMA or a device of the demo.
+/// Whether a line of level warning or worse (`<4>[    1.0] text`) is a complaint about DMA or a
+/// device of the demo.
 #[must_use]
 pub fn is_bad_warning(line: &str) -> bool {
     let Some((_, rest)) = line.split_once('>') else { return false };
@@ -139,8 +143,7 @@ mod tests {
         assert!(is_bad_warning("<4>[    1.0] nvme nvme0: missing or invalid SUBNQN field."));
         assert!(is_bad_warning("<3>[    1.0] something about DMA"));
         assert!(!is_bad_warning("<4>[    7.292617] sd 0:0:0:0: Power-on or device reset occurred"));
-        let host_bridge =
-            "<4>[    1.0] pci-host-generic 4010000000.pcie: Memory resource size exceeds max for 32 bits";
+        let host_bridge = "<4>[    1.0] pci-host-generic 4010000000.pcie: Memory resource size exceeds max for 32 bits";
         assert!(!is_bad_warning(host_bridge));
         let no_msi = "<3>[    7.692850] e1000e 0000:00:02.0 0000:00:02.0 (uninitialized): Failed to initialize MSI-X \
              interrupts.  Falling back to MSI interrupts.";

@@ -1,4 +1,5 @@
-//! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, told step by step.
+//! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, told step
+//! by step.
 
 use std::path::Path;
 use std::time::Instant;
@@ -150,7 +151,8 @@ fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary
         line.starts_with("oche: the guest starts")
     })?;
     bench.keep("self-test", &outcome)?;
-    let wrong: Vec<&String> = outcome.lines.iter().filter(|line| line.ends_with(" WRONG")).collect();
+    let wrong: Vec<&String> =
+        outcome.lines.iter().filter(|line| line.ends_with(" WRONG")).collect();
     let mut problems: Vec<String> = wrong.iter().map(|line| format!("self-test: {line}")).collect();
     if is_inside || lines < 10 {
         problems.push("the self-test did not come to its end".to_owned());
@@ -167,7 +169,8 @@ fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary
 
 fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
     let step = progress.step("Eight CPUs, taken from m1n1's spin table");
-    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
+    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them
+    // all.
     let mut mac = Mac { cpus: 8, load: 0x8_0a60_0000, ..mac.clone() };
     mac.chosen.push(("oche.log".to_owned(), "warn".to_owned()));
     let began = Instant::now();
@@ -181,7 +184,8 @@ fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -
     finish(step, bench, run, &outcome, bench::judge(&outcome), summary)
 }
 
-/// An Oche that was built to panic when the guest asks for it: what a person without a serial cable sees.
+/// An Oche that was built to panic when the guest asks for it: what a person without a serial cable
+/// sees.
 fn panic(
     toolchain: Toolchain,
     mac: &Mac,
@@ -224,7 +228,8 @@ fn stock_kernel(
     progress: &Progress,
     summary: &mut Summary,
 ) -> Result<()> {
-    let step = progress.step("Debian's kernel, its DART driver, its programs, and Oche: one image for a Mac");
+    let step = progress
+        .step("Debian's kernel, its DART driver, its programs, and Oche: one image for a Mac");
     let folder = output.join("linux");
     let (guest, kernel) = linux::prepare(&folder, &step)?;
     let bench = Bench::with_guest(toolchain, &[], &guest, &folder, &step)?;

@@ -65,7 +65,12 @@ pub fn main(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn run_once(options: &Options, prepared: &Prepared, progress: &Progress, title: &str) -> Result<Summary> {
+fn run_once(
+    options: &Options,
+    prepared: &Prepared,
+    progress: &Progress,
+    title: &str,
+) -> Result<Summary> {
     let machine = Machine {
         cpu: options.cpu.clone(),
         cpus: options.cpus,

@@ -95,7 +95,8 @@ impl Options {
 
 /// Takes `oche.NAME=VALUE` apart.
 pub(crate) fn parse_option(option: &str) -> Result<(String, String)> {
-    let (name, value) = option.split_once('=').with_context(|| format!("{option} is not NAME=VALUE"))?;
+    let (name, value) =
+        option.split_once('=').with_context(|| format!("{option} is not NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
 }
 

@@ -54,7 +54,8 @@ pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared
         .then(|| std::thread::spawn(move || el2::build(toolchain, features, &Step::silent())));
 
     let step = progress.step("Guest kernel");
-    let choice = KernelChoice { suite: options.suite.clone(), package: options.kernel_package.clone() };
+    let choice =
+        KernelChoice { suite: options.suite.clone(), package: options.kernel_package.clone() };
     let kernel = kernel::fetch(&choice, &step)?;
     kernel.verify()?;
     step.done(&format!("{} {}, byte for byte the package's", kernel.package, kernel.version));
@@ -68,7 +69,8 @@ pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared
     let step = progress.step("Disks, and a server for the guest");
     let sizes = if options.short { Sizes::SHORT } else { Sizes::FULL };
     let disks = Disks::make(&options.output().join("disks"), sizes)?;
-    let server = Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
+    let server =
+        Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
     step.done(&format!("127.0.0.1:{}", server.port()));
 
     let step = progress.step("Oche for EL2");

@@ -98,9 +98,13 @@ mod tests {
     #[test]
     fn files_are_served_whole_and_nothing_else_is() {
         let server =
-            Server::start(vec![("random", b"0123456789".to_vec()), ("part", b"01".to_vec())]).unwrap();
+            Server::start(vec![("random", b"0123456789".to_vec()), ("part", b"01".to_vec())])
+                .unwrap();
         let answer = ask(server.port(), "/random");
-        assert!(answer.starts_with("HTTP/1.0 200") && answer.contains("Content-Length: 10"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.0 200") && answer.contains("Content-Length: 10"),
+            "{answer}"
+        );
         assert!(answer.ends_with("\r\n\r\n0123456789"), "{answer}");
         assert!(ask(server.port(), "/part").ends_with("\r\n\r\n01"));
         assert!(ask(server.port(), "/etc/passwd").starts_with("HTTP/1.0 404"));

@@ -48,7 +48,8 @@ pub fn parse(line: &str) -> Option<Said<'_>> {
                 text: text.trim(),
             }
         }
-        // If anything else is on the line, another writer's has run into it: it is told once more at the end.
+        // If anything else is on the line, another writer's has run into it: it is told once more
+        // at the end.
         "digest" if more.len() == 64 && more.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             Said::Digest(first, more)
         }
@@ -102,12 +103,16 @@ impl Story {
                 *self = Self { warnings: core::mem::take(&mut self.warnings), ..Self::default() }
             }
             Said::Begin(_) | Said::Marker(_) => {}
-            Said::Step { name, is_ok: true, seconds, .. } => self.passed.push((name.to_owned(), seconds)),
+            Said::Step { name, is_ok: true, seconds, .. } => {
+                self.passed.push((name.to_owned(), seconds))
+            }
             Said::Step { name, text, .. } => self.failed.push((name.to_owned(), text.to_owned())),
             Said::Digest(name, digest) => {
                 self.digests.insert(name.to_owned(), digest.to_owned());
             }
-            Said::Fact(name, value) => self.facts.entry(name.to_owned()).or_default().push(value.to_owned()),
+            Said::Fact(name, value) => {
+                self.facts.entry(name.to_owned()).or_default().push(value.to_owned())
+            }
             Said::Warning(line) => self.warnings.push(line.to_owned()),
             Said::End => self.is_complete = true,
         }
@@ -133,8 +138,8 @@ impl Story {
             .collect()
     }
 
-    /// Compares the guest's digests with the host's, before the run (`expected`) and after it (`left`); one line for each
-    /// that differs or is missing.
+    /// Compares the guest's digests with the host's, before the run (`expected`) and after it
+    /// (`left`); one line for each that differs or is missing.
     #[must_use]
     pub fn wrong_digests(
         &self,
@@ -142,20 +147,33 @@ impl Story {
         left: &BTreeMap<String, String>,
     ) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut compare = |what: &str, should: Option<&String>, is: Option<&String>| match (should, is) {
-            (Some(should), Some(is)) if should == is => {}
-            (Some(_), Some(_)) => wrong.push(format!("digest of {what} differs")),
-            _ => wrong.push(format!("digest of {what} is missing")),
-        };
+        let mut compare =
+            |what: &str, should: Option<&String>, is: Option<&String>| match (should, is) {
+                (Some(should), Some(is)) if should == is => {}
+                (Some(_), Some(_)) => wrong.push(format!("digest of {what} differs")),
+                _ => wrong.push(format!("digest of {what} is missing")),
+            };
         for (name, should) in expected {
             compare(&format!("{name} as the guest read it"), Some(should), self.digests.get(name));
             if name.starts_with("mmio-") {
-                compare(&format!("{name} on the NVMe"), Some(should), left.get(&format!("nvme {name}")));
-                compare(&format!("{name} brought back"), Some(should), left.get(&format!("back {name}")));
+                compare(
+                    &format!("{name} on the NVMe"),
+                    Some(should),
+                    left.get(&format!("nvme {name}")),
+                );
+                compare(
+                    &format!("{name} brought back"),
+                    Some(should),
+                    left.get(&format!("back {name}")),
+                );
             }
         }
         let written = self.digests.get("nvme-written");
-        compare("the NVMe's file as the guest read it back", written, self.digests.get("nvme-read"));
+        compare(
+            "the NVMe's file as the guest read it back",
+            written,
+            self.digests.get("nvme-read"),
+        );
         compare("the NVMe's file as the host finds it in the image", written, left.get("nvme"));
         wrong
     }
@@ -178,7 +196,10 @@ mod tests {
             Some(Said::Step { name: "nvme", is_ok: true, seconds: 3, text: "" })
         );
         let digest = "0123456789abcdef".repeat(4);
-        assert_eq!(parse(&format!("demo: digest usb {digest}")), Some(Said::Digest("usb", &digest)));
+        assert_eq!(
+            parse(&format!("demo: digest usb {digest}")),
+            Some(Said::Digest("usb", &digest))
+        );
         assert_eq!(
             parse("demo: fact device 0000:00:01.0 nvme"),
             Some(Said::Fact("device", "0000:00:01.0 nvme"))
@@ -217,7 +238,8 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect::<BTreeMap<_, _>>()
         };
-        story.digests = map(&[("usb", "u"), ("mmio-1", "m"), ("nvme-written", "n"), ("nvme-read", "n")]);
+        story.digests =
+            map(&[("usb", "u"), ("mmio-1", "m"), ("nvme-written", "n"), ("nvme-read", "n")]);
         (
             story,
             map(&[("usb", "u"), ("mmio-1", "m")]),

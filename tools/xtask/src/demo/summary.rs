@@ -95,7 +95,8 @@ pub struct Summary {
     pub digests: BTreeMap<String, String>,
     /// Seconds of each of the guest's steps, by the guest's clock.
     pub guest_seconds: BTreeMap<String, u64>,
-    /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with nothing to tell.
+    /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with
+    /// nothing to tell.
     pub nvme_line_relieved: u64,
     /// Seconds from QEMU's start to its end.
     pub boot_to_end_seconds: f64,
@@ -107,18 +108,24 @@ impl Summary {
     /// Takes what Oche's counters say.
     pub fn take_counters(&mut self, counters: Counters) {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
-        // Each table that opens was stored to while its page was closed. Accesses to trapped pages are left out: they come
-        // with what a CPU does, not with what a driver asks of its DART.
+        // Each table that opens was stored to while its page was closed. Accesses to trapped pages
+        // are left out: they come with what a CPU does, not with what a driver asks of its DART.
         let traps = of("exits_dart_register") + of("table_unsyncs");
         self.traps_per_flush = traps as f64 / of("flushes").max(1) as f64;
-        self.placed =
-            Placed { direct: of("bytes_direct"), migrated: of("bytes_migrated"), bounce: of("bytes_bounce") };
+        self.placed = Placed {
+            direct: of("bytes_direct"),
+            migrated: of("bytes_migrated"),
+            bounce: of("bytes_bounce"),
+        };
         for (name, what) in [
             ("refused", "mappings were refused"),
             ("faults", "accesses by devices faulted"),
             ("red_zone_hits", "times a device wrote where nothing was mapped"),
             ("invalidate_timeouts", "invalidations were not finished by the SMMU"),
-            ("injected_exceptions", "exits ended in an abort or an undefined instruction for the guest"),
+            (
+                "injected_exceptions",
+                "exits ended in an abort or an undefined instruction for the guest",
+            ),
         ] {
             if of(name) > 0 {
                 self.problems.push(format!("{} {what}", of(name)));
@@ -169,8 +176,9 @@ impl Summary {
         self.nvme_line_relieved = relieved.parse().unwrap_or(0);
         self.digests.clone_from(&story.digests);
         self.guest_seconds = story.passed.iter().cloned().collect();
-        self.darts =
-            (0..devices::darts()).map(|dart| DartFacts { dart, devices: devices::of_dart(dart) }).collect();
+        self.darts = (0..devices::darts())
+            .map(|dart| DartFacts { dart, devices: devices::of_dart(dart) })
+            .collect();
     }
 
     /// The table for people.
@@ -215,7 +223,11 @@ impl Summary {
         );
         row(
             "trace",
-            format!("{} events, {} dropped", grouped(self.trace.events), grouped(self.trace.dropped)),
+            format!(
+                "{} events, {} dropped",
+                grouped(self.trace.events),
+                grouped(self.trace.dropped)
+            ),
         );
         row("", self.trace.file.clone());
         if self.nvme_line_relieved > 0 {
@@ -275,7 +287,9 @@ mod tests {
 
     #[test]
     fn each_bad_counter_is_a_problem() {
-        for name in ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "injected_exceptions"] {
+        for name in
+            ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "injected_exceptions"]
+        {
             let mut summary = Summary::default();
             summary.take_counters(counters(&[("maps", 1), (name, 1)]));
             assert_eq!(summary.problems.len(), 1, "{name}");
@@ -315,9 +329,11 @@ mod tests {
 
     #[test]
     fn an_idle_phase_in_which_nothing_counts_exits_is_not_good() {
-        for (before, after) in
-            [(Counters::new(), Counters::new()), (Counters::new(), exits()), (exits(), Counters::new())]
-        {
+        for (before, after) in [
+            (Counters::new(), Counters::new()),
+            (Counters::new(), exits()),
+            (exits(), Counters::new()),
+        ] {
             let mut summary = Summary::default();
             summary.take_idle(&before, &after, 5.0);
             assert!(summary.problems.iter().any(|problem| problem.contains("not counted")));

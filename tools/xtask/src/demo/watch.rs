@@ -1,4 +1,5 @@
-//! One watched run of the demo's guest: its story, its complaints, and the looks taken from outside meanwhile.
+//! One watched run of the demo's guest: its story, its complaints, and the looks taken from outside
+//! meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use crate::demo::summary::Counters;
 use crate::qemu::smmu::{Owners, Survey};
 use crate::qemu::{Ending, Line, Machine, Running, Wish};
 
-/// The first look at the SMMU comes so long after the guest began to be busy; each further one after half as much time
-/// again as the one before it, since a look stops the guest.
+/// The first look at the SMMU comes so long after the guest began to be busy; each further one
+/// after half as much time again as the one before it, since a look stops the guest.
 const FIRST_LOOK: Duration = Duration::from_millis(1500);
 
 /// At most so many different complaints are kept.
@@ -26,7 +27,8 @@ const MAX_COMPLAINTS: usize = 30;
 pub(super) struct Plan {
     /// Whether Oche is underneath: there is a trace and an SMMU to look at.
     pub has_oche: bool,
-    /// Whether QEMU is ended as soon as the guest's script is through, without waiting for it to power off.
+    /// Whether QEMU is ended as soon as the guest's script is through, without waiting for it to
+    /// power off.
     pub ends_with_script: bool,
     /// It was built with its trace, if it is there.
     pub has_trace: bool,
@@ -70,7 +72,8 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
     let began = Instant::now();
     let mut running = Running::start(machine, &plan.console)?;
     let ram = running.memory().open_path();
-    let recorder = if plan.has_oche { Some(trace::Recorder::start(&ram, &plan.trace)?) } else { None };
+    let recorder =
+        if plan.has_oche { Some(trace::Recorder::start(&ram, &plan.trace)?) } else { None };
     let mut watcher = Watcher::new(plan, step, ram.clone());
     let ending = {
         let watcher = std::cell::RefCell::new(&mut watcher);
@@ -101,7 +104,8 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
 
 /// Counters by name; none if there is no trace directory yet.
 fn counters(ram: &Path) -> Counters {
-    trace::read_statistics(ram).map_or_else(|_| BTreeMap::new(), |pairs| pairs.into_iter().collect())
+    trace::read_statistics(ram)
+        .map_or_else(|_| BTreeMap::new(), |pairs| pairs.into_iter().collect())
 }
 
 struct Watcher<'run> {
@@ -210,7 +214,8 @@ impl<'run> Watcher<'run> {
             "idle-begin" if self.plan.has_oche => self.idle_began = Some((counters(&self.ram), at)),
             "idle-end" => {
                 if let Some((before, began)) = self.idle_began.take() {
-                    self.idle = Some((before, counters(&self.ram), at.duration_since(began).as_secs_f64()));
+                    self.idle =
+                        Some((before, counters(&self.ram), at.duration_since(began).as_secs_f64()));
                 }
             }
             _ => {}
@@ -224,7 +229,9 @@ impl<'run> Watcher<'run> {
             Said::Step { name, is_ok: true, seconds, .. } => {
                 self.step.line(&format!("guest: {name} ok, {seconds} s"))
             }
-            Said::Step { name, text, .. } => self.step.line(&format!("guest: {name} FAILED: {text}")),
+            Said::Step { name, text, .. } => {
+                self.step.line(&format!("guest: {name} FAILED: {text}"))
+            }
             Said::Marker("idle-begin") => self.step.detail("guest: idles"),
             _ => {}
         }
@@ -238,7 +245,8 @@ impl<'run> Watcher<'run> {
     }
 }
 
-/// RAM as the guest's kernel lists it at boot: `node   0: [mem 0x0000000040000000-0x00000000bfffffff]`.
+/// RAM as the guest's kernel lists it at boot: `node   0: [mem
+/// 0x0000000040000000-0x00000000bfffffff]`.
 fn parse_node_range(line: &str) -> Option<std::ops::Range<u64>> {
     let (_, rest) = line.split_once("]   node ")?;
     let (_, range) = rest.split_once(": [mem ")?;
@@ -246,7 +254,8 @@ fn parse_node_range(line: &str) -> Option<std::ops::Range<u64>> {
     Some(parse_number(first)?..parse_number(last)?.checked_add(1)?)
 }
 
-/// Oche's frame pool, as it says at boot: `oche: ..., pool 0xa0000000..0xc0000000`, the end not included.
+/// Oche's frame pool, as it says at boot: `oche: ..., pool 0xa0000000..0xc0000000`, the end not
+/// included.
 fn parse_pool(line: &str) -> Option<std::ops::Range<u64>> {
     let (_, rest) = line.split_once("pool ")?;
     let (start, end) = rest.split([' ', ',', ';']).next()?.split_once("..")?;

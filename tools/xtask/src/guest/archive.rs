@@ -1,8 +1,8 @@
 //! Debian's archive, asked through a private apt configuration that leaves the machine's own alone.
 //!
-//! The guest's packages are of another architecture and sometimes of another suite. A private set of package lists
-//! under `target/cache/` gets them with apt's own signature checks, without root, and without a foreign
-//! architecture or a foreign suite in the machine's configuration.
+//! The guest's packages are of another architecture and sometimes of another suite. A private set
+//! of package lists under `target/cache/` gets them with apt's own signature checks, without root,
+//! and without a foreign architecture or a foreign suite in the machine's configuration.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -57,21 +57,28 @@ impl Package {
 }
 
 impl Archive {
-    /// Prepares to ask for packages of one suite, such as `bookworm` or `bookworm-backports`; asks nothing yet.
+    /// Prepares to ask for packages of one suite, such as `bookworm` or `bookworm-backports`; asks
+    /// nothing yet.
     ///
     /// # Errors
     ///
-    /// The suite's name is none, the machine names no Debian archive, or the cache cannot be written.
+    /// The suite's name is none, the machine names no Debian archive, or the cache cannot be
+    /// written.
     pub fn open(suite: &str) -> Result<Self> {
         let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '-';
         if suite.is_empty() || !suite.chars().all(is_name) {
-            bail!("`{suite}` is not a suite's name: give one such as bookworm or bookworm-backports");
+            bail!(
+                "`{suite}` is not a suite's name: give one such as bookworm or bookworm-backports"
+            );
         }
         let folder = workspace::cache().join("apt").join(suite);
         for inner in ["lists/partial", "archives/partial", "parts"] {
             workspace::create_folder(&folder.join(inner))?;
         }
-        workspace::write_whole(&folder.join("suite.sources"), sources::for_suite(suite)?.as_bytes())?;
+        workspace::write_whole(
+            &folder.join("suite.sources"),
+            sources::for_suite(suite)?.as_bytes(),
+        )?;
         workspace::write_whole(&folder.join("status"), b"")?;
         Ok(Self { suite: suite.to_owned(), folder })
     }
@@ -84,10 +91,14 @@ impl Archive {
     pub fn update(&self, step: &Step) -> Result<()> {
         step.detail(&format!("reading Debian's package lists ({})", self.suite));
         let _lock = workspace::FolderLock::wait(&self.folder)?;
-        command::run(self.apt("apt-get").args(["update", "--error-on=any"]), "reading Debian's package lists")
+        command::run(
+            self.apt("apt-get").args(["update", "--error-on=any"]),
+            "reading Debian's package lists",
+        )
     }
 
-    /// Describes the newest version of a package, reading the archive's lists first if they have never been read.
+    /// Describes the newest version of a package, reading the archive's lists first if they have
+    /// never been read.
     ///
     /// # Errors
     ///
@@ -118,7 +129,8 @@ impl Archive {
         Ok(from_record(&String::from_utf8_lossy(&answer.stdout)))
     }
 
-    /// Fetches packages and gives the paths of their files, in order; what was fetched before is not fetched again.
+    /// Fetches packages and gives the paths of their files, in order; what was fetched before is
+    /// not fetched again.
     ///
     /// # Errors
     ///
@@ -140,7 +152,8 @@ impl Archive {
             }
             for package in missing {
                 let name = package.file_name();
-                // Only a whole file reaches this name: an interrupted fetch leaves its piece in `partial`.
+                // Only a whole file reaches this name: an interrupted fetch leaves its piece in
+                // `partial`.
                 fs::rename(partial.join(&name), debs.join(&name)).with_context(|| {
                     format!("apt-get fetched {} under another name than {name}", package.name)
                 })?;
@@ -151,7 +164,8 @@ impl Archive {
 
     fn download_into(&self, folder: &Path, packages: &[&Package]) -> Result<()> {
         let mut ask = self.apt("apt-get");
-        ask.args(["download", "--quiet"]).args(packages.iter().map(|package| package.specification()));
+        ask.args(["download", "--quiet"])
+            .args(packages.iter().map(|package| package.specification()));
         command::run(ask.current_dir(folder), "fetching Debian packages")
     }
 
@@ -169,10 +183,12 @@ impl Archive {
             format!("Dir::State::status={folder}/status"),
             format!("Dir::Cache={folder}"),
             format!("Dir::Cache::archives={folder}/archives"),
-            // Containers' images turn these off; without them every question parses 60 MB of lists anew.
+            // Containers' images turn these off; without them every question parses 60 MB of lists
+            // anew.
             format!("Dir::Cache::pkgcache={folder}/pkgcache.bin"),
             format!("Dir::Cache::srcpkgcache={folder}/srcpkgcache.bin"),
-            // Not `amd64,arm64` of the machine: the build tools' own architecture is asked for by name.
+            // Not `amd64,arm64` of the machine: the build tools' own architecture is asked for by
+            // name.
             "APT::Architectures::=amd64".to_owned(),
             "APT::Architectures::=arm64".to_owned(),
             // The folders belong to whoever runs this, and apt's own user could not write them.
@@ -202,7 +218,10 @@ pub fn unpack(debs: &[PathBuf], folder: &Path) -> Result<()> {
     workspace::create_folder(folder)?;
     for deb in debs {
         let name = deb.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        command::run(Command::new("dpkg-deb").arg("-x").arg(deb).arg(folder), &format!("unpacking {name}"))?;
+        command::run(
+            Command::new("dpkg-deb").arg("-x").arg(deb).arg(folder),
+            &format!("unpacking {name}"),
+        )?;
     }
     Ok(())
 }
@@ -223,11 +242,16 @@ pub fn extract_source(deb: &Path, name: &str, members: &[&str], into: &Path) -> 
         "deb=$1 name=$2; shift 2; dpkg-deb --fsys-tarfile \"$deb\" | tar -xOf - \"./usr/src/$name.tar.xz\" | \
          xz -dc | tar -xf - \"$@\"",
     );
-    shell.arg("sh").arg(deb).arg(name).args(members.iter().map(|member| format!("{name}/{member}")));
+    shell
+        .arg("sh")
+        .arg(deb)
+        .arg(name)
+        .args(members.iter().map(|member| format!("{name}/{member}")));
     command::run(&mut shell, "unpacking the kernel's source")?;
     let whole = into.join(name);
     workspace::remove_folder(&whole)?;
-    fs::rename(partial.join(name), &whole).with_context(|| format!("cannot write {}", whole.display()))?;
+    fs::rename(partial.join(name), &whole)
+        .with_context(|| format!("cannot write {}", whole.display()))?;
     workspace::remove_folder(&partial)?;
     fs::remove_file(deb).with_context(|| format!("cannot remove {}", deb.display()))
 }

@@ -15,9 +15,11 @@ use super::kernel::GuestKernel;
 use super::modules;
 use super::userland::Userland;
 
-/// The modules for every device that the demonstration attaches; `?` marks what some kernels have built in or renamed.
+/// The modules for every device that the demonstration attaches; `?` marks what some kernels have
+/// built in or renamed.
 ///
-/// The checksum modules are what NVMe and SCSI ask the kernel's crypto layer for by name when they start.
+/// The checksum modules are what NVMe and SCSI ask the kernel's crypto layer for by name when they
+/// start.
 pub const DEVICE_MODULES: &[&str] = &[
     "?crc64_rocksoft_generic",
     "?crct10dif_ce",
@@ -53,7 +55,8 @@ load_modules() {
 }
 "#;
 
-/// An init script that loads the modules and gives a shell on the console; leaving the shell turns the guest off.
+/// An init script that loads the modules and gives a shell on the console; leaving the shell turns
+/// the guest off.
 pub const INIT_SHELL: &str = r#"load_modules
 ip link set lo up
 echo "init: $(uname -r), pages of $(getconf PAGESIZE) bytes"
@@ -76,16 +79,18 @@ enum Entry {
 }
 
 impl Initramfs {
-    /// Begins with the shell, `mkfs.ext4`, `getconf`, and the folders that an init script mounts over.
+    /// Begins with the shell, `mkfs.ext4`, `getconf`, and the folders that an init script mounts
+    /// over.
     ///
     /// # Errors
     ///
     /// A file of the userland cannot be read.
     pub fn new(userland: &Userland) -> Result<Self> {
         let mut initramfs = Self::default();
-        for folder in
-            ["dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "bin", "sbin", "usr/bin", "usr/sbin"]
-        {
+        for folder in [
+            "dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "bin", "sbin", "usr/bin",
+            "usr/sbin",
+        ] {
             initramfs.add_folder(folder);
         }
         initramfs.add_file_of("bin/busybox", &userland.file("bin/busybox")?)?;
@@ -118,7 +123,8 @@ impl Initramfs {
     /// The file cannot be read.
     pub fn add_file_of(&mut self, path: &str, file: &Path) -> Result<()> {
         let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
-        let is_program = fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
+        let is_program =
+            fs::metadata(file).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
         self.add_file(path, bytes, if is_program { 0o755 } else { 0o644 });
         Ok(())
     }
@@ -155,7 +161,8 @@ impl Initramfs {
     ///
     /// # Errors
     ///
-    /// The kernel lacks one of them (names that begin with `?` may be lacking), or a file cannot be read.
+    /// The kernel lacks one of them (names that begin with `?` may be lacking), or a file cannot be
+    /// read.
     pub fn add_modules(&mut self, kernel: &GuestKernel, wanted: &[&str]) -> Result<()> {
         let folder = kernel.modules();
         for path in modules::load_order(&kernel.root, &kernel.release, wanted)? {
@@ -176,7 +183,8 @@ impl Initramfs {
         &self.modules
     }
 
-    /// Gives the archive's bytes, uncompressed: under emulation the guest would be slow to expand it.
+    /// Gives the archive's bytes, uncompressed: under emulation the guest would be slow to expand
+    /// it.
     ///
     /// # Errors
     ///
@@ -192,7 +200,8 @@ impl Initramfs {
         }
         let mut archive = Vec::new();
         for (number, (path, entry)) in (1..).zip(entries) {
-            write_entry(&mut archive, number, path, entry).with_context(|| format!("cannot pack {path}"))?;
+            write_entry(&mut archive, number, path, entry)
+                .with_context(|| format!("cannot pack {path}"))?;
         }
         trailer(&mut archive)?;
         // The boot loader's habit, which the kernel's unpacker is used to.
@@ -225,18 +234,24 @@ fn write_entry(archive: &mut Vec<u8>, number: u32, path: &str, entry: &Entry) ->
     };
     let size = u32::try_from(bytes.len()).context("it is larger than 4 GiB")?;
     let links = if matches!(entry, Entry::Folder) { 2 } else { 1 };
-    let mut writer =
-        Builder::new(path).ino(number).nlink(links).mode(mode).set_mode_file_type(kind).write(archive, size);
+    let mut writer = Builder::new(path)
+        .ino(number)
+        .nlink(links)
+        .mode(mode)
+        .set_mode_file_type(kind)
+        .write(archive, size);
     writer.write_all(bytes)?;
     writer.finish()?;
     Ok(())
 }
 
-/// Reads a module, expanding it if its name says that it is compressed; gives its name without that ending too.
+/// Reads a module, expanding it if its name says that it is compressed; gives its name without that
+/// ending too.
 fn expand(name: &str, file: &Path) -> Result<(String, Vec<u8>)> {
     let program = match name.rsplit('.').next() {
         Some("ko") => {
-            let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let bytes =
+                fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
             return Ok((name.to_owned(), bytes));
         }
         Some("xz") => "xz",
@@ -287,8 +302,12 @@ mod tests {
     #[test]
     fn every_folder_comes_before_what_lies_in_it() {
         let found = names(&example().bytes().expect("bytes"));
-        let place = |wanted: &str| found.iter().position(|(name, ..)| name == wanted).expect("it is there");
-        assert!(place("usr") < place("usr/share") && place("usr/share/deep") < place("usr/share/deep/file"));
+        let place =
+            |wanted: &str| found.iter().position(|(name, ..)| name == wanted).expect("it is there");
+        assert!(
+            place("usr") < place("usr/share")
+                && place("usr/share/deep") < place("usr/share/deep/file")
+        );
         assert_eq!(found[place("usr/share/deep/file")].1, 0o100_600);
         assert_eq!(found[place("sbin/mkfs.ext4")].2, b"mke2fs");
         assert!(found[place("init")].2.starts_with(b"#!/bin/busybox sh\n"));
@@ -314,7 +333,9 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_module_is_refused() {
-        let error = Initramfs::default().add_module_file(std::path::Path::new("/etc/hostname")).unwrap_err();
+        let error = Initramfs::default()
+            .add_module_file(std::path::Path::new("/etc/hostname"))
+            .unwrap_err();
         assert!(error.to_string().contains("not a kernel module"), "{error}");
     }
 }

@@ -56,7 +56,8 @@ pub struct GuestKernel {
     pub image: PathBuf,
     /// Its SHA-256, in hex.
     pub image_sha256: String,
-    /// The MD5 that the package itself records for the image, which the unpacked file was compared with.
+    /// The MD5 that the package itself records for the image, which the unpacked file was compared
+    /// with.
     pub image_md5: String,
 }
 
@@ -81,7 +82,9 @@ impl GuestKernel {
     pub fn verify(&self) -> Result<()> {
         let image = fs::read(&self.image)
             .with_context(|| format!("cannot read the kernel {}", self.image.display()))?;
-        if hex(&Md5::digest(&image)) != self.image_md5 || hex(&Sha256::digest(&image)) != self.image_sha256 {
+        if hex(&Md5::digest(&image)) != self.image_md5
+            || hex(&Sha256::digest(&image)) != self.image_sha256
+        {
             bail!(
                 "{} is no longer byte for byte the kernel of package {} {}: delete {} and run it again",
                 self.image.display(),
@@ -98,7 +101,8 @@ impl GuestKernel {
 ///
 /// # Errors
 ///
-/// The archive cannot be reached or has no such kernel, the disk is full, or the unpacked image is not the package's.
+/// The archive cannot be reached or has no such kernel, the disk is full, or the unpacked image is
+/// not the package's.
 pub fn fetch(choice: &KernelChoice, step: &Step) -> Result<GuestKernel> {
     let archive = Archive::open(&choice.suite)?;
     let folder = choice.folder();
@@ -110,7 +114,9 @@ pub fn fetch(choice: &KernelChoice, step: &Step) -> Result<GuestKernel> {
     }
     let package = resolve(&archive, &choice.package, step)?;
     let debs = archive.download(std::slice::from_ref(&package), step)?;
-    let [deb] = debs.as_slice() else { bail!("the archive gave {} files for one package", debs.len()) };
+    let [deb] = debs.as_slice() else {
+        bail!("the archive gave {} files for one package", debs.len())
+    };
     let root = folder.join("root");
     workspace::remove_folder(&root)?;
     step.detail(&format!("unpacking {}", package.name));
@@ -149,7 +155,12 @@ fn resolve(archive: &Archive, name: &str, step: &Step) -> Result<Package> {
     }
 }
 
-fn describe(choice: &KernelChoice, package: &Package, deb: &Path, root: &Path) -> Result<GuestKernel> {
+fn describe(
+    choice: &KernelChoice,
+    package: &Package,
+    deb: &Path,
+    root: &Path,
+) -> Result<GuestKernel> {
     let boot = root.join("boot");
     let name = fs::read_dir(&boot)
         .with_context(|| format!("package {} has no /boot: is it a kernel?", package.name))?
@@ -195,7 +206,10 @@ fn recorded_md5(deb: &Path, file: &str) -> Result<String> {
 fn index_modules(kernel: &GuestKernel) -> Result<()> {
     // Newer releases keep modules under /usr/lib and rely on the installed system's link.
     let lib = kernel.root.join("lib");
-    if !lib.join("modules").exists() && kernel.root.join("usr/lib/modules").is_dir() && !lib.exists() {
+    if !lib.join("modules").exists()
+        && kernel.root.join("usr/lib/modules").is_dir()
+        && !lib.exists()
+    {
         std::os::unix::fs::symlink("usr/lib", &lib)
             .with_context(|| format!("cannot link {}", lib.display()))?;
     }

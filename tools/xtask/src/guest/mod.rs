@@ -1,4 +1,5 @@
-//! What the guest is made of: a distribution's kernel, its DART driver as a module, and an initramfs.
+//! What the guest is made of: a distribution's kernel, its DART driver as a module, and an
+//! initramfs.
 
 pub mod archive;
 pub mod initramfs;

@@ -1,7 +1,9 @@
-//! The distribution's own DART driver, built as a module for its stock kernel, and other modules for it.
+//! The distribution's own DART driver, built as a module for its stock kernel, and other modules
+//! for it.
 //!
-//! Stock Debian kernels leave the driver out. Its source is in the distribution's `linux-source` package; it is
-//! compiled untouched against the kernel's own headers, with a few lines of glue in `module/`.
+//! Stock Debian kernels leave the driver out. Its source is in the distribution's `linux-source`
+//! package; it is compiled untouched against the kernel's own headers, with a few lines of glue in
+//! `module/`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -52,11 +54,13 @@ impl DartModule {
     }
 }
 
-/// Gives the DART driver for a kernel: from the cache if it is there, else built from the distribution's source.
+/// Gives the DART driver for a kernel: from the cache if it is there, else built from the
+/// distribution's source.
 ///
 /// # Errors
 ///
-/// The archive cannot be reached or lacks the kernel's headers or source, or the compiler is missing or fails.
+/// The archive cannot be reached or lacks the kernel's headers or source, or the compiler is
+/// missing or fails.
 pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
     let folder = kernel.folder().join("dart");
     let _lock = workspace::FolderLock::wait(&folder)?;
@@ -79,7 +83,8 @@ pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
     }
     step.detail(&format!("compiling the DART driver for {}", kernel.release));
     compile(&headers, &sources)?;
-    let digests = DRIVER_SOURCES.iter().map(|name| Ok(((*name).to_owned(), digest_of(&sources.join(name))?)));
+    let digests =
+        DRIVER_SOURCES.iter().map(|name| Ok(((*name).to_owned(), digest_of(&sources.join(name))?)));
     let module = DartModule {
         path: sources.join(MODULE),
         release: kernel.release.clone(),
@@ -91,8 +96,8 @@ pub fn build(kernel: &GuestKernel, step: &Step) -> Result<DartModule> {
     Ok(module)
 }
 
-/// Builds another module for `kernel`, out of sources of the project's own: file names and texts, a `Kbuild` among them.
-/// Gives the path of `module`, which they make.
+/// Builds another module for `kernel`, out of sources of the project's own: file names and texts, a
+/// `Kbuild` among them. Gives the path of `module`, which they make.
 ///
 /// # Errors
 ///
@@ -123,7 +128,8 @@ pub fn build_own(
 
 /// The headers that [`unpack_headers`] left.
 fn kept_headers(folder: &Path) -> Option<Headers> {
-    let names = fs::read_dir(folder.join("headers/usr/src")).ok()?.flatten().map(|entry| entry.path());
+    let names =
+        fs::read_dir(folder.join("headers/usr/src")).ok()?.flatten().map(|entry| entry.path());
     let (common, flavours): (Vec<_>, Vec<_>) = names
         .filter(|path| path.to_string_lossy().contains("/linux-headers-"))
         .partition(|path| path.to_string_lossy().ends_with("-common"));
@@ -132,9 +138,11 @@ fn kept_headers(folder: &Path) -> Option<Headers> {
 }
 
 fn kept(folder: &Path) -> Option<DartModule> {
-    let module: DartModule = serde_json::from_slice(&fs::read(folder.join("module.json")).ok()?).ok()?;
-    let is_whole =
-        module.path.is_file() && module.path.starts_with(folder) && module.glue_sha256 == glue_digest();
+    let module: DartModule =
+        serde_json::from_slice(&fs::read(folder.join("module.json")).ok()?).ok()?;
+    let is_whole = module.path.is_file()
+        && module.path.starts_with(folder)
+        && module.glue_sha256 == glue_digest();
     is_whole.then_some(module)
 }
 
@@ -146,8 +154,14 @@ struct Headers {
     makefile: PathBuf,
 }
 
-fn unpack_headers(archive: &Archive, kernel: &GuestKernel, folder: &Path, step: &Step) -> Result<Headers> {
-    let name = kernel.package.trim_end_matches("-unsigned").replacen("linux-image-", "linux-headers-", 1);
+fn unpack_headers(
+    archive: &Archive,
+    kernel: &GuestKernel,
+    folder: &Path,
+    step: &Step,
+) -> Result<Headers> {
+    let name =
+        kernel.package.trim_end_matches("-unsigned").replacen("linux-image-", "linux-headers-", 1);
     let flavour = archive.package(&name, "arm64", step)?;
     let need = |prefix: &str, suffix: &str| {
         flavour
@@ -166,8 +180,11 @@ fn unpack_headers(archive: &Archive, kernel: &GuestKernel, folder: &Path, step: 
         architecture: architecture.to_owned(),
         depends: Vec::new(),
     };
-    let packages =
-        [of_kernel(&name, "arm64"), of_kernel(&common, "all"), of_kernel(&build_tools, host_architecture())];
+    let packages = [
+        of_kernel(&name, "arm64"),
+        of_kernel(&common, "all"),
+        of_kernel(&build_tools, host_architecture()),
+    ];
     let debs = archive.download(&packages, step)?;
     let root = folder.join("headers");
     workspace::remove_folder(&root)?;
@@ -177,10 +194,16 @@ fn unpack_headers(archive: &Archive, kernel: &GuestKernel, folder: &Path, step: 
     Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
 }
 
-/// Takes the driver's sources out of the distribution's source package, and says which package that was.
+/// Takes the driver's sources out of the distribution's source package, and says which package that
+/// was.
 ///
 /// They are kept by package version: all flavours of a kernel share them.
-fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &Step) -> Result<String> {
+fn extract_sources(
+    archive: &Archive,
+    kernel: &GuestKernel,
+    into: &Path,
+    step: &Step,
+) -> Result<String> {
     let series: Vec<_> = kernel.release.split(['.', '-', '+']).take(2).collect();
     let series = series.join(".");
     let package = Package {
@@ -189,7 +212,8 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
         architecture: "all".to_owned(),
         depends: Vec::new(),
     };
-    let kept = workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
+    let kept =
+        workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
     let _lock = workspace::FolderLock::wait(&kept)?;
     let folder = kept.join(&package.name).join("drivers/iommu");
     if DRIVER_SOURCES.iter().any(|name| !folder.join(name).is_file()) {
@@ -201,10 +225,13 @@ fn extract_sources(archive: &Archive, kernel: &GuestKernel, into: &Path, step: &
     }
     workspace::remove_folder(into)?;
     workspace::create_folder(into)?;
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?.flatten()
+    for entry in fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .flatten()
     {
         let name = entry.file_name();
-        if name.to_str().is_some_and(|name| DRIVER_SOURCES.contains(&name) || name.ends_with(".h")) {
+        if name.to_str().is_some_and(|name| DRIVER_SOURCES.contains(&name) || name.ends_with(".h"))
+        {
             fs::copy(entry.path(), into.join(&name))
                 .with_context(|| format!("cannot write {}", into.display()))?;
         }
@@ -221,13 +248,23 @@ fn compile(headers: &Headers, sources: &Path) -> Result<()> {
     let mut make = Command::new("make");
     make.arg("-C").arg(&headers.flavour).arg("-f").arg(&headers.makefile);
     make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"]);
-    // Type information for the kernel's tracer would need one more tool, and nobody traces this module.
+    // Type information for the kernel's tracer would need one more tool, and nobody traces this
+    // module.
     make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
     make.arg(format!("M={}", sources.display())).arg("modules");
-    // What the caller's make or packaging tools left in the environment must not reach the kernel's build.
-    for name in
-        ["MAKEFLAGS", "MFLAGS", "KCFLAGS", "KBUILD_OUTPUT", "DEB_BUILD_ARCH", "DEB_HOST_ARCH", "O", "V", "M"]
-    {
+    // What the caller's make or packaging tools left in the environment must not reach the kernel's
+    // build.
+    for name in [
+        "MAKEFLAGS",
+        "MFLAGS",
+        "KCFLAGS",
+        "KBUILD_OUTPUT",
+        "DEB_BUILD_ARCH",
+        "DEB_HOST_ARCH",
+        "O",
+        "V",
+        "M",
+    ] {
         make.env_remove(name);
     }
     make.env("LC_ALL", "C");

@@ -36,10 +36,16 @@ pub fn load_order(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<Str
             (true, _) => add_paths(&String::from_utf8_lossy(&answer.stdout), release, &mut order),
             (false, true) if is_optional => {}
             (false, true) => {
-                bail!("this kernel has no module {name}: name another kernel, or leave the module out")
+                bail!(
+                    "this kernel has no module {name}: name another kernel, or leave the module out"
+                )
             }
             (false, false) => {
-                return Err(command::failure(&ask, &answer, &format!("asking what module {name} needs")));
+                return Err(command::failure(
+                    &ask,
+                    &answer,
+                    &format!("asking what module {name} needs"),
+                ));
             }
         }
     }
@@ -52,7 +58,9 @@ fn add_paths(said: &str, release: &str, order: &mut Vec<String>) {
     let folder = format!("/modules/{release}/");
     for line in said.lines().filter_map(|line| line.strip_prefix("insmod ")) {
         let path = line.rsplit_once(folder.as_str()).and_then(|(_, rest)| rest.split(' ').next());
-        order.extend(path.filter(|path| !order.iter().any(|known| known == path)).map(str::to_owned));
+        order.extend(
+            path.filter(|path| !order.iter().any(|known| known == path)).map(str::to_owned),
+        );
     }
 }
 

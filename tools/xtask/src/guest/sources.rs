@@ -16,7 +16,8 @@ pub struct Source {
     pub options: Vec<(String, String)>,
 }
 
-/// The deb822 text that asks the machine's Debian archive for `suite`, and for the updates of it if it is a release.
+/// The deb822 text that asks the machine's Debian archive for `suite`, and for the updates of it if
+/// it is a release.
 ///
 /// # Errors
 ///
@@ -57,8 +58,11 @@ impl Source {
     }
 
     fn stanza(&self, suites: &[String]) -> String {
-        let mut text =
-            format!("Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n", self.uri, suites.join(" "));
+        let mut text = format!(
+            "Types: deb\nURIs: {}\nSuites: {}\nComponents: main\n",
+            self.uri,
+            suites.join(" ")
+        );
         for (name, value) in &self.options {
             text.push_str(&format!("{name}: {value}\n"));
         }
@@ -100,7 +104,9 @@ fn from_line(line: &str) -> Option<Source> {
     let options = options
         .split_whitespace()
         .filter_map(|option| option.split_once('='))
-        .filter_map(|(name, value)| deb822_name(name).map(|name| (name.to_owned(), value.to_owned())))
+        .filter_map(|(name, value)| {
+            deb822_name(name).map(|name| (name.to_owned(), value.to_owned()))
+        })
         .collect();
     Some(Source { uri, suites, options })
 }
@@ -128,7 +134,8 @@ fn from_stanza(stanza: &str) -> Vec<Source> {
     if is_disabled || !field("Types").split_whitespace().any(|kind| kind == "deb") {
         return Vec::new();
     }
-    let options: Vec<_> = fields.iter().filter(|(name, _)| deb822_name(name).is_some()).cloned().collect();
+    let options: Vec<_> =
+        fields.iter().filter(|(name, _)| deb822_name(name).is_some()).cloned().collect();
     field("URIs")
         .split_whitespace()
         .map(|uri| Source {
@@ -139,7 +146,8 @@ fn from_stanza(stanza: &str) -> Vec<Source> {
         .collect()
 }
 
-/// The options worth keeping, in the deb822 spelling: who signs, and what the machine's owner trusts.
+/// The options worth keeping, in the deb822 spelling: who signs, and what the machine's owner
+/// trusts.
 fn deb822_name(name: &str) -> Option<&'static str> {
     const KEPT: [&str; 4] = ["Signed-By", "Trusted", "Check-Valid-Until", "By-Hash"];
     KEPT.into_iter().find(|kept| kept.eq_ignore_ascii_case(name))
@@ -174,17 +182,22 @@ mod tests {
     #[test]
     fn a_release_comes_with_its_security_updates_and_backports_come_alone() {
         let mut machine = from_stanza(STANZA);
-        machine.extend(from_line("deb http://mirror.example/debian-security bookworm-security main"));
+        machine
+            .extend(from_line("deb http://mirror.example/debian-security bookworm-security main"));
         machine.extend(from_line("deb https://elsewhere.example/node nodistro main"));
         let release = for_suite_from(&machine, "bookworm").expect("sources");
         assert!(
-            release.contains("Suites: bookworm\n") && release.contains("Suites: bookworm-security\n"),
+            release.contains("Suites: bookworm\n")
+                && release.contains("Suites: bookworm-security\n"),
             "{release}"
         );
         assert!(!release.contains("elsewhere"), "{release}");
         let backports = for_suite_from(&machine, "bookworm-backports").expect("sources");
         assert!(backports.contains("Suites: bookworm-backports\n"), "{backports}");
-        assert!(!backports.contains("security") && backports.contains("Signed-By: /usr"), "{backports}");
+        assert!(
+            !backports.contains("security") && backports.contains("Signed-By: /usr"),
+            "{backports}"
+        );
     }
 
     #[test]

@@ -14,7 +14,8 @@ use super::archive::{self, Archive};
 
 /// The suite they come from, whichever kernel runs.
 const SUITE: &str = "bookworm";
-/// The packages: a shell with the usual tools, a maker of file systems with its libraries, and `getconf`.
+/// The packages: a shell with the usual tools, a maker of file systems with its libraries, and
+/// `getconf`.
 const PACKAGES: [&str; 8] = [
     "busybox-static",
     "e2fsprogs",
@@ -26,7 +27,8 @@ const PACKAGES: [&str; 8] = [
     "libc-bin",
 ];
 /// Where Debian keeps arm64's shared libraries.
-const LIBRARY_FOLDERS: [&str; 4] = ["lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib", "usr/lib"];
+const LIBRARY_FOLDERS: [&str; 4] =
+    ["lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib", "usr/lib"];
 
 /// The unpacked packages.
 #[derive(Clone, Debug)]
@@ -50,8 +52,10 @@ impl Userland {
             return Ok(Self { root });
         }
         let archive = Archive::open(SUITE)?;
-        let packages: Vec<_> =
-            PACKAGES.iter().map(|name| archive.package(name, "arm64", step)).collect::<Result<_>>()?;
+        let packages: Vec<_> = PACKAGES
+            .iter()
+            .map(|name| archive.package(name, "arm64", step))
+            .collect::<Result<_>>()?;
         let debs = archive.download(&packages, step)?;
         workspace::remove_folder(&root)?;
         step.detail("unpacking the guest's programs");
@@ -73,7 +77,8 @@ impl Userland {
         Ok(found)
     }
 
-    /// A program and every shared library it needs: paths in the guest, and where the bytes are on this machine.
+    /// A program and every shared library it needs: paths in the guest, and where the bytes are on
+    /// this machine.
     ///
     /// # Errors
     ///
@@ -83,7 +88,8 @@ impl Userland {
         let mut open = vec![(path.trim_start_matches('/').to_owned(), self.file(path)?)];
         while let Some((guest_path, file)) = open.pop() {
             for name in needed_by(&file)? {
-                let library = self.library(&name).with_context(|| format!("{path} needs {name}"))?;
+                let library =
+                    self.library(&name).with_context(|| format!("{path} needs {name}"))?;
                 if !found.contains_key(&library.0) {
                     open.push(library);
                 }
@@ -95,7 +101,8 @@ impl Userland {
 
     fn library(&self, name: &str) -> Result<(String, PathBuf)> {
         // The guest gets every library where the loader looks first, wherever its package put it.
-        let guest_folder = if name.starts_with("ld-linux") { "lib" } else { "lib/aarch64-linux-gnu" };
+        let guest_folder =
+            if name.starts_with("ld-linux") { "lib" } else { "lib/aarch64-linux-gnu" };
         LIBRARY_FOLDERS
             .iter()
             .map(|folder| self.root.join(folder).join(name))

@@ -1,5 +1,5 @@
-//! The demo's check that idling costs no exit, held to guests that idle and to guests that do not; and the counters
-//! themselves, held to what the guest says it did.
+//! The demo's check that idling costs no exit, held to guests that idle and to guests that do not;
+//! and the counters themselves, held to what the guest says it did.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -19,7 +19,8 @@ const QUIET: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between two looks at the counters.
 const PAUSE: Duration = Duration::from_millis(50);
-/// What the guest waits for in a phase: it is being watched; the check has seen enough; the exits have been counted.
+/// What the guest waits for in a phase: it is being watched; the check has seen enough; the exits
+/// have been counted.
 const BEGIN: u8 = 1;
 const ENOUGH: u8 = 2;
 const COUNTED: u8 = 3;
@@ -33,10 +34,12 @@ const PHASES: [(&str, &[&str]); 6] = [
     ("none", &[]),
 ];
 
-/// Runs the guest through all phases. The phases without exits must pass the check, all others must fail it.
+/// Runs the guest through all phases. The phases without exits must pass the check, all others must
+/// fail it.
 pub(super) fn run(oche: &Path, guest: &Path, step: &Step) -> Result<String> {
     let options = [("oche.bootargs", "hostile=idle")];
-    let mut running = start(oche, guest, &Way { name: "idle", options: &options, ..Way::default() }, step)?;
+    let mut running =
+        start(oche, guest, &Way { name: "idle", options: &options, ..Way::default() }, step)?;
     let mut phases = PHASES.iter();
     let mut phase: Option<Phase> = None;
     let mut exits = 0;
@@ -107,7 +110,9 @@ impl Phase {
             let grown = after.saturating_sub(self.before.get(&name).copied().unwrap_or(0));
             let expected = if self.counters.contains(&name.as_str()) { made } else { 0 };
             if is_one && !name.contains('[') && grown != expected {
-                bail!("the guest made {made} exits, and {name} grew by {grown} instead of {expected}");
+                bail!(
+                    "the guest made {made} exits, and {name} grew by {grown} instead of {expected}"
+                );
             }
         }
         Ok(made)
@@ -125,7 +130,8 @@ fn counters_of(running: &Running) -> Result<Counters> {
 
 /// `guest: idles with exits of kind hvc until 0x40201000 changes`: the kind and the address.
 fn parse_begin(line: &str) -> Option<(&str, u64)> {
-    let (kind, rest) = line.strip_prefix("guest: idles with exits of kind ")?.split_once(" until 0x")?;
+    let (kind, rest) =
+        line.strip_prefix("guest: idles with exits of kind ")?.split_once(" until 0x")?;
     let address = u64::from_str_radix(rest.strip_suffix(" changes")?, 16).ok()?;
     (address >= RAM_BASE).then_some((kind, address))
 }

@@ -1,4 +1,5 @@
-//! Random instructions on four CPUs, on pages that have copies: see `tests/guest/src/bare/random.rs`.
+//! Random instructions on four CPUs, on pages that have copies: see
+//! `tests/guest/src/bare/random.rs`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -28,10 +29,17 @@ pub(crate) struct Outcome {
 }
 
 /// Runs `operations` operations that follow from `seed`.
-pub(crate) fn run(oche: &Path, guest: &Path, seed: u64, operations: u64, step: &Step) -> Result<Outcome> {
+pub(crate) fn run(
+    oche: &Path,
+    guest: &Path,
+    seed: u64,
+    operations: u64,
+    step: &Step,
+) -> Result<Outcome> {
     let request = format!("random.seed={seed} random.ops={operations}");
     let options = [("oche.bootargs", request.as_str())];
-    let mut running = start(oche, guest, &Way { name: "random", options: &options, ..Way::default() }, step)?;
+    let mut running =
+        start(oche, guest, &Way { name: "random", options: &options, ..Way::default() }, step)?;
     let began = Instant::now();
     let mut outcome = None;
     let mut failure = None;
@@ -41,7 +49,9 @@ pub(crate) fn run(oche: &Path, guest: &Path, seed: u64, operations: u64, step: &
         if said.contains("FAILED") && failure.is_none() {
             failure = Some(said.to_owned());
         }
-        if let Some(done) = said.strip_prefix("random: ").and_then(|said| said.strip_suffix(" done")) {
+        if let Some(done) =
+            said.strip_prefix("random: ").and_then(|said| said.strip_suffix(" done"))
+        {
             step.detail(&format!("seed {seed}: {done}"));
         }
         outcome = outcome.or_else(|| parse(said, seed));
@@ -63,7 +73,8 @@ pub(crate) fn run(oche: &Path, guest: &Path, seed: u64, operations: u64, step: &
 
 /// `random: seed 7: 1000 operations, 500 compared, 400 completed, ok`.
 fn parse(said: &str, seed: u64) -> Option<Outcome> {
-    let rest = said.strip_prefix(&format!("random: seed {seed}: "))?.strip_suffix(" completed, ok")?;
+    let rest =
+        said.strip_prefix(&format!("random: seed {seed}: "))?.strip_suffix(" completed, ok")?;
     let (operations, rest) = rest.split_once(" operations, ")?;
     let (compared, completed) = rest.split_once(" compared, ")?;
     Some(Outcome {

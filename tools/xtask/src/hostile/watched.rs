@@ -1,7 +1,9 @@
-//! The same hostile guest with all of its buffers watched: it notices nothing, and what is told of its accesses adds up.
+//! The same hostile guest with all of its buffers watched: it notices nothing, and what is told of
+//! its accesses adds up.
 //!
-//! A model of the watched pages takes every store that was told; every load that is told must find what the model
-//! holds. Pages that a device may write are left out, for nobody tells of a device's stores.
+//! A model of the watched pages takes every store that was told; every load that is told must find
+//! what the model holds. Pages that a device may write are left out, for nobody tells of a device's
+//! stores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +15,8 @@ use oche::trace::values::WithValues;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::{Event, WatchHow};
 
-/// What the guest's Oche is told: to watch every IOVA that the guest uses, in rings that nobody overtakes.
+/// What the guest's Oche is told: to watch every IOVA that the guest uses, in rings that nobody
+/// overtakes.
 pub(super) const OPTIONS: [(&str, &str); 2] =
     [("oche.trace-orders", "watch 0-0x3fffff"), ("oche.trace", "16M")];
 /// A run that tells of fewer accesses of a sort has left some out.
@@ -48,7 +51,10 @@ pub(super) fn judge(trace: &Path) -> Result<Tally> {
     }
     let tally = model.tally;
     let least = [tally.loads, tally.stores, tally.before, tally.after].into_iter().min();
-    if least.is_none_or(|least| least < LEAST) || tally.compared < 100 * LEAST || tally.given_up == 0 {
+    if least.is_none_or(|least| least < LEAST)
+        || tally.compared < 100 * LEAST
+        || tally.given_up == 0
+    {
         bail!("watched: too little was told: {tally:?}");
     }
     Ok(tally)
@@ -106,7 +112,8 @@ impl Model {
                 if entry.is_open {
                     return Ok(());
                 }
-                let stores = matches!((how, is_write), (WatchHow::Exact, true) | (WatchHow::After, _));
+                let stores =
+                    matches!((how, is_write), (WatchHow::Exact, true) | (WatchHow::After, _));
                 for (known, told) in entry.bytes.iter_mut().skip(usize::from(offset)).zip(value) {
                     if !stores {
                         if known.is_some_and(|known| known != *told) {
@@ -137,7 +144,8 @@ mod tests {
         let at = Place { dart: DartId::FIRST, stream: StreamId::FIRST, iova: IovaPage(1) };
         let (page, placement) = (Gfn(5), Placement::Bounce);
         let map = Event::Map { at, page, permission: Permission::READ_ONLY, placement };
-        let access = |offset, is_write, how| Event::Watch { at, offset, page, bytes: 2, is_write, how };
+        let access =
+            |offset, is_write, how| Event::Watch { at, offset, page, bytes: 2, is_write, how };
         model.take(&map, &[]).unwrap();
         model.take(&access(4, true, WatchHow::Exact), &[1, 2]).unwrap();
         model.take(&access(5, false, WatchHow::Exact), &[2, 9]).unwrap();
@@ -147,6 +155,9 @@ mod tests {
         assert!(model.take(&access(4, false, WatchHow::Exact), &[1]).is_err(), "a byte is missing");
         assert_eq!((model.tally.compared, model.tally.after), (3, 1));
         model.take(&Event::Unmap { at, page }, &[]).unwrap();
-        assert!(model.take(&access(4, false, WatchHow::Exact), &[1, 3]).is_err(), "it is not mapped");
+        assert!(
+            model.take(&access(4, false, WatchHow::Exact), &[1, 3]).is_err(),
+            "it is not mapped"
+        );
     }
 }

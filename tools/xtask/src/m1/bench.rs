@@ -1,4 +1,5 @@
-//! What runs on the simulated board need: the image that `oche pack` writes for a Mac, and the board's parts.
+//! What runs on the simulated board need: the image that `oche pack` writes for a Mac, and the
+//! board's parts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use sha2::{Digest, Sha256};
 use super::device_tree;
 use crate::qemu;
 
-/// How long one run may take: a few seconds with one CPU, some forty with eight on two that have nothing else to do. A
-/// board that hangs is found by its silence long before.
+/// How long one run may take: a few seconds with one CPU, some forty with eight on two that have
+/// nothing else to do. A board that hangs is found by its silence long before.
 pub const LIMIT: Duration = Duration::from_secs(600);
 
 /// An image and the board that it runs on.
@@ -36,13 +37,18 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Builds Oche, with `features` of the board's crate, and the tests' guest; packs them into `folder`, where the logs of
-    /// all runs go too.
+    /// Builds Oche, with `features` of the board's crate, and the tests' guest; packs them into
+    /// `folder`, where the logs of all runs go too.
     ///
     /// # Errors
     ///
     /// Something does not compile, or the device tree cannot be had.
-    pub fn make(toolchain: Toolchain, features: &[&str], folder: &Path, step: &Step) -> Result<Self> {
+    pub fn make(
+        toolchain: Toolchain,
+        features: &[&str],
+        folder: &Path,
+        step: &Step,
+    ) -> Result<Self> {
         Self::with_guest(toolchain, features, &own_guest(toolchain, step)?, folder, step)
     }
 
@@ -111,7 +117,8 @@ impl Bench {
     ///
     /// The board does not run, or the run was not good.
     pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
-        let outcome = self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
+        let outcome =
+            self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
         if let Err(error) = judge(&outcome) {
             step.line(&format!("all that was said: {}", self.log(name).display()));
             return Err(error.context(name.to_owned()));
@@ -168,7 +175,8 @@ fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
     let stub = el2::build_package(toolchain, "oche-m1-stub", &[], step)?;
     let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
     let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
-    let symbol = |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
+    let symbol =
+        |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
     let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
     Ok(Parts { stub, tree: device_tree::compiled(step)?, dirty, qemu: qemu::launcher()? })
 }
@@ -182,8 +190,8 @@ fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
     Ok(Guest { kernel, initrd: None, options })
 }
 
-/// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that a Mac would get, bit
-/// for bit; and says its SHA-256.
+/// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that
+/// a Mac would get, bit for bit; and says its SHA-256.
 fn pack_as_a_person(guest: &Guest, path: &Path, step: &Step) -> Result<()> {
     let mut line = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     line.current_dir(workspace::root()).args(["run", "--quiet", "--package", "oche", "--", "pack"]);
@@ -216,10 +224,9 @@ pub fn is_last(line: &str) -> bool {
 ///
 /// It was not; the error says what was first wrong.
 pub fn judge(outcome: &Outcome) -> Result<()> {
-    let bad = outcome
-        .lines
-        .iter()
-        .find(|line| line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal"));
+    let bad = outcome.lines.iter().find(|line| {
+        line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal")
+    });
     if let Some(line) = bad {
         bail!("{line}");
     }

@@ -42,9 +42,16 @@ fn extract(folder: &Path, step: &Step) -> Result<()> {
     let archive = Archive::open(SUITE)?;
     let package = archive.package(PACKAGE, "all", step)?;
     let debs = archive.download(std::slice::from_ref(&package), step)?;
-    let [deb] = debs.as_slice() else { bail!("the archive gave {} files for one package", debs.len()) };
+    let [deb] = debs.as_slice() else {
+        bail!("the archive gave {} files for one package", debs.len())
+    };
     step.detail("taking the device trees out of the kernel's source");
-    archive::extract_source(deb, PACKAGE, &["arch/arm64/boot/dts/apple", "include/dt-bindings"], folder)
+    archive::extract_source(
+        deb,
+        PACKAGE,
+        &["arch/arm64/boot/dts/apple", "include/dt-bindings"],
+        folder,
+    )
 }
 
 /// Resolves includes and names of numbers, as the kernel's own build does.

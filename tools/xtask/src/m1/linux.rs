@@ -31,7 +31,8 @@ const BOOT_ARGUMENTS: &str =
 ///
 /// It told none, or not a whole one.
 pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
-    let digits: String = outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
+    let digits: String =
+        outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
     let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
     let packed = pairs.map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<Vec<u8>, _>>();
     let packed = packed.context("what the guest told of the trace is no hexadecimal")?;
@@ -45,7 +46,12 @@ pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
 /// # Errors
 ///
 /// A file cannot be read or written.
-fn guest(kernel: &GuestKernel, module: &DartModule, userland: &Userland, into: &Path) -> Result<Guest> {
+fn guest(
+    kernel: &GuestKernel,
+    module: &DartModule,
+    userland: &Userland,
+    into: &Path,
+) -> Result<Guest> {
     let mut initramfs = Initramfs::new(userland)?;
     initramfs.add_module_file(&module.path)?;
     initramfs.add_module_file(&module.board_dma())?;
@@ -81,7 +87,11 @@ pub fn prepare(into: &Path, step: &Step) -> Result<(Guest, GuestKernel)> {
 ///
 /// It did not.
 pub fn judge(outcome: &Outcome) -> Result<()> {
-    if !outcome.lines.iter().any(|line| line.starts_with("guest: ") && line.ends_with(" cases, 0 failed")) {
+    if !outcome
+        .lines
+        .iter()
+        .any(|line| line.starts_with("guest: ") && line.ends_with(" cases, 0 failed"))
+    {
         bail!("the kernel's user space did not come to its end");
     }
     Ok(())
@@ -99,7 +109,10 @@ mod tests {
     #[test]
     fn the_guest_expects_every_device_of_the_board() {
         for (name, _) in DEVICES {
-            assert!(SCRIPT.lines().any(|line| line.starts_with("devices=") && line.contains(name)), "{name}");
+            assert!(
+                SCRIPT.lines().any(|line| line.starts_with("devices=") && line.contains(name)),
+                "{name}"
+            );
         }
     }
 }

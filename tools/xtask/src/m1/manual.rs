@@ -12,18 +12,26 @@ mod tests {
         lines.filter(|line| line.starts_with("| ")).collect()
     }
 
-    /// m1n1's `proxyclient/tools/linux.py` takes a payload's compression from its name, and refuses other names.
+    /// m1n1's `proxyclient/tools/linux.py` takes a payload's compression from its name, and refuses
+    /// other names.
     #[test]
     fn tethered_command_names_a_compressed_file_that_pack_writes() {
         let text = fs::read_to_string(workspace::root().join("docs/m1.md")).expect("the manual");
-        let commands = text.lines().filter(|line| line.starts_with("    ") && line.contains("linux.py "));
-        let payloads: Vec<&str> =
-            commands.filter_map(|line| line.split("linux.py ").nth(1)?.split_whitespace().next()).collect();
+        let commands =
+            text.lines().filter(|line| line.starts_with("    ") && line.contains("linux.py "));
+        let payloads: Vec<&str> = commands
+            .filter_map(|line| line.split("linux.py ").nth(1)?.split_whitespace().next())
+            .collect();
         assert!(!payloads.is_empty(), "no command starts m1n1's linux.py");
         for payload in payloads {
-            let plain = payload.strip_suffix(".gz").unwrap_or_else(|| panic!("{payload} is not compressed"));
+            let plain = payload
+                .strip_suffix(".gz")
+                .unwrap_or_else(|| panic!("{payload} is not compressed"));
             let pack = format!("--output {plain}");
-            assert!(text.lines().any(|line| line.contains(" pack ") && line.contains(&pack)), "no {pack}");
+            assert!(
+                text.lines().any(|line| line.contains(" pack ") && line.contains(&pack)),
+                "no {pack}"
+            );
         }
     }
 
@@ -46,7 +54,8 @@ mod tests {
             let tests = tests.split('`').filter(|part| part.contains("::")).collect::<Vec<_>>();
             for test in &tests {
                 let (path, name) = test.split_once("::").expect("a path and a name");
-                let code = fs::read_to_string(root.join(path)).unwrap_or_else(|_| panic!("no {path}"));
+                let code =
+                    fs::read_to_string(root.join(path)).unwrap_or_else(|_| panic!("no {path}"));
                 assert!(code.contains(&format!("fn {name}(")), "{path} has no {name}");
             }
             let wanted: Vec<&str> =

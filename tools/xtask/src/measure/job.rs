@@ -1,8 +1,10 @@
-//! `cargo xtask measure job`: what tracing adds to the demo's work, in instructions, counted by the guest itself.
+//! `cargo xtask measure job`: what tracing adds to the demo's work, in instructions, counted by the
+//! guest itself.
 //!
-//! The guest is a stock kernel with one CPU, and QEMU counts what it executes (`-icount`): every instruction of EL0, EL1
-//! and EL2 counts, idling does not. The guest's own performance counters split them by level. The work is the demo's short
-//! form, one step after the other, so that chance has little to mix; what is left of it the repetitions show.
+//! The guest is a stock kernel with one CPU, and QEMU counts what it executes (`-icount`): every
+//! instruction of EL0, EL1 and EL2 counts, idling does not. The guest's own performance counters
+//! split them by level. The work is the demo's short form, one step after the other, so that chance
+//! has little to mix; what is left of it the repetitions show.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,7 +43,8 @@ pub struct Options {
     /// How often to boot with the trace and how often without.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
-    /// What is recorded with the trace on: orders of `oche trace filter` with `;` between them. Without: every event.
+    /// What is recorded with the trace on: orders of `oche trace filter` with `;` between them.
+    /// Without: every event.
     #[arg(long, default_value = "")]
     pub orders: String,
 }
@@ -88,7 +91,9 @@ pub fn main(options: &Options) -> Result<()> {
     let percent = tell(&without, &with, &step)?;
     step.done(&format!("{percent:.2} %"));
     if percent > MAX_PERCENT {
-        bail!("the trace adds {percent:.2} % instructions to the demo's work, more than {MAX_PERCENT} %");
+        bail!(
+            "the trace adds {percent:.2} % instructions to the demo's work, more than {MAX_PERCENT} %"
+        );
     }
     Ok(())
 }
@@ -119,7 +124,8 @@ fn prepare(step: &Step) -> Result<Prepared> {
     let initrd = folder.join("initrd.cpio");
     initramfs.write(&initrd)?;
     let disks = Disks::make(&folder.join("disks"), Sizes::SHORT)?;
-    let server = Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
+    let server =
+        Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
     Ok(Prepared { folder, oche, kernel: kernel.image, initrd, server, disks })
 }
 
@@ -141,8 +147,11 @@ fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Resu
         for_oche.push(("oche.trace-orders".to_owned(), orders.to_owned()));
     }
     let packed = folder.join("oche.img");
-    let guest =
-        Guest { kernel: prepared.kernel.clone(), initrd: Some(prepared.initrd.clone()), options: for_oche };
+    let guest = Guest {
+        kernel: prepared.kernel.clone(),
+        initrd: Some(prepared.initrd.clone()),
+        options: for_oche,
+    };
     pack::pack(&prepared.oche, &guest, &packed)?;
     let machine = Machine {
         cpu: "cortex-a76".into(),
@@ -203,9 +212,13 @@ fn total(counts: &Counts) -> Count {
 
 /// Prints a line a step, and gives what the trace adds to all of them, in percent.
 fn tell(without: &[Counts], with: &[Counts], step: &Step) -> Result<f64> {
-    let names: Vec<&String> = without.first().context("no boot")?.iter().map(|(name, _)| name).collect();
+    let names: Vec<&String> =
+        without.first().context("no boot")?.iter().map(|(name, _)| name).collect();
     let column = |boots: &[Counts], place: usize| -> Result<Vec<Count>> {
-        boots.iter().map(|boot| Ok(boot.get(place).context("a boot counted fewer steps")?.1)).collect()
+        boots
+            .iter()
+            .map(|boot| Ok(boot.get(place).context("a boot counted fewer steps")?.1))
+            .collect()
     };
     let sums = |boots: &[Counts]| boots.iter().map(total).collect::<Vec<_>>();
     step.line(

@@ -1,4 +1,5 @@
-//! Mistakes of the M1's driver that no guest's own flush leaves to be seen: a model of a DART is strict enough.
+//! Mistakes of the M1's driver that no guest's own flush leaves to be seen: a model of a DART is
+//! strict enough.
 
 use super::list::Mutant;
 

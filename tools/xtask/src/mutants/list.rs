@@ -251,7 +251,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "unmap-without-an-invalidation",
         file: REMOVAL,
-        text: "            // Even where no entry changed: only this makes sure that what a device wrote has landed.
+        text: "            // Even where no entry changed: only this makes sure that what a device wrote has
+            // landed.
             self.invalidate(host, domain);",
         replacement: "",
         breaks: "a device still reaches a page that was unmapped",
@@ -537,8 +538,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "executed-before-the-caches-know",
         file: WALK,
-        text: "        hardware.synchronize_instructions(PhysRange { start: at.address(), end: at.address() + PAGE });",
-        replacement: "        let _ = PhysRange { start: at.address(), end: at.address() + PAGE };",
+        text: "        hardware.synchronize_instructions(code);",
+        replacement: "        let _ = code;",
         breaks: "a CPU executes what another page held",
     },
     Mutant {

@@ -12,9 +12,11 @@ use crate::{ordering, test};
 pub(super) enum Run {
     /// `cargo test` with these arguments.
     Host(&'static [&'static str]),
-    /// The steps of `cargo xtask test` with this in their name, up to the first run of the simulated board that is wrong.
+    /// The steps of `cargo xtask test` with this in their name, up to the first run of the
+    /// simulated board that is wrong.
     Board(&'static str),
-    /// The same step of the simulated board or of the hostile guest under the ordering checker, carried out by this program.
+    /// The same step of the simulated board or of the hostile guest under the ordering checker,
+    /// carried out by this program.
     Step(&'static str),
 }
 
@@ -34,16 +36,26 @@ pub(super) const ENGINE: &[Run] = &[
     Run::Host(&["--package", "oche-boot", "--lib"]),
     Run::Host(&["--package", "oche-tests", "--test", "bbm"]),
     Run::Host(&["--package", "oche-tests", "--test", "trace_port"]),
-    Run::Host(&["--package", "oche-tests", "--test", "programs", "--", "--skip", "every_injected_fault"]),
+    Run::Host(&[
+        "--package",
+        "oche-tests",
+        "--test",
+        "programs",
+        "--",
+        "--skip",
+        "every_injected_fault",
+    ]),
 ];
 /// For mutants of the M1's driver that only a model of a DART is strict enough for.
 pub(super) const DRIVER: &[Run] = &[Run::Host(&["--package", "oche-m1"])];
 /// For mutants of what a Mac meets first.
 pub(super) const BOARD: &[Run] = &[Run::Board(test::BOARD_STEP)];
 
-/// A test program hangs for this long before it counts as failed, in seconds. The longest takes less than one minute.
+/// A test program hangs for this long before it counts as failed, in seconds. The longest takes
+/// less than one minute.
 const TEST_PATIENCE: u32 = 600;
-/// The same for all runs of the board together, with what must be built for them: each has a limit of its own.
+/// The same for all runs of the board together, with what must be built for them: each has a limit
+/// of its own.
 const BOARD_PATIENCE: u32 = 1200;
 
 /// Failed tests that are named in the table.
@@ -79,13 +91,15 @@ impl Run {
         let mut command = Command::new("timeout");
         command.args(["--kill-after=10", &patience.to_string()]);
         match self {
-            Self::Step(_) => command.arg(std::env::current_exe().context("this program's own path")?),
+            Self::Step(_) => {
+                command.arg(std::env::current_exe().context("this program's own path")?)
+            }
             _ => command.arg(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())),
         };
         match self {
-            Self::Step(step) => {
-                command.args(["test", "--only", &step.to_lowercase()]).env(ordering::FIRST_ONLY, "1")
-            }
+            Self::Step(step) => command
+                .args(["test", "--only", &step.to_lowercase()])
+                .env(ordering::FIRST_ONLY, "1"),
             Self::Host(arguments) => command.args(["test", "--no-fail-fast"]).args(arguments),
             Self::Board(step) => command
                 .args(["run", "--quiet", "--package", "xtask", "--", "test", "--only"])
@@ -98,7 +112,8 @@ impl Run {
             _ => command.env_remove("CARGO_MANIFEST_DIR"),
         };
         command.stdin(Stdio::null());
-        let result = command.output().map_err(|error| anyhow!("cannot start the tests: {error}"))?;
+        let result =
+            command.output().map_err(|error| anyhow!("cannot start the tests: {error}"))?;
         let (said, errors) =
             (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
         match result.status.code() {
@@ -136,7 +151,8 @@ pub(super) fn failed_tests(said: &str) -> Vec<String> {
     said.lines().filter_map(name).collect()
 }
 
-/// What a step of the simulated board says of the run that was wrong; nothing where no run was made.
+/// What a step of the simulated board says of the run that was wrong; nothing where no run was
+/// made.
 pub(super) fn failed_run(said: &str) -> Option<String> {
     said.lines().find_map(verdict).map(str::to_owned)
 }
@@ -152,9 +168,13 @@ fn verdict(line: &str) -> Option<&str> {
 /// Why nothing could be tried: what a compiler said, or a step before it failed.
 pub(super) fn last_error(said: &str) -> String {
     let lines: Vec<&str> = said.lines().map(str::trim).collect();
-    let compiler =
-        lines.iter().copied().find(|line| line.starts_with("error") && *line != "error: a test failed");
-    let step =
-        lines.iter().position(|line| line.starts_with("FAILED")).and_then(|at| lines.get(at.checked_sub(1)?));
+    let compiler = lines
+        .iter()
+        .copied()
+        .find(|line| line.starts_with("error") && *line != "error: a test failed");
+    let step = lines
+        .iter()
+        .position(|line| line.starts_with("FAILED"))
+        .and_then(|at| lines.get(at.checked_sub(1)?));
     compiler.or(step.copied()).unwrap_or("it says nothing").to_owned()
 }

@@ -1,8 +1,9 @@
-//! `cargo xtask mutants --sites`: each call site of a barrier, of TLB or cache maintenance, of a power check, of a permission
-//! re-check, of an `MDCR_EL2` bit and of an access with a fixup is taken away, one at a time, and a test must fail.
+//! `cargo xtask mutants --sites`: each call site of a barrier, of TLB or cache maintenance, of a
+//! power check, of a permission re-check, of an `MDCR_EL2` bit and of an access with a fixup is
+//! taken away, one at a time, and a test must fail.
 //!
-//! The sites are found in the source; `sites.txt` holds one verdict for each. A site without a verdict, and a verdict without
-//! a site, fail the command and a unit test.
+//! The sites are found in the source; `sites.txt` holds one verdict for each. A site without a
+//! verdict, and a verdict without a site, fail the command and a unit test.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -98,7 +99,9 @@ impl Verdict {
             Judgement::Runs(runs, None) => runs.join(" "),
             Judgement::Runs(runs, Some(with)) => format!("{}{WITH}{with}", runs.join(" ")),
         };
-        [&self.file, &self.function, &self.text, &judgement, &self.found_by].map(String::as_str).join(COLUMN)
+        [&self.file, &self.function, &self.text, &judgement, &self.found_by]
+            .map(String::as_str)
+            .join(COLUMN)
     }
 }
 
@@ -181,7 +184,10 @@ pub(super) fn main(only: &[String], is_list: bool, is_resumed: bool) -> Result<(
         .map(|(at, _)| at)
         .collect();
     if chosen.is_empty() && !only.is_empty() && !is_resumed {
-        bail!("no verdict contains {}; `cargo xtask mutants --sites --list` prints them", only.join(" or "));
+        bail!(
+            "no verdict contains {}; `cargo xtask mutants --sites --list` prints them",
+            only.join(" or ")
+        );
     }
     if is_list {
         for verdict in chosen.iter().filter_map(|at| register.verdicts.get(*at)) {
@@ -216,8 +222,11 @@ impl Register {
     fn take_away(&mut self, at: usize, tree: &Tree, progress: &Progress) -> Result<Option<Fate>> {
         let Some(verdict) = self.verdicts.get_mut(at) else { return Ok(None) };
         let site = self.sites.iter().find(|site| site.key() == verdict.key());
-        let (Some(site), Judgement::Runs(names, with)) = (site, &verdict.judgement) else { return Ok(None) };
-        let step = progress.step(&format!("{}: {}: {}", verdict.file, verdict.function, verdict.text));
+        let (Some(site), Judgement::Runs(names, with)) = (site, &verdict.judgement) else {
+            return Ok(None);
+        };
+        let step =
+            progress.step(&format!("{}: {}: {}", verdict.file, verdict.function, verdict.text));
         let wanted = RUNS.iter().filter(|(name, _)| names.iter().any(|wanted| wanted == name));
         let runs: Vec<Run> = wanted.map(|(_, run)| *run).collect();
         let before = tree.read(&site.file)?;
@@ -239,7 +248,8 @@ impl Register {
     }
 
     fn unobservable(&self) -> usize {
-        let is_unobservable = |verdict: &&Verdict| matches!(verdict.judgement, Judgement::Unobservable(_));
+        let is_unobservable =
+            |verdict: &&Verdict| matches!(verdict.judgement, Judgement::Unobservable(_));
         self.verdicts.iter().filter(is_unobservable).count()
     }
 }

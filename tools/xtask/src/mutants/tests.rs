@@ -39,8 +39,7 @@ fn a_mutant_whose_text_is_gone_or_there_twice_is_refused() {
 
 #[test]
 fn failed_tests_are_told_by_name() {
-    let said =
-        "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
+    let said = "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
     assert_eq!(failed_tests(said), ["two::three", "four"]);
     assert_eq!(told(&["a", "b", "c", "d", "e"].map(str::to_owned)), "a, b, c and 2 more");
 }
@@ -48,12 +47,17 @@ fn failed_tests_are_told_by_name() {
 #[test]
 fn a_wrong_run_of_the_board_is_told_apart_from_what_does_not_build() {
     let verdict = test::BOARD_VERDICT;
-    let said = format!("[1/1] a step\n      1 CPU\n      {verdict}1 CPU: it hangs\n      FAILED (2.0 s)\n");
+    let said = format!(
+        "[1/1] a step\n      1 CPU\n      {verdict}1 CPU: it hangs\n      FAILED (2.0 s)\n"
+    );
     assert_eq!(failed_run(&said).as_deref(), Some("1 CPU: it hangs"));
     let said = "[1/1] a step\n      there is no QEMU\n      FAILED (0.1 s)\nerror: a test failed\n";
     assert_eq!(failed_run(said), None);
     assert_eq!(last_error(said), "there is no QEMU");
-    assert_eq!(last_error("warning: x\nerror[E0308]: mismatched types\n"), "error[E0308]: mismatched types");
+    assert_eq!(
+        last_error("warning: x\nerror[E0308]: mismatched types\n"),
+        "error[E0308]: mismatched types"
+    );
 }
 
 #[test]

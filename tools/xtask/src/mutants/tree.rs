@@ -19,7 +19,8 @@ impl Tree {
     pub(super) fn new() -> Result<Self> {
         let folder = workspace::target().join("mutants");
         let tree = Self { root: folder.join("tree"), build: folder.join("build") };
-        // Files that are equal keep their time, so that little is built again. The checkout may change from here on.
+        // Files that are equal keep their time, so that little is built again. The checkout may
+        // change from here on.
         mirror(&workspace::root(), &tree.root, true)?;
         share(&workspace::cache(), &tree.root.join("target").join("cache"))?;
         Ok(tree)
@@ -28,8 +29,8 @@ impl Tree {
     /// Makes `mutant` in the copy. Gives the file as it was.
     pub(super) fn make(&self, mutant: &Mutant) -> Result<String> {
         let path = self.root.join(mutant.file);
-        let source =
-            std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", mutant.file))?;
+        let source = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", mutant.file))?;
         self.write(mutant.file, &mutate(&source, mutant)?)?;
         Ok(source)
     }
@@ -42,7 +43,8 @@ impl Tree {
     pub(super) fn write(&self, file: &str, text: &str) -> Result<()> {
         // A change within the clock's grain would go unnoticed by the next build.
         std::thread::sleep(Duration::from_millis(20));
-        std::fs::write(self.root.join(file), text).with_context(|| format!("cannot write {file} in the copy"))
+        std::fs::write(self.root.join(file), text)
+            .with_context(|| format!("cannot write {file} in the copy"))
     }
 
     /// Carries out `runs` in the copy until one finds something wrong.
@@ -66,11 +68,14 @@ impl Tree {
 pub(super) fn mutate(source: &str, mutant: &Mutant) -> Result<String> {
     match source.matches(mutant.text).count() {
         1 => Ok(source.replacen(mutant.text, mutant.replacement, 1)),
-        count => bail!("{}: its text occurs {count} times in {}, not once", mutant.name, mutant.file),
+        count => {
+            bail!("{}: its text occurs {count} times in {}, not once", mutant.name, mutant.file)
+        }
     }
 }
 
-/// Lets the copy use what the checkout has fetched from the distribution's archive: no mutant is in that.
+/// Lets the copy use what the checkout has fetched from the distribution's archive: no mutant is in
+/// that.
 fn share(cache: &Path, link: &Path) -> Result<()> {
     std::fs::create_dir_all(cache).with_context(|| format!("cannot make {}", cache.display()))?;
     if link.exists() {
@@ -79,15 +84,16 @@ fn share(cache: &Path, link: &Path) -> Result<()> {
     if let Some(folder) = link.parent() {
         workspace::create_folder(folder)?;
     }
-    std::os::unix::fs::symlink(cache, link).with_context(|| format!("cannot make {}", link.display()))
+    std::os::unix::fs::symlink(cache, link)
+        .with_context(|| format!("cannot make {}", link.display()))
 }
 
 /// Makes the folder `to` equal to `from`, without what is built, hidden, or the same already.
 pub(super) fn mirror(from: &Path, to: &Path, is_top: bool) -> Result<()> {
     std::fs::create_dir_all(to).with_context(|| format!("cannot make {}", to.display()))?;
     let names = |folder: &Path| -> Result<Vec<std::ffi::OsString>> {
-        let entries =
-            std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+        let entries = std::fs::read_dir(folder)
+            .with_context(|| format!("cannot list {}", folder.display()))?;
         entries.map(|entry| Ok(entry?.file_name())).collect()
     };
     let is_left_out = |name: &std::ffi::OsStr| {
@@ -99,16 +105,21 @@ pub(super) fn mirror(from: &Path, to: &Path, is_top: bool) -> Result<()> {
             mirror(&source, &copy, false)?;
             continue;
         }
-        let bytes = std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
+        let bytes =
+            std::fs::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
         if std::fs::read(&copy).ok().as_ref() != Some(&bytes) {
-            std::fs::write(&copy, bytes).with_context(|| format!("cannot write {}", copy.display()))?;
+            std::fs::write(&copy, bytes)
+                .with_context(|| format!("cannot write {}", copy.display()))?;
         }
     }
     for name in names(to)?.into_iter().filter(|name| !is_left_out(name)) {
         let (source, copy) = (from.join(&name), to.join(&name));
         if !source.exists() {
-            let removed =
-                if copy.is_dir() { std::fs::remove_dir_all(&copy) } else { std::fs::remove_file(&copy) };
+            let removed = if copy.is_dir() {
+                std::fs::remove_dir_all(&copy)
+            } else {
+                std::fs::remove_file(&copy)
+            };
             removed.with_context(|| format!("cannot remove {}", copy.display()))?;
         }
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-/// A longer line is handed on in pieces: a guest that prints no newline must not fill the runner's memory.
+/// A longer line is handed on in pieces: a guest that prints no newline must not fill the runner's
+/// memory.
 const LINE_LIMIT: usize = 4096;
 
 /// One line of the console, without its end.
@@ -17,7 +18,8 @@ const LINE_LIMIT: usize = 4096;
 pub struct Line {
     /// When its end arrived.
     pub at: Instant,
-    /// What it says; bytes that are not UTF-8 are replaced, carriage returns and escape sequences dropped.
+    /// What it says; bytes that are not UTF-8 are replaced, carriage returns and escape sequences
+    /// dropped.
     pub text: String,
 }
 
@@ -39,14 +41,19 @@ pub(super) enum Next {
 }
 
 impl Lines {
-    /// Reads a console on a thread of its own and keeps every byte in the file `log`; with `is_shown` the bytes also go
-    /// to the runner's own standard output, as they come.
+    /// Reads a console on a thread of its own and keeps every byte in the file `log`; with
+    /// `is_shown` the bytes also go to the runner's own standard output, as they come.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub(super) fn watch(console: impl Read + Send + 'static, log: &Path, is_shown: bool) -> Result<Self> {
-        let log_file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
+    pub(super) fn watch(
+        console: impl Read + Send + 'static,
+        log: &Path,
+        is_shown: bool,
+    ) -> Result<Self> {
+        let log_file =
+            File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let (sender, receiver) = channel();
         thread::spawn(move || {
             let mut copies: Vec<Box<dyn Write>> = vec![Box::new(log_file)];
@@ -80,7 +87,8 @@ fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<L
             Err(_) => break,
         };
         for copy in &mut *copies {
-            // A full disk or a closed terminal must not stop the watching: what is judged is what arrives here.
+            // A full disk or a closed terminal must not stop the watching: what is judged is what
+            // arrives here.
             let _ = copy.write_all(bytes).and_then(|()| copy.flush());
         }
         for text in splitter.feed(bytes) {
@@ -120,7 +128,8 @@ impl Splitter {
     }
 }
 
-/// Drops carriage returns and terminal escape sequences, which a guest's line must not play on the host's terminal.
+/// Drops carriage returns and terminal escape sequences, which a guest's line must not play on the
+/// host's terminal.
 fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut answer = String::with_capacity(text.len());

@@ -45,9 +45,16 @@ impl Machine {
         let mut all: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
         add(&["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3,memory-backend=ram"]);
-        add(&["-cpu", &self.cpu, "-smp", &self.cpus.to_string(), "-m", &format!("{}M", self.memory_mib)]);
-        // No default devices: what is on the bus is what the caller put there. No option ROMs, which need files that
-        // a small installation of QEMU lacks.
+        add(&[
+            "-cpu",
+            &self.cpu,
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &format!("{}M", self.memory_mib),
+        ]);
+        // No default devices: what is on the bus is what the caller put there. No option ROMs,
+        // which need files that a small installation of QEMU lacks.
         add(&["-nodefaults", "-display", "none", "-no-reboot"]);
         let serial = match self.serial {
             Serial::Watched => "stdio,id=console,signal=off",
@@ -110,9 +117,13 @@ mod tests {
     fn the_arguments_name_the_shared_memory_and_the_callers_devices() {
         let memory = GuestMemory::create(64 << 20).unwrap();
         let arguments = machine().arguments(&memory, Path::new("/tmp/m"));
-        let line = arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let line =
+            arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         assert!(line.contains(&format!("share=on,mem-path={}", memory.path().display())), "{line}");
-        assert!(line.contains("iommu=smmuv3") && line.ends_with("-kernel image -device edu"), "{line}");
+        assert!(
+            line.contains("iommu=smmuv3") && line.ends_with("-kernel image -device edu"),
+            "{line}"
+        );
         assert!(!line.contains("-append") && !line.contains("-initrd"), "{line}");
     }
 

@@ -16,8 +16,8 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 
 /// A file that is the guest's RAM.
 ///
-/// The bytes change while they are read. Reads go through the file and copy, so that no reference ever points at
-/// memory which somebody else writes.
+/// The bytes change while they are read. Reads go through the file and copy, so that no reference
+/// ever points at memory which somebody else writes.
 #[derive(Debug)]
 pub struct GuestMemory {
     path: PathBuf,
@@ -28,7 +28,8 @@ pub struct GuestMemory {
 }
 
 impl GuestMemory {
-    /// Makes a sparse file of `bytes` bytes, in shared memory if that has the room, otherwise under `target/`.
+    /// Makes a sparse file of `bytes` bytes, in shared memory if that has the room, otherwise under
+    /// `target/`.
     ///
     /// # Errors
     ///
@@ -43,12 +44,20 @@ impl GuestMemory {
             workspace::create_folder(&folder)?;
             folder
         };
-        let path =
-            folder.join(format!("oche-ram.{}.{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
-        let file = file.with_context(|| format!("cannot create the guest's memory, {}", path.display()))?;
+        let path = folder.join(format!(
+            "oche-ram.{}.{}",
+            std::process::id(),
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ));
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path);
+        let file =
+            file.with_context(|| format!("cannot create the guest's memory, {}", path.display()))?;
         let memory = Self { path, file, bytes, is_named: true, link: None };
-        memory.file.set_len(bytes).with_context(|| format!("cannot size {}", memory.path.display()))?;
+        memory
+            .file
+            .set_len(bytes)
+            .with_context(|| format!("cannot size {}", memory.path.display()))?;
         Ok(memory)
     }
 
@@ -88,7 +97,8 @@ impl GuestMemory {
         self.file.read_exact_at(buffer, address - RAM_BASE).ok()
     }
 
-    /// Takes the file's name away: whoever has it open keeps it, and nothing is left behind after a crash.
+    /// Takes the file's name away: whoever has it open keeps it, and nothing is left behind after a
+    /// crash.
     pub fn forget_name(&mut self) {
         if std::mem::take(&mut self.is_named) {
             // Gone already is as good as removed.
@@ -96,9 +106,11 @@ impl GuestMemory {
         }
     }
 
-    /// Has `link` lead to the open file for as long as this value lives, for `oche trace live` and the like.
+    /// Has `link` lead to the open file for as long as this value lives, for `oche trace live` and
+    /// the like.
     pub fn show_as(&mut self, link: &Path) {
-        // A convenience: where there can be no link, the run goes on without. One of an earlier run leads nowhere.
+        // A convenience: where there can be no link, the run goes on without. One of an earlier run
+        // leads nowhere.
         let _ = fs::remove_file(link);
         if std::os::unix::fs::symlink(self.open_path(), link).is_ok() {
             self.link = Some(link.to_owned());

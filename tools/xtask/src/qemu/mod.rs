@@ -1,4 +1,5 @@
-//! QEMU as a child: started with memory that the runner can read, watched line by line, always reaped.
+//! QEMU as a child: started with memory that the runner can read, watched line by line, always
+//! reaped.
 
 mod console;
 mod machine;

@@ -30,7 +30,9 @@ impl Monitor {
         let stream = loop {
             match UnixStream::connect(path) {
                 Ok(stream) => break stream,
-                Err(_) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(20)),
+                Err(_) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
                 Err(error) => return Err(error).context("QEMU's monitor does not answer"),
             }
         };
@@ -81,10 +83,13 @@ impl Monitor {
     ///
     /// QEMU is gone, or nothing answers at the address.
     pub fn read_register(&mut self, address: u64) -> Result<u32> {
-        let answer =
-            self.command("human-monitor-command", &json!({"command-line": format!("xp /1wx {address:#x}")}))?;
+        let answer = self.command(
+            "human-monitor-command",
+            &json!({"command-line": format!("xp /1wx {address:#x}")}),
+        )?;
         let text = answer.as_str().unwrap_or_default();
-        parse_examined(text).ok_or_else(|| anyhow!("QEMU cannot read {address:#x}: {}", text.trim()))
+        parse_examined(text)
+            .ok_or_else(|| anyhow!("QEMU cannot read {address:#x}: {}", text.trim()))
     }
 
     fn command(&mut self, name: &str, arguments: &Value) -> Result<Value> {

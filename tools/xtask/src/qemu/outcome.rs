@@ -41,7 +41,10 @@ impl std::fmt::Display for Ending {
             Self::KernelPanic(said) => write!(formatter, "the guest's kernel panicked: {said}"),
             Self::QemuFailed(said) => write!(formatter, "QEMU failed: {said}"),
             Self::TimedOut { silent_seconds } => {
-                write!(formatter, "time was up, and the console had been silent for {silent_seconds} s")
+                write!(
+                    formatter,
+                    "time was up, and the console had been silent for {silent_seconds} s"
+                )
             }
             Self::Ended => write!(formatter, "the run was ended"),
         }
@@ -79,8 +82,14 @@ mod tests {
 
     #[test]
     fn panics_of_both_sides_are_told_apart() {
-        assert_eq!(verdict_of("oche: panic: pool.rs:3: x"), Some(Ending::OchePanic("pool.rs:3: x".into())));
-        assert_eq!(verdict_of("oche: fatal: no payload"), Some(Ending::OcheFatal("no payload".into())));
+        assert_eq!(
+            verdict_of("oche: panic: pool.rs:3: x"),
+            Some(Ending::OchePanic("pool.rs:3: x".into()))
+        );
+        assert_eq!(
+            verdict_of("oche: fatal: no payload"),
+            Some(Ending::OcheFatal("no payload".into()))
+        );
         assert_eq!(
             verdict_of("[    1.5] Kernel panic - not syncing: VFS: no root"),
             Some(Ending::KernelPanic("VFS: no root".into()))

@@ -50,8 +50,9 @@ pub enum Wish {
 }
 
 impl Running {
-    /// Starts QEMU with its console watched and kept in `log`; on a machine whose console is the terminal, the runner's
-    /// standard input goes to the guest and the console comes out on its standard output.
+    /// Starts QEMU with its console watched and kept in `log`; on a machine whose console is the
+    /// terminal, the runner's standard input goes to the guest and the console comes out on its
+    /// standard output.
     ///
     /// # Errors
     ///
@@ -84,7 +85,14 @@ impl Running {
                 return Err(error);
             }
         };
-        Ok(Self { child, memory, monitor, lines, complaints: Some(complaints), last_lines: VecDeque::new() })
+        Ok(Self {
+            child,
+            memory,
+            monitor,
+            lines,
+            complaints: Some(complaints),
+            last_lines: VecDeque::new(),
+        })
     }
 
     /// The guest's RAM.
@@ -183,8 +191,11 @@ impl Running {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
-                    let said =
-                        self.complaints.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+                    let said = self
+                        .complaints
+                        .take()
+                        .and_then(|thread| thread.join().ok())
+                        .unwrap_or_default();
                     return verdict_of_exit(status, &said);
                 }
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
@@ -216,9 +227,12 @@ fn spawn(machine: &Machine, memory: &GuestMemory, monitor: &Path, input: Stdio) 
 /// QEMU is missing.
 pub(crate) fn launcher() -> Result<Vec<OsString>> {
     if !command::is_present(PROGRAM) {
-        bail!("{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm");
+        bail!(
+            "{PROGRAM} is missing: run `cargo xtask setup`, or install the package qemu-system-arm"
+        );
     }
-    // setpriv (util-linux) asks the kernel to end QEMU when the runner dies in whatever way, then becomes QEMU.
+    // setpriv (util-linux) asks the kernel to end QEMU when the runner dies in whatever way, then
+    // becomes QEMU.
     let words: &[&str] = match command::is_present("setpriv") {
         true => &["setpriv", "--pdeathsig", "KILL", PROGRAM],
         false => &[PROGRAM],
@@ -248,7 +262,8 @@ fn read_all(mut source: impl Read) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// A path for a socket: short, since a socket's path has about a hundred bytes at most. Removed with the value.
+/// A path for a socket: short, since a socket's path has about a hundred bytes at most. Removed
+/// with the value.
 struct SocketFile {
     path: PathBuf,
 }
@@ -257,7 +272,9 @@ impl SocketFile {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self { path: Path::new("/tmp").join(format!("oche-monitor.{}.{count}", std::process::id())) }
+        Self {
+            path: Path::new("/tmp").join(format!("oche-monitor.{}.{count}", std::process::id())),
+        }
     }
 }
 

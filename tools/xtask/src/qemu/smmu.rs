@@ -1,8 +1,10 @@
-//! What the SMMU was really given, read from outside Oche: its registers through QEMU, its tables through RAM.
+//! What the SMMU was really given, read from outside Oche: its registers through QEMU, its tables
+//! through RAM.
 //!
-//! Nothing here takes Oche's word, and nothing here is shared with Oche's own driver. Source of every field: Arm IHI
-//! 0070, "Arm System Memory Management Unit Architecture Specification, SMMU architecture version 3", section 5 (stream
-//! table entries, context descriptors) and 6.3 (registers); Arm DDI 0487, D8 (translation table descriptors).
+//! Nothing here takes Oche's word, and nothing here is shared with Oche's own driver. Source of
+//! every field: Arm IHI 0070, "Arm System Memory Management Unit Architecture Specification, SMMU
+//! architecture version 3", section 5 (stream table entries, context descriptors) and 6.3
+//! (registers); Arm DDI 0487, D8 (translation table descriptors).
 
 use std::ops::Range;
 
@@ -108,7 +110,12 @@ impl Survey {
     /// # Errors
     ///
     /// QEMU is gone.
-    pub fn look(&mut self, monitor: &mut Monitor, memory: &GuestMemory, owners: &Owners) -> Result<()> {
+    pub fn look(
+        &mut self,
+        monitor: &mut Monitor,
+        memory: &GuestMemory,
+        owners: &Owners,
+    ) -> Result<()> {
         monitor.stop()?;
         let registers = Registers::read(monitor);
         if let Ok(registers) = registers {
@@ -129,7 +136,9 @@ impl Survey {
         let mut streams = 0;
         for stream in 0..STREAMS {
             match stream_entry(registers, memory, stream) {
-                Ok(Some(entry)) => streams += u64::from(self.add_stream(stream, &entry, memory, owners)),
+                Ok(Some(entry)) => {
+                    streams += u64::from(self.add_stream(stream, &entry, memory, owners))
+                }
                 Ok(None) => {}
                 Err(error) => self.violate(format!("stream {stream:#x}: {error}")),
             }
@@ -138,7 +147,13 @@ impl Survey {
     }
 
     /// Gives whether the stream translates.
-    fn add_stream(&mut self, stream: u64, entry: &[u64; 8], memory: &impl Physical, owners: &Owners) -> bool {
+    fn add_stream(
+        &mut self,
+        stream: u64,
+        entry: &[u64; 8],
+        memory: &impl Physical,
+        owners: &Owners,
+    ) -> bool {
         let first = entry[0];
         if first & 1 == 0 {
             return false;
@@ -169,7 +184,13 @@ impl Survey {
         true
     }
 
-    fn add_context(&mut self, stream: u64, context: &[u64; 8], memory: &impl Physical, owners: &Owners) {
+    fn add_context(
+        &mut self,
+        stream: u64,
+        context: &[u64; 8],
+        memory: &impl Physical,
+        owners: &Owners,
+    ) {
         let first = context[0];
         if first >> 31 & 1 == 0 {
             // Invalid: every access faults.
@@ -180,7 +201,8 @@ impl Survey {
         if granule == 2 {
             self.contexts_of_16k += 1;
         } else {
-            let name = ["4K", "64K", "16K", "a reserved"].get(granule as usize).copied().unwrap_or("?");
+            let name =
+                ["4K", "64K", "16K", "a reserved"].get(granule as usize).copied().unwrap_or("?");
             self.violate(format!("stream {stream:#x} translates with {name} granule"));
             return;
         }
@@ -204,7 +226,8 @@ impl Survey {
         for descriptor in upper {
             match descriptor & 3 {
                 3 => {
-                    let Some(lower) = self.table(stream, address_of(descriptor), memory, owners) else {
+                    let Some(lower) = self.table(stream, address_of(descriptor), memory, owners)
+                    else {
                         continue;
                     };
                     for descriptor in lower {
@@ -223,13 +246,21 @@ impl Survey {
         }
     }
 
-    fn table(&mut self, stream: u64, at: u64, memory: &impl Physical, owners: &Owners) -> Option<Vec<u64>> {
+    fn table(
+        &mut self,
+        stream: u64,
+        at: u64,
+        memory: &impl Physical,
+        owners: &Owners,
+    ) -> Option<Vec<u64>> {
         if !at.is_multiple_of(FRAME) {
             self.violate(format!("stream {stream:#x}: a table at {at:#x} is not aligned"));
             return None;
         }
         if owners.guest.iter().any(|range| range.start < at + FRAME && at < range.end) {
-            self.violate(format!("stream {stream:#x}: a table at {at:#x} lies in the guest's memory"));
+            self.violate(format!(
+                "stream {stream:#x}: a table at {at:#x} lies in the guest's memory"
+            ));
         }
         let mut bytes = vec![0; FRAME as usize];
         if memory.read(at, &mut bytes).is_none() {
@@ -249,7 +280,9 @@ impl Survey {
         } else if is_covered(at..end, &owners.guest) {
             self.frames_of_guest += 1;
         } else if owners.pool.as_ref().is_some_and(touches) || owners.guest.iter().any(touches) {
-            self.violate(format!("stream {stream:#x}: the frame {at:#x} is only in part the guest's"));
+            self.violate(format!(
+                "stream {stream:#x}: the frame {at:#x} is only in part the guest's"
+            ));
         } else if at < super::RAM_BASE {
             self.frames_of_devices += 1;
         } else {
@@ -269,7 +302,8 @@ impl Survey {
     ///
     /// # Errors
     ///
-    /// The first violation, or that there was nothing to see: a check that saw nothing has shown nothing.
+    /// The first violation, or that there was nothing to see: a check that saw nothing has shown
+    /// nothing.
     pub fn judge(&self) -> Result<()> {
         if let Some(first) = self.violations.first() {
             bail!("the SMMU, seen from outside: {first} ({} such things)", self.violations.len());
@@ -282,7 +316,11 @@ impl Survey {
 }
 
 /// Finds a stream's entry in a linear or a two-level stream table; `None` if the table has none.
-fn stream_entry(registers: Registers, memory: &impl Physical, stream: u64) -> Result<Option<[u64; 8]>> {
+fn stream_entry(
+    registers: Registers,
+    memory: &impl Physical,
+    stream: u64,
+) -> Result<Option<[u64; 8]>> {
     let base = registers.table_base & 0x000f_ffff_ffff_ffc0;
     let configuration = registers.table_configuration;
     let size_log2 = configuration & 0x3f;

@@ -14,8 +14,8 @@ use crate::hostile::{self, random};
 
 /// Operations of a batch; each has a seed of its own, the run's and the batch's number.
 const BATCH: u64 = 1_000_000;
-/// Of a thousand operations, those that run instructions in QEMU, a thousand a second, and those on queues; the others are
-/// on registers.
+/// Of a thousand operations, those that run instructions in QEMU, a thousand a second, and those on
+/// queues; the others are on registers.
 const INSTRUCTIONS_OF_THOUSAND: u64 = 25;
 const QUEUES_OF_THOUSAND: u64 = 375;
 /// The test of the NVMe's queues, and the variables that it takes.
@@ -55,7 +55,11 @@ impl Operations {
 impl std::fmt::Display for Operations {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { registers, queues, instructions } = self;
-        write!(out, "{} hostile operations ({registers} on registers, {queues} on queues, ", self.all())?;
+        write!(
+            out,
+            "{} hostile operations ({registers} on registers, {queues} on queues, ",
+            self.all()
+        )?;
         write!(out, "{instructions} programs of random instructions)")
     }
 }
@@ -90,8 +94,16 @@ impl Images {
 pub(crate) fn batch(images: &Images, seed: u64, all: u64, step: &Step) -> Result<Operations> {
     let operations = Operations::of(all);
     step.detail(&format!("seed {seed}: {} accesses to registers", operations.registers));
-    let mut registers =
-        cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin", "registers"]);
+    let mut registers = cargo(&[
+        "run",
+        "--quiet",
+        "--profile",
+        "soak",
+        "--package",
+        "oche-tests",
+        "--bin",
+        "registers",
+    ]);
     registers.args(["--", &operations.registers.to_string(), &seed.to_string()]);
     expect(&mut registers, "no difference", &format!("registers, seed {seed}"))?;
     step.detail(&format!("seed {seed}: {} operations on queues", operations.queues));
@@ -130,7 +142,12 @@ pub(super) fn run(mut state: State, path: &Path, is_json: bool) -> Result<String
     while state.operations.all() < state.wanted {
         let began = Instant::now();
         let operations = BATCH.min(state.wanted - state.operations.all());
-        state.operations.add(batch(&images, state.seed.wrapping_add(state.batches), operations, &step)?);
+        state.operations.add(batch(
+            &images,
+            state.seed.wrapping_add(state.batches),
+            operations,
+            &step,
+        )?);
         state.batches += 1;
         state.seconds += began.elapsed().as_secs_f64();
         workspace::write_whole(path, &serde_json::to_vec_pretty(&state)?)?;
@@ -142,7 +159,8 @@ pub(super) fn run(mut state: State, path: &Path, is_json: bool) -> Result<String
 
 /// The state at `path`, of a run at the same `commit`.
 pub(super) fn read(path: &Path, commit: &str) -> Result<State> {
-    let text = std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
+    let text =
+        std::fs::read(path).with_context(|| format!("no run to go on with: {}", path.display()))?;
     let state: State = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not the state of a hostile run", path.display()))?;
     if state.commit != commit || commit.ends_with("-dirty") {
@@ -169,6 +187,9 @@ mod tests {
         for all in [0, 7, 1_000_000, 12_345_678] {
             assert_eq!(Operations::of(all).all(), all);
         }
-        assert_eq!(Operations::of(1000), Operations { registers: 600, queues: 375, instructions: 25 });
+        assert_eq!(
+            Operations::of(1000),
+            Operations { registers: 600, queues: 375, instructions: 25 }
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! A device reads and writes where nothing is mapped: the stock driver must name the stream, the IOVA and the code.
+//! A device reads and writes where nothing is mapped: the stock driver must name the stream, the
+//! IOVA and the code.
 
 use anyhow::{Result, bail};
 use oche::el2::Toolchain;
@@ -50,8 +51,8 @@ struct Told {
     iova: u64,
 }
 
-/// Checks that each access that was asked for is told, by its own stream, a code for an IOVA that nothing is mapped at,
-/// and the IOVA. Gives how many there were.
+/// Checks that each access that was asked for is told, by its own stream, a code for an IOVA that
+/// nothing is mapped at, and the IOVA. Gives how many there were.
 fn judge(lines: &[String]) -> Result<usize> {
     if let Some(error) = lines.iter().find_map(|line| line.strip_prefix("fault: error ")) {
         bail!("the guest could not ask the device: {error}");
@@ -69,7 +70,8 @@ fn judge(lines: &[String]) -> Result<usize> {
         let Some(fault) = told.iter().find(|fault| fault.iova & !63 == *iova) else {
             bail!("the driver told no fault at {iova:#x}; it told {told:?}");
         };
-        // Bits 0 to 2: no table, no first-level entry, no leaf. Source: Linux `apple-dart.c`, the fault's codes.
+        // Bits 0 to 2: no table, no first-level entry, no leaf. Source: Linux `apple-dart.c`, the
+        // fault's codes.
         if fault.stream != STREAM || fault.code == 0 || fault.code & !7 != 0 {
             bail!("the driver told the fault at {iova:#x} as {fault:?}");
         }
@@ -77,7 +79,8 @@ fn judge(lines: &[String]) -> Result<usize> {
     Ok(asked.len())
 }
 
-/// Understands `translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE FOR IOVA) at 0xabcd000`.
+/// Understands `translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE FOR IOVA) at
+/// 0xabcd000`.
 fn parse_fault(line: &str) -> Option<Told> {
     let (_, rest) = line.split_once("translation fault: status:")?;
     let after = |name: &str| {
@@ -109,19 +112,28 @@ mod tests {
     #[test]
     fn a_fault_line_is_understood() {
         assert_eq!(parse_fault(READ), Some(Told { stream: 6, code: 2, iova: 0xabc_d000 }));
-        assert_eq!(parse_fault("[    4.1] apple-dart 9100000.iommu: DART [pagesize 1000, 16 streams"), None);
+        assert_eq!(
+            parse_fault("[    4.1] apple-dart 9100000.iommu: DART [pagesize 1000, 16 streams"),
+            None
+        );
     }
 
     #[test]
     fn both_faults_must_be_told_with_the_right_stream_and_place() {
         assert_eq!(judge(&lines(&[READ, WRITE])).unwrap(), 2);
         assert!(judge(&lines(&[READ])).is_err(), "one is missing");
-        assert!(judge(&lines(&[READ, &WRITE.replace("stream:6", "stream:5")])).is_err(), "another stream");
+        assert!(
+            judge(&lines(&[READ, &WRITE.replace("stream:6", "stream:5")])).is_err(),
+            "another stream"
+        );
         assert!(
             judge(&lines(&[READ, &WRITE.replace("at 0x123f03c", "at 0x123e03c")])).is_err(),
             "another IOVA"
         );
-        assert!(judge(&lines(&[READ, &WRITE.replace("code:0x4", "code:0x8")])).is_err(), "another code");
+        assert!(
+            judge(&lines(&[READ, &WRITE.replace("code:0x4", "code:0x8")])).is_err(),
+            "another code"
+        );
         assert!(judge(&[lines(&[READ, WRITE]), vec!["fault: error x".into()]].concat()).is_err());
     }
 }

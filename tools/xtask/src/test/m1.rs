@@ -1,4 +1,5 @@
-//! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three and with eight.
+//! The simulated M1: the image that a Mac would get, at several addresses, with one CPU, with three
+//! and with eight.
 
 mod expect;
 mod first_screen;
@@ -99,14 +100,16 @@ fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     wrong_release(bench, step)?;
     first_screen::run(bench, step)?;
     hazards::run(bench, step)?;
-    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them all.
+    // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them
+    // all.
     let chosen = vec![("oche.log".to_owned(), "warn".to_owned())];
     let mac = Mac { load: third, cpus: 8, chosen, ..two_banks() };
     boot(bench, &format!("8 CPUs at {third:#x}"), &mac, step)?;
     Ok(())
 }
 
-/// Memory that begins and ends at multiples of 4 KiB and no more, with as many reservations as m1n1 makes.
+/// Memory that begins and ends at multiples of 4 KiB and no more, with as many reservations as m1n1
+/// makes.
 fn ragged() -> Mac {
     let reserved = (0..24).map(|index| {
         let start = 0x8_1000_1000 + index * 0x20_3000;
@@ -125,19 +128,23 @@ fn two_banks() -> Mac {
     Mac { memory, more_memory: vec![second], ..Mac::default() }
 }
 
-/// A release address that EL2 cannot store to, here in Oche's own text: named with its CPU, and not tried.
+/// A release address that EL2 cannot store to, here in Oche's own text: named with its CPU, and not
+/// tried.
 fn wrong_release(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 2, ..Mac::default() };
     let mac = Mac { wrong_release: Some(mac.load + 0x100), ..mac };
     let name = "a release address that cannot be stored to";
     let outcome = bench.run(name, &mac, step)?;
-    let wanted =
-        format!("oche: fatal: cpu 0x1: EL2 cannot store to its release address {:#x}", mac.load + 0x100);
+    let wanted = format!(
+        "oche: fatal: cpu 0x1: EL2 cannot store to its release address {:#x}",
+        mac.load + 0x100
+    );
     expect(&outcome, &wanted).context(name)
 }
 
-/// Boots until the guest has met every CPU that is not missing. Oche waits for each half a second, in which a busy host may
-/// not have run its thread at all: what Oche then rightly leaves out is asked for again.
+/// Boots until the guest has met every CPU that is not missing. Oche waits for each half a second,
+/// in which a busy host may not have run its thread at all: what Oche then rightly leaves out is
+/// asked for again.
 fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
     let wanted = format!("guest: {} CPUs", mac.cpus - u64::from(mac.missing.count_ones()));
     for _ in 1..BOOTS {
@@ -151,7 +158,8 @@ fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// The distribution's own kernel, from its first instruction to user space, with its own DART driver.
+/// The distribution's own kernel, from its first instruction to user space, with its own DART
+/// driver.
 ///
 /// # Errors
 ///
@@ -172,7 +180,8 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     })?;
     recorder.finish()?;
     bench.keep("stock kernel", &outcome)?;
-    bench::judge(&outcome).with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
+    bench::judge(&outcome)
+        .with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
     linux::judge(&outcome)?;
     let inside = folder.join("inside.oche");
     workspace::write_whole(&inside, &linux::told_trace(&outcome)?)?;
@@ -190,14 +199,18 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
 fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
     for (route, is_virtual) in [("direct", false), ("virtual", true)] {
         let chosen = vec![("oche.fiq".to_owned(), route.to_owned())];
-        let outcome =
-            bench.passes(&format!("FIQs, {route}"), &Mac { cpus: 2, chosen, ..Mac::default() }, step)?;
+        let outcome = bench.passes(
+            &format!("FIQs, {route}"),
+            &Mac { cpus: 2, chosen, ..Mac::default() },
+            step,
+        )?;
         expect(&outcome, "guest: the timer ticked through all of it ok")?;
         for cpu in 0..2 {
             let begin = format!("oche: exits of cpu {cpu}:");
             let line = outcome.lines.iter().find(|line| line.starts_with(&begin));
             let line = line.with_context(|| format!("nobody said `{begin}`"))?;
-            // A tick after which the guest reads a register that traps ends without a look: the second CPU has only these.
+            // A tick after which the guest reads a register that traps ends without a look: the
+            // second CPU has only these.
             let names: &[&str] = if cpu == 0 || !is_virtual {
                 &["fiq", "system_register", "fiq_poll"]
             } else {
@@ -253,7 +266,8 @@ fn wrong_options(bench: &Bench, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// The self-test prints its block, finds nothing wrong, touches no DART that is not idle, and the guest runs as without it.
+/// The self-test prints its block, finds nothing wrong, touches no DART that is not idle, and the
+/// guest runs as without it.
 fn selftest(bench: &Bench, step: &Step) -> Result<()> {
     let mut mac = Mac { cpus: 2, ..Mac::default() };
     mac.chosen = vec![("oche.selftest".to_owned(), "1".to_owned())];
@@ -284,7 +298,8 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
             bail!("the self-test should say {verdict}: {line}");
         }
     }
-    for wanted in ["guest: u-boot: 16K, then linux: 4K ok", "guest: a locked DART is as it was ok"] {
+    for wanted in ["guest: u-boot: 16K, then linux: 4K ok", "guest: a locked DART is as it was ok"]
+    {
         expect(&outcome, wanted)?;
     }
     Ok(())
@@ -316,8 +331,8 @@ const SELFTEST: [(&str, &str); 22] = [
     ("mmio.serror-window", " ok"),
 ];
 
-/// A panic while the guest has the screen: it is on the screen and the serial port from its first word on, and the
-/// machine resets if a person asked for that, and not otherwise.
+/// A panic while the guest has the screen: it is on the screen and the serial port from its first
+/// word on, and the machine resets if a person asked for that, and not otherwise.
 fn panics(toolchain: Toolchain, step: &Step) -> Result<()> {
     let folder = workspace::target().join("test").join("m1-panic");
     let bench = Bench::make(toolchain, &["panic-on-request"], &folder, step)?;
@@ -326,7 +341,8 @@ fn panics(toolchain: Toolchain, step: &Step) -> Result<()> {
         let chosen = [("bootargs", "guest=panic"), ("oche.panic", end)];
         let chosen = chosen.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let mac = Mac { chosen, linger: Duration::from_secs(1), ..Mac::default() };
-        let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| line == "oche: panic: stopped")?;
+        let outcome =
+            bench.board(&mac)?.run(bench::LIMIT, |line| line == "oche: panic: stopped")?;
         bench.keep(name, &outcome)?;
         for wanted in ["oche: panic: cpu 0: on the guest's request", "oche: panic: stopped"] {
             expect(&outcome, wanted)?;

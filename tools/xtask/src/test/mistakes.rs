@@ -19,8 +19,10 @@ use super::stock::{self, StockGuest};
 /// The guest's script.
 const SCRIPT: &str = include_str!("mistakes.sh");
 /// The driver that forgets a mapping.
-const DRIVER: [(&str, &str); 2] =
-    [("Kbuild", include_str!("mistakes/Kbuild")), ("edu-copy.c", include_str!("mistakes/edu-copy.c"))];
+const DRIVER: [(&str, &str); 2] = [
+    ("Kbuild", include_str!("mistakes/Kbuild")),
+    ("edu-copy.c", include_str!("mistakes/edu-copy.c")),
+];
 
 /// Boots the guest, and asks the trace what went wrong.
 ///
@@ -55,8 +57,10 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let names: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix("symbol ")).collect();
     let symbols = folder.join("symbols");
     workspace::write_whole(&symbols, names.join("\n").as_bytes())?;
-    let queue = stock::value(&said, "queue ").context("the guest does not say where the NVMe's queue was")?;
-    let queue = u64::from_str_radix(queue.trim().trim_start_matches("0x"), 16).context("the NVMe's queue")?;
+    let queue = stock::value(&said, "queue ")
+        .context("the guest does not say where the NVMe's queue was")?;
+    let queue = u64::from_str_radix(queue.trim().trim_start_matches("0x"), 16)
+        .context("the NVMe's queue")?;
     judge(&TraceFile::open(&path)?, queue)
 }
 

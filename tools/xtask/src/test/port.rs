@@ -1,4 +1,5 @@
-//! The trace read inside a stock guest, from the port that Oche plays: the same records as from outside.
+//! The trace read inside a stock guest, from the port that Oche plays: the same records as from
+//! outside.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -39,7 +40,10 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("port")?;
     let bytes = u64::from(DISK_BLOCKS) * PAGE_BYTES as u64;
     let disks = TwoDisks::create(&folder, bytes, bytes)?;
-    workspace::write_whole(&disks.translated, &(0..DISK_BLOCKS).flat_map(block).collect::<Vec<u8>>())?;
+    workspace::write_whole(
+        &disks.translated,
+        &(0..DISK_BLOCKS).flat_map(block).collect::<Vec<u8>>(),
+    )?;
     let guest = StockGuest {
         folder: &folder,
         script: SCRIPT,
@@ -73,7 +77,8 @@ fn seen_blocks(inside: &TraceFile) -> Result<usize> {
     let mut assembler = Assembler::default();
     let mut seen = BTreeSet::new();
     for taken in records(inside).filter_map(|record| assembler.take(&record)) {
-        let is_written = matches!(taken.record.event(), Some(Event::Snapshot { is_written: true, .. }));
+        let is_written =
+            matches!(taken.record.event(), Some(Event::Snapshot { is_written: true, .. }));
         let Some(first) = taken.bytes.first_chunk().filter(|_| is_written) else { continue };
         let number = u32::from_le_bytes(*first);
         // Other pages that the device writes are the queues' and its status.
@@ -93,7 +98,8 @@ fn told(said: &[&str]) -> Result<usize> {
     if name != Some("org.oche.trace") {
         bail!("the guest names the port {name:?}");
     }
-    let number = |name| value(said, name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
+    let number =
+        |name| value(said, name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
     if number("again ") == 0 {
         bail!("the port could not be read a second time");
     }
@@ -112,7 +118,8 @@ pub(super) fn compare(inside: &TraceFile, outside: &TraceFile) -> Result<usize> 
     if let Some(warning) = inside.warnings.first() {
         bail!("the trace from the port: {warning}");
     }
-    let outside: HashMap<(u8, u32), Record> = records(outside).map(|record| (key(&record), record)).collect();
+    let outside: HashMap<(u8, u32), Record> =
+        records(outside).map(|record| (key(&record), record)).collect();
     let mut count = 0;
     for record in records(inside) {
         if outside.get(&key(&record)) != Some(&record) {
@@ -138,7 +145,10 @@ fn check_filters(inside: &TraceFile) -> Result<()> {
         filters.extend((record.kind() == Some(Kind::Filter)).then_some(record.time()));
     }
     if filters.len() != 3 {
-        bail!("the guest ordered three changes of what is recorded and {} are in the trace", filters.len());
+        bail!(
+            "the guest ordered three changes of what is recorded and {} are in the trace",
+            filters.len()
+        );
     }
     Ok(())
 }

@@ -45,11 +45,14 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let bytes = value(&said, "bytes ").and_then(|bytes| bytes.parse::<usize>().ok());
     let inside = folder.join("inside.oche");
     let copy = disks.left()?;
-    let copy = copy.get(COPY_AT..).and_then(|copy| copy.get(..bytes.unwrap_or(0))).unwrap_or_default();
+    let copy =
+        copy.get(COPY_AT..).and_then(|copy| copy.get(..bytes.unwrap_or(0))).unwrap_or_default();
     workspace::write_whole(&inside, copy)?;
 
     let outside = sessions(&TraceFile::open(&outside)?);
-    let [first, second] = &outside[..] else { bail!("{} boots were recorded instead of two", outside.len()) };
+    let [first, second] = &outside[..] else {
+        bail!("{} boots were recorded instead of two", outside.len())
+    };
     ensure!(first.len() >= LEAST && second.len() >= LEAST, "too few events in a boot");
     let left = sessions(&TraceFile::open(&left)?);
     // The recorder looks every few milliseconds: the last events before the reset it may have
@@ -59,12 +62,19 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         "the RAM file holds other events of the first boot"
     );
     let inside = sessions(&TraceFile::open(&inside)?);
-    ensure!(inside.len() == 2 && inside[0] == left[0], "the port tells other events of the first boot");
+    ensure!(
+        inside.len() == 2 && inside[0] == left[0],
+        "the port tells other events of the first boot"
+    );
     ensure!(
         inside[1].len() >= LEAST && second.starts_with(&inside[1]),
         "the port tells others of the second"
     );
-    Ok(format!("{} events of the boot before are kept, {} of them recorded then", left[0].len(), first.len()))
+    Ok(format!(
+        "{} events of the boot before are kept, {} of them recorded then",
+        left[0].len(),
+        first.len()
+    ))
 }
 
 /// The records of each boot, those of each CPU together.

@@ -13,7 +13,8 @@ use super::{fault, m1, mistakes, port, reset, views, watch, wrong_input};
 use crate::soak::hostile::{Images, batch};
 use crate::{check, environment, hostile};
 
-/// Operations of the differential run and of the hostile sequences, at least; a million is asked for.
+/// Operations of the differential run and of the hostile sequences, at least; a million is asked
+/// for.
 const OPERATIONS: u64 = 1_000_000;
 
 /// What the steps have come to.
@@ -43,7 +44,9 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Engine against reference", differential),
     ("Wrong input", |step, _| wrong_input::run(step)),
     ("Views of a trace in Perfetto, Wireshark and a browser", |step, _| views::run(step)),
-    ("Hostile guest, and Oche's own panics", |step, _| step.suspended(hostile::main).map(|()| String::new())),
+    ("Hostile guest, and Oche's own panics", |step, _| {
+        step.suspended(hostile::main).map(|()| String::new())
+    }),
     (ORDERING_STEPS[0], |step, _| hostile::check_ordering(toolchain(step)?, step)),
     ("Random hostile sequences", |step, _| hostile_sequences(step)),
     (BOARD_STEP, |step, _| m1::run(toolchain(step)?, step)),
@@ -52,7 +55,9 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
     ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
     ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
-    ("Mistakes of drivers, explained by the trace", |step, _| mistakes::run(toolchain(step)?, step)),
+    ("Mistakes of drivers, explained by the trace", |step, _| {
+        mistakes::run(toolchain(step)?, step)
+    }),
     ("Trace read inside the guest, by its port", |step, _| port::run(toolchain(step)?, step)),
     ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
     ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
@@ -106,8 +111,10 @@ fn host_tests(step: &Step, tally: &mut Tally) -> Result<String> {
         let log = workspace::target().join("logs").join("host-tests.log");
         let whole = format!("{said}\n{}", String::from_utf8_lossy(&result.stderr));
         workspace::write_whole(&log, whole.as_bytes())?;
-        for line in
-            said.lines().filter(|line| line.contains("panicked at") || line.starts_with("    ")).take(20)
+        for line in said
+            .lines()
+            .filter(|line| line.contains("panicked at") || line.starts_with("    "))
+            .take(20)
         {
             step.line(line);
         }
@@ -137,7 +144,8 @@ fn count_tests(said: &str) -> (u64, u64) {
 fn differential(step: &Step, _: &mut Tally) -> Result<String> {
     step.detail(&format!("{OPERATIONS} random operations"));
     let operations = OPERATIONS.to_string();
-    let mut cargo = cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin"]);
+    let mut cargo =
+        cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin"]);
     cargo.args(["differential", "--", &operations]);
     let said = command::text(&mut cargo, "the engine against the reference")?;
     let first = said.lines().next().unwrap_or_default().to_owned();
@@ -154,13 +162,19 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
     let program = std::env::current_exe().context("this program's own path")?;
     let mut demo = Command::new(program);
     demo.arg("demo").args(arguments).arg("--output").arg(&output).env("NO_COLOR", "1");
-    let result = demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
-    let told =
-        format!("{}{}", String::from_utf8_lossy(&result.stderr), String::from_utf8_lossy(&result.stdout));
+    let result =
+        demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
+    let told = format!(
+        "{}{}",
+        String::from_utf8_lossy(&result.stderr),
+        String::from_utf8_lossy(&result.stdout)
+    );
     workspace::write_whole(&output.join("demo.log"), told.as_bytes())?;
     if !result.status.success() {
-        for line in
-            told.lines().filter(|line| line.starts_with("  wrong:") || line.starts_with("error")).take(20)
+        for line in told
+            .lines()
+            .filter(|line| line.starts_with("  wrong:") || line.starts_with("error"))
+            .take(20)
         {
             step.line(line.trim());
         }
@@ -171,18 +185,20 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
         return Ok(last.trim().to_owned());
     }
     let summary = std::fs::read(output.join("summary.json")).context("the demo's summary")?;
-    let summary: serde_json::Value = serde_json::from_slice(&summary).context("the demo's summary")?;
+    let summary: serde_json::Value =
+        serde_json::from_slice(&summary).context("the demo's summary")?;
     summarise(&summary, !arguments.contains(&"--without-trace"))
 }
 
-/// A few words of a demo's summary, after a look whether it says that all was well, and whether there are counters
-/// where there is a trace and none where there is none.
+/// A few words of a demo's summary, after a look whether it says that all was well, and whether
+/// there are counters where there is a trace and none where there is none.
 fn summarise(summary: &serde_json::Value, is_traced: bool) -> Result<String> {
     if summary.get("is_good").and_then(serde_json::Value::as_bool) != Some(true) {
         bail!("the demo ended well, but its summary does not say so");
     }
-    let counter =
-        |name: &str| summary.pointer(&format!("/counters/{name}")).and_then(serde_json::Value::as_u64);
+    let counter = |name: &str| {
+        summary.pointer(&format!("/counters/{name}")).and_then(serde_json::Value::as_u64)
+    };
     let (Some(maps), Some(flushes)) = (counter("maps"), counter("flushes")) else {
         if is_traced {
             bail!("the demo's summary lacks counters");
@@ -225,7 +241,10 @@ mod tests {
     #[test]
     fn a_summary_that_does_not_say_good_is_not_good() {
         let good = serde_json::json!({"is_good": true, "counters": {"maps": 3, "flushes": 2}});
-        assert_eq!(summarise(&good, true).unwrap(), "3 pages mapped in 2 flushes, every digest equal");
+        assert_eq!(
+            summarise(&good, true).unwrap(),
+            "3 pages mapped in 2 flushes, every digest equal"
+        );
         let bad = serde_json::json!({"is_good": false, "counters": {"maps": 3, "flushes": 2}});
         assert!(summarise(&bad, true).is_err());
         assert!(summarise(&serde_json::json!({"is_good": true}), true).is_err());

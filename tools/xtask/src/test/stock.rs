@@ -23,7 +23,8 @@ use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
 const LIMIT: Duration = Duration::from_secs(150);
 
 /// The modules that the disks of [`TwoDisks`] and the trace's port need.
-pub(super) const DISK_AND_PORT: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "?virtio_console"];
+pub(super) const DISK_AND_PORT: &[&str] =
+    &["virtio_mmio", "virtio_pci", "virtio_blk", "?virtio_console"];
 
 /// A driver of the test's own: its files, and its module's name.
 pub(super) type Driver = (&'static [(&'static str, &'static str)], &'static str);
@@ -73,7 +74,12 @@ impl StockGuest<'_> {
     /// # Errors
     ///
     /// Something cannot be had or built, or the guest ends in another way.
-    pub(super) fn boot(&self, toolchain: Toolchain, trace: Option<&Path>, step: &Step) -> Result<Boot> {
+    pub(super) fn boot(
+        &self,
+        toolchain: Toolchain,
+        trace: Option<&Path>,
+        step: &Step,
+    ) -> Result<Boot> {
         let machine = Machine {
             cpu: "cortex-a76".into(),
             cpus: self.cpus,
@@ -112,8 +118,10 @@ impl StockGuest<'_> {
         initramfs.set_init(self.script);
         let initrd = self.folder.join("initrd.cpio");
         initramfs.write(&initrd)?;
-        let options = self.options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let guest = Guest { kernel: kernel.image, initrd: Some(initrd), options: options.collect() };
+        let options =
+            self.options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let guest =
+            Guest { kernel: kernel.image, initrd: Some(initrd), options: options.collect() };
         let image = self.folder.join("oche.img");
         pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
         Ok(image)
@@ -171,9 +179,11 @@ impl TwoDisks {
     ///
     /// A file cannot be written.
     pub(super) fn create(folder: &Path, translated_bytes: u64, plain_bytes: u64) -> Result<Self> {
-        let disks = Self { translated: folder.join("translated.img"), plain: folder.join("plain.img") };
+        let disks =
+            Self { translated: folder.join("translated.img"), plain: folder.join("plain.img") };
         for (path, bytes) in [(&disks.translated, translated_bytes), (&disks.plain, plain_bytes)] {
-            let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+            let file = fs::File::create(path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
             file.set_len(bytes).with_context(|| format!("cannot write {}", path.display()))?;
         }
         Ok(disks)

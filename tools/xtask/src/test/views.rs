@@ -66,9 +66,14 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
     }
     let script = folder.join("perfetto_schema.py");
     fs::write(&script, include_str!("views/perfetto_schema.py"))?;
-    let said =
-        command::text(Command::new(&python).arg(&script).arg(&path), "reading with Perfetto's schema")?;
-    let said = said.trim().strip_prefix("ok: ").context("the reader of Perfetto's schema does not say ok")?;
+    let said = command::text(
+        Command::new(&python).arg(&script).arg(&path),
+        "reading with Perfetto's schema",
+    )?;
+    let said = said
+        .trim()
+        .strip_prefix("ok: ")
+        .context("the reader of Perfetto's schema does not say ok")?;
     Ok(said.to_owned())
 }
 
@@ -96,7 +101,14 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     };
     expect(
         "oche.event == \"io_page_fault\"",
-        &["oche.device", "oche.iova", "oche.write", "oche.fault.meaning", "oche.dart", "oche.stream"],
+        &[
+            "oche.device",
+            "oche.iova",
+            "oche.write",
+            "oche.fault.meaning",
+            "oche.dart",
+            "oche.stream",
+        ],
         &[
             "nvme\t0x00000000ffe00040\t0\tno entry for the page\t0\t1",
             "nvme\t0x00000000ffe08010\t1\tthe page may not be written\t0\t1",
@@ -122,7 +134,11 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     let unmaps = ask("oche.mapped_in", &["frame.number", "oche.mapped_in"])?;
     let maps = ask("oche.unmapped_in", &["oche.unmapped_in", "frame.number"])?;
     if unmaps.len() < 200 || unmaps != maps {
-        bail!("of {} unmaps that name their map, {} maps name their unmap", unmaps.len(), maps.len());
+        bail!(
+            "of {} unmaps that name their map, {} maps name their unmap",
+            unmaps.len(),
+            maps.len()
+        );
     }
     let wrong = ask("_ws.malformed || _ws.lua.error || !oche", &["frame.number"])?;
     if !wrong.is_empty() {
@@ -131,7 +147,8 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     Ok(ask("oche", &["frame.number"])?.len())
 }
 
-/// Opens the report in a browser without a network, and looks for what must be in the page that it then has.
+/// Opens the report in a browser without a network, and looks for what must be in the page that it
+/// then has.
 fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
     let path = folder.join("report.html");
     write_report(trace, 0, "made up.oche", &Symbols::default(), &mut File::create(&path)?)?;

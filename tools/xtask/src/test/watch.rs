@@ -1,4 +1,5 @@
-//! A stock guest's virtio driver, watched as it fills its rings: which of its functions stores what.
+//! A stock guest's virtio driver, watched as it fills its rings: which of its functions stores
+//! what.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,7 +43,11 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
 }
 
 /// Gives the trace, and the names of the guest's functions.
-fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path::PathBuf, Symbols)> {
+fn record(
+    folder: &Path,
+    toolchain: Toolchain,
+    step: &Step,
+) -> Result<(std::path::PathBuf, Symbols)> {
     let disks = TwoDisks::create(folder, 4 << 20, SYMBOL_BYTES)?;
     let guest = StockGuest {
         folder,
@@ -55,7 +60,8 @@ fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path
     };
     let trace = folder.join("trace.oche");
     let boot = guest.boot(toolchain, Some(&trace), step)?;
-    let bytes = value(&boot.said("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
+    let bytes =
+        value(&boot.said("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
     let mut names = disks.left()?;
     names.truncate(bytes.context("the guest left no symbols")?);
     let map = folder.join("kallsyms");
@@ -68,14 +74,16 @@ fn record(folder: &Path, toolchain: Toolchain, step: &Step) -> Result<(std::path
 fn most(functions: &BTreeMap<String, usize>) -> String {
     let mut most: Vec<(&String, &usize)> = functions.iter().collect();
     most.sort_by_key(|(_, times)| core::cmp::Reverse(**times));
-    let most: Vec<String> = most.iter().take(3).map(|(name, times)| format!("{name} {times}")).collect();
+    let most: Vec<String> =
+        most.iter().take(3).map(|(name, times)| format!("{name} {times}")).collect();
     most.join(", ")
 }
 
 /// What of the driver's stores is in the trace.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Between one change of what is watched and the next: accesses told, and descriptors that name a mapped buffer.
+    /// Between one change of what is watched and the next: accesses told, and descriptors that name
+    /// a mapped buffer.
     spans: Vec<(usize, usize)>,
     /// Stores by the function that they are in.
     functions: BTreeMap<String, usize>,
@@ -92,7 +100,8 @@ impl Seen {
             let Item::Record(record) = item else { continue };
             let record = by.apply(&record);
             if record.kind() == Some(Kind::Map) {
-                let name = symbols.find(record.program_counter()).map_or("unknown", |(name, _)| name);
+                let name =
+                    symbols.find(record.program_counter()).map_or("unknown", |(name, _)| name);
                 *seen.callers.entry(name.to_owned()).or_default() += 1;
             }
         }
@@ -112,11 +121,15 @@ impl Seen {
                     let name = symbols.find(record.program_counter()).map(|(name, _)| name);
                     if let Some(name) = name.filter(|_| is_write) {
                         *seen.functions.entry(name.to_owned()).or_default() += 1;
-                        // A descriptor's first field: where the buffer is. It was mapped just before.
-                        let buffer = value.first_chunk().filter(|_| name.contains(DRIVER) && bytes == 8);
-                        let page = buffer.map(|buffer| IovaPage((u64::from_le_bytes(*buffer) >> 12) as u32));
+                        // A descriptor's first field: where the buffer is. It was mapped just
+                        // before.
+                        let buffer =
+                            value.first_chunk().filter(|_| name.contains(DRIVER) && bytes == 8);
+                        let page = buffer
+                            .map(|buffer| IovaPage((u64::from_le_bytes(*buffer) >> 12) as u32));
                         let place = StreamPlace::new(at.dart, at.stream);
-                        let is_mapped = page.is_some_and(|page| lifetimes.at(place, page).is_some());
+                        let is_mapped =
+                            page.is_some_and(|page| lifetimes.at(place, page).is_some());
                         *descriptors += usize::from(is_mapped);
                     }
                 }
@@ -137,10 +150,13 @@ impl Seen {
             functions().collect::<Vec<_>>().join(", ")
         );
         ensure!(unwatched == 0, "{unwatched} accesses were told while nobody watched");
-        // The only device behind a DART is the disk: its driver, or the ring's, asks for every page.
-        let is_its = |name: &String| name.contains("virt") || name.contains("vring") || name.contains("vp_");
+        // The only device behind a DART is the disk: its driver, or the ring's, asks for every
+        // page.
+        let is_its =
+            |name: &String| name.contains("virt") || name.contains("vring") || name.contains("vp_");
         let all: usize = self.callers.values().sum();
-        let its: usize = self.callers.iter().filter(|(name, _)| is_its(name)).map(|(_, maps)| maps).sum();
+        let its: usize =
+            self.callers.iter().filter(|(name, _)| is_its(name)).map(|(_, maps)| maps).sum();
         ensure!(
             all > 0 && its * 10 >= all * 9,
             "of {all} maps only {its} are put down to the driver: {}",

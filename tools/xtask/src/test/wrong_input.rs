@@ -1,4 +1,5 @@
-//! Wrong input is answered by one clear line and a non-zero exit, by the very program that a person types.
+//! Wrong input is answered by one clear line and a non-zero exit, by the very program that a person
+//! types.
 
 use std::fs;
 use std::path::Path;
@@ -66,7 +67,10 @@ fn cases(folder: &Path, kernel: &Path) -> Result<Vec<Case>> {
         },
         Case {
             name: "a kernel compressed with zstd",
-            arguments: run(&["--kernel", &write("kernel.zst", &[0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0])?]),
+            arguments: run(&[
+                "--kernel",
+                &write("kernel.zst", &[0x28, 0xb5, 0x2f, 0xfd, 0, 0, 0, 0])?,
+            ]),
             says: &["zst", "compress"],
         },
         Case {
@@ -160,7 +164,10 @@ mod tests {
         assert!(judge(&(false, good.into()), &case()).is_ok());
         assert!(judge(&(true, good.into()), &case()).is_err(), "accepted");
         assert!(judge(&(false, "error: no\n".into()), &case()).is_err(), "unclear");
-        assert!(judge(&(false, "error: memory\nerror: memory\n".into()), &case()).is_err(), "two lines");
+        assert!(
+            judge(&(false, "error: memory\nerror: memory\n".into()), &case()).is_err(),
+            "two lines"
+        );
         assert!(judge(&(false, String::new()), &case()).is_err(), "silent");
         let panicked = "thread 'main' panicked at x\nerror: memory\n";
         assert!(judge(&(false, panicked.into()), &case()).is_err(), "panicked");

@@ -53,8 +53,8 @@ pub(super) struct Saved {
 }
 
 impl Saved {
-    /// Registers that mostly point into the arena; every fourth is a small number in its lower half, and an address of
-    /// nothing as a whole.
+    /// Registers that mostly point into the arena; every fourth is a small number in its lower
+    /// half, and an address of nothing as a whole.
     pub(super) fn new(random: &mut Random, level: Level) -> Self {
         let mut pointer = || {
             let choice = random.next();
@@ -147,7 +147,8 @@ pub(super) fn run<const COUNT: usize>(
 ) -> Saved {
     let base = if level == Level::User { USER_CODE } else { code.address() };
     let mut area = Saved { pc: base + 8 * slot as u64, ..*start };
-    // SAFETY: every register comes back as it was; the program in the slot reaches nothing of this guest's.
+    // SAFETY: every register comes back as it was; the program in the slot reaches nothing of this
+    // guest's.
     unsafe { random_enter(&raw mut area) };
     area
 }
@@ -187,7 +188,13 @@ fn synchronize(address: u64) {
 pub(super) fn reset_debug_state() {
     // SAFETY: no debugger is there.
     unsafe {
-        asm!("msr mdscr_el1, xzr", "msr oslar_el1, xzr", "msr osdlr_el1, xzr", "isb", options(nostack))
+        asm!(
+            "msr mdscr_el1, xzr",
+            "msr oslar_el1, xzr",
+            "msr osdlr_el1, xzr",
+            "isb",
+            options(nostack)
+        )
     };
 }
 
@@ -334,4 +341,5 @@ random_leave:
     far = const offset_of!(Saved, far),
 );
 
-const _: () = assert!(offset_of!(Saved, vectors) == 400 && offset_of!(Saved, callers).is_multiple_of(8));
+const _: () =
+    assert!(offset_of!(Saved, vectors) == 400 && offset_of!(Saved, callers).is_multiple_of(8));

@@ -1,4 +1,5 @@
-//! Each CPU's arena, twice, behind TTBR1 at one address: EL0 reaches it as EL1 does, and nothing else there.
+//! Each CPU's arena, twice, behind TTBR1 at one address: EL0 reaches it as EL1 does, and nothing
+//! else there.
 
 use core::arch::asm;
 
@@ -7,12 +8,14 @@ use crate::bare::Pages;
 use crate::bare::start::UPPER;
 use crate::bare::storm::Random;
 
-/// Pages of an arena: as far as any offset of an instruction leads from [`FIRST`] to [`LAST`] and 64 KiB beyond.
+/// Pages of an arena: as far as any offset of an instruction leads from [`FIRST`] to [`LAST`] and
+/// 64 KiB beyond.
 pub(super) const PAGES: usize = 29;
 /// Pages that registers point into: the first, and behind the last.
 pub(super) const FIRST: u64 = 4;
 pub(super) const LAST: u64 = 12;
-/// Virtual address of the arena. Its lower half, as an index of whatever sign, leads out of the arena.
+/// Virtual address of the arena. Its lower half, as an index of whatever sign, leads out of the
+/// arena.
 pub(super) const ARENA: u64 = UPPER + 0x8000_0000;
 /// Virtual address at which EL0 executes [`CODE`].
 pub(super) const USER_CODE: u64 = ARENA + 64 * 4096;
@@ -87,7 +90,8 @@ impl Arena {
 
     /// The offset of the first word in which they differ.
     pub(super) fn difference(&self) -> Option<usize> {
-        let different = self.words().find(|word| PLAIN.word(*word) != ARENA_WITH_COPIES.word(*word))?;
+        let different =
+            self.words().find(|word| PLAIN.word(*word) != ARENA_WITH_COPIES.word(*word))?;
         Some((different - self.first) * 8)
     }
 

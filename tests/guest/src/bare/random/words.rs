@@ -14,8 +14,11 @@ pub(super) fn program(random: &mut Random, level: Level) -> [u32; WORDS] {
     match random.next() % 16 {
         0 => exclusive(random),
         1 => [maintenance(random), NOP, NOP],
-        // What an address is made of can lead anywhere: only EL0 has nothing but the arena to reach.
-        2..=5 if level == Level::User => [data_processing(random), access(random), data_processing(random)],
+        // What an address is made of can lead anywhere: only EL0 has nothing but the arena to
+        // reach.
+        2..=5 if level == Level::User => {
+            [data_processing(random), access(random), data_processing(random)]
+        }
         6 | 7 if level == Level::User => [access(random), access(random), access(random)],
         _ => [access(random), NOP, NOP],
     }
@@ -50,7 +53,8 @@ pub(super) fn hostile(random: &mut Random) -> u32 {
 
 /// Any load or store, half of them of an encoding that exists.
 fn access(random: &mut Random) -> u32 {
-    /// Fixed bits, and their values: unsigned and other immediates, registers, atomics, pairs, exclusives.
+    /// Fixed bits, and their values: unsigned and other immediates, registers, atomics, pairs,
+    /// exclusives.
     const ENCODINGS: [(u32, u32); 6] = [
         (0x3b00_0000, 0x3900_0000),
         (0x3b20_0000, 0x3800_0000),
@@ -71,7 +75,8 @@ fn access(random: &mut Random) -> u32 {
         // A literal is in the code, which is not the same for all.
         let is_literal = word >> 27 & 7 == 3 && word >> 24 & 1 == 0;
         // Of registers that are used twice the architecture leaves open what is in them.
-        let is_open = [target, second, status].contains(&base) || target == second || target == status;
+        let is_open =
+            [target, second, status].contains(&base) || target == second || target == status;
         if !is_literal && !is_open {
             return word;
         }
@@ -116,10 +121,13 @@ fn maintenance(random: &mut Random) -> u32 {
         0xd50b_7a20, // DC CVAC
         0xd50b_7520, // IC IVAU
     ];
-    const OTHERS: [u32; 6] = [0xd503_305f, 0xd503_3bbf, 0xd503_3b9f, 0xd503_3fdf, 0xd503_203f, 0xd503_209f];
+    const OTHERS: [u32; 6] =
+        [0xd503_305f, 0xd503_3bbf, 0xd503_3b9f, 0xd503_3fdf, 0xd503_203f, 0xd503_209f];
     let choice = random.next();
     match choice & 1 {
         0 => OTHERS[(choice >> 8) as usize % OTHERS.len()],
-        _ => OPERATIONS[(choice >> 8) as usize % OPERATIONS.len()] & !31 | (choice >> 16) as u32 & 31,
+        _ => {
+            OPERATIONS[(choice >> 8) as usize % OPERATIONS.len()] & !31 | (choice >> 16) as u32 & 31
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Accesses that were refused and writes into red zones: used after an unmap, in the wrong direction, or wild.
+//! Accesses that were refused and writes into red zones: used after an unmap, in the wrong
+//! direction, or wild.
 
 use oche_trace::record::Record;
 use oche_types::addr::{IovaPage, PAGE_BYTES};
@@ -13,7 +14,8 @@ use super::recent::{Gone, Recent};
 pub(super) struct Before<'a> {
     pub(super) lifetimes: &'a Lifetimes,
     pub(super) recent: &'a Recent,
-    /// Time of the last event before others went missing: what was mapped and unmapped by then may have changed.
+    /// Time of the last event before others went missing: what was mapped and unmapped by then may
+    /// have changed.
     pub(super) missing_until: Option<u64>,
 }
 
@@ -69,7 +71,9 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Telle
     } else if let Some(gone) = gone {
         let until = gone.unmapped;
         let again = match live {
-            Some(mapping) => format!(" It is mapped again since {}.", teller.at(mapping.since.time)),
+            Some(mapping) => {
+                format!(" It is mapped again since {}.", teller.at(mapping.since.time))
+            }
             None => String::new(),
         };
         Verdict {
@@ -88,11 +92,17 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Telle
         wild(live.as_ref(), code, before.missing_until, teller)
     };
     let Verdict { detector, because, program_counter } = verdict;
-    let message = format!("The device was refused a {} at {iova:#x}: {because}", direction(is_write));
+    let message =
+        format!("The device was refused a {} at {iova:#x}: {because}", direction(is_write));
     teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
 }
 
-fn wild(live: Option<&Mapping>, code: u16, missing_until: Option<u64>, teller: &Teller<'_>) -> Verdict {
+fn wild(
+    live: Option<&Mapping>,
+    code: u16,
+    missing_until: Option<u64>,
+    teller: &Teller<'_>,
+) -> Verdict {
     let because = match (live, missing_until) {
         (Some(mapping), _) => format!(
             "it is mapped now, since {}, {}: the device came before the mapping did.",
@@ -100,7 +110,10 @@ fn wild(live: Option<&Mapping>, code: u16, missing_until: Option<u64>, teller: &
             teller.by(&mapping.since)
         ),
         (None, Some(until)) => {
-            format!("what was mapped there is not known, for events before {} are missing.", teller.at(until))
+            format!(
+                "what was mapped there is not known, for events before {} are missing.",
+                teller.at(until)
+            )
         }
         (None, None) if code & 1 != 0 => {
             "the stream has no tables for it, and had nothing mapped there.".into()

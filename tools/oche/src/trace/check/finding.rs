@@ -18,32 +18,37 @@ pub(super) const TOLD: u64 = 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Detector {
-    /// A device was refused at an address that had been unmapped, or wrote there and hit a red zone. Writes and reads
-    /// that reach a granule's other pages' red zone: only writes show.
+    /// A device was refused at an address that had been unmapped, or wrote there and hit a red
+    /// zone. Writes and reads that reach a granule's other pages' red zone: only writes show.
     UseAfterUnmap,
-    /// An unmap came to light in a flush that was made for a mapping, and no flush of its own followed. The events show
-    /// flushes and not stores to tables, so with other CPUs flushing the same stream it stays unseen.
+    /// An unmap came to light in a flush that was made for a mapping, and no flush of its own
+    /// followed. The events show flushes and not stores to tables, so with other CPUs flushing the
+    /// same stream it stays unseen.
     UnmappedWithoutFlush,
-    /// An address was mapped while it was mapped: the entry was overwritten, or cleared and filled with no flush between.
+    /// An address was mapped while it was mapped: the entry was overwritten, or cleared and filled
+    /// with no flush between.
     DoubleMap,
-    /// A device was refused because of the direction. In a granule that pages of both directions share, hardware allows
-    /// both, and nothing shows.
+    /// A device was refused because of the direction. In a granule that pages of both directions
+    /// share, hardware allows both, and nothing shows.
     WrongDirection,
-    /// A stream was cut off, or given other tables, with pages mapped. A driver that resets its device and leaves the
-    /// stream as it is shows nothing here: see `oche trace leaks`.
+    /// A stream was cut off, or given other tables, with pages mapped. A driver that resets its
+    /// device and leaves the stream as it is shows nothing here: see `oche trace leaks`.
     LeftAtReset,
-    /// A device could write where it should not because of what shares a page: a table root, coherent memory (rings), or
-    /// memory that another device writes. Buffers of a few bytes are known to the guest alone.
+    /// A device could write where it should not because of what shares a page: a table root,
+    /// coherent memory (rings), or memory that another device writes. Buffers of a few bytes are
+    /// known to the guest alone.
     NeighboursExposed,
     /// A device wrote where nothing was mapped, within a granule in use.
     RedZoneHit,
-    /// A device was refused at an address at which nothing had been mapped, or for which missing events hide what was.
+    /// A device was refused at an address at which nothing had been mapped, or for which missing
+    /// events hide what was.
     WildAccess,
     /// Oche could not make reachable what the guest mapped.
     Refused,
     /// The hardware did not finish an invalidation.
     InvalidateTimeout,
-    /// A hint: a device was to write, and no byte had changed when the page was unmapped. Only seen for bounce pages.
+    /// A hint: a device was to write, and no byte had changed when the page was unmapped. Only seen
+    /// for bounce pages.
     NeverUsed,
     /// A hint: two mappings share a page, as buffers smaller than one do.
     SharedPage,
@@ -116,7 +121,8 @@ pub struct Finding {
     pub code: Option<String>,
     /// What happened, in a sentence or two.
     pub message: String,
-    /// Further accesses of the same device to the same page, right after this one, that it stands for.
+    /// Further accesses of the same device to the same page, right after this one, that it stands
+    /// for.
     pub more: u64,
 }
 
@@ -129,7 +135,8 @@ pub struct Report {
     pub totals: BTreeMap<&'static str, u64>,
     /// Events looked at.
     pub events: u64,
-    /// Events that were lost or cannot be read: what they would have explained is not held against anybody.
+    /// Events that were lost or cannot be read: what they would have explained is not held against
+    /// anybody.
     pub missing: u64,
 }
 
@@ -171,7 +178,11 @@ pub(super) struct Teller<'a> {
 }
 
 impl<'a> Teller<'a> {
-    pub(super) fn new(description: &'a Description, symbols: &'a Symbols, tells_hints: bool) -> Self {
+    pub(super) fn new(
+        description: &'a Description,
+        symbols: &'a Symbols,
+        tells_hints: bool,
+    ) -> Self {
         let (report, told, last) = (Report::default(), BTreeMap::new(), None);
         Self { description, tells_hints, report, clock: description.clock(), symbols, told, last }
     }
@@ -186,7 +197,8 @@ impl<'a> Teller<'a> {
         let About { detector, place, iova, program_counter } = about;
         self.count(detector);
         // A device fetches a command word by word: one mistake, and many refused accesses.
-        let access = iova.filter(|_| detector.is_of_an_access()).map(|iova| (detector, place, iova >> 12));
+        let access =
+            iova.filter(|_| detector.is_of_an_access()).map(|iova| (detector, place, iova >> 12));
         let is_more = access.is_some() && access == self.last;
         self.last = access;
         if is_more && let Some(finding) = self.report.findings.last_mut() {

@@ -1,8 +1,9 @@
 //! Entries overwritten, and unmaps that had no flush of their own.
 //!
-//! A driver that keeps to the rules clears an entry and then flushes; that flush maps nothing. An unmap that comes to
-//! light in a flush that maps something was another CPU's, whose own flush is still to come, or was never flushed. So it
-//! is *owed* a flush: one by another CPU, or one that maps nothing. If the address is mapped again before, it had none.
+//! A driver that keeps to the rules clears an entry and then flushes; that flush maps nothing. An
+//! unmap that comes to light in a flush that maps something was another CPU's, whose own flush is
+//! still to come, or was never flushed. So it is *owed* a flush: one by another CPU, or one that
+//! maps nothing. If the address is mapped again before, it had none.
 
 use oche_trace::record::Record;
 use oche_types::addr::{Gfn, IovaPage};
@@ -61,7 +62,13 @@ impl Flushes {
     }
 
     /// A mapping was made; tells if it came where an unmap had no flush.
-    pub(super) fn mapped(&mut self, space: u16, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+    pub(super) fn mapped(
+        &mut self,
+        space: u16,
+        mapping: &Mapping,
+        record: &Record,
+        teller: &mut Teller<'_>,
+    ) {
         let current = self.current(mapping.since.cpu);
         current.mapped = Some(space);
         let is_here = |(of, iova, _): &(u16, IovaPage, Gfn)| (*of, *iova) == (space, mapping.iova);
@@ -105,7 +112,12 @@ impl Flushes {
 }
 
 /// `mapping` came while `over` was mapped there.
-pub(super) fn tell_over(mapping: &Mapping, over: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+pub(super) fn tell_over(
+    mapping: &Mapping,
+    over: &Mapping,
+    record: &Record,
+    teller: &mut Teller<'_>,
+) {
     let message = format!(
         "{:#x} was mapped to guest page {:#x} while still mapped to {:#x} (since {}, {}).",
         mapping.iova.iova(),

@@ -49,7 +49,8 @@ impl Entry for Use {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     pages: Pages<Use>,
-    /// How often events went missing. What a page's use was known as before then says nothing any more.
+    /// How often events went missing. What a page's use was known as before then says nothing any
+    /// more.
     era: u32,
     /// When the era began, in ticks.
     missing_until: Option<u64>,
@@ -91,7 +92,8 @@ impl Neighbours {
         }
     }
 
-    /// Takes note of a permission that changed, and tells what the page is shared with if that is worse now.
+    /// Takes note of a permission that changed, and tells what the page is shared with if that is
+    /// worse now.
     pub(super) fn permitted(
         &mut self,
         mapping: &Mapping,
@@ -111,7 +113,8 @@ impl Neighbours {
         }
     }
 
-    /// Takes note of an unmap, and tells if the device was to write a copy of the page and no byte of it had changed.
+    /// Takes note of an unmap, and tells if the device was to write a copy of the page and no byte
+    /// of it had changed.
     #[inline]
     pub(super) fn unmapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
         let is_counted = self.is_counted(mapping);
@@ -121,7 +124,11 @@ impl Neighbours {
             }
         };
         let is_known = self.update(mapping.page, take).is_some();
-        if is_known && is_counted && mapping.placement == Placement::Bounce && mapping.permission.write {
+        if is_known
+            && is_counted
+            && mapping.placement == Placement::Bounce
+            && mapping.permission.write
+        {
             let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
             if merged < mapping.since.time {
                 tell_unused(mapping, record, teller);
@@ -185,7 +192,10 @@ fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, teller: &mu
     let what = match sharing {
         Sharing::Root => "holds the root of a DART's tables".to_owned(),
         Sharing::Coherent { other } => {
-            format!("is coherent memory (read-write, as rings are) of {}", teller.description.name_of(other))
+            format!(
+                "is coherent memory (read-write, as rings are) of {}",
+                teller.description.name_of(other)
+            )
         }
         Sharing::Written { other } => {
             format!("is written by {} at the same time", teller.description.name_of(other))
@@ -194,8 +204,13 @@ fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, teller: &mu
         Sharing::Streaming => "is mapped elsewhere too".to_owned(),
     };
     let (detector, so) = match sharing {
-        Sharing::Streaming => (Detector::SharedPage, ": two buffers share it, and a device reaches both."),
-        _ => (Detector::NeighboursExposed, ": the device reaches all of the page, not just its buffer."),
+        Sharing::Streaming => {
+            (Detector::SharedPage, ": two buffers share it, and a device reaches both.")
+        }
+        _ => (
+            Detector::NeighboursExposed,
+            ": the device reaches all of the page, not just its buffer.",
+        ),
     };
     let message = format!(
         "Guest page {:#x}, mapped at {:#x} for the device to {}, {what}{so}",

@@ -1,4 +1,5 @@
-//! The last unmaps, by address: as many as fit a fixed table, the newest of those that share a place in it.
+//! The last unmaps, by address: as many as fit a fixed table, the newest of those that share a
+//! place in it.
 
 use oche_trace::record::Stamp;
 use oche_types::addr::{Gfn, IovaPage};
@@ -31,8 +32,13 @@ impl Recent {
 
     #[inline]
     pub(super) fn push(&mut self, space: u16, mapping: &Mapping, unmapped: Stamp) {
-        let gone =
-            Gone { space, iova: mapping.iova, page: mapping.page, mapped: mapping.since.time, unmapped };
+        let gone = Gone {
+            space,
+            iova: mapping.iova,
+            page: mapping.page,
+            mapped: mapping.since.time,
+            unmapped,
+        };
         if let Some(place) = self.0.get_mut(place(space, mapping.iova)) {
             *place = Some(gone);
         }

@@ -7,7 +7,8 @@ use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::many;
 use super::finding::{About, Detector, Teller};
 
-/// Times that a stream is cut off for which what is left mapped is looked for. Looking costs what is mapped.
+/// Times that a stream is cut off for which what is left mapped is looked for. Looking costs what
+/// is mapped.
 const MAX_RESETS: u32 = 256;
 
 /// Times that a stream was cut off or given other tables.
@@ -27,7 +28,8 @@ impl Resets {
     }
 }
 
-/// Tells what is still mapped for `place`. What came before events went missing, at `missing_until`, may be gone.
+/// Tells what is still mapped for `place`. What came before events went missing, at
+/// `missing_until`, may be gone.
 pub(super) fn tell_left(
     place: StreamPlace,
     is_on: bool,

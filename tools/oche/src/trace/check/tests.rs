@@ -1,4 +1,5 @@
-//! For each detector a trace with its error, which it finds, and one like it without, on which all are silent.
+//! For each detector a trace with its error, which it finds, and one like it without, on which all
+//! are silent.
 
 use super::finding::TOLD;
 use super::*;
@@ -24,7 +25,8 @@ fn found(made: &Made) -> Vec<Detector> {
     findings.filter(|detector| !detector.is_hint()).collect()
 }
 
-/// What a correct driver leaves: rings for good, buffers in both directions mapped and unmapped on two CPUs at a time.
+/// What a correct driver leaves: rings for good, buffers in both directions mapped and unmapped on
+/// two CPUs at a time.
 fn clean() -> Made {
     let mut made = Made::new();
     let (dart, stream) = NVME;
@@ -64,7 +66,9 @@ fn use_after_unmap_is_found_with_who_unmapped() {
     assert_eq!(finding.detector, Detector::UseAfterUnmap);
     assert_eq!((finding.device.as_str(), finding.iova.as_deref()), ("nvme", Some("0xfff00040")));
     assert!(
-        finding.message.contains("refused a read at 0xfff00040: it was mapped to guest page 0x5000"),
+        finding
+            .message
+            .contains("refused a read at 0xfff00040: it was mapped to guest page 0x5000"),
         "{}",
         finding.message
     );
@@ -86,7 +90,10 @@ fn a_red_zone_that_no_page_left_is_an_overrun_of_the_page_before() {
     made.event(Event::RedZone { at: at(0, 1, 0xfff01), offset: 0, bytes: 8 });
     assert_eq!(found(&made), [Detector::RedZoneHit]);
     let message = report(&made).findings.remove(0).message;
-    assert!(message.contains("8 bytes from 0xfff01000") && message.contains("overrun"), "{message}");
+    assert!(
+        message.contains("8 bytes from 0xfff01000") && message.contains("overrun"),
+        "{message}"
+    );
     made.event(Event::RedZone { at: at(0, 1, 0xfff01), offset: 8, bytes: 1 });
     let message = report(&made).findings.remove(1).message;
     assert!(message.contains("wrote 1 byte from 0xfff01008"), "{message}");
@@ -103,7 +110,13 @@ fn wrong_direction_is_told_from_use_after_unmap() {
 #[test]
 fn an_access_to_what_was_never_mapped_is_wild() {
     let mut made = clean();
-    made.fault(0, 1, 0x1234_5678, true, 2).fault(0, 9, 0x10, true, 1).fault(0, 1, u64::MAX, true, 1);
+    made.fault(0, 1, 0x1234_5678, true, 2).fault(0, 9, 0x10, true, 1).fault(
+        0,
+        1,
+        u64::MAX,
+        true,
+        1,
+    );
     assert_eq!(found(&made), [Detector::WildAccess; 3]);
 }
 
@@ -167,7 +180,10 @@ fn a_page_whose_unmap_may_be_lost_is_not_exposed() {
         assert_eq!(found(&made), [Detector::NeighboursExposed], "what came after the gap counts");
         // The unmap of what was mapped before the gap takes nothing from what came after it.
         let mut made = clean();
-        made.map(0, 1, 0xfff00, 5, first).lose(4).map(1, 0, 0x100, 5, FROM_DEVICE).unmap(0, 1, 0xfff00, 5);
+        made.map(0, 1, 0xfff00, 5, first)
+            .lose(4)
+            .map(1, 0, 0x100, 5, FROM_DEVICE)
+            .unmap(0, 1, 0xfff00, 5);
         made.map(0, 1, 0xfff01, 5, FROM_DEVICE);
         assert_eq!(found(&made), [Detector::NeighboursExposed]);
     }
@@ -178,7 +194,8 @@ fn a_page_whose_unmap_may_be_lost_is_not_exposed() {
 
 #[test]
 fn while_a_cpus_events_are_missing_the_others_accuse_nobody() {
-    // The unmap is lost on CPU 0, whose next event comes after CPU 1 has used page and address again.
+    // The unmap is lost on CPU 0, whose next event comes after CPU 1 has used page and address
+    // again.
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, FROM_DEVICE).lose(4);
     made.cpu = 1;
@@ -194,11 +211,20 @@ fn an_access_that_lost_events_explain_is_told_and_put_down_to_nobody() {
     let mut mapped = clean();
     mapped.map(0, 1, 0xfff00, 5, TO_DEVICE).lose(4).fault(0, 1, 0xfff0_0000, true, 8);
     let mut gone = clean();
-    gone.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5).lose(4).fault(0, 1, 0xfff0_0000, true, 8);
+    gone.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5).lose(4).fault(
+        0,
+        1,
+        0xfff0_0000,
+        true,
+        8,
+    );
     for made in [mapped, gone] {
         assert_eq!(found(&made), [Detector::WildAccess]);
         let message = report(&made).findings.remove(0).message;
-        assert!(message.contains("what was mapped there is not known, for events before "), "{message}");
+        assert!(
+            message.contains("what was mapped there is not known, for events before "),
+            "{message}"
+        );
     }
     let mut made = clean();
     made.map(0, 1, 0xfff01, 6, FROM_DEVICE).unmap(0, 1, 0xfff01, 6).lose(4);
@@ -255,7 +281,9 @@ fn coherent_memory_next_to_a_buffer_is_exposed() {
     made.map(1, 0, 0x100, 1, FROM_DEVICE);
     assert_eq!(found(&made), [Detector::NeighboursExposed]);
     assert!(
-        report(&made).findings[0].message.contains("is coherent memory (read-write, as rings are) of nvme")
+        report(&made).findings[0]
+            .message
+            .contains("is coherent memory (read-write, as rings are) of nvme")
     );
 }
 
@@ -287,7 +315,9 @@ fn a_buffer_that_no_byte_of_changed_is_a_hint() {
     };
     made.flush(0, 1, &[bounce]);
     let mut used = clean();
-    used.flush(0, 1, &[bounce]).event(Event::Merged { page: Gfn(50), bytes: 3 }).unmap(0, 1, 0x100, 50);
+    used.flush(0, 1, &[bounce])
+        .event(Event::Merged { page: Gfn(50), bytes: 3 })
+        .unmap(0, 1, 0x100, 50);
     made.unmap(0, 1, 0x100, 50);
     let hints = |made: &Made| report(made).totals.get("never-used").copied().unwrap_or(0);
     assert_eq!((hints(&made), hints(&used)), (1, 0));
@@ -297,7 +327,11 @@ fn a_buffer_that_no_byte_of_changed_is_a_hint() {
 #[test]
 fn what_oche_could_not_do_is_told_too() {
     let mut made = clean();
-    made.event(Event::Refused { at: at(0, 1, 0x100), page: Gfn(9), reason: Refusal::PoolExhausted });
+    made.event(Event::Refused {
+        at: at(0, 1, 0x100),
+        page: Gfn(9),
+        reason: Refusal::PoolExhausted,
+    });
     made.event(Event::InvalidateTimedOut { dart: DartId::new(1).unwrap() });
     assert_eq!(found(&made), [Detector::Refused, Detector::InvalidateTimeout]);
 }
@@ -327,7 +361,8 @@ fn a_burst_of_accesses_to_one_page_is_told_once() {
 
 #[test]
 fn every_detector_has_its_own_name() {
-    let names: std::collections::BTreeSet<&str> = Detector::ALL.into_iter().map(Detector::name).collect();
+    let names: std::collections::BTreeSet<&str> =
+        Detector::ALL.into_iter().map(Detector::name).collect();
     assert_eq!(names.len(), Detector::ALL.len());
     for detector in Detector::ALL {
         assert_eq!(serde_json::to_value(detector).unwrap(), detector.name());

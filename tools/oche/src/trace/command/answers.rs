@@ -41,7 +41,9 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
     let boots = trace.sessions.len();
     let session = match boot {
         Some(boot) if (1..=boots).contains(&boot) => boot - 1,
-        Some(boot) => bail!("{} has no boot {boot}: it has {}", file.display(), many(boots as u64, "boot")),
+        Some(boot) => {
+            bail!("{} has no boot {boot}: it has {}", file.display(), many(boots as u64, "boot"))
+        }
         None => boots.saturating_sub(1),
     };
     if boots > 1 && boot.is_none() {
@@ -140,7 +142,8 @@ pub(super) struct CheckArguments {
 
 impl WhyArguments {
     pub(super) fn run(&self) -> Result<()> {
-        let question = |whom: &Whom| Question { iova: self.iova, whom: whom.clone(), at_ns: self.at };
+        let question =
+            |whom: &Whom| Question { iova: self.iova, whom: whom.clone(), at_ns: self.at };
         self.asked.answer(
             |trace, session, whom, symbols| why(trace, session, &question(whom), symbols),
             write_answer,
@@ -150,8 +153,10 @@ impl WhyArguments {
 
 impl MapsArguments {
     pub(super) fn run(&self) -> Result<()> {
-        self.asked
-            .answer(|trace, session, whom, symbols| maps(trace, session, self.at, whom, symbols), write_maps)
+        self.asked.answer(
+            |trace, session, whom, symbols| maps(trace, session, self.at, whom, symbols),
+            write_maps,
+        )
     }
 }
 
@@ -176,7 +181,10 @@ impl Asked {
         {
             let known = places(&trace, session);
             if !known.iter().any(|place| whom.admits(*place, description)) {
-                bail!("no such device did anything in the trace; it has {}", name_all(&known, description));
+                bail!(
+                    "no such device did anything in the trace; it has {}",
+                    name_all(&known, description)
+                );
             }
         }
         let answer = find(&trace, session, &whom, &symbols);
@@ -240,7 +248,8 @@ fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io:
     if report.missing > 0 {
         writeln!(out, "{} missing: an error may be among them", many(report.missing, "event"))?;
     }
-    for detector in Detector::ALL.into_iter().filter(|detector| detector.is_hint() && !tells_hints) {
+    for detector in Detector::ALL.into_iter().filter(|detector| detector.is_hint() && !tells_hints)
+    {
         if let Some(count) = report.totals.get(detector.name()) {
             writeln!(out, "hints: {count} of {} (--hints tells them)", detector.name())?;
         }
@@ -275,7 +284,8 @@ pub(super) fn parse_address(text: &str) -> Result<u64, String> {
             "an address in hexadecimal, with or without 0x; for decimal {decimal} give {decimal:#x}"
         ));
     }
-    u64::from_str_radix(digits, 16).map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
+    u64::from_str_radix(digits, 16)
+        .map_err(|_| "an address in hexadecimal, such as 0xfffc3040".into())
 }
 
 #[cfg(test)]

@@ -54,7 +54,8 @@ pub(super) struct PcapngArguments {
     filter: FilterOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// Install the dissector and the profile `Oche`: for you, or with =DIR there (then used with WIRESHARK_CONFIG_DIR=DIR)
+    /// Install the dissector and the profile `Oche`: for you, or with =DIR there (then used with
+    /// WIRESHARK_CONFIG_DIR=DIR)
     #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
     wireshark_profile: Option<Option<PathBuf>>,
 }
@@ -103,7 +104,8 @@ impl PerfettoArguments {
     pub(super) fn run(&self) -> Result<()> {
         let (trace, session) = self.input.open()?;
         let symbols = self.symbols.load()?;
-        let path = output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
+        let path =
+            output(self.output.as_deref(), &self.input.file, "perfetto-trace", &self.symbols)?;
         export(&path, |out| write_perfetto(&trace, session, &symbols, out))
     }
 }
@@ -116,7 +118,12 @@ fn export(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<(
 }
 
 /// The file to write: the one that was asked for, or one beside `file`. Never one that is read.
-fn output(asked: Option<&Path>, file: &Path, extension: &str, symbols: &SymbolOptions) -> Result<PathBuf> {
+fn output(
+    asked: Option<&Path>,
+    file: &Path,
+    extension: &str,
+    symbols: &SymbolOptions,
+) -> Result<PathBuf> {
     let output = asked.map_or_else(|| beside(file, extension), Path::to_owned);
     refuse_input(&output, [file].into_iter().chain(symbols.files()))?;
     Ok(output)
@@ -136,13 +143,17 @@ mod tests {
 
     #[test]
     fn the_profile_is_installed_with_a_folder_and_without() {
-        let parse =
-            |words: &[&str]| Line::try_parse_from([&["oche"], words].concat()).map(|line| line.pcapng);
+        let parse = |words: &[&str]| {
+            Line::try_parse_from([&["oche"], words].concat()).map(|line| line.pcapng)
+        };
         let alone = parse(&["--wireshark-profile"]).unwrap();
         assert_eq!((alone.wireshark_profile, alone.file), (Some(None), None));
         let there = parse(&["--wireshark-profile=dir", "boot.oche"]).unwrap();
         assert_eq!(there.wireshark_profile, Some(Some("dir".into())));
-        assert_eq!(parse(&["--wireshark-profile", "boot.oche"]).unwrap().file, Some("boot.oche".into()));
+        assert_eq!(
+            parse(&["--wireshark-profile", "boot.oche"]).unwrap().file,
+            Some("boot.oche".into())
+        );
         assert!(parse(&[]).is_err());
     }
 }

@@ -80,7 +80,8 @@ impl Mapping {
     /// Whether `next` is the same buffer's next page.
     pub fn continues_with(&self, next: &Self) -> bool {
         next.iova.0 == self.iova.0.wrapping_add(1)
-            && (next.owner, next.permission, next.flush) == (self.owner, self.permission, self.flush)
+            && (next.owner, next.permission, next.flush)
+                == (self.owner, self.permission, self.flush)
             && next.since.cpu == self.since.cpu
     }
 }

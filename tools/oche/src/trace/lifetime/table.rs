@@ -12,8 +12,8 @@ use super::mapping::{Key, Mapping, PLACES};
 /// Pages of a DART's address space: an IOVA has 32 bits.
 const IOVA_PAGES: u32 = 1 << 20;
 
-/// A mapping as the event that made it: what copies as whole words, and is understood only when asked for. By default
-/// none.
+/// A mapping as the event that made it: what copies as whole words, and is understood only when
+/// asked for. By default none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
     pub(super) made: Record,
@@ -31,9 +31,19 @@ impl Entry for Slot {
 impl Slot {
     #[inline]
     pub(super) fn mapping(&self) -> Option<Mapping> {
-        let Some(Event::Map { at, page, permission, placement }) = self.made.event() else { return None };
+        let Some(Event::Map { at, page, permission, placement }) = self.made.event() else {
+            return None;
+        };
         let (owner, since) = (at.into(), self.made.stamp());
-        Some(Mapping { owner, iova: at.iova, page, permission, placement, since, flush: self.flush })
+        Some(Mapping {
+            owner,
+            iova: at.iova,
+            page,
+            permission,
+            placement,
+            since,
+            flush: self.flush,
+        })
     }
 
     /// The mapping with another permission.
@@ -107,7 +117,9 @@ impl Table {
     /// Those of one space, in no order.
     pub(super) fn of_space(&self, space: u16) -> impl Iterator<Item = &Slot> {
         let near = self.spaces.get(usize::from(space)).into_iter().flat_map(Pages::iter);
-        near.chain(self.beyond.iter().filter(move |(key, _)| key.space == space).map(|(_, slot)| slot))
+        near.chain(
+            self.beyond.iter().filter(move |(key, _)| key.space == space).map(|(_, slot)| slot),
+        )
     }
 
     #[inline]

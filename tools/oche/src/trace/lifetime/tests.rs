@@ -1,4 +1,5 @@
-//! Mappings against a slow list of what was mapped; spaces that streams share; spaces that take another's place.
+//! Mappings against a slow list of what was mapped; spaces that streams share; spaces that take
+//! another's place.
 
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
@@ -27,7 +28,10 @@ fn a_mapping_lives_from_its_flush_to_the_one_that_takes_it() {
     let lifetimes = follow(&made);
     let mapping = lifetimes.at(place(0, 1), IovaPage(0xffffc)).unwrap();
     assert_eq!((mapping.page, mapping.flush, mapping.since.time), (Gfn(77), 1, 1040));
-    assert!(lifetimes.at(place(0, 2), IovaPage(0xffffc)).is_none(), "another stream reaches nothing");
+    assert!(
+        lifetimes.at(place(0, 2), IovaPage(0xffffc)).is_none(),
+        "another stream reaches nothing"
+    );
     made.unmap(0, 1, 0xffffc, 77);
     assert!(follow(&made).is_empty());
 }
@@ -72,7 +76,8 @@ fn pages_of_one_flush_side_by_side_are_one_buffer() {
         (0..3).map(|page| map(at(0, 1, 8 + page), 100 - page, Permission::READ_ONLY)).collect();
     made.flush(0, 1, &pages).map(0, 1, 11, 50, Permission::READ_ONLY);
     let buffers = crate::trace::maps::buffers(&follow(&made).sorted());
-    let sizes: Vec<(u32, u32)> = buffers.iter().map(|buffer| (buffer.first.iova.0, buffer.pages)).collect();
+    let sizes: Vec<(u32, u32)> =
+        buffers.iter().map(|buffer| (buffer.first.iova.0, buffer.pages)).collect();
     assert_eq!(sizes, [(8, 3), (11, 1)]);
 }
 

@@ -43,8 +43,8 @@ pub(super) struct Row {
     pub(super) cells: Vec<Cell>,
 }
 
-/// Rows of `width` cells for `pages`, at most `height` of them, and how many pages a cell stands for: as few as
-/// makes it fit.
+/// Rows of `width` cells for `pages`, at most `height` of them, and how many pages a cell stands
+/// for: as few as makes it fit.
 pub(super) fn draw(pages: &BTreeMap<u32, Page>, width: usize, height: usize) -> (u64, Vec<Row>) {
     let mut scale = 1;
     loop {
@@ -65,7 +65,8 @@ fn rows(pages: &BTreeMap<u32, Page>, width: u64, scale: u64, height: usize) -> O
     for (number, page) in pages {
         let number = u64::from(*number);
         if rows.is_empty() || number >= row_end {
-            // Rows follow on each other where little lies between them; else a new one begins at a round place.
+            // Rows follow on each other where little lies between them; else a new one begins at a
+            // round place.
             let start = if !rows.is_empty() && number < row_end + GAP_PAGES.max(row_pages) {
                 row_end + (number - row_end) / row_pages * row_pages
             } else {
@@ -74,7 +75,8 @@ fn rows(pages: &BTreeMap<u32, Page>, width: u64, scale: u64, height: usize) -> O
             if rows.len() == height {
                 return None;
             }
-            let cells = vec![Cell { pages: scale, ..Cell::default() }; usize::try_from(width).ok()?];
+            let cells =
+                vec![Cell { pages: scale, ..Cell::default() }; usize::try_from(width).ok()?];
             rows.push(Row { iova: start * PAGE_BYTES as u64, cells });
             row_end = start + row_pages;
         }
@@ -127,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_cell_shows_how_much_of_it_is_mapped() {
-        let symbol = |mapped, was_mapped| Cell { mapped, pages: 8, was_mapped, has_alarm: false }.symbol();
+        let symbol =
+            |mapped, was_mapped| Cell { mapped, pages: 8, was_mapped, has_alarm: false }.symbol();
         assert_eq!(symbol(0, false), ' ');
         assert_eq!(symbol(0, true), '\u{b7}');
         assert_eq!(

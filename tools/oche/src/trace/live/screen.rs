@@ -71,7 +71,8 @@ pub(super) fn draw(frame: &mut Frame<'_>, state: &State, view: &View, symbols: &
 }
 
 fn draw_title(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
-    let board = state.description.as_ref().map_or("waiting for Oche", |known| known.machine.board.as_str());
+    let board =
+        state.description.as_ref().map_or("waiting for Oche", |known| known.machine.board.as_str());
     let (seconds, nanoseconds) = state.clock().seconds(state.newest_ticks);
     let mut spans = vec![
         " oche live ".bold().reversed(),
@@ -95,7 +96,8 @@ fn draw_totals(frame: &mut Frame<'_>, area: Rect, state: &State) {
     let line = Line::from(vec![
         format!(" mapped {}  ", size(state.mapped_pages() * PAGE_BYTES as u64)).bold(),
         format!("maps {}/s  unmaps {}/s  ", number(second.maps), number(second.unmaps)).into(),
-        format!("flushes {}/s  events {}/s  ", number(second.flushes), number(second.events)).into(),
+        format!("flushes {}/s  events {}/s  ", number(second.flushes), number(second.events))
+            .into(),
         Span::styled(format!("faults {}  ", number(state.faults())), alarm(state.faults())),
         Span::styled(format!("lost {}  ", number(state.lost)), alarm(state.lost)),
         format!("{} events in all", number(state.events)).into(),
@@ -113,7 +115,8 @@ fn draw_curves(frame: &mut Frame<'_>, area: Rect, state: &State) {
         let newest = curve.get(curve.len().saturating_sub(columns)..).unwrap_or_default();
         let most = newest.iter().max().copied().unwrap_or(0);
         let (most, seconds) = (number(most), newest.len());
-        let block = Block::bordered().title(format!(" {name}, at most {most} in these {seconds} s "));
+        let block =
+            Block::bordered().title(format!(" {name}, at most {most} in these {seconds} s "));
         frame.render_widget(Sparkline::default().block(block).data(newest).style(colour), area);
     }
 }
@@ -122,8 +125,10 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
     let second = state.last_second();
     let chosen = view.place(state);
     let room = usize::from(area.height.saturating_sub(3));
-    let first =
-        view.chosen.min(state.streams().len().saturating_sub(1)).saturating_sub(room.saturating_sub(1));
+    let first = view
+        .chosen
+        .min(state.streams().len().saturating_sub(1))
+        .saturating_sub(room.saturating_sub(1));
     let rows = state.streams().iter().skip(first).map(|(place, stream)| {
         let rates = second.rates(*place);
         let alarms = stream.faults + stream.red_zones + stream.refused;
@@ -148,11 +153,13 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, state: &State, view: &View) {
         Constraint::Length(7),
         Constraint::Length(6),
     ];
-    let figures = ["mapped", "maps/s", "flush/s", "maps", "alarms"].map(|name| figure(name.to_owned()));
+    let figures =
+        ["mapped", "maps/s", "flush/s", "maps", "alarms"].map(|name| figure(name.to_owned()));
     let header = Row::new(["", "device"].map(Line::from).into_iter().chain(figures));
     let header = header.add_modifier(Modifier::DIM);
-    let table =
-        Table::new(rows, widths).header(header).block(Block::bordered().title(" devices, by DART:stream "));
+    let table = Table::new(rows, widths)
+        .header(header)
+        .block(Block::bordered().title(" devices, by DART:stream "));
     frame.render_widget(table, area);
 }
 
@@ -163,7 +170,8 @@ fn draw_places(frame: &mut Frame<'_>, area: Rect, state: &State, symbols: &Symbo
     for (program_counter, events) in state.busiest() {
         all += events;
         let name = symbols.find(program_counter).map(|(name, _)| name.to_owned());
-        *by_name.entry(name.unwrap_or_else(|| symbols.name(program_counter))).or_default() += events;
+        *by_name.entry(name.unwrap_or_else(|| symbols.name(program_counter))).or_default() +=
+            events;
     }
     let mut sorted: Vec<(String, u64)> = by_name.into_iter().collect();
     sorted.sort_by_key(|(_, events)| std::cmp::Reverse(*events));
@@ -174,7 +182,8 @@ fn draw_places(frame: &mut Frame<'_>, area: Rect, state: &State, symbols: &Symbo
     let widths = [Constraint::Length(5), Constraint::Length(7), Constraint::Min(10)];
     let header = [Line::default(), figure("events".into()), Line::from("guest code")];
     let header = Row::new(header).add_modifier(Modifier::DIM);
-    let table = Table::new(rows, widths).header(header).block(Block::bordered().title(" caused by "));
+    let table =
+        Table::new(rows, widths).header(header).block(Block::bordered().title(" caused by "));
     frame.render_widget(table, area);
 }
 
@@ -233,7 +242,8 @@ fn draw_alarms(frame: &mut Frame<'_>, area: Rect, state: &State) {
             let device = record.dart().zip(record.stream()).map(|place| state.name(place));
             let text = TraceLine::of(record, state.clock(), device.as_deref()).to_string();
             // Without the columns that are the same in every line.
-            let text = text.split_once("..... ").map_or(text.as_str(), |(_, rest)| rest).trim_start();
+            let text =
+                text.split_once("..... ").map_or(text.as_str(), |(_, rest)| rest).trim_start();
             Line::from(text.to_owned()).red()
         })
         .collect();

@@ -34,7 +34,8 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Opens `path`: a trace if it begins as one or is no regular file, a RAM file else; `-` is standard input.
+    /// Opens `path`: a trace if it begins as one or is no regular file, a RAM file else; `-` is
+    /// standard input.
     ///
     /// # Errors
     ///
@@ -47,12 +48,17 @@ impl Source {
         let mut file = match File::open(path) {
             Ok(file) => file,
             // A guest that is not there yet.
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Self::Ram(Ram::new(path))),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok(Self::Ram(Ram::new(path)));
+            }
             Err(error) => return Err(error).with_context(opening),
         };
         let kind = file.metadata().with_context(opening)?.file_type();
         if kind.is_dir() {
-            anyhow::bail!("{} is a directory, neither a trace nor a guest's memory", path.display());
+            anyhow::bail!(
+                "{} is a directory, neither a trace nor a guest's memory",
+                path.display()
+            );
         }
         if !kind.is_file() {
             // A port: what is typed goes back to Oche through it.
@@ -147,7 +153,8 @@ impl Ram {
             // It may be gone with its guest, and come again with the next.
             let Ok(file) = File::open(&self.path) else { return Ok(false) };
             let Some(memory) = TraceMemory::find(&file)? else { return Ok(false) };
-            let words: Vec<u64> = (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
+            let words: Vec<u64> =
+                (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
             state.begin(Description::read(&words));
             self.session = Some(Session::new(memory));
         }
@@ -201,8 +208,8 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Reads `input` in a thread, for a port or a pipe makes its reader wait. At the end of a file it waits for
-    /// more, at the end of a pipe (`ends`) it is over.
+    /// Reads `input` in a thread, for a port or a pipe makes its reader wait. At the end of a file
+    /// it waits for more, at the end of a pipe (`ends`) it is over.
     fn new(mut input: impl Read + Send + 'static, orders: Option<File>, ends: bool) -> Self {
         // Few pieces: what is not taken waits where it comes from.
         let (sender, pieces) = mpsc::sync_channel(4);

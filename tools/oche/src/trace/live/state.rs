@@ -1,4 +1,5 @@
-//! What the live screen knows: devices, their mappings, rates, the guest's busiest code, the last faults.
+//! What the live screen knows: devices, their mappings, rates, the guest's busiest code, the last
+//! faults.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -81,7 +82,12 @@ impl State {
     /// Another boot of Oche: nothing of the one before holds.
     pub(super) fn begin(&mut self, description: Description) {
         let by = std::mem::take(&mut self.by);
-        *self = Self { description: Some(description), sessions: self.sessions + 1, by, ..Self::default() };
+        *self = Self {
+            description: Some(description),
+            sessions: self.sessions + 1,
+            by,
+            ..Self::default()
+        };
     }
 
     pub(super) fn lose(&mut self, records: u64) {
@@ -106,8 +112,12 @@ impl State {
         let number = self.clock().seconds(record.time()).0;
         self.advance(number);
         let mut second = Second::default();
-        let second =
-            self.history.iter_mut().rev().find(|known| known.number == number).unwrap_or(&mut second);
+        let second = self
+            .history
+            .iter_mut()
+            .rev()
+            .find(|known| known.number == number)
+            .unwrap_or(&mut second);
         second.events += 1;
         let pc = record.program_counter();
         if pc != 0 && (self.places.len() < MAX_PLACES || self.places.contains_key(&pc)) {
@@ -168,8 +178,9 @@ impl State {
         if newest.is_some_and(|newest| newest >= number) {
             return;
         }
-        let first =
-            newest.map_or(number, |newest| newest + 1).max(number.saturating_sub(HISTORY_SECONDS as u64));
+        let first = newest
+            .map_or(number, |newest| newest + 1)
+            .max(number.saturating_sub(HISTORY_SECONDS as u64));
         for number in first..=number {
             if self.history.len() == HISTORY_SECONDS {
                 self.history.pop_front();
@@ -196,20 +207,23 @@ impl State {
 
     /// The name of the device that `place` stands for.
     pub(super) fn name(&self, place: (DartId, StreamId)) -> String {
-        let named = self.description.as_ref().and_then(|description| description.device(place.0, place.1));
+        let named =
+            self.description.as_ref().and_then(|description| description.device(place.0, place.1));
         named.map_or_else(|| format!("dart{}/stream{}", place.0.index(), place.1.index()), plain)
     }
 
     /// The places in the guest's code that caused most events, with how many.
     pub(super) fn busiest(&self) -> Vec<(u64, u64)> {
-        let mut places: Vec<(u64, u64)> = self.places.iter().map(|(pc, count)| (*pc, *count)).collect();
+        let mut places: Vec<(u64, u64)> =
+            self.places.iter().map(|(pc, count)| (*pc, *count)).collect();
         places.sort_unstable_by_key(|(pc, count)| (std::cmp::Reverse(*count), *pc));
         places
     }
 
     /// Pages mapped now: as the hypervisor counts them, or else as seen.
     pub(super) fn mapped_pages(&self) -> u64 {
-        let counted = self.counters.iter().find(|(name, _)| name == "mapped_now").map(|(_, value)| *value);
+        let counted =
+            self.counters.iter().find(|(name, _)| name == "mapped_now").map(|(_, value)| *value);
         counted.unwrap_or_else(|| self.streams.values().map(|stream| stream.mapped).sum())
     }
 
@@ -239,7 +253,8 @@ impl Stream {
     }
 
     fn mark(&mut self, page: Option<u32>) {
-        if let Some(page) = page.filter(|page| self.pages.len() < MAX_PAGES || self.pages.contains_key(page))
+        if let Some(page) =
+            page.filter(|page| self.pages.len() < MAX_PAGES || self.pages.contains_key(page))
         {
             self.pages.entry(page).or_default().has_alarm = true;
         }

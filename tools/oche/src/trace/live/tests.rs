@@ -35,7 +35,11 @@ fn play() -> Hypervisor {
         let time = 3 * SECOND + 1000 + u64::from(page);
         hypervisor.record(1, time, &Happened::Unmap { at: at(1, 0x1000 + page), page: Gfn(page) });
     }
-    hypervisor.record(0, 3 * SECOND + 5000, &Happened::Flush { dart: dart(), streams: StreamSet(2) });
+    hypervisor.record(
+        0,
+        3 * SECOND + 5000,
+        &Happened::Flush { dart: dart(), streams: StreamSet(2) },
+    );
     let fault = Happened::Fault {
         dart: dart(),
         stream: StreamId::new(2).unwrap(),
@@ -107,7 +111,10 @@ fn what_is_typed_and_pressed_reaches_the_hypervisor() {
     let (_, control) = asked.changed(&hypervisor).expect("it was ordered");
     assert_eq!(control.events.selection().streams[0], StreamSet(2));
     live.update().unwrap();
-    assert_shows(&picture(&live, &Symbols::default()), &["filter: kinds map", "ordered: streams 0:1"]);
+    assert_shows(
+        &picture(&live, &Symbols::default()),
+        &["filter: kinds map", "ordered: streams 0:1"],
+    );
     let _ = live.press(KeyCode::Char('e'));
     assert!(asked.changed(&hypervisor).expect("it was ordered").1.events.is_everything());
     let _ = live.press(KeyCode::Char('f'));
@@ -181,6 +188,8 @@ fn any_size_of_terminal_is_drawn() {
     live.view.has_help = true;
     for (width, height) in [(1, 1), (10, 3), (40, 10), (80, 24), (250, 80)] {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        terminal.draw(|frame| screen::draw(frame, &live.state, &live.view, &Symbols::default())).unwrap();
+        terminal
+            .draw(|frame| screen::draw(frame, &live.state, &live.view, &Symbols::default()))
+            .unwrap();
     }
 }

@@ -28,7 +28,8 @@ impl Hypervisor {
     pub(crate) fn new(cpus: usize, records: usize) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let ram = directory.path().join("ram");
-        let file = File::options().create_new(true).read(true).write(true).open(&ram).expect("a RAM file");
+        let file =
+            File::options().create_new(true).read(true).write(true).open(&ram).expect("a RAM file");
         file.set_len(16 << 20).expect("a sparse file");
         let layout = Layout::new(cpus, records * 32);
         Self { _directory: directory, ram, file, layout, writers: Vec::new() }
@@ -46,7 +47,8 @@ impl Hypervisor {
         writer.dart(dart(), 0x0910_0000, "dart0");
         writer.device(0x08, dart(), StreamId::new(1).unwrap(), "0000:00:01.0");
         writer.finish();
-        self.writers = (0..self.layout.cpus()).filter_map(|cpu| RingWriter::new(self.layout, cpu)).collect();
+        self.writers =
+            (0..self.layout.cpus()).filter_map(|cpu| RingWriter::new(self.layout, cpu)).collect();
     }
 
     pub(crate) fn record(&mut self, cpu: usize, time: u64, event: &Event) {
@@ -82,10 +84,12 @@ fn a_directory_is_found_wherever_it_stands_and_counters_show_by_name() {
         let counters = cpu_counters(hypervisor.layout, cpu).unwrap();
         hypervisor.store(counters.start + Exit::DartRegister as usize, 1);
     }
-    let memory = TraceMemory::find(&File::open(&hypervisor.ram).unwrap()).unwrap().expect("it is there");
+    let memory =
+        TraceMemory::find(&File::open(&hypervisor.ram).unwrap()).unwrap().expect("it is there");
     assert_eq!((memory.offset(), memory.layout()), (OFFSET, hypervisor.layout));
     let counters = read_statistics(&hypervisor.ram).unwrap();
-    let value = |name: &str| counters.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+    let value =
+        |name: &str| counters.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
     assert_eq!(value("flushes"), Some(11));
     assert_eq!(value("exits_dart_register"), Some(2));
     assert_eq!(value("exits_dart_register[1]"), Some(1));

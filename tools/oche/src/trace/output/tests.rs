@@ -1,7 +1,8 @@
-//! The text's lines against the grammar that parsers of ftrace's text have, written down in `docs/trace.md`.
+//! The text's lines against the grammar that parsers of ftrace's text have, written down in
+//! `docs/trace.md`.
 //!
-//! Source of the three events' fields: the print formats in Linux `include/trace/events/iommu.h`; of the columns before
-//! them: Linux `Documentation/trace/ftrace.rst`, "Output format".
+//! Source of the three events' fields: the print formats in Linux `include/trace/events/iommu.h`;
+//! of the columns before them: Linux `Documentation/trace/ftrace.rst`, "Output format".
 
 use super::*;
 use crate::trace::made::with_every_error;
@@ -107,7 +108,8 @@ fn is_pairs(rest: &Rest<'_>) -> bool {
         word == "-"
             || word.starts_with("0x")
             || word.split_once('=').is_some_and(|(name, _)| {
-                !name.is_empty() && name.chars().all(|char| char.is_ascii_lowercase() || char == '_')
+                !name.is_empty()
+                    && name.chars().all(|char| char.is_ascii_lowercase() || char == '_')
             })
     })
 }
@@ -128,5 +130,7 @@ fn every_line_is_one_that_parsers_of_ftrace_take() {
     for event in ["map", "unmap", "io_page_fault"] {
         assert!(seen.get(event).is_some_and(|count| *count >= 3), "{event}: {seen:?}");
     }
-    assert!(columns("oche-0 [002] map: x").is_none() && fields("map", "IOMMU: iova=0x1000").is_none());
+    assert!(
+        columns("oche-0 [002] map: x").is_none() && fields("map", "IOMMU: iova=0x1000").is_none()
+    );
 }

@@ -1,5 +1,5 @@
-//! Packets read back with the library's reader: order, items, snapshots put together. What Wireshark makes of them is
-//! checked with tshark by `cargo xtask test`.
+//! Packets read back with the library's reader: order, items, snapshots put together. What
+//! Wireshark makes of them is checked with tshark by `cargo xtask test`.
 
 use super::*;
 use crate::trace::made::{HZ, Made, at};
@@ -31,7 +31,10 @@ fn packets(made: &Made) -> (Vec<String>, Vec<Packet>) {
                 let mut items = Vec::new();
                 while let [kind_low, kind_high, low, high, after @ ..] = rest {
                     let length = usize::from(u16::from_le_bytes([*low, *high]));
-                    items.push((u16::from_le_bytes([*kind_low, *kind_high]), after[..length].to_vec()));
+                    items.push((
+                        u16::from_le_bytes([*kind_low, *kind_high]),
+                        after[..length].to_vec(),
+                    ));
                     rest = &after[length..];
                 }
                 assert!(rest.is_empty());
@@ -64,9 +67,12 @@ fn an_event_is_a_packet_with_its_record_and_device_and_an_unmap_names_its_map() 
 #[test]
 fn a_snapshot_is_one_packet_with_its_bytes() {
     let mut made = Made::new();
-    let snapshot = |bytes| Event::Snapshot { at: at(0, 1, 0x100), page: Gfn(7), is_written: false, bytes };
+    let snapshot =
+        |bytes| Event::Snapshot { at: at(0, 1, 0x100), page: Gfn(7), is_written: false, bytes };
     made.event(snapshot(20));
-    made.event(Event::Data { words: [u64::from_le_bytes(*b"abcdefgh"), u64::from_le_bytes(*b"ijklmnop")] });
+    made.event(Event::Data {
+        words: [u64::from_le_bytes(*b"abcdefgh"), u64::from_le_bytes(*b"ijklmnop")],
+    });
     made.event(Event::Data { words: [u64::from_le_bytes(*b"qrst\0\0\0\0"), 0] });
     // The second one's bytes were lost.
     made.event(snapshot(32)).attach(0, 1, None).event(snapshot(16));
@@ -114,7 +120,8 @@ fn generated() -> String {
         text += &format!("    {} = {{\n", kind.name());
         for Field { name, word, low, bits, .. } in fields(kind) {
             let word = if word == Word::Detail { "detail" } else { "payload" };
-            text += &format!("        {name} = {{ word = \"{word}\", low = {low}, bits = {bits} }},\n");
+            text +=
+                &format!("        {name} = {{ word = \"{word}\", low = {low}, bits = {bits} }},\n");
         }
         text += "    },\n";
     }

@@ -1,5 +1,6 @@
-//! The part of Perfetto's schema that is written. Numbers: `protos/perfetto/trace/` of Perfetto; a test of
-//! `cargo xtask test` reads the output with the descriptors that Perfetto's own package carries.
+//! The part of Perfetto's schema that is written. Numbers: `protos/perfetto/trace/` of Perfetto; a
+//! test of `cargo xtask test` reads the output with the descriptors that Perfetto's own package
+//! carries.
 
 use prost::{Message, Oneof};
 

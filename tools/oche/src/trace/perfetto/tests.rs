@@ -33,13 +33,17 @@ fn every_event_is_on_a_declared_track_under_declared_parents() {
         assert_eq!(packet.trusted_packet_sequence_id, Some(1));
         if let Some(descriptor) = &packet.track_descriptor {
             assert!(descriptor.parent_uuid.is_none_or(|parent| declared.contains_key(&parent)));
-            assert!(declared.insert(descriptor.uuid, descriptor.clone()).is_none(), "declared once");
+            assert!(
+                declared.insert(descriptor.uuid, descriptor.clone()).is_none(),
+                "declared once"
+            );
         }
         if let Some(event) = &packet.track_event {
             assert!(declared.contains_key(&event.track_uuid.unwrap()));
         }
     }
-    let names: Vec<&str> = declared.values().filter_map(|descriptor| descriptor.name.as_deref()).collect();
+    let names: Vec<&str> =
+        declared.values().filter_map(|descriptor| descriptor.name.as_deref()).collect();
     assert!(
         names.contains(&"stream 1: nvme")
             && names.contains(&"mappings")
@@ -52,8 +56,10 @@ fn mappings_overlap_and_the_slices_of_a_track_do_not() {
     let packets = packets(&busy());
     let mut open: BTreeMap<u64, u64> = BTreeMap::new();
     let (mut begun, mut most) = (0, 0);
-    let mut events: Vec<(u64, &TrackEvent)> =
-        packets.iter().filter_map(|packet| Some((packet.timestamp?, packet.track_event.as_ref()?))).collect();
+    let mut events: Vec<(u64, &TrackEvent)> = packets
+        .iter()
+        .filter_map(|packet| Some((packet.timestamp?, packet.track_event.as_ref()?)))
+        .collect();
     events.sort_by_key(|(time, _)| *time);
     for (_, event) in
         events.iter().filter(|(_, event)| event.track_uuid.unwrap() >> 56 == TrackKind::Row as u64)
@@ -79,7 +85,8 @@ fn counters_end_with_what_is_mapped_and_a_fault_is_an_instant() {
     let mapped = track(TrackKind::MappedBytes, 1, 0);
     let last = events().rfind(|event| event.track_uuid == Some(mapped)).unwrap();
     assert_eq!(last.counter_value, Some(21 * 4096));
-    let fault = events().find(|event| event.name.as_deref() == Some("fault: write refused")).unwrap();
+    let fault =
+        events().find(|event| event.name.as_deref() == Some("fault: write refused")).unwrap();
     assert!(fault.debug_annotations.contains(&Annotation::address("iova", 0x1000)));
 }
 
@@ -89,7 +96,9 @@ fn a_buffer_of_many_pages_is_one_slice() {
     let pages: Vec<Event> =
         (0..16).map(|page| map(at(0, 1, 0x100 + page), page, Permission::WRITE_ONLY)).collect();
     made.flush(0, 1, &pages);
-    let names: Vec<String> =
-        packets(&made).iter().filter_map(|packet| packet.track_event.as_ref()?.name.clone()).collect();
+    let names: Vec<String> = packets(&made)
+        .iter()
+        .filter_map(|packet| packet.track_event.as_ref()?.name.clone())
+        .collect();
     assert_eq!(names, ["flush", "-w 64 KiB"]);
 }

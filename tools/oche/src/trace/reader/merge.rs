@@ -31,8 +31,8 @@ pub enum Item {
     },
 }
 
-/// Iterator over a trace. Ends quietly where the file can no longer be read; the records missing then show
-/// as [`Item::Unreadable`].
+/// Iterator over a trace. Ends quietly where the file can no longer be read; the records missing
+/// then show as [`Item::Unreadable`].
 #[derive(Debug)]
 pub struct Events<'a, S> {
     source: &'a S,
@@ -51,7 +51,11 @@ impl<'a, S: Source> Events<'a, S> {
 
     /// Finds the CPU with the earliest record, and how long it stays that.
     fn choose(&mut self) -> bool {
-        let times = self.cpus.iter().enumerate().filter_map(|(cpu, stream)| Some((stream.next_time()?, cpu)));
+        let times = self
+            .cpus
+            .iter()
+            .enumerate()
+            .filter_map(|(cpu, stream)| Some((stream.next_time()?, cpu)));
         let mut earliest = None;
         let mut second = u64::MAX;
         for (time, cpu) in times {
@@ -71,7 +75,8 @@ impl<'a, S: Source> Events<'a, S> {
 
     fn begin_session(&mut self) -> Option<Item> {
         let session = self.sessions.next()?;
-        let streams = session.cpus.iter().enumerate().map(|(cpu, chunks)| CpuStream::new(cpu, chunks));
+        let streams =
+            session.cpus.iter().enumerate().map(|(cpu, chunks)| CpuStream::new(cpu, chunks));
         self.cpus = streams.collect();
         for stream in &mut self.cpus {
             stream.fill(self.source);
@@ -103,7 +108,8 @@ impl<S: Source> Iterator for Events<'_, S> {
     }
 }
 
-/// Who looks at a whole trace: what [`Events`] gives, shown instead of handed over, which costs half as much.
+/// Who looks at a whole trace: what [`Events`] gives, shown instead of handed over, which costs
+/// half as much.
 pub trait Visitor {
     /// An event.
     fn record(&mut self, record: &Record);
@@ -111,7 +117,8 @@ pub trait Visitor {
     /// What is no event; never [`Item::Record`].
     fn other(&mut self, item: Item);
 
-    /// The next records of `cpu` are missing. How many, [`Visitor::other`] is told right before the one after them.
+    /// The next records of `cpu` are missing. How many, [`Visitor::other`] is told right before the
+    /// one after them.
     fn gap_begins(&mut self, cpu: usize) {
         let _ = cpu;
     }
@@ -146,7 +153,8 @@ impl<S: Source> Events<'_, S> {
     }
 }
 
-/// Shows `visit` every record of `session`, one CPU after the other: faster than in the order of time.
+/// Shows `visit` every record of `session`, one CPU after the other: faster than in the order of
+/// time.
 pub(super) fn scan(source: &impl Source, session: &Session, mut visit: impl FnMut(Record)) {
     for (cpu, chunks) in session.cpus.iter().enumerate() {
         CpuStream::new(cpu, chunks).drain(source, &mut visit);
@@ -179,7 +187,8 @@ impl<'a> CpuStream<'a> {
     fn drain(&mut self, source: &impl Source, visit: &mut impl FnMut(Record)) {
         loop {
             self.gaps.clear();
-            let (records, _) = self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
+            let (records, _) =
+                self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
             for bytes in records {
                 visit(Record::from_bytes(bytes));
             }
@@ -194,7 +203,8 @@ impl<'a> CpuStream<'a> {
     /// Shows `visitor` the records at hand up to the time `until`.
     #[inline]
     fn show_until(&mut self, until: u64, visitor: &mut impl Visitor) {
-        let (records, _) = self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
+        let (records, _) =
+            self.payload.get(self.at..).unwrap_or_default().as_chunks::<RECORD_BYTES>();
         for bytes in records {
             let record = Record::from_bytes(bytes);
             if record.time() > until {
@@ -241,9 +251,10 @@ impl<'a> CpuStream<'a> {
             let Some(chunk) = self.chunks.next() else { return };
             let header = &chunk.header;
             let Some(records) = self.read(chunk, source) else {
-                // Its header may be what is damaged. A sound chunk after it tells how much is missing; where none
-                // comes, its size does.
-                self.damaged = self.damaged.saturating_add(chunk.bytes_present / RECORD_BYTES as u64);
+                // Its header may be what is damaged. A sound chunk after it tells how much is
+                // missing; where none comes, its size does.
+                self.damaged =
+                    self.damaged.saturating_add(chunk.bytes_present / RECORD_BYTES as u64);
                 if self.chunks.as_slice().is_empty() {
                     self.gap(self.damaged, |cpu, records| Item::Unreadable { cpu, records });
                 }
@@ -284,8 +295,8 @@ impl<'a> CpuStream<'a> {
     }
 }
 
-/// How many records in `payload` are those that `header` announces, by their numbers and CPU: no checksum speaks
-/// for a chunk that was cut off, but its records' own numbers do.
+/// How many records in `payload` are those that `header` announces, by their numbers and CPU: no
+/// checksum speaks for a chunk that was cut off, but its records' own numbers do.
 pub(super) fn numbered(payload: &[u8], header: &ChunkHeader) -> usize {
     let (records, _) = payload.as_chunks::<RECORD_BYTES>();
     let is_numbered = |(place, bytes): &(usize, &[u8; RECORD_BYTES])| {

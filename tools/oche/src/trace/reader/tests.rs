@@ -63,7 +63,8 @@ fn record(cpu: u8, number: u64) -> Record {
 }
 
 fn records_chunk(cpu: u8, first: u64, lost_before: u64) -> Vec<u8> {
-    let records: Vec<u8> = (first..first + CHUNK).flat_map(|number| record(cpu, number).to_bytes()).collect();
+    let records: Vec<u8> =
+        (first..first + CHUNK).flat_map(|number| record(cpu, number).to_bytes()).collect();
     let (kind, cpu) = (ChunkKind::Records as u32, u32::from(cpu));
     chunk(ChunkHeader { kind, cpu, first, lost_before, ..ChunkHeader::default() }, &records)
 }
@@ -103,8 +104,10 @@ fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<Item>)> 
     trace.events().show(&mut shown);
     assert_eq!(shown.0, items, "shown and handed over");
     summarize(&trace);
-    write_text(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
-    write_json(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new()).expect("a Vec takes all");
+    write_text(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new())
+        .expect("a Vec takes all");
+    write_json(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new())
+        .expect("a Vec takes all");
     Some((trace, items))
 }
 
@@ -130,9 +133,11 @@ fn records_of(items: &[Item]) -> Vec<Record> {
 
 /// Records lost in the ring, and records that cannot be read.
 fn missing_of(items: &[Item]) -> (u64, u64) {
-    let lost = items.iter().map(|item| if let Item::Lost { records, .. } = item { *records } else { 0 });
-    let unreadable =
-        items.iter().map(|item| if let Item::Unreadable { records, .. } = item { *records } else { 0 });
+    let lost =
+        items.iter().map(|item| if let Item::Lost { records, .. } = item { *records } else { 0 });
+    let unreadable = items
+        .iter()
+        .map(|item| if let Item::Unreadable { records, .. } = item { *records } else { 0 });
     (lost.sum(), unreadable.sum())
 }
 
@@ -200,7 +205,8 @@ fn wherever_a_file_is_cut_off_what_came_before_is_read_and_somebody_is_told() {
 #[test]
 fn a_length_that_leads_out_of_the_file_is_damage_and_not_a_cut() {
     let mut file = whole_file();
-    // The first chunk of records: its length, and a byte of its fourth record that no number speaks for.
+    // The first chunk of records: its length, and a byte of its fourth record that no number speaks
+    // for.
     let damaged = FILE_HEADER_BYTES + found_chunk().len();
     file[damaged + 0x12] = 1;
     file[damaged + CHUNK_HEADER_BYTES + 3 * RECORD_BYTES + 20] ^= 9;
@@ -218,7 +224,8 @@ fn a_cut_chunk_with_a_snapshot_of_a_chunk_in_it_keeps_the_records_before() {
     let mut looks_like_a_chunk = record(0, 5).to_bytes();
     looks_like_a_chunk[16..24].copy_from_slice(&CHUNK_MAGIC);
     let mut records = records_chunk(0, 0, 0);
-    records[CHUNK_HEADER_BYTES + 5 * RECORD_BYTES..][..RECORD_BYTES].copy_from_slice(&looks_like_a_chunk);
+    records[CHUNK_HEADER_BYTES + 5 * RECORD_BYTES..][..RECORD_BYTES]
+        .copy_from_slice(&looks_like_a_chunk);
     file.extend(&records[..records.len() - 1]);
     let (_, items) = read_in_every_way(file).unwrap();
     assert_eq!(records_of(&items).len(), 9);
@@ -248,7 +255,11 @@ fn a_chunk_of_a_later_kind_is_left_out_and_the_rest_is_read() {
     file.extend(end_chunk());
     let (trace, items) = read_in_every_way(file).unwrap();
     assert_eq!(records_of(&items).len(), 10);
-    assert!(trace.warnings.iter().any(|warning| warning.contains("kind 77")), "{:?}", trace.warnings);
+    assert!(
+        trace.warnings.iter().any(|warning| warning.contains("kind 77")),
+        "{:?}",
+        trace.warnings
+    );
 }
 
 #[test]
@@ -275,7 +286,10 @@ fn a_filter_shows_what_it_was_asked_for() {
         String::from_utf8(out).unwrap().lines().filter(|line| !line.starts_with('#')).count()
     };
     assert_eq!(lines(Filter { cpu: Some(1), ..Filter::default() }), 30);
-    assert_eq!(lines(Filter { stream: Some(2), device: Some("nv".into()), ..Filter::default() }), 60);
+    assert_eq!(
+        lines(Filter { stream: Some(2), device: Some("nv".into()), ..Filter::default() }),
+        60
+    );
     assert_eq!(lines(Filter { stream: Some(3), ..Filter::default() }), 0);
     assert_eq!(lines(Filter { dart: Some(1), ..Filter::default() }), 0);
     let unmaps = vec![oche_types::event::Kind::Unmap];
@@ -287,8 +301,11 @@ fn json_says_what_the_text_says() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let mut out = Vec::new();
     write_json(&trace, &Filter::default(), &Symbols::default(), &mut out).unwrap();
-    let lines: Vec<serde_json::Value> =
-        String::from_utf8(out).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = String::from_utf8(out)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 61);
     assert_eq!(lines[0]["board"], "test board");
     assert_eq!(lines[0]["devices"][0]["stream"], 2);
@@ -329,7 +346,8 @@ proptest! {
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
         let mut file = whole_file();
-        // The description is damaged in the next test: with another clock or board the records are the same.
+        // The description is damaged in the next test: with another clock or board the records are
+        // the same.
         let start = FILE_HEADER_BYTES;
         for (place, value) in damage {
             let place = start + place.index(file.len() - start);
@@ -339,7 +357,8 @@ proptest! {
         file.truncate(cut.map_or(file.len(), |cut| start + cut.index(file.len() - start)));
         if let Some((_, items)) = read_in_every_way(file) {
             for record in records_of(&items) {
-                // A chunk that was cut off has no checksum, so there the number alone speaks for a record.
+                // A chunk that was cut off has no checksum, so there the number alone speaks for a
+                // record.
                 let is_original = originals().iter().any(|original| {
                     *original == record || (is_cut && original.sequence() == record.sequence() && original.cpu() == record.cpu())
                 });

@@ -37,7 +37,10 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
             std::thread::sleep(Duration::from_millis(60));
         }
     }
-    publish_statistics(&hypervisor, &Statistics { table_write_protects: 3000, ..Statistics::default() });
+    publish_statistics(
+        &hypervisor,
+        &Statistics { table_write_protects: 3000, ..Statistics::default() },
+    );
     recorder.mark("all written");
     let recording = recorder.finish().unwrap();
     assert_eq!((recording.sessions, recording.records, recording.lost), (1, 3000, 0));
@@ -57,7 +60,11 @@ fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() 
     let end = session.end.as_ref().expect("it ended well");
     assert_eq!(end.cpus, [(1500, 0), (1500, 0)]);
     let summary = &summarize(&trace)[0];
-    assert!(summary.counters.contains(&("table_write_protects".into(), 3000)), "{:?}", summary.counters);
+    assert!(
+        summary.counters.contains(&("table_write_protects".into(), 3000)),
+        "{:?}",
+        summary.counters
+    );
     assert_eq!((summary.events, summary.kinds["table"], summary.duration_ns), (3000, 3000, 2999));
     assert!(summary.first_unix_ns.is_some_and(|first| first >= trace.begun_unix_nanoseconds));
 }
@@ -117,7 +124,8 @@ fn a_recording_tells_how_far_it_has_come() {
     let mut hypervisor = Hypervisor::new(1, 64);
     hypervisor.boot(0);
     (0..100).for_each(|number| hypervisor.record(0, number, &table(number)));
-    let recorder = Recorder::start(&hypervisor.ram, &hypervisor.ram.with_extension("oche")).unwrap();
+    let recorder =
+        Recorder::start(&hypervisor.ram, &hypervisor.ram.with_extension("oche")).unwrap();
     for _ in 0..500 {
         if recorder.so_far().records > 0 {
             break;
@@ -171,6 +179,7 @@ fn a_directory_of_another_version_is_an_error_and_not_a_wait_without_end() {
     hypervisor.boot(0);
     hypervisor.store(1, 0x0001_0000_0000_0007);
     let output = hypervisor.ram.with_extension("oche");
-    let error = Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap_err().to_string();
+    let error =
+        Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap_err().to_string();
     assert!(error.contains("version 7") && error.contains(&format!("{OFFSET:#x}")), "{error}");
 }

@@ -93,7 +93,8 @@ impl Level {
     }
 
     pub(super) fn fold(&mut self) {
-        self.most = self.most.chunks(2).map(|pair| pair.iter().copied().max().unwrap_or(0)).collect();
+        self.most =
+            self.most.chunks(2).map(|pair| pair.iter().copied().max().unwrap_or(0)).collect();
     }
 
     pub(super) fn now(&self) -> u64 {
@@ -110,7 +111,8 @@ impl Level {
     }
 }
 
-/// How much of an address space was mapped, over time: rows of neighbouring pages that widen when there are too many.
+/// How much of an address space was mapped, over time: rows of neighbouring pages that widen when
+/// there are too many.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Space {
     /// Pages of a row, as a power of two.
@@ -173,7 +175,11 @@ impl Space {
                 // The scale is of square roots: what is used for a thousandth is still seen.
                 filled => char::from(b'1' + ((filled / full).min(1.0).sqrt() * 8.0).round() as u8),
             };
-            Row { start, end: start + (page << self.row_shift), cells: (0..used).map(digit).collect() }
+            Row {
+                start,
+                end: start + (page << self.row_shift),
+                cells: (0..used).map(digit).collect(),
+            }
         });
         rows.collect()
     }
@@ -211,7 +217,8 @@ mod tests {
         space.add(IovaPage(0xfffff), &bins, 0, FIRST_WIDTH * 2);
         space.add(IovaPage(0x100), &bins, FIRST_WIDTH, FIRST_WIDTH + FIRST_WIDTH / 4);
         let rows = space.clone().finish(&bins, 4);
-        let shown: Vec<(u64, &str)> = rows.iter().map(|row| (row.start, row.cells.as_str())).collect();
+        let shown: Vec<(u64, &str)> =
+            rows.iter().map(|row| (row.start, row.cells.as_str())).collect();
         assert_eq!(shown, [(0xffff_f000, "9910"), (0x10_0000, "0500")]);
         for page in 0..10_000 {
             space.add(IovaPage(page), &bins, 0, 10);

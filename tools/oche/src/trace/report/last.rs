@@ -20,7 +20,14 @@ impl LastEvents {
     pub(super) fn push(&mut self, record: &Record) {
         let is_about_a_page = matches!(
             record.kind(),
-            Some(Kind::Map | Kind::Unmap | Kind::Permission | Kind::Refused | Kind::RedZone | Kind::LiveMove)
+            Some(
+                Kind::Map
+                    | Kind::Unmap
+                    | Kind::Permission
+                    | Kind::Refused
+                    | Kind::RedZone
+                    | Kind::LiveMove
+            )
         );
         if !is_about_a_page {
             return;

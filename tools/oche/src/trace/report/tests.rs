@@ -1,5 +1,5 @@
-//! The page's data: figures that add up, hostile names, a size that does not grow. How it looks in a browser is checked
-//! by `cargo xtask test`.
+//! The page's data: figures that add up, hostile names, a size that does not grow. How it looks in
+//! a browser is checked by `cargo xtask test`.
 
 use super::*;
 use crate::trace::made::{Made, at, map, with_every_error};
@@ -20,7 +20,8 @@ fn the_figures_add_up() {
     let (_, data) = page(&with_every_error(), "a.oche");
     let nvme = &data["devices"][0];
     assert_eq!((nvme["name"].as_str(), nvme["faults"].as_u64()), (Some("nvme"), Some(2)));
-    let made: u64 = nvme["made"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum();
+    let made: u64 =
+        nvme["made"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).sum();
     assert_eq!(Some(made), nvme["maps"].as_u64());
     assert_eq!(nvme["mapped"].as_array().unwrap().len() as u64, data["bins"].as_u64().unwrap());
     let first = &data["faults"][0];
@@ -55,7 +56,10 @@ fn a_burst_of_refused_accesses_is_told_once() {
         ("0xfff01000", "0xfff01000", 1),
     ];
     assert_eq!(rows, wanted, "another kind, page or code, and a mapping between, begin an entry");
-    assert_eq!((data["faults_told"].as_u64(), data["faults_in_all"].as_u64()), (Some(36), Some(36)));
+    assert_eq!(
+        (data["faults_told"].as_u64(), data["faults_in_all"].as_u64()),
+        (Some(36), Some(36))
+    );
 }
 
 fn row(fault: &Value) -> (&str, &str, u64) {
@@ -71,7 +75,10 @@ fn the_first_refused_accesses_are_told() {
     }
     let (_, data) = page(&made, "a.oche");
     assert_eq!(data["faults"].as_array().unwrap().len(), MAX_FAULTS);
-    assert_eq!((data["faults_told"].as_u64(), data["faults_in_all"].as_u64()), (Some(100), Some(120)));
+    assert_eq!(
+        (data["faults_told"].as_u64(), data["faults_in_all"].as_u64()),
+        (Some(100), Some(120))
+    );
 }
 
 #[test]
@@ -83,7 +90,10 @@ fn records_that_continue_one_are_not_the_guests_code() {
     }
     let (page, data) = page(&made, "a.oche");
     let sites = data["sites"].as_array().unwrap();
-    assert_eq!((sites.len(), sites[0]["events"].as_u64(), sites[0]["maps"].as_u64()), (1, Some(1), Some(1)));
+    assert_eq!(
+        (sites.len(), sites[0]["events"].as_u64(), sites[0]["maps"].as_u64()),
+        (1, Some(1), Some(1))
+    );
     assert_eq!(data["sites_events"], 1);
     assert!(data["has_symbols"] == false && page.contains("data.has_symbols"));
 }
@@ -93,7 +103,10 @@ fn a_name_cannot_end_the_script_or_be_one() {
     let (page, data) = page(&with_every_error(), "</script><script>alert(1)</script>.oche");
     assert_eq!(page.matches("<script>").count(), 1);
     assert_eq!(data["file"], "</script><script>alert(1)</script>.oche");
-    assert!(!page.contains("http://www.w3.org/1999") && !page.contains("src="), "nothing is loaded");
+    assert!(
+        !page.contains("http://www.w3.org/1999") && !page.contains("src="),
+        "nothing is loaded"
+    );
 }
 
 #[test]

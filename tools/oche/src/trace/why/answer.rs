@@ -35,18 +35,21 @@ pub struct DeviceAnswer {
     pub sentences: Vec<String>,
     /// How often the page was mapped.
     pub times_mapped: u64,
-    /// The mappings of the page up to the moment and the first one after it, oldest first; at most the last few.
+    /// The mappings of the page up to the moment and the first one after it, oldest first; at most
+    /// the last few.
     pub history: Vec<Past>,
     /// What else had the same guest page then.
     pub overlaps: Vec<Overlap>,
-    /// Accesses that were refused in the page, red zones hit, mappings refused; at most the last few.
+    /// Accesses that were refused in the page, red zones hit, mappings refused; at most the last
+    /// few.
     pub incidents: Vec<Incident>,
 }
 
 /// A mapping of the page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Past {
-    /// When it was mapped, in nanoseconds since Oche's start; `null` where that was before the trace.
+    /// When it was mapped, in nanoseconds since Oche's start; `null` where that was before the
+    /// trace.
     pub from_ns: Option<u64>,
     /// When it was unmapped; `null` where it was not.
     pub until_ns: Option<u64>,
@@ -129,7 +132,13 @@ pub fn write_answer(answer: &Answer, out: &mut impl Write) -> io::Result<()> {
             )?;
         }
         for incident in &device.incidents {
-            writeln!(out, "  {:>16}   {}: {}", nanoseconds(incident.time_ns), incident.event, incident.what)?;
+            writeln!(
+                out,
+                "  {:>16}   {}: {}",
+                nanoseconds(incident.time_ns),
+                incident.event,
+                incident.what
+            )?;
         }
     }
     Ok(())

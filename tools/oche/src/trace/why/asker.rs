@@ -44,5 +44,9 @@ pub(super) fn ticks_at(clock: Clock, nanoseconds: u64) -> u64 {
     let ticks = u128::from(nanoseconds) * u128::from(clock.counter_hz.max(1)) / 1_000_000_000;
     let ticks = u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(clock.start_ticks);
     // Division rounds down on both sides: the tick that shows as this nanosecond may be the next.
-    if clock.nanoseconds(ticks.saturating_add(1)) <= nanoseconds { ticks.saturating_add(1) } else { ticks }
+    if clock.nanoseconds(ticks.saturating_add(1)) <= nanoseconds {
+        ticks.saturating_add(1)
+    } else {
+        ticks
+    }
 }

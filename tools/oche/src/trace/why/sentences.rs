@@ -21,7 +21,9 @@ impl Asker<'_> {
         now: Option<Interval>,
         before: Option<Interval>,
     ) -> String {
-        let Event::Fault { iova, code, is_write, is_hidden, .. } = *event else { return String::new() };
+        let Event::Fault { iova, code, is_write, is_hidden, .. } = *event else {
+            return String::new();
+        };
         let meaning = match (now.and_then(|now| now.mapping), before) {
             (Some(mapping), _) if !mapping.allows(is_write) => format!(
                 "wrong direction: the page was mapped for the device to {} only. Look at the direction that {} gave \
@@ -61,9 +63,14 @@ impl Asker<'_> {
     pub(super) fn watched_sentence(&self, records: &[Record]) -> Option<String> {
         // A step that stored is told twice: before and after.
         let accesses = records.iter().filter_map(|record| match record.event()? {
-            Event::Watch { at, offset, bytes, is_write, how: WatchHow::Exact | WatchHow::Before, .. } => {
-                Some((record, at.iova.iova() | u64::from(offset), bytes, is_write))
-            }
+            Event::Watch {
+                at,
+                offset,
+                bytes,
+                is_write,
+                how: WatchHow::Exact | WatchHow::Before,
+                ..
+            } => Some((record, at.iova.iova() | u64::from(offset), bytes, is_write)),
             _ => None,
         });
         let accesses: Vec<_> = accesses.collect();
@@ -88,7 +95,8 @@ impl Asker<'_> {
         now: Option<Interval>,
         before: Option<Interval>,
     ) -> String {
-        let when = at.map_or("When the trace ends".into(), |at| format!("At {} s", seconds(self.clock, at)));
+        let when = at
+            .map_or("When the trace ends".into(), |at| format!("At {} s", seconds(self.clock, at)));
         let device = self.description.name_of(place);
         let offset = self.question.iova & (PAGE_BYTES as u64 - 1);
         match (now, before) {

@@ -75,9 +75,15 @@ impl Asker<'_> {
             }
             let Some(event) = record.event() else { continue };
             match lifetimes.apply(record) {
-                Change::Mapped { mapping, .. } if mapping.iova == self.page && is_ours(mapping.owner) => {
+                Change::Mapped { mapping, .. }
+                    if mapping.iova == self.page && is_ours(mapping.owner) =>
+                {
                     story.times_mapped += 1;
-                    story.past.push(Interval { mapping: Some(mapping), page: mapping.page, until: None });
+                    story.past.push(Interval {
+                        mapping: Some(mapping),
+                        page: mapping.page,
+                        until: None,
+                    });
                 }
                 Change::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
                     story.close(mapping, record, &event);
@@ -117,7 +123,8 @@ impl Asker<'_> {
         let time_ns = self.clock.nanoseconds(record.time());
         let what = match *event {
             Event::Fault { dart, stream, iova, is_write, code, .. }
-                if iova >> 12 == u64::from(self.page.0) && is_ours(StreamPlace::new(dart, stream)) =>
+                if iova >> 12 == u64::from(self.page.0)
+                    && is_ours(StreamPlace::new(dart, stream)) =>
             {
                 format!(
                     "{} of {iova:#x} refused, code {code:#x}: {}",
@@ -132,7 +139,9 @@ impl Asker<'_> {
                     at.iova.iova() + u64::from(offset)
                 )
             }
-            Event::Permission { at, permission: now, .. } if at.iova == self.page && is_ours(at.into()) => {
+            Event::Permission { at, permission: now, .. }
+                if at.iova == self.page && is_ours(at.into()) =>
+            {
                 format!("the device may {} the page from here on", permission(now))
             }
             Event::Refused { at, page, reason } if at.iova == self.page && is_ours(at.into()) => {
@@ -140,7 +149,11 @@ impl Asker<'_> {
             }
             _ => return,
         };
-        incidents.push(Incident { time_ns, event: record.kind().map_or("unknown", Kind::name), what });
+        incidents.push(Incident {
+            time_ns,
+            event: record.kind().map_or("unknown", Kind::name),
+            what,
+        });
         // Twice as many as are shown, so that seldom all must move.
         if incidents.len() > 2 * LISTED {
             incidents.drain(..LISTED);
@@ -152,7 +165,8 @@ impl Story {
     /// The mapping that is open has the permission of `mapping` now.
     fn permit(&mut self, mapping: &Mapping) {
         let mut open = self.past.iter_mut().rev().filter(|past| past.until.is_none());
-        let is_same = |past: &&mut Interval| past.mapping.is_some_and(|old| old.since == mapping.since);
+        let is_same =
+            |past: &&mut Interval| past.mapping.is_some_and(|old| old.since == mapping.since);
         if let Some(past) = open.find(is_same) {
             past.mapping = Some(*mapping);
         }

@@ -61,10 +61,17 @@ fn a_moment_before_the_fault_is_explained_as_it_was() {
 #[test]
 fn a_wrong_direction_and_a_wild_address_are_called_that() {
     let mut made = late_read();
-    made.map(0, 1, 0xfff00, 9, TO_DEVICE).fault(0, 1, 0xfff0_0010, true, 8).fault(0, 1, 0xfff0_4010, true, 4);
+    made.map(0, 1, 0xfff00, 9, TO_DEVICE).fault(0, 1, 0xfff0_0010, true, 8).fault(
+        0,
+        1,
+        0xfff0_4010,
+        true,
+        4,
+    );
     let wrong = ask(&made, 0xfff0_0010, None).devices.remove(0).sentences.remove(0);
     assert!(
-        wrong.contains("It means wrong direction: the page was mapped for the device to read only."),
+        wrong
+            .contains("It means wrong direction: the page was mapped for the device to read only."),
         "{wrong}"
     );
     let wild = ask(&made, 0xfff0_4000, None).devices.remove(0).sentences;
@@ -74,7 +81,13 @@ fn a_wrong_direction_and_a_wild_address_are_called_that() {
 #[test]
 fn the_same_page_mapped_elsewhere_and_the_granules_other_pages_are_named() {
     let mut made = Made::new();
-    made.map(0, 1, 0xfffc0, 7, TO_DEVICE).map(0, 1, 0xfffc1, 8, FROM_DEVICE).map(0, 2, 0x80, 7, FROM_DEVICE);
+    made.map(0, 1, 0xfffc0, 7, TO_DEVICE).map(0, 1, 0xfffc1, 8, FROM_DEVICE).map(
+        0,
+        2,
+        0x80,
+        7,
+        FROM_DEVICE,
+    );
     let answer = ask(&made, 0xfffc_0000, None);
     let device = &answer.devices[0];
     let overlap = &device.overlaps[0];
@@ -83,16 +96,15 @@ fn the_same_page_mapped_elsewhere_and_the_granules_other_pages_are_named() {
         ("e1000e", "0x80000", "-w")
     );
     assert!(
-        device
-            .sentences
-            .iter()
-            .any(|sentence| sentence == "The same guest page was also mapped for e1000e at 0x80000 (-w).")
+        device.sentences.iter().any(|sentence| sentence
+            == "The same guest page was also mapped for e1000e at 0x80000 (-w).")
     );
     assert!(
         device
             .sentences
             .iter()
-            .any(|sentence| sentence.starts_with("In the same 16K granule 0xfffc1000 (-w) is mapped"))
+            .any(|sentence| sentence
+                .starts_with("In the same 16K granule 0xfffc1000 (-w) is mapped"))
     );
 }
 
@@ -100,8 +112,11 @@ fn the_same_page_mapped_elsewhere_and_the_granules_other_pages_are_named() {
 fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
     let mut made = Made::new();
     made.map(0, 1, 0x100, 7, TO_DEVICE).map(0, 1, 0x200, 8, TO_DEVICE);
-    let question =
-        Question { iova: 0x10_4000, whom: Whom { stream: Some(1), ..Whom::default() }, at_ns: None };
+    let question = Question {
+        iova: 0x10_4000,
+        whom: Whom { stream: Some(1), ..Whom::default() },
+        at_ns: None,
+    };
     let answer = why(&made.open(), 0, &question, &Symbols::default());
     assert!(answer.devices.is_empty());
     assert_eq!(
@@ -111,7 +126,10 @@ fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
     assert!(answer.sentences[1].contains("4 pages below, and 0x200000"), "{}", answer.sentences[1]);
     let nobody = Question { whom: Whom { stream: Some(7), ..Whom::default() }, ..question };
     let answer = why(&made.open(), 0, &nobody, &Symbols::default());
-    assert_eq!(answer.sentences, ["The trace knows no such device. It has: nvme (DART 0 stream 1)."]);
+    assert_eq!(
+        answer.sentences,
+        ["The trace knows no such device. It has: nvme (DART 0 stream 1)."]
+    );
 }
 
 #[test]
@@ -146,7 +164,8 @@ fn a_mapping_from_before_the_trace_is_not_invented() {
 #[test]
 fn maps_shows_what_was_there_at_the_moment() {
     let mut made = Made::new();
-    let pages: Vec<Event> = (0..3).map(|page| map(at(0, 1, 8 + page), 100 + page, TO_DEVICE)).collect();
+    let pages: Vec<Event> =
+        (0..3).map(|page| map(at(0, 1, 8 + page), 100 + page, TO_DEVICE)).collect();
     made.flush(0, 1, &pages);
     let then = made.now;
     made.flush(0, 1, &(0..3).map(|page| unmap(at(0, 1, 8 + page), 100 + page)).collect::<Vec<_>>());
@@ -186,7 +205,12 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
     use oche_types::addr::Gfn;
     use oche_types::event::WatchHow;
     let mut made = late_read();
-    assert!(!ask(&made, 0xfffc_3040, None).devices[0].sentences.iter().any(|said| said.contains("watched")));
+    assert!(
+        !ask(&made, 0xfffc_3040, None).devices[0]
+            .sentences
+            .iter()
+            .any(|said| said.contains("watched"))
+    );
     let access = |iova, offset, is_write, how| Event::Watch {
         at: at(0, 1, iova),
         offset,
@@ -225,11 +249,18 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
 fn a_permission_that_changed_is_part_of_the_story() {
     let mut made = Made::new();
     made.map(0, 1, 0xfffc3, 0x41234, FROM_DEVICE).wait(100);
-    made.event(Event::Permission { at: at(0, 1, 0xfffc3), page: Gfn(0x41234), permission: TO_DEVICE });
+    made.event(Event::Permission {
+        at: at(0, 1, 0xfffc3),
+        page: Gfn(0x41234),
+        permission: TO_DEVICE,
+    });
     made.fault(0, 1, 0xfffc_3010, true, 8);
     let answer = ask(&made, 0xfffc_3010, None);
     let device = &answer.devices[0];
-    assert!(device.sentences[0].contains("wrong direction: the page was mapped for the device to read only"));
+    assert!(
+        device.sentences[0]
+            .contains("wrong direction: the page was mapped for the device to read only")
+    );
     assert_eq!((device.history.len(), device.history[0].permission), (1, Some("r-")));
     assert_eq!(device.incidents[0].what, "the device may read the page from here on");
     made.unmap(0, 1, 0xfffc3, 0x41234);

@@ -42,7 +42,10 @@ const HAZARDS: [Hazard; 5] = [
     Hazard {
         name: "a DART that ends no command",
         inject: |mac| mac.settings[2] = Setting::Stuck,
-        expected: &["guest: linux: two DARTs, one table FAILED", "guest: a locked DART is as it was ok"],
+        expected: &[
+            "guest: linux: two DARTs, one table FAILED",
+            "guest: a locked DART is as it was ok",
+        ],
         passes: false,
         told: "it was given up after a second, and every other DART went on",
     },
@@ -67,7 +70,12 @@ const HAZARDS: [Hazard; 5] = [
 /// # Errors
 ///
 /// The board does not run; a hazard that is not handled is a problem in the summary.
-pub(super) fn run(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+pub(super) fn run(
+    bench: &Bench,
+    mac: &Mac,
+    progress: &Progress,
+    summary: &mut Summary,
+) -> Result<()> {
     let step = progress.step("Hazards of a first boot, put in on purpose");
     let mut failures = 0;
     for hazard in &HAZARDS {
@@ -92,7 +100,9 @@ pub(super) fn run(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut S
             }
         };
         step.line(&format!("{}: {told}", hazard.name));
-        summary.runs.push(Run { must_fail: !hazard.passes, ..Run::of(hazard.name, &outcome, began) });
+        summary
+            .runs
+            .push(Run { must_fail: !hazard.passes, ..Run::of(hazard.name, &outcome, began) });
     }
     match failures {
         0 => step.done(&format!("all {} handled", HAZARDS.len())),

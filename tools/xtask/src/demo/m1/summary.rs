@@ -123,7 +123,8 @@ impl Run {
 
 /// Oche's counters at the end; none where Oche never came so far as to make a trace.
 fn counters(outcome: &Outcome) -> BTreeMap<String, u64> {
-    let counters = outcome.memory.as_ref().map(|memory| trace::read_statistics(&memory.open_path()));
+    let counters =
+        outcome.memory.as_ref().map(|memory| trace::read_statistics(&memory.open_path()));
     counters.and_then(Result::ok).unwrap_or_default().into_iter().collect()
 }
 
@@ -136,7 +137,10 @@ fn count(line: &str) -> Option<(u64, u64)> {
 impl Summary {
     pub(super) fn table(&self) -> String {
         let mut rows: Vec<(&str, String)> = Vec::new();
-        rows.push(("image", format!("{} KiB, sha256 {}", self.image.bytes >> 10, self.image.sha256)));
+        rows.push((
+            "image",
+            format!("{} KiB, sha256 {}", self.image.bytes >> 10, self.image.sha256),
+        ));
         rows.push(("", self.image.file.clone()));
         rows.push((
             "board",
@@ -146,7 +150,10 @@ impl Summary {
             rows.push((&run.name, run.figures()));
             if run.counters.contains_key("maps") && !run.trace.is_empty() {
                 rows.push(("", run.mediation()));
-                rows.push(("", format!("trace: {} events, {} dropped", run.trace_events, run.trace_dropped)));
+                rows.push((
+                    "",
+                    format!("trace: {} events, {} dropped", run.trace_events, run.trace_dropped),
+                ));
                 rows.push(("", run.trace.clone()));
             }
             if !run.screen.is_empty() {

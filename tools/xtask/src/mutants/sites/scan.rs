@@ -1,5 +1,5 @@
-//! Finds every call site of a barrier, a TLB or cache operation, a power check, a permission re-check, an `MDCR_EL2` bit and
-//! an access with a fixup, in the source of Oche.
+//! Finds every call site of a barrier, a TLB or cache operation, a power check, a permission
+//! re-check, an `MDCR_EL2` bit and an access with a fixup, in the source of Oche.
 
 use std::collections::HashMap;
 use std::fs;
@@ -108,9 +108,15 @@ impl Site {
             (None, Kind::Statement) => String::new(),
             (None, Kind::Power) => POWER_ON.to_owned(),
             (None, Kind::Bit) => "0".to_owned(),
-            (None, Kind::Fixup) => without_fixup(original).context("the access is not understood")?,
+            (None, Kind::Fixup) => {
+                without_fixup(original).context("the access is not understood")?
+            }
             (None, Kind::Expression) => {
-                bail!("{}: {}: its verdict must say what stands there instead", self.file, self.text)
+                bail!(
+                    "{}: {}: its verdict must say what stands there instead",
+                    self.file,
+                    self.text
+                )
             }
         };
         let (before, after) = (source.get(..self.start), source.get(self.end..));
@@ -125,9 +131,13 @@ fn without_fixup(original: &str) -> Option<String> {
     let bits = name.rsplit(|letter: char| !letter.is_ascii_digit()).next()?;
     Some(if name.contains("write") {
         let (address, value) = arguments.split_once(',')?;
-        format!("Ok::<(), mmio::BusError>(core::ptr::write_volatile(({address}) as *mut u{bits}, {value}))")
+        format!(
+            "Ok::<(), mmio::BusError>(core::ptr::write_volatile(({address}) as *mut u{bits}, {value}))"
+        )
     } else {
-        format!("Ok::<u{bits}, mmio::BusError>(core::ptr::read_volatile(({arguments}) as *const u{bits}))")
+        format!(
+            "Ok::<u{bits}, mmio::BusError>(core::ptr::read_volatile(({arguments}) as *const u{bits}))"
+        )
     })
 }
 
@@ -144,7 +154,8 @@ pub(super) fn sites(root: &Path) -> Result<Vec<Site>> {
     files.sort();
     let mut all = Vec::new();
     for path in files {
-        let source = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let source =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let file = path.strip_prefix(root).unwrap_or(&path).display().to_string();
         all.extend(scan(&file, &source));
     }
@@ -152,7 +163,8 @@ pub(super) fn sites(root: &Path) -> Result<Vec<Site>> {
 }
 
 fn collect(folder: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries =
+        fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -165,8 +177,8 @@ fn collect(folder: &Path, files: &mut Vec<std::path::PathBuf>) -> Result<()> {
     Ok(())
 }
 
-/// What only tests compile: an item behind `#[cfg(test)]`, which ends with its first line or where a brace closes in the first
-/// column.
+/// What only tests compile: an item behind `#[cfg(test)]`, which ends with its first line or where
+/// a brace closes in the first column.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Test {
     None,
@@ -202,7 +214,14 @@ pub(super) fn scan(file: &str, source: &str) -> Vec<Site> {
                 *count += 1;
                 let text = if *count == 1 { text } else { format!("{text} #{count}") };
                 let (file, function) = (file.to_owned(), function.clone());
-                sites.push(Site { file, function, text, kind, start: start + from, end: start + to });
+                sites.push(Site {
+                    file,
+                    function,
+                    text,
+                    kind,
+                    start: start + from,
+                    end: start + to,
+                });
             }
             is_assembly &= !line.starts_with(");");
         }
@@ -221,7 +240,9 @@ fn name_of(line: &str, is_assembly: bool) -> Option<String> {
         text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
     };
     if is_assembly {
-        let label = line.strip_suffix(':').filter(|name| !name.starts_with(|first: char| first.is_numeric()));
+        let label = line
+            .strip_suffix(':')
+            .filter(|name| !name.starts_with(|first: char| first.is_numeric()));
         let name = line.strip_prefix(".macro ").or(label).map(word);
         return name.filter(|name| !name.is_empty());
     }
@@ -245,8 +266,10 @@ fn in_line(line: &str, is_assembly: bool) -> Vec<(usize, usize, Kind)> {
     let mnemonics = INSTRUCTIONS.iter().chain(OPERATIONS.iter().map(|(mnemonic, _)| mnemonic));
     for mnemonic in mnemonics {
         for at in words(line, mnemonic) {
-            found
-                .extend(instruction(line, at, mnemonic, is_assembly).map(|end| (at, end, Kind::Instruction)));
+            found.extend(
+                instruction(line, at, mnemonic, is_assembly)
+                    .map(|end| (at, end, Kind::Instruction)),
+            );
         }
     }
     if is_assembly {
@@ -310,7 +333,8 @@ fn instruction(line: &str, at: usize, mnemonic: &str, is_assembly: bool) -> Opti
     Some(at + rest.get(..end)?.trim_end().len())
 }
 
-/// The call of `name` at `at`, if it is one: its receiver too, and the whole statement where it is one.
+/// The call of `name` at `at`, if it is one: its receiver too, and the whole statement where it is
+/// one.
 fn call(line: &str, at: usize, before: &str, name: &str) -> Option<(usize, usize, Kind)> {
     let lead = line.get(..at)?;
     if lead.trim_end().ends_with("fn") || !lead.ends_with(before) {
@@ -394,8 +418,10 @@ fn after() {
     #[test]
     fn each_site_is_found_once_with_its_function() {
         let found = scan("a.rs", SOURCE);
-        let found: Vec<_> =
-            found.iter().map(|site| (site.function.as_str(), site.text.as_str(), site.kind)).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|site| (site.function.as_str(), site.text.as_str(), site.kind))
+            .collect();
         assert_eq!(
             found,
             [
@@ -419,8 +445,11 @@ fn after() {
     fn a_site_is_taken_away_and_nothing_else() {
         for site in scan("a.rs", SOURCE) {
             let mutated = site.removed(SOURCE, None).unwrap();
-            let changed: Vec<_> =
-                SOURCE.lines().zip(mutated.lines()).filter(|(before, after)| before != after).collect();
+            let changed: Vec<_> = SOURCE
+                .lines()
+                .zip(mutated.lines())
+                .filter(|(before, after)| before != after)
+                .collect();
             assert_eq!(changed.len(), 1, "{site:?}: {changed:?}");
         }
         let source = "fn f() { g(recheck_translation(a)); }";

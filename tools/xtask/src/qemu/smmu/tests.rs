@@ -28,7 +28,10 @@ impl Physical for Words {
 }
 
 fn owners() -> Owners {
-    Owners { guest: vec![0x4000_0000..0x4800_0000, GUEST..0x6000_0000], pool: Some(POOL..POOL + 0x10_0000) }
+    Owners {
+        guest: vec![0x4000_0000..0x4800_0000, GUEST..0x6000_0000],
+        pool: Some(POOL..POOL + 0x10_0000),
+    }
 }
 
 /// Stream 8 translates: one frame of the guest, one of the pool.
@@ -56,8 +59,14 @@ fn survey(damage: impl FnOnce(&mut Registers, &mut Words)) -> Survey {
 fn right_tables_are_counted_and_found_right() {
     let survey = survey(|_, _| {});
     survey.judge().unwrap();
-    assert_eq!((survey.most_streams, survey.contexts, survey.contexts_of_16k, survey.tables), (1, 1, 1, 2));
-    assert_eq!((survey.frames_of_guest, survey.frames_of_pool, survey.frames_of_devices), (1, 1, 0));
+    assert_eq!(
+        (survey.most_streams, survey.contexts, survey.contexts_of_16k, survey.tables),
+        (1, 1, 1, 2)
+    );
+    assert_eq!(
+        (survey.frames_of_guest, survey.frames_of_pool, survey.frames_of_devices),
+        (1, 1, 0)
+    );
 }
 
 #[test]
@@ -83,7 +92,9 @@ fn every_damage_is_noticed() {
         ("64K granule", |_, words| *words.0.get_mut(&CONTEXT).unwrap() ^= 3 << 6),
         ("T0SZ 25", |_, words| *words.0.get_mut(&CONTEXT).unwrap() ^= 28 ^ 25),
         ("upper addresses", |_, words| *words.0.get_mut(&CONTEXT).unwrap() ^= 1 << 30),
-        ("lies in the guest's memory", |_, words| *words.0.get_mut(&(ROOT + 40)).unwrap() = GUEST | 3),
+        ("lies in the guest's memory", |_, words| {
+            *words.0.get_mut(&(ROOT + 40)).unwrap() = GUEST | 3
+        }),
         ("not in RAM", |_, words| *words.0.get_mut(&(ROOT + 40)).unwrap() = 0x7000_0000 | 3),
         ("neither", |_, words| *words.0.get_mut(&LEAVES).unwrap() = CONTEXT & !0x3fff | 3),
         // A block of 32 MiB in which the pool lies, and more.

@@ -19,8 +19,9 @@ const REFUSED: [(Fault, &str); 4] = [
 /// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen
 /// becomes white, and where nothing says what is a framebuffer nothing is written.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
-    let boot =
-        |fault: Fault| bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step);
+    let boot = |fault: Fault| {
+        bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step)
+    };
     for (fault, wanted) in REFUSED {
         let outcome = boot(fault)?;
         let seen = expect(&outcome, wanted).and_then(|()| expect_on_screen(&outcome, wanted));

@@ -8,8 +8,8 @@ use oche_m1_sim::dart::Setting;
 use super::expect::expect;
 use crate::m1::bench::Bench;
 
-/// A DART that is off, one that translates for firmware, one that never ends a command: each is told of, and left alone
-/// or given up, and the others go on.
+/// A DART that is off, one that translates for firmware, one that never ends a command: each is
+/// told of, and left alone or given up, and the others go on.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
     let mut mac = Mac { chosen: guest("left"), ..Mac::default() };
@@ -19,7 +19,10 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     ] {
         mac.settings[4] = setting;
         let outcome = bench.passes(name, &mac, step)?;
-        expect(&outcome, &format!("sio_dart 0x235004000 2=dma-controller@236004000: {state}; left alone"))?;
+        expect(
+            &outcome,
+            &format!("sio_dart 0x235004000 2=dma-controller@236004000: {state}; left alone"),
+        )?;
         expect(&outcome, "guest: a DART that is left alone answers itself ok")?;
     }
     mac.chosen.clear();
@@ -50,8 +53,8 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Devices whose power domains are on and that do not answer: EL2 survives its own accesses, says what did not answer, and the guest
-/// gets a bus error at its own instruction.
+/// Devices whose power domains are on and that do not answer: EL2 survives its own accesses, says
+/// what did not answer, and the guest gets a bus error at its own instruction.
 fn dead(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
     let outcome = bench.passes("devices that do not answer", mac, step)?;
     for wanted in [
@@ -68,7 +71,8 @@ fn dead(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Without windows what is beside a page in its granule is a red zone: reached by devices, and nobody's.
+/// Without windows what is beside a page in its granule is a red zone: reached by devices, and
+/// nobody's.
 fn windows_off(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
     let chosen = vec![("oche.windows".to_owned(), "0".to_owned())];
     let outcome = bench.run("no windows", &Mac { chosen, ..mac.clone() }, step)?;

@@ -4,8 +4,8 @@ use anyhow::{Context, Result, bail};
 use oche_m1_sim::Outcome;
 use oche_types::range::PhysRange;
 
-/// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and against `image`, which the
-/// board knows by itself.
+/// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and
+/// against `image`, which the board knows by itself.
 ///
 /// # Errors
 ///
@@ -26,12 +26,17 @@ pub(super) fn judge(outcome: &Outcome, image: PhysRange) -> Result<()> {
             .iter()
             .filter(|line| line.starts_with("oche: "))
             .find_map(|line| line.split_once(&word).map(|(_, text)| text));
-        own.push((name, range(text.with_context(|| format!("Oche does not say where its {name} is"))?)?));
+        own.push((
+            name,
+            range(text.with_context(|| format!("Oche does not say where its {name} is"))?)?,
+        ));
     }
     for (name, own) in own {
         let is_kept = kept.iter().any(|kept| kept.covers(&own));
         if let Some(offered) = offered.iter().find(|offered| !is_kept && offered.overlaps(&own)) {
-            bail!("the guest is offered {offered}, without a reservation of Oche's {name} at {own}");
+            bail!(
+                "the guest is offered {offered}, without a reservation of Oche's {name} at {own}"
+            );
         }
     }
     Ok(())

@@ -10,6 +10,7 @@ macro_rules! say {
     }};
 }
 
+pub mod cli;
 pub mod command;
 pub mod destination;
 pub mod el2;

@@ -2,9 +2,11 @@
 //! machine.
 
 pub mod check;
+pub mod cli;
 #[cfg(test)]
 mod contract;
 pub mod demo;
+mod document_commands;
 #[cfg(test)]
 mod documents;
 pub mod environment;

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use oche::progress::Progress;
 
+mod document_commands;
 mod fault;
 mod m1;
 mod mistakes;
@@ -22,7 +23,7 @@ use steps::{STEPS, Tally, Work};
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
-    /// Run only steps whose name contains this, in small letters; may be repeated.
+    /// Run only steps whose name contains WORD, in any case; may be repeated.
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,
     /// Name the steps, and run none.
@@ -70,6 +71,16 @@ pub fn main(options: &Options) -> Result<()> {
         bail!("a test failed");
     }
     Ok(())
+}
+
+/// Checks that each of `only` is part of a step's name.
+///
+/// # Errors
+///
+/// The first word that is in no step's name.
+#[cfg(test)]
+pub(crate) fn check_only(only: &[String]) -> Result<()> {
+    chosen(only).map(|_| ())
 }
 
 /// The steps that one of the words is in, or all where there is no word.

@@ -9,7 +9,7 @@ use oche::el2::{self, Toolchain};
 use oche::progress::Step;
 use oche::{command, workspace};
 
-use super::{fault, m1, mistakes, port, reset, views, watch, wrong_input};
+use super::{document_commands, fault, m1, mistakes, port, reset, views, watch, wrong_input};
 use crate::soak::hostile::{Images, batch};
 use crate::{check, environment, hostile};
 
@@ -43,6 +43,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Host tests of every module", host_tests),
     ("Engine against reference", differential),
     ("Wrong input", |step, _| wrong_input::run(step)),
+    ("Commands of the documents", |step, _| document_commands::run(step)),
     ("Views of a trace in Perfetto, Wireshark and a browser", |step, _| views::run(step)),
     ("Hostile guest, and Oche's own panics", |step, _| {
         step.suspended(hostile::main).map(|()| String::new())

@@ -1,0 +1,51 @@
+//! The command line of `oche`.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::pack::command::{InspectArguments, PackArguments};
+use crate::trace::command::TraceArguments;
+
+/// See what every device behind a DART may reach, since when, and by which code.
+#[derive(Debug, Parser)]
+#[command(name = "oche", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Record, read and sum up what devices did to memory
+    Trace(TraceArguments),
+    /// Pack Oche, a kernel, an initrd and options into one arm64 Image
+    Pack(PackArguments),
+    /// List the contents of a packed image
+    Inspect(InspectArguments),
+}
+
+/// The parser of the command line.
+#[must_use]
+pub fn parser() -> clap::Command {
+    Arguments::command()
+}
+
+/// Parses the command line of this process and does what it asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    let done = |()| ExitCode::SUCCESS;
+    let result = match Arguments::parse().command {
+        Command::Trace(arguments) => arguments.run(),
+        Command::Pack(arguments) => arguments.run().map(done),
+        Command::Inspect(arguments) => arguments.run().map(done),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            crate::say!("oche: {error:#}");
+            // 1 means that a check found something.
+            ExitCode::from(2)
+        }
+    }
+}

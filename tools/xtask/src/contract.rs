@@ -36,7 +36,7 @@ fn is_of_an_item(name: &str) -> bool {
 fn every_test_that_the_contract_names_exists_and_every_item_has_one() {
     let root = workspace::root();
     let mut exist = BTreeSet::new();
-    for folder in ["hyp", "boot/src", "tests/src", "tests/tests"] {
+    for folder in ["hyp", "boot/src", "tests/sim", "tests/differential"] {
         tests_in(&root.join(folder), &mut exist);
     }
     let text = std::fs::read_to_string(root.join("docs/contract.md")).unwrap();

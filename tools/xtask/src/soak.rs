@@ -96,7 +96,7 @@ pub fn main(options: &Options) -> Result<()> {
         "--profile",
         "soak",
         "--package",
-        "oche-tests",
+        "oche-differential",
         "--bin",
         "soak",
         "--",
@@ -192,12 +192,13 @@ fn code() -> Result<String> {
 }
 
 /// The files of [`code`].
-const CODE: [&str; 6] = [
+const CODE: [&str; 7] = [
     "hyp/types",
     "hyp/engine",
     "hyp/el2/src/stage2.rs",
     "hyp/el2/src/stage2",
-    "tests/src",
+    "tests/sim/src",
+    "tests/differential/src",
     "tests/reference",
 ];
 

@@ -2,7 +2,7 @@
 //! holds stay bounded.
 
 use super::*;
-use oche_tests::random::Random;
+use oche_sim::random::Random;
 use std::vec::Vec;
 
 /// Operations of a run; [`COUNT`] asks for another number.

@@ -34,7 +34,7 @@ const WITH: &str = " with: ";
 /// The runs that a verdict can name.
 const RUNS: [(&str, Run); 9] = [
     ("el2", Run::Host(&["--package", "oche-el2", "--lib", "stage2"])),
-    ("bbm", Run::Host(&["--package", "oche-tests", "--test", "bbm"])),
+    ("bbm", Run::Host(&["--package", "oche-sim", "--test", "break_before_make"])),
     ("m1", Run::Host(&["--package", "oche-m1"])),
     ("virt", Run::Host(&["--package", "oche-qemu-virt"])),
     ("platform", Run::Host(&["--package", "oche-platform"])),

@@ -100,7 +100,7 @@ pub(crate) fn batch(images: &Images, seed: u64, all: u64, step: &Step) -> Result
         "--profile",
         "soak",
         "--package",
-        "oche-tests",
+        "oche-differential",
         "--bin",
         "registers",
     ]);

@@ -146,7 +146,7 @@ fn differential(step: &Step, _: &mut Tally) -> Result<String> {
     step.detail(&format!("{OPERATIONS} random operations"));
     let operations = OPERATIONS.to_string();
     let mut cargo =
-        cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-tests", "--bin"]);
+        cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-differential", "--bin"]);
     cargo.args(["differential", "--", &operations]);
     let said = command::text(&mut cargo, "the engine against the reference")?;
     let first = said.lines().next().unwrap_or_default().to_owned();

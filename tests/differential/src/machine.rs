@@ -1,0 +1,519 @@
+//! Runs a program on the engine in its simulated machine and on the reference beside it.
+
+mod cpus;
+mod devices;
+mod driver;
+mod flush;
+mod hostile;
+mod overlap;
+mod red_zones;
+mod registers;
+
+use super::Counts;
+use super::history::{History, Roots};
+use super::pages::{IovaPages, RefusedTables};
+use super::sharing::{CPU, Sharing};
+use super::views::Views;
+use crate::program::{Operation, Setting};
+use crate::reference::GuestMemory;
+use devices::Transfer;
+use driver::Guest;
+use oche_engine::{Coherence, Configuration, Isolation};
+use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
+use oche_sim::engine::{Engine, slice_of};
+use oche_sim::machine::{Data, Layout, Options, SimulatedMachine, initial_words};
+use oche_sim::memory::FormerWords;
+use oche_sim::random::Random;
+use oche_sim::stage2::PageState;
+use oche_types::addr::{Gfn, HostGranule, PAGE_BYTES};
+use oche_types::dart::stream::{DartId, StreamId};
+use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::cell::RefCell;
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt::{Display, Formatter};
+
+/// What differs, in a sentence.
+pub type Checked<T = ()> = Result<T, String>;
+
+/// Operations from one comparison of all memory to the next.
+const WHOLE_CHECK_EVERY: u64 = 100;
+
+/// Memory of a program that has ended, to be used again by the next with as much.
+struct Former {
+    words: FormerWords,
+    memory: GuestMemory,
+    /// Of each page whether nothing was ever stored there.
+    is_initial: Vec<bool>,
+}
+
+thread_local! {
+    static FORMER: RefCell<Vec<Former>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Former {
+    /// What is kept of a program with the RAM of `layout`, or new memory.
+    fn take(layout: &Layout) -> Self {
+        let former = FORMER.with_borrow_mut(|all| {
+            let index = all.iter().position(|former| former.memory.has_runs(&layout.ram));
+            index.map(|index| all.swap_remove(index))
+        });
+        former.unwrap_or_else(|| Self {
+            words: FormerWords::default(),
+            memory: GuestMemory::new(&layout.ram),
+            is_initial: Vec::new(),
+        })
+    }
+}
+
+/// A device's read under way, and what it must see where that is known.
+struct ExpectedRead {
+    transfer: Transfer,
+    /// The page that it reaches and its state at that moment, unless it reaches none.
+    page: Option<(Gfn, PageUse)>,
+    bytes: Vec<Option<u8>>,
+    is_red_zone: bool,
+}
+
+/// How a page is used at some moment, to be put into words when something differs.
+struct PageUse {
+    mappings: u32,
+    is_unsettled: bool,
+    is_table: bool,
+}
+
+impl Display for PageUse {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        write!(f, "mapped {} times", self.mappings)?;
+        f.write_str(if self.is_unsettled { ", changing" } else { "" })?;
+        f.write_str(if self.is_table { ", a table" } else { "" })
+    }
+}
+
+/// A fault that the guest must be told of.
+struct ExpectedFault {
+    dart: usize,
+    stream: usize,
+    iova: u64,
+    is_write: bool,
+    codes: u16,
+}
+
+/// Engine, world and reference.
+pub struct Machine<const C: bool> {
+    setting: Setting,
+    host: SimulatedMachine<C>,
+    engine: Engine,
+    history: History,
+    views: Views,
+    sharing: Sharing,
+    guest: Guest,
+    /// Decides all that an operation leaves open.
+    random: Random,
+    counts: Counts,
+    reads: FxHashMap<u64, ExpectedRead>,
+    faults: VecDeque<ExpectedFault>,
+    /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
+    odd_errors: BTreeSet<usize>,
+    refused: IovaPages,
+    /// Those refused outside of a flush, when a stream began with a register's write, and not
+    /// flushed since.
+    refused_early: IovaPages,
+    /// Tables that a register's write had looked at since their last flush: that flush need not do
+    /// anything.
+    looked_at_early: FxHashSet<Roots>,
+    refused_tables: RefusedTables,
+    /// Red zones with a write that must be reported (true) or may be (false).
+    red_zones: FxHashMap<(Roots, u32), bool>,
+    /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in
+    /// the page.
+    stray_writes: FxHashMap<u32, Vec<(usize, Data)>>,
+    /// The red zone's hit that was reported last, whose bytes come next: its page and the first
+    /// byte's place.
+    reported: Option<(u32, usize)>,
+    /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
+    strays: IovaPages,
+    /// Those of the middle of a sync, which may have filled the copy before: they stay.
+    late_strays: Vec<(Roots, u32)>,
+    /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy
+    /// until they are not.
+    held: Vec<Gfn>,
+    fetched: BTreeSet<Gfn>,
+    /// Pages whose copies were given up, since a CPU fetched from them or walked tables in them,
+    /// until they are not mapped.
+    given_up: BTreeSet<Gfn>,
+    /// Those hit in the middle of a sync: that one reports it, or the next.
+    late_red_zones: Vec<(Roots, u32)>,
+    red_pattern: Option<[u8; 8]>,
+    live_maps: FxHashMap<(u32, Gfn), i64>,
+    /// Per page of RAM: how often it had been stored into, on both sides, when all its bytes were
+    /// the same.
+    compared: Vec<Option<(u32, PageState)>>,
+    /// When the latest flush began.
+    last_flush: u64,
+    overlap: Vec<crate::program::During>,
+    /// Hardware failed as it was told to: from here on only broken contracts and panics count.
+    is_blind: bool,
+    operations: u64,
+}
+
+impl<const C: bool> Machine<C> {
+    /// A machine just reset, with the guest's driver loaded.
+    pub fn new(setting: &Setting) -> Self {
+        let first = setting.pages * 3 / 4;
+        let layout = Layout {
+            ram: vec![(Gfn(0x4_0002), first), (Gfn(0x4_4001), setting.pages - first)],
+            pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + setting.frames),
+        };
+        let options = Options {
+            board: setting.board,
+            has_windows: setting.has_windows,
+            scarce_tables: setting.scarce_tables,
+            timeouts: setting.timeouts,
+            poisons_homes: true,
+            injection: setting.injection,
+        };
+        let Former { words, memory, is_initial } = Former::take(&layout);
+        let mut host =
+            SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);
+        let mut history = History::new(memory, setting.darts);
+        let pages: Vec<Gfn> = history.memory.pages().collect();
+        for (number, &page) in pages.iter().enumerate() {
+            host.initialize(page);
+            if is_initial.get(number) == Some(&true) {
+                continue;
+            }
+            let bytes = history.memory.page_mut(page).unwrap_or_default();
+            for (chunk, word) in bytes.chunks_exact_mut(8).zip(initial_words(page)) {
+                chunk.copy_from_slice(&word.to_le_bytes());
+            }
+        }
+        let ram: Vec<_> =
+            layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
+        let configuration = Configuration {
+            darts: setting.darts,
+            ram: &ram,
+            devices: &[],
+            pool: layout.pool.clone(),
+            coherence: setting.coherence,
+            isolation: setting.isolation,
+        };
+        let mut engine = Engine::new(&configuration, &mut host, slice_of(setting.pages));
+        if setting.is_watched {
+            engine.watch(&mut host, &watched_ranges());
+        }
+        let mut machine = Self {
+            setting: *setting,
+            host,
+            engine,
+            history,
+            views: Views::new(&layout.ram),
+            sharing: Sharing::new(setting.coherence == Coherence::Exact),
+            guest: Guest::new(pages),
+            random: Random::new(0),
+            counts: Counts::default(),
+            reads: FxHashMap::default(),
+            faults: VecDeque::new(),
+            odd_errors: BTreeSet::new(),
+            refused: IovaPages::default(),
+            refused_early: IovaPages::default(),
+            looked_at_early: FxHashSet::default(),
+            refused_tables: RefusedTables::default(),
+            red_zones: FxHashMap::default(),
+            held: Vec::new(),
+            fetched: BTreeSet::new(),
+            given_up: BTreeSet::new(),
+            stray_writes: FxHashMap::default(),
+            reported: None,
+            late_red_zones: Vec::new(),
+            strays: IovaPages::default(),
+            late_strays: Vec::new(),
+            red_pattern: None,
+            live_maps: FxHashMap::default(),
+            compared: vec![None; setting.pages as usize],
+            last_flush: 0,
+            overlap: Vec::new(),
+            is_blind: false,
+            operations: 0,
+        };
+        for dart in 0..setting.darts {
+            // The driver's probe. Whatever it finds wrong shows in the program's first comparison.
+            let _ = machine.read_register(dart, PARAMS1);
+            let _ = machine.read_register(dart, PARAMS2);
+            let _ = machine.write_register(dart, STREAMS_ENABLE, 0xffff);
+        }
+        machine
+    }
+
+    /// Runs one operation.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn step(&mut self, operation: &Operation, seed: u64) -> Checked {
+        self.random = Random::new(seed);
+        self.host.random = Random::new(seed ^ 0x5eed_0000_0000);
+        self.operations += 1;
+        let done = self.perform(operation);
+        self.after(done)?;
+        if self.operations.is_multiple_of(WHOLE_CHECK_EVERY) {
+            let done = self.check_all_memory();
+            self.after(done)?;
+        }
+        Ok(())
+    }
+
+    /// Everything arrives, everything is flushed, everything is compared.
+    ///
+    /// # Errors
+    ///
+    /// What differs.
+    pub fn finish(mut self) -> Checked<Counts> {
+        let done = self.wind_up();
+        self.after(done)?;
+        let words = self.host.take_words();
+        let is_initial =
+            self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
+        let former = Former { words, memory: self.history.memory, is_initial };
+        FORMER.with_borrow_mut(|all| all.push(former));
+        Ok(self.counts)
+    }
+
+    fn wind_up(&mut self) -> Checked {
+        self.host.deliver(|_| true);
+        self.check_answers()?;
+        for dart in 0..self.setting.darts {
+            self.flush(dart, u16::MAX)?;
+        }
+        self.check_all_memory()?;
+        self.check_maps()?;
+        for dart in 0..self.setting.darts {
+            self.handle_fault(dart)?;
+        }
+        Ok(())
+    }
+
+    /// A broken contract counts in any case, a difference only while the hardware works.
+    fn after(&mut self, done: Checked) -> Checked {
+        if let Some(violation) = self.host.take_violation() {
+            return Err(format!("broken contract: {violation}"));
+        }
+        let done = done.and_then(|()| self.check_answers());
+        if self.is_blind { Ok(()) } else { done }
+    }
+
+    fn perform(&mut self, operation: &Operation) -> Checked {
+        match *operation {
+            Operation::NewDomain => self.new_domain(),
+            Operation::Attach { domain, dart, stream, flush } => {
+                self.attach(domain.into(), self.dart(dart), usize::from(stream % 16), flush)
+            }
+            Operation::Detach { dart, stream, flush } => {
+                self.detach(self.dart(dart), usize::from(stream % 16), flush)
+            }
+            Operation::Free { domain } => self.free_domain(domain.into()),
+            Operation::Map { domain, pages, source, rights, site, fill, flush } => {
+                self.map(domain.into(), pages.into(), source, rights, site, fill, flush)
+            }
+            Operation::Unmap { mapping, flush } => self.unmap(mapping, flush),
+            Operation::Replace { mapping, source, rights, flush } => {
+                self.replace(mapping, source, rights, flush)
+            }
+            Operation::Permit { mapping, rights, flush } => self.permit(mapping, rights, flush),
+            Operation::Flush { dart, streams } => self.flush(self.dart(dart), streams),
+            Operation::Load { page, length } => self.load_somewhere(page, length.into()),
+            Operation::Store { page, length } => self.store_somewhere(page, length.into()),
+            Operation::Fetch { page } => self.fetch(page),
+            Operation::Walk { page, is_write } => self.walk(page, is_write),
+            Operation::Read { stream, target, length } => {
+                self.device(stream, target, length.into(), false)
+            }
+            Operation::Write { stream, target, length } => {
+                self.device(stream, target, length.into(), true)
+            }
+            Operation::Pack { domain, buffers, rights } => {
+                self.pack(domain.into(), buffers.into(), rights)
+            }
+            Operation::Exchange { stream, target, length, to_device } => {
+                self.exchange(stream, target, length.into(), to_device)
+            }
+            Operation::Disk { page, length, is_write, stays } => {
+                self.disk(page, length.into(), is_write, stays)?;
+                // A mapping of the page may have been refused for want of memory.
+                self.take_late_events()
+            }
+            Operation::Deliver(count) => {
+                (0..count).for_each(|_| self.host.deliver_any());
+                Ok(())
+            }
+            Operation::Overlap(ref accesses) => {
+                self.overlap.clone_from(accesses);
+                Ok(())
+            }
+            Operation::ReadBack { dart, stream } => {
+                self.read_back(self.dart(dart), usize::from(stream % 16))
+            }
+            Operation::HandleFault { dart } => self.handle_fault(self.dart(dart)),
+            Operation::Suspend { dart } => self.suspend(self.dart(dart)),
+            Operation::OddAccess { dart, offset, bytes, is_write } => {
+                self.odd_access(self.dart(dart), offset, bytes, is_write)
+            }
+            Operation::Enable { dart, streams } => {
+                self.write_register(self.dart(dart), STREAMS_ENABLE, streams.into())
+            }
+            Operation::Lock { dart } => self.lock(self.dart(dart)),
+            Operation::BreakTable { domain, is_first, word, garbage, flush } => {
+                self.break_table(domain.into(), is_first, word.into(), garbage, flush)
+            }
+            Operation::BreakRegister { dart, stream, register, garbage } => {
+                self.break_register(self.dart(dart), usize::from(stream % 16), register, garbage)
+            }
+        }
+    }
+
+    fn dart(&self, dart: u8) -> usize {
+        usize::from(dart) % self.setting.darts
+    }
+
+    /// The bytes of `page` now: all those that everybody must agree on are compared.
+    fn check_page(&mut self, page: Gfn) -> Checked {
+        self.deliver_to(page, 0, PAGE_BYTES);
+        if self.is_shared(page) || self.sharing.has(page) {
+            self.look_at_all_of(page)?;
+        }
+        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.host.view(page))
+        else {
+            return Ok(());
+        };
+        let Some(number) = self.history.memory.number(page) else { return Ok(()) };
+        let state = (self.history.changes(page), self.host.state(page));
+        self.counts.compared_bytes += PAGE_BYTES as u64;
+        // Nothing was stored on either side since they were found equal.
+        if self.compared[number] == Some(state) {
+            return Ok(());
+        }
+        let (words, _) = expected.as_chunks::<8>();
+        let different = |all, (expected, found): (&[u8; 8], &u64)| {
+            all | (u64::from_le_bytes(*expected) ^ found)
+        };
+        if words.iter().zip(found).fold(0, different) == 0 {
+            self.compared[number] = Some(state);
+            return Ok(());
+        }
+        for (word, (expected, found)) in expected.chunks_exact(8).zip(found).enumerate() {
+            let found = found.to_le_bytes();
+            if expected == found {
+                continue;
+            }
+            for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
+                let offset = word * 8 + index;
+                if *expected != found && !self.sharing.is_vague(page, offset, CPU) {
+                    return Err(format!(
+                        "CPUs see {found:#04x} at offset {offset:#x} of {page:?} (at {:?}, {}), where the guest's \
+                         memory holds {expected:#04x}",
+                        self.host.location(page),
+                        self.describe(page),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// C4 for one page.
+    fn check_home(&mut self, page: Gfn) -> Checked {
+        if self.views.may_be_mapped(page) || !self.history.memory.contains(page) {
+            return Ok(());
+        }
+        self.counts.home_checks += 1;
+        if self.host.location(page) != Some(page.home()) {
+            return Err(format!(
+                "no DART maps {page:?} and it is not home but at {:?}",
+                self.host.location(page)
+            ));
+        }
+        self.check_page(page)
+    }
+
+    fn check_all_memory(&mut self) -> Checked {
+        let pages: Vec<Gfn> = self.history.memory.pages().collect();
+        for page in pages {
+            if Some(self.engine.locate(page)) != self.host.location(page) {
+                return Err(format!(
+                    "the engine says that {page:?} is at {:?}, stage 2 says {:?}",
+                    self.engine.locate(page),
+                    self.host.location(page)
+                ));
+            }
+            if self.views.may_be_mapped(page) {
+                self.check_page(page)?;
+            } else {
+                self.check_home(page)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine's own account of what is mapped agrees with the tables.
+    fn check_maps(&self) -> Checked {
+        let mut wanted: FxHashMap<(u32, Gfn), i64> = FxHashMap::default();
+        for (roots, iova_page, page) in self.views.leaves(&self.history) {
+            if !self.is_refused(roots, iova_page) {
+                *wanted.entry((iova_page, page)).or_default() += 1;
+            }
+        }
+        if !self.refused_tables.is_empty() || wanted == self.live_maps {
+            return Ok(());
+        }
+        let missing: Vec<_> =
+            wanted.iter().filter(|(key, n)| self.live_maps.get(key) != Some(n)).take(3).collect();
+        let extra: Vec<_> =
+            self.live_maps.iter().filter(|(key, n)| wanted.get(key) != Some(n)).take(3).collect();
+        Err(format!(
+            "the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"
+        ))
+    }
+
+    /// Whether `page` may have more than one copy. With strict isolation a single mapping may be
+    /// one.
+    fn is_shared(&self, page: Gfn) -> bool {
+        let has_copy =
+            self.setting.isolation == Isolation::Strict && self.views.may_be_mapped(page);
+        has_copy || self.views.is_shared(page) || self.fetched.contains(&page)
+    }
+
+    fn describe(&self, page: Gfn) -> PageUse {
+        PageUse {
+            mappings: self.views.mappings(page),
+            is_unsettled: self.views.is_unsettled(page),
+            is_table: self.views.is_table(page),
+        }
+    }
+
+    fn is_refused(&self, roots: Roots, iova_page: u32) -> bool {
+        self.refused.contains(roots, iova_page) || self.refused_tables.contains(roots, iova_page)
+    }
+
+    fn random_data(&mut self, length: usize) -> Data {
+        let mut bytes = [0; 32];
+        for chunk in bytes.chunks_exact_mut(8) {
+            chunk.copy_from_slice(&self.random.bits().to_le_bytes());
+        }
+        Data::new(&bytes[..length.min(32)])
+    }
+}
+
+/// The DART and stream as the engine names them; both come from below their bounds.
+fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
+    let dart = DartId::new(dart).expect("a machine has fewer DARTs than that");
+    (dart, StreamId::new(stream % 16).expect("below 16"))
+}
+
+/// Below the top of the IOVAs that the guest allocates from, as much as can be watched at once.
+fn watched_ranges() -> [Selection; MAX_WATCHES] {
+    core::array::from_fn(|index| {
+        let last =
+            u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
+        Selection { first: last + 1 - MAX_WATCHED_BYTES, last, ..Selection::ALL }
+    })
+}

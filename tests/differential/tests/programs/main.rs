@@ -1,0 +1,137 @@
+//! A run of random programs, and those that failed once.
+
+mod kept;
+
+use oche_differential::program::Operation::*;
+use oche_differential::program::Rights::*;
+use oche_differential::program::Target::*;
+use oche_differential::program::generate::{Kind, generate};
+use oche_differential::program::{Program, Setting, Step};
+use oche_differential::{run, run_program};
+use oche_sim::machine::Board::*;
+use oche_sim::machine::FaultInjection;
+use oche_sim::random::mix;
+
+#[global_allocator]
+static ALLOCATOR: oche_sim::allocations::Counting = oche_sim::allocations::Counting;
+
+/// Programs of 1500 operations that the quick run makes.
+const QUICK_PROGRAMS: u64 = 40;
+
+#[test]
+fn c1_to_c6_the_engine_and_the_reference_agree_on_random_programs() {
+    if let Err(failure) = run(1500 * QUICK_PROGRAMS, 1, |_| ()) {
+        panic!("{failure}");
+    }
+}
+
+/// CPUs' accesses to nearly all mapped pages trap, are carried out by the engine, and nothing else
+/// changes.
+#[test]
+fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
+    let mut guarded = [0; 2];
+    for seed in 0..6 {
+        for is_watched in [false, true] {
+            let mut program = generate(
+                mix(seed + 900),
+                [Kind::Driver, Kind::Sloppy, Kind::Failing][seed as usize % 3],
+                1000,
+            );
+            program.setting.is_watched = is_watched;
+            match run_program(&program) {
+                Ok(counts) => guarded[usize::from(is_watched)] += counts.trapped_accesses,
+                Err(difference) => {
+                    panic!("seed {seed}, step {}: {}", difference.step + 1, difference.what)
+                }
+            }
+        }
+    }
+    assert!(guarded[1] > 2 * guarded[0], "hardly anything was watched: {guarded:?}");
+}
+
+/// An entry that is rewritten with other rights and the same target: no page is mapped or unmapped,
+/// and it is reported.
+#[test]
+fn a_permission_that_changes_is_an_event() {
+    let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));
+    let mut told = 0;
+    for program in programs {
+        told += run_program(&program)
+            .unwrap_or_else(|difference| panic!("{}", difference.what))
+            .permissions;
+    }
+    assert!(told > 20, "{told} permissions changed");
+}
+
+/// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU
+/// reads it, with no flush between, while its neighbours are being written (Linux `tg3.c`, which
+/// copies small packets out of a buffer that stays mapped).
+#[test]
+fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
+    for board in [Dart, Smmu] {
+        let setting = Setting { board, ..Setting::PLAIN };
+        let mut steps = vec![NewDomain, Attach { domain: 0, dart: 0, stream: 3, flush: true }];
+        steps.extend((0..6).map(|_| Pack { domain: 0, buffers: 16, rights: FromDevice }));
+        for round in 0..3000 {
+            let number = mix(round) as u16;
+            steps.push(Write { stream: 0, target: Mapping(number >> 3), length: 32 });
+            steps.push(Exchange {
+                stream: 0,
+                target: Mapping(number),
+                length: 16,
+                to_device: false,
+            });
+            if round % 16 == 0 {
+                steps.push(Unmap { mapping: number, flush: true });
+                steps.push(Pack { domain: 0, buffers: 1, rights: FromDevice });
+            }
+        }
+        let steps = steps
+            .into_iter()
+            .enumerate()
+            .map(|(seed, operation)| Step { operation, seed: seed as u32 });
+        match run_program(&Program { setting, steps: steps.collect() }) {
+            Ok(counts) => assert!(counts.trapped_accesses > 900, "{counts:?}"),
+            Err(difference) => {
+                panic!("after {} operations: {}", difference.step + 1, difference.what)
+            }
+        }
+    }
+}
+
+/// Each stands for a mistake in the engine. A run that finds none of them would prove nothing.
+#[test]
+fn every_injected_fault_is_found_within_a_few_programs() {
+    let injections = [
+        FaultInjection::SkipInvalidate,
+        FaultInjection::SkipDrain,
+        FaultInjection::OffByOneSlot,
+        FaultInjection::OffByOneHostGranule,
+        FaultInjection::AllowAll,
+        FaultInjection::SwapPermission,
+        FaultInjection::WideWindow,
+        FaultInjection::NarrowWindow,
+        FaultInjection::SkipMerge,
+        FaultInjection::SkipCopyHome,
+        FaultInjection::SkipCpuFlush,
+        FaultInjection::SkipFill,
+        FaultInjection::SkipBlock,
+        FaultInjection::SkipWriteProtect,
+        FaultInjection::WeakTrap,
+        FaultInjection::SkipSettle,
+        FaultInjection::CopyBeforeBreak,
+        FaultInjection::SkipPublish,
+        FaultInjection::SkipStoreBarrier,
+        FaultInjection::SkipLoadBarrier,
+    ];
+    for injection in injections {
+        let is_found = |seed| {
+            let mut program = generate(mix(seed), Kind::Driver, 1500);
+            program.setting.injection = Some(injection);
+            run_program(&program).is_err()
+        };
+        let found = (0..60).position(is_found);
+        println!("{injection:?}: found by program {found:?}");
+        assert!(found.is_some(), "{injection:?} goes unnoticed");
+    }
+}

@@ -1,0 +1,65 @@
+#![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
+//! Counts what the engine allocates.
+//!
+//! [`Counting`] is the allocator of a program that wants this to be checked. The simulated machine
+//! allocates as it likes: each of its methods leaves the engine first.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+thread_local! {
+    static IS_INSIDE: Cell<bool> = const { Cell::new(false) };
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+    /// Bytes of them, as the buddy allocator of EL2 would round them.
+    static ALLOCATED_BYTES: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator. Counts what is allocated inside the engine once that has begun.
+#[derive(Debug)]
+pub struct Counting;
+
+// SAFETY: all is passed on to the system's allocator, unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if IS_INSIDE.get() {
+            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+            ALLOCATED_BYTES.set(ALLOCATED_BYTES.get() + layout.size().next_power_of_two());
+        }
+        // SAFETY: the caller's promises are those that the system's allocator asks for.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as for `alloc`.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Until it is dropped, what runs is inside the engine, or outside of it.
+pub(crate) struct Side(bool);
+
+impl Drop for Side {
+    fn drop(&mut self) {
+        IS_INSIDE.set(self.0);
+    }
+}
+
+fn inside() -> Side {
+    Side(IS_INSIDE.replace(true))
+}
+
+/// Does `call` and returns how often it allocates, and how many bytes as EL2's buddy allocator
+/// rounds them. Both are 0 in a program whose allocator is not [`Counting`].
+pub fn allocations_of<T>(call: impl FnOnce() -> T) -> (T, usize, usize) {
+    ALLOCATIONS.set(0);
+    ALLOCATED_BYTES.set(0);
+    let side = inside();
+    let result = call();
+    drop(side);
+    (result, ALLOCATIONS.get(), ALLOCATED_BYTES.get())
+}
+
+/// The simulated machine is at work, not the engine.
+pub(crate) fn outside() -> Side {
+    Side(IS_INSIDE.replace(false))
+}

@@ -1,5 +1,5 @@
 //! Random instructions on four CPUs, on pages that have copies: see
-//! `tests/guest/src/bare/random.rs`.
+//! `tests/guests/hostile/src/bare/random.rs`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

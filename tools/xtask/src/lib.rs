@@ -10,6 +10,8 @@ mod document_commands;
 #[cfg(test)]
 mod documents;
 pub mod environment;
+#[cfg(test)]
+mod form;
 pub mod guest;
 pub mod hostile;
 pub mod m1;

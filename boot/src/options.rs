@@ -5,7 +5,7 @@
 //! error must not keep a machine from booting.
 
 use oche_el2::fiq::Route;
-use oche_engine::{Coherence, Isolation};
+use oche_engine::Isolation;
 
 /// How much the console tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,6 @@ pub struct Options<'a> {
     pub iommu_map: Option<&'a str>,
     /// `oche.panic`: a panic of Oche's resets the machine, where the board can; otherwise it stops.
     pub panic_resets: bool,
-    /// `oche.coherence`: `exact` or `api`.
-    pub coherence: Coherence,
     /// `oche.isolation`: `page` or `strict`.
     pub isolation: Isolation,
     /// `oche.selftest`: `1` or `0`. Measure and print, before the guest runs, what only hardware
@@ -52,7 +50,6 @@ impl Default for Options<'_> {
             bootargs: None,
             iommu_map: None,
             panic_resets: false,
-            coherence: Coherence::default(),
             isolation: Isolation::default(),
             selftest: false,
             has_windows: true,
@@ -91,9 +88,6 @@ impl<'a> Options<'a> {
                 self.bootargs = Some(value);
                 Some(())
             }
-            "oche.coherence" => {
-                parse_word(value, &COHERENCES).map(|chosen| self.coherence = chosen)
-            }
             "oche.isolation" => {
                 parse_word(value, &ISOLATIONS).map(|chosen| self.isolation = chosen)
             }
@@ -111,6 +105,11 @@ impl<'a> Options<'a> {
             complain(name);
         }
     }
+}
+
+/// Why `name` is not an option any more, if it was one in an earlier version.
+pub fn retired(name: &str) -> Option<&'static str> {
+    RETIRED.iter().find(|(known, _)| *known == name).map(|(_, why)| *why)
 }
 
 /// A number of bytes: decimal or 0x-hexadecimal, with an optional suffix K, M or G (powers of
@@ -135,7 +134,9 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
     ("info", log::LevelFilter::Info),
     ("debug", log::LevelFilter::Debug),
 ];
-const COHERENCES: [(&str, Coherence); 2] = [("exact", Coherence::Exact), ("api", Coherence::Api)];
+/// Options of earlier versions, with what holds now.
+const RETIRED: [(&str, &str); 1] =
+    [("oche.coherence", "the copies of a page are one memory at every moment")];
 const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];
 const ENDS: [(&str, bool); 2] = [("stop", false), ("reset", true)];
 const ROUTES: [(&str, Route); 2] = [("direct", Route::Direct), ("virtual", Route::Virtual)];
@@ -166,14 +167,23 @@ mod tests {
     }
 
     #[test]
-    fn copies_are_exact_and_permissions_a_union_unless_a_person_says_otherwise() {
+    fn isolation_is_that_of_pages_unless_strict_is_chosen() {
         let mut complaints = 0;
         let mut options = Options::default();
-        options.take("oche.coherence", "sometimes", &mut |_| complaints += 1);
-        assert_eq!(options.coherence, Coherence::Exact);
-        options.take_text("oche.coherence=api\noche.isolation=strict", &mut |_| complaints += 1);
-        assert_eq!((options.coherence, options.isolation), (Coherence::Api, Isolation::Strict));
-        assert_eq!(complaints, 1);
+        options.take("oche.isolation", "sometimes", &mut |_| complaints += 1);
+        assert_eq!((options.isolation, complaints), (Isolation::Page, 1));
+        options.take("oche.isolation", "strict", &mut |_| panic!("it is good"));
+        assert_eq!(options.isolation, Isolation::Strict);
+    }
+
+    #[test]
+    fn a_retired_option_is_refused_with_its_reason() {
+        let mut complaints = Vec::new();
+        let mut options = Options::default();
+        options.take_text("oche.coherence=api", &mut |name| complaints.push(name.to_string()));
+        assert_eq!(complaints, ["oche.coherence"]);
+        assert!(retired("oche.coherence").is_some());
+        assert_eq!(retired("oche.pool"), None);
     }
 
     #[test]

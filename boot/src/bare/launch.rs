@@ -25,7 +25,7 @@ use crate::guest_map::{GuestMap, MapError};
 use crate::header::{self, HEADER_BYTES};
 use crate::layout::{Layout, LayoutError, Request};
 use crate::machine::Machine;
-use crate::options::Options;
+use crate::options::{Options, retired};
 use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
 /// Bytes beyond the old blob that a new one may need.
@@ -350,7 +350,10 @@ fn read_machine(fdt: FdtAddress, board: &Board) -> Machine<'static> {
 
 fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static> {
     let mut options = Options::default();
-    let mut complain = |name: &str| log::warn!("option ignored: {name}");
+    let mut complain = |name: &str| match retired(name) {
+        Some(why) => log::warn!("not an option any more: {name}: {why}"),
+        None => log::warn!("option ignored: {name}"),
+    };
     match str::from_utf8(bytes(text)) {
         Ok(text) => options.take_text(text, &mut complain),
         Err(_) => log::warn!("options ignored: not UTF-8"),

@@ -19,8 +19,7 @@ use oche_types::{Invariant, invariant};
 use crate::budget::{Budget, SLICE_BYTES};
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::Watched;
-use crate::granule::{Coherence, Isolation};
-use crate::granule::{GranuleMapper, Requester, within};
+use crate::granule::{GranuleMapper, Isolation, Requester, within};
 use crate::heap::bytes_of;
 use crate::host::{DeviceFault, DomainId, Host};
 use crate::mover::CpuTrap;
@@ -46,8 +45,6 @@ pub struct Configuration<'a> {
     pub devices: &'a [Range<Gfn>],
     /// Memory that is the engine's alone, for migrated pages and shadow tables.
     pub pool: Range<HostGranule>,
-    /// How the copies of a page that is mapped more than once are kept equal.
-    pub coherence: Coherence,
     /// How exactly permissions are kept.
     pub isolation: Isolation,
 }
@@ -171,7 +168,7 @@ impl Engine {
                 configuration.devices,
                 configuration.pool.clone(),
                 domains,
-                (configuration.coherence, configuration.isolation),
+                configuration.isolation,
                 host,
             ),
             batch: Batch::new(),

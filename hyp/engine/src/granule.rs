@@ -63,17 +63,6 @@ const APPLY_BYTES: usize = PAGE_BYTES;
 /// What it costs to look for empty shadow tables in a domain: the states of 128.
 const RECLAIM_BYTES: usize = 1024;
 
-/// How the copies of a page that is mapped more than once are kept equal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Coherence {
-    /// At every moment: accesses of CPUs that could tell copies apart are trapped.
-    #[default]
-    Exact,
-    /// When a mapping of the page comes or goes, which is enough for drivers that keep to the DMA
-    /// API's rules: data is written before it is mapped, and read after it is unmapped.
-    Api,
-}
-
 /// How exactly permissions are kept where pages of differing permission share a granule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
@@ -142,7 +131,6 @@ pub(crate) struct GranuleMapper {
     directories: Vec<Directory>,
     /// Guest-physical ranges that belong to devices and may be the target of DMA.
     devices: Vec<Range<Gfn>>,
-    coherence: Coherence,
     isolation: Isolation,
     pub(crate) watches: Watches,
     work: removal::Work,
@@ -225,7 +213,7 @@ impl GranuleMapper {
         devices: &[Range<Gfn>],
         pool: Range<HostGranule>,
         max_domains: usize,
-        (coherence, isolation): (Coherence, Isolation),
+        isolation: Isolation,
         memory: &mut impl Memory,
     ) -> Self {
         let pages: usize =
@@ -240,7 +228,6 @@ impl GranuleMapper {
             domains: (0..max_domains).map(|_| None).collect(),
             directories: (0..max_domains).map(|_| Directory::new()).collect(),
             devices: devices.to_vec(),
-            coherence,
             isolation,
             watches: Watches::new(),
             work: removal::Work::new(),

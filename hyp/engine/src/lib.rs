@@ -34,6 +34,6 @@ mod tracker;
 mod vdart;
 
 pub use engine::{AccessKind, Configuration, Engine, FaultDisposition};
+pub use granule::Isolation;
 pub use granule::watch::Watched;
-pub use granule::{Coherence, Isolation};
 pub use vdart::AccessError;

@@ -15,9 +15,7 @@ use oche_el2::trapped_page::{TrappedPages, Value};
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_engine::{
-    AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation, Watched,
-};
+use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, Watched};
 use oche_trace::directory::Layout;
 use oche_trace::statistics::Statistics;
 use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
@@ -45,8 +43,6 @@ pub struct Setup<'a, I> {
     pub ram: &'a [PhysRange],
     /// The engine's frames.
     pub pool: PhysRange,
-    /// How the copies of a page that is mapped more than once are kept equal.
-    pub coherence: Coherence,
     /// How exactly permissions are kept.
     pub isolation: Isolation,
     /// The CPUs' tables, with all of `ram` in them.
@@ -86,14 +82,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         let mut machine = PlatformHost { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
         let pool = frames(setup.pool);
-        let configuration = Configuration {
-            darts,
-            ram: &ram,
-            devices: &[],
-            pool,
-            coherence: setup.coherence,
-            isolation: setup.isolation,
-        };
+        let configuration =
+            Configuration { darts, ram: &ram, devices: &[], pool, isolation: setup.isolation };
         let engine = Engine::new(&configuration, &mut machine);
         machine.recorder.order(setup.trace_orders);
         let port = machine.recorder.port().zip(setup.set_port_interrupt);

@@ -17,7 +17,7 @@ use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::launch::{self, Board};
 use oche_el2::firmware::fatal;
 use oche_el2::{apple, image, mmio, panic, trap};
-use oche_engine::{Coherence, Configuration, Isolation};
+use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::framebuffer::{self, Found};
@@ -92,7 +92,6 @@ fn main(fdt: FdtAddress) -> ! {
         description: &guest::describe(&all),
         ram: prepared.layout.guest.as_slice(),
         pool: prepared.layout.pool,
-        coherence: prepared.options.coherence,
         isolation: prepared.options.isolation,
         stage2,
         trace: prepared.layout.trace,
@@ -132,9 +131,9 @@ fn around_ram(ram: &RangeList) -> PhysRange {
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-    let (coherence, isolation) = (Coherence::default(), Isolation::default());
+    let isolation = Isolation::default();
     let darts = MAX_DARTS;
-    Configuration { darts, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes() as u64
+    Configuration { darts, ram: &ram, devices: &[], pool, isolation }.heap_bytes() as u64
         + nvme::HEAP_BYTES
         + oche_platform::port::HEAP_BYTES
 }

@@ -18,7 +18,7 @@ use oche_el2::lock::SpinLock;
 use oche_el2::stage2::Lookup;
 use oche_el2::{console, trap, trapped_page};
 use oche_engine::host::CpuAccess;
-use oche_engine::{Coherence, Configuration, Isolation};
+use oche_engine::{Configuration, Isolation};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup, TrapContext};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
@@ -108,7 +108,6 @@ fn main(fdt: FdtAddress) -> ! {
         description: &description,
         ram: prepared.layout.guest.as_slice(),
         pool: prepared.layout.pool,
-        coherence: prepared.options.coherence,
         isolation: prepared.options.isolation,
         stage2,
         trace: prepared.layout.trace,
@@ -180,9 +179,8 @@ fn check_heap(used_before: usize, layout: &Layout) {
 fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-    let (coherence, isolation) = (Coherence::default(), Isolation::default());
-    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, coherence, isolation }.heap_bytes()
-        as u64
+    let isolation = Isolation::default();
+    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, isolation }.heap_bytes() as u64
         + oche_platform::port::HEAP_BYTES
 }
 

@@ -18,7 +18,7 @@ use crate::program::{Operation, Setting};
 use crate::reference::GuestMemory;
 use devices::Transfer;
 use driver::Guest;
-use oche_engine::{Coherence, Configuration, Isolation};
+use oche_engine::{Configuration, Isolation};
 use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
 use oche_sim::engine::{Engine, slice_of};
 use oche_sim::machine::{Data, Layout, Options, SimulatedMachine, initial_words};
@@ -195,7 +195,6 @@ impl<const C: bool> Machine<C> {
             ram: &ram,
             devices: &[],
             pool: layout.pool.clone(),
-            coherence: setting.coherence,
             isolation: setting.isolation,
         };
         let mut engine = Engine::new(&configuration, &mut host, slice_of(setting.pages));
@@ -208,7 +207,7 @@ impl<const C: bool> Machine<C> {
             engine,
             history,
             views: Views::new(&layout.ram),
-            sharing: Sharing::new(setting.coherence == Coherence::Exact),
+            sharing: Sharing::default(),
             guest: Guest::new(pages),
             random: Random::new(0),
             counts: Counts::default(),

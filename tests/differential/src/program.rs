@@ -8,7 +8,7 @@
 pub mod generate;
 
 use core::fmt::Write;
-use oche_engine::{Coherence, Isolation};
+use oche_engine::Isolation;
 use oche_sim::machine::{Board, FaultInjection};
 
 /// What a program runs on.
@@ -33,8 +33,6 @@ pub struct Setting {
     pub scarce_tables: u64,
     /// One invalidation in this many does not finish; 0 for never.
     pub timeouts: u64,
-    /// How copies are kept equal.
-    pub coherence: Coherence,
     /// How exactly permissions are kept.
     pub isolation: Isolation,
     /// Whether the trace watches CPUs' accesses to most of what is mapped: nobody may notice.
@@ -55,7 +53,6 @@ impl Setting {
         frames: 1024,
         scarce_tables: 0,
         timeouts: 0,
-        coherence: Coherence::Exact,
         isolation: Isolation::Page,
         is_watched: false,
         injection: None,

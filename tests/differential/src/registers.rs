@@ -3,7 +3,7 @@
 //! no contract may break, no command may be busy for ever, and in the end every page is at home.
 
 use crate::reference::{encode_leaf, encode_table};
-use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
+use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation};
 use oche_reference::registers::{
     BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND,
     STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
@@ -101,7 +101,6 @@ impl<const C: bool> Wild<C> {
             ram: &ram,
             devices: &[],
             pool: layout.pool.clone(),
-            coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
             isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         };
         let engine = Engine::new(&configuration, &mut host);

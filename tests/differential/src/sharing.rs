@@ -1,12 +1,10 @@
 //! Bytes of which more than one copy may exist, and when all copies must be equal again.
 //!
-//! A page mapped at two or more IOVAs has copies that the engine makes equal, by difference, when
-//! one of the page's mappings changes in a sync. Until then a byte written through one copy counts
-//! for that one only, and a byte written through two of them is whatever it becomes.
-//!
-//! Where copies are kept equal at every moment, CPUs see all bytes and all see what CPUs wrote.
-//! What remains is a byte that a device wrote and another device reads, or writes as well, before
-//! any CPU has looked.
+//! A page mapped at two or more IOVAs has copies. CPUs see what any device wrote into any of them,
+//! and devices see what CPUs wrote. What remains is a byte that one device wrote and another reads,
+//! or writes as well, before a CPU has read it: the engine makes the copies equal, by difference,
+//! when one of the page's mappings changes in a flush. Until then such a byte counts for the copy
+//! through which it was written, and a byte written through two copies has an unknown value.
 
 use super::history::Roots;
 use oche_sim::random::mix;
@@ -43,20 +41,13 @@ impl Written {
 /// The bytes whose value depends on who looks.
 #[derive(Clone, Debug, Default)]
 pub struct Sharing {
-    /// CPUs see every copy.
-    is_exact: bool,
     pages: BTreeMap<Gfn, BTreeMap<u16, Written>>,
 }
 
 impl Sharing {
-    /// Nothing is shared. `is_exact`: copies are kept equal at every moment.
-    pub fn new(is_exact: bool) -> Self {
-        Self { is_exact, pages: BTreeMap::new() }
-    }
-
     /// A CPU loaded bytes. Returns the offsets of those that nobody knew.
     pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
-        let Some(bytes) = self.pages.get_mut(&page).filter(|_| self.is_exact) else {
+        let Some(bytes) = self.pages.get_mut(&page) else {
             return Vec::new();
         };
         let mut unknown = Vec::new();
@@ -76,9 +67,8 @@ impl Sharing {
     /// Whether the byte at `offset` of `page` may differ, for `viewer`, from what was stored last.
     pub fn is_vague(&self, page: Gfn, offset: usize, viewer: Viewer) -> bool {
         let written = self.pages.get(&page).and_then(|bytes| bytes.get(&(offset as u16)));
-        let is_exact = self.is_exact && viewer == CPU;
         written.is_some_and(|w| {
-            w.is_contested || (!is_exact && w.by != viewer && !w.seen_by.contains(&viewer))
+            w.is_contested || (viewer != CPU && w.by != viewer && !w.seen_by.contains(&viewer))
         })
     }
 
@@ -94,7 +84,7 @@ impl Sharing {
 
     /// `by` wrote bytes of a page that may have copies.
     pub fn write(&mut self, page: Gfn, offset: usize, length: usize, by: Viewer, at: u64) {
-        if self.is_exact && by == CPU {
+        if by == CPU {
             return self.clear(page, offset, length);
         }
         let bytes = self.pages.entry(page).or_default();

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use oche_boot::header;
-use oche_boot::options::Options;
+use oche_boot::options::{Options, retired};
 use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, Kind};
 use oche_qemu_virt::iommu_map::Choice;
 
@@ -186,6 +186,9 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
         refused = refused.or(Some("oche.iommu-map".to_owned()));
     }
     if let Some(name) = refused {
+        if let Some(why) = retired(&name) {
+            bail!("not an option any more: {name}: {why}");
+        }
         bail!("Oche does not take this {name}: `{}`", value_in(options, &name));
     }
     Ok(text)

@@ -265,7 +265,7 @@ impl GranuleMapper {
         state.form = Form::Relocated(frame);
         put(state, at, Slot { page, permission, is_bounce: is_alias, is_filled: !is_alias });
         // What CPUs store between the fill and the trap would reach one copy only.
-        if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {
+        if kind == CopyKind::Move || Self::trap_for(permission) > self.mover.trap(page) {
             self.mover.break_page(host, page);
         }
         copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });

@@ -61,7 +61,7 @@ impl GranuleMapper {
     /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into
     /// the page itself, differs from the twin and goes to all others and into the twin.
     ///
-    /// Devices (and CPUs, where nothing is trapped) may write meanwhile. Each byte that changed is
+    /// Devices may write meanwhile. Each byte that changed is
     /// read once and stored, without its neighbours, into every copy but the one that it was read
     /// from: a write that comes later differs from the twin, which holds what was read, and the
     /// next merge finds it, even if it restores what stood there before. Where two wrote the same

@@ -31,23 +31,19 @@ use oche_types::event::Refusal;
 
 use crate::granule::copies::store_bytes;
 use crate::granule::state::Slot;
-use crate::granule::{BATCH, Change, Coherence, GranuleMapper, Requester};
+use crate::granule::{BATCH, Change, GranuleMapper, Requester};
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
 impl GranuleMapper {
     /// The trap that a page needs because of a bounce page with `permission`.
-    pub(super) fn trap_for(&self, permission: Permission) -> CpuTrap {
-        match (self.coherence, permission.write) {
-            (Coherence::Api, _) => CpuTrap::None,
-            (Coherence::Exact, false) => CpuTrap::Writes,
-            (Coherence::Exact, true) => CpuTrap::All,
-        }
+    pub(super) const fn trap_for(permission: Permission) -> CpuTrap {
+        if permission.write { CpuTrap::All } else { CpuTrap::Writes }
     }
 
     /// The trap that `page` needs.
     pub(crate) fn needed_trap(&self, page: Gfn) -> CpuTrap {
-        let trap = |(_, write)| self.trap_for(Permission { read: true, write });
+        let trap = |(_, write)| Self::trap_for(Permission { read: true, write });
         let trap = self.bounce_pages(page).map(trap).max().unwrap_or(CpuTrap::None);
         if trap != CpuTrap::All && self.is_watched(page) {
             return CpuTrap::All;

@@ -10,7 +10,7 @@ use oche_engine::host::{
     CpuAccess, DeviceFault, DomainId, InvalidateTimedOut, Iommu, Memory, OutOfTables, Stage2,
     TraceSink,
 };
-use oche_engine::{AccessKind, Coherence, Configuration, Engine, FaultDisposition, Isolation};
+use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation};
 use oche_types::addr::{Gfn, Hfn, HostGranule, IovaPage, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{STREAM_COMMAND, STREAM_SELECT, STREAMS_ENABLE, TCR, TTBR};
@@ -354,18 +354,17 @@ impl Bench {
     /// A machine with `frames` frames of pool, DART 0's stream 0 translating through empty tables.
     /// Byte 0 of guest page n holds n.
     pub(crate) fn new(frames: u32) -> Self {
-        Self::with(frames, Coherence::Exact, Isolation::Page)
+        Self::with(frames, Isolation::Page)
     }
 
     /// As [`Self::new`], with what a person may choose.
-    pub(crate) fn with(frames: u32, coherence: Coherence, isolation: Isolation) -> Self {
+    pub(crate) fn with(frames: u32, isolation: Isolation) -> Self {
         let mut machine = Machine::default();
         let configuration = Configuration {
             darts: 2,
             ram: &[Gfn(RAM)..Gfn(RAM + RAM_PAGES)],
             devices: &[Gfn(0x100)..Gfn(0x200)],
             pool: HostGranule(POOL)..HostGranule(POOL + frames),
-            coherence,
             isolation,
         };
         let engine = Engine::new(&configuration, &mut machine);

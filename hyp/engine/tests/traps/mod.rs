@@ -8,7 +8,7 @@ mod watched;
 
 use crate::bench::{Bench, page};
 use oche_engine::host::CpuAccess;
-use oche_engine::{AccessKind, Coherence, FaultDisposition, Isolation};
+use oche_engine::{AccessKind, FaultDisposition};
 use oche_types::dart::entry::{Permission, encode_leaf};
 use oche_types::event::{Event, Refusal};
 
@@ -53,34 +53,30 @@ fn c2_a_cpu_sees_at_once_what_a_device_wrote_into_any_copy() {
 
 #[test]
 fn c2_a_mapping_that_goes_makes_the_copies_equal_that_stay() {
-    for coherence in [Coherence::Api, Coherence::Exact] {
-        for pinned in [None, Some(page(5))] {
-            let mut bench = Bench::with(32, coherence, Isolation::Page);
-            bench.map(8, &[4, 5, 6, 7]);
-            bench.map(40, &[4, 5, 6, 7]);
-            bench.map(21, &[5]);
-            if let Some(page) = pinned {
-                bench.engine.pin(&mut bench.machine, page);
-            }
-            assert!(bench.device_write(21, 100, 9));
-            bench.unmap(8, 4);
-            assert_eq!(bench.device_read(41, 100), Some(9), "{coherence:?}");
-            assert_eq!(bench.machine.home_byte(page(5), 100), 9, "{coherence:?}");
+    for pinned in [None, Some(page(5))] {
+        let mut bench = Bench::new(32);
+        bench.map(8, &[4, 5, 6, 7]);
+        bench.map(40, &[4, 5, 6, 7]);
+        bench.map(21, &[5]);
+        if let Some(page) = pinned {
+            bench.engine.pin(&mut bench.machine, page);
         }
+        assert!(bench.device_write(21, 100, 9));
+        bench.unmap(8, 4);
+        assert_eq!(bench.device_read(41, 100), Some(9));
+        assert_eq!(bench.machine.home_byte(page(5), 100), 9);
     }
 }
 
 #[test]
 fn c2_a_page_that_is_mapped_where_it_lies_has_what_devices_wrote_into_its_copies() {
-    for coherence in [Coherence::Api, Coherence::Exact] {
-        let mut bench = Bench::with(32, coherence, Isolation::Page);
-        bench.map(8, &[4, 5, 6, 7]);
-        bench.map(21, &[5]);
-        assert!(bench.device_write(21, 100, 9));
-        bench.map(40, &[4, 5, 6, 7]);
-        assert_eq!(bench.device_read(41, 100), Some(9));
-        assert_eq!(bench.device_read(9, 100), Some(9));
-    }
+    let mut bench = Bench::new(32);
+    bench.map(8, &[4, 5, 6, 7]);
+    bench.map(21, &[5]);
+    assert!(bench.device_write(21, 100, 9));
+    bench.map(40, &[4, 5, 6, 7]);
+    assert_eq!(bench.device_read(41, 100), Some(9));
+    assert_eq!(bench.device_read(9, 100), Some(9));
 }
 
 /// A table that is mapped itself: no driver does it, and a 4K DART would walk what the device
@@ -221,16 +217,4 @@ fn loads_are_guarded_once_exclusives_are_used() {
     bench.set(21, Some((page(30), Permission::READ_ONLY)));
     bench.flush(0, 0);
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "forgotten with the trap");
-}
-
-#[test]
-fn the_dma_api_suffices_where_a_person_says_so() {
-    let mut bench = Bench::with(32, Coherence::Api, Isolation::Page);
-    for iova in [8, 21] {
-        bench.map(iova, &[30]);
-    }
-    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadWrite);
-    assert!(bench.device_write(21, 64, 6));
-    bench.unmap(21, 1);
-    assert_eq!(bench.machine.cpu_read(page(30), 64), 6);
 }

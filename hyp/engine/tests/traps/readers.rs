@@ -1,7 +1,7 @@
 //! What one device writes and another reads through a copy: current at each flush of either.
 
 use crate::bench::{Bench, dart, page, stream};
-use oche_engine::{Coherence, Isolation};
+use oche_engine::Isolation;
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{TCR, TTBR};
 
@@ -14,8 +14,8 @@ struct Pair(Bench);
 
 impl Pair {
     /// Page 30 is written by the first device through IOVA page 8 and read by the second.
-    fn new(coherence: Coherence, isolation: Isolation) -> Self {
-        let mut bench = Bench::with(32, coherence, isolation);
+    fn new(isolation: Isolation) -> Self {
+        let mut bench = Bench::with(32, isolation);
         bench.set(8, Some((page(30), Permission::WRITE_ONLY)));
         bench.flush(0, 0);
         bench.machine.set_entry(TABLES, 0, encode_table(page(TABLES + 1)));
@@ -38,27 +38,25 @@ impl Pair {
 
 #[test]
 fn c2_a_device_reads_what_another_wrote_after_a_flush_of_either() {
-    for coherence in [Coherence::Exact, Coherence::Api] {
-        for isolation in [Isolation::Page, Isolation::Strict] {
-            let mut pair = Pair::new(coherence, isolation);
-            pair.writes(100, 1);
-            pair.0.flush(1, 3);
-            assert_eq!(pair.reads(100), Some(1), "the reader's flush, {coherence:?} {isolation:?}");
-            pair.writes(100, 2);
-            pair.0.flush(0, 0);
-            assert_eq!(pair.reads(100), Some(2), "the writer's flush, {coherence:?} {isolation:?}");
-            // A CPU's store in the word beside it takes nothing back.
-            pair.writes(104, 3);
-            pair.0.cpu_store(30, 108, 4);
-            pair.0.flush(1, 3);
-            assert_eq!((pair.reads(104), pair.0.cpu_load(30, 104)), (Some(3), 3));
-        }
+    for isolation in [Isolation::Page, Isolation::Strict] {
+        let mut pair = Pair::new(isolation);
+        pair.writes(100, 1);
+        pair.0.flush(1, 3);
+        assert_eq!(pair.reads(100), Some(1), "the reader's flush, {isolation:?}");
+        pair.writes(100, 2);
+        pair.0.flush(0, 0);
+        assert_eq!(pair.reads(100), Some(2), "the writer's flush, {isolation:?}");
+        // A CPU's store in the word beside it takes nothing back.
+        pair.writes(104, 3);
+        pair.0.cpu_store(30, 108, 4);
+        pair.0.flush(1, 3);
+        assert_eq!((pair.reads(104), pair.0.cpu_load(30, 104)), (Some(3), 3));
     }
 }
 
 #[test]
 fn c2_readers_that_stay_have_what_the_writer_wrote_last() {
-    let mut pair = Pair::new(Coherence::Exact, Isolation::Page);
+    let mut pair = Pair::new(Isolation::Page);
     pair.0.set(34, Some((page(30), Permission::READ_ONLY)));
     pair.0.flush(0, 0);
     pair.writes(100, 1);

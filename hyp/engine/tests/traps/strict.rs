@@ -1,12 +1,12 @@
 //! Strict isolation: permissions are exact where pages of differing permission share a granule.
 
 use crate::bench::{Bench, page};
-use oche_engine::{Coherence, Isolation};
+use oche_engine::Isolation;
 use oche_types::dart::entry::Permission;
 use oche_types::event::{Event, Placement, Refusal};
 
-fn strict(coherence: Coherence) -> Bench {
-    Bench::with(32, coherence, Isolation::Strict)
+fn strict() -> Bench {
+    Bench::with(32, Isolation::Strict)
 }
 
 fn map(bench: &mut Bench, iova: u32, number: u32, permission: Permission) {
@@ -16,33 +16,31 @@ fn map(bench: &mut Bench, iova: u32, number: u32, permission: Permission) {
 
 #[test]
 fn c3_a_page_that_devices_may_only_read_is_out_of_reach_of_a_neighbours_right_to_write() {
-    for coherence in [Coherence::Exact, Coherence::Api] {
-        for first in [Permission::READ_ONLY, Permission::READ_WRITE] {
-            let mut bench = strict(coherence);
-            let (read_only, written) = if first.write { (9, 8) } else { (8, 9) };
-            let other = if first.write { Permission::READ_ONLY } else { Permission::READ_WRITE };
-            map(&mut bench, 8, 30, first);
-            map(&mut bench, 9, 31, other);
-            let (protected, busy) = if first.write { (31, 30) } else { (30, 31) };
-            assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
-            assert!(bench.is_home(protected), "it is a copy that lies in the granule");
-            // The hardware lets the device write, and nobody ever sees it.
-            assert!(bench.device_write(read_only, 5, 55));
-            assert!(bench.device_write(written, 6, 66));
-            assert_eq!((bench.cpu_load(protected, 5), bench.cpu_load(busy, 6)), (0, 66));
-            bench.unmap(written, 1);
-            assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
-            bench.unmap(read_only, 1);
-            assert_eq!(bench.machine.home_byte(page(protected), 5), 0);
-            assert_eq!(bench.machine.home_byte(page(busy), 6), 66);
-            assert!(bench.is_home(busy));
-        }
+    for first in [Permission::READ_ONLY, Permission::READ_WRITE] {
+        let mut bench = strict();
+        let (read_only, written) = if first.write { (9, 8) } else { (8, 9) };
+        let other = if first.write { Permission::READ_ONLY } else { Permission::READ_WRITE };
+        map(&mut bench, 8, 30, first);
+        map(&mut bench, 9, 31, other);
+        let (protected, busy) = if first.write { (31, 30) } else { (30, 31) };
+        assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
+        assert!(bench.is_home(protected), "it is a copy that lies in the granule");
+        // The hardware lets the device write, and nobody ever sees it.
+        assert!(bench.device_write(read_only, 5, 55));
+        assert!(bench.device_write(written, 6, 66));
+        assert_eq!((bench.cpu_load(protected, 5), bench.cpu_load(busy, 6)), (0, 66));
+        bench.unmap(written, 1);
+        assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
+        bench.unmap(read_only, 1);
+        assert_eq!(bench.machine.home_byte(page(protected), 5), 0);
+        assert_eq!(bench.machine.home_byte(page(busy), 6), 66);
+        assert!(bench.is_home(busy));
     }
 }
 
 #[test]
 fn a_private_copy_follows_what_cpus_store() {
-    let mut bench = strict(Coherence::Exact);
+    let mut bench = strict();
     map(&mut bench, 8, 30, Permission::READ_ONLY);
     bench.cpu_store(30, 7, 1);
     map(&mut bench, 9, 31, Permission::READ_WRITE);
@@ -53,7 +51,7 @@ fn a_private_copy_follows_what_cpus_store() {
 
 #[test]
 fn a_page_never_becomes_its_private_copy() {
-    let mut bench = strict(Coherence::Exact);
+    let mut bench = strict();
     // The page lies at 20; its mapping at 9 is private, because 8 may be written.
     map(&mut bench, 20, 30, Permission::READ_WRITE);
     map(&mut bench, 8, 31, Permission::READ_WRITE);
@@ -74,7 +72,7 @@ fn what_cannot_be_kept_apart_is_refused() {
         (Permission::WRITE_ONLY, Permission::READ_ONLY),
         (Permission::READ_WRITE, Permission::WRITE_ONLY),
     ] {
-        let mut bench = strict(Coherence::Exact);
+        let mut bench = strict();
         map(&mut bench, 8, 30, first);
         map(&mut bench, 9, 31, second);
         let refused = |event: &Event| {
@@ -88,7 +86,7 @@ fn what_cannot_be_kept_apart_is_refused() {
 
 #[test]
 fn a_frame_of_four_permissions_alike_is_direct_and_of_others_is_not() {
-    let mut bench = strict(Coherence::Exact);
+    let mut bench = strict();
     bench.map(8, &[4, 5, 6, 7]);
     let direct = |event: &Event| matches!(event, Event::Map { placement: Placement::Direct, .. });
     assert_eq!(bench.count(direct), 4);

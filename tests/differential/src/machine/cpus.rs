@@ -3,7 +3,7 @@
 use super::{Checked, Machine};
 use crate::program::Choice;
 use crate::sharing::CPU;
-use oche_engine::{AccessKind, Coherence, FaultDisposition};
+use oche_engine::{AccessKind, FaultDisposition};
 use oche_sim::machine::{Data, FaultInjection, SimulatedMachine};
 use oche_sim::stage2::CpuResult;
 use oche_types::addr::{Gfn, PAGE_BYTES};
@@ -251,13 +251,10 @@ impl<const C: bool> Machine<C> {
     /// Has the engine bring all that devices wrote into copies of `page` to where CPUs look, if it
     /// is guarded.
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
-        if self.setting.coherence == Coherence::Exact {
-            let length = PAGE_BYTES;
-            self.engine.open_trapped(&mut self.host, page);
-            self.engine.settle_trapped(&mut self.host, page);
-            for offset in self.sharing.look(page, 0, length) {
-                self.adopt(page, offset);
-            }
+        self.engine.open_trapped(&mut self.host, page);
+        self.engine.settle_trapped(&mut self.host, page);
+        for offset in self.sharing.look(page, 0, PAGE_BYTES) {
+            self.adopt(page, offset);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Makes programs: a well-behaved driver's first, then damaged.
 
 use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
-use oche_engine::{Coherence, Isolation};
+use oche_engine::Isolation;
 use oche_sim::machine::Board;
 use oche_sim::random::Random;
 
@@ -88,7 +88,6 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
         },
         scarce_tables: if failing { 3 + random.below(20) } else { 0 },
         timeouts: if failing && random.chance(1, 2) { 40 } else { 0 },
-        coherence: if random.chance(1, 4) { Coherence::Api } else { Coherence::Exact },
         isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         is_watched: false,
         injection: None,

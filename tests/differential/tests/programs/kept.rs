@@ -10,7 +10,6 @@ use oche_differential::program::Source::*;
 use oche_differential::program::Target::*;
 use oche_differential::program::{Program, Setting, Step};
 use oche_differential::run_program;
-use oche_engine::Coherence::*;
 use oche_engine::Isolation::*;
 use oche_sim::machine::Board::*;
 
@@ -65,7 +64,6 @@ fn a_table_that_takes_anothers_place_in_one_batch_unmaps_and_maps_a_granule_once
             frames: 1024,
             scarce_tables: 0,
             timeouts: 0,
-            coherence: Api,
             isolation: Page,
             is_watched: false,
             injection: None,
@@ -152,7 +150,6 @@ fn an_alias_that_outlives_its_page_is_refused_when_stage_2_has_no_memory() {
             frames: 1024,
             scarce_tables: 21,
             timeouts: 0,
-            coherence: Api,
             isolation: Page,
             is_watched: false,
             injection: None,
@@ -328,7 +325,7 @@ fn what_a_device_wrote_into_its_copy_since_a_register_began_it_stays_at_the_flus
         (Map { domain: 1, pages: 1, source: Scattered, rights: Both, site: Allocator, fill: false, flush: true }, 3145118100),
         (Read { stream: 3, target: Mapping(48639), length: 32 }, 940747434),
     ];
-    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a device writes by way of the old tables in the sync that gives its stream new
@@ -401,7 +398,7 @@ fn a_stream_on_its_way_to_tables_where_a_page_was_refused_may_still_reach_it() {
         (Overlap(vec![DeviceRead(120, Mapping(51371)), DeviceWrite(96, Mapping(12736)), DeviceWrite(248, Mapping(3527))]), 1983131000),
         (BreakRegister { dart: 2, stream: 1, register: 1, garbage: 0 }, 3028347464),
     ];
-    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 4, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 4, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: tables that were refused for want of memory, and taken later.
@@ -530,7 +527,7 @@ fn a_write_where_tables_were_refused_once_may_lie_in_a_pages_copy() {
         (Unmap { mapping: 59051, flush: true }, 909743666),
         (Map { domain: 0, pages: 1, source: Scattered, rights: FromDevice, site: Allocator, fill: true, flush: true }, 3303630744),
     ];
-    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 3, darts: 1, pages: 256, frames: 24, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: false, caches_invalid: false, cpus: 3, darts: 1, pages: 256, frames: 24, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a stream begins with more work than one trap does, and goes to other tables
@@ -567,7 +564,7 @@ fn work_left_over_from_one_register_is_told_at_another() {
         (Enable { dart: 0, streams: 65407 }, 718568683),
         (Attach { domain: 0, dart: 0, stream: 1, flush: false }, 3034433648),
     ];
-    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 2, darts: 3, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 2, darts: 3, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A page that two granules map where it lies has a copy in a third, and one of the two goes: what
@@ -599,7 +596,7 @@ fn a_mapping_that_goes_makes_the_copies_equal_that_stay() {
         (Unmap { mapping: 53042, flush: true }, 499712736),
         (Unmap { mapping: 12470, flush: true }, 1531710895),
     ];
-    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 3, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Page, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: true, caches_invalid: true, cpus: 3, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Page, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a device writes into a slot just after it was filled with a page that it may only
@@ -617,7 +614,7 @@ fn a_write_just_after_a_copy_was_filled_may_lie_in_it() {
         (Unmap { mapping: 10894, flush: true }, 1047868468),
         (Read { stream: 3, target: Mapping(56992), length: 32 }, 1736002632),
     ];
-    check(Setting { board: Smmu, has_windows: true, caches_invalid: false, cpus: 2, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Smmu, has_windows: true, caches_invalid: false, cpus: 2, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a device writes where a page that it may write was mapped once and one that it
@@ -636,7 +633,7 @@ fn a_write_that_may_reach_a_page_of_old_may_lie_in_a_copy() {
         (Attach { domain: 4, dart: 0, stream: 5, flush: true }, 2256518807),
         (Read { stream: 12, target: Mapping(4886), length: 8 }, 3635647784),
     ];
-    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 512, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a stream still uses the tables through which a device's write went into a copy,
@@ -709,7 +706,7 @@ fn a_stream_on_its_way_to_other_tables_may_still_see_what_lies_in_a_copy() {
         (BreakRegister { dart: 0, stream: 1, register: 3, garbage: 3 }, 1557590829),
         (Read { stream: 10, target: Mapping(60453), length: 32 }, 1598994924),
     ];
-    check(Setting { board: Smmu, has_windows: false, caches_invalid: true, cpus: 3, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Api, isolation: Strict, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Smmu, has_windows: false, caches_invalid: true, cpus: 3, darts: 3, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Strict, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: a device writes, by its right to a neighbour, into the copy of a page that it may
@@ -822,7 +819,7 @@ fn a_copy_that_a_device_may_only_read_may_hold_what_it_wrote_by_a_neighbours_rig
         (Unmap { mapping: 21521, flush: true }, 3268544647),
         (Exchange { stream: 5, target: Mapping(46409), length: 32, to_device: true }, 2670424294),
     ];
-    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, coherence: Exact, isolation: Page, is_watched: false, injection: None }, &steps);
+    check(Setting { board: Dart, has_windows: true, caches_invalid: false, cpus: 2, darts: 2, pages: 256, frames: 1024, scarce_tables: 0, timeouts: 0, isolation: Page, is_watched: false, injection: None }, &steps);
 }
 
 /// A false alarm: two streams write the same bytes through different copies, one of them while its
@@ -888,7 +885,7 @@ fn a_table_of_data_is_no_more_than_one_traps_work() {
         (Suspend { dart: 2 }, 2102319439),
     ];
     let setting =
-        Setting { cpus: 3, darts: 1, coherence: Api, isolation: Strict, ..Setting::PLAIN };
+        Setting { cpus: 3, darts: 1, isolation: Strict, ..Setting::PLAIN };
     check(setting, &steps);
 }
 
@@ -940,7 +937,6 @@ fn an_attach_that_the_hardware_did_not_confirm_is_reported() {
             frames: 1024,
             scarce_tables: 6,
             timeouts: 40,
-            coherence: Exact,
             isolation: Strict,
             is_watched: true,
             injection: None,
@@ -1096,7 +1092,6 @@ fn entries_of_a_space_without_a_stream_are_visible_when_the_engine_returns() {
             frames: 1024,
             scarce_tables: 0,
             timeouts: 0,
-            coherence: Exact,
             isolation: Strict,
             is_watched: false,
             injection: None,
@@ -1149,7 +1144,6 @@ fn streams_that_let_go_when_their_dart_is_asked_once_more_hold_no_table() {
             frames: 1024,
             scarce_tables: 6,
             timeouts: 40,
-            coherence: Exact,
             isolation: Strict,
             is_watched: true,
             injection: None,
@@ -1229,7 +1223,6 @@ fn a_walk_by_a_stale_first_level_entry_leaves_nothing_behind_its_invalidation() 
             frames: 1024,
             scarce_tables: 0,
             timeouts: 0,
-            coherence: Exact,
             isolation: Page,
             is_watched: false,
             injection: None,

@@ -144,6 +144,7 @@ fn options_are_lines_and_foreign_names_are_refused() {
     let refusal =
         |name: &str, value: &str| options_text(&option(name, value)).unwrap_err().to_string();
     assert!(refusal("oche.pool", "lots").contains("Oche does not take this oche.pool: `lots`"));
+    assert!(refusal("oche.coherence", "api").contains("not an option any more: oche.coherence"));
     assert!(refusal("oche.iommu-map", "8:0:16").contains("oche.iommu-map: `8:0:16`"));
     assert!(refusal("oche.no-such-thing", "1").contains("oche.no-such-thing"));
 }

@@ -373,8 +373,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "trap-too-weak",
         file: GUARD,
-        text: "(Coherence::Exact, true) => CpuTrap::All,",
-        replacement: "(Coherence::Exact, true) => CpuTrap::Writes,",
+        text: "if permission.write { CpuTrap::All } else { CpuTrap::Writes }",
+        replacement: "let _ = permission; CpuTrap::Writes",
         breaks: "a CPU reads a page without what a device wrote into a copy",
     },
     Mutant {

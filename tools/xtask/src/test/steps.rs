@@ -63,9 +63,6 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Trace of the boot before, after a reset", |step, _| reset::run(toolchain(step)?, step)),
     ("A driver's rings, watched", |step, _| watch::run(toolchain(step)?, step)),
     ("Demo, short", |step, _| run_demo(step, "demo-short", &["--short"])),
-    ("Demo, short, copies equal by the DMA API's rules", |step, _| {
-        run_demo(step, "demo-api", &["--short", "--option", "oche.coherence=api"])
-    }),
     ("Demo, short, permissions exact", |step, _| {
         run_demo(step, "demo-strict", &["--short", "--option", "oche.isolation=strict"])
     }),

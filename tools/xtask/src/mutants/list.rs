@@ -56,7 +56,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "bounce-page-without-a-trap",
         file: ADDITION,
-        text: "if kind == CopyKind::Move || self.trap_for(permission) > self.mover.trap(page) {",
+        text: "if kind == CopyKind::Move || Self::trap_for(permission) > self.mover.trap(page) {",
         replacement: "if kind == CopyKind::Move {",
         breaks: "CPUs store into one copy of a page alone",
     },

@@ -41,8 +41,6 @@ pub struct Configuration<'a> {
     pub darts: usize,
     /// Guest RAM, ascending; nothing of Oche's own.
     pub ram: &'a [Range<Gfn>],
-    /// Guest-physical ranges of devices that may be the target of DMA.
-    pub devices: &'a [Range<Gfn>],
     /// Memory that is the engine's alone, for migrated pages and shadow tables.
     pub pool: Range<HostGranule>,
     /// How exactly permissions are kept.
@@ -71,7 +69,7 @@ impl Configuration<'_> {
         bytes_of::<Dart>(self.darts)
             + bytes_of::<Option<Domain>>(domains)
             + Tracker::bytes(self.tables(), domains)
-            + GranuleMapper::bytes(self.pages(), self.ram.len(), self.devices.len(), frames, domains)
+            + GranuleMapper::bytes(self.pages(), self.ram.len(), frames, domains)
             // The batch in hand, and that of a domain that begins.
             + 2 * Batch::BYTES
     }
@@ -165,7 +163,6 @@ impl Engine {
             tracker: Tracker::new(configuration.tables(), domains),
             mapper: GranuleMapper::new(
                 configuration.ram,
-                configuration.devices,
                 configuration.pool.clone(),
                 domains,
                 configuration.isolation,

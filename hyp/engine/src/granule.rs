@@ -129,8 +129,6 @@ pub(crate) struct GranuleMapper {
     domains: Vec<Option<PlacedDomain>>,
     /// Empty, for domains to come.
     directories: Vec<Directory>,
-    /// Guest-physical ranges that belong to devices and may be the target of DMA.
-    devices: Vec<Range<Gfn>>,
     isolation: Isolation,
     pub(crate) watches: Watches,
     work: removal::Work,
@@ -178,14 +176,8 @@ pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
 
 impl GranuleMapper {
     /// Bytes of heap that [`Self::new`] takes for `pages` pages of guest RAM in `ranges` ranges,
-    /// `devices` ranges of devices, `frames` frames of the pool and `domains` domains.
-    pub(crate) const fn bytes(
-        pages: usize,
-        ranges: usize,
-        devices: usize,
-        frames: usize,
-        domains: usize,
-    ) -> usize {
+    /// `frames` frames of the pool and `domains` domains.
+    pub(crate) const fn bytes(pages: usize, ranges: usize, frames: usize, domains: usize) -> usize {
         let tables = Mover::bytes(ranges, pages, MAX_MOVING)
             + Pool::bytes(frames)
             + GranuleMap::bytes(blocks(pages))
@@ -194,8 +186,7 @@ impl GranuleMapper {
             + Watches::BYTES
             + bytes_of::<Option<PlacedDomain>>(domains)
             + bytes_of::<Directory>(domains)
-            + domains * Directory::BYTES
-            + bytes_of::<Range<Gfn>>(devices);
+            + domains * Directory::BYTES;
         let lists = removal::Work::BYTES
             + bytes_of::<addition::Copy>(BATCH * SLOTS)
             + bytes_of::<pin::Fetch>(pin::MAX_FETCHES)
@@ -210,7 +201,6 @@ impl GranuleMapper {
     /// Everything at home, nothing mapped.
     pub(crate) fn new(
         ram: &[Range<Gfn>],
-        devices: &[Range<Gfn>],
         pool: Range<HostGranule>,
         max_domains: usize,
         isolation: Isolation,
@@ -227,7 +217,6 @@ impl GranuleMapper {
             aliases: Aliases::new(aliases),
             domains: (0..max_domains).map(|_| None).collect(),
             directories: (0..max_domains).map(|_| Directory::new()).collect(),
-            devices: devices.to_vec(),
             isolation,
             watches: Watches::new(),
             work: removal::Work::new(),
@@ -441,10 +430,6 @@ impl GranuleMapper {
                 );
             }
         }
-    }
-
-    fn is_device(&self, page: Gfn) -> bool {
-        self.devices.iter().any(|range| range.contains(&page))
     }
 }
 

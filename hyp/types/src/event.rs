@@ -162,7 +162,7 @@ numbered! {
         PoolExhausted = 0, "pool-exhausted",
         /// The page belongs to Oche, or nothing answers there.
         NotGuestMemory = 1, "not-guest-memory",
-        /// The page is a device's, and its granule does not name one whole aligned frame of it.
+        /// The page is a device's. Recorded by earlier versions only.
         DeviceNotDirect = 2, "device-not-direct",
         /// The entry narrows the page by a sub-page window, which is not supported yet.
         SubPageWindow = 3, "sub-page-window",

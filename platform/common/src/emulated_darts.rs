@@ -82,8 +82,7 @@ impl<I: Iommu> EmulatedDarts<I> {
         let mut machine = PlatformHost { stage2: setup.stage2, iommu: setup.iommu, recorder };
         let ram: Vec<Range<Gfn>> = setup.ram.iter().filter_map(pages).collect();
         let pool = frames(setup.pool);
-        let configuration =
-            Configuration { darts, ram: &ram, devices: &[], pool, isolation: setup.isolation };
+        let configuration = Configuration { darts, ram: &ram, pool, isolation: setup.isolation };
         let engine = Engine::new(&configuration, &mut machine);
         machine.recorder.order(setup.trace_orders);
         let port = machine.recorder.port().zip(setup.set_port_interrupt);

@@ -133,7 +133,7 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
     let isolation = Isolation::default();
     let darts = MAX_DARTS;
-    Configuration { darts, ram: &ram, devices: &[], pool, isolation }.heap_bytes() as u64
+    Configuration { darts, ram: &ram, pool, isolation }.heap_bytes() as u64
         + nvme::HEAP_BYTES
         + oche_platform::port::HEAP_BYTES
 }

@@ -180,7 +180,7 @@ fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
     let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
     let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
     let isolation = Isolation::default();
-    Configuration { darts: DARTS, ram: &ram, devices: &[], pool, isolation }.heap_bytes() as u64
+    Configuration { darts: DARTS, ram: &ram, pool, isolation }.heap_bytes() as u64
         + oche_platform::port::HEAP_BYTES
 }
 

@@ -193,7 +193,6 @@ impl<const C: bool> Machine<C> {
         let configuration = Configuration {
             darts: setting.darts,
             ram: &ram,
-            devices: &[],
             pool: layout.pool.clone(),
             isolation: setting.isolation,
         };

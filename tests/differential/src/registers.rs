@@ -99,7 +99,6 @@ impl<const C: bool> Wild<C> {
         let configuration = Configuration {
             darts: DARTS,
             ram: &ram,
-            devices: &[],
             pool: layout.pool.clone(),
             isolation: if random.chance(1, 3) { Isolation::Strict } else { Isolation::Page },
         };

@@ -235,7 +235,7 @@ impl GranuleMapper {
     ) -> Result<Placement, Refusal> {
         let Leaf { page, permission, .. } = leaf;
         if !self.mover.is_ram(page) {
-            return Err(self.non_ram_refusal(page));
+            return Err(Refusal::NotGuestMemory);
         }
         let is_alias =
             is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
@@ -328,8 +328,7 @@ impl GranuleMapper {
         page: Gfn,
         most: usize,
     ) -> Result<(), Refusal> {
-        // A device's page has no state, and no copies to keep equal.
-        let Some(state) = self.mover.get_mut(page) else { return Ok(()) };
+        let state = self.mover.state_mut(page);
         let mapping = Mapping { domain, iova: at.iova };
         self.aliases.add(&mut state.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
     }

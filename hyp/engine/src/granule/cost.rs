@@ -108,7 +108,7 @@ impl GranuleMapper {
 
     /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
-        // A device's page has no state.
+        // What is not guest RAM is refused, and has no state.
         let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else {
             return false;
         };

@@ -91,16 +91,10 @@ impl GranuleMapper {
             else {
                 continue;
             };
-            let reason = self.non_ram_refusal(leaf.page);
-            refuse(host, requester.at(granule, index), leaf.page, reason);
+            refuse(host, requester.at(granule, index), leaf.page, Refusal::NotGuestMemory);
             (*wanted, found) = (None, true);
         }
         found
-    }
-
-    /// Why `page`, which is not guest RAM, cannot be part of a frame of the pool.
-    pub(super) fn non_ram_refusal(&self, page: Gfn) -> Refusal {
-        if self.is_device(page) { Refusal::DeviceNotDirect } else { Refusal::NotGuestMemory }
     }
 
     /// The frame that hardware can point at for everything in `state` and `wanted`, if there is one
@@ -116,9 +110,8 @@ impl GranuleMapper {
         let run = SlotRun::around(wanted.map(|leaf| leaf.is_some()))?;
         let first = wanted.get(run.first()).copied().flatten()?;
         let frame = first.page.home().frame();
-        let has_place = |page: Gfn| match self.mover.get(page) {
-            Some(_) => self.mover.is_home(page) && !self.mover.is_broken(page),
-            None => self.is_device(page),
+        let has_place = |page: Gfn| {
+            self.mover.is_ram(page) && self.mover.is_home(page) && !self.mover.is_broken(page)
         };
         let is_in_order = wanted.iter().enumerate().all(|(slot, leaf)| match leaf {
             Some(leaf) => {
@@ -136,9 +129,7 @@ impl GranuleMapper {
             Form::Relocated(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
             Form::Empty => {
-                host.has_windows()
-                    && (!self.mover.is_ram(first.page)
-                        || self.stays_alone(domain, granule, frame, run, wanted))
+                host.has_windows() && self.stays_alone(domain, granule, frame, run, wanted)
             }
         };
         is_wise.then_some(frame)
@@ -230,10 +221,8 @@ impl GranuleMapper {
             let Some(slot) = slot.filter(|_| before.slots.get(index) == Some(&None)) else {
                 continue;
             };
-            if let Some(state) = self.mover.get_mut(slot.page) {
-                let mapping = Mapping { domain, iova: granule.page(index) };
-                self.aliases.remove(&mut state.mappings, mapping);
-            }
+            let mapping = Mapping { domain, iova: granule.page(index) };
+            self.aliases.remove(&mut self.mover.state_mut(slot.page).mappings, mapping);
         }
     }
 }

@@ -188,9 +188,6 @@ impl GranuleMapper {
             if op.is_leaving.get(slot) == Some(&false)
                 && let Some(kept) = kept
             {
-                if !self.mover.is_ram(kept.page) {
-                    return Err(Refusal::DeviceNotDirect);
-                }
                 self.mover.prepare(host, kept.page).map_err(|_| Refusal::OutOfStage2Tables)?;
             }
         }
@@ -329,10 +326,7 @@ impl GranuleMapper {
         self.check_red_zones(host, requester, op.granule, &op.before);
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
-            // A device's page has no state.
-            if let Some(state) = self.mover.get_mut(slot.page) {
-                self.aliases.remove(&mut state.mappings, mapping);
-            }
+            self.aliases.remove(&mut self.mover.state_mut(slot.page).mappings, mapping);
             self.unfollow_if_single(slot.page);
             host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }

@@ -363,7 +363,6 @@ impl Bench {
         let configuration = Configuration {
             darts: 2,
             ram: &[Gfn(RAM)..Gfn(RAM + RAM_PAGES)],
-            devices: &[Gfn(0x100)..Gfn(0x200)],
             pool: HostGranule(POOL)..HostGranule(POOL + frames),
             isolation,
         };

@@ -346,9 +346,8 @@ impl<const C: bool> Machine<C> {
         let is_ram = self.history.memory.contains(page);
         let is_plausible = match reason {
             Refusal::PoolExhausted => self.setting.frames < 1000,
-            Refusal::NotGuestMemory | Refusal::DeviceNotDirect | Refusal::TableNotGuestMemory => {
-                !is_ram
-            }
+            Refusal::NotGuestMemory | Refusal::TableNotGuestMemory => !is_ram,
+            Refusal::DeviceNotDirect => false,
             Refusal::OutOfStage2Tables => self.setting.scarce_tables != 0,
             Refusal::TooManyAliases => self.views.mappings(page) >= 4 || self.guest.is_hostile,
             Refusal::TooManyDomains => true,

@@ -38,10 +38,10 @@ pub const DIRECTORY_BYTES: usize = 0x1_0000;
 pub const MAX_CPUS: usize = 32;
 /// Devices that can be named.
 pub const MAX_DEVICES: usize = 128;
-/// Counters that can be named, and counters in a block.
+/// Counters that can be named.
 pub const MAX_COUNTERS: usize = 128;
 /// Counters in a block.
-pub const BLOCK_COUNTERS: usize = 64;
+const BLOCK_COUNTERS: usize = 64;
 /// Bytes from the start up to the counters: what describes the trace and does not change while it
 /// runs, but for the heads.
 pub const DESCRIPTION_BYTES: usize = NAMES;

@@ -20,7 +20,7 @@ pub const CHUNK_HEADER_BYTES: usize = 64;
 /// Most payload bytes of a chunk: 16 MiB. A header that says more is damaged.
 pub const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 /// Bytes of a sample's label.
-pub const LABEL_BYTES: usize = 64;
+const LABEL_BYTES: usize = 64;
 
 const FOUND_FIXED_BYTES: usize = 16;
 const END_FIXED_BYTES: usize = 16;

@@ -61,8 +61,6 @@ pub struct Stamp {
 const PC_BITS: u32 = 48;
 const PC_UPPER: u64 = 1 << PC_BITS;
 const DETAIL_SHIFT: u32 = PC_BITS + 1;
-/// Largest detail: 15 bits.
-pub const DETAIL_MAX: u16 = 0x7fff;
 
 impl Record {
     /// Packs `event`. Numbers that do not fit are shown as the most that does (a frame has 16384

@@ -104,7 +104,7 @@ impl Queue {
     /// # Errors
     ///
     /// [`Broken`].
-    pub fn has_chain(&self, memory: &impl GuestMemory) -> Result<bool, Broken> {
+    pub(crate) fn has_chain(&self, memory: &impl GuestMemory) -> Result<bool, Broken> {
         if !self.is_ready {
             return Ok(false);
         }

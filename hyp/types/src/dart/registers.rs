@@ -10,7 +10,7 @@ pub const REGION_BYTES: u64 = 0x4000;
 
 /// Page size, read-only: [`Params1`].
 pub const PARAMS1: u64 = 0x00;
-/// Abilities, read-only: [`Params2`].
+/// Abilities, read-only. Bit 0: a stream can be switched to bypass.
 pub const PARAMS2: u64 = 0x04;
 /// Starts an operation on the selected streams: [`StreamCommand`].
 pub const STREAM_COMMAND: u64 = 0x20;
@@ -44,16 +44,6 @@ pub struct Params1 {
     pub page_shift: u8,
     #[bits(4)]
     __: u8,
-}
-
-/// `PARAMS2`.
-#[bitfield(u32)]
-#[derive(PartialEq, Eq)]
-pub struct Params2 {
-    /// Whether a stream can be switched to bypass.
-    pub bypass_supported: bool,
-    #[bits(31)]
-    __: u32,
 }
 
 /// `STREAM_COMMAND`.

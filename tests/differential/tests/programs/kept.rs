@@ -884,8 +884,7 @@ fn a_table_of_data_is_no_more_than_one_traps_work() {
         (BreakRegister { dart: 2, stream: 15, register: 0, garbage: 5 }, 580849507),
         (Suspend { dart: 2 }, 2102319439),
     ];
-    let setting =
-        Setting { cpus: 3, darts: 1, isolation: Strict, ..Setting::PLAIN };
+    let setting = Setting { cpus: 3, darts: 1, isolation: Strict, ..Setting::PLAIN };
     check(setting, &steps);
 }
 

@@ -97,8 +97,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "direct-while-away",
         file: DIRECT,
-        text: "Some(_) => self.mover.is_home(page) && !self.mover.is_broken(page),",
-        replacement: "Some(_) => !self.mover.is_broken(page),",
+        text: "self.mover.is_ram(page) && self.mover.is_home(page) && !self.mover.is_broken(page)",
+        replacement: "self.mover.is_ram(page) && !self.mover.is_broken(page)",
         breaks: "a device reaches the home that a page has left",
     },
     Mutant {

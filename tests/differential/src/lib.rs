@@ -7,8 +7,9 @@
 //! ```
 //!
 //! [`run`] makes programs from a seed, runs each in a simulated machine of its own and compares as
-//! it goes. A program that fails is shortened and printed as a test that can be pasted.
+//! it goes. A program that fails is shortened and printed as a file for `tests/corpus`.
 
+pub mod corpus;
 pub mod history;
 pub mod machine;
 pub mod pages;
@@ -20,6 +21,7 @@ pub mod shrink;
 pub mod soak;
 pub mod views;
 
+use crate::corpus::CorpusProgram;
 use crate::program::generate::{Kind, generate};
 use crate::program::{Program, Step};
 use crate::shrink::shrink;
@@ -135,10 +137,21 @@ pub struct Failure {
     pub program: Program,
 }
 
+impl Failure {
+    /// What differed and when.
+    fn why(&self) -> String {
+        format!("after {} operations: {}", self.step + 1, self.what)
+    }
+
+    /// The program as a file for `tests/corpus`.
+    pub fn to_file(&self) -> CorpusProgram {
+        CorpusProgram::new(self.why(), self.program.clone())
+    }
+}
+
 impl core::fmt::Display for Failure {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        writeln!(f, "after {} operations: {}", self.step + 1, self.what)?;
-        write!(f, "{}", self.program.as_test())
+        write!(f, "{}\n{}", self.why(), self.to_file())
     }
 }
 

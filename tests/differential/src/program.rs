@@ -7,12 +7,13 @@
 
 pub mod generate;
 
-use core::fmt::Write;
 use oche_engine::Isolation;
 use oche_sim::machine::{Board, FaultInjection};
+use serde::{Deserialize, Serialize};
 
 /// What a program runs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Setting {
     /// Format of the hardware tables.
     pub board: Board,
@@ -34,11 +35,20 @@ pub struct Setting {
     /// One invalidation in this many does not finish; 0 for never.
     pub timeouts: u64,
     /// How exactly permissions are kept.
+    #[serde(with = "IsolationName")]
     pub isolation: Isolation,
     /// Whether the trace watches CPUs' accesses to most of what is mapped: nobody may notice.
     pub is_watched: bool,
     /// What is wrong with the machine, to see the test fail.
     pub injection: Option<FaultInjection>,
+}
+
+/// The names of [`Isolation`] in a program's file: the engine itself reads and writes no files.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Isolation")]
+enum IsolationName {
+    Page,
+    Strict,
 }
 
 impl Setting {
@@ -60,7 +70,7 @@ impl Setting {
 }
 
 /// What a device may do with a mapping, as drivers ask for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rights {
     /// Coherent memory, `DMA_BIDIRECTIONAL`.
     Both,
@@ -73,7 +83,7 @@ pub enum Rights {
 }
 
 /// Which pages a mapping names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Source {
     /// Free pages from anywhere: coherent memory, page cache.
     Scattered,
@@ -92,7 +102,7 @@ pub enum Source {
 }
 
 /// Where a mapping goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Site {
     /// Where Linux's allocator puts it: from the top, aligned to its size, freed places first.
     Allocator,
@@ -101,7 +111,7 @@ pub enum Site {
 }
 
 /// What a device's access aims at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Target {
     /// A page of a live mapping.
     Mapping(u16),
@@ -114,7 +124,7 @@ pub enum Target {
 }
 
 /// Which page a CPU's access touches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Choice {
     /// A page of a live mapping.
     Mapped(u16),
@@ -123,7 +133,7 @@ pub enum Choice {
 }
 
 /// An access in the middle of a sync.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum During {
     /// A CPU loads.
     CpuLoad(Choice),
@@ -136,7 +146,7 @@ pub enum During {
 }
 
 /// One thing that happens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// A driver prepares tables for a device.
     NewDomain,
@@ -364,7 +374,8 @@ pub enum Operation {
 }
 
 /// An operation with the chance that belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Step {
     /// What happens.
     pub operation: Operation,
@@ -379,19 +390,4 @@ pub struct Program {
     pub setting: Setting,
     /// What happens, in order.
     pub steps: Vec<Step>,
-}
-
-impl Program {
-    /// The program as a test to be pasted.
-    pub fn as_test(&self) -> String {
-        let mut text = String::from("#[test]\nfn a_program_that_failed() {\n    let steps = [\n");
-        for Step { operation, seed } in &self.steps {
-            let operation = format!("{operation:?}").replace("Overlap([", "Overlap(vec![");
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "        ({operation}, {seed}),");
-        }
-        let setting = self.setting;
-        let _ = writeln!(text, "    ];\n    check({setting:?}, &steps);\n}}");
-        text
-    }
 }

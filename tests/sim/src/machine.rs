@@ -23,6 +23,7 @@ use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES, PAGE_WORDS, SlotRun};
 use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
+use serde::{Deserialize, Serialize};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -37,7 +38,7 @@ pub struct Layout {
 }
 
 /// In whose format the 16K tables' entries are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Board {
     /// The t8103 DART. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_*`.
     Dart,
@@ -65,7 +66,7 @@ pub struct Options {
 
 /// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the
 /// machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultInjection {
     /// Invalidations do nothing.
     SkipInvalidate,

@@ -50,7 +50,7 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// A program fails: it has been printed, shortened, as a test; or named, where the run keeps going.
+/// A program fails: it has been printed, shortened, as a file for `tests/corpus`; or named, where the run keeps going.
 /// Or the run cannot begin or go on.
 pub fn main(options: &Options) -> Result<()> {
     let name = if options.hostile { "hostile.json" } else { "state.json" };

@@ -27,16 +27,24 @@ fn main() -> ExitCode {
     };
     match result {
         Ok(Ended::Good) => ExitCode::SUCCESS,
-        Ok(Ended::Shortened(found)) => {
-            println!("program {} fails {}", found.number, found.failure);
-            ExitCode::FAILURE
-        }
+        Ok(Ended::Shortened(found)) => report(&found, arguments.first().map_or("", String::as_str)),
         Ok(Ended::Listed) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("soak: {error}");
             ExitCode::from(2)
         }
     }
+}
+
+/// Prints the shortened program and writes it as a file for `tests/corpus`, beside the state.
+fn report(found: &Found, state: &str) -> ExitCode {
+    println!("program {} fails {}", found.number, found.failure);
+    let path = Path::new(state).with_file_name(format!("program-{}.json", found.number));
+    match std::fs::write(&path, found.failure.to_file().to_string()) {
+        Ok(()) => println!("written to {}, for tests/corpus", path.display()),
+        Err(error) => eprintln!("soak: cannot write {}: {error}", path.display()),
+    }
+    ExitCode::FAILURE
 }
 
 /// How a run ended.

@@ -1,9 +1,9 @@
-//! A run of random programs, and those that failed once.
-
-mod kept;
+//! A run of random programs, and programs that are made for one purpose.
 
 use oche_differential::program::Operation::*;
 use oche_differential::program::Rights::*;
+use oche_differential::program::Site::Allocator;
+use oche_differential::program::Source::Scattered;
 use oche_differential::program::Target::*;
 use oche_differential::program::generate::{Kind, generate};
 use oche_differential::program::{Program, Setting, Step};
@@ -95,6 +95,49 @@ fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
             Err(difference) => {
                 panic!("after {} operations: {}", difference.step + 1, difference.what)
             }
+        }
+    }
+}
+
+/// The comparison took the two copies for one: two streams write the same bytes through different copies, one of them while its
+/// registers already name the other's tables. One of the two wins.
+#[test]
+fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy() {
+    for seed in 0..200 {
+        let steps = [
+            (NewDomain, 1),
+            (Attach { domain: 0, dart: 0, stream: 3, flush: true }, 2),
+            (Attach { domain: 0, dart: 0, stream: 5, flush: true }, 3),
+            (BreakRegister { dart: 0, stream: 5, register: 3, garbage: 0 }, 4),
+            (Flush { dart: 0, streams: 1 << 5 }, 5),
+            (
+                Map {
+                    domain: 0,
+                    pages: 1,
+                    source: Scattered,
+                    rights: Both,
+                    site: Allocator,
+                    fill: false,
+                    flush: true,
+                },
+                6,
+            ),
+            (Attach { domain: 0, dart: 0, stream: 5, flush: false }, 7),
+            (Write { stream: (seed % 2) as u8, target: Mapping(0), length: 32 }, 8 + seed),
+            (
+                Exchange {
+                    stream: ((seed + 1) % 2) as u8,
+                    target: Mapping(0),
+                    length: 32,
+                    to_device: false,
+                },
+                1000 + seed,
+            ),
+        ];
+        let setting = Setting { board: Smmu, pages: 256, darts: 1, ..Setting::PLAIN };
+        let steps = steps.map(|(operation, seed)| Step { operation, seed }).into();
+        if let Err(difference) = run_program(&Program { setting, steps }) {
+            panic!("after {} operations: {}", difference.step + 1, difference.what);
         }
     }
 }

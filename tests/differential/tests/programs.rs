@@ -99,8 +99,8 @@ fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
     }
 }
 
-/// The comparison took the two copies for one: two streams write the same bytes through different copies, one of them while its
-/// registers already name the other's tables. One of the two wins.
+/// The comparison took the two copies for one: two streams write the same bytes through different
+/// copies, one of them while its registers already name the other's tables. One of the two wins.
 #[test]
 fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy() {
     for seed in 0..200 {

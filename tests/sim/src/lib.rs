@@ -1,5 +1,5 @@
-//! The simulated machine that the engine is tested in: memory, CPUs and a 16K IOMMU that do all that
-//! the engine's traits do not forbid, with a checker of break-before-make and fault injection.
+//! The simulated machine that the engine is tested in: memory, CPUs and a 16K IOMMU that do all
+//! that the engine's traits do not forbid, with a checker of break-before-make and fault injection.
 
 pub mod allocations;
 pub mod bbm_checker;

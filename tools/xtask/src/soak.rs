@@ -50,8 +50,8 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// A program fails: it has been printed, shortened, as a file for `tests/corpus`; or named, where the run keeps going.
-/// Or the run cannot begin or go on.
+/// A program fails: it has been printed, shortened, as a file for `tests/corpus`; or named, where
+/// the run keeps going. Or the run cannot begin or go on.
 pub fn main(options: &Options) -> Result<()> {
     let name = if options.hostile { "hostile.json" } else { "state.json" };
     let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join(name));

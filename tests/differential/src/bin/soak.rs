@@ -1,8 +1,9 @@
 //! What `cargo xtask soak` starts: `soak STATE THREADS [PROGRAM]`, with a state to begin or go on
 //! with.
 //!
-//! `STATE` is a file with an [`oche_differential::soak::State`], which is kept up to date. With `PROGRAM`,
-//! that program of the run is run alone. Standard output gets what differs, if anything does.
+//! `STATE` is a file with an [`oche_differential::soak::State`], which is kept up to date. With
+//! `PROGRAM`, that program of the run is run alone. Standard output gets what differs, if anything
+//! does.
 
 use oche_differential::soak::{Found, State, run, run_one};
 use std::error::Error;

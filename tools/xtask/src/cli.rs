@@ -35,7 +35,7 @@ enum Work {
     /// Make the documentation's picture of the report on a demo's trace
     Pictures(pictures::Options),
     /// Apply seeded faults to a copy of the tree, and report the test that catches each
-    Mutants(mutants::Options),
+    Mutants(mutants::MutantArguments),
     /// Build Oche for EL2
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs

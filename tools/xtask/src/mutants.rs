@@ -1,121 +1,132 @@
-//! `cargo xtask mutants`: mistakes made on purpose, one at a time, and which test finds each.
+//! `cargo xtask mutants`: mutation testing with seeded faults, each of which a test must detect.
 //!
-//! Each mutant is made in a copy of the tree under `target/mutants`, never in the checkout, and the
-//! tests of its group run there, the quick ones first, until one fails: on the host for `list` and
-//! `driver`, on the simulated board for `board`. A mutant that none finds is a test that is
-//! missing.
+//! Each mutant is a patch file in `tests/mutants`. It is applied to a copy of the tree under
+//! `target/mutants`, never to the checkout, and its runs of tests are made there, the quick ones
+//! first, until one fails. A mutant that no run detects shows that a test is missing.
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
+use oche::workspace;
 
-mod board;
-mod driver;
-mod list;
+mod edit;
+mod mutant;
 mod run;
 mod sites;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use list::Mutant;
-use run::{Fate, Run, told};
+use mutant::Mutant;
+use run::{Fate, RunSet, summary};
 use tree::Tree;
 
-/// Options of `cargo xtask mutants`.
+/// Arguments of `cargo xtask mutants`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
-    /// Make only mutants whose name contains this; may be repeated.
+pub struct MutantArguments {
+    /// Choose the mutants whose name contains this; may be repeated
     #[arg(long, value_name = "NAME")]
     pub only: Vec<String>,
-    /// Say which mutants there are, and make none.
+    /// List the mutants and run no test
     #[arg(long)]
     pub list: bool,
-    /// Take away each call site of a barrier, of TLB or cache maintenance, of a power or permission
+    /// Write the mutants' patch files anew with today's line numbers and context
+    #[arg(long, conflicts_with_all = ["list", "sites"])]
+    pub refresh: bool,
+    /// Make the unstaged changes of the working tree a mutant of this name
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["only", "list", "sites", "refresh"])]
+    pub add: Option<String>,
+    /// With --add: describe what goes wrong for a guest
+    #[arg(long, value_name = "TEXT", requires = "add")]
+    pub breaks: Option<String>,
+    /// With --add: choose the tests that must detect the mutant [default: engine]
+    #[arg(long, requires = "add")]
+    pub runs: Option<RunSet>,
+    /// Remove each call site of a barrier, of TLB or cache maintenance, of a power or permission
     /// check
     #[arg(long)]
     pub sites: bool,
-    /// With --sites: leave out the sites that a run before has found missing
+    /// With --sites: skip the sites whose removal an earlier run detected
     #[arg(long, requires = "sites")]
     pub resume: bool,
 }
-
-/// Mutants, and the runs that may find them.
-struct Group {
-    runs: &'static [Run],
-    mutants: &'static [Mutant],
-}
-
-/// All of them.
-const GROUPS: [Group; 3] = [
-    Group { runs: run::ENGINE, mutants: list::MUTANTS },
-    Group { runs: run::DRIVER, mutants: driver::MUTANTS },
-    Group { runs: run::BOARD, mutants: board::MUTANTS },
-];
 
 /// Carries out `cargo xtask mutants`.
 ///
 /// # Errors
 ///
-/// A mutant survived, cannot be made or does not build; or the tests fail without any.
-pub fn main(options: &Options) -> Result<()> {
-    if options.sites {
-        return sites::main(&options.only, options.list, options.resume);
+/// A mutant survived, does not apply or does not build; or the tests fail without any.
+pub fn main(arguments: &MutantArguments) -> Result<()> {
+    let root = workspace::root();
+    if arguments.sites {
+        return sites::main(&arguments.only, arguments.list, arguments.resume);
     }
-    let is_chosen = |mutant: &&Mutant| {
-        options.only.is_empty()
-            || options.only.iter().any(|word| mutant.name.contains(word.as_str()))
-    };
-    let chosen =
-        GROUPS.each_ref().map(|group| group.mutants.iter().filter(is_chosen).collect::<Vec<_>>());
-    let count = chosen.iter().map(Vec::len).sum::<usize>();
-    if count == 0 {
-        bail!(
-            "no mutant's name contains {}; `cargo xtask mutants --list` names them",
-            options.only.join(" or ")
-        );
+    if let Some(name) = &arguments.add {
+        return edit::add(&root, name, arguments.breaks.as_deref(), arguments.runs);
     }
-    if options.list {
-        for Mutant { name, file, breaks, .. } in chosen.into_iter().flatten() {
-            println!("{name:<45} {file:<32} {breaks}");
+    let mutants = mutant::read_all(&root)?;
+    let chosen = choose(&mutants, &arguments.only)?;
+    if arguments.refresh {
+        return edit::refresh(&root, &chosen);
+    }
+    if arguments.list {
+        for mutant in chosen {
+            let files = mutant.files().into_iter().collect::<Vec<_>>().join(", ");
+            println!("{:<45} {files:<32} {}", mutant.name, mutant.breaks);
         }
         return Ok(());
     }
-    let groups = GROUPS.iter().zip(&chosen).filter(|(_, mutants)| !mutants.is_empty());
-    let progress = Progress::new(count + groups.clone().count());
+    chosen.iter().try_for_each(|mutant| mutant.check(&root))?;
+    let groups: Vec<&[&Mutant]> = chosen.chunk_by(|a, b| a.runs == b.runs).collect();
+    let progress = Progress::new(chosen.len() + groups.len());
     let began = Instant::now();
     let tree = Tree::new()?;
     let mut fates = Vec::new();
-    for (group, mutants) in groups {
-        try_out(group, mutants, &tree, &progress, &mut fates)?;
+    for group in groups {
+        try_out(group, &tree, &progress, &mut fates)?;
     }
     print(&fates, began)
 }
 
-/// Makes each of `mutants` and runs the tests of `group` on it, after they have passed without any.
-fn try_out(
-    group: &Group,
-    mutants: &[&'static Mutant],
+/// Those of `mutants` whose name contains one of `words`; all without any.
+fn choose<'a>(mutants: &'a [Mutant], words: &[String]) -> Result<Vec<&'a Mutant>> {
+    let is_chosen = |mutant: &&Mutant| {
+        words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))
+    };
+    let chosen: Vec<&Mutant> = mutants.iter().filter(is_chosen).collect();
+    if chosen.is_empty() {
+        bail!(
+            "no mutant's name contains {}; `cargo xtask mutants --list` names them",
+            words.join(" or ")
+        );
+    }
+    Ok(chosen)
+}
+
+/// Applies each of `mutants`, which have the same runs, and makes these runs, after they have
+/// passed without a mutant.
+fn try_out<'a>(
+    mutants: &[&'a Mutant],
     tree: &Tree,
     progress: &Progress,
-    fates: &mut Vec<(&'static Mutant, Fate)>,
+    fates: &mut Vec<(&'a Mutant, Fate)>,
 ) -> Result<()> {
+    let runs = mutants.first().map_or(&[][..], |mutant| mutant.runs.runs());
     let step = progress.step("The tests without a mutant");
-    if let Fate::Found(tests) = tree.test(group.runs, |run| step.detail(run))? {
+    if let Fate::Found(tests) = tree.test(runs, |run| step.detail(run))? {
         bail!("fails without a mutant: {}", tests.join(", "));
     }
     step.done("");
     for mutant in mutants {
-        let step = progress.step(mutant.name);
-        step.line(mutant.breaks);
-        let before = tree.make(mutant)?;
-        let fate =
-            tree.test(group.runs, |run| step.detail(run)).with_context(|| mutant.name.to_owned());
-        tree.write(mutant.file, &before)?;
+        let step = progress.step(&mutant.name);
+        step.line(&mutant.breaks);
+        tree.apply(mutant)?;
+        let fate = tree.test(runs, |run| step.detail(run)).with_context(|| mutant.name.clone());
+        tree.revert(mutant)?;
         let fate = fate?;
         match &fate {
-            Fate::Found(tests) => step.done(&told(tests)),
+            Fate::Found(tests) => step.done(&summary(tests)),
             Fate::Survived => step.done("SURVIVED"),
         }
         fates.push((*mutant, fate));
@@ -132,7 +143,7 @@ fn print(fates: &[(&Mutant, Fate)], began: Instant) -> Result<()> {
     println!("\n{:<45} found by", "mutant");
     for (mutant, fate) in fates {
         match fate {
-            Fate::Found(tests) => println!("{:<45} {}", mutant.name, told(tests)),
+            Fate::Found(tests) => println!("{:<45} {}", mutant.name, summary(tests)),
             Fate::Survived => println!("{:<45} NOTHING", mutant.name),
         }
     }

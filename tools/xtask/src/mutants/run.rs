@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
+use clap::ValueEnum as _;
 
 use crate::{ordering, test};
 
@@ -20,8 +21,34 @@ pub(super) enum Run {
     Step(&'static str),
 }
 
-/// For mutants of the engine and of stage 2, quick ones first.
-pub(super) const ENGINE: &[Run] = &[
+/// The runs that can detect a mutant, quick ones first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum RunSet {
+    /// The host tests of the hypervisor's crates and the simulated machine
+    Engine,
+    /// The host tests of the M1's drivers
+    M1Driver,
+    /// The runs of the simulated board
+    Board,
+}
+
+impl RunSet {
+    /// Its name in a patch file.
+    pub(super) fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The runs.
+    pub(super) fn runs(self) -> &'static [Run] {
+        match self {
+            Self::Engine => ENGINE,
+            Self::M1Driver => &[Run::Host(&["--package", "oche-m1"])],
+            Self::Board => &[Run::Board(test::BOARD_STEP)],
+        }
+    }
+}
+
+const ENGINE: &[Run] = &[
     Run::Host(&[
         "--package",
         "oche-types",
@@ -46,10 +73,6 @@ pub(super) const ENGINE: &[Run] = &[
         "every_injected_fault",
     ]),
 ];
-/// For mutants of the M1's driver that only a model of a DART is strict enough for.
-pub(super) const DRIVER: &[Run] = &[Run::Host(&["--package", "oche-m1"])];
-/// For mutants of what a Mac meets first.
-pub(super) const BOARD: &[Run] = &[Run::Board(test::BOARD_STEP)];
 
 /// A test program hangs for this long before it counts as failed, in seconds. The longest takes
 /// less than one minute.
@@ -134,7 +157,7 @@ impl Run {
 }
 
 /// The first few of `tests`, and how many more there are.
-pub(super) fn told(tests: &[String]) -> String {
+pub(super) fn summary(tests: &[String]) -> String {
     let named = tests.iter().take(MAX_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
     match tests.len().saturating_sub(MAX_NAMED) {
         0 => named,

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::workspace;
 
-use super::run::{Fate, Run, told};
+use super::run::{Fate, Run, summary};
 use super::tree::Tree;
 use crate::test::{BOARD_STEP, ORDERING_STEPS};
 
@@ -236,7 +236,7 @@ impl Register {
         let fate = fate?;
         match &fate {
             Fate::Found(tests) => {
-                verdict.found_by = told(tests).replace('|', "/");
+                verdict.found_by = summary(tests).replace('|', "/");
                 step.done(&verdict.found_by);
             }
             Fate::Survived => {

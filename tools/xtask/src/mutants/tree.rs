@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use oche::workspace;
 
-use super::list::Mutant;
+use super::edit;
+use super::mutant::Mutant;
 use super::run::{Fate, Run};
 
 /// A copy of the checkout, and where it is built.
@@ -26,13 +27,16 @@ impl Tree {
         Ok(tree)
     }
 
-    /// Makes `mutant` in the copy. Gives the file as it was.
-    pub(super) fn make(&self, mutant: &Mutant) -> Result<String> {
-        let path = self.root.join(mutant.file);
-        let source = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", mutant.file))?;
-        self.write(mutant.file, &mutate(&source, mutant)?)?;
-        Ok(source)
+    /// Applies `mutant` to the copy.
+    pub(super) fn apply(&self, mutant: &Mutant) -> Result<()> {
+        wait_for_the_clock();
+        edit::apply(&self.root, &mutant.diff, &[])
+    }
+
+    /// Takes `mutant` out of the copy again.
+    pub(super) fn revert(&self, mutant: &Mutant) -> Result<()> {
+        wait_for_the_clock();
+        edit::apply(&self.root, &mutant.diff, &["--reverse"])
     }
 
     pub(super) fn read(&self, file: &str) -> Result<String> {
@@ -41,8 +45,7 @@ impl Tree {
     }
 
     pub(super) fn write(&self, file: &str, text: &str) -> Result<()> {
-        // A change within the clock's grain would go unnoticed by the next build.
-        std::thread::sleep(Duration::from_millis(20));
+        wait_for_the_clock();
         std::fs::write(self.root.join(file), text)
             .with_context(|| format!("cannot write {file} in the copy"))
     }
@@ -60,18 +63,10 @@ impl Tree {
     }
 }
 
-/// `source` with the mistake in it.
-///
-/// # Errors
-///
-/// Its text does not occur exactly once.
-pub(super) fn mutate(source: &str, mutant: &Mutant) -> Result<String> {
-    match source.matches(mutant.text).count() {
-        1 => Ok(source.replacen(mutant.text, mutant.replacement, 1)),
-        count => {
-            bail!("{}: its text occurs {count} times in {}, not once", mutant.name, mutant.file)
-        }
-    }
+/// Waits until a change gives a file another time: the next build would not notice one within the
+/// clock's resolution.
+fn wait_for_the_clock() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 /// Lets the copy use what the checkout has fetched from the distribution's archive: no mutant is in

@@ -42,6 +42,16 @@ impl Progress {
     }
 }
 
+/// `seconds` for a person: `4.2 s`, or `12 min 3 s` from a minute on.
+#[must_use]
+pub fn duration(seconds: f64) -> String {
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    format!("{} min {} s", whole / 60, whole % 60)
+}
+
 /// One running step.
 #[derive(Debug)]
 pub struct Step {
@@ -106,10 +116,21 @@ impl Step {
         self.finish(true, summary);
     }
 
+    /// Ends the step as one that could not run.
+    pub fn skipped(mut self) {
+        self.finished = true;
+        self.bar.finish_and_clear();
+        match self.look {
+            Look::Terminal { .. } => eprintln!("- {}: not run", self.label),
+            Look::Plain => eprintln!("      not run"),
+            Look::Silent => {}
+        }
+    }
+
     fn finish(&mut self, well: bool, summary: &str) {
         self.finished = true;
         self.bar.finish_and_clear();
-        let seconds = self.begun.elapsed().as_secs_f64();
+        let time = duration(self.begun.elapsed().as_secs_f64());
         let separator = if summary.is_empty() { "" } else { ": " };
         match self.look {
             Look::Terminal { colour } => {
@@ -119,11 +140,11 @@ impl Step {
                     (false, true) => "\x1b[31m✗\x1b[0m",
                     (false, false) => "✗",
                 };
-                eprintln!("{mark} {}{separator}{summary} ({seconds:.1} s)", self.label);
+                eprintln!("{mark} {}{separator}{summary} ({time})", self.label);
             }
             Look::Plain => {
                 let mark = if well { "ok" } else { "FAILED" };
-                eprintln!("      {mark}{separator}{summary} ({seconds:.1} s)");
+                eprintln!("      {mark}{separator}{summary} ({time})");
             }
             Look::Silent => {}
         }
@@ -161,4 +182,15 @@ impl Look {
 pub fn colour_is_wanted() -> bool {
     std::io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn times_from_a_minute_on_are_given_in_minutes() {
+        assert_eq!(duration(4.24), "4.2 s");
+        assert_eq!(duration(723.4), "12 min 3 s");
+    }
 }

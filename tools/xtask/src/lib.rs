@@ -23,6 +23,7 @@ pub mod qemu;
 #[cfg(test)]
 mod retired;
 pub mod run;
+mod runner;
 pub mod setup;
 pub mod soak;
 pub mod test;

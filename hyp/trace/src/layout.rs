@@ -99,6 +99,8 @@ events!(layout);
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
     use alloc::format;
     use alloc::string::String;
@@ -149,13 +151,24 @@ mod tests {
         text
     }
 
+    /// With `OCHE_UPDATE` set, as `cargo xtask fix` does, the test first writes the part anew.
     #[test]
     fn the_document_describes_every_field_where_it_is() {
-        let text = include_str!("../../../docs/trace.md");
-        let generated = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
-        let (generated, _) = generated.expect("docs/trace.md has a generated part");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/trace.md");
+        let mut text = std::fs::read_to_string(path).expect("docs/trace.md");
+        let part = |text: &str| {
+            let (before, rest) =
+                text.split_once(BEGIN).expect("docs/trace.md has a generated part");
+            let (generated, after) = rest.split_once(END).expect("the part ends");
+            (String::from(before), String::from(generated), String::from(after))
+        };
         let expected = document();
-        assert_eq!(generated, expected, "docs/trace.md should say:\n{expected}");
+        if std::env::var_os("OCHE_UPDATE").is_some() {
+            let (before, _, after) = part(&text);
+            text = format!("{before}{BEGIN}{expected}{END}{after}");
+            std::fs::write(path, &text).expect("docs/trace.md can be written");
+        }
+        assert_eq!(part(&text).1, expected, "run `cargo xtask fix`: docs/trace.md should read");
     }
 
     #[test]

@@ -9,6 +9,10 @@ use oche::{command, workspace};
 
 use crate::environment;
 
+/// The packages that are built for the target; what they depend on is checked with them.
+pub(crate) const TARGET_PACKAGES: [&str; 5] =
+    [el2::PACKAGE, "oche-hostile-guest", "oche-m1", "oche-m1-guest", "oche-m1-stub"];
+
 /// Checks form, lints and documentation of everything, on the host and for the target.
 ///
 /// # Errors
@@ -58,9 +62,8 @@ fn lint_target(toolchain: Toolchain) -> Result<()> {
         Toolchain::Rustup => "clippy",
         Toolchain::Debian => "check",
     });
-    let packages = [el2::PACKAGE, "oche-hostile-guest", "oche-m1", "oche-m1-guest", "oche-m1-stub"];
     cargo.args(["--quiet", "--profile", el2::PROFILE]);
-    cargo.args(packages.iter().flat_map(|package| ["--package", package]));
+    cargo.args(TARGET_PACKAGES.iter().flat_map(|package| ["--package", package]));
     cargo
         .args(["--features", "oche-qemu-virt/panic-on-request"])
         .args(toolchain.target_arguments());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{check, demo, measure, mutants, pictures, run, setup, soak, test};
+use crate::{check, demo, fix, measure, mutants, pictures, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ enum Work {
     Soak(soak::Options),
     /// Check form, lints and documentation
     Check,
+    /// Apply what can be mended by itself: lints, form, generated files; list what changed
+    Fix(fix::Options),
     /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's
     /// work (`job`)
     Measure {
@@ -57,6 +59,7 @@ pub fn main() -> ExitCode {
         Work::Test(options) => test::main(&options),
         Work::Soak(options) => soak::main(&options),
         Work::Check => check::main(),
+        Work::Fix(options) => fix::main(&options),
         Work::Measure { what } => measure::main(what.as_ref()),
         Work::Pictures(options) => pictures::main(&options),
         Work::Mutants(options) => mutants::main(&options),

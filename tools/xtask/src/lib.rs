@@ -10,6 +10,7 @@ mod document_commands;
 #[cfg(test)]
 mod documents;
 pub mod environment;
+pub mod fix;
 #[cfg(test)]
 mod form;
 pub mod guest;

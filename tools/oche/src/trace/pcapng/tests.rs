@@ -128,12 +128,23 @@ fn generated() -> String {
     text + "}\n"
 }
 
+/// With `OCHE_UPDATE` set, as `cargo xtask fix` does, the test first writes the part anew.
 #[test]
 fn the_dissector_has_every_field_where_it_is() {
-    let text = crate::trace::wireshark::DISSECTOR;
-    let rest = text.split_once("-- Generated from the table of events; a test compares.\n");
-    let part = rest.and_then(|(_, rest)| rest.split_once("-- End of the generated part.\n"));
-    let (part, _) = part.expect("oche.lua has a generated part");
+    const BEGIN: &str = "-- Generated from the table of events; a test compares.\n";
+    const END: &str = "-- End of the generated part.\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/trace/wireshark/oche.lua");
+    let mut text = std::fs::read_to_string(path).expect("oche.lua");
+    let part = |text: &str| {
+        let (before, rest) = text.split_once(BEGIN).expect("oche.lua has a generated part");
+        let (part, after) = rest.split_once(END).expect("the part ends");
+        (before.to_owned(), part.to_owned(), after.to_owned())
+    };
     let expected = generated();
-    assert_eq!(part, expected, "oche.lua should say:\n{expected}");
+    if std::env::var_os("OCHE_UPDATE").is_some() {
+        let (before, _, after) = part(&text);
+        text = format!("{before}{BEGIN}{expected}{END}{after}");
+        std::fs::write(path, &text).expect("oche.lua can be written");
+    }
+    assert_eq!(part(&text).1, expected, "run `cargo xtask fix`: oche.lua should read");
 }

@@ -12,18 +12,20 @@
 //! ([`addition`]), each with one break-before-make of all the pages that it moves and at most one
 //! invalidation of the hardware.
 
-pub(crate) mod addition;
+mod addition;
 pub(crate) mod alias;
 mod copies;
 mod cost;
 mod cpu_trap;
 mod direct;
-pub(crate) mod follow;
+mod follow;
 mod pin;
-pub(crate) mod removal;
+mod removal;
 pub(crate) mod state;
 mod strict;
 pub(crate) mod watch;
+mod watches;
+mod work;
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -38,19 +40,17 @@ use oche_types::{Invariant, invariant};
 
 use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
-use crate::granule::copies::Merging;
-use crate::granule::follow::Followed;
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
-use crate::granule::watch::Watches;
+use crate::granule::watches::Watches;
+use crate::granule::work::{Copy, Fetch, MAX_FETCHES, Merging, UnmapOp};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
 use crate::pool::{Pool, RED_ZONE, red_zone_damage};
 use crate::shadow::Shadow;
 
-/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept
-/// short.
-pub(crate) const BATCH: usize = 64;
+pub(crate) use crate::granule::work::BATCH;
+
 /// Pages that one batch moves: those that come and those that go.
 const MAX_MOVING: usize = 2 * BATCH * SLOTS;
 /// Pages that a batch is about: those that come and those that go.
@@ -131,17 +131,18 @@ pub(crate) struct GranuleMapper {
     directories: Vec<Directory>,
     isolation: Isolation,
     pub(crate) watches: Watches,
-    work: removal::Work,
-    copies: Vec<addition::Copy>,
+    unmap_ops: Vec<UnmapOp>,
+    copies: Vec<Copy>,
     /// Pages on their way home, for a master behind no DART.
-    fetches: Vec<pin::Fetch>,
+    fetches: Vec<Fetch>,
     /// Direct granules that have to be relocated before they can take what is newly wanted.
     to_migrate: Vec<Change>,
     /// Those of them that could not be.
     migrate_failed: Vec<(Granule, Refusal)>,
     /// What the mappings of one page are given up with: see [`Self::collapse`].
     given_up: Vec<Change>,
-    followed: Followed,
+    /// Pages that are kept equal at each flush: see [`follow`].
+    followed: Vec<Gfn>,
     /// Pages that the work under way is about, each once.
     listed: Vec<Gfn>,
     /// Where the copies of a page lie that are being made equal, and whether devices may write
@@ -182,15 +183,15 @@ impl GranuleMapper {
             + Pool::bytes(frames)
             + GranuleMap::bytes(blocks(pages))
             + Aliases::bytes(most_aliases(pages))
-            + Followed::bytes(most_aliases(pages) / 2)
+            + bytes_of::<Gfn>(most_aliases(pages) / 2)
             + Watches::BYTES
             + bytes_of::<Option<PlacedDomain>>(domains)
             + bytes_of::<Directory>(domains)
             + domains * Directory::BYTES;
-        let lists = removal::Work::BYTES
-            + bytes_of::<addition::Copy>(BATCH * SLOTS)
-            + bytes_of::<pin::Fetch>(pin::MAX_FETCHES)
-            // Misfits, and what is given up.
+        let lists = bytes_of::<UnmapOp>(BATCH)
+            + bytes_of::<Copy>(BATCH * SLOTS)
+            + bytes_of::<Fetch>(MAX_FETCHES)
+            // Granules to migrate, and what is given up.
             + 2 * bytes_of::<Change>(BATCH)
             + bytes_of::<(Granule, Refusal)>(BATCH)
             + bytes_of::<Gfn>(MAX_LISTED)
@@ -219,13 +220,13 @@ impl GranuleMapper {
             directories: (0..max_domains).map(|_| Directory::new()).collect(),
             isolation,
             watches: Watches::new(),
-            work: removal::Work::new(),
+            unmap_ops: Vec::with_capacity(BATCH),
             copies: Vec::with_capacity(BATCH * SLOTS),
-            fetches: Vec::with_capacity(pin::MAX_FETCHES),
+            fetches: Vec::with_capacity(MAX_FETCHES),
             to_migrate: Vec::with_capacity(BATCH),
             migrate_failed: Vec::with_capacity(BATCH),
             given_up: Vec::with_capacity(BATCH),
-            followed: Followed::new(aliases / 2),
+            followed: Vec::with_capacity(aliases / 2),
             listed: Vec::with_capacity(MAX_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
             merged_words: 0,

@@ -9,6 +9,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
 use crate::granule::state::{Form, GranuleState, Slot};
+use crate::granule::work::{Copy, CopyKind};
 use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
@@ -17,35 +18,12 @@ use crate::pool::red_zone_damage;
 /// which compares bytes can be seen to fail. Never built into an image that a person runs.
 const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 
-/// A page on its way into a slot of a frame of the pool.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Copy {
-    at: Place,
-    page: Gfn,
-    to: Hfn,
-    kind: CopyKind,
-}
-
 /// A page that a slot of a frame of the pool is to hold.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     leaf: Leaf,
     /// As a copy that the page itself never becomes: see `placement::strict`.
     is_private: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum CopyKind {
-    /// The page itself goes there.
-    Move,
-    /// It becomes a bounce page.
-    Bounce,
-    /// It goes home, and what stays in the slot is a bounce page: the granule is about to be
-    /// written by devices.
-    Retire,
-    /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is
-    /// one.
-    WithTwin(Hfn),
 }
 
 impl GranuleMapper {

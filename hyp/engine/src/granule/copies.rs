@@ -9,6 +9,7 @@ use oche_types::event::Event;
 use crate::granule::GranuleMapper;
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, Slot};
+use crate::granule::work::Merging;
 use crate::host::{Host, Memory};
 
 impl GranuleMapper {
@@ -160,16 +161,6 @@ impl GranuleMapper {
         }
         heir
     }
-}
-
-/// A copy of a page while all are made equal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Merging {
-    at: Hfn,
-    /// Whether somebody may have written it since the last merge.
-    is_writable: bool,
-    /// 0xff in each byte of the word under way that was taken from here.
-    diff: u64,
 }
 
 /// The first of `words` in which a copy differs from `twin`.

@@ -9,8 +9,6 @@
 //! A copy that devices only read needs no twin: only the page itself changes, and a word that
 //! differs is taken over from there.
 
-use alloc::vec::Vec;
-
 use oche_types::addr::{Gfn, PAGE_WORDS};
 use oche_types::dart::entry::Permission;
 use oche_types::event::Event;
@@ -20,27 +18,8 @@ use crate::budget::Budget;
 use crate::granule::GranuleMapper;
 use crate::granule::copies::differing_bytes;
 use crate::granule::cost::NODE_BYTES;
-use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::NONE;
-
-/// The pages of which a device may write one copy and read another.
-#[derive(Debug)]
-pub(crate) struct Followed {
-    pages: Vec<Gfn>,
-}
-
-impl Followed {
-    /// Room for `capacity` pages.
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self { pages: Vec::with_capacity(capacity) }
-    }
-
-    /// Bytes of heap that [`Self::new`] takes.
-    pub(crate) const fn bytes(capacity: usize) -> usize {
-        bytes_of::<Gfn>(capacity)
-    }
-}
 
 impl GranuleMapper {
     /// The mappings of `page` have changed: from now on its copies are made equal at each flush of
@@ -49,13 +28,13 @@ impl GranuleMapper {
         if !self.is_written_and_read(page) {
             return;
         }
-        let index = self.followed.pages.len() as u32;
+        let index = self.followed.len() as u32;
         let state = self.mover.state_mut(page);
         if state.followed == NONE {
             state.followed = index;
-            let room = self.followed.pages.capacity() - self.followed.pages.len();
+            let room = self.followed.capacity() - self.followed.len();
             invariant!(room != 0, "a followed page has two nodes in a list of mappings");
-            self.followed.pages.push(page);
+            self.followed.push(page);
         }
         let mut head = state.mappings;
         while let Some((mapping, next)) = self.aliases.step(head) {
@@ -80,9 +59,9 @@ impl GranuleMapper {
         let index = core::mem::replace(&mut state.followed, NONE);
         // The last one takes its place: a pass goes from the end to the start, so it has seen that
         // one already, or sees it there.
-        let removed = self.followed.pages.swap_remove(index as usize);
+        let removed = self.followed.swap_remove(index as usize);
         invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
-        if let Some(moved) = self.followed.pages.get(index as usize).copied() {
+        if let Some(moved) = self.followed.get(index as usize).copied() {
             self.mover.state_mut(moved).followed = index;
         }
     }
@@ -114,16 +93,16 @@ impl GranuleMapper {
         if !self.placed(domain).has_followed {
             return true;
         }
-        let is_whole_pass = *left >= self.followed.pages.len();
+        let is_whole_pass = *left >= self.followed.len();
         let mut is_any_mapped = false;
-        *left = self.followed.pages.len().min(*left);
+        *left = self.followed.len().min(*left);
         while let Some(index) = left.checked_sub(1) {
             if budget.is_spent() {
                 host.publish();
                 return false;
             }
             *left = index;
-            let page = *self.followed.pages.get(index).must("the pass is inside the list");
+            let page = *self.followed.get(index).must("the pass is inside the list");
             budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
             if !self.mappings(page).any(|mapping| mapping.domain == domain) {
                 continue;

@@ -8,29 +8,15 @@
 //! somebody whom nobody sees: what differs from the twin is found whenever the copies are made
 //! equal, at the latest when the page is unpinned.
 
-use oche_types::addr::{Gfn, Hfn, SLOTS};
+use oche_types::addr::Gfn;
 use oche_types::event::{Event, Refusal};
 use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, Slot};
-use crate::granule::{BATCH, Change, GranuleMapper, Requester, refuse};
+use crate::granule::work::{Fetch, MAX_FETCHES};
+use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::Host;
-
-/// Pages that come home together: as many as a batch of mappings moves.
-pub(crate) const MAX_FETCHES: usize = BATCH * SLOTS;
-
-/// A page on its way home.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Fetch {
-    page: Gfn,
-    /// The mapping whose slot it leaves, as a bounce page.
-    mapping: Mapping,
-    /// Where it lies.
-    from: Hfn,
-    /// Its twin, if it has none yet.
-    spare: Option<Hfn>,
-}
 
 impl GranuleMapper {
     /// Has each of `pages` be at home, with all that devices wrote, until as many calls of

@@ -1,8 +1,6 @@
 //! The first half of a batch: what the guest no longer maps.
 
-use alloc::vec::Vec;
-
-use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS};
+use oche_types::addr::{Gfn, Hfn, SLOTS};
 use oche_types::event::{Event, Refusal};
 use oche_types::invariant;
 
@@ -10,44 +8,10 @@ use crate::granule::alias::Mapping;
 use crate::granule::copies::apply_diff;
 use crate::granule::direct;
 use crate::granule::state::{Form, GranuleState, Slot};
-use crate::granule::{BATCH, Change, GranuleMapper, Requester, refuse};
-use crate::heap::bytes_of;
+use crate::granule::work::{Split, UnmapOp};
+use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 use crate::pool::RED_ZONE;
-
-/// Lists of the removal under way, kept so that nothing is allocated while a guest waits.
-#[derive(Debug)]
-pub(crate) struct Work {
-    ops: Vec<UnmapOp>,
-}
-
-impl Work {
-    pub(crate) fn new() -> Self {
-        Self { ops: Vec::with_capacity(BATCH) }
-    }
-
-    /// Bytes of heap that it takes.
-    pub(crate) const BYTES: usize = bytes_of::<UnmapOp>(BATCH);
-}
-
-/// A granule that loses pages.
-#[derive(Clone, Copy, Debug)]
-struct UnmapOp {
-    granule: Granule,
-    /// As it was before the batch.
-    before: GranuleState,
-    /// Whether each slot is about to be emptied.
-    is_leaving: [bool; SLOTS],
-    /// For a direct granule that keeps pages: the frame that they go to.
-    split: Option<Split>,
-}
-
-/// Where the rest of a direct granule goes, and what it held when it was copied there.
-#[derive(Clone, Copy, Debug)]
-struct Split {
-    frame: HostGranule,
-    copied: [Option<Hfn>; SLOTS],
-}
 
 impl GranuleMapper {
     /// Takes away every mapping that `changes` no longer wants as it is.
@@ -58,7 +22,7 @@ impl GranuleMapper {
         domain: DomainId,
         changes: &[Change],
     ) {
-        let mut ops = core::mem::take(&mut self.work.ops);
+        let mut ops = core::mem::take(&mut self.unmap_ops);
         ops.clear();
         for change in changes {
             let before = self.state(domain, change.granule);
@@ -70,7 +34,7 @@ impl GranuleMapper {
             }
         }
         self.unmap_batch(host, requester, domain, &mut ops);
-        self.work.ops = ops;
+        self.unmap_ops = ops;
     }
 
     /// Moves what direct granules hold into frames of their own, while devices go on using it, so
@@ -83,7 +47,7 @@ impl GranuleMapper {
         domain: DomainId,
         changes: &[Change],
     ) {
-        let mut ops = core::mem::take(&mut self.work.ops);
+        let mut ops = core::mem::take(&mut self.unmap_ops);
         ops.clear();
         for change in changes {
             let before = self.state(domain, change.granule);
@@ -98,7 +62,7 @@ impl GranuleMapper {
             }
         }
         self.unmap_batch(host, requester, domain, &mut ops);
-        self.work.ops = ops;
+        self.unmap_ops = ops;
     }
 
     /// Carries out the `ops`.
@@ -158,7 +122,7 @@ impl GranuleMapper {
     /// Where there is none, everything leaves.
     fn plan_split(&mut self, host: &mut impl Host, requester: Requester, op: &mut UnmapOp) {
         let Form::Direct(_) = op.before.form else { return };
-        let after = remainder(op);
+        let after = op.remainder();
         if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
             return;
         }
@@ -234,7 +198,7 @@ impl GranuleMapper {
     /// Copies what a split granule keeps to its new frame.
     fn fill_split(&self, host: &mut impl Host, op: &UnmapOp) {
         let Some(split) = op.split else { return };
-        for (slot, kept) in remainder(op).slots.iter().enumerate() {
+        for (slot, kept) in op.remainder().slots.iter().enumerate() {
             let Some(kept) = kept else { continue };
             host.copy_page(self.mover.locate(kept.page), split.frame.page(slot));
             if let Some(Some(copied)) = split.copied.get(slot) {
@@ -246,7 +210,7 @@ impl GranuleMapper {
     /// Takes the granule out of the hardware's tables, or points them at a split granule's new
     /// frame.
     fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
-        let mut after = remainder(op);
+        let mut after = op.remainder();
         if let Some(split) = op.split {
             after.form = Form::Relocated(split.frame);
         }
@@ -263,7 +227,7 @@ impl GranuleMapper {
         op: &UnmapOp,
     ) {
         let Some(split) = op.split else { return };
-        let mut after = remainder(op);
+        let mut after = op.remainder();
         after.form = Form::Relocated(split.frame);
         // First the granule map: the granule is no longer one that pins its pages at home.
         self.set_state(domain, op.granule, after);
@@ -331,7 +295,7 @@ impl GranuleMapper {
             host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }
         if op.split.is_none() {
-            self.set_state(domain, op.granule, remainder(op));
+            self.set_state(domain, op.granule, op.remainder());
         }
     }
 
@@ -349,7 +313,7 @@ impl GranuleMapper {
         requester: Requester,
         reason: Refusal,
     ) {
-        for op in &self.work.ops {
+        for op in &self.unmap_ops {
             for (slot, left) in op.leaving() {
                 refuse(host, requester.at(op.granule, slot), left.page, reason);
             }
@@ -362,7 +326,7 @@ impl GranuleMapper {
         for (index, _) in op.leaving() {
             host.fill_page(frame.page(index), RED_ZONE);
         }
-        if remainder(op).is_vacant() {
+        if op.remainder().is_vacant() {
             self.pool.give_marked_frame(host, frame);
         }
     }
@@ -381,16 +345,6 @@ impl GranuleMapper {
     }
 }
 
-impl UnmapOp {
-    /// The slots that are about to be emptied, with what is in them.
-    fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
-        let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
-        slots.filter_map(|(index, (slot, is_leaving))| {
-            slot.filter(|_| is_leaving).map(|slot| (index, slot))
-        })
-    }
-}
-
 /// Which slots of `before` are no longer wanted as they are. A bounce page whose permission changes
 /// is made anew; with strict isolation every slot is.
 fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
@@ -406,18 +360,4 @@ fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SL
         };
     }
     leaving
-}
-
-/// What the granule keeps; empty if that is nothing.
-fn remainder(op: &UnmapOp) -> GranuleState {
-    let mut after = op.before;
-    for (slot, is_leaving) in after.slots.iter_mut().zip(op.is_leaving) {
-        if is_leaving {
-            *slot = None;
-        }
-    }
-    if after.is_vacant() {
-        after.form = Form::Empty;
-    }
-    after
 }

@@ -11,7 +11,6 @@
 //! along one access at a time. Then the page's watch is given up, which is reported, until its
 //! granule is mapped anew or watches are set anew.
 
-use alloc::vec::Vec;
 use core::ops::{Range, RangeInclusive};
 
 use oche_types::addr::{Gfn, Granule, IovaPage, PAGE_BYTES};
@@ -20,8 +19,8 @@ use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 
 use crate::granule::alias::Mapping;
 use crate::granule::state::GranuleState;
+use crate::granule::watches::Pass;
 use crate::granule::{BATCH, GranuleMapper};
-use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
@@ -33,56 +32,6 @@ const MAX_BYTES: usize = 64;
 /// Pages that one trap looks at to set watches, each counted once and once more for each of its
 /// mappings; and empty watches of a domain.
 const MAX_VISITS: usize = 1 << 14;
-
-/// What is watched.
-#[derive(Debug)]
-pub(crate) struct Watches {
-    ranges: Vec<Selection>,
-    /// What is mapped is still to be trapped: the next exit goes on here.
-    pass: Option<Pass>,
-}
-
-/// A walk through what is mapped where somebody watches.
-#[derive(Debug)]
-struct Pass {
-    /// The first is looked at, at `watch`, from the granule `next` on, or from the watch's first.
-    domains: Range<usize>,
-    watch: usize,
-    next: Option<Granule>,
-}
-
-impl Pass {
-    /// Goes on to the next of `watches` watches, or to the first of the next domain.
-    fn skip(mut self, watches: usize) -> Option<Self> {
-        self.next = None;
-        self.watch += 1;
-        if self.watch >= watches {
-            self.watch = 0;
-            self.domains.start += 1;
-        }
-        (!self.domains.is_empty()).then_some(self)
-    }
-}
-
-impl Watches {
-    /// Nothing is watched.
-    pub(crate) fn new() -> Self {
-        Self { ranges: Vec::with_capacity(MAX_WATCHES), pass: None }
-    }
-
-    /// Bytes of heap that they take.
-    pub(crate) const BYTES: usize = bytes_of::<Selection>(MAX_WATCHES);
-
-    /// Whether anything is.
-    pub(crate) fn are_set(&self) -> bool {
-        !self.ranges.is_empty()
-    }
-
-    /// Whether something that is mapped is not trapped yet.
-    pub(crate) fn are_being_set(&self) -> bool {
-        self.pass.is_some()
-    }
-}
 
 /// An access of a CPU to a trapped page, for who watches it.
 #[derive(Clone, Copy, Debug)]

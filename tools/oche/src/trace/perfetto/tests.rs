@@ -1,9 +1,14 @@
 //! What the viewer relies on: declared tracks, slices that nest, counters that add up.
 
+use std::collections::BTreeMap;
+
+use oche_types::dart::entry::Permission;
+use oche_types::event::Event;
+use prost::Message;
+
+use super::schema::Trace;
 use super::*;
 use crate::trace::made::{Made, at, map};
-use oche_types::dart::entry::Permission;
-use std::collections::BTreeMap;
 
 fn packets(made: &Made) -> Vec<TracePacket> {
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! What the records tell of one device at one page, in the order of time.
+//! What the records show of one device at one page, in the order of time.
 
 use oche_trace::record::{Record, Stamp};
 use oche_types::addr::{Gfn, IovaPage};
@@ -9,7 +9,7 @@ use super::super::words::{code_in_words, direction, many, permission};
 use super::answer::Incident;
 use super::asker::{Asker, LISTED, ticks_at};
 
-/// What the records tell of one device.
+/// What the records show of one device.
 #[derive(Default)]
 pub(super) struct Story {
     /// The moment that is explained, in ticks; `None`: the end.
@@ -51,14 +51,8 @@ impl Asker<'_> {
             final_spaces.apply(record);
         }
         let is_ours = |other: StreamPlace| final_spaces.share(place, other);
-        let of = |record: &Record| Some(StreamPlace::new(record.dart()?, record.stream()?));
-        let mut faults = records.iter().filter(|record| {
-            record.kind() == Some(Kind::Fault)
-                && record.payload() >> 12 == u64::from(self.page.0)
-                && of(record).is_some_and(is_ours)
-        });
         let asked = self.question.at_ns.map(|at| ticks_at(self.clock, at));
-        let fault = faults.rfind(|record| asked.is_none_or(|at| record.time() <= at));
+        let fault = self.fault(records, asked, &is_ours);
         let at = asked.or(fault.map(Record::time));
         let mut story = Story {
             at,
@@ -74,30 +68,8 @@ impl Asker<'_> {
                 story.neighbours = self.neighbours(&lifetimes, place);
             }
             let Some(event) = record.event() else { continue };
-            match lifetimes.apply(record) {
-                Change::Mapped { mapping, .. }
-                    if mapping.iova == self.page && is_ours(mapping.owner) =>
-                {
-                    story.times_mapped += 1;
-                    story.past.push(Interval {
-                        mapping: Some(mapping),
-                        page: mapping.page,
-                        until: None,
-                    });
-                }
-                Change::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
-                    story.close(mapping, record, &event);
-                }
-                Change::Permission { mapping, .. }
-                    if mapping.iova == self.page
-                        && is_ours(mapping.owner)
-                        && at.is_none_or(|at| record.time() <= at) =>
-                {
-                    story.permit(&mapping);
-                    self.incident(&event, record, &is_ours, &mut story.incidents);
-                }
-                _ => self.incident(&event, record, &is_ours, &mut story.incidents),
-            }
+            let change = lifetimes.apply(record);
+            self.add(&mut story, change, (record, &event), &is_ours);
         }
         if !is_past {
             story.neighbours = self.neighbours(&lifetimes, place);
@@ -105,6 +77,53 @@ impl Asker<'_> {
         let meant = story.past.iter().rev().find(|past| past.holds_at(at));
         story.page_meant = meant.map(|past| past.page);
         story
+    }
+
+    /// The last fault of the page, up to the moment `until` if one is given.
+    fn fault<'r>(
+        &self,
+        records: &'r [Record],
+        until: Option<u64>,
+        is_ours: &impl Fn(StreamPlace) -> bool,
+    ) -> Option<&'r Record> {
+        let of = |record: &Record| Some(StreamPlace::new(record.dart()?, record.stream()?));
+        let mut faults = records.iter().filter(|record| {
+            record.kind() == Some(Kind::Fault)
+                && record.payload() >> 12 == u64::from(self.page.0)
+                && of(record).is_some_and(is_ours)
+        });
+        faults.rfind(|record| until.is_none_or(|until| record.time() <= until))
+    }
+
+    /// Adds to `story` the record and its event, which made `change`.
+    fn add(
+        &self,
+        story: &mut Story,
+        change: Change,
+        (record, event): (&Record, &Event),
+        is_ours: &impl Fn(StreamPlace) -> bool,
+    ) {
+        let is_asked = |mapping: &Mapping| mapping.iova == self.page && is_ours(mapping.owner);
+        match change {
+            Change::Mapped { mapping, .. } if is_asked(&mapping) => {
+                story.times_mapped += 1;
+                story.past.push(Interval {
+                    mapping: Some(mapping),
+                    page: mapping.page,
+                    until: None,
+                });
+            }
+            Change::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
+                story.close(mapping, record, event);
+            }
+            Change::Permission { mapping, .. }
+                if is_asked(&mapping) && story.at.is_none_or(|at| record.time() <= at) =>
+            {
+                story.permit(&mapping);
+                self.incident(event, record, is_ours, &mut story.incidents);
+            }
+            _ => self.incident(event, record, is_ours, &mut story.incidents),
+        }
     }
 
     pub(super) fn neighbours(&self, lifetimes: &Lifetimes, place: StreamPlace) -> Vec<Mapping> {

@@ -1,5 +1,8 @@
 //! The `oche` command's parts: views of a trace, and packing of images.
 
+// `println!` panics when the reader of a pipe has gone: commands use `output::to_standard_output`.
+#![cfg_attr(not(test), deny(clippy::print_stdout))]
+
 /// Prints a line for the person at the terminal, on standard error. A failure to write it is
 /// ignored.
 #[macro_export]
@@ -15,6 +18,7 @@ pub mod command;
 pub mod destination;
 pub mod el2;
 pub mod environment;
+pub mod output;
 pub mod pack;
 pub mod progress;
 pub mod trace;

@@ -128,8 +128,12 @@ pub fn symbol(elf: &[u8], name: &str) -> Option<u64> {
     file.symbols().find(|symbol| symbol.name() == Ok(name)).map(|symbol| symbol.address())
 }
 
-/// Appends the container and makes the Image header say the new size.
-fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
+/// Appends the container with `items` to `image` and writes the new size into the Image header.
+///
+/// # Errors
+///
+/// The image is shorter than its header, or there are too many items.
+pub fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
     let start = image.len() as u64;
     image.extend(payload::MAGIC);
     image.extend(payload::VERSION.to_le_bytes());

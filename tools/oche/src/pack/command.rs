@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use super::{Guest, image_of, inspect};
 use crate::destination::refuse_input;
 use crate::el2;
+use crate::output::to_standard_output;
 use crate::progress::Progress;
 use crate::{environment, workspace};
 
@@ -112,11 +113,9 @@ impl PackArguments {
             workspace::write_whole(plain, &image)?;
         }
         workspace::write_whole(&compressed, &compress(&image)?)?;
-        print!("{contents}");
         let names: Vec<String> =
             plain.iter().chain([&compressed]).map(|path| path.display().to_string()).collect();
-        println!("wrote    {}", names.join(" and "));
-        Ok(())
+        to_standard_output(|out| writeln!(out, "{contents}wrote    {}", names.join(" and ")))
     }
 
     fn build(&self) -> Result<PathBuf> {
@@ -137,8 +136,7 @@ impl InspectArguments {
     /// As [`inspect::inspect`].
     pub fn run(&self) -> Result<()> {
         let contents = inspect::inspect(&self.file)?;
-        print!("{contents}");
-        Ok(())
+        to_standard_output(|out| write!(out, "{contents}"))
     }
 }
 

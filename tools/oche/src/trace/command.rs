@@ -16,9 +16,10 @@ use super::recorder::{Recorder, Recording, record_previous};
 use super::summary::{summarize, write_summary};
 use super::symbols::SymbolOptions;
 use crate::destination::{refuse_input, refuse_pipe};
+use crate::output::to_standard_output;
 use answers::{CheckArguments, LeaksArguments, MapsArguments, WhyArguments};
 use exports::{PcapngArguments, PerfettoArguments, ReportArguments};
-use files::{open, to_standard_output};
+use files::open;
 use filter::FilterOptions;
 
 mod answers;

@@ -1,6 +1,7 @@
 //! `oche trace filter`: chooses what a running guest's trace records, through the guest's RAM file.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -11,6 +12,7 @@ use oche_types::event::Kind;
 use oche_types::selection::Selection;
 
 use super::memory::TraceMemory;
+use crate::output::to_standard_output;
 
 /// Arguments of `oche trace filter`.
 #[derive(Debug, Args)]
@@ -49,8 +51,8 @@ impl FilterArguments {
     ///
     /// The RAM file cannot be read or written, no Oche is in it, or an order makes no sense.
     pub fn run(&self) -> Result<()> {
-        println!("{}", describe(&change(&self.ram, &self.orders)?));
-        Ok(())
+        let recorded = describe(&change(&self.ram, &self.orders)?);
+        to_standard_output(|out| writeln!(out, "{recorded}"))
     }
 }
 

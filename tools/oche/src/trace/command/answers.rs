@@ -15,7 +15,8 @@ use super::super::reader::TraceFile;
 use super::super::symbols::{SymbolOptions, Symbols};
 use super::super::why::{Question, why, write_answer};
 use super::super::words::{many, parse_seconds, seconds};
-use super::files::{Output, open, to_standard_output};
+use super::files::open;
+use crate::output::{Output, to_standard_output};
 use oche_trace::text::Clock;
 
 /// The trace, and which boot of it.

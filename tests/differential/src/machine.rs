@@ -1,37 +1,41 @@
 //! Runs a program on the engine in its simulated machine and on the reference beside it.
 
+mod checks;
 mod cpus;
 mod devices;
 mod driver;
 mod flush;
+mod guest;
 mod hostile;
 mod overlap;
 mod red_zones;
 mod registers;
+mod transfer;
 
-use super::Counts;
 use super::history::{History, Roots};
 use super::pages::{IovaPages, RefusedTables};
-use super::sharing::{CPU, Sharing};
+use super::sharing::Sharing;
 use super::views::Views;
+use crate::counts::Counts;
 use crate::program::{Operation, Setting};
 use crate::reference::GuestMemory;
-use devices::Transfer;
-use driver::Guest;
+use guest::Guest;
 use oche_engine::{Configuration, Isolation};
 use oche_reference::registers::{PARAMS1, PARAMS2, STREAMS_ENABLE};
+use oche_sim::access::Data;
+use oche_sim::cpu_tables::PageState;
 use oche_sim::engine::{Engine, slice_of};
-use oche_sim::machine::{Data, Layout, Options, SimulatedMachine, initial_words};
+use oche_sim::machine::{SimulatedMachine, initial_words};
 use oche_sim::memory::FormerWords;
 use oche_sim::random::Random;
-use oche_sim::stage2::PageState;
+use oche_sim::setup::{Layout, Options};
 use oche_types::addr::{Gfn, HostGranule, PAGE_BYTES};
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::selection::{MAX_WATCHED_BYTES, MAX_WATCHES, Selection};
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt::{Display, Formatter};
+use transfer::{ExpectedRead, PageUse};
 
 /// What differs, in a sentence.
 pub type Checked<T = ()> = Result<T, String>;
@@ -63,30 +67,6 @@ impl Former {
             memory: GuestMemory::new(&layout.ram),
             is_initial: Vec::new(),
         })
-    }
-}
-
-/// A device's read under way, and what it must see where that is known.
-struct ExpectedRead {
-    transfer: Transfer,
-    /// The page that it reaches and its state at that moment, unless it reaches none.
-    page: Option<(Gfn, PageUse)>,
-    bytes: Vec<Option<u8>>,
-    is_red_zone: bool,
-}
-
-/// How a page is used at some moment, to be put into words when something differs.
-struct PageUse {
-    mappings: u32,
-    is_unsettled: bool,
-    is_table: bool,
-}
-
-impl Display for PageUse {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        write!(f, "mapped {} times", self.mappings)?;
-        f.write_str(if self.is_unsettled { ", changing" } else { "" })?;
-        f.write_str(if self.is_table { ", a table" } else { "" })
     }
 }
 
@@ -373,105 +353,6 @@ impl<const C: bool> Machine<C> {
         usize::from(dart) % self.setting.darts
     }
 
-    /// The bytes of `page` now: all those that everybody must agree on are compared.
-    fn check_page(&mut self, page: Gfn) -> Checked {
-        self.deliver_to(page, 0, PAGE_BYTES);
-        if self.is_shared(page) || self.sharing.has(page) {
-            self.look_at_all_of(page)?;
-        }
-        let (Some(expected), Some(found)) = (self.history.memory.page(page), self.host.view(page))
-        else {
-            return Ok(());
-        };
-        let Some(number) = self.history.memory.number(page) else { return Ok(()) };
-        let state = (self.history.changes(page), self.host.state(page));
-        self.counts.compared_bytes += PAGE_BYTES as u64;
-        // Nothing was stored on either side since they were found equal.
-        if self.compared[number] == Some(state) {
-            return Ok(());
-        }
-        let (words, _) = expected.as_chunks::<8>();
-        let different = |all, (expected, found): (&[u8; 8], &u64)| {
-            all | (u64::from_le_bytes(*expected) ^ found)
-        };
-        if words.iter().zip(found).fold(0, different) == 0 {
-            self.compared[number] = Some(state);
-            return Ok(());
-        }
-        for (word, (expected, found)) in expected.chunks_exact(8).zip(found).enumerate() {
-            let found = found.to_le_bytes();
-            if expected == found {
-                continue;
-            }
-            for (index, (expected, found)) in expected.iter().zip(found).enumerate() {
-                let offset = word * 8 + index;
-                if *expected != found && !self.sharing.is_vague(page, offset, CPU) {
-                    return Err(format!(
-                        "CPUs see {found:#04x} at offset {offset:#x} of {page:?} (at {:?}, {}), where the guest's \
-                         memory holds {expected:#04x}",
-                        self.host.location(page),
-                        self.describe(page),
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// C4 for one page.
-    fn check_home(&mut self, page: Gfn) -> Checked {
-        if self.views.may_be_mapped(page) || !self.history.memory.contains(page) {
-            return Ok(());
-        }
-        self.counts.home_checks += 1;
-        if self.host.location(page) != Some(page.home()) {
-            return Err(format!(
-                "no DART maps {page:?} and it is not home but at {:?}",
-                self.host.location(page)
-            ));
-        }
-        self.check_page(page)
-    }
-
-    fn check_all_memory(&mut self) -> Checked {
-        let pages: Vec<Gfn> = self.history.memory.pages().collect();
-        for page in pages {
-            if Some(self.engine.locate(page)) != self.host.location(page) {
-                return Err(format!(
-                    "the engine says that {page:?} is at {:?}, stage 2 says {:?}",
-                    self.engine.locate(page),
-                    self.host.location(page)
-                ));
-            }
-            if self.views.may_be_mapped(page) {
-                self.check_page(page)?;
-            } else {
-                self.check_home(page)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The engine's own account of what is mapped agrees with the tables.
-    fn check_maps(&self) -> Checked {
-        let mut wanted: FxHashMap<(u32, Gfn), i64> = FxHashMap::default();
-        for (roots, iova_page, page) in self.views.leaves(&self.history) {
-            if !self.is_refused(roots, iova_page) {
-                *wanted.entry((iova_page, page)).or_default() += 1;
-            }
-        }
-        if !self.refused_tables.is_empty() || wanted == self.live_maps {
-            return Ok(());
-        }
-        let missing: Vec<_> =
-            wanted.iter().filter(|(key, n)| self.live_maps.get(key) != Some(n)).take(3).collect();
-        let extra: Vec<_> =
-            self.live_maps.iter().filter(|(key, n)| wanted.get(key) != Some(n)).take(3).collect();
-        Err(format!(
-            "the trace's live mappings are not the tables': tables {missing:x?}, trace {extra:x?}"
-        ))
-    }
-
     /// Whether `page` may have more than one copy. With strict isolation a single mapping may be
     /// one.
     fn is_shared(&self, page: Gfn) -> bool {
@@ -510,8 +391,7 @@ fn name(dart: usize, stream: usize) -> (DartId, StreamId) {
 /// Below the top of the IOVAs that the guest allocates from, as much as can be watched at once.
 fn watched_ranges() -> [Selection; MAX_WATCHES] {
     core::array::from_fn(|index| {
-        let last =
-            u64::from(driver::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
+        let last = u64::from(guest::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
         Selection { first: last + 1 - MAX_WATCHED_BYTES, last, ..Selection::ALL }
     })
 }

@@ -8,7 +8,7 @@
 pub mod generate;
 
 use oche_engine::Isolation;
-use oche_sim::machine::{Board, FaultInjection};
+use oche_sim::setup::{Board, FaultInjection};
 use serde::{Deserialize, Serialize};
 
 /// What a program runs on.

@@ -8,10 +8,12 @@ use oche_reference::registers::{
     BUSY, CONFIG, Dart, ERROR, ERROR_FLAG, INVALIDATE, LOCK, PARAMS1, PARAMS2, STREAM_COMMAND,
     STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
 };
-use oche_sim::machine::{Board, Data, Layout, Options, SimulatedMachine};
+use oche_sim::access::CpuResult;
+use oche_sim::access::Data;
+use oche_sim::machine::SimulatedMachine;
 use oche_sim::memory::FormerWords;
 use oche_sim::random::{Random, mix};
-use oche_sim::stage2::CpuResult;
+use oche_sim::setup::{Board, Layout, Options};
 use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::DartId;
 

@@ -1,8 +1,38 @@
 //! Shortens a program that fails: leaves out parts for as long as it still fails.
 
+use crate::corpus::CorpusProgram;
 use crate::program::{Operation, Program, Rights, Site, Source};
-use crate::{Difference, Failure, run_program};
+use crate::run::{Difference, run_program};
 use std::time::{Duration, Instant};
+
+/// A program on which engine and reference differ.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Which operation was the last.
+    pub step: usize,
+    /// What differed.
+    pub what: String,
+    /// The program, shortened.
+    pub program: Program,
+}
+
+impl Failure {
+    /// What differed and when.
+    fn why(&self) -> String {
+        format!("after {} operations: {}", self.step + 1, self.what)
+    }
+
+    /// The program as a file for `tests/corpus`.
+    pub fn to_file(&self) -> CorpusProgram {
+        CorpusProgram::new(self.why(), self.program.clone())
+    }
+}
+
+impl core::fmt::Display for Failure {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "{}\n{}", self.why(), self.to_file())
+    }
+}
 
 /// The longest that shortening may take: what fails has been found, and somebody waits to see it.
 const LONGEST: Duration = Duration::from_secs(20);

@@ -1,8 +1,9 @@
 //! A long run of random programs on several threads, which can be stopped at any moment and
 //! continued.
 
-use crate::shrink::shrink;
-use crate::{Counts, Difference, Failure, PROGRAM_OPERATIONS, program_of, run_program};
+use crate::counts::Counts;
+use crate::run::{Difference, PROGRAM_OPERATIONS, program_of, run_program};
+use crate::shrink::{Failure, shrink};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -4,7 +4,7 @@
 use oche_differential::program::Program;
 use oche_differential::program::generate::{Kind, generate};
 use oche_differential::run_program;
-use oche_sim::machine::FaultInjection;
+use oche_sim::setup::FaultInjection;
 
 /// What the rules find in the first program that `injection` spoils.
 fn found(injection: FaultInjection) -> String {

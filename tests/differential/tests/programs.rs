@@ -8,9 +8,9 @@ use oche_differential::program::Target::*;
 use oche_differential::program::generate::{Kind, generate};
 use oche_differential::program::{Program, Setting, Step};
 use oche_differential::{run, run_program};
-use oche_sim::machine::Board::*;
-use oche_sim::machine::FaultInjection;
 use oche_sim::random::mix;
+use oche_sim::setup::Board::*;
+use oche_sim::setup::FaultInjection;
 
 #[global_allocator]
 static ALLOCATOR: oche_sim::allocations::Counting = oche_sim::allocations::Counting;

@@ -19,87 +19,20 @@
 //! | `call-before-store` | what a CPU reads that `SMC` starts is completed by `DSB` (`ISHST` or more) | the same |
 //! | `caches-off` | with its caches off EL2 stores to its image only where it was cleaned and invalidated, and does so again before its MMU goes on | D7.5 |
 
+mod cleaning;
+mod leaving;
+mod registers;
+
 use crate::decode::{Access, Accesses, Cache, Domain, Instruction, Register, Scope};
 use crate::settings::{Range, Settings};
+use cleaning::Cleaning;
+use registers::{DEPENDENTS, Dependent, PAR_EL1, SCTLR_EL2, VTTBR_EL2};
 
 /// Bytes of a cache line, as QEMU's `CTR_EL0` gives it for the CPUs that are used.
 const LINE_BYTES: u64 = 64;
 
 /// Bytes of an SMMU's descriptor of a context. Source: Arm IHI 0070, 5.4 "Context Descriptor".
 const DESCRIPTOR_BYTES: u64 = 64;
-
-const HCR_EL2: Register = Register::new(3, 4, 1, 1, 0);
-const SCTLR_EL2: Register = Register::new(3, 4, 1, 0, 0);
-const CPTR_EL2: Register = Register::new(3, 4, 1, 1, 2);
-const ZCR_EL2: Register = Register::new(3, 4, 1, 2, 0);
-const SMCR_EL2: Register = Register::new(3, 4, 1, 2, 6);
-const TTBR0_EL2: Register = Register::new(3, 4, 2, 0, 0);
-const TCR_EL2: Register = Register::new(3, 4, 2, 0, 2);
-const MAIR_EL2: Register = Register::new(3, 4, 10, 2, 0);
-const VBAR_EL2: Register = Register::new(3, 4, 12, 0, 0);
-const VTTBR_EL2: Register = Register::new(3, 4, 2, 1, 0);
-const VTCR_EL2: Register = Register::new(3, 4, 2, 1, 2);
-const ICC_SRE_EL2: Register = Register::new(3, 4, 12, 9, 5);
-const ICC_EOIR0_EL1: Register = Register::new(3, 0, 12, 8, 1);
-const ICC_IAR0_EL1: Register = Register::new(3, 0, 12, 8, 0);
-const ICC_HPPIR0_EL1: Register = Register::new(3, 0, 12, 8, 2);
-const ICC_PMR_EL1: Register = Register::new(3, 0, 4, 6, 0);
-const ICC_CTLR_EL1: Register = Register::new(3, 0, 12, 12, 4);
-const ICH_HCR_EL2: Register = Register::new(3, 4, 12, 11, 0);
-const CNTHP_CTL_EL2: Register = Register::new(3, 4, 14, 2, 1);
-const PAR_EL1: Register = Register::new(3, 0, 7, 4, 0);
-const MDSCR_EL1: Register = Register::new(2, 0, 0, 2, 2);
-
-/// What depends on a register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Dependent {
-    /// A load or a store by EL2.
-    Access,
-    /// `TLBI`.
-    Tlbi,
-    /// `AT`.
-    Translate,
-    /// A write or a read of this register.
-    Register(Register),
-    /// `ERET`.
-    Return,
-}
-
-/// What must not come between a write of a register and the next context synchronisation.
-const DEPENDENTS: &[(Register, &[Dependent])] = &[
-    // E2H and TGE choose the layout of the others.
-    (
-        HCR_EL2,
-        &[
-            Dependent::Tlbi,
-            Dependent::Translate,
-            Dependent::Register(SCTLR_EL2),
-            Dependent::Register(TCR_EL2),
-        ],
-    ),
-    (SCTLR_EL2, &[Dependent::Access, Dependent::Translate]),
-    (CPTR_EL2, &[Dependent::Access, Dependent::Register(ZCR_EL2), Dependent::Register(SMCR_EL2)]),
-    (MAIR_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
-    (TCR_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
-    (TTBR0_EL2, &[Dependent::Access, Dependent::Tlbi, Dependent::Register(SCTLR_EL2)]),
-    (VBAR_EL2, &[Dependent::Access]),
-    (VTCR_EL2, &[Dependent::Tlbi, Dependent::Translate]),
-    (VTTBR_EL2, &[Dependent::Tlbi, Dependent::Translate]),
-    (
-        ICC_SRE_EL2,
-        &[
-            Dependent::Register(ICC_PMR_EL1),
-            Dependent::Register(ICC_CTLR_EL1),
-            Dependent::Register(ICH_HCR_EL2),
-            Dependent::Register(ICC_HPPIR0_EL1),
-        ],
-    ),
-    (ICC_EOIR0_EL1, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
-    // Whether ERET copies SPSR_EL2.SS into PSTATE is CONSTRAINED UNPREDICTABLE otherwise: D2.12
-    // "Software Step exceptions", "Synchronization and the software step state machine".
-    (MDSCR_EL1, &[Dependent::Return]),
-    (CNTHP_CTL_EL2, &[Dependent::Register(ICC_IAR0_EL1), Dependent::Register(ICC_HPPIR0_EL1)]),
-];
 
 /// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -112,43 +45,6 @@ pub struct Violation {
     pub earlier: u64,
     /// What is wrong.
     pub text: &'static str,
-}
-
-/// Memory that is to be cleaned for observers with their caches off.
-#[derive(Clone, Copy, Debug, Default)]
-enum Cleaning {
-    /// Nothing was stored.
-    #[default]
-    Done,
-    /// Stored at this PC, and not cleaned.
-    Dirty(u64),
-    /// Cleaned, and not completed.
-    Started(u64),
-}
-
-impl Cleaning {
-    fn store(&mut self, pc: u64) {
-        *self = Self::Dirty(pc);
-    }
-
-    fn clean(&mut self) {
-        if let Self::Dirty(pc) = *self {
-            *self = Self::Started(pc);
-        }
-    }
-
-    fn complete(&mut self) {
-        if let Self::Started(_) = *self {
-            *self = Self::Done;
-        }
-    }
-
-    fn pending(self) -> Option<u64> {
-        match self {
-            Self::Done => None,
-            Self::Dirty(pc) | Self::Started(pc) => Some(pc),
-        }
-    }
 }
 
 /// What one CPU has executed and the architecture has not ordered. Each field holds the PC.
@@ -260,37 +156,13 @@ impl Cpu {
         is_table: bool,
     ) -> Option<Violation> {
         let is_in = |ranges: &[Range]| ranges.iter().any(|range| range.contains(address));
-        let mut found = None;
-        if is_shared {
-            self.shared_store = Some(pc);
-        }
-        if is_table {
-            self.table_store = Some(pc);
-            self.table_unsynchronized = Some(pc);
-        }
-        if is_in(&settings.own_tables) {
-            self.own_table_store = Some(pc);
-            self.own_table_unsynchronized = Some(pc);
-        }
-        // The address that is cleaned does not show: what is cleaned is taken for the range that
-        // was stored to last.
-        let handoff = settings.handoff.iter().position(|range| range.contains(address));
-        let is_other = handoff.is_none_or(|range| range != self.handoff_range);
-        if is_other && (handoff.is_some() || !self.has_returned && is_in(&settings.loaded)) {
-            let text =
-                "a store to what is cleaned next before what was stored for another CPU is cleaned";
-            let broken = |earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text };
-            found = self.handoff.pending().map(broken);
-        }
-        if let Some(range) = handoff {
-            self.handoff.store(pc);
-            self.handoff_range = range;
-            self.event = Some(pc);
-        }
+        let is_loaded = !self.has_returned && is_in(&settings.loaded);
+        self.note_table_store(pc, is_shared, is_table, is_in(&settings.own_tables));
+        let found = self.store_for_handoff(settings, pc, address, is_loaded);
         if is_in(&settings.announced) {
             self.announced = Some(pc);
         }
-        if !self.has_returned && is_in(&settings.loaded) {
+        if is_loaded {
             self.loaded = Some(pc);
             self.lines_cleaned = 0;
             let lines =
@@ -319,6 +191,48 @@ impl Cpu {
         {
             let text = "a device's register is stored to before DSB completes a store to what devices read";
             return Some(Violation { rule: "store-before-command", pc, earlier, text });
+        }
+        found
+    }
+
+    /// A store may have to be completed before a device or a table walk may see it.
+    fn note_table_store(&mut self, pc: u64, is_shared: bool, is_table: bool, is_own_table: bool) {
+        if is_shared {
+            self.shared_store = Some(pc);
+        }
+        if is_table {
+            self.table_store = Some(pc);
+            self.table_unsynchronized = Some(pc);
+        }
+        if is_own_table {
+            self.own_table_store = Some(pc);
+            self.own_table_unsynchronized = Some(pc);
+        }
+    }
+
+    /// A store to what a CPU with its caches off reads, or to what is loaded before the guest runs.
+    fn store_for_handoff(
+        &mut self,
+        settings: &Settings,
+        pc: u64,
+        address: u64,
+        is_loaded: bool,
+    ) -> Option<Violation> {
+        let mut found = None;
+        // The address that is cleaned does not show: what is cleaned is taken for the range that
+        // was stored to last.
+        let handoff = settings.handoff.iter().position(|range| range.contains(address));
+        let is_other = handoff.is_none_or(|range| range != self.handoff_range);
+        if is_other && (handoff.is_some() || is_loaded) {
+            let text =
+                "a store to what is cleaned next before what was stored for another CPU is cleaned";
+            let broken = |earlier| Violation { rule: "handoff-not-cleaned", pc, earlier, text };
+            found = self.handoff.pending().map(broken);
+        }
+        if let Some(range) = handoff {
+            self.handoff.store(pc);
+            self.handoff_range = range;
+            self.event = Some(pc);
         }
         found
     }
@@ -541,55 +455,6 @@ impl Cpu {
         let (_, earlier) = self.written.iter().find(|(register, _)| is_broken(*register))?;
         let text = "no ISB behind the write of a system register that this depends on";
         Some(Violation { rule: "context", pc, earlier: *earlier, text })
-    }
-
-    /// What must be complete before the guest goes on, or before other tables are used.
-    fn unfinished(&self, pc: u64) -> Option<Violation> {
-        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
-        let store = self.table_store.map(broken(
-            "table-store-before-return",
-            "no DSB completes a store to a stage-2 table",
-        ));
-        let tlbi = self
-            .tlbi
-            .map(|(earlier, _)| earlier)
-            .map(broken("tlbi-incomplete", "no DSB completes a TLBI"));
-        let instructions =
-            self.instructions.map(broken("instruction-cache", "no DSB completes an IC"));
-        store.or(tlbi).or(instructions)
-    }
-
-    fn go_back(&mut self, pc: u64) -> Option<Violation> {
-        let mut found = self.unfinished(pc).or_else(|| self.depend(pc, Dependent::Return));
-        if let Some(earlier) = self.loaded.take()
-            && self.lines_cleaned < self.loaded_lines
-        {
-            let text = "the guest begins before every line of what was loaded is cleaned";
-            found = found.or(Some(Violation { rule: "handoff-not-cleaned", pc, earlier, text }));
-        }
-        self.has_returned = true;
-        self.synchronize();
-        // From here on what the guest needs ordered is the guest's to order.
-        self.shared_store = None;
-        self.shared_load = None;
-        self.completion = None;
-        found
-    }
-
-    fn send_event(&mut self, pc: u64) -> Option<Violation> {
-        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
-        let cleaned = "SEV before what it announces is cleaned";
-        let completed = "SEV before DSB completes what it announces";
-        let event = self.event.map(broken("event-before-store", completed));
-        self.handoff.pending().map(broken("handoff-not-cleaned", cleaned)).or(event)
-    }
-
-    fn call(&mut self, pc: u64) -> Option<Violation> {
-        let broken = |rule, text| move |earlier| Violation { rule, pc, earlier, text };
-        let cleaned = "SMC before what another CPU reads with its caches off is cleaned";
-        let completed = "SMC before DSB completes what another CPU reads";
-        let announced = self.announced.map(broken("call-before-store", completed));
-        self.handoff.pending().map(broken("handoff-not-cleaned", cleaned)).or(announced)
     }
 }
 

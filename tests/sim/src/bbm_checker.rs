@@ -1,10 +1,11 @@
 //! The architecture's rules for who changes translation tables, checked on every instruction that
 //! matters.
 //!
-//! [`BbmChecker`] is the [`Hardware`] under `oche_el2::stage2`: the very code that runs at EL2
-//! stores its entries here and executes its barriers and TLB maintenance here. Each table entry
-//! that a walk may reach has a state, from the store that makes it invalid to the end of the last
-//! invalidation, and what is done too early, too weakly or not at all is remembered as a violation.
+//! [`BbmChecker`] is the [`Hardware`](oche_el2::stage2::hardware::Hardware) under
+//! `oche_el2::stage2`: the very code that runs at EL2 stores its entries here and executes its
+//! barriers and TLB maintenance here. Each table entry that a walk may reach has a state, from the
+//! store that makes it invalid to the end of the last invalidation, and what is done too early,
+//! too weakly or not at all is remembered as a violation.
 //!
 //! The rules, by name, with their source in Arm ARM DDI 0487:
 //! - *break before make*: a valid entry becomes another with a different address, type, size or
@@ -20,146 +21,23 @@
 //! - *views*: tables of another VMID change only while no CPU can have cached any of them.
 //! - *copies after the break*: a page's bytes move only when no CPU has a translation of it.
 
-use oche_el2::stage2::Root;
-use oche_el2::stage2::entry::{Attributes, Entry};
-use oche_el2::stage2::hardware::{Barrier, Hardware, InstructionFetch, Translations};
-use oche_engine::host::CpuAccess;
+mod hardware;
+mod state;
+
+use oche_el2::stage2::entry::Entry;
+use oche_el2::stage2::hardware::InstructionFetch;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::PhysRange;
+use state::{
+    ALL_LINES, ENTRIES, Fetch, Place, Rules, SOFTWARE, Stage, Stale, State, VMID_SHIFT, Written,
+    index_of, is_permission_alone, pages_of,
+};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
-
-/// Entries in a page of tables.
-const ENTRIES: usize = 512;
-/// Bytes of a data cache line on this machine.
-const LINE_BYTES: u64 = 64;
-/// All lines of a page.
-const ALL_LINES: u64 = u64::MAX;
-/// Bits of a valid entry that are software's: 58:55, and 62:59 while `VTCR_EL2.HWU` is clear.
-const SOFTWARE: u64 = 0xff << 55;
-/// Where a VMID is in `VTTBR_EL2`.
-const VMID_SHIFT: u32 = 48;
-
-/// How far an entry that changed is from being forgotten by every TLB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    /// Stored.
-    Stored,
-    /// Every walk sees it.
-    Ordered,
-    /// `TLBI IPAS2E1IS` has begun.
-    PageBegun,
-    /// It is complete: nothing is left but what combines both stages.
-    PageDone,
-    /// `TLBI VMALLE1IS` has begun.
-    FirstStageBegun,
-    /// `TLBI VMALLS12E1IS` has begun.
-    AllBegun,
-}
-
-/// An entry of which TLBs may still hold an older value.
-#[derive(Clone, Copy, Debug)]
-struct Stale {
-    before: u64,
-    stage: Stage,
-}
-
-/// Which part of guest-physical memory a page of tables is about.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    level: u8,
-    first: u64,
-}
-
-/// How far a page that EL2 wrote is from being fetched right.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fetch {
-    /// Lines that were cleaned, one bit each.
-    Written(u64),
-    /// All lines are clean.
-    Clean,
-    /// `IC IALLUIS` has begun.
-    Begun,
-    Right,
-}
-
-/// What is known of a page of memory that EL2 wrote.
-#[derive(Clone, Copy, Debug)]
-struct Written {
-    /// Counts of barriers at the last store: of any kind, and of those for all observers.
-    at: u64,
-    at_for_all: u64,
-    /// Breaks that were complete at the last store, copy or comparison.
-    touched: u64,
-    fetch: Fetch,
-}
 
 /// One CPU that executes at EL2, and what it did.
 #[derive(Clone, Debug)]
 pub struct BbmChecker(Rc<State>);
-
-#[derive(Debug)]
-struct State {
-    base: u64,
-    ipa_bits: u32,
-    /// First page and number of pages of each run of memory other than the tables.
-    runs: Vec<(Hfn, u32)>,
-    words: Vec<Cell<u64>>,
-    fetch: Cell<InstructionFetch>,
-    rules: RefCell<Rules>,
-    violation: RefCell<Option<String>>,
-}
-
-#[derive(Debug, Default)]
-struct Rules {
-    /// Of each page of tables that the guest's VMID reaches.
-    places: Vec<Option<Place>>,
-    /// Barriers before the last store into each page of tables.
-    stored: Vec<u64>,
-    stale: BTreeMap<usize, Stale>,
-    /// Runs of guest pages that every TLB has forgotten since somebody asked.
-    forgotten: Vec<(u64, u64)>,
-    /// Barriers that order stores for the CPUs, and for everybody.
-    barriers: u64,
-    barriers_for_all: u64,
-    /// Breaks that are complete, all together and for each entry.
-    completed: u64,
-    completed_at: HashMap<usize, u64>,
-    /// Of each page of memory, in the order of `State::runs`.
-    written: Vec<Option<Written>>,
-    /// The page that was stored to last, if nothing else has happened since.
-    storing: Option<Hfn>,
-    fetches: Vec<Hfn>,
-    /// `VTTBR_EL2`, once it is set.
-    tables: Option<u64>,
-    /// Pages of tables that only a view reaches, while a CPU may hold translations of it.
-    view: BTreeSet<usize>,
-    has_begun_to_forget_view: bool,
-}
-
-impl State {
-    /// The place of `page` among all memory other than the tables.
-    fn place(&self, page: Hfn) -> Option<usize> {
-        let mut before = 0;
-        for (first, count) in &self.runs {
-            let offset = page.0.wrapping_sub(first.0);
-            if offset < *count {
-                return Some((before + offset) as usize);
-            }
-            before += count;
-        }
-        None
-    }
-
-    fn written<'a>(&self, rules: &'a Rules, page: Hfn) -> Option<&'a Written> {
-        rules.written.get(self.place(page)?)?.as_ref()
-    }
-
-    fn written_mut<'a>(&self, rules: &'a mut Rules, page: Hfn) -> Option<&'a mut Written> {
-        rules.written.get_mut(self.place(page)?)?.as_mut()
-    }
-}
 
 impl BbmChecker {
     /// Tables in `pages` pages of host memory at `base`, all zero, for guest-physical addresses of
@@ -504,152 +382,4 @@ impl BbmChecker {
         });
         rules.fetches = fetches;
     }
-}
-
-impl Hardware for BbmChecker {
-    fn load(&self, table: u64, index: usize) -> u64 {
-        self.word(table, index).map_or(0, |word| self.0.words[word].get())
-    }
-
-    fn store(&self, table: u64, index: usize, value: u64) {
-        self.put(table, index, value);
-    }
-
-    fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool {
-        let is_same = self.load(table, index) == old;
-        if is_same {
-            self.put(table, index, new);
-        }
-        is_same
-    }
-
-    fn barrier(&self, barrier: Barrier) {
-        let rules = &mut *self.0.rules.borrow_mut();
-        rules.storing = None;
-        match barrier {
-            Barrier::Here => {
-                if rules.has_begun_to_forget_view {
-                    rules.has_begun_to_forget_view = false;
-                    rules.view.clear();
-                }
-                return;
-            }
-            Barrier::Everything => self.complete(rules),
-            Barrier::Stores | Barrier::StoresForAll => {
-                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::Stored) {
-                    entry.stage = Stage::Ordered;
-                }
-                self.complete_fetches(rules, false);
-            }
-        }
-        rules.barriers += 1;
-        rules.barriers_for_all += u64::from(barrier == Barrier::StoresForAll);
-    }
-
-    fn invalidate(&self, translations: Translations) {
-        let rules = &mut *self.0.rules.borrow_mut();
-        let is_guest = rules.tables.is_some_and(|tables| tables >> VMID_SHIFT == 0);
-        let places = &rules.places;
-        let covers = |word: usize, page: Gfn| {
-            places[word / ENTRIES].is_some_and(|place| {
-                let first = place.first + (word % ENTRIES) as u64 * pages_of(place.level);
-                (first..first + pages_of(place.level)).contains(&u64::from(page.0))
-            })
-        };
-        match translations {
-            Translations::AllHere => rules.has_begun_to_forget_view |= !is_guest,
-            // It is about the VMID in use.
-            _ if !is_guest => {}
-            Translations::Page(page) => {
-                for (word, entry) in &mut rules.stale {
-                    if entry.stage == Stage::Ordered && covers(*word, page) {
-                        entry.stage = Stage::PageBegun;
-                    }
-                }
-            }
-            Translations::FirstStage => {
-                for entry in rules.stale.values_mut().filter(|entry| entry.stage == Stage::PageDone)
-                {
-                    entry.stage = Stage::FirstStageBegun;
-                }
-            }
-            Translations::All => {
-                for entry in rules.stale.values_mut().filter(|entry| entry.stage != Stage::Stored) {
-                    entry.stage = Stage::AllBegun;
-                }
-            }
-        }
-    }
-
-    fn select_tables(&self, vttbr: u64) {
-        let rules = &mut *self.0.rules.borrow_mut();
-        let root = vttbr & ((1 << VMID_SHIFT) - 1);
-        let Some(first) = self.word(root, 0) else {
-            return self.violate(format!("VTTBR_EL2 names no table: {vttbr:#x}"));
-        };
-        if vttbr >> VMID_SHIFT != 0 {
-            rules.has_begun_to_forget_view = false;
-            self.look_at_view(rules, root, 1);
-        } else if !rules.view.is_empty() {
-            self.violate("a CPU leaves a view and keeps translations of it".to_owned());
-        }
-        if rules.tables.is_none() {
-            if rules.stored.contains(&rules.barriers) {
-                self.violate("the tables are used before their entries are ordered".to_owned());
-            }
-            // Two tables side by side are one root.
-            for half in 0..Root::table_bytes(self.0.ipa_bits) / 4096 {
-                let place = Place { level: 1, first: half * ENTRIES as u64 * pages_of(1) };
-                self.reach(rules, first / ENTRIES + half as usize, place);
-            }
-        }
-        rules.tables = Some(vttbr);
-    }
-
-    fn instruction_fetch(&self) -> InstructionFetch {
-        self.0.fetch.get()
-    }
-
-    fn data_line_bytes(&self) -> u64 {
-        LINE_BYTES
-    }
-
-    fn clean_line(&self, address: u64) {
-        let rules = &mut *self.0.rules.borrow_mut();
-        let page = Hfn((address >> 12) as u32);
-        rules.storing = None;
-        if let Some(Written { fetch: Fetch::Written(lines), .. }) = self.0.written_mut(rules, page)
-        {
-            *lines |= 1 << (address % 4096 / LINE_BYTES);
-            rules.fetches.push(page);
-            rules.fetches.dedup();
-        }
-    }
-
-    fn drop_instructions(&self) {
-        let rules = &mut *self.0.rules.borrow_mut();
-        for page in rules.fetches.clone() {
-            if let Some(written) = self.0.written_mut(rules, page)
-                && written.fetch == Fetch::Clean
-            {
-                written.fetch = Fetch::Begun;
-            }
-        }
-    }
-}
-
-/// Whether two leaves differ in nothing but what CPUs may do: that needs no break, only an
-/// invalidation.
-fn is_permission_alone(old: Attributes, new: Attributes) -> bool {
-    old.memory == new.memory && old.access != CpuAccess::None && new.access != CpuAccess::None
-}
-
-/// Pages that an entry of `level` covers.
-fn pages_of(level: u8) -> u64 {
-    1 << (9 * (3 - u64::from(level.min(3))))
-}
-
-fn index_of(page: Gfn, level: u8) -> usize {
-    let index = u64::from(page.0) / pages_of(level);
-    if level == 1 { index as usize } else { index as usize % ENTRIES }
 }

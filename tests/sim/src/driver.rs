@@ -5,7 +5,7 @@
 //! that order when the driver has returned, and lets CPUs and devices act in between: nothing that
 //! a driver reads depends on them.
 
-use crate::machine::Board;
+use crate::setup::Board;
 use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;

@@ -9,9 +9,9 @@
 //!   its bytes: what was there before may have been somebody else's;
 //! - when the engine has done what it was asked, every observer sees the entries that it stored.
 
-use crate::machine::Board;
+use crate::cpu_tables::CpuTables;
 use crate::memory::HostMemory;
-use crate::stage2::CpuTables;
+use crate::setup::Board;
 use oche_engine::host::DomainId;
 use oche_types::addr::{Hfn, HostGranule, PAGE_WORDS, SLOTS, SlotRun};
 use oche_types::dart::stream::{DartId, StreamId};

@@ -1,6 +1,6 @@
 //! Host memory of the simulated machine: guest RAM at home, and the engine's pool.
 
-use crate::machine::Layout;
+use crate::setup::Layout;
 use oche_types::addr::{Hfn, PAGE_BYTES, PAGE_WORDS, SLOTS};
 use std::cell::Cell;
 use std::ops::Range;

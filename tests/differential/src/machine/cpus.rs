@@ -4,8 +4,10 @@ use super::{Checked, Machine};
 use crate::program::Choice;
 use crate::sharing::CPU;
 use oche_engine::{AccessKind, FaultDisposition};
-use oche_sim::machine::{Data, FaultInjection, SimulatedMachine};
-use oche_sim::stage2::CpuResult;
+use oche_sim::access::CpuResult;
+use oche_sim::access::Data;
+use oche_sim::machine::SimulatedMachine;
+use oche_sim::setup::FaultInjection;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
 impl<const C: bool> Machine<C> {

@@ -1,54 +1,13 @@
 //! Accesses of devices, and whether what came of them is right.
 
-use super::{Checked, ExpectedRead, Machine, name};
+use super::transfer::{ExpectedRead, Transfer};
+use super::{Checked, Machine, name};
 use crate::history::Reach;
 use crate::program::Target;
 use crate::sharing::viewer;
 use oche_engine::Isolation;
-use oche_sim::iommu::DeviceResult;
-use oche_sim::machine::Data;
-use oche_types::addr::{Gfn, PAGE_BYTES};
-use std::fmt::{Display, Formatter};
-
-/// A device's access, as it goes through the checks.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Transfer {
-    pub(super) dart: usize,
-    pub(super) stream: usize,
-    pub(super) iova: u64,
-    pub(super) length: usize,
-    /// `None` for a read.
-    pub(super) data: Option<Data>,
-    /// It ran in the middle of the engine's work.
-    pub(super) is_overlapped: bool,
-}
-
-impl Transfer {
-    pub(super) fn offset(&self) -> usize {
-        self.iova as usize % PAGE_BYTES
-    }
-
-    pub(super) fn iova_page(&self) -> u32 {
-        (self.iova >> 12) as u32
-    }
-}
-
-impl Display for Transfer {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        let Self { dart, stream, iova, .. } = self;
-        let what = if self.data.is_some() { "a write" } else { "a read" };
-        write!(f, "DART {dart} stream {stream}: {what} at IOVA {iova:#x}")
-    }
-}
-
-impl Display for ExpectedRead {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match &self.page {
-            Some((page, state)) => write!(f, "{} ({page:?}, {state})", self.transfer),
-            None => write!(f, "{}", self.transfer),
-        }
-    }
-}
+use oche_sim::access::DeviceResult;
+use oche_types::addr::Gfn;
 
 impl<const C: bool> Machine<C> {
     /// A device reads or writes.
@@ -169,7 +128,7 @@ impl<const C: bool> Machine<C> {
                     is_exact &= has_right;
                     // Permissions inside a granule are the union of its pages', unless they are
                     // exact. Even then some hardware cannot forbid reads alone.
-                    let can_write_only = self.setting.board == oche_sim::machine::Board::Dart;
+                    let can_write_only = self.setting.board == oche_sim::setup::Board::Dart;
                     let is_granted = match (is_strict, is_write) {
                         (false, true) => is_mapping && may_write,
                         (false, false) => is_mapping && may_read,
@@ -263,7 +222,7 @@ impl<const C: bool> Machine<C> {
             }
         }
         // Some hardware cannot forbid reads alone.
-        granted.0 |= granted.1 && self.setting.board == oche_sim::machine::Board::Smmu;
+        granted.0 |= granted.1 && self.setting.board == oche_sim::setup::Board::Smmu;
         granted
     }
 

@@ -1,10 +1,10 @@
 //! Accesses in the middle of the engine's work.
 
-use super::devices::Transfer;
+use super::transfer::Transfer;
 use super::{Checked, Machine, name};
 use crate::program::During;
-use oche_sim::machine::{Access, Outcome};
-use oche_sim::stage2::CpuResult;
+use oche_sim::access::CpuResult;
+use oche_sim::access::{Access, Outcome};
 
 impl<const C: bool> Machine<C> {
     /// Gives the host the accesses that are to happen in the middle of the sync that begins now.

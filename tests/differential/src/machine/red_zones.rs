@@ -1,9 +1,9 @@
 //! Accesses of devices to where nothing is mapped in a granule that is mapped in part.
 
-use super::devices::Transfer;
-use super::{Checked, ExpectedRead, Machine};
+use super::transfer::{ExpectedRead, Transfer};
+use super::{Checked, Machine};
 use crate::history::Reach;
-use oche_sim::iommu::DeviceResult;
+use oche_sim::access::DeviceResult;
 use oche_types::addr::{Gfn, Hfn};
 
 impl<const C: bool> Machine<C> {
@@ -89,7 +89,7 @@ impl<const C: bool> Machine<C> {
     pub(super) fn is_outside_window(&self, transfer: &Transfer) -> bool {
         let Transfer { dart, stream, is_overlapped, .. } = *transfer;
         let has_windows =
-            self.setting.has_windows && self.setting.board == oche_sim::machine::Board::Dart;
+            self.setting.has_windows && self.setting.board == oche_sim::setup::Board::Dart;
         if !has_windows || is_overlapped || self.views_are_changing(transfer) {
             return false;
         }

@@ -2,8 +2,8 @@
 
 use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
 use oche_engine::Isolation;
-use oche_sim::machine::Board;
 use oche_sim::random::Random;
+use oche_sim::setup::Board;
 
 /// What a program is to bring out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

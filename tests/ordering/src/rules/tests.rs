@@ -1,5 +1,6 @@
 //! Each rule with a sequence that keeps it, and with each of its operations taken out.
 
+use super::registers::*;
 use super::*;
 use crate::decode::Instruction as I;
 

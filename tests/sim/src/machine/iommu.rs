@@ -1,119 +1,13 @@
 //! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
 
+use super::SimulatedMachine;
+use crate::access::{Data, DeviceResult};
 use crate::driver::Step;
-use crate::machine::{Board, Data, FaultInjection, SimulatedMachine};
+use crate::hardware::{Pending, number};
+use crate::setup::FaultInjection;
 use oche_engine::host::{DeviceFault, DomainId};
 use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, SLOTS, SlotRun};
-use oche_types::dart::entry::Permission;
-use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId};
-use rustc_hash::FxHashMap;
-use std::collections::{BTreeMap, VecDeque};
-
-/// What came of a device's access.
-#[derive(Clone, Copy, Debug)]
-pub enum DeviceResult {
-    /// Refused.
-    Fault,
-    /// Accepted: its translation is fixed, its bytes travel later.
-    Accepted {
-        /// Names the transfer.
-        id: u64,
-        /// The page of host memory that it goes to.
-        at: Hfn,
-        /// The guest page that CPUs found there at that moment.
-        owner: Option<Gfn>,
-    },
-}
-
-/// A transfer under way.
-pub struct Pending {
-    /// Its name.
-    pub id: u64,
-    /// The guest page that it goes to, when somebody has found out.
-    pub page: Option<Gfn>,
-    /// First byte in the page.
-    pub offset: usize,
-    /// How many bytes.
-    pub length: usize,
-    at: Hfn,
-    stream: usize,
-    /// A write that has landed, and that loads need not see yet.
-    has_landed: bool,
-    /// `None` for a read.
-    data: Option<Data>,
-}
-
-impl Pending {
-    /// DART and stream whose transfer it is.
-    pub fn origin(&self) -> (usize, usize) {
-        (self.stream / STREAMS, self.stream % STREAMS)
-    }
-
-    /// Whether it is a write.
-    pub fn is_write(&self) -> bool {
-        self.data.is_some()
-    }
-}
-
-/// Entries that are cached, each with the number of invalidations that had begun.
-type Cache = BTreeMap<u64, (u64, u32)>;
-
-#[derive(Default)]
-struct Stream {
-    /// What the engine has it attached to.
-    domain: Option<DomainId>,
-    /// The first-level table by which it translates.
-    root: Option<HostGranule>,
-    invalidations: u32,
-    /// Nothing is used any more that was there when the engine asked last.
-    has_let_go: bool,
-    leaves: Cache,
-    tables: Cache,
-}
-
-/// All the IOMMUs of the machine.
-pub struct Hardware {
-    streams: Vec<Stream>,
-    next: u64,
-    pub(crate) pending: Vec<Pending>,
-    /// Reads that were answered, with what they saw.
-    pub(crate) answered: Vec<(u64, Data)>,
-    pub(crate) faults: VecDeque<DeviceFault>,
-    /// What was in words of tables before stores that walks need not see yet, and barriers for all
-    /// until these.
-    hidden: FxHashMap<(Hfn, usize), u64>,
-    hidden_at: u64,
-}
-
-impl Hardware {
-    /// `darts` IOMMUs, every stream blocked.
-    pub fn new(darts: usize) -> Self {
-        let streams = (0..darts * STREAMS).map(|_| Stream::default()).collect();
-        Self {
-            streams,
-            next: 0,
-            pending: Vec::new(),
-            answered: Vec::new(),
-            faults: VecDeque::new(),
-            hidden: FxHashMap::default(),
-            hidden_at: 0,
-        }
-    }
-
-    /// The engine stores into a word of a table, where `before` was, when there were `barriers` for
-    /// all observers.
-    pub(crate) fn note_store(&mut self, place: (Hfn, usize), before: u64, barriers: u64) {
-        if self.hidden_at != barriers {
-            self.hidden.clear();
-            self.hidden_at = barriers;
-        }
-        self.hidden.entry(place).or_insert(before);
-    }
-}
-
-fn number(dart: DartId, stream: StreamId) -> usize {
-    dart.index() * STREAMS + stream.index()
-}
+use oche_types::dart::stream::{DartId, Members, StreamId};
 
 impl<const C: bool> SimulatedMachine<C> {
     /// A device reads; what it saw appears among the answers when it has travelled.
@@ -418,61 +312,5 @@ impl<const C: bool> SimulatedMachine<C> {
                 }
             }
         }
-    }
-}
-
-impl Board {
-    /// The leaf entry for `slots` of `frame`. The window is in units of four bytes, its end
-    /// included; bit 1 turns it off. Source: U-Boot `apple_dart.c` and OpenBSD `apldart.c`; Linux
-    /// always writes the whole page.
-    pub fn leaf_entry(self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64 {
-        match self {
-            Self::Dart => {
-                let no_read = u64::from(!permission.read) << 8;
-                let no_write = u64::from(!permission.write) << 7;
-                let start = slots.first() as u64 * 1024;
-                let end = slots.last() as u64 * 1024 + 1023;
-                let is_off = u64::from(slots == SlotRun::ALL) << 1;
-                frame.address() | start << 52 | end << 40 | no_read | no_write | is_off | 1
-            }
-            // Valid page, access flag, inner shareable, unprivileged; AP[2] forbids writes. Reads
-            // cannot be forbidden alone.
-            Self::Smmu if permission.is_none() => 0,
-            Self::Smmu => {
-                frame.address()
-                    | 1 << 10
-                    | 0b11 << 8
-                    | u64::from(!permission.write) << 7
-                    | 1 << 6
-                    | 0b11
-            }
-        }
-    }
-
-    /// The first-level entry for the leaf table in `table`.
-    pub fn table_entry(self, table: HostGranule) -> u64 {
-        match self {
-            Self::Dart => table.address() | 0b01,
-            Self::Smmu => table.address() | 0b11,
-        }
-    }
-
-    pub(crate) fn decode_leaf(self, entry: u64) -> Option<(HostGranule, Permission, SlotRun)> {
-        let frame = HostGranule((entry >> 14 & 0x3f_ffff) as u32);
-        let (permission, slots) = match self {
-            Self::Dart => {
-                let (first, last) = (entry >> 62 & 3, entry >> 50 & 3);
-                let permission =
-                    Permission { read: entry >> 8 & 1 == 0, write: entry >> 7 & 1 == 0 };
-                (permission, SlotRun::new(first as usize, last as usize)?)
-            }
-            Self::Smmu => (Permission { read: true, write: entry >> 7 & 1 == 0 }, SlotRun::ALL),
-        };
-        (self.leaf_entry(frame, permission, slots) == entry).then_some((frame, permission, slots))
-    }
-
-    pub(crate) fn decode_table(self, entry: u64) -> Option<HostGranule> {
-        let frame = HostGranule((entry >> 14 & 0x3f_ffff) as u32);
-        (self.table_entry(frame) == entry).then_some(frame)
     }
 }

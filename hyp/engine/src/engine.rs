@@ -5,14 +5,17 @@
 //! hardware equal to it. Work in one trap is bounded: what is left keeps the DART's busy bit set
 //! and goes on when the guest polls it or touches any other register of a DART.
 
+mod attach;
+mod faults;
+mod work;
+
 use alloc::vec::Vec;
 use core::ops::Range;
 
-use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES};
-use oche_types::dart::entry::{decode_leaf, decode_table};
-use oche_types::dart::registers::{ERROR, FaultCode, TTBRS, Ttbr};
-use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
-use oche_types::event::{Event, Place, Refusal};
+use oche_types::addr::{Gfn, Hfn, HostGranule, PAGE_BYTES};
+use oche_types::dart::registers::{ERROR, TTBRS, Ttbr};
+use oche_types::dart::stream::{DartId, Members, STREAMS, StreamSet};
+use oche_types::event::Event;
 use oche_types::selection::Selection;
 use oche_types::{Invariant, invariant};
 
@@ -21,18 +24,13 @@ use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::Watched;
 use crate::granule::{GranuleMapper, Isolation, Requester, within};
 use crate::heap::bytes_of;
-use crate::host::{DeviceFault, DomainId, Host};
+use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
-use crate::vdart::AccessError;
-use crate::vdart::{Command, VirtualDart};
+use crate::vdart::{AccessError, Command, VirtualDart};
 
 /// What it costs to bring a page home and give it a twin.
 const PIN_BYTES: usize = 6 * PAGE_BYTES;
-/// What it costs to mark the tables of a domain that ends, as many as it can have.
-const END_BYTES: usize = 129 * FRAME_BYTES;
-/// Faults that one trap takes from the hardware.
-const MAX_FAULTS: usize = 64;
 
 /// What the engine is built for.
 #[derive(Clone, Debug)]
@@ -443,315 +441,6 @@ impl Engine {
     /// Frames of the pool that are free now.
     pub fn free_frames(&self) -> usize {
         self.mapper.pool.free_frames()
-    }
-
-    fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
-        self.darts.get(dart.index()).must("the DART is the guest's").registers.roots(stream)
-    }
-
-    fn attachment(&mut self, dart: DartId, stream: StreamId) -> &mut Attachment {
-        let dart = self.darts.get_mut(dart.index()).must("the DART is the guest's");
-        dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
-    }
-
-    fn domain_mut(&mut self, domain: DomainId) -> &mut Domain {
-        self.domains
-            .get_mut(usize::from(domain.0))
-            .and_then(Option::as_mut)
-            .must("the domain is open")
-    }
-
-    /// Has each of `streams` go where the registers say, and its domain looked at.
-    fn attach(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
-        for stream in streams.iter() {
-            let Some(roots) = self.roots(dart, stream) else {
-                self.block(host, dart, stream);
-                continue;
-            };
-            let Some(domain) =
-                self.find(roots).or_else(|| self.open(host, Requester { dart, stream }, roots))
-            else {
-                self.block(host, dart, stream);
-                continue;
-            };
-            let entry = self.domain_mut(domain);
-            entry.needs_sync = true;
-            entry.requester = Requester { dart, stream };
-            self.restart(domain);
-            let attachment = self.attachment(dart, stream);
-            if attachment.now == Some(domain) {
-                self.stop_waiting(dart, stream);
-            } else if attachment.next != Some(domain) {
-                self.stop_waiting(dart, stream);
-                self.attachment(dart, stream).next = Some(domain);
-                self.domain_mut(domain).waiting.insert(dart, stream);
-            }
-        }
-    }
-
-    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
-        let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
-        self.domains
-            .iter()
-            .position(|domain| domain.as_ref().is_some_and(is_it))
-            .map(|index| DomainId(index as u16))
-    }
-
-    /// Begins a domain, or refuses all that its tables map.
-    fn open(
-        &mut self,
-        host: &mut impl Host,
-        requester: Requester,
-        roots: [Ttbr; TTBRS],
-    ) -> Option<DomainId> {
-        let free =
-            self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
-        let opened = match free {
-            Some(domain) if self.mapper.create_domain(host, domain) => Ok(domain),
-            Some(_) => Err(Refusal::PoolExhausted),
-            None => Err(Refusal::TooManyDomains),
-        };
-        let domain = match opened {
-            Ok(domain) => domain,
-            Err(reason) => {
-                let page =
-                    Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
-                let at = Place {
-                    dart: requester.dart,
-                    stream: requester.stream,
-                    iova: oche_types::addr::IovaPage(0),
-                };
-                host.event(Event::Refused { at, page, reason });
-                return None;
-            }
-        };
-        let entry = self
-            .domains
-            .get_mut(usize::from(domain.0))
-            .must("a domain has a number below the most");
-        *entry = Some(Domain {
-            roots,
-            requester,
-            waiting: Members::default(),
-            needs_sync: true,
-            follow_left: None,
-            is_ending: false,
-        });
-        self.opening.clear();
-        self.tracker.create_domain(host, &mut self.mapper.mover, domain, roots, &mut self.opening);
-        report_rejected(host, requester, &self.opening);
-        Some(domain)
-    }
-
-    /// Makes every access of `stream` fault, from now.
-    fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
-        self.stop_waiting(dart, stream);
-        let Some(domain) = self.attachment(dart, stream).now.take() else { return };
-        host.block(dart, stream);
-        host.event(Event::Attach { dart, stream, root: None });
-        self.leave(dart, stream, domain);
-    }
-
-    fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
-        let Some(domain) = self.attachment(dart, stream).next.take() else { return };
-        self.domain_mut(domain).waiting.remove(dart, stream);
-        self.pass_on(dart, stream, domain);
-        self.end_if_unused(domain);
-    }
-
-    fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
-        self.mapper.placed_mut(domain).members.remove(dart, stream);
-        self.pass_on(dart, stream, domain);
-        self.end_if_unused(domain);
-    }
-
-    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody
-    /// else is left.
-    fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
-        let member = Requester::first(&self.mapper.placed(domain).members);
-        let entry = self.domain_mut(domain);
-        if let Some(other) = member.or_else(|| Requester::first(&entry.waiting))
-            && entry.requester == (Requester { dart, stream })
-        {
-            entry.requester = other;
-        }
-    }
-
-    fn end_if_unused(&mut self, domain: DomainId) {
-        let is_used = !self.mapper.placed(domain).members.is_empty();
-        let entry = self.domain_mut(domain);
-        if !is_used && entry.waiting.is_empty() && !entry.is_ending {
-            entry.is_ending = true;
-            self.restart(domain);
-            self.tracker.end_domain(domain);
-        }
-    }
-
-    /// Attaches the streams that waited for `domain` to be ready.
-    fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
-        let entry = self.domain_mut(domain);
-        let waiting = core::mem::take(&mut entry.waiting);
-        let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
-        let is_watched_anew = self.is_watching() && !waiting.is_empty();
-        for (dart, streams) in waiting.iter() {
-            for stream in streams.iter() {
-                let placed = self.mapper.placed_mut(domain);
-                placed.members.insert(dart, stream);
-                let attached = host.attach(dart, stream, domain, placed.shadow.root());
-                host.event(Event::Attach { dart, stream, root });
-                if attached.is_err() {
-                    // The stream is blocked, so its device faults until the guest attaches it anew;
-                    // the trace has why.
-                    host.event(Event::InvalidateTimedOut { dart });
-                }
-                let attachment = self.attachment(dart, stream);
-                attachment.next = None;
-                if let Some(old) = attachment.now.replace(domain) {
-                    self.leave(dart, stream, old);
-                }
-            }
-        }
-        if is_watched_anew {
-            self.mapper.watch_domain(host, domain);
-        }
-    }
-
-    /// Does what is due, up to a bound. Returns how many slots were looked at; [`Self::is_busy`]
-    /// says whether something is left.
-    fn work(&mut self, host: &mut impl Host) -> usize {
-        let mut budget = Budget::new(self.slice_bytes);
-        let mut slots = 0;
-        while let Some(domain) = self.due() {
-            if budget.is_spent() {
-                self.is_busy = true;
-                return slots;
-            }
-            slots += self.work_on(host, domain, &mut budget);
-        }
-        self.is_busy = false;
-        slots
-    }
-
-    /// The domain to go on with: the one whose changes are in hand, or the first of which something
-    /// is due. A domain that becomes ready can end another, wherever that is in the list.
-    fn due(&self) -> Option<DomainId> {
-        let first =
-            || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
-        self.in_hand.or_else(|| first().map(|domain| DomainId(domain as u16)))
-    }
-
-    /// One round of work on `domain`. Returns how many slots were looked at.
-    fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
-        let entry = self.domain_mut(domain);
-        let (requester, is_ending) = (entry.requester, entry.is_ending);
-        if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
-            let is_done = self.mapper.follow(host, domain, &mut left, budget);
-            if is_done {
-                self.complete(host, domain, budget);
-            } else {
-                self.domain_mut(domain).follow_left = Some(left);
-            }
-            return 0;
-        }
-        if self.in_hand.is_none() {
-            self.batch.clear();
-            self.is_compared =
-                self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
-            report_rejected(host, requester, &self.batch);
-            (self.in_hand, self.applied) = (Some(domain), 0);
-        }
-        let rest = self
-            .batch
-            .changes
-            .get(self.applied..)
-            .must("no more changes are acted on than there are");
-        let applied = self.mapper.apply(host, requester, domain, rest, budget);
-        self.applied += applied;
-        if self.applied == self.batch.changes.len() {
-            self.in_hand = None;
-            if self.is_compared && is_ending {
-                self.complete(host, domain, budget);
-            } else if self.is_compared {
-                self.domain_mut(domain).follow_left = Some(usize::MAX);
-            }
-            // A refused table counts too: reporting it is work.
-            return 4 * (applied + self.batch.rejected.len());
-        }
-        4 * applied
-    }
-
-    /// What was compared of `domain` so far is out of date: its tables are compared anew.
-    fn restart(&mut self, domain: DomainId) {
-        self.tracker.restart(domain);
-        if self.in_hand == Some(domain) {
-            self.is_compared = false;
-        }
-        self.domain_mut(domain).follow_left = None;
-    }
-
-    /// `domain` is as the guest's tables say.
-    fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
-        let entry = self.domain_mut(domain);
-        entry.needs_sync = false;
-        entry.follow_left = None;
-        if entry.is_ending {
-            budget.charge(END_BYTES);
-            self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
-            self.mapper.destroy_domain(host, domain);
-            *self.domains.get_mut(usize::from(domain.0)).must("the domain is open") = None;
-        } else {
-            self.tracker.count_sync(domain);
-            self.attach_waiting(host, domain);
-        }
-    }
-
-    /// Hands the faults that the hardware has recorded to the guest's DARTs.
-    fn take_faults(&mut self, host: &mut impl Host) {
-        for _ in 0..MAX_FAULTS {
-            let Some(fault) = host.next_fault() else { return };
-            // What the hardware says of a DART that the guest has not is nothing to it.
-            if fault.dart.index() >= self.darts.len() {
-                continue;
-            }
-            let code = self.fault_code(host, &fault);
-            let dart = self.darts.get_mut(fault.dart.index()).must("the DART is the guest's");
-            let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
-            host.event(Event::Fault {
-                dart: fault.dart,
-                stream: fault.stream,
-                iova: fault.iova,
-                code: code as u16,
-                is_write: fault.is_write,
-                is_hidden,
-            });
-        }
-    }
-
-    /// What a 4K DART would say of `fault`: how far its walk of the guest's tables comes.
-    fn fault_code(&self, host: &impl Host, fault: &DeviceFault) -> FaultCode {
-        let table = |page: Gfn, index: u64| {
-            let is_ram = self.mapper.mover.is_ram(page);
-            is_ram.then(|| host.load(self.locate(page), (index & 0x1ff) as usize))
-        };
-        let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
-        let root = roots.and_then(|roots| roots.get((fault.iova >> 30) as usize).copied());
-        let Some(root) = root.filter(Ttbr::valid) else { return FaultCode::NoTtbr };
-        let Some(leaves) = table(Gfn(root.page()), fault.iova >> 21).and_then(decode_table) else {
-            return FaultCode::NoL1;
-        };
-        match table(leaves, fault.iova >> 12).and_then(decode_leaf) {
-            Some(leaf) if fault.is_write && !leaf.permission.write => FaultCode::Write,
-            Some(leaf) if !fault.is_write && !leaf.permission.read => FaultCode::Read,
-            // Mapped by the guest and not by Oche: refused, or mapped since.
-            _ => FaultCode::NoLeaf,
-        }
-    }
-}
-
-fn report_rejected(host: &mut impl Host, requester: Requester, batch: &Batch) {
-    for table in &batch.rejected {
-        let at = Place { dart: requester.dart, stream: requester.stream, iova: table.iova };
-        host.event(Event::Refused { at, page: table.page, reason: table.reason });
     }
 }
 

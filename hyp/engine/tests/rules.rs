@@ -3,6 +3,8 @@
 mod bench;
 mod budget;
 mod pins;
+mod refusals;
+mod streams;
 mod tables;
 mod traps;
 mod windows;
@@ -10,11 +12,8 @@ mod windows;
 use bench::{Bench, dart, page, stream};
 use oche_engine::host::CpuAccess;
 use oche_engine::pool::RED_ZONE;
-use oche_types::addr::Gfn;
 use oche_types::dart::entry::Permission;
-use oche_types::dart::registers::{
-    ERROR, ERROR_ADDRESS_LOW, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR,
-};
+use oche_types::dart::registers::{ERROR, STREAM_COMMAND, STREAM_SELECT, TCR, TTBR};
 use oche_types::event::{Event, Placement, Refusal};
 
 fn refusals(bench: &Bench, wanted: Refusal) -> usize {
@@ -108,18 +107,6 @@ fn c3_a_stray_write_on_its_way_lands_before_a_page_moves_into_the_slot() {
     let hit = |event: &Event| matches!(event, Event::RedZone { at, offset: 41, bytes: 1 } if at.iova.0 == 10);
     assert_eq!(bench.count(hit), 1);
     assert_eq!(bench.cpu_load(32, 41), 0, "it reached a page of the guest");
-}
-
-#[test]
-fn a_stream_that_is_switched_on_again_without_an_invalidation_reaches_its_pages_at_once() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30, 17]);
-    // As Linux suspends and resumes.
-    bench.write(0, TCR, 0);
-    assert_eq!(bench.device_read(8, 0), None, "a stream that does not translate reaches nothing");
-    bench.write(0, TCR, 1 << 7);
-    assert_eq!(bench.device_read(8, 0), Some(30));
-    assert_eq!(bench.device_read(9, 0), Some(17));
 }
 
 #[test]
@@ -222,132 +209,6 @@ fn c3_permission_is_the_union_of_the_granule_and_membership_is_exact() {
 }
 
 #[test]
-fn c6_what_cannot_be_mapped_is_refused_with_a_reason_and_the_rest_goes_on() {
-    let mut bench = Bench::new(32);
-    bench.set(8, Some((Gfn(0x7_0000), Permission::READ_WRITE)));
-    bench.set(9, Some((page(30), Permission::READ_WRITE)));
-    bench.set(10, Some((Gfn(0x101), Permission::READ_WRITE)));
-    bench.set_raw(11, 0x0010_0ff0_0000_0001 | page(31).address());
-    bench.flush(0, 0);
-    assert_eq!(refusals(&bench, Refusal::NotGuestMemory), 2);
-    assert_eq!(refusals(&bench, Refusal::SubPageWindow), 1);
-    assert_eq!(bench.device_read(9, 0), Some(30));
-    assert!(bench.is_home(31));
-}
-
-#[test]
-fn a_whole_frame_that_is_not_guest_memory_is_refused() {
-    let mut bench = Bench::new(32);
-    for slot in 0..4 {
-        bench.set(8 + slot, Some((Gfn(0x100 + slot), Permission::READ_WRITE)));
-    }
-    bench.flush(0, 0);
-    assert_eq!(refusals(&bench, Refusal::NotGuestMemory), 4);
-    assert_eq!(bench.machine.walk(dart(0), stream(0), 0x9000), None);
-}
-
-#[test]
-fn c6_an_exhausted_pool_refuses_the_new_and_keeps_the_old() {
-    let mut bench = Bench::new(6);
-    for index in 0..8 {
-        bench.map(8 + 4 * index, &[30 + index]);
-    }
-    let refused = refusals(&bench, Refusal::PoolExhausted);
-    assert!(refused > 0);
-    for index in 0..8 - refused as u32 {
-        assert_eq!(bench.device_read(8 + 4 * index, 0), Some(30 + index as u8));
-    }
-    for index in 0..8 {
-        bench.unmap(8 + 4 * index, 1);
-        assert!(bench.is_home(30 + index));
-    }
-}
-
-#[test]
-fn stage_2_without_memory_refuses_and_the_page_stays_home() {
-    let mut bench = Bench::new(32);
-    bench.machine.unsplittable.push(page(30));
-    bench.map(8, &[30, 31]);
-    assert_eq!(refusals(&bench, Refusal::OutOfStage2Tables), 1);
-    assert!(bench.is_home(30));
-    assert_eq!(bench.device_read(9, 0), Some(31));
-}
-
-#[test]
-fn c5_a_fault_reaches_the_guest_with_stream_address_and_code() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30]);
-    assert!(!bench.device_write(600, 0x123, 1));
-    assert_eq!(bench.read(0, ERROR), 1 << 31 | 2, "no first-level entry");
-    assert_eq!(bench.read(0, ERROR_ADDRESS_LOW), 600 * 4096 + 0x123);
-    bench.write(0, ERROR, 1 << 31 | 2);
-    assert!(!bench.device_write(100, 0, 1));
-    assert_eq!(bench.read(0, ERROR), 1 << 31 | 4, "no leaf");
-    bench.write(0, ERROR, u32::MAX);
-    bench.set(12, Some((page(31), Permission::READ_ONLY)));
-    bench.flush(0, 0);
-    assert!(!bench.device_write(12, 0, 1));
-    assert_eq!(bench.read(0, ERROR), 1 << 31 | 8, "a write to what may only be read");
-}
-
-#[test]
-fn c4_a_stream_that_stops_translating_is_cut_off_and_its_pages_go_home() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30, 31]);
-    bench.write(0, TCR, 0);
-    assert_eq!(bench.device_read(8, 0), None);
-    assert!(bench.is_home(30) && bench.is_home(31));
-    assert_eq!(bench.engine.free_frames(), 32);
-}
-
-#[test]
-fn events_of_a_domain_name_a_stream_that_is_attached_to_it() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30]);
-    bench.attach(1, 3);
-    for (dart, stream) in [(1, 3), (0, 0)] {
-        bench.write(dart, TTBR + 16 * stream as u64, 0);
-        bench.flush(dart, stream);
-    }
-    let unmaps = bench.machine.events.iter().filter_map(|event| match event {
-        Event::Unmap { at, .. } => Some((at.dart, at.stream)),
-        _ => None,
-    });
-    assert_eq!(
-        unmaps.collect::<Vec<_>>(),
-        [(dart(0), stream(0))],
-        "not of the one that left first"
-    );
-}
-
-#[test]
-fn two_darts_with_the_same_tables_share_one_domain() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30]);
-    bench.attach(1, 7);
-    let (one, other) = (
-        bench.machine.walk(dart(0), stream(0), 8 << 12),
-        bench.machine.walk(dart(1), stream(7), 8 << 12),
-    );
-    assert!(one.is_some());
-    assert_eq!(one, other);
-    bench.write(0, TCR, 0);
-    assert_eq!(bench.machine.walk(dart(1), stream(7), 8 << 12), other, "one stream is left");
-    assert!(!bench.is_home(30));
-}
-
-#[test]
-fn c1_a_stream_that_changes_tables_switches_at_the_invalidate_and_not_before() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30]);
-    bench.write(0, TTBR, 1 << 31 | page(180).0);
-    assert_eq!(bench.device_read(8, 0), Some(30));
-    bench.flush(0, 0);
-    assert_eq!(bench.device_read(8, 0), None);
-    assert!(bench.is_home(30), "nothing maps it any more");
-}
-
-#[test]
 fn c7_an_idle_table_is_write_protected_and_the_first_store_unsyncs_it() {
     let mut bench = Bench::new(32);
     bench.map(8, &[30]);
@@ -377,16 +238,6 @@ fn c1_an_entry_that_a_device_writes_into_a_write_protected_table_counts() {
     }
     bench.flush(0, 0);
     assert_eq!(bench.device_read(512 + 8, 0), Some(30), "nobody looked at what the device wrote");
-}
-
-#[test]
-fn a_table_outside_guest_memory_is_refused_and_its_neighbours_work() {
-    let mut bench = Bench::new(32);
-    bench.map(8, &[30]);
-    bench.write(0, TTBR + 4, 1 << 31 | 0x7f_ffff);
-    bench.flush(0, 0);
-    assert_eq!(refusals(&bench, Refusal::TableNotGuestMemory), 1);
-    assert_eq!(bench.device_read(8, 0), Some(30));
 }
 
 #[test]

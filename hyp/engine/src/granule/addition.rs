@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use oche_types::addr::{Gfn, Granule, Hfn};
+use oche_types::addr::{Gfn, Granule, Hfn, SLOTS};
 use oche_types::dart::entry::Leaf;
 use oche_types::event::{Event, Place, Placement, Refusal};
 use oche_types::{Invariant, invariant};
@@ -22,7 +22,7 @@ const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     leaf: Leaf,
-    /// As a copy that the page itself never becomes: see `placement::strict`.
+    /// As a copy that the page itself never becomes: see `granule::strict`.
     is_private: bool,
 }
 
@@ -39,21 +39,7 @@ impl GranuleMapper {
         copies.clear();
         let mut fills_reached_slot = false;
         for change in changes {
-            let mut wanted = change.wanted;
-            for (slot, wanted) in wanted.iter_mut().enumerate() {
-                // An entry that allows nothing names a page that the device may not touch: not a
-                // mapping.
-                *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
-                if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
-                    refuse(
-                        host,
-                        requester.at(change.granule, slot),
-                        leaf.page,
-                        Refusal::SubPageWindow,
-                    );
-                    *wanted = None;
-                }
-            }
+            let wanted = mappable(host, requester, change);
             if wanted.iter().any(Option::is_some) {
                 let planned = copies.len();
                 let before = self.state(domain, change.granule);
@@ -82,7 +68,12 @@ impl GranuleMapper {
             host.publish();
         }
         self.copies = copies;
+        self.set_entries(host, domain, changes);
+    }
 
+    /// Stores the hardware entries of the granules of `changes`, and invalidates where the hardware
+    /// may have cached one that changed.
+    fn set_entries(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let mut needs_invalidation = false;
         for change in changes {
             let state = self.state(domain, change.granule);
@@ -125,17 +116,7 @@ impl GranuleMapper {
         copies: &mut Vec<Copy>,
     ) {
         let mut state = self.state(domain, granule);
-        for (index, (slot, wanted)) in state.slots.iter_mut().zip(wanted).enumerate() {
-            // What stays may have a new permission; what is wanted elsewhere has left in `remove`.
-            if let (Some(slot), Some(wanted)) = (slot, wanted)
-                && slot.permission != wanted.permission
-            {
-                let (at, page, permission) =
-                    (requester.at(granule, index), slot.page, wanted.permission);
-                slot.permission = permission;
-                host.event(Event::Permission { at, page, permission });
-            }
-        }
+        update_permissions(host, requester, granule, &wanted, &mut state);
         if state.form != Form::Empty {
             self.set_state(domain, granule, state);
         }
@@ -364,6 +345,42 @@ impl GranuleMapper {
         let mut state = self.state(domain, at.iova.granule());
         state.mapped_mut(at.iova.slot()).is_filled = true;
         self.set_state(domain, at.iova.granule(), state);
+    }
+}
+
+/// What `change` wants that can be a mapping; a part of a page is refused.
+fn mappable(host: &mut impl Host, requester: Requester, change: &Change) -> [Option<Leaf>; SLOTS] {
+    let mut wanted = change.wanted;
+    for (slot, wanted) in wanted.iter_mut().enumerate() {
+        // An entry that allows nothing names a page that the device may not touch: not a mapping.
+        *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
+        if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
+            let at = requester.at(change.granule, slot);
+            refuse(host, at, leaf.page, Refusal::SubPageWindow);
+            *wanted = None;
+        }
+    }
+    wanted
+}
+
+/// Gives each mapped slot of `state` the permission that is `wanted` now. What is wanted elsewhere
+/// has left in `remove`.
+fn update_permissions(
+    host: &mut impl Host,
+    requester: Requester,
+    granule: Granule,
+    wanted: &[Option<Leaf>; SLOTS],
+    state: &mut GranuleState,
+) {
+    for (index, (slot, wanted)) in state.slots.iter_mut().zip(wanted).enumerate() {
+        if let (Some(slot), Some(wanted)) = (slot, wanted)
+            && slot.permission != wanted.permission
+        {
+            let (at, page, permission) =
+                (requester.at(granule, index), slot.page, wanted.permission);
+            slot.permission = permission;
+            host.event(Event::Permission { at, page, permission });
+        }
     }
 }
 

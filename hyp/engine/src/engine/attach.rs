@@ -1,0 +1,183 @@
+//! Attaching streams to domains: a stream is attached to the domain of its tables once these have
+//! been acted on, and a domain ends with its last stream.
+
+use oche_types::Invariant;
+use oche_types::addr::{Gfn, IovaPage};
+use oche_types::dart::registers::{TTBRS, Ttbr};
+use oche_types::dart::stream::{DartId, Members, StreamId, StreamSet};
+use oche_types::event::{Event, Place, Refusal};
+
+use crate::engine::work::report_rejected;
+use crate::engine::{Attachment, Domain, Engine};
+use crate::granule::Requester;
+use crate::host::{DomainId, Host};
+
+impl Engine {
+    pub(super) fn roots(&self, dart: DartId, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
+        self.darts.get(dart.index()).must("the DART is the guest's").registers.roots(stream)
+    }
+
+    pub(super) fn attachment(&mut self, dart: DartId, stream: StreamId) -> &mut Attachment {
+        let dart = self.darts.get_mut(dart.index()).must("the DART is the guest's");
+        dart.streams.get_mut(stream.index()).must("a DART has 16 streams")
+    }
+
+    pub(super) fn domain_mut(&mut self, domain: DomainId) -> &mut Domain {
+        self.domains
+            .get_mut(usize::from(domain.0))
+            .and_then(Option::as_mut)
+            .must("the domain is open")
+    }
+
+    /// Has each of `streams` go where the registers say, and its domain looked at.
+    pub(super) fn attach(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
+        for stream in streams.iter() {
+            let Some(roots) = self.roots(dart, stream) else {
+                self.block(host, dart, stream);
+                continue;
+            };
+            let Some(domain) =
+                self.find(roots).or_else(|| self.open(host, Requester { dart, stream }, roots))
+            else {
+                self.block(host, dart, stream);
+                continue;
+            };
+            let entry = self.domain_mut(domain);
+            entry.needs_sync = true;
+            entry.requester = Requester { dart, stream };
+            self.restart(domain);
+            let attachment = self.attachment(dart, stream);
+            if attachment.now == Some(domain) {
+                self.stop_waiting(dart, stream);
+            } else if attachment.next != Some(domain) {
+                self.stop_waiting(dart, stream);
+                self.attachment(dart, stream).next = Some(domain);
+                self.domain_mut(domain).waiting.insert(dart, stream);
+            }
+        }
+    }
+
+    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+        let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
+        self.domains
+            .iter()
+            .position(|domain| domain.as_ref().is_some_and(is_it))
+            .map(|index| DomainId(index as u16))
+    }
+
+    /// Begins a domain, or refuses all that its tables map.
+    fn open(
+        &mut self,
+        host: &mut impl Host,
+        requester: Requester,
+        roots: [Ttbr; TTBRS],
+    ) -> Option<DomainId> {
+        let free =
+            self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
+        let opened = match free {
+            Some(domain) if self.mapper.create_domain(host, domain) => Ok(domain),
+            Some(_) => Err(Refusal::PoolExhausted),
+            None => Err(Refusal::TooManyDomains),
+        };
+        let domain = match opened {
+            Ok(domain) => domain,
+            Err(reason) => {
+                let page =
+                    Gfn(roots.iter().find(|root| root.valid()).map_or(0, |root| root.page()));
+                let at =
+                    Place { dart: requester.dart, stream: requester.stream, iova: IovaPage(0) };
+                host.event(Event::Refused { at, page, reason });
+                return None;
+            }
+        };
+        let entry = self
+            .domains
+            .get_mut(usize::from(domain.0))
+            .must("a domain has a number below the most");
+        *entry = Some(Domain {
+            roots,
+            requester,
+            waiting: Members::default(),
+            needs_sync: true,
+            follow_left: None,
+            is_ending: false,
+        });
+        self.opening.clear();
+        self.tracker.create_domain(host, &mut self.mapper.mover, domain, roots, &mut self.opening);
+        report_rejected(host, requester, &self.opening);
+        Some(domain)
+    }
+
+    /// Makes every access of `stream` fault, from now.
+    pub(super) fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
+        self.stop_waiting(dart, stream);
+        let Some(domain) = self.attachment(dart, stream).now.take() else { return };
+        host.block(dart, stream);
+        host.event(Event::Attach { dart, stream, root: None });
+        self.leave(dart, stream, domain);
+    }
+
+    fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
+        let Some(domain) = self.attachment(dart, stream).next.take() else { return };
+        self.domain_mut(domain).waiting.remove(dart, stream);
+        self.pass_on(dart, stream, domain);
+        self.end_if_unused(domain);
+    }
+
+    fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+        self.mapper.placed_mut(domain).members.remove(dart, stream);
+        self.pass_on(dart, stream, domain);
+        self.end_if_unused(domain);
+    }
+
+    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody
+    /// else is left.
+    fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+        let member = Requester::first(&self.mapper.placed(domain).members);
+        let entry = self.domain_mut(domain);
+        if let Some(other) = member.or_else(|| Requester::first(&entry.waiting))
+            && entry.requester == (Requester { dart, stream })
+        {
+            entry.requester = other;
+        }
+    }
+
+    fn end_if_unused(&mut self, domain: DomainId) {
+        let is_used = !self.mapper.placed(domain).members.is_empty();
+        let entry = self.domain_mut(domain);
+        if !is_used && entry.waiting.is_empty() && !entry.is_ending {
+            entry.is_ending = true;
+            self.restart(domain);
+            self.tracker.end_domain(domain);
+        }
+    }
+
+    /// Attaches the streams that waited for `domain` to be ready.
+    pub(super) fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
+        let entry = self.domain_mut(domain);
+        let waiting = core::mem::take(&mut entry.waiting);
+        let root = entry.roots.iter().find(|root| root.valid()).map(|root| Gfn(root.page()));
+        let is_watched_anew = self.is_watching() && !waiting.is_empty();
+        for (dart, streams) in waiting.iter() {
+            for stream in streams.iter() {
+                let placed = self.mapper.placed_mut(domain);
+                placed.members.insert(dart, stream);
+                let attached = host.attach(dart, stream, domain, placed.shadow.root());
+                host.event(Event::Attach { dart, stream, root });
+                if attached.is_err() {
+                    // The stream is blocked, so its device faults until the guest attaches it anew;
+                    // the trace has why.
+                    host.event(Event::InvalidateTimedOut { dart });
+                }
+                let attachment = self.attachment(dart, stream);
+                attachment.next = None;
+                if let Some(old) = attachment.now.replace(domain) {
+                    self.leave(dart, stream, old);
+                }
+            }
+        }
+        if is_watched_anew {
+            self.mapper.watch_domain(host, domain);
+        }
+    }
+}

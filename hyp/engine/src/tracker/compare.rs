@@ -1,0 +1,191 @@
+//! Comparing one table with what was acted on, entry by entry.
+
+use oche_types::Invariant;
+use oche_types::addr::{Gfn, Granule, Hfn, SLOTS};
+use oche_types::dart::entry::{ENTRIES, decode_leaf, decode_table};
+
+use crate::budget::Budget;
+use crate::granule::Change;
+use crate::host::{DomainId, Host};
+use crate::mover::{Mover, NONE};
+use crate::tracker::{Batch, Kind, TABLE_BYTES, Tracker};
+
+impl Tracker {
+    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on
+    /// with. Whether it was changed.
+    #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
+    pub(super) fn compare_first(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        domain: DomainId,
+        at: u32,
+        ttbr: usize,
+        next: &mut usize,
+        batch: &mut Batch,
+        budget: &mut Budget,
+    ) -> bool {
+        let is_ending = self.tracked(domain).is_ending;
+        let from = mover.locate(self.table(at).page);
+        let mut is_changed = false;
+        while let Some(index) = self.first_change(host, from, at, is_ending, *next) {
+            // Until this entry has been acted on as a whole.
+            *next = index;
+            let new = if is_ending { 0 } else { host.load(from, index) };
+            let old = self.entry(at, index);
+            // As it was again: the guest may change it back at any time.
+            if new == old {
+                *next = index + 1;
+                continue;
+            }
+            is_changed = true;
+            let number = ttbr * ENTRIES + index;
+            if decode_table(new) != decode_table(old)
+                && !self.replace_leaf(host, mover, domain, number, decode_table(new), batch, budget)
+            {
+                return true;
+            }
+            self.set_entry(at, index, new);
+            *next = index + 1;
+            batch.is_sealed |= budget.is_spent();
+            if batch.is_full() {
+                return true;
+            }
+        }
+        batch.is_sealed |= batch.is_draining;
+        is_changed
+    }
+
+    /// The guest names another table as leaf table `number` of `domain`, or none: everything that
+    /// the old one maps goes, and the new one is tracked. False: the batch takes no more, and the
+    /// entry has to be looked at again.
+    #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
+    fn replace_leaf(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        domain: DomainId,
+        number: usize,
+        new: Option<Gfn>,
+        batch: &mut Batch,
+        budget: &mut Budget,
+    ) -> bool {
+        let leaf = self.leaf(domain, number);
+        if leaf != NONE && !batch.is_draining {
+            // Entries of that very table may be in the batch.
+            if !batch.changes.is_empty() {
+                batch.is_sealed = true;
+                return false;
+            }
+            batch.is_draining = true;
+        }
+        let tables = usize::from(leaf != NONE) + usize::from(new.is_some());
+        budget.charge(TABLE_BYTES * tables);
+        // A batch can end in the middle of a drain, and the entry can be as it was by the next:
+        // then what was drained is found by comparing the table, write-protected until now or not.
+        if let Some(page) = self.at(leaf).map(|table| table.page) {
+            self.mark_unsync(host, mover, page);
+        }
+        if leaf != NONE && !self.drain(leaf, number, batch) {
+            return false;
+        }
+        self.untrack(host, mover, leaf);
+        let new_leaf = match new {
+            Some(table) => self.track(host, mover, domain, Kind::Leaf(number), table, batch),
+            None => NONE,
+        };
+        self.set_leaf(domain, number, new_leaf);
+        true
+    }
+
+    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted
+    /// on.
+    fn first_change(
+        &self,
+        host: &impl Host,
+        from: Hfn,
+        at: u32,
+        is_ending: bool,
+        next: usize,
+    ) -> Option<usize> {
+        let table = self.table(at);
+        if is_ending {
+            return (next..ENTRIES).find(|index| table.copy.get(*index) != Some(&0));
+        }
+        host.first_change(from, &table.copy, next)
+    }
+
+    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with.
+    /// Whether it was changed.
+    pub(super) fn compare_leaf(
+        &mut self,
+        host: &mut impl Host,
+        mover: &mut Mover,
+        at: u32,
+        number: usize,
+        next: &mut usize,
+        batch: &mut Batch,
+    ) -> bool {
+        let table = self.table(at);
+        let (page, domain) = (table.page, table.domain);
+        if self.tracked(domain).is_ending {
+            // Drained by way of its first level.
+            return false;
+        }
+        let from = mover.locate(page);
+        let mut is_changed = false;
+        loop {
+            let table = self.table_mut(at);
+            let Some(changed) = host.first_change(from, &table.copy, *next) else {
+                return is_changed;
+            };
+            let first = changed & !(SLOTS - 1);
+            *next = first + SLOTS;
+            let old = table.copy.get_mut(first..first + SLOTS).must("a table has 512 entries");
+            let mut new = [0; SLOTS];
+            for (slot, new) in new.iter_mut().enumerate() {
+                *new = host.load(from, first + slot);
+            }
+            if old == new {
+                continue;
+            }
+            is_changed = true;
+            old.copy_from_slice(&new);
+            let wanted = new.map(decode_leaf);
+            for leaf in wanted.into_iter().flatten() {
+                // A device may write there from now on, and no CPU traps then.
+                if mover.is_write_protected(leaf.page) {
+                    self.mark_unsync(host, mover, leaf.page);
+                }
+            }
+            batch.changes.push(Change { granule: granule(number, first), wanted });
+            if batch.is_full() {
+                return is_changed;
+            }
+        }
+    }
+
+    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some
+    /// are left.
+    fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
+        let table = self.table_mut(at);
+        for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {
+            if entries.iter().all(|entry| *entry == 0) {
+                continue;
+            }
+            if batch.is_full() {
+                return false;
+            }
+            entries.fill(0);
+            batch
+                .changes
+                .push(Change { granule: granule(number, index * SLOTS), wanted: [None; SLOTS] });
+        }
+        true
+    }
+}
+
+/// The granule of entry `first` of leaf table `number`.
+fn granule(number: usize, first: usize) -> Granule {
+    Granule(((number * ENTRIES + first) / SLOTS) as u32)
+}

@@ -72,34 +72,39 @@ fn events() -> Vec<Event> {
             },
             Event::Data { words: [long(0x0706_0504_0302_0100), long(0x0f0e_0d0c_0b0a_0908)] },
         ]);
-        for how in [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp] {
-            let (offset, bytes) = if most { (0xfff, 127) } else { (0x128, 16) };
-            events.push(Event::Watch { at, offset, page, bytes, is_write: most, how });
-        }
-        for permission in [Permission::READ_ONLY, Permission::WRITE_ONLY, Permission::READ_WRITE] {
-            events.push(Event::Permission { at, page, permission });
-            for placement in [Placement::Direct, Placement::Migrated, Placement::Bounce] {
-                events.push(Event::Map { at, page, permission, placement });
-            }
-        }
-        events.extend(
-            [
-                Refusal::PoolExhausted,
-                Refusal::NotGuestMemory,
-                Refusal::DeviceNotDirect,
-                Refusal::SubPageWindow,
-                Refusal::TooManyAliases,
-                Refusal::TableNotGuestMemory,
-                Refusal::TooManyTables,
-                Refusal::TooManyDomains,
-                Refusal::OutOfStage2Tables,
-                Refusal::NotTrappable,
-                Refusal::MixedPermission,
-            ]
-            .map(|reason| Event::Refused { at, page, reason }),
-        );
+        enumerated(&mut events, at, page, most);
     }
     events
+}
+
+/// Adds the events of which a field is one of a few, with each of these.
+fn enumerated(events: &mut Vec<Event>, at: Place, page: Gfn, most: bool) {
+    for how in [WatchHow::Exact, WatchHow::Before, WatchHow::After, WatchHow::GivenUp] {
+        let (offset, bytes) = if most { (0xfff, 127) } else { (0x128, 16) };
+        events.push(Event::Watch { at, offset, page, bytes, is_write: most, how });
+    }
+    for permission in [Permission::READ_ONLY, Permission::WRITE_ONLY, Permission::READ_WRITE] {
+        events.push(Event::Permission { at, page, permission });
+        for placement in [Placement::Direct, Placement::Migrated, Placement::Bounce] {
+            events.push(Event::Map { at, page, permission, placement });
+        }
+    }
+    events.extend(
+        [
+            Refusal::PoolExhausted,
+            Refusal::NotGuestMemory,
+            Refusal::DeviceNotDirect,
+            Refusal::SubPageWindow,
+            Refusal::TooManyAliases,
+            Refusal::TableNotGuestMemory,
+            Refusal::TooManyTables,
+            Refusal::TooManyDomains,
+            Refusal::OutOfStage2Tables,
+            Refusal::NotTrappable,
+            Refusal::MixedPermission,
+        ]
+        .map(|reason| Event::Refused { at, page, reason }),
+    );
 }
 
 /// The counters that `event` moves, and by how much.

@@ -49,33 +49,33 @@ pub(super) const BLOCK_BYTES: usize = BLOCK_COUNTERS * 8;
 
 /// Byte offsets in the header.
 pub(super) mod header {
-    pub(in crate::directory) const MAGIC: usize = 0x00;
+    pub(crate) const MAGIC: usize = 0x00;
     /// u32 version, u32 bytes of the directory.
-    pub(in crate::directory) const VERSION: usize = 0x08;
+    pub(crate) const VERSION: usize = 0x08;
     /// u64 bytes of directory and rings.
-    pub(in crate::directory) const TOTAL: usize = 0x10;
+    pub(crate) const TOTAL: usize = 0x10;
     /// u32 CPUs, u32 bytes of a record.
-    pub(in crate::directory) const CPUS: usize = 0x18;
+    pub(crate) const CPUS: usize = 0x18;
     /// u64 offset of CPU 0's ring.
-    pub(in crate::directory) const RING_BASE: usize = 0x20;
+    pub(crate) const RING_BASE: usize = 0x20;
     /// u64 bytes from one CPU's ring to the next one's.
-    pub(in crate::directory) const RING_STRIDE: usize = 0x28;
+    pub(crate) const RING_STRIDE: usize = 0x28;
     /// u64 records in a ring: a power of two, or 0 where events are not recorded.
-    pub(in crate::directory) const RING_RECORDS: usize = 0x30;
+    pub(crate) const RING_RECORDS: usize = 0x30;
     /// u64 CNTFRQ_EL0, in Hz.
-    pub(in crate::directory) const COUNTER_HZ: usize = 0x38;
+    pub(crate) const COUNTER_HZ: usize = 0x38;
     /// u64 CNTPCT_EL0 when the directory was written.
-    pub(in crate::directory) const START: usize = 0x40;
+    pub(crate) const START: usize = 0x40;
     /// u64 nanoseconds since 1970 UTC at `START`, 0 where not known.
-    pub(in crate::directory) const WALL_CLOCK: usize = 0x48;
+    pub(crate) const WALL_CLOCK: usize = 0x48;
     /// u32 DARTs, u32 devices.
-    pub(in crate::directory) const TABLES: usize = 0x50;
+    pub(crate) const TABLES: usize = 0x50;
     /// u32 counter names, u32 0.
-    pub(in crate::directory) const COUNTERS: usize = 0x58;
+    pub(crate) const COUNTERS: usize = 0x58;
     /// `name[32]` of the board.
-    pub(in crate::directory) const BOARD: usize = 0x60;
+    pub(crate) const BOARD: usize = 0x60;
     /// Where the header's fields end; 0 from here to 0x100.
-    pub(in crate::directory) const END: usize = 0x80;
+    pub(crate) const END: usize = 0x80;
 }
 
 const _: () = {

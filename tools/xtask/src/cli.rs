@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::{check, demo, fix, measure, mutants, pictures, run, setup, soak, test};
+use crate::{check, demo, fix, measure, mutants, nightly, pictures, run, setup, soak, test};
 
 /// Builds, boots and checks Oche.
 #[derive(Debug, Parser)]
@@ -38,6 +38,8 @@ enum Work {
     Pictures(pictures::Options),
     /// Apply seeded faults to a copy of the tree, and report the test that catches each
     Mutants(mutants::MutantArguments),
+    /// Run what takes hours: soak, mutants, both demos, a fresh clone, a bare Debian
+    Nightly(nightly::Options),
     /// Build Oche for EL2
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs
@@ -63,6 +65,7 @@ pub fn main() -> ExitCode {
         Work::Measure { what } => measure::main(what.as_ref()),
         Work::Pictures(options) => pictures::main(&options),
         Work::Mutants(options) => mutants::main(&options),
+        Work::Nightly(options) => nightly::main(&options),
         Work::Build(options) => setup::build(&options),
         Work::Setup(options) => setup::main(&options),
     };

@@ -18,6 +18,7 @@ pub mod hostile;
 pub mod m1;
 pub mod measure;
 pub mod mutants;
+pub mod nightly;
 pub mod ordering;
 pub mod pictures;
 pub mod qemu;

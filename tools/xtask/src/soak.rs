@@ -161,7 +161,7 @@ fn read(path: &Path) -> Result<Value> {
 
 /// The commit that is checked out, and whether files differ from it; `unknown` without version
 /// control.
-fn commit() -> Result<String> {
+pub(crate) fn commit() -> Result<String> {
     let git = Command::new("git")
         .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
         .current_dir(workspace::root())

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 /// One source of packages of the machine, in the words of apt's `sources.list(5)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,13 +26,26 @@ pub fn for_suite(suite: &str) -> Result<String> {
     for_suite_from(&of_machine(Path::new("/etc/apt")), suite)
 }
 
+/// The address of the machine's Debian archive.
+///
+/// # Errors
+///
+/// The machine names no Debian archive.
+pub fn main_archive() -> Result<String> {
+    let machine = of_machine(Path::new("/etc/apt"));
+    Ok(main_of(&machine)?.uri.clone())
+}
+
+/// The Debian archive of the machine's sources.
+fn main_of(machine: &[Source]) -> Result<&Source> {
+    machine.iter().find(|source| source.is_main_archive()).context(
+        "this machine's apt sources name no Debian archive: Oche's guest is Debian's kernel, so \
+         add one (see sources.list(5)) and run it again",
+    )
+}
+
 fn for_suite_from(machine: &[Source], suite: &str) -> Result<String> {
-    let Some(main) = machine.iter().find(|source| source.is_main_archive()) else {
-        bail!(
-            "this machine's apt sources name no Debian archive: Oche's guest is Debian's kernel, so add one \
-             (see sources.list(5)) and run it again"
-        );
-    };
+    let main = main_of(machine)?;
     let is_release =
         !suite.contains('-') && !matches!(suite, "sid" | "unstable" | "testing" | "experimental");
     let mut text = main.stanza(&[suite.to_owned()]);

@@ -1,0 +1,182 @@
+//! `cargo xtask nightly`: the checks that take too long for `cargo xtask test`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use oche::progress::duration;
+use oche::workspace;
+use serde_json::{Map, Value, json};
+
+use crate::runner::{self, StepOutcome, StepResult};
+use crate::soak;
+
+mod bare;
+mod reproducible;
+mod steps;
+
+use steps::STEPS;
+
+/// Options of `cargo xtask nightly`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Results are kept in target/nightly/results.json and what each step printed in target/nightly/*.log.
+A step that cannot run on this machine is listed as not run, with the reason, and the command fails
+unless --allow-skips is given.")]
+pub struct Options {
+    /// Run only steps whose name contains WORD, in any case; may be repeated
+    #[arg(long, value_name = "WORD")]
+    pub only: Vec<String>,
+    /// List the steps' names and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Continue after a step that failed
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Leave out the steps that passed before on the same commit, and continue the soak runs
+    #[arg(long)]
+    pub resume: bool,
+    /// Do not fail because of steps that cannot run on this machine
+    #[arg(long)]
+    pub allow_skips: bool,
+    /// Operations of the soak run; the hostile sequences get a hundredth
+    #[arg(long, value_name = "N", default_value_t = 100_000_000)]
+    pub ops: u64,
+    /// Damaged trace files to read
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
+    pub inputs: u64,
+    /// In the fresh clone, run only the steps of `cargo xtask test` whose name contains WORD
+    #[arg(long, value_name = "WORD")]
+    pub test_only: Vec<String>,
+    /// Apply only the seeded faults, and take away only the sites, whose name contains WORD
+    #[arg(long, value_name = "WORD")]
+    pub mutants_only: Vec<String>,
+}
+
+/// The folder of the results.
+fn folder() -> PathBuf {
+    workspace::target().join("nightly")
+}
+
+/// Carries out `cargo xtask nightly`.
+///
+/// # Errors
+///
+/// A step failed, or could not run and that is not allowed.
+pub fn main(options: &Options) -> Result<()> {
+    let chosen = runner::choose(STEPS, &options.only)?;
+    if options.list {
+        chosen.iter().for_each(|(name, _)| println!("{name}"));
+        return Ok(());
+    }
+    workspace::create_folder(&folder())?;
+    let commit = soak::commit()?;
+    let mut kept = Kept::read(&commit);
+    let left: Vec<_> = chosen
+        .iter()
+        .copied()
+        .filter(|(name, _)| !(options.resume && kept.has_passed(name)))
+        .collect();
+    let results = runner::run(
+        &left,
+        options.keep_going,
+        |work, step| work(step, options),
+        |result| kept.add(result),
+    )?;
+    println!("commit {commit}");
+    for (name, _) in &chosen {
+        println!("{}", kept.line(name));
+    }
+    eprintln!("{}", runner::longest(&results));
+    let count =
+        |is: fn(&StepOutcome) -> bool| results.iter().filter(|result| is(&result.outcome)).count();
+    let failed = count(|outcome| matches!(outcome, StepOutcome::Failed(_)));
+    let not_run = count(|outcome| matches!(outcome, StepOutcome::NotRun(_)));
+    if failed > 0 {
+        bail!("{failed} of {} steps failed", chosen.len());
+    }
+    if not_run > 0 && !options.allow_skips {
+        bail!("{not_run} of {} steps could not run here", chosen.len());
+    }
+    Ok(())
+}
+
+/// The results of the steps by name, kept between runs.
+struct Kept {
+    commit: String,
+    steps: Map<String, Value>,
+}
+
+impl Kept {
+    fn path() -> PathBuf {
+        folder().join("results.json")
+    }
+
+    /// What is kept; nothing if there is no such file.
+    fn read(commit: &str) -> Self {
+        let text = std::fs::read(Self::path()).unwrap_or_default();
+        let steps = serde_json::from_slice(&text).unwrap_or_default();
+        Self { commit: commit.to_owned(), steps }
+    }
+
+    /// Whether the step passed on this very commit. Nobody can say what a changed tree was.
+    fn has_passed(&self, name: &str) -> bool {
+        let text = |field: &str| self.steps.get(name)?.get(field)?.as_str();
+        text("outcome") == Some("passed")
+            && text("commit") == Some(&self.commit)
+            && self.commit != "unknown"
+            && !self.commit.ends_with("-dirty")
+    }
+
+    fn add(&mut self, result: &StepResult) -> Result<()> {
+        let (outcome, detail) = match &result.outcome {
+            StepOutcome::Passed(summary) => ("passed", summary),
+            StepOutcome::Failed(error) => ("failed", error),
+            StepOutcome::NotRun(reason) => ("not run", reason),
+        };
+        let step = json!({
+            "outcome": outcome, "detail": detail, "seconds": result.seconds, "commit": self.commit,
+        });
+        self.steps.insert(result.name.to_owned(), step);
+        let text = serde_json::to_vec_pretty(&self.steps).context("the results")?;
+        workspace::write_whole(&Self::path(), &text)
+    }
+
+    /// A line of the summary about the step.
+    fn line(&self, name: &str) -> String {
+        let Some(step) = self.steps.get(name) else { return format!("{:<8} {name}", "-") };
+        let text = |field: &str| step.get(field).and_then(Value::as_str).unwrap_or_default();
+        let time = duration(step.get("seconds").and_then(Value::as_f64).unwrap_or(0.0));
+        let earlier = match text("commit") == self.commit {
+            true => String::new(),
+            false => format!(", on commit {}", text("commit")),
+        };
+        format!("{:<8} {name} ({time}{earlier}): {}", text("outcome"), text("detail"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Kept, STEPS};
+    use serde_json::{Map, json};
+
+    #[test]
+    fn only_a_step_that_passed_on_this_commit_is_left_out() {
+        let kept = |outcome: &str, before: &str, now: &str| {
+            let mut steps = Map::new();
+            steps.insert("Soak".to_owned(), json!({ "outcome": outcome, "commit": before }));
+            Kept { commit: now.to_owned(), steps }.has_passed("Soak")
+        };
+        assert!(kept("passed", "a", "a"));
+        assert!(!kept("failed", "a", "a"));
+        assert!(!kept("not run", "a", "a"));
+        assert!(!kept("passed", "a", "b"));
+        assert!(!kept("passed", "a-dirty", "a-dirty"));
+        assert!(!Kept { commit: "a".to_owned(), steps: Map::new() }.has_passed("Soak"));
+    }
+
+    #[test]
+    fn no_two_steps_have_one_name() {
+        let names: std::collections::BTreeSet<&str> = STEPS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), STEPS.len());
+    }
+}

@@ -1,0 +1,125 @@
+//! The steps of `cargo xtask nightly`.
+
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use oche::progress::Step;
+use oche::{command, workspace};
+
+use super::{Options, bare, folder, reproducible};
+
+/// A step: it gives a summary of a few words.
+pub(super) type Work = fn(&Step, &Options) -> Result<String>;
+
+/// All steps, those that find most in little time first.
+pub(super) const STEPS: &[(&str, Work)] = &[
+    ("Reproducible images for EL2", |step, _| reproducible::run(step)),
+    ("Demo", |step, _| own(step, "demo", &["demo"])),
+    ("Demo on the simulated M1", |step, _| own(step, "demo-m1", &["demo", "--board", "m1-sim"])),
+    ("Damaged trace files", damaged_files),
+    ("Soak", |step, options| soak(step, options, "soak", options.ops, &[])),
+    ("Soak of hostile sequences", |step, options| {
+        soak(step, options, "soak-hostile", options.ops / 100, &["--hostile"])
+    }),
+    ("Mutants", |step, options| mutants(step, options, "mutants", &["mutants"])),
+    ("Mutants of call sites", |step, options| {
+        mutants(step, options, "sites", &["mutants", "--sites", "--resume"])
+    }),
+    ("Tests in a fresh clone", fresh_clone),
+    ("Set-up on a bare Debian", |step, _| bare::run(step)),
+];
+
+/// Runs `command` with its output in `target/nightly/NAME.log`, and gives its last line.
+pub(super) fn logged(step: &Step, name: &str, mut command: Command) -> Result<String> {
+    let path = folder().join(format!("{name}.log"));
+    step.detail(&format!("its output: {}", path.display()));
+    let log = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    let errors = log.try_clone().context("the log")?;
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).env("NO_COLOR", "1");
+    let status = command.status().with_context(|| format!("cannot start {name}"))?;
+    let text = String::from_utf8_lossy(&fs::read(&path)?).into_owned();
+    let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim();
+    if !status.success() {
+        bail!("{last} ({status}); its output: {}", path.display());
+    }
+    Ok(last.to_owned())
+}
+
+/// Runs another command of this program.
+fn own(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(std::env::current_exe().context("this program's path")?);
+    command.args(arguments).current_dir(workspace::root());
+    logged(step, name, command)
+}
+
+/// Random programs, or hostile sequences, from a fresh seed; or the rest of a run before.
+fn soak(step: &Step, options: &Options, name: &str, ops: u64, more: &[&str]) -> Result<String> {
+    let state = folder().join(format!("{name}.json"));
+    let path = state.display().to_string();
+    let mut arguments = vec!["soak", "--state", &path];
+    arguments.extend(more);
+    if options.resume && state.is_file() {
+        let resumed = own(step, name, &[arguments.as_slice(), &["--resume"]].concat());
+        match resumed {
+            Err(error) if format!("{error:#}").contains("begin a new run") => {
+                step.line(&format!("{error:#}"));
+            }
+            answer => return answer,
+        }
+    }
+    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
+    let (ops, seed) = (ops.to_string(), seed.to_string());
+    step.line(&format!("seed {seed}"));
+    own(step, name, &[arguments.as_slice(), &["--ops", &ops, "--seed", &seed]].concat())
+}
+
+fn mutants(step: &Step, options: &Options, name: &str, arguments: &[&str]) -> Result<String> {
+    let only = options.mutants_only.iter().flat_map(|word| ["--only", word.as_str()]);
+    own(step, name, &arguments.iter().copied().chain(only).collect::<Vec<_>>())
+}
+
+/// Reads many trace files with random damage.
+fn damaged_files(step: &Step, options: &Options) -> Result<String> {
+    let mut cargo = cargo(&workspace::root());
+    cargo.args(["test", "--release", "-p", "oche", "--lib", "wild_files"]);
+    cargo.env("OCHE_INPUTS", options.inputs.to_string());
+    let last = logged(step, "damaged-files", cargo)?;
+    if !last.contains("test result: ok. 1 passed") {
+        bail!("the test did not run: {last}");
+    }
+    Ok(format!("{} files", options.inputs))
+}
+
+/// Runs the test command in a clone that has nothing but what is committed.
+fn fresh_clone(step: &Step, options: &Options) -> Result<String> {
+    let clone = clone(step, "clone")?;
+    let mut cargo = cargo(&clone);
+    cargo.args(["xtask", "test"]);
+    cargo.args(options.test_only.iter().flat_map(|word| ["--only", word.as_str()]));
+    let last = logged(step, "clone", cargo)?;
+    workspace::remove_folder(&clone)?;
+    Ok(last)
+}
+
+/// Clones the tree into `target/nightly/NAME`.
+pub(super) fn clone(step: &Step, name: &str) -> Result<std::path::PathBuf> {
+    let clone = folder().join(name);
+    workspace::remove_folder(&clone)?;
+    let mut git = Command::new("git");
+    git.args(["clone", "--quiet", "--no-hardlinks"]).arg(workspace::root()).arg(&clone);
+    command::run_showing_errors(&mut git, "cloning the tree", step)?;
+    Ok(clone)
+}
+
+/// Cargo in `folder`, without what `cargo xtask` set for this tree.
+pub(super) fn cargo(folder: &Path) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"] {
+        cargo.env_remove(name);
+    }
+    cargo.current_dir(folder);
+    cargo
+}

@@ -64,7 +64,7 @@ fn in_bare(step: &Step, root: &Path) -> Result<String> {
          mkdir -p \"$root/rust\" \"$root/cargo\"\n\
          mount --bind \"$2\" \"$root/rust\"; mount --bind \"$3\" \"$root/cargo\"\n\
          mount -t proc proc \"$root/proc\"\n\
-         cp -L /etc/resolv.conf \"$root/etc/\"; cp -r /etc/apt/. \"$root/etc/apt/\"\n\
+         cp -L /etc/resolv.conf \"$root/etc/\"; rm -rf \"$root/etc/apt\"; cp -r /etc/apt \"$root/etc/\"\n\
          exec chroot \"$root\" env -i HOME=/root TERM=dumb CARGO_HOME=/cargo \\\n\
            PATH=/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -ec '\n\
            apt-get update -q; apt-get install -yq --no-install-recommends {BEFORE}\n\

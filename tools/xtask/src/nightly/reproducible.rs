@@ -1,4 +1,7 @@
-//! The images for EL2, built in two folders, are equal.
+//! The images for EL2, built in two folders, are equal bit for bit.
+//!
+//! Compared is what a machine loads. The ELF files differ in their line tables, which name the
+//! folder.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
 use oche::progress::Step;
-use oche::{command, workspace};
+use oche::{command, pack, workspace};
 
 use super::folder;
 use super::steps::clone;
@@ -14,7 +17,7 @@ use super::steps::clone;
 /// The packages whose images ship.
 const PACKAGES: [&str; 2] = [el2::PACKAGE, "oche-m1"];
 
-/// Builds each image in two clones of the tree, and compares the files.
+/// Builds each image in two clones of the tree, and compares the two.
 pub(super) fn run(step: &Step) -> Result<String> {
     let toolchain = Toolchain::choose(step)?;
     let clones = [clone(step, "one")?, clone(step, "another-folder")?];
@@ -50,8 +53,10 @@ fn build(clone: &Path, package: &str, toolchain: Toolchain) -> Result<PathBuf> {
     Ok(target.join(el2::TARGET).join(el2::PROFILE).join(package))
 }
 
+/// The loaded image of an ELF file.
 fn read(path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cargo left no {}", path.display()))
+    let elf = fs::read(path).with_context(|| format!("cargo left no {}", path.display()))?;
+    pack::flatten(&elf)
 }
 
 /// Where two files differ first.

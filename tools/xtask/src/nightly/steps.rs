@@ -20,7 +20,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Demo", |step, _| own(step, "demo", &["demo"])),
     ("Demo on the simulated M1", |step, _| own(step, "demo-m1", &["demo", "--board", "m1-sim"])),
     ("Damaged trace files", damaged_files),
-    ("Soak", |step, options| soak(step, options, "soak", options.ops, &[])),
+    ("Soak of random programs", |step, options| soak(step, options, "soak", options.ops, &[])),
     ("Soak of hostile sequences", |step, options| {
         soak(step, options, "soak-hostile", options.ops / 100, &["--hostile"])
     }),

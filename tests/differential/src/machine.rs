@@ -140,34 +140,13 @@ pub struct Machine<const C: bool> {
 impl<const C: bool> Machine<C> {
     /// A machine just reset, with the guest's driver loaded.
     pub fn new(setting: &Setting) -> Self {
-        let first = setting.pages * 3 / 4;
-        let layout = Layout {
-            ram: vec![(Gfn(0x4_0002), first), (Gfn(0x4_4001), setting.pages - first)],
-            pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + setting.frames),
-        };
-        let options = Options {
-            board: setting.board,
-            has_windows: setting.has_windows,
-            scarce_tables: setting.scarce_tables,
-            timeouts: setting.timeouts,
-            poisons_homes: true,
-            injection: setting.injection,
-        };
+        let (layout, options) = (layout_of(setting), options_of(setting));
         let Former { words, memory, is_initial } = Former::take(&layout);
         let mut host =
             SimulatedMachine::new(&layout, options, setting.cpus, setting.darts, 0, words);
         let mut history = History::new(memory, setting.darts);
         let pages: Vec<Gfn> = history.memory.pages().collect();
-        for (number, &page) in pages.iter().enumerate() {
-            host.initialize(page);
-            if is_initial.get(number) == Some(&true) {
-                continue;
-            }
-            let bytes = history.memory.page_mut(page).unwrap_or_default();
-            for (chunk, word) in bytes.chunks_exact_mut(8).zip(initial_words(page)) {
-                chunk.copy_from_slice(&word.to_le_bytes());
-            }
-        }
+        initialize(&mut host, &mut history, &pages, &is_initial);
         let ram: Vec<_> =
             layout.ram.iter().map(|&(first, pages)| first..Gfn(first.0 + pages)).collect();
         let configuration = Configuration {
@@ -214,13 +193,17 @@ impl<const C: bool> Machine<C> {
             is_blind: false,
             operations: 0,
         };
-        for dart in 0..setting.darts {
-            // The driver's probe. Whatever it finds wrong shows in the program's first comparison.
-            let _ = machine.read_register(dart, PARAMS1);
-            let _ = machine.read_register(dart, PARAMS2);
-            let _ = machine.write_register(dart, STREAMS_ENABLE, 0xffff);
-        }
+        machine.probe();
         machine
+    }
+
+    /// The driver's probe. Whatever it finds wrong shows in the program's first comparison.
+    fn probe(&mut self) {
+        for dart in 0..self.setting.darts {
+            let _ = self.read_register(dart, PARAMS1);
+            let _ = self.read_register(dart, PARAMS2);
+            let _ = self.write_register(dart, STREAMS_ENABLE, 0xffff);
+        }
     }
 
     /// Runs one operation.
@@ -394,4 +377,44 @@ fn watched_ranges() -> [Selection; MAX_WATCHES] {
         let last = u64::from(guest::TOP) * PAGE_BYTES as u64 - 1 - index as u64 * MAX_WATCHED_BYTES;
         Selection { first: last + 1 - MAX_WATCHED_BYTES, last, ..Selection::ALL }
     })
+}
+
+/// Two runs of guest RAM with a hole between them, and the engine's frames.
+fn layout_of(setting: &Setting) -> Layout {
+    let first = setting.pages * 3 / 4;
+    Layout {
+        ram: vec![(Gfn(0x4_0002), first), (Gfn(0x4_4001), setting.pages - first)],
+        pool: HostGranule(0x2_0000)..HostGranule(0x2_0000 + setting.frames),
+    }
+}
+
+fn options_of(setting: &Setting) -> Options {
+    Options {
+        board: setting.board,
+        has_windows: setting.has_windows,
+        scarce_tables: setting.scarce_tables,
+        timeouts: setting.timeouts,
+        poisons_homes: true,
+        injection: setting.injection,
+    }
+}
+
+/// Gives every page of RAM its first bytes, on both sides. On the reference's, the pages of a
+/// former program for which `is_initial` holds have them.
+fn initialize<const C: bool>(
+    host: &mut SimulatedMachine<C>,
+    history: &mut History,
+    pages: &[Gfn],
+    is_initial: &[bool],
+) {
+    for (number, &page) in pages.iter().enumerate() {
+        host.initialize(page);
+        if is_initial.get(number) == Some(&true) {
+            continue;
+        }
+        let bytes = history.memory.page_mut(page).unwrap_or_default();
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(initial_words(page)) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+    }
 }

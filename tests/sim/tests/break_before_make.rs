@@ -161,19 +161,12 @@ const TABLE_PAGES: usize = 1200;
 const FRAMES: u32 = 0x20_0000;
 const RAM: PhysRange = PhysRange { start: 0x4000_0000, end: 0xc000_0000 };
 
-/// Builds the tables as boot does, lets the guest in, and moves, guards, executes and opens pages
-/// at random. The first rule that was broken.
-fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
-    drive_on(NEEDS_ALL, mistake, ipa_bits, operations)
-}
-
-/// The same on CPUs whose caches keep some of it coherent by themselves.
-fn drive_on(
+/// A checker behind `mistake`, and the tables as boot builds them, in use by the guest.
+fn boot(
     fetch: InstructionFetch,
     mistake: Mistake,
     ipa_bits: u32,
-    operations: u64,
-) -> Option<String> {
+) -> (BbmChecker, Mistaken, Stage2<Mistaken>) {
     let runs = vec![(Hfn(0x4_0000), 0x8_0000), (Hfn(FRAMES), 256)];
     let checker = BbmChecker::new(TABLES, TABLE_PAGES, ipa_bits, runs);
     checker.set_instruction_fetch(fetch);
@@ -191,6 +184,51 @@ fn drive_on(
     stage2.map_devices_by_page(PhysRange { start: 0x900_0000, end: 0x920_3000 }).expect("room");
     hardware.select_tables(stage2.root().table);
     hardware.is_armed.set(true);
+    (checker, hardware, stage2)
+}
+
+/// Moves `page`, which lies at `at`, to a frame or home, or only changes what CPUs may do with it.
+fn move_page(
+    checker: &BbmChecker,
+    stage2: &mut Stage2<Mistaken>,
+    (page, at): (Gfn, Hfn),
+    homes: &mut BTreeMap<Gfn, Hfn>,
+    random: &mut Random,
+) {
+    let is_away = homes.contains_key(&page);
+    let frame = Hfn(FRAMES + random.below(256) as u32);
+    let to =
+        if is_away || homes.values().any(|taken| *taken == frame) { page.home() } else { frame };
+    stage2.break_page(page);
+    stage2.flush_broken();
+    if to != at {
+        checker.note_store(to);
+        checker.note_move(page, to);
+    }
+    let access = [CpuAccess::ReadWrite, CpuAccess::ReadOnly, CpuAccess::None][random.index(3)];
+    stage2.make_page(page, to, access);
+    stage2.publish();
+    if to == page.home() {
+        homes.remove(&page);
+    } else {
+        homes.insert(page, to);
+    }
+}
+
+/// Builds the tables as boot does, lets the guest in, and moves, guards, executes and opens pages
+/// at random. The first rule that was broken.
+fn drive(mistake: Mistake, ipa_bits: u32, operations: u64) -> Option<String> {
+    drive_on(NEEDS_ALL, mistake, ipa_bits, operations)
+}
+
+/// The same on CPUs whose caches keep some of it coherent by themselves.
+fn drive_on(
+    fetch: InstructionFetch,
+    mistake: Mistake,
+    ipa_bits: u32,
+    operations: u64,
+) -> Option<String> {
+    let (checker, hardware, mut stage2) = boot(fetch, mistake, ipa_bits);
     let shared = stage2.root();
     let mut random = Random::new(7);
     let mut homes = BTreeMap::new();
@@ -212,28 +250,7 @@ fn drive_on(
         } else if random.chance(1, 3) && no_execute && access != CpuAccess::None {
             shared.allow_execute(&hardware, page, 0);
         } else {
-            let is_away = homes.contains_key(&page);
-            let frame = Hfn(FRAMES + random.below(256) as u32);
-            let to = if is_away || homes.values().any(|taken| *taken == frame) {
-                page.home()
-            } else {
-                frame
-            };
-            stage2.break_page(page);
-            stage2.flush_broken();
-            if to != at {
-                checker.note_store(to);
-                checker.note_move(page, to);
-            }
-            let access =
-                [CpuAccess::ReadWrite, CpuAccess::ReadOnly, CpuAccess::None][random.index(3)];
-            stage2.make_page(page, to, access);
-            stage2.publish();
-            if to == page.home() {
-                homes.remove(&page)
-            } else {
-                homes.insert(page, to)
-            };
+            move_page(&checker, &mut stage2, (page, at), &mut homes, &mut random);
         }
         checker.check_settled();
         if let Some(violation) = checker.take_violation() {

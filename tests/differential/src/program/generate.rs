@@ -115,11 +115,7 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
             pages: pages(random),
             source: source(random, kind, aliases),
             rights: rights(random, kind),
-            site: if random.chance(1, 20) {
-                Site::Edge(random.bits() as u8)
-            } else {
-                Site::Allocator
-            },
+            site: site(random),
             fill: random.chance(1, 2),
             flush,
         },
@@ -133,28 +129,9 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
         27 if bad != 0 => Operation::Permit { mapping, rights: rights(random, kind), flush },
         28..=33 => Operation::Overlap((0..1 + random.below(4)).map(|_| during(random)).collect()),
         34 => Operation::Deliver(random.below(8) as u8),
-        35 => Operation::Disk {
-            page: choice(random),
-            length: length(random),
-            is_write: random.chance(1, 2),
-            stays: random.chance(1, 2),
-        },
+        35 => disk(random),
         36..=37 => Operation::HandleFault { dart },
-        38 => match random.below(8) {
-            0 => Operation::Suspend { dart },
-            1 => Operation::ReadBack { dart, stream },
-            2 => Operation::NewDomain,
-            3 => Operation::Attach { domain: random.below(5) as u8, dart, stream, flush: true },
-            4 => Operation::Detach { dart, stream: mapping as u8 % 16, flush: true },
-            5 => Operation::Free { domain: random.below(5) as u8 },
-            6 => Operation::Flush { dart, streams: u16::MAX },
-            _ => Operation::OddAccess {
-                dart,
-                offset: random.bits() as u16,
-                bytes: 1 << random.below(4),
-                is_write: random.chance(1, 2),
-            },
-        },
+        38 => seldom(random, dart, stream, mapping),
         39 => Operation::Pack {
             domain,
             buffers: 4 + random.below(14) as u8,
@@ -166,15 +143,53 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
             length: length(random),
             to_device: random.chance(1, 2),
         },
-        45 => match random.below(8) {
-            0 => Operation::Fetch { page: choice(random) },
-            1 => Operation::Walk { page: choice(random), is_write: random.chance(1, 2) },
-            _ => Operation::Load { page: choice(random), length: length(random) },
-        },
+        45 => fetch(random),
         46..=48 => Operation::Load { page: choice(random), length: length(random) },
         49..=62 => Operation::Store { page: choice(random), length: length(random) },
         63..=79 => Operation::Read { stream, target: target(random), length: length(random) },
         _ => Operation::Write { stream, target: target(random), length: length(random) },
+    }
+}
+
+/// Where a mapping goes.
+fn site(random: &mut Random) -> Site {
+    if random.chance(1, 20) { Site::Edge(random.bits() as u8) } else { Site::Allocator }
+}
+
+fn disk(random: &mut Random) -> Operation {
+    Operation::Disk {
+        page: choice(random),
+        length: length(random),
+        is_write: random.chance(1, 2),
+        stays: random.chance(1, 2),
+    }
+}
+
+/// What a driver does seldom.
+fn seldom(random: &mut Random, dart: u8, stream: u8, mapping: u16) -> Operation {
+    match random.below(8) {
+        0 => Operation::Suspend { dart },
+        1 => Operation::ReadBack { dart, stream },
+        2 => Operation::NewDomain,
+        3 => Operation::Attach { domain: random.below(5) as u8, dart, stream, flush: true },
+        4 => Operation::Detach { dart, stream: mapping as u8 % 16, flush: true },
+        5 => Operation::Free { domain: random.below(5) as u8 },
+        6 => Operation::Flush { dart, streams: u16::MAX },
+        _ => Operation::OddAccess {
+            dart,
+            offset: random.bits() as u16,
+            bytes: 1 << random.below(4),
+            is_write: random.chance(1, 2),
+        },
+    }
+}
+
+/// A CPU's access that the engine cannot carry out in its place, or a load.
+fn fetch(random: &mut Random) -> Operation {
+    match random.below(8) {
+        0 => Operation::Fetch { page: choice(random) },
+        1 => Operation::Walk { page: choice(random), is_write: random.chance(1, 2) },
+        _ => Operation::Load { page: choice(random), length: length(random) },
     }
 }
 

@@ -2,91 +2,88 @@
 // UNSAFETY: registers and tables are raw addresses.
 #![expect(unsafe_code, reason = "registers and tables are raw addresses")]
 
-use core::arch::asm;
-
-mod console;
+mod arena;
+mod board;
 mod cpus;
 mod dart;
 mod dead;
 mod drivers;
+mod entry_state;
 mod fiq;
 mod hazards;
+mod interrupts;
 mod memory;
 mod nvme;
 mod power;
 mod registers;
-mod start;
-mod tree;
+mod tables;
 
-use console::print;
-use tree::Tree;
+use core::fmt;
 
-/// How many cases there were and how many failed.
-#[derive(Default)]
-pub(crate) struct Tally {
-    cases: u32,
-    failed: u32,
-}
+use oche_guest_common::console::Uart;
+use oche_guest_common::entry::{DEVICE, ENTRIES, MEMORY};
+use oche_guest_common::fdt::Tree;
+use oche_guest_common::{CaseReport, Guest, guest, print, smccc};
 
-impl Tally {
-    /// Tells one case's result.
-    pub(crate) fn case(&mut self, name: core::fmt::Arguments<'_>, result: Result<(), &str>) {
-        self.cases += 1;
-        match result {
-            Ok(()) => print(format_args!("guest: {name} ok\n")),
-            Err(reason) => {
-                self.failed += 1;
-                print(format_args!("guest: {name} FAILED: {reason}\n"));
-            }
+/// This guest.
+struct DartDriver;
+
+guest!(DartDriver);
+
+impl Guest for DartDriver {
+    const UART: Uart = board::UART;
+    const STAGE1: [u64; ENTRIES] = {
+        let mut entries = [0; ENTRIES];
+        let mut gib = 0;
+        while gib < 64 {
+            let kind = if gib < board::DRAM_GIB { DEVICE } else { MEMORY };
+            entries[gib] = (gib as u64) << 30 | kind;
+            gib += 1;
         }
-    }
-}
-
-/// The first CPU, with its MMU on. `fdt` is what x0 held.
-#[unsafe(no_mangle)]
-extern "C" fn guest_main(fdt: u64) -> ! {
-    print(format_args!("guest: hello\n"));
-    let tree = Tree::at(fdt);
-    if tree.says(b"guest=panic") {
-        // An Oche that was built to panic does so on this call; any other refuses it.
-        // SAFETY: a hypervisor call, which keeps memory.
-        unsafe {
-            asm!("hvc #0", inout("x0") 0x8600_f000_u64 => _, out("x1") _, out("x2") _, out("x3") _)
-        };
-    }
-    let mut tally = Tally::default();
-    tally.case(format_args!("it runs at EL1"), start::level_is_one());
-    tally.case(format_args!("its timers are off"), start::timers_are_off());
-    cpus::run(&mut tally, &tree, fiq::run);
-    fiq::begin_background();
-    memory::run(&mut tally, &tree);
-    power::begin();
-    drivers::run(&mut tally);
-    if tree.says(b"guest=dead") {
-        dead::run(&mut tally);
-    } else {
-        nvme::run(&mut tally);
-    }
-    hazards::run(&mut tally, &tree);
-    power::run(&mut tally);
-    fiq::end_background(&mut tally);
-    // Whoever hears this says what exits there were; no firmware here turns anything off.
-    // SAFETY: a call of PSCI's, SYSTEM_OFF, which keeps memory.
-    unsafe {
-        asm!("smc #0", inout("x0") 0x8400_0008_u64 => _, out("x1") _, out("x2") _, out("x3") _,
-            clobber_abi("C"))
+        entries
     };
-    print(format_args!("guest: {} cases, {} failed\n", tally.cases, tally.failed));
-    loop {
-        core::hint::spin_loop();
+
+    fn main(tree: Tree) -> ! {
+        print(format_args!("guest: hello\n"));
+        if tree.has_option("guest=panic") {
+            smccc::hvc([smccc::PANIC_ON_REQUEST, 0, 0, 0]);
+        }
+        let mut report = CaseReport::default();
+        run_cases(&mut report, &tree);
+        // Oche logs its exits at this call. No firmware here turns the machine off.
+        smccc::smc([smccc::SYSTEM_OFF, 0, 0, 0]);
+        report.finish();
+        smccc::halt()
+    }
+
+    fn secondary(number: u64) -> ! {
+        cpus::arrive(number)
+    }
+
+    fn fiq() {
+        interrupts::handle();
+    }
+
+    fn print(text: fmt::Arguments<'_>) {
+        interrupts::without_ticks(|| Self::UART.print(text));
     }
 }
 
-#[panic_handler]
-fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
-    // In one line, as it is read.
-    print(format_args!("guest: itself FAILED: {}\n", info.message()));
-    loop {
-        core::hint::spin_loop();
+fn run_cases(report: &mut CaseReport, tree: &Tree) {
+    report.case(format_args!("it runs at EL1"), entry_state::level_is_one());
+    report.case(format_args!("its timers are off"), entry_state::timers_are_off());
+    let (others, count) = cpus::run(report, tree);
+    fiq::run(report, &others[..count]);
+    interrupts::start_ticking();
+    memory::run(report, tree);
+    power::begin();
+    drivers::run(report);
+    if tree.has_option("guest=dead") {
+        dead::run(report);
+    } else {
+        nvme::run(report);
     }
+    hazards::run(report, tree);
+    power::run(report);
+    fiq::end_background(report);
 }

@@ -1,9 +1,8 @@
-//! All of it.
+//! The stub's code and data.
 //!
-//! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 how
-//! many CPUs there are, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and calls
-//! are to raise FIQs. At 0x1000 lies the table: 64 bytes a CPU, its flag, its target, its
-//! arguments.
+//! The host fills in the words behind the header: 0x40 the image's entry, 0x48 the FDT, 0x50 the
+//! number of CPUs, 0x58 a bit for each CPU that never leaves, 0x60 whether timers and IPIs raise
+//! FIQs. The table at 0x1000 has 64 bytes for each CPU: its flag, its target, its arguments.
 
 use core::arch::global_asm;
 
@@ -17,20 +16,9 @@ global_asm!(
     // SCTLR_EL2 with M, C and I cleared, the rest as m1n1 had it.
     .equ SCTLR_HIGH, 0x3090
     .equ SCTLR_LOW, 0x0080
-
-    .section .text.head, "ax"
-    .global _start
-_start:
-    b       1f
-    .long   0
-    .quad   0
-    .quad   __image_end - _start
-    .quad   0xa
-    .quad   0
-    .quad   0
-    .quad   0
-    .ascii  "ARM\x64"
-    .long   0
+"#,
+    include_str!("../../common/src/bare/image_header.s"),
+    r#"
     .quad   0                           // 0x40: entry
     .quad   0                           // 0x48: FDT
     .quad   0                           // 0x50: CPUs
@@ -110,7 +98,8 @@ leave_state:
     msr     S3_5_C14_C3_1, x9           // CNTV_CTL_EL02
     msr     tpidr_el2, x20
     msr     oslar_el1, xzr
-    adrp    x9, __stacks_end
+    adrp    x9, stacks_end
+    add     x9, x9, :lo12:stacks_end
     sub     x9, x9, x20, lsl #12
     mov     sp, x9
     isb
@@ -118,10 +107,10 @@ leave_state:
     cbnz    x9, wire
     ret
 
-    // What a Mac has by its wiring: the timers (interrupts 26 of EL2, 27, 30) and a call from CPU
-    // to CPU (1) are FIQs. Here they are that if they are a GIC's interrupts of group 0. No mask:
-    // the priorities are for who wants to mask the guest's timers, 0xa0, and neither calls, 0x40,
-    // nor EL2's own timer, 0x20. Source: Arm IHI 0069; QEMU 7.2 `hw/arm/virt.c`.
+    // On a Mac the timers (interrupts 26 of EL2, 27, 30) and IPIs (1) are wired as FIQs. On QEMU
+    // they are FIQs as a GIC's interrupts of group 0. None is masked. The priorities let EL2 mask
+    // the guest's timers, 0xa0, and neither IPIs, 0x40, nor its own timer, 0x20. Source: Arm IHI
+    // 0069; QEMU 7.2 `hw/arm/virt.c`.
 wire:
     mov     x9, #0xf
     msr     S3_4_C12_C9_5, x9           // ICC_SRE_EL2
@@ -155,7 +144,7 @@ wire:
     isb
     ret
 
-    // Whatever goes wrong here ends here.
+    // EL2's vectors: every exception is fatal.
     .org _start + 0x800
     .rept   16
     .balign 128
@@ -163,6 +152,12 @@ wire:
     .endr
     .org _start + 0x1000
     .space  1024
+
+    // 4 KiB for each of 16 CPUs.
+    .section .bss.stacks, "aw", %nobits
+    .balign 4096
+    .space  16 * 4096
+stacks_end:
 "#
 );
 

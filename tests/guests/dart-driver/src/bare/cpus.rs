@@ -1,109 +1,118 @@
-//! The other CPUs: each is found in the FDT, released as Linux releases it, and says who it is.
+//! The other CPUs: each is found in the device tree, released as Linux releases it, and reports its
+//! affinity.
 
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::Tally;
-use super::tree::Tree;
-use super::{fiq, start};
+use oche_guest_common::cpu::{self, MAX_CPUS};
+use oche_guest_common::fdt::{Cpu, Tree};
+use oche_guest_common::{CaseReport, Check, check, print};
 
-/// Most CPUs.
-const MOST: usize = 16;
-/// Looks before a CPU counts as dead.
-const PATIENCE: u32 = 200_000_000;
+use super::interrupts;
 
-/// In place of an affinity: the CPU came at another exception level than a kernel's.
-const NOT_AT_ONE: u64 = u64::MAX;
+/// Polls before a CPU counts as lost.
+const MAX_POLLS: u32 = 200_000_000;
+/// Stands for an affinity: the CPU arrived at another exception level than EL1.
+const NOT_AT_EL1: u64 = u64::MAX;
 
-/// The affinity of each CPU that came, plus one; by the order of the FDT.
-static CAME: [AtomicU64; MOST] = [const { AtomicU64::new(0) }; MOST];
-/// Which CPU comes next: its number in the FDT.
-pub(super) static NEXT: AtomicU64 = AtomicU64::new(0);
+/// The affinity of each CPU that arrived, plus one, by the device tree's order.
+static ARRIVED: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// The number in the device tree of the CPU that is being released.
+static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// Calls `here` with the numbers of those that came, by their affinity.
-pub(super) fn run(tally: &mut Tally, tree: &Tree, here: impl FnOnce(&mut Tally, &[usize])) {
-    let mut count = 1;
-    let mut others = [0; MOST];
-    tree.cpus(|number, affinity, release| {
-        if number == 0 || number >= MOST {
-            return;
-        }
-        let came = is_outside_memory(tree, release).and_then(|()| {
-            // Registers, and Oche's own memory.
-            refuses(release, 0x1000)?;
-            refuses(release, release & !0xfff)?;
-            wake(number, affinity, release)
-        });
-        if came.is_ok()
-            && let Some(other) = others.get_mut(count - 1)
-        {
-            *other = affinity as usize & 0xff;
-        }
-        count += 1;
-        tally.case(format_args!("cpu {affinity:#x} comes"), came);
-    });
-    super::print(format_args!("guest: {count} CPUs\n"));
-    here(tally, others.get(..count - 1).unwrap_or(&[]));
+unsafe extern "C" {
+    fn released_cpu_entry() -> !;
 }
 
-/// Whether nobody is given the memory in which a CPU looks for its word.
-fn is_outside_memory(tree: &Tree, release: u64) -> Result<(), &'static str> {
-    let mut is_memory = false;
-    tree.memory(|start, bytes| is_memory |= (start..start + bytes).contains(&release));
-    if is_memory { Err("its release address is memory") } else { Ok(()) }
+// A released CPU has no register of its own to find its number in.
+global_asm!(
+    r#"
+    .section .text, "ax"
+    .global released_cpu_entry
+released_cpu_entry:
+    adrp    x9, {next}
+    add     x9, x9, :lo12:{next}
+    ldr     x0, [x9]
+    b       guest_secondary_entry
+"#,
+    next = sym NEXT,
+);
+
+/// Releases all CPUs. Returns the numbers of those that arrived, by affinity.
+pub(super) fn run(report: &mut CaseReport, tree: &Tree) -> ([usize; MAX_CPUS], usize) {
+    let mut others = [0; MAX_CPUS];
+    let mut count = 0;
+    let mut released = 1;
+    for (number, cpu) in tree.cpus().enumerate().take(MAX_CPUS).skip(1) {
+        let result = release(tree, number, &cpu);
+        if result.is_ok() {
+            others[count] = cpu.affinity as usize & 0xff;
+            count += 1;
+        }
+        released += 1;
+        report.case(format_args!("cpu {:#x} comes", cpu.affinity), result);
+    }
+    print(format_args!("guest: {released} CPUs\n"));
+    (others, count)
 }
 
-/// Whether a CPU that is released at `place`, which is no memory of the guest's, stays and takes
-/// the word back.
-fn refuses(release: u64, place: u64) -> Result<(), &'static str> {
-    // SAFETY: the word that the FDT names for this CPU.
-    let word = unsafe { &*(release as *const AtomicU64) };
-    word.store(place, Ordering::SeqCst);
-    // SAFETY: cache maintenance and an event, as Linux does it.
-    unsafe { asm!("dc civac, {}", "dsb sy", "sev", in(reg) release, options(nostack)) };
-    for _ in 0..PATIENCE {
+fn release(tree: &Tree, number: usize, cpu: &Cpu) -> Check {
+    let is_memory =
+        tree.memory().any(|(start, bytes)| (start..start + bytes).contains(&cpu.release));
+    check(!is_memory, "its release address is memory")?;
+    // Device registers, and Oche's own memory.
+    refuses(cpu.release, 0x1000)?;
+    refuses(cpu.release, cpu.release & !0xfff)?;
+    wake(number, cpu)
+}
+
+/// Whether a CPU that is released to `place`, which is no memory of the guest's, stays and clears
+/// the word.
+fn refuses(release: u64, place: u64) -> Check {
+    let word = store_release(release, place);
+    for _ in 0..MAX_POLLS {
         if word.load(Ordering::SeqCst) == 0 {
             return Ok(());
         }
         core::hint::spin_loop();
     }
-    Err("it is released where no memory of the guest's is")
+    Err("it is released to an address that is not the guest's memory")
 }
 
-fn wake(number: usize, affinity: u64, release: u64) -> Result<(), &'static str> {
-    if release == 0 {
-        return Err("no release address");
-    }
-    let slot = CAME.get(number).ok_or("too many CPUs")?;
+fn wake(number: usize, cpu: &Cpu) -> Check {
+    check(cpu.release != 0, "no release address")?;
     NEXT.store(number as u64, Ordering::SeqCst);
     // The other CPU reads it with its caches off.
     // SAFETY: keeps data.
     unsafe { asm!("dc civac, {}", "dsb sy", in(reg) &raw const NEXT, options(nostack)) };
-    // SAFETY: the word that the FDT names for this CPU.
-    unsafe { &*(release as *const AtomicU64) }.store(start::secondary_entry(), Ordering::SeqCst);
-    // SAFETY: cache maintenance and an event, as Linux does it.
-    unsafe { asm!("dc civac, {}", "dsb sy", "sev", in(reg) release, options(nostack)) };
-    for _ in 0..PATIENCE {
-        match slot.load(Ordering::SeqCst) {
+    store_release(cpu.release, released_cpu_entry as *const () as u64);
+    for _ in 0..MAX_POLLS {
+        match ARRIVED[number].load(Ordering::SeqCst) {
             0 => core::hint::spin_loop(),
-            who if who == affinity + 1 => return Ok(()),
-            NOT_AT_ONE => return Err("it came, but not at EL1"),
-            _ => return Err("another CPU came"),
+            who if who == cpu.affinity + 1 => return Ok(()),
+            NOT_AT_EL1 => return Err("it arrived, but not at EL1"),
+            _ => return Err("another CPU arrived"),
         }
     }
-    Err("it did not come")
+    Err("it did not arrive")
 }
 
-/// Another CPU, with its MMU on.
-#[unsafe(no_mangle)]
-extern "C" fn guest_secondary(number: u64) -> ! {
-    let affinity: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("mrs {}, mpidr_el1", out(reg) affinity, options(nomem, nostack)) };
-    let who =
-        if start::level_is_one().is_ok() { (affinity & 0xff_00ff_ffff) + 1 } else { NOT_AT_ONE };
-    if let Some(slot) = CAME.get(number as usize) {
+/// Stores an entry address to a release address as Linux does.
+fn store_release(release: u64, entry: u64) -> &'static AtomicU64 {
+    // SAFETY: the word that the device tree names for a CPU.
+    let word = unsafe { &*(release as *const AtomicU64) };
+    word.store(entry, Ordering::SeqCst);
+    // SAFETY: cache maintenance and an event.
+    unsafe { asm!("dc civac, {}", "dsb sy", "sev", in(reg) release, options(nostack)) };
+    word
+}
+
+/// Runs on another CPU, with its MMU on.
+pub(super) fn arrive(number: u64) -> ! {
+    let is_at_el1 = cpu::exception_level() == 1;
+    let who = if is_at_el1 { (cpu::affinity() & 0xff_00ff_ffff) + 1 } else { NOT_AT_EL1 };
+    if let Some(slot) = ARRIVED.get(number as usize) {
         slot.store(who, Ordering::SeqCst);
     }
-    fiq::idle()
+    interrupts::idle()
 }

@@ -1,112 +1,112 @@
-//! A DART as drivers drive it, and the DMA engine that the board has behind each.
+//! A DART as drivers program it, and the DMA engine that the board has behind each.
 
 use core::arch::asm;
-use core::cell::UnsafeCell;
+
+use oche_guest_common::mmio::RegisterBlock;
+use oche_guest_common::{Check, check};
+
+use super::interrupts;
+
+// Registers. Source: `docs/hardware/dart.md`, "Registers".
+pub(super) const PARAMS1: u64 = 0;
+pub(super) const PARAMS2: u64 = 4;
+pub(super) const COMMAND: u64 = 0x20;
+pub(super) const SELECT: u64 = 0x34;
+pub(super) const ERROR: u64 = 0x40;
+pub(super) const ERROR_IOVA: u64 = 0x50;
+pub(super) const ERROR_IOVA_HIGH: u64 = 0x54;
+pub(super) const CONFIG: u64 = 0x60;
+pub(super) const ENABLE: u64 = 0xfc;
+/// Streams of a DART.
+pub(super) const STREAMS: u64 = 16;
+/// `TCR`: translate.
+pub(super) const TRANSLATE: u32 = 0x80;
+/// `COMMAND`: invalidate the selected streams; busy.
+const INVALIDATE: u32 = 1 << 20;
+const BUSY: u32 = 1 << 2;
 
 /// Polls before an invalidation counts as failed.
-const PATIENCE: u32 = 50_000_000;
-/// DMA engines of the board: one a DART, in its order. Words: order, stream, source, target, bytes,
-/// result.
-const ENGINES: u64 = 0x2_1000_0000;
-const ENGINE_BYTES: u64 = 0x1000;
+const MAX_POLLS: u32 = 50_000_000;
 
-/// Pages for tables and buffers, all zero at first.
-pub(super) const PAGES: usize = 64;
+/// Words of a DMA engine: the request, then its four operands, then the result.
+const REQUEST: u64 = 0;
+const OPERANDS: u64 = 4;
+const RESULT: u64 = 20;
+/// Results: done, or something else for a refused access.
+const DONE: u32 = 1;
 
-#[repr(C, align(16384))]
-struct Arena(UnsafeCell<[[u64; 512]; PAGES]>);
-
-// SAFETY: one CPU uses it.
-unsafe impl Sync for Arena {}
-
-static ARENA: Arena = Arena(UnsafeCell::new([[0; 512]; PAGES]));
-
-/// The physical address of page `index` of the arena; four in a row from a multiple of four share
-/// 16 KiB.
-pub(super) fn page(index: usize) -> u64 {
-    ARENA.0.get() as u64 + (index % PAGES) as u64 * 4096
+/// The `TCR` of a stream.
+pub(super) const fn tcr(stream: u64) -> u64 {
+    0x100 + 4 * stream
 }
 
-/// Stores a word of memory, and orders it before what follows.
-pub(super) fn store(address: u64, value: u64) {
-    // SAFETY: an address in the arena; devices read it at any time.
-    unsafe { (address as *mut u64).write_volatile(value) };
-    // SAFETY: a barrier.
-    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+/// A `TTBR` of a stream.
+pub(super) const fn ttbr(stream: u64, index: u64) -> u64 {
+    0x200 + 16 * stream + 4 * index
 }
 
-/// Loads a word of memory.
-pub(super) fn load(address: u64) -> u64 {
-    // SAFETY: as for `store`.
-    unsafe { (address as *const u64).read_volatile() }
-}
-
-/// Fills a page with words that tell where they are.
-pub(super) fn fill(address: u64, seed: u64) {
-    (0..512).for_each(|word| store(address + word * 8, seed << 32 | word));
-}
-
-/// Whether `bytes` at an address are what [`fill`] put into a page.
-pub(super) fn is_filled(address: u64, seed: u64, bytes: u64) -> bool {
-    (0..bytes / 8).all(|word| load(address + word * 8) == seed << 32 | word)
+/// A `TTBR` that is valid, of the table at `root`.
+pub(super) const fn ttbr_of(root: u64) -> u32 {
+    1 << 31 | (root >> 12) as u32
 }
 
 /// One DART.
 #[derive(Clone, Copy)]
 pub(super) struct Dart {
-    pub(super) base: u64,
-    /// Its place in the board's list.
-    pub(super) number: u64,
+    pub(super) registers: RegisterBlock,
+    /// The DMA engine behind it.
+    engine: RegisterBlock,
 }
 
 impl Dart {
+    /// The DART at `base`, with the DMA engine behind it.
+    pub(super) const fn new(base: u64, engine: RegisterBlock) -> Self {
+        Self { registers: RegisterBlock::new(base), engine }
+    }
+
     pub(super) fn read(self, offset: u64) -> u32 {
-        let value: u32;
-        // SAFETY: a register of a DART.
-        unsafe {
-            asm!("ldr {0:w}, [{1}]", out(reg) value, in(reg) self.base + offset, options(nostack))
-        };
-        value
+        self.registers.read(offset)
     }
 
     pub(super) fn write(self, offset: u64, value: u32) {
-        // SAFETY: as for `read`.
-        unsafe {
-            asm!("str {0:w}, [{1}]", in(reg) value, in(reg) self.base + offset, options(nostack))
-        };
+        self.registers.write(offset, value);
     }
 
     /// As Linux resets a DART: nothing translates, every stream is enabled, errors are cleared, all
     /// is invalidated.
-    pub(super) fn reset(self) -> Result<(), &'static str> {
-        for stream in 0..16 {
-            self.write(0x100 + 4 * stream, 0);
-            (0..4).for_each(|index| self.write(0x200 + 16 * stream + 4 * index, 0));
+    pub(super) fn reset(self) -> Check {
+        for stream in 0..STREAMS {
+            self.write(tcr(stream), 0);
+            (0..4).for_each(|index| self.write(ttbr(stream, index), 0));
         }
-        self.write(0xfc, 0xffff);
-        let error = self.read(0x40);
-        self.write(0x40, error);
+        self.write(ENABLE, 0xffff);
+        self.clear_error();
         self.flush(0xffff)
     }
 
-    /// Has `stream` translate by the first-level tables at `tables`.
+    /// Writes back what `ERROR` holds, which clears it.
+    pub(super) fn clear_error(self) {
+        self.write(ERROR, self.read(ERROR));
+    }
+
+    /// Lets `stream` translate by the first-level tables at `tables`.
     pub(super) fn attach(self, stream: u64, tables: &[u64]) {
         for index in 0..4 {
-            let table =
-                tables.get(index as usize).map_or(0, |table| 1 << 31 | (table >> 12) as u32);
-            self.write(0x200 + 16 * stream + 4 * index, table);
+            let table = tables.get(index as usize).map_or(0, |table| ttbr_of(*table));
+            self.write(ttbr(stream, index), table);
         }
-        self.write(0x100 + 4 * stream, 0x80);
+        self.write(tcr(stream), TRANSLATE);
     }
 
     /// Invalidates streams and waits.
-    pub(super) fn flush(self, streams: u32) -> Result<(), &'static str> {
-        self.write(0x34, streams);
-        self.write(0x20, 1 << 20);
-        (0..PATIENCE).any(|_| self.read(0x20) & 4 == 0).then_some(()).ok_or("the DART stays busy")
+    pub(super) fn flush(self, streams: u32) -> Check {
+        self.write(SELECT, streams);
+        self.write(COMMAND, INVALIDATE);
+        let is_done = (0..MAX_POLLS).any(|_| self.read(COMMAND) & BUSY == 0);
+        check(is_done, "the DART stays busy")
     }
 
-    /// Has the device behind `stream` copy between two IOVAs; `false`: it was refused.
+    /// Has the device behind `stream` copy between two IOVAs. `false`: an access was refused.
     pub(super) fn copy(
         self,
         stream: u32,
@@ -114,38 +114,38 @@ impl Dart {
         to: u64,
         bytes: u32,
     ) -> Result<bool, &'static str> {
-        self.order(1, [stream, from as u32, to as u32, bytes])
+        self.request(1, [stream, from as u32, to as u32, bytes])
     }
 
-    /// Has the DART lose power, and get it back.
-    pub(super) fn power_cycle(self) -> Result<(), &'static str> {
-        self.order(2, [0; 4]).map(|_| ())
+    /// Makes the DART lose power and get it back.
+    pub(super) fn power_cycle(self) -> Check {
+        self.request(2, [0; 4]).map(|_| ())
     }
 
     /// Has the device behind `stream` read at `iova` while the DART carries out the next
     /// invalidation.
-    pub(super) fn read_in_next_flush(self, stream: u32, iova: u64) -> Result<(), &'static str> {
-        self.order(3, [stream, iova as u32, 0, 0]).map(|_| ())
+    pub(super) fn read_in_next_flush(self, stream: u32, iova: u64) -> Check {
+        self.request(3, [stream, iova as u32, 0, 0]).map(|_| ())
     }
 
-    /// Has the DART never end a command from now on.
-    pub(super) fn end_no_command_any_more(self) -> Result<(), &'static str> {
-        self.order(4, [0; 4]).map(|_| ())
+    /// Makes the DART stay busy with its next command for ever.
+    pub(super) fn hang_commands(self) -> Check {
+        self.request(4, [0; 4]).map(|_| ())
     }
 
-    fn order(self, order: u32, words: [u32; 4]) -> Result<bool, &'static str> {
-        let engine = Self { base: ENGINES + self.number * ENGINE_BYTES, number: 0 };
-        engine.write(20, 0);
-        for (index, word) in words.into_iter().enumerate() {
-            engine.write(4 + 4 * index as u64, word);
+    fn request(self, request: u32, operands: [u32; 4]) -> Result<bool, &'static str> {
+        self.engine.write(RESULT, 0);
+        for (index, operand) in operands.into_iter().enumerate() {
+            self.engine.write(OPERANDS + 4 * index as u64, operand);
         }
-        // The tables and the memory come before the bell.
+        // Tables and memory are visible to the engine before the request.
         // SAFETY: a barrier.
         unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
-        super::fiq::quietly(|| engine.write(0, order));
-        match (0..PATIENCE).map(|_| engine.read(20)).find(|result| *result != 0) {
-            Some(result) => Ok(result == 1),
-            None => Err("the device does not answer"),
+        interrupts::without_ticks(|| self.engine.write(REQUEST, request));
+        let mut results = (0..MAX_POLLS).map(|_| self.engine.read(RESULT));
+        match results.find(|result| *result != 0) {
+            Some(result) => Ok(result == DONE),
+            None => Err("the DMA engine does not answer"),
         }
     }
 }

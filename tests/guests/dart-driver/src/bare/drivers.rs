@@ -1,75 +1,44 @@
-//! What drivers do: Linux with 4K tables, U-Boot and OpenBSD with 16K tables, two DARTs with one
-//! table.
+//! What drivers do: Linux with 4 KiB pages, U-Boot and OpenBSD with 16 KiB pages, two DARTs with
+//! one table.
 
-use super::dart::{Dart, fill, is_filled, load, page, store};
-use super::{Tally, registers};
+use oche_guest_common::{CaseReport, Check, check};
 
-/// The board's DARTs, in its order: see `oche_m1_sim::DARTS`.
-const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
-const PCIE_1: Dart = Dart { base: 0x6_8200_8000, number: 1 };
-const USB_0: Dart = Dart { base: 0x3_82f0_0000, number: 2 };
-const USB_1: Dart = Dart { base: 0x3_82f8_0000, number: 3 };
-const DISPLAY: Dart = Dart { base: 0x2_3130_4000, number: 5 };
+use super::arena::{fill, fill_16k, is_filled, is_filled_16k, load, page, store};
+use super::board::{DISPLAY, PCIE_0, PCIE_1, USB_0, USB_1};
+use super::dart::{
+    CONFIG, Dart, ERROR, ERROR_IOVA, PARAMS1, PARAMS2, TRANSLATE, tcr, ttbr, ttbr_of,
+};
+use super::registers;
+use super::tables::{IOVA, READ_ONLY, READ_WRITE, attach, leaf_16k, set, tables, tables_16k};
 
-/// Where Linux puts the first mapping.
-pub(super) const IOVA: u64 = 0xffff_0000;
-/// A leaf entry as Linux writes it: valid, window off, to its end; and one that the device only
-/// reads.
-pub(super) const READ_WRITE: u64 = 0xfff << 40 | 3;
-const READ_ONLY: u64 = READ_WRITE | 1 << 7;
-
-pub(super) type Check = Result<(), &'static str>;
-
-pub(super) fn run(tally: &mut Tally) {
-    tally.case(format_args!("linux: map, DMA both ways, unmap"), linux(PCIE_0));
-    tally.case(format_args!("linux: a page alone in its granule"), alone(PCIE_0));
-    tally.case(
+pub(super) fn run(report: &mut CaseReport) {
+    report.case(format_args!("linux: map, DMA both ways, unmap"), linux(PCIE_0));
+    report.case(format_args!("linux: a page alone in its granule"), alone(PCIE_0));
+    report.case(
         format_args!("linux: a run at home, and a neighbour that is not"),
         neighbours(PCIE_0),
     );
-    tally.case(format_args!("linux: suspend and resume"), resume(PCIE_0));
-    tally.case(format_args!("linux: two DARTs, one table"), usb());
-    tally.case(format_args!("linux: every register reads back"), registers::read_back(PCIE_0));
-    tally.case(
+    report.case(format_args!("linux: suspend and resume"), resume(PCIE_0));
+    report.case(format_args!("linux: two DARTs, one table"), usb());
+    report.case(format_args!("linux: every register reads back"), registers::read_back(PCIE_0));
+    report.case(
         format_args!("u-boot and openbsd: every register reads back"),
         registers::read_back(PCIE_1),
     );
-    tally.case(format_args!("freebsd: 16K, another flush"), registers::freebsd(PCIE_1));
-    tally.case(format_args!("openbsd: 16K, part of a page"), openbsd(PCIE_1));
-    tally.case(format_args!("u-boot: 16K, then linux: 4K"), uboot_then_linux(PCIE_1));
-    tally.case(format_args!("a locked DART is as it was"), locked());
+    report.case(format_args!("freebsd: 16K, another flush"), registers::freebsd(PCIE_1));
+    report.case(format_args!("openbsd: 16K, part of a page"), openbsd(PCIE_1));
+    report.case(format_args!("u-boot: 16K, then linux: 4K"), uboot_then_linux(PCIE_1));
+    report.case(format_args!("a locked DART is as it was"), locked());
 }
 
-pub(super) fn check(is_true: bool, reason: &'static str) -> Check {
-    if is_true { Ok(()) } else { Err(reason) }
-}
-
-/// Whether the DART says that it has 4K pages, as Linux asks.
+/// Reads the page size and bypass support as Linux does: 4 KiB, and none.
 fn asks_for_4k(dart: Dart) -> Check {
-    check(dart.read(0) >> 24 & 0xf == 12, "no 4K pages")?;
-    check(dart.read(4) & 1 == 0, "bypass is offered")
+    check(page_shift(dart) == 12, "no 4K pages")?;
+    check(dart.read(PARAMS2) & 1 == 0, "bypass is offered")
 }
 
-/// A first-level and a leaf table for [`IOVA`], from two pages of the arena.
-pub(super) fn tables(first: usize) -> (u64, u64) {
-    let (root, leaves) = (page(first), page(first + 1));
-    (0..512).for_each(|entry| store(root + entry * 8, 0));
-    (0..512).for_each(|entry| store(leaves + entry * 8, 0));
-    store(root + (IOVA >> 21 & 0x1ff) * 8, leaves | 1);
-    (root, leaves)
-}
-
-pub(super) fn set(leaves: u64, iova: u64, entry: u64) {
-    store(leaves + (iova >> 12 & 0x1ff) * 8, entry);
-}
-
-/// The root in the TTBR that [`IOVA`] selects.
-pub(super) fn attach(dart: Dart, stream: u64, root: u64) {
-    dart.attach(stream, &[root, root, root, root]);
-}
-
-/// Four pages from four places in one granule, and three more behind them: a copy across all
-/// borders.
+/// Four pages from four places in one granule, and three more behind them: a copy that crosses all
+/// their boundaries.
 pub(super) fn linux(dart: Dart) -> Check {
     asks_for_4k(dart)?;
     dart.reset()?;
@@ -77,11 +46,11 @@ pub(super) fn linux(dart: Dart) -> Check {
     attach(dart, 1, root);
     dart.flush(2)?;
     check(!dart.copy(1, IOVA, IOVA + 0x4000, 8)?, "DMA where nothing is mapped")?;
-    let error = dart.read(0x40);
+    let error = dart.read(ERROR);
     check(error >> 31 == 1 && error >> 24 & 0xf == 1, "no fault, or another stream's")?;
-    check(dart.read(0x50) == IOVA as u32, "another IOVA's fault")?;
-    dart.write(0x40, error);
-    check(dart.read(0x40) >> 31 == 0, "the fault stays")?;
+    check(dart.read(ERROR_IOVA) == IOVA as u32, "another IOVA's fault")?;
+    dart.write(ERROR, error);
+    check(dart.read(ERROR) >> 31 == 0, "the fault stays")?;
 
     let sources = [11, 5, 14, 8].map(page);
     let targets = [23, 17, 26].map(page);
@@ -107,24 +76,24 @@ pub(super) fn linux(dart: Dart) -> Check {
         is_filled(targets[2], 0x777, 4096),
         "the device reads something else than the CPU wrote",
     )?;
-    // The page behind shares a granule: it is refused, or reaches nobody's byte.
+    // The page behind is in the same granule: the access faults, or reaches no byte of the guest.
     dart.copy(1, IOVA + 0x4000, IOVA + 0x7000, 4)?;
-    dart.write(0x40, dart.read(0x40));
+    dart.clear_error();
 
     for index in 0..7 {
         set(leaves, IOVA + index * 4096, 0);
     }
     dart.flush(2)?;
     check(!dart.copy(1, IOVA, IOVA + 0x4000, 4)?, "DMA after unmapping")?;
-    dart.write(0x40, dart.read(0x40));
+    dart.clear_error();
     check(
         is_filled(sources[0], 0x100, 4096) && is_filled(targets[2], 0x777, 4096),
         "memory after unmapping",
     )
 }
 
-/// The other three slots of a granule are refused, as a 4K DART would, though the hardware's page
-/// covers them.
+/// Accesses to the other three slots of a granule fault, as with a 4K DART, although the hardware's
+/// page covers them.
 fn alone(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -136,7 +105,7 @@ fn alone(dart: Dart) -> Check {
     set(leaves, IOVA + 0x8000, witness | READ_WRITE);
     attach(dart, 1, root);
     dart.flush(2)?;
-    // The first and the last word of each, too: a window may be wrong by one.
+    // The first and the last word of each: a window may be off by one.
     for beside in [0, 0x2000, 0x3000].into_iter().flat_map(|slot| [slot, slot + 0xffc]) {
         refuses(dart, IOVA + 0x8000, IOVA + beside, "a device writes beside the page")?;
         refuses(dart, IOVA + beside, IOVA + 0x8000, "a device reads beside the page")?;
@@ -147,8 +116,8 @@ fn alone(dart: Dart) -> Check {
     check(is_filled(own, 1, 4096), "the page itself was written")
 }
 
-/// A run of pages at home is reached there; a neighbour from elsewhere comes while devices use it,
-/// and goes again.
+/// A run of pages is accessed at home; then a page from elsewhere is mapped beside it while devices
+/// use the run, and unmapped again.
 fn neighbours(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -175,7 +144,7 @@ fn neighbours(dart: Dart) -> Check {
     check(is_filled(target, 0x20, 4096), "the neighbour holds other bytes")?;
     set(leaves, IOVA + 0x3000, 0);
     dart.flush(2)?;
-    refuses(dart, IOVA + 0x3000, IOVA + 0x8000, "a device reads what is unmapped")?;
+    refuses(dart, IOVA + 0x3000, IOVA + 0x8000, "a device reads an unmapped page")?;
     (0..3).for_each(|index| set(leaves, IOVA + index * 4096, 0));
     dart.flush(2)?;
     check(
@@ -184,35 +153,33 @@ fn neighbours(dart: Dart) -> Check {
     )
 }
 
-/// A copy must be refused, and the DART must say so.
+/// A copy must be refused, and the DART must latch the error.
 fn refuses(dart: Dart, from: u64, to: u64, reason: &'static str) -> Check {
     check(!dart.copy(1, from, to, 4096)?, reason)?;
-    let error = dart.read(0x40);
-    let at = u64::from(dart.read(0x50));
+    let error = dart.read(ERROR);
+    let at = u64::from(dart.read(ERROR_IOVA));
     check(error >> 31 == 1 && (at == from || at == to), "no fault, or another one")?;
-    dart.write(0x40, error);
+    dart.write(ERROR, error);
     Ok(())
 }
 
-/// As OpenBSD: 16K tables, a mapping of part of a page with a window to the byte (to four bytes),
+/// As OpenBSD: 16 KiB tables, a mapping of part of a page with a window (in units of four bytes),
 /// bit 1 clear.
 fn openbsd(dart: Dart) -> Check {
     let [root, leaves, source, target] = [0, 4, 8, 12].map(page);
-    for table in [root, leaves] {
-        (0..2048).for_each(|entry| store(table + entry * 8, 0));
-    }
     let iova = 0x4000_0000_u64;
+    tables_16k(root, leaves, iova, 3);
+    let leaf = leaf_16k(leaves, iova);
     // Bytes 0x1234 to 0x2abc of the page.
     let window = |address: u64| (0x1234_u64 / 4) << 52 | (0x2abc_u64 / 4 - 1) << 40 | address | 1;
     let whole = |address: u64| 0xfff << 40 | address | 1;
-    store(root + (iova >> 25 & 0x7ff) * 8, leaves | 3);
-    store(leaves + (iova >> 14 & 0x7ff) * 8, window(source));
-    store(leaves + ((iova >> 14 & 0x7ff) + 1) * 8, whole(target));
-    (0..4).for_each(|part| fill(source + part * 4096, 0x50 + part));
-    (0..4).for_each(|part| fill(target + part * 4096, 0x60 + part));
+    store(leaf, window(source));
+    store(leaf + 8, whole(target));
+    fill_16k(source, 0x50);
+    fill_16k(target, 0x60);
     dart.attach(1, &[root]);
     dart.flush(0xffff)?;
-    check(load(leaves + (iova >> 14 & 0x7ff) * 8) == window(source), "an entry was changed")?;
+    check(load(leaf) == window(source), "an entry was changed")?;
     check(dart.copy(1, iova + 0x1234, iova + 0x5234, 0x2abc - 0x1234)?, "the window is refused")?;
     for byte in (0x1238..0x2ab8).step_by(8) {
         check(load(target + byte) == load(source + byte), "the bytes in the window are others")?;
@@ -226,15 +193,15 @@ fn openbsd(dart: Dart) -> Check {
             !dart.copy(1, iova + outside, iova + 0x4000, 4)?,
             "a device reads beside the window",
         )?;
-        check(dart.read(0x40) == 1 << 31 | 1 << 24 | 1 << 7, "another error, or none")?;
-        check(u64::from(dart.read(0x50)) == iova + outside, "another IOVA's error")?;
-        dart.write(0x40, dart.read(0x40));
+        check(dart.read(ERROR) == 1 << 31 | 1 << 24 | 1 << 7, "another error, or none")?;
+        check(u64::from(dart.read(ERROR_IOVA)) == iova + outside, "another IOVA's error")?;
+        dart.clear_error();
     }
     registers::hand_off(dart)
 }
 
-/// As Linux 6.1 suspends: it reads every TCR and TTBR, and after a reset writes them again, without
-/// a flush.
+/// As Linux 6.1 suspends and resumes: it saves every TCR and TTBR, and restores them after a reset,
+/// without a flush.
 fn resume(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -244,23 +211,23 @@ fn resume(dart: Dart) -> Check {
     set(leaves, IOVA + 0x1000, target | READ_WRITE);
     attach(dart, 1, root);
     dart.flush(2)?;
-    let tcr = dart.read(0x104);
-    let ttbr = [0, 4, 8, 12].map(|offset| dart.read(0x210 + offset));
+    let saved_tcr = dart.read(tcr(1));
+    let saved_ttbrs = [0, 1, 2, 3].map(|index| dart.read(ttbr(1, index)));
     check(
-        tcr == 0x80 && ttbr[0] == 1 << 31 | (root >> 12) as u32,
+        saved_tcr == TRANSLATE && saved_ttbrs[0] == ttbr_of(root),
         "a register reads back as something else",
     )?;
     dart.power_cycle()?;
     dart.reset()?;
-    for (index, value) in ttbr.into_iter().enumerate() {
-        dart.write(0x210 + 4 * index as u64, value);
+    for (index, value) in (0..).zip(saved_ttbrs) {
+        dart.write(ttbr(1, index), value);
     }
-    dart.write(0x104, tcr);
+    dart.write(tcr(1), saved_tcr);
     check(dart.copy(1, IOVA, IOVA + 0x1000, 4096)?, "DMA after resume was refused")?;
     check(is_filled(target, 9, 4096), "DMA after resume went elsewhere")
 }
 
-/// Stream 0 of the one and stream 1 of the other, as a USB controller has it.
+/// Stream 0 of one DART and stream 1 of another share a table, as a USB controller's do.
 fn usb() -> Check {
     for dart in [USB_0, USB_1] {
         asks_for_4k(dart)?;
@@ -276,60 +243,55 @@ fn usb() -> Check {
     for (index, place) in [source, first, second].into_iter().enumerate() {
         set(leaves, IOVA + index as u64 * 4096, place | READ_WRITE);
     }
-    // Linux flushes both.
+    // As Linux, flush both.
     USB_0.flush(1)?;
     USB_1.flush(2)?;
     check(USB_0.copy(0, IOVA, IOVA + 0x1000, 4096)?, "the first DART refuses")?;
     check(USB_1.copy(1, IOVA + 0x1000, IOVA + 0x2000, 4096)?, "the second DART refuses")?;
     check(is_filled(first, 5, 4096) && is_filled(second, 5, 4096), "the bytes are others")?;
     check(!USB_1.copy(0, IOVA, IOVA + 0x1000, 4)?, "a stream without a table")?;
-    USB_1.write(0x40, USB_1.read(0x40));
+    USB_1.clear_error();
     (0..3).for_each(|index| set(leaves, IOVA + index * 4096, 0));
     USB_0.flush(1)?;
     USB_1.flush(2)?;
     check(!USB_1.copy(1, IOVA, IOVA + 0x1000, 4)?, "DMA after unmapping")?;
-    USB_1.write(0x40, USB_1.read(0x40));
+    USB_1.clear_error();
     Ok(())
 }
 
-/// As U-Boot: it never asks, has 16K tables of its own, and leaves zeros behind. Then Linux comes
-/// and asks.
+/// U-Boot never asks for the page size, has 16 KiB tables, and hands over zeros. Then Linux asks.
 fn uboot_then_linux(dart: Dart) -> Check {
     // 16 KiB each: a first level, a leaf table, source and target.
     let [root, leaves, source, target] = [0, 4, 8, 12].map(page);
-    for table in [root, leaves] {
-        (0..2048).for_each(|entry| store(table + entry * 8, 0));
-    }
     let iova = 0x4000_0000_u64;
-    store(root + (iova >> 25 & 0x7ff) * 8, leaves | 3);
-    store(leaves + (iova >> 14 & 0x7ff) * 8, source | READ_WRITE);
-    store(leaves + ((iova >> 14 & 0x7ff) + 1) * 8, target | READ_WRITE);
-    (0..4).for_each(|part| fill(source + part * 4096, 0x30 + part));
-    check(dart.read(4) & 1 == 1, "what the hardware says of bypass is hidden")?;
+    tables_16k(root, leaves, iova, 3);
+    store(leaf_16k(leaves, iova), source | READ_WRITE);
+    store(leaf_16k(leaves, iova) + 8, target | READ_WRITE);
+    fill_16k(source, 0x30);
+    check(dart.read(PARAMS2) & 1 == 1, "the hardware's bypass support is hidden")?;
     dart.attach(1, &[root]);
-    check(
-        dart.read(0x210) == 1 << 31 | (root >> 12) as u32,
-        "a TTBR reads back as something else",
-    )?;
+    check(dart.read(ttbr(1, 0)) == ttbr_of(root), "a TTBR reads back as something else")?;
     dart.flush(0xffff)?;
-    check(dart.read(0) >> 24 & 0xf == 14, "4K pages while 16K tables are in use")?;
+    check(page_shift(dart) == 14, "4K pages while 16K tables are in use")?;
     check(dart.copy(1, iova, iova + 0x4000, 0x4000)?, "16K tables are refused")?;
-    check(
-        (0..4).all(|part| is_filled(target + part * 4096, 0x30 + part, 4096)),
-        "16K DMA went elsewhere",
-    )?;
+    check(is_filled_16k(target, 0x30), "16K DMA went elsewhere")?;
     registers::hand_off(dart)?;
     linux(dart)
 }
 
-/// Read, and never written: what iBoot left is there.
+/// The emulation only reads a locked DART: its registers are as iBoot left them.
 fn locked() -> Check {
-    check(DISPLAY.read(0x60) & 1 << 15 != 0, "it is not locked")?;
+    check(DISPLAY.read(CONFIG) & 1 << 15 != 0, "it is not locked")?;
     check(
-        DISPLAY.read(0x100) == 0x80 && DISPLAY.read(0x200) == 0x8080_1234,
-        "it is not as it was",
+        DISPLAY.read(tcr(0)) == TRANSLATE && DISPLAY.read(ttbr(0, 0)) == 0x8080_1234,
+        "a register has changed",
     )?;
-    check(DISPLAY.read(0) >> 24 & 0xf == 14, "it is not the hardware that answers")?;
-    // Nothing else looked at it either.
-    check(load(page(63)) == 0, "a page that nobody uses")
+    check(page_shift(DISPLAY) == 14, "it is not the hardware that answers")?;
+    // Nothing else wrote memory either.
+    check(load(page(63)) == 0, "an unused page was written")
+}
+
+/// The page size in `PARAMS1`, as a power of two.
+pub(super) fn page_shift(dart: Dart) -> u32 {
+    dart.read(PARAMS1) >> 24 & 0xf
 }

@@ -1,37 +1,39 @@
-//! What DARTs do wrong, and accesses to them that are described by no syndrome.
+//! DARTs that fail, and ISV=0 accesses to their registers.
 
 use core::arch::asm;
 
-use super::Tally;
-use super::dart::{Dart, fill, is_filled, page};
-use super::drivers::{Check, IOVA, READ_WRITE, attach, check, linux, set, tables};
-use super::tree::Tree;
-use super::{fiq, power, start};
+use oche_guest_common::exception::attempt;
+use oche_guest_common::fdt::Tree;
+use oche_guest_common::{CaseReport, Check, check};
 
-const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
-const SIO: Dart = Dart { base: 0x2_3500_4000, number: 4 };
+use super::arena::{fill, is_filled, page};
+use super::board::{PCIE_0, SIO};
+use super::dart::{CONFIG, Dart, ERROR, ERROR_IOVA, ERROR_IOVA_HIGH, PARAMS2, tcr, ttbr};
+use super::drivers::{linux, page_shift};
+use super::tables::{IOVA, READ_WRITE, attach, set, tables};
+use super::{fiq, nvme, power};
 
-pub(super) fn run(tally: &mut Tally, tree: &Tree) {
-    tally.case(format_args!("registers by write-back, pair and vector register"), forms(PCIE_0));
-    tally.case(format_args!("an error in the middle of a flush"), error_in_flush(PCIE_0));
-    tally.case(format_args!("ticks between steps in a trapped page"), fiq::stepped(PCIE_0));
-    if tree.says(b"guest=left") {
-        tally.case(format_args!("a DART that is left alone answers itself"), left(SIO));
+pub(super) fn run(report: &mut CaseReport, tree: &Tree) {
+    report.case(format_args!("registers by write-back, pair and vector register"), forms(PCIE_0));
+    report.case(format_args!("an error in the middle of a flush"), error_in_flush(PCIE_0));
+    report.case(format_args!("ticks between steps in a trapped page"), fiq::stepped(PCIE_0));
+    if tree.has_option("guest=left") {
+        report.case(format_args!("a DART that is left alone answers itself"), left(SIO));
     }
-    if tree.says(b"guest=power") {
-        super::nvme::quiet_table(tally);
-        tally.case(format_args!("a DART that has no power, and gets it"), powered(SIO));
+    if tree.has_option("guest=power") {
+        nvme::quiet_table(report);
+        report.case(format_args!("a DART that has no power, and gets it"), powered(SIO));
     }
-    if tree.says(b"guest=stuck") {
-        tally.case(format_args!("a DART that ends no command any more"), stuck(SIO));
-        tally.case(format_args!("another one, after that"), linux(PCIE_0));
+    if tree.has_option("guest=stuck") {
+        report.case(format_args!("a DART that ends no command any more"), stuck(SIO));
+        report.case(format_args!("another one, after that"), linux(PCIE_0));
     }
 }
 
-/// What a compiler makes of a loop over registers.
+/// What a compiler may make of a loop over registers.
 fn forms(dart: Dart) -> Check {
     dart.reset()?;
-    let at = dart.base + 0x210;
+    let at = dart.registers.base + ttbr(1, 0);
     let after: u64;
     // SAFETY: four TTBRs of a stream that does not translate.
     unsafe {
@@ -49,7 +51,7 @@ fn forms(dart: Dart) -> Check {
     };
     check((first, second) == (0x8123_4567, 0), "loads by pair")?;
     let (read, upper): (u64, u64);
-    // SAFETY: the same registers; the vector registers are nobody's.
+    // SAFETY: the same registers; nothing uses the vector registers.
     unsafe {
         asm!(".arch_extension fp", "fmov d7, {ones}", "fmov s5, {value:w}", "str s5, [{at}, #8]", "ldr s7, [{at}, #8]",
             "fmov {read:w}, s7", "fmov {upper}, d7", ".arch_extension nofp", at = in(reg) at, value = in(reg) 0x8765_4321_u64,
@@ -60,16 +62,15 @@ fn forms(dart: Dart) -> Check {
         read == 0x8765_4321 && upper >> 32 == 0 && dart.read(0x218) == 0x8765_4321,
         "a vector register",
     )?;
-    // SAFETY: a store that no register takes; the exception is expected.
-    let refused = start::faults(|| unsafe {
-        asm!("stp xzr, xzr, [{at}]", at = in(reg) at, options(nostack))
-    });
-    check(refused && dart.read(0x210) == 0x8123_4567, "64 bits at once are not refused")?;
+    // SAFETY: a store of a width that no register has; the exception is expected.
+    let refused =
+        attempt(|| unsafe { asm!("stp xzr, xzr, [{at}]", at = in(reg) at, options(nostack)) });
+    check(refused.is_some() && dart.read(0x210) == 0x8123_4567, "64 bits at once are not refused")?;
     dart.reset()
 }
 
-/// The device behind a DART is refused while the DART is busy with an invalidation: the guest reads
-/// that very fault.
+/// An access of the device faults while its DART is busy with an invalidation: the guest reads that
+/// fault.
 fn error_in_flush(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
@@ -82,48 +83,50 @@ fn error_in_flush(dart: Dart) -> Check {
     set(leaves, IOVA, 0);
     dart.read_in_next_flush(1, IOVA + 0x123 * 4)?;
     dart.flush(2)?;
-    check(dart.read(0x40) == 1 << 31 | 1 << 24 | 1 << 2, "another error, or none")?;
-    check(u64::from(dart.read(0x50)) == IOVA + 0x123 * 4 && dart.read(0x54) == 0, "another IOVA")?;
-    dart.write(0x40, dart.read(0x40));
-    check(dart.read(0x40) == 0, "the error stays")?;
+    check(dart.read(ERROR) == 1 << 31 | 1 << 24 | 1 << 2, "another error, or none")?;
+    let at = u64::from(dart.read(ERROR_IOVA_HIGH)) << 32 | u64::from(dart.read(ERROR_IOVA));
+    check(at == IOVA + 0x123 * 4, "another IOVA")?;
+    dart.clear_error();
+    check(dart.read(ERROR) == 0, "the error stays")?;
     check(is_filled(own, 1, 2048), "the page at home")
 }
 
-/// Who asks for the page size is given the hardware's, and no bypass from then on: with pages of 4
-/// KiB Linux would turn it on. Everything stays as firmware had it.
+/// A DART that Oche passes through: a guest that reads the page size gets the hardware's, and from
+/// then on reads no bypass support, because a Linux with 4 KiB pages would enable bypass. The other
+/// registers stay as firmware left them.
 fn left(dart: Dart) -> Check {
-    let registers = || [dart.read(0x60), dart.read(0x100), dart.read(0x200)];
+    let registers = || [dart.read(CONFIG), dart.read(tcr(0)), dart.read(ttbr(0, 0))];
     let before = registers();
     check(
-        dart.read(4) & 1 == 1,
-        "what the hardware says of bypass is hidden from who asks for nothing else",
+        dart.read(PARAMS2) & 1 == 1,
+        "the hardware's bypass support is hidden before the page size is read",
     )?;
-    check(dart.read(0) >> 24 & 0xf == 14, "it is not the hardware that answers")?;
-    let is_locked = dart.read(0x60) & 1 << 15 != 0;
+    check(page_shift(dart) == 14, "it is not the hardware that answers")?;
+    let is_locked = dart.read(CONFIG) & 1 << 15 != 0;
     check(
-        is_locked || dart.read(4) & 1 == 0,
+        is_locked || dart.read(PARAMS2) & 1 == 0,
         "bypass is offered with pages larger than the kernel's",
     )?;
-    check(registers() == before, "it is not as it was")
+    check(registers() == before, "a register has changed")
 }
 
-/// Off while Oche boots: whoever touches it gets an abort, until the domain is on.
+/// Off while Oche boots: accesses abort until the domain is on.
 fn powered(dart: Dart) -> Check {
-    check(start::faults(|| _ = dart.read(0)), "a DART without power answers")?;
-    check(start::faults(|| dart.write(0x60, 0)), "a DART without power takes a store")?;
+    check(attempt(|| _ = dart.read(0)).is_some(), "a DART without power answers")?;
+    check(attempt(|| dart.write(CONFIG, 0)).is_some(), "a DART without power takes a store")?;
     power::SIO_CPU.set(power::ACTIVE)?;
     linux(dart)
 }
 
-/// The wait for the hardware is bounded, and so is the guest's.
+/// Oche's wait for the hardware is bounded, and so is the guest's.
 fn stuck(dart: Dart) -> Check {
     linux(dart)?;
-    // Not the tables that another DART uses as well: who shares them would be stuck too.
+    // Not tables that another DART shares, which would be stuck too.
     let (root, leaves) = tables(2);
     set(leaves, IOVA, page(33) | READ_WRITE);
     attach(dart, 1, root);
     dart.flush(2)?;
-    dart.end_no_command_any_more()?;
+    dart.hang_commands()?;
     set(leaves, IOVA, 0);
     dart.flush(2)?;
     dart.flush(2)

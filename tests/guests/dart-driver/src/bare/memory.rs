@@ -1,85 +1,94 @@
-//! The memory that the FDT offers is the guest's: it can be reached, all of it, and Oche's is kept
-//! out of it.
+//! The memory that the device tree lists: all of it can be accessed, and none of Oche's memory is
+//! part of it or can be accessed.
 
-use super::Tally;
-use super::console::print;
-use super::dart::load;
-use super::start::faults;
-use super::tree::Tree;
+use oche_guest_common::exception::attempt;
+use oche_guest_common::fdt::Tree;
+use oche_guest_common::{CaseReport, Check, check, print};
 
-/// From one look to the next, in bytes: Oche's image begins at such an address and is smaller.
+use super::arena::load;
+
+/// Bytes from one probed address to the next. Oche's image begins at such an address and is
+/// smaller.
 const STRIDE: u64 = 2 << 20;
-/// Most reservations, and most ranges of memory.
-const MOST: usize = 48;
-/// Looks at Oche's memory that are too few: its pool alone has 64 MiB.
-const LEAST: usize = 32;
+/// Most ranges in a list.
+const MAX_RANGES: usize = 64;
+/// Fewer probes of Oche's memory than this are too few: its pool alone has 64 MiB.
+const MIN_HIDDEN_PROBES: usize = 32;
+/// The same for the guest's memory.
+const MIN_PROBES: usize = 100;
 
-pub(super) fn run(tally: &mut Tally, tree: &Tree) {
+pub(super) fn run(report: &mut CaseReport, tree: &Tree) {
+    let (reserved, image) = reservations(tree);
+    report.case(format_args!("the hypervisor's image is a no-map reservation"), image);
+    let (offered, probes) = probe_offered(tree, &reserved);
+    report.case(
+        format_args!("all memory that is offered can be accessed"),
+        check(probes > MIN_PROBES, "there is hardly any"),
+    );
+    let mut releases = Ranges::NONE;
+    for cpu in tree.cpus() {
+        let page = cpu.release & !0xfff;
+        releases.push((page, page + 0x1000));
+    }
+    report.case(
+        format_args!("the hypervisor's own memory cannot be accessed"),
+        hidden_is_inaccessible(tree, &offered, &releases),
+    );
+    report.case(
+        format_args!("the hypervisor adds no bank of memory"),
+        check(
+            offered.count <= tree.board_memory().count(),
+            "there are more banks than the board has",
+        ),
+    );
+}
+
+/// What the device tree reserves, and whether Oche's image is among it and cannot be accessed.
+fn reservations(tree: &Tree) -> (Ranges, Check) {
     let mut image = Err("no reservation is Oche's image");
-    let mut kept = [(0, 0); MOST];
-    let mut count = 0;
-    tree.reserved(|name, start, bytes, is_no_map| {
-        let end = start + bytes;
-        if name.starts_with(b"oche@") {
-            image = if is_no_map {
-                is_out_of_reach(start, end)
+    let mut reserved = Ranges::NONE;
+    for one in tree.reservations() {
+        let (start, end) = (one.start, one.start + one.bytes);
+        if one.name.starts_with("oche@") {
+            image = if one.is_no_map {
+                is_inaccessible(start, end)
             } else {
                 Err("the kernel may map Oche's image")
             };
         }
-        if is_no_map {
+        if one.is_no_map {
             print(format_args!("guest: no-map {start:#x}..{end:#x}\n"));
         }
-        if let Some(slot) = kept.get_mut(count) {
-            *slot = (start, end);
-            count += 1;
-        }
-    });
-    tally.case(format_args!("the hypervisor's image is a no-map reservation"), image);
-    let mut looks = 0;
+        reserved.push((start, end));
+    }
+    (reserved, image)
+}
+
+/// Loads from all memory that the device tree lists and does not reserve. An exception ends the
+/// guest. Returns the memory, and the number of loads.
+fn probe_offered(tree: &Tree, reserved: &Ranges) -> (Ranges, usize) {
+    let mut probes = 0;
     let mut offered = Ranges::NONE;
-    // What cannot be reached ends the guest with its exception.
-    tree.memory(|start, bytes| {
+    for (start, bytes) in tree.memory() {
         let end = start + bytes;
         print(format_args!("guest: memory {start:#x}..{end:#x}\n"));
         offered.push((start, end));
-        for place in places(start, end) {
-            if !kept.iter().any(|(start, end)| (*start..*end).contains(&place)) {
-                load(place);
-                looks += 1;
-            }
+        for place in places(start, end).filter(|place| !reserved.contains(*place)) {
+            load(place);
+            probes += 1;
         }
-    });
-    tally.case(
-        format_args!("all memory that is offered can be reached"),
-        if looks > 100 { Ok(()) } else { Err("there is hardly any") },
-    );
-    let mut releases = Ranges::NONE;
-    tree.cpus(|_, _, release| releases.push((release & !0xfff, (release & !0xfff) + 0x1000)));
-    tally.case(
-        format_args!("the hypervisor's own memory cannot"),
-        rest_is_out_of_reach(tree, &offered, &releases),
-    );
-    let mut banks = 0;
-    tree.board_memory(|_, _| banks += 1);
-    tally.case(
-        format_args!("the hypervisor adds no bank of memory"),
-        if offered.count <= banks {
-            Ok(())
-        } else {
-            Err("there are more banks than the board has")
-        },
-    );
+    }
+    (offered, probes)
 }
 
 /// A few ranges of memory.
 struct Ranges {
-    all: [(u64, u64); MOST],
+    all: [(u64, u64); MAX_RANGES],
     count: usize,
 }
 
 impl Ranges {
-    const NONE: Self = Self { all: [(0, 0); MOST], count: 0 };
+    const NONE: Self = Self { all: [(0, 0); MAX_RANGES], count: 0 };
 
     fn push(&mut self, range: (u64, u64)) {
         self.all[self.count] = range;
@@ -91,41 +100,37 @@ impl Ranges {
     }
 }
 
-/// Addresses of words to look at: both ends, and one for every [`STRIDE`].
+/// Addresses of words to probe: both ends, and one for every [`STRIDE`].
 fn places(start: u64, end: u64) -> impl Iterator<Item = u64> {
     let first = start.next_multiple_of(STRIDE);
     (first..end).step_by(STRIDE as usize).chain([start.next_multiple_of(8), (end - 8) & !7])
 }
 
-/// Whether no load succeeds from memory of the board's that is not offered, but for the page of the
-/// release addresses.
-fn rest_is_out_of_reach(
-    tree: &Tree,
-    offered: &Ranges,
-    releases: &Ranges,
-) -> Result<(), &'static str> {
-    let mut tried = 0;
-    let mut is_reached = false;
-    tree.board_memory(|start, bytes| {
+/// Whether no load succeeds from memory of the board that is not offered. The page with the CPUs'
+/// release addresses is exempt.
+fn hidden_is_inaccessible(tree: &Tree, offered: &Ranges, releases: &Ranges) -> Check {
+    let mut probes = 0;
+    let mut is_accessible = false;
+    for (start, bytes) in tree.board_memory() {
         let ends = offered.all[..offered.count].iter().map(|(_, end)| *end);
         let ends = ends.filter(|end| (start..start + bytes).contains(end));
         for place in places(start, start + bytes).chain(ends) {
             if !offered.contains(place) && !releases.contains(place) {
-                tried += 1;
-                is_reached |= !faults(|| _ = load(place));
+                probes += 1;
+                is_accessible |= !faults(place);
             }
         }
-    });
-    match (is_reached, tried) {
-        (true, _) => Err("it can be read"),
-        (false, 0..=LEAST) => Err("there is hardly any"),
-        _ => Ok(()),
     }
+    check(!is_accessible, "it can be read")?;
+    check(probes > MIN_HIDDEN_PROBES, "there is hardly any")
 }
 
-/// Whether no load from `start` to `end` succeeds, where one is tried for every [`STRIDE`] and at
-/// both ends.
-fn is_out_of_reach(start: u64, end: u64) -> Result<(), &'static str> {
+/// Whether no load from `start` to `end` succeeds, with one for every [`STRIDE`] and at both ends.
+fn is_inaccessible(start: u64, end: u64) -> Check {
     let mut places = (start..end).step_by(STRIDE as usize).chain([end - 8]);
-    if places.all(|place| faults(|| _ = load(place))) { Ok(()) } else { Err("it can be read") }
+    check(places.all(faults), "it can be read")
+}
+
+fn faults(place: u64) -> bool {
+    attempt(|| _ = load(place)).is_some()
 }

@@ -1,45 +1,42 @@
-//! A disk's driver beside a device's: the NVMe reads and writes pages physically that a DART maps
-//! at the same time.
+//! The NVMe, an untranslated bus master, reads and writes pages that a DART maps at the same time.
 
-use super::Tally;
-use super::dart::{Dart, fill, is_filled, load, page, store};
-use super::drivers::{Check, IOVA, READ_WRITE, attach, check, set, tables};
-use super::start::aborts_at;
+use oche_guest_common::exception::attempt;
+use oche_guest_common::{CaseReport, Check, check};
 
-const PCIE_0: Dart = Dart { base: 0x6_8100_8000, number: 0 };
-/// The controller, as a DART whose registers are further away.
-const CONTROLLER: Dart = Dart { base: 0x2_7bcc_0000, number: 0 };
+use super::arena::{fill, is_filled, load, page, store};
+use super::board::{NVME, PCIE_0, POWER_ANS2, POWER_UART0};
+use super::dart::Dart;
+use super::tables::{IOVA, READ_WRITE, attach, set, tables};
+
+// Registers. Source: NVM Express Base Specification 1.4, 3.1; the doorbells are Apple's.
+const CONFIGURATION: u64 = 0x14;
+const ADMIN_QUEUE_SIZES: u64 = 0x24;
+const ADMIN_SUBMISSION_QUEUE: u64 = 0x28;
+const ADMIN_COMPLETION_QUEUE: u64 = 0x30;
 const ADMIN_DOORBELL: u64 = 0x2_490c;
 const IO_DOORBELL: u64 = 0x2_4910;
 const READ: u64 = 2;
 const WRITE: u64 = 1;
 const FLUSH: u64 = 0;
-/// The board carries such a block's command out with the next flush.
+/// Added to a block number: the board carries out the command with the next flush.
 const DELAYED: u64 = 1 << 32;
-const PATIENCE: u32 = 50_000_000;
+const MAX_POLLS: u32 = 50_000_000;
 
-/// Pages of the arena: the admin queues, then the others, a list.
+/// Pages of the arena: the admin queues, the I/O queues, a list of pages.
 const QUEUES: [usize; 5] = [56, 57, 60, 61, 63];
 
-/// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
-const UART_POWER: Dart = Dart { base: 0x2_3b70_0270, number: 0 };
-
-/// The register of the controller's power domain. Source: the same, `ps_ans2`.
-const POWER: Dart = Dart { base: 0x2_3b70_03f0, number: 0 };
-
-pub(super) fn run(tally: &mut Tally) {
-    tally.case(format_args!("an NVMe without power"), without_power());
-    tally
-        .case(format_args!("a log line of EL2's while the serial port has no power"), silent_log());
-    tally.case(format_args!("nvme: queues that are nowhere are refused"), wild_queues());
-    tally.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
+pub(super) fn run(report: &mut CaseReport) {
+    report.case(format_args!("an NVMe without power"), without_power());
+    report.case(format_args!("EL2 logs nothing while the serial port has no power"), silent_log());
+    report.case(format_args!("nvme: doorbells of invalid queues are dropped"), wild_queues());
+    report.case(format_args!("nvme: a disk reads and writes pages that a DART maps"), disk(PCIE_0));
 }
 
 /// Waits until completion `index` of the queue in page `queue` has come.
 fn completed(queue: usize, index: u64, phase: u32) -> Check {
     let at = page(queue) + index * 16 + 8;
     check(
-        (0..PATIENCE).any(|_| load(at) >> 48 & 1 == u64::from(phase)),
+        (0..MAX_POLLS).any(|_| load(at) >> 48 & 1 == u64::from(phase)),
         "the controller does not answer",
     )
 }
@@ -48,11 +45,11 @@ fn admin(number: u64, words: [u64; 7]) -> Check {
     words.into_iter().enumerate().for_each(|(index, word)| {
         store(page(QUEUES[0]) + number * 64 + index as u64 * 8, word);
     });
-    CONTROLLER.write(ADMIN_DOORBELL, number as u32);
+    NVME.write(ADMIN_DOORBELL, number as u32);
     completed(QUEUES[1], number, 1)
 }
 
-/// Gives the controller command `number`, and does not wait.
+/// Submits command `number`, and does not wait.
 fn submit(number: u64, opcode: u64, pages: &[u64], block: u64) {
     let list = page(QUEUES[4]);
     let second = match pages {
@@ -69,7 +66,7 @@ fn submit(number: u64, opcode: u64, pages: &[u64], block: u64) {
     words.into_iter().enumerate().for_each(|(index, word)| {
         store(page(QUEUES[2]) + number * 64 + index as u64 * 8, word);
     });
-    CONTROLLER.write(IO_DOORBELL, number as u32);
+    NVME.write(IO_DOORBELL, number as u32);
 }
 
 fn command(number: u64, opcode: u64, pages: &[u64], block: u64) -> Check {
@@ -81,15 +78,17 @@ fn set_up() -> Check {
     for queue in QUEUES {
         (0..512).for_each(|word| store(page(queue) + word * 8, 0));
     }
-    CONTROLLER.write(0x14, 0);
-    CONTROLLER.write(0x24, 1 << 16 | 1);
-    for (offset, queue) in [(0x28, QUEUES[0]), (0x30, QUEUES[1])] {
-        CONTROLLER.write(offset, page(queue) as u32);
-        CONTROLLER.write(offset + 4, (page(queue) >> 32) as u32);
+    NVME.write(CONFIGURATION, 0);
+    NVME.write(ADMIN_QUEUE_SIZES, 1 << 16 | 1);
+    for (offset, queue) in
+        [(ADMIN_SUBMISSION_QUEUE, QUEUES[0]), (ADMIN_COMPLETION_QUEUE, QUEUES[1])]
+    {
+        NVME.write(offset, page(queue) as u32);
+        NVME.write(offset + 4, (page(queue) >> 32) as u32);
     }
-    CONTROLLER.write(0x14, 1);
+    NVME.write(CONFIGURATION, 1);
     check(
-        u64::from(CONTROLLER.read(0x28)) == page(QUEUES[0]) & 0xffff_ffff,
+        u64::from(NVME.read(ADMIN_SUBMISSION_QUEUE)) == page(QUEUES[0]) & 0xffff_ffff,
         "a register reads back as something else",
     )?;
     // 64 entries each, in pages that follow each other.
@@ -98,48 +97,58 @@ fn set_up() -> Check {
     admin(1, [1 << 16 | 1, 0, 0, page(QUEUES[2]), 0, size, 0])
 }
 
-/// Whoever touches it gets an abort, and EL2 does not touch it.
+/// Accesses of the guest abort, and EL2 makes none.
 fn without_power() -> Check {
-    let before = POWER.read(0);
-    POWER.write(0, 0);
-    let loads = aborts_at(CONTROLLER.base, false, || _ = CONTROLLER.read(0));
-    let doorbell = CONTROLLER.base + IO_DOORBELL;
-    let stores = aborts_at(doorbell, true, || CONTROLLER.write(IO_DOORBELL, 0));
-    POWER.write(0, before);
+    let before = POWER_ANS2.read(0);
+    POWER_ANS2.write(0, 0);
+    let load = attempt(|| _ = NVME.read(0));
+    let store = attempt(|| NVME.write(IO_DOORBELL, 0));
+    POWER_ANS2.write(0, before);
+    let loads = load.is_some_and(|one| one.is_external_abort_at(NVME.base, false));
+    let doorbell = NVME.base + IO_DOORBELL;
+    let stores = store.is_some_and(|one| one.is_external_abort_at(doorbell, true));
     check(before >> 4 & 0xf == 0xf, "it had no power before")?;
     check(loads, "a load does not abort")?;
     check(stores, "a store does not abort")
 }
 
-/// EL2 logs that it refuses a doorbell, and has no serial port to do so: the board sees whether it
-/// tries.
+/// EL2 would log that it drops a doorbell, but the serial port has no power. The board detects an
+/// access.
 fn silent_log() -> Check {
-    let before = UART_POWER.read(0);
-    UART_POWER.write(0, 0);
-    CONTROLLER.write(IO_DOORBELL, 0);
-    UART_POWER.write(0, before);
+    let before = POWER_UART0.read(0);
+    POWER_UART0.write(0, 0);
+    NVME.write(IO_DOORBELL, 0);
+    POWER_UART0.write(0, before);
     check(before >> 4 & 0xf == 0xf, "it had no power before")
 }
 
-/// Queues at addresses that nothing can be at, and entries that no queue has: the doorbells do not
-/// reach the controller.
+/// Queues at invalid addresses, and entries beyond a queue: their doorbells do not reach the
+/// controller.
 fn wild_queues() -> Check {
-    for base in
-        [0xffff_ffff_ffff_fff8, 0xffff_ffff_ffff_f000, 8, page(QUEUES[0]) + 8, CONTROLLER.base]
-    {
-        CONTROLLER.write(0x14, 0);
-        CONTROLLER.write(0x24, 0x3f_003f);
-        for offset in [0x28, 0x30] {
-            CONTROLLER.write(offset, base as u32);
-            CONTROLLER.write(offset + 4, (base >> 32) as u32);
+    for base in [0xffff_ffff_ffff_fff8, 0xffff_ffff_ffff_f000, 8, page(QUEUES[0]) + 8, NVME.base] {
+        NVME.write(CONFIGURATION, 0);
+        NVME.write(ADMIN_QUEUE_SIZES, 0x3f_003f);
+        for offset in [ADMIN_SUBMISSION_QUEUE, ADMIN_COMPLETION_QUEUE] {
+            NVME.write(offset, base as u32);
+            NVME.write(offset + 4, (base >> 32) as u32);
         }
-        CONTROLLER.write(0x14, 1);
+        NVME.write(CONFIGURATION, 1);
         for number in [0, 1, 63, 64, u32::MAX] {
-            CONTROLLER.write(ADMIN_DOORBELL, number);
-            CONTROLLER.write(IO_DOORBELL, number);
+            NVME.write(ADMIN_DOORBELL, number);
+            NVME.write(IO_DOORBELL, number);
         }
     }
     Ok(())
+}
+
+/// Pages of the arena for [`disk`]: three that are mapped in its first phase, one that no DART
+/// maps, and one that is mapped while the disk writes it.
+struct DiskPages {
+    source: u64,
+    mapped: u64,
+    target: u64,
+    other: u64,
+    late: u64,
 }
 
 fn disk(dart: Dart) -> Check {
@@ -147,37 +156,50 @@ fn disk(dart: Dart) -> Check {
     let (root, leaves) = tables(0);
     dart.reset()?;
     let [source, mapped, other, target, late] = [11, 22, 33, 44, 51].map(page);
+    let pages = DiskPages { source, mapped, target, other, late };
     fill(source, 1);
-    for (index, place) in [source, mapped, target].into_iter().enumerate() {
-        set(leaves, IOVA + index as u64 * 4096, place | READ_WRITE);
+    for (index, place) in (0..).zip([source, mapped, target]) {
+        set(leaves, IOVA + index * 4096, place | READ_WRITE);
     }
     attach(dart, 1, root);
     dart.flush(2)?;
+    memory_to_disk(dart, &pages)?;
+    disk_to_memory(dart, &pages)?;
+    mapped_during_dma(dart, leaves, &pages)?;
+    unmapped(dart, leaves, &pages)
+}
 
-    // To the disk: a page that is away, with bytes that a device wrote a moment ago, in a command
-    // of three pages.
+/// A page that is away, with bytes that a device wrote just before, in a command of three pages.
+fn memory_to_disk(dart: Dart, pages: &DiskPages) -> Check {
+    let &DiskPages { mapped, other, .. } = pages;
     check(dart.copy(1, IOVA, IOVA + 0x1000, 4096)?, "a mapped copy was refused")?;
     fill(other, 2);
     command(0, WRITE, &[mapped, other, mapped], 10)?;
-    // Back, into a page that no DART maps.
+    // Read back into a page that no DART maps.
     command(1, READ, &[other], 10)?;
     check(is_filled(other, 1, 4096), "the disk has other bytes than the device wrote")?;
     command(2, READ, &[other], 11)?;
-    check(is_filled(other, 2, 4096), "the disk has other bytes in its second block")?;
+    check(is_filled(other, 2, 4096), "the disk has other bytes in its second block")
+}
 
-    // From the disk, into a page that is away: the CPU sees it, and the device behind the DART.
+/// Into a page that is away: the CPU reads it, and the device behind the DART.
+fn disk_to_memory(dart: Dart, pages: &DiskPages) -> Check {
+    let &DiskPages { mapped, target, .. } = pages;
     command(3, READ, &[target], 11)?;
     check(is_filled(target, 2, 4096), "the CPU reads something else than the disk wrote")?;
     check(dart.copy(1, IOVA + 0x2000, IOVA + 0x1000, 4096)?, "a page that came home is refused")?;
-    check(is_filled(mapped, 2, 4096), "the device reads something else than the disk wrote")?;
+    check(is_filled(mapped, 2, 4096), "the device reads something else than the disk wrote")
+}
 
-    // Mapped while the disk is writing it.
+/// A page that is mapped while the disk writes it.
+fn mapped_during_dma(dart: Dart, leaves: u64, pages: &DiskPages) -> Check {
+    let &DiskPages { source, other, late, .. } = pages;
     fill(late, 3);
     submit(4, READ, &[late], 11 + DELAYED);
     set(leaves, IOVA + 0x3000, late | READ_WRITE);
     dart.flush(2)?;
-    check(dart.copy(1, IOVA + 0x3000, IOVA, 2048)?, "a page under way is refused")?;
-    check(is_filled(source, 3, 2048), "a page under way is elsewhere")?;
+    check(dart.copy(1, IOVA + 0x3000, IOVA, 2048)?, "a pinned page is refused")?;
+    check(is_filled(source, 3, 2048), "a pinned page is elsewhere")?;
     command(5, FLUSH, &[], 0)?;
     dart.flush(2)?;
     check(dart.copy(1, IOVA + 0x3000, IOVA, 4096)?, "the page is refused")?;
@@ -191,14 +213,17 @@ fn disk(dart: Dart) -> Check {
     check(dart.copy(1, IOVA, IOVA + 0x3000, 4096)?, "a third copy was refused")?;
     command(6, WRITE, &[late], 20)?;
     command(7, READ, &[other], 20)?;
-    check(is_filled(other, 5, 4096), "the disk has other bytes than the device wrote at last")?;
+    check(is_filled(other, 5, 4096), "the disk has other bytes than the device wrote last")
+}
 
+/// All pages are home, where the disk finds them.
+fn unmapped(dart: Dart, leaves: u64, pages: &DiskPages) -> Check {
+    let &DiskPages { source, mapped, target, other, late } = pages;
     (0..4).for_each(|index| set(leaves, IOVA + index * 4096, 0));
     dart.flush(2)?;
     for (place, seed) in [(source, 5), (mapped, 2), (target, 2), (late, 5)] {
         check(is_filled(place, seed, 4096), "memory after unmapping")?;
     }
-    // At home: the disk finds them there, whoever looks.
     command(8, WRITE, &[late], 30)?;
     command(9, READ, &[other], 30)?;
     check(is_filled(other, 5, 4096), "a page is not home after unmapping")
@@ -209,8 +234,8 @@ const QUIET_FLUSHES: usize = 400;
 
 /// The disk writes into a table that CPUs' stores trap at: the next flush finds what it wrote.
 /// After [`run`], whose queues and first ten commands it goes on from.
-pub(super) fn quiet_table(tally: &mut Tally) {
-    tally.case(
+pub(super) fn quiet_table(report: &mut CaseReport) {
+    report.case(
         format_args!("nvme: a disk writes into a DART's table that is quiet"),
         disk_writes_table(PCIE_0),
     );

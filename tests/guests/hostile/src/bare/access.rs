@@ -1,17 +1,13 @@
-//! Loads, stores, fetches and walks where there is nothing for a guest: an abort, and Oche stays
-//! up.
+//! Loads, stores, fetches and walks of addresses that are not the guest's: each aborts, and Oche
+//! keeps running.
 
 use core::arch::asm;
 
-use super::Tally;
-use super::exception::{Exception, attempt};
-use super::start::{DEVICES_AS_MEMORY, UPPER};
-use super::tree::HOLES;
+use oche_guest_common::exception::{Exception, attempt};
+use oche_guest_common::{CaseReport, Check, check};
 
-/// DART 0's registers.
-pub(super) const DART: u64 = 0x0910_0000;
-/// The SMMU's. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_SMMU`.
-const SMMU: u64 = 0x0905_0000;
+use super::board::{DART, DART_BYTES, Hidden, SMMU};
+use super::stage1::{DEVICES_AS_MEMORY, UPPER, set_upper};
 
 macro_rules! accesses {
     ($($name:ident = $text:literal: $($line:literal),+;)*) => {
@@ -29,7 +25,7 @@ macro_rules! accesses {
     };
 }
 
-// All but the plain words. No register of a DART answers them, but for those in `WORDS`.
+// Everything but plain 32-bit accesses. A DART's registers abort them, except those in `WORDS`.
 accesses! {
     load_byte = "8-bit load": "ldrb w10, [x9]";
     store_byte = "8-bit store": "strb w10, [x9]";
@@ -48,7 +44,7 @@ accesses! {
     load_acquire_pair = "exclusive pair": "ldxp x10, x11, [x9]";
 }
 
-/// Those that are words as well, which only the syndrome does not describe.
+/// Those that are accesses of 32 bits too, but with ISV=0.
 const WORDS: [&str; 3] = ["load of a pair", "load with write-back", "store with write-back"];
 
 pub(super) fn load_word(address: u64) {
@@ -76,66 +72,59 @@ fn fetch(address: u64) {
     unsafe { asm!("blr {}", in(reg) address, clobber_abi("C"), options(nostack)) };
 }
 
-/// Reads a DART's register.
-pub(super) fn leave_a_trace() {
-    load_word(DART);
-}
-
-pub(super) fn run(tally: &mut Tally, holes: &[u64; HOLES]) {
-    let word = attempt(|| load_word(DART));
-    tally.case(format_args!("dart: a word is answered"), answered(word));
-    for (name, access) in ACCESSES {
-        let result = attempt(|| access(DART + 0x20));
-        let is_word = WORDS.contains(name);
-        tally.case(
-            format_args!("dart: {name}"),
-            if is_word { answered(result) } else { refused(result) },
-        );
-    }
-    let memory = DEVICES_AS_MEMORY + DART;
-    for (name, access) in [("load", load_word as fn(u64)), ("store", store_word)] {
-        tally.case(
-            format_args!("dart: unaligned {name}"),
-            refused(attempt(|| access(memory + 0x22))),
-        );
-        tally.case(
-            format_args!("dart: unaligned {name} across registers' end"),
-            refused(attempt(|| access(memory + 2 * 0x4000 - 2))),
-        );
-    }
-    tally.case(format_args!("dart: DC ZVA"), refused(attempt(|| zero(memory))));
-    tally.case(format_args!("dart: fetch"), refused(attempt(|| fetch(memory))));
-    tally.case(format_args!("dart: page tables there"), refused(walk(DART)));
-    // Cache maintenance moves no data: with or without an abort, it must only come back.
-    attempt(|| invalidate(memory));
-
+pub(super) fn run(report: &mut CaseReport, hidden: Hidden) {
+    dart(report);
     for (name, access) in ACCESSES.iter().copied().chain([("word", load_word as fn(u64))]) {
-        tally.case(format_args!("smmu: {name}"), refused(attempt(|| access(SMMU))));
+        report.case(format_args!("smmu: {name}"), refused(attempt(|| access(SMMU))));
     }
-    tally.case(
+    report.case(
         format_args!("smmu: store to its second page"),
         refused(attempt(|| store_word(SMMU + 0x1_00a8))),
     );
-
-    for hole in holes.iter().copied().filter(|hole| *hole != 0) {
-        for (name, access) in ACCESSES {
-            tally.case(format_args!("oche {hole:#x}: {name}"), refused(attempt(|| access(hole))));
-        }
-        for (name, access) in
-            [("word load", load_word as fn(u64)), ("word store", store_word), ("DC ZVA", zero)]
-        {
-            tally.case(format_args!("oche {hole:#x}: {name}"), refused(attempt(|| access(hole))));
-        }
-        tally.case(format_args!("oche {hole:#x}: fetch"), refused(attempt(|| fetch(hole))));
-        tally.case(format_args!("oche {hole:#x}: page tables there"), refused(walk(hole)));
-        attempt(|| invalidate(hole));
+    for address in hidden.iter() {
+        memory_of_oche(report, address);
     }
     let undefined = attempt(read_hypervisor_register);
     let is_undefined = undefined.is_some_and(Exception::is_undefined);
-    tally.case(
-        format_args!("a register of EL2"),
-        if is_undefined { Ok(()) } else { Err("not undefined") },
-    );
+    report.case(format_args!("a register of EL2"), check(is_undefined, "not undefined"));
+}
+
+fn dart(report: &mut CaseReport) {
+    let word = attempt(|| load_word(DART));
+    report.case(format_args!("dart: a word is answered"), answered(word));
+    for (name, access) in ACCESSES {
+        let result = attempt(|| access(DART + 0x20));
+        let result = if WORDS.contains(name) { answered(result) } else { refused(result) };
+        report.case(format_args!("dart: {name}"), result);
+    }
+    let memory = DEVICES_AS_MEMORY + DART;
+    for (name, access) in [("load", load_word as fn(u64)), ("store", store_word)] {
+        report.case(
+            format_args!("dart: unaligned {name}"),
+            refused(attempt(|| access(memory + 0x22))),
+        );
+        report.case(
+            format_args!("dart: unaligned {name} across the registers' end"),
+            refused(attempt(|| access(memory + 2 * DART_BYTES - 2))),
+        );
+    }
+    report.case(format_args!("dart: DC ZVA"), refused(attempt(|| zero(memory))));
+    report.case(format_args!("dart: fetch"), refused(attempt(|| fetch(memory))));
+    report.case(format_args!("dart: translation tables there"), refused(walk(DART)));
+    // Cache maintenance moves no data: it may abort or not.
+    attempt(|| invalidate(memory));
+}
+
+fn memory_of_oche(report: &mut CaseReport, address: u64) {
+    let words = [("word load", load_word as fn(u64)), ("word store", store_word), ("DC ZVA", zero)];
+    for (name, access) in ACCESSES.iter().copied().chain(words).chain([("fetch", fetch as fn(u64))])
+    {
+        report
+            .case(format_args!("oche {address:#x}: {name}"), refused(attempt(|| access(address))));
+    }
+    report
+        .case(format_args!("oche {address:#x}: translation tables there"), refused(walk(address)));
+    attempt(|| invalidate(address));
 }
 
 fn read_hypervisor_register() {
@@ -143,20 +132,17 @@ fn read_hypervisor_register() {
     unsafe { asm!("mrs x10, hcr_el2", out("x10") _, options(nostack)) };
 }
 
-/// Has the CPU walk tables at `table`.
+/// Makes the CPU walk tables at `table`.
 fn walk(table: u64) -> Option<Exception> {
-    // SAFETY: nothing of this guest lives in TTBR1's half.
-    unsafe {
-        asm!("msr ttbr1_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) table, options(nostack))
-    };
+    set_upper(table);
     attempt(|| load_word(UPPER))
 }
 
-fn answered(result: Option<Exception>) -> Result<(), &'static str> {
-    result.map_or(Ok(()), |_| Err("an exception"))
+fn answered(result: Option<Exception>) -> Check {
+    check(result.is_none(), "an exception")
 }
 
-fn refused(result: Option<Exception>) -> Result<(), &'static str> {
+fn refused(result: Option<Exception>) -> Check {
     match result {
         None => Err("no exception"),
         Some(exception) if exception.is_external_abort() => Ok(()),

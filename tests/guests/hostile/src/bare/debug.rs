@@ -1,12 +1,14 @@
-//! Accesses that Oche steps while the guest has its debug registers in every state: the step ends,
-//! and they stay.
+//! Accesses that Oche single-steps while the guest's debug registers are in every state: the step
+//! ends, and the registers do not change.
 
 use core::arch::asm;
 
+use oche_guest_common::exception::attempt;
+use oche_guest_common::{CaseReport, Check};
+
+use super::copied_page::{self, DATA};
 use super::edu::STREAM;
-use super::exception::attempt;
-use super::unprivileged::{DATA, guard};
-use super::{Tally, mapping};
+use super::mapping;
 
 /// `ID_AA64DFR0_EL1.DoubleLock`: 0 where there is one, 0xf where not.
 fn has_double_lock() -> bool {
@@ -45,11 +47,11 @@ impl State {
     }
 }
 
-pub(super) fn run(tally: &mut Tally) {
+pub(super) fn run(report: &mut CaseReport) {
     mapping::begin(STREAM);
     for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
     {
-        guard(Some(rights));
+        copied_page::map(Some(rights));
         for (text, double_lock, lock, control) in [
             ("as at reset", 0, 0, 0),
             ("the OS lock", 0, 1, 0),
@@ -62,15 +64,15 @@ pub(super) fn run(tally: &mut Tally) {
                 continue;
             }
             let state = State { double_lock, lock, control };
-            tally.case(format_args!("debug, copies {name}: {text}"), stepped(state));
+            report.case(format_args!("debug, copies {name}: {text}"), stepped(state));
         }
-        guard(None);
+        copied_page::map(None);
     }
     mapping::end(STREAM);
 }
 
 /// A stepped store and a sequence of exclusives, with the registers in `state`.
-fn stepped(state: State) -> Result<(), &'static str> {
+fn stepped(state: State) -> Check {
     let at = DATA.address() + 0x140;
     DATA.set_word(0x28, 0);
     let mut found = None;

@@ -2,25 +2,25 @@
 
 use core::arch::asm;
 
-/// What a form starts from and ends with.
+/// The registers that a form starts with and ends with.
 #[repr(C, align(16))]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Registers {
+pub(super) struct FormRegisters {
     /// V0 to V3.
     pub(super) vectors: [[u64; 2]; 4],
     /// X10 to X13.
     pub(super) general: [u64; 4],
-    /// X9: the address at first, then what the form made of it.
+    /// X9: the address, then the written-back address.
     pub(super) base: u64,
 }
 
-/// A form.
+/// A form of load or store.
 #[derive(Clone, Copy)]
 pub(super) struct Form {
     pub(super) name: &'static str,
-    /// It may be executed at any address.
+    /// It may be executed at any address, aligned or not.
     pub(super) is_any_address: bool,
-    pub(super) run: fn(&mut Registers),
+    pub(super) run: fn(&mut FormRegisters),
 }
 
 macro_rules! forms {

@@ -1,42 +1,37 @@
-//! A guest that idles, and one that does not quite: for the check that idling costs no exit.
+//! A guest that idles, and that repeats one kind of exit: for the test that idling causes no exit.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::access::{self, DART};
-use super::exception::attempt;
-use super::firmware::{self, hypervisor_call, monitor_call};
-use super::print;
-use super::tree::HOLES;
+use oche_guest_common::exception::attempt;
+use oche_guest_common::print;
+use oche_guest_common::smccc::{HYPERVISOR_SERVICE, PSCI_VERSION, hvc, power_off, smc};
 
-/// PSCI_VERSION. Source: Arm DEN 0022.
-const VERSION: u64 = 0x8400_0000;
-/// SMCCC leaves this range of function identifiers to the vendor's hypervisor. Source: Arm DEN
-/// 0028.
-const HYPERVISOR_SERVICE: u64 = 0x8600_0000;
+use super::access;
+use super::board::{DART, Hidden};
 
-/// The runner writes these from outside.
+// The runner writes these into `ORDER`.
 const BEGIN: u32 = 1;
 const ENOUGH: u32 = 2;
 const COUNTED: u32 = 3;
 static ORDER: AtomicU32 = AtomicU32::new(0);
 
-/// Repeats each kind of exit, the first of them none, until the runner has seen [`ENOUGH`], and
-/// says how often it did.
-pub(super) fn run(holes: &[u64; HOLES]) -> ! {
-    let hole = holes.iter().copied().find(|hole| *hole != 0).unwrap_or(0);
+/// Repeats each kind of exit (the first and the last are none) from [`BEGIN`] to [`ENOUGH`], and
+/// prints how often.
+pub(super) fn run(hidden: Hidden) -> ! {
+    let hole = hidden.iter().next().unwrap_or(0);
     phase("none", core::hint::spin_loop);
     phase("hvc", || {
-        hypervisor_call([HYPERVISOR_SERVICE, 0, 0, 0]);
+        hvc([HYPERVISOR_SERVICE, 0, 0, 0]);
     });
     phase("smc", || {
-        monitor_call([VERSION, 0, 0, 0]);
+        smc([PSCI_VERSION, 0, 0, 0]);
     });
     phase("abort", || {
         attempt(|| access::load_word(hole));
     });
     phase("dart", || access::load_word(DART));
     phase("none", core::hint::spin_loop);
-    firmware::power_off()
+    power_off()
 }
 
 fn phase(name: &str, exit: impl Fn()) {

@@ -1,16 +1,18 @@
-//! Other CPUs change a program's code, or the mapping of what it stores to, while its access is on
-//! its way through Oche.
+//! Other CPUs change a program's code, or the mapping of the page that it stores to, while Oche
+//! handles its access.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::attacks::{IS_OVER, with_helpers};
+use oche_guest_common::exception::attempt;
+use oche_guest_common::{CaseReport, Check, Pages, check};
+
+use super::copied_page::{self, DATA};
+use super::cpus::{is_over, with_helpers};
 use super::edu::STREAM;
-use super::exception::attempt;
-use super::unprivileged::{DATA, guard};
 use super::user::{self, Context, Ended, MASKS, Program};
 use super::window::{self, Rights};
-use super::{Pages, Tally, calls, mapping};
+use super::{code, mapping};
 
 /// Rounds of a program's loop.
 const ROUNDS: u64 = 600;
@@ -95,7 +97,7 @@ macro_rules! instructions {
 /// An instruction and its text.
 type Named = (&'static str, Program);
 
-/// What a stepped instruction of EL0 becomes.
+/// What replaces an instruction of EL0 that is being stepped.
 const OF_USER: &[Named] = instructions![
     "svc #1",
     "brk #0",
@@ -113,7 +115,7 @@ const OF_USER: &[Named] = instructions![
     "ldr x12, [x15]",
     "isb",
 ];
-/// And one of EL1.
+/// What replaces one of EL1.
 const OF_KERNEL: &[Named] = instructions![
     "msr mdscr_el1, xzr",
     "msr oslar_el1, x13",
@@ -130,58 +132,62 @@ const OF_KERNEL: &[Named] = instructions![
     "nop",
 ];
 
-pub(super) fn run(tally: &mut Tally) {
+pub(super) fn run(report: &mut CaseReport) {
     mapping::begin(STREAM);
     for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
     {
-        guard(Some(rights));
-        for (text, program, index, become_) in [
-            ("a load that becomes a store", load_loop as Program, 0, "str x10, [x9]"),
-            ("a load that becomes a pair's store", load_loop, 0, "stp x10, x10, [x9]"),
-            ("a load that becomes a store-exclusive", load_loop, 0, "stxr w15, x10, [x9]"),
-            (
-                "a store-exclusive elsewhere that comes back",
-                exclusive_loop,
-                2,
-                "stxr w15, x10, [x9]",
-            ),
-        ] {
-            tally.case(
-                format_args!("race, copies {name}: {text}"),
-                becomes_store(program, index, become_),
-            );
-        }
+        copied_page::map(Some(rights));
+        replaced_by_stores(report, name);
         for instruction in OF_USER {
-            tally.case(
+            report.case(
                 format_args!("race, copies {name}: EL0's step of what becomes {}", instruction.0),
                 becomes(*instruction),
             );
         }
-        for (text, program) in [("stores", store_loop as Program), ("exclusives", add_loop)] {
-            tally.case(
-                format_args!("race, copies {name}: {text} to a page that becomes read-only"),
-                remapped(program, 1),
-            );
-            for iova in OTHER_IOVAS {
-                mapping::set(STREAM, iova, Some((OTHER.address(), rights)));
-            }
-            tally.case(
-                format_args!("race, copies {name}: {text} to a page that another replaces"),
-                remapped(program, 2),
-            );
-            for iova in OTHER_IOVAS {
-                mapping::set(STREAM, iova, None);
-            }
-        }
+        remapped_pages(report, name, rights);
         for instruction in OF_KERNEL {
-            tally.case(
+            report.case(
                 format_args!("race, copies {name}: EL1's step of what becomes {}", instruction.0),
                 becomes_in_kernel(*instruction),
             );
         }
-        guard(None);
+        copied_page::map(None);
     }
     mapping::end(STREAM);
+}
+
+fn replaced_by_stores(report: &mut CaseReport, name: &str) {
+    for (text, program, index, other) in [
+        ("a load that becomes a store", load_loop as Program, 0, "str x10, [x9]"),
+        ("a load that becomes a pair's store", load_loop, 0, "stp x10, x10, [x9]"),
+        ("a load that becomes a store-exclusive", load_loop, 0, "stxr w15, x10, [x9]"),
+        ("a store-exclusive elsewhere that comes back", exclusive_loop, 2, "stxr w15, x10, [x9]"),
+    ] {
+        report.case(
+            format_args!("race, copies {name}: {text}"),
+            becomes_store(program, index, other),
+        );
+    }
+}
+
+fn remapped_pages(report: &mut CaseReport, name: &str, rights: mapping::Rights) {
+    let map_other = |rights: Option<mapping::Rights>| {
+        for iova in OTHER_IOVAS {
+            mapping::set(STREAM, iova, rights.map(|rights| (OTHER.address(), rights)));
+        }
+    };
+    for (text, program) in [("stores", store_loop as Program), ("exclusives", add_loop)] {
+        report.case(
+            format_args!("race, copies {name}: {text} to a page that becomes read-only"),
+            remapped(program, 1),
+        );
+        map_other(Some(rights));
+        report.case(
+            format_args!("race, copies {name}: {text} to a page that another replaces"),
+            remapped(program, 2),
+        );
+        map_other(None);
+    }
 }
 
 fn first_word(program: Program) -> u32 {
@@ -190,7 +196,7 @@ fn first_word(program: Program) -> u32 {
 
 fn start() -> Context {
     let mut context = Context::new();
-    let at = window::address(window::GUARDED) + 8 * WORD as u64;
+    let at = window::address(window::TRAPPED) + 8 * WORD as u64;
     context.general[9..15].copy_from_slice(&[at, 0xbad, ROUNDS, 0, 1, at + 64]);
     context
 }
@@ -204,9 +210,9 @@ fn patched(program: Program, index: usize, other: u32) {
 }
 
 /// Another CPU's part: the first patches, the others keep the trapped page busy.
-pub(super) fn patch(number: u64) {
+fn patch(number: u64) {
     let mut round = 0_u64;
-    while !IS_OVER.load(Ordering::SeqCst) {
+    while !is_over() {
         if number != 1 {
             busy();
             continue;
@@ -219,22 +225,22 @@ pub(super) fn patch(number: u64) {
     }
 }
 
-/// Makes other CPUs wait for the engine.
+/// Makes other CPUs wait for the engine's lock.
 fn busy() {
     DATA.word(BUSY_WORD);
     (0..5000).for_each(|_| core::hint::spin_loop());
 }
 
 /// On a page that EL0 may only read.
-fn becomes_store(program: Program, index: usize, other: &str) -> Result<(), &'static str> {
+fn becomes_store(program: Program, index: usize, other: &str) -> Check {
     const STORES: &[Named] =
         instructions!["str x10, [x9]", "stp x10, x10, [x9]", "stxr w15, x10, [x9]"];
     let other = STORES.iter().find(|one| one.0 == other).ok_or("no such instruction")?;
     (WORD..WORD + 16).for_each(|word| DATA.set_word(word, 0x600d));
-    window::set(window::GUARDED, DATA.address(), Rights::UserReadOnly);
+    window::set(window::TRAPPED, DATA.address(), Rights::UserReadOnly);
     patched(program, index, first_word(other.1));
     let mut context = start();
-    with_helpers(calls::PATCH, || {
+    with_helpers(patch, || {
         loop {
             match context.run() {
                 Ended::Permission { is_write: true } => context.pc += 4,
@@ -244,15 +250,15 @@ fn becomes_store(program: Program, index: usize, other: &str) -> Result<(), &'st
         }
     })?;
     let is_kept = (WORD..WORD + 16).all(|word| DATA.word(word) == 0x600d);
-    is_kept.then_some(()).ok_or("a store without a right")
+    check(is_kept, "a store that is not permitted")
 }
 
-/// Whatever EL0 executes, it comes back with interrupts as open as it left.
-fn becomes(instruction: Named) -> Result<(), &'static str> {
-    window::set(window::GUARDED, DATA.address(), Rights::User);
+/// Whatever EL0 executes, its interrupts stay unmasked.
+fn becomes(instruction: Named) -> Check {
+    window::set(window::TRAPPED, DATA.address(), Rights::User);
     patched(vector_loop, 0, first_word(instruction.1));
     let mut context = start();
-    with_helpers(calls::PATCH, || {
+    with_helpers(patch, || {
         loop {
             let ended = context.run();
             if context.pstate & MASKS != 0 {
@@ -269,40 +275,41 @@ fn becomes(instruction: Named) -> Result<(), &'static str> {
     })
 }
 
-/// At EL1, with interrupts open: they stay so, and what Oche keeps of debugging stays the guest's.
-fn becomes_in_kernel(instruction: Named) -> Result<(), &'static str> {
+/// At EL1, with interrupts unmasked: they stay so.
+fn becomes_in_kernel(instruction: Named) -> Check {
     patched(vector_loop, 0, first_word(instruction.1));
     // The last word, an SVC for EL0, is a return here.
     let last = user::words(vector_loop).count() - 1;
     user::code(last).store(0xd65f_03c0, Ordering::SeqCst);
-    user::synchronize(user::code_address());
+    code::synchronize_page(user::code_address());
     let at = DATA.address() + 8 * WORD as u64;
     let mut masks = 0_u64;
-    with_helpers(calls::PATCH, || {
+    with_helpers(patch, || {
         attempt(|| {
             // SAFETY: the program changes x11 to x13 and debug registers, which are put back;
             // nothing raises interrupts.
             unsafe {
                 asm!("msr daifclr, #3", "blr {code}", "mrs x0, daif", "msr daifset, #3",
                     "msr osdlr_el1, xzr", "msr oslar_el1, xzr", "msr mdscr_el1, xzr", "isb",
-                    code = in(reg) user::code_address(), lateout("x0") masks, in("x9") at, in("x11") ROUNDS, in("x13") 1u64, clobber_abi("C"), options(nostack))
+                    code = in(reg) user::code_address(), lateout("x0") masks, in("x9") at,
+                    in("x11") ROUNDS, in("x13") 1u64, clobber_abi("C"), options(nostack))
             };
         });
         Ok(())
     })?;
-    (masks & 0xc0 == 0).then_some(()).ok_or("interrupts are masked")
+    check(masks & 0xc0 == 0, "interrupts are masked")
 }
 
-/// EL0 stores all the time, while another CPU takes the page away, again and again. After it has
-/// done so the page must not change.
-fn remapped(program: Program, change: u64) -> Result<(), &'static str> {
-    window::set(window::GUARDED, DATA.address(), Rights::User);
+/// EL0 stores all the time, while another CPU unmaps the page again and again. Once it is unmapped,
+/// the page must not change.
+fn remapped(program: Program, change: u64) -> Check {
+    window::set(window::TRAPPED, DATA.address(), Rights::User);
     user::install(program);
     CHANGE.store(change, Ordering::SeqCst);
     LATE.store(0, Ordering::SeqCst);
     CHANGES.store(0, Ordering::SeqCst);
     let mut context = start();
-    with_helpers(calls::REMAP, || {
+    with_helpers(remap, || {
         // At least so many changes, and so many stores.
         while CHANGES.load(Ordering::SeqCst) < 150 {
             context.general[11] = 100;
@@ -317,33 +324,33 @@ fn remapped(program: Program, change: u64) -> Result<(), &'static str> {
         }
         Ok(())
     })?;
-    (LATE.load(Ordering::SeqCst) == 0).then_some(()).ok_or("a store came after its page was gone")
+    check(LATE.load(Ordering::SeqCst) == 0, "a store came after its page was gone")
 }
 
 /// Another CPU's part: the first changes the mapping, the others keep the page busy.
-pub(super) fn remap(number: u64) {
-    while !IS_OVER.load(Ordering::SeqCst) {
+fn remap(number: u64) {
+    while !is_over() {
         if number != 1 {
             busy();
             continue;
         }
         (0..500).for_each(|_| core::hint::spin_loop());
         match CHANGE.load(Ordering::SeqCst) {
-            1 => window::set(window::GUARDED, DATA.address(), Rights::UserReadOnly),
-            _ => window::set(window::GUARDED, OTHER.address(), Rights::User),
+            1 => window::set(window::TRAPPED, DATA.address(), Rights::UserReadOnly),
+            _ => window::set(window::TRAPPED, OTHER.address(), Rights::User),
         }
-        // A store traps, and so waits for whatever access Oche is at: see docs/contract.md, "Limits
-        // of the hardware".
+        // A store traps, and so waits for the access that Oche is handling: see docs/contract.md,
+        // "Limits of the hardware".
         DATA.set_word(BUSY_WORD, 0);
         let before = DATA.word(WORD);
         for _ in 0..20 {
             let is_late = DATA.word(WORD) != before;
             LATE.fetch_add(u32::from(is_late), Ordering::SeqCst);
         }
-        window::set(window::GUARDED, DATA.address(), Rights::User);
+        window::set(window::TRAPPED, DATA.address(), Rights::User);
         CHANGES.fetch_add(1, Ordering::SeqCst);
     }
     if number == 1 {
-        window::set(window::GUARDED, DATA.address(), Rights::User);
+        window::set(window::TRAPPED, DATA.address(), Rights::User);
     }
 }

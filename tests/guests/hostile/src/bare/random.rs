@@ -4,33 +4,32 @@
 //! Each CPU has an arena of pages twice: once plain, once with copies of some pages for a device.
 //! It executes random words on both, one after the other, at the same virtual address: registers,
 //! exception and in the end every byte must agree. In between it executes words that other CPUs
-//! replace at any moment, of which only is asked that the CPU comes back where it must. All of it
-//! follows from a seed, but for the order in which CPUs come.
+//! replace at any moment; after those, only the CPU's level, address and interrupt masks are
+//! checked. Everything follows from a seed, except the order in which CPUs run.
 
 mod run;
 mod tables;
 mod words;
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::access::{self, DART};
+use oche_guest_common::exception::attempt;
+use oche_guest_common::mmio::write32;
+use oche_guest_common::{Random, print, smccc};
+
+use super::access;
+use super::board::{DART, DART_BYTES};
+use super::cpus::with_helpers;
 use super::edu::STREAM;
-use super::exception::attempt;
-use super::firmware;
 use super::mapping::{self, Rights};
-use super::print;
-use super::storm::Random;
-use super::{Pages, calls};
+use super::storm::register_value;
 
 use run::{Level, Saved};
-use tables::Arena;
+use tables::{Arena, CODE, COPIED, CPUS};
 
-pub(super) const CPUS: usize = 4;
 /// Operations after which the arenas are compared; every other such round is one in which words are
 /// replaced.
 const ROUND: u64 = 512;
-/// Pages of an arena that have copies.
-const COPIED: [usize; 4] = [5, 6, 8, 9];
 /// Of 32 operations, one goes to a DART's register as well; of 128 of the first CPU's, one changes
 /// a mapping.
 const REGISTER_EVERY: u64 = 32;
@@ -43,10 +42,7 @@ static SEED: AtomicU64 = AtomicU64::new(0);
 static OPERATIONS: AtomicU64 = AtomicU64::new(0);
 static COMPARED: AtomicU64 = AtomicU64::new(0);
 static COMPLETED: AtomicU64 = AtomicU64::new(0);
-static DONE: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicBool = AtomicBool::new(false);
-/// For each CPU, a page of code that is its own, and one in which the others replace words.
-static CODE: Pages<{ 2 * CPUS }> = Pages::new();
 
 /// Runs `operations` operations on all CPUs together.
 pub(super) fn run(seed: u64, operations: u64) -> ! {
@@ -58,29 +54,21 @@ pub(super) fn run(seed: u64, operations: u64) -> ! {
     for slot in 0..CODE.words() / run::SLOT_WORDS {
         run::set_slot(&CODE, slot * run::SLOT_WORDS, &[run::END; 3]);
     }
-    calls::TASK.store(calls::RANDOM, Ordering::SeqCst);
-    let started = (1..CPUS as u64).filter(|cpu| calls::start(*cpu).is_ok()).count();
-    work(0);
-    let ended = (1..CPUS as u64).all(|cpu| calls::wait_until_off(cpu).is_ok());
-    let is_good = started + 1 == CPUS
-        && ended
-        && DONE.load(Ordering::SeqCst) as usize == CPUS
-        && !FAILED.load(Ordering::SeqCst);
+    let result = with_helpers(work, || {
+        work(0);
+        Ok(())
+    });
+    let is_good = result.is_ok() && !FAILED.load(Ordering::SeqCst);
     print(format_args!(
         "guest: random: seed {seed}: {operations} operations, {} compared, {} completed, {}\n",
         COMPARED.load(Ordering::SeqCst),
         COMPLETED.load(Ordering::SeqCst),
         if is_good { "ok" } else { "FAILED" },
     ));
-    firmware::power_off()
+    smccc::power_off()
 }
 
-/// Another CPU's part.
-pub(super) fn join(number: u64) {
-    work(number as usize);
-}
-
-/// Gives both IOVAs of a page `rights`.
+/// Maps a page at both of its IOVAs with `rights`, or unmaps it.
 fn map(cpu: usize, page: usize, rights: Option<Rights>) {
     let address = tables::copied(cpu, page);
     for iova in iovas(cpu, page) {
@@ -88,14 +76,16 @@ fn map(cpu: usize, page: usize, rights: Option<Rights>) {
     }
 }
 
-/// They do not agree in their slot of a granule.
+/// Two IOVA pages in different slots.
 fn iovas(cpu: usize, page: usize) -> [usize; 2] {
     let first = 0x100 + cpu * 64 + (page - COPIED[0]) * 8;
     [first, first + 5]
 }
 
-fn work(cpu: usize) {
-    let mut random = Random(SEED.load(Ordering::SeqCst).wrapping_mul(4).wrapping_add(cpu as u64));
+/// Each CPU's part.
+fn work(number: u64) {
+    let cpu = number as usize;
+    let mut random = Random(SEED.load(Ordering::SeqCst).wrapping_mul(4).wrapping_add(number));
     let mut worker = Worker { cpu, arena: Arena::new(cpu), compared: 0, completed: 0, failures: 0 };
     worker.arena.fill(&mut random);
     let operations = OPERATIONS.load(Ordering::SeqCst);
@@ -119,7 +109,6 @@ fn work(cpu: usize) {
     }
     COMPARED.fetch_add(worker.compared, Ordering::SeqCst);
     COMPLETED.fetch_add(worker.completed, Ordering::SeqCst);
-    DONE.fetch_add(1, Ordering::SeqCst);
 }
 
 struct Worker {
@@ -150,7 +139,7 @@ impl Worker {
         let [plain, copied] = [false, true].map(|has_copies| {
             self.arena.enter(has_copies);
             let mut end = run::run(&CODE, slot, level, &start);
-            // A store-exclusive may fail for no reason. It must not for ever.
+            // A store-exclusive may fail spuriously, but not for ever.
             for _ in 0..MAX_ATTEMPTS {
                 if words::is_exclusive(&words) && end.is_complete() && end.has_failed_to_store() {
                     end = run::run(&CODE, slot, level, &start);
@@ -171,21 +160,21 @@ impl Worker {
     fn replaced(&mut self, random: &mut Random) {
         let level = Level::choose(random);
         let slot = (self.cpu * 2 + 1) * 512;
-        CODE_WORD.replace(self.cpu, random);
+        replace_word(self.cpu, random);
         self.arena.enter(true);
         let end = run::run(&CODE, slot, level, &Saved::new(random, level));
         run::reset_debug_state();
         self.completed += u64::from(end.is_complete());
-        if let Some(what) = end.is_out_of_place(level) {
+        if let Some(what) = end.misplacement(level) {
             self.fail(what, &[run::word(&CODE, slot)], level);
             print(format_args!("guest: random: {:x?}\n", end.summary()));
         }
     }
 
-    /// What other CPUs and the DARTs feel of this one.
+    /// Disturbs other CPUs and the DARTs.
     fn disturb(&mut self, random: &mut Random) {
         let choice = random.next();
-        (0..4).for_each(|index| CODE_WORD.replace((choice >> (2 * index)) as usize % CPUS, random));
+        (0..4).for_each(|index| replace_word((choice >> (2 * index)) as usize % CPUS, random));
         if choice >> 16 & (REGISTER_EVERY - 1) == 0 {
             wild_register(random);
         }
@@ -202,7 +191,7 @@ impl Worker {
         }
     }
 
-    /// Compares the arenas after a round of exact operations, and makes them equal after another.
+    /// Compares the arenas after a round of exact operations; makes them equal after any other.
     fn end_round(&mut self, operation: u64, is_exact: bool) {
         if !is_exact {
             return self.arena.make_equal();
@@ -218,16 +207,9 @@ impl Worker {
     }
 }
 
-/// The word of each CPU's second page that is replaced.
-struct CodeWord;
-
-static CODE_WORD: CodeWord = CodeWord;
-
-impl CodeWord {
-    /// Replaces the word that `cpu` executes, or is about to.
-    fn replace(&self, cpu: usize, random: &mut Random) {
-        run::set_word(&CODE, (cpu * 2 + 1) * 512, words::hostile(random));
-    }
+/// Replaces the word that `cpu` executes in its second page, or is about to.
+fn replace_word(cpu: usize, random: &mut Random) {
+    run::set_word(&CODE, (cpu * 2 + 1) * 512, words::hostile(random));
 }
 
 /// A load or store of any width at any offset of DART 1, any value.
@@ -242,18 +224,13 @@ fn wild_register(random: &mut Random) {
         5 => choice >> 8 & 0x3fff,
         _ => choice >> 8 & 0x2fc,
     };
-    let address = DART + 0x4000 + offset;
-    // Valid, and a table in the first GiB of RAM; or anything.
-    let value = if value >> 63 == 0 { 1 << 31 | 0x4_0000 | value & 0x3_ffff } else { value };
+    let address = DART + DART_BYTES + offset;
     attempt(|| match choice >> 24 & 7 {
         0 | 1 => {
             let (_, access) = access::ACCESSES[(choice >> 32) as usize % access::ACCESSES.len()];
             access(address);
         }
         2 | 3 => access::load_word(address),
-        _ => {
-            // SAFETY: a register of a DART, or an abort that the vectors step over.
-            unsafe { (address as *mut u32).write_volatile(value as u32) };
-        }
+        _ => write32(address, register_value(value) as u32),
     });
 }

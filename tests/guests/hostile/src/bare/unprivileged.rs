@@ -1,24 +1,23 @@
-//! Trapped pages as EL0 sees them: what stage 1 refuses must be refused by the very fault that
-//! hardware gives, and what a handler then allows must work.
+//! Trapped pages at EL0: an access that stage 1 refuses must take the fault that hardware gives,
+//! and must succeed once a handler allows it.
 
 use core::arch::{asm, naked_asm};
 use core::sync::atomic::Ordering;
 
+use oche_guest_common::exception::attempt;
+use oche_guest_common::{CaseReport, Check, Pages, check};
+
+use super::copied_page::{self, DATA};
 use super::edu::{Edu, STREAM};
-use super::exception::attempt;
-use super::mapping;
 use super::user::{self, Context, Ended, Program};
 use super::window::{self, Rights};
-use super::{Pages, Tally};
+use super::{code, mapping};
 
-/// A page with copies, and one like it that no device sees.
-pub(super) static DATA: Pages<1> = Pages::new();
+/// A page like [`DATA`] that no device accesses.
 static PLAIN: Pages<1> = Pages::new();
-/// IOVA pages that do not agree in their slot, so that the page has copies.
-const IOVAS: [usize; 2] = [0x11, 0x16];
 /// Where in the page programs store.
 const OFFSET: u64 = 0x140;
-/// Loads-exclusive of a program that cannot be emulated: it must get on all the same.
+/// Increments by a program that cannot be emulated: it must make progress all the same.
 const COUNTS: u64 = 40;
 
 macro_rules! programs {
@@ -107,7 +106,7 @@ extern "C" fn count() {
     )
 }
 
-/// The same of a word, in AArch32's A32 instructions, with R9 and R11.
+/// The same for a 32-bit word, in AArch32's A32 instructions, with R9 and R11.
 #[unsafe(naked)]
 extern "C" fn count_a32() {
     naked_asm!(
@@ -151,38 +150,31 @@ extern "C" fn store_beside() {
     )
 }
 
-pub(super) fn run(tally: &mut Tally) {
+pub(super) fn run(report: &mut CaseReport) {
     if Edu::find().is_none() {
-        return tally.case(format_args!("EL0: the device"), Err("is not there"));
+        return report.case(format_args!("EL0: the device"), Err("is not there"));
     }
     window::begin();
     mapping::begin(STREAM);
     for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
     {
-        guard(Some(rights));
+        copied_page::map(Some(rights));
         for store in STORES {
-            tally.case(
+            report.case(
                 format_args!("EL0, copies {name}: {} where it may only read", store.name),
                 refused(store),
             );
-            tally.case(
+            report.case(
                 format_args!("EL0, copies {name}: {} that copies on write", store.name),
                 allowed(store),
             );
         }
-        tally.case(format_args!("EL0, copies {name}: a load of the kernel's"), kernels());
-        tally.case(format_args!("EL0, copies {name}: a fetch of data"), data_as_code());
-        kernel(tally, name);
-        guard(None);
+        report.case(format_args!("EL0, copies {name}: a load from the kernel's page"), kernels());
+        report.case(format_args!("EL0, copies {name}: a fetch of data"), data_as_code());
+        kernel(report, name);
+        copied_page::map(None);
     }
     mapping::end(STREAM);
-}
-
-/// Gives [`DATA`] its copies, or takes them.
-pub(super) fn guard(rights: Option<mapping::Rights>) {
-    for iova in IOVAS {
-        mapping::set(STREAM, iova, rights.map(|rights| (DATA.address(), rights)));
-    }
 }
 
 fn fill() {
@@ -193,9 +185,9 @@ fn fill() {
     }
 }
 
-fn same() -> Result<(), &'static str> {
+fn same() -> Check {
     let is_same = (0..64).all(|word| DATA.word(word) == PLAIN.word(word));
-    is_same.then_some(()).ok_or("bytes differ")
+    check(is_same, "bytes differ")
 }
 
 fn start(slot: usize) -> Context {
@@ -214,40 +206,40 @@ fn start(slot: usize) -> Context {
 
 /// Runs a store where EL0 may only read, up to the fault that it must take.
 fn faults(store: &Store) -> Result<Context, &'static str> {
-    window::set(window::GUARDED, DATA.address(), Rights::UserReadOnly);
+    window::set(window::TRAPPED, DATA.address(), Rights::UserReadOnly);
     user::install(store.program);
-    let mut context = start(window::GUARDED);
+    let mut context = start(window::TRAPPED);
     match context.run() {
         Ended::Permission { is_write: true } => {}
         Ended::Permission { .. } => return Err("a fault of a load"),
         Ended::Call(_) => return Err("no fault"),
         _ => return Err("another exception than a permission fault"),
     }
-    let at = (window::address(window::GUARDED) + OFFSET).wrapping_add_signed(store.offset);
+    let at = (window::address(window::TRAPPED) + OFFSET).wrapping_add_signed(store.offset);
     (context.far == at).then_some(context).ok_or("a fault at another address")
 }
 
-fn refused(store: &Store) -> Result<(), &'static str> {
+fn refused(store: &Store) -> Check {
     fill();
     faults(store)?;
     same()
 }
 
-/// The handler makes the page writable, and the program goes on as on a page that nothing guards.
-fn allowed(store: &Store) -> Result<(), &'static str> {
+/// The handler makes the page writable, and the program continues as on a page without copies.
+fn allowed(store: &Store) -> Check {
     fill();
     let mut context = faults(store)?;
-    window::set(window::GUARDED, DATA.address(), Rights::User);
+    window::set(window::TRAPPED, DATA.address(), Rights::User);
     if context.run() != Ended::Call(0) {
         return Err("another exception behind the fault");
     }
     window::set(window::PLAIN, PLAIN.address(), Rights::User);
     let mut plain = start(window::PLAIN);
     if plain.run() != Ended::Call(0) {
-        return Err("an exception without a guard");
+        return Err("an exception without copies");
     }
     plain.general[9] =
-        plain.general[9] - window::address(window::PLAIN) + window::address(window::GUARDED);
+        plain.general[9] - window::address(window::PLAIN) + window::address(window::TRAPPED);
     if plain.general[9..16] != context.general[9..16] {
         return Err("registers differ");
     }
@@ -255,20 +247,20 @@ fn allowed(store: &Store) -> Result<(), &'static str> {
 }
 
 /// A page of EL1's alone.
-fn kernels() -> Result<(), &'static str> {
-    window::set(window::GUARDED, DATA.address(), Rights::Kernel);
+fn kernels() -> Check {
+    window::set(window::TRAPPED, DATA.address(), Rights::Kernel);
     user::install(load);
-    match start(window::GUARDED).run() {
+    match start(window::TRAPPED).run() {
         Ended::Permission { is_write: false } => Ok(()),
         _ => Err("no permission fault"),
     }
 }
 
-/// A page that EL0 may read, and not execute. Its copies stay.
-fn data_as_code() -> Result<(), &'static str> {
-    window::set(window::GUARDED, DATA.address(), Rights::User);
+/// A fetch from a page that EL0 may read and not execute. The copies stay.
+fn data_as_code() -> Check {
+    window::set(window::TRAPPED, DATA.address(), Rights::User);
     user::install(jump);
-    match start(window::GUARDED).run() {
+    match start(window::TRAPPED).run() {
         Ended::Fetch => Ok(()),
         _ => Err("no permission fault of a fetch"),
     }
@@ -291,7 +283,7 @@ macro_rules! accesses {
 
 type Named = (&'static str, fn(u64));
 
-/// EL1's, where its own page is read-only.
+/// Stores of EL1 to a page that it may only read.
 const KERNEL_STORES: &[Named] = accesses! {
     "str": "str x10, [x9]";
     "stp": "stp x10, x10, [x9]";
@@ -303,7 +295,7 @@ const KERNEL_STORES: &[Named] = accesses! {
 /// On a page that EL0 may only read, or not see.
 const UNPRIVILEGED_STORE: Named = accesses! { "sttr": "sttr x10, [x9]"; }[0];
 const UNPRIVILEGED_LOAD: Named = accesses! { "ldtr": "ldtr x10, [x9]"; }[0];
-/// On a page of EL0's, with PAN.
+/// On a page of EL0's, with PAN, and whether they store.
 const WITH_PAN: &[(Named, bool)] = &[
     (accesses! { "ldr": "msr pan, #1", "ldr x10, [x9]", "msr pan, #0"; }[0], false),
     (accesses! { "str": "msr pan, #1", "str x10, [x9]", "msr pan, #0"; }[0], true),
@@ -319,12 +311,12 @@ const WITH_PAN_ALLOWED: &[Named] = accesses! {
     "sttr": "msr pan, #1", "sttr x10, [x9]", "msr pan, #0";
 };
 
-/// What EL1 does in pages of either level.
-fn kernel(tally: &mut Tally, name: &str) {
-    let at = window::address(window::GUARDED) + OFFSET;
+/// Accesses of EL1 to pages of EL1 and of EL0.
+fn kernel(report: &mut CaseReport, name: &str) {
+    let at = window::address(window::TRAPPED) + OFFSET;
     let mut case = |text: &str, rights, (form, access): Named, expected: Option<bool>| {
         fill();
-        window::set(window::GUARDED, DATA.address(), rights);
+        window::set(window::TRAPPED, DATA.address(), rights);
         let result = match (attempt(|| access(at)), expected) {
             (None, None) => Ok(()),
             (Some(exception), Some(is_write)) if exception.is_permission_fault(is_write) => same(),
@@ -333,7 +325,7 @@ fn kernel(tally: &mut Tally, name: &str) {
             (None, _) => Err("no fault"),
             (Some(_), _) => Err("another exception"),
         };
-        tally.case(format_args!("EL1, copies {name}: {form} {text}"), result);
+        report.case(format_args!("EL1, copies {name}: {form} {text}"), result);
     };
     for access in KERNEL_STORES {
         case("where it may only read", Rights::KernelReadOnly, *access, Some(true));
@@ -354,56 +346,66 @@ fn kernel(tally: &mut Tally, name: &str) {
 /// `SCTLR_EL1.E0E`: EL0's data is big-endian.
 const SCTLR_E0E: u64 = 1 << 24;
 
-/// What can be neither emulated nor stepped, or only with care: it must end.
-pub(super) fn livelocks(tally: &mut Tally) {
+/// Programs that Oche can neither emulate nor step as usual: they must end.
+pub(super) fn livelocks(report: &mut CaseReport) {
     mapping::begin(STREAM);
-    let word = OFFSET as usize / 8;
     for (name, program, pstate, sctlr) in [
         ("far apart", count_far_apart as Program, 0, 0),
         ("big-endian", count, 0, SCTLR_E0E),
         ("in A32", count_a32, 0x10, 0),
     ] {
-        guard(Some(mapping::Rights::ReadWrite));
-        DATA.set_word(word, 0);
-        window::set(window::GUARDED, DATA.address(), Rights::User);
-        user::install(program);
-        let mut context = start(window::GUARDED);
-        context.general[11] = COUNTS;
-        context.pstate = pstate;
-        change_control(sctlr, 0);
-        let ended = context.run();
-        change_control(0, sctlr);
-        let count = if sctlr == 0 { DATA.word(word) } else { DATA.word(word).swap_bytes() };
-        let result = match (ended, count) {
-            (Ended::Call(0), COUNTS) => Ok(()),
-            (Ended::Other(0x11), COUNTS) => Ok(()), // SVC of AArch32
-            (Ended::Call(0) | Ended::Other(0x11), _) => Err("counts are lost"),
-            _ => Err("an exception"),
-        };
-        tally.case(format_args!("EL0: exclusives {name} get on"), result);
-        guard(None);
+        report.case(
+            format_args!("EL0: exclusives {name} make progress"),
+            exclusives_end(program, pstate, sctlr),
+        );
     }
     for (name, rights) in [("read", mapping::Rights::Read), ("written", mapping::Rights::ReadWrite)]
     {
-        for (index, instruction) in user::words(store_beside).enumerate() {
-            user::word_at(DATA.address(), index).store(instruction, Ordering::SeqCst);
-        }
-        window::set(window::GUARDED, DATA.address(), Rights::UserAll);
-        user::synchronize(DATA.address());
-        guard(Some(rights));
-        let mut context = start(window::GUARDED);
-        context.pc = window::address(window::GUARDED);
-        context.general[10] = 7;
-        context.general[11] = COUNTS;
-        let result = match context.run() {
-            Ended::Call(0) if [DATA.word(word), DATA.word(word + 1)] == [7, 0] => Ok(()),
-            Ended::Call(_) => Err("it stored something else"),
-            _ => Err("an exception"),
-        };
-        tally.case(format_args!("EL0: code and what it stores in one page, copies {name}"), result);
-        guard(None);
+        report.case(
+            format_args!("EL0: code and what it stores in one page, copies {name}"),
+            code_beside_data(rights),
+        );
     }
     mapping::end(STREAM);
+}
+
+fn exclusives_end(program: Program, pstate: u64, sctlr: u64) -> Check {
+    let word = OFFSET as usize / 8;
+    copied_page::map(Some(mapping::Rights::ReadWrite));
+    DATA.set_word(word, 0);
+    window::set(window::TRAPPED, DATA.address(), Rights::User);
+    user::install(program);
+    let mut context = start(window::TRAPPED);
+    context.general[11] = COUNTS;
+    context.pstate = pstate;
+    change_control(sctlr, 0);
+    let ended = context.run();
+    change_control(0, sctlr);
+    let count = if sctlr == 0 { DATA.word(word) } else { DATA.word(word).swap_bytes() };
+    copied_page::map(None);
+    // Class 0x11 is an SVC of AArch32.
+    let has_ended = matches!(ended, Ended::Call(0) | Ended::Other(0x11));
+    check(has_ended, "an exception")?;
+    check(count == COUNTS, "counts are lost")
+}
+
+fn code_beside_data(rights: mapping::Rights) -> Check {
+    let word = OFFSET as usize / 8;
+    for (index, instruction) in user::words(store_beside).enumerate() {
+        user::word_at(DATA.address(), index).store(instruction, Ordering::SeqCst);
+    }
+    window::set(window::TRAPPED, DATA.address(), Rights::UserAll);
+    code::synchronize_page(DATA.address());
+    copied_page::map(Some(rights));
+    let mut context = start(window::TRAPPED);
+    context.pc = window::address(window::TRAPPED);
+    context.general[10] = 7;
+    context.general[11] = COUNTS;
+    let ended = context.run();
+    let stored = [DATA.word(word), DATA.word(word + 1)];
+    copied_page::map(None);
+    check(ended == Ended::Call(0), "an exception")?;
+    check(stored == [7, 0], "it stored something else")
 }
 
 /// Sets and clears bits of `SCTLR_EL1`.

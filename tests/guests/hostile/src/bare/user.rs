@@ -3,7 +3,9 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::Pages;
+use oche_guest_common::Pages;
+
+use super::code::synchronize_page;
 use super::window::{self, Rights};
 
 /// The last instruction of every program.
@@ -60,7 +62,7 @@ impl Context {
     pub(super) fn run(&mut self) -> Ended {
         // SAFETY: the program's pages are the window's; EL1's state is saved and restored.
         unsafe {
-            asm!("bl guest_enter_user", in("x0") &raw mut *self, clobber_abi("C"), options(nostack))
+            asm!("bl enter_user", in("x0") &raw mut *self, clobber_abi("C"), options(nostack))
         };
         let status = self.syndrome & 0x3f;
         match (self.syndrome >> 26, status) {
@@ -91,7 +93,7 @@ pub(super) fn install(program: Program) {
         code(index).store(word, Ordering::SeqCst);
     }
     window::set(window::CODE, CODE.address(), Rights::UserCode);
-    synchronize(CODE.address());
+    synchronize_page(CODE.address());
 }
 
 /// Word `index` of the installed program.
@@ -111,22 +113,24 @@ pub(super) fn word_at(address: u64, index: usize) -> &'static AtomicU32 {
     unsafe { &*(address as *const AtomicU32).wrapping_add(index % 1024) }
 }
 
-/// Makes instructions that were stored in the page at `address` visible to all fetches.
-pub(super) fn synchronize(address: u64) {
-    for line in (address..address + 4096).step_by(64) {
-        // SAFETY: keeps data.
-        unsafe { asm!("dc cvau, {}", in(reg) line, options(nostack)) };
-    }
-    // SAFETY: what is dropped is fetched again.
-    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack)) };
-}
-
 global_asm!(
     r#"
     .section .text.user, "ax"
+    // While EL0 runs, every exception comes from there.
+    .balign 2048
+user_vectors:
+    .rept   8
+    .balign 128
+    b       .
+    .endr
+    .rept   8
+    .balign 128
+    b       leave_user
+    .endr
+
     // x0 = Context
-    .global guest_enter_user
-guest_enter_user:
+    .global enter_user
+enter_user:
     sub     sp, sp, #96
     stp     x19, x20, [sp]
     stp     x21, x22, [sp, #16]
@@ -137,6 +141,9 @@ guest_enter_user:
     mov     x9, sp
     str     x9, [x0, #280]
     msr     tpidr_el1, x0
+    adrp    x9, user_vectors
+    add     x9, x9, :lo12:user_vectors
+    msr     vbar_el1, x9
     ldp     x9, x10, [x0, #248]
     msr     elr_el1, x9
     msr     spsr_el1, x10
@@ -158,9 +165,8 @@ guest_enter_user:
     ldp     x0, x1, [x0]
     eret
 
-    // From the vectors: a synchronous exception from EL0.
-    .global guest_from_user
-guest_from_user:
+    // A synchronous exception from EL0.
+leave_user:
     msr     tpidrro_el0, x0
     mrs     x0, tpidr_el1
     str     x1, [x0, #8]
@@ -187,6 +193,10 @@ guest_from_user:
     mrs     x1, esr_el1
     mrs     x2, far_el1
     stp     x1, x2, [x0, #264]
+    adrp    x1, guest_vectors
+    add     x1, x1, :lo12:guest_vectors
+    msr     vbar_el1, x1
+    isb
     ldr     x1, [x0, #280]
     mov     sp, x1
     ldp     x19, x20, [sp]

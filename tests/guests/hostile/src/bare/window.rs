@@ -1,12 +1,11 @@
-//! Pages of 4 KiB in stage 1, at addresses of their own, with rights that change: what EL0 sees of
-//! memory.
+//! 4 KiB pages of stage 1 at addresses of their own, with rights that change: EL0's view of memory.
 
 use core::arch::asm;
 
-use super::Pages;
-use super::start::set_table_entry;
+use oche_guest_common::Pages;
+use oche_guest_common::entry::set_stage1;
 
-/// Where the window begins: where AArch32 reaches it, and this machine has no memory.
+/// Where the window begins: AArch32 code can address it, and this machine has no memory there.
 const WINDOW: u64 = 3 << 30;
 /// A table; a page: valid, inner shareable memory, AF.
 const TABLE: u64 = 3;
@@ -20,7 +19,7 @@ const NO_EXECUTE: u64 = 1 << 53 | 1 << 54;
 static MIDDLE: Pages<1> = Pages::new();
 static LEAVES: Pages<1> = Pages::new();
 
-/// Who may do what in a page.
+/// How EL1 and EL0 may access a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rights {
     /// EL1 and EL0 load and store.
@@ -37,17 +36,16 @@ pub(super) enum Rights {
     KernelReadOnly,
 }
 
-/// The slots' purposes: a program's code; a trapped page; a page that nothing guards; another
-/// trapped page.
+/// The slots: a program's code; a page with copies; a page without.
 pub(super) const CODE: usize = 0;
-pub(super) const GUARDED: usize = 1;
+pub(super) const TRAPPED: usize = 1;
 pub(super) const PLAIN: usize = 2;
 
 /// Enters the window into the tables.
 pub(super) fn begin() {
     MIDDLE.set_word(0, LEAVES.address() | TABLE);
     for entry in [0, MIDDLE.address() | TABLE] {
-        set_table_entry((WINDOW >> 30) as usize, entry);
+        set_stage1((WINDOW >> 30) as usize, entry);
         // SAFETY: dropping TLB entries only costs walks.
         unsafe { asm!("dsb ishst", "tlbi vmalle1is", "dsb ish", "isb", options(nostack)) };
     }

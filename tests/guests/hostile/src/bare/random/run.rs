@@ -1,14 +1,16 @@
-//! Executes a few words with all registers given, and comes back by the exception that ends them.
+//! Executes a few words with all registers given, and returns at the exception that ends them.
 
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::tables::{ARENA, FIRST, LAST, USER_CODE};
-use super::words::WORDS;
-use crate::bare::Pages;
-use crate::bare::storm::Random;
+use oche_guest_common::{Pages, Random};
 
+use super::tables::{ARENA, FIRST, LAST, USER_CODE};
+use crate::bare::code::synchronize_word;
+
+/// Words of a program; behind them comes the end.
+pub(super) const WORDS: usize = 3;
 /// `BRK #0x77`: what ends a program.
 pub(super) const END: u32 = 0xd420_0ee0;
 /// The `ESR_EL1` of it.
@@ -25,7 +27,7 @@ const DAIF: u64 = 0x3c0;
 pub(super) enum Level {
     /// EL0.
     User,
-    /// EL1 with SP_EL0: so the stack pointer is a program's to spoil.
+    /// EL1 with SP_EL0, so that a program may overwrite the stack pointer.
     Kernel,
 }
 
@@ -87,7 +89,7 @@ impl Saved {
         }
     }
 
-    /// It went all the way to its end.
+    /// It reached its end.
     pub(super) fn is_complete(&self) -> bool {
         self.syndrome == END_SYNDROME
     }
@@ -97,7 +99,7 @@ impl Saved {
         self.general[9] == 1
     }
 
-    /// In what two ends of the same program differ.
+    /// How two ends of the same program differ.
     pub(super) fn difference(&self, other: &Self) -> Option<&'static str> {
         let is_abort = matches!(self.syndrome >> 26, 0x20 | 0x21 | 0x24 | 0x25);
         [
@@ -114,7 +116,7 @@ impl Saved {
     }
 
     /// What is wrong with the end of a program whose words were replaced meanwhile.
-    pub(super) fn is_out_of_place(&self, level: Level) -> Option<&'static str> {
+    pub(super) fn misplacement(&self, level: Level) -> Option<&'static str> {
         let mode = self.state & 0x1f;
         let is_level = if level == Level::User { mode == 0 } else { matches!(mode, 4 | 5) };
         let offset = self.pc & 0xfff;
@@ -128,7 +130,7 @@ impl Saved {
         .find_map(|(what, is_right)| (!is_right).then_some(*what))
     }
 
-    /// For a report: exception, place, state, address, the first registers.
+    /// For a failure message: exception, place, state, address, the first registers.
     pub(super) fn summary(&self) -> ([u64; 5], [u64; 31]) {
         ([self.syndrome, self.pc, self.state, self.far, self.stack], self.general)
     }
@@ -161,7 +163,7 @@ pub(super) fn set_slot<const COUNT: usize>(code: &Pages<COUNT>, slot: usize, wor
     for (index, pair) in pairs.into_iter().enumerate() {
         code.set_word(slot + index, pair);
     }
-    synchronize(code.address() + 8 * slot as u64);
+    synchronize_word(code.address() + 8 * slot as u64);
 }
 
 /// Replaces the first word of a slot that another CPU may be executing.
@@ -169,7 +171,7 @@ pub(super) fn set_word<const COUNT: usize>(code: &Pages<COUNT>, slot: usize, wor
     let address = code.address() + 8 * slot as u64;
     // SAFETY: the lower half of a word of the pages, which are only accessed as atomics.
     unsafe { AtomicU32::from_ptr(address as *mut u32) }.store(word, Ordering::SeqCst);
-    synchronize(address);
+    synchronize_word(address);
 }
 
 /// The first word of a slot.
@@ -177,14 +179,7 @@ pub(super) fn word<const COUNT: usize>(code: &Pages<COUNT>, slot: usize) -> u32 
     code.word(slot) as u32
 }
 
-fn synchronize(address: u64) {
-    // SAFETY: maintenance only.
-    unsafe {
-        asm!("dc cvau, {0}", "dsb ish", "ic ivau, {0}", "dsb ish", "isb", in(reg) address, options(nostack))
-    };
-}
-
-/// What programs may have left in the debug registers.
+/// Undoes what programs may have left in the debug registers.
 pub(super) fn reset_debug_state() {
     // SAFETY: no debugger is there.
     unsafe {

@@ -1,12 +1,16 @@
-//! Each CPU's arena, twice, behind TTBR1 at one address: EL0 reaches it as EL1 does, and nothing
+//! Each CPU's arena, twice, at one address in TTBR1's half. EL0 and EL1 can access it, and nothing
 //! else there.
 
-use core::arch::asm;
+use oche_guest_common::{Pages, Random};
 
-use super::{CODE, COPIED, CPUS};
-use crate::bare::Pages;
-use crate::bare::start::UPPER;
-use crate::bare::storm::Random;
+use crate::bare::stage1::{UPPER, set_upper};
+
+/// CPUs.
+pub(super) const CPUS: usize = 4;
+/// Pages of an arena that have copies.
+pub(super) const COPIED: [usize; 4] = [5, 6, 8, 9];
+/// For each CPU, a page of code of its own, and one in which the others replace words.
+pub(super) static CODE: Pages<{ 2 * CPUS }> = Pages::new();
 
 /// Pages of an arena: as far as any offset of an instruction leads from [`FIRST`] to [`LAST`] and
 /// 64 KiB beyond.
@@ -14,8 +18,8 @@ pub(super) const PAGES: usize = 29;
 /// Pages that registers point into: the first, and behind the last.
 pub(super) const FIRST: u64 = 4;
 pub(super) const LAST: u64 = 12;
-/// Virtual address of the arena. Its lower half, as an index of whatever sign, leads out of the
-/// arena.
+/// Virtual address of the arena. An index that is its lower half, sign-extended or not, leads out
+/// of the arena.
 pub(super) const ARENA: u64 = UPPER + 0x8000_0000;
 /// Virtual address at which EL0 executes [`CODE`].
 pub(super) const USER_CODE: u64 = ARENA + 64 * 4096;
@@ -69,14 +73,9 @@ impl Arena {
         Self { first: cpu * PAGES * 512, roots }
     }
 
-    /// Shows this CPU one of the two.
+    /// Maps one of the two on this CPU.
     pub(super) fn enter(&self, has_copies: bool) {
-        let root = self.roots[usize::from(has_copies)];
-        // SAFETY: nothing of this guest itself lives in TTBR1's half.
-        unsafe {
-            asm!("dsb ishst", "msr ttbr1_el1, {}", "isb", "tlbi vmalle1", "dsb nsh", "isb", in(reg) root,
-                options(nostack))
-        };
+        set_upper(self.roots[usize::from(has_copies)]);
     }
 
     /// Random bytes in both.
@@ -95,7 +94,7 @@ impl Arena {
         Some((different - self.first) * 8)
     }
 
-    /// Takes the bytes of the one with copies over.
+    /// Copies the arena with copies to the plain one.
     pub(super) fn make_equal(&self) {
         for word in self.words() {
             let value = ARENA_WITH_COPIES.word(word);

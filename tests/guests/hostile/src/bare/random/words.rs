@@ -1,21 +1,19 @@
-//! Which words are executed: those that a guest survives, whatever they do to Oche.
+//! The words that are executed: those that a guest survives, whatever they do to Oche.
 //!
 //! Source of the encodings: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding".
 
-use super::run::Level;
-use crate::bare::storm::Random;
+use oche_guest_common::Random;
 
-/// Words of a program; behind them comes the end.
-pub(super) const WORDS: usize = 3;
-pub(super) const NOP: u32 = 0xd503_201f;
+use super::run::{Level, WORDS};
 
-/// A program of which the result is defined.
+const NOP: u32 = 0xd503_201f;
+
+/// A program with an architecturally defined result.
 pub(super) fn program(random: &mut Random, level: Level) -> [u32; WORDS] {
     match random.next() % 16 {
         0 => exclusive(random),
         1 => [maintenance(random), NOP, NOP],
-        // What an address is made of can lead anywhere: only EL0 has nothing but the arena to
-        // reach.
+        // A computed address can be anything; only EL0 can access nothing but the arena.
         2..=5 if level == Level::User => {
             [data_processing(random), access(random), data_processing(random)]
         }
@@ -24,7 +22,7 @@ pub(super) fn program(random: &mut Random, level: Level) -> [u32; WORDS] {
     }
 }
 
-/// A word that may come at any moment, and end a step in any way.
+/// A word that may replace another at any moment, and may end a single step in any way.
 pub(super) fn hostile(random: &mut Random) -> u32 {
     let choice = random.next();
     let register = choice as u32 >> 8 & 31;

@@ -1,4 +1,4 @@
-//! Other programs, run with their output kept and their failures told in one line.
+//! Other programs, run with their output kept and their failures reported in one line.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -25,7 +25,7 @@ pub fn output(command: &mut Command, what: &str) -> Result<Vec<u8>> {
     Err(failure(command, &result, what))
 }
 
-/// Runs a program to its end and gives what it said, however it ended.
+/// Runs a program to its end and returns its output, however it ended.
 ///
 /// # Errors
 ///
@@ -53,8 +53,7 @@ pub fn text(command: &mut Command, what: &str) -> Result<String> {
         .with_context(|| format!("{what}: the answer is not UTF-8"))
 }
 
-/// Runs a compiler to its end; if it fails, prints what it said in full, which a developer wants to
-/// read.
+/// Runs a compiler to its end; if it fails, prints its messages in full for the developer.
 ///
 /// # Errors
 ///
@@ -107,25 +106,26 @@ fn cannot_start(command: &Command, error: &std::io::Error) -> anyhow::Error {
     }
 }
 
-/// Tells in one line what a failed program said, and keeps the whole of it.
+/// Reports a failed program in one line, and keeps its whole output.
 #[must_use]
 pub fn failure(command: &Command, result: &Output, what: &str) -> anyhow::Error {
-    let mut said = String::from_utf8_lossy(&result.stdout).into_owned();
-    said.push_str(&String::from_utf8_lossy(&result.stderr));
-    let kept = keep_log(command, &said, what);
-    let place = kept.map_or_else(String::new, |path| format!("; all it said: {}", path.display()));
-    match known_cause(&said) {
+    let mut printed = String::from_utf8_lossy(&result.stdout).into_owned();
+    printed.push_str(&String::from_utf8_lossy(&result.stderr));
+    let kept = keep_log(command, &printed, what);
+    let place =
+        kept.map_or_else(String::new, |path| format!("; its whole output: {}", path.display()));
+    match known_cause(&printed) {
         Some(cause) => anyhow!("{what} failed: {cause}{place}"),
         None => {
-            let last = last_words(&said).unwrap_or_else(|| "it said nothing".to_owned());
+            let last = error_line(&printed).unwrap_or_else(|| "it printed nothing".to_owned());
             anyhow!("{what} failed ({}): {last}{place}", result.status)
         }
     }
 }
 
-/// The line of a failed program's output that most likely says why.
-fn last_words(said: &str) -> Option<String> {
-    let lines = || said.lines().map(str::trim).filter(|line| !line.is_empty());
+/// The line of a failed program's output that most likely gives the reason.
+fn error_line(printed: &str) -> Option<String> {
+    let lines = || printed.lines().map(str::trim).filter(|line| !line.is_empty());
     const SIGNS: [&str; 4] = [": error:", ": fatal error:", ": not found", ": command not found"];
     lines()
         .find(|line| {
@@ -138,7 +138,7 @@ fn last_words(said: &str) -> Option<String> {
 }
 
 /// Causes that deserve an instruction instead of a program's own words.
-fn known_cause(said: &str) -> Option<&'static str> {
+fn known_cause(printed: &str) -> Option<&'static str> {
     const CAUSES: [(&[&str], &str); 5] = [
         (
             &["No space left on device", "not enough free space"],
@@ -171,23 +171,23 @@ fn known_cause(said: &str) -> Option<&'static str> {
     ];
     CAUSES
         .iter()
-        .find(|(signs, _)| signs.iter().any(|sign| said.contains(sign)))
+        .find(|(signs, _)| signs.iter().any(|sign| printed.contains(sign)))
         .map(|(_, cause)| *cause)
 }
 
-fn keep_log(command: &Command, said: &str, what: &str) -> Option<std::path::PathBuf> {
+fn keep_log(command: &Command, printed: &str, what: &str) -> Option<std::path::PathBuf> {
     let name: String = what
         .chars()
         .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
         .collect();
     let path = workspace::target().join("logs").join(format!("{name}.log"));
-    let whole = format!("{command:?}\n\n{said}");
+    let whole = format!("{command:?}\n\n{printed}");
     workspace::write_whole(Path::new(&path), whole.as_bytes()).ok().map(|()| path)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{known_cause, last_words, output};
+    use super::{error_line, known_cause, output};
     use std::process::Command;
 
     #[test]
@@ -203,10 +203,10 @@ mod tests {
 
     #[test]
     fn a_failed_programs_error_line_is_preferred_to_its_last_line() {
-        let said = "note: fine\nE: Unable to locate package x\nbye\n";
-        assert_eq!(last_words(said).as_deref(), Some("E: Unable to locate package x"));
-        assert_eq!(last_words("one\ntwo\n\n").as_deref(), Some("two"));
-        assert_eq!(last_words(" \n"), None);
+        let printed = "note: fine\nE: Unable to locate package x\nbye\n";
+        assert_eq!(error_line(printed).as_deref(), Some("E: Unable to locate package x"));
+        assert_eq!(error_line("one\ntwo\n\n").as_deref(), Some("two"));
+        assert_eq!(error_line(" \n"), None);
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub fn write_file(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>,
 ) -> Result<u64> {
-    let said = || format!("writing {}", path.display());
+    let action = || format!("writing {}", path.display());
     let fill = |file: &File| {
         let mut out = BufWriter::with_capacity(1 << 16, file);
         write(&mut out).and_then(|()| out.flush())
@@ -76,7 +76,7 @@ pub fn write_file(
     let folder =
         place.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if is_plain && place.exists() {
-        File::options().write(true).open(&place).with_context(said)?;
+        File::options().write(true).open(&place).with_context(action)?;
     }
     // As of any new file: the umask takes its part.
     let made = || {
@@ -84,10 +84,10 @@ pub fn write_file(
     };
     match is_plain.then(made).flatten() {
         Some(whole) => {
-            fill(whole.as_file()).with_context(said)?;
-            whole.persist(&place).map_err(|error| error.error).with_context(said)?;
+            fill(whole.as_file()).with_context(action)?;
+            whole.persist(&place).map_err(|error| error.error).with_context(action)?;
         }
-        None => fill(&File::create(path).with_context(said)?).with_context(said)?,
+        None => fill(&File::create(path).with_context(action)?).with_context(action)?,
     }
     Ok(fs::metadata(path).map_or(0, |metadata| metadata.len()))
 }

@@ -107,7 +107,7 @@ impl Toolchain {
         cargo
     }
 
-    /// Frame pointers, so that a panic can tell who called whom; and Debian's compiler does not
+    /// Frame pointers, so that a panic can print the callers; and Debian's compiler does not
     /// know its linker.
     fn compiler_flags(self) -> &'static str {
         match self {
@@ -194,7 +194,7 @@ fn file_name(package: &str, features: &[&str]) -> String {
     name
 }
 
-/// The folder of rustup's active toolchain, as its compiler tells it.
+/// The folder of rustup's active toolchain, as its compiler prints it.
 fn active_toolchain() -> Option<PathBuf> {
     let answer = Command::new("rustc")
         .args(["--print", "sysroot"])

@@ -19,13 +19,13 @@ const LOCK_SECONDS: u32 = 120;
 /// Something that must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// What tells that it is there.
+    /// What shows that it is installed.
     pub sign: Sign,
     /// The Debian package that has it.
     pub package: &'static str,
 }
 
-/// What tells that a package is there.
+/// What shows that a package is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// A program of this name on the search path.
@@ -49,8 +49,8 @@ const COMPILER_NEEDS: [Need; 3] = [
 ///
 /// # Errors
 ///
-/// The machine is not a Debian, nobody may install packages, the archive cannot be reached, or the
-/// disk is full. Each error says what to do.
+/// The machine is not a Debian, this user may not install packages, the archive cannot be reached,
+/// or the disk is full. Each error gives the remedy.
 pub fn prepare(needs: &[Need], step: &Step) -> Result<Toolchain> {
     let mut missing = missing_of(needs);
     let toolchain = Toolchain::choose(step)?;

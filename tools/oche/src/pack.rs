@@ -45,7 +45,7 @@ pub struct Packed {
     pub path: PathBuf,
     /// Its size in bytes.
     pub bytes: u64,
-    /// The guest kernel's page size in bytes, or 0 if its header does not say.
+    /// The guest kernel's page size in bytes, or 0 if its header does not give it.
     pub guest_page_bytes: u64,
 }
 
@@ -54,7 +54,7 @@ pub struct Packed {
 /// # Errors
 ///
 /// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the
-/// result cannot be written. Each says what to do.
+/// result cannot be written. Each error gives the remedy.
 pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
     let (image, guest_page_bytes) = image_of(oche, guest)?;
     workspace::write_whole(into, &image)?;
@@ -152,7 +152,11 @@ pub fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
         image.extend_from_slice(bytes);
     }
     pad(image);
-    debug_assert_eq!(image.len() as u64, start + offset, "the entries say where the items are");
+    debug_assert_eq!(
+        image.len() as u64,
+        start + offset,
+        "the entries give the places of the items"
+    );
     let size = (image.len() as u64).to_le_bytes();
     let place = image.get_mut(header::IMAGE_SIZE..header::IMAGE_SIZE + size.len());
     place.context("the image is shorter than its header")?.copy_from_slice(&size);

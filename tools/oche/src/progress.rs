@@ -14,14 +14,14 @@ const REDRAW: Duration = Duration::from_millis(100);
 /// All lines go to standard error, so that what a command answers on standard output stays clean.
 #[derive(Debug)]
 pub struct Progress {
-    /// How many steps there will be, or 0 if nobody knows.
+    /// How many steps there will be, or 0 if that is unknown.
     total: usize,
     begun: AtomicUsize,
     look: Look,
 }
 
 impl Progress {
-    /// Starts counting towards `total` steps; 0 means that nobody knows how many.
+    /// Starts counting towards `total` steps; 0 means an unknown number.
     #[must_use]
     pub fn new(total: usize) -> Self {
         Self { total, begun: AtomicUsize::new(0), look: Look::of_standard_error() }
@@ -88,7 +88,7 @@ impl Step {
         Self { label, bar, begun: Instant::now(), look, finished: false }
     }
 
-    /// Says what the step is doing now: replaced on a terminal, a line elsewhere.
+    /// Shows what the step is doing now: replaced on a terminal, a line elsewhere.
     pub fn detail(&self, text: &str) {
         match self.look {
             Look::Terminal { .. } => self.bar.set_message(format!("· {text}")),
@@ -111,7 +111,7 @@ impl Step {
         self.bar.suspend(work)
     }
 
-    /// Ends the step well and says in a few words what came of it.
+    /// Ends the step as successful, with a short summary.
     pub fn done(mut self, summary: &str) {
         self.finish(true, summary);
     }

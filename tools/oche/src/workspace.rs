@@ -26,7 +26,7 @@ fn top_above(package: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// Where results go: `target/` of the checkout, wherever cargo was told to build.
+/// Where results go: `target/` of the checkout, wherever cargo builds.
 #[must_use]
 pub fn target() -> PathBuf {
     root().join("target")
@@ -46,7 +46,7 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Creates the folder if needed and waits until nobody else holds it.
+    /// Creates the folder if needed and waits until no other process holds it.
     ///
     /// # Errors
     ///

@@ -22,29 +22,29 @@ Examples:
   oche pack --kernel Image --initrd initrd.img --option oche.bootargs='console=ttySAC0' --output oche.img
 
 Two files come out: the Image, and the same compressed with gzip beside it (.gz). With an output that ends
-in .gz only the compressed one comes out. `oche inspect` says what is in either.")]
+in .gz only the compressed one comes out. `oche inspect` lists what either contains.")]
 pub struct PackArguments {
-    /// The guest's kernel: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
+    /// Pack this kernel of the guest: an arm64 Image (raw, gzip or EFI zboot), or u-boot-nodtb.bin
     #[arg(long)]
     kernel: PathBuf,
-    /// The guest's initrd; without it the loader's, if it gives one
+    /// Pack this initrd; without it the guest gets the loader's, if there is one
     #[arg(long)]
     initrd: Option<PathBuf>,
-    /// An option for Oche; may be repeated, and the last of a name counts
+    /// Set an option of Oche; may be repeated, and the last of a name counts
     #[arg(long = "option", value_name = "oche.NAME=VALUE", value_parser = parse_option)]
     options: Vec<(String, String)>,
-    /// The board to pack for
+    /// Pack for this board
     #[arg(long, value_enum, default_value_t = Board::M1)]
     board: Board,
-    /// Oche's own ELF file; without it, Oche is built
+    /// Pack this ELF file of Oche; without it, Oche is built
     #[arg(long)]
     oche: Option<PathBuf>,
-    /// The file to write
+    /// Write the image to this file
     #[arg(long)]
     output: PathBuf,
 }
 
-/// Say what is inside a packed image.
+/// List the contents of a packed image.
 #[derive(Debug, Args)]
 pub struct InspectArguments {
     /// The image, compressed with gzip or not
@@ -81,7 +81,7 @@ impl Board {
 }
 
 impl PackArguments {
-    /// Packs, and says what came out.
+    /// Packs, and prints the contents of the image.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl PackArguments {
             initrd: self.initrd.clone(),
             options: self.options.clone(),
         };
-        // Wrong input is told before anything is built.
+        // Wrong input is reported before anything is built.
         let inputs = [Some(&self.kernel), self.initrd.as_ref(), self.oche.as_ref()];
         for output in plain.iter().chain([&compressed]) {
             refuse_input(output, inputs.iter().flatten().map(|input| input.as_path()))?;

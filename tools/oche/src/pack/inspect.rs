@@ -20,7 +20,7 @@ pub struct Contents {
     pub board: String,
     /// Oche's version.
     pub version: String,
-    /// Bytes of the whole image, not compressed; what its header says too.
+    /// Bytes of the whole image, not compressed; as in its header.
     pub image_bytes: u64,
     /// Bytes before the payload: Oche, its BSS and stacks.
     pub oche_bytes: u64,
@@ -41,7 +41,7 @@ pub struct Kernel {
     pub bytes: u64,
     /// Bytes of memory that it asks for.
     pub memory_bytes: u64,
-    /// Its page size in bytes, or 0 if its header does not say.
+    /// Its page size in bytes, or 0 if its header does not give it.
     pub page_bytes: u64,
     /// What it calls itself, if it does.
     pub banner: Option<String>,
@@ -68,12 +68,12 @@ pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
     }
     let Some(identity) = identity::find(&image) else { bail!("no Oche is in it") };
     let (board, version) = (identity.board.to_owned(), identity.version.to_owned());
-    let said =
+    let stated =
         image.get(header::IMAGE_SIZE..header::IMAGE_SIZE + 8).context("its header is cut short")?;
-    let said = u64::from_le_bytes(said.try_into()?);
-    if said != image.len() as u64 {
+    let stated = u64::from_le_bytes(stated.try_into()?);
+    if stated != image.len() as u64 {
         bail!(
-            "its header says {said} bytes and it has {}: it is cut short, or not packed",
+            "its header gives {stated} bytes and it has {}: it is cut short, or not packed",
             image.len()
         );
     }
@@ -96,7 +96,7 @@ pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
     Ok(Contents {
         board,
         version,
-        image_bytes: said,
+        image_bytes: stated,
         oche_bytes: oche_bytes as u64,
         kernel: Kernel::read(kernel)?,
         initrd: items.initrd.map(|item| (item.length, hex_sha256(bytes(item)))),
@@ -164,7 +164,7 @@ impl fmt::Display for Contents {
         )?;
         let kernel = &self.kernel;
         let pages = match kernel.page_bytes {
-            0 => "pages of a size that its header does not say".to_owned(),
+            0 => "pages of a size that its header does not give".to_owned(),
             bytes => format!("{} KiB pages", bytes >> 10),
         };
         writeln!(
@@ -225,15 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_is_told_in_full() {
+    fn what_was_packed_is_listed_in_full() {
         let found = contents(image()).expect("an image");
         assert_eq!((found.board.as_str(), found.version.as_str()), ("m1", "9.8.7"));
         assert_eq!(found.kernel.page_bytes, 4096);
         assert_eq!(found.kernel.banner.as_deref(), Some("Linux version 6.1.0-1-arm64 (x@y) #1"));
         assert_eq!(found.initrd.as_ref().map(|(bytes, _)| *bytes), Some(10));
-        let told = found.to_string();
+        let text = found.to_string();
         for line in ["oche     9.8.7 for m1, 8 KiB", "option   oche.pool=64M", "4 KiB pages"] {
-            assert!(told.contains(line), "{told}");
+            assert!(text.contains(line), "{text}");
         }
     }
 

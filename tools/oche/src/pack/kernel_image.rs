@@ -23,7 +23,7 @@ impl KernelImage {
     ///
     /// # Errors
     ///
-    /// The file cannot be read or is not a kernel that Oche can start; the error says what to do.
+    /// The file cannot be read or is not a kernel that Oche can start; the error gives the remedy.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes =
             fs::read(path).with_context(|| format!("cannot read the kernel {}", path.display()))?;
@@ -68,7 +68,7 @@ impl KernelImage {
         &self.bytes
     }
 
-    /// The page size the kernel was built for in bytes, or 0 if its header does not say.
+    /// The page size the kernel was built for in bytes, or 0 if its header does not give it.
     ///
     /// Source: Linux `Documentation/arm64/booting.rst`, flags bits 2:1.
     #[must_use]
@@ -170,8 +170,8 @@ mod tests {
         ] {
             let mut bytes = start.to_vec();
             bytes.resize(8192, 0);
-            let said = refusal(bytes);
-            assert!(said.contains(word), "{said}");
+            let message = refusal(bytes);
+            assert!(message.contains(word), "{message}");
         }
     }
 

@@ -32,11 +32,11 @@ fn what_was_packed_is_read_back_by_oches_own_reader() {
 }
 
 #[test]
-fn the_header_says_the_size_of_the_whole_file() {
+fn the_header_holds_the_size_of_the_whole_file() {
     let mut image = oche();
     append(&mut image, &[(Kind::Kernel, &[1; 10])]).expect("packed");
-    let said = u64::from_le_bytes(image[0x10..0x18].try_into().expect("eight bytes"));
-    assert_eq!(said, image.len() as u64);
+    let stated = u64::from_le_bytes(image[0x10..0x18].try_into().expect("eight bytes"));
+    assert_eq!(stated, image.len() as u64);
     assert_eq!(image.len(), 8192 + 4096 + 4096);
 }
 

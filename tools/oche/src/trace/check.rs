@@ -1,4 +1,4 @@
-//! DMA errors that no guest tells about, found in the events as they pass: one detector each, no
+//! DMA errors that no guest reports, found in the events as they pass: one detector each, no
 //! memory of the past beyond what is mapped and the last unmaps, a bounded number of them.
 //!
 //! What a detector can see, and what it cannot, stands with its variant of [`Detector`].
@@ -10,7 +10,7 @@ use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
 use super::reader::{Item, Session, Source, TraceFile, Visitor};
 use super::symbols::Symbols;
 use accesses::Before;
-use finding::{About, Teller};
+use finding::{About, Reporter};
 use flushes::Flushes;
 use neighbours::Neighbours;
 use recent::Recent;
@@ -26,8 +26,12 @@ mod recent;
 mod resets;
 
 /// Looks through every session of `trace`.
-pub fn check<S: Source>(trace: &TraceFile<S>, symbols: &Symbols, tells_hints: bool) -> Vec<Report> {
-    let mut all = All { trace, symbols, tells_hints, checker: None, reports: Vec::new() };
+pub fn check<S: Source>(
+    trace: &TraceFile<S>,
+    symbols: &Symbols,
+    reports_hints: bool,
+) -> Vec<Report> {
+    let mut all = All { trace, symbols, reports_hints, checker: None, reports: Vec::new() };
     trace.events().show(&mut all);
     all.reports.extend(all.checker.map(Checker::finish));
     all.reports
@@ -37,7 +41,7 @@ pub fn check<S: Source>(trace: &TraceFile<S>, symbols: &Symbols, tells_hints: bo
 struct All<'a, S> {
     trace: &'a TraceFile<S>,
     symbols: &'a Symbols,
-    tells_hints: bool,
+    reports_hints: bool,
     checker: Option<Checker<'a>>,
     reports: Vec<Report>,
 }
@@ -55,7 +59,7 @@ impl<S: Source> Visitor for All<'_, S> {
             (Item::Session(index), _) => {
                 let session = self.trace.sessions.get(index);
                 let next =
-                    session.map(|session| Checker::new(session, self.symbols, self.tells_hints));
+                    session.map(|session| Checker::new(session, self.symbols, self.reports_hints));
                 self.reports
                     .extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
             }
@@ -77,7 +81,7 @@ impl<S: Source> Visitor for All<'_, S> {
 pub struct Checker<'a> {
     /// What is mapped now.
     pub lifetimes: Lifetimes,
-    teller: Teller<'a>,
+    reporter: Reporter<'a>,
     recent: Recent,
     flushes: Flushes,
     neighbours: Neighbours,
@@ -85,16 +89,16 @@ pub struct Checker<'a> {
     now: u64,
     /// Time of the last event before events went missing.
     missing_until: Option<u64>,
-    /// CPUs whose next events are missing, until [`Checker::miss`] tells how many.
+    /// CPUs whose next events are missing, until [`Checker::miss`] counts them.
     gaps: Vec<usize>,
 }
 
 impl<'a> Checker<'a> {
     /// A checker at the session's start.
-    pub fn new(session: &'a Session, symbols: &'a Symbols, tells_hints: bool) -> Self {
+    pub fn new(session: &'a Session, symbols: &'a Symbols, reports_hints: bool) -> Self {
         Self {
             lifetimes: Lifetimes::default(),
-            teller: Teller::new(&session.description, symbols, tells_hints),
+            reporter: Reporter::new(&session.description, symbols, reports_hints),
             recent: Recent::new(),
             flushes: Flushes::default(),
             neighbours: Neighbours::default(),
@@ -107,10 +111,10 @@ impl<'a> Checker<'a> {
 
     /// What was found.
     pub fn finish(self) -> Report {
-        self.teller.report
+        self.reporter.report
     }
 
-    /// The next events of `cpu` are missing. Until they are counted, nobody knows what others'
+    /// The next events of `cpu` are missing. Until they are counted, it is unknown what others'
     /// events mean.
     pub fn begin_gap(&mut self, cpu: usize) {
         self.gaps.push(cpu);
@@ -118,7 +122,7 @@ impl<'a> Checker<'a> {
 
     /// As many events of `cpu` were missing up to here.
     pub fn miss(&mut self, cpu: usize, records: u64) {
-        let missing = &mut self.teller.report.missing;
+        let missing = &mut self.reporter.report.missing;
         *missing = missing.saturating_add(records);
         self.gaps.retain(|other| *other != cpu);
         self.forget();
@@ -137,7 +141,7 @@ impl<'a> Checker<'a> {
     fn look(&mut self, record: &Record) {
         self.begin(record);
         match record.kind() {
-            // Registers are a third of all events and say nothing here.
+            // Registers are a third of all events and show nothing here.
             None | Some(Kind::Register) => {}
             Some(Kind::Flush) => self.flush(record),
             Some(Kind::Map) => self.look_at_map(record),
@@ -163,7 +167,7 @@ impl<'a> Checker<'a> {
 
     #[inline]
     fn begin(&mut self, record: &Record) {
-        self.teller.report.events += 1;
+        self.reporter.report.events += 1;
         self.now = record.time();
         if !self.gaps.is_empty() {
             self.forget();
@@ -202,7 +206,7 @@ impl<'a> Checker<'a> {
     fn permit(&mut self, record: &Record) -> Change {
         let change = self.lifetimes.permit(record);
         if let Change::Permission { mapping, before } = &change {
-            self.neighbours.permitted(mapping, *before, record, &mut self.teller);
+            self.neighbours.permitted(mapping, *before, record, &mut self.reporter);
         }
         change
     }
@@ -217,14 +221,14 @@ impl<'a> Checker<'a> {
     #[inline]
     fn mapped(&mut self, mapping: &Mapping, over: Option<&Mapping>, record: &Record) {
         let space = self.lifetimes.space(mapping.owner);
-        // What was missing may have said that the one in the way had gone.
+        // What was missing may have shown that the one in the way had gone.
         let over =
             over.filter(|over| self.missing_until.is_none_or(|until| over.since.time > until));
         if let Some(over) = over.filter(|over| over.owner == mapping.owner) {
-            flushes::tell_over(mapping, over, record, &mut self.teller);
+            flushes::tell_over(mapping, over, record, &mut self.reporter);
         }
-        self.flushes.mapped(space, mapping, record, &mut self.teller);
-        self.neighbours.mapped(mapping, record, &mut self.teller);
+        self.flushes.mapped(space, mapping, record, &mut self.reporter);
+        self.neighbours.mapped(mapping, record, &mut self.reporter);
     }
 
     #[inline]
@@ -232,7 +236,7 @@ impl<'a> Checker<'a> {
         let space = self.lifetimes.space(mapping.owner);
         self.recent.push(space, mapping, record.stamp());
         self.flushes.unmapped(space, mapping, record);
-        self.neighbours.unmapped(mapping, record, &mut self.teller);
+        self.neighbours.unmapped(mapping, record, &mut self.reporter);
     }
 
     #[inline(never)]
@@ -249,9 +253,9 @@ impl<'a> Checker<'a> {
             Event::Merged { page, .. } => self.neighbours.merged(page, record.time()),
             Event::Attach { root: Some(root), .. } => self.neighbours.root(root),
             Event::Fault { .. } | Event::RedZone { .. } => {
-                let Self { lifetimes, recent, teller, missing_until, .. } = self;
+                let Self { lifetimes, recent, reporter, missing_until, .. } = self;
                 let before = Before { lifetimes, recent, missing_until: *missing_until };
-                accesses::judge(&event, record, &before, teller);
+                accesses::judge(&event, record, &before, reporter);
             }
             Event::Refused { at, page, reason } => {
                 let message = format!(
@@ -262,7 +266,7 @@ impl<'a> Checker<'a> {
                 );
                 let (detector, iova) = (Detector::Refused, Some(at.iova.iova()));
                 let about = About { detector, place: at.into(), iova, program_counter: 0 };
-                self.teller.tell(about, record, message);
+                self.reporter.report(about, record, message);
             }
             Event::InvalidateTimedOut { dart } => {
                 let message = format!(
@@ -271,7 +275,7 @@ impl<'a> Checker<'a> {
                 );
                 let detector = Detector::InvalidateTimeout;
                 let place = StreamPlace::first_of(dart);
-                self.teller.tell(
+                self.reporter.report(
                     About { detector, place, iova: None, program_counter: 0 },
                     record,
                     message,
@@ -291,7 +295,7 @@ impl<'a> Checker<'a> {
             self.missing_until,
             record,
             &self.lifetimes,
-            &mut self.teller,
+            &mut self.reporter,
         );
     }
 }

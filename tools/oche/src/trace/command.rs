@@ -38,15 +38,15 @@ pub struct TraceArguments {
 enum TraceCommand {
     /// Print one line an event, in ftrace's manner
     Text(TextArguments),
-    /// Sum up: events by kind, CPU and device, losses, the hypervisor's counters
+    /// Count events by kind, CPU and device, losses, and the hypervisor's counters
     Stats(StatsArguments),
-    /// Say who owned an address, what became of it, and what a fault there means
+    /// Explain who owned an IOVA, what became of it, and why an access failed
     Why(WhyArguments),
     /// List what is mapped at one moment
     Maps(MapsArguments),
-    /// List what is still mapped at the end, and what of it looks forgotten
+    /// List what is still mapped at the end, and mark what looks leaked
     Leaks(LeaksArguments),
-    /// Look for DMA errors
+    /// Find DMA errors
     Check(CheckArguments),
     /// Write one page of HTML with pictures of the trace
     Report(ReportArguments),
@@ -76,7 +76,7 @@ map, unmap and io_page_fault begin with the fields of Linux's events of these na
 struct TextArguments {
     /// The trace file
     file: PathBuf,
-    /// One JSON object a line instead
+    /// Print one JSON object a line
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -89,7 +89,7 @@ struct TextArguments {
 struct StatsArguments {
     /// The trace file
     file: PathBuf,
-    /// As JSON: a list with an object for each boot of Oche in the trace
+    /// Print JSON: a list with an object for each boot of Oche in the trace
     #[arg(long)]
     json: bool,
 }
@@ -98,12 +98,12 @@ struct StatsArguments {
 #[command(after_help = "\
 The guest's RAM must be a shared file:
   qemu-system-aarch64 ... -object memory-backend-file,id=ram,size=2G,mem-path=FILE,share=on -machine memory-backend=ram
-The guest is never made to wait: what it overwrites before we read it is counted as lost.")]
+The guest is never made to wait: what it overwrites before it is read is counted as lost.")]
 struct RecordArguments {
-    /// The guest's RAM file; waited for if it is not there yet
+    /// Record from this RAM file of the guest; wait for it if it is not there yet
     #[arg(long, value_name = "FILE")]
     ram: PathBuf,
-    /// The trace file to write
+    /// Write this trace file
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
     /// Stop after this many seconds [default: when Enter is pressed or standard input ends]
@@ -112,7 +112,7 @@ struct RecordArguments {
     /// Stop when the file has this many MiB
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
-    /// What the boot before left instead: after a panic or a reset, with Oche booted again
+    /// Save what the boot before left: after a panic or a reset, with Oche booted again
     #[arg(long, conflicts_with_all = ["seconds", "limit"])]
     previous: bool,
 }
@@ -182,7 +182,7 @@ impl RecordArguments {
         refuse_pipe(&self.ram)?;
         refuse_input(&self.output, [self.ram.as_path()])?;
         if self.previous {
-            return self.tell(&record_previous(&self.ram, &self.output)?);
+            return self.report(&record_previous(&self.ram, &self.output)?);
         }
         let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
         let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
@@ -224,10 +224,10 @@ impl RecordArguments {
                 self.ram.display()
             );
         }
-        self.tell(&recording)
+        self.report(&recording)
     }
 
-    fn tell(&self, recording: &Recording) -> Result<()> {
+    fn report(&self, recording: &Recording) -> Result<()> {
         crate::say!(
             "{} events, {} lost, {} KiB in {}",
             recording.records,

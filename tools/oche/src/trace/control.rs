@@ -37,10 +37,10 @@ Examples:
   oche trace filter --ram FILE 'kinds map,unmap' 'streams 0:1'
   oche trace filter --ram FILE 'kinds all' 'streams all'    everything again")]
 pub struct FilterArguments {
-    /// The guest's RAM file
+    /// Use this RAM file of the guest
     #[arg(long, value_name = "FILE")]
     ram: PathBuf,
-    /// What to change; without any, what is recorded is shown
+    /// Change these settings; without any, print what is recorded
     orders: Vec<String>,
 }
 
@@ -75,8 +75,8 @@ pub fn change(ram: &Path, orders: &[String]) -> Result<Control> {
     let Some(memory) = memory else {
         bail!("{}: no trace directory in it (is Oche running there?)", ram.display());
     };
-    let mut control =
-        Control::current(&memory).ok_or_else(|| anyhow!("somebody else is changing the filter"))?;
+    let mut control = Control::current(&memory)
+        .ok_or_else(|| anyhow!("another process is changing the filter"))?;
     for order in orders {
         control.apply(order).map_err(|error| anyhow!("`{order}`: {error}"))?;
     }

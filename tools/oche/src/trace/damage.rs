@@ -52,7 +52,7 @@ fn small() -> Made {
     made
 }
 
-/// The file with some bytes changed; or, as a chunk that says its checksum is right, with wild
+/// The file with some bytes changed; or, as a chunk whose checksum is right, with wild
 /// records in it.
 fn damaged(file: &[u8], records_at: usize, numbers: &mut Numbers) -> Vec<u8> {
     let mut bytes = file.to_vec();

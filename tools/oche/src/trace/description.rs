@@ -7,7 +7,7 @@ use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
 
 use super::lifetime::StreamPlace;
 
-/// What a trace directory says of the machine.
+/// The machine, as a trace directory describes it.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// Board, counter, start.
@@ -20,7 +20,7 @@ pub struct Description {
 }
 
 impl Description {
-    /// What the directory at the start of `words` says.
+    /// Reads the directory at the start of `words`.
     pub fn read(words: &[u64]) -> Self {
         let devices: Vec<DeviceEntry> = directory::devices(&words).collect();
         let mut names: Vec<Option<String>> = vec![None; MAX_DARTS * STREAMS];

@@ -6,7 +6,7 @@
 //!
 //! The events name the stream that asked for the flush. Streams that share their tables (the two
 //! DARTs of a USB controller, two functions behind one stream) share their mappings, so mappings
-//! belong to a *space*: the streams with the same table root, as `attach` events tell.
+//! belong to a *space*: the streams with the same table root, as `attach` events show.
 
 use oche_trace::record::Record;
 use oche_types::addr::{Gfn, IovaPage};
@@ -260,7 +260,7 @@ impl Lifetimes {
         }
     }
 
-    /// A space of `place` alone: the one that it has, if it shares that with nobody.
+    /// A space of `place` alone: the one that it has, if no other shares that.
     fn unshared(&self, place: StreamPlace) -> u16 {
         let space = self.space(place);
         let is_alone = self.spaces.iter().filter(|other| **other == space).count() == 1;

@@ -43,7 +43,7 @@ pub struct LiveArguments {
 }
 
 impl LiveArguments {
-    /// Shows the screen until the person has seen enough.
+    /// Shows the screen until the user quits.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ struct Live {
     /// What is shown while it is paused.
     frozen: Option<State>,
     view: View,
-    said: Instant,
+    answered_at: Instant,
     /// When the newest event came, for time to pass behind it.
     newest: (u64, Instant),
 }
@@ -91,7 +91,7 @@ impl Live {
             state: State::default(),
             frozen: None,
             view: View { source: super::description::plain(&name), ..View::default() },
-            said: Instant::now(),
+            answered_at: Instant::now(),
             newest: (0, Instant::now()),
         })
     }
@@ -141,7 +141,7 @@ impl Live {
         }
         self.view.recorded =
             self.source.recorded().filter(|text| !is_everything(text)).unwrap_or_default();
-        if self.said.elapsed() > MESSAGE {
+        if self.answered_at.elapsed() > MESSAGE {
             self.view.message.clear();
         }
         Ok(())
@@ -200,7 +200,7 @@ impl Live {
             Ok(()) => format!("ordered: {line}"),
             Err(error) => format!("{error:#}"),
         };
-        self.said = Instant::now();
+        self.answered_at = Instant::now();
     }
 }
 

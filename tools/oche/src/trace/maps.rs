@@ -106,7 +106,7 @@ pub struct Whom {
 }
 
 impl Whom {
-    /// Whether nobody is left out.
+    /// Whether no device is left out.
     pub fn is_anybody(&self) -> bool {
         self.dart.is_none() && self.stream.is_none() && self.device.is_none()
     }

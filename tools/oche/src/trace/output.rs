@@ -81,7 +81,7 @@ pub fn write_text<S: Source>(
                 out.write_all(b"\n")?;
             }
             (Item::Record(_), _) => {}
-            // As ftrace says it.
+            // As ftrace writes it.
             (Item::Lost { cpu, records }, _) => writeln!(out, "CPU:{cpu} [LOST {records} EVENTS]")?,
             (Item::Unreadable { cpu, records }, _) => {
                 writeln!(out, "CPU:{cpu} [UNREADABLE {records} EVENTS]")?

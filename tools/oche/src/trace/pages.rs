@@ -14,7 +14,7 @@ const MAX_SPARE: usize = 64;
 
 /// What a place of the table holds; by default nothing.
 pub trait Entry: Copy + Default {
-    /// Whether it says nothing.
+    /// Whether it is empty.
     fn is_empty(&self) -> bool;
 }
 

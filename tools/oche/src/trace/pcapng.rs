@@ -1,6 +1,6 @@
 //! A trace as packets for Wireshark: an event a packet, an interface a DART, on link type `USER0`.
 //!
-//! A packet is the record's 32 bytes, then what the record alone does not say, as items of `u16`
+//! A packet is the record's 32 bytes, then what the record alone does not hold, as items of `u16`
 //! kind, `u16` length and that many bytes; little-endian, as records are. `docs/trace.md` lists the
 //! items; `wireshark/oche.lua` reads them.
 

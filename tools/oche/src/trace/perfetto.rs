@@ -97,8 +97,8 @@ impl<W: Write> Writer<'_, W> {
         for happening in happenings {
             self.happening(&happening)?;
         }
-        // Slices that never end are drawn to the end of the trace; the counters' last values say
-        // where that is.
+        // Slices that never end are drawn to the end of the trace; the counters' last values
+        // mark it.
         let mut due: Vec<(u64, Counter)> = self.counters.drain().collect();
         due.sort_by_key(|(track, _)| *track);
         for (track, counter) in due {

@@ -148,7 +148,7 @@ impl<S: Source> TraceFile<S> {
             });
         }
         let follows = end == length || self.begins_chunk(end, length)?;
-        // With a damaged chunk behind it, this one may still be sound: its checksum says.
+        // With a damaged chunk behind it, this one may still be sound: its checksum decides.
         Ok(if follows || self.is_sound(&header, at)? { Some((header, end)) } else { None })
     }
 

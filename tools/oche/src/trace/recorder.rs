@@ -1,4 +1,4 @@
-//! Follows the rings of a running guest and writes what they hold to a file, until told to stop.
+//! Follows the rings of a running guest and writes what they hold to a file, until stopped.
 
 use std::fs::File;
 use std::io::Write;
@@ -134,12 +134,12 @@ impl Recorder {
     }
 
     /// Whether the thread has ended by itself: the size limit, or an error that
-    /// [`Recorder::finish`] tells.
+    /// [`Recorder::finish`] reports it.
     pub fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Reads what is left in the rings, ends the file and says what it came to. Call it after the
+    /// Reads what is left in the rings, ends the file and returns the totals. Call it after the
     /// guest has stopped and before the RAM file goes.
     ///
     /// # Errors
@@ -366,7 +366,7 @@ struct Output {
 
 impl Output {
     fn create(path: &Path) -> Result<Self> {
-        // What cannot be written is told before anybody waits for a guest.
+        // A file that cannot be written is reported before the wait for a guest.
         let is_new = !path.exists();
         let opened = File::options().write(true).create(true).truncate(false).open(path);
         opened.with_context(|| format!("creating the trace {}", path.display()))?;
@@ -383,18 +383,18 @@ impl Output {
 
     /// One write a chunk: a file that is cut off ends within the last one.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        let said = || format!("writing the trace {}", self.path.display());
+        let action = || format!("writing the trace {}", self.path.display());
         let file = match &mut self.file {
             Some(file) => file,
             none => {
-                let mut file = File::create(&self.path).with_context(said)?;
+                let mut file = File::create(&self.path).with_context(action)?;
                 let header = file_header(now());
-                file.write_all(&header).with_context(said)?;
+                file.write_all(&header).with_context(action)?;
                 self.bytes += header.len() as u64;
                 none.insert(file)
             }
         };
-        file.write_all(bytes).with_context(said)?;
+        file.write_all(bytes).with_context(action)?;
         self.bytes += bytes.len() as u64;
         Ok(())
     }

@@ -2,7 +2,7 @@
 //! from anywhere.
 //!
 //! One pass; memory and page stay small however long the trace is: time has a fixed number of bins
-//! that widen as it goes on, lists show the first or the most of their kind and say how many there
+//! that widen as it goes on, lists show the first or the most of their kind and how many there
 //! are.
 
 use std::io::{self, Write};
@@ -35,7 +35,7 @@ const PAGE: &str = include_str!("report/page.html");
 const MAX_SITES: usize = 25;
 /// Places in the guest's code that are counted; later ones are counted together.
 const SITES_COUNTED: usize = 1 << 16;
-/// Faults that are told with what happened before.
+/// Faults that are shown with what happened before.
 const MAX_FAULTS: usize = 50;
 /// Devices with pictures of their own; of the others there are figures.
 const MAX_DEVICES: usize = 24;
@@ -410,7 +410,7 @@ impl<'a> Collector<'a> {
 }
 
 impl Burst {
-    /// What the page says of it.
+    /// What the page shows of it.
     fn row(&self, clock: Clock, description: &Description) -> FaultRow {
         let (record, event) = self.first;
         let place =
@@ -426,7 +426,7 @@ impl Burst {
             accesses: self.accesses,
             last_ns: clock.nanoseconds(self.last.0.time()),
             last_iova: format!("{:#x}", what_of(&self.last.1).1),
-            before: self.before.iter().map(|record| told(record, clock, description)).collect(),
+            before: self.before.iter().map(|record| line_of(record, clock, description)).collect(),
         }
     }
 
@@ -467,7 +467,7 @@ fn what_of(event: &Event) -> (&'static str, u64) {
 }
 
 /// The event's line, without the process that there is none of.
-fn told(record: &Record, clock: Clock, description: &Description) -> String {
+fn line_of(record: &Record, clock: Clock, description: &Description) -> String {
     let line = Line::of(record, clock, description.device_of(record)).to_string();
     line.split_once("oche-0")
         .map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))

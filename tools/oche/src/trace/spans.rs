@@ -17,7 +17,7 @@ pub type Lane = u32;
 /// What happened to a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happening {
-    /// It was mapped; told when all its pages are known, with the time of the first.
+    /// It was mapped; reported when all its pages are known, with the time of the first.
     Began {
         /// Its name.
         lane: Lane,
@@ -56,9 +56,9 @@ struct Open {
 }
 
 impl Spans {
-    /// Follows `record`; `tell` hears what happened to buffers, and `self` is as after it. Returns
-    /// what the record changed.
-    pub fn follow(&mut self, record: &Record, mut tell: impl FnMut(Happening)) -> Change {
+    /// Follows `record`; calls `report` with what happened to buffers, and `self` is as after it.
+    /// Returns what the record changed.
+    pub fn follow(&mut self, record: &Record, mut report: impl FnMut(Happening)) -> Change {
         let Some(event) = record.event() else { return Change::None };
         let goes_on = matches!(
             event,
@@ -70,7 +70,7 @@ impl Spans {
                 | Event::Data { .. }
         );
         if !goes_on {
-            self.settle(record.cpu(), &mut tell);
+            self.settle(record.cpu(), &mut report);
         }
         let change = self.lifetimes.apply(record);
         match change {
@@ -79,7 +79,7 @@ impl Spans {
                 if over.is_some()
                     && let Some(lane) = self.lanes.remove(&key)
                 {
-                    self.leave(lane, record.stamp(), &mut tell);
+                    self.leave(lane, record.stamp(), &mut report);
                 }
                 let growing = self.growing.get(&record.cpu()).copied();
                 if let Some(lane) = growing.filter(|lane| self.grows_by(*lane, &mapping)) {
@@ -89,7 +89,7 @@ impl Spans {
                     }
                     self.lanes.insert(key, lane);
                 } else {
-                    self.settle(record.cpu(), &mut tell);
+                    self.settle(record.cpu(), &mut report);
                     let lane =
                         self.open(Open { buffer: Buffer { first: mapping, pages: 1 }, left: 1 });
                     self.growing.insert(record.cpu(), lane);
@@ -102,7 +102,7 @@ impl Spans {
                 if self.lifetimes.at(at, iova).is_none()
                     && let Some(lane) = self.lanes.remove(&key)
                 {
-                    self.leave(lane, record.stamp(), &mut tell);
+                    self.leave(lane, record.stamp(), &mut report);
                 }
             }
             _ => {}
@@ -110,11 +110,11 @@ impl Spans {
         change
     }
 
-    /// Tells of the buffers that were still growing when the events ended.
-    pub fn finish(&mut self, mut tell: impl FnMut(Happening)) {
+    /// Reports the buffers that were still growing when the events ended.
+    pub fn finish(&mut self, mut report: impl FnMut(Happening)) {
         let cpus: Vec<u8> = self.growing.keys().copied().collect();
         for cpu in cpus {
-            self.settle(cpu, &mut tell);
+            self.settle(cpu, &mut report);
         }
     }
 
@@ -127,10 +127,10 @@ impl Spans {
     }
 
     /// The CPU's buffer has all its pages.
-    fn settle(&mut self, cpu: u8, tell: &mut impl FnMut(Happening)) {
+    fn settle(&mut self, cpu: u8, report: &mut impl FnMut(Happening)) {
         let Some(lane) = self.growing.remove(&cpu) else { return };
         if let Some(Some(open)) = self.buffers.get(lane as usize) {
-            tell(Happening::Began { lane, buffer: open.buffer });
+            report(Happening::Began { lane, buffer: open.buffer });
         }
     }
 
@@ -146,12 +146,12 @@ impl Spans {
     }
 
     /// One page less; the last one ends the buffer.
-    fn leave(&mut self, lane: Lane, until: Stamp, tell: &mut impl FnMut(Happening)) {
+    fn leave(&mut self, lane: Lane, until: Stamp, report: &mut impl FnMut(Happening)) {
         // Another CPU may take apart what this one still grows.
         if let Some(cpu) =
             self.growing.iter().find(|(_, growing)| **growing == lane).map(|(cpu, _)| *cpu)
         {
-            self.settle(cpu, tell);
+            self.settle(cpu, report);
         }
         let Some(place) = self.buffers.get_mut(lane as usize) else { return };
         let Some(open) = place else { return };
@@ -160,7 +160,7 @@ impl Spans {
             let buffer = open.buffer;
             *place = None;
             self.free.insert(lane);
-            tell(Happening::Ended { lane, buffer, until });
+            report(Happening::Ended { lane, buffer, until });
         }
     }
 }

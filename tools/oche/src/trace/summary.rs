@@ -30,8 +30,8 @@ pub struct Summary {
     pub unknown: u64,
     /// Nanoseconds from the first event to the last.
     pub duration_ns: u64,
-    /// Nanoseconds since 1970 UTC of the first event, as close as the recorder's looks at the clock
-    /// tell.
+    /// Nanoseconds since 1970 UTC of the first event, as precise as the recorder's readings of the
+    /// clock.
     pub first_unix_ns: Option<u64>,
     /// Events by kind.
     pub kinds: BTreeMap<&'static str, u64>,

@@ -18,14 +18,14 @@ const FARTHEST: u64 = 1 << 20;
 /// Where names come from.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SymbolOptions {
-    /// Names for the guest's code: its System.map, or a copy of its /proc/kallsyms (knows modules,
+    /// Name the guest's code from its System.map, or a copy of its /proc/kallsyms (knows modules,
     /// needs no offset)
     #[arg(long, value_name = "FILE")]
     pub symbols: Option<PathBuf>,
-    /// Names for the guest's code from the symbol table of its vmlinux
+    /// Name the guest's code from the symbol table of its vmlinux
     #[arg(long, value_name = "ELF")]
     pub vmlinux: Option<PathBuf>,
-    /// How far the kernel is from where System.map or vmlinux put it: `_text` in /proc/kallsyms
+    /// Add this to the addresses of System.map or vmlinux: `_text` in /proc/kallsyms
     /// less `_text` there
     #[arg(long, value_name = "BYTES", value_parser = parse_offset, default_value = "0")]
     pub kaslr_offset: u64,

@@ -80,10 +80,10 @@ fn throughput_does_not_cost_memory() {
                 "--nocapture",
             ]);
             let ran = process.env(VIEW, view).env(TRACE, file.path()).output().unwrap();
-            let said = String::from_utf8(ran.stdout).unwrap();
+            let text = String::from_utf8(ran.stdout).unwrap();
             let peak =
-                said.lines().find_map(|line| line.strip_prefix("peak ")?.strip_suffix(" KiB"));
-            peak.unwrap_or_else(|| panic!("{said}")).parse::<u64>().unwrap()
+                text.lines().find_map(|line| line.strip_prefix("peak ")?.strip_suffix(" KiB"));
+            peak.unwrap_or_else(|| panic!("{text}")).parse::<u64>().unwrap()
         });
         println!(
             "{view:<8} at most {} KiB for a million events, {} KiB for ten",
@@ -123,8 +123,8 @@ fn view_of_a_process() {
 fn processor_seconds() -> f64 {
     // Source: Linux Documentation/scheduler/sched-stats.rst, /proc/<pid>/schedstat: nanoseconds on
     // the CPU come first.
-    let said = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    said.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
 /// Line breaks that `write` writes.

@@ -52,7 +52,7 @@ pub fn why<S: Source>(
     let asker = Asker { description, clock: description.clock(), symbols, question, page };
     let places = asker.places(&records);
     if places.is_empty() {
-        answer.sentences = asker.nobody(trace, session);
+        answer.sentences = asker.no_device(trace, session);
         return answer;
     }
     for place in places {
@@ -106,7 +106,7 @@ fn collect<S: Source>(
     newest.into()
 }
 
-/// Whether `record` says something of the granule. Kinds are compared before anything is decoded:
+/// Whether `record` is about the granule. Kinds are compared before anything is decoded:
 /// of ten million records a few are kept.
 fn is_about(record: &Record, granule: u32) -> bool {
     let Some(kind) = record.kind() else { return false };
@@ -123,7 +123,7 @@ fn is_about(record: &Record, granule: u32) -> bool {
     }
 }
 
-/// Whether `record` maps or unmaps `page`, or tells which streams share their tables.
+/// Whether `record` maps or unmaps `page`, or shows which streams share their tables.
 fn is_of_page(record: &Record, page: Gfn) -> bool {
     match record.kind() {
         Some(Kind::Map | Kind::Unmap | Kind::Permission) => record.payload() as u32 == page.0,
@@ -163,7 +163,7 @@ impl Asker<'_> {
                     .any(|other| self.question.whom.admits(other, self.description))
         };
         places.retain(is_asked);
-        // Who was refused there is who is asked about, unless somebody else is named.
+        // The device that was refused there is meant, unless another is named.
         let whom = &self.question.whom;
         let is_open = whom.is_anybody();
         if is_open && !refused.is_empty() && self.question.at_ns.is_none() {
@@ -216,7 +216,7 @@ impl Asker<'_> {
         }
     }
 
-    /// The answer for people: the fault, the owner, and what else there is to say.
+    /// The answer for people: the fault, the owner, and what else is known.
     fn sentences<S: Source>(
         &self,
         place: StreamPlace,

@@ -60,11 +60,11 @@ impl Folders {
         let files = files.chain([(self.plugins.join("oche.lua"), DISSECTOR)]);
         let mut written = Vec::new();
         for (path, text) in files {
-            let said = || format!("writing {}", path.display());
+            let action = || format!("writing {}", path.display());
             if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder).with_context(said)?;
+                fs::create_dir_all(folder).with_context(action)?;
             }
-            fs::write(&path, text).with_context(said)?;
+            fs::write(&path, text).with_context(action)?;
             written.push(path);
         }
         Ok(written)

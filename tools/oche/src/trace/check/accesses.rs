@@ -7,7 +7,7 @@ use oche_types::event::Event;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::{direction, many, permission};
-use super::finding::{About, Detector, Teller};
+use super::finding::{About, Detector, Reporter};
 use super::recent::{Gone, Recent};
 
 /// What is known of the time before an access.
@@ -42,15 +42,20 @@ struct Verdict {
 }
 
 /// Judges a refused access, or a write into a red zone.
-pub(super) fn judge(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
+pub(super) fn judge(
+    event: &Event,
+    record: &Record,
+    before: &Before<'_>,
+    reporter: &mut Reporter<'_>,
+) {
     match event {
-        Event::Fault { .. } => fault(event, record, before, teller),
-        _ => red_zone(event, record, before, teller),
+        Event::Fault { .. } => fault(event, record, before, reporter),
+        _ => red_zone(event, record, before, reporter),
     }
 }
 
 /// Judges a refused access.
-fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
+fn fault(event: &Event, record: &Record, before: &Before<'_>, reporter: &mut Reporter<'_>) {
     let Event::Fault { dart, stream, iova, code, is_write, .. } = *event else { return };
     let place = StreamPlace::new(dart, stream);
     let page = u32::try_from(iova / PAGE_BYTES as u64).ok().map(IovaPage);
@@ -63,8 +68,8 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Telle
             because: format!(
                 "it is mapped for the device to {} only, since {}, {}.",
                 permission(mapping.permission),
-                teller.at(mapping.since.time),
-                teller.by(&mapping.since)
+                reporter.at(mapping.since.time),
+                reporter.by(&mapping.since)
             ),
             program_counter: mapping.since.program_counter,
         }
@@ -72,7 +77,7 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Telle
         let until = gone.unmapped;
         let again = match live {
             Some(mapping) => {
-                format!(" It is mapped again since {}.", teller.at(mapping.since.time))
+                format!(" It is mapped again since {}.", reporter.at(mapping.since.time))
             }
             None => String::new(),
         };
@@ -81,38 +86,38 @@ fn fault(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Telle
             because: format!(
                 "it was mapped to guest page {:#x} from {} and unmapped at {}, {}; the fault was seen {} later.{again}",
                 gone.page.address(),
-                teller.at(gone.mapped),
-                teller.at(until.time),
-                teller.by(&until),
-                teller.between(until.time, record.time())
+                reporter.at(gone.mapped),
+                reporter.at(until.time),
+                reporter.by(&until),
+                reporter.between(until.time, record.time())
             ),
             program_counter: until.program_counter,
         }
     } else {
-        wild(live.as_ref(), code, before.missing_until, teller)
+        wild(live.as_ref(), code, before.missing_until, reporter)
     };
     let Verdict { detector, because, program_counter } = verdict;
     let message =
         format!("The device was refused a {} at {iova:#x}: {because}", direction(is_write));
-    teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
+    reporter.report(About { detector, place, iova: Some(iova), program_counter }, record, message);
 }
 
 fn wild(
     live: Option<&Mapping>,
     code: u16,
     missing_until: Option<u64>,
-    teller: &Teller<'_>,
+    reporter: &Reporter<'_>,
 ) -> Verdict {
     let because = match (live, missing_until) {
         (Some(mapping), _) => format!(
             "it is mapped now, since {}, {}: the device came before the mapping did.",
-            teller.at(mapping.since.time),
-            teller.by(&mapping.since)
+            reporter.at(mapping.since.time),
+            reporter.by(&mapping.since)
         ),
         (None, Some(until)) => {
             format!(
                 "what was mapped there is not known, for events before {} are missing.",
-                teller.at(until)
+                reporter.at(until)
             )
         }
         (None, None) if code & 1 != 0 => {
@@ -125,7 +130,7 @@ fn wild(
 }
 
 /// Judges a write into a red zone.
-fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Teller<'_>) {
+fn red_zone(event: &Event, record: &Record, before: &Before<'_>, reporter: &mut Reporter<'_>) {
     let Event::RedZone { at, offset, bytes } = *event else { return };
     let place = StreamPlace::from(at);
     let iova = at.iova.iova().saturating_add(u64::from(offset));
@@ -136,8 +141,8 @@ fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Te
             detector: Detector::UseAfterUnmap,
             because: format!(
                 "it had been unmapped at {}, {}.",
-                teller.at(gone.unmapped.time),
-                teller.by(&gone.unmapped)
+                reporter.at(gone.unmapped.time),
+                reporter.by(&gone.unmapped)
             ),
             program_counter: gone.unmapped.program_counter,
         },
@@ -145,7 +150,7 @@ fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Te
             detector: Detector::RedZoneHit,
             because: format!(
                 "nothing was mapped there; the page before it was, {}: a buffer may have been overrun.",
-                teller.by(&mapping.since)
+                reporter.by(&mapping.since)
             ),
             program_counter: mapping.since.program_counter,
         },
@@ -161,5 +166,5 @@ fn red_zone(event: &Event, record: &Record, before: &Before<'_>, teller: &mut Te
          granule; no memory of the guest was hit.",
         many(u64::from(bytes), "byte")
     );
-    teller.tell(About { detector, place, iova: Some(iova), program_counter }, record, message);
+    reporter.report(About { detector, place, iova: Some(iova), program_counter }, record, message);
 }

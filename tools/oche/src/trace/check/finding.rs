@@ -1,4 +1,4 @@
-//! What is looked for, what is found, and how it is told.
+//! The detectors, their findings, and the report of these.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use super::super::lifetime::{Mapping, StreamPlace};
 use super::super::symbols::Symbols;
 use super::super::words::{interval, seconds};
 
-/// Findings of one detector and device that are told in full; the others are counted.
-pub(super) const TOLD: u64 = 20;
+/// Findings of one detector and device that are reported in full; the others are counted.
+pub(super) const MAX_REPORTED: u64 = 20;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -94,7 +94,7 @@ impl Detector {
         matches!(self, Self::UseAfterUnmap | Self::WrongDirection | Self::WildAccess)
     }
 
-    /// Whether it finds what correct drivers do as well: told when asked for, and no error.
+    /// Whether it finds what correct drivers do as well: reported on request, and no error.
     pub fn is_hint(self) -> bool {
         matches!(self, Self::NeverUsed | Self::SharedPage)
     }
@@ -107,7 +107,7 @@ pub struct Finding {
     pub detector: Detector,
     /// Nanoseconds since Oche's start.
     pub time_ns: u64,
-    /// The CPU that told.
+    /// The CPU whose event showed it.
     pub cpu: u8,
     /// The device.
     pub device: String,
@@ -129,9 +129,9 @@ pub struct Finding {
 /// What came of a session's events.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// What was found, in the order of time: of each detector and device the first `TOLD`.
+    /// What was found, in the order of time: of each detector and device the first `MAX_REPORTED`.
     pub findings: Vec<Finding>,
-    /// How much of each was found, told or not. Hints are counted here too.
+    /// How much of each was found, reported or not. Hints are counted here too.
     pub totals: BTreeMap<&'static str, u64>,
     /// Events looked at.
     pub events: u64,
@@ -165,35 +165,43 @@ impl About {
     }
 }
 
-/// Where the detectors tell what they find.
-pub(super) struct Teller<'a> {
+/// Takes the findings of the detectors.
+pub(super) struct Reporter<'a> {
     pub(super) description: &'a Description,
-    pub(super) tells_hints: bool,
+    pub(super) reports_hints: bool,
     pub(super) report: Report,
     clock: Clock,
     symbols: &'a Symbols,
-    told: BTreeMap<(Detector, StreamPlace), u64>,
-    /// The detector, device and page of the access that was told last.
+    reported: BTreeMap<(Detector, StreamPlace), u64>,
+    /// The detector, device and page of the access that was reported last.
     last: Option<(Detector, StreamPlace, u64)>,
 }
 
-impl<'a> Teller<'a> {
+impl<'a> Reporter<'a> {
     pub(super) fn new(
         description: &'a Description,
         symbols: &'a Symbols,
-        tells_hints: bool,
+        reports_hints: bool,
     ) -> Self {
-        let (report, told, last) = (Report::default(), BTreeMap::new(), None);
-        Self { description, tells_hints, report, clock: description.clock(), symbols, told, last }
+        let (report, reported, last) = (Report::default(), BTreeMap::new(), None);
+        Self {
+            description,
+            reports_hints,
+            report,
+            clock: description.clock(),
+            symbols,
+            reported,
+            last,
+        }
     }
 
-    /// Counts what is not told.
+    /// Counts a finding that is not reported.
     pub(super) fn count(&mut self, detector: Detector) {
         *self.report.totals.entry(detector.name()).or_default() += 1;
     }
 
-    /// Tells what `record` showed.
-    pub(super) fn tell(&mut self, about: About, record: &Record, message: String) {
+    /// Reports what `record` showed.
+    pub(super) fn report(&mut self, about: About, record: &Record, message: String) {
         let About { detector, place, iova, program_counter } = about;
         self.count(detector);
         // A device fetches a command word by word: one mistake, and many refused accesses.
@@ -205,9 +213,9 @@ impl<'a> Teller<'a> {
             finding.more += 1;
             return;
         }
-        let told = self.told.entry((detector, place)).or_default();
-        *told += 1;
-        if *told > TOLD {
+        let reported = self.reported.entry((detector, place)).or_default();
+        *reported += 1;
+        if *reported > MAX_REPORTED {
             self.last = None;
             return;
         }

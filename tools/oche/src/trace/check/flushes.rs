@@ -10,7 +10,7 @@ use oche_types::addr::{Gfn, IovaPage};
 use rustc_hash::FxHashMap;
 
 use super::super::lifetime::Mapping;
-use super::finding::{About, Detector, Teller};
+use super::finding::{About, Detector, Reporter};
 
 /// Unmaps of one flush that are remembered.
 const MAX_IN_A_FLUSH: usize = 256;
@@ -36,7 +36,7 @@ pub(super) struct Flushes {
 }
 
 impl Flushes {
-    /// Events are missing: nobody is owed anything.
+    /// Events are missing: no flush is owed.
     pub(super) fn forget(&mut self) {
         self.owed.clear();
         self.cpus.clear();
@@ -61,13 +61,13 @@ impl Flushes {
         }
     }
 
-    /// A mapping was made; tells if it came where an unmap had no flush.
+    /// A mapping was made; reports if it came where an unmap had no flush.
     pub(super) fn mapped(
         &mut self,
         space: u16,
         mapping: &Mapping,
         record: &Record,
-        teller: &mut Teller<'_>,
+        reporter: &mut Reporter<'_>,
     ) {
         let current = self.current(mapping.since.cpu);
         current.mapped = Some(space);
@@ -76,11 +76,11 @@ impl Flushes {
             && let Some(index) = current.unmaps.iter().position(is_here)
         {
             let (_, _, before) = current.unmaps.swap_remove(index);
-            tell_same(mapping, before, record, teller);
+            tell_same(mapping, before, record, reporter);
         } else if !self.owed.is_empty()
             && let Some((unmapped, _)) = self.owed.remove(&(space, mapping.iova))
         {
-            tell_owed(mapping, unmapped, record, teller);
+            tell_owed(mapping, unmapped, record, reporter);
         }
     }
 
@@ -116,21 +116,21 @@ pub(super) fn tell_over(
     mapping: &Mapping,
     over: &Mapping,
     record: &Record,
-    teller: &mut Teller<'_>,
+    reporter: &mut Reporter<'_>,
 ) {
     let message = format!(
         "{:#x} was mapped to guest page {:#x} while still mapped to {:#x} (since {}, {}).",
         mapping.iova.iova(),
         mapping.page.address(),
         over.page.address(),
-        teller.at(over.since.time),
-        teller.by(&over.since)
+        reporter.at(over.since.time),
+        reporter.by(&over.since)
     );
-    teller.tell(About::mapping(Detector::DoubleMap, mapping), record, message);
+    reporter.report(About::mapping(Detector::DoubleMap, mapping), record, message);
 }
 
 /// Unmapped and mapped in one flush; it was mapped to `before`.
-fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, teller: &mut Teller<'_>) {
+fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, reporter: &mut Reporter<'_>) {
     let message = format!(
         "{:#x} went from guest page {:#x} to {:#x} within one flush: the entry was overwritten, or unmapped \
          and mapped again with no flush between. The device may still use the old page.",
@@ -138,17 +138,17 @@ fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, teller: &mut Telle
         before.address(),
         mapping.page.address()
     );
-    teller.tell(About::mapping(Detector::DoubleMap, mapping), record, message);
+    reporter.report(About::mapping(Detector::DoubleMap, mapping), record, message);
 }
 
 /// Its unmap came to light in an earlier flush, at `unmapped`, and was owed one.
-fn tell_owed(mapping: &Mapping, unmapped: u64, record: &Record, teller: &mut Teller<'_>) {
+fn tell_owed(mapping: &Mapping, unmapped: u64, record: &Record, reporter: &mut Reporter<'_>) {
     let message = format!(
         "{:#x} was taken out of the tables without a flush: that came to light in a flush made for another \
          mapping at {}, no flush of its own followed, and the address is mapped again. Until then the device \
          could use the old page.",
         mapping.iova.iova(),
-        teller.at(unmapped)
+        reporter.at(unmapped)
     );
-    teller.tell(About::mapping(Detector::UnmappedWithoutFlush, mapping), record, message);
+    reporter.report(About::mapping(Detector::UnmappedWithoutFlush, mapping), record, message);
 }

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::super::lifetime::{Mapping, StreamPlace};
 use super::super::pages::{Entry, Pages};
 use super::super::words::permission;
-use super::finding::{About, Detector, Teller};
+use super::finding::{About, Detector, Reporter};
 
 /// What a page is shared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl Entry for Use {
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
     pages: Pages<Use>,
-    /// How often events went missing. What a page's use was known as before then says nothing any
+    /// How often events went missing. What a page's use was known as before then is no evidence any
     /// more.
     era: u32,
     /// When the era began, in ticks.
@@ -80,26 +80,31 @@ impl Neighbours {
         self.merged.insert(page, time);
     }
 
-    /// Takes note of a mapping, and tells what its page is shared with, the worst of it.
+    /// Records a mapping, and reports what its page is shared with, the worst of it.
     #[inline]
-    pub(super) fn mapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+    pub(super) fn mapped(
+        &mut self,
+        mapping: &Mapping,
+        record: &Record,
+        reporter: &mut Reporter<'_>,
+    ) {
         if !self.is_counted(mapping) {
             return;
         }
         let sharing = self.update(mapping.page, |page| page.add(mapping)).flatten();
         if let Some(sharing) = sharing {
-            tell_shared(mapping, sharing, record, teller);
+            tell_shared(mapping, sharing, record, reporter);
         }
     }
 
-    /// Takes note of a permission that changed, and tells what the page is shared with if that is
+    /// Records a permission that changed, and reports what the page is shared with if that is
     /// worse now.
     pub(super) fn permitted(
         &mut self,
         mapping: &Mapping,
         before: Permission,
         record: &Record,
-        teller: &mut Teller<'_>,
+        reporter: &mut Reporter<'_>,
     ) {
         if !self.is_counted(mapping) {
             return;
@@ -109,14 +114,19 @@ impl Neighbours {
             page.add(mapping)
         });
         if let Some(sharing) = sharing.flatten().filter(|sharing| *sharing != Sharing::Streaming) {
-            tell_shared(mapping, sharing, record, teller);
+            tell_shared(mapping, sharing, record, reporter);
         }
     }
 
-    /// Takes note of an unmap, and tells if the device was to write a copy of the page and no byte
+    /// Records an unmap, and reports if the device was to write a copy of the page and no byte
     /// of it had changed.
     #[inline]
-    pub(super) fn unmapped(&mut self, mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
+    pub(super) fn unmapped(
+        &mut self,
+        mapping: &Mapping,
+        record: &Record,
+        reporter: &mut Reporter<'_>,
+    ) {
         let is_counted = self.is_counted(mapping);
         let take = |page: &mut Use| {
             if is_counted {
@@ -131,7 +141,7 @@ impl Neighbours {
         {
             let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
             if merged < mapping.since.time {
-                tell_unused(mapping, record, teller);
+                tell_unused(mapping, record, reporter);
             }
         }
     }
@@ -188,19 +198,21 @@ impl Use {
     }
 }
 
-fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, teller: &mut Teller<'_>) {
+fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, reporter: &mut Reporter<'_>) {
     let what = match sharing {
         Sharing::Root => "holds the root of a DART's tables".to_owned(),
         Sharing::Coherent { other } => {
             format!(
                 "is coherent memory (read-write, as rings are) of {}",
-                teller.description.name_of(other)
+                reporter.description.name_of(other)
             )
         }
         Sharing::Written { other } => {
-            format!("is written by {} at the same time", teller.description.name_of(other))
+            format!("is written by {} at the same time", reporter.description.name_of(other))
         }
-        Sharing::Streaming if !teller.tells_hints => return teller.count(Detector::SharedPage),
+        Sharing::Streaming if !reporter.reports_hints => {
+            return reporter.count(Detector::SharedPage);
+        }
         Sharing::Streaming => "is mapped elsewhere too".to_owned(),
     };
     let (detector, so) = match sharing {
@@ -218,19 +230,19 @@ fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, teller: &mu
         mapping.iova.iova(),
         permission(mapping.permission)
     );
-    teller.tell(About::mapping(detector, mapping), record, message);
+    reporter.report(About::mapping(detector, mapping), record, message);
 }
 
-fn tell_unused(mapping: &Mapping, record: &Record, teller: &mut Teller<'_>) {
-    if !teller.tells_hints {
-        return teller.count(Detector::NeverUsed);
+fn tell_unused(mapping: &Mapping, record: &Record, reporter: &mut Reporter<'_>) {
+    if !reporter.reports_hints {
+        return reporter.count(Detector::NeverUsed);
     }
     let message = format!(
         "{:#x} (guest page {:#x}) was mapped for the device to write for {}, and no byte of it had changed when it was \
          unmapped.",
         mapping.iova.iova(),
         mapping.page.address(),
-        teller.between(mapping.since.time, record.time())
+        reporter.between(mapping.since.time, record.time())
     );
-    teller.tell(About::mapping(Detector::NeverUsed, mapping), record, message);
+    reporter.report(About::mapping(Detector::NeverUsed, mapping), record, message);
 }

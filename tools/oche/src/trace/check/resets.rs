@@ -5,7 +5,7 @@ use oche_types::addr::Gfn;
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::words::many;
-use super::finding::{About, Detector, Teller};
+use super::finding::{About, Detector, Reporter};
 
 /// Times that a stream is cut off for which what is left mapped is looked for. Looking costs what
 /// is mapped.
@@ -28,7 +28,7 @@ impl Resets {
     }
 }
 
-/// Tells what is still mapped for `place`. What came before events went missing, at
+/// Reports what is still mapped for `place`. What came before events went missing, at
 /// `missing_until`, may be gone.
 pub(super) fn tell_left(
     place: StreamPlace,
@@ -36,7 +36,7 @@ pub(super) fn tell_left(
     missing_until: Option<u64>,
     record: &Record,
     lifetimes: &Lifetimes,
-    teller: &mut Teller<'_>,
+    reporter: &mut Reporter<'_>,
 ) {
     // The new tables' mappings come in the flush that brings the new root.
     let is_old = |mapping: &Mapping| {
@@ -51,8 +51,8 @@ pub(super) fn tell_left(
         many(left.len() as u64, "page"),
         oldest.iova.iova(),
         oldest.page.address(),
-        teller.at(oldest.since.time),
-        teller.by(&oldest.since)
+        reporter.at(oldest.since.time),
+        reporter.by(&oldest.since)
     );
     let about = About {
         detector: Detector::LeftAtReset,
@@ -60,5 +60,5 @@ pub(super) fn tell_left(
         iova: Some(oldest.iova.iova()),
         program_counter: oldest.since.program_counter,
     };
-    teller.tell(about, record, message);
+    reporter.report(about, record, message);
 }

@@ -1,7 +1,7 @@
 //! For each detector a trace with its error, which it finds, and one like it without, on which all
 //! are silent.
 
-use super::finding::TOLD;
+use super::finding::MAX_REPORTED;
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
 use oche_types::addr::Gfn;
@@ -343,7 +343,7 @@ fn a_flood_of_one_error_is_told_in_part_and_counted_in_full() {
         made.fault(0, 1, 0x1234_5678 + page * 0x1000, true, 2);
     }
     let report = report(&made);
-    assert_eq!((report.findings.len() as u64, report.errors()), (TOLD, 100));
+    assert_eq!((report.findings.len() as u64, report.errors()), (MAX_REPORTED, 100));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use oche_trace::text::Clock;
 pub(super) struct Input {
     /// The trace file
     pub(super) file: PathBuf,
-    /// Which boot of Oche, where the trace has several [default: the last]
+    /// Choose this boot of Oche where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
     boot: Option<usize>,
 }
@@ -56,13 +56,13 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
 /// Whom to ask about.
 #[derive(Debug, Args)]
 pub(super) struct WhomOptions {
-    /// Only this DART, by number
+    /// Restrict the answer to this DART, by number
     #[arg(long)]
     dart: Option<u8>,
-    /// Only this stream, by number
+    /// Restrict the answer to this stream, by number
     #[arg(long)]
     stream: Option<u8>,
-    /// Only devices whose name contains this
+    /// Restrict the answer to devices whose name contains this
     #[arg(long)]
     device: Option<String>,
 }
@@ -82,7 +82,7 @@ struct Asked {
     whom: WhomOptions,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// As JSON: docs/trace.md says what is in it
+    /// Print JSON; docs/trace.md describes it
     #[arg(long)]
     json: bool,
 }
@@ -96,7 +96,7 @@ pub(super) struct WhyArguments {
     /// The address, as the device uses it: hexadecimal, with or without 0x
     #[arg(long, value_parser = parse_address)]
     iova: u64,
-    /// The moment, in seconds since Oche's start [default: the last fault there, or the end]
+    /// Answer for this moment, in seconds since Oche's start [default: the last fault, or the end]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     at: Option<u64>,
     #[command(flatten)]
@@ -105,7 +105,7 @@ pub(super) struct WhyArguments {
 
 #[derive(Debug, Args)]
 pub(super) struct MapsArguments {
-    /// The moment, in seconds since Oche's start [default: the end]
+    /// Answer for this moment, in seconds since Oche's start [default: the end]
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     at: Option<u64>,
     #[command(flatten)]
@@ -131,12 +131,12 @@ Ends with 0 if nothing was found, 1 if something was, 2 if the trace could not b
 pub(super) struct CheckArguments {
     /// The trace file
     file: PathBuf,
-    /// Tell hints as well
+    /// Report hints too
     #[arg(long)]
     hints: bool,
     #[command(flatten)]
     symbols: SymbolOptions,
-    /// As JSON: a list with an object for each boot of Oche in the trace
+    /// Print JSON: a list with an object for each boot of Oche in the trace
     #[arg(long)]
     json: bool,
 }
@@ -203,17 +203,17 @@ impl CheckArguments {
     }
 }
 
-fn write_reports(reports: &[Report], tells_hints: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_reports(reports: &[Report], reports_hints: bool, out: &mut impl Write) -> io::Result<()> {
     for (index, report) in reports.iter().enumerate() {
         if reports.len() > 1 {
             writeln!(out, "{}boot {}", if index > 0 { "\n" } else { "" }, index + 1)?;
         }
-        write_report(report, tells_hints, out)?;
+        write_report(report, reports_hints, out)?;
     }
     Ok(())
 }
 
-fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_report(report: &Report, reports_hints: bool, out: &mut impl Write) -> io::Result<()> {
     let zero = Clock { counter_hz: 1_000_000_000, start_ticks: 0 };
     for finding in &report.findings {
         writeln!(
@@ -249,10 +249,11 @@ fn write_report(report: &Report, tells_hints: bool, out: &mut impl Write) -> io:
     if report.missing > 0 {
         writeln!(out, "{} missing: an error may be among them", many(report.missing, "event"))?;
     }
-    for detector in Detector::ALL.into_iter().filter(|detector| detector.is_hint() && !tells_hints)
+    for detector in
+        Detector::ALL.into_iter().filter(|detector| detector.is_hint() && !reports_hints)
     {
         if let Some(count) = report.totals.get(detector.name()) {
-            writeln!(out, "hints: {count} of {} (--hints tells them)", detector.name())?;
+            writeln!(out, "hints: {count} of {} (--hints reports them)", detector.name())?;
         }
     }
     Ok(())
@@ -299,7 +300,7 @@ mod tests {
         assert_eq!(parse_address("fffc3040"), Ok(0xfffc_3040));
         assert!(parse_address("nvme").is_err());
         assert_eq!(parse_address("10000000"), Ok(0x1000_0000));
-        assert_eq!(parse_address("0x4294959296"), Ok(0x42_9495_9296), "0x says what is meant");
+        assert_eq!(parse_address("0x4294959296"), Ok(0x42_9495_9296), "0x makes it hexadecimal");
         let decimal = parse_address("4294959296").expect_err("as hexadecimal it has 40 bits");
         assert_eq!(
             decimal,

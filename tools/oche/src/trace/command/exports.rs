@@ -26,7 +26,7 @@ mapped bytes, placement and flushes a second; faults as instants.")]
 pub(super) struct PerfettoArguments {
     #[command(flatten)]
     input: Input,
-    /// The file to write [default: the trace's name with .perfetto-trace for .oche]
+    /// Write this file [default: the trace's name with .perfetto-trace for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -44,10 +44,10 @@ pub(super) struct PcapngArguments {
     /// The trace file
     #[arg(required_unless_present = "wireshark_profile")]
     file: Option<PathBuf>,
-    /// Which boot of Oche, where the trace has several [default: the last]
+    /// Choose this boot of Oche where the trace has several [default: the last]
     #[arg(long, value_name = "NUMBER")]
     boot: Option<usize>,
-    /// The file to write [default: the trace's name with .pcapng for .oche]
+    /// Write this file [default: the trace's name with .pcapng for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -83,7 +83,7 @@ at their addresses before, and what `oche trace check` finds. Nothing is loaded 
 pub(super) struct ReportArguments {
     #[command(flatten)]
     input: Input,
-    /// The file to write [default: the trace's name with .html for .oche]
+    /// Write this file [default: the trace's name with .html for .oche]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
@@ -110,7 +110,7 @@ impl PerfettoArguments {
     }
 }
 
-/// Writes `path` by `write`, and says so.
+/// Writes `path` by `write`, and reports its size.
 fn export(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let bytes = write_file(path, write)?;
     crate::say!("{}: {}", path.display(), size(bytes));

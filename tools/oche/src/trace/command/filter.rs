@@ -14,19 +14,19 @@ use super::super::reader::TraceFile;
 /// Which events are shown.
 #[derive(Debug, Args)]
 pub(super) struct FilterOptions {
-    /// Only these kinds of events, by name, separated by commas (map,unmap,io_page_fault,...)
+    /// Show only these kinds of events, by name, separated by commas (map,unmap,io_page_fault,...)
     #[arg(long, value_delimiter = ',', value_parser = parse_kind)]
     kind: Vec<Kind>,
-    /// Only this DART, by number
+    /// Show only events of this DART, by number
     #[arg(long)]
     dart: Option<u8>,
-    /// Only this stream, by number
+    /// Show only events of this stream, by number
     #[arg(long)]
     stream: Option<u8>,
-    /// Only this CPU, by number
+    /// Show only events of this CPU, by number
     #[arg(long)]
     cpu: Option<u8>,
-    /// Only devices whose name contains this
+    /// Show only events of devices whose name contains this
     #[arg(long)]
     device: Option<String>,
 }

@@ -39,7 +39,7 @@ fn a_mapping_lives_from_its_flush_to_the_one_that_takes_it() {
 #[test]
 fn streams_with_one_table_root_share_their_mappings() {
     let mut made = Made::new();
-    // The first pages come before the event that tells whose tables they are in.
+    // The first pages come before the event that shows whose tables they are in.
     made.flush(1, 0, &[map(at(1, 0, 5), 70, Permission::READ_WRITE)]).attach(1, 0, Some(900));
     made.attach(1, 1, Some(900)).map(1, 1, 6, 71, Permission::READ_WRITE).attach(0, 1, Some(901));
     let lifetimes = follow(&made);

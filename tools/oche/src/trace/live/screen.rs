@@ -27,7 +27,7 @@ pub(super) struct View {
     pub(super) is_paused: bool,
     /// The order being typed, if one is.
     pub(super) typing: Option<String>,
-    /// What there is to say about the last order.
+    /// The answer to the last order.
     pub(super) message: String,
     /// What is recorded, where that is known.
     pub(super) recorded: String,

@@ -99,7 +99,7 @@ impl Source {
         }
     }
 
-    /// What is recorded, where the source can tell: lines as of `oche trace filter`.
+    /// What is recorded, where the source knows it: lines as of `oche trace filter`.
     pub(super) fn recorded(&self) -> Option<String> {
         match self {
             Self::Ram(ram) => {

@@ -17,7 +17,7 @@ use crate::trace::symbols::Symbols;
 pub(super) const HISTORY_SECONDS: usize = 120;
 /// Pages of a stream that are remembered; a device has some ten thousand.
 const MAX_PAGES: usize = 1 << 20;
-/// Places in the guest's code that are told apart.
+/// Places in the guest's code that are distinguished.
 const MAX_PLACES: usize = 1 << 16;
 /// Faults and red-zone hits that are kept to be shown.
 const MAX_ALARMS: usize = 100;
@@ -35,7 +35,7 @@ pub(super) struct State {
     pub(super) counters: Vec<(String, u64)>,
     streams: BTreeMap<(DartId, StreamId), Stream>,
     places: HashMap<u64, u64>,
-    /// Who caused what, where the trace and the symbols tell.
+    /// Who caused what, where the trace and the symbols show it.
     by: ByCaller,
     pub(super) alarms: VecDeque<Record>,
     history: VecDeque<Second>,

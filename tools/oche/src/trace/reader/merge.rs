@@ -117,8 +117,8 @@ pub trait Visitor {
     /// What is no event; never [`Item::Record`].
     fn other(&mut self, item: Item);
 
-    /// The next records of `cpu` are missing. How many, [`Visitor::other`] is told right before the
-    /// one after them.
+    /// The next records of `cpu` are missing. [`Visitor::other`] receives their number right before
+    /// the one after them.
     fn gap_begins(&mut self, cpu: usize) {
         let _ = cpu;
     }
@@ -169,7 +169,7 @@ struct CpuStream<'a> {
     /// Payload of the chunk under way; records before `at` have been given out.
     payload: Vec<u8>,
     at: usize,
-    /// Gaps to tell of before the next record.
+    /// Gaps to report before the next record.
     gaps: VecDeque<Item>,
     /// Number of the record that would follow without a gap.
     expected: u64,
@@ -215,7 +215,7 @@ impl<'a> CpuStream<'a> {
         }
     }
 
-    /// Tells `visitor` if there is a gap before the next record.
+    /// Reports to `visitor` a gap before the next record.
     fn show_gap(&self, visitor: &mut impl Visitor) {
         if !self.gaps.is_empty() {
             visitor.gap_begins(self.cpu);
@@ -251,7 +251,7 @@ impl<'a> CpuStream<'a> {
             let Some(chunk) = self.chunks.next() else { return };
             let header = &chunk.header;
             let Some(records) = self.read(chunk, source) else {
-                // Its header may be what is damaged. A sound chunk after it tells how much is
+                // Its header may be what is damaged. A sound chunk after it shows how much is
                 // missing; where none comes, its size does.
                 self.damaged =
                     self.damaged.saturating_add(chunk.bytes_present / RECORD_BYTES as u64);

@@ -67,8 +67,8 @@ pub struct Session {
 pub(super) struct RecordChunk {
     pub(super) header: ChunkHeader,
     pub(super) payload_offset: u64,
-    /// Bytes of the payload that are in the file: fewer than the header says where the file was cut
-    /// off.
+    /// Bytes of the payload that are in the file: fewer than the header gives where the file was
+    /// cut off.
     pub(super) bytes_present: u64,
 }
 

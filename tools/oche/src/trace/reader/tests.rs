@@ -198,7 +198,7 @@ fn wherever_a_file_is_cut_off_what_came_before_is_read_and_somebody_is_told() {
         let expected = (whole_chunks * 10 + partial).min(60);
         assert_eq!(records.len(), expected, "cut at {length}");
         assert!(records.iter().all(|record| originals().contains(record)));
-        assert!(!trace.warnings.is_empty(), "cut at {length} and nobody is told");
+        assert!(!trace.warnings.is_empty(), "cut at {length} without a warning");
     }
 }
 

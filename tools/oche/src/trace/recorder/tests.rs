@@ -114,7 +114,7 @@ fn without_oche_the_recording_says_so_and_what_was_there_before_stays() {
     std::fs::write(&output, "an older trace").unwrap();
     Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     assert_eq!(std::fs::read(&output).unwrap(), b"an older trace");
-    assert!(Recorder::start(&hypervisor.ram, &output.join("nowhere")).is_err(), "told at once");
+    assert!(Recorder::start(&hypervisor.ram, &output.join("nowhere")).is_err(), "reported at once");
     let missing = hypervisor.ram.with_extension("missing");
     assert_eq!(Recorder::start(&missing, &output).unwrap().finish().unwrap().sessions, 0);
 }

@@ -12,7 +12,7 @@ use super::super::words::seconds;
 pub struct Answer {
     /// The address.
     pub iova: String,
-    /// What is to be said before all else.
+    /// What comes before all else.
     pub sentences: Vec<String>,
     /// By device: its history at the address.
     pub devices: Vec<DeviceAnswer>,

@@ -61,7 +61,7 @@ impl Asker<'_> {
 
     /// What CPUs did to the page while it was watched, of the accesses in `records`.
     pub(super) fn watched_sentence(&self, records: &[Record]) -> Option<String> {
-        // A step that stored is told twice: before and after.
+        // A step that stored is reported twice: before and after.
         let accesses = records.iter().filter_map(|record| match record.event()? {
             Event::Watch {
                 at,
@@ -197,7 +197,7 @@ impl Asker<'_> {
             .of_space(place)
             .filter(|mapping| mapping.iova > self.page)
             .min_by_key(|mapping| mapping.iova);
-        let tell = |mapping: Mapping, side: &str, pages: u32| {
+        let describe = |mapping: Mapping, side: &str, pages: u32| {
             format!(
                 "{:#x} ({}, {} since {} s, {}), {} {side}",
                 mapping.iova.iova(),
@@ -208,8 +208,8 @@ impl Asker<'_> {
                 many(u64::from(pages), "page")
             )
         };
-        let below = below.map(|mapping| tell(mapping, "below", self.page.0 - mapping.iova.0));
-        let above = above.map(|mapping| tell(mapping, "above", mapping.iova.0 - self.page.0));
+        let below = below.map(|mapping| describe(mapping, "below", self.page.0 - mapping.iova.0));
+        let above = above.map(|mapping| describe(mapping, "above", mapping.iova.0 - self.page.0));
         let sides: Vec<String> = below.into_iter().chain(above).collect();
         if sides.is_empty() {
             return Some("The device had nothing mapped at all then.".into());
@@ -217,8 +217,8 @@ impl Asker<'_> {
         Some(format!("The nearest that was mapped then: {}.", sides.join(", and ")))
     }
 
-    /// What to say where no event speaks of the page.
-    pub(super) fn nobody<S: Source>(&self, trace: &TraceFile<S>, session: usize) -> Vec<String> {
+    /// The answer where no event is about the page.
+    pub(super) fn no_device<S: Source>(&self, trace: &TraceFile<S>, session: usize) -> Vec<String> {
         let whom = &self.question.whom;
         let known = places(trace, session);
         let asked: Vec<StreamPlace> =

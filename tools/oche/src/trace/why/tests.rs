@@ -124,8 +124,8 @@ fn an_address_that_no_event_speaks_of_is_answered_with_what_is_near() {
         "No event speaks of 0x104000 for nvme (DART 0 stream 1): never mapped, never refused."
     );
     assert!(answer.sentences[1].contains("4 pages below, and 0x200000"), "{}", answer.sentences[1]);
-    let nobody = Question { whom: Whom { stream: Some(7), ..Whom::default() }, ..question };
-    let answer = why(&made.open(), 0, &nobody, &Symbols::default());
+    let unknown = Question { whom: Whom { stream: Some(7), ..Whom::default() }, ..question };
+    let answer = why(&made.open(), 0, &unknown, &Symbols::default());
     assert_eq!(
         answer.sentences,
         ["The trace knows no such device. It has: nvme (DART 0 stream 1)."]
@@ -209,7 +209,7 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
         !ask(&made, 0xfffc_3040, None).devices[0]
             .sentences
             .iter()
-            .any(|said| said.contains("watched"))
+            .any(|sentence| sentence.contains("watched"))
     );
     let access = |iova, offset, is_write, how| Event::Watch {
         at: at(0, 1, iova),
@@ -232,17 +232,17 @@ fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
         WatchHow::Exact,
     ));
     let answer = ask(&made, 0xfffc_3040, None);
-    let said = answer.devices[0].sentences.last().unwrap();
+    let sentence = answer.devices[0].sentences.last().unwrap();
     assert!(
-        said.contains(
+        sentence.contains(
             "loaded from it once and stored to it once; the last was a load of 8 bytes at 0xfffc3048"
         ),
-        "{said}"
+        "{sentence}"
     );
     let (at, page, how) = (at(0, 1, 0xfffc3), Gfn(0x41234), WatchHow::Exact);
     made.event(Event::Watch { at, offset: 1, page, bytes: 1, is_write: true, how });
-    let said = ask(&made, 0xfffc_3040, None).devices[0].sentences.pop().unwrap();
-    assert!(said.contains("the last was a store of 1 byte at 0xfffc3001"), "{said}");
+    let sentence = ask(&made, 0xfffc_3040, None).devices[0].sentences.pop().unwrap();
+    assert!(sentence.contains("the last was a store of 1 byte at 0xfffc3001"), "{sentence}");
 }
 
 #[test]

@@ -1,11 +1,18 @@
 //! The half of boot that acts: what only an AArch64 CPU at EL2 can do.
+//!
+//! ```text
+//! entry -> Board's main -> prepare -> stage 2 -> the board's devices -> launch -> the guest
+//! ```
 // UNSAFETY: assembly, EL2's page tables and physical memory. What each block relies on is said
 // there; the common ground is `oche_el2`'s.
 #![expect(unsafe_code, reason = "EL2: the entry, page tables, physical memory")]
 
+pub mod board;
 pub mod entry;
 pub mod heap;
-pub mod launch;
+mod launch;
+pub mod memory;
+pub mod prepare;
 pub mod selftest;
 pub mod spin_table;
 pub mod stage1;

@@ -115,7 +115,7 @@ oche_entry:
     mov     x23, x0
     bl      oche_clean_image            // the last store with the MMU off is behind us
     // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to say so,
-    // which `launch::prepare` does, with the MMU off.
+    // which `prepare` does, with the MMU off.
     mrs     x9, id_aa64mmfr1_el1
     tst     x9, #(0xf << 8)
     b.eq    6f

@@ -20,7 +20,8 @@ use oche_engine::host::{CpuAccess, Stage2 as _};
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
 
-use crate::bare::launch::Prepared;
+use crate::bare::board::Board;
+use crate::bare::prepare::Prepared;
 
 mod probe;
 
@@ -95,9 +96,9 @@ pub fn report_time(name: &str, all_ticks: u64, rounds: u64) {
 impl Prepared {
     /// Begins the block with what every board has. Call it before the guest is loaded; [`end`] ends
     /// the block.
-    pub fn selftest(&self, board: &str, version: &str, stage2: &mut Stage2<Cpus>) {
+    pub fn selftest<B: Board>(&self, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
-        tell("oche.version", version, board, Verdict::Figure);
+        tell("oche.version", version, B::NAME, Verdict::Figure);
         let model = self.machine.tree().root().property("model");
         let model =
             model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");

@@ -159,7 +159,7 @@ impl Recorder {
 
     /// The trace for a reader in the guest, where events are recorded.
     pub fn port(&self) -> Option<TracePort> {
-        // The second half: see `oche_boot::bare::launch`.
+        // The second half: see `keep_previous` of `oche_boot::bare::prepare`.
         let (_, before) = self.memory.split_at(self.memory.len() / 2);
         let previous =
             Layout::read_previous(&before, before.len() * 8).ok().map(|layout| (before, layout));

@@ -13,9 +13,11 @@ mod watchdog;
 
 use alloc::boxed::Box;
 
+use dtoolkit::fdt::Fdt;
+use oche_boot::bare::board::Board;
 use oche_boot::bare::entry::FdtAddress;
-use oche_boot::bare::launch::{self, Board};
-use oche_el2::firmware::fatal;
+use oche_boot::bare::memory;
+use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_el2::{apple, image, mmio, panic, trap};
 use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
@@ -31,8 +33,6 @@ use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
 use power::Domains;
 
-/// What the root node of every M1 Mac's device tree is compatible with.
-const COMPATIBLE: &str = "apple,t8103";
 /// Where DRAM begins. Source: m1n1 `src/kboot.c`; Asahi documentation `hw/soc/memmap.md`.
 const DRAM: u64 = 0x8_0000_0000;
 /// What the end of DRAM is a multiple of, in bytes: every M1 has 8 or 16 GiB.
@@ -40,48 +40,71 @@ const DRAM_STEP: u64 = 1 << 30;
 
 oche_boot::entry!(main, "m1");
 
+/// The board.
+struct M1;
+
+impl Board for M1 {
+    const NAME: &'static str = "m1";
+    /// What the root node of every M1 Mac's device tree is compatible with.
+    const COMPATIBLE: &'static str = "apple,t8103";
+    const INCOMPATIBLE: &'static str = "this is no M1: the FDT names no apple,t8103";
+    const RESERVES_IMAGE: bool = true;
+
+    /// An upper bound of what the engine, the NVMe driver and the trace's port take of the heap.
+    fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
+        let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
+        let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
+        let isolation = Isolation::default();
+        let darts = MAX_DARTS;
+        Configuration { darts, ram: &ram, pool, isolation }.heap_bytes() as u64
+            + nvme::HEAP_BYTES
+            + oche_platform::port::HEAP_BYTES
+    }
+
+    /// From the first byte of DRAM to the last, RAM apart: firmware's carve-outs.
+    fn around_ram(ram: &RangeList) -> PhysRange {
+        let end = ram.as_slice().iter().map(|range| range.end).max().unwrap_or(0);
+        let start = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
+        if start < DRAM {
+            return PhysRange::default();
+        }
+        PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
+    }
+
+    /// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT
+    /// that is refused.
+    fn on_fdt(blob: &[u8]) {
+        match framebuffer::find(blob) {
+            Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
+            Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => {
+                console::keep_screen(memory)
+            }
+            Some(Found::Memory(_)) | None => {}
+        }
+    }
+}
+
 fn main(fdt: FdtAddress) -> ! {
     console::begin();
     mmio::take_pending();
     log::info!("Oche {} on m1", env!("CARGO_PKG_VERSION"));
-    let board = Board { engine_bytes, around_ram, reserves_image: true, on_fdt };
-    let prepared = launch::prepare(fdt, board);
-    if !prepared.machine.has_compatible(COMPATIBLE) {
-        fatal(format_args!("this is no M1: the FDT names no {COMPATIBLE}"));
-    }
-    if !apple::is_apple() {
-        log::info!("the CPU is not Apple's: its own registers stay untouched");
-    }
-    launch::map_registers(watchdog::REGISTERS);
-    if prepared.options.panic_resets {
-        panic::set_panic_action(watchdog::reset);
-    }
-    if !prepared.options.has_windows {
-        log::info!("sub-page windows are not used: oche.windows=0");
-    }
-    let all = found::darts(prepared.machine.tree());
+    let prepared = prepare::<M1>(fdt);
+    apply_options(&prepared);
+    let tree = prepared.machine.tree();
+    let all = found::darts(tree);
     let hardware = hardware::Registers::map(&all);
     let count = found::mediated(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
     let mut holes = guest::report(&all, &mut darts);
-    console::watch_power(Domains::map(found::power(prepared.machine.tree(), console::UART.start)));
-    let controller = found::nvme(prepared.machine.tree());
-    let controller = controller.map(|start| {
-        ans::Controller::at(start, Domains::map(found::power(prepared.machine.tree(), start)))
-    });
-    if let Some(controller) = &controller {
-        let [_, doorbells] = controller.pages();
-        log::info!(
-            "nvme: pages that its commands name are at home while it uses them; doorbells at {doorbells}"
-        );
-        holes.extend(controller.pages());
-    }
+    console::watch_power(Domains::map(found::power(tree, console::UART.start)));
+    let controller = nvme_controller(tree);
+    holes.extend(controller.iter().flat_map(ans::Controller::pages));
     let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
-    let line = has_trace.then(|| port::line(prepared.machine.tree())).flatten();
+    let line = has_trace.then(|| port::line(tree)).flatten();
     holes.extend(line.map(|_| WINDOW));
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
-        prepared.selftest("m1", env!("CARGO_PKG_VERSION"), &mut stage2);
+        prepared.selftest::<M1>(env!("CARGO_PKG_VERSION"), &mut stage2);
         selftest::darts(&all, &mut darts);
         selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
@@ -97,7 +120,7 @@ fn main(fdt: FdtAddress) -> ! {
         trace: prepared.layout.trace,
         trace_layout: prepared.trace_layout(),
         trace_orders: prepared.options.trace_orders.unwrap_or(""),
-        // Nothing on this board says what time it is before a kernel does.
+        // Nothing on this board knows the time before a kernel does.
         wall_clock_nanoseconds: None,
         set_port_interrupt: line.map(port::interrupt),
     });
@@ -105,35 +128,27 @@ fn main(fdt: FdtAddress) -> ! {
     prepared.launch(None, line.map(|line| line.port()))
 }
 
-/// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT
-/// that is refused.
-fn on_fdt(blob: &[u8]) {
-    match framebuffer::find(blob) {
-        Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
-        Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => {
-            console::keep_screen(memory)
-        }
-        Some(Found::Memory(_)) | None => {}
+/// Carries out the options that only this board has, and logs what follows from them.
+fn apply_options(prepared: &Prepared) {
+    if !apple::is_apple() {
+        log::info!("the CPU is not Apple's: its own registers stay untouched");
+    }
+    memory::map_registers(watchdog::REGISTERS);
+    if prepared.options.panic_resets {
+        panic::set_panic_action(watchdog::reset);
+    }
+    if !prepared.options.has_windows {
+        log::info!("sub-page windows are not used: oche.windows=0");
     }
 }
 
-/// From the first byte of DRAM to the last, RAM apart: firmware's carve-outs.
-fn around_ram(ram: &RangeList) -> PhysRange {
-    let end = ram.as_slice().iter().map(|range| range.end).max().unwrap_or(0);
-    let start = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
-    if start < DRAM {
-        return PhysRange::default();
-    }
-    PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
-}
-
-/// An upper bound of what the engine, the NVMe driver and the trace's port take of the heap.
-fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
-    let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-    let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-    let isolation = Isolation::default();
-    let darts = MAX_DARTS;
-    Configuration { darts, ram: &ram, pool, isolation }.heap_bytes() as u64
-        + nvme::HEAP_BYTES
-        + oche_platform::port::HEAP_BYTES
+/// The NVMe controller, if the FDT names one.
+fn nvme_controller(tree: &Fdt<'_>) -> Option<ans::Controller> {
+    let start = found::nvme(tree)?;
+    let controller = ans::Controller::at(start, Domains::map(found::power(tree, start)));
+    let [_, doorbells] = controller.pages();
+    log::info!(
+        "nvme: pages that its commands name are at home while it uses them; doorbells at {doorbells}"
+    );
+    Some(controller)
 }

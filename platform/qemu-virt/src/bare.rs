@@ -5,9 +5,10 @@
 mod not_el2;
 mod uart;
 
+use oche_boot::bare::board::Board;
 use oche_boot::bare::entry::FdtAddress;
-use oche_boot::bare::heap;
-use oche_boot::bare::launch::{self, Board};
+use oche_boot::bare::prepare::{Prepared, prepare};
+use oche_boot::bare::{heap, memory};
 use oche_boot::guest_fdt::VirtioPort;
 use oche_boot::layout::{HEAP_BYTES, Layout};
 use oche_el2::device::{self, IoError};
@@ -15,12 +16,14 @@ use oche_el2::fault::{Fault, Platform, Resume};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
-use oche_el2::stage2::Lookup;
+use oche_el2::stage2::{Lookup, Stage2};
+use oche_el2::tlb::Cpus;
 use oche_el2::{console, trap, trapped_page};
 use oche_engine::host::CpuAccess;
 use oche_engine::{Configuration, Isolation};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup, TrapContext};
 use oche_platform::panic_trace;
+use oche_platform::port::SetInterrupt;
 use oche_platform::recorder::IS_COMPILED_IN;
 use oche_qemu_virt::darts::{dart_at, dart_window, describe};
 use oche_qemu_virt::gic::{DISTRIBUTOR, SharedInterrupt};
@@ -49,47 +52,92 @@ const DARTS: usize = MAX_DARTS as usize;
 
 oche_boot::entry!(main, "qemu-virt");
 
+/// The board. Its firmware keeps nothing: no place needs a mapping in pages.
+struct QemuVirt;
+
+impl Board for QemuVirt {
+    const NAME: &'static str = "qemu-virt";
+    const COMPATIBLE: &'static str = SMMU_COMPATIBLE;
+    const INCOMPATIBLE: &'static str =
+        "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)";
+    const RESERVES_IMAGE: bool = false;
+
+    /// An upper bound of what the engine, the SMMU's tables and the trace's port take of the heap.
+    fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
+        let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
+        let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
+        let isolation = Isolation::default();
+        Configuration { darts: DARTS, ram: &ram, pool, isolation }.heap_bytes() as u64
+            + oche_platform::port::HEAP_BYTES
+    }
+}
+
 fn main(fdt: FdtAddress) -> ! {
-    launch::map_registers(uart::REGISTERS);
-    launch::map_registers(SMMU);
-    launch::map_registers(DISTRIBUTOR);
-    launch::map_registers(RTC);
+    for registers in [uart::REGISTERS, SMMU, DISTRIBUTOR, RTC] {
+        memory::map_registers(registers);
+    }
     console::set(&Pl011);
     // QEMU itself answers PSCI by SMC when the machine has an EL2: true before the FDT is believed.
     firmware::set_present(true);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
-    let prepared = launch::prepare(
-        fdt,
-        // Every CPU's border is where virt's memory map says: no place needs care.
-        Board {
-            engine_bytes,
-            around_ram: |_| PhysRange::default(),
-            reserves_image: false,
-            on_fdt: |_| (),
-        },
-    );
-    if !prepared.machine.has_compatible(SMMU_COMPATIBLE) {
-        fatal(format_args!(
-            "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)"
-        ));
-    }
+    let prepared = prepare::<QemuVirt>(fdt);
     let windows: [PhysRange; DARTS] =
         core::array::from_fn(|index| DartId::new(index).map_or(PhysRange::default(), dart_window));
     let [first, second, third] = windows;
     let mut stage2 = prepared.stage2(&[SMMU, first, second, third, port::WINDOW]);
     if prepared.options.selftest {
-        prepared.selftest("qemu-virt", env!("CARGO_PKG_VERSION"), &mut stage2);
+        prepared.selftest::<QemuVirt>(env!("CARGO_PKG_VERSION"), &mut stage2);
         oche_boot::bare::selftest::end();
     }
     let map = prepared.options.iommu_map.map_or_else(Choice::default, choice);
     panic_trace::register(prepared.layout.trace, prepared.trace_layout());
-    // SAFETY: virt's SMMUv3 is there, mapped as device memory above, and hidden from the guest.
-    let registers = unsafe { Registers::at(SMMU.start as usize) };
-    // SAFETY: virt's distributor is there and was mapped as device memory above.
-    let port_interrupt = unsafe { SharedInterrupt::new(port::INTERRUPT) };
+    let emulated_darts = emulate_darts(&prepared, stage2, IommuMap::of(&map));
+    #[cfg(feature = "measure-trace")]
+    let emulated_darts = measured(emulated_darts);
+    let emulated_darts = SpinLock::new(emulated_darts);
+    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
+    let darts = Darts {
+        windows: &windows,
+        interrupt: EVENT_INTERRUPT,
+        replaces: SMMU_COMPATIBLE,
+        map: &map,
+    };
+    let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
+    let port = VirtioPort {
+        window: port::WINDOW,
+        interrupt_parent: None,
+        interrupt: [0, port::INTERRUPT, EDGE_RISING],
+    };
+    prepared.launch(Some(&darts), has_port.then_some(port))
+}
+
+/// Brings up the SMMU, and the DARTs that it stands in for.
+fn emulate_darts(
+    prepared: &Prepared,
+    stage2: Stage2<Cpus>,
+    connections: IommuMap,
+) -> EmulatedDarts<Smmu> {
     let (used_before, _) = heap::usage();
-    let connections = IommuMap::of(&map);
-    let description = describe(&connections);
+    let emulated_darts = EmulatedDarts::new(Setup {
+        description: &describe(&connections),
+        iommu: bring_up_smmu(connections),
+        ram: prepared.layout.guest.as_slice(),
+        pool: prepared.layout.pool,
+        isolation: prepared.options.isolation,
+        stage2,
+        trace: prepared.layout.trace,
+        trace_layout: prepared.trace_layout(),
+        trace_orders: prepared.options.trace_orders.unwrap_or(""),
+        wall_clock_nanoseconds: read_wall_clock(),
+        set_port_interrupt: Some(port_interrupt()),
+    });
+    check_heap(used_before, &prepared.layout);
+    emulated_darts
+}
+
+fn bring_up_smmu(connections: IommuMap) -> Smmu {
+    // SAFETY: virt's SMMUv3 is there, mapped as device memory by `main`, and hidden from the guest.
+    let registers = unsafe { Registers::at(SMMU.start as usize) };
     let smmu = Smmu::new(registers, connections, DARTS * STREAMS);
     let smmu = smmu.unwrap_or_else(|reason| {
         fatal(format_args!("the SMMU cannot stand in for a DART: {reason:?}"));
@@ -103,41 +151,18 @@ fn main(fdt: FdtAddress) -> ! {
         layout.commands,
         layout.events
     );
-    let emulated_darts = EmulatedDarts::new(Setup {
-        iommu: smmu,
-        description: &description,
-        ram: prepared.layout.guest.as_slice(),
-        pool: prepared.layout.pool,
-        isolation: prepared.options.isolation,
-        stage2,
-        trace: prepared.layout.trace,
-        trace_layout: prepared.trace_layout(),
-        trace_orders: prepared.options.trace_orders.unwrap_or(""),
-        wall_clock_nanoseconds: read_wall_clock(),
-        set_port_interrupt: Some(alloc::boxed::Box::new(move |is_up| {
-            if is_up {
-                port_interrupt.raise();
-            }
-        })),
-    });
-    check_heap(used_before, &prepared.layout);
-    #[cfg(feature = "measure-trace")]
-    let emulated_darts = measured(emulated_darts);
-    let emulated_darts = SpinLock::new(emulated_darts);
-    trap::set_platform(alloc::boxed::Box::leak(alloc::boxed::Box::new(Virt { emulated_darts })));
-    let has_port = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
-    let darts = Darts {
-        windows: &windows,
-        interrupt: EVENT_INTERRUPT,
-        replaces: SMMU_COMPATIBLE,
-        map: &map,
-    };
-    let port = VirtioPort {
-        window: port::WINDOW,
-        interrupt_parent: None,
-        interrupt: [0, port::INTERRUPT, EDGE_RISING],
-    };
-    prepared.launch(Some(&darts), has_port.then_some(port))
+    smmu
+}
+
+/// Raises the interrupt of the trace port.
+fn port_interrupt() -> SetInterrupt {
+    // SAFETY: virt's distributor is there and was mapped as device memory by `main`.
+    let interrupt = unsafe { SharedInterrupt::new(port::INTERRUPT) };
+    alloc::boxed::Box::new(move |is_up| {
+        if is_up {
+            interrupt.raise();
+        }
+    })
 }
 
 /// What `oche.iommu-map` says.
@@ -167,21 +192,14 @@ fn measured(mut emulated_darts: EmulatedDarts<Smmu>) -> EmulatedDarts<Smmu> {
 /// Holds the engine to its own bound, which the heap's size was made of.
 fn check_heap(used_before: usize, layout: &Layout) {
     let (used, _) = heap::usage();
-    let (taken, bound) =
-        ((used - used_before) as u64, engine_bytes(layout.guest.total(), layout.pool.size()));
+    let (taken, bound) = (
+        (used - used_before) as u64,
+        QemuVirt::engine_bytes(layout.guest.total(), layout.pool.size()),
+    );
     log::info!("engine: {} of at most {} KiB of heap", taken >> 10, (bound + HEAP_BYTES) >> 10);
     if taken > bound + HEAP_BYTES {
         fatal(format_args!("the engine took {taken} bytes of heap, more than the {bound} it said"));
     }
-}
-
-/// An upper bound of what the engine, the SMMU's tables and the trace's port take of the heap.
-fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
-    let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
-    let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
-    let isolation = Isolation::default();
-    Configuration { darts: DARTS, ram: &ram, pool, isolation }.heap_bytes() as u64
-        + oche_platform::port::HEAP_BYTES
 }
 
 /// The guest's DMA, behind one lock.

@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use oche_boot::bare::launch;
+use oche_boot::bare::memory;
 use oche_el2::device::{IoError, IoResult};
 use oche_el2::lock::SpinLock;
 use oche_el2::mmio;
@@ -42,7 +42,7 @@ impl Controller {
             commands: SpinLock::new(Ans::new()),
             refusals: AtomicU32::new(0),
         };
-        controller.pages().into_iter().for_each(launch::map_registers);
+        controller.pages().into_iter().for_each(memory::map_registers);
         controller
     }
 

@@ -3,7 +3,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use oche_boot::bare::launch;
+use oche_boot::bare::memory;
 use oche_el2::console::{self, Console};
 use oche_el2::lock::{Once, SpinLock};
 use oche_el2::{mmio, panic, percpu};
@@ -51,14 +51,14 @@ struct Early {
 
 /// Speaks on the serial port from now on.
 pub(super) fn begin() {
-    launch::map_registers(UART);
+    memory::map_registers(UART);
     console::set(&TeeConsole);
 }
 
 /// Keeps the memory of a screen on which no text can be shown, to fill it with white if Oche cannot
 /// go on.
 pub(super) fn keep_screen(memory: PhysRange) {
-    if launch::map_screen(memory).is_ok() {
+    if memory::map_screen(memory).is_ok() {
         PLAIN.set(memory);
     }
 }
@@ -70,7 +70,7 @@ pub(super) fn watch_power(domains: Domains) {
 
 /// Speaks on the screen too, and repeats what was said before.
 pub(super) fn open_screen(framebuffer: Framebuffer) {
-    if launch::map_screen(framebuffer.memory).is_err() {
+    if memory::map_screen(framebuffer.memory).is_err() {
         return log::warn!("EL2 cannot map the framebuffer at {}", framebuffer.memory);
     }
     let screen = Screen::new(framebuffer, Memory(framebuffer.memory, framebuffer.format));

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_boot::bare::launch;
+use oche_boot::bare::memory;
 use oche_el2::mmio;
 use oche_m1::darts::{BusError, Hardware};
 use oche_m1::found::{Found, Power, mediated};
@@ -23,7 +23,7 @@ impl Registers {
     /// Maps what the driver needs. Touches nothing.
     pub(super) fn map(all: &[Found]) -> Self {
         let darts = mediated(all).map(|(_, dart)| {
-            launch::map_registers(dart.registers);
+            memory::map_registers(dart.registers);
             (dart.registers.start, Domains::map(dart.power.clone()))
         });
         Self { darts: darts.collect() }

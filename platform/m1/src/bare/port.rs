@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use core::ptr;
 
 use dtoolkit::fdt::Fdt;
-use oche_boot::bare::launch;
+use oche_boot::bare::memory;
 use oche_m1::aic::{self, Line};
 use oche_platform::port::SetInterrupt;
 
@@ -13,7 +13,7 @@ use oche_platform::port::SetInterrupt;
 pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
     let line = aic::free_line(tree);
     match &line {
-        Some(line) => launch::map_registers(line.registers()),
+        Some(line) => memory::map_registers(line.registers()),
         None => log::warn!("the trace has no port: the FDT names no apple,aic with a free line"),
     }
     line
@@ -21,7 +21,7 @@ pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
 
 /// How many lines the controller has, and whether the port's is one of them.
 pub(super) fn lines(line: &Line) -> (u32, bool) {
-    launch::map_registers(line.information());
+    memory::map_registers(line.information());
     // SAFETY: mapped as Device memory; reading how many lines there are has no side effect.
     line.is_among(unsafe { ptr::read_volatile(line.info() as *const u32) })
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use core::ptr;
 
-use oche_boot::bare::launch;
+use oche_boot::bare::memory;
 use oche_m1::found::Power;
 use oche_types::range::{PAGE, PhysRange};
 
@@ -15,7 +15,7 @@ impl Domains {
     /// Maps `registers`.
     pub(super) fn map(registers: Vec<u64>) -> Self {
         for register in &registers {
-            launch::map_registers(PhysRange { start: *register, end: register + 4 }.grown_to(PAGE));
+            memory::map_registers(PhysRange { start: *register, end: register + 4 }.grown_to(PAGE));
         }
         Self(registers)
     }

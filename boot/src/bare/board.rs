@@ -1,0 +1,34 @@
+//! What a board decides about boot.
+
+use oche_types::range::{PhysRange, RangeList};
+
+/// A board's policy for boot. The board's `main` walks the steps: [`prepare`], [`stage2`], its own
+/// devices, [`launch`].
+///
+/// [`prepare`]: crate::bare::prepare::prepare
+/// [`stage2`]: crate::bare::prepare::Prepared::stage2
+/// [`launch`]: crate::bare::prepare::Prepared::launch
+pub trait Board {
+    /// The board's name in the log and in the self-test.
+    const NAME: &'static str;
+    /// A `compatible` string that the FDT must contain.
+    const COMPATIBLE: &'static str;
+    /// The message with which boot ends where the FDT does not contain it.
+    const INCOMPATIBLE: &'static str;
+    /// The guest's `/memory` keeps the range of Oche's image, as a reservation: a guest that uses
+    /// the first range alone (U-Boot) would otherwise lose the memory behind the image.
+    const RESERVES_IMAGE: bool;
+
+    /// Bytes of heap that the engine and the board's drivers need, for `ram_bytes` of RAM and a
+    /// pool of `pool_bytes`.
+    fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64;
+
+    /// Memory around RAM whose borders only firmware knows: stage 2 maps it page by page.
+    fn around_ram(_ram: &RangeList) -> PhysRange {
+        PhysRange::default()
+    }
+
+    /// Called with the FDT as soon as its bytes can be read, before any of it is checked. A board
+    /// opens its screen here, so that it shows why an FDT is refused.
+    fn on_fdt(_blob: &[u8]) {}
+}

@@ -1,0 +1,232 @@
+//! From an FDT address to a plan of the memory: what firmware and the packer left, read and checked.
+//!
+//! Every step either succeeds or ends in one line `oche: fatal: ...` and the machine off.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use oche_el2::fiq::{self, Route};
+use oche_el2::firmware::{self, fatal};
+use oche_el2::{cpu_setup, features, image};
+use oche_trace::directory;
+use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
+
+use crate::bare::board::Board;
+use crate::bare::entry::FdtAddress;
+use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
+use crate::bare::{heap, stage1};
+use crate::blob;
+use crate::header::{self, HEADER_BYTES, Kernel};
+use crate::layout::{Layout, Request};
+use crate::machine::Machine;
+use crate::options::{Options, retired};
+use crate::payload::{self, Item, MAX_HEADER_BYTES};
+
+/// Everything that is known before the guest is loaded.
+///
+/// It refers to firmware's FDT and to the payload, which lie in memory that becomes the guest's: it
+/// ends when [`Prepared::launch`] takes it.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The machine, as firmware describes it.
+    pub machine: Machine<'static>,
+    /// What was chosen.
+    pub options: Options<'static>,
+    /// Where everything goes.
+    pub layout: Layout,
+    /// The guest's kernel, as it was packed.
+    pub(super) kernel_file: PhysRange,
+    /// The initrd, where the guest will read it.
+    pub(super) initrd: Option<PhysRange>,
+    /// [`Board::around_ram`].
+    pub(super) around_ram: PhysRange,
+    /// DRAM in which both stages map pages alone: see [`below_image`].
+    pub(super) by_page: PhysRange,
+    /// [`Board::RESERVES_IMAGE`].
+    pub(super) reserves_image: bool,
+}
+
+/// Reads the FDT, maps RAM, reads payload and options, plans the memory, and opens the heap.
+pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
+    static ONCE: AtomicBool = AtomicBool::new(false);
+    assert!(!ONCE.swap(true, Ordering::Relaxed), "memory is given out once");
+    if !features::has_host_extensions() {
+        fatal(format_args!("this CPU has no VHE (FEAT_VHE), which Oche needs"));
+    }
+    let machine = read_machine::<B>(fdt);
+    cpu_setup::check_entry();
+    firmware::set_present(machine.has_psci_smc);
+    let image = image::range();
+    if !machine.ram.covers(&image) {
+        fatal(format_args!("Oche's image at {image} is not in RAM"));
+    }
+    let files = PackedFiles::find(&machine.ram, image);
+    let options = read_options(&machine, files.options);
+    let (kernel_file, kernel) = files.kernel();
+    let trace = directory::Layout::new(machine.affinities().len(), options.trace_bytes as usize);
+    let around_ram = B::around_ram(&machine.ram);
+    let by_page = below_image(around_ram, &machine.ram);
+    let initrd = files.initrd.or(machine.initrd);
+    let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob().len() as u64 };
+    let request = Request {
+        ram: &machine.ram,
+        firmware: &machine.reserved,
+        image,
+        // The options' text too: the command line is read from it when the guest's FDT is written.
+        sources: &[blob, kernel_file, files.options],
+        initrd,
+        kernel,
+        pool_bytes: options.pool_bytes,
+        trace_bytes: trace_bytes(trace),
+        engine_bytes: B::engine_bytes,
+        more_tables: around_ram.size().div_ceil(BLOCK) + 2,
+        by_page,
+        keeps_image: B::RESERVES_IMAGE,
+        address_limit: 1 << stage1::ADDRESS_BITS,
+    };
+    let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    open_memory(&layout, &machine.ram, trace);
+    let reserves_image = B::RESERVES_IMAGE;
+    Prepared { machine, options, layout, kernel_file, initrd, around_ram, by_page, reserves_image }
+}
+
+/// Reads the FDT at `fdt` and checks that it describes the board `B`.
+fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
+    let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
+    if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
+        fatal(format_args!("x0 is no FDT address: {:#x}", fdt.0));
+    }
+    // Read-write, like the RAM that it lies in: what is mapped first stays.
+    map_memory(first.grown_to(PAGE));
+    let Some(size) = blob::total_size(bytes(first)) else {
+        fatal(format_args!("no FDT at {:#x}", fdt.0));
+    };
+    let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };
+    map_memory(whole.grown_to(PAGE));
+    B::on_fdt(bytes(whole));
+    let machine = Machine::read(bytes(whole));
+    let machine = machine.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+    if !machine.has_compatible(B::COMPATIBLE) {
+        fatal(format_args!("{}", B::INCOMPATIBLE));
+    }
+    machine
+}
+
+/// Where the files that were packed with Oche lie in RAM.
+struct PackedFiles {
+    options: PhysRange,
+    kernel: Option<PhysRange>,
+    initrd: Option<PhysRange>,
+}
+
+impl PackedFiles {
+    /// Reads the payload's header, behind the image, and maps the payload.
+    fn find(ram: &RangeList, image: PhysRange) -> Self {
+        let start = image.end;
+        let in_ram = ram.as_slice().iter().find(|range| range.contains(start));
+        let room = in_ram.map_or(0, |range| range.end - start);
+        // The packer wrote the length of the whole file into the header of Oche's image.
+        let length = own_image_size(image).saturating_sub(image.size()).min(room);
+        let header = PhysRange { start, end: start + room.min(MAX_HEADER_BYTES as u64) };
+        // The rest of RAM waits for its tables.
+        map_memory(PhysRange { end: header.end.max(start + length), ..header }.grown_to(PAGE));
+        let payload = payload::parse(bytes(header), length)
+            .unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
+        let place = |item: Item| PhysRange {
+            start: start + item.offset,
+            end: start + item.offset + item.length,
+        };
+        Self {
+            options: payload.options.map(place).unwrap_or_default(),
+            kernel: payload.kernel.map(place),
+            initrd: payload.initrd.map(place),
+        }
+    }
+
+    /// The kernel's file, and what its header asks for.
+    fn kernel(&self) -> (PhysRange, Kernel) {
+        let Some(file) = self.kernel else {
+            fatal(format_args!("the payload has no guest kernel"))
+        };
+        let end = file.end.min(file.start + HEADER_BYTES as u64);
+        let kernel = header::parse_kernel(bytes(PhysRange { end, ..file }), file.size());
+        (file, kernel.unwrap_or_else(|error| fatal(format_args!("{}", error.reason()))))
+    }
+}
+
+fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static> {
+    let mut options = Options::default();
+    let mut complain = |name: &str| match retired(name) {
+        Some(why) => log::warn!("not an option any more: {name}: {why}"),
+        None => log::warn!("option ignored: {name}"),
+    };
+    match str::from_utf8(bytes(text)) {
+        Ok(text) => options.take_text(text, &mut complain),
+        Err(_) => log::warn!("options ignored: not UTF-8"),
+    }
+    machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
+    log::set_max_level(options.log.0);
+    fiq::set_route(options.fiq);
+    if options.fiq == Route::Virtual {
+        log::info!("FIQs are injected by EL2, which takes exits: oche.fiq=virtual");
+    }
+    options
+}
+
+/// What the `Image` header in front of Oche says of its size, in bytes.
+fn own_image_size(image: PhysRange) -> u64 {
+    let at = (image.start + header::IMAGE_SIZE as u64) as *const u64;
+    // SAFETY: in Oche's own text, which is mapped and never written.
+    unsafe { at.read_volatile() }
+}
+
+/// DRAM below Oche's image, in which both stages map pages alone: the memory that CTRR names lies
+/// somewhere in there.
+fn below_image(around: PhysRange, ram: &RangeList) -> PhysRange {
+    let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
+    let start = if around.is_empty() { lowest } else { around.start.min(lowest) };
+    PhysRange { start, end: align_up(image::range().start, BLOCK) }
+}
+
+/// Maps all RAM, opens the heap, and clears what Oche uses for tables and trace.
+fn open_memory(layout: &Layout, ram: &RangeList, trace: directory::Layout) {
+    log::debug!("heap {}, tables {}, EL2's {}", layout.heap, layout.tables, layout.own_tables);
+    // SAFETY: Oche's own memory by the layout, not yet in use; `prepare` runs once.
+    unsafe { supply_tables(layout.own_tables) };
+    map_ram(ram, layout.image);
+    // SAFETY: the layout took the heap out of everything else, and `prepare` runs once.
+    unsafe { heap::give(layout.heap) };
+    let (_, total) = heap::usage();
+    assert!(
+        total as u64 == layout.heap.size(),
+        "the heap is {total} bytes, planned was {}",
+        layout.heap
+    );
+    for range in [keep_previous(trace, layout.trace), layout.tables] {
+        // SAFETY: Oche's own memory by the same layout, mapped above, not yet in use.
+        unsafe { clear(range) };
+    }
+}
+
+/// Room for this boot's trace, and as much behind it for what the boot before left.
+fn trace_bytes(trace: directory::Layout) -> u64 {
+    let bytes = (trace.total_bytes() as u64).next_multiple_of(BLOCK);
+    if trace.ring_records() == 0 { bytes } else { 2 * bytes }
+}
+
+/// Saves the rings of the boot before, if it was as large and its memory still holds them: a trace
+/// up to a panic or a reset is worth most. Returns the part of `trace` that is to be cleared.
+fn keep_previous(layout: directory::Layout, trace: PhysRange) -> PhysRange {
+    if layout.ring_records() == 0 {
+        return trace;
+    }
+    let half = (trace.size() / 2) as usize;
+    let now = core::ptr::with_exposed_provenance::<AtomicU64>(trace.start as usize);
+    // SAFETY: Oche's own memory by the layout, mapped above, 2 MiB aligned, and not yet in use; all
+    // bytes are words.
+    let words = unsafe { core::slice::from_raw_parts(now, half / 4) };
+    let (now, before) = words.split_at(half / 8);
+    if directory::keep_previous(&now, &before, half) {
+        log::info!("the trace of the boot before is kept");
+    }
+    PhysRange { end: trace.start + half as u64, ..trace }
+}

@@ -165,7 +165,7 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static>
     }
     machine.chosen_options(&mut |name, value| options.take(name, value, &mut complain));
     log::set_max_level(options.log.0);
-    fiq::set_route(options.fiq);
+    fiq::hw::set_route(options.fiq);
     if options.fiq == Route::Virtual {
         log::info!("FIQs are injected by EL2, which takes exits: oche.fiq=virtual");
     }

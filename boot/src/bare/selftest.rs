@@ -128,7 +128,7 @@ impl Prepared {
         scratch.stage2_changes(stage2);
         large_block(self.layout.guest.as_slice(), self.layout.image.end);
         interrupts();
-        fiq::set_route(self.options.fiq);
+        fiq::hw::set_route(self.options.fiq);
         cpu_setup::reset_guest();
         cpu_setup::configure();
     }
@@ -307,13 +307,13 @@ fn interrupts() {
     HCR_EL2.set(plain | VIRTUAL_FIQ);
     report_interrupt("fiq.injected", probe::interrupt(probe::Source::Pending, limit));
     HCR_EL2.set(plain);
-    let has_fiqs = fiq::has_fiqs();
+    let has_fiqs = fiq::hw::has_fiqs();
     let sources = [
         ("virtual-timer", probe::Source::VirtualTimer),
         ("physical-timer", probe::Source::PhysicalTimer),
     ];
     for (way, route) in [("fiq", Route::Direct), ("fiq.by-el2", Route::Virtual)] {
-        fiq::set_route(route);
+        fiq::hw::set_route(route);
         for (timer, source) in sources {
             let name = alloc::format!("{way}.{timer}");
             if has_fiqs {

@@ -6,10 +6,7 @@
 //! never ends is cut, and that is all.
 
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub use hw::{frame_pointer, of};
+pub mod hw;
 
 /// Frames that are followed at the most.
 pub const MAX_FRAMES: usize = 12;

@@ -35,7 +35,7 @@ pub fn configure() {
     configure_fine_traps();
     configure_timers();
     configure_debug();
-    fiq::configure();
+    fiq::hw::configure();
     // The guest sees the CPU that it runs on.
     VpidrEl2.write(MidrEl1.read());
     VmpidrEl2.write(MpidrEl1.read());
@@ -89,7 +89,7 @@ fn configure_traps() {
     if id_field(pfr1, 8) >= 2 {
         value += HCR_EL2::ATA::SET;
     }
-    if fiq::is_virtual() {
+    if fiq::hw::is_virtual() {
         value += HCR_EL2::FMO::EnableVirtualFIQ;
     }
     HCR_EL2.write(value);

@@ -7,15 +7,12 @@
 //! Exclusives, atomics and wide vector registers are no accesses to a device.
 
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub use hw::on_fault;
+pub mod hw;
 
 use oche_types::addr::PAGE_BYTES;
 
-use crate::instruction::{self, Access, Extension, Kind, Place};
-use crate::trapped_page::Registers;
+use crate::guest_registers::GuestRegisters;
+use crate::instruction::{self, Access, Extension, Kind};
 
 /// The bit that makes a load or store one of vector registers. Source: Arm ARM DDI 0487, C4.1.
 const VECTOR: u32 = 1 << 26;
@@ -95,13 +92,11 @@ pub fn agrees(instruction: u32, is_write: bool) -> bool {
 pub fn carry_out(
     instruction: u32,
     far: u64,
-    registers: &mut (impl Registers + Vectors),
+    registers: &mut (impl GuestRegisters + Vectors),
     mut device: impl FnMut(Part) -> IoResult,
 ) -> Result<(), IoError> {
     let (access, is_vector) = decode(instruction).ok_or(IoError::NoRegister)?;
-    let base =
-        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
-    let address = access.address(base, |number| registers.get(number), registers.program_counter());
+    let address = registers.address(&access);
     let first = address as usize % PAGE_BYTES;
     let is_same_page = (address ^ far) << 8 >> 20 == 0;
     if !is_same_page || first + access.length() > PAGE_BYTES {
@@ -140,15 +135,7 @@ pub fn carry_out(
             false => registers.set(register, extension.apply(value, access.bytes)),
         }
     }
-    if let Place::Base { base, increment, .. } = access.place
-        && increment != 0
-    {
-        match base {
-            31 => registers
-                .set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
-            _ => registers.set(base, registers.get(base).wrapping_add_signed(increment)),
-        }
-    }
+    registers.write_back(&access);
     Ok(())
 }
 
@@ -162,7 +149,7 @@ mod tests {
         vector: [u32; 32],
     }
 
-    impl Registers for File {
+    impl GuestRegisters for File {
         fn get(&self, number: u8) -> u64 {
             if number == 31 { 0 } else { self.general[usize::from(number)] }
         }

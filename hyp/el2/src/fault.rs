@@ -26,7 +26,7 @@ pub trait Platform: Sync {
     /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a
     /// DART, or another.
     fn exit_at(&self, address: u64) -> Exit;
-    /// Ends or goes on with this CPU's step: see `trapped_page::on_step`.
+    /// Ends or goes on with this CPU's step: see `trapped_page::hw::on_step`.
     fn step_ended(
         &'static self,
         is_done: bool,

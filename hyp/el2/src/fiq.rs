@@ -21,12 +21,7 @@ mod apple;
 #[cfg(target_os = "none")]
 mod gic;
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub(crate) use hw::{before_return, configure, is_virtual, on_register};
-#[cfg(target_os = "none")]
-pub use hw::{has_fiqs, set_route};
+pub mod hw;
 
 #[cfg(test)]
 mod tests;

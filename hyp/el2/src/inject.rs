@@ -4,10 +4,7 @@
 //! exception entry pseudocode `AArch64.TakeException`, and `SPSR_EL1`, `SCTLR_EL1`, `ESR_EL1`.
 
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub(crate) use hw::{inject, inject_store_fault};
+pub(crate) mod hw;
 
 /// What of the guest's state decides how it takes an exception.
 #[derive(Clone, Copy, Debug)]

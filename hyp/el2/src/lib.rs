@@ -3,11 +3,11 @@
 //! Two halves. The pure modules decide (what a trap means, what an instruction does, which entry of
 //! stage 2 changes and in which order) and are tested on any host. The target modules act (system
 //! registers, vectors, TLBs) and exist only for bare metal. Where a module does both, its acting
-//! half is `hw` beside it. No two modules depend on each other.
+//! half is `hw` below it, which depends on the pure half and not the other way round.
 //!
 //! ```text
-//! vectors -> trap -> syndrome -> fault -> Platform -> guard, device -> vectors
-//!                 \-> smp (PSCI), fiq, inject
+//! vectors -> trap -> syndrome -> fault -> Platform -> trapped_page::hw, device::hw -> vectors
+//!                 \-> smp (PSCI), fiq::hw, inject::hw
 //! ```
 // UNSAFETY: assembly, system registers and physical memory. What each block relies on is said
 // there; the common ground is this:
@@ -36,15 +36,18 @@ pub mod features;
 pub mod fiq;
 #[cfg(target_os = "none")]
 pub mod firmware;
+pub mod fixup;
 #[cfg(target_os = "none")]
 pub mod frame;
 #[cfg(target_os = "none")]
 pub mod guest;
+pub mod guest_registers;
 #[cfg(target_os = "none")]
 pub mod image;
 pub mod inject;
 pub mod instruction;
 pub mod lock;
+#[cfg(target_os = "none")]
 pub mod mmio;
 #[cfg(target_os = "none")]
 pub mod panic;

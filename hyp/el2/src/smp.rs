@@ -14,42 +14,13 @@ use crate::{cache, cpu_setup, firmware, guest, mmio, vectors};
 
 mod entry;
 
+use entry::STARTS;
 pub use entry::spin as spin_entry;
 
 const STARTING: u8 = 1;
 const ON: u8 = 2;
 /// In Oche, until the guest writes an address into the CPU's slot.
 const WAITING: u8 = 3;
-
-/// What a CPU reads with its MMU off. The entry assembly knows the offsets.
-#[repr(C)]
-#[derive(Debug)]
-struct Start {
-    ttbr: AtomicU64,
-    tcr: AtomicU64,
-    mair: AtomicU64,
-    stack: AtomicU64,
-    index: AtomicU64,
-    affinity: AtomicU64,
-}
-
-/// Offset of a `Start`'s affinity, and its size, in bytes.
-const START_AFFINITY: usize = core::mem::offset_of!(Start, affinity);
-const START_BYTES: usize = size_of::<Start>();
-
-const _: () = assert!(core::mem::offset_of!(Start, mair) == 16);
-const _: () = assert!(core::mem::offset_of!(Start, stack) == 24);
-const _: () = assert!(core::mem::offset_of!(Start, index) == 32);
-
-impl Start {
-    const fn new() -> Self {
-        let [ttbr, tcr, mair, stack, index] = [const { AtomicU64::new(0) }; 5];
-        // No CPU's.
-        Self { ttbr, tcr, mair, stack, index, affinity: AtomicU64::new(u64::MAX) }
-    }
-}
-
-static STARTS: [Start; MAX_CPUS] = [const { Start::new() }; MAX_CPUS];
 
 /// How EL2's own stage 1 translates, on every CPU.
 #[derive(Clone, Copy, Debug)]

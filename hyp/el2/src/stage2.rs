@@ -33,11 +33,10 @@ use entry::{Attributes, Entry};
 pub use hardware::Hardware;
 use maintenance::Maintenance as _;
 pub use view::MAX_OPENED;
+use view::View;
 use walk::{LEAF_LEVEL, Position, index_of, level_bytes};
-pub use walk::{Lookup, Root};
+pub use walk::{Lookup, Root, TABLE_ENTRIES};
 
-/// Entries in a table of 4 KiB.
-pub const TABLE_ENTRIES: usize = 512;
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
 pub const MAX_IPA_BITS: u32 = 40;
 
@@ -55,7 +54,7 @@ pub struct Stage2<H> {
     /// A page has been broken since the TLBs were last told.
     has_broken: bool,
     /// Tables of the view that one CPU may have.
-    view: Option<view::View>,
+    view: Option<View>,
 }
 
 impl<H: Hardware> Stage2<H> {
@@ -188,6 +187,24 @@ impl<H: Hardware> Stage2<H> {
         let table = Hfn((self.free.start >> 12) as u32);
         self.free.start += PAGE;
         Ok(table)
+    }
+
+    /// Begins a view in which nothing differs. Returns its root's host-physical address, or `None`
+    /// where there is no memory for its tables, which are taken for good when the first one begins.
+    pub fn begin_view(&mut self) -> Option<u64> {
+        let view = match &mut self.view {
+            Some(view) => view,
+            none => none.insert(View::new(&mut self.free, self.root.ipa_bits)?),
+        };
+        Some(view.begin(&self.hardware, self.root))
+    }
+
+    /// Opens `page`, which the shared tables map by an entry of its own, at `at` in the view.
+    /// False: there is no room, or no such page.
+    #[must_use]
+    pub fn open_in_view(&mut self, page: Gfn, at: Hfn) -> bool {
+        let attributes = Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite);
+        self.view.as_mut().is_some_and(|view| view.open(&self.hardware, page, at, attributes))
     }
 
     /// Replaces the block at `position` by a table that says the same, break-before-make.

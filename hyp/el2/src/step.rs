@@ -2,10 +2,7 @@
 //! returned from one.
 
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub(crate) use hw::{SavedDebugState, arm, disarm, is_guest_stepping, is_stepping};
+pub(crate) mod hw;
 
 /// What a step came to, seen from EL1 and EL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,8 @@ use oche_types::addr::Gfn;
 
 use crate::fault::{Fault, Platform, Resume};
 use crate::frame::TrapFrame;
-use crate::inject::{Reason, inject};
+use crate::inject::Reason;
+use crate::inject::hw::inject;
 use crate::lock::Once;
 use crate::psci::{self, Request, status};
 use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
@@ -44,7 +45,7 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     let exception =
         Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
     let exits = &percpu::this().exits;
-    let ended_step = if step::is_stepping() { end_step(&exception, frame) } else { None };
+    let ended_step = if step::hw::is_stepping() { end_step(&exception, frame) } else { None };
     match ended_step {
         Some(exit) => exits.count(exit),
         None => {
@@ -54,7 +55,7 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
             on_trap(trap, &exception, frame);
         }
     }
-    fiq::before_return();
+    fiq::hw::before_return();
 }
 
 /// What a synchronous exception comes to, decided before anything is done about it.
@@ -195,7 +196,7 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
             frame.elr = frame.elr.wrapping_add(4);
             on_monitor_call(frame);
         }
-        Trap::Register(access) if fiq::on_register(access, frame) => frame.advance(),
+        Trap::Register(access) if fiq::hw::on_register(access, frame) => frame.advance(),
         Trap::Register(_) | Trap::Undefined => inject(Reason::Undefined, exception, frame),
     }
 }

@@ -20,12 +20,7 @@
 //! copies; there the engine gives the copies up.
 
 #[cfg(target_os = "none")]
-mod hw;
-
-#[cfg(target_os = "none")]
-pub(crate) use hw::Guest;
-#[cfg(target_os = "none")]
-pub use hw::{on_fault, on_step};
+pub mod hw;
 
 pub mod monitor;
 pub mod progress;
@@ -34,7 +29,8 @@ use oche_engine::{AccessKind, FaultDisposition, Watched};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
-use crate::instruction::{Access, Extension, Kind, Place};
+use crate::guest_registers::GuestRegisters;
+use crate::instruction::{Access, Extension, Kind};
 use monitor::Monitors;
 
 /// What a machine offers for trapped pages: the engine, and the view in which it is opened to one
@@ -64,20 +60,6 @@ pub trait TrappedPages {
 /// Bytes that an access touches, in the order of their addresses, as little-endian words.
 pub type Value = [u64; 8];
 
-/// A guest's registers, as far as loads and stores use them.
-pub trait Registers {
-    /// Register 0 to 30; 31 is zero.
-    fn get(&self, number: u8) -> u64;
-    /// Sets register 0 to 30; nothing for 31.
-    fn set(&mut self, number: u8, value: u64);
-    /// The stack pointer in use.
-    fn stack_pointer(&self) -> u64;
-    /// Sets it.
-    fn set_stack_pointer(&mut self, value: u64);
-    /// The instruction's address.
-    fn program_counter(&self) -> u64;
-}
-
 /// How an instruction, read again, fits the fault that brought the CPU here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
@@ -94,13 +76,11 @@ pub enum Agreement {
 /// which may then have other rights to ask for.
 pub fn agreement(
     access: &Access,
-    registers: &impl Registers,
+    registers: &impl GuestRegisters,
     far: u64,
     is_write: bool,
 ) -> Agreement {
-    let base =
-        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
-    let address = access.address(base, |number| registers.get(number), registers.program_counter());
+    let address = registers.address(access);
     let length = access.length() as u64;
     // A top byte may be a tag; `FAR_EL2` need not have it. The fault is at the first byte that met
     // it.
@@ -124,11 +104,9 @@ pub fn emulate(
     page: Gfn,
     far: u64,
     access: &Access,
-    registers: &mut impl Registers,
+    registers: &mut impl GuestRegisters,
 ) -> bool {
-    let base =
-        |number| if number == 31 { registers.stack_pointer() } else { registers.get(number) };
-    let address = access.address(base, |number| registers.get(number), registers.program_counter());
+    let address = registers.address(access);
     let offset = address as usize % PAGE_BYTES;
     // A top byte may be a tag; `FAR_EL2` need not have it.
     let is_same_page = (address ^ far) << 8 >> 20 == 0;
@@ -186,15 +164,7 @@ pub fn emulate(
             registers.set(status, u64::from(!is_stored));
         }
     }
-    if let Place::Base { base, increment, .. } = access.place
-        && increment != 0
-    {
-        match base {
-            31 => registers
-                .set_stack_pointer(registers.stack_pointer().wrapping_add_signed(increment)),
-            _ => registers.set(base, registers.get(base).wrapping_add_signed(increment)),
-        }
-    }
+    registers.write_back(access);
     true
 }
 

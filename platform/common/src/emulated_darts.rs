@@ -122,7 +122,7 @@ impl<I: Iommu> EmulatedDarts<I> {
             None => self.engine.read(&mut self.machine, dart, offset, bytes).map(u64::from),
             Some(value) => {
                 if offset == STREAM_COMMAND {
-                    self.machine.recorder.record_callers(dart, callers::of);
+                    self.machine.recorder.record_callers(dart, callers::hw::of);
                 }
                 // A value of more than 32 bits comes with a width that the engine refuses.
                 self.engine.write(&mut self.machine, dart, offset, bytes, value as u32).map(|()| 0)

@@ -61,7 +61,7 @@ impl TrapContext {
         Self {
             cpu: percpu::index(),
             program_counter: frame.elr,
-            frame_pointer: callers::frame_pointer(frame),
+            frame_pointer: callers::hw::frame_pointer(frame),
         }
     }
 }

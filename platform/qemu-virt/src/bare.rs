@@ -210,10 +210,10 @@ struct Virt {
 impl Platform for Virt {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::on_fault(&self.emulated_darts, fault, frame);
+            return trapped_page::hw::on_fault(&self.emulated_darts, fault, frame);
         }
         let context = TrapContext::of(frame);
-        device::on_fault(fault, frame, |address, bytes, write| {
+        device::hw::on_fault(fault, frame, |address, bytes, write| {
             if port::WINDOW.contains(address) {
                 let offset = address - port::WINDOW.start;
                 return self.emulated_darts.lock().access_port(context, offset, bytes, write);
@@ -233,6 +233,6 @@ impl Platform for Virt {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        trapped_page::on_step(&self.emulated_darts, is_done, frame, fault)
+        trapped_page::hw::on_step(&self.emulated_darts, is_done, frame, fault)
     }
 }

@@ -7,8 +7,8 @@ use core::arch::{asm, global_asm};
 use crate::device::{self, IoError, IoResult, Part, Vectors};
 use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
+use crate::guest_registers::hw::FrameRegisters;
 use crate::translation;
-use crate::trapped_page::Guest;
 
 /// Has `device` answer the access that `fault` stopped, part by part: it is given the
 /// guest-physical address, the bytes, and what is stored (`None` for a load).
@@ -38,7 +38,7 @@ pub fn on_fault(
     }
     let page = fault.address & !0xfff;
     let answer = |part: Part| device(page | part.offset as u64, part.bytes, part.write);
-    resume(device::carry_out(instruction, fault.far, &mut Guest { frame }, answer))
+    resume(device::carry_out(instruction, fault.far, &mut FrameRegisters { frame }, answer))
 }
 
 /// How the guest goes on behind an access.
@@ -50,7 +50,7 @@ fn resume(done: Result<(), IoError>) -> Resume {
     }
 }
 
-impl Vectors for Guest<'_> {
+impl Vectors for FrameRegisters<'_> {
     fn single(&self, number: u8) -> u32 {
         let value: u64;
         // SAFETY: reads one vector register, by its number, which is masked there; changes x0 and
@@ -72,7 +72,7 @@ impl Vectors for Guest<'_> {
     }
 }
 
-// Eight bytes a register: the move and the return. `CPTR_EL2` lets EL2 have them: `el2::configure`.
+// Eight bytes a register: the move and the return. `CPTR_EL2` lets EL2 have them: `cpu_setup::configure`.
 global_asm!(
     r#"
     .section .text.single, "ax"

@@ -152,7 +152,7 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
 /// that it may.
 pub(crate) fn before_return() {
     // In a step FIQs do not come here, and HCR_EL2 is put back at its end.
-    if !is_virtual() || step::is_stepping() {
+    if !is_virtual() || step::hw::is_stepping() {
         return;
     }
     let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return };

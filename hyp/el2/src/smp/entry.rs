@@ -1,9 +1,39 @@
 //! The first instructions of every CPU but the boot CPU: of one that firmware starts, and of one
 //! that waited in a spin table.
 
+use core::sync::atomic::AtomicU64;
+
 use oche_types::MAX_CPUS;
 
-use super::{START_AFFINITY, START_BYTES, STARTS};
+/// What a CPU reads with its MMU off. The entry assembly knows the offsets.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) ttbr: AtomicU64,
+    pub(super) tcr: AtomicU64,
+    pub(super) mair: AtomicU64,
+    pub(super) stack: AtomicU64,
+    pub(super) index: AtomicU64,
+    pub(super) affinity: AtomicU64,
+}
+
+/// Offset of a `Start`'s affinity, and its size, in bytes.
+const START_AFFINITY: usize = core::mem::offset_of!(Start, affinity);
+const START_BYTES: usize = size_of::<Start>();
+
+const _: () = assert!(core::mem::offset_of!(Start, mair) == 16);
+const _: () = assert!(core::mem::offset_of!(Start, stack) == 24);
+const _: () = assert!(core::mem::offset_of!(Start, index) == 32);
+
+impl Start {
+    const fn new() -> Self {
+        let [ttbr, tcr, mair, stack, index] = [const { AtomicU64::new(0) }; 5];
+        // No CPU's.
+        Self { ttbr, tcr, mair, stack, index, affinity: AtomicU64::new(u64::MAX) }
+    }
+}
+
+pub(super) static STARTS: [Start; MAX_CPUS] = [const { Start::new() }; MAX_CPUS];
 
 /// `global_asm!` behind the assembler macros that every entry to EL2 uses: `enter_el2`, for a CPU
 /// in any state, and `mmu_on`.

@@ -6,14 +6,12 @@
 //! other CPUs keep the shared tables, in which nothing changes. So no break-before-make is due, and
 //! no broadcast: the CPU drops what it cached under that VMID when it leaves the view.
 
-use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
 
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
-use super::walk::{LEAF_LEVEL, Root, index_of};
-use super::{Stage2, TABLE_ENTRIES};
+use super::walk::{LEAF_LEVEL, Root, TABLE_ENTRIES, index_of};
 
 /// Pages that one stepped instruction may have opened. A pair, a SIMD structure or an atomic
 /// touches two at the most; a gather of SVE can touch more, and then the engine gives copies up.
@@ -27,83 +25,74 @@ pub(super) struct View {
     used: u64,
 }
 
-impl<H: Hardware> Stage2<H> {
-    /// Begins a view in which nothing differs. Returns its root's host-physical address, or `None`
-    /// where there is no memory for its tables.
-    pub fn begin_view(&mut self) -> Option<u64> {
-        let mut view = match self.view {
-            Some(view) => view,
-            None => self.take_view()?,
-        };
-        view.used = 0;
-        self.view = Some(view);
-        let entries = (Root::table_bytes(self.root.ipa_bits) / 8) as usize;
-        self.copy_table(self.root.table, view.root, entries);
-        Some(view.root)
+impl View {
+    /// Takes memory for the view's tables from the start of `free`; `None` where it is too little.
+    pub(super) fn new(free: &mut PhysRange, ipa_bits: u32) -> Option<Self> {
+        let root_bytes = Root::table_bytes(ipa_bits);
+        let root = free.start.next_multiple_of(root_bytes);
+        let start = root + root_bytes;
+        let end = start + 2 * MAX_OPENED as u64 * PAGE;
+        if end > free.end {
+            return None;
+        }
+        free.start = end;
+        Some(Self { root, tables: PhysRange { start, end }, used: 0 })
     }
 
-    /// Opens `page`, which the shared tables map by an entry of its own, at `at` in the view.
+    /// Makes the view equal to the tables of `shared`. Returns its root's host-physical address.
+    pub(super) fn begin(&mut self, hardware: &impl Hardware, shared: Root) -> u64 {
+        self.used = 0;
+        let entries = (Root::table_bytes(shared.ipa_bits) / 8) as usize;
+        copy_table(hardware, shared.table, self.root, entries);
+        self.root
+    }
+
+    /// Maps `page`, which the shared tables map by an entry of its own, at `at` with `attributes`.
     /// False: there is no room, or no such page.
     #[must_use]
-    pub fn open_in_view(&mut self, page: Gfn, at: Hfn) -> bool {
-        let Some(mut view) = self.view else { return false };
-        let mut table = view.root;
+    pub(super) fn open(
+        &mut self,
+        hardware: &impl Hardware,
+        page: Gfn,
+        at: Hfn,
+        attributes: Attributes,
+    ) -> bool {
+        let mut table = self.root;
         for level in 1..LEAF_LEVEL {
             let index = index_of(page, level);
-            let Entry::Table(next) = Entry::decode(self.hardware.load(table, index), level) else {
+            let Entry::Table(next) = Entry::decode(hardware.load(table, index), level) else {
                 return false;
             };
-            let is_own = (view.tables.start..view.tables.end).contains(&next.address());
+            let is_own = (self.tables.start..self.tables.end).contains(&next.address());
             table = if is_own {
                 next.address()
             } else {
-                let own = view.tables.start + view.used * PAGE;
-                if own >= view.tables.end {
+                let own = self.tables.start + self.used * PAGE;
+                if own >= self.tables.end {
                     return false;
                 }
-                view.used += 1;
-                self.copy_table(next.address(), own, TABLE_ENTRIES);
-                self.hardware.store(
-                    table,
-                    index,
-                    Entry::Table(Hfn((own >> 12) as u32)).encode(level),
-                );
+                self.used += 1;
+                copy_table(hardware, next.address(), own, TABLE_ENTRIES);
+                hardware.store(table, index, Entry::Table(Hfn((own >> 12) as u32)).encode(level));
                 own
             };
         }
-        self.view = Some(view);
         let index = index_of(page, LEAF_LEVEL);
         let Entry::Leaf { attributes: shared, .. } =
-            Entry::decode(self.hardware.load(table, index), LEAF_LEVEL)
+            Entry::decode(hardware.load(table, index), LEAF_LEVEL)
         else {
             return false;
         };
         // Where fetches are allowed they stay so: the instruction that is stepped may lie in the
-        // page that it touches.
-        let attributes = Attributes {
-            no_execute: shared.no_execute,
-            ..Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite)
-        };
-        self.hardware.store(table, index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
+        // page that it accesses.
+        let attributes = Attributes { no_execute: shared.no_execute, ..attributes };
+        hardware.store(table, index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
         true
     }
+}
 
-    /// Memory for the view's tables, taken for good when the first page is opened.
-    fn take_view(&mut self) -> Option<View> {
-        let root_bytes = Root::table_bytes(self.root.ipa_bits);
-        let root = self.free.start.next_multiple_of(root_bytes);
-        let start = root + root_bytes;
-        let end = start + 2 * MAX_OPENED as u64 * PAGE;
-        if end > self.free.end {
-            return None;
-        }
-        self.free.start = end;
-        Some(View { root, tables: PhysRange { start, end }, used: 0 })
-    }
-
-    fn copy_table(&self, from: u64, to: u64, entries: usize) {
-        for index in 0..entries {
-            self.hardware.store(to, index, self.hardware.load(from, index));
-        }
+fn copy_table(hardware: &impl Hardware, from: u64, to: u64, entries: usize) {
+    for index in 0..entries {
+        hardware.store(to, index, hardware.load(from, index));
     }
 }

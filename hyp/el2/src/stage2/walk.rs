@@ -4,11 +4,12 @@ use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
 
-use super::TABLE_ENTRIES;
 use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
 use super::maintenance::Maintenance as _;
 
+/// Entries in a table of 4 KiB.
+pub const TABLE_ENTRIES: usize = 512;
 /// Bytes that a level-1 entry covers.
 const LEVEL1_BYTES: u64 = 1 << 30;
 /// The level whose entries are pages.

@@ -10,20 +10,17 @@ use oche_types::event::WatchHow;
 
 use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
+use crate::guest_registers::hw::FrameRegisters;
+use crate::inject::hw::inject_store_fault;
 use crate::instruction::{self, Access, InstructionSet, Kind};
 use crate::lock::{Parked, SpinGuard, SpinLock};
-use crate::registers::{SpEl0, SpEl1};
+use crate::percpu;
 use crate::stage2::MAX_OPENED;
-use crate::step::{self, SavedDebugState};
+use crate::step::hw::{self as step, SavedDebugState};
 use crate::translation::{Translation, instruction, raw_instruction, recheck_translation};
 use crate::trapped_page::monitor::Monitors;
 use crate::trapped_page::progress::{self, Load, MAX_APART, Outcome, Progress};
-use crate::trapped_page::{self, Agreement, Registers, TrappedPages, Value};
-use crate::{inject, percpu};
-
-/// `SPSR_EL2`: the exception level; which stack pointer.
-const SPSR_LEVEL: u64 = 3 << 2;
-const SPSR_SELECT: u64 = 1;
+use crate::trapped_page::{self, Agreement, TrappedPages, Value};
 
 /// Everything about trapped accesses that is not the engine's.
 static STATE: SpinLock<State> = SpinLock::new(State {
@@ -96,7 +93,7 @@ pub fn on_fault<G: TrappedPages>(
             };
             match trapped_page::agreement(
                 &access,
-                &Guest { frame },
+                &FrameRegisters { frame },
                 fault.far,
                 fault.abort.is_write,
             ) {
@@ -158,7 +155,7 @@ fn emulate(
         page,
         address,
         access,
-        &mut Guest { frame },
+        &mut FrameRegisters { frame },
     );
     assert!(is_done, "an access inside one page is emulated");
 }
@@ -210,7 +207,8 @@ fn store_exclusive<G: TrappedPages>(
     frame: &mut TrapFrame,
     access: &Access,
 ) -> Outcome {
-    if trapped_page::agreement(access, &Guest { frame }, address, true) != Agreement::Same(address)
+    if trapped_page::agreement(access, &FrameRegisters { frame }, address, true)
+        != Agreement::Same(address)
     {
         return Outcome::Open;
     }
@@ -232,7 +230,7 @@ fn store_exclusive<G: TrappedPages>(
         }
         Translation::Fault(status) => {
             drop(pages);
-            inject::inject_store_fault(status, address, frame);
+            inject_store_fault(status, address, frame);
             Outcome::Emulated
         }
         Translation::Other => Outcome::Open,
@@ -403,38 +401,4 @@ fn reach(fault: &Fault) -> AccessKind {
 /// usual.
 fn access(frame: &TrapFrame) -> Option<Access> {
     instruction(frame).and_then(instruction::decode)
-}
-
-/// The guest's registers.
-pub(crate) struct Guest<'a> {
-    pub(crate) frame: &'a mut TrapFrame,
-}
-
-impl Guest<'_> {
-    /// EL1 with `PSTATE.SP` uses `SP_EL1`; EL0, and EL1 without, `SP_EL0`.
-    fn has_own_stack_pointer(&self) -> bool {
-        self.frame.spsr & SPSR_LEVEL != 0 && self.frame.spsr & SPSR_SELECT != 0
-    }
-}
-
-impl Registers for Guest<'_> {
-    fn get(&self, number: u8) -> u64 {
-        self.frame.register(number)
-    }
-
-    fn set(&mut self, number: u8, value: u64) {
-        self.frame.set_register(number, value);
-    }
-
-    fn stack_pointer(&self) -> u64 {
-        if self.has_own_stack_pointer() { SpEl1.read() } else { SpEl0.read() }
-    }
-
-    fn set_stack_pointer(&mut self, value: u64) {
-        if self.has_own_stack_pointer() { SpEl1.write(value) } else { SpEl0.write(value) }
-    }
-
-    fn program_counter(&self) -> u64 {
-        self.frame.elr
-    }
 }

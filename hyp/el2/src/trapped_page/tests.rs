@@ -57,7 +57,7 @@ struct Cpu {
     stack_pointer: u64,
 }
 
-impl Registers for Cpu {
+impl GuestRegisters for Cpu {
     fn get(&self, number: u8) -> u64 {
         self.registers.get(usize::from(number)).copied().unwrap_or(0)
     }

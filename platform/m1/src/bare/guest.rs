@@ -155,10 +155,10 @@ fn pass_through(
 impl Platform for M1 {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::on_fault(&self.emulated_darts, fault, frame);
+            return trapped_page::hw::on_fault(&self.emulated_darts, fault, frame);
         }
         let context = TrapContext::of(frame);
-        device::on_fault(fault, frame, |address, bytes, write| {
+        device::hw::on_fault(fault, frame, |address, bytes, write| {
             if let Some(place) = self.dart_at(address) {
                 return self.access(context, place, bytes, write);
             }
@@ -181,6 +181,6 @@ impl Platform for M1 {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume> {
-        trapped_page::on_step(&self.emulated_darts, is_done, frame, fault)
+        trapped_page::hw::on_step(&self.emulated_darts, is_done, frame, fault)
     }
 }

@@ -1,0 +1,47 @@
+//! The guest's registers, as far as loads and stores that EL2 emulates use them.
+
+#[cfg(target_os = "none")]
+pub(crate) mod hw;
+
+use crate::instruction::{Access, Place};
+
+/// The number that means the stack pointer where it names a base register, and zero elsewhere.
+const STACK_POINTER: u8 = 31;
+
+/// A guest's registers.
+pub trait GuestRegisters {
+    /// Register 0 to 30; 31 is zero.
+    fn get(&self, number: u8) -> u64;
+    /// Sets register 0 to 30; nothing for 31.
+    fn set(&mut self, number: u8, value: u64);
+    /// The stack pointer in use.
+    fn stack_pointer(&self) -> u64;
+    /// Sets it.
+    fn set_stack_pointer(&mut self, value: u64);
+    /// The instruction's address.
+    fn program_counter(&self) -> u64;
+
+    /// The virtual address of `access`.
+    fn address(&self, access: &Access) -> u64 {
+        access.address(|base| self.base(base), |number| self.get(number), self.program_counter())
+    }
+
+    /// Changes the base register of `access` as its addressing mode says.
+    fn write_back(&mut self, access: &Access) {
+        let Place::Base { base, increment, .. } = access.place else { return };
+        if increment == 0 {
+            return;
+        }
+        let value = self.base(base).wrapping_add_signed(increment);
+        if base == STACK_POINTER {
+            self.set_stack_pointer(value);
+        } else {
+            self.set(base, value);
+        }
+    }
+
+    /// The value of a base register.
+    fn base(&self, number: u8) -> u64 {
+        if number == STACK_POINTER { self.stack_pointer() } else { self.get(number) }
+    }
+}

@@ -1,0 +1,117 @@
+use super::*;
+
+fn base(base: u8, offset: i64, increment: i64) -> Place {
+    Place::Base { base, offset, increment }
+}
+
+/// Encodings as an assembler gives them.
+#[test]
+fn every_form_that_is_emulated_is_told_apart() {
+    let load = |register, extension| Kind::Load { register, extension };
+    let zero = Extension::Zero;
+    for (instruction, kind, bytes, place) in [
+        (0xf940_0441, load(1, zero), 8, base(2, 8, 0)), // ldr x1, [x2, #8]
+        (0x3900_0fe1, Kind::Store { register: 1 }, 1, base(31, 3, 0)), // strb w1, [sp, #3]
+        (0x38c0_1441, load(1, Extension::Sign32), 1, base(2, 0, 1)), // ldrsb w1, [x2], #1
+        (0x789f_ec41, load(1, Extension::Sign64), 2, base(2, -2, -2)), // ldrsh x1, [x2, #-2]!
+        (0xb880_4441, load(1, Extension::Sign64), 4, base(2, 0, 4)), // ldrsw x1, [x2], #4
+        (0xf85f_8041, load(1, zero), 8, base(2, -8, 0)), // ldur x1, [x2, #-8]
+        (0xf840_0841, load(1, zero), 8, base(2, 0, 0)), // ldtr x1, [x2]
+        (0xc8df_fc41, load(1, zero), 8, base(2, 0, 0)), // ldar x1, [x2]
+        (0x089f_fc41, Kind::Store { register: 1 }, 1, base(2, 0, 0)), // stlrb w1, [x2]
+        (0xf8bf_c041, load(1, zero), 8, base(2, 0, 0)), // ldapr x1, [x2]
+        (0x9900_4041, Kind::Store { register: 1 }, 4, base(2, 4, 0)), // stlur w1, [x2, #4]
+        (0x5800_0041, load(1, zero), 8, Place::Literal { offset: 8 }), // ldr x1, .+8
+        (
+            0xb863_d841,
+            load(1, zero),
+            4,
+            Place::Index { base: 2, index: 3, option: 6, shift: 2 }, // ldr w1, [x2, w3, sxtw #2]
+        ),
+        (0xa8c1_0c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 0, 16)), // ldp x1, x3, [x2], #16
+        (0x29bf_0c41, Kind::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)), // stp w1, w3, [x2, #-8]!
+        (0xa840_8c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)), // ldnp x1, x3, [x2, #8]
+        (
+            0x6940_8c41,
+            Kind::LoadPair { registers: [1, 3], extension: Extension::Sign64 },
+            4,
+            base(2, 4, 0),
+        ), // ldpsw x1, x3, [x2, #4]
+        (0xc85f_7c41, Kind::LoadExclusive { registers: [1, 31], is_pair: false }, 8, base(2, 0, 0)), // ldxr x1, [x2]
+        (
+            0xc824_8c41,
+            Kind::StoreExclusive { status: 4, registers: [1, 3], is_pair: true },
+            8,
+            base(2, 0, 0),
+        ), // stlxp w4, x1, x3, [x2]
+    ] {
+        let is_unprivileged = matches!(instruction, 0xf840_0841 | 0xb800_0841);
+        let expected = Access { kind, bytes, place, is_unprivileged };
+        assert_eq!(decode(instruction), Some(expected), "{instruction:#x}");
+    }
+}
+
+#[test]
+fn stores_are_told_from_loads() {
+    for (instruction, is_write) in [
+        (0xf940_0041_u32, false), // ldr x1, [x2]
+        (0xa840_8c41, false),     // ldnp x1, x3, [x2, #8]
+        (0xc85f_7c41, false),     // ldxr x1, [x2]
+        (0xf900_0041, true),      // str x1, [x2]
+        (0xa900_0c41, true),      // stp x1, x3, [x2]
+        (0xc804_7c43, true),      // stxr w4, x3, [x2]
+        (0xc89f_fc41, true),      // stlr x1, [x2]
+    ] {
+        assert_eq!(
+            decode(instruction).map(|access| access.is_write()),
+            Some(is_write),
+            "{instruction:#x}"
+        );
+    }
+}
+
+#[test]
+fn what_is_stepped_is_no_such_access() {
+    for instruction in [
+        0x3dc0_0041_u32, // ldr q1, [x2]
+        0xad40_0c41,     // ldp q1, q3, [x2]
+        0x4c40_7041,     // ld1 {v1.16b}, [x2]
+        0xf820_0041,     // ldadd x0, x1, [x2]
+        0xf820_8041,     // swp x0, x1, [x2]
+        0xc8a0_7c41,     // cas x0, x1, [x2]
+        0x4820_7c42,     // casp x0, x1, x2, x3, [x2]
+        0xd50b_7422,     // dc zva, x2
+        0xf980_0040,     // prfm pldl1keep, [x2]
+        0xa9c1_0c22,     // ldp x2, x3, [x1, #16]! is fine, but:
+        0xf840_8442,     // ldr x2, [x2], #8
+        0x1400_0000,     // b .
+    ] {
+        let is_decoded = decode(instruction).is_some();
+        assert_eq!(is_decoded, instruction == 0xa9c1_0c22, "{instruction:#x}");
+    }
+}
+
+#[test]
+fn any_word_has_an_answer_and_stays_in_bounds() {
+    let mut word = 1_u32;
+    for _ in 0..2_000_000 {
+        word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        if let Some(access) = decode(word & !(1 << 25) | 1 << 27) {
+            assert!(matches!(access.bytes, 1 | 2 | 4 | 8) && access.length() <= 16);
+        }
+    }
+}
+
+#[test]
+fn addresses_and_values_are_the_architectures() {
+    let index = Access {
+        kind: Kind::Store { register: 0 },
+        bytes: 4,
+        place: Place::Index { base: 31, index: 3, option: 6, shift: 2 },
+        is_unprivileged: false,
+    };
+    assert_eq!(index.address(|_| 0x1000, |_| 0xffff_ffff, 0), 0xffc);
+    assert_eq!(Extension::Sign32.apply(0x80, 1), 0xffff_ff80);
+    assert_eq!(Extension::Sign64.apply(0x8000_0000, 4), 0xffff_ffff_8000_0000);
+    assert_eq!(Extension::Zero.apply(u64::MAX, 8), u64::MAX);
+}

@@ -124,36 +124,17 @@ pub fn emulate(
         length: access.length(),
     };
     match access.kind {
-        Kind::Load { register, extension } => {
-            let value = trapped.load(0);
-            trapped.report(false, [value, 0]);
-            registers.set(register, extension.apply(value, access.bytes));
-        }
-        Kind::Store { register } => {
-            let value = registers.get(register);
-            trapped.store(0, value);
-            trapped.report(true, [value, 0]);
-        }
+        Kind::Load { register, extension } => trapped.load_into(&[register], extension, registers),
+        Kind::Store { register } => trapped.store_from(&[register], registers),
         Kind::LoadPair { registers: pair, extension } => {
-            let values = [trapped.load(0), trapped.load(1)];
-            trapped.report(false, values);
-            for (register, value) in pair.into_iter().zip(values) {
-                registers.set(register, extension.apply(value, access.bytes));
-            }
+            trapped.load_into(&pair, extension, registers);
         }
-        Kind::StorePair { registers: pair } => {
-            let values = pair.map(|register| registers.get(register));
-            for (index, value) in values.into_iter().enumerate() {
-                trapped.store(index, value);
-            }
-            trapped.report(true, values);
-        }
+        Kind::StorePair { registers: pair } => trapped.store_from(&pair, registers),
         Kind::LoadExclusive { registers: pair, is_pair } => {
             let values = trapped.load_exclusive();
             trapped.report(false, values);
-            for (register, value) in pair.into_iter().zip(values).take(1 + usize::from(is_pair)) {
-                registers.set(register, Extension::Zero.apply(value, access.bytes));
-            }
+            let loaded = pair.get(..1 + usize::from(is_pair)).unwrap_or(&pair);
+            trapped.set_loaded(loaded, values, Extension::Zero, registers);
         }
         Kind::StoreExclusive { status, registers: pair, .. } => {
             let values = pair.map(|register| registers.get(register));
@@ -201,6 +182,40 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         let Self { page, offset, length, .. } = *self;
         let how = WatchHow::Exact;
         self.pages.report(&Watched { page, offset, bytes: length, is_write, how }, &value);
+    }
+
+    /// Loads each part into the register of that number.
+    fn load_into(
+        &mut self,
+        numbers: &[u8],
+        extension: Extension,
+        registers: &mut impl GuestRegisters,
+    ) {
+        let values = self.values();
+        self.report(false, values);
+        self.set_loaded(numbers, values, extension, registers);
+    }
+
+    fn set_loaded(
+        &self,
+        numbers: &[u8],
+        values: [u64; 2],
+        extension: Extension,
+        registers: &mut impl GuestRegisters,
+    ) {
+        for (number, value) in numbers.iter().zip(values) {
+            registers.set(*number, extension.apply(value, self.bytes as u8));
+        }
+    }
+
+    /// Stores each part from the register of that number.
+    fn store_from(&mut self, numbers: &[u8], registers: &impl GuestRegisters) {
+        let mut values = [0; 2];
+        for (index, (number, value)) in numbers.iter().zip(&mut values).enumerate() {
+            *value = registers.get(*number);
+            self.store(index, *value);
+        }
+        self.report(true, values);
     }
 
     /// Part `index` of the access.

@@ -3,7 +3,7 @@
 //! ```text
 //! entry -> Board's main -> prepare -> stage 2 -> the board's devices -> launch -> the guest
 //! ```
-// UNSAFETY: assembly, EL2's page tables and physical memory. What each block relies on is said
+// UNSAFETY: assembly, EL2's page tables and physical memory. What each block relies on is stated
 // there; the common ground is `oche_el2`'s.
 #![expect(unsafe_code, reason = "EL2: the entry, page tables, physical memory")]
 

@@ -17,7 +17,7 @@ pub const MAX_BYTES: u64 = 2 << 20;
 /// The deepest nesting that is followed. Trees in use have less than ten levels; editors recurse.
 pub const MAX_LEVELS: usize = 24;
 const MAGIC: u32 = 0xd00d_feed;
-/// The one version of the format, and what later ones say they are compatible with.
+/// The one version of the format, and what later ones declare themselves compatible with.
 const VERSION: u32 = 17;
 
 const BEGIN_NODE: u32 = 1;
@@ -26,7 +26,7 @@ const PROPERTY: u32 = 3;
 const NOP: u32 = 4;
 const END: u32 = 9;
 
-/// The blob is not what the format says.
+/// The blob breaks the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Damaged;
 
@@ -51,7 +51,7 @@ pub fn check(bytes: &[u8]) -> Result<Fdt<'_>, Damaged> {
     Ok(Fdt::new_unchecked(blob))
 }
 
-/// What a walk of a blob meets.
+/// An item that a walk of a blob finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// A node with this name begins.
@@ -62,9 +62,9 @@ pub enum Event<'a> {
     End,
 }
 
-/// Calls `seen` with what the blob at the start of `bytes` says, in order, up to its end or to the
-/// first thing that is not as the format has it: for a message about a blob that [`check`] refuses.
-/// Of the header it believes the size and where the two blocks begin.
+/// Calls `seen` with each item of the blob at the start of `bytes`, in order, up to its end or to
+/// the first thing that is not as the format has it: for a message about a blob that [`check`]
+/// refuses. Of the header it believes the size and where the two blocks begin.
 pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) {
     let blob = total_size(bytes).and_then(|size| bytes.get(..size));
     // Where it ends is where the rest cannot be read.

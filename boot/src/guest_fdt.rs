@@ -56,7 +56,7 @@ pub struct Reservation {
 pub struct SpinCpu {
     /// MPIDR affinity fields.
     pub affinity: u64,
-    /// Where the guest releases it, or `None`: it never came, and the guest must not hear of it.
+    /// Where the guest releases it, or `None`: it never came, and the guest must not see it.
     pub release: Option<u64>,
 }
 
@@ -115,7 +115,7 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
     Ok(tree.to_dtb())
 }
 
-/// Leaves one memory node, with the guest's ranges. Several nodes only ever told of NUMA, which a
+/// Leaves one memory node, with the guest's ranges. Several nodes only ever describe NUMA, which a
 /// guest of Oche's does without.
 fn set_memory(root: &mut DeviceTreeNode, memory: &[PhysRange]) -> Result<(), GuestFdtError> {
     if cell(root, "#address-cells") != Some(2) || cell(root, "#size-cells") != Some(2) {
@@ -200,7 +200,7 @@ fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), Gue
     for name in dead {
         parent.remove_child(&name);
     }
-    // A CPU that keeps firmware's word would wait where nobody looks any more.
+    // A CPU that keeps firmware's word would wait for a word that nothing reads any more.
     if named == cpus.len() { Ok(()) } else { Err(GuestFdtError::Cpus) }
 }
 

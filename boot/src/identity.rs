@@ -10,7 +10,7 @@ const TEXT_BYTES: usize = 16;
 /// Bytes in the record.
 pub const RECORD_BYTES: usize = MAGIC.len() + 2 * TEXT_BYTES;
 
-/// What a record says.
+/// The contents of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity<'a> {
     /// The board, such as `m1`.

@@ -1,4 +1,4 @@
-//! What the firmware's FDT says about the machine, read without allocation.
+//! The machine as the firmware's FDT describes it, read without allocation.
 //!
 //! The blob is checked as a whole first ([`blob::check`]), so damage is an error here and never a
 //! panic later.
@@ -15,7 +15,7 @@ use crate::blob::{self, Damaged};
 #[derive(Debug)]
 pub struct Machine<'a> {
     tree: Fdt<'a>,
-    /// RAM, as `/memory` nodes say.
+    /// RAM, from the `/memory` nodes.
     pub ram: RangeList,
     /// What firmware keeps: the memory reservation block and `/reserved-memory` with fixed places.
     pub reserved: RangeList,

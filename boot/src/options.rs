@@ -7,7 +7,7 @@
 use oche_el2::fiq::Route;
 use oche_engine::Isolation;
 
-/// How much the console tells.
+/// How much the console prints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(pub log::LevelFilter);
 
@@ -59,7 +59,7 @@ impl Default for Options<'_> {
 }
 
 impl<'a> Options<'a> {
-    /// Takes every line of an options text. Empty lines and lines that begin with `#` say nothing.
+    /// Takes every line of an options text. Empty lines and lines that begin with `#` are skipped.
     pub fn take_text(&mut self, text: &'a str, complain: &mut dyn FnMut(&str)) {
         for line in
             text.lines().map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0'))

@@ -1,4 +1,4 @@
-//! FDTs: what QEMU's says, what the guest is reported instead, and that no damage to one is a
+//! FDTs: what QEMU's describes, what the guest is given instead, and that no damage to one is a
 //! panic.
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};

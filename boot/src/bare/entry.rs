@@ -114,8 +114,8 @@ oche_entry:
     bl      oche_map_root               // TTBR0_EL2 in x0
     mov     x23, x0
     bl      oche_clean_image            // the last store with the MMU off is behind us
-    // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to say so,
-    // which `prepare` does, with the MMU off.
+    // ID_AA64MMFR1_EL1.VH: without it the layouts are others, and all that is left is to report
+    // that, which `prepare` does, with the MMU off.
     mrs     x9, id_aa64mmfr1_el1
     tst     x9, #(0xf << 8)
     b.eq    6f
@@ -172,7 +172,7 @@ extern "C" fn oche_early_map() -> u64 {
         (PhysRange { start: rodata_end, end: image::stacks().start }, Use::Memory),
     ];
     for (range, purpose) in sections {
-        // SAFETY: the boot CPU, alone; the linker script says what each section is.
+        // SAFETY: the boot CPU, alone; the linker script defines what each section is.
         let _ = unsafe { stage1::map(range, purpose) };
     }
     for slot in 0..percpu::STACKS as u64 {

@@ -29,7 +29,7 @@ pub fn seal() {
 ///
 /// # Safety
 ///
-/// `memory` is mapped read-write by EL2's stage 1, belongs to nobody else, and is given once.
+/// `memory` is mapped read-write by EL2's stage 1, has no other use, and is given once.
 pub unsafe fn give(memory: PhysRange) {
     // SAFETY: exactly this function's contract; addresses are pointers because the map is the
     // identity.

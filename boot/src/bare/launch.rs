@@ -60,8 +60,8 @@ impl Prepared {
         Ok(stage2)
     }
 
-    /// Loads the guest and enters it. `edit` is the board's own change of the guest's FDT, and `port`
-    /// is added to it.
+    /// Loads the guest and enters it. `edit` is the board's own change of the guest's FDT, and
+    /// `port` is added to it.
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
     pub fn launch(mut self, edit: Option<&dyn Edit>, port: Option<VirtioPort>) -> ! {

@@ -27,8 +27,8 @@ pub fn map_registers(range: PhysRange) {
 
 /// Maps memory that is RAM, or that firmware names as such.
 pub(super) fn map_memory(range: PhysRange) {
-    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT by firmware's
-    // word; what is mapped already, Oche's own image, stays as it is.
+    // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT as firmware
+    // gives it; what is mapped already, Oche's own image, stays as it is.
     if unsafe { stage1::map(range, Use::Memory) }.is_err() {
         fatal(format_args!("EL2 cannot map memory {range}"));
     }

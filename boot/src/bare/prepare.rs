@@ -1,4 +1,5 @@
-//! From an FDT address to a plan of the memory: what firmware and the packer left, read and checked.
+//! From an FDT address to a plan of the memory: what firmware and the packer left, read and
+//! checked.
 //!
 //! Every step either succeeds or ends in one line `oche: fatal: ...` and the machine off.
 
@@ -93,7 +94,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
 fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
     let first = PhysRange { start: fdt.0, end: fdt.0.saturating_add(8) };
     if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
-        fatal(format_args!("x0 is no FDT address: {:#x}", fdt.0));
+        fatal(format_args!("x0 holds no FDT address: {:#x}", fdt.0));
     }
     // Read-write, like the RAM that it lies in: what is mapped first stays.
     map_memory(first.grown_to(PAGE));
@@ -172,7 +173,7 @@ fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static>
     options
 }
 
-/// What the `Image` header in front of Oche says of its size, in bytes.
+/// The size in the `Image` header of Oche's own image, in bytes.
 fn own_image_size(image: PhysRange) -> u64 {
     let at = (image.start + header::IMAGE_SIZE as u64) as *const u64;
     // SAFETY: in Oche's own text, which is mapped and never written.

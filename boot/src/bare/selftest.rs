@@ -1,4 +1,4 @@
-//! `oche.selftest`: measures, before the guest runs, what only the hardware can tell, and prints it
+//! `oche.selftest`: measures, before the guest runs, what only the hardware can show, and prints it
 //! as one block to paste into a report.
 //!
 //! Every line is `name value unit verdict`; the verdict is `ok`, `WRONG`, `-` for a figure that is
@@ -73,7 +73,7 @@ impl fmt::Display for Verdict {
 }
 
 /// Prints a line of the block.
-pub fn tell(name: &str, value: impl fmt::Display, unit: &str, verdict: impl Into<Verdict>) {
+pub fn print_line(name: &str, value: impl fmt::Display, unit: &str, verdict: impl Into<Verdict>) {
     let verdict = verdict.into();
     print(format_args!("{name} {value} {unit} {verdict}\n"));
 }
@@ -90,7 +90,7 @@ pub fn report_time(name: &str, all_ticks: u64, rounds: u64) {
     let frequency = CNTFRQ_EL0.get().max(1);
     let nanoseconds =
         u128::from(all_ticks) * 1_000_000_000 / u128::from(frequency) / u128::from(rounds.max(1));
-    tell(name, nanoseconds, "ns", Verdict::Figure);
+    print_line(name, nanoseconds, "ns", Verdict::Figure);
 }
 
 impl Prepared {
@@ -98,25 +98,25 @@ impl Prepared {
     /// the block.
     pub fn selftest<B: Board>(&self, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
-        tell("oche.version", version, B::NAME, Verdict::Figure);
+        print_line("oche.version", version, B::NAME, Verdict::Figure);
         let model = self.machine.tree().root().property("model");
         let model =
             model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");
         print(format_args!("machine.model \"{model}\" - -\n"));
-        tell(
+        print_line(
             "machine.memory",
             self.machine.ram.as_slice().iter().map(PhysRange::size).sum::<u64>() >> 20,
             "MiB",
             Verdict::Figure,
         );
-        tell("machine.cpus", self.machine.affinities().len(), "CPUs", Verdict::Figure);
+        print_line("machine.cpus", self.machine.affinities().len(), "CPUs", Verdict::Figure);
         registers();
         apple_registers(self.layout.image);
         cpu_setup::configure();
         let kernel = self.layout.kernel;
         let pool = self.layout.pool;
         if kernel.size() < 4 * PAGE || pool.size() < PAGE {
-            tell("probe.room", kernel.size(), "bytes", Verdict::Skipped("no scratch memory"));
+            print_line("probe.room", kernel.size(), "bytes", Verdict::Skipped("no scratch memory"));
             return;
         }
         let scratch =
@@ -139,11 +139,11 @@ pub fn end() {
     print(format_args!("```\n"));
 }
 
-/// What the identification registers say of what Oche relies on. Source: Arm ARM DDI 0487, by
+/// The identification registers, as far as Oche relies on them. Source: Arm ARM DDI 0487, by
 /// register name.
 fn registers() {
     let midr = MidrEl1.read();
-    tell(
+    print_line(
         "cpu.midr",
         format_args!("{midr:#x}"),
         if apple::is_apple() { "apple" } else { "other" },
@@ -153,23 +153,23 @@ fn registers() {
     // The M1's is 24 MHz; any other would spoil nothing but expectations.
     let is_right =
         if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
-    tell("cpu.cntfrq", frequency, "Hz", is_right);
+    print_line("cpu.cntfrq", frequency, "Hz", is_right);
     let (mmfr0, mmfr1, mmfr2) = (IdAa64Mmfr0.read(), IdAa64Mmfr1.read(), IdAa64Mmfr2.read());
-    tell("cpu.vhe", id_field(mmfr1, 8), "ID_AA64MMFR1.VH", id_field(mmfr1, 8) != 0);
-    tell("cpu.e2h", HCR_EL2.get() >> 34 & 1, "HCR_EL2.E2H", HCR_EL2.get() >> 34 & 1 == 1);
-    tell("cpu.address-bits", id_field(mmfr0, 0), "ID_AA64MMFR0.PARange", Verdict::Figure);
+    print_line("cpu.vhe", id_field(mmfr1, 8), "ID_AA64MMFR1.VH", id_field(mmfr1, 8) != 0);
+    print_line("cpu.e2h", HCR_EL2.get() >> 34 & 1, "HCR_EL2.E2H", HCR_EL2.get() >> 34 & 1 == 1);
+    print_line("cpu.address-bits", id_field(mmfr0, 0), "ID_AA64MMFR0.PARange", Verdict::Figure);
     // TGran4_2 (43:40): 2 and more, or 0 and stage 1 has it (TGran4, 31:28, is 0 or 1).
     let stage2_4k =
         id_field(mmfr0, 40) >= 2 || id_field(mmfr0, 40) == 0 && id_field(mmfr0, 28) <= 1;
-    tell("cpu.stage2-4k", id_field(mmfr0, 40), "ID_AA64MMFR0.TGran4_2", stage2_4k);
-    tell(
+    print_line("cpu.stage2-4k", id_field(mmfr0, 40), "ID_AA64MMFR0.TGran4_2", stage2_4k);
+    print_line(
         "cpu.fwb",
         id_field(mmfr2, 40),
         "ID_AA64MMFR2.FWB",
         if features::has_forced_write_back() { Verdict::Ok } else { Verdict::Figure },
     );
-    tell("cpu.bbm", id_field(mmfr2, 52), "ID_AA64MMFR2.BBM", Verdict::Figure);
-    tell("cpu.ctr", format_args!("{:#x}", CtrEl0.read()), "CTR_EL0", Verdict::Figure);
+    print_line("cpu.bbm", id_field(mmfr2, 52), "ID_AA64MMFR2.BBM", Verdict::Figure);
+    print_line("cpu.ctr", format_args!("{:#x}", CtrEl0.read()), "CTR_EL0", Verdict::Figure);
 }
 
 /// The lines of [`apple_registers`].
@@ -185,21 +185,21 @@ const APPLE_LINES: [&str; 5] = [
 fn apple_registers(image: PhysRange) {
     let Some(found) = apple::look() else {
         for name in APPLE_LINES {
-            tell(name, "-", "-", Verdict::Skipped("not Apple's CPU"));
+            print_line(name, "-", "-", Verdict::Skipped("not Apple's CPU"));
         }
         return;
     };
     let bit = |mask: u64| u64::from(found.cache_control & mask != 0);
-    tell("apple.hid4.no-clean-by-address", bit(NO_CLEAN_BY_ADDRESS), "bit", Verdict::Figure);
-    tell("apple.hid4.no-clean-by-set", bit(NO_CLEAN_BY_SET), "bit", Verdict::Figure);
-    tell(
+    print_line("apple.hid4.no-clean-by-address", bit(NO_CLEAN_BY_ADDRESS), "bit", Verdict::Figure);
+    print_line("apple.hid4.no-clean-by-set", bit(NO_CLEAN_BY_SET), "bit", Verdict::Figure);
+    print_line(
         "apple.vm-tmr-fiq-ena",
         format_args!("{:#x}", found.timer_fiq),
         "at-entry",
         Verdict::Figure,
     );
-    tell("apple.ctrr", found.ctrr, "CTRR_A_LWR..UPR", found.ctrr.end <= image.start);
-    tell(
+    print_line("apple.ctrr", found.ctrr, "CTRR_A_LWR..UPR", found.ctrr.end <= image.start);
+    print_line(
         "apple.ctrr-control",
         format_args!("{:#x}", found.ctrr_control),
         "CTRR_CTL",
@@ -207,7 +207,7 @@ fn apple_registers(image: PhysRange) {
     );
 }
 
-/// Memory that nobody needs yet.
+/// Memory that has no use yet.
 #[derive(Clone, Copy, Debug)]
 struct Scratch {
     /// Two pages of the guest's for the probe's code.
@@ -231,11 +231,16 @@ impl Scratch {
         fill(self.page, FIRST);
         cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
         let cleaned = probe::read(self.page);
-        tell("cache.uncached-sees-cleaned", format_args!("{cleaned:#x}"), "word", cleaned == FIRST);
+        print_line(
+            "cache.uncached-sees-cleaned",
+            format_args!("{cleaned:#x}"),
+            "word",
+            cleaned == FIRST,
+        );
         fill(self.page, SECOND);
         let plain = probe::read(self.page);
         let sees = if plain == SECOND { "sees" } else { "does-not-see" };
-        tell("cache.uncached-sees-stored", sees, "-", Verdict::Figure);
+        print_line("cache.uncached-sees-stored", sees, "-", Verdict::Figure);
         cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
     }
 
@@ -250,7 +255,12 @@ impl Scratch {
         let (Some(page), Some(home), Some(other)) =
             (Gfn::containing(self.page), page_of(self.page), page_of(self.other))
         else {
-            return tell("stage2.change", "-", "-", Verdict::Skipped("an address out of range"));
+            return print_line(
+                "stage2.change",
+                "-",
+                "-",
+                Verdict::Skipped("an address out of range"),
+            );
         };
         fill(self.page, FIRST);
         fill(self.other, THIRD);
@@ -258,7 +268,7 @@ impl Scratch {
             cache::clean_and_invalidate(PhysRange { start: address, end: address + PAGE });
         }
         if stage2.prepare(page).is_err() {
-            return tell("stage2.change", "-", "-", Verdict::Skipped("no memory for tables"));
+            return print_line("stage2.change", "-", "-", Verdict::Skipped("no memory for tables"));
         }
         let mut point = |at: Hfn| {
             stage2.break_page(page);
@@ -271,7 +281,12 @@ impl Scratch {
         point(home);
         let back = probe::read(self.page);
         let is_right = away == THIRD && back == FIRST;
-        tell("stage2.page-away-and-home", format_args!("{away:#x},{back:#x}"), "words", is_right);
+        print_line(
+            "stage2.page-away-and-home",
+            format_args!("{away:#x},{back:#x}"),
+            "words",
+            is_right,
+        );
         let took =
             ticks(|| (0..ROUNDS / 2).for_each(|_| [other, home].into_iter().for_each(&mut point)));
         report_time("stage2.change-all-cpus", took, ROUNDS);
@@ -279,15 +294,15 @@ impl Scratch {
 }
 
 /// Whether the guest's side reads through a stage-2 block of 1 GiB what EL2 reads: a word that
-/// nobody uses yet, of RAM `behind` the image, where there are blocks.
+/// has no use yet, of RAM `behind` the image, where there are blocks.
 fn large_block(guest: &[PhysRange], behind: u64) {
     let whole = guest.iter().map(|range| range.shrunk_to(GIBIBYTE)).find(|range| !range.is_empty());
     let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind)
     else {
-        return tell("stage2.block-1g", "-", "-", Verdict::Skipped("no such block in RAM"));
+        return print_line("stage2.block-1g", "-", "-", Verdict::Skipped("no such block in RAM"));
     };
     if !features::has_forced_write_back() {
-        return tell(
+        return print_line(
             "stage2.block-1g",
             "-",
             "-",
@@ -296,7 +311,7 @@ fn large_block(guest: &[PhysRange], behind: u64) {
     }
     let here = words(start).first().map(|word| word.load(Ordering::Relaxed));
     let there = probe::read(start);
-    tell("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
+    print_line("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
 }
 
 /// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers,
@@ -321,7 +336,7 @@ fn interrupts() {
                 cpu_setup::configure();
                 report_interrupt(&name, probe::interrupt(source, limit));
             } else {
-                tell(&name, "-", "-", Verdict::Skipped("timers raise no FIQs here"));
+                print_line(&name, "-", "-", Verdict::Skipped("timers raise no FIQs here"));
             }
         }
     }
@@ -334,7 +349,12 @@ fn report_interrupt(name: &str, seen: probe::Seen) {
         probe::NONE => "nothing",
         _ => "exception",
     };
-    tell(name, format_args!("{what},{}", seen.ticks), "kind,ticks", seen.vector == probe::FIQ);
+    print_line(
+        name,
+        format_args!("{what},{}", seen.ticks),
+        "kind,ticks",
+        seen.vector == probe::FIQ,
+    );
 }
 
 fn page_of(address: u64) -> Option<Hfn> {

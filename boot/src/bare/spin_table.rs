@@ -4,7 +4,7 @@
 //! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word
 //! to become an address. Oche writes its own address there first, so that no CPU ever enters the
 //! guest at EL2. The CPU then waits in Oche for a word that the guest may write, and enters the
-//! guest at EL1 where that word says. Source: Linux `Documentation/arm64/booting.rst`, "Entry" of
+//! guest at EL1 at that address. Source: Linux `Documentation/arm64/booting.rst`, "Entry" of
 //! secondary CPUs with a spin table.
 
 use core::arch::asm;
@@ -27,9 +27,9 @@ const _: () = assert!(SLOT_BYTES * MAX_CPUS as u64 <= PAGE, "one page has all wo
 /// How long one CPU may take to come, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
-/// Takes every CPU of the machine's spin table, and says where the guest will find each. `slots` is
-/// a page that stage 2 maps for the guest and nobody else uses. [`smp::prepare`] has run, and stage
-/// 2 is built.
+/// Takes every CPU of the machine's spin table, and returns where the guest will find each. `slots`
+/// is a page that stage 2 maps for the guest and that has no other use. [`smp::prepare`] has run,
+/// and stage 2 is built.
 pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
     let own = smp::own_affinity();
     // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
@@ -41,15 +41,15 @@ pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
 }
 
 fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -> SpinCpu {
-    let nobody = SpinCpu { affinity, release: None };
+    let absent = SpinCpu { affinity, release: None };
     let at = PhysRange { start: word, end: word.saturating_add(8) };
     let Some(index) = smp::find(affinity) else {
-        log::warn!("cpu {affinity:#x} stays off: there are records for {MAX_CPUS} CPUs");
-        return nobody;
+        log::warn!("cpu {affinity:#x} stays off: Oche runs on at most {MAX_CPUS} CPUs");
+        return absent;
     };
     if !word.is_multiple_of(8) || !machine.ram.covers(&at) {
         log::warn!("cpu {affinity:#x} stays off: its release address {word:#x} is not in RAM");
-        return nobody;
+        return absent;
     }
     if let Err(result) = stage1::check_store(word) {
         fatal(format_args!(
@@ -59,7 +59,7 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     let slot = slots.start + index as u64 * SLOT_BYTES;
     smp::will_wait(index, slot);
     // SAFETY: firmware's word, in RAM that EL2 maps; the CPU that waits for it is the only other
-    // who looks.
+    // reader.
     unsafe { &*(word as *const AtomicU64) }.store(smp::spin_entry(), Ordering::Release);
     // The waiting CPU has its caches off.
     cache::clean_and_invalidate(at);
@@ -71,8 +71,8 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
         }
         core::hint::spin_loop();
     }
-    log::warn!("cpu {affinity:#x} stays off: it did not come within {PATIENCE_MILLISECONDS} ms");
-    nobody
+    log::warn!("cpu {affinity:#x} stays off: it did not start within {PATIENCE_MILLISECONDS} ms");
+    absent
 }
 
 /// Wakes CPUs that wait for a store that is cleaned, and so complete.

@@ -149,7 +149,7 @@ pub fn regime() -> Regime {
 /// # Safety
 ///
 /// Only the boot CPU, before others run, once. `memory` is mapped as [`Use::Memory`], zero, and
-/// nobody else's.
+/// without another use.
 pub unsafe fn supply(memory: PhysRange) {
     // SAFETY: `map`'s contract: one CPU.
     unsafe { (*SUPPLY.0.get()).more = memory };
@@ -172,9 +172,9 @@ pub fn first_block(root: u64, region: PhysRange) -> Option<PhysRange> {
 ///
 /// # Errors
 ///
-/// `PAR_EL1`, which says why not. Source: Arm ARM DDI 0487, `AT S1E2W`, `PAR_EL1`.
+/// `PAR_EL1`, which holds the reason. Source: Arm ARM DDI 0487, `AT S1E2W`, `PAR_EL1`.
 pub fn check_store(address: u64) -> Result<(), u64> {
-    // SAFETY: it translates, and changes `PAR_EL1` alone, which is nobody's before the guest runs.
+    // SAFETY: it translates, and changes `PAR_EL1` alone, which is unused before the guest runs.
     unsafe { asm!("at s1e2w, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
     let result = ParEl1.read();
     if result & 1 == 0 { Ok(()) } else { Err(result) }

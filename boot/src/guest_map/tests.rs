@@ -184,7 +184,7 @@ fn check_plan(shape: &Shape, layout: &Layout) {
     assert_eq!(layout.offered.total() + layout.reserved.size() + kept, shape.ram.total());
 }
 
-/// What a walk of the tables meets: each leaf once, by level, with its bytes and whether it is RAM.
+/// What a walk of the tables finds: each leaf once, by level, with its bytes and whether it is RAM.
 fn leaves(
     words: &Words,
     table: u64,

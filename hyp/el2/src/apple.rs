@@ -1,4 +1,4 @@
-//! What only Apple's CPUs have: implementation-defined registers, touched where `MIDR_EL1` says
+//! What only Apple's CPUs have: implementation-defined registers, accessed where `MIDR_EL1` reports
 //! Apple and nowhere else.
 
 use oche_types::range::PhysRange;
@@ -18,7 +18,7 @@ pub fn is_apple() -> bool {
     MidrEl1.read() >> 24 & 0xff == IMPLEMENTER
 }
 
-/// What Apple's own registers say.
+/// The values of Apple's own registers.
 #[derive(Clone, Copy, Debug)]
 pub struct Found {
     /// `HID4_EL1`, or `EHID4_EL1` on an E core.

@@ -1,4 +1,4 @@
-//! Who called the guest's code: its chain of frame records, read with nothing taken for granted.
+//! The callers of the guest's code: its chain of frame records, none of which is trusted.
 //!
 //! A frame record is two words at X29: the caller's X29, and the address that the function returns
 //! to. Source: Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.4.6 "The Frame
@@ -44,8 +44,9 @@ pub fn walk(
     count
 }
 
-/// An address as it was before a function signed it: bit 55 tells which half it is of, and the bits
-/// above 47 are as that says. Source: Arm ARM DDI 0487, "Pointer authentication", D8.8 in issue J.
+/// An address as it was before a function signed it: bit 55 selects the half of the
+/// address space, and the bits above 47 are copies of it. Source: Arm ARM DDI 0487, "Pointer
+/// authentication", D8.8 in issue J.
 fn without_signature(address: u64) -> u64 {
     const UPPER: u64 = !0 << 48;
     if address >> 55 & 1 == 1 { address | UPPER } else { address & !UPPER }

@@ -46,7 +46,7 @@ pub fn print(text: fmt::Arguments<'_>) {
     let _ = Output.write_fmt(text);
 }
 
-/// The console for whoever writes text piece by piece; lines of several CPUs may then mix.
+/// The console as a writer of text in pieces; lines of several CPUs may then mix.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer;
 

@@ -40,7 +40,7 @@ pub fn configure() {
     VpidrEl2.write(MidrEl1.read());
     VmpidrEl2.write(MpidrEl1.read());
     configure_stage2();
-    // TLBI acts by what these registers say.
+    // TLBI depends on these registers.
     synchronize_context();
     // Firmware may have left entries of another VMID 0.
     // SAFETY: dropping TLB entries of EL1&0 only costs walks.

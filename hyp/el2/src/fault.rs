@@ -1,4 +1,4 @@
-//! A stage-2 fault as a platform sees it, and what a platform answers.
+//! A stage-2 fault as a platform receives it, and how a platform resolves it.
 
 use oche_trace::statistics::Exit;
 
@@ -43,11 +43,11 @@ pub struct Fault {
     pub address: u64,
     /// The virtual address, in bytes.
     pub far: u64,
-    /// What the CPU says of the access.
+    /// The access, as the CPU's syndrome describes it.
     pub abort: Abort,
     /// It was an instruction fetch.
     pub is_fetch: bool,
-    /// What stage 2 said of the page when this was decided.
+    /// The page's stage-2 mapping when this was decided.
     pub lookup: Lookup,
 }
 

@@ -1,5 +1,5 @@
-//! How FIQs reach the guest, and `oche.fiq=virtual`: what EL2 lets through, what it holds, when the
-//! guest sees one.
+//! How FIQs reach the guest, and `oche.fiq=virtual`: which ones EL2 masks, and when it injects
+//! one.
 //!
 //! A FIQ is a level: it comes again until its source is quiet, and what is taken to EL2 no mask of
 //! EL1's holds back. So whatever is asserted is kept from asserting, and `HCR_EL2.VF` shows the
@@ -40,7 +40,7 @@ pub enum Route {
 /// pending for so long, in which the guest does nothing but find out that there is nothing to do;
 /// and each look is an exit.
 pub const POLL_MICROSECONDS: u64 = 50;
-/// FIQs in a row that no known source explains before somebody is reported. A source that has just
+/// FIQs in a row that no known source explains before that is logged. A source that has just
 /// been masked may come once more; one that is not known comes for ever.
 const MAX_STRAYS: u32 = 1000;
 
@@ -95,7 +95,7 @@ impl Timers {
 pub struct PendingFiqs {
     /// A bit for each kind of IPI. Apple's CPUs have one kind, number 0; a GIC has sixteen (SGIs).
     ipis: u16,
-    /// `PMCR0` says less in hardware than it says to the guest: mode FIQ, and raised.
+    /// The hardware's `PMCR0` lacks what the guest reads there: mode FIQ, and an overflow raised.
     has_overflow: bool,
 }
 
@@ -109,8 +109,8 @@ impl PendingFiqs {
         self.ipis != 0 || self.has_overflow
     }
 
-    /// IPI `kind` was acknowledged. As in hardware, two of a kind that nobody has looked at are
-    /// one.
+    /// IPI `kind` was acknowledged. As in hardware, two of a kind that have not been
+    /// acknowledged are one.
     pub fn ipi(&mut self, kind: u8) {
         self.ipis |= 1 << (kind & 15);
     }
@@ -196,7 +196,7 @@ impl VirtualFiq {
     }
 
     /// A FIQ came; `took`: EL2 found another source than the guest's timers. Returns whether to
-    /// tell that a FIQ comes from a source that is not known, which is so once.
+    /// log that FIQs come from an unknown source, which is so once.
     #[must_use]
     pub fn came(&mut self, lines: Timers, took: bool) -> bool {
         if took || lines.and(self.open).is_any() {

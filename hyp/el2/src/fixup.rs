@@ -32,7 +32,7 @@ pub enum Ending {
     Done,
     /// The access made an SError pending.
     SystemError,
-    /// An SError was pending before: one that the access caused cannot be told from it.
+    /// An SError was pending before: one that the access caused cannot be distinguished from it.
     Unknown,
 }
 
@@ -42,7 +42,7 @@ const ISR_A: u64 = 1 << 8;
 /// How an access went, from `ISR_EL1` right before it and right after.
 pub fn ending(before: u64, after: u64) -> Ending {
     match (before & ISR_A != 0, after & ISR_A != 0) {
-        // Also where it is pending no more: it was taken by nobody here, so this is no state to
+        // Also where it is pending no more: nothing here took it, so this is no state to
         // conclude from.
         (true, _) => Ending::Unknown,
         (false, true) => Ending::SystemError,

@@ -1,4 +1,4 @@
-//! Where Oche's image lies in memory, as the linker script's symbols tell.
+//! Where Oche's image lies in memory, from the symbols of the linker script.
 #![expect(unsafe_code, reason = "symbols of the linker script")]
 
 use oche_types::range::PhysRange;

@@ -45,7 +45,7 @@ pub struct Injection {
     pub pstate: u64,
 }
 
-/// What the guest is reported.
+/// The exception that the guest takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A synchronous external abort on an instruction fetch.
@@ -56,7 +56,7 @@ pub enum Reason {
     Store,
     /// Stage 1 does not allow a store.
     StoreFault {
-        /// Why: `DFSC`, as `PAR_EL1.FST` says it.
+        /// The reason: `DFSC`, equal to `PAR_EL1.FST`.
         status: u64,
     },
     /// The instruction does not exist.

@@ -9,7 +9,7 @@
 //! vectors -> trap -> syndrome -> fault -> Platform -> trapped_page::hw, device::hw -> vectors
 //!                 \-> smp (PSCI), fiq::hw, inject::hw
 //! ```
-// UNSAFETY: assembly, system registers and physical memory. What each block relies on is said
+// UNSAFETY: assembly, system registers and physical memory. What each block relies on is stated
 // there; the common ground is this:
 // - EL2 runs on an identity map, so a physical address that its stage 1 maps is a valid pointer.
 // - Each CPU has its own stack and takes no interrupts at EL2: all are masked there, and

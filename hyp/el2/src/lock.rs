@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 /// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its
 /// place to try every order of events that the memory model allows.
 pub trait StateByte {
-    /// Stores `new` if the byte is `current`; says whether it was. `success` orders it then, and
+    /// Stores `new` if the byte is `current`; returns whether it was. `success` orders it then, and
     /// nothing otherwise.
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
     /// Loads it.
@@ -88,9 +88,9 @@ impl<T, B: StateByte> SpinLock<T, B> {
         }
     }
 
-    /// Waits on a shared copy of the line: only the release takes it from whoever holds it. A
-    /// function of its own, so that what counts the instructions of an exit can tell by their
-    /// addresses those that wait.
+    /// Waits on a shared copy of the line: only the release takes it from the holder. A
+    /// function of its own, so that what counts the instructions of an exit can attribute them by
+    /// their addresses those that wait.
     #[inline(never)]
     fn wait_until_open(&self) {
         while self.state.load(Ordering::Relaxed) == HELD {
@@ -120,7 +120,7 @@ impl<T, B: StateByte> SpinLock<T, B> {
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T, B>> {
         // Acquire: what the last holder wrote is seen.
         let is_taken = self.state.exchange(OPEN, HELD, Ordering::Acquire);
-        // Not `then_some`: a guard that is built for nothing opens the lock when it is dropped.
+        // Not `then_some`: an unused guard opens the lock when it is dropped.
         is_taken.then(|| SpinGuard { lock: self })
     }
 
@@ -133,7 +133,7 @@ impl<T, B: StateByte> SpinLock<T, B> {
     }
 }
 
-/// A lock that is closed while nobody has its guard, to be resumed once.
+/// A lock that is held without a guard, to be resumed once.
 #[derive(Debug)]
 #[must_use = "the lock stays closed for ever without it"]
 pub struct Parked {
@@ -209,7 +209,7 @@ impl<T, B: StateByte> Once<T, B> {
     /// Writes the value. A second writer changes nothing.
     pub fn set(&self, value: T) {
         if self.state.exchange(EMPTY, WRITING, Ordering::Relaxed) {
-            // SAFETY: only one caller moves the state from EMPTY, and nobody reads before READY.
+            // SAFETY: only one caller moves the state from EMPTY, and nothing reads before READY.
             unsafe { *self.value.get() = Some(value) };
             self.state.store(READY, Ordering::Release);
         }

@@ -1,4 +1,4 @@
-//! When Oche itself is wrong: say everything that is known, then stop this CPU.
+//! A panic of Oche: print what is known, then stop this CPU.
 #![expect(unsafe_code, reason = "what the vectors stored, and stacks")]
 
 use core::fmt;
@@ -14,7 +14,8 @@ use crate::{firmware, image, percpu};
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;
 
-/// Writes the machine's last words, such as the newest trace events, each line after [`PREFIX`].
+/// Writes what a machine adds to a panic, such as the newest trace events, each line after
+/// [`PREFIX`].
 /// Must not panic and must not wait.
 pub type PanicHook = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 
@@ -22,9 +23,9 @@ pub type PanicHook = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 pub const PREFIX: &str = "oche: panic: ";
 
 static PANIC_HOOK: Once<PanicHook> = Once::new();
-/// Somebody has said that it panics.
+/// A CPU has begun to print a panic.
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
-/// Somebody panics already: a panic inside a panic only says so.
+/// A CPU is past its first message: a panic inside a panic prints no more than that.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
 /// What a machine does instead of stopping, such as a reset. May return; then the CPU stops.
@@ -41,7 +42,7 @@ pub fn is_panicking() -> bool {
 }
 
 /// Registers the hook.
-pub fn set_last_words(hook: PanicHook) {
+pub fn set_panic_hook(hook: PanicHook) {
     PANIC_HOOK.set(hook);
 }
 

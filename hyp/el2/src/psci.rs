@@ -72,10 +72,10 @@ pub enum Request {
         call: [u64; 4],
     },
     /// Hand these four registers to firmware and return its x0.
-    Relay([u64; 4]),
+    Forward([u64; 4]),
     /// Turn the machine off or reset it: relayed, and does not return.
     Stop([u64; 4]),
-    /// Firmware never hears of it.
+    /// It is not forwarded to firmware.
     NotSupported,
 }
 
@@ -98,10 +98,10 @@ pub fn decode(registers: [u64; 4]) -> Request {
             Request::AffinityInfo { affinity: argument(1), call }
         }
         function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => {
-            Request::Relay(call)
+            Request::Forward(call)
         }
         // Firmware may offer more than is relayed: it is asked only about what the guest can have.
-        function::FEATURES if is_offered(argument(1) as u32) => Request::Relay(call),
+        function::FEATURES if is_offered(argument(1) as u32) => Request::Forward(call),
         function::SYSTEM_OFF | function::SYSTEM_RESET => Request::Stop(call),
         _ => Request::NotSupported,
     }

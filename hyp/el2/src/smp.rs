@@ -75,7 +75,8 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     cpu.context.store(context, Ordering::Relaxed);
     let result = firmware::cpu_on(affinity, entry::secondary(), (&raw const *start) as u64);
     if result != status::SUCCESS {
-        // Unless it says itself that it is on: it refused to stop and firmware knew before.
+        // Unless the CPU itself has set ON: firmware refused to stop it, and returned that it is
+        // on.
         let _ = cpu.state.compare_exchange(STARTING, OFF, Ordering::AcqRel, Ordering::Relaxed);
     }
     result
@@ -109,8 +110,8 @@ pub fn is_starting(affinity: u64) -> bool {
 /// Stops this CPU. Returns a PSCI status if firmware refuses.
 pub fn stop() -> i64 {
     let cpu = percpu::this();
-    // Off first: once firmware has stopped this CPU nobody could say so. A CPU_ON in between is
-    // reported by firmware that the CPU is still on, and that answer is relayed.
+    // Off first: once firmware has stopped this CPU, it can no longer store that. For a CPU_ON in
+    // between firmware returns that the CPU is still on, and that result is forwarded.
     cpu.state.store(OFF, Ordering::Release);
     let result = firmware::cpu_off();
     cpu.state.store(ON, Ordering::Release);

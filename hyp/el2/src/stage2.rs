@@ -11,11 +11,11 @@
 //! address translation system", `VTCR_EL2`.
 //!
 //! Cacheability, decided: where the CPU has FEAT_S2FWB (the M1 does), guest RAM is forced to Normal
-//! Write-Back whatever stage 1 says. A guest that sees no `dma-coherent` maps its rings Normal-NC;
-//! Oche copies pages through cacheable mappings, and forcing the attribute makes both the same
-//! memory without any maintenance. Everything that is not RAM keeps stage 1's attributes. Without
-//! FWB stage 2 says Normal Write-Back and the weaker of the two stages wins; then whoever copies a
-//! page cleans and invalidates it to the point of coherency (`cache`).
+//! Write-Back whatever stage 1's attributes are. A guest that sees no `dma-coherent` maps its rings
+//! Normal-NC; Oche copies pages through cacheable mappings, and forcing the attribute makes both
+//! the same memory without any maintenance. Everything that is not RAM keeps stage 1's attributes.
+//! Without FWB stage 2 is Normal Write-Back and the weaker of the two stages wins; then the code
+//! that copies a page cleans and invalidates it to the point of coherency (`cache`).
 
 pub mod entry;
 pub mod hardware;
@@ -51,7 +51,7 @@ pub struct Stage2<H> {
     forces_write_back: bool,
     /// Guest-physical memory in which nothing is mapped as a block.
     by_page: PhysRange,
-    /// A page has been broken since the TLBs were last told.
+    /// A page has been broken since the last TLB invalidation.
     has_broken: bool,
     /// Tables of the view that one CPU may have.
     view: Option<View>,
@@ -106,7 +106,7 @@ impl<H: Hardware> Stage2<H> {
         self.map(range.shrunk_to(PAGE), attributes)
     }
 
-    /// Maps devices at home, before the guest runs, with the memory type that stage 1 says.
+    /// Maps devices at home, before the guest runs, with stage 1's memory type.
     ///
     /// # Errors
     ///
@@ -207,7 +207,7 @@ impl<H: Hardware> Stage2<H> {
         self.view.as_mut().is_some_and(|view| view.open(&self.hardware, page, at, attributes))
     }
 
-    /// Replaces the block at `position` by a table that says the same, break-before-make.
+    /// Replaces the block at `position` by a table that maps the same, break-before-make.
     fn split(
         &mut self,
         position: &Position,
@@ -267,7 +267,7 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
         // The invalid entries must be seen by walks before the TLBs drop the valid ones.
         self.hardware.order_stores();
         if self.has_broken {
-            // Not page by page: what combines both stages is found by VA, which nobody knows, so
+            // Not page by page: what combines both stages is found by VA, which is not known, so
             // all of it goes in any case. One broadcast that drops stage 2 as well replaces one for
             // each page and the one for stage 1.
             self.hardware.invalidate_all();
@@ -277,7 +277,7 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
 
     fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let position = self.leaf(page);
-        // No fetch until the instruction caches have been told: at this host page they may still
+        // No fetch until the instruction caches are invalidated: at this host page they may still
         // hold what an earlier tenant executed. Few pages that move are ever executed; those fault
         // once.
         let attributes =

@@ -30,7 +30,7 @@ pub enum Class {
     SoftwareStep,
     /// A trapped system register or instruction (EC 0x18).
     SystemRegister(RegisterAccess),
-    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): which one, `AFSR1_EL2` says, in the
+    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): its number is in `AFSR1_EL2`, in the
     /// form of a system register's ISS. Source: m1n1 `src/hv_exc.c`.
     AppleRegister,
     /// WFI/WFE (0x01), or anything else.
@@ -93,7 +93,7 @@ pub struct Abort {
     pub on_table_walk: bool,
     /// `CM`: it was cache maintenance by address, which moves no data.
     pub is_cache_maintenance: bool,
-    /// `FnV`: `FAR_EL2` says nothing.
+    /// `FnV`: `FAR_EL2` is not valid.
     pub far_invalid: bool,
     /// The register access, when the ISS describes one (`ISV`).
     pub transfer: Option<Transfer>,

@@ -1,4 +1,4 @@
-//! What the guest's stage 1 says now: of the instruction that trapped, and of the access that it
+//! The guest's stage 1 as it is now: for the instruction that trapped, and for the access that it
 //! makes.
 // UNSAFETY: `AT` walks the guest's tables, and an instruction is read at the address that they and
 // stage 2 give.
@@ -66,18 +66,18 @@ pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)
     Some((unsafe { pointer.read_volatile() }, set))
 }
 
-/// What stage 1 says of an access now.
+/// How stage 1 translates an access now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Translation {
     /// It is allowed, and leads to the page that was asked about.
     Same,
     /// Stage 1 refuses it, with this status (`DFSC`).
     Fault(u64),
-    /// It leads elsewhere, or its walk meets something that stage 2 stops.
+    /// It leads elsewhere, or stage 2 faults its walk.
     Other,
 }
 
-/// Asks stage 1 whether the guest, in the state that `frame` tells, may still make `access` at the
+/// Asks stage 1 whether the guest, in the state of `frame`, may still make `access` at the
 /// virtual `address`, which is inside one page, and whether that is `page`. With the engine's lock
 /// held, right before the access is emulated.
 ///

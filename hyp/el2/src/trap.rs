@@ -1,4 +1,4 @@
-//! Every synchronous exception of the guest: decode, decide, go on.
+//! Synchronous exceptions of the guest: decoded, dispatched, and resumed from.
 #![expect(unsafe_code, reason = "the frame that the vectors stored")]
 
 use oche_engine::host::CpuAccess;
@@ -220,7 +220,7 @@ fn on_monitor_call(frame: &mut TrapFrame) {
         Request::AffinityInfo { affinity, .. } if smp::is_starting(affinity) => {
             status::AFFINITY_ON_PENDING as u64
         }
-        Request::AffinityInfo { call, .. } | Request::Relay(call) => firmware::call(call),
+        Request::AffinityInfo { call, .. } | Request::Forward(call) => firmware::call(call),
         Request::Stop(call) => {
             report_exits();
             firmware::call(call)

@@ -14,7 +14,7 @@
 //!   of code here.
 //!
 //! Both happen under the engine's lock, from the trap to the last copy; other CPUs keep finding the
-//! page guarded and wait for the lock. So accesses to a trapped page happen one after the other.
+//! page trapped and wait for the lock. So accesses to a trapped page happen one after the other.
 //!
 //! A fetch of instructions from such a page, or a walk of tables in it, cannot be done on several
 //! copies; there the engine gives the copies up.
@@ -92,7 +92,7 @@ pub fn agreement(
     if is_inside { Agreement::Same(address) } else { Agreement::Crosses }
 }
 
-/// Carries `access` out on the guarded `page`, for CPU number `cpu`; `far` is the virtual address
+/// Carries `access` out on the trapped `page`, for CPU number `cpu`; `far` is the virtual address
 /// that was stopped. False: it reaches beyond the page, or begins on another, and nothing was done.
 ///
 /// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to
@@ -243,8 +243,8 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         values
     }
 
-    /// Stores if nobody did since the load-exclusive: no CPU, or its store would have cleared the
-    /// monitor; no device, or the value would be another.
+    /// Stores if nothing else did since the load-exclusive: no CPU, or its store would have cleared
+    /// the monitor; no device, or the value would be another.
     fn store_exclusive(&mut self, values: [u64; 2]) -> bool {
         let Some(seen) = self.monitors.take(self.cpu, self.place()) else {
             // The load-exclusive went by unseen, or there was none. The next one will be seen.

@@ -37,7 +37,7 @@ mod measure;
 pub struct Setup<'a, I> {
     /// The hardware.
     pub iommu: I,
-    /// What the trace says of the machine; its DARTs are those that the guest sees.
+    /// The machine, as the trace describes it; its DARTs are those that the guest sees.
     pub description: &'a Description,
     /// The guest's RAM, ascending; nothing of Oche's own.
     pub ram: &'a [PhysRange],
@@ -70,7 +70,7 @@ pub struct EmulatedDarts<I> {
 }
 
 impl<I: Iommu> EmulatedDarts<I> {
-    /// Takes the guest's DMA over. Every stream is blocked until the guest says otherwise.
+    /// Takes the guest's DMA over. Every stream is blocked until the guest changes that.
     pub fn new(setup: Setup<'_, I>) -> Self {
         let recorder = Recorder::new(
             setup.trace,

@@ -23,7 +23,7 @@ pub struct PlatformHost<I> {
     pub stage2: CpuTables<Cpus>,
     /// The devices' view of it.
     pub iommu: I,
-    /// Who hears what happens.
+    /// Takes the engine's events.
     pub recorder: Recorder,
 }
 

@@ -1,7 +1,7 @@
 //! What every board has in common: the engine behind a lock, guest memory, the trace in memory.
 //!
-//! A board brings its IOMMU and says which DARTs its guest sees; all else is here. It needs EL2, so
-//! on a developer's machine there is nothing in it.
+//! A board brings its IOMMU and defines which DARTs its guest sees; all else is here. It needs EL2,
+//! so on a developer's machine there is nothing in it.
 #![no_std]
 // UNSAFETY: pages of the guest and the trace's memory are reached through addresses that the layout
 // chose.

@@ -18,15 +18,15 @@ const EVENTS: u64 = 12;
 
 static TRACE: Once<(PhysRange, Layout)> = Once::new();
 
-/// Has a panic tell the newest events in `memory`, if it has all of `layout`.
+/// Has a panic print the newest events in `memory`, if it has all of `layout`.
 pub fn register(memory: PhysRange, layout: Layout) {
     if IS_COMPILED_IN && layout.total_bytes() != 0 && memory.size() >= layout.total_bytes() as u64 {
         TRACE.set((memory, layout));
-        panic::set_last_words(tell);
+        panic::set_panic_hook(print_events);
     }
 }
 
-fn tell(mut out: &mut dyn fmt::Write) -> fmt::Result {
+fn print_events(mut out: &mut dyn fmt::Write) -> fmt::Result {
     let Some((memory, layout)) = TRACE.get() else { return Ok(()) };
     let clock = Clock { counter_hz: CNTFRQ_EL0.get(), start_ticks: 0 };
     for cpu in 0..layout.cpus() {

@@ -59,7 +59,7 @@ impl TraceConsole {
         }
     }
 
-    /// Something was traced: hands it on if somebody waits for it.
+    /// Something was traced: hands it on if a reader waits for it.
     #[inline]
     pub fn go_on<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut PlatformHost<I>) {
         if self.console.is_open() && self.port.is_due(CNTPCT_EL0.get()) {

@@ -20,7 +20,7 @@ use oche_types::range::PhysRange;
 use oche_types::selection::Selection;
 use oche_virtio::port::TracePort;
 
-/// What the trace says of the machine.
+/// The machine, as the trace describes it.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// The board's name.
@@ -173,7 +173,7 @@ impl Recorder {
     }
 
     /// A trap begins: what happens from here on came from `context`. Takes over what was asked of
-    /// the trace, and says whether other watches were.
+    /// the trace, and returns whether other watches were.
     #[must_use]
     pub fn begin(&mut self, context: TrapContext) -> bool {
         self.context = context;
@@ -233,7 +233,7 @@ impl Recorder {
         }
     }
 
-    /// The long way, for who asked for something: a filter, or snapshots.
+    /// The slow path, where something was requested: a filter, or snapshots.
     #[cold]
     #[inline(never)]
     fn record_as_asked(&mut self, event: &Event) {
@@ -291,6 +291,6 @@ fn words_of(range: PhysRange) -> &'static [AtomicU64] {
     }
     let pointer = core::ptr::with_exposed_provenance::<AtomicU64>(range.start as usize);
     // SAFETY: reserved by the layout, mapped one to one at EL2 for ever, out of the guest's reach,
-    // and accessed as atomics only, by Oche and by who reads the trace from outside.
+    // and accessed as atomics only, by Oche and by a reader of the trace outside.
     unsafe { core::slice::from_raw_parts(pointer, (range.size() / 8) as usize) }
 }

@@ -71,8 +71,7 @@ impl Board for M1 {
         PhysRange { start: DRAM, end: align_up(end, DRAM_STEP).max(align_up(end, BLOCK)) }
     }
 
-    /// Opens the screen: who has no serial cable sees from here on what is printed, also about an FDT
-    /// that is refused.
+    /// Opens the screen: from here on it shows what is printed, also about an FDT that is refused.
     fn on_fdt(blob: &[u8]) {
         match framebuffer::find(blob) {
             Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),

@@ -1,5 +1,5 @@
 //! The composition root.
-// UNSAFETY: device registers are raw addresses, and this is who knows which are where.
+// UNSAFETY: device registers are raw addresses, and this module knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod not_el2;
@@ -165,7 +165,7 @@ fn port_interrupt() -> SetInterrupt {
     })
 }
 
-/// What `oche.iommu-map` says.
+/// The value of `oche.iommu-map`.
 fn choice(text: &str) -> Choice {
     Choice::parse(text).unwrap_or_else(|| {
         log::warn!("option ignored: oche.iommu-map");
@@ -198,7 +198,9 @@ fn check_heap(used_before: usize, layout: &Layout) {
     );
     log::info!("engine: {} of at most {} KiB of heap", taken >> 10, (bound + HEAP_BYTES) >> 10);
     if taken > bound + HEAP_BYTES {
-        fatal(format_args!("the engine took {taken} bytes of heap, more than the {bound} it said"));
+        fatal(format_args!(
+            "the engine took {taken} bytes of heap, more than its bound of {bound}"
+        ));
     }
 }
 

@@ -28,7 +28,7 @@ pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
     (dart.index() < usize::from(MAX_DARTS)).then_some((dart, offset % REGION_BYTES))
 }
 
-/// What the trace says of the machine.
+/// The machine, as the trace describes it.
 pub fn describe(map: &IommuMap) -> Description {
     let mut devices = Vec::new();
     for connection in map.connections() {

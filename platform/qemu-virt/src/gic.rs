@@ -33,7 +33,7 @@ impl SharedInterrupt {
     pub fn raise(self) {
         let id = FIRST_SHARED + self.number;
         let register = (DISTRIBUTOR.start + SET_PENDING + 4 * u64::from(id / 32)) as *mut u32;
-        // SAFETY: inside the distributor, which who made `self` vouched for. Bits written as 0
+        // SAFETY: inside the distributor, which the caller of `new` vouched for. Bits written as 0
         // change nothing, so this does not meddle with what the guest does there.
         unsafe { ptr::write_volatile(register, 1 << (id % 32)) };
     }

@@ -1,7 +1,7 @@
 //! Which requester is behind which stream of which virtual DART.
 //!
 //! On virt a PCI requester id (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID as it
-//! is. Several requesters may share a stream: they are attached, blocked and told of together.
+//! is. Several requesters may share a stream: they are attached, blocked and reported together.
 
 use alloc::vec::Vec;
 

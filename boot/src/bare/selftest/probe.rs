@@ -1,7 +1,7 @@
 //! A few instructions at EL1, with the MMU off: what the guest's side of a measurement does.
 //!
 //! They are copied to scratch memory of the guest's, keep everything in registers, and come back by
-//! a call that nobody else makes while they run.
+//! a call that nothing else makes while they run.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -61,7 +61,7 @@ pub(super) fn words(page: u64) -> &'static [AtomicU64] {
 pub(super) fn load(code: u64) {
     let begin = (&raw const oche_probe_begin) as u64;
     let bytes = ((&raw const oche_probe_end) as u64 - begin).min(2 * PAGE) as usize;
-    // SAFETY: the caller names two pages of RAM that nobody uses; the source is Oche's own text.
+    // SAFETY: the caller names two unused pages of RAM; the source is Oche's own text.
     unsafe { core::ptr::copy_nonoverlapping(begin as *const u8, code as *mut u8, bytes) };
     let range = PhysRange { start: code, end: code + 2 * PAGE };
     cache::clean_and_invalidate(range);

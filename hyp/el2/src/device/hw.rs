@@ -72,7 +72,8 @@ impl Vectors for FrameRegisters<'_> {
     }
 }
 
-// Eight bytes a register: the move and the return. `CPTR_EL2` lets EL2 have them: `cpu_setup::configure`.
+// Eight bytes a register: the move and the return. `CPTR_EL2` lets EL2 have them:
+// `cpu_setup::configure`.
 global_asm!(
     r#"
     .section .text.single, "ax"

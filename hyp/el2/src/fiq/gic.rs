@@ -20,9 +20,9 @@ const MASKS_TIMERS: u64 = 0x80;
 const ICH_HCR_TRAP_GROUP_0: u64 = 1 << 11;
 /// Kinds of calls (SGIs), which have the first interrupt numbers.
 const CALLS: u64 = 16;
-/// From here on numbers say that there is no interrupt.
+/// Numbers from here on mean that there is no interrupt.
 const SPECIAL: u64 = 1020;
-/// What a register says then.
+/// What a register reads then.
 const NOTHING: u64 = 1023;
 
 /// `ID_AA64PFR0_EL1.GIC`: the interface is one of system registers.
@@ -30,7 +30,7 @@ pub(super) fn has_registers() -> bool {
     id_field(IdAa64Pfr0.read(), 24) != 0
 }
 
-/// Whether somebody has had interrupts of group 0 come as FIQs.
+/// Whether interrupts of group 0 are enabled, which come as FIQs.
 pub(super) fn has_fiqs() -> bool {
     has_registers() && IccIgrpen0El1.read() & 1 != 0
 }
@@ -55,7 +55,7 @@ pub(super) fn route(is_virtual: bool) {
     }
 }
 
-/// Masks both timers unless both are open: priorities cannot tell one from the other. A look finds
+/// Masks both timers unless both are open: priorities cannot distinguish them. A look finds
 /// what came meanwhile.
 pub(super) fn open(timers: Timers) {
     // The write synchronises itself. Source: Arm IHI 0069, `ICC_PMR_EL1`.

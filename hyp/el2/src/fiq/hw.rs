@@ -163,12 +163,12 @@ pub(crate) fn before_return() {
 }
 
 fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
-    let orders = virtual_fiq.update(lines, has_fired);
-    open(orders.open);
+    let outputs = virtual_fiq.update(lines, has_fired);
+    open(outputs.open);
     if let Wires::Apple = wires() {
         apple::trap(&virtual_fiq.pending);
     }
-    match orders.poll {
+    match outputs.poll {
         Poll::Start => {
             CnthpTvalEl2.write((CNTFRQ_EL0.get() * POLL_MICROSECONDS / 1_000_000).max(1));
             CnthpCtlEl2.write(ENABLE);
@@ -177,7 +177,7 @@ fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
         Poll::Stop => CnthpCtlEl2.write(0),
     }
     let hcr = HCR_EL2.get();
-    let wanted = if orders.is_pending { hcr | HCR_VF } else { hcr & !HCR_VF };
+    let wanted = if outputs.is_pending { hcr | HCR_VF } else { hcr & !HCR_VF };
     if wanted != hcr {
         HCR_EL2.set(wanted);
     }

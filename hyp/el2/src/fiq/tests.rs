@@ -44,7 +44,7 @@ struct Cpu {
     exits: u64,
     /// What can have caused an exit.
     causes: u64,
-    told: bool,
+    logged: bool,
 }
 
 impl Cpu {
@@ -64,7 +64,7 @@ impl Cpu {
             owes_overflow: false,
             exits: 0,
             causes: 0,
-            told: false,
+            logged: false,
         }
     }
 
@@ -124,15 +124,15 @@ impl Cpu {
             took = true;
         }
         let lines = self.lines();
-        self.told |= is_fiq && self.virtual_fiq.came(lines, took);
-        let orders = self.virtual_fiq.update(lines, has_fired);
-        self.is_pending = orders.is_pending;
-        let is_open = |own: bool| if self.is_coarse { orders.open == Timers::BOTH } else { own };
+        self.logged |= is_fiq && self.virtual_fiq.came(lines, took);
+        let outputs = self.virtual_fiq.update(lines, has_fired);
+        self.is_pending = outputs.is_pending;
+        let is_open = |own: bool| if self.is_coarse { outputs.open == Timers::BOTH } else { own };
         self.open = Timers {
-            virtual_timer: is_open(orders.open.virtual_timer),
-            physical_timer: is_open(orders.open.physical_timer),
+            virtual_timer: is_open(outputs.open.virtual_timer),
+            physical_timer: is_open(outputs.open.physical_timer),
         };
-        match orders.poll {
+        match outputs.poll {
             Poll::Start => self.poll_at = Some(self.now + POLL_MICROSECONDS),
             Poll::Stop => self.poll_at = None,
             Poll::Keep => {}
@@ -226,7 +226,7 @@ fn run(seed: u64, is_coarse: bool) {
     assert!(cpu.deadlines.iter().flatten().all(|deadline| *deadline > cpu.now), "a timer is lost");
     let most = cpu.causes + cpu.now / POLL_MICROSECONDS + 1;
     assert!(cpu.exits <= most, "{} FIQs at EL2 for {most} causes", cpu.exits);
-    assert!(cpu.causes > 100 && !cpu.told);
+    assert!(cpu.causes > 100 && !cpu.logged);
 }
 
 #[test]
@@ -299,8 +299,8 @@ fn calls_of_several_kinds_wait_for_themselves() {
 #[test]
 fn a_fiq_of_unknown_source_is_reported_once() {
     let mut virtual_fiq = VirtualFiq::new();
-    let told = (0..5000).filter(|_| virtual_fiq.came(Timers::default(), false)).count();
-    assert_eq!(told, 1);
+    let logged = (0..5000).filter(|_| virtual_fiq.came(Timers::default(), false)).count();
+    assert_eq!(logged, 1);
     // A masked timer does not explain it, though it asserts.
     let _ = virtual_fiq.update(Timers::BOTH, false);
     assert!(!virtual_fiq.came(Timers::BOTH, true));

@@ -48,7 +48,7 @@ pub enum Kind {
         /// Whether both.
         is_pair: bool,
     },
-    /// One register or two are stored if nobody stored since the load-exclusive.
+    /// One register or two are stored if nothing stored there since the load-exclusive.
     StoreExclusive {
         /// Gets 0 if they were stored and 1 if not.
         status: u8,

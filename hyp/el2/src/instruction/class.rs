@@ -17,7 +17,7 @@ pub fn is_plain(instruction: u32) -> bool {
     is_computation || is_branch || is_quiet
 }
 
-/// Whether `instruction` may touch memory, as far as its group says: no branch, no exception, no
+/// Whether `instruction` may touch memory, judged by its group: no branch, no exception, no
 /// access to a system register or to PSTATE, no hint and no barrier. Of that group only the
 /// maintenance instructions may.
 ///

@@ -1,4 +1,4 @@
-//! What an instruction that is single-stepped touches, as far as its bits tell.
+//! Which bytes an instruction that is single-stepped accesses, as far as its encoding shows.
 //!
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 

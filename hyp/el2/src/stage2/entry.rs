@@ -15,14 +15,14 @@ const READ: u64 = 1 << 6;
 const WRITE: u64 = 1 << 7;
 /// Inner Shareable: all CPUs of the guest.
 const INNER_SHAREABLE: u64 = 3 << 8;
-/// The access flag is always set: nobody collects accesses here.
+/// The access flag is always set: accesses are not collected.
 const ACCESSED: u64 = 1 << 10;
 /// Bit 54 of `XN[1:0]`: with bit 53 clear no execution at EL1 or EL0, with FEAT_XNX and without.
 const NO_EXECUTE: u64 = 1 << 54;
-/// In an invalid descriptor hardware ignores every other bit: this one says that the page is in
-/// motion.
+/// In an invalid descriptor hardware ignores every other bit: this one means that the page is
+/// broken.
 const IN_MOTION: u64 = 1 << 55;
-/// Likewise: a page that no CPU may reach, with all that a valid descriptor would say. A page that
+/// Likewise: a page that no CPU may reach, with all fields of a valid descriptor. A page that
 /// is only unreadable would fault as well, but then the CPU does not report its guest-physical
 /// address.
 const GUARDED: u64 = 1 << 56;
@@ -33,11 +33,11 @@ const GUARDED: u64 = 1 << 56;
 const MARK_SHIFT: u32 = 55;
 const MARK_BITS: u32 = 5;
 const _: () =
-    assert!(MAX_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one is nobody's");
+    assert!(MAX_CPUS < 1 << MARK_BITS, "each CPU has a mark of its own, and one means none");
 /// Output address, bits 47:12.
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// How stage 2 restricts what stage 1 says.
+/// How stage 2 restricts stage 1's attributes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// `MemAttr[3:0]`.
@@ -50,25 +50,25 @@ pub struct Attributes {
 
 impl Attributes {
     /// Guest RAM. Without FWB 0b1111 is Normal Write-Back inner and outer, and the weaker stage
-    /// wins. With FWB 0b0110 is Normal Write-Back whatever stage 1 says.
+    /// wins. With FWB 0b0110 is Normal Write-Back whatever stage 1's attributes are.
     pub fn ram(forces_write_back: bool, access: CpuAccess) -> Self {
         Self { memory: if forces_write_back { 0b0110 } else { 0b1111 }, access, no_execute: false }
     }
 
     /// Devices: stage 1's type stands. Without FWB that is Normal Write-Back (the weakest
-    /// restriction), with FWB 0b0111 says so.
+    /// restriction), with FWB that is 0b0111.
     pub fn devices(forces_write_back: bool) -> Self {
         let memory = if forces_write_back { 0b0111 } else { 0b1111 };
         Self { memory, access: CpuAccess::ReadWrite, no_execute: false }
     }
 }
 
-/// What a descriptor says.
+/// A descriptor, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// Nothing.
     Invalid,
-    /// Nothing yet: whoever touches it waits.
+    /// Nothing for now: a CPU that accesses it retries.
     InMotion,
     /// The next level's table.
     Table(Hfn),

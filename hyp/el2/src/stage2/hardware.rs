@@ -53,7 +53,7 @@ pub trait Hardware {
     fn load(&self, table: u64, index: usize) -> u64;
     /// Stores the entry.
     fn store(&self, table: u64, index: usize, value: u64);
-    /// Stores `new` if the entry still is `old`; says whether it was.
+    /// Stores `new` if the entry still is `old`; returns whether it was.
     fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool;
     /// `DSB`.
     fn barrier(&self, barrier: Barrier);

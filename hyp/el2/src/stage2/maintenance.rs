@@ -39,7 +39,7 @@ pub trait Maintenance: Hardware {
     /// Waits for the invalidations, drops everything that combines them with stage 1, and waits
     /// again.
     ///
-    /// Entries that combine both stages are found by virtual address, which nobody knows, so all of
+    /// Entries that combine both stages are found by virtual address, which is not known, so all of
     /// them go.
     fn finish_invalidation(&self) {
         self.barrier(Barrier::Everything);

@@ -211,9 +211,9 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
             };
             assert_eq!(view.lookup(&&recorder, page), open);
             assert_eq!(view.lookup(&&recorder, Gfn(page.0 + 1)), mapped(page.0 + 1));
-            let guarded =
+            let trapped =
                 Lookup::Mapped { at: Hfn(page.0 + 7), access: CpuAccess::None, no_execute: true };
-            assert_eq!(stage2.root().lookup(&&recorder, page), guarded, "the shared tables stay");
+            assert_eq!(stage2.root().lookup(&&recorder, page), trapped, "the shared tables stay");
         }
         assert!(stage2.open_in_view(pages[0], Hfn(1)), "a second time costs nothing");
         assert!(!recorder.steps.borrow().contains(&ALL), "no broadcast");

@@ -79,15 +79,15 @@ impl Root {
     /// the CPU that runs this, below [`MAX_CPUS`](oche_types::MAX_CPUS), with interrupts masked
     /// from here to the end.
     ///
-    /// Needs no lock, and nobody waits in here: where an entry changed meanwhile or another CPU is
+    /// Needs no lock, and no CPU waits in here: where an entry changed meanwhile or another CPU is
     /// at it, the CPU goes back to the guest and faults again.
     ///
-    /// That the entry is as it was does not say that the page is: it may have gone and come back,
+    /// That the entry is as it was does not mean that the page is: it may have gone and come back,
     /// with other bytes. So the CPU first puts its own mark into the entry, which nothing else ever
     /// stores there. Where the exchange at the end still finds it, nothing has been stored over it,
     /// so the page has not been broken since: what was synchronised is what is there, for any
-    /// number of moves. A mover that breaks a marked page stores over the mark and waits for
-    /// nobody.
+    /// number of moves. A mover that breaks a marked page stores over the mark and does not
+    /// wait.
     ///
     /// A CPU that finds another's mark leaves it: CPUs that took it from each other could go on so
     /// for ever. A mark never stays behind, since its CPU leaves only after the exchange, which
@@ -98,7 +98,7 @@ impl Root {
             return;
         };
         let Entry::Leaf { at, attributes } = entry else { return };
-        // A trapped page is executed by nobody, and its entry has no room for a mark.
+        // A trapped page is never executable, and its entry has no room for a mark.
         if !attributes.no_execute || attributes.access == CpuAccess::None {
             return;
         }

@@ -182,7 +182,7 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
             SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF));
             frame.spsr &= !SPSR_SS;
         }
-        // PSTATE is what `SPSR_EL1` said, but all masked, and the address was the sentinel.
+        // PSTATE comes from `SPSR_EL1`, all masked, and the address was the sentinel.
         Outcome::Return => {
             frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr_el1 & SPSR_AIF;
             frame.elr = debug_state.elr_el1;

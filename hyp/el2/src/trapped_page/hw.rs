@@ -34,8 +34,8 @@ struct State {
     monitors: Monitors,
     /// Each CPU's load-exclusives.
     progress: [Progress; MAX_CPUS],
-    /// Each CPU's step in the view. There is one view, and whoever uses it holds the engine's lock:
-    /// so there is one step.
+    /// Each CPU's step in the view. There is one view, and its user holds the engine's lock: so
+    /// there is one step.
     steps: [Option<Step>; MAX_CPUS],
     /// Each CPU between a load-exclusive and its store-exclusive.
     exclusive_sequences: [Option<ExclusiveSequence>; MAX_CPUS],
@@ -53,7 +53,7 @@ struct Step {
 #[derive(Clone, Copy)]
 struct Opened {
     page: Gfn,
-    /// For who watches: what the instruction touches there, and what stood there before.
+    /// For a watch: what the instruction touches there, and what stood there before.
     watched: Watched,
     before: Value,
 }
@@ -351,7 +351,8 @@ fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) 
     }
 }
 
-/// What the instruction that is about to be stepped touches of `page`, as far as its own bits tell.
+/// What the instruction that is about to be stepped touches of `page`, as far as its encoding
+/// shows.
 fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
     let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {

@@ -8,8 +8,8 @@ const FAR: u64 = 0xffff_0000_1234_5000;
 
 struct Bytes {
     bytes: [u8; PAGE_BYTES],
-    /// What was told of watched bytes: offset, bytes, whether it was a store, and the first words.
-    told: Vec<(usize, usize, bool, [u64; 2])>,
+    /// The reports of watched bytes: offset, bytes, whether it was a store, and the first words.
+    reported: Vec<(usize, usize, bool, [u64; 2])>,
     traps_loads: bool,
 }
 
@@ -47,7 +47,7 @@ impl TrappedPages for Bytes {
     }
 
     fn report(&mut self, watched: &Watched, value: &Value) {
-        self.told.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
+        self.reported.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
     }
 }
 
@@ -91,7 +91,7 @@ impl Bench {
     fn new() -> Self {
         let bytes = core::array::from_fn(|index| (index * 7) as u8);
         let mut bench = Self {
-            pages: Bytes { bytes, told: Vec::new(), traps_loads: false },
+            pages: Bytes { bytes, reported: Vec::new(), traps_loads: false },
             monitors: Monitors::new(),
             cpus: Default::default(),
         };
@@ -146,13 +146,13 @@ fn a_watch_reports_every_access_with_its_bytes_and_value() {
     ] {
         assert!(bench.run(0, instruction), "{instruction:#x}");
         assert_eq!(
-            bench.pages.told.pop(),
+            bench.pages.reported.pop(),
             Some((offset, bytes, is_write, value)),
             "{instruction:#x}"
         );
     }
     assert!(bench.run(0, 0xc806_7c41), "a store-exclusive whose load was not seen");
-    assert_eq!(bench.pages.told, [], "it stored nothing");
+    assert_eq!(bench.pages.reported, [], "it stored nothing");
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn an_exclusive_pair_succeeds_unless_somebody_stored_between() {
     assert_eq!(bench.cpus[0].registers[4], 1, "once only");
 
     assert!(bench.run(0, LOAD_EXCLUSIVE));
-    // Another CPU stores the very same value: the value cannot tell.
+    // Another CPU stores the very same value: the value does not show it.
     bench.cpus[1].registers[1] = 99;
     assert!(bench.run(1, 0xf900_0041));
     assert!(bench.run(0, STORE_EXCLUSIVE));
@@ -258,7 +258,7 @@ fn a_store_exclusive_of_another_size_or_place_fails() {
         (0xc85f_7c41_u32, 0x8824_1843), // ldxr x1, [x2]; stxp w4, w3, w6, [x2]
     ] {
         let mut bench = Bench::new();
-        // What either finds is 0, so that the values cannot tell.
+        // What either finds is 0, so that the values do not show it.
         bench.pages.bytes.fill(0);
         bench.cpus[0].registers[3] = 99;
         assert!(bench.run(0, load) && bench.run(0, store), "{load:#x} {store:#x}");

@@ -15,7 +15,7 @@ use super::{DartId, EmulatedDarts, Iommu};
 const EVENTS: u64 = 4096;
 
 impl<I: Iommu> EmulatedDarts<I> {
-    /// Records events of the common kinds and says on the console what each took.
+    /// Records events of the common kinds and prints what each took.
     pub fn measure_trace(&mut self) {
         let (Some(dart), Some(stream)) = (DartId::new(1), StreamId::new(3)) else { return };
         let at = Place { dart, stream, iova: IovaPage(0xb_ff43) };

@@ -1,6 +1,6 @@
 //! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
 
-use oche_boot::bare::selftest::{Verdict, report_time, tell};
+use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
 use oche_m1::aic::Line;
 use oche_m1::darts::{Darts, Ownership, ROUNDS};
@@ -49,9 +49,9 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
             None => report(name, "invalidate", "never-ends", "-", Verdict::Wrong),
         }
     }
-    tell("mmio.serror-window", "-", "-", Verdict::from(mmio::test_system_error_window()));
+    print_line("mmio.serror-window", "-", "-", Verdict::from(mmio::test_system_error_window()));
     // What a window does shows only when a device uses it.
-    tell(
+    print_line(
         "dart.windows",
         "-",
         "-",
@@ -62,11 +62,11 @@ pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
 /// Whether the line of the trace's port is one that the interrupt controller has.
 pub(super) fn interrupt_controller(line: Option<&Line>) {
     match line.map(port::lines) {
-        Some((lines, is_one)) => tell("aic.lines", lines, "INFO", Verdict::from(is_one)),
-        None => tell("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),
+        Some((lines, is_one)) => print_line("aic.lines", lines, "INFO", Verdict::from(is_one)),
+        None => print_line("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),
     }
 }
 
 fn report(dart: &str, what: &str, value: impl core::fmt::Display, unit: &str, verdict: Verdict) {
-    tell(&alloc::format!("dart.{dart}.{what}"), value, unit, verdict);
+    print_line(&alloc::format!("dart.{dart}.{what}"), value, unit, verdict);
 }

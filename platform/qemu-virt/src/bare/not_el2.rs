@@ -1,4 +1,4 @@
-//! Entered at EL1: QEMU was not told `virtualization=on`. One line on the UART, and off.
+//! Entered at EL1: QEMU runs without `virtualization=on`. One line on the UART, and off.
 
 use core::arch::global_asm;
 

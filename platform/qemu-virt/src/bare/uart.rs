@@ -9,8 +9,8 @@ use oche_types::range::PhysRange;
 pub(super) const REGISTERS: PhysRange = PhysRange { start: 0x0900_0000, end: 0x0900_1000 };
 /// Data register, `UARTDR`. Source: Arm DDI 0183, 3.3.1.
 const DATA: u64 = 0x00;
-/// Flag register, `UARTFR`; bit 5 (`TXFF`) says that the transmit FIFO is full. Source: the same,
-/// 3.3.3.
+/// Flag register, `UARTFR`; bit 5 (`TXFF`) is set while the transmit FIFO is full. Source: the
+/// same, 3.3.3.
 const FLAGS: u64 = 0x18;
 const TRANSMIT_FULL: u32 = 1 << 5;
 /// Polls before a byte is given up: some milliseconds.

@@ -30,7 +30,7 @@ const LIBRARY: &str = "liboche_ordering_checker.so";
 /// Statics of Oche's that the rules are about, by their names: EL2's own tables; what a CPU reads
 /// with its MMU off; the records of CPUs.
 const OWN_TABLES: &str = "oche_boot::bare::stage1::MAP";
-const STARTS: &str = "oche_el2::smp::STARTS";
+const STARTS: &str = "oche_el2::smp::entry::STARTS";
 const CPUS: &str = "oche_el2::percpu::CPUS";
 /// EL2's vector table, and where a CPU begins that firmware starts.
 const VECTORS: &str = "oche_vectors";

@@ -53,7 +53,7 @@ pub fn check(bytes: &[u8]) -> Result<Fdt<'_>, Damaged> {
 
 /// An item that a walk of a blob finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum BlobItem<'a> {
     /// A node with this name begins.
     Begin(&'a str),
     /// A property of the node that began last: name and value.
@@ -65,14 +65,14 @@ pub enum Event<'a> {
 /// Calls `seen` with each item of the blob at the start of `bytes`, in order, up to its end or to
 /// the first thing that is not as the format has it: for a message about a blob that [`check`]
 /// refuses. Of the header it believes the size and where the two blocks begin.
-pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) {
+pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(BlobItem<'a>)) {
     let blob = total_size(bytes).and_then(|size| bytes.get(..size));
     // Where it ends is where the rest cannot be read.
     let _: Option<()> = blob.and_then(|blob| read_on(blob, seen));
 }
 
 /// Each token takes four bytes at least, so it ends.
-fn read_on<'a>(blob: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) -> Option<()> {
+fn read_on<'a>(blob: &'a [u8], seen: &mut dyn FnMut(BlobItem<'a>)) -> Option<()> {
     let strings = blob.get(word(blob, 12)? as usize..)?;
     let mut structure = Structure { blob, strings, at: word(blob, 8)? as usize };
     loop {
@@ -80,16 +80,16 @@ fn read_on<'a>(blob: &'a [u8], seen: &mut dyn FnMut(Event<'a>)) -> Option<()> {
             BEGIN_NODE => {
                 let name = text(blob.get(structure.at..)?)?;
                 structure.advance(name.len() + 1)?;
-                seen(Event::Begin(name));
+                seen(BlobItem::Begin(name));
             }
             PROPERTY => {
                 let (length, name) = (structure.token()? as usize, structure.token()?);
                 let name = text(strings.get(name as usize..)?)?;
                 let value = blob.get(structure.at..structure.at.checked_add(length)?)?;
                 structure.advance(length)?;
-                seen(Event::Property(name, value));
+                seen(BlobItem::Property(name, value));
             }
-            END_NODE => seen(Event::End),
+            END_NODE => seen(BlobItem::End),
             NOP => {}
             _ => return None,
         }

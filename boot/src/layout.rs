@@ -31,7 +31,7 @@ const ROOT_BYTES: u64 = 2 * PAGE;
 
 /// What the plan starts from.
 #[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
+pub struct LayoutRequest<'a> {
     /// All RAM.
     pub ram: &'a RangeList,
     /// What firmware keeps for itself: the guest sees it, nothing is placed there.
@@ -137,7 +137,7 @@ impl Layout {
     /// # Errors
     ///
     /// A [`LayoutError`] when something does not fit.
-    pub fn plan(request: &Request<'_>) -> Result<Self, LayoutError> {
+    pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
         // What is no whole page cannot be mapped.
         let mut ram = RangeList::new();
         for range in request.ram.as_slice() {
@@ -220,7 +220,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(request: &Request<'_>, ram: &RangeList) -> Result<Self, LayoutError> {
+    fn of(request: &LayoutRequest<'_>, ram: &RangeList) -> Result<Self, LayoutError> {
         let ram_bytes = ram.total();
         let pool = request.pool_bytes.unwrap_or((ram_bytes / 4).max(LEAST_POOL_BYTES));
         if pool < LEAST_POOL_BYTES {

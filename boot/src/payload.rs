@@ -22,7 +22,7 @@ pub const MAX_HEADER_BYTES: usize = HEADER_BYTES + ENTRY_BYTES * MAX_ENTRIES as 
 
 /// What an item is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ItemKind {
     /// A raw arm64 `Image`.
     Kernel,
     /// The guest's initrd, any format the kernel knows.
@@ -31,7 +31,7 @@ pub enum Kind {
     Options,
 }
 
-impl Kind {
+impl ItemKind {
     /// The number in the container.
     pub fn number(self) -> u32 {
         match self {

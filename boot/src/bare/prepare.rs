@@ -17,7 +17,7 @@ use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
 use crate::bare::{heap, stage1};
 use crate::blob;
 use crate::header::{self, HEADER_BYTES, Kernel};
-use crate::layout::{Layout, Request};
+use crate::layout::{Layout, LayoutRequest};
 use crate::machine::Machine;
 use crate::options::{Options, retired};
 use crate::payload::{self, Item, MAX_HEADER_BYTES};
@@ -68,7 +68,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     let by_page = below_image(around_ram, &machine.ram);
     let initrd = files.initrd.or(machine.initrd);
     let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob().len() as u64 };
-    let request = Request {
+    let request = LayoutRequest {
         ram: &machine.ram,
         firmware: &machine.reserved,
         image,

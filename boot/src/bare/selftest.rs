@@ -183,7 +183,7 @@ const APPLE_LINES: [&str; 5] = [
 
 /// What only Apple's CPUs have. `image` is Oche's own: what CTRR names must lie below it.
 fn apple_registers(image: PhysRange) {
-    let Some(found) = apple::look() else {
+    let Some(found) = apple::read_registers() else {
         for name in APPLE_LINES {
             print_line(name, "-", "-", Verdict::Skipped("not Apple's CPU"));
         }

@@ -9,7 +9,7 @@ use oche_types::range::{BLOCK, align_up};
 
 use crate::blocks::first_block;
 use crate::header::Kernel;
-use crate::layout::{Layout, LayoutError, Request};
+use crate::layout::{Layout, LayoutError, LayoutRequest};
 
 const MIB: u64 = 1 << 20;
 const DRAM: u64 = 0x8_0000_0000;
@@ -128,7 +128,7 @@ impl Shape {
     }
 
     fn plan(&self) -> Result<Layout, LayoutError> {
-        Layout::plan(&Request {
+        Layout::plan(&LayoutRequest {
             ram: &self.ram,
             firmware: &self.firmware,
             image: self.image,

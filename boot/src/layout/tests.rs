@@ -12,8 +12,12 @@ fn ram(ranges: &[(u64, u64)]) -> RangeList {
     list
 }
 
-fn request<'a>(ram: &'a RangeList, none: &'a RangeList, sources: &'a [PhysRange]) -> Request<'a> {
-    Request {
+fn request<'a>(
+    ram: &'a RangeList,
+    none: &'a RangeList,
+    sources: &'a [PhysRange],
+) -> LayoutRequest<'a> {
+    LayoutRequest {
         ram,
         firmware: none,
         image: PhysRange { start: 0x4020_0000, end: 0x4040_1000 },
@@ -86,8 +90,9 @@ fn the_reservation_runs_to_the_end_of_ram_and_leaves_the_guest_one_bank() {
     let none = RangeList::new();
     for end in [0xbfff_f000, 0xbfe0_4000, 0xbfe0_0000, 0xbfdf_c000, 0xbfe0_1000] {
         let ram = ram(&[(0x4001_c000, end - 0x4001_c000)]);
-        let layout = Layout::plan(&Request { keeps_image: true, ..request(&ram, &none, &[]) })
-            .expect("it fits");
+        let layout =
+            Layout::plan(&LayoutRequest { keeps_image: true, ..request(&ram, &none, &[]) })
+                .expect("it fits");
         let bank = PhysRange { start: 0x4001_c000, end: layout.reserved.start };
         assert_eq!(layout.offered.as_slice(), [bank], "RAM ends at {end:#x}");
         assert_eq!(layout.reserved.end, end);
@@ -109,7 +114,7 @@ fn own_tables_grow_with_what_is_mapped_in_pages() {
     let pages = |end| {
         let by_page = PhysRange { start: 0x4000_0000, end };
         let image = PhysRange { start: end, end: end + 2 * MIB };
-        let request = Request { by_page, image, initrd: None, ..request(&ram, &none, &[]) };
+        let request = LayoutRequest { by_page, image, initrd: None, ..request(&ram, &none, &[]) };
         Layout::plan(&request).expect("it fits").own_tables.size() / PAGE
     };
     assert_eq!(pages(0x4020_0000), 1 + SPARE_OWN_TABLES);

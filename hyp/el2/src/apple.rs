@@ -20,7 +20,7 @@ pub fn is_apple() -> bool {
 
 /// The values of Apple's own registers.
 #[derive(Clone, Copy, Debug)]
-pub struct Found {
+pub struct AppleRegisters {
     /// `HID4_EL1`, or `EHID4_EL1` on an E core.
     pub cache_control: u64,
     /// `VM_TMR_FIQ_ENA_EL2`.
@@ -33,13 +33,13 @@ pub struct Found {
 }
 
 /// Reads Apple's own registers, where there are any. Of its CPUs only the M1's two are known.
-pub fn look() -> Option<Found> {
+pub fn read_registers() -> Option<AppleRegisters> {
     let cache_control = match (is_apple(), MidrEl1.read() >> 4 & 0xfff) {
         (true, E_CORE) => Ehid4El1.read(),
         (true, P_CORE) => Hid4El1.read(),
         _ => return None,
     };
-    Some(Found {
+    Some(AppleRegisters {
         cache_control,
         timer_fiq: VmTimerFiqEnableEl2.read(),
         ctrr: PhysRange { start: CtrrALwrEl1.read(), end: CtrrAUprEl1.read() },

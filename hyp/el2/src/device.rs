@@ -12,7 +12,7 @@ pub mod hw;
 use oche_types::addr::PAGE_BYTES;
 
 use crate::guest_registers::GuestRegisters;
-use crate::instruction::{self, Access, Extension, Kind};
+use crate::instruction::{self, Access, Extension, Operation};
 
 /// The bit that makes a load or store one of vector registers. Source: Arm ARM DDI 0487, C4.1.
 const VECTOR: u32 = 1 << 26;
@@ -55,8 +55,10 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
         instruction & VECTOR != 0 && instruction >> 27 & 1 != 0 && instruction >> 25 & 1 == 0;
     if !is_vector {
         let access = instruction::decode(instruction)?;
-        let is_exclusive =
-            matches!(access.kind, Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. });
+        let is_exclusive = matches!(
+            access.kind,
+            Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. }
+        );
         return (!is_exclusive).then_some((access, false));
     }
     // Structures of several registers have no such counterpart among the general-purpose ones.
@@ -67,11 +69,11 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
     // any register here.
     let access = instruction::decode(instruction & !VECTOR)?;
     let is_plain = match access.kind {
-        Kind::Load { extension, .. } | Kind::LoadPair { extension, .. } => {
+        Operation::Load { extension, .. } | Operation::LoadPair { extension, .. } => {
             extension == Extension::Zero
         }
-        Kind::Store { .. } | Kind::StorePair { .. } => true,
-        Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. } => false,
+        Operation::Store { .. } | Operation::StorePair { .. } => true,
+        Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => false,
     };
     (access.bytes == 4 && is_plain).then_some((access, true))
 }
@@ -110,19 +112,19 @@ pub fn carry_out(
     };
     let mut loaded = [(0, 0); 2];
     let (numbers, extension) = match access.kind {
-        Kind::Store { register } => {
+        Operation::Store { register } => {
             device(part(0, Some(stored(register))))?;
             (&[][..], Extension::Zero)
         }
-        Kind::StorePair { registers: pair } => {
+        Operation::StorePair { registers: pair } => {
             for (index, register) in pair.into_iter().enumerate() {
                 device(part(index, Some(stored(register))))?;
             }
             (&[][..], Extension::Zero)
         }
-        Kind::Load { register, extension } => (&[register][..], extension),
-        Kind::LoadPair { registers: ref pair, extension } => (&pair[..], extension),
-        Kind::LoadExclusive { .. } | Kind::StoreExclusive { .. } => {
+        Operation::Load { register, extension } => (&[register][..], extension),
+        Operation::LoadPair { registers: ref pair, extension } => (&pair[..], extension),
+        Operation::LoadExclusive { .. } | Operation::StoreExclusive { .. } => {
             return Err(IoError::NoRegister);
         }
     };

@@ -3,7 +3,7 @@
 #[cfg(target_os = "none")]
 pub(crate) mod hw;
 
-use crate::instruction::{Access, Place};
+use crate::instruction::{Access, Addressing};
 
 /// The number that means the stack pointer where it names a base register, and zero elsewhere.
 const STACK_POINTER: u8 = 31;
@@ -28,7 +28,7 @@ pub trait GuestRegisters {
 
     /// Changes the base register of `access` as its addressing mode says.
     fn write_back(&mut self, access: &Access) {
-        let Place::Base { base, increment, .. } = access.place else { return };
+        let Addressing::Base { base, increment, .. } = access.addressing else { return };
         if increment == 0 {
             return;
         }

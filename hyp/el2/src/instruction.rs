@@ -12,7 +12,7 @@ mod field;
 mod load_store;
 mod stepped;
 
-pub use access::{Access, Extension, Kind, Place};
+pub use access::{Access, Addressing, Extension, Operation};
 pub use class::{
     InstructionSet, gives_up_monitor, is_load_exclusive, is_plain, is_wait, may_touch_memory,
 };

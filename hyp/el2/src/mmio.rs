@@ -11,7 +11,7 @@
 //!
 //! An SError that was pending before is the guest's and stays so. It hides one that the access
 //! causes, so how the access went is unknown then, and it counts as a bus error
-//! ([`Report::Unknown`]). A guest that masks SErrors and leaves one pending thereby fails every
+//! ([`ReportedBy::Unknown`]). A guest that masks SErrors and leaves one pending thereby fails every
 //! access that EL2 makes on that CPU, for as long as it likes; that is no more than it can do by
 //! switching a device's power off, and EL2 answers it in the same way. What firmware left is taken
 //! before the guest runs ([`take_pending`]). The barrier before each access also completes what EL2
@@ -49,14 +49,14 @@ pub struct BusError {
     /// The address that was read or written.
     pub address: u64,
     /// How the CPU reported it.
-    pub report: Report,
+    pub report: ReportedBy,
     /// `L2C_ERR_STS`, `ADR` and `INF` of Apple's CPUs.
     pub details: Option<[u64; 3]>,
 }
 
 /// How a CPU reports a bus error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum ReportedBy {
     /// By a synchronous external abort.
     Abort,
     /// By an SError.
@@ -69,9 +69,9 @@ pub enum Report {
 impl fmt::Display for BusError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let report = match self.report {
-            Report::Abort => "a synchronous external abort",
-            Report::SystemError => "an SError",
-            Report::Unknown(_) => {
+            ReportedBy::Abort => "a synchronous external abort",
+            ReportedBy::SystemError => "an SError",
+            ReportedBy::Unknown(_) => {
                 return write!(
                     out,
                     "an SError of the guest's is pending: no answer at {:#x} counts",
@@ -175,13 +175,17 @@ fn result(address: u64, ended: &Ended) -> Result<u64, BusError> {
         Some(Ending::Done) => return Ok(ended.value),
         // Apple's registers describe the guest's error.
         Some(Ending::Unknown) => {
-            return Err(BusError { address, report: Report::Unknown(ended.value), details: None });
+            return Err(BusError {
+                address,
+                report: ReportedBy::Unknown(ended.value),
+                details: None,
+            });
         }
         Some(Ending::SystemError) => {
             take_system_error();
-            Report::SystemError
+            ReportedBy::SystemError
         }
-        None => Report::Abort,
+        None => ReportedBy::Abort,
     };
     Err(BusError { address, report, details: apple::take_bus_error() })
 }

@@ -52,7 +52,7 @@ pub mod status {
 
 /// What a call asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
+pub enum PsciRequest {
     /// Start the CPU whose MPIDR affinity is `affinity` at `entry` with `context` in x0.
     CpuOn {
         /// MPIDR affinity fields.
@@ -80,7 +80,7 @@ pub enum Request {
 }
 
 /// Decodes a call from x0 to x3. A 32-bit function (bit 30 of the id clear) has 32-bit arguments.
-pub fn decode(registers: [u64; 4]) -> Request {
+pub fn decode(registers: [u64; 4]) -> PsciRequest {
     // DEN 0028: only W0 holds the id.
     let id = registers[0] as u32;
     let is_64 = id & 1 << 30 != 0;
@@ -91,19 +91,19 @@ pub fn decode(registers: [u64; 4]) -> Request {
     let call = [u64::from(id), argument(1), argument(2), argument(3)];
     match id {
         function::CPU_ON_32 | function::CPU_ON_64 => {
-            Request::CpuOn { affinity: argument(1), entry: argument(2), context: argument(3) }
+            PsciRequest::CpuOn { affinity: argument(1), entry: argument(2), context: argument(3) }
         }
-        function::CPU_OFF => Request::CpuOff,
+        function::CPU_OFF => PsciRequest::CpuOff,
         function::AFFINITY_INFO_32 | function::AFFINITY_INFO_64 => {
-            Request::AffinityInfo { affinity: argument(1), call }
+            PsciRequest::AffinityInfo { affinity: argument(1), call }
         }
         function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => {
-            Request::Forward(call)
+            PsciRequest::Forward(call)
         }
         // Firmware may offer more than is relayed: it is asked only about what the guest can have.
-        function::FEATURES if is_offered(argument(1) as u32) => Request::Forward(call),
-        function::SYSTEM_OFF | function::SYSTEM_RESET => Request::Stop(call),
-        _ => Request::NotSupported,
+        function::FEATURES if is_offered(argument(1) as u32) => PsciRequest::Forward(call),
+        function::SYSTEM_OFF | function::SYSTEM_RESET => PsciRequest::Stop(call),
+        _ => PsciRequest::NotSupported,
     }
 }
 
@@ -137,9 +137,9 @@ mod tests {
     fn a_32_bit_call_has_32_bit_arguments() {
         let wild = 0xdead_beef_0000_0001;
         let call = decode([u64::from(function::CPU_ON_32) | 7 << 40, wild, wild, wild]);
-        assert_eq!(call, Request::CpuOn { affinity: 1, entry: 1, context: 1 });
+        assert_eq!(call, PsciRequest::CpuOn { affinity: 1, entry: 1, context: 1 });
         let call = decode([u64::from(function::CPU_ON_64), wild, wild, wild]);
-        assert_eq!(call, Request::CpuOn { affinity: wild, entry: wild, context: wild });
+        assert_eq!(call, PsciRequest::CpuOn { affinity: wild, entry: wild, context: wild });
     }
 
     #[test]
@@ -148,11 +148,11 @@ mod tests {
         for id in
             [0xc400_0001u64, 0xc400_0005, 0xc400_0012, 0x8400_0050, 0xc200_0000, 0, 0xffff_ffff]
         {
-            assert_eq!(decode([id, 0, 0, 0]), Request::NotSupported, "{id:#x}");
+            assert_eq!(decode([id, 0, 0, 0]), PsciRequest::NotSupported, "{id:#x}");
         }
         assert_eq!(
             decode([u64::from(function::FEATURES), 0xc400_0001, 0, 0]),
-            Request::NotSupported
+            PsciRequest::NotSupported
         );
     }
 }

@@ -6,7 +6,7 @@ pub(crate) mod hw;
 
 /// What a step came to, seen from EL1 and EL0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum StepOutcome {
     /// The instruction, done or not, and nothing else.
     SameLevel,
     /// An exception was taken to EL1.
@@ -34,13 +34,13 @@ pub fn sentinel(pc: u64) -> u64 {
 /// What a step came to that began at `before` and left the CPU at `now`, with `elr_el1` in
 /// `ELR_EL1`. Of a step at EL1, the masks in `SPSR_EL1` were set, so that no exception was taken
 /// behind an `ERET`.
-pub fn outcome(before: State, now: State, elr_el1: u64) -> Outcome {
+pub fn outcome(before: State, now: State, elr_el1: u64) -> StepOutcome {
     match (before.level != 0, now.level != 0) {
-        (false, true) => Outcome::Entry,
-        (true, true) if elr_el1 != sentinel(before.pc) => Outcome::Entry,
-        (true, false) => Outcome::Return,
-        (true, true) if now.pc == sentinel(before.pc) => Outcome::Return,
-        (true, true) | (false, false) => Outcome::SameLevel,
+        (false, true) => StepOutcome::Entry,
+        (true, true) if elr_el1 != sentinel(before.pc) => StepOutcome::Entry,
+        (true, false) => StepOutcome::Return,
+        (true, true) if now.pc == sentinel(before.pc) => StepOutcome::Return,
+        (true, true) | (false, false) => StepOutcome::SameLevel,
     }
 }
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     /// A step at EL1 whose instruction is an `ERET` to `level`, with an IRQ pending.
-    fn outcome_of_return(level: u64, masks: u64) -> (Outcome, State) {
+    fn outcome_of_return(level: u64, masks: u64) -> (StepOutcome, State) {
         let before = State { level: 1, pc: PC };
         let spsr_el1 = level << 2 | masks;
         let mut cpu = Cpu { state: before, masks: MASKS, elr_el1: sentinel(PC), spsr_el1 };
@@ -88,10 +88,10 @@ mod tests {
     fn an_interrupt_behind_a_return_is_held_back_by_the_masks() {
         for level in [0, 1] {
             let returned = State { level, pc: sentinel(PC) };
-            assert_eq!(outcome_of_return(level, MASKS), (Outcome::Return, returned));
+            assert_eq!(outcome_of_return(level, MASKS), (StepOutcome::Return, returned));
             // Without them the handler would look like an instruction that branches there.
             let handler = State { level: 1, pc: VECTOR };
-            assert_eq!(outcome_of_return(level, 0), (Outcome::SameLevel, handler));
+            assert_eq!(outcome_of_return(level, 0), (StepOutcome::SameLevel, handler));
         }
     }
 
@@ -99,9 +99,9 @@ mod tests {
     fn an_exception_is_known_by_its_level_or_its_return_address() {
         let (user, kernel) = (State { level: 0, pc: PC }, State { level: 1, pc: PC });
         let handler = State { level: 1, pc: VECTOR };
-        assert_eq!(outcome(user, handler, PC), Outcome::Entry);
+        assert_eq!(outcome(user, handler, PC), StepOutcome::Entry);
         for address in [PC, PC + 4] {
-            assert_eq!(outcome(kernel, handler, address), Outcome::Entry);
+            assert_eq!(outcome(kernel, handler, address), StepOutcome::Entry);
         }
     }
 
@@ -110,7 +110,10 @@ mod tests {
         for level in [0, 1] {
             for pc in [PC, PC + 4, 0x2000] {
                 let before = State { level, pc: PC };
-                assert_eq!(outcome(before, State { level, pc }, sentinel(PC)), Outcome::SameLevel);
+                assert_eq!(
+                    outcome(before, State { level, pc }, sentinel(PC)),
+                    StepOutcome::SameLevel
+                );
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::frame::TrapFrame;
 use crate::inject::Reason;
 use crate::inject::hw::inject;
 use crate::lock::Once;
-use crate::psci::{self, Request, status};
+use crate::psci::{self, PsciRequest, status};
 use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
 use crate::stage2::{Lookup, Root};
 use crate::syndrome::{Abort, Class, Exception, FaultStatus, RegisterAccess};
@@ -214,18 +214,20 @@ fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
 fn on_monitor_call(frame: &mut TrapFrame) {
     let arguments = [0, 1, 2, 3].map(|number| frame.register(number));
     let result = match psci::decode(arguments) {
-        Request::CpuOn { affinity, entry, context } => smp::start(affinity, entry, context) as u64,
-        Request::CpuOff => smp::stop() as u64,
+        PsciRequest::CpuOn { affinity, entry, context } => {
+            smp::start(affinity, entry, context) as u64
+        }
+        PsciRequest::CpuOff => smp::stop() as u64,
         // Some firmware (QEMU's) calls a CPU off until it runs: Oche knows better.
-        Request::AffinityInfo { affinity, .. } if smp::is_starting(affinity) => {
+        PsciRequest::AffinityInfo { affinity, .. } if smp::is_starting(affinity) => {
             status::AFFINITY_ON_PENDING as u64
         }
-        Request::AffinityInfo { call, .. } | Request::Forward(call) => firmware::call(call),
-        Request::Stop(call) => {
+        PsciRequest::AffinityInfo { call, .. } | PsciRequest::Forward(call) => firmware::call(call),
+        PsciRequest::Stop(call) => {
             report_exits();
             firmware::call(call)
         }
-        Request::NotSupported => status::NOT_SUPPORTED as u64,
+        PsciRequest::NotSupported => status::NOT_SUPPORTED as u64,
     };
     frame.set_register(0, result);
 }

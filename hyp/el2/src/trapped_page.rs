@@ -30,7 +30,7 @@ use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
 use crate::guest_registers::GuestRegisters;
-use crate::instruction::{Access, Extension, Kind};
+use crate::instruction::{Access, Extension, Operation};
 use monitor::Monitors;
 
 /// What a machine offers for trapped pages: the engine, and the view in which it is opened to one
@@ -124,19 +124,21 @@ pub fn emulate(
         length: access.length(),
     };
     match access.kind {
-        Kind::Load { register, extension } => trapped.load_into(&[register], extension, registers),
-        Kind::Store { register } => trapped.store_from(&[register], registers),
-        Kind::LoadPair { registers: pair, extension } => {
+        Operation::Load { register, extension } => {
+            trapped.load_into(&[register], extension, registers)
+        }
+        Operation::Store { register } => trapped.store_from(&[register], registers),
+        Operation::LoadPair { registers: pair, extension } => {
             trapped.load_into(&pair, extension, registers);
         }
-        Kind::StorePair { registers: pair } => trapped.store_from(&pair, registers),
-        Kind::LoadExclusive { registers: pair, is_pair } => {
+        Operation::StorePair { registers: pair } => trapped.store_from(&pair, registers),
+        Operation::LoadExclusive { registers: pair, is_pair } => {
             let values = trapped.load_exclusive();
             trapped.report(false, values);
             let loaded = pair.get(..1 + usize::from(is_pair)).unwrap_or(&pair);
             trapped.set_loaded(loaded, values, Extension::Zero, registers);
         }
-        Kind::StoreExclusive { status, registers: pair, .. } => {
+        Operation::StoreExclusive { status, registers: pair, .. } => {
             let values = pair.map(|register| registers.get(register));
             let is_stored = trapped.store_exclusive(values);
             if is_stored {
@@ -232,9 +234,9 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         [self.load(0), if self.is_pair { self.load(1) } else { 0 }]
     }
 
-    fn place(&self) -> monitor::Place {
+    fn place(&self) -> monitor::MonitoredBytes {
         let Self { page, offset, bytes, is_pair, .. } = *self;
-        monitor::Place { page, offset, bytes, is_pair }
+        monitor::MonitoredBytes { page, offset, bytes, is_pair }
     }
 
     fn load_exclusive(&mut self) -> [u64; 2] {

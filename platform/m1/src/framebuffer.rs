@@ -3,7 +3,7 @@
 //! m1n1 renames the node to `framebuffer@BASE` and fills in width, height, stride and format; its
 //! memory lies outside `/memory`. Source: m1n1 `src/kboot.c`; Linux `simple-framebuffer.yaml`.
 
-use oche_boot::blob::{self, Event};
+use oche_boot::blob::{self, BlobItem};
 use oche_types::range::{PAGE, PhysRange};
 
 /// How a pixel's bits are laid out.
@@ -89,9 +89,9 @@ struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    fn take(&mut self, event: Event<'a>) {
+    fn take(&mut self, event: BlobItem<'a>) {
         match event {
-            Event::Begin(name) => {
+            BlobItem::Begin(name) => {
                 self.depth = self.depth.saturating_add(1);
                 if self.depth == CHOSEN_DEPTH {
                     self.is_in_chosen = name == "chosen";
@@ -101,13 +101,13 @@ impl<'a> Walk<'a> {
                     self.node = Some(Description::default());
                 }
             }
-            Event::Property(name, value) if self.depth == CHOSEN_DEPTH + 1 => {
+            BlobItem::Property(name, value) if self.depth == CHOSEN_DEPTH + 1 => {
                 if let Some(node) = &mut self.node {
                     node.take(name, value);
                 }
             }
-            Event::Property(..) => {}
-            Event::End => {
+            BlobItem::Property(..) => {}
+            BlobItem::End => {
                 if self.depth == CHOSEN_DEPTH + 1 {
                     self.end_node();
                 }

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use oche_boot::header;
 use oche_boot::options::{Options, retired};
-use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, Kind};
+use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, ItemKind};
 use oche_qemu_virt::iommu_map::Choice;
 
 use crate::pack::kernel_image::KernelImage;
@@ -75,9 +75,9 @@ fn image_of(oche: &Path, guest: &Guest) -> Result<(Vec<u8>, u64)> {
     let options = options_text(&guest.options)?;
     let mut image =
         flatten(&elf).with_context(|| format!("{} is not an image of Oche", oche.display()))?;
-    let mut items = vec![(Kind::Kernel, kernel.bytes())];
-    items.extend(initrd.as_deref().map(|bytes| (Kind::Initrd, bytes)));
-    items.push((Kind::Options, options.as_bytes()));
+    let mut items = vec![(ItemKind::Kernel, kernel.bytes())];
+    items.extend(initrd.as_deref().map(|bytes| (ItemKind::Initrd, bytes)));
+    items.push((ItemKind::Options, options.as_bytes()));
     append(&mut image, &items)?;
     if image.len() as u64 > header::IMAGE_SIZE_LIMIT {
         bail!("it comes to {} MiB; no loader takes more than 1024", image.len() >> 20);
@@ -133,7 +133,7 @@ pub fn symbol(elf: &[u8], name: &str) -> Option<u64> {
 /// # Errors
 ///
 /// The image is shorter than its header, or there are too many items.
-pub fn append(image: &mut Vec<u8>, items: &[(Kind, &[u8])]) -> Result<()> {
+pub fn append(image: &mut Vec<u8>, items: &[(ItemKind, &[u8])]) -> Result<()> {
     let start = image.len() as u64;
     image.extend(payload::MAGIC);
     image.extend(payload::VERSION.to_le_bytes());

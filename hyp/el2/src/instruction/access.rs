@@ -4,11 +4,11 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// What happens.
-    pub kind: Kind,
+    pub kind: Operation,
     /// Bytes of each register's part: 1, 2, 4 or 8.
     pub bytes: u8,
     /// Where.
-    pub place: Place,
+    pub addressing: Addressing,
     /// It is made with EL0's rights wherever it is executed, unless `PSTATE.UAO` is set: `LDTR`,
     /// `STTR`.
     pub is_unprivileged: bool,
@@ -16,7 +16,7 @@ pub struct Access {
 
 /// What an access does with which registers; 31 is XZR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Operation {
     /// One register is loaded.
     Load {
         /// Which.
@@ -72,7 +72,7 @@ pub enum Extension {
 
 /// Where an access goes, and what becomes of its base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Addressing {
     /// Base register (31: the stack pointer) plus a constant, in bytes.
     Base {
         /// The base register.
@@ -118,16 +118,19 @@ impl Access {
     pub fn is_write(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Store { .. } | Kind::StorePair { .. } | Kind::StoreExclusive { .. }
+            Operation::Store { .. }
+                | Operation::StorePair { .. }
+                | Operation::StoreExclusive { .. }
         )
     }
 
     /// Whether one register or two are loaded or stored.
     pub fn is_pair(&self) -> bool {
         match self.kind {
-            Kind::Load { .. } | Kind::Store { .. } => false,
-            Kind::LoadPair { .. } | Kind::StorePair { .. } => true,
-            Kind::LoadExclusive { is_pair, .. } | Kind::StoreExclusive { is_pair, .. } => is_pair,
+            Operation::Load { .. } | Operation::Store { .. } => false,
+            Operation::LoadPair { .. } | Operation::StorePair { .. } => true,
+            Operation::LoadExclusive { is_pair, .. }
+            | Operation::StoreExclusive { is_pair, .. } => is_pair,
         }
     }
 
@@ -144,9 +147,11 @@ impl Access {
         register: impl Fn(u8) -> u64,
         pc: u64,
     ) -> u64 {
-        match self.place {
-            Place::Base { base, offset, .. } => base_register(base).wrapping_add_signed(offset),
-            Place::Index { base, index, option, shift } => {
+        match self.addressing {
+            Addressing::Base { base, offset, .. } => {
+                base_register(base).wrapping_add_signed(offset)
+            }
+            Addressing::Index { base, index, option, shift } => {
                 let index = register(index);
                 let index = match option {
                     2 => u64::from(index as u32),
@@ -155,7 +160,7 @@ impl Access {
                 };
                 base_register(base).wrapping_add(index << shift)
             }
-            Place::Literal { offset } => pc.wrapping_add_signed(offset),
+            Addressing::Literal { offset } => pc.wrapping_add_signed(offset),
         }
     }
 }

@@ -4,7 +4,7 @@
 //!
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 
-use super::access::{Access, Extension, Kind, Place};
+use super::access::{Access, Addressing, Extension, Operation};
 use super::field::{field, register, signed};
 
 #[cfg(test)]
@@ -26,16 +26,17 @@ pub fn decode(instruction: u32) -> Option<Access> {
 
 /// Whether `instruction` is a store-exclusive that is emulated.
 pub fn is_store_exclusive(instruction: u32) -> bool {
-    decode(instruction).is_some_and(|access| matches!(access.kind, Kind::StoreExclusive { .. }))
+    decode(instruction)
+        .is_some_and(|access| matches!(access.kind, Operation::StoreExclusive { .. }))
 }
 
 /// An access with the rights of the level that executes it.
-fn privileged(kind: Kind, bytes: u8, place: Place) -> Access {
-    Access { kind, bytes, place, is_unprivileged: false }
+fn privileged(kind: Operation, bytes: u8, addressing: Addressing) -> Access {
+    Access { kind, bytes, addressing, is_unprivileged: false }
 }
 
-fn at_base(instruction: u32) -> Place {
-    Place::Base { base: register(instruction, 5), offset: 0, increment: 0 }
+fn at_base(instruction: u32) -> Addressing {
+    Addressing::Base { base: register(instruction, 5), offset: 0, increment: 0 }
 }
 
 fn exclusive_or_ordered(instruction: u32) -> Option<Access> {
@@ -47,17 +48,19 @@ fn exclusive_or_ordered(instruction: u32) -> Option<Access> {
     let kind = match (is_ordered, is_pair, is_load) {
         (false, true, _) if size < 2 => return None, // CASP
         (true, true, _) => return None,              // CAS
-        (true, false, true) => Kind::Load { register: registers[0], extension: Extension::Zero },
-        (true, false, false) => Kind::Store { register: registers[0] },
+        (true, false, true) => {
+            Operation::Load { register: registers[0], extension: Extension::Zero }
+        }
+        (true, false, false) => Operation::Store { register: registers[0] },
         (false, _, true) if is_pair && registers[0] == registers[1] => return None,
-        (false, _, true) => Kind::LoadExclusive { registers, is_pair },
+        (false, _, true) => Operation::LoadExclusive { registers, is_pair },
         (false, _, false) => {
             let overlaps =
                 registers.iter().take(1 + usize::from(is_pair)).any(|one| *one == status);
             if (overlaps || status == register(instruction, 5)) && status != 31 {
                 return None;
             }
-            Kind::StoreExclusive { status, registers, is_pair }
+            Operation::StoreExclusive { status, registers, is_pair }
         }
     };
     Some(privileged(kind, 1 << size, at_base(instruction)))
@@ -70,8 +73,8 @@ fn literal(instruction: u32) -> Option<Access> {
         2 => (4, Extension::Sign64),
         _ => return None, // PRFM
     };
-    let kind = Kind::Load { register: register(instruction, 0), extension };
-    Some(privileged(kind, bytes, Place::Literal { offset: 4 * signed(instruction, 5, 19) }))
+    let kind = Operation::Load { register: register(instruction, 0), extension };
+    Some(privileged(kind, bytes, Addressing::Literal { offset: 4 * signed(instruction, 5, 19) }))
 }
 
 /// `LDAPUR` and `STLUR`.
@@ -79,12 +82,12 @@ fn ordered_unscaled(instruction: u32) -> Option<Access> {
     if field(instruction, 21, 1) != 0 || field(instruction, 10, 2) != 0 {
         return None;
     }
-    let place = Place::Base {
+    let addressing = Addressing::Base {
         base: register(instruction, 5),
         offset: signed(instruction, 12, 9),
         increment: 0,
     };
-    Some(privileged(single_kind(instruction)?, 1 << field(instruction, 30, 2), place))
+    Some(privileged(single_kind(instruction)?, 1 << field(instruction, 30, 2), addressing))
 }
 
 fn pair(instruction: u32) -> Option<Access> {
@@ -113,11 +116,11 @@ fn pair(instruction: u32) -> Option<Access> {
         return None;
     }
     let kind = if is_load {
-        Kind::LoadPair { registers, extension }
+        Operation::LoadPair { registers, extension }
     } else {
-        Kind::StorePair { registers }
+        Operation::StorePair { registers }
     };
-    Some(privileged(kind, bytes, Place::Base { base, offset, increment }))
+    Some(privileged(kind, bytes, Addressing::Base { base, offset, increment }))
 }
 
 fn single(instruction: u32) -> Option<Access> {
@@ -126,7 +129,7 @@ fn single(instruction: u32) -> Option<Access> {
     if field(instruction, 21, 1) != 0 {
         // LDAPR: the one among the atomics that only loads.
         if instruction & 0x3fff_fc00 == 0x38bf_c000 {
-            let kind = Kind::Load { register: own, extension: Extension::Zero };
+            let kind = Operation::Load { register: own, extension: Extension::Zero };
             return Some(privileged(kind, bytes, at_base(instruction)));
         }
         if field(instruction, 10, 2) != 0b10 || field(instruction, 14, 1) == 0 {
@@ -135,8 +138,9 @@ fn single(instruction: u32) -> Option<Access> {
         let shift =
             if field(instruction, 12, 1) != 0 { field(instruction, 30, 2) as u8 } else { 0 };
         let option = field(instruction, 13, 3) as u8;
-        let place = Place::Index { base, index: register(instruction, 16), option, shift };
-        return Some(privileged(single_kind(instruction)?, bytes, place));
+        let addressing =
+            Addressing::Index { base, index: register(instruction, 16), option, shift };
+        return Some(privileged(single_kind(instruction)?, bytes, addressing));
     }
     let amount = signed(instruction, 12, 9);
     let (offset, increment) = match field(instruction, 10, 2) {
@@ -147,27 +151,27 @@ fn single(instruction: u32) -> Option<Access> {
     if field(instruction, 10, 1) != 0 && base == own && base != 31 {
         return None;
     }
-    let place = Place::Base { base, offset, increment };
+    let addressing = Addressing::Base { base, offset, increment };
     let is_unprivileged = field(instruction, 10, 2) == 2;
-    Some(Access { is_unprivileged, ..privileged(single_kind(instruction)?, bytes, place) })
+    Some(Access { is_unprivileged, ..privileged(single_kind(instruction)?, bytes, addressing) })
 }
 
 fn single_unsigned_offset(instruction: u32) -> Option<Access> {
     let bytes = 1 << field(instruction, 30, 2);
     let offset = i64::from(field(instruction, 10, 12)) * i64::from(bytes);
-    let place = Place::Base { base: register(instruction, 5), offset, increment: 0 };
-    Some(privileged(single_kind(instruction)?, bytes, place))
+    let addressing = Addressing::Base { base: register(instruction, 5), offset, increment: 0 };
+    Some(privileged(single_kind(instruction)?, bytes, addressing))
 }
 
 /// Load or store, by `size` and `opc`.
-fn single_kind(instruction: u32) -> Option<Kind> {
+fn single_kind(instruction: u32) -> Option<Operation> {
     let register = register(instruction, 0);
     let extension = match (field(instruction, 22, 2), field(instruction, 30, 2)) {
-        (0, _) => return Some(Kind::Store { register }),
+        (0, _) => return Some(Operation::Store { register }),
         (1, _) => Extension::Zero,
         (2, 0..=2) => Extension::Sign64,
         (3, 0 | 1) => Extension::Sign32,
         _ => return None, // PRFM and nothing
     };
-    Some(Kind::Load { register, extension })
+    Some(Operation::Load { register, extension })
 }

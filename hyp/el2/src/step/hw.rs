@@ -35,7 +35,7 @@ use crate::registers::{
     synchronize_context,
 };
 use crate::stage2::maintenance::Maintenance as _;
-use crate::step::{self, Outcome, State, sentinel};
+use crate::step::{self, State, StepOutcome, sentinel};
 use crate::tlb::Cpus;
 use crate::{features, guest, percpu};
 
@@ -159,31 +159,31 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
     let before = State { level: level(debug_state.spsr), pc: debug_state.elr };
     let now = State { level: level(frame.spsr), pc: frame.elr };
     let outcome = step::outcome(before, now, ElrEl12.read());
-    if debug_state.is_kernel() && outcome != Outcome::Entry {
+    if debug_state.is_kernel() && outcome != StepOutcome::Entry {
         ElrEl12.write(debug_state.elr_el1);
         SpsrEl12.write(debug_state.spsr_el1);
     }
     synchronize_context();
     match outcome {
-        Outcome::SameLevel if is_done => {
+        StepOutcome::SameLevel if is_done => {
             // A guest that steps itself finds its step done: SS is 0 either way.
             frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & SPSR_AIF;
             return true;
         }
         // The same instruction again, from the same state.
-        Outcome::SameLevel => {
+        StepOutcome::SameLevel => {
             frame.spsr =
                 frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF);
         }
         // The handler's own PSTATE is right, all masked; what it will return to is the state put
         // aside.
-        Outcome::Entry => {
+        StepOutcome::Entry => {
             let saved = SpsrEl12.read();
             SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF));
             frame.spsr &= !SPSR_SS;
         }
         // PSTATE comes from `SPSR_EL1`, all masked, and the address was the sentinel.
-        Outcome::Return => {
+        StepOutcome::Return => {
             frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr_el1 & SPSR_AIF;
             frame.elr = debug_state.elr_el1;
         }

@@ -12,14 +12,14 @@ use crate::fault::{Fault, Resume};
 use crate::frame::TrapFrame;
 use crate::guest_registers::hw::FrameRegisters;
 use crate::inject::hw::inject_store_fault;
-use crate::instruction::{self, Access, InstructionSet, Kind};
+use crate::instruction::{self, Access, InstructionSet, Operation};
 use crate::lock::{Parked, SpinGuard, SpinLock};
 use crate::percpu;
 use crate::stage2::MAX_OPENED;
 use crate::step::hw::{self as step, SavedDebugState};
 use crate::translation::{Translation, instruction, raw_instruction, recheck_translation};
 use crate::trapped_page::monitor::Monitors;
-use crate::trapped_page::progress::{self, Load, MAX_APART, Outcome, Progress};
+use crate::trapped_page::progress::{self, Load, MAX_APART, Progress, SequenceOutcome};
 use crate::trapped_page::{self, Agreement, TrappedPages, Value};
 
 /// Everything about trapped accesses that is not the engine's.
@@ -107,7 +107,7 @@ pub fn on_fault<G: TrappedPages>(
                     fence(Ordering::SeqCst);
                     emulate(&mut *pages, page, address, &access, frame);
                     fence(Ordering::SeqCst);
-                    if !matches!(access.kind, Kind::LoadExclusive { .. }) {
+                    if !matches!(access.kind, Operation::LoadExclusive { .. }) {
                         return Resume::Next;
                     }
                     let values = STATE.lock().monitors.values(percpu::index());
@@ -133,7 +133,7 @@ fn step_unknown<G: TrappedPages>(
     let is_exclusive =
         raw_instruction(frame).is_some_and(|(word, set)| instruction::is_load_exclusive(word, set));
     let load = Load { page, pc: frame.elr, address: fault.far, values: None };
-    if is_exclusive && is_stuck(load, Outcome::Hopeless, || true) {
+    if is_exclusive && is_stuck(load, SequenceOutcome::Hopeless, || true) {
         return give_up(&mut *pages, page, frame);
     }
     begin_step(pages, page, fault, frame, &[None; MAX_OPENED])
@@ -172,12 +172,12 @@ fn step_to_store<G: TrappedPages>(
     let word = instruction(frame).filter(|_| !step::is_guest_stepping());
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
         // What a step of the guest's own breaks is its own affair.
-        None => Outcome::Waits,
-        Some((_, Some(access @ Access { kind: Kind::StoreExclusive { .. }, .. }))) => {
+        None => SequenceOutcome::Waits,
+        Some((_, Some(access @ Access { kind: Operation::StoreExclusive { .. }, .. }))) => {
             store_exclusive(engine, load.page, load.address, frame, &access)
         }
         Some((word, _)) if !instruction::is_plain(word) => progress::end_at(word),
-        Some(_) if left == 0 => Outcome::Hopeless,
+        Some(_) if left == 0 => SequenceOutcome::Hopeless,
         Some(_) => {
             let debug_state = step::arm(frame, None);
             let sequence = ExclusiveSequence { debug_state, load, left: left - 1 };
@@ -206,11 +206,11 @@ fn store_exclusive<G: TrappedPages>(
     address: u64,
     frame: &mut TrapFrame,
     access: &Access,
-) -> Outcome {
+) -> SequenceOutcome {
     if trapped_page::agreement(access, &FrameRegisters { frame }, address, true)
         != Agreement::Same(address)
     {
-        return Outcome::Open;
+        return SequenceOutcome::Open;
     }
     let mut pages = engine.lock();
     let in_page = address & (PAGE_BYTES as u64 - 1);
@@ -218,7 +218,7 @@ fn store_exclusive<G: TrappedPages>(
         != FaultDisposition::Emulate(page)
     {
         // The CPU's own pair will do.
-        return Outcome::Emulated;
+        return SequenceOutcome::Emulated;
     }
     match recheck_translation(address, access, frame, page) {
         Translation::Same => {
@@ -226,14 +226,14 @@ fn store_exclusive<G: TrappedPages>(
             emulate(&mut *pages, page, address, access, frame);
             fence(Ordering::SeqCst);
             frame.advance();
-            Outcome::Emulated
+            SequenceOutcome::Emulated
         }
         Translation::Fault(status) => {
             drop(pages);
             inject_store_fault(status, address, frame);
-            Outcome::Emulated
+            SequenceOutcome::Emulated
         }
-        Translation::Other => Outcome::Open,
+        Translation::Other => SequenceOutcome::Open,
     }
 }
 
@@ -246,7 +246,7 @@ fn end_monitor() {
 }
 
 /// Notes how `load` went; whether its page's copies are to be given up.
-fn is_stuck(load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
+fn is_stuck(load: Load, outcome: SequenceOutcome, may_store: impl FnOnce() -> bool) -> bool {
     of_this_cpu(&mut STATE.lock().progress).note(load, outcome, may_store)
 }
 

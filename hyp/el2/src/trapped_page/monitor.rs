@@ -18,14 +18,14 @@ const GRANULE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Monitor {
-    place: Place,
+    place: MonitoredBytes,
     values: [u64; 2],
 }
 
 /// What a load-exclusive loads, and a store-exclusive stores. A pair of another size, or elsewhere,
 /// does not succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct MonitoredBytes {
     /// The page.
     pub page: Gfn,
     /// The first byte's offset.
@@ -47,12 +47,12 @@ impl Monitors {
     }
 
     /// CPU `cpu` loaded `values` exclusively from `place`.
-    pub fn begin(&mut self, cpu: usize, place: Place, values: [u64; 2]) {
+    pub fn begin(&mut self, cpu: usize, place: MonitoredBytes, values: [u64; 2]) {
         *self.of(cpu) = Some(Monitor { place, values });
     }
 
     /// What the CPU loaded exclusively from there, unless another stored since. Clears the monitor.
-    pub fn take(&mut self, cpu: usize, place: Place) -> Option<[u64; 2]> {
+    pub fn take(&mut self, cpu: usize, place: MonitoredBytes) -> Option<[u64; 2]> {
         self.of(cpu).take().filter(|monitor| monitor.place == place).map(|monitor| monitor.values)
     }
 

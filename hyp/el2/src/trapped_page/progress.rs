@@ -11,11 +11,11 @@
 
 use oche_types::addr::Gfn;
 
-use crate::instruction::{self, Kind};
+use crate::instruction::{self, Operation};
 
 /// How a load-exclusive of a trapped page went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SequenceOutcome {
     /// Its store-exclusive was emulated, whether it stored or another CPU was first.
     Emulated,
     /// No store-exclusive was found, for a reason that will not go away: the state of the CPU, or
@@ -53,14 +53,14 @@ pub const MAX_APART: usize = 32;
 
 /// Where a load-exclusive's sequence ends that arrives at `word`, neither a store-exclusive nor
 /// plain.
-pub fn end_at(word: u32) -> Outcome {
+pub fn end_at(word: u32) -> SequenceOutcome {
     // The next load-exclusive begins a sequence of its own: the first had no store-exclusive.
     let is_load = instruction::decode(word)
-        .is_some_and(|access| matches!(access.kind, Kind::LoadExclusive { .. }));
+        .is_some_and(|access| matches!(access.kind, Operation::LoadExclusive { .. }));
     if is_load || instruction::is_wait(word) || instruction::gives_up_monitor(word) {
-        Outcome::Waits
+        SequenceOutcome::Waits
     } else {
-        Outcome::Open
+        SequenceOutcome::Open
     }
 }
 
@@ -86,15 +86,20 @@ impl Progress {
     /// `load` ended. Returns whether its page's copies are to be given up. `may_store`: whether a
     /// store-exclusive may follow all the same; asked only when there were too many.
     #[must_use]
-    pub fn note(&mut self, load: Load, outcome: Outcome, may_store: impl FnOnce() -> bool) -> bool {
+    pub fn note(
+        &mut self,
+        load: Load,
+        outcome: SequenceOutcome,
+        may_store: impl FnOnce() -> bool,
+    ) -> bool {
         let weight = match outcome {
-            Outcome::Emulated => {
+            SequenceOutcome::Emulated => {
                 *self = Self::new();
                 return false;
             }
-            Outcome::Waits => return false,
-            Outcome::Hopeless => HOPELESS,
-            Outcome::Open => OPEN,
+            SequenceOutcome::Waits => return false,
+            SequenceOutcome::Hopeless => HOPELESS,
+            SequenceOutcome::Open => OPEN,
         };
         if self.last != Some(load) {
             *self = Self { last: Some(load), weight: 0 };
@@ -120,7 +125,7 @@ mod tests {
 
     const LOAD: Load = Load { page: Gfn(1), pc: 0x1000, address: 0x2000, values: Some([7, 0]) };
 
-    fn needed(loads: impl Fn(u32) -> (Load, Outcome)) -> Option<u32> {
+    fn needed(loads: impl Fn(u32) -> (Load, SequenceOutcome)) -> Option<u32> {
         let mut progress = Progress::new();
         (1..200_000).find(|number| {
             let (load, outcome) = loads(*number);
@@ -130,16 +135,17 @@ mod tests {
 
     #[test]
     fn pairs_that_cannot_succeed_give_the_copies_up() {
-        assert_eq!(needed(|_| (LOAD, Outcome::Hopeless)), Some(256));
-        assert_eq!(needed(|_| (LOAD, Outcome::Open)), Some(65_536));
+        assert_eq!(needed(|_| (LOAD, SequenceOutcome::Hopeless)), Some(256));
+        assert_eq!(needed(|_| (LOAD, SequenceOutcome::Open)), Some(65_536));
     }
 
     #[test]
     fn a_cpu_that_waits_or_gets_on_keeps_the_copies() {
-        assert_eq!(needed(|_| (LOAD, Outcome::Waits)), None);
-        assert_eq!(needed(|_| (LOAD, Outcome::Emulated)), None);
-        let outcome =
-            |number| if number % 200 == 0 { Outcome::Emulated } else { Outcome::Hopeless };
+        assert_eq!(needed(|_| (LOAD, SequenceOutcome::Waits)), None);
+        assert_eq!(needed(|_| (LOAD, SequenceOutcome::Emulated)), None);
+        let outcome = |number| {
+            if number % 200 == 0 { SequenceOutcome::Emulated } else { SequenceOutcome::Hopeless }
+        };
         assert_eq!(needed(|number| (LOAD, outcome(number))), None);
     }
 
@@ -147,8 +153,8 @@ mod tests {
     fn a_wait_between_the_attempts_does_not_hide_them() {
         let waiting = Load { pc: 0x1040, ..LOAD };
         let attempt = |number| match number % 2 {
-            0 => (waiting, Outcome::Waits),
-            _ => (LOAD, Outcome::Hopeless),
+            0 => (waiting, SequenceOutcome::Waits),
+            _ => (LOAD, SequenceOutcome::Hopeless),
         };
         assert_eq!(needed(attempt), Some(511));
     }
@@ -164,7 +170,7 @@ mod tests {
             ]
         };
         for which in 0..3 {
-            for outcome in [Outcome::Open, Outcome::Hopeless] {
+            for outcome in [SequenceOutcome::Open, SequenceOutcome::Hopeless] {
                 assert_eq!(
                     needed(|number| (changed(number)[which], outcome)),
                     None,
@@ -177,12 +183,12 @@ mod tests {
     #[test]
     fn a_wait_whose_store_exclusive_was_passed_keeps_the_copies() {
         let mut progress = Progress::new();
-        assert!((0..200_000).all(|_| !progress.note(LOAD, Outcome::Open, || false)));
+        assert!((0..200_000).all(|_| !progress.note(LOAD, SequenceOutcome::Open, || false)));
     }
 
     /// How a sequence ends that goes on with `words`, none of them a store-exclusive, one after the
     /// other.
-    fn end_of(words: &[u32]) -> Option<Outcome> {
+    fn end_of(words: &[u32]) -> Option<SequenceOutcome> {
         words.iter().copied().find(|word| !instruction::is_plain(*word)).map(end_at)
     }
 
@@ -194,13 +200,13 @@ mod tests {
             [0x3400_0060, 0xd503_203f, 0x17ff_fffd],     // cbz w0, .+12; yield; b .-12
             [0xeb01_005f, 0x5400_0040, 0xd503_3f5f],     // cmp x2, x1; b.eq .+8; clrex
         ] {
-            assert_eq!(end_of(&wait), Some(Outcome::Waits), "{wait:x?}");
+            assert_eq!(end_of(&wait), Some(SequenceOutcome::Waits), "{wait:x?}");
         }
         for open in [
             [0x9100_0400_u32, 0xf940_0041, 0xc802_7c20], // add x0, x0, #1; ldr x1, [x2]; stxr w2, x0, [x1]
             [0x9100_0400, 0xd53b_4220, 0xc802_7c20], // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
         ] {
-            assert_eq!(end_of(&open), Some(Outcome::Open), "{open:x?}");
+            assert_eq!(end_of(&open), Some(SequenceOutcome::Open), "{open:x?}");
         }
     }
 
@@ -220,13 +226,13 @@ mod tests {
         let mut progress = Progress::new();
         assert!((0..100_000).all(|number| !progress.note(
             of(number & 1),
-            Outcome::Hopeless,
+            SequenceOutcome::Hopeless,
             || true
         )));
-        assert!((0..255).all(|_| !progress.note(of(7), Outcome::Hopeless, || true)));
-        assert!(progress.note(of(7), Outcome::Hopeless, || true));
+        assert!((0..255).all(|_| !progress.note(of(7), SequenceOutcome::Hopeless, || true)));
+        assert!(progress.note(of(7), SequenceOutcome::Hopeless, || true));
         assert!(
-            !progress.note(of(7), Outcome::Hopeless, || true),
+            !progress.note(of(7), SequenceOutcome::Hopeless, || true),
             "and afterwards from the beginning"
         );
     }

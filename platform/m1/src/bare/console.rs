@@ -126,7 +126,7 @@ fn send(byte: u8) {
     // The port has power. While an SError of the guest's is pending nothing more can be known, and
     // words are not lost for it.
     let status = || match read() {
-        Err(mmio::BusError { report: mmio::Report::Unknown(status), .. }) => Ok(status as u32),
+        Err(mmio::BusError { report: mmio::ReportedBy::Unknown(status), .. }) => Ok(status as u32),
         other => other,
     };
     let is_full = || status().map(|status| status & TRANSMIT_EMPTY == 0);

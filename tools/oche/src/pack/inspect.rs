@@ -196,7 +196,7 @@ mod tests {
     use crate::pack::append;
     use oche_boot::header;
     use oche_boot::identity;
-    use oche_boot::payload::Kind;
+    use oche_boot::payload::ItemKind;
 
     fn kernel() -> Vec<u8> {
         let mut bytes = vec![0; 8192];
@@ -215,10 +215,10 @@ mod tests {
         image[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
         image[4096..4096 + identity::RECORD_BYTES]
             .copy_from_slice(&identity::record("m1", "9.8.7"));
-        let items: [(Kind, &[u8]); 3] = [
-            (Kind::Kernel, &kernel()),
-            (Kind::Initrd, &[5; 10]),
-            (Kind::Options, b"oche.pool=64M\n"),
+        let items: [(ItemKind, &[u8]); 3] = [
+            (ItemKind::Kernel, &kernel()),
+            (ItemKind::Initrd, &[5; 10]),
+            (ItemKind::Options, b"oche.pool=64M\n"),
         ];
         append(&mut image, &items).expect("packed");
         image

@@ -2,7 +2,7 @@
 
 use super::{append, flatten, options_text};
 use oche_boot::header;
-use oche_boot::payload::{self, Kind};
+use oche_boot::payload::{self, ItemKind};
 
 fn oche() -> Vec<u8> {
     let mut image = vec![0; 8192];
@@ -17,7 +17,11 @@ fn what_was_packed_is_read_back_by_oches_own_reader() {
     let mut image = oche();
     append(
         &mut image,
-        &[(Kind::Kernel, &kernel), (Kind::Initrd, &initrd), (Kind::Options, b"oche.pool=1M\n")],
+        &[
+            (ItemKind::Kernel, &kernel),
+            (ItemKind::Initrd, &initrd),
+            (ItemKind::Options, b"oche.pool=1M\n"),
+        ],
     )
     .expect("packed");
     let container = &image[8192..];
@@ -34,7 +38,7 @@ fn what_was_packed_is_read_back_by_oches_own_reader() {
 #[test]
 fn the_header_holds_the_size_of_the_whole_file() {
     let mut image = oche();
-    append(&mut image, &[(Kind::Kernel, &[1; 10])]).expect("packed");
+    append(&mut image, &[(ItemKind::Kernel, &[1; 10])]).expect("packed");
     let stated = u64::from_le_bytes(image[0x10..0x18].try_into().expect("eight bytes"));
     assert_eq!(stated, image.len() as u64);
     assert_eq!(image.len(), 8192 + 4096 + 4096);
@@ -43,7 +47,7 @@ fn the_header_holds_the_size_of_the_whole_file() {
 #[test]
 fn an_empty_item_still_has_its_place() {
     let mut image = oche();
-    append(&mut image, &[(Kind::Options, b""), (Kind::Kernel, &[1; 10])]).expect("packed");
+    append(&mut image, &[(ItemKind::Options, b""), (ItemKind::Kernel, &[1; 10])]).expect("packed");
     let container = &image[8192..];
     let found = payload::parse(container, container.len() as u64).expect("a payload");
     assert_eq!(found.options.map(|item| item.length), Some(0));

@@ -1,52 +1,62 @@
 use super::*;
 
-fn base(base: u8, offset: i64, increment: i64) -> Place {
-    Place::Base { base, offset, increment }
+fn base(base: u8, offset: i64, increment: i64) -> Addressing {
+    Addressing::Base { base, offset, increment }
 }
 
 /// Encodings as an assembler gives them.
 #[test]
 fn every_form_that_is_emulated_is_told_apart() {
-    let load = |register, extension| Kind::Load { register, extension };
+    let load = |register, extension| Operation::Load { register, extension };
     let zero = Extension::Zero;
-    for (instruction, kind, bytes, place) in [
+    for (instruction, kind, bytes, addressing) in [
         (0xf940_0441, load(1, zero), 8, base(2, 8, 0)), // ldr x1, [x2, #8]
-        (0x3900_0fe1, Kind::Store { register: 1 }, 1, base(31, 3, 0)), // strb w1, [sp, #3]
+        (0x3900_0fe1, Operation::Store { register: 1 }, 1, base(31, 3, 0)), // strb w1, [sp, #3]
         (0x38c0_1441, load(1, Extension::Sign32), 1, base(2, 0, 1)), // ldrsb w1, [x2], #1
         (0x789f_ec41, load(1, Extension::Sign64), 2, base(2, -2, -2)), // ldrsh x1, [x2, #-2]!
         (0xb880_4441, load(1, Extension::Sign64), 4, base(2, 0, 4)), // ldrsw x1, [x2], #4
         (0xf85f_8041, load(1, zero), 8, base(2, -8, 0)), // ldur x1, [x2, #-8]
         (0xf840_0841, load(1, zero), 8, base(2, 0, 0)), // ldtr x1, [x2]
         (0xc8df_fc41, load(1, zero), 8, base(2, 0, 0)), // ldar x1, [x2]
-        (0x089f_fc41, Kind::Store { register: 1 }, 1, base(2, 0, 0)), // stlrb w1, [x2]
+        (0x089f_fc41, Operation::Store { register: 1 }, 1, base(2, 0, 0)), // stlrb w1, [x2]
         (0xf8bf_c041, load(1, zero), 8, base(2, 0, 0)), // ldapr x1, [x2]
-        (0x9900_4041, Kind::Store { register: 1 }, 4, base(2, 4, 0)), // stlur w1, [x2, #4]
-        (0x5800_0041, load(1, zero), 8, Place::Literal { offset: 8 }), // ldr x1, .+8
+        (0x9900_4041, Operation::Store { register: 1 }, 4, base(2, 4, 0)), // stlur w1, [x2, #4]
+        (0x5800_0041, load(1, zero), 8, Addressing::Literal { offset: 8 }), // ldr x1, .+8
         (
             0xb863_d841,
             load(1, zero),
             4,
-            Place::Index { base: 2, index: 3, option: 6, shift: 2 }, // ldr w1, [x2, w3, sxtw #2]
+            Addressing::Index { base: 2, index: 3, option: 6, shift: 2 }, // ldr w1, [x2, w3, sxtw #2]
         ),
-        (0xa8c1_0c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 0, 16)), // ldp x1, x3, [x2], #16
-        (0x29bf_0c41, Kind::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)), // stp w1, w3, [x2, #-8]!
-        (0xa840_8c41, Kind::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)), // ldnp x1, x3, [x2, #8]
+        (
+            0xa8c1_0c41,
+            Operation::LoadPair { registers: [1, 3], extension: zero },
+            8,
+            base(2, 0, 16),
+        ), // ldp x1, x3, [x2], #16
+        (0x29bf_0c41, Operation::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)), // stp w1, w3, [x2, #-8]!
+        (0xa840_8c41, Operation::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)), // ldnp x1, x3, [x2, #8]
         (
             0x6940_8c41,
-            Kind::LoadPair { registers: [1, 3], extension: Extension::Sign64 },
+            Operation::LoadPair { registers: [1, 3], extension: Extension::Sign64 },
             4,
             base(2, 4, 0),
         ), // ldpsw x1, x3, [x2, #4]
-        (0xc85f_7c41, Kind::LoadExclusive { registers: [1, 31], is_pair: false }, 8, base(2, 0, 0)), // ldxr x1, [x2]
+        (
+            0xc85f_7c41,
+            Operation::LoadExclusive { registers: [1, 31], is_pair: false },
+            8,
+            base(2, 0, 0),
+        ), // ldxr x1, [x2]
         (
             0xc824_8c41,
-            Kind::StoreExclusive { status: 4, registers: [1, 3], is_pair: true },
+            Operation::StoreExclusive { status: 4, registers: [1, 3], is_pair: true },
             8,
             base(2, 0, 0),
         ), // stlxp w4, x1, x3, [x2]
     ] {
         let is_unprivileged = matches!(instruction, 0xf840_0841 | 0xb800_0841);
-        let expected = Access { kind, bytes, place, is_unprivileged };
+        let expected = Access { kind, bytes, addressing, is_unprivileged };
         assert_eq!(decode(instruction), Some(expected), "{instruction:#x}");
     }
 }
@@ -105,9 +115,9 @@ fn any_word_has_an_answer_and_stays_in_bounds() {
 #[test]
 fn addresses_and_values_are_the_architectures() {
     let index = Access {
-        kind: Kind::Store { register: 0 },
+        kind: Operation::Store { register: 0 },
         bytes: 4,
-        place: Place::Index { base: 31, index: 3, option: 6, shift: 2 },
+        addressing: Addressing::Index { base: 31, index: 3, option: 6, shift: 2 },
         is_unprivileged: false,
     };
     assert_eq!(index.address(|_| 0x1000, |_| 0xffff_ffff, 0), 0xffc);

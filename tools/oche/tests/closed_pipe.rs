@@ -5,7 +5,7 @@ use std::io::pipe;
 use std::process::{Child, Command, Output, Stdio};
 
 use oche::pack::append;
-use oche_boot::payload::Kind;
+use oche_boot::payload::ItemKind;
 use oche_boot::{header, identity};
 
 /// A packed image that `oche inspect` accepts.
@@ -17,7 +17,7 @@ fn image() -> Vec<u8> {
     let mut image = vec![0; 8192];
     image[header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4].copy_from_slice(&header::MAGIC);
     image[4096..4096 + identity::RECORD_BYTES].copy_from_slice(&identity::record("m1", "9.8.7"));
-    append(&mut image, &[(Kind::Kernel, &kernel)]).expect("packed");
+    append(&mut image, &[(ItemKind::Kernel, &kernel)]).expect("packed");
     image
 }
 

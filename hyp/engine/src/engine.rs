@@ -1,7 +1,7 @@
 //! The engine on one page: which stream belongs to which domain, and what happens in a trap.
 //!
 //! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks
-//! for an invalidation, the engine has the tracker say what changed and the granule mapper make
+//! for an invalidation, the engine asks the tracker what changed and the granule mapper make
 //! hardware equal to it. Work in one trap is bounded: what is left keeps the DART's busy bit set
 //! and goes on when the guest polls it or touches any other register of a DART.
 
@@ -254,7 +254,7 @@ impl Engine {
     }
 
     /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had
-    /// restricted, for stores or for everything. Says how the CPU goes on.
+    /// restricted, for stores or for everything. Returns how the CPU continues.
     pub fn access_trapped(
         &mut self,
         host: &mut impl Host,
@@ -264,7 +264,7 @@ impl Engine {
         let page = Gfn::containing(address).filter(|page| self.mapper.mover.is_ram(*page));
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
-            // What a watch alone had trapped is not any more, and copies are as if nobody watched.
+            // What a watch alone had trapped is not any more, and copies are as without a watch.
             self.mapper.stop_watching(host, page);
         }
         if access == AccessKind::Store {

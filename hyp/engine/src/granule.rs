@@ -70,8 +70,8 @@ pub enum Isolation {
     /// them.
     #[default]
     Page,
-    /// Permissions are exact too, as far as the hardware can tell reads from writes: a page that a
-    /// device may only read is a copy of its own where a neighbour may be written, and what cannot
+    /// Permissions are exact too, as far as the hardware distinguishes reads from writes: a page that
+    /// a device may only read is a copy of its own where a neighbour may be written, and what cannot
     /// be kept apart is refused.
     Strict,
 }
@@ -330,7 +330,7 @@ impl GranuleMapper {
             return;
         }
         // The hardware does not answer. What its devices may still reach is about to belong to
-        // somebody else, so they are cut off; the guest sees faults, and the trace says why.
+        // somebody else, so they are cut off; the guest sees faults, and the trace has the reason.
         for (dart, streams) in members.iter() {
             host.event(Event::InvalidateTimedOut { dart });
             for stream in streams.iter() {

@@ -1,4 +1,4 @@
-//! What the engine takes of the heap: each table says so beside the function that makes it.
+//! What the engine takes of the heap: each table has its number of bytes beside its constructor.
 
 /// Bytes that `count` values of `T` in one piece take, as a buddy allocator rounds them.
 pub(crate) const fn bytes_of<T>(count: usize) -> usize {

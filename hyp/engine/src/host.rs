@@ -1,5 +1,5 @@
-//! What the engine asks of a machine: memory, the CPUs' stage 2, a 16K IOMMU, and an ear for
-//! events.
+//! What the engine asks of a machine: memory, the CPUs' stage 2, a 16K IOMMU, and a sink
+//! for events.
 //!
 //! A machine implements these and decides nothing. The traits are as narrow as the engine's needs,
 //! so that a test's machine can be strict: it may lose whatever the contract of a method does not
@@ -67,7 +67,7 @@ pub trait Memory {
         }
     }
 
-    /// The engine says that nobody may reach `frame` of its pool any more: from here on it can be
+    /// No device may reach `frame` of the engine's pool any more: from here on it can be
     /// anything else. A machine has nothing to do; a test's checks that it is so.
     fn release(&mut self, frame: HostGranule) {
         let _ = frame;
@@ -212,7 +212,7 @@ pub trait Iommu {
     fn next_fault(&mut self) -> Option<DeviceFault>;
 }
 
-/// Hears what happens. Must be quick and can change nothing.
+/// Takes events. It must be quick and can change nothing.
 pub trait TraceSink {
     /// Takes note of `event`.
     fn event(&mut self, event: Event);

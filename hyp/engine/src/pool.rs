@@ -18,7 +18,7 @@ use oche_types::{Invariant, invariant};
 use crate::heap::bytes_of;
 use crate::host::{Iommu, Memory};
 
-/// What every word of a page that belongs to nobody holds. Not a likely pointer, count or text.
+/// What every word of an unused page holds. Not a likely pointer, count or text.
 pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
 
 /// A fixed number of 16K frames.

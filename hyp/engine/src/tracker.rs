@@ -60,7 +60,7 @@ struct Tracked {
     /// is under way. What was compared once is not in the same pass again: another CPU that goes on
     /// writing tables cannot keep it from ending.
     cursor: Option<(u32, usize)>,
-    /// The domain ends: its tables count as empty, whatever the guest's memory says.
+    /// The domain ends: its tables count as empty, whatever the guest's memory holds.
     is_ending: bool,
 }
 
@@ -93,7 +93,7 @@ enum Kind {
 pub(crate) struct RejectedTable {
     /// The first page of IOVAs that the table would have mapped.
     pub(crate) iova: IovaPage,
-    /// Where the guest says it is.
+    /// Where it is, as the guest named it.
     pub(crate) page: Gfn,
     pub(crate) reason: Refusal,
 }

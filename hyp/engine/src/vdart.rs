@@ -1,7 +1,7 @@
 //! The DART that the guest sees: a t8020 register file with 4K pages, no bypass, 16 streams, four
 //! TTBRs.
 //!
-//! Pure state: a write changes it and says what the guest asked for; carrying that out is the
+//! Pure state: a write changes it and returns what the guest asked for; carrying that out is the
 //! engine's. Registers read back what the guest wrote, since suspend saves and restores them (Linux
 //! `apple-dart.c`, `apple_dart_suspend`).
 
@@ -53,7 +53,7 @@ impl VirtualDart {
         Self { file: [0; FILE_WORDS] }
     }
 
-    /// What the guest reads at `offset`; `is_busy` tells whether an invalidation is under way.
+    /// What the guest reads at `offset`; `is_busy`: whether an invalidation is under way.
     pub(crate) fn read(
         &self,
         offset: u64,
@@ -71,7 +71,7 @@ impl VirtualDart {
         })
     }
 
-    /// Takes the guest's write and says what it asks for.
+    /// Takes the guest's write and returns what it asks for.
     pub(crate) fn write(
         &mut self,
         offset: u64,

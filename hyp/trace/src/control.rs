@@ -1,5 +1,5 @@
 //! What others ask of the trace while the guest runs: a block in the directory that they write and
-//! Oche reads, and the lines of text that say the same.
+//! Oche reads, and the lines of text that mean the same.
 //!
 //! Byte offsets in the block, which begins at [`CONTROL`] in the directory:
 //!
@@ -18,7 +18,7 @@
 //!
 //! The writer makes the generation odd, writes, and makes it the next even number. Oche takes over
 //! a generation that was even and the same before and after it read the block. There is one writer
-//! at a time: of two at once one wins, or a mixture, which harms nobody.
+//! at a time: of two at once one wins, or a mixture, which does no harm.
 
 use core::fmt;
 
@@ -98,7 +98,7 @@ impl ControlReader {
         if generation == self.generation { None } else { self.read(words, generation) }
     }
 
-    /// Reads the block once: who writes it for ever keeps nobody here.
+    /// Reads the block once: a writer that never ends cannot hold the reader.
     fn read(&mut self, words: &impl Words, generation: u64) -> Option<(u32, Control)> {
         if generation & 1 != 0 {
             return None;
@@ -113,7 +113,7 @@ impl ControlReader {
 }
 
 impl Control {
-    /// What the block says now, if nobody is writing it.
+    /// What the block holds now, if no write is under way.
     pub fn current(words: &impl Words) -> Option<Self> {
         let generation = words.load((CONTROL + GENERATION) / 8);
         let control = if generation == 0 { Self::default() } else { Self::load(words) };

@@ -13,7 +13,7 @@
 //! 0x3100  counter names  32 bytes each: name[24], u32 scope (0 global, 1 per CPU), u32 place in its block
 //! 0x4100  counter blocks 512 bytes each, 64 u64: the global block, then one per CPU
 //! 0x9000  control        what is recorded (see `control`); the one part that others than Oche write
-//! 0x10000 ring of CPU 0, ring of CPU 1, ...  (the header says where and how long)
+//! 0x10000 ring of CPU 0, ring of CPU 1, ...  (place and length: in the header)
 //! ```
 
 mod counters;
@@ -59,7 +59,7 @@ pub fn description(words: &impl Words) -> impl Iterator<Item = u64> {
     })
 }
 
-/// What the directory says of the machine as a whole.
+/// The machine as a whole, as the directory describes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
     /// The board's name.
@@ -73,7 +73,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// What the directory at the start of `words` says.
+    /// Reads it from the directory at the start of `words`.
     pub fn read(words: &impl Words) -> Self {
         let wall_clock = words.load(header::WALL_CLOCK / 8);
         Self {

@@ -217,7 +217,7 @@ impl Export {
         true
     }
 
-    /// Nanoseconds since 1970 UTC, 0 where nobody knows.
+    /// Nanoseconds since 1970 UTC, 0 if not known.
     fn wall_clock(&self, now: u64) -> u64 {
         let Some(start) = self.machine.wall_clock_nanoseconds else { return 0 };
         let since = u128::from(now.saturating_sub(self.machine.start_ticks)) * 1_000_000_000

@@ -17,7 +17,7 @@ pub const FILE_HEADER_BYTES: usize = 32;
 pub const CHUNK_MAGIC: [u8; 8] = *b"OCHECHNK";
 /// Bytes of a chunk's header.
 pub const CHUNK_HEADER_BYTES: usize = 64;
-/// Most payload bytes of a chunk: 16 MiB. A header that says more is damaged.
+/// Most payload bytes of a chunk: 16 MiB. A header with more is damaged.
 pub const MAX_PAYLOAD_BYTES: u64 = 16 << 20;
 /// Bytes of a sample's label.
 const LABEL_BYTES: usize = 64;
@@ -199,7 +199,7 @@ impl Sample {
         payload
     }
 
-    /// The sample that `payload` is, or `None` where it is too short for what it says.
+    /// The sample that `payload` is, or `None` where it is too short for its fields.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let (fixed, counters) = payload.split_at_checked(SAMPLE_FIXED_BYTES)?;
         let count = usize::try_from(word(fixed, 16 + LABEL_BYTES)?).ok()?;
@@ -267,7 +267,7 @@ impl End {
         payload
     }
 
-    /// The end that `payload` is, or `None` where it is too short for what it says.
+    /// The end that `payload` is, or `None` where it is too short for its fields.
     pub fn from_payload(payload: &[u8]) -> Option<Self> {
         let count = usize::try_from(word(payload, 8)?).ok()?;
         let cpus = payload.get(END_FIXED_BYTES..)?.as_chunks::<END_CPU_BYTES>().0.get(..count)?;

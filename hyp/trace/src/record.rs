@@ -17,7 +17,7 @@
 //! A [`Kind::Data`] record has sixteen bytes of its own in words 2 and 3.
 //!
 //! Words are little-endian wherever they become bytes. The table of
-//! [`events!`](oche_types::events!) says what detail and payload are. Bits that it does not name
+//! [`events!`](oche_types::events!) defines detail and payload. Bits that it does not name
 //! are written as 0 and ignored when read, so that a later version can use them.
 
 mod pack;

@@ -181,7 +181,7 @@ impl RingReader {
     }
 
     /// Reads as many records as there are and `into` holds, up to the first gap. With `count` 0 the
-    /// reader has caught up with the writer; `lost_before` may still say that it missed some.
+    /// reader has caught up with the writer; `lost_before` may still count some that it missed.
     pub fn read(&mut self, words: &impl Words, into: &mut [Record]) -> Batch {
         let mut batch = Batch { first: self.next, ..Batch::default() };
         let mut written = words.load(self.ring.head_word);

@@ -108,7 +108,7 @@ counters! {
         refused_not_trappable,
         /// Mappings whose permission could not be kept apart from their granule's.
         refused_permission,
-        /// Accesses by CPUs to watched bytes that were told.
+        /// Accesses by CPUs to watched bytes that were reported.
         watch_hits,
     }
 }

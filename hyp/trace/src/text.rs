@@ -69,7 +69,7 @@ pub trait Fields {
     }
 }
 
-/// Tells `fields` what `record` says, except its time, CPU and kind; `device` is the name of the
+/// Hands the facts of `record` to `fields`, except its time, CPU and kind; `device` is the name of the
 /// device that its DART and stream stand for, where known.
 pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields) {
     match record.event() {

@@ -73,7 +73,7 @@ impl<T: Words + ?Sized> Words for &T {
     }
 }
 
-/// A copy of trace memory that nobody changes any more. Stores are dropped.
+/// A copy of trace memory that does not change any more. Stores are dropped.
 impl Words for [u64] {
     fn load(&self, index: usize) -> u64 {
         self.get(index).copied().unwrap_or(0)

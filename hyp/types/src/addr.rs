@@ -2,7 +2,7 @@
 //!
 //! Addresses that hardware or a guest chose become one of these at the edge; inside the engine no
 //! raw `u64` is an address. There is no conversion between the guest's and the host's numbers but
-//! [`Gfn::home`], which says in its name what it assumes.
+//! [`Gfn::home`], whose name is what it assumes.
 
 /// Bytes in a guest page and in a page of the CPUs' stage 2: 4 KiB.
 pub const PAGE_BYTES: usize = 4096;

@@ -143,7 +143,7 @@ pub struct Console {
     interrupts: u32,
     messages: VecDeque<Message>,
     is_open: bool,
-    /// Whether the guest has been told of the end.
+    /// Whether the guest has been notified of the end.
     has_told_end: bool,
     /// Where in `scratch` is what was pulled and not given yet.
     output: Range<usize>,
@@ -320,7 +320,7 @@ impl Console {
         is_wanted |= self.give_output(memory, port)?;
         if self.is_open && self.output.is_empty() && port.is_over() && !self.has_told_end {
             self.has_told_end = true;
-            self.tell(message::PORT_OPEN, 0);
+            self.send_control(message::PORT_OPEN, 0);
         }
         is_wanted |= self.give_messages(memory, name_of(port))?;
         Ok(is_wanted)
@@ -361,10 +361,10 @@ impl Console {
         let Some(&[i0, i1, i2, i3, e0, e1, v0, v1]) = input.first_chunk() else { return };
         let (id, value) = (u32::from_le_bytes([i0, i1, i2, i3]), u16::from_le_bytes([v0, v1]));
         match (u16::from_le_bytes([e0, e1]), id, value) {
-            (message::DEVICE_READY, _, 1) => self.tell(message::DEVICE_ADD, 1),
+            (message::DEVICE_READY, _, 1) => self.send_control(message::DEVICE_ADD, 1),
             (message::PORT_READY, 0, 1) => {
-                self.tell(message::PORT_NAME, 1);
-                self.tell(message::PORT_OPEN, 1);
+                self.send_control(message::PORT_NAME, 1);
+                self.send_control(message::PORT_OPEN, 1);
             }
             (message::PORT_OPEN, 0, value) => {
                 let is_open = value != 0;
@@ -375,14 +375,14 @@ impl Console {
                 }
                 if !is_open && core::mem::take(&mut self.has_told_end) {
                     // It can be opened anew.
-                    self.tell(message::PORT_OPEN, 1);
+                    self.send_control(message::PORT_OPEN, 1);
                 }
             }
             _ => {}
         }
     }
 
-    fn tell(&mut self, event: u16, value: u16) {
+    fn send_control(&mut self, event: u16, value: u16) {
         if self.messages.len() < MAX_MESSAGES {
             self.messages.push_back(Message { event, value });
         }

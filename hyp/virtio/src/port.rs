@@ -103,7 +103,7 @@ impl TracePort {
 
     fn obey(&mut self, line: &[u8]) {
         if line == FORGET {
-            // Not while it is being told.
+            // Not while it is being sent.
             if let Some(previous) = self.previous.take_if(|previous| !previous.is_pending) {
                 Words::store(&previous.words, 0, 0);
             }
@@ -266,7 +266,7 @@ mod tests {
         });
         let mut port = TracePort::new(words, layout, Some((before, layout)));
         port.set_open(true);
-        assert!(port.is_due(0), "there is something to tell at once");
+        assert!(port.is_due(0), "there is something to send at once");
         let both = read(&mut port);
         assert!(!port.is_over() && !port.is_due(0));
         port.push(b"forget\n");

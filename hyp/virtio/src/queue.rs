@@ -153,7 +153,7 @@ impl Queue {
     }
 
     /// Gives the chain `head` back, with `written` bytes in it. Returns whether the driver wants to
-    /// be told.
+    /// be notified.
     ///
     /// # Errors
     ///

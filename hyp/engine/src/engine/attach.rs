@@ -29,7 +29,7 @@ impl Engine {
             .must("the domain is open")
     }
 
-    /// Has each of `streams` go where the registers say, and its domain looked at.
+    /// Attaches each of `streams` as the registers name, and has its domain compared.
     pub(super) fn attach(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
         for stream in streams.iter() {
             let Some(roots) = self.roots(dart, stream) else {
@@ -130,8 +130,8 @@ impl Engine {
         self.end_if_unused(domain);
     }
 
-    /// `stream` has left `domain`: what is done there from now on is not its doing, unless nobody
-    /// else is left.
+    /// `stream` has left `domain`: what is done there from now on is not its doing, unless no
+    /// other stream is left.
     fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         let member = Requester::first(&self.mapper.placed(domain).members);
         let entry = self.domain_mut(domain);

@@ -87,7 +87,7 @@ impl Engine {
         self.domain_mut(domain).follow_left = None;
     }
 
-    /// `domain` is as the guest's tables say.
+    /// `domain` agrees with the guest's tables.
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
         let entry = self.domain_mut(domain);
         entry.needs_sync = false;

@@ -88,7 +88,7 @@ impl GranuleMapper {
     }
 
     /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes
-    /// those out of the CPUs' reach that are watched now and were in nobody's way until now.
+    /// those out of the CPUs' reach that are watched now and had no trap until now.
     fn look_again(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         self.unlist_all();
         for change in changes {

@@ -126,8 +126,8 @@ impl GranuleMapper {
         let Some((mapping, heir, at)) = heir else { return };
         if !heir.permission.write {
             // Without one, CPUs may have written the page since the bounce page was filled. With or
-            // without, a device that a neighbour's permission let write here did so for nobody to
-            // see.
+            // without, a device that a neighbour's permission let write here wrote what no one
+            // may see.
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);

@@ -133,8 +133,8 @@ impl GranuleMapper {
     }
 
     /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it
-    /// directly where this says. [`Self::settle`] must follow before anybody else comes to the
-    /// engine.
+    /// directly at the returned place. [`Self::settle`] must follow before any other call of
+    /// the engine.
     pub(crate) fn open(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.merge_copies(host, page);
         self.mover.locate(page)

@@ -5,7 +5,7 @@
 //! home, also where a DART maps it and it is away. It comes home, and what stays in its slot is a
 //! bounce page, which devices go on using: nothing of the hardware's tables changes. While the page
 //! is pinned it has a twin, whatever its bounce pages are, because it is written at home by
-//! somebody whom nobody sees: what differs from the twin is found whenever the copies are made
+//! a master that does not trap: what differs from the twin is found whenever the copies are made
 //! equal, at the latest when the page is unpinned.
 
 use oche_types::addr::Gfn;

@@ -39,7 +39,7 @@ impl GranuleMapper {
 
     /// Moves what direct granules hold into frames of their own, while devices go on using it, so
     /// that what `changes` want beside it has room. Where that cannot be, the granule stays as it
-    /// is, and `migrate_failed` says why.
+    /// is, and `migrate_failed` has the reason.
     pub(super) fn migrate(
         &mut self,
         host: &mut impl Host,

@@ -1,4 +1,4 @@
-//! The granule map: what Oche made of each, independent of what the guest's tables say by now.
+//! The granule map: what Oche made of each, independent of what the guest's tables hold by now.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

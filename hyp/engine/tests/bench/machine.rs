@@ -60,11 +60,11 @@ pub(crate) struct Machine {
     pub(crate) has_windows: bool,
     /// Whether invalidations time out.
     pub(crate) is_stuck: bool,
-    /// Which word of a table the machine says has changed, though a page has 512.
+    /// Which word of a table the machine reports as changed, though a page has 512.
     pub(crate) lie: Option<usize>,
     /// Whether something that it was asked is not known to be done.
     pub(crate) is_unconfirmed: bool,
-    /// Frames that the engine has said nobody reaches any more.
+    /// Frames that the engine has released.
     pub(crate) released: Vec<HostGranule>,
     /// Pages of which stage 2 has no memory left to make an entry.
     pub(crate) unsplittable: Vec<Gfn>,
@@ -150,7 +150,7 @@ impl Machine {
         }
     }
 
-    /// A store where the engine said that the page lies.
+    /// A store where the engine located the page.
     pub(crate) fn direct_store(&mut self, at: Hfn, offset: usize, value: u8) {
         self.bytes(at)[offset] = value;
     }

@@ -138,7 +138,7 @@ impl Bench {
         }
     }
 
-    /// Tells the engine of a CPU's access that stage 2 stopped.
+    /// Hands the engine a CPU's access that stage 2 refused.
     pub(crate) fn trap(&mut self, number: u32, access: AccessKind) -> FaultDisposition {
         self.engine.access_trapped(&mut self.machine, page(number).address(), access)
     }

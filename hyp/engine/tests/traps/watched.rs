@@ -33,8 +33,8 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     true
 }
 
-/// IOVA in bytes and value of every access told since the last call.
-fn told(bench: &mut Bench) -> Vec<(u64, u64)> {
+/// IOVA in bytes and value of every access reported since the last call.
+fn reported(bench: &mut Bench) -> Vec<(u64, u64)> {
     let events = core::mem::take(&mut bench.machine.events);
     let pairs = events.windows(2).filter_map(|pair| match (pair[0], pair[1]) {
         (Event::Watch { at, offset, .. }, Event::Data { words: [value, _] }) => {
@@ -60,7 +60,7 @@ fn an_access_is_reported_only_where_it_overlaps_the_watched_bytes() {
         } else {
             vec![]
         };
-        assert_eq!(told(&mut bench), expected, "{offset}");
+        assert_eq!(reported(&mut bench), expected, "{offset}");
     }
     assert_eq!(bench.device_read(8, 16), Some(16), "and the device sees what was stored");
     assert!(bench.device_write(8, 17, 9));
@@ -80,14 +80,14 @@ fn a_watch_waits_for_pages_and_lets_them_go() {
     assert!(bench.is_home(32));
     assert!(store(&mut bench, 32, 0, 1));
     assert!(!store(&mut bench, 33, 0, 1), "a neighbour is nobody's business");
-    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+    assert_eq!(reported(&mut bench), [(0x8000, 1)]);
     bench.unmap(8, 4);
     assert!(!store(&mut bench, 32, 0, 2), "the first access after the unmap opens the page");
     assert_eq!(bench.machine.cpu_access(page(32)), CpuAccess::ReadWrite);
     bench.set(8, Some((page(40), Permission::READ_ONLY)));
     bench.flush(0, 0);
     assert!(store(&mut bench, 40, 8, 3));
-    assert_eq!(told(&mut bench), [(0x8008, 3)]);
+    assert_eq!(reported(&mut bench), [(0x8008, 3)]);
     watch(&mut bench, &[]);
     assert!(!store(&mut bench, 40, 8, 4));
     assert_eq!(bench.machine.cpu_access(page(40)), CpuAccess::ReadWrite);
@@ -103,7 +103,7 @@ fn a_page_at_several_watched_places_is_reported_at_each_and_all_copies_stay_one_
     assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly);
     watch(&mut bench, &[range(0x1_5000, 0x1_5fff), range(0x2_2000, 0x2_2fff)]);
     assert!(store(&mut bench, 30, 0x20, 77));
-    let mut places = told(&mut bench);
+    let mut places = reported(&mut bench);
     places.sort_unstable();
     assert_eq!(places, [(0x1_5020, 77), (0x2_2020, 77)]);
     for iova in [8, 21, 34] {
@@ -162,7 +162,7 @@ fn what_is_mapped_is_watched_when_the_stream_that_is_meant_comes_to_the_tables()
     assert!(!store(&mut bench, 30, 0, 1));
     bench.attach(0, 5);
     assert!(store(&mut bench, 30, 0, 1));
-    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+    assert_eq!(reported(&mut bench), [(0x8000, 1)]);
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn other_streams_and_what_lies_beyond_four_mebibytes_are_not_watched() {
     bench.set(1024, Some((page(31), Permission::READ_WRITE)));
     bench.flush(0, 0);
     assert!(!store(&mut bench, 31, 0, 1));
-    assert_eq!(told(&mut bench), [(0x8000, 1)]);
+    assert_eq!(reported(&mut bench), [(0x8000, 1)]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The table of events: all that is said of an event is said here, once.
+//! The table of events: each event is described here, once.
 
 /// Calls the macro `$callback` with the table of events, from which the code of each concern is
 /// generated: the types ([`event`](crate::event)), and in the crate of the trace the records, their

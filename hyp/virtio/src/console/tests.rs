@@ -33,12 +33,12 @@ impl GuestMemory for Ram {
     }
 }
 
-/// A port that has `text` to say and remembers what it hears.
+/// A port that sends `text` and keeps what it receives.
 #[derive(Default)]
 struct Talker {
     text: Vec<u8>,
-    said: usize,
-    heard: Vec<u8>,
+    sent: usize,
+    received: Vec<u8>,
     opened: u32,
     closed: u32,
     is_over: bool,
@@ -52,19 +52,19 @@ impl Port for Talker {
     }
 
     fn pull(&mut self, into: &mut [u8]) -> usize {
-        let rest = self.text.get(self.said..).unwrap_or_default();
+        let rest = self.text.get(self.sent..).unwrap_or_default();
         let count = rest.len().min(into.len());
         into[..count].copy_from_slice(&rest[..count]);
-        self.said += count;
+        self.sent += count;
         count
     }
 
     fn push(&mut self, bytes: &[u8]) {
-        self.heard.extend_from_slice(bytes);
+        self.received.extend_from_slice(bytes);
     }
 
     fn is_over(&self) -> bool {
-        self.is_over && self.said == self.text.len()
+        self.is_over && self.sent == self.text.len()
     }
 }
 
@@ -216,7 +216,7 @@ fn a_driver_finds_the_port_by_name_opens_it_and_reads_all_that_there_is_in_order
     let mut driver = Driver::new();
     driver.port.text = (0..3000_u32).map(|number| number as u8).collect();
     driver.open();
-    assert_eq!((driver.port.opened, driver.port.said), (1, 0), "there is no buffer yet");
+    assert_eq!((driver.port.opened, driver.port.sent), (1, 0), "there is no buffer yet");
     let mut got = Vec::new();
     for round in 0..40 {
         for number in 0..3 {
@@ -239,7 +239,7 @@ fn a_driver_finds_the_port_by_name_opens_it_and_reads_all_that_there_is_in_order
 }
 
 #[test]
-fn what_the_guest_writes_is_heard_and_a_chain_of_buffers_is_one_text() {
+fn what_the_guest_writes_is_received_and_a_chain_of_buffers_is_one_text() {
     let mut driver = Driver::new();
     driver.open();
     driver.send(TRANSMIT, b"stop\n");
@@ -249,7 +249,7 @@ fn what_the_guest_writes_is_heard_and_a_chain_of_buffers_is_one_text() {
     driver.descriptor(TRANSMIT, 6, buffer(TRANSMIT, 6), 4, 0, 0);
     driver.offer(TRANSMIT, 5);
     driver.notify(TRANSMIT);
-    assert_eq!(driver.port.heard, b"stop\nkinds map\n");
+    assert_eq!(driver.port.received, b"stop\nkinds map\n");
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn a_queue_that_breaks_the_rules_stops_the_device_until_it_is_reset() {
         let mut driver = Driver::new();
         driver.open();
         break_it(&mut driver);
-        assert!(driver.notify(0), "{what}: the guest is told");
+        assert!(driver.notify(0), "{what}: the guest is notified");
         assert_eq!(driver.load(register::STATUS) & NEEDS_RESET, NEEDS_RESET, "{what}");
         assert!(!driver.notify(0), "{what}: it works no more");
         driver.store(register::STATUS, 0);

@@ -70,9 +70,9 @@ pub enum Isolation {
     /// them.
     #[default]
     Page,
-    /// Permissions are exact too, as far as the hardware distinguishes reads from writes: a page that
-    /// a device may only read is a copy of its own where a neighbour may be written, and what cannot
-    /// be kept apart is refused.
+    /// Permissions are exact too, as far as the hardware distinguishes reads from writes: a page
+    /// that a device may only read is a copy of its own where a neighbour may be written, and what
+    /// cannot be kept apart is refused.
     Strict,
 }
 

@@ -69,8 +69,8 @@ pub trait Fields {
     }
 }
 
-/// Hands the facts of `record` to `fields`, except its time, CPU and kind; `device` is the name of the
-/// device that its DART and stream stand for, where known.
+/// Hands what `record` holds to `fields`, except its time, CPU and kind; `device` is the name of
+/// the device that its DART and stream stand for, where known.
 pub fn describe(record: &Record, device: Option<&str>, fields: &mut impl Fields) {
     match record.event() {
         Some(event) => describe_event(&event, fields),

@@ -4,8 +4,8 @@
 //! One hardware entry has one permission for a granule's four slots. A slot that may only be read,
 //! in a granule that may be written, is therefore *private*: a bounce page of its page, which CPUs
 //! and other mappings never follow there. What a device writes into it reaches no guest page, and
-//! is gone with the slot. Reads cannot be undone like that, so a slot that may only be written never
-//! shares a granule with one that may be read: the later of the two is refused. Hardware that
+//! is gone with the slot. Reads cannot be undone like that, so a slot that may only be written
+//! never shares a granule with one that may be read: the later of the two is refused. Hardware that
 //! cannot forbid reads at all has no such slots.
 
 use oche_types::addr::{Gfn, SLOTS};

@@ -6,7 +6,7 @@
 //!               +--------> the reference ---------------------+
 //! ```
 //!
-//! [`run`] makes programs from a seed, runs each in a simulated machine of its own and compares as
+//! [`run()`] makes programs from a seed, runs each in a simulated machine of its own and compares as
 //! it goes. A program that fails is shortened and printed as a file for `tests/corpus`.
 
 pub mod corpus;

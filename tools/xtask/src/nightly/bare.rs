@@ -7,8 +7,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::{command, workspace};
 
-use super::folder;
-use super::steps::{clone, logged};
+use super::workshop::{clone, folder, logged};
 use crate::guest::sources;
 use crate::runner::NotRun;
 

@@ -11,8 +11,7 @@ use oche::el2::{self, Toolchain};
 use oche::progress::Step;
 use oche::{command, pack, workspace};
 
-use super::folder;
-use super::steps::clone;
+use super::workshop::{clone, folder};
 
 /// The packages whose images ship.
 const PACKAGES: [&str; 2] = [el2::PACKAGE, "oche-m1"];

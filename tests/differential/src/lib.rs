@@ -6,8 +6,8 @@
 //!               +--------> the reference ---------------------+
 //! ```
 //!
-//! [`run()`] makes programs from a seed, runs each in a simulated machine of its own and compares as
-//! it goes. A program that fails is shortened and printed as a file for `tests/corpus`.
+//! [`run()`] makes programs from a seed, runs each in a simulated machine of its own and compares
+//! as it goes. A program that fails is shortened and printed as a file for `tests/corpus`.
 
 pub mod corpus;
 pub mod counts;

@@ -9,6 +9,7 @@
 
 pub mod board;
 pub mod entry;
+mod fdt_buffer;
 pub mod heap;
 mod launch;
 pub mod memory;

@@ -100,8 +100,8 @@ impl GuestFdtError {
 ///
 /// A [`GuestFdtError`].
 pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtError> {
-    let fdt = blob::check(blob).map_err(|_| GuestFdtError::Damaged)?;
-    let mut tree = DeviceTree::from_fdt(&fdt);
+    let checked = blob::check(blob).map_err(|_| GuestFdtError::Damaged)?;
+    let mut tree = DeviceTree::from_fdt(&checked.fdt);
     set_memory(&mut tree.root, changes.memory)?;
     set_chosen(&mut tree.root, changes);
     if let Some(board) = changes.board {

@@ -19,8 +19,10 @@ pub mod header;
 pub mod identity;
 pub mod layout;
 pub mod machine;
+pub mod normalize;
 pub mod options;
 pub mod payload;
+pub mod tree;
 
 #[cfg(target_os = "none")]
 pub mod bare;

@@ -1,20 +1,20 @@
 //! The machine as the firmware's FDT describes it, read without allocation.
 //!
-//! The blob is checked as a whole first ([`blob::check`]), so damage is an error here and never a
-//! panic later.
+//! The blob is checked as a whole and normalized first ([`normalize()`]), so damage is an error
+//! here and never a panic later.
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
 use oche_el2::psci;
 use oche_types::MAX_CPUS;
 use oche_types::range::{ListFull, PhysRange, RangeList};
 
-use crate::blob::{self, Damaged};
+use crate::blob::Refusal;
+use crate::normalize::normalize;
+use crate::tree::{self, Tree, TreeNode};
 
 /// The machine.
 #[derive(Debug)]
 pub struct Machine<'a> {
-    tree: Fdt<'a>,
+    tree: Tree<'a>,
     /// RAM, from the `/memory` nodes.
     pub ram: RangeList,
     /// What firmware keeps: the memory reservation block and `/reserved-memory` with fixed places.
@@ -35,8 +35,10 @@ pub struct Machine<'a> {
 /// Why an FDT is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineError {
-    /// It does not parse, or nests deeper than any tree in use.
-    Damaged,
+    /// It is not read at all.
+    Refused(Refusal),
+    /// A range of memory ends beyond the last address, or its numbers break off.
+    BadRange,
     /// No usable `/memory`.
     NoMemory,
     /// More ranges of memory than fit a list.
@@ -49,7 +51,8 @@ impl MachineError {
     /// The reason in words, for one line on the console.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Damaged => "the FDT does not parse",
+            Self::Refused(refusal) => refusal.reason(),
+            Self::BadRange => "the FDT names memory beyond the last address",
             Self::NoMemory => "the FDT names no memory",
             Self::TooManyRanges => "the FDT names more memory ranges than Oche keeps",
             Self::NoCpus => "the FDT names no CPU",
@@ -57,9 +60,9 @@ impl MachineError {
     }
 }
 
-impl From<Damaged> for MachineError {
-    fn from(_: Damaged) -> Self {
-        Self::Damaged
+impl From<Refusal> for MachineError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
@@ -70,13 +73,22 @@ impl From<ListFull> for MachineError {
 }
 
 impl<'a> Machine<'a> {
-    /// Reads `bytes`, which begin with the blob and may go on behind it.
+    /// Reads `bytes`, which begin with the blob and may go on behind it. The tree is kept in
+    /// `buffer`.
     ///
     /// # Errors
     ///
     /// A [`MachineError`] when Oche cannot run on what is described.
-    pub fn read(bytes: &'a [u8]) -> Result<Self, MachineError> {
-        let tree = blob::check(bytes)?;
+    pub fn read(bytes: &[u8], buffer: &'a mut [u8]) -> Result<Self, MachineError> {
+        Self::of(Tree::new(normalize(bytes, buffer)?))
+    }
+
+    /// What `tree` says.
+    ///
+    /// # Errors
+    ///
+    /// A [`MachineError`] when Oche cannot run on what is described.
+    pub fn of(tree: Tree<'a>) -> Result<Self, MachineError> {
         let root = tree.root();
         let mut machine = Self {
             tree,
@@ -91,11 +103,11 @@ impl<'a> Machine<'a> {
         };
         let cells = Cells::of(&root);
         for node in root.children() {
-            match node.name_without_address() {
+            match node.base_name() {
                 "memory" => add_ranges(&mut machine.ram, &node, cells)?,
                 "cpus" => machine.read_cpus(&node),
                 "chosen" => machine.read_chosen(&node),
-                "psci" => machine.has_psci_smc = value(&node, "method") == Some(b"smc\0"),
+                "psci" => machine.has_psci_smc = node.bytes("method") == Some(b"smc\0"),
                 "reserved-memory" => {
                     let cells = Cells::of(&node);
                     for child in node.children() {
@@ -105,9 +117,8 @@ impl<'a> Machine<'a> {
                 _ => {}
             }
         }
-        for reservation in tree.memory_reservations() {
-            let range = PhysRange::sized(reservation.address(), reservation.size());
-            machine.reserved.push(range.ok_or(MachineError::Damaged)?)?;
+        for (start, size) in tree.reservations() {
+            machine.reserved.push(PhysRange::sized(start, size).ok_or(MachineError::BadRange)?)?;
         }
         if machine.ram.as_slice().is_empty() {
             return Err(MachineError::NoMemory);
@@ -131,37 +142,38 @@ impl<'a> Machine<'a> {
     }
 
     /// The tree, to look for a board's own nodes.
-    pub fn tree(&self) -> &Fdt<'a> {
+    pub fn tree(&self) -> &Tree<'a> {
         &self.tree
     }
 
-    /// The blob, exactly `totalsize` long.
+    /// The normalized blob, exactly `totalsize` long.
     pub fn blob(&self) -> &'a [u8] {
-        self.tree.data()
+        self.tree.blob()
     }
 
     /// Whether any node is compatible with `name`.
     pub fn has_compatible(&self, name: &str) -> bool {
-        is_or_has_compatible(&self.tree.root(), name)
+        let mut nodes = self.tree.nodes();
+        nodes.any(|node| node.strings("compatible").any(|one| one == name.as_bytes()))
     }
 
     /// Calls `found` with name and value of each property of `/chosen` whose name begins with
     /// `oche.`; a value that is no text is an empty one.
     pub fn chosen_options(&self, found: &mut dyn FnMut(&str, &'a str)) {
-        let Some(chosen) = self.tree.find_node("/chosen") else { return };
-        for property in chosen.properties().filter(|property| property.name().starts_with("oche."))
-        {
-            match property.value_as::<&[u8]>().ok().and_then(|value| str::from_utf8(value).ok()) {
-                Some(value) => found(property.name(), value.trim_end_matches('\0')),
-                None => found(property.name(), ""),
-            }
+        let root = self.tree.root();
+        let Some(chosen) = root.children().find(|node| node.base_name() == "chosen") else {
+            return;
+        };
+        for (name, value) in chosen.properties().filter(|(name, _)| name.starts_with("oche.")) {
+            let value = str::from_utf8(value).unwrap_or("");
+            found(name, value.trim_end_matches('\0'));
         }
     }
 
-    fn read_cpus(&mut self, cpus: &FdtNode<'a>) {
+    fn read_cpus(&mut self, cpus: &TreeNode<'_, 'a>) {
         let cells = Cells::of(cpus);
-        for cpu in cpus.children().filter(|node| node.name_without_address() == "cpu") {
-            let Some(mpidr) = value(&cpu, "reg").and_then(|reg| number(reg, cells.address)) else {
+        for cpu in cpus.children().filter(|node| node.base_name() == "cpu") {
+            let Some(mpidr) = cpu.bytes("reg").and_then(|reg| number(reg, cells.address)) else {
                 continue;
             };
             let slots =
@@ -171,19 +183,19 @@ impl<'a> Machine<'a> {
                 continue;
             };
             *affinity = psci::affinity(mpidr);
-            if value(&cpu, "enable-method") == Some(b"spin-table\0") {
+            if cpu.bytes("enable-method") == Some(b"spin-table\0") {
                 // Eight bytes, whatever the cells are.
                 *release =
-                    value(&cpu, "cpu-release-addr").and_then(|value| number(value, 2)).unwrap_or(0);
+                    cpu.bytes("cpu-release-addr").and_then(|value| number(value, 2)).unwrap_or(0);
             }
             self.cpu_count += 1;
         }
     }
 
-    fn read_chosen(&mut self, chosen: &FdtNode<'a>) {
+    fn read_chosen(&mut self, chosen: &TreeNode<'_, 'a>) {
         // Four or eight bytes, whatever the root's cells are.
         let address = |name| {
-            let value = value(chosen, name)?;
+            let value = chosen.bytes(name)?;
             number(value, value.len() / 4)
         };
         if let (Some(start), Some(end)) =
@@ -203,9 +215,9 @@ struct Cells {
 
 impl Cells {
     /// Defaults of 2 and 1: Devicetree Specification 2.3.5.
-    fn of(node: &FdtNode<'_>) -> Self {
+    fn of(node: &TreeNode<'_, '_>) -> Self {
         let cell = |name, default| {
-            value(node, name)
+            node.bytes(name)
                 .and_then(|value| number(value, 1))
                 .filter(|cells| *cells <= 2)
                 .map_or(default, |cells| cells as usize)
@@ -214,31 +226,24 @@ impl Cells {
     }
 }
 
-fn add_ranges(list: &mut RangeList, node: &FdtNode<'_>, cells: Cells) -> Result<(), MachineError> {
+fn add_ranges(
+    list: &mut RangeList,
+    node: &TreeNode<'_, '_>,
+    cells: Cells,
+) -> Result<(), MachineError> {
     let step = 4 * (cells.address + cells.size);
-    let Some(reg) = value(node, "reg").filter(|_| step != 0) else { return Ok(()) };
+    let Some(reg) = node.bytes("reg").filter(|_| step != 0) else { return Ok(()) };
     for entry in reg.chunks_exact(step) {
-        let start = number(entry, cells.address).ok_or(MachineError::Damaged)?;
+        let start = number(entry, cells.address).ok_or(MachineError::BadRange)?;
         let size = number(entry.get(4 * cells.address..).unwrap_or(&[]), cells.size)
-            .ok_or(MachineError::Damaged)?;
-        list.push(PhysRange::sized(start, size).ok_or(MachineError::Damaged)?)?;
+            .ok_or(MachineError::BadRange)?;
+        list.push(PhysRange::sized(start, size).ok_or(MachineError::BadRange)?)?;
     }
     Ok(())
-}
-
-/// Depth first. `blob::check` has bounded the depth.
-fn is_or_has_compatible(node: &FdtNode<'_>, name: &str) -> bool {
-    let is_one = value(node, "compatible")
-        .is_some_and(|value| value.split(|byte| *byte == 0).any(|one| one == name.as_bytes()));
-    is_one || node.children().any(|child| is_or_has_compatible(&child, name))
-}
-
-fn value<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
-    node.property(name)?.value_as::<&[u8]>().ok()
 }
 
 /// The big-endian number in the first `cells` (0 to 2) cells of `bytes`.
 fn number(bytes: &[u8], cells: usize) -> Option<u64> {
     let bytes = bytes.get(..4 * cells).filter(|_| cells <= 2)?;
-    Some(bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    Some(tree::number(bytes))
 }

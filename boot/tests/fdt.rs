@@ -1,9 +1,10 @@
 //! FDTs: what QEMU's describes, what the guest is given instead, and that no damage to one is a
 //! panic.
+#![expect(clippy::disallowed_methods, reason = "the trees are the tests' own, and sound")]
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use dtoolkit::{Node, Property};
-use oche_boot::blob;
+use oche_boot::blob::{self, Refusal};
 use oche_boot::guest_fdt::{Changes, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::options::Options;
@@ -11,7 +12,7 @@ use oche_types::range::PhysRange;
 
 mod damage;
 
-use damage::{FIXTURE, MEMORY, PORT, cells, has};
+use damage::{FIXTURE, MEMORY, PORT, buffer, cells, has};
 
 fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
@@ -29,14 +30,15 @@ fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
 
 #[test]
 fn qemus_tree_has_what_qemu_was_given() {
-    let machine = Machine::read(FIXTURE).expect("QEMU writes sound trees");
+    let mut buffer = buffer();
+    let machine = Machine::read(FIXTURE, &mut buffer).expect("QEMU writes sound trees");
     assert_eq!(machine.ram.as_slice(), [PhysRange { start: 0x4000_0000, end: 0xc000_0000 }]);
     assert_eq!(machine.affinities(), [0, 1, 2, 3]);
     assert_eq!(machine.cpus_ignored, 0);
     assert!(machine.has_psci_smc, "with EL2, PSCI is by SMC");
     assert_eq!(machine.initrd, None);
     assert!(machine.reserved.as_slice().is_empty());
-    assert_eq!(machine.blob(), FIXTURE);
+    assert_eq!(machine.blob(), FIXTURE, "dtc writes no NOPs and no gaps");
     assert!(machine.has_compatible("arm,smmu-v3") && machine.has_compatible("arm,pl011"));
     assert!(!machine.has_compatible("arm,smmu-v") && !machine.has_compatible("apple,t8103-dart"));
 }
@@ -79,7 +81,8 @@ fn the_guest_sees_its_memory_its_initrd_and_its_command_line() {
     let mut options = Options::default();
     options.take("oche.bootargs", "console=ttyAMA0 quiet", &mut |_| panic!("it is good"));
     let blob = rewritten(FIXTURE, &options);
-    let machine = Machine::read(&blob).expect("what was written can be read");
+    let mut buffer = buffer();
+    let machine = Machine::read(&blob, &mut buffer).expect("what was written can be read");
     assert_eq!(machine.ram.as_slice(), MEMORY);
     assert_eq!(machine.initrd, Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 }));
     assert_eq!(machine.affinities(), [0, 1, 2, 3]);
@@ -112,25 +115,27 @@ fn without_the_boards_part_only_memory_and_chosen_change() {
 fn a_property_with_a_long_name_survives() {
     const NAME: &str = "apple,avg-power-target-filter-tc";
     assert!(NAME.len() > 31);
-    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound").fdt);
     let mut node = DeviceTreeNode::new_unchecked("gpu@406400000");
     node.add_property(DeviceTreeProperty::new_unchecked(NAME, 125u32));
     tree.root.add_child(node);
     let blob = rewritten(&tree.to_dtb(), &Options::default());
-    let tree = blob::check(&blob).expect("sound");
+    let tree = blob::check(&blob).expect("sound").fdt;
     let node = tree.find_node("/gpu@406400000").expect("kept");
     assert_eq!(node.property(NAME).expect("kept").value_as::<u32>(), Ok(125));
 }
 
 #[test]
 fn options_in_chosen_are_handed_over_and_a_damaged_one_is_named() {
-    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound").fdt);
     let chosen = tree.root.child_mut("chosen").expect("QEMU writes one");
     chosen.add_property(DeviceTreeProperty::new_unchecked("oche.pool", "128M"));
     chosen.add_property(DeviceTreeProperty::new_unchecked("oche.log", vec![0xff_u8, 0xfe, 0]));
     let blob = tree.to_dtb();
     let mut found = Vec::new();
-    Machine::read(&blob).expect("sound").chosen_options(&mut |name, value| {
+    let mut buffer = buffer();
+    let machine = Machine::read(&blob, &mut buffer).expect("sound");
+    machine.chosen_options(&mut |name, value| {
         found.push((name.to_owned(), value.to_owned()));
     });
     found.sort();
@@ -140,12 +145,12 @@ fn options_in_chosen_are_handed_over_and_a_damaged_one_is_named() {
 #[test]
 fn a_machine_without_memory_or_cpus_is_refused() {
     let without = |name: &str| {
-        let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+        let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound").fdt);
         let full: Vec<String> = tree.root.children().map(|child| child.name().to_owned()).collect();
         for child in full.iter().filter(|full| full.split('@').next() == Some(name)) {
             tree.root.remove_child(child);
         }
-        Machine::read(&tree.to_dtb()).err()
+        Machine::read(&tree.to_dtb(), &mut buffer()).err()
     };
     assert_eq!(without("memory"), Some(MachineError::NoMemory));
     assert_eq!(without("cpus"), Some(MachineError::NoCpus));
@@ -170,9 +175,10 @@ fn nesting_is_bounded() {
         parent.add_child(node);
         node = parent;
     }
-    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound"));
+    let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound").fdt);
     tree.root.add_child(node);
-    assert_eq!(Machine::read(&tree.to_dtb()).err(), Some(MachineError::Damaged));
+    let error = Machine::read(&tree.to_dtb(), &mut buffer()).err();
+    assert_eq!(error, Some(MachineError::Refused(Refusal::Nesting)));
 }
 
 /// A tree as m1n1 leaves it, as far as it matters: three CPUs that wait in a spin table, and no
@@ -209,7 +215,8 @@ fn spin_tree() -> Vec<u8> {
 #[test]
 fn cpus_that_wait_in_a_table_are_found_with_their_words() {
     let blob = spin_tree();
-    let machine = Machine::read(&blob).expect("sound");
+    let mut buffer = buffer();
+    let machine = Machine::read(&blob, &mut buffer).expect("sound");
     let found: Vec<(u64, u64)> = machine.spin_table().collect();
     assert_eq!(found, [(1, 0x8_0100_1048), (0x1_0100, 0x8_0100_1088)]);
     assert_eq!(machine.affinities(), [0, 1, 0x1_0100]);
@@ -235,7 +242,8 @@ fn the_guest_finds_its_cpus_elsewhere_and_no_node_of_a_dead_one() {
         ],
     };
     let blob = rewrite(&spin_tree(), &changes).expect("rewritten");
-    let guest = Machine::read(&blob).expect("sound");
+    let mut buffer = buffer();
+    let guest = Machine::read(&blob, &mut buffer).expect("sound");
     assert_eq!(guest.affinities(), [0, 0x1_0100]);
     assert_eq!(guest.spin_table().collect::<Vec<_>>(), [(0x1_0100, slots.start + 128)]);
     assert_eq!(guest.reserved.as_slice(), [image, slots]);

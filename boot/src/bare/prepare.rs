@@ -14,7 +14,7 @@ use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
 use crate::bare::board::Board;
 use crate::bare::entry::FdtAddress;
 use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
-use crate::bare::{heap, stage1};
+use crate::bare::{fdt_buffer, heap, stage1};
 use crate::blob;
 use crate::header::{self, HEADER_BYTES, Kernel};
 use crate::layout::{Layout, LayoutRequest};
@@ -24,8 +24,8 @@ use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
 /// Everything that is known before the guest is loaded.
 ///
-/// It refers to firmware's FDT and to the payload, which lie in memory that becomes the guest's: it
-/// ends when [`Prepared::launch`] takes it.
+/// It refers to the payload, which lies in memory that becomes the guest's: it ends when
+/// [`Prepared::launch`] takes it.
 #[derive(Debug)]
 pub struct Prepared {
     /// The machine, as firmware describes it.
@@ -67,13 +67,13 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     let around_ram = B::around_ram(&machine.ram);
     let by_page = below_image(around_ram, &machine.ram);
     let initrd = files.initrd.or(machine.initrd);
-    let blob = PhysRange { start: fdt.0, end: fdt.0 + machine.blob().len() as u64 };
     let request = LayoutRequest {
         ram: &machine.ram,
         firmware: &machine.reserved,
         image,
         // The options' text too: the command line is read from it when the guest's FDT is written.
-        sources: &[blob, kernel_file, files.options],
+        // Firmware's FDT is not read again.
+        sources: &[kernel_file, files.options],
         initrd,
         kernel,
         pool_bytes: options.pool_bytes,
@@ -104,7 +104,7 @@ fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
     let whole = PhysRange { start: fdt.0, end: fdt.0.saturating_add(size as u64) };
     map_memory(whole.grown_to(PAGE));
     B::on_fdt(bytes(whole));
-    let machine = Machine::read(bytes(whole));
+    let machine = Machine::read(bytes(whole), fdt_buffer::take());
     let machine = machine.unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
     if !machine.has_compatible(B::COMPATIBLE) {
         fatal(format_args!("{}", B::INCOMPATIBLE));

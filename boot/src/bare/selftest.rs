@@ -9,7 +9,6 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable, Writeable};
-use dtoolkit::{Node, Property};
 use oche_el2::console::print;
 use oche_el2::fiq::{self, Route};
 use oche_el2::registers::*;
@@ -99,9 +98,8 @@ impl Prepared {
     pub fn selftest<B: Board>(&self, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
         print_line("oche.version", version, B::NAME, Verdict::Figure);
-        let model = self.machine.tree().root().property("model");
-        let model =
-            model.as_ref().and_then(|model| model.value_as::<&str>().ok()).unwrap_or("unknown");
+        let model = self.machine.tree().root().first_string("model");
+        let model = model.and_then(|model| str::from_utf8(model).ok()).unwrap_or("unknown");
         print(format_args!("machine.model \"{model}\" - -\n"));
         print_line(
             "machine.memory",

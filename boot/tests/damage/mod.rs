@@ -6,7 +6,13 @@
 use oche_boot::blob;
 use oche_boot::guest_fdt::{Changes, Edit, VirtioPort, rewrite};
 use oche_boot::machine::Machine;
+use oche_boot::normalize::MAX_NORMALIZED_BYTES;
 use oche_types::range::PhysRange;
+
+#[path = "../fuzz/random.rs"]
+mod random;
+
+use random::Random;
 
 pub(crate) const FIXTURE: &[u8] = include_bytes!("../data/qemu-virt.dtb");
 pub(crate) const PORT: VirtioPort = VirtioPort {
@@ -19,6 +25,11 @@ pub(crate) const MEMORY: [PhysRange; 2] = [
     PhysRange { start: 0x4000_0000, end: 0x4020_0000 },
     PhysRange { start: 0x4060_0000, end: 0xa000_0000 },
 ];
+
+/// Room for a normalized tree.
+pub(crate) fn buffer() -> Vec<u8> {
+    vec![0; MAX_NORMALIZED_BYTES]
+}
 
 /// Reads with another parser than the one that wrote.
 pub(crate) fn cells(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
@@ -37,7 +48,8 @@ pub(crate) fn has(tree: &fdt::Fdt<'_>, path: &str, name: &str) -> bool {
 
 /// Reads `bytes` as boot does. What matters is that it returns.
 fn read_and_rewrite(bytes: &[u8], board: Option<&dyn Edit>) -> bool {
-    let Ok(machine) = Machine::read(bytes) else { return false };
+    let mut buffer = buffer();
+    let Ok(machine) = Machine::read(bytes, &mut buffer) else { return false };
     machine.chosen_options(&mut |_, _| {});
     let changes = Changes {
         memory: &MEMORY,
@@ -62,19 +74,6 @@ pub(crate) fn truncate(board: Option<&dyn Edit>) {
             size.copy_from_slice(&(length as u32).to_be_bytes());
             read_and_rewrite(&bytes, board);
         }
-    }
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014): a generator whose seed is its whole state.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ value >> 31) % limit as u64) as usize
     }
 }
 

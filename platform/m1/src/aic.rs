@@ -1,12 +1,12 @@
 //! Apple's interrupt controller: a line for the trace's port, which software asserts in a device's
 //! stead.
 
-use dtoolkit::fdt::Fdt;
 use oche_boot::guest_fdt::VirtioPort;
+use oche_boot::tree::{Tree, number};
 use oche_types::range::PhysRange;
 use oche_virtio::console::REGION_BYTES;
 
-use crate::found::{bytes, number, strings, walk};
+use crate::found::start;
 
 /// What it is compatible with. Source: Linux `apple,aic.yaml`.
 const COMPATIBLE: &[u8] = b"apple,aic";
@@ -87,15 +87,14 @@ impl Line {
 
 /// The highest line that nothing in the tree names; `None`: there is no such controller, or it has
 /// no phandle.
-pub fn free_line(tree: &Fdt<'_>) -> Option<Line> {
+pub fn free_line(tree: &Tree<'_>) -> Option<Line> {
     let mut controller = None;
-    walk(&tree.root(), &mut |node| {
-        if strings(node, "compatible").any(|name| name == COMPATIBLE) {
-            let start = bytes(node, "reg").and_then(|reg| reg.get(..8)).map(number);
-            let phandle = bytes(node, "phandle").and_then(|own| own.get(..4)).map(number);
-            controller = start.zip(phandle);
+    for node in tree.nodes() {
+        if node.strings("compatible").any(|name| name == COMPATIBLE) {
+            let phandle = node.bytes("phandle").and_then(|own| own.get(..4)).map(number);
+            controller = start(&node).zip(phandle);
         }
-    });
+    }
     let (start, phandle) = controller.filter(|(start, _)| *start < 1 << 36)?;
     let line = (0..LINES).rev().find(|line| !is_named(tree, *line))?;
     Some(Line { start, phandle: phandle as u32, number: line })
@@ -103,26 +102,28 @@ pub fn free_line(tree: &Fdt<'_>) -> Option<Line> {
 
 /// Whether a device may have `line`. Any cell of that value counts, whatever it stands for: there
 /// are lines enough.
-fn is_named(tree: &Fdt<'_>, line: u32) -> bool {
-    let mut is_named = false;
-    walk(&tree.root(), &mut |node| {
+fn is_named(tree: &Tree<'_>, line: u32) -> bool {
+    let line = u64::from(line);
+    tree.nodes().any(|node| {
         let mut cells =
-            NAMING.iter().flat_map(|name| bytes(node, name).unwrap_or(&[]).chunks_exact(4));
-        is_named |= cells.any(|cell| number(cell) == u64::from(line));
+            NAMING.iter().flat_map(|name| node.bytes(name).unwrap_or(&[]).chunks_exact(4));
         // <controller type first flags count>
-        for range in bytes(node, "msi-ranges").unwrap_or(&[]).chunks_exact(20) {
-            let first = number(&range[8..12]);
-            is_named |= (first..first + number(&range[16..20])).contains(&u64::from(line));
-        }
-    });
-    is_named
+        let mut ranges = node.bytes("msi-ranges").unwrap_or(&[]).chunks_exact(20);
+        cells.any(|cell| number(cell) == line)
+            || ranges.any(|range| {
+                let first = number(&range[8..12]);
+                (first..first + number(&range[16..20])).contains(&line)
+            })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::vec;
     use alloc::vec::Vec;
     use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+    use oche_boot::normalize::normalize;
 
     fn tree(named: &str, cells: &[u32], phandle: Option<u32>) -> Vec<u8> {
         let mut controller = DeviceTreeNode::new_unchecked("interrupt-controller@23b100000");
@@ -143,7 +144,8 @@ mod tests {
     }
 
     fn line(blob: &[u8]) -> Option<Line> {
-        free_line(&Fdt::new_unchecked(blob))
+        let mut buffer = vec![0; blob.len()];
+        free_line(&Tree::new(normalize(blob, &mut buffer).expect("sound")))
     }
 
     #[test]

@@ -13,11 +13,11 @@ mod watchdog;
 
 use alloc::boxed::Box;
 
-use dtoolkit::fdt::Fdt;
 use oche_boot::bare::board::Board;
 use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::memory;
 use oche_boot::bare::prepare::{Prepared, prepare};
+use oche_boot::tree::Tree;
 use oche_el2::{apple, image, mmio, panic, trap};
 use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
@@ -142,7 +142,7 @@ fn apply_options(prepared: &Prepared) {
 }
 
 /// The NVMe controller, if the FDT names one.
-fn nvme_controller(tree: &Fdt<'_>) -> Option<ans::Controller> {
+fn nvme_controller(tree: &Tree<'_>) -> Option<ans::Controller> {
     let start = found::nvme(tree)?;
     let controller = ans::Controller::at(start, Domains::map(found::power(tree, start)));
     let [_, doorbells] = controller.pages();

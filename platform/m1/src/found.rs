@@ -3,8 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{Node, Property};
+use oche_boot::tree::{Tree, TreeNode, number};
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::{DartId, MAX_DARTS};
 use oche_types::range::PhysRange;
@@ -15,7 +14,7 @@ const COMPATIBLE: &[u8] = b"apple,t8103-dart";
 const NVME_COMPATIBLE: &[u8] = b"apple,nvme-ans2";
 /// What a power domain is compatible with. Source: Linux `apple,pmgr-pwrstate.yaml`.
 const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
-/// The deepest node that is looked at: `Machine::read` has refused deeper trees.
+/// The most power domains of a device that are looked up.
 const MAX_DOMAINS: usize = 8;
 
 /// What the register of a power domain says of a device in it.
@@ -105,15 +104,10 @@ const NAMES: [(u64, &str); 15] = [
 ];
 
 /// Every DART in the tree, in its order.
-pub fn darts(tree: &Fdt<'_>) -> Vec<Found> {
-    let mut found = Vec::new();
-    let root = tree.root();
-    walk(&root, &mut |node| {
-        if first_string(node, "compatible") == Some(COMPATIBLE) {
-            found.extend(read(&root, node));
-        }
-    });
-    walk(&root, &mut |node| add_clients(node, &mut found));
+pub fn darts(tree: &Tree<'_>) -> Vec<Found> {
+    let darts = tree.nodes().filter(|node| node.first_string("compatible") == Some(COMPATIBLE));
+    let mut found: Vec<Found> = darts.filter_map(|node| read(tree, &node)).collect();
+    tree.nodes().for_each(|node| add_clients(&node, &mut found));
     found
 }
 
@@ -124,20 +118,25 @@ pub fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
 }
 
 /// Where the registers of the NVMe controller are, if the tree has one and does not switch it off.
-pub fn nvme(tree: &Fdt<'_>) -> Option<u64> {
-    let mut found = None;
-    walk(&tree.root(), &mut |node| {
-        let is_on = matches!(first_string(node, "status"), None | Some(b"okay" | b"ok"));
-        if is_on && strings(node, "compatible").any(|name| name == NVME_COMPATIBLE) {
-            found = bytes(node, "reg").and_then(|reg| reg.get(..8)).map(number);
-        }
-    });
-    found
+pub fn nvme(tree: &Tree<'_>) -> Option<u64> {
+    let is_it = |node: &TreeNode<'_, '_>| {
+        is_enabled(node) && node.strings("compatible").any(|name| name == NVME_COMPATIBLE)
+    };
+    tree.nodes().filter(is_it).last().and_then(|node| start(&node))
 }
 
-fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
-    let reg = bytes(node, "reg")?;
-    let start = number(reg.get(..8)?);
+/// The tree does not switch the device off.
+fn is_enabled(node: &TreeNode<'_, '_>) -> bool {
+    matches!(node.first_string("status"), None | Some(b"okay" | b"ok"))
+}
+
+/// Where the registers begin, where addresses have two cells.
+pub(crate) fn start(node: &TreeNode<'_, '_>) -> Option<u64> {
+    node.bytes("reg").and_then(|reg| reg.get(..8)).map(number)
+}
+
+fn read(tree: &Tree<'_>, node: &TreeNode<'_, '_>) -> Option<Found> {
+    let start = start(node)?;
     // The window is the hardware's, whatever the tree says of its size.
     let registers = PhysRange::sized(start, REGION_BYTES)?;
     let name =
@@ -145,85 +144,58 @@ fn read(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Option<Found> {
     Some(Found {
         registers,
         name: name.unwrap_or_else(|| alloc::format!("dart@{start:x}")),
-        is_enabled: matches!(first_string(node, "status"), None | Some(b"okay" | b"ok")),
-        power: power_registers(root, node),
+        is_enabled: is_enabled(node),
+        power: power_registers(tree, node),
         clients: Vec::new(),
-        phandle: bytes(node, "phandle").map_or(0, |phandle| number(phandle) as u32),
+        phandle: node.bytes("phandle").map_or(0, |phandle| number(phandle) as u32),
     })
 }
 
-/// The registers of the power domains of the device whose own registers begin at `start`; none
+/// The registers of the power domains of the device whose own registers begin at `address`; none
 /// where the tree names none.
-pub fn power(tree: &Fdt<'_>, start: u64) -> Vec<u64> {
-    let (root, mut found) = (tree.root(), Vec::new());
-    walk(&root, &mut |node| {
-        if bytes(node, "reg").and_then(|reg| reg.get(..8)).map(number) == Some(start) {
-            found.extend(power_registers(&root, node));
-        }
-    });
-    found
+pub fn power(tree: &Tree<'_>, address: u64) -> Vec<u64> {
+    let devices = tree.nodes().filter(|node| start(node) == Some(address));
+    devices.flat_map(|device| power_registers(tree, &device)).collect()
 }
 
 /// The registers of the power domains of `node`.
-fn power_registers(root: &FdtNode<'_>, node: &FdtNode<'_>) -> Vec<u64> {
-    let domains = bytes(node, "power-domains").unwrap_or(&[]);
+fn power_registers(tree: &Tree<'_>, node: &TreeNode<'_, '_>) -> Vec<u64> {
+    let domains = node.bytes("power-domains").unwrap_or(&[]);
     let phandles = domains.chunks_exact(4).take(MAX_DOMAINS).map(|phandle| number(phandle) as u32);
-    phandles.filter_map(|phandle| power_register(root, phandle)).collect()
+    phandles.filter_map(|phandle| power_register(tree, phandle)).collect()
 }
 
 /// The register of the power domain with `phandle`: its own offset in its parent's registers.
-fn power_register(root: &FdtNode<'_>, phandle: u32) -> Option<u64> {
+fn power_register(tree: &Tree<'_>, phandle: u32) -> Option<u64> {
+    let is_it = |node: &TreeNode<'_, '_>| {
+        node.bytes("phandle").is_some_and(|own| number(own) as u32 == phandle)
+            && node.strings("compatible").any(|name| name == POWER_COMPATIBLE)
+    };
     let mut found = None;
-    walk(root, &mut |parent| {
-        let Some(base) = bytes(parent, "reg").and_then(|reg| reg.get(..8)) else { return };
-        for child in parent.children() {
-            let is_it = bytes(&child, "phandle").is_some_and(|own| number(own) as u32 == phandle)
-                && strings(&child, "compatible").any(|name| name == POWER_COMPATIBLE);
-            if let Some(offset) =
-                bytes(&child, "reg").and_then(|reg| reg.get(..4)).filter(|_| is_it)
-            {
-                found = number(base).checked_add(number(offset));
+    for parent in tree.nodes() {
+        let Some(base) = start(&parent) else { continue };
+        for child in parent.children().filter(is_it) {
+            if let Some(offset) = child.bytes("reg").and_then(|reg| reg.get(..4)) {
+                found = base.checked_add(number(offset));
             }
         }
-    });
+    }
     found
 }
 
-fn add_clients(node: &FdtNode<'_>, found: &mut [Found]) {
+fn add_clients(node: &TreeNode<'_, '_>, found: &mut [Found]) {
     let mut add = |phandle: u32, stream: u32| {
         if let Some(dart) = found.iter_mut().find(|dart| dart.phandle == phandle && phandle != 0) {
             dart.clients.push((stream, String::from(node.name())));
         }
     };
-    for entry in bytes(node, "iommus").unwrap_or(&[]).chunks_exact(8) {
+    for entry in node.bytes("iommus").unwrap_or(&[]).chunks_exact(8) {
         add(number(&entry[..4]) as u32, number(&entry[4..]) as u32);
     }
     // <requester iommu stream length>
-    for entry in bytes(node, "iommu-map").unwrap_or(&[]).chunks_exact(16) {
+    for entry in node.bytes("iommu-map").unwrap_or(&[]).chunks_exact(16) {
         add(number(&entry[4..8]) as u32, number(&entry[8..12]) as u32);
     }
-}
-
-/// Depth first. `blob::check` has bounded the depth.
-pub(crate) fn walk<'a>(node: &FdtNode<'a>, seen: &mut dyn FnMut(&FdtNode<'a>)) {
-    seen(node);
-    node.children().for_each(|child| walk(&child, seen));
-}
-
-pub(crate) fn bytes<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
-    node.property(name)?.value_as::<&[u8]>().ok()
-}
-
-pub(crate) fn strings<'a>(node: &FdtNode<'a>, name: &str) -> impl Iterator<Item = &'a [u8]> {
-    bytes(node, name).unwrap_or(&[]).split(|byte| *byte == 0)
-}
-
-fn first_string<'a>(node: &FdtNode<'a>, name: &str) -> Option<&'a [u8]> {
-    bytes(node, name)?.split(|byte| *byte == 0).next()
-}
-
-pub(crate) fn number(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }
 
 #[cfg(test)]

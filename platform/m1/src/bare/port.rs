@@ -3,14 +3,14 @@
 use alloc::boxed::Box;
 use core::ptr;
 
-use dtoolkit::fdt::Fdt;
 use oche_boot::bare::memory;
+use oche_boot::tree::Tree;
 use oche_m1::aic::{self, Line};
 use oche_platform::port::SetInterrupt;
 
 /// The line for it, whose registers are mapped; `None`, and said so, where the guest can have no
 /// port.
-pub(super) fn line(tree: &Fdt<'_>) -> Option<Line> {
+pub(super) fn line(tree: &Tree<'_>) -> Option<Line> {
     let line = aic::free_line(tree);
     match &line {
         Some(line) => memory::map_registers(line.registers()),

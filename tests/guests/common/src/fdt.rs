@@ -69,14 +69,14 @@ impl Tree {
     }
 
     fn options(&self) -> impl Iterator<Item = &'static str> {
-        let value = self.0.find_node("/chosen").and_then(|node| value(node, "bootargs"));
+        let value = self.node("chosen").and_then(|node| value(node, "bootargs"));
         let text = value.and_then(|value| core::str::from_utf8(value).ok()).unwrap_or("");
         text.trim_end_matches('\0').split_ascii_whitespace()
     }
 
     /// The CPUs.
     pub fn cpus(&self) -> impl Iterator<Item = Cpu> {
-        let nodes = self.children("/cpus").filter(|node| node.name.starts_with("cpu@"));
+        let nodes = self.children("cpus").filter(|node| node.name.starts_with("cpu@"));
         nodes.map(|node| {
             let cell = |name| value(node, name).map_or(0, number);
             Cpu { affinity: cell("reg"), release: cell("cpu-release-addr") }
@@ -85,7 +85,7 @@ impl Tree {
 
     /// Start and bytes of each range of memory that the guest is given.
     pub fn memory(&self) -> impl Iterator<Item = (u64, u64)> {
-        let nodes = self.children("/");
+        let nodes = self.root_children();
         nodes
             .filter(|node| node.name == "memory" || node.name.starts_with("memory@"))
             .flat_map(|node| ranges(value(node, "reg").unwrap_or(&[])))
@@ -93,7 +93,7 @@ impl Tree {
 
     /// Start and bytes of each range of memory that the simulated board has, Oche's included.
     pub fn board_memory(&self) -> impl Iterator<Item = (u64, u64)> {
-        let chosen = self.0.find_node("/chosen");
+        let chosen = self.node("chosen");
         ranges(chosen.and_then(|node| value(node, "board,memory")).unwrap_or(&[]))
     }
 
@@ -105,15 +105,24 @@ impl Tree {
             bytes: entry.size() as u64,
             is_no_map: false,
         });
-        block.chain(self.children("/reserved-memory").map(|node| {
+        block.chain(self.children("reserved-memory").map(|node| {
             let (start, bytes) = ranges(value(node, "reg").unwrap_or(&[])).next().unwrap_or((0, 0));
             let is_no_map = value(node, "no-map").is_some();
             Reservation { name: node.name, start, bytes, is_no_map }
         }))
     }
 
-    fn children(&self, path: &str) -> impl Iterator<Item = FdtNode<'_, 'static>> {
-        self.0.find_node(path).into_iter().flat_map(FdtNode::children)
+    fn root_children(&self) -> impl Iterator<Item = FdtNode<'_, 'static>> {
+        self.0.all_nodes().next().into_iter().flat_map(FdtNode::children)
+    }
+
+    /// The child `name` of the root.
+    fn node(&self, name: &str) -> Option<FdtNode<'_, 'static>> {
+        self.root_children().find(|node| node.name == name)
+    }
+
+    fn children(&self, name: &str) -> impl Iterator<Item = FdtNode<'_, 'static>> {
+        self.node(name).into_iter().flat_map(FdtNode::children)
     }
 }
 

@@ -195,7 +195,7 @@ impl Engine {
         bytes: usize,
     ) -> Result<u32, AccessError> {
         if offset == ERROR {
-            self.take_faults(host);
+            self.take_faults(host, dart);
         }
         if self.is_busy {
             self.work(host);

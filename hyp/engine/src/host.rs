@@ -129,8 +129,6 @@ pub struct InvalidateTimedOut;
 /// An access that the hardware IOMMU refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceFault {
-    /// The DART that the device is behind.
-    pub dart: DartId,
     /// The device's stream.
     pub stream: StreamId,
     /// The IOVA of the access.
@@ -208,8 +206,8 @@ pub trait Iommu {
     /// engine is done with stay unused. The machine may look at its hardware again to answer.
     fn is_confirmed(&mut self) -> bool;
 
-    /// The next fault that the hardware has recorded, oldest first.
-    fn next_fault(&mut self) -> Option<DeviceFault>;
+    /// The next fault that the hardware has recorded for `dart`, oldest first.
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault>;
 }
 
 /// Takes events. It must be quick and can change nothing.

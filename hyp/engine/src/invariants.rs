@@ -63,7 +63,7 @@ impl Iommu for Nothing {
     fn is_confirmed(&mut self) -> bool {
         true
     }
-    fn next_fault(&mut self) -> Option<DeviceFault> {
+    fn next_fault(&mut self, _: DartId) -> Option<DeviceFault> {
         None
     }
 }

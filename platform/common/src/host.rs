@@ -234,8 +234,8 @@ impl<I: Iommu> Iommu for PlatformHost<I> {
         self.iommu.is_confirmed()
     }
 
-    fn next_fault(&mut self) -> Option<DeviceFault> {
-        self.iommu.next_fault()
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
+        self.iommu.next_fault(dart)
     }
 }
 

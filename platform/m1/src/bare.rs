@@ -23,6 +23,7 @@ use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
 use oche_m1::framebuffer::{self, Found};
+use oche_m1::ownership::Ownership;
 use oche_m1::{found, nvme};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
@@ -94,7 +95,8 @@ fn main(fdt: FdtAddress) -> ! {
     let hardware = hardware::Registers::map(&all);
     let count = found::mediated(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
-    let mut holes = guest::report(&all, &mut darts);
+    let mut ownership = Ownership::new(&darts, count);
+    let mut holes = guest::report(&all, &mut ownership, &darts);
     console::watch_power(Domains::map(found::power(tree, console::UART.start)));
     let controller = nvme_controller(tree);
     holes.extend(controller.iter().flat_map(ans::Controller::pages));
@@ -104,7 +106,7 @@ fn main(fdt: FdtAddress) -> ! {
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
         prepared.selftest::<M1>(env!("CARGO_PKG_VERSION"), &mut stage2);
-        selftest::darts(&all, &mut darts);
+        selftest::darts(&all, &mut ownership, &mut darts);
         selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
     }
@@ -123,7 +125,8 @@ fn main(fdt: FdtAddress) -> ! {
         wall_clock_nanoseconds: None,
         set_port_interrupt: line.map(port::interrupt),
     });
-    trap::set_platform(Box::leak(Box::new(guest::M1::new(&all, emulated_darts, controller))));
+    let board = guest::M1::new(&all, emulated_darts, ownership, controller);
+    trap::set_platform(Box::leak(Box::new(board)));
     prepared.launch(None, line.map(|line| line.port()))
 }
 

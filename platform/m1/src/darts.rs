@@ -17,7 +17,6 @@
 //! All sources: `docs/hardware/dart.md`.
 
 use alloc::vec::Vec;
-use core::fmt;
 
 use oche_engine::host::{DeviceFault, DomainId, InvalidateTimedOut, Iommu};
 use oche_types::addr::{HostGranule, SlotRun};
@@ -30,14 +29,12 @@ use oche_types::dart::stream::{DartId, Members, STREAMS, StreamId, StreamSet};
 
 use crate::entry::{self, Window};
 use crate::found::Power;
+use crate::ownership::{Condition, Takeover, TakeoverFailed};
 use crate::registers::ttbr;
 
 /// The bit of `CONFIG` that freezes TCRs and TTBRs until reset. Source: Linux `apple-dart.c`,
 /// `DART_CONFIG_LOCK`.
 const CONFIG_LOCK: u32 = 1 << 15;
-/// The bit of `PARAMS2` that says that streams can bypass translation. Source: Linux
-/// `apple-dart.c`, `DART_PARAMS_BYPASS_SUPPORT`.
-const PARAMS2_BYPASS: u32 = 1;
 /// Bits of `ERROR`'s code that say that the access was a write. Source: m1n1 `hw/dart8020.py`.
 const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
 /// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes
@@ -101,19 +98,6 @@ pub trait Hardware {
     fn ticks_per_millisecond(&self) -> u64;
 }
 
-/// Who programs a DART.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ownership {
-    /// It was off when Oche looked: what it is shows when the guest first touches it.
-    Unknown,
-    /// The guest, with its own 16K tables, until it asks for the page size.
-    Passthrough,
-    /// The guest, for good: it is locked, or translates for firmware.
-    Firmware,
-    /// Oche; the guest sees a virtual DART with 4K pages.
-    Emulated,
-}
-
 /// Invalidations that [`Darts::test_idle`] makes.
 pub const ROUNDS: u64 = 8;
 /// The stream that it uses: the last one, which nothing on an M1 is connected to.
@@ -134,44 +118,6 @@ pub struct Tested {
     pub invalidations: Option<u64>,
 }
 
-/// How a DART was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Condition {
-    /// TCRs and TTBRs are frozen.
-    pub is_locked: bool,
-    /// Streams that translate.
-    pub live: StreamSet,
-    /// Streams that bypass translation.
-    pub bypass: StreamSet,
-}
-
-impl Condition {
-    /// Whether Oche must leave it as it is.
-    pub fn is_taken(&self) -> bool {
-        self.is_locked || !self.live.is_empty()
-    }
-}
-
-impl fmt::Display for Condition {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut words = [("live", self.live), ("bypass", self.bypass)]
-            .into_iter()
-            .filter(|(_, streams)| !streams.is_empty())
-            .peekable();
-        match (self.is_locked, words.peek()) {
-            (true, None) => return out.write_str("locked"),
-            (true, Some(_)) => out.write_str("locked, ")?,
-            (false, None) => return out.write_str("idle"),
-            (false, Some(_)) => {}
-        }
-        while let Some((word, streams)) = words.next() {
-            let comma = if words.peek().is_some() { ", " } else { "" };
-            write!(out, "{word} {:#x}{comma}", streams.0)?;
-        }
-        Ok(())
-    }
-}
-
 /// What a DART's registers and TLB hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contents {
@@ -185,15 +131,14 @@ enum Contents {
 
 #[derive(Clone, Copy, Debug)]
 struct Dart {
-    ownership: Ownership,
+    /// Oche programs it, for good.
+    is_taken_over: bool,
     roots: [Option<HostGranule>; STREAMS],
     /// It did not end its last command in time.
     is_stuck: bool,
     contents: Contents,
     /// Its domains were on their way to another state for too long when they were looked at last.
     is_unreachable: bool,
-    /// The guest has asked for the page size and was given the hardware's.
-    has_asked: bool,
     /// It was once found to translate or bypass where it should have forgotten everything.
     has_remembered: bool,
     /// How often it was programmed again.
@@ -202,12 +147,11 @@ struct Dart {
 
 impl Dart {
     const NEW: Self = Self {
-        ownership: Ownership::Unknown,
+        is_taken_over: false,
         roots: [None; STREAMS],
         is_stuck: false,
         contents: Contents::Older,
         is_unreachable: false,
-        has_asked: false,
         has_remembered: false,
         repairs: 0,
     };
@@ -218,39 +162,17 @@ impl Dart {
 pub struct Darts<H> {
     hardware: H,
     darts: Vec<Dart>,
-    /// The DART whose registers the guest touches now.
-    touched: Option<DartId>,
-    /// No mediated DART may use anything older than it must.
+    /// No DART that was taken over may use anything older than it must.
     is_confirmed: bool,
     has_windows: bool,
 }
 
 impl<H: Hardware> Darts<H> {
-    /// Looks at `count` DARTs, and touches those only that are on. Changes nothing. `has_windows`:
+    /// The driver of `count` DARTs, none of which is taken over. Accesses nothing. `has_windows`:
     /// entries are limited to a part of their page where that is what the guest mapped.
     pub fn new(hardware: H, count: usize, has_windows: bool) -> Self {
         let darts = alloc::vec![Dart::NEW; count];
-        let mut all = Self { hardware, darts, touched: None, is_confirmed: true, has_windows };
-        for dart in (0..count).filter_map(DartId::new) {
-            all.settle_mode(dart);
-        }
-        all
-    }
-
-    /// Who speaks to `dart`; one that was off when last asked is looked at again.
-    pub fn ownership(&mut self, dart: DartId) -> Ownership {
-        if self.darts.get(dart.index()).is_some_and(|entry| entry.ownership == Ownership::Unknown) {
-            self.settle_mode(dart);
-        }
-        self.darts.get(dart.index()).map_or(Ownership::Firmware, |entry| entry.ownership)
-    }
-
-    /// What `dart` is like, or `None` while it is off or does not answer.
-    pub fn condition(&self, dart: DartId) -> Option<Condition> {
-        if self.hardware.power(dart) != Power::On {
-            return None;
-        }
-        self.read_condition(dart).ok()
+        Self { hardware, darts, is_confirmed: true, has_windows }
     }
 
     fn read_condition(&self, dart: DartId) -> Result<Condition, BusError> {
@@ -276,11 +198,11 @@ impl<H: Hardware> Darts<H> {
         Ok(condition)
     }
 
-    /// Tries what can be tried on a DART that is on, not locked, and translates for nobody; `None`
-    /// of any other. All registers are as they were.
+    /// Tries what can be tried on a DART that is on, not locked, not taken over, and translates no
+    /// stream; `None` of any other. All registers are as they were.
     pub fn test_idle(&mut self, dart: DartId) -> Option<Tested> {
         let stream = StreamId::new(IDLE_STREAM)?;
-        let is_free = self.ownership(dart) == Ownership::Passthrough
+        let is_free = self.darts.get(dart.index()).is_some_and(|entry| !entry.is_taken_over)
             && self.condition(dart).is_some_and(|condition| !condition.is_taken())
             && self.hardware.read(dart, tcr_of(stream)) == Ok(0);
         if is_free { self.test_stream(dart, stream).ok() } else { None }
@@ -312,59 +234,19 @@ impl<H: Hardware> Darts<H> {
         })
     }
 
-    fn settle_mode(&mut self, dart: DartId) {
-        let ownership = match self.condition(dart) {
-            None => Ownership::Unknown,
-            Some(condition) if condition.is_taken() => Ownership::Firmware,
-            Some(_) => Ownership::Passthrough,
-        };
-        if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.ownership = ownership;
-        }
-    }
-
-    /// The guest has asked for the page size: from now on it sees a virtual DART. Every stream
-    /// faults until the guest's own tables say otherwise. `false`: streams translate by now, or it
-    /// ends no command, and the DART stays the guest's.
-    #[must_use]
-    pub fn take_over(&mut self, dart: DartId) -> bool {
-        if self.condition(dart).is_none_or(|condition| condition.is_taken()) {
-            return false;
-        }
-        let done = self.run(dart, StreamSet(u16::MAX), Self::flush);
-        let is_done = done.is_ok() && self.is_current(dart);
-        if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.ownership = match done {
-                Ok(()) if is_done => Ownership::Emulated,
-                // It has lost its power meanwhile.
-                Ok(()) => Ownership::Unknown,
-                Err(InvalidateTimedOut) => Ownership::Firmware,
-            };
-        }
-        is_done
-    }
-
-    /// The guest's own access to a DART that is still its own.
-    ///
-    /// Linux puts devices behind a DART with larger pages than the kernel's into bypass where the
-    /// DART can do that: they would use the homes of pages that are away. So who was given the
-    /// hardware's page size is refused bypass. Source: Linux `apple-dart.c`, `def_domain_type`,
-    /// `attach_dev`.
+    /// Reads a register of a DART that the guest or firmware programs.
     ///
     /// # Errors
     ///
     /// [`BusError`], when nothing answers: the guest gets the same.
-    pub fn read(&mut self, dart: DartId, offset: u64) -> Result<u32, BusError> {
+    pub fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         if self.hardware.power(dart) != Power::On {
             return Err(BusError);
         }
-        let value = self.hardware.read(dart, offset)?;
-        let Some(entry) = self.darts.get_mut(dart.index()) else { return Err(BusError) };
-        entry.has_asked |= offset == PARAMS1;
-        Ok(if offset == PARAMS2 && entry.has_asked { value & !PARAMS2_BYPASS } else { value })
+        self.hardware.read(dart, offset)
     }
 
-    /// As [`Self::read`].
+    /// Writes a register of a DART that the guest or firmware programs.
     ///
     /// # Errors
     ///
@@ -376,21 +258,18 @@ impl<H: Hardware> Darts<H> {
         self.hardware.write(dart, offset, value)
     }
 
-    /// The guest touches `dart`, which may have lost its power since it did last. What it forgot is
-    /// written again.
-    pub fn touch(&mut self, dart: DartId) {
-        self.touched = Some(dart);
-        let Some(entry) =
-            self.darts.get(dart.index()).filter(|entry| entry.ownership == Ownership::Emulated)
-        else {
+    /// Programs `dart` again if it has lost its power since the last command: called before each
+    /// access of the guest to its emulated registers. Does nothing to a DART that was not taken
+    /// over.
+    pub fn restore(&mut self, dart: DartId) {
+        let Some(entry) = self.darts.get(dart.index()).filter(|entry| entry.is_taken_over) else {
             return;
         };
         let contents = entry.contents;
         match self.hardware.power(dart) {
             Power::On if contents == Contents::Current && self.holds_what_it_must(dart) => return,
             Power::On => {}
-            // The registers that the guest touches are not the hardware's, and nothing translates
-            // meanwhile.
+            // The registers that the guest accesses are emulated, and nothing translates meanwhile.
             Power::Off => return self.set_contents(dart, Contents::Nothing),
             Power::Unreachable => return,
         }
@@ -464,17 +343,15 @@ impl<H: Hardware> Darts<H> {
         if let Some(entry) = self.darts.get_mut(dart.index()) {
             entry.contents = contents;
         }
-        let mut mediated = self.darts.iter().filter(|entry| entry.ownership == Ownership::Emulated);
-        self.is_confirmed = mediated.all(|entry| entry.contents != Contents::Older);
+        let mut driven = self.darts.iter().filter(|entry| entry.is_taken_over);
+        self.is_confirmed = driven.all(|entry| entry.contents != Contents::Older);
     }
 
     /// Looks again at the power of each DART that may hold something older: one that has none by
     /// now holds nothing.
     fn look_for_lost_power(&mut self) {
         for dart in (0..self.darts.len()).filter_map(DartId::new) {
-            let is_older = |entry: &Dart| {
-                entry.ownership == Ownership::Emulated && entry.contents == Contents::Older
-            };
+            let is_older = |entry: &Dart| entry.is_taken_over && entry.contents == Contents::Older;
             if self.darts.get(dart.index()).is_some_and(is_older)
                 && self.hardware.power(dart) == Power::Off
             {
@@ -630,14 +507,31 @@ impl<H: Hardware> Darts<H> {
     ) -> Result<(), InvalidateTimedOut> {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return Ok(()) };
         entry.roots[stream.index()] = root;
-        // A DART that is not mediated is attached to nothing; its streams are the guest's or
-        // firmware's.
-        if entry.ownership != Ownership::Emulated {
+        // The streams of a DART that was not taken over are the guest's or firmware's.
+        if !entry.is_taken_over {
             return Ok(());
         }
         let mut streams = StreamSet::default();
         streams.insert(stream);
         self.run(dart, streams, Self::program_streams)
+    }
+}
+
+impl<H: Hardware> Takeover for Darts<H> {
+    fn condition(&self, dart: DartId) -> Option<Condition> {
+        if self.hardware.power(dart) != Power::On {
+            return None;
+        }
+        self.read_condition(dart).ok()
+    }
+
+    fn take_over(&mut self, dart: DartId) -> Result<(), TakeoverFailed> {
+        self.run(dart, StreamSet(u16::MAX), Self::flush)
+            .map_err(|InvalidateTimedOut| TakeoverFailed::TimedOut)?;
+        let is_current = self.is_current(dart);
+        let entry = self.darts.get_mut(dart.index()).filter(|_| is_current);
+        entry.ok_or(TakeoverFailed::PowerLost)?.is_taken_over = true;
+        Ok(())
     }
 }
 
@@ -706,9 +600,10 @@ impl<H: Hardware> Iommu for Darts<H> {
         self.is_confirmed
     }
 
-    /// Of the DART alone that the guest touches now: another one may be off.
-    fn next_fault(&mut self) -> Option<DeviceFault> {
-        let dart = self.touched.filter(|dart| self.hardware.power(*dart) == Power::On)?;
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
+        if self.hardware.power(dart) != Power::On {
+            return None;
+        }
         self.take_fault(dart).ok().flatten()
     }
 }
@@ -725,7 +620,6 @@ impl<H: Hardware> Darts<H> {
         self.hardware.write(dart, ERROR, value)?;
         let stream = StreamId::new(usize::from(error.stream()));
         Ok(stream.map(|stream| DeviceFault {
-            dart,
             stream,
             iova: u64::from(high) << 32 | u64::from(low),
             is_write: error.code() & WRITE_CODES != 0,

@@ -14,5 +14,6 @@ pub mod entry;
 pub mod found;
 pub mod framebuffer;
 pub mod nvme;
+pub mod ownership;
 pub mod registers;
 pub mod screen;

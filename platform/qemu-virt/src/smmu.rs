@@ -18,6 +18,7 @@ mod command_queue;
 pub mod entry;
 pub mod event;
 mod event_queue;
+mod kept_faults;
 pub mod queue;
 mod registers;
 pub mod structures;
@@ -37,6 +38,7 @@ pub use command_queue::CommandFailed;
 use command_queue::CommandQueue;
 use event::Event;
 use event_queue::EventQueue;
+use kept_faults::KeptFaults;
 pub use registers::Registers;
 use tables::{Contexts, StreamTable};
 
@@ -47,7 +49,8 @@ pub struct Statistics {
     pub commands_timed_out: u64,
     /// Commands that the SMMU called an error.
     pub commands_refused: u64,
-    /// Times that the event queue was full or could not be written: each lost at least one event.
+    /// Times that the event queue was full or could not be written, each of which lost at least one
+    /// event, and faults beyond those that are kept for a DART.
     pub event_losses: u64,
     /// Events that are no access of a requester on the map.
     pub other_events: u64,
@@ -63,6 +66,7 @@ pub struct Smmu {
     contexts: Contexts,
     commands: CommandQueue,
     events: EventQueue,
+    kept: KeptFaults,
     attached: [[Option<DomainId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
     /// A command failed: no source says which others were carried out then. Only commands that drop
@@ -112,6 +116,7 @@ impl Smmu {
             contexts,
             commands,
             events,
+            kept: KeptFaults::default(),
             attached,
             statistics,
             has_failed: false,
@@ -261,13 +266,20 @@ impl Iommu for Smmu {
         !self.has_failed
     }
 
-    /// Drains until a fault comes or the queue is empty, at most the queue's length.
-    fn next_fault(&mut self) -> Option<DeviceFault> {
+    /// One event queue serves all DARTs. Faults of other DARTs that come before the one asked for
+    /// are kept until they are asked for. Drains at most the queue's length.
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
+        if let Some(fault) = self.kept.take(dart) {
+            return Some(fault);
+        }
         for _ in 0..self.events.entries() {
             let Some(record) = self.events.pop(&self.registers) else { break };
-            let event = event::decode(record);
-            if let Some(fault) = self.fault_of(event) {
-                return Some(fault);
+            match self.fault_of(event::decode(record)) {
+                Some((of, fault)) if of == dart => return Some(fault),
+                Some((of, fault)) if !self.kept.keep(of, fault) => {
+                    self.statistics.event_losses += 1;
+                }
+                _ => {}
             }
         }
         self.statistics.event_losses += self.events.take_losses(&self.registers);
@@ -276,10 +288,12 @@ impl Iommu for Smmu {
 }
 
 impl Smmu {
-    fn fault_of(&mut self, event: Event) -> Option<DeviceFault> {
+    fn fault_of(&mut self, event: Event) -> Option<(DartId, DeviceFault)> {
         let other = match event {
             Event::Refused { requester, iova, is_write } => match self.map.stream_of(requester) {
-                Some((dart, stream)) => return Some(DeviceFault { dart, stream, iova, is_write }),
+                Some((dart, stream)) => {
+                    return Some((dart, DeviceFault { stream, iova, is_write }));
+                }
                 None => (0, u32::from(requester.0)),
             },
             Event::Other { number, stream_id } => (number, stream_id),

@@ -9,6 +9,7 @@ use crate::setup::Board;
 use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
 use oche_m1::darts::{BusError, Darts, Hardware};
 use oche_m1::found::Power;
+use oche_m1::ownership::Takeover;
 use oche_types::addr::HostGranule;
 use oche_types::dart::registers::{
     STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr,
@@ -164,7 +165,7 @@ impl Driver {
         let darts = (board == Board::Dart).then(|| {
             let mut darts = Darts::new(registers.clone(), count, true);
             for dart in (0..count).filter_map(DartId::new) {
-                assert!(darts.take_over(dart), "nothing translates yet");
+                assert_eq!(darts.take_over(dart), Ok(()), "nothing translates yet");
             }
             darts
         });

@@ -60,7 +60,7 @@ pub struct Hardware {
     pub(crate) pending: Vec<Pending>,
     /// Reads that were answered, with what they saw.
     pub(crate) answered: Vec<(u64, Data)>,
-    pub(crate) faults: VecDeque<DeviceFault>,
+    pub(crate) faults: VecDeque<(DartId, DeviceFault)>,
     /// What was in words of tables before stores that walks need not see yet, and barriers for all
     /// until these.
     pub(crate) hidden: FxHashMap<(Hfn, usize), u64>,

@@ -4,6 +4,7 @@ use oche_types::Invariant;
 use oche_types::addr::Gfn;
 use oche_types::dart::entry::{decode_leaf, decode_table};
 use oche_types::dart::registers::{FaultCode, Ttbr};
+use oche_types::dart::stream::DartId;
 use oche_types::event::Event;
 
 use crate::engine::Engine;
@@ -13,19 +14,19 @@ use crate::host::{DeviceFault, Host};
 const MAX_FAULTS: usize = 64;
 
 impl Engine {
-    /// Hands the faults that the hardware has recorded to the guest's DARTs.
-    pub(super) fn take_faults(&mut self, host: &mut impl Host) {
+    /// Hands the faults that the hardware has recorded for `dart` to the guest's DART. Does nothing
+    /// for a DART that the guest does not have.
+    pub(super) fn take_faults(&mut self, host: &mut impl Host, dart: DartId) {
+        if dart.index() >= self.darts.len() {
+            return;
+        }
         for _ in 0..MAX_FAULTS {
-            let Some(fault) = host.next_fault() else { return };
-            // A fault of a DART that the guest does not have is dropped.
-            if fault.dart.index() >= self.darts.len() {
-                continue;
-            }
-            let code = self.fault_code(host, &fault);
-            let dart = self.darts.get_mut(fault.dart.index()).must("the DART is the guest's");
-            let is_hidden = !dart.registers.latch(fault.stream, code, fault.iova);
+            let Some(fault) = host.next_fault(dart) else { return };
+            let code = self.fault_code(host, dart, &fault);
+            let emulated = self.darts.get_mut(dart.index()).must("the DART is the guest's");
+            let is_hidden = !emulated.registers.latch(fault.stream, code, fault.iova);
             host.event(Event::Fault {
-                dart: fault.dart,
+                dart,
                 stream: fault.stream,
                 iova: fault.iova,
                 code: code as u16,
@@ -37,12 +38,12 @@ impl Engine {
 
     /// The code that a 4K DART would latch for `fault`: how far its walk of the guest's tables
     /// comes.
-    fn fault_code(&self, host: &impl Host, fault: &DeviceFault) -> FaultCode {
+    fn fault_code(&self, host: &impl Host, dart: DartId, fault: &DeviceFault) -> FaultCode {
         let table = |page: Gfn, index: u64| {
             let is_ram = self.mapper.mover.is_ram(page);
             is_ram.then(|| host.load(self.locate(page), (index & 0x1ff) as usize))
         };
-        let roots = self.roots(fault.dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
+        let roots = self.roots(dart, fault.stream).filter(|_| fault.iova >> 32 == 0);
         let root = roots.and_then(|roots| roots.get((fault.iova >> 30) as usize).copied());
         let Some(root) = root.filter(Ttbr::valid) else { return FaultCode::NoTtbr };
         let Some(leaves) = table(Gfn(root.page()), fault.iova >> 21).and_then(decode_table) else {

@@ -45,7 +45,7 @@ pub(crate) struct Machine {
     /// Pages that are not at home or not fully accessible; `None` while in motion.
     stage2: BTreeMap<Gfn, Option<(Hfn, CpuAccess)>>,
     roots: BTreeMap<(DartId, StreamId), HostGranule>,
-    pub(crate) faults: Vec<DeviceFault>,
+    pub(crate) faults: Vec<(DartId, DeviceFault)>,
     pub(crate) events: Vec<Event>,
     /// Whether events go nowhere, as where the trace is compiled out.
     pub(crate) is_deaf: bool,
@@ -117,7 +117,7 @@ impl Machine {
     ) -> bool {
         let Some((page, _)) = self.walk(dart, stream, iova).filter(|(_, allowed)| allowed.write)
         else {
-            self.faults.push(DeviceFault { dart, stream, iova, is_write: true });
+            self.faults.push((dart, DeviceFault { stream, iova, is_write: true }));
             return false;
         };
         self.bytes(page)[iova as usize % PAGE_BYTES] = value;
@@ -328,8 +328,9 @@ impl Iommu for Machine {
         !self.is_unconfirmed
     }
 
-    fn next_fault(&mut self) -> Option<DeviceFault> {
-        if self.faults.is_empty() { None } else { Some(self.faults.remove(0)) }
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
+        let first = self.faults.iter().position(|(of, _)| *of == dart)?;
+        Some(self.faults.remove(first).1)
     }
 }
 

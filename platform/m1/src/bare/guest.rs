@@ -1,4 +1,4 @@
-//! The guest's accesses to DARTs: to the hardware, or to a virtual one.
+//! The guest's accesses to DARTs: to the hardware, or to an emulated one.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -11,12 +11,13 @@ use oche_el2::stage2::Lookup;
 use oche_el2::trapped_page;
 use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
-use oche_m1::darts::{Darts, Ownership};
+use oche_m1::darts::Darts;
 use oche_m1::found::{Found, mediated};
+use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
 use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
 use oche_platform::recorder::{Description, Device};
 use oche_trace::statistics::Exit;
-use oche_types::dart::registers::{PARAMS1, STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
+use oche_types::dart::registers::{STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 use oche_types::range::PhysRange;
@@ -25,7 +26,11 @@ use super::ans::Controller;
 use super::hardware::Registers;
 
 /// A line for each DART; gives the registers that the guest must not reach by itself.
-pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRange> {
+pub(super) fn report(
+    all: &[Found],
+    ownership: &mut Ownership,
+    darts: &Darts<Registers>,
+) -> Vec<PhysRange> {
     let mut holes = Vec::new();
     let mut numbers = mediated(all).peekable();
     for dart in all {
@@ -39,20 +44,18 @@ pub(super) fn report(all: &[Found], darts: &mut Darts<Registers>) -> Vec<PhysRan
             log::info!("dart {} {place:#x}{clients}: off in the tree; left alone", dart.name);
             continue;
         };
-        let (ownership, condition) = (darts.ownership(id), darts.condition(id));
+        let (owner, condition) = (ownership.owner(darts, id), darts.condition(id));
         let state =
             condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
-        let fate = match ownership {
-            Ownership::Firmware => "left alone",
-            Ownership::Unknown => "looked at when the guest touches it",
-            Ownership::Passthrough | Ownership::Emulated => "16K, or 4K once the guest asks",
+        let fate = match owner {
+            Owner::Firmware => "left alone",
+            Owner::Unknown => "looked at when the guest touches it",
+            Owner::Passthrough | Owner::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
         // The guest reaches a locked one by itself: nobody can change what it translates, nor have
         // it bypass.
-        if ownership != Ownership::Firmware
-            || condition.is_none_or(|condition| !condition.is_locked)
-        {
+        if owner != Owner::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
             holes.push(dart.registers);
         }
     }
@@ -80,6 +83,8 @@ pub(super) fn describe(all: &[Found]) -> Description {
 pub(super) struct M1 {
     windows: Vec<PhysRange>,
     emulated_darts: SpinLock<EmulatedDarts<Darts<Registers>>>,
+    /// Only used while the lock of `emulated_darts` is held.
+    ownership: SpinLock<Ownership>,
     controller: Option<Controller>,
 }
 
@@ -87,10 +92,16 @@ impl M1 {
     pub(super) fn new(
         all: &[Found],
         emulated_darts: EmulatedDarts<Darts<Registers>>,
+        ownership: Ownership,
         controller: Option<Controller>,
     ) -> Self {
         let windows = mediated(all).map(|(_, dart)| dart.registers).collect();
-        Self { windows, emulated_darts: SpinLock::new(emulated_darts), controller }
+        Self {
+            windows,
+            emulated_darts: SpinLock::new(emulated_darts),
+            ownership: SpinLock::new(ownership),
+            controller,
+        }
     }
 
     fn dart_at(&self, address: u64) -> Option<(DartId, u64)> {
@@ -98,24 +109,19 @@ impl M1 {
         Some((DartId::new(index)?, address - self.windows.get(index)?.start))
     }
 
-    /// Answers an access to a DART, by the hardware or by a virtual one.
-    fn access(
-        &self,
-        context: TrapContext,
-        (dart, offset): (DartId, u64),
-        bytes: usize,
-        write: Option<u64>,
-    ) -> IoResult {
+    /// Answers an access to a DART, by the hardware or by the engine.
+    fn access(&self, context: TrapContext, access: &DartAccess) -> IoResult {
+        let DartAccess { dart, offset, bytes, write } = *access;
         let mut emulated_darts = self.emulated_darts.lock();
-        let ownership = emulated_darts.iommu().ownership(dart);
-        let asks = ownership == Ownership::Passthrough
-            && write.is_none()
-            && offset == PARAMS1
-            && bytes == 4;
-        if ownership != Ownership::Emulated && !(asks && emulated_darts.iommu().take_over(dart)) {
-            return pass_through(&mut emulated_darts, context, (dart, offset), bytes, write);
+        let mut ownership = self.ownership.lock();
+        match ownership.route(emulated_darts.iommu(), access) {
+            Route::Emulated => {}
+            Route::Passthrough => {
+                return pass_through(&mut emulated_darts, &mut ownership, context, access);
+            }
+            Route::Refused => return Err(IoError::NoRegister),
         }
-        emulated_darts.iommu().touch(dart);
+        emulated_darts.iommu().restore(dart);
         // Writes that can have pages mapped.
         let can_map =
             matches!(offset, STREAM_COMMAND | STREAMS_ENABLE | TCR..TTBR) && write.is_some();
@@ -126,26 +132,21 @@ impl M1 {
     }
 }
 
-/// The guest speaks to the hardware itself; the trace hears it.
+/// The guest accesses the hardware itself; the trace records it.
 fn pass_through(
     emulated_darts: &mut EmulatedDarts<Darts<Registers>>,
+    ownership: &mut Ownership,
     context: TrapContext,
-    (dart, offset): (DartId, u64),
-    bytes: usize,
-    write: Option<u64>,
+    access: &DartAccess,
 ) -> IoResult {
+    let DartAccess { dart, offset, write, .. } = *access;
     let darts = emulated_darts.iommu();
-    // Off: on a Mac this is a bus error, and so it is here.
-    if bytes != 4 || !offset.is_multiple_of(4) || darts.ownership(dart) == Ownership::Unknown {
-        return Err(IoError::NoRegister);
-    }
     let value = match write {
-        Some(value) => {
-            darts.write(dart, offset, value as u32).map_err(|_| IoError::NoRegister)?;
-            value as u32
-        }
-        None => darts.read(dart, offset).map_err(|_| IoError::NoRegister)?,
+        Some(value) => darts.write(dart, offset, value as u32).map(|()| value as u32),
+        None => darts.read(dart, offset).map(|value| ownership.read_through(dart, offset, value)),
     };
+    // Without power: on a Mac this is a bus error, and so it is here.
+    let value = value.map_err(|_| IoError::NoRegister)?;
     let is_write = write.is_some();
     emulated_darts
         .pass_through(context, &Event::Register { dart, offset: offset as u16, is_write, value });
@@ -159,8 +160,8 @@ impl Platform for M1 {
         }
         let context = TrapContext::of(frame);
         device::hw::on_fault(fault, frame, |address, bytes, write| {
-            if let Some(place) = self.dart_at(address) {
-                return self.access(context, place, bytes, write);
+            if let Some((dart, offset)) = self.dart_at(address) {
+                return self.access(context, &DartAccess { dart, offset, bytes, write });
             }
             let mut emulated_darts = self.emulated_darts.lock();
             if WINDOW.contains(address) {

@@ -3,8 +3,9 @@
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
 use oche_m1::aic::Line;
-use oche_m1::darts::{Darts, Ownership, ROUNDS};
+use oche_m1::darts::{Darts, ROUNDS};
 use oche_m1::found::{self, Found};
+use oche_m1::ownership::{Owner, Ownership};
 
 use super::hardware::Registers;
 use super::port;
@@ -13,13 +14,13 @@ use super::port;
 const GRANULE_LOG2: u32 = 14;
 
 /// A few lines for each DART.
-pub(super) fn darts(all: &[Found], darts: &mut Darts<Registers>) {
+pub(super) fn darts(all: &[Found], ownership: &mut Ownership, darts: &mut Darts<Registers>) {
     for (id, dart) in found::mediated(all) {
         let name = dart.name.as_str();
-        let reason = match darts.ownership(id) {
-            Ownership::Passthrough => None,
-            Ownership::Unknown => Some("it has no power"),
-            Ownership::Firmware | Ownership::Emulated => Some("it is in use"),
+        let reason = match ownership.owner(darts, id) {
+            Owner::Passthrough => None,
+            Owner::Unknown => Some("it has no power"),
+            Owner::Firmware | Owner::Emulated => Some("it is in use"),
         };
         if let Some(reason) = reason {
             report(name, "invalidate", "-", "-", Verdict::Skipped(reason));

@@ -1,6 +1,7 @@
 //! The driver against a strict DART: what a real one may do wrong, this one does.
 
 use super::*;
+use crate::ownership::{DartAccess, Owner, Ownership, Route};
 use alloc::string::ToString;
 use core::cell::{Cell, RefCell};
 use oche_types::dart::registers::REGION_BYTES;
@@ -283,13 +284,18 @@ fn stream(index: usize) -> StreamId {
     StreamId::new(index).expect("a test names streams that exist")
 }
 
+/// The access with which the guest asks for 4K pages.
+fn read_page_size() -> DartAccess {
+    DartAccess { dart: dart(0), offset: PARAMS1, bytes: 4, write: None }
+}
+
 const ROOT: HostGranule = HostGranule((0x8_1000_0000_u64 >> 14) as u32);
 
 fn taken(count: usize) -> (Bench, Darts<Bench>) {
     let bench = Bench::of(count);
     let mut darts = Darts::new(bench.clone(), count, true);
     for index in 0..count {
-        assert!(darts.take_over(dart(index)));
+        assert_eq!(darts.take_over(dart(index)), Ok(()));
     }
     (bench, darts)
 }
@@ -348,8 +354,10 @@ fn a_dart_that_ends_no_command_stays_the_guests() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.busy_reads = None);
     let mut darts = Darts::new(bench, 1, true);
-    assert!(!darts.take_over(dart(0)));
-    assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
+    assert_eq!(darts.take_over(dart(0)), Err(TakeoverFailed::TimedOut));
+    let mut ownership = Ownership::new(&darts, 1);
+    assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Passthrough);
+    assert_eq!(ownership.owner(&darts, dart(0)), Owner::Firmware);
 }
 
 #[test]
@@ -364,9 +372,10 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
         bench.with(0, prepare);
         let before = bench.with(0, |model| model.file.clone());
         let mut darts = Darts::new(bench.clone(), 1, true);
-        assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
-        assert!(!darts.take_over(dart(0)));
-        darts.touch(dart(0));
+        let mut ownership = Ownership::new(&darts, 1);
+        assert_eq!(ownership.owner(&darts, dart(0)), Owner::Firmware);
+        assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Passthrough);
+        darts.restore(dart(0));
         assert_eq!(darts.attach(dart(0), stream(0), DomainId(0), ROOT), Ok(()));
         darts.block(dart(0), stream(0));
         assert_eq!(bench.with(0, |model| model.file.clone()), before);
@@ -380,20 +389,21 @@ fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
     let mut darts = Darts::new(bench.clone(), 1, true);
     let condition = darts.condition(dart(0)).expect("it is on");
     assert_eq!((condition.bypass, condition.is_taken()), (StreamSet(1), false));
-    assert!(darts.take_over(dart(0)));
+    assert_eq!(darts.take_over(dart(0)), Ok(()));
     assert_eq!(bench.file(0, TCR), 0x80);
 }
 
 /// The model panics if it is accessed while the driver knows that it does not answer.
 #[test]
-fn a_dart_that_is_off_is_not_touched_and_is_programmed_when_it_is_on_again() {
+fn a_dart_that_is_off_is_not_accessed_and_is_programmed_when_it_is_on_again() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.set_domain(OFF));
     let mut darts = Darts::new(bench.clone(), 1, true);
-    assert_eq!(darts.ownership(dart(0)), Ownership::Unknown);
+    let mut ownership = Ownership::new(&darts, 1);
+    assert_eq!(ownership.owner(&darts, dart(0)), Owner::Unknown);
     bench.with(0, |model| model.set_domain(ON));
-    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
-    assert!(darts.take_over(dart(0)));
+    assert_eq!(ownership.owner(&darts, dart(0)), Owner::Passthrough);
+    assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Emulated);
     assert_eq!(darts.attach(dart(0), stream(1), DomainId(0), ROOT), Ok(()));
 
     // It goes off and forgets; meanwhile the engine goes on.
@@ -402,9 +412,9 @@ fn a_dart_that_is_off_is_not_touched_and_is_programmed_when_it_is_on_again() {
     members.insert(dart(0), stream(1));
     assert_eq!(darts.invalidate(DomainId(0), &members), Ok(()));
     assert_eq!(darts.attach(dart(0), stream(2), DomainId(1), ROOT), Ok(()));
-    assert_eq!(darts.next_fault(), None);
+    assert_eq!(darts.next_fault(dart(0)), None);
     bench.with(0, |model| model.set_domain(ON));
-    darts.touch(dart(0));
+    darts.restore(dart(0));
     for attached in [1, 2] {
         assert_eq!(bench.file(0, ttbr_of(stream(attached), 0)), 0x8081_0000);
         assert_eq!(bench.file(0, tcr_of(stream(attached))), 0x80);
@@ -418,26 +428,11 @@ fn a_fault_is_reported_once_and_cleared() {
     let latch =
         vec![(ERROR, 0x8500_0404), (ERROR_ADDRESS_LOW, 0x1234_5678), (ERROR_ADDRESS_HIGH, 0)];
     bench.with(1, |model| model.file.extend(latch));
-    darts.touch(dart(0));
-    assert_eq!(darts.next_fault(), None, "it is another's");
-    darts.touch(dart(1));
-    let fault = DeviceFault { dart: dart(1), stream: stream(5), iova: 0x1234_5678, is_write: true };
-    assert_eq!(darts.next_fault(), Some(fault));
-    assert_eq!(darts.next_fault(), None);
+    assert_eq!(darts.next_fault(dart(0)), None, "it is another's");
+    let fault = DeviceFault { stream: stream(5), iova: 0x1234_5678, is_write: true };
+    assert_eq!(darts.next_fault(dart(1)), Some(fault));
+    assert_eq!(darts.next_fault(dart(1)), None);
     assert_eq!(bench.file(1, ERROR), 0);
-}
-
-#[test]
-fn a_condition_is_printed_in_words() {
-    let streams = StreamSet;
-    let told = |is_locked, live, bypass| {
-        Condition { is_locked, live: streams(live), bypass: streams(bypass) }.to_string()
-    };
-    assert_eq!(told(false, 0, 0), "idle");
-    assert_eq!(told(true, 0, 0), "locked");
-    assert_eq!(told(true, 1, 0), "locked, live 0x1");
-    assert_eq!(told(false, 3, 4), "live 0x3, bypass 0x4");
-    assert_eq!(told(false, 0, 1), "bypass 0x1");
 }
 
 #[test]
@@ -452,7 +447,6 @@ fn an_idle_dart_is_tested_and_left_as_it_was() {
     assert_eq!(bench.with(0, |model| model.flushed.clone()), [1 << IDLE_STREAM; ROUNDS as usize]);
     assert_eq!(bench.file(0, STREAM_SELECT), 0x5);
     assert_eq!(bench.file(0, ttbr_of(stream(IDLE_STREAM), 0)), 0);
-    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
     bench.with(0, |model| model.busy_reads = None);
     let tested = darts.test_idle(dart(0)).expect("it is still idle");
     assert_eq!(tested.invalidations, None, "and a command that never ends is given up");
@@ -469,7 +463,7 @@ fn a_dart_that_is_not_idle_is_not_tested() {
     let last = tcr_of(stream(IDLE_STREAM));
     bench.with(3, |model| model.file.insert(last, 0x100));
     let mut darts = Darts::new(bench.clone(), 5, true);
-    assert!(darts.take_over(dart(4)));
+    assert_eq!(darts.take_over(dart(4)), Ok(()));
     for index in 0..5 {
         assert_eq!(darts.test_idle(dart(index)), None, "DART {index}");
         if index < 4 {
@@ -499,7 +493,7 @@ fn tables_are_visible_before_a_register_names_them() {
     assert!(bench.walks_find(1), "a table was named before its entries were visible");
     bench.store_entry(2);
     bench.with(0, |model| model.file.clear());
-    darts.touch(dart(0));
+    darts.restore(dart(0));
     assert_eq!(bench.file(0, ttbr_of(stream(3), 0)), 0x8081_0000);
     assert!(bench.walks_find(2), "a DART that forgot its tables walks older ones");
 }
@@ -550,7 +544,7 @@ fn a_dart_whose_clock_is_gated_is_flushed_attached_and_blocked() {
 }
 
 #[test]
-fn a_dart_that_lost_its_power_translates_nothing_until_the_guest_touches_it() {
+fn a_dart_that_lost_its_power_translates_nothing_until_it_is_restored() {
     for is_noticed in [false, true] {
         let (bench, mut darts, members) = used();
         bench.with(0, |model| model.set_domain(OFF));
@@ -561,15 +555,15 @@ fn a_dart_that_lost_its_power_translates_nothing_until_the_guest_touches_it() {
         assert!(darts.is_confirmed());
         bench.with(0, |model| model.set_domain(ON));
         assert_eq!(bench.device_reads(0), None);
-        darts.touch(dart(0));
+        darts.restore(dart(0));
         assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
         assert_eq!(darts.repairs(dart(0)), 1);
-        darts.touch(dart(0));
+        darts.restore(dart(0));
         assert_eq!(darts.repairs(dart(0)), 1, "once is enough");
     }
 }
 
-/// Without the guest's touch: another DART of the domain is flushed, or another stream attached.
+/// Without the guest's access: another DART of the domain is flushed, or another stream attached.
 #[test]
 fn a_command_to_a_dart_that_lost_its_power_programs_all_of_it() {
     let (bench, mut darts, members) = used();
@@ -593,7 +587,7 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     darts.block(dart(0), stream(DEVICE));
     assert!(!darts.is_confirmed(), "its device may use what it has cached");
     bench.with(0, |model| model.set_domain(ON));
-    darts.touch(dart(0));
+    darts.restore(dart(0));
     assert_eq!(bench.device_reads(0), None, "the stream was cut off");
     assert!(darts.is_confirmed());
     let before = bench.1.get();
@@ -604,24 +598,24 @@ fn a_flush_that_a_dart_does_not_answer_is_not_done_and_made_up_for() {
     assert!(bench.1.get() - before < 2 * waited, "it is waited for once");
 }
 
-/// After a flush that it did not answer. A device that is suspended may never be touched again.
+/// After a flush that it did not answer. A device that is suspended may never be accessed again.
 #[test]
 fn dart_that_loses_its_power_holds_nothing_older() {
-    for is_touched in [false, true] {
+    for is_restored in [false, true] {
         let (bench, mut darts, members) = used();
         bench.with(0, |model| model.set_domain(HELD));
         assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
         assert!(!darts.is_confirmed(), "its device may use what it has cached");
         bench.with(0, |model| model.set_domain(OFF));
-        if is_touched {
-            darts.touch(dart(0));
+        if is_restored {
+            darts.restore(dart(0));
         }
         assert!(darts.is_confirmed(), "it has forgotten what it had cached");
         bench.with(0, |model| model.set_domain(ON));
         bench.store_entry(2);
         assert_eq!(bench.device_reads(0), None, "it translates nothing before it is programmed");
         assert!(darts.is_confirmed());
-        darts.touch(dart(0));
+        darts.restore(dart(0));
         assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
     }
 }
@@ -658,8 +652,8 @@ fn power_that_changes_within_a_command_leaves_nothing_older_in_use() {
                 Ok(()) => assert!(found.is_none() || found == expected, "{name}"),
                 Err(InvalidateTimedOut) => assert_eq!(change, Change::Power(HELD), "{name}"),
             }
-            darts.touch(dart(0));
-            assert_eq!(bench.device_reads(0), expected, "{name}, after a touch");
+            darts.restore(dart(0));
+            assert_eq!(bench.device_reads(0), expected, "{name}, after it was restored");
             if is_over {
                 assert!(at > 5, "a command of {at} accesses");
                 break;
@@ -678,18 +672,18 @@ fn a_dart_that_answers_with_bus_errors_though_it_has_power_is_not_flushed() {
     bench.store_entry(2);
     assert_eq!(darts.invalidate(DomainId(0), &members), Err(InvalidateTimedOut));
     bench.with(0, |model| model.plan.set(None));
-    darts.touch(dart(0));
+    darts.restore(dart(0));
     assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 2)));
 }
 
 /// Whatever else a TCR reads back.
 #[test]
-fn a_touch_compares_what_counts_and_no_more() {
+fn restoring_compares_what_counts_and_no_more() {
     let (bench, mut darts, _) = used();
     bench.with(0, |model| model.tcr_extra = 0x1000);
     let flushes = bench.with(0, |model| model.flushed.len());
     let accesses = bench.with(0, |model| model.accesses);
-    darts.touch(dart(0));
+    darts.restore(dart(0));
     assert_eq!(bench.with(0, |model| model.flushed.len()), flushes, "it was programmed again");
     assert_eq!(bench.with(0, |model| model.accesses) - accesses, 3);
     for (register, value) in [
@@ -701,7 +695,7 @@ fn a_touch_compares_what_counts_and_no_more() {
     ] {
         let repairs = darts.repairs(dart(0));
         bench.with(0, |model| model.file.insert(register, value));
-        darts.touch(dart(0));
+        darts.restore(dart(0));
         assert_eq!(darts.repairs(dart(0)), repairs + 1, "{register:#x} is {value:#x}");
         assert_eq!(bench.file(0, ttbr_of(stream(DEVICE), 0)), TTBR_OF_ROOT);
         assert_eq!(bench.file(0, tcr_of(stream(DEVICE))), 0x80);
@@ -724,31 +718,17 @@ fn a_dart_that_the_guest_has_and_that_does_not_answer_gives_it_a_bus_error() {
     }
 }
 
-/// Linux with pages of 4 KiB puts devices behind a DART of 16 KiB into bypass, if the DART can do
-/// that.
 #[test]
-fn who_was_given_the_hardwares_page_size_is_refused_bypass() {
-    let bench = Bench::of(1);
-    bench.with(0, |model| model.file.extend([(PARAMS1, 0x0e00_0000), (PARAMS2, 1)]));
-    bench.with(0, |model| model.file.extend([(TCR, 0x80), (TTBR, 0x8080_1234)]));
-    let mut darts = Darts::new(bench, 1, true);
-    assert_eq!(darts.ownership(dart(0)), Ownership::Firmware);
-    assert_eq!(darts.read(dart(0), PARAMS2), Ok(1), "U-Boot, which asks for nothing else");
-    assert_eq!(darts.read(dart(0), PARAMS1), Ok(0x0e00_0000));
-    assert_eq!(darts.read(dart(0), PARAMS2), Ok(0));
-}
-
-#[test]
-fn a_touch_of_a_dart_that_does_not_answer_accesses_nothing() {
+fn restoring_a_dart_that_does_not_answer_accesses_nothing() {
     for domain in [OFF, HELD] {
         let (bench, mut darts, _) = used();
         bench.with(0, |model| model.set_domain(domain));
         let accesses = bench.with(0, |model| model.accesses);
-        darts.touch(dart(0));
-        assert_eq!(darts.next_fault(), None);
+        darts.restore(dart(0));
+        assert_eq!(darts.next_fault(dart(0)), None);
         assert_eq!(bench.with(0, |model| model.accesses), accesses);
         bench.with(0, |model| model.set_domain(ON));
-        darts.touch(dart(0));
+        darts.restore(dart(0));
         assert_eq!(bench.device_reads(0), Some((TTBR_OF_ROOT, 1)));
     }
 }
@@ -778,12 +758,13 @@ fn a_domain_that_is_on_its_way_is_waited_for() {
 fn a_dart_that_loses_its_power_while_it_is_taken_over_is_looked_at_again() {
     let bench = Bench::of(1);
     let mut darts = Darts::new(bench.clone(), 1, true);
+    let mut ownership = Ownership::new(&darts, 1);
     let context = 1 + STREAMS as u32 * (1 + TTBRS as u32);
     bench.with(0, |model| model.plan.set(Some((context + 20, Change::Power(OFF)))));
-    assert!(!darts.take_over(dart(0)));
-    assert_eq!(darts.ownership(dart(0)), Ownership::Unknown);
+    assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Refused);
+    assert_eq!(ownership.owner(&darts, dart(0)), Owner::Unknown);
     bench.with(0, |model| model.set_domain(ON));
-    assert_eq!(darts.ownership(dart(0)), Ownership::Passthrough);
-    assert!(darts.take_over(dart(0)));
+    assert_eq!(ownership.owner(&darts, dart(0)), Owner::Passthrough);
+    assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Emulated);
     assert_eq!(bench.file(0, tcr_of(stream(IDLE_STREAM))), 0x80);
 }

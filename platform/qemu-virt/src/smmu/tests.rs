@@ -374,22 +374,42 @@ fn translation_fault(requester: u16, iova: u64) -> [u64; 4] {
     [0x10 | u64::from(requester) << 32, 0, iova, 0]
 }
 
+fn dart(index: usize) -> DartId {
+    DartId::new(index).expect("a DART")
+}
+
 #[test]
 fn faults_come_out_in_order_as_streams_and_strangers_are_counted() {
     let played = Played::new(Faults::default());
     let mut smmu = played.smmu("0x10:0:2,0x18:1:15");
-    assert_eq!(smmu.next_fault(), None);
+    assert_eq!(smmu.next_fault(dart(0)), None);
     assert!(played.raise(translation_fault(0x18, 0x1000)));
     assert!(played.raise([0x02 | 0x3000 << 32, 0, 0, 0]));
     assert!(played.raise(translation_fault(0x20, 0x2000)));
-    assert!(played.raise(translation_fault(0x10, 0xffff_f010)));
-    let mut next =
-        || smmu.next_fault().map(|fault| (fault.dart, fault.stream, fault.iova, fault.is_write));
+    for iova in [0xffff_f010, 0xffff_f020] {
+        assert!(played.raise(translation_fault(0x10, iova)));
+    }
+    let mut next = |dart| smmu.next_fault(dart).map(|fault| (fault.stream, fault.iova));
     let ((first_dart, first), (second_dart, second)) = (place(1, 15), place(0, 2));
-    assert_eq!(next(), Some((first_dart, first, 0x1000, true)));
-    assert_eq!(next(), Some((second_dart, second, 0xffff_f010, true)));
-    assert_eq!(next(), None);
+    assert_eq!(next(second_dart), Some((second, 0xffff_f010)), "another DART's came before it");
+    assert_eq!(next(first_dart), Some((first, 0x1000)), "it is kept until it is asked for");
+    assert_eq!(next(first_dart), None);
+    assert_eq!(next(second_dart), Some((second, 0xffff_f020)), "it was kept meanwhile");
+    assert_eq!(next(second_dart), None);
     assert_eq!(smmu.statistics().other_events, 2);
+}
+
+#[test]
+fn faults_of_a_dart_that_is_never_asked_for_do_not_hold_up_the_others() {
+    let played = Played::new(Faults::default());
+    let mut smmu = played.smmu("0x10:0:2,0x18:1:15");
+    for iova in 0..100 {
+        assert!(played.raise(translation_fault(0x18, iova)));
+    }
+    assert!(played.raise(translation_fault(0x10, 77)));
+    assert_eq!(smmu.next_fault(dart(0)).map(|fault| fault.iova), Some(77));
+    let kept = core::iter::from_fn(|| smmu.next_fault(dart(1))).count() as u64;
+    assert_eq!(kept + smmu.statistics().event_losses, 100, "what is dropped is counted");
 }
 
 #[test]
@@ -401,12 +421,13 @@ fn a_queue_overflow_is_reported_once_and_the_queue_goes_on() {
         raised += 1;
     }
     assert_eq!(raised, 512);
+    let next = |smmu: &mut Smmu| smmu.next_fault(dart(0)).map(|fault| (fault.iova, fault.is_write));
     for iova in 0..raised {
-        assert_eq!(smmu.next_fault().map(|fault| fault.iova), Some(iova));
+        assert_eq!(next(&mut smmu), Some((iova, true)));
     }
-    assert_eq!(smmu.next_fault(), None);
+    assert_eq!(next(&mut smmu), None);
     assert_eq!(smmu.statistics().event_losses, 1);
     assert!(played.raise(translation_fault(0x10, 77)));
-    assert_eq!(smmu.next_fault().map(|fault| fault.iova), Some(77));
-    assert_eq!((smmu.next_fault(), smmu.statistics().event_losses), (None, 1));
+    assert_eq!(next(&mut smmu), Some((77, true)));
+    assert_eq!((next(&mut smmu), smmu.statistics().event_losses), (None, 1));
 }

@@ -166,7 +166,8 @@ impl<const C: bool> Machine<C> {
                 "DART {dart} stream {stream} IOVA {iova:#x} (write: {is_write}) code {found:#x}"
             )
         };
-        let Some(expected) = self.faults.pop_front() else {
+        let first = self.faults.iter().position(|fault| fault.dart == dart);
+        let Some(expected) = first.and_then(|first| self.faults.remove(first)) else {
             return Err(format!("a fault that did not happen is reported: {}", text()));
         };
         let is_it = (expected.dart, expected.stream, expected.iova, expected.is_write)

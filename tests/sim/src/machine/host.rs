@@ -165,9 +165,10 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
         is_confirmed
     }
 
-    fn next_fault(&mut self) -> Option<DeviceFault> {
+    fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
         let _side = outside();
-        self.hardware.faults.pop_front()
+        let first = self.hardware.faults.iter().position(|(of, _)| *of == dart)?;
+        self.hardware.faults.remove(first).map(|(_, fault)| fault)
     }
 }
 

@@ -42,7 +42,7 @@ impl<const C: bool> SimulatedMachine<C> {
     ) -> DeviceResult {
         let is_write = data.is_some();
         let Some(at) = self.device_translate(dart, stream, iova, is_write) else {
-            self.hardware.faults.push_back(DeviceFault { dart, stream, iova, is_write });
+            self.hardware.faults.push_back((dart, DeviceFault { stream, iova, is_write }));
             return DeviceResult::Fault;
         };
         let id = self.hardware.next;

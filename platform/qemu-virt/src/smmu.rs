@@ -303,3 +303,12 @@ impl Smmu {
         None
     }
 }
+
+/// Waits between two polls of the SMMU. Bounds count polls, not time: where a test plays the SMMU,
+/// its thread gets the CPU.
+fn pause() {
+    #[cfg(not(test))]
+    core::hint::spin_loop();
+    #[cfg(test)]
+    std::thread::yield_now();
+}

@@ -176,7 +176,7 @@ fn wait_until(is_obeyed: impl Fn() -> bool) -> Result<(), Unsupported> {
         if is_obeyed() {
             return Ok(());
         }
-        core::hint::spin_loop();
+        super::pause();
     }
     Err(Unsupported::NotObeyed)
 }

@@ -94,7 +94,7 @@ impl CommandQueue {
                 self.skip_refused(registers);
                 result = Err(CommandFailed::Refused);
             }
-            core::hint::spin_loop();
+            super::pause();
         }
         Err(CommandFailed::TimedOut)
     }

@@ -7,6 +7,7 @@ use dtoolkit::{Node, Property};
 use oche_boot::blob::{self, Refusal};
 use oche_boot::guest_fdt::{Changes, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
+use oche_boot::normalize::MAX_SIBLINGS;
 use oche_boot::options::Options;
 use oche_types::range::PhysRange;
 
@@ -167,18 +168,75 @@ fn no_damage_is_a_panic() {
     damage::damage(None);
 }
 
-#[test]
-fn nesting_is_bounded() {
-    let mut node = DeviceTreeNode::new_unchecked("leaf");
-    for _ in 0..blob::MAX_LEVELS {
-        let mut parent = DeviceTreeNode::new_unchecked("node");
-        parent.add_child(node);
-        node = parent;
-    }
+/// Why boot refuses QEMU's tree with `node` in its root.
+fn refusal_with(node: DeviceTreeNode) -> Option<MachineError> {
     let mut tree = DeviceTree::from_fdt(&blob::check(FIXTURE).expect("sound").fdt);
     tree.root.add_child(node);
-    let error = Machine::read(&tree.to_dtb(), &mut buffer()).err();
-    assert_eq!(error, Some(MachineError::Refused(Refusal::Nesting)));
+    Machine::read(&tree.to_dtb(), &mut buffer()).err()
+}
+
+#[test]
+fn nesting_is_bounded() {
+    // The root is the first level.
+    let nested = |levels: usize| {
+        (2..levels).fold(DeviceTreeNode::new_unchecked("leaf"), |node, _| {
+            let mut parent = DeviceTreeNode::new_unchecked("node");
+            parent.add_child(node);
+            parent
+        })
+    };
+    assert_eq!(refusal_with(nested(blob::MAX_LEVELS)), None);
+    let refused = Some(MachineError::Refused(Refusal::Nesting));
+    assert_eq!(refusal_with(nested(blob::MAX_LEVELS + 1)), refused);
+}
+
+#[test]
+fn names_are_bounded() {
+    let named = |bytes: usize| DeviceTreeNode::new_unchecked("n".repeat(bytes));
+    assert_eq!(refusal_with(named(blob::MAX_NAME_BYTES)), None);
+    let refused = Some(MachineError::Refused(Refusal::Name));
+    assert_eq!(refusal_with(named(blob::MAX_NAME_BYTES + 1)), refused);
+}
+
+#[test]
+fn siblings_are_bounded() {
+    let parent = |children: usize| {
+        let mut node = DeviceTreeNode::new_unchecked("parent");
+        for child in 0..children {
+            node.add_child(DeviceTreeNode::new_unchecked(format!("child@{child:x}")));
+        }
+        node
+    };
+    assert_eq!(refusal_with(parent(MAX_SIBLINGS)), None);
+    let refused = Some(MachineError::Refused(Refusal::Siblings));
+    assert_eq!(refusal_with(parent(MAX_SIBLINGS + 1)), refused);
+}
+
+/// QEMU's tree with `range` in its memory reservation block and `boot_cpu` in its header.
+fn with_reservation(range: PhysRange, boot_cpu: u32) -> Vec<u8> {
+    let mut blob = FIXTURE.to_vec();
+    let word = |at: usize| u32::from_be_bytes(FIXTURE[at..at + 4].try_into().expect("four bytes"));
+    let entry = [range.start.to_be_bytes(), range.size().to_be_bytes()].concat();
+    let block = word(16) as usize;
+    blob.splice(block..block, entry);
+    // The size, and where the structure and the strings begin; all lie behind the reservations.
+    for (at, value) in [(4, word(4) + 16), (8, word(8) + 16), (12, word(12) + 16), (28, boot_cpu)] {
+        blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
+    }
+    blob
+}
+
+#[test]
+fn the_memory_reservation_block_is_firmwares_memory_for_oche_and_for_the_guest() {
+    let kept = PhysRange { start: 0x4700_0000, end: 0x4701_2000 };
+    let blob = with_reservation(kept, 0x103);
+    let mut room = buffer();
+    let machine = Machine::read(&blob, &mut room).expect("sound");
+    assert_eq!(machine.reserved.as_slice(), [kept]);
+    assert_eq!(machine.blob()[28..32], 0x103_u32.to_be_bytes(), "the boot CPU's id");
+    let guest = rewritten(machine.blob(), &Options::default());
+    let mut room = buffer();
+    assert_eq!(Machine::read(&guest, &mut room).expect("sound").reserved.as_slice(), [kept]);
 }
 
 /// A tree as m1n1 leaves it, as far as it matters: three CPUs that wait in a spin table, and no

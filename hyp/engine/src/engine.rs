@@ -194,15 +194,17 @@ impl Engine {
         offset: u64,
         bytes: usize,
     ) -> Result<u32, AccessError> {
+        if dart.index() >= self.darts.len() {
+            return Err(AccessError::Range);
+        }
         if offset == ERROR {
             self.take_faults(host, dart);
         }
         if self.is_busy {
             self.work(host);
         }
-        let is_busy = self.is_busy;
-        let registers = &self.darts.get(dart.index()).ok_or(AccessError::Range)?.registers;
-        let value = registers.read(offset, bytes, is_busy)?;
+        let emulated = self.darts.get(dart.index()).must("the DART is the guest's");
+        let value = emulated.registers.read(offset, bytes, self.is_busy)?;
         host.event(Event::Register { dart, offset: offset as u16, is_write: false, value });
         Ok(value)
     }

@@ -14,12 +14,8 @@ use crate::host::{DeviceFault, Host};
 const MAX_FAULTS: usize = 64;
 
 impl Engine {
-    /// Hands the faults that the hardware has recorded for `dart` to the guest's DART. Does nothing
-    /// for a DART that the guest does not have.
+    /// Hands the faults that the hardware has recorded for `dart` to the guest's DART.
     pub(super) fn take_faults(&mut self, host: &mut impl Host, dart: DartId) {
-        if dart.index() >= self.darts.len() {
-            return;
-        }
         for _ in 0..MAX_FAULTS {
             let Some(fault) = host.next_fault(dart) else { return };
             let code = self.fault_code(host, dart, &fault);

@@ -1,6 +1,7 @@
 //! Streams: attached, blocked, moved between domains, and their faults.
 
 use crate::bench::{Bench, dart, page, stream};
+use oche_engine::host::DeviceFault;
 use oche_types::dart::entry::Permission;
 use oche_types::dart::registers::{ERROR, ERROR_ADDRESS_LOW, TCR, TTBR};
 use oche_types::event::Event;
@@ -20,6 +21,17 @@ fn c5_a_fault_reaches_the_guest_with_stream_address_and_code() {
     bench.flush(0, 0);
     assert!(!bench.device_write(12, 0, 1));
     assert_eq!(bench.read(0, ERROR), 1 << 31 | 8, "a write to what may only be read");
+}
+
+#[test]
+fn a_dart_that_the_guest_does_not_have_answers_nothing() {
+    let mut bench = Bench::new(32);
+    let missing = dart(2);
+    let fault = DeviceFault { stream: stream(0), iova: 0x1000, is_write: true };
+    bench.machine.faults.push((missing, fault));
+    let answer = bench.engine.read(&mut bench.machine, missing, ERROR, 4);
+    assert!(answer.is_err());
+    assert_eq!(bench.machine.faults.len(), 1, "its fault is not taken for another DART's");
 }
 
 #[test]

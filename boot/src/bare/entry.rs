@@ -5,7 +5,7 @@
 //! to 1.
 //!
 //! Caches. With the MMU off this code reads and writes memory directly, past the caches, while the
-//! caches may hold lines of the image from whoever loaded it: dirty ones would overwrite what is
+//! caches may hold lines of the image from its loader: dirty ones would overwrite what is
 //! written here, clean ones would hide it once the caches are on. So the image is cleaned and
 //! invalidated to the point of coherency before the first store (nothing dirty is left), and again
 //! before the MMU goes on (nothing that was fetched speculatively in between is left). The
@@ -183,8 +183,8 @@ extern "C" fn oche_early_map() -> u64 {
             start: start + percpu::GUARD_BYTES,
             end: start + percpu::STACK_BYTES as u64,
         };
-        // SAFETY: as above. Whatever cannot be mapped faults at once, before there is a console to
-        // tell.
+        // SAFETY: as above. What cannot be mapped faults at once, before there is a console to
+        // report it.
         let _ = unsafe { stage1::map(range, Use::Memory) };
     }
     stage1::tcr()

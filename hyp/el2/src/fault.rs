@@ -23,8 +23,8 @@ pub trait Platform: Sync {
     /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not
     /// reach so.
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
-    /// As what an access counts at guest-physical `address`, where stage 2 maps nothing: one to a
-    /// DART, or another.
+    /// The kind of exit that an access at guest-physical `address` is counted as, where stage 2
+    /// maps nothing: an access to a DART's register, or another.
     fn exit_at(&self, address: u64) -> Exit;
     /// Ends or goes on with this CPU's step: see `trapped_page::hw::on_step`.
     fn step_ended(

@@ -48,8 +48,8 @@ const HELD: u8 = 1;
 
 /// Mutual exclusion by spinning.
 ///
-/// Whoever finds it open takes it: not first come, first served. Where a hypervisor below runs more
-/// CPUs than the machine has (QEMU on a laptop), the next in line is often not running, and an
+/// A CPU that finds it open takes it: not first come, first served. Where a hypervisor below runs
+/// more CPUs than the machine has (QEMU on a laptop), the next in line is often not running, and an
 /// orderly line then moves at the host scheduler's pace: measured, four CPUs on two did a hundred
 /// turns a second. A CPU that leaves the lock goes back to its guest before it comes again, which
 /// is the others' chance.

@@ -1,4 +1,4 @@
-//! A test switch: the guest asks Oche to be wrong, so that a test sees what a panic tells.
+//! A test switch: the guest has Oche fail, so that a test sees what a panic prints.
 #![expect(unsafe_code, reason = "a load that is to fail")]
 
 /// HVC function ids, of the range for vendor-specific hypervisor calls (Arm DEN 0028): a panic, a

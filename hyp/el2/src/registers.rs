@@ -18,7 +18,11 @@ macro_rules! system_registers {
                 // SAFETY: reading a system register that exists has no effect on memory. Callers
                 // check ID registers before they name an optional one.
                 unsafe {
-                    core::arch::asm!(concat!("mrs {}, ", $encoding), out(reg) value, options(nostack, preserves_flags))
+                    core::arch::asm!(
+                        concat!("mrs {}, ", $encoding),
+                        out(reg) value,
+                        options(nostack, preserves_flags)
+                    )
                 };
                 value
             }
@@ -29,7 +33,11 @@ macro_rules! system_registers {
                 // SAFETY: the registers below control the guest or trap it; none of them changes
                 // how EL2's own accesses are translated.
                 unsafe {
-                    core::arch::asm!(concat!("msr ", $encoding, ", {}"), in(reg) value, options(nostack, preserves_flags))
+                    core::arch::asm!(
+                        concat!("msr ", $encoding, ", {}"),
+                        in(reg) value,
+                        options(nostack, preserves_flags)
+                    )
                 };
             }
         }

@@ -14,8 +14,9 @@
 //! Write-Back whatever stage 1's attributes are. A guest that sees no `dma-coherent` maps its rings
 //! Normal-NC; Oche copies pages through cacheable mappings, and forcing the attribute makes both
 //! the same memory without any maintenance. Everything that is not RAM keeps stage 1's attributes.
-//! Without FWB stage 2 is Normal Write-Back and the weaker of the two stages wins; then the code
-//! that copies a page cleans and invalidates it to the point of coherency (`cache`).
+//! Without FWB stage 2 is Normal Write-Back and the weaker of the two stages wins. No cache
+//! maintenance goes with a copy, so RAM that such a guest maps Non-cacheable is not supported; the
+//! self-test reports FWB (`cpu.fwb`), and `docs/m1.md` lists it as an assumption.
 
 pub mod entry;
 pub mod hardware;
@@ -40,7 +41,7 @@ pub use walk::{Lookup, Root, TABLE_ENTRIES};
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
 pub const MAX_IPA_BITS: u32 = 40;
 
-/// The tables and the memory for more of them. Whoever holds `&mut` is the only writer.
+/// The tables and the memory for more of them. The holder of `&mut` is the only writer.
 #[derive(Debug)]
 pub struct Stage2<H> {
     root: Root,

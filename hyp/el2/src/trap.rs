@@ -122,7 +122,7 @@ impl Trap {
         }
     }
 
-    /// As what the exception counts.
+    /// The kind of exit that the exception is counted as.
     fn exit(&self) -> Exit {
         match self {
             Self::Retry => Exit::Retry,
@@ -140,8 +140,8 @@ impl Trap {
     }
 }
 
-/// An exception in a step of one instruction. As what it counts, if that was all; otherwise it is
-/// still to be handled.
+/// Handles an exception in a step of one instruction. Returns the kind of exit that it is counted
+/// as, or `None` if it must still be handled.
 fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
     let platform = PLATFORM.get()?;
     let class = exception.class();
@@ -258,8 +258,8 @@ fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if abort.far_invalid {
         return None;
     }
-    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. Whoever may access may
-    // let EL1 load; whether the access itself is still allowed is asked before it is emulated, and
-    // by the CPU if it is stepped.
+    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. An address that may be
+    // accessed may be loaded by EL1; whether the access itself is still allowed is asked before it
+    // is emulated, and by the CPU if it is stepped.
     translation::translate(exception.far, false)
 }

@@ -1,6 +1,6 @@
-//! The engine on one page: which stream belongs to which domain, and what happens in a trap.
+//! The engine's entry points: which stream belongs to which domain, and what happens in a trap.
 //!
-//! The only module that knows all stages. A guest's write goes to the virtual DART; if that asks
+//! The only module that knows all stages. A guest's write goes to the emulated DART; if that asks
 //! for an invalidation, the engine asks the tracker what changed and the granule mapper make
 //! hardware equal to it. Work in one trap is bounded: what is left keeps the DART's busy bit set
 //! and goes on when the guest polls it or touches any other register of a DART.
@@ -182,7 +182,7 @@ impl Engine {
         self.slice_bytes = bytes;
     }
 
-    /// The guest reads `bytes` bytes at `offset` of a virtual DART's registers.
+    /// The guest reads `bytes` bytes at `offset` of an emulated DART's registers.
     ///
     /// # Errors
     ///
@@ -209,7 +209,7 @@ impl Engine {
         Ok(value)
     }
 
-    /// The guest writes `value`, of `bytes` bytes, at `offset` of a virtual DART's registers.
+    /// The guest writes `value`, of `bytes` bytes, at `offset` of an emulated DART's registers.
     ///
     /// # Errors
     ///
@@ -321,8 +321,8 @@ impl Engine {
     /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up
     /// to date.
     ///
-    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and nobody else may call the
-    /// engine.
+    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and no other call
+    /// of the engine may be made.
     pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.mapper.open(host, page)
     }
@@ -378,7 +378,7 @@ impl Engine {
         Budget::new(self.slice_bytes)
     }
 
-    /// A master that no DART translates is about to use `pages`: each comes home and stays there
+    /// An untranslated bus master is about to use `pages`: each comes home and stays there
     /// until [`Self::unpin`] was called as often as it was named here. Returns how many of the
     /// first are pinned: at least one, and not all where `budget` has no room for more. The caller
     /// comes again with the rest.

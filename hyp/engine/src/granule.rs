@@ -42,7 +42,7 @@ use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watches::Watches;
-use crate::granule::work::{Copy, Fetch, MAX_FETCHES, Merging, UnmapOp};
+use crate::granule::work::{Fetch, MAX_FETCHES, Merging, PageCopy, UnmapOp};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
@@ -132,7 +132,7 @@ pub(crate) struct GranuleMapper {
     isolation: Isolation,
     pub(crate) watches: Watches,
     unmap_ops: Vec<UnmapOp>,
-    copies: Vec<Copy>,
+    copies: Vec<PageCopy>,
     /// Pages on their way home, for a master behind no DART.
     fetches: Vec<Fetch>,
     /// Direct granules that have to be relocated before they can take what is newly wanted.
@@ -189,7 +189,7 @@ impl GranuleMapper {
             + bytes_of::<Directory>(domains)
             + domains * Directory::BYTES;
         let lists = bytes_of::<UnmapOp>(BATCH)
-            + bytes_of::<Copy>(BATCH * SLOTS)
+            + bytes_of::<PageCopy>(BATCH * SLOTS)
             + bytes_of::<Fetch>(MAX_FETCHES)
             // Granules to migrate, and what is given up.
             + 2 * bytes_of::<Change>(BATCH)

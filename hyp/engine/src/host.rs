@@ -29,8 +29,7 @@ pub trait Memory {
     fn store(&mut self, page: Hfn, word: usize, value: u64);
 
     /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple
-    /// of that many bytes, at once, and touches no other: whoever reads them sees all or none of
-    /// it.
+    /// of that many bytes, at once, and touches no other: a reader sees all or none of them.
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64);
 
     /// The first of `words` in which two pages differ.

@@ -2,7 +2,7 @@
 //! hardware tables.
 //!
 //! ```text
-//! guest write -> trap -> virtual DART -> table tracker -> granules -> page mover + shadow tables -> IOMMU
+//! guest write -> trap -> emulated DART -> table tracker -> granules -> page mover + shadow tables -> IOMMU
 //!                        vdart           tracker          granule     mover        shadow
 //! ```
 //!

@@ -265,7 +265,7 @@ impl Mover {
         sink.event(Event::Moved { page, to });
     }
 
-    /// Makes every page that is broken again, where it now is.
+    /// Remaps every broken page to where it now is.
     pub(crate) fn remap(&mut self, host: &mut (impl Stage2 + Memory)) {
         if self.broken.is_empty() {
             return;

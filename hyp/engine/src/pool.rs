@@ -1,7 +1,7 @@
 //! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or
 //! keeps bytes in.
 //!
-//! Invariant: every page of a free frame holds the red-zone pattern. Whoever takes a frame to
+//! Invariant: every page of a free frame holds the red-zone pattern. Code that takes a frame to
 //! relocate a granule finds its empty slots already marked, and a device that still wrote into a
 //! frame after it was given back has left a trace that can be found.
 //!

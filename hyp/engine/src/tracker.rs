@@ -142,8 +142,8 @@ impl Batch {
 }
 
 impl Tracker {
-    /// Room for `most_tables` tables in `max_domains` domains.
-    pub(crate) fn new(most_tables: usize, max_domains: usize) -> Self {
+    /// Room for `max_tables` tables in `max_domains` domains.
+    pub(crate) fn new(max_tables: usize, max_domains: usize) -> Self {
         let table = |index: usize| Table {
             page: Gfn(0),
             domain: DomainId(0),
@@ -152,22 +152,22 @@ impl Tracker {
             is_unsync: false,
             idle_syncs: 0,
             previous_in_page: NONE,
-            next_in_page: if index + 1 == most_tables { NONE } else { index as u32 + 1 },
+            next_in_page: if index + 1 == max_tables { NONE } else { index as u32 + 1 },
             previous_unsync: NONE,
             next_unsync: NONE,
         };
         Self {
-            tables: (0..most_tables).map(table).collect(),
-            free: if most_tables == 0 { NONE } else { 0 },
+            tables: (0..max_tables).map(table).collect(),
+            free: if max_tables == 0 { NONE } else { 0 },
             domains: (0..max_domains).map(|_| None).collect(),
             lists: (0..max_domains).map(|_| Box::new([NONE; TTBRS * ENTRIES])).collect(),
         }
     }
 
     /// Bytes of heap that [`Self::new`] takes.
-    pub(crate) const fn bytes(most_tables: usize, max_domains: usize) -> usize {
-        bytes_of::<Table>(most_tables)
-            + most_tables * bytes_of::<[u64; ENTRIES]>(1)
+    pub(crate) const fn bytes(max_tables: usize, max_domains: usize) -> usize {
+        bytes_of::<Table>(max_tables)
+            + max_tables * bytes_of::<[u64; ENTRIES]>(1)
             + bytes_of::<Option<Tracked>>(max_domains)
             + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(max_domains)
             + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Invalidate(StreamSet),
 }
 
-/// One virtual DART.
+/// One emulated DART.
 #[derive(Clone, Debug)]
 pub(crate) struct VirtualDart {
     file: [u32; FILE_WORDS],

@@ -82,7 +82,10 @@ fn c5_a_write_into_a_red_zone_is_reported_and_reaches_no_guest_byte() {
     assert!(bench.device_write(10, 17, 1));
     assert!(bench.device_write(10, 18, 1));
     bench.unmap(8, 1);
-    let hit = |event: &Event| matches!(event, Event::RedZone { at, offset: 17, bytes: 2 } if at.iova.0 == 10);
+    let hit = |event: &Event| match event {
+        Event::RedZone { at, offset: 17, bytes: 2 } => at.iova.0 == 10,
+        _ => false,
+    };
     assert_eq!(bench.count(hit), 1);
     let events = &bench.machine.events;
     let at = events.iter().position(hit).expect("just counted");
@@ -104,7 +107,10 @@ fn c3_a_stray_write_on_its_way_lands_before_a_page_moves_into_the_slot() {
     bench.machine.during_drain = Some(bench::Machine::late_stray_write);
     bench.map(10, &[32]);
     assert!(bench.machine.during_drain.is_none(), "nothing waited for it");
-    let hit = |event: &Event| matches!(event, Event::RedZone { at, offset: 41, bytes: 1 } if at.iova.0 == 10);
+    let hit = |event: &Event| match event {
+        Event::RedZone { at, offset: 41, bytes: 1 } => at.iova.0 == 10,
+        _ => false,
+    };
     assert_eq!(bench.count(hit), 1);
     assert_eq!(bench.cpu_load(32, 41), 0, "it reached a page of the guest");
 }
@@ -237,7 +243,7 @@ fn c1_an_entry_that_a_device_writes_into_a_write_protected_table_counts() {
         assert!(bench.device_write(9, 8 + offset as u64, byte));
     }
     bench.flush(0, 0);
-    assert_eq!(bench.device_read(512 + 8, 0), Some(30), "nobody looked at what the device wrote");
+    assert_eq!(bench.device_read(512 + 8, 0), Some(30), "what the device wrote was not looked at");
 }
 
 #[test]
@@ -298,8 +304,8 @@ fn hardware_that_does_not_answer_is_cut_off() {
     );
 }
 
-/// A DART that cannot be reached, or ends no command: nobody knows what it has cached, until it has
-/// done what it was asked.
+/// A DART that cannot be reached, or ends no command: it is not known what it has cached, until it
+/// has done what it was asked.
 #[test]
 fn c3_a_frame_that_a_device_may_still_reach_is_put_to_no_other_use() {
     let mut bench = Bench::new(32);
@@ -321,7 +327,7 @@ fn c3_a_frame_that_a_device_may_still_reach_is_put_to_no_other_use() {
     (bench.machine.is_stuck, bench.machine.is_unconfirmed) = (false, false);
     (0..10).for_each(|_| bench.flush(1, 0));
     assert!(bench.machine.released.contains(&frame.frame()));
-    // Whatever granule it is used for next, nobody finds what the device wrote.
+    // Whatever granule it is used for next, what the device wrote is found by none.
     (0..12).for_each(|index| bench.map(164 + 4 * index, &[60 + index]));
     (0..12).for_each(|index| bench.unmap(164 + 4 * index, 1));
     assert_eq!(bench.count(|event| matches!(event, Event::RedZone { .. })), 0);

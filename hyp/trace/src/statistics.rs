@@ -212,7 +212,7 @@ macro_rules! exits {
 }
 
 exits! {
-    /// A load or store of a virtual DART's register.
+    /// A load or store of an emulated DART's register.
     DartRegister = "exits_dart_register",
     /// An access to a page that the engine traps: a store to a write-protected table, any to a
     /// trapped page.

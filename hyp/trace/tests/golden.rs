@@ -24,8 +24,8 @@ fn stream() -> StreamId {
     StreamId::new(9).expect("a stream")
 }
 
-/// Every kind of event, with fields that tell their places apart, and with the most that each field
-/// can hold.
+/// Every kind of event, with fields whose values name their places, and with the most that each
+/// field can hold.
 fn events() -> Vec<Event> {
     let mut events = Vec::new();
     for most in [false, true] {

@@ -13,7 +13,7 @@ use crate::console::Port;
 
 /// Longest line of orders.
 const LINE_BYTES: usize = 512;
-/// The order that ends the file: whoever reads the port comes to its end.
+/// The order that ends the file: the port's reader reaches its end.
 const END: &[u8] = b"end";
 /// The order that gives up what the boot before left: the next file begins with this one.
 const FORGET: &[u8] = b"forget";
@@ -215,7 +215,7 @@ mod tests {
             });
         };
         record(1000);
-        assert!(!port.is_due(1), "nobody reads");
+        assert!(!port.is_due(1), "the port has no reader");
         port.set_open(true);
         assert!(port.is_due(1));
         assert!(read(&mut port) > 1000 * RECORD_BYTES);

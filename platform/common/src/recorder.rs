@@ -25,7 +25,7 @@ use oche_virtio::port::TracePort;
 pub struct Description {
     /// The board's name.
     pub board: &'static str,
-    /// Each virtual DART: guest-physical address of its registers, and its name.
+    /// Each emulated DART: guest-physical address of its registers, and its name.
     pub darts: Vec<(DartId, u64, String)>,
     /// Who is behind which stream.
     pub devices: Vec<Device>,

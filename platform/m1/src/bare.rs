@@ -1,5 +1,5 @@
-//! The composition root.
-// UNSAFETY: device registers are raw addresses, and this is who knows which are where.
+//! The board's `main`: brings up the machine, and wires engine, driver and EL2 together.
+// UNSAFETY: device registers are raw addresses, and this module knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
 mod ans;
@@ -93,7 +93,7 @@ fn main(fdt: FdtAddress) -> ! {
     let tree = prepared.machine.tree();
     let all = found::darts(tree);
     let hardware = hardware::Registers::map(&all);
-    let count = found::mediated(&all).count();
+    let count = found::candidates(&all).count();
     let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
     let mut ownership = Ownership::new(&darts, count);
     let mut holes = guest::report(&all, &mut ownership, &darts);

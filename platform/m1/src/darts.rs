@@ -37,8 +37,8 @@ use crate::registers::ttbr;
 const CONFIG_LOCK: u32 = 1 << 15;
 /// Bits of `ERROR`'s code that say that the access was a write. Source: m1n1 `hw/dart8020.py`.
 const WRITE_CODES: u16 = 1 << 3 | 1 << 10;
-/// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; whoever takes
-/// this long is given no time at all from then on, until it has ended a command again.
+/// How long an invalidation may take, in milliseconds. Linux gives up after 100 us; a DART that
+/// takes this long is given no time at all from then on, until it has ended a command again.
 const PATIENCE_MILLISECONDS: u64 = 1000;
 /// How long a power domain may be on its way to another state, in milliseconds. Linux gives up
 /// after 100 us.
@@ -157,7 +157,7 @@ impl Dart {
     };
 }
 
-/// All DARTs of the machine that Oche may mediate.
+/// All DARTs of the machine that Oche may emulate.
 #[derive(Debug)]
 pub struct Darts<H> {
     hardware: H,
@@ -388,7 +388,8 @@ impl<H: Hardware> Darts<H> {
     ///
     /// # Errors
     ///
-    /// [`InvalidateTimedOut`]: it may use what it held. The next thing that is done to it is the same.
+    /// [`InvalidateTimedOut`]: it may use what it held. The next thing that is done to it is the
+    /// same.
     fn run(
         &mut self,
         dart: DartId,
@@ -424,8 +425,8 @@ impl<H: Hardware> Darts<H> {
     /// Makes all of the hardware's streams what they must be, and waits until nothing older is
     /// used.
     ///
-    /// A stream that is blocked translates without a table, so its accesses fault. That a TCR of 0
-    /// blocks is Linux's belief and not QEMU's; this is nobody's doubt.
+    /// A stream that is blocked translates without a table, so its accesses fault. A TCR of 0 is
+    /// not used for that: Linux takes it for blocked, and QEMU's model does not.
     fn program(&mut self, dart: DartId) -> Result<(), Failure> {
         for stream in StreamSet(u16::MAX).iter() {
             self.program_stream(dart, stream)?;

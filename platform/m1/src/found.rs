@@ -111,8 +111,8 @@ pub fn darts(tree: &Tree<'_>) -> Vec<Found> {
     found
 }
 
-/// The DARTs that Oche may mediate, with the numbers that it gives them.
-pub fn mediated(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
+/// The DARTs that Oche may emulate, with the numbers that it gives them.
+pub fn candidates(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
     let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
     enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
 }
@@ -223,7 +223,7 @@ mod tests {
             // Held in reset, with a clock and without.
             (0x9000_00ff, Power::Off),
             (0x9000_004f, Power::Unreachable),
-            // Disabled: nobody says that it forgets.
+            // Disabled: no source documents that it forgets.
             (0x1000_04ff, Power::Unreachable),
             (0x0000_0400, Power::Off),
         ] {

@@ -85,7 +85,7 @@ impl<P: Pixels> Screen<P> {
 
     /// Puts a character.
     pub fn put(&self, byte: u8) {
-        // Whoever holds the cursor for so long has panicked in here: nothing more can be shown.
+        // A CPU that holds the cursor for so long has panicked in here: nothing more can be shown.
         let Some(mut cursor) = self.cursor.lock_within(ATTEMPTS) else { return };
         match byte {
             b'\n' => {

@@ -93,7 +93,7 @@ fn read(input: &[u8], tree: Option<Tree<'_>>) {
     let _: Option<framebuffer::Found> = framebuffer::find(input);
     let Some(tree) = tree else { return };
     let darts = found::darts(&tree);
-    assert!(found::mediated(&darts).count() <= darts.len());
+    assert!(found::candidates(&darts).count() <= darts.len());
     let _: Vec<u64> = found::nvme(&tree).map_or_else(Vec::new, |at| found::power(&tree, at));
     let _: Option<aic::Line> = aic::free_line(&tree);
 }

@@ -1,4 +1,4 @@
-//! The composition root.
+//! The board's `main`: brings up the machine, and wires engine, driver and EL2 together.
 // UNSAFETY: device registers are raw addresses, and this module knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 

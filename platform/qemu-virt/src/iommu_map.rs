@@ -1,4 +1,4 @@
-//! Which requester is behind which stream of which virtual DART.
+//! Which requester is behind which stream of which emulated DART.
 //!
 //! On virt a PCI requester id (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID as it
 //! is. Several requesters may share a stream: they are attached, blocked and reported together.
@@ -107,7 +107,7 @@ impl RequesterId {
 pub struct Connection {
     /// Who does the DMA.
     pub requester: RequesterId,
-    /// The virtual DART that it is behind.
+    /// The emulated DART that it is behind.
     pub dart: DartId,
     /// Its stream there.
     pub stream: StreamId,

@@ -97,14 +97,20 @@ macro_rules! passed {
                     // SAFETY: a register of Apple's that the guest may write, as it does without
                     // the trap; it concerns calls or counters, and no memory.
                     unsafe {
-                        asm!(concat!("msr S3_", $op1, "_C15_C", $crm, "_", $op2, ", {}"), in(reg) value,
-                            options(nostack, preserves_flags))
+                        asm!(
+                            concat!("msr S3_", $op1, "_C15_C", $crm, "_", $op2, ", {}"),
+                            in(reg) value,
+                            options(nostack, preserves_flags)
+                        )
                     };
                 } else {
                     // SAFETY: as above, read.
                     unsafe {
-                        asm!(concat!("mrs {}, S3_", $op1, "_C15_C", $crm, "_", $op2), out(reg) value,
-                            options(nostack, preserves_flags))
+                        asm!(
+                            concat!("mrs {}, S3_", $op1, "_C15_C", $crm, "_", $op2),
+                            out(reg) value,
+                            options(nostack, preserves_flags)
+                        )
                     };
                 }
                 return Some(value);
@@ -120,5 +126,6 @@ passed! {
     // PMCR1 to PMCR4, PMESR0, PMESR1, PMSR, PMC0 to PMC9. Source: Linux
     // `arch/arm64/include/asm/apple_m1_pmu.h`.
     (1, 1, 0) (1, 2, 0) (1, 3, 0) (1, 4, 0) (1, 5, 0) (1, 6, 0) (1, 13, 0)
-    (2, 0, 0) (2, 1, 0) (2, 2, 0) (2, 3, 0) (2, 4, 0) (2, 5, 0) (2, 6, 0) (2, 7, 0) (2, 9, 0) (2, 10, 0)
+    (2, 0, 0) (2, 1, 0) (2, 2, 0) (2, 3, 0) (2, 4, 0) (2, 5, 0) (2, 6, 0) (2, 7, 0) (2, 9, 0)
+    (2, 10, 0)
 }

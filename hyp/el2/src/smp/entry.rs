@@ -142,7 +142,7 @@ oche_spin_entry:
     add     x0, x0, #{bytes}
     subs    x11, x11, #1
     b.ne    1b
-    // Nobody knows this CPU.
+    // No record has this CPU: it waits for ever.
 2:  wfe
     b       2b
 "#,

@@ -61,8 +61,8 @@ pub trait Maintenance: Hardware {
         self.select_tables(root | VIEW_VMID);
     }
 
-    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. Nobody else
-    /// had any of it.
+    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. No other
+    /// CPU had any of it.
     fn leave_view(&self, root: u64) {
         self.invalidate(Translations::AllHere);
         self.barrier(Barrier::Here);

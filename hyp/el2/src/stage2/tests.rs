@@ -134,7 +134,10 @@ fn a_split_is_break_before_make_and_changes_nothing_else() {
     // Every store of a table over a block comes right after: marker, order, page, finish.
     let steps = recorder.steps.borrow();
     let makes: Vec<usize> = (0..steps.len())
-        .filter(|&at| matches!(steps[at], Step::Store { value, .. } if value & 3 == 3 && value >> 32 == 1))
+        .filter(|&at| {
+            let is_table = |value: u64| value & 3 == 3 && value >> 32 == 1;
+            matches!(steps[at], Step::Store { value, .. } if is_table(value))
+        })
         .collect();
     assert_eq!(makes.len(), 2, "1 GiB and 2 MiB");
     for at in makes {

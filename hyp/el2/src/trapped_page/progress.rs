@@ -203,8 +203,10 @@ mod tests {
             assert_eq!(end_of(&wait), Some(SequenceOutcome::Waits), "{wait:x?}");
         }
         for open in [
-            [0x9100_0400_u32, 0xf940_0041, 0xc802_7c20], // add x0, x0, #1; ldr x1, [x2]; stxr w2, x0, [x1]
-            [0x9100_0400, 0xd53b_4220, 0xc802_7c20], // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
+            // add x0, x0, #1; ldr x1, [x2]; stxr w2, x0, [x1]
+            [0x9100_0400_u32, 0xf940_0041, 0xc802_7c20],
+            // add x0, x0, #1; mrs x0, daif; stxr w2, x0, [x1]
+            [0x9100_0400, 0xd53b_4220, 0xc802_7c20],
         ] {
             assert_eq!(end_of(&open), Some(SequenceOutcome::Open), "{open:x?}");
         }

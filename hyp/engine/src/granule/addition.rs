@@ -9,7 +9,7 @@ use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::{MAX_ALIASES, MAX_WRITTEN_ALIASES, Mapping};
 use crate::granule::state::{Form, GranuleState, Slot};
-use crate::granule::work::{Copy, CopyKind};
+use crate::granule::work::{CopyKind, PageCopy};
 use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
@@ -47,7 +47,7 @@ impl GranuleMapper {
                     matches!(before.form, Form::Relocated(_)).then(|| Self::window(host, &before));
                 self.plan(host, requester, domain, Change { wanted, ..*change }, &mut copies);
                 let is_reached =
-                    |copy: &Copy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
+                    |copy: &PageCopy| reached.is_some_and(|run| run.contains(copy.at.iova.slot()));
                 fills_reached_slot |= copies.iter().skip(planned).any(is_reached);
             }
         }
@@ -113,7 +113,7 @@ impl GranuleMapper {
         requester: Requester,
         domain: DomainId,
         Change { granule, mut wanted }: Change,
-        copies: &mut Vec<Copy>,
+        copies: &mut Vec<PageCopy>,
     ) {
         let mut state = self.state(domain, granule);
         update_permissions(host, requester, granule, &wanted, &mut state);
@@ -190,7 +190,7 @@ impl GranuleMapper {
         at: Place,
         Wanted { leaf, is_private }: Wanted,
         state: &mut GranuleState,
-        copies: &mut Vec<Copy>,
+        copies: &mut Vec<PageCopy>,
     ) -> Result<Placement, Refusal> {
         let Leaf { page, permission, .. } = leaf;
         if !self.mover.is_ram(page) {
@@ -210,7 +210,7 @@ impl GranuleMapper {
             Form::Empty => self.pool.take_frame().ok_or(Refusal::PoolExhausted)?,
         };
         let is_planned =
-            |copy: &Copy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
+            |copy: &PageCopy| copy.page == page && matches!(copy.kind, CopyKind::WithTwin(_));
         let has_twin = self.twin(page).is_some() || copies.iter().any(is_planned);
         let kind = match self.link_copy(host, domain, at, leaf, (is_alias, has_twin)) {
             Ok(kind) => kind,
@@ -227,7 +227,7 @@ impl GranuleMapper {
         if kind == CopyKind::Move || Self::trap_for(permission) > self.mover.trap(page) {
             self.mover.break_page(host, page);
         }
-        copies.push(Copy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
+        copies.push(PageCopy { at, page, to: frame.page(at.iova.slot() ^ MISPLACED), kind });
         Ok(if is_alias { Placement::Bounce } else { Placement::Migrated })
     }
 
@@ -238,13 +238,13 @@ impl GranuleMapper {
         at: Place,
         slot: Slot,
         state: &mut GranuleState,
-        copies: &mut Vec<Copy>,
+        copies: &mut Vec<PageCopy>,
     ) {
         let page = slot.page;
         put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
         self.mover.break_page(host, page);
-        copies.push(Copy { at, page, to: page.home(), kind: CopyKind::Retire });
+        copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Retire });
     }
 
     fn link_copy(
@@ -294,7 +294,7 @@ impl GranuleMapper {
 
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce
     /// page of a page that moves in the same batch is copied from where the page is by then.
-    fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &Copy) {
+    fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
         if copy.kind == CopyKind::Retire {
             self.equalize_once(host, copy.page);
             host.copy_page(self.mover.locate(copy.page), copy.to);

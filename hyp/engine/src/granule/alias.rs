@@ -15,7 +15,7 @@ use crate::mover::NONE;
 /// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has
 /// this bound.
 pub(crate) const MAX_ALIASES: usize = 1024;
-/// IOVAs that may name a page of which somebody whom Oche does not see writes a further copy: each
+/// IOVAs that may name a page of which a device or an untranslated bus master writes a copy: each
 /// is compared word by word, and what is new goes to all others. Buffers that devices write share
 /// no cache line of 64 bytes, so as many as this can lie in a page; only a driver that maps the
 /// same bytes again and again needs more.

@@ -1,8 +1,8 @@
 //! What changes cost, so that the work of one trap has a bound in bytes.
 //!
-//! A batch looks at all copies of each page that it is about, once: the page is listed, and whoever
-//! makes copies equal asks whether it is the first to do so. How far copies differ is not known
-//! before: the worst case is reserved, and what was not needed is refunded.
+//! A batch looks at all copies of each page that it is about, once: the page is listed, and the
+//! code that makes copies equal asks whether it is the first to do so. How far copies differ is not
+//! known before: the worst case is reserved, and what was not needed is refunded.
 
 use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_types::invariant;

@@ -51,7 +51,7 @@ impl GranuleMapper {
         if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }
     }
 
-    /// Makes every page that is broken again, with the trap that it needs by now. Traps of other
+    /// Remaps every broken page, with the trap that it needs by now. Traps of other
     /// pages may be stricter than needed, never weaker: [`Self::relax`] finds out when a CPU
     /// touches the page.
     pub(super) fn remap_pages(&mut self, host: &mut impl Host) {

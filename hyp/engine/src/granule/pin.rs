@@ -1,4 +1,4 @@
-//! Pages that a master behind no DART uses now: at home, and kept there until it has done with
+//! Pages that an untranslated bus master uses now: at home, and kept there until it has done with
 //! them.
 //!
 //! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at
@@ -61,7 +61,7 @@ impl GranuleMapper {
     }
 
     /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the
-    /// master writes there must come to the bounce pages, whoever writes these.
+    /// master writes there must come to the bounce pages, and what is written there to it.
     fn keep_equal(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_none() && self.bounce_pages(page).next().is_some() {
             match self.pool.take_page() {

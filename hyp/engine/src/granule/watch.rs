@@ -1,8 +1,8 @@
 //! Watches: IOVA ranges of which every access by a CPU is reported, with its value.
 //!
 //! A page that is mapped in a watched range has every access trapped, whether it has copies or
-//! not, so each access to it traps and is carried out by who carries out trapped accesses; that is
-//! all that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
+//! not, so each access to it traps and is emulated like any access to a trapped page; that is all
+//! that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
 //! comes to be trapped when it is mapped or when the watch is set: at once, or in the traps that
 //! follow where much is mapped. It stays so when either ends, until a CPU touches it:
 //! [`GranuleMapper::relax`] finds out.
@@ -33,7 +33,7 @@ const MAX_BYTES: usize = 64;
 /// mappings; and empty watches of a domain.
 const MAX_VISITS: usize = 1 << 14;
 
-/// An access of a CPU to a trapped page, for who watches it.
+/// An access of a CPU to a trapped page, to be reported if it is watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Watched {
     /// The guest page.
@@ -59,7 +59,7 @@ impl GranuleMapper {
         self.begin_pass(host, 0..self.domains.len());
     }
 
-    /// Traps accesses to what is mapped in `domain` where somebody watches: a stream of the domain
+    /// Traps accesses to what is mapped in watched ranges of `domain`: a stream of the domain
     /// is new.
     pub(crate) fn watch_domain(&mut self, host: &mut impl Host, domain: DomainId) {
         let domain = usize::from(domain.0);
@@ -73,7 +73,7 @@ impl GranuleMapper {
         self.go_on_watching(host);
     }
 
-    /// Traps accesses to what is mapped where somebody watches: as much as one trap may do of the
+    /// Traps accesses to what is mapped in watched ranges: as much as one trap may do of the
     /// pass under way.
     pub(crate) fn go_on_watching(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;

@@ -14,7 +14,7 @@ pub(crate) const BATCH: usize = 64;
 
 /// A page on its way into a slot of a frame of the pool.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Copy {
+pub(crate) struct PageCopy {
     pub(super) at: Place,
     pub(super) page: Gfn,
     pub(super) to: Hfn,

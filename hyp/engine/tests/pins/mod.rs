@@ -139,7 +139,7 @@ fn a_page_that_is_mapped_while_pinned_stays_at_home() {
     assert_eq!(bench.device_read(8, 7), Some(77));
     bench.unmap(8, 1);
     bench.map(8, &[5]);
-    assert!(!bench.is_home(5), "nobody holds it any more");
+    assert!(!bench.is_home(5), "it is not pinned any more");
     assert_eq!(bench.cpu_load(5, 6), 66);
 }
 

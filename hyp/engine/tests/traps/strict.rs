@@ -25,7 +25,7 @@ fn c3_a_page_that_devices_may_only_read_is_out_of_reach_of_a_neighbours_right_to
         let (protected, busy) = if first.write { (31, 30) } else { (30, 31) };
         assert_eq!(bench.device_read(read_only, 0), Some(protected as u8));
         assert!(bench.is_home(protected), "it is a copy that lies in the granule");
-        // The hardware lets the device write, and nobody ever sees it.
+        // The hardware lets the device write, and it is never seen.
         assert!(bench.device_write(read_only, 5, 55));
         assert!(bench.device_write(written, 6, 66));
         assert_eq!((bench.cpu_load(protected, 5), bench.cpu_load(busy, 6)), (0, 66));

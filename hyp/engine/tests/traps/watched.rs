@@ -1,4 +1,5 @@
-//! The rules of watches: which accesses are reported, with what, and that nobody else notices.
+//! The rules of watches: which accesses are reported, with what, and that CPUs and devices do not
+//! notice.
 
 use crate::bench::{Bench, FIRST_TABLE, dart, page, stream};
 use oche_engine::host::{CpuAccess, Memory as _};
@@ -79,7 +80,7 @@ fn a_watch_waits_for_pages_and_lets_them_go() {
     bench.flush(0, 0);
     assert!(bench.is_home(32));
     assert!(store(&mut bench, 32, 0, 1));
-    assert!(!store(&mut bench, 33, 0, 1), "a neighbour is nobody's business");
+    assert!(!store(&mut bench, 33, 0, 1), "a neighbour is not watched");
     assert_eq!(reported(&mut bench), [(0x8000, 1)]);
     bench.unmap(8, 4);
     assert!(!store(&mut bench, 32, 0, 2), "the first access after the unmap opens the page");
@@ -130,7 +131,7 @@ fn a_fetch_from_a_watched_page_ends_its_watch_and_refuses_no_mapping() {
     watch(&mut bench, &[range(0x8000, 0x8fff)]);
     bench.machine.events.clear();
     assert_eq!(bench.trap(30, AccessKind::Fetch), FaultDisposition::Retry);
-    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "as if nobody watched");
+    assert_eq!(bench.machine.cpu_access(page(30)), CpuAccess::ReadOnly, "as without a watch");
     assert_eq!(
         bench.count(|event| matches!(event, Event::Watch { how: WatchHow::GivenUp, .. })),
         1

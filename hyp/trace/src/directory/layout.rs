@@ -136,7 +136,7 @@ impl Layout {
     /// there are counters but no events.
     pub fn new(cpus: usize, ring_bytes: usize) -> Self {
         let cpus = cpus.clamp(1, MAX_CPUS);
-        // Four gigabytes a ring is the most that 32-bit sequence numbers tell apart with a wide
+        // Four gigabytes a ring is the most that 32-bit sequence numbers distinguish with a wide
         // margin.
         let records = (ring_bytes / RECORD_BYTES).min(1 << 27);
         let records = if records == 0 { 0 } else { 1 << records.ilog2() };

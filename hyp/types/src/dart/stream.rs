@@ -2,7 +2,7 @@
 
 /// Streams of one t8020-type DART. Source: Linux `apple-dart.c`, which prints `16 streams`.
 pub const STREAMS: usize = 16;
-/// DARTs that one Oche mediates at the most. The M1 has about 25. Source: Asahi documentation
+/// DARTs that one Oche emulates, at most. The M1 has about 25. Source: Asahi documentation
 /// `hw/soc/memmap.md`.
 pub const MAX_DARTS: usize = 32;
 

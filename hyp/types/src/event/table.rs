@@ -36,7 +36,7 @@
 macro_rules! events {
     ($callback:ident) => {
         $callback! {
-            /// The guest read or wrote a register of a virtual DART.
+            /// The guest read or wrote a register of an emulated DART.
             Register = 1, "register" {
                 /// The DART.
                 dart: DartId = dart(),
@@ -244,7 +244,10 @@ macro_rules! events {
                 hex("gpa", page.address(), 16),
                 word("state", if is_unsync { "unsync" } else { "write-protected" }),
             )
-            counts(table_unsyncs += u64::from(is_unsync), table_write_protects += u64::from(!is_unsync))
+            counts(
+                table_unsyncs += u64::from(is_unsync),
+                table_write_protects += u64::from(!is_unsync),
+            )
 
             /// A stream began to translate through tables, or (no root) was blocked.
             Attach = 14, "attach" {

@@ -73,8 +73,8 @@ impl Controller {
     ///
     /// # Errors
     ///
-    /// [`IoError::NoRegister`]: it is in no page that traps, no register answers so, or the controller
-    /// does not. [`IoError::Again`]: it is more than one trap's work.
+    /// [`IoError::NoRegister`]: it is in no page that traps, no register answers so, or the
+    /// controller does not. [`IoError::Again`]: it is more than one trap's work.
     pub(super) fn access<I: Iommu>(
         &self,
         emulated_darts: &mut EmulatedDarts<I>,

@@ -92,8 +92,8 @@ impl Console for TeeConsole {
     fn put(&self, byte: u8) {
         send(byte);
         match SCREEN.get() {
-            // Once the guest runs the screen is its own, until Oche has something to say that
-            // nobody may miss.
+            // Once the guest runs the screen is its own, until Oche has
+            // to report a panic.
             Some(screen) if panic::is_panicking() => {
                 if percpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
                     screen.clear();

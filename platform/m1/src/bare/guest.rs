@@ -12,7 +12,7 @@ use oche_el2::trapped_page;
 use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::Darts;
-use oche_m1::found::{Found, mediated};
+use oche_m1::found::{Found, candidates};
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
 use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
 use oche_platform::recorder::{Description, Device};
@@ -25,14 +25,14 @@ use oche_types::range::PhysRange;
 use super::ans::Controller;
 use super::hardware::Registers;
 
-/// A line for each DART; gives the registers that the guest must not reach by itself.
+/// Logs a line for each DART; returns the registers that the guest must not reach by itself.
 pub(super) fn report(
     all: &[Found],
     ownership: &mut Ownership,
     darts: &Darts<Registers>,
 ) -> Vec<PhysRange> {
     let mut holes = Vec::new();
-    let mut numbers = mediated(all).peekable();
+    let mut numbers = candidates(all).peekable();
     for dart in all {
         let id = numbers.next_if(|(_, next)| core::ptr::eq(*next, dart)).map(|(id, _)| id);
         let place = dart.registers.start;
@@ -53,8 +53,8 @@ pub(super) fn report(
             Owner::Passthrough | Owner::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
-        // The guest reaches a locked one by itself: nobody can change what it translates, nor have
-        // it bypass.
+        // The guest reaches a locked one by itself: what it translates cannot be changed, nor can
+        // it be made to bypass.
         if owner != Owner::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
             holes.push(dart.registers);
         }
@@ -64,7 +64,7 @@ pub(super) fn report(
 
 /// What the trace says of the machine.
 pub(super) fn describe(all: &[Found]) -> Description {
-    let devices = mediated(all).flat_map(|(id, dart)| {
+    let devices = candidates(all).flat_map(|(id, dart)| {
         dart.clients.iter().filter_map(move |(stream, name)| {
             let stream = StreamId::new(*stream as usize)?;
             Some(Device { source: 0, dart: id, stream, name: name.clone() })
@@ -72,7 +72,7 @@ pub(super) fn describe(all: &[Found]) -> Description {
     });
     Description {
         board: "m1",
-        darts: mediated(all)
+        darts: candidates(all)
             .map(|(id, dart)| (id, dart.registers.start, dart.name.clone()))
             .collect(),
         devices: devices.collect(),
@@ -95,7 +95,7 @@ impl M1 {
         ownership: Ownership,
         controller: Option<Controller>,
     ) -> Self {
-        let windows = mediated(all).map(|(_, dart)| dart.registers).collect();
+        let windows = candidates(all).map(|(_, dart)| dart.registers).collect();
         Self {
             windows,
             emulated_darts: SpinLock::new(emulated_darts),

@@ -6,13 +6,13 @@ use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::memory;
 use oche_el2::mmio;
 use oche_m1::darts::{BusError, Hardware};
-use oche_m1::found::{Found, Power, mediated};
+use oche_m1::found::{Found, Power, candidates};
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 
 use super::power::Domains;
 
-/// Registers that EL2 maps: nobody else reaches them, since stage 2 does not map them.
+/// Registers that EL2 maps and stage 2 does not: only Oche reaches them.
 #[derive(Debug)]
 pub(super) struct Registers {
     /// By DART: its registers, and its power domains.
@@ -22,7 +22,7 @@ pub(super) struct Registers {
 impl Registers {
     /// Maps what the driver needs. Touches nothing.
     pub(super) fn map(all: &[Found]) -> Self {
-        let darts = mediated(all).map(|(_, dart)| {
+        let darts = candidates(all).map(|(_, dart)| {
             memory::map_registers(dart.registers);
             (dart.registers.start, Domains::map(dart.power.clone()))
         });

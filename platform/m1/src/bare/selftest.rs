@@ -1,4 +1,4 @@
-//! `oche.selftest`, the DARTs' part: those that are idle are asked, on a stream that nobody uses.
+//! `oche.selftest`, the DARTs' part: idle DARTs are measured, on a stream that no device uses.
 
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
@@ -15,7 +15,7 @@ const GRANULE_LOG2: u32 = 14;
 
 /// A few lines for each DART.
 pub(super) fn darts(all: &[Found], ownership: &mut Ownership, darts: &mut Darts<Registers>) {
-    for (id, dart) in found::mediated(all) {
+    for (id, dart) in found::candidates(all) {
         let name = dart.name.as_str();
         let reason = match ownership.owner(darts, id) {
             Owner::Passthrough => None,

@@ -383,7 +383,7 @@ fn a_locked_dart_and_one_that_translates_are_left_alone() {
 }
 
 #[test]
-fn bypass_alone_does_not_keep_a_dart_from_being_mediated() {
+fn bypass_alone_does_not_keep_a_dart_from_being_emulated() {
     let bench = Bench::of(1);
     bench.with(0, |model| model.file.insert(TCR, 0x1100));
     let mut darts = Darts::new(bench.clone(), 1, true);

@@ -29,7 +29,7 @@ pub enum Unsupported {
     No16KiBGranule,
     /// Tables and queues would need cache maintenance.
     NotCoherent,
-    /// A faulting access may stall for ever, since nobody resumes it.
+    /// A faulting access may stall for ever, since no driver resumes it.
     MayStall,
     /// No two-level stream table, or too few StreamID bits for PCI requester ids.
     SmallStreamTable,
@@ -139,7 +139,7 @@ impl Registers {
 
         cr0.modify(CR0::EVENTQEN::SET);
         self.write_cr0(cr0)?;
-        // Wired, to the guest: nobody writes an MSI. Global errors are polled where they matter.
+        // Wired, to the guest: the SMMU writes no MSI. Global errors are polled where they matter.
         zero.eventq_irq_cfg0.set(0);
         let mut interrupts = LocalRegisterCopy::new(0);
         interrupts.modify(IRQ_CTRL::EVENTQ_IRQEN::SET);

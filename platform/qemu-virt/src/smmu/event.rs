@@ -1,4 +1,4 @@
-//! Event records: what the SMMU tells about an access that it refused. Source: ARM IHI 0070, 7.3.
+//! Event records, in which the SMMU reports an access that it refused. Source: ARM IHI 0070, 7.3.
 
 use crate::iommu_map::RequesterId;
 

@@ -17,8 +17,8 @@ pub struct Registers {
     pub(super) one: &'static PageOne,
 }
 
-// SAFETY: whoever made it promised that nobody else uses the registers, and any CPU reaches them
-// alike.
+// SAFETY: the caller of `at` promised that nothing else uses the registers, and any CPU reaches
+// them alike.
 unsafe impl Send for Registers {}
 
 impl Registers {
@@ -27,7 +27,7 @@ impl Registers {
     /// # Safety
     ///
     /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and
-    /// nobody else may use them.
+    /// nothing else may use them.
     pub unsafe fn at(base: usize) -> Self {
         let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
         let one = core::ptr::with_exposed_provenance::<PageOne>(base + PAGE_ONE_OFFSET);
@@ -102,7 +102,11 @@ register_bitfields![u32,
         ST_LEVEL OFFSET(27) NUMBITS(2) [ LinearOnly = 0, TwoLevel = 1 ],
         /// 1: a stage 1 fault cannot be turned into read-as-zero, so CD.A must be 1.
         TERM_MODEL OFFSET(26) NUMBITS(1) [],
-        STALL_MODEL OFFSET(24) NUMBITS(2) [ StallAndTerminate = 0, TerminateOnly = 1, StallOnly = 2 ],
+        STALL_MODEL OFFSET(24) NUMBITS(2) [
+            StallAndTerminate = 0,
+            TerminateOnly = 1,
+            StallOnly = 2
+        ],
         ASID16 OFFSET(12) NUMBITS(1) [],
         /// Tables and queues are reached coherently.
         COHACC OFFSET(4) NUMBITS(1) [],

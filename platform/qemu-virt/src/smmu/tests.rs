@@ -358,7 +358,10 @@ fn a_context_is_valid_only_behind_its_other_words() {
     assert_eq!(smmu.attach(dart, stream, DomainId(0), ROOT), Ok(()));
     let steps = barrier::log::take();
     let first = smmu.contexts.address(DomainId(0));
-    let is_valid = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { address, .. } if *address == first);
+    let is_valid = |step: &barrier::log::Step| match step {
+        barrier::log::Step::Store { address, .. } => *address == first,
+        barrier::log::Step::Barrier => false,
+    };
     let valid = steps.iter().position(is_valid).expect("the word with the valid bit is stored");
     assert_eq!(steps[valid - 1], barrier::log::Step::Barrier);
 }

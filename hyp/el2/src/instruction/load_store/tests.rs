@@ -26,7 +26,8 @@ fn every_form_that_is_emulated_is_told_apart() {
             0xb863_d841,
             load(1, zero),
             4,
-            Addressing::Index { base: 2, index: 3, option: 6, shift: 2 }, // ldr w1, [x2, w3, sxtw #2]
+            // ldr w1, [x2, w3, sxtw #2]
+            Addressing::Index { base: 2, index: 3, option: 6, shift: 2 },
         ),
         (
             0xa8c1_0c41,
@@ -34,8 +35,10 @@ fn every_form_that_is_emulated_is_told_apart() {
             8,
             base(2, 0, 16),
         ), // ldp x1, x3, [x2], #16
-        (0x29bf_0c41, Operation::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)), // stp w1, w3, [x2, #-8]!
-        (0xa840_8c41, Operation::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)), // ldnp x1, x3, [x2, #8]
+        // stp w1, w3, [x2, #-8]!
+        (0x29bf_0c41, Operation::StorePair { registers: [1, 3] }, 4, base(2, -8, -8)),
+        // ldnp x1, x3, [x2, #8]
+        (0xa840_8c41, Operation::LoadPair { registers: [1, 3], extension: zero }, 8, base(2, 8, 0)),
         (
             0x6940_8c41,
             Operation::LoadPair { registers: [1, 3], extension: Extension::Sign64 },

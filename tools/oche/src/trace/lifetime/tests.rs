@@ -89,7 +89,8 @@ proptest! {
         let mut made = Made::new();
         let mut list: Vec<(usize, usize, u32, u32)> = Vec::new();
         for (number, (dart, stream, iova, is_map)) in steps.into_iter().enumerate() {
-            let known = list.iter().position(|entry| (entry.0, entry.1, entry.2) == (dart, stream, iova));
+            let of = |entry: &(usize, usize, u32, u32)| (entry.0, entry.1, entry.2);
+            let known = list.iter().position(|entry| of(entry) == (dart, stream, iova));
             match (known, is_map) {
                 (None, true) => {
                     made.map(dart, stream, iova, number as u32, Permission::READ_WRITE);
@@ -110,11 +111,14 @@ proptest! {
     }
 
     #[test]
-    fn any_records_are_followed_without_a_panic(words in prop::collection::vec(any::<[u64; 4]>(), 0..200)) {
+    fn any_records_are_followed_without_a_panic(
+        words in prop::collection::vec(any::<[u64; 4]>(), 0..200),
+    ) {
         let mut lifetimes = Lifetimes::default();
         for mut words in words {
             // A kind that there is, most of the time, and few DARTs.
-            words[1] = words[1] & !(0xff << 32 | 0xf8 << 48 | 0xf0 << 56) | (words[1] >> 32 & 0x1f) << 32;
+            let kept = words[1] & !(0xff << 32 | 0xf8 << 48 | 0xf0 << 56);
+            words[1] = kept | (words[1] >> 32 & 0x1f) << 32;
             lifetimes.apply(&Record(words));
         }
         prop_assert!(lifetimes.len() <= 200);

@@ -97,7 +97,7 @@ impl Run {
         format!("{cases}{dma}{:.1} s", self.seconds)
     }
 
-    fn mediation(&self) -> String {
+    fn mappings(&self) -> String {
         let of = |name: &str| grouped(self.counters.get(name).copied().unwrap_or(0));
         format!(
             "{} pages mapped, {} unmapped, {} flushes; bytes {} direct, {} migrated, {} bounce",
@@ -149,7 +149,7 @@ impl Summary {
         for run in &self.runs {
             rows.push((&run.name, run.figures()));
             if run.counters.contains_key("maps") && !run.trace.is_empty() {
-                rows.push(("", run.mediation()));
+                rows.push(("", run.mappings()));
                 rows.push((
                     "",
                     format!("trace: {} events, {} dropped", run.trace_events, run.trace_dropped),

@@ -19,6 +19,7 @@ pub mod entry;
 pub mod event;
 mod event_queue;
 mod kept_faults;
+mod poll;
 pub mod queue;
 mod registers;
 pub mod structures;
@@ -302,13 +303,4 @@ impl Smmu {
         self.statistics.last_other = Some(other);
         None
     }
-}
-
-/// Waits between two polls of the SMMU. Bounds count polls, not time: where a test plays the SMMU,
-/// its thread gets the CPU.
-fn pause() {
-    #[cfg(not(test))]
-    core::hint::spin_loop();
-    #[cfg(test)]
-    std::thread::yield_now();
 }

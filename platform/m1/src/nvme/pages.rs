@@ -1,6 +1,6 @@
 //! Which pages a submission entry names: `PRP1`, `PRP2`, and the lists that `PRP2` can lead to.
 
-use super::{Entry, Name, NvmeHost, PAGE};
+use super::interface::{Entry, Name, NvmeHost, PAGE};
 
 /// A block is taken to be this long, in bytes, as it is on Apple's disks. With shorter ones more
 /// entries of a list are looked at than the command has, and what they happen to name stays home

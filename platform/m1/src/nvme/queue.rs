@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 
 use oche_types::addr::Gfn;
 
-use super::{
+use super::interface::{
     Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, Verdict,
 };
 

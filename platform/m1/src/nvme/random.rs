@@ -1,6 +1,7 @@
 //! Random registers, queues, lists and doorbells: nothing that a guest stores panics, and work and
 //! holds stay bounded.
 
+use super::interface::PAGE;
 use super::*;
 use oche_sim::random::Random;
 use std::vec::Vec;

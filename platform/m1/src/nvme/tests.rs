@@ -1,6 +1,7 @@
 //! The controller against a model of the guest's memory that shows stale words where the
 //! architecture allows it.
 
+use super::interface::PAGE;
 use super::*;
 use std::collections::BTreeMap;
 use std::vec::Vec;

@@ -7,14 +7,13 @@ use super::barrier;
 use super::command::Command;
 use super::command_queue::CommandQueue;
 use super::event_queue::EventQueue;
+use super::poll;
 use super::registers::{
     BASE, CR0, CR1, CR2, GBPA, IDR0, IDR1, IDR5, IRQ_CTRL, Registers, STRTAB_BASE_CFG,
 };
 use super::structures::{BUS_ENTRIES_LOG2, OutputSize};
 use super::tables::{REQUESTER_BITS, StreamTable};
 
-/// Reads of an acknowledge register before a change counts as not obeyed.
-const POLLS: u32 = 1_000_000;
 /// 256 commands: more than any caller gives at once but the largest maps, which then wait.
 const COMMANDS_LOG2: u32 = 8;
 /// 512 events, 16 KiB.
@@ -172,11 +171,11 @@ impl Registers {
 }
 
 fn wait_until(is_obeyed: impl Fn() -> bool) -> Result<(), Unsupported> {
-    for _ in 0..POLLS {
+    for _ in 0..poll::BOUND {
         if is_obeyed() {
             return Ok(());
         }
-        super::pause();
+        poll::pause();
     }
     Err(Unsupported::NotObeyed)
 }

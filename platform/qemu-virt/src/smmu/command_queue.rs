@@ -6,12 +6,9 @@ use tock_registers::interfaces::{Readable, Writeable};
 use super::barrier;
 use super::block::Block;
 use super::command::{COMMAND_WORDS, Command};
+use super::poll;
 use super::queue::Position;
 use super::registers::{CMDQ_CONS, GERROR, Registers};
-
-/// Reads of CMDQ_CONS before a command counts as lost: about a second of an emulated SMMU's time,
-/// and a tenth of one of a real one's.
-const POLLS: u32 = 1_000_000;
 
 /// Why commands are not known to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +81,7 @@ impl CommandQueue {
         barrier::complete();
         registers.zero.cmdq_prod.set(self.produced.value());
         let mut result = Ok(());
-        for _ in 0..POLLS {
+        for _ in 0..poll::BOUND {
             self.consumed = self.produced.seen(registers.zero.cmdq_cons.read(CMDQ_CONS::RD));
             if self.room() >= room {
                 barrier::complete();
@@ -94,7 +91,7 @@ impl CommandQueue {
                 self.skip_refused(registers);
                 result = Err(CommandFailed::Refused);
             }
-            super::pause();
+            poll::pause();
         }
         Err(CommandFailed::TimedOut)
     }

@@ -1,6 +1,6 @@
 //! Finds commands in the code blocks and code spans of Markdown.
 
-use super::{DocumentCommand, Program};
+use super::command::{DocumentCommand, Program};
 
 /// The commands in the Markdown `text` of `document`.
 pub(crate) fn commands_in(document: &str, text: &str) -> Vec<DocumentCommand> {

@@ -70,7 +70,7 @@ impl Former {
     }
 }
 
-/// A fault that the guest must be told of.
+/// A fault to be reported to the guest.
 struct ExpectedFault {
     dart: usize,
     stream: usize,
@@ -132,7 +132,7 @@ pub struct Machine<const C: bool> {
     /// When the latest flush began.
     last_flush: u64,
     overlap: Vec<crate::program::During>,
-    /// Hardware failed as it was told to: from here on only broken contracts and panics count.
+    /// Hardware failed by an injected fault: from here on only broken contracts and panics count.
     is_blind: bool,
     operations: u64,
 }

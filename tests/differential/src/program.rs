@@ -37,7 +37,8 @@ pub struct Setting {
     /// How exactly permissions are kept.
     #[serde(with = "IsolationName")]
     pub isolation: Isolation,
-    /// Whether the trace watches CPUs' accesses to most of what is mapped: nobody may notice.
+    /// Whether the trace watches CPUs' accesses to most of what is mapped, which must have no
+    /// effect.
     pub is_watched: bool,
     /// What is wrong with the machine, to see the test fail.
     pub injection: Option<FaultInjection>,

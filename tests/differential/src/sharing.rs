@@ -26,7 +26,7 @@ struct Written {
     by: Viewer,
     at: u64,
     is_contested: bool,
-    /// A CPU saw it: whoever writes it now comes after.
+    /// A CPU saw it: a later write comes after.
     is_looked_at: bool,
     /// Those who must see it beside the writer.
     seen_by: Vec<Viewer>,
@@ -45,7 +45,7 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// A CPU loaded bytes. Returns the offsets of those that nobody knew.
+    /// A CPU loaded bytes. Returns the offsets of those that were unknown.
     pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
         let Some(bytes) = self.pages.get_mut(&page) else {
             return Vec::new();
@@ -106,7 +106,7 @@ impl Sharing {
         }
     }
 
-    /// Nobody knows what these bytes are now.
+    /// These bytes are unknown now.
     pub fn contest(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
         let bytes = self.pages.entry(page).or_default();
         for offset in offset..offset + length {
@@ -157,7 +157,7 @@ impl Sharing {
         }
     }
 
-    /// `page` has one copy again. Returns the offsets of the bytes that nobody knows.
+    /// `page` has one copy again. Returns the offsets of the unknown bytes.
     pub fn unite(&mut self, page: Gfn) -> Vec<usize> {
         let bytes = self.pages.remove(&page).unwrap_or_default();
         bytes

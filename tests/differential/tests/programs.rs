@@ -54,13 +54,13 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
 #[test]
 fn a_permission_that_changes_is_an_event() {
     let programs = (0..4).map(|seed| generate(mix(seed + 1700), Kind::Sloppy, 1500));
-    let mut told = 0;
+    let mut reported = 0;
     for program in programs {
-        told += run_program(&program)
+        reported += run_program(&program)
             .unwrap_or_else(|difference| panic!("{}", difference.what))
             .permissions;
     }
-    assert!(told > 20, "{told} permissions changed");
+    assert!(reported > 20, "{reported} permissions changed");
 }
 
 /// Buffers of 1984 bytes packed into pages, some straddling two: a device writes one and a CPU

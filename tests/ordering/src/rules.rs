@@ -169,7 +169,7 @@ impl Cpu {
                 settings.loaded.iter().map(|range| (range.end - range.start).div_ceil(LINE_BYTES));
             self.loaded_lines = lines.sum();
         }
-        // Before the guest runs the memory is the allocator's, and nobody walks it.
+        // Before the guest runs the memory is the allocator's, and no walk reads it.
         if self.has_returned && is_in(&settings.descriptors) {
             let start = address - address % DESCRIPTOR_BYTES;
             let before = self.descriptor_store.replace((pc, start));

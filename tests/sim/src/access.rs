@@ -108,7 +108,7 @@ pub enum CpuResult {
     Stored,
     /// A store met a page that is only to be read: it traps.
     ReadOnly,
-    /// An access met a page that nobody may reach: it traps.
+    /// An access met a page to which all accesses trap.
     NoAccess,
     /// The page is broken: the CPU tries again until it is made.
     InMotion,

@@ -31,7 +31,7 @@ use std::collections::VecDeque;
 pub struct SimulatedMachine<const CACHES_INVALID: bool> {
     /// What happens by chance.
     pub random: Random,
-    /// What the engine reported, oldest first; whoever has read it clears it.
+    /// What the engine reported, oldest first; its reader clears it.
     pub events: Vec<Event>,
     /// Accesses that will run at random moments inside the engine's calls.
     pub overlap: VecDeque<Access>,
@@ -164,7 +164,7 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         index
     }
 
-    /// How many of the `most` words that are stored next nobody else can act between.
+    /// How many of the `most` words that are stored next are stored without an access in between.
     fn undisturbed(&self, most: usize) -> usize {
         if self.is_quiet() { most } else { most.min(self.countdown.saturating_sub(1) as usize) }
     }

@@ -8,7 +8,7 @@ use std::ops::Range;
 /// All host memory, page after page.
 ///
 /// A page that was filled with one value keeps that value and no words until somebody stores
-/// something else. Each page counts its changes, so that whoever compared it once can tell whether
+/// something else. Each page counts its changes, so that code that compared it once knows whether
 /// it is still the same.
 pub struct HostMemory {
     /// First page and number of pages of each run, in the order in which they lie in `words`.

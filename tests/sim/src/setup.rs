@@ -72,7 +72,7 @@ pub enum FaultInjection {
     SkipBlock,
     /// Stores that a watched page should trap go through unseen.
     SkipWriteProtect,
-    /// Loads of pages that nobody should reach go through.
+    /// Loads of pages to which all accesses should trap go through.
     WeakTrap,
     /// What a CPU stored into a page that was opened for it stays in one copy.
     SkipSettle,

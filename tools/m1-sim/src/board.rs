@@ -38,7 +38,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest
 /// begins.
 const DIRT_BYTES: usize = 0x4000;
-/// What a byte of memory is that nobody has cleared.
+/// The value of a byte of memory that was not cleared.
 pub const DIRT: u8 = 0xa5;
 
 /// What the board needs besides the image.
@@ -72,7 +72,7 @@ pub struct Outcome {
     pub copied_bytes: u64,
     /// Accesses by devices that DARTs refused.
     pub refusals: u64,
-    /// The watchdog was told to reset the machine.
+    /// The watchdog was set to reset the machine.
     pub is_reset: bool,
     /// How often the machine was stopped to play a device.
     pub stops: u64,
@@ -206,7 +206,7 @@ impl Board {
         Ok(())
     }
 
-    /// The machine's memory, for whoever looks at it while the board runs.
+    /// The machine's memory, to be read while the board runs.
     #[must_use]
     pub fn memory(&self) -> &Memory {
         &self.memory
@@ -406,7 +406,8 @@ impl Board {
     }
 }
 
-/// Lays out what m1n1 leaves in memory: the FDT, the stub, the image, and dirt where nobody clears.
+/// Lays out what m1n1 leaves in memory: the FDT, the stub, the image, and dirt where memory is not
+/// cleared.
 fn load(memory: &Memory, image: &[u8], mac: &Mac, parts: &Parts) -> Result<()> {
     let blob = tree::completed(&parts.tree, mac)?;
     if blob.len() as u64 > FDT_BYTES {

@@ -21,7 +21,7 @@ const FILE_BYTES: u64 = 0x300;
 const CONFIG_LOCK: u32 = 1 << 15;
 const INVALIDATE: u32 = 1 << 20;
 const BUSY: u32 = 1 << 2;
-/// How long an invalidation takes: long enough that whoever does not wait is found out.
+/// How long an invalidation takes: long enough that a driver that does not wait is found out.
 const INVALIDATION: Duration = Duration::from_millis(20);
 /// Bytes of a DMA engine's registers.
 pub const ENGINE_BYTES: u64 = 0x1000;
@@ -207,7 +207,7 @@ impl Dart {
                     self.busy = Some((Instant::now() + INVALIDATION, self.get(STREAM_SELECT)));
                     self.set(memory, STREAM_COMMAND, BUSY);
                     if let Some((stream, iova)) = self.armed.take() {
-                        // It has dropped what it had cached, and not yet told.
+                        // It has dropped what it had cached, and not yet reported it.
                         self.cache.retain(|(cached, _), _| *cached != stream);
                         let _ = self.translate(memory, stream, iova, false);
                         self.cache.retain(|(cached, _), _| *cached != stream);
@@ -241,11 +241,11 @@ impl Dart {
     pub fn ring(&mut self, memory: &Memory) {
         let word = |index: u64| memory.word(self.engine() + 4 * index);
         let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
-        // Before the result: whoever has that may ring again at once.
+        // Before the result: a driver that has it may ring again at once.
         memory.set_word(self.engine(), 0);
         let result = match order {
             1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
-            // Power off and on, and nobody has seen it: all is forgotten.
+            // Power off and on without a notice: all state is lost.
             2 if self.supply == Supply::On => {
                 self.reset(memory);
                 Ok(())

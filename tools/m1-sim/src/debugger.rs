@@ -1,7 +1,7 @@
 //! QEMU's debugger port: stop when a register is written, look, act, go on.
 //!
 //! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole
-//! machine right behind the store, so that whoever plays the device acts before the next
+//! machine right behind the store, so that the device's model acts before the next
 //! instruction of any CPU. QEMU stops in front of the store on this architecture, so the one CPU is
 //! stepped over it with the watchpoint taken out. Source: GDB manual, "Remote Protocol": packets
 //! `Z2`, `z2`, `Z3`, `z3`, `c`, `vCont`, `T05...watch`, `T05...rwatch`.
@@ -67,7 +67,7 @@ impl Debugger {
     ///
     /// # Errors
     ///
-    /// Nobody listens there within some seconds.
+    /// No debugger port is open there within some seconds.
     pub fn connect(socket: &Path) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         let stream = loop {
@@ -175,7 +175,7 @@ impl Debugger {
         }))
     }
 
-    /// Has the machine stop soon: [`Self::stopped`] tells.
+    /// Has the machine stop soon: [`Self::stopped`] reports it.
     ///
     /// # Errors
     ///

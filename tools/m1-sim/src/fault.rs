@@ -17,7 +17,7 @@ pub enum Fault {
     NoCpus,
     /// Its end is missing.
     NoEnd,
-    /// It names no memory, and a framebuffer whose format nobody knows.
+    /// It names no memory, and a framebuffer of an unknown format.
     NoMemoryNoFormat,
     /// It does not begin as an FDT does.
     NoHeader,

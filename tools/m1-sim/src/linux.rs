@@ -22,7 +22,7 @@ const SERIAL_INTERRUPT: u32 = 1;
 /// The distributor's register that makes an interrupt pending. Source: Arm IHI 0069,
 /// `GICD_ISPENDR<n>`.
 const SET_PENDING: u64 = DISTRIBUTOR[0] + 0x200;
-/// The shared interrupt of DART 0; the others follow. Nobody on QEMU's machine has these.
+/// The shared interrupt of DART 0; the others follow. No device of QEMU's machine has these.
 const DART_INTERRUPTS: u32 = 180;
 /// The shared interrupt that the trace's port has.
 const PORT_INTERRUPT: u32 = 190;
@@ -44,7 +44,7 @@ const SHARED: u32 = 32;
 pub const DEVICES: [(&str, &[(usize, u32)]); 4] =
     [("port0", &[(0, 1)]), ("port1", &[(1, 1)]), ("audio", &[(4, 2)]), ("usb", &[(2, 0), (3, 1)])];
 
-/// What QEMU is told, besides: a serial port on its standard output.
+/// QEMU's further arguments: a serial port on its standard output.
 pub const QEMU: [&str; 4] = ["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"];
 /// The CPU: without what Oche does not offer a guest, such as SVE.
 pub const CPU: &str = "cortex-a76";
@@ -106,8 +106,8 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
     root.add_child(serial);
     let soc = root.child_mut("soc").context("the tree has no /soc")?;
     // Apple's controller has no driver here. As a nexus it hands the port's line on to QEMU's,
-    // whose interrupt this process makes pending: an edge, since nobody outside can hold a line up.
-    // Source: Devicetree Specification 0.4, 2.4.3.
+    // whose interrupt this process makes pending: an edge, since a line cannot be held up from
+    // outside. Source: Devicetree Specification 0.4, 2.4.3.
     let aic =
         soc.child_mut(&format!("interrupt-controller@{AIC:x}")).context("the tree has no AIC")?;
     aic.remove_property("interrupt-controller");
@@ -120,12 +120,12 @@ pub(crate) fn complete(tree: &mut DeviceTree) -> Result<()> {
     let mut phandles = Vec::new();
     for (number, (base, ..)) in DARTS.iter().enumerate() {
         let dart = soc.child_mut(&format!("iommu@{base:x}")).context("the tree lacks a DART")?;
-        // The power manager has no driver either, and a device whose domain nobody serves is not
-        // probed.
+        // The power manager has no driver either, and a device whose power domain has no driver is
+        // not probed.
         dart.remove_property("power-domains");
         set(dart, "interrupt-parent", GIC);
         set(dart, "interrupts", interrupt(0, DART_INTERRUPTS + number as u32, 1));
-        phandles.push(phandle(dart).context("a DART that nobody refers to")?);
+        phandles.push(phandle(dart).context("a DART without a reference")?);
     }
     add_devices(soc, &phandles);
     Ok(())

@@ -19,9 +19,9 @@ const CLOCK_GATED: u32 = 0x4;
 pub enum Supply {
     /// It works.
     On,
-    /// It keeps what it holds, answers nobody and does nothing.
+    /// It keeps its state, answers no access and does nothing.
     Held,
-    /// It holds nothing, answers nobody and does nothing.
+    /// It has lost its state, answers no access and does nothing.
     Off,
 }
 

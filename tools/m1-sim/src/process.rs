@@ -39,7 +39,7 @@ pub(crate) fn spawn(mac: &Mac, qemu: &[OsString], memory: &Memory, socket: &Path
     line.spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Reads lines in a thread of its own until nobody writes any more.
+/// Reads lines in a thread of its own until the other end is closed.
 pub(crate) fn lines_of(output: ChildStdout) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     std::thread::spawn(move || {

@@ -150,7 +150,7 @@ fn move_to_nowhere(root: &mut DeviceTreeNode) -> Result<()> {
     Ok(())
 }
 
-/// The phandle of the power domain with this label; one that nobody has named yet gets the next
+/// The phandle of the power domain with this label; one without a phandle gets the next
 /// `fresh` one.
 fn power_phandle(node: &mut DeviceTreeNode, label: &str, fresh: &mut u32) -> Option<u32> {
     let is_it = node

@@ -82,8 +82,8 @@ pub fn main() -> Result<()> {
     step.done(&format!("{cases} cases"));
 
     let step = progress.step("Hostile guest, watched");
-    let (cases, told) = survive_watched(&oche, &guest, &step)?;
-    step.done(&format!("{cases} cases, {told:?}"));
+    let (cases, reported) = survive_watched(&oche, &guest, &step)?;
+    step.done(&format!("{cases} cases, {reported:?}"));
 
     let step = progress.step("Exits of a guest that idles, which must be noticed");
     let noticed = idle::run(&oche, &guest, &step)?;
@@ -183,8 +183,8 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
         bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
     }
     let cases = judge.verdict().context(ORDERING_VERDICT)?;
-    let told = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
-    Ok(format!("{cases} cases, {told}"))
+    let reported = report.judge(EXPECTED).context(ORDERING_VERDICT)?;
+    Ok(format!("{cases} cases, {reported}"))
 }
 
 /// Listens to the guest's lines.
@@ -193,7 +193,7 @@ struct Judge {
     passed: u32,
     failures: Vec<String>,
     /// How many cases the guest says there were.
-    told: Option<u32>,
+    reported: Option<u32>,
     last: String,
 }
 
@@ -205,7 +205,7 @@ impl Judge {
         } else if said.contains("FAILED") {
             self.failures.push(said.to_owned());
         } else if let Some((cases, _)) = said.split_once(" cases, ") {
-            self.told = cases.parse().ok();
+            self.reported = cases.parse().ok();
         }
         self.last = said.to_owned();
     }
@@ -214,10 +214,13 @@ impl Judge {
         if let Some(first) = self.failures.first() {
             bail!("the hostile guest: {first} ({} such cases)", self.failures.len());
         }
-        match self.told {
-            Some(told) if told == self.passed && told >= LEAST_CASES => Ok(told),
-            told => {
-                bail!("the hostile guest: {} cases passed, but it told of {told:?}", self.passed)
+        match self.reported {
+            Some(reported) if reported == self.passed && reported >= LEAST_CASES => Ok(reported),
+            reported => {
+                bail!(
+                    "the hostile guest: {} cases passed, but it reported {reported:?}",
+                    self.passed
+                )
             }
         }
     }
@@ -227,12 +230,12 @@ impl Judge {
 mod tests {
     use super::{Judge, LEAST_CASES};
 
-    fn judge(failed: Option<&str>, told: u32) -> Judge {
+    fn judge(failed: Option<&str>, reported: u32) -> Judge {
         let mut judge = Judge::default();
         judge.hear("oche: guest memory 0x0..0x1000 ok");
         (0..LEAST_CASES).for_each(|number| judge.hear(&format!("guest: case {number} ok")));
         failed.into_iter().for_each(|line| judge.hear(line));
-        judge.hear(&format!("guest: {told} cases, 0 failed"));
+        judge.hear(&format!("guest: {reported} cases, 0 failed"));
         judge
     }
 

@@ -81,7 +81,7 @@ impl Kept {
         Self { commit: commit.to_owned(), steps }
     }
 
-    /// Whether the step passed on this very commit. Nobody can say what a changed tree was.
+    /// Whether the step passed on this very commit. A changed tree has no such name.
     fn has_passed(&self, name: &str) -> bool {
         let text = |field: &str| self.steps.get(name)?.get(field)?.as_str();
         text("outcome") == Some("passed")

@@ -85,7 +85,7 @@ pub(crate) fn browser(profile: &Path) -> Command {
         "--disable-component-update",
         "--disable-sync",
     ]);
-    // No proxy answers there: what would be loaded from anywhere fails, and is told.
+    // No proxy answers there: what would be loaded from anywhere fails, and is reported.
     chromium
         .arg("--proxy-server=127.0.0.1:9")
         .arg(format!("--user-data-dir={}", profile.display()));

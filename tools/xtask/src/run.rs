@@ -74,7 +74,7 @@ pub fn main(options: &Options) -> Result<()> {
     start(options, &machine)
 }
 
-/// What can be told to be wrong before anything is built.
+/// What can be refused before anything is built.
 fn check_inputs(options: &Options) -> Result<()> {
     if let Some(kernel) = &options.kernel {
         KernelImage::read(kernel)?;

@@ -53,7 +53,7 @@ enum Ended {
     Good,
     /// At the first failure.
     Shortened(Box<Found>),
-    /// It went on after failures, each of which was told.
+    /// It went on after failures, each of which was reported.
     Listed,
 }
 
@@ -73,10 +73,10 @@ fn soak(path: &Path, threads: &str) -> Result<Ended, Box<dyn Error>> {
     let mut written = Instant::now();
     let (begun, before) = (Instant::now(), state.operations);
     let mut failure_to_save = None;
-    let mut told = state.failures.clone();
+    let mut reported = state.failures.clone();
     let found = run(&mut state, threads, |state| {
         for (number, what) in &state.failures {
-            if told.insert(*number, what.clone()).is_none() {
+            if reported.insert(*number, what.clone()).is_none() {
                 println!("program {number} fails: {what}");
             }
         }
@@ -106,7 +106,7 @@ fn load(path: &Path) -> Result<State, Box<dyn Error>> {
     Ok(serde_json::from_slice(&std::fs::read(path)?)?)
 }
 
-/// In one move, so that whoever stops this finds the old state or the new.
+/// In one move, so that a stop at any time leaves the old state or the new.
 fn save(path: &Path, state: &State) -> Result<(), Box<dyn Error>> {
     let beside = path.with_extension("new");
     std::fs::write(&beside, serde_json::to_vec_pretty(state)?)?;

@@ -187,7 +187,7 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
-    /// An access that nobody can carry out in the CPU's place: where it traps, the page's copies
+    /// An access that cannot be emulated: where it traps, the page's copies
     /// are given up.
     fn access_untrapped(
         &mut self,

@@ -184,8 +184,8 @@ impl<const C: bool> Machine<C> {
                     self.host.deliver(|pending| pending.id == id);
                     self.note_ambiguous(transfer, &pages);
                     self.note_stray(transfer);
-                    // It may have gone into an empty slot as well, or into a copy that nobody else
-                    // sees.
+                    // It may have gone into an empty slot as well, or into a copy that no other
+                    // device sees.
                     let may_be_stray = reaches
                         .iter()
                         .any(|reach| matches!(reach, Reach::Page(leaf) if !leaf.write));
@@ -228,7 +228,7 @@ impl<const C: bool> Machine<C> {
 
     fn note_exact(&mut self, transfer: &Transfer, id: u64, page: Gfn) -> Checked {
         let (offset, length) = (transfer.offset(), transfer.length);
-        // Between two sets of tables it may look through the copy of either: it is taken for nobody
+        // Between two sets of tables it may look through the copy of either: it is taken for no one
         // else.
         let possible = self.history.possible_roots(transfer.dart, transfer.stream);
         let viewer = possible

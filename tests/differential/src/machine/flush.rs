@@ -299,7 +299,7 @@ impl<const C: bool> Machine<C> {
                     }
                     if !is_known {
                         return Err(format!(
-                            "a write into the red zone at {:?} that nobody made",
+                            "a write into the red zone at {:?} that no device made",
                             at.iova
                         ));
                     }

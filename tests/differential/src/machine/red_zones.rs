@@ -46,7 +46,7 @@ impl<const C: bool> Machine<C> {
             for key in keys() {
                 // In the middle of a sync it may be found by that sync or by the next. One byte or
                 // two can be the pattern's own by chance. Where something is mapped that may only
-                // be read, the bytes lie in a copy that nobody else sees.
+                // be read, the bytes lie in a copy that no other device sees.
                 let is_empty = !self.is_mapped(transfer);
                 let must_report = is_empty
                     && !is_unsure

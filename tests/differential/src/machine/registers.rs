@@ -144,7 +144,7 @@ impl<const C: bool> Machine<C> {
                 Reach::Nothing(codes) => codes,
                 Reach::Page(leaf) if is_write && !leaf.write => code::WRITE,
                 Reach::Page(leaf) if !is_write && !leaf.read => code::READ,
-                // Mapped since: no code tells the truth any more, and this one is as good as any.
+                // Mapped since: no code is right any more, and this one is as good as any.
                 Reach::Page(_) => code::NO_LEAF,
             });
         codes.fold(0, |all, one| all | one)

@@ -159,7 +159,7 @@ impl<const CACHES_INVALID: bool> Iommu for SimulatedMachine<CACHES_INVALID> {
     fn is_confirmed(&mut self) -> bool {
         let _side = outside();
         let is_confirmed = self.driver.is_confirmed();
-        // The driver may have told a DART once more what it had not confirmed.
+        // The driver may have repeated a command that a DART had not confirmed.
         self.carry_out();
         self.confirm();
         is_confirmed

@@ -176,7 +176,7 @@ fn step_model(is_parked: bool) {
     settled[1].with_mut(|value| unsafe { *value = new });
     drop(settled);
     other.join().expect("the other CPU");
-    // SAFETY: it came from a box, and nobody has it any more.
+    // SAFETY: it came from a box, and no reference to it is left.
     drop(unsafe { Box::from_raw(core::ptr::from_ref(lock).cast_mut()) });
 }
 
@@ -197,7 +197,7 @@ fn once_model(weakness: Weakness) {
         let cell = Arc::clone(&cell);
         thread::spawn(move || {
             if let Some(value) = cell.get() {
-                // SAFETY: nobody writes it any more; loom panics if somebody does.
+                // SAFETY: it is not written any more; loom panics if it is.
                 value.with(|value| assert!(unsafe { *value } != 0));
             }
         })

@@ -71,7 +71,7 @@ fn ring_model(orders: (Ordering, Ordering), number_is_last: bool) {
             for record in &into[..batch.count] {
                 let dart = match record.event() {
                     Some(Event::InvalidateTimedOut { dart }) => dart.index() as u64,
-                    other => panic!("a record that nobody wrote: {other:?}"),
+                    other => panic!("a record that was not written: {other:?}"),
                 };
                 assert_eq!(record.0[0], 10 + dart, "a record of two halves");
             }

@@ -70,7 +70,7 @@ impl Description {
     }
 }
 
-/// `name` as one word that is safe on a terminal and in a line of fields, whoever wrote the file.
+/// `name` as one word that is safe on a terminal and in a line of fields, whatever the file holds.
 pub fn plain(name: &str) -> String {
     name.chars()
         .map(|char| if char.is_control() || char.is_whitespace() { '_' } else { char })

@@ -50,7 +50,7 @@ pub struct Recording {
     pub bytes: u64,
 }
 
-/// How far a recording has come, for whoever watches it.
+/// The progress of a recording, to be shown.
 #[derive(Debug, Default)]
 struct Progress {
     sessions: AtomicU64,

@@ -53,7 +53,7 @@ pub struct Disks {
     pub served: Vec<u8>,
     /// The first part of it.
     pub part: Vec<u8>,
-    /// SHA-256 by the name under which the guest tells its own.
+    /// SHA-256 by the name under which the guest prints its own.
     pub expected: BTreeMap<String, String>,
 }
 

@@ -1,5 +1,5 @@
-//! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, told step
-//! by step.
+//! `cargo xtask demo --board m1-sim`: the image that a Mac would get, on a simulated M1, reported
+//! step by step.
 
 use std::path::Path;
 use std::time::Instant;
@@ -104,7 +104,7 @@ fn make_bench(
     Ok(bench)
 }
 
-/// The drivers' ways, told as they go, with a trace and a picture.
+/// The drivers' ways, printed as they go, with a trace and a picture.
 fn drivers(
     bench: &Bench,
     mac: &Mac,
@@ -123,7 +123,7 @@ fn drivers(
     let trace = output.join("trace.oche");
     let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(bench::LIMIT, |line| {
-        tell(&step, line);
+        show(&step, line);
         bench::is_last(line)
     })?;
     let mut run = Run::of("drivers", &outcome, began);
@@ -176,7 +176,7 @@ fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -
     let began = Instant::now();
     let outcome = bench.board(&mac)?.run(bench::LIMIT, |line| {
         if line.contains("cpu") || line.contains("CPU") {
-            tell(&step, line);
+            show(&step, line);
         }
         bench::is_last(line)
     })?;
@@ -209,11 +209,11 @@ fn panic(
     run.keep_screen(&outcome, &output.join("panic.png"))?;
     let rows = screen::text(&outcome.screen);
     let is_shown = |text: &str| rows.iter().any(|row| row.contains(text));
-    let told = "oche: panic: cpu 0: on the guest's request";
-    if is_shown(told) && is_shown("oche: panic: stopped") {
+    let reported = "oche: panic: cpu 0: on the guest's request";
+    if is_shown(reported) && is_shown("oche: panic: stopped") {
         step.done(&format!("all of it is on the screen, {}", run.screen));
     } else {
-        summary.problems.push(format!("the screen does not say `{told}` and all that follows"));
+        summary.problems.push(format!("the screen does not say `{reported}` and all that follows"));
         drop(step);
     }
     summary.runs.push(run);
@@ -243,7 +243,7 @@ fn stock_kernel(
     let trace = output.join("linux.oche");
     let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(linux::LIMIT, |line| {
-        tell(&step, line);
+        show(&step, line);
         bench::is_last(line)
     })?;
     let mut run = Run::of("Debian's kernel", &outcome, began);
@@ -282,7 +282,7 @@ fn finish(
 }
 
 /// A line of the serial port, for the person who watches.
-fn tell(step: &Step, line: &str) {
+fn show(step: &Step, line: &str) {
     if line.starts_with("oche: ") || line.starts_with("guest: ") {
         step.line(line);
     }

@@ -28,11 +28,11 @@ pub struct Options {
     /// Build Oche so that it misplaces pages. The digests must notice: the run is good if they do.
     #[arg(long, conflicts_with = "without_oche")]
     pub break_placement: bool,
-    /// Build Oche with the trace compiled out: the same must happen, and nobody can tell what did.
+    /// Build Oche with the trace compiled out: the same must happen, unrecorded.
     #[arg(long, conflicts_with_all = ["without_oche", "break_placement"])]
     pub without_trace: bool,
-    /// Boot the same guest straight on QEMU, with no Oche and no DART: tells the guest's trouble
-    /// from Oche's.
+    /// Boot the same guest straight on QEMU, with no Oche and no DART: separates the guest's
+    /// trouble from Oche's.
     #[arg(long)]
     pub without_oche: bool,
     /// How often to boot; every run must end well.

@@ -1,4 +1,4 @@
-//! What the guest tells in lines that begin with `demo: `, and what came of it.
+//! What the guest reports in lines that begin with `demo: `, and the verdict on it.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +48,8 @@ pub fn parse(line: &str) -> Option<Said<'_>> {
                 text: text.trim(),
             }
         }
-        // If anything else is on the line, another writer's has run into it: it is told once more
-        // at the end.
+        // If anything else is on the line, another writer's has run into it: it is printed once
+        // more at the end.
         "digest" if more.len() == 64 && more.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
             Said::Digest(first, more)
         }
@@ -61,10 +61,10 @@ pub fn parse(line: &str) -> Option<Said<'_>> {
     })
 }
 
-/// All that the guest told in one run.
+/// All that the guest reported in one run.
 #[derive(Clone, Debug, Default)]
 pub struct Story {
-    /// Facts by name; a name told twice has both values.
+    /// Facts by name; a name reported twice has both values.
     pub facts: BTreeMap<String, Vec<String>>,
     /// Digests by name.
     pub digests: BTreeMap<String, String>,
@@ -98,7 +98,7 @@ impl Story {
     /// Takes note of what was said.
     pub fn take(&mut self, said: &Said<'_>) {
         match *said {
-            // All of it follows once more, told while nobody else writes to the console.
+            // All of it follows once more, printed while nothing else writes to the console.
             Said::Marker("again") => {
                 *self = Self { warnings: core::mem::take(&mut self.warnings), ..Self::default() }
             }

@@ -96,7 +96,7 @@ pub struct Summary {
     /// Seconds of each of the guest's steps, by the guest's clock.
     pub guest_seconds: BTreeMap<String, u64>,
     /// How often the guest had to read a block because QEMU's NVMe held its interrupt line up with
-    /// nothing to tell.
+    /// nothing to report.
     pub nvme_line_relieved: u64,
     /// Seconds from QEMU's start to its end.
     pub boot_to_end_seconds: f64,
@@ -167,7 +167,7 @@ impl Summary {
         }
     }
 
-    /// Takes what the guest told.
+    /// Takes what the guest reported.
     pub fn take_story(&mut self, story: &Story) {
         self.kernel.release = story.fact("kernel").to_owned();
         self.kernel.page_bytes = story.fact("page-size").parse().unwrap_or(0);
@@ -296,7 +296,7 @@ mod tests {
         }
         let mut summary = Summary::default();
         summary.take_counters(Counters::new());
-        assert!(summary.problems.first().is_some_and(|told| told.contains("no page")));
+        assert!(summary.problems.first().is_some_and(|reported| reported.contains("no page")));
     }
 
     /// All counters of exits at 7, on one CPU.

@@ -47,7 +47,7 @@ pub(super) struct Watched {
     pub ending: Ending,
     /// The console's last lines.
     pub last_lines: String,
-    /// What the guest told.
+    /// What the guest reported.
     pub story: Story,
     /// What its kernel complained about.
     pub complaints: Vec<String>,
@@ -154,7 +154,7 @@ impl<'run> Watcher<'run> {
         if let Some(said) = parse(text) {
             self.story.take(&said);
             if !self.is_told_again {
-                self.tell(&said);
+                self.show(&said);
             }
             if let Said::Marker(name) = said {
                 if let Some(recorder) = recorder {
@@ -193,7 +193,7 @@ impl<'run> Watcher<'run> {
     fn on_tick(&mut self, running: &mut Running) -> Result<()> {
         if self.plan.has_oche && self.is_busy && Instant::now() >= self.next_look {
             let (monitor, memory) = running.monitor();
-            // A machine that ends in the middle of a look is told by its ending.
+            // A machine that ends in the middle of a look is reported by its ending.
             if let Err(error) = self.survey.look(monitor, memory, &self.owners) {
                 self.step.line(&format!("no look at the SMMU: {error:#}"));
             }
@@ -223,7 +223,7 @@ impl<'run> Watcher<'run> {
     }
 
     /// Shows the guest's own story as it goes.
-    fn tell(&self, said: &Said<'_>) {
+    fn show(&self, said: &Said<'_>) {
         match *said {
             Said::Begin(name) => self.step.detail(&format!("guest: {name}")),
             Said::Step { name, is_ok: true, seconds, .. } => {

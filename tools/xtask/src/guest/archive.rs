@@ -191,7 +191,8 @@ impl Archive {
             // name.
             "APT::Architectures::=amd64".to_owned(),
             "APT::Architectures::=arm64".to_owned(),
-            // The folders belong to whoever runs this, and apt's own user could not write them.
+            // The folders belong to the user who runs this, and apt's own user could not write
+            // them.
             "APT::Sandbox::User=".to_owned(),
             "Acquire::Languages=none".to_owned(),
             "Acquire::Retries=3".to_owned(),
@@ -228,7 +229,7 @@ pub fn unpack(debs: &[PathBuf], folder: &Path) -> Result<()> {
 
 /// Takes `members` out of the kernel's source, a tar archive in the package `name` whose file is
 /// `deb`. They then lie in `into`, below the folder `name`; where this fails, what was there before
-/// stays. The package's file is removed: nobody needs its 140 MB again.
+/// stays. The package's file is removed: its 140 MB are not needed again.
 ///
 /// # Errors
 ///

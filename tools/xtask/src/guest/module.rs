@@ -248,7 +248,7 @@ fn compile(headers: &Headers, sources: &Path) -> Result<()> {
     let mut make = Command::new("make");
     make.arg("-C").arg(&headers.flavour).arg("-f").arg(&headers.makefile);
     make.args(["ARCH=arm64", "CROSS_COMPILE=aarch64-linux-gnu-", "CC=aarch64-linux-gnu-gcc"]);
-    // Type information for the kernel's tracer would need one more tool, and nobody traces this
+    // Type information for the kernel's tracer would need one more tool, and no one traces this
     // module.
     make.arg("CONFIG_DEBUG_INFO_BTF_MODULES=");
     make.arg(format!("M={}", sources.display())).arg("modules");

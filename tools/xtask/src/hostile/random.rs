@@ -67,7 +67,7 @@ pub(crate) fn run(
             }
             Ok(Outcome { milliseconds: began.elapsed().as_millis() as u64, ..outcome })
         }
-        _ => bail!("seed {seed}: {ending}, and the guest did not tell of all its operations"),
+        _ => bail!("seed {seed}: {ending}, and the guest did not report all its operations"),
     }
 }
 

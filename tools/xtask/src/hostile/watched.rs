@@ -1,9 +1,9 @@
-//! The same hostile guest with all of its buffers watched: it notices nothing, and what is told of
-//! its accesses adds up.
+//! The same hostile guest with all of its buffers watched: it notices nothing, and what is reported
+//! of its accesses adds up.
 //!
-//! A model of the watched pages takes every store that was told; every load that is told must find
-//! what the model holds. Pages that a device may write are left out, for nobody tells of a device's
-//! stores.
+//! A model of the watched pages takes every store that was reported; every load that is reported
+//! must find what the model holds. Pages that a device may write are left out, for no event reports
+//! a device's stores.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -15,14 +15,14 @@ use oche::trace::values::WithValues;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::{Event, WatchHow};
 
-/// What the guest's Oche is told: to watch every IOVA that the guest uses, in rings that nobody
+/// What the guest's Oche is asked: to watch every IOVA that the guest uses, in rings that no one
 /// overtakes.
 pub(super) const OPTIONS: [(&str, &str); 2] =
     [("oche.trace-orders", "watch 0-0x3fffff"), ("oche.trace", "16M")];
-/// A run that tells of fewer accesses of a sort has left some out.
+/// A run that reports fewer accesses of a sort has left some out.
 const LEAST: u64 = 1000;
 
-/// How many accesses were told of which sort.
+/// How many accesses were reported of which sort.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     loads: u64,
@@ -55,12 +55,12 @@ pub(super) fn judge(trace: &Path) -> Result<Tally> {
         || tally.compared < 100 * LEAST
         || tally.given_up == 0
     {
-        bail!("watched: too little was told: {tally:?}");
+        bail!("watched: too little was reported: {tally:?}");
     }
     Ok(tally)
 }
 
-/// What stands in watched pages, as far as it was told.
+/// What stands in watched pages, as far as it was reported.
 #[derive(Debug, Default)]
 struct Model {
     pages: BTreeMap<Gfn, Page>,
@@ -114,14 +114,15 @@ impl Model {
                 }
                 let stores =
                     matches!((how, is_write), (WatchHow::Exact, true) | (WatchHow::After, _));
-                for (known, told) in entry.bytes.iter_mut().skip(usize::from(offset)).zip(value) {
+                for (known, reported) in entry.bytes.iter_mut().skip(usize::from(offset)).zip(value)
+                {
                     if !stores {
-                        if known.is_some_and(|known| known != *told) {
-                            bail!("watched: {event:?} finds {value:02x?}, which nobody stored");
+                        if known.is_some_and(|known| known != *reported) {
+                            bail!("watched: {event:?} finds {value:02x?}, which was not stored");
                         }
                         self.tally.compared += u64::from(known.is_some());
                     }
-                    *known = Some(*told);
+                    *known = Some(*reported);
                 }
             }
             _ => {}

@@ -59,7 +59,7 @@ impl Bench {
     /// As [`Bench::make`].
     pub fn make_quickly(toolchain: Toolchain, folder: &Path, step: &Step) -> Result<Self> {
         let mut guest = own_guest(toolchain, step)?;
-        // Nobody reads it, but the guest may: it is handed over as the kernel is.
+        // Oche does not read it, but the guest may: it is handed over as the kernel is.
         let initrd = folder.join("initrd");
         workspace::write_whole(&initrd, &[0; 3 << 14])?;
         guest.initrd = Some(initrd);

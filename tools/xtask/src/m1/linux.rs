@@ -1,4 +1,4 @@
-//! The stock kernel that the simulated board runs, with the guest that tells what it sees.
+//! The stock kernel that the simulated board runs, with the guest that reports what it sees.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -25,19 +25,21 @@ const SCRIPT: &str = include_str!("init.sh");
 const BOOT_ARGUMENTS: &str =
     "console=tty0 console=ttyAMA0 no_console_suspend suspend.pm_test_delay=1 fw_devlink=permissive";
 
-/// The trace that the guest read from Oche's port and told in hexadecimal.
+/// The trace that the guest read from Oche's port and reported in hexadecimal.
 ///
 /// # Errors
 ///
-/// It told none, or not a whole one.
+/// It reported none, or not a whole one.
 pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
     let digits: String =
         outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
     let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
     let packed = pairs.map(|pair| u8::from_str_radix(pair, 16)).collect::<Result<Vec<u8>, _>>();
-    let packed = packed.context("what the guest told of the trace is no hexadecimal")?;
+    let packed = packed.context("what the guest reported of the trace is no hexadecimal")?;
     let mut trace = Vec::new();
-    GzDecoder::new(&*packed).read_to_end(&mut trace).context("the trace that the guest told")?;
+    GzDecoder::new(&*packed)
+        .read_to_end(&mut trace)
+        .context("the trace that the guest reported")?;
     Ok(trace)
 }
 

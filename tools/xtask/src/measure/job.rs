@@ -88,7 +88,7 @@ pub fn main(options: &Options) -> Result<()> {
         }
     }
     let step = progress.step("What the trace adds");
-    let percent = tell(&without, &with, &step)?;
+    let percent = compare(&without, &with, &step)?;
     step.done(&format!("{percent:.2} %"));
     if percent > MAX_PERCENT {
         bail!(
@@ -211,7 +211,7 @@ fn total(counts: &Counts) -> Count {
 }
 
 /// Prints a line a step, and gives what the trace adds to all of them, in percent.
-fn tell(without: &[Counts], with: &[Counts], step: &Step) -> Result<f64> {
+fn compare(without: &[Counts], with: &[Counts], step: &Step) -> Result<f64> {
     let names: Vec<&String> =
         without.first().context("no boot")?.iter().map(|(name, _)| name).collect();
     let column = |boots: &[Counts], place: usize| -> Result<Vec<Count>> {

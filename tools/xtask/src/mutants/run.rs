@@ -97,7 +97,7 @@ pub(super) enum Fate {
 }
 
 impl Run {
-    /// What to tell of it.
+    /// How it is named in reports.
     pub(super) fn title(self) -> String {
         match self {
             Self::Host(arguments) => arguments.join(" "),

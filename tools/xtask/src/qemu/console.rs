@@ -98,7 +98,7 @@ fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<L
         }
     }
     if let Some(text) = splitter.rest() {
-        // Nobody listens any more: then nobody misses it.
+        // Its reader has gone, so it is not missed.
         let _ = sender.send(Line { at: Instant::now(), text });
     }
 }

@@ -97,8 +97,8 @@ impl GuestMemory {
         self.file.read_exact_at(buffer, address - RAM_BASE).ok()
     }
 
-    /// Takes the file's name away: whoever has it open keeps it, and nothing is left behind after a
-    /// crash.
+    /// Takes the file's name away: a process that has it open keeps it, and nothing is left behind
+    /// after a crash.
     pub fn forget_name(&mut self) {
         if std::mem::take(&mut self.is_named) {
             // Gone already is as good as removed.
@@ -127,7 +127,7 @@ impl Drop for GuestMemory {
     }
 }
 
-/// How much room a file system has, as `df` (coreutils) tells it.
+/// How much room a file system has, as `df` (coreutils) prints it.
 fn free_bytes(folder: &Path) -> Option<u64> {
     let answer = Command::new("df")
         .args(["--output=avail", "--block-size=1"])

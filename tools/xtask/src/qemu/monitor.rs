@@ -20,11 +20,11 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Connects to the socket that QEMU was told to listen on.
+    /// Connects to the socket that QEMU was asked to listen on.
     ///
     /// # Errors
     ///
-    /// Nobody listens in time, or who does speaks something else.
+    /// No monitor listens in time, or it speaks another protocol.
     pub fn connect(path: &Path) -> Result<Self> {
         let deadline = Instant::now() + PATIENCE;
         let stream = loop {
@@ -103,7 +103,7 @@ impl Monitor {
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {name}: {error}");
             }
-            // Anything else is an event that nobody asked for.
+            // Anything else is an event that was not asked for.
         }
     }
 

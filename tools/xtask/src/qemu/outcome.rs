@@ -1,4 +1,4 @@
-//! How a run ended, told from the console and from QEMU's exit.
+//! How a run ended, reported from the console and from QEMU's exit.
 
 use std::process::ExitStatus;
 

@@ -25,7 +25,7 @@ const FRAME: u64 = 16 << 10;
 /// How many stream table entries are looked at: PCI requesters of bus 0 have ids below this.
 const STREAMS: u64 = 256;
 
-/// A survey tells at most so many different violations.
+/// A survey reports at most so many different violations.
 const MAX_VIOLATIONS: usize = 16;
 
 /// Physical memory to read tables from.
@@ -100,7 +100,7 @@ pub struct Survey {
     pub frames_of_pool: u64,
     /// Frames named that are not RAM.
     pub frames_of_devices: u64,
-    /// What must not be, each told once.
+    /// What must not be, each reported once.
     pub violations: Vec<String>,
 }
 

@@ -18,7 +18,7 @@ const STREAM: u8 = 6;
 ///
 /// # Errors
 ///
-/// The driver does not tell a fault, tells it wrong, or a run cannot be made.
+/// The driver does not report a fault, reports it wrongly, or a run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("fault")?;
     let map = format!("0x40:0:{STREAM}");
@@ -32,27 +32,29 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         devices: ["-device", "edu,addr=8,dma_mask=0xffffffff"].map(Into::into).into(),
     };
     let boot = guest.boot(toolchain, None, step)?;
-    let told = judge(boot.lines())?;
+    let reported = judge(boot.lines())?;
     let counted = trace::read_statistics(&boot.ram())?
         .into_iter()
         .find(|(name, _)| name == "faults")
         .map_or(0, |(_, n)| n);
-    if counted < told as u64 {
-        bail!("the driver told {told} faults and Oche counted {counted}");
+    if counted < reported as u64 {
+        bail!("the driver reported {reported} faults and Oche counted {counted}");
     }
-    Ok(format!("{told} faults told by the stock driver, each with its stream, IOVA and code"))
+    Ok(format!(
+        "{reported} faults reported by the stock driver, each with its stream, IOVA and code"
+    ))
 }
 
-/// A fault as the driver tells it.
+/// A fault as the driver reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Told {
+struct ReportedFault {
     stream: u8,
     code: u32,
     iova: u64,
 }
 
-/// Checks that each access that was asked for is told, by its own stream, a code for an IOVA that
-/// nothing is mapped at, and the IOVA. Gives how many there were.
+/// Checks that each access that was asked for is reported, by its own stream, a code for an IOVA
+/// that nothing is mapped at, and the IOVA. Gives how many there were.
 fn judge(lines: &[String]) -> Result<usize> {
     if let Some(error) = lines.iter().find_map(|line| line.strip_prefix("fault: error ")) {
         bail!("the guest could not ask the device: {error}");
@@ -65,15 +67,15 @@ fn judge(lines: &[String]) -> Result<usize> {
     if asked.len() != 2 {
         bail!("the guest asked for {} accesses instead of 2", asked.len());
     }
-    let told: Vec<Told> = lines.iter().filter_map(|line| parse_fault(line)).collect();
+    let reported: Vec<ReportedFault> = lines.iter().filter_map(|line| parse_fault(line)).collect();
     for iova in &asked {
-        let Some(fault) = told.iter().find(|fault| fault.iova & !63 == *iova) else {
-            bail!("the driver told no fault at {iova:#x}; it told {told:?}");
+        let Some(fault) = reported.iter().find(|fault| fault.iova & !63 == *iova) else {
+            bail!("the driver reported no fault at {iova:#x}; it reported {reported:?}");
         };
         // Bits 0 to 2: no table, no first-level entry, no leaf. Source: Linux `apple-dart.c`, the
         // fault's codes.
         if fault.stream != STREAM || fault.code == 0 || fault.code & !7 != 0 {
-            bail!("the driver told the fault at {iova:#x} as {fault:?}");
+            bail!("the driver reported the fault at {iova:#x} as {fault:?}");
         }
     }
     Ok(asked.len())
@@ -81,14 +83,14 @@ fn judge(lines: &[String]) -> Result<usize> {
 
 /// Understands `translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE FOR IOVA) at
 /// 0xabcd000`.
-fn parse_fault(line: &str) -> Option<Told> {
+fn parse_fault(line: &str) -> Option<ReportedFault> {
     let (_, rest) = line.split_once("translation fault: status:")?;
     let after = |name: &str| {
         let (_, value) = rest.split_once(name)?;
         value.split([' ', ')']).next()
     };
     let number = |text: &str| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok();
-    Some(Told {
+    Some(ReportedFault {
         stream: after("stream:")?.parse().ok()?,
         code: u32::try_from(number(after("code:")?)?).ok()?,
         iova: number(rest.rsplit_once(" at ")?.1.trim())?,
@@ -97,21 +99,21 @@ fn parse_fault(line: &str) -> Option<Told> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Told, judge, parse_fault};
+    use super::{ReportedFault, judge, parse_fault};
 
     const READ: &str = "[    4.1] apple-dart 9100000.iommu: translation fault: status:0x86000002 stream:6 code:0x2 (NO DTE \
                         FOR IOVA) at 0xabcd000";
     const WRITE: &str = "[    6.1] apple-dart 9100000.iommu: translation fault: status:0x86000004 stream:6 code:0x4 (NO PTE \
                          FOR IOVA) at 0x123f03c";
 
-    fn lines(told: &[&str]) -> Vec<String> {
+    fn lines(reported: &[&str]) -> Vec<String> {
         let asked = ["fault: asked 0x0abcd000 read", "fault: asked 0x0123f000 write"];
-        asked.iter().chain(told).map(|line| (*line).to_owned()).collect()
+        asked.iter().chain(reported).map(|line| (*line).to_owned()).collect()
     }
 
     #[test]
     fn a_fault_line_is_understood() {
-        assert_eq!(parse_fault(READ), Some(Told { stream: 6, code: 2, iova: 0xabc_d000 }));
+        assert_eq!(parse_fault(READ), Some(ReportedFault { stream: 6, code: 2, iova: 0xabc_d000 }));
         assert_eq!(
             parse_fault("[    4.1] apple-dart 9100000.iommu: DART [pagesize 1000, 16 streams"),
             None

@@ -83,12 +83,12 @@ fn bench(toolchain: Toolchain, step: &Step) -> Result<Bench> {
     Bench::make(toolchain, &[], &workspace::target().join("test").join("m1"), step)
 }
 
-/// Marks a failure as a run's own: `cargo xtask mutants` tells it from what does not build.
+/// Marks a failure as a run's own, which `cargo xtask mutants` distinguishes from one to build.
 fn on_board(result: Result<()>) -> Result<()> {
     result.map_err(|error| anyhow!("{}{error:#}", VERDICT))
 }
 
-/// The quick runs first: what is wrong with all of them should be told soon.
+/// The quick runs first: what is wrong with all of them should be reported soon.
 fn cpus_and_darts(bench: &Bench, step: &Step) -> Result<()> {
     let [first, second, third] = ADDRESSES;
     for mac in [Mac { load: first, ..Mac::default() }, Mac { load: second, cpus: 3, ..ragged() }] {
@@ -208,7 +208,7 @@ fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
         for cpu in 0..2 {
             let begin = format!("oche: exits of cpu {cpu}:");
             let line = outcome.lines.iter().find(|line| line.starts_with(&begin));
-            let line = line.with_context(|| format!("nobody said `{begin}`"))?;
+            let line = line.with_context(|| format!("no line says `{begin}`"))?;
             // A tick after which the guest reads a register that traps ends without a look: the
             // second CPU has only these.
             let names: &[&str] = if cpu == 0 || !is_virtual {

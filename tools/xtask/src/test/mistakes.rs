@@ -28,7 +28,7 @@ const DRIVER: [(&str, &str); 2] = [
 ///
 /// # Errors
 ///
-/// The trace does not tell, or a run cannot be made.
+/// The trace does not show it, or a run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("mistakes")?;
     let path = folder.join("trace.oche");
@@ -40,7 +40,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         modules: &["?crc64_rocksoft_generic", "?crct10dif_ce", "?crc32c_generic", "nvme"],
         driver: Some((&DRIVER, "edu-copy.ko")),
         options: &[],
-        // On one CPU nobody disturbs the NVMe's line: see the demo's `relieve_nvme_line`.
+        // On one CPU no other disturbs the NVMe's line: see the demo's `relieve_nvme_line`.
         cpus: 1,
         devices: [
             "-drive".into(),
@@ -69,11 +69,11 @@ fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
     let (symbols, whom) = (Symbols::default(), Whom::default());
     let question = Question { iova: queue, whom: whom.clone(), at_ns: None };
     let answer = why(trace, 0, &question, &symbols);
-    let told = answer.devices.iter().flat_map(|device| &device.sentences);
-    if !told.clone().any(|sentence| sentence.contains("use after unmap")) {
+    let reported = answer.devices.iter().flat_map(|device| &device.sentences);
+    if !reported.clone().any(|sentence| sentence.contains("use after unmap")) {
         bail!(
             "of the NVMe's queue at {queue:#x} the trace says only: {}",
-            told.cloned().collect::<Vec<_>>().join(" ")
+            reported.cloned().collect::<Vec<_>>().join(" ")
         );
     }
     let leaks = leaks(trace, 0, &whom, &symbols);

@@ -55,7 +55,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     };
     let outside = folder.join("outside.oche");
     let boot = guest.boot(toolchain, Some(&outside), step)?;
-    let bytes = told(&boot.said("port: ")?)?;
+    let bytes = reported(&boot.said("port: ")?)?;
     let inside = folder.join("inside.oche");
     let mut copy = disks.left()?;
     copy.truncate(bytes);
@@ -93,7 +93,7 @@ fn seen_blocks(inside: &TraceFile) -> Result<usize> {
 }
 
 /// How many bytes the guest says that it read.
-fn told(said: &[&str]) -> Result<usize> {
+fn reported(said: &[&str]) -> Result<usize> {
     let name = value(said, "name ");
     if name != Some("org.oche.trace") {
         bail!("the guest names the port {name:?}");

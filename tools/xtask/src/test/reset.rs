@@ -64,11 +64,11 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let inside = sessions(&TraceFile::open(&inside)?);
     ensure!(
         inside.len() == 2 && inside[0] == left[0],
-        "the port tells other events of the first boot"
+        "the port holds other events of the first boot"
     );
     ensure!(
         inside[1].len() >= LEAST && second.starts_with(&inside[1]),
-        "the port tells others of the second"
+        "the port holds others of the second"
     );
     Ok(format!(
         "{} events of the boot before are kept, {} of them recorded then",

@@ -55,7 +55,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     ("Simulated M1: FIQs, both ways", |step, _| m1::run_fiqs(toolchain(step)?, step)),
     ("Simulated M1: options, self-test, panics", |step, _| m1::run_options(toolchain(step)?, step)),
     ("Stock kernel on the simulated M1", |step, _| m1::run_stock_kernel(toolchain(step)?, step)),
-    ("Device faults, told by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
+    ("Device faults, reported by the stock driver", |step, _| fault::run(toolchain(step)?, step)),
     ("Mistakes of drivers, explained by the trace", |step, _| {
         mistakes::run(toolchain(step)?, step)
     }),
@@ -162,14 +162,14 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
     demo.arg("demo").args(arguments).arg("--output").arg(&output).env("NO_COLOR", "1");
     let result =
         demo.stdin(std::process::Stdio::null()).output().context("cannot start the demo")?;
-    let told = format!(
+    let reported = format!(
         "{}{}",
         String::from_utf8_lossy(&result.stderr),
         String::from_utf8_lossy(&result.stdout)
     );
-    workspace::write_whole(&output.join("demo.log"), told.as_bytes())?;
+    workspace::write_whole(&output.join("demo.log"), reported.as_bytes())?;
     if !result.status.success() {
-        for line in told
+        for line in reported
             .lines()
             .filter(|line| line.starts_with("  wrong:") || line.starts_with("error"))
             .take(20)
@@ -178,7 +178,7 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
         }
         bail!("the demo failed; the whole story: {}", output.join("demo.log").display());
     }
-    let last = told.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let last = reported.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     if arguments.contains(&"--break-placement") {
         return Ok(last.trim().to_owned());
     }

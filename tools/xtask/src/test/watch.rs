@@ -34,7 +34,7 @@ const SYMBOL_BYTES: u64 = 32 << 20;
 ///
 /// # Errors
 ///
-/// They are not there, or at a time when nobody watched; or the run cannot be made.
+/// They are not there, or at a time without a watch; or the run cannot be made.
 pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     let folder = stock::folder("watch")?;
     let (trace, symbols) = record(&folder, toolchain, step)?;
@@ -82,8 +82,8 @@ fn most(functions: &BTreeMap<String, usize>) -> String {
 /// What of the driver's stores is in the trace.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Between one change of what is watched and the next: accesses told, and descriptors that name
-    /// a mapped buffer.
+    /// Between one change of what is watched and the next: accesses reported, and descriptors that
+    /// name a mapped buffer.
     spans: Vec<(usize, usize)>,
     /// Stores by the function that they are in.
     functions: BTreeMap<String, usize>,
@@ -149,7 +149,7 @@ impl Seen {
             "only {first} and {second} descriptors were seen, of {watched} and {again} accesses; stores by {}",
             functions().collect::<Vec<_>>().join(", ")
         );
-        ensure!(unwatched == 0, "{unwatched} accesses were told while nobody watched");
+        ensure!(unwatched == 0, "{unwatched} accesses were reported without a watch");
         // The only device behind a DART is the disk: its driver, or the ring's, asks for every
         // page.
         let is_its =

@@ -12,7 +12,7 @@ use oche::workspace;
 
 use crate::guest::kernel::{self, KernelChoice};
 
-/// No refusal may take longer: most are told before anything is built.
+/// No refusal may take longer: most are reported before anything is built.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// One wrong input.
@@ -27,7 +27,7 @@ struct Case {
 ///
 /// # Errors
 ///
-/// One of them is accepted, hangs, or is told unclearly.
+/// One of them is accepted, hangs, or is refused unclearly.
 pub(super) fn run(step: &Step) -> Result<String> {
     let folder = workspace::target().join("test").join("wrong");
     workspace::create_folder(&folder)?;

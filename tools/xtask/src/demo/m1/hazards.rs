@@ -21,7 +21,7 @@ struct Hazard {
     /// Whether every case of the guest must pass all the same.
     passes: bool,
     /// What came of it, in a few words.
-    told: &'static str,
+    reported: &'static str,
 }
 
 const HAZARDS: [Hazard; 5] = [
@@ -30,14 +30,14 @@ const HAZARDS: [Hazard; 5] = [
         inject: |mac| mac.settings[4] = Setting::Off,
         expected: &["2=dma-controller@236004000: no power"],
         passes: true,
-        told: "its registers were never touched",
+        reported: "its registers were never touched",
     },
     Hazard {
         name: "a DART that translates for firmware",
         inject: |mac| mac.settings[4] = Setting::Live,
         expected: &["sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone"],
         passes: true,
-        told: "it was left as it was",
+        reported: "it was left as it was",
     },
     Hazard {
         name: "a DART that ends no command",
@@ -47,21 +47,21 @@ const HAZARDS: [Hazard; 5] = [
             "guest: a locked DART is as it was ok",
         ],
         passes: false,
-        told: "it was given up after a second, and every other DART went on",
+        reported: "it was given up after a second, and every other DART went on",
     },
     Hazard {
         name: "a CPU that never comes",
         inject: |mac| (mac.cpus, mac.missing) = (3, 1 << 1),
         expected: &["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"],
         passes: true,
-        told: "it was left out, and the guest does not hear of it",
+        reported: "it was left out, and the guest does not hear of it",
     },
     Hazard {
         name: "FIQs that EL2 injects",
         inject: |mac| mac.chosen.push(("oche.fiq".to_owned(), "virtual".to_owned())),
         expected: &["guest: the timer ticked through all of it ok"],
         passes: true,
-        told: "the timer ticked through all of it",
+        reported: "the timer ticked through all of it",
     },
 ];
 
@@ -89,17 +89,17 @@ pub(super) fn run(
         }
         let unsaid = hazard.expected.iter().find(|text| !outcome.says(text));
         if let (Ok(()), Some(text)) = (&verdict, unsaid) {
-            verdict = Err(anyhow::anyhow!("nobody said `{text}`"));
+            verdict = Err(anyhow::anyhow!("no line says `{text}`"));
         }
-        let told = match &verdict {
-            Ok(()) => hazard.told.to_owned(),
+        let reported = match &verdict {
+            Ok(()) => hazard.reported.to_owned(),
             Err(error) => {
                 failures += 1;
                 summary.problems.push(format!("{}: {error:#}", hazard.name));
                 format!("WRONG: {error:#}")
             }
         };
-        step.line(&format!("{}: {told}", hazard.name));
+        step.line(&format!("{}: {reported}", hazard.name));
         summary
             .runs
             .push(Run { must_fail: !hazard.passes, ..Run::of(hazard.name, &outcome, began) });

@@ -39,7 +39,7 @@ pub(super) struct Image {
 pub(super) struct Run {
     pub(super) name: String,
     pub(super) seconds: f64,
-    /// Cases that the guest told, and how many of them failed.
+    /// Cases that the guest reported, and how many of them failed.
     pub(super) cases: u64,
     pub(super) failed: u64,
     /// A case has to fail: the hazard takes away what it needs.

@@ -103,8 +103,8 @@ fn every_damage_is_noticed() {
     ];
     for (complaint, damage) in damages {
         let survey = survey(damage);
-        let told = survey.violations.join("; ");
-        assert!(told.contains(complaint), "expected {complaint:?} in {told:?}");
+        let reported = survey.violations.join("; ");
+        assert!(reported.contains(complaint), "expected {complaint:?} in {reported:?}");
         assert!(survey.judge().is_err());
     }
 }

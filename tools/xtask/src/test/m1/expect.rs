@@ -14,5 +14,5 @@ pub(super) fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
 
 /// Whether somebody said `text`.
 pub(super) fn expect(outcome: &Outcome, text: &str) -> Result<()> {
-    if outcome.says(text) { Ok(()) } else { bail!("nobody said `{text}`") }
+    if outcome.says(text) { Ok(()) } else { bail!("no line says `{text}`") }
 }

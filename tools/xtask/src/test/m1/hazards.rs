@@ -9,7 +9,7 @@ use super::expect::expect;
 use crate::m1::bench::Bench;
 
 /// A DART that is off, one that translates for firmware, one that never ends a command: each is
-/// told of, and left alone or given up, and the others go on.
+/// reported, and left alone or given up, and the others go on.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
     let mut mac = Mac { chosen: guest("left"), ..Mac::default() };
@@ -72,7 +72,7 @@ fn dead(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
 }
 
 /// Without windows what is beside a page in its granule is a red zone: reached by devices, and
-/// nobody's.
+/// no one's.
 fn windows_off(bench: &Bench, mac: &Mac, step: &Step) -> Result<()> {
     let chosen = vec![("oche.windows".to_owned(), "0".to_owned())];
     let outcome = bench.run("no windows", &Mac { chosen, ..mac.clone() }, step)?;

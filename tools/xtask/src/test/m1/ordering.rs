@@ -68,6 +68,6 @@ pub(super) fn run(bench: &Bench, folder: &Path, step: &Step) -> Result<String> {
     }
     bench::judge(&outcome.context(VERDICT)?).context(VERDICT)?;
     let report = report?;
-    let told = report.judge(EXPECTED).context(VERDICT)?;
-    Ok(told)
+    let reported = report.judge(EXPECTED).context(VERDICT)?;
+    Ok(reported)
 }

@@ -1,4 +1,5 @@
-//! The form that rustfmt and clippy do not check: the length of lines and of files.
+//! The form that rustfmt and clippy do not check: the length of lines and of files, and cycles of
+//! imports.
 //!
 //! Two lists name the files that are longer, one file a line. Both are exact: a new file fails the
 //! test, and so does a file of a list that is no longer too long or is gone. `cargo xtask fix` sets
@@ -11,6 +12,7 @@ use std::path::Path;
 use oche::workspace;
 
 mod columns;
+mod imports;
 
 use columns::long_lines;
 

@@ -47,8 +47,6 @@ const IDENTIFIERS: &[(&str, &str)] = &[
     ("Sabotage", "FaultInjection"),
     ("is_sabotaged", "injects"),
     ("is_vandalised", "is_hostile"),
-    ("oche_tests::world", "oche_sim::machine"),
-    ("oche_tests::simulated_machine", "oche_sim::machine"),
     ("Mediation", "EmulatedDarts"),
 ];
 

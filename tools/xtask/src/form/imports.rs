@@ -2,20 +2,17 @@
 //!
 //! Two files that import each other can only be read, tested and moved together. This test follows
 //! the `mod` declarations of every crate of the workspace, takes each file's `use` declarations and
-//! paths (those of test code left out), and finds the files that are on a cycle. `cycles.txt`
-//! lists those that still do, exactly: a new cycle fails the test, and so does a file of the list
-//! that is on none any more.
+//! paths (those of test code left out), and fails if a file is on a cycle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oche::workspace;
+
 mod scan;
 
-use scan::{Found, scan};
-
-/// The file that lists those on a cycle today, one a line, from the top of the tree.
-const LIST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/imports/cycles.txt");
+use scan::{Names, scan};
 
 /// Where files come from: the tree on disk, or a few that a test makes up.
 trait Files {
@@ -41,7 +38,7 @@ impl Files for BTreeMap<&str, &str> {
 struct Modules {
     /// Which file a module is in; the root's path is empty.
     file_of: BTreeMap<Vec<String>, PathBuf>,
-    found: Vec<(PathBuf, Found)>,
+    found: Vec<(PathBuf, Names)>,
 }
 
 impl Modules {
@@ -178,40 +175,15 @@ fn roots(top: &Path) -> Vec<String> {
     roots
 }
 
-/// Takes the files off the list that are on no cycle any more. A new cycle is not added, so that it
-/// is resolved.
-fn update(found: &BTreeSet<String>) {
-    let list = fs::read_to_string(LIST).expect("cycles.txt");
-    let is_kept = |line: &&str| line.starts_with('#') || found.contains(*line);
-    let kept: Vec<&str> = list.lines().filter(is_kept).collect();
-    fs::write(LIST, kept.join("\n") + "\n").expect("cycles.txt can be written");
-}
-
-/// With `OCHE_UPDATE` set, as `cargo xtask fix` does, the list is shortened first.
 #[test]
-fn files_import_each_other_in_cycles_only_where_the_list_says_so() {
-    let top =
-        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the top of the tree").to_owned();
+fn no_file_is_on_a_cycle_of_imports() {
+    let top = workspace::root();
     let roots = roots(&top);
-    assert!(
-        roots.iter().any(|root| root == "hyp/engine/src/lib.rs"),
-        "the engine is looked at: {roots:?}"
-    );
+    let engine = "hyp/engine/src/lib.rs";
+    assert!(roots.iter().any(|root| root == engine), "{engine} is not among {roots:?}");
     let disk = Disk(top);
-    let found: BTreeSet<String> = roots.iter().flat_map(|root| cycles(&disk, root)).collect();
-    if std::env::var_os("OCHE_UPDATE").is_some() {
-        update(&found);
-    }
-    let known: BTreeSet<String> = fs::read_to_string(LIST)
-        .expect("cycles.txt")
-        .lines()
-        .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .map(str::to_owned)
-        .collect();
-    let new: Vec<_> = found.difference(&known).collect();
-    let gone: Vec<_> = known.difference(&found).collect();
-    assert!(new.is_empty(), "files import each other in a cycle that is not in the list: {new:#?}");
-    assert!(gone.is_empty(), "files of the list are on no cycle any more, or are gone: {gone:#?}");
+    let found: Vec<String> = roots.iter().flat_map(|root| cycles(&disk, root)).collect();
+    assert!(found.is_empty(), "files that import each other in a cycle: {found:#?}");
 }
 
 #[test]

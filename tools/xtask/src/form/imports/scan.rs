@@ -1,8 +1,8 @@
 //! What a file of Rust declares and names, as far as imports go: a scanner, no parser.
 
-/// What is in a file.
+/// The modules that a file declares, and the paths that it names.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct Names {
     /// Modules with a body in this file.
     pub(crate) modules: Vec<Vec<String>>,
     /// Modules whose body is a file of its own, with the `#[path]` of those that have one.
@@ -12,9 +12,9 @@ pub(crate) struct Found {
 }
 
 /// Scans `text`, the file of the module `module`. Test code is left out.
-pub(crate) fn scan(text: &str, module: &[String]) -> Found {
+pub(crate) fn scan(text: &str, module: &[String]) -> Names {
     let tokens = tokens(text);
-    let mut scanner = Scanner { tokens: &tokens, at: 0, place: None, found: Found::default() };
+    let mut scanner = Scanner { tokens: &tokens, at: 0, place: None, found: Names::default() };
     scanner.block(module);
     scanner.found
 }
@@ -100,7 +100,7 @@ struct Scanner<'a> {
     at: usize,
     /// What the `#[path]` in front of the next module says.
     place: Option<String>,
-    found: Found,
+    found: Names,
 }
 
 impl Scanner<'_> {

@@ -1,1 +1,0 @@
-//! Tests of what spans the crates of the workspace: see `tests/imports`.

@@ -10,8 +10,13 @@ use oche::{command, workspace};
 use crate::environment;
 
 /// The packages that are built for the target; what they depend on is checked with them.
-pub(crate) const TARGET_PACKAGES: [&str; 5] =
-    [el2::PACKAGE, "oche-hostile-guest", "oche-m1", "oche-m1-guest", "oche-m1-stub"];
+pub(crate) const TARGET_PACKAGES: [&str; 5] = [
+    el2::PACKAGE,
+    "oche-m1",
+    "oche-guest-hostile",
+    "oche-guest-dart-driver",
+    "oche-guest-m1n1-stub",
+];
 
 /// Checks form, lints and documentation of everything, on the host and for the target.
 ///

@@ -11,5 +11,5 @@ mod bare;
 /// On a developer's machine there is nothing to run: this binary is a guest.
 #[cfg(not(target_os = "none"))]
 fn main() {
-    eprintln!("oche-hostile-guest is built for aarch64-unknown-none-softfloat");
+    eprintln!("oche-guest-hostile is built for aarch64-unknown-none-softfloat");
 }

@@ -13,5 +13,5 @@ mod bare;
 /// On a developer's machine there is nothing to run: this binary is firmware.
 #[cfg(not(target_os = "none"))]
 fn main() {
-    eprintln!("oche-m1-stub is built for aarch64-unknown-none-softfloat");
+    eprintln!("oche-guest-m1n1-stub is built for aarch64-unknown-none-softfloat");
 }

@@ -14,7 +14,7 @@ use oche::workspace;
 use crate::qemu::{Ending, Machine, Running, Serial, Wish};
 
 /// The guest's package.
-const PACKAGE: &str = "oche-hostile-guest";
+const PACKAGE: &str = "oche-guest-hostile";
 /// How long one run may take: some forty seconds on two CPUs, and more under a checker.
 pub(super) const LIMIT: Duration = Duration::from_secs(600);
 

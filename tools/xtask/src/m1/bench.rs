@@ -172,7 +172,7 @@ impl Bench {
 
 /// Builds and fetches what the board needs for `oche`, Oche's ELF file.
 fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
-    let stub = el2::build_package(toolchain, "oche-m1-stub", &[], step)?;
+    let stub = el2::build_package(toolchain, "oche-guest-m1n1-stub", &[], step)?;
     let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
     let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
     let symbol =
@@ -183,7 +183,7 @@ fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
 
 /// Builds the tests' guest.
 fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
-    let guest = el2::build_package(toolchain, "oche-m1-guest", &[], step)?;
+    let guest = el2::build_package(toolchain, "oche-guest-dart-driver", &[], step)?;
     let kernel = guest.with_extension("img");
     workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
     let options = vec![("oche.pool".to_owned(), "64M".to_owned())];

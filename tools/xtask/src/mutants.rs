@@ -2,7 +2,8 @@
 //!
 //! Each mutant is a patch file in `tests/mutants`. It is applied to a copy of the tree under
 //! `target/mutants`, never to the checkout, and its runs of tests are made there, the quick ones
-//! first, until one fails. A mutant that no run detects shows that a test is missing.
+//! first, until one fails. A mutant that no run detects shows that a test is missing. The results
+//! are kept in `target/mutants/results.json`: `--resume` goes on where a run was stopped.
 
 use std::time::Instant;
 
@@ -10,8 +11,11 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Progress;
 use oche::workspace;
 
+use crate::soak;
+
 mod edit;
 mod mutant;
+mod results;
 mod run;
 mod sites;
 #[cfg(test)]
@@ -19,6 +23,7 @@ mod tests;
 mod tree;
 
 use mutant::Mutant;
+use results::Results;
 use run::{Fate, RunSet, summary};
 use tree::Tree;
 
@@ -47,8 +52,8 @@ pub struct MutantArguments {
     /// check
     #[arg(long)]
     pub sites: bool,
-    /// With --sites: skip the sites whose removal an earlier run detected
-    #[arg(long, requires = "sites")]
+    /// Skip the mutants, or with --sites the sites, that an earlier run detected
+    #[arg(long, conflicts_with_all = ["add", "refresh"])]
     pub resume: bool,
 }
 
@@ -70,23 +75,18 @@ pub fn main(arguments: &MutantArguments) -> Result<()> {
     if arguments.refresh {
         return edit::refresh(&root, &chosen);
     }
+    let results = Results::read(workspace::target().join("mutants").join("results.json"))?;
+    let is_left = |mutant: &&&Mutant| !arguments.resume || results.found(mutant).is_none();
+    let left: Vec<&Mutant> = chosen.iter().filter(is_left).copied().collect();
     if arguments.list {
-        for mutant in chosen {
+        for mutant in left {
             let files = mutant.files().into_iter().collect::<Vec<_>>().join(", ");
             println!("{:<45} {files:<32} {}", mutant.name, mutant.breaks);
         }
         return Ok(());
     }
-    chosen.iter().try_for_each(|mutant| mutant.check(&root))?;
-    let groups: Vec<&[&Mutant]> = chosen.chunk_by(|a, b| a.runs == b.runs).collect();
-    let progress = Progress::new(chosen.len() + groups.len());
-    let began = Instant::now();
-    let tree = Tree::new()?;
-    let mut fates = Vec::new();
-    for group in groups {
-        try_out(group, &tree, &progress, &mut fates)?;
-    }
-    print(&fates, began)
+    left.iter().try_for_each(|mutant| mutant.check(&root))?;
+    Session { commit: soak::commit()?, results }.run(&chosen, &left)
 }
 
 /// Those of `mutants` whose name contains one of `words`; all without any.
@@ -104,58 +104,82 @@ fn choose<'a>(mutants: &'a [Mutant], words: &[String]) -> Result<Vec<&'a Mutant>
     Ok(chosen)
 }
 
-/// Applies each of `mutants`, which have the same runs, and makes these runs, after they have
-/// passed without a mutant.
-fn try_out<'a>(
-    mutants: &[&'a Mutant],
-    tree: &Tree,
-    progress: &Progress,
-    fates: &mut Vec<(&'a Mutant, Fate)>,
-) -> Result<()> {
-    let runs = mutants.first().map_or(&[][..], |mutant| mutant.runs.runs());
-    let step = progress.step("The tests without a mutant");
-    if let Fate::Found(tests) = tree.test(runs, |run| step.detail(run))? {
-        bail!("fails without a mutant: {}", tests.join(", "));
-    }
-    step.done("");
-    for mutant in mutants {
-        let step = progress.step(&mutant.name);
-        step.line(&mutant.breaks);
-        tree.apply(mutant)?;
-        let fate = tree.test(runs, |run| step.detail(run)).with_context(|| mutant.name.clone());
-        tree.revert(mutant)?;
-        let fate = fate?;
-        match &fate {
-            Fate::Found(tests) => step.done(&summary(tests)),
-            Fate::Survived => step.done("SURVIVED"),
-        }
-        fates.push((*mutant, fate));
-    }
-    Ok(())
+/// A run of many mutants.
+struct Session {
+    /// The commit of the tree, for the results.
+    commit: String,
+    results: Results,
 }
 
-/// Prints what became of each mutant.
-///
-/// # Errors
-///
-/// One survived.
-fn print(fates: &[(&Mutant, Fate)], began: Instant) -> Result<()> {
-    println!("\n{:<45} found by", "mutant");
-    for (mutant, fate) in fates {
-        match fate {
-            Fate::Found(tests) => println!("{:<45} {}", mutant.name, summary(tests)),
-            Fate::Survived => println!("{:<45} NOTHING", mutant.name),
+impl Session {
+    /// Tries those of `mutants` that are `left` and prints what became of all.
+    fn run(&mut self, mutants: &[&Mutant], left: &[&Mutant]) -> Result<()> {
+        let groups: Vec<&[&Mutant]> = left.chunk_by(|a, b| a.runs == b.runs).collect();
+        let progress = Progress::new(left.len() + groups.len());
+        let began = Instant::now();
+        let tree = Tree::new()?;
+        for group in groups {
+            self.try_out(group, &tree, &progress)?;
         }
+        self.print(mutants, left.len(), began)
     }
-    let survivors = fates.iter().filter(|(_, fate)| matches!(fate, Fate::Survived)).count();
-    println!(
-        "\n{} mutants, {} found, {survivors} survived, in {:.0} s",
-        fates.len(),
-        fates.len() - survivors,
-        began.elapsed().as_secs_f64()
-    );
-    if survivors != 0 {
-        bail!("a mutant survived");
+
+    /// Applies each of `mutants`, which have the same runs, and makes these runs, after they have
+    /// passed without a mutant.
+    fn try_out(&mut self, mutants: &[&Mutant], tree: &Tree, progress: &Progress) -> Result<()> {
+        let runs = mutants.first().map_or(&[][..], |mutant| mutant.runs.runs());
+        let step = progress.step("The tests without a mutant");
+        if let Fate::Found(tests) = tree.test(runs, |run| step.detail(run))? {
+            bail!("fails without a mutant: {}", tests.join(", "));
+        }
+        step.done("");
+        for mutant in mutants {
+            let step = progress.step(&mutant.name);
+            step.line(&mutant.breaks);
+            tree.apply(mutant)?;
+            let fate = tree.test(runs, |run| step.detail(run)).with_context(|| mutant.name.clone());
+            tree.revert(mutant)?;
+            let fate = fate?;
+            self.results.keep(mutant, &fate, &self.commit)?;
+            match &fate {
+                Fate::Found(tests) => step.done(&summary(tests)),
+                Fate::Survived => step.done("SURVIVED"),
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// Prints what became of each mutant: `left` of them in this run, the others in earlier ones.
+    ///
+    /// # Errors
+    ///
+    /// One survived.
+    fn print(&self, mutants: &[&Mutant], left: usize, began: Instant) -> Result<()> {
+        println!("\n{:<45} found by", "mutant");
+        let mut survivors = 0;
+        for mutant in mutants {
+            match self.results.found(mutant) {
+                Some((tests, commit)) if commit == self.commit => {
+                    println!("{:<45} {}", mutant.name, summary(tests));
+                }
+                Some((tests, commit)) => {
+                    println!("{:<45} {} (at {commit})", mutant.name, summary(tests));
+                }
+                None => {
+                    survivors += 1;
+                    println!("{:<45} NOTHING", mutant.name);
+                }
+            }
+        }
+        println!(
+            "\n{} mutants, {} found, {survivors} survived; {left} tried in this run, in {:.0} s",
+            mutants.len(),
+            mutants.len() - survivors,
+            began.elapsed().as_secs_f64()
+        );
+        if survivors != 0 {
+            bail!("a mutant survived");
+        }
+        Ok(())
+    }
 }

@@ -115,7 +115,8 @@ pub(crate) fn longest(results: &[StepResult]) -> String {
             text.push_str(&format!("{:>13}  {}\n", duration(result.seconds), result.name));
         }
     }
-    let all: f64 = results.iter().map(|result| result.seconds).sum();
+    // The sum of no numbers would be -0.
+    let all = results.iter().fold(0.0, |all, result| all + result.seconds);
     text.push_str(&format!("{:>13}  in all", duration(all)));
     text
 }
@@ -179,5 +180,6 @@ mod tests {
         let text = longest(&[step("a", 2.0), step("b", 130.0)]);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert_eq!(lines, ["longest steps:", "2 min 10 s  b", "2.0 s  a", "2 min 12 s  in all"]);
+        assert_eq!(longest(&[]).trim(), "0.0 s  in all");
     }
 }

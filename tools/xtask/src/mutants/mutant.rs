@@ -101,6 +101,12 @@ impl Mutant {
         hunks(&self.diff).into_iter().map(|hunk| hunk.file).collect()
     }
 
+    /// The files and lines that it changes, without line numbers and context.
+    pub(super) fn change(&self) -> String {
+        let is_part = |line: &&str| line.starts_with(['+', '-']);
+        self.diff.split_inclusive('\n').filter(is_part).collect()
+    }
+
     /// Checks that each hunk has exactly one place in the tree at `root`.
     ///
     /// # Errors

@@ -16,7 +16,8 @@ pub struct Options {
     /// Continue after a step that failed
     #[arg(long)]
     pub keep_going: bool,
-    /// Leave out the steps that passed before on the same commit, and continue the soak runs
+    /// Leave out the steps that passed before on the same commit, and continue the runs of mutants
+    /// and the soak runs
     #[arg(long)]
     pub resume: bool,
     /// Do not fail because of steps that cannot run on this machine

@@ -26,7 +26,7 @@ pub(super) const STEPS: &[(&str, Work)] = &[
     }),
     ("Mutants", |step, options| mutants(step, options, "mutants", &["mutants"])),
     ("Mutants of call sites", |step, options| {
-        mutants(step, options, "sites", &["mutants", "--sites", "--resume"])
+        mutants(step, options, "sites", &["mutants", "--sites"])
     }),
     ("Tests in a fresh clone", fresh_clone),
     ("Set-up on a bare Debian", |step, _| bare::run(step)),
@@ -62,7 +62,8 @@ fn soak(step: &Step, options: &Options, name: &str, ops: u64, more: &[&str]) -> 
 
 fn mutants(step: &Step, options: &Options, name: &str, arguments: &[&str]) -> Result<String> {
     let only = options.mutants_only.iter().flat_map(|word| ["--only", word.as_str()]);
-    own(step, name, &arguments.iter().copied().chain(only).collect::<Vec<_>>())
+    let resume = options.resume.then_some("--resume");
+    own(step, name, &arguments.iter().copied().chain(resume).chain(only).collect::<Vec<_>>())
 }
 
 /// Reads many trace files with random damage.

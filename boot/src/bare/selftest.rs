@@ -270,8 +270,8 @@ impl Scratch {
         }
         let mut point = |at: Hfn| {
             stage2.break_page(page);
-            stage2.flush_broken();
-            stage2.make_page(page, at, CpuAccess::ReadWrite);
+            stage2.flush_tlb();
+            stage2.remap_page(page, at, CpuAccess::ReadWrite);
             stage2.publish();
         };
         point(other);

@@ -221,7 +221,7 @@ impl<H: Hardware> Stage2<H> {
             let part = Entry::Leaf { at: Hfn(at.0 + index as u32 * step as u32), attributes };
             self.hardware.store(table.address(), index, part.encode(position.level + 1));
         }
-        self.hardware.store(position.table, position.index, Entry::InMotion.encode(position.level));
+        self.hardware.store(position.table, position.index, Entry::Broken.encode(position.level));
         self.hardware.order_stores();
         // Any page of the block names it: its home is where it is mapped.
         self.hardware.invalidate_page(Gfn(at.0));
@@ -249,7 +249,7 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
         loop {
             let position = self.root.walk(&self.hardware, page).ok_or(OutOfTables)?;
             match position.entry {
-                Entry::Leaf { .. } | Entry::InMotion if position.level == LEAF_LEVEL => {
+                Entry::Leaf { .. } | Entry::Broken if position.level == LEAF_LEVEL => {
                     return Ok(());
                 }
                 Entry::Leaf { at, attributes } => self.split(&position, at, attributes)?,
@@ -260,11 +260,11 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
 
     fn break_page(&mut self, page: Gfn) {
         let position = self.leaf(page);
-        self.hardware.store(position.table, position.index, Entry::InMotion.encode(LEAF_LEVEL));
+        self.hardware.store(position.table, position.index, Entry::Broken.encode(LEAF_LEVEL));
         self.has_broken = true;
     }
 
-    fn flush_broken(&mut self) {
+    fn flush_tlb(&mut self) {
         // The invalid entries must be seen by walks before the TLBs drop the valid ones.
         self.hardware.order_stores();
         if self.has_broken {
@@ -276,7 +276,7 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
         }
     }
 
-    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+    fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let position = self.leaf(page);
         // No fetch until the instruction caches are invalidated: at this host page they may still
         // hold what an earlier tenant executed. Few pages that move are ever executed; those fault

@@ -97,7 +97,7 @@ impl Trap {
         let fault =
             Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
         match (lookup, abort.status) {
-            (Lookup::InMotion, _) => Self::Retry,
+            (Lookup::Broken, _) => Self::Retry,
             (
                 Lookup::Mapped { access: CpuAccess::None, .. },
                 FaultStatus::Translation | FaultStatus::Permission,

@@ -25,7 +25,7 @@ pub mod hw;
 pub mod monitor;
 pub mod progress;
 
-use oche_engine::{AccessKind, FaultDisposition, Watched};
+use oche_engine::{AccessKind, FaultDisposition, WatchedAccess};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
@@ -49,12 +49,12 @@ pub trait TrappedPages {
     fn begin_view(&mut self) -> Option<u64>;
     /// Opens `page` in the view; see `Engine::open_trapped`. False: the view has no room.
     fn open(&mut self, page: Gfn) -> bool;
-    /// See `Engine::settle_trapped`.
+    /// See `Engine::close_trapped`.
     fn settle(&mut self, page: Gfn);
     /// See `Engine::is_watching`.
     fn is_watching(&self) -> bool;
     /// See `Engine::report_watched`; `value` is that of the bytes, from the first on.
-    fn report(&mut self, watched: &Watched, value: &Value);
+    fn report(&mut self, watched: &WatchedAccess, value: &Value);
 }
 
 /// Bytes that an access touches, in the order of their addresses, as little-endian words.
@@ -183,7 +183,7 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         }
         let Self { page, offset, length, .. } = *self;
         let how = WatchHow::Exact;
-        self.pages.report(&Watched { page, offset, bytes: length, is_write, how }, &value);
+        self.pages.report(&WatchedAccess { page, offset, bytes: length, is_write, how }, &value);
     }
 
     /// Loads each part into the register of that number.

@@ -20,14 +20,14 @@ use oche_types::selection::Selection;
 use oche_types::{Invariant, invariant};
 
 use crate::budget::{Budget, SLICE_BYTES};
+use crate::emulated_dart::{AccessError, Command, EmulatedDart};
 use crate::granule::alias::MAX_DOMAINS;
-use crate::granule::watch::Watched;
+use crate::granule::watch::WatchedAccess;
 use crate::granule::{GranuleMapper, Isolation, Requester, within};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
-use crate::vdart::{AccessError, Command, VirtualDart};
 
 /// What it costs to bring a page home and give it a twin.
 const PIN_BYTES: usize = 6 * PAGE_BYTES;
@@ -35,7 +35,7 @@ const PIN_BYTES: usize = 6 * PAGE_BYTES;
 /// What the engine is built for.
 #[derive(Clone, Debug)]
 pub struct Configuration<'a> {
-    /// Virtual DARTs, at most [`oche_types::dart::stream::MAX_DARTS`].
+    /// Emulated DARTs, at most [`oche_types::dart::stream::MAX_DARTS`].
     pub darts: usize,
     /// Guest RAM, ascending; nothing of Oche's own.
     pub ram: &'a [Range<Gfn>],
@@ -83,18 +83,18 @@ pub struct Engine {
     /// Changes of the domain in hand, and how many of them have been acted on.
     batch: Batch,
     applied: usize,
-    in_hand: Option<DomainId>,
+    current_domain: Option<DomainId>,
     /// All tables of the domain in hand have been compared for `batch`.
     is_compared: bool,
     /// What could not be tracked of a domain that begins.
-    opening: Batch,
+    creation_batch: Batch,
     slice_bytes: usize,
     is_busy: bool,
 }
 
 #[derive(Debug)]
 struct Dart {
-    registers: VirtualDart,
+    registers: EmulatedDart,
     streams: [Attachment; STREAMS],
 }
 
@@ -128,7 +128,7 @@ pub enum FaultDisposition {
     Retry,
     /// The page is trapped. The access is carried out by [`Engine::load_trapped`] and
     /// [`Engine::store_trapped`], or, whatever it is, between [`Engine::open_trapped`] and
-    /// [`Engine::settle_trapped`]; and the engine's lock is held from this answer to the end of
+    /// [`Engine::close_trapped`]; and the engine's lock is held from this answer to the end of
     /// that.
     Emulate(Gfn),
     /// It is no page of the guest's RAM.
@@ -142,10 +142,10 @@ struct Domain {
     requester: Requester,
     /// Streams to attach once the tables have been acted on.
     waiting: Members,
-    needs_sync: bool,
+    needs_flush: bool,
     /// The tables have been acted on: so many of the pages remain to be looked at that devices
     /// write in one copy and read in another.
-    follow_left: Option<usize>,
+    merges_left: Option<usize>,
     is_ending: bool,
 }
 
@@ -154,7 +154,7 @@ impl Engine {
     pub fn new(configuration: &Configuration<'_>, host: &mut impl Host) -> Self {
         let domains = configuration.domains();
         let dart =
-            || Dart { registers: VirtualDart::new(), streams: [Attachment::default(); STREAMS] };
+            || Dart { registers: EmulatedDart::new(), streams: [Attachment::default(); STREAMS] };
         Self {
             darts: (0..configuration.darts).map(|_| dart()).collect(),
             domains: (0..domains).map(|_| None).collect(),
@@ -168,9 +168,9 @@ impl Engine {
             ),
             batch: Batch::new(),
             applied: 0,
-            in_hand: None,
+            current_domain: None,
             is_compared: false,
-            opening: Batch::new(),
+            creation_batch: Batch::new(),
             slice_bytes: SLICE_BYTES,
             is_busy: false,
         }
@@ -267,12 +267,12 @@ impl Engine {
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
             // What a watch alone had trapped is not any more, and copies are as without a watch.
-            self.mapper.stop_watching(host, page);
+            self.mapper.give_up_watch(host, page);
         }
         if access == AccessKind::Store {
             self.tracker.mark_unsync(host, &mut self.mapper.mover, page);
         }
-        if self.mapper.relax(host, page) {
+        if self.mapper.relax_trap(host, page) {
             return FaultDisposition::Retry;
         }
         match (self.mapper.mover.trap(page), access) {
@@ -281,7 +281,7 @@ impl Engine {
             }
             // A walk that meets a page which may be read wants to write: hardware's access flag.
             (_, AccessKind::Walk) | (CpuTrap::All, AccessKind::Fetch) => {
-                self.mapper.collapse(host, page);
+                self.mapper.drop_bounce_pages(host, page);
                 FaultDisposition::Retry
             }
             (CpuTrap::Writes | CpuTrap::All, AccessKind::Load | AccessKind::Store) => {
@@ -321,14 +321,14 @@ impl Engine {
     /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up
     /// to date.
     ///
-    /// Until [`Self::settle_trapped`] no other CPU may reach the page, and no other call
+    /// Until [`Self::close_trapped`] no other CPU may reach the page, and no other call
     /// of the engine may be made.
     pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.mapper.open(host, page)
     }
 
     /// The CPU that had the trapped `page` opened has done with it.
-    pub fn settle_trapped(&mut self, host: &mut impl Host, page: Gfn) {
+    pub fn close_trapped(&mut self, host: &mut impl Host, page: Gfn) {
         self.mapper.settle(host, page);
     }
 
@@ -346,15 +346,15 @@ impl Engine {
 
     /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each
     /// trap calls this.
-    pub fn go_on_watching(&mut self, host: &mut impl Host) {
-        if self.is_setting_watches() {
-            self.mapper.go_on_watching(host);
+    pub fn continue_watch_pass(&mut self, host: &mut impl Host) {
+        if self.has_pending_watches() {
+            self.mapper.continue_watch_pass(host);
         }
     }
 
     /// Whether some of what is mapped where somebody watches is not watched yet.
-    pub fn is_setting_watches(&self) -> bool {
-        self.mapper.watches.are_being_set()
+    pub fn has_pending_watches(&self) -> bool {
+        self.mapper.watches.are_pending()
     }
 
     /// Whether anything is watched.
@@ -367,7 +367,7 @@ impl Engine {
     pub fn report_watched(
         &self,
         host: &mut impl Host,
-        watched: &Watched,
+        watched: &WatchedAccess,
         load: impl Fn(usize) -> u64,
     ) {
         self.mapper.report_watched(host, watched, load);
@@ -448,6 +448,6 @@ impl Engine {
 
 impl Domain {
     fn is_due(&self) -> bool {
-        self.needs_sync || self.is_ending
+        self.needs_flush || self.is_ending
     }
 }

@@ -18,7 +18,7 @@ mod copies;
 mod cost;
 mod cpu_trap;
 mod direct;
-mod follow;
+mod flush_merge;
 mod pin;
 mod removal;
 pub(crate) mod state;
@@ -42,7 +42,7 @@ use crate::budget::Budget;
 use crate::granule::alias::{Aliases, MAX_ALIASES};
 use crate::granule::state::{Directory, Form, GranuleMap, GranuleState};
 use crate::granule::watches::Watches;
-use crate::granule::work::{Fetch, MAX_FETCHES, Merging, PageCopy, UnmapOp};
+use crate::granule::work::{HomeMove, MAX_HOME_MOVES, MergeCopy, PageCopy, UnmapOp};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host, Memory, TraceSink};
 use crate::mover::Mover;
@@ -115,8 +115,8 @@ pub(crate) struct PlacedDomain {
     directory: Directory,
     /// Streams that the hardware has attached.
     pub(crate) members: Members,
-    /// Whether a page that it maps may be followed: see [`follow`].
-    has_followed: bool,
+    /// Whether it may map a flush-merged page: see [`flush_merge`].
+    has_flush_merged: bool,
 }
 
 /// Everything about where pages are placed.
@@ -133,21 +133,21 @@ pub(crate) struct GranuleMapper {
     pub(crate) watches: Watches,
     unmap_ops: Vec<UnmapOp>,
     copies: Vec<PageCopy>,
-    /// Pages on their way home, for a master behind no DART.
-    fetches: Vec<Fetch>,
+    /// Pages that move home to be pinned.
+    home_moves: Vec<HomeMove>,
     /// Direct granules that have to be relocated before they can take what is newly wanted.
     to_migrate: Vec<Change>,
     /// Those of them that could not be.
     migrate_failed: Vec<(Granule, Refusal)>,
-    /// What the mappings of one page are given up with: see [`Self::collapse`].
-    given_up: Vec<Change>,
-    /// Pages that are kept equal at each flush: see [`follow`].
-    followed: Vec<Gfn>,
+    /// The changes that remove the bounce pages of a page: see [`Self::drop_bounce_pages`].
+    dropped: Vec<Change>,
+    /// Pages whose copies each flush makes equal: see [`flush_merge`].
+    flush_merged: Vec<Gfn>,
     /// Pages that the work under way is about, each once.
     listed: Vec<Gfn>,
     /// Where the copies of a page lie that are being made equal, and whether devices may write
     /// them.
-    merging: Vec<Merging>,
+    merging: Vec<MergeCopy>,
     /// Words that were merged, once for each copy of the page; it wraps around.
     merged_words: usize,
 }
@@ -160,7 +160,7 @@ const fn blocks(pages: usize) -> usize {
 }
 
 /// Mappings of pages that have more than one, for `pages` pages of guest RAM.
-const fn most_aliases(pages: usize) -> usize {
+const fn max_aliases(pages: usize) -> usize {
     within(pages / 4, 1024, 1 << 20)
 }
 
@@ -182,20 +182,20 @@ impl GranuleMapper {
         let tables = Mover::bytes(ranges, pages, MAX_MOVING)
             + Pool::bytes(frames)
             + GranuleMap::bytes(blocks(pages))
-            + Aliases::bytes(most_aliases(pages))
-            + bytes_of::<Gfn>(most_aliases(pages) / 2)
+            + Aliases::bytes(max_aliases(pages))
+            + bytes_of::<Gfn>(max_aliases(pages) / 2)
             + Watches::BYTES
             + bytes_of::<Option<PlacedDomain>>(domains)
             + bytes_of::<Directory>(domains)
             + domains * Directory::BYTES;
         let lists = bytes_of::<UnmapOp>(BATCH)
             + bytes_of::<PageCopy>(BATCH * SLOTS)
-            + bytes_of::<Fetch>(MAX_FETCHES)
+            + bytes_of::<HomeMove>(MAX_HOME_MOVES)
             // Granules to migrate, and what is given up.
             + 2 * bytes_of::<Change>(BATCH)
             + bytes_of::<(Granule, Refusal)>(BATCH)
             + bytes_of::<Gfn>(MAX_LISTED)
-            + bytes_of::<Merging>(MAX_ALIASES + 1);
+            + bytes_of::<MergeCopy>(MAX_ALIASES + 1);
         tables + lists
     }
 
@@ -210,7 +210,7 @@ impl GranuleMapper {
         let pages: usize =
             ram.iter().map(|range| range.end.0.saturating_sub(range.start.0) as usize).sum();
         let pool = Pool::new(pool, memory);
-        let aliases = most_aliases(pages);
+        let aliases = max_aliases(pages);
         Self {
             mover: Mover::new(ram, MAX_MOVING),
             pool,
@@ -222,11 +222,11 @@ impl GranuleMapper {
             watches: Watches::new(),
             unmap_ops: Vec::with_capacity(BATCH),
             copies: Vec::with_capacity(BATCH * SLOTS),
-            fetches: Vec::with_capacity(MAX_FETCHES),
+            home_moves: Vec::with_capacity(MAX_HOME_MOVES),
             to_migrate: Vec::with_capacity(BATCH),
             migrate_failed: Vec::with_capacity(BATCH),
-            given_up: Vec::with_capacity(BATCH),
-            followed: Vec::with_capacity(aliases / 2),
+            dropped: Vec::with_capacity(BATCH),
+            flush_merged: Vec::with_capacity(aliases / 2),
             listed: Vec::with_capacity(MAX_LISTED),
             merging: Vec::with_capacity(MAX_ALIASES + 1),
             merged_words: 0,
@@ -236,7 +236,7 @@ impl GranuleMapper {
     /// Begins `domain`, with nothing mapped. False: the pool is exhausted.
     #[must_use]
     pub(crate) fn create_domain(&mut self, host: &mut impl Host, domain: DomainId) -> bool {
-        let _ = self.pool.take_back(host, FRAMES_PER_CHANGE);
+        let _ = self.pool.release_quarantined(host, FRAMES_PER_CHANGE);
         let entry = self
             .domains
             .get_mut(usize::from(domain.0))
@@ -247,7 +247,7 @@ impl GranuleMapper {
             shadow,
             directory,
             members: Members::default(),
-            has_followed: false,
+            has_flush_merged: false,
         });
         true
     }
@@ -296,7 +296,7 @@ impl GranuleMapper {
         budget: &mut Budget,
     ) -> usize {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
-        self.take_frames_back(host, changes.len(), budget);
+        self.release_quarantined(host, changes.len(), budget);
         let (count, reserve) = self.affordable(domain, changes, budget);
         let changes = changes.get(..count).must("what can be afforded are some of the changes");
         if changes.is_empty() {
@@ -343,10 +343,10 @@ impl GranuleMapper {
     /// meanwhile, since a mapping that is refused is not tried again. Each is marked anew and
     /// charged to `budget`; those of one change come back in any case, and no more changes are made
     /// where the budget has no room for more frames.
-    fn take_frames_back(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
+    fn release_quarantined(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
         let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
         let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
-        let count = self.pool.take_back(host, most);
+        let count = self.pool.release_quarantined(host, most);
         budget.charge(count * FRAME_BYTES);
     }
 

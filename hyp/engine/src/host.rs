@@ -90,8 +90,8 @@ pub struct OutOfTables;
 
 /// The guest's CPUs' view of guest-physical memory, page by page.
 ///
-/// A change is always break-before-make, in the order `prepare`, `break_page`, `flush_broken`,
-/// (copy), `make_page`, `publish`, with any number of pages in each step.
+/// A change is always break-before-make, in the order `prepare`, `break_page`, `flush_tlb`,
+/// (copy), `remap_page`, `publish`, with any number of pages in each step.
 pub trait Stage2 {
     /// Makes sure that `page` has an entry of its own (splits a block where there is one).
     ///
@@ -109,10 +109,10 @@ pub trait Stage2 {
     /// On return no CPU holds a translation of any page broken before, and every access through
     /// such a translation has completed. A CPU that touches a broken page waits, by retrying, until
     /// it is made.
-    fn flush_broken(&mut self);
+    fn flush_tlb(&mut self);
 
     /// Makes the broken entry of `page` point to `at`.
-    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess);
+    fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess);
 
     /// # Guarantees
     ///

@@ -30,8 +30,8 @@ impl Stage2 for Nothing {
         Ok(())
     }
     fn break_page(&mut self, _: Gfn) {}
-    fn flush_broken(&mut self) {}
-    fn make_page(&mut self, _: Gfn, _: Hfn, _: CpuAccess) {}
+    fn flush_tlb(&mut self) {}
+    fn remap_page(&mut self, _: Gfn, _: Hfn, _: CpuAccess) {}
     fn publish(&mut self) {}
 }
 

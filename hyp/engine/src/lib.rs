@@ -2,8 +2,8 @@
 //! hardware tables.
 //!
 //! ```text
-//! guest write -> trap -> emulated DART -> table tracker -> granules -> page mover + shadow tables -> IOMMU
-//!                        vdart           tracker          granule     mover        shadow
+//! trap -> emulated DART -> table tracker -> granules -> page mover + shadow tables -> IOMMU
+//!         emulated_dart    tracker          granule     mover        shadow
 //! ```
 //!
 //! One way, no back edges: a stage names only stages to its right, and only [`Engine`] knows them
@@ -20,6 +20,7 @@
 extern crate alloc;
 
 pub mod budget;
+mod emulated_dart;
 mod engine;
 mod granule;
 pub mod guest_memory;
@@ -31,9 +32,8 @@ mod mover;
 pub mod pool;
 mod shadow;
 mod tracker;
-mod vdart;
 
+pub use emulated_dart::AccessError;
 pub use engine::{AccessKind, Configuration, Engine, FaultDisposition};
 pub use granule::Isolation;
-pub use granule::watch::Watched;
-pub use vdart::AccessError;
+pub use granule::watch::WatchedAccess;

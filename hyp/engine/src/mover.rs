@@ -25,10 +25,10 @@ pub(crate) struct PageState {
     pub(crate) twin: u32,
     /// The first tracked table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
-    /// The page's place among those that are followed: see `granule::follow`. [`NONE`] if it is
-    /// not.
-    pub(crate) followed: u32,
-    /// How often a master behind no DART uses the page now: see `granule::pin`.
+    /// The page's index in the list of flush-merged pages: see `granule::flush_merge`. [`NONE`] if
+    /// it is not in the list.
+    pub(crate) flush_merged: u32,
+    /// How often an untranslated bus master uses the page now: see `granule::pin`.
     pins: u16,
     /// CPUs' stores are trapped, because the page holds a tracked table.
     is_write_protected: bool,
@@ -85,7 +85,7 @@ impl Mover {
             mappings: NONE,
             twin: 0,
             table: NONE,
-            followed: NONE,
+            flush_merged: NONE,
             pins: 0,
             is_write_protected: false,
             trap: CpuTrap::None,
@@ -153,7 +153,7 @@ impl Mover {
         self.get(page).is_some_and(|state| state.is_write_protected)
     }
 
-    /// Takes note that a master behind no DART uses `page`. `false`: it is not guest RAM.
+    /// Takes note that an untranslated bus master uses `page`. `false`: it is not guest RAM.
     pub(crate) fn pin(&mut self, page: Gfn) -> bool {
         let Some(state) = self.get_mut(page) else { return false };
         state.pins = state.pins.saturating_add(1);
@@ -170,7 +170,7 @@ impl Mover {
         state.pins == 0
     }
 
-    /// Whether a master behind no DART uses `page`, which is at home then.
+    /// Whether an untranslated bus master uses `page`, which is at home then.
     pub(crate) fn is_pinned(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|state| state.pins != 0)
     }
@@ -243,7 +243,7 @@ impl Mover {
     /// After this no CPU reaches a page that is broken.
     pub(crate) fn flush_tlb(&mut self, stage2: &mut impl Stage2) {
         if !self.broken.is_empty() && !self.is_flushed {
-            stage2.flush_broken();
+            stage2.flush_tlb();
             self.is_flushed = true;
         }
     }
@@ -280,7 +280,7 @@ impl Mover {
                 (CpuTrap::Writes, _) | (CpuTrap::None, true) => CpuAccess::ReadOnly,
                 (CpuTrap::None, false) => CpuAccess::ReadWrite,
             };
-            host.make_page(page, at, access);
+            host.remap_page(page, at, access);
         }
         self.is_flushed = false;
         host.publish();

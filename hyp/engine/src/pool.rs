@@ -5,9 +5,9 @@
 //! relocate a granule finds its empty slots already marked, and a device that still wrote into a
 //! frame after it was given back has left a trace that can be found.
 //!
-//! While the hardware has not confirmed that devices let go of what was taken from them, a frame
-//! that is given back is put aside: a device that may still reach it must not find anything else
-//! there, least of all a table.
+//! Until the hardware has confirmed every earlier unmapping, a frame that is given back is
+//! *quarantined*: a device may still reach it, so it must not hold anything else, least of all a
+//! table.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -26,8 +26,8 @@ pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
 pub(crate) struct Pool {
     frames: Range<u32>,
     free: Vec<HostGranule>,
-    /// Given back, and perhaps in a device's reach.
-    aside: Vec<HostGranule>,
+    /// Given back, but perhaps still reachable by a device.
+    quarantined: Vec<HostGranule>,
     /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
     singles: Vec<u8>,
     /// Frames with a page to spare for [`Self::take_page`].
@@ -47,7 +47,7 @@ impl Pool {
         let mut pool = Self {
             frames: frames.clone(),
             free: Vec::with_capacity(count),
-            aside: Vec::with_capacity(count),
+            quarantined: Vec::with_capacity(count),
             singles: alloc::vec![0; count],
             partial: Vec::with_capacity(count),
         };
@@ -59,7 +59,7 @@ impl Pool {
 
     /// Bytes of heap that [`Self::new`] takes for `frames` frames.
     pub(crate) const fn bytes(frames: usize) -> usize {
-        // Free, aside and partial ones; and what is handed out of each.
+        // Free, quarantined and partial ones; and what is handed out of each.
         3 * bytes_of::<HostGranule>(frames) + bytes_of::<u8>(frames)
     }
 
@@ -85,7 +85,7 @@ impl Pool {
         frame: HostGranule,
     ) {
         if !host.is_confirmed() {
-            return self.put_aside(frame);
+            return self.quarantine(frame);
         }
         host.release(frame);
         self.push(frame);
@@ -94,28 +94,32 @@ impl Pool {
     /// Marks a frame's pages and returns it.
     pub(crate) fn give_frame(&mut self, host: &mut (impl Memory + Iommu), frame: HostGranule) {
         if !host.is_confirmed() {
-            return self.put_aside(frame);
+            return self.quarantine(frame);
         }
         self.free(host, frame);
     }
 
-    /// Takes up to `most` of the frames that were put aside back, if no device reaches them any
-    /// more. Returns how many.
-    pub(crate) fn take_back(&mut self, host: &mut (impl Memory + Iommu), most: usize) -> usize {
-        if self.aside.is_empty() || !host.is_confirmed() {
+    /// Frees up to `max` of the quarantined frames, if no device can reach them any more. Returns
+    /// how many were freed.
+    pub(crate) fn release_quarantined(
+        &mut self,
+        host: &mut (impl Memory + Iommu),
+        max: usize,
+    ) -> usize {
+        if self.quarantined.is_empty() || !host.is_confirmed() {
             return 0;
         }
-        for count in 0..most {
-            let Some(frame) = self.aside.pop() else { return count };
+        for count in 0..max {
+            let Some(frame) = self.quarantined.pop() else { return count };
             self.free(host, frame);
         }
-        most
+        max
     }
 
-    fn put_aside(&mut self, frame: HostGranule) {
-        let has_room = self.owns(frame) && self.aside.len() < self.frames.len();
+    fn quarantine(&mut self, frame: HostGranule) {
+        let has_room = self.owns(frame) && self.quarantined.len() < self.frames.len();
         invariant!(has_room, "a frame that is given back is the pool's, and was in use");
-        self.aside.push(frame);
+        self.quarantined.push(frame);
     }
 
     fn free(&mut self, memory: &mut impl Memory, frame: HostGranule) {

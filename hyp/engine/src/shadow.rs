@@ -53,7 +53,7 @@ impl Shadow {
         pool: &mut Pool,
         granule: Granule,
     ) -> bool {
-        let (first, _) = directories(granule);
+        let (first, _) = indices(granule);
         let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
         if table.frame == NO_TABLE {
             let Some(frame) = pool.take_frame() else { return false };
@@ -70,7 +70,7 @@ impl Shadow {
     /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns
     /// the entry before.
     pub(crate) fn set(&mut self, memory: &mut impl Memory, granule: Granule, entry: u64) -> u64 {
-        let (first, leaf) = directories(granule);
+        let (first, leaf) = indices(granule);
         let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
         if table.frame == NO_TABLE {
             // What was refused for want of a table has no entry.
@@ -127,7 +127,7 @@ impl Shadow {
     }
 }
 
-fn directories(granule: Granule) -> (usize, usize) {
+fn indices(granule: Granule) -> (usize, usize) {
     let granule = granule.0 as usize;
     (granule / ENTRIES, granule % ENTRIES)
 }

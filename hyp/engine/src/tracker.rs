@@ -30,7 +30,7 @@ use crate::mover::{Mover, NONE};
 /// Syncs without a change after which a table is write-protected. Making it unsync costs a trap and
 /// two stage-2 changes, comparing about 0.15 us a sync, so a table that changes less than once in
 /// some hundred is better write-protected.
-const IDLE_SYNCS: u16 = 128;
+const IDLE_FLUSHES: u16 = 128;
 
 /// What it costs to track a table, to cease to or to write-protect it: its copy filled or looked
 /// through, and its page broken and made again.
@@ -41,14 +41,14 @@ const TABLE_BYTES: usize = PAGE_BYTES;
 pub(crate) struct Tracker {
     tables: Vec<Table>,
     free: u32,
-    domains: Vec<Option<Tracked>>,
+    domains: Vec<Option<TrackedDomain>>,
     /// Lists of leaf tables for domains to come.
     lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
 }
 
 /// The tables of one domain.
 #[derive(Debug)]
-struct Tracked {
+struct TrackedDomain {
     /// First-level tables by TTBR.
     first: [u32; TTBRS],
     /// Leaf tables by TTBR and first-level index.
@@ -68,11 +68,11 @@ struct Tracked {
 struct Table {
     page: Gfn,
     domain: DomainId,
-    kind: Kind,
+    kind: TableKind,
     /// The entries as acted on.
     copy: Box<[u64; ENTRIES]>,
     is_unsync: bool,
-    idle_syncs: u16,
+    idle_flushes: u16,
     /// The tables before and after it in the same guest page; in a free table, the next free one.
     previous_in_page: u32,
     next_in_page: u32,
@@ -81,7 +81,7 @@ struct Table {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum TableKind {
     /// The first level that this TTBR names.
     First(usize),
     /// The leaf table with this number: TTBR times 512 plus first-level index.
@@ -147,10 +147,10 @@ impl Tracker {
         let table = |index: usize| Table {
             page: Gfn(0),
             domain: DomainId(0),
-            kind: Kind::First(0),
+            kind: TableKind::First(0),
             copy: Box::new([0; ENTRIES]),
             is_unsync: false,
-            idle_syncs: 0,
+            idle_flushes: 0,
             previous_in_page: NONE,
             next_in_page: if index + 1 == max_tables { NONE } else { index as u32 + 1 },
             previous_unsync: NONE,
@@ -168,7 +168,7 @@ impl Tracker {
     pub(crate) const fn bytes(max_tables: usize, max_domains: usize) -> usize {
         bytes_of::<Table>(max_tables)
             + max_tables * bytes_of::<[u64; ENTRIES]>(1)
-            + bytes_of::<Option<Tracked>>(max_domains)
+            + bytes_of::<Option<TrackedDomain>>(max_domains)
             + bytes_of::<Box<[u32; TTBRS * ENTRIES]>>(max_domains)
             + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
     }
@@ -187,7 +187,7 @@ impl Tracker {
             .get_mut(usize::from(domain.0))
             .must("a domain has a number below the most");
         let leaves = self.lists.pop().must("each domain has a list of leaf tables");
-        *entry = Some(Tracked {
+        *entry = Some(TrackedDomain {
             first: [NONE; TTBRS],
             leaves,
             first_unsync: NONE,
@@ -197,7 +197,7 @@ impl Tracker {
         });
         for (index, root) in roots.into_iter().enumerate().filter(|(_, root)| root.valid()) {
             let table =
-                self.track(host, mover, domain, Kind::First(index), Gfn(root.page()), batch);
+                self.track(host, mover, domain, TableKind::First(index), Gfn(root.page()), batch);
             *self.tracked_mut(domain).first.get_mut(index).must("a stream has four TTBRs") = table;
         }
     }
@@ -257,7 +257,7 @@ impl Tracker {
         let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_unsync, 0));
         while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
             if budget.is_spent() {
-                self.keep_place(domain, at, next);
+                self.save_cursor(domain, at, next);
                 return false;
             }
             budget.charge(PAGE_BYTES);
@@ -267,37 +267,39 @@ impl Tracker {
             mapper.refund(reserve, budget);
             let mover = &mut mapper.mover;
             let is_changed = match kind {
-                Kind::First(ttbr) => {
+                TableKind::First(ttbr) => {
                     self.compare_first(host, mover, domain, at, ttbr, &mut next, batch, budget)
                 }
-                Kind::Leaf(number) => self.compare_leaf(host, mover, at, number, &mut next, batch),
+                TableKind::Leaf(number) => {
+                    self.compare_leaf(host, mover, at, number, &mut next, batch)
+                }
             };
             if is_changed {
-                self.table_mut(at).idle_syncs = 0;
+                self.table_mut(at).idle_flushes = 0;
             }
             if batch.is_full() {
-                self.keep_place(domain, at, next);
+                self.save_cursor(domain, at, next);
                 return false;
             }
             let resting = at;
             next = 0;
             at = self.table(at).next_unsync;
-            self.rest(host, mover, resting, batch, budget);
+            self.protect_if_idle(host, mover, resting, batch, budget);
         }
         self.restart(domain);
         true
     }
 
     /// The next [`Self::compare`] of `domain` goes on with entry `next` of table `at`.
-    fn keep_place(&mut self, domain: DomainId, at: u32, next: usize) {
+    fn save_cursor(&mut self, domain: DomainId, at: u32, next: usize) {
         self.tracked_mut(domain).cursor = Some((at, next));
     }
 
     /// Notes that a sync of `domain` is complete.
-    pub(crate) fn count_sync(&mut self, domain: DomainId) {
+    pub(crate) fn count_flush(&mut self, domain: DomainId) {
         let mut at = self.tracked(domain).first_unsync;
         while let Some(table) = self.at_mut(at) {
-            table.idle_syncs = table.idle_syncs.saturating_add(1);
+            table.idle_flushes = table.idle_flushes.saturating_add(1);
             at = table.next_unsync;
         }
     }
@@ -314,7 +316,7 @@ impl Tracker {
         let found = at != NONE;
         if found && mover.is_write_protected(page) {
             while let Some(table) = self.at_mut(at) {
-                table.idle_syncs = 0;
+                table.idle_flushes = 0;
                 let (is_unsync, next) = (table.is_unsync, table.next_in_page);
                 if !is_unsync {
                     self.link_unsync(at);
@@ -325,7 +327,7 @@ impl Tracker {
             let unsynced = mover.set_write_protected(host, page, false);
             invariant!(
                 unsynced.is_ok(),
-                "what is write-protected has an entry of its own, so it can be unsync again: {page:?}"
+                "a write-protected page has an entry of its own and can be unsync again: {page:?}"
             );
             host.event(Event::Table { page, is_unsync: true });
         }
@@ -333,7 +335,7 @@ impl Tracker {
     }
 
     /// After a comparison: write-protects an unsync table that has been idle for long.
-    fn rest(
+    fn protect_if_idle(
         &mut self,
         host: &mut impl Host,
         mover: &mut Mover,
@@ -342,17 +344,17 @@ impl Tracker {
         budget: &mut Budget,
     ) {
         let table = self.table_mut(at);
-        if table.idle_syncs < IDLE_SYNCS || !table.is_unsync {
+        if table.idle_flushes < IDLE_FLUSHES || !table.is_unsync {
             return;
         }
-        table.idle_syncs = 0;
+        table.idle_flushes = 0;
         let page = table.page;
         budget.charge(TABLE_BYTES);
         // Another table in the page that is in use keeps it unsync.
-        if self.others_unsync(mover, page, at) {
+        if self.has_other_unsync(mover, page, at) {
             return;
         }
-        // What a device or a master behind no DART may write does not trap. A device that `batch`
+        // Writes by a device or an untranslated bus master do not trap. A device that `batch`
         // maps the page for may write it before the table is compared again.
         if mover.get(page).is_none_or(|state| state.mappings != NONE)
             || batch.maps(page)
@@ -376,7 +378,7 @@ impl Tracker {
         }
     }
 
-    fn others_unsync(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
+    fn has_other_unsync(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
         let mut at = mover.get(page).map_or(NONE, |state| state.table);
         while let Some(table) = self.at(at) {
             if at != than && table.is_unsync {

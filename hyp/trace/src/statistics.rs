@@ -217,7 +217,7 @@ exits! {
     /// An access to a page that the engine traps: a store to a write-protected table, any to a
     /// trapped page.
     TrappedPage = "exits_trapped_page",
-    /// An access to a page in motion, or one that succeeds when it is repeated: the guest tries
+    /// An access to a broken page, or one that succeeds when it is repeated: the guest tries
     /// again.
     Retry = "exits_retry",
     /// The first fetch from a page that has moved.

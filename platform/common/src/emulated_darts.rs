@@ -15,7 +15,7 @@ use oche_el2::trapped_page::{TrappedPages, Value};
 use oche_el2::{callers, percpu};
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, Watched};
+use oche_engine::{AccessKind, Configuration, Engine, FaultDisposition, Isolation, WatchedAccess};
 use oche_trace::directory::Layout;
 use oche_trace::statistics::Statistics;
 use oche_types::addr::{FRAME_BYTES, Gfn, HostGranule, PAGE_BYTES, PAGE_WORDS};
@@ -203,7 +203,7 @@ impl<I: Iommu> EmulatedDarts<I> {
             }
             self.engine.watch(&mut self.machine, &watches[..count]);
         } else {
-            self.engine.go_on_watching(&mut self.machine);
+            self.engine.continue_watch_pass(&mut self.machine);
         }
     }
 
@@ -273,14 +273,14 @@ impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
     }
 
     fn settle(&mut self, page: Gfn) {
-        self.engine.settle_trapped(&mut self.machine, page);
+        self.engine.close_trapped(&mut self.machine, page);
     }
 
     fn is_watching(&self) -> bool {
         self.engine.is_watching()
     }
 
-    fn report(&mut self, watched: &Watched, value: &Value) {
+    fn report(&mut self, watched: &WatchedAccess, value: &Value) {
         let word = |index: usize| value.get(index).copied().unwrap_or(0);
         self.engine.report_watched(&mut self.machine, watched, word);
     }

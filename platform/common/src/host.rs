@@ -179,12 +179,12 @@ impl<I> Stage2 for PlatformHost<I> {
         self.stage2.break_page(page);
     }
 
-    fn flush_broken(&mut self) {
-        self.stage2.flush_broken();
+    fn flush_tlb(&mut self) {
+        self.stage2.flush_tlb();
     }
 
-    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
-        self.stage2.make_page(page, at, access);
+    fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+        self.stage2.remap_page(page, at, access);
     }
 
     fn publish(&mut self) {

@@ -111,7 +111,7 @@ pub enum CpuResult {
     /// An access met a page to which all accesses trap.
     NoAccess,
     /// The page is broken: the CPU tries again until it is made.
-    InMotion,
+    Broken,
     /// There is no such page.
     NoMemory,
 }

@@ -301,7 +301,7 @@ impl BbmChecker {
                     return Err("a page can be executed before its instructions are synchronised");
                 }
             }
-            Entry::Invalid | Entry::InMotion => {}
+            Entry::Invalid | Entry::Broken => {}
         }
         Ok(())
     }

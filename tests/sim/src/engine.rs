@@ -132,8 +132,8 @@ impl Engine {
     }
 
     /// As the engine's.
-    pub fn settle_trapped<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
-        self.call(host, |engine, host| engine.settle_trapped(host, page));
+    pub fn close_trapped<const C: bool>(&mut self, host: &mut SimulatedMachine<C>, page: Gfn) {
+        self.call(host, |engine, host| engine.close_trapped(host, page));
     }
 
     /// As the engine's.

@@ -107,18 +107,18 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         self.options.injection == Some(injection)
     }
 
-    /// Runs `access` now. `None`: it would wait, because its page is in motion.
+    /// Runs `access` now. `None`: it would wait, because its page is broken.
     pub fn perform(&mut self, access: &Access) -> Option<Outcome> {
         match *access {
             Access::Load { cpu, page, offset, length } => {
                 match self.cpu_load(cpu, page, offset, length) {
-                    CpuResult::InMotion => None,
+                    CpuResult::Broken => None,
                     result => Some(Outcome::Cpu(result)),
                 }
             }
             Access::Store { cpu, page, offset, data } => {
                 match self.cpu_store(cpu, page, offset, &data) {
-                    CpuResult::InMotion => None,
+                    CpuResult::Broken => None,
                     result => Some(Outcome::Cpu(result)),
                 }
             }

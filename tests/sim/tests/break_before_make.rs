@@ -200,13 +200,13 @@ fn move_page(
     let to =
         if is_away || homes.values().any(|taken| *taken == frame) { page.home() } else { frame };
     stage2.break_page(page);
-    stage2.flush_broken();
+    stage2.flush_tlb();
     if to != at {
         checker.note_store(to);
         checker.note_move(page, to);
     }
     let access = [CpuAccess::ReadWrite, CpuAccess::ReadOnly, CpuAccess::None][random.index(3)];
-    stage2.make_page(page, to, access);
+    stage2.remap_page(page, to, access);
     stage2.publish();
     if to == page.home() {
         homes.remove(&page);

@@ -21,7 +21,7 @@ const ACCESSED: u64 = 1 << 10;
 const NO_EXECUTE: u64 = 1 << 54;
 /// In an invalid descriptor hardware ignores every other bit: this one means that the page is
 /// broken.
-const IN_MOTION: u64 = 1 << 55;
+const BROKEN: u64 = 1 << 55;
 /// Likewise: a page that no CPU may reach, with all fields of a valid descriptor. A page that
 /// is only unreadable would fault as well, but then the CPU does not report its guest-physical
 /// address.
@@ -69,7 +69,7 @@ pub enum Entry {
     /// Nothing.
     Invalid,
     /// Nothing for now: a CPU that accesses it retries.
-    InMotion,
+    Broken,
     /// The next level's table.
     Table(Hfn),
     /// A block or a page.
@@ -88,7 +88,7 @@ impl Entry {
         // lost.
         let page = Hfn(((bits & ADDRESS) >> 12) as u32);
         match (bits & VALID != 0, bits & TABLE_OR_PAGE != 0, level) {
-            (false, ..) if bits & IN_MOTION != 0 => Self::InMotion,
+            (false, ..) if bits & BROKEN != 0 => Self::Broken,
             (false, _, 3) if bits & GUARDED != 0 => {
                 let memory = (bits >> MEMORY_ATTRIBUTES_SHIFT & 0xf) as u8;
                 let no_execute = bits & NO_EXECUTE != 0;
@@ -122,7 +122,7 @@ impl Entry {
     pub fn encode(self, level: u8) -> u64 {
         match self {
             Self::Invalid => 0,
-            Self::InMotion => IN_MOTION,
+            Self::Broken => BROKEN,
             Self::Table(next) => next.address() | TABLE_OR_PAGE | VALID,
             Self::Leaf { at, attributes } => {
                 let kind = match (attributes.access, level) {

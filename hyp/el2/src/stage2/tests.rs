@@ -156,9 +156,9 @@ fn a_page_moves_in_the_order_the_architecture_wants() {
     stage2.prepare(Gfn(0x4_1234)).expect("room");
     recorder.steps.borrow_mut().clear();
     stage2.break_page(Gfn(0x4_1234));
-    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), Lookup::InMotion);
-    stage2.flush_broken();
-    stage2.make_page(Gfn(0x4_1234), Hfn(0x9_0001), CpuAccess::ReadOnly);
+    assert_eq!(stage2.root().lookup(&&recorder, Gfn(0x4_1234)), Lookup::Broken);
+    stage2.flush_tlb();
+    stage2.remap_page(Gfn(0x4_1234), Hfn(0x9_0001), CpuAccess::ReadOnly);
     stage2.publish();
     let expected =
         Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::ReadOnly, no_execute: true };
@@ -177,9 +177,9 @@ fn a_trapped_page_has_no_valid_entry_and_is_found_again() {
     let page = Gfn(0x4_1234);
     stage2.prepare(page).expect("room");
     stage2.break_page(page);
-    stage2.flush_broken();
+    stage2.flush_tlb();
     recorder.steps.borrow_mut().clear();
-    stage2.make_page(page, Hfn(0x9_0001), CpuAccess::None);
+    stage2.remap_page(page, Hfn(0x9_0001), CpuAccess::None);
     let expected = Lookup::Mapped { at: Hfn(0x9_0001), access: CpuAccess::None, no_execute: true };
     assert_eq!(stage2.root().lookup(&&recorder, page), expected);
     assert!(matches!(recorder.steps.borrow()[1], Step::Store { value, .. } if value & 1 == 0));
@@ -193,8 +193,8 @@ fn a_view_opens_its_pages_and_shows_all_others_as_they_are() {
     for page in pages.iter().copied() {
         stage2.prepare(page).expect("room");
         stage2.break_page(page);
-        stage2.flush_broken();
-        stage2.make_page(page, Hfn(page.0 + 7), CpuAccess::None);
+        stage2.flush_tlb();
+        stage2.remap_page(page, Hfn(page.0 + 7), CpuAccess::None);
     }
     for round in 0..3 {
         recorder.steps.borrow_mut().clear();
@@ -231,8 +231,8 @@ fn a_page_that_may_be_executed_may_be_so_in_a_view() {
     let page = Gfn(0x4_1234);
     stage2.prepare(page).expect("room");
     stage2.break_page(page);
-    stage2.flush_broken();
-    stage2.make_page(page, Hfn(page.0), CpuAccess::ReadOnly);
+    stage2.flush_tlb();
+    stage2.remap_page(page, Hfn(page.0), CpuAccess::ReadOnly);
     let open = |stage2: &mut Stage2<&Recorder>| {
         let table = stage2.begin_view().expect("room");
         assert!(stage2.open_in_view(page, Hfn(page.0)));
@@ -254,8 +254,8 @@ fn a_batch_of_pages_costs_one_broadcast() {
         stage2.break_page(Gfn(0x4_0000 + page));
     }
     recorder.steps.borrow_mut().clear();
-    stage2.flush_broken();
-    stage2.flush_broken();
+    stage2.flush_tlb();
+    stage2.flush_tlb();
     assert_eq!(*recorder.steps.borrow(), [ORDER, ALL, WAIT, ORDER], "and none without a break");
 }
 
@@ -320,8 +320,8 @@ const PLACE: Hfn = Hfn(0x9_0001);
 fn move_to(stage2: &mut Stage2<&Recorder>, at: Hfn) {
     stage2.prepare(CODE).expect("room");
     stage2.break_page(CODE);
-    stage2.flush_broken();
-    stage2.make_page(CODE, at, CpuAccess::ReadWrite);
+    stage2.flush_tlb();
+    stage2.remap_page(CODE, at, CpuAccess::ReadWrite);
     stage2.publish();
 }
 
@@ -388,8 +388,8 @@ fn a_trapped_page_is_not_marked() {
     let mut stage2 = with_ram(&recorder);
     stage2.prepare(CODE).expect("room");
     stage2.break_page(CODE);
-    stage2.flush_broken();
-    stage2.make_page(CODE, PLACE, CpuAccess::None);
+    stage2.flush_tlb();
+    stage2.remap_page(CODE, PLACE, CpuAccess::None);
     recorder.steps.borrow_mut().clear();
     fetch(&recorder, 0);
     assert!(recorder.steps.borrow().is_empty());

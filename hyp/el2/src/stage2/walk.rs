@@ -30,7 +30,7 @@ pub enum Lookup {
     /// Nothing is there, and nothing will be.
     Unmapped,
     /// The page is being moved or its block split: try again.
-    InMotion,
+    Broken,
     /// A leaf.
     Mapped {
         /// The host page.
@@ -63,7 +63,7 @@ impl Root {
         };
         match position.entry {
             Entry::Invalid | Entry::Table(_) => Lookup::Unmapped,
-            Entry::InMotion => Lookup::InMotion,
+            Entry::Broken => Lookup::Broken,
             Entry::Leaf { at, attributes } => {
                 let inside = (page.address() & (level_bytes(position.level) - 1)) >> 12;
                 Lookup::Mapped {

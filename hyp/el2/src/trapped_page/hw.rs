@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{Ordering, fence};
 
-use oche_engine::{AccessKind, FaultDisposition, Watched};
+use oche_engine::{AccessKind, FaultDisposition, WatchedAccess};
 use oche_types::MAX_CPUS;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
@@ -54,7 +54,7 @@ struct Step {
 struct Opened {
     page: Gfn,
     /// For a watch: what the instruction touches there, and what stood there before.
-    watched: Watched,
+    watched: WatchedAccess,
     before: Value,
 }
 
@@ -353,7 +353,7 @@ fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) 
 
 /// What the instruction that is about to be stepped touches of `page`, as far as its encoding
 /// shows.
-fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
+fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> WatchedAccess {
     let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {
         Some(instruction) => (
@@ -362,7 +362,7 @@ fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> Watched {
         ),
         None => (bytes, offset),
     };
-    Watched { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
+    WatchedAccess { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
 }
 
 /// Reports to a watch what a step left behind, where it stored or could have.
@@ -373,14 +373,14 @@ fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPE
     for opened in opened.iter().flatten() {
         let after = value_of(pages, &opened.watched);
         if opened.watched.is_write || after != opened.before {
-            let watched = Watched { is_write: true, how: WatchHow::After, ..opened.watched };
+            let watched = WatchedAccess { is_write: true, how: WatchHow::After, ..opened.watched };
             pages.report(&watched, &after);
         }
     }
 }
 
 /// What CPUs find in the bytes of `watched`.
-fn value_of(pages: &mut impl TrappedPages, watched: &Watched) -> Value {
+fn value_of(pages: &mut impl TrappedPages, watched: &WatchedAccess) -> Value {
     let left =
         watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
     core::array::from_fn(|word| match left.saturating_sub(word * 8).min(8) {

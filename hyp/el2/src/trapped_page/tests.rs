@@ -46,7 +46,7 @@ impl TrappedPages for Bytes {
         true
     }
 
-    fn report(&mut self, watched: &Watched, value: &Value) {
+    fn report(&mut self, watched: &WatchedAccess, value: &Value) {
         self.reported.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
     }
 }

@@ -43,14 +43,14 @@ impl Engine {
                 continue;
             };
             let entry = self.domain_mut(domain);
-            entry.needs_sync = true;
+            entry.needs_flush = true;
             entry.requester = Requester { dart, stream };
             self.restart(domain);
             let attachment = self.attachment(dart, stream);
             if attachment.now == Some(domain) {
-                self.stop_waiting(dart, stream);
+                self.cancel_attach(dart, stream);
             } else if attachment.next != Some(domain) {
-                self.stop_waiting(dart, stream);
+                self.cancel_attach(dart, stream);
                 self.attachment(dart, stream).next = Some(domain);
                 self.domain_mut(domain).waiting.insert(dart, stream);
             }
@@ -98,41 +98,47 @@ impl Engine {
             roots,
             requester,
             waiting: Members::default(),
-            needs_sync: true,
-            follow_left: None,
+            needs_flush: true,
+            merges_left: None,
             is_ending: false,
         });
-        self.opening.clear();
-        self.tracker.create_domain(host, &mut self.mapper.mover, domain, roots, &mut self.opening);
-        report_rejected(host, requester, &self.opening);
+        self.creation_batch.clear();
+        self.tracker.create_domain(
+            host,
+            &mut self.mapper.mover,
+            domain,
+            roots,
+            &mut self.creation_batch,
+        );
+        report_rejected(host, requester, &self.creation_batch);
         Some(domain)
     }
 
     /// Makes every access of `stream` fault, from now.
     pub(super) fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
-        self.stop_waiting(dart, stream);
+        self.cancel_attach(dart, stream);
         let Some(domain) = self.attachment(dart, stream).now.take() else { return };
         host.block(dart, stream);
         host.event(Event::Attach { dart, stream, root: None });
         self.leave(dart, stream, domain);
     }
 
-    fn stop_waiting(&mut self, dart: DartId, stream: StreamId) {
+    fn cancel_attach(&mut self, dart: DartId, stream: StreamId) {
         let Some(domain) = self.attachment(dart, stream).next.take() else { return };
         self.domain_mut(domain).waiting.remove(dart, stream);
-        self.pass_on(dart, stream, domain);
+        self.reassign_requester(dart, stream, domain);
         self.end_if_unused(domain);
     }
 
     fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         self.mapper.placed_mut(domain).members.remove(dart, stream);
-        self.pass_on(dart, stream, domain);
+        self.reassign_requester(dart, stream, domain);
         self.end_if_unused(domain);
     }
 
     /// `stream` has left `domain`: what is done there from now on is not its doing, unless no
     /// other stream is left.
-    fn pass_on(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+    fn reassign_requester(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         let member = Requester::first(&self.mapper.placed(domain).members);
         let entry = self.domain_mut(domain);
         if let Some(other) = member.or_else(|| Requester::first(&entry.waiting))

@@ -35,28 +35,28 @@ impl Engine {
     fn due(&self) -> Option<DomainId> {
         let first =
             || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
-        self.in_hand.or_else(|| first().map(|domain| DomainId(domain as u16)))
+        self.current_domain.or_else(|| first().map(|domain| DomainId(domain as u16)))
     }
 
     /// One round of work on `domain`. Returns how many slots were looked at.
     fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
         let entry = self.domain_mut(domain);
         let (requester, is_ending) = (entry.requester, entry.is_ending);
-        if let Some(mut left) = entry.follow_left.filter(|_| !is_ending) {
-            let is_done = self.mapper.follow(host, domain, &mut left, budget);
+        if let Some(mut left) = entry.merges_left.filter(|_| !is_ending) {
+            let is_done = self.mapper.merge_at_flush(host, domain, &mut left, budget);
             if is_done {
                 self.complete(host, domain, budget);
             } else {
-                self.domain_mut(domain).follow_left = Some(left);
+                self.domain_mut(domain).merges_left = Some(left);
             }
             return 0;
         }
-        if self.in_hand.is_none() {
+        if self.current_domain.is_none() {
             self.batch.clear();
             self.is_compared =
                 self.tracker.compare(host, &mut self.mapper, domain, &mut self.batch, budget);
             report_rejected(host, requester, &self.batch);
-            (self.in_hand, self.applied) = (Some(domain), 0);
+            (self.current_domain, self.applied) = (Some(domain), 0);
         }
         let rest = self
             .batch
@@ -66,11 +66,11 @@ impl Engine {
         let applied = self.mapper.apply(host, requester, domain, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {
-            self.in_hand = None;
+            self.current_domain = None;
             if self.is_compared && is_ending {
                 self.complete(host, domain, budget);
             } else if self.is_compared {
-                self.domain_mut(domain).follow_left = Some(usize::MAX);
+                self.domain_mut(domain).merges_left = Some(usize::MAX);
             }
             // A refused table counts too: reporting it is work.
             return 4 * (applied + self.batch.rejected.len());
@@ -81,24 +81,24 @@ impl Engine {
     /// What was compared of `domain` so far is out of date: its tables are compared anew.
     pub(super) fn restart(&mut self, domain: DomainId) {
         self.tracker.restart(domain);
-        if self.in_hand == Some(domain) {
+        if self.current_domain == Some(domain) {
             self.is_compared = false;
         }
-        self.domain_mut(domain).follow_left = None;
+        self.domain_mut(domain).merges_left = None;
     }
 
     /// `domain` agrees with the guest's tables.
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
         let entry = self.domain_mut(domain);
-        entry.needs_sync = false;
-        entry.follow_left = None;
+        entry.needs_flush = false;
+        entry.merges_left = None;
         if entry.is_ending {
             budget.charge(END_BYTES);
             self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
             self.mapper.destroy_domain(host, domain);
             *self.domains.get_mut(usize::from(domain.0)).must("the domain is open") = None;
         } else {
-            self.tracker.count_sync(domain);
+            self.tracker.count_flush(domain);
             self.attach_waiting(host, domain);
         }
     }

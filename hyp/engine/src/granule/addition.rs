@@ -60,7 +60,7 @@ impl GranuleMapper {
         for copy in &copies {
             self.carry_out(host, domain, copy);
         }
-        self.look_again(host, domain, changes);
+        self.update_mapped_pages(host, domain, changes);
         let is_anything_moving = self.mover.broken(0).is_some();
         self.remap_pages(host);
         if !is_anything_moving && !copies.is_empty() {
@@ -78,7 +78,7 @@ impl GranuleMapper {
         for change in changes {
             let state = self.state(domain, change.granule);
             let (before, entry) = self.set_entry(host, domain, change.granule, &state);
-            needs_invalidation |= before != entry && (before != 0 || is_negatively_cached(host));
+            needs_invalidation |= before != entry && (before != 0 || caches_invalid_entries(host));
         }
         if needs_invalidation {
             self.invalidate(host, domain);
@@ -87,17 +87,17 @@ impl GranuleMapper {
         }
     }
 
-    /// Finds out of each page in the granules of `changes` whether it is to be followed now. Takes
-    /// those out of the CPUs' reach that are watched now and had no trap until now.
-    fn look_again(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
+    /// Updates the state of each page in the granules of `changes`: adds it to the flush-merged
+    /// pages if it has become one, and breaks it if a watch now asks for a stricter trap.
+    fn update_mapped_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         self.unlist_all();
         for change in changes {
             for slot in self.state(domain, change.granule).slots.into_iter().flatten() {
                 if self.list(slot.page) {
-                    self.follow_if_needed(slot.page);
+                    self.flush_merge_if_needed(slot.page);
                     if self.watches.are_set() {
-                        self.watch_again(slot.page);
-                        self.begin_watched(host, slot.page);
+                        self.retry_watch(slot.page);
+                        self.break_if_watched(host, slot.page);
                     }
                 }
             }
@@ -127,7 +127,7 @@ impl GranuleMapper {
         }
         let is_private = self.needs_private(&state, &wanted);
         while let Some((index, slot)) = Self::exposed(&state).filter(|_| is_private) {
-            self.retire(host, requester.at(granule, index), slot, &mut state, copies);
+            self.demote(host, requester.at(granule, index), slot, &mut state, copies);
             self.set_state(domain, granule, state);
         }
         let has_tables = self.prepare_tables(host, domain, granule);
@@ -232,7 +232,7 @@ impl GranuleMapper {
     }
 
     /// Takes the page in a slot that devices only read out of it, and leaves a bounce page.
-    fn retire(
+    fn demote(
         &mut self,
         host: &mut impl Host,
         at: Place,
@@ -244,7 +244,7 @@ impl GranuleMapper {
         put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
         // It has moved before, so it has an entry of its own.
         self.mover.break_page(host, page);
-        copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Retire });
+        copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Demote });
     }
 
     fn link_copy(
@@ -295,7 +295,7 @@ impl GranuleMapper {
     /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce
     /// page of a page that moves in the same batch is copied from where the page is by then.
     fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
-        if copy.kind == CopyKind::Retire {
+        if copy.kind == CopyKind::Demote {
             self.equalize_once(host, copy.page);
             host.copy_page(self.mover.locate(copy.page), copy.to);
             self.mover.place(host, copy.page, copy.to);
@@ -311,7 +311,7 @@ impl GranuleMapper {
                 return;
             }
             CopyKind::WithTwin(twin) => self.create_twin(host, copy.page, twin),
-            CopyKind::Bounce | CopyKind::Retire => {}
+            CopyKind::Bounce | CopyKind::Demote => {}
         }
         self.equalize_once(host, copy.page);
         // From the twin, not from the page as it is by now: a byte that a CPU wrote since the merge
@@ -388,6 +388,6 @@ pub(super) fn put(state: &mut GranuleState, at: Place, slot: Slot) {
     *state.slots.get_mut(at.iova.slot()).must("a granule has four slots") = Some(slot);
 }
 
-fn is_negatively_cached<I: Iommu>(_: &I) -> bool {
+fn caches_invalid_entries<I: Iommu>(_: &I) -> bool {
     I::CACHES_INVALID_ENTRIES
 }

@@ -1,6 +1,6 @@
 //! Which IOVAs name a guest page: none, one, or, for an alias, a list.
 //!
-//! Kept in one `u32` of the page's state while there is at most one, which is the common case; more
+//! Kept in one `u32` of the page's state while there is at max one, which is the common case; more
 //! are nodes of a table of fixed capacity.
 
 use alloc::vec::Vec;
@@ -74,8 +74,8 @@ impl Aliases {
         bytes_of::<Node>(capacity)
     }
 
-    /// Adds `mapping` to the list that begins at `head` and has fewer than `most` mappings; a
-    /// mapping is in a list once at the most.
+    /// Adds `mapping` to the list that begins at `head` and has fewer than `max` mappings; a
+    /// mapping is in a list once at the max.
     ///
     /// # Errors
     ///
@@ -84,13 +84,13 @@ impl Aliases {
         &mut self,
         head: &mut u32,
         mapping: Mapping,
-        most: usize,
+        max: usize,
     ) -> Result<(), TooMany> {
         if *head == NONE {
             *head = mapping.pack();
             return Ok(());
         }
-        if self.iter(*head).nth(most - 1).is_some() {
+        if self.iter(*head).nth(max - 1).is_some() {
             return Err(TooMany);
         }
         if *head & LIST == 0 {

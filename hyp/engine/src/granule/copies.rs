@@ -9,7 +9,7 @@ use oche_types::event::Event;
 use crate::granule::GranuleMapper;
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, Slot};
-use crate::granule::work::Merging;
+use crate::granule::work::MergeCopy;
 use crate::host::{Host, Memory};
 
 impl GranuleMapper {
@@ -72,12 +72,12 @@ impl GranuleMapper {
     pub(super) fn propagate(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
         let Some(twin) = self.twin(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
-        copies.extend(self.bounce_pages(page).map(|(at, is_writable)| Merging {
+        copies.extend(self.bounce_pages(page).map(|(at, is_writable)| MergeCopy {
             at,
             is_writable,
             diff: 0,
         }));
-        copies.push(Merging { at: self.mover.locate(page), is_writable: true, diff: 0 });
+        copies.push(MergeCopy { at: self.mover.locate(page), is_writable: true, diff: 0 });
         let (mut bytes, mut changed) = (0, 0);
         let mut start = words.start;
         while let Some(first) = first_changed(host, twin, &copies, start..words.end) {
@@ -109,9 +109,9 @@ impl GranuleMapper {
     /// Gives the twin of `page` back once no device may write a bounce page of it.
     pub(super) fn drop_unneeded_twin(&mut self, host: &mut impl Host, page: Gfn) {
         let Some(twin) = self.twin(page) else { return };
-        let is_written_unseen =
+        let is_written_by_master =
             self.mover.is_pinned(page) && self.bounce_pages(page).next().is_some();
-        if is_written_unseen || self.bounce_pages(page).any(|(_, is_writable)| is_writable) {
+        if is_written_by_master || self.bounce_pages(page).any(|(_, is_writable)| is_writable) {
             return;
         }
         self.pool.give_page(host, twin);
@@ -122,9 +122,9 @@ impl GranuleMapper {
     /// twin: makes a bounce page the page itself unless a mapping that is none is left. The page
     /// must be out of the CPUs' reach; otherwise it stays where it is.
     pub(super) fn promote(&mut self, host: &mut impl Host, page: Gfn) {
-        let heir = self.heir(page).filter(|_| self.mover.can_move(page));
-        let Some((mapping, heir, at)) = heir else { return };
-        if !heir.permission.write {
+        let promotable = self.promotable(page).filter(|_| self.mover.can_move(page));
+        let Some((mapping, promotable, at)) = promotable else { return };
+        if !promotable.permission.write {
             // Without one, CPUs may have written the page since the bounce page was filled. With or
             // without, a device that a neighbour's permission let write here wrote what no one
             // may see.
@@ -141,25 +141,26 @@ impl GranuleMapper {
     ///
     /// Where there is a choice it is one that a device may write: the fewer of those remain, the
     /// less has to be trapped.
-    fn heir(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
+    fn promotable(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
         if self.mover.is_pinned(page) {
             return None;
         }
-        let mut heir: Option<(Mapping, Slot, Hfn)> = None;
+        let mut promotable: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
             let state = self.state(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
                 (slot, ..) if slot.is_bounce && self.is_private(&state, &slot) => {}
                 (slot, _, at) if slot.is_bounce => {
-                    let is_better = heir.is_none_or(|(_, heir, _)| !heir.permission.write);
-                    if is_better && (heir.is_none() || slot.permission.write) {
-                        heir = Some((mapping, slot, at));
+                    let is_better =
+                        promotable.is_none_or(|(_, promotable, _)| !promotable.permission.write);
+                    if is_better && (promotable.is_none() || slot.permission.write) {
+                        promotable = Some((mapping, slot, at));
                     }
                 }
                 _ => return None,
             }
         }
-        heir
+        promotable
     }
 }
 
@@ -167,7 +168,7 @@ impl GranuleMapper {
 fn first_changed(
     host: &impl Host,
     twin: Hfn,
-    copies: &[Merging],
+    copies: &[MergeCopy],
     mut words: Range<usize>,
 ) -> Option<usize> {
     let mut first = None;
@@ -182,7 +183,7 @@ fn first_changed(
 
 /// Brings each byte of `word` in which a copy differs from `twin` to the others and to `twin`.
 /// Returns how many there were.
-fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [Merging], word: usize) -> u32 {
+fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [MergeCopy], word: usize) -> u32 {
     let old = host.load(twin, word);
     let (mut value, mut taken) = (old, 0);
     for copy in copies.iter_mut().filter(|copy| copy.is_writable) {
@@ -197,11 +198,11 @@ fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [Merging], word:
     let all = Pieces::of(taken);
     for copy in copies.iter() {
         let pieces = match copy {
-            Merging { is_writable: false, .. } => {
+            MergeCopy { is_writable: false, .. } => {
                 host.store(copy.at, word, value);
                 continue;
             }
-            Merging { diff: 0, .. } => &all,
+            MergeCopy { diff: 0, .. } => &all,
             _ => &Pieces::of(taken & !copy.diff),
         };
         pieces.store(host, copy.at, word, value);

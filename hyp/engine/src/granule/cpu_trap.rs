@@ -52,7 +52,7 @@ impl GranuleMapper {
     }
 
     /// Remaps every broken page, with the trap that it needs by now. Traps of other
-    /// pages may be stricter than needed, never weaker: [`Self::relax`] finds out when a CPU
+    /// pages may be stricter than needed, never weaker: [`Self::relax_trap`] finds out when a CPU
     /// touches the page.
     pub(super) fn remap_pages(&mut self, host: &mut impl Host) {
         let mut index = 0;
@@ -65,7 +65,7 @@ impl GranuleMapper {
     }
 
     /// Takes a trap off that `page` no longer needs. Returns whether there was one.
-    pub(crate) fn relax(&mut self, host: &mut impl Host, page: Gfn) -> bool {
+    pub(crate) fn relax_trap(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let needed = self.needed_trap(page);
         if needed == CpuTrap::None {
             self.mover.set_exclusives(page, false);
@@ -154,20 +154,20 @@ impl GranuleMapper {
     /// once none is left CPUs may do with the page what they like. For accesses that cannot be
     /// carried out on several copies: a fetch of instructions, a walk of tables. A call gives up a
     /// batch of one domain's: the access traps again until all are gone.
-    pub(crate) fn collapse(&mut self, host: &mut impl Host, page: Gfn) {
-        self.give_up_some(host, page);
-        self.relax(host, page);
+    pub(crate) fn drop_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) {
+        self.drop_some_bounce_pages(host, page);
+        self.relax_trap(host, page);
     }
 
     /// Gives up every bounce page of `page`.
-    pub(super) fn collapse_all(&mut self, host: &mut impl Host, page: Gfn) {
-        while self.give_up_some(host, page) {}
-        self.relax(host, page);
+    pub(super) fn drop_all_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) {
+        while self.drop_some_bounce_pages(host, page) {}
+        self.relax_trap(host, page);
     }
 
     /// Gives up some bounce pages of `page`, at most a batch of one domain. False: there is none.
-    fn give_up_some(&mut self, host: &mut impl Host, page: Gfn) -> bool {
-        let mut changes = core::mem::take(&mut self.given_up);
+    fn drop_some_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) -> bool {
+        let mut changes = core::mem::take(&mut self.dropped);
         let mut domain = None;
         for mapping in self.mappings(page) {
             let (slot, ..) = self.slot_of(mapping);
@@ -189,15 +189,15 @@ impl GranuleMapper {
             *change.wanted.get_mut(mapping.iova.slot()).must("a granule has four slots") = None;
         }
         if let Some(domain) = domain {
-            self.refuse_bounce_pages(host, domain, &changes);
+            self.unmap_bounce_pages(host, domain, &changes);
         }
         changes.clear();
-        self.given_up = changes;
+        self.dropped = changes;
         domain.is_some()
     }
 
     /// Takes the bounce pages away that `changes` of `domain` no longer want.
-    fn refuse_bounce_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
+    fn unmap_bounce_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let requester = Requester::of(&self.placed(domain).members);
         self.remove(host, requester, domain, changes);
         self.refuse_unmapped(host, requester, Refusal::NotTrappable);

@@ -25,7 +25,7 @@ use crate::host::{DomainId, Host};
 
 /// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the
 /// fourth for itself. Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
-const LONELY_PAGES: usize = 3;
+const PADDED_PAGES: usize = 3;
 
 impl GranuleMapper {
     /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits
@@ -129,7 +129,7 @@ impl GranuleMapper {
             Form::Relocated(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
             Form::Empty => {
-                host.has_windows() && self.stays_alone(domain, granule, frame, run, wanted)
+                host.has_windows() && self.expects_no_neighbour(domain, granule, frame, run, wanted)
             }
         };
         is_wise.then_some(frame)
@@ -137,7 +137,7 @@ impl GranuleMapper {
 
     /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or
     /// is unlikely.
-    fn stays_alone(
+    fn expects_no_neighbour(
         &self,
         domain: DomainId,
         granule: Granule,
@@ -160,7 +160,7 @@ impl GranuleMapper {
                     .checked_sub(1)
                     .is_some_and(|frame| before.form == Form::Direct(HostGranule(frame)))
         });
-        run.first() == 0 && (run.last() + 1 >= LONELY_PAGES || is_tail)
+        run.first() == 0 && (run.last() + 1 >= PADDED_PAGES || is_tail)
     }
 
     /// Links everything that is newly `wanted`, or, where one mapping has no room in the granule

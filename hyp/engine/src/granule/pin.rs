@@ -14,14 +14,14 @@ use oche_types::{Invariant, invariant};
 
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, Slot};
-use crate::granule::work::{Fetch, MAX_FETCHES};
+use crate::granule::work::{HomeMove, MAX_HOME_MOVES};
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::Host;
 
 impl GranuleMapper {
     /// Has each of `pages` be at home, with all that devices wrote, until as many calls of
     /// [`Self::unpin`] follow. What is not guest RAM is passed over. Pages that are away come home
-    /// together, up to [`MAX_FETCHES`] with one break-before-make.
+    /// together, up to [`MAX_HOME_MOVES`] with one break-before-make.
     pub(crate) fn pin(&mut self, host: &mut impl Host, pages: &[Gfn]) {
         for page in pages {
             // What is moving was named before, and comes home with the rest.
@@ -29,16 +29,16 @@ impl GranuleMapper {
                 continue;
             }
             if self.mover.is_home(*page) {
-                self.keep_equal(host, *page);
+                self.ensure_twin(host, *page);
             } else {
-                self.start_fetch(host, *page);
+                self.start_home_move(host, *page);
             }
         }
-        self.fetch_all(host);
+        self.finish_home_moves(host);
     }
 
     /// Begins to bring `page` home, from the slot of the mapping that it is.
-    fn start_fetch(&mut self, host: &mut impl Host, page: Gfn) {
+    fn start_home_move(&mut self, host: &mut impl Host, page: Gfn) {
         host.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping);
@@ -48,28 +48,28 @@ impl GranuleMapper {
         let spare = if self.twin(page).is_none() { self.pool.take_page() } else { None };
         if self.twin(page).is_none() && spare.is_none() {
             // Makes all that is broken again, so that must have come home.
-            self.fetch_all(host);
-            self.give_up(host, page, mapping);
-            return self.keep_equal(host, page);
+            self.finish_home_moves(host);
+            self.refuse_mapping(host, page, mapping);
+            return self.ensure_twin(host, page);
         }
         // It is away, so it has an entry of its own.
         self.mover.break_page(host, page);
-        self.fetches.push(Fetch { page, mapping, from, spare });
-        if self.fetches.len() == MAX_FETCHES {
-            self.fetch_all(host);
+        self.home_moves.push(HomeMove { page, mapping, from, spare });
+        if self.home_moves.len() == MAX_HOME_MOVES {
+            self.finish_home_moves(host);
         }
     }
 
     /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the
     /// master writes there must come to the bounce pages, and what is written there to it.
-    fn keep_equal(&mut self, host: &mut impl Host, page: Gfn) {
+    fn ensure_twin(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_none() && self.bounce_pages(page).next().is_some() {
             match self.pool.take_page() {
                 Some(twin) => self.create_twin(host, page, twin),
                 None => {
                     // Makes all that is broken again, so that must have come home.
-                    self.fetch_all(host);
-                    self.collapse_all(host, page);
+                    self.finish_home_moves(host);
+                    self.drop_all_bounce_pages(host, page);
                 }
             }
         }
@@ -84,20 +84,20 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings all pages home that [`Self::start_fetch`] took out of the CPUs' reach.
-    fn fetch_all(&mut self, host: &mut impl Host) {
-        let mut fetches = core::mem::take(&mut self.fetches);
+    /// Brings all pages home that [`Self::start_home_move`] took out of the CPUs' reach.
+    fn finish_home_moves(&mut self, host: &mut impl Host) {
+        let mut home_moves = core::mem::take(&mut self.home_moves);
         self.mover.flush_tlb(host);
-        for fetch in &fetches {
-            self.fetch(host, fetch);
+        for home_move in &home_moves {
+            self.finish_home_move(host, home_move);
         }
         self.remap_pages(host);
-        fetches.clear();
-        self.fetches = fetches;
+        home_moves.clear();
+        self.home_moves = home_moves;
     }
 
-    fn fetch(&mut self, host: &mut impl Host, fetch: &Fetch) {
-        let Fetch { page, mapping, from, spare } = *fetch;
+    fn finish_home_move(&mut self, host: &mut impl Host, home_move: &HomeMove) {
+        let HomeMove { page, mapping, from, spare } = *home_move;
         match spare {
             Some(twin) => self.create_twin(host, page, twin),
             None => self.merge_copies(host, page),
@@ -119,7 +119,7 @@ impl GranuleMapper {
 
     /// Without memory for a twin the two cannot both have the page: `mapping` is refused, and the
     /// page goes home.
-    fn give_up(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
+    fn refuse_mapping(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
         let state = self.state(mapping.domain, granule);
         let mut change = Change { granule, wanted: state.slots.map(|slot| slot.map(Slot::leaf)) };

@@ -79,7 +79,7 @@ impl GranuleMapper {
             }
             self.mover.flush_tlb(host);
             for op in &*ops {
-                self.fill_split(host, op);
+                self.copy_split(host, op);
             }
             if ops.iter().any(|op| op.split.is_some()) {
                 // The bytes come before the entries that show them to devices.
@@ -92,7 +92,7 @@ impl GranuleMapper {
             // landed.
             self.invalidate(host, domain);
             for op in &*ops {
-                self.settle_split(host, requester, domain, op);
+                self.complete_split(host, requester, domain, op);
             }
             // What devices wrote is brought together once, while all copies are known.
             for (_, slot) in ops.iter().flat_map(UnmapOp::leaving) {
@@ -196,7 +196,7 @@ impl GranuleMapper {
     }
 
     /// Copies what a split granule keeps to its new frame.
-    fn fill_split(&self, host: &mut impl Host, op: &UnmapOp) {
+    fn copy_split(&self, host: &mut impl Host, op: &UnmapOp) {
         let Some(split) = op.split else { return };
         for (slot, kept) in op.remainder().slots.iter().enumerate() {
             let Some(kept) = kept else { continue };
@@ -219,7 +219,7 @@ impl GranuleMapper {
 
     /// The hardware has drained: brings along what devices wrote into a split granule's pages at
     /// home after they were copied, and lets CPUs find the pages in the new frame.
-    fn settle_split(
+    fn complete_split(
         &mut self,
         host: &mut impl Host,
         requester: Requester,
@@ -255,7 +255,7 @@ impl GranuleMapper {
         for (slot, copied) in after.slots.iter().zip(split.copied) {
             let Some(copied) = copied else { continue };
             match slot {
-                Some(slot) if slot.is_bounce => self.adopt_bounce(host, slot, copied),
+                Some(slot) if slot.is_bounce => self.add_twin_if_written(host, slot, copied),
                 _ => self.pool.give_page(host, copied),
             }
         }
@@ -268,7 +268,7 @@ impl GranuleMapper {
 
     /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a bounce page,
     /// the twin `spare` if it needs one.
-    fn adopt_bounce(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
+    fn add_twin_if_written(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
         let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
         if self.twin(slot.page).is_some() || !is_written {
             self.pool.give_page(host, spare);
@@ -291,7 +291,7 @@ impl GranuleMapper {
         for (index, slot) in op.leaving() {
             let mapping = Mapping { domain, iova: op.granule.page(index) };
             self.aliases.remove(&mut self.mover.state_mut(slot.page).mappings, mapping);
-            self.unfollow_if_single(slot.page);
+            self.stop_flush_merge_if_single(slot.page);
             host.event(Event::Unmap { at: requester.at(op.granule, index), page: slot.page });
         }
         if op.split.is_none() {

@@ -5,7 +5,7 @@
 //! that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
 //! comes to be trapped when it is mapped or when the watch is set: at once, or in the traps that
 //! follow where much is mapped. It stays so when either ends, until a CPU touches it:
-//! [`GranuleMapper::relax`] finds out.
+//! [`GranuleMapper::relax_trap`] finds out.
 //!
 //! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped
 //! along one access at a time. Then the page's watch is given up, which is reported, until its
@@ -35,7 +35,7 @@ const MAX_VISITS: usize = 1 << 14;
 
 /// An access of a CPU to a trapped page, to be reported if it is watched.
 #[derive(Clone, Copy, Debug)]
-pub struct Watched {
+pub struct WatchedAccess {
     /// The guest page.
     pub page: Gfn,
     /// The first byte's offset in it.
@@ -70,12 +70,12 @@ impl GranuleMapper {
 
     fn begin_pass(&mut self, host: &mut impl Host, domains: Range<usize>) {
         self.watches.pass = Some(Pass { domains, watch: 0, next: None });
-        self.go_on_watching(host);
+        self.continue_watch_pass(host);
     }
 
     /// Traps accesses to what is mapped in watched ranges: as much as one trap may do of the
     /// pass under way.
-    pub(crate) fn go_on_watching(&mut self, host: &mut impl Host) {
+    pub(crate) fn continue_watch_pass(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;
         let mut broken = 0;
         while let Some(mut pass) = self.watches.pass.take() {
@@ -93,8 +93,8 @@ impl GranuleMapper {
                     continue;
                 };
                 left = left.saturating_sub(1 + self.mappings(mapped.page).count());
-                self.watch_again(mapped.page);
-                self.begin_watched(host, mapped.page);
+                self.retry_watch(mapped.page);
+                self.break_if_watched(host, mapped.page);
                 broken += 1;
                 if broken == BATCH {
                     self.remap_pages(host);
@@ -128,7 +128,7 @@ impl GranuleMapper {
 
     /// Takes `page` out of the CPUs' reach if it needs a stricter trap than it has, so that
     /// [`Self::remap_pages`] gives it that.
-    pub(super) fn begin_watched(&mut self, host: &mut impl Host, page: Gfn) {
+    pub(super) fn break_if_watched(&mut self, host: &mut impl Host, page: Gfn) {
         let trap = self.mover.trap(page);
         if trap == CpuTrap::All || self.needed_trap(page) <= trap {
             return;
@@ -136,12 +136,12 @@ impl GranuleMapper {
         match self.mover.prepare(host, page) {
             Ok(()) => self.mover.break_page(host, page),
             // Stage 2 has no memory for an entry of the page's own.
-            Err(_) => self.stop_watching(host, page),
+            Err(_) => self.give_up_watch(host, page),
         }
     }
 
     /// A watch of `page` that was given up is tried once more.
-    pub(super) fn watch_again(&mut self, page: Gfn) {
+    pub(super) fn retry_watch(&mut self, page: Gfn) {
         if let Some(state) = self.mover.get_mut(page) {
             state.is_unwatchable = false;
         }
@@ -174,10 +174,10 @@ impl GranuleMapper {
     pub(crate) fn report_watched(
         &self,
         host: &mut impl Host,
-        watched: &Watched,
+        watched: &WatchedAccess,
         load: impl Fn(usize) -> u64,
     ) {
-        let Watched { page, offset, is_write, how, .. } = *watched;
+        let WatchedAccess { page, offset, is_write, how, .. } = *watched;
         if !self.watches.are_set() || offset >= PAGE_BYTES {
             return;
         }
@@ -199,7 +199,7 @@ impl GranuleMapper {
     }
 
     /// Gives up the watch of `page`: a CPU fetches from it, or walks tables there.
-    pub(crate) fn stop_watching(&mut self, host: &mut impl Host, page: Gfn) {
+    pub(crate) fn give_up_watch(&mut self, host: &mut impl Host, page: Gfn) {
         if !self.is_watched(page) {
             return;
         }

@@ -53,7 +53,7 @@ impl Watches {
     }
 
     /// Whether something that is mapped is not trapped yet.
-    pub(crate) fn are_being_set(&self) -> bool {
+    pub(crate) fn are_pending(&self) -> bool {
         self.pass.is_some()
     }
 }

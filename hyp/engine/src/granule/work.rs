@@ -30,7 +30,7 @@ pub(super) enum CopyKind {
     Bounce,
     /// It goes home, and what stays in the slot is a bounce page: the granule is about to be
     /// written by devices.
-    Retire,
+    Demote,
     /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is
     /// one.
     WithTwin(Hfn),
@@ -80,11 +80,11 @@ impl UnmapOp {
 }
 
 /// Pages that come home together: as many as a batch of mappings moves.
-pub(crate) const MAX_FETCHES: usize = BATCH * SLOTS;
+pub(crate) const MAX_HOME_MOVES: usize = BATCH * SLOTS;
 
 /// A page on its way home.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fetch {
+pub(crate) struct HomeMove {
     pub(super) page: Gfn,
     /// The mapping whose slot it leaves, as a bounce page.
     pub(super) mapping: Mapping,
@@ -96,7 +96,7 @@ pub(crate) struct Fetch {
 
 /// A copy of a page while all are made equal.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Merging {
+pub(crate) struct MergeCopy {
     pub(super) at: Hfn,
     /// Whether somebody may have written it since the last merge.
     pub(super) is_writable: bool,

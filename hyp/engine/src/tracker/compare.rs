@@ -8,7 +8,7 @@ use crate::budget::Budget;
 use crate::granule::Change;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
-use crate::tracker::{Batch, Kind, TABLE_BYTES, Tracker};
+use crate::tracker::{Batch, TABLE_BYTES, TableKind, Tracker};
 
 impl Tracker {
     /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on
@@ -91,7 +91,7 @@ impl Tracker {
         }
         self.untrack(host, mover, leaf);
         let new_leaf = match new {
-            Some(table) => self.track(host, mover, domain, Kind::Leaf(number), table, batch),
+            Some(table) => self.track(host, mover, domain, TableKind::Leaf(number), table, batch),
             None => NONE,
         };
         self.set_leaf(domain, number, new_leaf);

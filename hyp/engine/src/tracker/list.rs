@@ -7,7 +7,7 @@ use oche_types::event::{Event, Refusal};
 
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
-use crate::tracker::{Batch, Kind, RejectedTable, Table, Tracked, Tracker};
+use crate::tracker::{Batch, RejectedTable, Table, TableKind, TrackedDomain, Tracker};
 
 impl Tracker {
     /// Begins to track the table in `page`, unsync and as if it had been empty. [`NONE`] if it
@@ -17,13 +17,13 @@ impl Tracker {
         host: &mut impl Host,
         mover: &mut Mover,
         domain: DomainId,
-        kind: Kind,
+        kind: TableKind,
         page: Gfn,
         batch: &mut Batch,
     ) -> u32 {
         let iova = match kind {
-            Kind::First(ttbr) => IovaPage((ttbr * ENTRIES * ENTRIES) as u32),
-            Kind::Leaf(number) => IovaPage((number * ENTRIES) as u32),
+            TableKind::First(ttbr) => IovaPage((ttbr * ENTRIES * ENTRIES) as u32),
+            TableKind::Leaf(number) => IovaPage((number * ENTRIES) as u32),
         };
         if !mover.is_ram(page) {
             batch.rejected.push(RejectedTable { iova, page, reason: Refusal::TableNotGuestMemory });
@@ -41,7 +41,7 @@ impl Tracker {
         table.page = page;
         table.domain = domain;
         table.kind = kind;
-        table.idle_syncs = 0;
+        table.idle_flushes = 0;
         table.copy.fill(0);
         table.previous_in_page = NONE;
         self.free = free;
@@ -99,13 +99,13 @@ impl Tracker {
     }
 
     /// The tables of `domain`.
-    pub(super) fn tracked(&self, domain: DomainId) -> &Tracked {
+    pub(super) fn tracked(&self, domain: DomainId) -> &TrackedDomain {
         let tracked = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
         tracked.must("the tables of an open domain are tracked")
     }
 
     /// As [`Self::tracked`], to change.
-    pub(super) fn tracked_mut(&mut self, domain: DomainId) -> &mut Tracked {
+    pub(super) fn tracked_mut(&mut self, domain: DomainId) -> &mut TrackedDomain {
         let tracked = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
         tracked.must("the tables of an open domain are tracked")
     }

@@ -42,7 +42,7 @@ pub(crate) fn page(index: u32) -> Gfn {
 #[derive(Default)]
 pub(crate) struct Machine {
     pages: BTreeMap<Hfn, Box<[u8; PAGE_BYTES]>>,
-    /// Pages that are not at home or not fully accessible; `None` while in motion.
+    /// Pages that are not at home or not fully accessible; `None` while broken.
     stage2: BTreeMap<Gfn, Option<(Hfn, CpuAccess)>>,
     roots: BTreeMap<(DartId, StreamId), HostGranule>,
     pub(crate) faults: Vec<(DartId, DeviceFault)>,
@@ -127,7 +127,7 @@ impl Machine {
     pub(super) fn cpu_page(&self, page: Gfn) -> Hfn {
         match self.stage2.get(&page) {
             Some(Some((at, _))) => *at,
-            Some(None) => panic!("{page:?} was left in motion"),
+            Some(None) => panic!("{page:?} was left broken"),
             None => page.home(),
         }
     }
@@ -145,7 +145,7 @@ impl Machine {
     pub(crate) fn cpu_access(&self, page: Gfn) -> CpuAccess {
         match self.stage2.get(&page) {
             Some(Some((_, access))) => *access,
-            Some(None) => panic!("{page:?} was left in motion"),
+            Some(None) => panic!("{page:?} was left broken"),
             None => CpuAccess::ReadWrite,
         }
     }
@@ -260,11 +260,11 @@ impl Stage2 for Machine {
         assert!(matches!(entry, Some(Some(_))), "{page:?} is broken unprepared or twice");
     }
 
-    fn flush_broken(&mut self) {
+    fn flush_tlb(&mut self) {
         self.flushes += 1;
     }
 
-    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+    fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let entry = self.stage2.insert(page, Some((at, access)));
         assert_eq!(entry, Some(None), "{page:?} is made without a break");
     }

@@ -279,8 +279,8 @@ fn c6_domains_that_are_searched_for_empty_tables_count_as_work() {
     assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
 }
 
-/// A page may have more copies than devices may write when a master behind no DART begins to write
-/// it.
+/// A page may have more copies than devices may write when an untranslated bus master begins to
+/// write it.
 #[test]
 fn c6_a_master_writes_a_page_with_300_read_copies_in_bounded_work() {
     let copies = 300;

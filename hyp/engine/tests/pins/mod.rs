@@ -1,4 +1,4 @@
-//! The rules of held pages, one test each: a master behind no DART uses them at home, whatever
+//! The rules of pinned pages, one test each: an untranslated bus master uses them at home, whatever
 //! DARTs map.
 
 use crate::bench::{Bench, FIRST_TABLE, Machine, page};

@@ -145,7 +145,7 @@ fn what_a_cpu_does_to_an_opened_page_reaches_all_copies() {
         assert_eq!(bench.trap(30, AccessKind::Store), FaultDisposition::Emulate(page(30)));
         let at = bench.engine.open_trapped(&mut bench.machine, page(30));
         bench.machine.direct_store(at, 300, 33);
-        bench.engine.settle_trapped(&mut bench.machine, page(30));
+        bench.engine.close_trapped(&mut bench.machine, page(30));
         for iova in [8, 21, 34] {
             assert_eq!(bench.device_read(iova, 300), Some(33));
         }

@@ -3,7 +3,7 @@
 
 use crate::bench::{Bench, FIRST_TABLE, dart, page, stream};
 use oche_engine::host::{CpuAccess, Memory as _};
-use oche_engine::{AccessKind, FaultDisposition, Watched};
+use oche_engine::{AccessKind, FaultDisposition, WatchedAccess};
 use oche_types::dart::entry::{Permission, encode_leaf, encode_table};
 use oche_types::dart::registers::{TCR, TTBR};
 use oche_types::dart::stream::StreamSet;
@@ -29,7 +29,7 @@ fn store(bench: &mut Bench, index: u32, offset: usize, value: u64) -> bool {
     }
     bench.engine.store_trapped(&mut bench.machine, page(index), offset, 8, value);
     let how = WatchHow::Exact;
-    let watched = Watched { page: page(index), offset, bytes: 8, is_write: true, how };
+    let watched = WatchedAccess { page: page(index), offset, bytes: 8, is_write: true, how };
     bench.engine.report_watched(&mut bench.machine, &watched, |_| value);
     true
 }
@@ -211,16 +211,16 @@ fn c6_a_watch_of_much_that_is_mapped_is_set_in_several_traps() {
     bench.set(300, Some((page(60), Permission::READ_WRITE)));
     bench.flush(0, 0);
     watch(&mut bench, &[range(0, 0xff_ffff)]);
-    assert!(bench.engine.is_setting_watches());
+    assert!(bench.engine.has_pending_watches());
     assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::ReadWrite);
-    bench.engine.go_on_watching(&mut bench.machine);
+    bench.engine.continue_watch_pass(&mut bench.machine);
 
-    assert!(!bench.engine.is_setting_watches());
+    assert!(!bench.engine.has_pending_watches());
     assert_eq!(bench.machine.cpu_access(page(60)), CpuAccess::None);
     // A watch of nothing ends at once, whatever was under way.
     watch(&mut bench, &[range(0, 0xff_ffff)]);
     watch(&mut bench, &[]);
-    assert!(!bench.engine.is_setting_watches());
+    assert!(!bench.engine.has_pending_watches());
 }
 
 #[test]

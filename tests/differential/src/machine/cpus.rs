@@ -69,7 +69,7 @@ impl<const C: bool> Machine<C> {
         if self.random.chance(1, 3) {
             let at = self.engine.open_trapped(&mut self.host, page);
             let result = self.host.opened_load(at, offset, length);
-            self.engine.settle_trapped(&mut self.host, page);
+            self.engine.close_trapped(&mut self.host, page);
             return Ok(Some(result));
         }
         let mut bytes = [0; 32];
@@ -132,7 +132,7 @@ impl<const C: bool> Machine<C> {
             let at = self.engine.open_trapped(&mut self.host, page);
             self.host.opened_store(at, offset, &Data::new(bytes));
             if !self.host.injects(FaultInjection::SkipSettle) {
-                self.engine.settle_trapped(&mut self.host, page);
+                self.engine.close_trapped(&mut self.host, page);
             }
         } else {
             for (number, chunk) in bytes.chunks(8).enumerate() {
@@ -254,7 +254,7 @@ impl<const C: bool> Machine<C> {
     /// is guarded.
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
         self.engine.open_trapped(&mut self.host, page);
-        self.engine.settle_trapped(&mut self.host, page);
+        self.engine.close_trapped(&mut self.host, page);
         for offset in self.sharing.look(page, 0, PAGE_BYTES) {
             self.adopt(page, offset);
         }

@@ -29,14 +29,14 @@ impl<const CACHES_INVALID: bool> Stage2 for SimulatedMachine<CACHES_INVALID> {
         self.step();
     }
 
-    fn flush_broken(&mut self) {
+    fn flush_tlb(&mut self) {
         let _side = outside();
         self.step();
         self.stage2_flush();
         self.step();
     }
 
-    fn make_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
+    fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let _side = outside();
         self.step();
         let at = if self.injects(FaultInjection::OffByOneSlot) && at != page.home() {

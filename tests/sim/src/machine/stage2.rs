@@ -94,11 +94,11 @@ impl<const C: bool> SimulatedMachine<C> {
         }
         let Some(&entry) = self.cpus.entry(page) else { return Err(CpuResult::NoMemory) };
         if matches!(entry.phase, Phase::Made) {
-            return Err(CpuResult::InMotion);
+            return Err(CpuResult::Broken);
         }
         let (at, access) = match self.cpus.walk(page) {
             Lookup::Unmapped => return Err(CpuResult::NoMemory),
-            Lookup::InMotion => return Err(CpuResult::InMotion),
+            Lookup::Broken => return Err(CpuResult::Broken),
             Lookup::Mapped { access: CpuAccess::None, .. } => return Err(CpuResult::NoAccess),
             Lookup::Mapped { at, access, .. } => (at, access),
         };
@@ -162,7 +162,7 @@ impl<const C: bool> SimulatedMachine<C> {
             }
         }
         if !self.injects(FaultInjection::CopyBeforeBreak) {
-            self.cpus.stage2.flush_broken();
+            self.cpus.stage2.flush_tlb();
         }
         self.forget();
     }
@@ -201,10 +201,10 @@ impl<const C: bool> SimulatedMachine<C> {
             *made = Entry { at, phase: Phase::Made, ..entry };
         }
         if self.injects(FaultInjection::CopyBeforeBreak) {
-            self.cpus.stage2.flush_broken();
+            self.cpus.stage2.flush_tlb();
             self.forget();
         }
-        self.cpus.stage2.make_page(page, at, access);
+        self.cpus.stage2.remap_page(page, at, access);
         self.cpus.made = Some(page);
     }
 

@@ -7,7 +7,7 @@
 // UNSAFETY: the contents of loom's cells are reached by pointers that loom checks.
 #![expect(unsafe_code, reason = "loom hands out pointers to what its cells hold")]
 
-mod motion;
+mod page_migration;
 mod trace;
 
 use loom::cell::UnsafeCell;

@@ -361,7 +361,7 @@ end
 function describe.fetched(tree, read)
     tree:add(fields.gpa, read.range("page"), read.page("page"))
     tree:add(fields.hpa, read.range("from"), read.page("from"))
-    return "page brought home for a master behind no DART"
+    return "page brought home for an untranslated bus master"
 end
 
 function describe.live_move(tree, read)

@@ -43,11 +43,11 @@ pub(crate) enum Command {
 
 /// One emulated DART.
 #[derive(Clone, Debug)]
-pub(crate) struct VirtualDart {
+pub(crate) struct EmulatedDart {
     file: [u32; FILE_WORDS],
 }
 
-impl VirtualDart {
+impl EmulatedDart {
     /// As after reset: nothing translates, no stream is enabled.
     pub(crate) fn new() -> Self {
         Self { file: [0; FILE_WORDS] }
@@ -172,8 +172,8 @@ fn check(offset: u64, bytes: usize) -> Result<(), AccessError> {
 mod tests {
     use super::*;
 
-    fn written(writes: &[(u64, u32)]) -> VirtualDart {
-        let mut dart = VirtualDart::new();
+    fn written(writes: &[(u64, u32)]) -> EmulatedDart {
+        let mut dart = EmulatedDart::new();
         for (offset, value) in writes {
             assert!(dart.write(*offset, 4, *value).is_ok());
         }
@@ -186,14 +186,14 @@ mod tests {
 
     #[test]
     fn linux_sees_4k_pages_and_no_bypass() {
-        let dart = VirtualDart::new();
+        let dart = EmulatedDart::new();
         assert_eq!(dart.read(PARAMS1, 4, false), Ok(0x0c00_0000));
         assert_eq!(dart.read(PARAMS2, 4, false), Ok(0));
     }
 
     #[test]
     fn every_tcr_and_ttbr_reads_back_as_written() {
-        let mut dart = VirtualDart::new();
+        let mut dart = EmulatedDart::new();
         for offset in (TCR..TTBR + 16 * STREAMS as u64).step_by(4) {
             let value = 0x8000_0000 | offset as u32;
             assert!(dart.write(offset, 4, value).is_ok());
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_access_that_is_not_an_aligned_word_is_refused() {
-        let mut dart = VirtualDart::new();
+        let mut dart = EmulatedDart::new();
         for bytes in [1, 2, 8, 16] {
             assert_eq!(dart.read(0, bytes, false), Err(AccessError::Width));
             assert_eq!(dart.write(0, bytes, 0), Err(AccessError::Width));
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_first_fault_stays_until_it_is_cleared() {
-        let mut dart = VirtualDart::new();
+        let mut dart = EmulatedDart::new();
         assert!(dart.latch(stream(5), FaultCode::NoLeaf, 0x1_2345_6789));
         assert!(!dart.latch(stream(6), FaultCode::Read, 0));
         assert_eq!(dart.read(ERROR, 4, false), Ok(0x8500_0004));

@@ -24,45 +24,45 @@ use crate::mover::NONE;
 impl GranuleMapper {
     /// The mappings of `page` have changed: from now on its copies are made equal at each flush of
     /// a domain that maps it, if a device may write one of them and read another.
-    pub(super) fn follow_if_needed(&mut self, page: Gfn) {
+    pub(super) fn flush_merge_if_needed(&mut self, page: Gfn) {
         if !self.is_written_and_read(page) {
             return;
         }
-        let index = self.followed.len() as u32;
+        let index = self.flush_merged.len() as u32;
         let state = self.mover.state_mut(page);
-        if state.followed == NONE {
-            state.followed = index;
-            let room = self.followed.capacity() - self.followed.len();
-            invariant!(room != 0, "a followed page has two nodes in a list of mappings");
-            self.followed.push(page);
+        if state.flush_merged == NONE {
+            state.flush_merged = index;
+            let room = self.flush_merged.capacity() - self.flush_merged.len();
+            invariant!(room != 0, "a flush-merged page has two nodes in a list of mappings");
+            self.flush_merged.push(page);
         }
         let mut head = state.mappings;
         while let Some((mapping, next)) = self.aliases.step(head) {
-            self.placed_mut(mapping.domain).has_followed = true;
+            self.placed_mut(mapping.domain).has_flush_merged = true;
             head = next;
         }
     }
 
     /// A mapping of `page` went: with fewer than two there is no other copy.
-    pub(super) fn unfollow_if_single(&mut self, page: Gfn) {
-        if self.is_followed(page) && self.mappings(page).nth(1).is_none() {
-            self.unfollow(page);
+    pub(super) fn stop_flush_merge_if_single(&mut self, page: Gfn) {
+        if self.is_flush_merged(page) && self.mappings(page).nth(1).is_none() {
+            self.stop_flush_merge(page);
         }
     }
 
-    pub(super) fn is_followed(&self, page: Gfn) -> bool {
-        self.mover.get(page).is_some_and(|state| state.followed != NONE)
+    pub(super) fn is_flush_merged(&self, page: Gfn) -> bool {
+        self.mover.get(page).is_some_and(|state| state.flush_merged != NONE)
     }
 
-    fn unfollow(&mut self, page: Gfn) {
+    fn stop_flush_merge(&mut self, page: Gfn) {
         let state = self.mover.state_mut(page);
-        let index = core::mem::replace(&mut state.followed, NONE);
+        let index = core::mem::replace(&mut state.flush_merged, NONE);
         // The last one takes its place: a pass goes from the end to the start, so it has seen that
         // one already, or sees it there.
-        let removed = self.followed.swap_remove(index as usize);
-        invariant!(removed == page, "a followed page knows its place in the list: {page:?}");
-        if let Some(moved) = self.followed.get(index as usize).copied() {
-            self.mover.state_mut(moved).followed = index;
+        let removed = self.flush_merged.swap_remove(index as usize);
+        invariant!(removed == page, "a flush-merged page has its own index: {page:?}");
+        if let Some(moved) = self.flush_merged.get(index as usize).copied() {
+            self.mover.state_mut(moved).flush_merged = index;
         }
     }
 
@@ -79,30 +79,30 @@ impl GranuleMapper {
         are_several && all == Permission::READ_WRITE
     }
 
-    /// Makes the copies equal of every followed page that `domain` maps, from number `left`
+    /// Makes the copies equal of every flush-merged page that `domain` maps, from index `left`
     /// downwards. True: all of them were looked at. False: `budget` is spent, and the next call
     /// goes on.
     #[must_use]
-    pub(crate) fn follow(
+    pub(crate) fn merge_at_flush(
         &mut self,
         host: &mut impl Host,
         domain: DomainId,
         left: &mut usize,
         budget: &mut Budget,
     ) -> bool {
-        if !self.placed(domain).has_followed {
+        if !self.placed(domain).has_flush_merged {
             return true;
         }
-        let is_whole_pass = *left >= self.followed.len();
+        let is_whole_pass = *left >= self.flush_merged.len();
         let mut is_any_mapped = false;
-        *left = self.followed.len().min(*left);
+        *left = self.flush_merged.len().min(*left);
         while let Some(index) = left.checked_sub(1) {
             if budget.is_spent() {
                 host.publish();
                 return false;
             }
             *left = index;
-            let page = *self.followed.get(index).must("the pass is inside the list");
+            let page = *self.flush_merged.get(index).must("the pass is inside the list");
             budget.charge(NODE_BYTES * (1 + self.mappings(page).count()));
             if !self.mappings(page).any(|mapping| mapping.domain == domain) {
                 continue;
@@ -112,13 +112,13 @@ impl GranuleMapper {
             self.equalize(host, page);
             self.refund(reserve, budget);
             if !self.is_written_and_read(page) {
-                self.unfollow(page);
+                self.stop_flush_merge(page);
             }
         }
         if is_any_mapped {
             host.publish();
         } else if is_whole_pass {
-            self.placed_mut(domain).has_followed = false;
+            self.placed_mut(domain).has_flush_merged = false;
         }
         true
     }
@@ -127,7 +127,7 @@ impl GranuleMapper {
     pub(crate) fn equalize(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_some() {
             self.merge_copies(host, page);
-        } else if self.is_followed(page) {
+        } else if self.is_flush_merged(page) {
             let bytes = self.refresh_bounce_pages(host, page);
             if bytes != 0 {
                 host.event(Event::Merged { page, bytes });

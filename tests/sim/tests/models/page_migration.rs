@@ -137,7 +137,7 @@ impl Cpu {
                 assert_eq!(at, HOME);
                 Some(self.0.home.load(Ordering::Relaxed))
             }
-            Lookup::InMotion => None,
+            Lookup::Broken => None,
             Lookup::Unmapped => panic!("the page is gone"),
         }
     }
@@ -204,9 +204,9 @@ fn motion_model(weak_spot: WeakSpot) {
         })
     };
     stage2.break_page(PAGE_IN_MOTION);
-    stage2.flush_broken();
+    stage2.flush_tlb();
     cpu.0.away.store(cpu.0.home.load(Ordering::Relaxed), Ordering::Relaxed);
-    stage2.make_page(PAGE_IN_MOTION, NEW_PLACE, CpuAccess::ReadWrite);
+    stage2.remap_page(PAGE_IN_MOTION, NEW_PLACE, CpuAccess::ReadWrite);
     stage2.publish();
     guest.join().expect("the guest");
     assert_eq!(cpu.load_page(root), Some(7), "a store is lost");
@@ -238,10 +238,10 @@ fn fetch_model(weak_spot: WeakSpot, other: Option<usize>, places: &'static [Hfn]
         let cpu = cpu.clone();
         move |at| {
             stage2.break_page(PAGE_IN_MOTION);
-            stage2.flush_broken();
+            stage2.flush_tlb();
             copy += 1;
             cpu.place(at).0.store(copy, Ordering::Relaxed);
-            stage2.make_page(PAGE_IN_MOTION, at, CpuAccess::ReadWrite);
+            stage2.remap_page(PAGE_IN_MOTION, at, CpuAccess::ReadWrite);
             stage2.publish();
         }
     };

@@ -1,7 +1,7 @@
 //! A trace's views as other programs see them: Perfetto's schema, Wireshark's dissector, a browser.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -66,40 +66,49 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
     }
     let script = folder.join("perfetto_schema.py");
     fs::write(&script, include_str!("views/perfetto_schema.py"))?;
-    let said = command::text(
+    let output = command::text(
         Command::new(&python).arg(&script).arg(&path),
         "reading with Perfetto's schema",
     )?;
-    let said = said
-        .trim()
-        .strip_prefix("ok: ")
-        .context("the reader of Perfetto's schema does not say ok")?;
-    Ok(said.to_owned())
+    let found = output.trim().strip_prefix("ok: ");
+    Ok(found.context("the reader of Perfetto's schema does not print `ok: `")?.to_owned())
 }
 
-/// Asks tshark, with the installed profile and dissector alone, for the fields of some packets.
+/// Lets tshark, with the installed profile and dissector alone, dissect the trace; returns the
+/// number of packets.
 fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     let path = folder.join("trace.pcapng");
     write_pcapng(trace, 0, &Filter::default(), &Symbols::default(), &mut File::create(&path)?)?;
     let configuration = folder.join("wireshark");
     Folders::find(Some(&configuration))?.install()?;
-    let ask = |filter: &str, fields: &[&str]| -> Result<Vec<String>> {
-        let mut tshark = Command::new("tshark");
-        tshark.env("WIRESHARK_CONFIG_DIR", &configuration);
-        tshark.args(["-2", "-C", "Oche", "-r"]).arg(&path).args(["-Y", filter, "-T", "fields"]);
-        for field in fields {
-            tshark.args(["-e", field]);
+    let tshark = Tshark { trace: path, configuration };
+    for (filter, fields, expected) in PACKETS {
+        let printed = tshark.fields(filter, fields)?;
+        if printed != *expected {
+            bail!("tshark prints {printed:?} for `{filter}` instead of {expected:?}");
         }
-        Ok(command::text(&mut tshark, "tshark")?.lines().map(str::to_owned).collect())
-    };
-    let expect = |filter: &str, fields: &[&str], wanted: &[&str]| -> Result<()> {
-        let said = ask(filter, fields)?;
-        if said != wanted {
-            bail!("tshark says of `{filter}` {said:?} instead of {wanted:?}");
-        }
-        Ok(())
-    };
-    expect(
+    }
+    // A map and its unmap name each other.
+    let unmaps = tshark.fields("oche.mapped_in", &["frame.number", "oche.mapped_in"])?;
+    let maps = tshark.fields("oche.unmapped_in", &["oche.unmapped_in", "frame.number"])?;
+    if unmaps.len() < 200 || unmaps != maps {
+        bail!(
+            "of {} unmaps that name their map, {} maps name their unmap",
+            unmaps.len(),
+            maps.len()
+        );
+    }
+    let wrong = tshark.fields("_ws.malformed || _ws.lua.error || !oche", &["frame.number"])?;
+    if !wrong.is_empty() {
+        bail!("tshark does not understand packets {}", wrong.join(", "));
+    }
+    Ok(tshark.fields("oche", &["frame.number"])?.len())
+}
+
+/// What tshark prints for some packets of the made-up trace: a display filter, fields, and one line
+/// for each packet, with tabs between the fields.
+const PACKETS: &[(&str, &[&str], &[&str])] = &[
+    (
         "oche.event == \"io_page_fault\"",
         &[
             "oche.device",
@@ -114,37 +123,40 @@ fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
             "nvme\t0x00000000ffe08010\t1\tthe page may not be written\t0\t1",
             "e1000e\t0x0000000012345678\t0\tno first-level entry\t0\t2",
         ],
-    )?;
-    expect(
+    ),
+    (
         "oche.event == \"snapshot\"",
         &["oche.iova", "oche.gpa", "oche.payload", "oche.snapshot.at_unmap"],
         &["0x00000000ffe18000\t0x000000000000b000\t4f63686520776173\t1"],
-    )?;
-    expect(
+    ),
+    (
         "oche.event == \"red_zone\"",
         &["oche.iova", "oche.bytes", "frame.interface_name"],
         &["0x00000000ffe19000\t8\tdart0"],
-    )?;
-    expect(
+    ),
+    (
         "oche.event == \"unmap\" && oche.iova == 0xffe00000",
         &["oche.mapped_for", "oche.pc", "oche.cpu"],
         &["0.000050000\t0xffff800008000c74\t0"],
-    )?;
-    // A map and its unmap name each other.
-    let unmaps = ask("oche.mapped_in", &["frame.number", "oche.mapped_in"])?;
-    let maps = ask("oche.unmapped_in", &["oche.unmapped_in", "frame.number"])?;
-    if unmaps.len() < 200 || unmaps != maps {
-        bail!(
-            "of {} unmaps that name their map, {} maps name their unmap",
-            unmaps.len(),
-            maps.len()
-        );
+    ),
+];
+
+/// tshark on one trace, without the user's own configuration.
+struct Tshark {
+    trace: PathBuf,
+    configuration: PathBuf,
+}
+
+impl Tshark {
+    /// Prints `fields` of the packets that `filter` lets pass, one line a packet.
+    fn fields(&self, filter: &str, fields: &[&str]) -> Result<Vec<String>> {
+        let mut tshark = Command::new("tshark");
+        tshark.env("WIRESHARK_CONFIG_DIR", &self.configuration);
+        tshark.args(["-2", "-C", "Oche", "-r"]).arg(&self.trace);
+        tshark.args(["-Y", filter, "-T", "fields"]);
+        tshark.args(fields.iter().flat_map(|field| ["-e", field]));
+        Ok(command::text(&mut tshark, "tshark")?.lines().map(str::to_owned).collect())
     }
-    let wrong = ask("_ws.malformed || _ws.lua.error || !oche", &["frame.number"])?;
-    if !wrong.is_empty() {
-        bail!("tshark does not understand packets {}", wrong.join(", "));
-    }
-    Ok(ask("oche", &["frame.number"])?.len())
 }
 
 /// Opens the report in a browser without a network, and looks for what must be in the page that it
@@ -166,13 +178,13 @@ fn browser(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<()> {
     let ran = chromium.output().context("cannot start chromium")?;
     let _ = fs::remove_dir_all(&profile);
     let page = String::from_utf8_lossy(&ran.stdout);
-    let mut said = String::from_utf8_lossy(&ran.stderr).into_owned();
-    said.push_str(&fs::read_to_string(&log).unwrap_or_default());
-    if let Some(line) = said.lines().find(|line| line.contains("CONSOLE")) {
-        bail!("the browser's console says: {line}");
+    let mut messages = String::from_utf8_lossy(&ran.stderr).into_owned();
+    messages.push_str(&fs::read_to_string(&log).unwrap_or_default());
+    if let Some(line) = messages.lines().find(|line| line.contains("CONSOLE")) {
+        bail!("the browser's console has: {line}");
     }
     if !page.contains("data-ready=\"yes\"") {
-        bail!("the report's script did not come to its end; the browser said: {}", said.trim());
+        bail!("the report's script did not finish; the browser printed: {}", messages.trim());
     }
     // The data stands in the page too, so only what the script made of it counts.
     let made = page.split("<script").next().unwrap_or_default();

@@ -17,17 +17,17 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Work {
     /// Boot a stock Debian kernel on Oche in QEMU, let every device do DMA, and check every byte
-    Demo(demo::Options),
+    Demo(demo::DemoOptions),
     /// Boot a kernel, initrd and devices of your own on Oche in QEMU, with a shell on its console
-    Run(run::Options),
+    Run(run::RunOptions),
     /// Run every test: host tests, the reference model, and the boots in QEMU
-    Test(test::Options),
+    Test(test::TestOptions),
     /// Run random programs on the engine and on the reference for as long as you like, and compare
-    Soak(soak::Options),
+    Soak(soak::SoakOptions),
     /// Check form, lints and documentation
     Check,
     /// Apply what can be mended by itself: lints, form, generated files; list what changed
-    Fix(fix::Options),
+    Fix(fix::FixOptions),
     /// Count what the trace costs, in instructions: an event at EL2, or what it adds to the demo's
     /// work (`job`)
     Measure {
@@ -35,11 +35,11 @@ enum Work {
         what: Option<measure::What>,
     },
     /// Make the documentation's picture of the report on a demo's trace
-    Pictures(pictures::Options),
+    Pictures(pictures::PicturesOptions),
     /// Apply seeded faults to a copy of the tree, and report the test that catches each
     Mutants(mutants::MutantArguments),
     /// Run what takes hours: soak, mutants, both demos, a fresh clone, a bare Debian
-    Nightly(nightly::Options),
+    Nightly(nightly::NightlyOptions),
     /// Build Oche for EL2
     Build(setup::BuildOptions),
     /// Install what is missing and fetch the guest's kernel, driver and programs

@@ -32,7 +32,7 @@ const GENERATED: [(&str, &[&str]); 3] = [
 It runs, in this order: cargo clippy --fix for the host and for the target, cargo fmt, and the tests
 that write the generated parts of docs/trace.md, of Wireshark's dissector and of the lists of
 exceptions. Lists are only shortened. What is left is reported by `cargo xtask check` and by the tests.")]
-pub struct Options {
+pub struct FixOptions {
     /// Leave out clippy, which takes minutes where much is to be compiled
     #[arg(long)]
     pub quick: bool,
@@ -43,7 +43,7 @@ pub struct Options {
 /// # Errors
 ///
 /// The tree does not compile, or a generated part cannot be written.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &FixOptions) -> Result<()> {
     let before = digests()?;
     let progress = Progress::new(if options.quick { 2 } else { 4 });
     if !options.quick {

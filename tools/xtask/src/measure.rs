@@ -20,7 +20,7 @@ pub enum What {
     #[default]
     Events,
     /// Instructions that the trace adds to the demo's work.
-    Job(job::Options),
+    Job(job::JobOptions),
 }
 
 /// Carries out `cargo xtask measure`.

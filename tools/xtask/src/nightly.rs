@@ -16,7 +16,7 @@ mod reproducible;
 mod steps;
 mod workshop;
 
-pub use options::Options;
+pub use options::NightlyOptions;
 use steps::STEPS;
 use workshop::folder;
 
@@ -25,7 +25,7 @@ use workshop::folder;
 /// # Errors
 ///
 /// A step failed, or could not run and that is not allowed.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &NightlyOptions) -> Result<()> {
     let chosen = runner::choose(STEPS, &options.only)?;
     if options.list {
         chosen.iter().for_each(|(name, _)| println!("{name}"));

@@ -19,7 +19,7 @@ const REPORT: (u32, u32) = (1240, 2400);
 
 /// Options of `cargo xtask pictures`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct PicturesOptions {
     /// The trace; by default that of the last `cargo xtask demo`.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -33,7 +33,7 @@ pub struct Options {
 /// # Errors
 ///
 /// There is no such trace, or no browser.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &PicturesOptions) -> Result<()> {
     let progress = Progress::new(1);
     let step = progress.step("Picture for the documentation");
     environment::prepare_views(&step)?;

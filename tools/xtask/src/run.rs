@@ -22,7 +22,7 @@ use crate::qemu::{Machine, Running, Serial, Wish};
 
 /// Options of `cargo xtask run`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct RunOptions {
     /// The guest's kernel, an uncompressed or gzip-compressed arm64 Image with 4 or 16 KiB pages.
     /// Without one: Debian's own, with its DART driver as a module.
     #[arg(long, value_name = "IMAGE")]
@@ -65,7 +65,7 @@ pub struct Options {
 ///
 /// An input cannot be used, something needed cannot be had, or the run ended in another way than by
 /// power-off.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &RunOptions) -> Result<()> {
     check_inputs(options)?;
     let machine = prepare(options)?;
     if std::io::stdin().is_terminal() {
@@ -75,7 +75,7 @@ pub fn main(options: &Options) -> Result<()> {
 }
 
 /// What can be refused before anything is built.
-fn check_inputs(options: &Options) -> Result<()> {
+fn check_inputs(options: &RunOptions) -> Result<()> {
     if let Some(kernel) = &options.kernel {
         KernelImage::read(kernel)?;
     }
@@ -91,7 +91,7 @@ fn check_inputs(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn prepare(options: &Options) -> Result<Machine> {
+fn prepare(options: &RunOptions) -> Result<Machine> {
     let progress = Progress::new(3);
     let step = progress.step("Tools of this machine");
     let toolchain = environment::prepare(&step)?;
@@ -152,7 +152,7 @@ fn shell_script(has_modules: bool) -> String {
     if has_modules { INIT_SHELL.to_owned() } else { INIT_SHELL.replacen("load_modules\n", "", 1) }
 }
 
-fn start(options: &Options, machine: &Machine) -> Result<()> {
+fn start(options: &RunOptions, machine: &Machine) -> Result<()> {
     // Ten years are for ever.
     let limit =
         Duration::from_secs(if options.limit == 0 { 10 * 365 * 86_400 } else { options.limit });

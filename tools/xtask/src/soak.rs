@@ -14,7 +14,7 @@ pub(crate) mod hostile;
 
 /// Options of `cargo xtask soak`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct SoakOptions {
     /// How many operations to run; a program has 1500.
     #[arg(long, value_name = "N", default_value_t = 10_000_000)]
     pub ops: u64,
@@ -50,9 +50,9 @@ pub struct Options {
 ///
 /// # Errors
 ///
-/// A program fails: it has been printed, shortened, as a file for `tests/corpus`; or named, where
-/// the run keeps going. Or the run cannot begin or go on.
-pub fn main(options: &Options) -> Result<()> {
+/// A program fails: it has been printed, shortened, as a file for `tests/corpus`; with
+/// `--keep-going`, only its number has. Or the run cannot begin or go on.
+pub fn main(options: &SoakOptions) -> Result<()> {
     let name = if options.hostile { "hostile.json" } else { "state.json" };
     let path = options.state.clone().unwrap_or_else(|| workspace::target().join("soak").join(name));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |time| time.as_secs());
@@ -67,18 +67,7 @@ pub fn main(options: &Options) -> Result<()> {
     }
     let code = code()?;
     if options.resume {
-        let state = read(&path)?;
-        let begun = state.get("code").and_then(Value::as_str).unwrap_or_default();
-        if begun != code || code.ends_with("-dirty") {
-            bail!(
-                "{} is a run of code {begun}, and this is {code}: begin a new run",
-                path.display()
-            );
-        }
-        let keeps_going = state.get("keeps_going").and_then(Value::as_bool) == Some(true);
-        if !keeps_going && !failures(&state).is_empty() {
-            bail!("{} is a run that has found a failure: begin a new run", path.display());
-        }
+        check_resumable(&path, &code)?;
     } else {
         let state = json!({
             "commit": commit()?, "code": code, "seed": seed, "wanted": options.ops, "programs": 0, "operations": 0,
@@ -86,26 +75,7 @@ pub fn main(options: &Options) -> Result<()> {
         });
         workspace::write_whole(&path, &serde_json::to_vec_pretty(&state)?)?;
     }
-    let threads = options
-        .threads
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args([
-        "run",
-        "--quiet",
-        "--profile",
-        "soak",
-        "--package",
-        "oche-differential",
-        "--bin",
-        "soak",
-        "--",
-    ]);
-    cargo.current_dir(workspace::root()).arg(std::path::absolute(&path)?).arg(threads.to_string());
-    if let Some(program) = options.only {
-        cargo.arg(program.to_string());
-    }
-    let is_good = cargo.status().context("cannot start cargo")?.success();
+    let is_good = run_programs(options, &path)?;
     let state = read(&path)?;
     if options.only.is_none() {
         let result = if options.json { serde_json::to_string(&state)? } else { summary(&state) };
@@ -117,7 +87,36 @@ pub fn main(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// One line that says all that a result needs.
+/// Refuses to go on with a run of other code, and with one that ended at a failure.
+fn check_resumable(path: &Path, code: &str) -> Result<()> {
+    let state = read(path)?;
+    let begun = state.get("code").and_then(Value::as_str).unwrap_or_default();
+    if begun != code || code.ends_with("-dirty") {
+        bail!("{} is a run of code {begun}, and this is {code}: begin a new run", path.display());
+    }
+    let keeps_going = state.get("keeps_going").and_then(Value::as_bool) == Some(true);
+    if !keeps_going && !failures(&state).is_empty() {
+        bail!("{} is a run that has found a failure: begin a new run", path.display());
+    }
+    Ok(())
+}
+
+/// Runs the programs of the state file `path`; returns whether all of them passed.
+fn run_programs(options: &SoakOptions, path: &Path) -> Result<bool> {
+    let threads = options
+        .threads
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["run", "--quiet", "--profile", "soak"]);
+    cargo.args(["--package", "oche-differential", "--bin", "soak", "--"]);
+    cargo.current_dir(workspace::root()).arg(std::path::absolute(path)?).arg(threads.to_string());
+    if let Some(program) = options.only {
+        cargo.arg(program.to_string());
+    }
+    Ok(cargo.status().context("cannot start cargo")?.success())
+}
+
+/// The result in one line.
 fn summary(state: &Value) -> String {
     let of = |name: &str| number(state, name).unwrap_or(0);
     let seconds = state.get("seconds").and_then(Value::as_f64).unwrap_or(0.0);
@@ -167,7 +166,7 @@ pub(crate) fn commit() -> Result<String> {
         .current_dir(workspace::root())
         .output();
     Ok(match git {
-        Ok(said) if said.status.success() => String::from_utf8(said.stdout)?.trim().to_owned(),
+        Ok(git) if git.status.success() => String::from_utf8(git.stdout)?.trim().to_owned(),
         _ => "unknown".to_owned(),
     })
 }
@@ -176,9 +175,9 @@ pub(crate) fn commit() -> Result<String> {
 /// documents, tools or drivers, are the same to a run.
 fn code() -> Result<String> {
     let git = |arguments: &[&str]| {
-        let said =
+        let run =
             Command::new("git").args(arguments).args(CODE).current_dir(workspace::root()).output();
-        said.ok().filter(|said| said.status.success()).map(|said| said.stdout)
+        run.ok().filter(|run| run.status.success()).map(|run| run.stdout)
     };
     let (Some(files), Some(changed)) = (
         git(&["ls-tree", "-r", "--full-tree", "HEAD", "--"]),

@@ -21,7 +21,7 @@ use steps::{STEPS, Tally};
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct TestOptions {
     /// Run only steps whose name contains WORD, in any case; may be repeated.
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,
@@ -38,7 +38,7 @@ pub struct Options {
 /// # Errors
 ///
 /// A step failed; each error is printed as its step ends.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &TestOptions) -> Result<()> {
     let chosen = runner::choose(STEPS, &options.only)?;
     if options.list {
         chosen.iter().for_each(|(name, _)| println!("{name}"));

@@ -12,7 +12,7 @@ use oche::workspace;
 use oche_m1_sim::{Mac, Outcome, screen};
 use sha2::{Digest, Sha256};
 
-use crate::demo::options::{Options, parse_option};
+use crate::demo::options::{DemoOptions, parse_option};
 use crate::environment;
 use crate::guest::kernel::hex;
 use crate::m1::bench::{self, Bench};
@@ -28,7 +28,7 @@ use summary::{Image, Run, Summary};
 /// # Errors
 ///
 /// Something needed cannot be had, or a run was not good.
-pub(super) fn main(options: &Options) -> Result<()> {
+pub(super) fn main(options: &DemoOptions) -> Result<()> {
     let output = options.output();
     refuse_foreign(options)?;
     let progress = Progress::new(if options.short { 3 } else { 9 });
@@ -65,8 +65,8 @@ pub(super) fn main(options: &Options) -> Result<()> {
 }
 
 /// What the other board alone has.
-fn refuse_foreign(options: &Options) -> Result<()> {
-    let usual = Options::usual();
+fn refuse_foreign(options: &DemoOptions) -> Result<()> {
+    let usual = DemoOptions::usual();
     let foreign = [
         ("--break-placement", options.break_placement),
         ("--without-oche", options.without_oche),
@@ -82,7 +82,7 @@ fn refuse_foreign(options: &Options) -> Result<()> {
     }
 }
 
-fn mac_of(options: &Options) -> Result<Mac> {
+fn mac_of(options: &DemoOptions) -> Result<Mac> {
     let chosen = options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
     Ok(Mac { chosen, ..Mac::default() })
 }
@@ -223,7 +223,7 @@ fn panic(
 /// The distribution's own kernel and DART driver, with real drivers' use of the DMA API.
 fn stock_kernel(
     toolchain: Toolchain,
-    options: &Options,
+    options: &DemoOptions,
     output: &Path,
     progress: &Progress,
     summary: &mut Summary,

@@ -25,7 +25,7 @@ pub mod summary;
 mod watch;
 
 use options::Board;
-pub use options::Options;
+pub use options::DemoOptions;
 pub(crate) use options::parse_option;
 pub(crate) use prepare::SCRIPT;
 use prepare::{Prepared, prepare};
@@ -36,7 +36,7 @@ use prepare::{Prepared, prepare};
 ///
 /// Something needed cannot be had, or the run was not good: the error says what, and where the
 /// whole story lies.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &DemoOptions) -> Result<()> {
     if options.board == Board::M1Sim {
         return m1::main(options);
     }
@@ -66,7 +66,7 @@ pub fn main(options: &Options) -> Result<()> {
 }
 
 fn run_once(
-    options: &Options,
+    options: &DemoOptions,
     prepared: &Prepared,
     progress: &Progress,
     title: &str,
@@ -121,7 +121,7 @@ fn run_once(
     Ok(summary)
 }
 
-fn tell_problems(summary: &Summary, options: &Options) {
+fn tell_problems(summary: &Summary, options: &DemoOptions) {
     for problem in &summary.problems {
         eprintln!("  wrong: {problem}");
     }

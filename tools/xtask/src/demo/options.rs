@@ -17,7 +17,7 @@ pub enum Board {
 
 /// Options of `cargo xtask demo`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct DemoOptions {
     /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a
     /// Mac would get.
     #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
@@ -70,14 +70,14 @@ pub struct Options {
     pub qemu: Vec<std::ffi::OsString>,
 }
 
-impl Options {
+impl DemoOptions {
     /// The options that the command line gives when nothing is said.
     #[must_use]
     pub fn usual() -> Self {
         #[derive(clap::Parser)]
         struct Alone {
             #[command(flatten)]
-            options: Options,
+            options: DemoOptions,
         }
         <Alone as clap::Parser>::parse_from(["demo"]).options
     }
@@ -102,7 +102,7 @@ pub(crate) fn parse_option(option: &str) -> Result<(String, String)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, parse_option};
+    use super::{DemoOptions, parse_option};
 
     #[test]
     fn options_for_oche_are_taken_apart_at_the_first_equals_sign() {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn nothing_said_means_the_whole_demo_once() {
-        let options = Options::usual();
+        let options = DemoOptions::usual();
         assert!(!options.short && !options.break_placement && options.repeat == 1);
         assert!(options.output().ends_with("target/demo"));
     }

@@ -9,7 +9,7 @@ use oche::{el2, workspace};
 
 use crate::demo::devices;
 use crate::demo::disks::{Disks, Sizes};
-use crate::demo::options::{Options, parse_option};
+use crate::demo::options::{DemoOptions, parse_option};
 use crate::demo::server::Server;
 use crate::environment;
 use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
@@ -37,7 +37,7 @@ pub(super) struct Prepared {
 /// # Errors
 ///
 /// Something needed cannot be had.
-pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared> {
+pub(super) fn prepare(options: &DemoOptions, progress: &Progress) -> Result<Prepared> {
     let step = progress.step("Tools of this machine");
     step.detail("waiting until no other demo uses the same folder");
     let lock = workspace::FolderLock::wait(&options.output())?;
@@ -96,7 +96,7 @@ pub(super) fn prepare(options: &Options, progress: &Progress) -> Result<Prepared
 
 /// Packs the guest's programs, modules and script into its initramfs.
 fn pack_programs(
-    options: &Options,
+    options: &DemoOptions,
     kernel: &GuestKernel,
     module: &DartModule,
     progress: &Progress,
@@ -116,7 +116,7 @@ fn pack_programs(
     Ok(initrd)
 }
 
-fn guest(options: &Options, kernel: &GuestKernel, initrd: &Path) -> Result<Guest> {
+fn guest(options: &DemoOptions, kernel: &GuestKernel, initrd: &Path) -> Result<Guest> {
     let mut for_oche = vec![("oche.iommu-map".to_owned(), devices::iommu_map())];
     for option in &options.option {
         for_oche.push(parse_option(option)?);

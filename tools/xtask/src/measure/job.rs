@@ -39,7 +39,7 @@ const MAX_PERCENT: f64 = 5.0;
 
 /// Options of `cargo xtask measure job`.
 #[derive(Clone, Debug, clap::Args)]
-pub struct Options {
+pub struct JobOptions {
     /// How often to boot with the trace and how often without.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub rounds: u32,
@@ -72,7 +72,7 @@ type Counts = Vec<(String, Count)>;
 /// # Errors
 ///
 /// Something needed cannot be had, a boot or its work failed, or tracing costs more than it may.
-pub fn main(options: &Options) -> Result<()> {
+pub fn main(options: &JobOptions) -> Result<()> {
     let progress = Progress::new(2 + 2 * options.rounds as usize);
     let step = progress.step("Oche and the guest");
     let prepared = prepare(&step)?;

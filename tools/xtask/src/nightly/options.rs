@@ -6,7 +6,7 @@
 Results are kept in target/nightly/results.json and what each step printed in target/nightly/*.log.
 A step that cannot run on this machine is listed as not run, with the reason, and the command fails
 unless --allow-skips is given.")]
-pub struct Options {
+pub struct NightlyOptions {
     /// Run only steps whose name contains WORD, in any case; may be repeated
     #[arg(long, value_name = "WORD")]
     pub only: Vec<String>,

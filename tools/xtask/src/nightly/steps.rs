@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::workspace;
 
-use super::options::Options;
+use super::options::NightlyOptions;
 use super::workshop::{cargo, clone, folder, logged};
 use super::{bare, reproducible};
 
 /// A step: it gives a summary of a few words.
-pub(super) type Work = fn(&Step, &Options) -> Result<String>;
+pub(super) type Work = fn(&Step, &NightlyOptions) -> Result<String>;
 
 /// All steps, those that find most in little time first.
 pub(super) const STEPS: &[(&str, Work)] = &[
@@ -40,7 +40,13 @@ fn own(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// Random programs, or hostile sequences, from a fresh seed; or the rest of a run before.
-fn soak(step: &Step, options: &Options, name: &str, ops: u64, more: &[&str]) -> Result<String> {
+fn soak(
+    step: &Step,
+    options: &NightlyOptions,
+    name: &str,
+    ops: u64,
+    more: &[&str],
+) -> Result<String> {
     let state = folder().join(format!("{name}.json"));
     let path = state.display().to_string();
     let mut arguments = vec!["soak", "--state", &path];
@@ -60,14 +66,19 @@ fn soak(step: &Step, options: &Options, name: &str, ops: u64, more: &[&str]) -> 
     own(step, name, &[arguments.as_slice(), &["--ops", &ops, "--seed", &seed]].concat())
 }
 
-fn mutants(step: &Step, options: &Options, name: &str, arguments: &[&str]) -> Result<String> {
+fn mutants(
+    step: &Step,
+    options: &NightlyOptions,
+    name: &str,
+    arguments: &[&str],
+) -> Result<String> {
     let only = options.mutants_only.iter().flat_map(|word| ["--only", word.as_str()]);
     let resume = options.resume.then_some("--resume");
     own(step, name, &arguments.iter().copied().chain(resume).chain(only).collect::<Vec<_>>())
 }
 
 /// Reads many trace files with random damage.
-fn damaged_files(step: &Step, options: &Options) -> Result<String> {
+fn damaged_files(step: &Step, options: &NightlyOptions) -> Result<String> {
     let mut cargo = cargo(&workspace::root());
     cargo.args(["test", "--release", "-p", "oche", "--lib", "wild_files"]);
     cargo.env("OCHE_INPUTS", options.inputs.to_string());
@@ -79,7 +90,7 @@ fn damaged_files(step: &Step, options: &Options) -> Result<String> {
 }
 
 /// Runs the test command in a clone that has nothing but what is committed.
-fn fresh_clone(step: &Step, options: &Options) -> Result<String> {
+fn fresh_clone(step: &Step, options: &NightlyOptions) -> Result<String> {
     let clone = clone(step, "clone")?;
     let mut cargo = cargo(&clone);
     cargo.args(["xtask", "test"]);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use oche::workspace;
 
+mod third_party;
+
 /// All files of the tree whose names end in `.extension`, what was built apart.
 fn files_with(extension: &str, folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
@@ -235,43 +237,4 @@ fn a_function_that_does_not_exist_is_found() {
     let named: Vec<&str> = functions(text).collect();
     assert_eq!(named, ["Engine::write", "launch::write", "writ", "Motor::write"]);
     assert_eq!(unknown(named.into_iter(), sources), ["writ", "Motor::write"]);
-}
-
-/// The crates of others that a manifest's `[dependencies]` name.
-fn dependencies(manifest: &str) -> impl Iterator<Item = &str> {
-    let lines = manifest.lines().skip_while(|line| *line != "[dependencies]").skip(1);
-    let lines = lines.take_while(|line| !line.starts_with('['));
-    let names = lines.filter_map(|line| line.split(['.', ' ', '=']).next());
-    names.filter(|name| {
-        !name.is_empty()
-            && !name.starts_with(['#', '['])
-            && *name != "oche"
-            && !name.starts_with("oche-")
-    })
-}
-
-#[test]
-fn every_crate_that_ships_is_listed_with_its_licence() {
-    let root = workspace::root();
-    let list = fs::read_to_string(root.join("THIRD-PARTY.md")).unwrap();
-    // What `bitfield-struct` and other macros are made of does not ship.
-    let is_macro = |name: &str| name == "bitfield-struct";
-    let mut manifests = Vec::new();
-    files_with("toml", &root, &mut manifests);
-    let mut count = 0;
-    for path in manifests.iter().filter(|path| !path.starts_with(root.join("tests"))) {
-        for name in dependencies(&fs::read_to_string(path).unwrap()).filter(|name| !is_macro(name))
-        {
-            assert!(list.contains(&format!("| `{name}` | ")), "THIRD-PARTY.md lacks {name}");
-            count += 1;
-        }
-    }
-    assert!(count > 20, "no dependencies were found");
-}
-
-#[test]
-fn dependencies_are_those_of_others_and_not_of_tests() {
-    let manifest = "[package]\nname = \"x\"\n[dependencies]\noche-hyp.workspace = true\noche.workspace = true\n# why\nlog.workspace = true\n\
-                    fdt = { workspace = true }\n\n[dev-dependencies]\nloom.workspace = true\n";
-    assert_eq!(dependencies(manifest).collect::<Vec<_>>(), ["log", "fdt"]);
 }

@@ -6,7 +6,7 @@ use oche_boot::tree::{Tree, number};
 use oche_types::range::PhysRange;
 use oche_virtio::console::REGION_BYTES;
 
-use crate::found::start;
+use crate::device_tree::start;
 
 /// What it is compatible with. Source: Linux `apple,aic.yaml`.
 const COMPATIBLE: &[u8] = b"apple,aic";

@@ -21,10 +21,10 @@ use oche_boot::tree::Tree;
 use oche_el2::{apple, image, mmio, panic, trap};
 use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
-use oche_m1::darts::Darts;
+use oche_m1::darts::DartDriver;
 use oche_m1::framebuffer::{self, Found};
 use oche_m1::ownership::Ownership;
-use oche_m1::{found, nvme};
+use oche_m1::{device_tree, nvme};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::recorder::IS_COMPILED_IN;
@@ -42,9 +42,9 @@ const DRAM_STEP: u64 = 1 << 30;
 oche_boot::entry!(main, "m1");
 
 /// The board.
-struct M1;
+struct M1Board;
 
-impl Board for M1 {
+impl Board for M1Board {
     const NAME: &'static str = "m1";
     /// What the root node of every M1 Mac's device tree is compatible with.
     const COMPATIBLE: &'static str = "apple,t8103";
@@ -88,16 +88,16 @@ fn main(fdt: FdtAddress) -> ! {
     console::begin();
     mmio::take_pending();
     log::info!("Oche {} on m1", env!("CARGO_PKG_VERSION"));
-    let prepared = prepare::<M1>(fdt);
+    let prepared = prepare::<M1Board>(fdt);
     apply_options(&prepared);
     let tree = prepared.machine.tree();
-    let all = found::darts(tree);
-    let hardware = hardware::Registers::map(&all);
-    let count = found::candidates(&all).count();
-    let mut darts = Darts::new(hardware, count, prepared.options.has_windows);
+    let all = device_tree::darts(tree);
+    let hardware = hardware::MappedDarts::map(&all);
+    let count = device_tree::candidates(&all).count();
+    let mut darts = DartDriver::new(hardware, count, prepared.options.has_windows);
     let mut ownership = Ownership::new(&darts, count);
     let mut holes = guest::report(&all, &mut ownership, &darts);
-    console::watch_power(Domains::map(found::power(tree, console::UART.start)));
+    console::watch_power(Domains::map(device_tree::power(tree, console::UART.start)));
     let controller = nvme_controller(tree);
     holes.extend(controller.iter().flat_map(ans::Controller::pages));
     let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
@@ -105,7 +105,7 @@ fn main(fdt: FdtAddress) -> ! {
     holes.extend(line.map(|_| WINDOW));
     let mut stage2 = prepared.stage2(&holes);
     if prepared.options.selftest {
-        prepared.selftest::<M1>(env!("CARGO_PKG_VERSION"), &mut stage2);
+        prepared.selftest::<M1Board>(env!("CARGO_PKG_VERSION"), &mut stage2);
         selftest::darts(&all, &mut ownership, &mut darts);
         selftest::interrupt_controller(line.as_ref());
         oche_boot::bare::selftest::end();
@@ -125,7 +125,7 @@ fn main(fdt: FdtAddress) -> ! {
         wall_clock_nanoseconds: None,
         set_port_interrupt: line.map(port::interrupt),
     });
-    let board = guest::M1::new(&all, emulated_darts, ownership, controller);
+    let board = guest::M1Platform::new(&all, emulated_darts, ownership, controller);
     trap::set_platform(Box::leak(Box::new(board)));
     prepared.launch(None, line.map(|line| line.port()))
 }
@@ -146,8 +146,8 @@ fn apply_options(prepared: &Prepared) {
 
 /// The NVMe controller, if the FDT names one.
 fn nvme_controller(tree: &Tree<'_>) -> Option<ans::Controller> {
-    let start = found::nvme(tree)?;
-    let controller = ans::Controller::at(start, Domains::map(found::power(tree, start)));
+    let start = device_tree::nvme(tree)?;
+    let controller = ans::Controller::at(start, Domains::map(device_tree::power(tree, start)));
     let [_, doorbells] = controller.pages();
     log::info!(
         "nvme: pages that its commands name are at home while it uses them; doorbells at {doorbells}"

@@ -10,10 +10,9 @@ extern crate std;
 
 pub mod aic;
 pub mod darts;
-pub mod entry;
-pub mod found;
+pub mod device_tree;
 pub mod framebuffer;
 pub mod nvme;
 pub mod ownership;
-pub mod registers;
+pub mod power;
 pub mod screen;

@@ -13,12 +13,10 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use oche_types::dart::registers::{PARAMS1, PARAMS2};
 use oche_types::dart::stream::{DartId, StreamSet};
+use tock_registers::LocalRegisterCopy;
 
-/// The bit of `PARAMS2` that says that streams can bypass translation. Source: Linux
-/// `apple-dart.c`, `DART_PARAMS_BYPASS_SUPPORT`.
-const PARAMS2_BYPASS: u32 = 1;
+use crate::darts::registers::{PARAMS1, PARAMS2};
 
 /// Who programs a DART.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +58,7 @@ pub struct DartAccess {
 
 impl DartAccess {
     fn reads_page_size(&self) -> bool {
-        self.write.is_none() && self.offset == PARAMS1 && self.is_word()
+        self.write.is_none() && self.offset == PARAMS1.offset() && self.is_word()
     }
 
     /// All drivers make aligned 32-bit accesses only. Source: as for
@@ -192,8 +190,12 @@ impl Ownership {
     /// `def_domain_type`, `attach_dev`.
     pub fn read_through(&mut self, dart: DartId, offset: u64, value: u32) -> u32 {
         let Some(entry) = self.darts.get_mut(dart.index()) else { return value };
-        entry.has_page_size |= offset == PARAMS1;
-        if offset == PARAMS2 && entry.has_page_size { value & !PARAMS2_BYPASS } else { value }
+        entry.has_page_size |= offset == PARAMS1.offset();
+        let mut answer = LocalRegisterCopy::<u32, PARAMS2::Register>::new(value);
+        if offset == PARAMS2.offset() && entry.has_page_size {
+            answer.modify(PARAMS2::BYPASS::CLEAR);
+        }
+        answer.get()
     }
 
     /// Has the driver take `dart` over. `false`: streams translate by now, it has lost its power,

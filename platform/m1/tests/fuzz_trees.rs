@@ -5,7 +5,7 @@
 
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use oche_boot::tree::Tree;
-use oche_m1::{aic, found, framebuffer};
+use oche_m1::{aic, device_tree, framebuffer};
 
 #[path = "../../../boot/tests/fuzz/mod.rs"]
 mod fuzz;
@@ -92,9 +92,10 @@ fn read(input: &[u8], tree: Option<Tree<'_>>) {
     // Before the tree is known to be sound.
     let _: Option<framebuffer::Found> = framebuffer::find(input);
     let Some(tree) = tree else { return };
-    let darts = found::darts(&tree);
-    assert!(found::candidates(&darts).count() <= darts.len());
-    let _: Vec<u64> = found::nvme(&tree).map_or_else(Vec::new, |at| found::power(&tree, at));
+    let darts = device_tree::darts(&tree);
+    assert!(device_tree::candidates(&darts).count() <= darts.len());
+    let _: Vec<u64> =
+        device_tree::nvme(&tree).map_or_else(Vec::new, |at| device_tree::power(&tree, at));
     let _: Option<aic::Line> = aic::free_line(&tree);
 }
 
@@ -103,9 +104,9 @@ fn the_tree_of_a_mac_is_read_whole() {
     let mut darts = Vec::new();
     let outcomes = run(&[mac()], 1, &mut |_, tree| {
         let tree = tree.expect("the first input is the tree itself");
-        assert_eq!(found::nvme(&tree), Some(0x2_7bcc_0000));
+        assert_eq!(device_tree::nvme(&tree), Some(0x2_7bcc_0000));
         assert_eq!(aic::free_line(&tree).map(|line| line.number()), Some(895));
-        darts = found::darts(&tree);
+        darts = device_tree::darts(&tree);
     });
     assert_eq!(outcomes.accepted, 1);
     let [first, second] = &darts[..] else { panic!("two DARTs: {darts:?}") };

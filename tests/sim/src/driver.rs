@@ -7,9 +7,10 @@
 
 use crate::setup::Board;
 use oche_engine::host::{DomainId, InvalidateTimedOut, Iommu};
-use oche_m1::darts::{BusError, Darts, Hardware};
-use oche_m1::found::Power;
+use oche_m1::darts::DartDriver;
+use oche_m1::darts::hardware::{BusError, Hardware};
 use oche_m1::ownership::Takeover;
+use oche_m1::power::Power;
 use oche_types::addr::HostGranule;
 use oche_types::dart::registers::{
     STREAM_COMMAND, STREAM_SELECT, StreamCommand, TCR, TTBR, Tcr, Ttbr,
@@ -148,7 +149,7 @@ impl Hardware for Registers {
 pub struct Driver {
     registers: Registers,
     /// An M1's; `None`: the SMMU's is played.
-    darts: Option<Darts<Registers>>,
+    darts: Option<DartDriver<Registers>>,
 }
 
 impl Driver {
@@ -163,7 +164,7 @@ impl Driver {
         };
         registers.0.borrow_mut().files.extend((0..count).map(|_| file()));
         let darts = (board == Board::Dart).then(|| {
-            let mut darts = Darts::new(registers.clone(), count, true);
+            let mut darts = DartDriver::new(registers.clone(), count, true);
             for dart in (0..count).filter_map(DartId::new) {
                 assert_eq!(darts.take_over(dart), Ok(()), "nothing translates yet");
             }

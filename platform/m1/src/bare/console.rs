@@ -7,8 +7,8 @@ use oche_boot::bare::memory;
 use oche_el2::console::{self, Console};
 use oche_el2::lock::{Once, SpinLock};
 use oche_el2::{mmio, panic, percpu};
-use oche_m1::found::Power;
 use oche_m1::framebuffer::{Format, Framebuffer};
+use oche_m1::power::Power;
 use oche_m1::screen::{Pixels, Screen};
 use oche_types::range::PhysRange;
 

@@ -11,8 +11,8 @@ use oche_el2::stage2::Lookup;
 use oche_el2::trapped_page;
 use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
-use oche_m1::darts::Darts;
-use oche_m1::found::{Found, candidates};
+use oche_m1::darts::DartDriver;
+use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
 use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
 use oche_platform::recorder::{Description, Device};
@@ -23,13 +23,13 @@ use oche_types::event::Event;
 use oche_types::range::PhysRange;
 
 use super::ans::Controller;
-use super::hardware::Registers;
+use super::hardware::MappedDarts;
 
 /// Logs a line for each DART; returns the registers that the guest must not reach by itself.
 pub(super) fn report(
-    all: &[Found],
+    all: &[DartNode],
     ownership: &mut Ownership,
-    darts: &Darts<Registers>,
+    darts: &DartDriver<MappedDarts>,
 ) -> Vec<PhysRange> {
     let mut holes = Vec::new();
     let mut numbers = candidates(all).peekable();
@@ -63,7 +63,7 @@ pub(super) fn report(
 }
 
 /// What the trace says of the machine.
-pub(super) fn describe(all: &[Found]) -> Description {
+pub(super) fn describe(all: &[DartNode]) -> Description {
     let devices = candidates(all).flat_map(|(id, dart)| {
         dart.clients.iter().filter_map(move |(stream, name)| {
             let stream = StreamId::new(*stream as usize)?;
@@ -80,18 +80,18 @@ pub(super) fn describe(all: &[Found]) -> Description {
 }
 
 /// The guest's DMA, behind one lock.
-pub(super) struct M1 {
+pub(super) struct M1Platform {
     windows: Vec<PhysRange>,
-    emulated_darts: SpinLock<EmulatedDarts<Darts<Registers>>>,
+    emulated_darts: SpinLock<EmulatedDarts<DartDriver<MappedDarts>>>,
     /// Only used while the lock of `emulated_darts` is held.
     ownership: SpinLock<Ownership>,
     controller: Option<Controller>,
 }
 
-impl M1 {
+impl M1Platform {
     pub(super) fn new(
-        all: &[Found],
-        emulated_darts: EmulatedDarts<Darts<Registers>>,
+        all: &[DartNode],
+        emulated_darts: EmulatedDarts<DartDriver<MappedDarts>>,
         ownership: Ownership,
         controller: Option<Controller>,
     ) -> Self {
@@ -134,7 +134,7 @@ impl M1 {
 
 /// The guest accesses the hardware itself; the trace records it.
 fn pass_through(
-    emulated_darts: &mut EmulatedDarts<Darts<Registers>>,
+    emulated_darts: &mut EmulatedDarts<DartDriver<MappedDarts>>,
     ownership: &mut Ownership,
     context: TrapContext,
     access: &DartAccess,
@@ -153,7 +153,7 @@ fn pass_through(
     Ok(u64::from(value))
 }
 
-impl Platform for M1 {
+impl Platform for M1Platform {
     fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
         if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
             return trapped_page::hw::on_fault(&self.emulated_darts, fault, frame);

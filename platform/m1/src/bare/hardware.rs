@@ -5,23 +5,24 @@ use alloc::vec::Vec;
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
 use oche_boot::bare::memory;
 use oche_el2::mmio;
-use oche_m1::darts::{BusError, Hardware};
-use oche_m1::found::{Found, Power, candidates};
+use oche_m1::darts::hardware::{BusError, Hardware};
+use oche_m1::device_tree::{DartNode, candidates};
+use oche_m1::power::Power;
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 
 use super::power::Domains;
 
-/// Registers that EL2 maps and stage 2 does not: only Oche reaches them.
+/// MappedDarts that EL2 maps and stage 2 does not: only Oche reaches them.
 #[derive(Debug)]
-pub(super) struct Registers {
+pub(super) struct MappedDarts {
     /// By DART: its registers, and its power domains.
     darts: Vec<(u64, Domains)>,
 }
 
-impl Registers {
+impl MappedDarts {
     /// Maps what the driver needs. Touches nothing.
-    pub(super) fn map(all: &[Found]) -> Self {
+    pub(super) fn map(all: &[DartNode]) -> Self {
         let darts = candidates(all).map(|(_, dart)| {
             memory::map_registers(dart.registers);
             (dart.registers.start, Domains::map(dart.power.clone()))
@@ -42,7 +43,7 @@ fn bus_error(dart: DartId, error: &mmio::BusError) -> BusError {
     BusError
 }
 
-impl Hardware for Registers {
+impl Hardware for MappedDarts {
     fn read(&self, dart: DartId, offset: u64) -> Result<u32, BusError> {
         // SAFETY: `map` mapped it as Device memory.
         unsafe { mmio::read32(self.register(dart, offset)) }

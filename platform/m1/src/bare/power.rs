@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::ptr;
 
 use oche_boot::bare::memory;
-use oche_m1::found::Power;
+use oche_m1::power::Power;
 use oche_types::range::{PAGE, PhysRange};
 
 /// The registers of a device's power domains.

@@ -3,19 +3,23 @@
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
 use oche_m1::aic::Line;
-use oche_m1::darts::{Darts, ROUNDS};
-use oche_m1::found::{self, Found};
+use oche_m1::darts::{DartDriver, ROUNDS};
+use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::ownership::{Owner, Ownership};
 
-use super::hardware::Registers;
+use super::hardware::MappedDarts;
 use super::port;
 
-/// What `PARAMS1` says of a page of 16 KiB.
+/// The logarithm to base two of a page of 16 KiB.
 const GRANULE_LOG2: u32 = 14;
 
 /// A few lines for each DART.
-pub(super) fn darts(all: &[Found], ownership: &mut Ownership, darts: &mut Darts<Registers>) {
-    for (id, dart) in found::candidates(all) {
+pub(super) fn darts(
+    all: &[DartNode],
+    ownership: &mut Ownership,
+    darts: &mut DartDriver<MappedDarts>,
+) {
+    for (id, dart) in candidates(all) {
         let name = dart.name.as_str();
         let reason = match ownership.owner(darts, id) {
             Owner::Passthrough => None,
@@ -30,21 +34,13 @@ pub(super) fn darts(all: &[Found], ownership: &mut Ownership, darts: &mut Darts<
             report(name, "invalidate", "-", "-", Verdict::Skipped("no stream is idle"));
             continue;
         };
-        let log2 = tested.params1 >> 24 & 0xf;
-        report(name, "page-size", 1_u64 << log2, "bytes", Verdict::from(log2 == GRANULE_LOG2));
-        report(name, "bypass", tested.params2 & 1, "PARAMS2", Verdict::Figure);
-        let held = format_args!("{:#x}", tested.ttbr_bits);
-        // 31:0 of an address / 4096, less the valid bit: an M1 needs 24 of them.
-        report(
-            name,
-            "ttbr-holds",
-            held,
-            "bits",
-            Verdict::from(tested.ttbr_bits & 0xff_ffff == 0xff_ffff),
-        );
-        // Translation on and bypass off, whatever else is set.
-        let is_kept = tested.tcr & 0x180 == 0x80;
-        report(name, "tcr-holds", format_args!("{:#x}", tested.tcr), "TCR", Verdict::from(is_kept));
+        let is_16k = Verdict::from(tested.page_shift == GRANULE_LOG2);
+        report(name, "page-size", 1_u64 << tested.page_shift, "bytes", is_16k);
+        report(name, "bypass", u32::from(tested.has_bypass), "PARAMS2", Verdict::Figure);
+        let bits = format_args!("{:#x}", tested.ttbr_page);
+        report(name, "ttbr-holds", bits, "bits", Verdict::from(tested.holds_every_page()));
+        let control = format_args!("{:#x}", tested.tcr);
+        report(name, "tcr-holds", control, "TCR", Verdict::from(tested.is_translating));
         match tested.invalidations {
             Some(ticks) => report_time(&alloc::format!("dart.{name}.invalidate"), ticks, ROUNDS),
             None => report(name, "invalidate", "never-ends", "-", Verdict::Wrong),

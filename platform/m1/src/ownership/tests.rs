@@ -2,7 +2,7 @@
 
 use super::*;
 use alloc::string::ToString;
-use oche_types::dart::registers::{STREAM_COMMAND, TCR};
+use oche_types::dart::registers::{PARAMS1, PARAMS2, STREAM_COMMAND, TCR};
 
 /// A driver with one DART.
 struct Driver {

@@ -1,4 +1,5 @@
-//! The DARTs of a Mac, as its device tree names them.
+//! The devices of a Mac that Oche drives, as its device tree describes them: DARTs with their
+//! clients and power domains, and the NVMe controller.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,60 +18,9 @@ const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
 /// The most power domains of a device that are looked up.
 const MAX_DOMAINS: usize = 8;
 
-/// What the register of a power domain says of a device in it.
-///
-/// Source of the bits: Linux `drivers/pmdomain/apple/pmgr-pwrstate.c`, `APPLE_PMGR_*`; m1n1
-/// `src/pmgr.c`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Power {
-    /// Its registers answer. That includes a domain whose clock gates by itself: it wakes at an
-    /// access, and the device has kept what it held.
-    On,
-    /// Its registers do not answer, and it may have kept what it held: its clock is off, it is
-    /// disabled, or the domain is on its way to another state.
-    Unreachable,
-    /// It has no power or is being reset, and has forgotten what it held.
-    Off,
-}
-
-/// The device is held in reset. A reset needs power and a clock to have an effect.
-const RESET: u32 = 1 << 31;
-/// The domain may gate its clock by itself, and turns it on by itself.
-const AUTO_ENABLE: u32 = 1 << 28;
-/// The device is cut off from the CPUs and from memory.
-const DEVICE_DISABLE: u32 = 1 << 10;
-/// States, in bits 3:0 (asked for) and 7:4 (reached).
-const ACTIVE: u32 = 0xf;
-const POWER_GATED: u32 = 0;
-
-impl Power {
-    /// What the register's `value` says.
-    ///
-    /// The rule for "on" is Linux's `apple_pmgr_ps_is_active`, with devices that are disabled or in
-    /// reset excluded.
-    pub fn from_register(value: u32) -> Self {
-        let (target, actual) = (value & 0xf, value >> 4 & 0xf);
-        let is_automatic = target == ACTIVE && value & AUTO_ENABLE != 0;
-        if actual == POWER_GATED && !is_automatic || actual == ACTIVE && value & RESET != 0 {
-            Self::Off
-        } else if value & (RESET | DEVICE_DISABLE) == 0 && (actual == ACTIVE || is_automatic) {
-            Self::On
-        } else {
-            Self::Unreachable
-        }
-    }
-
-    /// What the registers of all domains of a device say together. A device in no domain is on.
-    pub fn of_all(domains: impl IntoIterator<Item = Self>) -> Self {
-        let mut domains = domains.into_iter();
-        let Some(first) = domains.next() else { return Self::On };
-        domains.fold(first, |all, next| if all == next { all } else { Self::Unreachable })
-    }
-}
-
 /// One DART node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct DartNode {
     /// Its registers.
     pub registers: PhysRange,
     /// What people call it.
@@ -104,15 +54,15 @@ const NAMES: [(u64, &str); 15] = [
 ];
 
 /// Every DART in the tree, in its order.
-pub fn darts(tree: &Tree<'_>) -> Vec<Found> {
+pub fn darts(tree: &Tree<'_>) -> Vec<DartNode> {
     let darts = tree.nodes().filter(|node| node.first_string("compatible") == Some(COMPATIBLE));
-    let mut found: Vec<Found> = darts.filter_map(|node| read(tree, &node)).collect();
+    let mut found: Vec<DartNode> = darts.filter_map(|node| read(tree, &node)).collect();
     tree.nodes().for_each(|node| add_clients(&node, &mut found));
     found
 }
 
 /// The DARTs that Oche may emulate, with the numbers that it gives them.
-pub fn candidates(all: &[Found]) -> impl Iterator<Item = (DartId, &Found)> {
+pub fn candidates(all: &[DartNode]) -> impl Iterator<Item = (DartId, &DartNode)> {
     let enabled = all.iter().filter(|dart| dart.is_enabled).take(MAX_DARTS);
     enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
 }
@@ -135,13 +85,13 @@ pub(crate) fn start(node: &TreeNode<'_, '_>) -> Option<u64> {
     node.bytes("reg").and_then(|reg| reg.get(..8)).map(number)
 }
 
-fn read(tree: &Tree<'_>, node: &TreeNode<'_, '_>) -> Option<Found> {
+fn read(tree: &Tree<'_>, node: &TreeNode<'_, '_>) -> Option<DartNode> {
     let start = start(node)?;
     // The window is the hardware's, whatever the tree says of its size.
     let registers = PhysRange::sized(start, REGION_BYTES)?;
     let name =
         NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));
-    Some(Found {
+    Some(DartNode {
         registers,
         name: name.unwrap_or_else(|| alloc::format!("dart@{start:x}")),
         is_enabled: is_enabled(node),
@@ -183,7 +133,7 @@ fn power_register(tree: &Tree<'_>, phandle: u32) -> Option<u64> {
     found
 }
 
-fn add_clients(node: &TreeNode<'_, '_>, found: &mut [Found]) {
+fn add_clients(node: &TreeNode<'_, '_>, found: &mut [DartNode]) {
     let mut add = |phandle: u32, stream: u32| {
         if let Some(dart) = found.iter_mut().find(|dart| dart.phandle == phandle && phandle != 0) {
             dart.clients.push((stream, String::from(node.name())));
@@ -195,49 +145,5 @@ fn add_clients(node: &TreeNode<'_, '_>, found: &mut [Found]) {
     // <requester iommu stream length>
     for entry in node.bytes("iommu-map").unwrap_or(&[]).chunks_exact(16) {
         add(number(&entry[4..8]) as u32, number(&entry[8..12]) as u32);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Power;
-
-    #[test]
-    fn a_power_domain_is_on_by_its_state_or_by_gating_its_clock_by_itself() {
-        for (value, power) in [
-            (0x0000_00ff, Power::On),
-            (0x1000_00ff, Power::On),
-            // The clock is gated by itself, and was before.
-            (0x1000_004f, Power::On),
-            (0x1000_034f, Power::On),
-            // The same without the leave to do so: on its way, or held there.
-            (0x0000_004f, Power::Unreachable),
-            (0x0000_0044, Power::Unreachable),
-            (0x1000_0044, Power::Unreachable),
-            (0x1000_0040, Power::Unreachable),
-            // On its way to another state: it still answers.
-            (0x0000_00f0, Power::On),
-            (0x0000_0000, Power::Off),
-            (0x0000_000f, Power::Off),
-            (0x1000_0000, Power::Off),
-            // Held in reset, with a clock and without.
-            (0x9000_00ff, Power::Off),
-            (0x9000_004f, Power::Unreachable),
-            // Disabled: no source documents that it forgets.
-            (0x1000_04ff, Power::Unreachable),
-            (0x0000_0400, Power::Off),
-        ] {
-            assert_eq!(Power::from_register(value), power, "{value:#x}");
-        }
-    }
-
-    #[test]
-    fn a_device_in_several_domains_needs_all_of_them() {
-        let of = |domains: &[Power]| Power::of_all(domains.iter().copied());
-        assert_eq!(of(&[]), Power::On);
-        assert_eq!(of(&[Power::On, Power::On]), Power::On);
-        assert_eq!(of(&[Power::On, Power::Off]), Power::Unreachable);
-        assert_eq!(of(&[Power::Off, Power::Off]), Power::Off);
-        assert_eq!(of(&[Power::Off, Power::Off, Power::Unreachable]), Power::Unreachable);
     }
 }

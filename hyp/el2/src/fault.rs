@@ -2,7 +2,10 @@
 
 use oche_trace::statistics::Exit;
 
+use crate::callers;
+use crate::device::IoResult;
 use crate::frame::TrapFrame;
+use crate::percpu;
 use crate::stage2::Lookup;
 use crate::syndrome::{Abort, Transfer};
 
@@ -20,9 +23,21 @@ pub enum Resume {
 
 /// A machine's answers to accesses that stage 2 stops. Called on any CPU, on several at once.
 pub trait Platform: Sync {
-    /// Answers a stage-2 fault at something that is not mapped, or at a page that CPUs may not
-    /// reach so.
-    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
+    /// Answers a load of `bytes` bytes (1, 2, 4 or 8) at guest-physical `address`, or the store of
+    /// the value `write`, where stage 2 maps nothing.
+    ///
+    /// # Errors
+    ///
+    /// No device is there, or the guest must try again.
+    fn access_device(
+        &'static self,
+        context: TrapContext,
+        address: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult;
+    /// Answers an access to a trapped page: see `trapped_page::hw::on_fault`.
+    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
     /// The kind of exit that an access at guest-physical `address` is counted as, where stage 2
     /// maps nothing: an access to a DART's register, or another.
     fn exit_at(&self, address: u64) -> Exit;
@@ -33,6 +48,28 @@ pub trait Platform: Sync {
         frame: &mut TrapFrame,
         fault: &mut dyn FnMut() -> Option<Fault>,
     ) -> Option<Resume>;
+}
+
+/// Where an event happens: on which CPU, and at which guest instruction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrapContext {
+    /// The CPU, as Oche numbers them.
+    pub cpu: usize,
+    /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
+    pub program_counter: u64,
+    /// X29 of the guest's kernel; 0 where it does not matter.
+    pub frame_pointer: u64,
+}
+
+impl TrapContext {
+    /// The guest's instruction that trapped on this CPU.
+    pub fn of(frame: &TrapFrame) -> Self {
+        Self {
+            cpu: percpu::index(),
+            program_counter: frame.elr,
+            frame_pointer: callers::hw::frame_pointer(frame),
+        }
+    }
 }
 
 /// A stage-2 fault that the platform must decide about.

@@ -6,7 +6,8 @@
 //! half is `hw` below it, which depends on the pure half and not the other way round.
 //!
 //! ```text
-//! vectors -> trap -> syndrome -> fault -> Platform -> trapped_page::hw, device::hw -> vectors
+//! vectors -> trap -> device::hw -> Platform::access_device
+//!                 |-> Platform::access_trapped_page -> trapped_page::hw
 //!                 \-> smp (PSCI), fiq::hw, inject::hw
 //! ```
 // UNSAFETY: assembly, system registers and physical memory. What each block relies on is stated

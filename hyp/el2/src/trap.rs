@@ -5,7 +5,7 @@ use oche_engine::host::CpuAccess;
 use oche_trace::statistics::Exit;
 use oche_types::addr::Gfn;
 
-use crate::fault::{Fault, Platform, Resume};
+use crate::fault::{Fault, Platform, Resume, TrapContext};
 use crate::frame::TrapFrame;
 use crate::inject::Reason;
 use crate::inject::hw::inject;
@@ -15,7 +15,7 @@ use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
 use crate::stage2::{Lookup, Root};
 use crate::syndrome::{Abort, Class, Exception, FaultStatus, RegisterAccess};
 use crate::tlb::Cpus;
-use crate::{console, fiq, firmware, guest, percpu, smp, step, translation};
+use crate::{console, device, fiq, firmware, guest, percpu, smp, step, translation};
 
 static PLATFORM: Once<&'static dyn Platform> = Once::new();
 
@@ -64,7 +64,7 @@ enum Trap {
     Retry,
     /// A fetch from a page that may be executed from now on.
     Execute(&'static Root, Gfn),
-    /// The platform decides.
+    /// An access to a device or to a trapped page: the platform decides.
     Fault(Fault),
     /// An access that ends in an abort for the guest.
     Refused(Reason),
@@ -202,8 +202,16 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
 }
 
 fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
-    let resume =
-        PLATFORM.get().map_or(Resume::Abort, |platform| platform.stage2_fault(fault, frame));
+    let resume = match (PLATFORM.get(), fault.lookup) {
+        (None, _) => Resume::Abort,
+        (Some(platform), Lookup::Mapped { .. }) => platform.access_trapped_page(fault, frame),
+        (Some(platform), Lookup::Unmapped | Lookup::Broken) => {
+            let context = TrapContext::of(frame);
+            device::hw::on_fault(fault, frame, |address, bytes, write| {
+                platform.access_device(context, address, bytes, write)
+            })
+        }
+    };
     match resume {
         Resume::Next => frame.advance(),
         Resume::Same => {}

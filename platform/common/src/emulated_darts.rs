@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use oche_el2::device::{IoError, IoResult};
+use oche_el2::fault::TrapContext;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::trapped_page::{TrappedPages, Value};
@@ -27,7 +28,6 @@ use oche_types::selection::{MAX_WATCHES, Selection};
 
 use crate::host::PlatformHost;
 use crate::port::{SetInterrupt, TraceConsole};
-pub use crate::recorder::TrapContext;
 use crate::recorder::{Description, Recorder};
 
 #[cfg(feature = "measure-trace")]

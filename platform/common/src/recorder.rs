@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
-use oche_el2::callers::{self, MAX_FRAMES};
-use oche_el2::frame::TrapFrame;
+use oche_el2::callers::MAX_FRAMES;
+use oche_el2::fault::TrapContext;
 use oche_el2::percpu;
 use oche_trace::control::{Control, ControlReader};
 use oche_trace::directory::{DirectoryWriter, Layout, Machine, cpu_counters, publish_statistics};
@@ -42,28 +42,6 @@ pub struct Device {
     pub stream: StreamId,
     /// Its name.
     pub name: String,
-}
-
-/// Where an event happens: on which CPU, and at which guest instruction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TrapContext {
-    /// The CPU, as Oche numbers them.
-    pub cpu: usize,
-    /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
-    pub program_counter: u64,
-    /// X29 of the guest's kernel; 0 where it does not matter.
-    pub frame_pointer: u64,
-}
-
-impl TrapContext {
-    /// The guest's instruction that trapped on this CPU.
-    pub fn of(frame: &TrapFrame) -> Self {
-        Self {
-            cpu: percpu::index(),
-            program_counter: frame.elr,
-            frame_pointer: callers::hw::frame_pointer(frame),
-        }
-    }
 }
 
 /// Whether what happens is counted and recorded: the cargo feature `trace`.

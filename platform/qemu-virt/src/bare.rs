@@ -11,17 +11,16 @@ use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bare::{heap, memory};
 use oche_boot::guest_fdt::VirtioPort;
 use oche_boot::layout::{HEAP_BYTES, Layout};
-use oche_el2::device::{self, IoError};
-use oche_el2::fault::{Fault, Platform, Resume};
+use oche_el2::device::{IoError, IoResult};
+use oche_el2::fault::{Fault, Platform, Resume, TrapContext};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
-use oche_el2::stage2::{Lookup, Stage2};
+use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{console, trap, trapped_page};
-use oche_engine::host::CpuAccess;
 use oche_engine::{Configuration, Isolation};
-use oche_platform::emulated_darts::{EmulatedDarts, Setup, TrapContext};
+use oche_platform::emulated_darts::{EmulatedDarts, Setup};
 use oche_platform::panic_trace;
 use oche_platform::port::SetInterrupt;
 use oche_platform::recorder::IS_COMPILED_IN;
@@ -210,19 +209,23 @@ struct Virt {
 }
 
 impl Platform for Virt {
-    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::hw::on_fault(&self.emulated_darts, fault, frame);
+    fn access_device(
+        &'static self,
+        context: TrapContext,
+        address: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
+        if port::WINDOW.contains(address) {
+            let offset = address - port::WINDOW.start;
+            return self.emulated_darts.lock().access_port(context, offset, bytes, write);
         }
-        let context = TrapContext::of(frame);
-        device::hw::on_fault(fault, frame, |address, bytes, write| {
-            if port::WINDOW.contains(address) {
-                let offset = address - port::WINDOW.start;
-                return self.emulated_darts.lock().access_port(context, offset, bytes, write);
-            }
-            let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
-            self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
-        })
+        let (dart, offset) = dart_at(address).ok_or(IoError::NoRegister)?;
+        self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
+    }
+
+    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+        trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
     fn exit_at(&self, address: u64) -> Exit {

@@ -6,13 +6,14 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use oche_boot::bare::memory;
 use oche_el2::device::{IoError, IoResult};
+use oche_el2::fault::TrapContext;
 use oche_el2::lock::SpinLock;
 use oche_el2::mmio;
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
 use oche_m1::nvme::{Ans, DOORBELLS, NvmeHost, Refusal, SETUP, Verdict};
 use oche_m1::power::Power;
-use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
+use oche_platform::emulated_darts::EmulatedDarts;
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
 

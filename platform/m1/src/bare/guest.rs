@@ -3,18 +3,16 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use oche_el2::device::{self, IoError, IoResult};
-use oche_el2::fault::{Fault, Platform, Resume};
+use oche_el2::device::{IoError, IoResult};
+use oche_el2::fault::{Fault, Platform, Resume, TrapContext};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
-use oche_el2::stage2::Lookup;
 use oche_el2::trapped_page;
-use oche_engine::host::CpuAccess;
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
 use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::ownership::{DartAccess, Owner, Ownership, Route, Takeover};
-use oche_platform::emulated_darts::{EmulatedDarts, TrapContext};
+use oche_platform::emulated_darts::EmulatedDarts;
 use oche_platform::recorder::{Description, Device};
 use oche_trace::statistics::Exit;
 use oche_types::dart::registers::{STREAM_COMMAND, STREAMS_ENABLE, TCR, TTBR};
@@ -110,7 +108,7 @@ impl M1Platform {
     }
 
     /// Answers an access to a DART, by the hardware or by the engine.
-    fn access(&self, context: TrapContext, access: &DartAccess) -> IoResult {
+    fn access_dart(&self, context: TrapContext, access: &DartAccess) -> IoResult {
         let DartAccess { dart, offset, bytes, write } = *access;
         let mut emulated_darts = self.emulated_darts.lock();
         let mut ownership = self.ownership.lock();
@@ -154,22 +152,26 @@ fn pass_through(
 }
 
 impl Platform for M1Platform {
-    fn stage2_fault(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
-        if let Lookup::Mapped { access: CpuAccess::ReadOnly | CpuAccess::None, .. } = fault.lookup {
-            return trapped_page::hw::on_fault(&self.emulated_darts, fault, frame);
+    fn access_device(
+        &'static self,
+        context: TrapContext,
+        address: u64,
+        bytes: usize,
+        write: Option<u64>,
+    ) -> IoResult {
+        if let Some((dart, offset)) = self.dart_at(address) {
+            return self.access_dart(context, &DartAccess { dart, offset, bytes, write });
         }
-        let context = TrapContext::of(frame);
-        device::hw::on_fault(fault, frame, |address, bytes, write| {
-            if let Some((dart, offset)) = self.dart_at(address) {
-                return self.access(context, &DartAccess { dart, offset, bytes, write });
-            }
-            let mut emulated_darts = self.emulated_darts.lock();
-            if WINDOW.contains(address) {
-                return emulated_darts.access_port(context, address - WINDOW.start, bytes, write);
-            }
-            let controller = self.controller.as_ref().ok_or(IoError::NoRegister)?;
-            controller.access(&mut emulated_darts, context, (address, bytes), write)
-        })
+        let mut emulated_darts = self.emulated_darts.lock();
+        if WINDOW.contains(address) {
+            return emulated_darts.access_port(context, address - WINDOW.start, bytes, write);
+        }
+        let controller = self.controller.as_ref().ok_or(IoError::NoRegister)?;
+        controller.access(&mut emulated_darts, context, (address, bytes), write)
+    }
+
+    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+        trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
     fn exit_at(&self, address: u64) -> Exit {

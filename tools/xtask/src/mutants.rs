@@ -7,7 +7,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use oche::progress::Progress;
 use oche::workspace;
 
@@ -137,14 +137,14 @@ impl Session {
             let step = progress.step(&mutant.name);
             step.line(&mutant.breaks);
             tree.apply(mutant)?;
-            let fate = tree.test(runs, |run| step.detail(run)).with_context(|| mutant.name.clone());
+            let fate = tree.test(runs, |run| step.detail(run));
             tree.revert(mutant)?;
-            let fate = fate?;
-            self.results.keep(mutant, &fate, &self.commit)?;
             match &fate {
-                Fate::Found(tests) => step.done(&summary(tests)),
-                Fate::Survived => step.done("SURVIVED"),
+                Ok(Fate::Found(tests)) => step.done(&summary(tests)),
+                Ok(Fate::Survived) => step.done("SURVIVED"),
+                Err(error) => step.done(&format!("NOT TRIED: {error:#}")),
             }
+            self.results.keep(mutant, fate.as_ref().ok(), &self.commit)?;
         }
         Ok(())
     }
@@ -153,10 +153,10 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// One survived.
+    /// One survived or could not be tried.
     fn print(&self, mutants: &[&Mutant], left: usize, began: Instant) -> Result<()> {
         println!("\n{:<45} found by", "mutant");
-        let mut survivors = 0;
+        let mut missed = 0;
         for mutant in mutants {
             match self.results.found(mutant) {
                 Some((tests, commit)) if commit == self.commit => {
@@ -166,19 +166,19 @@ impl Session {
                     println!("{:<45} {} (at {commit})", mutant.name, summary(tests));
                 }
                 None => {
-                    survivors += 1;
+                    missed += 1;
                     println!("{:<45} NOTHING", mutant.name);
                 }
             }
         }
         println!(
-            "\n{} mutants, {} found, {survivors} survived; {left} tried in this run, in {:.0} s",
+            "\n{} mutants, {} found, {missed} not; {left} tried in this run, in {:.0} s",
             mutants.len(),
-            mutants.len() - survivors,
+            mutants.len() - missed,
             began.elapsed().as_secs_f64()
         );
-        if survivors != 0 {
-            bail!("a mutant survived");
+        if missed != 0 {
+            bail!("{missed} mutants survived or could not be tried");
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ struct Known {
     change: String,
     /// The commit of the tree that it was tried in.
     commit: String,
-    /// The tests that failed; none if it survived.
+    /// The tests that failed; none if it survived or could not be tried.
     found_by: Vec<String>,
 }
 
@@ -54,15 +54,21 @@ impl Results {
             .then_some((&known.found_by, &known.commit))
     }
 
-    /// Keeps what became of `mutant` in the tree of `commit`.
+    /// Keeps what became of `mutant` in the tree of `commit`; nothing became of one that could not
+    /// be tried.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub(super) fn keep(&mut self, mutant: &Mutant, fate: &Fate, commit: &str) -> Result<()> {
+    pub(super) fn keep(
+        &mut self,
+        mutant: &Mutant,
+        fate: Option<&Fate>,
+        commit: &str,
+    ) -> Result<()> {
         let found_by = match fate {
-            Fate::Found(tests) => tests.clone(),
-            Fate::Survived => Vec::new(),
+            Some(Fate::Found(tests)) => tests.clone(),
+            Some(Fate::Survived) | None => Vec::new(),
         };
         let known = Known { change: mutant.change(), commit: commit.to_owned(), found_by };
         self.known.insert(mutant.name.clone(), known);
@@ -91,13 +97,13 @@ mod tests {
         let one = mutant("+2\n", 1);
         assert_eq!(results.found(&one), None);
         let tests = vec!["a_test".to_owned()];
-        results.keep(&one, &Fate::Found(tests.clone()), "abc").unwrap();
+        results.keep(&one, Some(&Fate::Found(tests.clone())), "abc").unwrap();
         let mut results = Results::read(path.clone()).unwrap();
         assert_eq!(results.found(&one), Some((tests.as_slice(), "abc")));
         // Other line numbers are the same change; other lines are not.
         assert!(results.found(&mutant("+2\n", 9)).is_some());
         assert_eq!(results.found(&mutant("+3\n", 1)), None);
-        results.keep(&one, &Fate::Survived, "abc").unwrap();
+        results.keep(&one, Some(&Fate::Survived), "abc").unwrap();
         assert_eq!(Results::read(path).unwrap().found(&one), None);
     }
 

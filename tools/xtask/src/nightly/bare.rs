@@ -1,5 +1,9 @@
-//! `cargo xtask setup` on a Debian that has nothing but its base system.
+//! `cargo xtask setup` on a Debian that has nothing but its base system, Rust and a C compiler.
+//!
+//! The packages come from the archive of this machine, through the proxies that its apt uses. Rust
+//! and the packages of crates are this machine's.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,7 +17,7 @@ use crate::runner::NotRun;
 
 /// The release that the documents name as enough.
 const SUITE: &str = "bookworm";
-/// What a person has before `cargo xtask` can start, besides Rust.
+/// What `cargo xtask` needs to start, besides Rust.
 const BEFORE: &str = "ca-certificates gcc libc6-dev git";
 
 /// Makes a base system by debootstrap and runs `cargo xtask setup` in it, as root.
@@ -31,9 +35,16 @@ pub(super) fn run(step: &Step) -> Result<String> {
             return Err(NotRun(format!("{program} is not installed")).into());
         }
     }
-    let can_mount = command::answer(Command::new("unshare").args(["--mount", "true"]))?;
-    if !can_mount.status.success() {
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "mount", "-t", "proc", "proc", "/proc"]);
+    if !command::answer(&mut mount)?.status.success() {
         return Err(NotRun("mounts are not allowed here".into()).into());
+    }
+    let toolchain = command::text(Command::new("rustc").args(["--print", "sysroot"]), "rustc")?;
+    let toolchain = toolchain.trim();
+    // A distribution's compiler cannot be shown to the base system without all other programs.
+    if toolchain == "/usr" {
+        return Err(NotRun("rustc is the distribution's, and not rustup's".into()).into());
     }
     let root = folder().join("bare");
     workspace::remove_folder(&root)?;
@@ -41,17 +52,36 @@ pub(super) fn run(step: &Step) -> Result<String> {
     let mut debootstrap = Command::new("debootstrap");
     debootstrap.args(["--variant=minbase", SUITE]).arg(&root).arg(&archive);
     logged(step, "debootstrap", debootstrap)?;
+    set_apt_sources(&root)?;
     let tree = clone(step, "bare/oche")?;
-    let set_up = in_bare(step, &root);
+    let set_up = in_bare(step, &root, toolchain);
     workspace::remove_folder(&tree)?;
     set_up?;
     workspace::remove_folder(&root)?;
     Ok("all that the set-up needs was installed".to_owned())
 }
 
+/// Makes apt in the base system use this machine's archive and proxies, for [`SUITE`].
+fn set_apt_sources(root: &Path) -> Result<()> {
+    let apt = root.join("etc/apt");
+    let sources = sources::for_suite(SUITE)?;
+    let settings = command::text(Command::new("apt-config").arg("dump"), "apt's settings")?;
+    // In place of debootstrap's own list, which has no updates.
+    fs::write(apt.join("sources.list"), "")
+        .and_then(|()| fs::write(apt.join("sources.list.d/debian.sources"), sources))
+        .and_then(|()| fs::write(apt.join("apt.conf"), transport_settings(&settings)))
+        .context("apt's settings in the base system")
+}
+
+/// The lines of `apt-config dump` about HTTP, such as proxies and certificates.
+fn transport_settings(dump: &str) -> String {
+    let is_kept =
+        |line: &&str| line.starts_with("Acquire::http::") || line.starts_with("Acquire::https::");
+    dump.lines().filter(is_kept).map(|line| format!("{line}\n")).collect()
+}
+
 /// Runs the set-up in a mount namespace of its own, so that its mounts end with it.
-fn in_bare(step: &Step, root: &Path) -> Result<String> {
-    let toolchain = command::text(Command::new("rustc").args(["--print", "sysroot"]), "rustc")?;
+fn in_bare(step: &Step, root: &Path, toolchain: &str) -> Result<String> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
     let home = home.context("neither CARGO_HOME nor HOME is set")?;
@@ -63,13 +93,29 @@ fn in_bare(step: &Step, root: &Path) -> Result<String> {
          mkdir -p \"$root/rust\" \"$root/cargo\"\n\
          mount --bind \"$2\" \"$root/rust\"; mount --bind \"$3\" \"$root/cargo\"\n\
          mount -t proc proc \"$root/proc\"\n\
-         cp -L /etc/resolv.conf \"$root/etc/\"; rm -rf \"$root/etc/apt\"; cp -r /etc/apt \"$root/etc/\"\n\
+         cp -L /etc/resolv.conf \"$root/etc/\"\n\
          exec chroot \"$root\" env -i HOME=/root TERM=dumb CARGO_HOME=/cargo \\\n\
+           DEBIAN_FRONTEND=noninteractive \\\n\
            PATH=/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin sh -ec '\n\
            apt-get update -q; apt-get install -yq --no-install-recommends {BEFORE}\n\
            cd /oche; cargo xtask setup'"
     );
     let mut unshare = Command::new("unshare");
-    unshare.args(["--mount", "sh", "-c", &script, "sh"]).arg(root).arg(toolchain.trim()).arg(home);
+    unshare.args(["--mount", "sh", "-c", &script, "sh"]).arg(root).arg(toolchain).arg(home);
     logged(step, "bare", unshare)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::transport_settings;
+
+    #[test]
+    fn proxies_are_taken_over_and_hooks_are_not() {
+        let dump = "APT::Update::Post-Invoke:: \"rm -f /var/cache/x\";\nAcquire::Languages \"none\";\n\
+                    Acquire::http::Proxy \"http://proxy:3128\";\nAcquire::https::CAInfo \"/etc/ca.pem\";\n";
+        assert_eq!(
+            transport_settings(dump),
+            "Acquire::http::Proxy \"http://proxy:3128\";\nAcquire::https::CAInfo \"/etc/ca.pem\";\n"
+        );
+    }
 }

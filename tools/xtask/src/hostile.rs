@@ -9,8 +9,8 @@ use oche::progress::{Progress, Step};
 use oche::workspace;
 use oche_types::range::PhysRange;
 
-use crate::ordering::{Checker, Layout, Report};
-use crate::qemu::Ending;
+use crate::ordering::{MemoryRanges, OrderingChecker, OrderingReport};
+use crate::qemu::RunEnding;
 
 mod guest;
 mod idle;
@@ -103,20 +103,20 @@ fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
     let ending =
         run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
-    if ending != Ending::PoweredOff {
+    if ending != RunEnding::PoweredOff {
         bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
     }
     judge.verdict()
 }
 
 /// Runs all cases again, with every buffer watched.
-fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::Tally)> {
+fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watched::AccessCounts)> {
     let trace = workspace::target().join("hostile").join("watched.oche");
     let mut judge = Judge::default();
     let way =
         Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
     let ending = run(oche, guest, &way, step, |line| judge.hear(line))?;
-    if ending != Ending::PoweredOff {
+    if ending != RunEnding::PoweredOff {
         bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
     }
     Ok((judge.verdict()?, watched::judge(&trace)?))
@@ -138,7 +138,7 @@ fn panic_on_request(
             heard.push('\n');
         }
     })?;
-    if !matches!(ending, Ending::OchePanic(_)) {
+    if !matches!(ending, RunEnding::OchePanic(_)) {
         bail!("{request}: Oche was to panic, but {ending}");
     }
     for wanted in
@@ -159,11 +159,12 @@ fn panic_on_request(
 pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String> {
     let guest = flat_guest(toolchain, step)?;
     let oche = el2::build(toolchain, &[], step)?;
-    let checker = Checker::build(step)?;
+    let checker = OrderingChecker::build(step)?;
     let mut lines = Vec::new();
     let layout = Way { name: "layout", until: Some("oche: the guest starts"), ..Way::default() };
     run(&oche, &guest, &layout, step, |line| lines.push(line.to_owned()))?;
-    let mut layout = Layout::read(lines.iter().map(String::as_str)).context(ORDERING_VERDICT)?;
+    let mut layout =
+        MemoryRanges::read(lines.iter().map(String::as_str)).context(ORDERING_VERDICT)?;
     for (kind, register) in SMMU {
         layout.add(kind, PhysRange { start: register, end: register + 4 });
     }
@@ -174,12 +175,12 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let ending = run(&oche, &guest, &way, step, |line| judge.hear(line));
     // A broken rule says more than the case that it may have failed, or than a QEMU that it has
     // stopped.
-    let report = Report::read(&path);
+    let report = OrderingReport::read(&path);
     if let Ok(report) = &report {
         report.broken().context(ORDERING_VERDICT)?;
     }
     let (ending, report) = (ending?, report?);
-    if ending != Ending::PoweredOff {
+    if ending != RunEnding::PoweredOff {
         bail!("{ORDERING_VERDICT}: {ending}; its last case was `{}`", judge.last);
     }
     let cases = judge.verdict().context(ORDERING_VERDICT)?;

@@ -9,7 +9,7 @@ use oche::progress::Progress;
 use oche::workspace;
 
 use crate::hostile;
-use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
 pub mod job;
 
@@ -51,7 +51,7 @@ fn events() -> Result<()> {
     workspace::create_folder(&folder)?;
     let packed = folder.join("oche.img");
     pack::pack(&oche, &Guest { kernel, initrd: None, options: Vec::new() }, &packed)?;
-    let machine = Machine {
+    let machine = QemuMachine {
         cpu: "cortex-a76".into(),
         cpus: 1,
         memory_mib: 1024,
@@ -68,7 +68,7 @@ fn events() -> Result<()> {
         costs.extend(parse(&line.text));
         Ok(Wish::GoOn)
     })?;
-    if ending != Ending::PoweredOff || costs.is_empty() {
+    if ending != RunEnding::PoweredOff || costs.is_empty() {
         bail!("the measurement: {ending}; see {}", folder.join("console.log").display());
     }
     for (kind, instructions) in &costs {

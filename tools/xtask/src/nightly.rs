@@ -7,7 +7,7 @@ use oche::progress::duration;
 use oche::workspace;
 use serde_json::{Map, Value, json};
 
-use crate::runner::{self, StepOutcome, StepResult};
+use crate::runner::{self, StepResult, StepVerdict};
 use crate::soak;
 
 mod bare;
@@ -51,9 +51,9 @@ pub fn main(options: &NightlyOptions) -> Result<()> {
     }
     eprintln!("{}", runner::longest(&results));
     let count =
-        |is: fn(&StepOutcome) -> bool| results.iter().filter(|result| is(&result.outcome)).count();
-    let failed = count(|outcome| matches!(outcome, StepOutcome::Failed(_)));
-    let not_run = count(|outcome| matches!(outcome, StepOutcome::NotRun(_)));
+        |is: fn(&StepVerdict) -> bool| results.iter().filter(|result| is(&result.outcome)).count();
+    let failed = count(|outcome| matches!(outcome, StepVerdict::Failed(_)));
+    let not_run = count(|outcome| matches!(outcome, StepVerdict::NotRun(_)));
     if failed > 0 {
         bail!("{failed} of {} steps failed", chosen.len());
     }
@@ -92,9 +92,9 @@ impl Kept {
 
     fn add(&mut self, result: &StepResult) -> Result<()> {
         let (outcome, detail) = match &result.outcome {
-            StepOutcome::Passed(summary) => ("passed", summary),
-            StepOutcome::Failed(error) => ("failed", error),
-            StepOutcome::NotRun(reason) => ("not run", reason),
+            StepVerdict::Passed(summary) => ("passed", summary),
+            StepVerdict::Failed(error) => ("failed", error),
+            StepVerdict::NotRun(reason) => ("not run", reason),
         };
         let step = json!({
             "outcome": outcome, "detail": detail, "seconds": result.seconds, "commit": self.commit,

@@ -49,20 +49,20 @@ const REGISTER: &str = Exit::NAMES[Exit::DartRegister as usize];
 
 /// The built plugin.
 #[derive(Debug)]
-pub struct Checker {
+pub struct OrderingChecker {
     library: PathBuf,
 }
 
 /// Where everything is, as the plugin's arguments name it.
 #[derive(Clone, Debug, Default)]
-pub struct Layout {
+pub struct MemoryRanges {
     image: PhysRange,
     ranges: Vec<(&'static str, PhysRange)>,
 }
 
 /// What a run's report says.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct OrderingReport {
     /// Broken rules, one a line.
     pub violations: Vec<String>,
     /// The kinds of instructions that were executed.
@@ -72,7 +72,7 @@ pub struct Report {
     pub exits: BTreeMap<String, u64>,
 }
 
-impl Checker {
+impl OrderingChecker {
     /// Builds the plugin.
     ///
     /// # Errors
@@ -93,7 +93,12 @@ impl Checker {
     /// # Errors
     ///
     /// The ELF file lacks a symbol, or a file cannot be written.
-    pub fn arguments(&self, oche: &Path, layout: &Layout, report: &Path) -> Result<Vec<OsString>> {
+    pub fn arguments(
+        &self,
+        oche: &Path,
+        layout: &MemoryRanges,
+        report: &Path,
+    ) -> Result<Vec<OsString>> {
         let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
         let symbols = Symbols::of(&elf)?;
         let base = layout.image.start;
@@ -128,7 +133,7 @@ impl Checker {
     }
 }
 
-impl Layout {
+impl MemoryRanges {
     /// Reads it from the lines that Oche prints before the guest starts.
     ///
     /// # Errors
@@ -190,7 +195,7 @@ impl Layout {
     }
 }
 
-impl Report {
+impl OrderingReport {
     /// Reads what a run has left.
     ///
     /// # Errors
@@ -370,8 +375,8 @@ fn plain_name(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{
-        Layout, MAX_EXIT_INSTRUCTIONS, MAX_REGISTER_INSTRUCTIONS, PhysRange, Report, plain_name,
-        range_behind,
+        MAX_EXIT_INSTRUCTIONS, MAX_REGISTER_INSTRUCTIONS, MemoryRanges, OrderingReport, PhysRange,
+        plain_name, range_behind,
     };
 
     #[test]
@@ -389,27 +394,27 @@ mod tests {
             "oche: tables 0x6fc00000..0x6fd00000, own tables 0x6fd00000..0x6fd40000",
             "oche: guest memory 0x40000000..0x40200000",
         ];
-        let layout = Layout::read(lines.into_iter()).unwrap();
+        let layout = MemoryRanges::read(lines.into_iter()).unwrap();
         assert_eq!(layout.image, PhysRange { start: 0x4020_0000, end: 0x403d_0000 });
         let tables = PhysRange { start: 0x6fc0_0000, end: 0x6fd0_0000 };
         assert!(layout.ranges.contains(&("tables", tables)), "{layout:?}");
         let own = PhysRange { start: 0x6fd0_0000, end: 0x6fd4_0000 };
         assert!(layout.ranges.contains(&("own", own)), "{layout:?}");
-        assert!(Layout::read(lines.into_iter().take(1)).is_err());
+        assert!(MemoryRanges::read(lines.into_iter().take(1)).is_err());
         assert_eq!(range_behind("heap none", "heap "), None);
     }
 
     #[test]
     fn a_report_without_an_instruction_is_an_error_unless_the_first_one_was_a_violation() {
-        assert!(Report::parse("").is_err());
-        let report = Report::parse("violation: context at 0x1: cpu 0\n").unwrap();
+        assert!(OrderingReport::parse("").is_err());
+        let report = OrderingReport::parse("violation: context at 0x1: cpu 0\n").unwrap();
         assert!(report.broken().is_err());
-        assert!(Report::parse("seen: Isb\n").unwrap().broken().is_ok());
+        assert!(OrderingReport::parse("seen: Isb\n").unwrap().broken().is_ok());
     }
 
     #[test]
     fn a_violation_or_a_missing_operation_fails_a_run() {
-        let mut report = Report::default();
+        let mut report = OrderingReport::default();
         report.seen.insert("Isb".to_owned());
         assert!(report.judge(&["Isb"]).is_ok());
         assert!(report.judge(&["SendEvent"]).is_err());

@@ -18,7 +18,7 @@ use crate::guest::initramfs::{INIT_SHELL, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish};
+use crate::qemu::{QemuMachine, Running, Serial, Wish};
 
 /// Options of `cargo xtask run`.
 #[derive(Clone, Debug, clap::Args)]
@@ -91,7 +91,7 @@ fn check_inputs(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-fn prepare(options: &RunOptions) -> Result<Machine> {
+fn prepare(options: &RunOptions) -> Result<QemuMachine> {
     let progress = Progress::new(3);
     let step = progress.step("Tools of this machine");
     let toolchain = environment::prepare(&step)?;
@@ -135,7 +135,7 @@ fn prepare(options: &RunOptions) -> Result<Machine> {
         pack::pack(&oche, &Guest { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     let append = ["console=ttyAMA0".to_owned()].into_iter().chain(options.append.iter().cloned());
-    Ok(Machine {
+    Ok(QemuMachine {
         cpu: options.cpu.clone(),
         cpus: options.cpus,
         memory_mib: options.memory,
@@ -152,7 +152,7 @@ fn shell_script(has_modules: bool) -> String {
     if has_modules { INIT_SHELL.to_owned() } else { INIT_SHELL.replacen("load_modules\n", "", 1) }
 }
 
-fn start(options: &RunOptions, machine: &Machine) -> Result<()> {
+fn start(options: &RunOptions, machine: &QemuMachine) -> Result<()> {
     // Ten years are for ever.
     let limit =
         Duration::from_secs(if options.limit == 0 { 10 * 365 * 86_400 } else { options.limit });

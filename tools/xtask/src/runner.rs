@@ -11,7 +11,7 @@ const LISTED: usize = 8;
 
 /// What became of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum StepOutcome {
+pub(crate) enum StepVerdict {
     /// It passed, with a summary of a few words.
     Passed(String),
     /// It failed, with the error.
@@ -24,7 +24,7 @@ pub(crate) enum StepOutcome {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StepResult {
     pub(crate) name: &'static str,
-    pub(crate) outcome: StepOutcome,
+    pub(crate) outcome: StepVerdict,
     pub(crate) seconds: f64,
 }
 
@@ -80,20 +80,20 @@ pub(crate) fn run<Work>(
         let outcome = match run(work, &step) {
             Ok(summary) => {
                 step.done(&summary);
-                StepOutcome::Passed(summary)
+                StepVerdict::Passed(summary)
             }
             Err(error) => {
                 step.line(&format!("{error:#}"));
                 match error.downcast_ref::<NotRun>() {
                     Some(NotRun(reason)) => {
                         step.skipped();
-                        StepOutcome::NotRun(reason.clone())
+                        StepVerdict::NotRun(reason.clone())
                     }
-                    None => StepOutcome::Failed(format!("{error:#}")),
+                    None => StepVerdict::Failed(format!("{error:#}")),
                 }
             }
         };
-        let is_failed = matches!(outcome, StepOutcome::Failed(_));
+        let is_failed = matches!(outcome, StepVerdict::Failed(_));
         let result = StepResult { name, outcome, seconds: began.elapsed().as_secs_f64() };
         record(&result)?;
         results.push(result);
@@ -123,7 +123,7 @@ pub(crate) fn longest(results: &[StepResult]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{NotRun, StepOutcome, StepResult, choose, longest, run};
+    use super::{NotRun, StepResult, StepVerdict, choose, longest, run};
     use anyhow::anyhow;
 
     const STEPS: [(&str, u8); 3] = [("Wrong input", 0), ("Demo, short", 1), ("Demo, full", 2)];
@@ -157,9 +157,9 @@ mod tests {
         let results = results.unwrap();
         assert_eq!(recorded, results.len());
         let short = |result: &StepResult| match &result.outcome {
-            StepOutcome::Passed(summary) if summary == "good" => "passed",
-            StepOutcome::Failed(error) if error == "broken" => "failed",
-            StepOutcome::NotRun(reason) if reason == "no root" => "not run",
+            StepVerdict::Passed(summary) if summary == "good" => "passed",
+            StepVerdict::Failed(error) if error == "broken" => "failed",
+            StepVerdict::NotRun(reason) if reason == "no root" => "not run",
             _ => "other",
         };
         results.iter().map(short).collect()
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn the_longest_steps_are_listed_first() {
         let step = |name, seconds| {
-            let outcome = StepOutcome::Passed(String::new());
+            let outcome = StepVerdict::Passed(String::new());
             StepResult { name, outcome, seconds }
         };
         let text = longest(&[step("a", 2.0), step("b", 130.0)]);

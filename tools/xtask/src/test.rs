@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::runner::{self, StepOutcome};
+use crate::runner::{self, StepVerdict};
 
 mod document_commands;
 mod fault;
@@ -17,7 +17,7 @@ mod watch;
 mod wrong_input;
 
 pub(crate) use steps::{BOARD_STEP, BOARD_VERDICT, ORDERING_STEPS, ORDERING_VERDICTS};
-use steps::{STEPS, Tally};
+use steps::{STEPS, StepCounts};
 
 /// Options of `cargo xtask test`.
 #[derive(Clone, Debug, clap::Args)]
@@ -44,13 +44,13 @@ pub fn main(options: &TestOptions) -> Result<()> {
         chosen.iter().for_each(|(name, _)| println!("{name}"));
         return Ok(());
     }
-    let mut tally = Tally { passed: 0, failed: 0 };
+    let mut tally = StepCounts { passed: 0, failed: 0 };
     let results =
         runner::run(&chosen, options.keep_going, |work, step| work(step, &mut tally), |_| Ok(()))?;
     for result in &results {
         match result.outcome {
-            StepOutcome::Passed(_) => tally.passed += 1,
-            StepOutcome::Failed(_) | StepOutcome::NotRun(_) => tally.failed += 1,
+            StepVerdict::Passed(_) => tally.passed += 1,
+            StepVerdict::Failed(_) | StepVerdict::NotRun(_) => tally.failed += 1,
         }
     }
     eprintln!("{}", runner::longest(&results));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::demo::devices;
 use crate::demo::prepare::Prepared;
-use crate::demo::summary::{Summary, TraceFacts};
+use crate::demo::summary::{DemoSummary, TraceFacts};
 use crate::demo::watch::{Plan, Watched};
 
 /// Puts the summary together and lists what is wrong.
@@ -13,8 +13,8 @@ pub(super) fn judge(
     plan: &Plan,
     prepared: &Prepared,
     left: &BTreeMap<String, String>,
-) -> Summary {
-    let mut summary = Summary::default();
+) -> DemoSummary {
+    let mut summary = DemoSummary::default();
     let story = &watched.story;
     summary.take_story(story);
     summary.kernel.package = format!("{} {}", prepared.kernel.package, prepared.kernel.version);
@@ -38,7 +38,7 @@ pub(super) fn judge(
     summary
 }
 
-fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
+fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut DemoSummary) {
     if plan.has_trace {
         judge_trace(watched, plan, summary);
     } else if watched.recording.sessions != 0 || watched.counters.values().any(|value| *value != 0)
@@ -68,7 +68,7 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut Summary) {
     }
 }
 
-fn judge_trace(watched: &Watched, plan: &Plan, summary: &mut Summary) {
+fn judge_trace(watched: &Watched, plan: &Plan, summary: &mut DemoSummary) {
     summary.take_counters(watched.counters.clone());
     match &watched.idle {
         Some((before, after, seconds)) => summary.take_idle(before, after, *seconds),

@@ -21,7 +21,7 @@ use crate::m1::linux;
 mod hazards;
 mod summary;
 
-use summary::{Image, Run, Summary};
+use summary::{Image, M1Summary, Run};
 
 /// Carries it out.
 ///
@@ -37,7 +37,7 @@ pub(super) fn main(options: &DemoOptions) -> Result<()> {
     let toolchain = environment::prepare(&step)?;
     step.done(&format!("Oche is built with {toolchain}"));
 
-    let mut summary = Summary::default();
+    let mut summary = M1Summary::default();
     let bench = make_bench(toolchain, &output, &progress, &mut summary)?;
     let began = Instant::now();
     let mac = mac_of(options)?;
@@ -91,7 +91,7 @@ fn make_bench(
     toolchain: Toolchain,
     output: &Path,
     progress: &Progress,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<Bench> {
     let step = progress.step("The image that a Mac would get, and a Mac's device tree");
     let bench = Bench::make(toolchain, &[], output, &step)?;
@@ -110,7 +110,7 @@ fn drivers(
     mac: &Mac,
     output: &Path,
     progress: &Progress,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<()> {
     let step = progress.step("One CPU; drivers as Linux and U-Boot have them");
     step.line(&format!(
@@ -134,7 +134,7 @@ fn drivers(
 }
 
 /// What a person with a Mac is asked to paste into a report.
-fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut M1Summary) -> Result<()> {
     let step = progress.step("The self-test (oche.selftest=1), with the figures of this board");
     let mut mac = mac.clone();
     mac.chosen.push(("oche.selftest".to_owned(), "1".to_owned()));
@@ -167,7 +167,7 @@ fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary
     Ok(())
 }
 
-fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut Summary) -> Result<()> {
+fn eight(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut M1Summary) -> Result<()> {
     let step = progress.step("Eight CPUs, taken from m1n1's spin table");
     // A CPU that waits for an event keeps one of QEMU's threads busy, and each letter stops them
     // all.
@@ -191,7 +191,7 @@ fn panic(
     mac: &Mac,
     output: &Path,
     progress: &Progress,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<()> {
     let step = progress.step("A panic of Oche's, while the guest has the screen");
     let bench = Bench::make(toolchain, &["panic-on-request"], &output.join("panic"), &step)?;
@@ -226,7 +226,7 @@ fn stock_kernel(
     options: &DemoOptions,
     output: &Path,
     progress: &Progress,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<()> {
     let step = progress
         .step("Debian's kernel, its DART driver, its programs, and Oche: one image for a Mac");
@@ -260,7 +260,7 @@ fn finish(
     run: Run,
     outcome: &Outcome,
     verdict: Result<()>,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<()> {
     bench.keep(&run.name, outcome)?;
     if !run.trace.is_empty() && run.trace_events == 0 {

@@ -8,9 +8,9 @@ use oche::progress::Progress;
 use oche::workspace;
 
 use crate::demo::judge::judge;
-use crate::demo::summary::Summary;
+use crate::demo::summary::DemoSummary;
 use crate::demo::watch::{Plan, watch};
-use crate::qemu::{Machine, Serial};
+use crate::qemu::{QemuMachine, Serial};
 
 pub mod devices;
 pub mod disks;
@@ -24,7 +24,7 @@ pub mod story;
 pub mod summary;
 mod watch;
 
-use options::Board;
+use options::DemoBoard;
 pub use options::DemoOptions;
 pub(crate) use options::parse_option;
 pub(crate) use prepare::SCRIPT;
@@ -37,7 +37,7 @@ use prepare::{Prepared, prepare};
 /// Something needed cannot be had, or the run was not good: the error says what, and where the
 /// whole story lies.
 pub fn main(options: &DemoOptions) -> Result<()> {
-    if options.board == Board::M1Sim {
+    if options.board == DemoBoard::M1Sim {
         return m1::main(options);
     }
     let progress = Progress::new(6 + options.repeat as usize);
@@ -70,8 +70,8 @@ fn run_once(
     prepared: &Prepared,
     progress: &Progress,
     title: &str,
-) -> Result<Summary> {
-    let machine = Machine {
+) -> Result<DemoSummary> {
+    let machine = QemuMachine {
         cpu: options.cpu.clone(),
         cpus: options.cpus,
         memory_mib: options.memory,
@@ -121,7 +121,7 @@ fn run_once(
     Ok(summary)
 }
 
-fn tell_problems(summary: &Summary, options: &DemoOptions) {
+fn tell_problems(summary: &DemoSummary, options: &DemoOptions) {
     for problem in &summary.problems {
         eprintln!("  wrong: {problem}");
     }
@@ -129,7 +129,7 @@ fn tell_problems(summary: &Summary, options: &DemoOptions) {
 }
 
 /// With misplaced pages the digests must fail; the same guest with right ones passes them.
-fn expect_damage(summary: &Summary) -> Result<()> {
+fn expect_damage(summary: &DemoSummary) -> Result<()> {
     if summary.kernel.release.is_empty() {
         bail!(
             "the guest did not even start, which says nothing about the digests: {}",
@@ -152,11 +152,11 @@ fn expect_damage(summary: &Summary) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::expect_damage;
-    use crate::demo::summary::Summary;
+    use crate::demo::summary::DemoSummary;
 
     #[test]
     fn a_broken_placement_counts_only_if_a_digest_noticed_it() {
-        let mut summary = Summary::default();
+        let mut summary = DemoSummary::default();
         assert!(expect_damage(&summary).is_err(), "the guest never started");
         summary.kernel.release = "6.1".into();
         summary.problems.push("step nvme failed".into());

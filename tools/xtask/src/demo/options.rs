@@ -7,7 +7,7 @@ use oche::workspace;
 
 /// What the demo runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Board {
+pub enum DemoBoard {
     /// QEMU's virt machine: an SMMUv3 for the DARTs, real drivers and devices.
     QemuVirt,
     /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way
@@ -20,8 +20,8 @@ pub enum Board {
 pub struct DemoOptions {
     /// The board: QEMU's virt machine with real devices, or a simulated M1 with the image that a
     /// Mac would get.
-    #[arg(long, value_enum, default_value_t = Board::QemuVirt)]
-    pub board: Board,
+    #[arg(long, value_enum, default_value_t = DemoBoard::QemuVirt)]
+    pub board: DemoBoard,
     /// Move less data; for tests.
     #[arg(long)]
     pub short: bool,
@@ -86,8 +86,8 @@ impl DemoOptions {
     #[must_use]
     pub fn output(&self) -> PathBuf {
         let usual = match self.board {
-            Board::QemuVirt => "demo",
-            Board::M1Sim => "demo-m1",
+            DemoBoard::QemuVirt => "demo",
+            DemoBoard::M1Sim => "demo-m1",
         };
         self.output.clone().unwrap_or_else(|| workspace::target().join(usual))
     }

@@ -9,7 +9,7 @@ use crate::demo::story::Story;
 use crate::qemu::smmu::Survey;
 
 /// Oche's counters by name, at one moment.
-pub type Counters = BTreeMap<String, u64>;
+pub type CounterValues = BTreeMap<String, u64>;
 
 /// The guest's kernel.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -54,7 +54,7 @@ pub struct Idle {
     /// Exits of all kinds and CPUs.
     pub exits: u64,
     /// Of these, the kinds that there were any of.
-    pub by_kind: Counters,
+    pub by_kind: CounterValues,
 }
 
 /// The trace of the run.
@@ -70,7 +70,7 @@ pub struct TraceFacts {
 
 /// Everything about a run.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub struct DemoSummary {
     /// Whether nothing is wrong.
     pub is_good: bool,
     /// What is wrong, one line each.
@@ -80,7 +80,7 @@ pub struct Summary {
     /// The DARTs.
     pub darts: Vec<DartFacts>,
     /// All of Oche's counters at the end.
-    pub counters: Counters,
+    pub counters: CounterValues,
     /// Register traps and table traps per invalidation.
     pub traps_per_flush: f64,
     /// Bytes by placement.
@@ -104,9 +104,9 @@ pub struct Summary {
     pub qemu: Vec<String>,
 }
 
-impl Summary {
+impl DemoSummary {
     /// Takes what Oche's counters say.
-    pub fn take_counters(&mut self, counters: Counters) {
+    pub fn take_counters(&mut self, counters: CounterValues) {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         // Each table that opens was stored to while its page was closed. Accesses to trapped pages
         // are left out: they come with what a CPU does, not with what a driver asks of its DART.
@@ -138,8 +138,8 @@ impl Summary {
     }
 
     /// Takes what happened between two samples, `seconds` apart, while the guest idled.
-    pub fn take_idle(&mut self, before: &Counters, after: &Counters, seconds: f64) {
-        let of_exits = |counters: &Counters| -> Counters {
+    pub fn take_idle(&mut self, before: &CounterValues, after: &CounterValues, seconds: f64) {
+        let of_exits = |counters: &CounterValues| -> CounterValues {
             let is_exit = |name: &str| name.starts_with("exits_") && !name.contains('[');
             counters
                 .iter()
@@ -259,16 +259,16 @@ pub(crate) fn grouped(number: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counters, Summary, grouped};
+    use super::{CounterValues, DemoSummary, grouped};
     use oche_trace::statistics::Exit;
 
-    fn counters(pairs: &[(&str, u64)]) -> Counters {
+    fn counters(pairs: &[(&str, u64)]) -> CounterValues {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect()
     }
 
     #[test]
     fn good_counters_are_no_problem_and_give_the_figures() {
-        let mut summary = Summary::default();
+        let mut summary = DemoSummary::default();
         summary.take_counters(counters(&[
             ("maps", 10),
             ("flushes", 4),
@@ -290,17 +290,17 @@ mod tests {
         for name in
             ["refused", "faults", "red_zone_hits", "invalidate_timeouts", "injected_exceptions"]
         {
-            let mut summary = Summary::default();
+            let mut summary = DemoSummary::default();
             summary.take_counters(counters(&[("maps", 1), (name, 1)]));
             assert_eq!(summary.problems.len(), 1, "{name}");
         }
-        let mut summary = Summary::default();
-        summary.take_counters(Counters::new());
+        let mut summary = DemoSummary::default();
+        summary.take_counters(CounterValues::new());
         assert!(summary.problems.first().is_some_and(|reported| reported.contains("no page")));
     }
 
     /// All counters of exits at 7, on one CPU.
-    fn exits() -> Counters {
+    fn exits() -> CounterValues {
         let names = Exit::NAMES.iter().filter(|name| name.starts_with("exits_"));
         names.flat_map(|name| [((*name).to_owned(), 7), (format!("{name}[0]"), 7)]).collect()
     }
@@ -311,7 +311,7 @@ mod tests {
             let mut after = exits();
             *after.get_mut(&kind).unwrap() += 1;
             *after.get_mut(&format!("{kind}[0]")).unwrap() += 1;
-            let mut summary = Summary::default();
+            let mut summary = DemoSummary::default();
             summary.take_idle(&exits(), &after, 5.0);
             assert_eq!((summary.idle.exits, summary.problems.len()), (1, 1), "{kind}");
             assert!(summary.problems[0].contains(&kind), "{}", summary.problems[0]);
@@ -322,7 +322,7 @@ mod tests {
     fn an_idle_phase_without_exits_is_good_whatever_else_happens() {
         let mut after = exits();
         after.insert("maps".into(), 99);
-        let mut summary = Summary::default();
+        let mut summary = DemoSummary::default();
         summary.take_idle(&exits(), &after, 5.0);
         assert_eq!((summary.idle.exits, summary.problems.len()), (0, 0));
     }
@@ -330,11 +330,11 @@ mod tests {
     #[test]
     fn an_idle_phase_in_which_nothing_counts_exits_is_not_good() {
         for (before, after) in [
-            (Counters::new(), Counters::new()),
-            (Counters::new(), exits()),
-            (exits(), Counters::new()),
+            (CounterValues::new(), CounterValues::new()),
+            (CounterValues::new(), exits()),
+            (exits(), CounterValues::new()),
         ] {
-            let mut summary = Summary::default();
+            let mut summary = DemoSummary::default();
             summary.take_idle(&before, &after, 5.0);
             assert!(summary.problems.iter().any(|problem| problem.contains("not counted")));
         }

@@ -11,9 +11,9 @@ use oche::trace;
 
 use crate::demo::kernel_log::{is_bad_warning, is_complaint};
 use crate::demo::story::{Said, Story, parse};
-use crate::demo::summary::Counters;
+use crate::demo::summary::CounterValues;
 use crate::qemu::smmu::{Owners, Survey};
-use crate::qemu::{Ending, Line, Machine, Running, Wish};
+use crate::qemu::{ConsoleLine, QemuMachine, RunEnding, Running, Wish};
 
 /// The first look at the SMMU comes so long after the guest began to be busy; each further one
 /// after half as much time again as the one before it, since a look stops the guest.
@@ -44,7 +44,7 @@ pub(super) struct Plan {
 #[derive(Debug)]
 pub(super) struct Watched {
     /// How it ended.
-    pub ending: Ending,
+    pub ending: RunEnding,
     /// The console's last lines.
     pub last_lines: String,
     /// What the guest reported.
@@ -54,9 +54,9 @@ pub(super) struct Watched {
     /// The SMMU, seen from outside.
     pub survey: Survey,
     /// Counters before and after the idle phase, and the seconds between.
-    pub idle: Option<(Counters, Counters, f64)>,
+    pub idle: Option<(CounterValues, CounterValues, f64)>,
     /// Counters at the end.
-    pub counters: Counters,
+    pub counters: CounterValues,
     /// What the recording came to.
     pub recording: trace::Recording,
     /// From QEMU's start to its end.
@@ -68,7 +68,7 @@ pub(super) struct Watched {
 /// # Errors
 ///
 /// QEMU does not start, or the trace cannot be written. Whatever the guest does is no error here.
-pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watched> {
+pub(super) fn watch(machine: &QemuMachine, plan: &Plan, step: &Step) -> Result<Watched> {
     let began = Instant::now();
     let mut running = Running::start(machine, &plan.console)?;
     let ram = running.memory().open_path();
@@ -88,7 +88,7 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
         Some(recorder) => recorder.finish()?,
         None => trace::Recording::default(),
     };
-    let counters = if plan.has_oche { counters(&ram) } else { Counters::new() };
+    let counters = if plan.has_oche { counters(&ram) } else { CounterValues::new() };
     Ok(Watched {
         ending,
         last_lines: running.last_lines(),
@@ -103,7 +103,7 @@ pub(super) fn watch(machine: &Machine, plan: &Plan, step: &Step) -> Result<Watch
 }
 
 /// Counters by name; none if there is no trace directory yet.
-fn counters(ram: &Path) -> Counters {
+fn counters(ram: &Path) -> CounterValues {
     trace::read_statistics(ram)
         .map_or_else(|_| BTreeMap::new(), |pairs| pairs.into_iter().collect())
 }
@@ -121,8 +121,8 @@ struct Watcher<'run> {
     is_told_again: bool,
     next_look: Instant,
     look_pause: Duration,
-    idle_began: Option<(Counters, Instant)>,
-    idle: Option<(Counters, Counters, f64)>,
+    idle_began: Option<(CounterValues, Instant)>,
+    idle: Option<(CounterValues, CounterValues, f64)>,
 }
 
 impl<'run> Watcher<'run> {
@@ -147,7 +147,7 @@ impl<'run> Watcher<'run> {
     fn on_line(
         &mut self,
         running: &mut Running,
-        line: &Line,
+        line: &ConsoleLine,
         recorder: Option<&trace::Recorder>,
     ) -> Result<Wish> {
         let text = line.text.as_str();

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 /// One source of packages of the machine, in the words of apt's `sources.list(5)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct AptSource {
     /// Where the archive is.
     pub uri: String,
     /// The suites or codenames it names there.
@@ -37,14 +37,14 @@ pub fn main_archive() -> Result<String> {
 }
 
 /// The Debian archive of the machine's sources.
-fn main_of(machine: &[Source]) -> Result<&Source> {
+fn main_of(machine: &[AptSource]) -> Result<&AptSource> {
     machine.iter().find(|source| source.is_main_archive()).context(
         "this machine's apt sources name no Debian archive: Oche's guest is Debian's kernel, so \
          add one (see sources.list(5)) and run it again",
     )
 }
 
-fn for_suite_from(machine: &[Source], suite: &str) -> Result<String> {
+fn for_suite_from(machine: &[AptSource], suite: &str) -> Result<String> {
     let main = main_of(machine)?;
     let is_release =
         !suite.contains('-') && !matches!(suite, "sid" | "unstable" | "testing" | "experimental");
@@ -58,7 +58,7 @@ fn for_suite_from(machine: &[Source], suite: &str) -> Result<String> {
     Ok(text)
 }
 
-impl Source {
+impl AptSource {
     /// The archive proper: Debian's, with whole releases.
     fn is_main_archive(&self) -> bool {
         !self.is_security_archive()
@@ -85,7 +85,7 @@ impl Source {
 }
 
 /// Every binary source that the machine has enabled.
-fn of_machine(apt: &Path) -> Vec<Source> {
+fn of_machine(apt: &Path) -> Vec<AptSource> {
     let mut files = vec![apt.join("sources.list")];
     if let Ok(entries) = fs::read_dir(apt.join("sources.list.d")) {
         files.extend(entries.flatten().map(|entry| entry.path()));
@@ -104,7 +104,7 @@ fn of_machine(apt: &Path) -> Vec<Source> {
 }
 
 /// Reads one line of the old format: `deb [options] uri suite component...`.
-fn from_line(line: &str) -> Option<Source> {
+fn from_line(line: &str) -> Option<AptSource> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let rest = line.strip_prefix("deb")?.strip_prefix(char::is_whitespace)?.trim_start();
     let (options, rest) = match rest.strip_prefix('[') {
@@ -121,11 +121,11 @@ fn from_line(line: &str) -> Option<Source> {
             deb822_name(name).map(|name| (name.to_owned(), value.to_owned()))
         })
         .collect();
-    Some(Source { uri, suites, options })
+    Some(AptSource { uri, suites, options })
 }
 
 /// Reads one stanza of the deb822 format; it may name several archives.
-fn from_stanza(stanza: &str) -> Vec<Source> {
+fn from_stanza(stanza: &str) -> Vec<AptSource> {
     let mut fields: Vec<(String, String)> = Vec::new();
     for line in stanza.lines().filter(|line| !line.trim_start().starts_with('#')) {
         if line.starts_with(char::is_whitespace) {
@@ -151,7 +151,7 @@ fn from_stanza(stanza: &str) -> Vec<Source> {
         fields.iter().filter(|(name, _)| deb822_name(name).is_some()).cloned().collect();
     field("URIs")
         .split_whitespace()
-        .map(|uri| Source {
+        .map(|uri| AptSource {
             uri: uri.to_owned(),
             suites: field("Suites").split_whitespace().map(str::to_owned).collect(),
             options: options.clone(),

@@ -11,7 +11,7 @@ use oche::progress::Step;
 use oche::trace::Recorder;
 use oche::workspace;
 
-use crate::qemu::{Ending, Machine, Running, Serial, Wish};
+use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
 /// The guest's package.
 const PACKAGE: &str = "oche-guest-hostile";
@@ -45,7 +45,7 @@ pub(super) fn run(
     way: &Way<'_>,
     step: &Step,
     mut hear: impl FnMut(&str),
-) -> Result<Ending> {
+) -> Result<RunEnding> {
     let mut running = start(oche, guest, way, step)?;
     let recorder =
         way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
@@ -73,7 +73,7 @@ pub(super) fn start(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step) -> Re
     arguments.extend(way.arguments.iter().cloned());
     pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
     step.detail(&format!("running QEMU: {name}"));
-    let machine = Machine {
+    let machine = QemuMachine {
         cpu: "cortex-a76".into(),
         cpus: 4,
         memory_mib: 1024,

@@ -10,8 +10,8 @@ use oche::progress::Step;
 use oche::trace;
 
 use super::guest::{LIMIT, Way, start};
-use crate::demo::summary::{Counters, Summary};
-use crate::qemu::{Ending, RAM_BASE, Running, Wish};
+use crate::demo::summary::{CounterValues, DemoSummary};
+use crate::qemu::{RAM_BASE, RunEnding, Running, Wish};
 
 /// How long a phase without exits is watched.
 const QUIET: Duration = Duration::from_millis(500);
@@ -61,7 +61,7 @@ pub(super) fn run(oche: &Path, guest: &Path, step: &Step) -> Result<String> {
         }
         Ok(Wish::GoOn)
     })?;
-    if ending != Ending::PoweredOff || phases.next().is_some() || phase.is_some() {
+    if ending != RunEnding::PoweredOff || phases.next().is_some() || phase.is_some() {
         bail!("the idle guest: {ending}, before all phases were over");
     }
     Ok(format!("{exits} exits of 4 kinds counted exactly"))
@@ -69,7 +69,7 @@ pub(super) fn run(oche: &Path, guest: &Path, step: &Step) -> Result<String> {
 
 /// A phase that is under way.
 struct Phase {
-    before: Counters,
+    before: CounterValues,
     /// Guest-physical address of the guest's orders.
     order: u64,
     /// What counts this phase's exits.
@@ -81,7 +81,7 @@ impl Phase {
     fn judge(&self, running: &Running, kind: &str, step: &Step) -> Result<()> {
         let began = Instant::now();
         let look = || -> Result<Vec<String>> {
-            let mut summary = Summary::default();
+            let mut summary = DemoSummary::default();
             summary.take_idle(&self.before, &counters_of(running)?, began.elapsed().as_secs_f64());
             Ok(summary.problems)
         };
@@ -124,7 +124,7 @@ impl Phase {
     }
 }
 
-fn counters_of(running: &Running) -> Result<Counters> {
+fn counters_of(running: &Running) -> Result<CounterValues> {
     Ok(trace::read_statistics(&running.memory().open_path())?.into_iter().collect())
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use oche::progress::Step;
 
 use super::guest::{Way, start};
-use crate::qemu::{Ending, Wish};
+use crate::qemu::{RunEnding, Wish};
 
 /// A run whose operations take longer than this has hung.
 const LIMIT_PER_OPERATION: Duration = Duration::from_millis(20);
@@ -17,7 +17,7 @@ const LIMIT_OF_BOOT: Duration = Duration::from_secs(120);
 
 /// What a run came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
+pub(crate) struct RandomResult {
     /// Operations asked for.
     pub operations: u64,
     /// Programs that ran twice, with the same result.
@@ -35,7 +35,7 @@ pub(crate) fn run(
     seed: u64,
     operations: u64,
     step: &Step,
-) -> Result<Outcome> {
+) -> Result<RandomResult> {
     let request = format!("random.seed={seed} random.ops={operations}");
     let options = [("oche.bootargs", request.as_str())];
     let mut running =
@@ -61,23 +61,23 @@ pub(crate) fn run(
         bail!("seed {seed}: {failure}");
     }
     match outcome {
-        Some(outcome) if ending == Ending::PoweredOff && outcome.operations == operations => {
+        Some(outcome) if ending == RunEnding::PoweredOff && outcome.operations == operations => {
             if outcome.compared < operations / 4 || outcome.completed < operations / 4 {
                 bail!("seed {seed}: too little was executed: {outcome:?}");
             }
-            Ok(Outcome { milliseconds: began.elapsed().as_millis() as u64, ..outcome })
+            Ok(RandomResult { milliseconds: began.elapsed().as_millis() as u64, ..outcome })
         }
         _ => bail!("seed {seed}: {ending}, and the guest did not report all its operations"),
     }
 }
 
 /// `random: seed 7: 1000 operations, 500 compared, 400 completed, ok`.
-fn parse(said: &str, seed: u64) -> Option<Outcome> {
+fn parse(said: &str, seed: u64) -> Option<RandomResult> {
     let rest =
         said.strip_prefix(&format!("random: seed {seed}: "))?.strip_suffix(" completed, ok")?;
     let (operations, rest) = rest.split_once(" operations, ")?;
     let (compared, completed) = rest.split_once(" compared, ")?;
-    Some(Outcome {
+    Some(RandomResult {
         operations: operations.parse().ok()?,
         compared: compared.parse().ok()?,
         completed: completed.parse().ok()?,
@@ -87,12 +87,13 @@ fn parse(said: &str, seed: u64) -> Option<Outcome> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, parse};
+    use super::{RandomResult, parse};
 
     #[test]
     fn result_line_is_taken_only_for_its_own_seed_and_only_if_it_is_good() {
         let line = "random: seed 7: 1000 operations, 500 compared, 400 completed, ok";
-        let outcome = Outcome { operations: 1000, compared: 500, completed: 400, milliseconds: 0 };
+        let outcome =
+            RandomResult { operations: 1000, compared: 500, completed: 400, milliseconds: 0 };
         assert_eq!(parse(line, 7), Some(outcome));
         assert_eq!(parse(line, 8), None);
         assert_eq!(parse(&line.replace("ok", "FAILED"), 7), None);

@@ -24,7 +24,7 @@ const LEAST: u64 = 1000;
 
 /// How many accesses were reported of which sort.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(super) struct AccessCounts {
     loads: u64,
     stores: u64,
     before: u64,
@@ -35,7 +35,7 @@ pub(super) struct Tally {
 }
 
 /// Checks the trace of such a run.
-pub(super) fn judge(trace: &Path) -> Result<Tally> {
+pub(super) fn judge(trace: &Path) -> Result<AccessCounts> {
     let trace = TraceFile::open(trace)?;
     let mut model = Model::default();
     for (item, value) in WithValues::new(trace.events()) {
@@ -64,7 +64,7 @@ pub(super) fn judge(trace: &Path) -> Result<Tally> {
 #[derive(Debug, Default)]
 struct Model {
     pages: BTreeMap<Gfn, Page>,
-    tally: Tally,
+    tally: AccessCounts,
 }
 
 #[derive(Debug)]

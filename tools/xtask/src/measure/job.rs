@@ -23,7 +23,7 @@ use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish};
+use crate::qemu::{QemuMachine, Running, Serial, Wish};
 use crate::{demo, environment};
 
 /// The counting program's source.
@@ -153,7 +153,7 @@ fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Resu
         options: for_oche,
     };
     pack::pack(&prepared.oche, &guest, &packed)?;
-    let machine = Machine {
+    let machine = QemuMachine {
         cpu: "cortex-a76".into(),
         cpus: 1,
         memory_mib: 2048,

@@ -15,7 +15,7 @@ const LINE_LIMIT: usize = 4096;
 
 /// One line of the console, without its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct ConsoleLine {
     /// When its end arrived.
     pub at: Instant,
     /// What it says; bytes that are not UTF-8 are replaced, carriage returns and escape sequences
@@ -26,14 +26,14 @@ pub struct Line {
 /// The lines of a console as they come.
 #[derive(Debug)]
 pub(super) struct Lines {
-    receiver: Receiver<Line>,
+    receiver: Receiver<ConsoleLine>,
 }
 
 /// What a wait for the next line brought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// A line.
-    Line(Line),
+    Line(ConsoleLine),
     /// Nothing yet.
     Nothing,
     /// The console is closed: no line will follow.
@@ -76,7 +76,7 @@ impl Lines {
     }
 }
 
-fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<Line>) {
+fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<ConsoleLine>) {
     let mut splitter = Splitter::default();
     let mut buffer = [0; 4096];
     loop {
@@ -92,14 +92,14 @@ fn pump(mut console: impl Read, copies: &mut [Box<dyn Write>], sender: &Sender<L
             let _ = copy.write_all(bytes).and_then(|()| copy.flush());
         }
         for text in splitter.feed(bytes) {
-            if sender.send(Line { at: Instant::now(), text }).is_err() {
+            if sender.send(ConsoleLine { at: Instant::now(), text }).is_err() {
                 return;
             }
         }
     }
     if let Some(text) = splitter.rest() {
         // Its reader has gone, so it is not missed.
-        let _ = sender.send(Line { at: Instant::now(), text });
+        let _ = sender.send(ConsoleLine { at: Instant::now(), text });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use crate::qemu::memory::GuestMemory;
+use crate::qemu::memory::GuestRam;
 
 /// QEMU's name.
 pub const PROGRAM: &str = "qemu-system-aarch64";
@@ -19,7 +19,7 @@ pub enum Serial {
 
 /// A virt machine with an SMMUv3 and nothing else that was not asked for.
 #[derive(Clone, Debug)]
-pub struct Machine {
+pub struct QemuMachine {
     /// CPU model, as QEMU names it.
     pub cpu: String,
     /// Number of CPUs.
@@ -38,10 +38,10 @@ pub struct Machine {
     pub arguments: Vec<OsString>,
 }
 
-impl Machine {
+impl QemuMachine {
     /// The arguments for QEMU, with RAM in a shared file and the monitor on a socket.
     #[must_use]
-    pub fn arguments(&self, memory: &GuestMemory, monitor: &Path) -> Vec<OsString> {
+    pub fn arguments(&self, memory: &GuestRam, monitor: &Path) -> Vec<OsString> {
         let mut all: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| all.extend(words.iter().map(OsString::from));
         add(&["-M", "virt,virtualization=on,gic-version=3,iommu=smmuv3,memory-backend=ram"]);
@@ -96,12 +96,12 @@ pub(crate) fn escape_commas(path: &Path) -> OsString {
 
 #[cfg(test)]
 mod tests {
-    use super::{Machine, Serial, escape_commas};
-    use crate::qemu::memory::GuestMemory;
+    use super::{QemuMachine, Serial, escape_commas};
+    use crate::qemu::memory::GuestRam;
     use std::path::Path;
 
-    fn machine() -> Machine {
-        Machine {
+    fn machine() -> QemuMachine {
+        QemuMachine {
             cpu: "cortex-a76".into(),
             cpus: 4,
             memory_mib: 64,
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn the_arguments_name_the_shared_memory_and_the_callers_devices() {
-        let memory = GuestMemory::create(64 << 20).unwrap();
+        let memory = GuestRam::create(64 << 20).unwrap();
         let arguments = machine().arguments(&memory, Path::new("/tmp/m"));
         let line =
             arguments.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");

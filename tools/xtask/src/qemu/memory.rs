@@ -19,7 +19,7 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 /// The bytes change while they are read. Reads go through the file and copy, so that no reference
 /// ever points at memory which somebody else writes.
 #[derive(Debug)]
-pub struct GuestMemory {
+pub struct GuestRam {
     path: PathBuf,
     file: File,
     bytes: u64,
@@ -27,7 +27,7 @@ pub struct GuestMemory {
     link: Option<PathBuf>,
 }
 
-impl GuestMemory {
+impl GuestRam {
     /// Makes a sparse file of `bytes` bytes, in shared memory if that has the room, otherwise under
     /// `target/`.
     ///
@@ -118,7 +118,7 @@ impl GuestMemory {
     }
 }
 
-impl Drop for GuestMemory {
+impl Drop for GuestRam {
     fn drop(&mut self) {
         self.forget_name();
         if let Some(link) = &self.link {
@@ -144,12 +144,12 @@ fn parse_free_bytes(answer: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{GuestMemory, RAM_BASE, parse_free_bytes};
+    use super::{GuestRam, RAM_BASE, parse_free_bytes};
     use std::os::unix::fs::FileExt;
 
     #[test]
     fn the_files_first_byte_is_the_first_byte_of_ram() {
-        let memory = GuestMemory::create(0x10000).unwrap();
+        let memory = GuestRam::create(0x10000).unwrap();
         memory.file().write_all_at(&[1, 2, 3, 4], 0x1000).unwrap();
         let mut bytes = [0; 4];
         assert_eq!(memory.read(RAM_BASE + 0x1000, &mut bytes), Some(()));
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_address_outside_ram_is_not_read() {
-        let memory = GuestMemory::create(0x10000).unwrap();
+        let memory = GuestRam::create(0x10000).unwrap();
         let mut bytes = [0; 4];
         for address in [0, RAM_BASE - 4, RAM_BASE + 0xfffd, RAM_BASE + 0x10000, u64::MAX - 1] {
             assert_eq!(memory.read(address, &mut bytes), None, "{address:#x}");
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_file_disappears_with_its_owner() {
-        let memory = GuestMemory::create(0x1000).unwrap();
+        let memory = GuestRam::create(0x1000).unwrap();
         let path = memory.path().to_owned();
         assert!(path.exists());
         drop(memory);
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_file_without_a_name_can_still_be_opened() {
-        let mut memory = GuestMemory::create(4096).unwrap();
+        let mut memory = GuestRam::create(4096).unwrap();
         memory.forget_name();
         assert!(std::fs::File::open(memory.open_path()).is_ok());
     }
@@ -186,7 +186,7 @@ mod tests {
     fn a_link_leads_to_the_open_file_and_goes_with_it() {
         let folder = tempfile::tempdir().unwrap();
         let link = folder.path().join("guest.ram");
-        let mut memory = GuestMemory::create(4096).unwrap();
+        let mut memory = GuestRam::create(4096).unwrap();
         memory.forget_name();
         memory.show_as(&link);
         assert_eq!(std::fs::metadata(&link).unwrap().len(), 4096);

@@ -9,11 +9,11 @@ mod outcome;
 mod process;
 pub mod smmu;
 
-pub use console::Line;
+pub use console::ConsoleLine;
 pub(crate) use machine::escape_commas;
-pub use machine::{Machine, PROGRAM, Serial};
-pub use memory::{GuestMemory, RAM_BASE};
+pub use machine::{PROGRAM, QemuMachine, Serial};
+pub use memory::{GuestRam, RAM_BASE};
 pub use monitor::Monitor;
-pub use outcome::Ending;
+pub use outcome::RunEnding;
 pub(crate) use process::launcher;
 pub use process::{Running, Wish};

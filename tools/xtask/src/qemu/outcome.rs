@@ -4,7 +4,7 @@ use std::process::ExitStatus;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum RunEnding {
     /// The machine was switched off in good order.
     PoweredOff,
     /// Oche panicked; what it said.
@@ -24,7 +24,7 @@ pub enum Ending {
     Ended,
 }
 
-impl Ending {
+impl RunEnding {
     /// Whether the guest went all the way.
     #[must_use]
     pub fn is_good(&self) -> bool {
@@ -32,7 +32,7 @@ impl Ending {
     }
 }
 
-impl std::fmt::Display for Ending {
+impl std::fmt::Display for RunEnding {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::PoweredOff => write!(formatter, "the guest powered off"),
@@ -53,30 +53,30 @@ impl std::fmt::Display for Ending {
 
 /// What one line of the console says about the end of the run, if anything.
 #[must_use]
-pub(crate) fn verdict_of(line: &str) -> Option<Ending> {
+pub(crate) fn verdict_of(line: &str) -> Option<RunEnding> {
     if let Some(said) = line.strip_prefix("oche: panic:") {
-        return Some(Ending::OchePanic(said.trim().to_owned()));
+        return Some(RunEnding::OchePanic(said.trim().to_owned()));
     }
     if let Some(said) = line.strip_prefix("oche: fatal:") {
-        return Some(Ending::OcheFatal(said.trim().to_owned()));
+        return Some(RunEnding::OcheFatal(said.trim().to_owned()));
     }
     let (_, said) = line.split_once("Kernel panic - not syncing:")?;
-    Some(Ending::KernelPanic(said.trim().to_owned()))
+    Some(RunEnding::KernelPanic(said.trim().to_owned()))
 }
 
 /// What QEMU's own exit says.
 #[must_use]
-pub(crate) fn verdict_of_exit(status: ExitStatus, said: &str) -> Ending {
+pub(crate) fn verdict_of_exit(status: ExitStatus, said: &str) -> RunEnding {
     if status.success() {
-        return Ending::PoweredOff;
+        return RunEnding::PoweredOff;
     }
     let last = said.lines().rev().find(|line| !line.trim().is_empty());
-    Ending::QemuFailed(last.map_or_else(|| status.to_string(), |line| line.trim().to_owned()))
+    RunEnding::QemuFailed(last.map_or_else(|| status.to_string(), |line| line.trim().to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Ending, verdict_of, verdict_of_exit};
+    use super::{RunEnding, verdict_of, verdict_of_exit};
     use std::os::unix::process::ExitStatusExt;
     use std::process::ExitStatus;
 
@@ -84,15 +84,15 @@ mod tests {
     fn panics_of_both_sides_are_told_apart() {
         assert_eq!(
             verdict_of("oche: panic: pool.rs:3: x"),
-            Some(Ending::OchePanic("pool.rs:3: x".into()))
+            Some(RunEnding::OchePanic("pool.rs:3: x".into()))
         );
         assert_eq!(
             verdict_of("oche: fatal: no payload"),
-            Some(Ending::OcheFatal("no payload".into()))
+            Some(RunEnding::OcheFatal("no payload".into()))
         );
         assert_eq!(
             verdict_of("[    1.5] Kernel panic - not syncing: VFS: no root"),
-            Some(Ending::KernelPanic("VFS: no root".into()))
+            Some(RunEnding::KernelPanic("VFS: no root".into()))
         );
         assert_eq!(verdict_of("[    1.5] a guest may print oche: panic: too"), None);
         assert_eq!(verdict_of("oche: 4 CPUs"), None);
@@ -104,8 +104,8 @@ mod tests {
         let said = "warning: x\nqemu-system-aarch64: -cpu nope: no such CPU\n\n";
         assert_eq!(
             verdict_of_exit(failed, said),
-            Ending::QemuFailed("qemu-system-aarch64: -cpu nope: no such CPU".into())
+            RunEnding::QemuFailed("qemu-system-aarch64: -cpu nope: no such CPU".into())
         );
-        assert_eq!(verdict_of_exit(ExitStatus::from_raw(0), said), Ending::PoweredOff);
+        assert_eq!(verdict_of_exit(ExitStatus::from_raw(0), said), RunEnding::PoweredOff);
     }
 }

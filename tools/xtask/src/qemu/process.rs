@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use oche::command;
 
-use crate::qemu::console::{Line, Lines, Next};
-use crate::qemu::machine::{Machine, PROGRAM, Serial};
-use crate::qemu::memory::GuestMemory;
+use crate::qemu::console::{ConsoleLine, Lines, Next};
+use crate::qemu::machine::{PROGRAM, QemuMachine, Serial};
+use crate::qemu::memory::GuestRam;
 use crate::qemu::monitor::Monitor;
-use crate::qemu::outcome::{Ending, verdict_of, verdict_of_exit};
+use crate::qemu::outcome::{RunEnding, verdict_of, verdict_of_exit};
 
 /// How many of the console's last lines are kept for a report.
 const LAST_LINES: usize = 20;
@@ -32,7 +32,7 @@ const GOODBYE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Running {
     child: Child,
-    memory: GuestMemory,
+    memory: GuestRam,
     monitor: Monitor,
     lines: Lines,
     complaints: Option<JoinHandle<String>>,
@@ -57,8 +57,8 @@ impl Running {
     /// # Errors
     ///
     /// QEMU is missing or does not start; the error says what it said.
-    pub fn start(machine: &Machine, log: &Path) -> Result<Self> {
-        let mut memory = GuestMemory::create(machine.memory_mib << 20)?;
+    pub fn start(machine: &QemuMachine, log: &Path) -> Result<Self> {
+        let mut memory = GuestRam::create(machine.memory_mib << 20)?;
         let socket = SocketFile::new();
         let is_shown = machine.serial == Serial::Terminal;
         let input = if is_shown { Stdio::inherit() } else { Stdio::null() };
@@ -97,12 +97,12 @@ impl Running {
 
     /// The guest's RAM.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemory {
+    pub fn memory(&self) -> &GuestRam {
         &self.memory
     }
 
     /// QEMU's monitor, and the RAM to look at beside it.
-    pub fn monitor(&mut self) -> (&mut Monitor, &GuestMemory) {
+    pub fn monitor(&mut self) -> (&mut Monitor, &GuestRam) {
         (&mut self.monitor, &self.memory)
     }
 
@@ -123,8 +123,8 @@ impl Running {
     pub fn watch(
         &mut self,
         limit: Duration,
-        on_line: impl FnMut(&mut Self, &Line) -> Result<Wish>,
-    ) -> Result<Ending> {
+        on_line: impl FnMut(&mut Self, &ConsoleLine) -> Result<Wish>,
+    ) -> Result<RunEnding> {
         self.watch_and_look(limit, on_line, |_| Ok(()))
     }
 
@@ -136,9 +136,9 @@ impl Running {
     pub fn watch_and_look(
         &mut self,
         limit: Duration,
-        mut on_line: impl FnMut(&mut Self, &Line) -> Result<Wish>,
+        mut on_line: impl FnMut(&mut Self, &ConsoleLine) -> Result<Wish>,
         mut on_tick: impl FnMut(&mut Self) -> Result<()>,
-    ) -> Result<Ending> {
+    ) -> Result<RunEnding> {
         let ending = self.watch_until_end(limit, &mut on_line, &mut on_tick);
         // Asked first, so that it gives the terminal back as it found it.
         if self.monitor.quit().is_ok() {
@@ -151,12 +151,12 @@ impl Running {
     fn watch_until_end(
         &mut self,
         limit: Duration,
-        on_line: &mut impl FnMut(&mut Self, &Line) -> Result<Wish>,
+        on_line: &mut impl FnMut(&mut Self, &ConsoleLine) -> Result<Wish>,
         on_tick: &mut impl FnMut(&mut Self) -> Result<()>,
-    ) -> Result<Ending> {
+    ) -> Result<RunEnding> {
         let mut deadline = Instant::now() + limit;
         let mut last_sign = Instant::now();
-        let mut bad_news: Option<Ending> = None;
+        let mut bad_news: Option<RunEnding> = None;
         loop {
             match self.lines.next(Duration::from_millis(250)) {
                 Next::Line(line) => {
@@ -172,7 +172,7 @@ impl Running {
                         deadline = deadline.min(Instant::now() + LAST_WORDS);
                     }
                     if on_line(self, &line)? == Wish::End {
-                        return Ok(bad_news.unwrap_or(Ending::Ended));
+                        return Ok(bad_news.unwrap_or(RunEnding::Ended));
                     }
                 }
                 Next::Nothing => on_tick(self)?,
@@ -180,13 +180,13 @@ impl Running {
             }
             if Instant::now() >= deadline {
                 let silent_seconds = last_sign.elapsed().as_secs();
-                return Ok(bad_news.unwrap_or(Ending::TimedOut { silent_seconds }));
+                return Ok(bad_news.unwrap_or(RunEnding::TimedOut { silent_seconds }));
             }
         }
     }
 
     /// The console closed: QEMU is about to end by itself.
-    fn say_goodbye(&mut self) -> Ending {
+    fn say_goodbye(&mut self) -> RunEnding {
         let deadline = Instant::now() + GOODBYE;
         loop {
             match self.child.try_wait() {
@@ -199,7 +199,7 @@ impl Running {
                     return verdict_of_exit(status, &said);
                 }
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
-                _ => return Ending::QemuFailed("it closed its console and does not end".into()),
+                _ => return RunEnding::QemuFailed("it closed its console and does not end".into()),
             }
         }
     }
@@ -211,7 +211,7 @@ impl Drop for Running {
     }
 }
 
-fn spawn(machine: &Machine, memory: &GuestMemory, monitor: &Path, input: Stdio) -> Result<Child> {
+fn spawn(machine: &QemuMachine, memory: &GuestRam, monitor: &Path, input: Stdio) -> Result<Child> {
     let launcher = launcher()?;
     let (program, first) = launcher.split_first().context("nothing starts QEMU")?;
     let mut line = Command::new(program);

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 
-use crate::qemu::memory::GuestMemory;
+use crate::qemu::memory::GuestRam;
 use crate::qemu::monitor::Monitor;
 
 /// Where QEMU's virt machine has its SMMU. Source: the machine's own device tree, node `smmuv3`.
@@ -34,9 +34,9 @@ pub trait Physical {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()>;
 }
 
-impl Physical for GuestMemory {
+impl Physical for GuestRam {
     fn read(&self, address: u64, buffer: &mut [u8]) -> Option<()> {
-        GuestMemory::read(self, address, buffer)
+        GuestRam::read(self, address, buffer)
     }
 }
 
@@ -51,7 +51,7 @@ pub struct Owners {
 
 /// The SMMU's registers that say where its tables are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Registers {
+pub struct StreamTableRegisters {
     /// `SMMU_CR0`.
     pub control: u32,
     /// `SMMU_STRTAB_BASE`.
@@ -60,7 +60,7 @@ pub struct Registers {
     pub table_configuration: u32,
 }
 
-impl Registers {
+impl StreamTableRegisters {
     /// Reads them through QEMU's monitor.
     ///
     /// # Errors
@@ -113,11 +113,11 @@ impl Survey {
     pub fn look(
         &mut self,
         monitor: &mut Monitor,
-        memory: &GuestMemory,
+        memory: &GuestRam,
         owners: &Owners,
     ) -> Result<()> {
         monitor.stop()?;
-        let registers = Registers::read(monitor);
+        let registers = StreamTableRegisters::read(monitor);
         if let Ok(registers) = registers {
             self.add(registers, memory, owners);
         }
@@ -127,7 +127,12 @@ impl Survey {
     }
 
     /// Walks everything from the registers on.
-    pub fn add(&mut self, registers: Registers, memory: &impl Physical, owners: &Owners) {
+    pub fn add(
+        &mut self,
+        registers: StreamTableRegisters,
+        memory: &impl Physical,
+        owners: &Owners,
+    ) {
         self.looks += 1;
         if !registers.is_enabled() {
             self.violate("the SMMU is off: every device reaches all memory".into());
@@ -317,7 +322,7 @@ impl Survey {
 
 /// Finds a stream's entry in a linear or a two-level stream table; `None` if the table has none.
 fn stream_entry(
-    registers: Registers,
+    registers: StreamTableRegisters,
     memory: &impl Physical,
     stream: u64,
 ) -> Result<Option<[u64; 8]>> {

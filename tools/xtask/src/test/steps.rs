@@ -18,7 +18,7 @@ use crate::{check, environment, hostile};
 const OPERATIONS: u64 = 1_000_000;
 
 /// What the steps have come to.
-pub(super) struct Tally {
+pub(super) struct StepCounts {
     pub(super) passed: u64,
     pub(super) failed: u64,
 }
@@ -34,7 +34,7 @@ pub(crate) const ORDERING_STEPS: [&str; 2] =
 pub(crate) const ORDERING_VERDICTS: [&str; 2] = [hostile::ORDERING_VERDICT, m1::ORDERING_VERDICT];
 
 /// What a step does: it gives a few words for the person who watches.
-pub(super) type Work = fn(&Step, &mut Tally) -> Result<String>;
+pub(super) type Work = fn(&Step, &mut StepCounts) -> Result<String>;
 
 /// All steps, by name.
 pub(super) const STEPS: &[(&str, Work)] = &[
@@ -85,18 +85,18 @@ fn toolchain(step: &Step) -> Result<Toolchain> {
     environment::prepare(step)
 }
 
-fn lints(step: &Step, _: &mut Tally) -> Result<String> {
+fn lints(step: &Step, _: &mut StepCounts) -> Result<String> {
     step.suspended(check::main).map(|()| String::new())
 }
 
-fn build_for_el2(step: &Step, _: &mut Tally) -> Result<String> {
+fn build_for_el2(step: &Step, _: &mut StepCounts) -> Result<String> {
     let toolchain = toolchain(step)?;
     el2::build(toolchain, &[], step)?;
     el2::build(toolchain, &["break-placement"], step)?;
     Ok(format!("with {toolchain}"))
 }
 
-fn host_tests(step: &Step, tally: &mut Tally) -> Result<String> {
+fn host_tests(step: &Step, tally: &mut StepCounts) -> Result<String> {
     step.detail("cargo test");
     let result = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])
         .output()
@@ -139,7 +139,7 @@ fn count_tests(said: &str) -> (u64, u64) {
     sums
 }
 
-fn differential(step: &Step, _: &mut Tally) -> Result<String> {
+fn differential(step: &Step, _: &mut StepCounts) -> Result<String> {
     step.detail(&format!("{OPERATIONS} random operations"));
     let operations = OPERATIONS.to_string();
     let mut cargo =

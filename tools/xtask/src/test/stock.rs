@@ -17,7 +17,7 @@ use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
-use crate::qemu::{Machine, Running, Serial, Wish, escape_commas};
+use crate::qemu::{QemuMachine, Running, Serial, Wish, escape_commas};
 
 /// How long a boot with its script may take.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -80,7 +80,7 @@ impl StockGuest<'_> {
         trace: Option<&Path>,
         step: &Step,
     ) -> Result<Boot> {
-        let machine = Machine {
+        let machine = QemuMachine {
             cpu: "cortex-a76".into(),
             cpus: self.cpus,
             memory_mib: 1024,

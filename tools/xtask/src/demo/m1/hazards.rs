@@ -7,7 +7,7 @@ use oche::progress::Progress;
 use oche_m1_sim::Mac;
 use oche_m1_sim::dart::Setting;
 
-use super::summary::{Run, Summary};
+use super::summary::{M1Summary, Run};
 use crate::m1::bench::{self, Bench};
 
 /// A hazard of a first boot, put into the board on purpose.
@@ -74,7 +74,7 @@ pub(super) fn run(
     bench: &Bench,
     mac: &Mac,
     progress: &Progress,
-    summary: &mut Summary,
+    summary: &mut M1Summary,
 ) -> Result<()> {
     let step = progress.step("Hazards of a first boot, put in on purpose");
     let mut failures = 0;

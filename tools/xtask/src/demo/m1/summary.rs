@@ -13,7 +13,7 @@ use crate::demo::summary::grouped;
 
 /// Everything about the runs.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Summary {
+pub(super) struct M1Summary {
     /// Whether nothing is wrong.
     pub(super) is_good: bool,
     /// What is wrong, one line each.
@@ -134,7 +134,7 @@ fn count(line: &str) -> Option<(u64, u64)> {
     Some((cases.parse().ok()?, rest.strip_suffix(" failed")?.parse().ok()?))
 }
 
-impl Summary {
+impl M1Summary {
     pub(super) fn table(&self) -> String {
         let mut rows: Vec<(&str, String)> = Vec::new();
         rows.push((

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Owners, Physical, Registers, Survey, is_covered};
+use super::{Owners, Physical, StreamTableRegisters, Survey, is_covered};
 
 const STREAM_TABLE: u64 = 0x4800_0000;
 const CONTEXT: u64 = 0x4801_0000;
@@ -35,8 +35,9 @@ fn owners() -> Owners {
 }
 
 /// Stream 8 translates: one frame of the guest, one of the pool.
-fn good() -> (Registers, Words) {
-    let registers = Registers { control: 1, table_base: STREAM_TABLE, table_configuration: 8 };
+fn good() -> (StreamTableRegisters, Words) {
+    let registers =
+        StreamTableRegisters { control: 1, table_base: STREAM_TABLE, table_configuration: 8 };
     let mut words = Words::default();
     words.0.insert(STREAM_TABLE + 8 * 64, 1 | 5 << 1 | CONTEXT);
     words.0.insert(CONTEXT, 28 | 2 << 6 | 1 << 30 | 1 << 31 | 1 << 41);
@@ -47,7 +48,7 @@ fn good() -> (Registers, Words) {
     (registers, words)
 }
 
-fn survey(damage: impl FnOnce(&mut Registers, &mut Words)) -> Survey {
+fn survey(damage: impl FnOnce(&mut StreamTableRegisters, &mut Words)) -> Survey {
     let (mut registers, mut words) = good();
     damage(&mut registers, &mut words);
     let mut survey = Survey::default();
@@ -83,7 +84,7 @@ fn a_two_level_stream_table_is_walked_too() {
 /// Each damage with a word of the complaint that must follow.
 #[test]
 fn every_damage_is_noticed() {
-    type Damage = fn(&mut Registers, &mut Words);
+    type Damage = fn(&mut StreamTableRegisters, &mut Words);
     let damages: [(&str, Damage); 12] = [
         ("off", |registers, _| registers.control = 0),
         ("bypasses", |_, words| *words.0.get_mut(&(STREAM_TABLE + 8 * 64)).unwrap() = 1 | 4 << 1),

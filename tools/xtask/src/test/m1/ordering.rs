@@ -8,7 +8,7 @@ use oche_m1_sim::{DARTS, Mac};
 use oche_types::range::PhysRange;
 
 use crate::m1::bench::{self, Bench};
-use crate::ordering::{Checker, Layout, Report};
+use crate::ordering::{MemoryRanges, OrderingChecker, OrderingReport};
 
 /// The line after which Oche's layout is known.
 const BEGIN: &str = "oche: the guest starts";
@@ -44,12 +44,13 @@ const EXPECTED: &[&str] = &[
 ///
 /// A case failed, a rule is broken, or an operation is missing.
 pub(super) fn run(bench: &Bench, folder: &Path, step: &Step) -> Result<String> {
-    let checker = Checker::build(step)?;
+    let checker = OrderingChecker::build(step)?;
     let chosen = vec![("oche.fiq".to_owned(), "virtual".to_owned())];
     let mut mac = Mac { cpus: 2, chosen, ..Mac::default() };
     step.detail("layout");
     let before = bench.board(&mac)?.run(bench::LIMIT, |line| line.starts_with(BEGIN))?;
-    let mut layout = Layout::read(before.lines.iter().map(String::as_str)).context(VERDICT)?;
+    let mut layout =
+        MemoryRanges::read(before.lines.iter().map(String::as_str)).context(VERDICT)?;
     layout.add("handoff", mac.release_words());
     for (base, ..) in DARTS {
         layout.add("device", PhysRange { start: base, end: base + DART_BYTES });
@@ -62,7 +63,7 @@ pub(super) fn run(bench: &Bench, folder: &Path, step: &Step) -> Result<String> {
     let outcome = bench.run("ordering", &mac, step);
     // A broken rule says more than the case that it may have failed, or than a QEMU that it has
     // stopped.
-    let report = Report::read(&path);
+    let report = OrderingReport::read(&path);
     if let Ok(report) = &report {
         report.broken().context(VERDICT)?;
     }

@@ -29,7 +29,7 @@ const IMAGE_BYTES_LIMIT: u64 = 256 << 20;
 
 /// What goes behind Oche.
 #[derive(Clone, Debug, Default)]
-pub struct Guest {
+pub struct GuestFiles {
     /// The guest's kernel.
     pub kernel: PathBuf,
     /// The guest's initrd, if it has one.
@@ -40,7 +40,7 @@ pub struct Guest {
 
 /// What a packed file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Packed {
+pub struct PackedImage {
     /// The packed file.
     pub path: PathBuf,
     /// Its size in bytes.
@@ -55,14 +55,14 @@ pub struct Packed {
 ///
 /// A file cannot be read, the kernel is not one that Oche can start, an option is not one, or the
 /// result cannot be written. Each error gives the remedy.
-pub fn pack(oche: &Path, guest: &Guest, into: &Path) -> Result<Packed> {
+pub fn pack(oche: &Path, guest: &GuestFiles, into: &Path) -> Result<PackedImage> {
     let (image, guest_page_bytes) = image_of(oche, guest)?;
     workspace::write_whole(into, &image)?;
-    Ok(Packed { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes })
+    Ok(PackedImage { path: into.to_owned(), bytes: image.len() as u64, guest_page_bytes })
 }
 
-/// The packed file's bytes, and the guest kernel's page size as in [`Packed`].
-fn image_of(oche: &Path, guest: &Guest) -> Result<(Vec<u8>, u64)> {
+/// The packed file's bytes, and the guest kernel's page size as in [`PackedImage`].
+fn image_of(oche: &Path, guest: &GuestFiles) -> Result<(Vec<u8>, u64)> {
     let elf = fs::read(oche)
         .with_context(|| format!("cannot read Oche's own image {}", oche.display()))?;
     let kernel = KernelImage::read(&guest.kernel)?;

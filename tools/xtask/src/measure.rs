@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::Progress;
 use oche::workspace;
 
@@ -50,7 +50,7 @@ fn events() -> Result<()> {
     let folder = workspace::target().join("measure");
     workspace::create_folder(&folder)?;
     let packed = folder.join("oche.img");
-    pack::pack(&oche, &Guest { kernel, initrd: None, options: Vec::new() }, &packed)?;
+    pack::pack(&oche, &GuestFiles { kernel, initrd: None, options: Vec::new() }, &packed)?;
     let machine = QemuMachine {
         cpu: "cortex-a76".into(),
         cpus: 1,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use oche::pack::kernel_image::KernelImage;
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::Progress;
 use oche::{el2, workspace};
 
@@ -132,7 +132,7 @@ fn prepare(options: &RunOptions) -> Result<QemuMachine> {
         options.option.iter().map(|option| parse_option(option)).collect::<Result<_>>()?;
     let boot = folder.join("oche.img");
     let packed =
-        pack::pack(&oche, &Guest { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
+        pack::pack(&oche, &GuestFiles { kernel, initrd: Some(initrd), options: for_oche }, &boot)?;
     step.done(&format!("{} MiB with kernel and initrd", packed.bytes >> 20));
     let append = ["console=ttyAMA0".to_owned()].into_iter().chain(options.append.iter().cloned());
     Ok(QemuMachine {
@@ -159,7 +159,7 @@ fn start(options: &RunOptions, machine: &QemuMachine) -> Result<()> {
     let console = workspace::target().join("run").join("console.log");
     let mut running = Running::start(machine, &console)?;
     let recorder = match &options.trace {
-        Some(path) => Some(oche::trace::Recorder::start(&running.memory().open_path(), path)?),
+        Some(path) => Some(oche::trace::FileRecorder::start(&running.memory().open_path(), path)?),
         None => None,
     };
     let ending = running.watch(limit, |_, _| Ok(Wish::GoOn))?;

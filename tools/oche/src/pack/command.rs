@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 
-use super::{Guest, image_of, inspect};
+use super::{GuestFiles, image_of, inspect};
 use crate::destination::refuse_input;
 use crate::el2;
 use crate::output::to_standard_output;
@@ -34,8 +34,8 @@ pub struct PackArguments {
     #[arg(long = "option", value_name = "oche.NAME=VALUE", value_parser = parse_option)]
     options: Vec<(String, String)>,
     /// Pack for this board
-    #[arg(long, value_enum, default_value_t = Board::M1)]
-    board: Board,
+    #[arg(long, value_enum, default_value_t = PackBoard::M1)]
+    board: PackBoard,
     /// Pack this ELF file of Oche; without it, Oche is built
     #[arg(long)]
     oche: Option<PathBuf>,
@@ -53,14 +53,14 @@ pub struct InspectArguments {
 
 /// A machine that Oche runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Board {
+pub enum PackBoard {
     /// An Apple M1 Mac, through m1n1
     M1,
     /// QEMU's virt machine
     QemuVirt,
 }
 
-impl Board {
+impl PackBoard {
     /// The board's crate.
     #[must_use]
     pub fn package(self) -> &'static str {
@@ -88,7 +88,7 @@ impl PackArguments {
     /// As [`super::pack`]; or Oche cannot be built, or is one for another board.
     pub fn run(&self) -> Result<()> {
         let Outputs { plain, compressed } = outputs(&self.output);
-        let guest = Guest {
+        let guest = GuestFiles {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             options: self.options.clone(),

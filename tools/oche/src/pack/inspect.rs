@@ -25,7 +25,7 @@ pub struct Contents {
     /// Bytes before the payload: Oche, its BSS and stacks.
     pub oche_bytes: u64,
     /// The guest's kernel.
-    pub kernel: Kernel,
+    pub kernel: PackedKernel,
     /// Bytes of the initrd, if one is packed, and its SHA-256 in hex.
     pub initrd: Option<(u64, String)>,
     /// The options, a line each.
@@ -36,7 +36,7 @@ pub struct Contents {
 
 /// A guest kernel in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kernel {
+pub struct PackedKernel {
     /// Bytes of the file.
     pub bytes: u64,
     /// Bytes of memory that it asks for.
@@ -98,14 +98,14 @@ pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
         version,
         image_bytes: stated,
         oche_bytes: oche_bytes as u64,
-        kernel: Kernel::read(kernel)?,
+        kernel: PackedKernel::read(kernel)?,
         initrd: items.initrd.map(|item| (item.length, hex_sha256(bytes(item)))),
         options: String::from_utf8(options.to_vec()).context("its options are no text")?,
         sha256: hex_sha256(&image),
     })
 }
 
-impl Kernel {
+impl PackedKernel {
     fn read(bytes: &[u8]) -> Result<Self> {
         let image = KernelImage::from_bytes(bytes.to_vec()).context("its guest kernel")?;
         let memory_bytes = match header::parse_kernel(bytes, bytes.len() as u64) {

@@ -13,7 +13,7 @@ use oche_trace::snapshot::bytes_behind;
 use oche_types::event::{Event, Kind};
 use rustc_hash::FxHashMap;
 
-use super::reader::Item;
+use super::reader::TraceItem;
 use super::symbols::Symbols;
 
 /// How names of functions begin that map on behalf of others. Source: Linux 6.1, `drivers/iommu`,
@@ -118,12 +118,12 @@ impl ByCaller {
 
 /// The items of `items`, each event put down to who caused it.
 pub fn by_caller(
-    items: impl Iterator<Item = Item>,
+    items: impl Iterator<Item = TraceItem>,
     symbols: &Symbols,
-) -> impl Iterator<Item = Item> {
+) -> impl Iterator<Item = TraceItem> {
     let mut by = ByCaller::new(symbols);
     items.map(move |item| match item {
-        Item::Record(record) => Item::Record(by.apply(&record)),
+        TraceItem::Record(record) => TraceItem::Record(by.apply(&record)),
         other => other,
     })
 }

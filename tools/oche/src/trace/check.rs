@@ -6,8 +6,8 @@
 use oche_trace::record::Record;
 use oche_types::event::{Event, Kind};
 
-use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
-use super::reader::{Item, Session, Source, TraceFile, Visitor};
+use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
+use super::reader::{ByteSource, Session, TraceFile, TraceItem, Visitor};
 use super::symbols::Symbols;
 use accesses::Before;
 use finding::{About, Reporter};
@@ -16,7 +16,7 @@ use neighbours::Neighbours;
 use recent::Recent;
 use resets::Resets;
 
-pub use finding::{Detector, Finding, Report};
+pub use finding::{CheckReport, Detector, Finding};
 
 mod accesses;
 mod finding;
@@ -26,11 +26,11 @@ mod recent;
 mod resets;
 
 /// Looks through every session of `trace`.
-pub fn check<S: Source>(
+pub fn check<S: ByteSource>(
     trace: &TraceFile<S>,
     symbols: &Symbols,
     reports_hints: bool,
-) -> Vec<Report> {
+) -> Vec<CheckReport> {
     let mut all = All { trace, symbols, reports_hints, checker: None, reports: Vec::new() };
     trace.events().show(&mut all);
     all.reports.extend(all.checker.map(Checker::finish));
@@ -43,10 +43,10 @@ struct All<'a, S> {
     symbols: &'a Symbols,
     reports_hints: bool,
     checker: Option<Checker<'a>>,
-    reports: Vec<Report>,
+    reports: Vec<CheckReport>,
 }
 
-impl<S: Source> Visitor for All<'_, S> {
+impl<S: ByteSource> Visitor for All<'_, S> {
     #[inline]
     fn record(&mut self, record: &Record) {
         if let Some(checker) = &mut self.checker {
@@ -54,16 +54,19 @@ impl<S: Source> Visitor for All<'_, S> {
         }
     }
 
-    fn other(&mut self, item: Item) {
+    fn other(&mut self, item: TraceItem) {
         match (item, &mut self.checker) {
-            (Item::Session(index), _) => {
+            (TraceItem::Session(index), _) => {
                 let session = self.trace.sessions.get(index);
                 let next =
                     session.map(|session| Checker::new(session, self.symbols, self.reports_hints));
                 self.reports
                     .extend(std::mem::replace(&mut self.checker, next).map(Checker::finish));
             }
-            (Item::Lost { cpu, records } | Item::Unreadable { cpu, records }, Some(checker)) => {
+            (
+                TraceItem::Lost { cpu, records } | TraceItem::Unreadable { cpu, records },
+                Some(checker),
+            ) => {
                 checker.miss(cpu, records);
             }
             _ => {}
@@ -110,7 +113,7 @@ impl<'a> Checker<'a> {
     }
 
     /// What was found.
-    pub fn finish(self) -> Report {
+    pub fn finish(self) -> CheckReport {
         self.reporter.report
     }
 
@@ -152,7 +155,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Looks at the next event; what it changed of what is mapped.
-    pub fn follow(&mut self, record: &Record) -> Change {
+    pub fn follow(&mut self, record: &Record) -> MappingChange {
         self.begin(record);
         match record.kind() {
             None | Some(Kind::Register) => {}
@@ -162,7 +165,7 @@ impl<'a> Checker<'a> {
             Some(Kind::Permission) => return self.permit(record),
             Some(_) => self.follow_others(record),
         }
-        Change::None
+        MappingChange::None
     }
 
     #[inline]
@@ -185,27 +188,27 @@ impl<'a> Checker<'a> {
     }
 
     #[inline]
-    fn map(&mut self, record: &Record) -> Change {
+    fn map(&mut self, record: &Record) -> MappingChange {
         let change = self.lifetimes.map(record);
-        if let Change::Mapped { mapping, over } = &change {
+        if let MappingChange::Mapped { mapping, over } = &change {
             self.mapped(mapping, over.as_ref(), record);
         }
         change
     }
 
     #[inline]
-    fn unmap(&mut self, record: &Record) -> Change {
+    fn unmap(&mut self, record: &Record) -> MappingChange {
         let change = self.lifetimes.unmap(record);
-        if let Change::Unmapped { mapping: Some(mapping), .. } = &change {
+        if let MappingChange::Unmapped { mapping: Some(mapping), .. } = &change {
             self.unmapped(mapping, record);
         }
         change
     }
 
     #[cold]
-    fn permit(&mut self, record: &Record) -> Change {
+    fn permit(&mut self, record: &Record) -> MappingChange {
         let change = self.lifetimes.permit(record);
-        if let Change::Permission { mapping, before } = &change {
+        if let MappingChange::Permission { mapping, before } = &change {
             self.neighbours.permitted(mapping, *before, record, &mut self.reporter);
         }
         change

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use super::control::FilterArguments;
 use super::live::LiveArguments;
 use super::output::{write_json, write_text};
-use super::recorder::{Recorder, Recording, record_previous};
+use super::recorder::{FileRecorder, Recording, record_previous};
 use super::summary::{summarize, write_summary};
 use super::symbols::SymbolOptions;
 use crate::destination::{refuse_input, refuse_pipe};
@@ -185,7 +185,7 @@ impl RecordArguments {
             return self.report(&record_previous(&self.ram, &self.output)?);
         }
         let limit = self.limit.map(|mebibytes| mebibytes.saturating_mul(1 << 20));
-        let recorder = Recorder::start_limited(&self.ram, &self.output, limit)?;
+        let recorder = FileRecorder::start_limited(&self.ram, &self.output, limit)?;
         let seconds =
             self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
         let (enter, entered) = mpsc::channel();

@@ -14,7 +14,7 @@ use super::format::{CHUNK_HEADER_BYTES, ChunkHeader, checksum};
 use super::leaks::{leaks, write_leaks};
 use super::made::{Made, at};
 use super::maps::{Whom, maps, write_maps};
-use super::output::{Filter, write_json, write_text};
+use super::output::{OutputFilter, write_json, write_text};
 use super::pcapng::write_pcapng;
 use super::perfetto::write_perfetto;
 use super::reader::TraceFile;
@@ -98,8 +98,8 @@ fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
     let at_ns =
         if numbers.below(2) == 0 { None } else { Some(numbers.next() >> numbers.below(64)) };
     let done = match choice {
-        0 => write_text(trace, &Filter::default(), &symbols, &mut sink()),
-        1 => write_json(trace, &Filter::default(), &symbols, &mut sink()),
+        0 => write_text(trace, &OutputFilter::default(), &symbols, &mut sink()),
+        1 => write_json(trace, &OutputFilter::default(), &symbols, &mut sink()),
         2 => summarize(trace).iter().try_for_each(|summary| write_summary(summary, &mut sink())),
         3 => {
             let iova =
@@ -110,7 +110,7 @@ fn look(trace: &TraceFile<Vec<u8>>, choice: usize, numbers: &mut Numbers) {
         4 => write_maps(&maps(trace, 0, at_ns, &Whom::default(), &symbols), &mut sink()),
         5 => write_leaks(&leaks(trace, 0, &Whom::default(), &symbols), &mut sink()),
         6 => write_perfetto(trace, 0, &symbols, &mut sink()),
-        7 => write_pcapng(trace, 0, &Filter::default(), &symbols, &mut sink()),
+        7 => write_pcapng(trace, 0, &OutputFilter::default(), &symbols, &mut sink()),
         8 => write_report(trace, 0, "t", &symbols, &mut sink()),
         _ => {
             check(trace, &symbols, true);

@@ -9,7 +9,7 @@ use super::lifetime::StreamPlace;
 
 /// The machine, as a trace directory describes it.
 #[derive(Clone, Debug)]
-pub struct Description {
+pub struct TraceDescription {
     /// Board, counter, start.
     pub machine: Machine,
     /// The DARTs.
@@ -19,7 +19,7 @@ pub struct Description {
     names: Vec<Option<String>>,
 }
 
-impl Description {
+impl TraceDescription {
     /// Reads the directory at the start of `words`.
     pub fn read(words: &[u64]) -> Self {
         let devices: Vec<DeviceEntry> = directory::devices(&words).collect();

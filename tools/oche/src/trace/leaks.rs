@@ -14,10 +14,10 @@ use rustc_hash::FxHashMap;
 use serde::Serialize;
 
 use super::callers::by_caller;
-use super::description::Description;
-use super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
+use super::description::TraceDescription;
+use super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::maps::{BufferRow, Whom, buffers, permission_letters, row, write_rows};
-use super::reader::{Item, Source, TraceFile};
+use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::Symbols;
 use super::words::{many, nanoseconds_between, size, span};
 
@@ -102,7 +102,7 @@ struct Followed {
 }
 
 impl Followed {
-    fn follow<S: Source>(
+    fn follow<S: ByteSource>(
         trace: &TraceFile<S>,
         session: usize,
         clock: Clock,
@@ -111,11 +111,11 @@ impl Followed {
         let mut followed = Self { last: clock.start_ticks, ..Self::default() };
         for item in by_caller(trace.events_of(session), symbols) {
             match item {
-                Item::Record(record) => followed.take(&record, clock),
-                Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
+                TraceItem::Record(record) => followed.take(&record, clock),
+                TraceItem::Lost { records, .. } | TraceItem::Unreadable { records, .. } => {
                     followed.missing = followed.missing.saturating_add(records);
                 }
-                Item::Session(_) => {}
+                TraceItem::Session(_) => {}
             }
         }
         followed
@@ -124,15 +124,15 @@ impl Followed {
     fn take(&mut self, record: &Record, clock: Clock) {
         self.last = self.last.max(record.time());
         match self.lifetimes.apply(record) {
-            Change::Mapped { mapping, .. } => self.begin(&mapping),
-            Change::Permission { mapping, before } => {
+            MappingChange::Mapped { mapping, .. } => self.begin(&mapping),
+            MappingChange::Permission { mapping, before } => {
                 // Of another kind from now on, as if it had begun now.
                 let of_before = key(&Mapping { permission: before, ..mapping });
                 let of_before = self.kinds.entry(of_before).or_default();
                 of_before.live = of_before.live.saturating_sub(1);
                 self.begin(&mapping);
             }
-            Change::Unmapped { mapping: Some(mapping), .. } => {
+            MappingChange::Unmapped { mapping: Some(mapping), .. } => {
                 self.begun.remove(&self.address(&mapping));
                 let kind = self.kinds.entry(key(&mapping)).or_default();
                 kind.complete(nanoseconds_between(clock, mapping.since.time, record.time()));
@@ -155,7 +155,7 @@ impl Followed {
 }
 
 /// What is left at the end of `session`.
-pub fn leaks<S: Source>(
+pub fn leaks<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     whom: &Whom,
@@ -199,7 +199,7 @@ pub fn leaks<S: Source>(
 
 impl Group {
     /// The group of `mapping`'s kind, with nothing in it yet.
-    fn of(mapping: &Mapping, kind: &KindOf, description: &Description) -> Self {
+    fn of(mapping: &Mapping, kind: &KindOf, description: &TraceDescription) -> Self {
         Self {
             device: description.name_of(mapping.owner),
             dart: mapping.owner.dart(),

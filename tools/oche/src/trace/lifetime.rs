@@ -29,7 +29,7 @@ const MAX_REPLACED: usize = 1 << 16;
 
 /// What an event changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum MappingChange {
     /// Nothing that is mapped.
     None,
     /// A mapping began; `over` was there and had not been taken away.
@@ -85,59 +85,59 @@ impl Default for Lifetimes {
 
 impl Lifetimes {
     /// Follows `record`.
-    pub fn apply(&mut self, record: &Record) -> Change {
+    pub fn apply(&mut self, record: &Record) -> MappingChange {
         match record.kind() {
             Some(Kind::Map) => self.map(record),
             Some(Kind::Unmap) => self.unmap(record),
             Some(Kind::Permission) => self.permit(record),
             Some(Kind::Flush) if record.dart().is_some() => {
                 self.flush(record);
-                Change::None
+                MappingChange::None
             }
             Some(Kind::Attach) => {
                 if let Some(Event::Attach { dart, stream, root }) = record.event() {
                     self.attach(StreamPlace::new(dart, stream), root);
                 }
-                Change::None
+                MappingChange::None
             }
-            _ => Change::None,
+            _ => MappingChange::None,
         }
     }
 
     /// Follows `record`, of a page mapped.
     #[inline]
-    pub(super) fn map(&mut self, record: &Record) -> Change {
+    pub(super) fn map(&mut self, record: &Record) -> MappingChange {
         let slot = Slot { made: *record, flush: self.flushes[usize::from(record.cpu())] };
-        let Some(mapping) = slot.mapping() else { return Change::None };
+        let Some(mapping) = slot.mapping() else { return MappingChange::None };
         let key = self.key(mapping.owner, mapping.iova);
         let over = self.live.insert(key, slot);
         let over = if over.is_empty() { None } else { self.replace(key, over) };
-        Change::Mapped { mapping, over }
+        MappingChange::Mapped { mapping, over }
     }
 
     /// Follows `record`, of a page unmapped.
     #[inline]
-    pub(super) fn unmap(&mut self, record: &Record) -> Change {
-        let Some(Event::Unmap { at, page }) = record.event() else { return Change::None };
+    pub(super) fn unmap(&mut self, record: &Record) -> MappingChange {
+        let Some(Event::Unmap { at, page }) = record.event() else { return MappingChange::None };
         let mapping = self.remove(at.into(), at.iova, page);
-        Change::Unmapped { at: at.into(), iova: at.iova, mapping }
+        MappingChange::Unmapped { at: at.into(), iova: at.iova, mapping }
     }
 
     /// Follows `record`, of a permission that changed.
-    pub(super) fn permit(&mut self, record: &Record) -> Change {
+    pub(super) fn permit(&mut self, record: &Record) -> MappingChange {
         let Some(Event::Permission { at, page, permission }) = record.event() else {
-            return Change::None;
+            return MappingChange::None;
         };
         let key = self.key(at.into(), at.iova);
         let Some(slot) = self.live.get(key).filter(|slot| slot.page() == page).copied() else {
-            return Change::None;
+            return MappingChange::None;
         };
         let Some((before, slot)) = slot.mapping().zip(slot.with(permission)) else {
-            return Change::None;
+            return MappingChange::None;
         };
         self.live.insert(key, slot);
         let mapping = Mapping { permission, ..before };
-        Change::Permission { mapping, before: before.permission }
+        MappingChange::Permission { mapping, before: before.permission }
     }
 
     /// Follows `record`, of a flush that begins.

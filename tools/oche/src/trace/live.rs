@@ -10,7 +10,7 @@ use clap::Args;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use screen::View;
-use source::Source;
+use source::LiveSource;
 use state::State;
 
 use super::symbols::{SymbolOptions, Symbols};
@@ -73,7 +73,7 @@ enum Next {
 }
 
 struct Live {
-    source: Source,
+    source: LiveSource,
     state: State,
     /// What is shown while it is paused.
     frozen: Option<State>,
@@ -87,7 +87,7 @@ impl Live {
     fn new(path: &Path) -> Result<Self> {
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         Ok(Self {
-            source: Source::open(path)?,
+            source: LiveSource::open(path)?,
             state: State::default(),
             frozen: None,
             view: View { source: super::description::plain(&name), ..View::default() },

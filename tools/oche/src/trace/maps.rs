@@ -8,9 +8,9 @@ use oche_types::event::Kind;
 use serde::Serialize;
 
 use super::callers::by_caller;
-use super::description::Description;
+use super::description::TraceDescription;
 use super::lifetime::{Lifetimes, Mapping, StreamPlace};
-use super::reader::{Item, Source, TraceFile};
+use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::Symbols;
 use super::words::{many, nanoseconds_between, seconds, size, span};
 
@@ -73,7 +73,7 @@ pub struct BufferRow {
 
 /// Neighbouring pages that one flush brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
+pub struct MappedBuffer {
     /// The first page.
     pub first: Mapping,
     /// How many pages.
@@ -81,13 +81,13 @@ pub struct Buffer {
 }
 
 /// `mappings`, sorted by stream and IOVA, put together to buffers.
-pub fn buffers(mappings: &[Mapping]) -> Vec<Buffer> {
-    let mut buffers: Vec<Buffer> = Vec::new();
+pub fn buffers(mappings: &[Mapping]) -> Vec<MappedBuffer> {
+    let mut buffers: Vec<MappedBuffer> = Vec::new();
     let mut last: Option<Mapping> = None;
     for mapping in mappings {
         match (buffers.last_mut(), last) {
             (Some(buffer), Some(last)) if last.continues_with(mapping) => buffer.pages += 1,
-            _ => buffers.push(Buffer { first: *mapping, pages: 1 }),
+            _ => buffers.push(MappedBuffer { first: *mapping, pages: 1 }),
         }
         last = Some(*mapping);
     }
@@ -112,7 +112,7 @@ impl Whom {
     }
 
     /// Whether `place` is meant.
-    pub fn admits(&self, place: StreamPlace, description: &Description) -> bool {
+    pub fn admits(&self, place: StreamPlace, description: &TraceDescription) -> bool {
         self.dart.is_none_or(|dart| usize::from(dart) == place.dart())
             && self.stream.is_none_or(|stream| usize::from(stream) == place.stream())
             && self
@@ -124,7 +124,7 @@ impl Whom {
 
 /// What was mapped in `session` at `at_ns` nanoseconds since Oche's start; at the end where there
 /// is none.
-pub fn maps<S: Source>(
+pub fn maps<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     at_ns: Option<u64>,
@@ -138,17 +138,17 @@ pub fn maps<S: Source>(
     let (mut lifetimes, mut missing, mut last) = (Lifetimes::default(), 0_u64, 0);
     for item in by_caller(trace.events_of(session), symbols) {
         match item {
-            Item::Record(record) => {
+            TraceItem::Record(record) => {
                 if at_ns.is_some_and(|at| clock.nanoseconds(record.time()) > at) {
                     break;
                 }
                 last = record.time();
                 lifetimes.apply(&record);
             }
-            Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
+            TraceItem::Lost { records, .. } | TraceItem::Unreadable { records, .. } => {
                 missing = missing.saturating_add(records);
             }
-            Item::Session(_) => {}
+            TraceItem::Session(_) => {}
         }
     }
     let at_ns = at_ns.unwrap_or(clock.nanoseconds(last));
@@ -181,7 +181,7 @@ pub fn maps<S: Source>(
 }
 
 /// The streams that mapped something, got tables or were refused something, in order.
-pub fn places<S: Source>(trace: &TraceFile<S>, session: usize) -> Vec<StreamPlace> {
+pub fn places<S: ByteSource>(trace: &TraceFile<S>, session: usize) -> Vec<StreamPlace> {
     let mut known: Vec<StreamPlace> = Vec::new();
     trace.scan(session, |record| {
         if let Some((dart, stream)) = record.dart().zip(record.stream()) {
@@ -200,7 +200,7 @@ pub fn places<S: Source>(trace: &TraceFile<S>, session: usize) -> Vec<StreamPlac
 }
 
 /// `nvme (DART 0 stream 1), ...`
-pub fn name_all(places: &[StreamPlace], description: &Description) -> String {
+pub fn name_all(places: &[StreamPlace], description: &TraceDescription) -> String {
     let names = places.iter().map(|place| {
         format!("{} (DART {} stream {})", description.name_of(*place), place.dart(), place.stream())
     });
@@ -208,7 +208,7 @@ pub fn name_all(places: &[StreamPlace], description: &Description) -> String {
 }
 
 /// `buffer` for people.
-pub fn row(buffer: &Buffer, clock: Clock, at_ns: u64, symbols: &Symbols) -> BufferRow {
+pub fn row(buffer: &MappedBuffer, clock: Clock, at_ns: u64, symbols: &Symbols) -> BufferRow {
     let mapping = &buffer.first;
     let bytes = u64::from(buffer.pages) * PAGE_BYTES as u64;
     let since_ns = nanoseconds_between(clock, clock.start_ticks, mapping.since.time);

@@ -38,7 +38,7 @@ pub mod made;
 
 pub use memory::read_statistics;
 pub use reader::TraceFile;
-pub use recorder::{Recorder, Recording};
+pub use recorder::{FileRecorder, Recording};
 
 #[cfg(test)]
 mod damage;

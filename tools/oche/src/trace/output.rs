@@ -8,14 +8,14 @@ use oche_trace::text::{Fields, Line, describe, kind_name};
 use oche_types::event::Kind;
 use serde_json::{Value, json};
 
-use super::description::{Description, plain};
-use super::reader::{Item, Source, TraceFile};
+use super::description::{TraceDescription, plain};
+use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::{NameCache, Symbols};
 use super::values::{WithValues, number};
 
 /// Which records are shown. What is not asked for is not looked at.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct OutputFilter {
     /// Only these kinds, if there are any.
     pub kinds: Vec<Kind>,
     /// Only this DART.
@@ -28,9 +28,9 @@ pub struct Filter {
     pub device: Option<String>,
 }
 
-impl Filter {
+impl OutputFilter {
     /// Whether `record` is to be shown.
-    pub fn admits(&self, record: &Record, description: &Description) -> bool {
+    pub fn admits(&self, record: &Record, description: &TraceDescription) -> bool {
         (self.kinds.is_empty() || record.kind().is_some_and(|kind| self.kinds.contains(&kind)))
             && self
                 .dart
@@ -50,9 +50,9 @@ impl Filter {
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_text<S: Source>(
+pub fn write_text<S: ByteSource>(
     trace: &TraceFile<S>,
-    filter: &Filter,
+    filter: &OutputFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -60,13 +60,15 @@ pub fn write_text<S: Source>(
     let mut names = NameCache::new(symbols);
     for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
-            (Item::Session(index), _) => {
+            (TraceItem::Session(index), _) => {
                 description = trace.sessions.get(index).map(|session| &session.description);
                 if let Some(description) = description {
                     write_heading(description, out)?;
                 }
             }
-            (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
+            (TraceItem::Record(record), Some(description))
+                if filter.admits(&record, description) =>
+            {
                 let line = Line::of(&record, description.clock(), description.device_of(&record));
                 out.write_all(line.as_bytes())?;
                 if record.kind() == Some(Kind::Callers) {
@@ -80,10 +82,12 @@ pub fn write_text<S: Source>(
                 }
                 out.write_all(b"\n")?;
             }
-            (Item::Record(_), _) => {}
+            (TraceItem::Record(_), _) => {}
             // As ftrace writes it.
-            (Item::Lost { cpu, records }, _) => writeln!(out, "CPU:{cpu} [LOST {records} EVENTS]")?,
-            (Item::Unreadable { cpu, records }, _) => {
+            (TraceItem::Lost { cpu, records }, _) => {
+                writeln!(out, "CPU:{cpu} [LOST {records} EVENTS]")?
+            }
+            (TraceItem::Unreadable { cpu, records }, _) => {
                 writeln!(out, "CPU:{cpu} [UNREADABLE {records} EVENTS]")?
             }
         }
@@ -98,7 +102,7 @@ fn chain(record: &Record, rest: &[u8], symbols: &Symbols) -> String {
     names.collect::<Vec<_>>().join("<")
 }
 
-fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<()> {
+fn write_heading(description: &TraceDescription, out: &mut impl Write) -> io::Result<()> {
     let machine = &description.machine;
     writeln!(out, "# tracer: oche")?;
     writeln!(out, "# board: {}  clock: {} Hz", plain(machine.board.as_str()), machine.counter_hz)?;
@@ -129,9 +133,9 @@ fn write_heading(description: &Description, out: &mut impl Write) -> io::Result<
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_json<S: Source>(
+pub fn write_json<S: ByteSource>(
     trace: &TraceFile<S>,
-    filter: &Filter,
+    filter: &OutputFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -140,14 +144,16 @@ pub fn write_json<S: Source>(
     let mut object = Object(Vec::new());
     for (item, value) in WithValues::new(trace.events()) {
         match (item, description) {
-            (Item::Session(index), _) => {
+            (TraceItem::Session(index), _) => {
                 description = trace.sessions.get(index).map(|session| &session.description);
                 if let Some(description) = description {
                     serde_json::to_writer(&mut *out, &session_value(description))?;
                     out.write_all(b"\n")?;
                 }
             }
-            (Item::Record(record), Some(description)) if filter.admits(&record, description) => {
+            (TraceItem::Record(record), Some(description))
+                if filter.admits(&record, description) =>
+            {
                 object.begin("event");
                 object.number("time_ns", description.clock().nanoseconds(record.time()));
                 object.number("ticks", record.time());
@@ -164,9 +170,9 @@ pub fn write_json<S: Source>(
                 }
                 object.end(out)?;
             }
-            (Item::Record(_), _) => {}
-            (Item::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
-            (Item::Unreadable { cpu, records }, _) => {
+            (TraceItem::Record(_), _) => {}
+            (TraceItem::Lost { cpu, records }, _) => object.gap("lost", cpu, records, out)?,
+            (TraceItem::Unreadable { cpu, records }, _) => {
                 object.gap("unreadable", cpu, records, out)?
             }
         }
@@ -175,7 +181,7 @@ pub fn write_json<S: Source>(
 }
 
 /// What a session is about, as JSON.
-pub fn session_value(description: &Description) -> Value {
+pub fn session_value(description: &TraceDescription) -> Value {
     let machine = &description.machine;
     let darts = description.darts.iter().map(|dart| {
         json!({"dart": dart.dart.index(), "name": dart.name.as_str(), "registers": format!("{:#x}", dart.registers)})

@@ -21,10 +21,10 @@ use pcap_file::pcapng::blocks::interface_description::{
 use pcap_file::{DataLink, PcapError};
 use rustc_hash::FxHashMap;
 
-use super::description::{Description, plain};
-use super::lifetime::{Change, Lifetimes, StreamPlace};
-use super::output::Filter;
-use super::reader::{Item, Source, TraceFile};
+use super::description::{TraceDescription, plain};
+use super::lifetime::{Lifetimes, MappingChange, StreamPlace};
+use super::output::OutputFilter;
+use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::{NameCache, Symbols};
 
 /// The items of a packet.
@@ -49,10 +49,10 @@ pub enum PacketItem {
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_pcapng<S: Source>(
+pub fn write_pcapng<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
-    filter: &Filter,
+    filter: &OutputFilter,
     symbols: &Symbols,
     out: &mut impl Write,
 ) -> io::Result<()> {
@@ -75,18 +75,18 @@ pub fn write_pcapng<S: Source>(
     };
     for item in trace.events_of(session) {
         match item {
-            Item::Record(record) => packets.record(&record, filter)?,
-            Item::Lost { records, .. } | Item::Unreadable { records, .. } => {
+            TraceItem::Record(record) => packets.record(&record, filter)?,
+            TraceItem::Lost { records, .. } | TraceItem::Unreadable { records, .. } => {
                 packets.lost = packets.lost.saturating_add(records);
             }
-            Item::Session(_) => {}
+            TraceItem::Session(_) => {}
         }
     }
     packets.finish()
 }
 
 struct Packets<'a, W: Write> {
-    description: &'a Description,
+    description: &'a TraceDescription,
     clock: Clock,
     /// Wall-clock time of Oche's start; 0 where it is not known.
     start: Duration,
@@ -111,7 +111,7 @@ struct Pending {
 }
 
 impl<W: Write> Packets<'_, W> {
-    fn record(&mut self, record: &Record, filter: &Filter) -> io::Result<()> {
+    fn record(&mut self, record: &Record, filter: &OutputFilter) -> io::Result<()> {
         if record.kind() == Some(Kind::Data) {
             return self.data(record);
         }
@@ -130,11 +130,11 @@ impl<W: Write> Packets<'_, W> {
         }
         let mut packet = self.begin(record);
         match change {
-            Change::Mapped { mapping, .. } => {
+            MappingChange::Mapped { mapping, .. } => {
                 let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
                 self.mapped_in.insert(key, self.written + 1);
             }
-            Change::Unmapped { at, iova, mapping } => {
+            MappingChange::Unmapped { at, iova, mapping } => {
                 let number =
                     self.mapped_in.remove(&(self.lifetimes.space(at), iova.0)).unwrap_or(0);
                 if let Some(mapping) = mapping {
@@ -147,7 +147,7 @@ impl<W: Write> Packets<'_, W> {
                     item(&mut packet, PacketItem::Mapped, &bytes);
                 }
             }
-            Change::None | Change::Permission { .. } => {}
+            MappingChange::None | MappingChange::Permission { .. } => {}
         }
         let original = packet.len();
         self.write(record, packet, original)

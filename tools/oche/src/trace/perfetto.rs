@@ -12,9 +12,9 @@ use oche_trace::record::Record;
 use oche_types::addr::PAGE_BYTES;
 
 use super::callers::by_caller;
-use super::lifetime::{Change, Mapping, StreamPlace};
-use super::maps::{Buffer, permission_letters};
-use super::reader::{Item, Session, Source, TraceFile};
+use super::lifetime::{Mapping, MappingChange, StreamPlace};
+use super::maps::{MappedBuffer, permission_letters};
+use super::reader::{ByteSource, Session, TraceFile, TraceItem};
 use super::spans::{Happening, Lane};
 use super::symbols::Symbols;
 use super::words::size;
@@ -34,7 +34,7 @@ mod writer;
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_perfetto<S: Source>(
+pub fn write_perfetto<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     symbols: &Symbols,
@@ -45,10 +45,10 @@ pub fn write_perfetto<S: Source>(
     writer.begin(of)?;
     for item in by_caller(trace.events_of(session), symbols) {
         match item {
-            Item::Record(record) => writer.record(&record)?,
-            Item::Lost { cpu, records } => writer.missing("lost", cpu, records)?,
-            Item::Unreadable { cpu, records } => writer.missing("unreadable", cpu, records)?,
-            Item::Session(_) => {}
+            TraceItem::Record(record) => writer.record(&record)?,
+            TraceItem::Lost { cpu, records } => writer.missing("lost", cpu, records)?,
+            TraceItem::Unreadable { cpu, records } => writer.missing("unreadable", cpu, records)?,
+            TraceItem::Session(_) => {}
         }
     }
     writer.finish()
@@ -84,8 +84,10 @@ impl<W: Write> Writer<'_, W> {
             self.happening(&happening)?;
         }
         match change {
-            Change::Mapped { mapping, .. } => self.count(&mapping, true)?,
-            Change::Unmapped { mapping: Some(mapping), .. } => self.count(&mapping, false)?,
+            MappingChange::Mapped { mapping, .. } => self.count(&mapping, true)?,
+            MappingChange::Unmapped { mapping: Some(mapping), .. } => {
+                self.count(&mapping, false)?
+            }
             _ => self.other(&event, record)?,
         }
         Ok(())
@@ -146,7 +148,7 @@ impl<W: Write> Writer<'_, W> {
         row
     }
 
-    fn slice(&mut self, track: u64, buffer: &Buffer) -> TrackEvent {
+    fn slice(&mut self, track: u64, buffer: &MappedBuffer) -> TrackEvent {
         let first = &buffer.first;
         let bytes = u64::from(buffer.pages) * PAGE_BYTES as u64;
         let letters = permission_letters(first);

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use oche_trace::directory::{MAX_CPUS, VERSION};
 use oche_trace::record::{RECORD_BYTES, Record};
 
-use super::description::Description;
+use super::description::TraceDescription;
 use super::format::{
     CHUNK_HEADER_BYTES, CHUNK_MAGIC, ChunkHeader, ChunkKind, End, FILE_HEADER_BYTES, FILE_MAGIC,
     FILE_VERSION, Found, MAX_PAYLOAD_BYTES, Sample, checksum, word,
@@ -20,9 +20,9 @@ use super::format::{
 mod merge;
 mod source;
 
-pub use merge::{Events, Item, Visitor};
+pub use merge::{Events, TraceItem, Visitor};
 use source::RecordChunk;
-pub use source::{Session, Source};
+pub use source::{ByteSource, Session};
 
 /// A trace file, indexed.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl TraceFile {
     }
 }
 
-impl<S: Source> TraceFile<S> {
+impl<S: ByteSource> TraceFile<S> {
     /// Indexes the trace in `source`.
     ///
     /// # Errors
@@ -269,7 +269,7 @@ impl<S: Source> TraceFile<S> {
                     ));
                 }
                 self.sessions.push(Session {
-                    description: Description::read(&found.words),
+                    description: TraceDescription::read(&found.words),
                     samples: Vec::new(),
                     end: None,
                     cpus: Vec::new(),

@@ -31,7 +31,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 
 /// A recording under way, in a thread of its own. Dropping it ends it.
 #[derive(Debug)]
-pub struct Recorder {
+pub struct FileRecorder {
     orders: Option<Sender<Order>>,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<Result<Recording>>>,
@@ -87,9 +87,10 @@ enum Order {
     Mark(String),
 }
 
-impl Recorder {
+impl FileRecorder {
     /// Begins to record into `output`, which is overwritten, from the RAM file `ram`. The file need
-    /// not exist yet, nor hold a trace directory: both are waited for until [`Recorder::finish`].
+    /// not exist yet, nor hold a trace directory: the recorder waits for both until
+    /// [`FileRecorder::finish`].
     ///
     /// # Errors
     ///
@@ -134,7 +135,7 @@ impl Recorder {
     }
 
     /// Whether the thread has ended by itself: the size limit, or an error that
-    /// [`Recorder::finish`] reports it.
+    /// [`FileRecorder::finish`] reports it.
     pub fn is_over(&self) -> bool {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
@@ -155,7 +156,7 @@ impl Recorder {
     }
 }
 
-impl Drop for Recorder {
+impl Drop for FileRecorder {
     fn drop(&mut self) {
         self.orders = None;
         if let Some(thread) = self.thread.take() {

@@ -15,10 +15,10 @@ use rustc_hash::FxHashMap;
 
 use super::callers::ByCaller;
 use super::check::Checker;
-use super::description::{Description, plain};
-use super::lifetime::{Change, Mapping, StreamPlace};
+use super::description::{TraceDescription, plain};
+use super::lifetime::{Mapping, MappingChange, StreamPlace};
 use super::maps::permission_letters;
-use super::reader::{Item, Source, TraceFile, Visitor};
+use super::reader::{ByteSource, TraceFile, TraceItem, Visitor};
 use super::symbols::Symbols;
 use super::words::nanoseconds_between;
 use bins::{Bins, Level, Space, Sum};
@@ -45,7 +45,7 @@ const MAX_DEVICES: usize = 24;
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_report<S: Source>(
+pub fn write_report<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     file: &str,
@@ -99,7 +99,7 @@ struct Burst {
 }
 
 struct Collector<'a> {
-    description: &'a Description,
+    description: &'a TraceDescription,
     clock: Clock,
     /// Has the model of what is mapped as well.
     checker: Checker<'a>,
@@ -127,8 +127,8 @@ impl Visitor for ByCode<'_, '_> {
         self.collector.record(&self.by.apply(record));
     }
 
-    fn other(&mut self, item: Item) {
-        if let Item::Lost { cpu, records } | Item::Unreadable { cpu, records } = item {
+    fn other(&mut self, item: TraceItem) {
+        if let TraceItem::Lost { cpu, records } | TraceItem::Unreadable { cpu, records } = item {
             self.collector.checker.miss(cpu, records);
         }
     }
@@ -139,7 +139,7 @@ impl Visitor for ByCode<'_, '_> {
 }
 
 impl<'a> Collector<'a> {
-    fn new(description: &'a Description, checker: Checker<'a>) -> Self {
+    fn new(description: &'a TraceDescription, checker: Checker<'a>) -> Self {
         let mut streams = Vec::new();
         streams.resize_with(super::lifetime::PLACES, || None);
         Self {
@@ -179,9 +179,9 @@ impl<'a> Collector<'a> {
         let Some(event) = record.event() else { return };
         let change = self.checker.follow(record);
         match change {
-            Change::Mapped { mapping, .. } => self.mapped(&mapping),
-            Change::Unmapped { at, mapping, .. } => self.unmapped(at, mapping, record),
-            Change::None | Change::Permission { .. } => self.other(&event, record),
+            MappingChange::Mapped { mapping, .. } => self.mapped(&mapping),
+            MappingChange::Unmapped { at, mapping, .. } => self.unmapped(at, mapping, record),
+            MappingChange::None | MappingChange::Permission { .. } => self.other(&event, record),
         }
         if record.kind() != Some(Kind::Fault) {
             self.last.push(record);
@@ -411,7 +411,7 @@ impl<'a> Collector<'a> {
 
 impl Burst {
     /// What the page shows of it.
-    fn row(&self, clock: Clock, description: &Description) -> FaultRow {
+    fn row(&self, clock: Clock, description: &TraceDescription) -> FaultRow {
         let (record, event) = self.first;
         let place =
             record.dart().zip(record.stream()).map(|(dart, stream)| StreamPlace::new(dart, stream));
@@ -467,7 +467,7 @@ fn what_of(event: &Event) -> (&'static str, u64) {
 }
 
 /// The event's line, without the process that there is none of.
-fn line_of(record: &Record, clock: Clock, description: &Description) -> String {
+fn line_of(record: &Record, clock: Clock, description: &TraceDescription) -> String {
     let line = Line::of(record, clock, description.device_of(record)).to_string();
     line.split_once("oche-0")
         .map_or(line.clone(), |(_, rest)| rest.trim_start().replace(" ..... ", " "))

@@ -7,8 +7,8 @@ use oche_trace::record::{Record, Stamp};
 use oche_types::event::Event;
 use rustc_hash::FxHashMap;
 
-use super::lifetime::{Change, Lifetimes};
-use super::maps::Buffer;
+use super::lifetime::{Lifetimes, MappingChange};
+use super::maps::MappedBuffer;
 
 /// Names a buffer while it is mapped. Used again after that, so it serves as the lowest free row of
 /// a picture.
@@ -22,14 +22,14 @@ pub enum Happening {
         /// Its name.
         lane: Lane,
         /// What it is.
-        buffer: Buffer,
+        buffer: MappedBuffer,
     },
     /// Its last page was unmapped.
     Ended {
         /// Its name, free again.
         lane: Lane,
         /// What it was.
-        buffer: Buffer,
+        buffer: MappedBuffer,
         /// When, on which CPU, by whom.
         until: Stamp,
     },
@@ -50,7 +50,7 @@ pub struct Spans {
 
 #[derive(Clone, Copy, Debug)]
 struct Open {
-    buffer: Buffer,
+    buffer: MappedBuffer,
     /// Pages that are still mapped.
     left: u32,
 }
@@ -58,8 +58,8 @@ struct Open {
 impl Spans {
     /// Follows `record`; calls `report` with what happened to buffers, and `self` is as after it.
     /// Returns what the record changed.
-    pub fn follow(&mut self, record: &Record, mut report: impl FnMut(Happening)) -> Change {
-        let Some(event) = record.event() else { return Change::None };
+    pub fn follow(&mut self, record: &Record, mut report: impl FnMut(Happening)) -> MappingChange {
+        let Some(event) = record.event() else { return MappingChange::None };
         let goes_on = matches!(
             event,
             Event::Map { .. }
@@ -74,7 +74,7 @@ impl Spans {
         }
         let change = self.lifetimes.apply(record);
         match change {
-            Change::Mapped { mapping, over } => {
+            MappingChange::Mapped { mapping, over } => {
                 let key = (self.lifetimes.space(mapping.owner), mapping.iova.0);
                 if over.is_some()
                     && let Some(lane) = self.lanes.remove(&key)
@@ -90,13 +90,13 @@ impl Spans {
                     self.lanes.insert(key, lane);
                 } else {
                     self.settle(record.cpu(), &mut report);
-                    let lane =
-                        self.open(Open { buffer: Buffer { first: mapping, pages: 1 }, left: 1 });
+                    let lane = self
+                        .open(Open { buffer: MappedBuffer { first: mapping, pages: 1 }, left: 1 });
                     self.growing.insert(record.cpu(), lane);
                     self.lanes.insert(key, lane);
                 }
             }
-            Change::Unmapped { at, iova, mapping: Some(_) } => {
+            MappingChange::Unmapped { at, iova, mapping: Some(_) } => {
                 let key = (self.lifetimes.space(at), iova.0);
                 // Of two at one place, the one that was in the way has left its lane already.
                 if self.lifetimes.at(at, iova).is_none()
@@ -169,7 +169,7 @@ impl Spans {
 mod tests {
     use super::*;
     use crate::trace::made::{Made, at, map, unmap};
-    use crate::trace::reader::Item;
+    use crate::trace::reader::TraceItem;
     use oche_types::dart::entry::Permission;
 
     const TO_DEVICE: Permission = Permission::READ_ONLY;
@@ -177,7 +177,7 @@ mod tests {
     fn happenings(made: &Made) -> Vec<Happening> {
         let (mut spans, mut all) = (Spans::default(), Vec::new());
         for item in made.open().events() {
-            if let Item::Record(record) = item {
+            if let TraceItem::Record(record) = item {
                 spans.follow(&record, |happening| all.push(happening));
             }
         }

@@ -10,14 +10,14 @@ use oche_types::dart::stream::{DartId, MAX_DARTS, STREAMS, StreamId};
 use oche_types::event::{Event, Kind};
 use serde::Serialize;
 
-use super::description::{Description, plain};
+use super::description::{TraceDescription, plain};
 use super::memory::by_name;
-use super::reader::{Item, Session, Source, TraceFile, Visitor};
+use super::reader::{ByteSource, Session, TraceFile, TraceItem, Visitor};
 use super::words::nanoseconds_between;
 
 /// One session's figures.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Summary {
+pub struct TraceSummary {
     /// The board.
     pub board: String,
     /// Events read.
@@ -63,7 +63,7 @@ pub struct DeviceSummary {
 }
 
 /// The figures of every session in `trace`.
-pub fn summarize<S: Source>(trace: &TraceFile<S>) -> Vec<Summary> {
+pub fn summarize<S: ByteSource>(trace: &TraceFile<S>) -> Vec<TraceSummary> {
     let mut all = All { trace, tally: None, summaries: Vec::new() };
     trace.events().show(&mut all);
     all.summaries.extend(all.tally.map(Tally::finish));
@@ -74,10 +74,10 @@ pub fn summarize<S: Source>(trace: &TraceFile<S>) -> Vec<Summary> {
 struct All<'a, S> {
     trace: &'a TraceFile<S>,
     tally: Option<Tally<'a>>,
-    summaries: Vec<Summary>,
+    summaries: Vec<TraceSummary>,
 }
 
-impl<S: Source> Visitor for All<'_, S> {
+impl<S: ByteSource> Visitor for All<'_, S> {
     #[inline]
     fn record(&mut self, record: &Record) {
         if let Some(tally) = &mut self.tally {
@@ -85,14 +85,14 @@ impl<S: Source> Visitor for All<'_, S> {
         }
     }
 
-    fn other(&mut self, item: Item) {
+    fn other(&mut self, item: TraceItem) {
         match (item, &mut self.tally) {
-            (Item::Session(index), _) => {
+            (TraceItem::Session(index), _) => {
                 let next = self.trace.sessions.get(index).map(Tally::new);
                 self.summaries.extend(std::mem::replace(&mut self.tally, next).map(Tally::finish));
             }
-            (Item::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
-            (Item::Unreadable { records, .. }, Some(tally)) => {
+            (TraceItem::Lost { records, .. }, Some(tally)) => add(&mut tally.summary.lost, records),
+            (TraceItem::Unreadable { records, .. }, Some(tally)) => {
                 add(&mut tally.summary.unreadable, records)
             }
             _ => {}
@@ -108,7 +108,7 @@ fn add(sum: &mut u64, records: u64) {
 /// Counters in arrays, so that an event costs a few additions; names come at the end.
 struct Tally<'a> {
     session: &'a Session,
-    summary: Summary,
+    summary: TraceSummary,
     kinds: [u64; 256],
     cpus: [u64; 256],
     devices: Vec<DeviceSummary>,
@@ -120,7 +120,7 @@ impl<'a> Tally<'a> {
     fn new(session: &'a Session) -> Self {
         Self {
             session,
-            summary: Summary::default(),
+            summary: TraceSummary::default(),
             kinds: [0; 256],
             cpus: [0; 256],
             devices: vec![DeviceSummary::default(); MAX_DARTS * STREAMS],
@@ -147,7 +147,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    fn finish(self) -> Summary {
+    fn finish(self) -> TraceSummary {
         let description = &self.session.description;
         let clock = description.clock();
         let mut summary = self.summary;
@@ -194,7 +194,7 @@ impl DeviceSummary {
     }
 }
 
-fn device_name(description: &Description, place: usize) -> String {
+fn device_name(description: &TraceDescription, place: usize) -> String {
     let (dart, stream) = (place / STREAMS, place % STREAMS);
     let named = DartId::new(dart).zip(StreamId::new(stream));
     let name = named.and_then(|(dart, stream)| description.device(dart, stream));
@@ -218,7 +218,7 @@ pub fn wall_clock(session: &Session, clock: Clock, ticks: u64) -> Option<u64> {
 /// # Errors
 ///
 /// Those of `out`.
-pub fn write_summary(summary: &Summary, out: &mut impl Write) -> io::Result<()> {
+pub fn write_summary(summary: &TraceSummary, out: &mut impl Write) -> io::Result<()> {
     let seconds = summary.duration_ns as f64 / 1e9;
     writeln!(out, "board     {}", summary.board)?;
     write!(out, "events    {} in {seconds:.3} s", summary.events)?;

@@ -17,9 +17,9 @@ use super::check::check;
 use super::format::{ChunkHeader, ChunkKind, Found, chunk, file_header};
 use super::leaks::leaks;
 use super::maps::Whom;
-use super::output::{Filter, write_json, write_text};
+use super::output::{OutputFilter, write_json, write_text};
 use super::perfetto::write_perfetto;
-use super::reader::{Item, TraceFile, Visitor};
+use super::reader::{TraceFile, TraceItem, Visitor};
 use super::report::write_report;
 use super::summary::summarize;
 use super::symbols::Symbols;
@@ -57,10 +57,12 @@ fn throughput_of_text_and_statistics() {
     measure("perfetto", &|| lines(|out| write_perfetto(&trace, 0, &symbols, out)));
     measure("report", &|| lines(|out| write_report(&trace, 0, "t", &symbols, out)));
     assert_eq!((shown, checked, asked), (EVENTS, EVENTS, CPUS));
-    let text =
-        measure("text", &|| lines(|out| write_text(&trace, &Filter::default(), &symbols, out)));
-    let json =
-        measure("json", &|| lines(|out| write_json(&trace, &Filter::default(), &symbols, out)));
+    let text = measure("text", &|| {
+        lines(|out| write_text(&trace, &OutputFilter::default(), &symbols, out))
+    });
+    let json = measure("json", &|| {
+        lines(|out| write_json(&trace, &OutputFilter::default(), &symbols, out))
+    });
     assert_eq!((read, counted, text, json), (EVENTS + 1, EVENTS, EVENTS + 3, EVENTS + 1));
 }
 
@@ -109,7 +111,7 @@ fn view_of_a_process() {
     let trace = TraceFile::open(Path::new(&trace)).unwrap();
     let symbols = Symbols::default();
     match view.as_str() {
-        "text" => write_text(&trace, &Filter::default(), &symbols, &mut Lines(0)).unwrap(),
+        "text" => write_text(&trace, &OutputFilter::default(), &symbols, &mut Lines(0)).unwrap(),
         "stats" => drop(summarize(&trace)),
         _ => drop(check(&trace, &symbols, false)),
     }
@@ -142,7 +144,7 @@ impl Visitor for Count {
         self.0 += 1;
     }
 
-    fn other(&mut self, _: Item) {}
+    fn other(&mut self, _: TraceItem) {}
 }
 
 /// Takes bytes as a pipe would, and counts the lines in them.

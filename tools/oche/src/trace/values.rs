@@ -7,7 +7,7 @@ use oche_trace::record::Record;
 use oche_trace::snapshot::bytes_behind;
 use oche_types::event::{Event, Kind};
 
-use super::reader::Item;
+use super::reader::TraceItem;
 
 /// Items of a trace, each watched access with the bytes of its value and without the records that
 /// held them. Another item's bytes are none; so are those of an access whose value was lost.
@@ -17,10 +17,10 @@ pub struct WithValues<I> {
     /// By CPU: an access whose value is still coming, so far, and the number of the record that
     /// goes on.
     open: BTreeMap<u8, (Record, Vec<u8>, u32)>,
-    ready: VecDeque<(Item, Vec<u8>)>,
+    ready: VecDeque<(TraceItem, Vec<u8>)>,
 }
 
-impl<I: Iterator<Item = Item>> WithValues<I> {
+impl<I: Iterator<Item = TraceItem>> WithValues<I> {
     /// The items of `items` so.
     pub fn new(items: I) -> Self {
         Self { items, open: BTreeMap::new(), ready: VecDeque::new() }
@@ -38,18 +38,18 @@ impl<I: Iterator<Item = Item>> WithValues<I> {
                         self.open.insert(cpu, (access, value, next.wrapping_add(1)));
                     } else {
                         value.truncate(wanted);
-                        self.ready.push_back((Item::Record(access), value));
+                        self.ready.push_back((TraceItem::Record(access), value));
                     }
                     return;
                 }
                 // The rest was lost.
-                _ => self.ready.push_back((Item::Record(access), Vec::new())),
+                _ => self.ready.push_back((TraceItem::Record(access), Vec::new())),
             }
         }
         if has_value(&record) && bytes_behind(&record).is_some() {
             self.open.insert(cpu, (record, Vec::new(), record.sequence().wrapping_add(1)));
         } else {
-            self.ready.push_back((Item::Record(record), Vec::new()));
+            self.ready.push_back((TraceItem::Record(record), Vec::new()));
         }
     }
 
@@ -57,12 +57,12 @@ impl<I: Iterator<Item = Item>> WithValues<I> {
     fn close(&mut self) {
         let open = std::mem::take(&mut self.open);
         self.ready
-            .extend(open.into_values().map(|(access, ..)| (Item::Record(access), Vec::new())));
+            .extend(open.into_values().map(|(access, ..)| (TraceItem::Record(access), Vec::new())));
     }
 }
 
-impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
-    type Item = (Item, Vec<u8>);
+impl<I: Iterator<Item = TraceItem>> Iterator for WithValues<I> {
+    type Item = (TraceItem, Vec<u8>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
@@ -70,12 +70,12 @@ impl<I: Iterator<Item = Item>> Iterator for WithValues<I> {
                 return Some(ready);
             }
             match self.items.next() {
-                Some(Item::Record(record)) if self.open.is_empty() && !has_value(&record) => {
-                    return Some((Item::Record(record), Vec::new()));
+                Some(TraceItem::Record(record)) if self.open.is_empty() && !has_value(&record) => {
+                    return Some((TraceItem::Record(record), Vec::new()));
                 }
-                Some(Item::Record(record)) => self.join(record),
+                Some(TraceItem::Record(record)) => self.join(record),
                 Some(item) => {
-                    if matches!(item, Item::Session(_)) {
+                    if matches!(item, TraceItem::Session(_)) {
                         self.close();
                     }
                     self.ready.push_back((item, Vec::new()));
@@ -111,23 +111,23 @@ mod tests {
     use oche_types::dart::stream::{DartId, StreamId};
     use oche_types::event::{Place, WatchHow};
 
-    fn record(cpu: u8, sequence: u32, event: &Event) -> Item {
-        Item::Record(Record::new(Stamp { cpu, sequence, ..Stamp::default() }, event))
+    fn record(cpu: u8, sequence: u32, event: &Event) -> TraceItem {
+        TraceItem::Record(Record::new(Stamp { cpu, sequence, ..Stamp::default() }, event))
     }
 
-    fn access(cpu: u8, sequence: u32, bytes: u8) -> Item {
+    fn access(cpu: u8, sequence: u32, bytes: u8) -> TraceItem {
         let at = Place { dart: DartId::FIRST, stream: StreamId::FIRST, iova: IovaPage(7) };
         let (page, how) = (Gfn(3), WatchHow::Exact);
         record(cpu, sequence, &Event::Watch { at, offset: 8, page, bytes, is_write: true, how })
     }
 
-    fn data(cpu: u8, sequence: u32, words: [u64; 2]) -> Item {
+    fn data(cpu: u8, sequence: u32, words: [u64; 2]) -> TraceItem {
         record(cpu, sequence, &Event::Data { words })
     }
 
-    fn joined(items: Vec<Item>) -> Vec<(Option<Kind>, String)> {
-        let kind = |item: &Item| match item {
-            Item::Record(record) => record.kind(),
+    fn joined(items: Vec<TraceItem>) -> Vec<(Option<Kind>, String)> {
+        let kind = |item: &TraceItem| match item {
+            TraceItem::Record(record) => record.kind(),
             _ => None,
         };
         WithValues::new(items.into_iter())
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn an_access_whose_value_was_lost_is_shown_without_one() {
-        let gap = Item::Lost { cpu: 0, records: 1 };
+        let gap = TraceItem::Lost { cpu: 0, records: 1 };
         let items =
             vec![access(0, 5, 4), gap, data(0, 7, [1, 0]), access(0, 8, 0), access(0, 9, 8)];
         let kinds: Vec<Option<Kind>> =

@@ -11,7 +11,7 @@ use oche_types::event::Kind;
 use super::callers::{ByCaller, by_caller};
 use super::lifetime::{Lifetimes, StreamPlace};
 use super::maps::permission_letters;
-use super::reader::{Item, Source, TraceFile};
+use super::reader::{ByteSource, TraceFile, TraceItem};
 use super::symbols::Symbols;
 use super::words::seconds;
 use asker::{Asker, LISTED};
@@ -28,7 +28,7 @@ mod story;
 /// Records of one granule that are put in order; where there are more, the newest are.
 const MAX_RECORDS: usize = 1 << 20;
 /// Answers `question` about `session`.
-pub fn why<S: Source>(
+pub fn why<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     question: &Question,
@@ -73,7 +73,7 @@ pub fn why<S: Source>(
 }
 
 /// The records that `is_wanted` picks, in the order of time.
-fn collect<S: Source>(
+fn collect<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,
     symbols: &Symbols,
@@ -94,7 +94,7 @@ fn collect<S: Source>(
     // So many that they cannot all be kept: the newest, in one pass in order.
     let mut newest = std::collections::VecDeque::new();
     for item in by_caller(trace.events_of(session), symbols) {
-        if let Item::Record(record) = item
+        if let TraceItem::Record(record) = item
             && is_wanted(&record)
         {
             newest.push_back(record);
@@ -178,7 +178,7 @@ impl Asker<'_> {
         chosen
     }
 
-    fn answer<S: Source>(
+    fn answer<S: ByteSource>(
         &self,
         place: StreamPlace,
         story: Story,
@@ -217,7 +217,7 @@ impl Asker<'_> {
     }
 
     /// The answer for people: the fault, the owner, and what else is known.
-    fn sentences<S: Source>(
+    fn sentences<S: ByteSource>(
         &self,
         place: StreamPlace,
         story: &Story,

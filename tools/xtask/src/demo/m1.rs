@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
-use oche::trace::Recorder;
+use oche::trace::FileRecorder;
 use oche::workspace;
 use oche_m1_sim::{Mac, Outcome, screen};
 use sha2::{Digest, Sha256};
@@ -121,7 +121,7 @@ fn drivers(
     let began = Instant::now();
     let board = bench.board(mac)?;
     let trace = output.join("trace.oche");
-    let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
+    let recorder = FileRecorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(bench::LIMIT, |line| {
         show(&step, line);
         bench::is_last(line)
@@ -241,7 +241,7 @@ fn stock_kernel(
     mac.chosen = mac_of(options)?.chosen;
     let board = bench.board(&mac)?;
     let trace = output.join("linux.oche");
-    let recorder = Recorder::start(&board.memory().open_path(), &trace)?;
+    let recorder = FileRecorder::start(&board.memory().open_path(), &trace)?;
     let outcome = board.run(linux::LIMIT, |line| {
         show(&step, line);
         bench::is_last(line)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::{Progress, Step};
 use oche::{el2, workspace};
 
@@ -116,12 +116,16 @@ fn pack_programs(
     Ok(initrd)
 }
 
-fn guest(options: &DemoOptions, kernel: &GuestKernel, initrd: &Path) -> Result<Guest> {
+fn guest(options: &DemoOptions, kernel: &GuestKernel, initrd: &Path) -> Result<GuestFiles> {
     let mut for_oche = vec![("oche.iommu-map".to_owned(), devices::iommu_map())];
     for option in &options.option {
         for_oche.push(parse_option(option)?);
     }
-    Ok(Guest { kernel: kernel.image.clone(), initrd: Some(initrd.to_owned()), options: for_oche })
+    Ok(GuestFiles {
+        kernel: kernel.image.clone(),
+        initrd: Some(initrd.to_owned()),
+        options: for_oche,
+    })
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(super) fn watch(machine: &QemuMachine, plan: &Plan, step: &Step) -> Result<W
     let mut running = Running::start(machine, &plan.console)?;
     let ram = running.memory().open_path();
     let recorder =
-        if plan.has_oche { Some(trace::Recorder::start(&ram, &plan.trace)?) } else { None };
+        if plan.has_oche { Some(trace::FileRecorder::start(&ram, &plan.trace)?) } else { None };
     let mut watcher = Watcher::new(plan, step, ram.clone());
     let ending = {
         let watcher = std::cell::RefCell::new(&mut watcher);
@@ -148,7 +148,7 @@ impl<'run> Watcher<'run> {
         &mut self,
         running: &mut Running,
         line: &ConsoleLine,
-        recorder: Option<&trace::Recorder>,
+        recorder: Option<&trace::FileRecorder>,
     ) -> Result<Wish> {
         let text = line.text.as_str();
         if let Some(said) = parse(text) {

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use oche::el2::{self, Toolchain};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::Step;
-use oche::trace::Recorder;
+use oche::trace::FileRecorder;
 use oche::workspace;
 
 use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
@@ -47,8 +47,10 @@ pub(super) fn run(
     mut hear: impl FnMut(&str),
 ) -> Result<RunEnding> {
     let mut running = start(oche, guest, way, step)?;
-    let recorder =
-        way.trace.map(|trace| Recorder::start(&running.memory().open_path(), trace)).transpose()?;
+    let recorder = way
+        .trace
+        .map(|trace| FileRecorder::start(&running.memory().open_path(), trace))
+        .transpose()?;
     let ending = running.watch(LIMIT, |_, line| {
         hear(&line.text);
         let is_over = line.text == "oche: panic: stopped"
@@ -71,7 +73,7 @@ pub(super) fn start(oche: &Path, guest: &Path, way: &Way<'_>, step: &Step) -> Re
     let options = options.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let mut arguments: Vec<OsString> = vec!["-device".into(), "edu,addr=5".into()];
     arguments.extend(way.arguments.iter().cloned());
-    pack::pack(oche, &Guest { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
+    pack::pack(oche, &GuestFiles { kernel: guest.to_owned(), initrd: None, options }, &packed)?;
     step.detail(&format!("running QEMU: {name}"));
     let machine = QemuMachine {
         cpu: "cortex-a76".into(),

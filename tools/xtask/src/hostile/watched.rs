@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use oche::trace::TraceFile;
-use oche::trace::reader::Item;
+use oche::trace::reader::TraceItem;
 use oche::trace::values::WithValues;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::{Event, WatchHow};
@@ -40,13 +40,15 @@ pub(super) fn judge(trace: &Path) -> Result<AccessCounts> {
     let mut model = Model::default();
     for (item, value) in WithValues::new(trace.events()) {
         match item {
-            Item::Record(record) => {
+            TraceItem::Record(record) => {
                 if let Some(event) = record.event() {
                     model.take(&event, &value)?;
                 }
             }
-            Item::Session(_) => {}
-            Item::Lost { .. } | Item::Unreadable { .. } => bail!("watched: events were lost"),
+            TraceItem::Session(_) => {}
+            TraceItem::Lost { .. } | TraceItem::Unreadable { .. } => {
+                bail!("watched: events were lost")
+            }
         }
     }
     let tally = model.tally;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use oche::command;
 use oche::el2::{self, Toolchain};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::Step;
 use oche::workspace;
 use oche_m1_sim::{Board, Mac, Outcome, Parts, screen};
@@ -74,7 +74,7 @@ impl Bench {
     pub fn with_guest(
         toolchain: Toolchain,
         features: &[&str],
-        guest: &Guest,
+        guest: &GuestFiles,
         folder: &Path,
         step: &Step,
     ) -> Result<Self> {
@@ -84,7 +84,7 @@ impl Bench {
     fn packed(
         toolchain: Toolchain,
         features: &[&str],
-        guest: &Guest,
+        guest: &GuestFiles,
         folder: &Path,
         step: &Step,
         as_a_person: bool,
@@ -182,17 +182,17 @@ fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
 }
 
 /// Builds the tests' guest.
-fn own_guest(toolchain: Toolchain, step: &Step) -> Result<Guest> {
+fn own_guest(toolchain: Toolchain, step: &Step) -> Result<GuestFiles> {
     let guest = el2::build_package(toolchain, "oche-guest-dart-driver", &[], step)?;
     let kernel = guest.with_extension("img");
     workspace::write_whole(&kernel, &pack::flatten(&fs::read(guest)?)?)?;
     let options = vec![("oche.pool".to_owned(), "64M".to_owned())];
-    Ok(Guest { kernel, initrd: None, options })
+    Ok(GuestFiles { kernel, initrd: None, options })
 }
 
 /// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that
 /// a Mac would get, bit for bit; and says its SHA-256.
-fn pack_as_a_person(guest: &Guest, path: &Path, step: &Step) -> Result<()> {
+fn pack_as_a_person(guest: &GuestFiles, path: &Path, step: &Step) -> Result<()> {
     let mut line = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     line.current_dir(workspace::root()).args(["run", "--quiet", "--package", "oche", "--", "pack"]);
     line.arg("--kernel").arg(&guest.kernel).arg("--output").arg(path);

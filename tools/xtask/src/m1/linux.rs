@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use flate2::read::GzDecoder;
-use oche::pack::Guest;
+use oche::pack::GuestFiles;
 use oche::progress::Step;
 use oche::workspace;
 use oche_m1_sim::Outcome;
@@ -53,7 +53,7 @@ fn guest(
     module: &DartModule,
     userland: &Userland,
     into: &Path,
-) -> Result<Guest> {
+) -> Result<GuestFiles> {
     let mut initramfs = Initramfs::new(userland)?;
     initramfs.add_module_file(&module.path)?;
     initramfs.add_module_file(&module.board_dma())?;
@@ -65,7 +65,7 @@ fn guest(
         ("oche.pool".to_owned(), "64M".to_owned()),
         ("oche.bootargs".to_owned(), BOOT_ARGUMENTS.to_owned()),
     ];
-    Ok(Guest { kernel: kernel.image.clone(), initrd: Some(initrd), options })
+    Ok(GuestFiles { kernel: kernel.image.clone(), initrd: Some(initrd), options })
 }
 
 /// Fetches the stock kernel, its programs and the DART driver of its own source, and gives what
@@ -74,7 +74,7 @@ fn guest(
 /// # Errors
 ///
 /// Something cannot be had.
-pub fn prepare(into: &Path, step: &Step) -> Result<(Guest, GuestKernel)> {
+pub fn prepare(into: &Path, step: &Step) -> Result<(GuestFiles, GuestKernel)> {
     let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
     kernel.verify()?;
     let module = module::build(&kernel, step)?;

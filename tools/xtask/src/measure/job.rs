@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::{Progress, Step};
 use oche::{command, el2, workspace};
 
@@ -147,7 +147,7 @@ fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Resu
         for_oche.push(("oche.trace-orders".to_owned(), orders.to_owned()));
     }
     let packed = folder.join("oche.img");
-    let guest = Guest {
+    let guest = GuestFiles {
         kernel: prepared.kernel.clone(),
         initrd: Some(prepared.initrd.clone()),
         options: for_oche,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use oche::el2::Toolchain;
 use oche::progress::Step;
-use oche::trace::{Recorder, TraceFile};
+use oche::trace::{FileRecorder, TraceFile};
 use oche::workspace;
 use oche_m1_sim::dart::Setting;
 use oche_m1_sim::{Mac, Outcome};
@@ -171,7 +171,7 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     step.detail(&kernel.release);
     let board = bench.board(&oche_m1_sim::linux::mac())?;
     let outside = folder.join("outside.oche");
-    let recorder = Recorder::start(&board.memory().open_path(), &outside)?;
+    let recorder = FileRecorder::start(&board.memory().open_path(), &outside)?;
     let outcome = board.run(linux::LIMIT, |line| {
         if line.starts_with("guest: ") {
             step.detail(line);

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::TraceFile;
-use oche::trace::reader::Item;
+use oche::trace::reader::TraceItem;
 use oche::workspace;
 use oche_trace::record::Record;
 use oche_trace::snapshot::Assembler;
@@ -127,7 +127,10 @@ pub(super) fn compare(inside: &TraceFile, outside: &TraceFile) -> Result<usize> 
         }
         count += 1;
     }
-    if inside.events().any(|item| matches!(item, Item::Lost { .. } | Item::Unreadable { .. })) {
+    if inside
+        .events()
+        .any(|item| matches!(item, TraceItem::Lost { .. } | TraceItem::Unreadable { .. }))
+    {
         bail!("the port lost events");
     }
     Ok(count)
@@ -159,7 +162,7 @@ fn key(record: &Record) -> (u8, u32) {
 
 fn records(trace: &TraceFile) -> impl Iterator<Item = Record> {
     trace.events().filter_map(|item| match item {
-        Item::Record(record) => Some(record),
+        TraceItem::Record(record) => Some(record),
         _ => None,
     })
 }

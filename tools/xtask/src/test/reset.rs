@@ -5,7 +5,7 @@ use anyhow::{Result, bail, ensure};
 use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::TraceFile;
-use oche::trace::reader::Item;
+use oche::trace::reader::TraceItem;
 use oche::trace::recorder::record_previous;
 use oche::workspace;
 use oche_trace::record::Record;
@@ -82,8 +82,8 @@ fn sessions(trace: &TraceFile) -> Vec<Vec<Record>> {
     let mut sessions: Vec<Vec<Record>> = Vec::new();
     for item in trace.events() {
         match (item, sessions.last_mut()) {
-            (Item::Session(_), _) => sessions.push(Vec::new()),
-            (Item::Record(record), Some(session)) => session.push(record),
+            (TraceItem::Session(_), _) => sessions.push(Vec::new()),
+            (TraceItem::Record(record), Some(session)) => session.push(record),
             _ => {}
         }
     }

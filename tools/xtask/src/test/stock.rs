@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use oche::el2::{self, Toolchain};
-use oche::pack::{self, Guest};
+use oche::pack::{self, GuestFiles};
 use oche::progress::Step;
-use oche::trace::Recorder;
+use oche::trace::FileRecorder;
 use oche::workspace;
 
 use crate::guest::initramfs::Initramfs;
@@ -93,13 +93,13 @@ impl StockGuest<'_> {
         let console = self.folder.join("console.log");
         let mut running = Running::start(&machine, &console)?;
         let ram = running.memory().open_path();
-        let recorder = trace.map(|trace| Recorder::start(&ram, trace)).transpose()?;
+        let recorder = trace.map(|trace| FileRecorder::start(&ram, trace)).transpose()?;
         let mut lines = Vec::new();
         let ending = running.watch(LIMIT, |_, line| {
             lines.push(line.text.clone());
             Ok(Wish::GoOn)
         })?;
-        recorder.map(Recorder::finish).transpose()?;
+        recorder.map(FileRecorder::finish).transpose()?;
         if !ending.is_good() {
             bail!("{ending}; the console is kept in {}", console.display());
         }
@@ -121,7 +121,7 @@ impl StockGuest<'_> {
         let options =
             self.options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let guest =
-            Guest { kernel: kernel.image, initrd: Some(initrd), options: options.collect() };
+            GuestFiles { kernel: kernel.image, initrd: Some(initrd), options: options.collect() };
         let image = self.folder.join("oche.img");
         pack::pack(&el2::build(toolchain, &[], step)?, &guest, &image)?;
         Ok(image)

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::trace::made::with_every_error;
-use oche::trace::output::Filter;
+use oche::trace::output::OutputFilter;
 use oche::trace::pcapng::write_pcapng;
 use oche::trace::perfetto::write_perfetto;
 use oche::trace::reader::TraceFile;
@@ -78,7 +78,13 @@ fn perfetto(trace: &TraceFile<Vec<u8>>, folder: &Path, step: &Step) -> Result<St
 /// number of packets.
 fn wireshark(trace: &TraceFile<Vec<u8>>, folder: &Path) -> Result<usize> {
     let path = folder.join("trace.pcapng");
-    write_pcapng(trace, 0, &Filter::default(), &Symbols::default(), &mut File::create(&path)?)?;
+    write_pcapng(
+        trace,
+        0,
+        &OutputFilter::default(),
+        &Symbols::default(),
+        &mut File::create(&path)?,
+    )?;
     let configuration = folder.join("wireshark");
     Folders::find(Some(&configuration))?.install()?;
     let tshark = Tshark { trace: path, configuration };

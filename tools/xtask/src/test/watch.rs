@@ -10,7 +10,7 @@ use oche::progress::Step;
 use oche::trace::TraceFile;
 use oche::trace::callers::ByCaller;
 use oche::trace::lifetime::{Lifetimes, StreamPlace};
-use oche::trace::reader::Item;
+use oche::trace::reader::TraceItem;
 use oche::trace::symbols::{SymbolOptions, Symbols};
 use oche::trace::values::WithValues;
 use oche::workspace;
@@ -97,7 +97,7 @@ impl Seen {
         let mut lifetimes = Lifetimes::default();
         let mut by = ByCaller::new(symbols);
         for item in trace.events() {
-            let Item::Record(record) = item else { continue };
+            let TraceItem::Record(record) = item else { continue };
             let record = by.apply(&record);
             if record.kind() == Some(Kind::Map) {
                 let name =
@@ -107,9 +107,9 @@ impl Seen {
         }
         for (item, value) in WithValues::new(trace.events()) {
             let record = match item {
-                Item::Record(record) => record,
-                Item::Session(_) => continue,
-                Item::Lost { .. } | Item::Unreadable { .. } => bail!("events were lost"),
+                TraceItem::Record(record) => record,
+                TraceItem::Session(_) => continue,
+                TraceItem::Lost { .. } | TraceItem::Unreadable { .. } => bail!("events were lost"),
             };
             lifetimes.apply(&record);
             match record.event() {

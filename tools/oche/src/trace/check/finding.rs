@@ -6,7 +6,7 @@ use oche_trace::record::{Record, Stamp};
 use oche_trace::text::Clock;
 use serde::Serialize;
 
-use super::super::description::Description;
+use super::super::description::TraceDescription;
 use super::super::lifetime::{Mapping, StreamPlace};
 use super::super::symbols::Symbols;
 use super::super::words::{interval, seconds};
@@ -128,7 +128,7 @@ pub struct Finding {
 
 /// What came of a session's events.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Report {
+pub struct CheckReport {
     /// What was found, in the order of time: of each detector and device the first `MAX_REPORTED`.
     pub findings: Vec<Finding>,
     /// How much of each was found, reported or not. Hints are counted here too.
@@ -140,7 +140,7 @@ pub struct Report {
     pub missing: u64,
 }
 
-impl Report {
+impl CheckReport {
     /// Errors: all findings but hints.
     pub fn errors(&self) -> u64 {
         let errors = Detector::ALL.iter().filter(|detector| !detector.is_hint());
@@ -167,9 +167,9 @@ impl About {
 
 /// Takes the findings of the detectors.
 pub(super) struct Reporter<'a> {
-    pub(super) description: &'a Description,
+    pub(super) description: &'a TraceDescription,
     pub(super) reports_hints: bool,
-    pub(super) report: Report,
+    pub(super) report: CheckReport,
     clock: Clock,
     symbols: &'a Symbols,
     reported: BTreeMap<(Detector, StreamPlace), u64>,
@@ -179,11 +179,11 @@ pub(super) struct Reporter<'a> {
 
 impl<'a> Reporter<'a> {
     pub(super) fn new(
-        description: &'a Description,
+        description: &'a TraceDescription,
         symbols: &'a Symbols,
         reports_hints: bool,
     ) -> Self {
-        let (report, reported, last) = (Report::default(), BTreeMap::new(), None);
+        let (report, reported, last) = (CheckReport::default(), BTreeMap::new(), None);
         Self {
             description,
             reports_hints,

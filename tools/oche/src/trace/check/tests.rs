@@ -15,7 +15,7 @@ const RW: Permission = Permission::READ_WRITE;
 const TO_DEVICE: Permission = Permission::READ_ONLY;
 const FROM_DEVICE: Permission = Permission::WRITE_ONLY;
 
-fn report(made: &Made) -> Report {
+fn report(made: &Made) -> CheckReport {
     check(&made.open(), &Symbols::default(), true).remove(0)
 }
 

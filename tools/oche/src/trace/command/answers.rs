@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use serde::Serialize;
 
-use super::super::check::{self, Detector, Report};
+use super::super::check::{self, CheckReport, Detector};
 use super::super::leaks::{leaks, write_leaks};
 use super::super::maps::{Whom, maps, name_all, places, write_maps};
 use super::super::reader::TraceFile;
@@ -198,12 +198,16 @@ impl CheckArguments {
         let trace = open(&self.file)?;
         let reports = check::check(&trace, &self.symbols.load()?, self.hints);
         show(&reports, self.json, |out| write_reports(&reports, self.hints, out))?;
-        let errors: u64 = reports.iter().map(Report::errors).sum();
+        let errors: u64 = reports.iter().map(CheckReport::errors).sum();
         Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
     }
 }
 
-fn write_reports(reports: &[Report], reports_hints: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_reports(
+    reports: &[CheckReport],
+    reports_hints: bool,
+    out: &mut impl Write,
+) -> io::Result<()> {
     for (index, report) in reports.iter().enumerate() {
         if reports.len() > 1 {
             writeln!(out, "{}boot {}", if index > 0 { "\n" } else { "" }, index + 1)?;
@@ -213,7 +217,7 @@ fn write_reports(reports: &[Report], reports_hints: bool, out: &mut impl Write) 
     Ok(())
 }
 
-fn write_report(report: &Report, reports_hints: bool, out: &mut impl Write) -> io::Result<()> {
+fn write_report(report: &CheckReport, reports_hints: bool, out: &mut impl Write) -> io::Result<()> {
     let zero = Clock { counter_hz: 1_000_000_000, start_ticks: 0 };
     for finding in &report.findings {
         writeln!(

@@ -8,7 +8,7 @@ use oche_trace::directory::DartEntry;
 use oche_types::dart::stream::STREAMS;
 use oche_types::event::Kind;
 
-use super::super::output::Filter;
+use super::super::output::OutputFilter;
 use super::super::reader::TraceFile;
 
 /// Which events are shown.
@@ -33,7 +33,7 @@ pub(super) struct FilterOptions {
 
 impl FilterOptions {
     /// The filter, for `trace`, which must know a device of the name that is asked for.
-    pub(super) fn filter(&self, trace: &TraceFile) -> Result<Filter> {
+    pub(super) fn filter(&self, trace: &TraceFile) -> Result<OutputFilter> {
         if let Some(wanted) = &self.device {
             let names = trace.sessions.iter().flat_map(|session| session.description.names());
             let names: BTreeSet<&str> = names.collect();
@@ -57,7 +57,7 @@ impl FilterOptions {
         {
             bail!("no event in the trace is of CPU {wanted}");
         }
-        Ok(Filter {
+        Ok(OutputFilter {
             kinds: self.kind.clone(),
             dart: self.dart,
             stream: self.stream,

@@ -3,14 +3,14 @@
 
 use super::*;
 use crate::trace::made::{Made, at, map, unmap};
-use crate::trace::reader::Item;
+use crate::trace::reader::TraceItem;
 use oche_types::dart::stream::{DartId, StreamId};
 use proptest::prelude::*;
 
 fn follow(made: &Made) -> Lifetimes {
     let mut lifetimes = Lifetimes::default();
     for item in made.open().events() {
-        if let Item::Record(record) = item {
+        if let TraceItem::Record(record) = item {
             lifetimes.apply(&record);
         }
     }

@@ -14,7 +14,7 @@ use oche_trace::words::Words;
 
 use super::state::State;
 use crate::trace::control;
-use crate::trace::description::Description;
+use crate::trace::description::TraceDescription;
 use crate::trace::format::{ChunkKind, FILE_MAGIC, Found, Sample};
 use crate::trace::memory::{TraceMemory, by_name};
 use crate::trace::stream::ChunkStream;
@@ -26,14 +26,14 @@ const SEARCH: Duration = Duration::from_millis(200);
 
 /// A source of events.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum LiveSource {
     /// A guest's RAM file.
     Ram(Ram),
     /// A trace file that may grow, a port, or standard input.
     Stream(Stream),
 }
 
-impl Source {
+impl LiveSource {
     /// Opens `path`: a trace if it begins as one or is no regular file, a RAM file else; `-` is
     /// standard input.
     ///
@@ -155,7 +155,7 @@ impl Ram {
             let Some(memory) = TraceMemory::find(&file)? else { return Ok(false) };
             let words: Vec<u64> =
                 (0..DESCRIPTION_BYTES / 8).map(|index| memory.load(index)).collect();
-            state.begin(Description::read(&words));
+            state.begin(TraceDescription::read(&words));
             self.session = Some(Session::new(memory));
         }
         let Some(session) = &mut self.session else { return Ok(false) };
@@ -248,7 +248,7 @@ impl Stream {
             match ChunkKind::from_number(header.kind) {
                 Some(ChunkKind::Directory) => {
                     if let Some(found) = Found::from_payload(&payload) {
-                        state.begin(Description::read(&found.words));
+                        state.begin(TraceDescription::read(&found.words));
                     }
                 }
                 Some(ChunkKind::Records) => {

@@ -10,7 +10,7 @@ use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 
 use crate::trace::callers::ByCaller;
-use crate::trace::description::{Description, plain};
+use crate::trace::description::{TraceDescription, plain};
 use crate::trace::symbols::Symbols;
 
 /// Seconds of rates that are kept, a bucket each.
@@ -25,7 +25,7 @@ const MAX_ALARMS: usize = 100;
 /// Everything that is shown.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    pub(super) description: Option<Description>,
+    pub(super) description: Option<TraceDescription>,
     /// Boots of Oche that were seen.
     pub(super) sessions: u64,
     pub(super) events: u64,
@@ -80,7 +80,7 @@ pub(super) struct Rates {
 
 impl State {
     /// Another boot of Oche: nothing of the one before holds.
-    pub(super) fn begin(&mut self, description: Description) {
+    pub(super) fn begin(&mut self, description: TraceDescription) {
         let by = std::mem::take(&mut self.by);
         *self = Self {
             description: Some(description),
@@ -96,7 +96,7 @@ impl State {
 
     pub(super) fn clock(&self) -> Clock {
         let nothing = Clock { counter_hz: 1, start_ticks: 0 };
-        self.description.as_ref().map_or(nothing, Description::clock)
+        self.description.as_ref().map_or(nothing, TraceDescription::clock)
     }
 
     /// Has flushes put down to their callers, whose names are in `symbols`.

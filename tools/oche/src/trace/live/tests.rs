@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::trace::memory::tests::{Hypervisor, dart};
-use crate::trace::recorder::Recorder;
+use crate::trace::recorder::FileRecorder;
 use oche_trace::control::ControlReader;
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::dart::entry::Permission;
@@ -142,7 +142,7 @@ fn a_pause_keeps_the_picture_and_loses_nothing() {
 fn a_trace_file_gives_the_same_picture_and_takes_no_orders() {
     let hypervisor = play();
     let output = hypervisor.ram.with_extension("oche");
-    Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
+    FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     let mut live = Live::new(&output).unwrap();
     for _ in 0..1000 {
         live.update().unwrap();

@@ -7,7 +7,7 @@ use oche_trace::text::Clock;
 use prost::Message;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::super::description::Description;
+use super::super::description::TraceDescription;
 use super::super::lifetime::{PLACES, StreamPlace};
 use super::super::reader::Session;
 use super::super::spans::{Lane, Spans};
@@ -21,7 +21,7 @@ const BATCH: usize = 256;
 
 /// Writes the packets of a trace.
 pub(super) struct Writer<'a, W> {
-    pub(super) description: &'a Description,
+    pub(super) description: &'a TraceDescription,
     pub(super) clock: Clock,
     names: NameCache<'a>,
     out: &'a mut W,

@@ -6,11 +6,11 @@ use std::slice;
 use oche_trace::record::{RECORD_BYTES, Record};
 
 use super::super::format::{ChunkHeader, checksum};
-use super::source::{RecordChunk, Session, Source};
+use super::source::{ByteSource, RecordChunk, Session};
 
 /// What a trace holds, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Item {
+pub enum TraceItem {
     /// A boot of Oche begins: the session with this index.
     Session(usize),
     /// An event.
@@ -32,7 +32,7 @@ pub enum Item {
 }
 
 /// Iterator over a trace. Ends quietly where the file can no longer be read; the records missing
-/// then show as [`Item::Unreadable`].
+/// then show as [`TraceItem::Unreadable`].
 #[derive(Debug)]
 pub struct Events<'a, S> {
     source: &'a S,
@@ -44,7 +44,7 @@ pub struct Events<'a, S> {
     until: u64,
 }
 
-impl<'a, S: Source> Events<'a, S> {
+impl<'a, S: ByteSource> Events<'a, S> {
     pub(super) fn new(source: &'a S, sessions: &'a [Session]) -> Self {
         Self { source, sessions: sessions.iter(), begun: 0, cpus: Vec::new(), current: 0, until: 0 }
     }
@@ -73,7 +73,7 @@ impl<'a, S: Source> Events<'a, S> {
         true
     }
 
-    fn begin_session(&mut self) -> Option<Item> {
+    fn begin_session(&mut self) -> Option<TraceItem> {
         let session = self.sessions.next()?;
         let streams =
             session.cpus.iter().enumerate().map(|(cpu, chunks)| CpuStream::new(cpu, chunks));
@@ -83,14 +83,14 @@ impl<'a, S: Source> Events<'a, S> {
         }
         self.begun += 1;
         (self.current, self.until) = (0, 0);
-        Some(Item::Session(self.begun - 1))
+        Some(TraceItem::Session(self.begun - 1))
     }
 }
 
-impl<S: Source> Iterator for Events<'_, S> {
-    type Item = Item;
+impl<S: ByteSource> Iterator for Events<'_, S> {
+    type Item = TraceItem;
 
-    fn next(&mut self) -> Option<Item> {
+    fn next(&mut self) -> Option<TraceItem> {
         loop {
             if let Some(stream) = self.cpus.get_mut(self.current)
                 && stream.next_time().is_some_and(|time| time <= self.until)
@@ -114,8 +114,8 @@ pub trait Visitor {
     /// An event.
     fn record(&mut self, record: &Record);
 
-    /// What is no event; never [`Item::Record`].
-    fn other(&mut self, item: Item);
+    /// What is no event; never [`TraceItem::Record`].
+    fn other(&mut self, item: TraceItem);
 
     /// The next records of `cpu` are missing. [`Visitor::other`] receives their number right before
     /// the one after them.
@@ -124,7 +124,7 @@ pub trait Visitor {
     }
 }
 
-impl<S: Source> Events<'_, S> {
+impl<S: ByteSource> Events<'_, S> {
     /// Shows `visitor` all that is left.
     pub fn show(mut self, visitor: &mut impl Visitor) {
         loop {
@@ -155,7 +155,7 @@ impl<S: Source> Events<'_, S> {
 
 /// Shows `visit` every record of `session`, one CPU after the other: faster than in the order of
 /// time.
-pub(super) fn scan(source: &impl Source, session: &Session, mut visit: impl FnMut(Record)) {
+pub(super) fn scan(source: &impl ByteSource, session: &Session, mut visit: impl FnMut(Record)) {
     for (cpu, chunks) in session.cpus.iter().enumerate() {
         CpuStream::new(cpu, chunks).drain(source, &mut visit);
     }
@@ -170,7 +170,7 @@ struct CpuStream<'a> {
     payload: Vec<u8>,
     at: usize,
     /// Gaps to report before the next record.
-    gaps: VecDeque<Item>,
+    gaps: VecDeque<TraceItem>,
     /// Number of the record that would follow without a gap.
     expected: u64,
     /// Records in damaged chunks since the last sound one.
@@ -184,7 +184,7 @@ impl<'a> CpuStream<'a> {
     }
 
     /// Shows `visit` all records that are left, and nothing of what is missing between them.
-    fn drain(&mut self, source: &impl Source, visit: &mut impl FnMut(Record)) {
+    fn drain(&mut self, source: &impl ByteSource, visit: &mut impl FnMut(Record)) {
         loop {
             self.gaps.clear();
             let (records, _) =
@@ -236,17 +236,17 @@ impl<'a> CpuStream<'a> {
         }
     }
 
-    fn pop(&mut self) -> Option<Item> {
+    fn pop(&mut self) -> Option<TraceItem> {
         if let Some(gap) = self.gaps.pop_front() {
             return Some(gap);
         }
         let record = self.record()?;
         self.at += RECORD_BYTES;
-        Some(Item::Record(record))
+        Some(TraceItem::Record(record))
     }
 
     /// Takes the next chunks until there is something to give out.
-    fn fill(&mut self, source: &impl Source) {
+    fn fill(&mut self, source: &impl ByteSource) {
         while self.next_time().is_none() {
             let Some(chunk) = self.chunks.next() else { return };
             let header = &chunk.header;
@@ -256,27 +256,27 @@ impl<'a> CpuStream<'a> {
                 self.damaged =
                     self.damaged.saturating_add(chunk.bytes_present / RECORD_BYTES as u64);
                 if self.chunks.as_slice().is_empty() {
-                    self.gap(self.damaged, |cpu, records| Item::Unreadable { cpu, records });
+                    self.gap(self.damaged, |cpu, records| TraceItem::Unreadable { cpu, records });
                 }
                 continue;
             };
             self.damaged = 0;
             let missing = header.first.saturating_sub(self.expected);
             let lost = header.lost_before.min(missing);
-            self.gap(missing - lost, |cpu, records| Item::Unreadable { cpu, records });
-            self.gap(lost, |cpu, records| Item::Lost { cpu, records });
+            self.gap(missing - lost, |cpu, records| TraceItem::Unreadable { cpu, records });
+            self.gap(lost, |cpu, records| TraceItem::Lost { cpu, records });
             self.expected = header.first.saturating_add(records);
         }
     }
 
-    fn gap(&mut self, records: u64, item: impl Fn(usize, u64) -> Item) {
+    fn gap(&mut self, records: u64, item: impl Fn(usize, u64) -> TraceItem) {
         if records > 0 {
             self.gaps.push_back(item(self.cpu, records));
         }
     }
 
     /// Reads the chunk and returns how many records it has, or `None` where it is damaged.
-    fn read(&mut self, chunk: &RecordChunk, source: &impl Source) -> Option<u64> {
+    fn read(&mut self, chunk: &RecordChunk, source: &impl ByteSource) -> Option<u64> {
         self.at = 0;
         // What it held before need not be cleared: all of it is overwritten, or left out.
         self.payload.resize(usize::try_from(chunk.bytes_present).unwrap_or(0), 0);

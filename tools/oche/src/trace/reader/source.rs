@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 
 use oche_trace::record::RECORD_BYTES;
 
-use super::super::description::Description;
+use super::super::description::TraceDescription;
 use super::super::format::{ChunkHeader, End, Sample};
 
 /// Where a trace's bytes are.
-pub trait Source {
+pub trait ByteSource {
     /// How many there are.
     ///
     /// # Errors
@@ -26,7 +26,7 @@ pub trait Source {
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
 }
 
-impl Source for File {
+impl ByteSource for File {
     fn length(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
@@ -36,7 +36,7 @@ impl Source for File {
     }
 }
 
-impl Source for Vec<u8> {
+impl ByteSource for Vec<u8> {
     fn length(&self) -> io::Result<u64> {
         Ok(self.len() as u64)
     }
@@ -53,7 +53,7 @@ impl Source for Vec<u8> {
 #[derive(Debug)]
 pub struct Session {
     /// Who is who.
-    pub description: Description,
+    pub description: TraceDescription,
     /// The counters as time went by; the last is the final one.
     pub samples: Vec<Sample>,
     /// The totals, if the recording came to its end.

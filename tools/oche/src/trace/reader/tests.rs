@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::trace::format::{chunk, file_header};
-use crate::trace::output::{Filter, write_json, write_text};
+use crate::trace::output::{OutputFilter, write_json, write_text};
 use crate::trace::summary::summarize;
 use crate::trace::symbols::Symbols;
 use oche_trace::directory::{DESCRIPTION_BYTES, DirectoryWriter, Layout, Machine};
@@ -97,47 +97,48 @@ fn originals() -> Vec<Record> {
 }
 
 /// Everything that a person can ask of a file.
-fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<Item>)> {
+fn read_in_every_way(bytes: Vec<u8>) -> Option<(TraceFile<Vec<u8>>, Vec<TraceItem>)> {
     let trace = TraceFile::from_source(bytes).ok()?;
-    let items: Vec<Item> = trace.events().collect();
+    let items: Vec<TraceItem> = trace.events().collect();
     let mut shown = Shown(Vec::new());
     trace.events().show(&mut shown);
     assert_eq!(shown.0, items, "shown and handed over");
     summarize(&trace);
-    write_text(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new())
+    write_text(&trace, &OutputFilter::default(), &Symbols::default(), &mut Vec::new())
         .expect("a Vec takes all");
-    write_json(&trace, &Filter::default(), &Symbols::default(), &mut Vec::new())
+    write_json(&trace, &OutputFilter::default(), &Symbols::default(), &mut Vec::new())
         .expect("a Vec takes all");
     Some((trace, items))
 }
 
-struct Shown(Vec<Item>);
+struct Shown(Vec<TraceItem>);
 
 impl Visitor for Shown {
     fn record(&mut self, record: &Record) {
-        self.0.push(Item::Record(*record));
+        self.0.push(TraceItem::Record(*record));
     }
 
-    fn other(&mut self, item: Item) {
+    fn other(&mut self, item: TraceItem) {
         self.0.push(item);
     }
 }
 
-fn records_of(items: &[Item]) -> Vec<Record> {
+fn records_of(items: &[TraceItem]) -> Vec<Record> {
     let records = items.iter().map(|item| match item {
-        Item::Record(record) => Some(*record),
+        TraceItem::Record(record) => Some(*record),
         _ => None,
     });
     records.flatten().collect()
 }
 
 /// Records lost in the ring, and records that cannot be read.
-fn missing_of(items: &[Item]) -> (u64, u64) {
-    let lost =
-        items.iter().map(|item| if let Item::Lost { records, .. } = item { *records } else { 0 });
+fn missing_of(items: &[TraceItem]) -> (u64, u64) {
+    let lost = items
+        .iter()
+        .map(|item| if let TraceItem::Lost { records, .. } = item { *records } else { 0 });
     let unreadable = items
         .iter()
-        .map(|item| if let Item::Unreadable { records, .. } = item { *records } else { 0 });
+        .map(|item| if let TraceItem::Unreadable { records, .. } = item { *records } else { 0 });
     (lost.sum(), unreadable.sum())
 }
 
@@ -146,7 +147,7 @@ fn a_whole_file_reads_back_in_the_order_of_time_without_a_warning() {
     let (trace, items) = read_in_every_way(whole_file()).unwrap();
     assert_eq!(trace.warnings, Vec::<String>::new());
     assert_eq!(trace.begun_unix_nanoseconds, 9);
-    assert_eq!(items.first(), Some(&Item::Session(0)));
+    assert_eq!(items.first(), Some(&TraceItem::Session(0)));
     assert_eq!(records_of(&items), originals());
     assert_eq!(items.len(), originals().len() + 1);
     assert_eq!(trace.sessions[0].records_claimed(), 60);
@@ -166,8 +167,8 @@ fn losses_in_the_ring_and_damage_in_the_file_are_told_apart_to_the_record() {
     let (_, items) = read_in_every_way(file).unwrap();
     assert_eq!(missing_of(&items), (5, 10));
     assert_eq!(records_of(&items).len(), 20);
-    assert_eq!(items[11], Item::Unreadable { cpu: 0, records: 10 });
-    assert_eq!(items[12], Item::Lost { cpu: 0, records: 5 });
+    assert_eq!(items[11], TraceItem::Unreadable { cpu: 0, records: 10 });
+    assert_eq!(items[12], TraceItem::Lost { cpu: 0, records: 5 });
 }
 
 #[test]
@@ -178,7 +179,7 @@ fn a_damaged_last_chunk_is_told_of_too() {
     damaged[100] ^= 0x80;
     file.extend(damaged);
     let (_, items) = read_in_every_way(file).unwrap();
-    assert_eq!(items, [Item::Session(0), Item::Unreadable { cpu: 1, records: 10 }]);
+    assert_eq!(items, [TraceItem::Session(0), TraceItem::Unreadable { cpu: 1, records: 10 }]);
 }
 
 #[test]
@@ -270,7 +271,7 @@ fn two_boots_are_two_sessions_one_after_the_other() {
     file.extend(end_chunk());
     let (trace, items) = read_in_every_way(file).unwrap();
     assert_eq!(trace.sessions.len(), 2);
-    assert_eq!(items.iter().position(|item| *item == Item::Session(1)), Some(61));
+    assert_eq!(items.iter().position(|item| *item == TraceItem::Session(1)), Some(61));
     assert_eq!(items.len(), 72);
     let summaries = summarize(&trace);
     assert_eq!((summaries[0].events, summaries[1].events), (60, 10));
@@ -280,27 +281,31 @@ fn two_boots_are_two_sessions_one_after_the_other() {
 #[test]
 fn a_filter_shows_what_it_was_asked_for() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
-    let lines = |filter: Filter| {
+    let lines = |filter: OutputFilter| {
         let mut out = Vec::new();
         write_text(&trace, &filter, &Symbols::default(), &mut out).unwrap();
         String::from_utf8(out).unwrap().lines().filter(|line| !line.starts_with('#')).count()
     };
-    assert_eq!(lines(Filter { cpu: Some(1), ..Filter::default() }), 30);
+    assert_eq!(lines(OutputFilter { cpu: Some(1), ..OutputFilter::default() }), 30);
     assert_eq!(
-        lines(Filter { stream: Some(2), device: Some("nv".into()), ..Filter::default() }),
+        lines(OutputFilter {
+            stream: Some(2),
+            device: Some("nv".into()),
+            ..OutputFilter::default()
+        }),
         60
     );
-    assert_eq!(lines(Filter { stream: Some(3), ..Filter::default() }), 0);
-    assert_eq!(lines(Filter { dart: Some(1), ..Filter::default() }), 0);
+    assert_eq!(lines(OutputFilter { stream: Some(3), ..OutputFilter::default() }), 0);
+    assert_eq!(lines(OutputFilter { dart: Some(1), ..OutputFilter::default() }), 0);
     let unmaps = vec![oche_types::event::Kind::Unmap];
-    assert_eq!(lines(Filter { kinds: unmaps, ..Filter::default() }), 0);
+    assert_eq!(lines(OutputFilter { kinds: unmaps, ..OutputFilter::default() }), 0);
 }
 
 #[test]
 fn json_says_what_the_text_says() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let mut out = Vec::new();
-    write_json(&trace, &Filter::default(), &Symbols::default(), &mut out).unwrap();
+    write_json(&trace, &OutputFilter::default(), &Symbols::default(), &mut out).unwrap();
     let lines: Vec<serde_json::Value> = String::from_utf8(out)
         .unwrap()
         .lines()
@@ -325,7 +330,7 @@ fn devices_that_share_a_stream_are_all_named() {
     writer.device(0x10, dart, stream, "00:02.0");
     writer.device(0x11, dart, stream, "00:02.1");
     writer.finish();
-    let description = Description::read(&words.0.into_inner());
+    let description = TraceDescription::read(&words.0.into_inner());
     assert_eq!(description.device(dart, stream), Some("00:02.0+00:02.1"));
     assert_eq!(description.device(dart, StreamId::new(3).unwrap()), None);
 }
@@ -396,7 +401,7 @@ fn a_function_that_is_known_is_named_at_the_end_of_its_line() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let symbols = Symbols::new(vec![(0, "reset_vector".into())], 0);
     let mut out = Vec::new();
-    write_text(&trace, &Filter::default(), &symbols, &mut out).unwrap();
+    write_text(&trace, &OutputFilter::default(), &symbols, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert!(text.lines().last().unwrap().ends_with(" seq=29 code=reset_vector+0x4"), "{text}");
 }

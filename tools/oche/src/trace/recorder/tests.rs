@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::trace::memory::tests::{Hypervisor, OFFSET, dart};
-use crate::trace::reader::{Item, TraceFile};
+use crate::trace::reader::{TraceFile, TraceItem};
 use crate::trace::summary::summarize;
 use oche_trace::directory::publish_statistics;
 use oche_trace::statistics::Statistics;
@@ -15,7 +15,7 @@ fn table(number: u64) -> Event {
 
 fn numbers(trace: &TraceFile) -> Vec<u32> {
     let pages = trace.events().filter_map(|item| match item {
-        Item::Record(record) => match record.event() {
+        TraceItem::Record(record) => match record.event() {
             Some(Event::Table { page, .. }) => Some(page.0),
             _ => None,
         },
@@ -28,7 +28,7 @@ fn numbers(trace: &TraceFile) -> Vec<u32> {
 fn a_recording_that_begins_before_the_guest_and_ends_after_it_has_every_event() {
     let mut hypervisor = Hypervisor::new(2, 4096);
     let output = hypervisor.ram.with_extension("oche");
-    let recorder = Recorder::start(&hypervisor.ram, &output).unwrap();
+    let recorder = FileRecorder::start(&hypervisor.ram, &output).unwrap();
     std::thread::sleep(Duration::from_millis(20));
     hypervisor.boot(1000);
     for number in 0..3000 {
@@ -77,10 +77,10 @@ fn what_the_ring_overwrote_is_in_the_file_as_a_number() {
         hypervisor.record(0, number, &table(number));
     }
     let output = hypervisor.ram.with_extension("oche");
-    let recording = Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
+    let recording = FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     assert_eq!((recording.records, recording.lost), (64, 936));
     let trace = TraceFile::open(&output).unwrap();
-    assert_eq!(trace.events().nth(1), Some(Item::Lost { cpu: 0, records: 936 }));
+    assert_eq!(trace.events().nth(1), Some(TraceItem::Lost { cpu: 0, records: 936 }));
     assert_eq!(numbers(&trace), (936..1000).collect::<Vec<u32>>());
     let summary = &summarize(&trace)[0];
     assert_eq!((summary.events, summary.lost, summary.unreadable), (64, 936, 0));
@@ -92,7 +92,7 @@ fn a_guest_that_boots_again_begins_a_second_session() {
     let output = hypervisor.ram.with_extension("oche");
     hypervisor.boot(10);
     hypervisor.record(0, 11, &table(1));
-    let recorder = Recorder::start(&hypervisor.ram, &output).unwrap();
+    let recorder = FileRecorder::start(&hypervisor.ram, &output).unwrap();
     std::thread::sleep(Duration::from_millis(150));
     hypervisor.boot(20);
     hypervisor.record(0, 21, &table(2));
@@ -108,15 +108,18 @@ fn a_guest_that_boots_again_begins_a_second_session() {
 fn without_oche_the_recording_says_so_and_what_was_there_before_stays() {
     let hypervisor = Hypervisor::new(1, 64);
     let output = hypervisor.ram.with_extension("oche");
-    let recording = Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
+    let recording = FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     assert_eq!((recording.sessions, recording.records), (0, 0));
     assert!(!output.exists(), "an empty trace is left behind");
     std::fs::write(&output, "an older trace").unwrap();
-    Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
+    FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
     assert_eq!(std::fs::read(&output).unwrap(), b"an older trace");
-    assert!(Recorder::start(&hypervisor.ram, &output.join("nowhere")).is_err(), "reported at once");
+    assert!(
+        FileRecorder::start(&hypervisor.ram, &output.join("nowhere")).is_err(),
+        "reported at once"
+    );
     let missing = hypervisor.ram.with_extension("missing");
-    assert_eq!(Recorder::start(&missing, &output).unwrap().finish().unwrap().sessions, 0);
+    assert_eq!(FileRecorder::start(&missing, &output).unwrap().finish().unwrap().sessions, 0);
 }
 
 #[test]
@@ -125,7 +128,7 @@ fn a_recording_tells_how_far_it_has_come() {
     hypervisor.boot(0);
     (0..100).for_each(|number| hypervisor.record(0, number, &table(number)));
     let recorder =
-        Recorder::start(&hypervisor.ram, &hypervisor.ram.with_extension("oche")).unwrap();
+        FileRecorder::start(&hypervisor.ram, &hypervisor.ram.with_extension("oche")).unwrap();
     for _ in 0..500 {
         if recorder.so_far().records > 0 {
             break;
@@ -146,7 +149,7 @@ fn a_dump_of_the_memory_of_a_machine_that_is_gone_still_gives_its_last_events() 
     std::fs::copy(&hypervisor.ram, &dump).unwrap();
     std::fs::remove_file(&hypervisor.ram).unwrap();
     let output = dump.with_extension("oche");
-    let recording = Recorder::start(&dump, &output).unwrap().finish().unwrap();
+    let recording = FileRecorder::start(&dump, &output).unwrap().finish().unwrap();
     assert_eq!((recording.sessions, recording.records, recording.lost), (1, 64, 36));
     assert_eq!(numbers(&TraceFile::open(&output).unwrap()), (36..100).collect::<Vec<u32>>());
 }
@@ -159,7 +162,7 @@ fn the_size_limit_ends_a_recording_with_a_file_that_is_whole() {
         hypervisor.record(0, number, &table(number));
     }
     let output = hypervisor.ram.with_extension("oche");
-    let recorder = Recorder::start_limited(&hypervisor.ram, &output, Some(1000)).unwrap();
+    let recorder = FileRecorder::start_limited(&hypervisor.ram, &output, Some(1000)).unwrap();
     for _ in 0..200 {
         if recorder.is_over() {
             break;
@@ -180,6 +183,6 @@ fn a_directory_of_another_version_is_an_error_and_not_a_wait_without_end() {
     hypervisor.store(1, 0x0001_0000_0000_0007);
     let output = hypervisor.ram.with_extension("oche");
     let error =
-        Recorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap_err().to_string();
+        FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap_err().to_string();
     assert!(error.contains("version 7") && error.contains(&format!("{OFFSET:#x}")), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::super::check::Report as Findings;
+use super::super::check::CheckReport as Findings;
 
 /// Everything that the page shows.
 #[derive(Debug, Serialize)]

@@ -4,7 +4,7 @@ use oche_trace::record::Stamp;
 use oche_trace::text::Clock;
 use oche_types::addr::IovaPage;
 
-use super::super::description::Description;
+use super::super::description::TraceDescription;
 use super::super::maps::Whom;
 use super::super::symbols::Symbols;
 
@@ -25,7 +25,7 @@ pub struct Question {
 
 /// A question about one page, with the trace that is asked.
 pub(super) struct Asker<'a> {
-    pub(super) description: &'a Description,
+    pub(super) description: &'a TraceDescription,
     pub(super) clock: Clock,
     pub(super) symbols: &'a Symbols,
     pub(super) question: &'a Question,

@@ -6,7 +6,7 @@ use oche_types::event::{Event, WatchHow};
 
 use super::super::lifetime::{Lifetimes, Mapping, StreamPlace};
 use super::super::maps::{name_all, permission_letters, places};
-use super::super::reader::{Item, Source, TraceFile};
+use super::super::reader::{ByteSource, TraceFile, TraceItem};
 use super::super::words::{code_in_words, direction, interval, many, permission, seconds};
 use super::answer::Overlap;
 use super::asker::{Asker, ticks_at};
@@ -173,7 +173,7 @@ impl Asker<'_> {
     }
 
     /// Where the nearest mappings are, for an address that never was one.
-    pub(super) fn nearest<S: Source>(
+    pub(super) fn nearest<S: ByteSource>(
         &self,
         place: StreamPlace,
         at: Option<u64>,
@@ -182,7 +182,7 @@ impl Asker<'_> {
     ) -> Option<String> {
         let mut lifetimes = Lifetimes::default();
         for item in trace.events_of(session) {
-            if let Item::Record(record) = item {
+            if let TraceItem::Record(record) = item {
                 if at.is_some_and(|at| record.time() > at) {
                     break;
                 }
@@ -218,7 +218,11 @@ impl Asker<'_> {
     }
 
     /// The answer where no event is about the page.
-    pub(super) fn no_device<S: Source>(&self, trace: &TraceFile<S>, session: usize) -> Vec<String> {
+    pub(super) fn no_device<S: ByteSource>(
+        &self,
+        trace: &TraceFile<S>,
+        session: usize,
+    ) -> Vec<String> {
         let whom = &self.question.whom;
         let known = places(trace, session);
         let asked: Vec<StreamPlace> =

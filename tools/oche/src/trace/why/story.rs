@@ -4,7 +4,7 @@ use oche_trace::record::{Record, Stamp};
 use oche_types::addr::{Gfn, IovaPage};
 use oche_types::event::{Event, Kind};
 
-use super::super::lifetime::{Change, Lifetimes, Mapping, StreamPlace};
+use super::super::lifetime::{Lifetimes, Mapping, MappingChange, StreamPlace};
 use super::super::words::{code_in_words, direction, many, permission};
 use super::answer::Incident;
 use super::asker::{Asker, LISTED, ticks_at};
@@ -99,13 +99,13 @@ impl Asker<'_> {
     fn add(
         &self,
         story: &mut Story,
-        change: Change,
+        change: MappingChange,
         (record, event): (&Record, &Event),
         is_ours: &impl Fn(StreamPlace) -> bool,
     ) {
         let is_asked = |mapping: &Mapping| mapping.iova == self.page && is_ours(mapping.owner);
         match change {
-            Change::Mapped { mapping, .. } if is_asked(&mapping) => {
+            MappingChange::Mapped { mapping, .. } if is_asked(&mapping) => {
                 story.times_mapped += 1;
                 story.past.push(Interval {
                     mapping: Some(mapping),
@@ -113,10 +113,10 @@ impl Asker<'_> {
                     until: None,
                 });
             }
-            Change::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
+            MappingChange::Unmapped { at, iova, mapping } if iova == self.page && is_ours(at) => {
                 story.close(mapping, record, event);
             }
-            Change::Permission { mapping, .. }
+            MappingChange::Permission { mapping, .. }
                 if is_asked(&mapping) && story.at.is_none_or(|at| record.time() <= at) =>
             {
                 story.permit(&mapping);

@@ -1,36 +1,36 @@
-//! What one trap may do, in bytes of memory that the engine loads or stores.
+//! The budget of one trap, in bytes of memory that the engine loads or stores.
 //!
-//! A mapping costs what it copies and compares: a page of which a thousand copies exist costs a
-//! thousand times as much as one that has none. So work is charged in bytes, before it is done and
-//! rather too much than too little.
+//! The cost of a mapping is what it copies and compares: a page with a thousand copies costs a
+//! thousand times as much as a page without any. Work is therefore charged in bytes, before it is
+//! done. An estimate is never too low.
 
-/// Bytes that one trap may load and store before it leaves the rest to the next poll: as many as it
-/// takes to map nearly 16 MiB, so that the first poll mostly finds the DART idle; on an M1 it is
-/// one or two milliseconds.
+/// Bytes that one trap may load and store before it leaves the rest to the next poll. It is enough
+/// to map nearly 16 MiB, so that the first poll usually finds the DART idle, and takes one or two
+/// milliseconds on an M1.
 ///
-/// A trap exceeds it by one change of a granule, and by the empty shadow tables of the domains that
-/// it takes back for it.
+/// A trap can exceed it by the cost of one granule's change and of the empty shadow tables that it
+/// reclaims for that change.
 pub const SLICE_BYTES: usize = 64 << 20;
 
 /// What is left of one trap's work.
 #[derive(Debug)]
 pub struct Budget {
-    /// Below 0: more was charged than there was.
+    /// In bytes. Negative if more was charged than was left.
     left: isize,
 }
 
 impl Budget {
-    /// All of one trap's work.
+    /// A budget of `bytes` bytes.
     pub(crate) fn new(bytes: usize) -> Self {
         Self { left: bytes as isize }
     }
 
-    /// Work of `bytes` bytes is about to be done.
+    /// Charges work of `bytes` bytes, before it is done.
     pub(crate) fn charge(&mut self, bytes: usize) {
         self.left = self.left.saturating_sub_unsigned(bytes);
     }
 
-    /// Of the work that was charged, `bytes` bytes were not done.
+    /// Returns `bytes` bytes that were charged for work that was not needed.
     pub(crate) fn refund(&mut self, bytes: usize) {
         self.left = self.left.saturating_add_unsigned(bytes);
     }
@@ -40,7 +40,7 @@ impl Budget {
         bytes <= self.left.max(0).unsigned_abs()
     }
 
-    /// How often work of `bytes` bytes fits into what is left.
+    /// How many times work of `bytes` bytes fits into what is left.
     pub(crate) fn affords(&self, bytes: usize) -> usize {
         self.left.max(0).unsigned_abs() / bytes
     }

@@ -1,8 +1,8 @@
-//! The DART that the guest sees: a t8020 register file with 4K pages, no bypass, 16 streams, four
-//! TTBRs.
+//! The emulated DART: the registers of a t8020 DART with 4 KiB pages, no bypass, 16 streams and
+//! four TTBRs for each stream.
 //!
-//! Pure state: a write changes it and returns what the guest asked for; carrying that out is the
-//! engine's. Registers read back what the guest wrote, since suspend saves and restores them (Linux
+//! It is state only. A write changes it and returns a command, which the engine carries out.
+//! Registers read back what the guest wrote, because suspend saves and restores them (Linux
 //! `apple-dart.c`, `apple_dart_suspend`).
 
 use oche_types::dart::registers::{
@@ -12,32 +12,32 @@ use oche_types::dart::registers::{
 };
 use oche_types::dart::stream::{STREAMS, StreamId, StreamSet};
 
-/// Registers that keep what is written to them lie below this offset.
+/// Registers below this offset keep what is written to them.
 const FILE_BYTES: u64 = 0x300;
 const FILE_WORDS: usize = FILE_BYTES as usize / 4;
 /// The bit of `CONFIG` that freezes TCRs and TTBRs until reset.
 const CONFIG_LOCK: u32 = 1 << 15;
 
-/// An access that no DART register answers.
+/// Why no DART register answers an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessError {
-    /// Not 32 bits wide.
+    /// The access is not 32 bits wide.
     Width,
-    /// Not a multiple of four bytes from the region's start.
+    /// The offset is not a multiple of four bytes.
     Alignment,
-    /// Past the region's end.
+    /// The offset is past the end of the registers.
     Range,
 }
 
-/// What the guest asked for with a write.
+/// What the engine must do after a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Command {
-    /// Nothing that the engine must act on now.
+    /// Nothing.
     None,
-    /// The register decides whether these streams may do DMA, and may have changed.
+    /// Check whether these streams may translate: a register that decides it was written.
     Recheck(StreamSet),
-    /// Make the tables of these streams count.
+    /// Apply the changes in the tables of these streams.
     Invalidate(StreamSet),
 }
 
@@ -48,12 +48,13 @@ pub(crate) struct EmulatedDart {
 }
 
 impl EmulatedDart {
-    /// As after reset: nothing translates, no stream is enabled.
+    /// The state after reset: no stream is enabled or translates.
     pub(crate) fn new() -> Self {
         Self { file: [0; FILE_WORDS] }
     }
 
-    /// What the guest reads at `offset`; `is_busy`: whether an invalidation is under way.
+    /// The value that the guest reads at `offset`. `is_busy` says whether an invalidation is under
+    /// way.
     pub(crate) fn read(
         &self,
         offset: u64,
@@ -71,7 +72,7 @@ impl EmulatedDart {
         })
     }
 
-    /// Takes the guest's write and returns what it asks for.
+    /// Stores what the guest writes at `offset`, and returns what the engine must do.
     pub(crate) fn write(
         &mut self,
         offset: u64,
@@ -110,7 +111,7 @@ impl EmulatedDart {
         Ok(Command::None)
     }
 
-    /// The tables of `stream`, or `None` where its accesses must all fault.
+    /// The valid TTBRs of `stream`, or `None` if all its accesses must fault.
     pub(crate) fn roots(&self, stream: StreamId) -> Option<[Ttbr; TTBRS]> {
         let is_enabled = StreamSet(self.word(STREAMS_ENABLE) as u16).contains(stream);
         let tcr = Tcr::from_bits(self.word(TCR + 4 * stream.index() as u64));
@@ -121,14 +122,15 @@ impl EmulatedDart {
         for (index, root) in roots.iter_mut().enumerate() {
             let register =
                 Ttbr::from_bits(self.word(TTBR + (16 * stream.index() + 4 * index) as u64));
-            // An invalid TTBR's address means nothing: two streams that differ only there share a
+            // The address in an invalid TTBR is ignored: streams that differ only there share a
             // domain.
             *root = if register.valid() { register } else { Ttbr::new() };
         }
         roots.iter().any(Ttbr::valid).then_some(roots)
     }
 
-    /// Latches a fault. False: an earlier one is still latched, and stays.
+    /// Latches a fault in the ERROR registers. Returns false if an earlier one is still latched;
+    /// that one stays.
     #[must_use]
     pub(crate) fn latch(&mut self, stream: StreamId, code: FaultCode, iova: u64) -> bool {
         if Error::from_bits(self.word(ERROR)).flag() {
@@ -153,7 +155,7 @@ impl EmulatedDart {
     }
 }
 
-/// All sixteen streams' TCRs and TTBRs lie in the file.
+// The TCRs and TTBRs of all sixteen streams are in the file.
 const _: () = assert!(TTBR + 16 * STREAMS as u64 <= FILE_BYTES && TCR + 4 * STREAMS as u64 <= TTBR);
 
 fn check(offset: u64, bytes: usize) -> Result<(), AccessError> {

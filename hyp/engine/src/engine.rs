@@ -1,9 +1,10 @@
-//! The engine's entry points: which stream belongs to which domain, and what happens in a trap.
+//! The engine's entry points: attaching streams to domains, and the work of a trap.
 //!
-//! The only module that knows all stages. A guest's write goes to the emulated DART; if that asks
-//! for an invalidation, the engine asks the tracker what changed and the granule mapper make
-//! hardware equal to it. Work in one trap is bounded: what is left keeps the DART's busy bit set
-//! and goes on when the guest polls it or touches any other register of a DART.
+//! This is the only module that uses all stages. It passes a guest's write to the emulated DART. If
+//! the write asks for an invalidation, the tracker finds what changed in the guest's tables, and
+//! the granule mapper applies the changes to the hardware's tables. The work in one trap is
+//! bounded. While some is left, the DART's busy bit stays set, and the engine continues when the
+//! guest polls it or accesses any other register of a DART.
 
 mod attach;
 mod faults;
@@ -23,25 +24,25 @@ use crate::budget::{Budget, SLICE_BYTES};
 use crate::emulated_dart::{AccessError, Command, EmulatedDart};
 use crate::granule::alias::MAX_DOMAINS;
 use crate::granule::watch::WatchedAccess;
-use crate::granule::{GranuleMapper, Isolation, Requester, within};
+use crate::granule::{GranuleMapper, Isolation, Requester, clamp};
 use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 use crate::tracker::{Batch, Tracker};
 
-/// What it costs to bring a page home and give it a twin.
+/// Cost of moving a page home and giving it a twin, in bytes loaded and stored.
 const PIN_BYTES: usize = 6 * PAGE_BYTES;
 
-/// What the engine is built for.
+/// The machine and the options that the engine is created for.
 #[derive(Clone, Debug)]
 pub struct Configuration<'a> {
     /// Emulated DARTs, at most [`oche_types::dart::stream::MAX_DARTS`].
     pub darts: usize,
-    /// Guest RAM, ascending; nothing of Oche's own.
+    /// Guest RAM, ascending, without Oche's own memory.
     pub ram: &'a [Range<Gfn>],
-    /// Memory that is the engine's alone, for migrated pages and shadow tables.
+    /// Memory that only the engine uses, for migrated pages and shadow tables.
     pub pool: Range<HostGranule>,
-    /// How exactly permissions are kept.
+    /// How exactly permissions are enforced.
     pub isolation: Isolation,
 }
 
@@ -54,13 +55,13 @@ impl Configuration<'_> {
         (self.darts * STREAMS).min(MAX_DOMAINS)
     }
 
-    /// Tables that can be tracked: as many as would map twice the guest's memory.
+    /// Number of tables that can be tracked: as many as would map twice the guest's memory.
     fn tables(&self) -> usize {
-        within(self.pages() / 256, 64, 8192) + TTBRS * self.domains()
+        clamp(self.pages() / 256, 64, 8192) + TTBRS * self.domains()
     }
 
-    /// The bytes of heap that an engine of this configuration takes, as a buddy allocator rounds
-    /// them: all of them as it begins.
+    /// The bytes of heap that [`Engine::new`] allocates with this configuration, as a buddy
+    /// allocator rounds them.
     pub fn heap_bytes(&self) -> usize {
         let frames = self.pool.end.0.saturating_sub(self.pool.start.0) as usize;
         let domains = self.domains();
@@ -68,25 +69,25 @@ impl Configuration<'_> {
             + bytes_of::<Option<Domain>>(domains)
             + Tracker::bytes(self.tables(), domains)
             + GranuleMapper::bytes(self.pages(), self.ram.len(), frames, domains)
-            // The batch in hand, and that of a domain that begins.
+            // The current batch, and the one for the tables of a new domain.
             + 2 * Batch::BYTES
     }
 }
 
-/// Everything about the guest's DMA.
+/// The mediation of the guest's DMA: emulated DARTs, domains, and the placement of pages.
 #[derive(Debug)]
 pub struct Engine {
     darts: Vec<Dart>,
     domains: Vec<Option<Domain>>,
     tracker: Tracker,
     mapper: GranuleMapper,
-    /// Changes of the domain in hand, and how many of them have been acted on.
+    /// Changes of the current domain, and how many of them have been applied.
     batch: Batch,
     applied: usize,
     current_domain: Option<DomainId>,
-    /// All tables of the domain in hand have been compared for `batch`.
+    /// Whether all tables of the current domain have been compared for `batch`.
     is_compared: bool,
-    /// What could not be tracked of a domain that begins.
+    /// The tables of a new domain that cannot be tracked.
     creation_batch: Batch,
     slice_bytes: usize,
     is_busy: bool,
@@ -98,59 +99,58 @@ struct Dart {
     streams: [Attachment; STREAMS],
 }
 
-/// Where a stream's accesses go.
+/// The domains that a stream is attached to and waits for.
 #[derive(Clone, Copy, Debug, Default)]
 struct Attachment {
-    /// What the hardware has attached.
+    /// The domain that the hardware uses.
     now: Option<DomainId>,
-    /// What it will have once that domain's tables have been acted on.
+    /// The domain that it will use once that domain's tables have been applied.
     next: Option<DomainId>,
 }
 
-/// How a CPU reached for a page.
+/// How a CPU accessed a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessKind {
-    /// An instruction loads.
+    /// A data load.
     Load,
-    /// An instruction stores, or loads and stores.
+    /// A data store, or an instruction that loads and stores.
     Store,
-    /// An instruction is fetched.
+    /// An instruction fetch.
     Fetch,
-    /// The CPU walks the guest's tables there.
+    /// A walk of the guest's stage-1 tables.
     Walk,
 }
 
-/// How a CPU goes on whose access was trapped.
+/// How a CPU continues after an access that stage 2 refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum FaultDisposition {
-    /// It tries again: the page is not trapped now.
+    /// The CPU repeats the access: the page is not trapped any more.
     Retry,
-    /// The page is trapped. The access is carried out by [`Engine::load_trapped`] and
-    /// [`Engine::store_trapped`], or, whatever it is, between [`Engine::open_trapped`] and
-    /// [`Engine::close_trapped`]; and the engine's lock is held from this answer to the end of
-    /// that.
+    /// The page is trapped. The caller carries out the access with [`Engine::load_trapped`] and
+    /// [`Engine::store_trapped`], or executes it between [`Engine::open_trapped`] and
+    /// [`Engine::close_trapped`]. It holds the engine's lock from this return until then.
     Emulate(Gfn),
-    /// It is no page of the guest's RAM.
+    /// The address is not in the guest's RAM.
     NotGuestMemory,
 }
 
-/// A set of tables of the guest, and the shadow of it.
+/// A set of guest tables with its shadow tables.
 #[derive(Debug)]
 struct Domain {
     roots: [Ttbr; TTBRS],
     requester: Requester,
-    /// Streams to attach once the tables have been acted on.
+    /// Streams to attach once the tables have been applied.
     waiting: Members,
+    /// Whether the tables may have changed since they were last applied.
     needs_flush: bool,
-    /// The tables have been acted on: so many of the pages remain to be looked at that devices
-    /// write in one copy and read in another.
+    /// Once the tables have been applied: the number of flush-merged pages still to be merged.
     merges_left: Option<usize>,
     is_ending: bool,
 }
 
 impl Engine {
-    /// All of the guest's memory at home, every stream blocked.
+    /// Creates an engine with all of the guest's memory at home and every stream blocked.
     pub fn new(configuration: &Configuration<'_>, host: &mut impl Host) -> Self {
         let domains = configuration.domains();
         let dart =
@@ -176,17 +176,17 @@ impl Engine {
         }
     }
 
-    /// From now on one trap does `bytes` bytes of work instead of [`SLICE_BYTES`]: for tests of
-    /// what is left over.
+    /// Bounds the work of one trap to `bytes` bytes instead of [`SLICE_BYTES`], for tests of work
+    /// that continues in a later trap.
     pub fn set_slice_bytes(&mut self, bytes: usize) {
         self.slice_bytes = bytes;
     }
 
-    /// The guest reads `bytes` bytes at `offset` of an emulated DART's registers.
+    /// Reads `bytes` bytes at `offset` of an emulated DART's registers, for the guest.
     ///
     /// # Errors
     ///
-    /// [`AccessError`] where no register answers: a bus error to the guest.
+    /// [`AccessError`] if no register answers; the guest takes a bus error.
     pub fn read(
         &mut self,
         host: &mut impl Host,
@@ -209,11 +209,12 @@ impl Engine {
         Ok(value)
     }
 
-    /// The guest writes `value`, of `bytes` bytes, at `offset` of an emulated DART's registers.
+    /// Writes the `bytes` bytes of `value` at `offset` of an emulated DART's registers, for the
+    /// guest.
     ///
     /// # Errors
     ///
-    /// [`AccessError`] where no register answers: a bus error to the guest.
+    /// [`AccessError`] if no register answers; the guest takes a bus error.
     pub fn write(
         &mut self,
         host: &mut impl Host,
@@ -239,8 +240,9 @@ impl Engine {
                         waking.insert(stream);
                     }
                 }
-                // A DART holds nothing of a stream that did not translate, so the stream begins at
-                // once: Linux makes no invalidation when it writes saved registers back on resume.
+                // A DART has cached nothing of a stream that did not translate, so the stream is
+                // attached at once: Linux does not invalidate when it restores saved registers on
+                // resume.
                 self.attach(host, dart, waking);
                 self.work(host);
             }
@@ -255,8 +257,8 @@ impl Engine {
         Ok(())
     }
 
-    /// A CPU's access at guest-physical `address` met a stage-2 entry that the engine had
-    /// restricted, for stores or for everything. Returns how the CPU continues.
+    /// Handles a CPU's access at guest-physical `address` that a stage-2 entry refused, because the
+    /// engine traps stores or all accesses to the page. Returns how the CPU continues.
     pub fn access_trapped(
         &mut self,
         host: &mut impl Host,
@@ -266,7 +268,7 @@ impl Engine {
         let page = Gfn::containing(address).filter(|page| self.mapper.mover.is_ram(*page));
         let Some(page) = page else { return FaultDisposition::NotGuestMemory };
         if matches!(access, AccessKind::Fetch | AccessKind::Walk) {
-            // What a watch alone had trapped is not any more, and copies are as without a watch.
+            // A page that is trapped only for a watch is not trapped any more after this.
             self.mapper.give_up_watch(host, page);
         }
         if access == AccessKind::Store {
@@ -279,7 +281,7 @@ impl Engine {
             (CpuTrap::None, _) | (CpuTrap::Writes, AccessKind::Load | AccessKind::Fetch) => {
                 FaultDisposition::Retry
             }
-            // A walk that meets a page which may be read wants to write: hardware's access flag.
+            // A walk that faults on a readable page writes: it updates the access flag.
             (_, AccessKind::Walk) | (CpuTrap::All, AccessKind::Fetch) => {
                 self.mapper.drop_bounce_pages(host, page);
                 FaultDisposition::Retry
@@ -291,8 +293,8 @@ impl Engine {
         }
     }
 
-    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, 1 to 8 and inside the page,
-    /// zero-extended. 0 for anything else.
+    /// Loads `bytes` bytes (1 to 8, inside the page) at `offset` of a trapped `page` for a CPU.
+    /// Returns them zero-extended, or 0 if the range is invalid.
     pub fn load_trapped(
         &mut self,
         host: &mut impl Host,
@@ -303,8 +305,9 @@ impl Engine {
         self.mapper.load(host, page, offset, bytes)
     }
 
-    /// A CPU stores the low `bytes` bytes of `value`, 1 to 8 and inside the page, at `offset` of a
-    /// trapped `page`, or a virtual device at `offset` of any page. Anything else does nothing.
+    /// Stores the low `bytes` bytes (1 to 8, inside the page) of `value` at `offset` of `page`: for
+    /// a CPU, to a trapped page; for a virtual device, to any page. Does nothing if the range is
+    /// invalid.
     pub fn store_trapped(
         &mut self,
         host: &mut impl Host,
@@ -313,46 +316,47 @@ impl Engine {
         bytes: usize,
         value: u64,
     ) {
-        // A CPU's trap has opened the page; what a virtual device stores there did not trap.
+        // A CPU's store has trapped and made the table unsync; a virtual device's store has not.
         self.tracker.mark_unsync(host, &mut self.mapper.mover, page);
         self.mapper.store(host, page, offset, bytes, value);
     }
 
-    /// Where one CPU may access the trapped `page` directly, in whatever way, all copies being up
-    /// to date.
+    /// Opens the trapped `page` for direct accesses of one CPU: makes its copies equal and returns
+    /// the host page to access.
     ///
-    /// Until [`Self::close_trapped`] no other CPU may reach the page, and no other call
-    /// of the engine may be made.
+    /// Until [`Self::close_trapped`] no other CPU may access the page, and the engine must not be
+    /// called.
     pub fn open_trapped(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.mapper.open(host, page)
     }
 
-    /// The CPU that had the trapped `page` opened has done with it.
+    /// Closes the trapped `page` after the direct accesses of a CPU: copies what the CPU stored.
     pub fn close_trapped(&mut self, host: &mut impl Host, page: Gfn) {
-        self.mapper.settle(host, page);
+        self.mapper.close(host, page);
     }
 
-    /// A store-exclusive trapped on `page`, whose loads do not: its load-exclusive went by unseen.
-    /// Until the trap goes, loads trap too, so that the next pair is seen whole.
+    /// Traps loads of `page` too, until its trap is removed. Called for a store-exclusive that
+    /// trapped on a page whose loads do not trap, so that its load-exclusive was not seen: the next
+    /// pair is seen whole.
     pub fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
         self.mapper.trap_loads(host, page);
     }
 
-    /// From now on CPUs' accesses to what is mapped in `ranges`, and to nothing else, are reported
-    /// one by one.
+    /// Reports CPUs' accesses to what is mapped in `ranges` one by one from now on, instead of
+    /// those to the ranges before.
     pub fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.mapper.watch(host, ranges);
     }
 
-    /// Goes on with what [`Self::watch`] left undone: it does no more at once than a trap may. Each
-    /// trap calls this.
+    /// Continues the pass that [`Self::watch`] began, which is limited to the work of one trap.
+    /// Each trap calls this.
     pub fn continue_watch_pass(&mut self, host: &mut impl Host) {
         if self.has_pending_watches() {
             self.mapper.continue_watch_pass(host);
         }
     }
 
-    /// Whether some of what is mapped where somebody watches is not watched yet.
+    /// Whether some pages that are mapped in watched ranges are not trapped yet.
     pub fn has_pending_watches(&self) -> bool {
         self.mapper.watches.are_pending()
     }
@@ -362,8 +366,8 @@ impl Engine {
         self.mapper.watches.are_set()
     }
 
-    /// A CPU's access to a trapped page was carried out: reports it if it is watched. `load` gives
-    /// the value, a word at a time from the first byte on.
+    /// Reports a CPU's access to a trapped page, after it was carried out, if it is watched. `load`
+    /// returns the value, one word at a time from the first byte on.
     pub fn report_watched(
         &self,
         host: &mut impl Host,
@@ -373,15 +377,15 @@ impl Engine {
         self.mapper.report_watched(host, watched, load);
     }
 
-    /// One trap's work, for [`Self::pin_all`] and [`Self::unpin_all`].
+    /// The budget of one trap, for [`Self::pin_all`] and [`Self::unpin_all`].
     pub fn trap_budget(&self) -> Budget {
         Budget::new(self.slice_bytes)
     }
 
-    /// An untranslated bus master is about to use `pages`: each comes home and stays there
-    /// until [`Self::unpin`] was called as often as it was named here. Returns how many of the
-    /// first are pinned: at least one, and not all where `budget` has no room for more. The caller
-    /// comes again with the rest.
+    /// Pins `pages` for an untranslated bus master: moves each home, where it stays until
+    /// [`Self::unpin`] has been called as often for it. Returns how many of the first are pinned:
+    /// at least one, and fewer than all if `budget` is spent. The caller calls again with the
+    /// others.
     #[must_use]
     pub fn pin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
@@ -401,19 +405,20 @@ impl Engine {
         count
     }
 
-    /// As [`Self::pin_all`], of one page.
+    /// As [`Self::pin_all`], for one page.
     pub fn pin(&mut self, host: &mut impl Host, page: Gfn) {
         let pinned = self.pin_all(host, &[page], &mut self.trap_budget());
         invariant!(pinned == 1, "one page is always pinned");
     }
 
-    /// The master has done with `page`. What it wrote there is in all copies on return.
+    /// Ends one use of `page` by an untranslated bus master. On return, what the master wrote there
+    /// is in all copies.
     pub fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
         self.mapper.unpin(host, page);
     }
 
-    /// As [`Self::unpin`], of each of `pages`. Returns how many of the first are unpinned: at least
-    /// one, and not all where `budget` has no room for more. The caller comes again with the rest.
+    /// As [`Self::unpin`], for each of `pages`. Returns how many of the first are unpinned: at
+    /// least one, and fewer than all if `budget` is spent. The caller calls again with the others.
     #[must_use]
     pub fn unpin_all(&mut self, host: &mut impl Host, pages: &[Gfn], budget: &mut Budget) -> usize {
         let mut count = 0;
@@ -435,12 +440,12 @@ impl Engine {
         self.mapper.mover.is_ram(page)
     }
 
-    /// Where the bytes of `page` are now.
+    /// The host page that holds `page` now.
     pub fn locate(&self, page: Gfn) -> Hfn {
         self.mapper.mover.locate(page)
     }
 
-    /// Frames of the pool that are free now.
+    /// Number of free frames in the pool.
     pub fn free_frames(&self) -> usize {
         self.mapper.pool.free_frames()
     }

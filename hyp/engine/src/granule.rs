@@ -1,16 +1,16 @@
-//! The granule mapper: gives every mapped guest page a place that 16K hardware can reach, and takes
-//! it away again.
+//! The granule mapper: places every mapped guest page where hardware with 16 KiB pages can reach
+//! it, and moves it home when it is unmapped.
 //!
-//! A granule is *direct* when its four pages are one aligned frame and at home: hardware points
-//! there and nothing moves. Where hardware has windows, so may be a run of fewer ([`direct`]).
-//! Otherwise it is *relocated*: a frame of the pool belongs to it and each page moves into its
-//! slot; empty slots hold the red-zone pattern. A page that is already mapped elsewhere gets a
-//! *bounce page*, a further copy, which is made equal to the page whenever one of the page's
-//! mappings changes.
+//! A granule is *direct* if its four pages are one aligned frame at home: the hardware entry points
+//! at the frame, and no page moves. If the hardware has windows, a run of fewer pages can be direct
+//! too ([`direct`]). Otherwise the granule is *relocated*: it owns a frame of the pool, each of its
+//! pages moves into a slot of the frame, and empty slots hold the red-zone pattern. A page that is
+//! already mapped elsewhere gets a *bounce page*, a further copy. The copies of a page are made
+//! equal whenever one of its mappings changes.
 //!
-//! Changes come in batches. In each, removals come first ([`removal`]), then additions
-//! ([`addition`]), each with one break-before-make of all the pages that it moves and at most one
-//! invalidation of the hardware.
+//! Changes come in batches. In a batch, removals come first ([`removal`]), then additions
+//! ([`addition`]). Each half needs one break-before-make for all pages that it moves and at most
+//! one invalidation of the hardware.
 
 mod addition;
 pub(crate) mod alias;
@@ -51,39 +51,39 @@ use crate::shadow::Shadow;
 
 pub(crate) use crate::granule::work::BATCH;
 
-/// Pages that one batch moves: those that come and those that go.
+/// Most pages that one batch moves: those that it maps and those that it unmaps.
 const MAX_MOVING: usize = 2 * BATCH * SLOTS;
-/// Pages that a batch is about: those that come and those that go.
+/// Most pages that a batch changes the mappings of: those that it maps and those that it unmaps.
 const MAX_LISTED: usize = 2 * BATCH * SLOTS;
 /// Frames that one change can need: one for the granule, one for a leaf table, and pages for twins.
 const FRAMES_PER_CHANGE: usize = 4;
-/// What it costs to act on changes, however few: stores published, and an invalidation that the
-/// hardware confirms.
+/// Cost of a batch in addition to that of its changes: publishing the stores, and an invalidation
+/// that the hardware confirms.
 const APPLY_BYTES: usize = PAGE_BYTES;
-/// What it costs to look for empty shadow tables in a domain: the states of 128.
+/// Cost of looking for empty shadow tables in a domain, which has 128.
 const RECLAIM_BYTES: usize = 1024;
 
-/// How exactly permissions are kept where pages of differing permission share a granule.
+/// How exactly permissions are enforced if pages with different permissions share a granule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Isolation {
-    /// Membership is exact; a device may do to each page of a granule what it may do to any of
-    /// them.
+    /// A device reaches only pages that are mapped for it, but may access each page of a granule
+    /// as it may access any of them.
     #[default]
     Page,
-    /// Permissions are exact too, as far as the hardware distinguishes reads from writes: a page
-    /// that a device may only read is a copy of its own where a neighbour may be written, and what
-    /// cannot be kept apart is refused.
+    /// Permissions are exact as well, as far as the hardware distinguishes reads from writes. A
+    /// page that a device may only read is a private copy if the device may write a neighbour.
+    /// What cannot be separated is refused.
     Strict,
 }
 
-/// What the guest now wants of one granule.
+/// What the guest now maps in one granule.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Change {
     pub(crate) granule: Granule,
     pub(crate) wanted: [Option<Leaf>; SLOTS],
 }
 
-/// On whose behalf a batch is applied.
+/// The stream on whose behalf a batch is applied, for events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Requester {
     pub(crate) dart: DartId,
@@ -91,14 +91,14 @@ pub(crate) struct Requester {
 }
 
 impl Requester {
-    /// On behalf of the lowest of `members`, if there is one.
+    /// The lowest of `members`, if there is one.
     pub(crate) fn first(members: &Members) -> Option<Self> {
         members
             .iter()
             .find_map(|(dart, streams)| Some(Self { dart, stream: streams.iter().next()? }))
     }
 
-    /// On behalf of the lowest of `members`; of the first stream of all where there is none.
+    /// The lowest of `members`, or the first stream of the first DART if there is none.
     fn of(members: &Members) -> Self {
         Self::first(members).unwrap_or(Self { dart: DartId::FIRST, stream: StreamId::FIRST })
     }
@@ -108,18 +108,18 @@ impl Requester {
     }
 }
 
-/// The state of a domain that the granule mapper keeps.
+/// The granule mapper's part of a domain.
 #[derive(Debug)]
 pub(crate) struct PlacedDomain {
     pub(crate) shadow: Shadow,
     directory: Directory,
-    /// Streams that the hardware has attached.
+    /// Streams that are attached in the hardware.
     pub(crate) members: Members,
     /// Whether it may map a flush-merged page: see [`flush_merge`].
     has_flush_merged: bool,
 }
 
-/// Everything about where pages are placed.
+/// The placement of all pages that devices may access.
 #[derive(Debug)]
 pub(crate) struct GranuleMapper {
     pub(crate) mover: Mover,
@@ -127,7 +127,7 @@ pub(crate) struct GranuleMapper {
     granule_map: GranuleMap,
     aliases: Aliases,
     domains: Vec<Option<PlacedDomain>>,
-    /// Empty, for domains to come.
+    /// Empty ones for future domains.
     directories: Vec<Directory>,
     isolation: Isolation,
     pub(crate) watches: Watches,
@@ -135,41 +135,39 @@ pub(crate) struct GranuleMapper {
     copies: Vec<PageCopy>,
     /// Pages that move home to be pinned.
     home_moves: Vec<HomeMove>,
-    /// Direct granules that have to be relocated before they can take what is newly wanted.
+    /// Direct granules that must be relocated before the new mappings of the change fit.
     to_migrate: Vec<Change>,
-    /// Those of them that could not be.
+    /// Those of them that could not be relocated.
     migrate_failed: Vec<(Granule, Refusal)>,
     /// The changes that remove the bounce pages of a page: see [`Self::drop_bounce_pages`].
     dropped: Vec<Change>,
     /// Pages whose copies each flush makes equal: see [`flush_merge`].
     flush_merged: Vec<Gfn>,
-    /// Pages that the work under way is about, each once.
+    /// Pages that the current work has visited, each once.
     listed: Vec<Gfn>,
-    /// Where the copies of a page lie that are being made equal, and whether devices may write
-    /// them.
+    /// The copies of the page that is being merged.
     merging: Vec<MergeCopy>,
-    /// Words that were merged, once for each copy of the page; it wraps around.
+    /// Words that were merged, counted once for each copy of the page. Wraps around.
     merged_words: usize,
 }
 
-/// Blocks of the granule map for `pages` pages of guest RAM: as many leaf tables as would map twice
-/// the guest's memory, and few enough to keep the granule map at about 1 % of it. Sparsely used,
-/// that is more than a driver needs.
+/// Number of blocks of the granule map for `pages` pages of guest RAM. They cover as many leaf
+/// tables as would map twice the guest's memory, and take about 1 % of it.
 const fn blocks(pages: usize) -> usize {
-    within(pages / 256, 64, 8192)
+    clamp(pages / 256, 64, 8192)
 }
 
-/// Mappings of pages that have more than one, for `pages` pages of guest RAM.
+/// Number of mappings of pages that are mapped more than once, for `pages` pages of guest RAM.
 const fn max_aliases(pages: usize) -> usize {
-    within(pages / 4, 1024, 1 << 20)
+    clamp(pages / 4, 1024, 1 << 20)
 }
 
-/// `number`, or the bound that it is beyond.
-pub(crate) const fn within(number: usize, least: usize, most: usize) -> usize {
-    if number < least {
-        least
-    } else if number > most {
-        most
+/// `number`, limited to `min..=max`.
+pub(crate) const fn clamp(number: usize, min: usize, max: usize) -> usize {
+    if number < min {
+        min
+    } else if number > max {
+        max
     } else {
         number
     }
@@ -191,7 +189,7 @@ impl GranuleMapper {
         let lists = bytes_of::<UnmapOp>(BATCH)
             + bytes_of::<PageCopy>(BATCH * SLOTS)
             + bytes_of::<HomeMove>(MAX_HOME_MOVES)
-            // Granules to migrate, and what is given up.
+            // `to_migrate` and `dropped`.
             + 2 * bytes_of::<Change>(BATCH)
             + bytes_of::<(Granule, Refusal)>(BATCH)
             + bytes_of::<Gfn>(MAX_LISTED)
@@ -199,7 +197,7 @@ impl GranuleMapper {
         tables + lists
     }
 
-    /// Everything at home, nothing mapped.
+    /// Creates a mapper with every page at home and nothing mapped.
     pub(crate) fn new(
         ram: &[Range<Gfn>],
         pool: Range<HostGranule>,
@@ -233,14 +231,14 @@ impl GranuleMapper {
         }
     }
 
-    /// Begins `domain`, with nothing mapped. False: the pool is exhausted.
+    /// Creates `domain`, with nothing mapped. Returns false if the pool is exhausted.
     #[must_use]
     pub(crate) fn create_domain(&mut self, host: &mut impl Host, domain: DomainId) -> bool {
         let _ = self.pool.release_quarantined(host, FRAMES_PER_CHANGE);
         let entry = self
             .domains
             .get_mut(usize::from(domain.0))
-            .must("a domain has a number below the most");
+            .must("a domain's number is below the maximum");
         let Some(shadow) = Shadow::new(host, &mut self.pool) else { return false };
         let directory = self.directories.pop().must("each domain has a directory");
         *entry = Some(PlacedDomain {
@@ -256,36 +254,36 @@ impl GranuleMapper {
     pub(crate) fn destroy_domain(&mut self, host: &mut impl Host, domain: DomainId) {
         self.invalidate(host, domain);
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
-        let placed = placed.must("the domain is open");
+        let placed = placed.must("the domain exists");
         invariant!(placed.members.is_empty(), "a domain that ends has no streams");
         invariant!(placed.directory.is_empty(), "a domain that ends has nothing mapped");
         placed.shadow.give_all(host, &mut self.pool);
         self.directories.push(placed.directory);
     }
 
-    /// The placed half of `domain`, if that is open.
+    /// The granule mapper's part of `domain`, if the domain exists.
     pub(crate) fn domain(&self, domain: DomainId) -> Option<&PlacedDomain> {
         self.domains.get(usize::from(domain.0)).and_then(Option::as_ref)
     }
 
-    /// As [`Self::domain`], to change.
+    /// As [`Self::domain`], mutable.
     pub(crate) fn domain_mut(&mut self, domain: DomainId) -> Option<&mut PlacedDomain> {
         self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut)
     }
 
-    /// The placed half of `domain`, which is open.
+    /// The granule mapper's part of `domain`, which exists.
     pub(crate) fn placed(&self, domain: DomainId) -> &PlacedDomain {
-        self.domain(domain).must("the domain is open")
+        self.domain(domain).must("the domain exists")
     }
 
-    /// As [`Self::placed`], to change.
+    /// As [`Self::placed`], mutable.
     pub(crate) fn placed_mut(&mut self, domain: DomainId) -> &mut PlacedDomain {
-        self.domain_mut(domain).must("the domain is open")
+        self.domain_mut(domain).must("the domain exists")
     }
 
-    /// Makes the hardware equal to the first of `changes` of `domain`, at most [`BATCH`] of
-    /// different granules: as many as `budget` allows, and one at least. Returns how many they
-    /// were.
+    /// Applies the first of `changes` of `domain` to the hardware: as many as `budget` allows, and
+    /// at least one. There are at most [`BATCH`], of different granules. Returns how many were
+    /// applied.
     #[must_use]
     pub(crate) fn apply(
         &mut self,
@@ -298,7 +296,7 @@ impl GranuleMapper {
         invariant!(changes.len() <= BATCH, "a batch has a bounded number of changes");
         self.release_quarantined(host, changes.len(), budget);
         let (count, reserve) = self.affordable(domain, changes, budget);
-        let changes = changes.get(..count).must("what can be afforded are some of the changes");
+        let changes = changes.get(..count).must("the affordable changes are part of the batch");
         if changes.is_empty() {
             return 0;
         }
@@ -318,19 +316,19 @@ impl GranuleMapper {
         count
     }
 
-    /// Makes sure that no device uses what was taken out of the tables of `domain` before.
+    /// Makes sure that no device uses an entry that was removed from the tables of `domain` before.
     fn invalidate(&mut self, host: &mut impl Host, domain: DomainId) {
         let members = self.placed(domain).members;
         if members.is_empty() {
-            // No hardware is asked, so nothing else makes what was stored visible before a stream
-            // is attached.
+            // No hardware is invalidated, which would publish the stores before a stream is
+            // attached.
             host.publish();
         }
         if host.invalidate(domain, &members).is_ok() {
             return;
         }
-        // The hardware does not answer. What its devices may still reach is about to belong to
-        // somebody else, so they are cut off; the guest sees faults, and the trace has the reason.
+        // The hardware does not answer. What its devices may still reach is about to be reused, so
+        // the streams are blocked: the guest sees faults, and the event gives the reason.
         for (dart, streams) in members.iter() {
             host.event(Event::InvalidateTimedOut { dart });
             for stream in streams.iter() {
@@ -339,10 +337,10 @@ impl GranuleMapper {
         }
     }
 
-    /// Takes back the frames that `changes` changes can need and that hardware has confirmed
-    /// meanwhile, since a mapping that is refused is not tried again. Each is marked anew and
-    /// charged to `budget`; those of one change come back in any case, and no more changes are made
-    /// where the budget has no room for more frames.
+    /// Frees the quarantined frames that `changes` changes can need, if the hardware has confirmed
+    /// that no device reaches them: a refused mapping is not tried again. Each frame is marked and
+    /// charged to `budget`. The frames for one change are freed in any case, so that at least one
+    /// change can be made.
     fn release_quarantined(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
         let wanted = (FRAMES_PER_CHANGE * changes).saturating_sub(self.pool.free_frames());
         let most = wanted.min(budget.affords(FRAME_BYTES)).max(FRAMES_PER_CHANGE);
@@ -350,7 +348,7 @@ impl GranuleMapper {
         budget.charge(count * FRAME_BYTES);
     }
 
-    /// Takes back empty shadow tables while the pool could run short in a batch of `changes`
+    /// Returns empty shadow tables to the pool while it could run short in a batch of `changes`
     /// granules.
     fn reclaim(&mut self, host: &mut impl Host, changes: usize, budget: &mut Budget) {
         for index in 0..self.domains.len() {
@@ -363,7 +361,7 @@ impl GranuleMapper {
             if placed.shadow.unlink_empty(host) {
                 self.invalidate(host, domain);
                 let placed =
-                    self.domains.get_mut(index).and_then(Option::as_mut).must("the domain is open");
+                    self.domains.get_mut(index).and_then(Option::as_mut).must("the domain exists");
                 budget.charge(FRAME_BYTES * placed.shadow.give_unlinked(host, &mut self.pool));
             }
         }
@@ -373,13 +371,13 @@ impl GranuleMapper {
         self.granule_map.get(&self.placed(domain).directory, granule)
     }
 
-    /// Writes `state` of a granule whose block is prepared.
+    /// Sets the state of a granule whose block is prepared.
     fn set_state(&mut self, domain: DomainId, granule: Granule, state: GranuleState) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.granule_map.set(&mut placed.must("the domain is open").directory, granule, state);
+        self.granule_map.set(&mut placed.must("the domain exists").directory, granule, state);
     }
 
-    /// The hardware entry that `state` asks for.
+    /// The hardware entry for `state`.
     fn entry(host: &impl Host, state: &GranuleState) -> u64 {
         match state.form {
             Form::Direct(frame) | Form::Relocated(frame) if !state.permission().is_none() => {
@@ -389,8 +387,8 @@ impl GranuleMapper {
         }
     }
 
-    /// The slots of `state` that its hardware entry lets devices reach. Those of them that are
-    /// empty are red zones.
+    /// The slots of `state` that devices can access through its hardware entry. The empty ones
+    /// among them are red zones.
     fn window(host: &impl Host, state: &GranuleState) -> SlotRun {
         let mapped = state.slots.map(|slot| slot.is_some());
         if host.has_windows() {
@@ -400,7 +398,7 @@ impl GranuleMapper {
         }
     }
 
-    /// Stores the hardware entry that `state` asks for. Returns the entry before and the one now.
+    /// Stores the hardware entry for `state`. Returns the entry before and the new one.
     fn set_entry(
         &mut self,
         host: &mut impl Host,
@@ -412,7 +410,7 @@ impl GranuleMapper {
         (self.placed_mut(domain).shadow.set(host, granule, entry), entry)
     }
 
-    /// Reports and repairs each empty slot of `state` that a device wrote into.
+    /// Reports and restores each empty slot of `state` that a device has written.
     fn check_red_zones(
         &self,
         host: &mut impl Host,
@@ -434,8 +432,8 @@ impl GranuleMapper {
     }
 }
 
-/// Reports what a device wrote into the red zone in host page `page`, `bytes` bytes of which the
-/// first is at `offset`, and repairs the page.
+/// Reports that a device wrote `bytes` bytes into the red zone in host page `page`, the first at
+/// `offset`, and restores the page.
 fn report_red_zone(host: &mut impl Host, at: Place, page: Hfn, (offset, bytes): (u16, u16)) {
     host.event(Event::RedZone { at, offset, bytes });
     let load = |at: usize| if at < PAGE_WORDS { host.load(page, at) } else { 0 };

@@ -1,4 +1,5 @@
-//! The guest's memory as the engine keeps it: pages that are away are found, and copies stay equal.
+//! The guest's memory as the engine places it, for virtual devices: an access finds migrated pages
+//! and keeps all copies equal.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -8,29 +9,28 @@ use oche_types::guest_memory::{GuestMemory, NotMemory};
 use crate::Engine;
 use crate::host::Host;
 
-/// The guest's memory through `engine`, on `host`. Made for one piece of work under the engine's
-/// lock.
+/// The guest's memory, accessed through the engine. It lives as long as the engine's lock is held.
 #[derive(Debug)]
 pub struct EngineMemory<'a, W> {
     engine: core::cell::RefCell<(&'a mut Engine, &'a mut W)>,
 }
 
 impl<'a, W: Host> EngineMemory<'a, W> {
-    /// Reaches all of the guest's RAM and nothing else.
+    /// Gives access to all of the guest's RAM and nothing else.
     pub fn new(engine: &'a mut Engine, host: &'a mut W) -> Self {
         Self { engine: core::cell::RefCell::new((engine, host)) }
     }
 
-    /// Calls `each` for pieces of the range: page, offset, bytes (at most 8, within an aligned
-    /// word), and how many bytes came before.
+    /// Calls `each` for the parts of the range, each within an aligned word of 8 bytes, with: page,
+    /// offset, number of bytes, and number of bytes before it.
     fn pieces(
         &self,
         address: u64,
         bytes: usize,
         mut each: impl FnMut(&mut Engine, &mut W, Gfn, usize, usize, usize),
     ) -> Result<(), NotMemory> {
-        let mut trap = self.engine.borrow_mut();
-        let (engine, host) = &mut *trap;
+        let mut parts = self.engine.borrow_mut();
+        let (engine, host) = &mut *parts;
         let mut done = 0;
         while done < bytes {
             let at = address.checked_add(done as u64).ok_or(NotMemory)?;
@@ -68,7 +68,7 @@ impl<W: Host> GuestMemory for EngineMemory<'_, W> {
         }
         fence(Ordering::SeqCst);
         self.write(address, &value.to_le_bytes())?;
-        // Before the driver's wish not to be interrupted is read.
+        // The store completes before the caller reads whether the driver wants an interrupt.
         fence(Ordering::SeqCst);
         Ok(())
     }

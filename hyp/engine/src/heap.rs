@@ -1,6 +1,6 @@
-//! What the engine takes of the heap: each table has its number of bytes beside its constructor.
+//! The size of the engine's heap. Each table has a function for its bytes beside its constructor.
 
-/// Bytes that `count` values of `T` in one piece take, as a buddy allocator rounds them.
+/// Bytes of one allocation of `count` values of `T`, as a buddy allocator rounds them.
 pub(crate) const fn bytes_of<T>(count: usize) -> usize {
     match count * size_of::<T>() {
         0 => 0,

@@ -1,9 +1,8 @@
-//! What the engine asks of a machine: memory, the CPUs' stage 2, a 16K IOMMU, and a sink
-//! for events.
+//! The traits through which the engine uses a machine: memory, the CPUs' stage 2, a 16 KiB IOMMU,
+//! and a sink for events.
 //!
-//! A machine implements these and decides nothing. The traits are as narrow as the engine's needs,
-//! so that a test's machine can be strict: it may lose whatever the contract of a method does not
-//! promise.
+//! An implementation decides nothing. The traits are no wider than the engine's needs, so that a
+//! simulated machine can do whatever a method's contract does not exclude.
 
 use core::ops::Range;
 
@@ -12,32 +11,33 @@ use oche_types::dart::entry::Permission;
 use oche_types::dart::stream::{DartId, Members, StreamId};
 use oche_types::event::Event;
 
-/// All that the engine stands on.
+/// All traits that the engine needs.
 pub trait Host: Memory + Stage2 + Iommu + TraceSink {}
 
 impl<T: Memory + Stage2 + Iommu + TraceSink> Host for T {}
 
-/// Host memory by page: guest RAM and the frame pool. Nothing else is ever asked for.
+/// Host memory by page: guest RAM and the frame pool. The engine accesses nothing else.
 ///
-/// Devices and the guest's CPUs may write the same bytes at any time, so each word is loaded and
-/// stored exactly once, with single-copy atomicity, and no reference to this memory ever exists.
+/// Devices and the guest's CPUs may write the same bytes at any time. Each word is therefore loaded
+/// and stored exactly once, with single-copy atomicity, and no reference to this memory exists.
 pub trait Memory {
-    /// The aligned 64-bit little-endian word `word` (below 512) of `page`.
+    /// Loads the aligned 64-bit little-endian word `word` (below 512) of `page`.
     fn load(&self, page: Hfn, word: usize) -> u64;
 
     /// Stores the aligned 64-bit word `word` (below 512) of `page`.
     fn store(&mut self, page: Hfn, word: usize, value: u64);
 
-    /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, a multiple
-    /// of that many bytes, at once, and touches no other: a reader sees all or none of them.
+    /// Stores the low `1 << width_log2` (1 to 8) bytes of `value` at `offset` of `page`, which is a
+    /// multiple of that many bytes, with one store: a reader sees all or none of them. Changes no
+    /// other byte.
     fn store_aligned(&mut self, page: Hfn, offset: usize, width_log2: u8, value: u64);
 
-    /// The first of `words` in which two pages differ.
+    /// The first of `words` in which the two pages differ.
     fn first_difference(&self, one: Hfn, other: Hfn, mut words: Range<usize>) -> Option<usize> {
         words.find(|word| self.load(one, *word) != self.load(other, *word))
     }
 
-    /// The first word from `word` on in which `page` is not what is `known`.
+    /// The first word from `word` on in which `page` differs from `known`.
     fn first_change(&self, page: Hfn, known: &[u64; PAGE_WORDS], word: usize) -> Option<usize> {
         let known = known.iter().enumerate().skip(word);
         known
@@ -66,34 +66,34 @@ pub trait Memory {
         }
     }
 
-    /// No device may reach `frame` of the engine's pool any more: from here on it can be
-    /// anything else. A machine has nothing to do; a test's checks that it is so.
+    /// Notes that `frame` of the engine's pool is about to be reused, so no device may reach it any
+    /// more. Only a simulated machine does something here: it checks that.
     fn release(&mut self, frame: HostGranule) {
         let _ = frame;
     }
 }
 
-/// What CPUs may do with a page through stage 2.
+/// What stage 2 lets CPUs do with a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CpuAccess {
-    /// Everything.
+    /// All accesses.
     ReadWrite,
-    /// Loads and fetches; a store traps and reaches the engine.
+    /// Loads and fetches. A store traps to the engine.
     ReadOnly,
-    /// Nothing: every access traps and reaches the engine.
+    /// No access: each traps to the engine.
     None,
 }
 
-/// Stage 2 has no memory left for the tables that a page of its own needs.
+/// Stage 2 has no memory left for the table that an entry for a single page needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutOfTables;
 
-/// The guest's CPUs' view of guest-physical memory, page by page.
+/// The guest-physical memory of the guest's CPUs, page by page.
 ///
 /// A change is always break-before-make, in the order `prepare`, `break_page`, `flush_tlb`,
 /// (copy), `remap_page`, `publish`, with any number of pages in each step.
 pub trait Stage2 {
-    /// Makes sure that `page` has an entry of its own (splits a block where there is one).
+    /// Makes sure that `page` has an entry of its own, by splitting a block if it is in one.
     ///
     /// # Errors
     ///
@@ -107,11 +107,11 @@ pub trait Stage2 {
     /// # Guarantees
     ///
     /// On return no CPU holds a translation of any page broken before, and every access through
-    /// such a translation has completed. A CPU that touches a broken page waits, by retrying, until
-    /// it is made.
+    /// such a translation has completed. A CPU that accesses a broken page waits, by retrying,
+    /// until the page is remapped.
     fn flush_tlb(&mut self);
 
-    /// Makes the broken entry of `page` point to `at`.
+    /// Makes the broken entry of `page` valid again, with `at` as its output address.
     fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess);
 
     /// # Guarantees
@@ -121,7 +121,7 @@ pub trait Stage2 {
     fn publish(&mut self);
 }
 
-/// The hardware did not finish an invalidation within the driver's bound.
+/// The hardware did not complete an invalidation within the driver's time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidateTimedOut;
 
@@ -132,31 +132,32 @@ pub struct DeviceFault {
     pub stream: StreamId,
     /// The IOVA of the access.
     pub iova: u64,
-    /// Whether it was a write.
+    /// Whether the access was a write.
     pub is_write: bool,
 }
 
-/// Names a domain to the hardware: an index below the engine's number of domains.
+/// Number of a domain, below the engine's number of domains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainId(pub u16);
 
-/// The hardware: IOMMUs that translate in 16K pages only, with two levels of 2048 entries, 32 MiB
-/// and 16 KiB each, eight bytes an entry. DART's 16K tables and an SMMUv3's with `T0SZ` 28 are both
-/// that.
+/// The hardware IOMMUs, which translate in pages of 16 KiB only. Tables have two levels of 2048
+/// entries of eight bytes; an entry covers 32 MiB in the first level and 16 KiB in the second.
+/// DART's 16 KiB tables and those of an SMMUv3 with `T0SZ` 28 both have this form.
 pub trait Iommu {
-    /// The hardware may cache that an entry is not valid, so a new mapping needs an invalidation
+    /// Whether the hardware may cache invalid entries, so that a new mapping needs an invalidation
     /// too.
     const CACHES_INVALID_ENTRIES: bool;
 
-    /// An entry can allow writes and forbid reads. Where it cannot, what a device may write it may
-    /// read.
+    /// Whether an entry can allow writes and forbid reads. If not, a device may read whatever it
+    /// may write.
     const CAN_FORBID_READS: bool;
 
-    /// An entry can be limited to a run of its frame's slots: an access to any other faults.
+    /// Whether an entry can be limited to a run of its frame's slots, so that an access to any
+    /// other slot faults.
     fn has_windows(&self) -> bool;
 
-    /// The leaf entry that lets a device reach `slots` of `frame` with `permission`. Without
-    /// windows `slots` are all.
+    /// The leaf entry that lets a device access `slots` of `frame` with `permission`. Without
+    /// windows, `slots` is [`SlotRun::ALL`].
     fn leaf_entry(&self, frame: HostGranule, permission: Permission, slots: SlotRun) -> u64;
 
     /// The first-level entry for the leaf table in `table`.
@@ -170,7 +171,7 @@ pub trait Iommu {
     ///
     /// # Errors
     ///
-    /// [`InvalidateTimedOut`]; then the stream is blocked, or as [`Self::is_confirmed`] has it.
+    /// [`InvalidateTimedOut`]; then the stream is blocked, or [`Self::is_confirmed`] returns false.
     fn attach(
         &mut self,
         dart: DartId,
@@ -200,17 +201,17 @@ pub trait Iommu {
     fn invalidate(&mut self, domain: DomainId, members: &Members)
     -> Result<(), InvalidateTimedOut>;
 
-    /// Whether every attach, block and invalidation so far is known to have had its effect. While
-    /// one is not, a device may still reach what was taken from it, and frames of the pool that the
-    /// engine is done with stay unused. The machine may look at its hardware again to answer.
+    /// Whether every attach, block and invalidation so far is known to have taken effect. While one
+    /// is not, a device may still reach what was unmapped, and the engine keeps the frames
+    /// quarantined. The implementation may check the hardware again before it returns.
     fn is_confirmed(&mut self) -> bool;
 
     /// The next fault that the hardware has recorded for `dart`, oldest first.
     fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault>;
 }
 
-/// Takes events. It must be quick and can change nothing.
+/// Records events. An implementation must be fast and must not affect the engine.
 pub trait TraceSink {
-    /// Takes note of `event`.
+    /// Records `event`.
     fn event(&mut self, event: Event);
 }

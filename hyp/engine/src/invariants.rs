@@ -81,7 +81,7 @@ fn mover() -> Mover {
 }
 
 #[test]
-#[should_panic(expected = "invariant: a frame comes back once")]
+#[should_panic(expected = "invariant: a frame is returned once")]
 fn a_frame_that_is_given_back_twice_stops_the_machine() {
     let mut pool = pool();
     let frame = pool.take_frame().expect("two are free");
@@ -90,7 +90,7 @@ fn a_frame_that_is_given_back_twice_stops_the_machine() {
 }
 
 #[test]
-#[should_panic(expected = "invariant: a frame that comes back is the pool's")]
+#[should_panic(expected = "invariant: a frame that is returned belongs to the pool")]
 fn a_frame_of_the_guests_that_is_given_to_the_pool_stops_the_machine() {
     let mut pool = pool();
     let _ = pool.take_frame();
@@ -98,7 +98,7 @@ fn a_frame_of_the_guests_that_is_given_to_the_pool_stops_the_machine() {
 }
 
 #[test]
-#[should_panic(expected = "invariant: a page that comes back was handed out")]
+#[should_panic(expected = "invariant: a page that is returned was allocated")]
 fn a_page_that_is_given_back_twice_stops_the_machine() {
     let mut pool = pool();
     let page = pool.take_page().expect("two frames are free");
@@ -107,13 +107,13 @@ fn a_page_that_is_given_back_twice_stops_the_machine() {
 }
 
 #[test]
-#[should_panic(expected = "invariant: a page changes place only out of the CPUs' reach")]
+#[should_panic(expected = "invariant: a page moves only while it is broken")]
 fn a_page_that_changes_place_under_the_cpus_stops_the_machine() {
     mover().place(&mut Nothing, Gfn(20), Hfn(40));
 }
 
 #[test]
-#[should_panic(expected = "invariant: a page changes place only out of the CPUs' reach")]
+#[should_panic(expected = "invariant: a page moves only while it is broken")]
 fn a_page_that_changes_place_before_the_flush_stops_the_machine() {
     let mut mover = mover();
     assert_eq!(mover.prepare(&mut Nothing, Gfn(20)), Ok(()));
@@ -140,7 +140,7 @@ fn a_page_that_is_no_ram_and_moves_stops_the_machine() {
 }
 
 #[test]
-#[should_panic(expected = "invariant: a granule is written only when prepared")]
+#[should_panic(expected = "invariant: a granule is set only when prepared")]
 fn a_granule_without_a_block_that_is_written_stops_the_machine() {
     let state = GranuleState { form: Form::Direct(HostGranule(9)), slots: [None; SLOTS] };
     GranuleMap::new(1).set(&mut Directory::new(), Granule(7), state);

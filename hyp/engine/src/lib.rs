@@ -6,14 +6,15 @@
 //!         emulated_dart    tracker          granule     mover        shadow
 //! ```
 //!
-//! One way, no back edges: a stage names only stages to its right, and only [`Engine`] knows them
-//! all. The engine knows no machine. It reaches memory, the CPUs' stage 2 and the hardware IOMMU
-//! through the traits of [`host`], and emits events through one of them without knowing how they
-//! are recorded, so everything here runs on a developer's laptop against models of them.
+//! The flow has one direction: a stage uses only the stages to its right, and only [`Engine`] uses
+//! all of them. The engine contains no code for a particular machine. It accesses memory, the CPUs'
+//! stage 2 and the hardware IOMMU through the traits of [`host`], and reports events through
+//! [`host::TraceSink`] without knowing how they are recorded. All of it therefore runs on a
+//! developer's computer, against models of the hardware.
 //!
-//! Memory is bounded from the start: [`Configuration::heap_bytes`] is all that is ever allocated.
-//! Whatever a guest can enlarge lives in tables of a fixed capacity, and running out of one is a
-//! refused mapping with a reason, never a panic.
+//! Memory is bounded: the engine allocates [`Configuration::heap_bytes`] when it is created and
+//! nothing afterwards. What a guest can make grow is kept in tables of fixed capacity. When one is
+//! full, a mapping is refused with a reason; the engine does not panic.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
-//! The page mover: where each guest page's bytes are, and what the CPUs may do with it.
+//! The page mover: the place of each guest page, and what CPUs may do with it.
 //!
-//! Stage 2 is changed here and nowhere else, always break-before-make, any number of pages
-//! together: [`Mover::break_page`] for each page, [`Mover::flush_tlb`] once, then whatever copying
-//! is due, [`Mover::remap`].
+//! Only the mover changes stage 2. A change is always break-before-make, for any number of pages
+//! together: [`Mover::break_page`] for each page, [`Mover::flush_tlb`] once, then the copying, and
+//! [`Mover::remap`].
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -14,54 +14,53 @@ use oche_types::{Invariant, invariant};
 use crate::heap::bytes_of;
 use crate::host::{CpuAccess, Memory, OutOfTables, Stage2, TraceSink};
 
-/// What is known of one guest page.
+/// The state of one guest page.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageState {
-    /// Where the page is, if not at home. Zero is home: no pool starts at host-physical zero.
+    /// The host page that holds it, or zero if it is at home: no pool starts at host-physical zero.
     away: u32,
-    /// IOVAs at which the page is mapped: see `granule::alias`.
+    /// Head of the list of its mappings: see `granule::alias`.
     pub(crate) mappings: u32,
-    /// The page of the pool that holds what all copies last agreed on, or zero.
+    /// The host page that is its twin, or zero if it has none.
     pub(crate) twin: u32,
-    /// The first tracked table in the page: see `tracker`. [`NONE`] if there is none.
+    /// Index of the first tracked table in the page: see `tracker`. [`NONE`] if there is none.
     pub(crate) table: u32,
     /// The page's index in the list of flush-merged pages: see `granule::flush_merge`. [`NONE`] if
     /// it is not in the list.
     pub(crate) flush_merged: u32,
-    /// How often an untranslated bus master uses the page now: see `granule::pin`.
+    /// Number of uses of the page by untranslated bus masters now: see `granule::pin`.
     pins: u16,
-    /// CPUs' stores are trapped, because the page holds a tracked table.
+    /// Whether CPUs' stores are trapped because the page holds a tracked table.
     is_write_protected: bool,
-    /// What CPUs may not do by themselves because the page has copies.
+    /// Which accesses of CPUs are trapped because the page has copies or is watched.
     trap: CpuTrap,
-    /// CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
+    /// Whether CPUs use load-exclusive on the page while it is trapped: see `granule::cpu_trap`.
     has_exclusives: bool,
-    /// CPUs' accesses cannot be reported one by one, even where a watch asks for it: see
-    /// `granule::watch`.
+    /// Whether the page's watch was given up: see `granule::watch`.
     pub(crate) is_unwatchable: bool,
-    /// The work under way is about the page: see `granule::cost`.
+    /// Whether the page is in the list of visited pages: see `granule::cost`.
     pub(crate) is_listed: bool,
-    /// Broken in stage 2, to be made again by [`Mover::remap`].
+    /// Whether the page is broken in stage 2, until [`Mover::remap`].
     is_broken: bool,
-    /// Has a stage-2 entry of its own.
+    /// Whether the page has a stage-2 entry of its own.
     is_prepared: bool,
 }
 
-/// Which accesses of CPUs to a page are trapped because it has copies.
+/// Which accesses of CPUs to a page are trapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum CpuTrap {
     /// None.
     None,
-    /// Stores: they have to reach every copy.
+    /// Stores: they must reach every copy.
     Writes,
-    /// All: what devices wrote into the copies has to be looked at first.
+    /// All accesses: before a load, what devices wrote into copies must be merged.
     All,
 }
 
-/// No table, no mapping.
+/// The end of a list, and an index that is not set.
 pub(crate) const NONE: u32 = u32::MAX;
 
-/// Every page of guest RAM, and the pages that are broken.
+/// The states of all pages of guest RAM, and the list of broken pages.
 #[derive(Debug)]
 pub(crate) struct Mover {
     /// Ranges of guest RAM, ascending, with the index of the first page's state.
@@ -72,7 +71,8 @@ pub(crate) struct Mover {
 }
 
 impl Mover {
-    /// All pages of `ram` at home and not trapped. Up to `max_broken` pages can be broken at once.
+    /// Creates the states of `ram`, with all pages at home and not trapped. Up to `max_broken`
+    /// pages can be broken at once.
     pub(crate) fn new(ram: &[Range<Gfn>], max_broken: usize) -> Self {
         let mut ranges = Vec::with_capacity(ram.len());
         let mut count = 0;
@@ -110,12 +110,12 @@ impl Mover {
             + bytes_of::<Gfn>(max_broken)
     }
 
-    /// The state of `page`, or `None` where that is not guest RAM.
+    /// The state of `page`, or `None` if it is not guest RAM.
     pub(crate) fn get(&self, page: Gfn) -> Option<&PageState> {
         self.index(page).and_then(|index| self.states.get(index))
     }
 
-    /// As [`Self::get`], to change.
+    /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
         self.index(page).and_then(|index| self.states.get_mut(index))
     }
@@ -130,7 +130,7 @@ impl Mover {
         self.index(page).is_some()
     }
 
-    /// Where the bytes of `page` are.
+    /// The host page that holds `page`.
     pub(crate) fn locate(&self, page: Gfn) -> Hfn {
         match self.get(page) {
             Some(state) if state.away != 0 => Hfn(state.away),
@@ -143,25 +143,26 @@ impl Mover {
         self.locate(page) == page.home()
     }
 
-    /// Whether `page` is out of the CPUs' reach until [`Self::remap`].
+    /// Whether `page` is broken in stage 2, until [`Self::remap`].
     pub(crate) fn is_broken(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|state| state.is_broken)
     }
 
-    /// Whether CPUs' stores to `page` are trapped.
+    /// Whether CPUs' stores to `page` are trapped because it holds a tracked table.
     pub(crate) fn is_write_protected(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|state| state.is_write_protected)
     }
 
-    /// Takes note that an untranslated bus master uses `page`. `false`: it is not guest RAM.
+    /// Counts a use of `page` by an untranslated bus master. Returns false if the page is not guest
+    /// RAM.
     pub(crate) fn pin(&mut self, page: Gfn) -> bool {
         let Some(state) = self.get_mut(page) else { return false };
         state.pins = state.pins.saturating_add(1);
         true
     }
 
-    /// One use of `page` is over. Whether it was the last. What has been used too often to be
-    /// counted stays pinned.
+    /// Counts the end of a use of `page`. Returns whether it was the last. A page whose counter is
+    /// saturated stays pinned.
     pub(crate) fn unpin(&mut self, page: Gfn) -> bool {
         let Some(state) = self.get_mut(page).filter(|state| state.pins != u16::MAX) else {
             return false;
@@ -170,12 +171,12 @@ impl Mover {
         state.pins == 0
     }
 
-    /// Whether an untranslated bus master uses `page`, which is at home then.
+    /// Whether `page` is pinned, and so at home.
     pub(crate) fn is_pinned(&self, page: Gfn) -> bool {
         self.get(page).is_some_and(|state| state.pins != 0)
     }
 
-    /// Which accesses of CPUs to `page` are trapped, or will be once it is made again.
+    /// Which accesses of CPUs to `page` are trapped; for a broken page, after it is remapped.
     pub(crate) fn trap(&self, page: Gfn) -> CpuTrap {
         self.get(page).map_or(CpuTrap::None, |state| state.trap)
     }
@@ -185,28 +186,28 @@ impl Mover {
         self.get(page).is_some_and(|state| state.has_exclusives)
     }
 
-    /// Takes note of whether CPUs use load-exclusive on `page`.
+    /// Records whether CPUs use load-exclusive on `page`.
     pub(crate) fn set_exclusives(&mut self, page: Gfn, has_exclusives: bool) {
         self.state_mut(page).has_exclusives = has_exclusives;
     }
 
-    /// Sets what is trapped once `page`, which is broken, is made again.
+    /// Sets which accesses are trapped after `page`, which is broken, is remapped.
     pub(crate) fn set_trap(&mut self, page: Gfn, trap: CpuTrap) {
         let state = self.state_mut(page);
         invariant!(state.is_broken, "a trap changes only while its page is broken: {page:?}");
         state.trap = trap;
     }
 
-    /// Page number `index` of those that are broken.
+    /// The broken page with index `index`.
     pub(crate) fn broken(&self, index: usize) -> Option<Gfn> {
         self.broken.get(index).copied()
     }
 
-    /// Gives `page` a stage-2 entry of its own, so that [`Self::break_page`] can follow.
+    /// Gives `page` a stage-2 entry of its own, which [`Self::break_page`] needs.
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`]; the page stays as it is.
+    /// [`OutOfTables`]; nothing has changed.
     pub(crate) fn prepare(
         &mut self,
         stage2: &mut impl Stage2,
@@ -220,8 +221,8 @@ impl Mover {
         Ok(())
     }
 
-    /// Breaks the entry of a prepared `page`, if it is not broken yet. CPUs wait until
-    /// [`Self::remap`].
+    /// Breaks the stage-2 entry of a prepared `page`, if it is not broken yet. CPUs that access the
+    /// page wait until [`Self::remap`].
     pub(crate) fn break_page(&mut self, stage2: &mut impl Stage2, page: Gfn) {
         let state = self.state_mut(page);
         invariant!(
@@ -240,7 +241,7 @@ impl Mover {
         }
     }
 
-    /// After this no CPU reaches a page that is broken.
+    /// Makes sure that no CPU accesses a broken page through a TLB entry.
     pub(crate) fn flush_tlb(&mut self, stage2: &mut impl Stage2) {
         if !self.broken.is_empty() && !self.is_flushed {
             stage2.flush_tlb();
@@ -248,24 +249,21 @@ impl Mover {
         }
     }
 
-    /// Whether `page` is broken and no CPU reaches it.
+    /// Whether `page` is broken and the TLBs were flushed since.
     pub(crate) fn can_move(&self, page: Gfn) -> bool {
         self.is_flushed && self.is_broken(page)
     }
 
-    /// Notes that the bytes of `page`, which is broken, are at `to`.
+    /// Records that `page`, which is broken, is now at `to`.
     pub(crate) fn place(&mut self, sink: &mut impl TraceSink, page: Gfn, to: Hfn) {
         let is_flushed = self.is_flushed;
         let state = self.state_mut(page);
-        invariant!(
-            state.is_broken && is_flushed,
-            "a page changes place only out of the CPUs' reach: {page:?}"
-        );
+        invariant!(state.is_broken && is_flushed, "a page moves only while it is broken: {page:?}");
         state.away = if to == page.home() { 0 } else { to.0 };
         sink.event(Event::Moved { page, to });
     }
 
-    /// Remaps every broken page to where it now is.
+    /// Remaps every broken page to its place, with its trap.
     pub(crate) fn remap(&mut self, host: &mut (impl Stage2 + Memory)) {
         if self.broken.is_empty() {
             return;
@@ -286,12 +284,11 @@ impl Mover {
         host.publish();
     }
 
-    /// Lets CPUs' stores to `page` through (`is_write_protected` false) or traps them. A no-op if
-    /// it is so already.
+    /// Write-protects `page` or ends that. Does nothing if the state does not change.
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`]: the page cannot be write-protected. The other way never fails.
+    /// [`OutOfTables`] if the page cannot be write-protected. Ending it never fails.
     pub(crate) fn set_write_protected(
         &mut self,
         host: &mut (impl Stage2 + Memory),

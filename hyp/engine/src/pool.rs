@@ -1,9 +1,9 @@
-//! The frame pool: the only host memory, besides guest RAM, that the engine gives to devices or
-//! keeps bytes in.
+//! The frame pool: the only host memory, besides guest RAM, that the engine maps for devices or
+//! stores data in.
 //!
-//! Invariant: every page of a free frame holds the red-zone pattern. Code that takes a frame to
-//! relocate a granule finds its empty slots already marked, and a device that still wrote into a
-//! frame after it was given back has left a trace that can be found.
+//! Invariant: every page of a free frame holds the red-zone pattern. The empty slots of a frame
+//! that is taken for a granule are therefore red zones already, and a device's write to a frame
+//! after it was returned can be detected.
 //!
 //! Until the hardware has confirmed every earlier unmapping, a frame that is given back is
 //! *quarantined*: a device may still reach it, so it must not hold anything else, least of all a
@@ -18,29 +18,31 @@ use oche_types::{Invariant, invariant};
 use crate::heap::bytes_of;
 use crate::host::{Iommu, Memory};
 
-/// What every word of an unused page holds. Not a likely pointer, count or text.
+/// The red-zone pattern: what every word of an unused page holds. It is not a likely pointer, count
+/// or text.
 pub const RED_ZONE: u64 = 0x9e0c_4e5d_ead9_0c4e;
 
-/// A fixed number of 16K frames.
+/// A fixed number of 16 KiB frames.
 #[derive(Debug)]
 pub(crate) struct Pool {
     frames: Range<u32>,
     free: Vec<HostGranule>,
-    /// Given back, but perhaps still reachable by a device.
+    /// Returned, but perhaps still reachable by a device.
     quarantined: Vec<HostGranule>,
-    /// Per frame: bits of the pages handed out singly, in [`SINGLE`] frames.
+    /// For each frame, [`SINGLE`] if its pages are allocated one by one, and a bit for each
+    /// allocated page.
     singles: Vec<u8>,
-    /// Frames with a page to spare for [`Self::take_page`].
+    /// [`SINGLE`] frames with a free page.
     partial: Vec<HostGranule>,
 }
 
-/// Marks a frame of which pages are handed out one by one.
+/// Set for a frame whose pages are allocated one by one.
 const SINGLE: u8 = 0x80;
 /// All pages of a frame.
 const ALL_PAGES: u8 = (1 << SLOTS) - 1;
 
 impl Pool {
-    /// Takes possession of `frames` and marks them all.
+    /// Creates a pool of `frames` and writes the red-zone pattern into all of them.
     pub(crate) fn new(frames: Range<HostGranule>, memory: &mut impl Memory) -> Self {
         let frames = frames.start.0..frames.end.0.max(frames.start.0);
         let count = frames.len();
@@ -59,26 +61,26 @@ impl Pool {
 
     /// Bytes of heap that [`Self::new`] takes for `frames` frames.
     pub(crate) const fn bytes(frames: usize) -> usize {
-        // Free, quarantined and partial ones; and what is handed out of each.
+        // The lists of free, quarantined and partial frames, and `singles`.
         3 * bytes_of::<HostGranule>(frames) + bytes_of::<u8>(frames)
     }
 
-    /// Whether `frame` is the pool's.
+    /// Whether `frame` belongs to the pool.
     pub(crate) fn owns(&self, frame: HostGranule) -> bool {
         self.frames.contains(&frame.0)
     }
 
-    /// Frames that are free now.
+    /// Number of free frames.
     pub(crate) fn free_frames(&self) -> usize {
         self.free.len()
     }
 
-    /// A frame whose pages all hold the red-zone pattern, or `None` when all are in use.
+    /// Allocates a frame whose pages all hold the red-zone pattern. `None` if all are in use.
     pub(crate) fn take_frame(&mut self) -> Option<HostGranule> {
         self.free.pop().or_else(|| self.take_unused_partial())
     }
 
-    /// Returns a frame whose pages all hold the red-zone pattern.
+    /// Frees a frame whose pages all hold the red-zone pattern.
     pub(crate) fn give_marked_frame(
         &mut self,
         host: &mut (impl Memory + Iommu),
@@ -91,7 +93,7 @@ impl Pool {
         self.push(frame);
     }
 
-    /// Marks a frame's pages and returns it.
+    /// Writes the red-zone pattern into a frame and frees it.
     pub(crate) fn give_frame(&mut self, host: &mut (impl Memory + Iommu), frame: HostGranule) {
         if !host.is_confirmed() {
             return self.quarantine(frame);
@@ -118,7 +120,7 @@ impl Pool {
 
     fn quarantine(&mut self, frame: HostGranule) {
         let has_room = self.owns(frame) && self.quarantined.len() < self.frames.len();
-        invariant!(has_room, "a frame that is given back is the pool's, and was in use");
+        invariant!(has_room, "a frame that is returned belongs to the pool and was in use");
         self.quarantined.push(frame);
     }
 
@@ -131,16 +133,16 @@ impl Pool {
     }
 
     fn push(&mut self, frame: HostGranule) {
-        invariant!(self.owns(frame), "a frame that comes back is the pool's: {frame:?}");
-        invariant!(self.free.len() < self.frames.len(), "a frame comes back once");
+        invariant!(self.owns(frame), "a frame that is returned belongs to the pool: {frame:?}");
+        invariant!(self.free.len() < self.frames.len(), "a frame is returned once");
         invariant!(
             *self.single(frame) == 0,
-            "a frame that comes back has no pages handed out singly: {frame:?}"
+            "a frame that is returned has no single pages allocated: {frame:?}"
         );
         self.free.push(frame);
     }
 
-    /// A single page, or `None` when all frames are in use.
+    /// Allocates a single page. `None` if all frames are in use.
     pub(crate) fn take_page(&mut self) -> Option<Hfn> {
         let frame = match self.partial.last() {
             Some(frame) => *frame,
@@ -154,7 +156,7 @@ impl Pool {
         let used = self.single(frame);
         invariant!(
             *used & ALL_PAGES != ALL_PAGES,
-            "a frame in the list of partial ones has a page to spare"
+            "a frame in the list of partial ones has a free page"
         );
         let slot = (!*used & ALL_PAGES).trailing_zeros() as usize;
         *used |= 1 << slot;
@@ -164,7 +166,7 @@ impl Pool {
         Some(frame.page(slot))
     }
 
-    /// Marks a single page and returns it.
+    /// Writes the red-zone pattern into a single page and frees it.
     pub(crate) fn give_page(&mut self, memory: &mut impl Memory, page: Hfn) {
         memory.fill_page(page, RED_ZONE);
         let frame = page.frame();
@@ -172,7 +174,7 @@ impl Pool {
         let bit = 1 << (page.0 & 3);
         invariant!(
             *used & (SINGLE | bit) == SINGLE | bit,
-            "a page that comes back was handed out: {page:?}"
+            "a page that is returned was allocated: {page:?}"
         );
         let was_full = *used & ALL_PAGES == ALL_PAGES;
         *used &= !bit;
@@ -181,7 +183,7 @@ impl Pool {
         }
     }
 
-    /// A frame all of whose single pages came back.
+    /// Allocates a frame whose single pages are all free again.
     fn take_unused_partial(&mut self) -> Option<HostGranule> {
         let first = self.frames.start;
         let singles = &self.singles;
@@ -194,11 +196,12 @@ impl Pool {
 
     fn single(&mut self, frame: HostGranule) -> &mut u8 {
         let index = frame.0.checked_sub(self.frames.start).map(|index| index as usize);
-        index.and_then(|index| self.singles.get_mut(index)).must("the frame is the pool's")
+        index.and_then(|index| self.singles.get_mut(index)).must("the frame belongs to the pool")
     }
 }
 
-/// Where and by how many bytes `page` differs from the red-zone pattern, or `None` if it does not.
+/// The offset of the first byte and the number of bytes in which `page` differs from the red-zone
+/// pattern, or `None` if it does not differ.
 pub(crate) fn red_zone_damage(memory: &impl Memory, page: Hfn) -> Option<(u16, u16)> {
     let mut first = None;
     let mut bytes = 0;

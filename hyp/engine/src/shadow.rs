@@ -1,8 +1,8 @@
-//! Shadow tables: a domain's two levels of 16K tables, which the hardware IOMMU walks.
+//! Shadow tables: a domain's two levels of 16 KiB tables, which the hardware IOMMU walks.
 //!
-//! Geometry: 2048 entries of eight bytes in each table; a first-level entry covers 32 MiB, a leaf
-//! entry 16 KiB. It is that of a 16K DART (Linux `io-pgtable-dart.c`) and of an SMMUv3 with a 16K
-//! granule and T0SZ 28. What the bits of an entry mean is the hardware's: [`Iommu::leaf_entry`],
+//! A table has 2048 entries of eight bytes. An entry covers 32 MiB in the first level and 16 KiB in
+//! a leaf table, as in a 16 KiB DART (Linux `io-pgtable-dart.c`) and in an SMMUv3 with a 16 KiB
+//! granule and T0SZ 28. The bits of an entry depend on the hardware: see [`Iommu::leaf_entry`] and
 //! [`Iommu::table_entry`].
 
 use oche_types::addr::{Granule, HostGranule, PAGE_WORDS, SLOTS};
@@ -11,11 +11,11 @@ use oche_types::{Invariant, invariant};
 use crate::host::{Iommu, Memory, Stage2};
 use crate::pool::Pool;
 
-/// Entries of one table.
+/// Number of entries of one table.
 const ENTRIES: usize = 2048;
 /// Leaf tables of a domain: 32-bit IOVAs use the first 128 entries of the first level.
 const LEAF_TABLES: usize = 128;
-/// No frame.
+/// Frame number of a leaf table that does not exist.
 const NO_TABLE: u32 = u32::MAX;
 
 /// The tables of one domain.
@@ -28,12 +28,12 @@ pub(crate) struct Shadow {
 #[derive(Clone, Copy, Debug)]
 struct LeafTable {
     frame: u32,
-    /// Entries that are not zero.
+    /// Number of entries that are not zero.
     live: u16,
 }
 
 impl Shadow {
-    /// An empty first level, or `None` when the pool is exhausted.
+    /// Creates an empty first-level table. `None` if the pool is exhausted.
     pub(crate) fn new(memory: &mut impl Memory, pool: &mut Pool) -> Option<Self> {
         let root = pool.take_frame()?;
         clear(memory, root);
@@ -45,7 +45,7 @@ impl Shadow {
         self.root
     }
 
-    /// Makes sure that `granule` has an entry. False: the pool is exhausted.
+    /// Makes sure that `granule` has a leaf table. Returns false if the pool is exhausted.
     #[must_use]
     pub(crate) fn prepare(
         &mut self,
@@ -58,7 +58,7 @@ impl Shadow {
         if table.frame == NO_TABLE {
             let Some(frame) = pool.take_frame() else { return false };
             clear(host, frame);
-            // What the frame held before could be taken for entries.
+            // Without this, an IOMMU could read the frame's old contents as entries.
             host.publish();
             *table = LeafTable { frame: frame.0, live: 0 };
             let entry = host.table_entry(frame);
@@ -67,13 +67,13 @@ impl Shadow {
         true
     }
 
-    /// Stores `entry`, zero for none, for a `granule` that was prepared if there is one. Returns
-    /// the entry before.
+    /// Stores the entry of `granule`, zero for none, and returns the entry before. For an entry
+    /// that is not zero, the granule was prepared.
     pub(crate) fn set(&mut self, memory: &mut impl Memory, granule: Granule, entry: u64) -> u64 {
         let (first, leaf) = indices(granule);
         let table = self.tables.get_mut(first).must("an IOVA has 32 bits");
         if table.frame == NO_TABLE {
-            // What was refused for want of a table has no entry.
+            // A granule that was refused because no table was free.
             invariant!(entry == 0, "a granule that has an entry has a leaf table");
             return 0;
         }
@@ -86,8 +86,8 @@ impl Shadow {
         before
     }
 
-    /// Unlinks every leaf table without a live entry. Returns whether there was one: then, after an
-    /// invalidation, [`Self::give_unlinked`] must follow.
+    /// Unlinks every leaf table without entries. Returns whether there was one. If so, an
+    /// invalidation and [`Self::give_unlinked`] must follow.
     pub(crate) fn unlink_empty(&mut self, memory: &mut impl Memory) -> bool {
         let mut found = false;
         for (first, table) in self.tables.iter().enumerate() {
@@ -99,8 +99,7 @@ impl Shadow {
         found
     }
 
-    /// Returns the tables that [`Self::unlink_empty`] unlinked to the pool. Returns how many they
-    /// were.
+    /// Frees the tables that [`Self::unlink_empty`] unlinked. Returns how many were freed.
     pub(crate) fn give_unlinked(
         &mut self,
         host: &mut (impl Memory + Iommu),
@@ -117,8 +116,8 @@ impl Shadow {
         given
     }
 
-    /// Returns all tables to the pool. The hardware must have been invalidated since the last
-    /// stream left.
+    /// Frees all tables. The hardware must have been invalidated since the last stream was
+    /// detached.
     pub(crate) fn give_all(self, host: &mut (impl Memory + Iommu), pool: &mut Pool) {
         for table in self.tables.iter().filter(|table| table.frame != NO_TABLE) {
             pool.give_frame(host, HostGranule(table.frame));

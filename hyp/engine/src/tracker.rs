@@ -1,13 +1,13 @@
-//! The table tracker: learns what a guest changed in its tables since the last sync, at the cost of
-//! that.
+//! The table tracker: finds what the guest has changed in its tables since the last flush, at a
+//! cost that depends on what changed.
 //!
-//! A flush names streams, never addresses. The tracker keeps a copy of every table of a domain. A
-//! table that changes often is *unsync*: the guest writes it freely and each sync compares it with
-//! the copy. One that has been idle is *write-protected*: CPUs' stores to it trap, and the first
-//! makes it unsync again. A write-protected table costs nothing.
+//! A flush names streams, never addresses, so the tracker keeps a copy of every table of a domain.
+//! A table that changes often is *unsync*: the guest writes it without a trap, and each flush
+//! compares it with the copy. A table that has been idle is *write-protected*: CPUs' stores to it
+//! trap, and the first one makes it unsync again. A flush does not compare a write-protected table.
 //!
-//! The guest may change a table while it is compared, from another CPU: every entry is read once,
-//! and what was read is what is acted on.
+//! The guest may change a table from another CPU while it is compared. Every entry is therefore
+//! read once, and the value that was read is the one that is applied.
 
 mod compare;
 mod list;
@@ -27,13 +27,13 @@ use crate::heap::bytes_of;
 use crate::host::{DomainId, Host};
 use crate::mover::{Mover, NONE};
 
-/// Syncs without a change after which a table is write-protected. Making it unsync costs a trap and
-/// two stage-2 changes, comparing about 0.15 us a sync, so a table that changes less than once in
-/// some hundred is better write-protected.
+/// Number of flushes without a change after which a table is write-protected. Making it unsync
+/// costs a trap and two stage-2 changes; comparing it costs about 0.15 us a flush. A table that
+/// changes less than once in about a hundred flushes is better write-protected.
 const IDLE_FLUSHES: u16 = 128;
 
-/// What it costs to track a table, to cease to or to write-protect it: its copy filled or looked
-/// through, and its page broken and made again.
+/// Cost of tracking a table, ceasing to track it, or write-protecting it: its copy is filled or
+/// compared, and its page broken and remapped.
 const TABLE_BYTES: usize = PAGE_BYTES;
 
 /// All tables of all domains.
@@ -42,7 +42,7 @@ pub(crate) struct Tracker {
     tables: Vec<Table>,
     free: u32,
     domains: Vec<Option<TrackedDomain>>,
-    /// Lists of leaf tables for domains to come.
+    /// Empty lists of leaf tables for future domains.
     lists: Vec<Box<[u32; TTBRS * ENTRIES]>>,
 }
 
@@ -56,11 +56,11 @@ struct TrackedDomain {
     /// Ends of the list of unsync tables.
     first_unsync: u32,
     last_unsync: u32,
-    /// The next table to compare and the first of its entries, while a pass over the unsync tables
-    /// is under way. What was compared once is not in the same pass again: another CPU that goes on
-    /// writing tables cannot keep it from ending.
+    /// The next table to compare and the next of its entries, while a pass over the unsync tables
+    /// is under way. A pass compares each entry once, so it ends even if another CPU continues to
+    /// write tables.
     cursor: Option<(u32, usize)>,
-    /// The domain ends: its tables count as empty, whatever the guest's memory holds.
+    /// Whether the domain ends: its tables count as empty, whatever the guest's memory holds.
     is_ending: bool,
 }
 
@@ -69,11 +69,12 @@ struct Table {
     page: Gfn,
     domain: DomainId,
     kind: TableKind,
-    /// The entries as acted on.
+    /// The entries as applied.
     copy: Box<[u64; ENTRIES]>,
     is_unsync: bool,
     idle_flushes: u16,
-    /// The tables before and after it in the same guest page; in a free table, the next free one.
+    /// The tables before and after it in the same guest page. In a free table, `next_in_page` is
+    /// the next free one.
     previous_in_page: u32,
     next_in_page: u32,
     previous_unsync: u32,
@@ -82,36 +83,36 @@ struct Table {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum TableKind {
-    /// The first level that this TTBR names.
+    /// The first-level table of the TTBR with this index.
     First(usize),
-    /// The leaf table with this number: TTBR times 512 plus first-level index.
+    /// The leaf table with this number: the TTBR's index times 512, plus the first-level index.
     Leaf(usize),
 }
 
 /// A table that cannot be tracked, to be reported as a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RejectedTable {
-    /// The first page of IOVAs that the table would have mapped.
+    /// The first page of IOVAs that the table would map.
     pub(crate) iova: IovaPage,
-    /// Where it is, as the guest named it.
+    /// The page in the guest's TTBR or first-level entry.
     pub(crate) page: Gfn,
     pub(crate) reason: Refusal,
 }
 
-/// What one round of comparison found.
+/// The result of one round of comparison. It names each granule at most once.
 #[derive(Debug)]
 pub(crate) struct Batch {
     pub(crate) changes: Vec<Change>,
     pub(crate) rejected: Vec<RejectedTable>,
-    /// Tables are being emptied into the batch. Their successors map the same granules, and a batch
-    /// names each granule once, so nothing else goes in.
+    /// Whether tables are being drained into the batch. The tables that replace them map the same
+    /// granules, so nothing else may be added.
     is_draining: bool,
-    /// Nothing more goes in.
+    /// Whether nothing more may be added.
     is_sealed: bool,
 }
 
 impl Batch {
-    /// Bytes of heap that it takes.
+    /// Bytes of heap that [`Self::new`] takes.
     pub(crate) const BYTES: usize = bytes_of::<Change>(BATCH) + bytes_of::<RejectedTable>(BATCH);
 
     pub(crate) fn new() -> Self {
@@ -142,7 +143,7 @@ impl Batch {
 }
 
 impl Tracker {
-    /// Room for `max_tables` tables in `max_domains` domains.
+    /// Creates a tracker for up to `max_tables` tables in `max_domains` domains.
     pub(crate) fn new(max_tables: usize, max_domains: usize) -> Self {
         let table = |index: usize| Table {
             page: Gfn(0),
@@ -173,7 +174,7 @@ impl Tracker {
             + max_domains * bytes_of::<[u32; TTBRS * ENTRIES]>(1)
     }
 
-    /// Begins to track the tables that `roots` name. What cannot be tracked is reported in `batch`.
+    /// Begins to track the tables in `roots`. Adds those that cannot be tracked to `batch`.
     pub(crate) fn create_domain(
         &mut self,
         host: &mut impl Host,
@@ -185,7 +186,7 @@ impl Tracker {
         let entry = self
             .domains
             .get_mut(usize::from(domain.0))
-            .must("a domain has a number below the most");
+            .must("a domain's number is below the maximum");
         let leaves = self.lists.pop().must("each domain has a list of leaf tables");
         *entry = Some(TrackedDomain {
             first: [NONE; TTBRS],
@@ -202,19 +203,18 @@ impl Tracker {
         }
     }
 
-    /// From now on every table of `domain` counts as empty.
+    /// Treats every table of `domain` as empty from now on.
     pub(crate) fn end_domain(&mut self, domain: DomainId) {
         let tracked = self.tracked_mut(domain);
         tracked.is_ending = true;
         tracked.cursor = None;
-        // Leaf tables are drained by way of the first level, so that must be compared,
-        // write-protected or not.
+        // Leaf tables are drained when the first level is compared, so it must be unsync.
         for table in tracked.first {
             self.link_unsync(table);
         }
     }
 
-    /// Ends `domain`, of which a pass of [`Self::compare`] since [`Self::end_domain`] is complete.
+    /// Ends `domain`, after a complete pass of [`Self::compare`] since [`Self::end_domain`].
     pub(crate) fn destroy_domain(
         &mut self,
         host: &mut impl Host,
@@ -225,7 +225,7 @@ impl Tracker {
             self.untrack(host, mover, table);
         }
         let ended = self.domains.get_mut(usize::from(domain.0)).and_then(Option::take);
-        let leaves = ended.must("the tables of an open domain are tracked").leaves;
+        let leaves = ended.must("the tables of a domain are tracked").leaves;
         invariant!(
             leaves.iter().all(|leaf| *leaf == NONE),
             "a domain that ends has no leaf tables left"
@@ -233,16 +233,15 @@ impl Tracker {
         self.lists.push(leaves);
     }
 
-    /// Has the next [`Self::compare`] of `domain` begin anew: all that the guest changed so far
-    /// counts.
+    /// Makes the next [`Self::compare`] of `domain` start a new pass, which finds all that the
+    /// guest has changed so far.
     pub(crate) fn restart(&mut self, domain: DomainId) {
         self.tracked_mut(domain).cursor = None;
     }
 
-    /// Fills `batch` with differences between the unsync tables of `domain` and what was acted on
-    /// before. They count as acted on from here. True: every table has been compared since
-    /// [`Self::restart`]. False: the batch is full or `budget` is spent; the next call goes on
-    /// where this one stopped.
+    /// Adds the differences between the unsync tables of `domain` and their copies to `batch`, and
+    /// updates the copies. Returns true if every table has been compared since [`Self::restart`],
+    /// or false if the batch is full or `budget` is spent: the next call continues there.
     #[must_use]
     pub(crate) fn compare(
         &mut self,
@@ -253,7 +252,7 @@ impl Tracker {
         budget: &mut Budget,
     ) -> bool {
         let tracked = self.tracked(domain);
-        // Tables found or made unsync on the way are linked at the end, so this pass comes to them.
+        // Tables that become unsync meanwhile are linked at the end, so this pass reaches them.
         let (mut at, mut next) = tracked.cursor.unwrap_or((tracked.first_unsync, 0));
         while let Some((page, kind)) = self.at(at).map(|table| (table.page, table.kind)) {
             if budget.is_spent() {
@@ -281,21 +280,21 @@ impl Tracker {
                 self.save_cursor(domain, at, next);
                 return false;
             }
-            let resting = at;
+            let compared = at;
             next = 0;
             at = self.table(at).next_unsync;
-            self.protect_if_idle(host, mover, resting, batch, budget);
+            self.protect_if_idle(host, mover, compared, batch, budget);
         }
         self.restart(domain);
         true
     }
 
-    /// The next [`Self::compare`] of `domain` goes on with entry `next` of table `at`.
+    /// Makes the next [`Self::compare`] of `domain` continue with entry `next` of table `at`.
     fn save_cursor(&mut self, domain: DomainId, at: u32, next: usize) {
         self.tracked_mut(domain).cursor = Some((at, next));
     }
 
-    /// Notes that a sync of `domain` is complete.
+    /// Counts a completed flush of `domain`.
     pub(crate) fn count_flush(&mut self, domain: DomainId) {
         let mut at = self.tracked(domain).first_unsync;
         while let Some(table) = self.at_mut(at) {
@@ -304,8 +303,8 @@ impl Tracker {
         }
     }
 
-    /// Makes every table in `page` unsync and lets CPUs' stores through. False: no table of the
-    /// tracker is there.
+    /// Makes every table in `page` unsync and ends its write protection. Returns false if the page
+    /// holds no tracked table.
     pub(crate) fn mark_unsync(
         &mut self,
         host: &mut impl Host,
@@ -334,7 +333,8 @@ impl Tracker {
         found
     }
 
-    /// After a comparison: write-protects an unsync table that has been idle for long.
+    /// Write-protects the unsync table `at`, which was just compared, if it has been idle for long
+    /// enough.
     fn protect_if_idle(
         &mut self,
         host: &mut impl Host,
@@ -350,7 +350,7 @@ impl Tracker {
         table.idle_flushes = 0;
         let page = table.page;
         budget.charge(TABLE_BYTES);
-        // Another table in the page that is in use keeps it unsync.
+        // Another unsync table in the page keeps the page writable.
         if self.has_other_unsync(mover, page, at) {
             return;
         }
@@ -363,7 +363,7 @@ impl Tracker {
         {
             return;
         }
-        // Written between the comparison and now? Then it is not idle after all.
+        // A CPU may have written the table between the comparison and the protection.
         let from = mover.locate(page);
         let table = self.table(at);
         if host.first_change(from, &table.copy, 0).is_none() {

@@ -1,5 +1,5 @@
 //! Attaching streams to domains: a stream is attached to the domain of its tables once these have
-//! been acted on, and a domain ends with its last stream.
+//! been applied. A domain ends with its last stream.
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, IovaPage};
@@ -26,18 +26,20 @@ impl Engine {
         self.domains
             .get_mut(usize::from(domain.0))
             .and_then(Option::as_mut)
-            .must("the domain is open")
+            .must("the domain exists")
     }
 
-    /// Attaches each of `streams` as the registers name, and has its domain compared.
+    /// Attaches each of `streams` to the domain of the tables in its registers, and schedules a
+    /// comparison of the domain.
     pub(super) fn attach(&mut self, host: &mut impl Host, dart: DartId, streams: StreamSet) {
         for stream in streams.iter() {
             let Some(roots) = self.roots(dart, stream) else {
                 self.block(host, dart, stream);
                 continue;
             };
-            let Some(domain) =
-                self.find(roots).or_else(|| self.open(host, Requester { dart, stream }, roots))
+            let Some(domain) = self
+                .find_domain(roots)
+                .or_else(|| self.create_domain(host, Requester { dart, stream }, roots))
             else {
                 self.block(host, dart, stream);
                 continue;
@@ -57,7 +59,7 @@ impl Engine {
         }
     }
 
-    fn find(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
+    fn find_domain(&self, roots: [Ttbr; TTBRS]) -> Option<DomainId> {
         let is_it = |domain: &Domain| !domain.is_ending && domain.roots == roots;
         self.domains
             .iter()
@@ -65,8 +67,9 @@ impl Engine {
             .map(|index| DomainId(index as u16))
     }
 
-    /// Begins a domain, or refuses all that its tables map.
-    fn open(
+    /// Creates the domain of the tables in `roots`. If that is not possible, refuses all that they
+    /// map and returns `None`.
+    fn create_domain(
         &mut self,
         host: &mut impl Host,
         requester: Requester,
@@ -74,12 +77,12 @@ impl Engine {
     ) -> Option<DomainId> {
         let free =
             self.domains.iter().position(Option::is_none).map(|index| DomainId(index as u16));
-        let opened = match free {
+        let created = match free {
             Some(domain) if self.mapper.create_domain(host, domain) => Ok(domain),
             Some(_) => Err(Refusal::PoolExhausted),
             None => Err(Refusal::TooManyDomains),
         };
-        let domain = match opened {
+        let domain = match created {
             Ok(domain) => domain,
             Err(reason) => {
                 let page =
@@ -93,7 +96,7 @@ impl Engine {
         let entry = self
             .domains
             .get_mut(usize::from(domain.0))
-            .must("a domain has a number below the most");
+            .must("a domain's number is below the maximum");
         *entry = Some(Domain {
             roots,
             requester,
@@ -114,13 +117,13 @@ impl Engine {
         Some(domain)
     }
 
-    /// Makes every access of `stream` fault, from now.
+    /// Makes every access of `stream` fault from now on.
     pub(super) fn block(&mut self, host: &mut impl Host, dart: DartId, stream: StreamId) {
         self.cancel_attach(dart, stream);
         let Some(domain) = self.attachment(dart, stream).now.take() else { return };
         host.block(dart, stream);
         host.event(Event::Attach { dart, stream, root: None });
-        self.leave(dart, stream, domain);
+        self.detach(dart, stream, domain);
     }
 
     fn cancel_attach(&mut self, dart: DartId, stream: StreamId) {
@@ -130,14 +133,16 @@ impl Engine {
         self.end_if_unused(domain);
     }
 
-    fn leave(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
+    /// Removes `stream` from `domain`, which it no longer uses, and ends the domain with its last
+    /// stream.
+    fn detach(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         self.mapper.placed_mut(domain).members.remove(dart, stream);
         self.reassign_requester(dart, stream, domain);
         self.end_if_unused(domain);
     }
 
-    /// `stream` has left `domain`: what is done there from now on is not its doing, unless no
-    /// other stream is left.
+    /// Attributes further work on `domain`, which `stream` has left, to another of its streams, if
+    /// there is one.
     fn reassign_requester(&mut self, dart: DartId, stream: StreamId, domain: DomainId) {
         let member = Requester::first(&self.mapper.placed(domain).members);
         let entry = self.domain_mut(domain);
@@ -158,7 +163,7 @@ impl Engine {
         }
     }
 
-    /// Attaches the streams that waited for `domain` to be ready.
+    /// Attaches the streams that wait for the tables of `domain` to be applied.
     pub(super) fn attach_waiting(&mut self, host: &mut impl Host, domain: DomainId) {
         let entry = self.domain_mut(domain);
         let waiting = core::mem::take(&mut entry.waiting);
@@ -171,14 +176,14 @@ impl Engine {
                 let attached = host.attach(dart, stream, domain, placed.shadow.root());
                 host.event(Event::Attach { dart, stream, root });
                 if attached.is_err() {
-                    // The stream is blocked, so its device faults until the guest attaches it anew;
-                    // the trace has why.
+                    // The stream is blocked, so its device faults until the guest attaches it
+                    // again; the event gives the reason.
                     host.event(Event::InvalidateTimedOut { dart });
                 }
                 let attachment = self.attachment(dart, stream);
                 attachment.next = None;
                 if let Some(old) = attachment.now.replace(domain) {
-                    self.leave(dart, stream, old);
+                    self.detach(dart, stream, old);
                 }
             }
         }

@@ -10,11 +10,11 @@ use oche_types::event::Event;
 use crate::engine::Engine;
 use crate::host::{DeviceFault, Host};
 
-/// Faults that one trap takes from the hardware.
+/// Most faults that one trap reads from the hardware.
 const MAX_FAULTS: usize = 64;
 
 impl Engine {
-    /// Hands the faults that the hardware has recorded for `dart` to the guest's DART.
+    /// Passes the faults that the hardware has recorded for `dart` to the emulated DART.
     pub(super) fn take_faults(&mut self, host: &mut impl Host, dart: DartId) {
         for _ in 0..MAX_FAULTS {
             let Some(fault) = host.next_fault(dart) else { return };
@@ -32,8 +32,8 @@ impl Engine {
         }
     }
 
-    /// The code that a 4K DART would latch for `fault`: how far its walk of the guest's tables
-    /// comes.
+    /// The code that a DART with 4 KiB pages would latch for `fault`, found by a walk of the
+    /// guest's tables.
     fn fault_code(&self, host: &impl Host, dart: DartId, fault: &DeviceFault) -> FaultCode {
         let table = |page: Gfn, index: u64| {
             let is_ram = self.mapper.mover.is_ram(page);
@@ -48,7 +48,7 @@ impl Engine {
         match table(leaves, fault.iova >> 12).and_then(decode_leaf) {
             Some(leaf) if fault.is_write && !leaf.permission.write => FaultCode::Write,
             Some(leaf) if !fault.is_write && !leaf.permission.read => FaultCode::Read,
-            // Mapped by the guest and not by Oche: refused, or mapped since.
+            // The guest maps it and Oche does not: it was refused, or mapped since the last flush.
             _ => FaultCode::NoLeaf,
         }
     }

@@ -1,4 +1,4 @@
-//! The work of a trap: domains whose tables may have changed, one after the other, up to a bound.
+//! The work of a trap: applies the changes of the domains that need it, up to the trap's budget.
 
 use oche_types::Invariant;
 use oche_types::addr::FRAME_BYTES;
@@ -10,12 +10,12 @@ use crate::granule::Requester;
 use crate::host::{DomainId, Host};
 use crate::tracker::Batch;
 
-/// What it costs to mark the tables of a domain that ends, as many as it can have.
+/// Cost of marking the shadow tables of a domain that ends, in bytes: it has at most so many.
 const END_BYTES: usize = 129 * FRAME_BYTES;
 
 impl Engine {
-    /// Does what is due, up to a bound. Returns how many slots were looked at; `is_busy`
-    /// says whether something is left.
+    /// Does the work that is due, up to the budget of a trap. Returns the number of slots that were
+    /// compared, and sets `is_busy` if some work is left.
     pub(super) fn work(&mut self, host: &mut impl Host) -> usize {
         let mut budget = Budget::new(self.slice_bytes);
         let mut slots = 0;
@@ -30,15 +30,15 @@ impl Engine {
         slots
     }
 
-    /// The domain to go on with: the one whose changes are in hand, or the first of which something
-    /// is due. A domain that becomes ready can end another, wherever that is in the list.
+    /// The domain to work on: the one with a batch under way, or the first that has work due. A
+    /// domain that is completed can end another one anywhere in the list.
     fn due(&self) -> Option<DomainId> {
         let first =
             || self.domains.iter().position(|domain| domain.as_ref().is_some_and(Domain::is_due));
         self.current_domain.or_else(|| first().map(|domain| DomainId(domain as u16)))
     }
 
-    /// One round of work on `domain`. Returns how many slots were looked at.
+    /// Does one round of work on `domain`. Returns the number of slots that were compared.
     fn work_on(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) -> usize {
         let entry = self.domain_mut(domain);
         let (requester, is_ending) = (entry.requester, entry.is_ending);
@@ -62,7 +62,7 @@ impl Engine {
             .batch
             .changes
             .get(self.applied..)
-            .must("no more changes are acted on than there are");
+            .must("the applied changes are part of the batch");
         let applied = self.mapper.apply(host, requester, domain, rest, budget);
         self.applied += applied;
         if self.applied == self.batch.changes.len() {
@@ -72,13 +72,14 @@ impl Engine {
             } else if self.is_compared {
                 self.domain_mut(domain).merges_left = Some(usize::MAX);
             }
-            // A refused table counts too: reporting it is work.
+            // A rejected table counts too: reporting it is work.
             return 4 * (applied + self.batch.rejected.len());
         }
         4 * applied
     }
 
-    /// What was compared of `domain` so far is out of date: its tables are compared anew.
+    /// Has the tables of `domain` compared again from the start: the guest may have changed them
+    /// since they were compared.
     pub(super) fn restart(&mut self, domain: DomainId) {
         self.tracker.restart(domain);
         if self.current_domain == Some(domain) {
@@ -87,7 +88,7 @@ impl Engine {
         self.domain_mut(domain).merges_left = None;
     }
 
-    /// `domain` agrees with the guest's tables.
+    /// Ends the work on `domain`, whose shadow tables now agree with the guest's tables.
     fn complete(&mut self, host: &mut impl Host, domain: DomainId, budget: &mut Budget) {
         let entry = self.domain_mut(domain);
         entry.needs_flush = false;
@@ -96,7 +97,7 @@ impl Engine {
             budget.charge(END_BYTES);
             self.tracker.destroy_domain(host, &mut self.mapper.mover, domain);
             self.mapper.destroy_domain(host, domain);
-            *self.domains.get_mut(usize::from(domain.0)).must("the domain is open") = None;
+            *self.domains.get_mut(usize::from(domain.0)).must("the domain exists") = None;
         } else {
             self.tracker.count_flush(domain);
             self.attach_waiting(host, domain);
@@ -104,7 +105,7 @@ impl Engine {
     }
 }
 
-/// Records the tables of `batch` that cannot be tracked as refusals.
+/// Reports the tables of `batch` that cannot be tracked as refusals.
 pub(super) fn report_rejected(host: &mut impl Host, requester: Requester, batch: &Batch) {
     for table in &batch.rejected {
         let at = Place { dart: requester.dart, stream: requester.stream, iova: table.iova };

@@ -1,4 +1,4 @@
-//! The second half of a batch: what the guest newly maps.
+//! The second half of a batch: new mappings.
 
 use alloc::vec::Vec;
 
@@ -14,20 +14,20 @@ use crate::granule::{Change, GranuleMapper, Requester, refuse, report_red_zone};
 use crate::host::{DomainId, Host, Iommu};
 use crate::pool::red_zone_damage;
 
-/// A test switch: with the feature, every moved page lands in its neighbour's slot, so that a run
-/// which compares bytes can be seen to fail. Never built into an image that a person runs.
+/// With the feature, every migrated page is copied into its neighbour's slot, so that tests which
+/// compare bytes can be shown to fail. No image that a user runs is built with it.
 const MISPLACED: usize = if cfg!(feature = "break-placement") { 1 } else { 0 };
 
-/// A page that a slot of a frame of the pool is to hold.
+/// A mapping to place into a slot of a frame of the pool.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
     leaf: Leaf,
-    /// As a copy that the page itself never becomes: see `granule::strict`.
+    /// Whether the slot becomes a private copy: see `granule::strict`.
     is_private: bool,
 }
 
 impl GranuleMapper {
-    /// Maps all that `changes` want and that is not mapped yet.
+    /// Makes the mappings in `changes` that do not exist yet.
     pub(super) fn add(
         &mut self,
         host: &mut impl Host,
@@ -53,8 +53,8 @@ impl GranuleMapper {
         }
         self.mover.flush_tlb(host);
         if fills_reached_slot {
-            // What a device wrote into the red zone of a slot, with nothing mapped there, must have
-            // landed before a page of the guest moves in.
+            // A device may have written into the red zone of such a slot. The write must have
+            // landed before a page of the guest moves into the slot.
             self.invalidate(host, domain);
         }
         for copy in &copies {
@@ -64,15 +64,16 @@ impl GranuleMapper {
         let is_anything_moving = self.mover.broken(0).is_some();
         self.remap_pages(host);
         if !is_anything_moving && !copies.is_empty() {
-            // The bytes of bounce pages come before the entries that show them to devices.
+            // The bytes of bounce pages must be visible before the entries that let devices reach
+            // them.
             host.publish();
         }
         self.copies = copies;
         self.set_entries(host, domain, changes);
     }
 
-    /// Stores the hardware entries of the granules of `changes`, and invalidates where the hardware
-    /// may have cached one that changed.
+    /// Stores the hardware entries of the granules of `changes`. Invalidates if the hardware may
+    /// have cached one that changed.
     fn set_entries(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let mut needs_invalidation = false;
         for change in changes {
@@ -105,8 +106,8 @@ impl GranuleMapper {
         self.unlist_all();
     }
 
-    /// Decides where each newly wanted page of `granule` goes, writes it into the granule map, and
-    /// lists the copies.
+    /// Decides where each new page of `granule` goes, records that in the granule map, and adds the
+    /// copies to make to `copies`.
     fn plan(
         &mut self,
         host: &mut impl Host,
@@ -148,7 +149,7 @@ impl GranuleMapper {
             });
             match placed {
                 Ok(placement) => {
-                    // In the granule map at once: the next page of the batch must find it there.
+                    // Recorded at once: the next page of the batch must find the mapping.
                     self.set_state(domain, granule, state);
                     let permission = leaf.permission;
                     host.event(Event::Map { at, page: leaf.page, permission, placement });
@@ -168,7 +169,7 @@ impl GranuleMapper {
         granule: Granule,
     ) -> Result<(), Refusal> {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        let placed = placed.must("the domain is open");
+        let placed = placed.must("the domain exists");
         if !self.granule_map.prepare(&mut placed.directory, granule) {
             return Err(Refusal::TooManyTables);
         }
@@ -180,7 +181,7 @@ impl GranuleMapper {
 
     pub(super) fn release_unused(&mut self, domain: DomainId, granule: Granule) {
         let placed = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        self.granule_map.release_unused(&mut placed.must("the domain is open").directory, granule);
+        self.granule_map.release_unused(&mut placed.must("the domain exists").directory, granule);
     }
 
     fn put_relocated(
@@ -198,12 +199,11 @@ impl GranuleMapper {
         }
         let is_alias =
             is_private || self.mover.is_pinned(page) || self.mappings(page).next().is_some();
-        // A bounce page's page too: should the bounce page outlive the page's other mappings, the
-        // page moves there, and then it is too late to refuse.
+        // Also for a bounce page: if it outlives the page's other mappings, the page moves there,
+        // and can no longer be refused then.
         self.mover.prepare(host, page).map_err(|_| Refusal::OutOfStage2Tables)?;
         let frame = match state.form {
             Form::Relocated(frame) => frame,
-            // Its frame is the guest's.
             Form::Direct(_) => {
                 unreachable!("invariant: a direct granule takes no page into its frame")
             }
@@ -223,7 +223,7 @@ impl GranuleMapper {
         };
         state.form = Form::Relocated(frame);
         put(state, at, Slot { page, permission, is_bounce: is_alias, is_filled: !is_alias });
-        // What CPUs store between the fill and the trap would reach one copy only.
+        // Without the break, a CPU's store between the fill and the trap would reach one copy only.
         if kind == CopyKind::Move || Self::trap_for(permission) > self.mover.trap(page) {
             self.mover.break_page(host, page);
         }
@@ -231,7 +231,7 @@ impl GranuleMapper {
         Ok(if is_alias { Placement::Bounce } else { Placement::Migrated })
     }
 
-    /// Takes the page in a slot that devices only read out of it, and leaves a bounce page.
+    /// Plans to move the page in a read-only slot home, which makes the slot a bounce page.
     fn demote(
         &mut self,
         host: &mut impl Host,
@@ -242,7 +242,7 @@ impl GranuleMapper {
     ) {
         let page = slot.page;
         put(state, at, Slot { is_bounce: true, is_filled: false, ..slot });
-        // It has moved before, so it has an entry of its own.
+        // The page has moved before, so it has a stage-2 entry of its own.
         self.mover.break_page(host, page);
         copies.push(PageCopy { at, page, to: page.home(), kind: CopyKind::Demote });
     }
@@ -279,21 +279,21 @@ impl GranuleMapper {
         }
     }
 
-    /// Adds the mapping at `at` to those of `page`, which has fewer than `most`.
+    /// Adds the mapping at `at` to those of `page`, of which there must be fewer than `max`.
     pub(super) fn link(
         &mut self,
         domain: DomainId,
         at: Place,
         page: Gfn,
-        most: usize,
+        max: usize,
     ) -> Result<(), Refusal> {
         let state = self.mover.state_mut(page);
         let mapping = Mapping { domain, iova: at.iova };
-        self.aliases.add(&mut state.mappings, mapping, most).map_err(|_| Refusal::TooManyAliases)
+        self.aliases.add(&mut state.mappings, mapping, max).map_err(|_| Refusal::TooManyAliases)
     }
 
-    /// Fills a slot. Copies are carried out in the order in which they were planned, so a bounce
-    /// page of a page that moves in the same batch is copied from where the page is by then.
+    /// Fills a slot. Copies are made in the order in which they were planned, so the bounce page of
+    /// a page that moves in the same batch is copied from the page's new place.
     fn carry_out(&mut self, host: &mut impl Host, domain: DomainId, copy: &PageCopy) {
         if copy.kind == CopyKind::Demote {
             self.equalize_once(host, copy.page);
@@ -314,22 +314,22 @@ impl GranuleMapper {
             CopyKind::Bounce | CopyKind::Demote => {}
         }
         self.equalize_once(host, copy.page);
-        // From the twin, not from the page as it is by now: a byte that a CPU wrote since the merge
-        // must not look, in the next one, as if the device had written it here.
+        // Copied from the twin, not from the page: the page may have changed since the merge, and
+        // the next merge would take the difference for a device's write to the bounce page.
         let from = self.twin(copy.page).unwrap_or(self.mover.locate(copy.page));
         host.copy_page(from, copy.to);
         self.set_filled(domain, copy.at);
     }
 
-    /// Makes the copies of `page` equal unless the batch under way has done so. What devices write
-    /// after that is found by the next that does: what is copied meanwhile comes from the twin.
+    /// Makes the copies of `page` equal, once in a batch. The next batch finds what devices write
+    /// after that: until then, bytes are copied from the twin.
     pub(super) fn equalize_once(&mut self, host: &mut impl Host, page: Gfn) {
         if self.list(page) {
             self.equalize(host, page);
         }
     }
 
-    /// Makes all copies of `page` equal and `twin` what they agree on.
+    /// Copies `page` to all its bounce pages and to `twin`, which becomes its twin.
     pub(super) fn create_twin(&mut self, host: &mut impl Host, page: Gfn, twin: Hfn) {
         host.copy_page(self.mover.locate(page), twin);
         for (bounce, _) in self.bounce_pages(page) {
@@ -340,7 +340,7 @@ impl GranuleMapper {
         state.twin = twin.0;
     }
 
-    /// From now on the bounce page at `at` counts as a copy of its page.
+    /// Marks the bounce page at `at` as filled: from now on it is a copy of its page.
     fn set_filled(&mut self, domain: DomainId, at: Place) {
         let mut state = self.state(domain, at.iova.granule());
         state.mapped_mut(at.iova.slot()).is_filled = true;
@@ -348,11 +348,11 @@ impl GranuleMapper {
     }
 }
 
-/// What `change` wants that can be a mapping; a part of a page is refused.
+/// The mappings that `change` asks for. A mapping of a part of a page is refused.
 fn mappable(host: &mut impl Host, requester: Requester, change: &Change) -> [Option<Leaf>; SLOTS] {
     let mut wanted = change.wanted;
     for (slot, wanted) in wanted.iter_mut().enumerate() {
-        // An entry that allows nothing names a page that the device may not touch: not a mapping.
+        // An entry without permissions is not a mapping.
         *wanted = wanted.filter(|leaf| !leaf.permission.is_none());
         if let Some(leaf) = wanted.filter(|leaf| !leaf.whole_page) {
             let at = requester.at(change.granule, slot);
@@ -363,8 +363,8 @@ fn mappable(host: &mut impl Host, requester: Requester, change: &Change) -> [Opt
     wanted
 }
 
-/// Gives each mapped slot of `state` the permission that is `wanted` now. What is wanted elsewhere
-/// has left in `remove`.
+/// Sets the permission of each mapped slot of `state` to that in `wanted`. Slots whose page changes
+/// were emptied by `remove`.
 fn update_permissions(
     host: &mut impl Host,
     requester: Requester,

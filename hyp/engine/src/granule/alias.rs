@@ -1,7 +1,8 @@
-//! Which IOVAs name a guest page: none, one, or, for an alias, a list.
+//! The IOVAs at which a guest page is mapped.
 //!
-//! Kept in one `u32` of the page's state while there is at max one, which is the common case; more
-//! are nodes of a table of fixed capacity.
+//! The head is a `u32` in the page's state. It is the mapping itself as long as there is at most
+//! one, the common case. Otherwise it is the index of the first node of a list in a table of fixed
+//! capacity.
 
 use alloc::vec::Vec;
 
@@ -12,20 +13,20 @@ use crate::heap::bytes_of;
 use crate::host::DomainId;
 use crate::mover::NONE;
 
-/// IOVAs that may name one page. The search through a page's list, and so the work in one trap, has
-/// this bound.
+/// Most mappings of one page. It bounds the search through a page's list and so the work in one
+/// trap.
 pub(crate) const MAX_ALIASES: usize = 1024;
-/// IOVAs that may name a page of which a device or an untranslated bus master writes a copy: each
-/// is compared word by word, and what is new goes to all others. Buffers that devices write share
-/// no cache line of 64 bytes, so as many as this can lie in a page; only a driver that maps the
-/// same bytes again and again needs more.
+/// Most mappings of a page of which a device or an untranslated bus master writes a copy: each copy
+/// is compared word by word and updated. Buffers that devices write do not share a cache line of 64
+/// bytes, so this is the number that fits into a page. Only a driver that maps the same bytes
+/// several times needs more.
 pub(crate) const MAX_WRITTEN_ALIASES: usize = 64;
-/// Marks a head that is the index of a node.
+/// Set in a head that is the index of a node.
 const LIST: u32 = 1 << 31;
 /// Domains that fit beside the 20 bits of an IOVA page and [`LIST`].
 pub(crate) const MAX_DOMAINS: usize = 1 << 10;
 
-/// A page of a domain's IOVAs.
+/// A mapping of a page: a domain and an IOVA in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping {
     pub(crate) domain: DomainId,
@@ -42,7 +43,7 @@ impl Mapping {
     }
 }
 
-/// The page is named by too many IOVAs, or all nodes are in use.
+/// The page has too many mappings, or all nodes are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct TooMany;
 
@@ -74,12 +75,11 @@ impl Aliases {
         bytes_of::<Node>(capacity)
     }
 
-    /// Adds `mapping` to the list that begins at `head` and has fewer than `max` mappings; a
-    /// mapping is in a list once at the max.
+    /// Adds `mapping`, which is not in it, to the list that begins at `head`.
     ///
     /// # Errors
     ///
-    /// [`TooMany`]; the list is as before.
+    /// [`TooMany`] if the list has `max` mappings already; it is not changed.
     pub(crate) fn add(
         &mut self,
         head: &mut u32,
@@ -108,7 +108,7 @@ impl Aliases {
         Ok(())
     }
 
-    /// Takes `mapping` out of the list that begins at `head`.
+    /// Removes `mapping` from the list that begins at `head`.
     pub(crate) fn remove(&mut self, head: &mut u32, mapping: Mapping) {
         if *head == NONE || *head & LIST == 0 {
             if *head == mapping.pack() {
@@ -145,7 +145,7 @@ impl Aliases {
         })
     }
 
-    /// The first mapping of the list that begins at `head`, and the head of the rest.
+    /// The first mapping of the list that begins at `head`, and the head of the rest of the list.
     pub(crate) fn step(&self, head: u32) -> Option<(Mapping, u32)> {
         if head == NONE {
             return None;
@@ -158,7 +158,7 @@ impl Aliases {
         Some((Mapping::unpack(node.mapping), rest))
     }
 
-    /// A list of one is no list.
+    /// Replaces a list of one node by its mapping.
     fn simplify(&mut self, head: &mut u32) {
         let at = *head & !LIST;
         if let Some(Node { mapping, next: NONE }) = self.nodes.get(at as usize).copied() {

@@ -1,4 +1,4 @@
-//! Keeping the copies of an alias equal, by difference against what all last agreed on.
+//! Making the copies of a page equal, by diffing each against the twin.
 
 use core::ops::Range;
 
@@ -13,14 +13,14 @@ use crate::granule::work::MergeCopy;
 use crate::host::{Host, Memory};
 
 impl GranuleMapper {
-    /// The slot that `mapping`, which is in the list of a page, is, and the frame page that backs
-    /// it.
+    /// The slot of `mapping`, which is in the list of a page, with its granule's form and the host
+    /// page that backs it.
     pub(super) fn slot_of(&self, mapping: Mapping) -> (Slot, Form, Hfn) {
         self.linked_slot(mapping).must("a page's mapping is in the granule map")
     }
 
-    /// As [`Self::slot_of`], of a mapping that may be linked and not yet written into the granule
-    /// map.
+    /// As [`Self::slot_of`], for a mapping that may be in the list of a page and not yet in the
+    /// granule map.
     fn linked_slot(&self, mapping: Mapping) -> Option<(Slot, Form, Hfn)> {
         let state = self.state(mapping.domain, mapping.iova.granule());
         let slot = state.slots.get(mapping.iova.slot()).copied().flatten()?;
@@ -37,7 +37,7 @@ impl GranuleMapper {
         self.aliases.iter(self.mover.get(page).map_or(crate::mover::NONE, |state| state.mappings))
     }
 
-    /// Bounce pages of `page`: where they lie and whether a device may write them.
+    /// The filled bounce pages of `page`: the host page of each, and whether a device may write it.
     pub(super) fn bounce_pages(&self, page: Gfn) -> impl Iterator<Item = (Hfn, bool)> {
         self.mappings(page)
             .filter_map(|mapping| self.linked_slot(mapping))
@@ -45,30 +45,29 @@ impl GranuleMapper {
             .map(|(slot, _, at)| (at, slot.permission.write))
     }
 
-    /// Whether `page` is reached at home by a direct granule, so that it cannot leave.
+    /// Whether a direct granule maps `page` at home, so that the page cannot move.
     pub(super) fn is_mapped_at_home(&self, page: Gfn) -> bool {
         self.mappings(page)
             .filter_map(|mapping| self.linked_slot(mapping))
             .any(|(_, form, _)| matches!(form, Form::Direct(_)))
     }
 
-    /// Makes all copies of `page` equal: see [`Self::propagate`]. A page without a bounce page that
-    /// a device may write has no twin, and devices change none of its copies but the one that CPUs
-    /// see.
+    /// Makes all copies of `page` equal: see [`Self::propagate`]. Does nothing for a page without a
+    /// twin: none of its bounce pages is written by a device.
     pub(crate) fn merge_copies(&mut self, host: &mut impl Host, page: Gfn) {
         self.propagate(host, page, 0..PAGE_WORDS);
     }
 
-    /// Makes all copies of the words `words` of `page` equal. What a device wrote into one, or into
-    /// the page itself, differs from the twin and goes to all others and into the twin.
+    /// Makes all copies of the words `words` of `page` equal. What a device wrote into a copy, or
+    /// into the page itself, differs from the twin, and is copied to all other copies and to the
+    /// twin.
     ///
-    /// Devices may write meanwhile. Each byte that changed is
-    /// read once and stored, without its neighbours, into every copy but the one that it was read
-    /// from: a write that comes later differs from the twin, which holds what was read, and the
-    /// next merge finds it, even if it restores what stood there before. Where two wrote the same
-    /// byte since the last merge, one of them wins.
+    /// Devices may write meanwhile. Each byte that changed is read once and stored, without its
+    /// neighbours, into every copy except the one that it was read from. A later write differs from
+    /// the twin, which holds what was read, so the next merge finds it, even if it restores the
+    /// value before. If two devices wrote the same byte since the last merge, one of them wins.
     ///
-    /// The work is bounded by the copies times the words, whatever differs.
+    /// The work is at most the number of copies times the number of words.
     pub(super) fn propagate(&mut self, host: &mut impl Host, page: Gfn, words: Range<usize>) {
         let Some(twin) = self.twin(page) else { return };
         let mut copies = core::mem::take(&mut self.merging);
@@ -85,7 +84,7 @@ impl GranuleMapper {
             while start < words.end {
                 let merged = propagate_word(host, twin, &mut copies, start);
                 start += 1;
-                // What changed mostly lies together: the search begins anew behind it.
+                // Changed words are mostly adjacent: search again from the first unchanged one.
                 if merged == 0 {
                     break;
                 }
@@ -101,12 +100,12 @@ impl GranuleMapper {
         }
     }
 
-    /// The page that holds what the copies of `page` last agreed on.
+    /// The twin of `page`, if it has one.
     pub(super) fn twin(&self, page: Gfn) -> Option<Hfn> {
         self.mover.get(page).map(|state| state.twin).filter(|twin| *twin != 0).map(Hfn)
     }
 
-    /// Gives the twin of `page` back once no device may write a bounce page of it.
+    /// Returns the twin of `page` to the pool if no device may write a bounce page of it.
     pub(super) fn drop_unneeded_twin(&mut self, host: &mut impl Host, page: Gfn) {
         let Some(twin) = self.twin(page) else { return };
         let is_written_by_master =
@@ -118,16 +117,16 @@ impl GranuleMapper {
         self.mover.state_mut(page).twin = 0;
     }
 
-    /// After a mapping of `page` went that was no bounce page, its copies being equal if there is a
-    /// twin: makes a bounce page the page itself unless a mapping that is none is left. The page
-    /// must be out of the CPUs' reach; otherwise it stays where it is.
+    /// Promotes a bounce page of `page` to be the page itself, if only bounce pages map it. Called
+    /// after a mapping of the page was removed, with equal copies if it has a twin. A page that is
+    /// not broken stays where it is.
     pub(super) fn promote(&mut self, host: &mut impl Host, page: Gfn) {
         let promotable = self.promotable(page).filter(|_| self.mover.can_move(page));
-        let Some((mapping, promotable, at)) = promotable else { return };
-        if !promotable.permission.write {
-            // Without one, CPUs may have written the page since the bounce page was filled. With or
-            // without, a device that a neighbour's permission let write here wrote what no one
-            // may see.
+        let Some((mapping, slot, at)) = promotable else { return };
+        if !slot.permission.write {
+            // A device that may write only a neighbour in the granule may have written this slot,
+            // which the guest must not see. Without a twin, CPUs may also have written the page
+            // since the slot was filled.
             host.copy_page(self.mover.locate(page), at);
         }
         self.mover.place(host, page, at);
@@ -136,31 +135,29 @@ impl GranuleMapper {
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// The bounce page that `page` can become, if it has to become one: with its slot and where it
-    /// lies.
+    /// The bounce page to promote if only bounce pages map `page`: its mapping, slot and host page.
     ///
-    /// Where there is a choice it is one that a device may write: the fewer of those remain, the
-    /// less has to be trapped.
+    /// One that a device may write is preferred: the fewer of those are left, the less has to be
+    /// trapped.
     fn promotable(&self, page: Gfn) -> Option<(Mapping, Slot, Hfn)> {
         if self.mover.is_pinned(page) {
             return None;
         }
-        let mut promotable: Option<(Mapping, Slot, Hfn)> = None;
+        let mut best: Option<(Mapping, Slot, Hfn)> = None;
         for mapping in self.mappings(page) {
             let state = self.state(mapping.domain, mapping.iova.granule());
             match self.slot_of(mapping) {
                 (slot, ..) if slot.is_bounce && self.is_private(&state, &slot) => {}
                 (slot, _, at) if slot.is_bounce => {
-                    let is_better =
-                        promotable.is_none_or(|(_, promotable, _)| !promotable.permission.write);
-                    if is_better && (promotable.is_none() || slot.permission.write) {
-                        promotable = Some((mapping, slot, at));
+                    let is_better = best.is_none_or(|(_, best, _)| !best.permission.write);
+                    if is_better && (best.is_none() || slot.permission.write) {
+                        best = Some((mapping, slot, at));
                     }
                 }
                 _ => return None,
             }
         }
-        promotable
+        best
     }
 }
 
@@ -181,8 +178,8 @@ fn first_changed(
     first
 }
 
-/// Brings each byte of `word` in which a copy differs from `twin` to the others and to `twin`.
-/// Returns how many there were.
+/// Copies each byte of `word` in which a copy differs from `twin` to the other copies and to
+/// `twin`. Returns how many bytes differed.
 fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [MergeCopy], word: usize) -> u32 {
     let old = host.load(twin, word);
     let (mut value, mut taken) = (old, 0);
@@ -211,8 +208,9 @@ fn propagate_word(host: &mut impl Host, twin: Hfn, copies: &mut [MergeCopy], wor
     taken.count_ones() / 8
 }
 
-/// Stores into `to` each byte in which `changed` differs from `twin`, except, if `keeps_newer`,
-/// where `to` differs as well: a device's own, newer write stays. Returns how many bytes differed.
+/// Stores into `to` each byte in which `changed` differs from `twin`. With `keeps_newer`, bytes in
+/// which `to` differs from `twin` too are left as they are: a device has written them since.
+/// Returns how many bytes differed.
 pub(super) fn apply_diff(
     memory: &mut impl Memory,
     twin: Hfn,
@@ -243,21 +241,21 @@ pub(super) fn differing_bytes(one: u64, other: u64) -> u64 {
     (bits & 0x0101_0101_0101_0101) * 0xff
 }
 
-/// Stores the bytes of `value` that `mask` has as 0xff into a word of `to`, and touches no other.
+/// Stores the bytes of `value` whose byte in `mask` is 0xff into a word of `to`, and no others.
 pub(super) fn store_bytes(memory: &mut impl Memory, to: Hfn, word: usize, mask: u64, value: u64) {
     Pieces::of(mask).store(memory, to, word, value);
 }
 
-/// Some bytes of a word in pieces of 1, 2, 4 or 8 bytes, as long as can be: at most one for each
-/// two bytes.
+/// Some bytes of a word, as aligned pieces of 1, 2, 4 or 8 bytes, as few as possible. There are at
+/// most four: two adjacent bytes never need more than one piece each.
 struct Pieces {
-    /// The first byte, and the logarithm of how many bytes.
+    /// The first byte, and the base-2 logarithm of the number of bytes.
     pieces: [(u8, u8); 4],
     count: usize,
 }
 
 impl Pieces {
-    /// The bytes that `mask` has as 0xff.
+    /// The bytes that are 0xff in `mask`.
     fn of(mask: u64) -> Self {
         let mut all = Self { pieces: [(0, 0); 4], count: 0 };
         let mut index = 0;

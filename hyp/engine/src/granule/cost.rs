@@ -1,8 +1,8 @@
-//! What changes cost, so that the work of one trap has a bound in bytes.
+//! The cost of changes in bytes, by which the work of one trap is bounded.
 //!
-//! A batch looks at all copies of each page that it is about, once: the page is listed, and the
-//! code that makes copies equal asks whether it is the first to do so. How far copies differ is not
-//! known before: the worst case is reserved, and what was not needed is refunded.
+//! A batch compares the copies of each page that it changes once: the code that makes copies equal
+//! adds the page to a list and skips it if it is in the list. How far copies differ is not known
+//! before they are compared, so the worst case is reserved and the difference refunded.
 
 use oche_types::addr::{Gfn, PAGE_BYTES, PAGE_WORDS};
 use oche_types::invariant;
@@ -12,21 +12,22 @@ use crate::granule::state::Form;
 use crate::granule::{Change, GranuleMapper};
 use crate::host::DomainId;
 
-/// Of a change, whatever it maps: its entries compared, and what is known of its granule looked up.
+/// Cost of any change: comparing its entries and looking up the granule's state.
 const CHANGE_BYTES: usize = 1024;
-/// Of a page that comes or goes: the red zone looked at, the page copied, the slot filled.
+/// Cost of a page that is mapped or unmapped: checking the red zone, copying the page, filling the
+/// slot.
 const SLOT_BYTES: usize = 4 * PAGE_BYTES;
-/// Of each copy of such a page: compared when the page's mappings go and when they come.
+/// Cost of each copy of such a page, which is compared at the removal and at the addition.
 const COPY_BYTES: usize = 6 * PAGE_BYTES;
-/// Of each word that differs, in each copy that it is stored into. At worst every other byte
-/// differs, and each is a store of its own, which costs as much as copying many words.
+/// Cost of each word that differs, for each copy that it is stored into. At worst every other byte
+/// differs and needs a store of its own, which takes as long as copying many words.
 const MERGED_WORD_BYTES: usize = 448;
-/// Of each copy of a page all of whose words differ.
+/// Cost of each copy of a page if all words differ.
 const MERGED_PAGE_BYTES: usize = MERGED_WORD_BYTES * PAGE_WORDS;
-/// Of each node of a list of mappings that is walked.
+/// Cost of each node of a list of mappings that is walked.
 pub(super) const NODE_BYTES: usize = 64;
 
-/// What was charged for making copies equal, which they may turn out to be.
+/// What was charged for making copies equal, before it is known how far they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Reserve {
@@ -36,14 +37,14 @@ pub(crate) struct Reserve {
 }
 
 impl Reserve {
-    /// Both together, of which `self` was charged first.
+    /// The sum of two reserves, of which `self` was charged first.
     pub(crate) fn and(self, other: Self) -> Self {
         Self { bytes: self.bytes + other.bytes, ..self }
     }
 }
 
 impl GranuleMapper {
-    /// How many of the first of `changes`, at least one, what is left of `budget` allows. They are
+    /// How many of the first of `changes` the rest of `budget` allows, at least one. They are
     /// charged to it.
     pub(super) fn affordable(
         &mut self,
@@ -68,7 +69,7 @@ impl GranuleMapper {
         (count, reserve)
     }
 
-    /// For making so many copies equal, at worst; not charged yet.
+    /// The reserve for making so many copies equal at worst. It is not charged yet.
     pub(crate) fn reserve(&self, copies: usize) -> Reserve {
         Reserve { bytes: MERGED_PAGE_BYTES * copies, merged_words: self.merged_words }
     }
@@ -81,16 +82,16 @@ impl GranuleMapper {
         reserve
     }
 
-    /// Gives back what of `reserve` was not needed since.
+    /// Refunds what was not needed of `reserve` since it was made.
     pub(crate) fn refund(&self, reserve: Reserve, budget: &mut Budget) {
         let done = MERGED_WORD_BYTES * self.merged_words.wrapping_sub(reserve.merged_words);
         budget.refund(reserve.bytes.saturating_sub(done));
     }
 
-    /// Of `change`: what it costs however copies differ, and how many copies are compared.
+    /// The cost of `change` without merging, and the number of copies that it compares.
     fn cost(&mut self, domain: DomainId, change: &Change) -> (usize, usize) {
         let before = self.state(domain, change.granule);
-        // A direct granule that is split looks at the copies of each page by itself.
+        // Splitting a direct granule compares the copies of each page once more.
         let is_direct = matches!(before.form, Form::Direct(_));
         let old = before.slots.into_iter().flatten().map(|slot| slot.page);
         let new = change.wanted.into_iter().flatten().map(|leaf| leaf.page);
@@ -106,22 +107,23 @@ impl GranuleMapper {
         (bytes, compared)
     }
 
-    /// Lists `page` among those that the work under way is about. Whether it was not listed yet.
+    /// Adds `page` to the list of pages that the current work has visited. Returns whether it was
+    /// not in the list yet.
     pub(super) fn list(&mut self, page: Gfn) -> bool {
-        // What is not guest RAM is refused, and has no state.
+        // A page that is not guest RAM is refused and has no state.
         let Some(state) = self.mover.get_mut(page).filter(|state| !state.is_listed) else {
             return false;
         };
         state.is_listed = true;
         invariant!(
             self.listed.len() < self.listed.capacity(),
-            "a batch is about a bounded number of pages"
+            "a batch changes a bounded number of pages"
         );
         self.listed.push(page);
         true
     }
 
-    /// Forgets what was listed.
+    /// Empties the list of visited pages.
     pub(super) fn unlist_all(&mut self) {
         while let Some(page) = self.listed.pop() {
             self.mover.state_mut(page).is_listed = false;

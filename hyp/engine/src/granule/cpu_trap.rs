@@ -1,26 +1,26 @@
-//! Traps: CPUs' accesses to a page with copies, so that all copies are one memory at every moment.
+//! CPU traps: CPUs' accesses to a page with copies are trapped, so that the copies behave as one
+//! memory.
 //!
-//! A page with bounce pages that devices only read is read-only for CPUs; one with a bounce page
-//! that a device may write is out of their reach. The access that traps comes here, under the
-//! engine's lock, and is carried out on all copies before the CPU goes on.
+//! A page whose bounce pages devices only read is read-only for CPUs. A page with a bounce page
+//! that a device may write is not accessible to CPUs at all. An access that traps is carried out
+//! here, under the engine's lock, on all copies, before the CPU continues.
 //!
-//! Why this is exact, for CPUs and one device at a time on each byte:
-//! - *A CPU's load sees every write of a device that was in memory before.* It first brings what
-//!   differs from the twin, in the words that it covers, from every copy that a device may write
-//!   ([`propagate`]). While there is no such bounce page, devices write only the copy that CPUs
-//!   read, and loads need no trap.
-//! - *A CPU's store is seen by every device that reads after it.* It is stored into all copies and
-//!   into the twin before the trap returns. The words under it were merged first, so a device's
-//!   earlier write in the same word is not lost, and one that comes later differs from the twin.
-//! - *A device's write is never taken for an old value.* The twin holds what all copies agreed on
-//!   after the last store by anybody that was noticed, so a device that writes what a CPU has
-//!   overwritten differs.
-//! - *Nothing is stored between the fill of a bounce page and its trap:* the page is broken in
-//!   stage 2 for that.
+//! This is exact for accesses of CPUs and of one device at a time to each byte:
+//! - *A CPU's load sees every earlier write of a device.* In the words of the load, what differs
+//!   from the twin in any copy that a device may write is merged first ([`propagate`]). If there is
+//!   no such bounce page, devices write only the copy that CPUs read, and loads need no trap.
+//! - *Every device that reads after a CPU's store sees it.* The store goes into all copies and into
+//!   the twin before the trap returns. Its words were merged before, so a device's earlier write in
+//!   the same word is not lost, and a later one differs from the twin.
+//! - *A device's write is never mistaken for an old value.* The twin holds what all copies agreed
+//!   on after the last merge or trapped store. A device that writes back a value that a CPU has
+//!   overwritten therefore differs from the twin.
+//! - *No CPU stores between the fill of a bounce page and its trap:* the page is broken in stage 2
+//!   meanwhile.
 //!
-//! What no trap can see is one device's write that another device reads, or the same through
-//! another IOVA, with no access by a CPU and no invalidation between: the second may read what was
-//! there before.
+//! No trap sees a device's write. If another device reads the page, or the same device reads it
+//! through another IOVA, with no CPU access and no invalidation in between, it may read the old
+//! value.
 //!
 //! [`propagate`]: GranuleMapper::propagate
 
@@ -36,12 +36,12 @@ use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
 impl GranuleMapper {
-    /// The trap that a page needs because of a bounce page with `permission`.
+    /// The trap that a page with a bounce page of `permission` needs.
     pub(super) const fn trap_for(permission: Permission) -> CpuTrap {
         if permission.write { CpuTrap::All } else { CpuTrap::Writes }
     }
 
-    /// The trap that `page` needs.
+    /// The trap that `page` needs now.
     pub(crate) fn needed_trap(&self, page: Gfn) -> CpuTrap {
         let trap = |(_, write)| Self::trap_for(Permission { read: true, write });
         let trap = self.bounce_pages(page).map(trap).max().unwrap_or(CpuTrap::None);
@@ -51,9 +51,9 @@ impl GranuleMapper {
         if trap == CpuTrap::Writes && self.mover.has_exclusives(page) { CpuTrap::All } else { trap }
     }
 
-    /// Remaps every broken page, with the trap that it needs by now. Traps of other
-    /// pages may be stricter than needed, never weaker: [`Self::relax_trap`] finds out when a CPU
-    /// touches the page.
+    /// Remaps every broken page with the trap that it needs now. The trap of any other page may be
+    /// stricter than needed, but never weaker; [`Self::relax_trap`] corrects it when a CPU accesses
+    /// the page.
     pub(super) fn remap_pages(&mut self, host: &mut impl Host) {
         let mut index = 0;
         while let Some(page) = self.mover.broken(index) {
@@ -64,7 +64,7 @@ impl GranuleMapper {
         self.mover.remap(host);
     }
 
-    /// Takes a trap off that `page` no longer needs. Returns whether there was one.
+    /// Removes or weakens the trap of `page` if it is stricter than needed. Returns whether it was.
     pub(crate) fn relax_trap(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let needed = self.needed_trap(page);
         if needed == CpuTrap::None {
@@ -78,7 +78,7 @@ impl GranuleMapper {
         true
     }
 
-    /// From now on loads of `page`, whose stores are trapped, are as well.
+    /// Traps loads of `page`, whose stores are trapped, too.
     pub(crate) fn trap_loads(&mut self, host: &mut impl Host, page: Gfn) {
         self.mover.set_exclusives(page, true);
         if self.needed_trap(page) > self.mover.trap(page) {
@@ -87,8 +87,8 @@ impl GranuleMapper {
         }
     }
 
-    /// What a CPU loads at `offset` of a trapped `page`: `bytes` bytes, at most 8 and inside the
-    /// page, zero-extended.
+    /// Loads `bytes` bytes (1 to 8, inside the page) at `offset` of a trapped `page` for a CPU, and
+    /// zero-extends them. Returns 0 if the range is invalid.
     pub(crate) fn load(
         &mut self,
         host: &mut impl Host,
@@ -109,8 +109,9 @@ impl GranuleMapper {
         value << unused >> unused
     }
 
-    /// A CPU stores the low `bytes` bytes, at most 8 and inside the page, of `value` at `offset` of
-    /// a trapped `page`. An aligned power of two of bytes appears in each copy at once.
+    /// Stores the low `bytes` bytes (1 to 8, inside the page) of `value` at `offset` of a trapped
+    /// `page` for a CPU. Does nothing if the range is invalid. An aligned power of two of bytes is
+    /// one store in each copy.
     pub(crate) fn store(
         &mut self,
         host: &mut impl Host,
@@ -132,40 +133,40 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings all copies of `page` up to date, so that one CPU, and no other, may access it
-    /// directly at the returned place. [`Self::settle`] must follow before any other call of
-    /// the engine.
+    /// Opens `page` for direct accesses of one CPU: makes all copies equal and returns the host
+    /// page to access. [`Self::close`] must follow before any other call of the engine.
     pub(crate) fn open(&mut self, host: &mut impl Host, page: Gfn) -> Hfn {
         self.merge_copies(host, page);
         self.mover.locate(page)
     }
 
-    /// Brings what a CPU stored into the opened `page` to all copies.
-    pub(crate) fn settle(&mut self, host: &mut impl Host, page: Gfn) {
+    /// Closes `page`: copies what the CPU stored there to all copies.
+    pub(crate) fn close(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_some() {
             self.merge_copies(host, page);
             return;
         }
-        // No device writes a bounce page: what differs is new in the page.
+        // No device writes a bounce page, so any difference is the CPU's store to the page.
         self.refresh_bounce_pages(host, page);
     }
 
-    /// Gives up bounce pages of `page`: their mappings are refused, devices find nothing there, and
-    /// once none is left CPUs may do with the page what they like. For accesses that cannot be
-    /// carried out on several copies: a fetch of instructions, a walk of tables. A call gives up a
-    /// batch of one domain's: the access traps again until all are gone.
+    /// Drops bounce pages of `page`: their mappings are refused, so devices fault there. Once none
+    /// is left, the page is not trapped. This is for accesses that cannot be carried out on several
+    /// copies: instruction fetches and table walks. A call drops a batch in one domain; the access
+    /// traps again until none is left.
     pub(crate) fn drop_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) {
         self.drop_some_bounce_pages(host, page);
         self.relax_trap(host, page);
     }
 
-    /// Gives up every bounce page of `page`.
+    /// Drops all bounce pages of `page`.
     pub(super) fn drop_all_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) {
         while self.drop_some_bounce_pages(host, page) {}
         self.relax_trap(host, page);
     }
 
-    /// Gives up some bounce pages of `page`, at most a batch of one domain. False: there is none.
+    /// Drops some bounce pages of `page`, at most a batch in one domain. Returns false if there is
+    /// none.
     fn drop_some_bounce_pages(&mut self, host: &mut impl Host, page: Gfn) -> bool {
         let mut changes = core::mem::take(&mut self.dropped);
         let mut domain = None;
@@ -196,7 +197,8 @@ impl GranuleMapper {
         domain.is_some()
     }
 
-    /// Takes the bounce pages away that `changes` of `domain` no longer want.
+    /// Unmaps the bounce pages that `changes` of `domain` no longer contain, and reports them as
+    /// refused.
     fn unmap_bounce_pages(&mut self, host: &mut impl Host, domain: DomainId, changes: &[Change]) {
         let requester = Requester::of(&self.placed(domain).members);
         self.remove(host, requester, domain, changes);
@@ -204,7 +206,7 @@ impl GranuleMapper {
     }
 }
 
-/// An access inside a page, or `None` for any other.
+/// The offset and size of an access of 1 to 8 bytes inside a page, or `None` for any other.
 fn inside(offset: usize, bytes: usize) -> Option<(usize, usize)> {
     (bytes != 0 && bytes <= 8 && offset.checked_add(bytes)? <= PAGE_BYTES)
         .then_some((offset, bytes))

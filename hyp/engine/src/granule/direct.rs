@@ -1,17 +1,17 @@
-//! Direct granules: those whose pages lie at home in one frame, in order, so that hardware can
-//! point there.
+//! Direct granules: their pages are at home in one frame, in order, so that the hardware entry can
+//! point at that frame.
 //!
-//! Without windows that takes all four pages. With them it takes a run of neighbours, and the
-//! hardware entry's window leaves out the rest of the frame, which may hold anything of the
-//! guest's. A neighbour that fits widens the window, and one that goes from an end narrows it: an
-//! entry is stored at once, and what a device does meanwhile is right under the old entry and the
-//! new. A neighbour that does not fit has the granule relocated under the device
+//! Without windows, all four pages are needed. With windows, a run of adjacent pages is enough: the
+//! entry's window excludes the other pages of the frame, which may belong to anything in the guest.
+//! A new neighbour that fits widens the window, and one unmapped at an end narrows it. The entry
+//! changes with one store, and what a device does meanwhile is correct under both entries. If a new
+//! neighbour does not fit, the granule is relocated while devices use it
 //! ([`GranuleMapper::migrate`]).
 //!
-//! That move costs more than composing at once, and a device that reads back what it wrote in that
-//! moment may find what was there before. So a run that devices may write is left at home only
-//! where no neighbour is to be expected; one that they only read has nothing to lose.
-//! `docs/adr/0015-windows.md` has the reasons.
+//! That live move costs more than relocating at the first mapping, and a device that reads back
+//! what it wrote during the move may read the old value. A run that devices may write is therefore
+//! direct only if no further neighbour is expected. A run that they only read always is. The
+//! reasons are in `docs/adr/0015-windows.md`.
 
 use oche_types::addr::{Gfn, Granule, HostGranule, SLOTS, SlotRun};
 use oche_types::dart::entry::{Leaf, Permission};
@@ -23,13 +23,14 @@ use crate::granule::state::{Form, GranuleState, Slot};
 use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::{DomainId, Host};
 
-/// Linux's allocator of IOVAs rounds sizes up to a power of two: a buffer of three pages has the
-/// fourth for itself. Source: Linux 6.1 `drivers/iommu/iova.c`, `alloc_iova_fast`.
+/// A run of so many pages gets no neighbour: Linux's IOVA allocator rounds sizes up to a power of
+/// two, so nothing else is mapped in the fourth page. Source: Linux 6.1 `drivers/iommu/iova.c`,
+/// `alloc_iova_fast`.
 const PADDED_PAGES: usize = 3;
 
 impl GranuleMapper {
-    /// Maps what `wanted` newly wants in `granule` by pointing at its home, if all of it fits
-    /// there. What can only be refused is taken out of `wanted`. `false`: what is left is for a
+    /// Maps the new pages in `wanted` directly if all pages of `granule` fit into one frame at
+    /// home. Removes from `wanted` what can only be refused. Returns false if what is left needs a
     /// frame of the pool.
     pub(super) fn add_direct(
         &mut self,
@@ -61,7 +62,7 @@ impl GranuleMapper {
         match self
             .migrate_failed
             .iter()
-            .find(|(migrate_failed, _)| *migrate_failed == granule)
+            .find(|(failed, _)| *failed == granule)
             .map(|(_, reason)| *reason)
         {
             Some(reason) => new.for_each(|(slot, leaf)| {
@@ -75,8 +76,8 @@ impl GranuleMapper {
         true
     }
 
-    /// Refuses what is newly wanted and is not guest RAM: no frame of the pool can hold it. Whether
-    /// there was any.
+    /// Refuses new pages that are not guest RAM: they cannot move into a frame of the pool. Returns
+    /// whether there was any.
     fn refuse_non_ram(
         &self,
         host: &mut impl Host,
@@ -97,8 +98,8 @@ impl GranuleMapper {
         found
     }
 
-    /// The frame that hardware can point at for everything in `state` and `wanted`, if there is one
-    /// and it is wise.
+    /// The frame that a direct entry for `state` and `wanted` would point at, if there is one and a
+    /// direct entry is worthwhile.
     fn direct_frame(
         &self,
         host: &impl Host,
@@ -124,7 +125,7 @@ impl GranuleMapper {
         if !is_in_order || !self.is_uniform(wanted) {
             return None;
         }
-        let is_wise = match state.form {
+        let is_worthwhile = match state.form {
             Form::Direct(old) => old == frame,
             Form::Relocated(_) => false,
             Form::Empty if run == SlotRun::ALL => true,
@@ -132,11 +133,11 @@ impl GranuleMapper {
                 host.has_windows() && self.expects_no_neighbour(domain, granule, frame, run, wanted)
             }
         };
-        is_wise.then_some(frame)
+        is_worthwhile.then_some(frame)
     }
 
-    /// Whether a run can be left at home: a neighbour that does not fit there would do no harm, or
-    /// is unlikely.
+    /// Whether a run of pages can stay at home: either a later neighbour that does not fit would do
+    /// no harm, or none is expected.
     fn expects_no_neighbour(
         &self,
         domain: DomainId,
@@ -163,8 +164,8 @@ impl GranuleMapper {
         run.first() == 0 && (run.last() + 1 >= PADDED_PAGES || is_tail)
     }
 
-    /// Links everything that is newly `wanted`, or, where one mapping has no room in the granule
-    /// map, nothing: a window has no holes.
+    /// Makes all new mappings in `wanted`, or none if one of them has no room in its page's list: a
+    /// window has no holes.
     #[expect(clippy::too_many_arguments, reason = "one step of a plan, named")]
     fn put_direct(
         &mut self,
@@ -199,8 +200,8 @@ impl GranuleMapper {
             if let Some(slot) = slot.filter(|_| state.slots.get(index) == Some(&None)) {
                 let (at, page, permission) =
                     (requester.at(granule, index), slot.page, slot.permission);
-                // Copies that devices wrote become equal with every mapping that comes, whatever
-                // its place.
+                // Copies that devices wrote are made equal with each new mapping, a direct one
+                // included.
                 self.equalize_once(host, page);
                 host.event(Event::Map { at, page, permission, placement: Placement::Direct });
             }
@@ -209,7 +210,7 @@ impl GranuleMapper {
         self.set_state(domain, granule, after);
     }
 
-    /// Unlinks what `after` has and `before` has not.
+    /// Unlinks the mappings of `after` that `before` does not have.
     fn unlink_new(
         &mut self,
         domain: DomainId,
@@ -227,7 +228,7 @@ impl GranuleMapper {
     }
 }
 
-/// Whether the mapped slots of `state` are neighbours, without a hole between them.
+/// Whether the mapped slots of `state` are adjacent.
 pub(super) fn is_run(state: &GranuleState) -> bool {
     let Some(run) = SlotRun::around(state.slots.map(|slot| slot.is_some())) else { return false };
     state.slots.iter().enumerate().all(|(index, slot)| slot.is_some() || !run.contains(index))

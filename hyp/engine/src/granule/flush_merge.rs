@@ -1,13 +1,12 @@
-//! Pages that one device writes and another reads in a copy: which they are, and keeping their
-//! copies equal.
+//! Flush-merged pages: a device may write one copy of such a page and read another.
 //!
-//! No trap sees a device's write, so nothing can carry it to another device's copy at once. Each
-//! flush of a domain does: it makes the copies equal of every such page that the domain maps. The
-//! pages are listed, so that a flush costs nothing where there is none, and looked for only in
+//! No trap sees a device's write, so it cannot be copied to the other copies at once. Instead, each
+//! flush of a domain makes the copies equal of every such page that the domain maps. The pages are
+//! in a list, so that a flush costs nothing if there is none, and the list is searched only for
 //! domains that have had one.
 //!
-//! A copy that devices only read needs no twin: only the page itself changes, and a word that
-//! differs is taken over from there.
+//! If devices only read the bounce pages, no twin is needed: only the page itself changes, and
+//! words that differ are copied from it.
 
 use oche_types::addr::{Gfn, PAGE_WORDS};
 use oche_types::dart::entry::Permission;
@@ -22,8 +21,8 @@ use crate::host::{DomainId, Host};
 use crate::mover::NONE;
 
 impl GranuleMapper {
-    /// The mappings of `page` have changed: from now on its copies are made equal at each flush of
-    /// a domain that maps it, if a device may write one of them and read another.
+    /// Adds `page`, whose mappings have changed, to the flush-merged pages if a device may write
+    /// one copy of it and read another.
     pub(super) fn flush_merge_if_needed(&mut self, page: Gfn) {
         if !self.is_written_and_read(page) {
             return;
@@ -43,7 +42,7 @@ impl GranuleMapper {
         }
     }
 
-    /// A mapping of `page` went: with fewer than two there is no other copy.
+    /// Removes `page` from the flush-merged pages if it has fewer than two mappings left.
     pub(super) fn stop_flush_merge_if_single(&mut self, page: Gfn) {
         if self.is_flush_merged(page) && self.mappings(page).nth(1).is_none() {
             self.stop_flush_merge(page);
@@ -57,8 +56,8 @@ impl GranuleMapper {
     fn stop_flush_merge(&mut self, page: Gfn) {
         let state = self.mover.state_mut(page);
         let index = core::mem::replace(&mut state.flush_merged, NONE);
-        // The last one takes its place: a pass goes from the end to the start, so it has seen that
-        // one already, or sees it there.
+        // The last page takes its place. A pass runs from the end to the start, so it has merged
+        // that page already or still reaches it there.
         let removed = self.flush_merged.swap_remove(index as usize);
         invariant!(removed == page, "a flush-merged page has its own index: {page:?}");
         if let Some(moved) = self.flush_merged.get(index as usize).copied() {
@@ -80,8 +79,8 @@ impl GranuleMapper {
     }
 
     /// Makes the copies equal of every flush-merged page that `domain` maps, from index `left`
-    /// downwards. True: all of them were looked at. False: `budget` is spent, and the next call
-    /// goes on.
+    /// downwards. Returns true after the last of them, or false if `budget` is spent before: the
+    /// next call continues at `left`.
     #[must_use]
     pub(crate) fn merge_at_flush(
         &mut self,
@@ -123,7 +122,8 @@ impl GranuleMapper {
         true
     }
 
-    /// Makes all copies of `page` equal that anybody may have changed.
+    /// Makes the copies of `page` equal, if a device or an untranslated bus master may have changed
+    /// one without a trap.
     pub(crate) fn equalize(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_some() {
             self.merge_copies(host, page);
@@ -135,8 +135,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Takes over into every bounce page of `page`, none of which a device writes, what the page
-    /// holds. Returns how many bytes differed.
+    /// Copies `page` to all its bounce pages, none of which a device may write. Returns how many
+    /// bytes differed.
     pub(super) fn refresh_bounce_pages(&self, host: &mut impl Host, page: Gfn) -> u32 {
         let primary = self.mover.locate(page);
         let mut bytes = 0;

@@ -1,12 +1,10 @@
-//! Pages that an untranslated bus master uses now: at home, and kept there until it has done with
-//! them.
+//! Pinned pages: an untranslated bus master uses them, so they stay at home.
 //!
-//! Such a master (an M1's NVMe) addresses memory physically, so a page that it names must be at
-//! home, also where a DART maps it and it is away. It comes home, and what stays in its slot is a
-//! bounce page, which devices go on using: nothing of the hardware's tables changes. While the page
-//! is pinned it has a twin, whatever its bounce pages are, because it is written at home by
-//! a master that does not trap: what differs from the twin is found whenever the copies are made
-//! equal, at the latest when the page is unpinned.
+//! Such a master (an M1's NVMe) addresses memory physically. A page that it uses must be at home,
+//! even if a DART maps the page and it has migrated. The page moves home, and its slot becomes a
+//! bounce page, which devices continue to use: the hardware's tables do not change. A pinned page
+//! with bounce pages has a twin, because the master writes the page at home without a trap. Making
+//! the copies equal finds what it wrote, at the latest when the page is unpinned.
 
 use oche_types::addr::Gfn;
 use oche_types::event::{Event, Refusal};
@@ -19,12 +17,12 @@ use crate::granule::{Change, GranuleMapper, Requester, refuse};
 use crate::host::Host;
 
 impl GranuleMapper {
-    /// Has each of `pages` be at home, with all that devices wrote, until as many calls of
-    /// [`Self::unpin`] follow. What is not guest RAM is passed over. Pages that are away come home
-    /// together, up to [`MAX_HOME_MOVES`] with one break-before-make.
+    /// Pins each of `pages` that is guest RAM: keeps it at home, with all that devices wrote, until
+    /// as many calls of [`Self::unpin`] follow. Up to [`MAX_HOME_MOVES`] pages move home with one
+    /// break-before-make.
     pub(crate) fn pin(&mut self, host: &mut impl Host, pages: &[Gfn]) {
         for page in pages {
-            // What is moving was named before, and comes home with the rest.
+            // A broken page is in `pages` twice and already in the list of home moves.
             if !self.mover.pin(*page) || self.mover.is_broken(*page) {
                 continue;
             }
@@ -37,22 +35,22 @@ impl GranuleMapper {
         self.finish_home_moves(host);
     }
 
-    /// Begins to bring `page` home, from the slot of the mapping that it is.
+    /// Breaks `page`, which is away, and adds its move to the list of home moves.
     fn start_home_move(&mut self, host: &mut impl Host, page: Gfn) {
         host.event(Event::Fetched { page, from: self.mover.locate(page) });
         let primary = self.mappings(page).find_map(|mapping| {
             let (slot, form, at) = self.slot_of(mapping);
             (!slot.is_bounce && matches!(form, Form::Relocated(_))).then_some((mapping, at))
         });
-        let (mapping, from) = primary.must("a page that is away lies in a slot of its own");
+        let (mapping, from) = primary.must("a page that is away is in a slot of its own");
         let spare = if self.twin(page).is_none() { self.pool.take_page() } else { None };
         if self.twin(page).is_none() && spare.is_none() {
-            // Makes all that is broken again, so that must have come home.
+            // This remaps all broken pages, so the moves under way must be complete.
             self.finish_home_moves(host);
             self.refuse_mapping(host, page, mapping);
             return self.ensure_twin(host, page);
         }
-        // It is away, so it has an entry of its own.
+        // The page is away, so it has a stage-2 entry of its own.
         self.mover.break_page(host, page);
         self.home_moves.push(HomeMove { page, mapping, from, spare });
         if self.home_moves.len() == MAX_HOME_MOVES {
@@ -60,14 +58,14 @@ impl GranuleMapper {
         }
     }
 
-    /// Makes the copies of `page`, which is at home, equal, and able to become so again: what the
-    /// master writes there must come to the bounce pages, and what is written there to it.
+    /// Makes the copies of `page`, which is at home, equal, and gives it a twin if it has bounce
+    /// pages, so that what the master writes can be merged later.
     fn ensure_twin(&mut self, host: &mut impl Host, page: Gfn) {
         if self.twin(page).is_none() && self.bounce_pages(page).next().is_some() {
             match self.pool.take_page() {
                 Some(twin) => self.create_twin(host, page, twin),
                 None => {
-                    // Makes all that is broken again, so that must have come home.
+                    // This remaps all broken pages, so the moves under way must be complete.
                     self.finish_home_moves(host);
                     self.drop_all_bounce_pages(host, page);
                 }
@@ -76,7 +74,7 @@ impl GranuleMapper {
         self.merge_copies(host, page);
     }
 
-    /// The master has done with `page`.
+    /// Ends one use of `page` by the master.
     pub(crate) fn unpin(&mut self, host: &mut impl Host, page: Gfn) {
         if self.mover.unpin(page) {
             self.merge_copies(host, page);
@@ -84,7 +82,7 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings all pages home that [`Self::start_home_move`] took out of the CPUs' reach.
+    /// Moves all pages home that [`Self::start_home_move`] broke, and remaps them.
     fn finish_home_moves(&mut self, host: &mut impl Host) {
         let mut home_moves = core::mem::take(&mut self.home_moves);
         self.mover.flush_tlb(host);
@@ -102,13 +100,13 @@ impl GranuleMapper {
             Some(twin) => self.create_twin(host, page, twin),
             None => self.merge_copies(host, page),
         }
-        // From the twin, not from the slot as it is by now: what a device wrote since must differ
-        // from it.
         invariant!(
             from == self.mover.locate(page),
-            "a page on its way home lies where it lay: {page:?}"
+            "a page that moves home has not moved since it was broken: {page:?}"
         );
-        let from = self.twin(page).must("a page on its way home has a twin");
+        // Copied from the twin, not from the slot: what a device has written there since the merge
+        // must differ from the page.
+        let from = self.twin(page).must("a page that moves home has a twin");
         host.copy_page(from, page.home());
         self.mover.place(host, page, page.home());
         let mut state = self.state(mapping.domain, mapping.iova.granule());
@@ -117,8 +115,8 @@ impl GranuleMapper {
         self.set_state(mapping.domain, mapping.iova.granule(), state);
     }
 
-    /// Without memory for a twin the two cannot both have the page: `mapping` is refused, and the
-    /// page goes home.
+    /// Refuses `mapping` of `page`, so that the page moves home, because the pool has no memory for
+    /// a twin.
     fn refuse_mapping(&mut self, host: &mut impl Host, page: Gfn, mapping: Mapping) {
         let granule = mapping.iova.granule();
         let state = self.state(mapping.domain, granule);

@@ -1,4 +1,4 @@
-//! The first half of a batch: what the guest no longer maps.
+//! The first half of a batch: mappings that the guest has removed or changed.
 
 use oche_types::addr::{Gfn, Hfn, SLOTS};
 use oche_types::event::{Event, Refusal};
@@ -14,7 +14,7 @@ use crate::host::{DomainId, Host};
 use crate::pool::RED_ZONE;
 
 impl GranuleMapper {
-    /// Takes away every mapping that `changes` no longer wants as it is.
+    /// Unmaps what `changes` no longer contain.
     pub(super) fn remove(
         &mut self,
         host: &mut impl Host,
@@ -37,9 +37,9 @@ impl GranuleMapper {
         self.unmap_ops = ops;
     }
 
-    /// Moves what direct granules hold into frames of their own, while devices go on using it, so
-    /// that what `changes` want beside it has room. Where that cannot be, the granule stays as it
-    /// is, and `migrate_failed` has the reason.
+    /// Moves the pages of direct granules into frames of the pool, while devices use them, to make
+    /// room for the new pages in `changes`. A granule that cannot move stays as it is and is added
+    /// to `migrate_failed` with the reason.
     pub(super) fn migrate(
         &mut self,
         host: &mut impl Host,
@@ -65,7 +65,8 @@ impl GranuleMapper {
         self.unmap_ops = ops;
     }
 
-    /// Carries out the `ops`.
+    /// Carries out `ops`. The order of the steps matters: see "One unmap" in
+    /// `docs/architecture.md`.
     fn unmap_batch(
         &mut self,
         host: &mut impl Host,
@@ -82,26 +83,25 @@ impl GranuleMapper {
                 self.copy_split(host, op);
             }
             if ops.iter().any(|op| op.split.is_some()) {
-                // The bytes come before the entries that show them to devices.
+                // The bytes must be visible before the entries that let devices reach them.
                 host.publish();
             }
             for op in &*ops {
                 self.unmap(host, domain, op);
             }
-            // Even where no entry changed: only this makes sure that what a device wrote has
-            // landed.
+            // Needed even if no entry changed: only this ensures that devices' writes have landed.
             self.invalidate(host, domain);
             for op in &*ops {
                 self.complete_split(host, requester, domain, op);
             }
-            // What devices wrote is brought together once, while all copies are known.
+            // Merge what devices wrote while all copies are still in the granule map.
             for (_, slot) in ops.iter().flat_map(UnmapOp::leaving) {
                 if self.list(slot.page) {
                     self.equalize(host, slot.page);
                 }
             }
-            // Every mapping goes before any page does: a page must not flee to a slot that goes as
-            // well.
+            // Unlink all mappings before any page moves: a page must not move to a slot that is
+            // unmapped in the same batch.
             for op in &*ops {
                 self.unlink_leaving(host, requester, domain, op);
             }
@@ -118,8 +118,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Finds room for what a direct granule keeps, unless a narrower window is all that it needs.
-    /// Where there is none, everything leaves.
+    /// Finds a frame for what a direct granule keeps, unless a narrower window is enough. If there
+    /// is no frame, all its pages are unmapped.
     fn plan_split(&mut self, host: &mut impl Host, requester: Requester, op: &mut UnmapOp) {
         let Form::Direct(_) = op.before.form else { return };
         let after = op.remainder();
@@ -174,21 +174,21 @@ impl GranuleMapper {
         Ok(split)
     }
 
-    /// Breaks every page of the granule whose bytes are about to change place.
+    /// Breaks every page of the granule that moves in this batch.
     fn break_pages(&mut self, host: &mut impl Host, op: &UnmapOp) {
         for (slot, is_leaving) in op.before.slots.iter().zip(op.is_leaving) {
             let Some(slot) = slot.filter(|slot| !slot.is_bounce) else { continue };
             let moves = match op.before.form {
-                // Home, or to a bounce page.
+                // It moves home, or a bounce page is promoted.
                 Form::Relocated(_) => is_leaving,
-                // At home, a bounce page may become the page.
+                // A bounce page may be promoted.
                 Form::Direct(_) if is_leaving => self.mappings(slot.page).nth(1).is_some(),
-                // Into the split's frame, if there is one.
+                // It moves into the split's frame, if there is one.
                 Form::Direct(_) => op.split.is_some(),
                 Form::Empty => false,
             };
-            // Where stage 2 has no entry to spare the page stays at home: a bounce page goes on
-            // being one.
+            // If stage 2 has no entry for a page at home, the page stays there, and its bounce
+            // pages are not promoted.
             if moves && self.mover.prepare(host, slot.page).is_ok() {
                 self.mover.break_page(host, slot.page);
             }
@@ -207,8 +207,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Takes the granule out of the hardware's tables, or points them at a split granule's new
-    /// frame.
+    /// Stores the granule's hardware entry without what leaves, or, for a split granule, with its
+    /// new frame.
     fn unmap(&mut self, host: &mut impl Host, domain: DomainId, op: &UnmapOp) {
         let mut after = op.remainder();
         if let Some(split) = op.split {
@@ -217,8 +217,8 @@ impl GranuleMapper {
         self.set_entry(host, domain, op.granule, &after);
     }
 
-    /// The hardware has drained: brings along what devices wrote into a split granule's pages at
-    /// home after they were copied, and lets CPUs find the pages in the new frame.
+    /// Completes a split after the hardware has drained: merges what devices wrote into the pages
+    /// at home after they were copied, and makes the new frame the place of the pages.
     fn complete_split(
         &mut self,
         host: &mut impl Host,
@@ -229,7 +229,7 @@ impl GranuleMapper {
         let Some(split) = op.split else { return };
         let mut after = op.remainder();
         after.form = Form::Relocated(split.frame);
-        // First the granule map: the granule is no longer one that pins its pages at home.
+        // Set before `is_mapped_at_home` is called: this granule no longer keeps its pages at home.
         self.set_state(domain, op.granule, after);
         let mut merged_bytes = 0;
         for (index, slot) in after.slots.iter_mut().enumerate() {
@@ -242,8 +242,8 @@ impl GranuleMapper {
             }
             kept.is_bounce = self.is_mapped_at_home(kept.page) || self.mover.is_pinned(kept.page);
             if kept.is_bounce {
-                // Another granule reaches it at home; what went into this frame so far comes home
-                // too.
+                // The page stays at home for another granule or a bus master, so what devices wrote
+                // into this frame so far is copied there too.
                 if let Some(copied) = copied {
                     apply_diff(host, copied, to, home, false);
                 }
@@ -266,8 +266,8 @@ impl GranuleMapper {
         });
     }
 
-    /// Gives a page at home and out of the CPUs' reach, of which `slot` just became a bounce page,
-    /// the twin `spare` if it needs one.
+    /// Makes `spare` the twin of a broken page at home of which `slot` has just become a bounce
+    /// page, or returns it to the pool if the page needs none.
     fn add_twin_if_written(&mut self, host: &mut impl Host, slot: &Slot, spare: Hfn) {
         let is_written = slot.permission.write || self.mover.is_pinned(slot.page);
         if self.twin(slot.page).is_some() || !is_written {
@@ -279,7 +279,7 @@ impl GranuleMapper {
         self.merge_copies(host, slot.page);
     }
 
-    /// Takes every leaving mapping off the granule map.
+    /// Removes every leaving mapping from its page's list and from the granule map.
     fn unlink_leaving(
         &mut self,
         host: &mut impl Host,
@@ -299,14 +299,14 @@ impl GranuleMapper {
         }
     }
 
-    /// Sends `page`, of which a mapping left, home or to where it is still mapped.
+    /// Moves `page`, of which a mapping was removed, home or to a place where it is still mapped.
     fn return_home(&mut self, host: &mut impl Host, page: Gfn) {
         self.promote(host, page);
         self.move_home(host, page);
         self.drop_unneeded_twin(host, page);
     }
 
-    /// Reports that what the last removal took away was refused, after all.
+    /// Reports what the last removal unmapped as refused.
     pub(super) fn refuse_unmapped(
         &mut self,
         host: &mut impl Host,
@@ -320,7 +320,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Marks the slots that were left, and gives back a frame of which nothing is mapped any more.
+    /// Writes the red-zone pattern into the vacated slots, and returns the frame to the pool if
+    /// nothing in it is mapped.
     fn mark_vacated(&mut self, host: &mut impl Host, op: &UnmapOp) {
         let Form::Relocated(frame) = op.before.form else { return };
         for (index, _) in op.leaving() {
@@ -331,13 +332,13 @@ impl GranuleMapper {
         }
     }
 
-    /// Brings `page`, whose copies are equal, home if nothing maps it but copies that it cannot
-    /// become.
+    /// Moves `page`, whose copies are equal, home if only bounce pages that cannot be promoted map
+    /// it.
     fn move_home(&mut self, host: &mut impl Host, page: Gfn) {
         if self.has_only_bounce_pages(page) && !self.mover.is_home(page) {
             invariant!(
                 self.mover.can_move(page),
-                "a page goes home only out of the CPUs' reach: {page:?}"
+                "a page moves home only while it is broken: {page:?}"
             );
             host.copy_page(self.mover.locate(page), page.home());
             self.mover.place(host, page, page.home());
@@ -345,8 +346,8 @@ impl GranuleMapper {
     }
 }
 
-/// Which slots of `before` are no longer wanted as they are. A bounce page whose permission changes
-/// is made anew; with strict isolation every slot is.
+/// Which slots of `before` are unmapped by `change`. A bounce page whose permission changes is
+/// unmapped and mapped again; with strict isolation, so is every slot.
 fn leaving(before: &GranuleState, change: &Change, is_strict: bool) -> [bool; SLOTS] {
     let mut leaving = [false; SLOTS];
     for ((slot, wanted), leaving) in before.slots.iter().zip(change.wanted).zip(&mut leaving) {

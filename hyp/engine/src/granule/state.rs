@@ -1,4 +1,4 @@
-//! The granule map: what Oche made of each, independent of what the guest's tables hold by now.
+//! The granule map: how Oche has mapped each granule, whatever the guest's tables hold now.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -12,17 +12,17 @@ use crate::heap::bytes_of;
 
 /// Granules of one leaf table of the guest: 2 MiB of IOVA space.
 const GRANULES: usize = 128;
-/// Blocks of a domain: 32-bit IOVAs.
+/// Blocks of a domain, whose IOVAs have 32 bits.
 const BLOCKS: usize = 2048;
-/// No block.
+/// Entry of a [`Directory`] without a block.
 const NO_BLOCK: u32 = u32::MAX;
 
 /// How a granule is backed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Not at all: devices fault.
+    /// Nothing is mapped: devices fault.
     Empty,
-    /// By the frame that its four pages are, at home.
+    /// By this frame of guest RAM, in which its pages are at home.
     Direct(HostGranule),
     /// By a frame of the pool.
     Relocated(HostGranule),
@@ -33,23 +33,23 @@ pub(crate) enum Form {
 pub(crate) struct Slot {
     /// The guest page.
     pub(crate) page: Gfn,
-    /// What the guest allowed.
+    /// The permission in the guest's entry.
     pub(crate) permission: Permission,
-    /// Whether the slot is a further copy of a page that CPUs reach elsewhere.
+    /// Whether the slot is a bounce page: a further copy of a page that CPUs access elsewhere.
     pub(crate) is_bounce: bool,
-    /// Whether the slot holds the page's bytes yet; a bounce page planned in a batch under way does
-    /// not.
+    /// Whether the slot holds the page's bytes. A bounce page that the current batch has planned
+    /// does not yet.
     pub(crate) is_filled: bool,
 }
 
 impl Slot {
-    /// What the guest asked for.
+    /// The guest's entry for the slot.
     pub(crate) fn leaf(self) -> Leaf {
         Leaf { page: self.page, permission: self.permission, whole_page: true }
     }
 }
 
-/// One granule.
+/// How one granule is mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GranuleState {
     pub(crate) form: Form,
@@ -60,7 +60,7 @@ impl GranuleState {
     /// A granule of which nothing is mapped.
     pub(crate) const EMPTY: Self = Self { form: Form::Empty, slots: [None; SLOTS] };
 
-    /// What any slot allows.
+    /// The union of the slots' permissions.
     pub(crate) fn permission(&self) -> Permission {
         self.slots
             .iter()
@@ -68,7 +68,7 @@ impl GranuleState {
             .fold(Permission::default(), |all, slot| all.union(slot.permission))
     }
 
-    /// What is mapped in slot `index`, which is mapped.
+    /// Slot `index`, which is mapped.
     pub(crate) fn mapped_mut(&mut self, index: usize) -> &mut Slot {
         self.slots.get_mut(index).and_then(Option::as_mut).must("the slot is mapped")
     }
@@ -79,7 +79,7 @@ impl GranuleState {
     }
 }
 
-/// All granules that are not empty, of all domains, in blocks of a fixed number.
+/// All granules of all domains that are not empty, in a fixed number of blocks.
 #[derive(Debug)]
 pub(crate) struct GranuleMap {
     blocks: Vec<Block>,
@@ -97,12 +97,12 @@ struct Block {
 pub(crate) struct Directory(Box<[u32; BLOCKS]>);
 
 impl Directory {
-    /// No block yet.
+    /// A directory without blocks.
     pub(crate) fn new() -> Self {
         Self(Box::new([NO_BLOCK; BLOCKS]))
     }
 
-    /// Bytes of heap that an index takes.
+    /// Bytes of heap that a directory takes.
     pub(crate) const BYTES: usize = bytes_of::<[u32; BLOCKS]>(1);
 
     /// Whether there is no block.
@@ -124,14 +124,14 @@ impl GranuleMap {
         bytes_of::<Block>(blocks) + bytes_of::<u32>(blocks)
     }
 
-    /// Block `number` of a domain, if anything is written there.
+    /// Block `number` of a domain, if it has one.
     fn block(&self, directory: &Directory, number: usize) -> Option<&Block> {
         let number = *directory.0.get(number).must("an IOVA has 32 bits");
         (number != NO_BLOCK)
             .then(|| self.blocks.get(number as usize).must("a block's number is the granule map's"))
     }
 
-    /// What is written of `granule`.
+    /// The state of `granule`.
     pub(crate) fn get(&self, directory: &Directory, granule: Granule) -> GranuleState {
         let (number, state) = position(granule);
         match self.block(directory, number) {
@@ -140,8 +140,8 @@ impl GranuleMap {
         }
     }
 
-    /// The first of `granules` of which something is mapped, with its state. Where there is no
-    /// block nothing is looked at.
+    /// The first of `granules` in which something is mapped, with its state. Skips missing blocks
+    /// as a whole.
     pub(crate) fn find(
         &self,
         directory: &Directory,
@@ -162,7 +162,8 @@ impl GranuleMap {
         None
     }
 
-    /// Makes sure that [`Self::set`] can write of `granule`. False: there is no block left.
+    /// Makes sure that [`Self::set`] can be called for `granule`. Returns false if no block is
+    /// free.
     #[must_use]
     pub(crate) fn prepare(&mut self, directory: &mut Directory, granule: Granule) -> bool {
         let (block, _) = position(granule);
@@ -174,13 +175,12 @@ impl GranuleMap {
         true
     }
 
-    /// Writes `new` of a `granule` that was prepared. A block goes back when its last state is
-    /// emptied.
+    /// Sets the state of a prepared `granule`. Frees its block if all states in it are empty.
     pub(crate) fn set(&mut self, directory: &mut Directory, granule: Granule, new: GranuleState) {
         let (block, state) = position(granule);
         let number = directory.0.get(block).must("an IOVA has 32 bits");
         let block =
-            self.blocks.get_mut(*number as usize).must("a granule is written only when prepared");
+            self.blocks.get_mut(*number as usize).must("a granule is set only when prepared");
         let old = block.states.get_mut(state).must("a granule has a place in its block");
         let was_used = old.form != Form::Empty;
         let is_used = new.form != Form::Empty;
@@ -189,7 +189,7 @@ impl GranuleMap {
         self.release_unused(directory, granule);
     }
 
-    /// Gives back the block of `granule` if nothing is written in it.
+    /// Frees the block of `granule` if all states in it are empty.
     pub(crate) fn release_unused(&mut self, directory: &mut Directory, granule: Granule) {
         let (block, _) = position(granule);
         let number = directory.0.get_mut(block).must("an IOVA has 32 bits");

@@ -1,12 +1,12 @@
-//! Strict isolation: a device does to no page of a granule what only a neighbour's permission
+//! Strict isolation: a device cannot access a page in a way that only a neighbour's permission
 //! allows.
 //!
-//! One hardware entry has one permission for a granule's four slots. A slot that may only be read,
-//! in a granule that may be written, is therefore *private*: a bounce page of its page, which CPUs
-//! and other mappings never follow there. What a device writes into it reaches no guest page, and
-//! is gone with the slot. Reads cannot be undone like that, so a slot that may only be written
-//! never shares a granule with one that may be read: the later of the two is refused. Hardware that
-//! cannot forbid reads at all has no such slots.
+//! One hardware entry has one permission for a granule's four slots. A read-only slot in a granule
+//! that devices may write is therefore a *private copy*: a bounce page that is never promoted and
+//! never merged into its page. What a device writes there reaches no guest page and is lost when
+//! the slot is unmapped. A read cannot be contained like that, so a write-only slot never shares a
+//! granule with a readable one: the later of the two is refused. On hardware that cannot forbid
+//! reads, every slot is readable.
 
 use oche_types::addr::{Gfn, SLOTS};
 use oche_types::dart::entry::{Leaf, Permission};
@@ -21,8 +21,8 @@ impl GranuleMapper {
         self.isolation == Isolation::Strict
     }
 
-    /// Whether a granule with `state` that gets what `wanted` names as well will be written by
-    /// devices, while slots that may only be read must not.
+    /// Whether read-only slots of a granule with `state` must be private copies after `wanted` is
+    /// mapped too.
     pub(super) fn needs_private(
         &self,
         state: &GranuleState,
@@ -34,8 +34,8 @@ impl GranuleMapper {
         self.is_strict() && will_write
     }
 
-    /// The slot of `state` that holds a page which may only be read and is no bounce page, if it
-    /// has one: before a device may write the granule, that page has to leave.
+    /// A read-only slot of `state` that holds a page itself and not a bounce page, if there is one:
+    /// that page must move before a device may write the granule.
     pub(super) fn exposed(state: &GranuleState) -> Option<(usize, Slot)> {
         let Form::Relocated(_) = state.form else { return None };
         let slots = state.slots.iter().enumerate();
@@ -44,7 +44,7 @@ impl GranuleMapper {
             .find(|(_, slot)| !slot.is_bounce && !slot.permission.write)
     }
 
-    /// Whether a leaf with `permission` can join `state` at all.
+    /// Checks that a leaf with `permission` can be mapped in a granule with `state`.
     pub(super) fn can_join<I: Iommu>(
         &self,
         _: &I,
@@ -59,21 +59,20 @@ impl GranuleMapper {
         Ok(())
     }
 
-    /// Whether the pages of an aligned frame, wanted with these permissions, may be mapped by one
-    /// entry.
+    /// Whether one entry may map all of `wanted`: their permissions are equal, or isolation is not
+    /// strict.
     pub(super) fn is_uniform(&self, wanted: &[Option<Leaf>; SLOTS]) -> bool {
         let mut permissions = wanted.iter().flatten().map(|leaf| leaf.permission);
         let first = permissions.next();
         !self.is_strict() || permissions.all(|permission| Some(permission) == first)
     }
 
-    /// Whether `slot`, of a granule with `state`, is a private copy, which its page must never
-    /// become.
+    /// Whether `slot`, of a granule with `state`, is a private copy, which is never promoted.
     pub(super) fn is_private(&self, state: &GranuleState, slot: &Slot) -> bool {
         self.is_strict() && !slot.permission.write && state.permission().write
     }
 
-    /// Whether every mapping of `page` that is left is a bounce page.
+    /// Whether only bounce pages map `page`.
     pub(super) fn has_only_bounce_pages(&self, page: Gfn) -> bool {
         self.mappings(page).all(|mapping| self.slot_of(mapping).0.is_bounce)
     }

@@ -1,15 +1,14 @@
-//! Watches: IOVA ranges of which every access by a CPU is reported, with its value.
+//! Watches: IOVA ranges to which every access of a CPU is reported, with its value.
 //!
-//! A page that is mapped in a watched range has every access trapped, whether it has copies or
-//! not, so each access to it traps and is emulated like any access to a trapped page; that is all
-//! that a watch adds to what traps do, and what CPUs and devices see stays the same. A page
-//! comes to be trapped when it is mapped or when the watch is set: at once, or in the traps that
-//! follow where much is mapped. It stays so when either ends, until a CPU touches it:
-//! [`GranuleMapper::relax_trap`] finds out.
+//! All accesses to a page that is mapped in a watched range are trapped, whether the page has
+//! copies or not, and are emulated like any access to a trapped page. A watch changes nothing that
+//! CPUs or devices can observe. A page is trapped when it is mapped, or when the watch is set: at
+//! once, or in later traps if many pages are mapped. After the watch or the mapping has ended, the
+//! trap stays until a CPU accesses the page ([`GranuleMapper::relax_trap`]).
 //!
-//! A CPU that fetches instructions from a watched page, or walks tables in it, cannot be helped
-//! along one access at a time. Then the page's watch is given up, which is reported, until its
-//! granule is mapped anew or watches are set anew.
+//! Instruction fetches from a watched page, and table walks in it, cannot be emulated one by one.
+//! The watch of that page is then given up, which is reported, until its granule is mapped again or
+//! watches are set again.
 
 use core::ops::{Range, RangeInclusive};
 
@@ -24,32 +23,32 @@ use crate::granule::{BATCH, GranuleMapper};
 use crate::host::{DomainId, Host};
 use crate::mover::CpuTrap;
 
-/// Places of which an access is reported, where several mappings of a page are watched.
+/// Most mappings of a page at which one access is reported.
 const MAX_PLACES: usize = 4;
-/// Bytes that an event of a watch can report.
+/// Most bytes of an access that are reported.
 const MAX_BYTES: usize = 64;
 
-/// Pages that one trap looks at to set watches, each counted once and once more for each of its
-/// mappings; and empty watches of a domain.
+/// Work of one trap to set watches: each page counts once, and once more for each of its mappings;
+/// a watch without pages in a domain counts once.
 const MAX_VISITS: usize = 1 << 14;
 
-/// An access of a CPU to a trapped page, to be reported if it is watched.
+/// A CPU's access to a trapped page, which is reported if it is watched.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchedAccess {
     /// The guest page.
     pub page: Gfn,
-    /// The first byte's offset in it.
+    /// Offset of the first byte in the page.
     pub offset: usize,
-    /// How many bytes; what is more than 64 or reaches out of the page is cut.
+    /// Number of bytes. At most 64, and those inside the page, are reported.
     pub bytes: usize,
     /// Whether it was a store.
     pub is_write: bool,
-    /// What is known of it.
+    /// How the access was carried out.
     pub how: WatchHow,
 }
 
 impl GranuleMapper {
-    /// Watches `ranges`, at most [`MAX_WATCHES`], instead of what was watched.
+    /// Replaces the watched ranges by the first [`MAX_WATCHES`] of `ranges`.
     pub(crate) fn watch(&mut self, host: &mut impl Host, ranges: &[Selection]) {
         self.watches.ranges.clear();
         for range in ranges.iter().take(MAX_WATCHES) {
@@ -59,11 +58,11 @@ impl GranuleMapper {
         self.begin_pass(host, 0..self.domains.len());
     }
 
-    /// Traps accesses to what is mapped in watched ranges of `domain`: a stream of the domain
-    /// is new.
+    /// Traps accesses to what is mapped in watched ranges of `domain`, after a stream was attached
+    /// to it.
     pub(crate) fn watch_domain(&mut self, host: &mut impl Host, domain: DomainId) {
         let domain = usize::from(domain.0);
-        // A pass that is under way begins anew, with this domain in it.
+        // A pass under way starts again and covers this domain.
         let is_alone = self.watches.pass.is_none();
         self.begin_pass(host, if is_alone { domain..domain + 1 } else { 0..self.domains.len() });
     }
@@ -73,8 +72,8 @@ impl GranuleMapper {
         self.continue_watch_pass(host);
     }
 
-    /// Traps accesses to what is mapped in watched ranges: as much as one trap may do of the
-    /// pass under way.
+    /// Traps accesses to what is mapped in watched ranges: continues the pass under way, as far as
+    /// the work of one trap may go.
     pub(crate) fn continue_watch_pass(&mut self, host: &mut impl Host) {
         let mut left = MAX_VISITS;
         let mut broken = 0;
@@ -107,8 +106,8 @@ impl GranuleMapper {
         self.remap_pages(host);
     }
 
-    /// The next granule of `pass` in its domain and watch of which something is mapped, and the
-    /// pages that are watched.
+    /// The next granule of `pass`, in its current domain and range, in which something is mapped,
+    /// with its state and the range's pages.
     fn next_watched(
         &self,
         pass: &Pass,
@@ -126,8 +125,8 @@ impl GranuleMapper {
         Some((granule, state, first..=last))
     }
 
-    /// Takes `page` out of the CPUs' reach if it needs a stricter trap than it has, so that
-    /// [`Self::remap_pages`] gives it that.
+    /// Breaks `page` if it needs a stricter trap than it has, so that [`Self::remap_pages`] sets
+    /// that trap.
     pub(super) fn break_if_watched(&mut self, host: &mut impl Host, page: Gfn) {
         let trap = self.mover.trap(page);
         if trap == CpuTrap::All || self.needed_trap(page) <= trap {
@@ -135,27 +134,27 @@ impl GranuleMapper {
         }
         match self.mover.prepare(host, page) {
             Ok(()) => self.mover.break_page(host, page),
-            // Stage 2 has no memory for an entry of the page's own.
+            // Stage 2 has no memory for an entry for this page.
             Err(_) => self.give_up_watch(host, page),
         }
     }
 
-    /// A watch of `page` that was given up is tried once more.
+    /// Allows `page` to be watched again after its watch was given up.
     pub(super) fn retry_watch(&mut self, page: Gfn) {
         if let Some(state) = self.mover.get_mut(page) {
             state.is_unwatchable = false;
         }
     }
 
-    /// Whether CPUs' accesses to `page` are reported.
+    /// Whether `page` is watched.
     pub(super) fn is_watched(&self, page: Gfn) -> bool {
         self.watches.are_set()
             && self.mover.get(page).is_some_and(|state| !state.is_unwatchable)
             && self.mappings(page).any(|mapping| self.watched_at(mapping, 0, PAGE_BYTES).is_some())
     }
 
-    /// The stream on whose behalf the `bytes` bytes from `offset` of the page at `mapping` are
-    /// watched, if they are.
+    /// The place at which the `bytes` bytes from `offset` of the page at `mapping` are watched, if
+    /// they are.
     fn watched_at(&self, mapping: Mapping, offset: usize, bytes: usize) -> Option<Place> {
         let members = self.placed(mapping.domain).members;
         let iova = mapping.iova.iova().saturating_add(offset as u64);
@@ -169,8 +168,8 @@ impl GranuleMapper {
         )
     }
 
-    /// Reports an access to watched bytes, each of whose words `load` gives, at every IOVA where
-    /// they are watched.
+    /// Reports an access to watched bytes at each IOVA where they are watched. `load` returns a
+    /// word of the access by index.
     pub(crate) fn report_watched(
         &self,
         host: &mut impl Host,
@@ -198,7 +197,8 @@ impl GranuleMapper {
         }
     }
 
-    /// Gives up the watch of `page`: a CPU fetches from it, or walks tables there.
+    /// Gives up the watch of `page`, because a CPU fetches from it or walks tables in it, or stage
+    /// 2 has no memory.
     pub(crate) fn give_up_watch(&mut self, host: &mut impl Host, page: Gfn) {
         if !self.is_watched(page) {
             return;

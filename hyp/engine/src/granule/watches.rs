@@ -1,4 +1,4 @@
-//! What is watched, and how far a pass through it has come.
+//! The watched ranges, and the progress of a pass that traps the pages in them.
 
 use alloc::vec::Vec;
 use core::ops::Range;
@@ -8,25 +8,29 @@ use oche_types::selection::{MAX_WATCHES, Selection};
 
 use crate::heap::bytes_of;
 
-/// What is watched.
+/// The watched ranges.
 #[derive(Debug)]
 pub(crate) struct Watches {
     pub(super) ranges: Vec<Selection>,
-    /// What is mapped is still to be trapped: the next exit goes on here.
+    /// The pass under way, if some mapped pages are still to be trapped. The next exit continues
+    /// it.
     pub(super) pass: Option<Pass>,
 }
 
-/// A walk through what is mapped where somebody watches.
+/// A pass over the pages that are mapped in watched ranges.
 #[derive(Debug)]
 pub(super) struct Pass {
-    /// The first is looked at, at `watch`, from the granule `next` on, or from the watch's first.
+    /// The domains that are left; the pass is in the first of them.
     pub(super) domains: Range<usize>,
+    /// Index of the watched range.
     pub(super) watch: usize,
+    /// The next granule, or `None` at the start of the range.
     pub(super) next: Option<Granule>,
 }
 
 impl Pass {
-    /// Goes on to the next of `watches` watches, or to the first of the next domain.
+    /// Moves on to the next of `watches` ranges, or to the first range of the next domain. Returns
+    /// `None` at the end.
     pub(super) fn skip(mut self, watches: usize) -> Option<Self> {
         self.next = None;
         self.watch += 1;
@@ -39,20 +43,20 @@ impl Pass {
 }
 
 impl Watches {
-    /// Nothing is watched.
+    /// Creates an empty set of ranges.
     pub(crate) fn new() -> Self {
         Self { ranges: Vec::with_capacity(MAX_WATCHES), pass: None }
     }
 
-    /// Bytes of heap that they take.
+    /// Bytes of heap that [`Self::new`] takes.
     pub(crate) const BYTES: usize = bytes_of::<Selection>(MAX_WATCHES);
 
-    /// Whether anything is.
+    /// Whether anything is watched.
     pub(crate) fn are_set(&self) -> bool {
         !self.ranges.is_empty()
     }
 
-    /// Whether something that is mapped is not trapped yet.
+    /// Whether some mapped pages in watched ranges are not trapped yet.
     pub(crate) fn are_pending(&self) -> bool {
         self.pass.is_some()
     }

@@ -1,6 +1,5 @@
-//! The items of work under way: pages that are copied, granules that lose pages, pages that come
-//! home, copies that are made equal. Plain data, kept in lists of a fixed capacity, so that nothing
-//! is allocated while a guest waits.
+//! The work items of a batch: pages to copy, granules to unmap from, pages to move home, copies to
+//! merge. They are plain data in lists of fixed capacity, so that nothing is allocated in a trap.
 
 use oche_types::addr::{Gfn, Granule, Hfn, HostGranule, SLOTS};
 use oche_types::event::Place;
@@ -8,11 +7,11 @@ use oche_types::event::Place;
 use crate::granule::alias::Mapping;
 use crate::granule::state::{Form, GranuleState, Slot};
 
-/// Granules in one batch: the pages of a batch are out of the CPUs' reach together, so it is kept
-/// short.
+/// Most granules in one batch. It is small because the pages of a batch are broken at the same
+/// time.
 pub(crate) const BATCH: usize = 64;
 
-/// A page on its way into a slot of a frame of the pool.
+/// A copy of a page into a slot of a frame of the pool, or home.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PageCopy {
     pub(super) at: Place,
@@ -21,34 +20,34 @@ pub(crate) struct PageCopy {
     pub(super) kind: CopyKind,
 }
 
-/// What becomes of a page and of its copy.
+/// What a copy of a page is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CopyKind {
-    /// The page itself goes there.
+    /// The page itself moves into the slot.
     Move,
-    /// It becomes a bounce page.
+    /// The slot becomes a bounce page.
     Bounce,
-    /// It goes home, and what stays in the slot is a bounce page: the granule is about to be
-    /// written by devices.
+    /// The page moves home and its slot becomes a bounce page, before devices may write the
+    /// granule.
     Demote,
-    /// It becomes a bounce page that a device may write, of a page that has no twin yet: here is
-    /// one.
+    /// The slot becomes a bounce page that a device may write, and the page gets this twin.
     WithTwin(Hfn),
 }
 
-/// A granule that loses pages.
+/// A granule from which pages are unmapped.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct UnmapOp {
     pub(super) granule: Granule,
-    /// As it was before the batch.
+    /// Its state before the batch.
     pub(super) before: GranuleState,
-    /// Whether each slot is about to be emptied.
+    /// Which slots are unmapped.
     pub(super) is_leaving: [bool; SLOTS],
-    /// For a direct granule that keeps pages: the frame that they go to.
+    /// For a direct granule that keeps pages: the frame that they move to.
     pub(super) split: Option<Split>,
 }
 
-/// Where the rest of a direct granule goes, and what it held when it was copied there.
+/// The move of the other pages of a direct granule to a frame of the pool. `copied` holds their
+/// bytes as they were when they were copied there, for those that devices may write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
     pub(super) frame: HostGranule,
@@ -56,7 +55,7 @@ pub(super) struct Split {
 }
 
 impl UnmapOp {
-    /// The slots that are about to be emptied, with what is in them.
+    /// The slots that are unmapped, with their indices.
     pub(super) fn leaving(&self) -> impl Iterator<Item = (usize, Slot)> {
         let slots = self.before.slots.into_iter().zip(self.is_leaving).enumerate();
         slots.filter_map(|(index, (slot, is_leaving))| {
@@ -64,7 +63,7 @@ impl UnmapOp {
         })
     }
 
-    /// What the granule keeps; empty if that is nothing.
+    /// The state of the granule afterwards.
     pub(super) fn remainder(&self) -> GranuleState {
         let mut after = self.before;
         for (slot, is_leaving) in after.slots.iter_mut().zip(self.is_leaving) {
@@ -79,27 +78,27 @@ impl UnmapOp {
     }
 }
 
-/// Pages that come home together: as many as a batch of mappings moves.
+/// Most pages that move home together: as many as a batch moves.
 pub(crate) const MAX_HOME_MOVES: usize = BATCH * SLOTS;
 
-/// A page on its way home.
+/// The move of a page home, to be pinned there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HomeMove {
     pub(super) page: Gfn,
-    /// The mapping whose slot it leaves, as a bounce page.
+    /// The mapping whose slot becomes a bounce page.
     pub(super) mapping: Mapping,
-    /// Where it lies.
+    /// The host page of that slot.
     pub(super) from: Hfn,
-    /// Its twin, if it has none yet.
+    /// A page for the twin, if the page has none yet.
     pub(super) spare: Option<Hfn>,
 }
 
-/// A copy of a page while all are made equal.
+/// A copy of a page in a merge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MergeCopy {
     pub(super) at: Hfn,
-    /// Whether somebody may have written it since the last merge.
+    /// Whether it may have been written since the last merge.
     pub(super) is_writable: bool,
-    /// 0xff in each byte of the word under way that was taken from here.
+    /// 0xff in each byte of the current word in which this copy differs and was read.
     pub(super) diff: u64,
 }

@@ -1,4 +1,4 @@
-//! Comparing one table with what was acted on, entry by entry.
+//! Comparing one table with its copy, entry by entry.
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, Granule, Hfn, SLOTS};
@@ -11,8 +11,8 @@ use crate::mover::{Mover, NONE};
 use crate::tracker::{Batch, TABLE_BYTES, TableKind, Tracker};
 
 impl Tracker {
-    /// Compares the first-level table `at` from entry `next` on, which becomes the one to go on
-    /// with. Whether it was changed.
+    /// Compares the first-level table `at` from entry `next` on, and sets `next` to the entry to
+    /// continue with. Returns whether the table has changed.
     #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
     pub(super) fn compare_first(
         &mut self,
@@ -29,11 +29,11 @@ impl Tracker {
         let from = mover.locate(self.table(at).page);
         let mut is_changed = false;
         while let Some(index) = self.first_change(host, from, at, is_ending, *next) {
-            // Until this entry has been acted on as a whole.
+            // Unless the entry is handled completely, the next call starts with it.
             *next = index;
             let new = if is_ending { 0 } else { host.load(from, index) };
             let old = self.entry(at, index);
-            // As it was again: the guest may change it back at any time.
+            // The guest may have changed the entry back since `first_change` read it.
             if new == old {
                 *next = index + 1;
                 continue;
@@ -56,9 +56,9 @@ impl Tracker {
         is_changed
     }
 
-    /// The guest names another table as leaf table `number` of `domain`, or none: everything that
-    /// the old one maps goes, and the new one is tracked. False: the batch takes no more, and the
-    /// entry has to be looked at again.
+    /// Replaces leaf table `number` of `domain` by the one in `new`, or by none: unmaps everything
+    /// that the old one maps and tracks the new one. Returns false if the batch is full, in which
+    /// case the first-level entry must be compared again.
     #[expect(clippy::too_many_arguments, reason = "one step of a pass, named")]
     fn replace_leaf(
         &mut self,
@@ -72,7 +72,7 @@ impl Tracker {
     ) -> bool {
         let leaf = self.leaf(domain, number);
         if leaf != NONE && !batch.is_draining {
-            // Entries of that very table may be in the batch.
+            // The batch may contain granules of this table.
             if !batch.changes.is_empty() {
                 batch.is_sealed = true;
                 return false;
@@ -81,8 +81,9 @@ impl Tracker {
         }
         let tables = usize::from(leaf != NONE) + usize::from(new.is_some());
         budget.charge(TABLE_BYTES * tables);
-        // A batch can end in the middle of a drain, and the entry can be as it was by the next:
-        // then what was drained is found by comparing the table, write-protected until now or not.
+        // The batch may be full in the middle of the drain, and the guest may restore the entry
+        // before the next one. What was drained is then found by comparing the table, so the table
+        // must be unsync.
         if let Some(page) = self.at(leaf).map(|table| table.page) {
             self.mark_unsync(host, mover, page);
         }
@@ -98,8 +99,8 @@ impl Tracker {
         true
     }
 
-    /// The first entry from `next` on of the table `at`, in host page `from`, that is not as acted
-    /// on.
+    /// The first entry from `next` on in which the table `at`, in host page `from`, differs from
+    /// its copy.
     fn first_change(
         &self,
         host: &impl Host,
@@ -115,8 +116,8 @@ impl Tracker {
         host.first_change(from, &table.copy, next)
     }
 
-    /// Compares the leaf table `at` from entry `next` on, which becomes the one to go on with.
-    /// Whether it was changed.
+    /// Compares the leaf table `at` from entry `next` on, and sets `next` to the entry to continue
+    /// with. Returns whether the table has changed.
     pub(super) fn compare_leaf(
         &mut self,
         host: &mut impl Host,
@@ -129,7 +130,7 @@ impl Tracker {
         let table = self.table(at);
         let (page, domain) = (table.page, table.domain);
         if self.tracked(domain).is_ending {
-            // Drained by way of its first level.
+            // It is drained when its first level is compared.
             return false;
         }
         let from = mover.locate(page);
@@ -153,7 +154,7 @@ impl Tracker {
             old.copy_from_slice(&new);
             let wanted = new.map(decode_leaf);
             for leaf in wanted.into_iter().flatten() {
-                // A device may write there from now on, and no CPU traps then.
+                // A device may write this page from now on, which does not trap.
                 if mover.is_write_protected(leaf.page) {
                     self.mark_unsync(host, mover, leaf.page);
                 }
@@ -165,8 +166,8 @@ impl Tracker {
         }
     }
 
-    /// Lists every granule of a leaf table as no longer wanted. False: the batch is full, and some
-    /// are left.
+    /// Adds a change to `batch` that unmaps each granule of a leaf table. Returns false if the
+    /// batch is full and some granules are left.
     fn drain(&mut self, at: u32, number: usize, batch: &mut Batch) -> bool {
         let table = self.table_mut(at);
         for (index, entries) in table.copy.chunks_exact_mut(SLOTS).enumerate() {

@@ -1,4 +1,4 @@
-//! The tracker's tables as records: taken and given back, found by page, listed while unsync.
+//! The lists of the tracker's tables: free ones, those in a page, and the unsync ones of a domain.
 
 use oche_types::Invariant;
 use oche_types::addr::{Gfn, IovaPage};
@@ -10,8 +10,8 @@ use crate::mover::{Mover, NONE};
 use crate::tracker::{Batch, RejectedTable, Table, TableKind, TrackedDomain, Tracker};
 
 impl Tracker {
-    /// Begins to track the table in `page`, unsync and as if it had been empty. [`NONE`] if it
-    /// cannot be.
+    /// Begins to track the table in `page`, unsync and with an empty copy. Returns its index, or
+    /// [`NONE`] if it cannot be tracked.
     pub(super) fn track(
         &mut self,
         host: &mut impl Host,
@@ -29,7 +29,7 @@ impl Tracker {
             batch.rejected.push(RejectedTable { iova, page, reason: Refusal::TableNotGuestMemory });
             return NONE;
         }
-        // A page that is write-protected for another table must let the guest write this one.
+        // The page may be write-protected for another table in it.
         self.mark_unsync(host, mover, page);
         let index = self.free;
         let Some(table) = self.at_mut(index) else {
@@ -53,8 +53,8 @@ impl Tracker {
         index
     }
 
-    /// Ceases to track a table, if `at` is one; the last one in a page lets CPUs' stores through
-    /// again.
+    /// Ceases to track table `at`, unless that is [`NONE`], and ends the write protection of its
+    /// page.
     pub(super) fn untrack(&mut self, host: &mut impl Host, mover: &mut Mover, at: u32) {
         let Some(table) = self.at(at) else { return };
         let page = table.page;
@@ -82,32 +82,32 @@ impl Tracker {
             .then(|| self.tables.get(at as usize).must("a list of tables is made of tables"))
     }
 
-    /// As [`Self::at`], to change.
+    /// As [`Self::at`], mutable.
     pub(super) fn at_mut(&mut self, at: u32) -> Option<&mut Table> {
         (at != NONE)
             .then(|| self.tables.get_mut(at as usize).must("a list of tables is made of tables"))
     }
 
-    /// Table `at`, which is no end of a list.
+    /// Table `at`, which is not [`NONE`].
     pub(super) fn table(&self, at: u32) -> &Table {
-        self.at(at).must("a table is named")
+        self.at(at).must("an index names a table")
     }
 
-    /// As [`Self::table`], to change.
+    /// As [`Self::table`], mutable.
     pub(super) fn table_mut(&mut self, at: u32) -> &mut Table {
-        self.at_mut(at).must("a table is named")
+        self.at_mut(at).must("an index names a table")
     }
 
     /// The tables of `domain`.
     pub(super) fn tracked(&self, domain: DomainId) -> &TrackedDomain {
         let tracked = self.domains.get(usize::from(domain.0)).and_then(Option::as_ref);
-        tracked.must("the tables of an open domain are tracked")
+        tracked.must("the tables of a domain are tracked")
     }
 
-    /// As [`Self::tracked`], to change.
+    /// As [`Self::tracked`], mutable.
     pub(super) fn tracked_mut(&mut self, domain: DomainId) -> &mut TrackedDomain {
         let tracked = self.domains.get_mut(usize::from(domain.0)).and_then(Option::as_mut);
-        tracked.must("the tables of an open domain are tracked")
+        tracked.must("the tables of a domain are tracked")
     }
 
     pub(super) fn leaf(&self, domain: DomainId, number: usize) -> u32 {
@@ -119,7 +119,7 @@ impl Tracker {
         *leaf.must("a domain has 2048 leaf tables") = table;
     }
 
-    /// The entry `index` of a table, as acted on.
+    /// Entry `index` of the copy of a table.
     pub(super) fn entry(&self, at: u32, index: usize) -> u64 {
         *self.table(at).copy.get(index).must("a table has 512 entries")
     }

@@ -55,6 +55,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     }
     let machine = read_machine::<B>(fdt);
     cpu_setup::check_entry();
+    cpu_setup::check_coherence();
     firmware::set_present(machine.has_psci_smc);
     let image = image::range();
     if !machine.ram.covers(&image) {

@@ -9,7 +9,8 @@ use aarch64_cpu::registers::{HCR_EL2, Readable, VTCR_EL2, Writeable};
 
 use crate::firmware::fatal;
 use crate::registers::*;
-use crate::{features, fiq, guest};
+use crate::stage2::cacheability::Coherence;
+use crate::{apple, features, fiq, guest};
 
 /// PSTATE at the guest's first instruction: EL1h, D, A, I and F masked. Source: Linux
 /// `Documentation/arm64/booting.rst`, PSCI `CPU_ON`.
@@ -25,6 +26,22 @@ pub fn check_entry() {
     let value = HCR_EL2.get();
     if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
         fatal(format_args!("HCR_EL2 is {value:#x} after the entry: E2H must be set and TGE clear"));
+    }
+}
+
+/// Checks that Oche's copies of pages are coherent with RAM that the guest maps Non-cacheable. If
+/// nothing makes them so, Oche does not start.
+pub fn check_coherence() {
+    match Coherence::of(features::has_forced_write_back(), apple::is_apple()) {
+        Coherence::ForcedWriteBack => {}
+        Coherence::NoCaches => {
+            log::info!(
+                "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
+            );
+        }
+        Coherence::Nothing => fatal(format_args!(
+            "this CPU has no FEAT_S2FWB: bytes in Non-cacheable RAM of the guest would be lost"
+        )),
     }
 }
 

@@ -15,9 +15,10 @@
 //! Normal-NC; Oche copies pages through cacheable mappings, and forcing the attribute makes both
 //! the same memory without any maintenance. Everything that is not RAM keeps stage 1's attributes.
 //! Without FWB stage 2 is Normal Write-Back and the weaker of the two stages wins. No cache
-//! maintenance goes with a copy, so RAM that such a guest maps Non-cacheable is not supported; the
-//! self-test reports FWB (`cpu.fwb`), and `docs/m1.md` lists it as an assumption.
+//! maintenance goes with a copy, so Oche does not start on an Apple CPU without FWB
+//! ([`cacheability`]). An emulated CPU has no caches, and Oche starts there.
 
+pub mod cacheability;
 pub mod entry;
 pub mod hardware;
 pub mod maintenance;

@@ -1,5 +1,7 @@
 //! What a person without a serial cable sees of a boot that ends before the guest starts.
 
+use std::ffi::OsString;
+
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche_m1_sim::fault::Fault;
@@ -38,5 +40,16 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
             bail!("{fault:?}: {found} pixels of the screen are lit, not {lit}");
         }
     }
-    Ok(())
+    without_write_back(bench, step)
+}
+
+/// A CPU that reports Apple as its implementer and cannot force RAM to Write-Back: Oche does not
+/// start, and the reason is on the screen.
+fn without_write_back(bench: &Bench, step: &Step) -> Result<()> {
+    let arguments = ["-cpu", "cortex-a76,midr=0x611f0221"].map(OsString::from).to_vec();
+    let mac = Mac { arguments, ..Mac::default() };
+    let name = "a CPU without forced Write-Back";
+    let outcome = bench.run(name, &mac, step)?;
+    let wanted = "oche: fatal: this CPU has no FEAT_S2FWB";
+    expect(&outcome, wanted).and_then(|()| expect_on_screen(&outcome, wanted)).context(name)
 }

@@ -1,4 +1,4 @@
-//! The board as it runs: the loop that plays its devices, and what a run leaves.
+//! The running board: the loop that models its devices, and the result of a run.
 
 use std::ffi::OsString;
 use std::process::Child;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use oche_types::range::{BLOCK, PhysRange};
 
-use super::dart::Dart;
-use super::debugger::{Debugger, Stop};
+use super::dart::SimulatedDart;
+use super::debugger::{Debugger, MachineStop};
 use super::mac::{DARTS, FDT, FDT_BYTES, Mac, STUB};
-use super::memory::Memory;
-use super::power::Domain;
+use super::memory::BoardMemory;
+use super::power::SimulatedPowerDomain;
 use super::process::{Socket, end, lines_of, spawn};
 use super::{linux, nvme, tables, tree};
 
@@ -24,7 +24,7 @@ const UART_STATUS: u64 = 0x2_3520_0010;
 const UART_TRANSMIT: u64 = 0x2_3520_0020;
 /// The register of the serial port's power domain. Source: Linux `t8103-pmgr.dtsi`, `ps_uart0`.
 const UART_POWER: u64 = 0x2_3b70_0270;
-/// The interrupt controller's `INFO`, which says how many lines it has. Source: Asahi documentation
+/// The interrupt controller's `INFO`, with the number of its lines. Source: Asahi documentation
 /// `hw/soc/aic.md`.
 const AIC_INFO: u64 = 0x2_3b10_0004;
 const AIC_LINES: u32 = 896;
@@ -32,18 +32,17 @@ const AIC_LINES: u32 = 896;
 /// `src/wdt.c`.
 const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
-/// How long a board without a kernel of its own may do nothing that a device would notice: it
-/// hangs.
+/// How long a board without a kernel of its own may access no device before it counts as hung.
 const SILENCE: Duration = Duration::from_secs(60);
-/// What is dirty of each 2 MiB of memory, where all that Oche sets up for itself or the guest
-/// begins.
+/// Bytes at the start of each 2 MiB of memory that are not cleared: everything that Oche sets up
+/// for itself or the guest begins there.
 const DIRT_BYTES: usize = 0x4000;
-/// The value of a byte of memory that was not cleared.
+/// The value of bytes that are not cleared.
 pub const DIRT: u8 = 0xa5;
 
-/// What the board needs besides the image.
+/// The files that the board needs besides the image.
 #[derive(Clone, Debug)]
-pub struct Parts {
+pub struct BoardParts {
     /// The flat stub.
     pub stub: Vec<u8>,
     /// A Mac's device tree, as compiled.
@@ -55,16 +54,16 @@ pub struct Parts {
     pub qemu: Vec<OsString>,
 }
 
-/// What a run left.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// What came out of the serial port, in lines.
+pub struct BoardOutcome {
+    /// The output of the serial port, in lines.
     pub lines: Vec<String>,
     /// The framebuffer's bytes.
     pub screen: Vec<u8>,
-    /// Where the first CPU was when time was up.
+    /// The program counter of the first CPU when time was up.
     pub stands_at: Option<u64>,
-    /// What no DART would have forgiven.
+    /// Accesses that an M1 does not allow.
     pub violations: Vec<String>,
     /// Invalidations that DARTs carried out.
     pub invalidations: u64,
@@ -74,20 +73,20 @@ pub struct Outcome {
     pub refusals: u64,
     /// The watchdog was set to reset the machine.
     pub is_reset: bool,
-    /// How often the machine was stopped to play a device.
+    /// How often the machine was stopped to model a device.
     pub stops: u64,
     /// The memory as the machine left it; `None` where no board has run.
-    pub memory: Option<Rc<Memory>>,
+    pub memory: Option<Rc<BoardMemory>>,
 }
 
-impl Outcome {
+impl BoardOutcome {
     /// Whether a line contains `text`.
     #[must_use]
-    pub fn says(&self, text: &str) -> bool {
+    pub fn has_line(&self, text: &str) -> bool {
         self.lines.iter().any(|line| line.contains(text))
     }
 
-    /// Whether the guest runs, or Oche says that it is about to.
+    /// Whether the guest runs, or Oche has announced its start.
     fn has_guest(&self) -> bool {
         self.lines
             .iter()
@@ -97,19 +96,19 @@ impl Outcome {
 
 /// A board that runs.
 #[derive(Debug)]
-pub struct Board {
-    memory: Rc<Memory>,
+pub struct SimulatedBoard {
+    memory: Rc<BoardMemory>,
     debugger: Debugger,
     qemu: Child,
     _socket: Socket,
     screen: PhysRange,
     linger: Duration,
     has_linux: bool,
-    /// What is to be stored where, so that interrupts become pending or no longer are.
+    /// Stores (address, value) that make interrupts pending or end that.
     raised: Vec<(u64, u32)>,
-    darts: Vec<Dart>,
+    darts: Vec<SimulatedDart>,
     /// The power domains that DARTs are in, each with the numbers of its DARTs.
-    domains: Vec<(Domain, Vec<usize>)>,
+    domains: Vec<(SimulatedPowerDomain, Vec<usize>)>,
     nvme: nvme::Nvme,
     line: Vec<u8>,
     /// Lines of QEMU's own serial port, if the board has it.
@@ -117,34 +116,34 @@ pub struct Board {
     /// DRAM below the image, and CTRR's part of it.
     by_page: [PhysRange; 2],
     tables: Tables,
-    outcome: Outcome,
+    outcome: BoardOutcome,
 }
 
-/// What is known of the translation tables of the first CPU.
+/// The state of the check of the first CPU's translation tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Tables {
-    /// They need not be there yet.
+    /// The tables may not exist yet.
     Early,
-    /// The guest starts: they are looked at as soon as the machine stops.
+    /// The guest starts: they are checked as soon as the machine stops.
     Due,
-    /// They were looked at, and this was wrong.
+    /// They were checked, and these are the objections.
     Seen(Vec<String>),
 }
 
-impl Board {
+impl SimulatedBoard {
     /// Puts `image` into the board's memory as m1n1 would, and starts it; it stands at its first
     /// instruction.
     ///
     /// # Errors
     ///
     /// QEMU is missing or does not start, or the tree cannot be completed.
-    pub fn start(image: &[u8], mac: &Mac, parts: &Parts) -> Result<Self> {
-        let memory = Rc::new(Memory::create()?);
+    pub fn start(image: &[u8], mac: &Mac, parts: &BoardParts) -> Result<Self> {
+        let memory = Rc::new(BoardMemory::create()?);
         load(&memory, image, mac, parts)?;
         let numbered = DARTS.iter().zip(mac.settings).enumerate();
-        let darts: Vec<Dart> = numbered
+        let darts: Vec<SimulatedDart> = numbered
             .map(|(number, ((base, ..), setting))| {
-                Dart::new(&memory, number as u64, *base, setting)
+                SimulatedDart::new(&memory, number as u64, *base, setting)
             })
             .collect();
         let domains = power_domains(&memory, mac, parts)?;
@@ -175,13 +174,13 @@ impl Board {
             serial,
             by_page: [PhysRange { start: DRAM, end: mac.load }, mac.ctrr],
             tables: Tables::Early,
-            outcome: Outcome::default(),
+            outcome: BoardOutcome::default(),
         };
         board.watch_registers()?;
         Ok(board)
     }
 
-    /// Has the machine stop at every register that this process plays.
+    /// Has the machine stop at every register that this process models.
     fn watch_registers(&mut self) -> Result<()> {
         self.debugger.watch(UART_TRANSMIT, 4)?;
         self.debugger.watch(WATCHDOG_CONTROL, 4)?;
@@ -208,12 +207,12 @@ impl Board {
 
     /// The machine's memory, to be read while the board runs.
     #[must_use]
-    pub fn memory(&self) -> &Memory {
+    pub fn memory(&self) -> &BoardMemory {
         &self.memory
     }
 
-    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then it
-    /// is gone.
+    /// Runs until `on_line` has seen enough, the machine resets itself, or `limit` is over; then
+    /// QEMU is ended.
     ///
     /// # Errors
     ///
@@ -222,7 +221,7 @@ impl Board {
         mut self,
         limit: Duration,
         mut on_line: impl FnMut(&str) -> bool,
-    ) -> Result<Outcome> {
+    ) -> Result<BoardOutcome> {
         let mut deadline = Instant::now() + limit;
         let mut has_seen_enough = false;
         let mut last_sign = Instant::now();
@@ -230,10 +229,10 @@ impl Board {
         while Instant::now() < deadline && (self.has_linux || last_sign.elapsed() < SILENCE) {
             let stop = self.debugger.stopped(Duration::from_millis(1))?;
             self.darts.iter_mut().for_each(|dart| dart.tick(&self.memory));
-            let heard: Vec<String> = self.serial.iter().flat_map(Receiver::try_iter).collect();
-            // Each is to be heard, also behind the one that is enough.
-            let mut is_enough = heard.iter().filter(|line| on_line(line)).count() > 0;
-            self.outcome.lines.extend(heard);
+            let lines: Vec<String> = self.serial.iter().flat_map(Receiver::try_iter).collect();
+            // `on_line` takes each line, also those behind the one that is enough.
+            let mut is_enough = lines.iter().filter(|line| on_line(line)).count() > 0;
+            self.outcome.lines.extend(lines);
             if let Some(line) = self.answer(stop)? {
                 is_enough |= on_line(&line);
                 self.outcome.lines.push(line);
@@ -242,7 +241,7 @@ impl Board {
                 self.tables = Tables::Due;
             }
             if stop.is_some() && self.tables == Tables::Due {
-                self.look_at_tables()?;
+                self.check_tables()?;
             }
             if is_enough && !has_seen_enough {
                 has_seen_enough = true;
@@ -268,41 +267,41 @@ impl Board {
         Ok(self.sum_up())
     }
 
-    /// Plays the device that the machine has stopped for. Gives the line that a byte sent on the
+    /// Models the device that the machine has stopped for. Returns the line that a byte sent on the
     /// serial port ends.
-    fn answer(&mut self, stop: Option<Stop>) -> Result<Option<String>> {
+    fn answer(&mut self, stop: Option<MachineStop>) -> Result<Option<String>> {
         match stop {
-            None | Some(Stop::Other) => {}
-            Some(Stop::Written(UART_TRANSMIT)) => {
+            None | Some(MachineStop::Other) => {}
+            Some(MachineStop::Written(UART_TRANSMIT)) => {
                 if self.memory.word(UART_POWER) >> 4 & 0xf != 0xf {
                     self.outcome
                         .violations
                         .push("a byte was sent on a serial port without power".to_owned());
                 }
-                return Ok(self.hear(self.memory.word(UART_TRANSMIT) as u8));
+                return Ok(self.receive(self.memory.word(UART_TRANSMIT) as u8));
             }
-            Some(Stop::Written(WATCHDOG_CONTROL)) => {
+            Some(MachineStop::Written(WATCHDOG_CONTROL)) => {
                 self.outcome.is_reset = self.memory.word(WATCHDOG_CONTROL) & RESET_ENABLE != 0;
             }
-            Some(Stop::Written(address)) => {
-                self.play(address);
-                self.play_power(address)?;
+            Some(MachineStop::Written(address)) => {
+                self.model_write(address);
+                self.model_power(address)?;
             }
-            Some(Stop::Read(address)) => {
+            Some(MachineStop::Read(address)) => {
                 let read = self.darts.iter_mut().filter(|dart| dart.base == address);
-                read.for_each(Dart::read);
+                read.for_each(SimulatedDart::read);
             }
         }
         Ok(None)
     }
 
-    /// What the run left, once QEMU has ended.
-    fn sum_up(&mut self) -> Outcome {
+    /// The result of the run, once QEMU has ended.
+    fn sum_up(&mut self) -> BoardOutcome {
         let mut outcome = std::mem::take(&mut self.outcome);
         outcome.violations.extend(self.darts.iter().flat_map(|dart| dart.violations.clone()));
         match std::mem::replace(&mut self.tables, Tables::Early) {
             Tables::Early => {}
-            Tables::Due => outcome.violations.push("the tables were never looked at".to_owned()),
+            Tables::Due => outcome.violations.push("the tables were never checked".to_owned()),
             Tables::Seen(wrong) => outcome.violations.extend(wrong),
         }
         outcome.invalidations = self.darts.iter().map(|dart| dart.invalidations).sum();
@@ -315,7 +314,7 @@ impl Board {
     }
 
     /// Walks the first CPU's translation tables, once the guest's are in use.
-    fn look_at_tables(&mut self) -> Result<()> {
+    fn check_tables(&mut self) -> Result<()> {
         let [below_image, ctrr] = self.by_page;
         let [stage1, stage2] =
             ["TTBR0_EL2", "VTTBR_EL2"].map(|name| self.debugger.system_register(name));
@@ -329,8 +328,8 @@ impl Board {
         Ok(())
     }
 
-    /// A device's register was written.
-    fn play(&mut self, address: u64) {
+    /// Models the write of a device's register.
+    fn model_write(&mut self, address: u64) {
         let memory = &self.memory;
         if linux::LINE_WORDS.contains(&address) {
             return self.raised.extend(linux::port_pending(address, memory.word(address)));
@@ -341,15 +340,16 @@ impl Board {
         if let Some(dart) = self.darts.iter_mut().find(|dart| dart.engine() == address) {
             dart.ring(memory);
         }
-        let is_at =
-            |dart: &&mut Dart| dart.watches().iter().any(|(watched, _)| *watched == address);
+        let is_at = |dart: &&mut SimulatedDart| {
+            dart.watches().iter().any(|(watched, _)| *watched == address)
+        };
         if let Some(dart) = self.darts.iter_mut().find(is_at) {
             dart.written(memory, address);
         }
     }
 
-    /// A power domain's register was written.
-    fn play_power(&mut self, address: u64) -> Result<()> {
+    /// Models the write of a power domain's register.
+    fn model_power(&mut self, address: u64) -> Result<()> {
         let domain = self.domains.iter_mut().find(|(domain, _)| domain.register == address);
         let Some((domain, numbers)) = domain else { return Ok(()) };
         let supply = domain.written(&self.memory);
@@ -365,9 +365,9 @@ impl Board {
         Ok(())
     }
 
-    /// Looks after what a kernel may have stored at virtual addresses of its own, which no
-    /// watchpoint sees: the bells of the DMA engines. A fault that a copy meets raises the DART's
-    /// interrupt as soon as the machine stands still.
+    /// Polls the doorbells of the DMA engines: a kernel may store to them at virtual addresses of
+    /// its own, which no watchpoint matches. A fault of a copy raises the DART's interrupt as soon
+    /// as the machine stands still.
     fn poll_engines(&mut self) -> Result<()> {
         let had_none = self.raised.is_empty();
         for (number, dart) in self.darts.iter_mut().enumerate() {
@@ -389,8 +389,8 @@ impl Board {
         Ok(())
     }
 
-    /// Takes a byte; gives the line that it ends.
-    fn hear(&mut self, byte: u8) -> Option<String> {
+    /// Takes a byte of serial output; returns the line that it ends.
+    fn receive(&mut self, byte: u8) -> Option<String> {
         match byte {
             b'\r' => None,
             b'\n' => {
@@ -408,7 +408,7 @@ impl Board {
 
 /// Lays out what m1n1 leaves in memory: the FDT, the stub, the image, and dirt where memory is not
 /// cleared.
-fn load(memory: &Memory, image: &[u8], mac: &Mac, parts: &Parts) -> Result<()> {
+fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Result<()> {
     let blob = tree::completed(&parts.tree, mac)?;
     if blob.len() as u64 > FDT_BYTES {
         bail!("the completed device tree has {} bytes", blob.len());
@@ -437,14 +437,18 @@ fn load(memory: &Memory, image: &[u8], mac: &Mac, parts: &Parts) -> Result<()> {
 }
 
 /// The power domains that DARTs are in, each with the numbers of its DARTs.
-fn power_domains(memory: &Memory, mac: &Mac, parts: &Parts) -> Result<Vec<(Domain, Vec<usize>)>> {
-    // The power manager is there, whatever the blob says of it.
+fn power_domains(
+    memory: &BoardMemory,
+    mac: &Mac,
+    parts: &BoardParts,
+) -> Result<Vec<(SimulatedPowerDomain, Vec<usize>)>> {
+    // The power manager works even where the blob is damaged.
     let sound = tree::completed(&parts.tree, &Mac { fault: None, ..mac.clone() })?;
     // Also where the tree has no power domains.
     memory.set_word(UART_POWER, 0xff);
     let mut domains = Vec::new();
     for tree::PowerDomain { register, label, is_on } in tree::power_registers(&sound, mac)? {
-        let domain = Domain::new(memory, register, is_on);
+        let domain = SimulatedPowerDomain::new(memory, register, is_on);
         let of_domain =
             |number: &usize| DARTS.get(*number).is_some_and(|(_, own, _)| *own == label);
         let numbers: Vec<usize> = (0..DARTS.len()).filter(of_domain).collect();
@@ -453,7 +457,7 @@ fn power_domains(memory: &Memory, mac: &Mac, parts: &Parts) -> Result<Vec<(Domai
     Ok(domains)
 }
 
-impl Drop for Board {
+impl Drop for SimulatedBoard {
     fn drop(&mut self) {
         end(&mut self.qemu);
     }

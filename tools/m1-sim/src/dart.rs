@@ -1,7 +1,7 @@
 //! A strict 16K DART on the simulated board, with a TLB that forgets nothing by itself and a DMA
 //! engine behind it.
 //!
-//! What hardware would not forgive is a violation and fails the run: an access to a DART that does
+//! What hardware does not allow is a violation and fails the run: an access to a DART that does
 //! not answer, a store to a locked one's tables, a command while it is busy. Source of registers
 //! and tables: `docs/hardware/dart.md`.
 
@@ -13,30 +13,30 @@ use oche_types::dart::registers::{
     STREAM_SELECT, TCR, TTBR,
 };
 
-use super::memory::Memory;
+use super::memory::BoardMemory;
 use super::power::Supply;
 
-/// Registers that are looked at, in bytes.
+/// Bytes of registers that are modelled.
 const FILE_BYTES: u64 = 0x300;
 const CONFIG_LOCK: u32 = 1 << 15;
 const INVALIDATE: u32 = 1 << 20;
 const BUSY: u32 = 1 << 2;
-/// How long an invalidation takes: long enough that a driver that does not wait is found out.
+/// How long an invalidation takes: long enough that a driver that does not wait is detected.
 const INVALIDATION: Duration = Duration::from_millis(20);
 /// Bytes of a DMA engine's registers.
 pub const ENGINE_BYTES: u64 = 0x1000;
-/// Where the first DMA engine's registers are. Nothing of an M1 is there.
+/// The address of the first DMA engine's registers, where an M1 has no device.
 pub const ENGINES: u64 = 0x2_1000_0000;
 
-/// Where the DMA engine behind DART `number` listens.
+/// The address of the registers of the DMA engine behind DART `number`.
 #[must_use]
 pub fn engine_of(number: u64) -> u64 {
     ENGINES + number * ENGINE_BYTES
 }
 
-/// How a DART is found by who boots.
+/// The state in which a DART is found at boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setting {
+pub enum DartSetting {
     /// On, nothing translates.
     Idle,
     /// iBoot's: locked, and translating.
@@ -55,10 +55,10 @@ pub enum Setting {
 
 /// One DART.
 #[derive(Debug)]
-pub struct Dart {
+pub struct SimulatedDart {
     /// Its registers' address.
     pub base: u64,
-    setting: Setting,
+    setting: DartSetting,
     supply: Supply,
     number: u64,
     shadow: Vec<u32>,
@@ -67,7 +67,7 @@ pub struct Dart {
     busy: Option<(Instant, u32)>,
     /// The access that the device makes in the next invalidation: stream and IOVA.
     armed: Option<(u32, u64)>,
-    /// What hardware would not have forgiven.
+    /// Accesses that hardware does not allow.
     pub violations: Vec<String>,
     /// Invalidations that were carried out.
     pub invalidations: u64,
@@ -77,10 +77,10 @@ pub struct Dart {
     pub refusals: u64,
 }
 
-impl Dart {
+impl SimulatedDart {
     /// Puts the registers of DART `number` at `base` into the board's memory.
     #[must_use]
-    pub fn new(memory: &Memory, number: u64, base: u64, setting: Setting) -> Self {
+    pub fn new(memory: &BoardMemory, number: u64, base: u64, setting: DartSetting) -> Self {
         let mut dart = Self {
             base,
             setting,
@@ -97,20 +97,20 @@ impl Dart {
         };
         dart.reset(memory);
         match setting {
-            Setting::Locked | Setting::Frozen => dart.set(memory, CONFIG, CONFIG_LOCK),
-            Setting::Bypass => dart.set(memory, TCR, 0x1100),
-            Setting::Off => dart.supply(memory, Supply::Off),
+            DartSetting::Locked | DartSetting::Frozen => dart.set(memory, CONFIG, CONFIG_LOCK),
+            DartSetting::Bypass => dart.set(memory, TCR, 0x1100),
+            DartSetting::Off => dart.supply(memory, Supply::Off),
             _ => {}
         }
-        if matches!(setting, Setting::Locked | Setting::Live) {
+        if matches!(setting, DartSetting::Locked | DartSetting::Live) {
             dart.set(memory, TCR, 0x80);
             dart.set(memory, TTBR, 0x8080_1234);
         }
         dart
     }
 
-    /// As after power on.
-    fn reset(&mut self, memory: &Memory) {
+    /// Resets the registers as power on does.
+    fn reset(&mut self, memory: &BoardMemory) {
         for offset in (0..FILE_BYTES).step_by(4) {
             self.set(memory, offset, 0);
         }
@@ -120,8 +120,8 @@ impl Dart {
         self.busy = None;
     }
 
-    /// What its power domain gives it from now on.
-    pub fn supply(&mut self, memory: &Memory, supply: Supply) {
+    /// Applies the state of its power domain.
+    pub fn supply(&mut self, memory: &BoardMemory, supply: Supply) {
         match (self.supply, supply) {
             (Supply::Off, Supply::Off) => {}
             (_, Supply::Off) => {
@@ -134,9 +134,8 @@ impl Dart {
         self.supply = supply;
     }
 
-    /// A bus error cannot be played; who reads these as registers believes that all streams
-    /// translate.
-    fn show_nothing(&mut self, memory: &Memory) {
+    /// A bus error cannot be modelled. With these values all streams seem to translate.
+    fn show_nothing(&mut self, memory: &BoardMemory) {
         (0..FILE_BYTES).step_by(4).for_each(|offset| self.set(memory, offset, u32::MAX));
     }
 
@@ -146,21 +145,21 @@ impl Dart {
         (self.supply != Supply::On).then_some((self.base, FILE_BYTES))
     }
 
-    /// Somebody reads registers that do not answer.
+    /// Records a read of registers that do not answer.
     pub fn read(&mut self) {
         self.violations.push(format!("{:#x}: read while it is {:?}", self.base, self.supply));
     }
 
-    /// What must be watched: address and bytes.
+    /// Addresses to watch, with their bytes.
     #[must_use]
     pub fn watches(&self) -> [(u64, u64); 3] {
-        // A store of the value that a register has already cannot be seen otherwise: ERROR is the
-        // one where that counts.
+        // A store of the value that a register has already is noticed only by a watch of its own.
+        // That matters for ERROR.
         [(0, ERROR), (ERROR, 4), (ERROR + 4, FILE_BYTES - ERROR - 4)]
             .map(|(at, size)| (self.base + at, size))
     }
 
-    /// Where its DMA engine listens.
+    /// The address of its DMA engine's registers.
     #[must_use]
     pub fn engine(&self) -> u64 {
         engine_of(self.number)
@@ -172,8 +171,8 @@ impl Dart {
         self.supply == Supply::On && self.get(ERROR) >> 31 != 0
     }
 
-    /// Something was stored into the part of the registers that begins at `address`.
-    pub fn written(&mut self, memory: &Memory, address: u64) {
+    /// Models a store into the part of the registers that begins at `address`.
+    pub fn written(&mut self, memory: &BoardMemory, address: u64) {
         if self.supply != Supply::On {
             self.violations
                 .push(format!("{:#x}: written while it is {:?}", self.base, self.supply));
@@ -192,7 +191,7 @@ impl Dart {
         }
     }
 
-    fn store(&mut self, memory: &Memory, offset: u64, value: u32) {
+    fn store(&mut self, memory: &BoardMemory, offset: u64, value: u32) {
         let is_locked = self.get(CONFIG) & CONFIG_LOCK != 0;
         match offset {
             PARAMS1 | PARAMS2 | ERROR_ADDRESS_LOW | ERROR_ADDRESS_HIGH => {
@@ -225,10 +224,11 @@ impl Dart {
         }
     }
 
-    /// Time goes by.
-    pub fn tick(&mut self, memory: &Memory) {
+    /// Completes an invalidation whose time is over.
+    pub fn tick(&mut self, memory: &BoardMemory) {
         let Some((due, streams)) = self.busy else { return };
-        if Instant::now() >= due && self.setting != Setting::Stuck && self.supply == Supply::On {
+        if Instant::now() >= due && self.setting != DartSetting::Stuck && self.supply == Supply::On
+        {
             self.cache.retain(|(stream, _), _| streams >> stream & 1 == 0);
             self.busy = None;
             self.invalidations += 1;
@@ -236,12 +236,12 @@ impl Dart {
         }
     }
 
-    /// The guest has rung its DMA engine's bell. Words from there: order, stream, source, target,
-    /// bytes, result.
-    pub fn ring(&mut self, memory: &Memory) {
+    /// Carries out the order that the guest has written to its DMA engine. Words from there: order,
+    /// stream, source, target, bytes, result.
+    pub fn ring(&mut self, memory: &BoardMemory) {
         let word = |index: u64| memory.word(self.engine() + 4 * index);
         let (order, stream, from, to, bytes) = (word(0), word(1), word(2), word(3), word(4));
-        // Before the result: a driver that has it may ring again at once.
+        // Before the result: a driver that has the result may write the next order at once.
         memory.set_word(self.engine(), 0);
         let result = match order {
             1 => self.copy(memory, stream, u64::from(from), u64::from(to), bytes),
@@ -255,7 +255,7 @@ impl Dart {
                 Ok(())
             }
             4 => {
-                self.setting = Setting::Stuck;
+                self.setting = DartSetting::Stuck;
                 Ok(())
             }
             _ => Err(()),
@@ -267,7 +267,7 @@ impl Dart {
     /// granule ends.
     fn copy(
         &mut self,
-        memory: &Memory,
+        memory: &BoardMemory,
         stream: u32,
         from: u64,
         to: u64,
@@ -287,7 +287,7 @@ impl Dart {
 
     fn translate(
         &mut self,
-        memory: &Memory,
+        memory: &BoardMemory,
         stream: u32,
         iova: u64,
         is_write: bool,
@@ -330,7 +330,7 @@ impl Dart {
     }
 
     /// The leaf entry for `iova`, or 0.
-    fn walk(&self, memory: &Memory, stream: u32, iova: u64) -> u64 {
+    fn walk(&self, memory: &BoardMemory, stream: u32, iova: u64) -> u64 {
         let ttbr = self.get(TTBR + 16 * u64::from(stream) + 4 * (iova >> 36 & 3));
         if ttbr >> 31 == 0 {
             return 0;
@@ -347,7 +347,7 @@ impl Dart {
         self.shadow.get(offset as usize / 4).copied().unwrap_or(0)
     }
 
-    fn set(&mut self, memory: &Memory, offset: u64, value: u32) {
+    fn set(&mut self, memory: &BoardMemory, offset: u64, value: u32) {
         if let Some(word) = self.shadow.get_mut(offset as usize / 4) {
             *word = value;
         }
@@ -357,18 +357,18 @@ impl Dart {
 
 #[cfg(test)]
 mod tests {
-    use super::{Dart, INVALIDATION, Setting, Supply};
-    use crate::memory::Memory;
+    use super::{DartSetting, INVALIDATION, SimulatedDart, Supply};
+    use crate::memory::BoardMemory;
 
     const BASE: u64 = 0x6_8100_8000;
     const TABLES: u64 = 0x8_1000_0000;
 
-    fn store(dart: &mut Dart, memory: &Memory, offset: u64, value: u32) {
+    fn store(dart: &mut SimulatedDart, memory: &BoardMemory, offset: u64, value: u32) {
         memory.set_word(BASE + offset, value);
         dart.written(memory, if offset == 0x40 { BASE + 0x40 } else { BASE });
     }
 
-    fn flush(dart: &mut Dart, memory: &Memory) {
+    fn flush(dart: &mut SimulatedDart, memory: &BoardMemory) {
         store(dart, memory, 0x34, 0xffff);
         store(dart, memory, 0x20, 1 << 20);
         assert_eq!(memory.word(BASE + 0x20), 4, "busy");
@@ -377,9 +377,9 @@ mod tests {
         assert_eq!(memory.word(BASE + 0x20), 0);
     }
 
-    fn mapped() -> (Memory, Dart) {
-        let memory = Memory::create().expect("a file");
-        let mut dart = Dart::new(&memory, 0, BASE, Setting::Idle);
+    fn mapped() -> (BoardMemory, SimulatedDart) {
+        let memory = BoardMemory::create().expect("a file");
+        let mut dart = SimulatedDart::new(&memory, 0, BASE, DartSetting::Idle);
         memory.write(TABLES, &((TABLES + 0x4000) | 1).to_le_bytes());
         // Read and write, in the second 4 KiB alone.
         let entry = 0x400_u64 << 52 | 0x7ff_u64 << 40 | 0x8_2000_0000 | 1;
@@ -419,13 +419,13 @@ mod tests {
 
     #[test]
     fn what_hardware_does_not_forgive_is_noted() {
-        let memory = Memory::create().expect("a file");
-        let mut off = Dart::new(&memory, 0, BASE, Setting::Off);
+        let memory = BoardMemory::create().expect("a file");
+        let mut off = SimulatedDart::new(&memory, 0, BASE, DartSetting::Off);
         store(&mut off, &memory, 0x100, 0x80);
         assert_eq!(off.violations.len(), 1);
         off.read();
         assert_eq!((off.violations.len(), off.unreadable()), (2, Some((BASE, 0x300))));
-        let mut locked = Dart::new(&memory, 0, BASE, Setting::Locked);
+        let mut locked = SimulatedDart::new(&memory, 0, BASE, DartSetting::Locked);
         store(&mut locked, &memory, 0x100, 0);
         assert_eq!((locked.violations.len(), memory.word(BASE + 0x100)), (1, 0x80));
         let (memory, mut busy) = mapped();
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_dart_without_a_clock_keeps_what_it_has_cached_and_one_without_power_forgets_it() {
         let (memory, mut dart) = mapped();
-        let copies = |dart: &mut Dart| dart.copy(&memory, 0, 0x5000, 0x5004, 4).is_ok();
+        let copies = |dart: &mut SimulatedDart| dart.copy(&memory, 0, 0x5000, 0x5004, 4).is_ok();
         assert!(copies(&mut dart));
         memory.write(TABLES + 0x4000 + 8, &[0; 8]);
         dart.supply(&memory, Supply::Held);

@@ -1,4 +1,4 @@
-//! QEMU's debugger port: stop when a register is written, look, act, go on.
+//! QEMU's debugger port: stops the machine when a register is written, and lets it continue.
 //!
 //! The board's registers are plain memory for QEMU. A write watchpoint on each stops the whole
 //! machine right behind the store, so that the device's model acts before the next
@@ -16,21 +16,21 @@ use anyhow::{Context, Result, bail};
 /// How long QEMU may take to listen and to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How much of a description of registers is asked for at once.
+/// Bytes of a description of registers that are requested at once.
 const FEATURE_BYTES: usize = 0xf00;
 
 /// A connection to a machine that stands still or runs.
 #[derive(Debug)]
 pub struct Debugger {
     stream: UnixStream,
-    /// Bytes that have come and were not looked at.
+    /// Bytes that were received and not parsed yet.
     pending: Vec<u8>,
     watched: Vec<Watch>,
-    /// QEMU's description of the system registers, once it was asked for.
+    /// QEMU's description of the system registers, once it was requested.
     registers: String,
 }
 
-/// What is watched.
+/// A watched register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Watch {
     kind: Kind,
@@ -53,7 +53,7 @@ enum Kind {
 
 /// Why the machine stands still.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
+pub enum MachineStop {
     /// The watched word at this address was written.
     Written(u64),
     /// The watched word at this address was read.
@@ -159,10 +159,10 @@ impl Debugger {
     /// # Errors
     ///
     /// The connection is gone: QEMU ended.
-    pub fn stopped(&mut self, patience: Duration) -> Result<Option<Stop>> {
+    pub fn stopped(&mut self, patience: Duration) -> Result<Option<MachineStop>> {
         let Some(packet) = self.packet(patience)? else { return Ok(None) };
         let (thread, hit) = parse_stop(&packet);
-        let Some((kind, address)) = hit else { return Ok(Some(Stop::Other)) };
+        let Some((kind, address)) = hit else { return Ok(Some(MachineStop::Other)) };
         let is_hit = |known: &&Watch| (known.kind, known.address) == (kind, address);
         let watch = self.watched.iter().find(is_hit).copied();
         let watch = watch.unwrap_or(Watch { kind, address, bytes: 4 });
@@ -170,8 +170,8 @@ impl Debugger {
         self.ask(&format!("vCont;s:{thread}"))?;
         self.ask(&watch.packet('Z'))?;
         Ok(Some(match kind {
-            Kind::Store => Stop::Written(address),
-            Kind::Load => Stop::Read(address),
+            Kind::Store => MachineStop::Written(address),
+            Kind::Load => MachineStop::Read(address),
         }))
     }
 
@@ -184,7 +184,7 @@ impl Debugger {
         self.stream.write_all(&[3]).context("QEMU's debugger port is gone")
     }
 
-    /// Stops the machine, and gives the first CPU's program counter.
+    /// Stops the machine, and returns the first CPU's program counter.
     ///
     /// # Errors
     ///
@@ -273,7 +273,7 @@ impl Debugger {
         }
     }
 
-    /// Takes `$text#xx` out of what has come; acknowledgements before it are dropped.
+    /// Takes `$text#xx` out of the pending bytes; acknowledgements before it are dropped.
     fn take_packet(&mut self) -> Option<String> {
         let start = self.pending.iter().position(|byte| *byte == b'$')?;
         let end = start + self.pending.get(start..)?.iter().position(|byte| *byte == b'#')?;
@@ -307,7 +307,7 @@ fn register_number(description: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Debugger, Kind, Stop, Watch, parse_stop, register_number};
+    use super::{Debugger, Kind, MachineStop, Watch, parse_stop, register_number};
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
@@ -332,19 +332,22 @@ mod tests {
         assert_eq!(debugger.stopped(wait).expect("alive"), None);
         let answers = b"ch:235200020;#5a+$OK#9a+$T05thread:01;#00+$OK#9a+$T02thread:01;#00";
         other.write_all(answers).expect("sent");
-        assert_eq!(debugger.stopped(wait).expect("alive"), Some(Stop::Written(0x2_3520_0020)));
-        assert_eq!(debugger.stopped(wait).expect("alive"), Some(Stop::Other));
-        let mut said = [0; 512];
-        let count = other.read(&mut said).expect("something");
-        let said = String::from_utf8_lossy(&said[..count]).into_owned();
-        let order = ["z2,235200020,4", "vCont;s:01", "Z2,235200020,4"].map(|text| said.find(text));
-        assert!(order.is_sorted() && order[0].is_some(), "{said}");
+        assert_eq!(
+            debugger.stopped(wait).expect("alive"),
+            Some(MachineStop::Written(0x2_3520_0020))
+        );
+        assert_eq!(debugger.stopped(wait).expect("alive"), Some(MachineStop::Other));
+        let mut sent = [0; 512];
+        let count = other.read(&mut sent).expect("something");
+        let sent = String::from_utf8_lossy(&sent[..count]).into_owned();
+        let order = ["z2,235200020,4", "vCont;s:01", "Z2,235200020,4"].map(|text| sent.find(text));
+        assert!(order.is_sorted() && order[0].is_some(), "{sent}");
         drop(other);
         assert!(debugger.stopped(wait).is_err());
     }
 
     #[test]
-    fn a_load_is_told_from_a_store() {
+    fn load_is_distinguished_from_store() {
         let address = 0x2_3b70_03e8;
         let stop = |name: &str| format!("T05thread:02;{name}:00000002{:08x};", 0x3b70_03e8);
         assert_eq!(parse_stop(&stop("watch")), ("02", Some((Kind::Store, address))));

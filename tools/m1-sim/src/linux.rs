@@ -1,4 +1,4 @@
-//! A stock kernel on the simulated board: what the board lends from QEMU.
+//! A stock kernel on the simulated board: the devices that it uses of QEMU's.
 //!
 //! A stock distribution kernel has no driver for Apple's interrupt controller, timers and serial
 //! port, so the tree names QEMU's beside them. All that concerns DARTs is the board's own.
@@ -29,14 +29,14 @@ const PORT_INTERRUPT: u32 = 190;
 /// The register that makes an interrupt pending no longer. Source: the same, `GICD_ICPENDR<n>`.
 const CLEAR_PENDING: u64 = DISTRIBUTOR[0] + 0x280;
 /// Apple's interrupt controller, and the line that Oche is expected to take there: the last of 896,
-/// since the tree names none above 735.
+/// since the tree names no line above 735.
 const AIC: u64 = 0x2_3b10_0000;
 const PORT_LINE: u32 = 895;
-/// The words in which software asserts that line, and takes it back. Source: Linux
+/// The words in which software asserts and deasserts that line. Source: Linux
 /// `irq-apple-aic.c`.
 pub const LINE_WORDS: [u64; 2] =
     [AIC + 0x4000 + PORT_LINE as u64 / 32 * 4, AIC + 0x4080 + PORT_LINE as u64 / 32 * 4];
-/// Shared interrupts begin behind so many private ones.
+/// The number of private interrupts, which come before the shared ones.
 const SHARED: u32 = 32;
 
 /// The devices that the kernel finds behind DARTs: name, and each DART with the device's stream
@@ -46,18 +46,18 @@ pub const DEVICES: [(&str, &[(usize, u32)]); 4] =
 
 /// QEMU's further arguments: a serial port on its standard output.
 pub const QEMU: [&str; 4] = ["-chardev", "stdio,id=serial,signal=off", "-serial", "chardev:serial"];
-/// The CPU: without what Oche does not offer a guest, such as SVE.
+/// The CPU: one without features that Oche does not offer a guest, such as SVE.
 pub const CPU: &str = "cortex-a76";
 
-/// The word to store where, so that the interrupt of DART `number` is pending.
+/// The store (address, value) that makes the interrupt of DART `number` pending.
 #[must_use]
 pub fn pending(number: usize) -> (u64, u32) {
     let line = SHARED + DART_INTERRUPTS + number as u32;
     (SET_PENDING + u64::from(line / 32 * 4), 1 << (line % 32))
 }
 
-/// The word to store where, after `value` was stored at one of [`LINE_WORDS`]; `None`: that was
-/// another line.
+/// The store (address, value) that follows from a store of `value` at one of [`LINE_WORDS`];
+/// `None`: that was another line.
 #[must_use]
 pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
     let registers = if address == LINE_WORDS[0] { SET_PENDING } else { CLEAR_PENDING };
@@ -66,7 +66,7 @@ pub fn port_pending(address: u64, value: u32) -> Option<(u64, u32)> {
     is_ours.then_some((registers + u64::from(line / 32 * 4), 1 << (line % 32)))
 }
 
-/// A Mac for it: two CPUs, which the kernel takes from the spin table.
+/// A Mac for a stock kernel: two CPUs, which the kernel starts by the spin table.
 #[must_use]
 pub fn mac() -> Mac {
     Mac { cpus: 2, has_linux: true, ..Mac::default() }

@@ -1,12 +1,12 @@
-//! A Mac as a test describes it: its memory, its CPUs, its DARTs, and what is wrong with it.
+//! A Mac as a test describes it: its memory, CPUs and DARTs, and its faults.
 
 use std::ffi::OsString;
 use std::time::Duration;
 
 use oche_types::range::PhysRange;
 
-use super::dart::Setting;
-use super::fault::Fault;
+use super::dart::DartSetting;
+use super::fdt_fault::FdtFault;
 use super::screen;
 
 /// Where m1n1's stub lies, and how much memory it keeps.
@@ -21,12 +21,12 @@ const TABLE: u64 = 0x1000;
 const TABLE_ENTRY: u64 = 64;
 const TABLE_TARGET: u64 = 8;
 
-/// Who is behind a DART: stream and name.
+/// The devices behind a DART: stream and name.
 type Clients = &'static [(u32, &'static str)];
 
-/// A DART that the board has, whatever the compiled tree says of it: address, the label of its
-/// power domain, and who is behind it. The kernel's tree of this age has the PCIe ones alone; the
-/// rest is what newer trees say. Source: `docs/m1.md`, "The DARTs".
+/// The board's DARTs, whether or not the compiled tree has them: address, the label of the power
+/// domain, and the devices behind it. The kernel's tree of this age has the PCIe ones alone; the
+/// others are from newer trees. Source: `docs/m1.md`, "The DARTs".
 pub const DARTS: [(u64, &str, Clients); 6] = [
     (0x6_8100_8000, "apcie_gp", &[]),
     (0x6_8200_8000, "apcie_gp", &[]),
@@ -41,17 +41,17 @@ pub const DARTS: [(u64, &str, Clients); 6] = [
 pub struct Mac {
     /// CPUs, 1 to 8.
     pub cpus: u64,
-    /// A bit for each CPU that never comes, whatever is written into its word.
+    /// A bit for each CPU that never starts, whatever is written into its release word.
     pub missing: u64,
-    /// What the FDT calls memory. It need not begin or end anywhere even.
+    /// The memory that the FDT names. Its ends need not be aligned.
     pub memory: PhysRange,
     /// Further banks of it, behind the first.
     pub more_memory: Vec<PhysRange>,
-    /// What `/reserved-memory` names.
+    /// The ranges in `/reserved-memory`.
     pub reserved: Vec<PhysRange>,
-    /// What is wrong with the FDT.
-    pub fault: Option<Fault>,
-    /// What the FDT says of the second CPU's release address, where that is wrong.
+    /// A fault of the FDT.
+    pub fault: Option<FdtFault>,
+    /// The second CPU's release address in the FDT, if that is to be wrong.
     pub wrong_release: Option<u64>,
     /// Where the image is loaded: a multiple of 2 MiB.
     pub load: u64,
@@ -59,21 +59,22 @@ pub struct Mac {
     pub screen: PhysRange,
     /// Properties of `/chosen`.
     pub chosen: Vec<(String, String)>,
-    /// What CTRR names: memory inside `memory`, which no block descriptor may overlap.
+    /// The memory that CTRR names, inside `memory`: no block descriptor may overlap it.
     pub ctrr: PhysRange,
-    /// What m1n1 keeps for itself.
+    /// The ranges that m1n1 keeps for itself.
     pub kept: Vec<PhysRange>,
-    /// How each of [`DARTS`] is found.
-    pub settings: [Setting; DARTS.len()],
+    /// The state in which each of [`DARTS`] is found.
+    pub settings: [DartSetting; DARTS.len()],
     /// The tree names QEMU's interrupt controller, timers and serial port too, which a stock kernel
     /// has drivers for, and devices behind the DARTs.
     pub has_linux: bool,
     /// More arguments for QEMU.
     pub arguments: Vec<OsString>,
-    /// Nothing is where the tree says that `sio`'s DART and the NVMe are: accesses there end in bus
-    /// errors.
+    /// No device is at the addresses that the tree has for `sio`'s DART and the NVMe: accesses
+    /// there end in bus errors.
     pub has_dead_devices: bool,
-    /// How long the machine runs on when enough has been seen: time for what must not come.
+    /// How long the machine runs on after enough has been seen, so that output which must not come
+    /// would be seen.
     pub linger: Duration,
 }
 
@@ -101,12 +102,12 @@ impl Default for Mac {
             kept: vec![STUB, PhysRange { start: FDT, end: FDT + FDT_BYTES }],
             // As m1n1 leaves a Mac: the display's is locked, iBoot left USB in bypass.
             settings: [
-                Setting::Idle,
-                Setting::Idle,
-                Setting::Bypass,
-                Setting::Idle,
-                Setting::Idle,
-                Setting::Locked,
+                DartSetting::Idle,
+                DartSetting::Idle,
+                DartSetting::Bypass,
+                DartSetting::Idle,
+                DartSetting::Idle,
+                DartSetting::Locked,
             ],
             has_linux: false,
             arguments: Vec::new(),
@@ -117,7 +118,7 @@ impl Default for Mac {
 }
 
 impl Mac {
-    /// Where all CPUs' words are that firmware has them wait for.
+    /// The words on which firmware has the CPUs wait.
     #[must_use]
     pub fn release_words(&self) -> PhysRange {
         let start = STUB.start + TABLE;
@@ -129,7 +130,7 @@ impl Mac {
         std::iter::once(self.memory).chain(self.more_memory.iter().copied())
     }
 
-    /// Where CPU `index` waits for an address, by the FDT.
+    /// The release address of CPU `index` in the FDT.
     #[must_use]
     pub fn release_address(&self, index: u64) -> u64 {
         if let (1, Some(wrong)) = (index, self.wrong_release) {

@@ -15,19 +15,19 @@ const BASE: u64 = 0x4000_0000;
 /// a bit.
 pub const BYTES: u64 = 0xc_4000_0000 - BASE;
 
-/// The memory. The file is gone with the value.
+/// The memory. The file is removed with the value.
 #[derive(Debug)]
-pub struct Memory {
+pub struct BoardMemory {
     path: PathBuf,
     file: File,
 }
 
-impl Memory {
-    /// Makes an empty one: all zero, and taking no room.
+impl BoardMemory {
+    /// Creates the file: all zero, and sparse.
     ///
     /// # Errors
     ///
-    /// The file cannot be made.
+    /// The file cannot be created.
     pub fn create() -> Result<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let shared = Path::new("/dev/shm");
@@ -46,7 +46,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// For QEMU to open.
+    /// The path that QEMU opens.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -58,7 +58,7 @@ impl Memory {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
-    /// Takes the file's name away: nothing is left behind after a crash.
+    /// Removes the file's name, so that a crash leaves no file behind.
     pub fn forget_name(&self) {
         // Gone already is as good as removed.
         let _ = fs::remove_file(&self.path);
@@ -103,7 +103,7 @@ impl Memory {
     }
 }
 
-impl Drop for Memory {
+impl Drop for BoardMemory {
     fn drop(&mut self) {
         self.forget_name();
     }
@@ -111,11 +111,11 @@ impl Drop for Memory {
 
 #[cfg(test)]
 mod tests {
-    use super::Memory;
+    use super::BoardMemory;
 
     #[test]
     fn registers_and_dram_are_memory_and_the_rest_is_nothing() {
-        let memory = Memory::create().expect("a file");
+        let memory = BoardMemory::create().expect("a file");
         for address in [0x2_3520_0020, 0x6_8100_8020, 0x8_0000_0000, 0xb_ffff_fffc] {
             memory.set_word(address, 0x1234_5678);
             assert_eq!(memory.word(address), 0x1234_5678);

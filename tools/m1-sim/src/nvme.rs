@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 
-use super::memory::Memory;
+use super::memory::BoardMemory;
 
 /// Where the controller is. Source: Linux `t8103.dtsi`, `nvme`.
 pub const BASE: u64 = 0x2_7bcc_0000;
@@ -44,7 +44,7 @@ impl Nvme {
     }
 
     /// A doorbell was written.
-    pub fn ring(&mut self, memory: &Memory, address: u64) {
+    pub fn ring(&mut self, memory: &BoardMemory, address: u64) {
         let number = u64::from(memory.word(address));
         if address == ADMIN_DOORBELL {
             let entry = memory.double(ASQ) + number * 64;
@@ -70,7 +70,7 @@ impl Nvme {
         self.carry_out(memory, entry);
     }
 
-    fn carry_out(&mut self, memory: &Memory, entry: u64) {
+    fn carry_out(&mut self, memory: &BoardMemory, entry: u64) {
         let opcode = memory.word(entry) & 0xff;
         if matches!(opcode, 1 | 2) {
             let blocks = u64::from(memory.word(entry + 48) & 0xffff) + 1;
@@ -90,7 +90,7 @@ impl Nvme {
         self.complete(memory, entry, 1, self.completions, self.entries);
     }
 
-    fn complete(&mut self, memory: &Memory, entry: u64, queue: usize, at: u64, entries: u64) {
+    fn complete(&mut self, memory: &BoardMemory, entry: u64, queue: usize, at: u64, entries: u64) {
         self.commands += 1;
         let id = memory.word(entry) >> 16;
         let Some((head, phase)) = self.heads.get_mut(queue) else { return };
@@ -103,7 +103,7 @@ impl Nvme {
 }
 
 /// The pages of a command with whole, aligned pages.
-fn pages(memory: &Memory, entry: u64, blocks: u64) -> Vec<u64> {
+fn pages(memory: &BoardMemory, entry: u64, blocks: u64) -> Vec<u64> {
     let (first, second) = (memory.double(entry + 24), memory.double(entry + 32));
     let list = |index: u64| memory.double(second + 8 * (index - 1));
     (0..blocks)

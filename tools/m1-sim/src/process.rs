@@ -1,4 +1,4 @@
-//! The QEMU whose CPUs the board has: started, listened to, and always reaped.
+//! QEMU, whose CPUs the board uses: starts it, reads its output, and always reaps it.
 
 use std::ffi::OsString;
 use std::fs;
@@ -11,12 +11,17 @@ use anyhow::{Context, Result};
 
 use super::linux;
 use super::mac::{Mac, STUB};
-use super::memory::{BYTES, Memory};
+use super::memory::{BYTES, BoardMemory};
 
 /// Starts QEMU on `memory`; its debugger port is at `socket`, and it stands at its first
 /// instruction.
-pub(crate) fn spawn(mac: &Mac, qemu: &[OsString], memory: &Memory, socket: &Path) -> Result<Child> {
-    let (program, first) = qemu.split_first().context("nothing says how QEMU is started")?;
+pub(crate) fn spawn(
+    mac: &Mac,
+    qemu: &[OsString],
+    memory: &BoardMemory,
+    socket: &Path,
+) -> Result<Child> {
+    let (program, first) = qemu.split_first().context("no program is named that starts QEMU")?;
     let mut line = Command::new(program);
     line.args(first);
     line.args(["-M", "virt,virtualization=on,gic-version=3,memory-backend=ram"]);

@@ -12,7 +12,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 pub const WIDTH: u32 = 1280;
 /// Rows.
 pub const HEIGHT: u32 = 800;
-/// All of them.
+/// Pixels of the screen.
 pub const ALL_PIXELS: usize = (WIDTH * HEIGHT) as usize;
 /// Bytes from one row to the next: more than a row has.
 pub const STRIDE: u32 = WIDTH * 4 + 256;
@@ -22,7 +22,7 @@ const GLYPH_WIDTH: usize = get_raster_width(FontWeight::Regular, RasterHeight::S
 const GLYPH_HEIGHT: usize = RasterHeight::Size24.val();
 const TOP: usize = 40;
 const MARGIN: usize = 1;
-/// The largest part of the colours that it writes in.
+/// The brightest component of each colour that Oche writes in.
 const BRIGHTEST: [u32; 2] = [208, 255];
 /// A pixel with less than this is background.
 const DARK: u32 = 100;
@@ -33,8 +33,8 @@ pub fn lit_pixels(bytes: &[u8]) -> usize {
     pixels(bytes).filter(|pixel| *pixel & 0x3fff_ffff != 0).count()
 }
 
-/// What a person reads on the screen, row by row, each without the blanks behind it: characters of
-/// Oche's font where Oche puts them. A place with anything else on it reads as U+FFFD.
+/// The text on the screen, row by row, without trailing blanks: characters of Oche's font where
+/// Oche draws them. A place with anything else on it reads as U+FFFD.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Vec<String> {
     let all: Vec<u32> = pixels(bytes).map(brightness).collect();

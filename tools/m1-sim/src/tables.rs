@@ -3,12 +3,12 @@
 //! An M1 takes an L2 address size fault where a block descriptor (2 MiB or 1 GiB) overlaps the
 //! memory that CTRR names, which lies inside `/memory`; m1n1 maps whatever lies below itself in
 //! pages, in both stages. Source: m1n1 `src/memory.c`, `mmu_map`; `src/hv_vm.c`, `hv_map`. QEMU's
-//! CPUs take any block, so it is the board that looks. The walk is not Oche's own code: a mistake
-//! there must not hide behind itself.
+//! CPUs take any block, so the board checks. The walk is not Oche's own code, so that a mistake in
+//! that code cannot hide itself.
 
 use oche_types::range::{PAGE, PhysRange};
 
-use super::memory::Memory;
+use super::memory::BoardMemory;
 
 /// Bits of a descriptor. Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", 4 KiB granule.
 const VALID: u64 = 1;
@@ -19,7 +19,7 @@ const ENTRY_BYTES: [u64; 3] = [1 << 30, 2 << 20, PAGE];
 
 /// What the tables map inside a region.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mapped {
+pub(super) struct MappedRegion {
     /// Pages of 4 KiB.
     pub(super) pages: u64,
     /// Blocks that overlap the region.
@@ -27,20 +27,20 @@ pub(super) struct Mapped {
 }
 
 /// Walks the tables at `root`, whose first level is 1, over `region`.
-pub(super) fn mapped(memory: &Memory, root: u64, region: PhysRange) -> Mapped {
-    let mut found = Mapped::default();
+pub(super) fn mapped(memory: &BoardMemory, root: u64, region: PhysRange) -> MappedRegion {
+    let mut found = MappedRegion::default();
     walk(memory, root & ADDRESS, PhysRange { start: 0, end: 1 << 40 }, 0, region, &mut found);
     found
 }
 
-/// What an M1 would object to, in words; `stage` names the tables. `ctrr` is memory that the guest
-/// is offered: where not one page of it is mapped, something else than the tables was read.
+/// Checks the tables for what an M1 does not allow; `stage` names them. `ctrr` is memory that the
+/// guest is offered: if no page of it is mapped, something other than the tables was read.
 ///
 /// # Errors
 ///
 /// The objection.
 pub(super) fn judge(
-    memory: &Memory,
+    memory: &BoardMemory,
     stage: &str,
     root: u64,
     below_image: PhysRange,
@@ -63,12 +63,12 @@ pub(super) fn judge(
 }
 
 fn walk(
-    memory: &Memory,
+    memory: &BoardMemory,
     table: u64,
     covers: PhysRange,
     level: usize,
     region: PhysRange,
-    found: &mut Mapped,
+    found: &mut MappedRegion,
 ) {
     let Some(bytes) = ENTRY_BYTES.get(level) else { return };
     let first = (region.start.max(covers.start) - covers.start) / bytes;
@@ -88,15 +88,15 @@ fn walk(
 
 #[cfg(test)]
 mod tests {
-    use super::{Mapped, judge, mapped};
-    use crate::memory::Memory;
+    use super::{MappedRegion, judge, mapped};
+    use crate::memory::BoardMemory;
     use oche_types::range::PhysRange;
 
     const ROOT: u64 = 0x4000_0000;
 
     /// Pages below 0x8_0080_0000, a block of 2 MiB there, and a block of 1 GiB at 0x8_4000_0000.
-    fn tables() -> Memory {
-        let memory = Memory::create().expect("a file");
+    fn tables() -> BoardMemory {
+        let memory = BoardMemory::create().expect("a file");
         let store = |address: u64, value: u64| memory.write(address, &value.to_le_bytes());
         store(ROOT + 32 * 8, (ROOT + 0x1000) | 3);
         store(ROOT + 33 * 8, 0x8_4000_0000 | 1);
@@ -116,13 +116,19 @@ mod tests {
         let memory = tables();
         let range = |start, end| PhysRange { start, end };
         let found = |start, end| mapped(&memory, ROOT, range(start, end));
-        assert_eq!(found(0x8_0000_0000, 0x8_0080_0000), Mapped { pages: 2048, blocks: vec![] });
+        assert_eq!(
+            found(0x8_0000_0000, 0x8_0080_0000),
+            MappedRegion { pages: 2048, blocks: vec![] }
+        );
         let block = range(0x8_0080_0000, 0x8_00a0_0000);
-        assert_eq!(found(0x8_007f_f000, 0x8_0080_1000), Mapped { pages: 1, blocks: vec![block] });
+        assert_eq!(
+            found(0x8_007f_f000, 0x8_0080_1000),
+            MappedRegion { pages: 1, blocks: vec![block] }
+        );
         let gigabyte = range(0x8_4000_0000, 0x8_8000_0000);
         assert_eq!(
             found(0x8_7fff_f000, 0x9_0000_0000),
-            Mapped { pages: 0, blocks: vec![gigabyte] }
+            MappedRegion { pages: 0, blocks: vec![gigabyte] }
         );
     }
 
@@ -130,11 +136,16 @@ mod tests {
     fn a_block_and_memory_that_is_not_mapped_are_refused() {
         let memory = tables();
         let range = |start, end| PhysRange { start, end };
-        let said = |end, ctrr| judge(&memory, "stage 1", ROOT, range(0x8_0000_0000, end), ctrr);
+        let judged = |end, ctrr| judge(&memory, "stage 1", ROOT, range(0x8_0000_0000, end), ctrr);
         let ctrr = range(0x8_0040_5000, 0x8_0050_0000);
-        assert_eq!(said(0x8_0080_0000, ctrr), Ok(()));
-        assert!(said(0x8_00a0_0000, ctrr).is_err_and(|said| said.contains("as a block")));
+        assert_eq!(judged(0x8_0080_0000, ctrr), Ok(()));
+        assert!(
+            judged(0x8_00a0_0000, ctrr).is_err_and(|objection| objection.contains("as a block"))
+        );
         let nowhere = range(0x8_0100_0000, 0x8_0100_1000);
-        assert!(said(0x8_0080_0000, nowhere).is_err_and(|said| said.contains("maps 0 pages")));
+        assert!(
+            judged(0x8_0080_0000, nowhere)
+                .is_err_and(|objection| objection.contains("maps 0 pages"))
+        );
     }
 }

@@ -6,7 +6,7 @@ use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode};
 use dtoolkit::{Node, Property};
 
-use super::dart::Setting;
+use super::dart::DartSetting;
 use super::mac::{DARTS, Mac};
 use super::property::{cells, child_with_prefix, set};
 
@@ -188,7 +188,7 @@ pub fn power_registers(blob: &[u8], mac: &Mac) -> Result<Vec<PowerDomain>> {
     let off: Vec<&str> = DARTS
         .iter()
         .zip(mac.settings)
-        .filter(|(_, setting)| *setting == Setting::Off)
+        .filter(|(_, setting)| *setting == DartSetting::Off)
         .map(|((_, domain, _), _)| *domain)
         .collect();
     let mut found = Vec::new();

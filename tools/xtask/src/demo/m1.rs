@@ -9,7 +9,7 @@ use oche::el2::Toolchain;
 use oche::progress::{Progress, Step};
 use oche::trace::FileRecorder;
 use oche::workspace;
-use oche_m1_sim::{Mac, Outcome, screen};
+use oche_m1_sim::{BoardOutcome, Mac, screen};
 use sha2::{Digest, Sha256};
 
 use crate::demo::options::{DemoOptions, parse_option};
@@ -258,7 +258,7 @@ fn finish(
     step: Step,
     bench: &Bench,
     run: Run,
-    outcome: &Outcome,
+    outcome: &BoardOutcome,
     verdict: Result<()>,
     summary: &mut M1Summary,
 ) -> Result<()> {

@@ -12,7 +12,7 @@ use oche::el2::{self, Toolchain};
 use oche::pack::{self, GuestFiles};
 use oche::progress::Step;
 use oche::workspace;
-use oche_m1_sim::{Board, Mac, Outcome, Parts, screen};
+use oche_m1_sim::{BoardOutcome, BoardParts, Mac, SimulatedBoard, screen};
 use oche_types::range::PhysRange;
 use sha2::{Digest, Sha256};
 
@@ -32,7 +32,7 @@ pub struct Bench {
     pub path: PathBuf,
     /// Oche's ELF file.
     pub oche: PathBuf,
-    parts: Parts,
+    parts: BoardParts,
     folder: PathBuf,
 }
 
@@ -106,9 +106,9 @@ impl Bench {
     ///
     /// # Errors
     ///
-    /// As [`Board::start`].
-    pub fn board(&self, mac: &Mac) -> Result<Board> {
-        Board::start(&self.image, mac, &self.parts)
+    /// As [`SimulatedBoard::start`].
+    pub fn board(&self, mac: &Mac) -> Result<SimulatedBoard> {
+        SimulatedBoard::start(&self.image, mac, &self.parts)
     }
 
     /// Runs the guest to its last line; every case must have passed.
@@ -116,7 +116,7 @@ impl Bench {
     /// # Errors
     ///
     /// The board does not run, or the run was not good.
-    pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+    pub fn passes(&self, name: &str, mac: &Mac, step: &Step) -> Result<BoardOutcome> {
         let outcome =
             self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
         if let Err(error) = judge(&outcome) {
@@ -131,7 +131,7 @@ impl Bench {
     /// # Errors
     ///
     /// The board does not run.
-    pub fn run(&self, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+    pub fn run(&self, name: &str, mac: &Mac, step: &Step) -> Result<BoardOutcome> {
         self.run_until(name, mac, step, is_last)
     }
 
@@ -141,7 +141,7 @@ impl Bench {
         mac: &Mac,
         step: &Step,
         is_enough: impl FnMut(&str) -> bool,
-    ) -> Result<Outcome> {
+    ) -> Result<BoardOutcome> {
         step.detail(name);
         let outcome = self.board(mac)?.run(LIMIT, is_enough).with_context(|| name.to_owned())?;
         self.keep(name, &outcome)?;
@@ -153,7 +153,7 @@ impl Bench {
     /// # Errors
     ///
     /// The file cannot be written.
-    pub fn keep(&self, name: &str, outcome: &Outcome) -> Result<()> {
+    pub fn keep(&self, name: &str, outcome: &BoardOutcome) -> Result<()> {
         workspace::write_whole(&self.log(name), outcome.lines.join("\n").as_bytes())
     }
 
@@ -171,14 +171,14 @@ impl Bench {
 }
 
 /// Builds and fetches what the board needs for `oche`, Oche's ELF file.
-fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<Parts> {
+fn make_parts(toolchain: Toolchain, oche: &Path, step: &Step) -> Result<BoardParts> {
     let stub = el2::build_package(toolchain, "oche-guest-m1n1-stub", &[], step)?;
     let stub = pack::flatten(&fs::read(stub).context("the stub")?)?;
     let elf = fs::read(oche).with_context(|| format!("cannot read {}", oche.display()))?;
     let symbol =
         |name| pack::symbol(&elf, name).with_context(|| format!("Oche's file has no {name}"));
     let dirty = PhysRange { start: symbol("__bss_start")?, end: symbol("__image_end")? };
-    Ok(Parts { stub, tree: device_tree::compiled(step)?, dirty, qemu: qemu::launcher()? })
+    Ok(BoardParts { stub, tree: device_tree::compiled(step)?, dirty, qemu: qemu::launcher()? })
 }
 
 /// Builds the tests' guest.
@@ -223,7 +223,7 @@ pub fn is_last(line: &str) -> bool {
 /// # Errors
 ///
 /// It was not; the error says what was first wrong.
-pub fn judge(outcome: &Outcome) -> Result<()> {
+pub fn judge(outcome: &BoardOutcome) -> Result<()> {
     let bad = outcome.lines.iter().find(|line| {
         line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal")
     });
@@ -237,7 +237,7 @@ pub fn judge(outcome: &Outcome) -> Result<()> {
     if let Some(violation) = outcome.violations.first() {
         bail!("an M1 would not have forgiven this: {violation}");
     }
-    if !outcome.says("oche: Oche ") {
+    if !outcome.has_line("oche: Oche ") {
         bail!("there was no banner");
     }
     // The banner at least is on the screen as well: some twenty characters.

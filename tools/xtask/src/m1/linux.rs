@@ -9,7 +9,7 @@ use flate2::read::GzDecoder;
 use oche::pack::GuestFiles;
 use oche::progress::Step;
 use oche::workspace;
-use oche_m1_sim::Outcome;
+use oche_m1_sim::BoardOutcome;
 
 use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
@@ -30,7 +30,7 @@ const BOOT_ARGUMENTS: &str =
 /// # Errors
 ///
 /// It reported none, or not a whole one.
-pub fn told_trace(outcome: &Outcome) -> Result<Vec<u8>> {
+pub fn told_trace(outcome: &BoardOutcome) -> Result<Vec<u8>> {
     let digits: String =
         outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
     let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());
@@ -88,7 +88,7 @@ pub fn prepare(into: &Path, step: &Step) -> Result<(GuestFiles, GuestKernel)> {
 /// # Errors
 ///
 /// It did not.
-pub fn judge(outcome: &Outcome) -> Result<()> {
+pub fn judge(outcome: &BoardOutcome) -> Result<()> {
     if !outcome
         .lines
         .iter()

@@ -16,8 +16,8 @@ use oche::el2::Toolchain;
 use oche::progress::Step;
 use oche::trace::{FileRecorder, TraceFile};
 use oche::workspace;
-use oche_m1_sim::dart::Setting;
-use oche_m1_sim::{Mac, Outcome};
+use oche_m1_sim::dart::DartSetting;
+use oche_m1_sim::{BoardOutcome, Mac};
 use oche_types::range::PhysRange;
 
 use expect::{expect, expect_on_screen};
@@ -145,11 +145,11 @@ fn wrong_release(bench: &Bench, step: &Step) -> Result<()> {
 /// Boots until the guest has met every CPU that is not missing. Oche waits for each half a second,
 /// in which a busy host may not have run its thread at all: what Oche then rightly leaves out is
 /// asked for again.
-fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<Outcome> {
+fn boot(bench: &Bench, name: &str, mac: &Mac, step: &Step) -> Result<BoardOutcome> {
     let wanted = format!("guest: {} CPUs", mac.cpus - u64::from(mac.missing.count_ones()));
     for _ in 1..BOOTS {
         let outcome = bench.passes(name, mac, step)?;
-        if outcome.says(&wanted) {
+        if outcome.has_line(&wanted) {
             return Ok(outcome);
         }
     }
@@ -260,7 +260,7 @@ fn wrong_options(bench: &Bench, step: &Step) -> Result<()> {
         expect(&outcome, &wanted)?;
         expect_on_screen(&outcome, &wanted)?;
     }
-    if outcome.says("option ignored: oche.trace") {
+    if outcome.has_line("option ignored: oche.trace") {
         bail!("a right option is refused beside wrong ones");
     }
     Ok(())
@@ -274,8 +274,8 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
     // Room for a block of 1 GiB between the image and Oche's own memory.
     mac.memory.end += 2 << 30;
     mac.screen = PhysRange { start: mac.screen.start + (2 << 30), end: mac.screen.end + (2 << 30) };
-    mac.settings[3] = Setting::Live;
-    mac.settings[4] = Setting::Off;
+    mac.settings[3] = DartSetting::Live;
+    mac.settings[4] = DartSetting::Off;
     let outcome = bench.run("self-test", &mac, step)?;
     if let Some(violation) = outcome.violations.first() {
         bail!("an M1 would not have forgiven this: {violation}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use oche::progress::Progress;
 use oche_m1_sim::Mac;
-use oche_m1_sim::dart::Setting;
+use oche_m1_sim::dart::DartSetting;
 
 use super::summary::{M1Summary, Run};
 use crate::m1::bench::{self, Bench};
@@ -27,21 +27,21 @@ struct Hazard {
 const HAZARDS: [Hazard; 5] = [
     Hazard {
         name: "a DART that is switched off",
-        inject: |mac| mac.settings[4] = Setting::Off,
+        inject: |mac| mac.settings[4] = DartSetting::Off,
         expected: &["2=dma-controller@236004000: no power"],
         passes: true,
         reported: "its registers were never touched",
     },
     Hazard {
         name: "a DART that translates for firmware",
-        inject: |mac| mac.settings[4] = Setting::Live,
+        inject: |mac| mac.settings[4] = DartSetting::Live,
         expected: &["sio_dart 0x235004000 2=dma-controller@236004000: live 0x1; left alone"],
         passes: true,
         reported: "it was left as it was",
     },
     Hazard {
         name: "a DART that ends no command",
-        inject: |mac| mac.settings[2] = Setting::Stuck,
+        inject: |mac| mac.settings[2] = DartSetting::Stuck,
         expected: &[
             "guest: linux: two DARTs, one table FAILED",
             "guest: a locked DART is as it was ok",
@@ -87,7 +87,7 @@ pub(super) fn run(
         if let (Ok(()), Some(violation)) = (&verdict, outcome.violations.first()) {
             verdict = Err(anyhow::anyhow!("a DART would not have forgiven this: {violation}"));
         }
-        let unsaid = hazard.expected.iter().find(|text| !outcome.says(text));
+        let unsaid = hazard.expected.iter().find(|text| !outcome.has_line(text));
         if let (Ok(()), Some(text)) = (&verdict, unsaid) {
             verdict = Err(anyhow::anyhow!("no line says `{text}`"));
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use oche::trace::{self, Recording};
-use oche_m1_sim::{DARTS, Outcome, screen};
+use oche_m1_sim::{BoardOutcome, DARTS, screen};
 use serde::Serialize;
 
 use crate::demo::summary::grouped;
@@ -63,7 +63,7 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn of(name: &str, outcome: &Outcome, began: Instant) -> Self {
+    pub(super) fn of(name: &str, outcome: &BoardOutcome, began: Instant) -> Self {
         let (cases, failed) = outcome.lines.iter().find_map(|line| count(line)).unwrap_or_default();
         Self {
             name: name.to_owned(),
@@ -110,7 +110,7 @@ impl Run {
         )
     }
 
-    pub(super) fn keep_screen(&mut self, outcome: &Outcome, file: &Path) -> Result<()> {
+    pub(super) fn keep_screen(&mut self, outcome: &BoardOutcome, file: &Path) -> Result<()> {
         self.screen = file.display().to_string();
         screen::write_png(&outcome.screen, file)
     }
@@ -122,7 +122,7 @@ impl Run {
 }
 
 /// Oche's counters at the end; none where Oche never came so far as to make a trace.
-fn counters(outcome: &Outcome) -> BTreeMap<String, u64> {
+fn counters(outcome: &BoardOutcome) -> BTreeMap<String, u64> {
     let counters =
         outcome.memory.as_ref().map(|memory| trace::read_statistics(&memory.open_path()));
     counters.and_then(Result::ok).unwrap_or_default().into_iter().collect()

@@ -1,10 +1,10 @@
 //! What a run of the board must have said.
 
 use anyhow::{Result, bail};
-use oche_m1_sim::{Outcome, screen};
+use oche_m1_sim::{BoardOutcome, screen};
 
 /// Whether `text` is in a row of the screen.
-pub(super) fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
+pub(super) fn expect_on_screen(outcome: &BoardOutcome, text: &str) -> Result<()> {
     let rows = screen::text(&outcome.screen);
     if rows.iter().any(|row| row.contains(text)) {
         return Ok(());
@@ -13,6 +13,6 @@ pub(super) fn expect_on_screen(outcome: &Outcome, text: &str) -> Result<()> {
 }
 
 /// Whether somebody said `text`.
-pub(super) fn expect(outcome: &Outcome, text: &str) -> Result<()> {
-    if outcome.says(text) { Ok(()) } else { bail!("no line says `{text}`") }
+pub(super) fn expect(outcome: &BoardOutcome, text: &str) -> Result<()> {
+    if outcome.has_line(text) { Ok(()) } else { bail!("no line says `{text}`") }
 }

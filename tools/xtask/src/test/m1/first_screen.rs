@@ -4,24 +4,24 @@ use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
 use oche::progress::Step;
-use oche_m1_sim::fault::Fault;
+use oche_m1_sim::fdt_fault::FdtFault;
 use oche_m1_sim::{Mac, screen};
 
 use super::expect::{expect, expect_on_screen};
 use crate::m1::bench::Bench;
 
 /// FDTs that Oche refuses, and why. The framebuffer is found in what can be read of each.
-const REFUSED: [(Fault, &str); 4] = [
-    (Fault::NoMemory, "oche: fatal: the FDT names no memory"),
-    (Fault::ManyBanks, "oche: fatal: the FDT names more memory ranges than Oche keeps"),
-    (Fault::NoCpus, "oche: fatal: the FDT names no CPU"),
-    (Fault::NoEnd, "oche: fatal: the FDT does not parse"),
+const REFUSED: [(FdtFault, &str); 4] = [
+    (FdtFault::NoMemory, "oche: fatal: the FDT names no memory"),
+    (FdtFault::ManyBanks, "oche: fatal: the FDT names more memory ranges than Oche keeps"),
+    (FdtFault::NoCpus, "oche: fatal: the FDT names no CPU"),
+    (FdtFault::NoEnd, "oche: fatal: the FDT does not parse"),
 ];
 
 /// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen
 /// becomes white, and where nothing says what is a framebuffer nothing is written.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
-    let boot = |fault: Fault| {
+    let boot = |fault: FdtFault| {
         bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step)
     };
     for (fault, wanted) in REFUSED {
@@ -30,8 +30,8 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
         seen.with_context(|| format!("{fault:?}"))?;
     }
     for (fault, wanted, lit) in [
-        (Fault::NoMemoryNoFormat, REFUSED[0].1, screen::ALL_PIXELS),
-        (Fault::NoHeader, "oche: fatal: no FDT at ", 0),
+        (FdtFault::NoMemoryNoFormat, REFUSED[0].1, screen::ALL_PIXELS),
+        (FdtFault::NoHeader, "oche: fatal: no FDT at ", 0),
     ] {
         let outcome = boot(fault)?;
         expect(&outcome, wanted)?;

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use oche::progress::Step;
 use oche_m1_sim::Mac;
-use oche_m1_sim::dart::Setting;
+use oche_m1_sim::dart::DartSetting;
 
 use super::expect::expect;
 use crate::m1::bench::Bench;
@@ -14,8 +14,8 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let guest = |word: &str| vec![("bootargs".to_owned(), format!("guest={word}"))];
     let mut mac = Mac { chosen: guest("left"), ..Mac::default() };
     for (setting, name, state) in [
-        (Setting::Live, "a DART that translates", "live 0x1"),
-        (Setting::Frozen, "a DART that is locked and does not translate", "locked"),
+        (DartSetting::Live, "a DART that translates", "live 0x1"),
+        (DartSetting::Frozen, "a DART that is locked and does not translate", "locked"),
     ] {
         mac.settings[4] = setting;
         let outcome = bench.passes(name, &mac, step)?;
@@ -26,22 +26,22 @@ pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
         expect(&outcome, "guest: a DART that is left alone answers itself ok")?;
     }
     mac.chosen.clear();
-    mac.settings[4] = Setting::Idle;
+    mac.settings[4] = DartSetting::Idle;
     windows_off(bench, &mac, step)?;
     let stuck = Mac { chosen: guest("stuck"), ..mac.clone() };
     let outcome = bench.passes("a DART that gets stuck", &stuck, step)?;
     expect(&outcome, "guest: a DART that ends no command any more ok")?;
     expect(&outcome, "DART 4 did not end its command within 1000 ms")?;
-    mac.settings[4] = Setting::Off;
+    mac.settings[4] = DartSetting::Off;
     mac.chosen = guest("power");
     let outcome = bench.passes("a DART that is off", &mac, step)?;
     expect(&outcome, "2=dma-controller@236004000: no power")?;
     expect(&outcome, "guest: a DART that has no power, and gets it ok")?;
     expect(&outcome, "guest: nvme: a disk writes into a DART's table that is quiet ok")?;
-    mac.settings[4] = Setting::Idle;
+    mac.settings[4] = DartSetting::Idle;
     dead(bench, &Mac { chosen: guest("dead"), has_dead_devices: true, ..mac.clone() }, step)?;
     mac.chosen.clear();
-    mac.settings[2] = Setting::Stuck;
+    mac.settings[2] = DartSetting::Stuck;
     let outcome = bench.run("a DART that stays busy", &mac, step)?;
     for wanted in [
         "guest: linux: two DARTs, one table FAILED",

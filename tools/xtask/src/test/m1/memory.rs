@@ -1,7 +1,7 @@
 //! What the guest is offered, held against what Oche keeps for itself.
 
 use anyhow::{Context, Result, bail};
-use oche_m1_sim::Outcome;
+use oche_m1_sim::BoardOutcome;
 use oche_types::range::PhysRange;
 
 /// Holds the ranges that the guest read in its FDT against Oche's own words of its memory, and
@@ -10,7 +10,7 @@ use oche_types::range::PhysRange;
 /// # Errors
 ///
 /// Something of Oche's is offered to the guest without a no-map reservation.
-pub(super) fn judge(outcome: &Outcome, image: PhysRange) -> Result<()> {
+pub(super) fn judge(outcome: &BoardOutcome, image: PhysRange) -> Result<()> {
     let said = |prefix: &str| -> Result<Vec<PhysRange>> {
         outcome.lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(range).collect()
     };
@@ -57,15 +57,15 @@ fn range(text: &str) -> Result<PhysRange> {
 #[cfg(test)]
 mod tests {
     use super::judge;
-    use oche_m1_sim::Outcome;
+    use oche_m1_sim::BoardOutcome;
 
     use oche_types::range::PhysRange;
 
-    fn outcome(offered: &str) -> Outcome {
+    fn outcome(offered: &str) -> BoardOutcome {
         let own = "oche: image 0x1000..0x3000, trace 0x8000..0x9000, pool 0xa000..0xb000\n\
                    oche: heap 0x9000..0xa000 (1 of 4 KiB used)\n";
         let lines = format!("{own}{offered}").lines().map(str::to_owned).collect();
-        Outcome { lines, ..Outcome::default() }
+        BoardOutcome { lines, ..BoardOutcome::default() }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::property::{cells, child_with_prefix, set};
 
 /// What may be wrong with an FDT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum FdtFault {
     /// It names no memory.
     NoMemory,
     /// It names more ranges of memory than Oche keeps.
@@ -23,7 +23,7 @@ pub enum Fault {
     NoHeader,
 }
 
-impl Fault {
+impl FdtFault {
     pub(crate) fn change(self, root: &mut DeviceTreeNode) -> Result<()> {
         match self {
             Self::NoMemory | Self::NoMemoryNoFormat => {
@@ -59,7 +59,7 @@ impl Fault {
         let word = |at: usize| -> Option<usize> {
             Some(u32::from_be_bytes(blob.get(at..at + 4)?.try_into().ok()?) as usize)
         };
-        // The structure block's last token says that it ends. Source: Devicetree Specification 0.4,
+        // The structure block's last token marks its end. Source: Devicetree Specification 0.4,
         // 5.2 and 5.4.
         let end = word(8).zip(word(36)).and_then(|(start, size)| (start + size).checked_sub(4));
         let at = match self {

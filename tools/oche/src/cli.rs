@@ -43,7 +43,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            crate::say!("oche: {error:#}");
+            crate::message!("oche: {error:#}");
             // 1 means that a check found something.
             ExitCode::from(2)
         }

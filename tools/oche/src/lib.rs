@@ -6,7 +6,7 @@
 /// Prints a line for the person at the terminal, on standard error. A failure to write it is
 /// ignored.
 #[macro_export]
-macro_rules! say {
+macro_rules! message {
     ($($words:tt)*) => {{
         use std::io::Write as _;
         let _ = writeln!(std::io::stderr(), $($words)*);

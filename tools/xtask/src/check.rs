@@ -22,7 +22,7 @@ pub(crate) const TARGET_PACKAGES: [&str; 5] = [
 ///
 /// # Errors
 ///
-/// The first check that fails; its own output says where.
+/// The first check that fails; its own output has the place.
 pub fn main() -> Result<()> {
     let progress = Progress::new(4);
     let step = progress.step("Form (cargo fmt)");

@@ -51,7 +51,7 @@ fn every_test_that_the_contract_names_exists_and_every_item_has_one() {
     for name in &exist {
         assert!(
             named.contains(name.as_str()),
-            "`{name}` is about the contract, and docs/contract.md does not say so"
+            "`{name}` is about the contract, and docs/contract.md does not name it"
         );
     }
     for item in 1..=7 {

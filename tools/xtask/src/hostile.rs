@@ -71,7 +71,8 @@ const LAST_EVENT: &str = "register: op=read";
 ///
 /// # Errors
 ///
-/// The first thing that failed: a build, a case, or a panic that does not say what it should.
+/// The first thing that failed: a build, a case, or a panic without the message that it should
+/// have.
 pub fn main() -> Result<()> {
     let progress = Progress::new(4);
     let step = progress.step("Hostile guest");
@@ -102,7 +103,7 @@ pub fn main() -> Result<()> {
 fn survive(oche: &Path, guest: &Path, step: &Step) -> Result<u32> {
     let mut judge = Judge::default();
     let ending =
-        run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.hear(line))?;
+        run(oche, guest, &Way { name: "all", ..Way::default() }, step, |line| judge.take(line))?;
     if ending != RunEnding::PoweredOff {
         bail!("the hostile guest: {ending}; its last case was `{}`", judge.last);
     }
@@ -115,7 +116,7 @@ fn survive_watched(oche: &Path, guest: &Path, step: &Step) -> Result<(u32, watch
     let mut judge = Judge::default();
     let way =
         Way { name: "watched", trace: Some(&trace), options: &watched::OPTIONS, ..Way::default() };
-    let ending = run(oche, guest, &way, step, |line| judge.hear(line))?;
+    let ending = run(oche, guest, &way, step, |line| judge.take(line))?;
     if ending != RunEnding::PoweredOff {
         bail!("the hostile guest, watched: {ending}; its last case was `{}`", judge.last);
     }
@@ -129,13 +130,13 @@ fn panic_on_request(
     cause: &str,
     step: &Step,
 ) -> Result<()> {
-    let mut heard = String::new();
+    let mut console = String::new();
     let options = [("oche.bootargs", request)];
     let way = Way { name: request, options: &options, ..Way::default() };
     let ending = run(oche, guest, &way, step, |line| {
         if line.starts_with("oche: panic:") {
-            heard.push_str(line);
-            heard.push('\n');
+            console.push_str(line);
+            console.push('\n');
         }
     })?;
     if !matches!(ending, RunEnding::OchePanic(_)) {
@@ -144,8 +145,8 @@ fn panic_on_request(
     for wanted in
         [cause, "oche: panic: image+0x", "last events of cpu 0", LAST_EVENT, "oche: panic: stopped"]
     {
-        if !heard.contains(wanted) {
-            bail!("{request}: the panic does not say `{wanted}`:\n{heard}");
+        if !console.contains(wanted) {
+            bail!("{request}: the panic's message lacks `{wanted}`:\n{console}");
         }
     }
     Ok(())
@@ -172,9 +173,9 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
     let arguments = checker.arguments(&oche, &layout, &path)?;
     let mut judge = Judge::default();
     let way = Way { name: "ordering", arguments: &arguments, ..Way::default() };
-    let ending = run(&oche, &guest, &way, step, |line| judge.hear(line));
-    // A broken rule says more than the case that it may have failed, or than a QEMU that it has
-    // stopped.
+    let ending = run(&oche, &guest, &way, step, |line| judge.take(line));
+    // A broken rule is reported before a case that it may have failed, and before a QEMU that it
+    // has stopped.
     let report = OrderingReport::read(&path);
     if let Ok(report) = &report {
         report.broken().context(ORDERING_VERDICT)?;
@@ -193,22 +194,22 @@ pub(crate) fn check_ordering(toolchain: Toolchain, step: &Step) -> Result<String
 struct Judge {
     passed: u32,
     failures: Vec<String>,
-    /// How many cases the guest says there were.
+    /// How many cases the guest reports.
     reported: Option<u32>,
     last: String,
 }
 
 impl Judge {
-    fn hear(&mut self, line: &str) {
-        let Some(said) = line.strip_prefix("guest: ") else { return };
-        if said.ends_with(" ok") {
+    fn take(&mut self, line: &str) {
+        let Some(report) = line.strip_prefix("guest: ") else { return };
+        if report.ends_with(" ok") {
             self.passed += 1;
-        } else if said.contains("FAILED") {
-            self.failures.push(said.to_owned());
-        } else if let Some((cases, _)) = said.split_once(" cases, ") {
+        } else if report.contains("FAILED") {
+            self.failures.push(report.to_owned());
+        } else if let Some((cases, _)) = report.split_once(" cases, ") {
             self.reported = cases.parse().ok();
         }
-        self.last = said.to_owned();
+        self.last = report.to_owned();
     }
 
     fn verdict(&self) -> Result<u32> {
@@ -233,10 +234,10 @@ mod tests {
 
     fn judge(failed: Option<&str>, reported: u32) -> Judge {
         let mut judge = Judge::default();
-        judge.hear("oche: guest memory 0x0..0x1000 ok");
-        (0..LEAST_CASES).for_each(|number| judge.hear(&format!("guest: case {number} ok")));
-        failed.into_iter().for_each(|line| judge.hear(line));
-        judge.hear(&format!("guest: {reported} cases, 0 failed"));
+        judge.take("oche: guest memory 0x0..0x1000 ok");
+        (0..LEAST_CASES).for_each(|number| judge.take(&format!("guest: case {number} ok")));
+        failed.into_iter().for_each(|line| judge.take(line));
+        judge.take(&format!("guest: {reported} cases, 0 failed"));
         judge
     }
 

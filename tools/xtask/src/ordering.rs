@@ -60,7 +60,7 @@ pub struct MemoryRanges {
     ranges: Vec<(&'static str, PhysRange)>,
 }
 
-/// What a run's report says.
+/// The plugin's report of a run.
 #[derive(Clone, Debug, Default)]
 pub struct OrderingReport {
     /// Broken rules, one a line.

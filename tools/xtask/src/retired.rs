@@ -61,7 +61,7 @@ const IDENTIFIERS: &[(&str, &str)] = &[
     ("put_aside", "quarantine"),
 ];
 
-/// Phrases, compared without regard to case, each with what the field says.
+/// Phrases, compared without regard to case, each with the field's term.
 const PHRASES: &[(&str, &str)] = &[
     ("guarded page", "trapped page"),
     ("guarded access", "trapped access"),
@@ -109,7 +109,7 @@ fn retired(line: &str) -> Option<String> {
     }
     let lower = line.to_lowercase();
     if let Some((old, new)) = PHRASES.iter().find(|(old, _)| lower.contains(old)) {
-        return Some(format!("for \"{old}\" the field says \"{new}\""));
+        return Some(format!("\"{old}\": the field's term is \"{new}\""));
     }
     let mut words = line.split(|character| !is_part_of_a_word(character));
     words

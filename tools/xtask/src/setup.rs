@@ -36,7 +36,7 @@ pub struct BuildOptions {
 ///
 /// # Errors
 ///
-/// The first thing that cannot be had; the error says what to do.
+/// The first thing that cannot be had; the error gives the remedy.
 pub fn main(options: &SetupOptions) -> Result<()> {
     let progress = Progress::new(4);
     let step = progress.step("Tools of this machine");

@@ -1,5 +1,5 @@
-//! A guest of the simulated M1: it does to the DARTs what drivers do, and says on the console what
-//! came of it.
+//! A guest of the simulated M1: it does to the DARTs what drivers do, and prints on the console
+//! what came of it.
 //!
 //! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M
 //! failed`.

@@ -1,4 +1,4 @@
-//! A hostile guest: it does at EL1 what no kernel does, and says on the console what came of it.
+//! A hostile guest: it does at EL1 what no kernel does, and prints on the console what came of it.
 //!
 //! One line for each case, `guest: NAME ok` or `guest: NAME FAILED: why`, then `guest: N cases, M
 //! failed`, then PSCI SYSTEM_OFF. With `hostile=panic`, `hostile=fault` or `hostile=overflow` on

@@ -190,7 +190,7 @@ impl RecordArguments {
             self.seconds.map(Duration::try_from_secs_f64).transpose().context("--seconds")?;
         let (enter, entered) = mpsc::channel();
         if seconds.is_none() {
-            crate::say!("recording {}; press Enter to stop", self.ram.display());
+            crate::message!("recording {}; press Enter to stop", self.ram.display());
             // It may wait for Enter for ever; the process ends without it.
             std::thread::spawn(move || {
                 let _ = io::stdin().read_line(&mut String::new());
@@ -215,7 +215,7 @@ impl RecordArguments {
             }
         }
         if is_watched {
-            crate::say!();
+            crate::message!();
         }
         let recording = recorder.finish()?;
         if recording.sessions == 0 {
@@ -228,7 +228,7 @@ impl RecordArguments {
     }
 
     fn report(&self, recording: &Recording) -> Result<()> {
-        crate::say!(
+        crate::message!(
             "{} events, {} lost, {} KiB in {}",
             recording.records,
             recording.lost,

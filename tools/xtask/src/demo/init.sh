@@ -15,9 +15,9 @@ main() {
     echo 4 >/proc/sys/vm/drop_caches
     read_options
 
-    say "fact kernel $(uname -r)"
-    say "fact page-size $(getconf PAGESIZE)"
-    say "fact cpus $(grep -c ^processor /proc/cpuinfo)"
+    report "fact kernel $(uname -r)"
+    report "fact page-size $(getconf PAGESIZE)"
+    report "fact cpus $(grep -c ^processor /proc/cpuinfo)"
 
     relieve_nvme_line
     phase modules 60 load_all_modules
@@ -25,7 +25,7 @@ main() {
     say_facts
     phase mkfs 60 make_file_system || give_up
 
-    say "marker busy-begin"
+    report "marker busy-begin"
     start nvme 240 write_and_read_back
     start e1000e 180 fetch_e1000e
     start virtio-net 180 fetch_virtio_net
@@ -35,12 +35,12 @@ main() {
     start shared-rng 120 read_shared_rng
     start mmio 240 copy_to_and_fro
     finish
-    say "marker busy-end"
+    report "marker busy-end"
 
     phase quiet 60 come_to_rest
-    say "marker idle-begin"
+    report "marker idle-begin"
     sleep "$idle_seconds"
-    say "marker idle-end"
+    report "marker idle-end"
 
     give_up
 }
@@ -48,13 +48,13 @@ main() {
 # Also the good end: what the kernel warned of, and off.
 give_up() {
     dmesg -r 2>/dev/null | grep -E '^<[0-4]>' | sed 's/^/demo: warning /'
-    say "fact nvme-line-relieved $(wc -l <$state/relieved) $(tr "\n" " " <$state/relieved)"
-    dmesg 2>/dev/null | grep -F 'DART [pagesize' | sed 's/^/fact greeting /' >>$state/said
-    # Once more, now that nobody else writes to the console: another writer's line may have run into one of ours.
+    report "fact nvme-line-relieved $(wc -l <$state/relieved) $(tr "\n" " " <$state/relieved)"
+    dmesg 2>/dev/null | grep -F 'DART [pagesize' | sed 's/^/fact greeting /' >>$state/reported
+    # Once more, now that nothing else writes to the console: another writer's line may have run into one of ours.
     echo "demo: marker again"
-    sed 's/^/demo: /' $state/said
-    say "end"
-    # Both may hang in a driver whose device is gone; the last resort asks nobody.
+    sed 's/^/demo: /' $state/reported
+    report "end"
+    # Both may hang in a driver whose device is gone; the last resort asks neither.
     sync &
     sleep 1
     poweroff -f &
@@ -63,8 +63,8 @@ give_up() {
     sleep 60
 }
 
-say() {
-    case $* in "fact "* | "step "* | "digest "*) echo "$*" >>$state/said ;; esac
+report() {
+    case $* in "fact "* | "step "* | "digest "*) echo "$*" >>$state/reported ;; esac
     echo "demo: $*" >/dev/console
 }
 
@@ -81,11 +81,11 @@ read_options() {
 }
 
 # QEMU's NVMe with a wired interrupt has a race of its own, with Oche or without. For each completion it first publishes
-# the queue head that it knows, as the one whose passing it wants to be told of, and then reads the driver's newer one from
+# the queue head that it knows, as the one to be notified of, and then reads the driver's newer one from
 # the shadow doorbell. If that was newer, the published head is one behind from then on, the driver rightly rings no
-# doorbell, and the line stays raised with nothing to tell, until two completions are published before the driver sees the
-# first. The kernel gives a line up after 99 900 such interrupts. So somebody on another CPU watches, and has a few blocks
-# read at once when it happens.
+# doorbell, and the line stays raised with nothing to report, until two completions are published before the driver sees the
+# first. The kernel disables a line after 99 900 such interrupts. So a process on another CPU watches, and reads a few
+# blocks when it happens.
 relieve_nvme_line() {
     : >$state/relieved
     [ -e /sys/devices/system/cpu/cpu1 ] || return 0
@@ -112,11 +112,11 @@ relieve_nvme_line() {
 
 # --- Steps with time limits ------------------------------------------------------------------------
 
-# A step that hangs in the kernel cannot be killed, so nobody waits for it: it leaves its verdict in a
-# file, and the one who looks for the file gives up in time.
+# A step that hangs in the kernel cannot be killed, so it is not waited for: it leaves its verdict in
+# a file, and the loop that looks for the file has a time limit.
 start() { # NAME SECONDS FUNCTION
     echo "$1 $2 $(uptime_seconds)" >>$state/started
-    say "begin $1"
+    report "begin $1"
     (
         began=$(uptime_seconds)
         if $3 >$state/$1.out 2>&1; then verdict=ok; else verdict=failed; fi
@@ -132,7 +132,7 @@ finish() {
     while read -r name limit began; do
         until [ -e $state/$name.verdict ]; do
             if [ $(( $(uptime_seconds) - began )) -ge $limit ]; then
-                say "step $name failed $limit gave up after $limit s: $(tr '\n' ' ' <$state/$name.out | tail -c 300)"
+                report "step $name failed $limit gave up after $limit s: $(tr '\n' ' ' <$state/$name.out | tail -c 300)"
                 echo >$state/$name.hung
                 all=1
                 continue 2
@@ -140,7 +140,7 @@ finish() {
             sleep 0.1
         done
         verdict=$(cat $state/$name.verdict)
-        say "step $name $verdict"
+        report "step $name $verdict"
         case $verdict in ok*) ;; *) all=1 ;; esac
     done <$state/started
     : >$state/started
@@ -213,7 +213,7 @@ say_facts() {
     for device in /sys/bus/pci/devices/*; do
         driver=$(readlink $device/driver) || continue
         group=$(readlink $device/iommu_group)
-        say "fact device ${device##*/} ${driver##*/} group ${group##*/}"
+        report "fact device ${device##*/} ${driver##*/} group ${group##*/}"
     done
 }
 
@@ -331,7 +331,7 @@ sum() { sha256sum "$1" | cut -d ' ' -f 1; }
 
 digest() { # NAME HEX
     echo "$2" >$state/digest.$1
-    say "digest $1 $2"
+    report "digest $1 $2"
 }
 
 main

@@ -15,8 +15,8 @@ pub(super) fn judge(
     left: &BTreeMap<String, String>,
 ) -> DemoSummary {
     let mut summary = DemoSummary::default();
-    let story = &watched.story;
-    summary.take_story(story);
+    let report = &watched.report;
+    summary.take_report(report);
     summary.kernel.package = format!("{} {}", prepared.kernel.package, prepared.kernel.version);
     summary.kernel.image_sha256.clone_from(&prepared.kernel.image_sha256);
     summary.boot_to_end_seconds = watched.took.as_secs_f64();
@@ -28,8 +28,8 @@ pub(super) fn judge(
             .problems
             .push(format!("the guest's pages have {} bytes, not 4096", summary.kernel.page_bytes));
     }
-    summary.problems.extend(story.missing_steps());
-    summary.problems.extend(story.wrong_digests(&prepared.disks.expected, left));
+    summary.problems.extend(report.missing_steps());
+    summary.problems.extend(report.wrong_digests(&prepared.disks.expected, left));
     if plan.has_oche {
         judge_oche(watched, plan, &mut summary);
     }
@@ -46,7 +46,7 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut DemoSummary) {
         summary.problems.push("the trace is compiled out, and there is one".into());
     }
     let greetings = watched
-        .story
+        .report
         .facts
         .get("greeting")
         .into_iter()
@@ -61,7 +61,7 @@ fn judge_oche(watched: &Watched, plan: &Plan, summary: &mut DemoSummary) {
     }
     summary
         .problems
-        .extend(wrong_groups(watched.story.facts.get("device").map_or(&[], Vec::as_slice)));
+        .extend(wrong_groups(watched.report.facts.get("device").map_or(&[], Vec::as_slice)));
     summary.smmu = watched.survey.clone();
     if let Err(error) = summary.smmu.judge() {
         summary.problems.push(error.to_string());

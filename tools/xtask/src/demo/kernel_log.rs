@@ -55,11 +55,11 @@ const NOT_AS_WARNING: [&str; 10] =
 const HARMLESS: [&str; 6] = [
     "printk: ",
     "rcu: adjusting geometry",
-    // Debian's kernel says this of every module that Debian did not sign; the DART driver is one.
+    // Debian's kernel logs this for every module that Debian did not sign; the DART driver is one.
     "loading out-of-tree module taints kernel",
     "module verification failed: signature and/or required key missing",
     // The guest's FDT has no msi-map, since a doorbell page at an arbitrary 4K IOVA cannot be
-    // expressed in 16K: devices fall back to wired interrupts, and this driver says so loudly.
+    // expressed in 16K: devices fall back to wired interrupts, and this driver warns of it.
     "failed to initialize msi-x interrupts.  falling back to msi interrupts.",
     "failed to initialize msi interrupts.  falling back to legacy interrupts.",
 ];

@@ -58,7 +58,7 @@ pub(super) fn main(options: &DemoOptions) -> Result<()> {
         eprintln!("  wrong: {problem}");
     }
     if !summary.is_good {
-        eprintln!("  the whole story: {}", output.display());
+        eprintln!("  the whole log: {}", output.display());
         bail!("the run was not good: {} things are wrong", summary.problems.len());
     }
     Ok(())
@@ -213,7 +213,9 @@ fn panic(
     if is_shown(reported) && is_shown("oche: panic: stopped") {
         step.done(&format!("all of it is on the screen, {}", run.screen));
     } else {
-        summary.problems.push(format!("the screen does not say `{reported}` and all that follows"));
+        summary
+            .problems
+            .push(format!("the screen does not show `{reported}` and all that follows"));
         drop(step);
     }
     summary.runs.push(run);

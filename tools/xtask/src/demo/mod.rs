@@ -14,13 +14,13 @@ use crate::qemu::{QemuMachine, Serial};
 
 pub mod devices;
 pub mod disks;
+pub mod guest_report;
 mod judge;
 pub mod kernel_log;
 mod m1;
 mod options;
 mod prepare;
 pub mod server;
-pub mod story;
 pub mod summary;
 mod watch;
 
@@ -34,8 +34,8 @@ use prepare::{Prepared, prepare};
 ///
 /// # Errors
 ///
-/// Something needed cannot be had, or the run was not good: the error says what, and where the
-/// whole story lies.
+/// Something needed cannot be had, or the run was not good: the error names it, and where the
+/// whole log is.
 pub fn main(options: &DemoOptions) -> Result<()> {
     if options.board == DemoBoard::M1Sim {
         return m1::main(options);
@@ -125,14 +125,14 @@ fn tell_problems(summary: &DemoSummary, options: &DemoOptions) {
     for problem in &summary.problems {
         eprintln!("  wrong: {problem}");
     }
-    eprintln!("  the whole story: {}", options.output().join("console.log").display());
+    eprintln!("  the whole log: {}", options.output().join("console.log").display());
 }
 
 /// With misplaced pages the digests must fail; the same guest with right ones passes them.
 fn expect_damage(summary: &DemoSummary) -> Result<()> {
     if summary.kernel.release.is_empty() {
         bail!(
-            "the guest did not even start, which says nothing about the digests: {}",
+            "the guest did not even start, so its digests were not tested: {}",
             summary.problems.join("; ")
         );
     }

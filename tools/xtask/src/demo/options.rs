@@ -71,7 +71,7 @@ pub struct DemoOptions {
 }
 
 impl DemoOptions {
-    /// The options that the command line gives when nothing is said.
+    /// The options of an empty command line.
     #[must_use]
     pub fn usual() -> Self {
         #[derive(clap::Parser)]

@@ -131,7 +131,7 @@ fn guest(options: &DemoOptions, kernel: &GuestKernel, initrd: &Path) -> Result<G
 #[cfg(test)]
 mod tests {
     use super::SCRIPT;
-    use crate::demo::story::STEPS;
+    use crate::demo::guest_report::STEPS;
 
     #[test]
     fn every_step_that_is_expected_is_one_of_the_scripts() {

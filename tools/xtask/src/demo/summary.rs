@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::demo::devices;
-use crate::demo::story::Story;
+use crate::demo::guest_report::GuestReport;
 use crate::qemu::smmu::Survey;
 
 /// Oche's counters by name, at one moment.
@@ -14,7 +14,7 @@ pub type CounterValues = BTreeMap<String, u64>;
 /// The guest's kernel.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KernelFacts {
-    /// What `uname -r` says in the guest.
+    /// What `uname -r` prints in the guest.
     pub release: String,
     /// Package and version, if it came from one.
     pub package: String,
@@ -105,7 +105,7 @@ pub struct DemoSummary {
 }
 
 impl DemoSummary {
-    /// Takes what Oche's counters say.
+    /// Takes Oche's counters.
     pub fn take_counters(&mut self, counters: CounterValues) {
         let of = |name: &str| counters.get(name).copied().unwrap_or(0);
         // Each table that opens was stored to while its page was closed. Accesses to trapped pages
@@ -168,14 +168,14 @@ impl DemoSummary {
     }
 
     /// Takes what the guest reported.
-    pub fn take_story(&mut self, story: &Story) {
-        self.kernel.release = story.fact("kernel").to_owned();
-        self.kernel.page_bytes = story.fact("page-size").parse().unwrap_or(0);
-        self.kernel.cpus = story.fact("cpus").parse().unwrap_or(0);
-        let relieved = story.fact("nvme-line-relieved").split(' ').next().unwrap_or_default();
+    pub fn take_report(&mut self, report: &GuestReport) {
+        self.kernel.release = report.fact("kernel").to_owned();
+        self.kernel.page_bytes = report.fact("page-size").parse().unwrap_or(0);
+        self.kernel.cpus = report.fact("cpus").parse().unwrap_or(0);
+        let relieved = report.fact("nvme-line-relieved").split(' ').next().unwrap_or_default();
         self.nvme_line_relieved = relieved.parse().unwrap_or(0);
-        self.digests.clone_from(&story.digests);
-        self.guest_seconds = story.passed.iter().cloned().collect();
+        self.digests.clone_from(&report.digests);
+        self.guest_seconds = report.passed.iter().cloned().collect();
         self.darts = (0..devices::darts())
             .map(|dart| DartFacts { dart, devices: devices::of_dart(dart) })
             .collect();

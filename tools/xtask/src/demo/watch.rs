@@ -1,5 +1,5 @@
-//! One watched run of the demo's guest: its story, its complaints, and the looks taken from outside
-//! meanwhile.
+//! One watched run of the demo's guest: its report, its complaints, and the looks taken from
+//! outside meanwhile.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use anyhow::Result;
 use oche::progress::Step;
 use oche::trace;
 
+use crate::demo::guest_report::{GuestReport, ReportLine, parse};
 use crate::demo::kernel_log::{is_bad_warning, is_complaint};
-use crate::demo::story::{Said, Story, parse};
 use crate::demo::summary::CounterValues;
 use crate::qemu::smmu::{Owners, Survey};
 use crate::qemu::{ConsoleLine, QemuMachine, RunEnding, Running, Wish};
@@ -48,7 +48,7 @@ pub(super) struct Watched {
     /// The console's last lines.
     pub last_lines: String,
     /// What the guest reported.
-    pub story: Story,
+    pub report: GuestReport,
     /// What its kernel complained about.
     pub complaints: Vec<String>,
     /// The SMMU, seen from outside.
@@ -92,7 +92,7 @@ pub(super) fn watch(machine: &QemuMachine, plan: &Plan, step: &Step) -> Result<W
     Ok(Watched {
         ending,
         last_lines: running.last_lines(),
-        story: watcher.story,
+        report: watcher.report,
         complaints: watcher.complaints,
         survey: watcher.survey,
         idle: watcher.idle,
@@ -112,12 +112,12 @@ struct Watcher<'run> {
     plan: &'run Plan,
     step: &'run Step,
     ram: PathBuf,
-    story: Story,
+    report: GuestReport,
     complaints: Vec<String>,
     owners: Owners,
     survey: Survey,
     is_busy: bool,
-    /// The guest repeats all that it said: no news.
+    /// The guest repeats all that it has reported.
     is_told_again: bool,
     next_look: Instant,
     look_pause: Duration,
@@ -131,7 +131,7 @@ impl<'run> Watcher<'run> {
             plan,
             step,
             ram,
-            story: Story::default(),
+            report: GuestReport::default(),
             complaints: Vec::new(),
             owners: Owners::default(),
             survey: Survey::default(),
@@ -151,21 +151,21 @@ impl<'run> Watcher<'run> {
         recorder: Option<&trace::FileRecorder>,
     ) -> Result<Wish> {
         let text = line.text.as_str();
-        if let Some(said) = parse(text) {
-            self.story.take(&said);
+        if let Some(report_line) = parse(text) {
+            self.report.take(&report_line);
             if !self.is_told_again {
-                self.show(&said);
+                self.show(&report_line);
             }
-            if let Said::Marker(name) = said {
+            if let ReportLine::Marker(name) = report_line {
                 if let Some(recorder) = recorder {
                     recorder.mark(name);
                 }
                 self.on_marker(name, line.at);
             }
-            if said == Said::End && self.plan.ends_with_script {
+            if report_line == ReportLine::End && self.plan.ends_with_script {
                 return Ok(Wish::End);
             }
-            if let Said::Warning(warning) = said
+            if let ReportLine::Warning(warning) = report_line
                 && is_bad_warning(warning)
             {
                 self.complain(warning);
@@ -222,17 +222,17 @@ impl<'run> Watcher<'run> {
         }
     }
 
-    /// Shows the guest's own story as it goes.
-    fn show(&self, said: &Said<'_>) {
-        match *said {
-            Said::Begin(name) => self.step.detail(&format!("guest: {name}")),
-            Said::Step { name, is_ok: true, seconds, .. } => {
+    /// Shows the guest's own report as it goes.
+    fn show(&self, line: &ReportLine<'_>) {
+        match *line {
+            ReportLine::Begin(name) => self.step.detail(&format!("guest: {name}")),
+            ReportLine::Step { name, is_ok: true, seconds, .. } => {
                 self.step.line(&format!("guest: {name} ok, {seconds} s"))
             }
-            Said::Step { name, text, .. } => {
+            ReportLine::Step { name, text, .. } => {
                 self.step.line(&format!("guest: {name} FAILED: {text}"))
             }
-            Said::Marker("idle-begin") => self.step.detail("guest: idles"),
+            ReportLine::Marker("idle-begin") => self.step.detail("guest: idles"),
             _ => {}
         }
     }
@@ -254,8 +254,8 @@ fn parse_node_range(line: &str) -> Option<std::ops::Range<u64>> {
     Some(parse_number(first)?..parse_number(last)?.checked_add(1)?)
 }
 
-/// Oche's frame pool, as it says at boot: `oche: ..., pool 0xa0000000..0xc0000000`, the end not
-/// included.
+/// Oche's frame pool, as Oche reports it at boot: `oche: ..., pool 0xa0000000..0xc0000000`, the end
+/// not included.
 fn parse_pool(line: &str) -> Option<std::ops::Range<u64>> {
     let (_, rest) = line.split_once("pool ")?;
     let (start, end) = rest.split([' ', ',', ';']).next()?.split_once("..")?;

@@ -29,7 +29,7 @@ fn fault(command: &DocumentCommand) -> Option<String> {
     })
 }
 
-/// Whether an error of this kind only says that arguments are missing.
+/// Whether an error of this kind means only that arguments are missing.
 fn is_incomplete(kind: ErrorKind) -> bool {
     matches!(
         kind,

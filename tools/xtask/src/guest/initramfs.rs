@@ -188,7 +188,7 @@ impl Initramfs {
     ///
     /// # Errors
     ///
-    /// A file is larger than the archive's format can say, 4 GiB.
+    /// A file is larger than the archive's format can hold, 4 GiB.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         let mut list = self.modules.join("\n");
         list.push('\n');
@@ -245,8 +245,8 @@ fn write_entry(archive: &mut Vec<u8>, number: u32, path: &str, entry: &Entry) ->
     Ok(())
 }
 
-/// Reads a module, expanding it if its name says that it is compressed; gives its name without that
-/// ending too.
+/// Reads a module, decompressing it if its name ends as a compressed one's; returns its name
+/// without that ending too.
 fn expand(name: &str, file: &Path) -> Result<(String, Vec<u8>)> {
     let program = match name.rsplit('.').next() {
         Some("ko") => {

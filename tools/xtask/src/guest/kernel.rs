@@ -44,7 +44,7 @@ pub struct GuestKernel {
     pub package: String,
     /// Its package's version, such as `6.1.192-2`.
     pub version: String,
-    /// What `uname -r` will say.
+    /// What `uname -r` will print.
     pub release: String,
     /// The package file.
     pub deb: PathBuf,
@@ -124,7 +124,7 @@ pub fn fetch(choice: &KernelChoice, step: &Step) -> Result<GuestKernel> {
     let kernel = describe(choice, &package, deb, &root)?;
     kernel.verify()?;
     index_modules(&kernel)?;
-    // Last, since its presence says that all of the above is done.
+    // Last, since its presence means that all of the above is done.
     workspace::write_whole(&folder.join("kernel.json"), &serde_json::to_vec_pretty(&kernel)?)?;
     Ok(kernel)
 }

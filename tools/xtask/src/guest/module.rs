@@ -194,8 +194,8 @@ fn unpack_headers(
     Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
 }
 
-/// Takes the driver's sources out of the distribution's source package, and says which package that
-/// was.
+/// Takes the driver's sources out of the distribution's source package, and returns which package
+/// that was.
 ///
 /// They are kept by package version: all flavours of a kernel share them.
 fn extract_sources(

@@ -54,9 +54,9 @@ pub fn load_order(root: &Path, release: &str, wanted: &[&str]) -> Result<Vec<Str
 
 /// Adds the paths of lines such as `insmod ROOT/lib/modules/RELEASE/kernel/fs/ext4/ext4.ko
 /// OPTIONS`; a line `builtin NAME` names none.
-fn add_paths(said: &str, release: &str, order: &mut Vec<String>) {
+fn add_paths(output: &str, release: &str, order: &mut Vec<String>) {
     let folder = format!("/modules/{release}/");
-    for line in said.lines().filter_map(|line| line.strip_prefix("insmod ")) {
+    for line in output.lines().filter_map(|line| line.strip_prefix("insmod ")) {
         let path = line.rsplit_once(folder.as_str()).and_then(|(_, rest)| rest.split(' ').next());
         order.extend(
             path.filter(|path| !order.iter().any(|known| known == path)).map(str::to_owned),
@@ -78,10 +78,10 @@ mod tests {
     #[test]
     fn modprobes_lines_become_paths_and_each_is_loaded_once() {
         let mut order = Vec::new();
-        let said = "builtin virtio\n\
+        let output = "builtin virtio\n\
                     insmod /a folder/lib/modules/6.1/kernel/lib/crc64.ko \n\
                     insmod /a folder/lib/modules/6.1/kernel/nvme/nvme.ko.xz poll_queues=1\n";
-        add_paths(said, "6.1", &mut order);
+        add_paths(output, "6.1", &mut order);
         add_paths("insmod /x/usr/lib/modules/6.1/kernel/lib/crc64.ko\n", "6.1", &mut order);
         assert_eq!(order, ["kernel/lib/crc64.ko", "kernel/nvme/nvme.ko.xz"]);
     }

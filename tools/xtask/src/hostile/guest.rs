@@ -38,13 +38,13 @@ pub(super) struct Way<'a> {
     pub(super) until: Option<&'a str>,
 }
 
-/// Runs the guest to its end, or to what `way` says; gives every line to `hear`.
+/// Runs the guest to its end, or as `way` has it; passes every line to `take`.
 pub(super) fn run(
     oche: &Path,
     guest: &Path,
     way: &Way<'_>,
     step: &Step,
-    mut hear: impl FnMut(&str),
+    mut take: impl FnMut(&str),
 ) -> Result<RunEnding> {
     let mut running = start(oche, guest, way, step)?;
     let recorder = way
@@ -52,7 +52,7 @@ pub(super) fn run(
         .map(|trace| FileRecorder::start(&running.memory().open_path(), trace))
         .transpose()?;
     let ending = running.watch(LIMIT, |_, line| {
-        hear(&line.text);
+        take(&line.text);
         let is_over = line.text == "oche: panic: stopped"
             || way.until.is_some_and(|until| line.text.starts_with(until));
         Ok(if is_over { Wish::End } else { Wish::GoOn })

@@ -1,5 +1,5 @@
 //! The demo's check that idling costs no exit, held to guests that idle and to guests that do not;
-//! and the counters themselves, held to what the guest says it did.
+//! and the counters themselves, compared with what the guest reports.
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;

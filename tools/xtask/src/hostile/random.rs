@@ -45,16 +45,16 @@ pub(crate) fn run(
     let mut failure = None;
     let limit = LIMIT_OF_BOOT + LIMIT_PER_OPERATION * u32::try_from(operations).unwrap_or(u32::MAX);
     let ending = running.watch(limit, |_, line| {
-        let Some(said) = line.text.strip_prefix("guest: ") else { return Ok(Wish::GoOn) };
-        if said.contains("FAILED") && failure.is_none() {
-            failure = Some(said.to_owned());
+        let Some(report) = line.text.strip_prefix("guest: ") else { return Ok(Wish::GoOn) };
+        if report.contains("FAILED") && failure.is_none() {
+            failure = Some(report.to_owned());
         }
         if let Some(done) =
-            said.strip_prefix("random: ").and_then(|said| said.strip_suffix(" done"))
+            report.strip_prefix("random: ").and_then(|report| report.strip_suffix(" done"))
         {
             step.detail(&format!("seed {seed}: {done}"));
         }
-        outcome = outcome.or_else(|| parse(said, seed));
+        outcome = outcome.or_else(|| parse(report, seed));
         Ok(Wish::GoOn)
     })?;
     if let Some(failure) = failure {
@@ -72,9 +72,9 @@ pub(crate) fn run(
 }
 
 /// `random: seed 7: 1000 operations, 500 compared, 400 completed, ok`.
-fn parse(said: &str, seed: u64) -> Option<RandomResult> {
+fn parse(report: &str, seed: u64) -> Option<RandomResult> {
     let rest =
-        said.strip_prefix(&format!("random: seed {seed}: "))?.strip_suffix(" completed, ok")?;
+        report.strip_prefix(&format!("random: seed {seed}: "))?.strip_suffix(" completed, ok")?;
     let (operations, rest) = rest.split_once(" operations, ")?;
     let (compared, completed) = rest.split_once(" compared, ")?;
     Some(RandomResult {

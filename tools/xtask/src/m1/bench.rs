@@ -120,7 +120,7 @@ impl Bench {
         let outcome =
             self.run_until(name, mac, step, |line| is_last(line) || line.contains("FAILED"))?;
         if let Err(error) = judge(&outcome) {
-            step.line(&format!("all that was said: {}", self.log(name).display()));
+            step.line(&format!("the whole log: {}", self.log(name).display()));
             return Err(error.context(name.to_owned()));
         }
         Ok(outcome)
@@ -148,7 +148,7 @@ impl Bench {
         Ok(outcome)
     }
 
-    /// Writes what was said into the log of the run `name`.
+    /// Writes the console's lines into the log of the run `name`.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ fn own_guest(toolchain: Toolchain, step: &Step) -> Result<GuestFiles> {
 }
 
 /// Packs with the very command of the manual, `oche pack`, so that what boots here is the file that
-/// a Mac would get, bit for bit; and says its SHA-256.
+/// a Mac would get, bit for bit; and prints its SHA-256.
 fn pack_as_a_person(guest: &GuestFiles, path: &Path, step: &Step) -> Result<()> {
     let mut line = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     line.current_dir(workspace::root()).args(["run", "--quiet", "--package", "oche", "--", "pack"]);
@@ -209,7 +209,7 @@ fn pack_as_a_person(guest: &GuestFiles, path: &Path, step: &Step) -> Result<()> 
     Ok(())
 }
 
-/// The tests' guest has said everything, or Oche has nothing more to say.
+/// The tests' guest has printed its last line, or Oche has.
 #[must_use]
 pub fn is_last(line: &str) -> bool {
     (line.starts_with("guest: ") && line.contains(" cases, "))
@@ -222,7 +222,7 @@ pub fn is_last(line: &str) -> bool {
 ///
 /// # Errors
 ///
-/// It was not; the error says what was first wrong.
+/// It was not; the error is the first that was found.
 pub fn judge(outcome: &BoardOutcome) -> Result<()> {
     let bad = outcome.lines.iter().find(|line| {
         line.contains("FAILED") || line.contains("oche: panic") || line.contains("oche: fatal")

@@ -1,20 +1,20 @@
 # A stock kernel on the simulated M1: what it sees, and whether its DMA is right.
 #
-# Speaks in lines: `guest: NAME ok`, `guest: NAME FAILED: why`, `guest: N cases, M failed`, and `trace: DIGITS`.
+# Prints lines: `guest: NAME ok`, `guest: NAME FAILED: why`, `guest: N cases, M failed`, and `trace: DIGITS`.
 # What every init script begins with (mounts, tools, load_modules) stands before this.
 
 devices="port0 port1 audio usb"
 cases=0
 failed=0
 
-# On the serial port, and for who has none.
-say() {
+# On the serial port and on the screen.
+report() {
     echo "guest: $*"
     echo "guest: $*" >/dev/tty0
 }
 
-say_each() {
-    while read -r line; do say "$line"; done
+report_each() {
+    while read -r line; do report "$line"; done
 }
 
 # case_of NAME COMMAND...: the command's status counts, and its last line is the reason.
@@ -23,10 +23,10 @@ case_of() {
     shift
     cases=$((cases + 1))
     if reason=$("$@" 2>&1); then
-        say "linux: $name ok"
+        report "linux: $name ok"
     else
         failed=$((failed + 1))
-        say "linux: $name FAILED: $(echo "$reason" | tail -n 1)"
+        report "linux: $name FAILED: $(echo "$reason" | tail -n 1)"
     fi
 }
 
@@ -48,7 +48,7 @@ suspend_and_resume() {
     log_counts "after resume ok" 4
 }
 
-# The trace of this boot, from the port that Oche plays; it is told in hexadecimal, on the serial port alone.
+# The trace of this boot, from the port that Oche plays; it is printed in hexadecimal, on the serial port alone.
 read_trace() {
     mkdir -p /dev/virtio-ports
     for entry in /sys/class/virtio-ports/*; do
@@ -72,23 +72,23 @@ screen_is_there() {
 }
 
 echo 4 >/proc/sys/kernel/printk
-say "$(uname -r), $(getconf PAGESIZE) bytes a page, $(grep -c ^processor /proc/cpuinfo) CPUs"
+report "$(uname -r), $(getconf PAGESIZE) bytes a page, $(grep -c ^processor /proc/cpuinfo) CPUs"
 case_of "pages of 4096 bytes" is_number "$(getconf PAGESIZE)" 4096
 case_of "both CPUs" is_number "$(grep -c ^processor /proc/cpuinfo)" 2
 case_of "the screen is its own" screen_is_there
 load_modules
-dmesg | grep -o "apple-dart.*DART \[pagesize.*" | say_each
+dmesg | grep -o "apple-dart.*DART \[pagesize.*" | report_each
 case_of "five DARTs with 4K pages" log_counts "DART \[pagesize 1000, 16 streams, bypass support: 0" 5
 case_of "the locked one is left alone" log_counts "DART is locked down until reboot" 1
 for device in $devices; do
     case_of "$device: DMA both ways" is_bound "$device"
 done
-dmesg | grep -o "board-dma [^ ]* .*bytes in .*" | say_each
-case_of "faults are told by the DART's interrupt" eval 'dmesg | grep -q "apple-dart.*translation fault.*0x10000000"'
-dmesg | grep -o "apple-dart.*translation fault.*0x10000000" | head -n 1 | say_each
+dmesg | grep -o "board-dma [^ ]* .*bytes in .*" | report_each
+case_of "faults are reported by the DART's interrupt" eval 'dmesg | grep -q "apple-dart.*translation fault.*0x10000000"'
+dmesg | grep -o "apple-dart.*translation fault.*0x10000000" | head -n 1 | report_each
 case_of "the trace comes from the port" read_trace
 tell_trace
 case_of "suspend, power off, resume" suspend_and_resume
-dmesg -r | grep '^<[0-3]>' | grep -v -e "translation fault" -e "locked down until reboot" | sed 's/^/log: /' | say_each
-say "$cases cases, $failed failed"
+dmesg -r | grep '^<[0-3]>' | grep -v -e "translation fault" -e "locked down until reboot" | sed 's/^/log: /' | report_each
+report "$cases cases, $failed failed"
 poweroff -f

@@ -17,8 +17,8 @@ use oche::{command, el2, workspace};
 
 use crate::demo::devices;
 use crate::demo::disks::{Disks, Sizes};
+use crate::demo::guest_report::{self, GuestReport, ReportLine};
 use crate::demo::server::Server;
-use crate::demo::story::{self, Said, Story};
 use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
@@ -174,20 +174,20 @@ fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Resu
     };
     let log = folder.join(if is_traced { "traced.log" } else { "untraced.log" });
     let mut running = Running::start(&machine, &log)?;
-    let (mut story, mut counts) = (Story::default(), Vec::new());
+    let (mut report, mut counts) = (GuestReport::default(), Vec::new());
     let ending = running.watch(LIMIT, |_, line| {
-        let Some(said) = story::parse(&line.text) else { return Ok(Wish::GoOn) };
-        if let Said::Step { name, .. } = said {
+        let Some(report_line) = guest_report::parse(&line.text) else { return Ok(Wish::GoOn) };
+        if let ReportLine::Step { name, .. } = report_line {
             step.detail(name);
         }
-        if let Said::Fact("instructions", value) = said {
+        if let ReportLine::Fact("instructions", value) = report_line {
             counts.push(parse(value).with_context(|| format!("the guest counted {value}"))?);
         }
-        story.take(&said);
+        report.take(&report_line);
         Ok(Wish::GoOn)
     })?;
-    ensure!(ending.is_good() && story.is_complete, "{ending}; see {}", log.display());
-    if let Some((name, text)) = story.failed.first() {
+    ensure!(ending.is_good() && report.is_complete, "{ending}; see {}", log.display());
+    if let Some((name, text)) = report.failed.first() {
         bail!("step {name} failed: {text}; see {}", log.display());
     }
     Ok(counts)

@@ -4,8 +4,8 @@
 count_steps() {
     mkdir -p $nvme $memory_disk $state
     read_options
-    load_all_modules && wait_for_devices && make_file_system || { say "step ready failed 0"; poweroff -f; }
-    say "step ready ok 0"
+    load_all_modules && wait_for_devices && make_file_system || { report "step ready failed 0"; poweroff -f; }
+    report "step ready ok 0"
     mkfifo $state/ask $state/answer
     /bin/count <$state/ask >$state/answer &
     exec 3>$state/ask 4<$state/answer
@@ -17,7 +17,7 @@ count_steps() {
     counted shared-blk read_shared_blk
     counted shared-rng read_shared_rng
     counted mmio copy_to_and_fro
-    say "end"
+    report "end"
     poweroff -f
 }
 
@@ -27,8 +27,8 @@ counted() { # NAME FUNCTION
     if $2 >$state/$1.out 2>&1; then verdict=ok; else verdict=failed; fi
     echo >&3
     read -r user_now kernel_now hypervisor_now <&4
-    say "fact instructions $1 $((user_now - user)) $((kernel_now - kernel)) $((hypervisor_now - hypervisor))"
-    say "step $1 $verdict 0 $(tr '\n' ' ' <$state/$1.out | tail -c 400)"
+    report "fact instructions $1 $((user_now - user)) $((kernel_now - kernel)) $((hypervisor_now - hypervisor))"
+    report "step $1 $verdict 0 $(tr '\n' ' ' <$state/$1.out | tail -c 400)"
 }
 
 count_steps

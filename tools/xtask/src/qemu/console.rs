@@ -18,7 +18,7 @@ const LINE_LIMIT: usize = 4096;
 pub struct ConsoleLine {
     /// When its end arrived.
     pub at: Instant,
-    /// What it says; bytes that are not UTF-8 are replaced, carriage returns and escape sequences
+    /// Its text; bytes that are not UTF-8 are replaced, carriage returns and escape sequences
     /// dropped.
     pub text: String,
 }

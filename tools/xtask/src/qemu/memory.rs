@@ -17,7 +17,7 @@ pub const RAM_BASE: u64 = 0x4000_0000;
 /// A file that is the guest's RAM.
 ///
 /// The bytes change while they are read. Reads go through the file and copy, so that no reference
-/// ever points at memory which somebody else writes.
+/// ever points at memory that another process writes.
 #[derive(Debug)]
 pub struct GuestRam {
     path: PathBuf,

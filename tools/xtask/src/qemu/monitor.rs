@@ -112,7 +112,7 @@ impl Monitor {
         if self.stream.read_line(&mut line).context("QEMU's monitor does not answer")? == 0 {
             bail!("QEMU has ended");
         }
-        serde_json::from_str(&line).with_context(|| format!("QEMU's monitor said {line:?}"))
+        serde_json::from_str(&line).with_context(|| format!("QEMU's monitor answered {line:?}"))
     }
 }
 

@@ -7,13 +7,13 @@ use std::process::ExitStatus;
 pub enum RunEnding {
     /// The machine was switched off in good order.
     PoweredOff,
-    /// Oche panicked; what it said.
+    /// Oche panicked, with its message.
     OchePanic(String),
-    /// Oche gave up at start; what it said.
+    /// Oche gave up at start, with its message.
     OcheFatal(String),
-    /// The guest's kernel panicked; what it said.
+    /// The guest's kernel panicked, with its message.
     KernelPanic(String),
-    /// QEMU ended with an error; what it said on its way.
+    /// QEMU ended with an error, with the last line of its standard error.
     QemuFailed(String),
     /// Time was up; how long the console had been silent then, in seconds.
     TimedOut {
@@ -36,10 +36,12 @@ impl std::fmt::Display for RunEnding {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::PoweredOff => write!(formatter, "the guest powered off"),
-            Self::OchePanic(said) => write!(formatter, "Oche panicked: {said}"),
-            Self::OcheFatal(said) => write!(formatter, "Oche gave up: {said}"),
-            Self::KernelPanic(said) => write!(formatter, "the guest's kernel panicked: {said}"),
-            Self::QemuFailed(said) => write!(formatter, "QEMU failed: {said}"),
+            Self::OchePanic(message) => write!(formatter, "Oche panicked: {message}"),
+            Self::OcheFatal(message) => write!(formatter, "Oche gave up: {message}"),
+            Self::KernelPanic(message) => {
+                write!(formatter, "the guest's kernel panicked: {message}")
+            }
+            Self::QemuFailed(message) => write!(formatter, "QEMU failed: {message}"),
             Self::TimedOut { silent_seconds } => {
                 write!(
                     formatter,
@@ -51,26 +53,26 @@ impl std::fmt::Display for RunEnding {
     }
 }
 
-/// What one line of the console says about the end of the run, if anything.
+/// How the run ends by one line of the console, if that shows it.
 #[must_use]
 pub(crate) fn verdict_of(line: &str) -> Option<RunEnding> {
-    if let Some(said) = line.strip_prefix("oche: panic:") {
-        return Some(RunEnding::OchePanic(said.trim().to_owned()));
+    if let Some(message) = line.strip_prefix("oche: panic:") {
+        return Some(RunEnding::OchePanic(message.trim().to_owned()));
     }
-    if let Some(said) = line.strip_prefix("oche: fatal:") {
-        return Some(RunEnding::OcheFatal(said.trim().to_owned()));
+    if let Some(message) = line.strip_prefix("oche: fatal:") {
+        return Some(RunEnding::OcheFatal(message.trim().to_owned()));
     }
-    let (_, said) = line.split_once("Kernel panic - not syncing:")?;
-    Some(RunEnding::KernelPanic(said.trim().to_owned()))
+    let (_, message) = line.split_once("Kernel panic - not syncing:")?;
+    Some(RunEnding::KernelPanic(message.trim().to_owned()))
 }
 
-/// What QEMU's own exit says.
+/// How the run ended by QEMU's exit status and its standard error.
 #[must_use]
-pub(crate) fn verdict_of_exit(status: ExitStatus, said: &str) -> RunEnding {
+pub(crate) fn verdict_of_exit(status: ExitStatus, stderr: &str) -> RunEnding {
     if status.success() {
         return RunEnding::PoweredOff;
     }
-    let last = said.lines().rev().find(|line| !line.trim().is_empty());
+    let last = stderr.lines().rev().find(|line| !line.trim().is_empty());
     RunEnding::QemuFailed(last.map_or_else(|| status.to_string(), |line| line.trim().to_owned()))
 }
 
@@ -101,11 +103,11 @@ mod tests {
     #[test]
     fn qemus_last_word_explains_its_failure() {
         let failed = ExitStatus::from_raw(1 << 8);
-        let said = "warning: x\nqemu-system-aarch64: -cpu nope: no such CPU\n\n";
+        let stderr = "warning: x\nqemu-system-aarch64: -cpu nope: no such CPU\n\n";
         assert_eq!(
-            verdict_of_exit(failed, said),
+            verdict_of_exit(failed, stderr),
             RunEnding::QemuFailed("qemu-system-aarch64: -cpu nope: no such CPU".into())
         );
-        assert_eq!(verdict_of_exit(ExitStatus::from_raw(0), said), RunEnding::PoweredOff);
+        assert_eq!(verdict_of_exit(ExitStatus::from_raw(0), stderr), RunEnding::PoweredOff);
     }
 }

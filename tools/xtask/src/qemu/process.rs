@@ -56,7 +56,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// QEMU is missing or does not start; the error says what it said.
+    /// QEMU is missing or does not start; the error has its message.
     pub fn start(machine: &QemuMachine, log: &Path) -> Result<Self> {
         let mut memory = GuestRam::create(machine.memory_mib << 20)?;
         let socket = SocketFile::new();
@@ -71,8 +71,11 @@ impl Running {
             Ok(monitor) => monitor,
             Err(error) => {
                 reap(&mut child);
-                let said = complaints.join().unwrap_or_default();
-                bail!("QEMU does not start: {}", said.lines().last().unwrap_or(&error.to_string()));
+                let stderr = complaints.join().unwrap_or_default();
+                bail!(
+                    "QEMU does not start: {}",
+                    stderr.lines().last().unwrap_or(&error.to_string())
+                );
             }
         };
         // QEMU has it open by now.
@@ -191,12 +194,12 @@ impl Running {
         loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => {
-                    let said = self
+                    let stderr = self
                         .complaints
                         .take()
                         .and_then(|thread| thread.join().ok())
                         .unwrap_or_default();
-                    return verdict_of_exit(status, &said);
+                    return verdict_of_exit(status, &stderr);
                 }
                 Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
                 _ => return RunEnding::QemuFailed("it closed its console and does not end".into()),
@@ -257,7 +260,7 @@ fn reap(child: &mut Child) {
 
 fn read_all(mut source: impl Read) -> String {
     let mut bytes = Vec::new();
-    // What was read before an error is still worth telling.
+    // What was read before an error is kept.
     let _ = source.read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -43,13 +43,13 @@ impl Physical for GuestRam {
 /// Whose memory is whose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
-    /// RAM that the guest's kernel says it has.
+    /// RAM that the guest's kernel lists.
     pub guest: Vec<Range<u64>>,
     /// RAM that is Oche's frame pool, where migrated pages lie.
     pub pool: Option<Range<u64>>,
 }
 
-/// The SMMU's registers that say where its tables are.
+/// The SMMU's registers that hold the address of its tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamTableRegisters {
     /// `SMMU_CR0`.

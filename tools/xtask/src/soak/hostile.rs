@@ -121,9 +121,9 @@ fn cargo(arguments: &[&str]) -> Command {
 }
 
 fn expect(program: &mut Command, wanted: &str, what: &str) -> Result<()> {
-    let said = command::text(program, what)?;
-    if !said.contains(wanted) {
-        bail!("{what}: it does not say `{wanted}`:\n{said}");
+    let output = command::text(program, what)?;
+    if !output.contains(wanted) {
+        bail!("{what}: it does not print `{wanted}`:\n{output}");
     }
     Ok(())
 }

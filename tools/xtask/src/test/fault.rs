@@ -14,7 +14,7 @@ const SCRIPT: &str = include_str!("fault.sh");
 /// The device's stream on DART 0.
 const STREAM: u8 = 6;
 
-/// Boots the guest, and compares what its kernel says with what the device was asked to do.
+/// Boots the guest, and compares what its kernel logs with what the device was asked to do.
 ///
 /// # Errors
 ///

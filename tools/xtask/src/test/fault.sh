@@ -1,6 +1,6 @@
-# A device that reads and writes where nothing is mapped, and a stock driver that must say so.
+# A device that reads and writes where nothing is mapped, and a stock driver that must report it.
 #
-# QEMU's `edu` device copies between memory and a buffer of its own when its registers say so. A stub driver holds it,
+# QEMU's `edu` device copies between memory and a buffer of its own when its registers are written. A stub driver holds it,
 # so the kernel attaches its stream and maps nothing. Speaks to the runner in lines: `fault: asked IOVA read|write`,
 # `fault: error TEXT`, `fault: end`. Source of the registers: QEMU's documentation, "EDU device".
 

@@ -195,7 +195,7 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
     ))
 }
 
-/// FIQs by both ways: the guest's cases are the same, and Oche's counts say which way they took.
+/// FIQs by both ways: the guest's cases are the same, and Oche's counters show which way they took.
 fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
     for (route, is_virtual) in [("direct", false), ("virtual", true)] {
         let chosen = vec![("oche.fiq".to_owned(), route.to_owned())];
@@ -208,7 +208,7 @@ fn fiqs(bench: &Bench, step: &Step) -> Result<()> {
         for cpu in 0..2 {
             let begin = format!("oche: exits of cpu {cpu}:");
             let line = outcome.lines.iter().find(|line| line.starts_with(&begin));
-            let line = line.with_context(|| format!("no line says `{begin}`"))?;
+            let line = line.with_context(|| format!("no line has `{begin}`"))?;
             // A tick after which the guest reads a register that traps ends without a look: the
             // second CPU has only these.
             let names: &[&str] = if cpu == 0 || !is_virtual {
@@ -233,7 +233,7 @@ fn count(line: &str, name: &str) -> Result<u64> {
     number.parse().with_context(|| format!("a count of {name}: {line}"))
 }
 
-/// A CPU that never comes: the boot goes on, and the guest does not hear of it.
+/// A CPU that never comes: the boot goes on, and the guest is not offered it.
 fn lost_cpu(bench: &Bench, step: &Step) -> Result<()> {
     let mac = Mac { cpus: 3, missing: 1 << 1, ..Mac::default() };
     let name = "a CPU that never comes";
@@ -295,7 +295,7 @@ fn selftest(bench: &Bench, step: &Step) -> Result<()> {
         let line = block.iter().find(|line| line.split(' ').next() == Some(name));
         let Some(line) = line else { bail!("the self-test has no line {name}") };
         if !line.contains(verdict) {
-            bail!("the self-test should say {verdict}: {line}");
+            bail!("the self-test should report {verdict}: {line}");
         }
     }
     for wanted in ["guest: u-boot: 16K, then linux: 4K ok", "guest: a locked DART is as it was ok"]

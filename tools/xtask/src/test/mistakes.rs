@@ -1,4 +1,4 @@
-//! Mistakes of drivers, made in a stock kernel on purpose, and what `oche trace` says of them.
+//! Mistakes of drivers, made in a stock kernel on purpose, and how `oche trace` reports them.
 //!
 //! The traces stay in `target/test/mistakes/`: the worked examples of `docs/trace-examples.md` are
 //! made from them.
@@ -53,18 +53,18 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
         .into(),
     };
     let boot = guest.boot(toolchain, Some(&path), step)?;
-    let said = boot.said("mistakes: ")?;
-    let names: Vec<&str> = said.iter().filter_map(|line| line.strip_prefix("symbol ")).collect();
+    let lines = boot.lines_of("mistakes: ")?;
+    let names: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix("symbol ")).collect();
     let symbols = folder.join("symbols");
     workspace::write_whole(&symbols, names.join("\n").as_bytes())?;
-    let queue = stock::value(&said, "queue ")
-        .context("the guest does not say where the NVMe's queue was")?;
+    let queue = stock::value(&lines, "queue ")
+        .context("the guest does not print where the NVMe's queue was")?;
     let queue = u64::from_str_radix(queue.trim().trim_start_matches("0x"), 16)
         .context("the NVMe's queue")?;
     judge(&TraceFile::open(&path)?, queue)
 }
 
-/// What the worked examples say must be what the trace says.
+/// The worked examples must agree with the trace.
 fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
     let (symbols, whom) = (Symbols::default(), Whom::default());
     let question = Question { iova: queue, whom: whom.clone(), at_ns: None };
@@ -72,7 +72,7 @@ fn judge(trace: &TraceFile, queue: u64) -> Result<String> {
     let reported = answer.devices.iter().flat_map(|device| &device.sentences);
     if !reported.clone().any(|sentence| sentence.contains("use after unmap")) {
         bail!(
-            "of the NVMe's queue at {queue:#x} the trace says only: {}",
+            "of the NVMe's queue at {queue:#x} the trace has only: {}",
             reported.cloned().collect::<Vec<_>>().join(" ")
         );
     }

@@ -19,7 +19,7 @@ main() {
 }
 
 # The stock driver lets go of the controller, and with that unmaps its queues. Then the controller, whose registers still name
-# them, is told to go on: as where a driver frees its queues before the controller has stopped.
+# them, is made to continue: as where a driver frees its queues before the controller has stopped.
 use_after_unmap() {
     registers=$(head -n 1 $nvme/resource | cut -d ' ' -f 1)
     echo 0000:00:04.0 >/sys/bus/pci/drivers/nvme/unbind
@@ -29,7 +29,7 @@ use_after_unmap() {
     # Configuration: entries of 64 and 16 bytes, enabled.
     devmem $((registers + 0x14)) 32 0x00460001
     sleep 1
-    # One command is in the queue, says the doorbell.
+    # The doorbell: one command is in the queue.
     devmem $((registers + 0x1000)) 32 1
     sleep 1
 }

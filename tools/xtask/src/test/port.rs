@@ -55,7 +55,7 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     };
     let outside = folder.join("outside.oche");
     let boot = guest.boot(toolchain, Some(&outside), step)?;
-    let bytes = reported(&boot.said("port: ")?)?;
+    let bytes = reported(&boot.lines_of("port: ")?)?;
     let inside = folder.join("inside.oche");
     let mut copy = disks.left()?;
     copy.truncate(bytes);
@@ -92,14 +92,14 @@ fn seen_blocks(inside: &TraceFile) -> Result<usize> {
     Ok(seen.len())
 }
 
-/// How many bytes the guest says that it read.
-fn reported(said: &[&str]) -> Result<usize> {
-    let name = value(said, "name ");
+/// How many bytes the guest reports to have read.
+fn reported(lines: &[&str]) -> Result<usize> {
+    let name = value(lines, "name ");
     if name != Some("org.oche.trace") {
         bail!("the guest names the port {name:?}");
     }
     let number =
-        |name| value(said, name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
+        |name| value(lines, name).and_then(|number| number.parse::<usize>().ok()).unwrap_or(0);
     if number("again ") == 0 {
         bail!("the port could not be read a second time");
     }

@@ -40,9 +40,9 @@ pub(super) fn run(toolchain: Toolchain, step: &Step) -> Result<String> {
     };
     let (outside, left) = (folder.join("outside.oche"), folder.join("left.oche"));
     let boot = guest.boot(toolchain, Some(&outside), step)?;
-    let said = boot.said("reset: ")?;
+    let lines = boot.lines_of("reset: ")?;
     record_previous(&boot.ram(), &left)?;
-    let bytes = value(&said, "bytes ").and_then(|bytes| bytes.parse::<usize>().ok());
+    let bytes = value(&lines, "bytes ").and_then(|bytes| bytes.parse::<usize>().ok());
     let inside = folder.join("inside.oche");
     let copy = disks.left()?;
     let copy =

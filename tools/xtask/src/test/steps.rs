@@ -101,22 +101,22 @@ fn host_tests(step: &Step, tally: &mut StepCounts) -> Result<String> {
     let result = cargo(&["test", "--quiet", "--workspace", "--no-fail-fast"])
         .output()
         .context("cannot start cargo")?;
-    let said = String::from_utf8_lossy(&result.stdout);
-    let (passed, failed) = count_tests(&said);
+    let output = String::from_utf8_lossy(&result.stdout);
+    let (passed, failed) = count_tests(&output);
     tally.passed += passed;
     tally.failed += failed;
     if !result.status.success() {
         let log = workspace::target().join("logs").join("host-tests.log");
-        let whole = format!("{said}\n{}", String::from_utf8_lossy(&result.stderr));
+        let whole = format!("{output}\n{}", String::from_utf8_lossy(&result.stderr));
         workspace::write_whole(&log, whole.as_bytes())?;
-        for line in said
+        for line in output
             .lines()
             .filter(|line| line.contains("panicked at") || line.starts_with("    "))
             .take(20)
         {
             step.line(line);
         }
-        bail!("{failed} tests failed; all they said: {}", log.display());
+        bail!("{failed} tests failed; their output: {}", log.display());
     }
     if passed == 0 {
         bail!("no test ran");
@@ -125,9 +125,9 @@ fn host_tests(step: &Step, tally: &mut StepCounts) -> Result<String> {
 }
 
 /// Adds up lines such as `test result: ok. 43 passed; 0 failed; 0 ignored; ...`.
-fn count_tests(said: &str) -> (u64, u64) {
+fn count_tests(output: &str) -> (u64, u64) {
     let mut sums = (0, 0);
-    for line in said.lines().filter(|line| line.trim_start().starts_with("test result:")) {
+    for line in output.lines().filter(|line| line.trim_start().starts_with("test result:")) {
         let number = |name: &str| -> u64 {
             let words: Vec<&str> = line.split([' ', ';']).collect();
             let at = words.iter().position(|word| *word == name);
@@ -145,10 +145,10 @@ fn differential(step: &Step, _: &mut StepCounts) -> Result<String> {
     let mut cargo =
         cargo(&["run", "--quiet", "--profile", "soak", "--package", "oche-differential", "--bin"]);
     cargo.args(["differential", "--", &operations]);
-    let said = command::text(&mut cargo, "the engine against the reference")?;
-    let first = said.lines().next().unwrap_or_default().to_owned();
-    if !said.contains("no difference") {
-        bail!("{first}: it does not say that there was no difference");
+    let output = command::text(&mut cargo, "the engine against the reference")?;
+    let first = output.lines().next().unwrap_or_default().to_owned();
+    if !output.contains("no difference") {
+        bail!("{first}: the summary is not `no difference`");
     }
     Ok(first.trim_start_matches("differential: ").to_owned())
 }
@@ -176,7 +176,7 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
         {
             step.line(line.trim());
         }
-        bail!("the demo failed; the whole story: {}", output.join("demo.log").display());
+        bail!("the demo failed; the whole log: {}", output.join("demo.log").display());
     }
     let last = reported.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     if arguments.contains(&"--break-placement") {
@@ -192,7 +192,7 @@ fn run_demo(step: &Step, name: &str, arguments: &[&str]) -> Result<String> {
 /// there are counters where there is a trace and none where there is none.
 fn summarise(summary: &serde_json::Value, is_traced: bool) -> Result<String> {
     if summary.get("is_good").and_then(serde_json::Value::as_bool) != Some(true) {
-        bail!("the demo ended well, but its summary does not say so");
+        bail!("the demo ended well, but its summary has a problem");
     }
     let counter = |name: &str| {
         summary.pointer(&format!("/counters/{name}")).and_then(serde_json::Value::as_u64)
@@ -230,9 +230,9 @@ mod tests {
 
     #[test]
     fn the_results_of_several_test_programs_are_added_up() {
-        let said = "running 2 tests\n..\ntest result: ok. 43 passed; 0 failed; 1 ignored; 0 measured\n\n\
+        let output = "running 2 tests\n..\ntest result: ok. 43 passed; 0 failed; 1 ignored; 0 measured\n\n\
                     test result: FAILED. 5 passed; 2 failed; 0 ignored\n";
-        assert_eq!(count_tests(said), (48, 2));
+        assert_eq!(count_tests(output), (48, 2));
         assert_eq!(count_tests("nothing"), (0, 0));
     }
 

@@ -129,13 +129,13 @@ impl StockGuest<'_> {
 }
 
 impl Boot {
-    /// What the guest's script said: the rest of each line that begins with `prefix`.
+    /// The lines that the guest's script printed: the rest of each line that begins with `prefix`.
     ///
     /// # Errors
     ///
-    /// It said `error`.
-    pub(super) fn said(&self, prefix: &str) -> Result<Vec<&str>> {
-        said(&self.lines, prefix)
+    /// One of them begins with `error`.
+    pub(super) fn lines_of(&self, prefix: &str) -> Result<Vec<&str>> {
+        lines_of(&self.lines, prefix)
     }
 
     /// All lines of the console.
@@ -149,17 +149,17 @@ impl Boot {
     }
 }
 
-fn said<'a>(lines: &'a [String], prefix: &str) -> Result<Vec<&'a str>> {
-    let said: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(prefix)).collect();
-    match said.iter().find_map(|line| line.strip_prefix("error ")) {
+fn lines_of<'a>(lines: &'a [String], prefix: &str) -> Result<Vec<&'a str>> {
+    let lines: Vec<&str> = lines.iter().filter_map(|line| line.strip_prefix(prefix)).collect();
+    match lines.iter().find_map(|line| line.strip_prefix("error ")) {
         Some(error) => bail!("in the guest: {error}"),
-        None => Ok(said),
+        None => Ok(lines),
     }
 }
 
 /// The rest of the first line that begins with `name`.
-pub(super) fn value<'a>(said: &[&'a str], name: &str) -> Option<&'a str> {
-    said.iter().find_map(|line| line.strip_prefix(name))
+pub(super) fn value<'a>(lines: &[&'a str], name: &str) -> Option<&'a str> {
+    lines.iter().find_map(|line| line.strip_prefix(name))
 }
 
 /// Two disks of a guest: one behind a DART, and one that no DART translates, which takes what the
@@ -225,16 +225,16 @@ pub(super) fn drive(id: &str, path: &Path) -> OsString {
 
 #[cfg(test)]
 mod tests {
-    use super::{said, value};
+    use super::{lines_of, value};
 
     #[test]
     fn a_scripts_lines_are_picked_and_its_error_ends_the_test() {
         let lines = ["oche: port", "port: name a", "port: bytes 3"].map(str::to_owned);
-        let lines = said(&lines, "port: ").unwrap();
+        let lines = lines_of(&lines, "port: ").unwrap();
         assert_eq!(lines, ["name a", "bytes 3"]);
         assert_eq!((value(&lines, "bytes "), value(&lines, "again ")), (Some("3"), None));
         let lines = ["port: error no port".to_owned()];
-        let failed = said(&lines, "port: ");
+        let failed = lines_of(&lines, "port: ");
         assert_eq!(failed.unwrap_err().to_string(), "in the guest: no port");
     }
 }

@@ -61,7 +61,7 @@ fn record(
     let trace = folder.join("trace.oche");
     let boot = guest.boot(toolchain, Some(&trace), step)?;
     let bytes =
-        value(&boot.said("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
+        value(&boot.lines_of("watch: ")?, "symbols ").and_then(|bytes| bytes.parse::<usize>().ok());
     let mut names = disks.left()?;
     names.truncate(bytes.context("the guest left no symbols")?);
     let map = folder.join("kallsyms");

@@ -135,8 +135,8 @@ pub struct CheckReport {
     pub totals: BTreeMap<&'static str, u64>,
     /// Events looked at.
     pub events: u64,
-    /// Events that were lost or cannot be read: what they would have explained is not held against
-    /// anybody.
+    /// Events that were lost or cannot be read: an anomaly that they could explain is not
+    /// reported.
     pub missing: u64,
 }
 

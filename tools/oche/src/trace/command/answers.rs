@@ -48,7 +48,7 @@ pub(super) fn open_boot(file: &Path, boot: Option<usize>) -> Result<(TraceFile, 
         None => boots.saturating_sub(1),
     };
     if boots > 1 && boot.is_none() {
-        crate::say!("oche: boot {} of {boots}; --boot names another", session + 1);
+        crate::message!("oche: boot {} of {boots}; --boot names another", session + 1);
     }
     Ok((trace, session))
 }

@@ -64,7 +64,7 @@ impl PcapngArguments {
     pub(super) fn run(&self) -> Result<()> {
         if let Some(folder) = &self.wireshark_profile {
             for path in Folders::find(folder.as_deref())?.install()? {
-                crate::say!("{}", path.display());
+                crate::message!("{}", path.display());
             }
         }
         let Some(file) = &self.file else { return Ok(()) };
@@ -113,7 +113,7 @@ impl PerfettoArguments {
 /// Writes `path` by `write`, and reports its size.
 fn export(path: &Path, write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<()>) -> Result<()> {
     let bytes = write_file(path, write)?;
-    crate::say!("{}: {}", path.display(), size(bytes));
+    crate::message!("{}: {}", path.display(), size(bytes));
     Ok(())
 }
 

@@ -13,7 +13,7 @@ pub(super) fn open(path: &Path) -> Result<TraceFile> {
         bail!("{}: {}", path.display(), trace.warnings.join("; "));
     }
     for warning in &trace.warnings {
-        crate::say!("oche: {}: {warning}", path.display());
+        crate::message!("oche: {}: {warning}", path.display());
     }
     Ok(trace)
 }

@@ -16,7 +16,7 @@ struct Hazard {
     name: &'static str,
     /// Makes it so.
     inject: fn(&mut Mac),
-    /// What must be said.
+    /// What the log must have.
     expected: &'static [&'static str],
     /// Whether every case of the guest must pass all the same.
     passes: bool,
@@ -54,7 +54,7 @@ const HAZARDS: [Hazard; 5] = [
         inject: |mac| (mac.cpus, mac.missing) = (3, 1 << 1),
         expected: &["cpu 0x1 stays off", "guest: cpu 0x2 comes ok", "guest: 2 CPUs"],
         passes: true,
-        reported: "it was left out, and the guest does not hear of it",
+        reported: "it was left out, and the guest is not offered it",
     },
     Hazard {
         name: "FIQs that EL2 injects",
@@ -87,9 +87,9 @@ pub(super) fn run(
         if let (Ok(()), Some(violation)) = (&verdict, outcome.violations.first()) {
             verdict = Err(anyhow::anyhow!("a DART would not have forgiven this: {violation}"));
         }
-        let unsaid = hazard.expected.iter().find(|text| !outcome.has_line(text));
-        if let (Ok(()), Some(text)) = (&verdict, unsaid) {
-            verdict = Err(anyhow::anyhow!("no line says `{text}`"));
+        let missing = hazard.expected.iter().find(|text| !outcome.has_line(text));
+        if let (Ok(()), Some(text)) = (&verdict, missing) {
+            verdict = Err(anyhow::anyhow!("no line has `{text}`"));
         }
         let reported = match &verdict {
             Ok(()) => hazard.reported.to_owned(),

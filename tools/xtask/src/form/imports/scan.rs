@@ -98,7 +98,7 @@ fn quote_length(rest: &str) -> usize {
 struct Scanner<'a> {
     tokens: &'a [String],
     at: usize,
-    /// What the `#[path]` in front of the next module says.
+    /// The value of the `#[path]` in front of the next module.
     place: Option<String>,
     found: Names,
 }

@@ -157,7 +157,7 @@ free:
 	return error;
 }
 
-/* The ring stays mapped: what a CPU stores the device reads, and the other way round, with nothing told between. */
+/* The ring stays mapped: what a CPU stores the device reads, and the other way round, without a call between. */
 static int ring(struct board_dma *board, u32 seed)
 {
 	const size_t half = RING_BYTES / 2;
@@ -173,7 +173,7 @@ static int ring(struct board_dma *board, u32 seed)
 	return error;
 }
 
-/* What is unmapped must be refused: the DART tells the driver, which tells the log. */
+/* What is unmapped must be refused: the DART reports it to the driver, which logs it. */
 static int unmapped(struct board_dma *board)
 {
 	u32 *page = (u32 *)get_zeroed_page(GFP_KERNEL);
@@ -199,7 +199,7 @@ static int unmapped(struct board_dma *board)
 	return error;
 }
 
-static int tell(struct board_dma *board, const char *what, int error)
+static int report(struct board_dma *board, const char *what, int error)
 {
 	if (error)
 		dev_err(board->device, "%s FAILED: %d\n", what, error);
@@ -234,10 +234,10 @@ static int board_dma_probe(struct platform_device *platform)
 	board->ring = dmam_alloc_coherent(device, RING_BYTES, &board->ring_iova, GFP_KERNEL);
 	if (!board->ring)
 		return -ENOMEM;
-	if (tell(board, "scattered pages, one list", scattered(board)) ||
-	    tell(board, "two buffers in a page", halves(board)) ||
-	    tell(board, "a ring that stays mapped", ring(board, 1000)) ||
-	    tell(board, "what is unmapped is refused", unmapped(board)))
+	if (report(board, "scattered pages, one list", scattered(board)) ||
+	    report(board, "two buffers in a page", halves(board)) ||
+	    report(board, "a ring that stays mapped", ring(board, 1000)) ||
+	    report(board, "what is unmapped is refused", unmapped(board)))
 		return -EIO;
 	dev_info(device, "%llu bytes in %u copies\n", board->bytes, board->copies);
 	return 0;
@@ -259,7 +259,7 @@ static int board_dma_resume(struct device *device)
 {
 	struct board_dma *board = dev_get_drvdata(device);
 
-	tell(board, "the ring after resume", ring(board, 2000));
+	report(board, "the ring after resume", ring(board, 2000));
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-//! What a run of the board must have said.
+//! What the log and the screen of a run of the board must show.
 
 use anyhow::{Result, bail};
 use oche_m1_sim::{BoardOutcome, screen};
@@ -9,10 +9,10 @@ pub(super) fn expect_on_screen(outcome: &BoardOutcome, text: &str) -> Result<()>
     if rows.iter().any(|row| row.contains(text)) {
         return Ok(());
     }
-    bail!("the screen does not say `{text}`: {}", rows.join("\n"))
+    bail!("the screen does not show `{text}`: {}", rows.join("\n"))
 }
 
-/// Whether somebody said `text`.
+/// Fails unless a line of the log contains `text`.
 pub(super) fn expect(outcome: &BoardOutcome, text: &str) -> Result<()> {
-    if outcome.has_line(text) { Ok(()) } else { bail!("no line says `{text}`") }
+    if outcome.has_line(text) { Ok(()) } else { bail!("no line has `{text}`") }
 }

@@ -19,7 +19,7 @@ const REFUSED: [(FdtFault, &str); 4] = [
 ];
 
 /// An FDT that is refused: the reason is on the screen. Where no text can be drawn the screen
-/// becomes white, and where nothing says what is a framebuffer nothing is written.
+/// becomes white, and where the FDT names no framebuffer nothing is written.
 pub(super) fn run(bench: &Bench, step: &Step) -> Result<()> {
     let boot = |fault: FdtFault| {
         bench.run(&format!("{fault:?}"), &Mac { fault: Some(fault), ..Mac::default() }, step)

@@ -11,12 +11,12 @@ use oche_types::range::PhysRange;
 ///
 /// Something of Oche's is offered to the guest without a no-map reservation.
 pub(super) fn judge(outcome: &BoardOutcome, image: PhysRange) -> Result<()> {
-    let said = |prefix: &str| -> Result<Vec<PhysRange>> {
+    let printed = |prefix: &str| -> Result<Vec<PhysRange>> {
         outcome.lines.iter().filter_map(|line| line.strip_prefix(prefix)).map(range).collect()
     };
-    let (offered, kept) = (said("guest: memory ")?, said("guest: no-map ")?);
+    let (offered, kept) = (printed("guest: memory ")?, printed("guest: no-map ")?);
     if offered.is_empty() {
-        bail!("the guest does not say which memory it is offered");
+        bail!("the guest does not print which memory it is offered");
     }
     let mut own = vec![("image", image)];
     for name in ["trace", "heap", "pool"] {
@@ -28,7 +28,7 @@ pub(super) fn judge(outcome: &BoardOutcome, image: PhysRange) -> Result<()> {
             .find_map(|line| line.split_once(&word).map(|(_, text)| text));
         own.push((
             name,
-            range(text.with_context(|| format!("Oche does not say where its {name} is"))?)?,
+            range(text.with_context(|| format!("Oche does not print where its {name} is"))?)?,
         ));
     }
     for (name, own) in own {
@@ -71,17 +71,17 @@ mod tests {
     #[test]
     fn what_is_offered_must_be_the_guests_or_reserved() {
         let image = PhysRange { start: 0x1000, end: 0x3000 };
-        let said = |offered: &str| judge(&outcome(offered), image);
-        assert!(said("guest: memory 0x0..0x8000\nguest: no-map 0x1000..0x3000").is_ok());
+        let verdict = |offered: &str| judge(&outcome(offered), image);
+        assert!(verdict("guest: memory 0x0..0x8000\nguest: no-map 0x1000..0x3000").is_ok());
         for (offered, wrong) in [
-            ("", "does not say"),
+            ("", "does not print"),
             ("guest: memory 0x0..0x8000", "image"),
             ("guest: memory 0x0..0x8000\nguest: no-map 0x1000..0x2000", "image"),
             ("guest: memory 0x8fff..0x9000", "trace"),
             ("guest: memory 0x9000..0x9001", "heap"),
             ("guest: memory 0xafff..0xc000", "pool"),
         ] {
-            let error = said(offered).unwrap_err().to_string();
+            let error = verdict(offered).unwrap_err().to_string();
             assert!(error.contains(wrong), "{error}");
         }
     }

@@ -61,8 +61,8 @@ pub(super) fn run(bench: &Bench, folder: &Path, step: &Step) -> Result<String> {
     let path = folder.join("ordering.report");
     mac.arguments = checker.arguments(&bench.oche, &layout, &path)?;
     let outcome = bench.run("ordering", &mac, step);
-    // A broken rule says more than the case that it may have failed, or than a QEMU that it has
-    // stopped.
+    // A broken rule is reported before a case that it may have failed, and before a QEMU that it
+    // has stopped.
     let report = OrderingReport::read(&path);
     if let Ok(report) = &report {
         report.broken().context(VERDICT)?;

@@ -1,6 +1,6 @@
 """Reads a trace with the descriptors that Perfetto's own Python package carries, and judges it.
 
-Says `ok: ...` and ends with 0, or says what is wrong and ends with 1.
+Prints `ok: ...` and exits with 0, or prints what is wrong and exits with 1.
 """
 
 import collections

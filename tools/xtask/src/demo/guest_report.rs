@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-/// One thing that the guest's script said.
+/// A line that the guest's script prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Said<'line> {
+pub enum ReportLine<'line> {
     /// A step began.
     Begin(&'line str),
     /// A step ended.
@@ -15,7 +15,7 @@ pub enum Said<'line> {
         is_ok: bool,
         /// How long it took, in the guest's seconds.
         seconds: u64,
-        /// What it said.
+        /// The end of its output.
         text: &'line str,
     },
     /// A digest that the guest computed.
@@ -32,16 +32,16 @@ pub enum Said<'line> {
 
 /// Understands a line of the console, if it is one of the script's.
 #[must_use]
-pub fn parse(line: &str) -> Option<Said<'_>> {
-    let said = line.strip_prefix("demo: ")?;
-    let (verb, rest) = said.split_once(' ').unwrap_or((said, ""));
+pub fn parse(line: &str) -> Option<ReportLine<'_>> {
+    let line = line.strip_prefix("demo: ")?;
+    let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     let (first, more) = rest.split_once(' ').unwrap_or((rest, ""));
     Some(match verb {
-        "begin" => Said::Begin(rest),
+        "begin" => ReportLine::Begin(rest),
         "step" => {
             let (verdict, more) = more.split_once(' ').unwrap_or((more, ""));
             let (seconds, text) = more.split_once(' ').unwrap_or((more, ""));
-            Said::Step {
+            ReportLine::Step {
                 name: first,
                 is_ok: verdict == "ok",
                 seconds: seconds.parse().ok()?,
@@ -51,26 +51,26 @@ pub fn parse(line: &str) -> Option<Said<'_>> {
         // If anything else is on the line, another writer's has run into it: it is printed once
         // more at the end.
         "digest" if more.len() == 64 && more.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-            Said::Digest(first, more)
+            ReportLine::Digest(first, more)
         }
-        "fact" => Said::Fact(first, more.trim()),
-        "marker" => Said::Marker(rest.trim()),
-        "warning" => Said::Warning(rest),
-        "end" if rest.is_empty() => Said::End,
+        "fact" => ReportLine::Fact(first, more.trim()),
+        "marker" => ReportLine::Marker(rest.trim()),
+        "warning" => ReportLine::Warning(rest),
+        "end" if rest.is_empty() => ReportLine::End,
         _ => return None,
     })
 }
 
 /// All that the guest reported in one run.
 #[derive(Clone, Debug, Default)]
-pub struct Story {
+pub struct GuestReport {
     /// Facts by name; a name reported twice has both values.
     pub facts: BTreeMap<String, Vec<String>>,
     /// Digests by name.
     pub digests: BTreeMap<String, String>,
     /// Steps that ended well, with their seconds.
     pub passed: Vec<(String, u64)>,
-    /// Steps that did not, with what they said.
+    /// Steps that failed, each with the end of its output.
     pub failed: Vec<(String, String)>,
     /// Warnings of the kernel's log.
     pub warnings: Vec<String>,
@@ -94,27 +94,29 @@ pub const STEPS: [&str; 12] = [
     "quiet",
 ];
 
-impl Story {
-    /// Takes note of what was said.
-    pub fn take(&mut self, said: &Said<'_>) {
-        match *said {
+impl GuestReport {
+    /// Adds a line to the report.
+    pub fn take(&mut self, line: &ReportLine<'_>) {
+        match *line {
             // All of it follows once more, printed while nothing else writes to the console.
-            Said::Marker("again") => {
+            ReportLine::Marker("again") => {
                 *self = Self { warnings: core::mem::take(&mut self.warnings), ..Self::default() }
             }
-            Said::Begin(_) | Said::Marker(_) => {}
-            Said::Step { name, is_ok: true, seconds, .. } => {
+            ReportLine::Begin(_) | ReportLine::Marker(_) => {}
+            ReportLine::Step { name, is_ok: true, seconds, .. } => {
                 self.passed.push((name.to_owned(), seconds))
             }
-            Said::Step { name, text, .. } => self.failed.push((name.to_owned(), text.to_owned())),
-            Said::Digest(name, digest) => {
+            ReportLine::Step { name, text, .. } => {
+                self.failed.push((name.to_owned(), text.to_owned()))
+            }
+            ReportLine::Digest(name, digest) => {
                 self.digests.insert(name.to_owned(), digest.to_owned());
             }
-            Said::Fact(name, value) => {
+            ReportLine::Fact(name, value) => {
                 self.facts.entry(name.to_owned()).or_default().push(value.to_owned())
             }
-            Said::Warning(line) => self.warnings.push(line.to_owned()),
-            Said::End => self.is_complete = true,
+            ReportLine::Warning(line) => self.warnings.push(line.to_owned()),
+            ReportLine::End => self.is_complete = true,
         }
     }
 
@@ -181,32 +183,32 @@ impl Story {
 
 #[cfg(test)]
 mod tests {
-    use super::{STEPS, Said, Story, parse};
+    use super::{GuestReport, ReportLine, STEPS, parse};
     use std::collections::BTreeMap;
 
     #[test]
     fn every_kind_of_line_is_understood() {
-        assert_eq!(parse("demo: begin nvme"), Some(Said::Begin("nvme")));
+        assert_eq!(parse("demo: begin nvme"), Some(ReportLine::Begin("nvme")));
         assert_eq!(
             parse("demo: step nvme failed 12 short file "),
-            Some(Said::Step { name: "nvme", is_ok: false, seconds: 12, text: "short file" })
+            Some(ReportLine::Step { name: "nvme", is_ok: false, seconds: 12, text: "short file" })
         );
         assert_eq!(
             parse("demo: step nvme ok 3"),
-            Some(Said::Step { name: "nvme", is_ok: true, seconds: 3, text: "" })
+            Some(ReportLine::Step { name: "nvme", is_ok: true, seconds: 3, text: "" })
         );
         let digest = "0123456789abcdef".repeat(4);
         assert_eq!(
             parse(&format!("demo: digest usb {digest}")),
-            Some(Said::Digest("usb", &digest))
+            Some(ReportLine::Digest("usb", &digest))
         );
         assert_eq!(
             parse("demo: fact device 0000:00:01.0 nvme"),
-            Some(Said::Fact("device", "0000:00:01.0 nvme"))
+            Some(ReportLine::Fact("device", "0000:00:01.0 nvme"))
         );
-        assert_eq!(parse("demo: marker idle-begin"), Some(Said::Marker("idle-begin")));
-        assert_eq!(parse("demo: warning <4>[ 1.0] x"), Some(Said::Warning("<4>[ 1.0] x")));
-        assert_eq!(parse("demo: end"), Some(Said::End));
+        assert_eq!(parse("demo: marker idle-begin"), Some(ReportLine::Marker("idle-begin")));
+        assert_eq!(parse("demo: warning <4>[ 1.0] x"), Some(ReportLine::Warning("<4>[ 1.0] x")));
+        assert_eq!(parse("demo: end"), Some(ReportLine::End));
     }
 
     #[test]
@@ -226,11 +228,11 @@ mod tests {
         }
     }
 
-    /// A story in which everything went well, and what the host knows of it.
-    fn good() -> (Story, BTreeMap<String, String>, BTreeMap<String, String>) {
-        let mut story = Story::default();
+    /// A report in which everything went well, and what the host knows of it.
+    fn good() -> (GuestReport, BTreeMap<String, String>, BTreeMap<String, String>) {
+        let mut report = GuestReport::default();
         for step in STEPS {
-            story.passed.push((step.to_owned(), 1));
+            report.passed.push((step.to_owned(), 1));
         }
         let map = |pairs: &[(&str, &str)]| {
             pairs
@@ -238,62 +240,67 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect::<BTreeMap<_, _>>()
         };
-        story.digests =
+        report.digests =
             map(&[("usb", "u"), ("mmio-1", "m"), ("nvme-written", "n"), ("nvme-read", "n")]);
         (
-            story,
+            report,
             map(&[("usb", "u"), ("mmio-1", "m")]),
             map(&[("nvme", "n"), ("nvme mmio-1", "m"), ("back mmio-1", "m")]),
         )
     }
 
     #[test]
-    fn a_good_story_has_nothing_wrong() {
-        let (story, expected, left) = good();
-        assert!(story.missing_steps().is_empty());
-        assert!(story.wrong_digests(&expected, &left).is_empty());
+    fn a_good_report_has_nothing_wrong() {
+        let (report, expected, left) = good();
+        assert!(report.missing_steps().is_empty());
+        assert!(report.wrong_digests(&expected, &left).is_empty());
     }
 
     #[test]
     fn each_digest_that_differs_or_is_missing_is_told() {
         for name in ["usb", "mmio-1", "nvme-written", "nvme-read"] {
-            let (mut story, expected, left) = good();
-            story.digests.insert(name.into(), "x".into());
-            assert!(!story.wrong_digests(&expected, &left).is_empty(), "{name} differs");
-            story.digests.remove(name);
-            assert!(!story.wrong_digests(&expected, &left).is_empty(), "{name} is missing");
+            let (mut report, expected, left) = good();
+            report.digests.insert(name.into(), "x".into());
+            assert!(!report.wrong_digests(&expected, &left).is_empty(), "{name} differs");
+            report.digests.remove(name);
+            assert!(!report.wrong_digests(&expected, &left).is_empty(), "{name} is missing");
         }
         for name in ["nvme", "nvme mmio-1", "back mmio-1"] {
-            let (story, expected, mut left) = good();
+            let (report, expected, mut left) = good();
             left.insert(name.into(), "x".into());
-            assert_eq!(story.wrong_digests(&expected, &left).len(), 1, "{name} differs");
+            assert_eq!(report.wrong_digests(&expected, &left).len(), 1, "{name} differs");
             left.remove(name);
-            assert_eq!(story.wrong_digests(&expected, &left).len(), 1, "{name} is missing");
+            assert_eq!(report.wrong_digests(&expected, &left).len(), 1, "{name} is missing");
         }
     }
 
     #[test]
     fn what_is_told_again_replaces_what_was_told_before() {
-        let (mut story, expected, left) = good();
-        story.digests.insert("usb".into(), "mixed with another line".into());
-        story.take(&Said::Fact("page-size", "40[ 1.0] 96"));
-        story.take(&Said::Warning("<4>[ 1.0] x"));
-        story.take(&Said::Marker("again"));
-        assert!(story.passed.is_empty() && story.digests.is_empty());
+        let (mut report, expected, left) = good();
+        report.digests.insert("usb".into(), "mixed with another line".into());
+        report.take(&ReportLine::Fact("page-size", "40[ 1.0] 96"));
+        report.take(&ReportLine::Warning("<4>[ 1.0] x"));
+        report.take(&ReportLine::Marker("again"));
+        assert!(report.passed.is_empty() && report.digests.is_empty());
         let (again, ..) = good();
-        story.digests = again.digests;
-        story.take(&Said::Fact("page-size", "4096"));
-        assert!(story.wrong_digests(&expected, &left).is_empty());
-        assert_eq!((story.fact("page-size"), story.warnings.len()), ("4096", 1));
+        report.digests = again.digests;
+        report.take(&ReportLine::Fact("page-size", "4096"));
+        assert!(report.wrong_digests(&expected, &left).is_empty());
+        assert_eq!((report.fact("page-size"), report.warnings.len()), ("4096", 1));
     }
 
     #[test]
     fn a_step_that_never_ended_is_missed() {
-        let (mut story, ..) = good();
-        story.passed.retain(|(name, _)| name != "mmio" && name != "usb");
-        story.take(&Said::Step { name: "usb", is_ok: false, seconds: 1, text: "read error" });
+        let (mut report, ..) = good();
+        report.passed.retain(|(name, _)| name != "mmio" && name != "usb");
+        report.take(&ReportLine::Step {
+            name: "usb",
+            is_ok: false,
+            seconds: 1,
+            text: "read error",
+        });
         assert_eq!(
-            story.missing_steps(),
+            report.missing_steps(),
             ["step usb failed: read error", "step mmio did not come to an end"]
         );
     }

@@ -1,5 +1,5 @@
-//! Apple's interrupt controller: a line for the trace's port, which software asserts in a device's
-//! stead.
+//! Apple's interrupt controller (AIC): a line for the trace's port, which software asserts as a
+//! device would.
 
 use oche_boot::guest_fdt::VirtioPort;
 use oche_boot::tree::{Tree, number};
@@ -8,19 +8,20 @@ use oche_virtio::console::REGION_BYTES;
 
 use crate::device_tree::start;
 
-/// What it is compatible with. Source: Linux `apple,aic.yaml`.
+/// The controller's `compatible`. Source: Linux `apple,aic.yaml`.
 const COMPATIBLE: &[u8] = b"apple,aic";
-/// Lines that a t8103's has. Source: Asahi documentation `hw/soc/aic.md`, `INFO`.
+/// Lines of a t8103's controller. Source: Asahi documentation `hw/soc/aic.md`, `INFO`.
 const LINES: u32 = 896;
-/// Offset of `INFO`, and the bits of it that say how many lines there are. Source: Linux
-/// `irq-apple-aic.c`, `AIC_INFO`, `AIC_INFO_NR_IRQ`.
+/// Offset of `INFO`, and its field with the number of lines. Source: Linux `irq-apple-aic.c`,
+/// `AIC_INFO`, `AIC_INFO_NR_IRQ`.
 const INFO: u64 = 0x4;
 const INFO_LINES: u32 = 0xffff;
-/// A bit a line, from line 0 on: writing 1 asserts or no longer asserts it, beside its device.
+/// One bit for each line, from line 0 on. Writing 1 asserts or deasserts it, beside its device.
 /// Source: the same, `SW_SET`, `SW_CLR`; Linux `irq-apple-aic.c`, `AIC_SW_SET`, `AIC_SW_CLR`.
 const SOFTWARE_SET: u64 = 0x4000;
 const SOFTWARE_CLEAR: u64 = 0x4080;
-/// Binding: a line of a device; high while there is something. Source: Linux `apple,aic.yaml`.
+/// Cells of an interrupt specifier: a line of a device, active high. Source: Linux
+/// `apple,aic.yaml`.
 const DEVICE_LINE: u32 = 0;
 const LEVEL_HIGH: u32 = 4;
 /// Properties that name lines.
@@ -35,15 +36,15 @@ const _: () = assert!(WINDOW.end - WINDOW.start >= REGION_BYTES);
 
 /// A line that no device drives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct PortLine {
     /// The first of the controller's registers.
     start: u64,
     phandle: u32,
     number: u32,
 }
 
-impl Line {
-    /// Which.
+impl PortLine {
+    /// The line's number.
     pub fn number(&self) -> u32 {
         self.number
     }
@@ -53,29 +54,30 @@ impl Line {
         PhysRange { start: self.start + SOFTWARE_SET, end: self.start + SOFTWARE_SET + 0x1000 }
     }
 
-    /// The page that says how many lines there are.
+    /// The page with [`Self::info`].
     pub fn information(&self) -> PhysRange {
         PhysRange { start: self.start, end: self.start + 0x1000 }
     }
 
-    /// The address of the register that says how many lines there are.
+    /// The address of `INFO`, the register with the number of lines.
     pub fn info(&self) -> u64 {
         self.start + INFO
     }
 
-    /// How many lines there are by `info`, what that register says, and whether this is one.
+    /// The number of lines by `info`, the value of that register, and whether this line is one of
+    /// them.
     pub fn is_among(&self, info: u32) -> (u32, bool) {
         let lines = info & INFO_LINES;
         (lines, self.number < lines)
     }
 
-    /// The address of the register, and the word that asserts the line (`is_up`) or no longer does.
+    /// The store (address, word) that asserts the line (`is_up`) or deasserts it.
     pub fn store(&self, is_up: bool) -> (u64, u32) {
         let file = if is_up { SOFTWARE_SET } else { SOFTWARE_CLEAR };
         (self.start + file + u64::from(self.number / 32 * 4), 1 << (self.number % 32))
     }
 
-    /// What the guest's tree says of the port.
+    /// The port, for the guest's device tree.
     pub fn port(&self) -> VirtioPort {
         VirtioPort {
             window: WINDOW,
@@ -87,7 +89,7 @@ impl Line {
 
 /// The highest line that nothing in the tree names; `None`: there is no such controller, or it has
 /// no phandle.
-pub fn free_line(tree: &Tree<'_>) -> Option<Line> {
+pub fn free_line(tree: &Tree<'_>) -> Option<PortLine> {
     let mut controller = None;
     for node in tree.nodes() {
         if node.strings("compatible").any(|name| name == COMPATIBLE) {
@@ -97,7 +99,7 @@ pub fn free_line(tree: &Tree<'_>) -> Option<Line> {
     }
     let (start, phandle) = controller.filter(|(start, _)| *start < 1 << 36)?;
     let line = (0..LINES).rev().find(|line| !is_named(tree, *line))?;
-    Some(Line { start, phandle: phandle as u32, number: line })
+    Some(PortLine { start, phandle: phandle as u32, number: line })
 }
 
 /// Whether a device may have `line`. Any cell of that value counts, whatever it stands for: there
@@ -143,7 +145,7 @@ mod tests {
         tree.to_dtb()
     }
 
-    fn line(blob: &[u8]) -> Option<Line> {
+    fn line(blob: &[u8]) -> Option<PortLine> {
         let mut buffer = vec![0; blob.len()];
         free_line(&Tree::new(normalize(blob, &mut buffer).expect("sound")))
     }

@@ -1,4 +1,4 @@
-//! The board's `main`: brings up the machine, and wires engine, driver and EL2 together.
+//! The board's `main`: brings up the machine, and connects engine, driver and EL2.
 // UNSAFETY: device registers are raw addresses, and this module knows which are where.
 #![expect(unsafe_code, reason = "device registers are raw addresses")]
 
@@ -22,7 +22,7 @@ use oche_el2::{apple, image, mmio, panic, trap};
 use oche_engine::{Configuration, Isolation};
 use oche_m1::aic::WINDOW;
 use oche_m1::darts::DartDriver;
-use oche_m1::framebuffer::{self, Found};
+use oche_m1::framebuffer::{self, BootScreen};
 use oche_m1::ownership::Ownership;
 use oche_m1::{device_tree, nvme};
 use oche_platform::emulated_darts::{EmulatedDarts, Setup};
@@ -32,7 +32,7 @@ use oche_types::addr::{Gfn, HostGranule};
 use oche_types::dart::stream::MAX_DARTS;
 use oche_types::range::{BLOCK, PhysRange, RangeList, align_up};
 
-use power::Domains;
+use power::PowerDomains;
 
 /// Where DRAM begins. Source: m1n1 `src/kboot.c`; Asahi documentation `hw/soc/memmap.md`.
 const DRAM: u64 = 0x8_0000_0000;
@@ -41,7 +41,7 @@ const DRAM_STEP: u64 = 1 << 30;
 
 oche_boot::entry!(main, "m1");
 
-/// The board.
+/// The board's policy for boot.
 struct M1Board;
 
 impl Board for M1Board {
@@ -62,7 +62,7 @@ impl Board for M1Board {
             + oche_platform::port::HEAP_BYTES
     }
 
-    /// From the first byte of DRAM to the last, RAM apart: firmware's carve-outs.
+    /// DRAM from its first byte to its last: RAM, and firmware's carve-outs around it.
     fn around_ram(ram: &RangeList) -> PhysRange {
         let end = ram.as_slice().iter().map(|range| range.end).max().unwrap_or(0);
         let start = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
@@ -75,11 +75,11 @@ impl Board for M1Board {
     /// Opens the screen: from here on it shows what is printed, also about an FDT that is refused.
     fn on_fdt(blob: &[u8]) {
         match framebuffer::find(blob) {
-            Some(Found::Console(framebuffer)) => console::open_screen(framebuffer),
-            Some(Found::Memory(memory)) if !memory.overlaps(&image::range()) => {
+            Some(BootScreen::Console(framebuffer)) => console::open_screen(framebuffer),
+            Some(BootScreen::Memory(memory)) if !memory.overlaps(&image::range()) => {
                 console::keep_screen(memory)
             }
-            Some(Found::Memory(_)) | None => {}
+            Some(BootScreen::Memory(_)) | None => {}
         }
     }
 }
@@ -97,7 +97,7 @@ fn main(fdt: FdtAddress) -> ! {
     let mut darts = DartDriver::new(hardware, count, prepared.options.has_windows);
     let mut ownership = Ownership::new(&darts, count);
     let mut holes = guest::report(&all, &mut ownership, &darts);
-    console::watch_power(Domains::map(device_tree::power(tree, console::UART.start)));
+    console::watch_power(PowerDomains::map(device_tree::power(tree, console::UART.start)));
     let controller = nvme_controller(tree);
     holes.extend(controller.iter().flat_map(ans::Controller::pages));
     let has_trace = IS_COMPILED_IN && prepared.trace_layout().ring_records() != 0;
@@ -147,7 +147,7 @@ fn apply_options(prepared: &Prepared) {
 /// The NVMe controller, if the FDT names one.
 fn nvme_controller(tree: &Tree<'_>) -> Option<ans::Controller> {
     let start = device_tree::nvme(tree)?;
-    let controller = ans::Controller::at(start, Domains::map(device_tree::power(tree, start)));
+    let controller = ans::Controller::at(start, PowerDomains::map(device_tree::power(tree, start)));
     let [_, doorbells] = controller.pages();
     log::info!(
         "nvme: pages that its commands name are at home while it uses them; doorbells at {doorbells}"

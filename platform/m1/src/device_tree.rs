@@ -9,11 +9,11 @@ use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::{DartId, MAX_DARTS};
 use oche_types::range::PhysRange;
 
-/// What a DART that Oche knows is compatible with, first of all.
+/// The first `compatible` string of a DART that Oche can drive.
 const COMPATIBLE: &[u8] = b"apple,t8103-dart";
-/// What the NVMe controller is compatible with. Source: Linux `t8103.dtsi`, `nvme`.
+/// The NVMe controller's `compatible`. Source: Linux `t8103.dtsi`, `nvme`.
 const NVME_COMPATIBLE: &[u8] = b"apple,nvme-ans2";
-/// What a power domain is compatible with. Source: Linux `apple,pmgr-pwrstate.yaml`.
+/// A power domain's `compatible`. Source: Linux `apple,pmgr-pwrstate.yaml`.
 const POWER_COMPATIBLE: &[u8] = b"apple,pmgr-pwrstate";
 /// The most power domains of a device that are looked up.
 const MAX_DOMAINS: usize = 8;
@@ -23,18 +23,18 @@ const MAX_DOMAINS: usize = 8;
 pub struct DartNode {
     /// Its registers.
     pub registers: PhysRange,
-    /// What people call it.
+    /// Its name in Apple's device tree and in the log.
     pub name: String,
-    /// The tree does not switch it off.
+    /// Whether the tree enables it.
     pub is_enabled: bool,
-    /// The registers that say whether its power domains are on.
+    /// The registers of its power domains.
     pub power: Vec<u64>,
-    /// Who is behind it: stream and name.
+    /// The devices behind it: stream and name.
     pub clients: Vec<(u32, String)>,
     phandle: u32,
 }
 
-/// The names that Apple and Linux have for them, by address. Source: `docs/m1.md`, "The DARTs".
+/// The DARTs' names, by address. Source: `docs/m1.md`, "The DARTs".
 const NAMES: [(u64, &str); 15] = [
     (0x6_8100_8000, "pcie0_dart_0"),
     (0x6_8200_8000, "pcie0_dart_1"),
@@ -67,7 +67,7 @@ pub fn candidates(all: &[DartNode]) -> impl Iterator<Item = (DartId, &DartNode)>
     enabled.enumerate().filter_map(|(index, dart)| Some((DartId::new(index)?, dart)))
 }
 
-/// Where the registers of the NVMe controller are, if the tree has one and does not switch it off.
+/// The address of the NVMe controller's registers, if the tree has one and enables it.
 pub fn nvme(tree: &Tree<'_>) -> Option<u64> {
     let is_it = |node: &TreeNode<'_, '_>| {
         is_enabled(node) && node.strings("compatible").any(|name| name == NVME_COMPATIBLE)
@@ -75,19 +75,19 @@ pub fn nvme(tree: &Tree<'_>) -> Option<u64> {
     tree.nodes().filter(is_it).last().and_then(|node| start(&node))
 }
 
-/// The tree does not switch the device off.
+/// Whether the tree enables the device.
 fn is_enabled(node: &TreeNode<'_, '_>) -> bool {
     matches!(node.first_string("status"), None | Some(b"okay" | b"ok"))
 }
 
-/// Where the registers begin, where addresses have two cells.
+/// The address of the registers, where addresses have two cells.
 pub(crate) fn start(node: &TreeNode<'_, '_>) -> Option<u64> {
     node.bytes("reg").and_then(|reg| reg.get(..8)).map(number)
 }
 
 fn read(tree: &Tree<'_>, node: &TreeNode<'_, '_>) -> Option<DartNode> {
     let start = start(node)?;
-    // The window is the hardware's, whatever the tree says of its size.
+    // The size is the hardware's, whatever size the tree has.
     let registers = PhysRange::sized(start, REGION_BYTES)?;
     let name =
         NAMES.iter().find(|(address, _)| *address == start).map(|(_, name)| String::from(*name));

@@ -6,7 +6,7 @@
 use oche_boot::blob::{self, BlobItem};
 use oche_types::range::{PAGE, PhysRange};
 
-/// How a pixel's bits are laid out.
+/// The layout of a pixel's bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Eight bits each in a 32-bit word: `x8r8g8b8`, `a8r8g8b8`.
@@ -46,13 +46,13 @@ pub struct Framebuffer {
     pub height: usize,
     /// Bytes from one row to the next.
     pub stride: usize,
-    /// How a pixel is laid out.
+    /// The layout of a pixel.
     pub format: Format,
 }
 
-/// What there is to draw on.
+/// The screen that firmware left on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum BootScreen {
     /// Text can be drawn.
     Console(Framebuffer),
     /// It is a framebuffer, but of a shape or a format in which no text can be drawn. Whole pages.
@@ -71,21 +71,21 @@ const CHOSEN_DEPTH: u32 = 2;
 
 /// Finds the framebuffer in whatever can be read of `blob`, sound or not: a node of `/chosen` that
 /// is compatible with `simple-framebuffer`, is on, and lies in DRAM. Nothing else is proof of one.
-pub fn find(blob: &[u8]) -> Option<Found> {
+pub fn find(blob: &[u8]) -> Option<BootScreen> {
     let mut walk = Walk::default();
     blob::salvage(blob, &mut |event| walk.take(event));
-    // A blob that breaks off inside the node may have said enough.
+    // A blob that ends inside the node may describe it well enough.
     walk.end_node();
     walk.found
 }
 
-/// How far the walk of a blob has come.
+/// The state of the walk through a blob.
 #[derive(Default)]
 struct Walk<'a> {
     depth: u32,
     is_in_chosen: bool,
     node: Option<Description<'a>>,
-    found: Option<Found>,
+    found: Option<BootScreen>,
 }
 
 impl<'a> Walk<'a> {
@@ -149,7 +149,7 @@ impl<'a> Description<'a> {
         }
     }
 
-    fn read(self) -> Option<Found> {
+    fn read(self) -> Option<BootScreen> {
         let is_one =
             self.compatible.split(|byte| *byte == 0).any(|one| one == b"simple-framebuffer");
         if !is_one || !matches!(self.status, None | Some("okay" | "ok")) {
@@ -161,10 +161,10 @@ impl<'a> Description<'a> {
             return None;
         }
         if let Some(framebuffer) = self.console(memory) {
-            return Some(Found::Console(framebuffer));
+            return Some(BootScreen::Console(framebuffer));
         }
         let memory = memory.shrunk_to(PAGE);
-        (!memory.is_empty()).then_some(Found::Memory(memory))
+        (!memory.is_empty()).then_some(BootScreen::Memory(memory))
     }
 
     fn console(&self, all: PhysRange) -> Option<Framebuffer> {
@@ -226,7 +226,7 @@ mod tests {
 
     fn found(blob: &[u8]) -> Option<Framebuffer> {
         match find(blob) {
-            Some(Found::Console(framebuffer)) => Some(framebuffer),
+            Some(BootScreen::Console(framebuffer)) => Some(framebuffer),
             _ => None,
         }
     }
@@ -242,26 +242,30 @@ mod tests {
             let mut blob = whole.clone();
             blob[at..at + 4].copy_from_slice(&[0xff; 4]);
             match find(&blob) {
-                Some(Found::Console(framebuffer)) if Found::Console(framebuffer) == node => {
+                Some(BootScreen::Console(framebuffer))
+                    if BootScreen::Console(framebuffer) == node =>
+                {
                     ends_early += 1
                 }
                 // A number or a name that was damaged: another shape, or memory without one, but in
                 // DRAM.
-                Some(Found::Console(other)) => assert!(DRAM.covers(&other.memory), "{other:?}"),
-                Some(Found::Memory(memory)) => assert!(DRAM.covers(&memory), "{memory}"),
+                Some(BootScreen::Console(other)) => {
+                    assert!(DRAM.covers(&other.memory), "{other:?}")
+                }
+                Some(BootScreen::Memory(memory)) => assert!(DRAM.covers(&memory), "{memory}"),
                 None => {}
             }
         }
         assert!(ends_early >= 2, "the end of the node and of the blob need not be sound");
-        assert_eq!(find(&whole[..whole.len() - 1]), None, "shorter than it says");
+        assert_eq!(find(&whole[..whole.len() - 1]), None, "shorter than its total size");
         assert_eq!(find(&[]), None);
     }
 
     #[test]
     fn framebuffer_that_takes_no_text_is_memory_to_fill() {
         let memory = PhysRange { start: 0x9_df4e_4000, end: 0x9_e048_4000 };
-        assert_eq!(find(&tree("yuv", 2560, None)), Some(Found::Memory(memory)));
-        assert_eq!(find(&tree("x8r8g8b8", 2561, None)), Some(Found::Memory(memory)));
+        assert_eq!(find(&tree("yuv", 2560, None)), Some(BootScreen::Memory(memory)));
+        assert_eq!(find(&tree("x8r8g8b8", 2561, None)), Some(BootScreen::Memory(memory)));
         assert_eq!(find(&tree("yuv", 2560, Some("disabled"))), None);
     }
 

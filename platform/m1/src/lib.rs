@@ -1,6 +1,7 @@
-//! The M1 (t8103): what of it computes, and runs on a developer's laptop too.
+//! The M1 (t8103): the part that needs no privileged instruction, so that host tests run it.
 //!
-//! Nothing here has run on a Mac yet; what only a Mac can answer is said where it matters.
+//! Nothing here has run on a Mac yet. `docs/m1.md` lists the assumptions that only a Mac can
+//! confirm.
 #![no_std]
 #![forbid(unsafe_code)]
 

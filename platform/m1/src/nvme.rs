@@ -1,20 +1,19 @@
-//! The M1's NVMe controller (ANS), which no DART translates: which pages a command names, and when
-//! it has done with them.
+//! The M1's NVMe controller (ANS), an untranslated bus master: which pages a command names, and
+//! when the controller has finished with them.
 //!
 //! The driver fills a submission entry and writes its number to a doorbell; that store traps. The
-//! pages that the entry names are brought home and pinned there until the completion queue says
-//! that the command is done, which is looked at in the next trap of a doorbell or of a DART,
-//! whichever comes first. So a command costs one trap, and nothing else is trapped in steady state:
-//! the completion's registers lie in another page. Source: Linux `drivers/nvme/host/apple.c`,
+//! pages that the entry names are brought home and pinned there until the completion queue shows
+//! that the command is done. The queue is read in the next trap of a doorbell or of a DART,
+//! whichever comes first. So a command costs one trap, and nothing else traps in steady state: the
+//! completion's registers lie in another page. Source: Linux `drivers/nvme/host/apple.c`,
 //! U-Boot `drivers/nvme/nvme_apple.c`; NVM Express Base Specification 1.4, 3.1, 4.1 to 4.4, 4.6,
 //! 5.2 to 5.5, 5.12 and 5.14.
 //!
 //! Whatever a guest writes into registers, queues and lists is answered or refused with a
-//! [`Refusal`]. One trap looks at no more than 1032 addresses, holds as many pages at most, and
-//! releases at most twice as many, those of the queues themselves apart; what is left of what is
-//! done is unpinned in the traps that follow. Where pages have many copies the machine stops
-//! sooner, and the guest makes its store again: a doorbell reaches the controller when all is
-//! pinned.
+//! [`Refusal`]. One trap examines no more than 1032 addresses, pins at most as many pages, and
+//! unpins at most twice as many, those of the queues themselves apart. The traps that follow unpin
+//! the rest. Where pages have many copies the machine stops sooner, and the guest repeats its
+//! store: a doorbell reaches the controller when all pages are pinned.
 
 use oche_types::addr::Gfn;
 
@@ -27,7 +26,7 @@ mod random;
 mod tests;
 
 use interface::{MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES};
-pub use interface::{NvmeHost, Refusal, Verdict};
+pub use interface::{NvmeHost, Refusal, StoreVerdict};
 use queue::{Place, Queue};
 
 /// Registers that trap, in the page at offset 0: `CC`, `AQA`, `ASQ`, `ACQ`, used when the
@@ -42,7 +41,7 @@ const IO_DOORBELL: u64 = 0x2_4910;
 const CC: u64 = 0x14;
 /// `AQA`: entries less one, of the submission queue in bits 11:0, of the completion queue in 27:16.
 const AQA: u64 = 0x24;
-/// `ASQ` and `ACQ`: where the admin queues are, 64 bits each.
+/// `ASQ` and `ACQ`: the addresses of the admin queues, 64 bits each.
 const ASQ: u64 = 0x28;
 const ACQ: u64 = 0x30;
 /// Upper bound of the heap that [`Ans`] uses, in bytes.
@@ -53,10 +52,10 @@ pub const HEAP_BYTES: u64 = {
     2 * (MAX_COMMANDS * (pages + 64) + queues) as u64
 };
 
-/// What is under way.
+/// The controller's queues and the commands under way.
 #[derive(Debug)]
 pub struct Ans {
-    /// What the guest stored last.
+    /// The value of `AQA` that the guest stored last, and those of `ASQ` and `ACQ`.
     admin_sizes: u32,
     admin_places: [u64; 2],
     is_enabled: bool,
@@ -71,7 +70,7 @@ impl Default for Ans {
 }
 
 impl Ans {
-    /// Nothing is under way. Allocates all that is ever needed.
+    /// A controller without queues. Allocates all memory that is ever needed.
     pub fn new() -> Self {
         let (admin, io) = (Queue::new(), Queue::new());
         Self { admin_sizes: 0, admin_places: [0; 2], is_enabled: false, admin, io }
@@ -87,7 +86,7 @@ impl Ans {
         offset: u64,
         value: u32,
         machine: &mut impl NvmeHost,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<StoreVerdict, Refusal> {
         let mut left = MAX_PAGES;
         self.find_done(machine);
         self.unpin(&mut left, machine);
@@ -99,15 +98,15 @@ impl Ans {
                     self.forget();
                 }
                 self.is_enabled = is_enabled;
-                Ok(Verdict::Pass)
+                Ok(StoreVerdict::Pass)
             }
             AQA | ASQ..0x38 => {
                 self.set_admin_queue(offset, value);
-                Ok(Verdict::Pass)
+                Ok(StoreVerdict::Pass)
             }
             ADMIN_DOORBELL => self.submit_admin(value, machine),
             IO_DOORBELL => self.submit_io(value, machine),
-            _ => Ok(Verdict::Pass),
+            _ => Ok(StoreVerdict::Pass),
         };
         self.unpin(&mut left, machine);
         result
@@ -123,8 +122,7 @@ impl Ans {
         }
     }
 
-    /// Finds out which commands are done by now, and releases what they named as far as one trap
-    /// may.
+    /// Finds out which commands are done by now, and unpins their pages, as many as one trap may.
     pub fn collect(&mut self, machine: &mut impl NvmeHost) {
         self.find_done(machine);
         self.unpin(&mut { MAX_PAGES }, machine);
@@ -147,7 +145,7 @@ impl Ans {
         self.io.unpin(left, machine);
     }
 
-    /// The controller is set up anew: it has done with everything.
+    /// The controller is set up anew: it has finished with all queues and commands.
     fn forget(&mut self) {
         self.admin.forget();
         self.io.forget();
@@ -171,7 +169,7 @@ impl Ans {
         &mut self,
         number: u32,
         machine: &mut impl NvmeHost,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<StoreVerdict, Refusal> {
         if !self.admin.exists() {
             let sizes = u64::from(self.admin_sizes);
             let [submissions, completions] = self.admin_places;
@@ -198,7 +196,11 @@ impl Ans {
         self.admin.submit(number, &entry, machine, pages::of_admin)
     }
 
-    fn submit_io(&mut self, number: u32, machine: &mut impl NvmeHost) -> Result<Verdict, Refusal> {
+    fn submit_io(
+        &mut self,
+        number: u32,
+        machine: &mut impl NvmeHost,
+    ) -> Result<StoreVerdict, Refusal> {
         let entry = self.io.entry(number, machine)?;
         self.io.submit(number, &entry, machine, pages::of_io)
     }

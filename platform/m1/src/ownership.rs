@@ -68,7 +68,7 @@ impl DartAccess {
     }
 }
 
-/// How a DART was found.
+/// The condition in which a DART was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// TCRs and TTBRs are frozen.
@@ -166,8 +166,7 @@ impl Ownership {
         entry.owner
     }
 
-    /// Where `access` goes. A read of the page size takes the DART over, if it is the guest's to
-    /// give.
+    /// Where `access` goes. A read of the page size takes the DART over, if the guest programs it.
     pub fn route(&mut self, driver: &mut impl Takeover, access: &DartAccess) -> Route {
         let owner = self.owner(driver, access.dart);
         let asks = owner == Owner::Passthrough && access.reads_page_size();

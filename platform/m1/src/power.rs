@@ -1,6 +1,6 @@
-//! Power domains, from their registers.
+//! Power domains, by their registers.
 
-/// What the register of a power domain says of a device in it.
+/// The state of a device, by the register of its power domain.
 ///
 /// Source of the bits: Linux `drivers/pmdomain/apple/pmgr-pwrstate.c`, `APPLE_PMGR_*`; m1n1
 /// `src/pmgr.c`.
@@ -27,7 +27,7 @@ const ACTIVE: u32 = 0xf;
 const POWER_GATED: u32 = 0;
 
 impl Power {
-    /// What the register's `value` says.
+    /// The state that the register's `value` shows.
     ///
     /// The rule for "on" is Linux's `apple_pmgr_ps_is_active`, with devices that are disabled or in
     /// reset excluded.
@@ -43,7 +43,7 @@ impl Power {
         }
     }
 
-    /// What the registers of all domains of a device say together. A device in no domain is on.
+    /// The state of a device in all of `domains`. A device in no domain is on.
     pub fn of_all(domains: impl IntoIterator<Item = Self>) -> Self {
         let mut domains = domains.into_iter();
         let Some(first) = domains.next() else { return Self::On };

@@ -2,7 +2,7 @@
 //! at the end.
 //!
 //! Nothing is ever read back: reading a framebuffer is slow, and it may not be readable at all.
-//! Long lines go on below, between words and further in; what a person must not miss has a colour.
+//! Long lines are wrapped between words and indented. Errors and warnings have a colour.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 use oche_el2::lock::SpinLock;
@@ -11,27 +11,26 @@ use crate::framebuffer::{Format, Framebuffer};
 
 const WEIGHT: FontWeight = FontWeight::Regular;
 const SIZE: RasterHeight = RasterHeight::Size24;
-/// Pixels of a character, where one is not drawn larger.
+/// Pixels of a character at scale 1.
 const GLYPH_WIDTH: usize = get_raster_width(WEIGHT, SIZE);
 const GLYPH_HEIGHT: usize = SIZE.val();
-/// A glyph's pixel is as many of the screen's as its width has this number: letters are as large on
-/// every Mac.
+/// The scale is the screen's width divided by this: letters are about as large on every Mac.
 const WIDTH_OF_ONE: usize = 1280;
-/// Most times that a pixel is drawn larger.
+/// The largest scale.
 const MAX_SCALE: usize = 4;
 /// Rows of pixels that stay free at the top, before scaling: some Macs have a notch there.
 const TOP: usize = 40;
 /// Characters that stay free at each side.
 const MARGIN: usize = 1;
-/// Where a line that goes on begins, in characters.
+/// Indentation of the rest of a wrapped line, in characters.
 const INDENT: usize = 8;
 /// Longest row that is kept, in characters: that of the widest screen that is believed.
 const MAX_COLUMNS: usize = 1400;
-/// Attempts to get the cursor before a character is drawn without it: a CPU that panicked meanwhile
-/// keeps it.
+/// Attempts to lock the cursor before a character is dropped: a CPU that panicked may hold the lock
+/// for ever.
 const ATTEMPTS: usize = 1 << 20;
 
-/// Red, green and blue of a line, by what it begins with; the first that fits counts.
+/// Red, green and blue of a line, by its prefix.
 const COLOURS: [(&[u8], [u8; 3]); 5] = [
     (b"oche: panic: ", [255, 120, 100]),
     (b"oche: fatal: ", [255, 120, 100]),
@@ -39,10 +38,10 @@ const COLOURS: [(&[u8], [u8; 3]); 5] = [
     (b"oche: warning: ", [255, 200, 80]),
     (b"oche: Oche ", [255, 255, 255]),
 ];
-/// Of any other line.
+/// The colour of any other line.
 const PLAIN: [u8; 3] = [200, 204, 208];
 
-/// Where pixels go.
+/// The memory of a framebuffer.
 pub trait Pixels {
     /// Stores `value`, of the format's width, at a byte offset into the framebuffer.
     fn store(&self, offset: usize, value: u32);
@@ -85,7 +84,7 @@ impl<P: Pixels> Screen<P> {
 
     /// Puts a character.
     pub fn put(&self, byte: u8) {
-        // A CPU that holds the cursor for so long has panicked in here: nothing more can be shown.
+        // A CPU that holds the lock for so long has panicked in here: no more text can be shown.
         let Some(mut cursor) = self.cursor.lock_within(ATTEMPTS) else { return };
         match byte {
             b'\n' => {
@@ -107,9 +106,9 @@ impl<P: Pixels> Screen<P> {
         let Some(place) = cursor.text.get_mut(column) else { return };
         *place = byte;
         cursor.length += 1;
-        let said = cursor.text.get(..cursor.length).unwrap_or_default();
-        match COLOURS.iter().find(|(prefix, _)| *prefix == said) {
-            // Now it is known what the line is: what stands of it already gets its colour too.
+        let text = cursor.text.get(..cursor.length).unwrap_or_default();
+        match COLOURS.iter().find(|(prefix, _)| *prefix == text) {
+            // The line's kind is known now: its first characters get the colour too.
             Some((_, colour)) => {
                 cursor.colour = *colour;
                 self.redraw(cursor, 0, cursor.length);
@@ -118,12 +117,11 @@ impl<P: Pixels> Screen<P> {
         }
     }
 
-    /// Goes on below: with the word that does not fit, unless it is all that the row has.
+    /// Continues on the next row, with the word that does not fit, unless the row is that word.
     fn wrap(&self, cursor: &mut Cursor) {
-        let said = cursor.text.get(..cursor.length).unwrap_or_default();
-        let start =
-            said.iter().rposition(|byte| *byte == b' ').map_or(said.len(), |space| space + 1);
-        let start = if start > INDENT && start > self.columns() / 2 { start } else { said.len() };
+        let row = cursor.text.get(..cursor.length).unwrap_or_default();
+        let start = row.iter().rposition(|byte| *byte == b' ').map_or(row.len(), |space| space + 1);
+        let start = if start > INDENT && start > self.columns() / 2 { start } else { row.len() };
         let (text, length) = (cursor.text, cursor.length);
         cursor.text.iter_mut().skip(start).for_each(|byte| *byte = b' ');
         self.redraw(cursor, start, length);

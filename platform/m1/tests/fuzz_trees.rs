@@ -90,13 +90,13 @@ fn mac() -> Vec<u8> {
 /// What boot reads on a Mac.
 fn read(input: &[u8], tree: Option<Tree<'_>>) {
     // Before the tree is known to be sound.
-    let _: Option<framebuffer::Found> = framebuffer::find(input);
+    let _: Option<framebuffer::BootScreen> = framebuffer::find(input);
     let Some(tree) = tree else { return };
     let darts = device_tree::darts(&tree);
     assert!(device_tree::candidates(&darts).count() <= darts.len());
     let _: Vec<u64> =
         device_tree::nvme(&tree).map_or_else(Vec::new, |at| device_tree::power(&tree, at));
-    let _: Option<aic::Line> = aic::free_line(&tree);
+    let _: Option<aic::PortLine> = aic::free_line(&tree);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! The NVMe controller's registers under the guest: those that trap go to the hardware, and its
-//! commands are looked at.
+//! The NVMe controller's registers: accesses of the guest that trap are examined and passed to the
+//! hardware.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -11,32 +11,32 @@ use oche_el2::lock::SpinLock;
 use oche_el2::mmio;
 use oche_engine::budget::Budget;
 use oche_engine::host::Iommu;
-use oche_m1::nvme::{Ans, DOORBELLS, NvmeHost, Refusal, SETUP, Verdict};
+use oche_m1::nvme::{Ans, DOORBELLS, NvmeHost, Refusal, SETUP, StoreVerdict};
 use oche_m1::power::Power;
 use oche_platform::emulated_darts::EmulatedDarts;
 use oche_types::addr::Gfn;
 use oche_types::range::{PAGE, PhysRange};
 
-use super::power::Domains;
+use super::power::PowerDomains;
 
 /// The controller, if there is one.
 pub(super) struct Controller {
     start: u64,
-    domains: Domains,
+    domains: PowerDomains,
     commands: SpinLock<Ans>,
     /// Doorbells that were refused.
     refusals: AtomicU32,
 }
 
-/// What the log calls it.
+/// The controller's name in the log.
 const NAME: &str = "nvme";
 
-/// Refused doorbells that the log names; the guest can ring as often as it likes.
+/// Refused doorbells that are logged; the guest can repeat them without limit.
 const MAX_REPORTED: u32 = 8;
 
 impl Controller {
-    /// Maps what traps. Touches nothing.
-    pub(super) fn at(start: u64, domains: Domains) -> Self {
+    /// Maps the pages that trap. Accesses nothing.
+    pub(super) fn at(start: u64, domains: PowerDomains) -> Self {
         let controller = Self {
             start,
             domains,
@@ -55,7 +55,7 @@ impl Controller {
         })
     }
 
-    /// Releases what commands that are done by now had named.
+    /// Unpins the pages of commands that have completed.
     pub(super) fn collect<I: Iommu>(&self, emulated_darts: &mut EmulatedDarts<I>) {
         self.commands.lock().collect(&mut NvmeContext::new(emulated_darts));
     }
@@ -70,12 +70,12 @@ impl Controller {
         }
     }
 
-    /// The guest's access at `address`: what is loaded, or anything for a store.
+    /// Carries out the guest's access at `address`. Returns the loaded value, or 0 for a store.
     ///
     /// # Errors
     ///
-    /// [`IoError::NoRegister`]: it is in no page that traps, no register answers so, or the
-    /// controller does not. [`IoError::Again`]: it is more than one trap's work.
+    /// [`IoError::NoRegister`]: the address is in no page that traps, no register has this width,
+    /// or the controller does not answer. [`IoError::Again`]: it is more than one trap's work.
     pub(super) fn access<I: Iommu>(
         &self,
         emulated_darts: &mut EmulatedDarts<I>,
@@ -93,14 +93,14 @@ impl Controller {
         }
         let Some(value) = write else { return self.load(address, bytes) };
         match self.before_store(emulated_darts, context, (address, bytes), value) {
-            Ok(Verdict::Pass) => {}
-            Ok(Verdict::Again) => return Err(IoError::Again),
+            Ok(StoreVerdict::Pass) => {}
+            Ok(StoreVerdict::Again) => return Err(IoError::Again),
             Err(refusal) => {
                 self.report(address, value, refusal);
                 return Ok(0);
             }
         }
-        // What was copied comes before the doorbell: `mmio` completes all that was stored.
+        // Copied pages are complete before the doorbell: `mmio` completes all earlier stores.
         let stored = match bytes {
             // SAFETY: as for a load.
             4 => unsafe { mmio::write32(address, value as u32) },
@@ -115,21 +115,21 @@ impl Controller {
         stored.map(|()| 0).map_err(|error| bus_error(&error))
     }
 
-    /// What becomes of a store of one or two registers.
+    /// The verdict on a store to one or two registers.
     fn before_store<I: Iommu>(
         &self,
         emulated_darts: &mut EmulatedDarts<I>,
         context: TrapContext,
         (address, bytes): (u64, usize),
         value: u64,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<StoreVerdict, Refusal> {
         emulated_darts.for_master(context, |emulated_darts| {
             let mut context = NvmeContext::new(emulated_darts);
             let mut commands = self.commands.lock();
-            let mut verdict = Verdict::Pass;
+            let mut verdict = StoreVerdict::Pass;
             for (offset, part) in registers_of((address - self.start, bytes), value) {
-                if commands.before_store(offset, part, &mut context)? == Verdict::Again {
-                    verdict = Verdict::Again;
+                if commands.before_store(offset, part, &mut context)? == StoreVerdict::Again {
+                    verdict = StoreVerdict::Again;
                 }
             }
             Ok(verdict)
@@ -148,7 +148,7 @@ impl Controller {
     }
 }
 
-/// The registers that a store of `bytes` bytes at `offset` reaches, and what each gets.
+/// The registers that a store of `bytes` bytes at `offset` reaches, with the value for each.
 fn registers_of((offset, bytes): (u64, usize), value: u64) -> impl Iterator<Item = (u64, u32)> {
     (0..bytes as u64 / 4).map(move |half| (offset + 4 * half, (value >> (32 * half)) as u32))
 }
@@ -158,10 +158,10 @@ fn bus_error(error: &mmio::BusError) -> IoError {
     IoError::NoRegister
 }
 
-/// What commands' pages are looked at with in one trap.
+/// The machine, for the commands that one trap examines.
 struct NvmeContext<'a, I> {
     emulated_darts: &'a mut EmulatedDarts<I>,
-    /// Of the whole trap, whatever is pinned and unpinned in it.
+    /// The budget of the whole trap, for all pages that are pinned and unpinned in it.
     budget: Budget,
 }
 

@@ -1,4 +1,4 @@
-//! What a person sees: the serial port, and the screen until the guest has it.
+//! The consoles: the serial port, and the screen until the guest runs.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,19 +12,18 @@ use oche_m1::power::Power;
 use oche_m1::screen::{Pixels, Screen};
 use oche_types::range::PhysRange;
 
-use super::power::Domains;
+use super::power::PowerDomains;
 
 /// UART 0. Source: Linux `arch/arm64/boot/dts/apple/t8103.dtsi`, `serial0`.
 pub(super) const UART: PhysRange = PhysRange { start: 0x2_3520_0000, end: 0x2_3520_1000 };
-/// Offset of `UTRSTAT`; bit 1 says that the transmit buffer is empty. Source: m1n1
-/// `src/uart_regs.h`.
+/// Offset of `UTRSTAT`; bit 1: the transmit buffer is empty. Source: m1n1 `src/uart_regs.h`.
 const STATUS: u64 = 0x10;
 const TRANSMIT_EMPTY: u32 = 1 << 1;
 /// Offset of `UTXH`, the byte to send. Source: the same.
 const TRANSMIT: u64 = 0x20;
 /// Polls before a byte is given up: a byte takes 87 us at 115200 bits a second.
 const POLL_LIMIT: u32 = 1 << 16;
-/// White in every format that there is.
+/// White in every format.
 const WHITE: u32 = u32::MAX;
 /// Bytes that are kept until there is a screen to show them on.
 const EARLY_BYTES: usize = 512;
@@ -37,19 +36,19 @@ static SCREEN: Once<Screen<Memory>> = Once::new();
 static PLAIN: Once<PhysRange> = Once::new();
 /// The screen was taken from the guest.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
-/// The serial port's, once the tree has been read.
-static POWER: Once<Domains> = Once::new();
+/// The power domains of the serial port, once the tree has been read.
+static POWER: Once<PowerDomains> = Once::new();
 /// The serial port did not take the last byte.
 static IS_STUCK: AtomicBool = AtomicBool::new(false);
 static EARLY: SpinLock<Early> = SpinLock::new(Early { bytes: [0; EARLY_BYTES], length: 0 });
 
-/// What was said before there was a screen.
+/// The output from before there was a screen.
 struct Early {
     bytes: [u8; EARLY_BYTES],
     length: usize,
 }
 
-/// Speaks on the serial port from now on.
+/// Prints on the serial port from now on.
 pub(super) fn begin() {
     memory::map_registers(UART);
     console::set(&TeeConsole);
@@ -64,11 +63,11 @@ pub(super) fn keep_screen(memory: PhysRange) {
 }
 
 /// Uses the serial port only while `domains` have power: the guest's driver of it may gate them.
-pub(super) fn watch_power(domains: Domains) {
+pub(super) fn watch_power(domains: PowerDomains) {
     POWER.set(domains);
 }
 
-/// Speaks on the screen too, and repeats what was said before.
+/// Prints on the screen too, and repeats the earlier output there.
 pub(super) fn open_screen(framebuffer: Framebuffer) {
     if memory::map_screen(framebuffer.memory).is_err() {
         return log::warn!("EL2 cannot map the framebuffer at {}", framebuffer.memory);
@@ -92,8 +91,7 @@ impl Console for TeeConsole {
     fn put(&self, byte: u8) {
         send(byte);
         match SCREEN.get() {
-            // Once the guest runs the screen is its own, until Oche has
-            // to report a panic.
+            // Once the guest runs, the screen is the guest's, until Oche has to report a panic.
             Some(screen) if panic::is_panicking() => {
                 if percpu::this().has_run() && !IS_TAKEN.swap(true, Ordering::Relaxed) {
                     screen.clear();
@@ -123,8 +121,8 @@ fn send(byte: u8) {
     // SAFETY: `begin` mapped the registers as Device memory before it named this console; reading
     // the status has no side effect.
     let read = || unsafe { mmio::read32(UART.start + STATUS) };
-    // The port has power. While an SError of the guest's is pending nothing more can be known, and
-    // words are not lost for it.
+    // The port has power. While an SError of the guest is pending, whether the port answered cannot
+    // be known. The value is used, so that no output is lost.
     let status = || match read() {
         Err(mmio::BusError { report: mmio::ReportedBy::Unknown(status), .. }) => Ok(status as u32),
         other => other,

@@ -1,4 +1,4 @@
-//! The guest's accesses to DARTs: to the hardware, or to an emulated one.
+//! The board at run time: the guest's accesses to DARTs and to the NVMe controller.
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -51,8 +51,8 @@ pub(super) fn report(
             Owner::Passthrough | Owner::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);
-        // The guest reaches a locked one by itself: what it translates cannot be changed, nor can
-        // it be made to bypass.
+        // The guest may access a locked DART directly: its tables cannot be changed, nor can it be
+        // set to bypass.
         if owner != Owner::Firmware || condition.is_none_or(|condition| !condition.is_locked) {
             holes.push(dart.registers);
         }
@@ -60,7 +60,7 @@ pub(super) fn report(
     holes
 }
 
-/// What the trace says of the machine.
+/// The description of the machine in the trace.
 pub(super) fn describe(all: &[DartNode]) -> Description {
     let devices = candidates(all).flat_map(|(id, dart)| {
         dart.clients.iter().filter_map(move |(stream, name)| {
@@ -77,7 +77,7 @@ pub(super) fn describe(all: &[DartNode]) -> Description {
     }
 }
 
-/// The guest's DMA, behind one lock.
+/// The board at run time. The guest's DMA is behind one lock.
 pub(super) struct M1Platform {
     windows: Vec<PhysRange>,
     emulated_darts: SpinLock<EmulatedDarts<DartDriver<MappedDarts>>>,
@@ -107,7 +107,7 @@ impl M1Platform {
         Some((DartId::new(index)?, address - self.windows.get(index)?.start))
     }
 
-    /// Answers an access to a DART, by the hardware or by the engine.
+    /// Carries out an access to a DART, on the hardware or on the emulated one.
     fn access_dart(&self, context: TrapContext, access: &DartAccess) -> IoResult {
         let DartAccess { dart, offset, bytes, write } = *access;
         let mut emulated_darts = self.emulated_darts.lock();

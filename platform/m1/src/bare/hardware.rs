@@ -1,4 +1,4 @@
-//! The DARTs' registers, and those that say whether they are on.
+//! The DARTs' registers and power domains, mapped for EL2.
 
 use alloc::vec::Vec;
 
@@ -11,21 +11,21 @@ use oche_m1::power::Power;
 use oche_types::dart::registers::REGION_BYTES;
 use oche_types::dart::stream::DartId;
 
-use super::power::Domains;
+use super::power::PowerDomains;
 
-/// MappedDarts that EL2 maps and stage 2 does not: only Oche reaches them.
+/// Registers that EL2 maps and stage 2 does not: only Oche accesses them.
 #[derive(Debug)]
 pub(super) struct MappedDarts {
     /// By DART: its registers, and its power domains.
-    darts: Vec<(u64, Domains)>,
+    darts: Vec<(u64, PowerDomains)>,
 }
 
 impl MappedDarts {
-    /// Maps what the driver needs. Touches nothing.
+    /// Maps the registers of every DART that Oche may emulate. Accesses none.
     pub(super) fn map(all: &[DartNode]) -> Self {
         let darts = candidates(all).map(|(_, dart)| {
             memory::map_registers(dart.registers);
-            (dart.registers.start, Domains::map(dart.power.clone()))
+            (dart.registers.start, PowerDomains::map(dart.power.clone()))
         });
         Self { darts: darts.collect() }
     }
@@ -57,7 +57,7 @@ impl Hardware for MappedDarts {
     }
 
     /// `mmio` completes all stores, for the full system, before each access: the walk that follows
-    /// a command finds them. No source says in which shareability domain a DART is.
+    /// a command finds them. No source documents the shareability domain of a DART.
     fn complete_stores(&mut self) {}
 
     /// `mmio` completes each access, for the full system, before any that follows: what devices

@@ -5,12 +5,12 @@ use core::ptr;
 
 use oche_boot::bare::memory;
 use oche_boot::tree::Tree;
-use oche_m1::aic::{self, Line};
+use oche_m1::aic::{self, PortLine};
 use oche_platform::port::SetInterrupt;
 
-/// The line for it, whose registers are mapped; `None`, and said so, where the guest can have no
-/// port.
-pub(super) fn line(tree: &Tree<'_>) -> Option<Line> {
+/// The port's line, with its registers mapped; `None`, with a warning in the log, where the guest
+/// can have no port.
+pub(super) fn line(tree: &Tree<'_>) -> Option<PortLine> {
     let line = aic::free_line(tree);
     match &line {
         Some(line) => memory::map_registers(line.registers()),
@@ -19,20 +19,19 @@ pub(super) fn line(tree: &Tree<'_>) -> Option<Line> {
     line
 }
 
-/// How many lines the controller has, and whether the port's is one of them.
-pub(super) fn lines(line: &Line) -> (u32, bool) {
+/// The number of lines of the controller, and whether the port's line is one of them.
+pub(super) fn lines(line: &PortLine) -> (u32, bool) {
     memory::map_registers(line.information());
-    // SAFETY: mapped as Device memory; reading how many lines there are has no side effect.
+    // SAFETY: mapped as Device memory; reading `INFO` has no side effect.
     line.is_among(unsafe { ptr::read_volatile(line.info() as *const u32) })
 }
 
-/// Sets and clears it.
-pub(super) fn interrupt(line: Line) -> SetInterrupt {
+/// Asserts and deasserts the line.
+pub(super) fn interrupt(line: PortLine) -> SetInterrupt {
     Box::new(move |is_up| {
         let (register, word) = line.store(is_up);
         // SAFETY: `line` mapped the controller's registers as Device memory, and the controller is
-        // always on. A bit of 0 changes nothing, so this does not meddle with what the guest does
-        // there.
+        // always on. A bit of 0 changes nothing, so the lines that the guest uses stay as they are.
         unsafe { ptr::write_volatile(register as *mut u32, word) };
     })
 }

@@ -1,4 +1,4 @@
-//! The power domains of a device, as the power manager's registers show them.
+//! The power domains of a device, by the power manager's registers.
 
 use alloc::vec::Vec;
 use core::ptr;
@@ -9,9 +9,9 @@ use oche_types::range::{PAGE, PhysRange};
 
 /// The registers of a device's power domains.
 #[derive(Debug)]
-pub(super) struct Domains(Vec<u64>);
+pub(super) struct PowerDomains(Vec<u64>);
 
-impl Domains {
+impl PowerDomains {
     /// Maps `registers`.
     pub(super) fn map(registers: Vec<u64>) -> Self {
         for register in &registers {
@@ -20,7 +20,7 @@ impl Domains {
         Self(registers)
     }
 
-    /// Whether the device may be touched now. The guest may change that at any moment.
+    /// Whether the device may be accessed now. The guest may change that at any moment.
     pub(super) fn power(&self) -> Power {
         Power::of_all(self.0.iter().map(|register| {
             // SAFETY: `map` mapped it as Device memory; the power manager itself is always on.

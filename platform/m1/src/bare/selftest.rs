@@ -1,8 +1,8 @@
-//! `oche.selftest`, the DARTs' part: idle DARTs are measured, on a stream that no device uses.
+//! The board's part of `oche.selftest`: measures idle DARTs, on a stream that no device uses.
 
 use oche_boot::bare::selftest::{Verdict, print_line, report_time};
 use oche_el2::mmio;
-use oche_m1::aic::Line;
+use oche_m1::aic::PortLine;
 use oche_m1::darts::{DartDriver, ROUNDS};
 use oche_m1::device_tree::{DartNode, candidates};
 use oche_m1::ownership::{Owner, Ownership};
@@ -13,7 +13,7 @@ use super::port;
 /// The logarithm to base two of a page of 16 KiB.
 const GRANULE_LOG2: u32 = 14;
 
-/// A few lines for each DART.
+/// Prints some lines for each DART.
 pub(super) fn darts(
     all: &[DartNode],
     ownership: &mut Ownership,
@@ -47,7 +47,7 @@ pub(super) fn darts(
         }
     }
     print_line("mmio.serror-window", "-", "-", Verdict::from(mmio::test_system_error_window()));
-    // What a window does shows only when a device uses it.
+    // The effect of a window shows only when a device uses it.
     print_line(
         "dart.windows",
         "-",
@@ -56,8 +56,8 @@ pub(super) fn darts(
     );
 }
 
-/// Whether the line of the trace's port is one that the interrupt controller has.
-pub(super) fn interrupt_controller(line: Option<&Line>) {
+/// Prints whether the interrupt controller has the line of the trace's port.
+pub(super) fn interrupt_controller(line: Option<&PortLine>) {
     match line.map(port::lines) {
         Some((lines, is_one)) => print_line("aic.lines", lines, "INFO", Verdict::from(is_one)),
         None => print_line("aic.lines", "-", "-", Verdict::Skipped("the trace has no port")),

@@ -13,28 +13,29 @@ pub(super) const MAX_PAGES: usize = 1024 + 8;
 pub(super) const MAX_QUEUE_PAGES: usize = 8;
 pub(super) const PAGE: u64 = 4096;
 
-/// What the controller stands on.
+/// The machine below the controller.
 pub trait NvmeHost {
     /// The aligned 64-bit word at guest-physical `address`; `None`: not the guest's memory.
     fn word(&mut self, address: u64) -> Option<u64>;
-    /// Has each of `pages`, which differ, be at home until it is unpinned as often. Gives how many
-    /// of the first are: at least one, and not all where that is more than one trap's work.
+    /// Brings each of `pages`, which differ, home and pins it there until it is unpinned as often.
+    /// Returns how many of the first are pinned: at least one, and not all where that is more than
+    /// one trap's work.
     fn pin(&mut self, pages: &[Gfn]) -> usize;
-    /// The controller has done with `pages`. What it wrote there is read. Gives how many of the
-    /// first were unpinned, as [`Self::pin`].
+    /// Unpins `pages`, with which the controller has finished. What it wrote there is read. Returns
+    /// how many of the first were unpinned, as [`Self::pin`].
     fn unpin(&mut self, pages: &[Gfn]) -> usize;
     /// No load that follows is satisfied before the loads that came before it: what the controller
     /// wrote before a completion whose phase was seen is seen too.
     fn order_loads(&mut self);
 }
 
-/// What becomes of a store that is not refused.
+/// The verdict on a store that is not refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Verdict {
+pub enum StoreVerdict {
     /// It goes to the controller.
     Pass,
-    /// It is more than one trap's work: the guest makes the same store again.
+    /// It is more than one trap's work: the guest repeats the store.
     Again,
 }
 
@@ -70,5 +71,5 @@ impl fmt::Display for Refusal {
 /// The words of a submission entry, as they were when its doorbell was rung.
 pub(super) type Entry = [u64; 8];
 
-/// Takes an address that a command names, and answers whether there is room for more.
+/// Takes an address that a command names, and returns whether there is room for more.
 pub(super) type Name<'a, M> = dyn FnMut(&mut M, u64) -> bool + 'a;

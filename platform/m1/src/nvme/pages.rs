@@ -2,12 +2,11 @@
 
 use super::interface::{Entry, Name, NvmeHost, PAGE};
 
-/// A block is taken to be this long, in bytes, as it is on Apple's disks. With shorter ones more
-/// entries of a list are looked at than the command has, and what they happen to name stays home
-/// meanwhile.
+/// The assumed length of a block in bytes, as on Apple's disks. With shorter blocks more entries of
+/// a list are read than the command has, and the pages that they happen to name are pinned too.
 const BLOCK_BYTES: u64 = 4096;
 
-/// What a command of the admin queue names.
+/// The pages that a command of the admin queue names.
 pub(super) fn of_admin<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
     let dwords = match entry[0] & 0xff {
         // Get Log Page: `NUMDL` and `NUMDU`, less one. Firmware Image Download: `NUMD`, less one.
@@ -18,7 +17,7 @@ pub(super) fn of_admin<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut N
     named(entry, dwords * 4, machine, name);
 }
 
-/// What a command of the other queue names.
+/// The pages that a command of the I/O queue names.
 pub(super) fn of_io<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name<'_, M>) {
     let blocks = match entry[0] & 0xff {
         // Write, Read, Compare.
@@ -28,8 +27,8 @@ pub(super) fn of_io<M: NvmeHost>(entry: &Entry, machine: &mut M, name: &mut Name
     named(entry, blocks * BLOCK_BYTES, machine, name);
 }
 
-/// Both pages, and what a list at `PRP2` names where `bytes` bytes need one. A list's last entry
-/// leads to the next list where more follow.
+/// The pages of `PRP1` and `PRP2`, and those of a list at `PRP2` where `bytes` bytes need one. A
+/// list's last entry leads to the next list where more follow.
 fn named<M: NvmeHost>(entry: &Entry, bytes: u64, machine: &mut M, name: &mut Name<'_, M>) {
     let (first, list) = (entry[3], entry[4]);
     for address in [first, list].into_iter().filter(|address| *address != 0) {

@@ -5,14 +5,14 @@ use alloc::vec::Vec;
 use oche_types::addr::Gfn;
 
 use super::interface::{
-    Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, Verdict,
+    Entry, MAX_COMMANDS, MAX_PAGES, MAX_QUEUE_PAGES, Name, NvmeHost, PAGE, Refusal, StoreVerdict,
 };
 
 /// Bytes of a submission and of a completion entry.
 const SUBMISSION_BYTES: u64 = 64;
 const COMPLETION_BYTES: u64 = 16;
 
-/// Where one half of a queue is said to be.
+/// Where the guest places one half of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) at: u64,
@@ -46,13 +46,13 @@ struct Command {
     state: State,
     /// As it was when its doorbell was rung first.
     entry: Entry,
-    /// What it names. Some may be left for a while after it is done.
+    /// The pages that it names. Some may stay pinned for a while after it is done.
     pages: PinnedPages,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The controller has done with it.
+    /// The controller has finished with it.
     Done,
     /// Its doorbell was rung and has not reached the controller: not all of its pages are pinned
     /// yet.
@@ -73,7 +73,7 @@ impl PinnedPages {
         Self { pages: Vec::with_capacity(capacity), count: 0 }
     }
 
-    /// Holds more of them, as many as one trap may. Whether all are pinned.
+    /// Pins more of them, as many as one trap may. Returns whether all are pinned.
     fn pin(&mut self, machine: &mut impl NvmeHost) -> bool {
         if let Some(left @ [_, ..]) = self.pages.get(self.count..) {
             self.count += machine.pin(left).min(left.len());
@@ -81,7 +81,7 @@ impl PinnedPages {
         self.count == self.pages.len()
     }
 
-    /// Releases as many as one trap may, at most `limit`. Gives how many.
+    /// Unpins as many as one trap may, at most `limit`. Returns how many.
     fn give_back(&mut self, limit: usize, machine: &mut impl NvmeHost) -> usize {
         self.pages.truncate(self.count);
         let count = match self.pages.get(..self.count.min(limit)) {
@@ -93,7 +93,7 @@ impl PinnedPages {
         count
     }
 
-    /// As [`Self::give_back`], at most `left` of what one trap may release. Nothing is left where
+    /// As [`Self::give_back`], at most `left` of what one trap may unpin. `left` becomes 0 where
     /// the machine stops.
     fn give_back_within(&mut self, left: &mut usize, machine: &mut impl NvmeHost) {
         let wanted = self.count.min(*left);
@@ -154,7 +154,7 @@ impl Queue {
         if u64::from(number) >= self.submissions.entries || number as usize >= MAX_COMMANDS {
             return Err(Refusal::NoEntry(number));
         }
-        // In a page that `create` has looked at.
+        // In a page that `create` has checked.
         let at = self.submissions.at + u64::from(number) * SUBMISSION_BYTES;
         let mut entry: Entry = [0; 8];
         for (index, word) in entry.iter_mut().enumerate() {
@@ -163,30 +163,30 @@ impl Queue {
         Ok(entry)
     }
 
-    /// The `entry` with this `number` is about to be given to the controller: holds what `pages`
-    /// finds in it.
+    /// The `entry` with this `number` is about to be given to the controller: pins the pages that
+    /// `pages` finds in it.
     pub(super) fn submit<M: NvmeHost>(
         &mut self,
         number: u32,
         entry: &Entry,
         machine: &mut M,
         pages: fn(&Entry, &mut M, &mut Name<'_, M>),
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<StoreVerdict, Refusal> {
         let command = self.commands.get_mut(number as usize).ok_or(Refusal::NoEntry(number))?;
         if command.state != State::Beginning || command.entry != *entry {
             command.state = State::Done;
             command.pages.give_back(MAX_PAGES, machine);
             if command.pages.count != 0 {
-                return Ok(Verdict::Again);
+                return Ok(StoreVerdict::Again);
             }
             (command.state, command.entry) = (State::Beginning, *entry);
             command.name(machine, pages);
         }
         if !command.pages.pin(machine) {
-            return Ok(Verdict::Again);
+            return Ok(StoreVerdict::Again);
         }
         command.state = State::UnderWay;
-        Ok(Verdict::Pass)
+        Ok(StoreVerdict::Pass)
     }
 
     /// Takes note of the commands that are done. Returns whether there were any: then the loads
@@ -195,7 +195,7 @@ impl Queue {
         let mut found = false;
         for _ in 0..self.completions.entries.min(2 * MAX_COMMANDS as u64) {
             // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create`
-            // has looked at.
+            // has checked.
             let at = self.completions.at + self.head * COMPLETION_BYTES + 8;
             let Some(word) = machine.word(at) else { break };
             if (word >> 48 & 1 != 0) != self.phase {
@@ -243,7 +243,7 @@ impl Queue {
 }
 
 impl Half {
-    /// Has the queue be at `place` from now on, and its pages at home.
+    /// Places the queue at `place`, and pins its pages at home.
     fn create(
         &mut self,
         place: Place,
@@ -285,7 +285,7 @@ impl Command {
     /// Lists what `pages` finds in the entry, each page once.
     fn name<M: NvmeHost>(&mut self, machine: &mut M, pages: fn(&Entry, &mut M, &mut Name<'_, M>)) {
         let named = &mut self.pages.pages;
-        // Addresses that no page has count too: a list is as long as the guest says.
+        // Addresses without a page count too: the guest chooses the length of a list.
         let mut left = MAX_PAGES;
         pages(&self.entry, machine, &mut |_, address| {
             if left != 0 {

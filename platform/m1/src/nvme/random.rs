@@ -141,7 +141,7 @@ impl Guest {
             [(AQA, 0x3f_003f), (ASQ, admin as u32), (ASQ + 4, 8), (ACQ, (admin + PAGE) as u32)];
         for (offset, value) in [(CC, 0)].into_iter().chain(registers).chain([(ACQ + 4, 8), (CC, 1)])
         {
-            assert_eq!(ans.before_store(offset, value, self), Ok(Verdict::Pass));
+            assert_eq!(ans.before_store(offset, value, self), Ok(StoreVerdict::Pass));
         }
         for (opcode, place) in [(5, io + PAGE), (1, io)] {
             let words = [opcode, 0, 0, place, 0, CONTIGUOUS | 63 << 16 | 1];
@@ -149,7 +149,7 @@ impl Guest {
                 .into_iter()
                 .enumerate()
                 .for_each(|(index, word)| self.store(admin + 8 * index as u64, word));
-            while ans.before_store(ADMIN_DOORBELL, 0, self).unwrap() == Verdict::Again {}
+            while ans.before_store(ADMIN_DOORBELL, 0, self).unwrap() == StoreVerdict::Again {}
         }
     }
 
@@ -256,12 +256,12 @@ fn random_registers_queues_and_doorbells_stay_within_bounds() {
     assert!(seen.pins as u64 > operations / 10, "{seen:?}");
 }
 
-fn note(seen: &mut Seen, offset: u64, result: Result<Verdict, Refusal>) {
+fn note(seen: &mut Seen, offset: u64, result: Result<StoreVerdict, Refusal>) {
     match (offset, result) {
-        (_, Ok(Verdict::Again)) => seen.again += 1,
-        (ADMIN_DOORBELL, Ok(Verdict::Pass)) => seen.admin += 1,
-        (IO_DOORBELL, Ok(Verdict::Pass)) => seen.io += 1,
-        (_, Ok(Verdict::Pass)) => {}
+        (_, Ok(StoreVerdict::Again)) => seen.again += 1,
+        (ADMIN_DOORBELL, Ok(StoreVerdict::Pass)) => seen.admin += 1,
+        (IO_DOORBELL, Ok(StoreVerdict::Pass)) => seen.io += 1,
+        (_, Ok(StoreVerdict::Pass)) => {}
         (_, Err(refusal)) => {
             let kind = match refusal {
                 Refusal::NoQueue => 0,
@@ -277,7 +277,7 @@ fn note(seen: &mut Seen, offset: u64, result: Result<Verdict, Refusal>) {
 
 /// Resets the controller: every hold is unpinned within a bounded number of traps.
 fn reset(ans: &mut Ans, guest: &mut Guest) {
-    assert_eq!(ans.before_store(CC, 0, guest), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 0, guest), Ok(StoreVerdict::Pass));
     let mut traps = 1;
     while !ans.is_idle() {
         ans.collect(guest);

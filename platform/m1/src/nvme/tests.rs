@@ -93,7 +93,7 @@ fn set_admin_queue(ans: &mut Ans, model: &mut Model, submissions: u64, completio
         (CC, 1),
     ];
     for (offset, value) in stores {
-        assert_eq!(ans.before_store(offset, value, model), Ok(Verdict::Pass));
+        assert_eq!(ans.before_store(offset, value, model), Ok(StoreVerdict::Pass));
     }
 }
 
@@ -101,11 +101,11 @@ fn set_admin_queue(ans: &mut Ans, model: &mut Model, submissions: u64, completio
 fn ready() -> (Model, Ans) {
     let (mut model, mut ans) = (Model::default(), Ans::new());
     set_admin_queue(&mut ans, &mut model, QUEUE, QUEUE + 0x1000);
-    assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
+    assert_eq!(create_io(&mut model, &mut ans), Ok(StoreVerdict::Pass));
     (model, ans)
 }
 
-fn create_io(model: &mut Model, ans: &mut Ans) -> Result<Verdict, Refusal> {
+fn create_io(model: &mut Model, ans: &mut Ans) -> Result<StoreVerdict, Refusal> {
     model.submission(QUEUE, [0x05, 0, 0, IO + 0x1000, 0, CONTIGUOUS | 63 << 16 | 1, 0]);
     let _ = ans.before_store(ADMIN_DOORBELL, 0, model)?;
     model.submission(QUEUE + 64, [0x1_0001, 0, 0, IO, 0, CONTIGUOUS | 63 << 16 | 1, 0]);
@@ -118,7 +118,7 @@ fn the_queues_themselves_stay_home_until_the_controller_is_reset() {
     for page in [QUEUE, QUEUE + 0x1000, IO, IO + 0x1000] {
         assert!(model.is_pinned(page), "{page:#x}");
     }
-    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!(ans.is_idle());
     assert_eq!(model.pins(), 0);
 }
@@ -128,7 +128,7 @@ fn queues_are_held_once_however_often_they_are_created() {
     let (mut model, mut ans) = ready();
     let pins = model.pins();
     for _ in 0..100 {
-        assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
+        assert_eq!(create_io(&mut model, &mut ans), Ok(StoreVerdict::Pass));
     }
     assert_eq!(model.pins(), pins);
     assert!(model.is_pinned(IO) && model.is_pinned(IO + 0x1000));
@@ -142,12 +142,12 @@ fn controller_that_is_enabled_again_begins_with_empty_queues() {
     // The coprocessor was restarted: the driver sets the same queues up again, and never cleared
     // CC.EN.
     model.words.clear();
-    assert_eq!(ans.before_store(AQA, 1 << 16 | 1, &mut model), Ok(Verdict::Pass));
-    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
-    assert_eq!(create_io(&mut model, &mut ans), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(AQA, 1 << 16 | 1, &mut model), Ok(StoreVerdict::Pass));
+    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(StoreVerdict::Pass));
+    assert_eq!(create_io(&mut model, &mut ans), Ok(StoreVerdict::Pass));
     let buffer = 0x8_2000_0000;
     model.submission(IO, [7 << 16 | 2, 0, 0, buffer, 0, 0, 0]);
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     model.complete(0, 7);
     ans.collect(&mut model);
     assert!(
@@ -161,7 +161,7 @@ fn a_commands_pages_are_held_until_its_completion_is_there() {
     let (mut model, mut ans) = ready();
     let (first, second) = (0x8_2000_0200, 0x8_2100_0000);
     model.submission(IO + 3 * 64, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
-    assert_eq!(ans.before_store(IO_DOORBELL, 3, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 3, &mut model), Ok(StoreVerdict::Pass));
     assert!(model.is_pinned(first) && model.is_pinned(second));
     model.complete(0, 6);
     ans.collect(&mut model);
@@ -178,7 +178,7 @@ fn data_is_loaded_after_the_phase_of_its_completion() {
     let buffer = 0x8_2000_0000;
     model.words.insert(buffer, 1);
     model.submission(IO, [7 << 16 | 2, 0, 0, buffer, 0, 0, 0]);
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     model.device_stores(buffer, 2);
     model.complete(0, 7);
     ans.collect(&mut model);
@@ -203,7 +203,7 @@ fn lists_are_followed_from_page_to_page() {
     for index in 0..4 {
         model.words.insert(next + 8 * index, page(3 + index));
     }
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!((0..6).all(|index| model.is_pinned(page(index))));
     assert!(model.is_pinned(list) && model.is_pinned(next));
     assert!(!model.is_pinned(page(6)), "it is not the command's");
@@ -219,7 +219,7 @@ fn log_page_of_many_pages_is_followed_through_its_list() {
     (0..6).for_each(|index| {
         model.words.insert(list + 8 * index, page(1 + index));
     });
-    assert_eq!(ans.before_store(ADMIN_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(ADMIN_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!((0..5).all(|index| model.is_pinned(page(index))));
     assert!(!model.is_pinned(page(5)), "it is not the command's");
 }
@@ -230,14 +230,14 @@ fn a_command_that_names_anything_at_all_ends_within_its_bound() {
     // A list that leads to itself.
     model.submission(IO, [1, 0, 0, u64::MAX, 0x8_5000_0ff8, 0, 0xffff]);
     model.words.insert(0x8_5000_0ff8, 0x8_5000_0ff8);
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert_eq!(
         ans.before_store(IO_DOORBELL, u32::MAX, &mut model),
         Err(Refusal::NoEntry(u32::MAX))
     );
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!(model.is_pinned(0x8_5000_0000));
-    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(StoreVerdict::Pass));
     assert_eq!(model.pins(), 0);
 }
 
@@ -266,7 +266,7 @@ fn queue_that_is_no_memory_of_the_guest_is_refused() {
                     Err(Refusal::NoQueue)
                 );
             }
-            assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
+            assert_eq!(ans.before_store(CC, 0, &mut model), Ok(StoreVerdict::Pass));
             assert_eq!(model.pins(), 0);
         }
         let (mut model, mut ans) = ready();
@@ -298,7 +298,7 @@ fn queue_that_leaves_the_guests_memory_or_is_too_long_is_refused() {
 fn entry_beyond_the_queues_end_is_refused() {
     let (mut model, mut ans) = ready();
     assert_eq!(ans.before_store(ADMIN_DOORBELL, 2, &mut model), Err(Refusal::NoEntry(2)));
-    assert_eq!(ans.before_store(IO_DOORBELL, 63, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 63, &mut model), Ok(StoreVerdict::Pass));
     assert_eq!(ans.before_store(IO_DOORBELL, 64, &mut model), Err(Refusal::NoEntry(64)));
 }
 
@@ -319,7 +319,10 @@ fn one_trap_releases_no_more_than_one_command_can_hold() {
             model.words.insert(at, page(index));
             at += 8;
         }
-        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
+        assert_eq!(
+            ans.before_store(IO_DOORBELL, number as u32, &mut model),
+            Ok(StoreVerdict::Pass)
+        );
     }
     let all = model.pins() - holds_of_queues;
     assert!(all > 8 * 1024, "{all}");
@@ -347,35 +350,35 @@ fn doorbell_passes_when_every_page_of_its_command_is_held() {
     model.at_once = Some(4);
     // Eleven pages with the list.
     for _ in 0..2 {
-        assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
+        assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Again));
     }
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!(model.is_pinned(list) && (0..10).all(|index| model.is_pinned(page(index))));
     // What was left over by the last command of that number goes first.
     model.complete(0, 7);
     model.submission(IO, [8 << 16 | 2, 0, 0, page(20), 0, 0, 0]);
-    let traps =
-        (0..9).take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(Verdict::Again));
+    let traps = (0..9)
+        .take_while(|_| ans.before_store(IO_DOORBELL, 0, &mut model) == Ok(StoreVerdict::Again));
     assert!((1..4).contains(&traps.count()));
     assert_eq!(model.pins() - holds_of_queues, 1);
     assert!(model.is_pinned(page(20)));
 }
 
 #[test]
-fn command_that_changes_before_its_doorbell_passes_is_looked_at_anew() {
+fn command_that_changes_before_its_doorbell_passes_is_examined_anew() {
     let (mut model, mut ans) = ready();
     let holds_of_queues = model.pins();
     let (first, second, other) = (0x8_2000_0000, 0x8_2100_0000, 0x8_2200_0000);
     model.at_once = Some(1);
     model.submission(IO, [7 << 16 | 2, 0, 0, first, second, 0, 0]);
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Again));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Again));
     model.submission(IO, [7 << 16 | 2, 0, 0, other, 0, 0, 0]);
-    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(IO_DOORBELL, 0, &mut model), Ok(StoreVerdict::Pass));
     assert!(model.is_pinned(other));
     assert_eq!(model.pins() - holds_of_queues, 1);
 }
 
-/// The machine says that one trap's work is done by releasing fewer pages than it was asked to.
+/// The machine ends one trap's work by unpinning fewer pages than requested.
 #[test]
 fn trap_ends_its_releases_where_the_machine_stops() {
     let (mut model, mut ans) = ready();
@@ -383,7 +386,10 @@ fn trap_ends_its_releases_where_the_machine_stops() {
     for number in 0..8u64 {
         let page = 0x8_2000_0000 + number * 0x10_0000;
         model.submission(IO + number * 64, [number << 16 | 2, 0, 0, page, page + PAGE, 0, 1]);
-        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
+        assert_eq!(
+            ans.before_store(IO_DOORBELL, number as u32, &mut model),
+            Ok(StoreVerdict::Pass)
+        );
     }
     assert_eq!(model.pins() - holds_of_queues, 16);
     (0..8).for_each(|id| model.complete(id, id));
@@ -392,10 +398,10 @@ fn trap_ends_its_releases_where_the_machine_stops() {
     assert_eq!(model.release_calls, 1, "in a trap of a DART");
     // The one page that the first command has left is all that is asked for; of the second's two
     // one is unpinned.
-    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 1, &mut model), Ok(StoreVerdict::Pass));
     assert_eq!(model.release_calls, 1 + 2, "in a trap of a register");
     // The same again, and then all commands and both queues of both kinds are done.
-    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(Verdict::Pass));
+    assert_eq!(ans.before_store(CC, 0, &mut model), Ok(StoreVerdict::Pass));
     assert_eq!(model.release_calls, 3 + 2, "in a trap that resets");
     model.at_once = None;
     ans.collect(&mut model);
@@ -409,7 +415,10 @@ fn command_whose_doorbell_gets_a_bus_error_is_released() {
     let pages = [0x8_2000_0000, 0x8_2100_0000];
     for (number, page) in pages.into_iter().enumerate() {
         model.submission(IO + 64 * number as u64, [(number as u64) << 16 | 2, 0, 0, page, 0, 0, 0]);
-        assert_eq!(ans.before_store(IO_DOORBELL, number as u32, &mut model), Ok(Verdict::Pass));
+        assert_eq!(
+            ans.before_store(IO_DOORBELL, number as u32, &mut model),
+            Ok(StoreVerdict::Pass)
+        );
     }
     ans.store_failed(IO_DOORBELL, 1);
     // What names no command.

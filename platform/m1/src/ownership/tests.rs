@@ -1,4 +1,4 @@
-//! The policy against a driver that answers what a test says.
+//! The policy against a driver whose answers a test chooses.
 
 use super::*;
 use alloc::string::ToString;

@@ -87,7 +87,7 @@ pub fn is_present(program: &str) -> bool {
     find(program).is_some()
 }
 
-/// Where a program of this name lies.
+/// The path of the program of this name.
 #[must_use]
 pub fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

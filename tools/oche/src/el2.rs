@@ -22,7 +22,7 @@ pub const WITHOUT_TRACE: &str = "without-trace";
 pub const PACKAGE: &str = "oche-qemu-virt";
 /// Names the way to build, against the choice made by looking: `rustup` or `debian`.
 const CHOICE_VARIABLE: &str = "OCHE_EL2_TOOLCHAIN";
-/// Where the answer of `rustup target add` is remembered, so that a refusal costs time once only.
+/// The file that remembers that `rustup target add` was refused, so that it is tried once only.
 const REFUSAL_FILE: &str = "rustup-target-refused";
 /// How long `rustup target add` may take before the other way is taken.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(60);

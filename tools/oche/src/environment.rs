@@ -1,4 +1,4 @@
-//! What the machine must have, found and installed.
+//! Finds and installs the packages that the machine must have.
 //!
 //! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from
 //! the distribution's own archive.
@@ -19,13 +19,13 @@ const LOCK_SECONDS: u32 = 120;
 /// Something that must be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// What shows that it is installed.
+    /// The sign that it is installed.
     pub sign: Sign,
     /// The Debian package that has it.
     pub package: &'static str,
 }
 
-/// What shows that a package is installed.
+/// The sign that a package is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
     /// A program of this name on the search path.

@@ -24,10 +24,11 @@ pub mod inspect;
 pub mod kernel_image;
 mod zboot;
 
-/// The largest Oche that is believed, to stop a wild ELF file from filling memory, in bytes.
+/// The largest image of Oche that is accepted, in bytes, so that a damaged ELF file cannot fill
+/// memory.
 const IMAGE_BYTES_LIMIT: u64 = 256 << 20;
 
-/// What goes behind Oche.
+/// The guest's part of a packed image.
 #[derive(Clone, Debug, Default)]
 pub struct GuestFiles {
     /// The guest's kernel.
@@ -38,7 +39,7 @@ pub struct GuestFiles {
     pub options: Vec<(String, String)>,
 }
 
-/// What a packed file holds.
+/// A packed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PackedImage {
     /// The packed file.

@@ -159,7 +159,7 @@ impl Drop for Step {
     }
 }
 
-/// How lines are drawn.
+/// The form of progress lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Look {
     Terminal { colour: bool },

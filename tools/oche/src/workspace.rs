@@ -1,4 +1,4 @@
-//! Where the checkout and the things made from it lie.
+//! The paths of the checkout and of the files made from it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,13 +26,13 @@ fn top_above(package: &Path) -> Option<PathBuf> {
         .map(Path::to_path_buf)
 }
 
-/// Where results go: `target/` of the checkout, wherever cargo builds.
+/// The folder of results: `target/` of the checkout, wherever cargo builds.
 #[must_use]
 pub fn target() -> PathBuf {
     root().join("target")
 }
 
-/// Where fetched and derived files are kept between runs.
+/// The folder of fetched and derived files that are kept between runs.
 #[must_use]
 pub fn cache() -> PathBuf {
     target().join("cache")

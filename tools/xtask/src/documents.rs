@@ -67,7 +67,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
-/// What is wrong with the relative links of the document at `path`.
+/// The errors of the relative links of the document at `path`.
 fn broken_links(path: &Path, text: &str) -> Vec<String> {
     let mut broken = Vec::new();
     for link in links(text) {

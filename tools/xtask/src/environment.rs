@@ -1,4 +1,4 @@
-//! What the machine must have to run and check Oche in QEMU, found and installed.
+//! Finds and installs the packages that the machine needs to run and check Oche in QEMU.
 //!
 //! A fresh Debian with rustup's host toolchain is enough to begin with; everything else comes from
 //! the distribution's own archive.
@@ -34,7 +34,7 @@ pub fn prepare(step: &Step) -> Result<Toolchain> {
     environment::prepare(&NEEDS, step)
 }
 
-/// Where Debian's package `rust-web-clippy` puts the linter that goes with its compiler.
+/// The linter of Debian's package `rust-web-clippy`, which goes with its compiler.
 pub(crate) const DEBIAN_LINTER: &str = "/usr/bin/clippy-driver";
 
 /// The linter that goes with Debian's newer compiler.

@@ -16,7 +16,7 @@ use crate::environment;
 /// The variable that makes a test write what it compares with: see the tests of [`GENERATED`].
 const UPDATE: &str = "OCHE_UPDATE";
 
-/// What tests generate, with the arguments of `cargo test` that name the test.
+/// Files that tests generate, with the arguments of `cargo test` that name the test.
 ///
 /// `hyp/trace/tests/golden.txt` is not among them: files that were written before must stay
 /// readable, so a difference there is a decision.

@@ -62,7 +62,7 @@ fn read_list(list: &str, found: &BTreeSet<&str>) -> String {
     text
 }
 
-/// What differs between the files `found` and the file names of `list`.
+/// The differences between the files `found` and the file names of `list`.
 fn differences<'a>(found: &BTreeSet<&'a str>, list: &'a str) -> Vec<String> {
     let known: BTreeSet<&str> = list.lines().collect();
     let new = found.difference(&known).map(|file| format!("{file} is too long"));

@@ -43,7 +43,7 @@ const SMMU: [(&str, u64); 6] = [
     ("consumer", 0x0906_00ac),
 ];
 
-/// What a failure of the run under the ordering checker begins with.
+/// The start of the error of a failed run under the ordering checker.
 pub(crate) const ORDERING_VERDICT: &str = "the hostile guest under the ordering checker";
 
 /// Operations that the run needs.

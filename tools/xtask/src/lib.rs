@@ -1,5 +1,5 @@
-//! What `cargo xtask` is made of: it builds, boots, measures and checks Oche on a developer's own
-//! machine.
+//! The implementation of `cargo xtask`, which builds, boots, measures and checks Oche on a
+//! developer's own machine.
 
 pub mod check;
 pub mod cli;

@@ -74,7 +74,7 @@ impl Kept {
         folder().join("results.json")
     }
 
-    /// What is kept; nothing if there is no such file.
+    /// Reads the kept results; none if there is no such file.
     fn read(commit: &str) -> Self {
         let text = std::fs::read(Self::path()).unwrap_or_default();
         let steps = serde_json::from_slice(&text).unwrap_or_default();

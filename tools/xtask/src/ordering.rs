@@ -1,8 +1,8 @@
 //! The ordering checker: QEMU runs with a plugin that sees each instruction of EL2
 //! (`tests/ordering`), and what it reports is judged here.
 //!
-//! Where tables, frames and devices are is computed from Oche's own report of its layout and from
-//! its ELF file.
+//! The places of tables, frames and devices are computed from Oche's own report of its layout and
+//! from its ELF file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -37,7 +37,7 @@ const VECTORS: &str = "oche_vectors";
 const START: &str = "oche_secondary_entry";
 /// Part of the names of the functions that wait for a lock.
 const WAITING: &str = "wait_until_open";
-/// What an exit is called that EL2 counted nowhere.
+/// The name of an exit that EL2 does not count.
 const UNCOUNTED: &str = "uncounted";
 /// No exit takes more instructions than this, those that wait for a lock apart, and none for a
 /// DART's register more than that: docs/contract.md, C6. The most that was measured, both in the
@@ -53,7 +53,7 @@ pub struct OrderingChecker {
     library: PathBuf,
 }
 
-/// Where everything is, as the plugin's arguments name it.
+/// The ranges of memory that the plugin checks, by the names of its arguments.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryRanges {
     image: PhysRange,

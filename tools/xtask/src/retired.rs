@@ -82,7 +82,7 @@ const PHRASES: &[(&str, &str)] = &[
     ("call between cpus", "IPI"),
 ];
 
-/// How the identifiers begin that give an upper bound: `MAX_` does it.
+/// The retired prefix of upper bounds, now `MAX_`.
 const BOUND: &str = "MOST_";
 
 /// The file that lists them.
@@ -101,7 +101,7 @@ fn has_word(text: &str, word: &str) -> bool {
     })
 }
 
-/// What is retired in `line`, with what to write instead.
+/// The retired name or phrase in `line`, with its replacement.
 fn retired(line: &str) -> Option<String> {
     let identifier = IDENTIFIERS.iter().find(|(old, _)| has_word(line, old));
     if let Some((old, new)) = identifier {
@@ -117,7 +117,7 @@ fn retired(line: &str) -> Option<String> {
         .map(|word| format!("`{word}`: upper bounds begin with `MAX_`"))
 }
 
-/// What is retired in the files under `folder`, each with its place.
+/// The retired names in the files under `folder`, each with its place.
 fn look(folder: &Path, found: &mut Vec<String>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

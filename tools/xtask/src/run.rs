@@ -74,7 +74,7 @@ pub fn main(options: &RunOptions) -> Result<()> {
     start(options, &machine)
 }
 
-/// What can be refused before anything is built.
+/// Refuses wrong inputs before anything is built.
 fn check_inputs(options: &RunOptions) -> Result<()> {
     if let Some(kernel) = &options.kernel {
         KernelImage::read(kernel)?;

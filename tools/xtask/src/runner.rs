@@ -9,7 +9,7 @@ use oche::progress::{Progress, Step, duration};
 /// How many of the longest steps are listed at the end.
 const LISTED: usize = 8;
 
-/// What became of a step.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StepVerdict {
     /// It passed, with a summary of a few words.

@@ -70,7 +70,7 @@ impl PackBoard {
         }
     }
 
-    /// What the image itself calls the board.
+    /// The board's name in the image.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -140,7 +140,7 @@ impl InspectArguments {
     }
 }
 
-/// What is written.
+/// The files to write.
 #[derive(Debug, PartialEq, Eq)]
 struct Outputs {
     plain: Option<PathBuf>,

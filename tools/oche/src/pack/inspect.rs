@@ -1,4 +1,4 @@
-//! What is inside a packed image, read the way Oche itself reads it.
+//! The contents of a packed image, read the way Oche itself reads it.
 
 use std::fmt::{self, Write};
 use std::fs;
@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::kernel_image::KernelImage;
 
-/// What a packed image holds.
+/// The contents of a packed image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents {
     /// The board that its Oche is for.
@@ -43,7 +43,7 @@ pub struct PackedKernel {
     pub memory_bytes: u64,
     /// Its page size in bytes, or 0 if its header does not give it.
     pub page_bytes: u64,
-    /// What it calls itself, if it does.
+    /// Its version banner, if it has one.
     pub banner: Option<String>,
     /// SHA-256 in hex.
     pub sha256: String,
@@ -60,7 +60,7 @@ pub fn inspect(path: &Path) -> Result<Contents> {
         .with_context(|| format!("{} is not an image that `oche pack` wrote", path.display()))
 }
 
-/// What [`inspect`] finds in a file's bytes.
+/// The contents of a file's bytes, as [`inspect`].
 pub(super) fn contents(file: Vec<u8>) -> Result<Contents> {
     let image = if file.starts_with(&[0x1f, 0x8b]) { expand(&file)? } else { file };
     if image.get(header::MAGIC_OFFSET..header::MAGIC_OFFSET + 4) != Some(&header::MAGIC) {

@@ -9,7 +9,7 @@ use oche_boot::header::{self, KernelError};
 
 use super::zboot;
 
-/// The largest kernel that is expanded, in bytes: Oche believes no larger one.
+/// The largest kernel that is expanded, in bytes: Oche accepts no larger one.
 const EXPANDED_BYTES_LIMIT: u64 = header::IMAGE_SIZE_LIMIT;
 
 /// A raw arm64 `Image` that Oche can start.
@@ -94,7 +94,7 @@ fn expand_gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     Ok(expanded)
 }
 
-/// What to type for a kernel that is packed in a way Oche does not expand.
+/// The command that unpacks a kernel whose compression Oche does not know.
 fn how_to_expand(bytes: &[u8]) -> Option<&'static str> {
     const PACKINGS: [(&[u8], &str); 4] = [
         (

@@ -16,8 +16,8 @@ use rustc_hash::FxHashMap;
 use super::reader::TraceItem;
 use super::symbols::Symbols;
 
-/// How names of functions begin that map on behalf of others. Source: Linux 6.1, `drivers/iommu`,
-/// `kernel/dma`.
+/// Prefixes of the names of functions that map on behalf of others. Source: Linux 6.1,
+/// `drivers/iommu`, `kernel/dma`.
 const LAYER: [&str; 18] = [
     "apple_dart",
     "dart_",
@@ -44,7 +44,7 @@ const INSTRUCTION_BYTES: u64 = 4;
 /// Follows the records of a trace, all CPUs', in order.
 #[derive(Clone, Debug, Default)]
 pub struct ByCaller {
-    /// Where the DMA layer's functions are.
+    /// Addresses of the DMA layer's functions.
     layer: Arc<[Range<u64>]>,
     /// By CPU: return addresses as they come, and how many there will be.
     coming: FxHashMap<u8, (Vec<u64>, usize)>,

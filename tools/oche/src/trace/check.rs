@@ -82,7 +82,7 @@ impl<S: ByteSource> Visitor for All<'_, S> {
 
 /// The detectors, and what they know.
 pub struct Checker<'a> {
-    /// What is mapped now.
+    /// The current mappings.
     pub lifetimes: Lifetimes,
     reporter: Reporter<'a>,
     recent: Recent,
@@ -112,7 +112,7 @@ impl<'a> Checker<'a> {
         }
     }
 
-    /// What was found.
+    /// The findings.
     pub fn finish(self) -> CheckReport {
         self.reporter.report
     }

@@ -118,7 +118,7 @@ struct RecordArguments {
 }
 
 impl TraceArguments {
-    /// Does what was asked for.
+    /// Carries out the command.
     ///
     /// # Errors
     ///

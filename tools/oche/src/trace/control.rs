@@ -45,7 +45,7 @@ pub struct FilterArguments {
 }
 
 impl FilterArguments {
-    /// Does what was asked for.
+    /// Carries out the order.
     ///
     /// # Errors
     ///

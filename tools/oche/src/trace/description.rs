@@ -1,4 +1,4 @@
-//! Who is who in a trace: board, clock, DARTs and the devices behind them.
+//! The description of a trace's machine: board, clock, DARTs and the devices behind them.
 
 use oche_trace::directory::{self, DartEntry, DeviceEntry, Machine};
 use oche_trace::record::Record;

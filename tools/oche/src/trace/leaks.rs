@@ -1,4 +1,4 @@
-//! What was still mapped when the trace ended, and which of it looks forgotten.
+//! The mappings at the end of the trace, and which of them look forgotten.
 //!
 //! A mapping looks forgotten when many later ones of its kind (same device, same direction) came
 //! and went while it stayed. Buffers of a ring are used in turn, so an idle ring does not look so;
@@ -41,7 +41,7 @@ pub struct Leaks {
     pub groups: Vec<Group>,
 }
 
-/// What one device still has mapped in one direction.
+/// The mappings that one device still has in one direction.
 #[derive(Clone, Debug, Serialize)]
 pub struct Group {
     /// The device.
@@ -154,7 +154,7 @@ impl Followed {
     }
 }
 
-/// What is left at the end of `session`.
+/// The mappings at the end of `session`.
 pub fn leaks<S: ByteSource>(
     trace: &TraceFile<S>,
     session: usize,

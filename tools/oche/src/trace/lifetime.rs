@@ -27,7 +27,7 @@ pub use mapping::{Mapping, PLACES, StreamPlace};
 /// forgotten.
 const MAX_REPLACED: usize = 1 << 16;
 
-/// What an event changed.
+/// The change that an event makes to the mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MappingChange {
     /// Nothing that is mapped.
@@ -43,7 +43,7 @@ pub enum MappingChange {
     Permission {
         /// The mapping as it is now.
         mapping: Mapping,
-        /// What the device could do before.
+        /// The device's permission before.
         before: Permission,
     },
     /// A mapping ended, or one that was made before the trace began.
@@ -52,7 +52,7 @@ pub enum MappingChange {
         at: StreamPlace,
         /// The IOVA.
         iova: IovaPage,
-        /// What was there.
+        /// The mapping that was there.
         mapping: Option<Mapping>,
     },
 }
@@ -147,7 +147,7 @@ impl Lifetimes {
         *flushes = flushes.wrapping_add(1);
     }
 
-    /// What is mapped at `iova` for `place`.
+    /// The mapping at `iova` for `place`.
     pub fn at(&self, place: StreamPlace, iova: IovaPage) -> Option<Mapping> {
         self.live.get(self.key(place, iova))?.mapping()
     }

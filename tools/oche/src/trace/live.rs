@@ -64,7 +64,7 @@ impl LiveArguments {
     }
 }
 
-/// What the loop does after a key.
+/// The loop's action after a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 enum Next {
@@ -75,7 +75,7 @@ enum Next {
 struct Live {
     source: LiveSource,
     state: State,
-    /// What is shown while it is paused.
+    /// The state that is shown while it is paused.
     frozen: Option<State>,
     view: View,
     answered_at: Instant,

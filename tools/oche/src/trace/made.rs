@@ -181,7 +181,7 @@ impl Made {
     ///
     /// # Panics
     ///
-    /// What was made is no trace.
+    /// The made bytes are no trace.
     #[must_use]
     pub fn open(&self) -> TraceFile<Vec<u8>> {
         TraceFile::from_source(self.bytes()).expect("it is a trace")

@@ -1,4 +1,4 @@
-//! What was mapped at one moment: by device, as the buffers that the guest mapped.
+//! The mappings at one moment: by device, as the buffers that the guest mapped.
 
 use std::io::{self, Write};
 
@@ -59,7 +59,7 @@ pub struct BufferRow {
     pub gpa: String,
     /// `rw`, `r-` or `-w`.
     pub permission: &'static str,
-    /// How the first page is reached.
+    /// The first page's placement.
     pub placement: &'static str,
     /// When it was mapped, in nanoseconds since Oche's start.
     pub since_ns: u64,
@@ -122,7 +122,7 @@ impl Whom {
     }
 }
 
-/// What was mapped in `session` at `at_ns` nanoseconds since Oche's start; at the end where there
+/// The mappings in `session` at `at_ns` nanoseconds since Oche's start; at the end where there
 /// is none.
 pub fn maps<S: ByteSource>(
     trace: &TraceFile<S>,

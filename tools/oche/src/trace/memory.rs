@@ -97,7 +97,7 @@ impl TraceMemory {
         }
     }
 
-    /// Where its parts are.
+    /// The places of its parts.
     pub fn layout(&self) -> Layout {
         self.layout
     }

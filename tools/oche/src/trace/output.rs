@@ -180,7 +180,7 @@ pub fn write_json<S: ByteSource>(
     Ok(())
 }
 
-/// What a session is about, as JSON.
+/// A session's description, as JSON.
 pub fn session_value(description: &TraceDescription) -> Value {
     let machine = &description.machine;
     let darts = description.darts.iter().map(|dart| {

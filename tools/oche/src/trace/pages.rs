@@ -12,7 +12,7 @@ const PAGES: usize = 1 << 24;
 /// costs no allocation.
 const MAX_SPARE: usize = 64;
 
-/// What a place of the table holds; by default nothing.
+/// An entry of the table; by default empty.
 pub trait Entry: Copy + Default {
     /// Whether it is empty.
     fn is_empty(&self) -> bool;
@@ -46,7 +46,7 @@ impl<T> Default for Pages<T> {
 }
 
 impl<T: Entry> Pages<T> {
-    /// What `page` holds, if that is something.
+    /// The entry of `page`, unless it is empty.
     #[inline]
     pub fn get(&self, page: u32) -> Option<&T> {
         let (leaf, place) = place(page);

@@ -32,7 +32,7 @@ pub struct TraceFile<S = File> {
     pub begun_unix_nanoseconds: u64,
     /// The boots of Oche in it, oldest first.
     pub sessions: Vec<Session>,
-    /// What is wrong with the file, a line each.
+    /// The file's faults, a line each.
     pub warnings: Vec<String>,
 }
 
@@ -198,7 +198,7 @@ impl<S: ByteSource> TraceFile<S> {
         Ok(payload)
     }
 
-    /// Where the next chunk's magic is, from `from` on.
+    /// The offset of the next chunk's magic, from `from` on.
     fn next_chunk(&self, from: u64, length: u64) -> Result<Option<u64>> {
         const WINDOW: u64 = 1 << 16;
         let mut at = from;

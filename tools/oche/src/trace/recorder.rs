@@ -37,7 +37,7 @@ pub struct FileRecorder {
     thread: Option<JoinHandle<Result<Recording>>>,
 }
 
-/// What a recording came to.
+/// The result of a recording.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Recording {
     /// Boots of Oche that were seen; 0: the RAM file never held a trace directory.
@@ -81,7 +81,7 @@ pub fn record_previous(ram: &Path, output: &Path) -> Result<Recording> {
     Ok(Recording { sessions: 1, records, lost, bytes: output.bytes })
 }
 
-/// What a caller asks of the thread.
+/// A caller's request to the thread.
 enum Order {
     /// Sample the counters, under this label.
     Mark(String),
@@ -127,7 +127,7 @@ impl FileRecorder {
         }
     }
 
-    /// What it has come to so far.
+    /// Its progress so far.
     pub fn so_far(&self) -> Recording {
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let Progress { sessions, records, lost, bytes } = &*self.progress;

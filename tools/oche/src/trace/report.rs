@@ -89,7 +89,7 @@ struct OfStream {
     lifetimes: [(Vec<u64>, u64); 4],
 }
 
-/// What was refused in one page of a device with nothing mapped or unmapped there meanwhile: a
+/// The refused accesses in one page of a device with nothing mapped or unmapped there meanwhile: a
 /// device reads a command word by word.
 struct Burst {
     first: (Record, Event),
@@ -410,7 +410,7 @@ impl<'a> Collector<'a> {
 }
 
 impl Burst {
-    /// What the page shows of it.
+    /// Its data for the page.
     fn row(&self, clock: Clock, description: &TraceDescription) -> FaultRow {
         let (record, event) = self.first;
         let place =

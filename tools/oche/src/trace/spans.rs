@@ -14,7 +14,7 @@ use super::maps::MappedBuffer;
 /// a picture.
 pub type Lane = u32;
 
-/// What happened to a buffer.
+/// A change of a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happening {
     /// It was mapped; reported when all its pages are known, with the time of the first.
@@ -30,7 +30,7 @@ pub enum Happening {
         lane: Lane,
         /// What it was.
         buffer: MappedBuffer,
-        /// When, on which CPU, by whom.
+        /// Time, CPU and guest code.
         until: Stamp,
     },
 }
@@ -38,7 +38,7 @@ pub enum Happening {
 /// The buffers that are mapped.
 #[derive(Debug, Default)]
 pub struct Spans {
-    /// What is mapped, by page.
+    /// The mappings, by page.
     pub lifetimes: Lifetimes,
     /// By space and IOVA page: the buffer that it belongs to.
     lanes: FxHashMap<(u16, u32), Lane>,

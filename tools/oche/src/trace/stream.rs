@@ -11,7 +11,7 @@ use super::format::{
 #[derive(Debug, Default)]
 pub struct ChunkStream {
     bytes: Vec<u8>,
-    /// Where in `bytes` what is next begins.
+    /// The offset in `bytes` of the next chunk.
     at: usize,
     has_header: bool,
     /// Bytes that made no chunk and were left out.

@@ -1,4 +1,4 @@
-//! What a trace comes to: how many of what, by whom, over how long, and how much of it is missing.
+//! The figures of a trace: events by kind, CPU and device, its duration, and the missing events.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};

@@ -15,7 +15,7 @@ use super::description::plain;
 /// Functions are smaller.
 const FARTHEST: u64 = 1 << 20;
 
-/// Where names come from.
+/// The sources of names.
 #[derive(Clone, Debug, Default, Args)]
 pub struct SymbolOptions {
     /// Name the guest's code from its System.map, or a copy of its /proc/kallsyms (knows modules,
@@ -37,7 +37,7 @@ impl SymbolOptions {
         self.symbols.iter().chain(&self.vmlinux).map(PathBuf::as_path)
     }
 
-    /// Reads what was asked for.
+    /// Reads the chosen sources.
     ///
     /// # Errors
     ///
@@ -78,7 +78,7 @@ impl Symbols {
         self.sorted.is_empty()
     }
 
-    /// Where the functions are whose names `is_wanted` chooses, ascending.
+    /// The addresses of the functions whose names `is_wanted` chooses, ascending.
     pub fn ranges(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<std::ops::Range<u64>> {
         let ends = self.sorted.iter().skip(1).map(|(address, _)| *address).chain([u64::MAX]);
         let all = self.sorted.iter().zip(ends).filter(|((_, name), _)| is_wanted(name));

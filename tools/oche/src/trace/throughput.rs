@@ -1,4 +1,4 @@
-//! How fast a trace is read and how much memory that takes, measured:
+//! Measures how fast a trace is read and how much memory that takes:
 //! `cargo test --release -p oche --lib throughput -- --ignored --nocapture --test-threads 1`.
 
 use std::fs::File;
@@ -161,7 +161,7 @@ impl Write for Lines {
     }
 }
 
-/// What a busy disk leaves: register write, flush, map, unmap, over and over, on four CPUs.
+/// The events of a busy disk: register write, flush, map, unmap, over and over, on four CPUs.
 fn write_trace(out: &mut File, events: u64) {
     let mut write = |bytes: &[u8]| out.write_all(bytes).unwrap();
     write(&file_header(0));

@@ -1,4 +1,4 @@
-//! What Wireshark needs to know Oche's packets: a dissector, and a profile with columns, colours
+//! Wireshark's support for Oche's packets: a dissector, and a profile with columns, colours
 //! and filter buttons.
 
 use std::fs;
@@ -19,7 +19,7 @@ const PROFILE: [(&str, &str); 3] = [
 /// The profile's name.
 const NAME: &str = "Oche";
 
-/// Where a person's configuration of Wireshark and their plugins are.
+/// The folders of a user's Wireshark configuration and plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folders {
     /// Configuration.

@@ -45,7 +45,7 @@ pub fn size(bytes: u64) -> String {
     format!("{bytes} bytes")
 }
 
-/// What a device may do, as a verb.
+/// A device's permission, as a verb.
 pub fn permission(permission: Permission) -> &'static str {
     match (permission.read, permission.write) {
         (true, true) => "read and write",

@@ -11,7 +11,7 @@ const SHARED: u8 = 2;
 /// A PCI device of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// What the demo calls it.
+    /// Its name in the demo.
     pub name: &'static str,
     /// PCI slot on bus 0; its requester id is the slot times 8.
     pub slot: u8,

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use oche::{command, workspace};
 use sha2::{Digest, Sha256};
 
-/// How large things are, in MiB.
+/// Sizes of disks and files, in MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// The file that the guest writes to the NVMe and reads back.
@@ -49,7 +49,7 @@ pub struct Disks {
     pub shared: PathBuf,
     /// A file system with files, on the disk that no IOMMU translates.
     pub memory_mapped: PathBuf,
-    /// What the server serves whole.
+    /// The file that the server serves whole.
     pub served: Vec<u8>,
     /// The first part of it.
     pub part: Vec<u8>,

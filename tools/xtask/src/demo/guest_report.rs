@@ -1,4 +1,4 @@
-//! What the guest reports in lines that begin with `demo: `, and the verdict on it.
+//! The guest's report in lines that begin with `demo: `, and the verdict on it.
 
 use std::collections::BTreeMap;
 

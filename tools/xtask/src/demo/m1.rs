@@ -64,7 +64,7 @@ pub(super) fn main(options: &DemoOptions) -> Result<()> {
     Ok(())
 }
 
-/// What the other board alone has.
+/// Refuses options that only the other board has.
 fn refuse_foreign(options: &DemoOptions) -> Result<()> {
     let usual = DemoOptions::usual();
     let foreign = [
@@ -133,7 +133,7 @@ fn drivers(
     finish(step, bench, run, &outcome, verdict, summary)
 }
 
-/// What a person with a Mac is asked to paste into a report.
+/// The text that a user with a Mac is asked to paste into a report.
 fn selftest(bench: &Bench, mac: &Mac, progress: &Progress, summary: &mut M1Summary) -> Result<()> {
     let step = progress.step("The self-test (oche.selftest=1), with the figures of this board");
     let mut mac = mac.clone();

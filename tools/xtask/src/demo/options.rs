@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use oche::workspace;
 
-/// What the demo runs on.
+/// The board that the demo runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum DemoBoard {
     /// QEMU's virt machine: an SMMUv3 for the DARTs, real drivers and devices.
     QemuVirt,
-    /// An M1 played by this process around QEMU's CPUs: strict DARTs, UART, framebuffer, the way
-    /// m1n1 enters.
+    /// An M1 that this process simulates around QEMU's CPUs: strict DARTs, UART, framebuffer, the
+    /// way m1n1 enters.
     M1Sim,
 }
 

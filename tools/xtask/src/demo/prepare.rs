@@ -1,4 +1,4 @@
-//! What a boot of the demo needs: kernel, modules, programs, disks, and Oche.
+//! Makes the parts of a boot of the demo: kernel, modules, programs, disks, and Oche.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::guest::userland::Userland;
 /// The guest's script, behind what every init script begins with.
 pub(crate) const SCRIPT: &str = include_str!("init.sh");
 
-/// What a boot needs, made once.
+/// The parts of a boot, made once.
 pub(super) struct Prepared {
     pub(super) kernel: GuestKernel,
     pub(super) boot: PathBuf,

@@ -1,4 +1,4 @@
-//! What a run came to: judged, as a table for people and as JSON for programs.
+//! The result of a run: a verdict, a table for people and JSON for programs.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ pub type CounterValues = BTreeMap<String, u64>;
 /// The guest's kernel.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct KernelFacts {
-    /// What `uname -r` prints in the guest.
+    /// The output of `uname -r` in the guest.
     pub release: String,
     /// Package and version, if it came from one.
     pub package: String,
@@ -35,7 +35,7 @@ pub struct DartFacts {
     pub devices: String,
 }
 
-/// How bytes were mapped.
+/// Mapped bytes by placement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Placed {
     /// Bytes mapped directly.
@@ -73,7 +73,7 @@ pub struct TraceFacts {
 pub struct DemoSummary {
     /// Whether nothing is wrong.
     pub is_good: bool,
-    /// What is wrong, one line each.
+    /// Problems, one line each.
     pub problems: Vec<String>,
     /// The guest's kernel.
     pub kernel: KernelFacts,

@@ -22,7 +22,7 @@ const FIRST_LOOK: Duration = Duration::from_millis(1500);
 /// At most so many different complaints are kept.
 const MAX_COMPLAINTS: usize = 30;
 
-/// How a run is watched.
+/// The plan of a watched run.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Whether Oche is underneath: there is a trace and an SMMU to look at.
@@ -34,22 +34,22 @@ pub(super) struct Plan {
     pub has_trace: bool,
     /// The hard limit.
     pub limit: Duration,
-    /// Where the console goes.
+    /// The file for the console's output.
     pub console: PathBuf,
-    /// Where the trace goes.
+    /// The file for the trace.
     pub trace: PathBuf,
 }
 
-/// What a run was.
+/// The observations of a run.
 #[derive(Debug)]
 pub(super) struct Watched {
-    /// How it ended.
+    /// The end of the run.
     pub ending: RunEnding,
     /// The console's last lines.
     pub last_lines: String,
-    /// What the guest reported.
+    /// The guest's report.
     pub report: GuestReport,
-    /// What its kernel complained about.
+    /// Complaints of its kernel.
     pub complaints: Vec<String>,
     /// The SMMU, seen from outside.
     pub survey: Survey,
@@ -57,7 +57,7 @@ pub(super) struct Watched {
     pub idle: Option<(CounterValues, CounterValues, f64)>,
     /// Counters at the end.
     pub counters: CounterValues,
-    /// What the recording came to.
+    /// The result of the recording.
     pub recording: trace::Recording,
     /// From QEMU's start to its end.
     pub took: Duration,

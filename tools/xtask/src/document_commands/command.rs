@@ -8,7 +8,7 @@ pub(crate) struct DocumentCommand {
     /// The line on which the command begins.
     pub(crate) line: usize,
     pub(crate) program: Program,
-    /// What follows the program's name.
+    /// The arguments.
     pub(crate) arguments: Vec<String>,
     /// Whether it stands in a code block and is complete. A code span in prose may name a command
     /// without its arguments.
@@ -24,7 +24,7 @@ pub(crate) enum Program {
 }
 
 impl Program {
-    /// How a command of it begins; the longer of two that begin alike comes first.
+    /// The start of its commands; the longer of two that begin alike comes first.
     pub(super) const PREFIXES: [(&'static [&'static str], Self); 4] = [
         (&["cargo", "xtask"], Self::Xtask),
         (&["cargo", "run", "-p", "oche", "--"], Self::Oche),

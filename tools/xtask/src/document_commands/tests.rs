@@ -3,7 +3,7 @@ use oche_trace::control::Control;
 
 use super::{DocumentCommand, Program, all, commands_in};
 
-/// What is wrong with `command`, by the parser of its program.
+/// The error of `command`, by the parser of its program.
 fn fault(command: &DocumentCommand) -> Option<String> {
     let parser = match command.program {
         Program::Xtask => crate::cli::parser(),

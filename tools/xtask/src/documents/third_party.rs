@@ -44,7 +44,7 @@ fn choices(expression: &str) -> BTreeSet<String> {
     expression.replace('/', " OR ").split(" OR ").map(|one| one.trim().to_owned()).collect()
 }
 
-/// What differs between the crates that are linked and those that are listed.
+/// The differences between the crates that are linked and those that are listed.
 fn differences(linked: &Licences, listed: &Licences) -> Vec<String> {
     let mut differences = Vec::new();
     for (name, expressions) in linked {

@@ -8,9 +8,9 @@ pub(super) fn long_lines(source: &str, limit: usize) -> Vec<usize> {
     lines.filter(|(_, line)| scan.columns(line) > limit).map(|(number, _)| number).collect()
 }
 
-/// What a line begins in.
+/// The context that a line begins in.
 struct Scan {
-    /// How the string literal ends in which the line begins.
+    /// The end of the string literal in which the line begins.
     end: Option<String>,
     /// Whether a backslash in that literal escapes the next character.
     has_escapes: bool,

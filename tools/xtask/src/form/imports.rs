@@ -14,7 +14,7 @@ mod scan;
 
 use scan::{Names, scan};
 
-/// Where files come from: the tree on disk, or a few that a test makes up.
+/// The source of files: the tree on disk, or a few that a test makes up.
 trait Files {
     fn read(&self, path: &Path) -> Option<String>;
 }
@@ -36,7 +36,7 @@ impl Files for BTreeMap<&str, &str> {
 /// The module tree below one root file.
 #[derive(Default)]
 struct Modules {
-    /// Which file a module is in; the root's path is empty.
+    /// The file of each module; the root's path is empty.
     file_of: BTreeMap<Vec<String>, PathBuf>,
     found: Vec<(PathBuf, Names)>,
 }
@@ -78,7 +78,7 @@ impl Modules {
         (0..=path.len()).rev().find_map(|end| self.file_of.get(path.get(..end)?))
     }
 
-    /// Which file imports which others.
+    /// The files that each file imports.
     fn imports(&self) -> BTreeMap<&Path, BTreeSet<&Path>> {
         let mut imports: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
         for (file, found) in &self.found {

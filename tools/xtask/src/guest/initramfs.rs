@@ -36,7 +36,7 @@ pub const DEVICE_MODULES: &[&str] = &[
     "ext4",
 ];
 
-/// What every init script begins with: the usual mounts, busybox's tools, and `load_modules`.
+/// The start of every init script: the usual mounts, busybox's tools, and `load_modules`.
 ///
 /// `load_modules` loads, in order, what [`Initramfs::add_modules`] packed, and prints
 /// `init: cannot load NAME` for each that fails.

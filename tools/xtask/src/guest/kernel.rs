@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::archive::{self, Archive, Package};
 
-/// Which kernel to fetch.
+/// The kernel to fetch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelChoice {
     /// The archive's suite.
@@ -44,7 +44,7 @@ pub struct GuestKernel {
     pub package: String,
     /// Its package's version, such as `6.1.192-2`.
     pub version: String,
-    /// What `uname -r` will print.
+    /// The output of `uname -r` in the guest.
     pub release: String,
     /// The package file.
     pub deb: PathBuf,

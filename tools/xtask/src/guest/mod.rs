@@ -1,4 +1,4 @@
-//! What the guest is made of: a distribution's kernel, its DART driver as a module, and an
+//! The parts of the guest: a distribution's kernel, its DART driver as a module, and an
 //! initramfs.
 
 pub mod archive;

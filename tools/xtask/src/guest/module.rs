@@ -20,7 +20,7 @@ use super::kernel::{GuestKernel, hex};
 
 /// The distribution's files that are compiled, in `drivers/iommu/`.
 const DRIVER_SOURCES: [&str; 2] = ["apple-dart.c", "io-pgtable-dart.c"];
-/// What the project adds beside them.
+/// The files that the project adds to them.
 const GLUE: [(&str, &str); 3] = [
     ("Kbuild", include_str!("module/Kbuild")),
     ("glue.c", include_str!("module/glue.c")),

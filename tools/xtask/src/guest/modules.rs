@@ -1,4 +1,4 @@
-//! Which modules must be loaded, and in which order, as `modprobe` works it out.
+//! The modules to load and their order, as `modprobe` computes it.
 
 use std::path::Path;
 use std::process::Command;

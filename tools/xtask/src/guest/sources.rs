@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 /// One source of packages of the machine, in the words of apt's `sources.list(5)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AptSource {
-    /// Where the archive is.
+    /// The archive's address.
     pub uri: String,
     /// The suites or codenames it names there.
     pub suites: Vec<String>,

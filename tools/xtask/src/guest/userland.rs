@@ -26,7 +26,7 @@ const PACKAGES: [&str; 8] = [
     "libc6",
     "libc-bin",
 ];
-/// Where Debian keeps arm64's shared libraries.
+/// The folder of arm64's shared libraries on Debian.
 const LIBRARY_FOLDERS: [&str; 4] =
     ["lib/aarch64-linux-gnu", "usr/lib/aarch64-linux-gnu", "lib", "usr/lib"];
 
@@ -64,7 +64,7 @@ impl Userland {
         Ok(Self { root })
     }
 
-    /// Where a file of the packages lies on this machine, by its path in the guest.
+    /// The path on this machine of a file of the packages, by its path in the guest.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl Userland {
     }
 }
 
-/// What a program names as needed: its shared libraries and its loader.
+/// The files that a program needs: its shared libraries and its loader.
 fn needed_by(file: &Path) -> Result<Vec<String>> {
     let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
     read_needed(&bytes).with_context(|| format!("{} is not an arm64 program", file.display()))

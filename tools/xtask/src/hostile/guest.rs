@@ -26,7 +26,7 @@ pub(crate) fn flat_guest(toolchain: Toolchain, step: &Step) -> Result<std::path:
     Ok(flat)
 }
 
-/// How the guest is run.
+/// The configuration of a run of the guest.
 #[derive(Debug, Default)]
 pub(super) struct Way<'a> {
     pub(super) name: &'a str,

@@ -72,7 +72,7 @@ struct Phase {
     before: CounterValues,
     /// Guest-physical address of the guest's orders.
     order: u64,
-    /// What counts this phase's exits.
+    /// The counters of this phase's exits.
     counters: &'static [&'static str],
 }
 

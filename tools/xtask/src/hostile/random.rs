@@ -15,14 +15,14 @@ const LIMIT_PER_OPERATION: Duration = Duration::from_millis(20);
 /// And for the rest of it.
 const LIMIT_OF_BOOT: Duration = Duration::from_secs(120);
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RandomResult {
-    /// Operations asked for.
+    /// Requested operations.
     pub operations: u64,
     /// Programs that ran twice, with the same result.
     pub compared: u64,
-    /// Programs that came to their end without an exception.
+    /// Programs that finished without an exception.
     pub completed: u64,
     /// Milliseconds from the guest's start to its end.
     pub milliseconds: u64,

@@ -62,7 +62,7 @@ pub(super) fn judge(trace: &Path) -> Result<AccessCounts> {
     Ok(tally)
 }
 
-/// What stands in watched pages, as far as it was reported.
+/// The contents of watched pages, as far as they were reported.
 #[derive(Debug, Default)]
 struct Model {
     pages: BTreeMap<Gfn, Page>,

@@ -1,4 +1,4 @@
-//! What runs on the simulated board need: the image that `oche pack` writes for a Mac, and the
+//! The parts of runs on the simulated board: the image that `oche pack` writes for a Mac, and the
 //! board's parts.
 
 use std::fs;
@@ -163,7 +163,7 @@ impl Bench {
         PhysRange { start: load, end: load + self.parts.dirty.end }
     }
 
-    /// Where the log of the run `name` is.
+    /// The path of the log of the run `name`.
     #[must_use]
     pub fn log(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{}.log", name.replace(' ', "-")))

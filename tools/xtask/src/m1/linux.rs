@@ -83,7 +83,7 @@ pub fn prepare(into: &Path, step: &Step) -> Result<(GuestFiles, GuestKernel)> {
     Ok((guest(&kernel, &module, &userland, into)?, kernel))
 }
 
-/// Whether the kernel's guest came to its end.
+/// Whether the kernel's guest finished.
 ///
 /// # Errors
 ///

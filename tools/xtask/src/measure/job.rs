@@ -28,7 +28,7 @@ use crate::{demo, environment};
 
 /// The counting program's source.
 const COUNTER: &str = include_str!("count.c");
-/// What stands in place of the last line of the demo's script.
+/// The replacement of the last line of the demo's script.
 const SCRIPT: &str = include_str!("job.sh");
 /// That last line.
 const DEMO_BEGINS: &str = "\nmain\n";

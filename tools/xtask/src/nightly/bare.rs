@@ -17,7 +17,7 @@ use crate::runner::NotRun;
 
 /// The release that the documents name as enough.
 const SUITE: &str = "bookworm";
-/// What `cargo xtask` needs to start, besides Rust.
+/// The packages that `cargo xtask` needs to start, besides Rust.
 const BEFORE: &str = "ca-certificates gcc libc6-dev git";
 
 /// Makes a base system by debootstrap and runs `cargo xtask setup` in it, as root.

@@ -1,4 +1,4 @@
-//! What a user of `cargo xtask nightly` may choose.
+//! The options of `cargo xtask nightly`.
 
 /// Options of `cargo xtask nightly`.
 #[derive(Clone, Debug, clap::Args)]

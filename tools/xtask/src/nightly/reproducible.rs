@@ -58,7 +58,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     pack::flatten(&elf)
 }
 
-/// Where two files differ first.
+/// The first offset at which two files differ.
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
     let at = one.iter().zip(other).position(|(one, other)| one != other);
     at.or((one.len() != other.len()).then_some(one.len().min(other.len())))

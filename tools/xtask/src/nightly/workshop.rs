@@ -1,4 +1,4 @@
-//! Where the steps of `cargo xtask nightly` work: the folder of results, logs, clones.
+//! The folder of `cargo xtask nightly`: results, logs, clones.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -16,7 +16,7 @@ const LINE_LIMIT: usize = 4096;
 /// One line of the console, without its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsoleLine {
-    /// When its end arrived.
+    /// The time at which its end arrived.
     pub at: Instant,
     /// Its text; bytes that are not UTF-8 are replaced, carriage returns and escape sequences
     /// dropped.
@@ -29,7 +29,7 @@ pub(super) struct Lines {
     receiver: Receiver<ConsoleLine>,
 }
 
-/// What a wait for the next line brought.
+/// The result of a wait for the next line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// A line.

@@ -8,7 +8,7 @@ use crate::qemu::memory::GuestRam;
 /// QEMU's name.
 pub const PROGRAM: &str = "qemu-system-aarch64";
 
-/// Where the guest's console goes.
+/// The destination of the guest's console.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serial {
     /// Out to the runner, which watches it; nothing comes in.
@@ -17,7 +17,7 @@ pub enum Serial {
     Terminal,
 }
 
-/// A virt machine with an SMMUv3 and nothing else that was not asked for.
+/// A virt machine with an SMMUv3 and only the devices that the arguments add.
 #[derive(Clone, Debug)]
 pub struct QemuMachine {
     /// CPU model, as QEMU names it.
@@ -26,13 +26,13 @@ pub struct QemuMachine {
     pub cpus: u32,
     /// Size of RAM in MiB.
     pub memory_mib: u64,
-    /// What QEMU enters: an arm64 Image.
+    /// The arm64 Image that QEMU enters.
     pub kernel: PathBuf,
     /// An initrd for QEMU to load, where the kernel does not carry one.
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub append: String,
-    /// Where the console goes.
+    /// The console's destination.
     pub serial: Serial,
     /// More arguments: devices, and what the user named.
     pub arguments: Vec<OsString>,

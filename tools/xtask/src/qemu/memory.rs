@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result};
 use oche::workspace;
 
-/// Where RAM begins on QEMU's virt machine, and so what the file's first byte is.
+/// The start of RAM on QEMU's virt machine: the address of the file's first byte.
 /// Source: QEMU's documentation, "'virt' generic virtual platform": RAM starts at 0x4000_0000.
 pub const RAM_BASE: u64 = 0x4000_0000;
 

@@ -103,7 +103,7 @@ impl Monitor {
             if let Some(error) = answer.get("error") {
                 bail!("QEMU refuses {name}: {error}");
             }
-            // Anything else is an event that was not asked for.
+            // Anything else is an event, not the answer.
         }
     }
 

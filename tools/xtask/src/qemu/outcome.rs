@@ -1,8 +1,8 @@
-//! How a run ended, reported from the console and from QEMU's exit.
+//! The end of a run, from the console and from QEMU's exit status.
 
 use std::process::ExitStatus;
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RunEnding {
     /// The machine was switched off in good order.

@@ -39,7 +39,7 @@ pub struct Running {
     last_lines: VecDeque<String>,
 }
 
-/// What a caller wants after a line.
+/// The caller's decision after a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Wish {
@@ -122,7 +122,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// What `on_line` returns; QEMU is gone then too.
+    /// The errors of `on_line`; QEMU is ended then too.
     pub fn watch(
         &mut self,
         limit: Duration,
@@ -135,7 +135,7 @@ impl Running {
     ///
     /// # Errors
     ///
-    /// What the callers' functions return; QEMU is gone then too.
+    /// The errors of the caller's functions; QEMU is ended then too.
     pub fn watch_and_look(
         &mut self,
         limit: Duration,

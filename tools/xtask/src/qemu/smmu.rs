@@ -1,4 +1,4 @@
-//! What the SMMU was really given, read from outside Oche: its registers through QEMU, its tables
+//! The SMMU's actual configuration, read from outside Oche: its registers through QEMU, its tables
 //! through RAM.
 //!
 //! Nothing here takes Oche's word, and nothing here is shared with Oche's own driver. Source of
@@ -13,7 +13,8 @@ use anyhow::{Result, bail};
 use crate::qemu::memory::GuestRam;
 use crate::qemu::monitor::Monitor;
 
-/// Where QEMU's virt machine has its SMMU. Source: the machine's own device tree, node `smmuv3`.
+/// The address of the SMMU on QEMU's virt machine. Source: the machine's own device tree, node
+/// `smmuv3`.
 const SMMU: u64 = 0x0905_0000;
 const SMMU_CR0: u64 = SMMU + 0x20;
 const SMMU_STRTAB_BASE: u64 = SMMU + 0x80;
@@ -40,7 +41,7 @@ impl Physical for GuestRam {
     }
 }
 
-/// Whose memory is whose.
+/// The owners of memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owners {
     /// RAM that the guest's kernel lists.
@@ -81,7 +82,7 @@ impl StreamTableRegisters {
     }
 }
 
-/// What one or several looks found.
+/// The result of one or several readings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Survey {
     /// How often it was looked.
@@ -100,7 +101,7 @@ pub struct Survey {
     pub frames_of_pool: u64,
     /// Frames named that are not RAM.
     pub frames_of_devices: u64,
-    /// What must not be, each reported once.
+    /// Violations, each reported once.
     pub violations: Vec<String>,
 }
 

@@ -64,7 +64,7 @@ impl std::fmt::Display for Operations {
     }
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct State {
     commit: String,
@@ -75,7 +75,7 @@ pub(super) struct State {
     seconds: f64,
 }
 
-/// What runs in QEMU.
+/// The images that run in QEMU.
 pub(crate) struct Images {
     oche: PathBuf,
     guest: PathBuf,

@@ -26,13 +26,13 @@ use super::port;
 use crate::m1::bench::{self, Bench};
 use crate::m1::linux;
 
-/// How a failure begins where a run of the board was wrong, and not what is built for it.
+/// The start of an error of a run of the board, as opposed to one of its preparation.
 pub(crate) const VERDICT: &str = "on the simulated board: ";
 /// Events that the kernel's DMA gives at least, until it reads the trace.
 const LEAST_RECORDS: usize = 100;
 /// Boots after which a CPU that still does not come counts as lost.
 const BOOTS: usize = 3;
-/// Where the image is loaded: any multiple of 2 MiB will do.
+/// The load address of the image: any multiple of 2 MiB will do.
 const ADDRESSES: [u64; 3] = [0x8_0800_0000, 0x8_2de0_0000, 0x8_0a60_0000];
 
 /// CPUs, drivers and DARTs.
@@ -66,7 +66,7 @@ pub(super) fn run_fiqs(toolchain: Toolchain, step: &Step) -> Result<String> {
     Ok("every case ok".to_owned())
 }
 
-/// What a person asks for, and a panic.
+/// Options on the command line, and a panic.
 ///
 /// # Errors
 ///

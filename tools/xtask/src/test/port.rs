@@ -1,4 +1,4 @@
-//! The trace read inside a stock guest, from the port that Oche plays: the same records as from
+//! The trace read inside a stock guest, from the port that Oche emulates: the same records as from
 //! outside.
 
 use std::collections::{BTreeSet, HashMap};

@@ -17,15 +17,15 @@ use crate::{check, environment, hostile};
 /// for.
 const OPERATIONS: u64 = 1_000_000;
 
-/// What the steps have come to.
+/// The counts of passed and failed tests.
 pub(super) struct StepCounts {
     pub(super) passed: u64,
     pub(super) failed: u64,
 }
 
-/// The step that shows what a Mac meets first, on the simulated board.
+/// The step with a Mac's first boot, on the simulated board.
 pub(crate) const BOARD_STEP: &str = "Simulated M1: CPUs, drivers, DARTs";
-/// How its failure begins where a run of the board was wrong, and not what is built for it.
+/// The start of its error if a run of the board failed, as opposed to its preparation.
 pub(crate) const BOARD_VERDICT: &str = m1::VERDICT;
 
 /// The steps that check the order of what EL2 executes; and how their failures begin.
@@ -33,7 +33,7 @@ pub(crate) const ORDERING_STEPS: [&str; 2] =
     ["Ordering at EL2: hostile guest", "Ordering at EL2: simulated M1"];
 pub(crate) const ORDERING_VERDICTS: [&str; 2] = [hostile::ORDERING_VERDICT, m1::ORDERING_VERDICT];
 
-/// What a step does: it gives a few words for the person who watches.
+/// A step; it returns a summary of a few words.
 pub(super) type Work = fn(&Step, &mut StepCounts) -> Result<String>;
 
 /// All steps, by name.

@@ -32,9 +32,9 @@ pub(super) type Driver = (&'static [(&'static str, &'static str)], &'static str)
 /// A guest that runs one script.
 #[derive(Debug)]
 pub(super) struct StockGuest<'a> {
-    /// Where everything of the test lies.
+    /// The folder of the test's files.
     pub(super) folder: &'a Path,
-    /// What runs in it, behind what every init script begins with.
+    /// The script that runs in it, after the start of every init script.
     pub(super) script: &'a str,
     /// Modules of the kernel's package, `?` before those that it may lack.
     pub(super) modules: &'a [&'a str],
@@ -206,7 +206,7 @@ impl TwoDisks {
         .into()
     }
 
-    /// What the guest left on the disk that no DART translates.
+    /// The bytes that the guest left on the disk that no DART translates.
     ///
     /// # Errors
     ///

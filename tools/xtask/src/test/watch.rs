@@ -21,7 +21,7 @@ use super::stock::{self, DISK_AND_PORT, StockGuest, TwoDisks, value};
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("watch.sh");
-/// Where Linux puts the driver's rings: at the top of what it has.
+/// The IOVAs of the driver's rings: Linux allocates from the top.
 const WATCHED: &str = "watch 0xffc00000-0xffffffff streams 0:1;callers on";
 /// The function of the stock kernel's driver that fills descriptors.
 const DRIVER: &str = "virtqueue_add";
@@ -79,7 +79,7 @@ fn most(functions: &BTreeMap<String, usize>) -> String {
     most.join(", ")
 }
 
-/// What of the driver's stores is in the trace.
+/// The driver's stores that are in the trace.
 #[derive(Debug, Default)]
 struct Seen {
     /// Between one change of what is watched and the next: accesses reported, and descriptors that
@@ -87,7 +87,7 @@ struct Seen {
     spans: Vec<(usize, usize)>,
     /// Stores by the function that they are in.
     functions: BTreeMap<String, usize>,
-    /// Maps by the function that asked for them.
+    /// Maps by the function that requested them.
     callers: BTreeMap<String, usize>,
 }
 

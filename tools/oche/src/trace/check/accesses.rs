@@ -10,7 +10,7 @@ use super::super::words::{direction, many, permission};
 use super::finding::{About, Detector, Reporter};
 use super::recent::{Gone, Recent};
 
-/// What is known of the time before an access.
+/// The page's history before an access, as far as it is known.
 pub(super) struct Before<'a> {
     pub(super) lifetimes: &'a Lifetimes,
     pub(super) recent: &'a Recent,

@@ -119,17 +119,17 @@ pub struct Finding {
     pub iova: Option<String>,
     /// The guest's code that is behind it, where known.
     pub code: Option<String>,
-    /// What happened, in a sentence or two.
+    /// The event, in a sentence or two.
     pub message: String,
     /// Further accesses of the same device to the same page, right after this one, that it stands
     /// for.
     pub more: u64,
 }
 
-/// What came of a session's events.
+/// The findings in a session's events.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct CheckReport {
-    /// What was found, in the order of time: of each detector and device the first `MAX_REPORTED`.
+    /// The findings, in the order of time: of each detector and device the first `MAX_REPORTED`.
     pub findings: Vec<Finding>,
     /// How much of each was found, reported or not. Hints are counted here too.
     pub totals: BTreeMap<&'static str, u64>,
@@ -148,7 +148,7 @@ impl CheckReport {
     }
 }
 
-/// Whom a finding is about.
+/// The subject of a finding.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct About {
     pub(super) detector: Detector,

@@ -1,4 +1,4 @@
-//! Which guest pages are mapped by whom: what else a device reaches because it shares a page.
+//! The mappings of each guest page: which other data a device reaches because it shares a page.
 
 use oche_trace::record::Record;
 use oche_types::addr::Gfn;
@@ -11,7 +11,7 @@ use super::super::pages::{Entry, Pages};
 use super::super::words::permission;
 use super::finding::{About, Detector, Reporter};
 
-/// What a page is shared with.
+/// How a page is shared with another device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sharing {
     /// The root of a DART's tables, which the device may write.
@@ -32,7 +32,7 @@ struct Use {
     coherent: u16,
     /// Ones that a device may write.
     written: u16,
-    /// Who mapped it first of those that are left.
+    /// The first of the remaining streams to map it.
     first: u16,
     /// The era that all this is known from.
     era: u32,

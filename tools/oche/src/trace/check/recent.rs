@@ -16,9 +16,9 @@ pub(super) struct Gone {
     iova: IovaPage,
     /// The guest's page.
     pub(super) page: Gfn,
-    /// When it had been mapped, in ticks.
+    /// The time of its map, in ticks.
     pub(super) mapped: u64,
-    /// When and by whom it was unmapped.
+    /// The time and the code of its unmap.
     pub(super) unmapped: Stamp,
 }
 

@@ -19,7 +19,7 @@ fn report(made: &Made) -> CheckReport {
     check(&made.open(), &Symbols::default(), true).remove(0)
 }
 
-/// What was found, hints left out.
+/// The findings without hints.
 fn found(made: &Made) -> Vec<Detector> {
     let findings = report(made).findings.into_iter().map(|finding| finding.detector);
     findings.filter(|detector| !detector.is_hint()).collect()

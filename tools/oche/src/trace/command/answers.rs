@@ -73,7 +73,7 @@ impl WhomOptions {
     }
 }
 
-/// What every question about a boot is asked with.
+/// The arguments of every question about a boot.
 #[derive(Debug, Args)]
 struct Asked {
     #[command(flatten)]

@@ -60,11 +60,11 @@ pub struct Mapping {
     pub iova: IovaPage,
     /// The guest's page.
     pub page: Gfn,
-    /// What the device may do.
+    /// The device's permission.
     pub permission: Permission,
-    /// How the page is reached.
+    /// The page's placement.
     pub placement: Placement,
-    /// When, on which CPU, by which guest code.
+    /// Time, CPU and guest code of the map.
     pub since: Stamp,
     /// Which flush of that CPU brought it, counted from 1; 0 where none is known. Pages that came
     /// with one flush and lie side by side are one buffer of the guest.

@@ -1,4 +1,4 @@
-//! What the live screen looks like.
+//! The layout of the live screen.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use crate::trace::symbols::Symbols;
 /// Columns in front of a row of the picture: `0x00000000bff43000 `.
 const LABEL_COLUMNS: u16 = 13;
 
-/// What the person at the keys chose.
+/// The user's choices.
 #[derive(Clone, Debug, Default)]
 pub(super) struct View {
-    /// What the title calls the source.
+    /// The source's name in the title.
     pub(super) source: String,
     pub(super) chosen: usize,
     pub(super) is_paused: bool,
@@ -29,7 +29,7 @@ pub(super) struct View {
     pub(super) typing: Option<String>,
     /// The answer to the last order.
     pub(super) message: String,
-    /// What is recorded, where that is known.
+    /// The recording filter, where it is known.
     pub(super) recorded: String,
     pub(super) has_help: bool,
 }

@@ -1,4 +1,4 @@
-//! Where the live screen's events come from: a guest's RAM file, or a trace as it is written.
+//! The source of the live screen's events: a guest's RAM file, or a trace as it is written.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -99,7 +99,7 @@ impl LiveSource {
         }
     }
 
-    /// What is recorded, where the source knows it: lines as of `oche trace filter`.
+    /// The recording filter, where the source knows it: lines as of `oche trace filter`.
     pub(super) fn recorded(&self) -> Option<String> {
         match self {
             Self::Ram(ram) => {

@@ -1,5 +1,5 @@
-//! What the live screen knows: devices, their mappings, rates, the guest's busiest code, the last
-//! faults.
+//! The state behind the live screen: devices, their mappings, rates, the guest's busiest code, the
+//! last faults.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -35,7 +35,7 @@ pub(super) struct State {
     pub(super) counters: Vec<(String, u64)>,
     streams: BTreeMap<(DartId, StreamId), Stream>,
     places: HashMap<u64, u64>,
-    /// Who caused what, where the trace and the symbols show it.
+    /// The guest's code behind events, where the trace and the symbols show it.
     by: ByCaller,
     pub(super) alarms: VecDeque<Record>,
     history: VecDeque<Second>,
@@ -53,14 +53,14 @@ pub(super) struct Stream {
     pub(super) refused: u64,
 }
 
-/// What became of a page of a stream's IOVA space.
+/// The state of a page of a stream's IOVA space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) is_mapped: bool,
     pub(super) has_alarm: bool,
 }
 
-/// What happened in one second of the guest's time.
+/// The events of one second of the guest's time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Second {
     number: u64,

@@ -1,4 +1,4 @@
-//! The screen over a guest that the hypervisor's own code plays, and over a trace file.
+//! The screen over a guest that the hypervisor's own code simulates, and over a trace file.
 
 use super::*;
 use crate::trace::memory::tests::{Hypervisor, dart};

@@ -11,7 +11,7 @@ use oche_trace::words::Text;
 use oche_types::dart::stream::{DartId, StreamId};
 use oche_types::event::Event;
 
-/// Plays the hypervisor: owns a RAM file and writes to it as EL2 does to memory.
+/// Simulates the hypervisor: owns a RAM file and writes to it as EL2 does to memory.
 pub(crate) struct Hypervisor {
     _directory: tempfile::TempDir,
     pub(crate) ram: PathBuf,
@@ -20,7 +20,7 @@ pub(crate) struct Hypervisor {
     writers: Vec<RingWriter>,
 }
 
-/// Where in the RAM file the directory is.
+/// The directory's offset in the RAM file.
 pub(crate) const OFFSET: u64 = 3 * ALIGNMENT;
 
 impl Hypervisor {

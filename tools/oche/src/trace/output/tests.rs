@@ -7,7 +7,7 @@
 use super::*;
 use crate::trace::made::with_every_error;
 
-/// What is left of a line.
+/// The rest of a line.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {

@@ -1,4 +1,4 @@
-//! What is neither a mapping nor an unmap: flushes, faults and other incidents.
+//! Events other than maps and unmaps: flushes, faults and other incidents.
 
 use std::io::{self, Write};
 
@@ -14,10 +14,10 @@ use super::writer::Writer;
 /// Time over which flushes are counted, in nanoseconds.
 const RATE_STEP: u64 = 100_000_000;
 
-/// What an incident's track shows: whose it is, its name, and what is known of it.
+/// An incident on its track: owner, name and details.
 type Incident = (StreamPlace, &'static str, Vec<Annotation>);
 
-/// What happened at an address of a device, without code of the guest.
+/// An incident at an address of a device, without code of the guest.
 fn incident_of(event: &Event) -> Option<Incident> {
     Some(match *event {
         Event::Fault { dart, stream, iova, code, is_write, is_hidden } => {

@@ -1,4 +1,4 @@
-//! What the viewer relies on: declared tracks, slices that nest, counters that add up.
+//! The viewer's requirements: declared tracks, slices that nest, counters that add up.
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@ pub(super) fn track(kind: TrackKind, place: usize, row: u32) -> u64 {
     (kind as u64) << 56 | (place as u64) << 32 | (u64::from(row) + 1)
 }
 
-/// What a track shows.
+/// The subject of a track.
 #[derive(Clone, Copy)]
 pub(super) enum TrackKind {
     Dart = 1,

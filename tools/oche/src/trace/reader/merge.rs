@@ -8,7 +8,7 @@ use oche_trace::record::{RECORD_BYTES, Record};
 use super::super::format::{ChunkHeader, checksum};
 use super::source::{ByteSource, RecordChunk, Session};
 
-/// What a trace holds, one after the other.
+/// An element of a trace, in its order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceItem {
     /// A boot of Oche begins: the session with this index.
@@ -108,13 +108,13 @@ impl<S: ByteSource> Iterator for Events<'_, S> {
     }
 }
 
-/// Who looks at a whole trace: what [`Events`] gives, shown instead of handed over, which costs
+/// A visitor of a whole trace: it is shown what [`Events`] would return, which costs
 /// half as much.
 pub trait Visitor {
     /// An event.
     fn record(&mut self, record: &Record);
 
-    /// What is no event; never [`TraceItem::Record`].
+    /// The next item that is no event; never [`TraceItem::Record`].
     fn other(&mut self, item: TraceItem);
 
     /// The next records of `cpu` are missing. [`Visitor::other`] receives their number right before

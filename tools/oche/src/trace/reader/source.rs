@@ -1,4 +1,4 @@
-//! Where a trace's bytes are, and what the index keeps of a boot.
+//! The source of a trace's bytes, and the index of a boot.
 
 use std::fs::File;
 use std::io;
@@ -9,7 +9,7 @@ use oche_trace::record::RECORD_BYTES;
 use super::super::description::TraceDescription;
 use super::super::format::{ChunkHeader, End, Sample};
 
-/// Where a trace's bytes are.
+/// The source of a trace's bytes.
 pub trait ByteSource {
     /// How many there are.
     ///
@@ -52,7 +52,7 @@ impl ByteSource for Vec<u8> {
 /// One boot of Oche.
 #[derive(Debug)]
 pub struct Session {
-    /// Who is who.
+    /// The machine's description.
     pub description: TraceDescription,
     /// The counters as time went by; the last is the final one.
     pub samples: Vec<Sample>,

@@ -1,4 +1,4 @@
-//! A recorder against a guest that the hypervisor's own code plays.
+//! A recorder against a guest that the hypervisor's own code simulates.
 
 use super::*;
 use crate::trace::memory::tests::{Hypervisor, OFFSET, dart};

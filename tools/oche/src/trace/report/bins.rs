@@ -11,7 +11,7 @@ const FIRST_WIDTH: u64 = 250_000;
 /// Rows of a picture of an address space, at the most.
 const MAX_ROWS: usize = 96;
 
-/// Where the bins are.
+/// The bins' range.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bins {
     start: u64,
@@ -73,7 +73,7 @@ impl Sum {
     }
 }
 
-/// How high something stood: the most in each bin.
+/// A level over time: the highest value in each bin.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Level {
     now: u64,

@@ -1,4 +1,4 @@
-//! What is put into the page, as JSON.
+//! The data of the page, as JSON.
 
 use serde::Serialize;
 

@@ -12,13 +12,13 @@ use super::super::words::seconds;
 pub struct Answer {
     /// The address.
     pub iova: String,
-    /// What comes before all else.
+    /// The first lines of the answer.
     pub sentences: Vec<String>,
     /// By device: its history at the address.
     pub devices: Vec<DeviceAnswer>,
 }
 
-/// What one device had at the address.
+/// The history of one device at the address.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeviceAnswer {
     /// The device.
@@ -38,7 +38,7 @@ pub struct DeviceAnswer {
     /// The mappings of the page up to the moment and the first one after it, oldest first; at most
     /// the last few.
     pub history: Vec<Past>,
-    /// What else had the same guest page then.
+    /// Other mappings of the same guest page at that time.
     pub overlaps: Vec<Overlap>,
     /// Accesses that were refused in the page, red zones hit, mappings refused; at most the last
     /// few.
@@ -57,7 +57,7 @@ pub struct Past {
     pub gpa: String,
     /// `rw`, `r-` or `-w`.
     pub permission: Option<&'static str>,
-    /// How it was reached.
+    /// Its placement.
     pub placement: Option<&'static str>,
     /// The guest's code and CPU that mapped it.
     pub mapped_by: Option<String>,
@@ -81,11 +81,11 @@ pub struct Overlap {
 /// Something else that happened at the page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Incident {
-    /// When, in nanoseconds since Oche's start.
+    /// The time in nanoseconds since Oche's start.
     pub time_ns: u64,
     /// `io_page_fault`, `red_zone` or `refused`.
     pub event: &'static str,
-    /// What, in words.
+    /// The event in words.
     pub what: String,
 }
 

@@ -16,7 +16,7 @@ pub(super) const LISTED: usize = 8;
 pub struct Question {
     /// The address.
     pub iova: u64,
-    /// Whose.
+    /// The device or stream.
     pub whom: Whom,
     /// The moment, in nanoseconds since Oche's start; that of the last fault there, or the end,
     /// where there is none.
@@ -33,7 +33,7 @@ pub(super) struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    /// Who did something, and on which CPU.
+    /// The guest code and the CPU of an event.
     pub(super) fn by(&self, stamp: &Stamp) -> String {
         format!("by {} on CPU {}", self.symbols.name(stamp.program_counter), stamp.cpu)
     }

@@ -59,7 +59,7 @@ impl Asker<'_> {
         )
     }
 
-    /// What CPUs did to the page while it was watched, of the accesses in `records`.
+    /// The accesses of CPUs to the page while it was watched, of the accesses in `records`.
     pub(super) fn watched_sentence(&self, records: &[Record]) -> Option<String> {
         // A step that stored is reported twice: before and after.
         let accesses = records.iter().filter_map(|record| match record.event()? {

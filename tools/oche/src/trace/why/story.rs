@@ -1,4 +1,4 @@
-//! What the records show of one device at one page, in the order of time.
+//! The history of one device at one page, in the order of time.
 
 use oche_trace::record::{Record, Stamp};
 use oche_types::addr::{Gfn, IovaPage};
@@ -9,7 +9,7 @@ use super::super::words::{code_in_words, direction, many, permission};
 use super::answer::Incident;
 use super::asker::{Asker, LISTED, ticks_at};
 
-/// What the records show of one device.
+/// The history of one device.
 #[derive(Default)]
 pub(super) struct Story {
     /// The moment that is explained, in ticks; `None`: the end.

@@ -12,15 +12,15 @@ use crate::m1::bench::{self, Bench};
 
 /// A hazard of a first boot, put into the board on purpose.
 struct Hazard {
-    /// What is wrong with the board.
+    /// The fault of the board.
     name: &'static str,
     /// Makes it so.
     inject: fn(&mut Mac),
-    /// What the log must have.
+    /// Texts that the log must have.
     expected: &'static [&'static str],
     /// Whether every case of the guest must pass all the same.
     passes: bool,
-    /// What came of it, in a few words.
+    /// The result, in a few words.
     reported: &'static str,
 }
 

@@ -1,4 +1,4 @@
-//! What the runs of the simulated M1 came to.
+//! The results of the runs of the simulated M1.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::demo::summary::grouped;
 pub(super) struct M1Summary {
     /// Whether nothing is wrong.
     pub(super) is_good: bool,
-    /// What is wrong, one line each.
+    /// Problems, one line each.
     pub(super) problems: Vec<String>,
     /// The packed image.
     pub(super) image: Image,
@@ -50,13 +50,13 @@ pub(super) struct Run {
     pub(super) refused_accesses: u64,
     /// Invalidations that the DARTs carried out.
     pub(super) invalidations: u64,
-    /// What no DART would have forgiven.
+    /// Violations of a DART's rules.
     pub(super) violations: Vec<String>,
     /// Oche's counters at the end.
     pub(super) counters: BTreeMap<String, u64>,
     /// The picture of the screen.
     pub(super) screen: String,
-    /// The trace, its events and those that were lost; nothing where none was asked for.
+    /// The trace, its events and those that were lost; nothing where none was requested.
     pub(super) trace: String,
     pub(super) trace_events: u64,
     pub(super) trace_dropped: u64,

@@ -1,4 +1,4 @@
-//! What a file of Rust declares and names, as far as imports go: a scanner, no parser.
+//! Scans a file of Rust for the modules that it declares and the paths that it names.
 
 /// The modules that a file declares, and the paths that it names.
 #[derive(Debug, Default)]

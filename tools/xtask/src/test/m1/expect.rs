@@ -1,4 +1,4 @@
-//! What the log and the screen of a run of the board must show.
+//! Checks of the log and the screen of a run of the board.
 
 use anyhow::{Result, bail};
 use oche_m1_sim::{BoardOutcome, screen};

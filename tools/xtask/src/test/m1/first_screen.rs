@@ -1,4 +1,4 @@
-//! What a person without a serial cable sees of a boot that ends before the guest starts.
+//! The screen of a boot that ends before the guest starts, for a user without a serial cable.
 
 use std::ffi::OsString;
 

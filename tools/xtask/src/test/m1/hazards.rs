@@ -1,4 +1,4 @@
-//! What may be wrong with a Mac's DARTs, on the simulated board.
+//! Faults of a Mac's DARTs, on the simulated board.
 
 use anyhow::Result;
 use oche::progress::Step;

@@ -1,4 +1,4 @@
-//! What the guest is offered, held against what Oche keeps for itself.
+//! Compares the memory that the guest is offered with the memory that Oche keeps.
 
 use anyhow::{Context, Result, bail};
 use oche_m1_sim::BoardOutcome;

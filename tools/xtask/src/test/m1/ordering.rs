@@ -12,7 +12,7 @@ use crate::ordering::{MemoryRanges, OrderingChecker, OrderingReport};
 
 /// The line after which Oche's layout is known.
 const BEGIN: &str = "oche: the guest starts";
-/// What a failure of a run under the checker begins with.
+/// The start of the error of a failed run under the checker.
 pub(crate) const VERDICT: &str = "the simulated M1 under the ordering checker";
 /// A DART's registers, and the one that takes commands and reports that they are done.
 /// Source: Linux `drivers/iommu/apple-dart.c`, `DART_T8020_STREAM_COMMAND`.

@@ -1,9 +1,8 @@
 //! From a plan of the memory to a running guest.
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2, VTTBR_EL2};
 use alloc::vec::Vec;
 use oche_el2::firmware::fatal;
-use oche_el2::registers::VttbrEl2;
 use oche_el2::stage2::Stage2;
 use oche_el2::tlb::Cpus;
 use oche_el2::{cache, cpu_setup, features, guest, smp};
@@ -121,7 +120,7 @@ impl Prepared {
         // No memory is before it, and EL2 maps few registers.
         let own = PhysRange { start: 0, ..region };
         for (stage, root, region) in
-            [("stage 1 of EL2", TTBR0_EL2.get(), own), ("stage 2", VttbrEl2.read(), region)]
+            [("stage 1 of EL2", TTBR0_EL2.get(), own), ("stage 2", VTTBR_EL2.get(), region)]
         {
             if let Some(block) = stage1::first_block(root, region) {
                 let image = self.layout.image;

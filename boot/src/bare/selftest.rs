@@ -8,7 +8,10 @@
 use core::fmt;
 use core::sync::atomic::Ordering;
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{
+    CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1,
+    MIDR_EL1, Readable, Writeable,
+};
 use oche_el2::console::print;
 use oche_el2::fiq::{self, Route};
 use oche_el2::registers::*;
@@ -140,7 +143,7 @@ pub fn end() {
 /// The identification registers, as far as Oche relies on them. Source: Arm ARM DDI 0487, by
 /// register name.
 fn registers() {
-    let midr = MidrEl1.read();
+    let midr = MIDR_EL1.get();
     print_line(
         "cpu.midr",
         format_args!("{midr:#x}"),
@@ -152,7 +155,8 @@ fn registers() {
     let is_right =
         if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
     print_line("cpu.cntfrq", frequency, "Hz", is_right);
-    let (mmfr0, mmfr1, mmfr2) = (IdAa64Mmfr0.read(), IdAa64Mmfr1.read(), IdAa64Mmfr2.read());
+    let (mmfr0, mmfr1, mmfr2) =
+        (ID_AA64MMFR0_EL1.get(), ID_AA64MMFR1_EL1.get(), ID_AA64MMFR2_EL1.get());
     print_line("cpu.vhe", id_field(mmfr1, 8), "ID_AA64MMFR1.VH", id_field(mmfr1, 8) != 0);
     print_line("cpu.e2h", HCR_EL2.get() >> 34 & 1, "HCR_EL2.E2H", HCR_EL2.get() >> 34 & 1 == 1);
     print_line("cpu.address-bits", id_field(mmfr0, 0), "ID_AA64MMFR0.PARange", Verdict::Figure);

@@ -14,8 +14,8 @@
 use core::arch::asm;
 use core::cell::UnsafeCell;
 
+use aarch64_cpu::registers::{ID_AA64MMFR0_EL1, PAR_EL1, Readable};
 use oche_el2::image;
-use oche_el2::registers::{IdAa64Mmfr0, ParEl1, id_field};
 use oche_el2::smp::Regime;
 use oche_types::range::{BLOCK, PhysRange, align_up};
 
@@ -134,7 +134,7 @@ pub fn root() -> u64 {
 /// by TTBR1 (EPD1, bit 23; its T1SZ and TG1 hold legal values), IPS (bits 34:32) as wide as the
 /// CPU's.
 pub fn tcr() -> u64 {
-    let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
+    let physical = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5);
     let t0sz = u64::from(64 - ADDRESS_BITS);
     t0sz | 1 << 8 | 1 << 10 | 3 << 12 | t0sz << 16 | 1 << 23 | 2 << 30 | physical << 32
 }
@@ -176,7 +176,7 @@ pub fn first_block(root: u64, region: PhysRange) -> Option<PhysRange> {
 pub fn check_store(address: u64) -> Result<(), u64> {
     // SAFETY: it translates, and changes `PAR_EL1` alone, which is unused before the guest runs.
     unsafe { asm!("at s1e2w, {}", "isb", in(reg) address, options(nostack, preserves_flags)) };
-    let result = ParEl1.read();
+    let result = PAR_EL1.get();
     if result & 1 == 0 { Ok(()) } else { Err(result) }
 }
 

@@ -1,11 +1,12 @@
 //! What only Apple's CPUs have: implementation-defined registers, accessed where `MIDR_EL1` reports
 //! Apple and nowhere else.
 
+use aarch64_cpu::registers::{MIDR_EL1, Readable};
 use oche_types::range::PhysRange;
 
 use crate::registers::{
     CtrrALwrEl1, CtrrAUprEl1, CtrrCtlEl1, Ehid4El1, Hid4El1, L2cErrorAddress, L2cErrorInformation,
-    L2cErrorStatus, MidrEl1, VmTimerFiqEnableEl2,
+    L2cErrorStatus, VmTimerFiqEnableEl2,
 };
 
 /// `MIDR_EL1.Implementer` of Apple.
@@ -15,7 +16,7 @@ const E_CORE: u64 = 0x22;
 const P_CORE: u64 = 0x23;
 /// Whether this CPU is Apple's.
 pub fn is_apple() -> bool {
-    MidrEl1.read() >> 24 & 0xff == IMPLEMENTER
+    MIDR_EL1.read(MIDR_EL1::Implementer) == IMPLEMENTER
 }
 
 /// The values of Apple's own registers.
@@ -34,7 +35,7 @@ pub struct AppleRegisters {
 
 /// Reads Apple's own registers, where there are any. Of its CPUs only the M1's two are known.
 pub fn read_registers() -> Option<AppleRegisters> {
-    let cache_control = match (is_apple(), MidrEl1.read() >> 4 & 0xfff) {
+    let cache_control = match (is_apple(), MIDR_EL1.read(MIDR_EL1::PartNum)) {
         (true, E_CORE) => Ehid4El1.read(),
         (true, P_CORE) => Hid4El1.read(),
         _ => return None,
@@ -53,7 +54,7 @@ pub fn read_registers() -> Option<AppleRegisters> {
 /// Assumed, as no source shows it: the error of an access by this CPU is in its own cluster's
 /// registers by the time that the exception is taken. Only the log depends on it.
 pub fn take_bus_error() -> Option<[u64; 3]> {
-    let is_known = is_apple() && matches!(MidrEl1.read() >> 4 & 0xfff, E_CORE | P_CORE);
+    let is_known = is_apple() && matches!(MIDR_EL1.read(MIDR_EL1::PartNum), E_CORE | P_CORE);
     if !is_known {
         return None;
     }

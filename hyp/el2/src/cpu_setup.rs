@@ -5,7 +5,12 @@
 //! register name.
 #![expect(unsafe_code, reason = "TLB maintenance")]
 
-use aarch64_cpu::registers::{HCR_EL2, Readable, VTCR_EL2, Writeable};
+use aarch64_cpu::registers::{
+    CNTHP_CTL_EL2, CNTVOFF_EL2, HAFGRTR_EL2, HCR_EL2, HDFGRTR_EL2, HDFGWTR_EL2, HFGITR_EL2,
+    HFGRTR_EL2, HFGWTR_EL2, ID_AA64DFR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1,
+    ID_AA64PFR1_EL1, MDCR_EL2, MDSCR_EL1, MIDR_EL1, MPIDR_EL1, Readable, VMPIDR_EL2, VTCR_EL2,
+    VTTBR_EL2, Writeable,
+};
 
 use crate::firmware::fatal;
 use crate::registers::*;
@@ -54,8 +59,8 @@ pub fn configure() {
     configure_debug();
     fiq::hw::configure();
     // The guest sees the CPU that it runs on.
-    VpidrEl2.write(MidrEl1.read());
-    VmpidrEl2.write(MpidrEl1.read());
+    VpidrEl2.write(MIDR_EL1.get());
+    VMPIDR_EL2.set(MPIDR_EL1.get());
     configure_stage2();
     // TLBI depends on these registers.
     synchronize_context();
@@ -66,7 +71,7 @@ pub fn configure() {
 
 fn configure_stage2() {
     let root = guest::root().expect("stage 2 is built before a CPU is configured for the guest");
-    let physical = id_field(IdAa64Mmfr0.read(), 0).min(5);
+    let physical = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5);
     // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses
     // one.
     VTCR_EL2.write(
@@ -80,7 +85,7 @@ fn configure_stage2() {
             + VTCR_EL2::T0SZ.val(u64::from(64 - root.ipa_bits)),
     );
     // VMID 0: there is one guest. No CnP: each CPU could share, but gains nothing here.
-    VttbrEl2.write(root.table);
+    VTTBR_EL2.set(root.table);
 }
 
 fn configure_traps() {
@@ -99,7 +104,7 @@ fn configure_traps() {
     }
     // Optional state that traps unless it is enabled: SCXTNUM (ID_AA64PFR0_EL1.CSV2 of 2, or
     // CSV2_frac) and MTE tags (ID_AA64PFR1_EL1.MTE of 2).
-    let (pfr0, pfr1) = (IdAa64Pfr0.read(), IdAa64Pfr1.read());
+    let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
     if id_field(pfr0, 56) >= 2 || id_field(pfr1, 32) >= 2 {
         value += HCR_EL2::EnSCXT::SET;
     }
@@ -121,25 +126,25 @@ fn configure_traps() {
 /// feature is RES0 and ignored.
 fn configure_fine_traps() {
     // ID_AA64MMFR0_EL1.FGT.
-    if id_field(IdAa64Mmfr0.read(), 56) != 0 {
+    if id_field(ID_AA64MMFR0_EL1.get(), 56) != 0 {
         // nACCDATA 50, nGCS 52:53, nSMPRI 54, nTPIDR2 55, nRCWMASK 56, nPIRE0 57, nPIR 58, nPOR
         // 59:60, nS2POR 61, nMAIR2 62, nAMAIR2 63.
         let negative = 0xfff4_0000_0000_0000;
-        HfgrtrEl2.write(negative);
-        HfgwtrEl2.write(negative);
+        HFGRTR_EL2.set(negative);
+        HFGWTR_EL2.set(negative);
         // nBRBINJ 55, nBRBIALL 56, nGCSPUSHM 57, nGCSSTR 58, nGCSEPP 59.
-        HfgitrEl2.write(0x0f80_0000_0000_0000);
+        HFGITR_EL2.set(0x0f80_0000_0000_0000);
         // nBRBIDR 59, nBRBCTL 60, nBRBDATA 61, nPMSNEVFR 62.
-        HdfgrtrEl2.write(0x7800_0000_0000_0000);
+        HDFGRTR_EL2.set(0x7800_0000_0000_0000);
         // nBRBCTL 60, nBRBDATA 61, nPMSNEVFR 62.
-        HdfgwtrEl2.write(0x7000_0000_0000_0000);
+        HDFGWTR_EL2.set(0x7000_0000_0000_0000);
         // ID_AA64PFR0_EL1.AMU.
-        if id_field(IdAa64Pfr0.read(), 44) != 0 {
-            HafgrtrEl2.write(0);
+        if ID_AA64PFR0_EL1.read(ID_AA64PFR0_EL1::AMU) != 0 {
+            HAFGRTR_EL2.set(0);
         }
     }
     // ID_AA64MMFR1_EL1.HCX.
-    if id_field(IdAa64Mmfr1.read(), 40) != 0 {
+    if id_field(ID_AA64MMFR1_EL1.get(), 40) != 0 {
         // EnAS0 0, EnALS 1, EnASR 2, MSCEn 11, TCR2En 14, SCTLR2En 15, D128En 17, EnSNERR 18,
         // EnSDERR 20, GCSEn 22, EnFPM 23.
         HcrxEl2.write(
@@ -149,7 +154,7 @@ fn configure_fine_traps() {
 }
 
 fn configure_floating_point() {
-    let (pfr0, pfr1) = (IdAa64Pfr0.read(), IdAa64Pfr1.read());
+    let (pfr0, pfr1) = (ID_AA64PFR0_EL1.get(), ID_AA64PFR1_EL1.get());
     let (has_sve, has_sme) = (id_field(pfr0, 32) != 0, id_field(pfr1, 24) != 0);
     // FPEN 21:20, ZEN 17:16, SMEN 25:24: 0b11 traps nothing. TTA, TAM, TCPAC stay clear.
     CptrEl2.write(3 << 20 | if has_sve { 3 << 16 } else { 0 } | if has_sme { 3 << 24 } else { 0 });
@@ -172,29 +177,29 @@ fn configure_timers() {
     // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 have the physical counter and
     // timer.
     CnthctlEl2.write(1 << 10 | 1 << 11);
-    CntvoffEl2.write(0);
+    CNTVOFF_EL2.set(0);
     // EL2's own timers are off; so are the guest's until it wants them.
-    CnthpCtlEl2.write(0);
+    CNTHP_CTL_EL2.set(0);
     CnthvCtlEl2.write(0);
 }
 
 fn configure_debug() {
-    let dfr0 = IdAa64Dfr0.read();
-    let mut value = 0;
+    let dfr0 = ID_AA64DFR0_EL1.extract();
+    let mut value = MDCR_EL2::HPMN::CLEAR;
     // ID_AA64DFR0_EL1.PMUVer; 0xf is an implementation-defined PMU, without PMCR_EL0 (the M1's).
-    if !matches!(id_field(dfr0, 8), 0 | 0xf) {
+    if !matches!(dfr0.read(ID_AA64DFR0_EL1::PMUVer), 0 | 0xf) {
         // HPMN (4:0) = all counters (PMCR_EL0.N, 15:11) are EL1's.
-        value |= PmcrEl0.read() >> 11 & 0x1f;
+        value += MDCR_EL2::HPMN.val(PmcrEl0.read() >> 11 & 0x1f);
     }
     // PMSVer: E2PB (13:12) = 0b11, the profiling buffer is EL1's. TraceBuffer: E2TB (25:24)
     // likewise.
-    if id_field(dfr0, 32) != 0 {
-        value |= 3 << 12;
+    if dfr0.read(ID_AA64DFR0_EL1::PMSVer) != 0 {
+        value += MDCR_EL2::E2PB::OwnedByEL1;
     }
-    if id_field(dfr0, 44) != 0 {
-        value |= 3 << 24;
+    if dfr0.read(ID_AA64DFR0_EL1::TraceBuffer) != 0 {
+        value += MDCR_EL2::E2TB::EL1OwnerNotTrapped;
     }
-    MdcrEl2.write(value);
+    MDCR_EL2.write(value);
 }
 
 /// Puts EL1's registers into a state that a kernel may expect at its entry.
@@ -206,7 +211,7 @@ pub fn reset_guest() {
     CntkctlEl12.write(0);
     CntpCtlEl02.write(0);
     CntvCtlEl02.write(0);
-    MdscrEl1.write(0);
+    MDSCR_EL1.set(0);
     // Software step is off before the exception return looks whether it is on.
     synchronize_context();
 }

@@ -1,10 +1,14 @@
 //! What this CPU can do, from its ID registers. Source: Arm ARM DDI 0487, by register name.
 
-use crate::registers::{IdAa64Dfr0, IdAa64Mmfr0, IdAa64Mmfr1, IdAa64Mmfr2, id_field};
+use aarch64_cpu::registers::{
+    ID_AA64DFR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, Readable,
+};
+
+use crate::registers::id_field;
 
 /// Bits of guest-physical address: the CPU's own, at most 40. `ID_AA64MMFR0_EL1.PARange`.
 pub fn ipa_bits() -> u32 {
-    match id_field(IdAa64Mmfr0.read(), 0) {
+    match ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange) {
         0 => 32,
         1 => 36,
         _ => 40,
@@ -13,20 +17,20 @@ pub fn ipa_bits() -> u32 {
 
 /// `ID_AA64MMFR2_EL1.FWB`: stage 2 can force memory to Write-Back.
 pub fn has_forced_write_back() -> bool {
-    id_field(IdAa64Mmfr2.read(), 40) != 0
+    ID_AA64MMFR2_EL1.read(ID_AA64MMFR2_EL1::FWB) != 0
 }
 
 /// `ID_AA64MMFR1_EL1.PAN` of 2: there is an `AT` that minds `PSTATE.PAN`.
 pub fn has_translation_with_pan() -> bool {
-    id_field(IdAa64Mmfr1.read(), 20) >= 2
+    ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) >= 2
 }
 
 /// `ID_AA64DFR0_EL1.DoubleLock`: 0 where the OS double lock exists, 0xf where it does not.
 pub fn has_double_lock() -> bool {
-    id_field(IdAa64Dfr0.read(), 36) == 0
+    id_field(ID_AA64DFR0_EL1.get(), 36) == 0
 }
 
 /// `ID_AA64MMFR1_EL1.VH`: the registers at EL2 can have the layout that Oche uses throughout.
 pub fn has_host_extensions() -> bool {
-    id_field(IdAa64Mmfr1.read(), 8) != 0
+    ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::VH) != 0
 }

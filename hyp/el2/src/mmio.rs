@@ -24,11 +24,11 @@ use core::arch::global_asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use aarch64_cpu::registers::{DAIF, HCR_EL2, Readable};
+use aarch64_cpu::registers::{DAIF, ESR_EL2, HCR_EL2, Readable};
 
 use crate::fixup::{self, Ending, Fixup};
 use crate::frame::{FRAME_BYTES, TrapFrame};
-use crate::registers::{EsrEl2, IsrEl1};
+use crate::registers::IsrEl1;
 use crate::{apple, percpu};
 
 /// Bus errors that the log names, one after the other at the same address counted once; a guest can
@@ -246,7 +246,7 @@ pub(crate) unsafe fn fix_up(frame: *mut TrapFrame, vector: u64) -> bool {
     // SAFETY: the vectors stored it on this CPU's stack, and use it again only after we return.
     let frame = unsafe { &mut *frame };
     let is_ours = match vector {
-        SYNCHRONOUS => fixup::is_external_abort(EsrEl2.read()),
+        SYNCHRONOUS => fixup::is_external_abort(ESR_EL2.get()),
         SYSTEM_ERROR => true,
         _ => false,
     };

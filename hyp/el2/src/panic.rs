@@ -5,10 +5,12 @@ use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2, Readable};
+
 use crate::console::{self, print};
 use crate::frame::TrapFrame;
 use crate::lock::Once;
-use crate::registers::{ElrEl12, EsrEl2, FarEl2, HpfarEl2};
+use crate::registers::ElrEl12;
 use crate::{firmware, image, percpu};
 
 /// Most return addresses that are printed.
@@ -77,13 +79,13 @@ pub(super) unsafe extern "C" fn oche_unexpected(frame: *const TrapFrame, vector:
     // SAFETY: the vectors stored it on this CPU's stack and never touch it again.
     let frame = unsafe { &*frame };
     let base = image::range().start;
-    let (syndrome, far) = (EsrEl2.read(), FarEl2.read());
+    let (syndrome, far) = (ESR_EL2.get(), FAR_EL2.get());
     IS_REPORTED.store(true, Ordering::Relaxed);
     print(format_args!(
         "oche: panic: cpu {}: {} (vector {vector:#x}): ESR {syndrome:#x} FAR {far:#x} HPFAR {:#x} ELR {:#x} (image+{:#x}) SPSR {:#x}\n",
         percpu::index(),
         name(syndrome, far),
-        HpfarEl2.read(),
+        HPFAR_EL2.get(),
         frame.elr,
         frame.elr.wrapping_sub(base),
         frame.spsr,

@@ -2,11 +2,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
+use aarch64_cpu::registers::{Readable, TPIDR_EL2, Writeable};
 use oche_types::MAX_CPUS;
 
 use crate::counters::Counters;
 use crate::image;
-use crate::registers::TpidrEl2;
 
 /// Stack slots in the linker script.
 pub const STACKS: usize = MAX_CPUS;
@@ -55,12 +55,12 @@ pub(super) static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 
 /// Notes this CPU's number.
 pub fn set_index(index: usize) {
-    TpidrEl2.write(index as u64);
+    TPIDR_EL2.set(index as u64);
 }
 
 /// This CPU's number, below [`MAX_CPUS`].
 pub fn index() -> usize {
-    TpidrEl2.read() as usize % MAX_CPUS
+    TPIDR_EL2.get() as usize % MAX_CPUS
 }
 
 /// This CPU's record.

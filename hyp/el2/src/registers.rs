@@ -1,4 +1,10 @@
-//! System registers that aarch64-cpu lacks or gives another layout: raw values, by encoding.
+//! System registers that aarch64-cpu does not have: raw values, by encoding.
+//!
+//! All others are accessed through that crate. Three that it has stay here: it describes `CPTR_EL2`
+//! and `CNTHCTL_EL2` in the layout of `HCR_EL2.E2H` = 0, and cannot write `ICC_CTLR_EL1`.
+//!
+//! Unlike the accesses below, the crate's (`nomem`) do not order accesses to memory for the
+//! compiler: where that order matters, a barrier in assembly stands between.
 //!
 //! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System
 //! Register Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's
@@ -67,58 +73,26 @@ system_registers! {
     CntpCtlEl02 = "S3_5_C14_C2_1";
     /// `CNTV_CTL_EL0` of the guest.
     CntvCtlEl02 = "S3_5_C14_C3_1";
-    /// `PAR_EL1`: shared by all levels, so EL2 puts back what it overwrites.
-    ParEl1 = "S3_0_C7_C4_0";
-    /// `SP_EL0`.
-    SpEl0 = "S3_0_C4_C1_0";
-    /// `SP_EL1`.
-    SpEl1 = "S3_4_C4_C1_0";
-    /// `OSLAR_EL1`, to be written only.
-    OslarEl1 = "S2_0_C1_C0_4";
     /// `OSLSR_EL1`, to be read only.
     OslsrEl1 = "S2_0_C1_C1_4";
     /// `OSDLR_EL1`; RAZ/WI without FEAT_DoubleLock.
     OsdlrEl1 = "S2_0_C1_C3_4";
-    /// `MDSCR_EL1`.
-    MdscrEl1 = "S2_0_C0_C2_2";
     /// `PSTATE.PAN`, where FEAT_PAN is: bit 22.
     Pan = "S3_0_C4_C2_3";
     /// `PMCR_EL0`.
     PmcrEl0 = "S3_3_C9_C12_0";
     /// `CTR_EL0`.
     CtrEl0 = "S3_3_C0_C0_1";
-    /// `ID_AA64DFR0_EL1`.
-    IdAa64Dfr0 = "S3_0_C0_C5_0";
-    /// `ID_AA64ISAR1_EL1`.
-    IdAa64Isar1 = "S3_0_C0_C6_1";
-    /// `ID_AA64ISAR2_EL1`.
-    IdAa64Isar2 = "S3_0_C0_C6_2";
-    /// `ID_AA64MMFR0_EL1`.
-    IdAa64Mmfr0 = "S3_0_C0_C7_0";
-    /// `ID_AA64MMFR1_EL1`.
-    IdAa64Mmfr1 = "S3_0_C0_C7_1";
-    /// `ID_AA64MMFR2_EL1`.
-    IdAa64Mmfr2 = "S3_0_C0_C7_2";
-    /// `ID_AA64PFR0_EL1`.
-    IdAa64Pfr0 = "S3_0_C0_C4_0";
-    /// `ID_AA64PFR1_EL1`.
-    IdAa64Pfr1 = "S3_0_C0_C4_1";
     /// `ID_AA64SMFR0_EL1`.
     IdAa64Smfr0 = "S3_0_C0_C4_5";
     /// `ISR_EL1`, to be read only.
     IsrEl1 = "S3_0_C12_C1_0";
-    /// `MIDR_EL1`.
-    MidrEl1 = "S3_0_C0_C0_0";
     /// Apple's `HID4_EL1`, of a P core. Source: m1n1 `src/cpu_regs.h`.
     Hid4El1 = "S3_0_C15_C4_0";
     /// Apple's `EHID4_EL1`, of an E core. Source: the same.
     Ehid4El1 = "S3_0_C15_C4_1";
-    /// `MPIDR_EL1`.
-    MpidrEl1 = "S3_0_C0_C0_5";
     /// `VPIDR_EL2`.
     VpidrEl2 = "S3_4_C0_C0_0";
-    /// `VMPIDR_EL2`.
-    VmpidrEl2 = "S3_4_C0_C0_5";
     /// `CPTR_EL2`, in the layout of `HCR_EL2.E2H` = 1.
     CptrEl2 = "S3_4_C1_C1_2";
     /// `HSTR_EL2`.
@@ -131,28 +105,8 @@ system_registers! {
     ZcrEl2 = "S3_4_C1_C2_0";
     /// `SMCR_EL2`.
     SmcrEl2 = "S3_4_C1_C2_6";
-    /// `MDCR_EL2`.
-    MdcrEl2 = "S3_4_C1_C1_1";
-    /// `HFGRTR_EL2`.
-    HfgrtrEl2 = "S3_4_C1_C1_4";
-    /// `HFGWTR_EL2`.
-    HfgwtrEl2 = "S3_4_C1_C1_5";
-    /// `HFGITR_EL2`.
-    HfgitrEl2 = "S3_4_C1_C1_6";
-    /// `HDFGRTR_EL2`.
-    HdfgrtrEl2 = "S3_4_C3_C1_4";
-    /// `HDFGWTR_EL2`.
-    HdfgwtrEl2 = "S3_4_C3_C1_5";
-    /// `HAFGRTR_EL2`.
-    HafgrtrEl2 = "S3_4_C3_C1_6";
-    /// `VTTBR_EL2`.
-    VttbrEl2 = "S3_4_C2_C1_0";
     /// `CNTHCTL_EL2`, in the layout of `HCR_EL2.E2H` = 1.
     CnthctlEl2 = "S3_4_C14_C1_0";
-    /// `CNTVOFF_EL2`.
-    CntvoffEl2 = "S3_4_C14_C0_3";
-    /// `CNTHP_CTL_EL2`.
-    CnthpCtlEl2 = "S3_4_C14_C2_1";
     /// `CNTHP_TVAL_EL2`.
     CnthpTvalEl2 = "S3_4_C14_C2_0";
     /// `CNTHV_CTL_EL2` (FEAT_VHE).
@@ -177,12 +131,6 @@ system_registers! {
     IccCtlrEl1 = "S3_0_C12_C12_4";
     /// `ICC_IGRPEN0_EL1`.
     IccIgrpen0El1 = "S3_0_C12_C12_6";
-    /// `ICC_SRE_EL2`.
-    IccSreEl2 = "S3_4_C12_C9_5";
-    /// `ICH_HCR_EL2`.
-    IchHcrEl2 = "S3_4_C12_C11_0";
-    /// `TPIDR_EL2`: the index of this CPU.
-    TpidrEl2 = "S3_4_C13_C0_2";
     /// `VM_TMR_FIQ_ENA_EL2`, on Apple's CPUs only. Source: m1n1 `src/cpu_regs.h`.
     VmTimerFiqEnableEl2 = "S3_5_C15_C1_3";
     /// `CTRR_A_LWR_EL1`, on Apple's CPUs only. Source: m1n1 `proxyclient/m1n1/apple_regs.json`.
@@ -208,12 +156,6 @@ system_registers! {
     L2cErrorInformation = "S3_3_C15_C10_0";
     /// `AFSR1_EL2`.
     Afsr1El2 = "S3_4_C5_C1_1";
-    /// `ESR_EL2`.
-    EsrEl2 = "S3_4_C5_C2_0";
-    /// `FAR_EL2`.
-    FarEl2 = "S3_4_C6_C0_0";
-    /// `HPFAR_EL2`.
-    HpfarEl2 = "S3_4_C6_C0_4";
 }
 
 /// `HCR_EL2.FMO`: FIQs are taken to EL2, and virtual ones exist. Source: Arm ARM DDI 0487,

@@ -4,6 +4,7 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use aarch64_cpu::registers::{MPIDR_EL1, Readable};
 use oche_types::MAX_CPUS;
 use oche_types::range::{PhysRange, RangeList};
 
@@ -186,5 +187,5 @@ pub fn enter_guest(entry_point: u64, argument: u64) -> ! {
 
 /// The affinity of the CPU that runs this.
 pub fn own_affinity() -> u64 {
-    psci::affinity(crate::registers::MpidrEl1.read())
+    psci::affinity(MPIDR_EL1.get())
 }

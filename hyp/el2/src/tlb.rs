@@ -7,7 +7,9 @@
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use crate::registers::{CtrEl0, VttbrEl2};
+use aarch64_cpu::registers::{VTTBR_EL2, Writeable};
+
+use crate::registers::CtrEl0;
 use crate::stage2::Hardware;
 use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
 
@@ -87,7 +89,7 @@ impl Hardware for Cpus {
     }
 
     fn select_tables(&self, vttbr: u64) {
-        VttbrEl2.write(vttbr);
+        VTTBR_EL2.set(vttbr);
     }
 
     fn instruction_fetch(&self) -> InstructionFetch {

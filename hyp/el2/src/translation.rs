@@ -6,11 +6,12 @@
 
 use core::arch::asm;
 
+use aarch64_cpu::registers::{PAR_EL1, Readable, Writeable};
 use oche_types::addr::{Gfn, PAGE_BYTES};
 
 use crate::frame::TrapFrame;
 use crate::instruction::{Access, InstructionSet};
-use crate::registers::{Pan, ParEl1, SctlrEl12};
+use crate::registers::{Pan, SctlrEl12};
 use crate::stage2::Lookup;
 use crate::tlb::Cpus;
 use crate::{features, guest};
@@ -120,7 +121,7 @@ pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
 /// where FEAT_PAN2 is.
 fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64 {
     // PAR_EL1 is the guest's too.
-    let saved = ParEl1.read();
+    let saved = PAR_EL1.get();
     match (is_user, is_write, has_pan) {
         // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below.
         (true, false, _) => unsafe {
@@ -140,8 +141,8 @@ fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64
         },
         (false, _, true) => ask_stage1_with_pan(address, is_write),
     }
-    let result = ParEl1.read();
-    ParEl1.write(saved);
+    let result = PAR_EL1.get();
+    PAR_EL1.set(saved);
     result
 }
 

@@ -1,6 +1,7 @@
 //! Synchronous exceptions of the guest: decoded, dispatched, and resumed from.
 #![expect(unsafe_code, reason = "the frame that the vectors stored")]
 
+use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2, Readable};
 use oche_engine::host::CpuAccess;
 use oche_trace::statistics::Exit;
 use oche_types::addr::Gfn;
@@ -11,7 +12,7 @@ use crate::inject::Reason;
 use crate::inject::hw::inject;
 use crate::lock::Once;
 use crate::psci::{self, PsciRequest, status};
-use crate::registers::{Afsr1El2, EsrEl2, FarEl2, HpfarEl2};
+use crate::registers::Afsr1El2;
 use crate::stage2::{Lookup, Root};
 use crate::syndrome::{Abort, Class, Exception, FaultStatus, RegisterAccess};
 use crate::tlb::Cpus;
@@ -43,7 +44,7 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     // return, so for now no one else can reach it.
     let frame = unsafe { &mut *frame };
     let exception =
-        Exception { syndrome: EsrEl2.read(), far: FarEl2.read(), hpfar: HpfarEl2.read() };
+        Exception { syndrome: ESR_EL2.get(), far: FAR_EL2.get(), hpfar: HPFAR_EL2.get() };
     let exits = &percpu::this().exits;
     let ended_step = if step::hw::is_stepping() { end_step(&exception, frame) } else { None };
     match ended_step {

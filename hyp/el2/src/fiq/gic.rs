@@ -8,6 +8,8 @@
 //! accesses to the registers of group 0 trap and are answered from memory, as Apple's `IPI_SR` is.
 //! Source: Arm IHI 0069, by register name.
 
+use aarch64_cpu::registers::{ICC_SRE_EL2, ICH_HCR_EL2, ID_AA64PFR0_EL1, Readable, Writeable};
+
 use crate::fiq::{PendingFiqs, Timers};
 use crate::registers::*;
 use crate::syndrome::register_number;
@@ -27,7 +29,7 @@ const NOTHING: u64 = 1023;
 
 /// `ID_AA64PFR0_EL1.GIC`: the interface is one of system registers.
 pub(super) fn has_registers() -> bool {
-    id_field(IdAa64Pfr0.read(), 24) != 0
+    id_field(ID_AA64PFR0_EL1.get(), 24) != 0
 }
 
 /// Whether interrupts of group 0 are enabled, which come as FIQs.
@@ -37,21 +39,26 @@ pub(super) fn has_fiqs() -> bool {
 
 /// Lets the guest have the interface, or all of it but group 0.
 pub(super) fn route(is_virtual: bool) {
-    IccSreEl2.write(0xf);
+    ICC_SRE_EL2.write(
+        ICC_SRE_EL2::ENABLE::SET
+            + ICC_SRE_EL2::DIB::SET
+            + ICC_SRE_EL2::DFB::SET
+            + ICC_SRE_EL2::SRE::SET,
+    );
     synchronize_context();
     if is_virtual {
         // With FMO set the guest's priority mask and control register are virtual ones: these are
         // EL2's.
         IccPmrEl1.write(MASKS_NOTHING);
         IccCtlrEl1.write(0);
-        IchHcrEl2.write(ICH_HCR_TRAP_GROUP_0);
+        ICH_HCR_EL2.set(ICH_HCR_TRAP_GROUP_0);
     } else {
-        if IchHcrEl2.read() & ICH_HCR_TRAP_GROUP_0 != 0 {
+        if ICH_HCR_EL2.get() & ICH_HCR_TRAP_GROUP_0 != 0 {
             // The self-test tries both ways; otherwise the mask is firmware's and the guest's.
             IccPmrEl1.write(MASKS_NOTHING);
         }
         // The virtual interface is off: EL1 reaches the physical one, since IMO and FMO are clear.
-        IchHcrEl2.write(0);
+        ICH_HCR_EL2.set(0);
     }
 }
 

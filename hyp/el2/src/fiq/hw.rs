@@ -6,7 +6,7 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use aarch64_cpu::registers::{CNTFRQ_EL0, HCR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{CNTFRQ_EL0, CNTHP_CTL_EL2, HCR_EL2, Readable, Writeable};
 use oche_trace::statistics::Exit;
 use oche_types::MAX_CPUS;
 
@@ -15,17 +15,13 @@ use crate::apple::is_apple;
 use crate::fiq::{self, POLL_MICROSECONDS, PendingFiqs, Poll, Route, Timers, VirtualFiq};
 use crate::frame::TrapFrame;
 use crate::lock::SpinLock;
-use crate::registers::{
-    CnthpCtlEl2, CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context,
-};
+use crate::registers::{CnthpTvalEl2, CntpCtlEl02, CntvCtlEl02, HCR_VF, synchronize_context};
 use crate::syndrome::RegisterAccess;
 use crate::{panic, percpu, step};
 
 /// `SPSR_EL2.M`, without the bit for EL1h.
 const SPSR_MODE: u64 = 0xe;
 const SPSR_EL0: u64 = 0;
-/// `CNTHP_CTL_EL2`: ENABLE 0, IMASK 1, ISTATUS 2.
-const ENABLE: u64 = 1;
 
 static IS_VIRTUAL: AtomicBool = AtomicBool::new(false);
 static VIRTUAL_FIQS: [SpinLock<VirtualFiq>; MAX_CPUS] =
@@ -114,9 +110,9 @@ fn lines() -> Timers {
 
 /// Turns EL2's own timer off if it has fired; whether it had.
 fn end_poll() -> bool {
-    let has_fired = fiq::is_asserted(CnthpCtlEl2.read());
+    let has_fired = fiq::is_asserted(CNTHP_CTL_EL2.get());
     if has_fired {
-        CnthpCtlEl2.write(0);
+        CNTHP_CTL_EL2.set(0);
         synchronize_context();
     }
     has_fired
@@ -171,10 +167,10 @@ fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
     match outputs.poll {
         Poll::Start => {
             CnthpTvalEl2.write((CNTFRQ_EL0.get() * POLL_MICROSECONDS / 1_000_000).max(1));
-            CnthpCtlEl2.write(ENABLE);
+            CNTHP_CTL_EL2.write(CNTHP_CTL_EL2::ENABLE::SET);
         }
         Poll::Keep => {}
-        Poll::Stop => CnthpCtlEl2.write(0),
+        Poll::Stop => CNTHP_CTL_EL2.set(0),
     }
     let hcr = HCR_EL2.get();
     let wanted = if outputs.is_pending { hcr | HCR_VF } else { hcr & !HCR_VF };

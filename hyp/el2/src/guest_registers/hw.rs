@@ -1,8 +1,9 @@
 //! The registers of the guest that trapped on this CPU.
 
+use aarch64_cpu::registers::{Readable, SP_EL0, SP_EL1, Writeable};
+
 use crate::frame::TrapFrame;
 use crate::guest_registers::GuestRegisters;
-use crate::registers::{SpEl0, SpEl1};
 
 /// `SPSR_EL2`: the exception level; which stack pointer.
 const SPSR_LEVEL: u64 = 3 << 2;
@@ -31,11 +32,11 @@ impl GuestRegisters for FrameRegisters<'_> {
     }
 
     fn stack_pointer(&self) -> u64 {
-        if self.has_own_stack_pointer() { SpEl1.read() } else { SpEl0.read() }
+        if self.has_own_stack_pointer() { SP_EL1.get() } else { SP_EL0.get() }
     }
 
     fn set_stack_pointer(&mut self, value: u64) {
-        if self.has_own_stack_pointer() { SpEl1.write(value) } else { SpEl0.write(value) }
+        if self.has_own_stack_pointer() { SP_EL1.set(value) } else { SP_EL0.set(value) }
     }
 
     fn program_counter(&self) -> u64 {

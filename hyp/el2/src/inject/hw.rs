@@ -1,11 +1,11 @@
 //! Exceptions that the guest takes instead of going on, in this CPU's registers.
 
+use aarch64_cpu::registers::{ID_AA64MMFR1_EL1, ID_AA64PFR1_EL1, Readable};
+
 use crate::frame::TrapFrame;
 use crate::inject::{self, Reason};
 use crate::percpu;
-use crate::registers::{
-    ElrEl12, EsrEl12, FarEl12, IdAa64Mmfr1, IdAa64Pfr1, SctlrEl12, SpsrEl12, VbarEl12, id_field,
-};
+use crate::registers::{ElrEl12, EsrEl12, FarEl12, SctlrEl12, SpsrEl12, VbarEl12, id_field};
 use crate::syndrome::Exception;
 
 /// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of
@@ -39,8 +39,8 @@ pub(crate) fn inject(reason: Reason, exception: &Exception, frame: &mut TrapFram
 /// What an injected exception needs to know of this CPU.
 fn features() -> inject::Features {
     inject::Features {
-        pan: id_field(IdAa64Mmfr1.read(), 20) != 0,
-        ssbs: id_field(IdAa64Pfr1.read(), 4) != 0,
-        mte: id_field(IdAa64Pfr1.read(), 8) >= 2,
+        pan: ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) != 0,
+        ssbs: id_field(ID_AA64PFR1_EL1.get(), 4) != 0,
+        mte: ID_AA64PFR1_EL1.read(ID_AA64PFR1_EL1::MTE) >= 2,
     }
 }

@@ -26,13 +26,12 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use aarch64_cpu::registers::{HCR_EL2, Readable, Writeable};
+use aarch64_cpu::registers::{HCR_EL2, MDCR_EL2, MDSCR_EL1, OSLAR_EL1, Readable, Writeable};
 use oche_types::MAX_CPUS;
 
 use crate::frame::{SPSR_SS, TrapFrame};
 use crate::registers::{
-    ElrEl12, HCR_FMO, HCR_VF, MdcrEl2, MdscrEl1, OsdlrEl1, OslarEl1, OslsrEl1, SpsrEl12,
-    synchronize_context,
+    ElrEl12, HCR_FMO, HCR_VF, OsdlrEl1, OslsrEl1, SpsrEl12, synchronize_context,
 };
 use crate::stage2::maintenance::Maintenance as _;
 use crate::step::{self, State, StepOutcome, sentinel};
@@ -44,11 +43,11 @@ const SPSR_AIF: u64 = 0x7 << 6;
 /// The exception level; 0 for EL0, also in AArch32's User mode.
 const SPSR_LEVEL: u64 = 3 << 2;
 /// `MDSCR_EL1.SS`.
-const MDSCR_SS: u64 = 1;
+const MDSCR_SS: u64 = MDSCR_EL1::SS::SET.value;
 /// `MDSCR_EL1.KDE` and `.MDE`: breakpoints and watchpoints, and debug exceptions at EL2 itself.
-const MDSCR_KDE_MDE: u64 = 1 << 13 | 1 << 15;
+const MDSCR_KDE_MDE: u64 = MDSCR_EL1::KDE::SET.value | MDSCR_EL1::MDE::SET.value;
 /// `MDCR_EL2.TDE`.
-const MDCR_TDE: u64 = 1 << 8;
+const MDCR_TDE: u64 = MDCR_EL2::TDE::SET.value;
 /// `HCR_EL2.{FMO, VF}`: what comes to EL2 no mask of EL1's holds back.
 const HCR_FIQS: u64 = HCR_FMO | HCR_VF;
 /// `HCR_EL2.{TWI, TWE}`.
@@ -97,7 +96,7 @@ fn set_stepping(is_stepping: bool) {
 
 /// Whether the guest steps itself.
 pub(crate) fn is_guest_stepping() -> bool {
-    MdscrEl1.read() & MDSCR_SS != 0
+    MDSCR_EL1.is_set(MDSCR_EL1::SS)
 }
 
 /// Prepares this CPU so that the return to `frame` executes one instruction, in the view at `root`
@@ -106,8 +105,8 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     let debug_state = SavedDebugState {
         spsr: frame.spsr,
         elr: frame.elr,
-        mdscr: MdscrEl1.read(),
-        mdcr: MdcrEl2.read(),
+        mdscr: MDSCR_EL1.get(),
+        mdcr: MDCR_EL2.get(),
         hcr: HCR_EL2.get(),
         was_locked: OslsrEl1.read() & OSLSR_LOCKED != 0,
         was_double_locked: features::has_double_lock() && OsdlrEl1.read() & OSDLR_LOCKED != 0,
@@ -115,11 +114,11 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
         spsr_el1: SpsrEl12.read(),
         has_view: root.is_some(),
     };
-    MdscrEl1.write(debug_state.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
-    MdcrEl2.write(debug_state.mdcr | MDCR_TDE);
+    MDSCR_EL1.set(debug_state.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
+    MDCR_EL2.set(debug_state.mdcr | MDCR_TDE);
     if debug_state.was_locked {
         // While the OS lock is closed no software step comes.
-        OslarEl1.write(0);
+        OSLAR_EL1.write(OSLAR_EL1::OSLK::Unlocked);
     }
     if debug_state.was_double_locked {
         OsdlrEl1.write(0);
@@ -147,11 +146,11 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
     if debug_state.has_view {
         Cpus.leave_view(guest::root().expect("a guest runs with stage 2").table);
     }
-    MdscrEl1.write(debug_state.mdscr);
-    MdcrEl2.write(debug_state.mdcr);
+    MDSCR_EL1.set(debug_state.mdscr);
+    MDCR_EL2.set(debug_state.mdcr);
     HCR_EL2.set(debug_state.hcr);
     if debug_state.was_locked {
-        OslarEl1.write(1);
+        OSLAR_EL1.write(OSLAR_EL1::OSLK::Locked);
     }
     if debug_state.was_double_locked {
         OsdlrEl1.write(OSDLR_LOCKED);

@@ -55,6 +55,8 @@ const POWER_ON: &str = "Power::On";
 const TRANSLATIONS: &str = "Translations::";
 /// Names that begin so are bits of `MDCR_EL2`.
 const DEBUG_BITS: &str = "MDCR_";
+/// The register itself is none.
+const DEBUG_REGISTER: &str = "MDCR_EL2";
 
 /// How a site is taken away where its verdict does not say it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -291,7 +293,10 @@ fn in_line(line: &str, is_assembly: bool) -> Vec<(usize, usize, Kind)> {
         for (at, _) in line.match_indices(DEBUG_BITS) {
             let rest = line.get(at..).unwrap_or_default();
             let end = rest.find(|letter: char| !letter.is_alphanumeric() && letter != '_');
-            found.push((at, at + end.unwrap_or(rest.len()), Kind::Bit));
+            let end = end.unwrap_or(rest.len());
+            if rest.get(..end) != Some(DEBUG_REGISTER) {
+                found.push((at, at + end, Kind::Bit));
+            }
         }
     }
     sorted(found)
@@ -388,7 +393,7 @@ fn order(&self) {
     unsafe { asm!("dsb ish", "isb", options(nostack)) };
     unsafe { asm!("dc civac, {}", in(reg) line) };
     if self.hardware.power(dart) != Power::On {
-        MdcrEl2.write(aside.mdcr | MDCR_TDE);
+        MDCR_EL2.set(aside.mdcr | MDCR_TDE);
     }
     self.iommu.invalidate(space, members)
     let value = mmio::read32(register);

@@ -6,7 +6,7 @@
 //! scratch pages that the guest's kernel is copied over.
 
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, compiler_fence};
 
 use aarch64_cpu::registers::{
     CNTFRQ_EL0, CNTPCT_EL0, HCR_EL2, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1,
@@ -83,7 +83,9 @@ pub fn print_line(name: &str, value: impl fmt::Display, unit: &str, verdict: imp
 /// Ticks of the counter that `work` takes.
 pub fn ticks(work: impl FnOnce()) -> u64 {
     let before = CNTPCT_EL0.get();
+    compiler_fence(Ordering::SeqCst);
     work();
+    compiler_fence(Ordering::SeqCst);
     CNTPCT_EL0.get().wrapping_sub(before)
 }
 

@@ -3,8 +3,24 @@
 //! All others are accessed through that crate. Three that it has stay here: it describes `CPTR_EL2`
 //! and `CNTHCTL_EL2` in the layout of `HCR_EL2.E2H` = 0, and cannot write `ICC_CTLR_EL1`.
 //!
-//! Unlike the accesses below, the crate's (`nomem`) do not order accesses to memory for the
-//! compiler: where that order matters, a barrier in assembly stands between.
+//! # Order
+//!
+//! The compiler keeps accesses to system registers, barriers and other assembly in program order,
+//! whichever form they have. Against loads and stores, MMIO included, it keeps those below in order
+//! too, but not the crate's, which are `nomem`: it may move a load or a store across them. Where
+//! such an order matters, a barrier without `nomem` ([`synchronize_context`], or a DSB) stands
+//! between the register and the memory; the CPU needs one there as well. This holds for:
+//!
+//! - `VTTBR_EL2`: a DSB before it completes the stores to the tables, and an ISB follows before the
+//!   memory of the tables that were left is used again (`stage2::maintenance`, `step::hw`).
+//! - `PAR_EL1`: the ISB behind `AT` orders it (`translation`).
+//! - `HCR_EL2`, `MDCR_EL2`, `MDSCR_EL1` and the fine traps control the guest alone; the exception
+//!   return orders them, and an ISB where it looks at one of them earlier.
+//! - `CNTPCT_EL0`: a fence or an ISB on both sides of what is measured; a timeout or a time stamp
+//!   needs none.
+//!
+//! `ESR_EL2`, `FAR_EL2` and `HPFAR_EL2` are read before the first call that can cause an exception
+//! at EL2. Identification registers are constant, and `TPIDR_EL2` is once it is set.
 //!
 //! Encodings are `S<op0>_<op1>_C<CRn>_C<CRm>_<op2>`. Source: Arm ARM DDI 0487, "AArch64 System
 //! Register Encoding"; the `_EL12` and `_EL02` names are those of FEAT_VHE, which reach the guest's

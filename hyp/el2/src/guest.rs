@@ -14,9 +14,9 @@ pub fn set_root(root: Root) {
     ROOT.set(root);
 }
 
-/// The stage-2 tables.
-pub fn root() -> Option<&'static Root> {
-    ROOT.get()
+/// The stage-2 tables. Only once [`set_root`] has noted them: before a CPU runs any of the guest.
+pub fn root() -> &'static Root {
+    ROOT.get().expect("invariant: stage 2 is built before a CPU runs any of the guest")
 }
 
 /// Notes the guest's RAM.

@@ -55,6 +55,7 @@ pub(super) static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 
 /// Notes this CPU's number.
 pub fn set_index(index: usize) {
+    assert!(index < MAX_CPUS, "invariant: a CPU's number is below the most CPUs: {index}");
     TPIDR_EL2.set(index as u64);
 }
 
@@ -65,8 +66,7 @@ pub fn index() -> usize {
 
 /// This CPU's record.
 pub fn this() -> &'static Cpu {
-    // The index is reduced, so this is a CPU.
-    CPUS.get(index()).unwrap_or(&CPUS[0])
+    CPUS.get(index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
 /// All records; those of CPUs that do not exist have never counted anything.

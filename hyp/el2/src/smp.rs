@@ -97,7 +97,8 @@ pub fn will_wait(index: usize, slot: u64) {
 
 /// Whether CPU `index` has come and waits.
 pub fn is_waiting(index: usize) -> bool {
-    CPUS.get(index).is_some_and(|cpu| cpu.state.load(Ordering::Acquire) == WAITING)
+    let cpu = CPUS.get(index).expect("invariant: a CPU that was found has a record");
+    cpu.state.load(Ordering::Acquire) == WAITING
 }
 
 /// Whether the CPU with `affinity` has been started and does not run yet.

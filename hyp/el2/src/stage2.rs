@@ -206,7 +206,9 @@ impl<H: Hardware> Stage2<H> {
     #[must_use]
     pub fn open_in_view(&mut self, page: Gfn, at: Hfn) -> bool {
         let attributes = Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite);
-        self.view.as_mut().is_some_and(|view| view.open(&self.hardware, page, at, attributes))
+        let view =
+            self.view.as_mut().expect("invariant: a page is opened in a view that has begun");
+        view.open(&self.hardware, page, at, attributes)
     }
 
     /// Replaces the block at `position` by a table that maps the same, break-before-make.

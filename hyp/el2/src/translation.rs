@@ -43,7 +43,7 @@ pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)
     };
     let address =
         translate(frame.elr, frame.spsr & SPSR_LEVEL == 0).filter(|at| guest::is_memory(*at))?;
-    let Lookup::Mapped { at, .. } = guest::root()?.lookup(&Cpus, Gfn::containing(address)?) else {
+    let Lookup::Mapped { at, .. } = guest::root().lookup(&Cpus, Gfn::containing(address)?) else {
         return None;
     };
     let offset = address as usize % PAGE_BYTES;

@@ -91,9 +91,10 @@ impl Trap {
     fn of_abort(exception: &Exception, abort: &Abort, is_fetch: bool) -> Self {
         // The guest changed its own tables under the access: let it fault again, or not.
         let Some(address) = fault_address(exception, abort) else { return Self::Retry };
-        let (Some(page), Some(root)) = (Gfn::containing(address), guest::root()) else {
+        let Some(page) = Gfn::containing(address) else {
             return Self::Refused(reason(abort, is_fetch));
         };
+        let root = guest::root();
         let lookup = root.lookup(&Cpus, page);
         let fault =
             Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
@@ -144,7 +145,7 @@ impl Trap {
 /// Handles an exception in a step of one instruction. Returns the kind of exit that it is counted
 /// as, or `None` if it must still be handled.
 fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
-    let platform = PLATFORM.get()?;
+    let platform = PLATFORM.get().expect("invariant: only the platform begins a step");
     let class = exception.class();
     let mut fault = || {
         let (abort, is_fetch) = match class {
@@ -153,7 +154,7 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
             _ => return None,
         };
         let address = fault_address(exception, &abort)?;
-        let lookup = guest::root()?.lookup(&Cpus, Gfn::containing(address)?);
+        let lookup = guest::root().lookup(&Cpus, Gfn::containing(address)?);
         let is_closed = match lookup {
             Lookup::Mapped { access: CpuAccess::None, .. } => true,
             Lookup::Mapped { access: CpuAccess::ReadOnly, .. } => !is_fetch,

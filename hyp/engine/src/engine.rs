@@ -294,7 +294,7 @@ impl Engine {
     }
 
     /// Loads `bytes` bytes (1 to 8, inside the page) at `offset` of a trapped `page` for a CPU.
-    /// Returns them zero-extended, or 0 if the range is invalid.
+    /// Returns them zero-extended.
     pub fn load_trapped(
         &mut self,
         host: &mut impl Host,
@@ -306,8 +306,7 @@ impl Engine {
     }
 
     /// Stores the low `bytes` bytes (1 to 8, inside the page) of `value` at `offset` of `page`: for
-    /// a CPU, to a trapped page; for a virtual device, to any page. Does nothing if the range is
-    /// invalid.
+    /// a CPU, to a trapped page; for a virtual device, to any page.
     pub fn store_trapped(
         &mut self,
         host: &mut impl Host,

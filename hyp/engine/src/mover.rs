@@ -115,12 +115,17 @@ impl Mover {
         self.index(page).and_then(|index| self.states.get(index))
     }
 
+    /// The state of `page`, which is guest RAM.
+    pub(crate) fn state(&self, page: Gfn) -> &PageState {
+        self.get(page).must("the page is guest RAM")
+    }
+
     /// As [`Self::get`], mutable.
     pub(crate) fn get_mut(&mut self, page: Gfn) -> Option<&mut PageState> {
         self.index(page).and_then(|index| self.states.get_mut(index))
     }
 
-    /// The state of `page`, which is guest RAM.
+    /// As [`Self::state`], mutable.
     pub(crate) fn state_mut(&mut self, page: Gfn) -> &mut PageState {
         self.get_mut(page).must("the page is guest RAM")
     }

@@ -356,7 +356,7 @@ impl Tracker {
         }
         // Writes by a device or an untranslated bus master do not trap. A device that `batch`
         // maps the page for may write it before the table is compared again.
-        if mover.get(page).is_none_or(|state| state.mappings != NONE)
+        if mover.state(page).mappings != NONE
             || batch.maps(page)
             || mover.is_pinned(page)
             || mover.set_write_protected(host, page, true).is_err()
@@ -379,7 +379,7 @@ impl Tracker {
     }
 
     fn has_other_unsync(&self, mover: &Mover, page: Gfn, than: u32) -> bool {
-        let mut at = mover.get(page).map_or(NONE, |state| state.table);
+        let mut at = mover.state(page).table;
         while let Some(table) = self.at(at) {
             if at != than && table.is_unsync {
                 return true;

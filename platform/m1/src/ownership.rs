@@ -155,7 +155,7 @@ impl Ownership {
 
     /// The owner of `dart`, which is examined again while that is not known.
     pub fn owner(&mut self, driver: &impl Takeover, dart: DartId) -> Owner {
-        let Some(entry) = self.darts.get_mut(dart.index()) else { return Owner::Firmware };
+        let entry = self.entry(dart);
         if entry.owner == Owner::Unknown {
             entry.owner = match driver.condition(dart) {
                 None => Owner::Unknown,
@@ -188,7 +188,7 @@ impl Ownership {
     /// the hardware's page size is refused bypass. Source: Linux `apple-dart.c`,
     /// `def_domain_type`, `attach_dev`.
     pub fn read_through(&mut self, dart: DartId, offset: u64, value: u32) -> u32 {
-        let Some(entry) = self.darts.get_mut(dart.index()) else { return value };
+        let entry = self.entry(dart);
         entry.has_page_size |= offset == PARAMS1.offset();
         let mut answer = LocalRegisterCopy::<u32, PARAMS2::Register>::new(value);
         if offset == PARAMS2.offset() && entry.has_page_size {
@@ -208,10 +208,12 @@ impl Ownership {
             Err(TakeoverFailed::PowerLost) => Owner::Unknown,
             Err(TakeoverFailed::TimedOut) => Owner::Firmware,
         };
-        if let Some(entry) = self.darts.get_mut(dart.index()) {
-            entry.owner = owner;
-        }
+        self.entry(dart).owner = owner;
         owner == Owner::Emulated
+    }
+
+    fn entry(&mut self, dart: DartId) -> &mut Entry {
+        self.darts.get_mut(dart.index()).expect("invariant: only DARTs that were counted are named")
     }
 }
 

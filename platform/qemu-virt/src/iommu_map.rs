@@ -128,8 +128,9 @@ impl IommuMap {
         for mapping in chosen.chain(ruled).filter_map(|requester| choice.stream_of(requester)) {
             let requester = RequesterId(mapping.requester);
             let dart = DartId::new(usize::from(mapping.dart));
+            let dart = dart.expect("invariant: a mapping names a DART that there may be");
             let stream = StreamId::new(usize::from(mapping.stream));
-            let (Some(dart), Some(stream)) = (dart, stream) else { continue };
+            let stream = stream.expect("invariant: a mapping names one of 16 streams");
             if let Err(place) =
                 connections.binary_search_by_key(&requester, |known| known.requester)
             {

@@ -53,7 +53,7 @@ pub fn of(frame_pointer: u64) -> ([u64; MAX_FRAMES], usize) {
 /// Where the guest's virtual `page` lies, if it is RAM of the guest's.
 fn host_page(page: u64) -> Option<u64> {
     let address = translate(page, false).filter(|at| guest::is_memory(*at))?;
-    match guest::root()?.lookup(&Cpus, Gfn::containing(address)?) {
+    match guest::root().lookup(&Cpus, Gfn::containing(address)?) {
         Lookup::Mapped { at, .. } => Some(at.address()),
         _ => None,
     }

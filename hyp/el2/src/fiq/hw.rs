@@ -64,9 +64,12 @@ pub(crate) fn configure() {
         Wires::Apple | Wires::None => {}
     }
     open(Timers::BOTH);
-    if let Some(own) = VIRTUAL_FIQS.get(percpu::index()) {
-        *own.lock() = virtual_fiq;
-    }
+    *own().lock() = virtual_fiq;
+}
+
+/// This CPU's state.
+fn own() -> &'static SpinLock<VirtualFiq> {
+    VIRTUAL_FIQS.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
 /// Masks the guest's timers but for `timers`.
@@ -129,8 +132,7 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
         // SAFETY: the frame is the vectors' own, and this does not return.
         unsafe { panic::oche_unexpected(frame, 0x500) };
     }
-    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return };
-    let mut virtual_fiq = own.lock();
+    let mut virtual_fiq = own().lock();
     let has_fired = end_poll();
     percpu::this().exits.count(if has_fired { Exit::FiqPoll } else { Exit::Fiq });
     let took = take(&mut virtual_fiq.pending);
@@ -151,8 +153,7 @@ pub(crate) fn before_return() {
     if !is_virtual() || step::hw::is_stepping() {
         return;
     }
-    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return };
-    let mut virtual_fiq = own.lock();
+    let mut virtual_fiq = own().lock();
     let has_fired = end_poll();
     take(&mut virtual_fiq.pending);
     go_back(&mut virtual_fiq, lines(), has_fired);
@@ -187,8 +188,7 @@ pub(crate) fn on_register(access: RegisterAccess, frame: &mut TrapFrame) -> bool
     if !is_virtual() || frame.spsr & SPSR_MODE == SPSR_EL0 {
         return false;
     }
-    let Some(own) = VIRTUAL_FIQS.get(percpu::index()) else { return false };
-    let mut virtual_fiq = own.lock();
+    let mut virtual_fiq = own().lock();
     // What has come meanwhile is to be seen by this very access.
     take(&mut virtual_fiq.pending);
     let write = (!access.is_read).then(|| frame.register(access.register));

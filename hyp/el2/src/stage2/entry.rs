@@ -112,9 +112,9 @@ impl Entry {
     /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does
     /// not see the mark.
     pub fn encode_marked(self, cpu: usize) -> u64 {
-        debug_assert!(cpu < MAX_CPUS, "CPU {cpu} has no mark");
+        assert!(cpu < MAX_CPUS, "invariant: each CPU has a mark: {cpu}");
         let bits = self.encode(3);
-        debug_assert!(bits & VALID != 0, "{self:?} has no room for a mark");
+        assert!(bits & VALID != 0, "invariant: only a valid entry is marked: {self:?}");
         bits | (cpu as u64 + 1) << MARK_SHIFT
     }
 

@@ -85,13 +85,12 @@ impl SavedDebugState {
 
 /// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
 pub(crate) fn is_stepping() -> bool {
-    STEPPING.get(percpu::index()).is_some_and(|is_stepping| is_stepping.load(Ordering::Relaxed))
+    stepping().load(Ordering::Relaxed)
 }
 
-fn set_stepping(is_stepping: bool) {
-    if let Some(own) = STEPPING.get(percpu::index()) {
-        own.store(is_stepping, Ordering::Relaxed);
-    }
+/// Whether this CPU is in a step.
+fn stepping() -> &'static AtomicBool {
+    STEPPING.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
 /// Whether the guest steps itself.
@@ -135,16 +134,16 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     // The exception return synchronises the context too, but only after it has looked whether to
     // copy SPSR_EL2.SS.
     synchronize_context();
-    set_stepping(true);
+    stepping().store(true, Ordering::Relaxed);
     debug_state
 }
 
 /// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is
 /// complete, or has taken an exception to EL1. Returns whether it is complete.
 pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_done: bool) -> bool {
-    set_stepping(false);
+    stepping().store(false, Ordering::Relaxed);
     if debug_state.has_view {
-        Cpus.leave_view(guest::root().expect("a guest runs with stage 2").table);
+        Cpus.leave_view(guest::root().table);
     }
     MDSCR_EL1.set(debug_state.mdscr);
     MDCR_EL2.set(debug_state.mdcr);

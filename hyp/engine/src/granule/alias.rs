@@ -6,8 +6,8 @@
 
 use alloc::vec::Vec;
 
-use oche_types::Invariant;
 use oche_types::addr::IovaPage;
+use oche_types::{Invariant, invariant};
 
 use crate::heap::bytes_of;
 use crate::host::DomainId;
@@ -108,30 +108,27 @@ impl Aliases {
         Ok(())
     }
 
-    /// Removes `mapping` from the list that begins at `head`.
+    /// Removes `mapping` from the list that begins at `head`, which has it.
     pub(crate) fn remove(&mut self, head: &mut u32, mapping: Mapping) {
+        const LISTED: &str = "a mapping that goes is in its page's list";
         if *head == NONE || *head & LIST == 0 {
-            if *head == mapping.pack() {
-                *head = NONE;
-            }
+            invariant!(*head == mapping.pack(), "{LISTED}");
+            *head = NONE;
             return;
         }
         let mut before = NONE;
         let mut at = *head & !LIST;
-        while at != NONE {
-            let node = *self.nodes.get(at as usize).must("a list is made of nodes");
-            if node.mapping != mapping.pack() {
-                before = at;
-                at = node.next;
-                continue;
-            }
-            match self.nodes.get_mut(before as usize) {
-                Some(previous) => previous.next = node.next,
-                None => *head = LIST | node.next,
-            }
-            self.release(at);
-            break;
+        let mut node = *self.nodes.get(at as usize).must("a list is made of nodes");
+        while node.mapping != mapping.pack() {
+            before = at;
+            at = node.next;
+            node = *self.nodes.get(at as usize).must(LISTED);
         }
+        match self.nodes.get_mut(before as usize) {
+            Some(previous) => previous.next = node.next,
+            None => *head = LIST | node.next,
+        }
+        self.release(at);
         self.simplify(head);
     }
 
@@ -161,8 +158,9 @@ impl Aliases {
     /// Replaces a list of one node by its mapping.
     fn simplify(&mut self, head: &mut u32) {
         let at = *head & !LIST;
-        if let Some(Node { mapping, next: NONE }) = self.nodes.get(at as usize).copied() {
-            *head = mapping;
+        let node = *self.nodes.get(at as usize).must("a list is made of nodes");
+        if node.next == NONE {
+            *head = node.mapping;
             self.release(at);
         }
     }
@@ -209,12 +207,22 @@ mod tests {
                 if set.insert(mapping.pack()) {
                     assert_eq!(aliases.add(&mut head, mapping, MAX_ALIASES), Ok(()));
                 }
-            } else {
-                set.remove(&mapping.pack());
+            } else if set.remove(&mapping.pack()) {
                 aliases.remove(&mut head, mapping);
             }
             assert_eq!(listed(&aliases, head), set);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "invariant: a mapping that goes is in its page's list")]
+    fn a_mapping_that_is_not_listed_does_not_go() {
+        let mut aliases = Aliases::new(8);
+        let mut head = NONE;
+        for index in 0..3 {
+            assert_eq!(aliases.add(&mut head, mapping(index), MAX_ALIASES), Ok(()));
+        }
+        aliases.remove(&mut head, mapping(3));
     }
 
     #[test]

@@ -24,10 +24,10 @@
 //!
 //! [`propagate`]: GranuleMapper::propagate
 
-use oche_types::Invariant;
 use oche_types::addr::{Gfn, Hfn, PAGE_BYTES};
 use oche_types::dart::entry::Permission;
 use oche_types::event::Refusal;
+use oche_types::{Invariant, invariant};
 
 use crate::granule::copies::store_bytes;
 use crate::granule::state::Slot;
@@ -96,7 +96,7 @@ impl GranuleMapper {
         offset: usize,
         bytes: usize,
     ) -> u64 {
-        let Some((offset, bytes)) = inside(offset, bytes) else { return 0 };
+        check_inside(offset, bytes);
         let (first, last) = (offset / 8, (offset + bytes - 1) / 8);
         self.propagate(host, page, first..last + 1);
         let at = self.mover.locate(page);
@@ -120,7 +120,7 @@ impl GranuleMapper {
         bytes: usize,
         value: u64,
     ) {
-        let Some((offset, bytes)) = inside(offset, bytes) else { return };
+        check_inside(offset, bytes);
         self.propagate(host, page, offset / 8..(offset + bytes - 1) / 8 + 1);
         let (word, shift) = (offset / 8, 8 * (offset % 8) as u32);
         let mask = u64::MAX >> (64 - 8 * bytes);
@@ -206,8 +206,8 @@ impl GranuleMapper {
     }
 }
 
-/// The offset and size of an access of 1 to 8 bytes inside a page, or `None` for any other.
-fn inside(offset: usize, bytes: usize) -> Option<(usize, usize)> {
-    (bytes != 0 && bytes <= 8 && offset.checked_add(bytes)? <= PAGE_BYTES)
-        .then_some((offset, bytes))
+/// Checks that an access has 1 to 8 bytes and lies inside a page. Callers divide longer ones.
+fn check_inside(offset: usize, bytes: usize) {
+    let is_inside = matches!(bytes, 1..=8) && offset <= PAGE_BYTES - bytes;
+    invariant!(is_inside, "an access of 1 to 8 bytes lies inside a page: {bytes} at {offset:#x}");
 }

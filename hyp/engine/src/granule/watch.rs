@@ -141,9 +141,7 @@ impl GranuleMapper {
 
     /// Allows `page` to be watched again after its watch was given up.
     pub(super) fn retry_watch(&mut self, page: Gfn) {
-        if let Some(state) = self.mover.get_mut(page) {
-            state.is_unwatchable = false;
-        }
+        self.mover.state_mut(page).is_unwatchable = false;
     }
 
     /// Whether `page` is watched.

@@ -32,9 +32,12 @@ impl MappedDarts {
 
     fn register(&self, dart: DartId, offset: u64) -> u64 {
         assert!(offset < REGION_BYTES && offset.is_multiple_of(4), "a DART's register");
-        let (start, _) =
-            self.darts.get(dart.index()).expect("the driver knows the DARTs that it was given");
+        let (start, _) = self.dart(dart);
         start + offset
+    }
+
+    fn dart(&self, dart: DartId) -> &(u64, PowerDomains) {
+        self.darts.get(dart.index()).expect("invariant: the driver names DARTs that it was given")
     }
 }
 
@@ -65,7 +68,8 @@ impl Hardware for MappedDarts {
     fn order_loads(&mut self) {}
 
     fn power(&self, dart: DartId) -> Power {
-        self.darts.get(dart.index()).map_or(Power::Off, |(_, domains)| domains.power())
+        let (_, domains) = self.dart(dart);
+        domains.power()
     }
 
     fn ticks(&self) -> u64 {

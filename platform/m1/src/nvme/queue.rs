@@ -194,10 +194,11 @@ impl Queue {
     pub(super) fn collect(&mut self, machine: &mut impl NvmeHost) -> bool {
         let mut found = false;
         for _ in 0..self.completions.entries.min(2 * MAX_COMMANDS as u64) {
-            // Its upper half: identifier in bits 47:32, phase in bit 48. In a page that `create`
-            // has checked.
+            // Its upper half: identifier in bits 47:32, phase in bit 48.
             let at = self.completions.at + self.head * COMPLETION_BYTES + 8;
-            let Some(word) = machine.word(at) else { break };
+            let word = machine.word(at);
+            let word =
+                word.expect("invariant: a queue that was created lies in the guest's memory");
             if (word >> 48 & 1 != 0) != self.phase {
                 break;
             }

@@ -46,15 +46,16 @@ impl StreamTable {
         self.buses.address()
     }
 
-    /// Makes `requester`, if its bus has a table, translate through the context at physical
-    /// `context`.
+    /// Makes `requester`, which is on the map, translate through the context at physical `context`.
     ///
     /// One store: the SMMU reads the old choice or the new one, nothing between.
     pub(super) fn set_context(&mut self, requester: RequesterId, context: u64) {
-        if let Some((_, entries)) = self.entries.iter_mut().find(|(bus, _)| *bus == requester.bus())
-        {
-            entries.store(requester.place_on_bus() * STRUCTURE_WORDS, translating_entry(context));
-        }
+        let (_, entries) = self
+            .entries
+            .iter_mut()
+            .find(|(bus, _)| *bus == requester.bus())
+            .expect("invariant: the bus of each requester on the map has entries");
+        entries.store(requester.place_on_bus() * STRUCTURE_WORDS, translating_entry(context));
     }
 
     fn add_bus(&mut self, bus: u8) {
@@ -122,7 +123,8 @@ impl Contexts {
     /// or the new one.
     pub(super) fn set_root(&mut self, domain: DomainId, root: HostGranule) -> bool {
         let asid = self.asid(domain);
-        let Some(known) = self.roots.get_mut(usize::from(domain.0)) else { return false };
+        let known = self.roots.get_mut(usize::from(domain.0));
+        let known = known.expect("invariant: an ASID is that of a domain");
         match known.replace(root) {
             Some(before) if before == root => return false,
             Some(_) => {

@@ -231,6 +231,29 @@ fn c6_entries_that_map_nothing_count_as_work() {
     assert!(slots <= bound, "{slots} slots in one trap, {bound} are the bound");
 }
 
+/// The comparison of a table goes on where the last batch ended, whatever has changed before that
+/// place.
+#[test]
+fn c6_flush_ends_while_another_cpu_keeps_writing_the_table() {
+    let mut bench = Bench::new(32);
+    bench.map(8, &[30]);
+    bench.unmap(8, 1);
+    bench.flush(0, 0);
+    (0..512).for_each(|iova| bench.set_raw(iova, 2));
+    // A trap does one batch.
+    bench.engine.set_slice_bytes(8 * PAGE_BYTES);
+    bench.write(0, STREAM_SELECT, 1);
+    bench.write(0, STREAM_COMMAND, 1 << 20);
+    let mut polls = 0;
+    while bench.read(0, STREAM_COMMAND) & 4 != 0 {
+        polls += 1;
+        assert!(polls < 10, "the flush ends");
+        // As many granules as a batch holds, and no entry ever has the same value twice.
+        (0..256).for_each(|iova| bench.set_raw(iova, 2 + 4 * polls));
+    }
+    assert!(polls > 1, "the table is more than one trap of work");
+}
+
 #[test]
 fn c6_tracking_and_untracking_tables_counts_as_work() {
     let mut bench = Bench::new(32);

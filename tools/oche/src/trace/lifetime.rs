@@ -14,7 +14,7 @@ use oche_types::dart::entry::Permission;
 use oche_types::event::{Event, Kind};
 use rustc_hash::FxHashMap;
 
-use super::pages::Entry as _;
+use super::pages::PageEntry as _;
 use mapping::Key;
 use table::{Slot, Table};
 

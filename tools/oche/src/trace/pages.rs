@@ -13,12 +13,12 @@ const PAGES: usize = 1 << 24;
 const MAX_SPARE: usize = 64;
 
 /// An entry of the table; by default empty.
-pub trait Entry: Copy + Default {
+pub trait PageEntry: Copy + Default {
     /// Whether it is empty.
     fn is_empty(&self) -> bool;
 }
 
-impl<T: Copy> Entry for Option<T> {
+impl<T: Copy> PageEntry for Option<T> {
     fn is_empty(&self) -> bool {
         self.is_none()
     }
@@ -31,21 +31,21 @@ struct Leaf<T> {
     entries: [T; LEAF_PAGES],
 }
 
-/// The table.
+/// A table of entries by page.
 #[derive(Clone, Debug)]
-pub struct Pages<T> {
+pub struct PageTable<T> {
     leaves: Vec<Option<Box<Leaf<T>>>>,
     /// Leaves with nothing in them.
     spare: Vec<Box<Leaf<T>>>,
 }
 
-impl<T> Default for Pages<T> {
+impl<T> Default for PageTable<T> {
     fn default() -> Self {
         Self { leaves: Vec::new(), spare: Vec::new() }
     }
 }
 
-impl<T: Entry> Pages<T> {
+impl<T: PageEntry> PageTable<T> {
     /// The entry of `page`, unless it is empty.
     #[inline]
     pub fn get(&self, page: u32) -> Option<&T> {
@@ -98,7 +98,7 @@ impl<T: Entry> Pages<T> {
     }
 }
 
-impl<T: Entry> Leaf<T> {
+impl<T: PageEntry> Leaf<T> {
     #[cold]
     fn empty() -> Box<Self> {
         Box::new(Self { used: 0, entries: [T::default(); LEAF_PAGES] })
@@ -115,7 +115,7 @@ mod tests {
 
     #[test]
     fn what_is_put_in_is_found_until_it_is_taken_out() {
-        let mut pages: Pages<Option<u32>> = Pages::default();
+        let mut pages: PageTable<Option<u32>> = PageTable::default();
         for page in [0, 15, 16, 0xf_ffff, PAGES as u32 - 1] {
             assert_eq!(pages.update(page, |entry| entry.replace(page)), Some(None));
             assert_eq!(pages.get(page), Some(&Some(page)));
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_number_that_no_page_has_is_refused() {
-        let mut pages: Pages<Option<u32>> = Pages::default();
+        let mut pages: PageTable<Option<u32>> = PageTable::default();
         assert_eq!(pages.update(PAGES as u32, |entry| entry.replace(1)), None);
         assert_eq!(pages.update(u32::MAX, |entry| entry.replace(1)), None);
         assert_eq!(pages.get(u32::MAX), None);
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn memory_follows_what_is_held() {
-        let mut pages: Pages<Option<u32>> = Pages::default();
+        let mut pages: PageTable<Option<u32>> = PageTable::default();
         for page in 0..1 << 20 {
             pages.update(page, |entry| entry.replace(page));
             pages.update(page, Option::take);

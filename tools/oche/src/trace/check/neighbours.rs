@@ -7,7 +7,7 @@ use oche_types::event::Placement;
 use rustc_hash::FxHashMap;
 
 use super::super::lifetime::{Mapping, StreamPlace};
-use super::super::pages::{Entry, Pages};
+use super::super::pages::{PageEntry, PageTable};
 use super::super::words::permission;
 use super::finding::{About, Detector, Reporter};
 
@@ -39,7 +39,7 @@ struct Use {
     is_root: bool,
 }
 
-impl Entry for Use {
+impl PageEntry for Use {
     fn is_empty(&self) -> bool {
         self.mappings == 0 && self.coherent == 0 && self.written == 0 && !self.is_root
     }
@@ -48,7 +48,7 @@ impl Entry for Use {
 /// The pages that are mapped, of guest memory up to 64 GiB: what an entry of a t8020 DART can name.
 #[derive(Debug, Default)]
 pub(super) struct Neighbours {
-    pages: Pages<Use>,
+    pages: PageTable<Use>,
     /// How often events went missing. What a page's use was known as before then is no evidence any
     /// more.
     era: u32,

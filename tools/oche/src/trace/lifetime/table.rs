@@ -6,7 +6,7 @@ use oche_types::dart::entry::Permission;
 use oche_types::event::Event;
 use rustc_hash::FxHashMap;
 
-use super::super::pages::{Entry, Pages};
+use super::super::pages::{PageEntry, PageTable};
 use super::mapping::{Key, Mapping, PLACES};
 
 /// Pages of a DART's address space: an IOVA has 32 bits.
@@ -21,7 +21,7 @@ pub(super) struct Slot {
     pub(super) flush: u32,
 }
 
-impl Entry for Slot {
+impl PageEntry for Slot {
     #[inline]
     fn is_empty(&self) -> bool {
         self.made.kind_number() == 0
@@ -65,7 +65,7 @@ impl Slot {
 /// The mappings of all spaces.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    spaces: Vec<Pages<Slot>>,
+    spaces: Vec<PageTable<Slot>>,
     /// Those at addresses that no DART has: only a damaged trace names such.
     beyond: FxHashMap<Key, Slot>,
     live: usize,
@@ -111,22 +111,22 @@ impl Table {
 
     /// All of them, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Slot> {
-        self.spaces.iter().flat_map(Pages::iter).chain(self.beyond.values())
+        self.spaces.iter().flat_map(PageTable::iter).chain(self.beyond.values())
     }
 
     /// Those of one space, in no order.
     pub(super) fn of_space(&self, space: u16) -> impl Iterator<Item = &Slot> {
-        let near = self.spaces.get(usize::from(space)).into_iter().flat_map(Pages::iter);
+        let near = self.spaces.get(usize::from(space)).into_iter().flat_map(PageTable::iter);
         near.chain(
             self.beyond.iter().filter(move |(key, _)| key.space == space).map(|(_, slot)| slot),
         )
     }
 
     #[inline]
-    fn space(&mut self, space: u16) -> &mut Pages<Slot> {
+    fn space(&mut self, space: u16) -> &mut PageTable<Slot> {
         let index = usize::from(space).min(PLACES - 1);
         if self.spaces.len() <= index {
-            self.spaces.resize_with(index + 1, Pages::default);
+            self.spaces.resize_with(index + 1, PageTable::default);
         }
         &mut self.spaces[index]
     }

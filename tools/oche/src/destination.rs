@@ -22,7 +22,7 @@ pub fn beside(file: &Path, extension: &str) -> PathBuf {
 ///
 /// # Errors
 ///
-/// It is.
+/// `output` is one of `inputs`.
 pub fn refuse_input<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let identity = |path: &Path| {
         let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;

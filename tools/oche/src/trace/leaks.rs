@@ -56,9 +56,9 @@ pub struct Group {
     pub pages: u64,
     /// Pages that were mapped and unmapped in the trace.
     pub completed: u64,
-    /// How long those were mapped: the middle one, and the longest, in nanoseconds.
+    /// Median of the times that those were mapped, in nanoseconds.
     pub median_ns: u64,
-    /// The longest.
+    /// The longest of those times, in nanoseconds.
     pub longest_ns: u64,
     /// Most pages that were mapped at once.
     pub peak_pages: u64,

@@ -48,7 +48,7 @@ pub enum MappingChange {
     },
     /// A mapping ended, or one that was made before the trace began.
     Unmapped {
-        /// By whom.
+        /// The stream.
         at: StreamPlace,
         /// The IOVA.
         iova: IovaPage,

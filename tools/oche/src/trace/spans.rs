@@ -19,16 +19,16 @@ pub type Lane = u32;
 pub enum Happening {
     /// It was mapped; reported when all its pages are known, with the time of the first.
     Began {
-        /// Its name.
+        /// The lane that it takes.
         lane: Lane,
-        /// What it is.
+        /// The buffer.
         buffer: MappedBuffer,
     },
     /// Its last page was unmapped.
     Ended {
-        /// Its name, free again.
+        /// Its lane, free again.
         lane: Lane,
-        /// What it was.
+        /// The buffer.
         buffer: MappedBuffer,
         /// Time, CPU and guest code.
         until: Stamp,

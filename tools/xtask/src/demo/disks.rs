@@ -27,9 +27,9 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The demo's.
+    /// Sizes for the demo.
     pub const FULL: Self = Self { nvme_file: 64, prefilled: 4, served: 16, part: 16, copied: 3 };
-    /// For tests.
+    /// Sizes for tests.
     pub const SHORT: Self = Self { nvme_file: 8, prefilled: 1, served: 2, part: 1, copied: 1 };
 }
 

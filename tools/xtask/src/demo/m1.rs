@@ -23,7 +23,7 @@ mod summary;
 
 use summary::{Image, M1Summary, Run};
 
-/// Carries it out.
+/// Carries out `cargo xtask demo --board m1-sim`.
 ///
 /// # Errors
 ///

@@ -83,11 +83,11 @@ pub fn prepare(into: &Path, step: &Step) -> Result<(GuestFiles, GuestKernel)> {
     Ok((guest(&kernel, &module, &userland, into)?, kernel))
 }
 
-/// Whether the kernel's guest finished.
+/// Checks that the kernel's guest finished without a failed case.
 ///
 /// # Errors
 ///
-/// It did not.
+/// It did not finish, or a case failed.
 pub fn judge(outcome: &BoardOutcome) -> Result<()> {
     if !outcome
         .lines

@@ -30,7 +30,7 @@ use crate::{demo, environment};
 const COUNTER: &str = include_str!("count.c");
 /// The replacement of the last line of the demo's script.
 const SCRIPT: &str = include_str!("job.sh");
-/// That last line.
+/// The line that it replaces.
 const DEMO_BEGINS: &str = "\nmain\n";
 /// How long a boot may take: a minute or two, mostly.
 const LIMIT: Duration = Duration::from_secs(600);

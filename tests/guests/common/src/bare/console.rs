@@ -38,7 +38,7 @@ impl Uart {
         Self { base, transmit: 0x20, status: (0x10, 1 << 1, 1 << 1) }
     }
 
-    /// Prints.
+    /// Prints `text`.
     pub fn print(mut self, text: fmt::Arguments<'_>) {
         // `write_str` never fails.
         let _ = self.write_fmt(text);

@@ -27,7 +27,7 @@ pub(super) struct FiqCounts {
     pub(super) virtual_ticks: AtomicU64,
     pub(super) physical_ticks: AtomicU64,
     pub(super) ipis: AtomicU64,
-    /// Without a source.
+    /// FIQs without a source.
     pub(super) spurious: AtomicU64,
 }
 
@@ -198,7 +198,7 @@ pub(super) fn wait(is_so: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Lets time pass.
+/// Waits for the given time.
 pub(super) fn pass(microseconds: u64) {
     let begin = now();
     while now() - begin < ticks_of(microseconds) {
@@ -213,7 +213,7 @@ pub(super) fn start_ticking() {
     mask(false);
 }
 
-/// Ends it.
+/// Stops the tick and waits until none is due.
 pub(super) fn stop_ticking() {
     PERIOD.store(0, Ordering::SeqCst);
     pass(2 * BACKGROUND_MICROSECONDS);

@@ -143,7 +143,7 @@ fn lost(dart: Dart) -> Check {
     check(dart.read(tcr(1)) == TRANSLATE, "the guest's own register is lost")?;
     copies(dart)?;
     fill(page(38), 0x42);
-    // Unmapped without power.
+    // A page is unmapped while the DART has no power.
     APCIE_GP.set(POWER_GATED)?;
     unmap(dart, leaves)?;
     APCIE_GP.set(ACTIVE)?;

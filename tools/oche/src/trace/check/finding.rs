@@ -55,7 +55,7 @@ pub enum Detector {
 }
 
 impl Detector {
-    /// All of them.
+    /// All detectors.
     pub const ALL: [Self; 12] = [
         Self::UseAfterUnmap,
         Self::UnmappedWithoutFlush,
@@ -103,7 +103,7 @@ impl Detector {
 /// Something that should not be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// By which detector.
+    /// The detector.
     pub detector: Detector,
     /// Nanoseconds since Oche's start.
     pub time_ns: u64,

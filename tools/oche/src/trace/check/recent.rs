@@ -22,7 +22,7 @@ pub(super) struct Gone {
     pub(super) unmapped: Stamp,
 }
 
-/// The table.
+/// A table of the mappings that ended last.
 pub(super) struct Recent(Vec<Option<Gone>>);
 
 impl Recent {

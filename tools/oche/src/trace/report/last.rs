@@ -8,7 +8,7 @@ const PLACES: usize = 1 << 13;
 /// Events that are kept of each.
 const EACH: usize = 6;
 
-/// The table.
+/// The last events of each address.
 pub(super) struct LastEvents(Vec<(u64, Vec<Record>)>);
 
 impl LastEvents {

@@ -14,7 +14,7 @@ use crate::m1::bench::{self, Bench};
 struct Hazard {
     /// The fault of the board.
     name: &'static str,
-    /// Makes it so.
+    /// Injects the fault.
     inject: fn(&mut Mac),
     /// Texts that the log must have.
     expected: &'static [&'static str],

@@ -59,9 +59,9 @@ pub enum BootScreen {
     Memory(PhysRange),
 }
 
-/// The largest width and height that are believed.
+/// The largest width and height that are accepted.
 const MAX_PIXELS: usize = 16384;
-/// The largest framebuffer that is believed.
+/// The largest framebuffer that is accepted, in bytes.
 const MAX_BYTES: u64 = 256 << 20;
 /// Where an M1's DRAM can be, with its framebuffer: 36 bits of address. Source: Asahi documentation
 /// `hw/soc/memmap.md`.
@@ -175,11 +175,11 @@ impl<'a> Description<'a> {
             "r5g6b5" => Format::Bits5,
             _ => return None,
         };
-        let is_believed = (1..=MAX_PIXELS).contains(&width)
+        let is_plausible = (1..=MAX_PIXELS).contains(&width)
             && (1..=MAX_PIXELS).contains(&height)
             && (width * format.bytes()..=MAX_PIXELS * 8).contains(&stride)
             && all.start.is_multiple_of(4);
-        if !is_believed {
+        if !is_plausible {
             return None;
         }
         let memory = PhysRange::sized(all.start, (stride * height) as u64)?;
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_off_or_cannot_be_is_not_touched() {
+    fn framebuffer_that_is_off_or_implausible_is_not_used() {
         assert_eq!(found(&tree("x2r10g10b10", 2560, Some("disabled"))), None);
         assert_eq!(found(&tree("yuv", 2560, None)), None);
         assert_eq!(found(&tree("x8r8g8b8", 2561, None)), None, "a row is longer than the stride");

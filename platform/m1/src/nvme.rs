@@ -93,7 +93,7 @@ impl Ans {
         let result = match offset {
             CC => {
                 let is_enabled = value & 1 != 0;
-                // Also when it is enabled anew after a reset that was not seen here.
+                // Also when it is enabled again after a reset that did not trap.
                 if !(is_enabled && self.is_enabled) {
                     self.forget();
                 }

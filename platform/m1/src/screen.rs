@@ -24,7 +24,7 @@ const TOP: usize = 40;
 const MARGIN: usize = 1;
 /// Indentation of the rest of a wrapped line, in characters.
 const INDENT: usize = 8;
-/// Longest row that is kept, in characters: that of the widest screen that is believed.
+/// Longest row that is kept, in characters: that of the widest screen that is accepted.
 const MAX_COLUMNS: usize = 1400;
 /// Attempts to lock the cursor before a character is dropped: a CPU that panicked may hold the lock
 /// for ever.

@@ -1,10 +1,10 @@
 //! The simulated board's NVMe controller: it takes commands at its doorbells and moves bytes
-//! physically, past every DART.
+//! between physical addresses, without a DART.
 //!
-//! As on an M1 a store to a doorbell is the number of a submission entry. Blocks of 4 KiB; a read
-//! or write of block 2^32 and up is carried out only with the next flush, so that a command can be
-//! seen under way. Source: Linux `drivers/nvme/host/apple.c` (`docs/hardware/m1-devices.md`); NVM
-//! Express Base Specification 1.4, 4.2 to 4.6.
+//! As on an M1 a store to a doorbell is the number of a submission entry. Blocks have 4 KiB. A
+//! read or write of block 2^32 and up is carried out only with the next flush, so that tests can
+//! examine a command that is under way. Source: Linux `drivers/nvme/host/apple.c`
+//! (`docs/hardware/m1-devices.md`); NVM Express Base Specification 1.4, 4.2 to 4.6.
 
 use std::collections::HashMap;
 
@@ -37,13 +37,13 @@ pub struct Nvme {
 }
 
 impl Nvme {
-    /// What must be watched: address and bytes.
+    /// Addresses to watch, with their bytes.
     #[must_use]
     pub fn watches() -> [(u64, u64); 2] {
         [(ADMIN_DOORBELL, 4), (IO_DOORBELL, 4)]
     }
 
-    /// A doorbell was written.
+    /// Models a write of a doorbell.
     pub fn ring(&mut self, memory: &BoardMemory, address: u64) {
         let number = u64::from(memory.word(address));
         if address == ADMIN_DOORBELL {

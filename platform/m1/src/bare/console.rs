@@ -28,7 +28,7 @@ const WHITE: u32 = u32::MAX;
 /// Bytes that are kept until there is a screen to show them on.
 const EARLY_BYTES: usize = 512;
 
-/// Every console at once.
+/// All consoles at once.
 struct TeeConsole;
 
 static SCREEN: Once<Screen<Memory>> = Once::new();

@@ -47,7 +47,7 @@ pub(super) fn report(
             condition.map_or_else(|| String::from("no power"), |condition| condition.to_string());
         let fate = match owner {
             Owner::Firmware => "left alone",
-            Owner::Unknown => "looked at when the guest touches it",
+            Owner::Unknown => "examined at the guest's first access",
             Owner::Passthrough | Owner::Emulated => "16K, or 4K once the guest asks",
         };
         log::info!("dart {} {place:#x}{clients}: {state}; {fate}", dart.name);

@@ -13,7 +13,7 @@ pub(super) const REGISTERS: PhysRange = PhysRange { start: 0x2_3d2b_0000, end: 0
 const COUNT: u64 = 0x10;
 const ALARM: u64 = 0x14;
 const CONTROL: u64 = 0x1c;
-/// Some 40 ms at 24 MHz.
+/// The time until the reset in ticks: about 40 ms at 24 MHz.
 const ALARM_TICKS: u32 = 0x10_0000;
 const RESET_ENABLE: u32 = 1 << 2;
 

@@ -27,7 +27,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// All of the page.
+    /// The whole page.
     pub const WHOLE: Self = Self { start: 0, end: LAST_UNIT };
 
     /// `slots`, 4 KiB each.

@@ -6,11 +6,11 @@ use oche_types::dart::stream::{DartId, STREAMS, StreamId};
 /// What a DART's registers and TLB hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contents {
-    /// What they must.
+    /// The driver's state, and nothing older.
     Current,
-    /// Nothing: it had no power.
+    /// Nothing: the DART had no power.
     Nothing,
-    /// Perhaps something older: a command was not confirmed.
+    /// Possibly stale state: a command was not confirmed.
     Older,
 }
 

@@ -130,9 +130,9 @@ macro_rules! register {
     };
 }
 
-/// Page size.
+/// The page size.
 pub(crate) const PARAMS1: Register<ReadOnly<u32, PARAMS1::Register>> = register!(params1);
-/// Abilities.
+/// Optional features.
 pub(crate) const PARAMS2: Register<ReadOnly<u32, PARAMS2::Register>> = register!(params2);
 /// Starts an operation on the selected streams.
 pub(crate) const STREAM_COMMAND: Register<ReadWrite<u32, STREAM_COMMAND::Register>> =
@@ -146,7 +146,7 @@ pub(crate) const ERROR: Register<ReadWrite<u32, ERROR::Register>> = register!(er
 pub(crate) const ERROR_ADDRESS_LOW: Register<ReadOnly<u32>> = register!(error_address_low);
 /// Bits 63:32 of the faulting IOVA.
 pub(crate) const ERROR_ADDRESS_HIGH: Register<ReadOnly<u32>> = register!(error_address_high);
-/// Configuration.
+/// The lock of TCRs and TTBRs.
 pub(crate) const CONFIG: Register<ReadOnly<u32, CONFIG::Register>> = register!(config);
 /// Enables streams.
 pub(crate) const STREAMS_ENABLE: Register<ReadWrite<u32, STREAMS_ENABLE::Register>> =

@@ -252,7 +252,7 @@ impl Half {
         machine: &mut impl NvmeHost,
     ) -> Result<(), Refusal> {
         self.entries = 0;
-        // Eight at most.
+        // A queue has at most eight pages.
         while self.pages.give_back(MAX_QUEUE_PAGES, machine) != 0 {}
         let bytes = place.entries * entry_bytes;
         if bytes > MAX_QUEUE_PAGES as u64 * PAGE {

@@ -25,7 +25,7 @@ struct Guest {
     random: Random,
     words: Vec<u64>,
     pinned: Vec<u32>,
-    /// In this trap.
+    /// Loads, pins and releases in this trap.
     loads: usize,
     pins: usize,
     releases: usize,

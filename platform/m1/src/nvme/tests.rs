@@ -421,7 +421,7 @@ fn command_whose_doorbell_gets_a_bus_error_is_released() {
         );
     }
     ans.store_failed(IO_DOORBELL, 1);
-    // What names no command.
+    // These stores name no command.
     ans.store_failed(IO_DOORBELL, u32::MAX);
     ans.store_failed(CC, 0);
     ans.collect(&mut model);

@@ -120,8 +120,8 @@ impl Model {
         Ok(true)
     }
 
-    /// What the device's access goes by: TTBR and table entry; `None`: it is refused, or cannot be
-    /// made.
+    /// The TTBR and the table entry that translate the device's access; `None`: the access is
+    /// refused, or cannot be made.
     fn device_reads(&mut self, table: u64) -> Option<(u32, u64)> {
         let tcr = self.file.get(&tcr_of(device())).copied().unwrap_or(0);
         assert_eq!(tcr & 0x100, 0, "a stream bypasses");
@@ -259,7 +259,7 @@ impl Bench {
         Self { models, ticks: Rc::default(), shared: Rc::default() }
     }
 
-    /// What the access of the device behind `dart` goes by.
+    /// The TTBR and the table entry that translate an access of the device behind `dart`.
     pub(super) fn device_reads(&self, dart: usize) -> Option<(u32, u64)> {
         self.with(dart, |model| model.device_reads(self.shared.visible_table.get()))
     }

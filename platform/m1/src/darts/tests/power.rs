@@ -26,7 +26,7 @@ fn a_dart_that_is_off_is_not_accessed_and_is_programmed_when_it_is_on_again() {
     assert_eq!(ownership.route(&mut darts, &read_page_size()), Route::Emulated);
     assert_eq!(darts.attach(dart(0), stream(1), DomainId(0), ROOT), Ok(()));
 
-    // It goes off and forgets; meanwhile the engine goes on.
+    // It loses its power and its state; meanwhile the engine goes on.
     bench.with(0, |model| model.set_domain(OFF));
     let mut members = Members::default();
     members.insert(dart(0), stream(1));

@@ -156,7 +156,7 @@ fn every_file_of_this_tree_that_a_document_names_exists() {
 }
 
 #[test]
-fn files_that_documents_name_are_told_from_other_code() {
+fn files_that_documents_name_are_distinguished_from_other_code() {
     let text = "`hyp/src/{a,b}.rs` and `tests/x.rs::name` but not `hyp/engine`, `src/kboot.c` or `cargo test`; hyp/c.rs";
     assert_eq!(
         named_files(text).collect::<Vec<_>>(),
@@ -187,7 +187,7 @@ fn every_document_that_a_comment_names_exists() {
 }
 
 #[test]
-fn documents_that_comments_name_are_told_from_other_paths() {
+fn documents_that_comments_name_are_distinguished_from_other_paths() {
     let source =
         "//! See `docs/m1.md`, \"Status\", and QEMU's `docs/specs/edu.txt`; `docs/a b.md` is none.";
     assert_eq!(named_documents(source).collect::<Vec<_>>(), ["docs/m1.md"]);

@@ -207,7 +207,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_result_says_whether_the_run_came_to_its_end() {
+    fn a_result_shows_whether_the_run_was_completed() {
         let mut state = json!({
             "commit": "abc", "seed": 7, "wanted": 3000, "programs": 2, "operations": 3000, "seconds": 2.0,
             "failures": {},

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_or_unknown_one_is_told_from_a_good_one() {
+    fn a_damaged_or_unknown_header_is_refused() {
         let refusal = |file: &[u8]| expand(file, 1 << 20).expect_err("refused").to_string();
         assert!(refusal(&zboot(b"xz", &[0; 8], 8)).contains("compressed with `xz`"));
         assert!(refusal(&zboot(b"gzip", &[0; 8], 9)).contains("outside the file"));

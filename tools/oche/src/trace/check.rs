@@ -228,7 +228,7 @@ impl<'a> Checker<'a> {
         let over =
             over.filter(|over| self.missing_until.is_none_or(|until| over.since.time > until));
         if let Some(over) = over.filter(|over| over.owner == mapping.owner) {
-            flushes::tell_over(mapping, over, record, &mut self.reporter);
+            flushes::report_over(mapping, over, record, &mut self.reporter);
         }
         self.flushes.mapped(space, mapping, record, &mut self.reporter);
         self.neighbours.mapped(mapping, record, &mut self.reporter);
@@ -292,7 +292,7 @@ impl<'a> Checker<'a> {
     fn attach(&mut self, place: StreamPlace, is_on: bool, record: &Record) {
         let Some(root) = self.resets.begins(place, &self.lifetimes) else { return };
         self.neighbours.no_root(root);
-        resets::tell_left(
+        resets::report_left(
             place,
             is_on,
             self.missing_until,

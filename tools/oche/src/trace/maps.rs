@@ -107,7 +107,7 @@ pub struct Whom {
 
 impl Whom {
     /// Whether no device is left out.
-    pub fn is_anybody(&self) -> bool {
+    pub fn is_any(&self) -> bool {
         self.dart.is_none() && self.stream.is_none() && self.device.is_none()
     }
 

@@ -165,7 +165,7 @@ impl Asker<'_> {
         places.retain(is_asked);
         // The device that was refused there is meant, unless another is named.
         let whom = &self.question.whom;
-        let is_open = whom.is_anybody();
+        let is_open = whom.is_any();
         if is_open && !refused.is_empty() && self.question.at_ns.is_none() {
             places.retain(|place| refused.iter().any(|other| lifetimes.share(*other, *place)));
         }

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn each_digest_that_differs_or_is_missing_is_told() {
+    fn each_digest_that_differs_or_is_missing_is_reported() {
         for name in ["usb", "mmio-1", "nvme-written", "nvme-read"] {
             let (mut report, expected, left) = good();
             report.digests.insert(name.into(), "x".into());
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_told_again_replaces_what_was_told_before() {
+    fn a_repeated_report_replaces_the_one_before() {
         let (mut report, expected, left) = good();
         report.digests.insert("usb".into(), "mixed with another line".into());
         report.take(&ReportLine::Fact("page-size", "40[ 1.0] 96"));

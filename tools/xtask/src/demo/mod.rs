@@ -55,7 +55,7 @@ pub fn main(options: &DemoOptions) -> Result<()> {
         } else if summary.is_good {
             good += 1;
         } else {
-            tell_problems(&summary, options);
+            report_problems(&summary, options);
             bail!("the run was not good: {} things are wrong", summary.problems.len());
         }
     }
@@ -121,7 +121,7 @@ fn run_once(
     Ok(summary)
 }
 
-fn tell_problems(summary: &DemoSummary, options: &DemoOptions) {
+fn report_problems(summary: &DemoSummary, options: &DemoOptions) {
     for problem in &summary.problems {
         eprintln!("  wrong: {problem}");
     }

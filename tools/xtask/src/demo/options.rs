@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_means_the_whole_demo_once() {
+    fn an_empty_command_line_means_the_whole_demo_once() {
         let options = DemoOptions::usual();
         assert!(!options.short && !options.break_placement && options.repeat == 1);
         assert!(options.output().ends_with("target/demo"));

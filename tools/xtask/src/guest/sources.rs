@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_debians_archive_is_told_so() {
+    fn a_machine_without_debians_archive_gets_the_remedy() {
         let machine: Vec<_> =
             from_line("deb https://elsewhere.example/node nodistro main").into_iter().collect();
         let error = for_suite_from(&machine, "bookworm").unwrap_err().to_string();

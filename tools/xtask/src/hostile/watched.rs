@@ -142,7 +142,7 @@ mod tests {
     use oche_types::event::{Place, Placement};
 
     #[test]
-    fn a_load_of_what_nobody_stored_is_noticed() {
+    fn a_load_of_a_value_that_was_never_stored_is_noticed() {
         let mut model = Model::default();
         let at = Place { dart: DartId::FIRST, stream: StreamId::FIRST, iova: IovaPage(1) };
         let (page, placement) = (Gfn(5), Placement::Bounce);

@@ -30,7 +30,7 @@ const BOOT_ARGUMENTS: &str =
 /// # Errors
 ///
 /// It reported none, or not a whole one.
-pub fn told_trace(outcome: &BoardOutcome) -> Result<Vec<u8>> {
+pub fn printed_trace(outcome: &BoardOutcome) -> Result<Vec<u8>> {
     let digits: String =
         outcome.lines.iter().filter_map(|line| line.strip_prefix("trace: ")).collect();
     let pairs = digits.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap_or_default());

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_is_told_of_the_means() {
+    fn the_added_cost_is_computed_from_the_means() {
         let counts = |all: [u64; 2]| all.map(|user| Count { user, ..Count::default() });
         let (without, with) = (counts([90, 110]), counts([103, 107]));
         assert!((added(&without, &with) - 5.0).abs() < 1e-9);

@@ -83,7 +83,7 @@ mod tests {
     use std::process::ExitStatus;
 
     #[test]
-    fn panics_of_both_sides_are_told_apart() {
+    fn panics_of_oche_and_of_the_guest_are_distinguished() {
         assert_eq!(
             verdict_of("oche: panic: pool.rs:3: x"),
             Some(RunEnding::OchePanic("pool.rs:3: x".into()))

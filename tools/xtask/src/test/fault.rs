@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn both_faults_must_be_told_with_the_right_stream_and_place() {
+    fn both_faults_must_be_reported_with_the_right_stream_and_place() {
         assert_eq!(judge(&lines(&[READ, WRITE])).unwrap(), 2);
         assert!(judge(&lines(&[READ])).is_err(), "one is missing");
         assert!(

@@ -184,7 +184,7 @@ pub(super) fn run_stock_kernel(toolchain: Toolchain, step: &Step) -> Result<Stri
         .with_context(|| format!("the log: {}", bench.log("stock kernel").display()))?;
     linux::judge(&outcome)?;
     let inside = folder.join("inside.oche");
-    workspace::write_whole(&inside, &linux::told_trace(&outcome)?)?;
+    workspace::write_whole(&inside, &linux::printed_trace(&outcome)?)?;
     let records = port::compare(&TraceFile::open(&inside)?, &TraceFile::open(&outside)?)?;
     if records < LEAST_RECORDS {
         bail!("the guest read only {records} events from the port");

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_that_does_not_say_good_is_not_good() {
+    fn only_a_summary_that_is_good_passes() {
         let good = serde_json::json!({"is_good": true, "counters": {"maps": 3, "flushes": 2}});
         assert_eq!(
             summarise(&good, true).unwrap(),

@@ -76,11 +76,11 @@ impl Flushes {
             && let Some(index) = current.unmaps.iter().position(is_here)
         {
             let (_, _, before) = current.unmaps.swap_remove(index);
-            tell_same(mapping, before, record, reporter);
+            report_same(mapping, before, record, reporter);
         } else if !self.owed.is_empty()
             && let Some((unmapped, _)) = self.owed.remove(&(space, mapping.iova))
         {
-            tell_owed(mapping, unmapped, record, reporter);
+            report_owed(mapping, unmapped, record, reporter);
         }
     }
 
@@ -112,7 +112,7 @@ impl Flushes {
 }
 
 /// `mapping` came while `over` was mapped there.
-pub(super) fn tell_over(
+pub(super) fn report_over(
     mapping: &Mapping,
     over: &Mapping,
     record: &Record,
@@ -130,7 +130,7 @@ pub(super) fn tell_over(
 }
 
 /// Unmapped and mapped in one flush; it was mapped to `before`.
-fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, reporter: &mut Reporter<'_>) {
+fn report_same(mapping: &Mapping, before: Gfn, record: &Record, reporter: &mut Reporter<'_>) {
     let message = format!(
         "{:#x} went from guest page {:#x} to {:#x} within one flush: the entry was overwritten, or unmapped \
          and mapped again with no flush between. The device may still use the old page.",
@@ -142,7 +142,7 @@ fn tell_same(mapping: &Mapping, before: Gfn, record: &Record, reporter: &mut Rep
 }
 
 /// Its unmap came to light in an earlier flush, at `unmapped`, and was owed one.
-fn tell_owed(mapping: &Mapping, unmapped: u64, record: &Record, reporter: &mut Reporter<'_>) {
+fn report_owed(mapping: &Mapping, unmapped: u64, record: &Record, reporter: &mut Reporter<'_>) {
     let message = format!(
         "{:#x} was taken out of the tables without a flush: that came to light in a flush made for another \
          mapping at {}, no flush of its own followed, and the address is mapped again. Until then the device \

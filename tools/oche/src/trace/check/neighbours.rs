@@ -93,7 +93,7 @@ impl Neighbours {
         }
         let sharing = self.update(mapping.page, |page| page.add(mapping)).flatten();
         if let Some(sharing) = sharing {
-            tell_shared(mapping, sharing, record, reporter);
+            report_shared(mapping, sharing, record, reporter);
         }
     }
 
@@ -114,7 +114,7 @@ impl Neighbours {
             page.add(mapping)
         });
         if let Some(sharing) = sharing.flatten().filter(|sharing| *sharing != Sharing::Streaming) {
-            tell_shared(mapping, sharing, record, reporter);
+            report_shared(mapping, sharing, record, reporter);
         }
     }
 
@@ -141,7 +141,7 @@ impl Neighbours {
         {
             let merged = self.merged.get(&mapping.page).copied().unwrap_or(0);
             if merged < mapping.since.time {
-                tell_unused(mapping, record, reporter);
+                report_unused(mapping, record, reporter);
             }
         }
     }
@@ -198,7 +198,12 @@ impl Use {
     }
 }
 
-fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, reporter: &mut Reporter<'_>) {
+fn report_shared(
+    mapping: &Mapping,
+    sharing: Sharing,
+    record: &Record,
+    reporter: &mut Reporter<'_>,
+) {
     let what = match sharing {
         Sharing::Root => "holds the root of a DART's tables".to_owned(),
         Sharing::Coherent { other } => {
@@ -233,7 +238,7 @@ fn tell_shared(mapping: &Mapping, sharing: Sharing, record: &Record, reporter: &
     reporter.report(About::mapping(detector, mapping), record, message);
 }
 
-fn tell_unused(mapping: &Mapping, record: &Record, reporter: &mut Reporter<'_>) {
+fn report_unused(mapping: &Mapping, record: &Record, reporter: &mut Reporter<'_>) {
     if !reporter.reports_hints {
         return reporter.count(Detector::NeverUsed);
     }

@@ -30,7 +30,7 @@ impl Resets {
 
 /// Reports what is still mapped for `place`. What came before events went missing, at
 /// `missing_until`, may be gone.
-pub(super) fn tell_left(
+pub(super) fn report_left(
     place: StreamPlace,
     is_on: bool,
     missing_until: Option<u64>,

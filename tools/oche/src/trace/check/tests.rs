@@ -100,7 +100,7 @@ fn a_red_zone_that_no_page_left_is_an_overrun_of_the_page_before() {
 }
 
 #[test]
-fn wrong_direction_is_told_from_use_after_unmap() {
+fn wrong_direction_and_use_after_unmap_are_distinguished() {
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).fault(0, 1, 0xfff0_0000, true, 8);
     made.map(0, 1, 0xfff08, 6, FROM_DEVICE).fault(0, 1, 0xfff0_8000, false, 0x10);
@@ -163,7 +163,7 @@ fn an_entry_that_is_overwritten_is_a_double_map() {
 }
 
 #[test]
-fn what_lost_events_explain_is_held_against_nobody() {
+fn an_access_that_lost_events_may_explain_is_not_reported() {
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).lose(4).map(0, 1, 0xfff00, 6, TO_DEVICE);
     let report = report(&made);
@@ -193,7 +193,7 @@ fn a_page_whose_unmap_may_be_lost_is_not_exposed() {
 }
 
 #[test]
-fn while_a_cpus_events_are_missing_the_others_accuse_nobody() {
+fn while_a_cpus_events_are_missing_those_of_others_raise_no_finding() {
     // The unmap is lost on CPU 0, whose next event comes after CPU 1 has used page and address
     // again.
     let mut made = clean();
@@ -207,7 +207,7 @@ fn while_a_cpus_events_are_missing_the_others_accuse_nobody() {
 }
 
 #[test]
-fn an_access_that_lost_events_explain_is_told_and_put_down_to_nobody() {
+fn a_refused_access_that_lost_events_explain_is_reported_without_a_cause() {
     let mut mapped = clean();
     mapped.map(0, 1, 0xfff00, 5, TO_DEVICE).lose(4).fault(0, 1, 0xfff0_0000, true, 8);
     let mut gone = clean();
@@ -233,7 +233,7 @@ fn an_access_that_lost_events_explain_is_told_and_put_down_to_nobody() {
 }
 
 #[test]
-fn what_a_filter_left_out_is_held_against_nobody() {
+fn an_access_that_filtered_events_may_explain_is_not_reported() {
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).event(Event::Filter { generation: 2, is_whole: false });
     made.map(0, 1, 0xfff00, 6, TO_DEVICE);
@@ -325,7 +325,7 @@ fn a_buffer_that_no_byte_of_changed_is_a_hint() {
 }
 
 #[test]
-fn what_oche_could_not_do_is_told_too() {
+fn refused_mappings_and_timeouts_are_reported_too() {
     let mut made = clean();
     made.event(Event::Refused {
         at: at(0, 1, 0x100),
@@ -337,7 +337,7 @@ fn what_oche_could_not_do_is_told_too() {
 }
 
 #[test]
-fn a_flood_of_one_error_is_told_in_part_and_counted_in_full() {
+fn a_flood_of_one_error_is_reported_in_part_and_counted_in_full() {
     let mut made = clean();
     for page in 0..100 {
         made.fault(0, 1, 0x1234_5678 + page * 0x1000, true, 2);
@@ -347,7 +347,7 @@ fn a_flood_of_one_error_is_told_in_part_and_counted_in_full() {
 }
 
 #[test]
-fn a_burst_of_accesses_to_one_page_is_told_once() {
+fn a_burst_of_accesses_to_one_page_is_reported_once() {
     let mut made = clean();
     made.map(0, 1, 0xfff00, 5, TO_DEVICE).unmap(0, 1, 0xfff00, 5);
     for word in 0..16 {

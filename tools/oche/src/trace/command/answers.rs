@@ -178,7 +178,7 @@ impl Asked {
         let (trace, session) = self.input.open()?;
         let whom = self.whom.whom();
         if let Some(description) = trace.sessions.get(session).map(|session| &session.description)
-            && !whom.is_anybody()
+            && !whom.is_any()
         {
             let known = places(&trace, session);
             if !known.iter().any(|place| whom.admits(*place, description)) {

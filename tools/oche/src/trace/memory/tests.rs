@@ -96,7 +96,7 @@ fn a_directory_is_found_wherever_it_stands_and_counters_show_by_name() {
 }
 
 #[test]
-fn a_file_without_oche_or_with_a_newer_one_says_so_in_one_line() {
+fn a_file_without_oche_or_with_a_newer_one_gives_an_error_of_one_line() {
     let mut hypervisor = Hypervisor::new(1, 8);
     let error = read_statistics(&hypervisor.ram).unwrap_err().to_string();
     assert!(error.contains("no trace directory"), "{error}");

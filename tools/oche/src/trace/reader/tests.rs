@@ -154,7 +154,7 @@ fn a_whole_file_reads_back_in_the_order_of_time_without_a_warning() {
 }
 
 #[test]
-fn losses_in_the_ring_and_damage_in_the_file_are_told_apart_to_the_record() {
+fn losses_in_the_ring_and_damage_in_the_file_are_distinguished_to_the_record() {
     let mut file = file_header(0).to_vec();
     file.extend(found_chunk());
     file.extend(records_chunk(0, 0, 0));
@@ -172,7 +172,7 @@ fn losses_in_the_ring_and_damage_in_the_file_are_told_apart_to_the_record() {
 }
 
 #[test]
-fn a_damaged_last_chunk_is_told_of_too() {
+fn a_damaged_last_chunk_is_reported_too() {
     let mut file = file_header(0).to_vec();
     file.extend(found_chunk());
     let mut damaged = records_chunk(1, 0, 0);
@@ -183,7 +183,7 @@ fn a_damaged_last_chunk_is_told_of_too() {
 }
 
 #[test]
-fn wherever_a_file_is_cut_off_what_came_before_is_read_and_somebody_is_told() {
+fn a_file_cut_off_anywhere_is_read_up_to_there_with_a_warning() {
     let whole = whole_file();
     let first_chunk = FILE_HEADER_BYTES + found_chunk().len();
     let chunk_bytes = records_chunk(0, 0, 0).len();
@@ -302,7 +302,7 @@ fn a_filter_shows_what_it_was_asked_for() {
 }
 
 #[test]
-fn json_says_what_the_text_says() {
+fn json_agrees_with_the_text() {
     let (trace, _) = read_in_every_way(whole_file()).unwrap();
     let mut out = Vec::new();
     write_json(&trace, &OutputFilter::default(), &Symbols::default(), &mut out).unwrap();

@@ -105,7 +105,7 @@ fn a_guest_that_boots_again_begins_a_second_session() {
 }
 
 #[test]
-fn without_oche_the_recording_says_so_and_what_was_there_before_stays() {
+fn without_oche_the_recording_reports_it_and_an_older_file_stays() {
     let hypervisor = Hypervisor::new(1, 64);
     let output = hypervisor.ram.with_extension("oche");
     let recording = FileRecorder::start(&hypervisor.ram, &output).unwrap().finish().unwrap();
@@ -123,7 +123,7 @@ fn without_oche_the_recording_says_so_and_what_was_there_before_stays() {
 }
 
 #[test]
-fn a_recording_tells_how_far_it_has_come() {
+fn a_recording_reports_its_progress() {
     let mut hypervisor = Hypervisor::new(1, 64);
     hypervisor.boot(0);
     (0..100).for_each(|number| hypervisor.record(0, number, &table(number)));

@@ -30,7 +30,7 @@ fn the_figures_add_up() {
 }
 
 #[test]
-fn a_burst_of_refused_accesses_is_told_once() {
+fn a_burst_of_refused_accesses_is_reported_once() {
     let mut made = Made::new();
     made.map(0, 1, 0xfff00, 5, Permission::READ_ONLY).unmap(0, 1, 0xfff00, 5);
     for word in 0..16 {
@@ -68,7 +68,7 @@ fn row(fault: &Value) -> (&str, &str, u64) {
 }
 
 #[test]
-fn the_first_refused_accesses_are_told() {
+fn the_first_refused_accesses_are_reported() {
     let mut made = Made::new();
     for page in 0..60 {
         made.fault(0, 1, page << 12, false, 4).fault(0, 1, page << 12, false, 4);

@@ -201,7 +201,7 @@ fn a_forgotten_buffer_is_suspected_and_an_idle_ring_is_not() {
 }
 
 #[test]
-fn what_cpus_did_to_a_watched_page_is_told_with_the_last_access() {
+fn accesses_of_cpus_to_a_watched_page_are_reported_with_the_last_one() {
     use oche_types::addr::Gfn;
     use oche_types::event::WatchHow;
     let mut made = late_read();

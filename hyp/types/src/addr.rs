@@ -1,8 +1,8 @@
-//! Page and frame numbers: what the engine counts in, one type for each address space.
+//! Page and frame numbers, with one type for each address space.
 //!
-//! Addresses that hardware or a guest chose become one of these at the edge; inside the engine no
-//! raw `u64` is an address. There is no conversion between the guest's and the host's numbers but
-//! [`Gfn::home`], whose name is what it assumes.
+//! Addresses from hardware or a guest are converted to one of these types where they enter the
+//! engine; inside it, no raw `u64` is an address. The only conversion between the guest's and the
+//! host's numbers is [`Gfn::home`], whose name states its assumption.
 
 /// Bytes in a guest page and in a page of the CPUs' stage 2: 4 KiB.
 pub const PAGE_BYTES: usize = 4096;
@@ -28,12 +28,13 @@ impl Gfn {
         u64::from(self.0) << 12
     }
 
-    /// Where the page lies while nothing has moved it: host-physical = guest-physical.
+    /// The page's home: the host page at the same address, where the page is unless it has
+    /// migrated.
     pub fn home(self) -> Hfn {
         Hfn(self.0)
     }
 
-    /// The page's place, 0 to 3, in the 16K-aligned frame around it.
+    /// The page's slot, 0 to 3, in the 16 KiB frame that contains it.
     pub fn slot(self) -> usize {
         (self.0 & 3) as usize
     }
@@ -49,13 +50,13 @@ impl Hfn {
         u64::from(self.0) << 12
     }
 
-    /// The 16K frame around the page.
+    /// The 16 KiB frame that contains the page.
     pub fn frame(self) -> HostGranule {
         HostGranule(self.0 >> 2)
     }
 }
 
-/// A 16K-aligned piece of host memory: its host-physical address divided by 16 KiB.
+/// A 16 KiB frame of host memory: its host-physical address divided by 16 KiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostGranule(pub u32);
 
@@ -65,13 +66,13 @@ impl HostGranule {
         u64::from(self.0) << 14
     }
 
-    /// The page in place `slot` (0 to 3; higher bits are ignored) of the frame.
+    /// The page in slot `slot` (0 to 3; higher bits are ignored) of the frame.
     pub fn page(self, slot: usize) -> Hfn {
         Hfn(self.0 << 2 | (slot & 3) as u32)
     }
 }
 
-/// Neighbouring slots of a granule or frame, both ends included.
+/// A run of adjacent slots of a granule or frame, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotRun {
     first: u8,
@@ -87,7 +88,7 @@ impl SlotRun {
         (first <= last && last < SLOTS).then_some(Self { first: first as u8, last: last as u8 })
     }
 
-    /// The shortest run that has all slots in `members`, or `None` where there are none.
+    /// The shortest run that has all slots in `members`, or `None` if there is none.
     pub fn around(members: [bool; SLOTS]) -> Option<Self> {
         let first = members.iter().position(|is_member| *is_member)?;
         Self::new(first, members.iter().rposition(|is_member| *is_member)?)
@@ -109,7 +110,7 @@ impl SlotRun {
     }
 }
 
-/// Number of a 4K page of a device's address space: an IOVA divided by 4 KiB. 20 bits are used.
+/// Number of a 4 KiB page of IOVA space: an IOVA divided by 4 KiB. 20 bits are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IovaPage(pub u32);
 
@@ -119,7 +120,7 @@ impl IovaPage {
         u64::from(self.0) << 12
     }
 
-    /// The 16K granule around the page.
+    /// The 16 KiB granule that contains the page.
     pub fn granule(self) -> Granule {
         Granule(self.0 >> 2)
     }

@@ -1,7 +1,7 @@
-//! The t8020-type DART in words: registers, streams and table entries. Nothing here acts.
+//! The t8020-type DART: layouts of registers and table entries, and numbers of streams.
 //!
-//! The same definitions serve the DART that the guest sees (the engine keeps it) and the
-//! one that a platform drives: two uses, one truth.
+//! The engine's emulated DART and the platform's driver of the hardware DART use the same
+//! definitions.
 
 pub mod entry;
 pub mod registers;

@@ -1,4 +1,4 @@
-//! What happened, as events, in the engine's own types.
+//! Events that the engine reports.
 //!
 //! The events and their kinds are generated from the table in [`events!`](crate::events!).
 
@@ -21,7 +21,7 @@ macro_rules! declare {
         text($($text:tt)*)
         counts($($counts:tt)*)
     )*) => {
-        /// One thing that happened in the engine.
+        /// An event: something that happened in the engine.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Event {
             $($(#[$doc])* $kind {
@@ -29,8 +29,8 @@ macro_rules! declare {
             },)*
         }
 
-        /// What an event is, without its fields. The numbers are part of the file format and never
-        /// change their meaning.
+        /// The kind of an event, without its fields. The numbers are part of the file format and
+        /// never change their meaning.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
         pub enum Kind {
@@ -49,7 +49,7 @@ macro_rules! declare {
                 }
             }
 
-            /// The kind with `number`, or `None` where this version knows none.
+            /// The kind with `number`, or `None` if this version does not know it.
             #[inline]
             pub fn from_number(number: u8) -> Option<Self> {
                 match number {
@@ -64,7 +64,7 @@ macro_rules! declare {
                 self as u8
             }
 
-            /// The word for it in every output, and in the orders of the control block.
+            /// Its name in every output and in the commands of the control block.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$kind => $name,)*
@@ -76,7 +76,7 @@ macro_rules! declare {
 
 events!(declare);
 
-/// Declares a set of facts that have a number in records and a word in every output.
+/// Declares an enum whose values have a number in records and a name in every output.
 macro_rules! numbered {
     ($(#[$outer:meta])* $type:ident {
         $($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal,)*
@@ -92,13 +92,13 @@ macro_rules! numbered {
             /// All of them, by number.
             pub const ALL: [Self; [$($number),*].len()] = [$(Self::$variant),*];
 
-            /// The one with `number`, or `None` where this version knows none.
+            /// The value with `number`, or `None` if this version does not know it.
             #[inline]
             pub fn from_number(number: u8) -> Option<Self> {
                 Self::ALL.get(usize::from(number)).copied()
             }
 
-            /// The word for it in every output.
+            /// Its name in every output.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -116,55 +116,56 @@ macro_rules! numbered {
     };
 }
 
-/// A page of a device's address space, with the stream on whose behalf something happened.
+/// A page of IOVA space, with the stream on whose behalf something happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// The DART.
     pub dart: DartId,
-    /// The stream; where several share the tables, the lowest of them.
+    /// The stream; if several share the tables, the lowest of them.
     pub stream: StreamId,
     /// The page of IOVA space.
     pub iova: IovaPage,
 }
 
 numbered! {
-    /// What is known of an access to watched bytes.
+    /// How an access to watched bytes was carried out, and so what is known of it.
     WatchHow {
         /// The bytes are exactly those that were loaded or stored.
         Exact = 0, "exact",
-        /// The CPU executes the instruction by itself; these are the bytes from the first that it
-        /// touches on, before that.
+        /// The CPU executes the instruction in a single step; these are the bytes that it accesses,
+        /// from the first on, before the step.
         Before = 1, "before",
-        /// The same bytes afterwards.
+        /// The same bytes after the step.
         After = 2, "after",
-        /// The page is no longer watched: a CPU fetches instructions from it, or walks tables in
-        /// it.
+        /// The watch of the page was given up: a CPU fetches instructions from it, or walks tables
+        /// in it.
         GivenUp = 3, "given-up",
     }
 }
 
 numbered! {
-    /// How a mapped page is reached.
+    /// Where a mapped page is.
     Placement {
         /// At home: the granule's four pages are one aligned frame.
         Direct = 0, "direct",
-        /// Moved into the slot of a frame of the pool; CPUs reach it there.
+        /// Migrated into the slot of a frame of the pool, where CPUs access it too.
         Migrated = 1, "migrated",
-        /// Copied into the slot of a frame of the pool, since the page is already mapped elsewhere.
+        /// In a bounce page in the slot of a frame of the pool, because the page is already mapped
+        /// elsewhere.
         Bounce = 2, "bounce",
     }
 }
 
 numbered! {
-    /// Why a mapping was refused. A 4K DART would have taken it.
+    /// Why a mapping was refused that a DART with 4 KiB pages would accept.
     Refusal {
         /// The frame pool is exhausted.
         PoolExhausted = 0, "pool-exhausted",
-        /// The page belongs to Oche, or nothing answers there.
+        /// The page is not guest RAM: it belongs to Oche, or nothing is there.
         NotGuestMemory = 1, "not-guest-memory",
         /// The page is a device's. Recorded by earlier versions only.
         DeviceNotDirect = 2, "device-not-direct",
-        /// The entry narrows the page by a sub-page window, which is not supported yet.
+        /// The entry maps a part of the page by a sub-page window, which is not supported.
         SubPageWindow = 3, "sub-page-window",
         /// The page is mapped at too many IOVAs.
         TooManyAliases = 4, "too-many-aliases",
@@ -172,15 +173,15 @@ numbered! {
         TableNotGuestMemory = 5, "table-not-guest-memory",
         /// There are more tables than Oche can track.
         TooManyTables = 6, "too-many-tables",
-        /// There are more domains than Oche can hold.
+        /// There are more domains than Oche supports.
         TooManyDomains = 7, "too-many-domains",
-        /// Stage 2 has no memory left to give the page an entry of its own.
+        /// Stage 2 has no memory left for an entry for the page.
         OutOfStage2Tables = 8, "out-of-stage2-tables",
         /// A CPU fetches instructions from the page, or walks tables in it, while a device may
         /// write a copy of it.
         NotTrappable = 9, "not-trappable",
-        /// The page's permission is another than its granule's, and the hardware cannot keep them
-        /// apart.
+        /// The page's permission differs from that of its granule, and the hardware cannot enforce
+        /// both.
         MixedPermission = 10, "mixed-permission",
     }
 }

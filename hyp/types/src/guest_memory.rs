@@ -1,37 +1,38 @@
-//! The guest's memory as a device that Oche shows the guest reaches it.
+//! Access of virtual devices to the guest's memory.
 
-/// The guest's memory by guest-physical address, as a device of Oche's reaches it.
+/// The guest's memory by guest-physical address in bytes, for a virtual device.
 pub trait GuestMemory {
-    /// Fills `into` from `address` on.
+    /// Reads the bytes from `address` on into `into`.
     ///
     /// # Errors
     ///
-    /// [`NotMemory`]; `into` may have changed in part.
+    /// [`NotMemory`] if some byte is not guest RAM; `into` may have changed in part.
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), NotMemory>;
 
     /// Stores `from` at `address`.
     ///
     /// # Errors
     ///
-    /// [`NotMemory`]; some of the bytes may have been stored.
+    /// [`NotMemory`] if some byte is not guest RAM; some of the bytes may have been stored.
     fn write(&mut self, address: u64, from: &[u8]) -> Result<(), NotMemory>;
 
-    /// Stores `value` at `address`, which is a multiple of 2, in one piece, after everything stored
-    /// before.
+    /// Stores `value` at `address`, a multiple of 2, with one store that follows all earlier
+    /// stores.
     ///
     /// # Errors
     ///
-    /// [`NotMemory`]; then nothing has been stored.
+    /// [`NotMemory`] if `address` is not aligned or not guest RAM; then nothing has been stored.
     fn publish(&mut self, address: u64, value: u16) -> Result<(), NotMemory>;
 
-    /// The two bytes at `address`, a multiple of 2, in one piece; what is read later is no older.
+    /// Loads the two bytes at `address`, a multiple of 2, with one load that precedes all later
+    /// loads.
     ///
     /// # Errors
     ///
-    /// [`NotMemory`].
+    /// [`NotMemory`] if `address` is not aligned or not guest RAM.
     fn observe(&self, address: u64) -> Result<u16, NotMemory>;
 }
 
-/// The guest named memory that is not its own, or nothing at all.
+/// The address that the guest gave is not guest RAM, or is not aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotMemory;

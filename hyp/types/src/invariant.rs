@@ -1,10 +1,10 @@
-//! Invariants: what the engine's own code guarantees. One that is broken stops the machine, in
-//! every build, with its name.
+//! Invariants: conditions that Oche's own code guarantees. A broken one stops the machine in every
+//! build and prints its name.
 //!
-//! What a guest or a device may do is never an invariant: that is answered, or refused with a
+//! What a guest or a device does never breaks an invariant: it is handled, or refused with a
 //! reason.
 
-/// Stops the machine unless the condition holds. The text names the invariant.
+/// Stops the machine unless the condition holds. The text is the invariant's name.
 #[macro_export]
 macro_rules! invariant {
     ($condition:expr, $($name:tt)+) => {
@@ -12,9 +12,9 @@ macro_rules! invariant {
     };
 }
 
-/// What is there because of an invariant.
+/// A value that exists because of an invariant.
 pub trait Invariant<T> {
-    /// The value; stops the machine with the invariant's name where there is none.
+    /// Returns the value. Stops the machine with the invariant's name if there is none.
     fn must(self, name: &'static str) -> T;
 }
 

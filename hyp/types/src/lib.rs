@@ -1,6 +1,5 @@
-//! The floor: what every other crate of Oche speaks of. Addresses, the DART's registers, entries
-//! and streams, and the events of the engine, with their encodings and nothing else: no decision is
-//! taken here.
+//! Types that all other crates of Oche use: addresses, the DART's registers, table entries and
+//! streams, and the engine's events. It contains encodings and no other logic.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,5 +13,5 @@ pub mod selection;
 
 pub use invariant::Invariant;
 
-/// Most CPUs that are run.
+/// Most CPUs that Oche supports.
 pub const MAX_CPUS: usize = 16;

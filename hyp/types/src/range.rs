@@ -7,8 +7,9 @@ pub const PAGE: u64 = 4096;
 /// Bytes in a 2 MiB block, the alignment of images and of reserved memory.
 pub const BLOCK: u64 = 2 << 20;
 
-/// A half-open range of physical addresses in bytes. Guest-physical and host-physical agree for all
-/// that is described with it: boot happens before any page has left its home.
+/// A half-open range of physical addresses in bytes. Guest-physical and host-physical addresses are
+/// the same in it: it is used at boot, before any page migrates, and for memory that never
+/// migrates.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct PhysRange {
     /// First address.
@@ -18,7 +19,7 @@ pub struct PhysRange {
 }
 
 impl PhysRange {
-    /// The range of `size` bytes at `start`, or `None` when it would wrap.
+    /// The range of `size` bytes at `start`, or `None` if it would wrap.
     pub fn sized(start: u64, size: u64) -> Option<Self> {
         Some(Self { start, end: start.checked_add(size)? })
     }
@@ -38,7 +39,7 @@ impl PhysRange {
         !self.is_empty() && !other.is_empty() && self.start < other.end && other.start < self.end
     }
 
-    /// What the two share, if they share a byte.
+    /// The intersection, if it is not empty.
     pub fn overlap(&self, other: &Self) -> Option<Self> {
         let shared = Self { start: self.start.max(other.start), end: self.end.min(other.end) };
         self.overlaps(other).then_some(shared)
@@ -128,12 +129,11 @@ impl RangeList {
         Ok(())
     }
 
-    /// Takes `hole` out of every range, splitting those that surround it.
+    /// Removes `hole` from every range, splitting those that surround it.
     ///
     /// # Errors
     ///
-    /// [`ListFull`] when a split needs more room; the list may then have lost ranges and must be
-    /// dropped.
+    /// [`ListFull`] if a split needs more room; the list may have lost ranges and must be dropped.
     pub fn subtract(&mut self, hole: PhysRange) -> Result<(), ListFull> {
         let before = *self;
         *self = Self::new();

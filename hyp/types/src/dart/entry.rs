@@ -1,15 +1,15 @@
-//! The guest's table entries: t8020 format ("DART1"), 4K pages, two levels of 512 entries.
+//! The guest's table entries: t8020 format ("DART1"), 4 KiB pages, two levels of 512 entries.
 //!
 //! Geometry with 4K pages and 32-bit IOVAs: bits 31:30 select the TTBR, 29:21 the first-level
 //! entry, 20:12 the leaf. Source: Linux 6.1 `drivers/iommu/io-pgtable-dart.c`.
 
 use crate::addr::Gfn;
 
-/// Entries in a first-level or leaf table of a 4K DART.
+/// Entries in a first-level or leaf table of a DART with 4 KiB pages.
 pub const ENTRIES: usize = 512;
 
 const VALID: u64 = 1 << 0;
-/// Set: the sub-page window is not checked.
+/// If set, the sub-page window is not checked.
 const WINDOW_OFF: u64 = 1 << 1;
 const NO_WRITE: u64 = 1 << 7;
 const NO_READ: u64 = 1 << 8;
@@ -29,14 +29,14 @@ pub struct Permission {
 }
 
 impl Permission {
-    /// Both, as coherent memory is mapped.
+    /// Reads and writes, as for coherent memory.
     pub const READ_WRITE: Self = Self { read: true, write: true };
     /// Device reads only: the guest's `DMA_TO_DEVICE`.
     pub const READ_ONLY: Self = Self { read: true, write: false };
     /// Device writes only: the guest's `DMA_FROM_DEVICE`.
     pub const WRITE_ONLY: Self = Self { read: false, write: true };
 
-    /// What either allows.
+    /// What either of the two allows.
     pub fn union(self, other: Self) -> Self {
         Self { read: self.read || other.read, write: self.write || other.write }
     }
@@ -57,19 +57,18 @@ impl Permission {
     }
 }
 
-/// A valid leaf entry, in no format's bits.
+/// A valid leaf entry, independent of the format of its bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// The page that it names.
+    /// The page that it maps.
     pub page: Gfn,
     /// What the stream may do with it.
     pub permission: Permission,
-    /// Whether the entry allows the whole page, rather than a part of it by the sub-page window.
+    /// Whether the entry maps the whole page, and not a part of it by a sub-page window.
     pub whole_page: bool,
 }
 
-/// The leaf that `entry` holds, or `None` where its valid bit is clear. Total: any bits have an
-/// answer.
+/// Decodes a leaf entry. Returns `None` if its valid bit is clear. Accepts any bits.
 pub fn decode_leaf(entry: u64) -> Option<Leaf> {
     if entry & VALID == 0 {
         return None;
@@ -83,7 +82,7 @@ pub fn decode_leaf(entry: u64) -> Option<Leaf> {
     })
 }
 
-/// The leaf entry for `leaf` as Linux writes it: window off, from 0 to its end.
+/// Encodes a leaf entry as Linux writes it: with the window off, and covering the whole page.
 pub fn encode_leaf(page: Gfn, permission: Permission) -> u64 {
     let no_read = if permission.read { 0 } else { NO_READ };
     let no_write = if permission.write { 0 } else { NO_WRITE };
@@ -95,15 +94,16 @@ pub fn encode_leaf(page: Gfn, permission: Permission) -> u64 {
         | VALID
 }
 
-/// The leaf table that first-level `entry` names, or `None` where its valid bit is clear.
+/// Decodes a first-level entry. Returns the page of its leaf table, or `None` if its valid bit is
+/// clear.
 ///
 /// U-Boot (`drivers/iommu/apple_dart.c`) and OpenBSD (`sys/arch/arm64/dev/apldart.c`) set bit 1 as
-/// well: it says nothing here.
+/// well, which has no meaning here.
 pub fn decode_table(entry: u64) -> Option<Gfn> {
     if entry & VALID == 0 { None } else { Some(Gfn(((entry & ADDRESS) >> 12) as u32)) }
 }
 
-/// The first-level entry that names the leaf table at `table`.
+/// Encodes the first-level entry for the leaf table at `table`.
 pub fn encode_table(table: Gfn) -> u64 {
     table.address() & ADDRESS | VALID
 }

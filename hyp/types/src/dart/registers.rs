@@ -1,4 +1,4 @@
-//! The register file of a t8020-type DART: offsets, and the values as bit fields.
+//! The registers of a t8020-type DART: offsets in bytes, and values as bit fields.
 //!
 //! Source of every offset and bit: Linux 6.1 `drivers/iommu/apple-dart.c` (`DART_*`), m1n1
 //! `hw/dart8020.py` and QEMU's Apple fork. All drivers make 32-bit accesses only.
@@ -10,7 +10,7 @@ pub const REGION_BYTES: u64 = 0x4000;
 
 /// Page size, read-only: [`Params1`].
 pub const PARAMS1: u64 = 0x00;
-/// Abilities, read-only. Bit 0: a stream can be switched to bypass.
+/// Features, read-only. Bit 0: a stream can be switched to bypass.
 pub const PARAMS2: u64 = 0x04;
 /// Starts an operation on the selected streams: [`StreamCommand`].
 pub const STREAM_COMMAND: u64 = 0x20;
@@ -66,7 +66,7 @@ pub struct StreamCommand {
 #[bitfield(u32)]
 #[derive(PartialEq, Eq)]
 pub struct Error {
-    /// What went wrong: one of [`FaultCode`]'s bits.
+    /// The kind of fault: one of [`FaultCode`]'s bits.
     #[bits(12)]
     pub code: u16,
     #[bits(12)]
@@ -121,7 +121,7 @@ pub struct Ttbr {
     /// The table's physical address divided by 4 KiB.
     #[bits(31)]
     pub page: u32,
-    /// Whether there is a table.
+    /// Whether the register holds a table.
     pub valid: bool,
 }
 

@@ -1,13 +1,12 @@
-//! Names of DARTs and streams, and sets of them.
+//! Numbers of DARTs and streams, and sets of them.
 
 /// Streams of one t8020-type DART. Source: Linux `apple-dart.c`, which prints `16 streams`.
 pub const STREAMS: usize = 16;
-/// DARTs that one Oche emulates, at most. The M1 has about 25. Source: Asahi documentation
+/// Most DARTs that Oche emulates. The M1 has about 25. Source: Asahi documentation
 /// `hw/soc/memmap.md`.
 pub const MAX_DARTS: usize = 32;
 
-/// One DART of the machine: an index below [`MAX_DARTS`], in the order in which the platform names
-/// them.
+/// Number of a DART of the machine, below [`MAX_DARTS`], in the platform's order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DartId(u8);
 
@@ -26,7 +25,7 @@ impl DartId {
     }
 }
 
-/// One stream (an originator of DMA) of a DART: a number below [`STREAMS`].
+/// Number of a stream of a DART, below [`STREAMS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(u8);
 
@@ -55,12 +54,12 @@ impl StreamSet {
         self.0 >> stream.0 & 1 != 0
     }
 
-    /// Puts `stream` into the set.
+    /// Adds `stream` to the set.
     pub fn insert(&mut self, stream: StreamId) {
         self.0 |= 1 << stream.0;
     }
 
-    /// Takes `stream` out of the set.
+    /// Removes `stream` from the set.
     pub fn remove(&mut self, stream: StreamId) {
         self.0 &= !(1 << stream.0);
     }
@@ -76,7 +75,7 @@ impl StreamSet {
     }
 }
 
-/// The streams, of any DART, that share something: a domain, above all.
+/// A set of streams of any DARTs, such as those of a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Members([StreamSet; MAX_DARTS]);
 
@@ -97,7 +96,7 @@ impl Members {
         self.0[dart.index()].insert(stream);
     }
 
-    /// Takes a stream out.
+    /// Removes a stream.
     pub fn remove(&mut self, dart: DartId, stream: StreamId) {
         self.0[dart.index()].remove(stream);
     }

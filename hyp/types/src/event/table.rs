@@ -29,9 +29,9 @@
 ///   set;
 /// - `words()`: words 2 and 3 whole.
 ///
-/// `also` is written beside the fields and is not a field of the event. `reach` says which IOVAs
-/// the event is about, `text` what people read in which order (methods of the trace's `Fields`),
-/// `counts` which counters it moves.
+/// `also` is recorded in addition to the fields and is not a field of the event. `reach` gives the
+/// IOVAs that the event concerns, `text` the text of the event (methods of the trace's `Fields`, in
+/// order), `counts` the counters that it changes.
 #[macro_export]
 macro_rules! events {
     ($callback:ident) => {
@@ -44,7 +44,7 @@ macro_rules! events {
                 offset: u16 = payload(32, 16),
                 /// Whether it was a write.
                 is_write: bool = detail(0, 1),
-                /// The value written or answered.
+                /// The value that was written or read.
                 value: u32 = payload(0, 32),
             }
             reach()
@@ -58,7 +58,7 @@ macro_rules! events {
                 register_reads += u64::from(!is_write),
             )
 
-            /// The guest asked to invalidate: a sync begins.
+            /// The guest wrote the invalidate command: a flush begins.
             Flush = 2, "flush" {
                 /// The DART.
                 dart: DartId = dart(),
@@ -69,7 +69,7 @@ macro_rules! events {
             text(hex("streams", u64::from(streams.0), 4))
             counts(flushes += 1)
 
-            /// A sync ended and the guest may go on.
+            /// The work of a flush in this trap ended and the guest continues.
             FlushDone = 3, "flush_done" {
                 /// The DART.
                 dart: DartId = dart(),
@@ -85,7 +85,7 @@ macro_rules! events {
             )
             counts(flushes_split += u64::from(is_busy))
 
-            /// A page became reachable for a device.
+            /// A page was mapped for a device.
             Map = 4, "map" {
                 /// On behalf of which stream.
                 at: Place = at(32, 32),
@@ -93,7 +93,7 @@ macro_rules! events {
                 page: Gfn = payload(0, 32),
                 /// What the device may do.
                 permission: Permission = detail(0, 2),
-                /// How the page is reached.
+                /// Where the page is.
                 placement: Placement = detail(2, 4),
             }
             reach(at.iova.iova(), $crate::addr::PAGE_BYTES as u64)
@@ -106,7 +106,7 @@ macro_rules! events {
             )
             counts(maps += 1, bytes_of[placement] += $crate::addr::PAGE_BYTES as u64)
 
-            /// A page is no longer reachable for a device.
+            /// A page was unmapped: no device reaches it at this IOVA any more.
             Unmap = 5, "unmap" {
                 /// On behalf of which stream.
                 at: Place = at(32, 32),
@@ -122,13 +122,13 @@ macro_rules! events {
             )
             counts(unmaps += 1)
 
-            /// A page could not be made reachable; the device finds nothing there.
+            /// A mapping was refused; the device faults there.
             Refused = 6, "refused" {
                 /// On behalf of which stream.
                 at: Place = at(32, 32),
-                /// The page that the guest named.
+                /// The page in the guest's entry.
                 page: Gfn = payload(0, 32),
-                /// Why.
+                /// The reason.
                 reason: Refusal = detail(0, 8),
             }
             reach(at.iova.iova(), $crate::addr::PAGE_BYTES as u64)
@@ -139,11 +139,11 @@ macro_rules! events {
             )
             counts(refused += 1, refused_for[reason] += 1)
 
-            /// A page's bytes moved and CPUs now find them at `to`.
+            /// A page moved to the host page `to`.
             Moved = 7, "moved" {
                 /// The guest page.
                 page: Gfn = payload(0, 32),
-                /// Where it is now; `page.home()` when it went home.
+                /// The host page where it is now; `page.home()` if it moved home.
                 to: Hfn = payload(32, 32),
             }
             reach()
@@ -157,13 +157,14 @@ macro_rules! events {
                 moved_pages += u64::from(to != page.home()),
             )
 
-            /// A granule that devices use changed its frame while mapped.
+            /// A granule moved to another frame while devices use it.
             LiveMove = 8, "live_move" {
                 /// The granule's first page, and the stream.
                 at: Place = at(32, 32),
-                /// The frame that it has now.
+                /// Its new frame.
                 to: HostGranule = payload(0, 32),
-                /// Bytes that the device wrote into the old frame meanwhile, brought along.
+                /// Number of bytes that devices wrote into the old frame meanwhile, which were
+                /// merged.
                 merged_bytes: u32 = detail(0, 15),
             }
             reach(at.iova.iova(), $crate::addr::FRAME_BYTES as u64)
@@ -178,7 +179,7 @@ macro_rules! events {
             Merged = 9, "merged" {
                 /// The guest page.
                 page: Gfn = payload(0, 32),
-                /// Bytes that had changed.
+                /// Number of bytes that differed.
                 bytes: u32 = payload(32, 32),
             }
             reach()
@@ -193,7 +194,7 @@ macro_rules! events {
                 at: Place = at(32, 32),
                 /// The first byte's offset in the page.
                 offset: u16 = payload(0, 16),
-                /// How many bytes of the page no longer held the pattern.
+                /// Number of bytes of the page that no longer held the pattern.
                 bytes: u16 = payload(16, 16),
             }
             also follow: u16 = detail(0, 15)
@@ -231,8 +232,8 @@ macro_rules! events {
             )
             counts(faults += 1, faults_hidden += u64::from(is_hidden))
 
-            /// A guest page became unsync (writes to it are not trapped; it is compared at each
-            /// sync) or write-protected.
+            /// A guest page with tables became unsync (writes to it are not trapped, and each flush
+            /// compares it) or write-protected.
             Table = 13, "table" {
                 /// The guest page that holds a table.
                 page: Gfn = payload(0, 32),
@@ -265,7 +266,8 @@ macro_rules! events {
                 blocks += u64::from(root.is_none()),
             )
 
-            /// The hardware did not finish an invalidation in time; its streams are blocked.
+            /// The hardware did not complete an invalidation in time; the streams of the domain are
+            /// blocked.
             InvalidateTimedOut = 15, "invalidate_timeout" {
                 /// A DART of the domain.
                 dart: DartId = dart(),
@@ -274,7 +276,7 @@ macro_rules! events {
             text()
             counts(invalidate_timeouts += 1)
 
-            /// The guest touched a watched page of its own, or something that it may not touch.
+            /// The guest accessed a trapped page, or something that it may not access.
             Access = 16, "access" {
                 /// Guest-physical address.
                 address: u64 = payload(0, 64),
@@ -288,9 +290,9 @@ macro_rules! events {
             )
             counts(trapped_accesses += 1)
 
-            /// What is recorded changed: from here on events may be missing on purpose.
+            /// The filter changed: from here on, events may be missing on purpose.
             Filter = 17, "filter" {
-                /// Which setting it is, counted from 1.
+                /// Number of the setting, counted from 1.
                 generation: u32 = payload(0, 32),
                 /// Whether every event is recorded.
                 is_whole: bool = detail(0, 1),
@@ -302,8 +304,9 @@ macro_rules! events {
             )
             counts()
 
-            /// The first bytes of a page, taken when a device may begin to read it or has ended to
-            /// write it. As many [`Event::Data`] follow at once on the same CPU as hold `bytes`.
+            /// The first bytes of a page, taken when it is mapped for a device to read or unmapped
+            /// after a device could write it. [`Event::Data`] with `bytes` bytes follow at once on
+            /// the same CPU.
             Snapshot = 18, "snapshot" {
                 /// On behalf of which stream.
                 at: Place = at(32, 32),
@@ -312,7 +315,7 @@ macro_rules! events {
                 /// Whether it was unmapped after the device could write it; otherwise it was mapped
                 /// for the device to read.
                 is_written: bool = detail(14, 1),
-                /// How many bytes were taken, at most 4096.
+                /// Number of bytes, at most 4096.
                 bytes: u16 = detail(0, 13),
             }
             reach(at.iova.iova(), $crate::addr::PAGE_BYTES as u64)
@@ -324,8 +327,8 @@ macro_rules! events {
             )
             counts()
 
-            /// Bytes of the event before, as little-endian words in the order of their addresses;
-            /// behind its end there are zeros. Such a record has no program counter.
+            /// Bytes of the event before, as little-endian words in the order of their addresses,
+            /// padded with zeros. Such a record has no program counter.
             Data = 19, "data" {
                 /// The bytes.
                 words: [u64; 2] = words(),
@@ -334,8 +337,8 @@ macro_rules! events {
             text(bytes("bytes", words))
             counts()
 
-            /// A CPU touched watched bytes. As many [`Event::Data`] follow at once on the same CPU
-            /// as hold `bytes`: the value.
+            /// A CPU accessed watched bytes. [`Event::Data`] with the `bytes` bytes of the value
+            /// follow at once on the same CPU.
             Watch = 20, "watch" {
                 /// The IOVA's page, and the stream on whose behalf it is watched.
                 at: Place = at(44, 20),
@@ -343,11 +346,11 @@ macro_rules! events {
                 offset: u16 = payload(32, 12),
                 /// The guest page.
                 page: Gfn = payload(0, 32),
-                /// How many bytes are reported of, at most 64.
+                /// Number of bytes that are reported, at most 64.
                 bytes: u8 = detail(1, 7),
                 /// Whether it was a store.
                 is_write: bool = detail(0, 1),
-                /// What is known of it.
+                /// How the access was carried out.
                 how: WatchHow = detail(8, 2),
             }
             reach(at.iova.iova() | u64::from(offset), u64::from(bytes).max(1))
@@ -360,32 +363,32 @@ macro_rules! events {
             )
             counts(watch_hits += 1)
 
-            /// Who called the code that is about to flush. As many [`Event::Data`] follow at once
-            /// on the same CPU as hold the return addresses behind the first.
+            /// The callers of the code that flushes. [`Event::Data`] with the return addresses
+            /// after the first follow at once on the same CPU.
             Callers = 21, "callers" {
                 /// The DART.
                 dart: DartId = dart(),
-                /// How many return addresses there are, at most 12.
+                /// Number of return addresses, at most 12.
                 frames: u8 = detail(0, 4),
-                /// Where the innermost function returns to, a virtual address of the guest's.
+                /// The return address of the innermost function, a virtual address of the guest.
                 first: u64 = payload(0, 64),
             }
             reach()
             text(number("frames", u64::from(frames)), hex("first", first, 16))
             counts()
 
-            /// A master that no DART translates names a page that is away: it comes home.
+            /// A page that was away moved home for an untranslated bus master.
             Fetched = 22, "fetched" {
                 /// The guest page.
                 page: Gfn = payload(0, 32),
-                /// Where it was.
+                /// The host page where it was.
                 from: Hfn = payload(32, 32),
             }
             reach()
             text(hex("gpa", page.address(), 16), hex("hpa", from.address(), 16))
             counts()
 
-            /// A page stays where it was, and a device may from now on do something else with it.
+            /// The permission of a mapped page changed.
             Permission = 23, "permission" {
                 /// On behalf of which stream.
                 at: Place = at(32, 32),

@@ -1,5 +1,5 @@
-//! What only Apple's CPUs have: implementation-defined registers, accessed where `MIDR_EL1` reports
-//! Apple and nowhere else.
+//! Implementation-defined registers of Apple's CPUs. They are accessed only if `MIDR_EL1` reports
+//! Apple.
 
 use aarch64_cpu::registers::{MIDR_EL1, Readable};
 use oche_types::range::PhysRange;
@@ -26,14 +26,14 @@ pub struct AppleRegisters {
     pub cache_control: u64,
     /// `VM_TMR_FIQ_ENA_EL2`.
     pub timer_fiq: u64,
-    /// `CTRR_A_LWR_EL1` and `CTRR_A_UPR_EL1`: memory that no block descriptor may overlap; zeros
-    /// where none is named.
+    /// `CTRR_A_LWR_EL1` and `CTRR_A_UPR_EL1`: memory that no block descriptor may overlap; zeros if
+    /// there is none.
     pub ctrr: PhysRange,
     /// `CTRR_CTL_EL1`.
     pub ctrr_control: u64,
 }
 
-/// Reads Apple's own registers, where there are any. Of its CPUs only the M1's two are known.
+/// Reads Apple's own registers. Returns `None` on any CPU except the M1's two kinds of cores.
 pub fn read_registers() -> Option<AppleRegisters> {
     let cache_control = match (is_apple(), MIDR_EL1.read(MIDR_EL1::PartNum)) {
         (true, E_CORE) => Ehid4El1.read(),
@@ -48,11 +48,11 @@ pub fn read_registers() -> Option<AppleRegisters> {
     })
 }
 
-/// `L2C_ERR_STS`, `ADR` and `INF`, where there are any: what a bus error left. They are clear
-/// afterwards.
+/// Reads and clears `L2C_ERR_STS`, `ADR` and `INF`, in which a bus error is recorded. Returns
+/// `None` if this CPU has no such registers.
 ///
-/// Assumed, as no source shows it: the error of an access by this CPU is in its own cluster's
-/// registers by the time that the exception is taken. Only the log depends on it.
+/// Assumption, which no source confirms: the error of an access by this CPU is in its own cluster's
+/// registers when the exception is taken. Only the log depends on it.
 pub fn take_bus_error() -> Option<[u64; 3]> {
     let is_known = is_apple() && matches!(MIDR_EL1.read(MIDR_EL1::PartNum), E_CORE | P_CORE);
     if !is_known {

@@ -1,23 +1,23 @@
-//! The callers of the guest's code: its chain of frame records, none of which is trusted.
+//! The callers of the guest's code, from its chain of frame records, which is not trusted.
 //!
 //! A frame record is two words at X29: the caller's X29, and the address that the function returns
 //! to. Source: Procedure Call Standard for the Arm 64-bit Architecture (AAPCS64), 6.4.6 "The Frame
-//! Pointer". The guest may put anything there: a chain that cannot be read, goes in circles or
-//! never ends is cut, and that is all.
+//! Pointer". The guest may put anything there: the walk ends at a record that cannot be read, and
+//! after a fixed number of records.
 
 #[cfg(target_os = "none")]
 pub mod hw;
 
-/// Frames that are followed at the most.
+/// Most frames that are walked.
 pub const MAX_FRAMES: usize = 12;
 /// Bytes of a frame record.
 const RECORD_BYTES: u64 = 16;
 /// The smallest page of a guest's tables: a record that crosses its end is not read.
 const PAGE_BYTES: u64 = 4096;
 
-/// Follows the chain from `frame_pointer`, and gives how many return addresses there were, at most
-/// as many as `into` holds. `read` gives the two words at a virtual address, which is aligned and
-/// whose page holds both, if there are any.
+/// Walks the chain from `frame_pointer`, stores the return addresses in `into`, and returns their
+/// number. `read` returns the two words at an aligned virtual address whose page holds both, or
+/// `None` if they cannot be read.
 pub fn walk(
     frame_pointer: u64,
     into: &mut [u64],
@@ -44,8 +44,8 @@ pub fn walk(
     count
 }
 
-/// An address as it was before a function signed it: bit 55 selects the half of the
-/// address space, and the bits above 47 are copies of it. Source: Arm ARM DDI 0487, "Pointer
+/// A return address without its pointer authentication code: bit 55 selects the half of the address
+/// space, and the bits above 47 are copies of it. Source: Arm ARM DDI 0487, "Pointer
 /// authentication", D8.8 in issue J.
 fn without_signature(address: u64) -> u64 {
     const UPPER: u64 = !0 << 48;

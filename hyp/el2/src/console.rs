@@ -1,5 +1,5 @@
-//! The console: one line at a time, from any CPU, shared with the guest's own driver of the same
-//! UART.
+//! The console: prints one line at a time, from any CPU, on a UART that the guest's driver uses
+//! too.
 
 use core::fmt::{self, Write};
 
@@ -7,27 +7,26 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::lock::{Once, SpinLock};
 
-/// A machine's way to put a byte out.
+/// The output device of a board.
 pub trait Console: Sync {
-    /// Sends one byte. Waits at most a bounded time for room and drops the byte when there is none:
-    /// the guest may have turned the device off.
+    /// Sends one byte. Waits for a bounded time for room and then drops the byte: the guest may
+    /// have turned the device off.
     fn put(&self, byte: u8);
 
-    /// The last line that Oche prints is about to come. A device that cannot show text may show
-    /// that much.
+    /// Called before Oche prints its last line. A device that cannot show text may indicate that.
     fn on_fatal(&self) {}
 }
 
 static CONSOLE: Once<&'static dyn Console> = Once::new();
 static LINE: SpinLock<()> = SpinLock::new(());
-/// Attempts to get the line before output goes ahead anyway: a CPU that panicked inside a line
-/// keeps it.
+/// Attempts to take the console's lock before output goes ahead without it: a CPU that panicked
+/// while it printed a line keeps the lock.
 const LINE_ATTEMPTS: usize = 1 << 22;
 
-/// Names the device and turns `log` on. Call once.
+/// Sets the device and enables `log`. Call once.
 pub fn set(console: &'static dyn Console) {
     CONSOLE.set(console);
-    // Only fails when a logger is set already, and then it is this one.
+    // Fails only if a logger is set already, which is this one then.
     let _ = log::set_logger(&Logger);
     log::set_max_level(LevelFilter::Info);
 }
@@ -39,14 +38,14 @@ pub fn on_fatal() {
     }
 }
 
-/// Prints formatted text without a prefix, whole before anyone else's.
+/// Prints formatted text without a prefix, not mixed with the output of other CPUs.
 pub fn print(text: fmt::Arguments<'_>) {
     let _line = LINE.lock_within(LINE_ATTEMPTS);
     // Formatting into the console cannot fail.
     let _ = Output.write_fmt(text);
 }
 
-/// The console as a writer of text in pieces; lines of several CPUs may then mix.
+/// Writes text to the console in parts, so the output of several CPUs may mix.
 #[derive(Clone, Copy, Debug)]
 pub struct Writer;
 

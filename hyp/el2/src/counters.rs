@@ -1,4 +1,4 @@
-//! How often each CPU came out of the guest, and why.
+//! Counters of the exits of each CPU, by kind.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -7,10 +7,10 @@ use oche_trace::statistics::{Exit, INJECTED};
 
 use crate::lock::Once;
 
-/// One CPU's counts, in the order of [`Exit::NAMES`].
+/// The counters of one CPU, in the order of [`Exit::NAMES`].
 #[derive(Debug, Default)]
 pub struct Counters {
-    /// Where there is no trace directory.
+    /// Used if there is no trace directory.
     own: [AtomicU64; Exit::NAMES.len()],
     directory: Once<&'static [AtomicU64]>,
 }
@@ -21,7 +21,7 @@ impl Counters {
         Self { own: [const { AtomicU64::new(0) }; Exit::NAMES.len()], directory: Once::new() }
     }
 
-    /// Counts in `words` of the trace directory from now on, where readers see each count at once.
+    /// Counts in `words` of the trace directory from now on, where readers see each change at once.
     /// Call once, before the CPU enters the guest.
     pub fn count_in(&self, words: &'static [AtomicU64]) {
         self.directory.set(words);
@@ -32,12 +32,13 @@ impl Counters {
         self.add_one(exit as usize);
     }
 
-    /// Counts an exception that the guest takes instead of going on.
+    /// Counts an exception that was injected into the guest.
     pub fn count_injected(&self) {
         self.add_one(INJECTED);
     }
 
-    /// Only the CPU itself counts, and a count orders nothing: no atomic addition is needed.
+    /// Only the CPU itself writes its counters, and no other access is ordered by them, so no
+    /// atomic addition is needed.
     fn add_one(&self, place: usize) {
         let counter = self.all().get(place).expect("invariant: each kind of exit has a counter");
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);

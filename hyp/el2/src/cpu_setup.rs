@@ -1,8 +1,9 @@
-//! The registers that make this CPU a guest's: what traps, what does not, and what EL1 finds.
+//! The registers that prepare this CPU for the guest: what traps, what does not, and EL1's initial
+//! state.
 //!
-//! Nothing traps in steady state but stage-2 faults and firmware calls. Every register is written
-//! whole. All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by
-//! register name.
+//! In steady state only stage-2 faults and firmware calls trap. Every register is written whole.
+//! All layouts are those of `HCR_EL2.E2H` = 1. Source throughout: Arm ARM DDI 0487, by register
+//! name.
 #![expect(unsafe_code, reason = "TLB maintenance")]
 
 use aarch64_cpu::registers::{
@@ -24,9 +25,9 @@ pub const GUEST_PSTATE: u64 = 0x3c5;
 /// EIS 22, TSCXT 20 and EOS 11 set, as they are RES1 where the feature behind them is missing.
 const GUEST_SCTLR: u64 = 1 << 29 | 1 << 28 | 1 << 23 | 1 << 22 | 1 << 20 | 1 << 11;
 
-/// Looks at `HCR_EL2` as the entry of this CPU must have left it. E2H (34) gives every register
-/// below its VHE layout, which cannot be had otherwise on an M1; TGE (27), which m1n1 leaves set,
-/// is clear. Any other value is fatal: the entry did not do its part, or the CPU did not take it.
+/// Checks that the entry code has set `HCR_EL2` on this CPU. E2H (34) must be set: it selects the
+/// VHE layout of every register below, the only one that an M1 has. TGE (27), which m1n1 leaves
+/// set, must be clear. Any other value is fatal.
 pub fn check_entry() {
     let value = HCR_EL2.get();
     if value >> 34 & 1 != 1 || value >> 27 & 1 != 0 {
@@ -50,7 +51,7 @@ pub fn check_coherence() {
     }
 }
 
-/// Sets up this CPU for the guest. Runs on each CPU before it first enters.
+/// Configures this CPU for the guest. Runs on each CPU before it first enters the guest.
 pub fn configure() {
     configure_floating_point();
     configure_traps();
@@ -58,7 +59,7 @@ pub fn configure() {
     configure_timers();
     configure_debug();
     fiq::hw::configure();
-    // The guest sees the CPU that it runs on.
+    // The guest reads the ID of the CPU that it runs on.
     VpidrEl2.write(MIDR_EL1.get());
     VMPIDR_EL2.set(MPIDR_EL1.get());
     configure_stage2();
@@ -72,8 +73,8 @@ pub fn configure() {
 fn configure_stage2() {
     let root = guest::root();
     let physical = ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange).min(5);
-    // HWU stays clear: hardware is to ignore bits 62:59 of entries, of which `stage2::entry` uses
-    // one.
+    // HWU stays clear, so that hardware ignores bits 62:59 of entries; `stage2::entry` uses one of
+    // them.
     VTCR_EL2.write(
         VTCR_EL2::RES1.val(1)
             + VTCR_EL2::PS.val(physical)
@@ -84,14 +85,15 @@ fn configure_stage2() {
             + VTCR_EL2::SL0::Granule4KBLevel1
             + VTCR_EL2::T0SZ.val(u64::from(64 - root.ipa_bits)),
     );
-    // VMID 0: there is one guest. No CnP: each CPU could share, but gains nothing here.
+    // VMID 0, since there is one guest. CnP stays clear: sharing TLB entries between CPUs gains
+    // nothing here.
     VTTBR_EL2.set(root.table);
 }
 
 fn configure_traps() {
     // SWIO: a guest's set/way invalidation cleans too, so it cannot lose Oche's data in the cache.
-    // TSC: firmware calls come here. FMO: only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP, TWI,
-    // TWE and all other traps stay clear.
+    // TSC: firmware calls trap to EL2. FMO: set only with `oche.fiq=virtual`. IMO, AMO, TGE, TIDCP,
+    // TWI, TWE and all other traps stay clear.
     let mut value = HCR_EL2::VM::SET
         + HCR_EL2::SWIO::SET
         + HCR_EL2::TSC::EnableTrapEl1SmcToEl2
@@ -115,15 +117,15 @@ fn configure_traps() {
         value += HCR_EL2::FMO::EnableVirtualFIQ;
     }
     HCR_EL2.write(value);
-    // AArch32 system registers and implementation-defined controls: trap nothing. On the M1
+    // AArch32 system registers and implementation-defined controls: trap nothing. On the M1,
     // HACR_EL2 has trap bits for IPIs and the PMU that firmware may have set.
     HstrEl2.write(0);
     HacrEl2.write(0);
 }
 
-/// FEAT_FGT and FEAT_HCX have bits that enable: clear, they trap or undefine for EL1 what exists
-/// without a hypervisor. All of those are set, all bits that trap are clear. A bit of a missing
-/// feature is RES0 and ignored.
+/// FEAT_FGT and FEAT_HCX have enable bits: if one is clear, something that exists without a
+/// hypervisor traps or is UNDEFINED at EL1. All enable bits are set, and all trap bits are clear. A
+/// bit of a missing feature is RES0 and ignored.
 fn configure_fine_traps() {
     // ID_AA64MMFR0_EL1.FGT.
     if id_field(ID_AA64MMFR0_EL1.get(), 56) != 0 {
@@ -158,10 +160,10 @@ fn configure_floating_point() {
     let (has_sve, has_sme) = (id_field(pfr0, 32) != 0, id_field(pfr1, 24) != 0);
     // FPEN 21:20, ZEN 17:16, SMEN 25:24: 0b11 traps nothing. TTA, TAM, TCPAC stay clear.
     CptrEl2.write(3 << 20 | if has_sve { 3 << 16 } else { 0 } | if has_sme { 3 << 24 } else { 0 });
-    // ZCR_EL2 and SMCR_EL2 are reachable only once CPTR_EL2 lets them.
+    // ZCR_EL2 and SMCR_EL2 are accessible only after CPTR_EL2 allows it.
     synchronize_context();
     if has_sve {
-        // LEN: as long as the CPU can.
+        // LEN: the longest vectors that the CPU has.
         ZcrEl2.write(0xf);
     }
     if has_sme {
@@ -174,11 +176,11 @@ fn configure_floating_point() {
 }
 
 fn configure_timers() {
-    // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 have the physical counter and
+    // E2H layout: EL1PCTEN (10) and EL1PTEN (11) let EL1 and EL0 access the physical counter and
     // timer.
     CnthctlEl2.write(1 << 10 | 1 << 11);
     CNTVOFF_EL2.set(0);
-    // EL2's own timers are off; so are the guest's until it wants them.
+    // EL2's own timers are off, and so are the guest's until it turns them on.
     CNTHP_CTL_EL2.set(0);
     CnthvCtlEl2.write(0);
 }
@@ -202,7 +204,7 @@ fn configure_debug() {
     MDCR_EL2.write(value);
 }
 
-/// Puts EL1's registers into a state that a kernel may expect at its entry.
+/// Sets EL1's registers to the state that a kernel expects at its entry.
 pub fn reset_guest() {
     SctlrEl12.write(GUEST_SCTLR);
     CpacrEl12.write(0);
@@ -212,6 +214,6 @@ pub fn reset_guest() {
     CntpCtlEl02.write(0);
     CntvCtlEl02.write(0);
     MDSCR_EL1.set(0);
-    // Software step is off before the exception return looks whether it is on.
+    // Software step must be off before the exception return reads it.
     synchronize_context();
 }

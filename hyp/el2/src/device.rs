@@ -1,10 +1,11 @@
-//! Loads and stores of a device's registers that no syndrome describes: pairs, write-back,
-//! single-precision vector registers. The instruction is decoded and carried out part by part.
+//! ISV=0 accesses to a device's registers: pairs, write-back, and single-precision vector
+//! registers. The instruction is decoded and carried out part by part.
 //!
-//! Compilers make such stores of loops over registers (rust-lang/rust#131894), and U-Boot has plain
-//! pointers to them (`arch/arm/include/asm/io.h`). A part is what the instruction moves at once, 4
-//! bytes for a pair of `w` registers; whatever the device does not take in that width it refuses.
-//! Exclusives, atomics and wide vector registers are no accesses to a device.
+//! Compilers generate such stores for loops over registers (rust-lang/rust#131894), and U-Boot
+//! accesses registers through plain pointers (`arch/arm/include/asm/io.h`). A part is what the
+//! instruction transfers as a unit: 4 bytes for each register of a pair of `w` registers. The
+//! device refuses a width that it does not support. Exclusives, atomics and wide vector registers
+//! are not supported.
 
 #[cfg(target_os = "none")]
 pub mod hw;
@@ -14,10 +15,10 @@ use oche_types::addr::PAGE_BYTES;
 use crate::guest_registers::GuestRegisters;
 use crate::instruction::{self, Access, Extension, Operation};
 
-/// The bit that makes a load or store one of vector registers. Source: Arm ARM DDI 0487, C4.1.
+/// Set in a load or store of vector registers. Source: Arm ARM DDI 0487, C4.1.
 const VECTOR: u32 = 1 << 26;
 
-/// The vector registers, as far as a device's registers go into them.
+/// The guest's vector registers, for 32-bit accesses.
 pub trait Vectors {
     /// The low 32 bits of register 0 to 31.
     fn single(&self, number: u8) -> u32;
@@ -25,27 +26,26 @@ pub trait Vectors {
     fn set_single(&mut self, number: u8, value: u32);
 }
 
-/// Why a device gives no answer.
+/// Why an access to a device fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IoError {
-    /// No register answers such an access: an external abort for the guest.
+    /// No register supports the access: the guest takes an external abort.
     NoRegister,
-    /// It is more than one trap's work: the guest makes the access again.
+    /// The access needs more than the work of one trap: the guest repeats it.
     Again,
 }
 
-/// What a device answers: what is loaded, or anything for a store.
+/// The result of an access: the loaded value; for a store it is ignored.
 pub type IoResult = Result<u64, IoError>;
 
-/// One part of an access: bytes from the page's start, how many, and what is stored; `None` for a
-/// load.
+/// One part of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Bytes from the start of the page.
     pub offset: usize,
-    /// 1, 2, 4 or 8.
+    /// Number of bytes: 1, 2, 4 or 8.
     pub bytes: usize,
-    /// What is stored, zero-extended.
+    /// The value to store, zero-extended; `None` for a load.
     pub write: Option<u64>,
 }
 
@@ -61,12 +61,12 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
         );
         return (!is_exclusive).then_some((access, false));
     }
-    // Structures of several registers have no such counterpart among the general-purpose ones.
+    // Loads and stores of structures have no counterpart with general-purpose registers.
     if instruction >> 27 & 7 == 0b001 {
         return None;
     }
-    // Single precision is encoded as 32-bit registers are; other sizes differ, and are wider than
-    // any register here.
+    // Single-precision registers are encoded as 32-bit general-purpose registers are. Other sizes
+    // are encoded differently, and no device register is that wide.
     let access = instruction::decode(instruction & !VECTOR)?;
     let is_plain = match access.kind {
         Operation::Load { extension, .. } | Operation::LoadPair { extension, .. } => {
@@ -78,19 +78,19 @@ fn decode(instruction: u32) -> Option<(Access, bool)> {
     (access.bytes == 4 && is_plain).then_some((access, true))
 }
 
-/// Whether `instruction`, read again, may have taken the fault of a store or of a load; what is not
-/// carried out may.
+/// Whether `instruction`, read again after the fault, can have caused a fault of this direction.
+/// True for any instruction that is not emulated.
 pub fn agrees(instruction: u32, is_write: bool) -> bool {
     decode(instruction).is_none_or(|(access, _)| access.is_write() == is_write)
 }
 
-/// Carries out the load or store that `instruction` is, on the device in the page of the virtual
-/// address `far`, which was stopped. `device` answers each part.
+/// Carries out the load or store `instruction`, which faulted at the virtual address `far`, on the
+/// device in that page. `device` performs each part.
 ///
 /// # Errors
 ///
-/// The device's own, or [`IoError::NoRegister`]: it is no such access, or reaches beyond the page.
-/// Registers are as before then.
+/// The device's error, or [`IoError::NoRegister`] if the instruction is not supported or accesses
+/// bytes beyond the page. The registers are unchanged then.
 pub fn carry_out(
     instruction: u32,
     far: u64,
@@ -178,7 +178,7 @@ mod tests {
         }
     }
 
-    /// Encodings as `aarch64-linux-gnu-as` writes them.
+    /// Encodings from `aarch64-linux-gnu-as`.
     const STR_POST: u32 = 0xb800_4401; // str w1, [x0], #4
     const LDR_PRE: u32 = 0xb840_4c01; // ldr w1, [x0, #4]!
     const STP: u32 = 0x2900_0801; // stp w1, w2, [x0]

@@ -1,4 +1,4 @@
-//! A stage-2 fault as a platform receives it, and how a platform resolves it.
+//! Stage-2 faults, and the trait through which a platform handles them.
 
 use oche_trace::statistics::Exit;
 
@@ -9,26 +9,27 @@ use crate::percpu;
 use crate::stage2::Lookup;
 use crate::syndrome::{Abort, Transfer};
 
-/// How the guest goes on.
+/// How the guest continues after a trap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Resume {
-    /// Behind the instruction: it has been done.
+    /// After the instruction, which has been carried out.
     Next,
-    /// At the same instruction: try again.
+    /// At the same instruction, which the CPU repeats.
     Same,
-    /// With a synchronous external abort.
+    /// With a synchronous external abort at the instruction.
     Abort,
 }
 
-/// A machine's answers to accesses that stage 2 stops. Called on any CPU, on several at once.
+/// A board's handling of accesses that stage 2 refuses. Called on any CPU, also concurrently.
 pub trait Platform: Sync {
-    /// Answers a load of `bytes` bytes (1, 2, 4 or 8) at guest-physical `address`, or the store of
-    /// the value `write`, where stage 2 maps nothing.
+    /// Carries out a load of `bytes` bytes (1, 2, 4 or 8) at guest-physical `address`, which stage
+    /// 2 does not map, or a store of `write` there.
     ///
     /// # Errors
     ///
-    /// No device is there, or the guest must try again.
+    /// [`IoError::NoRegister`] if no device is there, or the error that makes the guest repeat the
+    /// access.
     fn access_device(
         &'static self,
         context: TrapContext,
@@ -36,12 +37,12 @@ pub trait Platform: Sync {
         bytes: usize,
         write: Option<u64>,
     ) -> IoResult;
-    /// Answers an access to a trapped page: see `trapped_page::hw::on_fault`.
+    /// Handles an access to a trapped page: see `trapped_page::hw::on_fault`.
     fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
-    /// The kind of exit that an access at guest-physical `address` is counted as, where stage 2
-    /// maps nothing: an access to a DART's register, or another.
+    /// The kind of exit as which an access at guest-physical `address`, which stage 2 does not map,
+    /// is counted: an access to a DART's register, or another.
     fn exit_at(&self, address: u64) -> Exit;
-    /// Ends or goes on with this CPU's step: see `trapped_page::hw::on_step`.
+    /// Ends or continues this CPU's step: see `trapped_page::hw::on_step`.
     fn step_ended(
         &'static self,
         is_done: bool,
@@ -50,19 +51,19 @@ pub trait Platform: Sync {
     ) -> Option<Resume>;
 }
 
-/// Where an event happens: on which CPU, and at which guest instruction.
+/// The CPU and the guest instruction of a trap, recorded with its events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TrapContext {
-    /// The CPU, as Oche numbers them.
+    /// The CPU's number in Oche.
     pub cpu: usize,
-    /// `ELR_EL2` of the trap; 0 where no guest instruction is the cause.
+    /// `ELR_EL2` of the trap; 0 if no guest instruction is the cause.
     pub program_counter: u64,
-    /// X29 of the guest's kernel; 0 where it does not matter.
+    /// X29 of the guest's kernel; 0 if it is not needed.
     pub frame_pointer: u64,
 }
 
 impl TrapContext {
-    /// The guest's instruction that trapped on this CPU.
+    /// The context of the trap on this CPU whose registers are in `frame`.
     pub fn of(frame: &TrapFrame) -> Self {
         Self {
             cpu: percpu::index(),
@@ -75,35 +76,35 @@ impl TrapContext {
 /// A stage-2 fault that the platform must decide about.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, of the page of the
-    /// table.
+    /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, the address of the
+    /// table's page.
     pub address: u64,
     /// The virtual address, in bytes.
     pub far: u64,
-    /// The access, as the CPU's syndrome describes it.
+    /// The syndrome of the access.
     pub abort: Abort,
-    /// It was an instruction fetch.
+    /// Whether the access was an instruction fetch.
     pub is_fetch: bool,
-    /// The page's stage-2 mapping when this was decided.
+    /// The page's stage-2 mapping when the fault was classified.
     pub lookup: Lookup,
 }
 
-/// A load or store that a device can answer.
+/// A load or store of one register that the syndrome describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MmioAccess {
     /// Guest-physical address in bytes.
     pub address: u64,
     /// log2 of the access's bytes, 0 to 3.
     pub width_log2: u8,
-    /// The value that is written, zero-extended; `None` for a load.
+    /// The value to store, zero-extended; `None` for a load.
     pub write: Option<u64>,
-    /// The register's side of it.
+    /// The register to load or store.
     pub transfer: Transfer,
 }
 
 impl Fault {
-    /// The access, if the CPU describes it fully (`ISV`). A pair, a SIMD register, write-back or an
-    /// atomic is not described and never guessed.
+    /// The access, if the syndrome describes it (`ISV` = 1). It does not for a pair, a SIMD
+    /// register, write-back or an atomic.
     pub fn mmio(&self, frame: &TrapFrame) -> Option<MmioAccess> {
         let transfer =
             self.abort.transfer.filter(|_| !self.abort.on_table_walk && !self.is_fetch)?;
@@ -113,7 +114,7 @@ impl Fault {
 }
 
 impl MmioAccess {
-    /// Ends a load: the device answers `value`.
+    /// Completes a load with `value`.
     pub fn answer(&self, frame: &mut TrapFrame, value: u64) {
         frame.set_register(self.transfer.register, self.transfer.loaded(value));
     }

@@ -1,4 +1,4 @@
-//! What this CPU can do, from its ID registers. Source: Arm ARM DDI 0487, by register name.
+//! Features of this CPU, from its ID registers. Source: Arm ARM DDI 0487, by register name.
 
 use aarch64_cpu::registers::{
     ID_AA64DFR0_EL1, ID_AA64MMFR0_EL1, ID_AA64MMFR1_EL1, ID_AA64MMFR2_EL1, Readable,
@@ -6,7 +6,8 @@ use aarch64_cpu::registers::{
 
 use crate::registers::id_field;
 
-/// Bits of guest-physical address: the CPU's own, at most 40. `ID_AA64MMFR0_EL1.PARange`.
+/// Number of bits of guest-physical addresses: what the CPU supports, at most 40.
+/// `ID_AA64MMFR0_EL1.PARange`.
 pub fn ipa_bits() -> u32 {
     match ID_AA64MMFR0_EL1.read(ID_AA64MMFR0_EL1::PARange) {
         0 => 32,
@@ -20,7 +21,7 @@ pub fn has_forced_write_back() -> bool {
     ID_AA64MMFR2_EL1.read(ID_AA64MMFR2_EL1::FWB) != 0
 }
 
-/// `ID_AA64MMFR1_EL1.PAN` of 2: there is an `AT` that minds `PSTATE.PAN`.
+/// `ID_AA64MMFR1_EL1.PAN` is 2 or more: there are `AT` instructions that check `PSTATE.PAN`.
 pub fn has_translation_with_pan() -> bool {
     ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) >= 2
 }

@@ -1,9 +1,9 @@
-//! How FIQs reach the guest, and `oche.fiq=virtual`: which ones EL2 masks, and when it injects
-//! one.
+//! Routing of FIQs to the guest, and virtual FIQ injection (`oche.fiq=virtual`): which FIQ sources
+//! EL2 masks, and when it injects a FIQ.
 //!
-//! A FIQ is a level: it comes again until its source is quiet, and what is taken to EL2 no mask of
-//! EL1's holds back. So whatever is asserted is kept from asserting, and `HCR_EL2.VF` shows the
-//! guest a FIQ in its place:
+//! FIQs are level-triggered: a CPU takes one again until its source is deasserted, and EL1's mask
+//! does not apply to a FIQ that is routed to EL2. EL2 therefore masks or acknowledges an asserted
+//! source, and sets `HCR_EL2.VF` so that the guest takes a virtual FIQ instead:
 //!
 //! | Source | Kept quiet by | The guest's FIQ ends |
 //! |---|---|---|
@@ -11,10 +11,10 @@
 //! | an IPI from another CPU | acknowledging it | when the guest acknowledges it: that traps, and is answered from [`PendingFiqs`] |
 //! | the PMU | clearing its mode and its flag | when the guest writes `PMCR0`: the same |
 //!
-//! Nothing traps when a guest has dealt with a timer: so, while one is masked, EL2 looks again
-//! every [`POLL_MICROSECONDS`]. The same mask and the same looks at the timers are proven on an M1
-//! by m1n1's hypervisor; here no timer of EL2's runs while nothing is pending. This module decides;
-//! `fiq::hw` reads and writes registers.
+//! A guest that handles a timer does not trap, so EL2 polls a masked timer every
+//! [`POLL_MICROSECONDS`]. m1n1's hypervisor masks and polls the timers of an M1 in the same way.
+//! EL2's own timer runs only while a FIQ is pending. This module decides; `fiq::hw` accesses the
+//! registers.
 
 #[cfg(target_os = "none")]
 mod apple;
@@ -26,28 +26,27 @@ pub mod hw;
 #[cfg(test)]
 mod tests;
 
-/// Which way FIQs take to the guest: `oche.fiq`.
+/// How FIQs are routed to the guest: `oche.fiq`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Route {
-    /// Straight to EL1, with `HCR_EL2.FMO` clear.
+    /// Directly to EL1, with `HCR_EL2.FMO` clear.
     #[default]
     Direct,
-    /// To EL2 with `HCR_EL2.FMO` set, and on to EL1 by `HCR_EL2.VF`.
+    /// To EL2, with `HCR_EL2.FMO` set, which injects them into EL1 with `HCR_EL2.VF`.
     Virtual,
 }
 
-/// From one look at a masked timer to the next. A FIQ that the guest has dealt with may stay
-/// pending for so long, in which the guest does nothing but find out that there is nothing to do;
-/// and each look is an exit.
+/// Interval between two polls of a masked timer. For so long, a virtual FIQ may stay pending after
+/// the guest has handled it, and the guest takes it in vain. Each poll is an exit.
 pub const POLL_MICROSECONDS: u64 = 50;
-/// FIQs in a row that no known source explains before that is logged. A source that has just
-/// been masked may come once more; one that is not known comes for ever.
+/// Number of successive FIQs without a known source after which that is logged. A source that has
+/// just been masked may cause one more; an unknown source does not end.
 const MAX_STRAYS: u32 = 1000;
 
 /// `CNTx_CTL`: ENABLE 0, IMASK 1, ISTATUS 2. Source: Arm ARM DDI 0487, `CNTV_CTL_EL0`.
 const TIMER_BITS: u64 = 0b111;
 const TIMER_ASSERTS: u64 = 0b101;
-/// `PMCR0`: what an overflow raises, 4 for a FIQ; and that one is raised. Source: m1n1
+/// `PMCR0`: what an overflow raises, where 4 is a FIQ, and whether one is raised. Source: m1n1
 /// `src/cpu_regs.h`.
 const PMCR0_MODE: u64 = 7 << 8;
 const PMCR0_MODE_FIQ: u64 = 4 << 8;
@@ -71,12 +70,12 @@ impl Timers {
     /// Both.
     pub const BOTH: Self = Self { virtual_timer: true, physical_timer: true };
 
-    /// Whether there is one.
+    /// Whether the set is not empty.
     pub fn is_any(self) -> bool {
         self.virtual_timer || self.physical_timer
     }
 
-    /// Those that are in both sets.
+    /// The timers in both sets.
     pub fn and(self, other: Self) -> Self {
         Self {
             virtual_timer: self.virtual_timer && other.virtual_timer,
@@ -84,18 +83,19 @@ impl Timers {
         }
     }
 
-    /// Those that are not in the set.
+    /// The timers that are not in the set.
     pub fn others(self) -> Self {
         Self { virtual_timer: !self.virtual_timer, physical_timer: !self.physical_timer }
     }
 }
 
-/// What EL2 has taken from the hardware and the guest has not taken from EL2 yet.
+/// FIQs that EL2 has acknowledged in the hardware and the guest has not acknowledged yet.
 #[derive(Debug)]
 pub struct PendingFiqs {
     /// A bit for each kind of IPI. Apple's CPUs have one kind, number 0; a GIC has sixteen (SGIs).
     ipis: u16,
-    /// The hardware's `PMCR0` lacks what the guest reads there: mode FIQ, and an overflow raised.
+    /// Whether an overflow is pending: the guest then reads mode FIQ and a raised overflow in
+    /// `PMCR0`, which the hardware's register no longer has.
     has_overflow: bool,
 }
 
@@ -104,13 +104,13 @@ impl PendingFiqs {
         Self { ipis: 0, has_overflow: false }
     }
 
-    /// Whether there is anything.
+    /// Whether any FIQ is pending.
     pub fn is_any(&self) -> bool {
         self.ipis != 0 || self.has_overflow
     }
 
-    /// IPI `kind` was acknowledged. As in hardware, two of a kind that have not been
-    /// acknowledged are one.
+    /// Records IPI `kind`, which EL2 has acknowledged. As in hardware, two unacknowledged IPIs of a
+    /// kind are one.
     pub fn ipi(&mut self, kind: u8) {
         self.ipis |= 1 << (kind & 15);
     }
@@ -120,17 +120,18 @@ impl PendingFiqs {
         (self.ipis != 0).then_some(self.ipis.trailing_zeros() as u8)
     }
 
-    /// The guest acknowledges IPI `kind`.
+    /// Removes IPI `kind`, which the guest acknowledges.
     pub fn drop_ipi(&mut self, kind: u8) {
         self.ipis &= !(1 << (kind & 15));
     }
 
-    /// Whether an overflow waits: then accesses to the PMU must trap.
+    /// Whether an overflow is pending: accesses to the PMU must then trap.
     pub fn has_overflow(&self) -> bool {
         self.has_overflow
     }
 
-    /// A FIQ came, and the hardware's `PMCR0` is `value`. What to write there, if it was the PMU.
+    /// Handles a FIQ with `value` in the hardware's `PMCR0`. Returns what to write there if the PMU
+    /// raised it.
     pub fn take_overflow(&mut self, value: u64) -> Option<u64> {
         let raised = PMCR0_MODE_FIQ | PMCR0_ACTIVE;
         if value & (PMCR0_MODE | PMCR0_ACTIVE) != raised {
@@ -140,7 +141,7 @@ impl PendingFiqs {
         Some(value & !(PMCR0_MODE | PMCR0_ACTIVE))
     }
 
-    /// What the guest reads, where the hardware's `PMCR0` is `value`.
+    /// The value that the guest reads in `PMCR0` if the hardware's is `value`.
     pub fn pmcr0(&self, value: u64) -> u64 {
         if !self.has_overflow {
             return value;
@@ -148,30 +149,30 @@ impl PendingFiqs {
         value & !(PMCR0_MODE | PMCR0_ACTIVE) | PMCR0_MODE_FIQ | PMCR0_ACTIVE
     }
 
-    /// The guest writes `value` to `PMCR0`; gives what the hardware gets. The overflow waits on
-    /// while it is written as raised.
+    /// Handles the guest's write of `value` to `PMCR0`. Returns the value for the hardware. An
+    /// overflow stays pending if the guest writes it as raised.
     pub fn write_pmcr0(&mut self, value: u64) -> u64 {
         self.has_overflow &= value & (PMCR0_MODE | PMCR0_ACTIVE) == PMCR0_MODE_FIQ | PMCR0_ACTIVE;
         if self.has_overflow { value & !(PMCR0_MODE | PMCR0_ACTIVE) } else { value }
     }
 }
 
-/// What becomes of EL2's own timer.
+/// What to do with EL2's own timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Poll {
-    /// It fires [`POLL_MICROSECONDS`] from now.
+    /// Fire in [`POLL_MICROSECONDS`].
     Start,
-    /// It stays as it is.
+    /// Leave it as it is.
     Keep,
-    /// It is off.
+    /// Turn it off.
     Stop,
 }
 
-/// How this CPU goes back to the guest.
+/// What to write to the hardware before this CPU returns to the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct FiqOutputs {
-    /// The timers that may raise FIQs; the others are masked.
+    /// The timers that are not masked.
     pub open: Timers,
     /// `HCR_EL2.VF`.
     pub is_pending: bool,
@@ -179,10 +180,10 @@ pub struct FiqOutputs {
     pub poll: Poll,
 }
 
-/// One CPU's.
+/// The state of virtual FIQ injection on one CPU.
 #[derive(Debug)]
 pub struct VirtualFiq {
-    /// What waits for the guest.
+    /// FIQs that the guest has not acknowledged.
     pub pending: PendingFiqs,
     open: Timers,
     is_polling: bool,
@@ -190,13 +191,13 @@ pub struct VirtualFiq {
 }
 
 impl VirtualFiq {
-    /// Nothing is pending, and both timers are let through.
+    /// Creates a state with nothing pending and both timers unmasked.
     pub const fn new() -> Self {
         Self { pending: PendingFiqs::new(), open: Timers::BOTH, is_polling: false, strays: 0 }
     }
 
-    /// A FIQ came; `took`: EL2 found another source than the guest's timers. Returns whether to
-    /// log that FIQs come from an unknown source, which is so once.
+    /// Handles a FIQ that was taken to EL2. `took` says whether EL2 found a source other than the
+    /// guest's timers. Returns true once, if FIQs from an unknown source must be logged.
     #[must_use]
     pub fn came(&mut self, lines: Timers, took: bool) -> bool {
         if took || lines.and(self.open).is_any() {
@@ -207,8 +208,9 @@ impl VirtualFiq {
         self.strays == MAX_STRAYS
     }
 
-    /// Before this CPU goes back to the guest: `lines` assert now; `has_fired`: EL2's own timer
-    /// has, and is off.
+    /// Decides what to write to the hardware before this CPU returns to the guest. `lines` are the
+    /// timers that are asserted now; `has_fired` says whether EL2's own timer has fired, and is
+    /// off.
     pub fn update(&mut self, lines: Timers, has_fired: bool) -> FiqOutputs {
         self.open = lines.others();
         let runs = self.is_polling && !has_fired;

@@ -1,4 +1,4 @@
-//! Calls to firmware: PSCI by `SMC`, from EL2.
+//! Calls to firmware from EL2: PSCI through `SMC`.
 #![expect(unsafe_code, reason = "calls to firmware")]
 
 use core::arch::asm;
@@ -7,11 +7,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use crate::console;
 use crate::psci::{function, status};
 
-/// There is firmware that answers `SMC`.
+/// Whether firmware answers `SMC`.
 static ANSWERS: AtomicBool = AtomicBool::new(false);
 
-/// Says whether the machine has PSCI by `SMC`. Without it every call is `NOT_SUPPORTED` here, for
-/// on a CPU without EL3 an `SMC` is undefined.
+/// Sets whether the machine has PSCI through `SMC`. If not, every call returns `NOT_SUPPORTED`: on
+/// a CPU without EL3, `SMC` is UNDEFINED.
 pub fn set_present(present: bool) {
     ANSWERS.store(present, Ordering::Relaxed);
 }
@@ -20,15 +20,15 @@ pub fn set_present(present: bool) {
 ///
 /// # Order
 ///
-/// Every CPU sees the stores before the call: it may start one, which acquires none of them, or
-/// stop this one.
+/// Stores before the call are visible to every CPU: it may start a CPU, which does not acquire
+/// them, or stop this one.
 pub fn call(arguments: [u64; 4]) -> u64 {
     if !ANSWERS.load(Ordering::Relaxed) {
         return status::NOT_SUPPORTED as u64;
     }
     let [mut x0, x1, x2, x3] = arguments;
-    // SAFETY: the calls made here are PSCI's and SMCCC's, which keep memory and x18 to x30; version
-    // 1.0 of the convention lets x4 to x17 go.
+    // SAFETY: the calls are PSCI's and SMCCC's, which preserve memory and x18 to x30. Version 1.0
+    // of the convention does not preserve x4 to x17.
     unsafe {
         asm!(
             "dsb ishst",
@@ -42,17 +42,17 @@ pub fn call(arguments: [u64; 4]) -> u64 {
     x0
 }
 
-/// Starts a CPU in Oche. PSCI status.
+/// Starts a CPU in Oche. Returns the PSCI status.
 pub fn cpu_on(affinity: u64, entry_point: u64, context: u64) -> i64 {
     call([u64::from(function::CPU_ON_64), affinity, entry_point, context]) as i32 as i64
 }
 
-/// Stops this CPU; returns only a refusal.
+/// Stops this CPU. Returns the PSCI status only if firmware refuses.
 pub fn cpu_off() -> i64 {
     call([u64::from(function::CPU_OFF), 0, 0, 0]) as i32 as i64
 }
 
-/// Turns the machine off, or stops this CPU for good where firmware cannot.
+/// Turns the machine off, or stops this CPU for good if firmware cannot.
 pub fn power_off() -> ! {
     call([u64::from(function::SYSTEM_OFF), 0, 0, 0]);
     halt()
@@ -61,7 +61,7 @@ pub fn power_off() -> ! {
 /// Stops this CPU for good.
 pub fn halt() -> ! {
     loop {
-        // SAFETY: waits for an interrupt that is masked; wakes at most spuriously.
+        // SAFETY: waits for an interrupt, which is masked; changes nothing.
         unsafe { asm!("wfi", options(nomem, nostack, preserves_flags)) };
     }
 }

@@ -1,19 +1,20 @@
-//! Which exceptions at EL2 are bus errors of its own accesses to devices, and where they go on.
+//! Fixups: which exceptions at EL2 are bus errors of its own accesses to devices, and where
+//! execution continues after them.
 
-/// A place in EL2's code that may take an exception, and where the code goes on that has taken one.
-/// Addresses.
+/// A range of EL2's code that may take an exception, and where execution continues afterwards. All
+/// are addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fixup {
     /// The first instruction.
     pub start: u64,
-    /// Behind the last one.
+    /// After the last one.
     pub end: u64,
-    /// Where the code goes on.
+    /// Where execution continues.
     pub resume: u64,
 }
 
-/// Where the code goes on that took an exception at `address`, or `None` where none of `fixups`
-/// covers it.
+/// Where execution continues after an exception at `address`, or `None` if none of `fixups` covers
+/// it.
 pub fn resume(fixups: impl IntoIterator<Item = Fixup>, address: u64) -> Option<u64> {
     let fixup = fixups.into_iter().find(|fixup| (fixup.start..fixup.end).contains(&address))?;
     Some(fixup.resume)
@@ -25,25 +26,24 @@ pub fn is_external_abort(syndrome: u64) -> bool {
     syndrome >> 26 & 0x3f == 0x25 && syndrome & 0x3f == 0x10
 }
 
-/// How an access went that took no abort.
+/// How an access that took no abort ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
     /// The device answered.
     Done,
     /// The access made an SError pending.
     SystemError,
-    /// An SError was pending before: one that the access caused cannot be distinguished from it.
+    /// An SError was pending before, so one that the access caused cannot be distinguished.
     Unknown,
 }
 
 /// `ISR_EL1.A`: an SError is pending.
 const ISR_A: u64 = 1 << 8;
 
-/// How an access went, from `ISR_EL1` right before it and right after.
+/// How an access ended, from `ISR_EL1` right before it and right after it.
 pub fn ending(before: u64, after: u64) -> Ending {
     match (before & ISR_A != 0, after & ISR_A != 0) {
-        // Also where it is pending no more: nothing here took it, so this is no state to
-        // conclude from.
+        // Also if it is not pending any more: EL2 did not take it, so nothing can be concluded.
         (true, _) => Ending::Unknown,
         (false, true) => Ending::SystemError,
         (false, false) => Ending::Done,

@@ -1,22 +1,22 @@
-//! The guest's registers, as far as loads and stores that EL2 emulates use them.
+//! The guest's registers that emulated loads and stores use.
 
 #[cfg(target_os = "none")]
 pub(crate) mod hw;
 
 use crate::instruction::{Access, Addressing};
 
-/// The number that means the stack pointer where it names a base register, and zero elsewhere.
+/// The register number that is the stack pointer as a base register, and zero otherwise.
 const STACK_POINTER: u8 = 31;
 
 /// A guest's registers.
 pub trait GuestRegisters {
-    /// Register 0 to 30; 31 is zero.
+    /// Reads register 0 to 30; register 31 is zero.
     fn get(&self, number: u8) -> u64;
-    /// Sets register 0 to 30; nothing for 31.
+    /// Sets register 0 to 30; a write to 31 is ignored.
     fn set(&mut self, number: u8, value: u64);
-    /// The stack pointer in use.
+    /// Reads the current stack pointer.
     fn stack_pointer(&self) -> u64;
-    /// Sets it.
+    /// Sets the current stack pointer.
     fn set_stack_pointer(&mut self, value: u64);
     /// The instruction's address.
     fn program_counter(&self) -> u64;
@@ -26,7 +26,7 @@ pub trait GuestRegisters {
         access.address(|base| self.base(base), |number| self.get(number), self.program_counter())
     }
 
-    /// Changes the base register of `access` as its addressing mode says.
+    /// Updates the base register of `access` according to its addressing mode.
     fn write_back(&mut self, access: &Access) {
         let Addressing::Base { base, increment, .. } = access.addressing else { return };
         if increment == 0 {

@@ -1,4 +1,4 @@
-//! Where Oche's image lies in memory, from the symbols of the linker script.
+//! The memory of Oche's image, from the symbols of the linker script.
 #![expect(unsafe_code, reason = "symbols of the linker script")]
 
 use oche_types::range::PhysRange;
@@ -10,7 +10,7 @@ unsafe extern "C" {
     static __stacks_end: u8;
 }
 
-/// Oche's own image in memory, stacks included.
+/// The memory of Oche's image, including the stacks.
 pub fn range() -> PhysRange {
     PhysRange { start: (&raw const __image_start) as u64, end: (&raw const __image_end) as u64 }
 }

@@ -1,12 +1,12 @@
-//! An exception that the guest takes at EL1 instead of going on: which registers take which values.
+//! Injecting an exception into EL1: the registers to set, and their values.
 //!
-//! An external abort is what a bus without a device at the address gives. Source: Arm ARM DDI 0487,
+//! An access to an address without a device causes an external abort. Source: Arm ARM DDI 0487,
 //! exception entry pseudocode `AArch64.TakeException`, and `SPSR_EL1`, `SCTLR_EL1`, `ESR_EL1`.
 
 #[cfg(target_os = "none")]
 pub(crate) mod hw;
 
-/// What of the guest's state decides how it takes an exception.
+/// The guest's state that determines how it takes an exception.
 #[derive(Clone, Copy, Debug)]
 pub struct Interrupted {
     /// `SPSR_EL2`: PSTATE at the trap.
@@ -17,7 +17,7 @@ pub struct Interrupted {
     pub vector_base: u64,
     /// `SCTLR_EL12`.
     pub sctlr: u64,
-    /// FEAT_PAN, FEAT_SSBS, FEAT_MTE2: which optional PSTATE bits this CPU has.
+    /// The optional PSTATE bits that this CPU has: FEAT_PAN, FEAT_SSBS, FEAT_MTE2.
     pub features: Features,
 }
 
@@ -32,12 +32,12 @@ pub struct Features {
     pub mte: bool,
 }
 
-/// What to write so that the guest runs its handler next.
+/// What to write so that the guest continues in its exception handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injection {
     /// `ESR_EL12`.
     pub esr: u64,
-    /// `SPSR_EL12`: PSTATE as it was.
+    /// `SPSR_EL12`: the guest's PSTATE at the trap.
     pub spsr: u64,
     /// The new `ELR_EL2`.
     pub pc: u64,
@@ -50,16 +50,16 @@ pub struct Injection {
 pub enum Reason {
     /// A synchronous external abort on an instruction fetch.
     Fetch,
-    /// The same on a load.
+    /// A synchronous external abort on a load.
     Load,
-    /// The same on a store.
+    /// A synchronous external abort on a store.
     Store,
-    /// Stage 1 does not allow a store.
+    /// A stage-1 fault on a store.
     StoreFault {
-        /// The reason: `DFSC`, equal to `PAR_EL1.FST`.
+        /// The fault status: `DFSC`, equal to `PAR_EL1.FST`.
         status: u64,
     },
-    /// The instruction does not exist.
+    /// An undefined instruction.
     Undefined,
 }
 
@@ -96,9 +96,9 @@ pub fn exception(from: &Interrupted, reason: Reason) -> Injection {
         (false, false) => 0x400,
         (false, true) => 0x600,
     };
-    // EC 0x20/0x21: instruction abort from a lower level / the same; 0x24/0x25: data abort
-    // likewise; 0x00: unknown reason. IL (bit 25) is 1 for all of them, whatever the instruction's
-    // length was.
+    // EC 0x20/0x21: instruction abort from a lower / the same level; 0x24/0x25: data abort
+    // likewise; 0x00: unknown reason. IL (bit 25) is 1 for all of them, whatever the length of the
+    // instruction.
     let abort = |class: u64, iss: u64| (class + u64::from(from_el1)) << 26 | 1 << 25 | iss;
     let esr = match reason {
         Reason::Fetch => abort(0x20, EXTERNAL_ABORT),
@@ -116,8 +116,8 @@ pub fn exception(from: &Interrupted, reason: Reason) -> Injection {
 }
 
 fn handler_pstate(from: &Interrupted, from_aarch32: bool) -> u64 {
-    // An AArch32 PSTATE keeps its flags only; T, IT, GE, Q and E have other meanings there.
-    // DIT moves from bit 21 to bit 24; it only constrains timing, and the handler sets its own.
+    // Of an AArch32 PSTATE, only the flags are kept; T, IT, GE, Q and E are other bits in AArch64.
+    // DIT, which moves from bit 21 to bit 24, only constrains timing, and the handler sets its own.
     let kept = if from_aarch32 { from.pstate & (0xf << 28 | PAN) } else { from.pstate };
     let cleared = MODE_MASK | BTYPE | SSBS | ALLINT | IL | SS | UAO | TCO;
     let mut pstate = kept & !cleared | DAIF | MODE_EL1H;

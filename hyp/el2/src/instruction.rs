@@ -1,10 +1,9 @@
-//! The guest's instructions, as far as EL2 must know them: those that it emulates, and what it may
-//! step.
+//! Decoding of the guest's instructions: those that EL2 emulates, and those that it may step.
 //!
-//! Emulated are what kernels and `memcpy` execute most: loads and stores of one register or two,
-//! any addressing, acquire and release, and the exclusives, which can be done in no other way
-//! ([`decode`]). Everything else (SIMD and FP, atomics, `DC ZVA`, SVE, what later architectures
-//! add) is single-stepped ([`may_touch_memory`], [`stepped_bytes`]).
+//! EL2 emulates what kernels and `memcpy` use most: loads and stores of one or two registers with
+//! any addressing mode, acquire and release, and the exclusives, which cannot be stepped
+//! ([`decode`]). All other instructions (SIMD and FP, atomics, `DC ZVA`, SVE, later additions) are
+//! single-stepped ([`may_touch_memory`], [`stepped_bytes`]).
 
 mod access;
 mod class;

@@ -1,9 +1,10 @@
-//! What runs at EL2 once the guest does: every exception from the vectors to the exception return.
+//! The code that runs at EL2 after boot: every exception from the vectors to the exception return.
 //!
-//! Two halves. The pure modules decide (what a trap means, what an instruction does, which entry of
-//! stage 2 changes and in which order) and are tested on any host. The target modules act (system
-//! registers, vectors, TLBs) and exist only for bare metal. Where a module does both, its acting
-//! half is `hw` below it, which depends on the pure half and not the other way round.
+//! The crate has two halves. The pure modules decide what a trap means, what an instruction does,
+//! and which stage-2 entries change in which order; they are tested on any host. The target modules
+//! access system registers, vectors and TLBs, and exist only for bare metal. If a module does both,
+//! its target half is the submodule `hw`, which depends on the pure half and not the other way
+//! round.
 //!
 //! ```text
 //! vectors -> trap -> device::hw -> Platform::access_device

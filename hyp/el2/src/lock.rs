@@ -1,23 +1,24 @@
-//! A spin lock and a write-once cell. EL2 takes no interrupts, so a holder is never preempted.
+//! A spin lock and a write-once cell. EL2 takes no interrupts, so a CPU that holds a lock is never
+//! preempted.
 
-// UNSAFETY: the lock and the cell hand out references to what an `UnsafeCell` holds.
+// UNSAFETY: the lock and the cell return references to the contents of an `UnsafeCell`.
 #![expect(unsafe_code, reason = "references to the contents of cells that this module guards")]
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU8, Ordering};
 
-/// The byte that a lock's or a cell's state is in: an [`AtomicU8`], or what a test puts in its
-/// place to try every order of events that the memory model allows.
+/// The byte that holds the state of a lock or a cell: an [`AtomicU8`], or a test's replacement that
+/// tries every order of events that the memory model allows.
 pub trait StateByte {
-    /// Stores `new` if the byte is `current`; returns whether it was. `success` orders it then, and
-    /// nothing otherwise.
+    /// Stores `new` with ordering `success` if the byte is `current`. Returns whether it was. A
+    /// failed exchange is relaxed.
     fn exchange(&self, current: u8, new: u8, success: Ordering) -> bool;
     /// Loads it.
     fn load(&self, order: Ordering) -> u8;
     /// Stores it.
     fn store(&self, value: u8, order: Ordering);
-    /// Between two looks at a byte that another CPU is to change.
+    /// Waits between two loads of a byte that another CPU will change.
     fn wait(&self);
 }
 
@@ -48,18 +49,18 @@ const HELD: u8 = 1;
 
 /// Mutual exclusion by spinning.
 ///
-/// A CPU that finds it open takes it: not first come, first served. Where a hypervisor below runs
-/// more CPUs than the machine has (QEMU on a laptop), the next in line is often not running, and an
-/// orderly line then moves at the host scheduler's pace: measured, four CPUs on two did a hundred
-/// turns a second. A CPU that leaves the lock goes back to its guest before it comes again, which
-/// is the others' chance.
+/// Any CPU that finds it open takes it: it is not a ticket lock. Under a hypervisor with more
+/// virtual CPUs than the machine has CPUs (QEMU on a laptop), the next CPU in a queue is often not
+/// running, and a ticket lock is passed on at the pace of the host's scheduler: measured with four
+/// CPUs on two, a hundred times a second. A CPU that releases the lock returns to its guest before
+/// it takes the lock again, which gives the others their chance.
 #[derive(Debug)]
 pub struct SpinLock<T, B = AtomicU8> {
     state: B,
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the lock hands the value to one holder at a time, so sharing it needs only that the value
+// SAFETY: the lock gives access to one holder at a time, so sharing it needs only that the value
 // may move between CPUs.
 unsafe impl<T: Send, B: Sync> Sync for SpinLock<T, B> {}
 
@@ -71,14 +72,14 @@ impl<T> SpinLock<T> {
 }
 
 impl<T, B> SpinLock<T, B> {
-    /// A lock around `value` whose state is `state`, which is 0: open.
+    /// A lock around `value` whose state is in `state`, which must be 0 (open).
     pub const fn with(state: B, value: T) -> Self {
         Self { state, value: UnsafeCell::new(value) }
     }
 }
 
 impl<T, B: StateByte> SpinLock<T, B> {
-    /// Waits until the lock is open and closes it. Holders do bounded work.
+    /// Waits until the lock is open and takes it. Holders do bounded work.
     pub fn lock(&self) -> SpinGuard<'_, T, B> {
         loop {
             if let Some(guard) = self.try_lock() {
@@ -88,9 +89,9 @@ impl<T, B: StateByte> SpinLock<T, B> {
         }
     }
 
-    /// Waits on a shared copy of the line: only the release takes it from the holder. A
-    /// function of its own, so that what counts the instructions of an exit can attribute them by
-    /// their addresses those that wait.
+    /// Waits with loads, so that the cache line stays shared until the holder releases the lock. It
+    /// is a separate function so that measurements of an exit's instructions can tell apart those
+    /// that wait by their addresses.
     #[inline(never)]
     fn wait_until_open(&self) {
         while self.state.load(Ordering::Relaxed) == HELD {
@@ -98,33 +99,34 @@ impl<T, B: StateByte> SpinLock<T, B> {
         }
     }
 
-    /// The guard of a lock that [`SpinGuard::park`] left closed.
+    /// Returns the guard of a lock that [`SpinGuard::park`] left closed.
     ///
     /// # Panics
     ///
-    /// `parked` is another lock's.
+    /// Panics if `parked` belongs to another lock.
     pub fn resume(&'static self, parked: Parked) -> SpinGuard<'static, T, B> {
-        // A static lock does not move, so the address names the one that was parked, whose guard
-        // is gone.
+        // A static lock does not move, so its address identifies the lock that was parked, whose
+        // guard is gone.
         assert!(parked.state == self.state_address(), "a parked lock is resumed as itself");
         SpinGuard { lock: self }
     }
 
-    /// An address that no other lock has, wherever it is.
+    /// An address that identifies the lock.
     fn state_address(&self) -> usize {
         const { assert!(size_of::<B>() != 0, "a state has an address of its own") };
         (&raw const self.state).addr()
     }
 
-    /// Closes the lock if it is open.
+    /// Takes the lock if it is open.
     pub fn try_lock(&self) -> Option<SpinGuard<'_, T, B>> {
-        // Acquire: what the last holder wrote is seen.
+        // Acquire, to see what the last holder wrote.
         let is_taken = self.state.exchange(OPEN, HELD, Ordering::Acquire);
         // Not `then_some`: an unused guard opens the lock when it is dropped.
         is_taken.then(|| SpinGuard { lock: self })
     }
 
-    /// Tries `attempts` times: for a panic, which must speak even if the holder will never return.
+    /// Tries to take the lock `attempts` times, for a panic, which must print even if the holder
+    /// never releases it.
     pub fn lock_within(&self, attempts: usize) -> Option<SpinGuard<'_, T, B>> {
         (0..attempts).find_map(|_| {
             self.state.wait();
@@ -137,7 +139,7 @@ impl<T, B: StateByte> SpinLock<T, B> {
 #[derive(Debug)]
 #[must_use = "the lock stays closed for ever without it"]
 pub struct Parked {
-    /// Where the lock's state is.
+    /// The address of the lock's state.
     state: usize,
 }
 
@@ -199,7 +201,7 @@ impl<T> Once<T> {
 }
 
 impl<T, B> Once<T, B> {
-    /// An empty cell whose state is `state`, which is 0: empty.
+    /// An empty cell whose state is in `state`, which must be 0 (empty).
     pub const fn with(state: B) -> Self {
         Self { state, value: UnsafeCell::new(None) }
     }
@@ -215,7 +217,7 @@ impl<T, B: StateByte> Once<T, B> {
         }
     }
 
-    /// The value, once it is written.
+    /// The value, if it has been written.
     pub fn get(&self) -> Option<&T> {
         if self.state.load(Ordering::Acquire) != READY {
             return None;

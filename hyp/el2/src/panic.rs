@@ -1,4 +1,4 @@
-//! A panic of Oche: print what is known, then stop this CPU.
+//! Panics of Oche: printing the state, then stopping this CPU.
 #![expect(unsafe_code, reason = "what the vectors stored, and stacks")]
 
 use core::fmt;
@@ -16,29 +16,28 @@ use crate::{firmware, image, percpu};
 /// Most return addresses that are printed.
 const BACKTRACE_LIMIT: usize = 24;
 
-/// Writes what a machine adds to a panic, such as the newest trace events, each line after
-/// [`PREFIX`].
-/// Must not panic and must not wait.
+/// Prints what a board adds to a panic, such as the newest trace events, with [`PREFIX`] before
+/// each line. Must not panic and must not wait.
 pub type PanicHook = fn(out: &mut dyn fmt::Write) -> fmt::Result;
 
 /// How each line of a panic begins.
 pub const PREFIX: &str = "oche: panic: ";
 
 static PANIC_HOOK: Once<PanicHook> = Once::new();
-/// A CPU has begun to print a panic.
+/// Whether a CPU has begun to print a panic.
 static IS_REPORTED: AtomicBool = AtomicBool::new(false);
-/// A CPU is past its first message: a panic inside a panic prints no more than that.
+/// Whether a CPU has printed its first message: a panic inside a panic prints no more than that.
 static PANICKING: AtomicBool = AtomicBool::new(false);
 
-/// What a machine does instead of stopping, such as a reset. May return; then the CPU stops.
+/// What a board does instead of stopping, such as a reset. If it returns, the CPU stops.
 static ACTION: Once<fn()> = Once::new();
 
-/// Has a panic end with `action`.
+/// Sets `action` to be called at the end of a panic.
 pub fn set_panic_action(action: fn()) {
     ACTION.set(action);
 }
 
-/// Whether some CPU has panicked, from its first word on.
+/// Whether a CPU has begun to print a panic.
 pub fn is_panicking() -> bool {
     IS_REPORTED.load(Ordering::Relaxed)
 }
@@ -68,8 +67,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     stop(frame_pointer)
 }
 
-/// An exception that EL2 took from EL2 and that ends it, or one that the configuration makes
-/// impossible.
+/// Stops at a fatal exception that EL2 took from EL2, or at one that the configuration rules out.
 ///
 /// # Safety
 ///
@@ -132,7 +130,7 @@ fn stop(frame_pointer: u64) -> ! {
     ));
     backtrace(frame_pointer);
     if let Some(hook) = PANIC_HOOK.get() {
-        // The console takes everything.
+        // Writing to the console cannot fail.
         let _ = hook(&mut console::Writer);
     }
     console::on_fatal();
@@ -143,8 +141,7 @@ fn stop(frame_pointer: u64) -> ! {
     firmware::halt()
 }
 
-/// Follows the frame pointers inside this CPU's stack: each points at the caller's and the return
-/// address.
+/// Walks the frame records in this CPU's stack.
 fn backtrace(mut frame_pointer: u64) {
     let top = percpu::stack_top(percpu::index());
     let bottom = stack_bottom();

@@ -1,11 +1,11 @@
-//! A test switch: the guest has Oche fail, so that a test sees what a panic prints.
+//! For tests: the guest makes Oche panic, so that the output of a panic can be checked.
 #![expect(unsafe_code, reason = "a load that is to fail")]
 
 /// HVC function ids, of the range for vendor-specific hypervisor calls (Arm DEN 0028): a panic, a
 /// load from where nothing is mapped, and a stack that overflows.
 const FIRST_FUNCTION: u64 = 0x8600_f000;
 
-/// Does what the guest asks for, if it does.
+/// Panics as the guest requests, if it does.
 pub(super) fn obey(function: u64) {
     match function.wrapping_sub(FIRST_FUNCTION) {
         0 => panic!("on the guest's request"),

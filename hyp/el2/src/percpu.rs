@@ -1,4 +1,4 @@
-//! One record and one stack for each CPU. Other modules depend on this one, and it on none of them.
+//! The state and the stack of each CPU. This module depends on no other.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
@@ -15,10 +15,10 @@ pub const STACK_BYTES: usize = 65536;
 /// Bytes at the low end of a slot that are never mapped.
 pub const GUARD_BYTES: u64 = 4096;
 
-/// A CPU's `state` before anyone starts it.
+/// A CPU's `state` before it is started.
 pub(super) const OFF: u8 = 0;
 
-/// One CPU. Its start and its stop are `smp`'s.
+/// The state of one CPU. The module `smp` starts and stops CPUs.
 #[derive(Debug)]
 pub struct Cpu {
     pub(super) affinity: AtomicU64,
@@ -26,7 +26,7 @@ pub struct Cpu {
     pub(super) has_run: AtomicBool,
     pub(super) entry: AtomicU64,
     pub(super) context: AtomicU64,
-    /// Where a CPU from a spin table waits for its entry in the guest, or 0.
+    /// Address of the word in which a CPU of a spin table waits for its entry in the guest, or 0.
     pub(super) slot: AtomicU64,
     /// Its exits from the guest.
     pub exits: Counters,
@@ -45,7 +45,7 @@ impl Cpu {
         }
     }
 
-    /// It exists and has been started at least once.
+    /// Whether the CPU exists and has been started at least once.
     pub fn has_run(&self) -> bool {
         self.has_run.load(Ordering::Relaxed)
     }
@@ -53,7 +53,7 @@ impl Cpu {
 
 pub(super) static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 
-/// Notes this CPU's number.
+/// Sets this CPU's number.
 pub fn set_index(index: usize) {
     assert!(index < MAX_CPUS, "invariant: a CPU's number is below the most CPUs: {index}");
     TPIDR_EL2.set(index as u64);
@@ -64,12 +64,12 @@ pub fn index() -> usize {
     TPIDR_EL2.get() as usize % MAX_CPUS
 }
 
-/// This CPU's record.
+/// This CPU's state.
 pub fn this() -> &'static Cpu {
     CPUS.get(index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
-/// All records; those of CPUs that do not exist have never counted anything.
+/// The states of all CPUs, including those that do not exist.
 pub fn all() -> &'static [Cpu] {
     &CPUS
 }

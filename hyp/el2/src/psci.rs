@@ -1,8 +1,8 @@
-//! PSCI and SMCCC: what of the guest's firmware calls is relayed, and what is answered here.
+//! PSCI and SMCCC: which of the guest's firmware calls are relayed, and which are handled here.
 //!
 //! Source: Arm DEN 0022 (PSCI) and DEN 0028 (SMC Calling Convention).
 
-/// Function ids that are known here.
+/// Function ids of the calls that are supported.
 pub mod function {
     /// PSCI_VERSION.
     pub const VERSION: u32 = 0x8400_0000;
@@ -30,27 +30,27 @@ pub mod function {
 
 /// Return values of PSCI.
 pub mod status {
-    /// It is done.
+    /// Success.
     pub const SUCCESS: i64 = 0;
-    /// No such function. Also SMCCC's answer to an unknown function.
+    /// No such function. Also SMCCC's result for an unknown function.
     pub const NOT_SUPPORTED: i64 = -1;
-    /// No such CPU, or an impossible argument.
+    /// No such CPU, or an invalid argument.
     pub const INVALID_PARAMETERS: i64 = -2;
     /// Firmware forbids it.
     pub const DENIED: i64 = -3;
-    /// The CPU runs already.
+    /// The CPU is already on.
     pub const ALREADY_ON: i64 = -4;
     /// The CPU is on its way.
     pub const ON_PENDING: i64 = -5;
-    /// AFFINITY_INFO: the CPU is on its way.
+    /// AFFINITY_INFO: the CPU is being started.
     pub const AFFINITY_ON_PENDING: i64 = 2;
-    /// Something broke inside.
+    /// Internal failure.
     pub const INTERNAL_FAILURE: i64 = -6;
     /// The entry point is not in the guest's memory.
     pub const INVALID_ADDRESS: i64 = -9;
 }
 
-/// What a call asks for.
+/// What to do for a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PsciRequest {
     /// Start the CPU whose MPIDR affinity is `affinity` at `entry` with `context` in x0.
@@ -59,21 +59,21 @@ pub enum PsciRequest {
         affinity: u64,
         /// Guest-physical address of its first instruction.
         entry: u64,
-        /// For its x0.
+        /// The value of its x0.
         context: u64,
     },
     /// Stop the calling CPU.
     CpuOff,
-    /// Whether the CPU is on its way, as far as Oche knows; otherwise relay the call.
+    /// Return whether Oche is starting the CPU; otherwise relay the call.
     AffinityInfo {
         /// MPIDR affinity fields.
         affinity: u64,
         /// The call.
         call: [u64; 4],
     },
-    /// Hand these four registers to firmware and return its x0.
+    /// Relay the call with these four registers to firmware and return its x0.
     Forward([u64; 4]),
-    /// Turn the machine off or reset it: relayed, and does not return.
+    /// Turn the machine off or reset it: relay the call, which does not return.
     Stop([u64; 4]),
     /// It is not forwarded to firmware.
     NotSupported,
@@ -100,7 +100,8 @@ pub fn decode(registers: [u64; 4]) -> PsciRequest {
         function::VERSION | function::MIGRATE_INFO_TYPE | function::SMCCC_VERSION => {
             PsciRequest::Forward(call)
         }
-        // Firmware may offer more than is relayed: it is asked only about what the guest can have.
+        // Firmware may support calls that are not relayed, so it is asked only about those that
+        // are.
         function::FEATURES if is_offered(argument(1) as u32) => PsciRequest::Forward(call),
         function::SYSTEM_OFF | function::SYSTEM_RESET => PsciRequest::Stop(call),
         _ => PsciRequest::NotSupported,

@@ -1,4 +1,4 @@
-//! Starting the other CPUs, and stopping.
+//! Starting and stopping CPUs.
 #![expect(unsafe_code, reason = "assembly, and words that the guest shares")]
 
 use core::arch::asm;
@@ -20,10 +20,10 @@ pub use entry::spin as spin_entry;
 
 const STARTING: u8 = 1;
 const ON: u8 = 2;
-/// In Oche, until the guest writes an address into the CPU's slot.
+/// The CPU waits in Oche until the guest writes an address into its slot.
 const WAITING: u8 = 3;
 
-/// How EL2's own stage 1 translates, on every CPU.
+/// The registers of EL2's own stage 1, the same on every CPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Regime {
     /// `TTBR0_EL2`.
@@ -34,8 +34,8 @@ pub struct Regime {
     pub mair: u64,
 }
 
-/// Fills in what other CPUs need to start, and notes the guest's memory. `affinities` are in the
-/// FDT's order; the boot CPU, which runs this, finds itself among them.
+/// Prepares the start of the other CPUs, and sets the guest's memory. `affinities` are in the FDT's
+/// order and include the boot CPU, which runs this.
 pub fn prepare(affinities: &[u64], own: Regime, guest_memory: RangeList) {
     guest::set_memory(guest_memory);
     let this = own_affinity();
@@ -60,7 +60,7 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     if !guest::is_memory(entry_point) || !entry_point.is_multiple_of(4) {
         return status::INVALID_ADDRESS;
     }
-    // Also keeps the records of CPUs that do not exist from matching.
+    // This also excludes the states of CPUs that do not exist.
     if affinity != psci::affinity(affinity) {
         return status::INVALID_PARAMETERS;
     }
@@ -76,8 +76,8 @@ pub fn start(affinity: u64, entry_point: u64, context: u64) -> i64 {
     cpu.context.store(context, Ordering::Relaxed);
     let result = firmware::cpu_on(affinity, entry::secondary(), (&raw const *start) as u64);
     if result != status::SUCCESS {
-        // Unless the CPU itself has set ON: firmware refused to stop it, and returned that it is
-        // on.
+        // Not if the CPU itself has set ON, because firmware refused to stop it and returned that
+        // it is on.
         let _ = cpu.state.compare_exchange(STARTING, OFF, Ordering::AcqRel, Ordering::Relaxed);
     }
     result
@@ -88,20 +88,20 @@ pub fn find(affinity: u64) -> Option<usize> {
     CPUS.iter().position(|cpu| cpu.affinity.load(Ordering::Relaxed) == affinity)
 }
 
-/// Has CPU `index`, when it comes, wait for an address in `slot`.
+/// Makes CPU `index` wait for an address in `slot` once it has entered Oche.
 pub fn will_wait(index: usize, slot: u64) {
     let cpu = CPUS.get(index).expect("a CPU that was found has a record");
     cpu.state.store(STARTING, Ordering::Relaxed);
     cpu.slot.store(slot, Ordering::Release);
 }
 
-/// Whether CPU `index` has come and waits.
+/// Whether CPU `index` has entered Oche and waits.
 pub fn is_waiting(index: usize) -> bool {
     let cpu = CPUS.get(index).expect("invariant: a CPU that was found has a record");
     cpu.state.load(Ordering::Acquire) == WAITING
 }
 
-/// Whether the CPU with `affinity` has been started and does not run yet.
+/// Whether the CPU with `affinity` is being started.
 pub fn is_starting(affinity: u64) -> bool {
     CPUS.iter().any(|cpu| {
         cpu.affinity.load(Ordering::Relaxed) == affinity
@@ -112,33 +112,34 @@ pub fn is_starting(affinity: u64) -> bool {
 /// Stops this CPU. Returns a PSCI status if firmware refuses.
 pub fn stop() -> i64 {
     let cpu = percpu::this();
-    // Off first: once firmware has stopped this CPU, it can no longer store that. For a CPU_ON in
-    // between firmware returns that the CPU is still on, and that result is forwarded.
+    // The state is set to OFF first, because a stopped CPU cannot store it. For a CPU_ON in
+    // between, firmware returns that the CPU is still on, and that result is forwarded.
     cpu.state.store(OFF, Ordering::Release);
     let result = firmware::cpu_off();
     cpu.state.store(ON, Ordering::Release);
     result
 }
 
-/// The CPUs, one bit each, whose guest was once warned of a word that is no address.
+/// The CPUs, one bit each, for which an invalid address was logged.
 static WARNED: AtomicU32 = AtomicU32::new(0);
 const _: () = assert!(MAX_CPUS <= u32::BITS as usize, "each CPU has a bit");
 
-/// Waits until the guest writes an address of its memory into `slot`, and gives it. What is none is
-/// refused: the word becomes 0 again.
+/// Waits until the guest writes an address of its memory into `slot`, and returns it. Any other
+/// value is replaced by 0.
 fn wait_for_release(slot: u64) -> u64 {
     let line = PhysRange { start: slot, end: slot + 8 };
     // SAFETY: boot gave this CPU a word of Oche's memory, which EL2 maps for ever.
     let word = unsafe { &*(slot as *const AtomicU64) };
     loop {
-        // A guest with its caches off writes past this CPU's: drop the line before each look.
+        // A guest with its caches off does not write into this CPU's cache: invalidate the line
+        // before each load.
         cache::clean_and_invalidate(line);
         let entry = word.load(Ordering::Acquire);
         if guest::is_memory(entry) && entry.is_multiple_of(4) {
             return entry;
         }
         if entry != 0 {
-            // A guest can store as many such words as it likes.
+            // Logged once, because a guest can store any number of such words.
             let bit = 1 << percpu::index();
             if WARNED.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
                 log::warn!(
@@ -146,7 +147,7 @@ fn wait_for_release(slot: u64) -> u64 {
                     percpu::index()
                 );
             }
-            // Unless the guest has thought better of it meanwhile.
+            // Not if the guest has stored another word meanwhile.
             let _ = word.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed);
             continue;
         }
@@ -156,7 +157,7 @@ fn wait_for_release(slot: u64) -> u64 {
     }
 }
 
-/// The rest of another CPU's start: MMU on, on its own stack.
+/// The rest of another CPU's start, with its MMU on and on its own stack.
 #[unsafe(no_mangle)]
 extern "C" fn oche_secondary(index: u64) -> ! {
     percpu::set_index(index as usize);
@@ -175,8 +176,8 @@ extern "C" fn oche_secondary(index: u64) -> ! {
     enter_guest(cpu.entry.load(Ordering::Relaxed), context)
 }
 
-/// Enters the guest at EL1 with `argument` in x0 and everything else zero. This CPU's stack starts
-/// afresh.
+/// Enters the guest at EL1 with `argument` in x0 and all other registers zero. Discards this CPU's
+/// stack.
 pub fn enter_guest(entry_point: u64, argument: u64) -> ! {
     percpu::this().has_run.store(true, Ordering::Relaxed);
     cpu_setup::reset_guest();
@@ -186,7 +187,7 @@ pub fn enter_guest(entry_point: u64, argument: u64) -> ! {
     vectors::enter(&frame, percpu::stack_top(percpu::index()))
 }
 
-/// The affinity of the CPU that runs this.
+/// The affinity of this CPU.
 pub fn own_affinity() -> u64 {
     psci::affinity(MPIDR_EL1.get())
 }

@@ -1,19 +1,19 @@
-//! Stage 2: the guest's CPUs' view of guest-physical memory, in the architecture's own tables, 4
-//! KiB granule.
+//! Stage 2: the translation of guest-physical addresses for the guest's CPUs, with a 4 KiB granule.
 //!
-//! Pure: which entry changes, and in which order with barriers and TLB invalidation, is decided
-//! here over the [`Hardware`] trait, so a host test can watch every step. Identity at first, in the
-//! largest blocks that fit; a block is split when a page of it is to move. Tables are never freed
-//! and never merged, so a CPU that faults may walk them without a lock.
+//! This module decides which entries change, and in which order with barriers and TLB
+//! invalidations, and uses the [`Hardware`] trait for the rest, so that host tests observe every
+//! step. The mapping begins as the identity, in the largest blocks that fit. A block is split when
+//! a page in it is to move. Tables are never freed and never merged, so a CPU that faults may walk
+//! them without a lock.
 //!
 //! Geometry: translation starts at level 1 (1 GiB an entry) for every IPA size from 32 to 40 bits;
 //! above 39 bits two level-1 tables are concatenated. Source: Arm ARM DDI 0487, "The VMSAv8-64
 //! address translation system", `VTCR_EL2`.
 //!
-//! Cacheability, decided: where the CPU has FEAT_S2FWB (the M1 does), guest RAM is forced to Normal
-//! Write-Back whatever stage 1's attributes are. A guest that sees no `dma-coherent` maps its rings
-//! Normal-NC; Oche copies pages through cacheable mappings, and forcing the attribute makes both
-//! the same memory without any maintenance. Everything that is not RAM keeps stage 1's attributes.
+//! Cacheability: if the CPU has FEAT_S2FWB, as the M1 has, guest RAM is forced to Normal Write-Back
+//! whatever stage 1's attributes are. A guest that finds no `dma-coherent` property maps its rings
+//! Normal Non-cacheable. Oche copies pages through cacheable mappings, and forcing the attribute
+//! makes both coherent without maintenance. Everything that is not RAM keeps stage 1's attributes.
 //! Without FWB stage 2 is Normal Write-Back and the weaker of the two stages wins. No cache
 //! maintenance goes with a copy, so Oche does not start on an Apple CPU without FWB
 //! ([`cacheability`]). An emulated CPU has no caches, and Oche starts there.
@@ -42,20 +42,20 @@ pub use walk::{Lookup, Root, TABLE_ENTRIES};
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
 pub const MAX_IPA_BITS: u32 = 40;
 
-/// The tables and the memory for more of them. The holder of `&mut` is the only writer.
+/// The tables, and the memory for more of them. Whoever has `&mut` is the only writer.
 #[derive(Debug)]
 pub struct Stage2<H> {
     root: Root,
     hardware: H,
     /// Host memory for further tables: zeroed, page aligned.
     free: PhysRange,
-    /// Guest RAM is forced to Write-Back (FEAT_S2FWB, `HCR_EL2.FWB`).
+    /// Whether guest RAM is forced to Write-Back (FEAT_S2FWB, `HCR_EL2.FWB`).
     forces_write_back: bool,
-    /// Guest-physical memory in which nothing is mapped as a block.
+    /// Guest-physical memory that is mapped in pages only, not in blocks.
     by_page: PhysRange,
-    /// A page has been broken since the last TLB invalidation.
+    /// Whether a page was broken since the last TLB invalidation.
     has_broken: bool,
-    /// Tables of the view that one CPU may have.
+    /// The tables of the view.
     view: Option<View>,
 }
 
@@ -65,7 +65,7 @@ impl<H: Hardware> Stage2<H> {
     ///
     /// # Errors
     ///
-    /// [`OutOfTables`] when `memory` has no room for the first table.
+    /// [`OutOfTables`] if `memory` has no room for the first table.
     pub fn new(
         hardware: H,
         memory: PhysRange,
@@ -82,7 +82,7 @@ impl<H: Hardware> Stage2<H> {
         Ok(Self { root, hardware, free, forces_write_back, by_page, has_broken: false, view: None })
     }
 
-    /// From now on maps `range` in pages alone. Call it before anything in there is mapped.
+    /// Makes `range` be mapped in pages only. Call it before anything in the range is mapped.
     pub fn require_pages(&mut self, range: PhysRange) {
         self.by_page = range;
     }
@@ -92,13 +92,12 @@ impl<H: Hardware> Stage2<H> {
         self.root
     }
 
-    /// Table pages that are left.
+    /// Number of free table pages.
     pub fn free_tables(&self) -> u64 {
         self.free.size() / PAGE
     }
 
-    /// Maps guest RAM at home, before the guest runs. Pages that are mapped already stay as they
-    /// are.
+    /// Maps guest RAM at home, before the guest runs. Skips pages that are already mapped.
     ///
     /// # Errors
     ///
@@ -118,8 +117,8 @@ impl<H: Hardware> Stage2<H> {
         self.map(range.shrunk_to(PAGE), attributes)
     }
 
-    /// As [`Self::map_devices`], without a block: for places with borders that only firmware knows.
-    /// The M1's CPUs object to a block that crosses one (m1n1 `src/hv_vm.c`).
+    /// As [`Self::map_devices`], in pages only: for ranges with boundaries that only firmware
+    /// knows. The M1's CPUs do not accept a block that crosses one (m1n1 `src/hv_vm.c`).
     ///
     /// # Errors
     ///
@@ -176,7 +175,7 @@ impl<H: Hardware> Stage2<H> {
                     self.hardware.store(table, index, Entry::Table(next).encode(level));
                     (table, level) = (next.address(), level + 1);
                 }
-                // Mapped already: go on behind it.
+                // It is mapped already: continue after it.
                 _ => return Ok(size - (page.address() & (size - 1))),
             }
         }
@@ -191,8 +190,9 @@ impl<H: Hardware> Stage2<H> {
         Ok(table)
     }
 
-    /// Begins a view in which nothing differs. Returns its root's host-physical address, or `None`
-    /// where there is no memory for its tables, which are taken for good when the first one begins.
+    /// Resets the view, so that it maps what the shared tables map. Returns the host-physical
+    /// address of its root, or `None` if there is no memory for its tables, which are allocated for
+    /// good at the first call.
     pub fn begin_view(&mut self) -> Option<u64> {
         let view = match &mut self.view {
             Some(view) => view,
@@ -201,8 +201,8 @@ impl<H: Hardware> Stage2<H> {
         Some(view.begin(&self.hardware, self.root))
     }
 
-    /// Opens `page`, which the shared tables map by an entry of its own, at `at` in the view.
-    /// False: there is no room, or no such page.
+    /// Opens `page`, which has an entry of its own in the shared tables, in the view, at `at`.
+    /// Returns false if there is no room or no such page.
     #[must_use]
     pub fn open_in_view(&mut self, page: Gfn, at: Hfn) -> bool {
         let attributes = Attributes::ram(self.forces_write_back, CpuAccess::ReadWrite);
@@ -211,7 +211,7 @@ impl<H: Hardware> Stage2<H> {
         view.open(&self.hardware, page, at, attributes)
     }
 
-    /// Replaces the block at `position` by a table that maps the same, break-before-make.
+    /// Replaces the block at `position` by a table that maps the same pages, break-before-make.
     fn split(
         &mut self,
         position: &Position,
@@ -226,7 +226,7 @@ impl<H: Hardware> Stage2<H> {
         }
         self.hardware.store(position.table, position.index, Entry::Broken.encode(position.level));
         self.hardware.order_stores();
-        // Any page of the block names it: its home is where it is mapped.
+        // A block maps its pages at home, so any page gives its address.
         self.hardware.invalidate_page(Gfn(at.0));
         self.hardware.finish_invalidation();
         self.hardware.store(
@@ -238,16 +238,16 @@ impl<H: Hardware> Stage2<H> {
         Ok(())
     }
 
-    /// The prepared leaf of `page`.
+    /// The position of the entry of `page`, which is prepared.
     fn leaf(&self, page: Gfn) -> Position {
         let position =
             self.root.walk(&self.hardware, page).filter(|position| position.level == LEAF_LEVEL);
-        position.expect("a page is prepared before it is broken or made")
+        position.expect("a page is prepared before it is broken or remapped")
     }
 }
 
 impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
-    /// Also refused, with the same error, for a page that was never mapped: it is not the guest's.
+    /// Also returns the error for a page that was never mapped, which is not the guest's.
     fn prepare(&mut self, page: Gfn) -> Result<(), OutOfTables> {
         loop {
             let position = self.root.walk(&self.hardware, page).ok_or(OutOfTables)?;
@@ -268,12 +268,12 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
     }
 
     fn flush_tlb(&mut self) {
-        // The invalid entries must be seen by walks before the TLBs drop the valid ones.
+        // Walks must see the invalid entries before the TLBs drop the valid ones.
         self.hardware.order_stores();
         if self.has_broken {
-            // Not page by page: what combines both stages is found by VA, which is not known, so
-            // all of it goes in any case. One broadcast that drops stage 2 as well replaces one for
-            // each page and the one for stage 1.
+            // Not page by page: TLB entries that combine both stages are found by VA, which is not
+            // known, so all of them must be dropped anyway. One TLBI that drops stage 2 as well
+            // replaces one for each page and the one for stage 1.
             self.hardware.invalidate_all();
             self.has_broken = false;
         }
@@ -281,12 +281,12 @@ impl<H: Hardware> oche_engine::host::Stage2 for Stage2<H> {
 
     fn remap_page(&mut self, page: Gfn, at: Hfn, access: CpuAccess) {
         let position = self.leaf(page);
-        // No fetch until the instruction caches are invalidated: at this host page they may still
-        // hold what an earlier tenant executed. Few pages that move are ever executed; those fault
+        // No fetch until the instruction caches are invalidated: they may still hold what was
+        // executed in this host page before. Few pages that move are ever executed; those fault
         // once.
         let attributes =
             Attributes { no_execute: true, ..Attributes::ram(self.forces_write_back, access) };
-        // The bytes that were copied to `at` come before the entry that shows them.
+        // The bytes that were copied to `at` must be visible before the entry.
         self.hardware.order_stores();
         self.hardware.store(
             position.table,

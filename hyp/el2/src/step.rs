@@ -1,39 +1,39 @@
-//! What a step came to: whether the guest's instruction was executed, took an exception to EL1, or
+//! The outcome of a step: the guest's instruction was executed, took an exception to EL1, or
 //! returned from one.
 
 #[cfg(target_os = "none")]
 pub(crate) mod hw;
 
-/// What a step came to, seen from EL1 and EL0.
+/// The outcome of a step, as EL1 and EL0 observe it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StepOutcome {
-    /// The instruction, done or not, and nothing else.
+    /// No exception level changed: the instruction was executed, or not.
     SameLevel,
     /// An exception was taken to EL1.
     Entry,
-    /// EL1 returned, to EL0 or to itself, by an `ERET` that another CPU put there.
+    /// EL1 returned to EL0 or to itself, by an `ERET` that another CPU stored meanwhile.
     Return,
 }
 
-/// Where a CPU is.
+/// The state of a CPU that a step changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct State {
     /// The exception level.
     pub level: u64,
-    /// The next instruction.
+    /// The address of the next instruction.
     pub pc: u64,
 }
 
-/// What `ELR_EL1` holds for a step at EL1 of the instruction at `pc`: what no exception taken in
-/// the step stores there, for those name the instruction or the one behind it. Only an `ERET` goes
-/// on there.
+/// The value of `ELR_EL1` during a step at EL1 of the instruction at `pc`. No exception taken in
+/// the step stores this value, because exceptions store the address of the instruction or of the
+/// next one. Only an `ERET` continues there.
 pub fn sentinel(pc: u64) -> u64 {
     pc.wrapping_add(2)
 }
 
-/// What a step came to that began at `before` and left the CPU at `now`, with `elr_el1` in
-/// `ELR_EL1`. Of a step at EL1, the masks in `SPSR_EL1` were set, so that no exception was taken
-/// behind an `ERET`.
+/// The outcome of a step from `before` to `now`, with `elr_el1` in `ELR_EL1` afterwards. In a step
+/// at EL1 the masks in `SPSR_EL1` must have been set, so that no exception was taken after an
+/// `ERET`.
 pub fn outcome(before: State, now: State, elr_el1: u64) -> StepOutcome {
     match (before.level != 0, now.level != 0) {
         (false, true) => StepOutcome::Entry,

@@ -1,9 +1,9 @@
-//! `ESR_EL2`, decoded: what a trap is, in words. Total: every value means something.
+//! Decoding of `ESR_EL2`. Every value is accepted.
 //!
 //! Source: Arm ARM DDI 0487, `ESR_EL2` (EC table and the ISS encodings of data and instruction
 //! aborts).
 
-/// What the CPU reported with a synchronous exception to EL2.
+/// The syndrome registers of a synchronous exception to EL2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
     /// `ESR_EL2`.
@@ -26,21 +26,21 @@ pub enum Class {
     InstructionAbort(Abort),
     /// Stage-2 data abort (EC 0x24).
     DataAbort(Abort),
-    /// The step of one instruction is over (EC 0x32).
+    /// Software step exception (EC 0x32).
     SoftwareStep,
     /// A trapped system register or instruction (EC 0x18).
     SystemRegister(RegisterAccess),
-    /// A trapped register of Apple's own (EC 0x3f, ISS 0x20): its number is in `AFSR1_EL2`, in the
-    /// form of a system register's ISS. Source: m1n1 `src/hv_exc.c`.
+    /// A trapped implementation-defined register of Apple (EC 0x3f, ISS 0x20): its number is in
+    /// `AFSR1_EL2`, in the form of a system register's ISS. Source: m1n1 `src/hv_exc.c`.
     AppleRegister,
-    /// WFI/WFE (0x01), or anything else.
+    /// WFI/WFE (EC 0x01), or anything else.
     Other(u8),
 }
 
 /// An `MRS` or `MSR`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegisterAccess {
-    /// Which system register: see [`register_number`].
+    /// The system register: see [`register_number`].
     pub number: u16,
     /// The general-purpose register, 31 for XZR.
     pub register: u8,
@@ -71,12 +71,12 @@ pub const fn register_number(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> u16
     (op0 as u16) << 14 | (op1 as u16) << 11 | (crn as u16) << 7 | (crm as u16) << 3 | op2 as u16
 }
 
-/// Why stage 2 refused (`DFSC` / `IFSC`).
+/// Why stage 2 refused an access (`DFSC` / `IFSC`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultStatus {
     /// No valid entry (0b0001xx).
     Translation,
-    /// The entry forbids it (0b0011xx).
+    /// The entry does not permit the access (0b0011xx).
     Permission,
     /// Anything else: address size, access flag, external abort, alignment, tag check.
     Other(u8),
@@ -85,36 +85,37 @@ pub enum FaultStatus {
 /// A stage-2 abort's ISS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abort {
-    /// Why.
+    /// The kind of fault.
     pub status: FaultStatus,
-    /// `WnR`: it was a write. For a fault on a walk, whether the walk wanted to write.
+    /// `WnR`: the access was a write. For a fault on a walk, whether the walk was to write.
     pub is_write: bool,
     /// `S1PTW`: the access was the CPU's own walk of the guest's stage-1 tables.
     pub on_table_walk: bool,
-    /// `CM`: it was cache maintenance by address, which moves no data.
+    /// `CM`: the access was cache maintenance by address, which transfers no data.
     pub is_cache_maintenance: bool,
     /// `FnV`: `FAR_EL2` is not valid.
     pub far_invalid: bool,
-    /// The register access, when the ISS describes one (`ISV`).
+    /// The register access, if the ISS describes one (`ISV`).
     pub transfer: Option<Transfer>,
 }
 
 /// A load or store of one general-purpose register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// log2 of the bytes: 0 to 3 (`SAS`).
+    /// log2 of the number of bytes: 0 to 3 (`SAS`).
     pub width_log2: u8,
     /// The register's number, 31 for XZR (`SRT`).
     pub register: u8,
-    /// A load sign-extends (`SSE`).
+    /// Whether a load sign-extends (`SSE`).
     pub sign_extends: bool,
-    /// The register is 64 bits wide (`SF`).
+    /// Whether the register is 64 bits wide (`SF`).
     pub is_sixty_four: bool,
 }
 
 impl Transfer {
     /// What a load puts into the register when the device answers `value`. Source: the same manual,
-    /// `SSE` and `SF`: extend to 64 bits or to 32 with the upper half zero.
+    /// Extends a loaded value according to `SSE` and `SF`: to 64 bits, or to 32 bits with the upper
+    /// half zero.
     pub fn loaded(&self, value: u64) -> u64 {
         let bits = 8u32 << (self.width_log2 & 3);
         let unused = 64 - bits;
@@ -126,7 +127,7 @@ impl Transfer {
         if self.is_sixty_four { extended } else { extended & 0xffff_ffff }
     }
 
-    /// What a store sends when the register holds `value`.
+    /// The bytes that a store writes if the register holds `value`.
     pub fn stored(&self, value: u64) -> u64 {
         let unused = 64 - (8u32 << (self.width_log2 & 3));
         value << unused >> unused
@@ -134,7 +135,7 @@ impl Transfer {
 }
 
 impl Exception {
-    /// The class and, for aborts, the details.
+    /// Decodes the class of the trap and, for aborts, its details.
     pub fn class(&self) -> Class {
         match (self.syndrome >> 26 & 0x3f) as u8 {
             0x16 => Class::HypervisorCall,

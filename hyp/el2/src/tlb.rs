@@ -1,7 +1,7 @@
-//! Stage 2's hardware: table words, barriers, and the maintenance of all CPUs' TLBs and instruction
-//! caches.
+//! The implementation of stage 2's [`Hardware`]: table words, barriers, and maintenance of all
+//! CPUs' TLBs and instruction caches.
 //!
-//! One instruction a method; in which order they go is `stage2::maintenance`.
+//! Each method is one instruction; `stage2::maintenance` decides their order.
 #![expect(unsafe_code, reason = "barriers, TLB maintenance and table words")]
 
 use core::arch::asm;
@@ -17,7 +17,7 @@ use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
 const CTR_IDC: u64 = 1 << 28;
 const CTR_DIC: u64 = 1 << 29;
 
-/// This machine's CPUs. The tables it is asked about lie in memory that EL2 maps and Oche owns.
+/// The hardware of this machine. The tables are in memory that EL2 maps and Oche owns.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpus;
 
@@ -32,12 +32,13 @@ impl Cpus {
 
 impl Hardware for Cpus {
     fn load(&self, table: u64, index: usize) -> u64 {
-        // Acquire: a table is read only after the entry that names it.
+        // Acquire: a table is read after the entry that points to it.
         self.word(table, index).load(Ordering::Acquire)
     }
 
     fn store(&self, table: u64, index: usize, value: u64) {
-        // Release: a table's contents and a page's bytes come before the entry that shows them.
+        // Release: a table's contents and a page's bytes are stored before the entry that points to
+        // them.
         self.word(table, index).store(value, Ordering::Release);
     }
 
@@ -72,8 +73,8 @@ impl Hardware for Cpus {
                     asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags))
                 }
             }
-            // With TGE = 0 it acts on the guest's regime and VMID, as do the two below.
-            // SAFETY: dropping TLB entries of the guest only costs walks.
+            // With TGE = 0 it applies to the guest's regime and VMID, as do the two below. SAFETY:
+            // dropping TLB entries of the guest only costs walks.
             Translations::FirstStage => unsafe {
                 asm!("tlbi vmalle1is", options(nostack, preserves_flags))
             },

@@ -1,5 +1,4 @@
-//! The guest's stage 1 as it is now: for the instruction that trapped, and for the access that it
-//! makes.
+//! Translation by the guest's stage 1: of the instruction that trapped, and of its access.
 // UNSAFETY: `AT` walks the guest's tables, and an instruction is read at the address that they and
 // stage 2 give.
 #![expect(unsafe_code, reason = "AT, and reading the guest's instructions")]
@@ -27,14 +26,15 @@ const SCTLR_UNUSUAL: u64 = 1 << 24 | 1 << 25 | 1 << 42 | 1 << 43;
 /// `PAR_EL1.PA`.
 const PAR_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-/// The guest's instruction, in a state that is usual. `None` also where it cannot be read just now.
+/// The guest's instruction, if the guest is in AArch64 state with little-endian data and no tag
+/// checks. `None` also if the instruction cannot be read now.
 pub(super) fn instruction(frame: &TrapFrame) -> Option<u32> {
     let is_usual = frame.spsr & SPSR_AARCH32 == 0 && SctlrEl12.read() & SCTLR_UNUSUAL == 0;
     raw_instruction(frame).filter(|_| is_usual).map(|(word, _)| word)
 }
 
-/// The guest's instruction and its set, in any state. `None` where it cannot be read just now, or
-/// leaves the page.
+/// The guest's instruction and its instruction set, in any state. `None` if it cannot be read now,
+/// or crosses the end of the page.
 pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)> {
     let set = match frame.spsr & (SPSR_AARCH32 | SPSR_T32) {
         SPSR_AARCH32 => InstructionSet::A32,
@@ -67,27 +67,26 @@ pub(super) fn raw_instruction(frame: &TrapFrame) -> Option<(u32, InstructionSet)
     Some((unsafe { pointer.read_volatile() }, set))
 }
 
-/// How stage 1 translates an access now.
+/// The result of translating an access by stage 1 again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Translation {
-    /// It is allowed, and leads to the page that was asked about.
+    /// The access is allowed, and translates to the expected page.
     Same,
-    /// Stage 1 refuses it, with this status (`DFSC`).
+    /// Stage 1 refuses the access, with this status (`DFSC`).
     Fault(u64),
-    /// It leads elsewhere, or stage 2 faults its walk.
+    /// The access translates to another page, or stage 2 faults on the walk.
     Other,
 }
 
-/// Asks stage 1 whether the guest, in the state of `frame`, may still make `access` at the
-/// virtual `address`, which is inside one page, and whether that is `page`. With the engine's lock
+/// Checks that the guest's stage 1, in the state of `frame`, still allows `access` at the virtual
+/// `address`, which is inside one page, and translates it to `page`. Call it with the engine's lock
 /// held, right before the access is emulated.
 ///
-/// What remains: another CPU that changes the mapping after this answer, and waits for its `TLBI`
-/// to complete, does not wait for this CPU, which is at EL2 and whose access is still to come. But
-/// it comes before this CPU lets go of the engine's lock, so before any access that traps and is
-/// made after that `TLBI`: only a device can see it come late, or a load of a page whose copies
-/// devices only read. The instruction itself is read where EL0 or EL1 may read; whether it may
-/// execute there is not asked again.
+/// A race remains: another CPU may change the mapping after this check. Its `TLBI` does not wait
+/// for this CPU, which is at EL2 and has not made the access yet. But the access is made before
+/// this CPU releases the engine's lock, and so before any trapping access after that `TLBI`. Only a
+/// device can observe it late, or a load of a page whose copies devices only read. The instruction
+/// itself is read where EL0 or EL1 may read; whether it may be executed there is not checked again.
 pub(super) fn recheck_translation(
     address: u64,
     access: &Access,
@@ -109,18 +108,18 @@ pub(super) fn recheck_translation(
     }
 }
 
-/// The guest-physical address that the guest's stage 1 gives, as for a load by EL0, or by EL1
+/// The guest-physical address to which the guest's stage 1 translates a load by EL0, or by EL1
 /// without PAN.
 pub(super) fn translate(address: u64, is_user: bool) -> Option<u64> {
     let result = ask_stage1(address, is_user, false, false);
     (result & 1 == 0).then_some(result & PAR_ADDRESS | address & 0xfff)
 }
 
-/// `PAR_EL1` after the guest's stage 1 was walked for an access. From EL2 a fault of the walk, of
-/// either stage, is reported there and not taken. `has_pan`: EL1's with `PSTATE.PAN` set; only
-/// where FEAT_PAN2 is.
+/// `PAR_EL1` after a walk of the guest's stage 1 for an access. At EL2, a fault of either stage on
+/// the walk is reported there and not taken. `has_pan` selects an access by EL1 with `PSTATE.PAN`
+/// set, which needs FEAT_PAN2.
 fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64 {
-    // PAR_EL1 is the guest's too.
+    // The guest uses PAR_EL1 too.
     let saved = PAR_EL1.get();
     match (is_user, is_write, has_pan) {
         // SAFETY: AT walks the guest's tables and writes PAR_EL1 only, which is put back below.
@@ -146,8 +145,8 @@ fn ask_stage1(address: u64, is_user: bool, is_write: bool, has_pan: bool) -> u64
     result
 }
 
-/// `AT S1E1RP` and `AT S1E1WP`, which go by the PAN of the level that executes them. EL2's own
-/// pages are none of EL0's, so it is free to set it.
+/// Executes `AT S1E1RP` or `AT S1E1WP`, which use the PAN of the level that executes them. EL2 can
+/// set its own PAN, because EL0 cannot access EL2's pages.
 fn ask_stage1_with_pan(address: u64, is_write: bool) {
     let own = Pan.read();
     Pan.write(SPSR_PAN);

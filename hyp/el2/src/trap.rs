@@ -1,4 +1,4 @@
-//! Synchronous exceptions of the guest: decoded, dispatched, and resumed from.
+//! Synchronous exceptions of the guest: decoding, dispatch, and return.
 #![expect(unsafe_code, reason = "the frame that the vectors stored")]
 
 use aarch64_cpu::registers::{ESR_EL2, FAR_EL2, HPFAR_EL2, Readable};
@@ -20,20 +20,20 @@ use crate::{console, device, fiq, firmware, guest, percpu, smp, step, translatio
 
 static PLATFORM: Once<&'static dyn Platform> = Once::new();
 
-/// Names the platform. Call once, before the guest runs.
+/// Sets the platform. Call once, before the guest runs.
 pub fn set_platform(platform: &'static dyn Platform) {
     PLATFORM.set(platform);
 }
 
 static ON_HYPERVISOR_CALL: Once<fn(&TrapFrame)> = Once::new();
 
-/// Calls `hook` at each HVC of the guest, before it is answered; it need not return. Call once,
-/// before the guest runs.
+/// Sets a hook that is called at each HVC of the guest, before it is handled, and that need not
+/// return. Call once, before the guest runs.
 pub fn set_hypervisor_call_hook(hook: fn(&TrapFrame)) {
     ON_HYPERVISOR_CALL.set(hook);
 }
 
-/// Called by the vectors for a synchronous exception from the guest.
+/// Handles a synchronous exception from the guest. Called by the vectors.
 ///
 /// # Safety
 ///
@@ -51,7 +51,7 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
         Some(exit) => exits.count(exit),
         None => {
             let trap = Trap::of(&exception);
-            // Before anything is done: a call may stop the CPU or the machine.
+            // Counted before it is handled, because a call may stop the CPU or the machine.
             exits.count(trap.exit());
             on_trap(trap, &exception, frame);
         }
@@ -59,15 +59,15 @@ unsafe extern "C" fn oche_sync_from_guest(frame: *mut TrapFrame) {
     fiq::hw::before_return();
 }
 
-/// What a synchronous exception comes to, decided before anything is done about it.
+/// How a synchronous exception is to be handled.
 enum Trap {
-    /// The guest tries again.
+    /// The guest repeats the access.
     Retry,
-    /// A fetch from a page that may be executed from now on.
+    /// A fetch from a page that must be made executable.
     Execute(&'static Root, Gfn),
     /// An access to a device or to a trapped page: the platform decides.
     Fault(Fault),
-    /// An access that ends in an abort for the guest.
+    /// An access for which the guest takes an abort.
     Refused(Reason),
     HypervisorCall,
     MonitorCall,
@@ -89,7 +89,7 @@ impl Trap {
     }
 
     fn of_abort(exception: &Exception, abort: &Abort, is_fetch: bool) -> Self {
-        // The guest changed its own tables under the access: let it fault again, or not.
+        // The guest has changed its own tables meanwhile: let it repeat the access.
         let Some(address) = fault_address(exception, abort) else { return Self::Retry };
         let Some(page) = Gfn::containing(address) else {
             return Self::Refused(reason(abort, is_fetch));
@@ -104,7 +104,7 @@ impl Trap {
                 Lookup::Mapped { access: CpuAccess::None, .. },
                 FaultStatus::Translation | FaultStatus::Permission,
             ) => fault,
-            // It was made while the fault was on its way here.
+            // The page was made accessible after the fault.
             (Lookup::Mapped { .. }, FaultStatus::Translation) => Self::Retry,
             (Lookup::Mapped { no_execute: true, .. }, FaultStatus::Permission) if is_fetch => {
                 Self::Execute(root, page)
@@ -112,8 +112,7 @@ impl Trap {
             (Lookup::Mapped { access: CpuAccess::ReadWrite, .. }, FaultStatus::Permission) => {
                 Self::Retry
             }
-            // What may be read may be fetched, as another CPU has made sure while this fault was on
-            // its way.
+            // Another CPU has made the page executable after the fault.
             (Lookup::Mapped { access: CpuAccess::ReadOnly, .. }, FaultStatus::Permission)
                 if is_fetch && !abort.on_table_walk =>
             {
@@ -124,7 +123,7 @@ impl Trap {
         }
     }
 
-    /// The kind of exit that the exception is counted as.
+    /// The kind of exit as which the exception is counted.
     fn exit(&self) -> Exit {
         match self {
             Self::Retry => Exit::Retry,
@@ -142,8 +141,8 @@ impl Trap {
     }
 }
 
-/// Handles an exception in a step of one instruction. Returns the kind of exit that it is counted
-/// as, or `None` if it must still be handled.
+/// Handles an exception during the step of one instruction. Returns the kind of exit as which it is
+/// counted, or `None` if it must still be handled.
 fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
     let platform = PLATFORM.get().expect("invariant: only the platform begins a step");
     let class = exception.class();
@@ -167,8 +166,8 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
         Some(Resume::Next) => frame.advance(),
         Some(Resume::Same) => {}
         Some(Resume::Abort) => inject(Reason::Load, exception, frame),
-        // A trap that only the step has, of an instruction that another CPU put there: it is
-        // executed again, unstepped.
+        // A trap that is enabled only during a step, of an instruction that another CPU stored
+        // meanwhile: the guest executes it again without the step.
         None => {
             let is_trap =
                 matches!(class, Class::Other(_) | Class::SystemRegister(_) | Class::AppleRegister);
@@ -190,11 +189,12 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
             }
             #[cfg(feature = "panic-on-request")]
             crate::panic_request::obey(frame.register(0));
-            // ELR is behind the HVC already.
+            // ELR is already the address after the HVC.
             frame.set_register(0, status::NOT_SUPPORTED as u64);
         }
         Trap::MonitorCall => {
-            // A trapped SMC has not been executed: step over it first, for the call may not return.
+            // A trapped SMC has not been executed: advance past it first, because the call may not
+            // return.
             frame.elr = frame.elr.wrapping_add(4);
             on_monitor_call(frame);
         }
@@ -228,7 +228,7 @@ fn on_monitor_call(frame: &mut TrapFrame) {
             smp::start(affinity, entry, context) as u64
         }
         PsciRequest::CpuOff => smp::stop() as u64,
-        // Some firmware (QEMU's) calls a CPU off until it runs: Oche knows better.
+        // Some firmware (QEMU's) reports a CPU as off until it runs, so Oche's own state is used.
         PsciRequest::AffinityInfo { affinity, .. } if smp::is_starting(affinity) => {
             status::AFFINITY_ON_PENDING as u64
         }
@@ -242,7 +242,7 @@ fn on_monitor_call(frame: &mut TrapFrame) {
     frame.set_register(0, result);
 }
 
-/// Prints each CPU's counts.
+/// Prints the counters of each CPU.
 pub fn report_exits() {
     for (index, cpu) in percpu::all().iter().enumerate().filter(|(_, cpu)| cpu.has_run()) {
         console::print(format_args!("oche: exits of cpu {index}:{}\n", cpu.exits));
@@ -257,8 +257,8 @@ fn reason(abort: &Abort, is_fetch: bool) -> Reason {
     }
 }
 
-/// The guest-physical address of an abort, or `None` when the guest's own tables no longer lead
-/// anywhere.
+/// The guest-physical address of an abort, or `None` if the guest's own tables no longer translate
+/// the address.
 fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if Exception::hpfar_is_valid(abort) {
         let offset =
@@ -268,8 +268,8 @@ fn fault_address(exception: &Exception, abort: &Abort) -> Option<u64> {
     if abort.far_invalid {
         return None;
     }
-    // A permission fault leaves HPFAR_EL2 UNKNOWN: ask the guest's stage 1. An address that may be
-    // accessed may be loaded by EL1; whether the access itself is still allowed is asked before it
-    // is emulated, and by the CPU if it is stepped.
+    // A permission fault leaves HPFAR_EL2 UNKNOWN, so the guest's stage 1 is walked. The walk is
+    // for a load by EL1; whether the access itself is still allowed is checked before it is
+    // emulated, or by the CPU if it is stepped.
     translation::translate(exception.far, false)
 }

@@ -1,23 +1,21 @@
-//! Trapped pages: a CPU's access that must reach more than one copy, carried out on behalf of the
-//! guest.
+//! Trapped pages: Oche carries out the guest's accesses to pages that have more than one copy.
 //!
-//! Two ways, chosen by the instruction alone:
+//! There are two ways. The instruction alone decides which one is used:
 //! - *Emulation*, for loads and stores of one or two general-purpose registers
-//!   ([`crate::instruction`]), and for the exclusives. It reads and writes through the engine,
-//!   which merges just the words that are touched: some microseconds where a step costs several
-//!   times that. Exclusives cannot be stepped at all: every return to the guest clears its monitor,
-//!   so the pair would never succeed. Behind an emulated load-exclusive the CPU's store-exclusive
-//!   would fail without a trap, so the CPU is stepped that far.
-//! - *A single step*, for everything else. The page is opened for this CPU alone, in a view of
-//!   stage 2 of its own, and the CPU executes the very instruction; afterwards all copies are made
-//!   equal. Whatever the architecture adds to the load and store instructions works without a line
-//!   of code here.
+//!   ([`crate::instruction`]), and for the exclusives. It accesses memory through the engine, which
+//!   merges only the accessed words. This takes some microseconds; a step takes several times as
+//!   long. Exclusives cannot be stepped: every return to the guest clears the CPU's monitor, so the
+//!   store-exclusive would never succeed. After an emulated load-exclusive, the CPU's
+//!   store-exclusive would fail without a trap, so the CPU is stepped up to there.
+//! - *A single step*, for all other instructions. The page is opened for this CPU alone, in a view
+//!   of stage 2, and the CPU executes the instruction itself. Afterwards all copies are made equal.
+//!   Load and store instructions that the architecture adds later therefore need no code here.
 //!
-//! Both happen under the engine's lock, from the trap to the last copy; other CPUs keep finding the
-//! page trapped and wait for the lock. So accesses to a trapped page happen one after the other.
+//! Both hold the engine's lock from the trap until all copies are equal. On other CPUs the page
+//! stays trapped, and they wait for the lock. Accesses to a trapped page are therefore serialized.
 //!
-//! A fetch of instructions from such a page, or a walk of tables in it, cannot be done on several
-//! copies; there the engine gives the copies up.
+//! An instruction fetch from such a page, or a table walk in it, cannot be carried out on several
+//! copies. The engine then drops the page's bounce pages.
 
 #[cfg(target_os = "none")]
 pub mod hw;
@@ -33,10 +31,10 @@ use crate::guest_registers::GuestRegisters;
 use crate::instruction::{Access, Extension, Operation};
 use monitor::Monitors;
 
-/// What a machine offers for trapped pages: the engine, and the view in which it is opened to one
-/// CPU.
+/// What trapped pages need from a platform: the engine, and the view in which a page is opened for
+/// one CPU.
 pub trait TrappedPages {
-    /// A CPU's access was stopped by stage 2: see `Engine::access_trapped`. `pc` is for the trace.
+    /// See `Engine::access_trapped`. `pc` is recorded in the trace.
     fn trapped(&mut self, pc: u64, address: u64, reach: AccessKind) -> FaultDisposition;
     /// See `Engine::load_trapped`.
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64;
@@ -44,36 +42,36 @@ pub trait TrappedPages {
     fn store(&mut self, page: Gfn, offset: usize, bytes: usize, value: u64);
     /// See `Engine::trap_loads`.
     fn trap_loads(&mut self, page: Gfn);
-    /// Begins a view of stage 2 in which nothing differs from the shared one. Returns its root's
-    /// address, or `None` where there is no memory for it.
+    /// Resets the view of stage 2, so that it maps what the shared tables map. Returns the address
+    /// of its root, or `None` if there is no memory for it.
     fn begin_view(&mut self) -> Option<u64>;
-    /// Opens `page` in the view; see `Engine::open_trapped`. False: the view has no room.
+    /// Opens `page` in the view: see `Engine::open_trapped`. Returns false if the view has no room.
     fn open(&mut self, page: Gfn) -> bool;
     /// See `Engine::close_trapped`.
     fn settle(&mut self, page: Gfn);
     /// See `Engine::is_watching`.
     fn is_watching(&self) -> bool;
-    /// See `Engine::report_watched`; `value` is that of the bytes, from the first on.
+    /// See `Engine::report_watched`. `value` holds the bytes of the access.
     fn report(&mut self, watched: &WatchedAccess, value: &Value);
 }
 
-/// Bytes that an access touches, in the order of their addresses, as little-endian words.
+/// The bytes of an access, in the order of their addresses, as little-endian words.
 pub type Value = [u64; 8];
 
-/// How an instruction, read again, fits the fault that brought the CPU here.
+/// How an instruction, read again after the trap, agrees with the fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
-    /// It makes that very access, at this virtual address, inside one page.
+    /// It makes the access that faulted, at this virtual address, inside one page.
     Same(u64),
-    /// It makes that access, and touches another page as well.
+    /// It makes the access that faulted, which crosses into another page.
     Crosses,
-    /// It is another by now.
+    /// It is another instruction now.
     Other,
 }
 
-/// Compares `access`, as decoded from what is at the program counter now, with a fault at the
-/// virtual address `far` of a store or of a load. Another CPU may have replaced the instruction,
-/// which may then have other rights to ask for.
+/// Compares `access`, decoded from the instruction at the program counter now, with a fault of a
+/// store or load at the virtual address `far`. Another CPU may have replaced the instruction by one
+/// that needs other rights.
 pub fn agreement(
     access: &Access,
     registers: &impl GuestRegisters,
@@ -82,8 +80,8 @@ pub fn agreement(
 ) -> Agreement {
     let address = registers.address(access);
     let length = access.length() as u64;
-    // A top byte may be a tag; `FAR_EL2` need not have it. The fault is at the first byte that met
-    // it.
+    // The top byte may be a tag, which `FAR_EL2` need not contain. `FAR_EL2` is the address of the
+    // first byte that faulted.
     let distance = far.wrapping_sub(address) << 8 >> 8;
     if access.is_write() != is_write || distance >= length {
         return Agreement::Other;
@@ -92,11 +90,11 @@ pub fn agreement(
     if is_inside { Agreement::Same(address) } else { Agreement::Crosses }
 }
 
-/// Carries `access` out on the trapped `page`, for CPU number `cpu`; `far` is the virtual address
-/// that was stopped. False: it reaches beyond the page, or begins on another, and nothing was done.
+/// Carries out `access` to the trapped `page` for CPU number `cpu`. `far` is the virtual address
+/// that faulted. Returns false, and does nothing, if the access is not inside that page.
 ///
-/// The caller has seen, under the engine's lock, that stage 1 allows the access and leads to
-/// `page`.
+/// The caller has checked, under the engine's lock, that stage 1 allows the access and translates
+/// it to `page`.
 pub fn emulate(
     pages: &mut impl TrappedPages,
     monitors: &mut Monitors,
@@ -108,7 +106,7 @@ pub fn emulate(
 ) -> bool {
     let address = registers.address(access);
     let offset = address as usize % PAGE_BYTES;
-    // A top byte may be a tag; `FAR_EL2` need not have it.
+    // The top byte may be a tag, which `FAR_EL2` need not contain.
     let is_same_page = (address ^ far) << 8 >> 20 == 0;
     if !is_same_page || offset + access.length() > PAGE_BYTES {
         return false;
@@ -151,22 +149,22 @@ pub fn emulate(
     true
 }
 
-/// An access's place, and all that knows of it.
+/// The place of an access, with what is needed to carry it out.
 struct TrappedAccess<'a, G> {
     pages: &'a mut G,
     monitors: &'a mut Monitors,
     cpu: usize,
     page: Gfn,
     offset: usize,
-    /// Of each part.
+    /// Number of bytes of each part.
     bytes: usize,
     is_pair: bool,
-    /// Of the whole.
+    /// Number of bytes of the whole access.
     length: usize,
 }
 
 impl<G: TrappedPages> TrappedAccess<'_, G> {
-    /// Reports to a watch that the parts `values` were loaded or stored.
+    /// Reports the parts `values` that were loaded or stored, if the page is watched.
     fn report(&mut self, is_write: bool, values: [u64; 2]) {
         if !self.pages.is_watching() {
             return;
@@ -245,11 +243,11 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         values
     }
 
-    /// Stores if nothing else did since the load-exclusive: no CPU, or its store would have cleared
-    /// the monitor; no device, or the value would be another.
+    /// Stores if nothing has stored there since the load-exclusive: a CPU's store would have
+    /// cleared the monitor, and a device's write would have changed the value.
     fn store_exclusive(&mut self, values: [u64; 2]) -> bool {
         let Some(seen) = self.monitors.take(self.cpu, self.place()) else {
-            // The load-exclusive went by unseen, or there was none. The next one will be seen.
+            // The load-exclusive did not trap, or there was none. The next one will trap.
             self.pages.trap_loads(self.page);
             return false;
         };

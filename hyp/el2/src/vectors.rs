@@ -1,11 +1,11 @@
-//! EL2's vectors: where every exception to EL2 arrives, and the way back to what it interrupted.
+//! EL2's vectors: the entry of every exception to EL2, and the return from it.
 //!
 //! - A synchronous exception of the guest (`oche_sync_from_guest`, in `trap`) and, with
 //!   `oche.fiq=virtual`, a FIQ while it runs (`oche_fiq_from_guest`, in `fiq`) save the guest's
 //!   general-purpose registers, and return to it.
-//! - An exception of EL2's own is a bus error of an access to a device, which returns (`mmio`), or
-//!   it ends in a panic.
-//! - The others cannot come as EL2 is configured: they end in a panic as well.
+//! - An exception taken from EL2 is either a bus error of an access to a device, which returns
+//!   (`mmio`), or fatal.
+//! - EL2's configuration rules out the other exceptions; they are fatal as well.
 //!
 //! The assembly names the handlers by their symbols: `smp` needs this module to enter the guest,
 //! and the handlers need `smp`.
@@ -16,7 +16,7 @@ use core::arch::{asm, global_asm};
 use crate::frame::{FRAME_BYTES, TrapFrame};
 use crate::{mmio, panic, percpu};
 
-/// Points `VBAR_EL2` at Oche's vectors.
+/// Sets `VBAR_EL2` to Oche's vectors.
 pub fn install() {
     // SAFETY: `oche_vectors` is a complete vector table, 2 KiB aligned.
     unsafe {
@@ -31,7 +31,7 @@ pub fn install() {
     }
 }
 
-/// Enters the guest with `frame`; this CPU's stack starts afresh at `stack_top`.
+/// Enters the guest with `frame`. Resets this CPU's stack to `stack_top`.
 pub(super) fn enter(frame: &TrapFrame, stack_top: u64) -> ! {
     // SAFETY: the assembly copies the frame to the stack's top, restores it and returns to EL1;
     // nothing of this stack is used again. `frame` lies lower in the same stack, at least a frame
@@ -41,7 +41,7 @@ pub(super) fn enter(frame: &TrapFrame, stack_top: u64) -> ! {
     }
 }
 
-/// An exception that EL2 took from EL2: returns if it was a bus error that is made good.
+/// Handles an exception that EL2 took from EL2. Returns if it was a bus error with a fixup.
 ///
 /// # Safety
 ///
@@ -58,10 +58,11 @@ unsafe extern "C" fn oche_from_el2(frame: *mut TrapFrame, vector: u64) {
 
 global_asm!(
     r#"
-    // From EL2 itself: what returns is a bus error of an access to a device (`mmio`). The stack may
-    // be what failed: if SP is in the guard page at the low end of its slot, or a frame would be,
-    // start over at the slot's top. Until that is known no register may be lost: x0 and SP are kept
-    // in each other's sum. Behind it SP_EL0 is free: it is the guest's, which will not run again.
+    // From EL2 itself: only a bus error of an access to a device returns (`mmio`). The cause may be
+    // a stack overflow: if SP, or the frame below it, is in the guard page at the low end of the
+    // slot, start again at the slot's top. Until that is known no register may be lost, so x0 and
+    // SP are kept in each other's sum. After an overflow SP_EL0 is free: it is the guest's, which
+    // will not run again.
     .macro from_el2 number
     .balign 128
     add     sp, sp, x0
@@ -117,7 +118,7 @@ global_asm!(
     str     x1, [sp, #256]
     .endm
 
-    // A guest exception that the configuration rules out: IMO and AMO are 0, so interrupts and
+    // An exception of the guest that the configuration rules out: IMO and AMO are 0, so IRQs and
     // SErrors go to EL1.
     .macro impossible number
     .balign 128

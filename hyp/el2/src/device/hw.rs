@@ -1,4 +1,4 @@
-//! A device's registers under the guest's loads and stores, described by a syndrome or not.
+//! The guest's loads and stores of device registers, with and without a valid syndrome.
 // UNSAFETY: the guest's vector registers are the CPU's own: nothing at EL2 uses them.
 #![expect(unsafe_code, reason = "the guest's vector registers are the CPU's own")]
 
@@ -10,8 +10,8 @@ use crate::frame::TrapFrame;
 use crate::guest_registers::hw::FrameRegisters;
 use crate::translation;
 
-/// Has `device` answer the access that `fault` stopped, part by part: it is given the
-/// guest-physical address, the bytes, and what is stored (`None` for a load).
+/// Carries out the access that caused `fault`, part by part. Calls `device` for each part with the
+/// guest-physical address, the number of bytes, and the value to store (`None` for a load).
 pub fn on_fault(
     fault: &Fault,
     frame: &mut TrapFrame,
@@ -28,12 +28,13 @@ pub fn on_fault(
         return Resume::Abort;
     }
     let Some(instruction) = translation::instruction(frame) else {
-        // The guest's code moved under it: the access comes again, or faults in the guest's own
-        // tables.
+        // The guest has unmapped its code meanwhile: it repeats the access, or takes a fault of its
+        // own stage 1.
         return Resume::Same;
     };
     if !device::agrees(instruction, fault.abort.is_write) {
-        // Another CPU replaced it: stage 1 was asked for the other direction.
+        // Another CPU has replaced the instruction by one of the other direction, for which stage 1
+        // was not checked.
         return Resume::Same;
     }
     let page = fault.address & !0xfff;
@@ -41,7 +42,7 @@ pub fn on_fault(
     resume(device::carry_out(instruction, fault.far, &mut FrameRegisters { frame }, answer))
 }
 
-/// How the guest goes on behind an access.
+/// How the guest continues after an access.
 fn resume(done: Result<(), IoError>) -> Resume {
     match done {
         Ok(()) => Resume::Next,

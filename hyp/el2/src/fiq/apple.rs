@@ -1,4 +1,4 @@
-//! FIQs of Apple's CPUs: the gates of the guest's timers, IPIs, and the performance counters.
+//! FIQ sources of Apple's CPUs: the guest's timers, IPIs, and performance counters.
 #![expect(unsafe_code, reason = "registers that only Apple's CPUs have")]
 
 use core::arch::asm;
@@ -16,7 +16,7 @@ const PHYSICAL_TIMER: u64 = 1 << 1;
 /// `sysreg.py`.
 const HACR_TRAP_CALLS: u64 = 1 << 16;
 const HACR_TRAP_PMU: u64 = 1 << 57;
-/// `IPI_SR_EL1`: a call is pending; written as 1, no longer. Source: m1n1 `src/cpu_regs.h`.
+/// `IPI_SR_EL1`: an IPI is pending; write one to acknowledge. Source: m1n1 `src/cpu_regs.h`.
 const IPI_PENDING: u64 = 1 << 0;
 /// `UPMCR0_EL1`: what an overflow of the cluster's counters raises, 4 for a FIQ; `UPMSR_EL1`: one
 /// is raised. Source: the same.
@@ -24,12 +24,12 @@ const UPMCR0_MODE: u64 = 7 << 16;
 const UPMCR0_MODE_FIQ: u64 = 4 << 16;
 const UPMSR_ACTIVE: u64 = 1 << 0;
 
-/// Lets `timers` of the guest's raise FIQs on this CPU. Without this register set a kernel gets no
-/// ticks and hangs where it calibrates its delay.
+/// Unmasks `timers` of the guest on this CPU and masks the others. Without these bits a kernel gets
+/// no timer interrupts and hangs when it calibrates its delay loop.
 ///
-/// Assumed, as no source shows it: with `HCR_EL2.FMO` = 0 the FIQ then goes straight to EL1. That
-/// it comes to EL2 with FMO = 1, and not while its bit is clear, is what m1n1's hypervisor relies
-/// on.
+/// Assumption, which no source confirms: with `HCR_EL2.FMO` = 0 the FIQ goes directly to EL1.
+/// m1n1's hypervisor relies on its going to EL2 with FMO = 1, and on its being masked while its bit
+/// is clear.
 pub(super) fn open(timers: Timers) {
     let bit = |is_open: bool, bit: u64| if is_open { bit } else { 0 };
     VmTimerFiqEnableEl2.write(
@@ -37,16 +37,18 @@ pub(super) fn open(timers: Timers) {
     );
 }
 
-/// Traps what must be answered from memory: calls always, the PMU while an overflow waits.
+/// Traps the registers that EL2 must emulate: those of IPIs always, the PMU's while an overflow is
+/// pending.
 pub(super) fn trap(pending: &PendingFiqs) {
     HacrEl2.write(HACR_TRAP_CALLS | if pending.has_overflow() { HACR_TRAP_PMU } else { 0 });
 }
 
-/// Takes calls and overflows from the hardware, so that it is quiet.
+/// Acknowledges IPIs and overflows in the hardware and records them as pending. Returns whether
+/// there was any.
 pub(super) fn take(pending: &mut PendingFiqs) -> bool {
     let mut took = false;
     if IpiSrEl1.read() & IPI_PENDING != 0 {
-        // First quiet, then remembered: a call that comes in between is a FIQ of its own.
+        // Acknowledge before recording: an IPI that arrives in between raises another FIQ.
         IpiSrEl1.write(IPI_PENDING);
         pending.ipi(0);
         took = true;
@@ -55,7 +57,7 @@ pub(super) fn take(pending: &mut PendingFiqs) -> bool {
         Pmcr0El1.write(quiet);
         took = true;
     }
-    // No driver uses the cluster's counters by FIQ: Linux too does nothing but mask them.
+    // No driver uses FIQs of the cluster's counters; Linux only masks them.
     let cluster = Upmcr0El1.read();
     if cluster & UPMCR0_MODE == UPMCR0_MODE_FIQ && UpmsrEl1.read() & UPMSR_ACTIVE != 0 {
         Upmcr0El1.write(cluster & !UPMCR0_MODE);
@@ -68,7 +70,8 @@ pub(super) fn take(pending: &mut PendingFiqs) -> bool {
 const IPI_SR: u16 = register_number(3, 5, 15, 1, 1);
 const PMCR0: u16 = register_number(3, 1, 15, 0, 0);
 
-/// The guest's access to a register that traps: what it reads, or anything for a write.
+/// Handles the guest's access to a trapped register. Returns the value of a read (any value for a
+/// write), or `None` if the register is not handled here.
 pub(super) fn access(pending: &mut PendingFiqs, number: u16, write: Option<u64>) -> Option<u64> {
     Some(match (number, write) {
         (IPI_SR, None) => pending.first_ipi().map_or(0, |_| IPI_PENDING),
@@ -89,13 +92,13 @@ pub(super) fn access(pending: &mut PendingFiqs, number: u16, write: Option<u64>)
 
 macro_rules! passed {
     ($(($op1:literal, $crm:literal, $op2:literal))*) => {
-        /// Carries out an access to a register that traps only because another does.
+        /// Carries out an access to a register that traps only because another one must.
         fn pass(number: u16, write: Option<u64>) -> Option<u64> {
             $(if number == register_number(3, $op1, 15, $crm, $op2) {
                 let mut value = write.unwrap_or(0);
                 if write.is_some() {
-                    // SAFETY: a register of Apple's that the guest may write, as it does without
-                    // the trap; it concerns calls or counters, and no memory.
+                    // SAFETY: the guest may write this register of Apple's, and does so without the
+                    // trap. It affects IPIs or counters, not memory.
                     unsafe {
                         asm!(
                             concat!("msr S3_", $op1, "_C15_C", $crm, "_", $op2, ", {}"),

@@ -1,7 +1,7 @@
-//! Virtual FIQ injection on this CPU: what [`crate::fiq`] decides, in registers.
+//! Virtual FIQ injection on this CPU: writes what [`crate::fiq`] decides to the registers.
 //!
-//! With `oche.fiq=virtual` alone; otherwise nothing here is ever called but [`configure`]. A CPU's
-//! state is its own: its lock is never waited for, since FIQs are masked at EL2.
+//! Without `oche.fiq=virtual` only [`configure`] is called. Each CPU has its own state, whose lock
+//! is never contended, since FIQs are masked at EL2.
 #![expect(unsafe_code, reason = "the frame that the vectors stored")]
 
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -27,22 +27,22 @@ static IS_VIRTUAL: AtomicBool = AtomicBool::new(false);
 static VIRTUAL_FIQS: [SpinLock<VirtualFiq>; MAX_CPUS] =
     [const { SpinLock::new(VirtualFiq::new()) }; MAX_CPUS];
 
-/// Chooses the way. Every CPU follows when it is next configured.
+/// Sets the route. It takes effect on each CPU when the CPU is next configured.
 pub fn set_route(route: Route) {
     IS_VIRTUAL.store(route == Route::Virtual, Ordering::Relaxed);
 }
 
-/// Whether FIQs come to EL2.
+/// Whether FIQs are routed to EL2.
 pub(crate) fn is_virtual() -> bool {
     IS_VIRTUAL.load(Ordering::Relaxed)
 }
 
-/// Where this CPU's FIQs come from, beside the guest's timers.
+/// The FIQ sources of this CPU, besides the guest's timers.
 #[derive(Clone, Copy)]
 enum Wires {
     Apple,
     Gic,
-    /// A GIC without system registers: FIQs are nothing that a guest uses there.
+    /// A GIC without system registers, on which guests do not use FIQs.
     None,
 }
 
@@ -54,8 +54,8 @@ fn wires() -> Wires {
     }
 }
 
-/// Begins afresh on this CPU: nothing is pending. `HCR_EL2`, `HACR_EL2` and EL2's timer are as
-/// their resets would be.
+/// Configures the route on this CPU, with nothing pending. `HCR_EL2`, `HACR_EL2` and EL2's timer
+/// must have their reset values.
 pub(crate) fn configure() {
     let virtual_fiq = VirtualFiq::new();
     match wires() {
@@ -72,7 +72,7 @@ fn own() -> &'static SpinLock<VirtualFiq> {
     VIRTUAL_FIQS.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
-/// Masks the guest's timers but for `timers`.
+/// Masks the guest's timers except `timers`.
 fn open(timers: Timers) {
     match wires() {
         Wires::Apple => apple::open(timers),
@@ -81,7 +81,7 @@ fn open(timers: Timers) {
     }
 }
 
-/// Takes from the hardware what must not come again; whether there was anything.
+/// Acknowledges FIQ sources in the hardware. Returns whether there was any.
 fn take(pending: &mut PendingFiqs) -> bool {
     match wires() {
         Wires::Apple => apple::take(pending),
@@ -99,8 +99,8 @@ pub fn has_fiqs() -> bool {
     }
 }
 
-/// The guest's timers that assert a FIQ. Those of a GIC that raises none (Linux wants IRQs of it)
-/// are none of ours.
+/// The guest's timers that assert a FIQ. A GIC's timers do not if their interrupts are IRQs, as
+/// Linux configures them.
 fn lines() -> Timers {
     if !has_fiqs() {
         return Timers::default();
@@ -111,7 +111,7 @@ fn lines() -> Timers {
     }
 }
 
-/// Turns EL2's own timer off if it has fired; whether it had.
+/// Turns EL2's own timer off if it has fired. Returns whether it had.
 fn end_poll() -> bool {
     let has_fired = fiq::is_asserted(CNTHP_CTL_EL2.get());
     if has_fired {
@@ -121,7 +121,7 @@ fn end_poll() -> bool {
     has_fired
 }
 
-/// Called by the vectors for a FIQ that comes while the guest runs.
+/// Handles a FIQ that was taken from the guest. Called by the vectors.
 ///
 /// # Safety
 ///
@@ -146,10 +146,10 @@ unsafe extern "C" fn oche_fiq_from_guest(frame: *mut TrapFrame) {
     go_back(&mut virtual_fiq, lines, has_fired);
 }
 
-/// Before this CPU goes back to the guest from any other exit: VF falls as soon as anything shows
-/// that it may.
+/// Updates VF before this CPU returns to the guest from any other exit, so that it is cleared as
+/// soon as possible.
 pub(crate) fn before_return() {
-    // In a step FIQs do not come here, and HCR_EL2 is put back at its end.
+    // During a step FIQs are not taken to EL2, and HCR_EL2 is restored at its end.
     if !is_virtual() || step::hw::is_stepping() {
         return;
     }
@@ -181,15 +181,15 @@ fn go_back(virtual_fiq: &mut VirtualFiq, lines: Timers, has_fired: bool) {
     // The exception return, which follows, synchronises the context.
 }
 
-/// Carries out the guest's access to a register that traps on this way; `false`: it is none of
-/// these.
+/// Carries out the guest's access to a register that is trapped for virtual FIQs. Returns false for
+/// any other register.
 pub(crate) fn on_register(access: RegisterAccess, frame: &mut TrapFrame) -> bool {
-    // A guest's program has no business there, and what follows would be done with EL2's rights.
+    // EL0 may not access these registers, and the access would be made with EL2's rights.
     if !is_virtual() || frame.spsr & SPSR_MODE == SPSR_EL0 {
         return false;
     }
     let mut virtual_fiq = own().lock();
-    // What has come meanwhile is to be seen by this very access.
+    // FIQs that arrived meanwhile must be visible to this access.
     take(&mut virtual_fiq.pending);
     let write = (!access.is_read).then(|| frame.register(access.register));
     let answer = match wires() {

@@ -1,4 +1,4 @@
-//! Exceptions that the guest takes instead of going on, in this CPU's registers.
+//! Injecting exceptions into the guest, in this CPU's registers.
 
 use aarch64_cpu::registers::{ID_AA64MMFR1_EL1, ID_AA64PFR1_EL1, Readable};
 
@@ -8,14 +8,13 @@ use crate::percpu;
 use crate::registers::{ElrEl12, EsrEl12, FarEl12, SctlrEl12, SpsrEl12, VbarEl12, id_field};
 use crate::syndrome::Exception;
 
-/// Makes the guest take a fault of its own stage 1 on a store to `address`, with `DFSC` of
-/// `status`.
+/// Injects a stage-1 fault on a store to `address`, with `status` as `DFSC`.
 pub(crate) fn inject_store_fault(status: u64, address: u64, frame: &mut TrapFrame) {
     let exception = Exception { syndrome: 0, far: address, hpfar: 0 };
     inject(Reason::StoreFault { status }, &exception, frame);
 }
 
-/// Makes the guest take an exception instead of going on.
+/// Injects an exception into the guest.
 pub(crate) fn inject(reason: Reason, exception: &Exception, frame: &mut TrapFrame) {
     percpu::this().exits.count_injected();
     let interrupted = inject::Interrupted {
@@ -36,7 +35,7 @@ pub(crate) fn inject(reason: Reason, exception: &Exception, frame: &mut TrapFram
     frame.spsr = injection.pstate;
 }
 
-/// What an injected exception needs to know of this CPU.
+/// The features of this CPU that matter to an injected exception.
 fn features() -> inject::Features {
     inject::Features {
         pan: ID_AA64MMFR1_EL1.read(ID_AA64MMFR1_EL1::PAN) != 0,

@@ -1,27 +1,27 @@
-//! A load or store as the decoder describes it: what it does with which registers, and where.
+//! The description of a load or store that the decoder returns.
 
 /// A load or store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// What happens.
     pub kind: Operation,
-    /// Bytes of each register's part: 1, 2, 4 or 8.
+    /// Number of bytes of each register: 1, 2, 4 or 8.
     pub bytes: u8,
     /// Where.
     pub addressing: Addressing,
-    /// It is made with EL0's rights wherever it is executed, unless `PSTATE.UAO` is set: `LDTR`,
-    /// `STTR`.
+    /// Whether the access is made with EL0's rights at any level, unless `PSTATE.UAO` is set:
+    /// `LDTR`, `STTR`.
     pub is_unprivileged: bool,
 }
 
-/// What an access does with which registers; 31 is XZR.
+/// What an access does, and with which registers; 31 is XZR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// One register is loaded.
     Load {
         /// Which.
         register: u8,
-        /// How it is filled up.
+        /// How the value is extended.
         extension: Extension,
     },
     /// One register is stored.
@@ -33,7 +33,7 @@ pub enum Operation {
     LoadPair {
         /// Which.
         registers: [u8; 2],
-        /// How they are filled up.
+        /// How the values are extended.
         extension: Extension,
     },
     /// Two registers are stored.
@@ -41,16 +41,16 @@ pub enum Operation {
         /// Which.
         registers: [u8; 2],
     },
-    /// One register or two are loaded, and a store-exclusive will follow.
+    /// A load-exclusive of one or two registers.
     LoadExclusive {
         /// Which.
         registers: [u8; 2],
         /// Whether both.
         is_pair: bool,
     },
-    /// One register or two are stored if nothing stored there since the load-exclusive.
+    /// A store-exclusive of one or two registers.
     StoreExclusive {
-        /// Gets 0 if they were stored and 1 if not.
+        /// The register that is set to 0 if the store succeeds and to 1 if not.
         status: u8,
         /// Which.
         registers: [u8; 2],
@@ -59,49 +59,49 @@ pub enum Operation {
     },
 }
 
-/// How a loaded value becomes a register's.
+/// How a loaded value is extended to a register's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// With zeros.
     Zero,
-    /// With the sign to 32 bits, and zeros above.
+    /// With the sign to 32 bits, and with zeros above.
     Sign32,
     /// With the sign to 64 bits.
     Sign64,
 }
 
-/// Where an access goes, and what becomes of its base register.
+/// The addressing mode: the address of an access, and the update of its base register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Addressing {
     /// Base register (31: the stack pointer) plus a constant, in bytes.
     Base {
         /// The base register.
         base: u8,
-        /// What is added for the access.
+        /// The offset of the access.
         offset: i64,
-        /// What is added to the register afterwards; 0 leaves it.
+        /// What is added to the base register afterwards; 0 leaves it unchanged.
         increment: i64,
     },
     /// Base register plus another, extended and shifted.
     Index {
         /// The base register.
         base: u8,
-        /// The other.
+        /// The index register.
         index: u8,
         /// `option`, bits 15:13 of the instruction: 2 UXTW, 3 LSL, 6 SXTW, 7 SXTX.
         option: u8,
-        /// Bits to shift by.
+        /// Number of bits to shift the index by.
         shift: u8,
     },
     /// The instruction's own address plus a constant.
     Literal {
-        /// In bytes.
+        /// The constant, in bytes.
         offset: i64,
     },
 }
 
 impl Extension {
-    /// The register's value for `value`, of `bytes` bytes and zero-extended.
+    /// Extends `value`, of `bytes` bytes and zero-extended, to the register's value.
     pub fn apply(self, value: u64, bytes: u8) -> u64 {
         let unused = 64 - 8 * u32::from(bytes.clamp(1, 8));
         let signed = ((value << unused) as i64 >> unused) as u64;
@@ -114,7 +114,7 @@ impl Extension {
 }
 
 impl Access {
-    /// Whether it stores: `WnR` of a fault that it takes.
+    /// Whether the operation stores: `WnR` of its faults.
     pub fn is_write(&self) -> bool {
         matches!(
             self.kind,
@@ -124,7 +124,7 @@ impl Access {
         )
     }
 
-    /// Whether one register or two are loaded or stored.
+    /// Whether two registers are loaded or stored.
     pub fn is_pair(&self) -> bool {
         match self.kind {
             Operation::Load { .. } | Operation::Store { .. } => false,
@@ -134,13 +134,13 @@ impl Access {
         }
     }
 
-    /// Bytes of the whole access.
+    /// Number of bytes of the whole access.
     pub fn length(&self) -> usize {
         usize::from(self.bytes) << usize::from(self.is_pair())
     }
 
-    /// The virtual address, given what registers hold (31: the stack pointer for a base) and the
-    /// instruction's address.
+    /// The virtual address, from the values of registers (31 is the stack pointer for a base) and
+    /// the instruction's address.
     pub fn address(
         &self,
         base_register: impl Fn(u8) -> u64,

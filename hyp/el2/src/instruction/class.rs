@@ -1,11 +1,11 @@
-//! Classes of instructions: what may be stepped, and what may stand in an exclusive sequence.
+//! Classes of instructions: those that may be stepped, and those allowed in an exclusive sequence.
 
 use super::field::field;
 
-/// Whether `instruction` only computes or branches: what may stand between a load-exclusive and its
-/// store-exclusive for the pair to be sure of success (Arm ARM B2.9.5), and cannot trap, wait or
-/// look at PSTATE's masks. Data processing with immediates and registers, conditional and immediate
-/// branches, barriers and no-ops.
+/// Whether `instruction` only computes or branches: data processing with immediates and registers,
+/// conditional and immediate branches, barriers and no-ops. These are allowed between a
+/// load-exclusive and its store-exclusive with guaranteed progress (Arm ARM B2.9.5), and cannot
+/// trap, wait or read PSTATE's masks.
 pub fn is_plain(instruction: u32) -> bool {
     let is_computation = matches!(instruction >> 25 & 0xf, 0b1000 | 0b1001 | 0b0101 | 0b1101);
     let is_branch = matches!(instruction >> 26 & 0x1f, 0b0_0101) && instruction >> 31 == 0
@@ -17,9 +17,9 @@ pub fn is_plain(instruction: u32) -> bool {
     is_computation || is_branch || is_quiet
 }
 
-/// Whether `instruction` may touch memory, judged by its group: no branch, no exception, no
-/// access to a system register or to PSTATE, no hint and no barrier. Of that group only the
-/// maintenance instructions may.
+/// Whether `instruction` may access memory, from its encoding group: it is not a branch, an
+/// exception, a hint, a barrier, or an access to a system register or PSTATE. Of the system
+/// instructions, only cache and TLB maintenance may.
 ///
 /// Source: Arm ARM DDI 0487, C4.1.
 pub fn may_touch_memory(instruction: u32) -> bool {
@@ -29,13 +29,13 @@ pub fn may_touch_memory(instruction: u32) -> bool {
     !is_branch_or_system || is_maintenance
 }
 
-/// `WFE`, `WFI`, both with a timeout, and `YIELD`: what a CPU waits by for a word to change.
+/// `WFE`, `WFI`, both with a timeout, and `YIELD`: used to wait for a word to change.
 pub fn is_wait(instruction: u32) -> bool {
     matches!(instruction, 0xd503_203f | 0xd503_205f | 0xd503_207f)
         || instruction & !0x3f == 0xd503_1000
 }
 
-/// `CLREX`: no store-exclusive behind it belongs to a load-exclusive before it.
+/// `CLREX`: it ends an exclusive sequence.
 pub fn gives_up_monitor(instruction: u32) -> bool {
     instruction & 0xffff_f0ff == 0xd503_305f
 }
@@ -43,11 +43,11 @@ pub fn gives_up_monitor(instruction: u32) -> bool {
 /// The three instruction sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstructionSet {
-    /// AArch64's.
+    /// A64.
     A64,
-    /// AArch32's of 32 bits.
+    /// A32.
     A32,
-    /// AArch32's of 16 and 32 bits. The first half-word is in the upper half here.
+    /// T32. The first half-word is in the upper half of the `u32`.
     T32,
 }
 
@@ -63,7 +63,7 @@ pub fn is_load_exclusive(instruction: u32, set: InstructionSet) -> bool {
                 && bits(22, 2) == 0b01
                 && (bits(21, 1) == 0 || bits(31, 1) == 1)
         }
-        // LDREX, LDREXD, LDREXB, LDREXH, and LDAEX of each: bit 9 is set where it is an exclusive.
+        // LDREX, LDREXD, LDREXB, LDREXH, and LDAEX of each: bit 9 is set in an exclusive.
         InstructionSet::A32 => {
             bits(23, 5) == 0b00011 && bits(20, 1) == 1 && bits(4, 4) == 0b1001 && bits(9, 1) == 1
         }

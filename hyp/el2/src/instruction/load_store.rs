@@ -1,6 +1,6 @@
-//! Loads and stores of general-purpose registers: the decoder of what EL2 emulates.
+//! The decoder of the loads and stores of general-purpose registers that EL2 emulates.
 //!
-//! Every word has an answer: `None` for whatever is not listed here.
+//! It accepts any word and returns `None` for instructions that are not listed here.
 //!
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 
@@ -10,8 +10,8 @@ use super::field::{field, register, signed};
 #[cfg(test)]
 mod tests;
 
-/// The access that `instruction` makes, or `None` where it is no such access, or one whose result
-/// is not defined (write-back of a register that is also loaded or stored).
+/// Decodes `instruction`. Returns `None` if it is no such access, or one with an unpredictable
+/// result (write-back of a register that is also loaded or stored).
 pub fn decode(instruction: u32) -> Option<Access> {
     match instruction >> 24 & 0x3f {
         0b00_1000 => exclusive_or_ordered(instruction),
@@ -24,7 +24,7 @@ pub fn decode(instruction: u32) -> Option<Access> {
     }
 }
 
-/// Whether `instruction` is a store-exclusive that is emulated.
+/// Whether `instruction` is a store-exclusive that EL2 emulates.
 pub fn is_store_exclusive(instruction: u32) -> bool {
     decode(instruction)
         .is_some_and(|access| matches!(access.kind, Operation::StoreExclusive { .. }))
@@ -127,7 +127,7 @@ fn single(instruction: u32) -> Option<Access> {
     let (base, own) = (register(instruction, 5), register(instruction, 0));
     let bytes = 1 << field(instruction, 30, 2);
     if field(instruction, 21, 1) != 0 {
-        // LDAPR: the one among the atomics that only loads.
+        // LDAPR, the only one in the group of atomics that only loads.
         if instruction & 0x3fff_fc00 == 0x38bf_c000 {
             let kind = Operation::Load { register: own, extension: Extension::Zero };
             return Some(privileged(kind, bytes, at_base(instruction)));

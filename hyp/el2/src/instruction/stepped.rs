@@ -1,12 +1,12 @@
-//! Which bytes an instruction that is single-stepped accesses, as far as its encoding shows.
+//! The bytes that a single-stepped instruction accesses, as far as its encoding shows.
 //!
 //! Source: Arm ARM DDI 0487, C4.1 "A64 instruction set encoding", Loads and Stores.
 
-/// Bytes that an instruction touches at the most, as far as [`stepped_bytes`] goes.
+/// Most bytes that [`stepped_bytes`] returns.
 pub const MAX_BYTES: usize = 64;
 
-/// How many bytes `instruction`, one that is stepped, touches from the first on; [`MAX_BYTES`]
-/// where its bits are not worth a decoder: structures, `DC ZVA`, SVE.
+/// The number of bytes that `instruction`, which is stepped, accesses. [`MAX_BYTES`] for
+/// instructions that are not decoded: structures, `DC ZVA`, SVE.
 pub fn stepped_bytes(instruction: u32) -> usize {
     let bits = |high: u32, low: u32| instruction >> low & ((1 << (high - low + 1)) - 1);
     let is_simd = bits(26, 26) == 1;
@@ -27,9 +27,9 @@ pub fn stepped_bytes(instruction: u32) -> usize {
     }
 }
 
-/// Where, in a page, `instruction`, one that is stepped, touches its first byte, when the fault was
-/// at `offset`: a block that is zeroed begins at a multiple of its size, wherever in it the address
-/// is.
+/// The offset in the page of the first byte that `instruction`, which is stepped, accesses if its
+/// fault is at `offset`. A zeroed block begins at a multiple of its size, wherever in it the
+/// address is.
 pub fn stepped_offset(instruction: u32, offset: usize) -> usize {
     // DC ZVA, DC GVA and DC GZVA: op1 3, CRn 7, CRm 4, op2 1, 3 and 4.
     match instruction & !0x1f {

@@ -1,11 +1,11 @@
-//! The first instructions of every CPU but the boot CPU: of one that firmware starts, and of one
-//! that waited in a spin table.
+//! The first instructions of every CPU except the boot CPU: one that firmware starts, and one that
+//! waited in a spin table.
 
 use core::sync::atomic::AtomicU64;
 
 use oche_types::MAX_CPUS;
 
-/// What a CPU reads with its MMU off. The entry assembly knows the offsets.
+/// What a CPU reads with its MMU off. The entry assembly uses the offsets.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Start {
@@ -28,25 +28,25 @@ const _: () = assert!(core::mem::offset_of!(Start, index) == 32);
 impl Start {
     const fn new() -> Self {
         let [ttbr, tcr, mair, stack, index] = [const { AtomicU64::new(0) }; 5];
-        // No CPU's.
+        // The affinity of no CPU.
         Self { ttbr, tcr, mair, stack, index, affinity: AtomicU64::new(u64::MAX) }
     }
 }
 
 pub(super) static STARTS: [Start; MAX_CPUS] = [const { Start::new() }; MAX_CPUS];
 
-/// `global_asm!` behind the assembler macros that every entry to EL2 uses: `enter_el2`, for a CPU
-/// in any state, and `mmu_on`.
+/// `global_asm!` with the assembler macros that every entry to EL2 uses: `enter_el2`, for a CPU in
+/// any state, and `mmu_on`.
 #[macro_export]
 macro_rules! entry_global_asm {
     ($($rest:tt)*) => {
         core::arch::global_asm!(
     r#"
-    // Once for each assembly, which may be that of several files.
+    // Defined once in an assembly, which may consist of several files.
     .ifndef OCHE_ENTRY_MACROS
     .equ OCHE_ENTRY_MACROS, 1
-    // HCR_EL2 while booting: E2H (34) and RW (31). E2H first of all, so that every register below
-    // has its VHE layout, on CPUs that enter without it (QEMU) as on those that know nothing else
+    // HCR_EL2 during boot: E2H (34) and RW (31). It is set first, so that every register below has
+    // its VHE layout, both on CPUs that enter without E2H (QEMU) and on those where it is fixed
     // (M1).
     .equ HCR_BOOT_HIGH, 0x4
     .equ HCR_BOOT_LOW, 0x8000
@@ -142,7 +142,7 @@ oche_spin_entry:
     add     x0, x0, #{bytes}
     subs    x11, x11, #1
     b.ne    1b
-    // No record has this CPU: it waits for ever.
+    // No `Start` is for this CPU: it waits forever.
 2:  wfe
     b       2b
 "#,
@@ -157,12 +157,12 @@ unsafe extern "C" {
     fn oche_spin_entry() -> !;
 }
 
-/// Where a CPU begins that firmware starts.
+/// The entry of a CPU that firmware starts.
 pub(super) fn secondary() -> u64 {
     oche_secondary_entry as *const () as u64
 }
 
-/// Where a CPU begins that waited in a spin table.
+/// The entry of a CPU that waited in a spin table.
 pub fn spin() -> u64 {
     oche_spin_entry as *const () as u64
 }

@@ -1,4 +1,4 @@
-//! One stage-2 descriptor: 64 bits, decoded and encoded.
+//! Decoding and encoding of a stage-2 descriptor.
 //!
 //! Source: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats" and "Stage 2 memory type and
 //! Cacheability attributes", with and without FEAT_S2FWB.
@@ -8,28 +8,28 @@ use oche_types::MAX_CPUS;
 use oche_types::addr::Hfn;
 
 const VALID: u64 = 1;
-/// With [`VALID`]: a table (levels 1, 2) or a page (level 3). Clear: a block.
+/// With [`VALID`], set in a table (levels 1, 2) or a page (level 3), and clear in a block.
 const TABLE_OR_PAGE: u64 = 1 << 1;
 const MEMORY_ATTRIBUTES_SHIFT: u32 = 2;
 const READ: u64 = 1 << 6;
 const WRITE: u64 = 1 << 7;
 /// Inner Shareable: all CPUs of the guest.
 const INNER_SHAREABLE: u64 = 3 << 8;
-/// The access flag is always set: accesses are not collected.
+/// The access flag, which is always set.
 const ACCESSED: u64 = 1 << 10;
 /// Bit 54 of `XN[1:0]`: with bit 53 clear no execution at EL1 or EL0, with FEAT_XNX and without.
 const NO_EXECUTE: u64 = 1 << 54;
-/// In an invalid descriptor hardware ignores every other bit: this one means that the page is
-/// broken.
+/// In an invalid descriptor, set if the page is broken. Hardware ignores all other bits of an
+/// invalid descriptor.
 const BROKEN: u64 = 1 << 55;
-/// Likewise: a page that no CPU may reach, with all fields of a valid descriptor. A page that
-/// is only unreadable would fault as well, but then the CPU does not report its guest-physical
-/// address.
+/// In an invalid descriptor, set for a page that no CPU may access; the other fields are those of a
+/// valid descriptor. A valid descriptor without permissions would fault as well, but then the CPU
+/// does not report the guest-physical address.
 const GUARDED: u64 = 1 << 56;
-/// In a valid page: one more than the number of the CPU that synchronises its instructions, or 0:
-/// see `Root::allow_execute`. Hardware ignores bits 58:55, which are reserved for software use, and
-/// bit 59 as long as `VTCR_EL2.HWU59` is 0; so a mark comes and goes without a break and without an
-/// invalidation.
+/// In a valid page, the mark: one more than the number of the CPU that synchronizes its
+/// instructions, or 0: see `Root::allow_execute`. Hardware ignores bits 58:55, which are reserved
+/// for software, and bit 59 as long as `VTCR_EL2.HWU59` is 0, so the mark can change without
+/// break-before-make and without an invalidation.
 const MARK_SHIFT: u32 = 55;
 const MARK_BITS: u32 = 5;
 const _: () =
@@ -42,21 +42,21 @@ const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 pub struct Attributes {
     /// `MemAttr[3:0]`.
     pub memory: u8,
-    /// What CPUs may do.
+    /// `S2AP`: what CPUs may do.
     pub access: CpuAccess,
     /// `XN`.
     pub no_execute: bool,
 }
 
 impl Attributes {
-    /// Guest RAM. Without FWB 0b1111 is Normal Write-Back inner and outer, and the weaker stage
-    /// wins. With FWB 0b0110 is Normal Write-Back whatever stage 1's attributes are.
+    /// Guest RAM. Without FWB, 0b1111 is Normal Write-Back inner and outer, combined with stage 1's
+    /// attributes. With FWB, 0b0110 is Normal Write-Back whatever stage 1's attributes are.
     pub fn ram(forces_write_back: bool, access: CpuAccess) -> Self {
         Self { memory: if forces_write_back { 0b0110 } else { 0b1111 }, access, no_execute: false }
     }
 
-    /// Devices: stage 1's type stands. Without FWB that is Normal Write-Back (the weakest
-    /// restriction), with FWB that is 0b0111.
+    /// Devices, with stage 1's memory type. Without FWB that is Normal Write-Back (the weakest
+    /// restriction), with FWB 0b0111.
     pub fn devices(forces_write_back: bool) -> Self {
         let memory = if forces_write_back { 0b0111 } else { 0b1111 };
         Self { memory, access: CpuAccess::ReadWrite, no_execute: false }
@@ -66,9 +66,9 @@ impl Attributes {
 /// A descriptor, decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// Nothing.
+    /// Nothing is mapped.
     Invalid,
-    /// Nothing for now: a CPU that accesses it retries.
+    /// Broken: a CPU that accesses it retries.
     Broken,
     /// The next level's table.
     Table(Hfn),
@@ -76,16 +76,15 @@ pub enum Entry {
     Leaf {
         /// The first host page.
         at: Hfn,
-        /// The rest.
+        /// The attributes.
         attributes: Attributes,
     },
 }
 
 impl Entry {
-    /// Reads a descriptor of `level`.
+    /// Decodes a descriptor of `level`.
     pub fn decode(bits: u64, level: u8) -> Self {
-        // 48 bits of address: tables and leaves are made of page numbers below 2^32, so no bit is
-        // lost.
+        // Addresses of tables and leaves are page numbers below 2^32, so no bit of the 48 is lost.
         let page = Hfn(((bits & ADDRESS) >> 12) as u32);
         match (bits & VALID != 0, bits & TABLE_OR_PAGE != 0, level) {
             (false, ..) if bits & BROKEN != 0 => Self::Broken,
@@ -109,8 +108,8 @@ impl Entry {
         }
     }
 
-    /// The descriptor of a page, valid, with the mark of CPU number `cpu`. [`Self::decode`] does
-    /// not see the mark.
+    /// The descriptor of a valid page with the mark of CPU number `cpu`. [`Self::decode`] ignores
+    /// the mark.
     pub fn encode_marked(self, cpu: usize) -> u64 {
         assert!(cpu < MAX_CPUS, "invariant: each CPU has a mark: {cpu}");
         let bits = self.encode(3);

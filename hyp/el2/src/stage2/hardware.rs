@@ -1,20 +1,19 @@
-//! What stage 2 asks of a machine: table words, and one method for each kind of instruction that
-//! matters to them.
+//! The operations that stage 2 needs from hardware: accesses to table words, and one method for
+//! each kind of barrier and maintenance instruction.
 //!
-//! Nothing here decides an order: that is [`super::maintenance`], so a test that implements this
-//! trait sees every barrier and every invalidation that the machine's own CPUs execute, in the
-//! order in which they do.
+//! [`super::maintenance`] decides the order. A test that implements this trait therefore observes
+//! every barrier and every invalidation, in the order in which a CPU executes them.
 
 use oche_types::addr::Gfn;
 
 /// What a `DSB` waits for. Source: Arm ARM DDI 0487, "Data Synchronization Barrier".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Barrier {
-    /// `ISHST`: stores, as all CPUs of the guest see them, and their table walks.
+    /// `ISHST`: stores, for all CPUs of the guest and their table walks.
     Stores,
-    /// `ISH`: the same with loads, and TLB and instruction cache maintenance, on all CPUs.
+    /// `ISH`: loads and stores, and TLB and instruction cache maintenance, for all CPUs.
     Everything,
-    /// `ST`: stores, for every observer, also an IOMMU and the devices behind it.
+    /// `ST`: stores, for every observer, including IOMMUs and devices.
     StoresForAll,
     /// `NSH`: this CPU's own loads, stores and TLB maintenance.
     Here,
@@ -24,13 +23,13 @@ pub enum Barrier {
 /// maintenance instructions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Translations {
-    /// `IPAS2E1IS`: on all CPUs, what is stage 2 alone, of one page at any level.
+    /// `IPAS2E1IS`: stage-2 entries of one page, at any level, on all CPUs.
     Page(Gfn),
-    /// `VMALLE1IS`: on all CPUs, what is stage 1 or combines both stages.
+    /// `VMALLE1IS`: stage-1 entries and combined entries, on all CPUs.
     FirstStage,
-    /// `VMALLS12E1IS`: on all CPUs, everything.
+    /// `VMALLS12E1IS`: all entries of both stages, on all CPUs.
     All,
-    /// `VMALLS12E1`: everything, on this CPU alone.
+    /// `VMALLS12E1`: all entries of both stages, on this CPU only.
     AllHere,
 }
 
@@ -38,18 +37,19 @@ pub enum Translations {
 /// DDI 0487, `CTR_EL0`; B2.4.4, "Concurrent modification and execution of instructions".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InstructionFetch {
-    /// `CTR_EL0.IDC` is 0: data is cleaned to the point of unification.
+    /// `CTR_EL0.IDC` is 0: data must be cleaned to the point of unification.
     pub needs_clean: bool,
-    /// `CTR_EL0.DIC` is 0: instruction caches are invalidated.
+    /// `CTR_EL0.DIC` is 0: instruction caches must be invalidated.
     pub needs_invalidation: bool,
 }
 
-/// Memory of the tables, barriers, TLBs and instruction caches, as one CPU at EL2 uses them.
+/// The memory of the tables, barriers, TLBs and instruction caches, as used by one CPU at EL2.
 ///
 /// `load`, `store` and `exchange` are single-copy atomic; other CPUs and table walkers read at any
 /// time.
 pub trait Hardware {
-    /// Entry `index` of the table (of 512 entries, or 1024 for the root) at host-physical `table`.
+    /// Loads entry `index` of the table (of 512 entries, or 1024 for the root) at host-physical
+    /// `table`.
     fn load(&self, table: u64, index: usize) -> u64;
     /// Stores the entry.
     fn store(&self, table: u64, index: usize, value: u64);
@@ -57,17 +57,17 @@ pub trait Hardware {
     fn exchange(&self, table: u64, index: usize, old: u64, new: u64) -> bool;
     /// `DSB`.
     fn barrier(&self, barrier: Barrier);
-    /// `TLBI`. Starts; a barrier waits for it.
+    /// `TLBI`, which a barrier must complete.
     fn invalidate(&self, translations: Translations);
-    /// `MSR VTTBR_EL2`: the tables and the VMID that this CPU's guest uses.
+    /// `MSR VTTBR_EL2`: sets the tables and the VMID that this CPU uses for the guest.
     fn select_tables(&self, vttbr: u64);
-    /// What is to be done before written instructions are fetched.
+    /// The maintenance that is needed before written instructions are fetched.
     fn instruction_fetch(&self) -> InstructionFetch;
     /// Bytes of the smallest data cache line, a power of two.
     fn data_line_bytes(&self) -> u64;
-    /// `DC CVAU`: starts to clean the data cache line at host-physical `address` to the point of
-    /// unification.
+    /// `DC CVAU`: cleans the data cache line at host-physical `address` to the point of
+    /// unification. A barrier must complete it.
     fn clean_line(&self, address: u64);
-    /// `IC IALLUIS`: starts to drop the instruction caches of all CPUs.
+    /// `IC IALLUIS`: invalidates the instruction caches of all CPUs. A barrier must complete it.
     fn drop_instructions(&self);
 }

@@ -1,8 +1,8 @@
-//! The sequences of barriers, TLB and cache maintenance that stage 2 is made of, over any
+//! The sequences of barriers, TLB maintenance and cache maintenance that stage 2 uses, for any
 //! [`Hardware`].
 //!
-//! None has an ISB. EL2 itself neither translates by these tables nor executes these instructions,
-//! and an exception return synchronises the context of the guest that does.
+//! None has an ISB. EL2 itself neither uses these tables nor executes these instructions, and the
+//! exception return synchronizes the context for the guest, which does.
 //!
 //! Source: Arm ARM DDI 0487, "Using break-before-make when updating translation table entries",
 //! "TLB maintenance requirements and the TLB maintenance instructions", "Synchronization and
@@ -16,53 +16,53 @@ use super::hardware::{Barrier, Hardware, Translations};
 /// `VTTBR_EL2.VMID` of a view; the guest's own is 0.
 pub const VIEW_VMID: u64 = 1 << 48;
 
-/// The sequences. Every [`Hardware`] has them, and none has its own.
+/// The sequences, implemented for every [`Hardware`].
 pub trait Maintenance: Hardware {
-    /// All stores before are seen by every CPU and its table walks before any store after.
+    /// Orders earlier stores before later ones, for every CPU and its table walks.
     ///
     /// DSB, not DMB: a walk is not an explicit access.
     fn order_stores(&self) {
         self.barrier(Barrier::Stores);
     }
 
-    /// The same for observers outside the CPUs' domain as well: an IOMMU and the devices behind it.
+    /// As the one before, for observers outside the CPUs' shareability domain as well: IOMMUs and
+    /// devices.
     fn publish_stores(&self) {
         self.barrier(Barrier::StoresForAll);
     }
 
-    /// Starts to drop what the TLBs of all CPUs hold of stage 2 alone of the page, last-level or
-    /// not.
+    /// Invalidates the stage-2 TLB entries of the page, of any level, on all CPUs. Does not wait.
     fn invalidate_page(&self, page: Gfn) {
         self.invalidate(Translations::Page(page));
     }
 
-    /// Waits for the invalidations, drops everything that combines them with stage 1, and waits
+    /// Waits for the invalidations, invalidates all entries that combine both stages, and waits
     /// again.
     ///
-    /// Entries that combine both stages are found by virtual address, which is not known, so all of
-    /// them go.
+    /// Entries that combine both stages are found by virtual address, which is not known, so all
+    /// are invalidated.
     fn finish_invalidation(&self) {
         self.barrier(Barrier::Everything);
         self.invalidate(Translations::FirstStage);
         self.barrier(Barrier::Everything);
     }
 
-    /// Drops all that the TLBs of all CPUs hold of the guest, of both stages and combined, and
+    /// Invalidates all TLB entries of the guest on all CPUs, of both stages and combined, and
     /// waits.
     fn invalidate_all(&self) {
         self.invalidate(Translations::All);
         self.barrier(Barrier::Everything);
     }
 
-    /// Has this CPU's guest use the view whose root is at `root`, with all that was stored into it.
-    /// A context synchronisation must follow.
+    /// Makes this CPU use the view whose root is at `root` for the guest, with all that was stored
+    /// into it. A context synchronization must follow.
     fn enter_view(&self, root: u64) {
         self.order_stores();
         self.select_tables(root | VIEW_VMID);
     }
 
-    /// Drops what this CPU cached of the view, and goes back to the tables at `root`. No other
-    /// CPU had any of it.
+    /// Invalidates the entries of the view on this CPU, which alone has any, and returns to the
+    /// tables at `root`.
     fn leave_view(&self, root: u64) {
         self.invalidate(Translations::AllHere);
         self.barrier(Barrier::Here);
@@ -70,11 +70,11 @@ pub trait Maintenance: Hardware {
     }
 
     /// Makes instructions that were written as data to `range` visible to the fetches of every CPU.
-    /// All of the instruction caches are invalidated, because the guest fetches by other addresses.
-    /// What the caches keep coherent by themselves is left out.
+    /// The instruction caches are invalidated as a whole, because the guest fetches from other
+    /// virtual addresses. Maintenance that the hardware does not need is left out.
     fn synchronize_instructions(&self, range: PhysRange) {
-        // Cache maintenance waits neither for another CPU's stores that this one has only seen nor,
-        // where nothing has to be cleaned (`CTR_EL0.IDC`), for its own: a DSB does.
+        // Cache maintenance does not wait for another CPU's stores that this one has observed, nor,
+        // if nothing has to be cleaned (`CTR_EL0.IDC`), for its own. A DSB does.
         self.order_stores();
         let fetch = self.instruction_fetch();
         if fetch.needs_clean {

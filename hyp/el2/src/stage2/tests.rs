@@ -1,4 +1,4 @@
-//! Stage 2 against memory that is a map and hardware that writes down what it is reported.
+//! Stage 2 on a map as memory and hardware that records each operation.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

@@ -1,10 +1,11 @@
-//! A view of stage 2 for one CPU and a moment: as the shared tables, but with some trapped pages
-//! open.
+//! A view of stage 2 for one CPU during one step: it maps what the shared tables map, but some
+//! trapped pages are open.
 //!
-//! The view has tables of its own on the path to each opened page and shares all others. It is used
-//! under the engine's lock, with a VMID of its own, by one CPU that executes one instruction; the
-//! other CPUs keep the shared tables, in which nothing changes. So no break-before-make is due, and
-//! no broadcast: the CPU drops what it cached under that VMID when it leaves the view.
+//! The view has its own tables on the path to each open page and shares all others. One CPU uses
+//! it, with a VMID of its own and under the engine's lock, to execute one instruction. The other
+//! CPUs continue to use the shared tables, which do not change. Therefore no break-before-make and
+//! no TLBI of other CPUs is needed: the CPU invalidates the entries of that VMID when it leaves the
+//! view.
 
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::range::{PAGE, PhysRange};
@@ -13,8 +14,8 @@ use super::entry::{Attributes, Entry};
 use super::hardware::Hardware;
 use super::walk::{LEAF_LEVEL, Root, TABLE_ENTRIES, index_of};
 
-/// Pages that one stepped instruction may have opened. A pair, a SIMD structure or an atomic
-/// touches two at the most; a gather of SVE can touch more, and then the engine gives copies up.
+/// Most pages that can be open for one stepped instruction. A pair, a SIMD structure or an atomic
+/// accesses two at most. An SVE gather can access more; then the engine drops bounce pages.
 pub const MAX_OPENED: usize = 4;
 
 /// The view's tables: a root, and a table of levels 2 and 3 for each page that can be open at once.
@@ -26,7 +27,7 @@ pub(super) struct View {
 }
 
 impl View {
-    /// Takes memory for the view's tables from the start of `free`; `None` where it is too little.
+    /// Allocates the view's tables at the start of `free`. `None` if there is too little memory.
     pub(super) fn new(free: &mut PhysRange, ipa_bits: u32) -> Option<Self> {
         let root_bytes = Root::table_bytes(ipa_bits);
         let root = free.start.next_multiple_of(root_bytes);
@@ -47,8 +48,8 @@ impl View {
         self.root
     }
 
-    /// Maps `page`, which the shared tables map by an entry of its own, at `at` with `attributes`.
-    /// False: there is no room, or no such page.
+    /// Maps `page`, which has an entry of its own in the shared tables, at `at` with `attributes`.
+    /// Returns false if there is no room or no such page.
     #[must_use]
     pub(super) fn open(
         &mut self,
@@ -83,8 +84,8 @@ impl View {
         else {
             return false;
         };
-        // Where fetches are allowed they stay so: the instruction that is stepped may lie in the
-        // page that it accesses.
+        // Fetches stay allowed if they were: the stepped instruction may be in the page that it
+        // accesses.
         let attributes = Attributes { no_execute: shared.no_execute, ..attributes };
         hardware.store(table, index, Entry::Leaf { at, attributes }.encode(LEAF_LEVEL));
         true

@@ -1,4 +1,4 @@
-//! Walking stage 2, which any CPU does at any time and without a lock.
+//! Walks of stage 2, by any CPU at any time and without a lock.
 
 use oche_engine::host::CpuAccess;
 use oche_types::addr::{Gfn, Hfn};
@@ -15,7 +15,7 @@ const LEVEL1_BYTES: u64 = 1 << 30;
 /// The level whose entries are pages.
 pub(super) const LEAF_LEVEL: u8 = 3;
 
-/// Where the tables are; enough to walk them. Copy it to where faults are handled.
+/// The root of the tables, which is enough to walk them.
 #[derive(Clone, Copy, Debug)]
 pub struct Root {
     /// Host-physical address of the level-1 table.
@@ -24,12 +24,12 @@ pub struct Root {
     pub ipa_bits: u32,
 }
 
-/// What a walk finds.
+/// The result of a walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// Nothing is there, and nothing will be.
+    /// Nothing is mapped.
     Unmapped,
-    /// The page is being moved or its block split: try again.
+    /// The page is broken, or its block is being split: retry.
     Broken,
     /// A leaf.
     Mapped {
@@ -37,12 +37,13 @@ pub enum Lookup {
         at: Hfn,
         /// What CPUs may do.
         access: CpuAccess,
-        /// Fetches fault, because the page has moved since instructions were last synchronised.
+        /// Whether fetches fault, because the page has moved since its instructions were last
+        /// synchronized.
         no_execute: bool,
     },
 }
 
-/// How far a walk came.
+/// The entry at which a walk ended.
 pub(super) struct Position {
     pub(super) table: u64,
     pub(super) index: usize,
@@ -56,7 +57,7 @@ impl Root {
         if ipa_bits > 39 { 2 * PAGE } else { PAGE }
     }
 
-    /// What is at `page`, as a CPU would find it. Needs no lock.
+    /// Looks `page` up as a CPU would. Needs no lock.
     pub fn lookup<H: Hardware>(&self, hardware: &H, page: Gfn) -> Lookup {
         let Some(position) = self.walk(hardware, page) else {
             return Lookup::Unmapped;
@@ -75,23 +76,21 @@ impl Root {
         }
     }
 
-    /// Lets CPUs execute `page`, after its instructions are synchronised. `cpu` is the number of
-    /// the CPU that runs this, below [`MAX_CPUS`](oche_types::MAX_CPUS), with interrupts masked
-    /// from here to the end.
+    /// Synchronizes the instructions of `page` and then lets CPUs execute it. `cpu` is the number
+    /// of this CPU, below [`MAX_CPUS`](oche_types::MAX_CPUS). Interrupts must be masked.
     ///
-    /// Needs no lock, and no CPU waits in here: where an entry changed meanwhile or another CPU is
-    /// at it, the CPU goes back to the guest and faults again.
+    /// It needs no lock and does not wait: if the entry changes meanwhile, or another CPU is doing
+    /// the same, the CPU returns to the guest and faults again.
     ///
-    /// That the entry is as it was does not mean that the page is: it may have gone and come back,
-    /// with other bytes. So the CPU first puts its own mark into the entry, which nothing else ever
-    /// stores there. Where the exchange at the end still finds it, nothing has been stored over it,
-    /// so the page has not been broken since: what was synchronised is what is there, for any
-    /// number of moves. A mover that breaks a marked page stores over the mark and does not
-    /// wait.
+    /// An unchanged entry does not mean an unchanged page: the page may have moved away and back,
+    /// with other bytes (ABA). The CPU therefore first stores its own mark into the entry, which
+    /// nothing else ever stores. If the exchange at the end still finds the mark, the page has not
+    /// been broken since, and its instructions are synchronized. A CPU that breaks a marked page
+    /// overwrites the mark and does not wait.
     ///
-    /// A CPU that finds another's mark leaves it: CPUs that took it from each other could go on so
-    /// for ever. A mark never stays behind, since its CPU leaves only after the exchange, which
-    /// fails only where the mark is gone.
+    /// A CPU that finds another CPU's mark leaves it: CPUs that replaced each other's marks might
+    /// never make progress. A mark never stays behind, because its CPU returns only after the
+    /// exchange, which fails only if the mark is gone.
     pub fn allow_execute<H: Hardware>(&self, hardware: &H, page: Gfn, cpu: usize) {
         let Some(Position { table, index, level: LEAF_LEVEL, entry }) = self.walk(hardware, page)
         else {
@@ -110,15 +109,15 @@ impl Root {
         hardware.synchronize_instructions(code);
         let new = Entry::Leaf { at, attributes: Attributes { no_execute: false, ..attributes } };
         if hardware.exchange(table, index, marked, new.encode(LEAF_LEVEL)) {
-            // Relaxing a permission needs no break-before-make, but a stale entry would fault for
-            // ever.
+            // Relaxing a permission needs no break-before-make, but a stale TLB entry would fault
+            // forever.
             hardware.order_stores();
             hardware.invalidate_page(page);
             hardware.finish_invalidation();
         }
     }
 
-    /// Walks to the entry that decides about `page`: a leaf, or something that is not a table.
+    /// Walks to the last entry for `page`: a leaf, or anything else that is not a table.
     pub(super) fn walk<H: Hardware>(&self, hardware: &H, page: Gfn) -> Option<Position> {
         if page.address() >> self.ipa_bits != 0 {
             return None;

@@ -1,25 +1,26 @@
-//! One instruction of the guest, executed in a view of stage 2 of this CPU's own, and then back to
+//! Stepping: this CPU executes one instruction of the guest, in a view of stage 2, and returns to
 //! EL2.
 //!
-//! Software step, routed to EL2 (`MDCR_EL2.TDE`), with the guest's debug state put aside and
-//! restored. Interrupts are masked for the one instruction, FIQs go to EL1 for so long where they
-//! do not anyway, so nothing comes between.
+//! It uses software step, routed to EL2 (`MDCR_EL2.TDE`), and saves and restores the guest's debug
+//! state. Interrupts are masked for the one instruction, and FIQs are routed to EL1 meanwhile, so
+//! that no exception comes first.
 //!
-//! Another CPU may make anything of the instruction meanwhile, and the step must end all the same,
-//! with the guest in a state that it could have reached without:
-//! - It cannot wait: WFI and WFE trap.
-//! - It cannot switch the step off: with `MDCR_EL2.TDE` set, TDA, TDOSA and TDRA count as set, so
-//!   accesses to `MDSCR_EL1`, `OSLAR_EL1` and `OSDLR_EL1` trap and are executed again, unstepped.
-//!   The OS lock and the double lock are open from the start.
-//! - An exception to EL1 is known by its level, or, from EL1, by `ELR_EL1`: that holds for the step
-//!   what no exception stores there.
+//! Another CPU may replace the instruction by any other meanwhile. The step must end anyway, with
+//! the guest in a state that it could have reached without the step:
+//! - The instruction cannot wait: WFI and WFE trap.
+//! - It cannot disable the step: with `MDCR_EL2.TDE` set, TDA, TDOSA and TDRA are treated as set,
+//!   so accesses to `MDSCR_EL1`, `OSLAR_EL1` and `OSDLR_EL1` trap and are executed again without
+//!   the step. The OS lock and the double lock are open from the start.
+//! - An exception to EL1 is detected by its level or, from EL1, by `ELR_EL1`, which during the step
+//!   holds a value that no exception stores there.
 //! - An `ERET` at EL1 takes its address from there too, and its masks from `SPSR_EL1`, in which all
-//!   are set for the step: no interrupt is taken behind it, whose return address would be just that
-//!   of the `ERET`.
-//! - What reads or writes the masks at EL1 has a result that differs. Of two words that another CPU
-//!   exchanges while they are executed EL1 may expect nothing better, but where the architecture
-//!   names them, and none of those does (Arm ARM DDI 0487, "Concurrent modification and execution
-//!   of instructions"). EL0 has no access to the masks.
+//!   are set during the step. So no interrupt is taken after it, whose return address could not be
+//!   told apart from that of the `ERET`.
+//! - An instruction that reads or writes the masks at EL1 has another result than without the step.
+//!   This can happen only if another CPU replaces the instruction while it is executed, which the
+//!   architecture defines for a few instructions only, none of which accesses the masks (Arm ARM
+//!   DDI 0487, "Concurrent modification and execution of instructions"). EL0 has no access to the
+//!   masks.
 //!
 //! Source: Arm ARM DDI 0487, "Software Step exceptions", D2.11 in issue J, and `MDCR_EL2`,
 //! `MDSCR_EL1`, `OSLAR_EL1`, `OSDLR_EL1`.
@@ -48,7 +49,7 @@ const MDSCR_SS: u64 = MDSCR_EL1::SS::SET.value;
 const MDSCR_KDE_MDE: u64 = MDSCR_EL1::KDE::SET.value | MDSCR_EL1::MDE::SET.value;
 /// `MDCR_EL2.TDE`.
 const MDCR_TDE: u64 = MDCR_EL2::TDE::SET.value;
-/// `HCR_EL2.{FMO, VF}`: what comes to EL2 no mask of EL1's holds back.
+/// `HCR_EL2.{FMO, VF}`: EL1's masks do not apply to a FIQ that is routed to EL2.
 const HCR_FIQS: u64 = HCR_FMO | HCR_VF;
 /// `HCR_EL2.{TWI, TWE}`.
 const HCR_WAITS: u64 = 1 << 13 | 1 << 14;
@@ -57,10 +58,10 @@ const OSLSR_LOCKED: u64 = 1 << 1;
 /// `OSDLR_EL1.DLK`.
 const OSDLR_LOCKED: u64 = 1;
 
-/// Whether each CPU is in a step. Only the CPU itself reads or writes its own.
+/// Whether each CPU is in a step. Only the CPU itself accesses its own.
 static STEPPING: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
-/// What a step put aside.
+/// The guest's debug state that a step saves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SavedDebugState {
     spsr: u64,
@@ -70,8 +71,8 @@ pub(crate) struct SavedDebugState {
     hcr: u64,
     was_locked: bool,
     was_double_locked: bool,
-    /// Of a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile, and `SPSR_EL1`, whose masks
-    /// are set.
+    /// For a step at EL1: `ELR_EL1`, which holds [`sentinel`] meanwhile, and `SPSR_EL1`, whose
+    /// masks are set meanwhile.
     elr_el1: u64,
     spsr_el1: u64,
     has_view: bool,
@@ -83,7 +84,7 @@ impl SavedDebugState {
     }
 }
 
-/// Whether this CPU is in a step: the exception that is being handled ends or interrupts it.
+/// Whether this CPU is in a step, which the current exception ends or interrupts.
 pub(crate) fn is_stepping() -> bool {
     stepping().load(Ordering::Relaxed)
 }
@@ -93,7 +94,7 @@ fn stepping() -> &'static AtomicBool {
     STEPPING.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
 }
 
-/// Whether the guest steps itself.
+/// Whether the guest single-steps itself.
 pub(crate) fn is_guest_stepping() -> bool {
     MDSCR_EL1.is_set(MDSCR_EL1::SS)
 }
@@ -116,7 +117,7 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     MDSCR_EL1.set(debug_state.mdscr & !MDSCR_KDE_MDE | MDSCR_SS);
     MDCR_EL2.set(debug_state.mdcr | MDCR_TDE);
     if debug_state.was_locked {
-        // While the OS lock is closed no software step comes.
+        // While the OS lock is closed, no software step exception is taken.
         OSLAR_EL1.write(OSLAR_EL1::OSLK::Unlocked);
     }
     if debug_state.was_double_locked {
@@ -131,15 +132,15 @@ pub(crate) fn arm(frame: &mut TrapFrame, root: Option<u64>) -> SavedDebugState {
     if let Some(root) = root {
         Cpus.enter_view(root);
     }
-    // The exception return synchronises the context too, but only after it has looked whether to
+    // The exception return synchronizes the context too, but only after it has decided whether to
     // copy SPSR_EL2.SS.
     synchronize_context();
     stepping().store(true, Ordering::Relaxed);
     debug_state
 }
 
-/// Puts everything back after any exception from the guest in a step. `is_done`: the instruction is
-/// complete, or has taken an exception to EL1. Returns whether it is complete.
+/// Restores the saved state after any exception from the guest in a step. `is_done` says whether
+/// the instruction is complete or has taken an exception to EL1. Returns whether it is complete.
 pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_done: bool) -> bool {
     stepping().store(false, Ordering::Relaxed);
     if debug_state.has_view {
@@ -164,23 +165,24 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
     synchronize_context();
     match outcome {
         StepOutcome::SameLevel if is_done => {
-            // A guest that steps itself finds its step done: SS is 0 either way.
+            // For a guest that single-steps itself, the step is complete: SS is 0 in any case.
             frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & SPSR_AIF;
             return true;
         }
-        // The same instruction again, from the same state.
+        // The guest executes the instruction again, from the same state.
         StepOutcome::SameLevel => {
             frame.spsr =
                 frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF);
         }
-        // The handler's own PSTATE is right, all masked; what it will return to is the state put
-        // aside.
+        // The handler's PSTATE is correct, with all exceptions masked. Its return state is the
+        // saved one.
         StepOutcome::Entry => {
             let saved = SpsrEl12.read();
             SpsrEl12.write(saved & !(SPSR_SS | SPSR_AIF) | debug_state.spsr & (SPSR_SS | SPSR_AIF));
             frame.spsr &= !SPSR_SS;
         }
-        // PSTATE comes from `SPSR_EL1`, all masked, and the address was the sentinel.
+        // The `ERET` took PSTATE from `SPSR_EL1`, with all exceptions masked, and the sentinel as
+        // the address.
         StepOutcome::Return => {
             frame.spsr = frame.spsr & !(SPSR_SS | SPSR_AIF) | debug_state.spsr_el1 & SPSR_AIF;
             frame.elr = debug_state.elr_el1;

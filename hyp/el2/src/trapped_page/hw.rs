@@ -1,5 +1,4 @@
-//! What happens when a CPU touches a trapped page: emulation or a step, under the engine's lock
-//! throughout.
+//! Handling of a CPU's access to a trapped page: emulation or a step, under the engine's lock.
 
 use core::sync::atomic::{Ordering, fence};
 
@@ -22,7 +21,7 @@ use crate::trapped_page::monitor::Monitors;
 use crate::trapped_page::progress::{self, Load, MAX_APART, Progress, SequenceOutcome};
 use crate::trapped_page::{self, Agreement, TrappedPages, Value};
 
-/// Everything about trapped accesses that is not the engine's.
+/// The state of trapped accesses, besides the engine's.
 static STATE: SpinLock<State> = SpinLock::new(State {
     monitors: Monitors::new(),
     progress: [Progress::new(); MAX_CPUS],
@@ -34,36 +33,37 @@ struct State {
     monitors: Monitors,
     /// Each CPU's load-exclusives.
     progress: [Progress; MAX_CPUS],
-    /// Each CPU's step in the view. There is one view, and its user holds the engine's lock: so
-    /// there is one step.
+    /// Each CPU's step in the view. There is one view, and the CPU that uses it holds the engine's
+    /// lock, so there is at most one step.
     steps: [Option<Step>; MAX_CPUS],
-    /// Each CPU between a load-exclusive and its store-exclusive.
+    /// The exclusive sequence of each CPU that is in one.
     exclusive_sequences: [Option<ExclusiveSequence>; MAX_CPUS],
 }
 
 /// A step under way.
 struct Step {
-    /// The engine's lock, which stays closed while the guest executes the instruction.
+    /// The engine's lock, which is held while the guest executes the instruction.
     engine: Parked,
     debug_state: SavedDebugState,
     opened: [Option<Opened>; MAX_OPENED],
 }
 
-/// A page that the stepped instruction touches.
+/// A page that the stepped instruction accesses.
 #[derive(Clone, Copy)]
 struct Opened {
     page: Gfn,
-    /// For a watch: what the instruction touches there, and what stood there before.
+    /// For a watch: the bytes that the instruction accesses, and their values before.
     watched: WatchedAccess,
     before: Value,
 }
 
-/// Instructions that are stepped between a load-exclusive and its store-exclusive.
+/// Most instructions that are stepped between a load-exclusive and its store-exclusive.
 const MAX_SEQUENCE: u8 = 24;
 
-/// A CPU that executed a load-exclusive on a trapped page. Its own monitor is clear, so its
-/// store-exclusive would fail without a trap, for ever. So it is stepped until there, with nothing
-/// opened and no lock held, and the store-exclusive is emulated as well.
+/// The state of a CPU that has executed a load-exclusive on a trapped page. Its own monitor is
+/// clear, so its store-exclusive would always fail, without a trap. The CPU is therefore stepped up
+/// to the store-exclusive, with no page open and no lock held, and the store-exclusive is emulated
+/// as well.
 #[derive(Clone, Copy)]
 struct ExclusiveSequence {
     debug_state: SavedDebugState,
@@ -71,11 +71,11 @@ struct ExclusiveSequence {
     left: u8,
 }
 
-/// Answers a fault at a page that the engine had closed. `engine` is the lock around it.
+/// Handles a fault at a page that the engine traps. `engine` is the lock around the engine.
 ///
-/// What the CPU reported may be old by now: it waited for the lock. So before an access is
+/// The syndrome may be out of date, because the CPU has waited for the lock. Before an access is
 /// emulated, the instruction must be the one that faulted ([`trapped_page::agreement`]) and stage 1
-/// must still allow it ([`recheck_translation`]). Otherwise the CPU tries again.
+/// must still allow it ([`recheck_translation`]). Otherwise the CPU repeats the access.
 pub fn on_fault<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     fault: &Fault,
@@ -85,7 +85,7 @@ pub fn on_fault<G: TrappedPages>(
     match pages.trapped(frame.elr, fault.address, reach(fault)) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
         FaultDisposition::Retry => Resume::Same,
-        // It moves no bytes, and all memory is coherent.
+        // Cache maintenance transfers no data, and all memory is coherent.
         FaultDisposition::Emulate(_) if fault.abort.is_cache_maintenance => Resume::Next,
         FaultDisposition::Emulate(page) => {
             let Some(access) = access(frame) else {
@@ -103,7 +103,8 @@ pub fn on_fault<G: TrappedPages>(
                     if recheck_translation(address, &access, frame, page) != Translation::Same {
                         return Resume::Same;
                     }
-                    // Before what the guest stored by itself until now, and after what follows.
+                    // Orders the access after the guest's own earlier stores and before its later
+                    // ones.
                     fence(Ordering::SeqCst);
                     emulate(&mut *pages, page, address, &access, frame);
                     fence(Ordering::SeqCst);
@@ -122,8 +123,8 @@ pub fn on_fault<G: TrappedPages>(
     }
 }
 
-/// Steps an instruction that is not emulated. A load-exclusive among them gets nowhere so: the
-/// page's copies are given up if it goes on.
+/// Steps an instruction that is not emulated. A load-exclusive makes no progress like that; after
+/// too many of them the page's bounce pages are dropped.
 fn step_unknown<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
@@ -139,7 +140,7 @@ fn step_unknown<G: TrappedPages>(
     begin_step(pages, page, fault, frame, &[None; MAX_OPENED])
 }
 
-/// Carries an access out that [`recheck_translation`] allowed, with the lock held since.
+/// Carries out an access that [`recheck_translation`] allowed, with the lock held since then.
 fn emulate(
     pages: &mut impl TrappedPages,
     page: Gfn,
@@ -160,9 +161,9 @@ fn emulate(
     assert!(is_done, "an access inside one page is emulated");
 }
 
-/// Behind the load-exclusive `load`: emulates the store-exclusive if it is next, steps what only
-/// computes, and lets the guest go on by itself at anything else. The monitor outlives none but a
-/// step.
+/// Continues after the load-exclusive `load`: emulates the store-exclusive if it is next, steps an
+/// instruction that only computes, and ends the sequence at any other. Only a step keeps the
+/// monitor set.
 fn step_to_store<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     load: Load,
@@ -171,7 +172,7 @@ fn step_to_store<G: TrappedPages>(
 ) {
     let word = instruction(frame).filter(|_| !step::is_guest_stepping());
     let outcome = match word.map(|word| (word, instruction::decode(word))) {
-        // What a step of the guest's own breaks is its own affair.
+        // A guest that single-steps itself breaks its exclusive sequences anyway.
         None => SequenceOutcome::Waits,
         Some((_, Some(access @ Access { kind: Operation::StoreExclusive { .. }, .. }))) => {
             store_exclusive(engine, load.page, load.address, frame, &access)
@@ -192,14 +193,14 @@ fn step_to_store<G: TrappedPages>(
     }
 }
 
-/// The guest's instructions from the next one on, as far as they can be read.
+/// The guest's instructions, starting with the next one, as far as they can be read.
 fn instructions_from(frame: &TrapFrame) -> impl Iterator<Item = u32> {
     let addresses = (0..MAX_APART as u64).map(|index| frame.elr.wrapping_add(4 * index));
     addresses.map_while(|elr| instruction(&TrapFrame { elr, ..*frame }))
 }
 
-/// The store-exclusive at the end of a sequence, with the guest's own fault where stage 1 does not
-/// allow it: the CPU's own, which has no monitor, need not even look.
+/// Emulates the store-exclusive at the end of a sequence. If stage 1 does not allow it, the guest
+/// takes the fault: the CPU's own store-exclusive, whose monitor is clear, might not check.
 fn store_exclusive<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     page: Gfn,
@@ -217,7 +218,7 @@ fn store_exclusive<G: TrappedPages>(
     if pages.trapped(frame.elr, page.address() | in_page, AccessKind::Store)
         != FaultDisposition::Emulate(page)
     {
-        // The CPU's own pair will do.
+        // The guest executes the pair again without Oche.
         return SequenceOutcome::Emulated;
     }
     match recheck_translation(address, access, frame, page) {
@@ -238,19 +239,19 @@ fn store_exclusive<G: TrappedPages>(
 }
 
 fn of_this_cpu<T>(all: &mut [T; MAX_CPUS]) -> &mut T {
-    all.get_mut(percpu::index()).expect("a CPU's number is below the most CPUs")
+    all.get_mut(percpu::index()).expect("a CPU's number is below the maximum")
 }
 
 fn end_monitor() {
     STATE.lock().monitors.end(percpu::index());
 }
 
-/// Notes how `load` went; whether its page's copies are to be given up.
+/// Records the outcome of `load`. Returns whether its page's bounce pages must be dropped.
 fn is_stuck(load: Load, outcome: SequenceOutcome, may_store: impl FnOnce() -> bool) -> bool {
     of_this_cpu(&mut STATE.lock().progress).note(load, outcome, may_store)
 }
 
-/// Gives the copies of `page` up, for an access that cannot be carried out on several.
+/// Drops the bounce pages of `page`, for an access that cannot be carried out on several copies.
 fn give_up(pages: &mut impl TrappedPages, page: Gfn, frame: &TrapFrame) -> Resume {
     match pages.trapped(frame.elr, page.address(), AccessKind::Walk) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
@@ -258,10 +259,9 @@ fn give_up(pages: &mut impl TrappedPages, page: Gfn, frame: &TrapFrame) -> Resum
     }
 }
 
-/// Ends or goes on with the step that the exception being handled came from. `fault`: the engine
-/// had closed a page that the instruction touched. Returns how the guest goes on if that is
-/// decided; otherwise the exception is to be handled as if there had been no step, with `frame` as
-/// it was before.
+/// Ends or continues the step in which the current exception was taken. `fault` is set if the
+/// engine traps a page that the instruction accessed. Returns how the guest continues, or `None` if
+/// the exception must be handled as if there had been no step, with `frame` as it was before.
 pub fn on_step<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     is_done: bool,
@@ -288,9 +288,9 @@ pub fn on_step<G: TrappedPages>(
         report_after(&mut *pages, &opened);
         return Some(Resume::Same);
     }
-    // Other tables of the guest are in force again, which this asks for.
+    // This translates by the shared tables, which are in use again.
     let fault = fault();
-    // What was stored so far reaches all copies before the engine is asked for anything else.
+    // What was stored so far must reach all copies before the engine is called for anything else.
     settle(&mut *pages, &opened);
     let fault = fault?;
     match pages.trapped(frame.elr, fault.address, reach(&fault)) {
@@ -300,8 +300,8 @@ pub fn on_step<G: TrappedPages>(
     }
 }
 
-/// Opens `page`, and those in `opened`, to this CPU, and has it execute one instruction. The lock
-/// stays closed.
+/// Opens `page`, and those in `opened`, for this CPU, and makes it execute one instruction. The
+/// lock stays held.
 fn begin_step<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
@@ -309,7 +309,7 @@ fn begin_step<G: TrappedPages>(
     frame: &mut TrapFrame,
     opened: &[Option<Opened>; MAX_OPENED],
 ) -> Resume {
-    // Another CPU may have put there what looks at the masks that a step sets, or changes them.
+    // Another CPU may have stored an instruction that reads or changes the masks that a step sets.
     let word = raw_instruction(frame).filter(|(_, set)| *set == InstructionSet::A64);
     if word.is_some_and(|(word, _)| !instruction::may_touch_memory(word)) {
         return Resume::Same;
@@ -322,8 +322,8 @@ fn begin_step<G: TrappedPages>(
     let root = pages.begin_view().filter(|_| has_room);
     let is_open = root.is_some() && opened.iter().flatten().all(|opened| pages.open(opened.page));
     let (Some(root), true) = (root, is_open) else {
-        // More pages than can be opened for one instruction, or no memory: this one's copies are
-        // given up.
+        // The instruction accesses more pages than can be open, or there is no memory: drop the
+        // bounce pages of this one.
         return give_up(&mut *pages, page, frame);
     };
     if pages.is_watching() {
@@ -351,8 +351,7 @@ fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) 
     }
 }
 
-/// What the instruction that is about to be stepped touches of `page`, as far as its encoding
-/// shows.
+/// The bytes of `page` that the instruction to be stepped accesses, as far as its encoding shows.
 fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> WatchedAccess {
     let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {
@@ -365,7 +364,7 @@ fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> WatchedAccess {
     WatchedAccess { page, offset, bytes, is_write: fault.abort.is_write, how: WatchHow::Before }
 }
 
-/// Reports to a watch what a step left behind, where it stored or could have.
+/// Reports the bytes after a step, if they are watched and the instruction stored or could have.
 fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
     if !pages.is_watching() {
         return;
@@ -379,7 +378,7 @@ fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPE
     }
 }
 
-/// What CPUs find in the bytes of `watched`.
+/// The value of the bytes of `watched` now.
 fn value_of(pages: &mut impl TrappedPages, watched: &WatchedAccess) -> Value {
     let left =
         watched.bytes.min(instruction::MAX_BYTES).min(PAGE_BYTES.saturating_sub(watched.offset));
@@ -398,8 +397,7 @@ fn reach(fault: &Fault) -> AccessKind {
     }
 }
 
-/// The access that the guest's instruction makes, if it is one that is emulated, in a state that is
-/// usual.
+/// The access that the guest's instruction makes, if EL2 emulates it in the guest's current state.
 fn access(frame: &TrapFrame) -> Option<Access> {
     instruction(frame).and_then(instruction::decode)
 }

@@ -1,19 +1,18 @@
 //! The exclusive monitors of trapped pages, one for each CPU.
 //!
-//! Every return to the guest clears the CPU's own monitor, so for trapped pages these stand in: set
-//! by an emulated load-exclusive, cleared by any other CPU's store nearby, asked by the
-//! store-exclusive.
+//! Every return to the guest clears the CPU's own monitor, so these replace it for trapped pages.
+//! An emulated load-exclusive sets one, another CPU's store in the same reservation granule clears
+//! it, and the emulated store-exclusive checks it.
 //!
-//! A monitor is set only from its load-exclusive to the end of the sequence that is stepped behind
-//! it, however that ends. What the CPU executes by itself afterwards is up to its own monitor: a
-//! store-exclusive of its that traps must not succeed because of a value that was loaded before,
-//! when other CPUs' stores may have gone by unseen.
+//! A monitor is set only from its load-exclusive to the end of the stepped sequence, however that
+//! ends. Afterwards only the CPU's own monitor counts: a later store-exclusive that traps must not
+//! succeed because of the earlier load, since other CPUs' stores in between may not have trapped.
 
 use oche_types::MAX_CPUS;
 use oche_types::addr::Gfn;
 
-/// Bytes around a store in which it clears other CPUs' monitors: an exclusives reservation granule.
-/// The architecture allows 16 to 2048.
+/// Size of an exclusives reservation granule in bytes: a store clears other CPUs' monitors in its
+/// granule. The architecture allows 16 to 2048.
 const GRANULE: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +21,17 @@ struct Monitor {
     values: [u64; 2],
 }
 
-/// What a load-exclusive loads, and a store-exclusive stores. A pair of another size, or elsewhere,
-/// does not succeed.
+/// The place of a load-exclusive or store-exclusive. A store-exclusive of another size or place
+/// than its load-exclusive fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MonitoredBytes {
     /// The page.
     pub page: Gfn,
     /// The first byte's offset.
     pub offset: usize,
-    /// Bytes of each register.
+    /// Number of bytes of each register.
     pub bytes: usize,
-    /// Whether there are two.
+    /// Whether there are two registers.
     pub is_pair: bool,
 }
 
@@ -41,43 +40,44 @@ pub struct MonitoredBytes {
 pub struct Monitors([Option<Monitor>; MAX_CPUS]);
 
 impl Monitors {
-    /// None is set.
+    /// Creates monitors that are all clear.
     pub const fn new() -> Self {
         Self([None; MAX_CPUS])
     }
 
-    /// CPU `cpu` loaded `values` exclusively from `place`.
+    /// Sets the monitor of CPU `cpu`, which has loaded `values` exclusively from `place`.
     pub fn begin(&mut self, cpu: usize, place: MonitoredBytes, values: [u64; 2]) {
         *self.of(cpu) = Some(Monitor { place, values });
     }
 
-    /// What the CPU loaded exclusively from there, unless another stored since. Clears the monitor.
+    /// Takes the values that the CPU loaded exclusively from there, unless another CPU has stored
+    /// since. Clears the monitor.
     pub fn take(&mut self, cpu: usize, place: MonitoredBytes) -> Option<[u64; 2]> {
         self.of(cpu).take().filter(|monitor| monitor.place == place).map(|monitor| monitor.values)
     }
 
-    /// What the CPU's monitor covers was loaded as this, unless another stored since.
+    /// The values that the CPU's monitor covers, unless another CPU has stored since.
     pub fn values(&self, cpu: usize) -> Option<[u64; 2]> {
         self.0.get(cpu).and_then(Option::as_ref).map(|monitor| monitor.values)
     }
 
-    /// The CPU goes on by itself: its sequence has ended, as by `CLREX`.
+    /// Clears the monitor of the CPU, whose sequence has ended, as by `CLREX`.
     pub fn end(&mut self, cpu: usize) {
         *self.of(cpu) = None;
     }
 
     fn of(&mut self, cpu: usize) -> &mut Option<Monitor> {
-        self.0.get_mut(cpu).expect("a CPU's number is below the most CPUs")
+        self.0.get_mut(cpu).expect("a CPU's number is below the maximum")
     }
 
-    /// CPU `cpu` stores at `offset` of `page`.
+    /// Clears other CPUs' monitors for a store of CPU `cpu` at `offset` of `page`.
     pub fn note_store(&mut self, cpu: usize, page: Gfn, offset: usize) {
         self.clear(cpu, |monitor| {
             monitor.place.page == page && monitor.place.offset / GRANULE == offset / GRANULE
         });
     }
 
-    /// CPU `cpu` may store anywhere in `page`.
+    /// Clears other CPUs' monitors for stores of CPU `cpu` anywhere in `page`.
     pub fn note_stores(&mut self, cpu: usize, page: Gfn) {
         self.clear(cpu, |monitor| monitor.place.page == page);
     }

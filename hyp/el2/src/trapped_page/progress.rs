@@ -1,29 +1,29 @@
-//! Exclusives that get nowhere: when the copies of their page are given up.
+//! Exclusives without progress: when the bounce pages of their page are dropped.
 //!
-//! A load-exclusive of a trapped page is followed, step by step, to its store-exclusive. Where that
-//! cannot be done, the CPU's own pair fails every time, without a trap, and the guest tries for
-//! ever. A CPU that waits for a word to change also executes load-exclusives whose store-exclusive
-//! is not found, but it makes progress. So a load-exclusive counts only if:
-//! - the same instruction loaded the same value from the same address before, as did each since
-//!   that did not wait;
-//! - and, when there were too many, a store-exclusive lies ahead of where the last was left
+//! A load-exclusive of a trapped page is stepped up to its store-exclusive. If that is not
+//! possible, the CPU's own pair fails every time, without a trap, and the guest retries forever. A
+//! CPU that waits for a word to change also executes load-exclusives without a store-exclusive, but
+//! it makes progress. A load-exclusive therefore counts only if:
+//! - the same instruction loaded the same value from the same address before, and so did each
+//!   load-exclusive since that did not wait;
+//! - and, after too many of them, a store-exclusive follows the point where stepping ended
 //!   ([`store_is_ahead`]).
 
 use oche_types::addr::Gfn;
 
 use crate::instruction::{self, Operation};
 
-/// How a load-exclusive of a trapped page went.
+/// How the sequence after a load-exclusive of a trapped page ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SequenceOutcome {
-    /// Its store-exclusive was emulated, whether it stored or another CPU was first.
+    /// Its store-exclusive was emulated, whether it succeeded or not.
     Emulated,
     /// No store-exclusive was found, for a reason that will not go away: the state of the CPU, or
     /// too many instructions.
     Hopeless,
-    /// It ended in an instruction behind which there may be a store-exclusive.
+    /// It ended at an instruction after which a store-exclusive may follow.
     Open,
-    /// It ended in something that waits, or that gives the monitor up: no store-exclusive depends
+    /// It ended at an instruction that waits or clears the monitor, so no store-exclusive depends
     /// on it.
     Waits,
 }
@@ -37,11 +37,11 @@ pub struct Load {
     pub pc: u64,
     /// The virtual address that it loaded from.
     pub address: u64,
-    /// What it loaded, if that is known.
+    /// The loaded value, if it is known.
     pub values: Option<[u64; 2]>,
 }
 
-/// What an outcome weighs, and how much is too much: 256 hopeless ones, or 65 536 that are open.
+/// The weight of each outcome, and the limit: 256 without hope, or 65 536 whose end is open.
 const HOPELESS: u32 = 256;
 const OPEN: u32 = 1;
 const LIMIT: u32 = 256 * HOPELESS;
@@ -51,10 +51,9 @@ const LIMIT: u32 = 256 * HOPELESS;
 /// restrictions".
 pub const MAX_APART: usize = 32;
 
-/// Where a load-exclusive's sequence ends that arrives at `word`, neither a store-exclusive nor
-/// plain.
+/// How a sequence ends at `word`, which is neither a store-exclusive nor plain.
 pub fn end_at(word: u32) -> SequenceOutcome {
-    // The next load-exclusive begins a sequence of its own: the first had no store-exclusive.
+    // Another load-exclusive begins a new sequence: the first had no store-exclusive.
     let is_load = instruction::decode(word)
         .is_some_and(|access| matches!(access.kind, Operation::LoadExclusive { .. }));
     if is_load || instruction::is_wait(word) || instruction::gives_up_monitor(word) {
@@ -64,13 +63,13 @@ pub fn end_at(word: u32) -> SequenceOutcome {
     }
 }
 
-/// Whether there is a store-exclusive among `words`, the instructions from where the CPU left the
-/// sequence on. A pair that the guest has branched out of has its store-exclusive behind it.
+/// Whether there is a store-exclusive among `words`, the instructions from the end of the sequence
+/// on. If the guest has branched out of a pair, there is none.
 pub fn store_is_ahead(words: impl IntoIterator<Item = u32>) -> bool {
     words.into_iter().take(MAX_APART).any(instruction::is_store_exclusive)
 }
 
-/// One CPU's load-exclusives since one of them last got on.
+/// One CPU's load-exclusives since the last progress.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress {
     last: Option<Load>,
@@ -78,13 +77,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// There were none.
+    /// Creates a record without any.
     pub const fn new() -> Self {
         Self { last: None, weight: 0 }
     }
 
-    /// `load` ended. Returns whether its page's copies are to be given up. `may_store`: whether a
-    /// store-exclusive may follow all the same; asked only when there were too many.
+    /// Records the outcome of `load`. Returns whether its page's bounce pages must be dropped.
+    /// `may_store` returns whether a store-exclusive may still follow; it is called only after too
+    /// many.
     #[must_use]
     pub fn note(
         &mut self,

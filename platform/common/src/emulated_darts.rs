@@ -1,8 +1,8 @@
-//! The emulated DARTs: the guest's accesses to its DARTs on one side, the engine and the machine on
-//! the other.
+//! The emulated DARTs: passes the guest's accesses to its DARTs to the engine, and connects the
+//! engine to the machine.
 //!
-//! One [`EmulatedDarts`] stands behind one lock. A CPU holds it for one trap, whose work the engine
-//! bounds.
+//! There is one [`EmulatedDarts`], behind a lock that a CPU holds for one trap, whose work the
+//! engine bounds.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -33,44 +33,44 @@ use crate::recorder::{Description, Recorder};
 #[cfg(feature = "measure-trace")]
 mod measure;
 
-/// What boot hands over.
+/// What boot passes to [`EmulatedDarts::new`].
 pub struct Setup<'a, I> {
-    /// The hardware.
+    /// The IOMMU's driver.
     pub iommu: I,
-    /// The machine, as the trace describes it; its DARTs are those that the guest sees.
+    /// The description of the machine in the trace; its DARTs are the emulated ones.
     pub description: &'a Description,
-    /// The guest's RAM, ascending; nothing of Oche's own.
+    /// The guest's RAM, ascending, without Oche's own memory.
     pub ram: &'a [PhysRange],
-    /// The engine's frames.
+    /// The memory of the frame pool.
     pub pool: PhysRange,
-    /// How exactly permissions are kept.
+    /// How exactly permissions are enforced.
     pub isolation: Isolation,
-    /// The CPUs' tables, with all of `ram` in them.
+    /// The stage-2 tables, which map all of `ram`.
     pub stage2: Stage2<Cpus>,
-    /// Memory of the trace; may be empty.
+    /// The trace's memory; may be empty.
     pub trace: PhysRange,
-    /// What is where in it.
+    /// The layout of that memory.
     pub trace_layout: Layout,
-    /// What is recorded from the start: orders with `;` between them.
+    /// The filter at the start: commands separated by `;`.
     pub trace_orders: &'a str,
-    /// Nanoseconds since 1970 UTC now.
+    /// The current time, in nanoseconds since 1970 UTC.
     pub wall_clock_nanoseconds: Option<u64>,
-    /// The interrupt of the trace's port. `None`: the board shows no port.
+    /// The interrupt of the trace port, or `None` if the board has no trace port.
     pub set_port_interrupt: Option<SetInterrupt>,
 }
 
-/// The engine and all that it stands on.
+/// The engine with the host that it uses.
 pub struct EmulatedDarts<I> {
     machine: PlatformHost<I>,
     engine: Engine,
-    /// Where there is a trace.
+    /// The trace port, if there is one.
     port: Option<TraceConsole>,
-    /// Where a snapshot of a page is taken.
+    /// Buffer for the snapshot of a page.
     words: Box<[u64; PAGE_WORDS]>,
 }
 
 impl<I: Iommu> EmulatedDarts<I> {
-    /// Takes the guest's DMA over. Every stream is blocked until the guest changes that.
+    /// Creates the engine. Every stream is blocked until the guest attaches it.
     pub fn new(setup: Setup<'_, I>) -> Self {
         let recorder = Recorder::new(
             setup.trace,
@@ -90,25 +90,26 @@ impl<I: Iommu> EmulatedDarts<I> {
         Self { machine, engine, port, words: Box::new([0; PAGE_WORDS]) }
     }
 
-    /// The hardware.
+    /// The IOMMU's driver.
     pub fn iommu(&mut self) -> &mut I {
         &mut self.machine.iommu
     }
 
-    /// A trap begins that the engine has no part in: the guest touched hardware registers. What is
-    /// recorded until the next trap came from `context`.
+    /// Begins a trap that does not concern the engine: the guest accessed hardware registers. What
+    /// is recorded until the next trap is attributed to `context`.
     pub fn pass_through(&mut self, context: TrapContext, event: &Event) {
         self.begin(context);
         self.machine.recorder.record(event);
         self.machine.recorder.publish();
     }
 
-    /// The guest loads `bytes` bytes at `offset` of a DART's registers, or stores the low `bytes`
-    /// bytes of `write` there.
+    /// Loads `bytes` bytes at `offset` of a DART's registers for the guest, or stores the low
+    /// `bytes` bytes of `write` there.
     ///
     /// # Errors
     ///
-    /// [`IoError::NoRegister`] where no register answers so: an external abort to the guest.
+    /// [`IoError::NoRegister`] if no register supports the access: the guest takes an external
+    /// abort.
     pub fn access_dart(
         &mut self,
         context: TrapContext,
@@ -124,7 +125,7 @@ impl<I: Iommu> EmulatedDarts<I> {
                 if offset == STREAM_COMMAND {
                     self.machine.recorder.record_callers(dart, callers::hw::of);
                 }
-                // A value of more than 32 bits comes with a width that the engine refuses.
+                // For a value of more than 32 bits, the width makes the engine refuse the access.
                 self.engine.write(&mut self.machine, dart, offset, bytes, value as u32).map(|()| 0)
             }
         };
@@ -132,8 +133,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         answer.map_err(|_| IoError::NoRegister)
     }
 
-    /// A trap begins and ends in which a master that no DART translates is looked after: `act` may
-    /// use [`Self::pin_all`], [`Self::unpin_all`] and [`Self::word`].
+    /// Runs `act` in a trap for an untranslated bus master. It may use [`Self::pin_all`],
+    /// [`Self::unpin_all`] and [`Self::word`].
     pub fn for_master<T>(&mut self, context: TrapContext, act: impl FnOnce(&mut Self) -> T) -> T {
         self.begin(context);
         let result = act(self);
@@ -158,20 +159,20 @@ impl<I: Iommu> EmulatedDarts<I> {
         self.engine.unpin_all(&mut self.machine, pages, budget)
     }
 
-    /// What a CPU finds in the aligned word at guest-physical `address`; `None`: not the guest's
-    /// memory.
+    /// The aligned word at guest-physical `address`, as a CPU loads it, or `None` if it is not
+    /// guest RAM.
     pub fn word(&mut self, address: u64) -> Option<u64> {
         let page = Gfn::containing(address).filter(|page| self.engine.is_ram(*page))?;
         let offset = (address as usize % PAGE_BYTES) & !7;
         Some(self.engine.load_trapped(&mut self.machine, page, offset, 8))
     }
 
-    /// The guest loads `bytes` bytes at `offset` of the port's registers, or stores the low `bytes`
-    /// bytes of `write` there.
+    /// Loads `bytes` bytes at `offset` of the trace port's registers for the guest, or stores the
+    /// low `bytes` bytes of `write` there.
     ///
     /// # Errors
     ///
-    /// [`IoError::NoRegister`] where there is no port.
+    /// [`IoError::NoRegister`] if there is no trace port.
     pub fn access_port(
         &mut self,
         context: TrapContext,
@@ -192,7 +193,7 @@ impl<I: Iommu> EmulatedDarts<I> {
         Ok(loaded)
     }
 
-    /// A trap begins. Takes over what was asked of the trace.
+    /// Begins a trap. Applies the requests of the trace's control block.
     fn begin(&mut self, context: TrapContext) {
         if self.machine.recorder.begin(context) {
             let mut watches = [Selection::NONE; MAX_WATCHES];
@@ -207,7 +208,7 @@ impl<I: Iommu> EmulatedDarts<I> {
         }
     }
 
-    /// Publishes the counters, and hands on what was traced.
+    /// Publishes the counters, and passes new records to the trace port.
     fn end_trap(&mut self) {
         while let Some(wanted) = self.machine.recorder.wanted_snapshot() {
             let count = self.machine.recorder.snapshot_words();
@@ -223,8 +224,8 @@ impl<I: Iommu> EmulatedDarts<I> {
         }
     }
 
-    /// Takes what CPUs find in the first `count` words of `page`, which is guest RAM, and zeros for
-    /// the rest.
+    /// Copies the first `count` words of `page`, which is guest RAM, as CPUs load them, and zeros
+    /// for the rest.
     fn load_words(&mut self, page: Gfn, count: usize) {
         self.words.fill(0);
         for (index, word) in self.words.iter_mut().enumerate().take(count) {
@@ -232,7 +233,7 @@ impl<I: Iommu> EmulatedDarts<I> {
         }
     }
 
-    /// What happened so far.
+    /// The counters so far.
     pub fn statistics(&self) -> &Statistics {
         self.machine.recorder.statistics()
     }

@@ -1,5 +1,5 @@
-//! The machine under the engine: guest memory through EL2's one-to-one map, stage 2, the board's
-//! IOMMU, the trace.
+//! The engine's [`Host`](oche_engine::host::Host) on a machine: guest memory through EL2's identity
+//! map, stage 2, the board's IOMMU, and the trace.
 
 use core::arch::asm;
 use core::ops::Range;
@@ -17,21 +17,21 @@ use oche_types::event::Event;
 
 use crate::recorder::Recorder;
 
-/// Everything that the engine stands on. Decides nothing.
+/// The implementation of the engine's traits. It decides nothing.
 pub struct PlatformHost<I> {
-    /// The CPUs' view of guest memory.
+    /// Stage 2.
     pub stage2: CpuTables<Cpus>,
-    /// The devices' view of it.
+    /// The board's IOMMU driver.
     pub iommu: I,
-    /// Takes the engine's events.
+    /// The trace.
     pub recorder: Recorder,
 }
 
-/// Guest RAM and the frame pool, as EL2 maps them: Normal, write-back, one to one.
+/// Guest RAM and the frame pool, as EL2 maps them: Normal Write-Back, identity.
 ///
-/// Devices are coherent on both boards, and stage 2 forces the guest's memory to write-back where
-/// the CPU can (`oche_el2::stage2`), so no cache maintenance goes with a copy. Accesses are
-/// volatile and single, or assembly: no reference to a page ever exists.
+/// Devices are coherent on both boards, and stage 2 forces the guest's memory to Write-Back if the
+/// CPU can (`oche_el2::stage2`), so a copy needs no cache maintenance. Each access is volatile or
+/// assembly, and is made once; no reference to a page ever exists.
 impl<I> Memory for PlatformHost<I> {
     fn load(&self, page: Hfn, word: usize) -> u64 {
         let at = word_pointer(page, word);
@@ -69,7 +69,7 @@ impl<I> Memory for PlatformHost<I> {
     fn first_difference(&self, one: Hfn, other: Hfn, words: Range<usize>) -> Option<usize> {
         assert!(words.end <= PAGE_WORDS, "words of a page");
         let differs = |word: &usize| self.load(one, *word) != self.load(other, *word);
-        // Two words at a time in the middle: most of what is compared is equal.
+        // Compares two words at a time in the middle, because most words are equal.
         let pairs = words.start.next_multiple_of(2)..words.end & !1;
         if pairs.len() < 4 {
             return words.into_iter().find(differs);
@@ -85,7 +85,7 @@ impl<I> Memory for PlatformHost<I> {
             if at == pairs.end {
                 return (at..words.end).find(differs);
             }
-            // It may have been made equal since.
+            // It may have become equal since.
             (at..at + 2).find(differs).or(Some(at))
         })
     }
@@ -138,8 +138,9 @@ impl<I> Memory for PlatformHost<I> {
     }
 }
 
-/// How many of `pairs` pairs of words, at least one, are equal before the first that differs. `one`
-/// and `other` point at even words, with that many pairs behind them in their pages.
+/// The number of equal pairs of words, of at least one and at most `pairs`, before the first that
+/// differs. `one` and `other` point at even words that are followed by so many pairs in their
+/// pages.
 fn equal_pairs(one: *mut u64, other: *mut u64, pairs: usize) -> usize {
     let mut left = pairs;
     // SAFETY: as for `load`; the pairs that the caller has in each page are read, and nothing is

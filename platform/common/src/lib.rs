@@ -1,7 +1,7 @@
-//! What every board has in common: the engine behind a lock, guest memory, the trace in memory.
+//! What all boards share: the engine behind a lock, guest memory, and the trace in memory.
 //!
-//! A board brings its IOMMU and defines which DARTs its guest sees; all else is here. It needs EL2,
-//! so on a developer's machine there is nothing in it.
+//! A board adds the driver of its IOMMU and defines which DARTs its guest has. This crate needs
+//! EL2, so it is empty on a developer's computer.
 #![no_std]
 // UNSAFETY: pages of the guest and the trace's memory are reached through addresses that the layout
 // chose.

@@ -13,12 +13,12 @@ use oche_trace::text::Clock;
 use oche_trace::words::Words;
 use oche_types::range::PhysRange;
 
-/// Events that are reported of each CPU.
+/// Number of events that are printed for each CPU.
 const EVENTS: u64 = 12;
 
 static TRACE: Once<(PhysRange, Layout)> = Once::new();
 
-/// Has a panic print the newest events in `memory`, if it has all of `layout`.
+/// Makes a panic print the newest events in `memory`, if it is large enough for `layout`.
 pub fn register(memory: PhysRange, layout: Layout) {
     if IS_COMPILED_IN && layout.total_bytes() != 0 && memory.size() >= layout.total_bytes() as u64 {
         TRACE.set((memory, layout));
@@ -36,7 +36,7 @@ fn print_events(mut out: &mut dyn fmt::Write) -> fmt::Result {
     Ok(())
 }
 
-/// The trace's memory, only read here.
+/// The trace's memory, which is only read here.
 struct Trace(PhysRange);
 
 impl Words for Trace {

@@ -1,4 +1,4 @@
-//! The trace's port: a virtio console that Oche shows the guest, outside of every DART.
+//! The trace port: a virtio console that Oche emulates, whose DMA no DART translates.
 
 use alloc::boxed::Box;
 
@@ -11,16 +11,16 @@ use oche_virtio::port::{self, TracePort};
 
 use crate::host::PlatformHost;
 
-/// Interrupts the guest (`true`, each time that there is something new) or takes that back
-/// (`false`, when the guest has acknowledged all of it). A board whose interrupt is an edge has
-/// nothing to take back.
+/// Asserts the interrupt of the trace port (`true`, each time that there is something new) or
+/// deasserts it (`false`, when the guest has acknowledged everything). A board with an
+/// edge-triggered interrupt ignores `false`.
 pub type SetInterrupt = Box<dyn Fn(bool) + Send>;
 
-/// Upper bound of the heap that a [`TraceConsole`] uses, in bytes: its last part is the box of
+/// Upper bound of the heap that a [`TraceConsole`] uses, in bytes. The last term is the box of
 /// [`SetInterrupt`].
 pub const HEAP_BYTES: u64 = (console::HEAP_BYTES + port::HEAP_BYTES + 64) as u64;
 
-/// The device and what is behind it. Allocates when it is made and never again.
+/// The console device with its trace port. It allocates only in `new`.
 pub struct TraceConsole {
     console: Console,
     port: TracePort,
@@ -28,17 +28,17 @@ pub struct TraceConsole {
 }
 
 impl TraceConsole {
-    /// A console for `port` that interrupts the guest by `set_interrupt`.
+    /// Creates a console for `port` that interrupts the guest with `set_interrupt`.
     pub fn new(port: TracePort, set_interrupt: SetInterrupt) -> Self {
         Self { console: Console::default(), port, set_interrupt }
     }
 
-    /// The guest loads `bytes` bytes at `offset` of the registers.
+    /// Loads `bytes` bytes at `offset` of the registers for the guest.
     pub fn load(&self, offset: u64, bytes: usize) -> u64 {
         u64::from(self.console.read(offset, bytes))
     }
 
-    /// The guest stores `value`.
+    /// Stores `value` to the registers for the guest.
     pub fn store<I: Iommu>(
         &mut self,
         engine: &mut Engine,
@@ -48,7 +48,7 @@ impl TraceConsole {
         value: u64,
     ) {
         let was_interrupting = self.console.is_interrupting();
-        // A value of more than 32 bits comes with a width that the console refuses.
+        // For a value of more than 32 bits, the width makes the console refuse the access.
         let effect = self.console.write(offset, bytes, value as u32, &mut self.port);
         if was_interrupting && !self.console.is_interrupting() {
             (self.set_interrupt)(false);
@@ -59,7 +59,7 @@ impl TraceConsole {
         }
     }
 
-    /// Something was traced: hands it on if a reader waits for it.
+    /// Passes new records to a reader that waits for them.
     #[inline]
     pub fn go_on<I: Iommu>(&mut self, engine: &mut Engine, machine: &mut PlatformHost<I>) {
         if self.console.is_open() && self.port.is_due(CNTPCT_EL0.get()) {

@@ -1,4 +1,4 @@
-//! The trace in memory: events into the ring of the CPU they happen on, and counters beside them.
+//! The trace in memory: records events in the ring of the current CPU, and updates the counters.
 
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,44 +20,45 @@ use oche_types::range::PhysRange;
 use oche_types::selection::Selection;
 use oche_virtio::port::TracePort;
 
-/// The machine, as the trace describes it.
+/// The description of the machine in the trace.
 #[derive(Clone, Debug)]
 pub struct Description {
     /// The board's name.
     pub board: &'static str,
-    /// Each emulated DART: guest-physical address of its registers, and its name.
+    /// The guest-physical address of the registers, and the name, of each emulated DART.
     pub darts: Vec<(DartId, u64, String)>,
-    /// Who is behind which stream.
+    /// The devices and their streams.
     pub devices: Vec<Device>,
 }
 
-/// Something that does DMA.
+/// A device that does DMA.
 #[derive(Clone, Debug)]
 pub struct Device {
-    /// Its number where the board has one, such as a PCI requester id.
+    /// Its number, if the board has one, such as a PCI requester ID.
     pub source: u32,
-    /// The DART that it is behind.
+    /// Its DART.
     pub dart: DartId,
-    /// Its stream there.
+    /// Its stream of that DART.
     pub stream: StreamId,
     /// Its name.
     pub name: String,
 }
 
-/// Whether what happens is counted and recorded: the cargo feature `trace`.
+/// Whether events are counted and recorded: the cargo feature `trace`.
 pub const IS_COMPILED_IN: bool = cfg!(feature = "trace");
 
-/// Counts everything, and records it where there is memory for that.
+/// The engine's [`TraceSink`]: counts all events, and records them if there is memory for the
+/// trace.
 pub struct Recorder {
     statistics: Statistics,
-    /// Empty where there is no memory for a trace.
+    /// Empty if there is no memory for a trace.
     memory: &'static [AtomicU64],
     layout: Layout,
     rings: Vec<RingWriter>,
     asked: ControlReader,
     control: Control,
     takes_snapshots: bool,
-    /// Every event is recorded, and nothing else is asked for.
+    /// Whether every event is recorded and nothing else is requested.
     is_plain: bool,
     snapshots: Snapshots,
     /// Whether the last event passed the filter.
@@ -66,8 +67,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Describes the trace in `memory` for its readers and begins to record there. Memory too small
-    /// for `layout` records nothing.
+    /// Writes the description of the trace to `memory` and begins to record there. Nothing is
+    /// recorded if the memory is too small for `layout`.
     pub fn new(
         memory: PhysRange,
         layout: Layout,
@@ -121,8 +122,8 @@ impl Recorder {
         }
     }
 
-    /// Asks for what `orders`, with `;` between them, say; what makes no sense is reported and left
-    /// out.
+    /// Applies the filter commands `orders`, which are separated by `;`. Invalid ones are logged
+    /// and skipped.
     pub fn order(&self, orders: &str) {
         let mut control = Control::default();
         for order in orders.split(';').map(str::trim).filter(|order| !order.is_empty()) {
@@ -135,7 +136,7 @@ impl Recorder {
         }
     }
 
-    /// The trace for a reader in the guest, where events are recorded.
+    /// The trace port for a reader in the guest, if events are recorded.
     pub fn port(&self) -> Option<TracePort> {
         // The second half: see `keep_previous` of `oche_boot::bare::prepare`.
         let (_, before) = self.memory.split_at(self.memory.len() / 2);
@@ -145,13 +146,13 @@ impl Recorder {
             .then(|| TracePort::new(self.memory, self.layout, previous))
     }
 
-    /// What happened so far, in numbers.
+    /// The counters so far.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// A trap begins: what happens from here on came from `context`. Takes over what was asked of
-    /// the trace, and returns whether other watches were.
+    /// Begins a trap: what happens from here on is attributed to `context`. Applies the requests of
+    /// the trace's control block, and returns whether the watches have changed.
     #[must_use]
     pub fn begin(&mut self, context: TrapContext) -> bool {
         self.context = context;
@@ -167,8 +168,8 @@ impl Recorder {
         are_other && !self.rings.is_empty()
     }
 
-    /// Records who called the code that is about to flush `dart`, if that was asked for; `callers`
-    /// finds them.
+    /// Records the callers of the code that flushes `dart`, if that was requested. `callers`
+    /// returns them.
     #[inline]
     pub fn record_callers(
         &mut self,
@@ -192,12 +193,12 @@ impl Recorder {
         }
     }
 
-    /// Where accesses of CPUs are to be recorded.
+    /// The watched ranges.
     pub fn watches(&self) -> impl Iterator<Item = Selection> {
         self.control.watched().copied()
     }
 
-    /// Takes note of `event`.
+    /// Records `event`.
     pub fn record(&mut self, event: &Event) {
         if !IS_COMPILED_IN {
             return;
@@ -211,7 +212,7 @@ impl Recorder {
         }
     }
 
-    /// The slow path, where something was requested: a filter, or snapshots.
+    /// The slow path, used with a filter or snapshots.
     #[cold]
     #[inline(never)]
     fn record_as_asked(&mut self, event: &Event) {
@@ -221,7 +222,7 @@ impl Recorder {
         let Some(ring) = self.rings.get_mut(self.context.cpu) else { return };
         let (time, program_counter) = (CNTPCT_EL0.get(), self.context.program_counter);
         match event {
-            // They belong to the event before them, on the same CPU and under the same lock.
+            // They belong to the event before, which the same CPU recorded under the same lock.
             Event::Data { .. } if self.is_admitted => {
                 ring.record(&self.memory, time, program_counter, event)
             }
@@ -234,18 +235,18 @@ impl Recorder {
         }
     }
 
-    /// The next page of which bytes are to be taken, now that everything is in its place.
+    /// The next page to take a snapshot of, after the engine's work is done.
     #[inline]
     pub fn wanted_snapshot(&mut self) -> Option<Wanted> {
         if self.takes_snapshots { self.snapshots.take() } else { None }
     }
 
-    /// How many words of a page a snapshot needs.
+    /// Number of words of a page in a snapshot.
     pub fn snapshot_words(&self) -> usize {
         usize::from(self.control.snapshot_bytes).div_ceil(8)
     }
 
-    /// Records the first bytes of a page, whose words `load` gives.
+    /// Records the first bytes of a page, whose words `load` returns.
     pub fn record_snapshot(&mut self, wanted: &Wanted, load: impl Fn(usize) -> u64) {
         let Some(ring) = self.rings.get_mut(self.context.cpu) else { return };
         let (time, program_counter) = (CNTPCT_EL0.get(), self.context.program_counter);
@@ -255,14 +256,14 @@ impl Recorder {
         ring.set_snapshots_left_out(&self.memory, self.snapshots.left_out());
     }
 
-    /// Puts the engine's counters where readers find them.
+    /// Copies the counters to the trace directory.
     pub fn publish(&mut self) {
         self.statistics.balance();
         publish_statistics(&self.memory, &self.statistics);
     }
 }
 
-/// Oche's memory for the trace, as words. Memory that is not aligned is none.
+/// Oche's memory for the trace, as words. Empty if the memory is not aligned.
 fn words_of(range: PhysRange) -> &'static [AtomicU64] {
     if range.start == 0 || !range.start.is_multiple_of(8) {
         return &[];

@@ -42,16 +42,16 @@ const SMMU: PhysRange = PhysRange { start: 0x0905_0000, end: 0x0907_0000 };
 const SMMU_COMPATIBLE: &str = "arm,smmu-v3";
 /// The SMMU's event queue interrupt, SPI 74, edge-triggered. Source: the same, `irqmap`.
 const EVENT_INTERRUPT: [u32; 3] = [0, 74, 1];
-/// GIC binding: an interrupt of a device that raises it once for each event.
+/// GIC binding: an edge-triggered interrupt.
 const EDGE_RISING: u32 = 1;
 /// The PL031 clock. Source: QEMU 7.2 `hw/arm/virt.c`, `VIRT_RTC`; Arm DDI 0224, 3.3.1.
 const RTC: PhysRange = PhysRange { start: 0x0901_0000, end: 0x0901_1000 };
-/// DARTs that the guest is shown.
+/// Number of emulated DARTs.
 const DARTS: usize = MAX_DARTS as usize;
 
 oche_boot::entry!(main, "qemu-virt");
 
-/// The board. Its firmware keeps nothing: no place needs a mapping in pages.
+/// The board. Its firmware reserves no memory around RAM, so nothing needs a mapping in pages.
 struct QemuVirt;
 
 impl Board for QemuVirt {
@@ -61,7 +61,7 @@ impl Board for QemuVirt {
         "there is no SMMUv3 to stand in for the DARTs (QEMU: -M virt,iommu=smmuv3)";
     const RESERVES_IMAGE: bool = false;
 
-    /// An upper bound of what the engine, the SMMU's tables and the trace's port take of the heap.
+    /// Upper bound of the heap that the engine, the SMMU's tables and the trace port use.
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64 {
         let ram = [Gfn(0)..Gfn((ram_bytes >> 12) as u32)];
         let pool = HostGranule(0)..HostGranule((pool_bytes >> 14) as u32);
@@ -76,7 +76,8 @@ fn main(fdt: FdtAddress) -> ! {
         memory::map_registers(registers);
     }
     console::set(&Pl011);
-    // QEMU itself answers PSCI by SMC when the machine has an EL2: true before the FDT is believed.
+    // QEMU itself handles PSCI through SMC if the machine has EL2, so this is known before the FDT
+    // is read.
     firmware::set_present(true);
     log::info!("Oche {} on qemu-virt", env!("CARGO_PKG_VERSION"));
     let prepared = prepare::<QemuVirt>(fdt);
@@ -110,7 +111,7 @@ fn main(fdt: FdtAddress) -> ! {
     prepared.launch(Some(&darts), has_port.then_some(port))
 }
 
-/// Brings up the SMMU, and the DARTs that it stands in for.
+/// Brings up the SMMU and creates the emulated DARTs.
 fn emulate_darts(
     prepared: &Prepared,
     stage2: Stage2<Cpus>,
@@ -164,7 +165,7 @@ fn port_interrupt() -> SetInterrupt {
     })
 }
 
-/// The value of `oche.iommu-map`.
+/// Parses the value of `oche.iommu-map`.
 fn choice(text: &str) -> Choice {
     Choice::parse(text).unwrap_or_else(|| {
         log::warn!("option ignored: oche.iommu-map");
@@ -172,7 +173,8 @@ fn choice(text: &str) -> Choice {
     })
 }
 
-/// Nanoseconds since 1970 UTC, to the second, or `None` of a clock that was never set.
+/// The current time in nanoseconds since 1970 UTC, to the second, or `None` if the clock was never
+/// set.
 fn read_wall_clock() -> Option<u64> {
     let register = RTC.start as *const u32;
     // SAFETY: mapped as device memory by `main`; `RTCDR`, its first register, can be read at any
@@ -181,14 +183,15 @@ fn read_wall_clock() -> Option<u64> {
     (seconds != 0).then_some(u64::from(seconds) * 1_000_000_000)
 }
 
-/// Measures what an event of the trace costs, and ends.
+/// Measures the cost of an event of the trace, and turns the machine off.
 #[cfg(feature = "measure-trace")]
 fn measured(mut emulated_darts: EmulatedDarts<Smmu>) -> EmulatedDarts<Smmu> {
     emulated_darts.measure_trace();
     firmware::power_off()
 }
 
-/// Holds the engine to its own bound, which the heap's size was made of.
+/// Checks that the engine uses no more heap than its bound, from which the heap's size was
+/// computed.
 fn check_heap(used_before: usize, layout: &Layout) {
     let (used, _) = heap::usage();
     let (taken, bound) = (
@@ -203,7 +206,7 @@ fn check_heap(used_before: usize, layout: &Layout) {
     }
 }
 
-/// The guest's DMA, behind one lock.
+/// The emulated DARTs, behind their lock.
 struct Virt {
     emulated_darts: SpinLock<EmulatedDarts<Smmu>>,
 }

@@ -1,4 +1,4 @@
-//! The DARTs that the guest is shown: where their registers are, and what the trace calls them.
+//! The emulated DARTs: the addresses of their registers, and their names in the trace.
 
 use alloc::format;
 use alloc::vec::Vec;
@@ -10,12 +10,12 @@ use oche_types::range::PhysRange;
 
 use crate::iommu_map::{IommuMap, MAX_DARTS};
 
-/// Guest-physical address of the registers of DART 0; each further DART's follow. Nothing of QEMU's
-/// virt machine lies there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000
+/// Guest-physical address of the registers of DART 0; those of the other DARTs follow. QEMU's virt
+/// machine has nothing there: the SMMU ends at 0x0907_0000 and the next device is at 0x0a00_0000
 /// (QEMU 7.2, `hw/arm/virt.c`, memory map).
 pub const DART_REGISTERS: u64 = 0x0910_0000;
 
-/// Where the guest finds the registers of `dart`.
+/// The guest-physical address of the registers of `dart`.
 pub fn dart_window(dart: DartId) -> PhysRange {
     let start = DART_REGISTERS + dart.index() as u64 * REGION_BYTES;
     PhysRange { start, end: start + REGION_BYTES }
@@ -28,13 +28,13 @@ pub fn dart_at(address: u64) -> Option<(DartId, u64)> {
     (dart.index() < usize::from(MAX_DARTS)).then_some((dart, offset % REGION_BYTES))
 }
 
-/// The machine, as the trace describes it.
+/// The description of the machine in the trace.
 pub fn describe(map: &IommuMap) -> Description {
     let mut devices = Vec::new();
     for connection in map.connections() {
         let requester = connection.requester;
         let place = requester.place_on_bus();
-        // Where the rule gives a slot all its functions, only the first is worth a line.
+        // By the slot rule all functions of a slot share a stream, so only the first is listed.
         if place % 8 != 0 && map.stream_of(requester) == map.stream_of(requester.first_function()) {
             continue;
         }

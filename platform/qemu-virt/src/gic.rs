@@ -1,5 +1,5 @@
-//! Raising an interrupt at the guest: its GIC is its own, but anybody may make an interrupt
-//! pending.
+//! Raising an interrupt for the guest. The guest owns the GIC, but setting an interrupt pending
+//! does not interfere with it.
 
 use core::ptr;
 
@@ -13,7 +13,7 @@ const SET_PENDING: u64 = 0x200;
 /// Shared peripheral interrupts begin here. Source: the same, 2.2.1.
 const FIRST_SHARED: u32 = 32;
 
-/// A shared peripheral interrupt that no device of the machine drives.
+/// A shared peripheral interrupt that no device of the machine uses.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedInterrupt {
     number: u32,
@@ -24,12 +24,12 @@ impl SharedInterrupt {
     ///
     /// # Safety
     ///
-    /// The distributor's registers are at [`DISTRIBUTOR`], mapped as device memory, for ever.
+    /// The distributor's registers must be mapped at [`DISTRIBUTOR`] as Device memory, and stay so.
     pub unsafe fn new(number: u32) -> Self {
         Self { number: number.min(219) }
     }
 
-    /// Makes it pending, once: for the guest it is edge-triggered.
+    /// Sets the interrupt pending, once. For the guest it is edge-triggered.
     pub fn raise(self) {
         let id = FIRST_SHARED + self.number;
         let register = (DISTRIBUTOR.start + SET_PENDING + 4 * u64::from(id / 32)) as *mut u32;

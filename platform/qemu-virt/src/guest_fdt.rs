@@ -1,4 +1,4 @@
-//! The SMMU leaves the guest's tree, and DARTs take its place.
+//! The board's changes of the guest's FDT: replaces the SMMU by the emulated DARTs.
 
 use alloc::format;
 use alloc::string::String;
@@ -11,16 +11,16 @@ use oche_types::range::PhysRange;
 
 use crate::iommu_map::Choice;
 
-/// The DARTs that the guest is shown.
+/// The emulated DARTs.
 #[derive(Clone, Copy, Debug)]
 pub struct Darts<'a> {
     /// Register blocks, one for each DART.
     pub windows: &'a [PhysRange],
     /// The `interrupts` of each: type, number, flags (GIC binding).
     pub interrupt: [u32; 3],
-    /// `compatible` of the IOMMU that disappears.
+    /// `compatible` of the IOMMU to remove.
     pub replaces: &'a str,
-    /// Which requester is which stream.
+    /// The streams of the requesters.
     pub map: &'a Choice,
 }
 
@@ -30,8 +30,7 @@ impl Edit for Darts<'_> {
     }
 }
 
-/// Takes the IOMMU out, and with it every reference; puts the DARTs in its place, in the same
-/// parent.
+/// Removes the IOMMU and every reference to it, and adds the DARTs to its parent.
 fn replace_iommu(root: &mut DeviceTreeNode, darts: &Darts<'_>) {
     let mut removed = Vec::new();
     remove_compatible(root, darts.replaces, &mut removed);
@@ -53,7 +52,7 @@ fn replace_iommu(root: &mut DeviceTreeNode, darts: &Darts<'_>) {
     point_at_darts(root, darts, &removed, &phandles);
 }
 
-/// Removes every node compatible with `compatible`, and notes their phandles.
+/// Removes every node compatible with `compatible`, and collects their phandles.
 fn remove_compatible(node: &mut DeviceTreeNode, compatible: &str, phandles: &mut Vec<u32>) {
     let doomed: Vec<String> = node
         .children()
@@ -68,9 +67,9 @@ fn remove_compatible(node: &mut DeviceTreeNode, compatible: &str, phandles: &mut
     }
 }
 
-/// Gives each PCI host that used a removed IOMMU a map to the DARTs. MSIs are device writes that
-/// the IOMMU translates, at a 4K page of the guest's choice which no 16K hardware need be able to
-/// express, so `msi-map` goes too and devices fall back to INTx.
+/// Gives each PCI host that used a removed IOMMU a map to the DARTs. An MSI is a device write that
+/// the IOMMU translates, to a 4 KiB page of the guest's choice, which 16 KiB hardware may be unable
+/// to map. So `msi-map` is removed too, and devices use INTx.
 fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32], phandles: &[u32]) {
     let map = value_of(node, "iommu-map");
     // <requester iommu stream length>
@@ -90,8 +89,7 @@ fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32],
         node.remove_property("msi-map-mask");
         node.remove_property("msi-parent");
     }
-    // A platform device straight behind the removed IOMMU: no stream stands for it, so it goes
-    // without.
+    // A platform device behind the removed IOMMU has no stream, so its reference is removed.
     let parent = value_of(node, "iommus")
         .and_then(|value| value.get(..4)?.try_into().ok())
         .map(u32::from_be_bytes);
@@ -103,8 +101,8 @@ fn point_at_darts(node: &mut DeviceTreeNode, darts: &Darts<'_>, removed: &[u32],
     }
 }
 
-/// `iommu-map` and its mask. Without entries of the user's: one entry for each slot of bus 0, and
-/// the mask that makes a slot's functions one.
+/// `iommu-map` and its mask. Without entries in the option: one entry for each slot of bus 0, and a
+/// mask that ignores the function number.
 fn iommu_map(map: &Choice, phandles: &[u32]) -> (Vec<u32>, Option<u32>) {
     let entry = |requester: u16| {
         let mapping = map.stream_of(requester)?;

@@ -1,13 +1,13 @@
-//! Which requester is behind which stream of which emulated DART.
+//! The map from PCI requesters to streams of the emulated DARTs.
 //!
-//! On virt a PCI requester id (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID as it
-//! is. Several requesters may share a stream: they are attached, blocked and reported together.
+//! On virt, a PCI requester ID (bus, device, function: 8, 5 and 3 bits) is the SMMU's StreamID.
+//! Requesters that share a stream are attached, blocked and reported together.
 
 use alloc::vec::Vec;
 
 use oche_types::dart::stream::{DartId, StreamId};
 
-/// DARTs that the guest is shown at most; two by the slot rule, one more for a map.
+/// Most emulated DARTs: two by the slot rule, one more for a map.
 pub const MAX_DARTS: u8 = 3;
 /// Streams of a t8020 DART.
 pub const STREAMS: u8 = 16;
@@ -17,7 +17,7 @@ pub const MAX_MAPPINGS: usize = 64;
 /// One entry of `oche.iommu-map`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// PCI requester id: bus << 8 | device << 3 | function.
+    /// PCI requester ID: bus << 8 | device << 3 | function.
     pub requester: u16,
     /// The DART.
     pub dart: u8,
@@ -25,7 +25,7 @@ pub struct Mapping {
     pub stream: u8,
 }
 
-/// The person's choice of which requester is which DART's stream: `oche.iommu-map`.
+/// The value of `oche.iommu-map`: the streams of requesters.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
     entries: [Mapping; MAX_MAPPINGS],
@@ -33,20 +33,20 @@ pub struct Choice {
 }
 
 impl Default for Choice {
-    /// No entries: the slot rule.
+    /// Creates a value without entries, so that the slot rule applies.
     fn default() -> Self {
         Self { entries: [Mapping { requester: 0, dart: 0, stream: 0 }; MAX_MAPPINGS], length: 0 }
     }
 }
 
 impl Choice {
-    /// The entries that were given, or none: then [`Self::stream_of`] follows the slot rule.
+    /// The entries of the option. If there are none, [`Self::stream_of`] follows the slot rule.
     pub fn entries(&self) -> &[Mapping] {
         self.entries.get(..self.length).unwrap_or(&[])
     }
 
-    /// The stream of `requester`. Without entries: PCI slot d of bus 0, every function, is DART d /
-    /// 16, stream d % 16.
+    /// The stream of `requester`. By the slot rule, all functions of PCI slot d of bus 0 are DART d
+    /// / 16, stream d % 16.
     pub fn stream_of(&self, requester: u16) -> Option<Mapping> {
         if self.length == 0 {
             let slot = (requester >> 3) as u8 & 31;
@@ -59,7 +59,7 @@ impl Choice {
         self.entries().iter().find(|entry| entry.requester == requester).copied()
     }
 
-    /// Reads the option's value: `RID:DART:STREAM`, comma-separated, RID hexadecimal.
+    /// Parses the option's value: comma-separated `RID:DART:STREAM`, with RID in hexadecimal.
     pub fn parse(text: &str) -> Option<Self> {
         let mut map = Self::default();
         for entry in text.split(',') {
@@ -78,10 +78,10 @@ impl Choice {
     }
 }
 
-/// Devices and functions that a bus can have.
+/// Number of devices and functions on a bus.
 const PLACES_ON_BUS: u16 = 256;
 
-/// A PCI requester id.
+/// A PCI requester ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequesterId(pub u16);
 
@@ -91,7 +91,7 @@ impl RequesterId {
         (self.0 >> 8) as u8
     }
 
-    /// Device and function number: the id's place on its bus, below 256.
+    /// Device and function number, below 256.
     pub fn place_on_bus(self) -> usize {
         usize::from(self.0 & 0xff)
     }
@@ -102,25 +102,25 @@ impl RequesterId {
     }
 }
 
-/// One requester and its stream.
+/// A requester and its stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Who does the DMA.
+    /// The requester.
     pub requester: RequesterId,
-    /// The emulated DART that it is behind.
+    /// Its emulated DART.
     pub dart: DartId,
-    /// Its stream there.
+    /// Its stream of that DART.
     pub stream: StreamId,
 }
 
-/// All requesters that may do DMA, in the order of their ids.
+/// All requesters that may do DMA, in the order of their IDs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IommuMap(Vec<Connection>);
 
 impl IommuMap {
-    /// What the person's choice (or, without one, the rule that follows PCI slots) comes to.
+    /// Builds the map from the option, or by the slot rule.
     ///
-    /// Of two entries for one requester the first counts, as it does in the guest's FDT.
+    /// Of two entries for one requester, the first is used, as in the guest's FDT.
     pub fn of(choice: &Choice) -> Self {
         let chosen = choice.entries().iter().map(|mapping| mapping.requester);
         let ruled = if choice.entries().is_empty() { 0..PLACES_ON_BUS } else { 0..0 };
@@ -140,7 +140,7 @@ impl IommuMap {
         Self(connections)
     }
 
-    /// All connections, by requester id.
+    /// All entries, by requester ID.
     pub fn connections(&self) -> &[Connection] {
         &self.0
     }

@@ -1,8 +1,7 @@
-//! QEMU's virt machine: an SMMUv3 driven with 16K pages only, standing in for the DARTs of a Mac.
+//! QEMU's virt machine, with an SMMUv3 that uses 16 KiB pages only, in place of a Mac's DARTs.
 //!
-//! What computes is here and runs on a developer's laptop too; [`smmu`] reaches its hardware
-//! through a register block and memory that a test can play. What needs EL2 is behind a door of its
-//! own.
+//! The modules here also run on a developer's computer: [`smmu`] accesses its hardware through
+//! registers and memory that a test can model. Modules that need EL2 are in `bare`.
 #![no_std]
 // UNSAFETY: device registers and memory that the SMMU shares are reached through addresses that
 // hardware chose. `smmu` holds all of it.

@@ -1,4 +1,4 @@
-//! Oche on QEMU's virt machine: wires the parts together, and decides nothing.
+//! The binary of Oche for QEMU's virt machine.
 #![cfg_attr(target_os = "none", no_std, no_main)]
 
 #[cfg(target_os = "none")]
@@ -7,7 +7,7 @@ extern crate alloc;
 #[cfg(target_os = "none")]
 mod bare;
 
-/// On a developer's machine there is nothing to run: this binary is an image for EL2.
+/// This binary is an image for EL2 and does nothing on a developer's computer.
 #[cfg(not(target_os = "none"))]
 fn main() {
     eprintln!("oche-qemu-virt is built for aarch64-unknown-none-softfloat");

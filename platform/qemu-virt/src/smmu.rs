@@ -1,5 +1,5 @@
-//! An SMMUv3 as the engine's hardware: stage 1, 16K granule, 36-bit IOVAs, faults recorded and
-//! aborted.
+//! The driver of an SMMUv3, with stage 1, a 16 KiB granule and 36-bit IOVAs. Faulting accesses are
+//! recorded and aborted.
 //!
 //! ```text
 //! STRTAB_BASE -> bus descriptors -> a bus's entries -> context of a domain -> first-level table of the engine
@@ -43,17 +43,17 @@ use kept_faults::KeptFaults;
 pub use registers::Registers;
 use tables::{Contexts, StreamTable};
 
-/// What went wrong so far, or was not for the guest. Nothing of it is silent.
+/// Counters of errors, and of events that are not reported to the guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Commands that were not finished in time.
+    /// Number of commands that were not completed in time.
     pub commands_timed_out: u64,
-    /// Commands that the SMMU called an error.
+    /// Number of commands that the SMMU rejected.
     pub commands_refused: u64,
-    /// Times that the event queue was full or could not be written, each of which lost at least one
-    /// event, and faults beyond those that are kept for a DART.
+    /// Number of times that the event queue was full or could not be written, each of which lost at
+    /// least one event, and of faults beyond those that are kept for a DART.
     pub event_losses: u64,
-    /// Events that are no access of a requester on the map.
+    /// Number of events that are not accesses of a requester on the map.
     pub other_events: u64,
     /// The event record that was counted last in `other_events`: its number and StreamID.
     pub last_other: Option<(u8, u32)>,
@@ -70,19 +70,19 @@ pub struct Smmu {
     kept: KeptFaults,
     attached: [[Option<DomainId>; STREAMS]; MAX_DARTS],
     statistics: Statistics,
-    /// A command failed: no source says which others were carried out then. Only commands that drop
-    /// everything, when they are done, make up for it.
+    /// Whether a command has failed. No source says which other commands were carried out then, so
+    /// all cached state must be invalidated.
     has_failed: bool,
 }
 
-/// Physical addresses of what the SMMU reads, for who checks it from outside (see
+/// Physical addresses of the structures that the SMMU reads, for checks from outside (see
 /// `smmu/README.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     /// The level 1 stream table, as in STRTAB_BASE.
     pub stream_table: u64,
-    /// The first context descriptor, the blocking context's. Domain `n` has the one 64 × (n + 1)
-    /// bytes after it.
+    /// The first context descriptor, that of the blocking context. The one of domain `n` is 64 × (n
+    /// + 1) bytes after it.
     pub contexts: u64,
     /// The first-level table of the blocking context, all zero.
     pub blocking: u64,
@@ -93,12 +93,13 @@ pub struct Layout {
 }
 
 impl Smmu {
-    /// Brings the SMMU up with every requester of `map` blocked. `domains` is how many
-    /// [`DomainId`]s there may be.
+    /// Brings the SMMU up with every requester of `map` blocked. `domains` is the number of
+    /// domains.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`], when the SMMU lacks what Oche needs or does not obey. It is left disabled.
+    /// [`Unsupported`], if the SMMU lacks a feature that Oche needs, or does not respond. It is
+    /// left disabled.
     pub fn new(registers: Registers, map: IommuMap, domains: usize) -> Result<Self, Unsupported> {
         let abilities = registers.identify()?;
         if domains > abilities.domains {
@@ -126,12 +127,12 @@ impl Smmu {
         Ok(smmu)
     }
 
-    /// What went wrong so far, or was not for the guest.
+    /// The counters of errors.
     pub fn statistics(&self) -> &Statistics {
         &self.statistics
     }
 
-    /// Where the SMMU's structures are.
+    /// The addresses of the SMMU's structures.
     pub fn layout(&self) -> Layout {
         Layout {
             stream_table: self.streams.address(),
@@ -142,18 +143,19 @@ impl Smmu {
         }
     }
 
-    /// Which requester is behind which stream.
+    /// The map from requesters to streams.
     pub fn map(&self) -> &IommuMap {
         &self.map
     }
 
-    /// Points every requester of a stream at `context` and forgets how it translated before.
+    /// Makes every requester of a stream use `context`, and invalidates what the SMMU has cached of
+    /// it.
     ///
     /// # Order
     ///
-    /// The entries are stored, then everything read from the old ones is dropped, then the
-    /// translations of the domain before, of which the sync waits for the end of all accesses (IHI
-    /// 0070, 3.21.1, 3.21.3).
+    /// The entries are stored first. Then everything that was read from the old ones is
+    /// invalidated, and then the translations of the domain before. CMD_SYNC waits until all
+    /// accesses that use them are complete (IHI 0070, 3.21.1, 3.21.3).
     fn move_stream(
         &mut self,
         dart: DartId,
@@ -172,7 +174,8 @@ impl Smmu {
         self.commands.run(&self.registers, forget.chain(drop))
     }
 
-    /// Makes the context of `domain` name `root`, for every stream that it has already, too.
+    /// Sets `root` as the first-level table of the context of `domain`, also for the streams that
+    /// use it already.
     fn root_domain(&mut self, domain: DomainId, root: HostGranule) -> Result<(), CommandFailed> {
         if !self.contexts.set_root(domain, root) {
             return Ok(());
@@ -226,7 +229,7 @@ impl Iommu for Smmu {
         let rooted = self.root_domain(domain, root);
         let moved = self.move_stream(dart, stream, Some(domain));
         if self.count(rooted.and(moved)).is_err() {
-            // The hardware may still use what was attached before: rather nothing than that.
+            // The hardware may still use what was attached before, so the stream is blocked.
             self.block(dart, stream);
             return Err(InvalidateTimedOut);
         }
@@ -254,10 +257,10 @@ impl Iommu for Smmu {
         self.count(done).map_err(|_| InvalidateTimedOut)
     }
 
-    /// After a failure this drops everything that the SMMU has read from tables and structures,
-    /// which hold what they must at all times: a sync behind that waits for all accesses that used
-    /// anything older (IHI 0070, 3.21.1, 4.7.3). An SMMU that has not ended its commands yet is not
-    /// waited for.
+    /// After a failure this invalidates everything that the SMMU has cached of tables and
+    /// structures, which are always correct in memory. The CMD_SYNC after it waits for all accesses
+    /// that used anything older (IHI 0070, 3.21.1, 4.7.3). If the SMMU has not completed its
+    /// commands yet, this does not wait for it.
     fn is_confirmed(&mut self) -> bool {
         if self.has_failed && self.commands.is_idle(&self.registers) {
             let all = [Command::ForgetAllConfiguration, Command::DropAllTranslations];
@@ -267,8 +270,8 @@ impl Iommu for Smmu {
         !self.has_failed
     }
 
-    /// One event queue serves all DARTs. Faults of other DARTs that come before the one asked for
-    /// are kept until they are asked for. Drains at most the queue's length.
+    /// One event queue serves all DARTs. Faults of other DARTs that are found first are kept until
+    /// they are requested. Reads at most as many records as the queue has.
     fn next_fault(&mut self, dart: DartId) -> Option<DeviceFault> {
         if let Some(fault) = self.kept.take(dart) {
             return Some(fault);

@@ -1,4 +1,4 @@
-//! What the guest is reported instead of QEMU's SMMU.
+//! The guest's FDT on qemu-virt: emulated DARTs instead of QEMU's SMMU.
 #![expect(clippy::disallowed_methods, reason = "the trees are the tests' own, and sound")]
 
 use oche_boot::guest_fdt::{Changes, rewrite};

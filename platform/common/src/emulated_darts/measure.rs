@@ -1,5 +1,5 @@
-//! A test switch: counts the instructions that an event costs, on an emulator that runs one in a
-//! nanosecond.
+//! For measurements: counts the instructions that an event costs, on an emulator that executes one
+//! in a nanosecond.
 
 use aarch64_cpu::asm::barrier::{self, isb};
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable};
@@ -11,11 +11,11 @@ use oche_types::event::{Event, Place, Placement};
 
 use super::{DartId, EmulatedDarts, Iommu};
 
-/// Events of each kind: enough that a tick of 16 instructions more or less does not count.
+/// Number of events of each kind: enough to make an error of one tick, 16 instructions, negligible.
 const EVENTS: u64 = 4096;
 
 impl<I: Iommu> EmulatedDarts<I> {
-    /// Records events of the common kinds and prints what each took.
+    /// Records events of the common kinds and prints the cost of each.
     pub fn measure_trace(&mut self) {
         let dart = DartId::new(1).expect("invariant: there is a DART 1");
         let stream = StreamId::new(3).expect("invariant: a DART has a stream 3");

@@ -1,4 +1,5 @@
-//! Entered at EL1: QEMU runs without `virtualization=on`. One line on the UART, and off.
+//! The entry at EL1, if QEMU runs without `virtualization=on`: prints one line on the UART and
+//! turns the machine off.
 
 use core::arch::global_asm;
 
@@ -7,8 +8,8 @@ use super::uart::REGISTERS;
 global_asm!(
     r#"
     .section .text.not_el2, "ax"
-    // MMU off, no stack, nothing relocated: only addresses relative to the PC. QEMU's UART always
-    // has room.
+    // The MMU is off, there is no stack, and nothing is relocated, so only PC-relative addresses
+    // are used. QEMU's UART always has room.
     .global oche_not_el2
 oche_not_el2:
     adr     x1, 3f

@@ -1,4 +1,4 @@
-//! The PL011: one byte at a time, polled. The guest's driver owns it as well.
+//! The PL011, polled, one byte at a time. The guest's driver uses it as well.
 
 use core::ptr;
 
@@ -13,7 +13,7 @@ const DATA: u64 = 0x00;
 /// same, 3.3.3.
 const FLAGS: u64 = 0x18;
 const TRANSMIT_FULL: u32 = 1 << 5;
-/// Polls before a byte is given up: some milliseconds.
+/// Number of polls after which a byte is dropped: some milliseconds.
 const POLL_LIMIT: u32 = 1 << 16;
 
 /// UART 0.

@@ -1,12 +1,12 @@
 //! The one barrier that the driver needs.
 
-/// Completes every memory access before it, loads and stores, before any access after it, registers
-/// included: `DSB SY`. Where a test plays the SMMU it is noted among the stores.
+/// Completes every earlier memory access before any later one, including those to registers: `DSB
+/// SY`. In tests with a modelled SMMU it is recorded among the stores.
 ///
 /// # Order
 ///
-/// Before an index or base register is written: the SMMU then sees every table and queue store made
-/// before. After an index was read: what the SMMU and the devices wrote before it is seen.
+/// Before a write of an index or base register: the SMMU then sees every earlier store to tables
+/// and queues. After a read of an index: Oche then sees what the SMMU and the devices wrote before.
 pub(super) fn complete() {
     #[cfg(target_arch = "aarch64")]
     aarch64_cpu::asm::barrier::dsb(aarch64_cpu::asm::barrier::SY);
@@ -14,7 +14,8 @@ pub(super) fn complete() {
     log::note(log::Step::Barrier);
 }
 
-/// What this thread's driver did to the memory that it shares with the SMMU, in order.
+/// The driver's stores and barriers on the memory that it shares with the SMMU, in order, for each
+/// thread.
 #[cfg(test)]
 pub(super) mod log {
     use core::cell::RefCell;

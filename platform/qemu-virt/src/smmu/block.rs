@@ -1,12 +1,12 @@
-//! Memory of Oche's own that it shares with the SMMU: tables and queues.
+//! Memory that Oche shares with the SMMU: tables and queues.
 
 use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use core::ptr::NonNull;
 
-/// Zeroed memory, aligned to its own size, that the SMMU reads or writes. It is never given back.
+/// Zeroed memory, aligned to its own size, that the SMMU reads or writes. It is never freed.
 ///
-/// EL2 maps memory one to one, so a pointer is the physical address too. No reference to this
-/// memory ever exists: the SMMU may change it at any time.
+/// EL2's map is the identity, so a pointer is also the physical address. No reference to this
+/// memory ever exists, because the SMMU may change it at any time.
 pub(super) struct Block {
     base: NonNull<u64>,
     words: usize,
@@ -16,11 +16,11 @@ pub(super) struct Block {
 unsafe impl Send for Block {}
 
 impl Block {
-    /// Takes 2^`bytes_log2` bytes (3 to 20). Only at construction.
+    /// Allocates 2^`bytes_log2` bytes (3 to 20). Called only at construction.
     ///
     /// # Panics
     ///
-    /// When Oche's heap cannot hold it, which its size at build time decides.
+    /// Panics if Oche's heap is too small, which depends only on its size at build time.
     pub(super) fn new(bytes_log2: u32) -> Self {
         let bytes = 1_usize << bytes_log2;
         let Ok(layout) = Layout::from_size_align(bytes, bytes) else {

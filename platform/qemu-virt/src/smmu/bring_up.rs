@@ -14,38 +14,38 @@ use super::registers::{
 use super::structures::{BUS_ENTRIES_LOG2, OutputSize};
 use super::tables::{REQUESTER_BITS, StreamTable};
 
-/// 256 commands: more than any caller gives at once but the largest maps, which then wait.
+/// 256 commands: more than any caller issues at once, except for the largest maps, which wait.
 const COMMANDS_LOG2: u32 = 8;
 /// 512 events, 16 KiB.
 const EVENTS_LOG2: u32 = 9;
 
-/// Why this SMMU cannot stand in for DARTs.
+/// Why this SMMU cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unsupported {
-    /// No stage 1, or not in AArch64's table format.
+    /// It has no stage 1, or not AArch64's table format.
     NoStage1,
-    /// No 16K granule: nothing else would do.
+    /// It has no 16 KiB granule, which is needed.
     No16KiBGranule,
-    /// Tables and queues would need cache maintenance.
+    /// Its accesses to tables and queues are not coherent.
     NotCoherent,
-    /// A faulting access may stall for ever, since no driver resumes it.
+    /// It can only stall faulting accesses, which Oche does not resume.
     MayStall,
-    /// No two-level stream table, or too few StreamID bits for PCI requester ids.
+    /// It has no two-level stream table, or too few StreamID bits for PCI requester IDs.
     SmallStreamTable,
-    /// Tables or queues at fixed addresses.
+    /// Its tables or queues are at fixed addresses.
     FixedAddresses,
-    /// Fewer ASIDs than the engine has domains.
+    /// It has fewer ASIDs than the engine has domains.
     TooManyDomains {
-        /// As many could be.
+        /// Number of domains that would be possible.
         most: usize,
     },
-    /// CR0, IRQ_CTRL or GBPA did not take what was written.
+    /// CR0, IRQ_CTRL or GBPA did not acknowledge a write.
     NotObeyed,
-    /// The first commands were not done.
+    /// The first commands were not completed.
     NoCommands,
 }
 
-/// What the driver needs to know of an SMMU that it can drive.
+/// The features of a supported SMMU that the driver uses.
 pub(super) struct Abilities {
     pub(super) output: OutputSize,
     pub(super) domains: usize,
@@ -70,7 +70,7 @@ impl Registers {
         if let Some((_, reason)) = checks.into_iter().find(|(is_met, _)| !is_met) {
             return Err(reason);
         }
-        // ASID 0 is the blocking context's.
+        // ASID 0 is that of the blocking context.
         let domains = if idr0.is_set(IDR0::ASID16) { 0xffff } else { 0xff };
         Ok(Abilities {
             output: OutputSize::from_identification(idr5.read(IDR5::OAS)),
@@ -80,14 +80,13 @@ impl Registers {
         })
     }
 
-    /// Hands the tables and queues to the SMMU and lets it translate. Until then every access
-    /// aborts.
+    /// Sets the SMMU's tables and queues and enables translation. Until then every access aborts.
     ///
     /// # Order
     ///
-    /// Disabled; then attributes and bases, which may only change while it is; then the command
-    /// queue, with which everything cached is dropped; then the event queue and its interrupt;
-    /// translation last.
+    /// The SMMU is disabled. Then attributes and bases are set, which may only change while it is
+    /// disabled; then the command queue is enabled, and everything cached is invalidated; then the
+    /// event queue and its interrupt; translation last.
     pub(super) fn enable(
         &self,
         streams: &StreamTable,
@@ -138,7 +137,7 @@ impl Registers {
 
         cr0.modify(CR0::EVENTQEN::SET);
         self.write_cr0(cr0)?;
-        // Wired, to the guest: the SMMU writes no MSI. Global errors are polled where they matter.
+        // The interrupt is wired to the guest: the SMMU writes no MSI. Global errors are polled.
         zero.eventq_irq_cfg0.set(0);
         let mut interrupts = LocalRegisterCopy::new(0);
         interrupts.modify(IRQ_CTRL::EVENTQ_IRQEN::SET);
@@ -148,8 +147,8 @@ impl Registers {
     }
 
     /// What comes while the SMMU does not translate is aborted. Source: IHI 0070, 6.3.14 (GBPA).
-    /// QEMU before 8.0 has no GBPA: there it reads as zero and such accesses pass, but no device is
-    /// a bus master before the guest runs.
+    /// QEMU before 8.0 has no GBPA: it reads as zero, and such accesses bypass translation, but no
+    /// device is a bus master before the guest runs.
     fn abort_while_disabled(&self) -> Result<(), Unsupported> {
         self.zero.gbpa.write(GBPA::UPDATE::SET + GBPA::ABORT::SET);
         wait_until(|| !self.zero.gbpa.is_set(GBPA::UPDATE))

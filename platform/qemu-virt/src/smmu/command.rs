@@ -6,20 +6,20 @@ use crate::iommu_map::RequesterId;
 /// 64-bit words of a command.
 pub const COMMAND_WORDS: usize = 2;
 
-/// What Oche asks of the SMMU.
+/// The commands that Oche uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// CMD_CFGI_STE_RANGE over all StreamIDs (4.3.2): forget every configuration structure.
+    /// CMD_CFGI_STE_RANGE over all StreamIDs (4.3.2): invalidate every configuration structure.
     ForgetAllConfiguration,
-    /// CMD_CFGI_STE (4.3.1): forget a requester's entry and what was read through it.
+    /// CMD_CFGI_STE (4.3.1): invalidate a requester's entry and what was read through it.
     ForgetEntry(RequesterId),
-    /// CMD_CFGI_CD (4.3.3): forget the descriptor that a requester translates through.
+    /// CMD_CFGI_CD (4.3.3): invalidate the context descriptor of a requester.
     ForgetContext(RequesterId),
-    /// CMD_TLBI_NSNH_ALL (4.4.3): drop every non-secure translation.
+    /// CMD_TLBI_NSNH_ALL (4.4.3): invalidate every non-secure translation.
     DropAllTranslations,
-    /// CMD_TLBI_NH_ASID (4.4.2): drop the translations of one domain.
+    /// CMD_TLBI_NH_ASID (4.4.2): invalidate the translations of one domain.
     DropTranslations(Asid),
-    /// CMD_SYNC (4.7.3), signalling nothing: it is done when it has been consumed.
+    /// CMD_SYNC (4.7.3) without a completion signal: it is complete when it has been consumed.
     Synchronize,
 }
 
@@ -27,7 +27,7 @@ impl Command {
     /// The entry's words.
     pub fn words(self) -> [u64; COMMAND_WORDS] {
         match self {
-            // Range, bits 4:0 of word 1: 31 stands for all.
+            // Range, bits 4:0 of word 1: 31 means all.
             Self::ForgetAllConfiguration => [0x04, 31],
             // Leaf, bit 0 of word 1: the level 1 descriptor is unchanged.
             Self::ForgetEntry(RequesterId(id)) => [0x03 | u64::from(id) << 32, 1],

@@ -10,12 +10,12 @@ use super::poll;
 use super::queue::Position;
 use super::registers::{CMDQ_CONS, GERROR, Registers};
 
-/// Why commands are not known to be done.
+/// Why commands are not known to be complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandFailed {
-    /// They were not consumed within the bound.
+    /// They were not consumed in time.
     TimedOut,
-    /// The SMMU called one of them an error; the others are done.
+    /// The SMMU rejected one of them; the others are complete.
     Refused,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct CommandQueue {
 }
 
 impl CommandQueue {
-    /// A queue of 2^`entries_log2` commands (at most 8).
+    /// Creates a queue of 2^`entries_log2` commands (`entries_log2` is at most 8).
     pub(super) fn new(entries_log2: u32) -> Self {
         let first = Position::first(entries_log2);
         let bytes_log2 = entries_log2 + ENTRY_LOG2;
@@ -38,13 +38,13 @@ impl CommandQueue {
         self.entries.address()
     }
 
-    /// Gives the SMMU `commands` and a sync, and waits until all of it is done.
+    /// Issues `commands` and a CMD_SYNC, and waits until all are complete.
     ///
     /// # Order
     ///
-    /// Every store made before, to tables and descriptors too, is seen by the SMMU before it reads
-    /// the first command. On return with `Ok`, the accesses that used what the commands dropped are
-    /// complete (IHI 0070, 4.7.3), and Oche sees what they wrote.
+    /// The SMMU sees every earlier store, including those to tables and descriptors, before it
+    /// reads the first command. On return with `Ok`, the accesses that used what the commands
+    /// invalidated are complete (IHI 0070, 4.7.3), and Oche sees what they wrote.
     ///
     /// # Errors
     ///
@@ -70,13 +70,13 @@ impl CommandQueue {
         result.and(self.wait_for_room(registers, self.capacity()))
     }
 
-    /// Whether the SMMU has consumed all that it was given, errors apart.
+    /// Whether the SMMU has consumed all commands, whether or not there was an error.
     pub(super) fn is_idle(&mut self, registers: &Registers) -> bool {
         self.consumed = self.produced.seen(registers.zero.cmdq_cons.read(CMDQ_CONS::RD));
         self.room() == self.capacity() && !registers.has_error(GERROR::CMDQ_ERR)
     }
 
-    /// Shows the SMMU what was produced, and waits until `room` entries are free.
+    /// Publishes the producer index, and waits until `room` entries are free.
     fn wait_for_room(&mut self, registers: &Registers, room: u32) -> Result<(), CommandFailed> {
         barrier::complete();
         registers.zero.cmdq_prod.set(self.produced.value());
@@ -106,7 +106,7 @@ impl CommandQueue {
         registers.acknowledge(GERROR::CMDQ_ERR);
     }
 
-    /// How many commands fit.
+    /// Number of commands that fit.
     pub(super) fn capacity(&self) -> u32 {
         self.produced.entries()
     }

@@ -1,4 +1,4 @@
-//! Translation table entries: VMSAv8-64 stage 1, 16K granule, two levels of 2048 entries.
+//! Translation table entries: VMSAv8-64 stage 1, 16 KiB granule, two levels of 2048 entries.
 //!
 //! With 36 bits of input (`T0SZ` 28) the walk starts at level 2: bits 35:25 select there and bits
 //! 24:14 at level 3, as in a DART's 16K tables. Source: Arm ARM DDI 0487, D8.3 (descriptor formats
@@ -11,22 +11,22 @@ use oche_types::dart::entry::Permission;
 const TABLE_OR_PAGE: u64 = 0b11;
 /// Bits 47:14.
 const ADDRESS: u64 = 0xffff_ffff_c000;
-/// `AP[1]`: also for unprivileged accesses, which is what a PCI device makes.
+/// `AP[1]`: unprivileged accesses are allowed; a PCI device's accesses are unprivileged.
 const UNPRIVILEGED: u64 = 1 << 6;
 /// `AP[2]`: no writes.
 const READ_ONLY: u64 = 1 << 7;
 const INNER_SHAREABLE: u64 = 0b11 << 8;
-/// Without it the first access would be an F_ACCESS fault.
+/// `AF`: without it the first access would be an F_ACCESS fault.
 const ACCESSED: u64 = 1 << 10;
-/// `nG`: belongs to the context's ASID, so that CMD_TLBI_NH_ASID drops it.
+/// `nG`: the entry belongs to the context's ASID, so that CMD_TLBI_NH_ASID invalidates it.
 const NOT_GLOBAL: u64 = 1 << 11;
 /// `PXN` and `UXN`: a device fetches no instructions.
 const NEVER_EXECUTE: u64 = 0b11 << 53;
 
 /// The level 3 entry for all of `frame`.
 ///
-/// Stage 1 cannot express a page that may be written but not read: [`Permission::WRITE_ONLY`]
-/// becomes read and write. Nothing allowed is no entry at all.
+/// Stage 1 has no write-only permission: [`Permission::WRITE_ONLY`] becomes read and write. Without
+/// any permission the entry is zero.
 pub fn leaf(frame: HostGranule, permission: Permission) -> u64 {
     if permission.is_none() {
         return 0;
@@ -37,7 +37,7 @@ pub fn leaf(frame: HostGranule, permission: Permission) -> u64 {
     frame.address() & ADDRESS | attributes | access | TABLE_OR_PAGE
 }
 
-/// The level 2 entry for the leaf table in `table`. It restricts nothing: the leaf entries decide.
+/// The level 2 entry for the leaf table in `table`. It sets no restriction.
 pub fn table(table: HostGranule) -> u64 {
     table.address() & ADDRESS | TABLE_OR_PAGE
 }

@@ -8,25 +8,25 @@ pub const EVENT_WORDS: usize = 4;
 /// A decoded event record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// A requester's access was refused by its translation tables.
+    /// An access of a requester that its translation tables refused.
     Refused {
-        /// Who.
+        /// The requester.
         requester: RequesterId,
-        /// Where: the input address, all 64 bits.
+        /// The input address, 64 bits.
         iova: u64,
         /// Whether it was a write.
         is_write: bool,
     },
-    /// Anything else, such as an access of a requester that is on no map.
+    /// Any other event, such as an access of a requester that is not on the map.
     Other {
         /// The event's number (7.3).
         number: u8,
-        /// The StreamID that it names.
+        /// The StreamID in the event.
         stream_id: u32,
     },
 }
 
-/// The event in `record`. Total: any bits have an answer.
+/// Decodes `record`. Accepts any bits.
 pub fn decode(record: [u64; EVENT_WORDS]) -> Event {
     let [first, second, iova, _] = record;
     let number = (first & 0xff) as u8;

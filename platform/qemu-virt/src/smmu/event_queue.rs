@@ -12,13 +12,13 @@ pub(super) struct EventQueue {
     records: Block,
     consumed: Position,
     produced: Position,
-    /// OVACKFLG: bit 31 of CONS, which follows bit 31 of PROD after each overflow that was seen.
+    /// OVACKFLG: bit 31 of CONS, which is set to bit 31 of PROD to acknowledge an overflow.
     acknowledged: u32,
     losses: u64,
 }
 
 impl EventQueue {
-    /// A queue of 2^`entries_log2` records (at most 9).
+    /// Creates a queue of 2^`entries_log2` records (`entries_log2` is at most 9).
     pub(super) fn new(entries_log2: u32) -> Self {
         let first = Position::first(entries_log2);
         let records = Block::new(entries_log2 + RECORD_LOG2);
@@ -30,17 +30,17 @@ impl EventQueue {
         self.records.address()
     }
 
-    /// How many records fit.
+    /// Number of records that fit.
     pub(super) fn entries(&self) -> u32 {
         self.consumed.entries()
     }
 
-    /// The oldest record, taken out of the queue.
+    /// Removes the oldest record from the queue and returns it.
     ///
     /// # Order
     ///
-    /// An empty answer rests on a read of PROD after the last write of CONS, so a record that comes
-    /// later finds the queue empty and raises the interrupt again (IHI 0070, 3.18.1).
+    /// `None` is returned only after a read of PROD that follows the last write of CONS. A later
+    /// record therefore finds the queue empty and raises the interrupt again (IHI 0070, 3.18.1).
     pub(super) fn pop(&mut self, registers: &Registers) -> Option<[u64; EVENT_WORDS]> {
         if self.produced == self.consumed {
             self.read_produced(registers);
@@ -55,7 +55,7 @@ impl EventQueue {
         Some(record)
     }
 
-    /// How often records were lost since the last call.
+    /// Number of times that records were lost since the last call.
     pub(super) fn take_losses(&mut self, registers: &Registers) -> u64 {
         if registers.has_error(GERROR::EVENTQ_ABT_ERR) {
             registers.acknowledge(GERROR::EVENTQ_ABT_ERR);
@@ -66,7 +66,7 @@ impl EventQueue {
 
     fn read_produced(&mut self, registers: &Registers) {
         let value = registers.one.eventq_prod.extract();
-        // The records that the index covers were written before it.
+        // The SMMU has written the records before the index.
         barrier::complete();
         self.produced = self.consumed.seen(value.read(EVENTQ_PROD::WR));
         let overflow = value.get() & OVERFLOW;
@@ -78,7 +78,7 @@ impl EventQueue {
     }
 
     fn write_consumed(&self, registers: &Registers) {
-        // The record must have been read before the SMMU may write over it.
+        // The record must be read before the SMMU may overwrite it.
         barrier::complete();
         registers.one.eventq_cons.set(self.consumed.value() | self.acknowledged);
     }

@@ -1,4 +1,4 @@
-//! Faults that were taken out of the event queue before the guest asked for those of their DART.
+//! Faults that were read from the event queue before the faults of their DART were requested.
 
 use alloc::vec::Vec;
 
@@ -7,10 +7,10 @@ use oche_types::dart::stream::DartId;
 
 use crate::iommu_map::MAX_DARTS;
 
-/// Faults of one DART that are kept: a DART itself latches one.
+/// Most faults that are kept for one DART. A DART itself latches one.
 const MAX_KEPT: usize = 64;
 
-/// Faults in the order of their events.
+/// Kept faults, in the order of their events.
 pub(super) struct KeptFaults(Vec<(DartId, DeviceFault)>);
 
 impl Default for KeptFaults {
@@ -20,7 +20,7 @@ impl Default for KeptFaults {
 }
 
 impl KeptFaults {
-    /// Keeps `fault`. `false`: as many are kept for `dart` already, and it is dropped.
+    /// Keeps `fault`. Returns false, and drops it, if there are too many for `dart` already.
     #[must_use]
     pub(super) fn keep(&mut self, dart: DartId, fault: DeviceFault) -> bool {
         let count = self.0.iter().filter(|(of, _)| *of == dart).count();
@@ -31,7 +31,7 @@ impl KeptFaults {
         has_room
     }
 
-    /// The oldest fault of `dart`, which is not kept any longer.
+    /// Removes the oldest fault of `dart` and returns it.
     pub(super) fn take(&mut self, dart: DartId) -> Option<DeviceFault> {
         let first = self.0.iter().position(|(of, _)| *of == dart)?;
         Some(self.0.remove(first).1)

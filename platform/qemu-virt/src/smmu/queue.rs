@@ -1,11 +1,11 @@
 //! Indices of the SMMU's circular queues. Source: ARM IHI 0070, 3.5.1.
 
-/// A position in a queue of 2^n entries: n bits of place and, above them, one bit that flips at
-/// each wrap.
+/// A position in a queue of 2^n entries: an index of n bits and, above it, a bit that flips at each
+/// wrap.
 ///
-/// Equal positions of producer and consumer mean empty; positions that differ in the wrap bit alone
-/// mean full. What hardware reports is masked before it is believed, so it can never point outside
-/// the queue.
+/// The queue is empty if the positions of producer and consumer are equal, and full if they differ
+/// only in the wrap bit. Values from the hardware are masked, so they never point outside the
+/// queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     value: u32,
@@ -18,7 +18,7 @@ impl Position {
         Self { value: 0, entries_log2 }
     }
 
-    /// The position in the same queue that hardware shows as `value`.
+    /// The position in the same queue for the register value `value`.
     pub fn seen(self, value: u32) -> Self {
         Self { value: value & self.mask(), ..self }
     }
@@ -28,22 +28,22 @@ impl Position {
         self.seen(self.value.wrapping_add(1))
     }
 
-    /// The index register's value.
+    /// The value for the index register.
     pub fn value(self) -> u32 {
         self.value
     }
 
-    /// The entry's place, below 2^n.
+    /// The entry's index, below 2^n.
     pub fn place(self) -> usize {
         (self.value & (self.mask() >> 1)) as usize
     }
 
-    /// How many entries a producer at this position is ahead of `consumer`.
+    /// Number of entries by which a producer at this position is ahead of `consumer`.
     pub fn ahead_of(self, consumer: Self) -> u32 {
         self.value.wrapping_sub(consumer.value) & self.mask()
     }
 
-    /// Entries of the queue.
+    /// Number of entries of the queue.
     pub fn entries(self) -> u32 {
         1 << self.entries_log2
     }

@@ -1,4 +1,4 @@
-//! The SMMUv3's non-secure registers, as far as the driver needs them.
+//! The SMMUv3's non-secure registers that the driver uses.
 //!
 //! Source of every offset and field: ARM IHI 0070, chapter 6 (6.1 memory map, 6.3 register
 //! formats). The macro refuses to build when an offset and the fields before it disagree.
@@ -22,11 +22,11 @@ pub struct Registers {
 unsafe impl Send for Registers {}
 
 impl Registers {
-    /// The registers of the SMMU at `base`, where EL2's map has them as device memory.
+    /// The registers of the SMMU at `base`, which EL2 maps as Device memory.
     ///
     /// # Safety
     ///
-    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, for ever, and
+    /// An SMMUv3's 128 KiB of registers must be mapped at `base`, 8-byte aligned, and stay so, and
     /// nothing else may use them.
     pub unsafe fn at(base: usize) -> Self {
         let zero = core::ptr::with_exposed_provenance::<PageZero>(base);
@@ -43,7 +43,7 @@ impl Registers {
         self.zero.gerror.read(error) != self.zero.gerrorn.read(error)
     }
 
-    /// Acknowledges `error` and no other, by making GERRORN agree with GERROR in it.
+    /// Acknowledges only `error`, by making its bit in GERRORN equal to that in GERROR.
     pub(super) fn acknowledge(&self, error: Field<u32, GERROR::Register>) {
         let mask = error.mask << error.shift;
         let value = self.zero.gerrorn.get() & !mask | self.zero.gerror.get() & mask;
@@ -108,7 +108,7 @@ register_bitfields![u32,
             StallOnly = 2
         ],
         ASID16 OFFSET(12) NUMBITS(1) [],
-        /// Tables and queues are reached coherently.
+        /// Accesses to tables and queues are coherent.
         COHACC OFFSET(4) NUMBITS(1) [],
         /// Translation table formats: bit 1 is AArch64.
         TTF_AARCH64 OFFSET(3) NUMBITS(1) [],
@@ -139,7 +139,7 @@ register_bitfields![u32,
         QUEUE_IC OFFSET(0) NUMBITS(2) [ WriteBack = 1 ],
     ],
     pub(super) CR2 [
-        /// Broadcast TLB maintenance of the CPUs is not for this SMMU: its ASIDs are Oche's.
+        /// The SMMU ignores the CPUs' broadcast TLB maintenance, because its ASIDs are Oche's.
         PTM OFFSET(2) NUMBITS(1) [],
         /// Record accesses of StreamIDs outside the table.
         RECINVSID OFFSET(1) NUMBITS(1) [],

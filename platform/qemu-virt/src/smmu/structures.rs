@@ -1,4 +1,4 @@
-//! Stream table entries and context descriptors: what says how a requester translates.
+//! Stream table entries and context descriptors, which determine how a requester translates.
 //!
 //! All of them are built here and nowhere else, so that one look shows that no translation granule
 //! but 16K is ever named. Source: ARM IHI 0070, 5.1 (level 1 stream table descriptor), 5.2 (stream
@@ -32,8 +32,8 @@ pub const ABORTING_ENTRY: u64 = ENTRY_VALID;
 /// Word 0 of the entry of a requester that translates at stage 1 through the descriptor at
 /// `context`.
 ///
-/// The whole choice of a context is in this word, so one 64-bit store moves a requester from one to
-/// another and the SMMU sees the old one or the new one (IHI 0070, 3.21.3: single-copy atomic).
+/// This word alone selects the context, so one 64-bit store moves a requester to another one, and
+/// the SMMU sees the old or the new one (IHI 0070, 3.21.3: single-copy atomic).
 pub fn translating_entry(context: u64) -> u64 {
     context & CONTEXT_POINTER | STAGE_1_ONLY | ENTRY_VALID
 }
@@ -44,10 +44,10 @@ const STAGE_1_ONLY: u64 = 0b101 << 1;
 /// `S1ContextPtr`: bits 51:6.
 const CONTEXT_POINTER: u64 = 0xf_ffff_ffff_ffc0;
 
-/// Word 1 of every entry: how the SMMU reads the descriptor, and that it takes incoming attributes
-/// as they are. `EATS` 0: a device's own translations (ATS) are aborted, or it could reach
-/// anything. `STRW` 0: EL1, the only regime with ASIDs that CMD_TLBI_NH_ASID names. `S1STALLD` 0:
-/// the driver refuses an SMMU that could stall.
+/// Word 1 of every entry: how the SMMU reads the descriptor, and that it uses incoming attributes.
+/// `EATS` 0: a device's own translations (ATS) are aborted; otherwise it could reach any memory.
+/// `STRW` 0: EL1, the only regime with ASIDs that CMD_TLBI_NH_ASID invalidates. `S1STALLD` 0: the
+/// driver refuses an SMMU that could stall.
 pub const ENTRY_ATTRIBUTES: u64 = {
     let inner_write_back = 0b01 << 2; // S1CIR
     let outer_write_back = 0b01 << 4; // S1COR
@@ -56,7 +56,7 @@ pub const ENTRY_ATTRIBUTES: u64 = {
     inner_write_back | outer_write_back | inner_shareable | incoming_shareability
 };
 
-/// Names a domain's translations in the SMMU's TLB.
+/// The ASID of a domain's translations in the SMMU's TLB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asid(pub u16);
 
@@ -66,7 +66,7 @@ pub struct Asid(pub u16);
 pub struct OutputSize(u64);
 
 impl OutputSize {
-    /// What IDR5.OAS says, but at most 48 bits: what 16K tables can express.
+    /// The value of IDR5.OAS, but at most 48 bits, the most that 16 KiB tables support.
     pub fn from_identification(oas: u32) -> Self {
         Self(u64::from(oas.min(5)))
     }
@@ -114,7 +114,7 @@ pub fn context_root(root: HostGranule) -> u64 {
 mod tests {
     use super::*;
 
-    /// Field positions written out again from the manual's pictures, not from the code above.
+    /// Field positions from the manual's figures, independent of the code above.
     #[test]
     fn a_context_names_16k_and_36_bits_and_records_and_aborts() {
         let size = OutputSize::from_identification(4);

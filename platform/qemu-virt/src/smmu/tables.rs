@@ -13,11 +13,11 @@ use super::structures::{
 };
 use crate::iommu_map::{IommuMap, RequesterId};
 
-/// Buses that a requester id can name, as a logarithm.
+/// Base-2 logarithm of the number of PCI buses.
 const BUSES_LOG2: u32 = 8;
-/// Bits of a requester id.
+/// Number of bits of a requester ID.
 pub(super) const REQUESTER_BITS: u32 = BUSES_LOG2 + BUS_ENTRIES_LOG2;
-/// Bytes of a level 1 descriptor, as a logarithm.
+/// Base-2 logarithm of the bytes of a level 1 descriptor.
 const DESCRIPTOR_LOG2: u32 = 3;
 const STRUCTURE_LOG2: u32 = STRUCTURE_BYTES.trailing_zeros();
 const FRAME_LOG2: u32 = FRAME_BYTES.trailing_zeros();
@@ -29,8 +29,8 @@ pub(super) struct StreamTable {
 }
 
 impl StreamTable {
-    /// The table in which every requester of `map` translates through the context at `blocking` and
-    /// every other aborts.
+    /// Creates a table in which every requester of `map` uses the context at `blocking` and every
+    /// other requester's accesses abort.
     pub(super) fn new(map: &IommuMap, blocking: u64) -> Self {
         let mut table =
             Self { buses: Block::new(BUSES_LOG2 + DESCRIPTOR_LOG2), entries: Vec::new() };
@@ -48,7 +48,7 @@ impl StreamTable {
 
     /// Makes `requester`, which is on the map, translate through the context at physical `context`.
     ///
-    /// One store: the SMMU reads the old choice or the new one, nothing between.
+    /// It is one store: the SMMU reads the old or the new entry.
     pub(super) fn set_context(&mut self, requester: RequesterId, context: u64) {
         let (_, entries) = self
             .entries
@@ -72,8 +72,8 @@ impl StreamTable {
     }
 }
 
-/// The context descriptors: the blocking context's, then one for each domain. Their place is their
-/// ASID.
+/// The context descriptors: that of the blocking context, then one for each domain. The index of a
+/// descriptor is its ASID.
 pub(super) struct Contexts {
     descriptors: Block,
     roots: Vec<Option<HostGranule>>,
@@ -82,7 +82,7 @@ pub(super) struct Contexts {
 }
 
 impl Contexts {
-    /// The blocking context's descriptor and room for `domains` more.
+    /// Creates the blocking context's descriptor and room for `domains` more.
     pub(super) fn new(domains: usize, output: OutputSize) -> Self {
         let count = (domains + 1).next_power_of_two();
         let descriptors = Block::new(count.trailing_zeros() + STRUCTURE_LOG2);
@@ -108,7 +108,7 @@ impl Contexts {
         self.blocking() + u64::from(self.asid(domain).0) * STRUCTURE_BYTES
     }
 
-    /// The ASID of `domain`: `bring_up` checked that there are enough.
+    /// The ASID of `domain`. `bring_up` has checked that there are enough.
     pub(super) fn asid(&self, domain: DomainId) -> Asid {
         assert!(
             usize::from(domain.0) < self.roots.len(),
@@ -117,10 +117,10 @@ impl Contexts {
         Asid(domain.0 + 1)
     }
 
-    /// Makes the descriptor of `domain` name `root`. Returns whether that is a change.
+    /// Sets `root` in the descriptor of `domain`. Returns whether it has changed.
     ///
-    /// A descriptor in use changes in its root word alone: one store, so the SMMU sees the old root
-    /// or the new one.
+    /// Only the root word of a descriptor in use changes, by one store, so the SMMU sees the old or
+    /// the new root.
     pub(super) fn set_root(&mut self, domain: DomainId, root: HostGranule) -> bool {
         let asid = self.asid(domain);
         let known = self.roots.get_mut(usize::from(domain.0));
@@ -136,7 +136,7 @@ impl Contexts {
         true
     }
 
-    /// Stores a descriptor that is not valid yet; the word with its valid bit last.
+    /// Stores a descriptor that is not valid yet. The word with the valid bit is stored last.
     fn store(&mut self, asid: Asid, root: HostGranule) {
         let words = context_descriptor(asid, self.output, root);
         let first = usize::from(asid.0) * STRUCTURE_WORDS;
@@ -150,5 +150,5 @@ impl Contexts {
 
 /// The blocking context's ASID.
 const BLOCKING: Asid = Asid(0);
-/// Where `TTB0` is in a descriptor.
+/// Index of the word with `TTB0` in a descriptor.
 const ROOT_WORD: usize = 1;

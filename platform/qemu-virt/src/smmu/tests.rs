@@ -1,4 +1,4 @@
-//! The driver against a thread that plays the SMMU: queues, acknowledgements, errors.
+//! Tests of the driver with a thread that models the SMMU: queues, acknowledgements, errors.
 
 use std::boxed::Box;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::vec::Vec;
 use super::*;
 use crate::iommu_map::{Choice, RequesterId};
 
-/// Offsets, written out again from IHI 0070, 6.1.
+/// Offsets from IHI 0070, 6.1, independent of the driver.
 const IDR0: usize = 0x00;
 const IDR1: usize = 0x04;
 const IDR5: usize = 0x14;
@@ -36,17 +36,17 @@ struct Played {
     /// Commands in the order in which they were consumed.
     commands: Arc<Mutex<Vec<[u64; 2]>>>,
     stops: Arc<AtomicBool>,
-    /// The opcode of commands that it calls an error; 0: of none.
+    /// The opcode of commands that it rejects, or 0 for none.
     refused: Arc<AtomicU32>,
     player: Option<JoinHandle<()>>,
 }
 
-/// What the played SMMU does wrong.
+/// A fault of the modelled SMMU.
 #[derive(Clone, Copy, Default)]
 struct Faults {
-    /// Consumes no commands.
+    /// It consumes no commands.
     is_deaf: bool,
-    /// Calls commands with this opcode an error.
+    /// It rejects commands with this opcode.
     refuses: Option<u8>,
 }
 
@@ -112,7 +112,7 @@ impl Played {
             .collect()
     }
 
-    /// Records `event` as the SMMU does, and says whether there was room.
+    /// Records `event` as the SMMU does. Returns whether there was room.
     fn raise(&self, event: [u64; 4]) -> bool {
         let size = 1 << (self.registers[EVENTQ_BASE / 8].load(Ordering::SeqCst) & 0x1f);
         let (produced, consumed) = (self.read(EVENTQ_PROD), self.read(EVENTQ_CONS));
@@ -133,8 +133,8 @@ impl Played {
         true
     }
 
-    /// Where `requester` translates: the words of its context, found as hardware finds it, or
-    /// `None` where it aborts or is not known.
+    /// The words of the context of `requester`, found as the hardware finds it, or `None` if its
+    /// accesses abort or it is not known.
     fn context_of(&self, requester: u16) -> Option<[u64; 8]> {
         let bus =
             memory(self.base(STRTAB_BASE) + u64::from(requester >> 8) * 8).load(Ordering::SeqCst);
@@ -173,7 +173,7 @@ fn memory(address: u64) -> &'static AtomicU64 {
     unsafe { &*pointer }
 }
 
-/// One look around by the played SMMU.
+/// One round of the modelled SMMU.
 fn play(registers: &[AtomicU64], faults: Faults, log: &Mutex<Vec<[u64; 2]>>) {
     let at = |offset| register(registers, offset);
     for (control, acknowledge) in [(CR0, CR0ACK), (IRQ_CTRL, IRQ_CTRLACK)] {
@@ -328,7 +328,7 @@ fn frames_are_used_again_once_everything_older_is_dropped() {
     assert!(smmu.is_confirmed());
     assert_eq!(played.take_commands(), [[0; 2]; 0], "once");
     assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
-    // What drops everything is refused as well.
+    // The commands that invalidate everything are rejected as well.
     played.refuse(Command::DropAllTranslations.words()[0] as u8);
     assert!(!smmu.is_confirmed());
     assert!(!smmu.is_confirmed(), "it is tried again, and refused");
@@ -342,8 +342,8 @@ fn the_sync_in_place_of_a_refused_command_is_complete_before_the_smmu_goes_on() 
     let mut smmu = played.smmu("0x10:0:2");
     barrier::log::take();
     assert_eq!(smmu.invalidate(DomainId(0), &Members::default()), Err(InvalidateTimedOut));
-    // The command and its sync; the sync that takes the command's place, of which the SMMU is
-    // reported; its end.
+    // The command and its sync; the sync that replaces the command, of which the SMMU is notified;
+    // its end.
     let is_store = |step: &barrier::log::Step| matches!(step, barrier::log::Step::Store { .. });
     let kinds: Vec<bool> = barrier::log::take().iter().map(is_store).collect();
     assert_eq!(kinds, [true, true, true, true, false, true, true, false, false]);

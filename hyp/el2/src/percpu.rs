@@ -55,7 +55,7 @@ pub(super) static CPUS: [Cpu; MAX_CPUS] = [const { Cpu::new() }; MAX_CPUS];
 
 /// Sets this CPU's number.
 pub fn set_index(index: usize) {
-    assert!(index < MAX_CPUS, "invariant: a CPU's number is below the most CPUs: {index}");
+    assert!(index < MAX_CPUS, "invariant: a CPU's number is below the maximum: {index}");
     TPIDR_EL2.set(index as u64);
 }
 
@@ -66,7 +66,7 @@ pub fn index() -> usize {
 
 /// This CPU's state.
 pub fn this() -> &'static Cpu {
-    CPUS.get(index()).expect("invariant: a CPU's number is below the most CPUs")
+    CPUS.get(index()).expect("invariant: a CPU's number is below the maximum")
 }
 
 /// The states of all CPUs, including those that do not exist.

@@ -69,7 +69,7 @@ pub(crate) fn configure() {
 
 /// This CPU's state.
 fn own() -> &'static SpinLock<VirtualFiq> {
-    VIRTUAL_FIQS.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
+    VIRTUAL_FIQS.get(percpu::index()).expect("invariant: a CPU's number is below the maximum")
 }
 
 /// Masks the guest's timers except `timers`.

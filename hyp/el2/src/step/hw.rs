@@ -91,7 +91,7 @@ pub(crate) fn is_stepping() -> bool {
 
 /// Whether this CPU is in a step.
 fn stepping() -> &'static AtomicBool {
-    STEPPING.get(percpu::index()).expect("invariant: a CPU's number is below the most CPUs")
+    STEPPING.get(percpu::index()).expect("invariant: a CPU's number is below the maximum")
 }
 
 /// Whether the guest single-steps itself.

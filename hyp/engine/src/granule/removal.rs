@@ -130,12 +130,9 @@ impl GranuleMapper {
         match self.room_for_split(host, op, is_written) {
             Ok(split) => op.split = Some(split),
             Err(reason) => {
-                let slots = op.before.slots.iter().enumerate();
-                for (slot, kept) in
-                    slots.filter(|(slot, _)| op.is_leaving.get(*slot) == Some(&false))
-                {
-                    let page = kept.map_or(Gfn(0), |kept| kept.page);
-                    refuse(host, requester.at(op.granule, slot), page, reason);
+                for (index, slot) in after.slots.iter().enumerate() {
+                    let Some(kept) = slot else { continue };
+                    refuse(host, requester.at(op.granule, index), kept.page, reason);
                 }
                 op.is_leaving = [true; SLOTS];
             }

@@ -1,6 +1,8 @@
 //! The rules of windows, one test each: hardware whose entries can be limited to a run of a frame's
 //! slots.
 
+use std::collections::BTreeSet;
+
 use crate::bench::{Bench, Machine, page};
 use oche_types::dart::entry::Permission;
 use oche_types::event::{Event, Placement, Refusal};
@@ -121,6 +123,22 @@ fn a_neighbour_for_which_there_is_no_room_is_refused_and_the_run_goes_on() {
     assert_eq!([8, 9, 10].map(|iova| bench.device_read(iova, 0)), [4, 5, 6].map(Some));
     assert_eq!(bench.device_read(11, 0), None);
     assert!(bench.is_home(5));
+}
+
+#[test]
+fn a_run_that_cannot_split_is_refused_and_its_empty_slots_are_not() {
+    // The two tables take one frame each.
+    let mut bench = windowed(2);
+    bench.map(8, &[4, 5, 6]);
+    bench.machine.events.clear();
+    bench.unmap(9, 1);
+    let refused = |event: &Event| match event {
+        Event::Refused { at, page, reason: Refusal::PoolExhausted } => Some((at.iova.0, *page)),
+        _ => None,
+    };
+    let refused: BTreeSet<_> = bench.machine.events.iter().filter_map(refused).collect();
+    assert_eq!(refused, BTreeSet::from([(8, page(4)), (10, page(6))]));
+    assert_eq!([8, 9, 10, 11].map(|iova| bench.device_read(iova, 0)), [None; 4]);
 }
 
 #[test]

@@ -20,18 +20,17 @@ const UPDATE: &str = "OCHE_UPDATE";
 ///
 /// `hyp/trace/tests/golden.txt` is not among them: files that were written before must stay
 /// readable, so a difference there is a decision.
-const GENERATED: [(&str, &[&str]); 3] = [
+const GENERATED: [(&str, &[&str]); 2] = [
     ("table of events in docs/trace.md", &["-p", "oche-trace", "--lib", "the_document_describes"]),
     ("Wireshark's dissector", &["-p", "oche", "--lib", "the_dissector_has"]),
-    ("lists of long files and lines", &["-p", "xtask", "--lib", "form::"]),
 ];
 
 /// Options of `cargo xtask fix`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 It runs, in this order: cargo clippy --fix for the host and for the target, cargo fmt, and the tests
-that write the generated parts of docs/trace.md, of Wireshark's dissector and of the lists of
-exceptions. Lists are only shortened. What is left is reported by `cargo xtask check` and by the tests.")]
+that write the generated parts of docs/trace.md and of Wireshark's dissector. What is left is reported
+by `cargo xtask check` and by the tests.")]
 pub struct FixOptions {
     /// Leave out clippy, which takes minutes where much is to be compiled
     #[arg(long)]
@@ -78,7 +77,7 @@ pub fn main(options: &FixOptions) -> Result<()> {
         step.detail(what);
         let mut cargo = cargo();
         cargo.args(["test", "--quiet"]).args(test).env(UPDATE, "1");
-        // A test that still fails needs a decision: the others still write their lists.
+        // A test that still fails needs a decision: the others still write their parts.
         if let Err(error) = command::run(&mut cargo, what) {
             step.line(&format!("{error:#}"));
         }

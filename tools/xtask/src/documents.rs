@@ -238,3 +238,42 @@ fn a_function_that_does_not_exist_is_found() {
     assert_eq!(named, ["Engine::write", "launch::write", "writ", "Motor::write"]);
     assert_eq!(unknown(named.into_iter(), sources), ["writ", "Motor::write"]);
 }
+
+/// The terms of a glossary: the first column of its tables, without remarks in parentheses.
+fn terms(glossary: &str) -> Vec<String> {
+    let rows = glossary.lines().filter_map(|line| line.strip_prefix("| ")?.split_once(" | "));
+    let rows = rows.map(|(term, _)| term).filter(|term| *term != "Term");
+    let terms = rows.flat_map(|row| row.split(", "));
+    let plain = |term: &str| {
+        term.split_once(" (").map_or(term, |(term, _)| term).replace('`', "").to_lowercase()
+    };
+    terms.map(plain).collect()
+}
+
+/// The text of a source in lower case, with comments that continue in the next line joined.
+fn joined(source: &str) -> String {
+    let line = |line: &str| line.trim_start().trim_start_matches(['/', '!']).trim().to_lowercase();
+    source.lines().map(line).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn every_term_of_the_glossary_is_used_in_the_sources() {
+    let root = workspace::root();
+    let mut files = Vec::new();
+    for folder in ["hyp", "boot", "platform", "tests", "tools"] {
+        files_with("rs", &root.join(folder), &mut files);
+    }
+    let read = |path: &PathBuf| joined(&fs::read_to_string(path).unwrap());
+    let sources = files.iter().map(read).collect::<String>();
+    let terms = terms(&fs::read_to_string(root.join("docs/glossary.md")).unwrap());
+    assert!(terms.len() > 50, "the glossary has terms: {terms:?}");
+    let unused: Vec<_> = terms.iter().filter(|term| !sources.contains(*term)).collect();
+    assert!(unused.is_empty(), "no source uses {unused:?}");
+}
+
+#[test]
+fn terms_are_found_in_a_glossary_and_across_lines_of_a_comment() {
+    let glossary = "| Term | Meaning |\n|---|---|\n| `Owner`, red zone (of a frame) | It. |\n";
+    assert_eq!(terms(glossary), ["owner", "red zone"]);
+    assert_eq!(joined("    /// A Red\n    /// zone.\nfn f() {}"), "a red zone. fn f() {}");
+}

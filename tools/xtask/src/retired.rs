@@ -59,6 +59,10 @@ const IDENTIFIERS: &[(&str, &str)] = &[
     ("needs_sync", "needs_flush"),
     ("has_followed", "has_flush_merged"),
     ("put_aside", "quarantine"),
+    ("most_aliases", "max_aliases"),
+    ("is_negatively_cached", "caches_invalid_entries"),
+    ("look_again", "update_mapped_pages"),
+    ("go_on_watching", "continue_watch_pass"),
 ];
 
 /// Phrases, compared without regard to case, each with the field's term.

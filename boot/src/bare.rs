@@ -1,4 +1,4 @@
-//! The half of boot that acts: what only an AArch64 CPU at EL2 can do.
+//! The modules of boot that need an AArch64 CPU at EL2.
 //!
 //! ```text
 //! entry -> Board's main -> prepare -> stage 2 -> the board's devices -> launch -> the guest

@@ -1,9 +1,9 @@
 //! Checks an FDT blob from end to end before a parser reads it.
 //!
-//! Both parsers, dtoolkit and `fdt`, trust what they read and panic where it is wrong. A blob that
-//! passes here does not make dtoolkit panic; [`crate::normalize`] writes it again for `fdt`. Names
-//! may have any characters, and up to [`MAX_NAME_BYTES`]: real trees have property names longer
-//! than the Devicetree Specification's 31 bytes (those of Apple's GPU).
+//! Both parsers, dtoolkit and `fdt`, trust their input and panic if it is malformed. A blob that
+//! passes this check does not make dtoolkit panic; [`crate::normalize`] writes it again for `fdt`.
+//! Names may have any characters, and up to [`MAX_NAME_BYTES`]: real trees have property names
+//! longer than the Devicetree Specification's 31 bytes (those of Apple's GPU).
 //!
 //! Source: Devicetree Specification 0.4, chapter 5 (flattened devicetree format).
 
@@ -14,13 +14,13 @@ pub const HEADER_BYTES: usize = 40;
 /// The largest blob that is read. Source: Linux `Documentation/arm64/booting.rst`, section 2: 2
 /// MiB.
 pub const MAX_BYTES: u64 = 2 << 20;
-/// The deepest nesting that is followed. Trees in use have less than ten levels. The parsers
+/// The deepest nesting that is accepted. Trees in use have less than ten levels. The parsers
 /// recurse, and `fdt` keeps the path in an array of 64.
 pub const MAX_LEVELS: usize = 24;
 /// The longest name of a node or a property, in bytes: the parsers measure a name at each visit.
 pub const MAX_NAME_BYTES: usize = 255;
 const MAGIC: u32 = 0xd00d_feed;
-/// The one version of the format, and what later ones declare themselves compatible with.
+/// The version of the format, with which later versions must declare themselves compatible.
 const VERSION: u32 = 17;
 
 const BEGIN_NODE: u32 = 1;
@@ -36,19 +36,19 @@ pub enum Refusal {
     Header,
     /// The memory reservation block is misplaced or has no end.
     Reservations,
-    /// The structure block breaks off, or its tokens are not those of one tree.
+    /// The structure block is truncated, or its tokens are not those of one tree.
     Structure,
     /// A name has no end, is not UTF-8, or is longer than [`MAX_NAME_BYTES`]; or it is empty where
     /// the node is not the root.
     Name,
     /// Nodes nest deeper than [`MAX_LEVELS`].
     Nesting,
-    /// Two properties or two children of one node have the same name. Readers differ in which of
-    /// them counts.
+    /// Two properties or two children of one node have the same name. Parsers differ in which of
+    /// them they use.
     Duplicate,
     /// A node has more than [`crate::normalize::MAX_SIBLINGS`] properties or children.
     Siblings,
-    /// The tree takes more than the buffer's bytes
+    /// The tree is larger than the buffer
     /// ([`MAX_NORMALIZED_BYTES`](crate::normalize::MAX_NORMALIZED_BYTES) at EL2).
     Size,
 }
@@ -70,7 +70,7 @@ impl Refusal {
 }
 
 /// The blob's `totalsize` in bytes, if `bytes` begin with an FDT's header and the size is
-/// believable.
+/// plausible.
 pub fn total_size(bytes: &[u8]) -> Option<usize> {
     if word(bytes, 0)? != MAGIC {
         return None;
@@ -90,8 +90,8 @@ pub struct Checked<'a> {
     pub boot_cpu: u32,
 }
 
-/// Checks the blob at the start of `bytes`, which may go on behind it. Siblings and the size are
-/// left to [`crate::normalize`].
+/// Checks the blob at the start of `bytes`, which may be longer. [`crate::normalize`] checks
+/// siblings and the size.
 ///
 /// # Errors
 ///
@@ -124,11 +124,11 @@ pub enum BlobItem<'a> {
 }
 
 /// Calls `seen` with each item of the blob at the start of `bytes`, in order, up to its end or to
-/// the first thing that is not as the format has it: for a message about a blob that [`check`]
-/// refuses. Of the header it believes the size and where the two blocks begin.
+/// the first error in the format. It is for messages about a blob that [`check`] refuses. It trusts
+/// the size and the offsets of the two blocks in the header.
 pub fn salvage<'a>(bytes: &'a [u8], seen: &mut dyn FnMut(BlobItem<'a>)) {
     let blob = total_size(bytes).and_then(|size| bytes.get(..size));
-    // Where it ends is where the rest cannot be read.
+    // An error ends the walk.
     let _: Option<()> = blob.and_then(|blob| read_on(blob, seen));
 }
 
@@ -164,7 +164,7 @@ fn check_reservations(blob: &[u8], start: usize) -> Option<()> {
     pairs.into_iter().any(|pair| pair.iter().all(|byte| *byte == 0)).then_some(())
 }
 
-/// The structure block, while it is walked.
+/// A walk of the structure block.
 struct Structure<'a> {
     blob: &'a [u8],
     strings: &'a [u8],
@@ -227,7 +227,7 @@ impl Structure<'_> {
         Some(token)
     }
 
-    /// Goes on to the next multiple of four behind `bytes` bytes.
+    /// Skips `bytes` bytes, rounded up to a multiple of four.
     fn advance(&mut self, bytes: usize) -> Option<()> {
         self.at = self.at.checked_add(bytes)?.checked_next_multiple_of(4)?;
         Some(())
@@ -239,7 +239,7 @@ fn name(bytes: &[u8]) -> Option<&str> {
     text(bytes.get(..=MAX_NAME_BYTES).unwrap_or(bytes))
 }
 
-/// The text up to the first zero, which there must be.
+/// The text up to the first zero byte, which must exist.
 fn text(bytes: &[u8]) -> Option<&str> {
     let length = bytes.iter().position(|byte| *byte == 0)?;
     str::from_utf8(bytes.get(..length)?).ok()

@@ -1,7 +1,6 @@
-//! The tree that the guest sees: firmware's, without Oche's memory, and with what the board
-//! changes.
+//! The guest's FDT: firmware's, without Oche's memory, and with the board's changes.
 //!
-//! Pure: bytes in, bytes out. Everything that is not named here stays as firmware wrote it.
+//! It only transforms bytes. Everything that is not described here stays as firmware wrote it.
 
 use alloc::format;
 use alloc::string::String;
@@ -15,26 +14,26 @@ use oche_types::range::PhysRange;
 
 use crate::blob;
 
-/// What changes.
+/// The changes.
 #[derive(Clone, Copy, Debug)]
 pub struct Changes<'a> {
     /// The RAM that the guest has.
     pub memory: &'a [PhysRange],
-    /// Where the initrd is. `None` leaves firmware's.
+    /// The place of the initrd. `None` keeps firmware's.
     pub initrd: Option<PhysRange>,
-    /// The command line. `None` leaves firmware's.
+    /// The command line. `None` keeps firmware's.
     pub bootargs: Option<&'a str>,
-    /// What only this board's tree needs.
+    /// The board's own change.
     pub board: Option<&'a dyn Edit>,
-    /// A device of Oche's own that the guest finds beside the machine's.
+    /// A virtual device that is added to the machine's.
     pub port: Option<VirtioPort>,
     /// Memory inside `memory` that the guest must leave alone.
     pub reserved: &'a [Reservation],
-    /// What becomes of CPUs that wait in a spin table. Those that are not named stay as they are.
+    /// The CPUs of the spin table. Other CPUs stay as they are.
     pub spin_table: &'a [SpinCpu],
 }
 
-/// A board's own change to the guest's tree.
+/// A board's own change of the guest's FDT.
 pub trait Edit: fmt::Debug {
     /// Changes the tree.
     fn edit(&self, root: &mut DeviceTreeNode);
@@ -47,25 +46,26 @@ pub struct Reservation {
     pub name: &'static str,
     /// The memory.
     pub range: PhysRange,
-    /// The guest must not even map it.
+    /// Whether the guest must not even map it.
     pub no_map: bool,
 }
 
-/// A CPU that firmware had waiting in a spin table.
+/// A CPU that firmware left in a spin table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpinCpu {
     /// MPIDR affinity fields.
     pub affinity: u64,
-    /// Where the guest releases it, or `None`: it never came, and the guest must not see it.
+    /// The address at which the guest releases it, or `None` if the CPU did not enter Oche: its
+    /// node is removed.
     pub release: Option<u64>,
 }
 
-/// A virtio-mmio device that Oche plays.
+/// A virtio-mmio device that Oche emulates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VirtioPort {
     /// Its registers.
     pub window: PhysRange,
-    /// The phandle of the interrupt controller that it is wired to. `None`: the root's.
+    /// The phandle of its interrupt controller, or `None` for the root's.
     pub interrupt_parent: Option<u32>,
     /// Its `interrupts`: type, number, flags (the bindings of Arm's GIC and Apple's AIC agree in
     /// that).
@@ -94,7 +94,7 @@ impl GuestFdtError {
     }
 }
 
-/// The guest's blob, made of firmware's.
+/// Creates the guest's FDT from firmware's.
 ///
 /// # Errors
 ///
@@ -115,8 +115,8 @@ pub fn rewrite(blob: &[u8], changes: &Changes<'_>) -> Result<Vec<u8>, GuestFdtEr
     Ok(tree.to_dtb())
 }
 
-/// Leaves one memory node, with the guest's ranges. Several nodes only ever describe NUMA, which a
-/// guest of Oche's does without.
+/// Replaces all memory nodes by one with the guest's ranges. Several nodes would only describe
+/// NUMA, which Oche's guest does not need.
 fn set_memory(root: &mut DeviceTreeNode, memory: &[PhysRange]) -> Result<(), GuestFdtError> {
     if cell(root, "#address-cells") != Some(2) || cell(root, "#size-cells") != Some(2) {
         return Err(GuestFdtError::Memory);
@@ -175,8 +175,8 @@ fn reserve(root: &mut DeviceTreeNode, reservations: &[Reservation]) {
     }
 }
 
-/// Gives each CPU its new release address; takes out those that never came, as m1n1 does with dead
-/// ones.
+/// Sets the new release address of each CPU, and removes those that did not enter Oche, as m1n1
+/// does with CPUs that do not start.
 fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), GuestFdtError> {
     if cpus.is_empty() {
         return Ok(());
@@ -200,7 +200,7 @@ fn set_spin_table(root: &mut DeviceTreeNode, cpus: &[SpinCpu]) -> Result<(), Gue
     for name in dead {
         parent.remove_child(&name);
     }
-    // A CPU that keeps firmware's word would wait for a word that nothing reads any more.
+    // With firmware's release address, the guest would write a word that no CPU reads any more.
     if named == cpus.len() { Ok(()) } else { Err(GuestFdtError::Cpus) }
 }
 
@@ -218,7 +218,7 @@ fn add_port(root: &mut DeviceTreeNode, port: &VirtioPort) {
     root.add_child(node);
 }
 
-/// The child with this full name, which is made where there is none.
+/// The child with this full name, which is created if it does not exist.
 fn child<'a>(parent: &'a mut DeviceTreeNode, name: &str) -> &'a mut DeviceTreeNode {
     if parent.child(name).is_none() {
         parent.add_child(DeviceTreeNode::new_unchecked(name));
@@ -247,7 +247,7 @@ pub fn split_cells(value: u64) -> [u32; 2] {
     [(value >> 32) as u32, value as u32]
 }
 
-/// Gives the property `name` a value.
+/// Sets the value of the property `name`.
 pub fn set<T: dtoolkit::ToPropertyValue>(node: &mut DeviceTreeNode, name: &str, value: T) {
     node.add_property(DeviceTreeProperty::new_unchecked(name, value));
 }

@@ -1,4 +1,4 @@
-//! What stage 2 maps as the guest starts: its RAM and everything that is not RAM, each at home.
+//! The initial mapping of stage 2: the guest's RAM and everything that is not RAM, at home.
 
 use core::fmt;
 
@@ -8,34 +8,34 @@ use oche_types::range::{ListFull, PAGE, PhysRange, RangeList};
 #[cfg(test)]
 mod tests;
 
-/// What there is.
+/// The memory of the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct GuestMap<'a> {
-    /// All RAM, Oche's too.
+    /// All RAM, including Oche's.
     pub ram: &'a RangeList,
-    /// RAM that the guest has.
+    /// The guest's RAM.
     pub guest: &'a RangeList,
-    /// Memory of Oche's in which the guest writes where its CPUs begin.
+    /// Memory of Oche in which the guest writes the entry points of its CPUs.
     pub release: PhysRange,
-    /// What lies beside RAM in the same memory, with borders that only firmware knows. A block
-    /// across one is an error.
+    /// Memory adjacent to RAM, with boundaries that only firmware knows. A block across one is an
+    /// error.
     pub around_ram: PhysRange,
-    /// Memory in which no block may be, whatever is in it: see [`crate::blocks`].
+    /// Memory that must be mapped in pages: see [`crate::blocks`].
     pub by_page: PhysRange,
-    /// Registers that trap, or that the guest must not reach.
+    /// Registers that trap, or that the guest must not access.
     pub holes: &'a [PhysRange],
-    /// Bits of guest-physical address.
+    /// Number of bits of guest-physical addresses.
     pub ipa_bits: u32,
 }
 
-/// Why it cannot be mapped.
+/// Why the memory cannot be mapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {
-    /// RAM and holes are in too many pieces.
+    /// There are too many ranges of RAM and holes.
     TooManyRanges,
     /// No memory is left for tables.
     OutOfTables,
-    /// RAM lies beyond what stage 2 translates.
+    /// RAM is beyond what stage 2 translates.
     BeyondReach {
         /// Its end.
         end: u64,
@@ -62,7 +62,7 @@ impl From<ListFull> for MapError {
 }
 
 impl GuestMap<'_> {
-    /// Maps all of it in `stage2`, where nothing is mapped yet.
+    /// Maps all of it in `stage2`, which is empty.
     ///
     /// # Errors
     ///

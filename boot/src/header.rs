@@ -1,5 +1,5 @@
-//! The arm64 `Image` header: Oche's own is written by the entry assembly, the guest's is judged
-//! here.
+//! The arm64 `Image` header. The entry assembly contains Oche's own; this module checks the
+//! guest's.
 //!
 //! Source of all offsets and flags: Linux `Documentation/arm64/booting.rst`, section 4.
 
@@ -18,13 +18,12 @@ pub const MAGIC: [u8; 4] = *b"ARM\x64";
 /// Oche's own flags: little-endian (bit 0 clear), 4 KiB pages (bits 2:1 = 1), placed anywhere (bit
 /// 3).
 pub const OWN_FLAGS: u64 = 1 << 1 | 1 << 3;
-/// The largest `text_offset` that is believed: it must stay within the 2 MiB that the image is
-/// aligned to.
+/// The limit of `text_offset`: it must be within the 2 MiB that the image is aligned to.
 pub const TEXT_OFFSET_LIMIT: u64 = 2 << 20;
-/// The largest `image_size` that is believed, 1 GiB.
+/// The largest `image_size` that is accepted, 1 GiB.
 pub const IMAGE_SIZE_LIMIT: u64 = 1 << 30;
 
-/// What a guest kernel wants of its place in memory.
+/// A guest kernel's requirements for its place in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kernel {
     /// Bytes between a 2 MiB-aligned address and the image; below 2 MiB.

@@ -1,5 +1,4 @@
-//! Which board an image of Oche is for, and which version it is: a record that tools find in the
-//! image.
+//! The identity of an image of Oche: a record of board and version that tools find in the image.
 //!
 //! 48 bytes: magic of 16, board of 16 and version of 16 bytes, each text filled up with zeros.
 

@@ -1,10 +1,10 @@
-//! Where everything goes: Oche's reserved memory, the guest's kernel, its FDT.
+//! The memory layout: Oche's reserved memory, the guest's kernel, and its FDT.
 //!
-//! Oche's image stays where the loader put it. The rest of what Oche needs is one contiguous region
-//! that begins at a multiple of 2 MiB and runs to the end of RAM: trace, heap, tables of both
-//! stages, the page in which the guest writes where its CPUs begin, and the frame pool, in this
-//! order. The guest gets the rest of RAM. No RAM is left behind the region: it would be a second
-//! bank of the guest's, which U-Boot allocates from and does not map (U-Boot
+//! Oche's image stays where the loader put it. Oche's other memory is one contiguous region that
+//! begins at a multiple of 2 MiB and extends to the end of RAM. It contains the trace, the heap,
+//! the tables of both stages, the page in which the guest writes the entry points of its CPUs, and
+//! the frame pool, in this order. The guest gets the rest of RAM. There is no RAM after the region:
+//! it would be a second bank of the guest, from which U-Boot allocates without mapping it (U-Boot
 //! `arch/arm/mach-apple/board.c`, `lib/lmb.c`).
 
 use core::fmt;
@@ -16,10 +16,10 @@ use crate::header::Kernel;
 #[cfg(test)]
 mod tests;
 
-/// Bytes of EL2's heap beyond what the engine asks for: the guest's FDT while it is edited, then
-/// whatever the machine's own drivers hold.
+/// Bytes of EL2's heap in addition to the engine's: for the guest's FDT while it is edited, and for
+/// the board's drivers.
 pub const HEAP_BYTES: u64 = 16 << 20;
-/// The smallest frame pool, and the smallest that is taken by default: 32 MiB.
+/// The smallest frame pool: 32 MiB.
 pub const LEAST_POOL_BYTES: u64 = 32 << 20;
 /// Table pages beyond one for each 2 MiB of RAM: ragged edges, device holes, level-2 tables.
 const SPARE_TABLES: u64 = 256;
@@ -29,39 +29,39 @@ const SPARE_OWN_TABLES: u64 = 128;
 /// Alignment of the stage-2 tables in bytes: the root may be two tables long.
 const ROOT_BYTES: u64 = 2 * PAGE;
 
-/// What the plan starts from.
+/// The input of the plan.
 #[derive(Clone, Copy, Debug)]
 pub struct LayoutRequest<'a> {
     /// All RAM.
     pub ram: &'a RangeList,
-    /// What firmware keeps for itself: the guest sees it, nothing is placed there.
+    /// Memory reserved by firmware: the guest sees it, and nothing is placed there.
     pub firmware: &'a RangeList,
     /// Oche's own image, BSS and stacks included, page aligned.
     pub image: PhysRange,
-    /// What must survive until the guest is loaded: firmware's FDT, the payload.
+    /// Memory that must be preserved until the guest is loaded: firmware's FDT, the payload.
     pub sources: &'a [PhysRange],
     /// The initrd, where the guest will read it.
     pub initrd: Option<PhysRange>,
-    /// The guest kernel's wishes.
+    /// The guest kernel's requirements.
     pub kernel: Kernel,
     /// `oche.pool`, or a quarter of RAM.
     pub pool_bytes: Option<u64>,
     /// Bytes for the trace: directory and rings.
     pub trace_bytes: u64,
-    /// How many bytes of heap the engine needs, by the bytes of RAM and of the pool.
+    /// The bytes of heap that the engine needs, as a function of the bytes of RAM and of the pool.
     pub engine_bytes: fn(ram_bytes: u64, pool_bytes: u64) -> u64,
-    /// Pages of stage-2 tables beyond what RAM needs.
+    /// Pages of stage-2 tables in addition to those for RAM.
     pub more_tables: u64,
-    /// Memory that both stages map in pages alone: see [`crate::blocks`].
+    /// Memory that both stages map in pages only: see [`crate::blocks`].
     pub by_page: PhysRange,
-    /// The guest's `/memory` keeps the place of Oche's image, as a reservation: a guest that looks
-    /// at the first bank alone (U-Boot) would otherwise lose what lies behind.
+    /// Whether the guest's `/memory` includes Oche's image, as a reservation: a guest that uses
+    /// only the first bank (U-Boot) would otherwise lose the memory after it.
     pub keeps_image: bool,
-    /// Host-physical limit that Oche's own map reaches; nothing of Oche's goes beyond.
+    /// Host-physical limit of Oche's own map. Oche's memory is below it.
     pub address_limit: u64,
 }
 
-/// Where everything is.
+/// The memory layout.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Oche's image.
@@ -76,34 +76,34 @@ pub struct Layout {
     pub own_tables: PhysRange,
     /// The engine's 16K frames.
     pub pool: PhysRange,
-    /// The page in which the guest writes where its other CPUs begin: mapped for the guest, and
-    /// outside its memory.
+    /// The page in which the guest writes the entry points of its other CPUs. It is mapped for the
+    /// guest, and not part of its memory.
     pub release: PhysRange,
-    /// All that Oche keeps, image apart: from the trace to the end of RAM.
+    /// All of Oche's memory except the image: from the trace to the end of RAM.
     pub reserved: PhysRange,
-    /// Where the guest kernel's first byte goes, and all the memory that its header asks for.
+    /// The guest kernel's memory, as large as its header requires.
     pub kernel: PhysRange,
     /// RAM that the guest has.
     pub guest: RangeList,
     /// What the guest's FDT calls memory: `guest`, and Oche's image where that is a reservation.
     pub offered: RangeList,
-    /// The part of it that nothing occupies yet.
+    /// The part of the guest's RAM that is not occupied yet.
     free: RangeList,
 }
 
-/// Why there is no plan.
+/// Why no layout was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LayoutError {
     /// No gap of RAM is large enough for Oche's reserved memory.
     TooLittleMemory {
-        /// Bytes that are needed in one piece.
+        /// Number of contiguous bytes that are needed.
         needed: u64,
     },
     /// `oche.pool` is below 32 MiB.
     PoolTooSmall,
     /// No place for the guest's kernel or FDT.
     NoPlaceForGuest,
-    /// RAM is in too many pieces.
+    /// There are too many ranges of RAM.
     TooManyRanges,
 }
 
@@ -132,13 +132,13 @@ impl From<ListFull> for LayoutError {
 }
 
 impl Layout {
-    /// Plans.
+    /// Plans the layout.
     ///
     /// # Errors
     ///
-    /// A [`LayoutError`] when something does not fit.
+    /// A [`LayoutError`] if something does not fit.
     pub fn plan(request: &LayoutRequest<'_>) -> Result<Self, LayoutError> {
-        // What is no whole page cannot be mapped.
+        // Only whole pages can be mapped.
         let mut ram = RangeList::new();
         for range in request.ram.as_slice() {
             ram.push(range.shrunk_to(PAGE))?;
@@ -195,8 +195,7 @@ impl Layout {
         })
     }
 
-    /// A place for `bytes` of the guest's that nothing occupies, 2 MiB aligned, as high as
-    /// possible.
+    /// Allocates `bytes` bytes of the guest's free RAM, 2 MiB aligned, as high as possible.
     ///
     /// # Errors
     ///
@@ -231,8 +230,8 @@ impl Sizes {
             .saturating_mul(PAGE);
         let in_pages = ram.as_slice().iter().filter_map(|range| range.overlap(&request.by_page));
         let own_tables = in_pages.map(|range| range.grown_to(BLOCK).size() / BLOCK).sum::<u64>();
-        // A buddy allocator places a block at a multiple of its size, wherever the heap begins: the
-        // largest may miss its place by nearly its own size.
+        // A buddy allocator places a block at a multiple of its size, wherever the heap begins, so
+        // up to the size of the largest block may be lost.
         let engine = (request.engine_bytes)(ram_bytes, pool);
         let largest = 1u64 << engine.max(1).ilog2();
         let heap = HEAP_BYTES.saturating_add(engine).saturating_add(largest);
@@ -245,7 +244,7 @@ impl Sizes {
         })
     }
 
-    /// All of it, with the page of releases.
+    /// The sum, with the page of release words.
     fn total(&self) -> u64 {
         let tables =
             align_up(self.tables.saturating_add(self.own_tables).saturating_add(PAGE), BLOCK);
@@ -253,8 +252,8 @@ impl Sizes {
     }
 }
 
-/// The highest piece of at least `bytes`, inside `limit`, that begins at a multiple of 2 MiB and
-/// ends where a range of the list does.
+/// The highest range of at least `bytes` bytes, inside `limit`, that begins at a multiple of 2 MiB
+/// and ends at the end of a range of the list.
 fn highest_to_end(list: &RangeList, bytes: u64, limit: PhysRange) -> Option<PhysRange> {
     let pieces = list.as_slice().iter().filter_map(|range| {
         let end = range.end.min(limit.end);
@@ -265,7 +264,7 @@ fn highest_to_end(list: &RangeList, bytes: u64, limit: PhysRange) -> Option<Phys
     pieces.max_by_key(|piece| piece.start)
 }
 
-/// The highest 2 MiB-aligned piece of `bytes` in the list, inside `limit`.
+/// The highest 2 MiB-aligned range of `bytes` bytes in the list, inside `limit`.
 fn highest(list: &RangeList, bytes: u64, limit: PhysRange) -> Option<PhysRange> {
     let pieces = list.as_slice().iter().filter_map(|range| {
         let end = range.end.min(limit.end);

@@ -1,7 +1,8 @@
-//! Boot: from the first instruction at EL2 to a running guest. What runs after that is `oche_el2`.
+//! Boot: from the first instruction at EL2 to the start of the guest. The code that runs after that
+//! is in `oche_el2`.
 //!
-//! Two halves. The pure modules decide (what the FDT describes, where things go) and are tested on
-//! any host. The target modules act and exist only for bare metal; the `cfg` at their door below is
+//! The crate has two halves. The pure modules interpret the FDT and plan the memory, and are tested
+//! on any host. The target modules, in `bare`, exist only for bare metal; the `cfg` of `bare` is
 //! the only one.
 //!
 //! ```text

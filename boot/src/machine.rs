@@ -17,7 +17,8 @@ pub struct Machine<'a> {
     tree: Tree<'a>,
     /// RAM, from the `/memory` nodes.
     pub ram: RangeList,
-    /// What firmware keeps: the memory reservation block and `/reserved-memory` with fixed places.
+    /// Memory reserved by firmware: the memory reservation block, and `/reserved-memory` with fixed
+    /// places.
     pub reserved: RangeList,
     /// MPIDR affinities of the CPUs, in the FDT's order.
     affinities: [u64; MAX_CPUS],
@@ -28,16 +29,16 @@ pub struct Machine<'a> {
     pub cpus_ignored: usize,
     /// `/chosen/linux,initrd-start` and `-end`.
     pub initrd: Option<PhysRange>,
-    /// There is PSCI and it is called by `SMC`.
+    /// Whether there is PSCI that is called with `SMC`.
     pub has_psci_smc: bool,
 }
 
 /// Why an FDT is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineError {
-    /// It is not read at all.
+    /// It was refused by [`normalize()`].
     Refused(Refusal),
-    /// A range of memory ends beyond the last address, or its numbers break off.
+    /// A range of memory ends beyond the last address, or is truncated.
     BadRange,
     /// No usable `/memory`.
     NoMemory,
@@ -73,21 +74,20 @@ impl From<ListFull> for MachineError {
 }
 
 impl<'a> Machine<'a> {
-    /// Reads `bytes`, which begin with the blob and may go on behind it. The tree is kept in
-    /// `buffer`.
+    /// Reads the blob at the start of `bytes`, which may be longer. The tree is kept in `buffer`.
     ///
     /// # Errors
     ///
-    /// A [`MachineError`] when Oche cannot run on what is described.
+    /// A [`MachineError`] if Oche cannot run on the machine that is described.
     pub fn read(bytes: &[u8], buffer: &'a mut [u8]) -> Result<Self, MachineError> {
         Self::of(Tree::new(normalize(bytes, buffer)?))
     }
 
-    /// What `tree` says.
+    /// Reads the machine from `tree`.
     ///
     /// # Errors
     ///
-    /// A [`MachineError`] when Oche cannot run on what is described.
+    /// A [`MachineError`] if Oche cannot run on the machine that is described.
     pub fn of(tree: Tree<'a>) -> Result<Self, MachineError> {
         let root = tree.root();
         let mut machine = Self {
@@ -141,7 +141,7 @@ impl<'a> Machine<'a> {
         self.affinities().iter().copied().zip(self.releases).filter(|(_, release)| *release != 0)
     }
 
-    /// The tree, to look for a board's own nodes.
+    /// The tree, for a board's own nodes.
     pub fn tree(&self) -> &Tree<'a> {
         &self.tree
     }

@@ -5,7 +5,7 @@
 //! no two siblings of one name. [`crate::tree`] reads nothing else. No heap is needed, because RAM
 //! is only known once the tree has been read.
 //!
-//! `docs/adr/0022-device-trees-are-normalized.md` lists what `fdt` would trip over.
+//! `docs/adr/0022-device-trees-are-normalized.md` lists what makes `fdt` panic.
 //!
 //! Source: Devicetree Specification 0.4, chapter 5 (flattened devicetree format).
 
@@ -39,7 +39,7 @@ impl<'a> Normalized<'a> {
     }
 }
 
-/// Writes the blob at the start of `bytes`, which may go on behind it, to the start of `buffer`.
+/// Normalizes the blob at the start of `bytes`, which may be longer, into `buffer`.
 ///
 /// # Errors
 ///
@@ -80,8 +80,8 @@ impl<'a> Writer<'a, '_> {
         self.put(&word.to_be_bytes())
     }
 
-    /// Goes on at the next multiple of four. The header and the reservations are multiples of
-    /// eight, so the structure block is aligned as its offset is.
+    /// Pads to the next multiple of four. The header and the reservations are multiples of eight,
+    /// so the structure block is aligned as its offset is.
     fn align(&mut self) -> Result<(), Refusal> {
         let padding = self.at.next_multiple_of(4) - self.at;
         self.put(&[0; 3][..padding])
@@ -145,7 +145,7 @@ impl<'a> Writer<'a, '_> {
     }
 }
 
-/// Refuses a sibling that is one too many or has the name of one before it.
+/// Refuses a sibling that exceeds the limit or has the name of an earlier one.
 fn check_sibling(index: usize, is_duplicate: bool) -> Result<(), Refusal> {
     if index >= MAX_SIBLINGS {
         return Err(Refusal::Siblings);

@@ -1,5 +1,4 @@
-//! The choices a person may make: `oche.NAME=VALUE`, from the payload's options text and from
-//! `/chosen`.
+//! The options: `oche.NAME=VALUE`, from the payload's options text and from `/chosen`.
 //!
 //! An unknown name or a bad value is reported to the caller's `complain` and ignored: a typing
 //! error must not keep a machine from booting.
@@ -11,15 +10,15 @@ use oche_engine::Isolation;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(pub log::LevelFilter);
 
-/// Everything that can be chosen.
+/// The values of all options.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
     /// `oche.pool`: bytes of the frame pool. `None`: a quarter of RAM.
     pub pool_bytes: Option<u64>,
     /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
     pub trace_bytes: u64,
-    /// `oche.trace-orders`: what is recorded from the start, as orders of `oche trace filter` with
-    /// `;` between them.
+    /// `oche.trace-orders`: what is recorded from the start, as commands of `oche trace filter`
+    /// separated by `;`.
     pub trace_orders: Option<&'a str>,
     /// `oche.log`.
     pub log: Level,
@@ -27,14 +26,14 @@ pub struct Options<'a> {
     pub bootargs: Option<&'a str>,
     /// `oche.iommu-map`, for the board that reads it.
     pub iommu_map: Option<&'a str>,
-    /// `oche.panic`: a panic of Oche's resets the machine, where the board can; otherwise it stops.
+    /// `oche.panic`: whether a panic of Oche resets the machine, if the board can; otherwise the
+    /// machine stops.
     pub panic_resets: bool,
     /// `oche.isolation`: `page` or `strict`.
     pub isolation: Isolation,
-    /// `oche.selftest`: `1` or `0`. Measure and print, before the guest runs, what only hardware
-    /// knows.
+    /// `oche.selftest`: `1` or `0`. Whether to run the self-test before the guest runs.
     pub selftest: bool,
-    /// `oche.windows`: `1` or `0`. Where the hardware has sub-page windows, they are used.
+    /// `oche.windows`: `1` or `0`. Whether sub-page windows are used, if the hardware has them.
     pub has_windows: bool,
     /// `oche.fiq`: `direct` or `virtual`.
     pub fiq: Route,
@@ -59,7 +58,7 @@ impl Default for Options<'_> {
 }
 
 impl<'a> Options<'a> {
-    /// Takes every line of an options text. Empty lines and lines that begin with `#` are skipped.
+    /// Parses every line of an options text. Empty lines and lines that begin with `#` are skipped.
     pub fn take_text(&mut self, text: &'a str, complain: &mut dyn FnMut(&str)) {
         for line in
             text.lines().map(|line| line.trim_matches(|c: char| c.is_whitespace() || c == '\0'))
@@ -74,7 +73,7 @@ impl<'a> Options<'a> {
         }
     }
 
-    /// Takes one option; the value's last setting counts.
+    /// Sets one option. The last setting of an option is used.
     pub fn take(&mut self, name: &str, value: &'a str, complain: &mut dyn FnMut(&str)) {
         let taken = match name {
             "oche.pool" => parse_size(value).map(|bytes| self.pool_bytes = Some(bytes)),
@@ -107,7 +106,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// Why `name` is not an option any more, if it was one in an earlier version.
+/// Why `name` is no longer an option, if it was one in an earlier version.
 pub fn retired(name: &str) -> Option<&'static str> {
     RETIRED.iter().find(|(known, _)| *known == name).map(|(_, why)| *why)
 }
@@ -134,7 +133,7 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
     ("info", log::LevelFilter::Info),
     ("debug", log::LevelFilter::Debug),
 ];
-/// Options of earlier versions, with what holds now.
+/// Options of earlier versions, with what replaces them.
 const RETIRED: [(&str, &str); 1] =
     [("oche.coherence", "the copies of a page are one memory at every moment")];
 const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];

@@ -1,4 +1,4 @@
-//! What follows Oche's own image: the guest kernel, its initrd and the options, in one small
+//! The payload, which follows Oche's own image: the guest kernel, its initrd and the options, in a
 //! container.
 //!
 //! Header, little-endian: magic u64, version u32, count u32, then `count` entries of 24 bytes:
@@ -20,12 +20,12 @@ pub const ITEM_ALIGNMENT: u64 = 4096;
 /// Bytes that hold the header and as many entries as there may be.
 pub const MAX_HEADER_BYTES: usize = HEADER_BYTES + ENTRY_BYTES * MAX_ENTRIES as usize;
 
-/// What an item is.
+/// The kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ItemKind {
     /// A raw arm64 `Image`.
     Kernel,
-    /// The guest's initrd, any format the kernel knows.
+    /// The guest's initrd, in any format that the kernel supports.
     Initrd,
     /// Lines of `oche.NAME=VALUE`.
     Options,
@@ -42,7 +42,7 @@ impl ItemKind {
     }
 }
 
-/// Where an item lies.
+/// The place of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
     /// Bytes from the header's start.
@@ -65,9 +65,9 @@ pub struct Payload {
 /// Why a payload is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PayloadError {
-    /// No magic: nothing was packed behind Oche.
+    /// No magic: there is no payload after Oche's image.
     BadMagic,
-    /// Another version than 1.
+    /// A version other than 1.
     BadVersion,
     /// More than [`MAX_ENTRIES`] entries, or the header is cut short.
     BadCount,
@@ -92,7 +92,7 @@ impl PayloadError {
 ///
 /// # Errors
 ///
-/// A [`PayloadError`] when the container cannot be trusted.
+/// A [`PayloadError`] if the container is malformed.
 pub fn parse(bytes: &[u8], limit: u64) -> Result<Payload, PayloadError> {
     if bytes.get(..8) != Some(&MAGIC) {
         return Err(PayloadError::BadMagic);

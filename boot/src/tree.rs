@@ -1,9 +1,9 @@
 //! Reads a normalized device tree with the crate `fdt`.
 //!
-//! All reading of device trees at EL2 comes through here. What `fdt` offers is used as far as it
-//! cannot fail on a [`Normalized`] tree: the nodes in order, the children and the properties of a
-//! node, and the reservations. Its helpers for paths, aliases and standard nodes panic, or recurse
-//! without a bound, on trees that are well-formed (`docs/adr/0022-device-trees-are-normalized.md`);
+//! EL2 reads device trees only with this module. It uses those functions of `fdt` that cannot fail
+//! on a [`Normalized`] tree: the nodes in order, the children and the properties of a node, and the
+//! reservations. Its helpers for paths, aliases and standard nodes panic, or recurse without a
+//! bound, on trees that are well-formed (`docs/adr/0022-device-trees-are-normalized.md`);
 //! `clippy.toml` keeps them out.
 
 use fdt::Fdt;
@@ -25,7 +25,7 @@ impl<'a> Tree<'a> {
         Self { fdt, blob }
     }
 
-    /// The blob that it is read from, exactly `totalsize` long.
+    /// The blob, exactly `totalsize` long.
     pub fn blob(&self) -> &'a [u8] {
         self.blob.bytes()
     }
@@ -89,7 +89,7 @@ impl<'t, 'a> TreeNode<'t, 'a> {
     }
 }
 
-/// The number that `bytes` spell, big-endian; of more than eight bytes the last eight count.
+/// The big-endian number in `bytes`, or in the last eight bytes if there are more.
 pub fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte))
 }

@@ -1,4 +1,4 @@
-//! What a board decides about boot.
+//! A board's policy for boot.
 
 use oche_types::range::{PhysRange, RangeList};
 
@@ -13,22 +13,22 @@ pub trait Board {
     const NAME: &'static str;
     /// A `compatible` string that the FDT must contain.
     const COMPATIBLE: &'static str;
-    /// The message with which boot ends where the FDT does not contain it.
+    /// The message with which boot ends if the FDT does not contain it.
     const INCOMPATIBLE: &'static str;
-    /// The guest's `/memory` keeps the range of Oche's image, as a reservation: a guest that uses
-    /// the first range alone (U-Boot) would otherwise lose the memory behind the image.
+    /// Whether the guest's `/memory` includes Oche's image, as a reservation: a guest that uses
+    /// only the first range (U-Boot) would otherwise lose the memory after the image.
     const RESERVES_IMAGE: bool;
 
     /// Bytes of heap that the engine and the board's drivers need, for `ram_bytes` of RAM and a
     /// pool of `pool_bytes`.
     fn engine_bytes(ram_bytes: u64, pool_bytes: u64) -> u64;
 
-    /// Memory around RAM whose borders only firmware knows: stage 2 maps it page by page.
+    /// Memory around RAM whose boundaries only firmware knows. Stage 2 maps it in pages.
     fn around_ram(_ram: &RangeList) -> PhysRange {
         PhysRange::default()
     }
 
-    /// Called with the FDT as soon as its bytes can be read, before any of it is checked. A board
-    /// opens its screen here, so that it shows why an FDT is refused.
+    /// Called with the FDT as soon as its bytes can be read, before it is checked. A board opens
+    /// its screen here, so that the screen shows why an FDT is refused.
     fn on_fdt(_blob: &[u8]) {}
 }

@@ -1,4 +1,4 @@
-//! The first instructions of the boot CPU, whatever state firmware left.
+//! The first instructions of the boot CPU, in any state that firmware may leave.
 //!
 //! Contract: x0 = FDT, EL2, MMU and data cache off, the image at any 2 MiB-aligned address, BSS
 //! dirty. Source: Linux `Documentation/arm64/booting.rst`; m1n1 enters the same way with E2H forced
@@ -17,11 +17,12 @@ use oche_types::range::PhysRange;
 use crate::bare::stage1::{self, Use};
 use crate::header;
 
-/// Where firmware put the FDT: host-physical, not yet mapped, not yet believed.
+/// The host-physical address of the FDT from firmware. It is neither mapped nor checked yet.
 #[derive(Clone, Copy, Debug)]
 pub struct FdtAddress(pub u64);
 
-/// Makes `fn main(FdtAddress) -> !` the platform's entry, and leaves the board's name in the image.
+/// Makes `fn main(FdtAddress) -> !` the platform's entry, and records the board's name in the
+/// image.
 #[macro_export]
 macro_rules! entry {
     ($main:path, $board:literal) => {
@@ -46,7 +47,7 @@ macro_rules! entry {
     };
 }
 
-/// Sets up what the boot CPU needs before the platform's `main`: its number and its vectors.
+/// Sets the boot CPU's number and vectors before the platform's `main`.
 pub fn begin() {
     percpu::set_index(0);
     vectors::install();
@@ -144,7 +145,7 @@ oche_clean_image:
     dsb     sy
     ret
 
-    // Not entered at EL2. A platform may have something better to do than nothing, without a stack.
+    // Not entered at EL2. A platform may handle that, without a stack.
     .weak oche_not_el2
 oche_not_el2:
     b       oche_park
@@ -176,8 +177,8 @@ extern "C" fn oche_early_map() -> u64 {
         let _ = unsafe { stage1::map(range, purpose) };
     }
     for slot in 0..percpu::STACKS as u64 {
-        // The lowest page of each slot stays unmapped: an overflow faults instead of reaching a
-        // neighbour.
+        // The lowest page of each slot stays unmapped, so that an overflow faults and does not
+        // reach the next slot.
         let start = image::stacks().start + slot * percpu::STACK_BYTES as u64;
         let range = PhysRange {
             start: start + percpu::GUARD_BYTES,

@@ -1,7 +1,7 @@
-//! EL2's heap: a buddy allocator over one piece of reserved memory, sealed when the guest starts.
+//! EL2's heap: a buddy allocator over one range of reserved memory, sealed when the guest starts.
 //!
-//! From [`seal`] on an allocation stops the machine: what a guest can make Oche need is allocated
-//! before, so that no guest can use up the heap.
+//! After [`seal`], an allocation stops the machine. Everything that the guest can cause Oche to use
+//! is allocated before, so that no guest can exhaust the heap.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::ptr::{NonNull, null_mut};
@@ -17,10 +17,10 @@ struct Locked(SpinLock<Heap<32>>);
 #[global_allocator]
 static HEAP: Locked = Locked(SpinLock::new(Heap::empty()));
 
-/// The guest has started.
+/// Whether the guest has started.
 static IS_SEALED: AtomicBool = AtomicBool::new(false);
 
-/// From now on an allocation stops the machine.
+/// Makes any further allocation stop the machine.
 pub fn seal() {
     IS_SEALED.store(true, Ordering::Release);
 }
@@ -36,7 +36,7 @@ pub unsafe fn give(memory: PhysRange) {
     unsafe { HEAP.0.lock().add_to_heap(memory.start as usize, memory.end as usize) };
 }
 
-/// Bytes handed out and bytes in all.
+/// Number of bytes that are allocated, and of all bytes.
 pub fn usage() -> (usize, usize) {
     let heap = HEAP.0.lock();
     (heap.stats_alloc_actual(), heap.stats_total_bytes())
@@ -54,8 +54,8 @@ unsafe impl GlobalAlloc for Locked {
         }
         let block = self.0.lock().alloc(layout);
         if block.is_err() {
-            // Everything is allocated before the guest runs: this is a bound of the layout's that
-            // is too low.
+            // Everything is allocated before the guest runs, so a bound in the memory layout is too
+            // low.
             let (used, total) = usage();
             fatal(format_args!("no heap for {} bytes: {used} of {total} are used", layout.size()));
         }

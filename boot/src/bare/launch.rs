@@ -1,4 +1,4 @@
-//! From a plan of the memory to a running guest.
+//! Launching the guest according to the memory layout.
 
 use aarch64_cpu::registers::{CNTFRQ_EL0, CNTPCT_EL0, Readable, TTBR0_EL2, VTTBR_EL2};
 use alloc::vec::Vec;
@@ -16,7 +16,7 @@ use crate::bare::{heap, spin_table, stage1};
 use crate::guest_fdt::{self, Changes, Edit, Reservation, VirtioPort};
 use crate::guest_map::{GuestMap, MapError};
 
-/// Bytes beyond the old blob that a new one may need.
+/// Most bytes by which the guest's FDT is larger than firmware's.
 const FDT_GROWTH: u64 = 64 << 10;
 
 impl Prepared {
@@ -25,8 +25,8 @@ impl Prepared {
         directory::Layout::new(self.machine.affinities().len(), self.options.trace_bytes as usize)
     }
 
-    /// Stage 2 with the guest's RAM at home and everything that is not RAM passed through, but for
-    /// `holes`: registers that trap, or that the guest must not reach. Every CPU will use these
+    /// Builds stage 2: the guest's RAM at home and everything that is not RAM passed through,
+    /// except `holes`: registers that trap, or that the guest must not access. Every CPU uses these
     /// tables.
     pub fn stage2(&self, holes: &[PhysRange]) -> Stage2<Cpus> {
         let stage2 = self.build_stage2(holes);
@@ -59,8 +59,8 @@ impl Prepared {
         Ok(stage2)
     }
 
-    /// Loads the guest and enters it. `edit` is the board's own change of the guest's FDT, and
-    /// `port` is added to it.
+    /// Loads the guest and enters it. `edit` is the board's change of the guest's FDT, and `port`
+    /// is added to the FDT.
     ///
     /// The platform has been set and stage 2 built: from here on the guest's CPUs may trap.
     pub fn launch(mut self, edit: Option<&dyn Edit>, port: Option<VirtioPort>) -> ! {
@@ -114,10 +114,10 @@ impl Prepared {
         PhysRange { start: place.start, end: place.start + blob.len() as u64 }
     }
 
-    /// Looks through the tables that this CPU is about to use.
+    /// Checks the tables that this CPU is about to use.
     fn check_blocks(&self) {
         let region = self.by_page;
-        // No memory is before it, and EL2 maps few registers.
+        // There is no memory before DRAM, and EL2 maps few registers.
         let own = PhysRange { start: 0, ..region };
         for (stage, root, region) in
             [("stage 1 of EL2", TTBR0_EL2.get(), own), ("stage 2", VTTBR_EL2.get(), region)]

@@ -1,4 +1,4 @@
-//! EL2's own map of memory and registers, as boot extends it, and raw access to what is mapped.
+//! Extending EL2's own map of memory and registers, and raw access to mapped memory.
 
 use oche_el2::firmware::fatal;
 use oche_types::range::{PAGE, PhysRange, RangeList};
@@ -6,11 +6,11 @@ use oche_types::range::{PAGE, PhysRange, RangeList};
 use crate::bare::stage1::{self, CannotMap, Use};
 use crate::layout::LayoutError;
 
-/// Maps a framebuffer, which lies outside RAM, for Oche's own use.
+/// Maps a framebuffer, which is outside RAM, for Oche's own use.
 ///
 /// # Errors
 ///
-/// [`CannotMap`]: there is no screen then.
+/// [`CannotMap`]; then there is no screen.
 pub fn map_screen(range: PhysRange) -> Result<(), CannotMap> {
     // SAFETY: boot CPU, alone; the caller names a framebuffer, and writes are all that is done to
     // it.
@@ -25,7 +25,7 @@ pub fn map_registers(range: PhysRange) {
     }
 }
 
-/// Maps memory that is RAM, or that firmware names as such.
+/// Maps RAM, or what firmware describes as RAM.
 pub(super) fn map_memory(range: PhysRange) {
     // SAFETY: boot CPU, alone. Ranges are those of RAM by the FDT, or of the FDT as firmware
     // gives it; what is mapped already, Oche's own image, stays as it is.
@@ -34,7 +34,7 @@ pub(super) fn map_memory(range: PhysRange) {
     }
 }
 
-/// Maps RAM but for the image, which has its map: its stacks' guard pages must stay unmapped.
+/// Maps RAM except the image, which is mapped already: its stacks' guard pages must stay unmapped.
 pub(super) fn map_ram(ram: &RangeList, image: PhysRange) {
     let mut outside = *ram;
     if outside.subtract(image).is_err() {
@@ -45,7 +45,7 @@ pub(super) fn map_ram(ram: &RangeList, image: PhysRange) {
     }
 }
 
-/// Maps and clears the memory of further tables, and gives it to the map.
+/// Maps and clears the memory for further tables of EL2's map.
 ///
 /// # Safety
 ///
@@ -68,7 +68,7 @@ pub(super) unsafe fn clear(memory: PhysRange) {
     unsafe { core::ptr::write_bytes(memory.start as *mut u8, 0, memory.size() as usize) };
 }
 
-/// Memory that firmware or the packer filled.
+/// The bytes of memory that firmware or the packer has filled.
 pub(super) fn bytes(range: PhysRange) -> &'static [u8] {
     if range.is_empty() {
         return &[];

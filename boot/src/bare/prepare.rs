@@ -1,7 +1,6 @@
-//! From an FDT address to a plan of the memory: what firmware and the packer left, read and
-//! checked.
+//! Preparing boot: reads and checks what firmware and the packer have left, and plans the memory.
 //!
-//! Every step either succeeds or ends in one line `oche: fatal: ...` and the machine off.
+//! Every step either succeeds, or prints one line `oche: fatal: ...` and turns the machine off.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -22,25 +21,25 @@ use crate::machine::Machine;
 use crate::options::{Options, retired};
 use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
-/// Everything that is known before the guest is loaded.
+/// The results of preparation, before the guest is loaded.
 ///
-/// It refers to the payload, which lies in memory that becomes the guest's: it ends when
-/// [`Prepared::launch`] takes it.
+/// It refers to the payload, which is in memory that becomes the guest's, so [`Prepared::launch`]
+/// consumes it.
 #[derive(Debug)]
 pub struct Prepared {
     /// The machine, as firmware describes it.
     pub machine: Machine<'static>,
-    /// What was chosen.
+    /// The options.
     pub options: Options<'static>,
-    /// Where everything goes.
+    /// The memory layout.
     pub layout: Layout,
-    /// The guest's kernel, as it was packed.
+    /// The guest's kernel file.
     pub(super) kernel_file: PhysRange,
-    /// The initrd, where the guest will read it.
+    /// The initrd, at the place where the guest reads it.
     pub(super) initrd: Option<PhysRange>,
     /// [`Board::around_ram`].
     pub(super) around_ram: PhysRange,
-    /// DRAM in which both stages map pages alone: see [`below_image`].
+    /// DRAM in which both stages map pages only: see [`below_image`].
     pub(super) by_page: PhysRange,
     /// [`Board::RESERVES_IMAGE`].
     pub(super) reserves_image: bool,
@@ -72,7 +71,7 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
         ram: &machine.ram,
         firmware: &machine.reserved,
         image,
-        // The options' text too: the command line is read from it when the guest's FDT is written.
+        // Also the options' text: the command line is read from it when the guest's FDT is written.
         // Firmware's FDT is not read again.
         sources: &[kernel_file, files.options],
         initrd,
@@ -97,7 +96,7 @@ fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
     if !fdt.0.is_multiple_of(8) || fdt.0 == 0 {
         fatal(format_args!("x0 holds no FDT address: {:#x}", fdt.0));
     }
-    // Read-write, like the RAM that it lies in: what is mapped first stays.
+    // Read-write, like the RAM around it: a mapping is not changed later.
     map_memory(first.grown_to(PAGE));
     let Some(size) = blob::total_size(bytes(first)) else {
         fatal(format_args!("no FDT at {:#x}", fdt.0));
@@ -113,7 +112,7 @@ fn read_machine<B: Board>(fdt: FdtAddress) -> Machine<'static> {
     machine
 }
 
-/// Where the files that were packed with Oche lie in RAM.
+/// The files that were packed with Oche, and their places in RAM.
 struct PackedFiles {
     options: PhysRange,
     kernel: Option<PhysRange>,
@@ -121,7 +120,7 @@ struct PackedFiles {
 }
 
 impl PackedFiles {
-    /// Reads the payload's header, behind the image, and maps the payload.
+    /// Reads the payload's header, which follows the image, and maps the payload.
     fn find(ram: &RangeList, image: PhysRange) -> Self {
         let start = image.end;
         let in_ram = ram.as_slice().iter().find(|range| range.contains(start));
@@ -129,7 +128,7 @@ impl PackedFiles {
         // The packer wrote the length of the whole file into the header of Oche's image.
         let length = own_image_size(image).saturating_sub(image.size()).min(room);
         let header = PhysRange { start, end: start + room.min(MAX_HEADER_BYTES as u64) };
-        // The rest of RAM waits for its tables.
+        // The rest of RAM is mapped later, when there is memory for its tables.
         map_memory(PhysRange { end: header.end.max(start + length), ..header }.grown_to(PAGE));
         let payload = payload::parse(bytes(header), length)
             .unwrap_or_else(|error| fatal(format_args!("{}", error.reason())));
@@ -144,7 +143,7 @@ impl PackedFiles {
         }
     }
 
-    /// The kernel's file, and what its header asks for.
+    /// The kernel's file, and the requirements in its header.
     fn kernel(&self) -> (PhysRange, Kernel) {
         let Some(file) = self.kernel else {
             fatal(format_args!("the payload has no guest kernel"))
@@ -181,15 +180,15 @@ fn own_image_size(image: PhysRange) -> u64 {
     unsafe { at.read_volatile() }
 }
 
-/// DRAM below Oche's image, in which both stages map pages alone: the memory that CTRR names lies
-/// somewhere in there.
+/// DRAM below Oche's image, in which both stages map pages only: it contains the memory that CTRR
+/// protects.
 fn below_image(around: PhysRange, ram: &RangeList) -> PhysRange {
     let lowest = ram.as_slice().iter().map(|range| range.start).min().unwrap_or(0);
     let start = if around.is_empty() { lowest } else { around.start.min(lowest) };
     PhysRange { start, end: align_up(image::range().start, BLOCK) }
 }
 
-/// Maps all RAM, opens the heap, and clears what Oche uses for tables and trace.
+/// Maps all RAM, sets up the heap, and clears Oche's memory for tables and trace.
 fn open_memory(layout: &Layout, ram: &RangeList, trace: directory::Layout) {
     log::debug!("heap {}, tables {}, EL2's {}", layout.heap, layout.tables, layout.own_tables);
     // SAFETY: Oche's own memory by the layout, not yet in use; `prepare` runs once.
@@ -209,14 +208,14 @@ fn open_memory(layout: &Layout, ram: &RangeList, trace: directory::Layout) {
     }
 }
 
-/// Room for this boot's trace, and as much behind it for what the boot before left.
+/// Room for this boot's trace, and as much after it for that of the previous boot.
 fn trace_bytes(trace: directory::Layout) -> u64 {
     let bytes = (trace.total_bytes() as u64).next_multiple_of(BLOCK);
     if trace.ring_records() == 0 { bytes } else { 2 * bytes }
 }
 
-/// Saves the rings of the boot before, if it was as large and its memory still holds them: a trace
-/// up to a panic or a reset is worth most. Returns the part of `trace` that is to be cleared.
+/// Saves the rings of the previous boot, if its trace had the same size and is still in memory: a
+/// trace up to a panic or a reset is the most useful one. Returns the part of `trace` to clear.
 fn keep_previous(layout: directory::Layout, trace: PhysRange) -> PhysRange {
     if layout.ring_records() == 0 {
         return trace;

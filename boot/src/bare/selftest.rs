@@ -1,9 +1,9 @@
 //! `oche.selftest`: measures, before the guest runs, what only the hardware can show, and prints it
 //! as one block to paste into a report.
 //!
-//! Every line is `name value unit verdict`; the verdict is `ok`, `WRONG`, `-` for a figure that is
-//! neither, or `skipped` with a reason. Everything is bounded, and nothing is left changed but
-//! scratch pages that the guest's kernel is copied over.
+//! Every line is `name value unit verdict`. The verdict is `ok`, `WRONG`, `-` for a figure, or
+//! `skipped` with a reason. All work is bounded, and nothing is left changed except scratch pages,
+//! which the guest's kernel later overwrites.
 
 use core::fmt;
 use core::sync::atomic::{Ordering, compiler_fence};
@@ -33,27 +33,27 @@ const ROUNDS: u64 = 256;
 const GIBIBYTE: u64 = 1 << 30;
 /// How long an interrupt may take, in milliseconds.
 const INTERRUPT_MILLISECONDS: u64 = 100;
-/// What pages are filled with.
+/// The fill pattern of pages.
 const FIRST: u64 = 0x0c4e_0c4e_0c4e_0001;
 const SECOND: u64 = 0x0c4e_0c4e_0c4e_0002;
 const THIRD: u64 = 0x0c4e_0c4e_0c4e_0003;
-/// Virtual FIQ pending, FIQs come to EL2.
+/// `HCR_EL2.{VF, FMO}`: a virtual FIQ is pending, and FIQs are routed to EL2.
 const VIRTUAL_FIQ: u64 = HCR_VF | HCR_FMO;
 /// Bits of `HID4_EL1`, or `EHID4_EL1` on an E core: cache maintenance by address, and by set and
 /// way, does nothing. Source: m1n1 `src/cpu_regs.h`.
 const NO_CLEAN_BY_ADDRESS: u64 = 1 << 11;
 const NO_CLEAN_BY_SET: u64 = 1 << 44;
 
-/// What came of a line.
+/// The verdict of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As Oche needs it.
+    /// The value is as Oche needs it.
     Ok,
-    /// Not as Oche needs it.
+    /// The value is not as Oche needs it.
     Wrong,
     /// A figure.
     Figure,
-    /// Not measured, and why.
+    /// Not measured, for this reason.
     Skipped(&'static str),
 }
 
@@ -98,8 +98,8 @@ pub fn report_time(name: &str, all_ticks: u64, rounds: u64) {
 }
 
 impl Prepared {
-    /// Begins the block with what every board has. Call it before the guest is loaded; [`end`] ends
-    /// the block.
+    /// Begins the block with the lines of every board. Call it before the guest is loaded; [`end`]
+    /// ends the block.
     pub fn selftest<B: Board>(&self, version: &str, stage2: &mut Stage2<Cpus>) {
         print(format_args!("```\n"));
         print_line("oche.version", version, B::NAME, Verdict::Figure);
@@ -153,7 +153,7 @@ fn registers() {
         Verdict::Figure,
     );
     let frequency = CNTFRQ_EL0.get();
-    // The M1's is 24 MHz; any other would spoil nothing but expectations.
+    // The M1's is 24 MHz; any other value is only unexpected.
     let is_right =
         if apple::is_apple() { Verdict::from(frequency == 24_000_000) } else { Verdict::Figure };
     print_line("cpu.cntfrq", frequency, "Hz", is_right);
@@ -185,7 +185,8 @@ const APPLE_LINES: [&str; 5] = [
     "apple.ctrr-control",
 ];
 
-/// What only Apple's CPUs have. `image` is Oche's own: what CTRR names must lie below it.
+/// The lines for Apple's CPUs. `image` is Oche's own; the memory that CTRR protects must be below
+/// it.
 fn apple_registers(image: PhysRange) {
     let Some(found) = apple::read_registers() else {
         for name in APPLE_LINES {
@@ -229,8 +230,8 @@ impl Scratch {
         report_time("memory.copy-4k", took, ROUNDS);
     }
 
-    /// Whether a CPU without caches sees what one with caches stored: with maintenance, and
-    /// without.
+    /// Whether a CPU with its caches off sees the stores of one with caches on, with maintenance
+    /// and without.
     fn caches(self) {
         fill(self.page, FIRST);
         cache::clean_and_invalidate(PhysRange { start: self.page, end: self.page + PAGE });
@@ -253,8 +254,8 @@ impl Scratch {
         report_time("hvc.round-trip", took, ROUNDS);
     }
 
-    /// A page points elsewhere and back, with the whole sequence for all CPUs each time; and the
-    /// guest's side sees it.
+    /// Moves a page elsewhere and back, with the whole sequence for all CPUs each time, and checks
+    /// what EL1 reads.
     fn stage2_changes(self, stage2: &mut Stage2<Cpus>) {
         let (Some(page), Some(home), Some(other)) =
             (Gfn::containing(self.page), page_of(self.page), page_of(self.other))
@@ -297,8 +298,8 @@ impl Scratch {
     }
 }
 
-/// Whether the guest's side reads through a stage-2 block of 1 GiB what EL2 reads: a word that
-/// has no use yet, of RAM `behind` the image, where there are blocks.
+/// Whether EL1 reads through a stage-2 block of 1 GiB what EL2 reads, with an unused word of the
+/// RAM `behind` the image, where there are blocks.
 fn large_block(guest: &[PhysRange], behind: u64) {
     let whole = guest.iter().map(|range| range.shrunk_to(GIBIBYTE)).find(|range| !range.is_empty());
     let Some(start) = whole.map(|range| range.end - GIBIBYTE).filter(|start| *start >= behind)
@@ -318,8 +319,8 @@ fn large_block(guest: &[PhysRange], behind: u64) {
     print_line("stage2.block-1g", format_args!("{there:#x}"), "word", here == Some(there));
 }
 
-/// How interrupts reach EL1: injected by `HCR_EL2`, which every CPU has; from the guest's timers,
-/// directly and through EL2, whichever was chosen.
+/// How interrupts reach EL1: injected with `HCR_EL2`, and from the guest's timers, both directly
+/// and through EL2, whichever route was chosen.
 fn interrupts() {
     let limit = CNTFRQ_EL0.get() / 1000 * INTERRUPT_MILLISECONDS;
     let plain = HCR_EL2.get();

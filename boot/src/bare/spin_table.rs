@@ -1,5 +1,5 @@
-//! CPUs that firmware left waiting for an address in memory: taken before the guest runs, and
-//! offered to it again.
+//! Spin-table CPUs, which firmware left waiting for an address in memory: Oche takes them before
+//! the guest runs, and offers them to it again.
 //!
 //! m1n1 has started every CPU of a Mac before Oche; each waits at EL2, with its MMU off, for a word
 //! to become an address. Oche writes its own address there first, so that no CPU ever enters the
@@ -21,15 +21,15 @@ use crate::bare::stage1;
 use crate::guest_fdt::SpinCpu;
 use crate::machine::Machine;
 
-/// Bytes between two words: a cache line or more.
+/// Bytes between two words: at least a cache line.
 const SLOT_BYTES: u64 = 128;
 const _: () = assert!(SLOT_BYTES * MAX_CPUS as u64 <= PAGE, "one page has all words");
-/// How long one CPU may take to come, in milliseconds.
+/// Time within which a CPU must enter Oche, in milliseconds.
 const PATIENCE_MILLISECONDS: u64 = 500;
 
-/// Takes every CPU of the machine's spin table, and returns where the guest will find each. `slots`
-/// is a page that stage 2 maps for the guest and that has no other use. [`smp::prepare`] has run,
-/// and stage 2 is built.
+/// Takes every CPU of the machine's spin table, and returns the new release address of each for the
+/// guest. `slots` is an unused page that stage 2 maps for the guest. Call it after
+/// [`smp::prepare`], and after stage 2 was built.
 pub fn take(machine: &Machine<'_>, slots: PhysRange) -> Vec<SpinCpu> {
     let own = smp::own_affinity();
     // SAFETY: the layout gave this page to this use alone; it is RAM that EL2 maps.
@@ -75,7 +75,7 @@ fn take_one(machine: &Machine<'_>, slots: PhysRange, affinity: u64, word: u64) -
     absent
 }
 
-/// Wakes CPUs that wait for a store that is cleaned, and so complete.
+/// Wakes CPUs that wait for a store, which has been cleaned and so is complete.
 fn wake_all() {
     // SAFETY: a hint.
     unsafe { asm!("sev", options(nostack, preserves_flags)) };

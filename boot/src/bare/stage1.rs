@@ -39,7 +39,7 @@ struct Tables(UnsafeCell<[[u64; 512]; TABLES]>);
 unsafe impl Sync for Tables {}
 
 static MAP: Tables = Tables(UnsafeCell::new([[0; 512]; TABLES]));
-/// What has been taken, in a cell of the same rule.
+/// The allocated tables, in a cell with the same rule.
 static SUPPLY: Supply =
     Supply(UnsafeCell::new(Stock { used: 0, more: PhysRange { start: 0, end: 0 } }));
 
@@ -48,16 +48,16 @@ struct Supply(UnsafeCell<Stock>);
 // SAFETY: as for `Tables`.
 unsafe impl Sync for Supply {}
 
-/// Tables that are used and tables that are left.
+/// The tables in use, and the memory for more.
 #[derive(Clone, Copy)]
 struct Stock {
     /// Tables in use. Zero means that the root is not made yet.
     used: usize,
-    /// Memory for tables beyond those of the BSS: mapped and zero.
+    /// Memory for tables in addition to those of the BSS: mapped and zero.
     more: PhysRange,
 }
 
-/// What a mapping is for.
+/// The use of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     /// Oche's code: read and execute.
@@ -72,7 +72,7 @@ pub enum Use {
     Screen,
 }
 
-/// No table is left, or the range lies beyond the map.
+/// No table is left, or the range is beyond the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CannotMap;
 
@@ -101,7 +101,7 @@ impl Use {
     }
 }
 
-/// Maps whole pages of `range` where nothing is mapped yet; what is mapped stays as it is.
+/// Maps the whole pages of `range` that are not mapped yet. Existing mappings stay as they are.
 ///
 /// # Errors
 ///
@@ -139,12 +139,12 @@ pub fn tcr() -> u64 {
     t0sz | 1 << 8 | 1 << 10 | 3 << 12 | t0sz << 16 | 1 << 23 | 2 << 30 | physical << 32
 }
 
-/// What another CPU needs to use this map.
+/// The registers with which another CPU uses this map.
 pub fn regime() -> Regime {
     Regime { ttbr: root(), tcr: tcr(), mair: MAIR }
 }
 
-/// Gives memory for more tables, in whole pages.
+/// Adds memory for more tables, in whole pages.
 ///
 /// # Safety
 ///
@@ -168,7 +168,7 @@ pub fn first_block(root: u64, region: PhysRange) -> Option<PhysRange> {
     blocks::first_block(&read, root & ADDRESS, region)
 }
 
-/// Asks the CPU whether EL2 may store to `address`.
+/// Checks with the CPU's address translation that EL2 may store to `address`.
 ///
 /// # Errors
 ///
@@ -217,7 +217,7 @@ fn stock() -> Stock {
     unsafe { SUPPLY.0.get().read_volatile() }
 }
 
-/// The address of a table that is zero.
+/// Allocates a table that is zero, and returns its address.
 fn take_table() -> Result<u64, CannotMap> {
     let mut stock = stock();
     let table = if stock.used < TABLES {

@@ -1,5 +1,5 @@
-//! An executable specification of a DART of the t8020 type with 4K pages: what a guest that drives
-//! it and a device behind it must see. It is what Oche's engine is compared with, and stands alone.
+//! An executable specification of a t8020 DART with 4 KiB pages: what a guest that drives it, and a
+//! device behind it, must observe. Oche's engine is compared with it. It does not depend on Oche.
 //!
 //! It is written from public facts, not from Oche's own code, so that both can be wrong only
 //! independently. It knows nothing of 16K pages, frames, stage 2 or caches: a walk reads the tables
@@ -19,8 +19,8 @@
 //! # Where no source says what hardware does
 //! - A second fault while one is latched: here it is not shown. The model of the QEMU fork for
 //!   Apple machines merges the codes.
-//! - A leaf's sub-page window in a DART of 4K pages: a leaf whose window leaves out part of its
-//!   page is marked as such ([`walk::Leaf::is_narrowed`]), and who compares decides.
+//! - A leaf's sub-page window in a DART with 4 KiB pages: a leaf whose window excludes a part of
+//!   its page is marked as such ([`walk::Leaf::is_narrowed`]), and the comparison decides.
 //! - A first-level entry or a TTBR that names no memory: the walk ends as if there were nothing.
 //! - `ERROR_ADDRESS` while no fault is latched, and registers that no driver touches: unknown.
 //!

@@ -1,4 +1,4 @@
-//! The guest's memory as the guest thinks of it: pages with one content each.
+//! The guest's memory as the guest sees it: each page has one content.
 
 /// Bytes of a page.
 pub const PAGE_BYTES: usize = 4096;

@@ -1,4 +1,4 @@
-//! The register file of a 4K t8020 DART, one item after another.
+//! The registers of a t8020 DART with 4 KiB pages.
 
 use super::memory::{GuestMemory, Page};
 use super::walk::{code, walk};
@@ -49,7 +49,7 @@ pub fn is_register_access(offset: u64, bytes: usize) -> bool {
     bytes == 4 && offset.is_multiple_of(4) && offset < REGISTERS_BYTES
 }
 
-/// One 4K DART.
+/// A DART with 4 KiB pages.
 #[derive(Clone, Debug)]
 pub struct Dart {
     /// Translation controls as the guest wrote them.
@@ -79,8 +79,7 @@ impl Default for Dart {
 }
 
 impl Dart {
-    /// What a 32-bit read of the register at `offset` answers, or `None` where nothing is
-    /// documented.
+    /// The value of a 32-bit read of the register at `offset`, or `None` if it is not documented.
     pub fn read(&self, offset: u64) -> Option<u32> {
         Some(match offset {
             PARAMS1 => 12 << 24,
@@ -103,7 +102,7 @@ impl Dart {
         })
     }
 
-    /// What a 32-bit write of `value` to the register at `offset` does.
+    /// Carries out a 32-bit write of `value` to the register at `offset`.
     pub fn write(&mut self, offset: u64, value: u32) {
         match offset {
             STREAM_SELECT => self.select = value & 0xffff,
@@ -152,7 +151,7 @@ impl Dart {
         walk(memory, self.ttbr[stream], (iova >> 12) as u32, is_write)
     }
 
-    /// Latches a fault, unless one is latched already; says whether this one shows.
+    /// Latches a fault, unless one is latched already. Returns whether this one was latched.
     pub fn latch(&mut self, stream: usize, code: u16, iova: u64) -> bool {
         if self.error & ERROR_FLAG != 0 {
             return false;

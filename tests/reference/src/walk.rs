@@ -1,4 +1,4 @@
-//! The two-level walk of a 4K DART's tables, and the entries' bits.
+//! The two-level walk of the tables of a DART with 4 KiB pages, and the bits of the entries.
 
 use super::memory::{GuestMemory, Page};
 
@@ -41,7 +41,7 @@ pub struct Leaf {
     pub is_narrowed: bool,
 }
 
-/// What stands in the three places an IOVA selects: TTBR, first-level entry and leaf.
+/// The three indices in an IOVA: of the TTBR, the first-level entry and the leaf.
 ///
 /// With 4K pages and 32-bit IOVAs: bits 31:30, 29:21 and 20:12. Source: Linux `io-pgtable-dart.c`,
 /// the computation of `tbl_bits` and `bits_per_level` for a 4K granule and `ias` 32.

@@ -1,9 +1,9 @@
-//! Accesses of CPUs and devices, and what came of them.
+//! Accesses of CPUs and devices, and their outcomes.
 
 use oche_types::addr::{Gfn, Hfn};
 use oche_types::dart::stream::{DartId, StreamId};
 
-/// Up to 32 bytes that travel.
+/// Up to 32 bytes of data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Data {
     bytes: [u8; 32],
@@ -25,7 +25,7 @@ impl Data {
     }
 }
 
-/// Something that a CPU or a device does by itself.
+/// An access that a CPU or a device makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// A guest's CPU loads `length` bytes.
@@ -47,7 +47,7 @@ pub enum Access {
         page: Gfn,
         /// First byte in the page.
         offset: usize,
-        /// What.
+        /// The bytes.
         data: Data,
     },
     /// A device reads `length` bytes.
@@ -69,48 +69,48 @@ pub enum Access {
         stream: StreamId,
         /// The IOVA of the first byte.
         iova: u64,
-        /// What; it stays inside a page.
+        /// The bytes; they stay inside a page.
         data: Data,
     },
 }
 
-/// What came of an access that ran in the middle of the engine's work.
+/// The outcome of an access that ran during the engine's work.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
-    /// Of a CPU's.
+    /// The outcome of a CPU's access.
     Cpu(CpuResult),
-    /// Of a device's.
+    /// The outcome of a device's access.
     Device(DeviceResult),
 }
 
-/// What came of a device's access.
+/// The outcome of a device's access.
 #[derive(Clone, Copy, Debug)]
 pub enum DeviceResult {
-    /// Refused.
+    /// The access was refused.
     Fault,
-    /// Accepted: its translation is fixed, its bytes travel later.
+    /// The access was accepted: its translation is fixed, and its bytes are transferred later.
     Accepted {
-        /// Names the transfer.
+        /// The number of the transfer.
         id: u64,
-        /// The page of host memory that it goes to.
+        /// The host page.
         at: Hfn,
-        /// The guest page that CPUs found there at that moment.
+        /// The guest page that was in the host page at that moment.
         owner: Option<Gfn>,
     },
 }
 
-/// What came of a CPU's access.
+/// The outcome of a CPU's access.
 #[derive(Clone, Copy, Debug)]
 pub enum CpuResult {
-    /// The bytes that a load saw.
+    /// The bytes that a load returned.
     Loaded(Data),
-    /// A store went through.
+    /// A store was carried out.
     Stored,
-    /// A store met a page that is only to be read: it traps.
+    /// A store to a read-only page, which traps.
     ReadOnly,
-    /// An access met a page to which all accesses trap.
+    /// An access to a page to which all accesses trap.
     NoAccess,
-    /// The page is broken: the CPU tries again until it is made.
+    /// The page is broken: the CPU retries until it is remapped.
     Broken,
     /// There is no such page.
     NoMemory,

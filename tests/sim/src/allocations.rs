@@ -1,8 +1,8 @@
 #![expect(unsafe_code, reason = "an allocator is an unsafe trait")]
 //! Counts what the engine allocates.
 //!
-//! [`Counting`] is the allocator of a program that wants this to be checked. The simulated machine
-//! allocates as it likes: each of its methods leaves the engine first.
+//! A program in which this is checked uses [`Counting`] as its allocator. Allocations by the
+//! simulated machine are not counted: each of its methods leaves the engine first.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -48,8 +48,8 @@ fn inside() -> Side {
     Side(IS_INSIDE.replace(true))
 }
 
-/// Does `call` and returns how often it allocates, and how many bytes as EL2's buddy allocator
-/// rounds them. Both are 0 in a program whose allocator is not [`Counting`].
+/// Calls `call` and returns its number of allocations, and of bytes as EL2's buddy allocator rounds
+/// them. Both are 0 in a program whose allocator is not [`Counting`].
 pub fn allocations_of<T>(call: impl FnOnce() -> T) -> (T, usize, usize) {
     ALLOCATIONS.set(0);
     ALLOCATED_BYTES.set(0);

@@ -1,21 +1,21 @@
-//! The architecture's rules for who changes translation tables, checked on every instruction that
-//! matters.
+//! The break-before-make checker: checks every change of a translation table, barrier and
+//! invalidation against the architecture's rules.
 //!
 //! [`BbmChecker`] is the [`Hardware`](oche_el2::stage2::hardware::Hardware) under
-//! `oche_el2::stage2`: the very code that runs at EL2 stores its entries here and executes its
-//! barriers and TLB maintenance here. Each table entry that a walk may reach has a state, from the
-//! store that makes it invalid to the end of the last invalidation, and what is done too early,
-//! too weakly or not at all is remembered as a violation.
+//! `oche_el2::stage2`: the code that runs at EL2 stores its entries and executes its barriers and
+//! TLB maintenance here. Each table entry that a walk may reach has a state, from the store that
+//! makes it invalid to the end of the last invalidation. What is done too early, too weakly or not
+//! at all is recorded as a violation.
 //!
 //! The rules, by name, with their source in Arm ARM DDI 0487:
 //! - *break before make*: a valid entry becomes another with a different address, type, size or
 //!   memory attributes only over an invalid one, `DSB ISHST`, `TLBI IPAS2E1IS`, `DSB ISH`, `TLBI
 //!   VMALLE1IS`, `DSB ISH` (or, for the two invalidations, one `TLBI VMALLS12E1IS`). "Using
 //!   break-before-make when updating translation table entries".
-//! - *nothing stale at the end*: a permission that changed in place is invalidated before anybody
-//!   relies on it.
-//! - *contents first*: an entry names a table or a page only when a `DSB` has ordered the stores
-//!   into it.
+//! - *nothing stale at the end*: a permission that changed in place is invalidated before the
+//!   engine relies on it.
+//! - *contents first*: an entry points to a table or a page only after a `DSB` has ordered the
+//!   stores into it.
 //! - *instructions*: a page that EL2 wrote is executable only after `DC CVAU` of each line, `DSB
 //!   ISH`, `IC IALLUIS`, `DSB ISH`.
 //! - *views*: tables of another VMID change only while no CPU can have cached any of them.
@@ -35,7 +35,7 @@ use state::{
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-/// One CPU that executes at EL2, and what it did.
+/// One CPU that executes at EL2, and the state of what it has done.
 #[derive(Clone, Debug)]
 pub struct BbmChecker(Rc<State>);
 
@@ -65,7 +65,7 @@ impl BbmChecker {
         }))
     }
 
-    /// Chooses what the CPUs' caches keep coherent by themselves; nothing unless this is called.
+    /// Sets what the CPUs' caches keep coherent by themselves; nothing unless this is called.
     pub fn set_instruction_fetch(&self, fetch: InstructionFetch) {
         self.0.fetch.set(fetch);
     }
@@ -75,17 +75,17 @@ impl BbmChecker {
         PhysRange { start: self.0.base, end: self.0.base + self.0.words.len() as u64 * 8 }
     }
 
-    /// The first rule that was broken, if one was.
+    /// The first violation, if there is one.
     pub fn take_violation(&self) -> Option<String> {
         self.0.violation.borrow_mut().take()
     }
 
-    /// Remembers that a rule was broken.
+    /// Records a violation.
     pub fn violate(&self, text: String) {
         self.0.violation.borrow_mut().get_or_insert(text);
     }
 
-    /// EL2 wrote into `page`, other than with an instruction of the guest.
+    /// Records that EL2 has written into `page`, other than with an instruction of the guest.
     pub fn note_store(&self, page: Hfn) {
         let rules = &mut *self.0.rules.borrow_mut();
         if rules.storing == Some(page) {
@@ -107,7 +107,7 @@ impl BbmChecker {
         }
     }
 
-    /// EL2 compared `page` with another.
+    /// Records that EL2 has compared `page` with another.
     pub fn note_comparison(&self, page: Hfn) {
         let rules = &mut *self.0.rules.borrow_mut();
         let completed = rules.completed;
@@ -116,7 +116,7 @@ impl BbmChecker {
         }
     }
 
-    /// EL2 says that the bytes of `page` are at `to` now.
+    /// Records that `page` is at `to` now.
     pub fn note_move(&self, page: Gfn, to: Hfn) {
         let Some(word) = self.leaf_word(page) else {
             return self.violate(format!("{page:?} moves without an entry of its own"));
@@ -143,7 +143,7 @@ impl BbmChecker {
             .is_none_or(|written| written.at_for_all < rules.barriers_for_all)
     }
 
-    /// Barriers so far that order stores for every observer.
+    /// Number of barriers so far that order stores for every observer.
     pub fn barriers_for_all(&self) -> u64 {
         self.0.rules.borrow().barriers_for_all
     }
@@ -164,14 +164,12 @@ impl BbmChecker {
         (stale.stage == Stage::Stored).then(|| Entry::decode(stale.before, 3))
     }
 
-    /// Runs of guest pages that every TLB has forgotten since this was asked last: first page and
-    /// number.
+    /// Runs of guest pages that every TLB has dropped since the last call: first page and number.
     pub fn take_forgotten(&self) -> Vec<(u64, u64)> {
         std::mem::take(&mut self.0.rules.borrow_mut().forgotten)
     }
 
-    /// To be called when EL2 has done what it was asked: nothing may be left that somebody relies
-    /// on.
+    /// Call it when EL2 has completed its work: nothing stale may be left.
     pub fn check_settled(&self) {
         let rules = self.0.rules.borrow();
         if let Some((word, stale)) = rules.stale.first_key_value() {

@@ -1,4 +1,4 @@
-//! The state of the 16K IOMMUs: what they cache, and transfers under way.
+//! The state of the 16 KiB IOMMUs: cached entries, and transfers under way.
 
 use crate::access::Data;
 use oche_engine::host::{DeviceFault, DomainId};
@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A transfer under way.
 pub struct Pending {
-    /// Its name.
+    /// Its number.
     pub id: u64,
-    /// The guest page that it goes to, when somebody has found out.
+    /// The guest page that it goes to, once that is known.
     pub page: Option<Gfn>,
     /// First byte in the page.
     pub offset: usize,
@@ -19,7 +19,7 @@ pub struct Pending {
     pub length: usize,
     pub(crate) at: Hfn,
     pub(crate) stream: usize,
-    /// A write that has landed, and that loads need not see yet.
+    /// For a write that has landed, whether loads need not see it yet.
     pub(crate) has_landed: bool,
     /// `None` for a read.
     pub(crate) data: Option<Data>,
@@ -42,12 +42,12 @@ pub(crate) type Cache = BTreeMap<u64, (u64, u32)>;
 
 #[derive(Default)]
 pub(crate) struct Stream {
-    /// What the engine has it attached to.
+    /// The domain that the stream is attached to.
     pub(crate) domain: Option<DomainId>,
-    /// The first-level table by which it translates.
+    /// The first-level table of the stream.
     pub(crate) root: Option<HostGranule>,
     pub(crate) invalidations: u32,
-    /// Nothing is used any more that was there when the engine asked last.
+    /// Whether nothing is used any more that the last request of the engine ended.
     pub(crate) has_let_go: bool,
     pub(crate) leaves: Cache,
     pub(crate) tables: Cache,
@@ -58,7 +58,7 @@ pub struct Hardware {
     pub(crate) streams: Vec<Stream>,
     pub(crate) next: u64,
     pub(crate) pending: Vec<Pending>,
-    /// Reads that were answered, with what they saw.
+    /// Reads that were answered, with their data.
     pub(crate) answered: Vec<(u64, Data)>,
     pub(crate) faults: VecDeque<(DartId, DeviceFault)>,
     /// What was in words of tables before stores that walks need not see yet, and barriers for all

@@ -1,5 +1,6 @@
-//! The simulated machine that the engine is tested in: memory, CPUs and a 16K IOMMU that do all
-//! that the engine's traits do not forbid, with a checker of break-before-make and fault injection.
+//! The simulated machine in which the engine is tested: memory, CPUs and a 16 KiB IOMMU that do
+//! whatever the engine's traits do not exclude, with a break-before-make checker and fault
+//! injection. The differential test (`tests/differential`) uses it too.
 
 pub mod access;
 pub mod allocations;

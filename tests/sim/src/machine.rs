@@ -1,12 +1,12 @@
-//! The simulated machine: memory, CPUs and a 16K IOMMU that do all that the engine's traits do not
-//! forbid.
+//! The simulated machine: memory, CPUs and a 16 KiB IOMMU that do whatever the engine's traits do
+//! not exclude.
 //!
 //! CPUs keep stale translations until they are flushed; the IOMMU caches entries, valid and invalid
 //! ones, until they are invalidated; device writes are posted and land late, where they were
 //! accepted to go. Until a driver's barrier, a walk finds the old or the new value of each word of
 //! a table that was stored, and loads find what was there before a device wrote. Other CPUs and
-//! devices act in the middle of the engine's own work: a test queues their accesses, and they run
-//! at random moments inside the traits' methods. A broken contract is remembered as a violation.
+//! devices make accesses during the engine's work: a test queues the accesses, and they run at
+//! random moments inside the traits' methods. A broken contract is recorded as a violation.
 
 mod host;
 mod iommu;
@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 
 /// The machine. `CACHES_INVALID` says whether its IOMMU caches that an entry is not valid.
 pub struct SimulatedMachine<const CACHES_INVALID: bool> {
-    /// What happens by chance.
+    /// The source of random choices.
     pub random: Random,
     /// What the engine reported, oldest first; its reader clears it.
     pub events: Vec<Event>,
@@ -102,7 +102,7 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         self.violation.borrow_mut().get_or_insert(text);
     }
 
-    /// Whether the machine is to be wrong in this way.
+    /// Whether this fault is injected.
     pub fn injects(&self, injection: FaultInjection) -> bool {
         self.options.injection == Some(injection)
     }
@@ -131,7 +131,7 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         }
     }
 
-    /// Lets the rest of the machine act, now and then.
+    /// Lets the rest of the machine run, at random times.
     fn tick(&mut self) {
         if self.is_quiet() {
             return;
@@ -143,19 +143,19 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         }
     }
 
-    /// Lets the rest of the machine act with some likelihood, at a step that matters.
+    /// Lets the rest of the machine run with some probability, at an important step.
     pub(crate) fn step(&mut self) {
         while !self.is_quiet() && self.random.chance(1, 3) {
             self.act();
         }
     }
 
-    /// The words of `page`, which must be one that the engine may look at.
+    /// The words of `page`, which the engine must be allowed to access.
     fn page_of_engine(&self, page: Hfn) -> Option<&[u64; PAGE_WORDS]> {
         Some(self.memory.page(self.place_of_engine(page)?))
     }
 
-    /// The place of `page`, which must be one that the engine may look at.
+    /// The place of `page`, which the engine must be allowed to access.
     fn place_of_engine(&self, page: Hfn) -> Option<usize> {
         let index = self.memory.index(page);
         if index.is_none() {
@@ -206,7 +206,7 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
         self.cpus.checker().note_store(page);
     }
 
-    /// Looks for streams that have been blocked and have let go of what they had by now.
+    /// Updates the streams that were blocked and do not use their old domain any more.
     fn confirm(&mut self) {
         for (dart, stream) in std::mem::take(&mut self.unblocked) {
             if self.has_let_go(dart, stream) {
@@ -229,7 +229,7 @@ impl<const CACHES_INVALID: bool> SimulatedMachine<CACHES_INVALID> {
     }
 }
 
-/// What the words of `page` are before anybody stores there.
+/// The initial words of `page`.
 pub fn initial_words(page: Gfn) -> impl Iterator<Item = u64> {
     let first = mix(page.0.into());
     // Even, so that no word of data is a valid table entry by chance; and no word is like another.

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 /// All host memory, page after page.
 ///
-/// A page that was filled with one value keeps that value and no words until somebody stores
-/// something else. Each page counts its changes, so that code that compared it once knows whether
-/// it is still the same.
+/// A page that was filled with one value has that value and no words until something else is
+/// stored. Each page counts its changes, so that code that compared it once knows whether it is
+/// still the same.
 pub struct HostMemory {
     /// First page and number of pages of each run, in the order in which they lie in `words`.
     runs: Vec<(u32, u32)>,

@@ -1,10 +1,10 @@
-//! What a simulated machine is made of, and what is wrong with it.
+//! The configuration of a simulated machine, and the faults that are injected.
 
 use oche_types::addr::{Gfn, HostGranule};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 
-/// Where the simulated machine's memory lies.
+/// The memory of the simulated machine.
 #[derive(Clone, Debug)]
 pub struct Layout {
     /// Runs of guest RAM: first page and number of pages.
@@ -13,7 +13,7 @@ pub struct Layout {
     pub pool: Range<HostGranule>,
 }
 
-/// In whose format the 16K tables' entries are.
+/// The format of the 16 KiB tables' entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Board {
     /// The t8103 DART. Source: Linux `io-pgtable-dart.c`, `APPLE_DART1_*`.
@@ -23,7 +23,7 @@ pub enum Board {
     Smmu,
 }
 
-/// How the machine behaves where the traits leave it a choice.
+/// How the machine behaves where the traits leave a choice.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The entries' format.
@@ -36,19 +36,19 @@ pub struct Options {
     pub timeouts: u64,
     /// Whether the home of a page that is away loses its bytes.
     pub poisons_homes: bool,
-    /// What is wrong with the machine, to see the tests fail.
+    /// The injected fault, with which the tests must fail.
     pub injection: Option<FaultInjection>,
 }
 
-/// A way to be wrong. Each stands for a mistake in the engine, made where the engine meets the
-/// machine.
+/// An injected fault. Each stands for an error in the engine, and is made in the implementation of
+/// the engine's traits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FaultInjection {
     /// Invalidations do nothing.
     SkipInvalidate,
     /// Invalidations drop translations and do not wait for writes under way.
     SkipDrain,
-    /// A page that moves into a frame is made one slot further on.
+    /// A page that moves into a frame is remapped one slot too far.
     OffByOneSlot,
     /// Leaf entries name the next frame.
     OffByOneHostGranule,
@@ -68,11 +68,11 @@ pub enum FaultInjection {
     SkipCpuFlush,
     /// Empty slots are not filled with a pattern.
     SkipFill,
-    /// A blocked stream goes on.
+    /// A blocked stream continues to translate.
     SkipBlock,
-    /// Stores that a watched page should trap go through unseen.
+    /// Stores that should trap on a watched page do not trap.
     SkipWriteProtect,
-    /// Loads of pages to which all accesses should trap go through.
+    /// Loads of pages to which all accesses should trap do not trap.
     WeakTrap,
     /// What a CPU stored into a page that was opened for it stays in one copy.
     SkipSettle,
@@ -82,6 +82,6 @@ pub enum FaultInjection {
     SkipPublish,
     /// A driver does not complete table stores before it commands the hardware.
     SkipStoreBarrier,
-    /// A driver does not order loads behind what it reads of the hardware.
+    /// A driver does not order loads after its reads of registers.
     SkipLoadBarrier,
 }

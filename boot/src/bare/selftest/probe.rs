@@ -1,7 +1,7 @@
-//! A few instructions at EL1, with the MMU off: what the guest's side of a measurement does.
+//! The probe: a few instructions that are executed at EL1, with the MMU off, for measurements.
 //!
-//! They are copied to scratch memory of the guest's, keep everything in registers, and come back by
-//! a call that nothing else makes while they run.
+//! They are copied to unused memory of the guest, keep all state in registers, and return by an HVC
+//! that nothing else makes meanwhile.
 
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,9 +10,9 @@ use oche_el2::frame::TrapFrame;
 use oche_el2::{cache, cpu_setup, trap};
 use oche_types::range::{PAGE, PhysRange};
 
-/// What x0 holds in the call that ends a probe: an id of the range for vendors (Arm DEN 0028).
+/// The function ID of the call that ends a probe, in the range for vendors (Arm DEN 0028).
 const END: u64 = 0x8600_f0ff;
-/// What [`Seen::vector`] can be.
+/// The values of [`Seen::vector`].
 pub(super) const NONE: u64 = 0;
 pub(super) const IRQ: u64 = 1;
 pub(super) const FIQ: u64 = 2;
@@ -20,7 +20,7 @@ pub(super) const FIQ: u64 = 2;
 static IS_PROBING: AtomicBool = AtomicBool::new(false);
 static CODE: AtomicU64 = AtomicU64::new(0);
 
-/// Where an interrupt is to come from.
+/// The source of an interrupt.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Source {
     /// It is pending already.
@@ -31,12 +31,12 @@ pub(super) enum Source {
     PhysicalTimer = 2,
 }
 
-/// What came.
+/// The interrupt that the probe took.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Seen {
     /// [`NONE`], [`IRQ`], [`FIQ`], or something else.
     pub(super) vector: u64,
-    /// After how many ticks.
+    /// The number of ticks until it was taken.
     pub(super) ticks: u64,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn words(page: u64) -> &'static [AtomicU64] {
     unsafe { core::slice::from_raw_parts(page as *const AtomicU64, (PAGE / 8) as usize) }
 }
 
-/// Puts the instructions into the two pages at `code`.
+/// Copies the instructions into the two pages at `code`.
 pub(super) fn load(code: u64) {
     let begin = (&raw const oche_probe_begin) as u64;
     let bytes = ((&raw const oche_probe_end) as u64 - begin).min(2 * PAGE) as usize;
@@ -70,7 +70,7 @@ pub(super) fn load(code: u64) {
     trap::set_hypervisor_call_hook(end_if_probing);
 }
 
-/// The ticks that `rounds` calls take.
+/// The number of ticks that `rounds` calls take.
 pub(super) fn call(rounds: u64) -> u64 {
     run((&raw const oche_probe_calls) as u64, rounds, 0)
 }
@@ -98,7 +98,7 @@ fn run(entry: u64, x0: u64, x1: u64) -> u64 {
     result
 }
 
-/// Ends the probe if this call of EL1's is its end.
+/// Ends the probe if this call from EL1 is its end.
 fn end_if_probing(frame: &TrapFrame) {
     if frame.register(0) == END && IS_PROBING.load(Ordering::Relaxed) {
         // SAFETY: `oche_probe_enter` waits on this very stack, below nothing that is still used.
@@ -219,7 +219,7 @@ probe_vectors:
     b       probe_came
     .endr
 probe_came:
-    // Another exception than an interrupt would come again for ever.
+    // An exception other than an interrupt would recur forever.
     cmp     x12, #3
     b.eq    6f
     mrs     x14, spsr_el1

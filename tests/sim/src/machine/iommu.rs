@@ -1,4 +1,4 @@
-//! The 16K IOMMU: walks the engine's tables, caches what it finds, and lets writes land late.
+//! The 16 KiB IOMMU: walks the engine's tables, caches entries, and lets writes land late.
 
 use super::SimulatedMachine;
 use crate::access::{Data, DeviceResult};
@@ -10,7 +10,7 @@ use oche_types::addr::{FRAME_BYTES, Gfn, Hfn, HostGranule, PAGE_BYTES, SLOTS, Sl
 use oche_types::dart::stream::{DartId, Members, StreamId};
 
 impl<const C: bool> SimulatedMachine<C> {
-    /// A device reads; what it saw appears among the answers when it has travelled.
+    /// A device reads; the data is among the answers when the transfer is complete.
     pub fn device_read(
         &mut self,
         dart: DartId,
@@ -21,7 +21,7 @@ impl<const C: bool> SimulatedMachine<C> {
         self.accept(dart, stream, iova, length, None)
     }
 
-    /// A device writes; the bytes land when they have travelled.
+    /// A device writes; the bytes land when the transfer is complete.
     pub fn device_write(
         &mut self,
         dart: DartId,
@@ -216,7 +216,7 @@ impl<const C: bool> SimulatedMachine<C> {
         &self.hardware.pending
     }
 
-    /// Takes note that transfer `id` goes to `page`.
+    /// Records that transfer `id` goes to `page`.
     pub fn name_pending(&mut self, id: u64, page: Gfn) {
         for pending in self.hardware.pending.iter_mut().filter(|pending| pending.id == id) {
             pending.page = Some(page);
@@ -228,7 +228,7 @@ impl<const C: bool> SimulatedMachine<C> {
         std::mem::take(&mut self.hardware.answered)
     }
 
-    /// Carries out what the driver did.
+    /// Carries out a step of the driver.
     pub(crate) fn carry_out(&mut self) {
         let steps = self.driver.take_steps();
         for step in &steps {
@@ -282,17 +282,17 @@ impl<const C: bool> SimulatedMachine<C> {
         }
     }
 
-    /// The engine asks that nothing be used any more that is there now.
+    /// Records the engine's request that nothing be used any more that is there now.
     pub(crate) fn ask_to_let_go(&mut self, dart: DartId, stream: StreamId) {
         self.hardware.streams[number(dart, stream)].has_let_go = false;
     }
 
-    /// Whether that is so.
+    /// Whether that request is complete.
     pub(crate) fn has_let_go(&self, dart: DartId, stream: StreamId) -> bool {
         self.hardware.streams[number(dart, stream)].has_let_go
     }
 
-    /// What the engine has a stream attached to.
+    /// The domain that a stream is attached to.
     pub(crate) fn set_domain(&mut self, dart: DartId, stream: StreamId, domain: Option<DomainId>) {
         self.hardware.streams[number(dart, stream)].domain = domain;
     }

@@ -1,4 +1,4 @@
-//! The CPUs: accesses through stage 2, and the changes of stage 2 that the engine asks for.
+//! The CPUs: accesses through stage 2, and the engine's changes of stage 2.
 
 use super::SimulatedMachine;
 use crate::access::{CpuResult, Data};
@@ -230,7 +230,7 @@ impl<const C: bool> SimulatedMachine<C> {
         }
     }
 
-    /// To be called when the engine has returned: nothing may be left half changed.
+    /// Call it when the engine has returned: no change may be incomplete.
     pub fn check_settled(&mut self) {
         self.cpus.fetch();
         self.cpus.checker().check_settled();
@@ -244,7 +244,7 @@ impl<const C: bool> SimulatedMachine<C> {
     }
 }
 
-/// What stands in a home that its page has left.
+/// The contents of the home of a page that is away.
 const POISON: u64 = 0x6465_7472_6573_6564;
 
 fn evict(cached: &mut Vec<Translation>, random: &mut Random) {

@@ -57,19 +57,22 @@ impl Display for CorpusProgram {
 #[cfg(test)]
 mod tests {
     use super::CorpusProgram;
+    use crate::program::Mode;
     use crate::program::generate::{Kind, generate};
 
     #[test]
     fn a_program_is_read_as_it_was_written() {
         for kind in [Kind::Driver, Kind::Scarce, Kind::Sloppy, Kind::Hostile, Kind::Failing] {
-            let written = CorpusProgram::new("\"why\"".to_owned(), generate(7, kind, 1500));
+            let written =
+                CorpusProgram::new("\"why\"".to_owned(), generate(7, kind, Mode::Concurrent, 1500));
             assert_eq!(CorpusProgram::parse(&written.to_string()).unwrap(), written);
         }
     }
 
     #[test]
     fn an_unknown_field_is_an_error() {
-        let text = CorpusProgram::new(String::new(), generate(1, Kind::Driver, 3)).to_string();
+        let text = CorpusProgram::new(String::new(), generate(1, Kind::Driver, Mode::Quiescent, 3))
+            .to_string();
         assert!(CorpusProgram::parse(&text).is_ok());
         let unknown = text.replacen("\"setting\"", "\"size\": 1, \"setting\"", 1);
         assert!(CorpusProgram::parse(&unknown).is_err());

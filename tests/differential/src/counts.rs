@@ -1,23 +1,47 @@
 //! What a program exercised.
 
+use crate::program::Mode;
 use serde::{Deserialize, Serialize};
+
+/// What the programs of each mode exercised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CountsByMode {
+    /// Programs that are compared exactly.
+    pub quiescent: Counts,
+    /// Programs of which invariants are checked.
+    pub concurrent: Counts,
+}
+
+impl CountsByMode {
+    /// Adds what a program of `mode` exercised.
+    pub fn add(&mut self, mode: Mode, counts: &Counts) {
+        match mode {
+            Mode::Quiescent => self.quiescent.add(counts),
+            Mode::Concurrent => self.concurrent.add(counts),
+        }
+    }
+}
 
 /// How often something was really exercised: a test that never does the thing proves nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counts {
+    /// Programs.
+    pub programs: u64,
     /// Invalidations by the guest.
     pub flushes: u64,
-    /// Device accesses that reached exactly one possible page.
+    /// Device accesses that reached the one page that they could.
     pub exact_accesses: u64,
-    /// Device accesses that could have gone more than one way.
+    /// Device accesses that could have gone more than one way: none in a quiescent program, but in
+    /// a table that the engine refused.
     pub ambiguous_accesses: u64,
     /// Device accesses that had to fault, and did.
     pub faults: u64,
-    /// Device accesses that had to fault because a window left them out, though their granule is
-    /// mapped in part.
+    /// Device accesses of quiescent programs that had to fault because a window left them out,
+    /// though their granule is mapped in part.
     pub window_faults: u64,
-    /// Device accesses that ended in a red zone.
+    /// Device accesses of quiescent programs that ended in a red zone.
     pub red_zones: u64,
     /// Red-zone writes that the engine reported.
     pub red_zone_reports: u64,
@@ -58,6 +82,7 @@ pub struct Counts {
 impl Counts {
     /// Adds `other`.
     pub fn add(&mut self, other: &Self) {
+        self.programs += other.programs;
         self.flushes += other.flushes;
         self.exact_accesses += other.exact_accesses;
         self.ambiguous_accesses += other.ambiguous_accesses;

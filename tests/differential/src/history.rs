@@ -213,6 +213,11 @@ impl History {
             && self.roots(dart, stream).is_none()
     }
 
+    /// Whether the stream's registers changed since its last flush.
+    pub fn is_between(&self, dart: usize, stream: usize) -> bool {
+        !self.streams[dart * STREAMS + stream].before.is_empty()
+    }
+
     /// Every set of tables that the stream may be using, the present one first.
     pub fn possible_roots(&self, dart: usize, stream: usize) -> PossibleRoots {
         let history = &self.streams[dart * STREAMS + stream];
@@ -251,11 +256,6 @@ impl History {
         }
     }
 
-    /// When `word` of `page` last changed; 0 for never.
-    pub fn changed_at(&self, page: Gfn, word: usize) -> u64 {
-        self.former(page, word).next().map_or(0, |past| past.gone)
-    }
-
     /// The values of `word` of `page` that count for somebody who last looked at `since`, the
     /// present first. None where there is no RAM. A value can come more than once.
     fn values(&self, page: Gfn, word: usize, since: u64) -> impl Iterator<Item = u64> {
@@ -264,7 +264,12 @@ impl History {
         now.into_iter().chain(former.into_iter().flatten().map(|past| past.value))
     }
 
-    /// Every way in which an access of `iova_page` by the stream can end.
+    /// The way in which an access of `iova_page` by the stream ends if it sees the present tables.
+    pub fn present(&self, dart: usize, stream: usize, iova_page: u32) -> Reach {
+        self.reaches(dart, stream, iova_page).first().copied().unwrap_or(Reach::Nothing(ANY_CODE))
+    }
+
+    /// Every way in which an access of `iova_page` by the stream can end, the present one first.
     pub fn reaches(&self, dart: usize, stream: usize, iova_page: u32) -> Vec<Reach> {
         let mut all = Vec::with_capacity(2);
         let mut add = |reach| {

@@ -4,11 +4,14 @@ mod checks;
 mod cpus;
 mod devices;
 mod driver;
+mod events;
+mod exact;
 mod flush;
 mod guest;
 mod hostile;
+mod invariants;
+mod operations;
 mod overlap;
-mod red_zones;
 mod registers;
 mod transfer;
 
@@ -17,7 +20,7 @@ use super::pages::{IovaPages, RefusedTables};
 use super::sharing::Sharing;
 use super::views::Views;
 use crate::counts::Counts;
-use crate::program::{Operation, Setting};
+use crate::program::{Mode, Operation, Setting};
 use crate::reference::GuestMemory;
 use guest::Guest;
 use oche_engine::{Configuration, Isolation};
@@ -96,15 +99,9 @@ pub struct Machine<const C: bool> {
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
     refused: IovaPages,
-    /// Those refused outside of a flush, when a stream began with a register's write, and not
-    /// flushed since.
-    refused_early: IovaPages,
-    /// Tables that a register's write had looked at since their last flush: that flush need not do
-    /// anything.
-    looked_at_early: FxHashSet<Roots>,
     refused_tables: RefusedTables,
-    /// Red zones with a write that must be reported (true) or may be (false).
-    red_zones: FxHashMap<(Roots, u32), bool>,
+    /// Red zones with a write that must be reported, in a quiescent program.
+    red_zones: FxHashSet<(Roots, u32)>,
     /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in
     /// the page.
     stray_writes: FxHashMap<u32, Vec<(usize, Data)>>,
@@ -113,8 +110,6 @@ pub struct Machine<const C: bool> {
     reported: Option<(u32, usize)>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: IovaPages,
-    /// Those of the middle of a sync, which may have filled the copy before: they stay.
-    late_strays: Vec<(Roots, u32)>,
     /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy
     /// until they are not.
     held: Vec<Gfn>,
@@ -122,15 +117,10 @@ pub struct Machine<const C: bool> {
     /// Pages whose copies were given up, since a CPU fetched from them or walked tables in them,
     /// until they are not mapped.
     given_up: BTreeSet<Gfn>,
-    /// Those hit in the middle of a sync: that one reports it, or the next.
-    late_red_zones: Vec<(Roots, u32)>,
-    red_pattern: Option<[u8; 8]>,
     live_maps: FxHashMap<(u32, Gfn), i64>,
     /// Per page of RAM: how often it had been stored into, on both sides, when all its bytes were
     /// the same.
     compared: Vec<Option<(u32, PageState)>>,
-    /// When the latest flush began.
-    last_flush: u64,
     overlap: Vec<crate::program::During>,
     /// Hardware failed by an injected fault: from here on only broken contracts and panics count.
     is_blind: bool,
@@ -173,22 +163,16 @@ impl<const C: bool> Machine<C> {
             faults: VecDeque::new(),
             odd_errors: BTreeSet::new(),
             refused: IovaPages::default(),
-            refused_early: IovaPages::default(),
-            looked_at_early: FxHashSet::default(),
             refused_tables: RefusedTables::default(),
-            red_zones: FxHashMap::default(),
+            red_zones: FxHashSet::default(),
             held: Vec::new(),
             fetched: BTreeSet::new(),
             given_up: BTreeSet::new(),
             stray_writes: FxHashMap::default(),
             reported: None,
-            late_red_zones: Vec::new(),
             strays: IovaPages::default(),
-            late_strays: Vec::new(),
-            red_pattern: None,
             live_maps: FxHashMap::default(),
             compared: vec![None; setting.pages as usize],
-            last_flush: 0,
             overlap: Vec::new(),
             is_blind: false,
             operations: 0,
@@ -219,6 +203,10 @@ impl<const C: bool> Machine<C> {
         self.after(done)?;
         if self.operations.is_multiple_of(WHOLE_CHECK_EVERY) {
             let done = self.check_all_memory();
+            let done = match self.setting.mode {
+                Mode::Quiescent => done.and_then(|()| self.check_maps()),
+                Mode::Concurrent => done,
+            };
             self.after(done)?;
         }
         Ok(())
@@ -232,6 +220,7 @@ impl<const C: bool> Machine<C> {
     pub fn finish(mut self) -> Checked<Counts> {
         let done = self.wind_up();
         self.after(done)?;
+        self.counts.programs = 1;
         let words = self.host.take_words();
         let is_initial =
             self.history.memory.pages().map(|page| self.history.changes(page) == 0).collect();
@@ -261,75 +250,6 @@ impl<const C: bool> Machine<C> {
         }
         let done = done.and_then(|()| self.check_answers());
         if self.is_blind { Ok(()) } else { done }
-    }
-
-    fn perform(&mut self, operation: &Operation) -> Checked {
-        match *operation {
-            Operation::NewDomain => self.new_domain(),
-            Operation::Attach { domain, dart, stream, flush } => {
-                self.attach(domain.into(), self.dart(dart), usize::from(stream % 16), flush)
-            }
-            Operation::Detach { dart, stream, flush } => {
-                self.detach(self.dart(dart), usize::from(stream % 16), flush)
-            }
-            Operation::Free { domain } => self.free_domain(domain.into()),
-            Operation::Map { domain, pages, source, rights, site, fill, flush } => {
-                self.map(domain.into(), pages.into(), source, rights, site, fill, flush)
-            }
-            Operation::Unmap { mapping, flush } => self.unmap(mapping, flush),
-            Operation::Replace { mapping, source, rights, flush } => {
-                self.replace(mapping, source, rights, flush)
-            }
-            Operation::Permit { mapping, rights, flush } => self.permit(mapping, rights, flush),
-            Operation::Flush { dart, streams } => self.flush(self.dart(dart), streams),
-            Operation::Load { page, length } => self.load_somewhere(page, length.into()),
-            Operation::Store { page, length } => self.store_somewhere(page, length.into()),
-            Operation::Fetch { page } => self.fetch(page),
-            Operation::Walk { page, is_write } => self.walk(page, is_write),
-            Operation::Read { stream, target, length } => {
-                self.device(stream, target, length.into(), false)
-            }
-            Operation::Write { stream, target, length } => {
-                self.device(stream, target, length.into(), true)
-            }
-            Operation::Pack { domain, buffers, rights } => {
-                self.pack(domain.into(), buffers.into(), rights)
-            }
-            Operation::Exchange { stream, target, length, to_device } => {
-                self.exchange(stream, target, length.into(), to_device)
-            }
-            Operation::Disk { page, length, is_write, stays } => {
-                self.disk(page, length.into(), is_write, stays)?;
-                // A mapping of the page may have been refused for want of memory.
-                self.take_late_events()
-            }
-            Operation::Deliver(count) => {
-                (0..count).for_each(|_| self.host.deliver_any());
-                Ok(())
-            }
-            Operation::Overlap(ref accesses) => {
-                self.overlap.clone_from(accesses);
-                Ok(())
-            }
-            Operation::ReadBack { dart, stream } => {
-                self.read_back(self.dart(dart), usize::from(stream % 16))
-            }
-            Operation::HandleFault { dart } => self.handle_fault(self.dart(dart)),
-            Operation::Suspend { dart } => self.suspend(self.dart(dart)),
-            Operation::OddAccess { dart, offset, bytes, is_write } => {
-                self.odd_access(self.dart(dart), offset, bytes, is_write)
-            }
-            Operation::Enable { dart, streams } => {
-                self.write_register(self.dart(dart), STREAMS_ENABLE, streams.into())
-            }
-            Operation::Lock { dart } => self.lock(self.dart(dart)),
-            Operation::BreakTable { domain, is_first, word, garbage, flush } => {
-                self.break_table(domain.into(), is_first, word.into(), garbage, flush)
-            }
-            Operation::BreakRegister { dart, stream, register, garbage } => {
-                self.break_register(self.dart(dart), usize::from(stream % 16), register, garbage)
-            }
-        }
     }
 
     fn dart(&self, dart: u8) -> usize {

@@ -54,11 +54,6 @@ pub struct RefusedTables {
 }
 
 impl RefusedTables {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty()
-    }
-
     /// Whether page `iova_page` of the tables of `roots` is in one of them.
     pub fn contains(&self, roots: Roots, iova_page: u32) -> bool {
         let own = self.tables.iter().find(|(own, _)| *own == roots);
@@ -77,6 +72,13 @@ impl RefusedTables {
         let size = if is_first_level { FIRST_TABLE_PAGES } else { LEAF_TABLE_PAGES };
         let first = (iova_page & !(size - 1)) / LEAF_TABLE_PAGES;
         self.add(roots, first as usize, (size / LEAF_TABLE_PAGES) as usize);
+    }
+
+    /// The leaf table that maps page `iova_page` is taken after all.
+    pub fn remove(&mut self, roots: Roots, iova_page: u32) {
+        if let Some((_, refused)) = self.tables.iter_mut().find(|(own, _)| *own == roots) {
+            refused[(iova_page / LEAF_TABLE_PAGES) as usize % LEAF_TABLES] = false;
+        }
     }
 
     fn add(&mut self, roots: Roots, first: usize, count: usize) {

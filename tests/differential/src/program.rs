@@ -11,10 +11,22 @@ use oche_engine::Isolation;
 use oche_sim::setup::{Board, FaultInjection};
 use serde::{Deserialize, Serialize};
 
+/// What may be under way while the engine works, and so what a program is compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Mode {
+    /// Nothing: devices' writes have arrived, and each change of tables or registers is flushed
+    /// before anybody does anything else. Every access ends exactly as on the reference.
+    Quiescent,
+    /// Anything. Invariants hold of every access, and in the end the reference's memory.
+    Concurrent,
+}
+
 /// What a program runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Setting {
+    /// What may be under way while the engine works.
+    pub mode: Mode,
     /// Format of the hardware tables.
     pub board: Board,
     /// Whether the IOMMU has windows; an SMMU never has.
@@ -55,6 +67,7 @@ enum IsolationName {
 impl Setting {
     /// An M1-like machine with plenty of everything.
     pub const PLAIN: Self = Self {
+        mode: Mode::Concurrent,
         board: Board::Dart,
         has_windows: true,
         caches_invalid: true,

@@ -3,7 +3,7 @@
 use crate::counts::Counts;
 use crate::machine::Machine;
 use crate::program::generate::{Kind, generate};
-use crate::program::{Program, Step};
+use crate::program::{Mode, Program, Step};
 use oche_sim::random::mix;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -13,8 +13,17 @@ pub const PROGRAM_OPERATIONS: u64 = 1500;
 /// Program `number` of the run that `seed` makes, cut off after `length` operations. Each has a
 /// seed of its own.
 pub fn program_of(seed: u64, number: u64, length: u64) -> Program {
-    let seed = mix(mix(seed).wrapping_add(number));
-    generate(seed, Kind::of(seed), length as usize)
+    let seed = program_seed(seed, number);
+    generate(seed, Kind::of(seed), Mode::of(seed), length as usize)
+}
+
+/// The mode of program `number` of the run that `seed` makes.
+pub fn program_mode(seed: u64, number: u64) -> Mode {
+    Mode::of(program_seed(seed, number))
+}
+
+fn program_seed(seed: u64, number: u64) -> u64 {
+    mix(mix(seed).wrapping_add(number))
 }
 
 /// What went wrong where, before shortening.

@@ -2,9 +2,10 @@
 //!
 //! A page mapped at two or more IOVAs has copies. CPUs see what any device wrote into any of them,
 //! and devices see what CPUs wrote. What remains is a byte that one device wrote and another reads,
-//! or writes as well, before a CPU has read it: the engine makes the copies equal, by difference,
-//! when one of the page's mappings changes in a flush. Until then such a byte counts for the copy
-//! through which it was written, and a byte written through two copies has an unknown value.
+//! or writes as well, before a CPU has read it: a flush of a stream that maps the page makes the
+//! copies equal. Until then such a byte counts for the copy through which it was written, and
+//! through any other a device finds it or what was there before. A byte written through two copies
+//! is contested: it has one of the values that were written.
 
 use super::history::Roots;
 use oche_sim::random::mix;
@@ -19,7 +20,7 @@ pub type Viewer = u64;
 pub const CPU: Viewer = 0;
 
 /// A device that looks through one of a page's copies, whichever.
-const LATE: Viewer = 1;
+const ANY_DEVICE: Viewer = 1;
 
 #[derive(Clone, Debug)]
 struct Written {
@@ -28,14 +29,8 @@ struct Written {
     is_contested: bool,
     /// A CPU saw it: a later write comes after.
     is_looked_at: bool,
-    /// Those who must see it beside the writer.
-    seen_by: Vec<Viewer>,
-}
-
-impl Written {
-    fn new(by: Viewer, at: u64, is_contested: bool) -> Self {
-        Self { by, at, is_contested, is_looked_at: false, seen_by: Vec::new() }
-    }
+    /// What a copy may hold beside the value in the guest's memory.
+    others: Vec<u8>,
 }
 
 /// The bytes whose value depends on who looks.
@@ -45,31 +40,40 @@ pub struct Sharing {
 }
 
 impl Sharing {
-    /// A CPU loaded bytes. Returns the offsets of those that were unknown.
+    fn byte(&self, page: Gfn, offset: usize) -> Option<&Written> {
+        self.pages.get(&page)?.get(&(offset as u16))
+    }
+
+    /// A CPU loaded bytes. Returns the offsets of those that were contested: what it saw counts
+    /// from now on.
     pub fn look(&mut self, page: Gfn, offset: usize, length: usize) -> Vec<usize> {
         let Some(bytes) = self.pages.get_mut(&page) else {
             return Vec::new();
         };
-        let mut unknown = Vec::new();
+        let mut contested = Vec::new();
         for (&offset, written) in bytes.range_mut(offset as u16..(offset + length) as u16) {
             written.is_looked_at = true;
-            if written.is_contested {
-                // Known from now on, to CPUs: where devices write no bounce page, the copies need
-                // not be equal.
-                *written =
-                    Written { by: CPU, is_contested: false, seen_by: Vec::new(), ..*written };
-                unknown.push(usize::from(offset));
+            if std::mem::take(&mut written.is_contested) {
+                // Where devices write no bounce page, the copies need not be equal.
+                written.by = CPU;
+                contested.push(usize::from(offset));
             }
         }
-        unknown
+        contested
     }
 
-    /// Whether the byte at `offset` of `page` may differ, for `viewer`, from what was stored last.
-    pub fn is_vague(&self, page: Gfn, offset: usize, viewer: Viewer) -> bool {
-        let written = self.pages.get(&page).and_then(|bytes| bytes.get(&(offset as u16)));
-        written.is_some_and(|w| {
-            w.is_contested || (viewer != CPU && w.by != viewer && !w.seen_by.contains(&viewer))
-        })
+    /// The contested bytes of `page`.
+    pub fn contested(&self, page: Gfn) -> Vec<usize> {
+        let bytes = self.pages.get(&page).into_iter().flatten();
+        let contested = bytes.filter(|(_, written)| written.is_contested);
+        contested.map(|(offset, _)| usize::from(*offset)).collect()
+    }
+
+    /// What `viewer` may find in the byte at `offset` of `page` beside the value in the guest's
+    /// memory.
+    pub fn others(&self, page: Gfn, offset: usize, viewer: Viewer) -> &[u8] {
+        let is_open = |w: &&Written| w.is_contested || (viewer != CPU && w.by != viewer);
+        self.byte(page, offset).filter(is_open).map_or(&[], |written| &written.others)
     }
 
     /// Whether `page` has such bytes.
@@ -82,39 +86,44 @@ impl Sharing {
         self.pages.keys().copied().collect()
     }
 
-    /// `by` wrote bytes of a page that may have copies.
-    pub fn write(&mut self, page: Gfn, offset: usize, length: usize, by: Viewer, at: u64) {
-        if by == CPU {
-            return self.clear(page, offset, length);
-        }
+    /// The device `by` wrote into a page that may have copies, over the bytes `old`.
+    pub fn write(&mut self, page: Gfn, offset: usize, old: &[u8], by: Viewer, at: u64) {
         let bytes = self.pages.entry(page).or_default();
-        for offset in offset..offset + length {
-            let before = bytes.get(&(offset as u16));
-            let is_contested = before.is_some_and(|before| {
-                before.is_contested || (before.by != by && !before.is_looked_at)
-            });
-            bytes.insert(offset as u16, Written::new(by, at, is_contested));
+        for (offset, &old) in (offset as u16..).zip(old) {
+            let new = Written { by, at, is_contested: false, is_looked_at: false, others: vec![] };
+            let written = bytes.entry(offset).or_insert(new);
+            written.is_contested |= written.by != by && !written.is_looked_at;
+            (written.by, written.at, written.is_looked_at) = (by, at, false);
+            written.add(old);
         }
     }
 
-    /// Bytes were on their way when the page came to have copies: only the copy that they go to has
-    /// them.
-    pub fn arrive_late(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
+    /// The bytes `data` may have been written, or not.
+    pub fn contest(&mut self, page: Gfn, offset: usize, data: &[u8], at: u64) {
+        self.write(page, offset, data, ANY_DEVICE, at);
         let bytes = self.pages.entry(page).or_default();
-        for offset in offset..offset + length {
-            bytes.entry(offset as u16).or_insert(Written::new(LATE, at, false));
+        for (_, written) in bytes.range_mut(offset as u16..(offset + data.len()) as u16) {
+            written.is_contested = true;
         }
     }
 
-    /// These bytes are unknown now.
-    pub fn contest(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
-        let bytes = self.pages.entry(page).or_default();
-        for offset in offset..offset + length {
-            bytes.insert(offset as u16, Written::new(CPU, at, true));
+    /// Bytes that were written have not arrived: they count as written at `at`.
+    pub fn postpone(&mut self, page: Gfn, offset: usize, length: usize, at: u64) {
+        let Some(bytes) = self.pages.get_mut(&page) else { return };
+        for (_, written) in bytes.range_mut(offset as u16..(offset + length) as u16) {
+            written.at = at;
         }
     }
 
-    /// Bytes of a page with a single copy were written: they are known again.
+    /// A copy may hold `value` in the byte at `offset` of `page`, which is another by now.
+    pub fn keep(&mut self, page: Gfn, offset: usize, value: u8) {
+        let bytes = self.pages.get_mut(&page);
+        if let Some(written) = bytes.and_then(|bytes| bytes.get_mut(&(offset as u16))) {
+            written.add(value);
+        }
+    }
+
+    /// A CPU stored, into all copies; or a device, where there is but one.
     pub fn clear(&mut self, page: Gfn, offset: usize, length: usize) {
         if let Some(bytes) = self.pages.get_mut(&page) {
             for offset in offset..offset + length {
@@ -126,45 +135,27 @@ impl Sharing {
         }
     }
 
-    /// A mapping of `page` came or went in a flush begun at `start`: what was written before, by
-    /// one, CPUs see, and so does the newly mapped `viewer`. This is what the DMA API asks for:
-    /// data is written before it is mapped and read after it is unmapped.
-    pub fn equalize(
-        &mut self,
-        page: Gfn,
-        start: u64,
-        viewer: Option<Viewer>,
-        is_under_way: impl Fn(usize) -> bool,
-    ) {
-        for (&offset, written) in self.pages.get_mut(&page).into_iter().flatten() {
-            if !written.is_contested && written.at <= start && !is_under_way(usize::from(offset)) {
-                written.seen_by.extend([CPU].into_iter().chain(viewer));
-            }
-        }
-    }
-
     /// All copies of `page` were made equal in a flush begun at `start`: what one device wrote
-    /// before is what everybody sees. (What CPUs stored is, too, where a device writes the page at
-    /// all.)
-    pub fn spread(&mut self, page: Gfn, start: u64, is_under_way: impl Fn(usize) -> bool) {
+    /// before is what everybody sees.
+    pub fn spread(&mut self, page: Gfn, start: u64) {
         let Some(bytes) = self.pages.get_mut(&page) else { return };
-        bytes.retain(|&offset, written| {
-            let is_known = written.by > LATE && !written.is_contested;
-            !is_known || written.at > start || is_under_way(usize::from(offset))
-        });
+        bytes.retain(|_, w| w.by == CPU || w.is_contested || w.at > start);
         if bytes.is_empty() {
             self.pages.remove(&page);
         }
     }
 
-    /// `page` has one copy again. Returns the offsets of the unknown bytes.
-    pub fn unite(&mut self, page: Gfn) -> Vec<usize> {
-        let bytes = self.pages.remove(&page).unwrap_or_default();
-        bytes
-            .into_iter()
-            .filter(|(_, w)| w.is_contested)
-            .map(|(offset, _)| usize::from(offset))
-            .collect()
+    /// `page` has one copy again.
+    pub fn unite(&mut self, page: Gfn) {
+        self.pages.remove(&page);
+    }
+}
+
+impl Written {
+    fn add(&mut self, value: u8) {
+        if !self.others.contains(&value) {
+            self.others.push(value);
+        }
     }
 }
 

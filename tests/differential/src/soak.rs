@@ -1,8 +1,8 @@
 //! A long run of random programs on several threads, which can be stopped at any moment and
 //! continued.
 
-use crate::counts::Counts;
-use crate::run::{Difference, PROGRAM_OPERATIONS, program_of, run_program};
+use crate::counts::{Counts, CountsByMode};
+use crate::run::{Difference, PROGRAM_OPERATIONS, program_mode, program_of, run_program};
 use crate::shrink::{Failure, shrink};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub struct State {
     #[serde(default)]
     pub failures: BTreeMap<u64, String>,
     /// What the programs came to.
-    pub counts: Counts,
+    pub counts: CountsByMode,
 }
 
 /// The program on which engine and reference differ.
@@ -53,7 +53,7 @@ pub struct Found {
 impl State {
     /// A run that has not begun.
     pub fn new(commit: String, seed: u64, wanted: u64) -> Self {
-        let counts = Counts::default();
+        let counts = CountsByMode::default();
         let (code, failures) = (String::new(), BTreeMap::new());
         let (programs, operations, seconds, keeps_going) = (0, 0, 0.0, false);
         Self {
@@ -77,8 +77,8 @@ impl State {
 
     fn add(&mut self, counts: &Counts) {
         self.operations += self.length(self.programs);
+        self.counts.add(program_mode(self.seed, self.programs), counts);
         self.programs += 1;
-        self.counts.add(counts);
     }
 
     /// Operations of program `number`: all have as many, but for the last.

@@ -15,8 +15,6 @@ pub struct Change {
     pub before: u64,
     /// The entry now.
     pub after: u64,
-    /// Whether it is certain that no earlier flush can have shown this change to the engine.
-    pub is_certain: bool,
 }
 
 /// How a page is mapped by several devices.
@@ -98,6 +96,12 @@ impl Views {
         self.number(page).is_some_and(|number| !self.unsettled[number].is_empty())
     }
 
+    /// The sets of tables of which mappings are changing.
+    pub fn unsettled_roots(&self) -> BTreeSet<Roots> {
+        let all = self.changing.iter().filter_map(|page| self.number(*page));
+        all.flat_map(|number| &self.unsettled[number]).map(|(roots, _)| *roots).collect()
+    }
+
     /// Whether `page` may have more than one copy.
     pub fn is_shared(&self, page: Gfn) -> bool {
         self.mappings(page) >= 2 || self.is_unsettled(page)
@@ -111,11 +115,6 @@ impl Views {
     /// Whether `page` holds a table that counts.
     pub fn is_table(&self, page: Gfn) -> bool {
         self.number(page).is_some_and(|number| self.tables[number] != 0)
-    }
-
-    /// All pages that hold a table.
-    pub fn tables(&self) -> impl Iterator<Item = Gfn> {
-        self.views.values().flat_map(|view| view.pages.iter().copied())
     }
 
     /// Words of `page` were stored: number, old, new.
@@ -185,16 +184,15 @@ impl Views {
         }
     }
 
-    /// Every leaf of `roots` that is not as at its last flush; from now on it is. `previous` is
-    /// when any flush last began.
-    pub fn refresh(&mut self, history: &History, roots: Roots, previous: u64) -> Vec<Change> {
+    /// Every leaf of `roots` that is not as at its last flush; from now on it is.
+    pub fn refresh(&mut self, history: &History, roots: Roots) -> Vec<Change> {
         let mut changes = Vec::new();
         let known = self.views.get(&roots).map(|view| view.changes);
         let now = roots.map(|root| decode_root(root).map_or(0, |root| history.changes(root)));
         if let Some(view) = self.views.get_mut(&roots).filter(|_| known == Some(now)) {
             for (&number, table) in &mut view.tables {
                 if Some(history.changes(table.page)) != table.changes {
-                    table.compare(history, number, true, previous, &mut changes);
+                    table.compare(history, number, &mut changes);
                 }
             }
             self.count_all(history, &changes);
@@ -217,10 +215,9 @@ impl Views {
                 let number = (index * 512 + word) as u16;
                 let new = || Table { page: table, changes: None, entries: Box::new(NO_TABLE) };
                 let mut entry = view.tables.remove(&number).unwrap_or_else(new);
-                let is_linked = entry.page == table && history.changed_at(root, word) <= previous;
                 entry.changes = entry.changes.filter(|_| entry.page == table);
                 entry.page = table;
-                entry.compare(history, number, is_linked, previous, &mut changes);
+                entry.compare(history, number, &mut changes);
                 tables.insert(number, entry);
             }
         }
@@ -229,7 +226,7 @@ impl Views {
                 table.entries.iter().enumerate().filter(|(_, entry)| **entry & 1 != 0)
             {
                 let iova_page = u32::from(number) * 512 + leaf as u32;
-                changes.push(Change { iova_page, before, after: 0, is_certain: false });
+                changes.push(Change { iova_page, before, after: 0 });
             }
         }
         view.pages.iter().for_each(|page| self.count_table(*page, false));
@@ -369,25 +366,16 @@ pub fn mapped_page(history: &History, entry: u64) -> Option<Gfn> {
 }
 
 impl Table {
-    /// Takes over the entries as they are by now and lists those that changed. `is_linked`: nothing
-    /// above the table has changed since `previous`.
-    fn compare(
-        &mut self,
-        history: &History,
-        number: u16,
-        is_linked: bool,
-        previous: u64,
-        changes: &mut Vec<Change>,
-    ) {
+    /// Takes over the entries as they are by now and lists those that changed.
+    fn compare(&mut self, history: &History, number: u16, changes: &mut Vec<Change>) {
         let Some(bytes) = history.memory.page(self.page) else { return };
         let (words, _) = bytes.as_chunks::<8>();
         let all = 0..self.entries.len();
         let compare = |leaf: usize| {
             let (entry, after) = (&mut self.entries[leaf], u64::from_le_bytes(words[leaf]));
             if after != *entry {
-                let is_certain = is_linked && history.changed_at(self.page, leaf) > previous;
                 let iova_page = u32::from(number) * 512 + leaf as u32;
-                changes.push(Change { iova_page, before: *entry, after, is_certain });
+                changes.push(Change { iova_page, before: *entry, after });
                 *entry = after;
             }
         };

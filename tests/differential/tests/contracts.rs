@@ -1,15 +1,15 @@
 //! The simulated machine finds a broken contract of the engine's traits in random programs: each
 //! injected fault is reported by the rule that it breaks.
 
-use oche_differential::program::Program;
 use oche_differential::program::generate::{Kind, generate};
+use oche_differential::program::{Mode, Program};
 use oche_differential::run_program;
 use oche_sim::setup::FaultInjection;
 
 /// What the rules find in the first program that `injection` spoils.
 fn found(injection: FaultInjection) -> String {
     let programs = (0..40).map(|seed| {
-        let Program { mut setting, steps } = generate(seed, Kind::of(seed), 600);
+        let Program { mut setting, steps } = generate(seed, Kind::of(seed), Mode::Concurrent, 600);
         setting.injection = Some(injection);
         Program { setting, steps }
     });

@@ -127,10 +127,15 @@ fn summary(state: &Value) -> String {
         [program] => format!("program {program} fails"),
         several => format!("{} programs fail: {}", several.len(), several.join(", ")),
     };
+    let in_mode = |mode: &str| {
+        state.pointer(&format!("/counts/{mode}/programs")).and_then(Value::as_u64).unwrap_or(0)
+    };
     format!(
-        "{} operations in {} programs, seed {}, commit {}: {what} ({:.0} s, {:.0} operations a second)",
+        "{} operations in {} programs ({} quiescent, {} concurrent), seed {}, commit {}: {what} ({:.0} s, {:.0} operations a second)",
         of("operations"),
         of("programs"),
+        in_mode("quiescent"),
+        in_mode("concurrent"),
         of("seed"),
         state.get("commit").and_then(Value::as_str).unwrap_or("unknown"),
         seconds,
@@ -210,8 +215,9 @@ mod tests {
     fn a_result_shows_whether_the_run_was_completed() {
         let mut state = json!({
             "commit": "abc", "seed": 7, "wanted": 3000, "programs": 2, "operations": 3000, "seconds": 2.0,
-            "failures": {},
+            "failures": {}, "counts": { "quiescent": { "programs": 2 } },
         });
+        assert!(summary(&state).contains("2 programs (2 quiescent, 0 concurrent), seed 7"));
         let end = "commit abc: no difference (2 s, 1500 operations a second)";
         assert!(summary(&state).ends_with(end), "{}", summary(&state));
         state["wanted"] = json!(4000);

@@ -85,19 +85,20 @@ impl<const C: bool> Machine<C> {
         let CpuResult::Loaded(data) = result else {
             return Err(format!("a CPU's load of {page:?} ends with {result:?}"));
         };
-        for unknown in self.sharing.look(page, offset, data.bytes().len()) {
-            self.note_bytes(page, unknown, &[data.bytes()[unknown - offset]]);
-        }
         let Some(memory) = self.history.memory.page(page) else { return Ok(()) };
         self.counts.compared_bytes += data.bytes().len() as u64;
         for (index, (&found, &expected)) in data.bytes().iter().zip(&memory[offset..]).enumerate() {
-            if found != expected && !self.sharing.is_vague(page, offset + index, CPU) {
+            let others = self.sharing.others(page, offset + index, CPU);
+            if found != expected && !others.contains(&found) {
                 return Err(format!(
-                    "a CPU loads {found:#04x} at offset {:#x} of {page:?} ({}), not {expected:#04x}",
+                    "a CPU loads {found:#04x} at offset {:#x} of {page:?} ({}), not {expected:#04x} or {others:02x?}",
                     offset + index,
                     self.describe(page)
                 ));
             }
+        }
+        for contested in self.sharing.look(page, offset, data.bytes().len()) {
+            self.settle_byte(page, contested, data.bytes()[contested - offset]);
         }
         Ok(())
     }
@@ -210,17 +211,9 @@ impl<const C: bool> Machine<C> {
                     "{reach:?} of {page:?} traps, and the engine would carry it out"
                 ));
             }
-            self.take_late_events()?;
+            self.take_events()?;
         }
         Err(format!("{reach:?} of {page:?} traps again and again"))
-    }
-
-    /// Looks at what the engine refused long after the flush that would have mapped it.
-    pub(super) fn take_late_events(&mut self) -> Checked {
-        let early = self.refused_early.clone();
-        self.take_events()?;
-        self.refused_early = early;
-        Ok(())
     }
 
     /// Whether some stream may use one set of tables or another: a refusal, which names a stream,
@@ -255,10 +248,34 @@ impl<const C: bool> Machine<C> {
     pub(super) fn look_at_all_of(&mut self, page: Gfn) -> Checked {
         self.engine.open_trapped(&mut self.host, page);
         self.engine.close_trapped(&mut self.host, page);
-        for offset in self.sharing.look(page, 0, PAGE_BYTES) {
-            self.adopt(page, offset);
+        for offset in self.sharing.contested(page) {
+            self.adopt(page, offset)?;
         }
+        self.sharing.look(page, 0, PAGE_BYTES);
         Ok(())
+    }
+
+    /// Takes over the byte that CPUs see where devices contested it.
+    pub(super) fn adopt(&mut self, page: Gfn, offset: usize) -> Checked {
+        self.deliver_to(page, offset, 1);
+        let Some(word) = self.host.view(page).map(|words| words[offset / 8]) else { return Ok(()) };
+        let found = word.to_le_bytes()[offset % 8];
+        let expected = self.history.memory.page(page).map(|memory| memory[offset]);
+        if expected != Some(found) && !self.sharing.others(page, offset, CPU).contains(&found) {
+            return Err(format!(
+                "CPUs see {found:#04x} at {offset:#x} of {page:?}, which nobody wrote"
+            ));
+        }
+        self.settle_byte(page, offset, found);
+        Ok(())
+    }
+
+    /// CPUs see `found` where devices contested a byte: it counts from now on.
+    fn settle_byte(&mut self, page: Gfn, offset: usize, found: u8) {
+        if let Some(old) = self.history.memory.page(page).map(|memory| memory[offset]) {
+            self.sharing.keep(page, offset, old);
+            self.note_bytes(page, offset, &[found]);
+        }
     }
 
     /// A disk uses a page physically: it is at home with all that anybody wrote, and stays there
@@ -310,13 +327,10 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
+    /// C2: what a CPU stores is in all copies.
     pub(super) fn note_cpu_store(&mut self, page: Gfn, offset: usize, bytes: &[u8]) {
         self.note_bytes(page, offset, bytes);
-        if self.is_shared(page) {
-            self.sharing.write(page, offset, bytes.len(), CPU, self.history.now());
-        } else {
-            self.sharing.clear(page, offset, bytes.len());
-        }
+        self.sharing.clear(page, offset, bytes.len());
     }
 
     /// The guest's memory changes.

@@ -2,7 +2,7 @@
 
 use super::guest::{BUFFER_BYTES, Domain, Mapping, TOP};
 use super::{Checked, Machine};
-use crate::program::{Rights, Site, Source};
+use crate::program::{Mode, Rights, Site, Source};
 use crate::reference::{encode_leaf, encode_table};
 use oche_reference::registers::{TCR, TCR_TRANSLATE, TTBR};
 use oche_types::addr::{Gfn, PAGE_BYTES};
@@ -267,8 +267,12 @@ impl<const C: bool> Machine<C> {
         (0..PAGE_BYTES / 32).try_for_each(|index| self.store(page, index * 32, &[0; 32]))
     }
 
-    /// As Linux does it: every DART of the domain, with the domain's streams.
+    /// As Linux does it: every DART of the domain, with the domain's streams. In a quiescent
+    /// program, whoever else uses its tables as well.
     pub(super) fn flush_domain(&mut self, domain: usize) -> Checked {
+        if self.setting.mode == Mode::Quiescent {
+            return self.settle();
+        }
         let streams = self.guest.streams(domain);
         for dart in 0..self.setting.darts {
             let own = streams.iter().filter(|(other, _)| *other == dart);

@@ -3,8 +3,8 @@
 use super::transfer::Transfer;
 use super::{Checked, Machine, name};
 use crate::program::During;
-use oche_sim::access::CpuResult;
-use oche_sim::access::{Access, Outcome};
+use oche_sim::access::{Access, CpuResult, Data, Outcome};
+use oche_types::dart::stream::{DartId, StreamId};
 
 impl<const C: bool> Machine<C> {
     /// Gives the host the accesses that are to happen in the middle of the sync that begins now.
@@ -89,24 +89,26 @@ impl<const C: bool> Machine<C> {
                     self.note_cpu_store(page, offset, data.bytes());
                 }
                 (Access::Read { dart, stream, iova, length }, Outcome::Device(result)) => {
-                    let (dart, stream) = (dart.index(), stream.index());
-                    let data = None;
-                    self.judge(
-                        &Transfer { dart, stream, iova, length, data, is_overlapped: true },
-                        result,
-                    )?;
+                    self.judge(&overlapped((dart, stream), iova, length, None), result)?;
                 }
                 (Access::Write { dart, stream, iova, data }, Outcome::Device(result)) => {
-                    let (dart, stream, length) = (dart.index(), stream.index(), data.bytes().len());
-                    let data = Some(data);
-                    self.judge(
-                        &Transfer { dart, stream, iova, length, data, is_overlapped: true },
-                        result,
-                    )?;
+                    let length = data.bytes().len();
+                    self.judge(&overlapped((dart, stream), iova, length, Some(data)), result)?;
                 }
                 (access, outcome) => return Err(format!("{access:?} ends with {outcome:?}")),
             }
         }
         self.check_answers()
     }
+}
+
+/// An access that ran in the middle of the engine's work.
+fn overlapped(
+    (dart, stream): (DartId, StreamId),
+    iova: u64,
+    length: usize,
+    data: Option<Data>,
+) -> Transfer {
+    let (dart, stream) = (dart.index(), stream.index());
+    Transfer { dart, stream, iova, length, data, is_overlapped: true }
 }

@@ -1,12 +1,12 @@
 //! Register accesses on both sides, faults, suspend.
 
+use super::transfer::Transfer;
 use super::{Checked, ExpectedFault, Machine, name};
-use crate::history::ANY_CODE;
-use crate::history::Reach;
+use crate::history::{ANY_CODE, Reach};
+use crate::program::Mode;
 use oche_reference::registers::{
     BUSY, CONFIG, ERROR, ERROR_ADDRESS_HIGH, ERROR_ADDRESS_LOW, ERROR_FLAG, LOCK, PARAMS1, PARAMS2,
     STREAM_COMMAND, STREAM_SELECT, STREAMS, STREAMS_ENABLE, TCR, TTBR, is_register_access,
-    stream_of_ttbr,
 };
 use oche_reference::walk::code;
 use oche_types::addr::PAGE_BYTES;
@@ -46,7 +46,6 @@ impl<const C: bool> Machine<C> {
     pub(super) fn write_register(&mut self, dart: usize, offset: u64, value: u32) -> Checked {
         for roots in self.history.write_register(dart, offset, value) {
             self.views.note_roots(&self.history, roots);
-            self.looked_at_early.insert(roots);
         }
         self.look_at_tables()?;
         let (id, _) = name(dart, 0);
@@ -54,15 +53,12 @@ impl<const C: bool> Machine<C> {
         self.after_call()?;
         // A command's events are looked at when the flush is complete.
         if offset != STREAM_COMMAND {
-            // A table's register begins no work: this was left over from one that did, and it is
-            // for the tables of before.
-            let is_late =
-                stream_of_ttbr(offset).is_some() && self.host.events.iter().any(is_placement);
+            if self.setting.mode == Mode::Quiescent {
+                // A stream that begins or ends may be more than one trap's work.
+                self.wait(dart)?;
+            }
             self.replay()?;
             self.take_events()?;
-            if is_late {
-                self.doubt_everything();
-            }
         }
         done.map_err(|error| format!("a write of register {offset:#x} is refused: {error:?}"))
     }
@@ -76,17 +72,6 @@ impl<const C: bool> Machine<C> {
             self.look_at_all_of(page)?;
         }
         Ok(())
-    }
-
-    /// Which tables an event was about is not known: all may be mapped or refused.
-    fn doubt_everything(&mut self) {
-        for dart in 0..self.setting.darts {
-            for stream in 0..STREAMS {
-                for roots in self.history.possible_roots(dart, stream).iter().flatten() {
-                    self.refused_tables.insert_all(roots);
-                }
-            }
-        }
     }
 
     /// The engine has returned: nothing may be half done.
@@ -127,7 +112,8 @@ impl<const C: bool> Machine<C> {
     }
 
     /// A device's access was refused: the guest must hear of it.
-    pub(super) fn expect_fault(&mut self, dart: usize, stream: usize, iova: u64, is_write: bool) {
+    pub(super) fn expect_fault(&mut self, transfer: &Transfer) {
+        let (is_write, &Transfer { dart, stream, iova, .. }) = (transfer.is_write(), transfer);
         let codes = self.codes(dart, stream, iova, is_write);
         self.faults.push_back(ExpectedFault { dart, stream, iova, is_write, codes });
     }
@@ -151,7 +137,7 @@ impl<const C: bool> Machine<C> {
     }
 
     /// The engine reported a fault.
-    pub(super) fn hear_fault(
+    pub(super) fn note_fault(
         &mut self,
         dart: DartId,
         stream: StreamId,
@@ -279,9 +265,4 @@ impl<const C: bool> Machine<C> {
         self.after_call()?;
         value.map_err(|error| format!("a read of register {offset:#x} is refused: {error:?}"))
     }
-}
-
-/// Whether `event` says what became of a mapping.
-fn is_placement(event: &Event) -> bool {
-    matches!(event, Event::Map { .. } | Event::Refused { .. })
 }

@@ -22,6 +22,10 @@ impl Transfer {
         self.iova as usize % PAGE_BYTES
     }
 
+    pub(super) fn is_write(&self) -> bool {
+        self.data.is_some()
+    }
+
     pub(super) fn iova_page(&self) -> u32 {
         (self.iova >> 12) as u32
     }
@@ -30,18 +34,37 @@ impl Transfer {
 impl Display for Transfer {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         let Self { dart, stream, iova, .. } = self;
-        let what = if self.data.is_some() { "a write" } else { "a read" };
+        let what = if self.is_write() { "a write" } else { "a read" };
         write!(f, "DART {dart} stream {stream}: {what} at IOVA {iova:#x}")
     }
 }
 
-/// A device's read under way, and what it must see where that is known.
+/// A device's read under way, and what it must see.
 pub(super) struct ExpectedRead {
     pub(super) transfer: Transfer,
-    /// The page that it reaches and its state at that moment, unless it reaches none.
-    pub(super) page: Option<(Gfn, PageUse)>,
-    pub(super) bytes: Vec<Option<u8>>,
-    pub(super) is_red_zone: bool,
+    /// The page that it reaches and its state at that moment.
+    pub(super) page: (Gfn, PageUse),
+    /// What each byte may be; none where anything may be.
+    pub(super) allowed: Vec<Vec<u8>>,
+}
+
+impl ExpectedRead {
+    /// Compares `seen` with what is allowed.
+    pub(super) fn check(&self, seen: &Data) -> Result<(), String> {
+        let is_wrong =
+            |(found, allowed): (&u8, &Vec<u8>)| !allowed.is_empty() && !allowed.contains(found);
+        match seen.bytes().iter().zip(&self.allowed).position(is_wrong) {
+            None => Ok(()),
+            Some(index) => Err(format!(
+                "{} ({:?}, {}) sees {:02x?}, its byte {index} should be {:02x?}",
+                self.transfer,
+                self.page.0,
+                self.page.1,
+                seen.bytes(),
+                self.allowed[index]
+            )),
+        }
+    }
 }
 
 /// How a page is used at some moment, to be put into words when something differs.
@@ -56,14 +79,5 @@ impl Display for PageUse {
         write!(f, "mapped {} times", self.mappings)?;
         f.write_str(if self.is_unsettled { ", changing" } else { "" })?;
         f.write_str(if self.is_table { ", a table" } else { "" })
-    }
-}
-
-impl Display for ExpectedRead {
-    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
-        match &self.page {
-            Some((page, state)) => write!(f, "{} ({page:?}, {state})", self.transfer),
-            None => write!(f, "{}", self.transfer),
-        }
     }
 }

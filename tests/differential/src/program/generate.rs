@@ -1,6 +1,8 @@
 //! Makes programs: a well-behaved driver's first, then damaged.
 
-use super::{Choice, During, Operation, Program, Rights, Setting, Site, Source, Step, Target};
+use super::{
+    Choice, During, Mode, Operation, Program, Rights, Setting, Site, Source, Step, Target,
+};
 use oche_engine::Isolation;
 use oche_sim::random::Random;
 use oche_sim::setup::Board;
@@ -33,11 +35,19 @@ impl Kind {
     }
 }
 
+impl Mode {
+    /// The mode for a seed.
+    pub fn of(seed: u64) -> Self {
+        if seed >> 11 & 1 == 0 { Self::Quiescent } else { Self::Concurrent }
+    }
+}
+
 /// The program of `length` operations that `seed` makes.
-pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
+pub fn generate(seed: u64, kind: Kind, mode: Mode, length: usize) -> Program {
     let mut random = Random::new(seed);
     // No draw of its own: what a seed means stays what it was.
-    let setting = Setting { is_watched: seed.is_multiple_of(4), ..setting(&mut random, kind) };
+    let is_watched = seed.is_multiple_of(4);
+    let setting = Setting { mode, is_watched, ..setting(&mut random, kind) };
     let mut steps = Vec::with_capacity(length);
     let mut add =
         |random: &mut Random, operation| steps.push(Step { operation, seed: random.bits() as u32 });
@@ -60,7 +70,7 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
     // Short buffers from a frame's start on, which windows leave at home: some programs have many.
     let has_short_rows = random.chance(1, 3);
     while steps.len() < length {
-        let mut operation = operation(&mut random, kind, aliases, domains);
+        let mut operation = operation(&mut random, kind, mode, aliases, domains);
         if let Operation::Map { pages, source, site: Site::Allocator, .. } = &mut operation
             && has_short_rows
             && random.chance(2, 3)
@@ -76,6 +86,7 @@ pub fn generate(seed: u64, kind: Kind, length: usize) -> Program {
 fn setting(random: &mut Random, kind: Kind) -> Setting {
     let failing = kind == Kind::Failing;
     Setting {
+        mode: Mode::Concurrent,
         board: if random.chance(1, 2) { Board::Dart } else { Board::Smmu },
         has_windows: random.chance(2, 3),
         caches_invalid: random.chance(1, 2),
@@ -94,7 +105,7 @@ fn setting(random: &mut Random, kind: Kind) -> Setting {
     }
 }
 
-fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Operation {
+fn operation(random: &mut Random, kind: Kind, mode: Mode, aliases: u64, domains: u8) -> Operation {
     let bad = match kind {
         Kind::Driver | Kind::Scarce => 0,
         Kind::Failing => 2,
@@ -127,8 +138,10 @@ fn operation(random: &mut Random, kind: Kind, aliases: u64, domains: u8) -> Oper
             flush,
         },
         27 if bad != 0 => Operation::Permit { mapping, rights: rights(random, kind), flush },
-        28..=33 => Operation::Overlap((0..1 + random.below(4)).map(|_| during(random)).collect()),
-        34 => Operation::Deliver(random.below(8) as u8),
+        28..=33 if mode == Mode::Concurrent => {
+            Operation::Overlap((0..1 + random.below(4)).map(|_| during(random)).collect())
+        }
+        34 if mode == Mode::Concurrent => Operation::Deliver(random.below(8) as u8),
         35 => disk(random),
         36..=37 => Operation::HandleFault { dart },
         38 => seldom(random, dart, stream, mapping),

@@ -16,7 +16,7 @@
 //!
 //! # Files
 //!
-//! [`registers`] names the registers, which are accessed through the trait [`Hardware`]; [`entry`]
+//! `registers` names the registers, which are accessed through the trait [`Hardware`]; [`entry`]
 //! encodes table entries. A `DartHandle` is one DART, borrowed for an operation: `commands`
 //! programs and flushes it, `recovery` repeats commands and programs it again after a loss of
 //! power.

@@ -137,7 +137,7 @@ pub(crate) const PARAMS2: Register<ReadOnly<u32, PARAMS2::Register>> = register!
 /// Starts an operation on the selected streams.
 pub(crate) const STREAM_COMMAND: Register<ReadWrite<u32, STREAM_COMMAND::Register>> =
     register!(stream_command);
-/// Selects streams for [`STREAM_COMMAND`].
+/// Selects streams for [`const@STREAM_COMMAND`].
 pub(crate) const STREAM_SELECT: Register<ReadWrite<u32, STREAM_SELECT::Register>> =
     register!(stream_select);
 /// The latched fault.

@@ -63,7 +63,7 @@ pub struct LayoutRequest<'a> {
 
 /// The memory layout.
 #[derive(Clone, Copy, Debug)]
-pub struct Layout {
+pub struct MemoryLayout {
     /// Oche's image.
     pub image: PhysRange,
     /// Trace directory and rings; starts at a multiple of 2 MiB.
@@ -131,7 +131,7 @@ impl From<ListFull> for LayoutError {
     }
 }
 
-impl Layout {
+impl MemoryLayout {
     /// Plans the layout.
     ///
     /// # Errors

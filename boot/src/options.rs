@@ -12,7 +12,7 @@ pub struct Level(pub log::LevelFilter);
 
 /// The values of all options.
 #[derive(Clone, Copy, Debug)]
-pub struct Options<'a> {
+pub struct BootOptions<'a> {
     /// `oche.pool`: bytes of the frame pool. `None`: a quarter of RAM.
     pub pool_bytes: Option<u64>,
     /// `oche.trace`: bytes of each CPU's trace ring; 0 turns the trace off.
@@ -39,7 +39,7 @@ pub struct Options<'a> {
     pub fiq: Route,
 }
 
-impl Default for Options<'_> {
+impl Default for BootOptions<'_> {
     fn default() -> Self {
         Self {
             pool_bytes: None,
@@ -57,7 +57,7 @@ impl Default for Options<'_> {
     }
 }
 
-impl<'a> Options<'a> {
+impl<'a> BootOptions<'a> {
     /// Parses every line of an options text. Empty lines and lines that begin with `#` are skipped.
     pub fn take_text(&mut self, text: &'a str, complain: &mut dyn FnMut(&str)) {
         for line in
@@ -133,7 +133,7 @@ const LEVELS: [(&str, log::LevelFilter); 4] = [
     ("info", log::LevelFilter::Info),
     ("debug", log::LevelFilter::Debug),
 ];
-/// Options of earlier versions, with what replaces them.
+/// BootOptions of earlier versions, with what replaces them.
 const RETIRED: [(&str, &str); 1] =
     [("oche.coherence", "the copies of a page are one memory at every moment")];
 const SWITCH: [(&str, bool); 2] = [("0", false), ("1", true)];
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_text_sets_what_it_names_and_complains_about_the_rest() {
         let mut complaints = Vec::new();
-        let mut options = Options::default();
+        let mut options = BootOptions::default();
         options.take_text(
             "# a comment\noche.pool=256M\noche.trace = 0\noche.bootargs=console=ttyAMA0 root=/dev/vda\n\
              oche.pol=1\noche.log=loud\nnonsense\n\0\0",
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn isolation_is_that_of_pages_unless_strict_is_chosen() {
         let mut complaints = 0;
-        let mut options = Options::default();
+        let mut options = BootOptions::default();
         options.take("oche.isolation", "sometimes", &mut |_| complaints += 1);
         assert_eq!((options.isolation, complaints), (Isolation::Page, 1));
         options.take("oche.isolation", "strict", &mut |_| panic!("it is good"));
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_retired_option_is_refused_with_its_reason() {
         let mut complaints = Vec::new();
-        let mut options = Options::default();
+        let mut options = BootOptions::default();
         options.take_text("oche.coherence=api", &mut |name| complaints.push(name.to_string()));
         assert_eq!(complaints, ["oche.coherence"]);
         assert!(retired("oche.coherence").is_some());
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn fiqs_take_the_way_through_el2_only_if_a_person_says_so() {
         let mut complaints = Vec::new();
-        let mut options = Options::default();
+        let mut options = BootOptions::default();
         options.take("oche.fiq", "el2", &mut |name| complaints.push(name.to_string()));
         assert_eq!(
             (options.fiq, complaints.as_slice()),

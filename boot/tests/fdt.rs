@@ -8,14 +8,14 @@ use oche_boot::blob::{self, Refusal};
 use oche_boot::guest_fdt::{Changes, GuestFdtError, Reservation, SpinCpu, VirtioPort, rewrite};
 use oche_boot::machine::{Machine, MachineError};
 use oche_boot::normalize::MAX_SIBLINGS;
-use oche_boot::options::Options;
+use oche_boot::options::BootOptions;
 use oche_types::range::PhysRange;
 
 mod damage;
 
 use damage::{FIXTURE, MEMORY, PORT, buffer, cells, has};
 
-fn rewritten(blob: &[u8], options: &Options<'_>) -> Vec<u8> {
+fn rewritten(blob: &[u8], options: &BootOptions<'_>) -> Vec<u8> {
     let initrd = Some(PhysRange { start: 0x4800_0000, end: 0x4812_3456 });
     let changes = Changes {
         memory: &MEMORY,
@@ -46,7 +46,7 @@ fn qemus_tree_has_what_qemu_was_given() {
 
 #[test]
 fn the_guest_finds_the_port_that_oche_plays() {
-    let blob = rewritten(FIXTURE, &Options::default());
+    let blob = rewritten(FIXTURE, &BootOptions::default());
     let tree = fdt::Fdt::new(&blob).expect("it parses");
     let path = "/virtio_mmio@9180000";
     assert_eq!(cells(&tree, path, "reg"), [0, 0x0918_0000, 0, 0x1000]);
@@ -79,7 +79,7 @@ fn a_port_names_the_interrupt_controller_that_it_is_wired_to() {
 
 #[test]
 fn the_guest_sees_its_memory_its_initrd_and_its_command_line() {
-    let mut options = Options::default();
+    let mut options = BootOptions::default();
     options.take("oche.bootargs", "console=ttyAMA0 quiet", &mut |_| panic!("it is good"));
     let blob = rewritten(FIXTURE, &options);
     let mut buffer = buffer();
@@ -120,7 +120,7 @@ fn a_property_with_a_long_name_survives() {
     let mut node = DeviceTreeNode::new_unchecked("gpu@406400000");
     node.add_property(DeviceTreeProperty::new_unchecked(NAME, 125u32));
     tree.root.add_child(node);
-    let blob = rewritten(&tree.to_dtb(), &Options::default());
+    let blob = rewritten(&tree.to_dtb(), &BootOptions::default());
     let tree = blob::check(&blob).expect("sound").fdt;
     let node = tree.find_node("/gpu@406400000").expect("kept");
     assert_eq!(node.property(NAME).expect("kept").value_as::<u32>(), Ok(125));
@@ -234,7 +234,7 @@ fn the_memory_reservation_block_is_firmwares_memory_for_oche_and_for_the_guest()
     let machine = Machine::read(&blob, &mut room).expect("sound");
     assert_eq!(machine.reserved.as_slice(), [kept]);
     assert_eq!(machine.blob()[28..32], 0x103_u32.to_be_bytes(), "the boot CPU's id");
-    let guest = rewritten(machine.blob(), &Options::default());
+    let guest = rewritten(machine.blob(), &BootOptions::default());
     let mut room = buffer();
     assert_eq!(Machine::read(&guest, &mut room).expect("sound").reserved.as_slice(), [kept]);
 }

@@ -16,9 +16,9 @@ use crate::bare::memory::{bytes, clear, map_memory, map_ram, supply_tables};
 use crate::bare::{fdt_buffer, heap, stage1};
 use crate::blob;
 use crate::header::{self, HEADER_BYTES, Kernel};
-use crate::layout::{Layout, LayoutRequest};
+use crate::layout::{LayoutRequest, MemoryLayout};
 use crate::machine::Machine;
-use crate::options::{Options, retired};
+use crate::options::{BootOptions, retired};
 use crate::payload::{self, Item, MAX_HEADER_BYTES};
 
 /// The results of preparation, before the guest is loaded.
@@ -30,9 +30,9 @@ pub struct Prepared {
     /// The machine, as firmware describes it.
     pub machine: Machine<'static>,
     /// The options.
-    pub options: Options<'static>,
+    pub options: BootOptions<'static>,
     /// The memory layout.
-    pub layout: Layout,
+    pub layout: MemoryLayout,
     /// The guest's kernel file.
     pub(super) kernel_file: PhysRange,
     /// The initrd, at the place where the guest reads it.
@@ -84,7 +84,8 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
         keeps_image: B::RESERVES_IMAGE,
         address_limit: 1 << stage1::ADDRESS_BITS,
     };
-    let layout = Layout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
+    let layout =
+        MemoryLayout::plan(&request).unwrap_or_else(|error| fatal(format_args!("{error}")));
     open_memory(&layout, &machine.ram, trace);
     let reserves_image = B::RESERVES_IMAGE;
     Prepared { machine, options, layout, kernel_file, initrd, around_ram, by_page, reserves_image }
@@ -154,8 +155,8 @@ impl PackedFiles {
     }
 }
 
-fn read_options(machine: &Machine<'static>, text: PhysRange) -> Options<'static> {
-    let mut options = Options::default();
+fn read_options(machine: &Machine<'static>, text: PhysRange) -> BootOptions<'static> {
+    let mut options = BootOptions::default();
     let mut complain = |name: &str| match retired(name) {
         Some(why) => log::warn!("not an option any more: {name}: {why}"),
         None => log::warn!("option ignored: {name}"),
@@ -189,7 +190,7 @@ fn below_image(around: PhysRange, ram: &RangeList) -> PhysRange {
 }
 
 /// Maps all RAM, sets up the heap, and clears Oche's memory for tables and trace.
-fn open_memory(layout: &Layout, ram: &RangeList, trace: directory::Layout) {
+fn open_memory(layout: &MemoryLayout, ram: &RangeList, trace: directory::Layout) {
     log::debug!("heap {}, tables {}, EL2's {}", layout.heap, layout.tables, layout.own_tables);
     // SAFETY: Oche's own memory by the layout, not yet in use; `prepare` runs once.
     unsafe { supply_tables(layout.own_tables) };

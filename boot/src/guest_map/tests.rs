@@ -9,7 +9,7 @@ use oche_types::range::{BLOCK, align_up};
 
 use crate::blocks::first_block;
 use crate::header::Kernel;
-use crate::layout::{Layout, LayoutError, LayoutRequest};
+use crate::layout::{LayoutError, LayoutRequest, MemoryLayout};
 
 const MIB: u64 = 1 << 20;
 const DRAM: u64 = 0x8_0000_0000;
@@ -127,8 +127,8 @@ impl Shape {
         PhysRange { start: DRAM, end: align_up(self.image.start, BLOCK) }
     }
 
-    fn plan(&self) -> Result<Layout, LayoutError> {
-        Layout::plan(&LayoutRequest {
+    fn plan(&self) -> Result<MemoryLayout, LayoutError> {
+        MemoryLayout::plan(&LayoutRequest {
             ram: &self.ram,
             firmware: &self.firmware,
             image: self.image,
@@ -147,7 +147,7 @@ impl Shape {
 }
 
 /// Checks what has what.
-fn check_plan(shape: &Shape, layout: &Layout) {
+fn check_plan(shape: &Shape, layout: &MemoryLayout) {
     let parts =
         [layout.trace, layout.heap, layout.tables, layout.own_tables, layout.release, layout.pool];
     assert!(parts.is_sorted_by_key(|part| part.start), "{parts:?}");
@@ -209,7 +209,7 @@ fn leaves(
     }
 }
 
-fn check_map(shape: &Shape, layout: &Layout, holes: &[PhysRange]) {
+fn check_map(shape: &Shape, layout: &MemoryLayout, holes: &[PhysRange]) {
     let words = Words::default();
     let mut stage2 = Stage2::new(&words, layout.tables, IPA_BITS, true).expect("room");
     let map = GuestMap {

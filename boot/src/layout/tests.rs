@@ -42,7 +42,7 @@ fn nothing_overlaps_and_the_guest_gets_the_rest() {
         PhysRange { start: 0x4040_1000, end: 0x4300_0000 },
     ];
     let request = request(&ram, &none, &sources);
-    let mut layout = Layout::plan(&request).expect("it fits");
+    let mut layout = MemoryLayout::plan(&request).expect("it fits");
     let fdt = layout.place_fdt(0x1_2345).expect("it fits");
     let parts =
         [layout.trace, layout.heap, layout.tables, layout.pool, layout.kernel, layout.image, fdt];
@@ -66,18 +66,18 @@ fn too_little_memory_is_an_error_and_not_squeezed() {
     let (ram, none) = (ram(&[(0x4000_0000, 64 * MIB)]), RangeList::new());
     let mut request = request(&ram, &none, &[]);
     request.image.end = 0x4030_0000;
-    assert!(matches!(Layout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
+    assert!(matches!(MemoryLayout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
     request.pool_bytes = Some(MIB);
-    assert_eq!(Layout::plan(&request).err(), Some(LayoutError::PoolTooSmall));
+    assert_eq!(MemoryLayout::plan(&request).err(), Some(LayoutError::PoolTooSmall));
     request.pool_bytes = Some(u64::MAX);
-    assert!(matches!(Layout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
+    assert!(matches!(MemoryLayout::plan(&request), Err(LayoutError::TooLittleMemory { .. })));
 }
 
 #[test]
 fn firmwares_memory_is_never_used() {
     let (ram, mut firmware) = (ram(&[(0x4000_0000, 1024 * MIB)]), RangeList::new());
     firmware.push(PhysRange { start: 0x7f00_0000, end: 0x8000_0000 }).expect("room");
-    let layout = Layout::plan(&request(&ram, &firmware, &[])).expect("it fits");
+    let layout = MemoryLayout::plan(&request(&ram, &firmware, &[])).expect("it fits");
     assert_eq!(layout.pool.end, 0x7f00_0000);
     assert!(
         layout.guest.covers(&PhysRange { start: 0x7f00_0000, end: 0x8000_0000 }),
@@ -91,7 +91,7 @@ fn the_reservation_runs_to_the_end_of_ram_and_leaves_the_guest_one_bank() {
     for end in [0xbfff_f000, 0xbfe0_4000, 0xbfe0_0000, 0xbfdf_c000, 0xbfe0_1000] {
         let ram = ram(&[(0x4001_c000, end - 0x4001_c000)]);
         let layout =
-            Layout::plan(&LayoutRequest { keeps_image: true, ..request(&ram, &none, &[]) })
+            MemoryLayout::plan(&LayoutRequest { keeps_image: true, ..request(&ram, &none, &[]) })
                 .expect("it fits");
         let bank = PhysRange { start: 0x4001_c000, end: layout.reserved.start };
         assert_eq!(layout.offered.as_slice(), [bank], "RAM ends at {end:#x}");
@@ -103,7 +103,7 @@ fn the_reservation_runs_to_the_end_of_ram_and_leaves_the_guest_one_bank() {
 #[test]
 fn what_is_no_whole_page_is_not_offered() {
     let (ram, none) = (ram(&[(0x4000_0123, 1024 * MIB)]), RangeList::new());
-    let layout = Layout::plan(&request(&ram, &none, &[])).expect("it fits");
+    let layout = MemoryLayout::plan(&request(&ram, &none, &[])).expect("it fits");
     assert_eq!(layout.offered.as_slice().first().map(|range| range.start), Some(0x4000_1000));
     assert_eq!(layout.reserved.end, 0x8000_0000);
 }
@@ -115,7 +115,7 @@ fn own_tables_grow_with_what_is_mapped_in_pages() {
         let by_page = PhysRange { start: 0x4000_0000, end };
         let image = PhysRange { start: end, end: end + 2 * MIB };
         let request = LayoutRequest { by_page, image, initrd: None, ..request(&ram, &none, &[]) };
-        Layout::plan(&request).expect("it fits").own_tables.size() / PAGE
+        MemoryLayout::plan(&request).expect("it fits").own_tables.size() / PAGE
     };
     assert_eq!(pages(0x4020_0000), 1 + SPARE_OWN_TABLES);
     assert_eq!(pages(0xc000_0000), 1024 + SPARE_OWN_TABLES);

@@ -38,7 +38,7 @@ pub trait Platform: Sync {
         write: Option<u64>,
     ) -> IoResult;
     /// Handles an access to a trapped page: see `trapped_page::hw::on_fault`.
-    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume;
+    fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume;
     /// The kind of exit as which an access at guest-physical `address`, which stage 2 does not map,
     /// is counted: an access to a DART's register, or another.
     fn exit_at(&self, address: u64) -> Exit;
@@ -47,7 +47,7 @@ pub trait Platform: Sync {
         &'static self,
         is_done: bool,
         frame: &mut TrapFrame,
-        fault: &mut dyn FnMut() -> Option<Fault>,
+        fault: &mut dyn FnMut() -> Option<Stage2Fault>,
     ) -> Option<Resume>;
 }
 
@@ -75,7 +75,7 @@ impl TrapContext {
 
 /// A stage-2 fault that the platform must decide about.
 #[derive(Clone, Copy, Debug)]
-pub struct Fault {
+pub struct Stage2Fault {
     /// Guest-physical address in bytes, below 2^44. For a fault on a table walk, the address of the
     /// table's page.
     pub address: u64,
@@ -102,7 +102,7 @@ pub struct MmioAccess {
     pub transfer: Transfer,
 }
 
-impl Fault {
+impl Stage2Fault {
     /// The access, if the syndrome describes it (`ISV` = 1). It does not for a pair, a SIMD
     /// register, write-back or an atomic.
     pub fn mmio(&self, frame: &TrapFrame) -> Option<MmioAccess> {

@@ -6,7 +6,7 @@ use oche_engine::host::CpuAccess;
 use oche_trace::statistics::Exit;
 use oche_types::addr::Gfn;
 
-use crate::fault::{Fault, Platform, Resume, TrapContext};
+use crate::fault::{Platform, Resume, Stage2Fault, TrapContext};
 use crate::frame::TrapFrame;
 use crate::inject::Reason;
 use crate::inject::hw::inject;
@@ -66,7 +66,7 @@ enum Trap {
     /// A fetch from a page that must be made executable.
     Execute(&'static Root, Gfn),
     /// An access to a device or to a trapped page: the platform decides.
-    Fault(Fault),
+    Fault(Stage2Fault),
     /// An access for which the guest takes an abort.
     Refused(Reason),
     HypervisorCall,
@@ -96,8 +96,13 @@ impl Trap {
         };
         let root = guest::root();
         let lookup = root.lookup(&Cpus, page);
-        let fault =
-            Self::Fault(Fault { address, far: exception.far, abort: *abort, is_fetch, lookup });
+        let fault = Self::Fault(Stage2Fault {
+            address,
+            far: exception.far,
+            abort: *abort,
+            is_fetch,
+            lookup,
+        });
         match (lookup, abort.status) {
             (Lookup::Broken, _) => Self::Retry,
             (
@@ -128,7 +133,7 @@ impl Trap {
         match self {
             Self::Retry => Exit::Retry,
             Self::Execute(..) => Exit::Execute,
-            Self::Fault(Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
+            Self::Fault(Stage2Fault { lookup: Lookup::Mapped { .. }, .. }) => Exit::TrappedPage,
             Self::Fault(fault) => {
                 PLATFORM.get().map_or(Exit::Device, |one| one.exit_at(fault.address))
             }
@@ -159,7 +164,7 @@ fn end_step(exception: &Exception, frame: &mut TrapFrame) -> Option<Exit> {
             Lookup::Mapped { access: CpuAccess::ReadOnly, .. } => !is_fetch,
             _ => false,
         };
-        is_closed.then_some(Fault { address, far: exception.far, abort, is_fetch, lookup })
+        is_closed.then_some(Stage2Fault { address, far: exception.far, abort, is_fetch, lookup })
     };
     let is_done = class == Class::SoftwareStep;
     match platform.step_ended(is_done, frame, &mut fault) {
@@ -203,7 +208,7 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
     }
 }
 
-fn on_fault(fault: &Fault, exception: &Exception, frame: &mut TrapFrame) {
+fn on_fault(fault: &Stage2Fault, exception: &Exception, frame: &mut TrapFrame) {
     let resume = match (PLATFORM.get(), fault.lookup) {
         (None, _) => Resume::Abort,
         (Some(platform), Lookup::Mapped { .. }) => platform.access_trapped_page(fault, frame),

@@ -10,9 +10,9 @@ use oche_boot::bare::entry::FdtAddress;
 use oche_boot::bare::prepare::{Prepared, prepare};
 use oche_boot::bare::{heap, memory};
 use oche_boot::guest_fdt::VirtioPort;
-use oche_boot::layout::{HEAP_BYTES, Layout};
+use oche_boot::layout::{HEAP_BYTES, MemoryLayout};
 use oche_el2::device::{IoError, IoResult};
-use oche_el2::fault::{Fault, Platform, Resume, TrapContext};
+use oche_el2::fault::{Platform, Resume, Stage2Fault, TrapContext};
 use oche_el2::firmware::{self, fatal};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
@@ -192,7 +192,7 @@ fn measured(mut emulated_darts: EmulatedDarts<Smmu>) -> EmulatedDarts<Smmu> {
 
 /// Checks that the engine uses no more heap than its bound, from which the heap's size was
 /// computed.
-fn check_heap(used_before: usize, layout: &Layout) {
+fn check_heap(used_before: usize, layout: &MemoryLayout) {
     let (used, _) = heap::usage();
     let (taken, bound) = (
         (used - used_before) as u64,
@@ -227,7 +227,7 @@ impl Platform for Virt {
         self.emulated_darts.lock().access_dart(context, dart, offset, bytes, write)
     }
 
-    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+    fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
@@ -239,7 +239,7 @@ impl Platform for Virt {
         &'static self,
         is_done: bool,
         frame: &mut TrapFrame,
-        fault: &mut dyn FnMut() -> Option<Fault>,
+        fault: &mut dyn FnMut() -> Option<Stage2Fault>,
     ) -> Option<Resume> {
         trapped_page::hw::on_step(&self.emulated_darts, is_done, frame, fault)
     }

@@ -78,7 +78,7 @@ pub struct Smmu {
 /// Physical addresses of the structures that the SMMU reads, for checks from outside (see
 /// `smmu/README.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Layout {
+pub struct StructureAddresses {
     /// The level 1 stream table, as in STRTAB_BASE.
     pub stream_table: u64,
     /// The first context descriptor, that of the blocking context. The one of domain `n` is 64 × (n
@@ -133,8 +133,8 @@ impl Smmu {
     }
 
     /// The addresses of the SMMU's structures.
-    pub fn layout(&self) -> Layout {
-        Layout {
+    pub fn layout(&self) -> StructureAddresses {
+        StructureAddresses {
             stream_table: self.streams.address(),
             contexts: self.contexts.blocking(),
             blocking: self.contexts.blocking_root().address(),

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSegment, ObjectSymbol};
 use oche_boot::header;
-use oche_boot::options::{Options, retired};
+use oche_boot::options::{BootOptions, retired};
 use oche_boot::payload::{self, ENTRY_BYTES, HEADER_BYTES, ITEM_ALIGNMENT, ItemKind};
 use oche_qemu_virt::iommu_map::Choice;
 
@@ -35,7 +35,7 @@ pub struct GuestFiles {
     pub kernel: PathBuf,
     /// The guest's initrd, if it has one.
     pub initrd: Option<PathBuf>,
-    /// Options for Oche: names such as `oche.pool`, with their values.
+    /// BootOptions for Oche: names such as `oche.pool`, with their values.
     pub options: Vec<(String, String)>,
 }
 
@@ -189,7 +189,7 @@ fn options_text(options: &[(String, String)]) -> Result<String> {
     // Oche itself would name what it does not know on its console and go on; here it can still be
     // put right.
     let mut refused = None;
-    let mut taken = Options::default();
+    let mut taken = BootOptions::default();
     taken.take_text(&text, &mut |name| refused = refused.take().or(Some(name.to_owned())));
     if taken.iommu_map.is_some_and(|map| Choice::parse(map).is_none()) {
         refused = refused.or(Some("oche.iommu-map".to_owned()));

@@ -5,7 +5,7 @@
 use core::arch::{asm, global_asm};
 
 use crate::device::{self, IoError, IoResult, Part, Vectors};
-use crate::fault::{Fault, Resume};
+use crate::fault::{Resume, Stage2Fault};
 use crate::frame::TrapFrame;
 use crate::guest_registers::hw::FrameRegisters;
 use crate::translation;
@@ -13,7 +13,7 @@ use crate::translation;
 /// Carries out the access that caused `fault`, part by part. Calls `device` for each part with the
 /// guest-physical address, the number of bytes, and the value to store (`None` for a load).
 pub fn on_fault(
-    fault: &Fault,
+    fault: &Stage2Fault,
     frame: &mut TrapFrame,
     mut device: impl FnMut(u64, usize, Option<u64>) -> IoResult,
 ) -> Resume {

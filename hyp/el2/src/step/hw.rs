@@ -35,7 +35,7 @@ use crate::registers::{
     ElrEl12, HCR_FMO, HCR_VF, OsdlrEl1, OslsrEl1, SpsrEl12, synchronize_context,
 };
 use crate::stage2::maintenance::Maintenance as _;
-use crate::step::{self, State, StepOutcome, sentinel};
+use crate::step::{self, StepOutcome, StepState, sentinel};
 use crate::tlb::Cpus;
 use crate::{features, guest, percpu};
 
@@ -155,8 +155,8 @@ pub(crate) fn disarm(frame: &mut TrapFrame, debug_state: &SavedDebugState, is_do
     if debug_state.was_double_locked {
         OsdlrEl1.write(OSDLR_LOCKED);
     }
-    let before = State { level: level(debug_state.spsr), pc: debug_state.elr };
-    let now = State { level: level(frame.spsr), pc: frame.elr };
+    let before = StepState { level: level(debug_state.spsr), pc: debug_state.elr };
+    let now = StepState { level: level(frame.spsr), pc: frame.elr };
     let outcome = step::outcome(before, now, ElrEl12.read());
     if debug_state.is_kernel() && outcome != StepOutcome::Entry {
         ElrEl12.write(debug_state.elr_el1);

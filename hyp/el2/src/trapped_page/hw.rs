@@ -7,7 +7,7 @@ use oche_types::MAX_CPUS;
 use oche_types::addr::{Gfn, PAGE_BYTES};
 use oche_types::event::WatchHow;
 
-use crate::fault::{Fault, Resume};
+use crate::fault::{Resume, Stage2Fault};
 use crate::frame::TrapFrame;
 use crate::guest_registers::hw::FrameRegisters;
 use crate::inject::hw::inject_store_fault;
@@ -78,7 +78,7 @@ struct ExclusiveSequence {
 /// must still allow it ([`recheck_translation`]). Otherwise the CPU repeats the access.
 pub fn on_fault<G: TrappedPages>(
     engine: &'static SpinLock<G>,
-    fault: &Fault,
+    fault: &Stage2Fault,
     frame: &mut TrapFrame,
 ) -> Resume {
     let mut pages = engine.lock();
@@ -128,7 +128,7 @@ pub fn on_fault<G: TrappedPages>(
 fn step_unknown<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
-    fault: &Fault,
+    fault: &Stage2Fault,
     frame: &mut TrapFrame,
 ) -> Resume {
     let is_exclusive =
@@ -266,7 +266,7 @@ pub fn on_step<G: TrappedPages>(
     engine: &'static SpinLock<G>,
     is_done: bool,
     frame: &mut TrapFrame,
-    fault: impl FnOnce() -> Option<Fault>,
+    fault: impl FnOnce() -> Option<Stage2Fault>,
 ) -> Option<Resume> {
     let sequence = of_this_cpu(&mut STATE.lock().exclusive_sequences).take();
     if let Some(sequence) = sequence {
@@ -305,7 +305,7 @@ pub fn on_step<G: TrappedPages>(
 fn begin_step<G: TrappedPages>(
     mut pages: SpinGuard<'static, G>,
     page: Gfn,
-    fault: &Fault,
+    fault: &Stage2Fault,
     frame: &mut TrapFrame,
     opened: &[Option<Opened>; MAX_OPENED],
 ) -> Resume {
@@ -352,7 +352,7 @@ fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) 
 }
 
 /// The bytes of `page` that the instruction to be stepped accesses, as far as its encoding shows.
-fn touched(page: Gfn, fault: &Fault, frame: &TrapFrame) -> WatchedAccess {
+fn touched(page: Gfn, fault: &Stage2Fault, frame: &TrapFrame) -> WatchedAccess {
     let (bytes, offset) = (instruction::MAX_BYTES, fault.address as usize % PAGE_BYTES);
     let (bytes, offset) = match instruction(frame) {
         Some(instruction) => (
@@ -388,7 +388,7 @@ fn value_of(pages: &mut impl TrappedPages, watched: &WatchedAccess) -> Value {
     })
 }
 
-fn reach(fault: &Fault) -> AccessKind {
+fn reach(fault: &Stage2Fault) -> AccessKind {
     match (fault.abort.on_table_walk, fault.is_fetch, fault.abort.is_write) {
         (true, ..) => AccessKind::Walk,
         (_, true, _) => AccessKind::Fetch,

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use oche_el2::device::{IoError, IoResult};
-use oche_el2::fault::{Fault, Platform, Resume, TrapContext};
+use oche_el2::fault::{Platform, Resume, Stage2Fault, TrapContext};
 use oche_el2::frame::TrapFrame;
 use oche_el2::lock::SpinLock;
 use oche_el2::trapped_page;
@@ -170,7 +170,7 @@ impl Platform for M1Platform {
         controller.access(&mut emulated_darts, context, (address, bytes), write)
     }
 
-    fn access_trapped_page(&'static self, fault: &Fault, frame: &mut TrapFrame) -> Resume {
+    fn access_trapped_page(&'static self, fault: &Stage2Fault, frame: &mut TrapFrame) -> Resume {
         trapped_page::hw::on_fault(&self.emulated_darts, fault, frame)
     }
 
@@ -182,7 +182,7 @@ impl Platform for M1Platform {
         &'static self,
         is_done: bool,
         frame: &mut TrapFrame,
-        fault: &mut dyn FnMut() -> Option<Fault>,
+        fault: &mut dyn FnMut() -> Option<Stage2Fault>,
     ) -> Option<Resume> {
         trapped_page::hw::on_step(&self.emulated_darts, is_done, frame, fault)
     }

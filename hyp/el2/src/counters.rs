@@ -3,7 +3,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use oche_trace::statistics::{Exit, INJECTED};
+use oche_trace::statistics::{Exit, INJECTED, TLB_BROADCASTS};
 
 use crate::lock::Once;
 
@@ -35,6 +35,11 @@ impl Counters {
     /// Counts an exception that was injected into the guest.
     pub fn count_injected(&self) {
         self.add_one(INJECTED);
+    }
+
+    /// Counts a TLB invalidation that reaches all CPUs.
+    pub fn count_tlb_broadcast(&self) {
+        self.add_one(TLB_BROADCASTS);
     }
 
     /// Only the CPU itself writes its counters, and no other access is ordered by them, so no

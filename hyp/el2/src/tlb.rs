@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::registers::{VTTBR_EL2, Writeable};
 
+use crate::percpu;
 use crate::registers::CtrEl0;
 use crate::stage2::Hardware;
 use crate::stage2::hardware::{Barrier, InstructionFetch, Translations};
@@ -64,6 +65,9 @@ impl Hardware for Cpus {
 
     #[inline(always)]
     fn invalidate(&self, translations: Translations) {
+        if translations != Translations::AllHere {
+            percpu::this().exits.count_tlb_broadcast();
+        }
         match translations {
             Translations::Page(page) => {
                 // The operand holds IPA[51:12] in bits 39:0; TTL = 0: any level.

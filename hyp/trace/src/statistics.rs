@@ -204,9 +204,9 @@ macro_rules! exits {
         }
 
         impl Exit {
-            /// The names of a CPU's counters: of each kind of exit, in order, and [`INJECTED`]
-            /// last.
-            pub const NAMES: &[&str] = &[$($name,)* "injected_exceptions"];
+            /// The names of a CPU's counters: of each kind of exit, in order, then those of
+            /// [`INJECTED`] and [`TLB_BROADCASTS`].
+            pub const NAMES: &[&str] = &[$($name,)* "injected_exceptions", "tlb_broadcasts"];
         }
     };
 }
@@ -242,7 +242,10 @@ exits! {
 
 /// The place among a CPU's counters of how many of its exits ended in an abort or an undefined
 /// instruction for the guest.
-pub const INJECTED: usize = Exit::NAMES.len() - 1;
+pub const INJECTED: usize = Exit::NAMES.len() - 2;
+
+/// The place among a CPU's counters of how many TLB invalidations of all CPUs it has issued at EL2.
+pub const TLB_BROADCASTS: usize = Exit::NAMES.len() - 1;
 
 const _: () = {
     let lists = [Statistics::NAMES, Exit::NAMES];

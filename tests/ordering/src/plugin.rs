@@ -162,13 +162,14 @@ impl Vcpu {
         }
     }
 
-    /// EL2 counts the exit under way: the first of the CPU's counters that it stores to says of
-    /// which kind it is.
+    /// EL2 counts the exit under way: the first of the CPU's counters of exits that it stores to
+    /// says of which kind it is.
     fn note_kind(&mut self, cpu: usize, address: u64, settings: &Settings) {
         let Some(exit) = self.exit.as_mut().filter(|exit| exit.kind.is_none()) else { return };
         let offset = settings.counters.filter(|counters| counters.contains(address));
         if let Some(offset) = offset.map(|counters| address - counters.start)
             && offset / COUNTERS_BYTES == cpu as u64
+            && offset % COUNTERS_BYTES / 8 < settings.kinds
         {
             exit.kind = Some(offset % COUNTERS_BYTES / 8);
         }

@@ -62,6 +62,8 @@ pub struct Settings {
     pub waiting: Vec<Range>,
     /// `counters=`: what counts the exits of each CPU, [`COUNTERS_BYTES`] for each.
     pub counters: Option<Range>,
+    /// `kinds=`: how many of a CPU's counters, the first ones, count exits.
+    pub kinds: u64,
     /// `loaded=`: the guest as loaded, which begins with its caches off.
     pub loaded: Vec<Range>,
 }
@@ -85,6 +87,7 @@ impl Settings {
                 "symbols" => settings.symbols = Some(value.into()),
                 "vectors" => settings.vectors = Some(address()?),
                 "start" => settings.start = Some(address()?),
+                "kinds" => settings.kinds = address()?,
                 "tables" => settings.tables.push(range()?),
                 "own" => settings.own_tables.push(range()?),
                 "shared" => settings.shared.push(range()?),
@@ -125,9 +128,10 @@ mod tests {
     #[test]
     fn ranges_are_read_and_wrong_arguments_are_named() {
         let settings =
-            parse(&["image=1000-2000", "report=/r", "device=10-20", "device=30-40"]).unwrap();
+            parse(&["image=1000-2000", "report=/r", "device=10-20", "device=30-40", "kinds=c"])
+                .unwrap();
         assert_eq!(settings.image, Some(Range { start: 0x1000, end: 0x2000 }));
-        assert_eq!(settings.devices.len(), 2);
+        assert_eq!((settings.devices.len(), settings.kinds), (2, 12));
         for wrong in ["image=1", "image=2-1", "colour=1-2", "image"] {
             assert!(
                 parse(&[wrong, "report=/r"]).is_err_and(|error| error.contains(wrong)),

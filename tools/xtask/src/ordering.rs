@@ -16,7 +16,7 @@ use oche::command;
 use oche::progress::Step;
 use oche::workspace;
 use oche_trace::directory;
-use oche_trace::statistics::Exit;
+use oche_trace::statistics::{Exit, INJECTED};
 use oche_types::range::PhysRange;
 
 use crate::qemu::escape_commas;
@@ -115,6 +115,7 @@ impl OrderingChecker {
         add("symbols", escape_commas(&names));
         add("vectors", format!("{:x}", symbols.range(VECTORS)?.start + base).into());
         add("start", format!("{:x}", symbols.range(START)?.start + base).into());
+        add("kinds", format!("{INJECTED:x}").into());
         let waiting: Vec<_> =
             symbols.named_like(WAITING).map(|range| ("waiting", moved(range, base))).collect();
         if waiting.is_empty() {

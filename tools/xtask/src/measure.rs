@@ -11,6 +11,7 @@ use oche::workspace;
 use crate::hostile;
 use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
+pub mod compare;
 pub mod job;
 
 /// What to measure.
@@ -21,6 +22,8 @@ pub enum What {
     Events,
     /// Instructions that the trace adds to the demo's work.
     Job(job::JobOptions),
+    /// Compare a DMA map and unmap on Oche with the same kernel on an SMMUv3, in instructions.
+    Compare(compare::CompareOptions),
 }
 
 /// Carries out `cargo xtask measure`.
@@ -32,6 +35,7 @@ pub fn main(what: Option<&What>) -> Result<()> {
     match what {
         None | Some(What::Events) => events(),
         Some(What::Job(options)) => job::main(options),
+        Some(What::Compare(options)) => compare::main(options),
     }
 }
 

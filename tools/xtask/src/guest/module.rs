@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use oche::progress::Step;
 use oche::{command, workspace};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,8 @@ use super::kernel::{GuestKernel, hex};
 
 /// The distribution's files that are compiled, in `drivers/iommu/`.
 const DRIVER_SOURCES: [&str; 2] = ["apple-dart.c", "io-pgtable-dart.c"];
+/// What is taken out of the kernel's source: the driver's folder, and the benchmark of DMA maps.
+const SOURCES: [&str; 2] = ["drivers/iommu", "kernel/dma/map_benchmark.c"];
 /// The files that the project adds to them.
 const GLUE: [(&str, &str); 3] = [
     ("Kbuild", include_str!("module/Kbuild")),
@@ -194,35 +196,16 @@ fn unpack_headers(
     Ok(Headers { flavour: sources.join(&name), makefile: sources.join(common).join("Makefile") })
 }
 
-/// Takes the driver's sources out of the distribution's source package, and returns which package
-/// that was.
-///
-/// They are kept by package version: all flavours of a kernel share them.
+/// Copies the driver's sources out of the distribution's source package, and returns the package's
+/// name and version.
 fn extract_sources(
     archive: &Archive,
     kernel: &GuestKernel,
     into: &Path,
     step: &Step,
 ) -> Result<String> {
-    let series: Vec<_> = kernel.release.split(['.', '-', '+']).take(2).collect();
-    let series = series.join(".");
-    let package = Package {
-        name: format!("linux-source-{series}"),
-        version: kernel.version.clone(),
-        architecture: "all".to_owned(),
-        depends: Vec::new(),
-    };
-    let kept =
-        workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
-    let _lock = workspace::FolderLock::wait(&kept)?;
-    let folder = kept.join(&package.name).join("drivers/iommu");
-    if DRIVER_SOURCES.iter().any(|name| !folder.join(name).is_file()) {
-        let debs = archive.download(std::slice::from_ref(&package), step)?;
-        step.detail("taking the driver's source out of the kernel's");
-        for deb in &debs {
-            archive::extract_source(deb, &package.name, &["drivers/iommu"], &kept)?;
-        }
-    }
+    let (sources, package) = unpack_sources(archive, kernel, step)?;
+    let folder = sources.join("drivers/iommu");
     workspace::remove_folder(into)?;
     workspace::create_folder(into)?;
     for entry in fs::read_dir(&folder)
@@ -242,6 +225,47 @@ fn extract_sources(
         }
     }
     Ok(format!("{} {}", package.name, package.version))
+}
+
+/// Gives a file of the source of `kernel`, one of [`SOURCES`], unchanged.
+///
+/// # Errors
+///
+/// The archive cannot be reached, or its source package lacks the file.
+pub fn source_file(kernel: &GuestKernel, name: &str, step: &Step) -> Result<PathBuf> {
+    let (sources, package) = unpack_sources(&Archive::open(&kernel.suite)?, kernel, step)?;
+    let file = sources.join(name);
+    ensure!(file.is_file(), "{} has no {name}", package.name);
+    Ok(file)
+}
+
+/// Takes [`SOURCES`] out of the source package, and gives their folder and the package.
+///
+/// They are kept by package version: all flavours of a kernel share them.
+fn unpack_sources(
+    archive: &Archive,
+    kernel: &GuestKernel,
+    step: &Step,
+) -> Result<(PathBuf, Package)> {
+    let series: Vec<_> = kernel.release.split(['.', '-', '+']).take(2).collect();
+    let package = Package {
+        name: format!("linux-source-{}", series.join(".")),
+        version: kernel.version.clone(),
+        architecture: "all".to_owned(),
+        depends: Vec::new(),
+    };
+    let kept =
+        workspace::cache().join("sources").join(format!("{}_{}", package.name, package.version));
+    let _lock = workspace::FolderLock::wait(&kept)?;
+    let folder = kept.join(&package.name);
+    if SOURCES.iter().any(|name| !folder.join(name).exists()) {
+        let debs = archive.download(std::slice::from_ref(&package), step)?;
+        step.detail("taking sources out of the kernel's");
+        for deb in &debs {
+            archive::extract_source(deb, &package.name, &SOURCES, &kept)?;
+        }
+    }
+    Ok((folder, package))
 }
 
 fn compile(headers: &Headers, sources: &Path) -> Result<()> {

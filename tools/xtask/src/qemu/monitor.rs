@@ -68,6 +68,19 @@ impl Monitor {
         self.command("cont", &json!({})).map(|_| ())
     }
 
+    /// Whether the CPUs run: not after [`Self::stop`], nor where the guest stopped its machine.
+    ///
+    /// # Errors
+    ///
+    /// QEMU is gone or refuses.
+    pub fn is_running(&mut self) -> Result<bool> {
+        let status = self.command("query-status", &json!({}))?;
+        status
+            .get("running")
+            .and_then(Value::as_bool)
+            .with_context(|| format!("QEMU's status is {status}"))
+    }
+
     /// Ends QEMU in good order.
     ///
     /// # Errors

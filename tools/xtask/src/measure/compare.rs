@@ -1,0 +1,138 @@
+//! `cargo xtask measure compare`: what a DMA map and unmap cost on Oche, in instructions, against
+//! the same kernel on an SMMUv3 with 4 KiB pages.
+//!
+//! `docs/measurements.md` says how it is measured, and has the recorded figures.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use oche::command;
+use oche::el2::Toolchain;
+use oche::progress::{Progress, Step};
+
+mod cases;
+mod comparison;
+mod guest;
+mod recorded;
+mod run;
+
+use crate::qemu;
+use cases::MapCase;
+use comparison::{CaseFigures, Comparison};
+use guest::CompareGuest;
+use run::Setup;
+
+/// Options of `cargo xtask measure compare`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+The same kernel, initrd and devices run on QEMU's SMMUv3, on Oche, on Oche that records callers, and
+on Oche without its trace. QEMU counts instructions as time, so two runs give the same figures.")]
+pub struct CompareOptions {
+    /// Run only cases whose name contains WORD, such as `fresh 4 KiB`; may be repeated.
+    #[arg(long, value_name = "WORD")]
+    pub only: Vec<String>,
+    /// Print one JSON document on standard output instead of tables.
+    #[arg(long)]
+    pub json: bool,
+    /// Measure Oche only, and fail if a figure is more than 2 % worse than the recorded one.
+    #[arg(long, conflicts_with_all = ["json", "record"])]
+    pub check: bool,
+    /// Record the figures, and put them into docs/measurements.md.
+    #[arg(long, conflicts_with = "only")]
+    pub record: bool,
+}
+
+/// Measures, and prints the comparison.
+///
+/// # Errors
+///
+/// Something needed cannot be had, a run failed, or with `--check` a figure is worse than recorded.
+pub fn main(options: &CompareOptions) -> Result<()> {
+    let cases = MapCase::choose(&options.only)?;
+    let setups: &[Setup] = if options.check { &[Setup::Oche] } else { &Setup::ALL };
+    let progress = Progress::new(1 + setups.len() + usize::from(options.check));
+    let comparison = measure(&cases, setups, &progress)?;
+    if options.check {
+        let step = progress.step("Against the recorded figures");
+        let verdict = recorded::check(&comparison, &recorded::read()?, &step)?;
+        step.done(&verdict);
+        return Ok(());
+    }
+    if options.record {
+        recorded::write(&comparison)?;
+    }
+    if options.json {
+        print!("{}", comparison.json()?);
+    } else {
+        println!("\nInstructions of a map / an unmap, and at EL2 for both; events for both:\n");
+        println!("{}\n{}", comparison.table(), comparison.trace_table());
+    }
+    Ok(())
+}
+
+/// Measures Oche and compares all figures with the recorded ones, in the step of another command.
+///
+/// # Errors
+///
+/// Something needed cannot be had, the run failed, or a figure is worse than recorded.
+pub(crate) fn check_recorded(step: &Step) -> Result<String> {
+    let cases = MapCase::all();
+    let (toolchain, prepared) = guest::prepare(&cases, step)?;
+    let mut comparison = begin(&cases, toolchain, &prepared)?;
+    add(&mut comparison, Setup::Oche, &prepared, &cases, step)?;
+    recorded::check(&comparison, &recorded::read()?, step)
+}
+
+fn measure(cases: &[MapCase], setups: &[Setup], progress: &Progress) -> Result<Comparison> {
+    let step = progress.step("Oche, the guest and its benchmark");
+    let (toolchain, prepared) = guest::prepare(cases, &step)?;
+    let mut comparison = begin(cases, toolchain, &prepared)?;
+    step.done(&prepared.folder.display().to_string());
+    for setup in setups {
+        let step = progress.step(&format!("{} cases: {}", cases.len(), setup.title()));
+        add(&mut comparison, *setup, &prepared, cases, &step)?;
+        step.done("");
+    }
+    Ok(comparison)
+}
+
+/// A comparison without figures.
+fn begin(cases: &[MapCase], toolchain: Toolchain, prepared: &CompareGuest) -> Result<Comparison> {
+    let kernel = &prepared.kernel;
+    let cases =
+        cases.iter().map(|case| CaseFigures { case: case.to_string(), ..Default::default() });
+    Ok(Comparison {
+        kernel: format!("{} ({} {})", kernel.release, kernel.package, kernel.version),
+        compiler: compiler(toolchain)?,
+        qemu: first_line(Command::new(qemu::PROGRAM).arg("--version"))?,
+        cases: cases.collect(),
+    })
+}
+
+/// Measures `setup`, and adds its figures.
+fn add(
+    comparison: &mut Comparison,
+    setup: Setup,
+    prepared: &CompareGuest,
+    cases: &[MapCase],
+    step: &Step,
+) -> Result<()> {
+    let figures = run::measure(prepared, setup, cases, step)?;
+    for (case, figures) in comparison.cases.iter_mut().zip(figures) {
+        case.set(setup, figures);
+    }
+    Ok(())
+}
+
+/// The version of the compiler that builds for EL2.
+fn compiler(toolchain: Toolchain) -> Result<String> {
+    let cargo = toolchain.cargo();
+    let chosen = cargo.get_envs().find(|(name, _)| *name == "RUSTC");
+    let program = chosen.and_then(|(_, program)| program).unwrap_or("rustc".as_ref());
+    first_line(Command::new(program).arg("--version"))
+}
+
+fn first_line(program: &mut Command) -> Result<String> {
+    let text = command::text(program, "asking for a version")?;
+    text.lines().next().map(str::to_owned).context("a program has no version")
+}

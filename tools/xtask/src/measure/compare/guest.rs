@@ -1,0 +1,99 @@
+//! What the compared runs boot: the distribution's kernel, its benchmark, and one initrd for all.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use oche::el2::{self, Toolchain};
+use oche::progress::Step;
+use oche::{command, workspace};
+
+use super::cases::MapCase;
+use crate::environment;
+use crate::guest::initramfs::Initramfs;
+use crate::guest::kernel::{self, GuestKernel, KernelChoice};
+use crate::guest::module;
+use crate::guest::userland::Userland;
+
+/// The guest's script.
+const SCRIPT: &str = include_str!("guest/init.sh");
+/// The program that runs a case.
+const PROGRAM: &str = include_str!("guest/map-cost.c");
+/// The files beside the distribution's benchmark.
+const FILES: [(&str, &str); 3] = [
+    ("Kbuild", include_str!("guest/Kbuild")),
+    ("short-runs.h", include_str!("guest/short-runs.h")),
+    ("oche-map-cost.c", include_str!("guest/oche-map-cost.c")),
+];
+/// The distribution's benchmark, in its kernel's source.
+const BENCHMARK: &str = "kernel/dma/map_benchmark.c";
+/// The modules that are built.
+const MODULES: [&str; 2] = ["map_benchmark.ko", "oche-map-cost.ko"];
+
+/// What the runs boot.
+#[derive(Debug)]
+pub(super) struct CompareGuest {
+    /// The folder of all files of the measurement.
+    pub(super) folder: PathBuf,
+    /// Oche, built for EL2.
+    pub(super) oche: PathBuf,
+    /// The distribution's kernel.
+    pub(super) kernel: GuestKernel,
+    /// The initrd of every run.
+    pub(super) initrd: PathBuf,
+}
+
+/// Fetches and builds it, and gives the toolchain that Oche was built with.
+///
+/// # Errors
+///
+/// Something cannot be had or built; the error names it.
+pub(super) fn prepare(cases: &[MapCase], step: &Step) -> Result<(Toolchain, CompareGuest)> {
+    let toolchain = environment::prepare(step)?;
+    let folder = workspace::target().join("measure/compare");
+    workspace::create_folder(&folder)?;
+    let oche = el2::build(toolchain, &[], step)?;
+    let kernel = kernel::fetch(&KernelChoice::stock(), step)?;
+    let initrd = folder.join("initrd.cpio");
+    pack_initrd(&kernel, cases, &folder, step)?.write(&initrd)?;
+    Ok((toolchain, CompareGuest { folder, oche, kernel, initrd }))
+}
+
+fn pack_initrd(
+    kernel: &GuestKernel,
+    cases: &[MapCase],
+    folder: &Path,
+    step: &Step,
+) -> Result<Initramfs> {
+    let mut initramfs = Initramfs::new(&Userland::fetch(step)?)?;
+    initramfs.add_module_file(&module::build(kernel, step)?.path)?;
+    for path in build_modules(kernel, step)? {
+        initramfs.add_module_file(&path)?;
+    }
+    initramfs.add_file_of("bin/map-cost", &compile_program(folder)?)?;
+    let lines: Vec<String> = cases.iter().map(|case| case.for_guest() + "\n").collect();
+    initramfs.add_file("etc/cases", lines.concat().into_bytes(), 0o644);
+    initramfs.set_init(SCRIPT);
+    Ok(initramfs)
+}
+
+/// Builds the distribution's benchmark, unchanged, and the one with fresh pages.
+fn build_modules(kernel: &GuestKernel, step: &Step) -> Result<Vec<PathBuf>> {
+    let path = module::source_file(kernel, BENCHMARK, step)?;
+    let benchmark =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut files = FILES.to_vec();
+    files.push(("map_benchmark.c", &benchmark));
+    let built = module::build_own(kernel, &files, MODULES[0], step)?;
+    Ok(MODULES.iter().map(|name| built.with_file_name(name)).collect())
+}
+
+fn compile_program(folder: &Path) -> Result<PathBuf> {
+    let (source, program) = (folder.join("map-cost.c"), folder.join("map-cost"));
+    workspace::write_whole(&source, PROGRAM.as_bytes())?;
+    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
+    compiler.args(["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-o"]);
+    command::run(compiler.arg(&program).arg(&source), "compiling the guest's program")?;
+    Ok(program)
+}

@@ -1,0 +1,125 @@
+//! The figures that were recorded: where they lie, and the check against them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use oche::progress::Step;
+use oche::workspace;
+
+use super::comparison::{Changes, Comparison, MAX_PERCENT};
+
+/// The recorded figures, below the checkout's top folder.
+const FIGURES: &str = "tools/xtask/src/measure/compare/recorded.json";
+/// The page that shows them, and what encloses each table there.
+const PAGE: &str = "docs/measurements.md";
+const TABLES: [&str; 2] = ["comparison", "trace"];
+/// What makes them anew.
+const COMMAND: &str = "cargo xtask measure compare --record";
+
+fn path(name: &str) -> PathBuf {
+    workspace::root().join(name)
+}
+
+/// Reads the recorded figures.
+///
+/// # Errors
+///
+/// There are none, or they cannot be read.
+pub(super) fn read() -> Result<Comparison> {
+    let json = fs::read_to_string(path(FIGURES))
+        .with_context(|| format!("cannot read {FIGURES}: record figures with `{COMMAND}`"))?;
+    Comparison::parse(&json)
+}
+
+/// Records `comparison`, and puts its tables into the page about it.
+///
+/// # Errors
+///
+/// A file cannot be written, or the page has no place for a table.
+pub(super) fn write(comparison: &Comparison) -> Result<()> {
+    let page = path(PAGE);
+    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
+    let text = with_tables(&text, comparison)?;
+    workspace::write_whole(&path(FIGURES), comparison.json()?.as_bytes())?;
+    workspace::write_whole(&page, text.as_bytes())
+}
+
+/// Prints what has changed since the figures were recorded, and fails if one is worse.
+///
+/// # Errors
+///
+/// A figure is more than [`MAX_PERCENT`] worse, or was not recorded.
+pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -> Result<String> {
+    let Changes { compared, worse, better } = measured.compare(recorded)?;
+    let circumstances = measured.circumstances(recorded);
+    circumstances.iter().for_each(|line| step.line(line));
+    better.iter().for_each(|line| step.line(&format!("better: {line}")));
+    worse.iter().for_each(|line| step.line(&format!("worse: {line}")));
+    if !worse.is_empty() {
+        let cause = if circumstances.is_empty() { "" } else { ", with another compiler or guest" };
+        bail!(
+            "{} of {compared} figures are more than {MAX_PERCENT} % worse than recorded{cause}; \
+             if that is meant, record them with `{COMMAND}`",
+            worse.len()
+        );
+    }
+    Ok(format!("{compared} figures, none more than {MAX_PERCENT} % worse than recorded"))
+}
+
+/// `page` with the tables of `comparison` between their marks.
+fn with_tables(page: &str, comparison: &Comparison) -> Result<String> {
+    let mut text = page.to_owned();
+    for (name, table) in TABLES.into_iter().zip([comparison.table(), comparison.trace_table()]) {
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->"));
+        let lacks = || format!("{PAGE} has no {} with an end", begin.trim_end());
+        let (before, rest) = text.split_once(&begin).with_context(lacks)?;
+        let (_, after) = rest.split_once(&end).with_context(lacks)?;
+        text = format!("{before}{begin}{table}{end}{after}");
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use oche::progress::Step;
+
+    use super::{PAGE, check, path, read, with_tables};
+    use crate::measure::compare::cases::MapCase;
+    use crate::measure::compare::comparison::Comparison;
+    use crate::measure::compare::run::Setup;
+
+    #[test]
+    fn every_case_is_recorded_on_every_setup() {
+        let recorded = read().unwrap();
+        let names: Vec<String> = recorded.cases.iter().map(|case| case.case.clone()).collect();
+        assert_eq!(names, MapCase::all().iter().map(MapCase::to_string).collect::<Vec<_>>());
+        for case in &recorded.cases {
+            assert!(Setup::ALL.iter().all(|setup| case.of(*setup).is_some()), "{}", case.case);
+        }
+    }
+
+    #[test]
+    fn the_page_shows_the_recorded_figures() {
+        let page = fs::read_to_string(path(PAGE)).unwrap();
+        assert_eq!(with_tables(&page, &read().unwrap()).unwrap(), page, "run {}", super::COMMAND);
+    }
+
+    #[test]
+    fn the_check_fails_at_two_percent_more_and_says_how_to_record() {
+        let recorded = read().unwrap();
+        let grown = |factor: f64| {
+            let mut grown = recorded.clone();
+            let oche = grown.cases.first_mut().and_then(|case| case.oche.as_mut()).unwrap();
+            oche.unmap *= factor;
+            check(&grown, &recorded, &Step::silent())
+        };
+        assert!(grown(1.019).is_ok());
+        let error = grown(1.021).unwrap_err().to_string();
+        assert!(error.starts_with("1 of ") && error.contains("compare --record"), "{error}");
+        let other = Comparison { compiler: "another".into(), ..recorded.clone() };
+        assert!(check(&other, &recorded, &Step::silent()).is_ok());
+    }
+}

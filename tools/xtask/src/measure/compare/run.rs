@@ -1,0 +1,348 @@
+//! One boot that measures all cases, and what its console reports.
+//!
+//! One instruction takes one nanosecond of the machine's time, and nothing else passes time: so the
+//! kernel's own nanoseconds are instructions, and two runs give the same figures. Oche's counters
+//! are read in a run of their own, since QEMU passes time where it stops.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use oche::pack::{self, GuestFiles};
+use oche::progress::Step;
+use oche::trace;
+
+use super::cases::MapCase;
+use super::guest::CompareGuest;
+use crate::qemu::{QemuMachine, Running, Serial, Wish};
+
+/// How long a boot with all cases may take; half a minute, mostly.
+const LIMIT: Duration = Duration::from_secs(300);
+/// How long the guest may take to ring its bell.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Both kernels map and unmap at once, never later and never past the IOMMU.
+const COMMAND_LINE: &str = "console=ttyAMA0 iommu.strict=1 iommu.passthrough=0";
+/// A clock of 1 GHz: a tick is an instruction.
+const CPU: &str = "cortex-a76,cntfrq=1000000000";
+/// The rest of what makes runs repeat, and the two devices: the one that is mapped for, and the
+/// bell, which stops the machine.
+const ARGUMENTS: [&str; 16] = [
+    "-icount",
+    "shift=0,sleep=off",
+    "-M",
+    "dtb-randomness=off",
+    "-seed",
+    "1",
+    "-rtc",
+    "base=2026-01-01T00:00:00,clock=vm",
+    "-action",
+    "panic=pause",
+    "-device",
+    "edu,addr=8,dma_mask=0xffffffff",
+    "-device",
+    "pvpanic-pci,addr=9",
+    "-global",
+    "virtio-mmio.force-legacy=false",
+];
+
+/// What the guest's kernel runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Setup {
+    /// QEMU's SMMUv3, with 4 KiB pages.
+    Native,
+    /// Oche, as by default.
+    Oche,
+    /// Oche that records callers as well.
+    Callers,
+    /// Oche with `oche.trace=0`.
+    Untraced,
+}
+
+impl Setup {
+    /// All of them, in the order in which they run.
+    pub(super) const ALL: [Self; 4] = [Self::Native, Self::Oche, Self::Callers, Self::Untraced];
+
+    /// What it is, for people.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Native => "natively on an SMMUv3 with 4 KiB pages",
+            Self::Oche => "on Oche",
+            Self::Callers => "on Oche that records callers",
+            Self::Untraced => "on Oche without its trace",
+        }
+    }
+
+    /// The name in the figures and of the log.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Oche => "oche",
+            Self::Callers => "callers",
+            Self::Untraced => "untraced",
+        }
+    }
+
+    fn options(self) -> Vec<(String, String)> {
+        let option = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
+        match self {
+            Self::Native | Self::Oche => Vec::new(),
+            Self::Callers => option("oche.trace-orders", "callers on"),
+            Self::Untraced => option("oche.trace", "0"),
+        }
+    }
+}
+
+/// What a map and its unmap cost, in instructions and events an operation: a map and its unmap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub(super) struct Figures {
+    /// Instructions of a map, at all levels.
+    pub(super) map: f64,
+    /// Of an unmap.
+    pub(super) unmap: f64,
+    /// Instructions at EL2 an operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) el2: Option<f64>,
+    /// Exits from the guest an operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) traps: Option<f64>,
+    /// Of these, accesses to pages with copies and to write-protected tables.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) trapped_accesses: Option<f64>,
+    /// TLB invalidations that reach all CPUs, by Oche, an operation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tlb_broadcasts: Option<f64>,
+}
+
+/// Oche's counters of a case, over all its operations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counters {
+    traps: u64,
+    trapped_accesses: u64,
+    tlb_broadcasts: u64,
+}
+
+/// What a boot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Instructions, without a stop.
+    Cost,
+    /// Oche's counters: QEMU stops before and after each case.
+    Counters,
+}
+
+/// Measures `setup` and gives the figures of each case, in the cases' order.
+///
+/// # Errors
+///
+/// A boot or a case failed, or took too long; the error names the log.
+pub(super) fn measure(
+    prepared: &CompareGuest,
+    setup: Setup,
+    cases: &[MapCase],
+    step: &Step,
+) -> Result<Vec<Figures>> {
+    let mut figures = boot(prepared, setup, Purpose::Cost, cases, step)?;
+    if setup == Setup::Oche {
+        step.detail("once more, for Oche's counters");
+        let counted = boot(prepared, setup, Purpose::Counters, cases, step)?;
+        for (figures, counted) in figures.iter_mut().zip(counted) {
+            figures.traps = counted.traps;
+            figures.trapped_accesses = counted.trapped_accesses;
+            figures.tlb_broadcasts = counted.tlb_broadcasts;
+        }
+    }
+    Ok(figures)
+}
+
+fn boot(
+    prepared: &CompareGuest,
+    setup: Setup,
+    purpose: Purpose,
+    cases: &[MapCase],
+    step: &Step,
+) -> Result<Vec<Figures>> {
+    let suffix = if purpose == Purpose::Counters { "-counters" } else { "" };
+    let log = prepared.folder.join(format!("{}{suffix}.log", setup.name()));
+    let machine = machine(prepared, setup, purpose)?;
+    watch(&machine, purpose, cases, &log, step)
+        .with_context(|| format!("{}; the console is kept in {}", setup.title(), log.display()))
+}
+
+fn watch(
+    machine: &QemuMachine,
+    purpose: Purpose,
+    cases: &[MapCase],
+    log: &Path,
+    step: &Step,
+) -> Result<Vec<Figures>> {
+    let mut running = Running::start(machine, log)?;
+    let ram = running.memory().open_path();
+    let (mut figures, mut counters, mut has_ended) = (Vec::new(), None, false);
+    let ending = running.watch(LIMIT, |running, line| {
+        let Some(report) = line.text.strip_prefix("compare: ") else { return Ok(Wish::GoOn) };
+        match report.split_once(' ').unwrap_or((report, "")) {
+            ("run", _) => {
+                step.detail(&cases.get(figures.len()).map(MapCase::to_string).unwrap_or_default());
+                if purpose == Purpose::Counters {
+                    counters = Some(count_between_rings(running, &ram)?);
+                }
+            }
+            ("cost", cost) => {
+                let case =
+                    cases.get(figures.len()).context("the guest ran more cases than asked")?;
+                figures.push(parse(cost, case, counters).with_context(|| format!("cost {cost}"))?);
+            }
+            ("end", _) => has_ended = true,
+            _ => bail!("in the guest: {report}"),
+        }
+        Ok(Wish::GoOn)
+    })?;
+    ensure!(ending.is_good() && has_ended, "{ending}, before its end");
+    ensure!(figures.len() == cases.len(), "{} of {} cases ran", figures.len(), cases.len());
+    Ok(figures)
+}
+
+fn machine(prepared: &CompareGuest, setup: Setup, purpose: Purpose) -> Result<QemuMachine> {
+    let is_native = setup == Setup::Native;
+    let kernel = if is_native {
+        prepared.kernel.image.clone()
+    } else {
+        let guest = GuestFiles {
+            kernel: prepared.kernel.image.clone(),
+            initrd: Some(prepared.initrd.clone()),
+            options: setup.options(),
+        };
+        let packed = prepared.folder.join("oche.img");
+        pack::pack(&prepared.oche, &guest, &packed)?;
+        packed
+    };
+    Ok(QemuMachine {
+        cpu: CPU.into(),
+        cpus: 1,
+        memory_mib: 1024,
+        kernel,
+        initrd: is_native.then(|| prepared.initrd.clone()),
+        append: match purpose {
+            Purpose::Cost => COMMAND_LINE.into(),
+            Purpose::Counters => format!("{COMMAND_LINE} compare.count"),
+        },
+        serial: Serial::Watched,
+        arguments: ARGUMENTS.map(OsString::from).to_vec(),
+    })
+}
+
+/// The guest rings before and after a case, and the machine stands still then: gives what was
+/// counted between.
+fn count_between_rings(running: &mut Running, ram: &Path) -> Result<Counters> {
+    let (before, after) = (at_ring(running, ram)?, at_ring(running, ram)?);
+    Ok(Counters {
+        traps: after.traps - before.traps,
+        trapped_accesses: after.trapped_accesses - before.trapped_accesses,
+        tlb_broadcasts: after.tlb_broadcasts - before.tlb_broadcasts,
+    })
+}
+
+/// Waits until the machine has stopped, reads the counters, and lets it go on.
+fn at_ring(running: &mut Running, ram: &Path) -> Result<Counters> {
+    let deadline = Instant::now() + PATIENCE;
+    while running.monitor().0.is_running()? {
+        ensure!(Instant::now() < deadline, "the guest does not ring");
+        thread::sleep(Duration::from_millis(2));
+    }
+    let counters = sum(trace::read_statistics(ram)?)?;
+    running.monitor().0.resume()?;
+    Ok(counters)
+}
+
+fn sum(named: Vec<(String, u64)>) -> Result<Counters> {
+    let named: BTreeMap<String, u64> = named.into_iter().collect();
+    let one = |name: &str| {
+        named.get(name).copied().with_context(|| format!("Oche has no counter {name}"))
+    };
+    let is_exit = |name: &str| name.starts_with("exits_") && !name.contains('[');
+    Ok(Counters {
+        traps: named.iter().filter(|(name, _)| is_exit(name)).map(|(_, value)| value).sum(),
+        trapped_accesses: one("trapped_accesses")?,
+        tlb_broadcasts: one("tlb_broadcasts")?,
+    })
+}
+
+/// `reused 1 0 26400 41100 ...`: the case as the guest has it, and then the numbers of its program
+/// and the reads of the clock, four an operation.
+fn parse(cost: &str, case: &MapCase, counters: Option<Counters>) -> Result<Figures> {
+    let numbers = cost.strip_prefix(&case.for_guest()).context("another case was expected")?;
+    let numbers: Vec<u64> = numbers
+        .split_whitespace()
+        .map(|word| word.parse().context("not a number"))
+        .collect::<Result<_>>()?;
+    let [map, unmap, _, _, hypervisor, clock_reads] = *numbers else { bail!("not six numbers") };
+    ensure!(clock_reads >= 4 && map > 0 && unmap > 0, "nothing was mapped");
+    let each = |total: u64| to_hundredths(total as f64 * 4.0 / clock_reads as f64);
+    Ok(Figures {
+        map: map as f64,
+        unmap: unmap as f64,
+        el2: (hypervisor > 0).then(|| each(hypervisor)),
+        traps: counters.map(|counters| each(counters.traps)),
+        trapped_accesses: counters.map(|counters| each(counters.trapped_accesses)),
+        tlb_broadcasts: counters.map(|counters| each(counters.tlb_broadcasts)),
+    })
+}
+
+fn to_hundredths(value: f64) -> f64 {
+    (value * 100.0).round() / 100.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counters, parse, sum};
+    use crate::measure::compare::cases::{Buffer, Direction, MapCase};
+
+    const CASE: MapCase =
+        MapCase { buffer: Buffer::Reused, kib: 8, direction: Direction::ToDevice };
+
+    #[test]
+    fn a_cost_is_divided_by_its_operations() {
+        let counters = Counters { traps: 1812, trapped_accesses: 0, tlb_broadcasts: 605 };
+        let figures = parse("reused 2 1 37578 38252 79 5000 22343000 1208", &CASE, Some(counters));
+        let figures = figures.unwrap();
+        assert_eq!((figures.map, figures.unmap), (37_578.0, 38_252.0));
+        assert_eq!(figures.el2, Some(73_983.44));
+        let events = (figures.traps, figures.trapped_accesses, figures.tlb_broadcasts);
+        assert_eq!(events, (Some(6.0), Some(0.0), Some(2.0)));
+    }
+
+    #[test]
+    fn a_kernel_without_a_hypervisor_has_no_figure_of_one() {
+        let figures = parse("reused 2 1 1001 2193 79 27000000 0 26000", &CASE, None).unwrap();
+        assert_eq!((figures.el2, figures.traps), (None, None));
+    }
+
+    #[test]
+    fn another_case_or_an_empty_run_is_an_error() {
+        for wrong in ["reused 2 0 1 2 3 4 5 8", "reused 2 1 1 2 3 4 5", "reused 2 1 0 0 3 4 5 8"] {
+            assert!(parse(wrong, &CASE, None).is_err(), "{wrong}");
+        }
+        assert!(parse("reused 2 1 1 2 3 4 5 0", &CASE, None).is_err());
+    }
+
+    #[test]
+    fn traps_are_the_exits_of_all_kinds_and_a_missing_counter_is_an_error() {
+        let named = |names: &[(&str, u64)]| {
+            sum(names.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
+        };
+        let mut counters = vec![
+            ("exits_dart_register", 6),
+            ("exits_dart_register[0]", 6),
+            ("exits_retry", 1),
+            ("trapped_accesses", 3),
+        ];
+        let error = named(&counters).unwrap_err().to_string();
+        assert_eq!(error, "Oche has no counter tlb_broadcasts");
+        counters.push(("tlb_broadcasts", 2));
+        let expected = Counters { traps: 7, trapped_accesses: 3, tlb_broadcasts: 2 };
+        assert_eq!(named(&counters).unwrap(), expected);
+    }
+}

@@ -227,7 +227,7 @@ fn extract_sources(
     Ok(format!("{} {}", package.name, package.version))
 }
 
-/// Gives a file of the source of `kernel`, one of [`SOURCES`], unchanged.
+/// Returns a file of the source of `kernel`, such as `kernel/dma/map_benchmark.c`, unchanged.
 ///
 /// # Errors
 ///

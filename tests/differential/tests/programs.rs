@@ -35,7 +35,7 @@ fn watching_what_cpus_do_changes_nothing_that_cpus_or_devices_see() {
             let mut program = generate(
                 mix(seed + 900),
                 [Kind::Driver, Kind::Sloppy, Kind::Failing][seed as usize % 3],
-                Mode::Concurrent,
+                [Mode::Quiescent, Mode::Concurrent][seed as usize % 2],
                 1000,
             );
             program.setting.is_watched = is_watched;
@@ -70,8 +70,10 @@ fn a_permission_that_changes_is_an_event() {
 /// copies small packets out of a buffer that stays mapped).
 #[test]
 fn c2_packed_receive_buffers_are_read_while_their_neighbours_are_written() {
-    for board in [Dart, Smmu] {
-        let setting = Setting { board, ..Setting::PLAIN };
+    let modes = [Mode::Quiescent, Mode::Concurrent];
+    for (board, mode) in [Dart, Smmu].into_iter().flat_map(|board| modes.map(|mode| (board, mode)))
+    {
+        let setting = Setting { board, mode, ..Setting::PLAIN };
         let mut steps = vec![NewDomain, Attach { domain: 0, dart: 0, stream: 3, flush: true }];
         steps.extend((0..6).map(|_| Pack { domain: 0, buffers: 16, rights: FromDevice }));
         for round in 0..3000 {

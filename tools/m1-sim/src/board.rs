@@ -7,7 +7,7 @@ use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use oche_types::range::{BLOCK, PhysRange};
+use oche_types::range::{BLOCK, PAGE, PhysRange};
 
 use super::dart::SimulatedDart;
 use super::debugger::{Debugger, MachineStop};
@@ -34,9 +34,13 @@ const WATCHDOG_CONTROL: u64 = 0x2_3d2b_001c;
 const RESET_ENABLE: u32 = 1 << 2;
 /// How long a board without a kernel of its own may access no device before it counts as hung.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Bytes at the start of each 2 MiB of memory that are not cleared: everything that Oche sets up
-/// for itself or the guest begins there.
+/// Bytes at the start of each 2 MiB of memory that are not cleared.
 const DIRT_BYTES: usize = 0x4000;
+/// The end of each bank, where Oche plans its own memory: no page begins with zeros there, but with
+/// the address of memory, which is the most harmful value of a word that names an entry point.
+const DIRTY_PAGES_BYTES: u64 = 256 << 20;
+/// Such words at the start of a page, so that a word for each CPU is among them.
+const DIRTY_WORDS: usize = 256;
 /// The value of bytes that are not cleared.
 pub const DIRT: u8 = 0xa5;
 
@@ -418,6 +422,10 @@ fn load(memory: &BoardMemory, image: &[u8], mac: &Mac, parts: &BoardParts) -> Re
         let last = bank.end - DIRT_BYTES as u64;
         let blocks = (bank.start.next_multiple_of(BLOCK)..last).step_by(BLOCK as usize);
         blocks.for_each(|block| memory.write(block, &[DIRT; DIRT_BYTES]));
+        let first = bank.end.saturating_sub(DIRTY_PAGES_BYTES).max(bank.start);
+        let pages = (first.next_multiple_of(PAGE)..last).step_by(PAGE as usize);
+        let dirt = bank.start.next_multiple_of(PAGE).to_le_bytes().repeat(DIRTY_WORDS);
+        pages.for_each(|page| memory.write(page, &dirt));
     }
     memory.write(FDT, &blob);
     memory.write(STUB.start, &parts.stub);

@@ -68,7 +68,7 @@ pub struct Machine {
     pub counter_hz: u64,
     /// `CNTPCT_EL0` when the directory was written.
     pub start_ticks: u64,
-    /// Nanoseconds since 1970 UTC at that moment, where somebody knew.
+    /// Nanoseconds since 1970 UTC at that moment, where a clock was set.
     pub wall_clock_nanoseconds: Option<u64>,
 }
 

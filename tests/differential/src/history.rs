@@ -181,7 +181,7 @@ impl History {
         self.now += 1;
         let mut changed = Vec::new();
         if offset < STREAMS_ENABLE {
-            // Nothing below it says what a stream uses.
+            // Nothing below it defines what a stream uses.
             self.darts[dart].write(offset, value);
             return changed;
         }
@@ -281,7 +281,7 @@ impl History {
         let at = selectors(iova_page);
         for roots in self.possible_roots(dart, stream).iter() {
             let Some(roots) = roots else {
-                // What a stream's fault says that does not translate is not documented.
+                // What the fault of a stream reports that does not translate is not documented.
                 add(Reach::Nothing(ANY_CODE));
                 continue;
             };

@@ -268,7 +268,7 @@ pub enum Operation {
     },
     /// A device reads.
     Read {
-        /// Which stream, for a target that does not say.
+        /// Which stream, for a target that names none.
         stream: u8,
         /// Where.
         target: Target,
@@ -277,7 +277,7 @@ pub enum Operation {
     },
     /// A device writes.
     Write {
-        /// Which stream, for a target that does not say.
+        /// Which stream, for a target that names none.
         stream: u8,
         /// Where.
         target: Target,
@@ -297,7 +297,7 @@ pub enum Operation {
     /// A device writes and a CPU looks at once, or a CPU writes and a device looks, with no flush
     /// between, while other devices' writes are under way.
     Exchange {
-        /// Which stream, for a target that does not say.
+        /// Which stream, for a target that names none.
         stream: u8,
         /// Where.
         target: Target,

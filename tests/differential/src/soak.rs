@@ -87,7 +87,7 @@ impl State {
     }
 }
 
-/// Goes on with `state` on `threads` threads until it is complete. `report` hears of it once a
+/// Goes on with `state` on `threads` threads until it is complete. `report` is called once a
 /// second.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What is asked arrives whole, or not at all; and a line says what it says.
+//! What is asked for arrives whole or not at all, and a line of text is read as it is written.
 
 use super::*;
 use crate::directory::DIRECTORY_BYTES;

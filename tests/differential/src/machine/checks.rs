@@ -72,7 +72,7 @@ impl<const C: bool> Machine<C> {
         for page in pages {
             if Some(self.engine.locate(page)) != self.host.location(page) {
                 return Err(format!(
-                    "the engine says that {page:?} is at {:?}, stage 2 says {:?}",
+                    "the engine has {page:?} at {:?}, stage 2 has it at {:?}",
                     self.engine.locate(page),
                     self.host.location(page)
                 ));

@@ -238,7 +238,7 @@ impl<const C: bool> Machine<C> {
                 Ok(true)
             }
             trapped => {
-                Err(format!("{access:?} of {page:?} traps, and the engine says {trapped:?}"))
+                Err(format!("{access:?} of {page:?} traps, and the engine answers {trapped:?}"))
             }
         }
     }
@@ -263,7 +263,7 @@ impl<const C: bool> Machine<C> {
         let expected = self.history.memory.page(page).map(|memory| memory[offset]);
         if expected != Some(found) && !self.sharing.others(page, offset, CPU).contains(&found) {
             return Err(format!(
-                "CPUs see {found:#04x} at {offset:#x} of {page:?}, which nobody wrote"
+                "CPUs see {found:#04x} at {offset:#x} of {page:?}, which was never written"
             ));
         }
         self.settle_byte(page, offset, found);

@@ -1,7 +1,7 @@
 //! Quiescent programs: nothing is under way, and each access of a device has one right answer.
 //!
 //! The items C1 to C5 are those of `docs/contract.md`. What they leave open is which copy of a
-//! page a device reaches: [`Sharing`](crate::sharing::Sharing) says what it may find there.
+//! page a device reaches: [`Sharing`](crate::sharing::Sharing) holds what it may find there.
 
 use super::events::red_byte;
 use super::flush::{FlushedChange, is_moved};
@@ -25,7 +25,7 @@ enum Answer {
     OutsideWindow,
     /// It reaches the page that is mapped there.
     Page(Leaf),
-    /// It reaches a page of the pool that nobody looks at.
+    /// It reaches a page of the pool that no page of the guest is in.
     RedZone,
 }
 
@@ -107,7 +107,7 @@ impl<const C: bool> Machine<C> {
             }
             (Answer::RedZone, DeviceResult::Accepted { at, owner, .. }) => {
                 self.counts.red_zones += 1;
-                // C3: no page of anybody lies there.
+                // C3: no page of the guest lies there.
                 match owner.or(self.host.deserted_by(at)) {
                     None => self.judge_red_zone(transfer, seen),
                     Some(page) => Err(format!(
@@ -150,7 +150,7 @@ impl<const C: bool> Machine<C> {
 
     /// C2: a device reads the guest's memory.
     fn judge_read(&mut self, transfer: &Transfer, leaf: Leaf, seen: &Data) -> Checked {
-        // What the copy of a page holds that is not to be read is nobody's business.
+        // What the copy of a page holds that is not to be read is not defined.
         if !leaf.read && self.is_shared(leaf.page) {
             return Ok(());
         }

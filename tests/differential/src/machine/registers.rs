@@ -111,7 +111,7 @@ impl<const C: bool> Machine<C> {
         self.read_register(dart, ERROR).map(drop)
     }
 
-    /// A device's access was refused: the guest must hear of it.
+    /// A device's access was refused: it must be reported to the guest.
     pub(super) fn expect_fault(&mut self, transfer: &Transfer) {
         let (is_write, &Transfer { dart, stream, iova, .. }) = (transfer.is_write(), transfer);
         let codes = self.codes(dart, stream, iova, is_write);
@@ -167,7 +167,7 @@ impl<const C: bool> Machine<C> {
                 expected.iova
             ));
         }
-        // Tables may have changed since the access: what they say by now is right as well.
+        // Tables may have changed since the access: what they hold by now is right as well.
         let codes = expected.codes | self.codes(dart, stream, iova, is_write);
         if found & codes == 0 || !found.is_power_of_two() {
             return Err(format!(

@@ -1,4 +1,4 @@
-//! The runs that may find a mutant, and what they say.
+//! The runs that may find a mutant, and what they print.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -141,7 +141,7 @@ impl Run {
         command.stdin(Stdio::null());
         let result =
             command.output().map_err(|error| anyhow!("cannot start the tests: {error}"))?;
-        let (said, errors) =
+        let (printed, errors) =
             (String::from_utf8_lossy(&result.stdout), String::from_utf8_lossy(&result.stderr));
         match result.status.code() {
             Some(0) => return Ok(Fate::Survived),
@@ -150,7 +150,7 @@ impl Run {
             _ => {}
         }
         let failed = match self {
-            Self::Host(_) => failed_tests(&said),
+            Self::Host(_) => failed_tests(&printed),
             Self::Board(_) | Self::Step(_) => failed_run(&errors).into_iter().collect(),
         };
         if failed.is_empty() {
@@ -170,31 +170,31 @@ pub(super) fn summary(tests: &[String]) -> String {
 }
 
 /// The names in lines such as `test guards::a_store_reaches_all_copies ... FAILED`.
-pub(super) fn failed_tests(said: &str) -> Vec<String> {
+pub(super) fn failed_tests(printed: &str) -> Vec<String> {
     let name = |line: &str| {
         let line = line.strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
         Some(line.trim_end_matches(" - should panic").to_owned())
     };
-    said.lines().filter_map(name).collect()
+    printed.lines().filter_map(name).collect()
 }
 
-/// What a step of the simulated board says of the run that was wrong; nothing where no run was
+/// What a step of the simulated board prints of the run that was wrong; nothing where no run was
 /// made.
-pub(super) fn failed_run(said: &str) -> Option<String> {
-    said.lines().find_map(verdict).map(str::to_owned)
+pub(super) fn failed_run(printed: &str) -> Option<String> {
+    printed.lines().find_map(verdict).map(str::to_owned)
 }
 
 fn verdict(line: &str) -> Option<&str> {
     let line = line.trim_start();
     let is_ordering = test::ORDERING_VERDICTS.iter().any(|begin| line.starts_with(begin));
-    // A violation's own text is long: its rule says enough.
+    // A violation's own text is long: its rule is enough.
     let end = line.find(" at 0x").unwrap_or(line.len());
     line.strip_prefix(test::BOARD_VERDICT).or(is_ordering.then_some(line.get(..end)).flatten())
 }
 
-/// Why nothing could be tried: what a compiler said, or a step before it failed.
-pub(super) fn last_error(said: &str) -> String {
-    let lines: Vec<&str> = said.lines().map(str::trim).collect();
+/// Why nothing could be tried: what a compiler printed, or a step before it failed.
+pub(super) fn last_error(printed: &str) -> String {
+    let lines: Vec<&str> = printed.lines().map(str::trim).collect();
     let compiler = lines
         .iter()
         .copied()
@@ -203,5 +203,5 @@ pub(super) fn last_error(said: &str) -> String {
         .iter()
         .position(|line| line.starts_with("FAILED"))
         .and_then(|at| lines.get(at.checked_sub(1)?));
-    compiler.or(step.copied()).unwrap_or("it says nothing").to_owned()
+    compiler.or(step.copied()).unwrap_or("it printed nothing").to_owned()
 }

@@ -132,21 +132,22 @@ fn a_refreshed_mutant_has_todays_context_or_is_reported() {
 
 #[test]
 fn failed_tests_are_summarised_by_name() {
-    let said = "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
-    assert_eq!(failed_tests(said), ["two::three", "four"]);
+    let printed = "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
+    assert_eq!(failed_tests(printed), ["two::three", "four"]);
     assert_eq!(summary(&["a", "b", "c", "d", "e"].map(str::to_owned)), "a, b, c and 2 more");
 }
 
 #[test]
 fn a_wrong_run_of_the_board_is_not_taken_for_a_failed_build() {
     let verdict = test::BOARD_VERDICT;
-    let said = format!(
+    let printed = format!(
         "[1/1] a step\n      1 CPU\n      {verdict}1 CPU: it hangs\n      FAILED (2.0 s)\n"
     );
-    assert_eq!(failed_run(&said).as_deref(), Some("1 CPU: it hangs"));
-    let said = "[1/1] a step\n      there is no QEMU\n      FAILED (0.1 s)\nerror: a test failed\n";
-    assert_eq!(failed_run(said), None);
-    assert_eq!(last_error(said), "there is no QEMU");
+    assert_eq!(failed_run(&printed).as_deref(), Some("1 CPU: it hangs"));
+    let printed =
+        "[1/1] a step\n      there is no QEMU\n      FAILED (0.1 s)\nerror: a test failed\n";
+    assert_eq!(failed_run(printed), None);
+    assert_eq!(last_error(printed), "there is no QEMU");
     assert_eq!(
         last_error("warning: x\nerror[E0308]: mismatched types\n"),
         "error[E0308]: mismatched types"

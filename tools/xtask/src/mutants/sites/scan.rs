@@ -48,7 +48,7 @@ const CALLS: [(&str, &str); 28] = [
     ("mmio::", "fix_up"),
     (".", "invalidate"),
 ];
-/// Those of them that say whether something has power, and what one that has power says.
+/// Those of them that return whether something has power, and what they return where it has.
 const POWER: [&str; 4] = ["power", "settled_power", "from_register", "of_all"];
 const POWER_ON: &str = "Power::On";
 /// A call of `invalidate` is a site where this is its argument; others are of IOMMUs.
@@ -58,14 +58,14 @@ const DEBUG_BITS: &str = "MDCR_";
 /// The register itself is none.
 const DEBUG_REGISTER: &str = "MDCR_EL2";
 
-/// How a site is taken away where its verdict does not say it.
+/// How a site is taken away where its verdict names nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An instruction of assembly: `nop` stands there instead.
     Instruction,
     /// A statement: it is deleted.
     Statement,
-    /// An expression whose verdict must say what stands there instead.
+    /// An expression whose verdict must name what stands there instead.
     Expression,
     /// A question whether something is on: it always is.
     Power,
@@ -115,7 +115,7 @@ impl Site {
             }
             (None, Kind::Expression) => {
                 bail!(
-                    "{}: {}: its verdict must say what stands there instead",
+                    "{}: {}: its verdict must name what stands there instead",
                     self.file,
                     self.text
                 )

@@ -40,7 +40,7 @@ counters! {
         register_writes,
         /// Invalidations that the guest asked for.
         flushes,
-        /// Times a sync ended with work left for the next poll.
+        /// Times a trap ended with work of a flush left for the next poll.
         flushes_split,
         /// Pages that became reachable for a device.
         maps,

@@ -52,7 +52,8 @@ pub struct MutantArguments {
     /// check
     #[arg(long)]
     pub sites: bool,
-    /// Skip the mutants, or with --sites the sites, that an earlier run detected
+    /// Skip the mutants that an earlier run detected at the same commit; with --sites, the sites
+    /// that have a verdict
     #[arg(long, conflicts_with_all = ["add", "refresh"])]
     pub resume: bool,
 }
@@ -76,7 +77,8 @@ pub fn main(arguments: &MutantArguments) -> Result<()> {
         return edit::refresh(&root, &chosen);
     }
     let results = Results::read(workspace::target().join("mutants").join("results.json"))?;
-    let is_left = |mutant: &&&Mutant| !arguments.resume || results.found(mutant).is_none();
+    let commit = soak::commit()?;
+    let is_left = |mutant: &&&Mutant| !(arguments.resume && results.is_found_at(mutant, &commit));
     let left: Vec<&Mutant> = chosen.iter().filter(is_left).copied().collect();
     if arguments.list {
         for mutant in left {
@@ -86,7 +88,7 @@ pub fn main(arguments: &MutantArguments) -> Result<()> {
         return Ok(());
     }
     left.iter().try_for_each(|mutant| mutant.check(&root))?;
-    Session { commit: soak::commit()?, results }.run(&chosen, &left)
+    Session { commit, results }.run(&chosen, &left)
 }
 
 /// Those of `mutants` whose name contains one of `words`; all without any.
@@ -159,12 +161,7 @@ impl Session {
         let mut missed = 0;
         for mutant in mutants {
             match self.results.found(mutant) {
-                Some((tests, commit)) if commit == self.commit => {
-                    println!("{:<45} {}", mutant.name, summary(tests));
-                }
-                Some((tests, commit)) => {
-                    println!("{:<45} {} (at {commit})", mutant.name, summary(tests));
-                }
+                Some(tests) => println!("{:<45} {}", mutant.name, summary(tests)),
                 None => {
                     missed += 1;
                     println!("{:<45} NOTHING", mutant.name);

@@ -46,12 +46,18 @@ impl Results {
         Ok(Self { path, known })
     }
 
-    /// The tests that found `mutant`, and the commit of the tree that they ran in, if it was found
-    /// and still makes the same change.
-    pub(super) fn found(&self, mutant: &Mutant) -> Option<(&[String], &str)> {
+    /// The tests that found `mutant` when it was last tried with the change that it makes today.
+    pub(super) fn found(&self, mutant: &Mutant) -> Option<&[String]> {
         let known = self.known.get(&mutant.name)?;
-        (known.change == mutant.change() && !known.found_by.is_empty())
-            .then_some((&known.found_by, &known.commit))
+        (known.change == mutant.change() && !known.found_by.is_empty()).then_some(&known.found_by)
+    }
+
+    /// Whether `mutant` was found in the tree of `commit` itself: other tests may miss it, and a
+    /// tree with changes has no name.
+    pub(super) fn is_found_at(&self, mutant: &Mutant, commit: &str) -> bool {
+        let is_exact = !commit.ends_with("-dirty") && commit != "unknown";
+        let is_there = self.known.get(&mutant.name).is_some_and(|known| known.commit == commit);
+        is_exact && is_there && self.found(mutant).is_some()
     }
 
     /// Keeps what became of `mutant` in the tree of `commit`; nothing became of one that could not
@@ -99,12 +105,25 @@ mod tests {
         let tests = vec!["a_test".to_owned()];
         results.keep(&one, Some(&Fate::Found(tests.clone())), "abc").unwrap();
         let mut results = Results::read(path.clone()).unwrap();
-        assert_eq!(results.found(&one), Some((tests.as_slice(), "abc")));
+        assert_eq!(results.found(&one), Some(tests.as_slice()));
         // Other line numbers are the same change; other lines are not.
-        assert!(results.found(&mutant("+2\n", 9)).is_some());
+        assert!(results.is_found_at(&mutant("+2\n", 9), "abc"));
         assert_eq!(results.found(&mutant("+3\n", 1)), None);
+        assert!(!results.is_found_at(&mutant("+3\n", 1), "abc"));
         results.keep(&one, Some(&Fate::Survived), "abc").unwrap();
         assert_eq!(Results::read(path).unwrap().found(&one), None);
+    }
+
+    #[test]
+    fn what_was_found_in_another_tree_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut results = Results::read(folder.path().join("results.json")).unwrap();
+        let one = mutant("+2\n", 1);
+        for (commit, is_found) in [("abc", true), ("abc-dirty", false), ("unknown", false)] {
+            results.keep(&one, Some(&Fate::Found(vec!["a_test".to_owned()])), commit).unwrap();
+            assert_eq!(results.is_found_at(&one, commit), is_found);
+            assert!(!results.is_found_at(&one, "def"));
+        }
     }
 
     #[test]

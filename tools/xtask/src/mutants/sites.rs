@@ -51,7 +51,7 @@ struct Verdict {
     function: String,
     text: String,
     judgement: Judgement,
-    /// The tests that found it missing, in the last run.
+    /// The tests that found it missing first.
     found_by: String,
 }
 
@@ -236,8 +236,13 @@ impl Register {
         let fate = fate?;
         match &fate {
             Fate::Found(tests) => {
-                verdict.found_by = summary(tests).replace('|', "/");
-                step.done(&verdict.found_by);
+                let found_by = summary(tests).replace('|', "/");
+                step.done(&found_by);
+                // A name that stays is no change of the file: another run finds a site by another
+                // case, or after other seconds.
+                if verdict.found_by == "-" {
+                    verdict.found_by = found_by;
+                }
             }
             Fate::Survived => {
                 verdict.found_by = "-".to_owned();

@@ -73,7 +73,8 @@ fn mutants(
     arguments: &[&str],
 ) -> Result<String> {
     let only = options.mutants_only.iter().flat_map(|word| ["--only", word.as_str()]);
-    let resume = options.resume.then_some("--resume");
+    // A site that has a verdict counts as detected with `--resume`: at night each is tried.
+    let resume = (options.resume && name == "mutants").then_some("--resume");
     own(step, name, &arguments.iter().copied().chain(resume).chain(only).collect::<Vec<_>>())
 }
 

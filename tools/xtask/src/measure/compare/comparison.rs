@@ -9,6 +9,9 @@ use super::run::{Figures, Setup};
 
 /// A figure that grows by more than this has become worse, in percent.
 pub(super) const MAX_PERCENT: f64 = 2.0;
+/// A figure that shrinks by more than this is no longer the cost of the same work, or must be
+/// recorded anew, in percent.
+pub(super) const MAX_BETTER_PERCENT: f64 = 10.0;
 /// Below this difference a figure is the same: figures are rounded to hundredths.
 const ROUNDING: f64 = 0.015;
 
@@ -88,6 +91,8 @@ pub(super) struct Changes {
     pub(super) worse: Vec<String>,
     /// Those that are better by more than the bound, a line each.
     pub(super) better: Vec<String>,
+    /// How many of these are better by more than [`MAX_BETTER_PERCENT`].
+    pub(super) far_better: usize,
 }
 
 impl Comparison {
@@ -113,7 +118,8 @@ impl Comparison {
     ///
     /// # Errors
     ///
-    /// A case or a figure that was measured is not recorded.
+    /// A case or a figure that was measured is not recorded, or a figure that is recorded was not
+    /// measured.
     pub(super) fn compare(&self, recorded: &Self) -> Result<Changes> {
         let mut changes = Changes::default();
         for measured in &self.cases {
@@ -125,6 +131,11 @@ impl Comparison {
                 let Some(then) = known.of(setup) else {
                     bail!("no figures of {name} are recorded for {}", setup.name())
                 };
+                let is_lost =
+                    |(name, _): &(&str, f64)| now.named().all(|(known, _)| known != *name);
+                if let Some((figure, _)) = then.named().find(is_lost) {
+                    bail!("{figure} of {name} is recorded and was not measured")
+                }
                 for (figure, now) in now.named() {
                     let then = then.named().find(|(known, _)| *known == figure);
                     let (_, then) =
@@ -213,6 +224,7 @@ impl Changes {
             self.worse.push(change(line()));
         } else if now < then - bound {
             self.better.push(change(line()));
+            self.far_better += usize::from(now < then * (1.0 - MAX_BETTER_PERCENT / 100.0));
         }
     }
 }

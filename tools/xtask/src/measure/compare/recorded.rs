@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use oche::progress::Step;
 use oche::workspace;
 
-use super::comparison::{Changes, Comparison, MAX_PERCENT};
+use super::comparison::{Changes, Comparison, MAX_BETTER_PERCENT, MAX_PERCENT};
 
 /// The recorded figures, below the checkout's top folder.
 const FIGURES: &str = "tools/xtask/src/measure/compare/recorded.json";
@@ -45,13 +45,15 @@ pub(super) fn write(comparison: &Comparison) -> Result<()> {
     workspace::write_whole(&page, text.as_bytes())
 }
 
-/// Prints what has changed since the figures were recorded, and fails if one is worse.
+/// Prints what has changed since the figures were recorded, and fails if one is worse, or so much
+/// better that Oche may no longer do the work.
 ///
 /// # Errors
 ///
-/// A figure is more than [`MAX_PERCENT`] worse, or was not recorded.
+/// A figure is more than [`MAX_PERCENT`] worse or [`MAX_BETTER_PERCENT`] better, or was not
+/// recorded.
 pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -> Result<String> {
-    let Changes { compared, worse, better } = measured.compare(recorded)?;
+    let Changes { compared, worse, better, far_better } = measured.compare(recorded)?;
     let circumstances = measured.circumstances(recorded);
     circumstances.iter().for_each(|line| step.line(line));
     better.iter().for_each(|line| step.line(&format!("better: {line}")));
@@ -62,6 +64,12 @@ pub(super) fn check(measured: &Comparison, recorded: &Comparison, step: &Step) -
             "{} of {compared} figures are more than {MAX_PERCENT} % worse than recorded{cause}; \
              if that is meant, record them with `{COMMAND}`",
             worse.len()
+        );
+    }
+    if far_better != 0 {
+        bail!(
+            "{far_better} of {compared} figures are more than {MAX_BETTER_PERCENT} % better than \
+             recorded: if Oche still maps all that it is asked for, record them with `{COMMAND}`"
         );
     }
     Ok(format!("{compared} figures, none more than {MAX_PERCENT} % worse than recorded"))
@@ -119,6 +127,9 @@ mod tests {
         assert!(grown(1.019).is_ok());
         let error = grown(1.021).unwrap_err().to_string();
         assert!(error.starts_with("1 of ") && error.contains("compare --record"), "{error}");
+        assert!(grown(0.91).is_ok());
+        let error = grown(0.89).unwrap_err().to_string();
+        assert!(error.starts_with("1 of ") && error.contains("better than"), "{error}");
         let other = Comparison { compiler: "another".into(), ..recorded.clone() };
         assert!(check(&other, &recorded, &Step::silent()).is_ok());
     }

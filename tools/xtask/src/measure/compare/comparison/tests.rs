@@ -65,6 +65,14 @@ fn what_was_not_recorded_is_an_error_and_never_passes() {
 }
 
 #[test]
+fn what_is_recorded_and_was_not_measured_is_an_error() {
+    let mut measured = comparison(1.0);
+    measured.cases.first_mut().unwrap().oche.as_mut().unwrap().el2 = None;
+    let error = measured.compare(&comparison(1.0)).unwrap_err().to_string();
+    assert_eq!(error, "el2 of reused 4 KiB to-device is recorded and was not measured");
+}
+
+#[test]
 fn the_json_is_read_as_it_was_written() {
     let written = comparison(27_903.0);
     let json = written.json().unwrap();

@@ -16,7 +16,7 @@ mod registers;
 mod transfer;
 
 use super::history::{History, Roots};
-use super::pages::{IovaPages, RefusedTables};
+use super::pages::{IovaPages, RefusedPages, RefusedTables};
 use super::sharing::Sharing;
 use super::views::Views;
 use crate::counts::Counts;
@@ -98,7 +98,7 @@ pub struct Machine<const C: bool> {
     faults: VecDeque<ExpectedFault>,
     /// The latched fault of each DART is not known: the guest wrote something odd into `ERROR`.
     odd_errors: BTreeSet<usize>,
-    refused: IovaPages,
+    refused: RefusedPages,
     refused_tables: RefusedTables,
     /// Red zones with a write that must be reported, in a quiescent program.
     red_zones: FxHashSet<(Roots, u32)>,
@@ -162,7 +162,7 @@ impl<const C: bool> Machine<C> {
             reads: FxHashMap::default(),
             faults: VecDeque::new(),
             odd_errors: BTreeSet::new(),
-            refused: IovaPages::default(),
+            refused: RefusedPages::default(),
             refused_tables: RefusedTables::default(),
             red_zones: FxHashSet::default(),
             held: Vec::new(),
@@ -272,8 +272,10 @@ impl<const C: bool> Machine<C> {
         }
     }
 
-    fn is_refused(&self, roots: Roots, iova_page: u32) -> bool {
-        self.refused.contains(roots, iova_page) || self.refused_tables.contains(roots, iova_page)
+    /// Whether the engine refused to map `page` at page `iova_page` of the tables of `roots`.
+    fn is_refused(&self, roots: Roots, iova_page: u32, page: Gfn) -> bool {
+        self.refused.contains(roots, iova_page, page)
+            || self.refused_tables.contains(roots, iova_page)
     }
 
     fn random_data(&mut self, length: usize) -> Data {

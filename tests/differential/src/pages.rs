@@ -1,7 +1,8 @@
 //! Sets of pages of IOVAs, each of a set of tables.
 
 use super::history::Roots;
-use rustc_hash::FxHashSet;
+use oche_types::addr::Gfn;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 /// Pages of IOVAs of few sets of tables: what is looked up in every flush is found fast, and what
 /// goes goes at once.
@@ -37,6 +38,62 @@ impl IovaPages {
     /// Keeps the pages of those sets of tables for which `stays` holds.
     pub fn retain(&mut self, stays: impl Fn(&Roots) -> bool) {
         self.sets.retain(|(roots, pages)| !pages.is_empty() && stays(roots));
+    }
+}
+
+/// Guest pages that the engine refused to map, with the page of IOVAs where each was to be.
+#[derive(Clone, Debug, Default)]
+pub struct RefusedPages {
+    sets: Vec<(Roots, FxHashMap<u32, Vec<Gfn>>)>,
+}
+
+impl RefusedPages {
+    fn at(&self, roots: Roots, iova_page: u32) -> &[Gfn] {
+        let own = self.sets.iter().find(|(own, _)| *own == roots);
+        own.and_then(|(_, refused)| refused.get(&iova_page)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether `page` is refused at page `iova_page` of the tables of `roots`.
+    pub fn contains(&self, roots: Roots, iova_page: u32, page: Gfn) -> bool {
+        self.at(roots, iova_page).contains(&page)
+    }
+
+    /// Whether any page is refused there.
+    pub fn is_any_at(&self, roots: Roots, iova_page: u32) -> bool {
+        !self.at(roots, iova_page).is_empty()
+    }
+
+    /// `page` is refused at page `iova_page`.
+    pub fn insert(&mut self, roots: Roots, iova_page: u32, page: Gfn) {
+        if self.contains(roots, iova_page, page) {
+            return;
+        }
+        let place = self.sets.iter().position(|(own, _)| *own == roots).unwrap_or_else(|| {
+            self.sets.push((roots, FxHashMap::default()));
+            self.sets.len() - 1
+        });
+        self.sets[place].1.entry(iova_page).or_default().push(page);
+    }
+
+    /// Forgets what is refused at page `iova_page`.
+    pub fn remove(&mut self, roots: Roots, iova_page: u32) {
+        if let Some((_, refused)) = self.sets.iter_mut().find(|(own, _)| *own == roots) {
+            refused.remove(&iova_page);
+        }
+    }
+
+    /// Forgets what is refused at page `iova_page`, but for `page`.
+    pub fn keep_only(&mut self, roots: Roots, iova_page: u32, page: Gfn) {
+        let is_refused = self.contains(roots, iova_page, page);
+        self.remove(roots, iova_page);
+        if is_refused {
+            self.insert(roots, iova_page, page);
+        }
+    }
+
+    /// Keeps the pages of those sets of tables for which `stays` holds.
+    pub fn retain(&mut self, stays: impl Fn(&Roots) -> bool) {
+        self.sets.retain(|(roots, refused)| !refused.is_empty() && stays(roots));
     }
 }
 

@@ -3,10 +3,10 @@
 use oche_differential::program::Operation::*;
 use oche_differential::program::Rights::*;
 use oche_differential::program::Site::Allocator;
-use oche_differential::program::Source::Scattered;
+use oche_differential::program::Source::{self, Outside, Scattered};
 use oche_differential::program::Target::*;
 use oche_differential::program::generate::{Kind, generate};
-use oche_differential::program::{Mode, Program, Setting, Step};
+use oche_differential::program::{Mode, Operation, Program, Setting, Step};
 use oche_differential::{run, run_program};
 use oche_sim::random::mix;
 use oche_sim::setup::Board::*;
@@ -142,6 +142,39 @@ fn a_stream_on_its_way_to_anothers_tables_does_not_write_through_the_same_copy()
         let steps = steps.map(|(operation, seed)| Step { operation, seed }).into();
         if let Err(difference) = run_program(&Program { setting, steps }) {
             panic!("after {} operations: {}", difference.step + 1, difference.what);
+        }
+    }
+}
+
+/// The steps of a program that is made by hand, each with its number as its seed.
+fn steps<const N: usize>(operations: [Operation; N]) -> Vec<Step> {
+    let numbered = operations.into_iter().enumerate();
+    numbered.map(|(seed, operation)| Step { operation, seed: seed as u32 }).collect()
+}
+
+/// Maps one page of `source` and flushes.
+fn one_page(source: Source) -> Operation {
+    Map { domain: 0, pages: 1, source, rights: Both, site: Allocator, fill: false, flush: true }
+}
+
+/// A refusal is of one page: the page that takes its place is mapped, or refused by itself.
+#[test]
+fn c6_a_page_in_the_place_of_a_refused_one_is_mapped() {
+    for mode in [Mode::Quiescent, Mode::Concurrent] {
+        let setting = Setting { mode, darts: 1, ..Setting::PLAIN };
+        let steps = steps([
+            NewDomain,
+            Attach { domain: 0, dart: 0, stream: 3, flush: true },
+            one_page(Outside),
+            Replace { mapping: 0, source: Scattered, rights: Both, flush: true },
+            Write { stream: 0, target: Mapping(0), length: 32 },
+            Read { stream: 0, target: Mapping(0), length: 32 },
+        ]);
+        match run_program(&Program { setting, steps }) {
+            Ok(counts) => assert_eq!((counts.refusals, counts.exact_accesses), (1, 2), "{mode:?}"),
+            Err(difference) => {
+                panic!("after {} operations: {}", difference.step + 1, difference.what)
+            }
         }
     }
 }

@@ -92,7 +92,7 @@ impl<const C: bool> Machine<C> {
         let mut wanted: FxHashMap<(u32, Gfn), (i64, i64)> = FxHashMap::default();
         for (roots, iova_page, page) in self.views.leaves(&self.history) {
             let (least, most) = wanted.entry((iova_page, page)).or_default();
-            let is_refused = self.is_refused(roots, iova_page);
+            let is_refused = self.is_refused(roots, iova_page, page);
             let may_be_over = self.setting.mode == Mode::Concurrent
                 || self.refused_tables.contains(roots, iova_page);
             *least += i64::from(!is_refused);

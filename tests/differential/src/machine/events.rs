@@ -93,9 +93,9 @@ impl<const C: bool> Machine<C> {
                 Refusal::TableNotGuestMemory | Refusal::TooManyTables => {
                     self.refused_tables.insert(roots, at.iova.0, is_root);
                     // Or the engine has no table of its own for this one page.
-                    self.refused.insert(roots, at.iova.0);
+                    self.refused.insert(roots, at.iova.0, page);
                 }
-                _ => self.refused.insert(roots, at.iova.0),
+                _ => self.refused.insert(roots, at.iova.0, page),
             }
         }
         Ok(())

@@ -74,7 +74,7 @@ impl<const C: bool> Machine<C> {
     fn mapped(&self, transfer: &Transfer, roots: Roots, iova_page: u32) -> Option<Leaf> {
         let reach = self.history.present(transfer.dart, transfer.stream, iova_page);
         let Reach::Page(leaf) = reach else { return None };
-        ((leaf.read || leaf.write) && !self.is_refused(roots, iova_page)).then_some(leaf)
+        ((leaf.read || leaf.write) && !self.is_refused(roots, iova_page, leaf.page)).then_some(leaf)
     }
 
     /// Whether the granule is in a table that was refused: which table an event is about, and
@@ -208,15 +208,17 @@ impl<const C: bool> Machine<C> {
     /// goes.
     pub(super) fn check_red_zones(&mut self, changes: &[FlushedChange]) -> Checked {
         for FlushedChange { roots, change, was_refused } in changes {
-            let is_refused = self.is_refused(*roots, change.iova_page);
+            let after = mapped_page(&self.history, change.after);
+            let is_refused = after
+                .is_some_and(|page| self.is_refused(*roots, change.iova_page, page))
+                || self.refused_tables.contains(*roots, change.iova_page);
             if self.red_zones.is_empty() || !is_moved(&self.history, change) || is_refused {
                 continue;
             }
-            let is_mapped = |entry| mapped_page(&self.history, entry).is_some();
-            let is_emptied = is_mapped(change.before) && !was_refused;
+            let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
             for slot in 0..SLOTS as u32 {
                 let zone = change.iova_page & !3 | slot;
-                let is_filled = zone == change.iova_page && is_mapped(change.after);
+                let is_filled = zone == change.iova_page && after.is_some();
                 if (is_filled || is_emptied) && self.red_zones.contains(&(*roots, zone)) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {zone:#x} is not reported by the \

@@ -109,10 +109,18 @@ impl<const C: bool> Machine<C> {
         let mut changes = Vec::new();
         for &roots in sets {
             for change in self.views.refresh(&self.history, roots) {
-                let was_refused = self.is_refused(roots, change.iova_page);
+                let before = mapped_page(&self.history, change.before);
+                let was_refused =
+                    before.is_some_and(|page| self.is_refused(roots, change.iova_page, page));
                 changes.push(FlushedChange { roots, change, was_refused });
-                if mapped_page(&self.history, change.after).is_none() {
-                    self.refused.remove(roots, change.iova_page);
+                match mapped_page(&self.history, change.after) {
+                    None => self.refused.remove(roots, change.iova_page),
+                    // The page that takes its place is mapped, or refused by itself.
+                    Some(page) if self.setting.mode == Mode::Quiescent => {
+                        self.refused.keep_only(roots, change.iova_page, page);
+                    }
+                    // A device may still be on its way to the page of before.
+                    Some(_) => {}
                 }
                 // In the middle of a flush a device may have written into the new copy.
                 if self.setting.mode == Mode::Quiescent {
@@ -147,7 +155,7 @@ impl<const C: bool> Machine<C> {
             return;
         }
         let counts = |roots: Roots, iova_page: u32, page: Gfn| {
-            self.sharing.has(page) && !self.is_refused(roots, iova_page)
+            self.sharing.has(page) && !self.is_refused(roots, iova_page, page)
         };
         for (page, shared) in self.views.sharing_of(&self.history, sets, counts) {
             let is_followed = shared.leaves > 1 && shared.is_read && shared.is_written;

@@ -56,7 +56,13 @@ impl<const C: bool> Machine<C> {
         let iova_page = transfer.iova_page();
         let reaches = self.history.reaches(dart, stream, iova_page);
         let possible = self.history.possible_roots(dart, stream);
-        let is_refused = possible.iter().flatten().any(|roots| self.is_refused(roots, iova_page));
+        let is_refused = possible.iter().flatten().any(|roots| {
+            self.refused_tables.contains(roots, iova_page)
+                || reaches.iter().any(|reach| {
+                    matches!(reach, Reach::Page(leaf)
+                        if self.refused.contains(roots, iova_page, leaf.page))
+                })
+        });
         let has_right = |leaf: &Leaf| if transfer.is_write() { leaf.write } else { leaf.read };
         let lacks_right = |reach: &Reach| !matches!(reach, Reach::Page(leaf) if has_right(leaf));
         // While a flush puts one page in another's place there may be neither.

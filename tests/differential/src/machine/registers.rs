@@ -121,7 +121,10 @@ impl<const C: bool> Machine<C> {
     /// With which codes an access can fault now.
     fn codes(&self, dart: usize, stream: usize, iova: u64, is_write: bool) -> u16 {
         let iova_page = (iova >> 12) as u32;
-        let is_refused = |roots| self.is_refused(roots, iova_page);
+        let is_refused = |roots| {
+            self.refused.is_any_at(roots, iova_page)
+                || self.refused_tables.contains(roots, iova_page)
+        };
         if self.history.possible_roots(dart, stream).iter().flatten().any(is_refused) {
             return ANY_CODE;
         }

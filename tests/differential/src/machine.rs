@@ -82,6 +82,15 @@ struct ExpectedFault {
     codes: u16,
 }
 
+/// A red zone's hit that the engine reported.
+struct ReportedHit {
+    /// The tables that the stream uses by now.
+    roots: Option<Roots>,
+    iova_page: u32,
+    /// The first byte's place in the page.
+    first: usize,
+}
+
 /// Engine, world and reference.
 pub struct Machine<const C: bool> {
     setting: Setting,
@@ -105,9 +114,10 @@ pub struct Machine<const C: bool> {
     /// What devices wrote that may have gone into a red zone, by page of IOVAs, with the place in
     /// the page.
     stray_writes: FxHashMap<u32, Vec<(usize, Data)>>,
-    /// The red zone's hit that was reported last, whose bytes come next: its page and the first
-    /// byte's place.
-    reported: Option<(u32, usize)>,
+    /// The same in a quiescent program, by red zone, since the zone was made or reported last.
+    zone_writes: FxHashMap<(Roots, u32), Vec<(usize, Data)>>,
+    /// The red zone's hit that was reported last, whose bytes come next.
+    reported: Option<ReportedHit>,
     /// Pages that may only be read, into whose copy in a granule a device wrote all the same.
     strays: IovaPages,
     /// Pages that the disk uses, and pages that it used while they were mapped: these have a copy
@@ -169,6 +179,7 @@ impl<const C: bool> Machine<C> {
             fetched: BTreeSet::new(),
             given_up: BTreeSet::new(),
             stray_writes: FxHashMap::default(),
+            zone_writes: FxHashMap::default(),
             reported: None,
             strays: IovaPages::default(),
             live_maps: FxHashMap::default(),

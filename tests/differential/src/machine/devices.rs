@@ -98,8 +98,14 @@ impl<const C: bool> Machine<C> {
 
     /// A device wrote where nothing is mapped, or where it lacks the right.
     pub(super) fn note_stray(&mut self, transfer: &Transfer) {
-        let writes = self.stray_writes.entry(transfer.iova_page()).or_default();
-        writes.extend(transfer.data.map(|data| (transfer.offset(), data)));
+        let (iova_page, write) =
+            (transfer.iova_page(), transfer.data.map(|data| (transfer.offset(), data)));
+        match (self.setting.mode, self.history.roots(transfer.dart, transfer.stream)) {
+            (Mode::Quiescent, Some(roots)) => {
+                self.zone_writes.entry((roots, iova_page)).or_default().extend(write);
+            }
+            _ => self.stray_writes.entry(iova_page).or_default().extend(write),
+        }
     }
 
     /// A device wrote into `page`.

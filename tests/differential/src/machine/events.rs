@@ -1,6 +1,6 @@
 //! What the engine reports, compared with what happened.
 
-use super::{Checked, Machine};
+use super::{Checked, Machine, ReportedHit};
 use crate::history::Roots;
 use crate::program::Mode;
 use crate::reference::decode_root;
@@ -125,15 +125,19 @@ impl<const C: bool> Machine<C> {
     fn note_red_zone(&mut self, at: Place, offset: usize) -> Checked {
         self.counts.red_zone_reports += 1;
         let iova_page = at.iova.0;
-        self.reported = Some((iova_page, offset));
         let own = self.roots_of(at);
+        self.reported = Some(ReportedHit { roots: own.first().copied(), iova_page, first: offset });
         let count = self.red_zones.len();
         self.red_zones.retain(|key| !(key.1 == iova_page && own.contains(&key.0)));
         if self.red_zones.len() == count {
             // The stream uses other tables by now.
             self.red_zones.retain(|key| key.1 != iova_page);
         }
-        if self.stray_writes.contains_key(&iova_page) || self.guest.is_hostile {
+        // In a quiescent program the bytes decide.
+        if self.setting.mode == Mode::Quiescent
+            || self.stray_writes.contains_key(&iova_page)
+            || self.guest.is_hostile
+        {
             return Ok(());
         }
         Err(format!("a write into the red zone at {:?} that no device made", at.iova))
@@ -142,7 +146,11 @@ impl<const C: bool> Machine<C> {
     /// The bytes of a red zone that was hit: each is the zone's own or one that a device wrote
     /// there, and the first is of the latter kind.
     fn check_reported_bytes(&mut self, words: [u64; 2]) -> Checked {
-        let Some((iova_page, first)) = self.reported.take() else { return Ok(()) };
+        let Some(hit) = self.reported.take() else { return Ok(()) };
+        let (iova_page, first) = (hit.iova_page, hit.first);
+        if self.setting.mode == Mode::Quiescent && !self.guest.is_hostile {
+            return self.pair_report(&hit, words);
+        }
         let bytes = words.into_iter().flat_map(u64::to_le_bytes);
         for (at, byte) in (first..PAGE_BYTES).zip(bytes) {
             let is_zone = at != first && byte == red_byte(at);
@@ -158,15 +166,47 @@ impl<const C: bool> Machine<C> {
         Ok(())
     }
 
+    /// C5, in a quiescent program: what was written into a zone since it was made is reported once.
+    /// After that the zone holds its pattern.
+    fn pair_report(&mut self, hit: &ReportedHit, words: [u64; 2]) -> Checked {
+        let explains = |writes: &Vec<(usize, Data)>| {
+            let mut bytes =
+                (hit.first..PAGE_BYTES).zip(words.into_iter().flat_map(u64::to_le_bytes));
+            bytes.all(|(at, byte)| {
+                at != hit.first && byte == red_byte(at) || has_written(writes, at, byte)
+            })
+        };
+        let own = hit.roots.map(|roots| (roots, hit.iova_page));
+        let own = own.filter(|zone| self.zone_writes.get(zone).is_some_and(explains));
+        // Or the stream uses other tables by now.
+        let mut others =
+            self.zone_writes.iter().filter(|((_, iova_page), _)| *iova_page == hit.iova_page);
+        let zone = own.or_else(|| others.find(|(_, all)| explains(all)).map(|(zone, _)| *zone));
+        let Some(zone) = zone else {
+            return Err(format!(
+                "a write into the red zone at IOVA page {:#x} is reported with {words:x?} at {:#x}, \
+                 which no device wrote since the zone was made or reported last",
+                hit.iova_page, hit.first
+            ));
+        };
+        self.zone_writes.remove(&zone);
+        self.counts.red_zone_bytes += 16;
+        Ok(())
+    }
+
     /// Whether a device wrote `byte` where nothing is mapped, or where it lacks the right, at
     /// `offset` of page `iova_page`.
-    pub(super) fn is_stray(&self, iova_page: u32, offset: usize, byte: u8) -> bool {
-        let is_it = |(start, data): &(usize, Data)| {
-            let index = offset.checked_sub(*start);
-            index.and_then(|index| data.bytes().get(index)) == Some(&byte)
-        };
-        self.stray_writes.get(&iova_page).is_some_and(|writes| writes.iter().any(is_it))
+    fn is_stray(&self, iova_page: u32, offset: usize, byte: u8) -> bool {
+        self.stray_writes.get(&iova_page).is_some_and(|writes| has_written(writes, offset, byte))
     }
+}
+
+/// Whether one of `writes` put `byte` at `offset`.
+pub(super) fn has_written(writes: &[(usize, Data)], offset: usize, byte: u8) -> bool {
+    writes.iter().any(|(start, data)| {
+        let index = offset.checked_sub(*start);
+        index.and_then(|index| data.bytes().get(index)) == Some(&byte)
+    })
 }
 
 /// The byte at `offset` of a red zone that no device wrote into.

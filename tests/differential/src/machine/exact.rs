@@ -3,7 +3,7 @@
 //! The items C1 to C5 are those of `docs/contract.md`. What they leave open is which copy of a
 //! page a device reaches: [`Sharing`](crate::sharing::Sharing) holds what it may find there.
 
-use super::events::red_byte;
+use super::events::{has_written, red_byte};
 use super::flush::{FlushedChange, is_moved};
 use super::transfer::{ExpectedRead, Transfer};
 use super::{Checked, Machine};
@@ -196,8 +196,11 @@ impl<const C: bool> Machine<C> {
             return Ok(());
         }
         let seen = seen.iter().flat_map(|seen| seen.bytes().iter().copied());
+        let roots = self.history.roots(transfer.dart, transfer.stream);
+        let writes = roots.and_then(|roots| self.zone_writes.get(&(roots, iova_page)));
+        let writes = writes.map_or(&[][..], Vec::as_slice);
         for (offset, byte) in (transfer.offset()..).zip(seen) {
-            if byte != red_byte(offset) && !self.is_stray(iova_page, offset, byte) {
+            if byte != red_byte(offset) && !has_written(writes, offset, byte) {
                 return Err(format!("{transfer} sees {byte:02x} at {offset:#x} of a red zone"));
             }
         }
@@ -212,14 +215,18 @@ impl<const C: bool> Machine<C> {
             let is_refused = after
                 .is_some_and(|page| self.is_refused(*roots, change.iova_page, page))
                 || self.refused_tables.contains(*roots, change.iova_page);
-            if self.red_zones.is_empty() || !is_moved(&self.history, change) || is_refused {
+            if self.zone_writes.is_empty() || !is_moved(&self.history, change) || is_refused {
                 continue;
             }
             let is_emptied = mapped_page(&self.history, change.before).is_some() && !was_refused;
             for slot in 0..SLOTS as u32 {
                 let zone = change.iova_page & !3 | slot;
                 let is_filled = zone == change.iova_page && after.is_some();
-                if (is_filled || is_emptied) && self.red_zones.contains(&(*roots, zone)) {
+                if !is_filled && !is_emptied {
+                    continue;
+                }
+                self.zone_writes.remove(&(*roots, zone));
+                if self.red_zones.contains(&(*roots, zone)) {
                     return Err(format!(
                         "a write into the red zone at IOVA page {zone:#x} is not reported by the \
                          flush that changes {:#x}",

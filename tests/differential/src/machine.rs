@@ -289,6 +289,15 @@ impl<const C: bool> Machine<C> {
             || self.refused_tables.contains(roots, iova_page)
     }
 
+    /// Whether any page, or a table, is refused at page `iova_page` of tables that the stream may
+    /// be using.
+    fn is_any_refused(&self, dart: usize, stream: usize, iova_page: u32) -> bool {
+        self.history.possible_roots(dart, stream).iter().flatten().any(|roots| {
+            self.refused.is_any_at(roots, iova_page)
+                || self.refused_tables.contains(roots, iova_page)
+        })
+    }
+
     fn random_data(&mut self, length: usize) -> Data {
         let mut bytes = [0; 32];
         for chunk in bytes.chunks_exact_mut(8) {

@@ -18,6 +18,8 @@ struct Possible {
     may_fault: bool,
     /// Whether some page of its granule grants the access.
     is_granted: bool,
+    /// Whether a refusal of a page or table there was reported.
+    is_refused: bool,
     /// The page that it must reach, where there is but one way.
     certain: Option<Gfn>,
 }
@@ -40,6 +42,7 @@ impl<const C: bool> Machine<C> {
             DeviceResult::Accepted { id, at, owner } => {
                 let found = owner.or(self.host.deserted_by(at));
                 isolation(transfer, &possible, found)?;
+                self.exact_permission(transfer, &possible)?;
                 self.window(transfer)?;
                 self.one_copy_is_where_cpus_find_it(transfer, &possible, owner)?;
                 match possible.certain {
@@ -78,7 +81,8 @@ impl<const C: bool> Machine<C> {
         });
         let pages: Vec<Gfn> = pages.collect();
         let certain = pages.first().copied().filter(|_| reaches.len() == 1 && !may_fault);
-        Possible { reaches, pages, may_fault, is_granted, certain }
+        let is_refused = self.is_any_refused(dart, stream, iova_page);
+        Possible { reaches, pages, may_fault, is_granted, is_refused, certain }
     }
 
     /// Whether any page of the granule grants the access in any state.
@@ -105,6 +109,24 @@ impl<const C: bool> Machine<C> {
                 !transfer.is_write() && leaf.write && self.setting.board == Board::Smmu
             }
         }
+    }
+
+    /// With exact permissions, the granule of a page that is not to be read has no right to read.
+    fn exact_permission(&self, transfer: &Transfer, possible: &Possible) -> Checked {
+        let is_exact =
+            self.setting.isolation == Isolation::Strict && self.setting.board == Board::Dart;
+        let is_write_only =
+            matches!(possible.reaches[..], [Reach::Page(leaf)] if leaf.write && !leaf.read);
+        let is_certain = self.history.possible_roots(transfer.dart, transfer.stream).is_certain();
+        let may_be_read = !is_exact
+            || !is_write_only
+            || !is_certain
+            || possible.is_refused
+            || transfer.is_overlapped;
+        if transfer.is_write() || may_be_read {
+            return Ok(());
+        }
+        Err(format!("{transfer} is accepted, where the tables say {:x?}", possible.reaches))
     }
 
     /// An access is refused where no page on one side of it is mapped in its granule.

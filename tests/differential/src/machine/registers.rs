@@ -121,11 +121,7 @@ impl<const C: bool> Machine<C> {
     /// With which codes an access can fault now.
     fn codes(&self, dart: usize, stream: usize, iova: u64, is_write: bool) -> u16 {
         let iova_page = (iova >> 12) as u32;
-        let is_refused = |roots| {
-            self.refused.is_any_at(roots, iova_page)
-                || self.refused_tables.contains(roots, iova_page)
-        };
-        if self.history.possible_roots(dart, stream).iter().flatten().any(is_refused) {
+        if self.is_any_refused(dart, stream, iova_page) {
             return ANY_CODE;
         }
         let codes =

@@ -3,11 +3,12 @@
 use oche_differential::program::Operation::*;
 use oche_differential::program::Rights::*;
 use oche_differential::program::Site::Allocator;
-use oche_differential::program::Source::{self, Outside, Scattered};
+use oche_differential::program::Source::{self, Alias, Outside, Scattered};
 use oche_differential::program::Target::*;
 use oche_differential::program::generate::{Kind, generate};
 use oche_differential::program::{Mode, Operation, Program, Setting, Step};
-use oche_differential::{run, run_program};
+use oche_differential::{Counts, run, run_program};
+use oche_engine::Isolation;
 use oche_sim::random::mix;
 use oche_sim::setup::Board::*;
 use oche_sim::setup::FaultInjection;
@@ -174,6 +175,110 @@ fn c6_a_page_in_the_place_of_a_refused_one_is_mapped() {
             Ok(counts) => assert_eq!((counts.refusals, counts.exact_accesses), (1, 2), "{mode:?}"),
             Err(difference) => {
                 panic!("after {} operations: {}", difference.step + 1, difference.what)
+            }
+        }
+    }
+}
+
+/// Runs `steps` in `setting`.
+fn run_steps<const N: usize>(setting: Setting, operations: [Operation; N]) -> Counts {
+    let steps = steps(operations);
+    run_program(&Program { setting, steps }).unwrap_or_else(|difference| {
+        panic!("after {} operations: {}", difference.step + 1, difference.what)
+    })
+}
+
+/// What a device wrote into a red zone is reported once.
+#[test]
+fn c5_what_was_written_into_a_red_zone_is_reported_once() {
+    let setting = Setting { mode: Mode::Quiescent, has_windows: false, darts: 1, ..Setting::PLAIN };
+    let counts = run_steps(
+        setting,
+        [
+            NewDomain,
+            Attach { domain: 0, dart: 0, stream: 3, flush: true },
+            one_page(Scattered),
+            Write { stream: 0, target: Beside(0), length: 32 },
+            Unmap { mapping: 0, flush: true },
+            one_page(Scattered),
+            Unmap { mapping: 0, flush: true },
+        ],
+    );
+    assert_eq!((counts.red_zones, counts.red_zone_reports), (1, 1));
+}
+
+/// What a device wrote is in the copies that stay, and in those that come, when its mapping is
+/// gone.
+#[test]
+fn c2_readers_have_what_a_writer_wrote_that_is_gone() {
+    for seed in 0..8 {
+        let setting = Setting { mode: Mode::Quiescent, darts: 1, ..Setting::PLAIN };
+        let map = |source, rights| Map {
+            domain: 0,
+            pages: 1,
+            source,
+            rights,
+            site: Allocator,
+            fill: false,
+            flush: true,
+        };
+        let read = |number| Read { stream: 0, target: Mapping(number), length: 32 };
+        let operations = [
+            NewDomain,
+            Attach { domain: 0, dart: 0, stream: 3, flush: true },
+            map(Scattered, Both),
+            map(Alias, ToDevice),
+            map(Alias, ToDevice),
+            Write { stream: 0, target: Mapping(0), length: 32 },
+            Unmap { mapping: 0, flush: true },
+            map(Alias, ToDevice),
+            read(0),
+            read(1),
+            read(2),
+        ];
+        let mut steps = steps(operations);
+        // Where the device writes, it reads.
+        for step in &mut steps {
+            let is_device = matches!(step.operation, Write { .. } | Read { .. });
+            step.seed = if is_device { 1 } else { step.seed + 100 * seed };
+        }
+        if let Err(difference) = run_program(&Program { setting, steps }) {
+            panic!("after {} operations: {}", difference.step + 1, difference.what);
+        }
+    }
+}
+
+/// With exact permissions, a page that a device may only write is not read by a neighbour's right.
+#[test]
+fn c3_a_page_that_devices_only_write_is_not_read_by_a_neighbours_right() {
+    for mode in [Mode::Concurrent, Mode::Quiescent] {
+        for seed in 0..8 {
+            let setting =
+                Setting { mode, darts: 1, isolation: Isolation::Strict, ..Setting::PLAIN };
+            let map = |pages, source, rights| Map {
+                domain: 0,
+                pages,
+                source,
+                rights,
+                site: Allocator,
+                fill: false,
+                flush: true,
+            };
+            let operations = [
+                NewDomain,
+                Attach { domain: 0, dart: 0, stream: 3, flush: true },
+                map(4, Scattered, Both),
+                map(1, Scattered, ToDevice),
+                map(1, Alias, FromDevice),
+                Read { stream: 0, target: Mapping(2), length: 32 },
+            ];
+            let mut steps = steps(operations);
+            steps.iter_mut().for_each(|step| step.seed += 100 * seed);
+            match run_program(&Program { setting, steps }) {
+                Ok(counts) => assert_eq!(counts.refusals, 1, "{mode:?}"),
+                Err(difference) => {
+                    panic!("after {} operations: {}", difference.step + 1, difference.what)
+                }
             }
         }
     }

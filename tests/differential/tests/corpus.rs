@@ -1,6 +1,7 @@
-//! The programs of `tests/corpus` pass.
+//! The programs of `tests/corpus` pass, those that found a fault of the engine in both modes.
 
 use oche_differential::corpus::CorpusProgram;
+use oche_differential::program::{Mode, Program};
 use oche_differential::run_program;
 use std::path::Path;
 
@@ -17,8 +18,17 @@ fn failure(path: &Path) -> Option<String> {
     if program.why.trim().is_empty() {
         return Some("no reason in `why`".to_owned());
     }
-    let difference = run_program(&program.into_program()).err()?;
-    Some(format!("after {} operations: {}", difference.step + 1, difference.what))
+    let is_about_the_engine = program.why.starts_with("Engine");
+    let Program { setting, steps } = program.into_program();
+    [Mode::Quiescent, Mode::Concurrent].into_iter().find_map(|mode| {
+        if mode != setting.mode && !is_about_the_engine {
+            return None;
+        }
+        let mut program = Program { setting, steps: steps.clone() };
+        program.setting.mode = mode;
+        let difference = run_program(&program).err()?;
+        Some(format!("{mode:?}, after {} operations: {}", difference.step + 1, difference.what))
+    })
 }
 
 #[test]

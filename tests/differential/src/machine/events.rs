@@ -184,8 +184,8 @@ impl<const C: bool> Machine<C> {
         let zone = own.or_else(|| others.find(|(_, all)| explains(all)).map(|(zone, _)| *zone));
         let Some(zone) = zone else {
             return Err(format!(
-                "a write into the red zone at IOVA page {:#x} is reported with {words:x?} at {:#x}, \
-                 which no device wrote since the zone was made or reported last",
+                "a write into the red zone at IOVA page {:#x} is reported with {words:x?} at \
+                 {:#x}, which no device wrote since the zone was made or reported last",
                 hit.iova_page, hit.first
             ));
         };

@@ -56,7 +56,8 @@ fn prepare(named: &DocumentCommand, folder: &Path) -> Result<Option<Command>> {
         // Naming the steps or mutants is cheap, running them is not.
         (Program::Xtask, ["test" | "mutants", ..]) => {
             let mut runs = Command::new(std::env::current_exe().context("this program's path")?);
-            runs.args(&words).arg("--list").current_dir(workspace::root());
+            let words = words.iter().filter(|word| **word != "--list");
+            runs.args(words).arg("--list").current_dir(workspace::root());
             return Ok(Some(runs));
         }
         (Program::Oche, ["trace", "filter" | "live" | "record", ..]) => return Ok(None),

@@ -97,7 +97,6 @@ impl<const C: bool> Machine<C> {
         touched.extend(self.views.settle(&self.history, &in_use));
         self.forget(&in_use);
         self.spread_writes(&sets, start);
-        self.spread_what_went(&changes, start);
         self.unite()?;
         self.check_red_zones(&changes)?;
         touched.sort_unstable();
@@ -161,21 +160,6 @@ impl<const C: bool> Machine<C> {
         for (page, shared) in self.views.sharing_of(&self.history, sets, counts) {
             let is_followed = shared.leaves > 1 && shared.is_read && shared.is_written;
             if is_followed && shared.is_flushed && !self.views.is_unsettled(page) {
-                self.sharing.spread(page, start);
-                self.counts.spread_pages += 1;
-            }
-        }
-    }
-
-    /// C2: so it is in all copies that stay where a mapping of the page went or got other rights.
-    fn spread_what_went(&mut self, changes: &[FlushedChange], start: u64) {
-        if self.setting.mode != Mode::Quiescent {
-            return;
-        }
-        for FlushedChange { change, was_refused, .. } in changes {
-            let gone = mapped_page(&self.history, change.before);
-            let gone = gone.filter(|_| !was_refused);
-            if let Some(page) = gone.filter(|page| self.sharing.has(*page)) {
                 self.sharing.spread(page, start);
                 self.counts.spread_pages += 1;
             }

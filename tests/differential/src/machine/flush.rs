@@ -3,6 +3,7 @@
 use super::{Checked, Machine};
 use crate::history::{History, Roots};
 use crate::program::Mode;
+use crate::reference::decode_leaf;
 use crate::views::{Change, mapped_page};
 use oche_reference::registers::{INVALIDATE, STREAM_COMMAND, STREAM_SELECT, STREAMS};
 use oche_types::addr::Gfn;
@@ -97,6 +98,7 @@ impl<const C: bool> Machine<C> {
         touched.extend(self.views.settle(&self.history, &in_use));
         self.forget(&in_use);
         self.spread_writes(&sets, start);
+        self.spread_what_went(&changes, start);
         self.unite()?;
         self.check_red_zones(&changes)?;
         touched.sort_unstable();
@@ -160,6 +162,23 @@ impl<const C: bool> Machine<C> {
         for (page, shared) in self.views.sharing_of(&self.history, sets, counts) {
             let is_followed = shared.leaves > 1 && shared.is_read && shared.is_written;
             if is_followed && shared.is_flushed && !self.views.is_unsettled(page) {
+                self.sharing.spread(page, start);
+                self.counts.spread_pages += 1;
+            }
+        }
+    }
+
+    /// C2: so it is in all copies that stay where a mapping that could write went or was changed.
+    /// What a device wrote by a neighbour's right alone is in the copy that it reached.
+    fn spread_what_went(&mut self, changes: &[FlushedChange], start: u64) {
+        if self.setting.mode != Mode::Quiescent {
+            return;
+        }
+        for FlushedChange { change, was_refused, .. } in changes {
+            let could_write = decode_leaf(change.before).is_some_and(|leaf| leaf.write);
+            let gone = mapped_page(&self.history, change.before);
+            let gone = gone.filter(|_| could_write && !was_refused);
+            if let Some(page) = gone.filter(|page| self.sharing.has(*page)) {
                 self.sharing.spread(page, start);
                 self.counts.spread_pages += 1;
             }

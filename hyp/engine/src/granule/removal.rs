@@ -29,7 +29,7 @@ impl GranuleMapper {
             let is_leaving = leaving(&before, change, self.is_strict());
             if is_leaving.contains(&true) {
                 let mut op = UnmapOp { granule: change.granule, before, is_leaving, split: None };
-                self.plan_split(host, requester, &mut op);
+                self.plan_split(host, &mut op);
                 ops.push(op);
             }
         }
@@ -119,8 +119,9 @@ impl GranuleMapper {
     }
 
     /// Finds a frame for what a direct granule keeps, unless a narrower window is enough. If there
-    /// is no frame, all its pages are unmapped.
-    fn plan_split(&mut self, host: &mut impl Host, requester: Requester, op: &mut UnmapOp) {
+    /// is no frame, all its pages are unmapped: [`Self::add`] maps again those that are still
+    /// wanted, or reports why it cannot.
+    fn plan_split(&mut self, host: &mut impl Host, op: &mut UnmapOp) {
         let Form::Direct(_) = op.before.form else { return };
         let after = op.remainder();
         if after.is_vacant() || (host.has_windows() && direct::is_run(&after)) {
@@ -129,13 +130,7 @@ impl GranuleMapper {
         let is_written = op.before.permission().write;
         match self.room_for_split(host, op, is_written) {
             Ok(split) => op.split = Some(split),
-            Err(reason) => {
-                for (index, slot) in after.slots.iter().enumerate() {
-                    let Some(kept) = slot else { continue };
-                    refuse(host, requester.at(op.granule, index), kept.page, reason);
-                }
-                op.is_leaving = [true; SLOTS];
-            }
+            Err(_) => op.is_leaving = [true; SLOTS],
         }
     }
 

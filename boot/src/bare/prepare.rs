@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use oche_el2::fiq::{self, Route};
 use oche_el2::firmware::{self, fatal};
+use oche_el2::stage2::cacheability::Coherence;
 use oche_el2::{cpu_setup, features, image};
 use oche_trace::directory;
 use oche_types::range::{BLOCK, PAGE, PhysRange, RangeList, align_up};
@@ -54,7 +55,11 @@ pub fn prepare<B: Board>(fdt: FdtAddress) -> Prepared {
     }
     let machine = read_machine::<B>(fdt);
     cpu_setup::check_entry();
-    cpu_setup::check_coherence();
+    if cpu_setup::check_coherence() == Coherence::NoCaches {
+        log::info!(
+            "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
+        );
+    }
     firmware::set_present(machine.has_psci_smc);
     let image = image::range();
     if !machine.ram.covers(&image) {

@@ -35,24 +35,21 @@ pub fn check_entry() {
     }
 }
 
-/// Checks that Oche's copies of pages are coherent with RAM that the guest maps Non-cacheable. If
-/// nothing makes them so, Oche does not start.
-pub fn check_coherence() {
-    match Coherence::of(features::has_forced_write_back(), apple::is_apple()) {
-        Coherence::ForcedWriteBack => {}
-        Coherence::NoCaches => {
-            log::info!(
-                "no FEAT_S2FWB: Non-cacheable RAM relies on an emulated CPU, which has no caches"
-            );
-        }
-        Coherence::Nothing => fatal(format_args!(
+/// Checks that on this CPU Oche's copies of pages are coherent with RAM that the guest maps
+/// Non-cacheable. If nothing makes them so, Oche does not start.
+pub fn check_coherence() -> Coherence {
+    let coherence = Coherence::of(features::has_forced_write_back(), apple::is_apple());
+    if coherence == Coherence::Nothing {
+        fatal(format_args!(
             "this CPU has no FEAT_S2FWB: bytes in Non-cacheable RAM of the guest would be lost"
-        )),
+        ));
     }
+    coherence
 }
 
 /// Configures this CPU for the guest. Runs on each CPU before it first enters the guest.
 pub fn configure() {
+    let _ = check_coherence();
     configure_floating_point();
     configure_traps();
     configure_fine_traps();

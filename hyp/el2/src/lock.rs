@@ -90,8 +90,8 @@ impl<T, B: StateByte> SpinLock<T, B> {
     }
 
     /// Waits with loads, so that the cache line stays shared until the holder releases the lock. It
-    /// is a separate function so that measurements of an exit's instructions can tell apart those
-    /// that wait by their addresses.
+    /// is a separate function so that measurements of an exit can leave its instructions out by
+    /// their addresses.
     #[inline(never)]
     fn wait_until_open(&self) {
         while self.state.load(Ordering::Relaxed) == HELD {

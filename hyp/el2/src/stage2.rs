@@ -42,7 +42,7 @@ pub use walk::{Lookup, Root, TABLE_ENTRIES};
 /// Widest guest-physical address, in bits: 1 TiB, where qemu-virt's highest device window ends.
 pub const MAX_IPA_BITS: u32 = 40;
 
-/// The tables, and the memory for more of them. Whoever has `&mut` is the only writer.
+/// The tables, and the memory for more of them. The holder of `&mut` is the only writer.
 #[derive(Debug)]
 pub struct Stage2<H> {
     root: Root,

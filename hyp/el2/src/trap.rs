@@ -186,7 +186,7 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
     match trap {
         Trap::Retry => {}
         Trap::Execute(root, page) => root.allow_execute(&Cpus, page, percpu::index()),
-        Trap::Fault(fault) => on_fault(&fault, exception, frame),
+        Trap::Fault(fault) => on_stage2_fault(&fault, exception, frame),
         Trap::Refused(reason) => inject(reason, exception, frame),
         Trap::HypervisorCall => {
             if let Some(hook) = ON_HYPERVISOR_CALL.get() {
@@ -208,7 +208,7 @@ fn on_trap(trap: Trap, exception: &Exception, frame: &mut TrapFrame) {
     }
 }
 
-fn on_fault(fault: &Stage2Fault, exception: &Exception, frame: &mut TrapFrame) {
+fn on_stage2_fault(fault: &Stage2Fault, exception: &Exception, frame: &mut TrapFrame) {
     let resume = match (PLATFORM.get(), fault.lookup) {
         (None, _) => Resume::Abort,
         (Some(platform), Lookup::Mapped { .. }) => platform.access_trapped_page(fault, frame),

@@ -35,7 +35,7 @@ use monitor::Monitors;
 /// one CPU.
 pub trait TrappedPages {
     /// See `Engine::access_trapped`. `pc` is recorded in the trace.
-    fn trapped(&mut self, pc: u64, address: u64, reach: AccessKind) -> FaultDisposition;
+    fn access(&mut self, pc: u64, address: u64, kind: AccessKind) -> FaultDisposition;
     /// See `Engine::load_trapped`.
     fn load(&mut self, page: Gfn, offset: usize, bytes: usize) -> u64;
     /// See `Engine::store_trapped`.
@@ -48,11 +48,11 @@ pub trait TrappedPages {
     /// Opens `page` in the view: see `Engine::open_trapped`. Returns false if the view has no room.
     fn open(&mut self, page: Gfn) -> bool;
     /// See `Engine::close_trapped`.
-    fn settle(&mut self, page: Gfn);
+    fn close(&mut self, page: Gfn);
     /// See `Engine::is_watching`.
     fn is_watching(&self) -> bool;
     /// See `Engine::report_watched`. `value` holds the bytes of the access.
-    fn report(&mut self, watched: &WatchedAccess, value: &Value);
+    fn report_watched(&mut self, watched: &WatchedAccess, value: &Value);
 }
 
 /// The bytes of an access, in the order of their addresses, as little-endian words.
@@ -181,7 +181,8 @@ impl<G: TrappedPages> TrappedAccess<'_, G> {
         }
         let Self { page, offset, length, .. } = *self;
         let how = WatchHow::Exact;
-        self.pages.report(&WatchedAccess { page, offset, bytes: length, is_write, how }, &value);
+        self.pages
+            .report_watched(&WatchedAccess { page, offset, bytes: length, is_write, how }, &value);
     }
 
     /// Loads each part into the register of that number.

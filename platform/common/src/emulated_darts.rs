@@ -240,14 +240,9 @@ impl<I: Iommu> EmulatedDarts<I> {
 }
 
 impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
-    fn trapped(
-        &mut self,
-        program_counter: u64,
-        address: u64,
-        reach: AccessKind,
-    ) -> FaultDisposition {
+    fn access(&mut self, program_counter: u64, address: u64, kind: AccessKind) -> FaultDisposition {
         self.begin(TrapContext { cpu: percpu::index(), program_counter, frame_pointer: 0 });
-        let trapped = self.engine.access_trapped(&mut self.machine, address, reach);
+        let trapped = self.engine.access_trapped(&mut self.machine, address, kind);
         self.end_trap();
         trapped
     }
@@ -273,7 +268,7 @@ impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
         self.machine.stage2.open_in_view(page, at)
     }
 
-    fn settle(&mut self, page: Gfn) {
+    fn close(&mut self, page: Gfn) {
         self.engine.close_trapped(&mut self.machine, page);
     }
 
@@ -281,7 +276,7 @@ impl<I: Iommu> TrappedPages for EmulatedDarts<I> {
         self.engine.is_watching()
     }
 
-    fn report(&mut self, watched: &WatchedAccess, value: &Value) {
+    fn report_watched(&mut self, watched: &WatchedAccess, value: &Value) {
         let word = |index: usize| value.get(index).copied().unwrap_or(0);
         self.engine.report_watched(&mut self.machine, watched, word);
     }

@@ -14,8 +14,8 @@
 //! - An exception to EL1 is detected by its level or, from EL1, by `ELR_EL1`, which during the step
 //!   holds a value that no exception stores there.
 //! - An `ERET` at EL1 takes its address from there too, and its masks from `SPSR_EL1`, in which all
-//!   are set during the step. So no interrupt is taken after it, whose return address could not be
-//!   told apart from that of the `ERET`.
+//!   are set during the step. So no interrupt is taken after it, whose return address would look
+//!   like that of the `ERET`.
 //! - An instruction that reads or writes the masks at EL1 has another result than without the step.
 //!   This can happen only if another CPU replaces the instruction while it is executed, which the
 //!   architecture defines for a few instructions only, none of which accesses the masks (Arm ARM

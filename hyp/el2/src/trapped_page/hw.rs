@@ -82,7 +82,7 @@ pub fn on_fault<G: TrappedPages>(
     frame: &mut TrapFrame,
 ) -> Resume {
     let mut pages = engine.lock();
-    match pages.trapped(frame.elr, fault.address, reach(fault)) {
+    match pages.access(frame.elr, fault.address, access_kind(fault)) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
         FaultDisposition::Retry => Resume::Same,
         // Cache maintenance transfers no data, and all memory is coherent.
@@ -215,7 +215,7 @@ fn store_exclusive<G: TrappedPages>(
     }
     let mut pages = engine.lock();
     let in_page = address & (PAGE_BYTES as u64 - 1);
-    if pages.trapped(frame.elr, page.address() | in_page, AccessKind::Store)
+    if pages.access(frame.elr, page.address() | in_page, AccessKind::Store)
         != FaultDisposition::Emulate(page)
     {
         // The guest executes the pair again without Oche.
@@ -253,7 +253,7 @@ fn is_stuck(load: Load, outcome: SequenceOutcome, may_store: impl FnOnce() -> bo
 
 /// Drops the bounce pages of `page`, for an access that cannot be carried out on several copies.
 fn give_up(pages: &mut impl TrappedPages, page: Gfn, frame: &TrapFrame) -> Resume {
-    match pages.trapped(frame.elr, page.address(), AccessKind::Walk) {
+    match pages.access(frame.elr, page.address(), AccessKind::Walk) {
         FaultDisposition::NotGuestMemory => Resume::Abort,
         FaultDisposition::Retry | FaultDisposition::Emulate(_) => Resume::Same,
     }
@@ -284,16 +284,16 @@ pub fn on_step<G: TrappedPages>(
     let mut pages = engine.resume(parked);
     let _ = step::disarm(frame, &debug_state, is_done);
     if is_done {
-        settle(&mut *pages, &opened);
+        close_all(&mut *pages, &opened);
         report_after(&mut *pages, &opened);
         return Some(Resume::Same);
     }
     // This translates by the shared tables, which are in use again.
     let fault = fault();
     // What was stored so far must reach all copies before the engine is called for anything else.
-    settle(&mut *pages, &opened);
+    close_all(&mut *pages, &opened);
     let fault = fault?;
-    match pages.trapped(frame.elr, fault.address, reach(&fault)) {
+    match pages.access(frame.elr, fault.address, access_kind(&fault)) {
         FaultDisposition::Emulate(page) => Some(begin_step(pages, page, &fault, frame, &opened)),
         FaultDisposition::Retry => Some(Resume::Same),
         FaultDisposition::NotGuestMemory => None,
@@ -331,7 +331,7 @@ fn begin_step<G: TrappedPages>(
             opened.before = value_of(&mut *pages, &opened.watched);
         }
         if let Some(newest) = opened.iter().flatten().next_back() {
-            pages.report(&newest.watched, &newest.before);
+            pages.report_watched(&newest.watched, &newest.before);
         }
     }
     let mut state = STATE.lock();
@@ -345,9 +345,9 @@ fn begin_step<G: TrappedPages>(
     Resume::Same
 }
 
-fn settle(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
+fn close_all(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPENED]) {
     for opened in opened.iter().flatten() {
-        pages.settle(opened.page);
+        pages.close(opened.page);
     }
 }
 
@@ -373,7 +373,7 @@ fn report_after(pages: &mut impl TrappedPages, opened: &[Option<Opened>; MAX_OPE
         let after = value_of(pages, &opened.watched);
         if opened.watched.is_write || after != opened.before {
             let watched = WatchedAccess { is_write: true, how: WatchHow::After, ..opened.watched };
-            pages.report(&watched, &after);
+            pages.report_watched(&watched, &after);
         }
     }
 }
@@ -388,7 +388,7 @@ fn value_of(pages: &mut impl TrappedPages, watched: &WatchedAccess) -> Value {
     })
 }
 
-fn reach(fault: &Stage2Fault) -> AccessKind {
+fn access_kind(fault: &Stage2Fault) -> AccessKind {
     match (fault.abort.on_table_walk, fault.is_fetch, fault.abort.is_write) {
         (true, ..) => AccessKind::Walk,
         (_, true, _) => AccessKind::Fetch,

@@ -14,7 +14,7 @@ struct Bytes {
 }
 
 impl TrappedPages for Bytes {
-    fn trapped(&mut self, _pc: u64, _address: u64, _reach: AccessKind) -> FaultDisposition {
+    fn access(&mut self, _pc: u64, _address: u64, _kind: AccessKind) -> FaultDisposition {
         FaultDisposition::Emulate(PAGE)
     }
 
@@ -40,13 +40,13 @@ impl TrappedPages for Bytes {
         true
     }
 
-    fn settle(&mut self, _page: Gfn) {}
+    fn close(&mut self, _page: Gfn) {}
 
     fn is_watching(&self) -> bool {
         true
     }
 
-    fn report(&mut self, watched: &WatchedAccess, value: &Value) {
+    fn report_watched(&mut self, watched: &WatchedAccess, value: &Value) {
         self.reported.push((watched.offset, watched.bytes, watched.is_write, [value[0], value[1]]));
     }
 }

@@ -268,7 +268,7 @@ impl<const C: bool> Machine<C> {
     }
 
     /// As Linux does it: every DART of the domain, with the domain's streams. In a quiescent
-    /// program, whoever else uses its tables as well.
+    /// program, all other streams that use its tables as well.
     pub(super) fn flush_domain(&mut self, domain: usize) -> Checked {
         if self.setting.mode == Mode::Quiescent {
             return self.settle();

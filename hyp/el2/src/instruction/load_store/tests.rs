@@ -6,7 +6,7 @@ fn base(base: u8, offset: i64, increment: i64) -> Addressing {
 
 /// Encodings as an assembler gives them.
 #[test]
-fn every_form_that_is_emulated_is_told_apart() {
+fn every_form_that_is_emulated_is_decoded_as_itself() {
     let load = |register, extension| Operation::Load { register, extension };
     let zero = Extension::Zero;
     for (instruction, kind, bytes, addressing) in [

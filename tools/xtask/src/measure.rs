@@ -13,6 +13,7 @@ use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
 pub mod compare;
 pub mod job;
+mod program;
 
 /// What to measure.
 #[derive(Clone, Debug, Default, clap::Subcommand)]

@@ -6,14 +6,13 @@
 //! split them by level. The work is the demo's short form, one step after the other, so that chance
 //! has little to mix; what is left of it the repetitions show.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use oche::pack::{self, GuestFiles};
 use oche::progress::{Progress, Step};
-use oche::{command, el2, workspace};
+use oche::{el2, workspace};
 
 use crate::demo::devices;
 use crate::demo::disks::{Disks, Sizes};
@@ -23,6 +22,7 @@ use crate::guest::initramfs::{DEVICE_MODULES, Initramfs};
 use crate::guest::kernel::{self, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
+use crate::measure::program;
 use crate::qemu::{QemuMachine, Running, Serial, Wish};
 use crate::{demo, environment};
 
@@ -117,7 +117,7 @@ fn prepare(step: &Step) -> Result<Prepared> {
     initramfs.add_module_file(&module::build(&kernel, step)?.path)?;
     initramfs.add_modules(&kernel, DEVICE_MODULES)?;
     initramfs.add_modules(&kernel, &["virtio_rng"])?;
-    initramfs.add_file_of("bin/count", &compile_counter(&folder)?)?;
+    initramfs.add_file_of("bin/count", &program::compile(&folder, "count", COUNTER)?)?;
     let functions =
         demo::SCRIPT.strip_suffix(DEMO_BEGINS).context("the demo's script ends in another way")?;
     initramfs.set_init(&format!("{functions}\n{SCRIPT}"));
@@ -127,15 +127,6 @@ fn prepare(step: &Step) -> Result<Prepared> {
     let server =
         Server::start(vec![("random", disks.served.clone()), ("part", disks.part.clone())])?;
     Ok(Prepared { folder, oche, kernel: kernel.image, initrd, server, disks })
-}
-
-fn compile_counter(folder: &Path) -> Result<PathBuf> {
-    let (source, program) = (folder.join("count.c"), folder.join("count"));
-    workspace::write_whole(&source, COUNTER.as_bytes())?;
-    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-o"]);
-    command::run(compiler.arg(&program).arg(&source), "compiling the counting program")?;
-    Ok(program)
 }
 
 fn boot(prepared: &Prepared, is_traced: bool, orders: &str, step: &Step) -> Result<Counts> {

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use oche::el2::{self, Toolchain};
 use oche::progress::Step;
-use oche::{command, workspace};
+use oche::workspace;
 
 use super::cases::MapCase;
 use crate::environment;
@@ -15,6 +14,7 @@ use crate::guest::initramfs::Initramfs;
 use crate::guest::kernel::{self, GuestKernel, KernelChoice};
 use crate::guest::module;
 use crate::guest::userland::Userland;
+use crate::measure::program;
 
 /// The guest's script.
 const SCRIPT: &str = include_str!("guest/init.sh");
@@ -71,7 +71,7 @@ fn pack_initrd(
     for path in build_modules(kernel, step)? {
         initramfs.add_module_file(&path)?;
     }
-    initramfs.add_file_of("bin/map-cost", &compile_program(folder)?)?;
+    initramfs.add_file_of("bin/map-cost", &program::compile(folder, "map-cost", PROGRAM)?)?;
     let lines: Vec<String> = cases.iter().map(|case| case.for_guest() + "\n").collect();
     initramfs.add_file("etc/cases", lines.concat().into_bytes(), 0o644);
     initramfs.set_init(SCRIPT);
@@ -87,13 +87,4 @@ fn build_modules(kernel: &GuestKernel, step: &Step) -> Result<Vec<PathBuf>> {
     files.push(("map_benchmark.c", &benchmark));
     let built = module::build_own(kernel, &files, MODULES[0], step)?;
     Ok(MODULES.iter().map(|name| built.with_file_name(name)).collect())
-}
-
-fn compile_program(folder: &Path) -> Result<PathBuf> {
-    let (source, program) = (folder.join("map-cost.c"), folder.join("map-cost"));
-    workspace::write_whole(&source, PROGRAM.as_bytes())?;
-    let mut compiler = Command::new("aarch64-linux-gnu-gcc");
-    compiler.args(["-O1", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-o"]);
-    command::run(compiler.arg(&program).arg(&source), "compiling the guest's program")?;
-    Ok(program)
 }

@@ -8,15 +8,20 @@ use crate::addr::Gfn;
 /// Entries in a first-level or leaf table of a DART with 4 KiB pages.
 pub const ENTRIES: usize = 512;
 
-const VALID: u64 = 1 << 0;
+/// The entry counts. This bit and those below it are the same with 16 KiB pages.
+pub const VALID: u64 = 1 << 0;
 /// If set, the sub-page window is not checked.
-const WINDOW_OFF: u64 = 1 << 1;
-const NO_WRITE: u64 = 1 << 7;
-const NO_READ: u64 = 1 << 8;
+pub const WINDOW_OFF: u64 = 1 << 1;
+/// If set, devices cannot write.
+pub const NO_WRITE: u64 = 1 << 7;
+/// If set, devices cannot read.
+pub const NO_READ: u64 = 1 << 8;
+/// The first bit of the window's first unit, which is inclusive.
+pub const WINDOW_START_SHIFT: u32 = 52;
+/// The first bit of the window's last unit, which is inclusive.
+pub const WINDOW_END_SHIFT: u32 = 40;
 /// Bits 35:12 of the physical address, in place.
 const ADDRESS: u64 = 0xf_ffff_f000;
-const WINDOW_START_SHIFT: u32 = 52;
-const WINDOW_END_SHIFT: u32 = 40;
 const WINDOW_MASK: u64 = 0xfff;
 
 /// What a device may do with a page.

@@ -5,17 +5,12 @@
 //! `dart8020.py`, OpenBSD `apldart.c`.
 
 use oche_types::addr::{HostGranule, SLOTS, SlotRun};
-use oche_types::dart::entry::Permission;
+use oche_types::dart::entry::{
+    NO_READ, NO_WRITE, Permission, VALID, WINDOW_END_SHIFT, WINDOW_OFF, WINDOW_START_SHIFT,
+};
 
-const VALID: u64 = 1 << 0;
-/// Set: the sub-page window is not checked.
-const WINDOW_OFF: u64 = 1 << 1;
-const NO_WRITE: u64 = 1 << 7;
-const NO_READ: u64 = 1 << 8;
 /// Bits 35:14 of the physical address, in place.
 const ADDRESS: u64 = 0xf_ffff_c000;
-const WINDOW_START_SHIFT: u32 = 52;
-const WINDOW_END_SHIFT: u32 = 40;
 /// Last four-byte unit of a 16 KiB page: the window's end is inclusive.
 const LAST_UNIT: u16 = 0xfff;
 

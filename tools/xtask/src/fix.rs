@@ -29,8 +29,8 @@ const GENERATED: [(&str, &[&str]); 2] = [
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
 It runs, in this order: cargo clippy --fix for the host and for the target, cargo fmt, and the tests
-that write the generated parts of docs/trace.md and of Wireshark's dissector. What is left is reported
-by `cargo xtask check` and by the tests.")]
+that write the generated parts of docs/trace.md and of Wireshark's dissector. `cargo xtask check`
+and the tests report what is left.")]
 pub struct FixOptions {
     /// Leave out clippy, which takes minutes where much is to be compiled
     #[arg(long)]

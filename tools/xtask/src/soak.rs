@@ -131,7 +131,8 @@ fn summary(state: &Value) -> String {
         state.pointer(&format!("/counts/{mode}/programs")).and_then(Value::as_u64).unwrap_or(0)
     };
     format!(
-        "{} operations in {} programs ({} quiescent, {} concurrent), seed {}, commit {}: {what} ({:.0} s, {:.0} operations a second)",
+        "{} operations in {} programs ({} quiescent, {} concurrent), seed {}, commit {}: \
+         {what} ({:.0} s, {:.0} operations a second)",
         of("operations"),
         of("programs"),
         in_mode("quiescent"),

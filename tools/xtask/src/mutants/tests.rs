@@ -132,7 +132,8 @@ fn a_refreshed_mutant_has_todays_context_or_is_reported() {
 
 #[test]
 fn failed_tests_are_summarised_by_name() {
-    let printed = "test one ... ok\ntest two::three ... FAILED\ntest four - should panic ... FAILED\nfailures:\n";
+    let printed = "test one ... ok\ntest two::three ... FAILED\n\
+                   test four - should panic ... FAILED\nfailures:\n";
     assert_eq!(failed_tests(printed), ["two::three", "four"]);
     assert_eq!(summary(&["a", "b", "c", "d", "e"].map(str::to_owned)), "a, b, c and 2 more");
 }

@@ -111,8 +111,10 @@ mod tests {
 
     #[test]
     fn proxies_are_taken_over_and_hooks_are_not() {
-        let dump = "APT::Update::Post-Invoke:: \"rm -f /var/cache/x\";\nAcquire::Languages \"none\";\n\
-                    Acquire::http::Proxy \"http://proxy:3128\";\nAcquire::https::CAInfo \"/etc/ca.pem\";\n";
+        let dump = "APT::Update::Post-Invoke:: \"rm -f /var/cache/x\";\n\
+                    Acquire::Languages \"none\";\n\
+                    Acquire::http::Proxy \"http://proxy:3128\";\n\
+                    Acquire::https::CAInfo \"/etc/ca.pem\";\n";
         assert_eq!(
             transport_settings(dump),
             "Acquire::http::Proxy \"http://proxy:3128\";\nAcquire::https::CAInfo \"/etc/ca.pem\";\n"

@@ -120,7 +120,8 @@ pub unsafe fn map(range: PhysRange, purpose: Use) -> Result<(), CannotMap> {
         at += map_one(at, range.end - at, purpose.attributes())?;
     }
     // The walker of this CPU sees the new entries before the next access; no TLB holds an invalid
-    // one. SAFETY: a barrier changes nothing.
+    // one.
+    // SAFETY: a barrier changes nothing.
     unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) };
     Ok(())
 }

@@ -151,8 +151,9 @@ fn wait_for_release(slot: u64) -> u64 {
             let _ = word.compare_exchange(entry, 0, Ordering::AcqRel, Ordering::Relaxed);
             continue;
         }
-        // The guest sends an event behind its store; one that came since the look makes this return
-        // at once. SAFETY: waits.
+        // The guest sends an event behind its store; one that came since the load makes this return
+        // at once.
+        // SAFETY: waits.
         unsafe { asm!("wfe", options(nostack, preserves_flags)) };
     }
 }

@@ -77,8 +77,8 @@ impl Hardware for Cpus {
                     asm!("tlbi ipas2e1is, {}", in(reg) operand, options(nostack, preserves_flags))
                 }
             }
-            // With TGE = 0 it applies to the guest's regime and VMID, as do the two below. SAFETY:
-            // dropping TLB entries of the guest only costs walks.
+            // With TGE = 0 it applies to the guest's regime and VMID, as do the two below.
+            // SAFETY: dropping TLB entries of the guest only costs walks.
             Translations::FirstStage => unsafe {
                 asm!("tlbi vmalle1is", options(nostack, preserves_flags))
             },

@@ -86,13 +86,18 @@ impl MapCase {
         Ok(all.into_iter().filter(is_chosen).collect())
     }
 
+    /// Pages of 4 KiB of a buffer.
+    pub(super) fn pages(&self) -> u64 {
+        u64::from(self.kib / 4)
+    }
+
     /// The case as the guest's script has it: buffer, pages, number of the direction.
     pub(super) fn for_guest(&self) -> String {
         let buffer = match self.buffer {
             Buffer::Reused => "reused",
             Buffer::Fresh => "fresh",
         };
-        format!("{buffer} {} {}", self.kib / 4, self.direction as u32)
+        format!("{buffer} {} {}", self.pages(), self.direction as u32)
     }
 }
 

@@ -122,6 +122,8 @@ struct Counters {
     traps: u64,
     trapped_accesses: u64,
     tlb_broadcasts: u64,
+    pages_mapped: u64,
+    refused: u64,
 }
 
 /// What a boot is for.
@@ -242,6 +244,8 @@ fn count_between_rings(running: &mut Running, ram: &Path) -> Result<Counters> {
         traps: after.traps - before.traps,
         trapped_accesses: after.trapped_accesses - before.trapped_accesses,
         tlb_broadcasts: after.tlb_broadcasts - before.tlb_broadcasts,
+        pages_mapped: after.pages_mapped - before.pages_mapped,
+        refused: after.refused - before.refused,
     })
 }
 
@@ -267,6 +271,8 @@ fn sum(named: Vec<(String, u64)>) -> Result<Counters> {
         traps: named.iter().filter(|(name, _)| is_exit(name)).map(|(_, value)| value).sum(),
         trapped_accesses: one("trapped_accesses")?,
         tlb_broadcasts: one("tlb_broadcasts")?,
+        pages_mapped: one("maps")?,
+        refused: one("refused")?,
     })
 }
 
@@ -280,6 +286,14 @@ fn parse(cost: &str, case: &MapCase, counters: Option<Counters>) -> Result<Figur
         .collect::<Result<_>>()?;
     let [map, unmap, _, _, hypervisor, clock_reads] = *numbers else { bail!("not six numbers") };
     ensure!(clock_reads >= 4 && map > 0 && unmap > 0, "nothing was mapped");
+    if let Some(Counters { pages_mapped, refused, .. }) = counters {
+        // The guest learns of no refusal, and to refuse is cheap.
+        let pages = clock_reads / 4 * case.pages();
+        ensure!(
+            pages_mapped == pages && refused == 0,
+            "Oche mapped {pages_mapped} of {pages} pages, and refused {refused}"
+        );
+    }
     let each = |total: u64| to_hundredths(total as f64 * 4.0 / clock_reads as f64);
     Ok(Figures {
         map: map as f64,
@@ -305,13 +319,26 @@ mod tests {
 
     #[test]
     fn a_cost_is_divided_by_its_operations() {
-        let counters = Counters { traps: 1812, trapped_accesses: 0, tlb_broadcasts: 605 };
+        let counters =
+            Counters { traps: 1812, tlb_broadcasts: 605, pages_mapped: 604, ..Counters::default() };
         let figures = parse("reused 2 1 37578 38252 79 5000 22343000 1208", &CASE, Some(counters));
         let figures = figures.unwrap();
         assert_eq!((figures.map, figures.unmap), (37_578.0, 38_252.0));
         assert_eq!(figures.el2, Some(73_983.44));
         let events = (figures.traps, figures.trapped_accesses, figures.tlb_broadcasts);
         assert_eq!(events, (Some(6.0), Some(0.0), Some(2.0)));
+    }
+
+    #[test]
+    fn pages_that_were_not_mapped_are_an_error() {
+        let with = |pages_mapped, refused| {
+            let counters = Counters { pages_mapped, refused, ..Counters::default() };
+            parse("reused 2 1 1001 2193 79 5000 22343000 1208", &CASE, Some(counters))
+        };
+        assert!(with(604, 0).is_ok());
+        let error = with(600, 4).unwrap_err().to_string();
+        assert_eq!(error, "Oche mapped 600 of 604 pages, and refused 4");
+        assert!(with(0, 0).is_err() && with(604, 1).is_err());
     }
 
     #[test]
@@ -341,8 +368,14 @@ mod tests {
         ];
         let error = named(&counters).unwrap_err().to_string();
         assert_eq!(error, "Oche has no counter tlb_broadcasts");
-        counters.push(("tlb_broadcasts", 2));
-        let expected = Counters { traps: 7, trapped_accesses: 3, tlb_broadcasts: 2 };
+        counters.extend([("tlb_broadcasts", 2), ("maps", 5), ("refused", 1)]);
+        let expected = Counters {
+            traps: 7,
+            trapped_accesses: 3,
+            tlb_broadcasts: 2,
+            pages_mapped: 5,
+            refused: 1,
+        };
         assert_eq!(named(&counters).unwrap(), expected);
     }
 }

@@ -75,7 +75,7 @@ oche_entry:
     mov     x20, x0
     mrs     x9, CurrentEL
     cmp     x9, #(2 << 2)
-    b.ne    oche_not_el2
+    b.ne    oche_not_el2                // a board's own, without a stack, or oche_park (`image.ld`)
     enter_el2
     adrp    x21, _start
     bl      oche_clean_image
@@ -144,11 +144,6 @@ oche_clean_image:
     b.lo    2b
     dsb     sy
     ret
-
-    // Not entered at EL2. A platform may handle that, without a stack.
-    .weak oche_not_el2
-oche_not_el2:
-    b       oche_park
 "#,
     flags = const header::OWN_FLAGS,
     stack_bytes = const percpu::STACK_BYTES,

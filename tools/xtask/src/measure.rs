@@ -13,6 +13,7 @@ use crate::qemu::{QemuMachine, RunEnding, Running, Serial, Wish};
 
 pub mod compare;
 pub mod job;
+pub mod profile;
 mod program;
 
 /// What to measure.
@@ -25,6 +26,8 @@ pub enum What {
     Job(job::JobOptions),
     /// Compare a DMA map and unmap on Oche with the same kernel on an SMMUv3, in instructions.
     Compare(compare::CompareOptions),
+    /// Name the functions of Oche's that the instructions of a DMA map and unmap go to.
+    Profile(profile::ProfileOptions),
 }
 
 /// Carries out `cargo xtask measure`.
@@ -37,6 +40,7 @@ pub fn main(what: Option<&What>) -> Result<()> {
         None | Some(What::Events) => events(),
         Some(What::Job(options)) => job::main(options),
         Some(What::Compare(options)) => compare::main(options),
+        Some(What::Profile(options)) => profile::main(options),
     }
 }
 

@@ -8,25 +8,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use object::{Object, ObjectSymbol, SymbolKind, SymbolSection};
-use oche::command;
 use oche::progress::Step;
 use oche::workspace;
 use oche_trace::directory;
 use oche_trace::statistics::{Exit, INJECTED};
 use oche_types::range::PhysRange;
 
-use crate::qemu::escape_commas;
+use crate::qemu::{escape_commas, plugin};
 
 /// Set in the environment: the run ends at the first violation.
 pub(crate) const FIRST_ONLY: &str = "OCHE_FIRST_VIOLATION";
 
-/// The plugin's package, and the library that it is built into.
+/// The plugin's package.
 const PACKAGE: &str = "oche-ordering-checker";
-const LIBRARY: &str = "liboche_ordering_checker.so";
 /// Statics of Oche's that the rules are about, by their names: EL2's own tables; what a CPU reads
 /// with its MMU off; the records of CPUs.
 const OWN_TABLES: &str = "oche_boot::bare::stage1::MAP";
@@ -79,13 +76,7 @@ impl OrderingChecker {
     ///
     /// It does not compile.
     pub fn build(step: &Step) -> Result<Self> {
-        step.detail("compiling the ordering checker");
-        let folder = workspace::target().join("checker");
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(workspace::root()).args(["build", "--quiet", "--package", PACKAGE]);
-        cargo.arg("--target-dir").arg(&folder).env_remove("CARGO_BUILD_TARGET");
-        command::run_showing_errors(&mut cargo, "building the ordering checker", step)?;
-        Ok(Self { library: folder.join("debug").join(LIBRARY) })
+        Ok(Self { library: plugin::build(PACKAGE, step)? })
     }
 
     /// QEMU's arguments for a run of `oche`, an ELF file, that reports to `report`.
@@ -353,24 +344,7 @@ impl Symbols {
 
 /// `_ZN4oche5thing17h0123456789abcdefE` as `oche::thing`; other names as they are.
 fn plain_name(name: &str) -> String {
-    let mut parts = Vec::new();
-    let mut rest = name.strip_prefix("_ZN").unwrap_or_default();
-    while let Some(end) = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|end| *end > 0)
-    {
-        let (digits, text) = rest.split_at(end);
-        let Some((part, after)) =
-            digits.parse().ok().and_then(|length| text.split_at_checked(length))
-        else {
-            break;
-        };
-        parts.push(part);
-        rest = after;
-    }
-    let is_hash = |part: &&str| part.len() == 17 && part.starts_with('h');
-    if parts.last().is_some_and(is_hash) {
-        parts.pop();
-    }
-    if parts.is_empty() { name.to_owned() } else { parts.join("::").replace("..", "::") }
+    format!("{:#}", rustc_demangle::demangle(name))
 }
 
 #[cfg(test)]

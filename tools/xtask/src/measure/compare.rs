@@ -3,6 +3,7 @@
 //!
 //! `docs/measurements.md` says how it is measured, and has the recorded figures.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -16,10 +17,12 @@ mod guest;
 mod recorded;
 mod run;
 
+use crate::measure::profile::counts::InstructionCounter;
 use crate::qemu;
 use cases::MapCase;
 use comparison::{CaseFigures, Comparison};
 use guest::CompareGuest;
+pub(crate) use run::CountedCase;
 use run::Setup;
 
 /// Options of `cargo xtask measure compare`.
@@ -81,6 +84,27 @@ pub(crate) fn check_recorded(step: &Step) -> Result<String> {
     let mut comparison = begin(&cases, toolchain, &prepared)?;
     add(&mut comparison, Setup::Oche, &prepared, &cases, step)?;
     recorded::check(&comparison, &recorded::read()?, step)
+}
+
+/// The names of all cases, in the order in which they run.
+pub(crate) fn case_names() -> Vec<String> {
+    MapCase::all().iter().map(MapCase::to_string).collect()
+}
+
+/// Counts what Oche executes at EL2 in each of the cases that are named. Gives the counts, and the
+/// ELF file of Oche.
+///
+/// # Errors
+///
+/// Something needed cannot be had, or the run failed.
+pub(crate) fn count_instructions(
+    names: &[String],
+    step: &Step,
+) -> Result<(Vec<CountedCase>, PathBuf)> {
+    let cases = MapCase::choose(names)?;
+    let (_, prepared) = guest::prepare(&cases, step)?;
+    let counter = InstructionCounter::new(&prepared.oche, &prepared.folder, step)?;
+    Ok((run::profile(&prepared, &counter, &cases, step)?, prepared.oche))
 }
 
 fn measure(cases: &[MapCase], setups: &[Setup], progress: &Progress) -> Result<Comparison> {

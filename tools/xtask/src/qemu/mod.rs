@@ -6,6 +6,7 @@ mod machine;
 mod memory;
 mod monitor;
 mod outcome;
+pub(crate) mod plugin;
 mod process;
 pub mod smmu;
 

@@ -17,6 +17,7 @@ use oche::trace;
 
 use super::cases::MapCase;
 use super::guest::CompareGuest;
+use crate::measure::profile::counts::{Counts, InstructionCounter};
 use crate::qemu::{QemuMachine, Running, Serial, Wish};
 
 /// How long a boot with all cases may take; half a minute, mostly.
@@ -126,13 +127,38 @@ struct Counters {
     refused: u64,
 }
 
+/// What was executed at EL2 in a case.
+#[derive(Debug)]
+pub(crate) struct CountedCase {
+    /// The case's name.
+    pub(crate) case: String,
+    /// How often each instruction was executed.
+    pub(crate) counts: Counts,
+    /// Maps, each with its unmap.
+    pub(crate) operations: f64,
+}
+
 /// What a boot is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
+#[derive(Clone, Copy, Debug)]
+enum Purpose<'a> {
     /// Instructions, without a stop.
     Cost,
     /// Oche's counters: QEMU stops before and after each case.
     Counters,
+    /// These, and how often each instruction is executed.
+    Profile(&'a InstructionCounter),
+}
+
+/// What a case's program reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Cost {
+    /// Instructions of a map and of an unmap.
+    map: u64,
+    unmap: u64,
+    /// Instructions at EL2 of all turns.
+    hypervisor: u64,
+    /// Reads of the clock: four a turn.
+    clock_reads: u64,
 }
 
 /// Measures `setup` and gives the figures of each case, in the cases' order.
@@ -146,11 +172,12 @@ pub(super) fn measure(
     cases: &[MapCase],
     step: &Step,
 ) -> Result<Vec<Figures>> {
-    let mut figures = boot(prepared, setup, Purpose::Cost, cases, step)?;
+    let figures = boot(prepared, setup, Purpose::Cost, cases, step)?;
+    let mut figures: Vec<Figures> = figures.into_iter().map(|(figures, _)| figures).collect();
     if setup == Setup::Oche {
         step.detail("once more, for Oche's counters");
         let counted = boot(prepared, setup, Purpose::Counters, cases, step)?;
-        for (figures, counted) in figures.iter_mut().zip(counted) {
+        for (figures, (counted, _)) in figures.iter_mut().zip(counted) {
             figures.traps = counted.traps;
             figures.trapped_accesses = counted.trapped_accesses;
             figures.tlb_broadcasts = counted.tlb_broadcasts;
@@ -159,14 +186,36 @@ pub(super) fn measure(
     Ok(figures)
 }
 
+/// Counts with `counter` what Oche executes at EL2 in each case.
+///
+/// # Errors
+///
+/// As [`measure`], or the guest counted other numbers of instructions.
+pub(super) fn profile(
+    prepared: &CompareGuest,
+    counter: &InstructionCounter,
+    cases: &[MapCase],
+    step: &Step,
+) -> Result<Vec<CountedCase>> {
+    let runs = boot(prepared, Setup::Oche, Purpose::Profile(counter), cases, step)?;
+    Ok(runs.into_iter().filter_map(|(_, counted)| counted).collect())
+}
+
+/// The figures of each case, and with [`Purpose::Profile`] what was counted.
+type Runs = Vec<(Figures, Option<CountedCase>)>;
+
 fn boot(
     prepared: &CompareGuest,
     setup: Setup,
     purpose: Purpose,
     cases: &[MapCase],
     step: &Step,
-) -> Result<Vec<Figures>> {
-    let suffix = if purpose == Purpose::Counters { "-counters" } else { "" };
+) -> Result<Runs> {
+    let suffix = match purpose {
+        Purpose::Cost => "",
+        Purpose::Counters => "-counters",
+        Purpose::Profile(_) => "-profile",
+    };
     let log = prepared.folder.join(format!("{}{suffix}.log", setup.name()));
     let machine = machine(prepared, setup, purpose)?;
     watch(&machine, purpose, cases, &log, step)
@@ -179,23 +228,27 @@ fn watch(
     cases: &[MapCase],
     log: &Path,
     step: &Step,
-) -> Result<Vec<Figures>> {
+) -> Result<Runs> {
     let mut running = Running::start(machine, log)?;
     let ram = running.memory().open_path();
-    let (mut figures, mut counters, mut has_ended) = (Vec::new(), None, false);
+    let (mut runs, mut counted, mut has_ended) = (Vec::new(), None, false);
     let ending = running.watch(LIMIT, |running, line| {
         let Some(report) = line.text.strip_prefix("compare: ") else { return Ok(Wish::GoOn) };
         match report.split_once(' ').unwrap_or((report, "")) {
             ("run", _) => {
-                step.detail(&cases.get(figures.len()).map(MapCase::to_string).unwrap_or_default());
-                if purpose == Purpose::Counters {
-                    counters = Some(count_between_rings(running, &ram)?);
-                }
+                step.detail(&cases.get(runs.len()).map(MapCase::to_string).unwrap_or_default());
+                counted = match purpose {
+                    Purpose::Cost => None,
+                    Purpose::Counters => Some(count_between_rings(running, &ram, None)?),
+                    Purpose::Profile(counter) => {
+                        Some(count_between_rings(running, &ram, Some(counter))?)
+                    }
+                };
             }
             ("cost", cost) => {
-                let case =
-                    cases.get(figures.len()).context("the guest ran more cases than asked")?;
-                figures.push(parse(cost, case, counters).with_context(|| format!("cost {cost}"))?);
+                let case = cases.get(runs.len()).context("the guest ran more cases than asked")?;
+                let run = judge(cost, case, counted.take()).with_context(|| format!("cost {cost}"));
+                runs.push(run?);
             }
             ("end", _) => has_ended = true,
             _ => bail!("in the guest: {report}"),
@@ -203,8 +256,8 @@ fn watch(
         Ok(Wish::GoOn)
     })?;
     ensure!(ending.is_good() && has_ended, "{ending}, before its end");
-    ensure!(figures.len() == cases.len(), "{} of {} cases ran", figures.len(), cases.len());
-    Ok(figures)
+    ensure!(runs.len() == cases.len(), "{} of {} cases ran", runs.len(), cases.len());
+    Ok(runs)
 }
 
 fn machine(prepared: &CompareGuest, setup: Setup, purpose: Purpose) -> Result<QemuMachine> {
@@ -229,36 +282,56 @@ fn machine(prepared: &CompareGuest, setup: Setup, purpose: Purpose) -> Result<Qe
         initrd: is_native.then(|| prepared.initrd.clone()),
         append: match purpose {
             Purpose::Cost => COMMAND_LINE.into(),
-            Purpose::Counters => format!("{COMMAND_LINE} compare.count"),
+            Purpose::Counters | Purpose::Profile(_) => format!("{COMMAND_LINE} compare.count"),
         },
         serial: Serial::Watched,
-        arguments: ARGUMENTS.map(OsString::from).to_vec(),
+        arguments: match purpose {
+            Purpose::Cost | Purpose::Counters => ARGUMENTS.map(OsString::from).to_vec(),
+            Purpose::Profile(counter) => {
+                [ARGUMENTS.map(OsString::from).to_vec(), counter.arguments()].concat()
+            }
+        },
     })
 }
 
+/// What was counted in a case: by Oche itself, and by QEMU.
+type Counted = (Counters, Option<Counts>);
+
 /// The guest rings before and after a case, and the machine stands still then: gives what was
 /// counted between.
-fn count_between_rings(running: &mut Running, ram: &Path) -> Result<Counters> {
-    let (before, after) = (at_ring(running, ram)?, at_ring(running, ram)?);
-    Ok(Counters {
+fn count_between_rings(
+    running: &mut Running,
+    ram: &Path,
+    counter: Option<&InstructionCounter>,
+) -> Result<Counted> {
+    let (before, after) = (at_ring(running, ram, counter)?, at_ring(running, ram, counter)?);
+    let counts = after.1.zip(before.1).map(|(after, before)| after.since(&before));
+    let (before, after) = (before.0, after.0);
+    let counters = Counters {
         traps: after.traps - before.traps,
         trapped_accesses: after.trapped_accesses - before.trapped_accesses,
         tlb_broadcasts: after.tlb_broadcasts - before.tlb_broadcasts,
         pages_mapped: after.pages_mapped - before.pages_mapped,
         refused: after.refused - before.refused,
-    })
+    };
+    Ok((counters, counts.transpose()?))
 }
 
-/// Waits until the machine has stopped, reads the counters, and lets it go on.
-fn at_ring(running: &mut Running, ram: &Path) -> Result<Counters> {
+/// Waits until the machine has stopped, reads what was counted, and lets it go on.
+fn at_ring(
+    running: &mut Running,
+    ram: &Path,
+    counter: Option<&InstructionCounter>,
+) -> Result<Counted> {
     let deadline = Instant::now() + PATIENCE;
     while running.monitor().0.is_running()? {
         ensure!(Instant::now() < deadline, "the guest does not ring");
         thread::sleep(Duration::from_millis(2));
     }
     let counters = sum(trace::read_statistics(ram)?)?;
+    let counts = counter.map(InstructionCounter::read).transpose()?;
     running.monitor().0.resume()?;
-    Ok(counters)
+    Ok((counters, counts))
 }
 
 fn sum(named: Vec<(String, u64)>) -> Result<Counters> {
@@ -276,9 +349,24 @@ fn sum(named: Vec<(String, u64)>) -> Result<Counters> {
     })
 }
 
+/// The figures of a case, and what was counted of it.
+fn judge(
+    cost: &str,
+    case: &MapCase,
+    counted: Option<Counted>,
+) -> Result<(Figures, Option<CountedCase>)> {
+    let cost = parse(cost, case)?;
+    let (counters, counts) = counted.unzip();
+    let figures = cost.figures(case, counters)?;
+    let Some(counts) = counts.flatten() else { return Ok((figures, None)) };
+    counts.check(cost.hypervisor)?;
+    let case = case.to_string();
+    Ok((figures, Some(CountedCase { case, counts, operations: cost.operations() })))
+}
+
 /// `reused 1 0 26400 41100 ...`: the case as the guest has it, and then the numbers of its program
-/// and the reads of the clock, four an operation.
-fn parse(cost: &str, case: &MapCase, counters: Option<Counters>) -> Result<Figures> {
+/// and the reads of the clock.
+fn parse(cost: &str, case: &MapCase) -> Result<Cost> {
     let numbers = cost.strip_prefix(&case.for_guest()).context("another case was expected")?;
     let numbers: Vec<u64> = numbers
         .split_whitespace()
@@ -286,23 +374,39 @@ fn parse(cost: &str, case: &MapCase, counters: Option<Counters>) -> Result<Figur
         .collect::<Result<_>>()?;
     let [map, unmap, _, _, hypervisor, clock_reads] = *numbers else { bail!("not six numbers") };
     ensure!(clock_reads >= 4 && map > 0 && unmap > 0, "nothing was mapped");
-    if let Some(Counters { pages_mapped, refused, .. }) = counters {
-        // The guest learns of no refusal, and to refuse is cheap.
-        let pages = clock_reads / 4 * case.pages();
-        ensure!(
-            pages_mapped == pages && refused == 0,
-            "Oche mapped {pages_mapped} of {pages} pages, and refused {refused}"
-        );
+    Ok(Cost { map, unmap, hypervisor, clock_reads })
+}
+
+impl Cost {
+    /// Maps, each with its unmap.
+    fn operations(&self) -> f64 {
+        self.clock_reads as f64 / 4.0
     }
-    let each = |total: u64| to_hundredths(total as f64 * 4.0 / clock_reads as f64);
-    Ok(Figures {
-        map: map as f64,
-        unmap: unmap as f64,
-        el2: (hypervisor > 0).then(|| each(hypervisor)),
-        traps: counters.map(|counters| each(counters.traps)),
-        trapped_accesses: counters.map(|counters| each(counters.trapped_accesses)),
-        tlb_broadcasts: counters.map(|counters| each(counters.tlb_broadcasts)),
-    })
+
+    /// What each operation cost.
+    ///
+    /// # Errors
+    ///
+    /// Oche did not map the pages.
+    fn figures(&self, case: &MapCase, counters: Option<Counters>) -> Result<Figures> {
+        if let Some(Counters { pages_mapped, refused, .. }) = counters {
+            // The guest learns of no refusal, and to refuse is cheap.
+            let pages = self.clock_reads / 4 * case.pages();
+            ensure!(
+                pages_mapped == pages && refused == 0,
+                "Oche mapped {pages_mapped} of {pages} pages, and refused {refused}"
+            );
+        }
+        let each = |total: u64| to_hundredths(total as f64 / self.operations());
+        Ok(Figures {
+            map: self.map as f64,
+            unmap: self.unmap as f64,
+            el2: (self.hypervisor > 0).then(|| each(self.hypervisor)),
+            traps: counters.map(|counters| each(counters.traps)),
+            trapped_accesses: counters.map(|counters| each(counters.trapped_accesses)),
+            tlb_broadcasts: counters.map(|counters| each(counters.tlb_broadcasts)),
+        })
+    }
 }
 
 fn to_hundredths(value: f64) -> f64 {
@@ -310,72 +414,4 @@ fn to_hundredths(value: f64) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Counters, parse, sum};
-    use crate::measure::compare::cases::{Buffer, Direction, MapCase};
-
-    const CASE: MapCase =
-        MapCase { buffer: Buffer::Reused, kib: 8, direction: Direction::ToDevice };
-
-    #[test]
-    fn a_cost_is_divided_by_its_operations() {
-        let counters =
-            Counters { traps: 1812, tlb_broadcasts: 605, pages_mapped: 604, ..Counters::default() };
-        let figures = parse("reused 2 1 37578 38252 79 5000 22343000 1208", &CASE, Some(counters));
-        let figures = figures.unwrap();
-        assert_eq!((figures.map, figures.unmap), (37_578.0, 38_252.0));
-        assert_eq!(figures.el2, Some(73_983.44));
-        let events = (figures.traps, figures.trapped_accesses, figures.tlb_broadcasts);
-        assert_eq!(events, (Some(6.0), Some(0.0), Some(2.0)));
-    }
-
-    #[test]
-    fn pages_that_were_not_mapped_are_an_error() {
-        let with = |pages_mapped, refused| {
-            let counters = Counters { pages_mapped, refused, ..Counters::default() };
-            parse("reused 2 1 1001 2193 79 5000 22343000 1208", &CASE, Some(counters))
-        };
-        assert!(with(604, 0).is_ok());
-        let error = with(600, 4).unwrap_err().to_string();
-        assert_eq!(error, "Oche mapped 600 of 604 pages, and refused 4");
-        assert!(with(0, 0).is_err() && with(604, 1).is_err());
-    }
-
-    #[test]
-    fn a_kernel_without_a_hypervisor_has_no_figure_of_one() {
-        let figures = parse("reused 2 1 1001 2193 79 27000000 0 26000", &CASE, None).unwrap();
-        assert_eq!((figures.el2, figures.traps), (None, None));
-    }
-
-    #[test]
-    fn another_case_or_an_empty_run_is_an_error() {
-        for wrong in ["reused 2 0 1 2 3 4 5 8", "reused 2 1 1 2 3 4 5", "reused 2 1 0 0 3 4 5 8"] {
-            assert!(parse(wrong, &CASE, None).is_err(), "{wrong}");
-        }
-        assert!(parse("reused 2 1 1 2 3 4 5 0", &CASE, None).is_err());
-    }
-
-    #[test]
-    fn traps_are_the_exits_of_all_kinds_and_a_missing_counter_is_an_error() {
-        let named = |names: &[(&str, u64)]| {
-            sum(names.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect())
-        };
-        let mut counters = vec![
-            ("exits_dart_register", 6),
-            ("exits_dart_register[0]", 6),
-            ("exits_retry", 1),
-            ("trapped_accesses", 3),
-        ];
-        let error = named(&counters).unwrap_err().to_string();
-        assert_eq!(error, "Oche has no counter tlb_broadcasts");
-        counters.extend([("tlb_broadcasts", 2), ("maps", 5), ("refused", 1)]);
-        let expected = Counters {
-            traps: 7,
-            trapped_accesses: 3,
-            tlb_broadcasts: 2,
-            pages_mapped: 5,
-            refused: 1,
-        };
-        assert_eq!(named(&counters).unwrap(), expected);
-    }
-}
+mod tests;
